@@ -1,0 +1,54 @@
+/*
+ * base.h - what every folder of the core uses: checks, the clock, the log.
+ *
+ * Callers: everything. Owns nothing, takes no lock, allocates nothing.
+ * Errors are returned as -errno; errno itself is left alone.
+ */
+#ifndef FFL_BASE_H
+#define FFL_BASE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define FFL_CACHELINE 64
+
+#define ffl_likely(x) __builtin_expect(!!(x), 1)
+#define ffl_unlikely(x) __builtin_expect(!!(x), 0)
+#define ffl_container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
+#define FFL_COUNT(a) (sizeof(a) / sizeof((a)[0]))
+
+#define FFL_NS_PER_SEC 1000000000LL
+
+/* CLOCK_MONOTONIC in nanoseconds (vDSO: about 25 ns, no system call). */
+int64_t ffl_now_ns(void);
+
+/* A pause hint for spin loops. */
+static inline void ffl_cpu_relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield" ::: "memory");
+#endif
+}
+
+enum ffl_log_level { FFL_LOG_ERROR, FFL_LOG_WARNING, FFL_LOG_INFO, FFL_LOG_DEBUG };
+
+/*
+ * The log: one line a call to a descriptor (standard error unless set), with time, level and pid.
+ * Safe from any thread; a line is one write(2). Level: messages above it are dropped.
+ */
+void ffl_log_open(int fd, enum ffl_log_level level);
+/* Parses "error", "warning", "info", "debug"; -EINVAL for anything else. */
+int ffl_log_level_parse(const char *name);
+bool ffl_log_enabled(enum ffl_log_level level);
+void ffl_log(enum ffl_log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/*
+ * Number of CPUs that this process may use, and whether two threads that take turns gain from
+ * spinning: with fewer than three, a spinning side only keeps its peer from running.
+ */
+int ffl_cpu_count(void);
+
+#endif

@@ -1,0 +1,183 @@
+/*
+ * client.h - the application's end of an sc: attach, sockets, readiness.
+ *
+ * Callers: the cffi module (ffloop/_ring.py) and the preload shim, and nobody else. This header is
+ * the contract of both. A client is used by one thread at a time; the shim adds its own lock.
+ * Unless it says "waits", a call touches memory only: it never blocks and makes no system call but
+ * the write of the instance's doorbell when the instance sleeps. Calls that wait have the session's
+ * timeout (ffl_client_opts.timeout_ms) and are woken at once when the instance dies.
+ * Returns: a count or handle, 0, or -errno in Linux numbers. -ENOTCONN on a socket may be the
+ * peer's doing; a session that is gone is always -ECONNRESET (see ffl_client_dead).
+ *
+ * A socket is a handle: an int >= 0, dense enough to index a table. A handle stays taken until its
+ * FFL_EV_CLOSED; after ffl_client_close the caller must not use it again.
+ */
+#ifndef FFL_CLIENT_H
+#define FFL_CLIENT_H
+
+#include "layout.h"
+
+struct ffl_client;
+
+/* ---- session ------------------------------------------------------------------------------- */
+
+struct ffl_client_opts {
+    const char *path;     /* unix socket; "@name": abstract */
+    int timeout_ms;       /* of the handshake and of calls that wait; 0: 10 s */
+    int64_t spin_us;      /* FFL_SPIN_AUTO, FFL_SPIN_FOREVER, 0: never, else microseconds */
+    uint32_t max_sockets; /* 0: the instance's default */
+    uint32_t pool_kib;    /* a side; 0: the instance's default */
+    uint32_t tx_cap;      /* bytes a socket may have unsent; 0: 256 KiB */
+};
+
+/*
+ * Connects, shakes hands, maps. Waits. On failure writes a sentence to `why` and returns
+ *   -ENOENT, -ECONNREFUSED, -EACCES  no instance at the path, a dead one's socket, or no permission
+ *   -EPROTONOSUPPORT                 the instance speaks another version
+ *   -EPERM                           the instance refused this user
+ *   -EUSERS                          too many sessions
+ *   -EPROTO                          not an ffloop instance, or a malformed reply
+ *   -ETIMEDOUT, -ENOMEM, ...
+ */
+int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *opts, char *why,
+                      size_t whylen);
+
+/* Ends the session; the instance sends what was submitted, then closes the sockets. Frees `c`. */
+void ffl_client_detach(struct ffl_client *c);
+
+/* 0, or -errno: the session is gone (-ECONNRESET), or the instance broke the protocol (-EPROTO).
+ * In a forked child the parent's client is dead. */
+int ffl_client_dead(const struct ffl_client *c);
+
+/* Descriptors to wait on (ffl_client_wait does it when they are in its epoll): the doorbell, which
+ * is registered EPOLLIN|EPOLLET and never read, and the session socket, EPOLLIN|EPOLLRDHUP, which
+ * becomes readable when the instance goes. */
+int ffl_client_doorbell_fd(const struct ffl_client *c);
+int ffl_client_session_fd(const struct ffl_client *c);
+int ffl_client_memfd(const struct ffl_client *c);
+uint32_t ffl_client_size(const struct ffl_client *c); /* of the segment, bytes */
+int ffl_client_instance_pid(const struct ffl_client *c);
+const char *ffl_client_stack(const struct ffl_client *c); /* "host", "sim", "fstack" */
+
+/* ---- events -------------------------------------------------------------------------------- */
+
+enum ffl_event_kind {
+    FFL_EV_DATA = 1, /* push mode: arg = bytes at segment offset `off`; valid until the next wait */
+    FFL_EV_EOF,      /* the peer has sent all it will (after the last data) */
+    FFL_EV_ERROR,    /* arg = errno > 0: the socket failed; nothing more will come but CLOSED */
+    FFL_EV_ACCEPT,   /* push mode: arg = new handle, off -> struct ffl_names in the segment */
+    FFL_EV_CONNECT,  /* arg = 0 or errno > 0 */
+    FFL_EV_READABLE, /* the one-shot interest of ffl_client_want: recv or accept will not EAGAIN */
+    FFL_EV_WRITABLE, /* the one-shot interest, or after a short send: credit is back */
+    FFL_EV_CLOSED,   /* the handle is free */
+    FFL_EV_FD,       /* a kernel descriptor of the epoll: handle = fd, arg = epoll events */
+    FFL_EV_DOWN,     /* the session is gone: arg = errno > 0. Given once; every handle is void */
+};
+
+struct ffl_event { /* four words, so that Python decodes a batch in one go */
+    uint32_t kind;
+    uint32_t handle;
+    uint32_t arg;
+    uint32_t off;
+};
+_Static_assert(sizeof(struct ffl_event) == 16, "event ABI");
+
+/*
+ * Gives the last batch's buffers back, reaps completions, and fills `ev` (at most one DATA a socket
+ * a call, so that sockets take turns). When there is nothing: spins as the options say, then
+ * sleeps in epoll_wait(epfd) for up to timeout_ns (-1: for ever, 0: not at all). Kernel events of
+ * epfd are looked at on every sleep and, while the ring is busy, at least every 50 us. epfd must
+ * hold the doorbell and the session socket (they give no FD events); -1: sleeps on those alone.
+ * Returns the number of events (0: timeout or a signal), at most `max` >= 2, or -errno of epoll.
+ */
+int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epfd,
+                    int64_t timeout_ns);
+
+/* Puts the data event of `handle` in the current batch back at the head of its queue: the caller
+ * was paused between the wait and the event. -EINVAL if the batch has none. */
+int ffl_client_unread(struct ffl_client *c, int handle);
+
+/* ---- sockets ------------------------------------------------------------------------------- */
+
+/* Opens; does not wait: a failure surfaces on the next call that waits. flags: FFL_F_NODELAY.
+ * -EAFNOSUPPORT, -EMFILE (the session's quota). */
+int ffl_client_socket(struct ffl_client *c, int domain, int type, int proto, unsigned flags);
+
+/* These wait for the instance's answer and return 0 or its -errno. */
+int ffl_client_bind(struct ffl_client *c, int h, const struct ffl_addr *a);
+int ffl_client_listen(struct ffl_client *c, int h, int backlog, unsigned flags);
+int ffl_client_getsockopt(struct ffl_client *c, int h, int level, int name, void *val,
+                          uint32_t *len);
+/* Options that cannot fail on a sound value (TCP_NODELAY, SO_KEEPALIVE and its times, SO_REUSE*)
+ * are submitted in order without waiting; others wait. */
+int ffl_client_setsockopt(struct ffl_client *c, int h, int level, int name, const void *val,
+                          uint32_t len);
+
+/* Local and peer address as last known (family 0: none); asks and waits only when not known. */
+int ffl_client_names(struct ffl_client *c, int h, struct ffl_names *out);
+
+/* Starts a connect: -EINPROGRESS, then FFL_EV_CONNECT; or the -errno known at once. */
+int ffl_client_connect(struct ffl_client *c, int h, const struct ffl_addr *a);
+
+/* Push mode delivers data and accepted sockets as events and arms the socket; turning it off stops
+ * the arming (what was read ahead stays queued, copied out of the shared pool). */
+int ffl_client_push(struct ffl_client *c, int h, bool on);
+
+/* Listener: starts (or stops) accepting ahead, at most `window` not yet handed on (1 to 1024).
+ * flags: FFL_F_ARM_NEW when accepted sockets will be read by this session. */
+int ffl_client_accepting(struct ffl_client *c, int h, int window, unsigned flags);
+int ffl_client_accept(struct ffl_client *c, int h, struct ffl_names *names); /* handle or -EAGAIN */
+
+/* One-shot interest, FFL_READ 1 | FFL_WRITE 2: one READABLE / WRITABLE event each when true
+ * (also at once). Arms the socket for reading. */
+int ffl_client_want(struct ffl_client *c, int h, unsigned filters);
+/* What is true now: FFL_READ, FFL_WRITE. */
+unsigned ffl_client_ready(const struct ffl_client *c, int h);
+
+/*
+ * Copies out of the receive queue (arming the socket first if it was not): bytes, 0 at end of
+ * stream, -EAGAIN, or the socket's error. Datagrams: one a call, cut to len; `from` may be NULL;
+ * *msg_flags gets MSG_TRUNC. flags: MSG_PEEK.
+ */
+int64_t ffl_client_recv(struct ffl_client *c, int h, void *data, size_t len, int flags,
+                        struct ffl_addr *from, int *msg_flags);
+
+/*
+ * Copies into the transmit pool and submits. Stream: bytes taken, possibly fewer than len (then one
+ * WRITABLE event follows when there is credit again), -EAGAIN for none, or the socket's error
+ * (-EPIPE after shutdown). Datagram: all or -EAGAIN / -EMSGSIZE.
+ */
+int64_t ffl_client_send(struct ffl_client *c, int h, const void *data, size_t len);
+int64_t ffl_client_sendto(struct ffl_client *c, int h, const void *data, size_t len,
+                          const struct ffl_addr *to);
+/* Bytes of the transmit pool that this socket holds: submitted, not yet taken by the stack. */
+uint32_t ffl_client_unsent(const struct ffl_client *c, int h);
+
+int ffl_client_shutdown(struct ffl_client *c, int h, int how); /* ordered after the sends before */
+/* Ordered after the sends before it; abort drops them instead. Never fails; FFL_EV_CLOSED follows
+ * (not for a client that is dead). */
+int ffl_client_close(struct ffl_client *c, int h, bool abort);
+
+/* The socket's pending error, as SO_ERROR gives it: cleared by the call. */
+int ffl_client_take_error(struct ffl_client *c, int h);
+
+/* A real descriptor, made when first asked and owned by the socket, that polls readable while data,
+ * EOF, an accepted socket or an error waits; arms the socket for good. fd or -errno. */
+int ffl_client_mirror_fd(struct ffl_client *c, int h);
+
+/* A NOP round trip through the instance. Waits. 0 or -errno. */
+int ffl_client_ping(struct ffl_client *c);
+
+/* Sockets that this client has open; for leak checks. */
+int ffl_client_open_sockets(const struct ffl_client *c);
+
+/* Copies the session's counters: the application's and the instance's. */
+struct ffl_session_stats {
+    uint64_t submitted, reaped, sleeps, app_wakes, spins, spin_hits, sq_full, tx_empty;
+    uint64_t bytes_sent, bytes_received;
+    uint64_t consumed, posted, inst_wakes, cq_full, rx_empty, accepts;
+    uint32_t app_sockets, inst_sockets;
+};
+void ffl_client_stats(const struct ffl_client *c, struct ffl_session_stats *out);
+
+#endif

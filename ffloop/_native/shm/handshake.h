@@ -1,0 +1,59 @@
+/*
+ * handshake.h - the words exchanged on an instance's unix socket (SOCK_SEQPACKET).
+ *
+ * Callers: client/attach.c and instance/listen.c. One hello, one reply; then the socket carries
+ * nothing more and only says, by closing, that a side is gone. A reply to an attach carries three
+ * descriptors: the memfd, the application's doorbell, the instance's doorbell. A reply to a stats
+ * query carries one: the instance's stats page, read only.
+ */
+#ifndef FFL_HANDSHAKE_H
+#define FFL_HANDSHAKE_H
+
+#include "layout.h"
+
+#include <sys/socket.h>
+#include <sys/un.h>
+
+enum ffl_hello_kind { FFL_HELLO_ATTACH = 1, FFL_HELLO_STATS = 2 };
+
+struct ffl_hello {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t kind;        /* enum ffl_hello_kind */
+    uint32_t max_sockets; /* wanted; 0: the instance's default */
+    uint32_t pool_kib;    /* wanted a side; 0: the instance's default */
+    uint32_t reserved[4];
+};
+
+enum ffl_reply_status {
+    FFL_REPLY_OK,
+    FFL_REPLY_VERSION, /* `version` is the instance's */
+    FFL_REPLY_REFUSED, /* the peer's uid may not use this instance */
+    FFL_REPLY_QUOTA,   /* too many sessions */
+    FFL_REPLY_BAD,     /* not a hello */
+    FFL_REPLY_NOMEM,   /* the segment could not be made */
+};
+
+struct ffl_reply {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t status;
+    int32_t pid;      /* the instance's */
+    uint32_t session; /* id */
+    char stack[16];   /* "host", "sim", "fstack" */
+    char why[128];    /* for the user, when status is not OK */
+};
+
+#define FFL_ATTACH_FDS 3
+
+/* "@name" is an abstract address, anything else a path. Fills sa and its length; -ENAMETOOLONG
+ * or -EINVAL. */
+int ffl_unix_addr(const char *path, struct sockaddr_un *sa, socklen_t *len);
+
+/* Sends / receives one message with up to nfds descriptors (received CLOEXEC). Returns the bytes
+ * of the message, or -errno. recv: *nfds in: room, out: received; a truncated control message
+ * closes what came and is -EPROTO. */
+int ffl_msg_send(int sock, const void *data, size_t len, const int *fds, int nfds);
+int ffl_msg_recv(int sock, void *data, size_t len, int *fds, int *nfds);
+
+#endif

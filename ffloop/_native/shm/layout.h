@@ -1,0 +1,184 @@
+/*
+ * layout.h - the ABI of the sc (socket context): one memfd shared by an application and an instance.
+ *
+ * Callers: ring.h, segment.c and through them both sides. Fixed-width types and offsets only.
+ * Invariants: FFL_ABI_VERSION changes with any change here; the two sides agree on it in the
+ * handshake before either maps anything. The geometry in the header is written once, by the
+ * instance, before the application sees the memory; both sides copy it and never read it again.
+ * docs/shared-memory.md draws this picture and lists the ordering pairs.
+ */
+#ifndef FFL_LAYOUT_H
+#define FFL_LAYOUT_H
+
+#include "base.h"
+
+#include <stdatomic.h>
+
+#define FFL_MAGIC 0x436b636f534c4646ULL /* "FFLSockC" */
+#define FFL_ABI_VERSION 1u
+
+/* ---- entries ------------------------------------------------------------------------------- */
+
+/* One slot of the SQ or the CQ. In the SQ `arg` is a length or a small argument; in the CQ it is
+ * a result: a count or value >= 0, or -errno (Linux numbers). */
+struct ffl_entry {
+    uint8_t op;      /* enum ffl_op */
+    uint8_t flags;   /* FFL_F_* */
+    uint16_t tag;    /* SQ: echoed by the completion of a control operation; 0: nobody waits */
+    uint32_t handle; /* the session's name for a socket */
+    int32_t arg;
+    uint32_t buf; /* buffer id, or FFL_NO_BUF */
+};
+_Static_assert(sizeof(struct ffl_entry) == 16, "entry ABI");
+
+#define FFL_NO_BUF 0xffffffffu
+
+/*
+ * Operations. SQ meaning / CQ meaning. Control operations answer with a completion of the same
+ * op and tag, result in `arg`; SEND, ARM, DISARM, SHUTDOWN do not answer when they succeed.
+ */
+enum ffl_op {
+    FFL_OP_NONE,
+    FFL_OP_SOCKET,     /* open `handle` (application's range); arg = domain | type<<8 | proto<<16 */
+    FFL_OP_BIND,       /* buf: struct ffl_addr / buf: the address bound, a struct ffl_names */
+    FFL_OP_LISTEN,     /* arg = backlog / buf: struct ffl_names */
+    FFL_OP_CONNECT,    /* buf: struct ffl_addr / when it is decided; buf: struct ffl_names */
+    FFL_OP_ARM,        /* stream, datagram: start reading ahead; listener: arg = accepts to add */
+    FFL_OP_DISARM,     /* stop reading ahead */
+    FFL_OP_SEND,       /* buf, arg = bytes in buf (with FFL_F_ADDR the ffl_addr is counted too) */
+    FFL_OP_SHUTDOWN,   /* arg = SHUT_*; takes effect after the sends before it */
+    FFL_OP_CLOSE,      /* after the sends before it, or at once with FFL_F_ABORT / - */
+    FFL_OP_SETSOCKOPT, /* buf: struct ffl_optarg / result */
+    FFL_OP_GETSOCKOPT, /* buf: struct ffl_optarg / buf: struct ffl_optarg */
+    FFL_OP_NAMES,      /* - / buf: struct ffl_names */
+    FFL_OP_RECV,       /* - / data: buf, arg = bytes; arg = 0 and no buf: end of stream */
+    FFL_OP_ACCEPT,     /* - / on a listener: arg = new handle (instance's range), buf: ffl_names */
+    FFL_OP_ERROR,      /* - / arg = -errno: the socket failed (send or receive) */
+    FFL_OP_CLOSED,     /* - / the last completion of a handle; it may be used again */
+    FFL_OP_NOP,        /* answers with its own arg (tests, round-trip benchmark) */
+    FFL_OP_COUNT
+};
+
+/* Flags. */
+#define FFL_F_ADDR 0x01u      /* SEND, RECV: the buffer begins with a struct ffl_addr */
+#define FFL_F_ABORT 0x02u     /* CLOSE: drop what was not sent */
+#define FFL_F_NODELAY 0x04u   /* SOCKET, LISTEN: TCP_NODELAY on this socket / on accepted ones */
+#define FFL_F_ARM_NEW 0x08u   /* ARM on a listener: accepted sockets begin armed */
+#define FFL_F_TRUNC 0x10u     /* RECV of a datagram: it was cut to the buffer */
+
+/* ---- argument blocks, at the start of a buffer --------------------------------------------- */
+
+struct ffl_addr {      /* Linux numbers; port and ip in network order */
+    uint16_t family;   /* AF_INET 2, AF_INET6 10; 0: none */
+    uint16_t port_be;
+    uint32_t flowinfo; /* AF_INET6, network order */
+    uint32_t scope_id; /* AF_INET6, host order */
+    uint8_t ip[16];    /* AF_INET: the first four */
+};
+_Static_assert(sizeof(struct ffl_addr) == 28, "addr ABI");
+
+struct ffl_names {
+    struct ffl_addr local;
+    struct ffl_addr peer;
+};
+_Static_assert(sizeof(struct ffl_names) == 56, "names ABI");
+
+#define FFL_OPT_MAX 64
+struct ffl_optarg { /* Linux level and option names */
+    int32_t level;
+    int32_t name;
+    uint32_t len; /* bytes used (SET) or wanted (GET) of data, at most FFL_OPT_MAX */
+    uint8_t data[FFL_OPT_MAX];
+};
+_Static_assert(sizeof(struct ffl_optarg) == 76, "optarg ABI");
+
+/* ---- buffers ------------------------------------------------------------------------------- */
+
+/* A buffer id is class << 28 | index. Classes: control blocks and small messages, a page, bulk. */
+#define FFL_CLASSES 3
+#define FFL_BUF_CLASS_SHIFT 28
+#define FFL_BUF_INDEX_MASK 0x0fffffffu
+static const uint8_t ffl_class_shift[FFL_CLASSES] = {8, 12, 16};
+
+static inline uint32_t ffl_class_size(unsigned cls)
+{
+    return 1u << ffl_class_shift[cls];
+}
+
+/* ---- shared control words ------------------------------------------------------------------ */
+
+/* One ring's control: each word has one writer and a cache line of its own. Free-running. */
+struct ffl_ring_ctl {
+    _Alignas(FFL_CACHELINE) _Atomic uint32_t tail; /* written by the producer */
+    _Alignas(FFL_CACHELINE) _Atomic uint32_t head; /* written by the consumer */
+};
+
+/* What a sleeping side waits for. 0: awake. The other side writes the eventfd only when the bit
+ * of what it just published is set, and clears the word when it does (one wake a sleep). */
+#define FFL_WAIT_QUEUE 1u /* new entries: CQ (application), SQ (instance) */
+#define FFL_WAIT_FREE 2u  /* buffers came back: tx-free (application), rx-free (instance) */
+#define FFL_WAIT_SPACE 4u /* room: in the SQ (application), in the CQ (instance) */
+
+struct ffl_waits {
+    _Alignas(FFL_CACHELINE) _Atomic uint32_t app;
+    _Alignas(FFL_CACHELINE) _Atomic uint32_t inst;
+};
+
+/* Counters, each written by one side only, relaxed; readable by anyone who maps the page. */
+struct ffl_app_stats {
+    _Alignas(FFL_CACHELINE) _Atomic uint64_t submitted;
+    _Atomic uint64_t reaped;
+    _Atomic uint64_t sleeps, wakes; /* times it blocked; eventfds written to the instance */
+    _Atomic uint64_t spins, spin_hits;
+    _Atomic uint64_t sq_full, pool_empty;
+    _Atomic uint64_t bytes_sent, bytes_received;
+    _Atomic uint32_t cpu; /* where it last slept or woke */
+    _Atomic uint32_t sockets;
+};
+
+struct ffl_inst_stats {
+    _Alignas(FFL_CACHELINE) _Atomic uint64_t consumed;
+    _Atomic uint64_t posted;
+    _Atomic uint64_t wakes; /* eventfds written to the application */
+    _Atomic uint64_t cq_full, pool_empty;
+    _Atomic uint64_t bytes_in, bytes_out;
+    _Atomic uint64_t accepts;
+    _Atomic uint32_t cpu;
+    _Atomic uint32_t sockets;
+};
+
+/* ---- the segment --------------------------------------------------------------------------- */
+
+enum ffl_ring_id { FFL_SQ, FFL_RXFREE, FFL_CQ, FFL_TXFREE, FFL_RINGS };
+
+struct ffl_pool_geo {
+    uint32_t count[FFL_CLASSES]; /* buffers in each class */
+    uint32_t off[FFL_CLASSES];   /* of the class's first buffer, from the segment's start */
+};
+
+struct ffl_geo {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t size; /* of the segment, bytes */
+    uint32_t max_sockets; /* application's handles [0, n), instance's [n, 2n) */
+    uint32_t session;     /* id, for logs */
+    uint32_t ring_size[FFL_RINGS]; /* slots, a power of two */
+    uint32_t ring_off[FFL_RINGS];  /* of the slots */
+    struct ffl_pool_geo rx, tx;
+    int32_t inst_pid, app_pid;
+};
+
+struct ffl_segment { /* at offset 0 */
+    struct ffl_geo geo;
+    _Alignas(4096) struct ffl_ring_ctl ring[FFL_RINGS];
+    struct ffl_waits waits;
+    _Alignas(4096) struct ffl_app_stats app; /* the stats page */
+    struct ffl_inst_stats inst;
+    uint8_t pad[]; /* slots and buffers follow at geo's offsets */
+};
+
+_Static_assert(offsetof(struct ffl_segment, ring) == 4096, "segment ABI");
+_Static_assert(offsetof(struct ffl_segment, app) == 8192, "segment ABI");
+_Static_assert(sizeof(struct ffl_segment) == 12288, "segment ABI");
+
+#endif

@@ -1,0 +1,40 @@
+/*
+ * pool.h - the free buffers of one pool, kept by the pool's owner in private memory.
+ *
+ * Owner: the instance for the receive pool, the application for the transmit pool. The peer sees
+ * buffer ids only. LIFO a class, so that the same few pages stay in the cache. `out` marks buffers
+ * that are with the peer: an id that comes back twice, or was never given, is -EPROTO.
+ */
+#ifndef FFL_POOL_H
+#define FFL_POOL_H
+
+#include "segment.h"
+
+struct ffl_pool {
+    struct ffl_pool_geo geo;
+    uint32_t *stack[FFL_CLASSES];
+    uint32_t n[FFL_CLASSES]; /* free buffers */
+    uint64_t free_bytes, total_bytes;
+    uint8_t *out; /* ffl_pool_total flags */
+};
+
+/* 0 or -ENOMEM. */
+int ffl_pool_init(struct ffl_pool *p, const struct ffl_pool_geo *geo);
+void ffl_pool_fini(struct ffl_pool *p);
+
+/* The smallest free buffer that holds `want` bytes, else the largest that is free, else
+ * FFL_NO_BUF. Marks it out. */
+uint32_t ffl_pool_get(struct ffl_pool *p, uint32_t want);
+
+/* Takes back an id that came from the peer (or was never sent). 0 or -EPROTO. */
+int ffl_pool_put(struct ffl_pool *p, uint32_t id);
+
+/* How many bytes one socket may hold: `cap`, less as the pool runs low (never more than a quarter
+ * of what is free), so that slow sockets cannot take the whole pool from the others. */
+static inline uint64_t ffl_pool_share(const struct ffl_pool *p, uint64_t cap)
+{
+    uint64_t quarter = p->free_bytes / 4;
+    return quarter < cap ? quarter : cap;
+}
+
+#endif

@@ -1,0 +1,94 @@
+/*
+ * stack.h - the seam: what an instance asks of a TCP/IP stack, in Linux terms.
+ *
+ * Callers: instance/. Implementations: host.c (this kernel), sim.c (in memory), fstack.c (F-Stack).
+ * Every call runs on the instance's one thread, never blocks, and returns a count, 0 or -errno with
+ * Linux errno numbers. Sockets are small non-negative integers (`fd`, the stack's own numbering),
+ * always non-blocking. Addresses are struct ffl_addr; option levels, names, values and message
+ * flags are Linux's; translating is the implementation's job. SIGPIPE is never raised.
+ */
+#ifndef FFL_STACK_H
+#define FFL_STACK_H
+
+#include "layout.h"
+
+#include <sys/uio.h>
+
+/* Readiness. Edge-triggered ("clear"): after an event the instance goes on until a call says
+ * -EAGAIN, or until recv gave less than it was asked for while `data`/EOF did not say otherwise. */
+#define FFL_READ 1u
+#define FFL_WRITE 2u
+
+struct ffl_stack_event {
+    void *udata;     /* as given to watch */
+    uint8_t filter;  /* FFL_READ or FFL_WRITE, or both where the stack knows both at once */
+    uint8_t eof;     /* the peer has shut its side, or the socket is in error: read to the end */
+    int32_t data;    /* READ: bytes, or connections on a listener, if the stack knows; else 0 */
+};
+
+struct ffl_stack_opts {
+    int argc;    /* the stack's own options, as the instance was given them: "key=value" */
+    char **argv;
+};
+
+/* One turn of the instance. Returns the time until the next turn is needed, in ns, if nothing
+ * arrives (0: work is left; INT64_MAX: nothing is due), or -1 to end ops->run. */
+typedef int64_t (*ffl_turn_fn)(void *arg);
+
+struct ffl_stack_ops {
+    const char *name;
+
+    /* Starts the stack; *st is its state. On failure writes a sentence for the user to `why`. */
+    int (*start)(void **st, const struct ffl_stack_opts *opts, char *why, size_t whylen);
+    void (*stop)(void *st);
+
+    /* NULL where the instance runs its own loop and sleeps on wait_fd; otherwise the stack polls by
+     * nature and calls `turn` from its own loop until it returns -1. */
+    int (*run)(void *st, ffl_turn_fn turn, void *arg);
+    /* A descriptor that polls readable when poll has events; -1 when the stack has none. */
+    int (*wait_fd)(void *st);
+    /* Timers: when poll must be called again even without a wake, in ns on ffl_now_ns's clock
+     * (INT64_MAX: never). NULL where there is none. */
+    int64_t (*deadline)(void *st);
+    /* A line that describes the stack for the start-up message (address, port, MAC). */
+    void (*describe)(void *st, char *buf, size_t len);
+
+    int (*socket)(void *st, int domain, int type, int proto);
+    int (*dup)(void *st, int fd); /* another reference to the same socket */
+    int (*close)(void *st, int fd);
+    int (*bind)(void *st, int fd, const struct ffl_addr *a);
+    int (*listen)(void *st, int fd, int backlog);
+    int (*accept)(void *st, int fd, struct ffl_addr *peer); /* new fd, or -EAGAIN */
+    int (*connect)(void *st, int fd, const struct ffl_addr *a); /* 0 or -EINPROGRESS: then WRITE
+                                                                   and SO_ERROR tell */
+    /* addr: where to / where from, or NULL. recv: *msg_flags out has MSG_TRUNC when cut. */
+    int (*send)(void *st, int fd, const struct iovec *iov, int n, const struct ffl_addr *to);
+    int (*recv)(void *st, int fd, const struct iovec *iov, int n, struct ffl_addr *from,
+                int *msg_flags);
+    int (*shutdown)(void *st, int fd, int how);
+    int (*setsockopt)(void *st, int fd, int level, int name, const void *val, uint32_t len);
+    int (*getsockopt)(void *st, int fd, int level, int name, void *val, uint32_t *len);
+    int (*name)(void *st, int fd, bool peer, struct ffl_addr *a);
+
+    /* Registers interest, once a socket (after listen, connect or accept); `udata` comes back in
+     * events until close. Closing ends it; events already handed out may still name it. */
+    int (*watch)(void *st, int fd, unsigned filters, void *udata);
+    /* Up to max events; never waits. */
+    int (*poll)(void *st, struct ffl_stack_event *ev, int max);
+};
+
+struct ffl_stack {
+    const struct ffl_stack_ops *ops;
+    void *st;
+};
+
+/* The stacks built into this executable, NULL-terminated. */
+extern const struct ffl_stack_ops *const ffl_stacks[];
+const struct ffl_stack_ops *ffl_stack_find(const char *name);
+
+/* sockaddr <-> ffl_addr (stack/addr.c), shared by the implementations with Linux's sockaddr. */
+struct sockaddr_storage;
+int ffl_addr_to_sockaddr(const struct ffl_addr *a, struct sockaddr_storage *ss, uint32_t *len);
+void ffl_addr_from_sockaddr(struct ffl_addr *a, const struct sockaddr_storage *ss);
+
+#endif
