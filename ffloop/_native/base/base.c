@@ -1,0 +1,75 @@
+/* base.c - the clock, the log, the number of CPUs. See base.h. */
+#include "base.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static int log_fd = 2;
+static enum ffl_log_level log_level = FFL_LOG_WARNING;
+static const char *const level_names[] = {"error", "warning", "info", "debug"};
+
+int64_t ffl_now_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts); /* cannot fail with this clock */
+    return ts.tv_sec * FFL_NS_PER_SEC + ts.tv_nsec;
+}
+
+void ffl_log_open(int fd, enum ffl_log_level level)
+{
+    log_fd = fd;
+    log_level = level;
+}
+
+int ffl_log_level_parse(const char *name)
+{
+    for (size_t i = 0; i < FFL_COUNT(level_names); i++)
+        if (strcmp(name, level_names[i]) == 0)
+            return (int)i;
+    return -EINVAL;
+}
+
+bool ffl_log_enabled(enum ffl_log_level level)
+{
+    return level <= log_level;
+}
+
+void ffl_log(enum ffl_log_level level, const char *fmt, ...)
+{
+    if (level > log_level || log_fd < 0)
+        return;
+    int saved = errno;
+    char line[512];
+    struct timespec ts;
+    struct tm tm;
+    clock_gettime(CLOCK_REALTIME, &ts);
+    localtime_r(&ts.tv_sec, &tm);
+    size_t n = strftime(line, sizeof(line), "%F %T", &tm);
+    n += (size_t)snprintf(line + n, sizeof(line) - n, ".%03ld ffloop[%d] %s: ",
+                          ts.tv_nsec / 1000000, (int)getpid(), level_names[level]);
+    va_list ap;
+    va_start(ap, fmt);
+    int m = vsnprintf(line + n, sizeof(line) - n - 1, fmt, ap);
+    va_end(ap);
+    n = m < 0 ? n : n + (size_t)m;
+    if (n > sizeof(line) - 2)
+        n = sizeof(line) - 2;
+    line[n++] = '\n';
+    ssize_t done = write(log_fd, line, n); /* a log that cannot be written has nowhere to say so */
+    (void)done;
+    errno = saved;
+}
+
+int ffl_cpu_count(void)
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof(set), &set) == 0)
+        return CPU_COUNT(&set);
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 ? (int)n : 1;
+}

@@ -1,0 +1,79 @@
+/* pool.c - the owner's free lists of a buffer pool. See pool.h. */
+#include "pool.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+int ffl_pool_init(struct ffl_pool *p, const struct ffl_pool_geo *geo)
+{
+    *p = (struct ffl_pool){.geo = *geo};
+    p->out = calloc(ffl_pool_total(geo), 1);
+    if (!p->out)
+        goto fail;
+    for (unsigned c = 0; c < FFL_CLASSES; c++) {
+        p->stack[c] = malloc(sizeof(uint32_t) * geo->count[c]);
+        if (!p->stack[c])
+            goto fail;
+        for (uint32_t i = 0; i < geo->count[c]; i++) /* the lowest index on top */
+            p->stack[c][i] = c << FFL_BUF_CLASS_SHIFT | (geo->count[c] - 1 - i);
+        p->n[c] = geo->count[c];
+        p->total_bytes += (uint64_t)geo->count[c] << ffl_class_shift[c];
+    }
+    p->free_bytes = p->total_bytes;
+    return 0;
+fail:
+    ffl_pool_fini(p);
+    return -ENOMEM;
+}
+
+void ffl_pool_fini(struct ffl_pool *p)
+{
+    for (unsigned c = 0; c < FFL_CLASSES; c++)
+        free(p->stack[c]);
+    free(p->out);
+    *p = (struct ffl_pool){0};
+}
+
+static unsigned class_for(uint32_t want)
+{
+    unsigned c = 0;
+    while (c < FFL_CLASSES - 1 && want > ffl_class_size(c))
+        c++;
+    return c;
+}
+
+static int class_free(const struct ffl_pool *p, unsigned fit)
+{
+    for (unsigned c = fit; c < FFL_CLASSES; c++)
+        if (p->n[c])
+            return (int)c;
+    for (unsigned c = fit; c-- > 0;)
+        if (p->n[c])
+            return (int)c;
+    return -1;
+}
+
+uint32_t ffl_pool_get(struct ffl_pool *p, uint32_t want)
+{
+    int c = class_free(p, class_for(want));
+    if (ffl_unlikely(c < 0))
+        return FFL_NO_BUF;
+    uint32_t id = p->stack[c][--p->n[c]];
+    p->free_bytes -= ffl_class_size((unsigned)c);
+    p->out[ffl_buf_slot(&p->geo, id)] = 1;
+    return id;
+}
+
+int ffl_pool_put(struct ffl_pool *p, uint32_t id)
+{
+    if (ffl_unlikely(!ffl_buf_ok(&p->geo, id)))
+        return -EPROTO;
+    uint8_t *out = &p->out[ffl_buf_slot(&p->geo, id)];
+    if (ffl_unlikely(!*out))
+        return -EPROTO;
+    *out = 0;
+    unsigned c = id >> FFL_BUF_CLASS_SHIFT;
+    p->stack[c][p->n[c]++] = id;
+    p->free_bytes += ffl_class_size(c);
+    return 0;
+}

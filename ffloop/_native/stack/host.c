@@ -1,0 +1,246 @@
+/*
+ * host.c - the stack seam over this kernel's TCP: non-blocking sockets and one epoll.
+ *
+ * Callers: instance/, through ffl_host_ops. Needs no privilege. A stack `fd` is the kernel's. Every
+ * socket is watched once, edge-triggered, for both directions, so that no epoll_ctl is needed when
+ * the application pauses or a send falls short.
+ */
+#include "stack.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+struct host {
+    int epfd;
+};
+
+static int host_start(void **st, const struct ffl_stack_opts *opts, char *why, size_t whylen)
+{
+    if (opts->argc > 0) {
+        snprintf(why, whylen, "the host stack has no option '%s'", opts->argv[0]);
+        return -EINVAL;
+    }
+    struct host *h = calloc(1, sizeof(*h));
+    if (!h)
+        return -ENOMEM;
+    h->epfd = epoll_create1(EPOLL_CLOEXEC);
+    if (h->epfd < 0) {
+        int rc = -errno;
+        snprintf(why, whylen, "epoll_create1: %s", strerror(errno));
+        free(h);
+        return rc;
+    }
+    struct rlimit rl; /* a descriptor a connection: take what the hard limit allows */
+    if (getrlimit(RLIMIT_NOFILE, &rl) == 0 && rl.rlim_cur < rl.rlim_max) {
+        rl.rlim_cur = rl.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &rl); /* else the lower limit stands, as EMFILE tells */
+    }
+    *st = h;
+    return 0;
+}
+
+static void host_stop(void *st)
+{
+    struct host *h = st;
+    close(h->epfd);
+    free(h);
+}
+
+static int host_wait_fd(void *st)
+{
+    return ((struct host *)st)->epfd;
+}
+
+static void host_describe(void *st, char *buf, size_t len)
+{
+    snprintf(buf, len, "this kernel's TCP");
+}
+
+static int host_socket(void *st, int domain, int type, int proto)
+{
+    int fd = socket(domain, type | SOCK_NONBLOCK | SOCK_CLOEXEC, proto);
+    return fd < 0 ? -errno : fd;
+}
+
+static int host_dup(void *st, int fd)
+{
+    int copy = dup(fd);
+    return copy < 0 ? -errno : copy;
+}
+
+static int host_close(void *st, int fd)
+{
+    return close(fd) < 0 ? -errno : 0;
+}
+
+static int host_bind(void *st, int fd, const struct ffl_addr *a)
+{
+    struct sockaddr_storage ss;
+    uint32_t len;
+    int rc = ffl_addr_to_sockaddr(a, &ss, &len);
+    if (rc < 0)
+        return rc;
+    return bind(fd, (struct sockaddr *)&ss, len) < 0 ? -errno : 0;
+}
+
+static int host_listen(void *st, int fd, int backlog)
+{
+    return listen(fd, backlog) < 0 ? -errno : 0;
+}
+
+static int host_accept(void *st, int fd, struct ffl_addr *peer)
+{
+    struct sockaddr_storage ss;
+    socklen_t len = sizeof(ss);
+    int got = accept4(fd, (struct sockaddr *)&ss, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (got < 0)
+        return -errno;
+    ffl_addr_from_sockaddr(peer, &ss);
+    return got;
+}
+
+static int host_connect(void *st, int fd, const struct ffl_addr *a)
+{
+    struct sockaddr_storage ss;
+    uint32_t len;
+    int rc = ffl_addr_to_sockaddr(a, &ss, &len);
+    if (rc < 0)
+        return rc;
+    return connect(fd, (struct sockaddr *)&ss, len) < 0 ? -errno : 0;
+}
+
+static int host_send(void *st, int fd, const struct iovec *iov, int n, const struct ffl_addr *to)
+{
+    struct sockaddr_storage ss;
+    struct msghdr msg = {.msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)n};
+    if (!to && n == 1) {
+        ssize_t sent = send(fd, iov->iov_base, iov->iov_len, MSG_NOSIGNAL | MSG_DONTWAIT);
+        return sent < 0 ? -errno : (int)sent;
+    }
+    if (to) {
+        uint32_t len;
+        int rc = ffl_addr_to_sockaddr(to, &ss, &len);
+        if (rc < 0)
+            return rc;
+        msg.msg_name = &ss;
+        msg.msg_namelen = len;
+    }
+    ssize_t sent = sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+    return sent < 0 ? -errno : (int)sent;
+}
+
+static int host_recv(void *st, int fd, const struct iovec *iov, int n, struct ffl_addr *from,
+                     int *msg_flags)
+{
+    if (!from && n == 1) {
+        ssize_t got = recv(fd, iov->iov_base, iov->iov_len, MSG_DONTWAIT);
+        return got < 0 ? -errno : (int)got;
+    }
+    struct sockaddr_storage ss = {0};
+    struct msghdr msg = {.msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)n};
+    if (from) {
+        msg.msg_name = &ss;
+        msg.msg_namelen = sizeof(ss);
+    }
+    ssize_t got = recvmsg(fd, &msg, MSG_DONTWAIT);
+    if (got < 0)
+        return -errno;
+    if (from)
+        ffl_addr_from_sockaddr(from, &ss);
+    if (msg_flags)
+        *msg_flags = msg.msg_flags;
+    return (int)got;
+}
+
+static int host_shutdown(void *st, int fd, int how)
+{
+    return shutdown(fd, how) < 0 ? -errno : 0;
+}
+
+static int host_setsockopt(void *st, int fd, int level, int name, const void *val, uint32_t len)
+{
+    return setsockopt(fd, level, name, val, len) < 0 ? -errno : 0;
+}
+
+static int host_getsockopt(void *st, int fd, int level, int name, void *val, uint32_t *len)
+{
+    socklen_t n = *len;
+    if (getsockopt(fd, level, name, val, &n) < 0)
+        return -errno;
+    *len = n;
+    return 0;
+}
+
+static int host_name(void *st, int fd, bool peer, struct ffl_addr *a)
+{
+    struct sockaddr_storage ss;
+    socklen_t len = sizeof(ss);
+    int rc = peer ? getpeername(fd, (struct sockaddr *)&ss, &len)
+                  : getsockname(fd, (struct sockaddr *)&ss, &len);
+    if (rc < 0)
+        return -errno;
+    ffl_addr_from_sockaddr(a, &ss);
+    return 0;
+}
+
+static int host_watch(void *st, int fd, unsigned filters, void *udata)
+{
+    struct host *h = st;
+    struct epoll_event ev = {.events = EPOLLET, .data.ptr = udata};
+    if (filters & FFL_READ)
+        ev.events |= EPOLLIN | EPOLLRDHUP;
+    if (filters & FFL_WRITE)
+        ev.events |= EPOLLOUT;
+    return epoll_ctl(h->epfd, EPOLL_CTL_ADD, fd, &ev) < 0 ? -errno : 0;
+}
+
+static int host_poll(void *st, struct ffl_stack_event *out, int max)
+{
+    struct host *h = st;
+    struct epoll_event ev[128];
+    if (max > (int)FFL_COUNT(ev))
+        max = FFL_COUNT(ev);
+    int n = epoll_wait(h->epfd, ev, max, 0);
+    if (n < 0)
+        return errno == EINTR ? 0 : -errno;
+    for (int i = 0; i < n; i++) {
+        uint32_t e = ev[i].events;
+        bool dead = e & (EPOLLERR | EPOLLHUP);
+        out[i] = (struct ffl_stack_event){
+            .udata = ev[i].data.ptr,
+            .filter = (uint8_t)((e & (EPOLLIN | EPOLLRDHUP) || dead ? FFL_READ : 0) |
+                                (e & EPOLLOUT || dead ? FFL_WRITE : 0)),
+            .eof = dead || (e & EPOLLRDHUP),
+        };
+    }
+    return n;
+}
+
+const struct ffl_stack_ops ffl_host_ops = {
+    .name = "host",
+    .start = host_start,
+    .stop = host_stop,
+    .wait_fd = host_wait_fd,
+    .describe = host_describe,
+    .socket = host_socket,
+    .dup = host_dup,
+    .close = host_close,
+    .bind = host_bind,
+    .listen = host_listen,
+    .accept = host_accept,
+    .connect = host_connect,
+    .send = host_send,
+    .recv = host_recv,
+    .shutdown = host_shutdown,
+    .setsockopt = host_setsockopt,
+    .getsockopt = host_getsockopt,
+    .name = host_name,
+    .watch = host_watch,
+    .poll = host_poll,
+};
