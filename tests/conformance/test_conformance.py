@@ -17,7 +17,8 @@ def _load(name: str) -> ModuleType:
     # By path: this folder is not put on sys.path, where its short names could shadow others.
     path = pathlib.Path(__file__).with_name(f"{name}.py")
     spec = importlib.util.spec_from_file_location(f"ffloop_conformance_{name}", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
