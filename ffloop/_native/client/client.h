@@ -62,7 +62,9 @@ const char *ffl_client_stack(const struct ffl_client *c); /* "host", "sim", "fst
 /* ---- events -------------------------------------------------------------------------------- */
 
 enum ffl_event_kind {
-    FFL_EV_DATA = 1, /* push mode: arg = bytes at segment offset `off`; valid until the next wait */
+    FFL_EV_DATA = 1, /* push mode: arg = bytes at segment offset `off`; valid until the next wait.
+                        off = 0: they were moved out of the shared pool while the socket was paused;
+                        take them with ffl_client_recv(h, ..., arg) */
     FFL_EV_EOF,      /* the peer has sent all it will (after the last data) */
     FFL_EV_ERROR,    /* arg = errno > 0: the socket failed; nothing more will come but CLOSED */
     FFL_EV_ACCEPT,   /* push mode: arg = new handle, off -> struct ffl_names in the segment */
@@ -88,7 +90,7 @@ _Static_assert(sizeof(struct ffl_event) == 16, "event ABI");
  * sleeps in epoll_wait(epfd) for up to timeout_ns (-1: for ever, 0: not at all). Kernel events of
  * epfd are looked at on every sleep and, while the ring is busy, at least every 50 us. epfd must
  * hold the doorbell and the session socket (they give no FD events); -1: sleeps on those alone.
- * Returns the number of events (0: timeout or a signal), at most `max` >= 2, or -errno of epoll.
+ * Returns the number of events (0: timeout or a signal), at most `max` >= 4, or -errno of epoll.
  */
 int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epfd,
                     int64_t timeout_ns);
@@ -155,7 +157,7 @@ uint32_t ffl_client_unsent(const struct ffl_client *c, int h);
 
 int ffl_client_shutdown(struct ffl_client *c, int h, int how); /* ordered after the sends before */
 /* Ordered after the sends before it; abort drops them instead. Never fails; FFL_EV_CLOSED follows
- * (not for a client that is dead). */
+ * (not for a client that is dead, and not for an accepted socket that was never handed on). */
 int ffl_client_close(struct ffl_client *c, int h, bool abort);
 
 /* The socket's pending error, as SO_ERROR gives it: cleared by the call. */
@@ -179,5 +181,16 @@ struct ffl_session_stats {
     uint32_t app_sockets, inst_sockets;
 };
 void ffl_client_stats(const struct ffl_client *c, struct ffl_session_stats *out);
+
+/* Asks the instance at `path` for its stats page and copies it. Waits; errors as attach. */
+struct ffl_instance_stats {
+    int32_t pid;
+    uint32_t sessions, dying, sockets;
+    uint64_t sessions_total, sessions_refused, sessions_killed, accepts, turns, sleeps;
+    int64_t start_realtime; /* seconds since the epoch */
+    char stack[16];
+};
+int ffl_client_query(const char *path, int timeout_ms, struct ffl_instance_stats *out, char *why,
+                     size_t whylen);
 
 #endif

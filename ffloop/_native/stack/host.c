@@ -177,7 +177,7 @@ static int host_getsockopt(void *st, int fd, int level, int name, void *val, uin
     return 0;
 }
 
-static int host_name(void *st, int fd, bool peer, struct ffl_addr *a)
+static int host_sockname(void *st, int fd, bool peer, struct ffl_addr *a)
 {
     struct sockaddr_storage ss;
     socklen_t len = sizeof(ss);
@@ -240,7 +240,7 @@ const struct ffl_stack_ops ffl_host_ops = {
     .shutdown = host_shutdown,
     .setsockopt = host_setsockopt,
     .getsockopt = host_getsockopt,
-    .name = host_name,
+    .sockname = host_sockname,
     .watch = host_watch,
     .poll = host_poll,
 };

@@ -68,7 +68,7 @@ struct ffl_stack_ops {
     int (*shutdown)(void *st, int fd, int how);
     int (*setsockopt)(void *st, int fd, int level, int name, const void *val, uint32_t len);
     int (*getsockopt)(void *st, int fd, int level, int name, void *val, uint32_t *len);
-    int (*name)(void *st, int fd, bool peer, struct ffl_addr *a);
+    int (*sockname)(void *st, int fd, bool peer, struct ffl_addr *a);
 
     /* Registers interest, once a socket (after listen, connect or accept); `udata` comes back in
      * events until close. Closing ends it; events already handed out may still name it. */

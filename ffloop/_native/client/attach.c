@@ -1,0 +1,388 @@
+/*
+ * attach.c - a session's beginning and end, in this process and across fork.
+ *
+ * Callers: client.h's users. The segment is not inherited by forked children (MADV_DONTFORK), and
+ * the descriptors are closed in them: a child that outlives its parent must not keep the session.
+ */
+#include "internal.h"
+
+#include "stats.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define DEFAULT_TIMEOUT_MS 10000
+#define DEFAULT_TX_CAP (256 * 1024)
+
+static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct ffl_client *all;
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+
+static void close_fd(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+/* ---- fork ---------------------------------------------------------------------------------- */
+
+static void fork_prepare(void)
+{
+    pthread_mutex_lock(&all_lock);
+}
+
+static void fork_parent(void)
+{
+    pthread_mutex_unlock(&all_lock);
+}
+
+static void fork_child(void)
+{
+    for (struct ffl_client *c = all; c; c = c->next) {
+        c->dead = ECONNRESET;
+        c->map.seg = NULL; /* not mapped here */
+        close_fd(&c->map.memfd);
+        close_fd(&c->sock);
+        close_fd(&c->app_bell);
+        close_fd(&c->inst_bell);
+        close_fd(&c->own_epfd);
+    }
+    pthread_mutex_unlock(&all_lock);
+}
+
+static void register_fork(void)
+{
+    (void)pthread_atfork(fork_prepare, fork_parent, fork_child); /* ENOMEM: as without it */
+}
+
+/* ---- the handshake ------------------------------------------------------------------------- */
+
+static int wait_readable(int fd, int timeout_ms)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    int64_t until = ffl_now_ns() + timeout_ms * 1000000LL;
+    for (;;) {
+        int64_t left = until - ffl_now_ns();
+        int n = poll(&p, 1, left > 0 ? (int)((left + 999999) / 1000000) : 0);
+        if (n > 0)
+            return 0;
+        if (n == 0)
+            return -ETIMEDOUT;
+        if (errno != EINTR)
+            return -errno;
+    }
+}
+
+static int connect_to(const char *path, char *why, size_t whylen)
+{
+    struct sockaddr_un sa;
+    socklen_t len;
+    int rc = ffl_unix_addr(path, &sa, &len);
+    if (rc < 0) {
+        snprintf(why, whylen, "'%s' is not a usable socket path: %s", path, strerror(-rc));
+        return rc;
+    }
+    int s = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    if (s < 0)
+        return -errno;
+    do
+        rc = connect(s, (struct sockaddr *)&sa, len) < 0 ? -errno : 0;
+    while (rc == -EINTR);
+    if (rc == 0)
+        return s;
+    close(s);
+    const char *hint = rc == -ENOENT         ? "there is no such socket"
+                       : rc == -ECONNREFUSED ? "no instance listens there (it has ended)"
+                       : rc == -EPROTOTYPE   ? "that socket is not an ffloop instance's"
+                                             : strerror(-rc);
+    snprintf(why, whylen, "cannot reach an instance at '%s': %s", path, hint);
+    return rc == -EPROTOTYPE ? -EPROTO : rc;
+}
+
+static int reply_error(const struct ffl_reply *r, char *why, size_t whylen)
+{
+    static const int codes[] = {[FFL_REPLY_VERSION] = -EPROTONOSUPPORT,
+                                [FFL_REPLY_REFUSED] = -EPERM,
+                                [FFL_REPLY_QUOTA] = -EUSERS,
+                                [FFL_REPLY_BAD] = -EPROTO,
+                                [FFL_REPLY_NOMEM] = -ENOMEM};
+    snprintf(why, whylen, "%.*s", (int)sizeof(r->why), r->why);
+    return r->status < FFL_COUNT(codes) ? codes[r->status] : -EPROTO;
+}
+
+/* Says hello on `s` and reads the reply and exactly `want` descriptors. */
+static int shake_hands(int s, const struct ffl_hello *h, struct ffl_reply *r, int *fds, int want,
+                       int timeout_ms, char *why, size_t whylen)
+{
+    int n = want;
+    int rc = ffl_msg_send(s, h, sizeof(*h), NULL, 0);
+    if (rc >= 0)
+        rc = wait_readable(s, timeout_ms);
+    if (rc >= 0)
+        rc = ffl_msg_recv(s, r, sizeof(*r), fds, &n);
+    if (rc < 0 || rc == 0) {
+        snprintf(why, whylen, "the handshake failed: %s",
+                 rc == 0 ? "the peer closed the connection" : strerror(-rc));
+        return rc == 0 ? -ECONNREFUSED : rc;
+    }
+    if (rc == sizeof(*r) && r->magic == FFL_MAGIC && r->status == FFL_REPLY_OK && n == want)
+        return 0;
+    for (int i = 0; i < n; i++)
+        close(fds[i]);
+    if (rc == sizeof(*r) && r->magic == FFL_MAGIC && r->status != FFL_REPLY_OK)
+        return reply_error(r, why, whylen);
+    snprintf(why, whylen, "the peer's reply is not an ffloop instance's");
+    return -EPROTO;
+}
+
+/* ---- attach and detach --------------------------------------------------------------------- */
+
+static int alloc_tables(struct ffl_client *c)
+{
+    const struct ffl_geo *g = &c->map.geo;
+    uint32_t nrx = ffl_pool_total(&g->rx), ntx = ffl_pool_total(&g->tx);
+    c->n = g->max_sockets;
+    c->table = calloc(2 * (size_t)c->n, sizeof(*c->table));
+    c->tx_handle = calloc(ntx, sizeof(uint32_t));
+    c->tx_serial = calloc(ntx, sizeof(uint32_t));
+    c->rx = calloc(nrx, sizeof(*c->rx));
+    c->batch_cap = nrx;
+    c->batch = calloc(nrx, sizeof(*c->batch));
+    c->batch_sock = calloc(nrx, sizeof(*c->batch_sock));
+    c->batch_names = calloc(nrx, sizeof(*c->batch_names));
+    if (!c->table || !c->tx_handle || !c->tx_serial || !c->rx || !c->batch || !c->batch_sock ||
+        !c->batch_names)
+        return -ENOMEM;
+    for (uint32_t cls = 0; cls < FFL_CLASSES; cls++)
+        c->rx_total += (uint64_t)g->rx.count[cls] << ffl_class_shift[cls];
+    return ffl_pool_init(&c->tx, &g->tx);
+}
+
+static int open_own_epoll(struct ffl_client *c)
+{
+    struct epoll_event bell = {.events = EPOLLIN | EPOLLET, .data.fd = c->app_bell};
+    struct epoll_event sock = {.events = EPOLLIN | EPOLLRDHUP, .data.fd = c->sock};
+    c->own_epfd = epoll_create1(EPOLL_CLOEXEC);
+    if (c->own_epfd < 0 || epoll_ctl(c->own_epfd, EPOLL_CTL_ADD, c->app_bell, &bell) < 0 ||
+        epoll_ctl(c->own_epfd, EPOLL_CTL_ADD, c->sock, &sock) < 0)
+        return -errno;
+    return 0;
+}
+
+static int set_up(struct ffl_client *c, int memfd)
+{
+    int rc = ffl_segment_map(&c->map, memfd);
+    if (rc < 0) {
+        close(memfd);
+        return rc;
+    }
+    ffl_segment_ring(&c->map, FFL_SQ, &c->sq);
+    ffl_segment_ring(&c->map, FFL_CQ, &c->cq);
+    ffl_segment_ring(&c->map, FFL_RXFREE, &c->rxfree);
+    ffl_segment_ring(&c->map, FFL_TXFREE, &c->txfree);
+    rc = alloc_tables(c);
+    return rc < 0 ? rc : open_own_epoll(c);
+}
+
+static void client_free(struct ffl_client *c)
+{
+    for (uint32_t h = 0; c->table && h < 2 * c->n; h++)
+        if (c->table[h])
+            csock_free(c, c->table[h]);
+    while (c->spare) {
+        struct csock *s = c->spare;
+        c->spare = s->ready_next;
+        free(s);
+    }
+    close_fd(&c->sock);
+    close_fd(&c->app_bell);
+    close_fd(&c->inst_bell);
+    close_fd(&c->own_epfd);
+    ffl_segment_drop(&c->map);
+    ffl_pool_fini(&c->tx);
+    free(c->table);
+    free(c->tx_handle);
+    free(c->tx_serial);
+    free(c->rx);
+    free(c->batch);
+    free(c->batch_sock);
+    free(c->batch_names);
+    free(c->freed);
+    free(c->over);
+    free(c);
+}
+
+int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *o, char *why,
+                      size_t whylen)
+{
+    why[0] = '\0';
+    int timeout = o->timeout_ms > 0 ? o->timeout_ms : DEFAULT_TIMEOUT_MS;
+    struct ffl_client *c = calloc(1, sizeof(*c));
+    if (!c)
+        return -ENOMEM;
+    *c = (struct ffl_client){.sock = -1, .app_bell = -1, .inst_bell = -1, .own_epfd = -1,
+                             .timeout_ms = timeout, .map = {.memfd = -1},
+                             .tx_cap = o->tx_cap ? o->tx_cap : DEFAULT_TX_CAP};
+    struct ffl_hello h = {.magic = FFL_MAGIC, .version = FFL_ABI_VERSION, .kind = FFL_HELLO_ATTACH,
+                          .max_sockets = o->max_sockets, .pool_kib = o->pool_kib};
+    struct ffl_reply r;
+    int fds[FFL_ATTACH_FDS];
+    int rc = c->sock = connect_to(o->path, why, whylen);
+    if (rc >= 0)
+        rc = shake_hands(c->sock, &h, &r, fds, FFL_ATTACH_FDS, timeout, why, whylen);
+    if (rc >= 0) {
+        c->app_bell = fds[1];
+        c->inst_bell = fds[2];
+        c->inst_pid = r.pid;
+        memcpy(c->stack, r.stack, sizeof(c->stack) - 1);
+        ffl_spin_init(&c->spin, o->spin_us);
+        rc = set_up(c, fds[0]);
+    }
+    if (rc < 0) {
+        if (!why[0])
+            snprintf(why, whylen, "cannot use the session's memory: %s", strerror(-rc));
+        client_free(c);
+        return rc;
+    }
+    pthread_once(&fork_once, register_fork);
+    pthread_mutex_lock(&all_lock);
+    c->next = all;
+    all = c;
+    pthread_mutex_unlock(&all_lock);
+    *out = c;
+    return 0;
+}
+
+void ffl_client_detach(struct ffl_client *c)
+{
+    pthread_mutex_lock(&all_lock);
+    for (struct ffl_client **p = &all; *p; p = &(*p)->next)
+        if (*p == c) {
+            *p = c->next;
+            break;
+        }
+    pthread_mutex_unlock(&all_lock);
+    if (!c->dead)
+        client_flush_over(c);
+    client_free(c);
+}
+
+int ffl_client_query(const char *path, int timeout_ms, struct ffl_instance_stats *out, char *why,
+                     size_t whylen)
+{
+    struct ffl_hello h = {.magic = FFL_MAGIC, .version = FFL_ABI_VERSION, .kind = FFL_HELLO_STATS};
+    struct ffl_reply r;
+    int fd = -1;
+    why[0] = '\0';
+    int s = connect_to(path, why, whylen);
+    if (s < 0)
+        return s;
+    int rc = shake_hands(s, &h, &r, &fd, 1, timeout_ms > 0 ? timeout_ms : DEFAULT_TIMEOUT_MS, why,
+                         whylen);
+    close(s);
+    if (rc < 0)
+        return rc;
+    const struct ffl_instance_page *p = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);
+    rc = p == MAP_FAILED ? -errno : 0;
+    close(fd);
+    if (rc < 0)
+        return rc;
+    *out = (struct ffl_instance_stats){.pid = p->pid, .start_realtime = p->start_realtime};
+    memcpy(out->stack, p->stack, sizeof(out->stack));
+    out->stack[sizeof(out->stack) - 1] = '\0';
+    out->sessions = atomic_load_explicit(&p->sessions, memory_order_relaxed);
+    out->dying = atomic_load_explicit(&p->dying, memory_order_relaxed);
+    out->sockets = atomic_load_explicit(&p->sockets, memory_order_relaxed);
+    out->sessions_total = atomic_load_explicit(&p->sessions_total, memory_order_relaxed);
+    out->sessions_refused = atomic_load_explicit(&p->sessions_refused, memory_order_relaxed);
+    out->sessions_killed = atomic_load_explicit(&p->sessions_killed, memory_order_relaxed);
+    out->accepts = atomic_load_explicit(&p->accepts, memory_order_relaxed);
+    out->turns = atomic_load_explicit(&p->turns, memory_order_relaxed);
+    out->sleeps = atomic_load_explicit(&p->sleeps, memory_order_relaxed);
+    munmap((void *)p, 4096);
+    return 0;
+}
+
+/* ---- small accessors ----------------------------------------------------------------------- */
+
+void client_die(struct ffl_client *c, int err, const char *why)
+{
+    if (c->dead)
+        return;
+    c->dead = err;
+    ffl_log(FFL_LOG_INFO, "session with instance %d ended: %s", c->inst_pid, why);
+}
+
+struct csock *client_sock(const struct ffl_client *c, int h)
+{
+    if (h < 0 || (uint32_t)h >= 2 * c->n || !c->table[h] || c->table[h]->closing)
+        return NULL;
+    return c->table[h];
+}
+
+int ffl_client_dead(const struct ffl_client *c)
+{
+    return -c->dead;
+}
+
+int ffl_client_doorbell_fd(const struct ffl_client *c)
+{
+    return c->app_bell;
+}
+
+int ffl_client_session_fd(const struct ffl_client *c)
+{
+    return c->sock;
+}
+
+int ffl_client_memfd(const struct ffl_client *c)
+{
+    return c->map.memfd;
+}
+
+uint32_t ffl_client_size(const struct ffl_client *c)
+{
+    return c->map.geo.size;
+}
+
+int ffl_client_instance_pid(const struct ffl_client *c)
+{
+    return c->inst_pid;
+}
+
+const char *ffl_client_stack(const struct ffl_client *c)
+{
+    return c->stack;
+}
+
+int ffl_client_open_sockets(const struct ffl_client *c)
+{
+    return c->open;
+}
+
+void ffl_client_stats(const struct ffl_client *c, struct ffl_session_stats *o)
+{
+    *o = (struct ffl_session_stats){0};
+    if (!c->map.seg)
+        return;
+    const struct ffl_app_stats *a = &c->map.seg->app;
+    const struct ffl_inst_stats *i = &c->map.seg->inst;
+#define LOAD(x) atomic_load_explicit(&(x), memory_order_relaxed)
+    *o = (struct ffl_session_stats){
+        .submitted = LOAD(a->submitted), .reaped = LOAD(a->reaped), .sleeps = LOAD(a->sleeps),
+        .app_wakes = LOAD(a->wakes), .spins = LOAD(a->spins), .spin_hits = LOAD(a->spin_hits),
+        .sq_full = LOAD(a->sq_full), .tx_empty = LOAD(a->pool_empty),
+        .bytes_sent = LOAD(a->bytes_sent), .bytes_received = LOAD(a->bytes_received),
+        .consumed = LOAD(i->consumed), .posted = LOAD(i->posted), .inst_wakes = LOAD(i->wakes),
+        .cq_full = LOAD(i->cq_full), .rx_empty = LOAD(i->pool_empty), .accepts = LOAD(i->accepts),
+        .app_sockets = (uint32_t)c->open, .inst_sockets = LOAD(i->sockets)};
+#undef LOAD
+}

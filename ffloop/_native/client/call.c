@@ -1,0 +1,154 @@
+/*
+ * call.c - submitting entries, and operations that wait for their answer.
+ *
+ * Callers: the other files of client/. An entry that finds the SQ full waits in a private queue, in
+ * order; nothing ever waits for room. One operation at a time waits, found by its tag.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SPIN_CALL_NS 20000 /* an answer usually comes within this when the instance is awake */
+
+void client_bell(struct ffl_client *c)
+{
+    uint64_t one = 1;
+    ffl_stat_add(&c->map.seg->app.wakes, 1);
+    ssize_t n = write(c->inst_bell, &one, sizeof(one)); /* EAGAIN: the counter is full */
+    (void)n;
+}
+
+static void over_push(struct ffl_client *c, struct ffl_entry e)
+{
+    if (c->over_head + c->over_n == c->over_cap) {
+        if (c->over_head) {
+            memmove(c->over, c->over + c->over_head, c->over_n * sizeof(e));
+            c->over_head = 0;
+        } else {
+            uint32_t cap = c->over_cap ? c->over_cap * 2 : 256;
+            struct ffl_entry *grown = realloc(c->over, cap * sizeof(e));
+            if (!grown) { /* an entry lost is an order broken: the session cannot go on */
+                client_die(c, ENOMEM, "out of memory for submissions");
+                return;
+            }
+            c->over = grown;
+            c->over_cap = cap;
+        }
+    }
+    c->over[c->over_head + c->over_n++] = e;
+    ffl_stat_add(&c->map.seg->app.sq_full, 1);
+}
+
+static void publish(struct ffl_client *c)
+{
+    ffl_ring_publish(&c->sq);
+    if (ffl_wait_take(&c->map.seg->waits.inst, FFL_WAIT_QUEUE))
+        client_bell(c);
+}
+
+/* Published at once, so that the instance works on it while the application goes on. */
+void client_submit(struct ffl_client *c, struct ffl_entry e)
+{
+    if (ffl_unlikely(c->dead))
+        return;
+    int room = c->over_n ? 0 : ffl_ring_room(&c->sq, 1);
+    if (ffl_unlikely(room <= 0)) {
+        if (room < 0)
+            client_die(c, EPROTO, "SQ head out of range");
+        else
+            over_push(c, e);
+        return;
+    }
+    ffl_ring_put_entry(&c->sq, e);
+    ffl_stat_add(&c->map.seg->app.submitted, 1);
+    publish(c);
+}
+
+void client_flush_over(struct ffl_client *c)
+{
+    bool moved = false;
+    while (c->over_n && !c->dead) {
+        int room = ffl_ring_room(&c->sq, 1);
+        if (room < 0)
+            client_die(c, EPROTO, "SQ head out of range");
+        if (room <= 0)
+            break;
+        ffl_ring_put_entry(&c->sq, c->over[c->over_head++]);
+        ffl_stat_add(&c->map.seg->app.submitted, 1);
+        if (--c->over_n == 0)
+            c->over_head = 0;
+        moved = true;
+    }
+    if (moved)
+        publish(c);
+}
+
+uint32_t client_arg(struct ffl_client *c, const void *data, size_t len)
+{
+    uint32_t buf = ffl_pool_get(&c->tx, (uint32_t)len);
+    if (buf == FFL_NO_BUF) {
+        client_reap(c); /* returned buffers may be waiting */
+        buf = ffl_pool_get(&c->tx, (uint32_t)len);
+    }
+    if (buf == FFL_NO_BUF)
+        return buf;
+    c->tx_serial[ffl_buf_slot(&c->tx.geo, buf)] = 0; /* charged to no socket */
+    memcpy((char *)c->map.seg + ffl_buf_off(&c->tx.geo, buf), data, len);
+    return buf;
+}
+
+/* Looks for the answer a little, then sleeps until the doorbell, the time-out or the end. */
+static int wait_answer(struct ffl_client *c)
+{
+    int64_t now = ffl_now_ns();
+    int64_t until = now + c->timeout_ms * 1000000LL;
+    int64_t spin = now + (ffl_cpu_count() >= 3 ? SPIN_CALL_NS : 0);
+    struct ffl_event none[2];
+    for (;;) {
+        client_reap(c);
+        if (c->call.done)
+            return c->call.res;
+        if (c->dead)
+            return -c->dead;
+        now = ffl_now_ns();
+        if (now >= until)
+            return -ETIMEDOUT;
+        if (now < spin) {
+            ffl_cpu_relax();
+            continue;
+        }
+        client_sleep(c, none, 0, c->own_epfd, until - now);
+    }
+}
+
+int client_call(struct ffl_client *c, struct ffl_entry e, void *out, size_t len)
+{
+    if (c->dead)
+        return -c->dead;
+    if (++c->next_tag == 0)
+        c->next_tag = 1;
+    e.tag = c->next_tag;
+    c->call = (struct call){.tag = e.tag, .buf = FFL_NO_BUF};
+    client_submit(c, e);
+    int rc = wait_answer(c);
+    c->call.tag = 0;
+    if (rc >= 0 && out) {
+        if (c->call.buf == FFL_NO_BUF) /* the instance had no buffer for the answer */
+            rc = -ENOBUFS;
+        else
+            memcpy(out, (char *)c->map.seg + ffl_buf_off(&c->map.geo.rx, c->call.buf), len);
+    }
+    if (c->call.buf != FFL_NO_BUF) {
+        client_release_buf(c, c->call.buf);
+        client_flush_free(c);
+    }
+    return rc;
+}
+
+int ffl_client_ping(struct ffl_client *c)
+{
+    return client_call(c, (struct ffl_entry){.op = FFL_OP_NOP, .buf = FFL_NO_BUF}, NULL, 0);
+}

@@ -1,0 +1,134 @@
+/*
+ * internal.h - what the files of the client share: the session and its sockets' local state.
+ *
+ * attach.c   connect, handshake, map, detach, fork
+ * call.c     submitting entries; operations that wait for their answer
+ * reap.c     completions and returned buffers become socket state
+ * socket.c   the life of a socket: open, bind, listen, connect, accept, options, close
+ * io.c       receive and send
+ * wait.c     events: the batch, the spin, the sleep
+ *
+ * Invariants: every csock in the table is open or closing; it leaves the table when CLOSED was
+ * reaped and handed out. Received buffers are in exactly one queue (a csock's, or the batch) or
+ * back in the rx-free ring. A dead client's shared memory is not touched any more.
+ */
+#ifndef FFL_CLIENT_INTERNAL_H
+#define FFL_CLIENT_INTERNAL_H
+
+#include "client.h"
+#include "handshake.h"
+#include "pool.h"
+#include "spin.h"
+
+struct rx_item { /* received bytes: in a shared buffer, or (heap) moved out of it */
+    struct rx_item *next;
+    uint32_t buf; /* FFL_NO_BUF: the bytes follow this struct */
+    uint32_t off, len;
+    uint8_t flags;
+    bool held; /* the instance has posted this buffer and has not got it back */
+    uint8_t heap[];
+};
+
+struct csock {
+    struct csock *ready_next, *wait_next;
+    struct csock *acc_next; /* in its listener's queue */
+    uint32_t handle, serial;
+    uint8_t domain, type, proto;
+    bool listener, connecting, push, armed, mirrored;
+    bool eof, eof_given, shut_wr, closing;
+    bool want_r, want_w, waiting_w, in_ready;
+    bool give_connect, give_error, give_closed;
+    int connect_result;
+    int error;      /* pending, > 0 */
+    bool failed;    /* an error was met: nothing more will come */
+    int open_error; /* SOCKET failed: every later call says so */
+    struct rx_item *rx_head, *rx_tail;
+    struct rx_item *given; /* in the current batch */
+    uint32_t tx_out;       /* bytes of the transmit pool it holds */
+    struct csock *acc_head, *acc_tail;
+    uint32_t acc_n, window, credits; /* accept-ahead: queued, allowed, still with the instance */
+    uint8_t acc_flags;
+    uint32_t names_buf; /* an accepted socket's names, not handed out yet */
+    bool names_known;
+    struct ffl_names names;
+    int mirror; /* the real descriptor, or -1 */
+};
+
+struct call { /* the one operation that waits */
+    uint16_t tag;
+    bool done;
+    int32_t res;
+    uint32_t buf;
+};
+
+struct ffl_client {
+    struct ffl_client *next; /* all clients of the process, for fork */
+    int dead;                /* errno, or 0 */
+    bool down_given;
+    int sock, app_bell, inst_bell, own_epfd;
+    int timeout_ms, inst_pid;
+    char stack[16];
+    uint32_t tx_cap;
+    struct ffl_map map;
+    struct ffl_ring sq, cq, rxfree, txfree;
+    struct ffl_pool tx;
+    uint32_t *tx_handle, *tx_serial; /* by slot */
+    struct rx_item *rx;              /* by slot (shared buffers) */
+    uint64_t rx_total, rx_held;      /* bytes of the receive pool; with us */
+    struct csock **table;
+    struct csock *spare; /* freed csocks, by ready_next */
+    uint32_t n, fresh, *freed, nfreed, cap_freed, serial;
+    int open;
+    struct ffl_entry *over; /* entries that found the SQ full, oldest at over_head */
+    uint32_t over_head, over_n, over_cap;
+    struct csock *ready_head, *ready_tail;
+    struct csock *waiters; /* want to write */
+    struct rx_item **batch; /* handed out by the last wait */
+    uint32_t *batch_names;
+    struct csock **batch_sock;
+    uint32_t batch_n, batch_names_n, batch_cap;
+    struct call call;
+    uint16_t next_tag;
+    struct ffl_spin spin;
+    int64_t fd_checked;
+};
+
+/* attach.c */
+void client_die(struct ffl_client *c, int err, const char *why);
+struct csock *client_sock(const struct ffl_client *c, int h); /* NULL: no such open socket */
+
+/* call.c */
+void client_submit(struct ffl_client *c, struct ffl_entry e);
+void client_flush_over(struct ffl_client *c);
+void client_bell(struct ffl_client *c);
+uint32_t client_arg(struct ffl_client *c, const void *data, size_t len); /* a buffer, or NO_BUF */
+/* Submits with a tag and waits. The answer's buffer is copied to out (up to len). */
+int client_call(struct ffl_client *c, struct ffl_entry e, void *out, size_t len);
+
+/* reap.c */
+void client_reap(struct ffl_client *c); /* everything that is there */
+void client_release(struct ffl_client *c, struct rx_item *it);
+void client_release_buf(struct ffl_client *c, uint32_t buf);
+void client_flush_free(struct ffl_client *c);
+void client_ready(struct ffl_client *c, struct csock *s);
+void client_evacuate(struct ffl_client *c, struct csock *s);
+bool client_crowded(const struct ffl_client *c); /* more than half of the receive pool is held */
+void mirror_update(struct csock *s);
+
+/* socket.c */
+struct csock *csock_new(struct ffl_client *c, uint32_t handle);
+void csock_free(struct ffl_client *c, struct csock *s);
+void csock_grant(struct ffl_client *c, struct csock *l); /* tops the accept credit up */
+void csock_arm(struct ffl_client *c, struct csock *s);
+
+/* io.c */
+bool tx_writable(const struct ffl_client *c, const struct csock *s);
+bool rx_readable(const struct csock *s);
+void tx_wait(struct ffl_client *c, struct csock *s);
+
+/* wait.c */
+void client_raise(struct ffl_client *c);
+bool client_pending(struct ffl_client *c);
+int client_sleep(struct ffl_client *c, struct ffl_event *ev, int max, int epfd, int64_t timeout_ns);
+
+#endif

@@ -1,0 +1,272 @@
+/*
+ * io.c - receive and send: copies between the caller and the shared pools.
+ *
+ * Callers: client.h's users. A socket's unsent bytes are counted by the buffers they occupy, so that
+ * many small writes cannot take the pool; the limit shrinks as the pool does (ffl_pool_share), and a
+ * socket with nothing unsent may always have one buffer.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#define BULK_FROM 16384 /* bytes: from here a write takes 64 KiB buffers, below it pages */
+
+bool rx_readable(const struct csock *s)
+{
+    return s->rx_head || s->acc_head || s->eof || s->error || s->failed;
+}
+
+/* Room for one buffer at least, and half of the limit free again after it was reached. */
+bool tx_writable(const struct ffl_client *c, const struct csock *s)
+{
+    if (s->error || s->failed || s->shut_wr)
+        return true; /* the call says which */
+    if (s->tx_out == 0)
+        return c->tx.free_bytes > 0;
+    uint64_t limit = ffl_pool_share(&c->tx, c->tx_cap);
+    return s->tx_out <= (s->waiting_w ? limit / 2 : limit - 1) && limit > 0;
+}
+
+void tx_wait(struct ffl_client *c, struct csock *s)
+{
+    s->want_w = true;
+    if (s->waiting_w)
+        return;
+    s->waiting_w = true;
+    s->wait_next = c->waiters;
+    c->waiters = s;
+}
+
+unsigned ffl_client_ready(const struct ffl_client *c, int h)
+{
+    const struct csock *s = client_sock(c, h);
+    if (!s || s->connecting)
+        return 0;
+    return (rx_readable(s) ? 1u : 0) | (!s->listener && tx_writable(c, s) ? 2u : 0);
+}
+
+uint32_t ffl_client_unsent(const struct ffl_client *c, int h)
+{
+    const struct csock *s = client_sock(c, h);
+    return s ? s->tx_out : 0;
+}
+
+/* ---- receive ------------------------------------------------------------------------------- */
+
+static int take_error(struct csock *s)
+{
+    int err = s->error;
+    s->error = 0;
+    s->give_error = false;
+    if (s->failed)
+        s->eof = true; /* as Linux: the error once, then end of stream */
+    mirror_update(s);
+    return -err;
+}
+
+static const uint8_t *item_data(const struct ffl_client *c, const struct rx_item *it)
+{
+    if (it->buf == FFL_NO_BUF)
+        return it->heap + it->off;
+    return (const uint8_t *)c->map.seg + ffl_buf_off(&c->map.geo.rx, it->buf) + it->off;
+}
+
+static void pop_item(struct ffl_client *c, struct csock *s)
+{
+    struct rx_item *it = s->rx_head;
+    s->rx_head = it->next;
+    if (!s->rx_head)
+        s->rx_tail = NULL;
+    client_release(c, it);
+}
+
+static size_t recv_stream(struct ffl_client *c, struct csock *s, uint8_t *to, size_t len, bool peek)
+{
+    size_t got = 0;
+    struct rx_item *next;
+    for (struct rx_item *it = s->rx_head; it && got < len; it = next) {
+        size_t n = it->len < len - got ? it->len : len - got;
+        memcpy(to + got, item_data(c, it), n);
+        got += n;
+        next = it->next;
+        if (peek)
+            continue;
+        it->off += (uint32_t)n;
+        it->len -= (uint32_t)n;
+        if (it->len == 0)
+            pop_item(c, s);
+    }
+    return got;
+}
+
+static int64_t recv_dgram(struct ffl_client *c, struct csock *s, uint8_t *to, size_t len, bool peek,
+                          struct ffl_addr *from, int *msg_flags)
+{
+    struct rx_item *it = s->rx_head;
+    const uint8_t *data = item_data(c, it);
+    size_t skip = it->flags & FFL_F_ADDR ? sizeof(struct ffl_addr) : 0, n = it->len - skip;
+    if (from) {
+        memset(from, 0, sizeof(*from));
+        memcpy(from, data, skip);
+    }
+    if (msg_flags)
+        *msg_flags = n > len || (it->flags & FFL_F_TRUNC) ? MSG_TRUNC : 0;
+    memcpy(to, data + skip, n < len ? n : len);
+    if (!peek)
+        pop_item(c, s);
+    return (int64_t)(n < len ? n : len);
+}
+
+int64_t ffl_client_recv(struct ffl_client *c, int h, void *data, size_t len, int flags,
+                        struct ffl_addr *from, int *msg_flags)
+{
+    struct csock *s = client_sock(c, h);
+    if (c->dead)
+        return -c->dead;
+    if (!s)
+        return -EBADF;
+    if (s->open_error)
+        return -s->open_error;
+    if (msg_flags)
+        *msg_flags = 0;
+    if (!s->rx_head)
+        client_reap(c); /* it may be there already */
+    int64_t n;
+    if (s->rx_head && s->type == SOCK_STREAM)
+        n = (int64_t)recv_stream(c, s, data, len, flags & MSG_PEEK);
+    else if (s->rx_head)
+        n = recv_dgram(c, s, data, len, flags & MSG_PEEK, from, msg_flags);
+    else if (s->error)
+        return take_error(s);
+    else if (s->eof || s->failed)
+        return 0;
+    else {
+        csock_arm(c, s);
+        return -EAGAIN;
+    }
+    client_flush_free(c);
+    mirror_update(s);
+    return n;
+}
+
+/* ---- send ---------------------------------------------------------------------------------- */
+
+static int send_check(struct ffl_client *c, int h, struct csock **out)
+{
+    struct csock *s = *out = client_sock(c, h);
+    if (ffl_unlikely(c->dead))
+        return -c->dead;
+    if (ffl_unlikely(!s))
+        return -EBADF;
+    if (ffl_unlikely(s->open_error || s->error))
+        return s->open_error ? -s->open_error : take_error(s);
+    if (ffl_unlikely(s->failed || s->shut_wr))
+        return -EPIPE;
+    return 0;
+}
+
+static void submit_send(struct ffl_client *c, struct csock *s, uint32_t buf, uint32_t len,
+                        uint8_t flags)
+{
+    uint32_t slot = ffl_buf_slot(&c->tx.geo, buf);
+    c->tx_handle[slot] = s->handle;
+    c->tx_serial[slot] = s->serial;
+    s->tx_out += ffl_buf_size(buf);
+    ffl_stat_add(&c->map.seg->app.bytes_sent, len);
+    client_submit(c, (struct ffl_entry){.op = FFL_OP_SEND,
+                                        .flags = flags,
+                                        .handle = s->handle,
+                                        .arg = (int32_t)len,
+                                        .buf = buf});
+}
+
+static uint32_t want_for(size_t left)
+{
+    if (left <= ffl_class_size(1))
+        return (uint32_t)left;
+    return left < BULK_FROM ? ffl_class_size(1) : ffl_class_size(2);
+}
+
+/* A transmit buffer if the socket may have one more; looks for returned ones before it says no. */
+static uint32_t tx_get(struct ffl_client *c, struct csock *s, uint32_t want)
+{
+    for (int tries = 0; tries < 2; tries++) {
+        if (s->tx_out == 0 || s->tx_out < ffl_pool_share(&c->tx, c->tx_cap)) {
+            uint32_t buf = ffl_pool_get(&c->tx, want);
+            if (ffl_likely(buf != FFL_NO_BUF))
+                return buf;
+            ffl_stat_add(&c->map.seg->app.pool_empty, 1);
+        }
+        if (tries == 0)
+            client_reap(c);
+    }
+    return FFL_NO_BUF;
+}
+
+int64_t ffl_client_send(struct ffl_client *c, int h, const void *data, size_t len)
+{
+    struct csock *s;
+    int rc = send_check(c, h, &s);
+    if (rc < 0)
+        return rc;
+    const char *from = data;
+    size_t left = len;
+    while (left) {
+        uint32_t buf = tx_get(c, s, want_for(left));
+        if (buf == FFL_NO_BUF) {
+            tx_wait(c, s);
+            break;
+        }
+        uint32_t n = ffl_buf_size(buf) < left ? ffl_buf_size(buf) : (uint32_t)left;
+        memcpy((char *)c->map.seg + ffl_buf_off(&c->tx.geo, buf), from, n);
+        submit_send(c, s, buf, n, 0);
+        from += n;
+        left -= n;
+    }
+    return left == len && len ? -EAGAIN : (int64_t)(len - left);
+}
+
+int64_t ffl_client_sendto(struct ffl_client *c, int h, const void *data, size_t len,
+                          const struct ffl_addr *to)
+{
+    struct csock *s;
+    int rc = send_check(c, h, &s);
+    if (rc < 0)
+        return rc;
+    size_t skip = to ? sizeof(*to) : 0;
+    if (len > 65507)
+        return -EMSGSIZE;
+    uint32_t buf = tx_get(c, s, (uint32_t)(len + skip));
+    if (buf != FFL_NO_BUF && ffl_buf_size(buf) < len + skip) { /* only smaller ones are left */
+        (void)ffl_pool_put(&c->tx, buf);
+        buf = FFL_NO_BUF;
+    }
+    if (buf == FFL_NO_BUF) {
+        tx_wait(c, s);
+        return -EAGAIN;
+    }
+    char *p = (char *)c->map.seg + ffl_buf_off(&c->tx.geo, buf);
+    if (to)
+        memcpy(p, to, skip);
+    memcpy(p + skip, data, len);
+    submit_send(c, s, buf, (uint32_t)(len + skip), to ? FFL_F_ADDR : 0);
+    return (int64_t)len;
+}
+
+int ffl_client_shutdown(struct ffl_client *c, int h, int how)
+{
+    struct csock *s = client_sock(c, h);
+    if (c->dead)
+        return -c->dead;
+    if (!s)
+        return -EBADF;
+    if (how < SHUT_RD || how > SHUT_RDWR)
+        return -EINVAL;
+    if (how != SHUT_RD)
+        s->shut_wr = true;
+    client_submit(c, (struct ffl_entry){
+                         .op = FFL_OP_SHUTDOWN, .handle = s->handle, .arg = how, .buf = FFL_NO_BUF});
+    return 0;
+}

@@ -1,0 +1,361 @@
+/*
+ * reap.c - completions and returned buffers become the sockets' local state.
+ *
+ * Callers: wait.c, call.c, io.c. The instance is not trusted either: a completion with a handle, a
+ * buffer or a length that cannot be ends the session (-EPROTO), before it is used.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* ---- receive buffers ----------------------------------------------------------------------- */
+
+void client_release_buf(struct ffl_client *c, uint32_t buf)
+{
+    struct rx_item *it = &c->rx[ffl_buf_slot(&c->map.geo.rx, buf)];
+    it->held = false;
+    c->rx_held -= ffl_buf_size(buf);
+    if (c->dead)
+        return;
+    if (ffl_ring_room(&c->rxfree, 1) <= 0) { /* it holds the whole pool: only a lying head */
+        client_die(c, EPROTO, "rx-free head out of range");
+        return;
+    }
+    ffl_ring_put_id(&c->rxfree, buf);
+}
+
+void client_release(struct ffl_client *c, struct rx_item *it)
+{
+    if (it->buf == FFL_NO_BUF)
+        free(it);
+    else
+        client_release_buf(c, it->buf);
+}
+
+void client_flush_free(struct ffl_client *c)
+{
+    if (c->dead || !ffl_ring_unpublished(&c->rxfree))
+        return;
+    ffl_ring_publish(&c->rxfree);
+    if (ffl_wait_take(&c->map.seg->waits.inst, FFL_WAIT_FREE))
+        client_bell(c);
+}
+
+bool client_crowded(const struct ffl_client *c)
+{
+    return c->rx_held > c->rx_total / 2;
+}
+
+/* Moves a socket's queue to private memory, so that one that does not read holds no shared buffers
+ * when they run short. What cannot be allocated stays where it is. */
+void client_evacuate(struct ffl_client *c, struct csock *s)
+{
+    struct rx_item *prev = NULL;
+    for (struct rx_item *it = s->rx_head; it; prev = it, it = it->next) {
+        if (it->buf == FFL_NO_BUF)
+            continue;
+        struct rx_item *copy = malloc(sizeof(*copy) + it->len);
+        if (!copy)
+            return;
+        *copy = (struct rx_item){
+            .next = it->next, .buf = FFL_NO_BUF, .len = it->len, .flags = it->flags};
+        memcpy(copy->heap, (char *)c->map.seg + ffl_buf_off(&c->map.geo.rx, it->buf) + it->off,
+               it->len);
+        if (prev)
+            prev->next = copy;
+        else
+            s->rx_head = copy;
+        if (s->rx_tail == it)
+            s->rx_tail = copy;
+        client_release_buf(c, it->buf);
+        it = copy;
+    }
+}
+
+/* ---- readiness ----------------------------------------------------------------------------- */
+
+void client_ready(struct ffl_client *c, struct csock *s)
+{
+    if (s->in_ready)
+        return;
+    s->in_ready = true;
+    s->ready_next = NULL;
+    if (c->ready_tail)
+        c->ready_tail->ready_next = s;
+    else
+        c->ready_head = s;
+    c->ready_tail = s;
+}
+
+/* The mirror descriptor is an eventfd: readable while something waits. */
+void mirror_update(struct csock *s)
+{
+    bool now = rx_readable(s);
+    uint64_t word = 1;
+    if (s->mirror < 0 || now == s->mirrored)
+        return;
+    ssize_t n = now ? write(s->mirror, &word, sizeof(word)) : read(s->mirror, &word, sizeof(word));
+    (void)n; /* cannot fail: the counter is 0 or 1, and `mirrored` says which */
+    s->mirrored = now;
+}
+
+/* ---- completions --------------------------------------------------------------------------- */
+
+/* Accepts a buffer that the instance has posted: its item, or NULL if it cannot be. */
+static struct rx_item *take_buf(struct ffl_client *c, uint32_t buf)
+{
+    if (!ffl_buf_ok(&c->map.geo.rx, buf))
+        return NULL;
+    struct rx_item *it = &c->rx[ffl_buf_slot(&c->map.geo.rx, buf)];
+    if (it->held)
+        return NULL;
+    *it = (struct rx_item){.buf = buf, .held = true};
+    c->rx_held += ffl_buf_size(buf);
+    return it;
+}
+
+static int on_recv(struct ffl_client *c, struct csock *s, struct ffl_entry e)
+{
+    if (e.buf == FFL_NO_BUF) {
+        s->eof = true;
+    } else {
+        struct rx_item *it = take_buf(c, e.buf);
+        if (!it || e.arg < 0 || (uint32_t)e.arg > ffl_buf_size(e.buf))
+            return -EPROTO;
+        if ((e.flags & FFL_F_ADDR) && (size_t)e.arg < sizeof(struct ffl_addr))
+            return -EPROTO;
+        it->len = (uint32_t)e.arg;
+        it->flags = e.flags;
+        if (s->closing) { /* read ahead, and nobody will want it */
+            client_release(c, it);
+            return 0;
+        }
+        ffl_stat_add(&c->map.seg->app.bytes_received, it->len);
+        if (s->rx_tail)
+            s->rx_tail->next = it;
+        else
+            s->rx_head = it;
+        s->rx_tail = it;
+        if (!s->push && client_crowded(c))
+            client_evacuate(c, s);
+    }
+    if (s->push || s->want_r)
+        client_ready(c, s);
+    mirror_update(s);
+    return 0;
+}
+
+static void take_names(struct ffl_client *c, struct csock *s, uint32_t buf)
+{
+    memcpy(&s->names, (char *)c->map.seg + ffl_buf_off(&c->map.geo.rx, buf), sizeof(s->names));
+    s->names_known = true;
+}
+
+static int on_accept(struct ffl_client *c, struct csock *l, struct ffl_entry e)
+{
+    uint32_t h = (uint32_t)e.arg;
+    if (!l->listener || h < c->n || h >= 2 * c->n || c->table[h] || !l->credits)
+        return -EPROTO;
+    if (e.buf != FFL_NO_BUF && !take_buf(c, e.buf))
+        return -EPROTO;
+    l->credits--;
+    struct csock *s = csock_new(c, h);
+    if (!s) {
+        client_die(c, ENOMEM, "out of memory for a socket");
+        return 0;
+    }
+    s->domain = l->domain;
+    s->type = l->type;
+    s->proto = l->proto;
+    s->armed = l->acc_flags & FFL_F_ARM_NEW;
+    s->names_buf = e.buf;
+    if (e.buf != FFL_NO_BUF)
+        take_names(c, s, e.buf);
+    if (l->acc_tail)
+        l->acc_tail->acc_next = s;
+    else
+        l->acc_head = s;
+    l->acc_tail = s;
+    l->acc_n++;
+    if (l->closing) { /* accepted ahead, and nobody will want it: CLOSED of the listener closes it */
+        return 0;
+    }
+    if (l->push || l->want_r)
+        client_ready(c, l);
+    mirror_update(l);
+    return 0;
+}
+
+static void on_fail(struct ffl_client *c, struct csock *s, int err)
+{
+    s->error = err;
+    if (s->type == SOCK_STREAM) {
+        s->failed = true;
+        s->give_error = true;
+    } else {
+        s->give_error = s->push;
+    }
+    client_ready(c, s);
+    mirror_update(s);
+}
+
+static int on_connect(struct ffl_client *c, struct csock *s, struct ffl_entry e)
+{
+    if (e.buf != FFL_NO_BUF) {
+        if (!take_buf(c, e.buf))
+            return -EPROTO;
+        take_names(c, s, e.buf);
+        client_release_buf(c, e.buf);
+    }
+    s->connecting = false;
+    s->connect_result = e.arg < 0 ? -e.arg : 0;
+    if (e.arg < 0) {
+        s->error = -e.arg;
+        s->failed = s->type == SOCK_STREAM;
+    }
+    s->give_connect = true;
+    client_ready(c, s);
+    return 0;
+}
+
+static void on_closed(struct ffl_client *c, struct csock *s)
+{
+    while (s->acc_head) { /* accepted ahead for a listener that was closed meanwhile */
+        struct csock *a = s->acc_head;
+        s->acc_head = a->acc_next;
+        a->acc_next = NULL;
+        ffl_client_close(c, (int)a->handle, true);
+    }
+    s->acc_tail = NULL;
+    s->give_closed = true;
+    client_ready(c, s);
+}
+
+static int on_answer(struct ffl_client *c, struct csock *s, struct ffl_entry e)
+{
+    if (e.buf != FFL_NO_BUF && !take_buf(c, e.buf))
+        return -EPROTO;
+    if (e.tag && e.tag == c->call.tag) {
+        c->call.done = true;
+        c->call.res = e.arg;
+        c->call.buf = e.buf;
+        return 0;
+    }
+    if (e.op == FFL_OP_SOCKET && e.arg < 0 && s)
+        s->open_error = -e.arg;
+    if (e.buf != FFL_NO_BUF)
+        client_release_buf(c, e.buf); /* the caller's time was up */
+    return 0;
+}
+
+static int on_entry(struct ffl_client *c, struct ffl_entry e)
+{
+    if (e.op == FFL_OP_NOP)
+        return on_answer(c, NULL, e);
+    struct csock *s = e.handle < 2 * c->n ? c->table[e.handle] : NULL;
+    if (!s || s->give_closed)
+        return -EPROTO;
+    switch (e.op) {
+    case FFL_OP_RECV:
+        return on_recv(c, s, e);
+    case FFL_OP_ACCEPT:
+        return on_accept(c, s, e);
+    case FFL_OP_CONNECT:
+        return on_connect(c, s, e);
+    case FFL_OP_ERROR:
+        if (!s->closing)
+            on_fail(c, s, e.arg < 0 ? -e.arg : EIO);
+        return 0;
+    case FFL_OP_CLOSED:
+        if (!s->closing)
+            return -EPROTO;
+        on_closed(c, s);
+        return 0;
+    case FFL_OP_SOCKET:
+    case FFL_OP_BIND:
+    case FFL_OP_LISTEN:
+    case FFL_OP_SETSOCKOPT:
+    case FFL_OP_GETSOCKOPT:
+    case FFL_OP_NAMES:
+        return on_answer(c, s, e);
+    default:
+        return -EPROTO;
+    }
+}
+
+static void reap_cq(struct ffl_client *c)
+{
+    int n = ffl_ring_avail(&c->cq);
+    if (n == 0)
+        return;
+    if (n < 0) {
+        client_die(c, EPROTO, "CQ tail out of range");
+        return;
+    }
+    for (int i = 0; i < n && !c->dead; i++)
+        if (on_entry(c, ffl_ring_get_entry(&c->cq)) < 0)
+            client_die(c, EPROTO, "a completion that cannot be");
+    if (c->dead == EPROTO)
+        return;
+    ffl_ring_consumed(&c->cq);
+    ffl_stat_add(&c->map.seg->app.reaped, (uint64_t)n);
+    if (ffl_wait_take(&c->map.seg->waits.inst, FFL_WAIT_SPACE))
+        client_bell(c);
+}
+
+/* ---- transmit buffers that came back ------------------------------------------------------- */
+
+static void wake_writers(struct ffl_client *c)
+{
+    struct csock **p = &c->waiters;
+    while (*p) {
+        struct csock *s = *p;
+        if (!s->closing && !tx_writable(c, s)) {
+            p = &s->wait_next;
+            continue;
+        }
+        *p = s->wait_next;
+        s->waiting_w = false;
+        client_ready(c, s);
+    }
+}
+
+static void reap_txfree(struct ffl_client *c)
+{
+    int n = ffl_ring_avail(&c->txfree);
+    if (n == 0)
+        return;
+    for (int i = 0; i < n; i++) {
+        uint32_t buf = ffl_ring_get_id(&c->txfree);
+        if (ffl_pool_put(&c->tx, buf) < 0) {
+            n = -EPROTO;
+            break;
+        }
+        uint32_t slot = ffl_buf_slot(&c->tx.geo, buf);
+        struct csock *s = c->tx_serial[slot] ? c->table[c->tx_handle[slot]] : NULL;
+        if (s && s->serial == c->tx_serial[slot])
+            s->tx_out -= ffl_buf_size(buf);
+    }
+    if (n < 0) {
+        client_die(c, EPROTO, "a transmit buffer came back that was not out");
+        return;
+    }
+    ffl_ring_consumed(&c->txfree);
+    if (c->waiters)
+        wake_writers(c);
+}
+
+void client_reap(struct ffl_client *c)
+{
+    if (c->dead)
+        return;
+    reap_txfree(c);
+    if (!c->dead)
+        reap_cq(c);
+    if (!c->dead && c->over_n)
+        client_flush_over(c);
+}

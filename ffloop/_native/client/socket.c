@@ -1,0 +1,482 @@
+/*
+ * socket.c - the life of a socket: open, bind, listen, accept, connect, options, names, close.
+ *
+ * Callers: client.h's users. Handles of [0, n) are ours, [n, 2n) the instance's (accepted sockets);
+ * both are free again when CLOSED has been handed out.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* ---- the table ----------------------------------------------------------------------------- */
+
+struct csock *csock_new(struct ffl_client *c, uint32_t handle)
+{
+    struct csock *s = c->spare;
+    if (s)
+        c->spare = s->ready_next;
+    else
+        s = malloc(sizeof(*s));
+    if (!s)
+        return NULL;
+    if (++c->serial == 0)
+        c->serial = 1;
+    *s = (struct csock){
+        .handle = handle, .serial = c->serial, .names_buf = FFL_NO_BUF, .mirror = -1};
+    c->table[handle] = s;
+    c->open++;
+    return s;
+}
+
+static void unwait(struct ffl_client *c, struct csock *s)
+{
+    for (struct csock **p = &c->waiters; *p; p = &(*p)->wait_next)
+        if (*p == s) {
+            *p = s->wait_next;
+            return;
+        }
+}
+
+static void drop_rx(struct ffl_client *c, struct csock *s)
+{
+    while (s->rx_head) {
+        struct rx_item *it = s->rx_head;
+        s->rx_head = it->next;
+        client_release(c, it);
+    }
+    s->rx_tail = NULL;
+    if (s->names_buf != FFL_NO_BUF) {
+        client_release_buf(c, s->names_buf);
+        s->names_buf = FFL_NO_BUF;
+    }
+}
+
+void csock_free(struct ffl_client *c, struct csock *s)
+{
+    drop_rx(c, s);
+    if (s->waiting_w)
+        unwait(c, s);
+    if (s->mirror >= 0)
+        close(s->mirror);
+    c->table[s->handle] = NULL;
+    c->open--;
+    if (s->handle < c->n && c->nfreed < c->cap_freed)
+        c->freed[c->nfreed++] = s->handle; /* room was made when it was taken */
+    s->ready_next = c->spare;
+    c->spare = s;
+}
+
+/* A free handle of ours, with room reserved for giving it back. */
+static int handle_new(struct ffl_client *c)
+{
+    if (c->nfreed)
+        return (int)c->freed[--c->nfreed];
+    if (c->fresh >= c->n)
+        return -EMFILE;
+    if (c->fresh >= c->cap_freed) {
+        uint32_t cap = c->cap_freed ? c->cap_freed * 2 : 64;
+        uint32_t *grown = realloc(c->freed, cap * sizeof(*grown));
+        if (!grown)
+            return -ENOMEM;
+        c->freed = grown;
+        c->cap_freed = cap;
+    }
+    return (int)c->fresh++;
+}
+
+/* The socket of a handle, or why a call on it fails. */
+static int find(const struct ffl_client *c, int h, struct csock **s)
+{
+    *s = NULL;
+    if (c->dead)
+        return -c->dead;
+    *s = client_sock(c, h);
+    if (!*s)
+        return -EBADF;
+    return (*s)->open_error ? -(*s)->open_error : 0;
+}
+
+/* ---- open, bind, listen, connect ----------------------------------------------------------- */
+
+int ffl_client_socket(struct ffl_client *c, int domain, int type, int proto, unsigned flags)
+{
+    if (c->dead)
+        return -c->dead;
+    if (domain != AF_INET && domain != AF_INET6)
+        return -EAFNOSUPPORT;
+    if (type != SOCK_STREAM && type != SOCK_DGRAM)
+        return -ESOCKTNOSUPPORT;
+    if (proto < 0 || proto > 255)
+        return -EPROTONOSUPPORT;
+    int h = handle_new(c);
+    if (h < 0)
+        return h;
+    struct csock *s = csock_new(c, (uint32_t)h);
+    if (!s) {
+        c->freed[c->nfreed++] = (uint32_t)h;
+        return -ENOMEM;
+    }
+    s->domain = (uint8_t)domain;
+    s->type = (uint8_t)type;
+    s->proto = (uint8_t)proto;
+    client_submit(c, (struct ffl_entry){.op = FFL_OP_SOCKET,
+                                        .flags = (uint8_t)(flags & FFL_F_NODELAY),
+                                        .handle = (uint32_t)h,
+                                        .arg = domain | type << 8 | proto << 16,
+                                        .buf = FFL_NO_BUF});
+    return h;
+}
+
+static int submit_addr(struct ffl_client *c, struct ffl_entry *e, const struct ffl_addr *a)
+{
+    e->buf = client_arg(c, a, sizeof(*a));
+    return e->buf == FFL_NO_BUF ? -ENOBUFS : 0;
+}
+
+/* An operation that answers with the socket's names; without a buffer for them it is done all the
+ * same, and they are asked for when they are wanted. */
+static int take_answer(struct csock *s, int rc)
+{
+    if (rc == 0 || rc == -ENOBUFS)
+        s->names_known = rc == 0;
+    return rc == -ENOBUFS ? 0 : rc;
+}
+
+int ffl_client_bind(struct ffl_client *c, int h, const struct ffl_addr *a)
+{
+    struct csock *s;
+    struct ffl_entry e = {.op = FFL_OP_BIND, .handle = (uint32_t)h};
+    int rc = find(c, h, &s);
+    if (rc == 0)
+        rc = submit_addr(c, &e, a);
+    if (rc < 0)
+        return rc;
+    return take_answer(s, client_call(c, e, &s->names, sizeof(s->names)));
+}
+
+int ffl_client_listen(struct ffl_client *c, int h, int backlog, unsigned flags)
+{
+    struct csock *s;
+    int rc = find(c, h, &s);
+    if (rc < 0)
+        return rc;
+    struct ffl_entry e = {.op = FFL_OP_LISTEN,
+                          .flags = (uint8_t)(flags & FFL_F_NODELAY),
+                          .handle = (uint32_t)h,
+                          .arg = backlog,
+                          .buf = FFL_NO_BUF};
+    rc = take_answer(s, client_call(c, e, &s->names, sizeof(s->names)));
+    s->listener = rc == 0;
+    return rc;
+}
+
+int ffl_client_connect(struct ffl_client *c, int h, const struct ffl_addr *a)
+{
+    struct csock *s;
+    struct ffl_entry e = {.op = FFL_OP_CONNECT, .handle = (uint32_t)h};
+    int rc = find(c, h, &s);
+    if (rc < 0)
+        return rc;
+    if (s->connecting)
+        return -EALREADY;
+    if (s->listener)
+        return -EOPNOTSUPP;
+    rc = submit_addr(c, &e, a);
+    if (rc < 0)
+        return rc;
+    s->connecting = true;
+    s->names_known = false;
+    client_submit(c, e);
+    return -EINPROGRESS;
+}
+
+int ffl_client_names(struct ffl_client *c, int h, struct ffl_names *out)
+{
+    struct csock *s = client_sock(c, h);
+    if (!s)
+        return -EBADF;
+    if (!s->names_known) {
+        int rc = find(c, h, &s);
+        if (rc == 0)
+            rc = client_call(c,
+                             (struct ffl_entry){
+                                 .op = FFL_OP_NAMES, .handle = (uint32_t)h, .buf = FFL_NO_BUF},
+                             &s->names, sizeof(s->names));
+        if (rc < 0)
+            return rc;
+        s->names_known = true;
+    }
+    *out = s->names;
+    return 0;
+}
+
+/* ---- accept -------------------------------------------------------------------------------- */
+
+void csock_grant(struct ffl_client *c, struct csock *l)
+{
+    uint32_t have = l->credits + l->acc_n;
+    /* topped up in halves: an entry for many accepts */
+    if (l->closing || have * 2 > l->window || have >= l->window)
+        return;
+    uint32_t add = l->window - have;
+    l->credits += add;
+    client_submit(c, (struct ffl_entry){.op = FFL_OP_ARM,
+                                        .flags = l->acc_flags,
+                                        .handle = l->handle,
+                                        .arg = (int32_t)add,
+                                        .buf = FFL_NO_BUF});
+}
+
+int ffl_client_accepting(struct ffl_client *c, int h, int window, unsigned flags)
+{
+    struct csock *s;
+    int rc = find(c, h, &s);
+    if (rc < 0)
+        return rc;
+    if (!s->listener || window < 0 || window > 1024)
+        return -EINVAL;
+    s->acc_flags = (uint8_t)(flags & FFL_F_ARM_NEW);
+    s->window = (uint32_t)window;
+    s->push = window > 0;
+    if (window)
+        csock_grant(c, s);
+    else
+        client_submit(c, (struct ffl_entry){
+                             .op = FFL_OP_DISARM, .handle = (uint32_t)h, .buf = FFL_NO_BUF});
+    if (s->push && s->acc_head)
+        client_ready(c, s);
+    return 0;
+}
+
+int ffl_client_accept(struct ffl_client *c, int h, struct ffl_names *names)
+{
+    struct csock *l;
+    int rc = find(c, h, &l);
+    if (rc < 0)
+        return rc;
+    if (!l->listener)
+        return -EINVAL;
+    struct csock *s = l->acc_head;
+    if (!s) {
+        if (!l->window) { /* pulled, not pushed: a small window, so that siblings get theirs */
+            l->window = 1;
+            csock_grant(c, l);
+        }
+        return -EAGAIN;
+    }
+    l->acc_head = s->acc_next;
+    if (!l->acc_head)
+        l->acc_tail = NULL;
+    s->acc_next = NULL;
+    l->acc_n--;
+    csock_grant(c, l);
+    if (names)
+        *names = s->names;
+    if (s->names_buf != FFL_NO_BUF) {
+        client_release_buf(c, s->names_buf);
+        s->names_buf = FFL_NO_BUF;
+    }
+    mirror_update(l);
+    return (int)s->handle;
+}
+
+/* ---- reading on and off -------------------------------------------------------------------- */
+
+void csock_arm(struct ffl_client *c, struct csock *s)
+{
+    if (s->listener) {
+        if (!s->window)
+            s->window = 1;
+        csock_grant(c, s);
+        return;
+    }
+    if (s->armed || s->eof || s->failed)
+        return;
+    s->armed = true;
+    client_submit(c,
+                  (struct ffl_entry){.op = FFL_OP_ARM, .handle = s->handle, .buf = FFL_NO_BUF});
+}
+
+int ffl_client_push(struct ffl_client *c, int h, bool on)
+{
+    struct csock *s;
+    int rc = find(c, h, &s);
+    if (rc < 0)
+        return rc;
+    s->push = on;
+    if (on) {
+        csock_arm(c, s);
+        if (s->rx_head || s->eof || s->give_error)
+            client_ready(c, s);
+        return 0;
+    }
+    if (s->armed && s->mirror < 0) { /* a mirrored socket stays armed: its descriptor must tell */
+        s->armed = false;
+        client_submit(c, (struct ffl_entry){
+                             .op = FFL_OP_DISARM, .handle = s->handle, .buf = FFL_NO_BUF});
+    }
+    if (client_crowded(c)) {
+        client_evacuate(c, s);
+        client_flush_free(c);
+    }
+    return 0;
+}
+
+int ffl_client_want(struct ffl_client *c, int h, unsigned filters)
+{
+    struct csock *s;
+    int rc = find(c, h, &s);
+    if (rc < 0)
+        return rc;
+    if (filters & 1u) {
+        s->want_r = true;
+        csock_arm(c, s);
+    }
+    if (filters & 2u) {
+        s->want_w = true;
+        if (!s->connecting && !tx_writable(c, s))
+            tx_wait(c, s);
+    }
+    if (!s->connecting && ffl_client_ready(c, h) & filters)
+        client_ready(c, s);
+    return 0;
+}
+
+int ffl_client_mirror_fd(struct ffl_client *c, int h)
+{
+    struct csock *s;
+    int rc = find(c, h, &s);
+    if (rc < 0)
+        return rc;
+    if (s->mirror < 0) {
+        s->mirror = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        if (s->mirror < 0)
+            return -errno;
+        csock_arm(c, s);
+        mirror_update(s);
+    }
+    return s->mirror;
+}
+
+/* ---- options ------------------------------------------------------------------------------- */
+
+/* Cannot fail on a sound int: submitted without waiting. */
+static bool sure_option(int level, int name, uint32_t len)
+{
+    if (len != sizeof(int))
+        return false;
+    if (level == SOL_SOCKET)
+        return name == SO_KEEPALIVE || name == SO_REUSEADDR || name == SO_REUSEPORT;
+    return level == IPPROTO_TCP && name == TCP_NODELAY;
+}
+
+int ffl_client_setsockopt(struct ffl_client *c, int h, int level, int name, const void *val,
+                          uint32_t len)
+{
+    struct csock *s;
+    int rc = find(c, h, &s);
+    if (rc < 0)
+        return rc;
+    if (len > FFL_OPT_MAX)
+        return -EINVAL;
+    struct ffl_optarg o = {.level = level, .name = name, .len = len};
+    memcpy(o.data, val, len);
+    struct ffl_entry e = {.op = FFL_OP_SETSOCKOPT, .handle = (uint32_t)h};
+    e.buf = client_arg(c, &o, sizeof(o));
+    if (e.buf == FFL_NO_BUF)
+        return -ENOBUFS;
+    if (!sure_option(level, name, len))
+        return client_call(c, e, NULL, 0);
+    client_submit(c, e);
+    return 0;
+}
+
+int ffl_client_getsockopt(struct ffl_client *c, int h, int level, int name, void *val,
+                          uint32_t *len)
+{
+    struct csock *s;
+    int rc = find(c, h, &s);
+    if (rc < 0)
+        return rc;
+    if (*len > FFL_OPT_MAX)
+        *len = FFL_OPT_MAX;
+    if (level == SOL_SOCKET && *len >= sizeof(int)) {
+        int v = name == SO_TYPE         ? s->type
+                : name == SO_DOMAIN     ? s->domain
+                : name == SO_ACCEPTCONN ? s->listener
+                : name == SO_ERROR      ? ffl_client_take_error(c, h)
+                : name == SO_PROTOCOL   ? (s->proto ? s->proto
+                                           : s->type == SOCK_STREAM ? IPPROTO_TCP
+                                                                    : IPPROTO_UDP)
+                                        : -1;
+        if (v >= 0) {
+            memcpy(val, &v, sizeof(v));
+            *len = sizeof(v);
+            return 0;
+        }
+    }
+    struct ffl_optarg o = {.level = level, .name = name, .len = *len};
+    struct ffl_entry e = {.op = FFL_OP_GETSOCKOPT, .handle = (uint32_t)h};
+    e.buf = client_arg(c, &o, sizeof(o));
+    if (e.buf == FFL_NO_BUF)
+        return -ENOBUFS;
+    rc = client_call(c, e, &o, sizeof(o));
+    if (rc < 0)
+        return rc;
+    if (o.len > *len)
+        return -EPROTO;
+    memcpy(val, o.data, o.len);
+    *len = o.len;
+    return 0;
+}
+
+int ffl_client_take_error(struct ffl_client *c, int h)
+{
+    struct csock *s = client_sock(c, h);
+    if (!s)
+        return 0;
+    int err = s->error ? s->error : s->open_error;
+    s->error = 0;
+    mirror_update(s);
+    return err;
+}
+
+/* ---- close --------------------------------------------------------------------------------- */
+
+int ffl_client_close(struct ffl_client *c, int h, bool abort)
+{
+    struct csock *s = client_sock(c, h);
+    if (!s)
+        return -EBADF;
+    while (s->acc_head) { /* accepted ahead, never handed on */
+        struct csock *a = s->acc_head;
+        s->acc_head = a->acc_next;
+        a->acc_next = NULL;
+        ffl_client_close(c, (int)a->handle, true);
+    }
+    s->acc_tail = NULL;
+    s->closing = true;
+    s->give_connect = s->give_error = s->want_r = s->want_w = s->push = false;
+    if (s->mirror >= 0)
+        close(s->mirror);
+    s->mirror = -1;
+    drop_rx(c, s);
+    client_flush_free(c);
+    if (c->dead) {
+        if (!s->in_ready && !s->given)
+            csock_free(c, s);
+        return 0;
+    }
+    client_submit(c, (struct ffl_entry){.op = FFL_OP_CLOSE,
+                                        .flags = abort ? FFL_F_ABORT : 0,
+                                        .handle = (uint32_t)h,
+                                        .buf = FFL_NO_BUF});
+    return 0;
+}

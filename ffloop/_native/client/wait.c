@@ -1,0 +1,328 @@
+/*
+ * wait.c - events: the batch, the spin, the sleep.
+ *
+ * Callers: client.h's users; call.c for its own sleep. A wait first gives the last batch's buffers
+ * back, so an event's data is valid until the next wait. Sleeping: raise the wait word, look at
+ * the rings again, block (ring.h, R3).
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#define FD_PERIOD_NS 50000 /* kernel events are looked at this often while the ring is busy */
+
+/* ---- the batch ----------------------------------------------------------------------------- */
+
+static void batch_release(struct ffl_client *c)
+{
+    for (uint32_t i = 0; i < c->batch_n; i++) {
+        if (!c->batch[i])
+            continue; /* put back by unread */
+        c->batch_sock[i]->given = NULL;
+        client_release(c, c->batch[i]);
+    }
+    for (uint32_t i = 0; i < c->batch_names_n; i++)
+        client_release_buf(c, c->batch_names[i]);
+    c->batch_n = c->batch_names_n = 0;
+    client_flush_free(c);
+}
+
+int ffl_client_unread(struct ffl_client *c, int h)
+{
+    struct csock *s = client_sock(c, h);
+    if (!s || !s->given)
+        return -EINVAL;
+    for (uint32_t i = 0; i < c->batch_n; i++)
+        if (c->batch[i] == s->given)
+            c->batch[i] = NULL;
+    s->given->next = s->rx_head;
+    s->rx_head = s->given;
+    if (!s->rx_tail)
+        s->rx_tail = s->given;
+    s->given = NULL;
+    if (s->push)
+        client_ready(c, s);
+    return 0;
+}
+
+static void give_data(struct ffl_client *c, struct csock *s, struct ffl_event *ev)
+{
+    struct rx_item *it = s->rx_head;
+    *ev = (struct ffl_event){.kind = FFL_EV_DATA, .handle = s->handle, .arg = it->len};
+    if (it->buf == FFL_NO_BUF)
+        return; /* off 0: the caller takes it with recv */
+    ev->off = ffl_buf_off(&c->map.geo.rx, it->buf) + it->off;
+    s->rx_head = it->next;
+    if (!s->rx_head)
+        s->rx_tail = NULL;
+    it->next = NULL;
+    s->given = it;
+    c->batch[c->batch_n] = it;
+    c->batch_sock[c->batch_n++] = s;
+}
+
+static void give_accept(struct ffl_client *c, struct csock *l, struct ffl_event *ev)
+{
+    struct csock *s = l->acc_head;
+    l->acc_head = s->acc_next;
+    if (!l->acc_head)
+        l->acc_tail = NULL;
+    s->acc_next = NULL;
+    l->acc_n--;
+    *ev = (struct ffl_event){.kind = FFL_EV_ACCEPT, .handle = l->handle, .arg = s->handle};
+    if (s->names_buf != FFL_NO_BUF) {
+        ev->off = ffl_buf_off(&c->map.geo.rx, s->names_buf);
+        c->batch_names[c->batch_names_n++] = s->names_buf;
+        s->names_buf = FFL_NO_BUF;
+    }
+}
+
+/* ---- one socket's events ------------------------------------------------------------------- */
+
+#define EVENTS_A_SOCKET 64 /* accepts in one visit; others give three at most */
+
+static int one(struct ffl_event *ev, enum ffl_event_kind kind, const struct csock *s, uint32_t arg)
+{
+    *ev = (struct ffl_event){.kind = kind, .handle = s->handle, .arg = arg};
+    return 1;
+}
+
+static int push_events(struct ffl_client *c, struct csock *s, struct ffl_event *ev, int max,
+                       bool *more)
+{
+    int n = 0;
+    if (s->listener) {
+        int limit = max < EVENTS_A_SOCKET ? max : EVENTS_A_SOCKET;
+        while (s->acc_head && n < limit)
+            give_accept(c, s, &ev[n++]);
+        csock_grant(c, s);
+        *more |= s->acc_head != NULL;
+        return n;
+    }
+    if (s->rx_head && !s->given && max > 0)
+        give_data(c, s, &ev[n++]);
+    if (s->rx_head) {
+        *more = true;
+        return n;
+    }
+    if (s->give_error || (s->eof && !s->eof_given)) {
+        if (n == max) {
+            *more = true;
+            return n;
+        }
+        if (s->give_error) {
+            s->give_error = false;
+            n += one(&ev[n], FFL_EV_ERROR, s, (uint32_t)s->error);
+            s->error = s->failed ? s->error : 0;
+        } else {
+            s->eof_given = true;
+            n += one(&ev[n], FFL_EV_EOF, s, 0);
+        }
+    }
+    return n;
+}
+
+/* Fills ev with what `s` has to say; sets *more when it must be visited again. */
+static int sock_events(struct ffl_client *c, struct csock *s, struct ffl_event *ev, int max,
+                       bool *more)
+{
+    int n = 0;
+    if (s->give_closed) {
+        n = one(ev, FFL_EV_CLOSED, s, 0);
+        csock_free(c, s);
+        return n;
+    }
+    if (s->closing)
+        return 0;
+    if (s->give_connect) {
+        s->give_connect = false;
+        n += one(&ev[n], FFL_EV_CONNECT, s, (uint32_t)s->connect_result);
+    }
+    if (s->want_w && !s->connecting && tx_writable(c, s)) {
+        if (n == max) {
+            *more = true;
+            return n;
+        }
+        s->want_w = false;
+        n += one(&ev[n], FFL_EV_WRITABLE, s, 0);
+    }
+    if (s->push)
+        return n + push_events(c, s, ev + n, max - n, more);
+    if (s->want_r && rx_readable(s)) {
+        if (n == max) {
+            *more = true;
+            return n;
+        }
+        s->want_r = false;
+        n += one(&ev[n], FFL_EV_READABLE, s, 0);
+    } else if (s->give_error && n < max) { /* paused: an error is told all the same */
+        s->give_error = false;
+        n += one(&ev[n], FFL_EV_ERROR, s, (uint32_t)s->error);
+    }
+    return n;
+}
+
+/* Visits each socket of the ready list once. */
+static int collect(struct ffl_client *c, struct ffl_event *ev, int max)
+{
+    int n = 0;
+    struct csock *last = c->ready_tail, *s;
+    while (last && n < max) {
+        s = c->ready_head;
+        c->ready_head = s->ready_next;
+        if (!c->ready_head)
+            c->ready_tail = NULL;
+        s->in_ready = false;
+        bool more = false, end = s == last;
+        n += sock_events(c, s, ev + n, max - n, &more); /* may free s */
+        if (more)
+            client_ready(c, s);
+        if (end)
+            break;
+    }
+    if (c->dead && !c->ready_head && !c->down_given && n < max) {
+        c->down_given = true;
+        ev[n++] = (struct ffl_event){.kind = FFL_EV_DOWN, .arg = (uint32_t)c->dead};
+    }
+    return n;
+}
+
+/* ---- kernel events ------------------------------------------------------------------------- */
+
+static int wait_fds(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns)
+{
+    if (timeout_ns <= 0)
+        return epoll_wait(epfd, ev, max, timeout_ns < 0 ? -1 : 0);
+    struct timespec ts = {timeout_ns / FFL_NS_PER_SEC, timeout_ns % FFL_NS_PER_SEC};
+    int n = epoll_pwait2(epfd, ev, max, &ts, NULL);
+    if (n < 0 && errno == ENOSYS) { /* before 5.11: milliseconds, rounded up */
+        int64_t ms = (timeout_ns + 999999) / 1000000;
+        n = epoll_wait(epfd, ev, max, ms > 1000000 ? 1000000 : (int)ms);
+    }
+    return n;
+}
+
+/* Kernel events as FD events; the doorbell's and the session's are for us. -errno of epoll. */
+static int fd_events(struct ffl_client *c, struct ffl_event *out, int max, int epfd,
+                     int64_t timeout_ns)
+{
+    struct epoll_event ev[64];
+    int room = max < (int)FFL_COUNT(ev) - 2 ? max + 2 : (int)FFL_COUNT(ev);
+    int got = wait_fds(epfd, ev, room, timeout_ns), n = 0;
+    if (got < 0)
+        return errno == EINTR ? 0 : -errno;
+    for (int i = 0; i < got; i++) {
+        if (ev[i].data.fd == c->sock) {
+            client_reap(c); /* what it had posted before it went */
+            client_die(c, ECONNRESET, "the instance has ended");
+        } else if (ev[i].data.fd != c->app_bell && n < max) {
+            out[n++] = (struct ffl_event){.kind = FFL_EV_FD,
+                                          .handle = (uint32_t)ev[i].data.fd,
+                                          .arg = ev[i].events};
+        } /* beyond max: level-triggered, so they come again */
+    }
+    return n;
+}
+
+/* ---- sleeping ------------------------------------------------------------------------------ */
+
+void client_raise(struct ffl_client *c)
+{
+    uint32_t bits = FFL_WAIT_QUEUE | (c->waiters ? FFL_WAIT_FREE : 0) |
+                    (c->over_n ? FFL_WAIT_SPACE : 0);
+    ffl_wait_raise(&c->map.seg->waits.app, bits);
+}
+
+/* Is there anything for us in the shared memory? */
+bool client_pending(struct ffl_client *c)
+{
+    return ffl_ring_pending(&c->cq) || (c->waiters && ffl_ring_pending(&c->txfree)) ||
+           (c->over_n &&
+            atomic_load_explicit(&c->sq.ctl->head, memory_order_seq_cst) != c->sq.head);
+}
+
+int client_sleep(struct ffl_client *c, struct ffl_event *ev, int max, int epfd, int64_t timeout_ns)
+{
+    int n = 0;
+    client_raise(c);
+    if (!client_pending(c)) {
+        struct ffl_app_stats *st = &c->map.seg->app;
+        ffl_stat_add(&st->sleeps, 1);
+        atomic_store_explicit(&st->cpu, (uint32_t)sched_getcpu(), memory_order_relaxed);
+        n = fd_events(c, ev, max, epfd, timeout_ns);
+    }
+    ffl_wait_lower(&c->map.seg->waits.app);
+    return n;
+}
+
+static bool shares_core(const struct ffl_client *c)
+{
+    return atomic_load_explicit(&c->map.seg->inst.cpu, memory_order_relaxed) ==
+           (uint32_t)sched_getcpu();
+}
+
+/* True when something came. Kernel events are looked at by the caller after each slice. */
+static bool spin(struct ffl_client *c, int64_t now, int64_t timeout_ns)
+{
+    int64_t until = ffl_spin_until(&c->spin, now);
+    if (until <= now || (c->spin.limit_ns > 0 && shares_core(c)))
+        return false;
+    int64_t slice = now + FD_PERIOD_NS; /* then the kernel's events and Python's signals */
+    if (timeout_ns > 0 && now + timeout_ns < slice)
+        slice = now + timeout_ns;
+    if (until > slice)
+        until = slice;
+    ffl_stat_add(&c->map.seg->app.spins, 1);
+    while (!client_pending(c)) {
+        for (int i = 0; i < 16 && !client_pending(c); i++)
+            ffl_cpu_relax();
+        if (ffl_now_ns() >= until)
+            return false;
+    }
+    ffl_stat_add(&c->map.seg->app.spin_hits, 1);
+    return true;
+}
+
+static int gather(struct ffl_client *c, struct ffl_event *ev, int max)
+{
+    client_reap(c);
+    int n = collect(c, ev, max);
+    client_flush_free(c);
+    return n;
+}
+
+int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epfd,
+                    int64_t timeout_ns)
+{
+    if (max < 4)
+        return -EINVAL;
+    if (epfd < 0)
+        epfd = c->own_epfd;
+    batch_release(c);
+    int64_t now = ffl_now_ns();
+    bool due = now - c->fd_checked >= FD_PERIOD_NS;
+    int room = due ? max - max / 4 : max; /* a busy ring leaves the kernel's events a place */
+    int n = gather(c, ev, room), fds;
+    if (n == 0 && timeout_ns != 0 && c->spin.limit_ns && !c->dead && spin(c, now, timeout_ns)) {
+        now = ffl_now_ns();
+        n = gather(c, ev, room);
+    }
+    if (n > 0 && c->spin.limit_ns)
+        ffl_spin_hit(&c->spin, now);
+    if (n == 0 && timeout_ns != 0 && !c->ready_head) {
+        fds = c->dead ? fd_events(c, ev, room, epfd, timeout_ns)
+                      : client_sleep(c, ev, room, epfd, timeout_ns);
+        c->fd_checked = now;
+        return fds < 0 ? fds : fds + gather(c, ev + fds, max - fds);
+    }
+    if (!due && n > 0)
+        return n;
+    c->fd_checked = now;
+    fds = fd_events(c, ev + n, max - n, epfd, 0);
+    return fds < 0 && n == 0 ? fds : n + (fds > 0 ? fds : 0);
+}

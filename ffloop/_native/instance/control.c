@@ -1,0 +1,316 @@
+/*
+ * control.c - executes the entries of a session's SQ.
+ *
+ * Callers: serve.c and session_end. Per socket, operations take effect in order: what queued before
+ * a SHUTDOWN or CLOSE is sent first. An entry that no correct client writes (unknown op, a handle it
+ * does not have, a buffer out of range or used twice) is -EPROTO and ends the session.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+static int bad(const char **why, const char *reason)
+{
+    *why = reason;
+    return -EPROTO;
+}
+
+/* ---- arguments and answers ----------------------------------------------------------------- */
+
+/* Copies an argument block out of the entry's buffer and gives the buffer back. */
+static int take_arg(struct ffl_session *s, struct ffl_entry e, void *arg, size_t len)
+{
+    const struct ffl_pool_geo *p = &s->map.geo.tx;
+    if (!ffl_buf_ok(p, e.buf) || s->tx[ffl_buf_slot(p, e.buf)].held)
+        return -EPROTO;
+    memcpy(arg, session_buf(s, p, e.buf), len); /* every class holds every block */
+    session_tx_release(s, e.buf);
+    return 0;
+}
+
+/* A receive buffer with an answer in it, for a socket `e` or for nobody; FFL_NO_BUF if none. */
+static uint32_t put_answer(struct ffl_session *s, const void *data, size_t len)
+{
+    uint32_t buf = ffl_pool_get(&s->rx, (uint32_t)len);
+    if (buf == FFL_NO_BUF)
+        return buf;
+    s->rx_owner[ffl_buf_slot(&s->rx.geo, buf)] = 0; /* counted for no endpoint */
+    memcpy(session_buf(s, &s->rx.geo, buf), data, len);
+    return buf;
+}
+
+static void answer(struct ffl_session *s, struct ffl_entry q, int32_t res, uint32_t buf)
+{
+    session_post(s, (struct ffl_entry){
+                        .op = q.op, .tag = q.tag, .handle = q.handle, .arg = res, .buf = buf});
+}
+
+static uint32_t names_answer(struct ep *e)
+{
+    struct ffl_names n = {0};
+    struct ffl_instance *in = e->s->in;
+    (void)OPS(in)->sockname(ST(in), e->fd, false, &n.local); /* unknown: family 0 says so */
+    if (!e->listener)
+        (void)OPS(in)->sockname(ST(in), e->fd, true, &n.peer);
+    return put_answer(e->s, &n, sizeof(n));
+}
+
+/* ---- operations on endpoints --------------------------------------------------------------- */
+
+static int op_bind(struct ep *e, struct ffl_entry q)
+{
+    struct ffl_instance *in = e->s->in;
+    struct ffl_addr a;
+    if (take_arg(e->s, q, &a, sizeof(a)) < 0)
+        return -EPROTO;
+    int rc = e->fd < 0 ? -e->open_error : OPS(in)->bind(ST(in), e->fd, &a);
+    answer(e->s, q, rc, rc < 0 ? FFL_NO_BUF : names_answer(e));
+    return 0;
+}
+
+static bool is_wild(const struct ffl_addr *a)
+{
+    static const uint8_t zero[16];
+    return memcmp(a->ip, zero, a->family == AF_INET ? 4 : 16) == 0;
+}
+
+static int op_listen(struct ep *e, struct ffl_entry q)
+{
+    struct ffl_instance *in = e->s->in;
+    int rc = e->fd < 0 ? -e->open_error : 0;
+    int on = 1;
+    if (rc == 0 && (q.flags & FFL_F_NODELAY)) /* accepted sockets inherit it */
+        (void)OPS(in)->setsockopt(ST(in), e->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    if (rc == 0)
+        rc = OPS(in)->listen(ST(in), e->fd, q.arg);
+    if (rc == 0 && !e->listener) {
+        struct ffl_addr local = {0};
+        e->listener = true;
+        (void)OPS(in)->sockname(ST(in), e->fd, false, &local);
+        e->wild = is_wild(&local);
+        rc = OPS(in)->watch(ST(in), e->fd, FFL_READ, e);
+    }
+    answer(e->s, q, rc, rc < 0 ? FFL_NO_BUF : names_answer(e));
+    return 0;
+}
+
+/* Tells how a connect ended; what was queued meanwhile may go. */
+void control_connected(struct ep *e)
+{
+    struct ffl_instance *in = e->s->in;
+    int err = 0;
+    uint32_t len = sizeof(err);
+    int rc = OPS(in)->getsockopt(ST(in), e->fd, SOL_SOCKET, SO_ERROR, &err, &len);
+    err = rc < 0 ? -rc : err;
+    struct ffl_entry q = {.op = FFL_OP_CONNECT, .tag = e->connect_tag, .handle = e->handle};
+    e->connecting = false;
+    if (err) {
+        e->failed = true;
+        data_drop_tx(e);
+        answer(e->s, q, -err, FFL_NO_BUF);
+        return;
+    }
+    answer(e->s, q, 0, names_answer(e));
+    ep_ready(e);
+}
+
+static int op_connect(struct ep *e, struct ffl_entry q)
+{
+    struct ffl_instance *in = e->s->in;
+    struct ffl_addr a;
+    if (take_arg(e->s, q, &a, sizeof(a)) < 0)
+        return -EPROTO;
+    int rc = e->fd < 0 ? -e->open_error : OPS(in)->connect(ST(in), e->fd, &a);
+    if (rc == -EINPROGRESS) {
+        e->connecting = true;
+        e->connect_tag = q.tag;
+        rc = OPS(in)->watch(ST(in), e->fd, FFL_READ | FFL_WRITE, e);
+        if (rc == 0)
+            return 0; /* data_event answers */
+        e->connecting = false;
+    } else if (rc == 0 && !e->dgram) {
+        rc = OPS(in)->watch(ST(in), e->fd, FFL_READ | FFL_WRITE, e);
+    }
+    answer(e->s, q, rc, rc < 0 ? FFL_NO_BUF : names_answer(e));
+    return 0;
+}
+
+static int op_arm(struct ep *e, struct ffl_entry q)
+{
+    if (e->listener) {
+        if (q.arg < 0 || q.arg > 4096)
+            return -EPROTO;
+        e->credits += (uint32_t)q.arg;
+        if (e->credits > 4096)
+            return -EPROTO;
+        e->arm_new = q.flags & FFL_F_ARM_NEW;
+    }
+    e->armed = true;
+    if (e->readable || e->listener)
+        ep_ready(e);
+    return 0;
+}
+
+static int op_disarm(struct ep *e, struct ffl_entry q)
+{
+    e->armed = false;
+    if (e->listener)
+        e->credits = 0;
+    return 0;
+}
+
+static int op_send(struct ep *e, struct ffl_entry q)
+{
+    struct ffl_session *s = e->s;
+    const struct ffl_pool_geo *p = &s->map.geo.tx;
+    if (!ffl_buf_ok(p, q.buf) || q.arg < 0 || (uint32_t)q.arg > ffl_buf_size(q.buf))
+        return -EPROTO;
+    if ((q.flags & FFL_F_ADDR) && (size_t)q.arg < sizeof(struct ffl_addr))
+        return -EPROTO;
+    struct tx_slot *slot = &s->tx[ffl_buf_slot(p, q.buf)];
+    if (slot->held)
+        return -EPROTO;
+    if (e->failed || e->fd < 0) { /* the error was reported; what follows it is dropped */
+        session_tx_release(s, q.buf);
+        return 0;
+    }
+    *slot = (struct tx_slot){
+        .next = FFL_NO_BUF, .len = (uint32_t)q.arg, .flags = q.flags, .held = true};
+    if (e->tx_tail == FFL_NO_BUF)
+        e->tx_head = q.buf;
+    else
+        s->tx[ffl_buf_slot(p, e->tx_tail)].next = q.buf;
+    e->tx_tail = q.buf;
+    if (!e->blocked && !e->connecting)
+        ep_ready(e);
+    return 0;
+}
+
+static int op_shutdown(struct ep *e, struct ffl_entry q)
+{
+    if (q.arg < SHUT_RD || q.arg > SHUT_RDWR)
+        return -EPROTO;
+    e->shut = (int8_t)(e->shut >= 0 && e->shut != q.arg ? SHUT_RDWR : q.arg);
+    if (!e->connecting)
+        ep_ready(e);
+    return 0;
+}
+
+void control_close(struct ep *e, bool abort)
+{
+    e->closing = true;
+    e->armed = false;
+    if (abort || e->fd < 0 || e->failed || e->connecting || e->listener)
+        data_drop_tx(e);
+    if (e->tx_head != FFL_NO_BUF)
+        data_flush(e);
+    if (e->dead)
+        return;
+    if (e->tx_head == FFL_NO_BUF)
+        ep_close(e);
+    else
+        ep_timer(e, ffl_now_ns() + LINGER_NS);
+}
+
+static int op_setsockopt(struct ep *e, struct ffl_entry q)
+{
+    struct ffl_instance *in = e->s->in;
+    struct ffl_optarg o;
+    if (take_arg(e->s, q, &o, sizeof(o)) < 0 || o.len > FFL_OPT_MAX)
+        return -EPROTO;
+    if (e->tx_head != FFL_NO_BUF && !e->blocked && !e->connecting)
+        data_flush(e); /* it applies to what is sent after it */
+    int rc = e->fd < 0 ? -e->open_error
+                       : OPS(in)->setsockopt(ST(in), e->fd, o.level, o.name, o.data, o.len);
+    if (q.tag)
+        answer(e->s, q, rc, FFL_NO_BUF);
+    return 0;
+}
+
+static int op_getsockopt(struct ep *e, struct ffl_entry q)
+{
+    struct ffl_instance *in = e->s->in;
+    struct ffl_optarg o;
+    if (take_arg(e->s, q, &o, sizeof(o)) < 0 || o.len > FFL_OPT_MAX)
+        return -EPROTO;
+    int rc = e->fd < 0 ? -e->open_error
+                       : OPS(in)->getsockopt(ST(in), e->fd, o.level, o.name, o.data, &o.len);
+    answer(e->s, q, rc, rc < 0 ? FFL_NO_BUF : put_answer(e->s, &o, sizeof(o)));
+    return 0;
+}
+
+static int op_names(struct ep *e, struct ffl_entry q)
+{
+    answer(e->s, q, e->fd < 0 ? -e->open_error : 0, e->fd < 0 ? FFL_NO_BUF : names_answer(e));
+    return 0;
+}
+
+/* ---- dispatch ------------------------------------------------------------------------------ */
+
+static int op_socket(struct ffl_session *s, struct ffl_entry q, const char **why)
+{
+    struct ffl_instance *in = s->in;
+    if (q.handle >= s->n || s->table[q.handle])
+        return bad(why, "SOCKET with a handle that is taken or out of range");
+    int domain = q.arg & 0xff, type = q.arg >> 8 & 0xff, proto = q.arg >> 16 & 0xff;
+    int fd = OPS(in)->socket(ST(in), domain, type, proto);
+    struct ep *e = ep_new(s, q.handle, fd < 0 ? -1 : fd);
+    if (!e) {
+        if (fd >= 0)
+            OPS(in)->close(ST(in), fd);
+        return bad(why, "out of memory for a socket");
+    }
+    e->domain = (uint8_t)domain;
+    e->dgram = type == SOCK_DGRAM;
+    e->open_error = fd < 0 ? -fd : 0;
+    int on = 1, rc = fd < 0 ? fd : 0;
+    if (rc == 0 && (q.flags & FFL_F_NODELAY) && type == SOCK_STREAM)
+        (void)OPS(in)->setsockopt(ST(in), fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    if (rc == 0 && e->dgram)
+        rc = OPS(in)->watch(ST(in), fd, FFL_READ | FFL_WRITE, e);
+    if (rc < 0)
+        answer(s, q, rc, FFL_NO_BUF); /* success is silent */
+    return 0;
+}
+
+typedef int (*ep_op)(struct ep *e, struct ffl_entry q);
+
+static const ep_op ep_ops[FFL_OP_COUNT] = {
+    [FFL_OP_BIND] = op_bind,
+    [FFL_OP_LISTEN] = op_listen,
+    [FFL_OP_CONNECT] = op_connect,
+    [FFL_OP_ARM] = op_arm,
+    [FFL_OP_DISARM] = op_disarm,
+    [FFL_OP_SEND] = op_send,
+    [FFL_OP_SHUTDOWN] = op_shutdown,
+    [FFL_OP_SETSOCKOPT] = op_setsockopt,
+    [FFL_OP_GETSOCKOPT] = op_getsockopt,
+    [FFL_OP_NAMES] = op_names,
+};
+
+int control_entry(struct ffl_session *s, struct ffl_entry q, const char **why)
+{
+    if (q.op == FFL_OP_SOCKET)
+        return op_socket(s, q, why);
+    if (q.op == FFL_OP_NOP) {
+        answer(s, q, q.arg, FFL_NO_BUF);
+        return 0;
+    }
+    if (q.op >= FFL_OP_COUNT || (!ep_ops[q.op] && q.op != FFL_OP_CLOSE))
+        return bad(why, "unknown operation");
+    struct ep *e = q.handle < 2 * s->n ? s->table[q.handle] : NULL;
+    if (!e || e->closing)
+        return bad(why, "operation on a handle that is not open");
+    if (q.op == FFL_OP_CLOSE) {
+        control_close(e, q.flags & FFL_F_ABORT);
+        return 0;
+    }
+    if (ep_ops[q.op](e, q) < 0)
+        return bad(why, "buffer or argument out of range");
+    return 0;
+}

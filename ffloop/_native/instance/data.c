@@ -1,0 +1,386 @@
+/*
+ * data.c - moves data between the stack and a session: the receive, accept and transmit pumps.
+ *
+ * Callers: serve.c (ready endpoints, events), control.c. An endpoint is pumped when it is in its
+ * session's ready list; it leaves the list when the stack, the application's credit or the pool
+ * has no more to give, and something puts it back: an event, an ARM or SEND, a returned buffer.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#define READS_A_TURN 4        /* then the next socket's turn */
+#define ACCEPTS_A_TURN 64
+#define GATHER 64             /* buffers in one sendmsg */
+#define SENDS_A_TURN 4
+#define DGRAM_MAX 65507
+
+/* ---- receive ------------------------------------------------------------------------------- */
+
+static void stall(struct ep *e)
+{
+    if (e->in_stalled)
+        return;
+    e->in_stalled = true;
+    list_push(&e->s->stalled, e);
+}
+
+static void post_data(struct ep *e, uint32_t buf, uint32_t len, uint8_t flags)
+{
+    struct ffl_session *s = e->s;
+    uint32_t slot = ffl_buf_slot(&s->rx.geo, buf);
+    s->rx_owner[slot] = e->serial;
+    s->rx_handle[slot] = e->handle;
+    e->rx_held += ffl_buf_size(buf);
+    ffl_stat_add(&s->map.seg->inst.bytes_in, len);
+    session_post(s, (struct ffl_entry){.op = FFL_OP_RECV,
+                                       .flags = flags,
+                                       .handle = e->handle,
+                                       .arg = (int32_t)len,
+                                       .buf = buf});
+}
+
+void data_fail(struct ep *e, int err)
+{
+    e->failed = true;
+    e->readable = false;
+    data_drop_tx(e);
+    session_post(e->s, (struct ffl_entry){
+                           .op = FFL_OP_ERROR, .handle = e->handle, .arg = -err, .buf = FFL_NO_BUF});
+}
+
+static void end_of_stream(struct ep *e)
+{
+    e->rx_done = true;
+    e->readable = false;
+    session_post(e->s,
+                 (struct ffl_entry){.op = FFL_OP_RECV, .handle = e->handle, .buf = FFL_NO_BUF});
+}
+
+/* May this socket hold more of the receive pool? */
+static bool rx_room(const struct ep *e)
+{
+    uint64_t share = ffl_pool_share(&e->s->rx, e->s->in->o.rx_cap);
+    return e->rx_held == 0 || e->rx_held < share;
+}
+
+/* One read. False when the socket is drained, stalled or finished. */
+static bool read_stream(struct ep *e)
+{
+    struct ffl_session *s = e->s;
+    struct ffl_instance *in = s->in;
+    uint32_t want = e->rx_big ? ffl_class_size(2) : ffl_class_size(1);
+    uint32_t buf = rx_room(e) ? ffl_pool_get(&s->rx, want) : FFL_NO_BUF;
+    if (buf == FFL_NO_BUF) {
+        stall(e);
+        return false;
+    }
+    struct iovec iov = {session_buf(s, &s->rx.geo, buf), ffl_buf_size(buf)};
+    int n = OPS(in)->recv(ST(in), e->fd, &iov, 1, NULL, NULL);
+    if (n > 0) {
+        bool full = (size_t)n == iov.iov_len;
+        e->rx_big = full || n > (int)ffl_class_size(1);
+        post_data(e, buf, (uint32_t)n, 0);
+        /* a short read has drained the socket, unless the end of the stream is behind it */
+        e->readable = full || e->eof_hint;
+        return e->readable;
+    }
+    (void)ffl_pool_put(&s->rx, buf); /* it was ours: cannot fail */
+    if (n == 0)
+        end_of_stream(e);
+    else if (n == -EAGAIN || n == -EINTR)
+        e->readable = n == -EINTR;
+    else
+        data_fail(e, -n);
+    return false;
+}
+
+/* One datagram, through a private buffer, since its size is not known before. */
+static bool read_dgram(struct ep *e)
+{
+    static _Alignas(64) uint8_t scratch[sizeof(struct ffl_addr) + DGRAM_MAX];
+    struct ffl_session *s = e->s;
+    struct ffl_instance *in = s->in;
+    if (!rx_room(e) || s->rx.n[2] == 0) {
+        stall(e);
+        return false;
+    }
+    struct ffl_addr from = {0};
+    struct iovec iov = {scratch + sizeof(from), DGRAM_MAX};
+    int msg_flags = 0;
+    int n = OPS(in)->recv(ST(in), e->fd, &iov, 1, &from, &msg_flags);
+    if (n < 0) {
+        e->readable = false;
+        if (n != -EAGAIN && n != -EINTR) /* an ICMP error: reported, and the socket lives on */
+            session_post(s, (struct ffl_entry){.op = FFL_OP_ERROR, .handle = e->handle, .arg = n,
+                                               .buf = FFL_NO_BUF});
+        return n != -EAGAIN;
+    }
+    memcpy(scratch, &from, sizeof(from));
+    uint32_t len = (uint32_t)n + sizeof(from);
+    uint32_t buf = ffl_pool_get(&s->rx, len); /* a class 2 buffer is free: it fits */
+    memcpy(session_buf(s, &s->rx.geo, buf), scratch, len);
+    post_data(e, buf, len, FFL_F_ADDR | (msg_flags & MSG_TRUNC ? FFL_F_TRUNC : 0));
+    return true;
+}
+
+static bool pump_rx(struct ep *e)
+{
+    if (!e->armed || !e->readable || e->rx_done || e->failed)
+        return false;
+    for (int i = 0; i < READS_A_TURN; i++) {
+        if (session_stuffed(e->s))
+            return true;
+        if (!(e->dgram ? read_dgram(e) : read_stream(e)))
+            return e->readable && !e->in_stalled && !e->rx_done && !e->failed;
+    }
+    return true;
+}
+
+int data_rxfree(struct ffl_session *s)
+{
+    int n = ffl_ring_avail(&s->rxfree);
+    if (n <= 0)
+        return n;
+    for (int i = 0; i < n; i++) {
+        uint32_t buf = ffl_ring_get_id(&s->rxfree);
+        if (ffl_pool_put(&s->rx, buf) < 0)
+            return -EPROTO;
+        uint32_t slot = ffl_buf_slot(&s->rx.geo, buf);
+        struct ep *e = s->rx_owner[slot] ? s->table[s->rx_handle[slot]] : NULL;
+        if (e && e->serial == s->rx_owner[slot])
+            e->rx_held -= ffl_buf_size(buf);
+    }
+    ffl_ring_consumed(&s->rxfree);
+    struct ep *e;
+    while ((e = list_pop(&s->stalled))) { /* they look again, in the order in which they stalled */
+        e->in_stalled = false;
+        ep_ready(e);
+    }
+    return n;
+}
+
+/* ---- accept -------------------------------------------------------------------------------- */
+
+static bool handle_new(struct ffl_session *s, uint32_t *h)
+{
+    if (s->nfreed) {
+        *h = s->freed[--s->nfreed];
+        return true;
+    }
+    if (s->fresh >= 2 * s->n)
+        return false;
+    *h = s->fresh++;
+    return true;
+}
+
+static void adopt(struct ep *l, int fd, uint32_t handle, struct ffl_names *names)
+{
+    struct ffl_session *s = l->s;
+    struct ffl_instance *in = s->in;
+    struct ep *e = ep_new(s, handle, fd);
+    if (!e) {
+        OPS(in)->close(ST(in), fd);
+        return;
+    }
+    e->domain = l->domain;
+    e->armed = l->arm_new;
+    (void)OPS(in)->sockname(ST(in), fd, false, &names->local);
+    uint32_t buf = ffl_pool_get(&s->rx, sizeof(*names));
+    if (buf != FFL_NO_BUF) {
+        s->rx_owner[ffl_buf_slot(&s->rx.geo, buf)] = 0;
+        memcpy(session_buf(s, &s->rx.geo, buf), names, sizeof(*names));
+    }
+    session_post(s, (struct ffl_entry){.op = FFL_OP_ACCEPT,
+                                       .handle = l->handle,
+                                       .arg = (int32_t)handle,
+                                       .buf = buf});
+    ffl_stat_add(&s->map.seg->inst.accepts, 1);
+    ffl_stat_add(&in->page->accepts, 1);
+    int rc = OPS(in)->watch(ST(in), fd, FFL_READ | FFL_WRITE, e);
+    if (rc < 0)
+        data_fail(e, -rc);
+}
+
+static bool pump_accept(struct ep *l)
+{
+    struct ffl_session *s = l->s;
+    struct ffl_instance *in = s->in;
+    for (int i = 0; i < ACCEPTS_A_TURN && l->credits && l->readable; i++) {
+        if (session_stuffed(s))
+            return true;
+        uint32_t h;
+        if (!handle_new(s, &h)) {
+            ep_timer(l, ffl_now_ns() + ACCEPT_RETRY_NS); /* its quota is used up */
+            return false;
+        }
+        struct ffl_names names = {0};
+        int fd = OPS(in)->accept(ST(in), l->fd, &names.peer);
+        if (fd < 0) {
+            if (h + 1 == s->fresh)
+                s->fresh--;
+            else
+                s->freed[s->nfreed++] = h; /* it has just come from there: there is room */
+            if (fd == -ECONNABORTED || fd == -EINTR || fd == -EPROTO)
+                continue;
+            l->readable = fd != -EAGAIN;
+            if (l->readable) {
+                ffl_log(FFL_LOG_WARNING, "session %u: accept: %s; trying again in a second", s->id,
+                        strerror(-fd));
+                ep_timer(l, ffl_now_ns() + ACCEPT_RETRY_NS);
+            }
+            return false;
+        }
+        l->credits--;
+        adopt(l, fd, h, &names);
+    }
+    return l->credits && l->readable;
+}
+
+/* ---- transmit ------------------------------------------------------------------------------ */
+
+static void tx_pop(struct ep *e)
+{
+    struct ffl_session *s = e->s;
+    uint32_t buf = e->tx_head;
+    e->tx_head = s->tx[ffl_buf_slot(&s->map.geo.tx, buf)].next;
+    if (e->tx_head == FFL_NO_BUF)
+        e->tx_tail = FFL_NO_BUF;
+    e->tx_off = 0;
+    session_tx_release(s, buf);
+}
+
+void data_drop_tx(struct ep *e)
+{
+    while (e->tx_head != FFL_NO_BUF)
+        tx_pop(e);
+}
+
+/* Gathers the queue's head into iov; returns the count and the bytes. */
+static int gather(struct ep *e, struct iovec *iov, size_t *bytes)
+{
+    struct ffl_session *s = e->s;
+    const struct ffl_pool_geo *p = &s->map.geo.tx;
+    int n = 0;
+    uint32_t off = e->tx_off;
+    *bytes = 0;
+    for (uint32_t b = e->tx_head; b != FFL_NO_BUF && n < GATHER; off = 0) {
+        const struct tx_slot *t = &s->tx[ffl_buf_slot(p, b)];
+        iov[n].iov_base = (char *)session_buf(s, p, b) + off;
+        iov[n].iov_len = t->len - off;
+        *bytes += iov[n++].iov_len;
+        b = t->next;
+    }
+    return n;
+}
+
+static void tx_advance(struct ep *e, size_t sent)
+{
+    struct ffl_session *s = e->s;
+    ffl_stat_add(&s->map.seg->inst.bytes_out, sent);
+    while (e->tx_head != FFL_NO_BUF) {
+        uint32_t left = s->tx[ffl_buf_slot(&s->map.geo.tx, e->tx_head)].len - e->tx_off;
+        if (sent < left) {
+            e->tx_off += (uint32_t)sent;
+            return;
+        }
+        sent -= left;
+        tx_pop(e);
+    }
+}
+
+/* Sends the head datagram. As UDP does, an error is reported and the datagram is gone. */
+static int send_dgram(struct ep *e)
+{
+    struct ffl_session *s = e->s;
+    struct ffl_instance *in = s->in;
+    const struct tx_slot *t = &s->tx[ffl_buf_slot(&s->map.geo.tx, e->tx_head)];
+    uint8_t *data = session_buf(s, &s->map.geo.tx, e->tx_head);
+    struct ffl_addr to;
+    size_t skip = t->flags & FFL_F_ADDR ? sizeof(to) : 0;
+    memcpy(&to, data, skip);
+    struct iovec iov = {data + skip, t->len - skip};
+    int n = OPS(in)->send(ST(in), e->fd, &iov, 1, skip ? &to : NULL);
+    if (n == -EAGAIN || n == -EINTR)
+        return n;
+    if (n < 0)
+        session_post(s, (struct ffl_entry){
+                            .op = FFL_OP_ERROR, .handle = e->handle, .arg = n, .buf = FFL_NO_BUF});
+    else
+        ffl_stat_add(&s->map.seg->inst.bytes_out, (uint64_t)n);
+    tx_pop(e);
+    return 0;
+}
+
+static int send_stream(struct ep *e)
+{
+    struct ffl_instance *in = e->s->in;
+    struct iovec iov[GATHER];
+    size_t bytes;
+    int n = gather(e, iov, &bytes);
+    int sent = bytes ? OPS(in)->send(ST(in), e->fd, iov, n, NULL) : 0;
+    if (sent < 0)
+        return sent;
+    tx_advance(e, (size_t)sent);
+    return (size_t)sent < bytes ? -EAGAIN : 0;
+}
+
+/* Sends what is queued until the stack takes no more; then the shutdown or close that waits. */
+void data_flush(struct ep *e)
+{
+    struct ffl_instance *in = e->s->in;
+    if (e->connecting || e->dead || e->fd < 0)
+        return;
+    for (int i = 0; i < SENDS_A_TURN && e->tx_head != FFL_NO_BUF && !e->blocked; i++) {
+        int rc = e->dgram ? send_dgram(e) : send_stream(e);
+        if (rc == -EAGAIN)
+            e->blocked = true; /* until a WRITE event */
+        else if (rc < 0 && rc != -EINTR)
+            data_fail(e, -rc);
+    }
+    if (e->tx_head != FFL_NO_BUF)
+        return;
+    if (e->shut >= 0 && !e->failed) {
+        int rc = OPS(in)->shutdown(ST(in), e->fd, e->shut);
+        if (rc < 0 && rc != -ENOTCONN)
+            ffl_log(FFL_LOG_INFO, "session %u: shutdown: %s", e->s->id, strerror(-rc));
+        e->shut = -1;
+    }
+    if (e->closing)
+        ep_close(e);
+}
+
+/* ---- events -------------------------------------------------------------------------------- */
+
+void data_event(struct ep *e, const struct ffl_stack_event *ev)
+{
+    if (e->dead)
+        return;
+    if (ev->filter & FFL_READ)
+        e->readable = true;
+    if (ev->eof)
+        e->eof_hint = e->readable = true;
+    if (ev->filter & FFL_WRITE)
+        e->blocked = false;
+    if (e->connecting) {
+        if (ev->filter & FFL_WRITE || ev->eof)
+            control_connected(e);
+        return;
+    }
+    if ((e->readable && (e->armed || e->listener)) || e->tx_head != FFL_NO_BUF)
+        ep_ready(e);
+}
+
+bool data_pump(struct ep *e)
+{
+    if (e->tx_head != FFL_NO_BUF || e->shut >= 0 || e->closing)
+        data_flush(e);
+    if (e->dead)
+        return false;
+    bool more = e->tx_head != FFL_NO_BUF && !e->blocked && !e->connecting;
+    if (e->listener)
+        return pump_accept(e) || more;
+    return pump_rx(e) || more;
+}

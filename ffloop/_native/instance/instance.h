@@ -1,0 +1,52 @@
+/*
+ * instance.h - an instance: one stack, its sessions, one thread.
+ *
+ * Callers: main.c, and tests that step an instance in their own process. Not thread-safe but for
+ * ffl_instance_stop, which is async-signal-safe.
+ */
+#ifndef FFL_INSTANCE_H
+#define FFL_INSTANCE_H
+
+#include "stack.h"
+
+#include <sys/types.h>
+
+struct ffl_instance;
+
+struct ffl_instance_opts {
+    const struct ffl_stack_ops *stack;
+    struct ffl_stack_opts stack_opts;
+    const char *path;   /* of the unix socket ("@name": abstract), or NULL with listen_fd */
+    int listen_fd;      /* a listening SOCK_SEQPACKET socket to take over, or -1 */
+    bool embedded;      /* end soon after the last session */
+    int64_t spin_us;    /* FFL_SPIN_* or microseconds */
+    int64_t sq_poll_us; /* stacks that poll by nature: how long a turn may go on looking at SQs */
+    bool huge;          /* sessions on huge pages where there are some */
+    unsigned max_sessions;
+    uint32_t max_sockets; /* a session */
+    uint32_t pool_kib;    /* a session's buffers, a side */
+    uint32_t rx_cap;      /* bytes read ahead a socket */
+    bool any_uid;         /* else only this instance's user, and root */
+};
+
+void ffl_instance_opts_default(struct ffl_instance_opts *o);
+
+/* 0, or -errno with a sentence in `why` and nothing left behind. */
+int ffl_instance_start(struct ffl_instance **out, const struct ffl_instance_opts *o, char *why,
+                       size_t whylen);
+
+/* One turn (a ffl_turn_fn): never blocks. */
+int64_t ffl_instance_turn(void *instance);
+
+/* Turns and sleeps until ffl_instance_stop. 0 or -errno of the stack. */
+int ffl_instance_run(struct ffl_instance *in);
+
+void ffl_instance_stop(struct ffl_instance *in);
+void ffl_instance_free(struct ffl_instance *in); /* closes every session and socket */
+
+/* For the start-up line and for tests. */
+void ffl_instance_describe(struct ffl_instance *in, char *buf, size_t len);
+unsigned ffl_instance_sessions(const struct ffl_instance *in);
+unsigned ffl_instance_sockets(const struct ffl_instance *in);
+
+#endif

@@ -1,0 +1,158 @@
+/*
+ * internal.h - what the files of the instance share: the instance, sessions, endpoints.
+ *
+ * listen.c    the unix socket, the handshake, the control epoll
+ * session.c   a session's life; posting completions; publishing and waking
+ * control.c   the operations of the SQ
+ * data.c      the three pumps: receive, accept, transmit
+ * serve.c     the turn and the sleep
+ *
+ * Invariants: an endpoint is in its session's table under its handle until CLOSED is posted, then in
+ * the graveyard until the turn ends (the stack's events of this turn may still name it). Nothing
+ * read from shared memory is used before it was copied and checked.
+ */
+#ifndef FFL_INSTANCE_INTERNAL_H
+#define FFL_INSTANCE_INTERNAL_H
+
+#include "handshake.h"
+#include "instance.h"
+#include "pool.h"
+#include "spin.h"
+#include "stats.h"
+
+/* What a descriptor in the control epoll belongs to. */
+enum src_kind { SRC_LISTEN, SRC_PENDING, SRC_SESSION, SRC_PIDFD, SRC_DOORBELL, SRC_STACK, SRC_STOP };
+struct src {
+    enum src_kind kind;
+    void *owner;
+};
+
+struct ep { /* an endpoint: one session's reference to one stack socket */
+    struct ffl_session *s;
+    struct ep *next;     /* in the ready, stalled or graveyard list */
+    struct ep *timed;    /* in the instance's timed list */
+    int64_t due;         /* when a timed endpoint is looked at */
+    uint32_t handle;
+    uint32_t serial;     /* tells a reused handle's buffers apart */
+    int fd;              /* -1: open_error says why */
+    int open_error;
+    uint32_t credits;    /* listener: accepts that the application will take */
+    uint32_t rx_held;    /* bytes of the receive pool with the application */
+    uint32_t tx_head, tx_tail; /* queued transmit buffers, through session->tx[].next */
+    uint32_t tx_off;           /* bytes of the head already sent */
+    uint16_t connect_tag;
+    uint8_t domain;
+    bool dgram, listener, wild; /* wild: a listener on a wildcard address */
+    bool armed, arm_new, readable, eof_hint, rx_big, rx_done;
+    bool connecting, blocked; /* blocked: the stack said EAGAIN to a send */
+    bool shut_rd_wr, closing, failed;
+    int8_t shut; /* pending SHUT_* after the queue, or -1 */
+    bool in_ready, in_stalled, in_timed, dead;
+};
+
+struct tx_slot { /* private facts of a transmit buffer that the instance holds */
+    uint32_t next, len;
+    uint8_t flags;
+    bool held;
+};
+
+struct ep_list {
+    struct ep *head, *tail;
+};
+
+struct ffl_session {
+    struct ffl_instance *in;
+    struct ffl_session *next;
+    uint32_t id;
+    int sock, pidfd;
+    int app_bell, inst_bell; /* eventfds */
+    pid_t pid;
+    uid_t uid;
+    struct src src_sock, src_pid, src_bell;
+    struct ffl_map map;
+    struct ffl_ring sq, cq, rxfree, txfree;
+    struct ffl_pool rx;
+    uint32_t *rx_owner; /* by slot: serial of the endpoint */
+    uint32_t *rx_handle;
+    struct tx_slot *tx;
+    struct ep **table; /* by handle: [0, n) the application's, [n, 2n) the instance's */
+    uint32_t n, fresh; /* fresh: instance handles never used yet start here */
+    uint32_t *freed;   /* instance handles to reuse */
+    uint32_t nfreed, cap_freed;
+    struct ffl_entry *over; /* completions that found the CQ full, oldest at over_head */
+    uint32_t over_head, over_n, over_cap;
+    struct ep_list ready, stalled;
+    unsigned open; /* endpoints */
+    bool dying, dead, dirty_cq, dirty_tx;
+    uint32_t unpublished;
+};
+
+struct ffl_instance {
+    struct ffl_instance_opts o;
+    struct ffl_stack stack;
+    int ctl, stop_fd, stats_fd;
+    struct src src_listen, src_stack, src_stop;
+    int listen_fd;
+    struct pending *pending; /* accepted on the unix socket, hello not read yet */
+    struct ffl_session *sessions;
+    unsigned nsessions; /* attached */
+    uint32_t next_id, next_serial;
+    struct ffl_instance_page *page;
+    struct ffl_spin spin;
+    struct ep *graveyard, *timed;
+    int64_t ctl_due;    /* when to look at the control epoll even if busy */
+    int64_t empty_since; /* embedded: no session since then; 0: there are some */
+    bool had_session, stack_quiet, lonely, stopping;
+    char path[108];
+    struct sockaddr_un bound; /* to unlink what we bound, and only that */
+};
+
+/* listen.c */
+int listen_open(struct ffl_instance *in, char *why, size_t whylen);
+void listen_close(struct ffl_instance *in);
+int ctl_add(struct ffl_instance *in, int fd, uint32_t events, struct src *src);
+/* Waits up to timeout_ns for the control epoll and handles what came. */
+void ctl_wait(struct ffl_instance *in, int64_t timeout_ns);
+
+/* session.c */
+int session_new(struct ffl_instance *in, int sock, const struct ffl_hello *h, pid_t pid, uid_t uid,
+                struct ffl_session **out);
+void session_kill(struct ffl_session *s, const char *why); /* a bad entry */
+void session_end(struct ffl_session *s);                   /* its unix socket closed */
+void session_reap(struct ffl_instance *in);                /* frees those with nothing left */
+void session_free(struct ffl_session *s);
+void session_post(struct ffl_session *s, struct ffl_entry e);
+void session_flush(struct ffl_session *s); /* overflow, publish, wake */
+bool session_stuffed(const struct ffl_session *s); /* the CQ is full: produce nothing more */
+void session_tx_release(struct ffl_session *s, uint32_t buf);
+void *session_buf(struct ffl_session *s, const struct ffl_pool_geo *p, uint32_t buf);
+
+struct ep *ep_new(struct ffl_session *s, uint32_t handle, int fd);
+void ep_close(struct ep *e); /* closes the stack socket, posts CLOSED, buries */
+void ep_ready(struct ep *e);
+void ep_timer(struct ep *e, int64_t due);
+void ep_bury(struct ffl_instance *in);
+void list_push(struct ep_list *l, struct ep *e);
+struct ep *list_pop(struct ep_list *l);
+
+/* control.c: executes one SQ entry. 0, or -EPROTO with a reason when the session must end. */
+int control_entry(struct ffl_session *s, struct ffl_entry e, const char **why);
+void control_connected(struct ep *e);
+void control_close(struct ep *e, bool abort);
+
+/* data.c */
+void data_event(struct ep *e, const struct ffl_stack_event *ev);
+bool data_pump(struct ep *e); /* true: there is more to do next turn */
+void data_flush(struct ep *e);
+void data_drop_tx(struct ep *e);
+void data_fail(struct ep *e, int err);
+int data_rxfree(struct ffl_session *s); /* takes receive buffers back; count or -EPROTO */
+
+#define OPS(in) ((in)->stack.ops)
+#define ST(in) ((in)->stack.st)
+
+#define LINGER_NS (60 * FFL_NS_PER_SEC)      /* a closed socket's time to send its rest */
+#define DYING_LINGER_NS (10 * FFL_NS_PER_SEC) /* the same when its application is gone */
+#define ACCEPT_RETRY_NS (FFL_NS_PER_SEC)     /* after EMFILE and the like, as asyncio does */
+
+#endif

@@ -1,0 +1,307 @@
+/*
+ * listen.c - the instance's unix socket: who may attach, the handshake, and the control epoll that
+ * holds everything the instance may sleep on.
+ *
+ * Callers: serve.c. A peer that connects and says nothing holds one of a few waiting places until
+ * its time is up; it never delays the instance.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <time.h>
+
+#define MAX_PENDING 64
+#define HELLO_NS (5 * FFL_NS_PER_SEC)
+
+struct pending { /* connected, its hello not read yet */
+    struct pending *next;
+    struct ffl_instance *in;
+    struct src src;
+    int sock; /* -1: done, freed after the batch of events that may name it */
+    int64_t due;
+};
+
+int ctl_add(struct ffl_instance *in, int fd, uint32_t events, struct src *src)
+{
+    struct epoll_event ev = {.events = events, .data.ptr = src};
+    return epoll_ctl(in->ctl, EPOLL_CTL_ADD, fd, &ev) < 0 ? -errno : 0;
+}
+
+/* ---- opening ------------------------------------------------------------------------------- */
+
+/* A socket file that nobody listens on any more is removed; a live one is -EADDRINUSE. */
+static int clear_stale(const struct sockaddr_un *sa, socklen_t len)
+{
+    int s = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (s < 0)
+        return -errno;
+    int rc = connect(s, (const struct sockaddr *)sa, len) < 0 ? -errno : 0;
+    close(s);
+    struct stat st;
+    if (rc == -ECONNREFUSED && lstat(sa->sun_path, &st) == 0 && S_ISSOCK(st.st_mode))
+        return unlink(sa->sun_path) < 0 ? -errno : 0;
+    return -EADDRINUSE;
+}
+
+static int bind_path(struct ffl_instance *in, const char *path, char *why, size_t whylen)
+{
+    struct sockaddr_un sa;
+    socklen_t len;
+    int rc = ffl_unix_addr(path, &sa, &len);
+    if (rc < 0) {
+        snprintf(why, whylen, "socket path '%s': %s", path, strerror(-rc));
+        return rc;
+    }
+    int s = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (s < 0)
+        return -errno;
+    for (int tries = 0; tries < 2; tries++) {
+        rc = bind(s, (struct sockaddr *)&sa, len) < 0 ? -errno : 0;
+        if (rc != -EADDRINUSE || path[0] == '@' || tries || (rc = clear_stale(&sa, len)) < 0)
+            break;
+    }
+    if (rc == 0 && path[0] != '@') {
+        in->bound = sa;
+        if (chmod(path, in->o.any_uid ? 0666 : 0600) < 0)
+            rc = -errno;
+    }
+    if (rc == 0 && listen(s, 128) < 0)
+        rc = -errno;
+    if (rc < 0) {
+        snprintf(why, whylen, "cannot listen on '%s': %s%s", path, strerror(-rc),
+                 rc == -EADDRINUSE ? " (another instance runs there; choose another --socket)" : "");
+        close(s);
+        return rc;
+    }
+    in->listen_fd = s;
+    return 0;
+}
+
+int listen_open(struct ffl_instance *in, char *why, size_t whylen)
+{
+    in->listen_fd = -1;
+    if (in->o.listen_fd >= 0) {
+        int type = 0;
+        socklen_t len = sizeof(type);
+        if (getsockopt(in->o.listen_fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0 ||
+            type != SOCK_SEQPACKET) {
+            snprintf(why, whylen, "descriptor %d is not a SOCK_SEQPACKET socket", in->o.listen_fd);
+            return -ENOTSOCK;
+        }
+        in->listen_fd = in->o.listen_fd;
+        (void)fcntl(in->listen_fd, F_SETFL, O_NONBLOCK);
+        (void)fcntl(in->listen_fd, F_SETFD, FD_CLOEXEC);
+    } else {
+        int rc = bind_path(in, in->o.path, why, whylen);
+        if (rc < 0)
+            return rc;
+    }
+    in->src_listen = (struct src){SRC_LISTEN, in};
+    return ctl_add(in, in->listen_fd, EPOLLIN, &in->src_listen);
+}
+
+static void pending_drop(struct pending *p)
+{
+    if (p->sock >= 0) {
+        close(p->sock);
+        p->sock = -1;
+        atomic_fetch_sub_explicit(&p->in->page->pending, 1, memory_order_relaxed);
+    }
+}
+
+static void pending_sweep(struct ffl_instance *in, bool all)
+{
+    struct pending **p = &in->pending;
+    int64_t now = ffl_now_ns();
+    while (*p) {
+        struct pending *x = *p;
+        if (all || x->due < now)
+            pending_drop(x);
+        if (x->sock < 0) {
+            *p = x->next;
+            free(x);
+        } else {
+            p = &x->next;
+        }
+    }
+}
+
+void listen_close(struct ffl_instance *in)
+{
+    pending_sweep(in, true);
+    if (in->bound.sun_path[0])
+        unlink(in->bound.sun_path);
+    if (in->listen_fd >= 0)
+        close(in->listen_fd);
+    in->listen_fd = -1;
+}
+
+/* ---- the handshake ------------------------------------------------------------------------- */
+
+static void accept_peers(struct ffl_instance *in)
+{
+    for (;;) {
+        int s = accept4(in->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (s < 0)
+            return; /* EAGAIN; or EMFILE, and the peer's own time-out speaks */
+        struct pending *p = calloc(1, sizeof(*p));
+        if (!p || atomic_load_explicit(&in->page->pending, memory_order_relaxed) >= MAX_PENDING) {
+            free(p);
+            close(s);
+            continue;
+        }
+        *p = (struct pending){.next = in->pending, .in = in, .sock = s,
+                              .due = ffl_now_ns() + HELLO_NS};
+        p->src = (struct src){SRC_PENDING, p};
+        in->pending = p;
+        atomic_fetch_add_explicit(&in->page->pending, 1, memory_order_relaxed);
+        if (ctl_add(in, s, EPOLLIN | EPOLLRDHUP, &p->src) < 0)
+            pending_drop(p);
+    }
+}
+
+static void reply(struct ffl_instance *in, int sock, enum ffl_reply_status status, const char *why,
+                  uint32_t session, const int *fds, int nfds)
+{
+    struct ffl_reply r = {.magic = FFL_MAGIC,
+                          .version = FFL_ABI_VERSION,
+                          .status = status,
+                          .pid = (int32_t)getpid(),
+                          .session = session};
+    snprintf(r.stack, sizeof(r.stack), "%s", OPS(in)->name);
+    snprintf(r.why, sizeof(r.why), "%s", why);
+    if (status != FFL_REPLY_OK) {
+        ffl_stat_add(&in->page->sessions_refused, 1);
+        ffl_log(FFL_LOG_WARNING, "attach refused: %s", why);
+    }
+    int rc = ffl_msg_send(sock, &r, sizeof(r), fds, nfds);
+    if (rc < 0)
+        ffl_log(FFL_LOG_INFO, "attach: the peer went before the reply: %s", strerror(-rc));
+}
+
+/* Attaches; takes the socket over on success. */
+static bool attach(struct ffl_instance *in, int sock, const struct ffl_hello *h,
+                   const struct ucred *cred)
+{
+    struct ffl_session *s;
+    if (in->nsessions >= in->o.max_sessions) {
+        reply(in, sock, FFL_REPLY_QUOTA, "the instance has all the sessions it may have", 0, NULL, 0);
+        return false;
+    }
+    int rc = session_new(in, sock, h, cred->pid, cred->uid, &s);
+    if (rc < 0) {
+        reply(in, sock, FFL_REPLY_NOMEM, strerror(-rc), 0, NULL, 0);
+        return false;
+    }
+    in->had_session = true;
+    int fds[FFL_ATTACH_FDS] = {s->map.memfd, s->app_bell, s->inst_bell};
+    reply(in, sock, FFL_REPLY_OK, "", s->id, fds, FFL_ATTACH_FDS);
+    ffl_log(FFL_LOG_INFO, "session %u: pid %d, uid %u attached", s->id, (int)cred->pid,
+            (unsigned)cred->uid);
+    return true;
+}
+
+static bool may_attach(const struct ffl_instance *in, uid_t uid)
+{
+    return in->o.any_uid || uid == geteuid() || uid == 0;
+}
+
+static void hello(struct ffl_instance *in, struct pending *p)
+{
+    struct ffl_hello h = {0};
+    struct ucred cred = {.uid = (uid_t)-1};
+    socklen_t len = sizeof(cred);
+    char why[128];
+    int n = ffl_msg_recv(p->sock, &h, sizeof(h), NULL, NULL);
+    if (n == -EAGAIN)
+        return;
+    if (n <= 0) { /* gone without a word, or with descriptors that nobody asked for */
+        pending_drop(p);
+        return;
+    }
+    if (getsockopt(p->sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 || !may_attach(in, cred.uid)) {
+        snprintf(why, sizeof(why), "user %u may not use this instance (it belongs to user %u)",
+                 (unsigned)cred.uid, (unsigned)geteuid());
+        reply(in, p->sock, FFL_REPLY_REFUSED, why, 0, NULL, 0);
+    } else if ((size_t)n < offsetof(struct ffl_hello, kind) || h.magic != FFL_MAGIC) {
+        reply(in, p->sock, FFL_REPLY_BAD, "that was not an ffloop hello", 0, NULL, 0);
+    } else if (h.version != FFL_ABI_VERSION) {
+        snprintf(why, sizeof(why), "the application speaks version %u, the instance %u", h.version,
+                 FFL_ABI_VERSION);
+        reply(in, p->sock, FFL_REPLY_VERSION, why, 0, NULL, 0);
+    } else if (n == sizeof(h) && h.kind == FFL_HELLO_STATS) {
+        reply(in, p->sock, FFL_REPLY_OK, "", 0, &in->stats_fd, 1);
+    } else if (n == sizeof(h) && h.kind == FFL_HELLO_ATTACH) {
+        epoll_ctl(in->ctl, EPOLL_CTL_DEL, p->sock, NULL); /* the session adds it as its own */
+        if (attach(in, p->sock, &h, &cred)) {
+            p->sock = -1;
+            atomic_fetch_sub_explicit(&in->page->pending, 1, memory_order_relaxed);
+            return;
+        }
+    } else {
+        reply(in, p->sock, FFL_REPLY_BAD, "unknown kind of hello", 0, NULL, 0);
+    }
+    pending_drop(p);
+}
+
+/* ---- the control epoll --------------------------------------------------------------------- */
+
+static void ctl_event(struct ffl_instance *in, const struct src *src)
+{
+    switch (src->kind) {
+    case SRC_LISTEN:
+        accept_peers(in);
+        break;
+    case SRC_PENDING: {
+        struct pending *p = src->owner;
+        if (p->sock >= 0)
+            hello(in, p);
+        break;
+    }
+    case SRC_SESSION:
+    case SRC_PIDFD:
+        session_end(src->owner);
+        break;
+    case SRC_STACK:
+        in->stack_quiet = false;
+        break;
+    case SRC_STOP:
+        in->stopping = true;
+        break;
+    case SRC_DOORBELL: /* edge-triggered, never read: it has done its work by waking us */
+        break;
+    }
+}
+
+/* epoll_pwait2 where the kernel has it (5.11): nanoseconds; else milliseconds, rounded up. */
+static int wait_events(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns)
+{
+    if (timeout_ns <= 0)
+        return epoll_wait(epfd, ev, max, 0);
+    if (timeout_ns == INT64_MAX)
+        return epoll_wait(epfd, ev, max, -1);
+    struct timespec ts = {timeout_ns / FFL_NS_PER_SEC, timeout_ns % FFL_NS_PER_SEC};
+    int n = epoll_pwait2(epfd, ev, max, &ts, NULL);
+    if (n < 0 && errno == ENOSYS) {
+        int64_t ms = (timeout_ns + 999999) / 1000000;
+        n = epoll_wait(epfd, ev, max, ms > 1000000 ? 1000000 : (int)ms);
+    }
+    return n;
+}
+
+void ctl_wait(struct ffl_instance *in, int64_t timeout_ns)
+{
+    struct epoll_event ev[64];
+    int n = wait_events(in->ctl, ev, FFL_COUNT(ev), timeout_ns);
+    for (int i = 0; i < n; i++)
+        ctl_event(in, ev[i].data.ptr);
+    if (in->pending)
+        pending_sweep(in, false);
+}

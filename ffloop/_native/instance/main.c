@@ -1,0 +1,201 @@
+/*
+ * main.c - the instance executable: options, signals, the start-up line.
+ *
+ * Callers: `ffloop instance`, the embedded start in ffloop/_instance.py, service managers. Writes one
+ * line to standard output when it is ready, logs to standard error. Exit status: 0 after SIGTERM or
+ * SIGINT, 1 when it could not start, 2 for a usage error.
+ */
+#include "instance.h"
+#include "spin.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static struct ffl_instance *running;
+
+static void on_signal(int sig)
+{
+    (void)sig;
+    int saved = errno;
+    if (running)
+        ffl_instance_stop(running);
+    errno = saved;
+}
+
+static const char usage[] =
+    "usage: ffloop-instance [options] [STACK OPTION key=value ...]\n"
+    "  --stack NAME        host (this kernel's TCP, the default), sim (in memory)%s\n"
+    "  --socket PATH       unix socket to listen on; \"@name\" is an abstract one\n"
+    "  --listen-fd N       take over a listening SOCK_SEQPACKET socket instead\n"
+    "  --embedded          detach at once, end with the last session\n"
+    "  --spin US           spin limit in microseconds; 0 never, -1 for ever (default: adaptive)\n"
+    "  --sq-poll US        stacks that poll: look at the SQs for so long a turn (default 20)\n"
+    "  --max-sessions N    (default 64)\n"
+    "  --max-sockets N     a session (default 65536)\n"
+    "  --pool-kib N        buffers a session, a side (default 32768)\n"
+    "  --rx-cap BYTES      read ahead a socket (default 262144)\n"
+    "  --no-huge           sessions on ordinary pages only\n"
+    "  --any-user          every local user may attach (default: this user and root)\n"
+    "  --log-level LEVEL   error, warning, info, debug (default warning)\n";
+
+enum { OPT_STACK = 256, OPT_SOCKET, OPT_LISTEN_FD, OPT_EMBEDDED, OPT_SPIN, OPT_SQ_POLL,
+       OPT_MAX_SESSIONS, OPT_MAX_SOCKETS, OPT_POOL, OPT_RX_CAP, OPT_NO_HUGE, OPT_ANY_USER,
+       OPT_LOG, OPT_HELP };
+
+static const struct option options[] = {
+    {"stack", required_argument, NULL, OPT_STACK},
+    {"socket", required_argument, NULL, OPT_SOCKET},
+    {"listen-fd", required_argument, NULL, OPT_LISTEN_FD},
+    {"embedded", no_argument, NULL, OPT_EMBEDDED},
+    {"spin", required_argument, NULL, OPT_SPIN},
+    {"sq-poll", required_argument, NULL, OPT_SQ_POLL},
+    {"max-sessions", required_argument, NULL, OPT_MAX_SESSIONS},
+    {"max-sockets", required_argument, NULL, OPT_MAX_SOCKETS},
+    {"pool-kib", required_argument, NULL, OPT_POOL},
+    {"rx-cap", required_argument, NULL, OPT_RX_CAP},
+    {"no-huge", no_argument, NULL, OPT_NO_HUGE},
+    {"any-user", no_argument, NULL, OPT_ANY_USER},
+    {"log-level", required_argument, NULL, OPT_LOG},
+    {"help", no_argument, NULL, OPT_HELP},
+    {NULL, 0, NULL, 0},
+};
+
+static long number(const char *what, const char *text, long min, long max)
+{
+    char *end;
+    errno = 0;
+    long v = strtol(text, &end, 10);
+    if (errno || end == text || *end || v < min || v > max) {
+        fprintf(stderr, "ffloop-instance: --%s takes a whole number from %ld to %ld, not '%s'\n",
+                what, min, max, text);
+        exit(2);
+    }
+    return v;
+}
+
+static const struct ffl_stack_ops *stack_named(const char *name)
+{
+    const struct ffl_stack_ops *ops = ffl_stack_find(name);
+    if (ops)
+        return ops;
+    fprintf(stderr, "ffloop-instance: no stack '%s' in this build; it has:", name);
+    for (int i = 0; ffl_stacks[i]; i++)
+        fprintf(stderr, " %s", ffl_stacks[i]->name);
+    fprintf(stderr, "%s\n", strcmp(name, "fstack") ? "" :
+            " (F-Stack is built in when FF_PATH is set at install time: docs/fstack.md)");
+    exit(2);
+}
+
+static enum ffl_log_level parse_level(const char *text)
+{
+    int level = ffl_log_level_parse(text);
+    if (level < 0) {
+        fprintf(stderr, "ffloop-instance: --log-level takes error, warning, info or debug, "
+                        "not '%s'\n", text);
+        exit(2);
+    }
+    return (enum ffl_log_level)level;
+}
+
+static void parse(int argc, char **argv, struct ffl_instance_opts *o)
+{
+    int c;
+    while ((c = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+        switch (c) {
+        case OPT_STACK: o->stack = stack_named(optarg); break;
+        case OPT_SOCKET: o->path = optarg; break;
+        case OPT_LISTEN_FD: o->listen_fd = (int)number("listen-fd", optarg, 0, INT_MAX); break;
+        case OPT_EMBEDDED: o->embedded = true; break;
+        case OPT_SPIN: o->spin_us = number("spin", optarg, -1, 1000000); break;
+        case OPT_SQ_POLL: o->sq_poll_us = number("sq-poll", optarg, 0, 1000); break;
+        case OPT_MAX_SESSIONS:
+            o->max_sessions = (unsigned)number("max-sessions", optarg, 1, 65536);
+            break;
+        case OPT_MAX_SOCKETS:
+            o->max_sockets = (uint32_t)number("max-sockets", optarg, 16, 1 << 20);
+            break;
+        case OPT_POOL: o->pool_kib = (uint32_t)number("pool-kib", optarg, 1024, 400 * 1024); break;
+        case OPT_RX_CAP: o->rx_cap = (uint32_t)number("rx-cap", optarg, 4096, 1 << 28); break;
+        case OPT_NO_HUGE: o->huge = false; break;
+        case OPT_ANY_USER: o->any_uid = true; break;
+        case OPT_LOG: ffl_log_open(2, parse_level(optarg)); break;
+        case 'h':
+        case OPT_HELP: printf(usage, ffl_stack_find("fstack") ? ", fstack (F-Stack)" : ""); exit(0);
+        default: fprintf(stderr, "ffloop-instance: try --help\n"); exit(2);
+        }
+    }
+    o->stack_opts = (struct ffl_stack_opts){.argc = argc - optind, .argv = argv + optind};
+    if (!o->path && o->listen_fd < 0) {
+        fprintf(stderr, "ffloop-instance: --socket PATH or --listen-fd N is needed\n");
+        exit(2);
+    }
+}
+
+/*
+ * Leaves the application's process group and parentage, so that its Ctrl-C, its waitpid(-1) and its
+ * end do not concern this process; the unix socket alone ties it to its sessions.
+ */
+static void detach(void)
+{
+    for (int i = 0; i < 2; i++) {
+        pid_t pid = fork();
+        if (pid < 0) {
+            fprintf(stderr, "ffloop-instance: fork: %s\n", strerror(errno));
+            exit(1);
+        }
+        if (pid > 0)
+            _exit(0);
+        if (i == 0)
+            setsid();
+    }
+    if (chdir("/") < 0)
+        ffl_log(FFL_LOG_WARNING, "chdir /: %s", strerror(errno));
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (null >= 0) { /* standard error stays: the log goes there */
+        dup2(null, 0);
+        dup2(null, 1);
+        if (null > 2)
+            close(null);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    struct ffl_instance_opts o;
+    char why[256], desc[160];
+    ffl_instance_opts_default(&o);
+    o.stack = ffl_stack_find("host");
+    ffl_log_open(2, FFL_LOG_WARNING);
+    parse(argc, argv, &o);
+    if (o.embedded)
+        detach();
+    umask(077);
+    struct sigaction ignore = {.sa_handler = SIG_IGN}, stop = {.sa_handler = on_signal};
+    sigaction(SIGPIPE, &ignore, NULL);
+    struct ffl_instance *in;
+    if (ffl_instance_start(&in, &o, why, sizeof(why)) < 0) {
+        fprintf(stderr, "ffloop-instance: %s\n", why);
+        return 1;
+    }
+    running = in;
+    sigaction(SIGTERM, &stop, NULL);
+    sigaction(o.embedded ? SIGHUP : SIGINT, o.embedded ? &ignore : &stop, NULL);
+    ffl_instance_describe(in, desc, sizeof(desc));
+    printf("ffloop instance ready: stack %s (%s), socket %s, pid %d\n", o.stack->name, desc,
+           o.path ? o.path : "inherited", (int)getpid());
+    fflush(stdout);
+    int rc = ffl_instance_run(in);
+    running = NULL;
+    ffl_instance_free(in);
+    if (rc < 0)
+        fprintf(stderr, "ffloop-instance: %s\n", strerror(-rc));
+    return rc < 0;
+}

@@ -1,0 +1,437 @@
+/*
+ * serve.c - the turn: drain the SQs, poll the stack, pump what is ready, publish and wake once.
+ *
+ * Callers: main.c, tests. Only rings that are not empty and endpoints that are ready cost anything:
+ * an idle turn is a load or two a session and the stack's poll. A stack with a loop of its own
+ * (ops->run) calls the turn from there, and the turn then goes on looking at the SQs for a bounded
+ * time: otherwise the stack's transmit delay would gate the pick-up of every answer too.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SQ_BUDGET 1024       /* entries a session a turn */
+#define OVER_LIMIT 1024      /* completions queued privately: then its SQ waits */
+#define STACK_EVENTS 128
+#define CTL_PERIOD_NS 1000000LL /* how long a busy instance may leave its control epoll alone */
+#define TIMED_PERIOD_NS 100000000LL
+#define STUFFED_NS 1000000LL /* endpoints wait behind a full CQ: only their sends can go on */
+#define EMBEDDED_LINGER_NS 500000000LL
+#define EMBEDDED_START_NS (10 * FFL_NS_PER_SEC)
+
+/* ---- sessions ------------------------------------------------------------------------------ */
+
+static bool drain_sq(struct ffl_session *s)
+{
+    int n = ffl_ring_avail(&s->sq);
+    if (n <= 0) {
+        if (n < 0)
+            session_kill(s, "SQ tail out of range");
+        return false;
+    }
+    if (s->over_n > OVER_LIMIT)
+        return false;
+    if (n > SQ_BUDGET)
+        n = SQ_BUDGET;
+    const char *why = NULL;
+    for (int i = 0; i < n && !s->dead; i++)
+        if (control_entry(s, ffl_ring_get_entry(&s->sq), &why) < 0)
+            session_kill(s, why);
+    ffl_ring_consumed(&s->sq);
+    ffl_stat_add(&s->map.seg->inst.consumed, (uint64_t)n);
+    if (ffl_wait_take(&s->map.seg->waits.app, FFL_WAIT_SPACE)) {
+        uint64_t one = 1;
+        ssize_t w = write(s->app_bell, &one, sizeof(one)); /* full: readable already */
+        (void)w;
+    }
+    return true;
+}
+
+/* Pumps each ready endpoint once; those with more to do stay in the list. While the CQ is full
+ * nothing but sends can move, and that is not called work: the application's reaping wakes us. */
+static bool pump_ready(struct ffl_session *s)
+{
+    struct ep *last = s->ready.tail, *e;
+    if (!last)
+        return false;
+    do {
+        e = list_pop(&s->ready);
+        e->in_ready = false;
+        if (data_pump(e))
+            ep_ready(e);
+    } while (e != last);
+    return !session_stuffed(s);
+}
+
+static bool serve_sessions(struct ffl_instance *in)
+{
+    bool work = false;
+    for (struct ffl_session *s = in->sessions; s; s = s->next) {
+        if (!s->dying && !s->dead) {
+            if (ffl_ring_pending(&s->rxfree) && data_rxfree(s) < 0)
+                session_kill(s, "a receive buffer came back that was not out");
+            work |= drain_sq(s);
+        }
+        if (!s->dead)
+            work |= pump_ready(s);
+        session_flush(s);
+    }
+    return work;
+}
+
+/* ---- the stack ----------------------------------------------------------------------------- */
+
+static bool poll_stack(struct ffl_instance *in)
+{
+    struct ffl_stack_event ev[STACK_EVENTS];
+    int n = OPS(in)->poll(ST(in), ev, FFL_COUNT(ev));
+    if (n < 0) {
+        ffl_log(FFL_LOG_ERROR, "stack %s: poll: %s", OPS(in)->name, strerror(-n));
+        return false;
+    }
+    for (int i = 0; i < n; i++)
+        data_event(ev[i].udata, &ev[i]);
+    if (n == 0)
+        return false;
+    for (struct ffl_session *s = in->sessions; s; s = s->next) {
+        if (!s->dead)
+            pump_ready(s);
+        session_flush(s);
+    }
+    return true;
+}
+
+/* ---- timers -------------------------------------------------------------------------------- */
+
+static void run_timed(struct ffl_instance *in, int64_t now)
+{
+    struct ep **p = &in->timed;
+    while (*p) {
+        struct ep *e = *p;
+        if (!e->dead && e->due > now) {
+            p = &e->timed;
+            continue;
+        }
+        *p = e->timed;
+        e->in_timed = false;
+        if (e->dead)
+            continue;
+        if (e->closing) {
+            ffl_log(FFL_LOG_INFO, "session %u: a closed socket could not send its rest in time",
+                    e->s->id);
+            ep_close(e);
+        } else {
+            ep_ready(e);
+        }
+    }
+}
+
+/* Embedded: ends when its last session has been gone for a while, or none ever came. */
+static bool embedded_over(struct ffl_instance *in, int64_t now)
+{
+    if (!in->o.embedded)
+        return false;
+    if (in->sessions || in->pending) {
+        in->empty_since = 0;
+        return false;
+    }
+    if (!in->empty_since)
+        in->empty_since = now;
+    return now - in->empty_since >= (in->had_session ? EMBEDDED_LINGER_NS : EMBEDDED_START_NS);
+}
+
+static int64_t next_due(struct ffl_instance *in, int64_t now)
+{
+    int64_t due = INT64_MAX;
+    if (OPS(in)->deadline)
+        due = OPS(in)->deadline(ST(in));
+    if (in->timed && now + TIMED_PERIOD_NS < due)
+        due = now + TIMED_PERIOD_NS;
+    if (in->pending && now + FFL_NS_PER_SEC < due)
+        due = now + FFL_NS_PER_SEC;
+    if (in->empty_since && now + TIMED_PERIOD_NS < due)
+        due = now + TIMED_PERIOD_NS;
+    if (due == INT64_MAX)
+        return due;
+    return due > now ? due - now : 0;
+}
+
+/* Where this side runs, so that an application on the same core does not spin against it. */
+static void note_cpu(struct ffl_instance *in)
+{
+    uint32_t cpu = (uint32_t)sched_getcpu();
+    for (struct ffl_session *s = in->sessions; s; s = s->next)
+        atomic_store_explicit(&s->map.seg->inst.cpu, cpu, memory_order_relaxed);
+}
+
+/* ---- the turn ------------------------------------------------------------------------------ */
+
+static int64_t sessions_due(const struct ffl_instance *in, int64_t due)
+{
+    for (const struct ffl_session *s = in->sessions; s; s = s->next)
+        if (s->ready.head && session_stuffed(s))
+            due = due < STUFFED_NS ? due : STUFFED_NS;
+        else if (s->ready.head)
+            return 0;
+    return due;
+}
+
+/* Do all applications sleep with nothing submitted? */
+static bool all_asleep(const struct ffl_instance *in)
+{
+    for (const struct ffl_session *s = in->sessions; s; s = s->next)
+        if (!s->dying && (ffl_ring_pending(&s->sq) ||
+                          !atomic_load_explicit(&s->map.seg->waits.app, memory_order_relaxed)))
+            return false;
+    return true;
+}
+
+/* For stacks that poll by nature: a bounded look at the SQs before the stack has its turn. */
+static void linger_on_sqs(struct ffl_instance *in, int64_t now)
+{
+    int64_t until = now + in->o.sq_poll_us * 1000;
+    while (!all_asleep(in) && ffl_now_ns() < until)
+        if (!serve_sessions(in))
+            ffl_cpu_relax();
+}
+
+int64_t ffl_instance_turn(void *p)
+{
+    struct ffl_instance *in = p;
+    ffl_stat_add(&in->page->turns, 1);
+    bool work = serve_sessions(in);
+    if (!in->stack_quiet)
+        work |= poll_stack(in);
+    in->stack_quiet = false;
+    int64_t now = ffl_now_ns();
+    if (OPS(in)->run && in->sessions && in->o.sq_poll_us)
+        linger_on_sqs(in, now);
+    if (work)
+        ffl_spin_hit(&in->spin, now);
+    if (now >= in->ctl_due) {
+        ctl_wait(in, 0);
+        in->ctl_due = now + CTL_PERIOD_NS;
+        note_cpu(in);
+        if (in->timed)
+            run_timed(in, now);
+    }
+    ep_bury(in);
+    session_reap(in);
+    if (in->stopping || embedded_over(in, now))
+        return -1;
+    return work ? 0 : sessions_due(in, next_due(in, now));
+}
+
+/* ---- sleeping ------------------------------------------------------------------------------ */
+
+static void lower_waits(struct ffl_instance *in)
+{
+    for (struct ffl_session *s = in->sessions; s; s = s->next)
+        if (!s->dying)
+            ffl_wait_lower(&s->map.seg->waits.inst);
+}
+
+/* Raises the wait words, then looks again (ring.h, R3). False: something is there. */
+static bool raise_waits(struct ffl_instance *in)
+{
+    for (struct ffl_session *s = in->sessions; s; s = s->next) {
+        if (s->dying || s->dead)
+            continue;
+        bool full = s->over_n > OVER_LIMIT;
+        uint32_t bits = (full ? 0 : FFL_WAIT_QUEUE) | (s->stalled.head ? FFL_WAIT_FREE : 0) |
+                        (s->over_n ? FFL_WAIT_SPACE : 0);
+        ffl_wait_raise(&s->map.seg->waits.inst, bits);
+        if (!full && ffl_ring_pending(&s->sq))
+            return false;
+        if (s->stalled.head && ffl_ring_pending(&s->rxfree))
+            return false;
+        if (s->over_n && atomic_load_explicit(&s->cq.ctl->head, memory_order_seq_cst) != s->cq.head)
+            return false;
+    }
+    return true;
+}
+
+static void sleep_for(struct ffl_instance *in, int64_t timeout_ns)
+{
+    if (raise_waits(in)) {
+        ffl_stat_add(&in->page->sleeps, 1);
+        in->stack_quiet = in->src_stack.owner != NULL; /* ctl_wait says otherwise */
+        ctl_wait(in, timeout_ns);
+        in->ctl_due = ffl_now_ns() + CTL_PERIOD_NS;
+        note_cpu(in);
+    }
+    lower_waits(in);
+}
+
+int ffl_instance_run(struct ffl_instance *in)
+{
+    if (OPS(in)->run)
+        return OPS(in)->run(ST(in), ffl_instance_turn, in);
+    for (;;) {
+        int64_t next = ffl_instance_turn(in);
+        if (next < 0)
+            return 0;
+        if (next == 0)
+            continue;
+        int64_t now = ffl_now_ns();
+        if (in->spin.limit_ns && now < ffl_spin_until(&in->spin, in->spin.last_ns)) {
+            ffl_cpu_relax();
+            continue;
+        }
+        sleep_for(in, next);
+    }
+}
+
+/* ---- start and stop ------------------------------------------------------------------------ */
+
+void ffl_instance_opts_default(struct ffl_instance_opts *o)
+{
+    *o = (struct ffl_instance_opts){
+        .listen_fd = -1,
+        .spin_us = FFL_SPIN_AUTO,
+        .sq_poll_us = 20,
+        .huge = true,
+        .max_sessions = 64,
+        .max_sockets = 65536,
+        .pool_kib = 32 * 1024,
+        .rx_cap = 256 * 1024,
+    };
+}
+
+static int stats_open(struct ffl_instance *in)
+{
+    int fd = memfd_create("ffloop-stats", MFD_CLOEXEC);
+    if (fd < 0 || ftruncate(fd, 4096) < 0) {
+        int rc = -errno;
+        if (fd >= 0)
+            close(fd);
+        return rc;
+    }
+    void *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    char path[64];
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    in->stats_fd = open(path, O_RDONLY | O_CLOEXEC); /* what peers get */
+    int rc = p == MAP_FAILED || in->stats_fd < 0 ? -errno : 0;
+    close(fd);
+    if (p != MAP_FAILED)
+        in->page = p;
+    if (rc < 0)
+        return rc;
+    in->page->magic = FFL_STATS_MAGIC;
+    in->page->version = FFL_ABI_VERSION;
+    in->page->pid = (int32_t)getpid();
+    in->page->start_realtime = (int64_t)time(NULL);
+    snprintf(in->page->stack, sizeof(in->page->stack), "%s", in->o.stack->name);
+    return 0;
+}
+
+static int open_control(struct ffl_instance *in)
+{
+    in->ctl = epoll_create1(EPOLL_CLOEXEC);
+    in->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (in->ctl < 0 || in->stop_fd < 0)
+        return -errno;
+    in->src_stop = (struct src){SRC_STOP, in};
+    int rc = ctl_add(in, in->stop_fd, EPOLLIN, &in->src_stop);
+    int fd = OPS(in)->wait_fd ? OPS(in)->wait_fd(ST(in)) : -1;
+    if (rc == 0 && fd >= 0) {
+        in->src_stack = (struct src){SRC_STACK, in};
+        rc = ctl_add(in, fd, EPOLLIN, &in->src_stack);
+    }
+    return rc;
+}
+
+int ffl_instance_start(struct ffl_instance **out, const struct ffl_instance_opts *o, char *why,
+                       size_t whylen)
+{
+    struct ffl_instance *in = calloc(1, sizeof(*in));
+    why[0] = '\0';
+    if (!in)
+        return -ENOMEM;
+    in->o = *o;
+    in->ctl = in->stop_fd = in->stats_fd = in->listen_fd = -1;
+    ffl_spin_init(&in->spin, o->spin_us);
+    int rc = stats_open(in);
+    if (rc == 0)
+        rc = o->stack->start(&in->stack.st, &o->stack_opts, why, whylen);
+    if (rc == 0) {
+        in->stack.ops = o->stack;
+        rc = open_control(in);
+    }
+    if (rc == 0)
+        rc = listen_open(in, why, whylen);
+    if (rc < 0) {
+        if (!why[0])
+            snprintf(why, whylen, "%s", strerror(-rc));
+        ffl_instance_free(in);
+        return rc;
+    }
+    *out = in;
+    return 0;
+}
+
+void ffl_instance_stop(struct ffl_instance *in)
+{
+    uint64_t one = 1;
+    ssize_t n = write(in->stop_fd, &one, sizeof(one)); /* full: readable already */
+    (void)n;
+}
+
+static void close_all(struct ffl_session *s)
+{
+    for (uint32_t h = 0; h < s->fresh; h++)
+        if (s->table[h])
+            ep_close(s->table[h]);
+}
+
+void ffl_instance_free(struct ffl_instance *in)
+{
+    if (in->page)
+        listen_close(in);
+    for (struct ffl_session *s = in->sessions; s; s = s->next) {
+        s->dying = true; /* nothing more is posted */
+        close_all(s);
+    }
+    ep_bury(in);
+    while (in->sessions) {
+        struct ffl_session *s = in->sessions;
+        in->sessions = s->next;
+        session_free(s);
+    }
+    if (in->stack.ops)
+        OPS(in)->stop(ST(in));
+    int fds[] = {in->ctl, in->stop_fd, in->stats_fd};
+    for (size_t i = 0; i < FFL_COUNT(fds); i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
+    if (in->page)
+        munmap(in->page, 4096);
+    free(in);
+}
+
+void ffl_instance_describe(struct ffl_instance *in, char *buf, size_t len)
+{
+    buf[0] = '\0';
+    if (OPS(in)->describe)
+        OPS(in)->describe(ST(in), buf, len);
+}
+
+unsigned ffl_instance_sessions(const struct ffl_instance *in)
+{
+    return in->nsessions;
+}
+
+unsigned ffl_instance_sockets(const struct ffl_instance *in)
+{
+    return atomic_load_explicit(&in->page->sockets, memory_order_relaxed);
+}

@@ -1,0 +1,445 @@
+/*
+ * session.c - a session's life, its endpoints' life, and posting to its CQ.
+ *
+ * Callers: the other files of instance/. A session is attached, then dying (its application is
+ * gone; what it had submitted is still being sent), then freed at the end of a turn. Completions
+ * that find the CQ full wait in a private queue, in order; while there are any, the pumps produce
+ * nothing more for this session, so the queue is bounded by what was already under way.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define PUBLISH_EVERY 8 /* entries: the application, when awake, works while we go on */
+
+/* ---- lists --------------------------------------------------------------------------------- */
+
+void list_push(struct ep_list *l, struct ep *e)
+{
+    e->next = NULL;
+    if (l->tail)
+        l->tail->next = e;
+    else
+        l->head = e;
+    l->tail = e;
+}
+
+struct ep *list_pop(struct ep_list *l)
+{
+    struct ep *e = l->head;
+    if (e) {
+        l->head = e->next;
+        if (!l->head)
+            l->tail = NULL;
+        e->next = NULL;
+    }
+    return e;
+}
+
+static void list_remove(struct ep_list *l, struct ep *e)
+{
+    struct ep *prev = NULL;
+    for (struct ep *p = l->head; p; prev = p, p = p->next) {
+        if (p != e)
+            continue;
+        if (prev)
+            prev->next = e->next;
+        else
+            l->head = e->next;
+        if (l->tail == e)
+            l->tail = prev;
+        e->next = NULL;
+        return;
+    }
+}
+
+/* ---- endpoints ----------------------------------------------------------------------------- */
+
+struct ep *ep_new(struct ffl_session *s, uint32_t handle, int fd)
+{
+    struct ep *e = calloc(1, sizeof(*e));
+    if (!e)
+        return NULL;
+    e->s = s;
+    e->handle = handle;
+    e->serial = ++s->in->next_serial;
+    e->fd = fd;
+    e->tx_head = e->tx_tail = FFL_NO_BUF;
+    e->shut = -1;
+    s->table[handle] = e;
+    s->open++;
+    atomic_store_explicit(&s->map.seg->inst.sockets, s->open, memory_order_relaxed);
+    if (fd >= 0)
+        atomic_fetch_add_explicit(&s->in->page->sockets, 1, memory_order_relaxed);
+    return e;
+}
+
+void ep_ready(struct ep *e)
+{
+    if (e->in_ready || e->dead)
+        return;
+    if (e->in_stalled) {
+        list_remove(&e->s->stalled, e);
+        e->in_stalled = false;
+    }
+    e->in_ready = true;
+    list_push(&e->s->ready, e);
+}
+
+void ep_timer(struct ep *e, int64_t due)
+{
+    e->due = due;
+    if (e->in_timed)
+        return;
+    e->in_timed = true;
+    e->timed = e->s->in->timed;
+    e->s->in->timed = e;
+}
+
+static void handle_release(struct ffl_session *s, uint32_t handle)
+{
+    s->table[handle] = NULL;
+    if (handle < s->n)
+        return;
+    if (s->nfreed == s->cap_freed) {
+        uint32_t cap = s->cap_freed ? s->cap_freed * 2 : 64;
+        uint32_t *grown = realloc(s->freed, cap * sizeof(*grown));
+        if (!grown)
+            return; /* this handle is never used again; the quota shrinks by one */
+        s->freed = grown;
+        s->cap_freed = cap;
+    }
+    s->freed[s->nfreed++] = handle;
+}
+
+void ep_close(struct ep *e)
+{
+    struct ffl_session *s = e->s;
+    struct ffl_instance *in = s->in;
+    if (e->dead)
+        return;
+    data_drop_tx(e);
+    if (e->fd >= 0) {
+        int rc = OPS(in)->close(ST(in), e->fd);
+        if (rc < 0)
+            ffl_log(FFL_LOG_WARNING, "session %u: close: %s", s->id, strerror(-rc));
+        atomic_fetch_sub_explicit(&in->page->sockets, 1, memory_order_relaxed);
+    }
+    if (e->in_ready)
+        list_remove(&s->ready, e);
+    if (e->in_stalled)
+        list_remove(&s->stalled, e);
+    e->in_ready = e->in_stalled = false;
+    handle_release(s, e->handle);
+    session_post(s, (struct ffl_entry){
+                        .op = FFL_OP_CLOSED, .handle = e->handle, .buf = FFL_NO_BUF});
+    s->open--;
+    atomic_store_explicit(&s->map.seg->inst.sockets, s->open, memory_order_relaxed);
+    e->dead = true;
+    e->next = in->graveyard;
+    in->graveyard = e;
+}
+
+static void untime(struct ffl_instance *in, struct ep *e)
+{
+    for (struct ep **p = &in->timed; *p; p = &(*p)->timed)
+        if (*p == e) {
+            *p = e->timed;
+            return;
+        }
+}
+
+void ep_bury(struct ffl_instance *in)
+{
+    while (in->graveyard) {
+        struct ep *e = in->graveyard;
+        in->graveyard = e->next;
+        if (e->in_timed)
+            untime(in, e);
+        free(e);
+    }
+}
+
+/* ---- completions --------------------------------------------------------------------------- */
+
+static void over_push(struct ffl_session *s, struct ffl_entry e)
+{
+    if (s->over_head + s->over_n == s->over_cap) {
+        if (s->over_head) {
+            memmove(s->over, s->over + s->over_head, s->over_n * sizeof(e));
+            s->over_head = 0;
+        } else {
+            uint32_t cap = s->over_cap ? s->over_cap * 2 : 256;
+            struct ffl_entry *grown = realloc(s->over, cap * sizeof(e));
+            if (!grown) {
+                session_kill(s, "out of memory for completions");
+                return;
+            }
+            s->over = grown;
+            s->over_cap = cap;
+        }
+    }
+    s->over[s->over_head + s->over_n++] = e;
+    ffl_stat_add(&s->map.seg->inst.cq_full, 1);
+}
+
+void session_post(struct ffl_session *s, struct ffl_entry e)
+{
+    if (s->dying)
+        return; /* nobody reads; buffers go with the session */
+    int room = s->over_n ? 0 : ffl_ring_room(&s->cq, 1);
+    if (ffl_unlikely(room <= 0)) {
+        if (room < 0)
+            session_kill(s, "CQ head out of range");
+        else
+            over_push(s, e);
+        s->dirty_cq = true;
+        return;
+    }
+    ffl_ring_put_entry(&s->cq, e);
+    s->dirty_cq = true;
+    ffl_stat_add(&s->map.seg->inst.posted, 1);
+    if (++s->unpublished >= PUBLISH_EVERY) {
+        ffl_ring_publish_quiet(&s->cq);
+        s->unpublished = 0;
+    }
+}
+
+bool session_stuffed(const struct ffl_session *s)
+{
+    return s->over_n > 0;
+}
+
+static void bell(int fd)
+{
+    uint64_t one = 1;
+    ssize_t n = write(fd, &one, sizeof(one)); /* EAGAIN: the counter is full, so it is readable */
+    (void)n;
+}
+
+void session_flush(struct ffl_session *s)
+{
+    if (s->dying)
+        return;
+    while (s->over_n) {
+        int room = ffl_ring_room(&s->cq, 1);
+        if (room < 0) {
+            session_kill(s, "CQ head out of range");
+            return;
+        }
+        if (room == 0)
+            break;
+        ffl_ring_put_entry(&s->cq, s->over[s->over_head++]);
+        ffl_stat_add(&s->map.seg->inst.posted, 1);
+        if (--s->over_n == 0)
+            s->over_head = 0;
+        s->dirty_cq = true;
+    }
+    uint32_t bits = 0;
+    if (s->dirty_cq && ffl_ring_unpublished(&s->cq))
+        ffl_ring_publish(&s->cq);
+    if (s->dirty_cq)
+        bits |= FFL_WAIT_QUEUE;
+    if (s->dirty_tx) {
+        ffl_ring_publish(&s->txfree);
+        bits |= FFL_WAIT_FREE;
+    }
+    s->dirty_cq = s->dirty_tx = false;
+    s->unpublished = 0;
+    if (bits && ffl_wait_take(&s->map.seg->waits.app, bits)) {
+        ffl_stat_add(&s->map.seg->inst.wakes, 1);
+        bell(s->app_bell);
+    }
+}
+
+void *session_buf(struct ffl_session *s, const struct ffl_pool_geo *p, uint32_t buf)
+{
+    return (char *)s->map.seg + ffl_buf_off(p, buf);
+}
+
+/* The tx-free ring holds every buffer of the pool and each is in it once at most (tx[].held), so
+ * there is room unless the application has moved its head backwards. */
+void session_tx_release(struct ffl_session *s, uint32_t buf)
+{
+    s->tx[ffl_buf_slot(&s->map.geo.tx, buf)].held = false;
+    if (s->dying)
+        return;
+    if (ffl_ring_room(&s->txfree, 1) <= 0) {
+        session_kill(s, "tx-free head out of range");
+        return;
+    }
+    ffl_ring_put_id(&s->txfree, buf);
+    s->dirty_tx = true;
+}
+
+/* ---- life ---------------------------------------------------------------------------------- */
+
+static int session_alloc(struct ffl_session *s, const struct ffl_hello *h)
+{
+    const struct ffl_instance_opts *o = &s->in->o;
+    uint32_t sockets = o->max_sockets, kib = o->pool_kib;
+    if (h->max_sockets && h->max_sockets < sockets)
+        sockets = h->max_sockets;
+    if (h->pool_kib && h->pool_kib < kib)
+        kib = h->pool_kib;
+    struct ffl_geo geo;
+    ffl_geo_default(&geo, sockets, kib);
+    geo.session = s->id;
+    geo.inst_pid = (int32_t)getpid();
+    geo.app_pid = s->pid;
+    int rc = ffl_segment_create(&s->map, &geo, o->huge);
+    if (rc < 0)
+        return rc;
+    ffl_segment_ring(&s->map, FFL_SQ, &s->sq);
+    ffl_segment_ring(&s->map, FFL_CQ, &s->cq);
+    ffl_segment_ring(&s->map, FFL_RXFREE, &s->rxfree);
+    ffl_segment_ring(&s->map, FFL_TXFREE, &s->txfree);
+    rc = ffl_pool_init(&s->rx, &s->map.geo.rx);
+    if (rc < 0)
+        return rc;
+    s->n = sockets;
+    s->fresh = s->n;
+    s->table = calloc(2 * (size_t)s->n, sizeof(*s->table));
+    s->rx_owner = calloc(ffl_pool_total(&geo.rx), sizeof(*s->rx_owner));
+    s->rx_handle = calloc(ffl_pool_total(&geo.rx), sizeof(*s->rx_handle));
+    s->tx = calloc(ffl_pool_total(&geo.tx), sizeof(*s->tx));
+    if (!s->table || !s->rx_owner || !s->rx_handle || !s->tx)
+        return -ENOMEM;
+    s->app_bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    s->inst_bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return s->app_bell < 0 || s->inst_bell < 0 ? -errno : 0;
+}
+
+static int session_watch(struct ffl_session *s)
+{
+    s->src_sock = (struct src){SRC_SESSION, s};
+    s->src_pid = (struct src){SRC_PIDFD, s};
+    s->src_bell = (struct src){SRC_DOORBELL, s};
+    int rc = ctl_add(s->in, s->sock, EPOLLIN | EPOLLRDHUP, &s->src_sock);
+    if (rc == 0)
+        rc = ctl_add(s->in, s->inst_bell, EPOLLIN | EPOLLET, &s->src_bell);
+    /* A child that was forked without exec keeps the socket open: the process's end counts too. */
+    s->pidfd = (int)syscall(SYS_pidfd_open, s->pid, 0);
+    if (rc == 0 && s->pidfd >= 0)
+        rc = ctl_add(s->in, s->pidfd, EPOLLIN, &s->src_pid);
+    return rc;
+}
+
+int session_new(struct ffl_instance *in, int sock, const struct ffl_hello *h, pid_t pid, uid_t uid,
+                struct ffl_session **out)
+{
+    struct ffl_session *s = calloc(1, sizeof(*s));
+    if (!s)
+        return -ENOMEM;
+    *s = (struct ffl_session){.in = in, .sock = sock, .pidfd = -1, .app_bell = -1,
+                              .inst_bell = -1, .pid = pid, .uid = uid, .id = ++in->next_id,
+                              .map = {.memfd = -1}};
+    int rc = session_alloc(s, h);
+    if (rc == 0)
+        rc = session_watch(s);
+    if (rc < 0) {
+        s->sock = -1; /* still the caller's */
+        session_free(s);
+        return rc;
+    }
+    s->next = in->sessions;
+    in->sessions = s;
+    in->nsessions++;
+    atomic_store_explicit(&in->page->sessions, in->nsessions, memory_order_relaxed);
+    ffl_stat_add(&in->page->sessions_total, 1);
+    *out = s;
+    return 0;
+}
+
+static void close_fd(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+void session_free(struct ffl_session *s)
+{
+    close_fd(&s->sock);
+    close_fd(&s->pidfd);
+    close_fd(&s->app_bell);
+    close_fd(&s->inst_bell);
+    ffl_pool_fini(&s->rx);
+    ffl_segment_drop(&s->map);
+    free(s->table);
+    free(s->rx_owner);
+    free(s->rx_handle);
+    free(s->tx);
+    free(s->freed);
+    free(s->over);
+    free(s);
+}
+
+static void go_dying(struct ffl_session *s)
+{
+    struct ffl_instance *in = s->in;
+    s->dying = true;
+    in->nsessions--;
+    atomic_store_explicit(&in->page->sessions, in->nsessions, memory_order_relaxed);
+    atomic_fetch_add_explicit(&in->page->dying, 1, memory_order_relaxed);
+    close_fd(&s->sock);
+    close_fd(&s->pidfd);
+    close_fd(&s->inst_bell);
+    for (uint32_t h = 0; h < s->fresh; h++) { /* fresh >= n: both ranges */
+        struct ep *e = s->table[h];
+        if (!e)
+            continue;
+        control_close(e, s->dead);
+        if (!e->dead)
+            ep_timer(e, ffl_now_ns() + DYING_LINGER_NS);
+    }
+}
+
+void session_kill(struct ffl_session *s, const char *why)
+{
+    if (s->dead)
+        return;
+    s->dead = true; /* go_dying runs at the end of the turn, in session_reap */
+    ffl_log(FFL_LOG_ERROR, "session %u (pid %d, uid %u) ended: %s", s->id, (int)s->pid,
+            (unsigned)s->uid, why);
+    ffl_stat_add(&s->in->page->sessions_killed, 1);
+}
+
+/* What it had published before it went still counts, as write(2) does for a process that exits. */
+void session_end(struct ffl_session *s)
+{
+    if (s->dying)
+        return;
+    const char *why = NULL;
+    int n = s->dead ? 0 : ffl_ring_avail(&s->sq);
+    while (n-- > 0 && !s->dead)
+        if (control_entry(s, ffl_ring_get_entry(&s->sq), &why) < 0)
+            session_kill(s, why);
+    ffl_log(FFL_LOG_INFO, "session %u (pid %d) detached, %u sockets open", s->id, (int)s->pid,
+            s->open);
+    go_dying(s);
+}
+
+void session_reap(struct ffl_instance *in)
+{
+    struct ffl_session **p = &in->sessions;
+    while (*p) {
+        struct ffl_session *s = *p;
+        if (s->dead && !s->dying)
+            go_dying(s);
+        if (!s->dying || s->open > 0) {
+            p = &s->next;
+            continue;
+        }
+        *p = s->next;
+        ep_bury(in); /* they point to the session */
+        atomic_fetch_sub_explicit(&in->page->dying, 1, memory_order_relaxed);
+        session_free(s);
+    }
+}
