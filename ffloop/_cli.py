@@ -1,0 +1,38 @@
+"""The command `ffloop`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from ._errors import InstanceError
+from ._instance import executable
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the `ffloop` command. Returns an exit status."""
+    parser = argparse.ArgumentParser(prog="ffloop", description="asyncio on a user-space TCP stack")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser(
+        "instance",
+        help="run an instance in the foreground (`ffloop instance --help`)",
+        add_help=False,
+    )
+    args, rest = parser.parse_known_args(argv)
+    if args.command == "instance":
+        return _instance(rest)
+    raise AssertionError(args.command)
+
+
+def _instance(rest: list[str]) -> int:
+    # The instance takes this process's place: signals and the exit status are its own.
+    try:
+        path = executable()
+        os.execv(path, [path, *rest])
+    except InstanceError as exc:
+        print(f"ffloop: {exc.strerror}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

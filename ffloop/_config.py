@@ -1,0 +1,112 @@
+"""Options, from arguments and the environment, checked once and told apart clearly.
+
+| variable | argument | meaning |
+|---|---|---|
+| FFLOOP_INSTANCE | instance | socket path of the instance; "@name" is an abstract address |
+| FFLOOP_STACK | stack | "host" or "fstack": insist on this stack |
+| FFLOOP_SPIN_US | spin_us | microseconds to spin before sleeping, "auto" or "forever" |
+| FFLOOP_RECONNECT | reconnect | 1 or 0: attach and listen again when the instance is back |
+| FFLOOP_ROUTES | routes | "10.0.0.0/8=stack,127.0.0.0/8=kernel", first match wins |
+| FFLOOP_POOL_KIB | pool_kib | buffer memory a side, KiB |
+| FFLOOP_TX_CAP | tx_cap | bytes that one socket may have unsent |
+| FFLOOP_MAX_SOCKETS | max_sockets | sockets of this session |
+| FFLOOP_TIMEOUT_MS | timeout_ms | limit of the handshake and of calls that wait |
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ._errors import ConfigError
+
+SPIN_FOREVER = -1
+SPIN_AUTO = -2
+STACKS = ("host", "sim", "fstack")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What a loop needs to know to attach. Build it with `load`."""
+
+    instance: str | None = None
+    stack: str | None = None
+    spin_us: int = SPIN_AUTO
+    reconnect: bool = True
+    routes: str = ""
+    pool_kib: int = 0
+    tx_cap: int = 0
+    max_sockets: int = 0
+    timeout_ms: int = 0
+
+
+def _spin(text: str) -> int:
+    if text == "auto":
+        return SPIN_AUTO
+    if text == "forever":
+        return SPIN_FOREVER
+    return _count(text)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**31:
+        raise ValueError("out of range")
+    return value
+
+
+def _flag(text: str) -> bool:
+    try:
+        return {"1": True, "yes": True, "true": True, "0": False, "no": False, "false": False}[
+            text.lower()
+        ]
+    except KeyError:
+        raise ValueError("not a flag") from None
+
+
+def _stack(text: str) -> str:
+    if text not in STACKS:
+        raise ValueError("unknown stack")
+    return text
+
+
+_OPTIONS: dict[str, tuple[str, Callable[[str], Any], str]] = {
+    "instance": ("FFLOOP_INSTANCE", str, "a socket path or @name"),
+    "stack": ("FFLOOP_STACK", _stack, " or ".join(repr(s) for s in STACKS)),
+    "spin_us": ("FFLOOP_SPIN_US", _spin, "a number of microseconds, 'auto' or 'forever'"),
+    "reconnect": ("FFLOOP_RECONNECT", _flag, "0 or 1"),
+    "routes": ("FFLOOP_ROUTES", str, "NETWORK=stack|kernel, comma-separated"),
+    "pool_kib": ("FFLOOP_POOL_KIB", _count, "a number of KiB"),
+    "tx_cap": ("FFLOOP_TX_CAP", _count, "a number of bytes"),
+    "max_sockets": ("FFLOOP_MAX_SOCKETS", _count, "a number of sockets"),
+    "timeout_ms": ("FFLOOP_TIMEOUT_MS", _count, "a number of milliseconds"),
+}
+
+
+def load(environ: Mapping[str, str] | None = None, **arguments: Any) -> Config:
+    """Merges arguments (None: not given) over the environment. Raises ConfigError."""
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    for name, (variable, parse, wanted) in _OPTIONS.items():
+        given = arguments.pop(name, None)
+        source = f"{name}="
+        if given is None:
+            given = environ.get(variable) or None
+            source = f"{variable}="
+        if given is None:
+            continue
+        try:
+            values[name] = parse(_text(given))
+        except ValueError:
+            raise ConfigError(f"{source}{given!r}: expected {wanted}") from None
+    if arguments:
+        raise TypeError(f"unknown option {', '.join(sorted(arguments))}")
+    return Config(**values)
+
+
+def _text(given: Any) -> str:
+    if isinstance(given, bool):
+        return "1" if given else "0"
+    if isinstance(given, os.PathLike):
+        return os.fsdecode(given)
+    return str(given)

@@ -1,0 +1,77 @@
+"""Exceptions about the instance. All are OSError, so `except OSError` keeps working.
+
+Errors of a socket (refused, reset, in use...) are the standard ones, with the standard errno.
+"""
+
+import errno
+import os
+
+
+class InstanceError(OSError):
+    """Something is wrong with the ffloop instance, not with a connection."""
+
+
+class InstanceNotFound(InstanceError):
+    """No instance answers at the path, or its executable is missing."""
+
+
+class InstanceDenied(InstanceError):
+    """The file system does not let this user open the instance's socket."""
+
+
+class InstanceRefused(InstanceError):
+    """The instance refused this user, or has no room for another session."""
+
+
+class VersionMismatch(InstanceError):
+    """The instance speaks another version of the shared-memory layout."""
+
+
+class ProtocolError(InstanceError):
+    """What answers at the path is not an ffloop instance, or it broke the protocol."""
+
+
+class InstanceGone(ConnectionResetError, InstanceError):
+    """The instance ended. Connections are lost with this; it is a ConnectionResetError."""
+
+
+class ConfigError(ValueError):
+    """An option or an FFLOOP_ variable has a value that cannot be used."""
+
+
+class StackUnavailable(InstanceError):
+    """The stack asked for is not the one that the instance runs."""
+
+
+_ATTACH: dict[int, tuple[type[InstanceError], str]] = {
+    errno.ENOENT: (InstanceNotFound, "start one with `ffloop instance`, or unset FFLOOP_INSTANCE"),
+    errno.ECONNREFUSED: (
+        InstanceNotFound,
+        "the instance that made this socket has ended; start it again",
+    ),
+    errno.EACCES: (InstanceDenied, "run as the instance's user or group"),
+    errno.EPROTONOSUPPORT: (
+        VersionMismatch,
+        "install the same ffloop version for the instance and the application",
+    ),
+    errno.EPERM: (InstanceRefused, "run as a user that the instance admits"),
+    errno.EUSERS: (InstanceRefused, "the instance has all the sessions that it may have"),
+    errno.EPROTO: (ProtocolError, "FFLOOP_INSTANCE must name an ffloop instance's socket"),
+}
+
+
+def attach_error(code: int, path: str, why: str) -> InstanceError:
+    """The exception for a failed attach: `code` is a positive errno, `why` the core's sentence."""
+    cls, advice = _ATTACH.get(code, (InstanceError, ""))
+    message = why or os.strerror(code)
+    if advice:
+        message = f"{message} ({advice})"
+    return cls(code, f"ffloop instance at {path!r}: {message}")
+
+
+def gone(code: int = errno.ECONNRESET) -> InstanceGone:
+    """The exception for a connection whose instance ended."""
+    detail = "" if code == errno.ECONNRESET else f" ({os.strerror(code)})"
+    return InstanceGone(
+        errno.ECONNRESET, f"connection lost: the ffloop instance ended{detail}; see its log"
+    )

@@ -1,0 +1,151 @@
+"""Finding the instance, or starting one.
+
+The order: an explicit path (argument or FFLOOP_INSTANCE); else an instance running at its usual
+place; else an embedded one: a child process with the host stack, private to this process tree,
+which ends itself when its last session has ended. A log line says which.
+"""
+
+import contextlib
+import os
+import secrets
+import socket
+import subprocess
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from ._config import Config
+from ._errors import InstanceError, InstanceNotFound, StackUnavailable
+from ._log import log
+from ._ring import Ring
+
+_ENV = "_FFLOOP_EMBEDDED"  # the process tree's embedded instance, for children
+_LOG_ENV = "FFLOOP_INSTANCE_LOG"  # a file for an embedded instance's log
+_starting = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceInfo:
+    """An instance as a loop sees it."""
+
+    path: str
+    stack: str
+    pid: int
+    embedded: bool
+
+
+def executable() -> str:
+    """The path of ffloop-instance inside the package. Raises InstanceNotFound."""
+    given = os.environ.get("FFLOOP_INSTANCE_EXECUTABLE")
+    import ffloop
+
+    places = (
+        [Path(given)] if given else [Path(p, "_native", "ffloop-instance") for p in ffloop.__path__]
+    )
+    for place in places:
+        if os.access(place, os.X_OK):
+            return str(place)
+    raise InstanceNotFound(
+        2, f"ffloop-instance is missing at {places[0]}: reinstall ffloop with `pip install`"
+    )
+
+
+def usual_places() -> list[str]:
+    """Where an instance that somebody started listens unless told otherwise."""
+    places = []
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime:
+        places.append(os.path.join(runtime, "ffloop", "instance.sock"))
+    places.append("/run/ffloop/instance.sock")
+    return places
+
+
+def attach(config: Config, timeout_ms: int | None = None) -> tuple[Ring, bool]:
+    """A session with the instance that `config` and the environment lead to, and whether it is
+    embedded. Raises an InstanceError that says what to do."""
+    if config.instance is not None:
+        return _checked(Ring(config.instance, config, timeout_ms), config), False
+    for path in usual_places():
+        if not os.path.exists(path):
+            continue
+        try:
+            ring = Ring(path, config, timeout_ms)
+        except InstanceNotFound as exc:
+            log.warning("skipping %s: %s", path, exc)
+            continue
+        return _checked(ring, config), False
+    if config.stack == "fstack":
+        raise StackUnavailable(
+            2,
+            "stack='fstack' was asked for and no instance runs: start one with "
+            "`ffloop instance --stack fstack`, or name its socket in FFLOOP_INSTANCE",
+        )
+    return _checked(_embedded(config, timeout_ms), config), True
+
+
+def _checked(ring: Ring, config: Config) -> Ring:
+    if config.stack is not None and ring.stack != config.stack:
+        path, stack = ring.path, ring.stack
+        ring.close()
+        raise StackUnavailable(
+            2, f"stack={config.stack!r} was asked for; the instance at {path!r} runs {stack!r}"
+        )
+    return ring
+
+
+def _embedded(config: Config, timeout_ms: int | None) -> Ring:
+    with _starting:
+        path = os.environ.get(_ENV)
+        if path:
+            with contextlib.suppress(InstanceError):
+                return Ring(path, config, timeout_ms)
+        path = _start(config.stack or "host")
+        os.environ[_ENV] = path
+        return Ring(path, config, timeout_ms)
+
+
+def _start(stack: str) -> str:
+    """Starts an embedded instance; returns its address. The instance detaches itself at once."""
+    name = f"ffloop-{os.getuid()}-{os.getpid()}-{secrets.token_hex(8)}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind("\0" + name)
+        listener.listen(64)
+        fd = listener.fileno()
+        command = [executable(), "--stack", stack, "--embedded", "--listen-fd", str(fd)]
+        with _log_file() as output:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=output,
+                pass_fds=(fd,),
+                check=False,
+            )
+            if done.returncode != 0:
+                raise InstanceNotFound(
+                    2, f"the embedded instance did not start: {_tail(output)} ({command[0]})"
+                )
+    return "@" + name
+
+
+@contextlib.contextmanager
+def _log_file():  # type: ignore[no-untyped-def]
+    # Never the application's own standard error: whoever reads it to its end would wait for the
+    # instance. An unnamed file keeps the words of a failed start.
+    path = os.environ.get(_LOG_ENV)
+    fd = (
+        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        if path
+        else os.memfd_create("ffloop-instance-log")
+    )
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _tail(fd: int) -> str:
+    with contextlib.suppress(OSError):
+        size = os.fstat(fd).st_size
+        return os.pread(fd, 500, max(0, size - 500)).decode(errors="replace").strip() or "no reason"
+    return "see its log"

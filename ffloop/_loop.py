@@ -1,0 +1,414 @@
+"""Loop: asyncio's selector event loop with TCP on the stack.
+
+What is not here is asyncio's own code, unchanged: scheduling, TLS, tasks, subprocesses, signals,
+pipes, unix sockets, executors. Overridden are the places where a TCP socket is made, connected,
+listened on or turned into a transport.
+"""
+
+import asyncio
+import collections.abc
+import contextvars
+import itertools
+import socket
+import weakref
+from typing import Any
+
+from . import _config, _instance
+from ._errors import InstanceError, gone
+from ._instance import InstanceInfo
+from ._log import log
+from ._poller import Poller
+from ._ring import Ring
+from ._routing import router
+from ._server import Listener, bind_sockets
+from ._sockcalls import SockCalls
+from ._sockets import StackSocket, stack_socket, thread_rings
+from ._stdlib import Handle, Server, SSLProtocol, logger
+from ._transports import StreamTransport
+
+_RETRY_FIRST, _RETRY_MOST = 0.02, 2.0  # seconds between attempts to attach again
+_REATTACH_TIMEOUT_MS = 1000
+
+
+class Loop(SockCalls):
+    """An event loop whose TCP runs on an ffloop instance.
+
+    Keyword arguments (each has an FFLOOP_ variable, see ffloop._config): `instance`, the path of an
+    instance's socket; `stack`, "host" or "fstack", to insist on one; `reconnect`, whether to attach
+    and listen again when the instance ended; `spin_us`; `routes`; `pool_kib`; `tx_cap`;
+    `max_sockets`; `timeout_ms`.
+
+    Attaches at once: raises InstanceError (an OSError) when there is no instance, and ConfigError
+    (a ValueError) for an option that cannot be.
+    """
+
+    _closed = True  # until the base class says otherwise: __del__ of a loop that never attached
+
+    def __init__(self, **options: Any) -> None:
+        self._config = _config.load(**options)
+        ring, embedded = _instance.attach(self._config)
+        try:
+            self._router = router(ring.stack, self._config.routes)
+            self._poller = Poller(ring, self._instance_down, self._config.spin_us)
+            super().__init__(self._poller)
+        except BaseException:
+            ring.close()
+            raise
+        self._ring: Ring | None = ring
+        self._embedded = embedded
+        self._listeners: dict[StackSocket, Listener] = {}
+        self._retry: asyncio.TimerHandle | None = None
+        self._dispatch_handle = Handle(self._poller.dispatch, (), self, contextvars.Context())
+        self._remember(ring)
+
+    def _remember(self, ring: Ring) -> None:
+        thread_rings.ring = ring
+        log.info(
+            "using the %s instance at %s: stack %s, pid %d",
+            "embedded" if self._embedded else "running",
+            ring.path,
+            ring.stack,
+            ring.instance_pid,
+        )
+
+    @property
+    def instance(self) -> InstanceInfo:
+        """The instance that this loop is attached to. Raises InstanceError while there is none."""
+        ring = self._live_ring()
+        return InstanceInfo(ring.path, ring.stack, ring.instance_pid, self._embedded)
+
+    def stats(self) -> dict[str, int]:
+        """Counters of the session with the instance (see client.h, struct ffl_session_stats)."""
+        return self._live_ring().stats()
+
+    def close(self) -> None:
+        """Closes the loop and ends its session with the instance. Idempotent."""
+        if self.is_running():
+            raise RuntimeError("Cannot close a running event loop")
+        if self.is_closed():
+            return
+        self._poller.detach()
+        super().close()
+        ring, self._ring = self._ring, None
+        self._listeners.clear()
+        if ring is not None:
+            ring.close()
+
+    # ---- events ----
+
+    def _process_events(self, event_list: Any) -> None:
+        if event_list:
+            super()._process_events(event_list)
+        poller = self._poller
+        if poller.batch is not None and not poller.queued:
+            if self._debug:
+                for event, receiver in poller.take_batch():
+                    self._ready.append(
+                        Handle(poller.dispatch_one, (event, receiver), self, contextvars.Context())
+                    )
+            else:
+                poller.queued = 1
+                self._ready.append(self._dispatch_handle)
+
+    # ---- transports ----
+
+    def _make_socket_transport(
+        self,
+        sock: Any,
+        protocol: Any,
+        waiter: Any = None,
+        *,
+        extra: Any = None,
+        server: Any = None,
+    ) -> Any:
+        stack = stack_socket(sock)
+        if stack is None:
+            return super()._make_socket_transport(
+                sock, protocol, waiter, extra=extra, server=server
+            )
+        transport = StreamTransport(self, stack._ep(), protocol, extra, server)
+        transport.own(sock, stack)
+        self.call_soon(transport.begin, waiter)
+        return transport
+
+    def _make_ssl_transport(
+        self,
+        rawsock: Any,
+        protocol: Any,
+        sslcontext: Any,
+        waiter: Any = None,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        extra: Any = None,
+        server: Any = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+        **more: Any,
+    ) -> Any:
+        if stack_socket(rawsock) is None:
+            return super()._make_ssl_transport(
+                rawsock,
+                protocol,
+                sslcontext,
+                waiter,
+                server_side=server_side,
+                server_hostname=server_hostname,
+                extra=extra,
+                server=server,
+                ssl_handshake_timeout=ssl_handshake_timeout,
+                ssl_shutdown_timeout=ssl_shutdown_timeout,
+                **more,
+            )
+        tls = SSLProtocol(
+            self,
+            protocol,
+            sslcontext,
+            waiter,
+            server_side,
+            server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        self._make_socket_transport(rawsock, tls, extra=extra, server=server)
+        return tls._app_transport
+
+    # ---- clients ----
+
+    def _live_ring(self) -> Ring:
+        ring = self._ring
+        if ring is None:
+            self._check_closed()
+            raise gone()
+        return ring
+
+    async def _connect_sock(
+        self, exceptions: Any, addr_info: Any, local_addr_infos: Any = None
+    ) -> Any:
+        family, kind, proto, _, address = addr_info
+        if kind != socket.SOCK_STREAM or not self._router.on_stack(family, address):
+            return await super()._connect_sock(exceptions, addr_info, local_addr_infos)
+        mine: list[OSError] = []
+        exceptions.append(mine)
+        sock = None
+        try:
+            sock = StackSocket._open(self._live_ring(), family, kind, proto, True)
+            sock._ep().nodelay = True
+            if local_addr_infos is not None:
+                _bind_local(sock, family, local_addr_infos, mine)
+            await self._connect(sock._ep(), address)
+            return sock
+        except OSError as exc:
+            mine.append(exc)
+            if sock is not None:
+                sock.close()
+            raise
+        except BaseException:
+            if sock is not None:
+                sock.close()
+            raise
+        finally:
+            exceptions = mine = None  # type: ignore[assignment]  # no cycle through the traceback
+
+    # ---- servers ----
+
+    async def create_server(
+        self,
+        protocol_factory: Any,
+        host: Any = None,
+        port: Any = None,
+        *,
+        family: int = socket.AF_UNSPEC,
+        flags: int = socket.AI_PASSIVE,
+        sock: Any = None,
+        backlog: int = 100,
+        ssl: Any = None,
+        reuse_address: bool | None = None,
+        reuse_port: bool | None = None,
+        keep_alive: bool | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+        start_serving: bool = True,
+    ) -> Any:
+        """As asyncio's. Addresses that the router gives to the stack are served there."""
+        if host is None and port is None:
+            if (stack := stack_socket(sock)) is not None:
+                stack._ep().nodelay = True
+            return await super().create_server(
+                protocol_factory,
+                sock=sock,
+                backlog=backlog,
+                ssl=ssl,
+                ssl_handshake_timeout=ssl_handshake_timeout,
+                ssl_shutdown_timeout=ssl_shutdown_timeout,
+                start_serving=start_serving,
+            )
+        if isinstance(ssl, bool):
+            raise TypeError("ssl argument must be an SSLContext or None")
+        if ssl_handshake_timeout is not None and ssl is None:
+            raise ValueError("ssl_handshake_timeout is only meaningful with ssl")
+        if ssl_shutdown_timeout is not None and ssl is None:
+            raise ValueError("ssl_shutdown_timeout is only meaningful with ssl")
+        if sock is not None:
+            raise ValueError("host/port and sock can not be specified at the same time")
+
+        if host == "":
+            hosts: list[Any] = [None]
+        elif isinstance(host, str) or not isinstance(host, collections.abc.Iterable):
+            hosts = [host]
+        else:
+            hosts = list(host)
+        found = await asyncio.gather(
+            *(self._create_server_getaddrinfo(h, port, family=family, flags=flags) for h in hosts)
+        )
+        sockets = bind_sockets(
+            self._live_ring(),
+            self._router,
+            list(dict.fromkeys(itertools.chain.from_iterable(found))),
+            reuse_address=reuse_address is None or reuse_address,
+            reuse_port=bool(reuse_port),
+            keep_alive=bool(keep_alive),
+            debug=self._debug,
+        )
+        for one in sockets:
+            one.setblocking(False)
+        server = Server(
+            self,
+            sockets,
+            protocol_factory,
+            ssl,
+            backlog,
+            ssl_handshake_timeout,
+            ssl_shutdown_timeout,
+        )
+        if start_serving:
+            try:
+                server._start_serving()
+            except BaseException:
+                server.close()
+                raise
+            await asyncio.sleep(0)
+        if self._debug:
+            logger.info("%r is serving", server)
+        return server
+
+    def _start_serving(
+        self,
+        protocol_factory: Any,
+        sock: Any,
+        sslcontext: Any = None,
+        server: Any = None,
+        backlog: int = 100,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+        *more: Any,
+    ) -> None:
+        stack = stack_socket(sock)
+        if stack is None:
+            super()._start_serving(
+                protocol_factory,
+                sock,
+                sslcontext,
+                server,
+                backlog,
+                ssl_handshake_timeout,
+                ssl_shutdown_timeout,
+                *more,
+            )
+            return
+        listener = Listener(
+            self,
+            stack._ep(),
+            protocol_factory,
+            sslcontext,
+            server,
+            backlog,
+            ssl_handshake_timeout,
+            ssl_shutdown_timeout,
+        )
+        listener.start()
+        self._listeners[stack] = listener
+
+    def _stop_serving(self, sock: Any) -> None:
+        stack = stack_socket(sock)
+        if stack is None:
+            super()._stop_serving(sock)
+            return
+        listener = self._listeners.pop(stack, None)
+        if listener is not None:
+            listener.stop()
+        sock.close()
+
+    # ---- the instance goes and comes back ----
+
+    def _instance_down(self, code: int) -> None:
+        ring, self._ring = self._ring, None
+        if ring is None:
+            return
+        self._poller.detach()
+        exc = gone(code)
+        log.warning("the instance at %s ended (pid %d)", ring.path, ring.instance_pid)
+        receivers, ring.receivers = list(ring.receivers.values()), {}
+        for receiver in receivers:
+            receiver.on_down(exc)
+        ring.close()
+        if self._config.reconnect:
+            self._reattach_later(0.0)
+        elif self._listeners:
+            log.error("reconnect is off: %d servers stay down", len(self._listeners))
+
+    def _reattach_later(self, delay: float) -> None:
+        self._retry = self.call_later(delay, _reattach, weakref.ref(self), delay)
+
+    def _reattach(self, delay: float) -> None:
+        self._retry = None
+        if self._closed or self._ring is not None:
+            return
+        ring = None
+        try:
+            ring, embedded = _instance.attach(self._config, _REATTACH_TIMEOUT_MS)
+            for listener in self._listeners.values():
+                listener.restore(ring)
+        except OSError as exc:
+            if ring is not None:
+                ring.close()
+            delay = min(max(delay * 2, _RETRY_FIRST), _RETRY_MOST)
+            level = log.info if isinstance(exc, InstanceError) else log.warning
+            level("cannot attach again yet (%s); next attempt in %.2f s", exc, delay)
+            self._reattach_later(delay)
+            return
+        self._ring, self._embedded = ring, embedded
+        self._router = router(ring.stack, self._config.routes)
+        self._poller.attach(ring)
+        self._remember(ring)
+
+
+def _reattach(ref: "weakref.ref[Loop]", delay: float) -> None:
+    loop = ref()
+    if loop is not None:
+        loop._reattach(delay)
+
+
+def _bind_local(
+    sock: StackSocket, family: int, local_addr_infos: Any, exceptions: list[OSError]
+) -> None:
+    """Binds to the first of the local addresses that can be; asyncio's messages when none."""
+    for info in local_addr_infos:
+        address = info[4]
+        if info[0] != family:
+            continue
+        try:
+            sock.bind(address)
+            return
+        except OSError as exc:
+            reason = (exc.strerror or str(exc)).lower()
+            message = f"error while attempting to bind on address {address!r}: {reason}"
+            exceptions.append(OSError(exc.errno, message))
+    if exceptions:
+        raise exceptions.pop()
+    raise OSError(f"no matching local address with {family=} found")
+
+
+def new_event_loop(**options: Any) -> Loop:
+    """A new Loop: for `asyncio.Runner(loop_factory=...)` and everything that takes a factory."""
+    return Loop(**options)

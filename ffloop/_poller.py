@@ -1,0 +1,173 @@
+"""The selector: one C call waits for kernel descriptors and ring events together.
+
+`select` returns kernel (key, mask) pairs, as any selector does, and keeps the ring's events as
+`batch`. The loop then schedules `dispatch` once for the whole batch, behind what was scheduled
+before. A batch is an iterator: when a callback raises KeyboardInterrupt or SystemExit, what is left
+of it stays, and `select` does not wait again (which would give its buffers back) until it is done.
+"""
+
+import select
+import selectors
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ._config import SPIN_FOREVER
+from ._ring import (
+    EV_ACCEPT,
+    EV_CLOSED,
+    EV_CONNECT,
+    EV_DATA,
+    EV_DOWN,
+    EV_EOF,
+    EV_ERROR,
+    EV_FD,
+    EV_READABLE,
+    EV_WRITABLE,
+    EVENT_SIZE,
+    Event,
+    Receiver,
+    Ring,
+    events,
+)
+
+_Ready = list[tuple[selectors.SelectorKey, int]]
+_NOT_READ = ~select.EPOLLIN
+_NOT_WRITE = ~select.EPOLLOUT
+_SIGNAL_CHECK_NS = 50_000_000  # a spin without end still lets Python look at its signals
+
+
+class Poller(selectors.EpollSelector):
+    """Used by one loop. `on_down(errno)` is called when the session is gone."""
+
+    def __init__(self, ring: Ring, on_down: Callable[[int], None], spin_us: int) -> None:
+        super().__init__()
+        self.batch: Iterator[Event] | None = None
+        self.queued = 0  # dispatch handles that wait in the loop's queue
+        self._ring: Ring | None = None
+        self._on_down = on_down
+        self._longest = _SIGNAL_CHECK_NS if spin_us == SPIN_FOREVER else -1
+        self.attach(ring)
+
+    def attach(self, ring: Ring) -> None:
+        """Waits on this ring from now on."""
+        epoll: Any = self._selector  # type: ignore[attr-defined]
+        doorbell, session = ring.fds()
+        epoll.register(doorbell, select.EPOLLIN | select.EPOLLET)
+        epoll.register(session, select.EPOLLIN | select.EPOLLRDHUP)
+        self._ring = ring
+
+    def detach(self) -> None:
+        """Kernel descriptors only, until the next attach."""
+        ring, self._ring = self._ring, None
+        self.batch = None
+        if ring is not None and not ring.closed:
+            epoll: Any = self._selector  # type: ignore[attr-defined]
+            for fd in ring.fds():
+                epoll.unregister(fd)
+
+    def select(self, timeout: float | None = None) -> _Ready:
+        if self.batch is not None:
+            return []
+        ring = self._ring
+        if ring is None:
+            return super().select(timeout)
+        if timeout is None:
+            wait_ns = self._longest
+        elif timeout <= 0:
+            wait_ns = 0
+        else:
+            wait_ns = int(timeout * 1e9) + 1  # never early
+            if self._longest > 0:
+                wait_ns = min(wait_ns, self._longest)
+        view = ring.wait(self._selector.fileno(), wait_ns)  # type: ignore[attr-defined]
+        if view is None:
+            return []
+        if view[0] == EV_FD or view[-EVENT_SIZE] == EV_FD:  # they are the first or the last ones
+            ready = self._kernel_events(view)
+            if len(ready) << 4 != len(view):
+                self.batch = events(view)
+            return ready
+        self.batch = events(view)
+        return []
+
+    def _kernel_events(self, view: memoryview) -> _Ready:
+        ready: _Ready = []
+        keys = self._fd_to_key  # type: ignore[attr-defined]
+        for kind, fd, mask, _ in events(view):
+            if kind == EV_FD:
+                key = keys.get(fd)
+                if key is not None:
+                    event = 0
+                    if mask & _NOT_READ:
+                        event |= selectors.EVENT_WRITE
+                    if mask & _NOT_WRITE:
+                        event |= selectors.EVENT_READ
+                    ready.append((key, event & key.events))
+        return ready
+
+    # ---- dispatch ----
+
+    def dispatch(self) -> None:
+        """Hands every event of the batch to its receiver."""
+        self.queued = 0
+        if self.batch is None or self._ring is None:
+            return
+        receivers = self._ring.receivers
+        for kind, handle, arg, off in self.batch:
+            if kind == EV_DATA:
+                receiver = receivers.get(handle)
+                if receiver is not None:
+                    receiver.on_data(off, arg)
+            elif kind != EV_FD:
+                self._dispatch(kind, handle, arg, off)
+        self.batch = None
+
+    def dispatch_one(self, event: Event, receiver: Receiver | None) -> None:
+        """As dispatch, for one event: in debug mode each is a handle of its own, so that slow
+        callbacks are told apart. `receiver` is there to be seen in the handle's repr."""
+        self.queued -= 1
+        kind, handle, arg, off = event
+        try:
+            if self._ring is None or self.batch is None:
+                return
+            if kind == EV_DATA:
+                receiver = self._ring.receivers.get(handle)
+                if receiver is not None:
+                    receiver.on_data(off, arg)
+            elif kind != EV_FD:
+                self._dispatch(kind, handle, arg, off)
+        finally:
+            if self.queued == 0:
+                self.batch = None
+
+    def take_batch(self) -> list[tuple[Event, Receiver | None]]:
+        """The whole batch, for dispatch_one; it stays the current batch until all are done."""
+        if self.batch is None or self._ring is None:
+            return []
+        taken = list(self.batch)
+        self.queued = len(taken)
+        receivers = self._ring.receivers
+        return [(event, receivers.get(event[1])) for event in taken]
+
+    def _dispatch(self, kind: int, handle: int, arg: int, off: int) -> None:
+        if kind == EV_DOWN:
+            self._on_down(arg)
+            return
+        if kind == EV_CLOSED or self._ring is None:
+            return
+        receiver = self._ring.receivers.get(handle)
+        if receiver is None:
+            if kind == EV_ACCEPT:  # its listener was closed by an earlier event
+                self._ring.close_socket(arg, abort=True)
+        elif kind == EV_ACCEPT:
+            receiver.on_accept(arg, off)
+        elif kind == EV_EOF:
+            receiver.on_eof()
+        elif kind == EV_WRITABLE:
+            receiver.on_writable()
+        elif kind == EV_READABLE:
+            receiver.on_readable()
+        elif kind == EV_CONNECT:
+            receiver.on_connect(arg)
+        elif kind == EV_ERROR:
+            receiver.on_error(arg)

@@ -1,0 +1,343 @@
+"""The ring face: the one module that touches the C core (ffi and lib).
+
+`-errno` becomes an OSError subclass here, once. A Ring is one session with an instance and is used
+by one thread. `raw_*` are the C calls of the hot path, for _transports.py: their first argument is
+`Ring.c`, they return a count or -errno, and a Ring's end takes `c` away from every receiver
+(`on_detach`) before it frees the memory.
+"""
+
+import collections
+import errno
+import importlib
+import mmap
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from ._addr import ADDR_SIZE, NAMES_SIZE, SockAddr, decode, encode
+from ._config import Config
+from ._errors import attach_error, gone
+
+_core: Any = importlib.import_module("ffloop._native._core")
+ffi: Any = _core.ffi
+lib: Any = _core.lib
+
+ABI_VERSION: int = lib.FFL_ABI_VERSION
+
+EV_DATA: int = lib.FFL_EV_DATA
+EV_EOF: int = lib.FFL_EV_EOF
+EV_ERROR: int = lib.FFL_EV_ERROR
+EV_ACCEPT: int = lib.FFL_EV_ACCEPT
+EV_CONNECT: int = lib.FFL_EV_CONNECT
+EV_READABLE: int = lib.FFL_EV_READABLE
+EV_WRITABLE: int = lib.FFL_EV_WRITABLE
+EV_CLOSED: int = lib.FFL_EV_CLOSED
+EV_FD: int = lib.FFL_EV_FD
+EV_DOWN: int = lib.FFL_EV_DOWN
+
+READ, WRITE = 1, 2
+WINDOW_MAX = 1024
+
+raw_send = lib.ffl_client_send
+raw_push = lib.ffl_client_push
+raw_unread = lib.ffl_client_unread
+
+_EVENTS = 512  # a batch; more wait for the next call
+EVENT_SIZE = 16
+decode_events = struct.Struct("=4I").iter_unpack
+
+_new_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
+
+Event = tuple[int, int, int, int]  # kind, handle, arg, off (see client.h)
+
+
+class Receiver(Protocol):
+    """Whoever owns a handle. One method an event kind; CLOSED needs none."""
+
+    def on_data(self, off: int, size: int) -> None: ...
+    def on_eof(self) -> None: ...
+    def on_error(self, code: int) -> None: ...
+    def on_accept(self, handle: int, off: int) -> None: ...
+    def on_connect(self, code: int) -> None: ...
+    def on_readable(self) -> None: ...
+    def on_writable(self) -> None: ...
+    def on_down(self, exc: OSError) -> None: ...
+    def on_detach(self) -> None: ...
+
+
+def error(code: int) -> OSError:
+    """The OSError (subclass) for a positive errno."""
+    return OSError(code, os.strerror(code))
+
+
+def _check(rc: int) -> int:
+    if rc < 0:
+        raise error(-rc)
+    return rc
+
+
+def _addr(packed: bytes) -> Any:
+    p = ffi.new("struct ffl_addr *")
+    ffi.memmove(p, packed, ADDR_SIZE)
+    return p
+
+
+class Ring:
+    """A session. Methods on a closed or dead one raise OSError (ECONNRESET); none crashes."""
+
+    def __init__(self, path: str, config: Config, timeout_ms: int | None = None) -> None:
+        """Attaches; waits for the handshake. Raises an InstanceError."""
+        self.path = path
+        self.receivers: dict[int, Receiver] = {}
+        self.orphans: collections.deque[int] = collections.deque()
+        self._client: Any = None
+        self._events = ffi.new("struct ffl_event[]", _EVENTS)
+        self._view = memoryview(ffi.buffer(self._events)).cast("B")
+        c_path = ffi.new("char[]", os.fsencode(path))
+        opts = ffi.new(
+            "struct ffl_client_opts *",
+            {
+                "path": c_path,
+                "timeout_ms": config.timeout_ms if timeout_ms is None else timeout_ms,
+                "spin_us": config.spin_us,
+                "max_sockets": config.max_sockets,
+                "pool_kib": config.pool_kib,
+                "tx_cap": config.tx_cap,
+            },
+        )
+        out = ffi.new("struct ffl_client **")
+        why = ffi.new("char[]", 256)
+        rc = lib.ffl_client_attach(out, opts, why, 256)
+        if rc < 0:
+            raise attach_error(-rc, path, ffi.string(why).decode(errors="replace"))
+        self._client = self.c = out[0]
+        try:
+            self.mm = mmap.mmap(
+                lib.ffl_client_memfd(self.c),
+                lib.ffl_client_size(self.c),
+                mmap.MAP_SHARED,
+                mmap.PROT_READ,
+            )
+        except BaseException:
+            lib.ffl_client_detach(self._client)
+            self._client = self.c = None
+            raise
+        self.memory = memoryview(self.mm)
+        self.stack: str = ffi.string(lib.ffl_client_stack(self.c)).decode()
+        self.instance_pid: int = lib.ffl_client_instance_pid(self.c)
+
+    # ---- session ----
+
+    def close(self) -> None:
+        """Ends the session. Idempotent. What was submitted is still sent by the instance."""
+        client, self._client = self._client, None
+        if client is None:
+            return
+        receivers, self.receivers = list(self.receivers.values()), {}
+        for receiver in receivers:
+            receiver.on_detach()
+        self.c = None
+        lib.ffl_client_detach(client)
+        self.memory.release()
+        self.mm.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._client is None
+
+    @property
+    def dead(self) -> int:
+        """0, or the positive errno why the session is gone (fork and close included)."""
+        return errno.ECONNRESET if self._client is None else -int(lib.ffl_client_dead(self.c))
+
+    def fds(self) -> tuple[int, int]:
+        """(doorbell: EPOLLIN|EPOLLET, session socket: EPOLLIN|EPOLLRDHUP), for an epoll."""
+        c = self._alive()
+        return lib.ffl_client_doorbell_fd(c), lib.ffl_client_session_fd(c)
+
+    def wait(self, epfd: int, timeout_ns: int) -> memoryview | None:
+        """One C call: reap, spin, sleep in epfd. The events, 16 bytes each, or None.
+
+        The memory they point to is valid until the next call.
+        """
+        if self.orphans:
+            self._close_orphans()
+        n: int = lib.ffl_client_wait(self.c, self._events, _EVENTS, epfd, timeout_ns)
+        if n > 0:
+            return self._view[: n << 4]
+        if n < 0 and n != -errno.EINTR:
+            raise error(-n)
+        return None
+
+    def ping(self) -> None:
+        _check(lib.ffl_client_ping(self._alive()))
+
+    def open_sockets(self) -> int:
+        return int(lib.ffl_client_open_sockets(self._alive()))
+
+    def stats(self) -> dict[str, int]:
+        """The session's counters, both sides' (struct ffl_session_stats)."""
+        out = ffi.new("struct ffl_session_stats *")
+        lib.ffl_client_stats(self._alive(), out)
+        return {name: int(getattr(out, name)) for name in dir(out)}
+
+    def _alive(self) -> Any:
+        if self._client is None:
+            raise gone()
+        return self.c
+
+    def _close_orphans(self) -> None:
+        # Handles whose owner was collected without close(), perhaps in another thread.
+        while self.orphans:
+            self.close_socket(self.orphans.popleft())
+
+    # ---- sockets ----
+
+    def open_socket(self, family: int, kind: int, proto: int = 0, nodelay: bool = False) -> int:
+        flags = lib.FFL_F_NODELAY if nodelay else 0
+        return _check(lib.ffl_client_socket(self._alive(), family, kind, proto, flags))
+
+    def close_socket(self, handle: int, abort: bool = False) -> None:
+        """Frees the handle; events of it that are still in the batch find no receiver."""
+        if self._client is not None:
+            self.receivers.pop(handle, None)
+            lib.ffl_client_close(self.c, handle, abort)
+
+    def bind(self, handle: int, family: int, address: Any) -> None:
+        _check(lib.ffl_client_bind(self._alive(), handle, _addr(encode(family, address, "bind"))))
+
+    def listen(self, handle: int, backlog: int, nodelay: bool) -> None:
+        flags = lib.FFL_F_NODELAY if nodelay else 0
+        _check(lib.ffl_client_listen(self._alive(), handle, backlog, flags))
+
+    def accepting(self, handle: int, window: int, armed: bool = False) -> None:
+        """Accept ahead, at most `window` connections; 0 stops. armed: they will be read here."""
+        flags = lib.FFL_F_ARM_NEW if armed else 0
+        window = min(window, WINDOW_MAX)
+        _check(lib.ffl_client_accepting(self._alive(), handle, window, flags))
+
+    def accept(self, handle: int) -> tuple[int, bytes]:
+        """(new handle, its struct ffl_names). Raises BlockingIOError."""
+        names = ffi.new("struct ffl_names *")
+        new = _check(lib.ffl_client_accept(self._alive(), handle, names))
+        return new, bytes(ffi.buffer(names))
+
+    def connect(self, handle: int, family: int, address: Any) -> None:
+        """Starts it. Raises BlockingIOError (EINPROGRESS): an EV_CONNECT follows."""
+        packed = encode(family, address, "connect")
+        _check(lib.ffl_client_connect(self._alive(), handle, _addr(packed)))
+
+    def names(self, handle: int) -> bytes:
+        """The struct ffl_names of the socket. May wait."""
+        names = ffi.new("struct ffl_names *")
+        _check(lib.ffl_client_names(self._alive(), handle, names))
+        return bytes(ffi.buffer(names))
+
+    def push(self, handle: int, on: bool) -> None:
+        _check(raw_push(self._alive(), handle, on))
+
+    def unread(self, handle: int) -> None:
+        """Puts the batch's data of this socket back at the head of its queue."""
+        _check(raw_unread(self._alive(), handle))
+
+    def want(self, handle: int, filters: int) -> None:
+        _check(lib.ffl_client_want(self._alive(), handle, filters))
+
+    def ready(self, handle: int) -> int:
+        return int(lib.ffl_client_ready(self._alive(), handle))
+
+    def unsent(self, handle: int) -> int:
+        return int(lib.ffl_client_unsent(self._alive(), handle))
+
+    def recv(self, handle: int, size: int, flags: int = 0) -> bytes:
+        if size < 0:
+            raise ValueError("negative buffersize in recv")
+        data = _new_uncleared("char[]", max(size, 1))
+        got = lib.ffl_client_recv(self._alive(), handle, data, size, flags, ffi.NULL, ffi.NULL)
+        return bytes(ffi.buffer(data, _check(got)))
+
+    def recv_into(self, handle: int, buffer: Any, size: int = 0, flags: int = 0) -> int:
+        return self.recvfrom_into(handle, buffer, size, flags)[0]
+
+    def recvfrom(self, handle: int, size: int, flags: int = 0) -> tuple[bytes, SockAddr | None]:
+        if size < 0:
+            raise ValueError("negative buffersize in recvfrom")
+        data = _new_uncleared("char[]", max(size, 1))
+        addr = ffi.new("struct ffl_addr *")
+        got = lib.ffl_client_recv(self._alive(), handle, data, size, flags, addr, ffi.NULL)
+        return bytes(ffi.buffer(data, _check(got))), decode(bytes(ffi.buffer(addr)))
+
+    def recvfrom_into(
+        self, handle: int, buffer: Any, size: int = 0, flags: int = 0
+    ) -> tuple[int, SockAddr | None]:
+        if size < 0:
+            raise ValueError("negative buffersize in recv_into")
+        with memoryview(buffer) as view, view.cast("B") as flat:
+            if size > len(flat):
+                raise ValueError("buffer too small for requested bytes")
+            addr = ffi.new("struct ffl_addr *")
+            room = ffi.from_buffer("char[]", flat, require_writable=True)
+            try:
+                got = lib.ffl_client_recv(
+                    self._alive(), handle, room, size or len(flat), flags, addr, ffi.NULL
+                )
+            finally:
+                ffi.release(room)
+        return _check(got), decode(bytes(ffi.buffer(addr)))
+
+    def send(self, handle: int, data: Any) -> int:
+        """Bytes taken. Raises BlockingIOError for none."""
+        if isinstance(data, bytes):
+            return _check(raw_send(self._alive(), handle, data, len(data)))
+        with memoryview(data) as view, view.cast("B") as flat:
+            return _check(raw_send(self._alive(), handle, ffi.from_buffer(flat), len(flat)))
+
+    def sendto(self, handle: int, family: int, data: Any, address: Any) -> int:
+        to = _addr(encode(family, address, "sendto"))
+        with memoryview(data) as view, view.cast("B") as flat:
+            return _check(
+                lib.ffl_client_sendto(self._alive(), handle, ffi.from_buffer(flat), len(flat), to)
+            )
+
+    def shutdown(self, handle: int, how: int) -> None:
+        _check(lib.ffl_client_shutdown(self._alive(), handle, how))
+
+    def take_error(self, handle: int) -> int:
+        return abs(int(lib.ffl_client_take_error(self._alive(), handle)))
+
+    def mirror_fd(self, handle: int) -> int:
+        return _check(lib.ffl_client_mirror_fd(self._alive(), handle))
+
+    def getsockopt(self, handle: int, level: int, name: int, size: int = 0) -> int | bytes:
+        """As socket.getsockopt: an int, or `size` bytes."""
+        if level == socket.SOL_SOCKET and name == socket.SO_ERROR and not size:
+            return self.take_error(handle)
+        room = size or 4
+        value = ffi.new("unsigned char[]", room)
+        length = ffi.new("uint32_t *", room)
+        _check(lib.ffl_client_getsockopt(self._alive(), handle, level, name, value, length))
+        got = bytes(ffi.buffer(value, min(length[0], room)))
+        if size:
+            return got
+        return int.from_bytes(got, "little", signed=True) if len(got) == 4 else got[0]
+
+    def setsockopt(self, handle: int, level: int, name: int, value: Any) -> None:
+        packed = struct.pack("=i", value) if isinstance(value, int) else bytes(value)
+        _check(lib.ffl_client_setsockopt(self._alive(), handle, level, name, packed, len(packed)))
+
+
+def flat(data: Any) -> Any:
+    """A C view of a bytes-like object that is not bytes, for raw_send."""
+    return ffi.from_buffer(data)
+
+
+def names(raw: bytes) -> tuple[SockAddr | None, SockAddr | None]:
+    """A struct ffl_names: (local, peer), None where not known."""
+    return decode(raw[:ADDR_SIZE]), decode(raw[ADDR_SIZE:NAMES_SIZE])
+
+
+def events(view: memoryview) -> Iterator[Event]:
+    """A batch of `Ring.wait`, decoded one by one as it is consumed."""
+    return decode_events(view)

@@ -1,0 +1,158 @@
+"""loop.sock_* for stack sockets; kernel sockets go to asyncio's own.
+
+Each is the non-blocking call, tried again whenever the socket becomes ready. A cancelled call has
+taken nothing: data is copied out only when it is returned.
+"""
+
+import asyncio
+import ssl
+from typing import Any
+
+from ._endpoint import READ, WRITE, Endpoint
+from ._ring import Ring
+from ._routing import Router
+from ._sockets import StackSocket, can_promote, promote, stack_socket
+from ._stdlib import SelectorLoop
+
+
+class SockCalls(SelectorLoop):
+    """Mixed into Loop, which has the ring and the router."""
+
+    _router: Router
+
+    def _live_ring(self) -> Ring:
+        raise NotImplementedError
+
+    def _check_sock(self, sock: Any) -> StackSocket | None:
+        if isinstance(sock, ssl.SSLSocket):
+            raise TypeError("Socket cannot be of type SSLSocket")
+        if self._debug and sock.gettimeout() != 0:
+            raise ValueError("the socket must be non-blocking")
+        return stack_socket(sock)
+
+    async def _ready_for(self, stack: StackSocket, filters: int) -> None:
+        endpoint = stack._ep()
+        ring = endpoint.open_ring()
+        owner = ring.receivers.get(endpoint.handle)
+        if owner is not endpoint:
+            if owner is not None:
+                raise RuntimeError(f"File descriptor {stack!r} is used by transport {owner!r}")
+            endpoint.take()
+        await endpoint.wait_for(filters, self)
+
+    async def sock_recv(self, sock: Any, n: int) -> bytes:
+        stack = self._check_sock(sock)
+        if stack is None:
+            return await super().sock_recv(sock, n)
+        while True:
+            try:
+                return stack.recv(n)
+            except (BlockingIOError, InterruptedError):
+                await self._ready_for(stack, READ)
+
+    async def sock_recv_into(self, sock: Any, buf: Any) -> int:
+        stack = self._check_sock(sock)
+        if stack is None:
+            return await super().sock_recv_into(sock, buf)
+        while True:
+            try:
+                return stack.recv_into(buf)
+            except (BlockingIOError, InterruptedError):
+                await self._ready_for(stack, READ)
+
+    async def sock_recvfrom(self, sock: Any, bufsize: int) -> Any:
+        stack = self._check_sock(sock)
+        if stack is None:
+            return await super().sock_recvfrom(sock, bufsize)
+        while True:
+            try:
+                return stack.recvfrom(bufsize)
+            except (BlockingIOError, InterruptedError):
+                await self._ready_for(stack, READ)
+
+    async def sock_recvfrom_into(self, sock: Any, buf: Any, nbytes: int = 0) -> Any:
+        stack = self._check_sock(sock)
+        if stack is None:
+            return await super().sock_recvfrom_into(sock, buf, nbytes)
+        while True:
+            try:
+                return stack.recvfrom_into(buf, nbytes or len(buf))
+            except (BlockingIOError, InterruptedError):
+                await self._ready_for(stack, READ)
+
+    async def sock_sendall(self, sock: Any, data: Any) -> None:
+        stack = self._check_sock(sock)
+        if stack is None:
+            await super().sock_sendall(sock, data)
+            return
+        with memoryview(data) as view, view.cast("B") as flat:
+            done = 0
+            while done < len(flat):
+                try:
+                    done += stack.send(flat[done:])
+                except (BlockingIOError, InterruptedError):
+                    await self._ready_for(stack, WRITE)
+
+    async def sock_sendto(self, sock: Any, data: Any, address: Any) -> int:
+        stack = self._check_sock(sock)
+        if stack is None:
+            return await super().sock_sendto(sock, data, address)
+        while True:
+            try:
+                return stack.sendto(data, address)
+            except (BlockingIOError, InterruptedError):
+                await self._ready_for(stack, WRITE)
+
+    async def sock_accept(self, sock: Any) -> Any:
+        stack = self._check_sock(sock)
+        if stack is None:
+            return await super().sock_accept(sock)
+        while True:
+            try:
+                return stack.accept()
+            except (BlockingIOError, InterruptedError):
+                await self._ready_for(stack, READ)
+
+    async def sock_connect(self, sock: Any, address: Any) -> None:
+        """Connects. A fresh kernel TCP socket whose destination is the stack's becomes a stack
+        socket, in place."""
+        stack = self._check_sock(sock)
+        if stack is None and not can_promote(sock):
+            await super().sock_connect(sock, address)
+            return
+        resolved = await self._ensure_resolved(
+            address, family=sock.family, type=sock.type, proto=sock.proto, loop=self
+        )
+        address = resolved[0][4]
+        if stack is None:
+            if not self._router.on_stack(sock.family, address):
+                await super().sock_connect(sock, address)
+                return
+            stack = promote(sock, self._live_ring())
+        await self._connect(stack._ep(), address)
+
+    async def _connect(self, endpoint: Endpoint, address: Any) -> None:
+        ring = endpoint.open_ring()
+        fut: asyncio.Future[None] = self.create_future()
+        endpoint.take()
+        try:
+            ring.connect(endpoint.handle, endpoint.family, address)
+        except (BlockingIOError, InterruptedError):
+            endpoint.connecting(fut)
+        else:
+            fut.set_result(None)
+        try:
+            await fut
+        except OSError as exc:
+            if isinstance(exc, ConnectionResetError):
+                raise
+            raise OSError(exc.errno, f"Connect call failed {address}") from None
+
+    async def _sock_sendfile_native(
+        self, sock: Any, file: Any, offset: int, count: int | None
+    ) -> Any:
+        if stack_socket(sock) is not None:
+            raise asyncio.SendfileNotAvailableError(
+                f"syscall sendfile is not available for socket {sock!r} and file {file!r}"
+            )
+        return await super()._sock_sendfile_native(sock, file, offset, count)

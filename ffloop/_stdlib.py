@@ -1,0 +1,102 @@
+"""What ffloop uses of asyncio beyond its documented face, in one place.
+
+All of it is the same from Python 3.11 to 3.14; a change there shows here first.
+"""
+
+import asyncio
+import sys
+from asyncio import base_events, constants, events, sslproto, transports, trsock
+from asyncio.log import logger
+from collections import deque
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+SSLProtocol: Any = sslproto.SSLProtocol
+Server: Any = base_events.Server
+TransportSocket: Any = trsock.TransportSocket
+Handle: Any = events.Handle
+FlowControl = transports._FlowControlMixin
+
+LOG_LOST_WRITES: int = constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
+ACCEPT_RETRY_DELAY: int = constants.ACCEPT_RETRY_DELAY
+SENDFILE_FALLBACK: Any = constants._SendfileMode.FALLBACK
+
+# Python 3.13 tells the server which transport attaches.
+SERVER_KNOWS_CLIENTS = len(signature(Server._attach).parameters) > 1
+# Python 3.13: create_server(keep_alive=), and an address that is not local is skipped.
+PY313 = sys.version_info >= (3, 13)
+
+
+def attach(server: Any, transport: Any) -> None:
+    """server._attach, whichever signature it has."""
+    if SERVER_KNOWS_CLIENTS:
+        server._attach(transport)
+    else:
+        server._attach()
+
+
+def detach(server: Any, transport: Any) -> None:
+    """server._detach, whichever signature it has."""
+    if SERVER_KNOWS_CLIENTS:
+        server._detach(transport)
+    else:
+        server._detach()
+
+
+if TYPE_CHECKING:
+
+    class SelectorLoop(asyncio.SelectorEventLoop):
+        """asyncio's loop with the private names that ffloop overrides or calls."""
+
+        _ready: deque[Any]
+        _selector: Any
+        _closed: bool
+        _debug: bool
+
+        def _check_closed(self) -> None: ...
+        def _process_events(self, event_list: Any) -> None: ...
+        def _make_socket_transport(
+            self,
+            sock: Any,
+            protocol: Any,
+            waiter: Any = None,
+            *,
+            extra: Any = None,
+            server: Any = None,
+        ) -> Any: ...
+        def _make_ssl_transport(
+            self, rawsock: Any, protocol: Any, sslcontext: Any, waiter: Any = None, **kwargs: Any
+        ) -> Any: ...
+        def _start_serving(self, protocol_factory: Any, sock: Any, *args: Any) -> None: ...
+        def _stop_serving(self, sock: Any) -> None: ...
+        def _ensure_fd_no_transport(self, fd: Any) -> None: ...
+        async def _connect_sock(
+            self, exceptions: Any, addr_info: Any, local_addr_infos: Any = None
+        ) -> Any: ...
+        async def _ensure_resolved(self, address: Any, **kwargs: Any) -> Any: ...
+        async def _create_server_getaddrinfo(
+            self, host: Any, port: Any, family: Any, flags: Any
+        ) -> Any: ...
+        async def _sock_sendfile_native(
+            self, sock: Any, file: Any, offset: int, count: int | None
+        ) -> Any: ...
+
+else:
+    SelectorLoop = asyncio.SelectorEventLoop
+
+__all__ = [
+    "ACCEPT_RETRY_DELAY",
+    "LOG_LOST_WRITES",
+    "PY313",
+    "SENDFILE_FALLBACK",
+    "SERVER_KNOWS_CLIENTS",
+    "FlowControl",
+    "Handle",
+    "SSLProtocol",
+    "SelectorLoop",
+    "Server",
+    "TransportSocket",
+    "attach",
+    "detach",
+    "logger",
+]
