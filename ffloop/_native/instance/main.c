@@ -32,7 +32,7 @@ static void on_signal(int sig)
 
 static const char usage[] =
     "usage: ffloop-instance [options] [STACK OPTION key=value ...]\n"
-    "  --stack NAME        host (this kernel's TCP, the default), sim (in memory)%s\n"
+    "  --stack NAME        host (this kernel's TCP, the default), sim (in memory), fstack%s\n"
     "  --socket PATH       unix socket to listen on; \"@name\" is an abstract one\n"
     "  --listen-fd N       take over a listening SOCK_SEQPACKET socket instead\n"
     "  --embedded          detach at once, end with the last session\n"
@@ -44,11 +44,19 @@ static const char usage[] =
     "  --rx-cap BYTES      read ahead a socket (default 262144)\n"
     "  --no-huge           sessions on ordinary pages only\n"
     "  --any-user          every local user may attach (default: this user and root)\n"
-    "  --log-level LEVEL   error, warning, info, debug (default warning)\n";
+    "  --log-level LEVEL   error, warning, info, debug (default warning)\n"
+    "F-Stack (--stack fstack; the same as key=value):\n"
+    "  --conf FILE         F-Stack's config.ini, as it is\n"
+    "  --proc-type TYPE    primary (default), secondary, auto\n"
+    "  --proc-id N         which of the configuration's lcores\n"
+    "  --eal \"ARGS\"        more arguments for DPDK's EAL\n"
+    "  --iface NAME --addr A.B.C.D/BITS [--gateway G] [--addr6 A/BITS] [--gateway6 G]\n"
+    "  [--pkt-tx-delay US] [--lcore-mask HEX]\n"
+    "                      instead of --conf: over DPDK's net_af_packet on this interface\n";
 
 enum { OPT_STACK = 256, OPT_SOCKET, OPT_LISTEN_FD, OPT_EMBEDDED, OPT_SPIN, OPT_SQ_POLL,
        OPT_MAX_SESSIONS, OPT_MAX_SOCKETS, OPT_POOL, OPT_RX_CAP, OPT_NO_HUGE, OPT_ANY_USER,
-       OPT_LOG, OPT_HELP };
+       OPT_LOG, OPT_HELP, OPT_STACK_KEY };
 
 static const struct option options[] = {
     {"stack", required_argument, NULL, OPT_STACK},
@@ -65,6 +73,17 @@ static const struct option options[] = {
     {"any-user", no_argument, NULL, OPT_ANY_USER},
     {"log-level", required_argument, NULL, OPT_LOG},
     {"help", no_argument, NULL, OPT_HELP},
+    {"conf", required_argument, NULL, OPT_STACK_KEY},
+    {"proc-type", required_argument, NULL, OPT_STACK_KEY},
+    {"proc-id", required_argument, NULL, OPT_STACK_KEY},
+    {"eal", required_argument, NULL, OPT_STACK_KEY},
+    {"iface", required_argument, NULL, OPT_STACK_KEY},
+    {"addr", required_argument, NULL, OPT_STACK_KEY},
+    {"gateway", required_argument, NULL, OPT_STACK_KEY},
+    {"addr6", required_argument, NULL, OPT_STACK_KEY},
+    {"gateway6", required_argument, NULL, OPT_STACK_KEY},
+    {"pkt-tx-delay", required_argument, NULL, OPT_STACK_KEY},
+    {"lcore-mask", required_argument, NULL, OPT_STACK_KEY},
     {NULL, 0, NULL, 0},
 };
 
@@ -105,10 +124,25 @@ static enum ffl_log_level parse_level(const char *text)
     return (enum ffl_log_level)level;
 }
 
+/* The stack's own options become key=value, as sim takes them. Kept for the process's life. */
+static char *stack_args[64];
+static int stack_argc;
+
+static void stack_arg(const char *key, const char *value)
+{
+    char *text = NULL;
+    if (stack_argc == (int)FFL_COUNT(stack_args) ||
+        (key ? asprintf(&text, "%s=%s", key, value) : asprintf(&text, "%s", value)) < 0) {
+        fprintf(stderr, "ffloop-instance: too many options\n");
+        exit(2);
+    }
+    stack_args[stack_argc++] = text;
+}
+
 static void parse(int argc, char **argv, struct ffl_instance_opts *o)
 {
-    int c;
-    while ((c = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+    int c, which = 0;
+    while ((c = getopt_long(argc, argv, "h", options, &which)) != -1) {
         switch (c) {
         case OPT_STACK: o->stack = stack_named(optarg); break;
         case OPT_SOCKET: o->path = optarg; break;
@@ -127,12 +161,15 @@ static void parse(int argc, char **argv, struct ffl_instance_opts *o)
         case OPT_NO_HUGE: o->huge = false; break;
         case OPT_ANY_USER: o->any_uid = true; break;
         case OPT_LOG: ffl_log_open(2, parse_level(optarg)); break;
+        case OPT_STACK_KEY: stack_arg(options[which].name, optarg); break;
         case 'h':
-        case OPT_HELP: printf(usage, ffl_stack_find("fstack") ? ", fstack (F-Stack)" : ""); exit(0);
+        case OPT_HELP: printf(usage, ffl_stack_find("fstack") ? "" : " (not in this build)"); exit(0);
         default: fprintf(stderr, "ffloop-instance: try --help\n"); exit(2);
         }
     }
-    o->stack_opts = (struct ffl_stack_opts){.argc = argc - optind, .argv = argv + optind};
+    for (; optind < argc; optind++)
+        stack_arg(NULL, argv[optind]);
+    o->stack_opts = (struct ffl_stack_opts){.argc = stack_argc, .argv = stack_args};
     if (!o->path && o->listen_fd < 0) {
         fprintf(stderr, "ffloop-instance: --socket PATH or --listen-fd N is needed\n");
         exit(2);

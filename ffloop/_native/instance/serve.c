@@ -174,6 +174,18 @@ static void note_cpu(struct ffl_instance *in)
         atomic_store_explicit(&s->map.seg->inst.cpu, cpu, memory_order_relaxed);
 }
 
+/* Closes every socket; the sessions themselves go with the instance. */
+static void close_sessions(struct ffl_instance *in)
+{
+    for (struct ffl_session *s = in->sessions; s; s = s->next) {
+        s->dying = true; /* nothing more is posted */
+        for (uint32_t h = 0; h < s->fresh; h++)
+            if (s->table[h])
+                ep_close(s->table[h]);
+    }
+    ep_bury(in);
+}
+
 /* ---- the turn ------------------------------------------------------------------------------ */
 
 static int64_t sessions_due(const struct ffl_instance *in, int64_t due)
@@ -227,8 +239,10 @@ int64_t ffl_instance_turn(void *p)
     }
     ep_bury(in);
     session_reap(in);
-    if (in->stopping || embedded_over(in, now))
+    if (in->stopping || embedded_over(in, now)) {
+        close_sessions(in); /* a stack that is left open could tell its peers nothing */
         return -1;
+    }
     return work ? 0 : sessions_due(in, next_due(in, now));
 }
 
@@ -387,22 +401,11 @@ void ffl_instance_stop(struct ffl_instance *in)
     (void)n;
 }
 
-static void close_all(struct ffl_session *s)
-{
-    for (uint32_t h = 0; h < s->fresh; h++)
-        if (s->table[h])
-            ep_close(s->table[h]);
-}
-
 void ffl_instance_free(struct ffl_instance *in)
 {
     if (in->page)
         listen_close(in);
-    for (struct ffl_session *s = in->sessions; s; s = s->next) {
-        s->dying = true; /* nothing more is posted */
-        close_all(s);
-    }
-    ep_bury(in);
+    close_sessions(in);
     while (in->sessions) {
         struct ffl_session *s = in->sessions;
         in->sessions = s->next;

@@ -1,0 +1,36 @@
+# The F-Stack stack, in the instance executable only. FF_PATH names a built F-Stack (lib/libfstack.a and
+# lib/ff_api.h); without it, an installed one is used when there is one. Asked for and not there is
+# an error that says what is missing; not asked for, it is simply left out.
+
+set(FF_PATH "" CACHE STRING "A built F-Stack; empty: an installed one, if any")
+
+find_path(FFL_FF_INCLUDE ff_api.h HINTS ${FF_PATH}/lib ${FF_PATH}/include)
+find_library(FFL_FF_LIBRARY libfstack.a HINTS ${FF_PATH}/lib)
+
+if(FF_PATH AND NOT (FFL_FF_INCLUDE AND FFL_FF_LIBRARY))
+  message(FATAL_ERROR "FF_PATH=${FF_PATH} has no lib/libfstack.a and lib/ff_api.h: build F-Stack's "
+                      "lib/ first (docs/fstack.md), or unset FF_PATH to install without F-Stack")
+endif()
+
+if(FFL_FF_INCLUDE AND FFL_FF_LIBRARY)
+  find_package(PkgConfig)
+  if(PkgConfig_FOUND)
+    pkg_check_modules(FFL_DPDK libdpdk)
+  endif()
+  if(FFL_DPDK_FOUND)
+    # Static: F-Stack is linked so, and --wrap must see the EAL's entry.
+    execute_process(COMMAND ${PKG_CONFIG_EXECUTABLE} --static --libs libdpdk
+                    OUTPUT_VARIABLE dpdk_libs OUTPUT_STRIP_TRAILING_WHITESPACE)
+    separate_arguments(dpdk_libs UNIX_COMMAND "${dpdk_libs}")
+    target_sources(ffloop-instance PRIVATE stack/fstack.c stack/fstack_conf.c)
+    target_compile_definitions(ffloop-instance PRIVATE FFL_FSTACK)
+    target_include_directories(ffloop-instance SYSTEM PRIVATE ${FFL_FF_INCLUDE})
+    target_link_libraries(ffloop-instance PRIVATE
+      -Wl,--wrap=rte_eal_init -Wl,--whole-archive ${FFL_FF_LIBRARY} -Wl,--no-whole-archive
+      ${dpdk_libs} -lrt -lm -ldl -lcrypto -pthread -lnuma)
+    message(STATUS "F-Stack: ${FFL_FF_LIBRARY}, DPDK ${FFL_DPDK_VERSION}")
+  elseif(FF_PATH)
+    message(FATAL_ERROR "FF_PATH is set but pkg-config does not find libdpdk: install DPDK's "
+                        "development files (Debian: libdpdk-dev pkg-config), or unset FF_PATH")
+  endif()
+endif()

@@ -1,0 +1,409 @@
+/*
+ * fstack.c - the stack seam over F-Stack (FreeBSD's TCP on DPDK): the only file that includes ff_api.h.
+ *
+ * Callers: instance/, through ffl_fstack_ops. Everything runs on the thread that started it, which
+ * F-Stack pins to its lcore. kqueue directly, every socket non-blocking, events "clear". What
+ * F-Stack hands through raw is translated here: SO_ERROR, option names by an allow list, message
+ * flags (none are passed in), addresses. The facts behind this file are in docs/fstack.md.
+ */
+#include "stack.h"
+
+#include "fstack_conf.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "ff_api.h"
+
+#define BSD_SOL_SOCKET 0xffff
+#define BSD_SO_REUSEPORT_LB 0x10000
+#define DRAIN_NS 50000000LL /* after the last close: FINs leave a transmit delay and a tick later */
+#define MAX_EVENTS 256
+
+struct fstack {
+    int kq;
+    struct fstack_conf conf;
+    ffl_turn_fn turn;
+    void *arg;
+    int64_t drain_until; /* 0: running */
+};
+
+/* ---- errno --------------------------------------------------------------------------------- */
+
+/* FreeBSD's numbers, where they differ from Linux's, for what arrives raw (SO_ERROR, fflags). */
+static int linux_errno(int bsd)
+{
+    static const uint8_t map[] = {
+        [ff_EDEADLK] = EDEADLK,           [ff_EAGAIN] = EAGAIN,
+        [ff_EINPROGRESS] = EINPROGRESS,   [ff_EALREADY] = EALREADY,
+        [ff_ENOTSOCK] = ENOTSOCK,         [ff_EDESTADDRREQ] = EDESTADDRREQ,
+        [ff_EMSGSIZE] = EMSGSIZE,         [ff_EPROTOTYPE] = EPROTOTYPE,
+        [ff_ENOPROTOOPT] = ENOPROTOOPT,   [ff_EPROTONOSUPPORT] = EPROTONOSUPPORT,
+        [ff_EOPNOTSUPP] = EOPNOTSUPP,     [ff_EAFNOSUPPORT] = EAFNOSUPPORT,
+        [ff_EADDRINUSE] = EADDRINUSE,     [ff_EADDRNOTAVAIL] = EADDRNOTAVAIL,
+        [ff_ENETDOWN] = ENETDOWN,         [ff_ENETUNREACH] = ENETUNREACH,
+        [ff_ENETRESET] = ENETRESET,       [ff_ECONNABORTED] = ECONNABORTED,
+        [ff_ECONNRESET] = ECONNRESET,     [ff_ENOBUFS] = ENOBUFS,
+        [ff_EISCONN] = EISCONN,           [ff_ENOTCONN] = ENOTCONN,
+        [ff_ESHUTDOWN] = ESHUTDOWN,       [ff_ETIMEDOUT] = ETIMEDOUT,
+        [ff_ECONNREFUSED] = ECONNREFUSED, [ff_EHOSTDOWN] = EHOSTDOWN,
+        [ff_EHOSTUNREACH] = EHOSTUNREACH,
+    };
+    if (bsd > 0 && bsd < (int)FFL_COUNT(map) && map[bsd])
+        return map[bsd];
+    return bsd > 0 && bsd <= ff_ERANGE ? bsd : EIO; /* 1 to 34 are the same, but for EDEADLK */
+}
+
+/* The wrappers set errno to Linux's number; a call that failed without one must not look well. */
+static int fail(void)
+{
+    return errno > 0 ? -errno : -EIO;
+}
+
+/* ---- start, run, stop ---------------------------------------------------------------------- */
+
+int __real_rte_eal_init(int argc, char **argv);
+int __wrap_rte_eal_init(int argc, char **argv);
+
+static const struct fstack_conf *starting; /* during ff_init, which takes no argument of ours */
+
+/* F-Stack builds the EAL's arguments from its configuration; ours come after them. */
+int __wrap_rte_eal_init(int argc, char **argv)
+{
+    char *args[128];
+    int n = 0;
+    for (; n < argc && n < 64; n++)
+        args[n] = argv[n];
+    for (int i = 0; starting && i < starting->neal && n < (int)FFL_COUNT(args) - 1; i++)
+        args[n++] = starting->eal[i];
+    args[n] = NULL;
+    return __real_rte_eal_init(n, args);
+}
+
+static void exit_hint(void)
+{
+    if (starting)
+        fprintf(stderr, "ffloop-instance: F-Stack could not start with %s; its own message is "
+                        "above. `docs/fstack.md` lists the usual causes.\n", starting->path);
+}
+
+/* ff_init prints its configuration on standard output; ours carries one ready line and no more. */
+static int init_quietly(struct fstack_conf *conf)
+{
+    char conf_arg[512], type_arg[64], id_arg[32];
+    snprintf(conf_arg, sizeof(conf_arg), "--conf=%s", conf->path);
+    snprintf(type_arg, sizeof(type_arg), "--proc-type=%s", conf->proc_type);
+    snprintf(id_arg, sizeof(id_arg), "--proc-id=%d", conf->proc_id);
+    char *argv[] = {"ffloop-instance", conf_arg, type_arg, id_arg, NULL};
+    fflush(stdout);
+    int saved = dup(1);
+    if (saved < 0 || dup2(2, 1) < 0)
+        return -errno;
+    atexit(exit_hint);
+    starting = conf;
+    int rc = ff_init(4, argv); /* exits the process when it fails */
+    starting = NULL;
+    fflush(stdout);
+    if (dup2(saved, 1) < 0)
+        rc = -errno;
+    close(saved);
+    return rc < 0 ? -EIO : 0;
+}
+
+static int fstack_start(void **st, const struct ffl_stack_opts *opts, char *why, size_t whylen)
+{
+    struct fstack *f = calloc(1, sizeof(*f));
+    if (!f)
+        return -ENOMEM;
+    int rc = fstack_conf_read(&f->conf, opts, why, whylen);
+    if (rc == 0)
+        rc = init_quietly(&f->conf);
+    if (rc == 0) {
+        f->kq = ff_kqueue();
+        rc = f->kq < 0 ? fail() : 0;
+    }
+    if (rc < 0) {
+        fstack_conf_free(&f->conf);
+        free(f);
+        return rc;
+    }
+    *st = f;
+    return 0;
+}
+
+static void fstack_stop(void *st)
+{
+    struct fstack *f = st; /* the stack is gone since fstack_run returned: nothing to call */
+    fstack_conf_free(&f->conf);
+    free(f);
+}
+
+/* A peer is told of the end only by packets that still leave, so the loop goes on for a while. */
+static int loop(void *arg)
+{
+    struct fstack *f = arg;
+    if (!f->drain_until) {
+        if (f->turn(f->arg) < 0)
+            f->drain_until = ffl_now_ns() + DRAIN_NS;
+    } else if (ffl_now_ns() > f->drain_until) {
+        ff_stop_run();
+    }
+    return 0;
+}
+
+static int fstack_run(void *st, ffl_turn_fn turn, void *arg)
+{
+    struct fstack *f = st;
+    f->turn = turn;
+    f->arg = arg;
+    ff_run(loop, f);
+    return 0;
+}
+
+static void fstack_describe(void *st, char *buf, size_t len)
+{
+    struct fstack *f = st;
+    fstack_conf_describe(&f->conf, sched_getcpu(), buf, len);
+}
+
+/* ---- sockets ------------------------------------------------------------------------------- */
+
+static int fstack_socket(void *st, int domain, int type, int proto)
+{
+    int fd = ff_socket(domain, type | SOCK_NONBLOCK, proto);
+    return fd < 0 ? fail() : fd;
+}
+
+static int fstack_dup(void *st, int fd)
+{
+    int copy = ff_dup(fd);
+    return copy < 0 ? fail() : copy;
+}
+
+static int fstack_close(void *st, int fd)
+{
+    return ff_close(fd) < 0 ? fail() : 0;
+}
+
+static int fstack_bind(void *st, int fd, const struct ffl_addr *a)
+{
+    struct sockaddr_storage ss;
+    uint32_t len;
+    int rc = ffl_addr_to_sockaddr(a, &ss, &len);
+    if (rc < 0)
+        return rc;
+    return ff_bind(fd, (struct linux_sockaddr *)&ss, len) < 0 ? fail() : 0;
+}
+
+static int fstack_listen(void *st, int fd, int backlog)
+{
+    return ff_listen(fd, backlog) < 0 ? fail() : 0;
+}
+
+static int fstack_accept(void *st, int fd, struct ffl_addr *peer)
+{
+    struct sockaddr_storage ss = {0};
+    socklen_t len = sizeof(ss);
+    int got = ff_accept4(fd, (struct linux_sockaddr *)&ss, &len, SOCK_NONBLOCK);
+    if (got < 0)
+        return fail();
+    ffl_addr_from_sockaddr(peer, &ss);
+    return got;
+}
+
+static int fstack_connect(void *st, int fd, const struct ffl_addr *a)
+{
+    struct sockaddr_storage ss;
+    uint32_t len;
+    int rc = ffl_addr_to_sockaddr(a, &ss, &len);
+    if (rc < 0)
+        return rc;
+    return ff_connect(fd, (struct linux_sockaddr *)&ss, len) < 0 ? fail() : 0;
+}
+
+static int fstack_send(void *st, int fd, const struct iovec *iov, int n, const struct ffl_addr *to)
+{
+    ssize_t sent;
+    if (to) {
+        struct sockaddr_storage ss;
+        uint32_t len;
+        int rc = ffl_addr_to_sockaddr(to, &ss, &len);
+        if (rc < 0)
+            return rc;
+        if (n != 1)
+            return -EINVAL;
+        sent = ff_sendto(fd, iov->iov_base, iov->iov_len, 0, (struct linux_sockaddr *)&ss, len);
+    } else {
+        sent = n == 1 ? ff_write(fd, iov->iov_base, iov->iov_len) : ff_writev(fd, iov, n);
+    }
+    return sent < 0 ? fail() : (int)sent;
+}
+
+static int fstack_recv(void *st, int fd, const struct iovec *iov, int n, struct ffl_addr *from,
+                       int *msg_flags)
+{
+    ssize_t got;
+    if (from) {
+        struct sockaddr_storage ss = {0};
+        socklen_t len = sizeof(ss);
+        if (n != 1)
+            return -EINVAL;
+        got = ff_recvfrom(fd, iov->iov_base, iov->iov_len, 0, (struct linux_sockaddr *)&ss, &len);
+        if (got >= 0)
+            ffl_addr_from_sockaddr(from, &ss);
+    } else {
+        got = n == 1 ? ff_read(fd, iov->iov_base, iov->iov_len) : ff_readv(fd, iov, n);
+    }
+    if (msg_flags)
+        *msg_flags = 0; /* the caller's buffer holds the largest datagram */
+    return got < 0 ? fail() : (int)got;
+}
+
+static int fstack_shutdown(void *st, int fd, int how)
+{
+    return ff_shutdown(fd, how) < 0 ? fail() : 0;
+}
+
+static int fstack_sockname(void *st, int fd, bool peer, struct ffl_addr *a)
+{
+    struct sockaddr_storage ss = {0};
+    socklen_t len = sizeof(ss);
+    int rc = peer ? ff_getpeername(fd, (struct linux_sockaddr *)&ss, &len)
+                  : ff_getsockname(fd, (struct linux_sockaddr *)&ss, &len);
+    if (rc < 0)
+        return fail();
+    ffl_addr_from_sockaddr(a, &ss);
+    return 0;
+}
+
+/* ---- options ------------------------------------------------------------------------------- */
+
+enum opt_kind { OPT_PLAIN = 1, OPT_BOOL, OPT_ERRNO, OPT_LB };
+
+/* What F-Stack translates rightly. Anything else is ENOPROTOOPT here: passed through, an unknown
+ * number may hit another option of FreeBSD's. */
+static const struct {
+    int level, name;
+    enum opt_kind kind;
+} known[] = {
+    {SOL_SOCKET, SO_REUSEADDR, OPT_BOOL},    {SOL_SOCKET, SO_REUSEPORT, OPT_LB},
+    {SOL_SOCKET, SO_KEEPALIVE, OPT_BOOL},    {SOL_SOCKET, SO_BROADCAST, OPT_BOOL},
+    {SOL_SOCKET, SO_OOBINLINE, OPT_BOOL},    {SOL_SOCKET, SO_DONTROUTE, OPT_BOOL},
+    {SOL_SOCKET, SO_SNDBUF, OPT_PLAIN},      {SOL_SOCKET, SO_RCVBUF, OPT_PLAIN},
+    {SOL_SOCKET, SO_SNDLOWAT, OPT_PLAIN},    {SOL_SOCKET, SO_RCVLOWAT, OPT_PLAIN},
+    {SOL_SOCKET, SO_LINGER, OPT_PLAIN},      {SOL_SOCKET, SO_ERROR, OPT_ERRNO},
+    {IPPROTO_TCP, TCP_NODELAY, OPT_BOOL},    {IPPROTO_TCP, TCP_MAXSEG, OPT_PLAIN},
+    {IPPROTO_TCP, TCP_KEEPIDLE, OPT_PLAIN},  {IPPROTO_TCP, TCP_KEEPINTVL, OPT_PLAIN},
+    {IPPROTO_TCP, TCP_KEEPCNT, OPT_PLAIN},   {IPPROTO_IP, IP_TOS, OPT_PLAIN},
+    {IPPROTO_IP, IP_TTL, OPT_PLAIN},         {IPPROTO_IP, IP_MULTICAST_IF, OPT_PLAIN},
+    {IPPROTO_IP, IP_MULTICAST_TTL, OPT_PLAIN}, {IPPROTO_IP, IP_MULTICAST_LOOP, OPT_PLAIN},
+    {IPPROTO_IP, IP_ADD_MEMBERSHIP, OPT_PLAIN}, {IPPROTO_IP, IP_DROP_MEMBERSHIP, OPT_PLAIN},
+    {IPPROTO_IPV6, IPV6_V6ONLY, OPT_BOOL},
+};
+
+static enum opt_kind kind_of(int level, int name)
+{
+    for (size_t i = 0; i < FFL_COUNT(known); i++)
+        if (known[i].level == level && known[i].name == name)
+            return known[i].kind;
+    return 0;
+}
+
+static int fstack_setsockopt(void *st, int fd, int level, int name, const void *val, uint32_t len)
+{
+    switch (kind_of(level, name)) {
+    case OPT_LB: /* alone, FreeBSD's SO_REUSEPORT lets the last listener have everything */
+        return ff_setsockopt_freebsd(fd, BSD_SOL_SOCKET, BSD_SO_REUSEPORT_LB, val, len) < 0 ? fail()
+                                                                                            : 0;
+    case OPT_PLAIN:
+    case OPT_BOOL:
+        return ff_setsockopt(fd, level, name, val, len) < 0 ? fail() : 0;
+    default:
+        return -ENOPROTOOPT;
+    }
+}
+
+static int fstack_getsockopt(void *st, int fd, int level, int name, void *val, uint32_t *len)
+{
+    enum opt_kind kind = kind_of(level, name);
+    if (!kind)
+        return -ENOPROTOOPT;
+    socklen_t n = *len;
+    int rc = kind == OPT_LB ? ff_getsockopt_freebsd(fd, BSD_SOL_SOCKET, BSD_SO_REUSEPORT_LB, val, &n)
+                            : ff_getsockopt(fd, level, name, val, &n);
+    if (rc < 0)
+        return fail();
+    *len = n;
+    int v;
+    if (kind == OPT_PLAIN || n != sizeof(v))
+        return 0;
+    memcpy(&v, val, sizeof(v));
+    v = kind == OPT_ERRNO ? (v ? linux_errno(v) : 0) : v != 0; /* FreeBSD gives the flag's bit */
+    memcpy(val, &v, sizeof(v));
+    return 0;
+}
+
+/* ---- events -------------------------------------------------------------------------------- */
+
+static int fstack_watch(void *st, int fd, unsigned filters, void *udata)
+{
+    struct fstack *f = st;
+    struct kevent kev[2];
+    int n = 0;
+    if (filters & FFL_READ)
+        EV_SET(&kev[n++], fd, EVFILT_READ, EV_ADD | EV_CLEAR, 0, 0, udata);
+    if (filters & FFL_WRITE)
+        EV_SET(&kev[n++], fd, EVFILT_WRITE, EV_ADD | EV_CLEAR, 0, 0, udata);
+    return ff_kevent(f->kq, kev, n, NULL, 0, NULL) < 0 ? fail() : 0;
+}
+
+static int fstack_poll(void *st, struct ffl_stack_event *out, int max)
+{
+    static const struct timespec now = {0, 0};
+    struct fstack *f = st;
+    struct kevent kev[MAX_EVENTS];
+    int n = ff_kevent(f->kq, NULL, 0, kev, max < MAX_EVENTS ? max : MAX_EVENTS, &now);
+    if (n < 0)
+        return fail();
+    for (int i = 0; i < n; i++)
+        out[i] = (struct ffl_stack_event){
+            .udata = kev[i].udata,
+            .filter = kev[i].filter == EVFILT_WRITE ? FFL_WRITE : FFL_READ,
+            .eof = (kev[i].flags & (EV_EOF | EV_ERROR)) != 0,
+            .data = kev[i].data > INT32_MAX ? INT32_MAX : (int32_t)kev[i].data,
+        };
+    return n;
+}
+
+extern const struct ffl_stack_ops ffl_fstack_ops;
+const struct ffl_stack_ops ffl_fstack_ops = {
+    .name = "fstack",
+    .start = fstack_start,
+    .stop = fstack_stop,
+    .run = fstack_run,
+    .describe = fstack_describe,
+    .socket = fstack_socket,
+    .dup = fstack_dup,
+    .close = fstack_close,
+    .bind = fstack_bind,
+    .listen = fstack_listen,
+    .accept = fstack_accept,
+    .connect = fstack_connect,
+    .send = fstack_send,
+    .recv = fstack_recv,
+    .shutdown = fstack_shutdown,
+    .setsockopt = fstack_setsockopt,
+    .getsockopt = fstack_getsockopt,
+    .sockname = fstack_sockname,
+    .watch = fstack_watch,
+    .poll = fstack_poll,
+};
