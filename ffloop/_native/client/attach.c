@@ -216,6 +216,7 @@ static void client_free(struct ffl_client *c)
     free(c->batch_sock);
     free(c->batch_names);
     free(c->freed);
+    free(c->closed);
     free(c->over);
     free(c);
 }

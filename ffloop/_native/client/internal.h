@@ -8,8 +8,8 @@
  * io.c       receive and send
  * wait.c     events: the batch, the spin, the sleep
  *
- * Invariants: every csock in the table is open or closing; it leaves the table when CLOSED was
- * reaped and handed out. Received buffers are in exactly one queue (a csock's, or the batch) or
+ * Invariants: every csock in the table is open or closing; it leaves the table when CLOSED is
+ * reaped, since the next ACCEPT may bring its handle again, and CLOSED events go out before others. Received buffers are in exactly one queue (a csock's, or the batch) or
  * back in the rx-free ring. A dead client's shared memory is not touched any more.
  */
 #ifndef FFL_CLIENT_INTERNAL_H
@@ -37,7 +37,8 @@ struct csock {
     bool listener, connecting, push, armed, mirrored;
     bool eof, eof_given, shut_wr, closing;
     bool want_r, want_w, waiting_w, in_ready;
-    bool give_connect, give_error, give_closed;
+    bool give_connect, give_error;
+    bool gone; /* closed, out of the table, still in the ready list */
     int connect_result;
     int error;      /* pending, > 0 */
     bool failed;    /* an error was met: nothing more will come */
@@ -82,6 +83,7 @@ struct ffl_client {
     struct ffl_entry *over; /* entries that found the SQ full, oldest at over_head */
     uint32_t over_head, over_n, over_cap;
     struct csock *ready_head, *ready_tail;
+    uint32_t *closed, closed_n, cap_closed; /* handles whose CLOSED event is due */
     struct csock *waiters; /* want to write */
     struct rx_item **batch; /* handed out by the last wait */
     uint32_t *batch_names;
@@ -118,6 +120,8 @@ void mirror_update(struct csock *s);
 /* socket.c */
 struct csock *csock_new(struct ffl_client *c, uint32_t handle);
 void csock_free(struct ffl_client *c, struct csock *s);
+void csock_closed(struct ffl_client *c, struct csock *s);
+void handle_release(struct ffl_client *c, uint32_t handle);
 void csock_grant(struct ffl_client *c, struct csock *l); /* tops the accept credit up */
 void csock_arm(struct ffl_client *c, struct csock *s);
 

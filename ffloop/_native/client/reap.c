@@ -231,8 +231,7 @@ static void on_closed(struct ffl_client *c, struct csock *s)
         ffl_client_close(c, (int)a->handle, true);
     }
     s->acc_tail = NULL;
-    s->give_closed = true;
-    client_ready(c, s);
+    csock_closed(c, s);
 }
 
 static int on_answer(struct ffl_client *c, struct csock *s, struct ffl_entry e)
@@ -257,7 +256,7 @@ static int on_entry(struct ffl_client *c, struct ffl_entry e)
     if (e.op == FFL_OP_NOP)
         return on_answer(c, NULL, e);
     struct csock *s = e.handle < 2 * c->n ? c->table[e.handle] : NULL;
-    if (!s || s->give_closed)
+    if (!s)
         return -EPROTO;
     switch (e.op) {
     case FFL_OP_RECV:
@@ -296,9 +295,14 @@ static void reap_cq(struct ffl_client *c)
         client_die(c, EPROTO, "CQ tail out of range");
         return;
     }
-    for (int i = 0; i < n && !c->dead; i++)
-        if (on_entry(c, ffl_ring_get_entry(&c->cq)) < 0)
+    for (int i = 0; i < n && !c->dead; i++) {
+        struct ffl_entry e = ffl_ring_get_entry(&c->cq);
+        if (on_entry(c, e) < 0) {
+            ffl_log(FFL_LOG_ERROR, "completion op %u handle %u arg %d buffer %#x cannot be", e.op,
+                    e.handle, e.arg, e.buf);
             client_die(c, EPROTO, "a completion that cannot be");
+        }
+    }
     if (c->dead == EPROTO)
         return;
     ffl_ring_consumed(&c->cq);

@@ -65,12 +65,41 @@ void csock_free(struct ffl_client *c, struct csock *s)
         unwait(c, s);
     if (s->mirror >= 0)
         close(s->mirror);
-    c->table[s->handle] = NULL;
-    c->open--;
-    if (s->handle < c->n && c->nfreed < c->cap_freed)
-        c->freed[c->nfreed++] = s->handle; /* room was made when it was taken */
+    if (!s->gone) {
+        c->table[s->handle] = NULL;
+        c->open--;
+    }
     s->ready_next = c->spare;
     c->spare = s;
+}
+
+/* Its last completion was reaped: the handle may come back with the very next one. */
+void csock_closed(struct ffl_client *c, struct csock *s)
+{
+    if (c->closed_n == c->cap_closed) {
+        uint32_t cap = c->cap_closed ? c->cap_closed * 2 : 64;
+        uint32_t *grown = realloc(c->closed, cap * sizeof(*grown));
+        if (!grown) {
+            client_die(c, ENOMEM, "out of memory for events");
+            return;
+        }
+        c->closed = grown;
+        c->cap_closed = cap;
+    }
+    c->closed[c->closed_n++] = s->handle;
+    if (!s->in_ready) {
+        csock_free(c, s);
+        return;
+    }
+    c->table[s->handle] = NULL; /* the struct goes when the ready list comes to it */
+    c->open--;
+    s->gone = true;
+}
+
+void handle_release(struct ffl_client *c, uint32_t handle)
+{
+    if (handle < c->n && c->nfreed < c->cap_freed) /* room was made when it was taken */
+        c->freed[c->nfreed++] = handle;
 }
 
 /* A free handle of ours, with room reserved for giving it back. */

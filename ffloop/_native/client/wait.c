@@ -132,10 +132,9 @@ static int sock_events(struct ffl_client *c, struct csock *s, struct ffl_event *
                        bool *more)
 {
     int n = 0;
-    if (s->give_closed) {
-        n = one(ev, FFL_EV_CLOSED, s, 0);
+    if (s->gone) {
         csock_free(c, s);
-        return n;
+        return 0;
     }
     if (s->closing)
         return 0;
@@ -171,6 +170,11 @@ static int sock_events(struct ffl_client *c, struct csock *s, struct ffl_event *
 static int collect(struct ffl_client *c, struct ffl_event *ev, int max)
 {
     int n = 0;
+    while (c->closed_n && n < max) {
+        uint32_t h = c->closed[--c->closed_n];
+        ev[n++] = (struct ffl_event){.kind = FFL_EV_CLOSED, .handle = h};
+        handle_release(c, h);
+    }
     struct csock *last = c->ready_tail, *s;
     while (last && n < max) {
         s = c->ready_head;
@@ -260,6 +264,7 @@ int client_sleep(struct ffl_client *c, struct ffl_event *ev, int max, int epfd, 
     return n;
 }
 
+
 static bool shares_core(const struct ffl_client *c)
 {
     return atomic_load_explicit(&c->map.seg->inst.cpu, memory_order_relaxed) ==
@@ -296,6 +301,11 @@ static int gather(struct ffl_client *c, struct ffl_event *ev, int max)
     return n;
 }
 
+static bool more(const struct ffl_client *c)
+{
+    return c->ready_head || c->closed_n;
+}
+
 int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epfd,
                     int64_t timeout_ns)
 {
@@ -314,7 +324,7 @@ int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epf
     }
     if (n > 0 && c->spin.limit_ns)
         ffl_spin_hit(&c->spin, now);
-    if (n == 0 && timeout_ns != 0 && !c->ready_head) {
+    if (n == 0 && timeout_ns != 0 && !more(c)) {
         fds = c->dead ? fd_events(c, ev, room, epfd, timeout_ns)
                       : client_sleep(c, ev, room, epfd, timeout_ns);
         c->fd_checked = now;
