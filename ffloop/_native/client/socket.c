@@ -221,7 +221,8 @@ int ffl_client_connect(struct ffl_client *c, int h, const struct ffl_addr *a)
     if (rc < 0)
         return rc;
     s->connecting = true;
-    s->names_known = false;
+    s->names_known = s->failed = s->eof = s->eof_given = s->shut_wr = false;
+    s->error = 0;
     client_submit(c, e);
     return -EINPROGRESS;
 }

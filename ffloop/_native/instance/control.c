@@ -73,10 +73,15 @@ static int op_bind(struct ep *e, struct ffl_entry q)
     return 0;
 }
 
-static bool is_wild(const struct ffl_addr *a)
+/* Registers for events once: a connect may be tried again after a refusal. */
+static int watch(struct ep *e, unsigned filters)
 {
-    static const uint8_t zero[16];
-    return memcmp(a->ip, zero, a->family == AF_INET ? 4 : 16) == 0;
+    struct ffl_instance *in = e->s->in;
+    if (e->watched)
+        return 0;
+    int rc = OPS(in)->watch(ST(in), e->fd, filters, e);
+    e->watched = rc == 0;
+    return rc;
 }
 
 static int op_listen(struct ep *e, struct ffl_entry q)
@@ -89,11 +94,8 @@ static int op_listen(struct ep *e, struct ffl_entry q)
     if (rc == 0)
         rc = OPS(in)->listen(ST(in), e->fd, q.arg);
     if (rc == 0 && !e->listener) {
-        struct ffl_addr local = {0};
         e->listener = true;
-        (void)OPS(in)->sockname(ST(in), e->fd, false, &local);
-        e->wild = is_wild(&local);
-        rc = OPS(in)->watch(ST(in), e->fd, FFL_READ, e);
+        rc = watch(e, FFL_READ);
     }
     answer(e->s, q, rc, rc < 0 ? FFL_NO_BUF : names_answer(e));
     return 0;
@@ -126,17 +128,18 @@ static int op_connect(struct ep *e, struct ffl_entry q)
     if (take_arg(e->s, q, &a, sizeof(a)) < 0)
         return -EPROTO;
     int rc = e->fd < 0 ? -e->open_error : OPS(in)->connect(ST(in), e->fd, &a);
-    if (rc == -EINPROGRESS) {
-        e->connecting = true;
+    if (rc == 0 || rc == -EINPROGRESS) {
+        e->failed = e->rx_done = e->readable = e->eof_hint = e->blocked = false;
+        e->connecting = rc == -EINPROGRESS;
         e->connect_tag = q.tag;
-        rc = OPS(in)->watch(ST(in), e->fd, FFL_READ | FFL_WRITE, e);
-        if (rc == 0)
-            return 0; /* data_event answers */
-        e->connecting = false;
-    } else if (rc == 0 && !e->dgram) {
-        rc = OPS(in)->watch(ST(in), e->fd, FFL_READ | FFL_WRITE, e);
+        int bad_watch = watch(e, FFL_READ | FFL_WRITE);
+        if (bad_watch < 0) {
+            e->connecting = false;
+            rc = bad_watch;
+        }
     }
-    answer(e->s, q, rc, rc < 0 ? FFL_NO_BUF : names_answer(e));
+    if (!e->connecting) /* else data_event answers */
+        answer(e->s, q, rc, rc < 0 ? FFL_NO_BUF : names_answer(e));
     return 0;
 }
 
@@ -272,7 +275,7 @@ static int op_socket(struct ffl_session *s, struct ffl_entry q, const char **why
     if (rc == 0 && (q.flags & FFL_F_NODELAY) && type == SOCK_STREAM)
         (void)OPS(in)->setsockopt(ST(in), fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     if (rc == 0 && e->dgram)
-        rc = OPS(in)->watch(ST(in), fd, FFL_READ | FFL_WRITE, e);
+        rc = watch(e, FFL_READ | FFL_WRITE);
     if (rc < 0)
         answer(s, q, rc, FFL_NO_BUF); /* success is silent */
     return 0;

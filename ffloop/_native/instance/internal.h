@@ -42,10 +42,10 @@ struct ep { /* an endpoint: one session's reference to one stack socket */
     uint32_t tx_off;           /* bytes of the head already sent */
     uint16_t connect_tag;
     uint8_t domain;
-    bool dgram, listener, wild; /* wild: a listener on a wildcard address */
+    bool dgram, listener;
     bool armed, arm_new, readable, eof_hint, rx_big, rx_done;
     bool connecting, blocked; /* blocked: the stack said EAGAIN to a send */
-    bool shut_rd_wr, closing, failed;
+    bool watched, closing, failed;
     int8_t shut; /* pending SHUT_* after the queue, or -1 */
     bool in_ready, in_stalled, in_timed, dead;
 };
