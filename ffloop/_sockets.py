@@ -120,6 +120,11 @@ class StackSocket:
 
     # ---- identity ----
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        # For `isinstance(sock, socket.socket)`, which frameworks ask of transports' sockets.
+        return socket.socket
+
     @property
     def family(self) -> socket.AddressFamily:
         return socket.AddressFamily(self._endpoint.family if self._endpoint else socket.AF_INET)

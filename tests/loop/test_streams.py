@@ -1,0 +1,165 @@
+"""asyncio's streams, the same on every loop."""
+
+import asyncio
+import hashlib
+import os
+
+import pytest
+
+from .util import HOST
+
+
+def test_echo(run, no_leaks):
+    async def main():
+        async def handle(reader, writer):
+            async for line in reader:
+                writer.write(line)
+                await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+
+        server = await asyncio.start_server(handle, HOST, 0)
+        async with server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            for i in range(50):
+                line = b"%d\n" % i * (i + 1)
+                writer.write(line)
+                assert await reader.readexactly(len(line)) == line
+            writer.write_eof()
+            assert await reader.read() == b""
+            writer.close()
+            await writer.wait_closed()
+
+    run(main())
+
+
+def test_many_connections_at_once(run, no_leaks):
+    async def main():
+        async def handle(reader, writer):
+            writer.write((await reader.readexactly(4))[::-1])
+            writer.close()
+
+        server = await asyncio.start_server(handle, HOST, 0)
+        addr = server.sockets[0].getsockname()
+
+        async def one(i):
+            reader, writer = await asyncio.open_connection(*addr)
+            writer.write(b"%04d" % i)
+            assert await reader.read() == (b"%04d" % i)[::-1]
+            writer.close()
+            await writer.wait_closed()
+
+        await asyncio.gather(*(one(i) for i in range(200)))
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+@pytest.mark.parametrize("size", [1, 65536, 5_000_000])
+def test_bytes_are_exact_both_ways(run, size):
+    async def main():
+        async def handle(reader, writer):
+            digest = hashlib.sha256()
+            while chunk := await reader.read(70_000):
+                digest.update(chunk)
+                writer.write(chunk)
+                await writer.drain()
+            writer.write(digest.digest())
+            writer.close()
+
+        server = await asyncio.start_server(handle, HOST, 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        payload = os.urandom(size)
+
+        async def send():
+            for off in range(0, size, 40_000):
+                writer.write(payload[off : off + 40_000])
+                await writer.drain()
+            writer.write_eof()
+
+        sending = asyncio.create_task(send())
+        back = await reader.read()
+        await sending
+        assert back == payload + hashlib.sha256(payload).digest()
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+def test_one_large_write_to_a_slow_reader(run):
+    """A single write far beyond every buffer, with drain() as the only brake."""
+    size = 20_000_000
+
+    async def main():
+        payload = os.urandom(1_000_000) * (size // 1_000_000)
+
+        async def handle(reader, writer):
+            writer.write(payload)
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(handle, HOST, 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        digest = hashlib.sha256()
+        got = 0
+        while chunk := await reader.read(10_000 if got < 500_000 else 1_000_000):
+            digest.update(chunk)
+            got += len(chunk)
+        assert got == size
+        assert digest.digest() == hashlib.sha256(payload).digest()
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+
+    run(main())
+
+
+def test_addresses_and_repr(run):
+    async def main():
+        seen = asyncio.get_running_loop().create_future()
+
+        async def handle(reader, writer):
+            seen.set_result((writer.get_extra_info("sockname"), writer.get_extra_info("peername")))
+            writer.close()
+
+        server = await asyncio.start_server(handle, HOST, 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        local, peer = await seen
+        assert local == writer.get_extra_info("peername") == server.sockets[0].getsockname()
+        assert peer == writer.get_extra_info("sockname")
+        assert await reader.read() == b""
+        repr(writer)
+        writer.close()
+        await writer.wait_closed()
+        assert writer.get_extra_info("peername") == local
+        assert repr(writer.transport)
+        server.close()
+
+    run(main())
+
+
+def test_peer_resets(run):
+    async def main():
+        async def handle(reader, writer):
+            await reader.read(1)
+            writer.transport.abort()
+
+        server = await asyncio.start_server(handle, HOST, 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(b"x")
+        try:
+            assert await reader.read() == b""
+        except ConnectionResetError:
+            pass
+        writer.close()
+        try:
+            await writer.wait_closed()
+        except ConnectionResetError:
+            pass
+        server.close()
+
+    run(main())

@@ -1,0 +1,124 @@
+"""Protocols and helpers that the loop tests share."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+HOST = "127.0.0.1"
+
+
+class Log(asyncio.Protocol):
+    """Writes down every callback; futures tell of the important ones."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.calls: list[Any] = []
+        self.data = bytearray()
+        self.transport: Any = None
+        self.made = loop.create_future()
+        self.eof = loop.create_future()
+        self.lost = loop.create_future()
+        self._wanted: list[tuple[int, asyncio.Future[None]]] = []
+        self.keep_open = False
+        self.paused = 0
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.calls.append("made")
+        if not self.made.done():
+            self.made.set_result(transport)
+
+    def data_received(self, data: bytes) -> None:
+        assert type(data) is bytes
+        assert data
+        if not self.calls or self.calls[-1] != "data":
+            self.calls.append("data")
+        self.data += data
+        self._wake()
+
+    def _wake(self) -> None:
+        for size, fut in self._wanted:
+            if len(self.data) >= size and not fut.done():
+                fut.set_result(None)
+
+    def eof_received(self) -> bool:
+        self.calls.append("eof")
+        if not self.eof.done():
+            self.eof.set_result(None)
+        return self.keep_open
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.calls.append(("lost", type(exc)))
+        for _, fut in self._wanted:
+            if not fut.done():
+                fut.set_exception(exc or ConnectionError("lost"))
+        if not self.lost.done():
+            self.lost.set_result(exc)
+
+    def pause_writing(self) -> None:
+        self.paused += 1
+        self.calls.append("pause")
+
+    def resume_writing(self) -> None:
+        self.calls.append("resume")
+
+    async def got(self, size: int) -> bytes:
+        """Waits until `size` bytes were received in all; returns everything so far."""
+        fut: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._wanted.append((size, fut))
+        self._wake()
+        await fut
+        return bytes(self.data)
+
+
+@contextlib.asynccontextmanager
+async def serve(factory: Any = Log, **kwargs: Any) -> AsyncIterator[tuple[Any, tuple[str, int]]]:
+    """A server on a port of its own: (server, address)."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(factory, kwargs.pop("host", HOST), 0, **kwargs)
+    try:
+        yield server, server.sockets[0].getsockname()[:2]
+    finally:
+        server.close()
+
+
+@contextlib.asynccontextmanager
+async def pair(
+    server_factory: Any = Log, client_factory: Any = Log, **kwargs: Any
+) -> AsyncIterator[tuple[Any, Any]]:
+    """A connection: (client protocol, server protocol), both after connection_made."""
+    loop = asyncio.get_running_loop()
+    made: asyncio.Future[Any] = loop.create_future()
+
+    def factory() -> Any:
+        protocol = server_factory()
+        if not made.done():
+            made.set_result(protocol)
+        return protocol
+
+    server_kwargs = {k: v for k, v in kwargs.items() if k == "ssl_server"}
+    client_kwargs = {k: v for k, v in kwargs.items() if k == "ssl_client"}
+    async with serve(factory, ssl=server_kwargs.get("ssl_server")) as (_, addr):
+        more = {}
+        if client_kwargs:
+            more = {"ssl": client_kwargs["ssl_client"], "server_hostname": "localhost"}
+        transport, client = await loop.create_connection(client_factory, *addr, **more)
+        server = await made
+        if hasattr(server, "made"):
+            await server.made
+        try:
+            yield client, server
+        finally:
+            transport.abort()
+            if getattr(server, "transport", None) is not None:
+                server.transport.abort()
+            for protocol in (client, server):
+                if hasattr(protocol, "lost"):
+                    await protocol.lost
+
+
+async def until(predicate: Any) -> None:
+    """Lets the loop turn until the predicate holds (the test's time limit bounds it)."""
+    while not predicate():
+        await asyncio.sleep(0)
