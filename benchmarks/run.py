@@ -45,12 +45,13 @@ class Server:
 
 @contextlib.contextmanager
 def server(loop: str, app: str, size: int) -> Iterator[Server]:
-    # -P: the server must import the installed ffloop, whatever directory we were started in.
     process = subprocess.Popen(
-        [sys.executable, "-P", str(HERE / "server.py"), loop, app, str(size)],
+        [sys.executable, str(HERE / "server.py"), loop, app, str(size)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        # A server has an embedded instance of its own, not that of whoever started us.
+        env={k: v for k, v in os.environ.items() if k != "_FFLOOP_EMBEDDED"},
     )
     assert process.stdin is not None and process.stdout is not None
     try:

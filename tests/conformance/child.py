@@ -1,4 +1,5 @@
-"""One process, one test: `child.py LOOP MODULE CLASS TEST RESULT.json`; or `child.py --list`.
+"""One process, one test: `child.py LOOP MODULE CLASS TEST RESULT.json`; or `child.py --list`;
+`child.py --probe LOOP` makes one loop and closes it.
 
 Run by run.py; on its own for a debugger. Writes the outcome as JSON and exits 0, whatever the
 outcome: no JSON means that the process died.
@@ -83,12 +84,18 @@ def run(loop: str, module: str, cls: str, test: str) -> dict[str, Any]:
         "why": "\n".join(problems),
         "seconds": round(seconds, 3),
         "loops": record.made,
+        "submitted": record.submitted,
     }
 
 
 def main() -> int:
     if sys.argv[1] == "--list":
         json.dump(listing(), sys.stdout)
+        return 0
+    if sys.argv[1] == "--probe":
+        import loops
+
+        loops.maker(sys.argv[2])[0]().close()
         return 0
     loop, module, cls, test, out = sys.argv[1:]
     answer = run(loop, module, cls, test)

@@ -48,6 +48,7 @@ class Result:
     why: str = ""
     seconds: float = 0.0
     loops: int = 0
+    submitted: int = 0  # operations over ffloop's rings
 
     @property
     def bad(self) -> bool:
@@ -63,15 +64,25 @@ class Suite:
 
 def suite() -> Suite:
     """The functional tests that this interpreter ships."""
-    # -P and the script's own path: the child must not see the directory that we were started in.
     done = subprocess.run(
-        [sys.executable, "-P", str(CHILD), "--list"],
+        [sys.executable, str(CHILD), "--list"],
         check=True,
         stdout=subprocess.PIPE,
         cwd=tempfile.gettempdir(),
     )
     answer = json.loads(done.stdout)
     return Suite(answer["version"], [Test(*t) for t in answer["tests"]], answer["missing"])
+
+
+def probe(loop: str) -> str:
+    """What keeps `loop` from being made here at all; empty: nothing."""
+    done = subprocess.run(
+        [sys.executable, str(CHILD), "--probe", loop],
+        capture_output=True,
+        text=True,
+        cwd=tempfile.gettempdir(),
+    )
+    return "" if done.returncode == 0 else done.stderr
 
 
 def exceptions(loop: str, version: str, lines: Iterable[str] | None = None) -> dict[str, str]:
@@ -104,6 +115,8 @@ def run_one(loop: str, test: Test, limit: float = LIMIT) -> Result:
         work.mkdir()
         log = pathlib.Path(directory, "log")
         argv = [sys.executable, str(CHILD), loop, test.module, test.cls, test.name, str(out)]
+        env = {**os.environ, "TMPDIR": str(work)}
+        env.pop("_FFLOOP_EMBEDDED", None)  # an embedded instance of its own, not of a parent's
         with log.open("wb") as output:
             process = subprocess.Popen(
                 argv,
@@ -111,19 +124,19 @@ def run_one(loop: str, test: Test, limit: float = LIMIT) -> Result:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, "TMPDIR": str(work)},
+                env=env,
                 start_new_session=True,
             )
+            late = False
             try:
                 process.wait(limit)
             except subprocess.TimeoutExpired:
-                pass
+                late = True
             # A new session is a new process group: whatever the test left behind goes with it.
             try:
                 os.killpg(process.pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-            late = process.poll() is None
             code = process.wait()
         tail = log.read_text(errors="replace")[-4000:]
         if out.exists():
@@ -131,7 +144,8 @@ def run_one(loop: str, test: Test, limit: float = LIMIT) -> Result:
             why = answer["why"]
             if answer["outcome"] == "failed":
                 why += tail
-            return Result(test, answer["outcome"], why, answer["seconds"], answer["loops"])
+            counts = answer["seconds"], answer["loops"], answer["submitted"]
+            return Result(test, answer["outcome"], why, *counts)
         if late:
             return Result(test, "timeout", f"no end after {limit:.0f} s\n{tail}", limit)
         return Result(test, "crashed", f"exit status {code}\n{tail}")
@@ -172,6 +186,11 @@ def table(results: dict[str, list[Result]]) -> str:
             [f"  {outcome}", ""]
             + [str(sum(r.outcome == outcome for r in rs)) for rs in results.values()]
         )
+    if any(r.submitted for rs in results.values() for r in rs):
+        rows.append(
+            ["  over the rings", ""]
+            + [str(sum(r.submitted > 0 for r in rs)) for rs in results.values()]
+        )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
@@ -205,14 +224,19 @@ def main() -> int:
     results: dict[str, list[Result]] = {}
     wrong = 0
     for loop in args.loop or ["ffloop"]:
+        if problem := probe(loop):
+            print(f"{loop} cannot be tried here:\n{problem}", file=sys.stderr)
+            return 2
         results[loop] = run_all(loop, tests, args.parallel, args.limit)
         expected = exceptions(loop, shipped.version)
         for result in results[loop]:
-            problem = verdict(result, expected)
-            if problem is not None and (args.verbose or loop not in REPORT_ONLY):
+            wrong_one = verdict(result, expected)
+            if wrong_one is not None and (args.verbose or loop not in REPORT_ONLY):
                 wrong += loop not in REPORT_ONLY
-                text = problem if args.verbose else problem.splitlines()[0]
+                text = wrong_one if args.verbose else wrong_one.splitlines()[0]
                 print(f"{loop} {result.test}: {text}")
+            elif result.outcome == "skipped":
+                print(f"{loop} {result.test}: skipped: {result.why}")
     print(f"\nCPython {shipped.version}, functional tests of asyncio\n{table(results)}")
     if args.json:
         report = {

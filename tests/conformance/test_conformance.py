@@ -41,6 +41,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("shipped", cases)
 
 
+def test_the_loop_can_be_made() -> None:
+    assert not run.probe(LOOP)
+
+
 @functools.cache
 def results(module: str) -> dict[object, object]:
     """A whole module at once, two processes at a time: its first case pays, the others look up."""

@@ -1,0 +1,139 @@
+"""The installed distribution: what is in it, what is not, and that its commands run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import sysconfig
+
+import pytest
+
+import ffloop
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PACKAGE = pathlib.Path(ffloop.__file__).parent
+INSTANCE = PACKAGE / "_native" / "ffloop-instance"
+COMMAND = pathlib.Path(sysconfig.get_path("scripts"), "ffloop")
+
+
+def distribution() -> importlib.metadata.Distribution:
+    return importlib.metadata.distribution("ffloop")
+
+
+def files() -> list[str]:
+    return [str(f) for f in distribution().files or () if "__pycache__" not in f.parts]
+
+
+@pytest.fixture(autouse=True)
+def _wheel() -> None:
+    if any(name.startswith("_ffloop_editable") for name in files()):
+        pytest.skip("an editable install: there is no wheel to look at")
+
+
+def run(*argv: str | os.PathLike[str], **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        argv, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, **options
+    )  # type: ignore[call-overload,no-any-return]
+
+
+def test_the_tests_import_the_installed_package() -> None:
+    """Not the source tree: `pytest`, never `python -m pytest`, which puts . on sys.path."""
+    assert not PACKAGE.is_relative_to(ROOT / "ffloop")
+
+
+def test_wheel_tag_is_abi3() -> None:
+    text = distribution().read_text("WHEEL") or ""
+    tags = [line.split()[1] for line in text.splitlines() if line.startswith("Tag:")]
+    assert tags
+    assert all(tag.startswith("cp311-abi3-") for tag in tags)
+    assert "Root-Is-Purelib: false" in text
+
+
+def test_contents() -> None:
+    names = files()
+    for wanted in ("py.typed", "__init__.py", "_native/_core.abi3.so", "_native/ffloop-instance"):
+        assert f"ffloop/{wanted}" in names
+    # The package, its metadata and its one command: nothing else lands in site-packages.
+    strays = [
+        name
+        for name in names
+        if not name.startswith(("ffloop/", f"ffloop-{distribution().version}.dist-info/"))
+        and not name.endswith("bin/ffloop")
+    ]
+    assert not strays
+    sources = (".c", ".h", ".txt", ".o", ".a", ".cmake")
+    assert not [n for n in names if n.startswith("ffloop/") and n.endswith(sources)]
+
+
+def test_license_is_in_the_metadata() -> None:
+    metadata = distribution().metadata
+    assert metadata["License-Expression"] == "BSD-2-Clause"
+    assert "Redistribution and use" in (distribution().read_text("licenses/LICENSE") or "")
+
+
+def test_only_runtime_dependency_is_cffi() -> None:
+    requires = [r for r in distribution().requires or () if "extra ==" not in r]
+    assert [r.split(">")[0] for r in requires] == ["cffi"]
+
+
+def test_version() -> None:
+    assert ffloop.__version__ == distribution().version
+
+
+def test_pip_check() -> None:
+    done = run(sys.executable, "-m", "pip", "check")
+    broken = [line for line in done.stdout.splitlines() if line.startswith("ffloop ")]
+    assert not broken
+
+
+def test_module_exports_its_init_function_only() -> None:
+    """The static libraries are private: two copies of the core in one process must not meet."""
+    nm = shutil.which("nm")
+    if nm is None:
+        pytest.skip("nm is not installed")
+    done = run(nm, "-D", "--defined-only", PACKAGE / "_native" / "_core.abi3.so")
+    names = {line.split()[-1] for line in done.stdout.splitlines()}
+    # cffi 2 generates an entry for PyPy beside the init function.
+    assert names <= {"PyInit__core", "_cffi_pypyinit__core"}
+
+
+def test_module_needs_no_library_but_libc() -> None:
+    done = run("ldd", PACKAGE / "_native" / "_core.abi3.so")
+    assert "python" not in done.stdout
+    assert "not found" not in done.stdout
+
+
+def test_instance_executable_runs() -> None:
+    assert os.access(INSTANCE, os.X_OK)
+    done = run(INSTANCE, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "--socket" in done.stdout
+
+
+def test_console_command_runs_the_instance() -> None:
+    done = run(COMMAND, "instance", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "--stack" in done.stdout
+
+
+def test_console_command_says_what_is_wrong() -> None:
+    done = run(COMMAND, "no-such-command")
+    assert done.returncode == 2
+    assert "no-such-command" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_import_is_quiet_and_attaches_nothing() -> None:
+    """Servers fork and spawn after the import: it starts no process, thread or session."""
+    program = (
+        "import os, threading, ffloop; "
+        "print(len(os.listdir('/proc/self/task')), threading.active_count(), "
+        "[f for f in os.listdir('/proc/self/fd') if int(f) > 3])"
+    )
+    done = run(sys.executable, "-W", "error", "-P", "-c", program)
+    assert done.stderr == ""
+    assert done.stdout.split() == ["1", "1", "[]"]
