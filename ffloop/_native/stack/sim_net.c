@@ -44,15 +44,19 @@ static void free_dgrams(struct sock *s)
     s->dq_bytes = 0;
 }
 
-void sim_drop(struct sock *s)
+static __attribute__((noinline)) void sock_free(struct sock *s)
 {
-    if (--s->holds > 0)
-        return;
     s->sim->n.sockets--;
     free_dgrams(s);
     sim_opt_free(s);
     free(s->rx);
     free(s);
+}
+
+void sim_drop(struct sock *s)
+{
+    if (--s->holds == 0)
+        sock_free(s);
 }
 
 static void queue_push(struct sock ***end, struct sock *s)

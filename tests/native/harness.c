@@ -1,0 +1,61 @@
+/* harness.c - main and the checks of harness.h. */
+#include "harness.h"
+
+#include <dirent.h>
+#include <stdarg.h>
+
+static struct test_case *cases;
+const char *test_arg;
+
+void test_add(struct test_case *t)
+{
+    t->next = cases;
+    cases = t;
+}
+
+void test_fail(const char *file, int line, const char *fmt, ...)
+{
+    va_list ap;
+    fprintf(stderr, "%s:%d: ", file, line);
+    va_start(ap, fmt);
+    vfprintf(stderr, fmt, ap);
+    va_end(ap);
+    fputc('\n', stderr);
+    fflush(NULL);
+    _exit(1); /* at once, also from a thread */
+}
+
+int test_open_fds(void)
+{
+    DIR *d = opendir("/proc/self/fd");
+    if (!d)
+        FAIL("/proc/self/fd: %s", strerror(errno));
+    int n = -1; /* its own */
+    for (const struct dirent *e; (e = readdir(d));)
+        n += e->d_name[0] != '.';
+    closedir(d);
+    return n;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        for (const struct test_case *t = cases; t; t = t->next)
+            puts(t->name);
+        return 2;
+    }
+    test_arg = argc > 2 ? argv[2] : NULL;
+    for (const struct test_case *t = cases; t; t = t->next) {
+        if (strcmp(t->name, argv[1]) != 0)
+            continue;
+        alarm(LIMIT_S);
+        int before = test_open_fds();
+        t->run();
+        int after = test_open_fds();
+        if (before != after)
+            FAIL("%d descriptors open, %d before", after, before);
+        return 0;
+    }
+    fprintf(stderr, "no case '%s'\n", argv[1]);
+    return 2;
+}

@@ -1,0 +1,739 @@
+/*
+ * sim.c - what only the sim stack has: its clock, its options, its load source, determinism.
+ *
+ * The seam's own semantics are in seam.c, for every stack.
+ */
+#include "net.h"
+
+#include "sim.h"
+
+#define MS 1000000LL
+
+/* Starts with options in one string, separated by blanks. */
+static void start(const char *options)
+{
+    static char text[512];
+    static char *argv[32];
+    int argc = 0;
+    snprintf(text, sizeof(text), "%s", options);
+    for (char *p = strtok(text, " "); p; p = strtok(NULL, " "))
+        argv[argc++] = p;
+    net_start("sim", argc, argv);
+}
+
+static int try_start(const char *options, char *why, size_t len)
+{
+    static char text[512];
+    char *argv[32];
+    void *state = NULL;
+    int argc = 0;
+    snprintf(text, sizeof(text), "%s", options);
+    for (char *p = strtok(text, " "); p; p = strtok(NULL, " "))
+        argv[argc++] = p;
+    struct ffl_stack_opts o = {.argc = argc, .argv = argv};
+    *why = '\0';
+    int rc = ffl_sim_ops.start(&state, &o, why, len);
+    if (rc == 0)
+        ffl_sim_ops.stop(state);
+    return rc;
+}
+
+TEST(malformed_options)
+{
+    static const char *const bad[] = {
+        "latency",         "=5",           "latency=",      "latency=-1",     "latency=1x",
+        "latency=99999999999999999999",    "window=0",      "clock=sundial",  "load=0",
+        "load=70000",      "load=80 connections=0",         "connections=5",  "local=nowhere",
+        "blackhole=300.1.1.1",             "max_sockets=0", "load=80 verify=2", "no_such=1",
+        "load=80 verify=1",                "load=80 request_file=/no/such/file",
+        "load=80 report=", "load=80 requests=0",            "a_key_that_is_far_too_long_to_be_one=1",
+        "local=::1 local=::2 local=::3 local=::4 local=::5 local=::6 local=::7 local=::8 local=::9",
+    };
+    for (size_t i = 0; i < FFL_COUNT(bad); i++) {
+        char why[256];
+        int rc = try_start(bad[i], why, sizeof(why));
+        if (rc != -EINVAL && rc != -ENOENT)
+            FAIL("'%s' gave %d", bad[i], rc);
+        if (strlen(why) < 15)
+            FAIL("'%s' gave no reason: '%s'", bad[i], why);
+    }
+    char why[256];
+    CHECK_EQ(try_start("latency=0 window=1 clock=manual local=::1 blackhole=10.0.0.1 max_sockets=9",
+                       why, sizeof(why)),
+             0);
+}
+
+TEST(clock_moves_only_when_told)
+{
+    start("clock=manual latency=1000000");
+    CHECK_EQ(ffl_sim_now(st), FFL_NS_PER_SEC);
+    pump();
+    CHECK_EQ(ffl_sim_now(st), FFL_NS_PER_SEC);
+    ffl_sim_advance(st, 5);
+    CHECK_EQ(ffl_sim_now(st), FFL_NS_PER_SEC + 5);
+    CHECK_EQ(ops->deadline(st), INT64_MAX);
+    net_stop();
+}
+
+TEST(latency_is_one_way)
+{
+    start("clock=manual latency=1000000");
+    struct watch l, a, b;
+    struct ffl_addr at = v4("10.1.2.3", 80), peer;
+    listener(&l, &at, 8);
+    dial(&a, &at);
+    pump();
+    CHECK(!l.ready && !a.ready);
+    ffl_sim_advance(st, MS - 1);
+    pump();
+    CHECK(!l.ready); /* the SYN is under way */
+    ffl_sim_advance(st, 1);
+    CHECK_EQ(ops->deadline(st), 0); /* an event waits */
+    pump();
+    CHECK_EQ(l.ready, FFL_READ);
+    CHECK_EQ(l.data, 1);
+    CHECK(!a.ready);
+    ffl_sim_advance(st, MS);
+    pump();
+    CHECK_EQ(a.ready, FFL_WRITE); /* a round trip */
+    int fd = ops->accept(st, l.fd, &peer);
+    watch(&b, fd);
+    CHECK_EQ(put(a.fd, "data", 4), 4);
+    char buf[8];
+    ffl_sim_advance(st, MS - 1);
+    CHECK_EQ(take(b.fd, buf, 8), -EAGAIN);
+    ffl_sim_advance(st, 1);
+    pump();
+    CHECK(b.ready & FFL_READ);
+    CHECK_EQ(b.data, 4);
+    CHECK_EQ(take(b.fd, buf, 8), 4);
+    shut_pair(&a, &b);
+    CHECK_EQ(ops->close(st, l.fd), 0);
+    net_stop();
+}
+
+TEST(window_opens_after_the_latency)
+{
+    start("clock=manual latency=1000000 window=1000");
+    struct watch l, a, b;
+    struct ffl_addr at = v4("10.0.0.1", 80), peer;
+    static char buf[4000];
+    listener(&l, &at, 8);
+    dial(&a, &at);
+    ffl_sim_advance(st, 2 * MS);
+    watch(&b, ops->accept(st, l.fd, &peer));
+    CHECK_EQ(put(a.fd, buf, 4000), 1000); /* short */
+    CHECK_EQ(put(a.fd, buf, 4000), -EAGAIN);
+    ffl_sim_advance(st, MS);
+    while (pump() > 0)
+        ;
+    a.ready = 0;
+    CHECK_EQ(take(b.fd, buf, 4000), 1000);
+    pump();
+    CHECK_EQ(a.ready, 0);
+    CHECK_EQ(put(a.fd, buf, 1), -EAGAIN); /* the sender does not know yet */
+    ffl_sim_advance(st, MS);
+    pump();
+    CHECK_EQ(a.ready, FFL_WRITE);
+    CHECK_EQ(put(a.fd, buf, 4000), 1000);
+    shut_pair(&a, &b);
+    CHECK_EQ(ops->close(st, l.fd), 0);
+    net_stop();
+}
+
+/* The WRITE event is owed to a send that fell short, and to no other. */
+TEST(no_write_event_without_a_short_send)
+{
+    start("clock=manual window=1000");
+    struct watch a, b;
+    connected(&a, &b);
+    static char buf[1000];
+    while (pump() > 0)
+        ;
+    a.ready = 0;
+    CHECK_EQ(put(a.fd, buf, 1000), 1000); /* full, but nothing fell short */
+    CHECK_EQ(take(b.fd, buf, 1000), 1000);
+    pump();
+    CHECK_EQ(a.ready, 0);
+    CHECK_EQ(put(a.fd, buf, 1000), 1000);
+    CHECK_EQ(put(a.fd, buf, 1), -EAGAIN);
+    CHECK_EQ(take(b.fd, buf, 100), 100); /* a tenth: not worth an event */
+    pump();
+    CHECK_EQ(a.ready, 0);
+    CHECK_EQ(take(b.fd, buf, 500), 500);
+    pump();
+    CHECK_EQ(a.ready, FFL_WRITE);
+    shut_pair(&a, &b);
+    net_stop();
+}
+
+TEST(order_on_the_wire)
+{
+    start("clock=manual latency=500");
+    struct watch l, a, b;
+    struct ffl_addr at = v4("10.0.0.1", 80), peer;
+    listener(&l, &at, 8);
+    dial(&a, &at);
+    ffl_sim_advance(st, 1000);
+    watch(&b, ops->accept(st, l.fd, &peer));
+    for (int i = 0; i < 100; i++) {
+        CHECK_EQ(put(a.fd, &(char){(char)i}, 1), 1);
+        ffl_sim_advance(st, 7);
+    }
+    CHECK_EQ(ops->shutdown(st, a.fd, SHUT_WR), 0);
+    ffl_sim_advance(st, 499);
+    char buf[128];
+    int got = take(b.fd, buf, sizeof(buf));
+    CHECK_EQ(got, 100);
+    for (int i = 0; i < 100; i++)
+        CHECK_EQ(buf[i], i);
+    CHECK_EQ(take(b.fd, buf, 1), -EAGAIN); /* the FIN comes last */
+    ffl_sim_advance(st, 1);
+    CHECK_EQ(take(b.fd, buf, 1), 0);
+    shut_pair(&a, &b);
+    CHECK_EQ(ops->close(st, l.fd), 0);
+    net_stop();
+}
+
+TEST(blackhole_never_answers)
+{
+    start("clock=manual latency=1000 blackhole=192.0.2.1 blackhole=2001:db8::1");
+    struct watch a, b;
+    struct ffl_addr four = v4("192.0.2.1", 80), six = v6("2001:db8::1", 80);
+    dial(&a, &four);
+    dial(&b, &six);
+    ffl_sim_advance(st, 3600 * FFL_NS_PER_SEC);
+    pump();
+    CHECK_EQ(a.ready | b.ready, 0);
+    CHECK_EQ(ops->connect(st, a.fd, &four), -EALREADY);
+    CHECK_EQ(put(a.fd, "x", 1), -EAGAIN);
+    CHECK_EQ(take(a.fd, &(char){0}, 1), -EAGAIN);
+    shut_pair(&a, &b);
+    net_stop();
+}
+
+TEST(no_route_to_what_is_not_local)
+{
+    start("local=10.0.0.1");
+    int fd = sock(AF_INET, SOCK_STREAM);
+    struct ffl_addr away = v4("10.0.0.2", 80);
+    CHECK_EQ(ops->connect(st, fd, &away), -ENETUNREACH);
+    CHECK_EQ(ops->close(st, fd), 0);
+    net_stop();
+}
+
+/* One more than the backlog is taken, as on Linux; the rest connect when there is room. */
+TEST(backlog)
+{
+    start("clock=manual");
+    struct watch l, a[5], b[5];
+    struct ffl_addr at = v4("10.0.0.1", 80), peer;
+    listener(&l, &at, 1);
+    for (int i = 0; i < 5; i++)
+        dial(&a[i], &at);
+    while (pump() > 0)
+        ;
+    for (int i = 0; i < 5; i++)
+        CHECK_EQ(a[i].ready & FFL_WRITE, i < 2 ? FFL_WRITE : 0);
+    for (int i = 0; i < 5; i++) {
+        int fd = ops->accept(st, l.fd, &peer);
+        CHECK(fd >= 0);
+        watch(&b[i], fd);
+    }
+    while (pump() > 0)
+        ;
+    for (int i = 0; i < 5; i++) {
+        CHECK(a[i].ready & FFL_WRITE);
+        shut_pair(&a[i], &b[i]);
+    }
+    CHECK_EQ(ops->close(st, l.fd), 0);
+    net_stop();
+}
+
+TEST(waiting_connects_are_refused_with_the_listener)
+{
+    start("clock=manual");
+    struct watch l, a[4];
+    struct ffl_addr at = v4("10.0.0.1", 80);
+    listener(&l, &at, 0);
+    for (int i = 0; i < 4; i++)
+        dial(&a[i], &at);
+    CHECK_EQ(ops->close(st, a[2].fd), 0); /* gave up while it waited */
+    CHECK_EQ(ops->close(st, l.fd), 0);
+    while (pump() > 0)
+        ;
+    CHECK_EQ(get_int(a[0].fd, SOL_SOCKET, SO_ERROR), ECONNRESET);
+    CHECK_EQ(get_int(a[1].fd, SOL_SOCKET, SO_ERROR), ECONNREFUSED);
+    CHECK_EQ(get_int(a[3].fd, SOL_SOCKET, SO_ERROR), ECONNREFUSED);
+    CHECK_EQ(ops->close(st, a[0].fd), 0);
+    CHECK_EQ(ops->close(st, a[1].fd), 0);
+    CHECK_EQ(ops->close(st, a[3].fd), 0);
+    net_stop();
+}
+
+TEST(out_of_descriptors)
+{
+    start("clock=manual max_sockets=3");
+    struct watch l, a;
+    struct ffl_addr at = v4("10.0.0.1", 80), peer;
+    listener(&l, &at, 8);
+    dial(&a, &at);
+    int extra = sock(AF_INET, SOCK_STREAM);
+    CHECK_EQ(ops->socket(st, AF_INET, SOCK_STREAM, 0), -EMFILE);
+    CHECK_EQ(ops->accept(st, l.fd, &peer), -EMFILE);
+    CHECK_EQ(ops->close(st, extra), 0);
+    int fd = ops->accept(st, l.fd, &peer); /* it had stayed in the queue */
+    CHECK(fd >= 0);
+    CHECK_EQ(ops->close(st, fd), 0);
+    shut_pair(&l, &a);
+    net_stop();
+}
+
+TEST(reuse_port_takes_turns)
+{
+    start("clock=manual");
+    struct watch l[3], a[9];
+    struct ffl_addr at = v4("0.0.0.0", 80), to = v4("10.9.9.9", 80);
+    for (int i = 0; i < 3; i++) {
+        int fd = sock(AF_INET, SOCK_STREAM);
+        CHECK_EQ(set_int(fd, SOL_SOCKET, SO_REUSEPORT, 1), 0);
+        CHECK_EQ(ops->bind(st, fd, &at), 0);
+        CHECK_EQ(ops->listen(st, fd, 8), 0);
+        watch(&l[i], fd);
+    }
+    for (int i = 0; i < 9; i++)
+        dial(&a[i], &to);
+    while (pump() > 0)
+        ;
+    for (int i = 0; i < 3; i++) {
+        CHECK_EQ(l[i].data, 3);
+        CHECK_EQ(ops->close(st, l[i].fd), 0);
+    }
+    for (int i = 0; i < 9; i++)
+        CHECK_EQ(ops->close(st, a[i].fd), 0);
+    net_stop();
+}
+
+/* A specific address wins over the wildcard. */
+TEST(best_listener)
+{
+    start("clock=manual");
+    struct watch any, one, a;
+    struct ffl_addr w = v4("0.0.0.0", 80), s = v4("10.0.0.1", 80), to = v4("10.0.0.1", 80);
+    int f1 = sock(AF_INET, SOCK_STREAM), f2 = sock(AF_INET, SOCK_STREAM);
+    CHECK_EQ(set_int(f1, SOL_SOCKET, SO_REUSEPORT, 1), 0);
+    CHECK_EQ(set_int(f2, SOL_SOCKET, SO_REUSEPORT, 1), 0);
+    CHECK_EQ(ops->bind(st, f1, &w), 0);
+    CHECK_EQ(ops->bind(st, f2, &s), 0);
+    CHECK_EQ(ops->listen(st, f1, 8), 0);
+    CHECK_EQ(ops->listen(st, f2, 8), 0);
+    watch(&any, f1);
+    watch(&one, f2);
+    dial(&a, &to);
+    while (pump() > 0)
+        ;
+    CHECK(one.ready & FFL_READ);
+    CHECK(!(any.ready & FFL_READ));
+    CHECK_EQ(ops->close(st, a.fd), 0);
+    shut_pair(&any, &one);
+    net_stop();
+}
+
+/* Connections at any stage of their life end with the stack; ASan looks for what is left. */
+TEST(stop_in_the_middle)
+{
+    for (int latency = 0; latency < 2; latency++)
+        for (int steps = 0; steps < 8; steps++) {
+            start(latency ? "clock=manual latency=10" : "clock=manual");
+            struct watch l, a[4];
+            struct ffl_addr at = v4("10.0.0.1", 80), peer;
+            int got = -1;
+            listener(&l, &at, 1);
+            for (int i = 0; i < 4; i++)
+                dial(&a[i], &at);
+            for (int i = 0; i < steps; i++) {
+                ffl_sim_advance(st, 6);
+                if (got < 0)
+                    got = ops->accept(st, l.fd, &peer);
+                (void)put(a[0].fd, "data", 4);
+                if (got >= 0)
+                    (void)put(got, "answer", 6);
+                if (i == 3)
+                    CHECK_EQ(ops->close(st, a[1].fd), 0);
+                if (i == 5 && got >= 0)
+                    CHECK_EQ(ops->close(st, got), 0);
+            }
+            net_stop();
+        }
+}
+
+TEST(nothing_stays_in_memory)
+{
+    start("clock=manual latency=3");
+    struct ffl_sim_counts n;
+    uint64_t seed = 8;
+    struct watch l;
+    struct ffl_addr at = v4("10.0.0.1", 80), peer;
+    listener(&l, &at, 4);
+    int open[32], nopen = 0;
+    for (int i = 0; i < 20000; i++) {
+        uint32_t r = test_random(&seed);
+        int fd = -1;
+        if (r % 5 == 0 && nopen < 31) {
+            fd = sock(AF_INET, SOCK_STREAM);
+            CHECK_EQ(ops->connect(st, fd, &at), -EINPROGRESS);
+        } else if (r % 5 == 1 && nopen < 31) {
+            fd = ops->accept(st, l.fd, &peer);
+        } else if (nopen > 0) {
+            uint32_t k = r / 5 % (uint32_t)nopen;
+            char buf[64] = {0};
+            if (r % 5 == 2) {
+                CHECK_EQ(ops->close(st, open[k]), 0);
+                open[k] = open[--nopen];
+            } else if (r % 5 == 3) {
+                (void)put(open[k], buf, 1 + r % 64);
+            } else if (r % 7 == 0) {
+                (void)ops->shutdown(st, open[k], (int)(r % 3));
+            } else {
+                (void)take(open[k], buf, sizeof(buf));
+            }
+        }
+        if (fd >= 0)
+            open[nopen++] = fd;
+        if (r % 3 == 0)
+            ffl_sim_advance(st, r % 8);
+        if (r % 11 == 0)
+            pump();
+    }
+    while (nopen > 0)
+        CHECK_EQ(ops->close(st, open[--nopen]), 0);
+    CHECK_EQ(ops->close(st, l.fd), 0);
+    ffl_sim_advance(st, 1000);
+    ffl_sim_count(st, &n);
+    CHECK_EQ(n.fds, 0);
+    CHECK_EQ(n.events, 0);
+    CHECK_EQ(n.sockets, 0);
+    CHECK(n.accepts > 100);
+    net_stop();
+}
+
+static uint64_t trace(void)
+{
+    start("clock=manual latency=100 window=5000");
+    struct watch l, a[8], b[8];
+    struct ffl_addr at = v4("10.0.0.1", 80), peer;
+    static char buf[3000];
+    uint64_t seed = 6, hash = 1469598103934665603ULL;
+    int n = 0;
+    listener(&l, &at, 3);
+    for (int i = 0; i < 8; i++)
+        dial(&a[i], &at);
+    for (int i = 0; i < 3000; i++) {
+        int fd = n < 8 ? ops->accept(st, l.fd, &peer) : -1;
+        if (fd >= 0)
+            watch(&b[n++], fd);
+        uint32_t r = test_random(&seed);
+        int rc = put(a[r % 8].fd, buf, 1 + r % sizeof(buf));
+        int got = n > 0 ? take(b[r % (uint32_t)n].fd, buf, 1 + r % 999) : 0;
+        ffl_sim_advance(st, r % 40);
+        int events = pump();
+        hash = (hash ^ (uint64_t)(uint32_t)(rc * 31 + got * 7 + events)) * 1099511628211ULL;
+    }
+    net_stop();
+    return hash;
+}
+
+TEST(the_same_calls_give_the_same_events)
+{
+    uint64_t first = trace();
+    CHECK(trace() == first);
+    CHECK(trace() == first);
+}
+
+TEST(datagrams_are_dropped_when_the_queue_is_full)
+{
+    start("clock=manual window=4000");
+    struct watch b;
+    struct ffl_addr at = v4("10.0.0.1", 53);
+    int fa = sock(AF_INET, SOCK_DGRAM), fb = sock(AF_INET, SOCK_DGRAM);
+    CHECK_EQ(ops->bind(st, fb, &at), 0);
+    watch(&b, fb);
+    static char buf[1000];
+    struct iovec iov = {.iov_base = buf, .iov_len = sizeof(buf)};
+    for (int i = 0; i < 10; i++)
+        CHECK_EQ(ops->send(st, fa, &iov, 1, &at), 1000);
+    int got = 0;
+    while (take(fb, buf, sizeof(buf)) == 1000)
+        got++;
+    CHECK_EQ(got, 3);
+    CHECK_EQ(ops->send(st, fa, &iov, 1, &at), 1000);
+    CHECK_EQ(take(fb, buf, sizeof(buf)), 1000); /* there is room again */
+    CHECK_EQ(ops->close(st, fa), 0);
+    CHECK_EQ(ops->close(st, fb), 0);
+    net_stop();
+}
+
+/* ---- the load source ----------------------------------------------------------------------- */
+
+struct server {
+    struct watch l, conn[256];
+    int n;
+};
+
+/* A server of the load, stepped until `requests` were answered or nothing happens any more. */
+static void serve(struct server *s, uint32_t response, bool echo, int turns)
+{
+    static uint8_t buf[1 << 20];
+    struct ffl_addr peer;
+    struct ffl_sim_load_counts load;
+    for (int t = 0; t < turns; t++) {
+        pump();
+        int fd;
+        while (s->n < 256 && (fd = ops->accept(st, s->l.fd, &peer)) >= 0)
+            watch(&s->conn[s->n++], fd);
+        bool moved = false;
+        for (int i = 0; i < s->n; i++) {
+            struct watch *c = &s->conn[i];
+            if (c->fd < 0)
+                continue;
+            int rc = take(c->fd, buf, sizeof(buf));
+            moved |= rc > 0;
+            if (rc == 0) {
+                CHECK_EQ(ops->close(st, c->fd), 0);
+                c->fd = -1;
+            } else if (rc > 0 && echo) {
+                for (int done = 0, w; done < rc; done += w)
+                    if ((w = put(c->fd, buf + done, (size_t)(rc - done))) < 0)
+                        FAIL("echo of %d bytes stopped at %d: %d", rc, done, w);
+            } else if (rc > 0) {
+                CHECK_EQ(put(c->fd, buf, response), response);
+            }
+        }
+        ffl_sim_load_count(st, &load);
+        if (load.finished && !moved)
+            return;
+        ffl_sim_advance(st, 1000);
+    }
+}
+
+static void end_server(struct server *s)
+{
+    struct ffl_sim_counts n;
+    for (int i = 0; i < s->n; i++)
+        if (s->conn[i].fd >= 0)
+            CHECK_EQ(ops->close(st, s->conn[i].fd), 0);
+    CHECK_EQ(ops->close(st, s->l.fd), 0);
+    ffl_sim_advance(st, 1000000000);
+    ffl_sim_count(st, &n);
+    CHECK_EQ(n.fds, 0);
+    CHECK_EQ(n.sockets, 0);
+    net_stop();
+}
+
+static char report_path[64];
+
+static void load_start(struct server *s, const char *options)
+{
+    char text[400];
+    snprintf(report_path, sizeof(report_path), "ffl-test-sim-%d.json", (int)getpid());
+    snprintf(text, sizeof(text), "clock=manual load=80 report=%s %s", report_path, options);
+    unlink(report_path);
+    start(text);
+    struct ffl_addr at = v4("0.0.0.0", 80);
+    struct ffl_sim_load_counts load;
+    ffl_sim_load_count(st, &load);
+    CHECK(!load.started);
+    memset(s, 0, sizeof(*s));
+    listener(&s->l, &at, 1024);
+    ffl_sim_load_count(st, &load);
+    CHECK(load.started);
+}
+
+static void check_report(const char *want)
+{
+    char text[1024] = "";
+    FILE *f = fopen(report_path, "r");
+    CHECK(f);
+    CHECK(fgets(text, sizeof(text), f));
+    CHECK(fgets(text + strlen(text), 100, f) == NULL); /* one line */
+    fclose(f);
+    unlink(report_path);
+    if (!strstr(text, want))
+        FAIL("no '%s' in %s", want, text);
+    CHECK(text[0] == '{' && text[strlen(text) - 1] == '\n');
+}
+
+TEST(load_closed_loop)
+{
+    struct server s;
+    struct ffl_sim_load_counts load;
+    load_start(&s, "connections=10 requests=1000");
+    serve(&s, 602, false, 100000);
+    ffl_sim_load_count(st, &load);
+    CHECK(load.finished);
+    CHECK_EQ(load.requests, 1000);
+    CHECK_EQ(load.bytes_in, 1000 * 602);
+    CHECK(load.bytes_out >= 1000 * 86 && load.bytes_out <= 1010 * 86);
+    CHECK_EQ(load.surplus + load.broken + load.mismatches, 0);
+    CHECK_EQ(s.n, 10);
+    check_report("\"requests\": 1000,");
+    end_server(&s);
+}
+
+TEST(load_with_latency_measures_it)
+{
+    struct server s;
+    load_start(&s, "connections=3 requests=60 latency=10000");
+    serve(&s, 602, false, 100000);
+    char text[1024];
+    FILE *f = fopen(report_path, "r");
+    CHECK(f && fgets(text, sizeof(text), f));
+    fclose(f);
+    double p50 = 0;
+    const char *p = strstr(text, "\"p50_us\": ");
+    CHECK(p && sscanf(p, "\"p50_us\": %lf", &p50) == 1);
+    if (p50 < 19 || p50 > 23)
+        FAIL("two ways of 10 us take %f us", p50);
+    unlink(report_path);
+    end_server(&s);
+}
+
+TEST(load_duration)
+{
+    struct server s;
+    struct ffl_sim_load_counts load;
+    load_start(&s, "connections=2 duration_ms=5");
+    serve(&s, 602, false, 100000);
+    ffl_sim_load_count(st, &load);
+    CHECK(load.finished);
+    CHECK(load.requests > 1000 && load.requests < 12000);
+    check_report("\"seconds\": 0.005");
+    end_server(&s);
+}
+
+/* Echo, content checked; a request of many windows goes in pieces. */
+TEST(load_verify)
+{
+    struct server s;
+    struct ffl_sim_load_counts load;
+    load_start(&s, "connections=4 requests=40 request_bytes=300001 response_bytes=300001 verify=1");
+    serve(&s, 0, true, 100000);
+    ffl_sim_load_count(st, &load);
+    CHECK_EQ(load.requests, 40);
+    CHECK_EQ(load.mismatches, 0);
+    check_report("\"mismatches\": 0,");
+    end_server(&s);
+}
+
+TEST(load_verify_sees_a_wrong_byte)
+{
+    struct server s;
+    struct ffl_sim_load_counts load;
+    uint8_t buf[100];
+    struct ffl_addr peer;
+    load_start(&s, "connections=2 requests=4 request_bytes=100 response_bytes=100 verify=1");
+    int a = ops->accept(st, s.l.fd, &peer), b = ops->accept(st, s.l.fd, &peer);
+    CHECK_EQ(take(a, buf, 100), 100);
+    buf[57] ^= 1;
+    CHECK_EQ(put(a, buf, 100), 100);
+    ffl_sim_load_count(st, &load);
+    CHECK_EQ(load.mismatches, 1);
+    CHECK_EQ(take(a, buf, 100), 100);
+    CHECK_EQ(put(b, buf, 100), 100); /* one connection's data given to the other */
+    ffl_sim_load_count(st, &load);
+    CHECK(load.mismatches > 50);
+    CHECK_EQ(ops->close(st, a), 0);
+    CHECK_EQ(ops->close(st, b), 0);
+    unlink(report_path);
+    end_server(&s);
+    unlink(report_path);
+}
+
+TEST(load_request_file)
+{
+    struct server s;
+    char path[64], options[128], buf[64];
+    struct ffl_addr peer;
+    snprintf(path, sizeof(path), "ffl-test-request-%d", (int)getpid());
+    FILE *f = fopen(path, "w");
+    CHECK(f);
+    fputs("GET / HTTP/1.1\r\n\r\n", f);
+    fclose(f);
+    snprintf(options, sizeof(options), "connections=1 requests=5 request_file=%s response_bytes=3",
+             path);
+    load_start(&s, options);
+    unlink(path);
+    int fd = ops->accept(st, s.l.fd, &peer);
+    for (int i = 0; i < 5; i++) {
+        CHECK_EQ(take(fd, buf, sizeof(buf)), 18);
+        CHECK(memcmp(buf, "GET / HTTP/1.1\r\n\r\n", 18) == 0);
+        CHECK_EQ(put(fd, "yes", 3), 3);
+    }
+    CHECK_EQ(take(fd, buf, sizeof(buf)), 0);
+    CHECK_EQ(ops->close(st, fd), 0);
+    check_report("\"requests\": 5,");
+    end_server(&s);
+}
+
+TEST(load_counts_surplus_and_broken)
+{
+    struct server s;
+    struct ffl_sim_load_counts load;
+    struct ffl_addr peer;
+    char buf[1000] = {0};
+    load_start(&s, "connections=2 requests=10");
+    int a = ops->accept(st, s.l.fd, &peer), b = ops->accept(st, s.l.fd, &peer);
+    CHECK_EQ(put(a, buf, 700), 700);
+    ffl_sim_load_count(st, &load);
+    CHECK_EQ(load.requests, 1);
+    CHECK_EQ(load.surplus, 98);
+    CHECK_EQ(ops->close(st, b), 0);
+    ffl_sim_load_count(st, &load);
+    CHECK_EQ(load.broken, 1);
+    CHECK_EQ(load.open, 1);
+    ffl_sim_advance(st, 2 * MS);
+    ffl_sim_load_count(st, &load);
+    CHECK_EQ(load.open, 2); /* it came again */
+    CHECK_EQ(ops->close(st, a), 0);
+    end_server(&s);
+    unlink(report_path);
+}
+
+TEST(load_new_connections)
+{
+    struct server s;
+    struct ffl_sim_load_counts load;
+    load_start(&s, "connections=3 requests=200 per_connection=1");
+    serve(&s, 602, false, 100000);
+    ffl_sim_load_count(st, &load);
+    CHECK_EQ(load.requests, 200);
+    CHECK_EQ(load.broken, 0);
+    CHECK(s.n >= 200);
+    unlink(report_path);
+    end_server(&s);
+}
+
+/* The listener goes and comes back: the load waits for it. */
+TEST(load_survives_its_server)
+{
+    struct server s;
+    struct ffl_sim_load_counts load;
+    struct ffl_addr at = v4("0.0.0.0", 80);
+    load_start(&s, "connections=5 requests=100 latency=100");
+    serve(&s, 602, false, 3);
+    for (int i = 0; i < s.n; i++)
+        CHECK_EQ(ops->close(st, s.conn[i].fd), 0);
+    CHECK_EQ(ops->close(st, s.l.fd), 0);
+    ffl_sim_advance(st, 10 * MS);
+    ffl_sim_load_count(st, &load);
+    CHECK_EQ(load.open, 0);
+    CHECK(!load.finished);
+    memset(&s, 0, sizeof(s));
+    listener(&s.l, &at, 64);
+    serve(&s, 602, false, 100000);
+    ffl_sim_load_count(st, &load);
+    CHECK(load.finished);
+    CHECK_EQ(load.requests, 100);
+    unlink(report_path);
+    end_server(&s);
+}

@@ -1,0 +1,63 @@
+/* spin.c - whether to spin: only while events come closer together than the limit. */
+#include "harness.h"
+
+#include "spin.h"
+
+#define US 1000
+
+TEST(never)
+{
+    struct ffl_spin s;
+    ffl_spin_init(&s, 0);
+    for (int i = 0; i < 100; i++)
+        ffl_spin_hit(&s, s.last_ns + 10);
+    CHECK_EQ(ffl_spin_until(&s, 12345), 12345);
+}
+
+TEST(for_ever)
+{
+    struct ffl_spin s;
+    ffl_spin_init(&s, FFL_SPIN_FOREVER);
+    CHECK_EQ(ffl_spin_until(&s, 1), INT64_MAX);
+}
+
+TEST(only_while_events_are_close)
+{
+    struct ffl_spin s;
+    ffl_spin_init(&s, 50);
+    int64_t now = s.last_ns;
+    CHECK_EQ(ffl_spin_until(&s, now), now); /* not before it has seen any */
+    for (int i = 0; i < 100; i++)
+        ffl_spin_hit(&s, now += 10 * US);
+    CHECK_EQ(ffl_spin_until(&s, now), now + 50 * US);
+    for (int i = 0; i < 100; i++)
+        ffl_spin_hit(&s, now += 200 * US);
+    CHECK_EQ(ffl_spin_until(&s, now), now);
+}
+
+TEST(one_pause_does_not_turn_it_off_one_burst_not_on)
+{
+    struct ffl_spin s;
+    ffl_spin_init(&s, 50);
+    int64_t now = s.last_ns;
+    ffl_spin_hit(&s, now += 1 * US);
+    ffl_spin_hit(&s, now += 1 * US);
+    CHECK_EQ(ffl_spin_until(&s, now), now);
+    for (int i = 0; i < 100; i++)
+        ffl_spin_hit(&s, now += 1 * US);
+    CHECK(ffl_spin_until(&s, now) > now);
+    ffl_spin_hit(&s, now += 10000000 * (int64_t)US); /* ten seconds of nothing */
+    ffl_spin_hit(&s, now += 1 * US);
+    ffl_spin_hit(&s, now += 1 * US);
+    ffl_spin_hit(&s, now += 1 * US);
+    ffl_spin_hit(&s, now += 1 * US);
+    CHECK(ffl_spin_until(&s, now) > now); /* a few events later it spins again */
+}
+
+/* Two CPUs or fewer: a spinning side only keeps its peer from running. */
+TEST(auto_depends_on_the_machine)
+{
+    struct ffl_spin s;
+    ffl_spin_init(&s, FFL_SPIN_AUTO);
+    CHECK_EQ(s.limit_ns, ffl_cpu_count() >= 3 ? 50 * US : 0);
+}

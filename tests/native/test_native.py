@@ -1,0 +1,112 @@
+"""The C tests: every TEST(...) of this folder is a pytest case, in a process of its own.
+
+They are built by the run, in a folder outside the sources. ``FFL_SANITIZE=address,undefined`` (or
+``thread``) builds and runs all of them with sanitizers; the ring's are built with ThreadSanitizer
+in any case, since a plain run on x86 hides most ordering mistakes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+NATIVE = HERE.parents[1] / "ffloop" / "_native"
+TIME_LIMIT = 60  # seconds a case; the executable's own alarm comes first and says where it was
+STACKS = ("host", "sim")
+BY_STACK = {"seam"}  # run once for each stack, whose name is the argument
+SANITIZE = os.environ.get("FFL_SANITIZE", "")
+
+
+def cases() -> Iterator[pytest.param]:
+    for source in sorted(HERE.glob("*.c")):
+        name = source.stem
+        for case in re.findall(r"^TEST\((\w+)\)", source.read_text(), re.MULTILINE):
+            if name in BY_STACK:
+                for stack in STACKS:
+                    yield pytest.param(SANITIZE, name, [case, stack], id=f"{name}-{case}-{stack}")
+                continue
+            yield pytest.param(SANITIZE, name, [case], id=f"{name}-{case}")
+            if name == "ring" and SANITIZE != "thread":
+                yield pytest.param("thread", name, [case], id=f"{name}-{case}-tsan")
+
+
+def tool(name: str) -> str | None:
+    """A program of this Python's environment, activated or not, else of the PATH."""
+    beside = Path(sys.executable).parent / name
+    return str(beside) if beside.exists() else shutil.which(name)
+
+
+def run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.fail(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}", pytrace=False)
+
+
+Build = Callable[[str, str], Path]
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """build(sanitize, target): the folder that holds the built target."""
+    folders: dict[str, Path] = {}
+    done: set[tuple[str, str]] = set()
+
+    def make(sanitize: str, target: str) -> Path:
+        cmake = tool("cmake")
+        assert cmake, "the C tests need cmake: pip install cmake"
+        if sanitize not in folders:
+            folder = tmp_path_factory.mktemp("native-" + (sanitize or "plain").replace(",", "-"))
+            command = [cmake, "-S", str(NATIVE), "-B", str(folder), "-DFFL_TESTS=ON"]
+            command += [f"-DFFL_SANITIZE={sanitize}", "-DCMAKE_C_FLAGS=-Werror -g"]
+            if ninja := tool("ninja"):
+                command += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+            run(command)
+            folders[sanitize] = folder
+        if (sanitize, target) not in done:
+            jobs = str(os.cpu_count() or 1)
+            run([cmake, "--build", str(folders[sanitize]), "-j", jobs, "--target", target])
+            done.add((sanitize, target))
+        return folders[sanitize]
+
+    return make
+
+
+@pytest.mark.timeout(TIME_LIMIT + 240)  # the first case of a build waits for the compiler
+@pytest.mark.parametrize(("sanitize", "name", "arguments"), cases())
+def test_native(
+    build: Build, tmp_path: Path, sanitize: str, name: str, arguments: list[str]
+) -> None:
+    folder = build(sanitize, f"test-{name}")
+    command = [str(folder / "tests" / f"test-{name}"), *arguments]
+    if sanitize == "thread" and (setarch := shutil.which("setarch")):
+        command = [setarch, "-R", *command]  # older ThreadSanitizers cannot map a random layout
+    environment = {
+        **os.environ,
+        "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0",
+        "TSAN_OPTIONS": "halt_on_error=1",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+    try:
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TIME_LIMIT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as e:
+        pytest.fail(f"{' '.join(command)}: no end after {TIME_LIMIT} s\n{e.stderr!r}", pytrace=False)
+    if done.returncode != 0:
+        told = f"{done.stdout}\n{done.stderr}"
+        pytest.fail(f"{' '.join(command)}: status {done.returncode}\n{told}", pytrace=False)
