@@ -33,7 +33,8 @@ static void on_signal(int sig)
 static const char usage[] =
     "usage: ffloop-instance [options] [STACK OPTION key=value ...]\n"
     "  --stack NAME        host (this kernel's TCP, the default), sim (in memory), fstack%s\n"
-    "  --socket PATH       unix socket to listen on; \"@name\" is an abstract one\n"
+    "  --socket PATH       unix socket to listen on; \"@name\" is an abstract one (default:\n"
+    "                      $XDG_RUNTIME_DIR/ffloop/instance.sock, or under /run)\n"
     "  --listen-fd N       take over a listening SOCK_SEQPACKET socket instead\n"
     "  --embedded          detach at once, end with the last session\n"
     "  --spin US           spin limit in microseconds; 0 never, -1 for ever (default: adaptive)\n"
@@ -139,6 +140,26 @@ static void stack_arg(const char *key, const char *value)
     stack_args[stack_argc++] = text;
 }
 
+/* Where applications look when nothing names an instance (ffloop/_instance.py): the i-th instance
+ * of several, by its --proc-id, has a name of its own. */
+static const char *usual_path(void)
+{
+    static char path[200];
+    const char *runtime = getenv("XDG_RUNTIME_DIR"), *id = "";
+    for (int i = 0; i < stack_argc; i++)
+        if (strncmp(stack_args[i], "proc-id=", 8) == 0 && strcmp(stack_args[i] + 8, "0") != 0)
+            id = stack_args[i] + 8;
+    snprintf(path, sizeof(path), "%.100s/ffloop", runtime && *runtime ? runtime : "/run");
+    if (mkdir(path, 0755) < 0 && errno != EEXIST) {
+        fprintf(stderr, "ffloop-instance: %s: %s; name a socket with --socket PATH\n", path,
+                strerror(errno));
+        exit(1);
+    }
+    size_t n = strlen(path);
+    snprintf(path + n, sizeof(path) - n, "/instance%s%.32s.sock", *id ? "-" : "", id);
+    return path;
+}
+
 static void parse(int argc, char **argv, struct ffl_instance_opts *o)
 {
     int c, which = 0;
@@ -170,10 +191,8 @@ static void parse(int argc, char **argv, struct ffl_instance_opts *o)
     for (; optind < argc; optind++)
         stack_arg(NULL, argv[optind]);
     o->stack_opts = (struct ffl_stack_opts){.argc = stack_argc, .argv = stack_args};
-    if (!o->path && o->listen_fd < 0) {
-        fprintf(stderr, "ffloop-instance: --socket PATH or --listen-fd N is needed\n");
-        exit(2);
-    }
+    if (!o->path && o->listen_fd < 0)
+        o->path = usual_path();
 }
 
 /*
