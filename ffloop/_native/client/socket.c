@@ -249,19 +249,27 @@ int ffl_client_names(struct ffl_client *c, int h, struct ffl_names *out)
 
 /* ---- accept -------------------------------------------------------------------------------- */
 
-void csock_grant(struct ffl_client *c, struct csock *l)
+static void submit_arm(struct ffl_client *c, struct csock *l, uint32_t add)
 {
-    uint32_t have = l->credits + l->acc_n;
-    /* topped up in halves: an entry for many accepts */
-    if (l->closing || have * 2 > l->window || have >= l->window)
-        return;
-    uint32_t add = l->window - have;
     l->credits += add;
     client_submit(c, (struct ffl_entry){.op = FFL_OP_ARM,
                                         .flags = l->acc_flags,
                                         .handle = l->handle,
                                         .arg = (int32_t)add,
                                         .buf = FFL_NO_BUF});
+}
+
+static uint32_t missing_credit(const struct csock *l)
+{
+    uint32_t have = l->credits + l->acc_n;
+    return have < l->window ? l->window - have : 0;
+}
+
+void csock_grant(struct ffl_client *c, struct csock *l)
+{
+    uint32_t add = missing_credit(l);
+    if (!l->closing && add * 2 >= l->window && add) /* in halves: an entry for many accepts */
+        submit_arm(c, l, add);
 }
 
 int ffl_client_accepting(struct ffl_client *c, int h, int window, unsigned flags)
@@ -275,8 +283,8 @@ int ffl_client_accepting(struct ffl_client *c, int h, int window, unsigned flags
     s->acc_flags = (uint8_t)(flags & FFL_F_ARM_NEW);
     s->window = (uint32_t)window;
     s->push = window > 0;
-    if (window)
-        csock_grant(c, s);
+    if (window) /* also with nothing to add: it may have been disarmed */
+        submit_arm(c, s, missing_credit(s));
     else
         client_submit(c, (struct ffl_entry){
                              .op = FFL_OP_DISARM, .handle = (uint32_t)h, .buf = FFL_NO_BUF});

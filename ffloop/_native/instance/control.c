@@ -161,9 +161,7 @@ static int op_arm(struct ep *e, struct ffl_entry q)
 
 static int op_disarm(struct ep *e, struct ffl_entry q)
 {
-    e->armed = false;
-    if (e->listener)
-        e->credits = 0;
+    e->armed = false; /* a listener keeps its credit: the two sides count the same */
     return 0;
 }
 

@@ -112,7 +112,7 @@ static bool read_dgram(struct ep *e)
     int msg_flags = 0;
     int n = OPS(in)->recv(ST(in), e->fd, &iov, 1, &from, &msg_flags);
     if (n < 0) {
-        e->readable = false;
+        e->readable = n != -EAGAIN;
         if (n != -EAGAIN && n != -EINTR) /* an ICMP error: reported, and the socket lives on */
             session_post(s, (struct ffl_entry){.op = FFL_OP_ERROR, .handle = e->handle, .arg = n,
                                                .buf = FFL_NO_BUF});
@@ -204,11 +204,16 @@ static void adopt(struct ep *l, int fd, uint32_t handle, struct ffl_names *names
         data_fail(e, -rc);
 }
 
+static bool may_accept(const struct ep *l)
+{
+    return l->armed && l->credits && l->readable;
+}
+
 static bool pump_accept(struct ep *l)
 {
     struct ffl_session *s = l->s;
     struct ffl_instance *in = s->in;
-    for (int i = 0; i < ACCEPTS_A_TURN && l->credits && l->readable; i++) {
+    for (int i = 0; i < ACCEPTS_A_TURN && may_accept(l); i++) {
         if (session_stuffed(s))
             return true;
         uint32_t h;
@@ -236,7 +241,7 @@ static bool pump_accept(struct ep *l)
         l->credits--;
         adopt(l, fd, h, &names);
     }
-    return l->credits && l->readable;
+    return may_accept(l);
 }
 
 /* ---- transmit ------------------------------------------------------------------------------ */

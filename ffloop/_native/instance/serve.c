@@ -324,7 +324,7 @@ void ffl_instance_opts_default(struct ffl_instance_opts *o)
 
 static int stats_open(struct ffl_instance *in)
 {
-    int fd = memfd_create("ffloop-stats", MFD_CLOEXEC);
+    int fd = memfd_create("ffloop-stats", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0 || ftruncate(fd, 4096) < 0) {
         int rc = -errno;
         if (fd >= 0)
@@ -332,6 +332,8 @@ static int stats_open(struct ffl_instance *in)
         return rc;
     }
     void *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    /* ours is the last writable mapping: a peer that opens its descriptor anew gets no other */
+    (void)fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL);
     char path[64];
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
     in->stats_fd = open(path, O_RDONLY | O_CLOEXEC); /* what peers get */
