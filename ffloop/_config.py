@@ -11,6 +11,11 @@
 | FFLOOP_TX_CAP | tx_cap | bytes that one socket may have unsent |
 | FFLOOP_MAX_SOCKETS | max_sockets | sockets of this session |
 | FFLOOP_TIMEOUT_MS | timeout_ms | limit of the handshake and of calls that wait |
+| FF_NB_FSTACK_INSTANCE | instances | how many instances there are, one a worker |
+| FF_PROC_ID | proc_id | which worker this is: its first loop uses instance proc_id mod instances |
+| FF_INITIAL_LCORE_ID | initial_lcore | CPU mask in hexadecimal: worker i runs i places above it |
+
+The FF_ names are F-Stack's own, with F-Stack's meaning.
 """
 
 import os
@@ -38,6 +43,15 @@ class Config:
     tx_cap: int = 0
     max_sockets: int = 0
     timeout_ms: int = 0
+    instances: int = 1
+    proc_id: int = 0
+    initial_lcore: int | None = None
+
+    def cpu(self) -> int | None:
+        """The CPU that the worker's thread is to run on, or None: where it likes."""
+        if self.initial_lcore is None:
+            return None
+        return (self.initial_lcore & -self.initial_lcore).bit_length() - 1 + self.proc_id
 
 
 def _spin(text: str) -> int:
@@ -51,6 +65,20 @@ def _spin(text: str) -> int:
 def _count(text: str) -> int:
     value = int(text)
     if not 0 <= value < 2**31:
+        raise ValueError("out of range")
+    return value
+
+
+def _positive(text: str) -> int:
+    value = _count(text)
+    if not value:
+        raise ValueError("zero")
+    return value
+
+
+def _mask(text: str) -> int:
+    value = int(text, 16)
+    if not 0 < value < 2**64:
         raise ValueError("out of range")
     return value
 
@@ -80,6 +108,9 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "tx_cap": ("FFLOOP_TX_CAP", _count, "a number of bytes"),
     "max_sockets": ("FFLOOP_MAX_SOCKETS", _count, "a number of sockets"),
     "timeout_ms": ("FFLOOP_TIMEOUT_MS", _count, "a number of milliseconds"),
+    "instances": ("FF_NB_FSTACK_INSTANCE", _positive, "a number of instances, 1 or more"),
+    "proc_id": ("FF_PROC_ID", _count, "a worker's number, from 0"),
+    "initial_lcore": ("FF_INITIAL_LCORE_ID", _mask, "a CPU mask in hexadecimal, such as 0x4"),
 }
 
 

@@ -6,6 +6,7 @@ which ends itself when its last session has ended. A log line says which.
 """
 
 import contextlib
+import itertools
 import os
 import secrets
 import socket
@@ -22,6 +23,7 @@ from ._ring import Ring
 _ENV = "_FFLOOP_EMBEDDED"  # the process tree's embedded instance, for children
 _LOG_ENV = "FFLOOP_INSTANCE_LOG"  # a file for an embedded instance's log
 _starting = threading.Lock()
+_loops = itertools.count()  # of this process
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,16 @@ def executable() -> str:
     )
 
 
+def nth(path: str, index: int) -> str:
+    """The socket of the index-th of several instances: instance.sock, instance-1.sock, ..."""
+    if not index:
+        return path
+    stem, dot, suffix = path.rpartition(".")
+    if not dot or "/" in suffix:
+        return f"{path}-{index}"
+    return f"{stem}-{index}.{suffix}"
+
+
 def usual_places() -> list[str]:
     """Where an instance that somebody started listens unless told otherwise."""
     places = []
@@ -60,12 +72,18 @@ def usual_places() -> list[str]:
     return places
 
 
-def attach(config: Config, timeout_ms: int | None = None) -> tuple[Ring, bool]:
-    """A session with the instance that `config` and the environment lead to, and whether it is
-    embedded. Raises an InstanceError that says what to do."""
+def next_index(config: Config) -> int:
+    """Which of `config.instances` instances this process's next loop belongs to."""
+    return (config.proc_id + next(_loops)) % config.instances
+
+
+def attach(config: Config, index: int = 0, timeout_ms: int | None = None) -> tuple[Ring, bool]:
+    """A session with the instance that `config` and the environment lead to, the index-th of
+    several, and whether it is embedded. Raises an InstanceError that says what to do."""
     if config.instance is not None:
-        return _checked(Ring(config.instance, config, timeout_ms), config), False
-    for path in usual_places():
+        return _checked(Ring(nth(config.instance, index), config, timeout_ms), config), False
+    for place in usual_places():
+        path = nth(place, index)
         if not os.path.exists(path):
             continue
         try:
@@ -79,6 +97,12 @@ def attach(config: Config, timeout_ms: int | None = None) -> tuple[Ring, bool]:
             2,
             "stack='fstack' was asked for and no instance runs: start one with "
             "`ffloop instance --stack fstack`, or name its socket in FFLOOP_INSTANCE",
+        )
+    if config.instances > 1:
+        raise InstanceNotFound(
+            2,
+            f"FF_NB_FSTACK_INSTANCE={config.instances}, and instance {index} does not run: start "
+            f"it with `ffloop instance --proc-id {index}`, or name the first one in FFLOOP_INSTANCE",
         )
     return _checked(_embedded(config, timeout_ms), config), True
 

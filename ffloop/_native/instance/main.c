@@ -35,6 +35,7 @@ static const char usage[] =
     "  --stack NAME        host (this kernel's TCP, the default), sim (in memory), fstack%s\n"
     "  --socket PATH       unix socket to listen on; \"@name\" is an abstract one (default:\n"
     "                      $XDG_RUNTIME_DIR/ffloop/instance.sock, or under /run)\n"
+    "  --proc-id N         which of several instances this is; F-Stack: of its lcores (default 0)\n"
     "  --listen-fd N       take over a listening SOCK_SEQPACKET socket instead\n"
     "  --embedded          detach at once, end with the last session\n"
     "  --spin US           spin limit in microseconds; 0 never, -1 for ever (default: adaptive)\n"
@@ -49,7 +50,6 @@ static const char usage[] =
     "F-Stack (--stack fstack; the same as key=value):\n"
     "  --conf FILE         F-Stack's config.ini, as it is\n"
     "  --proc-type TYPE    primary (default), secondary, auto\n"
-    "  --proc-id N         which of the configuration's lcores\n"
     "  --eal \"ARGS\"        more arguments for DPDK's EAL\n"
     "  --iface NAME --addr A.B.C.D/BITS [--gateway G] [--addr6 A/BITS] [--gateway6 G]\n"
     "  [--pkt-tx-delay US] [--lcore-mask HEX]\n"
@@ -57,7 +57,7 @@ static const char usage[] =
 
 enum { OPT_STACK = 256, OPT_SOCKET, OPT_LISTEN_FD, OPT_EMBEDDED, OPT_SPIN, OPT_SQ_POLL,
        OPT_MAX_SESSIONS, OPT_MAX_SOCKETS, OPT_POOL, OPT_RX_CAP, OPT_NO_HUGE, OPT_ANY_USER,
-       OPT_LOG, OPT_HELP, OPT_STACK_KEY };
+       OPT_LOG, OPT_HELP, OPT_STACK_KEY, OPT_PROC_ID };
 
 static const struct option options[] = {
     {"stack", required_argument, NULL, OPT_STACK},
@@ -76,7 +76,7 @@ static const struct option options[] = {
     {"help", no_argument, NULL, OPT_HELP},
     {"conf", required_argument, NULL, OPT_STACK_KEY},
     {"proc-type", required_argument, NULL, OPT_STACK_KEY},
-    {"proc-id", required_argument, NULL, OPT_STACK_KEY},
+    {"proc-id", required_argument, NULL, OPT_PROC_ID},
     {"eal", required_argument, NULL, OPT_STACK_KEY},
     {"iface", required_argument, NULL, OPT_STACK_KEY},
     {"addr", required_argument, NULL, OPT_STACK_KEY},
@@ -128,6 +128,7 @@ static enum ffl_log_level parse_level(const char *text)
 /* The stack's own options become key=value, as sim takes them. Kept for the process's life. */
 static char *stack_args[64];
 static int stack_argc;
+static int proc_id; /* of several instances: names the usual socket, and F-Stack's process */
 
 static void stack_arg(const char *key, const char *value)
 {
@@ -145,10 +146,7 @@ static void stack_arg(const char *key, const char *value)
 static const char *usual_path(void)
 {
     static char path[200];
-    const char *runtime = getenv("XDG_RUNTIME_DIR"), *id = "";
-    for (int i = 0; i < stack_argc; i++)
-        if (strncmp(stack_args[i], "proc-id=", 8) == 0 && strcmp(stack_args[i] + 8, "0") != 0)
-            id = stack_args[i] + 8;
+    const char *runtime = getenv("XDG_RUNTIME_DIR");
     snprintf(path, sizeof(path), "%.100s/ffloop", runtime && *runtime ? runtime : "/run");
     if (mkdir(path, 0755) < 0 && errno != EEXIST) {
         fprintf(stderr, "ffloop-instance: %s: %s; name a socket with --socket PATH\n", path,
@@ -156,7 +154,10 @@ static const char *usual_path(void)
         exit(1);
     }
     size_t n = strlen(path);
-    snprintf(path + n, sizeof(path) - n, "/instance%s%.32s.sock", *id ? "-" : "", id);
+    if (proc_id)
+        snprintf(path + n, sizeof(path) - n, "/instance-%d.sock", proc_id);
+    else
+        snprintf(path + n, sizeof(path) - n, "/instance.sock");
     return path;
 }
 
@@ -182,11 +183,17 @@ static void parse(int argc, char **argv, struct ffl_instance_opts *o)
         case OPT_NO_HUGE: o->huge = false; break;
         case OPT_ANY_USER: o->any_uid = true; break;
         case OPT_LOG: ffl_log_open(2, parse_level(optarg)); break;
+        case OPT_PROC_ID: proc_id = (int)number("proc-id", optarg, 0, 127); break;
         case OPT_STACK_KEY: stack_arg(options[which].name, optarg); break;
         case 'h':
         case OPT_HELP: printf(usage, ffl_stack_find("fstack") ? "" : " (not in this build)"); exit(0);
         default: fprintf(stderr, "ffloop-instance: try --help\n"); exit(2);
         }
+    }
+    if (proc_id && strcmp(o->stack->name, "fstack") == 0) {
+        char id[16];
+        snprintf(id, sizeof(id), "%d", proc_id);
+        stack_arg("proc-id", id);
     }
     for (; optind < argc; optind++)
         stack_arg(NULL, argv[optind]);
