@@ -1,0 +1,667 @@
+/*
+ * hostile.c - rule 7: nothing read from shared memory, or from a socket, is trusted.
+ *
+ * A lying application loses its session and nothing else: beside it an honest one goes on, and what
+ * the liar held comes back. A lying instance costs the client its session (-EPROTO), not its life.
+ * Meant for ASan and UBSan as much as for its own checks.
+ */
+#include "lab.h"
+
+#include <fcntl.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+
+/* ---- an honest neighbour ------------------------------------------------------------------- */
+
+struct neighbour {
+    struct raw r;
+    uint32_t h;
+    int peer;
+    uint32_t count;
+};
+
+static void neighbour_start(struct neighbour *n)
+{
+    memset(n, 0, sizeof(*n));
+    raw_attach(&n->r);
+    raw_listen(&n->r, 0, "10.0.0.1", 80, 8, FFL_F_ARM_NEW);
+    n->h = raw_accepted(&n->r, 0, 80, &n->peer);
+}
+
+/* A message each way, byte-exact, with nothing else in between. */
+static void neighbour_works(struct neighbour *n)
+{
+    char text[32], back[32];
+    int len = snprintf(text, sizeof(text), "message %u", n->count++);
+    CHECK_EQ(sim_put(n->peer, text, (size_t)len), len);
+    struct ffl_entry e = raw_expect(&n->r, FFL_OP_RECV, n->h);
+    CHECK_EQ(e.arg, len);
+    CHECK(memcmp(raw_rx(&n->r, e.buf), text, (size_t)len) == 0);
+    raw_send(&n->r, n->h, raw_rx(&n->r, e.buf), (size_t)len);
+    raw_give(&n->r, e.buf);
+    turns(2);
+    CHECK_EQ(sim_take(n->peer, back, sizeof(back)), len);
+    CHECK(memcmp(text, back, (size_t)len) == 0);
+}
+
+static void neighbour_end(struct neighbour *n)
+{
+    CHECK(raw_alive(&n->r));
+    sim_shut(n->peer);
+    raw_gone(&n->r);
+    turns(3);
+    CHECK_EQ(ffl_instance_sessions(lab.in), 0);
+    CHECK_EQ(ffl_instance_sockets(lab.in), 0);
+    lab_stop();
+}
+
+static void quiet(void) /* each lie is logged, rightly; not a hundred thousand times here */
+{
+    ffl_log_open(-1, FFL_LOG_ERROR);
+}
+
+/* ---- one lie each -------------------------------------------------------------------------- */
+
+static uint32_t mine; /* a connected handle of the liar */
+
+static void lie_op_zero(struct raw *r)
+{
+    raw_op(r, FFL_OP_NONE, 0, 0, 0);
+}
+static void lie_op_unknown(struct raw *r)
+{
+    raw_op(r, FFL_OP_COUNT, 0, 0, 0);
+}
+static void lie_op_255(struct raw *r)
+{
+    raw_op(r, (enum ffl_op)255, mine, 0, 0);
+}
+static void lie_op_completion_only(struct raw *r)
+{
+    raw_op(r, FFL_OP_CLOSED, mine, 0, 0);
+}
+static void lie_handle_not_open(struct raw *r)
+{
+    raw_op(r, FFL_OP_ARM, 77, 0, 0);
+}
+static void lie_handle_out_of_range(struct raw *r)
+{
+    raw_op(r, FFL_OP_CLOSE, 2 * r->map.geo.max_sockets, 0, 0);
+}
+static void lie_handle_max(struct raw *r)
+{
+    raw_op(r, FFL_OP_CLOSE, UINT32_MAX, 0, 0);
+}
+static void lie_handle_of_a_neighbour(struct raw *r)
+{
+    raw_op(r, FFL_OP_CLOSE, r->map.geo.max_sockets + 1, 0, 0);
+}
+static void lie_socket_twice(struct raw *r)
+{
+    raw_socket(r, 0, SOCK_STREAM);
+}
+static void lie_socket_in_the_instances_range(struct raw *r)
+{
+    raw_socket(r, r->map.geo.max_sockets, SOCK_STREAM);
+}
+static void lie_close_twice(struct raw *r)
+{
+    raw_op(r, FFL_OP_CLOSE, mine, 0, FFL_F_ABORT);
+    raw_op(r, FFL_OP_CLOSE, mine, 0, FFL_F_ABORT);
+}
+
+static void send_entry(struct raw *r, int32_t len, uint32_t buf, uint8_t flags)
+{
+    raw_put(r, (struct ffl_entry){
+                   .op = FFL_OP_SEND, .flags = flags, .handle = mine, .arg = len, .buf = buf});
+}
+static void lie_send_no_buffer(struct raw *r)
+{
+    send_entry(r, 10, FFL_NO_BUF, 0);
+}
+static void lie_send_class_out_of_range(struct raw *r)
+{
+    send_entry(r, 10, 3u << FFL_BUF_CLASS_SHIFT, 0);
+}
+static void lie_send_index_out_of_range(struct raw *r)
+{
+    send_entry(r, 10, 2u << FFL_BUF_CLASS_SHIFT | r->map.geo.tx.count[2], 0);
+}
+static void lie_send_negative(struct raw *r)
+{
+    send_entry(r, -1, raw_arg(r, "x", 1), 0);
+}
+static void lie_send_longer_than_the_buffer(struct raw *r)
+{
+    send_entry(r, 257, raw_arg(r, "x", 1), 0);
+}
+static void lie_send_huge(struct raw *r)
+{
+    send_entry(r, INT32_MAX, raw_arg(r, "x", 1), 0);
+}
+static void lie_send_one_buffer_twice(struct raw *r)
+{
+    uint32_t buf = raw_arg(r, "x", 1);
+    /* the peer reads nothing, so that the first is still held when the second comes */
+    static char fill[65536];
+    for (int i = 0; i < 3; i++)
+        raw_send(r, mine, fill, sizeof(fill));
+    send_entry(r, 1, buf, 0);
+    send_entry(r, 1, buf, 0);
+}
+static void lie_send_address_cut_short(struct raw *r)
+{
+    send_entry(r, (int32_t)sizeof(struct ffl_addr) - 1, raw_arg(r, "x", 1), FFL_F_ADDR);
+}
+static void lie_argument_without_a_buffer(struct raw *r)
+{
+    raw_op(r, FFL_OP_CONNECT, mine, 0, 0);
+}
+static void lie_argument_in_a_foreign_buffer(struct raw *r)
+{
+    raw_put(r, (struct ffl_entry){.op = FFL_OP_SETSOCKOPT, .handle = mine, .buf = 0xefffffff});
+}
+static void lie_option_too_long(struct raw *r)
+{
+    struct ffl_optarg o = {.level = SOL_SOCKET, .name = SO_KEEPALIVE, .len = FFL_OPT_MAX + 1};
+    raw_put(r, (struct ffl_entry){
+                   .op = FFL_OP_SETSOCKOPT, .handle = mine, .buf = raw_arg(r, &o, sizeof(o))});
+}
+static void lie_option_wanted_too_long(struct raw *r)
+{
+    struct ffl_optarg o = {.level = SOL_SOCKET, .name = SO_KEEPALIVE, .len = UINT32_MAX};
+    raw_put(r, (struct ffl_entry){
+                   .op = FFL_OP_GETSOCKOPT, .handle = mine, .buf = raw_arg(r, &o, sizeof(o))});
+}
+static void lie_shutdown_how(struct raw *r)
+{
+    raw_op(r, FFL_OP_SHUTDOWN, mine, 3, 0);
+}
+static void lie_credit_negative(struct raw *r)
+{
+    raw_op(r, FFL_OP_ARM, 0, -1, 0);
+}
+static void lie_credit_huge(struct raw *r)
+{
+    for (int i = 0; i < 10; i++)
+        raw_op(r, FFL_OP_ARM, 0, 4096, 0);
+}
+static void lie_sq_tail(struct raw *r)
+{
+    atomic_store(&r->sq.ctl->tail, r->sq.tail + r->sq.size + 1);
+}
+static void lie_sq_tail_backwards(struct raw *r)
+{
+    atomic_store(&r->sq.ctl->tail, r->sq.tail - 1);
+}
+static void lie_cq_head(struct raw *r)
+{
+    /* seen when the instance looks: when its own copy shows the ring full */
+    atomic_store(&r->cq.ctl->head, r->cq.head + 100000);
+    for (uint32_t i = 0; i < r->cq.size + 2; i++)
+        raw_op(r, FFL_OP_NOP, 0, 0, 0), (void)(i % 512 == 511 ? turn() : 0);
+}
+static void lie_rxfree_foreign(struct raw *r)
+{
+    raw_give(r, FFL_NO_BUF - 1);
+}
+static void lie_rxfree_never_given(struct raw *r)
+{
+    raw_give(r, 2u << FFL_BUF_CLASS_SHIFT | 1);
+}
+static void lie_rxfree_tail(struct raw *r)
+{
+    atomic_store(&r->rxfree.ctl->tail, r->rxfree.tail + r->rxfree.size + 1);
+}
+
+#define LIE(name)                                                                                  \
+    {                                                                                              \
+        #name, lie_##name                                                                          \
+    }
+static const struct {
+    const char *name;
+    void (*tell)(struct raw *r);
+} lies[] = {
+    LIE(op_zero), LIE(op_unknown), LIE(op_255), LIE(op_completion_only), LIE(handle_not_open),
+    LIE(handle_out_of_range), LIE(handle_max), LIE(handle_of_a_neighbour), LIE(socket_twice),
+    LIE(socket_in_the_instances_range), LIE(close_twice), LIE(send_no_buffer),
+    LIE(send_class_out_of_range), LIE(send_index_out_of_range), LIE(send_negative),
+    LIE(send_longer_than_the_buffer), LIE(send_huge), LIE(send_one_buffer_twice),
+    LIE(send_address_cut_short), LIE(argument_without_a_buffer),
+    LIE(argument_in_a_foreign_buffer), LIE(option_too_long), LIE(option_wanted_too_long),
+    LIE(shutdown_how), LIE(credit_negative), LIE(credit_huge), LIE(sq_tail),
+    LIE(sq_tail_backwards), LIE(cq_head), LIE(rxfree_foreign), LIE(rxfree_never_given),
+    LIE(rxfree_tail),
+};
+
+TEST(r7_each_lie_ends_its_session_only)
+{
+    struct neighbour n;
+    lab_start("clock=manual");
+    neighbour_start(&n);
+    unsigned sockets = ffl_instance_sockets(lab.in);
+    quiet();
+    int fds = test_open_fds();
+    for (size_t i = 0; i < FFL_COUNT(lies); i++) {
+        struct raw r;
+        int peer;
+        raw_attach(&r);
+        raw_listen(&r, 0, "10.0.0.2", 81, 8, 0);
+        peer = sim_dial("10.0.0.2", 81);
+        struct ffl_entry e = raw_expect(&r, FFL_OP_ACCEPT, 0);
+        mine = (uint32_t)e.arg;
+        if (strcmp(lies[i].name, "send_address_cut_short") == 0) { /* for datagram sockets */
+            mine = 3;
+            raw_socket(&r, mine, SOCK_DGRAM);
+        }
+        CHECK(raw_alive(&r));
+        lies[i].tell(&r);
+        neighbour_works(&n);
+        if (raw_alive(&r))
+            FAIL("'%s' was not seen", lies[i].name);
+        raw_gone(&r);
+        sim_shut(peer);
+        turns(3);
+        if (ffl_instance_sockets(lab.in) != sockets || test_open_fds() != fds)
+            FAIL("'%s' left %u sockets for %u, %d descriptors for %d", lies[i].name,
+                 ffl_instance_sockets(lab.in), sockets, test_open_fds(), fds);
+        neighbour_works(&n);
+    }
+    neighbour_end(&n);
+}
+
+/* ---- random entries ------------------------------------------------------------------------ */
+
+static struct ffl_entry random_entry(struct raw *r, uint64_t *seed)
+{
+    static const uint32_t handles[] = {0, 1, 2, 3, 256, 257, 258, 259};
+    struct ffl_entry e;
+    uint32_t x = test_random(seed);
+    e.op = (uint8_t)(x % 50 ? x / 50 % FFL_OP_COUNT : x);
+    e.flags = (uint8_t)(test_random(seed) % 3 ? 0 : test_random(seed));
+    e.tag = (uint16_t)test_random(seed);
+    e.handle = x % 97 ? handles[test_random(seed) % FFL_COUNT(handles)] : test_random(seed);
+    e.arg = x % 3 ? (int32_t)(test_random(seed) % 300) : (int32_t)(test_random(seed) << 1);
+    uint32_t cls = test_random(seed) % FFL_CLASSES;
+    e.buf = x % 5 ? cls << FFL_BUF_CLASS_SHIFT | test_random(seed) % r->map.geo.tx.count[cls]
+                  : (x % 2 ? FFL_NO_BUF : test_random(seed) * 2);
+    if (e.op == FFL_OP_SOCKET && x % 5)
+        e.arg = (test_random(seed) % 2 ? AF_INET : AF_INET6) |
+                (test_random(seed) % 2 ? SOCK_STREAM : SOCK_DGRAM) << 8;
+    if (ffl_buf_ok(&r->map.geo.tx, e.buf) && x % 7) { /* something that could be an argument */
+        struct ffl_addr a = addr4("10.0.0.7", (int)(test_random(seed) % 4));
+        memcpy(raw_tx(r, e.buf), &a, sizeof(a));
+    }
+    return e;
+}
+
+static void fuzz(uint64_t seed, int rounds, void (*more)(struct raw *r, uint64_t *seed))
+{
+    struct neighbour n;
+    int sessions = 0;
+    lab_start("clock=manual max_sockets=64");
+    neighbour_start(&n);
+    unsigned sockets = ffl_instance_sockets(lab.in);
+    quiet();
+    for (int i = 0; i < rounds; i++) {
+        struct raw r;
+        raw_attach(&r);
+        sessions++;
+        for (int k = 0; k < 60; k++) {
+            for (uint32_t burst = test_random(&seed) % 8; burst > 0; burst--)
+                if (ffl_ring_room(&r.sq, 1) > 0)
+                    raw_put(&r, random_entry(&r, &seed));
+            if (more)
+                more(&r, &seed);
+            ffl_sim_advance(sim, 1000);
+            alarm(20); /* no turn may hang */
+            (void)turn();
+        }
+        neighbour_works(&n);
+        raw_gone(&r);
+        turns(2);
+        CHECK_EQ(ffl_instance_sockets(lab.in), sockets);
+    }
+    CHECK_EQ(sessions, rounds);
+    neighbour_end(&n);
+}
+
+TEST(r7_random_entries)
+{
+    fuzz(test_arg ? (uint64_t)atoll(test_arg) : 1, 1500 / TEST_SLOW, NULL);
+}
+
+/* Anything may stand anywhere that the application can write. */
+static void scribble(struct raw *r, uint64_t *seed)
+{
+    uint32_t *words = (uint32_t *)r->map.seg, n = r->map.geo.size / 4;
+    uint32_t x = test_random(seed);
+    if (x % 4 == 0)
+        atomic_store((_Atomic uint32_t *)&r->map.seg->ring[x / 4 % FFL_RINGS].head,
+                     x % 3 ? x / 16 % 5000 : test_random(seed));
+    if (x % 4 == 1)
+        atomic_store((_Atomic uint32_t *)&r->map.seg->ring[x / 4 % FFL_RINGS].tail,
+                     x % 3 ? x / 16 % 5000 : test_random(seed));
+    if (x % 4 == 2)
+        words[test_random(seed) % (sizeof(struct ffl_segment) / 4)] = test_random(seed);
+    if (x % 4 == 3)
+        for (int i = 0; i < 100; i++)
+            words[test_random(seed) % n] = test_random(seed);
+    for (uint32_t i = 0; x % 5 == 0 && i < 4; i++)
+        raw_give(r, x % 2 ? test_random(seed) % 40 : test_random(seed));
+}
+
+static void scribble_quietly(struct raw *r, uint64_t *seed)
+{
+    scribble(r, seed);
+    /* our own view must not stop the test: it begins anew from what stands there */
+    r->sq.tail = atomic_load(&r->sq.ctl->tail);
+    r->sq.head = r->sq.tail - test_random(seed) % 64;
+    r->rxfree.tail = atomic_load(&r->rxfree.ctl->tail);
+    r->rxfree.head = r->rxfree.tail - test_random(seed) % 64;
+}
+
+TEST(r7_scribbled_memory)
+{
+    fuzz(test_arg ? (uint64_t)atoll(test_arg) : 2, 1500 / TEST_SLOW, scribble_quietly);
+}
+
+/* ---- the handshake ------------------------------------------------------------------------- */
+
+static int knock(void)
+{
+    struct sockaddr_un sa;
+    socklen_t len;
+    CHECK_EQ(ffl_unix_addr(lab.path, &sa, &len), 0);
+    int s = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    CHECK(s >= 0);
+    CHECK_EQ(connect(s, (struct sockaddr *)&sa, len), 0);
+    return s;
+}
+
+TEST(handshake_garbage)
+{
+    struct neighbour n;
+    uint64_t seed = 3;
+    uint8_t junk[600];
+    lab_start("clock=manual");
+    neighbour_start(&n);
+    quiet();
+    int fds = test_open_fds();
+    for (int i = 0; i < 500; i++) {
+        for (size_t k = 0; k < sizeof(junk); k++)
+            junk[k] = (uint8_t)test_random(&seed);
+        size_t len = 1 + test_random(&seed) % sizeof(junk);
+        struct ffl_hello h = {.magic = FFL_MAGIC, .version = FFL_ABI_VERSION, .kind = junk[0]};
+        if (i % 3 == 0 && h.kind != FFL_HELLO_ATTACH && h.kind != FFL_HELLO_STATS)
+            memcpy(junk, &h, len < sizeof(h) ? len : sizeof(h));
+        int s = knock();
+        int extra[2] = {s, s};
+        CHECK_EQ(ffl_msg_send(s, junk, len, extra, i % 5 == 0 ? 2 : 0), len);
+        turns(3);
+        struct ffl_reply reply;
+        int rc = ffl_msg_recv(s, &reply, sizeof(reply), NULL, NULL);
+        if (rc > 0) {
+            CHECK_EQ(rc, sizeof(reply));
+            CHECK(reply.status != FFL_REPLY_OK);
+            CHECK(reply.why[0]);
+        } else {
+            CHECK(rc == 0 || rc == -ECONNRESET);
+        }
+        close(s);
+        CHECK_EQ(test_open_fds(), fds);
+    }
+    neighbour_works(&n);
+    neighbour_end(&n);
+}
+
+TEST(handshake_answers)
+{
+    struct raw r;
+    lab_defaults("sim");
+    lab.o.max_sessions = 2;
+    lab_start("clock=manual");
+    quiet();
+    struct ffl_hello h = {.magic = FFL_MAGIC, .version = FFL_ABI_VERSION + 1,
+                          .kind = FFL_HELLO_ATTACH};
+    CHECK_EQ(raw_try(&r, &h), FFL_REPLY_VERSION);
+    h.version = FFL_ABI_VERSION;
+    h.kind = 9;
+    CHECK_EQ(raw_try(&r, &h), FFL_REPLY_BAD);
+    h.kind = FFL_HELLO_ATTACH;
+    h.magic = 1;
+    CHECK_EQ(raw_try(&r, &h), FFL_REPLY_BAD);
+    h.magic = FFL_MAGIC;
+    struct raw a, b;
+    h.max_sockets = h.pool_kib = UINT32_MAX; /* wishes: the instance's limits hold */
+    CHECK_EQ(raw_try(&a, &h), FFL_REPLY_OK);
+    CHECK_EQ(a.map.geo.max_sockets, 256);
+    h.max_sockets = h.pool_kib = 1;
+    CHECK_EQ(raw_try(&b, &h), FFL_REPLY_OK);
+    CHECK_EQ(b.map.geo.max_sockets, 1);
+    CHECK_EQ(raw_try(&r, &h), FFL_REPLY_QUOTA);
+    raw_gone(&b);
+    turns(3);
+    CHECK_EQ(raw_try(&r, &h), FFL_REPLY_OK); /* its place is free again */
+    raw_gone(&a);
+    raw_gone(&r);
+    turns(3);
+    CHECK_EQ(ffl_instance_sessions(lab.in), 0);
+    lab_stop();
+}
+
+/* Those who connect and say nothing take neither the instance's time nor its places for ever. */
+TEST(handshake_silence)
+{
+    struct neighbour n;
+    int s[200];
+    lab_start("clock=manual");
+    neighbour_start(&n);
+    for (int i = 0; i < 200; i++) {
+        s[i] = knock();
+        (void)turn();
+        if (i % 50 == 0)
+            neighbour_works(&n);
+    }
+    for (int i = 0; i < 200; i++)
+        close(s[i]);
+    turns(5);
+    struct raw r;
+    raw_attach(&r);
+    raw_gone(&r);
+    neighbour_works(&n);
+    neighbour_end(&n);
+}
+
+/* ---- a lying instance ---------------------------------------------------------------------- */
+
+struct fake {
+    int listener, peer, bells[2];
+    struct ffl_map map;
+    struct ffl_ring cq, txfree;
+    pthread_t thread;
+    struct ffl_client *c;
+    int rc;
+    char why[256];
+};
+
+static void *fake_attach(void *arg)
+{
+    struct fake *f = arg;
+    struct ffl_client_opts o = {.path = lab.path, .timeout_ms = 2000};
+    f->rc = ffl_client_attach(&f->c, &o, f->why, sizeof(f->why));
+    return NULL;
+}
+
+static void fake_open(struct fake *f)
+{
+    struct sockaddr_un sa;
+    socklen_t len;
+    struct ffl_hello h;
+    memset(f, 0, sizeof(*f));
+    snprintf(lab.path, sizeof(lab.path), "@ffl-fake-%d", (int)getpid());
+    CHECK_EQ(ffl_unix_addr(lab.path, &sa, &len), 0);
+    f->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    CHECK_EQ(bind(f->listener, (struct sockaddr *)&sa, len), 0);
+    CHECK_EQ(listen(f->listener, 4), 0);
+    CHECK_EQ(pthread_create(&f->thread, NULL, fake_attach, f), 0);
+    f->peer = accept4(f->listener, NULL, NULL, SOCK_CLOEXEC);
+    CHECK(f->peer >= 0);
+    CHECK_EQ(ffl_msg_recv(f->peer, &h, sizeof(h), NULL, NULL), sizeof(h));
+}
+
+static void fake_close(struct fake *f)
+{
+    close(f->peer);
+    close(f->listener);
+}
+
+TEST(client_meets_garbage_replies)
+{
+    uint64_t seed = 4;
+    quiet();
+    int before = test_open_fds();
+    for (int i = 0; i < 300; i++) {
+        struct fake f;
+        fake_open(&f);
+        uint8_t junk[400];
+        struct ffl_reply good = {.magic = FFL_MAGIC, .version = FFL_ABI_VERSION};
+        for (size_t k = 0; k < sizeof(junk); k++)
+            junk[k] = (uint8_t)test_random(&seed);
+        size_t len = test_random(&seed) % sizeof(junk);
+        int nfds = (int)(test_random(&seed) % 6), fds[6] = {0, 1, 2, 0, 1, 2};
+        if (i % 2) { /* a good reply with wrong descriptors, or a status that is none */
+            good.status = i % 4 == 1 ? 0 : test_random(&seed);
+            memset(good.why, 'x', sizeof(good.why));
+            memset(good.stack, 'y', sizeof(good.stack));
+            memcpy(junk, &good, sizeof(good));
+            len = sizeof(good);
+        }
+        if (len)
+            CHECK_EQ(ffl_msg_send(f.peer, junk, len, fds, nfds), len);
+        else
+            close(f.peer), f.peer = -1;
+        pthread_join(f.thread, NULL);
+        CHECK(f.rc < 0);
+        CHECK(f.why[0]);
+        fake_close(&f);
+        CHECK_EQ(test_open_fds(), before);
+    }
+}
+
+static void fake_session(struct fake *f)
+{
+    struct ffl_geo geo;
+    struct ffl_reply reply = {.magic = FFL_MAGIC, .version = FFL_ABI_VERSION, .stack = "fake"};
+    fake_open(f);
+    ffl_geo_default(&geo, 16, 64);
+    CHECK_EQ(ffl_segment_create(&f->map, &geo, false), 0);
+    f->bells[0] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    f->bells[1] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int fds[] = {f->map.memfd, f->bells[0], f->bells[1]};
+    CHECK_EQ(ffl_msg_send(f->peer, &reply, sizeof(reply), fds, 3), sizeof(reply));
+    pthread_join(f->thread, NULL);
+    CHECK_EQ(f->rc, 0);
+    ffl_segment_ring(&f->map, FFL_CQ, &f->cq);
+    ffl_segment_ring(&f->map, FFL_TXFREE, &f->txfree);
+}
+
+static void fake_end(struct fake *f)
+{
+    ffl_client_detach(f->c);
+    ffl_segment_drop(&f->map);
+    close(f->bells[0]);
+    close(f->bells[1]);
+    fake_close(f);
+}
+
+static struct ffl_entry random_completion(const struct fake *f, uint64_t *seed)
+{
+    struct ffl_entry e;
+    uint32_t x = test_random(seed), cls = test_random(seed) % FFL_CLASSES;
+    e.op = (uint8_t)(x % 50 ? x / 50 % FFL_OP_COUNT : x);
+    e.flags = (uint8_t)(test_random(seed) % 3 ? 0 : test_random(seed));
+    e.tag = (uint16_t)(test_random(seed) % 4);
+    e.handle = x % 97 ? test_random(seed) % 20 : test_random(seed);
+    e.arg = x % 3 ? (int32_t)(test_random(seed) % 40) : (int32_t)(test_random(seed) << 1);
+    e.buf = x % 5 ? cls << FFL_BUF_CLASS_SHIFT | test_random(seed) % f->map.geo.rx.count[cls]
+                  : (x % 2 ? FFL_NO_BUF : test_random(seed) * 2);
+    return e;
+}
+
+static void use_client(struct ffl_client *c, uint64_t *seed)
+{
+    struct ffl_event ev[16];
+    static char buf[5000];
+    int flags;
+    struct ffl_addr a = addr4("10.0.0.1", 80);
+    int n = ffl_client_wait(c, ev, 16, -1, 0);
+    for (int i = 0; i < n; i++)
+        if (ev[i].kind == FFL_EV_DATA && ev[i].off) { /* within the segment, whatever was posted */
+            CHECK(ev[i].off <= ffl_client_size(c) && ev[i].arg <= ffl_client_size(c) - ev[i].off);
+            if (test_random(seed) % 4 == 0)
+                (void)ffl_client_unread(c, (int)ev[i].handle);
+        }
+    int h = (int)(test_random(seed) % 20);
+    switch (test_random(seed) % 9) {
+    case 0:
+        (void)ffl_client_socket(c, AF_INET, test_random(seed) % 3 ? SOCK_STREAM : SOCK_DGRAM, 0, 0);
+        break;
+    case 1:
+        (void)ffl_client_send(c, h, buf, 1 + test_random(seed) % sizeof(buf));
+        break;
+    case 2:
+        (void)ffl_client_recv(c, h, buf, 1 + test_random(seed) % sizeof(buf), 0, &a, &flags);
+        break;
+    case 3:
+        (void)ffl_client_close(c, h, test_random(seed) % 2);
+        break;
+    case 4:
+        (void)ffl_client_push(c, h, test_random(seed) % 2);
+        break;
+    case 5:
+        (void)ffl_client_connect(c, h, &a);
+        break;
+    case 6:
+        (void)ffl_client_want(c, h, test_random(seed) % 4);
+        break;
+    case 7:
+        (void)ffl_client_accept(c, h, NULL);
+        break;
+    default:
+        (void)ffl_client_sendto(c, h, buf, test_random(seed) % sizeof(buf), &a);
+    }
+}
+
+TEST(r7_client_survives_a_lying_instance)
+{
+    uint64_t seed = test_arg ? (uint64_t)atoll(test_arg) : 5;
+    int dead = 0;
+    quiet();
+    for (int i = 0; i < 1000 / TEST_SLOW; i++) {
+        struct fake f;
+        fake_session(&f);
+        for (int k = 0; k < 3; k++)
+            CHECK(ffl_client_socket(f.c, AF_INET, k ? SOCK_STREAM : SOCK_DGRAM, 0, 0) >= 0);
+        for (int k = 0; k < 60; k++) {
+            alarm(20);
+            use_client(f.c, &seed);
+            if (test_random(&seed) % 2) {
+                ffl_ring_put_entry(&f.cq, random_completion(&f, &seed));
+                ffl_ring_publish(&f.cq);
+            }
+            uint32_t x = test_random(&seed);
+            if (x % 37 == 0)
+                atomic_store(&f.map.seg->ring[x / 37 % FFL_RINGS].head, test_random(&seed));
+            if (x % 41 == 0)
+                atomic_store(&f.map.seg->ring[x / 41 % FFL_RINGS].tail, test_random(&seed));
+            if (x % 29 == 0) {
+                ffl_ring_put_id(&f.txfree, test_random(&seed) % 3);
+                ffl_ring_publish(&f.txfree);
+            }
+        }
+        dead += ffl_client_dead(f.c) == -EPROTO;
+        fake_end(&f);
+    }
+    CHECK(dead > 0);
+}

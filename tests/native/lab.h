@@ -1,0 +1,99 @@
+/*
+ * lab.h - an instance in the test's own process, and applications to put to it.
+ *
+ * Callers: rules.c, hostile.c, faults.c. Two ways to run it:
+ *   stepped   the test's thread calls turn(); with the sim stack's manual clock all is deterministic.
+ *             The application is a `struct raw`: it writes the rings itself, so it can also lie.
+ *   running   ffl_instance_run in a thread of its own, for the client library, whose calls wait.
+ * Remote peers are played through the stack's own operations (`sim`) or the kernel's sockets.
+ */
+#ifndef FFL_TEST_LAB_H
+#define FFL_TEST_LAB_H
+
+#include "harness.h"
+
+#include "client.h"
+#include "handshake.h"
+#include "instance.h"
+#include "pool.h"
+#include "sim.h"
+#include "spin.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <sys/socket.h>
+
+/* ---- the instance -------------------------------------------------------------------------- */
+
+struct lab {
+    struct ffl_instance *in;
+    struct ffl_instance_opts o;
+    char path[64];
+    pthread_t thread;
+    bool running;
+};
+
+extern struct lab lab;
+extern void *sim; /* the sim stack's state, when that is the stack */
+
+/* Options in one string for the stack; lab.o may be changed before. */
+void lab_defaults(const char *stack);
+void lab_start(const char *options);
+void lab_run(void);  /* from now on in a thread */
+void lab_stop(void); /* and checks that nothing was left: sessions, sockets, memory of the sim */
+
+int64_t turn(void);           /* one turn, stepped */
+void turns(int n);            /* several */
+void step(int64_t ns, int n); /* n turns, the sim's clock moving by ns before each */
+
+/* ---- a raw application --------------------------------------------------------------------- */
+
+struct raw {
+    int sock, app_bell, inst_bell;
+    struct ffl_map map;
+    struct ffl_ring sq, cq, rxfree, txfree;
+    struct ffl_pool tx;
+    uint32_t session;
+};
+
+/* The handshake, stepped. Status of the reply (FFL_REPLY_*), or -errno. */
+int raw_try(struct raw *r, const struct ffl_hello *h);
+void raw_attach(struct raw *r);
+void raw_attach_sized(struct raw *r, uint32_t max_sockets, uint32_t pool_kib);
+void raw_gone(struct raw *r); /* closes everything, without a word */
+bool raw_alive(struct raw *r); /* has the instance kept the session? */
+
+void raw_put(struct raw *r, struct ffl_entry e); /* writes and publishes; fails on a full SQ */
+uint32_t raw_arg(struct raw *r, const void *data, size_t len); /* a transmit buffer with it */
+void *raw_tx(struct raw *r, uint32_t buf);
+const void *raw_rx(const struct raw *r, uint32_t buf);
+bool raw_next(struct raw *r, struct ffl_entry *e); /* the next completion, if there is one */
+void raw_give(struct raw *r, uint32_t buf);        /* a receive buffer back */
+int raw_avail(struct raw *r);
+
+/* The next completion after as many turns as it takes; fails if it is not `op` of `handle`. */
+struct ffl_entry raw_expect(struct raw *r, enum ffl_op op, uint32_t handle);
+void raw_nothing(struct raw *r); /* a few turns bring no completion */
+
+void raw_socket(struct raw *r, uint32_t handle, int type);
+void raw_listen(struct raw *r, uint32_t handle, const char *ip, int port, uint32_t credits,
+                uint8_t flags);
+void raw_connect(struct raw *r, uint32_t handle, const char *ip, int port);
+void raw_send(struct raw *r, uint32_t handle, const void *data, size_t len);
+void raw_op(struct raw *r, enum ffl_op op, uint32_t handle, int32_t arg, uint8_t flags);
+
+/* ---- remote peers over the sim ------------------------------------------------------------- */
+
+struct ffl_addr addr4(const char *ip, int port);
+int sim_listen(const char *ip, int port);
+int sim_dial(const char *ip, int port);
+int sim_answer(int fd); /* accepts; fails when nobody waits */
+int sim_put(int fd, const void *p, size_t n);
+int sim_take(int fd, void *p, size_t n);
+void sim_shut(int fd); /* closes */
+
+/* An accepted connection: the application's handle, the peer's descriptor. */
+uint32_t raw_accepted(struct raw *r, uint32_t listener, int port, int *peer);
+
+#endif

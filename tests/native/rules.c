@@ -1,0 +1,809 @@
+/*
+ * rules.c - design.md's nine rules, 1 to 6 (7 is hostile.c; 8, 9 and the heavy cases faults.c).
+ *
+ * Each case fails when its rule is broken in the instance or the client: that was tried, rule by
+ * rule, by breaking it. Stepped unless a case says `running`.
+ */
+#include "lab.h"
+
+#include "../../ffloop/_native/instance/internal.h"
+
+#include <poll.h>
+#include <time.h>
+
+#define NOBUF FFL_NO_BUF
+
+static void start(const char *options)
+{
+    char text[256];
+    snprintf(text, sizeof(text), "clock=manual %s", options);
+    lab_start(text);
+}
+
+static void finish(struct raw *r)
+{
+    raw_gone(r);
+    turns(3);
+    CHECK_EQ(ffl_instance_sessions(lab.in), 0);
+    CHECK_EQ(ffl_instance_sockets(lab.in), 0);
+    lab_stop();
+}
+
+static uint8_t pattern(uint64_t i)
+{
+    return (uint8_t)(i * 167 + i / 256 * 13);
+}
+
+/* Reads what is there; checks it against the pattern from *at on. Last result of recv. */
+static int drain_peer(int fd, uint64_t *at)
+{
+    uint8_t buf[5000];
+    int n;
+    while ((n = sim_take(fd, buf, sizeof(buf))) > 0)
+        for (int i = 0; i < n; i++, (*at)++)
+            if (buf[i] != pattern(*at))
+                FAIL("byte %llu of the stream differs", (unsigned long long)*at);
+    return n;
+}
+
+/* ---- 1: order ------------------------------------------------------------------------------ */
+
+/* Sends, a shutdown behind them, through a window that opens bit by bit. */
+TEST(r1_operations_take_effect_in_order)
+{
+    struct raw r;
+    int peer;
+    uint8_t chunk[3000];
+    uint64_t sent = 0, got = 0;
+    start("window=1000");
+    raw_attach(&r);
+    raw_listen(&r, 0, "10.0.0.1", 80, 8, 0);
+    uint32_t h = raw_accepted(&r, 0, 80, &peer);
+    for (int i = 0; i < 60; i++) {
+        uint32_t n = 1 + (uint32_t)(i * 977) % sizeof(chunk);
+        for (uint32_t k = 0; k < n; k++)
+            chunk[k] = pattern(sent + k);
+        raw_send(&r, h, chunk, n);
+        sent += n;
+    }
+    raw_op(&r, FFL_OP_SHUTDOWN, h, SHUT_WR, 0);
+    int n = -EAGAIN;
+    for (int i = 0; i < 1000 && n == -EAGAIN; i++) {
+        (void)turn();
+        n = drain_peer(peer, &got);
+    }
+    CHECK_EQ(n, 0); /* the end of the stream, after all of it */
+    CHECK_EQ(got, sent);
+    CHECK_EQ(sim_put(peer, "still", 5), 5); /* the other half is open */
+    raw_op(&r, FFL_OP_ARM, h, 0, 0);
+    struct ffl_entry e = raw_expect(&r, FFL_OP_RECV, h);
+    CHECK_EQ(e.arg, 5);
+    sim_shut(peer);
+    finish(&r);
+}
+
+TEST(r1_completions_keep_stream_order)
+{
+    struct raw r;
+    int peer;
+    uint8_t chunk[700];
+    uint64_t sent = 0, got = 0, seed = 1;
+    struct ffl_entry e;
+    start("window=8000");
+    raw_attach(&r);
+    raw_listen(&r, 0, "10.0.0.1", 80, 8, FFL_F_ARM_NEW);
+    uint32_t h = raw_accepted(&r, 0, 80, &peer);
+    bool end = false;
+    while (!end) {
+        if (sent < 300000) {
+            uint32_t n = 1 + test_random(&seed) % sizeof(chunk);
+            for (uint32_t k = 0; k < n; k++)
+                chunk[k] = pattern(sent + k);
+            int rc = sim_put(peer, chunk, n);
+            sent += rc > 0 ? (uint64_t)rc : 0;
+            if (sent >= 300000)
+                CHECK_EQ(ffl_sim_ops.shutdown(sim, peer, SHUT_WR), 0);
+        }
+        if (test_random(&seed) % 3 == 0)
+            (void)turn();
+        while (raw_next(&r, &e)) {
+            CHECK(e.op == FFL_OP_RECV && e.handle == h);
+            CHECK(!end); /* the end comes after the data, once */
+            end = e.buf == NOBUF;
+            if (end)
+                break;
+            const uint8_t *p = raw_rx(&r, e.buf);
+            for (int i = 0; i < e.arg; i++, got++)
+                CHECK_EQ(p[i], pattern(got));
+            raw_give(&r, e.buf);
+        }
+    }
+    CHECK_EQ(got, sent);
+    raw_nothing(&r);
+    sim_shut(peer);
+    finish(&r);
+}
+
+/* A close waits for the sends before it; CLOSED says that they are with the stack. */
+TEST(r1_closed_is_last)
+{
+    struct raw r;
+    int peer;
+    uint8_t data[4000];
+    uint64_t got = 0;
+    struct ffl_entry e;
+    start("window=1000");
+    raw_attach(&r);
+    raw_listen(&r, 0, "10.0.0.1", 80, 8, FFL_F_ARM_NEW);
+    uint32_t h = raw_accepted(&r, 0, 80, &peer);
+    for (size_t i = 0; i < sizeof(data); i++)
+        data[i] = pattern(i);
+    CHECK_EQ(sim_put(peer, data, 500), 500);
+    raw_send(&r, h, data, sizeof(data));
+    raw_op(&r, FFL_OP_CLOSE, h, 0, 0);
+    turns(5);
+    while (raw_next(&r, &e)) /* what was read ahead before the close, but not CLOSED */
+        CHECK_EQ(e.op, FFL_OP_RECV);
+    CHECK_EQ(sim_put(peer, data, 100), 100);
+    while (drain_peer(peer, &got) == -EAGAIN && got < sizeof(data))
+        (void)turn();
+    CHECK_EQ(got, sizeof(data));
+    e = raw_expect(&r, FFL_OP_CLOSED, h);
+    (void)sim_put(peer, data, 100);
+    raw_nothing(&r); /* it was the last */
+    sim_shut(peer);
+    finish(&r);
+}
+
+TEST(r1_abort_drops_what_was_not_sent)
+{
+    struct raw r;
+    int peer;
+    uint8_t data[4000] = {0};
+    start("window=1000");
+    raw_attach(&r);
+    raw_listen(&r, 0, "10.0.0.1", 80, 8, 0);
+    uint32_t h = raw_accepted(&r, 0, 80, &peer);
+    raw_send(&r, h, data, sizeof(data));
+    turns(2);
+    raw_op(&r, FFL_OP_CLOSE, h, 0, FFL_F_ABORT);
+    (void)raw_expect(&r, FFL_OP_CLOSED, h); /* though the peer reads nothing */
+    CHECK_EQ(ffl_instance_sockets(lab.in), 1);
+    sim_shut(peer);
+    finish(&r);
+}
+
+TEST(r1_handle_is_reused_only_after_closed)
+{
+    struct raw r;
+    int a, b, c;
+    static uint8_t data[4000], sink[4000];
+    struct ffl_entry e;
+    start("window=1000");
+    raw_attach(&r);
+    raw_listen(&r, 0, "10.0.0.1", 80, 8, 0);
+    uint32_t first = raw_accepted(&r, 0, 80, &a);
+    raw_send(&r, first, data, sizeof(data));
+    raw_op(&r, FFL_OP_CLOSE, first, 0, 0);
+    turns(3);
+    uint32_t second = raw_accepted(&r, 0, 80, &b); /* while the first still sends */
+    CHECK(second != first);
+    while (sim_take(a, sink, sizeof(sink)) > 0)
+        turns(1);
+    (void)raw_expect(&r, FFL_OP_CLOSED, first);
+    /* CLOSED of the second and the ACCEPT that reuses its handle, in one turn: in this order */
+    raw_op(&r, FFL_OP_CLOSE, second, 0, FFL_F_ABORT);
+    c = sim_dial("10.0.0.1", 80);
+    bool closed = false;
+    for (int i = 0; i < 10; i++) {
+        (void)turn();
+        while (raw_next(&r, &e)) {
+            closed |= e.op == FFL_OP_CLOSED && e.handle == second;
+            if (e.op == FFL_OP_ACCEPT && (uint32_t)e.arg == second)
+                CHECK(closed);
+        }
+    }
+    CHECK(closed);
+    sim_shut(a);
+    sim_shut(b);
+    sim_shut(c);
+    finish(&r);
+}
+
+/* The application may not use a handle again before its CLOSED either: that is a lie. */
+TEST(r1_socket_on_a_handle_that_still_closes)
+{
+    struct raw r;
+    int l, peer;
+    static uint8_t data[4000];
+    start("window=1000");
+    l = sim_listen("10.0.0.9", 99);
+    raw_attach(&r);
+    raw_connect(&r, 5, "10.0.0.9", 99);
+    struct ffl_entry e = raw_expect(&r, FFL_OP_CONNECT, 5);
+    CHECK_EQ(e.arg, 0);
+    peer = sim_answer(l);
+    raw_send(&r, 5, data, sizeof(data));
+    raw_op(&r, FFL_OP_CLOSE, 5, 0, 0);
+    turns(2);
+    CHECK(raw_alive(&r));
+    raw_socket(&r, 5, SOCK_STREAM);
+    CHECK(!raw_alive(&r));
+    sim_shut(peer);
+    sim_shut(l);
+    finish(&r);
+}
+
+/* ---- 2: receive ---------------------------------------------------------------------------- */
+
+TEST(r2_a_socket_that_merely_exists_is_not_read)
+{
+    struct raw r;
+    int peer;
+    struct ffl_sim_counts n;
+    start("");
+    raw_attach(&r);
+    raw_listen(&r, 0, "10.0.0.1", 80, 8, 0);
+    uint32_t h = raw_accepted(&r, 0, 80, &peer);
+    CHECK_EQ(sim_put(peer, "waiting", 7), 7);
+    raw_nothing(&r);
+    ffl_sim_count(sim, &n);
+    CHECK_EQ(n.recvs, 0);
+    raw_op(&r, FFL_OP_ARM, h, 0, 0);
+    struct ffl_entry e = raw_expect(&r, FFL_OP_RECV, h);
+    CHECK_EQ(e.arg, 7);
+    CHECK(memcmp(raw_rx(&r, e.buf), "waiting", 7) == 0);
+    sim_shut(peer);
+    finish(&r);
+}
+
+TEST(r2_a_listener_takes_no_more_than_was_asked_for)
+{
+    struct raw r;
+    int peer[5];
+    start("");
+    raw_attach(&r);
+    raw_listen(&r, 0, "10.0.0.1", 80, 2, 0);
+    for (int i = 0; i < 5; i++)
+        peer[i] = sim_dial("10.0.0.1", 80);
+    (void)raw_expect(&r, FFL_OP_ACCEPT, 0);
+    (void)raw_expect(&r, FFL_OP_ACCEPT, 0);
+    raw_nothing(&r); /* the others are a sibling's, perhaps */
+    raw_op(&r, FFL_OP_ARM, 0, 1, 0);
+    (void)raw_expect(&r, FFL_OP_ACCEPT, 0);
+    raw_nothing(&r);
+    for (int i = 0; i < 5; i++)
+        sim_shut(peer[i]);
+    finish(&r);
+}
+
+/* Reads ahead to the cap and stops, so that the peer's window closes; goes on when buffers return. */
+TEST(r2_reads_ahead_to_a_cap)
+{
+    struct raw r;
+    int peer;
+    static uint8_t chunk[50000];
+    uint64_t sent = 0, got = 0, posted = 0;
+    struct ffl_entry held[64];
+    int nheld = 0;
+    lab_defaults("sim");
+    lab.o.rx_cap = 100000;
+    lab.o.pool_kib = 4096;
+    start("window=30000");
+    raw_attach(&r);
+    raw_listen(&r, 0, "10.0.0.1", 80, 8, FFL_F_ARM_NEW);
+    uint32_t h = raw_accepted(&r, 0, 80, &peer);
+    for (int idle = 0; idle < 10;) {
+        for (size_t i = 0; i < sizeof(chunk); i++)
+            chunk[i] = pattern(sent + i);
+        int n = sim_put(peer, chunk, sizeof(chunk));
+        sent += n > 0 ? (uint64_t)n : 0;
+        idle = n > 0 ? 0 : idle + 1;
+        (void)turn();
+        CHECK(sent < 1000000);
+    }
+    while (raw_next(&r, &held[nheld])) {
+        CHECK(held[nheld].op == FFL_OP_RECV && held[nheld].handle == h);
+        posted += (uint64_t)held[nheld++].arg;
+    }
+    CHECK(posted > 4096);
+    CHECK(posted <= 100000 + 65536); /* the cap, and the buffer that crossed it */
+    CHECK(sent <= posted + 30000);   /* the rest is in the peer's window: it is slowed */
+    for (int i = 0; i < nheld; i++) {
+        const uint8_t *p = raw_rx(&r, held[i].buf);
+        for (int k = 0; k < held[i].arg; k++, got++)
+            CHECK_EQ(p[k], pattern(got));
+        raw_give(&r, held[i].buf);
+    }
+    CHECK_EQ(got, posted);
+    while (got < sent) { /* and on it goes, in order */
+        struct ffl_entry e = raw_expect(&r, FFL_OP_RECV, h);
+        const uint8_t *p = raw_rx(&r, e.buf);
+        for (int k = 0; k < e.arg; k++, got++)
+            CHECK_EQ(p[k], pattern(got));
+        raw_give(&r, e.buf);
+    }
+    CHECK(sim_put(peer, chunk, 10) == 10);
+    (void)raw_expect(&r, FFL_OP_RECV, h);
+    sim_shut(peer);
+    finish(&r);
+}
+
+/* Many sockets that are not read leave something for one that is. */
+TEST(r2_slow_readers_do_not_take_the_whole_pool)
+{
+    struct raw r;
+    int peer[40], fast;
+    static uint8_t chunk[65536];
+    struct ffl_entry e;
+    lab_defaults("sim");
+    lab.o.rx_cap = 1 << 20;
+    start("");
+    raw_attach(&r); /* 1 MiB a side: less than the forty would like to hold */
+    raw_listen(&r, 0, "10.0.0.1", 80, 64, FFL_F_ARM_NEW);
+    for (int i = 0; i < 40; i++)
+        (void)raw_accepted(&r, 0, 80, &peer[i]);
+    for (int k = 0; k < 20; k++) {
+        for (int i = 0; i < 40; i++)
+            (void)sim_put(peer[i], chunk, sizeof(chunk));
+        turns(2);
+    }
+    while (raw_next(&r, &e)) /* never given back */
+        CHECK_EQ(e.op, FFL_OP_RECV);
+    uint32_t h = raw_accepted(&r, 0, 80, &fast);
+    for (int i = 0; i < 50; i++) {
+        CHECK_EQ(sim_put(fast, "quick", 5), 5);
+        do
+            e = raw_expect(&r, FFL_OP_RECV, h);
+        while (e.handle != h);
+        CHECK_EQ(e.arg, 5);
+        raw_give(&r, e.buf);
+    }
+    for (int i = 0; i < 40; i++)
+        sim_shut(peer[i]);
+    sim_shut(fast);
+    finish(&r);
+}
+
+TEST(r2_disarm_stops_arm_goes_on)
+{
+    struct raw r;
+    int peer;
+    start("");
+    raw_attach(&r);
+    raw_listen(&r, 0, "10.0.0.1", 80, 8, FFL_F_ARM_NEW);
+    uint32_t h = raw_accepted(&r, 0, 80, &peer);
+    CHECK_EQ(sim_put(peer, "one", 3), 3);
+    turns(3); /* posted, not reaped: delivered on resume before newer data */
+    raw_op(&r, FFL_OP_DISARM, h, 0, 0);
+    turns(1);
+    CHECK_EQ(sim_put(peer, "two", 3), 3);
+    struct ffl_entry e = raw_expect(&r, FFL_OP_RECV, h);
+    CHECK(memcmp(raw_rx(&r, e.buf), "one", 3) == 0);
+    raw_nothing(&r);
+    raw_op(&r, FFL_OP_ARM, h, 0, 0);
+    e = raw_expect(&r, FFL_OP_RECV, h);
+    CHECK(e.arg == 3 && memcmp(raw_rx(&r, e.buf), "two", 3) == 0);
+    sim_shut(peer);
+    finish(&r);
+}
+
+/* ---- 3: send ------------------------------------------------------------------------------- */
+
+TEST(r3_consecutive_sends_are_gathered)
+{
+    struct raw r;
+    int peer;
+    struct ffl_sim_counts before, after;
+    uint8_t data[100] = {0};
+    start("");
+    raw_attach(&r);
+    raw_listen(&r, 0, "10.0.0.1", 80, 8, 0);
+    uint32_t h = raw_accepted(&r, 0, 80, &peer);
+    ffl_sim_count(sim, &before);
+    for (int i = 0; i < 60; i++)
+        raw_send(&r, h, data, sizeof(data));
+    turns(1);
+    ffl_sim_count(sim, &after);
+    CHECK_EQ(after.sends - before.sends, 1);
+    sim_shut(peer);
+    finish(&r);
+}
+
+static bool rung(int bell)
+{
+    uint64_t n;
+    return read(bell, &n, sizeof(n)) == sizeof(n);
+}
+
+/* Freed space wakes whoever waits for it, though no completion comes. */
+TEST(r3_freed_space_wakes)
+{
+    struct raw r;
+    int peer;
+    static uint8_t data[60000], sink[70000];
+    start("window=20000");
+    raw_attach(&r);
+    raw_listen(&r, 0, "10.0.0.1", 80, 8, 0);
+    uint32_t h = raw_accepted(&r, 0, 80, &peer);
+    raw_send(&r, h, data, sizeof(data));
+    turns(3);
+    int before = ffl_ring_avail(&r.txfree);
+    (void)rung(r.app_bell);
+    ffl_wait_raise(&r.map.seg->waits.app, FFL_WAIT_FREE);
+    turns(3);
+    CHECK(!rung(r.app_bell)); /* nothing was freed: the window is closed */
+    for (int got = 0, n; got < 60000; turns(1))
+        if ((n = sim_take(peer, sink, sizeof(sink))) > 0)
+            got += n;
+    CHECK_EQ(ffl_ring_avail(&r.txfree), before + 1);
+    CHECK_EQ(raw_avail(&r), 0);
+    CHECK(rung(r.app_bell));
+    sim_shut(peer);
+    finish(&r);
+}
+
+TEST(r3_errors_are_completions)
+{
+    struct raw r;
+    int peer;
+    uint8_t data[100] = {0};
+    start("");
+    raw_attach(&r);
+    raw_listen(&r, 0, "10.0.0.1", 80, 8, FFL_F_ARM_NEW);
+    uint32_t h = raw_accepted(&r, 0, 80, &peer);
+    struct linger l = {.l_onoff = 1};
+    CHECK_EQ(ffl_sim_ops.setsockopt(sim, peer, SOL_SOCKET, SO_LINGER, &l, sizeof(l)), 0);
+    sim_shut(peer);
+    struct ffl_entry e = raw_expect(&r, FFL_OP_ERROR, h);
+    CHECK_EQ(e.arg, -ECONNRESET);
+    for (int i = 0; i < 5; i++) /* what follows is dropped, and its buffers come back */
+        raw_send(&r, h, data, sizeof(data));
+    raw_nothing(&r);
+    raw_op(&r, FFL_OP_CLOSE, h, 0, 0);
+    (void)raw_expect(&r, FFL_OP_CLOSED, h);
+    (void)raw_arg(&r, data, 1); /* reaps */
+    CHECK_EQ(r.tx.free_bytes, r.tx.total_bytes - 256);
+    finish(&r);
+}
+
+TEST(r3_send_meets_a_reset)
+{
+    struct raw r;
+    int peer;
+    uint8_t data[100] = {0};
+    start("");
+    raw_attach(&r);
+    raw_listen(&r, 0, "10.0.0.1", 80, 8, 0);
+    uint32_t h = raw_accepted(&r, 0, 80, &peer);
+    sim_shut(peer);
+    turns(2);
+    raw_send(&r, h, data, sizeof(data)); /* taken; the reset comes back */
+    turns(2);
+    raw_send(&r, h, data, sizeof(data));
+    struct ffl_entry e = raw_expect(&r, FFL_OP_ERROR, h);
+    CHECK(e.arg == -EPIPE || e.arg == -ECONNRESET);
+    finish(&r);
+}
+
+/* ---- 4: full rings ------------------------------------------------------------------------- */
+
+/* SQ and CQ full at once: turns end, others are served, and all answers come, in order. */
+TEST(r4_full_both_ways)
+{
+    struct raw r, other;
+    start("");
+    raw_attach(&r);
+    raw_attach(&other);
+    int32_t put = 0, got = 0;
+    for (int idle = 0; idle < 5;) {
+        idle++;
+        while (ffl_ring_room(&r.sq, 1) > 0) {
+            raw_op(&r, FFL_OP_NOP, 0, put++, 0);
+            idle = 0;
+        }
+        alarm(5); /* a turn that waits for room would never end */
+        (void)turn();
+        CHECK(put < 100000);
+    }
+    CHECK(put >= (int32_t)(r.map.geo.ring_size[FFL_SQ] + r.map.geo.ring_size[FFL_CQ]));
+    CHECK_EQ(raw_avail(&r), r.map.geo.ring_size[FFL_CQ]);
+    for (int i = 0; i < 10; i++) {
+        raw_op(&other, FFL_OP_NOP, 0, i, 0);
+        CHECK_EQ(raw_expect(&other, FFL_OP_NOP, 0).arg, i);
+    }
+    struct ffl_entry e;
+    for (int quiet = 0; got < put && quiet < 100; quiet++) {
+        while (raw_next(&r, &e)) {
+            CHECK_EQ(e.arg, got++);
+            quiet = 0;
+        }
+        (void)turn();
+    }
+    CHECK_EQ(got, put);
+    alarm(LIMIT_S);
+    raw_gone(&other);
+    finish(&r);
+}
+
+/* A sleeper that waits for room is woken when there is some, on either side. */
+TEST(r4_room_wakes)
+{
+    struct raw r;
+    start("");
+    raw_attach(&r);
+    while (ffl_ring_room(&r.sq, 1) > 0)
+        raw_op(&r, FFL_OP_NOP, 0, 1, 0);
+    (void)rung(r.app_bell);
+    ffl_wait_raise(&r.map.seg->waits.app, FFL_WAIT_SPACE);
+    turns(1);
+    CHECK(rung(r.app_bell));
+    finish(&r);
+}
+
+/* ---- 5: publishing and waking -------------------------------------------------------------- */
+
+TEST(r5_the_bell_is_rung_once_a_sleep)
+{
+    struct raw r;
+    start("");
+    raw_attach(&r);
+    raw_op(&r, FFL_OP_NOP, 0, 1, 0);
+    (void)raw_expect(&r, FFL_OP_NOP, 0);
+    CHECK(!rung(r.app_bell)); /* awake: no system call for it */
+    ffl_wait_raise(&r.map.seg->waits.app, FFL_WAIT_QUEUE);
+    for (int i = 0; i < 5; i++) {
+        raw_op(&r, FFL_OP_NOP, 0, 1, 0);
+        (void)raw_expect(&r, FFL_OP_NOP, 0);
+    }
+    uint64_t n = 0;
+    CHECK_EQ(read(r.app_bell, &n, sizeof(n)), sizeof(n));
+    CHECK_EQ(n, 1);
+    CHECK_EQ(atomic_load(&r.map.seg->waits.app), 0);
+    finish(&r);
+}
+
+static struct ffl_stack_ops hooked;
+static struct raw *hook_raw;
+static uint32_t hook_reads, hook_base;
+static int hook_lag;
+
+static int hooked_recv(void *st, int fd, const struct iovec *iov, int n, struct ffl_addr *from,
+                       int *flags)
+{
+    if (hook_raw) {
+        uint32_t seen = atomic_load(&hook_raw->cq.ctl->tail) - hook_base;
+        int lag = (int)(hook_reads++ - seen);
+        if (lag > hook_lag)
+            hook_lag = lag;
+    }
+    return ffl_sim_ops.recv(st, fd, iov, n, from, flags);
+}
+
+/* Within one turn the completions become visible every few entries, not at its end. */
+TEST(r5_completions_are_published_every_few)
+{
+    struct raw r;
+    int peer[64];
+    hooked = ffl_sim_ops;
+    hooked.recv = hooked_recv;
+    lab_defaults("sim");
+    lab.o.stack = &hooked;
+    start("");
+    raw_attach(&r);
+    raw_listen(&r, 0, "10.0.0.1", 80, 64, FFL_F_ARM_NEW);
+    for (int i = 0; i < 64; i++)
+        (void)raw_accepted(&r, 0, 80, &peer[i]);
+    for (int i = 0; i < 64; i++)
+        CHECK_EQ(sim_put(peer[i], "x", 1), 1);
+    hook_raw = &r;
+    hook_base = atomic_load(&r.cq.ctl->tail);
+    hook_reads = 0;
+    hook_lag = 0;
+    turns(1);
+    CHECK_EQ(hook_reads, 64);
+    CHECK(hook_lag <= 16);
+    CHECK_EQ(raw_avail(&r), 64); /* and all of them at the end of the turn */
+    hook_raw = NULL;
+    for (int i = 0; i < 64; i++)
+        sim_shut(peer[i]);
+    finish(&r);
+}
+
+static void *attach_thread(void *arg)
+{
+    char why[256];
+    struct ffl_client_opts o = {.path = lab.path, .timeout_ms = 5000};
+    int rc = ffl_client_attach(arg, &o, why, sizeof(why));
+    if (rc < 0)
+        FAIL("attach: %s", why);
+    return NULL;
+}
+
+/* The client publishes each entry at once, and rings only a sleeping instance, once. */
+TEST(r5_client_publishes_at_once)
+{
+    struct ffl_client *c;
+    struct ffl_map m;
+    struct ffl_session_stats s;
+    pthread_t t;
+    start("");
+    CHECK_EQ(pthread_create(&t, NULL, attach_thread, &c), 0);
+    for (struct timespec ts; clock_gettime(CLOCK_REALTIME, &ts), pthread_timedjoin_np(t, NULL, &ts);)
+        (void)turn();
+    CHECK_EQ(ffl_segment_map(&m, dup(ffl_client_memfd(c))), 0);
+    uint32_t tail = atomic_load(&m.seg->ring[FFL_SQ].tail);
+    int h[6];
+    for (uint32_t i = 0; i < 3; i++) {
+        h[i] = ffl_client_socket(c, AF_INET, SOCK_STREAM, 0, 0);
+        CHECK(h[i] >= 0);
+        CHECK_EQ(atomic_load(&m.seg->ring[FFL_SQ].tail), tail + i + 1);
+    }
+    ffl_client_stats(c, &s);
+    CHECK_EQ(s.app_wakes, 0); /* it is awake */
+    ffl_wait_raise(&m.seg->waits.inst, FFL_WAIT_QUEUE);
+    for (uint32_t i = 3; i < 6; i++)
+        h[i] = ffl_client_socket(c, AF_INET, SOCK_STREAM, 0, 0);
+    ffl_client_stats(c, &s);
+    CHECK_EQ(s.app_wakes, 1);
+    for (int i = 0; i < 6; i++)
+        CHECK_EQ(ffl_client_close(c, h[i], false), 0);
+    turns(2);
+    ffl_segment_drop(&m);
+    ffl_client_detach(c);
+    turns(3);
+    CHECK_EQ(ffl_instance_sockets(lab.in), 0);
+    lab_stop();
+}
+
+static void ping_many(int64_t client_spin, int64_t instance_spin, int count)
+{
+    struct ffl_client *c;
+    char why[256];
+    lab_defaults("host");
+    lab.o.spin_us = instance_spin;
+    lab_start("");
+    lab_run();
+    struct ffl_client_opts o = {.path = lab.path, .timeout_ms = 3000, .spin_us = client_spin};
+    CHECK_EQ(ffl_client_attach(&c, &o, why, sizeof(why)), 0);
+    for (int i = 0; i < count; i++) {
+        for (uint32_t pause = (uint32_t)(i * 2654435761u) % 2000; pause > 0; pause--)
+            ffl_cpu_relax(); /* so that the instance is met at every point of falling asleep */
+        int rc = ffl_client_ping(c);
+        if (rc < 0)
+            FAIL("ping %d of %d: %s", i, count, strerror(-rc));
+    }
+    ffl_client_detach(c);
+    lab_stop();
+}
+
+/* Running: both sides fall asleep between pings; a lost wake-up is a ping without an answer. */
+TEST(r5_no_ping_is_lost)
+{
+    ping_many(0, 0, 60000 / TEST_SLOW);
+}
+
+/* ---- 6: turns and sleep -------------------------------------------------------------------- */
+
+/* A stack that polls by nature: its loop calls the turn. */
+static int polling_run(void *st, ffl_turn_fn turn_fn, void *arg)
+{
+    while (turn_fn(arg) >= 0)
+        ;
+    return 0;
+}
+
+static struct raw *asker_raw;
+static _Atomic int asker_done;
+static int asker_rounds;
+
+/* The application: each answer brings the next question; then it sleeps. */
+static void *asker(void *arg)
+{
+    struct raw *r = asker_raw;
+    for (int i = 0; i < asker_rounds; i++) {
+        raw_op(r, FFL_OP_NOP, 0, i, 0);
+        struct ffl_entry e;
+        while (!raw_next(r, &e))
+            sched_yield();
+        CHECK_EQ(e.arg, i);
+    }
+    atomic_store(&asker_done, 1);
+    ffl_wait_raise(&r->map.seg->waits.app, FFL_WAIT_QUEUE);
+    return arg;
+}
+
+/* The turn goes on looking at the SQs after it has polled the stack, until all are asleep. */
+TEST(r6_a_polling_stack_lingers_on_the_sqs)
+{
+    struct raw r;
+    pthread_t t;
+    hooked = ffl_sim_ops;
+    hooked.run = polling_run;
+    lab_defaults("sim");
+    lab.o.stack = &hooked;
+    lab.o.sq_poll_us = 0;
+    start("");
+    raw_attach(&r);
+    lab.in->o.sq_poll_us = 20 * 1000000; /* no limit, for this test */
+    asker_raw = &r;
+    asker_rounds = 1000;
+    CHECK_EQ(pthread_create(&t, NULL, asker, NULL), 0);
+    int used = 0;
+    while (!atomic_load(&asker_done)) {
+        (void)turn();
+        used++;
+    }
+    pthread_join(t, NULL);
+    CHECK(used <= 2); /* a thousand round trips in one turn, or in two by the start */
+    int64_t before = ffl_now_ns();
+    turns(10);
+    CHECK(ffl_now_ns() - before < FFL_NS_PER_SEC); /* asleep, nothing asked: it ends at once */
+    raw_gone(&r);
+    lab.in->o.sq_poll_us = 0;
+    turns(3);
+    lab_stop();
+}
+
+/* Bounded: an application that neither sleeps nor asks keeps the turn no longer than the limit. */
+TEST(r6_lingering_is_bounded)
+{
+    struct raw r;
+    hooked = ffl_sim_ops;
+    hooked.run = polling_run;
+    lab_defaults("sim");
+    lab.o.stack = &hooked;
+    lab.o.sq_poll_us = 2000;
+    start("");
+    raw_attach(&r);
+    int64_t before = ffl_now_ns();
+    turns(10);
+    int64_t took = ffl_now_ns() - before;
+    CHECK(took > 10 * 1500000LL);
+    CHECK(took < FFL_NS_PER_SEC);
+    finish(&r);
+}
+
+static int64_t cpu_ns(pthread_t t)
+{
+    clockid_t id;
+    struct timespec ts;
+    CHECK_EQ(pthread_getcpuclockid(t, &id), 0);
+    CHECK_EQ(clock_gettime(id, &ts), 0);
+    return ts.tv_sec * FFL_NS_PER_SEC + ts.tv_nsec;
+}
+
+/* Running: idle means asleep, with a session, an idle connection and the spin at its default. */
+TEST(r6_idle_means_asleep)
+{
+    struct ffl_client *c;
+    char why[256];
+    lab_defaults("host");
+    lab.o.spin_us = FFL_SPIN_AUTO;
+    lab_start("");
+    lab_run();
+    struct ffl_client_opts o = {.path = lab.path, .spin_us = FFL_SPIN_AUTO};
+    struct ffl_addr a = addr4("127.0.0.1", 0);
+    struct ffl_event ev[8];
+    CHECK_EQ(ffl_client_attach(&c, &o, why, sizeof(why)), 0);
+    int h = ffl_client_socket(c, AF_INET, SOCK_STREAM, 0, 0);
+    CHECK_EQ(ffl_client_bind(c, h, &a), 0);
+    CHECK_EQ(ffl_client_listen(c, h, 8, 0), 0);
+    CHECK_EQ(ffl_client_accepting(c, h, 8, 0), 0);
+    for (int i = 0; i < 1000; i++)
+        CHECK_EQ(ffl_client_ping(c), 0); /* busy: it may spin now */
+    CHECK_EQ(ffl_client_wait(c, ev, 8, -1, 100000000), 0);
+    struct timespec mine;
+    int64_t before = cpu_ns(lab.thread);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &mine);
+    int64_t mine_before = mine.tv_sec * FFL_NS_PER_SEC + mine.tv_nsec;
+    CHECK_EQ(ffl_client_wait(c, ev, 8, -1, FFL_NS_PER_SEC), 0);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &mine);
+    int64_t used = cpu_ns(lab.thread) - before;
+    int64_t mine_used = mine.tv_sec * FFL_NS_PER_SEC + mine.tv_nsec - mine_before;
+    if (used > 10000000 * TEST_SLOW || mine_used > 10000000 * TEST_SLOW)
+        FAIL("a second of idleness cost the instance %lld us, the application %lld us",
+             (long long)used / 1000, (long long)mine_used / 1000);
+    ffl_client_detach(c);
+    lab_stop();
+}
