@@ -102,7 +102,7 @@ def attach(config: Config, index: int = 0, timeout_ms: int | None = None) -> tup
         raise InstanceNotFound(
             2,
             f"FF_NB_FSTACK_INSTANCE={config.instances}, and instance {index} does not run: start "
-            f"it with `ffloop instance --proc-id {index}`, or name the first one in FFLOOP_INSTANCE",
+            f"it with `ffloop instance --proc-id {index}`, or name the first in FFLOOP_INSTANCE",
         )
     return _checked(_embedded(config, timeout_ms), config), True
 
