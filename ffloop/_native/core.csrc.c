@@ -1,3 +1,47 @@
-/* The cffi module ffloop._native._core: the client library and nothing else (see client.h). */
+/*
+ * The cffi module ffloop._native._core: the client library and nothing else (see client.h).
+ *
+ * cffi drops the GIL around every call. Most calls here touch memory only and take less than
+ * dropping it does; and a program with threads would lose the interpreter in the middle of each
+ * write. So the calls keep it, and those that may wait drop it themselves.
+ */
 #include "client.h"
 #include "spin.h"
+
+#undef Py_BEGIN_ALLOW_THREADS
+#undef Py_END_ALLOW_THREADS
+#define Py_BEGIN_ALLOW_THREADS {
+#define Py_END_ALLOW_THREADS }
+
+#define WAITS(NAME, PARAMETERS, ARGUMENTS)                                                         \
+    static int waiting_##NAME PARAMETERS                                                           \
+    {                                                                                              \
+        PyThreadState *thread = PyEval_SaveThread();                                               \
+        int rc = ffl_client_##NAME ARGUMENTS;                                                      \
+        PyEval_RestoreThread(thread);                                                              \
+        return rc;                                                                                 \
+    }
+
+WAITS(attach,
+      (struct ffl_client * *out, const struct ffl_client_opts *o, char *why, size_t whylen),
+      (out, o, why, whylen))
+WAITS(wait, (struct ffl_client * c, struct ffl_event *ev, int max, int epfd, int64_t timeout_ns),
+      (c, ev, max, epfd, timeout_ns))
+WAITS(bind, (struct ffl_client * c, int h, const struct ffl_addr *a), (c, h, a))
+WAITS(listen, (struct ffl_client * c, int h, int backlog, unsigned flags), (c, h, backlog, flags))
+WAITS(getsockopt, (struct ffl_client * c, int h, int level, int name, void *val, uint32_t *len),
+      (c, h, level, name, val, len))
+WAITS(setsockopt,
+      (struct ffl_client * c, int h, int level, int name, const void *val, uint32_t len),
+      (c, h, level, name, val, len))
+WAITS(names, (struct ffl_client * c, int h, struct ffl_names *out), (c, h, out))
+WAITS(ping, (struct ffl_client * c), (c))
+
+#define ffl_client_attach waiting_attach
+#define ffl_client_wait waiting_wait
+#define ffl_client_bind waiting_bind
+#define ffl_client_listen waiting_listen
+#define ffl_client_getsockopt waiting_getsockopt
+#define ffl_client_setsockopt waiting_setsockopt
+#define ffl_client_names waiting_names
+#define ffl_client_ping waiting_ping
