@@ -206,6 +206,13 @@ void control_close(struct ep *e, bool abort)
 {
     e->closing = true;
     e->armed = false;
+    if (abort && e->tx_head != FFL_NO_BUF && !e->failed && !e->blocked) {
+        e->closing = false; /* what the stack takes at once was sent before the abort */
+        data_flush(e);
+        e->closing = true;
+    }
+    if (e->dead)
+        return;
     if (abort || e->fd < 0 || e->failed || e->connecting || e->listener)
         data_drop_tx(e);
     if (e->tx_head != FFL_NO_BUF)
