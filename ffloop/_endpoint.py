@@ -170,6 +170,7 @@ class Endpoint:
         ring.push(self.handle, False)
         if off:
             ring.unread(self.handle)
+        self.on_readable()
 
     def on_accept(self, handle: int, off: int) -> None:
         self.open_ring().close_socket(handle, abort=True)

@@ -182,7 +182,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
             if self._blocked or not self._buffered:
                 rest = bytes(memory[off:end])
                 if self._blocked:
-                    self._hold(self._on_bytes, rest)
+                    self._hold(self._on_bytes, rest, first=True)
                 else:
                     self._deliver(rest)
                 return
@@ -199,7 +199,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
                 self._protocol.buffer_updated(size)
             except (SystemExit, KeyboardInterrupt):
                 if off < end:
-                    self._hold(self._on_bytes, bytes(memory[off:end]))
+                    self._hold(self._on_bytes, bytes(memory[off:end]), first=True)
                 raise
             except BaseException as exc:
                 self._fatal_error(exc, f"Fatal error: protocol.{what}() call failed.")
@@ -242,25 +242,26 @@ class StreamTransport(FlowControl, asyncio.Transport):
                 self._enter(self._fatal_error, error(code), "Fatal read error on socket transport")
                 return
             self._on_bytes(data)
-        self._hold(self._drain, code)
+        self._hold(self._drain, code, first=True)
 
     def on_connect(self, code: int) -> None: ...
     def on_accept(self, handle: int, off: int) -> None: ...
     def on_readable(self) -> None: ...
 
     def on_down(self, exc: OSError) -> None:
-        self._c = None
+        self._c = self._endpoint.ring = None
         self._stalled = self._blocked = True
         self._enter(self._force_close, exc)
 
     def on_detach(self) -> None:
         # The loop is closed: no more callbacks; writes must not reach the freed client.
-        self._c = None
+        self._c = self._endpoint.ring = None
         self._closing = self._stalled = self._blocked = True
         self._conn_lost += 1
 
-    def _hold(self, callback: Callable[..., None], *args: Any) -> None:
+    def _hold(self, callback: Callable[..., None], *args: Any, first: bool = False) -> None:
         # What arrived while reading is paused and cannot stay in the client; for _release_held.
+        # first: the rest of what was being handed out, before anything that came after it.
         if self._closing:
             return
         if self._held is None:
@@ -268,7 +269,10 @@ class StreamTransport(FlowControl, asyncio.Transport):
             if not self._blocked:  # an interrupt came out of a callback
                 self._blocked = True
                 self._loop.call_soon(self._release_held)
-        self._held.append((callback, args))
+        if first:
+            self._held.appendleft((callback, args))
+        else:
+            self._held.append((callback, args))
 
     def _release_held(self) -> None:
         held = self._held
@@ -499,6 +503,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
             self._open = False
             endpoint = self._endpoint
             if endpoint.refs > 1 and endpoint.ring is not None:
+                endpoint.ring.push(self._h, False)
                 endpoint.take()  # a dup of the socket lives on
             endpoint.release(abort)
             if self._owner is not None:

@@ -1,0 +1,758 @@
+"""The transport: order of callbacks, flow control, half close, abort, contexts, errors."""
+
+import asyncio
+import contextvars
+import gc
+import logging
+import os
+import socket
+import sys
+import warnings
+
+import pytest
+
+from .util import HOST, Log, pair, serve, until
+
+MB = 1_000_000
+
+
+def test_order_of_callbacks(run):
+    async def main():
+        async with pair() as (client, server):
+            client.transport.write(b"abc")
+            client.transport.write_eof()
+            assert await server.got(3) == b"abc"
+            await server.lost
+            await client.lost
+            assert server.calls == ["made", "data", "eof", ("lost", type(None))]
+            assert client.calls == ["made", "eof", ("lost", type(None))]
+
+    run(main())
+
+
+def test_half_close(run):
+    """eof_received returns True: the other direction goes on."""
+
+    async def main():
+        class KeepOpen(Log):
+            def eof_received(self):
+                super().eof_received()
+                return True
+
+        async with pair(KeepOpen) as (client, server):
+            client.transport.write(b"question")
+            client.transport.write_eof()
+            await server.eof
+            assert not server.transport.is_closing()
+            server.transport.write(b"answer" * 10_000)
+            assert await client.got(60_000) == b"answer" * 10_000
+            server.transport.close()
+            await client.lost
+
+    run(main())
+
+
+def test_write_after_eof(run):
+    async def main():
+        async with pair() as (client, server):
+            assert client.transport.can_write_eof()
+            client.transport.write_eof()
+            client.transport.write_eof()
+            with pytest.raises(RuntimeError):
+                client.transport.write(b"x")
+            with pytest.raises(RuntimeError):
+                client.transport.writelines([b"x"])
+
+    run(main())
+
+
+def test_eof_after_backlog(run):
+    async def main():
+        async with pair() as (client, server):
+            server.transport.pause_reading()
+            client.transport.write(b"x" * (8 * MB))
+            client.transport.write_eof()
+            server.transport.resume_reading()
+            assert len(await server.got(8 * MB)) == 8 * MB
+            await server.eof
+
+    run(main())
+
+
+def test_close_sends_the_backlog(run):
+    if run.name == "asyncio" and (3, 12, 0) <= sys.version_info < (3, 12, 2):
+        pytest.skip("asyncio of 3.12.0 and 3.12.1 forgets the backlog")
+
+    async def main():
+        async with pair() as (client, server):
+            server.transport.pause_reading()
+            client.transport.write(b"x" * (8 * MB))
+            client.transport.close()
+            assert client.transport.is_closing()
+            server.transport.resume_reading()
+            assert len(await server.got(8 * MB)) == 8 * MB
+            await server.lost
+            assert await client.lost is None
+
+    run(main())
+
+
+def test_abort_drops_the_backlog(run):
+    async def main():
+        async with pair() as (client, server):
+            server.transport.pause_reading()
+            client.transport.write(b"x" * (16 * MB))
+            client.transport.abort()
+            assert await client.lost is None
+            server.transport.resume_reading()
+            await server.lost
+            assert len(server.data) < 16 * MB
+
+    run(main())
+
+
+def test_a_small_write_before_abort_arrives(run_std):
+    """asyncio hands it to the kernel at once, so abort has nothing of it to drop."""
+
+    async def main():
+        async with pair() as (client, server):
+            client.transport.write(b"goodbye")
+            client.transport.abort()
+            await server.lost
+            assert server.data == b"goodbye"
+
+    run_std(main())
+
+
+def test_flow_control(run_std):
+    async def main():
+        async with pair() as (client, server):
+            low, high = client.transport.get_write_buffer_limits()
+            assert (low, high) == (16384, 65536)
+            server.transport.pause_reading()
+            written = 0
+            while not client.paused:
+                client.transport.write(b"x" * 65536)
+                written += 65536
+            assert client.transport.get_write_buffer_size() > high
+            assert client.calls == ["made", "pause"]
+            server.transport.resume_reading()
+            await server.got(written)
+            await until(lambda: client.calls[-1] == "resume")
+            assert client.transport.get_write_buffer_size() <= low
+
+    run_std(main())
+
+
+def test_write_buffer_limits(run):
+    async def main():
+        async with pair() as (client, server):
+            client.transport.set_write_buffer_limits(high=100)
+            assert client.transport.get_write_buffer_limits() == (25, 100)
+            client.transport.set_write_buffer_limits(low=10)
+            assert client.transport.get_write_buffer_limits() == (10, 40)
+            with pytest.raises(ValueError):
+                client.transport.set_write_buffer_limits(high=1, low=2)
+
+    run(main())
+
+
+def test_resume_writing_may_write(run_ff):
+    async def main():
+        class Pump(Log):
+            left = 40
+
+            def resume_writing(self):
+                super().resume_writing()
+                if self.left:
+                    self.left -= 1
+                    self.transport.write(b"y" * 300_000)
+
+        async with pair(client_factory=Pump) as (client, server):
+            client.transport.write(b"x" * MB)
+            total = MB + 40 * 300_000
+            data = await server.got(total)
+            assert data == b"x" * MB + b"y" * (total - MB)
+
+    run_ff(main())
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_what_write_takes(run, kind):
+    async def main():
+        async with pair() as (client, server):
+            data = kind(b"0123456789" * 100_000)
+            client.transport.write(data)
+            client.transport.write(kind(b""))
+            assert await server.got(len(data)) == bytes(data)
+
+    run(main())
+
+
+def test_a_bytearray_may_change_after_write(run_ff):
+    async def main():
+        async with pair() as (client, server):
+            data = bytearray(b"a" * (4 * MB))
+            client.transport.write(data)
+            data[:] = b"b"
+            assert await server.got(4 * MB) == b"a" * (4 * MB)
+
+    run_ff(main())
+
+
+@pytest.mark.parametrize("bad", ["text", None, 5, [b"x"]])
+def test_what_write_refuses(run_std, bad):
+    async def main():
+        async with pair() as (client, server):
+            with pytest.raises(TypeError):
+                client.transport.write(bad)
+
+    run_std(main())
+
+
+def test_writelines(run):
+    async def main():
+        async with pair() as (client, server):
+            client.transport.writelines([b"a", bytearray(b"b"), memoryview(b"c")])
+            client.transport.writelines([])
+            client.transport.writelines(iter([b"d" * 200_000, b"e"]))
+            data = await server.got(200_004)
+            assert data == b"abc" + b"d" * 200_000 + b"e"
+
+    run(main())
+
+
+def test_many_small_writes_keep_their_order(run):
+    async def main():
+        async with pair() as (client, server):
+            server.transport.pause_reading()
+            expected = bytearray()
+            for i in range(30_000):
+                chunk = b"%d," % i * (i % 5)
+                expected += chunk
+                client.transport.write(chunk)
+            server.transport.resume_reading()
+            assert await server.got(len(expected)) == expected
+
+    run(main())
+
+
+def test_writes_after_the_connection_is_lost_warn(run_std, caplog):
+    async def main():
+        async with pair() as (client, server):
+            client.transport.abort()
+            await client.lost
+            for _ in range(6):
+                client.transport.write(b"x")
+
+    with caplog.at_level(logging.WARNING, "asyncio"):
+        run_std(main())
+    assert "socket.send() raised exception." in caplog.text
+
+
+def test_pause_and_resume(run):
+    async def main():
+        async with pair() as (client, server):
+            server.transport.pause_reading()
+            assert not server.transport.is_reading()
+            server.transport.pause_reading()
+            client.transport.write(b"x" * 10)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert server.data == b""
+            server.transport.resume_reading()
+            server.transport.resume_reading()
+            assert server.transport.is_reading()
+            assert await server.got(10) == b"x" * 10
+
+    run(main())
+
+
+def test_pausing_slows_the_peer(run):
+    """Nothing reads: what fits in the buffers on the way is taken, and no more."""
+
+    async def main():
+        async with pair() as (client, server):
+            server.transport.pause_reading()
+            client.transport.write(b"x" * (64 * MB))
+            assert client.transport.get_write_buffer_size() > 0
+            for _ in range(200):
+                await asyncio.sleep(0)
+            assert client.transport.get_write_buffer_size() > 32 * MB
+            client.transport.abort()
+
+    run(main())
+
+
+def test_pause_from_inside_data_received(run):
+    async def main():
+        class OneAtATime(Log):
+            def data_received(self, data):
+                super().data_received(data)
+                self.transport.pause_reading()
+                asyncio.get_running_loop().call_soon(self.transport.resume_reading)
+
+        async with pair(OneAtATime) as (client, server):
+            payload = os.urandom(3 * MB)
+            client.transport.write(payload)
+            client.transport.write_eof()
+            assert await server.got(3 * MB) == payload
+            await server.eof
+            assert server.calls.index("eof") == len(server.calls) - 1 - (
+                "lost" in [c[0] for c in server.calls if isinstance(c, tuple)]
+            )
+
+    run(main())
+
+
+def test_paused_in_connection_made(run_std):
+    async def main():
+        class Paused(Log):
+            def connection_made(self, transport):
+                super().connection_made(transport)
+                transport.pause_reading()
+
+        async with pair(Paused) as (client, server):
+            client.transport.write(b"abc")
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert server.data == b""
+            server.transport.resume_reading()
+            assert await server.got(3) == b"abc"
+
+    run_std(main())
+
+
+def test_paused_by_another_callback_of_the_batch(run_ff):
+    """Both sockets' data is in one batch; the first callback pauses the second's transport."""
+
+    async def main():
+        protocols = []
+
+        class Meddler(Log):
+            def data_received(self, data):
+                super().data_received(data)
+                for other in protocols:
+                    if other is not self:
+                        other.transport.pause_reading()
+
+        async with serve(lambda: protocols.append(Meddler()) or protocols[-1]) as (_, addr):
+            loop = asyncio.get_running_loop()
+            clients = []
+            for _ in range(2):
+                transport, client = await loop.create_connection(Log, *addr)
+                clients.append(transport)
+            await until(lambda: len(protocols) == 2)
+            for transport in clients:
+                transport.write(b"first")
+                transport.write_eof()
+            await until(lambda: any(p.data for p in protocols))
+            for _ in range(50):
+                await asyncio.sleep(0)
+            got = sorted((bytes(p.data) for p in protocols), key=len)
+            for protocol in protocols:
+                protocol.transport.resume_reading()
+                assert await protocol.got(5) == b"first"
+                await protocol.eof
+                assert protocol.calls[:3] == ["made", "data", "eof"]
+            assert got[1] == b"first"
+            for transport in clients:
+                transport.abort()
+
+    run_ff(main())
+
+
+def test_closed_by_another_callback_of_the_batch(run_ff):
+    async def main():
+        protocols = []
+
+        class Killer(Log):
+            def data_received(self, data):
+                super().data_received(data)
+                for other in protocols:
+                    if other is not self:
+                        other.transport.abort()
+
+        async with serve(lambda: protocols.append(Killer()) or protocols[-1]) as (_, addr):
+            loop = asyncio.get_running_loop()
+            clients = [(await loop.create_connection(Log, *addr))[0] for _ in range(5)]
+            await until(lambda: len(protocols) == 5)
+            for transport in clients:
+                transport.write(b"x")
+            await until(lambda: any(p.data for p in protocols))
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert sum(bool(p.data) for p in protocols) == 1
+            for transport in clients:
+                transport.abort()
+
+    run_ff(main())
+
+
+class Buffered(asyncio.BufferedProtocol):
+    def __init__(self, size=1000):
+        self.buffer = bytearray(size)
+        self.data = bytearray()
+        self.lost = asyncio.get_running_loop().create_future()
+        self.eof = asyncio.get_running_loop().create_future()
+        self.transport = None
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def get_buffer(self, sizehint):
+        return self.buffer
+
+    def buffer_updated(self, nbytes):
+        self.data += self.buffer[:nbytes]
+
+    def eof_received(self):
+        self.eof.set_result(None)
+
+    def connection_lost(self, exc):
+        self.lost.set_result(exc)
+
+
+@pytest.mark.parametrize("size", [1, 1000, 65536])
+def test_buffered_protocol(run, size):
+    async def main():
+        async with pair(lambda: Buffered(size)) as (client, server):
+            payload = os.urandom(100_000)
+            client.transport.write(payload)
+            client.transport.write_eof()
+            await server.eof
+            assert server.data == payload
+
+    run(main())
+
+
+def test_buffered_protocol_pauses_in_between(run):
+    async def main():
+        class Slow(Buffered):
+            def buffer_updated(self, nbytes):
+                super().buffer_updated(nbytes)
+                self.transport.pause_reading()
+                asyncio.get_running_loop().call_soon(self.transport.resume_reading)
+
+        async with pair(lambda: Slow(997)) as (client, server):
+            payload = os.urandom(100_000)
+            client.transport.write(payload)
+            client.transport.write_eof()
+            await server.eof
+            assert server.data == payload
+
+    run(main())
+
+
+@pytest.mark.parametrize("bad", ["empty", "raises", "updated"])
+def test_buffered_protocol_errors(run_std, bad):
+    async def main():
+        class Bad(Buffered):
+            def get_buffer(self, sizehint):
+                if bad == "raises":
+                    raise ZeroDivisionError
+                return bytearray() if bad == "empty" else self.buffer
+
+            def buffer_updated(self, nbytes):
+                raise ZeroDivisionError
+
+        async with pair(Bad) as (client, server):
+            client.transport.write(b"x")
+            exc = await server.lost
+            assert type(exc) is (RuntimeError if bad == "empty" else ZeroDivisionError)
+
+    run_std(main())
+    name = "buffer_updated" if bad == "updated" else "get_buffer"
+    assert [e["message"] for e in run_std.errors] == [
+        f"Fatal error: protocol.{name}() call failed."
+    ]
+    run_std.errors.clear()
+
+
+def test_set_protocol(run):
+    async def main():
+        async with pair() as (client, server):
+            client.transport.write(b"one")
+            await server.got(3)
+            second = Buffered()
+            second.transport = server.transport
+            server.transport.set_protocol(second)
+            assert server.transport.get_protocol() is second
+            client.transport.write(b"two")
+            await until(lambda: len(second.data) == 3)
+            assert (server.data, second.data) == (b"one", b"two")
+            server.transport.set_protocol(server)
+            client.transport.write(b"three")
+            assert await server.got(8) == b"onethree"
+
+    run(main())
+
+
+def test_buffered_gives_way_to_plain_in_the_middle(run_ff):
+    async def main():
+        plain = Log()
+
+        class First(Buffered):
+            def buffer_updated(self, nbytes):
+                super().buffer_updated(nbytes)
+                self.transport.set_protocol(plain)
+
+        async with pair(lambda: First(10)) as (client, server):
+            client.transport.write(b"0123456789abcdef")
+            assert await plain.got(6) == b"abcdef"
+            assert server.data == b"0123456789"
+            plain.transport = server.transport
+            server.transport.abort()
+            await plain.lost
+            server.lost.set_result(None)
+
+    run_ff(main())
+
+
+def test_data_received_raises(run):
+    async def main():
+        class Bad(Log):
+            def data_received(self, data):
+                raise ZeroDivisionError
+
+        async with pair(Bad) as (client, server):
+            client.transport.write(b"x")
+            assert type(await server.lost) is ZeroDivisionError
+            await client.lost
+
+    run(main())
+    assert len(run.errors) == 1
+    if run.name != "uvloop":
+        assert run.errors[0]["message"] == "Fatal error: protocol.data_received() call failed."
+    run.errors.clear()
+
+
+def test_eof_received_raises(run_std):
+    async def main():
+        class Bad(Log):
+            def eof_received(self):
+                raise ZeroDivisionError
+
+        async with pair(Bad) as (client, server):
+            client.transport.write_eof()
+            assert type(await server.lost) is ZeroDivisionError
+
+    run_std(main())
+    assert [e["message"] for e in run_std.errors] == [
+        "Fatal error: protocol.eof_received() call failed."
+    ]
+    run_std.errors.clear()
+
+
+def test_reset_by_peer(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        made = []
+        async with serve(lambda: made.append(Log()) or made[-1]) as (_, addr):
+            sock = socket.socket()
+            await asyncio.to_thread(sock.connect, addr)
+            await until(lambda: made)
+            await made[0].made
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            sock.close()
+            assert type(await made[0].lost) is ConnectionResetError
+            assert loop.is_running()
+
+    run(main())
+
+
+def test_reset_while_paused_gives_the_data_first(run):
+    async def main():
+        made = []
+
+        class Paused(Log):
+            def connection_made(self, transport):
+                transport.pause_reading()
+                super().connection_made(transport)
+
+        async with serve(lambda: made.append(Paused()) or made[-1]) as (_, addr):
+            sock = socket.socket()
+            await asyncio.to_thread(sock.connect, addr)
+            await until(lambda: made)
+            await made[0].made
+            sock.send(b"last words")
+            made[0].transport.resume_reading()
+            await made[0].got(10)
+            made[0].transport.pause_reading()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            sock.close()
+            made[0].transport.resume_reading()
+            assert type(await made[0].lost) is ConnectionResetError
+
+    run(main())
+
+
+def test_contexts(run_std):
+    """Each callback runs in the context that asyncio would give it."""
+    var: contextvars.ContextVar[str] = contextvars.ContextVar("var", default="none")
+
+    async def main():
+        seen = {}
+
+        class Spy(Log):
+            def connection_made(self, transport):
+                seen["made"] = var.get()
+                var.set("changed in made")
+                super().connection_made(transport)
+
+            def data_received(self, data):
+                seen.setdefault("data", []).append(var.get())
+                var.set(f"data {len(seen['data'])}")
+                super().data_received(data)
+
+            def connection_lost(self, exc):
+                seen["lost"] = var.get()
+                super().connection_lost(exc)
+
+        made = []
+        var.set("server")
+        async with serve(lambda: made.append(Spy()) or made[-1]) as (_, addr):
+            var.set("client")
+            transport, client = await asyncio.get_running_loop().create_connection(Log, *addr)
+            transport.write(b"1")
+            await until(lambda: made and made[0].data)
+            transport.write(b"2")
+            await made[0].got(2)
+            transport.close()
+            await made[0].lost
+        return seen
+
+    seen = run_std(main())
+    assert seen == {"made": "server", "data": ["server", "data 1"], "lost": "data 2"}
+
+
+def test_extra_info(run):
+    async def main():
+        async with pair() as (client, server):
+            for protocol in (client, server):
+                transport = protocol.transport
+                sock = transport.get_extra_info("socket")
+                assert sock.family == socket.AF_INET
+                assert sock.type == socket.SOCK_STREAM
+                assert sock.getsockname() == transport.get_extra_info("sockname")
+                assert sock.getpeername() == transport.get_extra_info("peername")
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+                assert sock.fileno() > 0
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+                assert transport.get_extra_info("nothing") is None
+                assert transport.get_extra_info("nothing", 5) == 5
+                assert run.name == "uvloop" or isinstance(sock._sock, socket.socket)
+
+    run(main())
+
+
+def test_dup_keeps_the_connection(run_std):
+    async def main():
+        async with pair() as (client, server):
+            dup = client.transport.get_extra_info("socket").dup()
+            dup.setblocking(False)
+            client.transport.close()
+            await client.lost
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(dup, b"from the dup")
+            assert await server.got(12) == b"from the dup"
+            server.transport.write(b"hello dup")
+            assert await loop.sock_recv(dup, 100) == b"hello dup"
+            dup.close()
+            await server.lost
+
+    run_std(main())
+
+
+def test_unclosed_transport_warns(run_ff, no_leaks):
+    async def main():
+        async with serve() as (_, addr):
+            await asyncio.get_running_loop().create_connection(Log, *addr)
+
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        run_ff(main())
+        gc.collect()
+    assert any(
+        issubclass(w.category, ResourceWarning) and "unclosed transport" in str(w.message)
+        for w in seen
+    )
+
+
+def test_use_after_the_loop_is_closed(run_ff):
+    """Nothing crashes: every call is harmless or raises OSError."""
+    keep = []
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Log, HOST, 0)
+        transport, protocol = await loop.create_connection(Log, *server.sockets[0].getsockname())
+        keep.extend((server, transport, protocol, transport.get_extra_info("socket"), loop))
+
+    run_ff(main())
+    server, transport, _, sock, loop = keep
+    for _ in range(3):
+        transport.write(b"x" * 100)
+    transport.pause_reading()
+    transport.resume_reading()
+    assert sock.fileno() == -1
+    for call in (sock.getpeername, lambda: sock.setsockopt(1, 9, 1), lambda: sock.shutdown(1)):
+        with pytest.raises(OSError):
+            call()
+    transport.abort()
+    repr(transport), repr(sock), repr(server)
+    with pytest.raises(RuntimeError, match="closed"):
+        loop.call_soon(print)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        keep.clear()
+        del server, transport, sock
+        gc.collect()
+
+
+def test_write_eof_and_close_with_unread_data(run):
+    async def main():
+        async with pair() as (client, server):
+            server.transport.pause_reading()
+            client.transport.write(b"unread")
+            server.transport.write(b"answer")
+            assert await client.got(6) == b"answer"
+            server.transport.close()
+            await client.lost
+
+    run(main())
+
+
+def test_ten_thousand_connections(run_ff, no_leaks):
+    """Opened and closed one after the other, in waves; no handle stays."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+
+        class Echo(asyncio.Protocol):
+            def connection_made(self, transport):
+                self.transport = transport
+
+            def data_received(self, data):
+                self.transport.write(data)
+                self.transport.close()
+
+        server = await loop.create_server(Echo, HOST, 0, backlog=1024)
+        addr = server.sockets[0].getsockname()
+
+        async def some():
+            for _ in range(50):
+                transport, protocol = await loop.create_connection(Log, *addr)
+                transport.write(b"x")
+                await protocol.lost
+                assert protocol.data == b"x"
+
+        for _ in range(4):
+            await asyncio.gather(*(some() for _ in range(10)))
+        server.close()
+        await until(lambda: not loop._ring.receivers)
+        loop._ring.ping()
+        await until(lambda: loop._ring.open_sockets() == 0)
+
+    run_ff(main())
