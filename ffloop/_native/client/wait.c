@@ -142,7 +142,9 @@ static int sock_events(struct ffl_client *c, struct csock *s, struct ffl_event *
         s->give_connect = false;
         n += one(&ev[n], FFL_EV_CONNECT, s, (uint32_t)s->connect_result);
     }
-    if (s->want_w && !s->connecting && tx_writable(c, s)) {
+    if (s->want_w && !s->connecting && !tx_writable(c, s)) {
+        tx_wait(c, s); /* the room it was woken for went to another socket meanwhile */
+    } else if (s->want_w && !s->connecting) {
         if (n == max) {
             *more = true;
             return n;
