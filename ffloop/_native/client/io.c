@@ -189,12 +189,25 @@ static uint32_t want_for(size_t left)
     return left < BULK_FROM ? ffl_class_size(1) : ffl_class_size(2);
 }
 
-/* A transmit buffer if the socket may have one more; looks for returned ones before it says no. */
-static uint32_t tx_get(struct ffl_client *c, struct csock *s, uint32_t want)
+/* The largest buffer size within `room`, the smallest there is for less. */
+static uint32_t fitting(uint64_t room)
+{
+    unsigned cls = FFL_CLASSES - 1;
+    while (cls > 0 && ffl_class_size(cls) > room)
+        cls--;
+    return ffl_class_size(cls);
+}
+
+/* A transmit buffer if the socket may have one more; looks for returned ones before it says no.
+ * `part`: a smaller one will do when a larger would go beyond its share. */
+static uint32_t tx_get(struct ffl_client *c, struct csock *s, uint32_t want, bool part)
 {
     for (int tries = 0; tries < 2; tries++) {
-        if (s->tx_out == 0 || s->tx_out < ffl_pool_share(&c->tx, c->tx_cap)) {
-            uint32_t buf = ffl_pool_get(&c->tx, want);
+        uint64_t share = ffl_pool_share(&c->tx, c->tx_cap);
+        if (s->tx_out == 0 || s->tx_out < share) {
+            bool beyond = part && s->tx_out + (uint64_t)want > share;
+            uint32_t size = beyond ? fitting(share > s->tx_out ? share - s->tx_out : 0) : want;
+            uint32_t buf = ffl_pool_get(&c->tx, size < want ? size : want);
             if (ffl_likely(buf != FFL_NO_BUF))
                 return buf;
             ffl_stat_add(&c->map.seg->app.pool_empty, 1);
@@ -214,7 +227,7 @@ int64_t ffl_client_send(struct ffl_client *c, int h, const void *data, size_t le
     const char *from = data;
     size_t left = len;
     while (left) {
-        uint32_t buf = tx_get(c, s, want_for(left));
+        uint32_t buf = tx_get(c, s, want_for(left), true);
         if (buf == FFL_NO_BUF) {
             tx_wait(c, s);
             break;
@@ -238,7 +251,7 @@ int64_t ffl_client_sendto(struct ffl_client *c, int h, const void *data, size_t 
     size_t skip = to ? sizeof(*to) : 0;
     if (len > 65507)
         return -EMSGSIZE;
-    uint32_t buf = tx_get(c, s, (uint32_t)(len + skip));
+    uint32_t buf = tx_get(c, s, (uint32_t)(len + skip), false);
     if (buf != FFL_NO_BUF && ffl_buf_size(buf) < len + skip) { /* only smaller ones are left */
         (void)ffl_pool_put(&c->tx, buf);
         buf = FFL_NO_BUF;

@@ -29,12 +29,18 @@ uint32_t ffl_pool_get(struct ffl_pool *p, uint32_t want);
 /* Takes back an id that came from the peer (or was never sent). 0 or -EPROTO. */
 int ffl_pool_put(struct ffl_pool *p, uint32_t id);
 
-/* How many bytes one socket may hold: `cap`, less as the pool runs low (never more than a quarter
- * of what is free), so that slow sockets cannot take the whole pool from the others. */
+/*
+ * How many bytes one socket may hold: `cap`, less as the pool runs low, so that slow sockets cannot
+ * take the whole pool from the others. A quarter of what is free, and of less than half a pool a
+ * share that falls with its square: with the quarter alone each socket that never gives anything
+ * back leaves 3/4 of what it found, and thirty take all; so k of them leave about 1 / (1 + k / 2).
+ */
 static inline uint64_t ffl_pool_share(const struct ffl_pool *p, uint64_t cap)
 {
-    uint64_t quarter = p->free_bytes / 4;
-    return quarter < cap ? quarter : cap;
+    uint64_t share = p->free_bytes / 4, half = p->total_bytes / 2;
+    if (ffl_unlikely(p->free_bytes < half))
+        share = share * p->free_bytes / half;
+    return share < cap ? share : cap;
 }
 
 #endif
