@@ -262,6 +262,19 @@ int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *o, 
     return 0;
 }
 
+/* What found the SQ full goes before the session does: send has said that it was taken. */
+static void flush_submissions(struct ffl_client *c)
+{
+    struct ffl_event none[2];
+    int64_t now, until = ffl_now_ns() + c->timeout_ms * 1000000LL;
+    if (!c->dead)
+        client_flush_over(c);
+    while (c->over_n && !c->dead && (now = ffl_now_ns()) < until) {
+        client_sleep(c, none, 0, c->own_epfd, until - now);
+        client_reap(c);
+    }
+}
+
 void ffl_client_detach(struct ffl_client *c)
 {
     pthread_mutex_lock(&all_lock);
@@ -271,8 +284,7 @@ void ffl_client_detach(struct ffl_client *c)
             break;
         }
     pthread_mutex_unlock(&all_lock);
-    if (!c->dead)
-        client_flush_over(c);
+    flush_submissions(c);
     client_free(c);
 }
 

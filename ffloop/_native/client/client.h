@@ -42,7 +42,8 @@ struct ffl_client_opts {
 int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *opts, char *why,
                       size_t whylen);
 
-/* Ends the session; the instance sends what was submitted, then closes the sockets. Frees `c`. */
+/* Ends the session; the instance sends what was submitted, then closes the sockets. Frees `c`.
+ * Waits only when the SQ is full, until it has taken what was submitted. */
 void ffl_client_detach(struct ffl_client *c);
 
 /* 0, or -errno: the session is gone (-ECONNRESET), or the instance broke the protocol (-EPROTO).
