@@ -259,75 +259,6 @@ TEST(r3_an_error_surfaces_on_the_next_call)
     lab_stop();
 }
 
-/* ---- 4 and the end of a session, from the client ------------------------------------------- */
-
-/* The instance stands still: the client queues what the SQ does not take, and goes on. */
-TEST(r4_client_never_waits_for_room)
-{
-    struct ffl_client *c;
-    struct ffl_session_stats s;
-    lab_defaults("host");
-    lab.o.max_sockets = 65536;
-    lab_start("");
-    lab_run();
-    c = attach(0);
-    ffl_instance_stop(lab.in);
-    pthread_join(lab.thread, NULL);
-    lab.running = false;
-    int h[6000];
-    alarm(10);
-    for (int i = 0; i < 6000; i++) {
-        h[i] = ffl_client_socket(c, AF_INET, SOCK_STREAM, 0, 0);
-        CHECK(h[i] >= 0);
-    }
-    for (int i = 0; i < 6000; i++)
-        CHECK_EQ(ffl_client_close(c, h[i], false), 0);
-    ffl_client_stats(c, &s);
-    CHECK(s.sq_full > 6000);
-    alarm(LIMIT_S);
-    ffl_client_detach(c);
-    lab_stop();
-}
-
-/* What was taken by send before a detach arrives, though the SQ was full when it was taken. */
-TEST(r8_detach_loses_nothing)
-{
-    enum { N = 20 };
-    int fd[N];
-    static uint8_t buf[65536];
-    host_lab();
-    struct ffl_client *c = attach(0);
-    struct ffl_addr a = addr4("127.0.0.1", 0);
-    listen_on(c, &a, 32);
-    int h[N];
-    uint64_t sent[N] = {0};
-    for (int i = 0; i < N; i++) {
-        fd[i] = kernel_dial(&a);
-        h[i] = (int)await(c, FFL_EV_ACCEPT, -1).arg;
-    }
-    for (int k = 0; k < 500; k++) /* 10,000 entries: more than the SQ holds */
-        for (int i = 0; i < N; i++) {
-            uint8_t b[100];
-            for (size_t j = 0; j < sizeof(b); j++)
-                b[j] = pattern(sent[i] + j);
-            int64_t n = ffl_client_send(c, h[i], b, sizeof(b));
-            sent[i] += n > 0 ? (uint64_t)n : 0;
-        }
-    ffl_client_detach(c);
-    for (int i = 0; i < N; i++) {
-        uint64_t got = 0;
-        ssize_t n;
-        while ((n = recv(fd[i], buf, sizeof(buf), 0)) > 0)
-            for (ssize_t k = 0; k < n; k++, got++)
-                CHECK_EQ(buf[k], pattern(got));
-        CHECK_EQ(n, 0);
-        CHECK_EQ(got, sent[i]);
-        close(fd[i]);
-    }
-    settled(0, 0);
-    lab_stop();
-}
-
 /* ---- 8: a session dies with its socket ----------------------------------------------------- */
 
 /* A child process that waits for a word and then runs `body`, never to return. */
@@ -477,6 +408,8 @@ static void instance_process(int ready)
 {
     lab_defaults("host");
     snprintf(lab.path, sizeof(lab.path), "@ffl-test-child-%d", (int)getppid());
+    lab.o.pool_kib = 65536; /* more buffers than the SQ has entries */
+    lab.o.max_sockets = 65536;
     lab_start("");
     tell(ready, "r", 1);
     (void)ffl_instance_run(lab.in);
@@ -499,6 +432,14 @@ static pid_t start_child_instance(int *go, int *ready)
     hear(*ready, &c, 1);
     snprintf(lab.path, sizeof(lab.path), "@ffl-test-child-%d", (int)getpid());
     return pid;
+}
+
+static void end_child_instance(pid_t pid, int go, int ready)
+{
+    CHECK_EQ(kill(pid, SIGKILL), 0);
+    CHECK_EQ(waitpid(pid, NULL, 0), pid);
+    close(go);
+    close(ready);
 }
 
 TEST(r9_a_dead_instance_is_seen_at_once)
@@ -559,6 +500,85 @@ TEST(r9_a_waiting_call_fails_with_the_instance)
     ffl_client_detach(c);
     close(go);
     close(ready);
+}
+
+/* ---- an instance that stands still ---------------------------------------------------------- */
+
+/* The instance stands still: the client queues what the SQ does not take, and goes on. */
+TEST(r4_client_never_waits_for_room)
+{
+    int go, ready, h[6000];
+    struct ffl_session_stats s;
+    pid_t pid = start_child_instance(&go, &ready);
+    struct ffl_client *c = attach(0);
+    CHECK_EQ(kill(pid, SIGSTOP), 0);
+    int64_t before = ffl_now_ns();
+    for (int i = 0; i < 6000; i++) {
+        h[i] = ffl_client_socket(c, AF_INET, SOCK_STREAM, 0, 0);
+        CHECK(h[i] >= 0);
+    }
+    for (int i = 0; i < 6000; i++)
+        CHECK_EQ(ffl_client_close(c, h[i], false), 0);
+    CHECK(ffl_now_ns() - before < 5 * SEC);
+    ffl_client_stats(c, &s);
+    CHECK(s.sq_full > 6000);
+    CHECK_EQ(kill(pid, SIGCONT), 0);
+    for (int i = 0; i < 6000; i++)
+        (void)await(c, FFL_EV_CLOSED, -1);
+    CHECK_EQ(ffl_client_open_sockets(c), 0);
+    ffl_client_detach(c);
+    end_child_instance(pid, go, ready);
+}
+
+static void *go_on_soon(void *arg)
+{
+    (void)poll(NULL, 0, 50);
+    CHECK_EQ(kill((pid_t)(intptr_t)arg, SIGCONT), 0);
+    return NULL;
+}
+
+/* What was taken by send before a detach arrives, though the SQ was full when it was taken. */
+TEST(r8_detach_loses_nothing)
+{
+    enum { N = 20 };
+    int go, ready, fd[N], h[N];
+    uint64_t sent[N] = {0};
+    static uint8_t buf[65536];
+    pthread_t t;
+    struct ffl_session_stats s;
+    pid_t pid = start_child_instance(&go, &ready);
+    struct ffl_client *c = attach(0);
+    struct ffl_addr a = addr4("127.0.0.1", 0);
+    listen_on(c, &a, 32);
+    for (int i = 0; i < N; i++) {
+        fd[i] = kernel_dial(&a);
+        h[i] = (int)await(c, FFL_EV_ACCEPT, -1).arg;
+    }
+    CHECK_EQ(kill(pid, SIGSTOP), 0); /* while the application sends and leaves */
+    for (int k = 0; k < 300; k++)
+        for (int i = 0; i < N; i++) {
+            uint8_t b[100];
+            for (size_t j = 0; j < sizeof(b); j++)
+                b[j] = pattern(sent[i] + j);
+            int64_t n = ffl_client_send(c, h[i], b, sizeof(b));
+            sent[i] += n > 0 ? (uint64_t)n : 0;
+        }
+    ffl_client_stats(c, &s);
+    CHECK(s.sq_full > 0);
+    CHECK_EQ(pthread_create(&t, NULL, go_on_soon, (void *)(intptr_t)pid), 0);
+    ffl_client_detach(c);
+    pthread_join(t, NULL);
+    for (int i = 0; i < N; i++) {
+        uint64_t got = 0;
+        ssize_t n;
+        while ((n = recv(fd[i], buf, sizeof(buf), 0)) > 0)
+            for (ssize_t k = 0; k < n; k++, got++)
+                CHECK_EQ(buf[k], pattern(got));
+        CHECK_EQ(n, 0);
+        CHECK_EQ(got, sent[i]);
+        close(fd[i]);
+    }
+    end_child_instance(pid, go, ready);
 }
 
 /* ---- an echo server under the sim's load ---------------------------------------------------- */
