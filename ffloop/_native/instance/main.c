@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -230,6 +231,18 @@ static void detach(void)
     }
 }
 
+/*
+ * A stack that sleeps is woken by every first submission. As a batch task the woken instance takes an
+ * idle CPU at once but does not push an application off its own in the middle of its work, which
+ * would cost a doorbell and two switches an answer. A stack that polls has its core to itself.
+ */
+static void be_patient(const struct ffl_stack_ops *stack)
+{
+    struct sched_param none = {0};
+    if (!stack->run && sched_setscheduler(0, SCHED_BATCH, &none) < 0)
+        ffl_log(FFL_LOG_INFO, "SCHED_BATCH: %s", strerror(errno)); /* a seccomp filter, perhaps */
+}
+
 int main(int argc, char **argv)
 {
     struct ffl_instance_opts o;
@@ -249,6 +262,7 @@ int main(int argc, char **argv)
         return 1;
     }
     running = in;
+    be_patient(o.stack);
     sigaction(SIGTERM, &stop, NULL);
     sigaction(o.embedded ? SIGHUP : SIGINT, o.embedded ? &ignore : &stop, NULL);
     ffl_instance_describe(in, desc, sizeof(desc));
