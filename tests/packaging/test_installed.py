@@ -137,3 +137,10 @@ def test_import_is_quiet_and_attaches_nothing() -> None:
     done = run(sys.executable, "-W", "error", "-P", "-c", program)
     assert done.stderr == ""
     assert done.stdout.split() == ["1", "1", "[]"]
+
+
+def test_user_program() -> None:
+    """The program that .ci/run gives to mypy --strict also runs."""
+    done = run(sys.executable, ROOT / "tests" / "packaging" / "user_program.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "hello over host; hello over host; InstanceNotFound"
