@@ -198,24 +198,41 @@ static uint32_t fitting(uint64_t room)
     return ffl_class_size(cls);
 }
 
+/* A smaller buffer for a stream, when the pool is low and what it wants is beyond its share. One
+ * that holds nothing gets the smallest there is; others nothing beyond the share. */
+static uint32_t tx_get_part(struct ffl_client *c, const struct csock *s, uint64_t share)
+{
+    uint64_t room = share > s->tx_out ? share - s->tx_out : 0;
+    if (s->tx_out && room < ffl_class_size(0))
+        return FFL_NO_BUF;
+    uint32_t buf = ffl_pool_get(&c->tx, fitting(room));
+    if (buf != FFL_NO_BUF && s->tx_out && ffl_buf_size(buf) > room) { /* only larger ones are left */
+        (void)ffl_pool_put(&c->tx, buf);
+        buf = FFL_NO_BUF;
+    }
+    return buf;
+}
+
+static uint32_t tx_take(struct ffl_client *c, const struct csock *s, uint32_t want, bool part)
+{
+    uint64_t share = ffl_pool_share(&c->tx, c->tx_cap);
+    if (ffl_unlikely(part && share < c->tx_cap && s->tx_out + (uint64_t)want > share))
+        return tx_get_part(c, s, share);
+    return s->tx_out == 0 || s->tx_out < share ? ffl_pool_get(&c->tx, want) : FFL_NO_BUF;
+}
+
 /* A transmit buffer if the socket may have one more; looks for returned ones before it says no.
- * `part`: a smaller one will do when a larger would go beyond its share. */
+ * `part`: a smaller one will do. */
 static uint32_t tx_get(struct ffl_client *c, struct csock *s, uint32_t want, bool part)
 {
-    for (int tries = 0; tries < 2; tries++) {
-        uint64_t share = ffl_pool_share(&c->tx, c->tx_cap);
-        if (s->tx_out == 0 || s->tx_out < share) {
-            bool beyond = part && s->tx_out + (uint64_t)want > share;
-            uint32_t size = beyond ? fitting(share > s->tx_out ? share - s->tx_out : 0) : want;
-            uint32_t buf = ffl_pool_get(&c->tx, size < want ? size : want);
-            if (ffl_likely(buf != FFL_NO_BUF))
-                return buf;
-            ffl_stat_add(&c->map.seg->app.pool_empty, 1);
-        }
-        if (tries == 0)
-            client_reap(c);
-    }
-    return FFL_NO_BUF;
+    uint32_t buf = tx_take(c, s, want, part);
+    if (ffl_likely(buf != FFL_NO_BUF))
+        return buf;
+    client_reap(c);
+    buf = tx_take(c, s, want, part);
+    if (buf == FFL_NO_BUF && c->tx.free_bytes < want)
+        ffl_stat_add(&c->map.seg->app.pool_empty, 1);
+    return buf;
 }
 
 int64_t ffl_client_send(struct ffl_client *c, int h, const void *data, size_t len)

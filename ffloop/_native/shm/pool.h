@@ -31,15 +31,16 @@ int ffl_pool_put(struct ffl_pool *p, uint32_t id);
 
 /*
  * How many bytes one socket may hold: `cap`, less as the pool runs low, so that slow sockets cannot
- * take the whole pool from the others. A quarter of what is free, and of less than half a pool a
- * share that falls with its square: with the quarter alone each socket that never gives anything
- * back leaves 3/4 of what it found, and thirty take all; so k of them leave about 1 / (1 + k / 2).
+ * take the whole pool from the others: a quarter of what is free when all is free, and falling with
+ * its cube. A quarter alone is no limit: each socket that never gives anything back leaves 3/4 of
+ * what it found, and thirty of them nothing; so k of them leave 1 / sqrt(1 + k / 2) of the pool.
  */
 static inline uint64_t ffl_pool_share(const struct ffl_pool *p, uint64_t cap)
 {
-    uint64_t share = p->free_bytes / 4, half = p->total_bytes / 2;
-    if (ffl_unlikely(p->free_bytes < half))
-        share = share * p->free_bytes / half;
+    uint64_t f = p->free_bytes, total = p->total_bytes;
+    if (ffl_likely(f > total / 2 && total / 32 >= cap)) /* what follows would be no less */
+        return cap;
+    uint64_t share = f * f / total * f / total / 4;
     return share < cap ? share : cap;
 }
 
