@@ -122,12 +122,13 @@ class Listener:
             ssl_handshake_timeout=handshake_timeout,
             ssl_shutdown_timeout=shutdown_timeout,
         )
+        app_transport = tls._app_transport  # it forgets it when the connection is lost
         transport = StreamTransport(self._loop, endpoint, tls, None, self._server)
 
         def done(fut: "asyncio.Future[None]") -> None:
             if not fut.cancelled() and (exc := fut.exception()) is not None:
-                tls._app_transport.close()
-                self._accept_failed(exc, protocol, tls._app_transport)
+                app_transport.close()
+                self._accept_failed(exc, protocol, app_transport)
 
         waiter.add_done_callback(done)
         return transport

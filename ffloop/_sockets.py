@@ -19,7 +19,6 @@ from . import _addr
 from ._endpoint import Endpoint
 from ._ring import READ, Ring, error
 
-_WINDOW = 16  # connections accepted ahead for sock_accept; create_server asks for its backlog
 _TCP_CLOSE = 7  # tcpi_state of a socket that was neither connected nor made to listen
 
 # Options that a fresh kernel socket hands on when it is promoted: (level, name, default).
@@ -243,11 +242,6 @@ class StackSocket:
     def accept(self) -> tuple["StackSocket", Any]:
         ring, handle = self._live()
         listener = self._ep()
-        if not listener.accepting:
-            if listener.listen_backlog is None:
-                raise error(errno.EINVAL)
-            ring.accepting(handle, _WINDOW)
-            listener.accepting = True
         new, names = ring.accept(handle)
         endpoint = Endpoint(ring, new, listener.family, listener.kind, listener.proto, names)
         endpoint.take()

@@ -133,7 +133,7 @@ def test_local_addr_of_another_family(run_std):
 def test_cancelled_at_any_point(run, turns, no_leaks):
     async def main():
         loop = asyncio.get_running_loop()
-        async with serve() as (server, addr):
+        async with serve() as (_server, addr):
             task = asyncio.create_task(loop.create_connection(Log, *addr))
             for _ in range(turns):
                 await asyncio.sleep(0)

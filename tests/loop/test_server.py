@@ -172,7 +172,7 @@ def test_closed_server_refuses(run):
             with pytest.raises(ConnectionRefusedError):
                 # The instance closes its socket when it reads the request.
                 for _ in range(1000):
-                    transport, protocol = await asyncio.get_running_loop().create_connection(
+                    transport, _protocol = await asyncio.get_running_loop().create_connection(
                         Log, *addr
                     )
                     transport.abort()
@@ -182,7 +182,7 @@ def test_closed_server_refuses(run):
 
 def test_connections_survive_the_server(run):
     async def main():
-        async with serve() as (server, addr):
+        async with serve() as (_server, _addr):
             loop = asyncio.get_running_loop()
             seen = []
             server2 = await loop.create_server(lambda: seen.append(Log()) or seen[-1], HOST, 0)
@@ -206,7 +206,7 @@ def test_close_and_abort_clients(run_std, method):
     async def main():
         seen = []
         async with serve(lambda: seen.append(Log()) or seen[-1]) as (server, addr):
-            transport, client = await asyncio.get_running_loop().create_connection(Log, *addr)
+            _transport, client = await asyncio.get_running_loop().create_connection(Log, *addr)
             await until(lambda: seen)
             await seen[0].made
             server.close()

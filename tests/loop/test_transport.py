@@ -54,7 +54,7 @@ def test_half_close(run):
 
 def test_write_after_eof(run):
     async def main():
-        async with pair() as (client, server):
+        async with pair() as (client, _server):
             assert client.transport.can_write_eof()
             client.transport.write_eof()
             client.transport.write_eof()
@@ -146,7 +146,7 @@ def test_flow_control(run_std):
 
 def test_write_buffer_limits(run):
     async def main():
-        async with pair() as (client, server):
+        async with pair() as (client, _server):
             client.transport.set_write_buffer_limits(high=100)
             assert client.transport.get_write_buffer_limits() == (25, 100)
             client.transport.set_write_buffer_limits(low=10)
@@ -203,7 +203,7 @@ def test_a_bytearray_may_change_after_write(run_ff):
 @pytest.mark.parametrize("bad", ["text", None, 5, [b"x"]])
 def test_what_write_refuses(run_std, bad):
     async def main():
-        async with pair() as (client, server):
+        async with pair() as (client, _server):
             with pytest.raises(TypeError):
                 client.transport.write(bad)
 
@@ -239,7 +239,7 @@ def test_many_small_writes_keep_their_order(run):
 
 def test_writes_after_the_connection_is_lost_warn(run_std, caplog):
     async def main():
-        async with pair() as (client, server):
+        async with pair() as (client, _server):
             client.transport.abort()
             await client.lost
             for _ in range(6):
@@ -340,7 +340,7 @@ def test_paused_by_another_callback_of_the_batch(run_ff):
             loop = asyncio.get_running_loop()
             clients = []
             for _ in range(2):
-                transport, client = await loop.create_connection(Log, *addr)
+                transport, _client = await loop.create_connection(Log, *addr)
                 clients.append(transport)
             await until(lambda: len(protocols) == 2)
             for transport in clients:
@@ -613,7 +613,7 @@ def test_contexts(run_std):
         var.set("server")
         async with serve(lambda: made.append(Spy()) or made[-1]) as (_, addr):
             var.set("client")
-            transport, client = await asyncio.get_running_loop().create_connection(Log, *addr)
+            transport, _client = await asyncio.get_running_loop().create_connection(Log, *addr)
             transport.write(b"1")
             await until(lambda: made and made[0].data)
             transport.write(b"2")

@@ -1,0 +1,254 @@
+"""loop.sock_* on ffloop.socket(), and on kernel sockets in the same loop."""
+
+import asyncio
+import errno
+import os
+import pickle
+import socket
+
+import pytest
+
+from .util import HOST, Log, serve, until
+
+
+def make(run):
+    """A non-blocking TCP socket for the loop under test."""
+    if run.name == "ffloop":
+        import ffloop
+
+        return ffloop.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock = socket.socket()
+    sock.setblocking(False)
+    return sock
+
+
+def test_accept_connect_echo(run, no_leaks):
+    async def main():
+        loop = asyncio.get_running_loop()
+        with make(run) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((HOST, 0))
+            listener.listen()
+            client = make(run)
+            accepting = asyncio.create_task(loop.sock_accept(listener))
+            await loop.sock_connect(client, listener.getsockname())
+            peer, addr = await accepting
+            assert addr == client.getsockname() == peer.getpeername()
+            payload = os.urandom(3_000_000)
+            sending = asyncio.create_task(loop.sock_sendall(client, payload))
+            got = bytearray()
+            while len(got) < len(payload):
+                got += await loop.sock_recv(peer, 65536)
+            await sending
+            assert got == payload
+            buf = bytearray(10)
+            receiving = asyncio.create_task(loop.sock_recv_into(client, buf))
+            await loop.sock_sendall(peer, b"abc")
+            assert await receiving == 3
+            assert buf[:3] == b"abc"
+            peer.shutdown(socket.SHUT_WR)
+            assert await loop.sock_recv(client, 10) == b""
+            peer.close()
+            client.close()
+
+    run(main())
+
+
+def test_cancelled_recv_takes_nothing(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        made = []
+        async with serve(lambda: made.append(Log()) or made[-1]) as (_, addr):
+            with make(run) as sock:
+                await loop.sock_connect(sock, addr)
+                task = asyncio.create_task(loop.sock_recv(sock, 100))
+                await asyncio.sleep(0)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                await until(lambda: made)
+                await made[0].made
+                made[0].transport.write(b"kept")
+                assert await loop.sock_recv(sock, 100) == b"kept"
+
+    run(main())
+
+
+def test_refused(run):
+    async def main():
+        with make(run) as holder:
+            holder.bind((HOST, 0))
+            with make(run) as sock:
+                with pytest.raises(ConnectionRefusedError):
+                    await asyncio.get_running_loop().sock_connect(sock, holder.getsockname())
+
+    run(main())
+
+
+def test_sendfile_falls_back(run_std, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(500_000))
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        made = []
+        async with serve(lambda: made.append(Log()) or made[-1]) as (_, addr):
+            with make(run_std) as sock, path.open("rb") as file:
+                await loop.sock_connect(sock, addr)
+                assert await loop.sock_sendfile(sock, file) == 500_000
+                if run_std.name == "ffloop":
+                    with pytest.raises(asyncio.SendfileNotAvailableError):
+                        await loop.sock_sendfile(sock, file, fallback=False)
+            await until(lambda: made)
+            assert await made[0].got(500_000) == path.read_bytes()
+            transport, protocol = await loop.create_connection(Log, *addr)
+            with path.open("rb") as file:
+                assert await loop.sendfile(transport, file, 100, 1000) == 1000
+            await until(lambda: len(made) == 2)
+            assert await made[1].got(1000) == path.read_bytes()[100:1100]
+            transport.abort()
+            await protocol.lost
+
+    run_std(main())
+
+
+def test_create_connection_and_server_with_sock(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        listener = make(run)
+        listener.bind((HOST, 0))
+        made = []
+        server = await loop.create_server(lambda: made.append(Log()) or made[-1], sock=listener)
+        sock = make(run)
+        await loop.sock_connect(sock, server.sockets[0].getsockname())
+        transport, client = await loop.create_connection(Log, sock=sock)
+        transport.write(b"hello")
+        await until(lambda: made)
+        assert await made[0].got(5) == b"hello"
+        transport.close()
+        await client.lost
+        assert sock.fileno() == -1
+        server.close()
+
+    run(main())
+
+
+def test_connect_accepted_socket(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        with make(run) as listener:
+            listener.bind((HOST, 0))
+            listener.listen()
+            accepting = asyncio.create_task(loop.sock_accept(listener))
+            transport, client = await loop.create_connection(Log, *listener.getsockname())
+            peer, _ = await accepting
+            peer_transport, server = await loop.connect_accepted_socket(Log, peer)
+            transport.write(b"x")
+            assert await server.got(1) == b"x"
+            peer_transport.abort()
+            await client.lost
+
+    run(main())
+
+
+def test_socket_in_a_transport_is_not_for_sock_calls(run_std):
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with serve() as (_, addr):
+            sock = make(run_std)
+            await loop.sock_connect(sock, addr)
+            transport, client = await loop.create_connection(Log, sock=sock)
+            with pytest.raises(RuntimeError, match="is used by transport"):
+                await loop.sock_recv(sock, 1)
+            transport.abort()
+            await client.lost
+
+    run_std(main())
+
+
+def test_shape(run_ff):
+    """What a socket.socket does, this does, or says why not."""
+
+    async def main():
+        import ffloop
+
+        sock = ffloop.socket(socket.AF_INET6)
+        assert isinstance(sock, socket.socket)
+        assert isinstance(sock, ffloop.socket)
+        assert (sock.family, sock.type, sock.proto) == (socket.AF_INET6, socket.SOCK_STREAM, 6)
+        assert sock.getsockname() == ("::", 0, 0, 0)
+        assert sock.gettimeout() == 0.0
+        assert sock.getblocking() is False
+        sock.setblocking(False)
+        sock.settimeout(0)
+        with pytest.raises(ValueError, match="non-blocking"):
+            sock.setblocking(True)
+        with pytest.raises(ValueError, match="non-blocking"):
+            sock.settimeout(1)
+        with pytest.raises(OSError) as caught:
+            sock.getpeername()
+        assert caught.value.errno == errno.ENOTCONN
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_STREAM
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 0
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+        assert len(sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)) == 8
+        with pytest.raises(TypeError):
+            pickle.dumps(sock)
+        with pytest.raises(OverflowError):
+            sock.bind(("::1", 70000))
+        with pytest.raises(TypeError):
+            sock.bind("::1")
+        again = ffloop.socket(fileno=sock.detach())
+        assert sock.fileno() == -1
+        assert again.family == socket.AF_INET6
+        again.close()
+        again.close()
+        with pytest.raises(OSError) as caught:
+            again.getsockname()
+        assert caught.value.errno == errno.EBADF
+        with pytest.raises(OSError):
+            ffloop.socket(socket.AF_UNIX)
+
+    run_ff(main())
+
+
+def test_outside_a_loop():
+    import ffloop
+
+    with pytest.raises(RuntimeError, match="belongs to a loop"):
+        ffloop.socket()
+
+
+def test_kernel_sockets_beside(run_ff):
+    async def main():
+        loop = asyncio.get_running_loop()
+        left, right = socket.socketpair()
+        with left, right:
+            left.setblocking(False)
+            right.setblocking(False)
+            receiving = asyncio.create_task(loop.sock_recv(left, 10))
+            await loop.sock_sendall(right, b"kernel")
+            assert await receiving == b"kernel"
+
+    run_ff(main())
+
+
+def test_udp_is_on_the_kernel(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        got = loop.create_future()
+
+        class Udp(asyncio.DatagramProtocol):
+            def datagram_received(self, data, addr):
+                got.set_result(data)
+
+        receiver, _ = await loop.create_datagram_endpoint(Udp, local_addr=(HOST, 0))
+        sender, _ = await loop.create_datagram_endpoint(
+            asyncio.DatagramProtocol, remote_addr=receiver.get_extra_info("sockname")
+        )
+        sender.sendto(b"datagram")
+        assert await got == b"datagram"
+        sender.close()
+        receiver.close()
+
+    run(main())
