@@ -217,7 +217,7 @@ def test_refusals(no_leaks, tmp_path, status, version, error, words):
 @pytest.mark.parametrize("garbage", [b"HTTP/1.1 400 Bad Request\r\n", b"x" * 168, b"\0"])
 def test_garbage(no_leaks, tmp_path, garbage):
     with impostor(tmp_path, lambda hello: garbage) as path:
-        with pytest.raises(ffloop.ProtocolError, match="not an ffloop|instance"):
+        with pytest.raises(ffloop.ProtocolError, match=r"ffloop instance"):
             ffloop.new_event_loop(instance=path)
 
 
@@ -252,7 +252,7 @@ def test_killed_in_the_middle(named, no_leaks):
         await asyncio.sleep(0)
         transport.write(b"x" * 100)
         process.kill()
-        process.wait()
+        await asyncio.to_thread(process.wait)
         for protocol in (client, made[0]):
             exc = await protocol.lost
             assert isinstance(exc, ConnectionResetError)

@@ -284,7 +284,7 @@ def test_bad_arguments(run, kwargs, error):
 
 def test_neither_host_nor_sock(run):
     async def main():
-        with pytest.raises(ValueError, match="(?i)neither host/port nor sock"):
+        with pytest.raises(ValueError, match=r"(?i)neither host/port nor sock"):
             await asyncio.get_running_loop().create_server(Log)
 
     run(main())

@@ -218,7 +218,7 @@ def test_interrupt_in_the_middle_of_a_batch(debug, exception, no_leaks):
     async def finish():
         for protocol in made:
             assert await protocol.got(4) == b"data"
-        for transport, protocol in clients:
+        for transport, _ in clients:
             transport.write(b"more")
         for protocol in made:
             assert await protocol.got(8) == b"datamore"

@@ -1,0 +1,103 @@
+"""Each example runs as its first comment says."""
+
+import contextlib
+import os
+import pathlib
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
+
+
+def unused_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+@contextlib.contextmanager
+def running(name: str) -> Iterator[int]:
+    """The example as a process of its own; its port, once it listens."""
+    port = unused_port()
+    with subprocess.Popen(
+        [sys.executable, "-P", EXAMPLES / name, str(port)], stdout=subprocess.DEVNULL
+    ) as process:
+        try:
+            while True:
+                assert process.poll() is None
+                with contextlib.suppress(ConnectionRefusedError):
+                    socket.create_connection(("127.0.0.1", port)).close()
+                    break
+                time.sleep(0.01)
+            yield port
+        finally:
+            process.terminate()
+
+
+def test_aiohttp_server_and_client():
+    pytest.importorskip("aiohttp")
+    with running("aiohttp_server.py") as port:
+        with urllib.request.urlopen(f"http://localhost:{port}/you") as response:
+            assert response.read() == b"hello, you\n"
+        done = subprocess.run(
+            [sys.executable, "-P", EXAMPLES / "aiohttp_client.py", f"http://localhost:{port}/"],
+            stdout=-1,
+            check=True,
+        )
+        assert done.stdout.startswith(b"200")
+        assert b"hello, world" in done.stdout
+
+
+def test_the_listener_is_the_instances():
+    """`ss -ltnp` shows the instance: Python itself has no TCP socket."""
+    with running("protocol_echo.py") as port:
+        with socket.create_connection(("127.0.0.1", port)) as sock:
+            sock.sendall(b"echo me")
+            assert sock.recv(100) == b"echo me"
+            inodes = {
+                line.split()[9]
+                for table in ("tcp", "tcp6")
+                for line in pathlib.Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+                if line.split()[1].endswith(f":{port:04X}")
+            }
+            assert inodes
+            holders = {
+                pathlib.Path("/proc", pid, "comm").read_text().strip()
+                for pid in os.listdir("/proc")
+                if pid.isdigit() and _holds(pid, inodes)
+            }
+            assert holders == {"ffloop-instance"}
+
+
+def _holds(pid: str, inodes: set[str]) -> bool:
+    with contextlib.suppress(OSError):
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                target = os.readlink(f"/proc/{pid}/fd/{fd}")
+                if target.startswith("socket:[") and target[8:-1] in inodes:
+                    return True
+    return False
+
+
+def test_streams_echo():
+    done = subprocess.run(
+        [sys.executable, "-P", EXAMPLES / "streams_echo.py"], stdout=-1, check=True
+    )
+    assert done.stdout.count(b"echoed: ") == 3
+
+
+def test_tls_server():
+    with running("tls_server.py") as port:
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        url = f"https://localhost:{port}/"
+        with urllib.request.urlopen(url, context=context) as response:
+            assert response.read() == b"hello over TLS\n"

@@ -1,0 +1,173 @@
+"""The pure parts: options, routes, addresses, error messages, the command."""
+
+import errno
+import socket
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+import ffloop
+from ffloop import _addr, _cli, _config, _errors, _routing
+
+
+def test_config_defaults():
+    assert _config.load({}) == _config.Config()
+
+
+def test_config_from_the_environment_and_arguments():
+    environ = {"FFLOOP_INSTANCE": "/a", "FFLOOP_SPIN_US": "forever", "FFLOOP_RECONNECT": "0"}
+    config = _config.load(environ)
+    assert (config.instance, config.spin_us, config.reconnect) == ("/a", -1, False)
+    config = _config.load(environ, instance="/b", spin_us=7, reconnect=True)
+    assert (config.instance, config.spin_us, config.reconnect) == ("/b", 7, True)
+    assert _config.load({"FFLOOP_INSTANCE": ""}).instance is None
+
+
+@pytest.mark.parametrize(
+    ("environ", "arguments", "words"),
+    [
+        ({"FFLOOP_SPIN_US": "fast"}, {}, "FFLOOP_SPIN_US='fast'.*microseconds"),
+        ({"FFLOOP_STACK": "linux"}, {}, "FFLOOP_STACK='linux'.*'host'"),
+        ({}, {"spin_us": -5}, "spin_us=-5"),
+        ({}, {"reconnect": "maybe"}, "reconnect='maybe'"),
+        ({"FFLOOP_TX_CAP": "1e6"}, {}, "FFLOOP_TX_CAP"),
+    ],
+)
+def test_config_errors(environ, arguments, words):
+    with pytest.raises(ffloop.ConfigError, match=words):
+        _config.load(environ, **arguments)
+
+
+def test_config_unknown():
+    with pytest.raises(TypeError, match="colour"):
+        _config.load({}, colour="blue")
+
+
+@pytest.mark.parametrize(
+    ("stack", "rules", "family", "address", "expected"),
+    [
+        ("host", "", socket.AF_INET, ("127.0.0.1", 1), True),
+        ("host", "", socket.AF_UNIX, "/x", False),
+        ("fstack", "", socket.AF_INET, ("127.0.0.1", 1), False),
+        ("fstack", "", socket.AF_INET, ("127.9.9.9", 1), False),
+        ("fstack", "", socket.AF_INET6, ("::1", 1, 0, 0), False),
+        ("fstack", "", socket.AF_INET6, ("::ffff:127.0.0.1", 1, 0, 0), False),
+        ("fstack", "", socket.AF_INET6, ("fe80::1%lo", 1, 0, 0), True),
+        ("fstack", "", socket.AF_INET, ("10.0.0.1", 1), True),
+        ("fstack", "", socket.AF_INET, ("0.0.0.0", 1), True),
+        ("fstack", "", socket.AF_INET, ("", 1), True),
+        ("fstack", "127.0.0.0/8=stack", socket.AF_INET, ("127.0.0.1", 1), True),
+        ("host", "10.0.0.0/8=kernel", socket.AF_INET, ("10.1.1.1", 1), False),
+        ("host", "10.1.0.0/16=stack, 10.0.0.0/8=kernel", socket.AF_INET, ("10.1.1.1", 1), True),
+        ("host", "::/0=kernel", socket.AF_INET, ("10.1.1.1", 1), True),
+    ],
+)
+def test_routing(stack, rules, family, address, expected):
+    assert _routing.router(stack, rules).on_stack(family, address) is expected
+
+
+@pytest.mark.parametrize(
+    "bad", ["10.0.0.0/8", "10.0.0.0/8=moon", "nonsense=stack", "10.0.0.1/8=stack"]
+)
+def test_routing_errors(bad):
+    with pytest.raises(ffloop.ConfigError, match="NETWORK"):
+        _routing.parse_rules(bad)
+
+
+@pytest.mark.parametrize(
+    ("family", "given", "back"),
+    [
+        (socket.AF_INET, ("1.2.3.4", 80), ("1.2.3.4", 80)),
+        (socket.AF_INET, ("", 0), ("0.0.0.0", 0)),
+        (socket.AF_INET, ("<broadcast>", 9), ("255.255.255.255", 9)),
+        (socket.AF_INET, ("localhost", 9), ("127.0.0.1", 9)),
+        (socket.AF_INET6, ("::1", 80), ("::1", 80, 0, 0)),
+        (socket.AF_INET6, ("fe80::1", 65535, 5, 3), ("fe80::1", 65535, 5, 3)),
+        (socket.AF_INET6, ("fe80::1%lo", 1), ("fe80::1", 1, 0, socket.if_nametoindex("lo"))),
+    ],
+)
+def test_addresses(family, given, back):
+    raw = _addr.encode(family, given)
+    assert len(raw) == _addr.ADDR_SIZE
+    assert _addr.decode(raw) == back
+
+
+@pytest.mark.parametrize(
+    ("family", "given", "error"),
+    [
+        (socket.AF_INET, "1.2.3.4", TypeError),
+        (socket.AF_INET, ("1.2.3.4",), TypeError),
+        (socket.AF_INET, ("1.2.3.4", 1, 2), TypeError),
+        (socket.AF_INET, ("1.2.3.4", "80"), TypeError),
+        (socket.AF_INET, (5, 80), TypeError),
+        (socket.AF_INET, ("1.2.3.4", 65536), OverflowError),
+        (socket.AF_INET6, ("::1", -1), OverflowError),
+        (socket.AF_INET6, ("::1", 1, 2**20, 0), OverflowError),
+    ],
+)
+def test_bad_addresses(family, given, error):
+    with pytest.raises(error):
+        _addr.encode(family, given)
+
+
+def test_no_address():
+    assert _addr.decode(bytes(28)) is None
+
+
+@pytest.mark.parametrize("code", [*_errors._ATTACH, errno.ETIMEDOUT])
+def test_attach_errors_say_what_to_do(code):
+    exc = _errors.attach_error(code, "/path", "the reason")
+    assert isinstance(exc, ffloop.InstanceError)
+    assert isinstance(exc, OSError)
+    assert exc.errno == code
+    assert "/path" in str(exc)
+    assert "the reason" in str(exc)
+
+
+def test_gone_is_a_connection_reset():
+    exc = _errors.gone()
+    assert isinstance(exc, ConnectionResetError)
+    assert isinstance(exc, ffloop.InstanceError)
+    assert exc.errno == errno.ECONNRESET
+
+
+def test_every_public_name_is_there():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ffloop.__all__:
+            assert getattr(ffloop, name) is not None
+    with pytest.raises(AttributeError):
+        ffloop.nothing  # noqa: B018
+
+
+def test_import_attaches_nothing_and_warns_of_nothing():
+    code = "import ffloop, sys; assert 'ffloop._policy' not in sys.modules"
+    subprocess.run([sys.executable, "-P", "-W", "error", "-c", code], check=True)
+
+
+def test_instance_outside_a_loop():
+    with pytest.raises(RuntimeError):
+        ffloop.instance()
+
+
+def test_cli_runs_the_executable(monkeypatch):
+    seen = []
+    monkeypatch.setattr(_cli.os, "execv", lambda path, argv: seen.append((path, argv)))
+    _cli.main(["instance", "--stack", "host", "--socket", "/x"])
+    ((path, argv),) = seen
+    assert path.endswith("ffloop-instance")
+    assert argv == [path, "--stack", "host", "--socket", "/x"]
+
+
+def test_cli_without_the_executable(monkeypatch, capsys):
+    monkeypatch.setenv("FFLOOP_INSTANCE_EXECUTABLE", "/nowhere")
+    assert _cli.main(["instance"]) == 1
+    assert "reinstall" in capsys.readouterr().err
+
+
+def test_cli_usage(capsys):
+    with pytest.raises(SystemExit):
+        _cli.main([])
+    assert "COMMAND" in capsys.readouterr().err
