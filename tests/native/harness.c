@@ -2,6 +2,7 @@
 #include "harness.h"
 
 #include <dirent.h>
+#include <sched.h>
 #include <stdarg.h>
 
 static struct test_case *cases;
@@ -35,6 +36,22 @@ int test_open_fds(void)
         n += e->d_name[0] != '.';
     closedir(d);
     return n;
+}
+
+bool test_pin(int n)
+{
+    static cpu_set_t all; /* as the process was started */
+    cpu_set_t one;
+    if (CPU_COUNT(&all) == 0 && sched_getaffinity(0, sizeof(all), &all) < 0)
+        FAIL("sched_getaffinity: %s", strerror(errno));
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, &all) || n-- > 0)
+            continue;
+        CPU_ZERO(&one);
+        CPU_SET(cpu, &one);
+        return sched_setaffinity(0, sizeof(one), &one) == 0;
+    }
+    return false;
 }
 
 int main(int argc, char **argv)

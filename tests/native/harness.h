@@ -54,6 +54,9 @@ __attribute__((noreturn, format(printf, 3, 4))) void test_fail(const char *file,
 
 int test_open_fds(void);
 
+/* Puts the calling thread on the n-th CPU that the process may use; false when there is none. */
+bool test_pin(int n);
+
 /* A reproducible sequence. */
 static inline uint32_t test_random(uint64_t *seed)
 {

@@ -665,3 +665,66 @@ TEST(r7_client_survives_a_lying_instance)
     }
     CHECK(dead > 0);
 }
+
+static const struct completion_lie {
+    const char *name;
+    struct ffl_entry e;
+    bool twice;
+} completion_lies[] = {
+    {"no operation", {.op = FFL_OP_NONE, .buf = FFL_NO_BUF}, false},
+    {"an unknown operation", {.op = 99, .buf = FFL_NO_BUF}, false},
+    {"one that has no completion", {.op = FFL_OP_SEND, .buf = FFL_NO_BUF}, false},
+    {"a handle that is not open", {.op = FFL_OP_RECV, .handle = 7, .buf = FFL_NO_BUF}, false},
+    {"a handle out of range", {.op = FFL_OP_RECV, .handle = 32, .buf = FFL_NO_BUF}, false},
+    {"a huge handle", {.op = FFL_OP_RECV, .handle = UINT32_MAX, .buf = FFL_NO_BUF}, false},
+    {"data longer than its buffer", {.op = FFL_OP_RECV, .arg = 257, .buf = 0}, false},
+    {"a negative length", {.op = FFL_OP_RECV, .arg = -5, .buf = 0}, false},
+    {"a buffer class out of range", {.op = FFL_OP_RECV, .arg = 1, .buf = 0x30000000}, false},
+    {"a buffer out of range", {.op = FFL_OP_RECV, .arg = 1, .buf = 0x0fffffff}, false},
+    {"one buffer twice", {.op = FFL_OP_RECV, .arg = 1, .buf = 3}, true},
+    {"an address cut short",
+     {.op = FFL_OP_RECV, .flags = FFL_F_ADDR, .arg = 27, .buf = 0},
+     false},
+    {"an accept on what is no listener", {.op = FFL_OP_ACCEPT, .arg = 16, .buf = FFL_NO_BUF}, false},
+    {"names in a buffer out of range", {.op = FFL_OP_CONNECT, .buf = 0x2fffffff}, false},
+    {"an answer in a buffer out of range", {.op = FFL_OP_NAMES, .buf = 0x2fffffff}, false},
+    {"the end of a socket that was not closed", {.op = FFL_OP_CLOSED, .buf = FFL_NO_BUF}, false},
+};
+
+TEST(r7_each_lie_of_an_instance_is_seen)
+{
+    struct ffl_event ev[8];
+    quiet();
+    for (size_t i = 0; i < FFL_COUNT(completion_lies); i++) {
+        const struct completion_lie *lie = &completion_lies[i];
+        struct fake f;
+        fake_session(&f);
+        CHECK_EQ(ffl_client_socket(f.c, AF_INET, SOCK_STREAM, 0, 0), 0);
+        CHECK_EQ(ffl_client_wait(f.c, ev, 8, -1, 0), 0);
+        for (int k = 0; k <= lie->twice; k++)
+            ffl_ring_put_entry(&f.cq, lie->e);
+        ffl_ring_publish(&f.cq);
+        (void)ffl_client_wait(f.c, ev, 8, -1, 0);
+        if (ffl_client_dead(f.c) != -EPROTO)
+            FAIL("%s: not seen", lie->name);
+        fake_end(&f);
+    }
+    static const uint32_t ids[] = {0, FFL_NO_BUF, 2u << FFL_BUF_CLASS_SHIFT};
+    for (size_t i = 0; i < FFL_COUNT(ids); i++) { /* transmit buffers that were not out */
+        struct fake f;
+        fake_session(&f);
+        ffl_ring_put_id(&f.txfree, ids[i]);
+        ffl_ring_publish(&f.txfree);
+        (void)ffl_client_wait(f.c, ev, 8, -1, 0);
+        CHECK_EQ(ffl_client_dead(f.c), -EPROTO);
+        fake_end(&f);
+    }
+    for (int ring = FFL_CQ; ring <= FFL_TXFREE; ring++) {
+        struct fake f;
+        fake_session(&f);
+        atomic_store(&f.map.seg->ring[ring].tail, 100000);
+        (void)ffl_client_wait(f.c, ev, 8, -1, 0);
+        CHECK_EQ(ffl_client_dead(f.c), -EPROTO);
+        fake_end(&f);
+    }
+}

@@ -40,7 +40,7 @@ extern void *sim; /* the sim stack's state, when that is the stack */
 /* Options in one string for the stack; lab.o may be changed before. */
 void lab_defaults(const char *stack);
 void lab_start(const char *options);
-void lab_run(void);  /* from now on in a thread */
+void lab_run(void);  /* from now on in a thread, on the second CPU if there are two */
 void lab_stop(void); /* and checks that nothing was left: sessions, sockets, memory of the sim */
 
 int64_t turn(void);           /* one turn, stepped */

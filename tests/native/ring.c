@@ -275,10 +275,10 @@ struct litmus {
     bool woke;
 };
 
-#define ROUNDS (2000000u / TEST_SLOW)
+#define ROUNDS (4000000u / TEST_SLOW)
 
 #define ENOUGH UINT32_MAX
-#define LITMUS_NS (2 * FFL_NS_PER_SEC) /* the other CPU may be busy with something else */
+#define LITMUS_NS (4 * FFL_NS_PER_SEC) /* the other CPU may be busy with something else */
 
 static bool meet(struct litmus *l, uint32_t round, uint64_t *seed)
 {
@@ -299,6 +299,7 @@ static void *litmus_waker(void *arg)
     struct litmus *l = arg;
     struct ffl_ring r;
     uint64_t seed = 21;
+    (void)test_pin(1);
     ffl_ring_init(&r, &l->sh->ctl, l->sh->slots, SLOTS);
     for (uint32_t i = 1; i <= ROUNDS; i++) {
         if (!l->space)
@@ -324,6 +325,7 @@ static void litmus(bool space)
     uint64_t seed = 22, missed = 0;
     ffl_ring_init(&r, &l.sh->ctl, l.sh->slots, SLOTS);
     pthread_t t;
+    (void)test_pin(0);
     CHECK_EQ(pthread_create(&t, NULL, litmus_waker, &l), 0);
     int64_t until = ffl_now_ns() + LITMUS_NS;
     for (uint32_t i = 1; i <= ROUNDS && (i % 1024 || ffl_now_ns() < until); i++) {
@@ -502,16 +504,8 @@ static void ping(uint32_t turns, bool one_cpu)
     ffl_ring_init(&y.out, &sh->back, sh->back_slots, SLOTS);
     ffl_ring_init(&x.in, &sh->back, sh->back_slots, SLOTS);
     atomic_store(&turn_limit, turns);
-    if (one_cpu) { /* inherited by the thread; a wake is cheapest there, so most turns */
-        cpu_set_t all, one;
-        CHECK_EQ(sched_getaffinity(0, sizeof(all), &all), 0);
-        int cpu = 0;
-        while (!CPU_ISSET(cpu, &all))
-            cpu++;
-        CPU_ZERO(&one);
-        CPU_SET(cpu, &one);
-        CHECK_EQ(sched_setaffinity(0, sizeof(one), &one), 0);
-    }
+    if (one_cpu)
+        (void)test_pin(0); /* inherited by the thread; a wake is cheapest there, so most turns */
     pthread_t t;
     CHECK_EQ(pthread_create(&t, NULL, ping_side, &y), 0);
     ping_side(&x);

@@ -246,6 +246,8 @@ TEST(r2_a_socket_that_merely_exists_is_not_read)
     raw_listen(&r, 0, "10.0.0.1", 80, 8, 0);
     uint32_t h = raw_accepted(&r, 0, 80, &peer);
     CHECK_EQ(sim_put(peer, "waiting", 7), 7);
+    turns(2);
+    raw_send(&r, h, "sending is not reading", 22);
     raw_nothing(&r);
     ffl_sim_count(sim, &n);
     CHECK_EQ(n.recvs, 0);
@@ -526,6 +528,35 @@ TEST(r4_full_both_ways)
     finish(&r);
 }
 
+/* Answers that waited behind a full CQ are not overtaken by later ones. */
+TEST(r4_order_through_a_full_cq)
+{
+    struct raw r;
+    struct ffl_entry e;
+    uint64_t seed = 7;
+    int32_t put = 0, got = 0;
+    start("");
+    raw_attach(&r);
+    int32_t cq = (int32_t)r.map.geo.ring_size[FFL_CQ];
+    for (int i = 0; i < 3000; i++) {
+        /* always a little more under way than the CQ holds */
+        for (uint32_t n = test_random(&seed) % 200; n > 0 && put - got < cq + 700; n--)
+            raw_op(&r, FFL_OP_NOP, 0, put++, 0);
+        (void)turn();
+        for (uint32_t n = test_random(&seed) % 100; n > 0 && put - got > cq + 300; n--) {
+            CHECK(raw_next(&r, &e));
+            CHECK_EQ(e.arg, got++);
+        }
+    }
+    CHECK(got > 10000);
+    while (got < put) {
+        turns(1);
+        while (raw_next(&r, &e))
+            CHECK_EQ(e.arg, got++);
+    }
+    finish(&r);
+}
+
 /* A sleeper that waits for room is woken when there is some, on either side. */
 TEST(r4_room_wakes)
 {
@@ -620,17 +651,24 @@ static void *attach_thread(void *arg)
     return NULL;
 }
 
-/* The client publishes each entry at once, and rings only a sleeping instance, once. */
-TEST(r5_client_publishes_at_once)
+/* A real client beside a stepped instance: only calls that do not wait may be used then. */
+static struct ffl_client *attach_stepped(void)
 {
     struct ffl_client *c;
-    struct ffl_map m;
-    struct ffl_session_stats s;
     pthread_t t;
-    start("");
     CHECK_EQ(pthread_create(&t, NULL, attach_thread, &c), 0);
     for (struct timespec ts; clock_gettime(CLOCK_REALTIME, &ts), pthread_timedjoin_np(t, NULL, &ts);)
         (void)turn();
+    return c;
+}
+
+/* The client publishes each entry at once, and rings only a sleeping instance, once. */
+TEST(r5_client_publishes_at_once)
+{
+    struct ffl_map m;
+    struct ffl_session_stats s;
+    start("");
+    struct ffl_client *c = attach_stepped();
     CHECK_EQ(ffl_segment_map(&m, dup(ffl_client_memfd(c))), 0);
     uint32_t tail = atomic_load(&m.seg->ring[FFL_SQ].tail);
     int h[6];
@@ -656,6 +694,83 @@ TEST(r5_client_publishes_at_once)
     lab_stop();
 }
 
+/* ---- 3 again, with the client -------------------------------------------------------------- */
+
+struct writer {
+    int h, peer;
+    bool may; /* no call has said EAGAIN since the last WRITABLE */
+    uint32_t sent, got;
+};
+
+/* Writers through a pool that is too small for them: whoever was told to wait is told again
+ * when there is room, also when another has taken the room it was woken for. */
+static void writers(int count, uint64_t seed)
+{
+    enum { N = 24, EACH = 1500000 };
+    static struct writer w[N];
+    static uint8_t data[300000], sink[70000];
+    struct ffl_event ev[64];
+    memset(w, 0, sizeof(w));
+    lab_defaults("sim");
+    lab.o.pool_kib = 512;
+    start("window=20000");
+    int l = sim_listen("10.0.0.9", 90);
+    struct ffl_client *c = attach_stepped();
+    struct ffl_addr a = addr4("10.0.0.9", 90);
+    for (int i = 0; i < count; i++) {
+        w[i].h = ffl_client_socket(c, AF_INET, SOCK_STREAM, 0, 0);
+        CHECK_EQ(ffl_client_connect(c, w[i].h, &a), -EINPROGRESS);
+        turns(3);
+        w[i].peer = sim_answer(l);
+        w[i].may = true;
+    }
+    for (int i = 0; i < 10; i++, turns(1))
+        CHECK(ffl_client_wait(c, ev, 64, -1, 0) >= 0);
+    int left = count;
+    for (int quiet = 0; left > 0; quiet++) {
+        if (quiet > 2000)
+            FAIL("%d writers were never told", left);
+        for (int k = 0; k < 6; k++) { /* writers come before they have looked at their events */
+            struct writer *x = &w[test_random(&seed) % (uint32_t)count];
+            uint32_t want = 1 + test_random(&seed) % sizeof(data);
+            if (want > EACH - x->sent)
+                want = EACH - x->sent;
+            if (!x->may || !want)
+                continue;
+            int64_t n = ffl_client_send(c, x->h, data, want);
+            CHECK(n > 0 || n == -EAGAIN);
+            x->may = n == want;
+            x->sent += n > 0 ? (uint32_t)n : 0;
+        }
+        for (int k = 0; k < 3; k++) {
+            struct writer *x = &w[test_random(&seed) % (uint32_t)count];
+            int n = sim_take(x->peer, sink, test_random(&seed) % 3 ? sizeof(sink) : 1000);
+            x->got += n > 0 ? (uint32_t)n : 0;
+            if (n > 0)
+                quiet = 0;
+            if (n > 0 && x->got == EACH)
+                left--;
+        }
+        turns(test_random(&seed) % 3);
+        int n = test_random(&seed) % 2 ? ffl_client_wait(c, ev, 64, -1, 0) : 0;
+        for (int i = 0; i < n; i++)
+            for (int k = 0; k < count && ev[i].kind == FFL_EV_WRITABLE; k++)
+                w[k].may |= ev[i].handle == (uint32_t)w[k].h;
+    }
+    ffl_client_detach(c);
+    turns(3);
+    CHECK_EQ(ffl_instance_sockets(lab.in), 0);
+    lab_stop();
+}
+
+TEST(r3_every_writer_is_told)
+{
+    static const int counts[] = {2, 3, 4, 6, 10, 24};
+    for (size_t i = 0; i < FFL_COUNT(counts); i++)
+        for (uint64_t seed = 1; seed <= 4; seed++)
+            writers(counts[i], seed);
+}
+
 static void ping_many(int64_t client_spin, int64_t instance_spin, int count)
 {
     struct ffl_client *c;
@@ -667,7 +782,7 @@ static void ping_many(int64_t client_spin, int64_t instance_spin, int count)
     struct ffl_client_opts o = {.path = lab.path, .timeout_ms = 3000, .spin_us = client_spin};
     CHECK_EQ(ffl_client_attach(&c, &o, why, sizeof(why)), 0);
     for (int i = 0; i < count; i++) {
-        for (uint32_t pause = (uint32_t)(i * 2654435761u) % 2000; pause > 0; pause--)
+        for (uint32_t pause = (uint32_t)(i * 2654435761u) % 500; pause > 0; pause--)
             ffl_cpu_relax(); /* so that the instance is met at every point of falling asleep */
         int rc = ffl_client_ping(c);
         if (rc < 0)
@@ -680,7 +795,14 @@ static void ping_many(int64_t client_spin, int64_t instance_spin, int count)
 /* Running: both sides fall asleep between pings; a lost wake-up is a ping without an answer. */
 TEST(r5_no_ping_is_lost)
 {
-    ping_many(0, 0, 60000 / TEST_SLOW);
+    ping_many(0, 0, 30000 / TEST_SLOW);
+}
+
+/* Running: the instance answers at once, so that its answer meets the client falling asleep. */
+TEST(r5_no_answer_is_lost)
+{
+    if (ffl_cpu_count() >= 2) /* on one CPU a spinning instance only takes the client's time */
+        ping_many(0, FFL_SPIN_FOREVER, 20000 / TEST_SLOW);
 }
 
 /* ---- 6: turns and sleep -------------------------------------------------------------------- */
