@@ -106,7 +106,9 @@ def test_native(
             check=False,
         )
     except subprocess.TimeoutExpired as e:
-        pytest.fail(f"{' '.join(command)}: no end after {TIME_LIMIT} s\n{e.stderr!r}", pytrace=False)
+        pytest.fail(
+            f"{' '.join(command)}: no end after {TIME_LIMIT} s\n{e.stderr!r}", pytrace=False
+        )
     if done.returncode != 0:
         told = f"{done.stdout}\n{done.stderr}"
         pytest.fail(f"{' '.join(command)}: status {done.returncode}\n{told}", pytrace=False)
