@@ -108,9 +108,9 @@ static void host_lab(void)
 static void settled(unsigned sessions, unsigned sockets)
 {
     int64_t until = ffl_now_ns() + 10 * SEC;
-    while (ffl_instance_sockets(lab.in) != sockets || ffl_instance_sessions(lab.in) != sessions) {
+    while (ffl_instance_sockets(lab.in) != sockets || lab_sessions() != sessions) {
         if (ffl_now_ns() > until)
-            FAIL("%u sessions and %u sockets are left, not %u and %u", ffl_instance_sessions(lab.in),
+            FAIL("%u sessions and %u sockets are left, not %u and %u", lab_sessions(),
                  ffl_instance_sockets(lab.in), sessions, sockets);
         (void)poll(NULL, 0, 1);
     }
@@ -332,7 +332,7 @@ static void killed(void (*body)(int ready))
     for (int i = 0; i < 3; i++)
         fd[i] = kernel_dial(&a);
     hear(ready, &c, 1);
-    CHECK_EQ(ffl_instance_sessions(lab.in), 1);
+    CHECK_EQ(lab_sessions(), 1);
     struct ffl_client *other = attach(0); /* is not disturbed */
     CHECK_EQ(kill(pid, SIGKILL), 0);
     CHECK_EQ(waitpid(pid, NULL, 0), pid);

@@ -56,6 +56,11 @@ void lab_run(void)
     CHECK_EQ(pthread_create(&lab.thread, NULL, run, NULL), 0);
 }
 
+unsigned lab_sessions(void)
+{
+    return atomic_load_explicit(&lab.in->page->sessions, memory_order_relaxed);
+}
+
 void lab_stop(void)
 {
     if (lab.running) {

@@ -41,7 +41,8 @@ extern void *sim; /* the sim stack's state, when that is the stack */
 void lab_defaults(const char *stack);
 void lab_start(const char *options);
 void lab_run(void);  /* from now on in a thread, on the second CPU if there are two */
-void lab_stop(void); /* and checks that nothing was left: sessions, sockets, memory of the sim */
+unsigned lab_sessions(void); /* from any thread, as the stats page has it */
+void lab_stop(void);
 
 int64_t turn(void);           /* one turn, stepped */
 void turns(int n);            /* several */
