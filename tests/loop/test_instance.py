@@ -268,7 +268,7 @@ def test_killed_in_the_middle(named, no_leaks):
         assert server.sockets[0].getsockname() == addr
         raw.close()
 
-        process = named()
+        process = await asyncio.to_thread(named)
 
         async def again():
             while True:

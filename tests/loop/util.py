@@ -110,9 +110,9 @@ async def pair(
         try:
             yield client, server
         finally:
-            transport.abort()
-            if getattr(server, "transport", None) is not None:
-                server.transport.abort()
+            for each in (transport, getattr(server, "transport", None)):
+                if each is not None and not each.is_closing():  # asyncio: never after a close
+                    each.abort()
             for protocol in (client, server):
                 if hasattr(protocol, "lost"):
                     await protocol.lost
