@@ -7,6 +7,7 @@ everything else happens on the stack.
 """
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -331,8 +332,14 @@ class StackSocket:
 
     def close(self) -> None:
         endpoint, self._endpoint = self._endpoint, None
-        if endpoint is not None and not self._borrowed:
-            endpoint.release()
+        if endpoint is None or self._borrowed:
+            return
+        ring = endpoint.ring
+        endpoint.release()
+        if ring is not None and endpoint.ring is None and endpoint.listen_backlog is not None:
+            # When this returns the port refuses, as a closed kernel listener's does.
+            with contextlib.suppress(OSError):
+                ring.ping()
 
     def __enter__(self) -> Self:
         return self
