@@ -103,11 +103,11 @@ class Loop(SockCalls):
         if event_list:
             super()._process_events(event_list)
         poller = self._poller
-        if poller.batch is not None and not poller.queued:
+        if poller.pending:
             if self._debug:
-                for event, receiver in poller.take_batch():
+                for taken in poller.take_batch():
                     self._ready.append(
-                        Handle(poller.dispatch_one, (event, receiver), self, contextvars.Context())
+                        Handle(poller.dispatch_one, taken, self, contextvars.Context())
                     )
             else:
                 poller.queued = 1

@@ -1,14 +1,14 @@
 """The selector: one C call waits for kernel descriptors and ring events together.
 
-`select` returns kernel (key, mask) pairs, as any selector does, and keeps the ring's events as
-`batch`. The loop then schedules `dispatch` once for the whole batch, behind what was scheduled
-before. A batch is an iterator: when a callback raises KeyboardInterrupt or SystemExit, what is left
-of it stays, and `select` does not wait again (which would give its buffers back) until it is done.
+`select` returns kernel (key, mask) pairs, as any selector does, and loads the ring's events into
+the dispatcher. The loop then schedules `dispatch` once for the whole batch, behind what was
+scheduled before. When a callback raises KeyboardInterrupt or SystemExit, what is left of the batch
+stays, and `select` does not wait again (which would give its buffers back) until it is done.
 """
 
 import select
 import selectors
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from ._config import SPIN_FOREVER
@@ -24,10 +24,11 @@ from ._ring import (
     EV_READABLE,
     EV_WRITABLE,
     EVENT_SIZE,
+    Dispatcher,
     Event,
     Receiver,
     Ring,
-    events,
+    decode_events,
 )
 
 _Ready = list[tuple[selectors.SelectorKey, int]]
@@ -41,9 +42,9 @@ class Poller(selectors.EpollSelector):
 
     def __init__(self, ring: Ring, on_down: Callable[[int], None], spin_us: int) -> None:
         super().__init__()
-        self.batch: Iterator[Event] | None = None
         self.queued = 0  # dispatch handles that wait in the loop's queue
         self._ring: Ring | None = None
+        self._batch: Any = None  # the dispatcher of this ring
         self._on_down = on_down
         self._longest = _SIGNAL_CHECK_NS if spin_us == SPIN_FOREVER else -1
         self.attach(ring)
@@ -55,22 +56,32 @@ class Poller(selectors.EpollSelector):
         epoll.register(doorbell, select.EPOLLIN | select.EPOLLET)
         epoll.register(session, select.EPOLLIN | select.EPOLLRDHUP)
         self._ring = ring
+        self._batch = Dispatcher(ring.mm, ring.events, ring.streams, self._dispatch)
 
     def detach(self) -> None:
-        """Kernel descriptors only, until the next attach."""
+        """Kernel descriptors only, until the next attach. Drops what is left of a batch."""
         ring, self._ring = self._ring, None
-        self.batch = None
-        if ring is not None and not ring.closed:
+        if ring is None:
+            return
+        self._batch.close()
+        self._batch = None
+        if not ring.closed:
             epoll: Any = self._selector  # type: ignore[attr-defined]
             for fd in ring.fds():
                 epoll.unregister(fd)
 
+    @property
+    def pending(self) -> bool:
+        """Are there events of a batch that nobody has been scheduled to dispatch?"""
+        batch = self._batch
+        return batch is not None and not self.queued and batch.index < batch.count
+
     def select(self, timeout: float | None = None) -> _Ready:
-        if self.batch is not None:
-            return []
-        ring = self._ring
+        ring, batch = self._ring, self._batch
         if ring is None:
             return super().select(timeout)
+        if self.queued or batch.index < batch.count:
+            return []
         if timeout is None:
             wait_ns = self._longest
         elif timeout <= 0:
@@ -79,21 +90,22 @@ class Poller(selectors.EpollSelector):
             wait_ns = int(timeout * 1e9) + 1  # never early
             if self._longest > 0:
                 wait_ns = min(wait_ns, self._longest)
-        view = ring.wait(self._selector.fileno(), wait_ns)  # type: ignore[attr-defined]
-        if view is None:
+        n = ring.wait(self._selector.fileno(), wait_ns)  # type: ignore[attr-defined]
+        if not n:
             return []
+        batch.load(n)
+        view = ring.events[: n * EVENT_SIZE]
         if view[0] == EV_FD or view[-EVENT_SIZE] == EV_FD:  # they are the first or the last ones
             ready = self._kernel_events(view)
-            if len(ready) << 4 != len(view):
-                self.batch = events(view)
+            if len(ready) == n:
+                batch.load(0)
             return ready
-        self.batch = events(view)
         return []
 
     def _kernel_events(self, view: memoryview) -> _Ready:
         ready: _Ready = []
         keys = self._fd_to_key  # type: ignore[attr-defined]
-        for kind, fd, mask, _ in events(view):
+        for kind, fd, mask, _ in decode_events(view):
             if kind == EV_FD:
                 key = keys.get(fd)
                 if key is not None:
@@ -110,44 +122,26 @@ class Poller(selectors.EpollSelector):
     def dispatch(self) -> None:
         """Hands every event of the batch to its receiver."""
         self.queued = 0
-        if self.batch is None or self._ring is None:
-            return
-        receivers = self._ring.receivers
-        for kind, handle, arg, off in self.batch:
-            if kind == EV_DATA:
-                receiver = receivers.get(handle)
-                if receiver is not None:
-                    receiver.on_data(off, arg)
-            elif kind != EV_FD:
-                self._dispatch(kind, handle, arg, off)
-        self.batch = None
+        if self._batch is not None:
+            self._batch.run()
 
-    def dispatch_one(self, event: Event, receiver: Receiver | None) -> None:
+    def take_batch(self) -> list[tuple[Ring, Event, Receiver | None]]:
+        """The whole batch, for dispatch_one; no other is waited for until all are done."""
+        ring = self._ring
+        if ring is None:
+            return []
+        view = ring.events[: self._batch.count * EVENT_SIZE]
+        taken = [event for event in decode_events(view) if event[0] != EV_FD]
+        self._batch.load(0)
+        self.queued = len(taken)
+        return [(ring, event, ring.receivers.get(event[1])) for event in taken]
+
+    def dispatch_one(self, ring: Ring, event: Event, receiver: Receiver | None) -> None:
         """As dispatch, for one event: in debug mode each is a handle of its own, so that slow
         callbacks are told apart. `receiver` is there to be seen in the handle's repr."""
         self.queued -= 1
-        kind, handle, arg, off = event
-        try:
-            if self._ring is None or self.batch is None:
-                return
-            if kind == EV_DATA:
-                receiver = self._ring.receivers.get(handle)
-                if receiver is not None:
-                    receiver.on_data(off, arg)
-            elif kind != EV_FD:
-                self._dispatch(kind, handle, arg, off)
-        finally:
-            if self.queued == 0:
-                self.batch = None
-
-    def take_batch(self) -> list[tuple[Event, Receiver | None]]:
-        """The whole batch, for dispatch_one; it stays the current batch until all are done."""
-        if self.batch is None or self._ring is None:
-            return []
-        taken = list(self.batch)
-        self.queued = len(taken)
-        receivers = self._ring.receivers
-        return [(event, receivers.get(event[1])) for event in taken]
+        if self._ring is ring:
+            self._dispatch(*event)
 
     def _dispatch(self, kind: int, handle: int, arg: int, off: int) -> None:
         if kind == EV_DOWN:
@@ -159,6 +153,8 @@ class Poller(selectors.EpollSelector):
         if receiver is None:
             if kind == EV_ACCEPT:  # its listener was closed by an earlier event
                 self._ring.close_socket(arg, abort=True)
+        elif kind == EV_DATA:
+            receiver.on_data(off, arg)
         elif kind == EV_ACCEPT:
             receiver.on_accept(arg, off)
         elif kind == EV_EOF:

@@ -21,8 +21,12 @@ from ._config import Config
 from ._errors import attach_error, gone
 
 _core: Any = importlib.import_module("ffloop._native._core")
+_hot: Any = importlib.import_module("ffloop._native._hot")
 ffi: Any = _core.ffi
 lib: Any = _core.lib
+
+Stream: Any = _hot.Stream  # one transport's compiled half
+Dispatcher: Any = _hot.Dispatcher  # hands a batch out
 
 ABI_VERSION: int = lib.FFL_ABI_VERSION
 
@@ -46,7 +50,7 @@ raw_unread = lib.ffl_client_unread
 
 _EVENTS = 512  # a batch; more wait for the next call
 EVENT_SIZE = 16
-decode_events = struct.Struct("=4I").iter_unpack
+_unpack_events = struct.Struct("=4I").iter_unpack
 
 _new_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
 
@@ -91,10 +95,11 @@ class Ring:
         """Attaches; waits for the handshake. Raises an InstanceError."""
         self.path = path
         self.receivers: dict[int, Receiver] = {}
+        self.streams: dict[int, Any] = {}  # of those receivers that are transports: their Stream
         self.orphans: collections.deque[int] = collections.deque()
         self._client: Any = None
         self._events = ffi.new("struct ffl_event[]", _EVENTS)
-        self._view = memoryview(ffi.buffer(self._events)).cast("B")
+        self.events = memoryview(ffi.buffer(self._events)).cast("B")
         c_path = ffi.new("char[]", os.fsencode(path))
         opts = ffi.new(
             "struct ffl_client_opts *",
@@ -113,6 +118,7 @@ class Ring:
         if rc < 0:
             raise attach_error(-rc, path, ffi.string(why).decode(errors="replace"))
         self._client = self.c = out[0]
+        self.address = int(ffi.cast("uintptr_t", self.c))  # for the compiled half
         try:
             self.mm = mmap.mmap(
                 lib.ffl_client_memfd(self.c),
@@ -136,6 +142,7 @@ class Ring:
         if client is None:
             return
         receivers, self.receivers = list(self.receivers.values()), {}
+        self.streams.clear()
         for receiver in receivers:
             receiver.on_detach()
         self.c = None
@@ -157,19 +164,17 @@ class Ring:
         c = self._alive()
         return lib.ffl_client_doorbell_fd(c), lib.ffl_client_session_fd(c)
 
-    def wait(self, epfd: int, timeout_ns: int) -> memoryview | None:
-        """One C call: reap, spin, sleep in epfd. The events, 16 bytes each, or None.
+    def wait(self, epfd: int, timeout_ns: int) -> int:
+        """One C call: reap, spin, sleep in epfd. How many events `events` begins with.
 
-        The memory they point to is valid until the next call.
+        They, and the memory they point to, are valid until the next call.
         """
         if self.orphans:
             self._close_orphans()
         n: int = lib.ffl_client_wait(self.c, self._events, _EVENTS, epfd, timeout_ns)
-        if n > 0:
-            return self._view[: n << 4]
         if n < 0 and n != -errno.EINTR:
             raise error(-n)
-        return None
+        return max(n, 0)
 
     def ping(self) -> None:
         _check(lib.ffl_client_ping(self._alive()))
@@ -203,6 +208,7 @@ class Ring:
         """Frees the handle; events of it that are still in the batch find no receiver."""
         if self._client is not None:
             self.receivers.pop(handle, None)
+            self.streams.pop(handle, None)
             lib.ffl_client_close(self.c, handle, abort)
 
     def bind(self, handle: int, family: int, address: Any) -> None:
@@ -338,6 +344,6 @@ def names(raw: bytes) -> tuple[SockAddr | None, SockAddr | None]:
     return decode(raw[:ADDR_SIZE]), decode(raw[ADDR_SIZE:NAMES_SIZE])
 
 
-def events(view: memoryview) -> Iterator[Event]:
-    """A batch of `Ring.wait`, decoded one by one as it is consumed."""
-    return decode_events(view)
+def decode_events(view: memoryview) -> Iterator[Event]:
+    """A part of `Ring.events`, decoded one by one as it is consumed."""
+    return _unpack_events(view)

@@ -5,7 +5,8 @@ memory. The order of callbacks and every rule of closing are those of asyncio's 
 _SelectorSocketTransport; what differs is only where bytes come from and go to. Each reading
 callback runs in a context of its own, as asyncio's reader handles do.
 
-Kept small and free of indirection: a compiled twin is to take its place.
+The shortest ways, plain data to a reading protocol and write() of bytes with nothing in front of
+it, are compiled (_native/hot/hot.c) and end here whenever there is anything more to think of.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._endpoint import Endpoint
 from ._errors import gone
-from ._ring import error, flat, raw_push, raw_send
+from ._ring import Stream, error, flat, raw_push, raw_send
 from ._sockets import StackSocket
 from ._stdlib import (
     LOG_LOST_WRITES,
@@ -35,6 +36,7 @@ from ._stdlib import (
 
 _EAGAIN = -11
 _GATHER = 64 * 1024  # small chunks of the backlog are joined up to this
+_READ_FAILED = "Fatal read error on socket transport"
 _DATA_FAILED = "Fatal error: protocol.data_received() call failed."
 _MISSING: Any = object()
 
@@ -49,7 +51,6 @@ class StreamTransport(FlowControl, asyncio.Transport):
     if TYPE_CHECKING:  # of the slots of the base classes
         _protocol: Any
         _protocol_connected: bool
-        _deliver: Any
         _loop: Any
         _extra: dict[str, Any]
 
@@ -60,17 +61,15 @@ class StreamTransport(FlowControl, asyncio.Transport):
         "__dict__",
         "__weakref__",
         "_backlog",
-        "_blocked",
         "_buffered",
         "_c",
         "_closing",
         "_conn_lost",
-        "_deliver",
         "_endpoint",
-        "_enter",
         "_eof",
         "_h",
         "_held",
+        "_hot",
         "_mm",
         "_open",
         "_owner",
@@ -79,7 +78,6 @@ class StreamTransport(FlowControl, asyncio.Transport):
         "_protocol_connected",
         "_reading",
         "_server",
-        "_stalled",
         "_write_context",
     )
 
@@ -112,15 +110,19 @@ class StreamTransport(FlowControl, asyncio.Transport):
         self._closing = False
         self._paused = False
         self._reading = False  # connection_made was called
-        self._blocked = True  # not reading: not begun, paused or closing
-        self._stalled = False  # write() must take the long way: backlog, eof, lost
+        # The compiled half. blocked: not reading (not begun, paused or closing), so that data comes
+        # to on_data; stalled: write() must take the long way (backlog, eof, lost).
+        self._hot = Stream(self, ring.address, self._h)
+        self._hot.stalled = False
+        self.write = self._hot.write  # type: ignore[method-assign]
         self._eof = False
         self._held: collections.deque[tuple[Callable[..., None], tuple[Any, ...]]] | None = None
         self.set_protocol(protocol)
-        self._enter = contextvars.copy_context().run
+        self._hot.enter = contextvars.copy_context().run
         if server is not None:
             attach(server, self)
         ring.receivers[self._h] = self
+        ring.streams[self._h] = self._hot
 
     def own(self, sock: Any, stack: StackSocket) -> None:
         """The application's socket object: it is closed with the transport, as asyncio does."""
@@ -148,43 +150,43 @@ class StreamTransport(FlowControl, asyncio.Transport):
             # The client moved it out of the shared pool.
             self._on_bytes(self._endpoint.open_ring().recv(self._h, size))
             return
-        if self._blocked:
+        if self._hot.blocked:
             # Paused by another callback of this batch: kept, in order. Closing: dropped.
             self._on_bytes(self._mm[off : off + size])
             return
         if self._buffered:
-            self._enter(self._fill, self._endpoint.open_ring().memory, off, off + size)
+            self._hot.enter(self._fill, self._endpoint.open_ring().memory, off, off + size)
             return
-        try:
-            self._enter(self._deliver, self._mm[off : off + size])
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self._enter(self._fatal_error, exc, _DATA_FAILED)
+        self._on_bytes(self._mm[off : off + size])
 
     def _on_bytes(self, data: bytes) -> None:
-        if self._blocked:
+        if self._hot.blocked:
             self._hold(self._on_bytes, data)
         elif self._buffered:
-            self._enter(self._fill, memoryview(data), 0, len(data))
+            self._hot.enter(self._fill, memoryview(data), 0, len(data))
         else:
             try:
-                self._enter(self._deliver, data)
+                self._hot.enter(self._hot.deliver, data)
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as exc:
-                self._enter(self._fatal_error, exc, _DATA_FAILED)
+                self._fault(exc)
+
+    def _fault(self, exc: BaseException) -> None:
+        # data_received raised; called by the compiled half too.
+        enter = self._hot.enter  # None: detached by that very callback
+        (enter or contextvars.copy_context().run)(self._fatal_error, exc, _DATA_FAILED)
 
     def _fill(self, memory: memoryview, off: int, end: int) -> None:
         # A BufferedProtocol: as many get_buffer/buffer_updated rounds as the data needs. If it
         # pauses, or becomes a plain protocol in between, the rest goes that way.
         while off < end and not self._conn_lost:
-            if self._blocked or not self._buffered:
+            if self._hot.blocked or not self._buffered:
                 rest = bytes(memory[off:end])
-                if self._blocked:
+                if self._hot.blocked:
                     self._hold(self._on_bytes, rest, first=True)
                 else:
-                    self._deliver(rest)
+                    self._hot.deliver(rest)
                 return
             what = "get_buffer"
             try:
@@ -206,10 +208,10 @@ class StreamTransport(FlowControl, asyncio.Transport):
                 return
 
     def on_eof(self) -> None:
-        if self._blocked:
+        if self._hot.blocked:
             self._hold(self.on_eof)
         else:
-            self._enter(self._read_eof)
+            self._hot.enter(self._read_eof)
 
     def _read_eof(self) -> None:
         if self._loop.get_debug():
@@ -225,21 +227,21 @@ class StreamTransport(FlowControl, asyncio.Transport):
             self.close()
 
     def on_error(self, code: int) -> None:
-        if self._blocked:
+        if self._hot.blocked:
             self._hold(self._drain, code)
         else:
-            self._enter(self._fatal_error, error(code), "Fatal read error on socket transport")
+            self._hot.enter(self._fatal_error, error(code), _READ_FAILED)
 
     def _drain(self, code: int) -> None:
         # The socket failed while reading was paused: what had arrived before comes first.
-        while not self._blocked:
+        while not self._hot.blocked:
             try:
                 data = self._endpoint.open_ring().recv(self._h, self.max_size)
             except OSError as exc:
-                self._enter(self._fatal_error, exc, "Fatal read error on socket transport")
+                self._hot.enter(self._fatal_error, exc, _READ_FAILED)
                 return
             if not data:
-                self._enter(self._fatal_error, error(code), "Fatal read error on socket transport")
+                self._hot.enter(self._fatal_error, error(code), _READ_FAILED)
                 return
             self._on_bytes(data)
         self._hold(self._drain, code, first=True)
@@ -250,13 +252,15 @@ class StreamTransport(FlowControl, asyncio.Transport):
 
     def on_down(self, exc: OSError) -> None:
         self._c = self._endpoint.ring = None
-        self._stalled = self._blocked = True
-        self._enter(self._force_close, exc)
+        self._hot.stalled = self._hot.blocked = True
+        self._hot.enter(self._force_close, exc)
+        self._hot.detach()
 
     def on_detach(self) -> None:
         # The loop is closed: no more callbacks; writes must not reach the freed client.
         self._c = self._endpoint.ring = None
-        self._closing = self._stalled = self._blocked = True
+        self._closing = True
+        self._hot.detach()
         self._conn_lost += 1
 
     def _hold(self, callback: Callable[..., None], *args: Any, first: bool = False) -> None:
@@ -266,8 +270,8 @@ class StreamTransport(FlowControl, asyncio.Transport):
             return
         if self._held is None:
             self._held = collections.deque()
-            if not self._blocked:  # an interrupt came out of a callback
-                self._blocked = True
+            if not self._hot.blocked:  # an interrupt came out of a callback
+                self._hot.blocked = True
                 self._loop.call_soon(self._release_held)
         if first:
             self._held.appendleft((callback, args))
@@ -278,17 +282,17 @@ class StreamTransport(FlowControl, asyncio.Transport):
         held = self._held
         if held is None or self._paused or self._closing:
             return
-        self._blocked = False
+        self._hot.blocked = False
         try:
-            while held and not self._blocked:
+            while held and not self._hot.blocked:
                 callback, args = held.popleft()
                 callback(*args)
         finally:
             if not held:
                 self._held = None
-            if not self._blocked:
+            if not self._hot.blocked:
                 if held:
-                    self._blocked = True
+                    self._hot.blocked = True
                     self._loop.call_soon(self._release_held)
                 else:
                     raw_push(self._c, self._h, True)
@@ -300,7 +304,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
         if self._closing or self._paused:
             return
         self._paused = True
-        self._blocked = True
+        self._hot.blocked = True
         if self._reading:
             raw_push(self._c, self._h, False)
         if self._loop.get_debug():
@@ -311,7 +315,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
             return
         self._paused = False
         if self._reading:
-            self._enter = contextvars.copy_context().run
+            self._hot.enter = contextvars.copy_context().run
             self._resume()
         if self._loop.get_debug():
             logger.debug("%r resumes reading", self)
@@ -320,19 +324,14 @@ class StreamTransport(FlowControl, asyncio.Transport):
         if self._held is not None:
             self._loop.call_soon(self._release_held)
             return
-        self._blocked = False
+        self._hot.blocked = False
         raw_push(self._c, self._h, True)
 
     # ---- writing ----
 
     def write(self, data: Any) -> None:
-        if self._stalled or type(data) is not bytes:
-            self._write_slow(data)
-            return
-        size = len(data)
-        sent = raw_send(self._c, self._h, data, size)
-        if sent != size:
-            self._write_rest(data, sent)
+        # Shadowed by the compiled one (an attribute of the instance) until the connection is lost.
+        self._write_slow(data)
 
     def _write_slow(self, data: Any) -> None:
         if not isinstance(data, (bytes, bytearray, memoryview)):
@@ -358,7 +357,9 @@ class StreamTransport(FlowControl, asyncio.Transport):
                 return
             data = bytes(data)
         if self._backlog is None:
-            self.write(data)
+            sent = raw_send(self._c, self._h, data, len(data))
+            if sent != len(data):
+                self._write_rest(data, sent)
             return
         self._backlog.append(data)
         self._maybe_pause_protocol()
@@ -370,7 +371,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
             self._fatal_error(self._write_error(sent), "Fatal write error on socket transport")
             return
         self._backlog = collections.deque((memoryview(data)[sent:] if sent > 0 else data,))
-        self._stalled = True
+        self._hot.stalled = True
         self._write_context = contextvars.copy_context()
         self._maybe_pause_protocol()
 
@@ -412,7 +413,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
         elif self._eof:
             self._shutdown()
         else:
-            self._stalled = False
+            self._hot.stalled = False
 
     def writelines(self, list_of_data: Iterable[Any]) -> None:
         if self._eof:
@@ -428,7 +429,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
         if self._closing or self._eof:
             return
         self._eof = True
-        self._stalled = True
+        self._hot.stalled = True
         if self._backlog is None:
             self._shutdown()
 
@@ -450,11 +451,11 @@ class StreamTransport(FlowControl, asyncio.Transport):
     def close(self) -> None:
         if self._closing:
             return
-        self._closing = self._blocked = True
+        self._closing = self._hot.blocked = True
         self._held = None
         if self._backlog is None:
             self._conn_lost += 1
-            self._stalled = True
+            self._hot.stalled = True
             self._loop.call_soon(self._call_connection_lost, None)
         elif self._reading and not self._paused:
             raw_push(self._c, self._h, False)  # TCP's window stops the peer while we flush
@@ -482,7 +483,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
             return
         self._backlog = None
         self._held = None
-        self._closing = self._blocked = self._stalled = True
+        self._closing = self._hot.blocked = self._hot.stalled = True
         self._conn_lost += 1
         self._loop.call_soon(self._call_connection_lost, exc, True)
 
@@ -492,7 +493,9 @@ class StreamTransport(FlowControl, asyncio.Transport):
                 self._protocol.connection_lost(exc)
         finally:
             self._leave(abort)
-            self._protocol = self._deliver = None
+            self._protocol = None
+            self._hot.detach()
+            self.__dict__.pop("write", None)
             self._loop = None
             server, self._server = self._server, None
             if server is not None:
@@ -524,7 +527,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
         self._protocol = protocol
         self._protocol_connected = True
         self._buffered = isinstance(protocol, protocols.BufferedProtocol)
-        self._deliver = None if self._buffered else getattr(protocol, "data_received", None)
+        self._hot.deliver = None if self._buffered else getattr(protocol, "data_received", None)
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         return self._protocol  # type: ignore[no-any-return]
@@ -554,7 +557,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
             info.append("closing")
         info.append(f"handle={self._h}")
         if self._loop is not None and not self._loop.is_closed():
-            info.append("read=idle" if self._blocked else "read=polling")
+            info.append("read=idle" if self._hot.blocked else "read=polling")
             state = "polling" if self._backlog else "idle"
             info.append(f"write=<{state}, bufsize={self.get_write_buffer_size()}>")
         return f"<{' '.join(info)}>"
