@@ -138,8 +138,11 @@ static void ring_alone(struct result *r, int cpu_a, int cpu_b, bool sleeps, long
     if (rc < 0)
         die("segment", -rc);
     struct side a = {.mine = &m.seg->waits.app, .theirs = &m.seg->waits.inst, .sleeps = sleeps};
-    struct side b = {.mine = &m.seg->waits.inst, .theirs = &m.seg->waits.app, .sleeps = sleeps,
-                     .cpu = cpu_b, .rounds = samples * batch};
+    struct side b = {.mine = &m.seg->waits.inst,
+                     .theirs = &m.seg->waits.app,
+                     .sleeps = sleeps,
+                     .cpu = cpu_b,
+                     .rounds = samples * batch};
     a.bell = b.their_bell = eventfd(0, EFD_CLOEXEC);
     b.bell = a.their_bell = eventfd(0, EFD_CLOEXEC);
     ffl_segment_ring(&m, FFL_SQ, &a.out);

@@ -71,7 +71,7 @@ TEST(message_without_descriptors)
     CHECK_EQ(n, 0);
     CHECK_EQ(ffl_msg_recv(s[1], &c, 1, NULL, NULL), -EAGAIN);
     close(s[0]);
-    CHECK_EQ(ffl_msg_recv(s[1], &c, 1, NULL, NULL), 0); /* the peer is gone */
+    CHECK_EQ(ffl_msg_recv(s[1], &c, 1, NULL, NULL), 0);    /* the peer is gone */
     CHECK_EQ(ffl_msg_send(s[1], "x", 1, NULL, 0), -EPIPE); /* and no signal */
     close(s[1]);
 }
@@ -85,7 +85,9 @@ static void send_many(int sock, int count, size_t len)
     } u;
     char data[256] = {0};
     struct iovec iov = {.iov_base = data, .iov_len = len};
-    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.buf,
+    struct msghdr msg = {.msg_iov = &iov,
+                         .msg_iovlen = 1,
+                         .msg_control = u.buf,
                          .msg_controllen = CMSG_SPACE(sizeof(int) * (size_t)count)};
     memset(&u, 0, sizeof(u));
     struct cmsghdr *c = CMSG_FIRSTHDR(&msg);

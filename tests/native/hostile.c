@@ -214,23 +214,42 @@ static void lie_rxfree_tail(struct raw *r)
     atomic_store(&r->rxfree.ctl->tail, r->rxfree.tail + r->rxfree.size + 1);
 }
 
-#define LIE(name)                                                                                  \
-    {                                                                                              \
-        #name, lie_##name                                                                          \
-    }
+#define LIE(name) {#name, lie_##name}
 static const struct {
     const char *name;
     void (*tell)(struct raw *r);
 } lies[] = {
-    LIE(op_zero), LIE(op_unknown), LIE(op_255), LIE(op_completion_only), LIE(handle_not_open),
-    LIE(handle_out_of_range), LIE(handle_max), LIE(handle_of_a_neighbour), LIE(socket_twice),
-    LIE(socket_in_the_instances_range), LIE(close_twice), LIE(send_no_buffer),
-    LIE(send_class_out_of_range), LIE(send_index_out_of_range), LIE(send_negative),
-    LIE(send_longer_than_the_buffer), LIE(send_huge), LIE(send_one_buffer_twice),
-    LIE(send_address_cut_short), LIE(argument_without_a_buffer),
-    LIE(argument_in_a_foreign_buffer), LIE(option_too_long), LIE(option_wanted_too_long),
-    LIE(shutdown_how), LIE(credit_negative), LIE(credit_huge), LIE(sq_tail),
-    LIE(sq_tail_backwards), LIE(cq_head), LIE(rxfree_foreign), LIE(rxfree_never_given),
+    LIE(op_zero),
+    LIE(op_unknown),
+    LIE(op_255),
+    LIE(op_completion_only),
+    LIE(handle_not_open),
+    LIE(handle_out_of_range),
+    LIE(handle_max),
+    LIE(handle_of_a_neighbour),
+    LIE(socket_twice),
+    LIE(socket_in_the_instances_range),
+    LIE(close_twice),
+    LIE(send_no_buffer),
+    LIE(send_class_out_of_range),
+    LIE(send_index_out_of_range),
+    LIE(send_negative),
+    LIE(send_longer_than_the_buffer),
+    LIE(send_huge),
+    LIE(send_one_buffer_twice),
+    LIE(send_address_cut_short),
+    LIE(argument_without_a_buffer),
+    LIE(argument_in_a_foreign_buffer),
+    LIE(option_too_long),
+    LIE(option_wanted_too_long),
+    LIE(shutdown_how),
+    LIE(credit_negative),
+    LIE(credit_huge),
+    LIE(sq_tail),
+    LIE(sq_tail_backwards),
+    LIE(cq_head),
+    LIE(rxfree_foreign),
+    LIE(rxfree_never_given),
     LIE(rxfree_tail),
 };
 
@@ -422,8 +441,8 @@ TEST(handshake_answers)
     lab.o.max_sessions = 2;
     lab_start("clock=manual");
     quiet();
-    struct ffl_hello h = {.magic = FFL_MAGIC, .version = FFL_ABI_VERSION + 1,
-                          .kind = FFL_HELLO_ATTACH};
+    struct ffl_hello h = {
+        .magic = FFL_MAGIC, .version = FFL_ABI_VERSION + 1, .kind = FFL_HELLO_ATTACH};
     CHECK_EQ(raw_try(&r, &h), FFL_REPLY_VERSION);
     h.version = FFL_ABI_VERSION;
     h.kind = 9;
@@ -682,10 +701,10 @@ static const struct completion_lie {
     {"a buffer class out of range", {.op = FFL_OP_RECV, .arg = 1, .buf = 0x30000000}, false},
     {"a buffer out of range", {.op = FFL_OP_RECV, .arg = 1, .buf = 0x0fffffff}, false},
     {"one buffer twice", {.op = FFL_OP_RECV, .arg = 1, .buf = 3}, true},
-    {"an address cut short",
-     {.op = FFL_OP_RECV, .flags = FFL_F_ADDR, .arg = 27, .buf = 0},
+    {"an address cut short", {.op = FFL_OP_RECV, .flags = FFL_F_ADDR, .arg = 27, .buf = 0}, false},
+    {"an accept on what is no listener",
+     {.op = FFL_OP_ACCEPT, .arg = 16, .buf = FFL_NO_BUF},
      false},
-    {"an accept on what is no listener", {.op = FFL_OP_ACCEPT, .arg = 16, .buf = FFL_NO_BUF}, false},
     {"names in a buffer out of range", {.op = FFL_OP_CONNECT, .buf = 0x2fffffff}, false},
     {"an answer in a buffer out of range", {.op = FFL_OP_NAMES, .buf = 0x2fffffff}, false},
     {"the end of a socket that was not closed", {.op = FFL_OP_CLOSED, .buf = FFL_NO_BUF}, false},

@@ -4,6 +4,7 @@
 #include "../../ffloop/_native/instance/internal.h"
 
 #include <poll.h>
+#include <time.h>
 
 struct lab lab;
 void *sim;
@@ -40,6 +41,13 @@ void lab_start(const char *options)
     if (rc < 0)
         FAIL("instance: %d %s", rc, why);
     sim = lab.in->stack.st;
+}
+
+void lab_start_manual(const char *options)
+{
+    char text[256];
+    snprintf(text, sizeof(text), "clock=manual %s", options);
+    lab_start(text);
 }
 
 static void *run(void *arg)
@@ -92,6 +100,27 @@ void step(int64_t ns, int n)
     }
 }
 
+static void *attach_thread(void *arg)
+{
+    char why[256];
+    struct ffl_client_opts o = {.path = lab.path, .timeout_ms = 5000};
+    int rc = ffl_client_attach(arg, &o, why, sizeof(why));
+    if (rc < 0)
+        FAIL("attach: %s", why);
+    return NULL;
+}
+
+struct ffl_client *lab_attach_stepped(void)
+{
+    struct ffl_client *c;
+    pthread_t t;
+    CHECK_EQ(pthread_create(&t, NULL, attach_thread, &c), 0);
+    for (struct timespec ts;
+         clock_gettime(CLOCK_REALTIME, &ts), pthread_timedjoin_np(t, NULL, &ts);)
+        (void)turn();
+    return c;
+}
+
 /* ---- a raw application --------------------------------------------------------------------- */
 
 static int dial_instance(void)
@@ -136,8 +165,11 @@ int raw_try(struct raw *r, const struct ffl_hello *h)
 
 void raw_attach_sized(struct raw *r, uint32_t max_sockets, uint32_t pool_kib)
 {
-    struct ffl_hello h = {.magic = FFL_MAGIC, .version = FFL_ABI_VERSION, .kind = FFL_HELLO_ATTACH,
-                          .max_sockets = max_sockets, .pool_kib = pool_kib};
+    struct ffl_hello h = {.magic = FFL_MAGIC,
+                          .version = FFL_ABI_VERSION,
+                          .kind = FFL_HELLO_ATTACH,
+                          .max_sockets = max_sockets,
+                          .pool_kib = pool_kib};
     CHECK_EQ(raw_try(r, &h), FFL_REPLY_OK);
 }
 
@@ -248,8 +280,9 @@ void raw_nothing(struct raw *r)
 
 void raw_op(struct raw *r, enum ffl_op op, uint32_t handle, int32_t arg, uint8_t flags)
 {
-    raw_put(r, (struct ffl_entry){
-                   .op = (uint8_t)op, .flags = flags, .handle = handle, .arg = arg, .buf = FFL_NO_BUF});
+    raw_put(
+        r, (struct ffl_entry){
+               .op = (uint8_t)op, .flags = flags, .handle = handle, .arg = arg, .buf = FFL_NO_BUF});
 }
 
 void raw_socket(struct raw *r, uint32_t handle, int type)
@@ -260,10 +293,9 @@ void raw_socket(struct raw *r, uint32_t handle, int type)
 static void with_addr(struct raw *r, enum ffl_op op, uint32_t handle, const char *ip, int port)
 {
     struct ffl_addr a = addr4(ip, port);
-    raw_put(r, (struct ffl_entry){.op = (uint8_t)op,
-                                  .tag = 1,
-                                  .handle = handle,
-                                  .buf = raw_arg(r, &a, sizeof(a))});
+    raw_put(r,
+            (struct ffl_entry){
+                .op = (uint8_t)op, .tag = 1, .handle = handle, .buf = raw_arg(r, &a, sizeof(a))});
 }
 
 void raw_listen(struct raw *r, uint32_t handle, const char *ip, int port, uint32_t credits,
@@ -295,6 +327,21 @@ void raw_send(struct raw *r, uint32_t handle, const void *data, size_t len)
                                   .handle = handle,
                                   .arg = (int32_t)len,
                                   .buf = raw_arg(r, data, len)});
+}
+
+void raw_finish(struct raw *r)
+{
+    raw_gone(r);
+    turns(3);
+    CHECK_EQ(ffl_instance_sessions(lab.in), 0);
+    CHECK_EQ(ffl_instance_sockets(lab.in), 0);
+    lab_stop();
+}
+
+bool raw_rung(int bell)
+{
+    uint64_t n;
+    return read(bell, &n, sizeof(n)) == sizeof(n);
 }
 
 /* ---- remote peers -------------------------------------------------------------------------- */

@@ -40,12 +40,15 @@ extern void *sim; /* the sim stack's state, when that is the stack */
 /* Options in one string for the stack; lab.o may be changed before. */
 void lab_defaults(const char *stack);
 void lab_start(const char *options);
-void lab_run(void);  /* from now on in a thread, on the second CPU if there are two */
+void lab_start_manual(const char *options); /* clock=manual and these */
+void lab_run(void);          /* from now on in a thread, on the second CPU if there are two */
 unsigned lab_sessions(void); /* from any thread, as the stats page has it */
 void lab_stop(void);
 
-int64_t turn(void);           /* one turn, stepped */
-void turns(int n);            /* several */
+int64_t turn(void); /* one turn, stepped */
+void turns(int n);  /* several */
+/* A real client beside a stepped instance: only calls that do not wait may be used then. */
+struct ffl_client *lab_attach_stepped(void);
 void step(int64_t ns, int n); /* n turns, the sim's clock moving by ns before each */
 
 /* ---- a raw application --------------------------------------------------------------------- */
@@ -63,6 +66,9 @@ int raw_try(struct raw *r, const struct ffl_hello *h);
 void raw_attach(struct raw *r);
 void raw_attach_sized(struct raw *r, uint32_t max_sockets, uint32_t pool_kib);
 void raw_gone(struct raw *r); /* closes everything, without a word */
+/* The last application goes: nothing may be left of it; then the instance goes too. */
+void raw_finish(struct raw *r);
+bool raw_rung(int bell);       /* was the doorbell rung since the last look? */
 bool raw_alive(struct raw *r); /* has the instance kept the session? */
 
 void raw_put(struct raw *r, struct ffl_entry e); /* writes and publishes; fails on a full SQ */

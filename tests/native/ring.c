@@ -271,7 +271,7 @@ static bool ring_gave(const struct ffl_ring *r)
 struct litmus {
     struct shared *sh;
     _Atomic uint32_t go, done; /* the round; go = ENOUGH ends it */
-    bool space; /* the sleeper waits for room, and the other gives some */
+    bool space;                /* the sleeper waits for room, and the other gives some */
     bool woke;
 };
 
@@ -385,7 +385,8 @@ static void sleep_on(struct side *s, uint32_t bits)
     ffl_wait_raise(s->mine, bits);
     bool work = (bits & FFL_WAIT_QUEUE && ffl_ring_pending(&s->in));
     if (bits & FFL_WAIT_SPACE)
-        work |= atomic_load_explicit(&s->out.ctl->head, memory_order_seq_cst) != s->out.tail - SLOTS;
+        work |=
+            atomic_load_explicit(&s->out.ctl->head, memory_order_seq_cst) != s->out.tail - SLOTS;
     if (!work) {
         struct pollfd p = {.fd = s->bell, .events = POLLIN};
         uint64_t n;
@@ -436,10 +437,17 @@ static void stress(uint32_t total)
 {
     struct shared *sh = shared_new();
     int a = eventfd(0, EFD_CLOEXEC), b = eventfd(0, EFD_CLOEXEC);
-    struct side x = {.mine = &sh->waits.app, .theirs = &sh->waits.inst, .bell = a,
-                     .their_bell = b, .total = total};
-    struct side y = {.mine = &sh->waits.inst, .theirs = &sh->waits.app, .bell = b,
-                     .their_bell = a, .total = total, .echo = true};
+    struct side x = {.mine = &sh->waits.app,
+                     .theirs = &sh->waits.inst,
+                     .bell = a,
+                     .their_bell = b,
+                     .total = total};
+    struct side y = {.mine = &sh->waits.inst,
+                     .theirs = &sh->waits.app,
+                     .bell = b,
+                     .their_bell = a,
+                     .total = total,
+                     .echo = true};
     ffl_ring_init(&x.out, &sh->ctl, sh->slots, SLOTS);
     ffl_ring_init(&y.in, &sh->ctl, sh->slots, SLOTS);
     ffl_ring_init(&y.out, &sh->back, sh->back_slots, SLOTS);
@@ -497,8 +505,11 @@ static void ping(uint32_t turns, bool one_cpu)
     struct shared *sh = shared_new();
     int a = eventfd(0, EFD_CLOEXEC), b = eventfd(0, EFD_CLOEXEC);
     struct side x = {.mine = &sh->waits.app, .theirs = &sh->waits.inst, .bell = a, .their_bell = b};
-    struct side y = {.mine = &sh->waits.inst, .theirs = &sh->waits.app, .bell = b,
-                     .their_bell = a, .echo = true};
+    struct side y = {.mine = &sh->waits.inst,
+                     .theirs = &sh->waits.app,
+                     .bell = b,
+                     .their_bell = a,
+                     .echo = true};
     ffl_ring_init(&x.out, &sh->ctl, sh->slots, SLOTS);
     ffl_ring_init(&y.in, &sh->ctl, sh->slots, SLOTS);
     ffl_ring_init(&y.out, &sh->back, sh->back_slots, SLOTS);

@@ -258,7 +258,8 @@ TEST(port_in_use)
 TEST(reuse_port)
 {
     start();
-    int a = sock(AF_INET, SOCK_STREAM), b = sock(AF_INET, SOCK_STREAM), c = sock(AF_INET, SOCK_STREAM);
+    int a = sock(AF_INET, SOCK_STREAM), b = sock(AF_INET, SOCK_STREAM),
+        c = sock(AF_INET, SOCK_STREAM);
     struct ffl_addr at = v4("127.0.0.1", 0);
     CHECK_EQ(set_int(a, SOL_SOCKET, SO_REUSEPORT, 1), 0);
     CHECK_EQ(set_int(b, SOL_SOCKET, SO_REUSEPORT, 1), 0);
@@ -389,7 +390,7 @@ TEST(half_close)
         await(&b, FFL_READ);
     CHECK_EQ(take(b.fd, buf, sizeof(buf)), 0);
     CHECK_EQ(take(b.fd, buf, sizeof(buf)), 0); /* for ever */
-    CHECK_EQ(put(b.fd, "answer", 6), 6); /* the other half is open */
+    CHECK_EQ(put(b.fd, "answer", 6), 6);       /* the other half is open */
     take_all(&a, buf, 6);
     CHECK_EQ(ops->shutdown(st, b.fd, SHUT_WR), 0);
     while (take(a.fd, buf, sizeof(buf)) == -EAGAIN)
@@ -629,9 +630,9 @@ TEST(options)
     static const struct {
         int level, name, value;
     } opt[] = {
-        {IPPROTO_TCP, TCP_NODELAY, 1},     {SOL_SOCKET, SO_KEEPALIVE, 1},
-        {IPPROTO_TCP, TCP_KEEPIDLE, 33},   {IPPROTO_TCP, TCP_KEEPINTVL, 7},
-        {IPPROTO_TCP, TCP_KEEPCNT, 3},     {IPPROTO_TCP, TCP_USER_TIMEOUT, 5000},
+        {IPPROTO_TCP, TCP_NODELAY, 1},   {SOL_SOCKET, SO_KEEPALIVE, 1},
+        {IPPROTO_TCP, TCP_KEEPIDLE, 33}, {IPPROTO_TCP, TCP_KEEPINTVL, 7},
+        {IPPROTO_TCP, TCP_KEEPCNT, 3},   {IPPROTO_TCP, TCP_USER_TIMEOUT, 5000},
         {SOL_SOCKET, SO_REUSEADDR, 1},
     };
     for (size_t i = 0; i < FFL_COUNT(opt); i++) {
@@ -701,7 +702,8 @@ TEST(connected_datagrams)
     start();
     struct watch a, b, c;
     struct ffl_addr pa = v4("127.0.0.1", 0), pb = pa, none = {.family = AF_UNSPEC};
-    int fa = sock(AF_INET, SOCK_DGRAM), fb = sock(AF_INET, SOCK_DGRAM), fc = sock(AF_INET, SOCK_DGRAM);
+    int fa = sock(AF_INET, SOCK_DGRAM), fb = sock(AF_INET, SOCK_DGRAM),
+        fc = sock(AF_INET, SOCK_DGRAM);
     CHECK_EQ(ops->bind(st, fa, &pa), 0);
     CHECK_EQ(ops->sockname(st, fa, false, &pa), 0);
     CHECK_EQ(ops->bind(st, fb, &pb), 0);

@@ -181,8 +181,9 @@ TEST(lying_geometry_is_rejected)
 {
     struct ffl_map m;
     create(&m);
-    static const uint32_t edge[] = {0, 1, 3, 63, 64, 65, 4095, 1u << 20, (1u << 20) + 1,
-                                    1u << 28, 0x7fffffff, 0x80000000, 0xfffff000, 0xffffffff};
+    static const uint32_t edge[] = {
+        0,        1,          3,          63,         64,        65, 4095, 1u << 20, (1u << 20) + 1,
+        1u << 28, 0x7fffffff, 0x80000000, 0xfffff000, 0xffffffff};
     uint8_t *used = malloc(m.geo.size);
     CHECK(used);
     uint64_t seed = 9;

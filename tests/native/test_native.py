@@ -25,7 +25,7 @@ BY_STACK = {"seam"}  # run once for each stack, whose name is the argument
 SANITIZE = os.environ.get("FFL_SANITIZE", "")
 
 
-def cases() -> Iterator[pytest.param]:
+def cases() -> Iterator[object]:
     for source in sorted(HERE.glob("*.c")):
         name = source.stem
         for case in re.findall(r"^TEST\((\w+)\)", source.read_text(), re.MULTILINE):

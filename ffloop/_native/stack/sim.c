@@ -24,8 +24,9 @@ int sim_number(const char *key, const char *val, uint64_t lo, uint64_t hi, uint6
     errno = 0;
     unsigned long long n = strtoull(val, &end, 10);
     if (*val < '0' || *val > '9' || *end || errno || n < lo || n > hi) {
-        snprintf(why, whylen, "the sim stack's option %s wants a number from %llu to %llu, not '%s'",
-                 key, (unsigned long long)lo, (unsigned long long)hi, val);
+        snprintf(why, whylen,
+                 "the sim stack's option %s wants a number from %llu to %llu, not '%s'", key,
+                 (unsigned long long)lo, (unsigned long long)hi, val);
         return -EINVAL;
     }
     *out = n;

@@ -41,7 +41,7 @@ struct load_conn;
 
 struct ref { /* a descriptor */
     struct sock *s;
-    struct ref *sibling; /* of the same socket */
+    struct ref *sibling;     /* of the same socket */
     struct ref *prev, *next; /* in the ready list */
     void *udata;
     int fd;
@@ -96,7 +96,7 @@ enum sim_event_kind {
     SIM_EV_WINDOW, /* n: bytes that the peer has read */
     SIM_EV_FIN,
     SIM_EV_RST,
-    SIM_EV_DGRAM,  /* s: the sender */
+    SIM_EV_DGRAM,   /* s: the sender */
     SIM_EV_UNREACH, /* s: the sender */
     SIM_EV_LOAD_END,
     SIM_EV_LOAD_OPEN /* n: connection */

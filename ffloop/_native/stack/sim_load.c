@@ -15,20 +15,20 @@
 
 #include <stdio.h>
 
-#define PATTERN 65521      /* a prime, so that no power-of-two shift of the data looks right */
-#define SUB_SHIFT 5        /* the histogram: 32 steps in each power of two of ns: 3 % wide */
+#define PATTERN 65521 /* a prime, so that no power-of-two shift of the data looks right */
+#define SUB_SHIFT 5   /* the histogram: 32 steps in each power of two of ns: 3 % wide */
 #define HIST (64 << SUB_SHIFT)
-#define REOPEN_NS 1000000  /* after a broken connection */
+#define REOPEN_NS 1000000 /* after a broken connection */
 #define MAX_REQUEST (1u << 30)
 
 struct load_conn {
     struct load *load;
     struct sock *s; /* NULL: not open */
     uint32_t index;
-    uint64_t base; /* of this connection in the pattern */
-    uint64_t sent, checked; /* bytes of the stream, each way */
+    uint64_t base;                /* of this connection in the pattern */
+    uint64_t sent, checked;       /* bytes of the stream, each way */
     uint32_t to_send, to_receive; /* of the present request */
-    uint32_t done; /* requests on this connection */
+    uint32_t done;                /* requests on this connection */
     int64_t since;
 };
 

@@ -8,7 +8,6 @@
  */
 #include "sim_internal.h"
 
-
 /* ---- sockets in memory --------------------------------------------------------------------- */
 
 struct sock *sim_sock_new(struct sim *m, int domain, int type)
@@ -134,12 +133,9 @@ static void apply(struct sim *m, const struct sim_event *e);
 int sim_event_at(struct sim *m, int64_t due, enum sim_event_kind kind, struct sock *s, uint32_t n,
                  struct dgram *d)
 {
-    int rc = heap_push(m, (struct sim_event){.due = due,
-                                             .seq = m->seq++,
-                                             .kind = (uint8_t)kind,
-                                             .s = s,
-                                             .n = n,
-                                             .d = d});
+    int rc = heap_push(
+        m, (struct sim_event){
+               .due = due, .seq = m->seq++, .kind = (uint8_t)kind, .s = s, .n = n, .d = d});
     if (rc == 0 && s)
         sim_hold(s);
     return rc;
