@@ -50,8 +50,9 @@ void ffl_log(enum ffl_log_level level, const char *fmt, ...)
     clock_gettime(CLOCK_REALTIME, &ts);
     localtime_r(&ts.tv_sec, &tm);
     size_t n = strftime(line, sizeof(line), "%F %T", &tm);
-    n += (size_t)snprintf(line + n, sizeof(line) - n, ".%03ld ffloop[%d] %s: ",
-                          ts.tv_nsec / 1000000, (int)getpid(), level_names[level]);
+    n +=
+        (size_t)snprintf(line + n, sizeof(line) - n, ".%03ld ffloop[%d] %s: ", ts.tv_nsec / 1000000,
+                         (int)getpid(), level_names[level]);
     va_list ap;
     va_start(ap, fmt);
     int m = vsnprintf(line + n, sizeof(line) - n - 1, fmt, ap);

@@ -15,7 +15,7 @@
 
 #define ffl_likely(x) __builtin_expect(!!(x), 1)
 #define ffl_unlikely(x) __builtin_expect(!!(x), 0)
-#define ffl_container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
+#define ffl_container_of(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
 #define FFL_COUNT(a) (sizeof(a) / sizeof((a)[0]))
 
 #define FFL_NS_PER_SEC 1000000000LL

@@ -229,11 +229,18 @@ int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *o, 
     struct ffl_client *c = calloc(1, sizeof(*c));
     if (!c)
         return -ENOMEM;
-    *c = (struct ffl_client){.sock = -1, .app_bell = -1, .inst_bell = -1, .own_epfd = -1,
-                             .timeout_ms = timeout, .map = {.memfd = -1},
+    *c = (struct ffl_client){.sock = -1,
+                             .app_bell = -1,
+                             .inst_bell = -1,
+                             .own_epfd = -1,
+                             .timeout_ms = timeout,
+                             .map = {.memfd = -1},
                              .tx_cap = o->tx_cap ? o->tx_cap : DEFAULT_TX_CAP};
-    struct ffl_hello h = {.magic = FFL_MAGIC, .version = FFL_ABI_VERSION, .kind = FFL_HELLO_ATTACH,
-                          .max_sockets = o->max_sockets, .pool_kib = o->pool_kib};
+    struct ffl_hello h = {.magic = FFL_MAGIC,
+                          .version = FFL_ABI_VERSION,
+                          .kind = FFL_HELLO_ATTACH,
+                          .max_sockets = o->max_sockets,
+                          .pool_kib = o->pool_kib};
     struct ffl_reply r;
     int fds[FFL_ATTACH_FDS];
     int rc = c->sock = connect_to(o->path, why, whylen);
@@ -389,13 +396,23 @@ void ffl_client_stats(const struct ffl_client *c, struct ffl_session_stats *o)
     const struct ffl_app_stats *a = &c->map.seg->app;
     const struct ffl_inst_stats *i = &c->map.seg->inst;
 #define LOAD(x) atomic_load_explicit(&(x), memory_order_relaxed)
-    *o = (struct ffl_session_stats){
-        .submitted = LOAD(a->submitted), .reaped = LOAD(a->reaped), .sleeps = LOAD(a->sleeps),
-        .app_wakes = LOAD(a->wakes), .spins = LOAD(a->spins), .spin_hits = LOAD(a->spin_hits),
-        .sq_full = LOAD(a->sq_full), .tx_empty = LOAD(a->pool_empty),
-        .bytes_sent = LOAD(a->bytes_sent), .bytes_received = LOAD(a->bytes_received),
-        .consumed = LOAD(i->consumed), .posted = LOAD(i->posted), .inst_wakes = LOAD(i->wakes),
-        .cq_full = LOAD(i->cq_full), .rx_empty = LOAD(i->pool_empty), .accepts = LOAD(i->accepts),
-        .app_sockets = (uint32_t)c->open, .inst_sockets = LOAD(i->sockets)};
+    *o = (struct ffl_session_stats){.submitted = LOAD(a->submitted),
+                                    .reaped = LOAD(a->reaped),
+                                    .sleeps = LOAD(a->sleeps),
+                                    .app_wakes = LOAD(a->wakes),
+                                    .spins = LOAD(a->spins),
+                                    .spin_hits = LOAD(a->spin_hits),
+                                    .sq_full = LOAD(a->sq_full),
+                                    .tx_empty = LOAD(a->pool_empty),
+                                    .bytes_sent = LOAD(a->bytes_sent),
+                                    .bytes_received = LOAD(a->bytes_received),
+                                    .consumed = LOAD(i->consumed),
+                                    .posted = LOAD(i->posted),
+                                    .inst_wakes = LOAD(i->wakes),
+                                    .cq_full = LOAD(i->cq_full),
+                                    .rx_empty = LOAD(i->pool_empty),
+                                    .accepts = LOAD(i->accepts),
+                                    .app_sockets = (uint32_t)c->open,
+                                    .inst_sockets = LOAD(i->sockets)};
 #undef LOAD
 }

@@ -84,8 +84,8 @@ struct ffl_client {
     uint32_t over_head, over_n, over_cap;
     struct csock *ready_head, *ready_tail;
     uint32_t *closed, closed_n, cap_closed; /* handles whose CLOSED event is due */
-    struct csock *waiters; /* want to write */
-    struct rx_item **batch; /* handed out by the last wait */
+    struct csock *waiters;                  /* want to write */
+    struct rx_item **batch;                 /* handed out by the last wait */
     uint32_t *batch_names;
     struct csock **batch_sock;
     uint32_t batch_n, batch_names_n, batch_cap;

@@ -206,7 +206,8 @@ static uint32_t tx_get_part(struct ffl_client *c, const struct csock *s, uint64_
     if (s->tx_out && room < ffl_class_size(0))
         return FFL_NO_BUF;
     uint32_t buf = ffl_pool_get(&c->tx, fitting(room));
-    if (buf != FFL_NO_BUF && s->tx_out && ffl_buf_size(buf) > room) { /* only larger ones are left */
+    if (buf != FFL_NO_BUF && s->tx_out &&
+        ffl_buf_size(buf) > room) { /* only larger ones are left */
         (void)ffl_pool_put(&c->tx, buf);
         buf = FFL_NO_BUF;
     }
@@ -296,7 +297,8 @@ int ffl_client_shutdown(struct ffl_client *c, int h, int how)
         return -EINVAL;
     if (how != SHUT_RD)
         s->shut_wr = true;
-    client_submit(c, (struct ffl_entry){
-                         .op = FFL_OP_SHUTDOWN, .handle = s->handle, .arg = how, .buf = FFL_NO_BUF});
+    client_submit(c,
+                  (struct ffl_entry){
+                      .op = FFL_OP_SHUTDOWN, .handle = s->handle, .arg = how, .buf = FFL_NO_BUF});
     return 0;
 }

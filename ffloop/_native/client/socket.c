@@ -235,10 +235,9 @@ int ffl_client_names(struct ffl_client *c, int h, struct ffl_names *out)
     if (!s->names_known) {
         int rc = find(c, h, &s);
         if (rc == 0)
-            rc = client_call(c,
-                             (struct ffl_entry){
-                                 .op = FFL_OP_NAMES, .handle = (uint32_t)h, .buf = FFL_NO_BUF},
-                             &s->names, sizeof(s->names));
+            rc = client_call(
+                c, (struct ffl_entry){.op = FFL_OP_NAMES, .handle = (uint32_t)h, .buf = FFL_NO_BUF},
+                &s->names, sizeof(s->names));
         if (rc < 0)
             return rc;
         s->names_known = true;
@@ -286,8 +285,8 @@ int ffl_client_accepting(struct ffl_client *c, int h, int window, unsigned flags
     if (window) /* also with nothing to add: it may have been disarmed */
         submit_arm(c, s, missing_credit(s));
     else
-        client_submit(c, (struct ffl_entry){
-                             .op = FFL_OP_DISARM, .handle = (uint32_t)h, .buf = FFL_NO_BUF});
+        client_submit(
+            c, (struct ffl_entry){.op = FFL_OP_DISARM, .handle = (uint32_t)h, .buf = FFL_NO_BUF});
     if (s->push && s->acc_head)
         client_ready(c, s);
     return 0;
@@ -338,8 +337,7 @@ void csock_arm(struct ffl_client *c, struct csock *s)
     if (s->armed || s->eof || s->failed)
         return;
     s->armed = true;
-    client_submit(c,
-                  (struct ffl_entry){.op = FFL_OP_ARM, .handle = s->handle, .buf = FFL_NO_BUF});
+    client_submit(c, (struct ffl_entry){.op = FFL_OP_ARM, .handle = s->handle, .buf = FFL_NO_BUF});
 }
 
 int ffl_client_push(struct ffl_client *c, int h, bool on)
@@ -357,8 +355,8 @@ int ffl_client_push(struct ffl_client *c, int h, bool on)
     }
     if (s->armed && s->mirror < 0) { /* a mirrored socket stays armed: its descriptor must tell */
         s->armed = false;
-        client_submit(c, (struct ffl_entry){
-                             .op = FFL_OP_DISARM, .handle = s->handle, .buf = FFL_NO_BUF});
+        client_submit(
+            c, (struct ffl_entry){.op = FFL_OP_DISARM, .handle = s->handle, .buf = FFL_NO_BUF});
     }
     if (client_crowded(c)) {
         client_evacuate(c, s);
@@ -450,7 +448,7 @@ int ffl_client_getsockopt(struct ffl_client *c, int h, int level, int name, void
                 : name == SO_DOMAIN     ? s->domain
                 : name == SO_ACCEPTCONN ? s->listener
                 : name == SO_ERROR      ? ffl_client_take_error(c, h)
-                : name == SO_PROTOCOL   ? (s->proto ? s->proto
+                : name == SO_PROTOCOL   ? (s->proto                 ? s->proto
                                            : s->type == SOCK_STREAM ? IPPROTO_TCP
                                                                     : IPPROTO_UDP)
                                         : -1;

@@ -227,9 +227,8 @@ static int fd_events(struct ffl_client *c, struct ffl_event *out, int max, int e
             client_reap(c); /* what it had posted before it went */
             client_die(c, ECONNRESET, "the instance has ended");
         } else if (ev[i].data.fd != c->app_bell && n < max) {
-            out[n++] = (struct ffl_event){.kind = FFL_EV_FD,
-                                          .handle = (uint32_t)ev[i].data.fd,
-                                          .arg = ev[i].events};
+            out[n++] = (struct ffl_event){
+                .kind = FFL_EV_FD, .handle = (uint32_t)ev[i].data.fd, .arg = ev[i].events};
         } /* beyond max: level-triggered, so they come again */
     }
     return n;
@@ -239,8 +238,8 @@ static int fd_events(struct ffl_client *c, struct ffl_event *out, int max, int e
 
 void client_raise(struct ffl_client *c)
 {
-    uint32_t bits = FFL_WAIT_QUEUE | (c->waiters ? FFL_WAIT_FREE : 0) |
-                    (c->over_n ? FFL_WAIT_SPACE : 0);
+    uint32_t bits =
+        FFL_WAIT_QUEUE | (c->waiters ? FFL_WAIT_FREE : 0) | (c->over_n ? FFL_WAIT_SPACE : 0);
     ffl_wait_raise(&c->map.seg->waits.app, bits);
 }
 
@@ -265,7 +264,6 @@ int client_sleep(struct ffl_client *c, struct ffl_event *ev, int max, int epfd, 
     ffl_wait_lower(&c->map.seg->waits.app);
     return n;
 }
-
 
 static bool shares_core(const struct ffl_client *c)
 {

@@ -139,10 +139,14 @@ static PyMethodDef stream_methods[] = {
 
 static PyType_Slot stream_slots[] = {
     {Py_tp_doc, "One transport's short ways: data to its protocol, write() to the ring."},
-    {Py_tp_init, stream_init},         {Py_tp_new, PyType_GenericNew},
-    {Py_tp_dealloc, stream_dealloc},   {Py_tp_traverse, stream_traverse},
-    {Py_tp_clear, stream_clear},       {Py_tp_members, stream_members},
-    {Py_tp_methods, stream_methods},   {0, NULL},
+    {Py_tp_init, stream_init},
+    {Py_tp_new, PyType_GenericNew},
+    {Py_tp_dealloc, stream_dealloc},
+    {Py_tp_traverse, stream_traverse},
+    {Py_tp_clear, stream_clear},
+    {Py_tp_members, stream_members},
+    {Py_tp_methods, stream_methods},
+    {0, NULL},
 };
 
 static PyType_Spec stream_spec = {
@@ -242,8 +246,7 @@ static PyObject *dispatcher_close(PyObject *self, PyObject *unused)
  * end the program go on. */
 static int fault(Stream *s)
 {
-    if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt) ||
-        PyErr_ExceptionMatches(PyExc_SystemExit))
+    if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt) || PyErr_ExceptionMatches(PyExc_SystemExit))
         return -1;
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
@@ -338,10 +341,14 @@ static PyMethodDef dispatcher_methods[] = {
 
 static PyType_Slot dispatcher_slots[] = {
     {Py_tp_doc, "Hands the events of a batch to their receivers."},
-    {Py_tp_init, dispatcher_init},       {Py_tp_new, PyType_GenericNew},
-    {Py_tp_dealloc, dispatcher_dealloc}, {Py_tp_traverse, dispatcher_traverse},
-    {Py_tp_clear, dispatcher_clear},     {Py_tp_members, dispatcher_members},
-    {Py_tp_methods, dispatcher_methods}, {0, NULL},
+    {Py_tp_init, dispatcher_init},
+    {Py_tp_new, PyType_GenericNew},
+    {Py_tp_dealloc, dispatcher_dealloc},
+    {Py_tp_traverse, dispatcher_traverse},
+    {Py_tp_clear, dispatcher_clear},
+    {Py_tp_members, dispatcher_members},
+    {Py_tp_methods, dispatcher_methods},
+    {0, NULL},
 };
 
 static PyType_Spec dispatcher_spec = {
@@ -372,8 +379,8 @@ static int intern(PyObject **to, const char *text)
 
 static int module_exec(PyObject *m)
 {
-    if (intern(&name_write_slow, "_write_slow") < 0 || intern(&name_write_rest, "_write_rest") < 0 ||
-        intern(&name_fault, "_fault") < 0)
+    if (intern(&name_write_slow, "_write_slow") < 0 ||
+        intern(&name_write_rest, "_write_rest") < 0 || intern(&name_fault, "_fault") < 0)
         return -1;
     return add_type(m, "Stream", &stream_spec) < 0 ||
                    add_type(m, "Dispatcher", &dispatcher_spec) < 0

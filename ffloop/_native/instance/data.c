@@ -11,9 +11,9 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#define READS_A_TURN 4        /* then the next socket's turn */
+#define READS_A_TURN 4 /* then the next socket's turn */
 #define ACCEPTS_A_TURN 64
-#define GATHER 64             /* buffers in one sendmsg */
+#define GATHER 64 /* buffers in one sendmsg */
 #define SENDS_A_TURN 4
 #define DGRAM_MAX 65507
 
@@ -47,8 +47,9 @@ void data_fail(struct ep *e, int err)
     e->failed = true;
     e->readable = false;
     data_drop_tx(e);
-    session_post(e->s, (struct ffl_entry){
-                           .op = FFL_OP_ERROR, .handle = e->handle, .arg = -err, .buf = FFL_NO_BUF});
+    session_post(e->s,
+                 (struct ffl_entry){
+                     .op = FFL_OP_ERROR, .handle = e->handle, .arg = -err, .buf = FFL_NO_BUF});
 }
 
 static void end_of_stream(struct ep *e)
@@ -114,8 +115,9 @@ static bool read_dgram(struct ep *e)
     if (n < 0) {
         e->readable = n != -EAGAIN;
         if (n != -EAGAIN && n != -EINTR) /* an ICMP error: reported, and the socket lives on */
-            session_post(s, (struct ffl_entry){.op = FFL_OP_ERROR, .handle = e->handle, .arg = n,
-                                               .buf = FFL_NO_BUF});
+            session_post(s,
+                         (struct ffl_entry){
+                             .op = FFL_OP_ERROR, .handle = e->handle, .arg = n, .buf = FFL_NO_BUF});
         return n != -EAGAIN;
     }
     memcpy(scratch, &from, sizeof(from));
@@ -193,10 +195,9 @@ static void adopt(struct ep *l, int fd, uint32_t handle, struct ffl_names *names
         s->rx_owner[ffl_buf_slot(&s->rx.geo, buf)] = 0;
         memcpy(session_buf(s, &s->rx.geo, buf), names, sizeof(*names));
     }
-    session_post(s, (struct ffl_entry){.op = FFL_OP_ACCEPT,
-                                       .handle = l->handle,
-                                       .arg = (int32_t)handle,
-                                       .buf = buf});
+    session_post(s,
+                 (struct ffl_entry){
+                     .op = FFL_OP_ACCEPT, .handle = l->handle, .arg = (int32_t)handle, .buf = buf});
     ffl_stat_add(&s->map.seg->inst.accepts, 1);
     ffl_stat_add(&in->page->accepts, 1);
     int rc = OPS(in)->watch(ST(in), fd, FFL_READ | FFL_WRITE, e);

@@ -21,7 +21,15 @@
 #include "stats.h"
 
 /* What a descriptor in the control epoll belongs to. */
-enum src_kind { SRC_LISTEN, SRC_PENDING, SRC_SESSION, SRC_PIDFD, SRC_DOORBELL, SRC_STACK, SRC_STOP };
+enum src_kind {
+    SRC_LISTEN,
+    SRC_PENDING,
+    SRC_SESSION,
+    SRC_PIDFD,
+    SRC_DOORBELL,
+    SRC_STACK,
+    SRC_STOP
+};
 struct src {
     enum src_kind kind;
     void *owner;
@@ -29,15 +37,15 @@ struct src {
 
 struct ep { /* an endpoint: one session's reference to one stack socket */
     struct ffl_session *s;
-    struct ep *next;     /* in the ready, stalled or graveyard list */
-    struct ep *timed;    /* in the instance's timed list */
-    int64_t due;         /* when a timed endpoint is looked at */
+    struct ep *next;  /* in the ready, stalled or graveyard list */
+    struct ep *timed; /* in the instance's timed list */
+    int64_t due;      /* when a timed endpoint is looked at */
     uint32_t handle;
-    uint32_t serial;     /* tells a reused handle's buffers apart */
-    int fd;              /* -1: open_error says why */
+    uint32_t serial; /* tells a reused handle's buffers apart */
+    int fd;          /* -1: open_error says why */
     int open_error;
-    uint32_t credits;    /* listener: accepts that the application will take */
-    uint32_t rx_held;    /* bytes of the receive pool with the application */
+    uint32_t credits;          /* listener: accepts that the application will take */
+    uint32_t rx_held;          /* bytes of the receive pool with the application */
     uint32_t tx_head, tx_tail; /* queued transmit buffers, through session->tx[].next */
     uint32_t tx_off;           /* bytes of the head already sent */
     uint16_t connect_tag;
@@ -100,7 +108,7 @@ struct ffl_instance {
     struct ffl_instance_page *page;
     struct ffl_spin spin;
     struct ep *graveyard, *timed;
-    int64_t ctl_due;    /* when to look at the control epoll even if busy */
+    int64_t ctl_due;     /* when to look at the control epoll even if busy */
     int64_t empty_since; /* embedded: no session since then; 0: there are some */
     bool had_session, stack_quiet, lonely, stopping;
     char path[108];
@@ -122,7 +130,7 @@ void session_end(struct ffl_session *s);                   /* its unix socket cl
 void session_reap(struct ffl_instance *in);                /* frees those with nothing left */
 void session_free(struct ffl_session *s);
 void session_post(struct ffl_session *s, struct ffl_entry e);
-void session_flush(struct ffl_session *s); /* overflow, publish, wake */
+void session_flush(struct ffl_session *s);         /* overflow, publish, wake */
 bool session_stuffed(const struct ffl_session *s); /* the CQ is full: produce nothing more */
 void session_tx_release(struct ffl_session *s, uint32_t buf);
 void *session_buf(struct ffl_session *s, const struct ffl_pool_geo *p, uint32_t buf);
@@ -151,8 +159,8 @@ int data_rxfree(struct ffl_session *s); /* takes receive buffers back; count or 
 #define OPS(in) ((in)->stack.ops)
 #define ST(in) ((in)->stack.st)
 
-#define LINGER_NS (60 * FFL_NS_PER_SEC)      /* a closed socket's time to send its rest */
+#define LINGER_NS (60 * FFL_NS_PER_SEC)       /* a closed socket's time to send its rest */
 #define DYING_LINGER_NS (10 * FFL_NS_PER_SEC) /* the same when its application is gone */
-#define ACCEPT_RETRY_NS (FFL_NS_PER_SEC)     /* after EMFILE and the like, as asyncio does */
+#define ACCEPT_RETRY_NS (FFL_NS_PER_SEC)      /* after EMFILE and the like, as asyncio does */
 
 #endif

@@ -76,7 +76,8 @@ static int bind_path(struct ffl_instance *in, const char *path, char *why, size_
         rc = -errno;
     if (rc < 0) {
         snprintf(why, whylen, "cannot listen on '%s': %s%s", path, strerror(-rc),
-                 rc == -EADDRINUSE ? " (another instance runs there; choose another --socket)" : "");
+                 rc == -EADDRINUSE ? " (another instance runs there; choose another --socket)"
+                                   : "");
         close(s);
         return rc;
     }
@@ -157,8 +158,8 @@ static void accept_peers(struct ffl_instance *in)
             close(s);
             continue;
         }
-        *p = (struct pending){.next = in->pending, .in = in, .sock = s,
-                              .due = ffl_now_ns() + HELLO_NS};
+        *p = (struct pending){
+            .next = in->pending, .in = in, .sock = s, .due = ffl_now_ns() + HELLO_NS};
         p->src = (struct src){SRC_PENDING, p};
         in->pending = p;
         atomic_fetch_add_explicit(&in->page->pending, 1, memory_order_relaxed);
@@ -192,7 +193,8 @@ static bool attach(struct ffl_instance *in, int sock, const struct ffl_hello *h,
 {
     struct ffl_session *s;
     if (in->nsessions >= in->o.max_sessions) {
-        reply(in, sock, FFL_REPLY_QUOTA, "the instance has all the sessions it may have", 0, NULL, 0);
+        reply(in, sock, FFL_REPLY_QUOTA, "the instance has all the sessions it may have", 0, NULL,
+              0);
         return false;
     }
     int rc = session_new(in, sock, h, cred->pid, cred->uid, &s);
@@ -226,7 +228,8 @@ static void hello(struct ffl_instance *in, struct pending *p)
         pending_drop(p);
         return;
     }
-    if (getsockopt(p->sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 || !may_attach(in, cred.uid)) {
+    if (getsockopt(p->sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 ||
+        !may_attach(in, cred.uid)) {
         snprintf(why, sizeof(why), "user %u may not use this instance (it belongs to user %u)",
                  (unsigned)cred.uid, (unsigned)geteuid());
         reply(in, p->sock, FFL_REPLY_REFUSED, why, 0, NULL, 0);

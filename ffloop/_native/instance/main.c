@@ -56,9 +56,24 @@ static const char usage[] =
     "  [--pkt-tx-delay US] [--lcore-mask HEX]\n"
     "                      instead of --conf: over DPDK's net_af_packet on this interface\n";
 
-enum { OPT_STACK = 256, OPT_SOCKET, OPT_LISTEN_FD, OPT_EMBEDDED, OPT_SPIN, OPT_SQ_POLL,
-       OPT_MAX_SESSIONS, OPT_MAX_SOCKETS, OPT_POOL, OPT_RX_CAP, OPT_NO_HUGE, OPT_ANY_USER,
-       OPT_LOG, OPT_HELP, OPT_STACK_KEY, OPT_PROC_ID };
+enum {
+    OPT_STACK = 256,
+    OPT_SOCKET,
+    OPT_LISTEN_FD,
+    OPT_EMBEDDED,
+    OPT_SPIN,
+    OPT_SQ_POLL,
+    OPT_MAX_SESSIONS,
+    OPT_MAX_SOCKETS,
+    OPT_POOL,
+    OPT_RX_CAP,
+    OPT_NO_HUGE,
+    OPT_ANY_USER,
+    OPT_LOG,
+    OPT_HELP,
+    OPT_STACK_KEY,
+    OPT_PROC_ID
+};
 
 static const struct option options[] = {
     {"stack", required_argument, NULL, OPT_STACK},
@@ -110,8 +125,10 @@ static const struct ffl_stack_ops *stack_named(const char *name)
     fprintf(stderr, "ffloop-instance: no stack '%s' in this build; it has:", name);
     for (int i = 0; ffl_stacks[i]; i++)
         fprintf(stderr, " %s", ffl_stacks[i]->name);
-    fprintf(stderr, "%s\n", strcmp(name, "fstack") ? "" :
-            " (F-Stack is built in when FF_PATH is set at install time: docs/fstack.md)");
+    fprintf(stderr, "%s\n",
+            strcmp(name, "fstack")
+                ? ""
+                : " (F-Stack is built in when FF_PATH is set at install time: docs/fstack.md)");
     exit(2);
 }
 
@@ -119,8 +136,10 @@ static enum ffl_log_level parse_level(const char *text)
 {
     int level = ffl_log_level_parse(text);
     if (level < 0) {
-        fprintf(stderr, "ffloop-instance: --log-level takes error, warning, info or debug, "
-                        "not '%s'\n", text);
+        fprintf(stderr,
+                "ffloop-instance: --log-level takes error, warning, info or debug, "
+                "not '%s'\n",
+                text);
         exit(2);
     }
     return (enum ffl_log_level)level;
@@ -167,28 +186,58 @@ static void parse(int argc, char **argv, struct ffl_instance_opts *o)
     int c, which = 0;
     while ((c = getopt_long(argc, argv, "h", options, &which)) != -1) {
         switch (c) {
-        case OPT_STACK: o->stack = stack_named(optarg); break;
-        case OPT_SOCKET: o->path = optarg; break;
-        case OPT_LISTEN_FD: o->listen_fd = (int)number("listen-fd", optarg, 0, INT_MAX); break;
-        case OPT_EMBEDDED: o->embedded = true; break;
-        case OPT_SPIN: o->spin_us = number("spin", optarg, -1, 1000000); break;
-        case OPT_SQ_POLL: o->sq_poll_us = number("sq-poll", optarg, 0, 1000); break;
+        case OPT_STACK:
+            o->stack = stack_named(optarg);
+            break;
+        case OPT_SOCKET:
+            o->path = optarg;
+            break;
+        case OPT_LISTEN_FD:
+            o->listen_fd = (int)number("listen-fd", optarg, 0, INT_MAX);
+            break;
+        case OPT_EMBEDDED:
+            o->embedded = true;
+            break;
+        case OPT_SPIN:
+            o->spin_us = number("spin", optarg, -1, 1000000);
+            break;
+        case OPT_SQ_POLL:
+            o->sq_poll_us = number("sq-poll", optarg, 0, 1000);
+            break;
         case OPT_MAX_SESSIONS:
             o->max_sessions = (unsigned)number("max-sessions", optarg, 1, 65536);
             break;
         case OPT_MAX_SOCKETS:
             o->max_sockets = (uint32_t)number("max-sockets", optarg, 16, 1 << 20);
             break;
-        case OPT_POOL: o->pool_kib = (uint32_t)number("pool-kib", optarg, 1024, 400 * 1024); break;
-        case OPT_RX_CAP: o->rx_cap = (uint32_t)number("rx-cap", optarg, 4096, 1 << 28); break;
-        case OPT_NO_HUGE: o->huge = false; break;
-        case OPT_ANY_USER: o->any_uid = true; break;
-        case OPT_LOG: ffl_log_open(2, parse_level(optarg)); break;
-        case OPT_PROC_ID: proc_id = (int)number("proc-id", optarg, 0, 127); break;
-        case OPT_STACK_KEY: stack_arg(options[which].name, optarg); break;
+        case OPT_POOL:
+            o->pool_kib = (uint32_t)number("pool-kib", optarg, 1024, 400 * 1024);
+            break;
+        case OPT_RX_CAP:
+            o->rx_cap = (uint32_t)number("rx-cap", optarg, 4096, 1 << 28);
+            break;
+        case OPT_NO_HUGE:
+            o->huge = false;
+            break;
+        case OPT_ANY_USER:
+            o->any_uid = true;
+            break;
+        case OPT_LOG:
+            ffl_log_open(2, parse_level(optarg));
+            break;
+        case OPT_PROC_ID:
+            proc_id = (int)number("proc-id", optarg, 0, 127);
+            break;
+        case OPT_STACK_KEY:
+            stack_arg(options[which].name, optarg);
+            break;
         case 'h':
-        case OPT_HELP: printf(usage, ffl_stack_find("fstack") ? "" : " (not in this build)"); exit(0);
-        default: fprintf(stderr, "ffloop-instance: try --help\n"); exit(2);
+        case OPT_HELP:
+            printf(usage, ffl_stack_find("fstack") ? "" : " (not in this build)");
+            exit(0);
+        default:
+            fprintf(stderr, "ffloop-instance: try --help\n");
+            exit(2);
         }
     }
     if (proc_id && strcmp(o->stack->name, "fstack") == 0) {

@@ -20,8 +20,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define SQ_BUDGET 1024       /* entries a session a turn */
-#define OVER_LIMIT 1024      /* completions queued privately: then its SQ waits */
+#define SQ_BUDGET 1024  /* entries a session a turn */
+#define OVER_LIMIT 1024 /* completions queued privately: then its SQ waits */
 #define STACK_EVENTS 128
 #define CTL_PERIOD_NS 1000000LL /* how long a busy instance may leave its control epoll alone */
 #define TIMED_PERIOD_NS 100000000LL

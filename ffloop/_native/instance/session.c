@@ -137,8 +137,8 @@ void ep_close(struct ep *e)
         list_remove(&s->stalled, e);
     e->in_ready = e->in_stalled = false;
     handle_release(s, e->handle);
-    session_post(s, (struct ffl_entry){
-                        .op = FFL_OP_CLOSED, .handle = e->handle, .buf = FFL_NO_BUF});
+    session_post(s,
+                 (struct ffl_entry){.op = FFL_OP_CLOSED, .handle = e->handle, .buf = FFL_NO_BUF});
     s->open--;
     atomic_store_explicit(&s->map.seg->inst.sockets, s->open, memory_order_relaxed);
     e->dead = true;
@@ -337,8 +337,14 @@ int session_new(struct ffl_instance *in, int sock, const struct ffl_hello *h, pi
     struct ffl_session *s = calloc(1, sizeof(*s));
     if (!s)
         return -ENOMEM;
-    *s = (struct ffl_session){.in = in, .sock = sock, .pidfd = -1, .app_bell = -1,
-                              .inst_bell = -1, .pid = pid, .uid = uid, .id = ++in->next_id,
+    *s = (struct ffl_session){.in = in,
+                              .sock = sock,
+                              .pidfd = -1,
+                              .app_bell = -1,
+                              .inst_bell = -1,
+                              .pid = pid,
+                              .uid = uid,
+                              .id = ++in->next_id,
                               .map = {.memfd = -1}};
     int rc = session_alloc(s, h);
     if (rc == 0)

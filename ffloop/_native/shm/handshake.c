@@ -78,10 +78,8 @@ int ffl_msg_recv(int sock, void *data, size_t len, int *fds, int *nfds)
         struct cmsghdr align;
     } u;
     struct iovec iov = {.iov_base = data, .iov_len = len};
-    struct msghdr msg = {.msg_iov = &iov,
-                         .msg_iovlen = 1,
-                         .msg_control = u.buf,
-                         .msg_controllen = sizeof(u.buf)};
+    struct msghdr msg = {
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.buf, .msg_controllen = sizeof(u.buf)};
     int room = nfds ? *nfds : 0;
     int own[MAX_FDS];
     ssize_t n;

@@ -60,16 +60,16 @@ enum ffl_op {
 };
 
 /* Flags. */
-#define FFL_F_ADDR 0x01u      /* SEND, RECV: the buffer begins with a struct ffl_addr */
-#define FFL_F_ABORT 0x02u     /* CLOSE: drop what was not sent */
-#define FFL_F_NODELAY 0x04u   /* SOCKET, LISTEN: TCP_NODELAY on this socket / on accepted ones */
-#define FFL_F_ARM_NEW 0x08u   /* ARM on a listener: accepted sockets begin armed */
-#define FFL_F_TRUNC 0x10u     /* RECV of a datagram: it was cut to the buffer */
+#define FFL_F_ADDR 0x01u    /* SEND, RECV: the buffer begins with a struct ffl_addr */
+#define FFL_F_ABORT 0x02u   /* CLOSE: drop what was not sent */
+#define FFL_F_NODELAY 0x04u /* SOCKET, LISTEN: TCP_NODELAY on this socket / on accepted ones */
+#define FFL_F_ARM_NEW 0x08u /* ARM on a listener: accepted sockets begin armed */
+#define FFL_F_TRUNC 0x10u   /* RECV of a datagram: it was cut to the buffer */
 
 /* ---- argument blocks, at the start of a buffer --------------------------------------------- */
 
-struct ffl_addr {      /* Linux numbers; port and ip in network order */
-    uint16_t family;   /* AF_INET 2, AF_INET6 10; 0: none */
+struct ffl_addr {    /* Linux numbers; port and ip in network order */
+    uint16_t family; /* AF_INET 2, AF_INET6 10; 0: none */
     uint16_t port_be;
     uint32_t flowinfo; /* AF_INET6, network order */
     uint32_t scope_id; /* AF_INET6, host order */
@@ -159,9 +159,9 @@ struct ffl_pool_geo {
 struct ffl_geo {
     uint64_t magic;
     uint32_t version;
-    uint32_t size; /* of the segment, bytes */
-    uint32_t max_sockets; /* application's handles [0, n), instance's [n, 2n) */
-    uint32_t session;     /* id, for logs */
+    uint32_t size;                 /* of the segment, bytes */
+    uint32_t max_sockets;          /* application's handles [0, n), instance's [n, 2n) */
+    uint32_t session;              /* id, for logs */
     uint32_t ring_size[FFL_RINGS]; /* slots, a power of two */
     uint32_t ring_off[FFL_RINGS];  /* of the slots */
     struct ffl_pool_geo rx, tx;

@@ -11,7 +11,8 @@
 #include "base.h"
 
 #define FFL_SPIN_FOREVER (-1)
-#define FFL_SPIN_AUTO (-2) /* 50 us where there are three CPUs or more and the sides do not share
+#define FFL_SPIN_AUTO                                                                              \
+    (-2) /* 50 us where there are three CPUs or more and the sides do not share
                               one, else 0 */
 
 struct ffl_spin {

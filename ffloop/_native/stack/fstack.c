@@ -92,8 +92,10 @@ int __wrap_rte_eal_init(int argc, char **argv)
 static void exit_hint(void)
 {
     if (starting)
-        fprintf(stderr, "ffloop-instance: F-Stack could not start with %s; its own message is "
-                        "above. `docs/fstack.md` lists the usual causes.\n", starting->path);
+        fprintf(stderr,
+                "ffloop-instance: F-Stack could not start with %s; its own message is "
+                "above. `docs/fstack.md` lists the usual causes.\n",
+                starting->path);
 }
 
 /* ff_init prints its configuration on standard output; ours carries one ready line and no more. */
@@ -295,18 +297,30 @@ static const struct {
     int level, name;
     enum opt_kind kind;
 } known[] = {
-    {SOL_SOCKET, SO_REUSEADDR, OPT_BOOL},    {SOL_SOCKET, SO_REUSEPORT, OPT_LB},
-    {SOL_SOCKET, SO_KEEPALIVE, OPT_BOOL},    {SOL_SOCKET, SO_BROADCAST, OPT_BOOL},
-    {SOL_SOCKET, SO_OOBINLINE, OPT_BOOL},    {SOL_SOCKET, SO_DONTROUTE, OPT_BOOL},
-    {SOL_SOCKET, SO_SNDBUF, OPT_PLAIN},      {SOL_SOCKET, SO_RCVBUF, OPT_PLAIN},
-    {SOL_SOCKET, SO_SNDLOWAT, OPT_PLAIN},    {SOL_SOCKET, SO_RCVLOWAT, OPT_PLAIN},
-    {SOL_SOCKET, SO_LINGER, OPT_PLAIN},      {SOL_SOCKET, SO_ERROR, OPT_ERRNO},
-    {IPPROTO_TCP, TCP_NODELAY, OPT_BOOL},    {IPPROTO_TCP, TCP_MAXSEG, OPT_PLAIN},
-    {IPPROTO_TCP, TCP_KEEPIDLE, OPT_PLAIN},  {IPPROTO_TCP, TCP_KEEPINTVL, OPT_PLAIN},
-    {IPPROTO_TCP, TCP_KEEPCNT, OPT_PLAIN},   {IPPROTO_IP, IP_TOS, OPT_PLAIN},
-    {IPPROTO_IP, IP_TTL, OPT_PLAIN},         {IPPROTO_IP, IP_MULTICAST_IF, OPT_PLAIN},
-    {IPPROTO_IP, IP_MULTICAST_TTL, OPT_PLAIN}, {IPPROTO_IP, IP_MULTICAST_LOOP, OPT_PLAIN},
-    {IPPROTO_IP, IP_ADD_MEMBERSHIP, OPT_PLAIN}, {IPPROTO_IP, IP_DROP_MEMBERSHIP, OPT_PLAIN},
+    {SOL_SOCKET, SO_REUSEADDR, OPT_BOOL},
+    {SOL_SOCKET, SO_REUSEPORT, OPT_LB},
+    {SOL_SOCKET, SO_KEEPALIVE, OPT_BOOL},
+    {SOL_SOCKET, SO_BROADCAST, OPT_BOOL},
+    {SOL_SOCKET, SO_OOBINLINE, OPT_BOOL},
+    {SOL_SOCKET, SO_DONTROUTE, OPT_BOOL},
+    {SOL_SOCKET, SO_SNDBUF, OPT_PLAIN},
+    {SOL_SOCKET, SO_RCVBUF, OPT_PLAIN},
+    {SOL_SOCKET, SO_SNDLOWAT, OPT_PLAIN},
+    {SOL_SOCKET, SO_RCVLOWAT, OPT_PLAIN},
+    {SOL_SOCKET, SO_LINGER, OPT_PLAIN},
+    {SOL_SOCKET, SO_ERROR, OPT_ERRNO},
+    {IPPROTO_TCP, TCP_NODELAY, OPT_BOOL},
+    {IPPROTO_TCP, TCP_MAXSEG, OPT_PLAIN},
+    {IPPROTO_TCP, TCP_KEEPIDLE, OPT_PLAIN},
+    {IPPROTO_TCP, TCP_KEEPINTVL, OPT_PLAIN},
+    {IPPROTO_TCP, TCP_KEEPCNT, OPT_PLAIN},
+    {IPPROTO_IP, IP_TOS, OPT_PLAIN},
+    {IPPROTO_IP, IP_TTL, OPT_PLAIN},
+    {IPPROTO_IP, IP_MULTICAST_IF, OPT_PLAIN},
+    {IPPROTO_IP, IP_MULTICAST_TTL, OPT_PLAIN},
+    {IPPROTO_IP, IP_MULTICAST_LOOP, OPT_PLAIN},
+    {IPPROTO_IP, IP_ADD_MEMBERSHIP, OPT_PLAIN},
+    {IPPROTO_IP, IP_DROP_MEMBERSHIP, OPT_PLAIN},
     {IPPROTO_IPV6, IPV6_V6ONLY, OPT_BOOL},
 };
 
@@ -338,8 +352,9 @@ static int fstack_getsockopt(void *st, int fd, int level, int name, void *val, u
     if (!kind)
         return -ENOPROTOOPT;
     socklen_t n = *len;
-    int rc = kind == OPT_LB ? ff_getsockopt_freebsd(fd, BSD_SOL_SOCKET, BSD_SO_REUSEPORT_LB, val, &n)
-                            : ff_getsockopt(fd, level, name, val, &n);
+    int rc = kind == OPT_LB
+                 ? ff_getsockopt_freebsd(fd, BSD_SOL_SOCKET, BSD_SO_REUSEPORT_LB, val, &n)
+                 : ff_getsockopt(fd, level, name, val, &n);
     if (rc < 0)
         return fail();
     *len = n;

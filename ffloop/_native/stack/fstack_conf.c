@@ -12,8 +12,8 @@
 #include <unistd.h>
 
 struct args { /* as given; NULL: not */
-    const char *conf, *proc_type, *proc_id, *eal, *iface, *addr, *gateway, *addr6, *gateway6, *delay,
-        *lcore_mask;
+    const char *conf, *proc_type, *proc_id, *eal, *iface, *addr, *gateway, *addr6, *gateway6,
+        *delay, *lcore_mask;
 };
 
 static int complain(char *why, size_t len, int rc, const char *fmt, ...)
@@ -34,10 +34,17 @@ static int split(struct args *a, const struct ffl_stack_opts *opts, char *why, s
         const char *key;
         const char **to;
     } keys[] = {
-        {"conf", &a->conf},         {"proc-type", &a->proc_type}, {"proc-id", &a->proc_id},
-        {"eal", &a->eal},           {"iface", &a->iface},         {"addr", &a->addr},
-        {"gateway", &a->gateway},   {"addr6", &a->addr6},         {"gateway6", &a->gateway6},
-        {"pkt-tx-delay", &a->delay}, {"lcore-mask", &a->lcore_mask},
+        {"conf", &a->conf},
+        {"proc-type", &a->proc_type},
+        {"proc-id", &a->proc_id},
+        {"eal", &a->eal},
+        {"iface", &a->iface},
+        {"addr", &a->addr},
+        {"gateway", &a->gateway},
+        {"addr6", &a->addr6},
+        {"gateway6", &a->gateway6},
+        {"pkt-tx-delay", &a->delay},
+        {"lcore-mask", &a->lcore_mask},
     };
     for (int i = 0; i < opts->argc; i++) {
         const char *eq = strchr(opts->argv[i], '=');
@@ -57,7 +64,8 @@ static int add_eal(struct fstack_conf *c, const char *text)
 {
     char *copy = strdup(text), *save = NULL;
     int rc = copy ? 0 : -ENOMEM;
-    for (char *t = copy ? strtok_r(copy, " \t", &save) : NULL; t; t = strtok_r(NULL, " \t", &save)) {
+    for (char *t = copy ? strtok_r(copy, " \t", &save) : NULL; t;
+         t = strtok_r(NULL, " \t", &save)) {
         if (c->neal == FSTACK_MAX_EAL || !(c->eal[c->neal] = strdup(t))) {
             rc = -E2BIG;
             break;
@@ -209,8 +217,8 @@ static int write_conf(struct fstack_conf *c, const struct args *a, char *why, si
     if (!a->addr)
         return complain(why, whylen, -EINVAL, "--iface needs --addr A.B.C.D/BITS beside it");
     if (strlen(a->iface) >= IF_NAMESIZE || if_nametoindex(a->iface) == 0)
-        return complain(why, whylen, -ENODEV, "there is no interface '%s' in this network namespace",
-                        a->iface);
+        return complain(why, whylen, -ENODEV,
+                        "there is no interface '%s' in this network namespace", a->iface);
     int rc = derive4(a, &n, why, whylen);
     if (rc < 0)
         return rc;
@@ -225,9 +233,10 @@ static int write_conf(struct fstack_conf *c, const struct args *a, char *why, si
         rc = complain(why, whylen, -EIO, "cannot write a configuration");
     snprintf(c->path, sizeof(c->path), "/proc/self/fd/%d", c->memfd);
     snprintf(c->iface, sizeof(c->iface), "%s", a->iface);
-    snprintf(vdev, sizeof(vdev),
-             "--no-pci --vdev=net_af_packet0,iface=%s,blocksz=4096,framesz=2048,framecnt=512,qpairs=1",
-             a->iface);
+    snprintf(
+        vdev, sizeof(vdev),
+        "--no-pci --vdev=net_af_packet0,iface=%s,blocksz=4096,framesz=2048,framecnt=512,qpairs=1",
+        a->iface);
     return rc < 0 ? rc : add_eal(c, vdev);
 }
 
@@ -237,13 +246,14 @@ static int read_args(struct fstack_conf *c, const struct args *a, char *why, siz
 {
     char *end = NULL;
     if (!a->conf == !a->iface)
-        return complain(why, whylen, -EINVAL,
-                        "the fstack stack needs --conf FILE (F-Stack's config.ini), or --iface NAME "
-                        "and --addr A.B.C.D/BITS");
+        return complain(
+            why, whylen, -EINVAL,
+            "the fstack stack needs --conf FILE (F-Stack's config.ini), or --iface NAME "
+            "and --addr A.B.C.D/BITS");
     long delay = a->delay ? strtol(a->delay, &end, 10) : 0;
     if (a->delay && (*end || end == a->delay || delay < 0 || delay > 100))
-        return complain(why, whylen, -EINVAL, "--pkt-tx-delay takes 0 to 100 microseconds, not '%s'",
-                        a->delay);
+        return complain(why, whylen, -EINVAL,
+                        "--pkt-tx-delay takes 0 to 100 microseconds, not '%s'", a->delay);
     long id = a->proc_id ? strtol(a->proc_id, &end, 10) : 0;
     if (a->proc_id && (*end || end == a->proc_id || id < 0 || id > 127))
         return complain(why, whylen, -EINVAL, "--proc-id takes 0 to 127, not '%s'", a->proc_id);

@@ -18,7 +18,7 @@ struct fstack_conf {
     int proc_id;
     char *eal[FSTACK_MAX_EAL]; /* extra arguments, each owned */
     int neal;
-    int memfd;          /* of the written configuration, or -1 */
+    int memfd;                /* of the written configuration, or -1 */
     char addr[64], addr6[64]; /* of the first port, for the start-up line */
     char iface[32];
 };

@@ -20,14 +20,14 @@
 #define FFL_WRITE 2u
 
 struct ffl_stack_event {
-    void *udata;     /* as given to watch */
-    uint8_t filter;  /* FFL_READ or FFL_WRITE, or both where the stack knows both at once */
-    uint8_t eof;     /* the peer has shut its side, or the socket is in error: read to the end */
-    int32_t data;    /* READ: bytes, or connections on a listener, if the stack knows; else 0 */
+    void *udata;    /* as given to watch */
+    uint8_t filter; /* FFL_READ or FFL_WRITE, or both where the stack knows both at once */
+    uint8_t eof;    /* the peer has shut its side, or the socket is in error: read to the end */
+    int32_t data;   /* READ: bytes, or connections on a listener, if the stack knows; else 0 */
 };
 
 struct ffl_stack_opts {
-    int argc;    /* the stack's own options, as the instance was given them: "key=value" */
+    int argc; /* the stack's own options, as the instance was given them: "key=value" */
     char **argv;
 };
 
@@ -58,7 +58,7 @@ struct ffl_stack_ops {
     int (*close)(void *st, int fd);
     int (*bind)(void *st, int fd, const struct ffl_addr *a);
     int (*listen)(void *st, int fd, int backlog);
-    int (*accept)(void *st, int fd, struct ffl_addr *peer); /* new fd, or -EAGAIN */
+    int (*accept)(void *st, int fd, struct ffl_addr *peer);     /* new fd, or -EAGAIN */
     int (*connect)(void *st, int fd, const struct ffl_addr *a); /* 0 or -EINPROGRESS: then WRITE
                                                                    and SO_ERROR tell */
     /* addr: where to / where from, or NULL. recv: *msg_flags out has MSG_TRUNC when cut. */
