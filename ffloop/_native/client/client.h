@@ -67,7 +67,8 @@ enum ffl_event_kind {
                         off = 0: they were moved out of the shared pool while the socket was paused;
                         take them with ffl_client_recv(h, ..., arg) */
     FFL_EV_EOF,      /* the peer has sent all it will (after the last data) */
-    FFL_EV_ERROR,    /* arg = errno > 0: the socket failed; nothing more will come but CLOSED */
+    FFL_EV_ERROR,    /* arg = errno > 0: the socket failed; nothing more will come but CLOSED. After
+                        the queued data in push mode; at once while push is off */
     FFL_EV_ACCEPT,   /* push mode: arg = new handle, off -> struct ffl_names in the segment */
     FFL_EV_CONNECT,  /* arg = 0 or errno > 0 */
     FFL_EV_READABLE, /* the one-shot interest of ffl_client_want: recv or accept will not EAGAIN */
@@ -126,7 +127,8 @@ int ffl_client_connect(struct ffl_client *c, int h, const struct ffl_addr *a);
  * the arming (what was read ahead stays queued, copied out of the shared pool). */
 int ffl_client_push(struct ffl_client *c, int h, bool on);
 
-/* Listener: starts (or stops) accepting ahead, at most `window` not yet handed on (1 to 1024).
+/* Listener in push mode: starts (or, with 0, stops) accepting ahead and handing accepted sockets on
+ * as ACCEPT events, at most `window` not yet handed on (1 to 1024). Without it, want and accept pull.
  * flags: FFL_F_ARM_NEW when accepted sockets will be read by this session. */
 int ffl_client_accepting(struct ffl_client *c, int h, int window, unsigned flags);
 int ffl_client_accept(struct ffl_client *c, int h, struct ffl_names *names); /* handle or -EAGAIN */

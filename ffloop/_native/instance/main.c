@@ -254,21 +254,32 @@ static void parse(int argc, char **argv, struct ffl_instance_opts *o)
 
 /*
  * Leaves the application's process group and parentage, so that its Ctrl-C, its waitpid(-1) and its
- * end do not concern this process; the unix socket alone ties it to its sessions.
+ * end do not concern this process; the unix socket alone ties it to its sessions. The application's own
+ * child stays until the instance is up, and its exit status says whether it is. Returns where to
+ * write that word.
  */
-static void detach(void)
+static int detach(void)
 {
+    int up[2];
+    char word;
+    if (pipe2(up, O_CLOEXEC) < 0) {
+        fprintf(stderr, "ffloop-instance: pipe: %s\n", strerror(errno));
+        exit(1);
+    }
     for (int i = 0; i < 2; i++) {
         pid_t pid = fork();
         if (pid < 0) {
             fprintf(stderr, "ffloop-instance: fork: %s\n", strerror(errno));
             exit(1);
         }
-        if (pid > 0)
-            _exit(0);
+        if (pid > 0) {
+            close(up[1]);
+            _exit(i == 0 && read(up[0], &word, 1) != 1);
+        }
         if (i == 0)
             setsid();
     }
+    close(up[0]);
     if (chdir("/") < 0)
         ffl_log(FFL_LOG_WARNING, "chdir /: %s", strerror(errno));
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -278,6 +289,7 @@ static void detach(void)
         if (null > 2)
             close(null);
     }
+    return up[1];
 }
 
 /*
@@ -300,8 +312,7 @@ int main(int argc, char **argv)
     o.stack = ffl_stack_find("host");
     ffl_log_open(2, FFL_LOG_WARNING);
     parse(argc, argv, &o);
-    if (o.embedded)
-        detach();
+    int up = o.embedded ? detach() : -1;
     umask(077);
     struct sigaction ignore = {.sa_handler = SIG_IGN}, stop = {.sa_handler = on_signal};
     sigaction(SIGPIPE, &ignore, NULL);
@@ -318,6 +329,11 @@ int main(int argc, char **argv)
     printf("ffloop instance ready: stack %s (%s), socket %s, pid %d\n", o.stack->name, desc,
            o.path ? o.path : "inherited", (int)getpid());
     fflush(stdout);
+    if (up >= 0) {
+        if (write(up, "", 1) != 1)
+            ffl_log(FFL_LOG_INFO, "who started this instance has gone");
+        close(up);
+    }
     int rc = ffl_instance_run(in);
     running = NULL;
     ffl_instance_free(in);
