@@ -50,6 +50,23 @@ TEST(class_fallback)
     ffl_pool_fini(&p);
 }
 
+/* Whoever holds something leaves the last quarter of each class to those who hold nothing. */
+TEST(the_last_quarter_is_kept)
+{
+    struct ffl_pool p;
+    struct ffl_pool_geo g = {.count = {32, 16, 8}, .off = {0, 8192, 73728}};
+    CHECK_EQ(ffl_pool_init(&p, &g), 0);
+    int got = 0;
+    while (ffl_pool_get_spare(&p, 1) != FFL_NO_BUF)
+        got++;
+    CHECK_EQ(got, 24 + 12 + 6);
+    CHECK_EQ(cls(ffl_pool_get(&p, 1)), 0);
+    while (ffl_pool_get(&p, 1) != FFL_NO_BUF)
+        got++;
+    CHECK_EQ(got, 55);
+    ffl_pool_fini(&p);
+}
+
 TEST(put_checks_what_the_peer_gives)
 {
     struct ffl_pool p;

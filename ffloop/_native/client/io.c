@@ -200,14 +200,14 @@ static uint32_t fitting(uint64_t room)
 
 /* A smaller buffer for a stream, when the pool is low and what it wants is beyond its share. One
  * that holds nothing gets the smallest there is; others nothing beyond the share. */
-static uint32_t tx_get_part(struct ffl_client *c, const struct csock *s, uint64_t share)
+static uint32_t tx_take_part(struct ffl_client *c, const struct csock *s, uint64_t share)
 {
+    if (!s->tx_out)
+        return ffl_pool_get(&c->tx, fitting(share));
     uint64_t room = share > s->tx_out ? share - s->tx_out : 0;
-    if (s->tx_out && room < ffl_class_size(0))
-        return FFL_NO_BUF;
-    uint32_t buf = ffl_pool_get(&c->tx, fitting(room));
-    if (buf != FFL_NO_BUF && s->tx_out &&
-        ffl_buf_size(buf) > room) { /* only larger ones are left */
+    uint32_t buf =
+        room < ffl_class_size(0) ? FFL_NO_BUF : ffl_pool_get_spare(&c->tx, fitting(room));
+    if (buf != FFL_NO_BUF && ffl_buf_size(buf) > room) { /* only larger ones are left */
         (void)ffl_pool_put(&c->tx, buf);
         buf = FFL_NO_BUF;
     }
@@ -218,8 +218,10 @@ static uint32_t tx_take(struct ffl_client *c, const struct csock *s, uint32_t wa
 {
     uint64_t share = ffl_pool_share(&c->tx, c->tx_cap);
     if (ffl_unlikely(part && share < c->tx_cap && s->tx_out + (uint64_t)want > share))
-        return tx_get_part(c, s, share);
-    return s->tx_out == 0 || s->tx_out < share ? ffl_pool_get(&c->tx, want) : FFL_NO_BUF;
+        return tx_take_part(c, s, share);
+    if (s->tx_out == 0)
+        return ffl_pool_get(&c->tx, want);
+    return s->tx_out < share ? ffl_pool_get_spare(&c->tx, want) : FFL_NO_BUF;
 }
 
 /* A transmit buffer if the socket may have one more; looks for returned ones before it says no.

@@ -42,26 +42,37 @@ static unsigned class_for(uint32_t want)
     return c;
 }
 
-static int class_free(const struct ffl_pool *p, unsigned fit)
+/* The class to take from: the one that fits, else a larger one, else a smaller one. */
+static int class_free(const struct ffl_pool *p, unsigned fit, unsigned keep_shift)
 {
     for (unsigned c = fit; c < FFL_CLASSES; c++)
-        if (p->n[c])
+        if (p->n[c] > p->geo.count[c] >> keep_shift)
             return (int)c;
     for (unsigned c = fit; c-- > 0;)
-        if (p->n[c])
+        if (p->n[c] > p->geo.count[c] >> keep_shift)
             return (int)c;
     return -1;
 }
 
-uint32_t ffl_pool_get(struct ffl_pool *p, uint32_t want)
+static uint32_t get(struct ffl_pool *p, uint32_t want, unsigned keep_shift)
 {
-    int c = class_free(p, class_for(want));
+    int c = class_free(p, class_for(want), keep_shift);
     if (ffl_unlikely(c < 0))
         return FFL_NO_BUF;
     uint32_t id = p->stack[c][--p->n[c]];
     p->free_bytes -= ffl_class_size((unsigned)c);
     p->out[ffl_buf_slot(&p->geo, id)] = 1;
     return id;
+}
+
+uint32_t ffl_pool_get(struct ffl_pool *p, uint32_t want)
+{
+    return get(p, want, 31); /* none is kept back */
+}
+
+uint32_t ffl_pool_get_spare(struct ffl_pool *p, uint32_t want)
+{
+    return get(p, want, 2);
 }
 
 int ffl_pool_put(struct ffl_pool *p, uint32_t id)

@@ -25,6 +25,8 @@ void ffl_pool_fini(struct ffl_pool *p);
 /* The smallest free buffer that holds `want` bytes, else the largest that is free, else
  * FFL_NO_BUF. Marks it out. */
 uint32_t ffl_pool_get(struct ffl_pool *p, uint32_t want);
+/* The same, but the last quarter of each class is left to those who hold nothing yet. */
+uint32_t ffl_pool_get_spare(struct ffl_pool *p, uint32_t want);
 
 /* Takes back an id that came from the peer (or was never sent). 0 or -EPROTO. */
 int ffl_pool_put(struct ffl_pool *p, uint32_t id);
