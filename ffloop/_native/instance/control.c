@@ -127,6 +127,10 @@ static int op_connect(struct ep *e, struct ffl_entry q)
     struct ffl_addr a;
     if (take_arg(e->s, q, &a, sizeof(a)) < 0)
         return -EPROTO;
+    if (e->connecting) {
+        answer(e->s, q, -EALREADY, FFL_NO_BUF);
+        return 0;
+    }
     int rc = e->fd < 0 ? -e->open_error : OPS(in)->connect(ST(in), e->fd, &a);
     if (rc == 0 || rc == -EINPROGRESS) {
         e->failed = e->rx_done = e->readable = e->eof_hint = e->blocked = false;

@@ -37,9 +37,9 @@ struct src {
 
 struct ep { /* an endpoint: one session's reference to one stack socket */
     struct ffl_session *s;
-    struct ep *next;  /* in the ready, stalled or graveyard list */
-    struct ep *timed; /* in the instance's timed list */
-    int64_t due;      /* when a timed endpoint is looked at */
+    struct ep *next, *prev; /* in the ready or stalled list; next: in the graveyard */
+    struct ep *timed;       /* in the instance's timed list */
+    int64_t due;            /* when a timed endpoint is looked at */
     uint32_t handle;
     uint32_t serial; /* tells a reused handle's buffers apart */
     int fd;          /* -1: open_error says why */
@@ -56,6 +56,7 @@ struct ep { /* an endpoint: one session's reference to one stack socket */
     bool watched, closing, failed;
     int8_t shut; /* pending SHUT_* after the queue, or -1 */
     bool in_ready, in_stalled, in_timed, dead;
+    bool buried; /* only the timed list knows it still */
 };
 
 struct tx_slot { /* private facts of a transmit buffer that the instance holds */

@@ -124,8 +124,11 @@ static void run_timed(struct ffl_instance *in, int64_t now)
         }
         *p = e->timed;
         e->in_timed = false;
-        if (e->dead)
+        if (e->dead) {
+            if (e->buried)
+                free(e);
             continue;
+        }
         if (e->closing) {
             ffl_log(FFL_LOG_INFO, "session %u: a closed socket could not send its rest in time",
                     e->s->id);
@@ -413,6 +416,7 @@ void ffl_instance_free(struct ffl_instance *in)
         in->sessions = s->next;
         session_free(s);
     }
+    run_timed(in, INT64_MAX); /* dead endpoints that only this list knows */
     if (in->stack.ops)
         OPS(in)->stop(ST(in));
     int fds[] = {in->ctl, in->stop_fd, in->stats_fd};

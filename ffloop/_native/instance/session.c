@@ -23,6 +23,7 @@
 void list_push(struct ep_list *l, struct ep *e)
 {
     e->next = NULL;
+    e->prev = l->tail;
     if (l->tail)
         l->tail->next = e;
     else
@@ -30,33 +31,25 @@ void list_push(struct ep_list *l, struct ep *e)
     l->tail = e;
 }
 
+static void list_remove(struct ep_list *l, struct ep *e)
+{
+    if (e->prev)
+        e->prev->next = e->next;
+    else
+        l->head = e->next;
+    if (e->next)
+        e->next->prev = e->prev;
+    else
+        l->tail = e->prev;
+    e->next = e->prev = NULL;
+}
+
 struct ep *list_pop(struct ep_list *l)
 {
     struct ep *e = l->head;
-    if (e) {
-        l->head = e->next;
-        if (!l->head)
-            l->tail = NULL;
-        e->next = NULL;
-    }
+    if (e)
+        list_remove(l, e);
     return e;
-}
-
-static void list_remove(struct ep_list *l, struct ep *e)
-{
-    struct ep *prev = NULL;
-    for (struct ep *p = l->head; p; prev = p, p = p->next) {
-        if (p != e)
-            continue;
-        if (prev)
-            prev->next = e->next;
-        else
-            l->head = e->next;
-        if (l->tail == e)
-            l->tail = prev;
-        e->next = NULL;
-        return;
-    }
 }
 
 /* ---- endpoints ----------------------------------------------------------------------------- */
@@ -146,23 +139,14 @@ void ep_close(struct ep *e)
     in->graveyard = e;
 }
 
-static void untime(struct ffl_instance *in, struct ep *e)
-{
-    for (struct ep **p = &in->timed; *p; p = &(*p)->timed)
-        if (*p == e) {
-            *p = e->timed;
-            return;
-        }
-}
-
 void ep_bury(struct ffl_instance *in)
 {
     while (in->graveyard) {
         struct ep *e = in->graveyard;
         in->graveyard = e->next;
-        if (e->in_timed)
-            untime(in, e);
-        free(e);
+        e->buried = e->in_timed; /* then that list frees it, when it comes to it */
+        if (!e->buried)
+            free(e);
     }
 }
 
