@@ -1,6 +1,7 @@
 """The pure parts: options, routes, addresses, error messages, the command."""
 
 import errno
+import os
 import socket
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import warnings
 import pytest
 
 import ffloop
-from ffloop import _addr, _cli, _config, _errors, _routing
+from ffloop import _addr, _cli, _config, _errors, _instance, _routing
 
 
 def test_config_defaults():
@@ -33,11 +34,78 @@ def test_config_from_the_environment_and_arguments():
         ({}, {"spin_us": -5}, "spin_us=-5"),
         ({}, {"reconnect": "maybe"}, "reconnect='maybe'"),
         ({"FFLOOP_TX_CAP": "1e6"}, {}, "FFLOOP_TX_CAP"),
+        ({"FF_NB_FSTACK_INSTANCE": "0"}, {}, "FF_NB_FSTACK_INSTANCE='0'.*1 or more"),
+        ({"FF_PROC_ID": "first"}, {}, "FF_PROC_ID='first'"),
+        ({"FF_INITIAL_LCORE_ID": "0x0"}, {}, "FF_INITIAL_LCORE_ID.*hexadecimal"),
     ],
 )
 def test_config_errors(environ, arguments, words):
     with pytest.raises(ffloop.ConfigError, match=words):
         _config.load(environ, **arguments)
+
+
+def test_cpu_of_a_worker():
+    assert _config.load({}).cpu() is None
+    assert _config.load({"FF_INITIAL_LCORE_ID": "0x4"}).cpu() == 2
+    assert _config.load({"FF_INITIAL_LCORE_ID": "4", "FF_PROC_ID": "3"}).cpu() == 5
+
+
+def test_cpu_that_is_not_there():
+    with pytest.raises(ffloop.ConfigError, match="CPU 63.*this machine has"):
+        ffloop.new_event_loop(initial_lcore="8000000000000000")
+
+
+@pytest.mark.parametrize(
+    ("path", "index", "expected"),
+    [
+        ("/run/ffloop/instance.sock", 0, "/run/ffloop/instance.sock"),
+        ("/run/ffloop/instance.sock", 2, "/run/ffloop/instance-2.sock"),
+        ("/run/v1.2/instance", 1, "/run/v1.2/instance-1"),
+        ("@name", 1, "@name-1"),
+    ],
+)
+def test_socket_of_the_nth_instance(path, index, expected):
+    assert _instance.nth(path, index) == expected
+
+
+def test_the_ith_worker_attaches_to_the_ith_instance(tmp_path):
+    """FF_PROC_ID picks the first loop's instance, the next loop takes the next one."""
+    first = str(tmp_path / "i.sock")
+    running = []
+    try:
+        for proc_id in ("0", "1"):
+            path = _instance.nth(first, int(proc_id))
+            command = [_instance.executable(), "--socket", path, "--proc-id", proc_id]
+            running.append(subprocess.Popen(command, stdout=subprocess.PIPE))
+            assert b"ready" in running[-1].stdout.readline()
+        environ = {
+            **os.environ,
+            "FFLOOP_INSTANCE": first,
+            "FF_NB_FSTACK_INSTANCE": "2",
+            "FF_PROC_ID": "1",
+        }
+        code = (
+            "import ffloop\n"
+            "for _ in range(3):\n"
+            "    loop = ffloop.new_event_loop()\n"
+            "    print(loop.instance.pid)\n"
+            "    loop.close()\n"
+        )
+        out = subprocess.run(
+            [sys.executable, "-c", code], env=environ, cwd=tmp_path, capture_output=True, check=True
+        )
+        zero, one = (p.pid for p in running)
+        assert [int(pid) for pid in out.stdout.split()] == [one, zero, one]
+    finally:
+        for process in running:
+            process.terminate()
+            assert process.wait(10) == 0
+            process.stdout.close()
+
+
+def test_an_embedded_instance_that_cannot_start():
+    with pytest.raises(ffloop.InstanceError, match="did not start: .*no stack 'none'"):
+        _instance._start("none")
 
 
 def test_config_unknown():
