@@ -51,7 +51,7 @@ def test_cpu_of_a_worker():
 
 
 def test_cpu_that_is_not_there():
-    with pytest.raises(ffloop.ConfigError, match="CPU 63.*this machine has"):
+    with pytest.raises(ffloop.ConfigError, match=r"CPU 63.*this machine has"):
         ffloop.new_event_loop(initial_lcore="8000000000000000")
 
 
@@ -104,7 +104,7 @@ def test_the_ith_worker_attaches_to_the_ith_instance(tmp_path):
 
 
 def test_an_embedded_instance_that_cannot_start():
-    with pytest.raises(ffloop.InstanceError, match="did not start: .*no stack 'none'"):
+    with pytest.raises(ffloop.InstanceError, match=r"did not start: .*no stack 'none'"):
         _instance._start("none")
 
 
