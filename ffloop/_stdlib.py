@@ -4,6 +4,7 @@ All of it is the same from Python 3.11 to 3.14; a change there shows here first.
 """
 
 import asyncio
+import contextvars
 import sys
 from asyncio import base_events, constants, events, sslproto, transports, trsock
 from asyncio.log import logger
@@ -25,6 +26,26 @@ SENDFILE_FALLBACK: Any = constants._SendfileMode.FALLBACK
 SERVER_KNOWS_CLIENTS = len(signature(Server._attach).parameters) > 1
 # Python 3.13: create_server(keep_alive=), and an address that is not local is skipped.
 PY313 = sys.version_info >= (3, 13)
+
+
+class QuickHandle(events.Handle):
+    """A Handle for a loop that is not in debug mode: without the question whether it is."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, callback: Any, args: Any, loop: Any, context: contextvars.Context | None
+    ) -> None:
+        self._context = contextvars.copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = None
+        self._source_traceback = None
+
+
+QuickHandle.__name__ = QuickHandle.__qualname__ = "Handle"  # as its repr begins
 
 
 def attach(server: Any, transport: Any) -> None:
@@ -92,6 +113,7 @@ __all__ = [
     "SERVER_KNOWS_CLIENTS",
     "FlowControl",
     "Handle",
+    "QuickHandle",
     "SSLProtocol",
     "SelectorLoop",
     "Server",
