@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 #define DEFAULT_TIMEOUT_MS 10000
-#define DEFAULT_TX_CAP (256 * 1024)
+#define DEFAULT_TX_CAP (1024 * 1024)
 
 static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct ffl_client *all;

@@ -27,7 +27,7 @@ struct ffl_client_opts {
     int64_t spin_us;      /* FFL_SPIN_AUTO, FFL_SPIN_FOREVER, 0: never, else microseconds */
     uint32_t max_sockets; /* 0: the instance's default */
     uint32_t pool_kib;    /* a side; 0: the instance's default */
-    uint32_t tx_cap;      /* bytes a socket may have unsent; 0: 256 KiB */
+    uint32_t tx_cap;      /* bytes a socket may have unsent; 0: 1 MiB */
 };
 
 /*

@@ -43,7 +43,7 @@ static const char usage[] =
     "  --sq-poll US        stacks that poll: look at the SQs for so long a turn (default 20)\n"
     "  --max-sessions N    (default 64)\n"
     "  --max-sockets N     a session (default 65536)\n"
-    "  --pool-kib N        buffers a session, a side (default 32768)\n"
+    "  --pool-kib N        buffers a session, a side (default 16384)\n"
     "  --rx-cap BYTES      read ahead a socket (default 262144)\n"
     "  --no-huge           sessions on ordinary pages only\n"
     "  --any-user          every local user may attach (default: this user and root)\n"

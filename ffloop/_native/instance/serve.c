@@ -320,7 +320,7 @@ void ffl_instance_opts_default(struct ffl_instance_opts *o)
         .huge = true,
         .max_sessions = 64,
         .max_sockets = 65536,
-        .pool_kib = 32 * 1024,
+        .pool_kib = 16 * 1024,
         .rx_cap = 256 * 1024,
     };
 }
