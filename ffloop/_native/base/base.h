@@ -23,6 +23,11 @@
 /* CLOCK_MONOTONIC in nanoseconds (vDSO: about 25 ns, no system call). */
 int64_t ffl_now_ns(void);
 
+/* epoll_wait with a time-out in nanoseconds (never early): 0 does not wait, a negative one or INT64_MAX
+ * waits for ever. The count, or -1 with errno, as epoll_wait. */
+struct epoll_event;
+int ffl_epoll_wait(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns);
+
 /* A pause hint for spin loops. */
 static inline void ffl_cpu_relax(void)
 {

@@ -12,7 +12,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <time.h>
 
 #define FD_PERIOD_NS 50000 /* kernel events are looked at this often while the ring is busy */
 
@@ -200,26 +199,13 @@ static int collect(struct ffl_client *c, struct ffl_event *ev, int max)
 
 /* ---- kernel events ------------------------------------------------------------------------- */
 
-static int wait_fds(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns)
-{
-    if (timeout_ns <= 0)
-        return epoll_wait(epfd, ev, max, timeout_ns < 0 ? -1 : 0);
-    struct timespec ts = {timeout_ns / FFL_NS_PER_SEC, timeout_ns % FFL_NS_PER_SEC};
-    int n = epoll_pwait2(epfd, ev, max, &ts, NULL);
-    if (n < 0 && errno == ENOSYS) { /* before 5.11: milliseconds, rounded up */
-        int64_t ms = (timeout_ns + 999999) / 1000000;
-        n = epoll_wait(epfd, ev, max, ms > 1000000 ? 1000000 : (int)ms);
-    }
-    return n;
-}
-
 /* Kernel events as FD events; the doorbell's and the session's are for us. -errno of epoll. */
 static int fd_events(struct ffl_client *c, struct ffl_event *out, int max, int epfd,
                      int64_t timeout_ns)
 {
     struct epoll_event ev[64];
     int room = max < (int)FFL_COUNT(ev) - 2 ? max + 2 : (int)FFL_COUNT(ev);
-    int got = wait_fds(epfd, ev, room, timeout_ns), n = 0;
+    int got = ffl_epoll_wait(epfd, ev, room, timeout_ns), n = 0;
     if (got < 0)
         return errno == EINTR ? 0 : -errno;
     for (int i = 0; i < got; i++) {

@@ -15,7 +15,6 @@
 #include <sys/epoll.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <time.h>
 
 #define MAX_PENDING 64
 #define HELLO_NS (5 * FFL_NS_PER_SEC)
@@ -283,26 +282,10 @@ static void ctl_event(struct ffl_instance *in, const struct src *src)
     }
 }
 
-/* epoll_pwait2 where the kernel has it (5.11): nanoseconds; else milliseconds, rounded up. */
-static int wait_events(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns)
-{
-    if (timeout_ns <= 0)
-        return epoll_wait(epfd, ev, max, 0);
-    if (timeout_ns == INT64_MAX)
-        return epoll_wait(epfd, ev, max, -1);
-    struct timespec ts = {timeout_ns / FFL_NS_PER_SEC, timeout_ns % FFL_NS_PER_SEC};
-    int n = epoll_pwait2(epfd, ev, max, &ts, NULL);
-    if (n < 0 && errno == ENOSYS) {
-        int64_t ms = (timeout_ns + 999999) / 1000000;
-        n = epoll_wait(epfd, ev, max, ms > 1000000 ? 1000000 : (int)ms);
-    }
-    return n;
-}
-
 void ctl_wait(struct ffl_instance *in, int64_t timeout_ns)
 {
     struct epoll_event ev[64];
-    int n = wait_events(in->ctl, ev, FFL_COUNT(ev), timeout_ns);
+    int n = ffl_epoll_wait(in->ctl, ev, FFL_COUNT(ev), timeout_ns);
     for (int i = 0; i < n; i++)
         ctl_event(in, ev[i].data.ptr);
     if (in->pending)
