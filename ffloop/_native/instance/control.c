@@ -277,7 +277,6 @@ static int op_socket(struct ffl_session *s, struct ffl_entry q, const char **why
             OPS(in)->close(ST(in), fd);
         return bad(why, "out of memory for a socket");
     }
-    e->domain = (uint8_t)domain;
     e->dgram = type == SOCK_DGRAM;
     e->open_error = fd < 0 ? -fd : 0;
     int on = 1, rc = fd < 0 ? fd : 0;

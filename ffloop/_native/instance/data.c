@@ -187,7 +187,6 @@ static void adopt(struct ep *l, int fd, uint32_t handle, struct ffl_names *names
         OPS(in)->close(ST(in), fd);
         return;
     }
-    e->domain = l->domain;
     e->armed = l->arm_new;
     (void)OPS(in)->sockname(ST(in), fd, false, &names->local);
     uint32_t buf = ffl_pool_get(&s->rx, sizeof(*names));

@@ -49,7 +49,6 @@ struct ep { /* an endpoint: one session's reference to one stack socket */
     uint32_t tx_head, tx_tail; /* queued transmit buffers, through session->tx[].next */
     uint32_t tx_off;           /* bytes of the head already sent */
     uint16_t connect_tag;
-    uint8_t domain;
     bool dgram, listener;
     bool armed, arm_new, readable, eof_hint, rx_big, rx_done;
     bool connecting, blocked; /* blocked: the stack said EAGAIN to a send */
@@ -111,7 +110,7 @@ struct ffl_instance {
     struct ep *graveyard, *timed;
     int64_t ctl_due;     /* when to look at the control epoll even if busy */
     int64_t empty_since; /* embedded: no session since then; 0: there are some */
-    bool had_session, stack_quiet, lonely, stopping;
+    bool had_session, stack_quiet, stopping;
     char path[108];
     struct sockaddr_un bound; /* to unlink what we bound, and only that */
 };
@@ -131,7 +130,8 @@ void session_end(struct ffl_session *s);                   /* its unix socket cl
 void session_reap(struct ffl_instance *in);                /* frees those with nothing left */
 void session_free(struct ffl_session *s);
 void session_post(struct ffl_session *s, struct ffl_entry e);
-void session_flush(struct ffl_session *s);         /* overflow, publish, wake */
+void session_flush(struct ffl_session *s); /* overflow, publish, wake */
+void session_wake(struct ffl_session *s, uint32_t bits);
 bool session_stuffed(const struct ffl_session *s); /* the CQ is full: produce nothing more */
 void session_tx_release(struct ffl_session *s, uint32_t buf);
 void *session_buf(struct ffl_session *s, const struct ffl_pool_geo *p, uint32_t buf);

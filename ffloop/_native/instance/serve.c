@@ -49,11 +49,7 @@ static bool drain_sq(struct ffl_session *s)
             session_kill(s, why);
     ffl_ring_consumed(&s->sq);
     ffl_stat_add(&s->map.seg->inst.consumed, (uint64_t)n);
-    if (ffl_wait_take(&s->map.seg->waits.app, FFL_WAIT_SPACE)) {
-        uint64_t one = 1;
-        ssize_t w = write(s->app_bell, &one, sizeof(one)); /* full: readable already */
-        (void)w;
-    }
+    session_wake(s, FFL_WAIT_SPACE);
     return true;
 }
 

@@ -200,10 +200,14 @@ bool session_stuffed(const struct ffl_session *s)
     return s->over_n > 0;
 }
 
-static void bell(int fd)
+/* Rings the application's doorbell if it sleeps on one of `bits`. */
+void session_wake(struct ffl_session *s, uint32_t bits)
 {
     uint64_t one = 1;
-    ssize_t n = write(fd, &one, sizeof(one)); /* EAGAIN: the counter is full, so it is readable */
+    if (!ffl_wait_take(&s->map.seg->waits.app, bits))
+        return;
+    ffl_stat_add(&s->map.seg->inst.wakes, 1);
+    ssize_t n = write(s->app_bell, &one, sizeof(one)); /* EAGAIN: full, so readable already */
     (void)n;
 }
 
@@ -236,10 +240,8 @@ void session_flush(struct ffl_session *s)
     }
     s->dirty_cq = s->dirty_tx = false;
     s->unpublished = 0;
-    if (bits && ffl_wait_take(&s->map.seg->waits.app, bits)) {
-        ffl_stat_add(&s->map.seg->inst.wakes, 1);
-        bell(s->app_bell);
-    }
+    if (bits)
+        session_wake(s, bits);
 }
 
 void *session_buf(struct ffl_session *s, const struct ffl_pool_geo *p, uint32_t buf)
