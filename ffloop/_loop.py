@@ -19,12 +19,12 @@ from ._errors import ConfigError, InstanceError, gone
 from ._instance import InstanceInfo
 from ._log import log
 from ._poller import Poller
-from ._ring import Ring
+from ._ring import Ring, Turn
 from ._routing import router
 from ._server import Listener, bind_sockets
 from ._sockcalls import SockCalls
 from ._sockets import StackSocket, stack_socket, thread_rings
-from ._stdlib import Handle, QuickHandle, Server, SSLProtocol, logger
+from ._stdlib import Handle, SelectorLoop, Server, SSLProtocol, failure, logger, tidy_timers
 from ._transports import StreamTransport
 
 _RETRY_FIRST, _RETRY_MOST = 0.02, 2.0  # seconds between attempts to attach again
@@ -61,7 +61,10 @@ class Loop(SockCalls):
         self._embedded = embedded
         self._listeners: dict[StackSocket, Listener] = {}
         self._retry: asyncio.TimerHandle | None = None
-        self._dispatch_handle = Handle(self._poller.dispatch, (), self, contextvars.Context())
+        dispatch = Handle(self._poller.dispatch, (), self, contextvars.Context())
+        self._turn = Turn(self, self._poller, self._ready, dispatch, self._clock_resolution)
+        self._dispatch_handle = dispatch
+        self._choose_turn()
         self._remember(ring)
 
     def _remember(self, ring: Ring) -> None:
@@ -92,6 +95,7 @@ class Loop(SockCalls):
             return
         self._poller.detach()
         super().close()
+        self._choose_turn()
         ring, self._ring = self._ring, None
         self._listeners.clear()
         if ring is not None:
@@ -99,15 +103,24 @@ class Loop(SockCalls):
 
     # ---- events ----
 
-    def call_soon(  # type: ignore[override]
-        self, callback: Any, *args: Any, context: contextvars.Context | None = None
-    ) -> Any:
-        """As asyncio's. Every request passes here three times or more."""
-        if self._debug or self._closed:
-            return super().call_soon(callback, *args, context=context)
-        handle = QuickHandle(callback, args, self, context)
-        self._ready.append(handle)
-        return handle
+    # call_soon and _run_once are asyncio's while the loop is in debug mode, closed, or a subclass
+    # has its own. Else the compiled ones cover them, as attributes of the instance.
+
+    def set_debug(self, enabled: bool) -> None:
+        super().set_debug(enabled)
+        self._choose_turn()
+
+    def _choose_turn(self) -> None:
+        compiled = self.__dict__
+        compiled.pop("call_soon", None)
+        compiled.pop("_run_once", None)
+        turn = compiled.get("_turn")
+        if turn is None or self._debug or self._closed:
+            return
+        if type(self).call_soon is SelectorLoop.call_soon:
+            compiled["call_soon"] = turn.call_soon
+        if type(self)._run_once is SelectorLoop._run_once:
+            compiled["_run_once"] = turn.run_once
 
     def _process_events(self, event_list: Any) -> None:
         if event_list:
@@ -120,8 +133,25 @@ class Loop(SockCalls):
                         Handle(poller.dispatch_one, taken, self, contextvars.Context())
                     )
             else:
-                poller.queued = 1
+                poller.batch.queued = 1
                 self._ready.append(self._dispatch_handle)
+
+    # The rare ways of the compiled turn.
+
+    def _poll(self, wait_ns: int) -> None:
+        self._process_events(self._poller.select(None if wait_ns < 0 else wait_ns / 1e9))
+
+    def _kernel_ready(self, count: int) -> None:
+        super()._process_events(self._poller.kernel_events(count))
+
+    def _tidy_timers(self) -> None:
+        tidy_timers(self)
+
+    def _failed(self, handle: Any, exc: BaseException) -> None:
+        self.call_exception_handler(failure(handle, exc))
+
+    def _call_soon_any(self, *args: Any, **more: Any) -> Any:
+        return super().call_soon(*args, **more)
 
     # ---- transports ----
 

@@ -1,9 +1,10 @@
 """The selector: one C call waits for kernel descriptors and ring events together.
 
-`select` returns kernel (key, mask) pairs, as any selector does, and loads the ring's events into
-the dispatcher. The loop then schedules `dispatch` once for the whole batch, behind what was
+`select` returns kernel (key, mask) pairs, as any selector does, and leaves the ring's events in the
+dispatcher, `batch`. The loop then schedules `dispatch` once for the whole batch, behind what was
 scheduled before. When a callback raises KeyboardInterrupt or SystemExit, what is left of the batch
-stays, and `select` does not wait again (which would give its buffers back) until it is done.
+stays, and nothing is waited for (which would give its buffers back) until it is done. The compiled
+turn (_native/hot/turn.c) waits on the dispatcher itself and comes here for kernel descriptors.
 """
 
 import select
@@ -42,9 +43,8 @@ class Poller(selectors.EpollSelector):
 
     def __init__(self, ring: Ring, on_down: Callable[[int], None], spin_us: int) -> None:
         super().__init__()
-        self.queued = 0  # dispatch handles that wait in the loop's queue
+        self.batch: Any = None  # the ring's dispatcher
         self._ring: Ring | None = None
-        self._batch: Any = None  # the dispatcher of this ring
         self._on_down = on_down
         self._longest = _SIGNAL_CHECK_NS if spin_us == SPIN_FOREVER else -1
         self.attach(ring)
@@ -56,15 +56,15 @@ class Poller(selectors.EpollSelector):
         epoll.register(doorbell, select.EPOLLIN | select.EPOLLET)
         epoll.register(session, select.EPOLLIN | select.EPOLLRDHUP)
         self._ring = ring
-        self._batch = Dispatcher(ring.mm, ring.events, ring.streams, self._dispatch)
+        self.batch = Dispatcher(ring, self._dispatch, epoll.fileno(), self._longest)
 
     def detach(self) -> None:
         """Kernel descriptors only, until the next attach. Drops what is left of a batch."""
         ring, self._ring = self._ring, None
         if ring is None:
             return
-        self._batch.close()
-        self._batch = None
+        self.batch.close()
+        self.batch = None
         if not ring.closed:
             epoll: Any = self._selector  # type: ignore[attr-defined]
             for fd in ring.fds():
@@ -73,39 +73,26 @@ class Poller(selectors.EpollSelector):
     @property
     def pending(self) -> bool:
         """Are there events of a batch that nobody has been scheduled to dispatch?"""
-        batch = self._batch
-        return batch is not None and not self.queued and batch.index < batch.count
+        batch = self.batch
+        return batch is not None and not batch.queued and batch.index < batch.count
 
     def select(self, timeout: float | None = None) -> _Ready:
-        ring, batch = self._ring, self._batch
-        if ring is None:
+        batch = self.batch
+        if batch is None:
             return super().select(timeout)
-        if self.queued or batch.index < batch.count:
+        if batch.queued or batch.index < batch.count:
             return []
-        if timeout is None:
-            wait_ns = self._longest
-        elif timeout <= 0:
-            wait_ns = 0
-        else:
-            wait_ns = int(timeout * 1e9) + 1  # never early
-            if self._longest > 0:
-                wait_ns = min(wait_ns, self._longest)
-        n = ring.wait(self._selector.fileno(), wait_ns)  # type: ignore[attr-defined]
-        if not n:
-            return []
-        batch.load(n)
-        view = ring.events[: n * EVENT_SIZE]
-        if view[0] == EV_FD or view[-EVENT_SIZE] == EV_FD:  # they are the first or the last ones
-            ready = self._kernel_events(view)
-            if len(ready) == n:
-                batch.load(0)
-            return ready
-        return []
+        # Rounded up: never early.
+        wait_ns = -1 if timeout is None else int(timeout * 1e9) + 1 if timeout > 0 else 0
+        return self.kernel_events(batch.wait(wait_ns))
 
-    def _kernel_events(self, view: memoryview) -> _Ready:
+    def kernel_events(self, count: int) -> _Ready:
+        """What kernel descriptors have to say, out of the first `count` events of the batch."""
+        if not count or self._ring is None:
+            return []
         ready: _Ready = []
         keys = self._fd_to_key  # type: ignore[attr-defined]
-        for kind, fd, mask, _ in decode_events(view):
+        for kind, fd, mask, _ in decode_events(self._ring.events[: count * EVENT_SIZE]):
             if kind == EV_FD:
                 key = keys.get(fd)
                 if key is not None:
@@ -121,26 +108,25 @@ class Poller(selectors.EpollSelector):
 
     def dispatch(self) -> None:
         """Hands every event of the batch to its receiver."""
-        self.queued = 0
-        if self._batch is not None:
-            self._batch.run()
+        if self.batch is not None:
+            self.batch.run()
 
     def take_batch(self) -> list[tuple[Ring, Event, Receiver | None]]:
         """The whole batch, for dispatch_one; no other is waited for until all are done."""
-        ring = self._ring
+        ring, batch = self._ring, self.batch
         if ring is None:
             return []
-        view = ring.events[: self._batch.count * EVENT_SIZE]
+        view = ring.events[: batch.count * EVENT_SIZE]
         taken = [event for event in decode_events(view) if event[0] != EV_FD]
-        self._batch.load(0)
-        self.queued = len(taken)
+        batch.skip()
+        batch.queued = len(taken)
         return [(ring, event, ring.receivers.get(event[1])) for event in taken]
 
     def dispatch_one(self, ring: Ring, event: Event, receiver: Receiver | None) -> None:
         """As dispatch, for one event: in debug mode each is a handle of its own, so that slow
         callbacks are told apart. `receiver` is there to be seen in the handle's repr."""
-        self.queued -= 1
         if self._ring is ring:
+            self.batch.queued -= 1
             self._dispatch(*event)
 
     def _dispatch(self, kind: int, handle: int, arg: int, off: int) -> None:

@@ -26,7 +26,8 @@ ffi: Any = _core.ffi
 lib: Any = _core.lib
 
 Stream: Any = _hot.Stream  # one transport's compiled half
-Dispatcher: Any = _hot.Dispatcher  # hands a batch out
+Dispatcher: Any = _hot.Dispatcher  # waits for a batch and hands it out
+Turn: Any = _hot.Turn  # the loop's call_soon and _run_once
 
 ABI_VERSION: int = lib.FFL_ABI_VERSION
 
@@ -164,18 +165,6 @@ class Ring:
         c = self._alive()
         return lib.ffl_client_doorbell_fd(c), lib.ffl_client_session_fd(c)
 
-    def wait(self, epfd: int, timeout_ns: int) -> int:
-        """One C call: reap, spin, sleep in epfd. How many events `events` begins with.
-
-        They, and the memory they point to, are valid until the next call.
-        """
-        if self.orphans:
-            self._close_orphans()
-        n: int = lib.ffl_client_wait(self.c, self._events, _EVENTS, epfd, timeout_ns)
-        if n < 0 and n != -errno.EINTR:
-            raise error(-n)
-        return max(n, 0)
-
     def ping(self) -> None:
         _check(lib.ffl_client_ping(self._alive()))
 
@@ -193,8 +182,8 @@ class Ring:
             raise gone()
         return self.c
 
-    def _close_orphans(self) -> None:
-        # Handles whose owner was collected without close(), perhaps in another thread.
+    def close_orphans(self) -> None:
+        """Closes handles whose owner was collected without close(), perhaps in another thread."""
         while self.orphans:
             self.close_socket(self.orphans.popleft())
 

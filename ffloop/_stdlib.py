@@ -4,9 +4,9 @@ All of it is the same from Python 3.11 to 3.14; a change there shows here first.
 """
 
 import asyncio
-import contextvars
+import heapq
 import sys
-from asyncio import base_events, constants, events, sslproto, transports, trsock
+from asyncio import base_events, constants, events, format_helpers, sslproto, transports, trsock
 from asyncio.log import logger
 from collections import deque
 from inspect import signature
@@ -20,6 +20,9 @@ FlowControl = transports._FlowControlMixin
 
 LOG_LOST_WRITES: int = constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
 ACCEPT_RETRY_DELAY: int = constants.ACCEPT_RETRY_DELAY
+_base: Any = base_events
+_MANY_TIMERS: int = _base._MIN_SCHEDULED_TIMER_HANDLES
+_CANCELLED_SHARE: float = _base._MIN_CANCELLED_TIMER_HANDLES_FRACTION
 SENDFILE_FALLBACK: Any = constants._SendfileMode.FALLBACK
 
 # Python 3.13 tells the server which transport attaches.
@@ -28,24 +31,25 @@ SERVER_KNOWS_CLIENTS = len(signature(Server._attach).parameters) > 1
 PY313 = sys.version_info >= (3, 13)
 
 
-class QuickHandle(events.Handle):
-    """A Handle for a loop that is not in debug mode: without the question whether it is."""
-
-    __slots__ = ()
-
-    def __init__(
-        self, callback: Any, args: Any, loop: Any, context: contextvars.Context | None
-    ) -> None:
-        self._context = contextvars.copy_context() if context is None else context
-        self._loop = loop
-        self._callback = callback
-        self._args = args
-        self._cancelled = False
-        self._repr = None
-        self._source_traceback = None
+def failure(handle: Any, exc: BaseException) -> dict[str, Any]:
+    """The exception handler's context for a handle whose callback raised, as Handle._run's."""
+    source = format_helpers._format_callback_source(handle._callback, handle._args)
+    return {"message": f"Exception in callback {source}", "exception": exc, "handle": handle}
 
 
-QuickHandle.__name__ = QuickHandle.__qualname__ = "Handle"  # as its repr begins
+def tidy_timers(loop: Any) -> None:
+    """Takes cancelled timers off the loop's heap: those at its head; all when they are many."""
+    timers = loop._scheduled
+    if len(timers) > _MANY_TIMERS and loop._timer_cancelled_count / len(timers) > _CANCELLED_SHARE:
+        for timer in timers:
+            timer._scheduled = not timer._cancelled
+        loop._scheduled = [timer for timer in timers if timer._scheduled]
+        heapq.heapify(loop._scheduled)
+        loop._timer_cancelled_count = 0
+        return
+    while timers and timers[0]._cancelled:
+        loop._timer_cancelled_count -= 1
+        heapq.heappop(timers)._scheduled = False
 
 
 def attach(server: Any, transport: Any) -> None:
@@ -73,7 +77,9 @@ if TYPE_CHECKING:
         _selector: Any
         _closed: bool
         _debug: bool
+        _clock_resolution: float
 
+        def _run_once(self) -> None: ...
         def _check_closed(self) -> None: ...
         def _process_events(self, event_list: Any) -> None: ...
         def _make_socket_transport(
@@ -113,12 +119,13 @@ __all__ = [
     "SERVER_KNOWS_CLIENTS",
     "FlowControl",
     "Handle",
-    "QuickHandle",
     "SSLProtocol",
     "SelectorLoop",
     "Server",
     "TransportSocket",
     "attach",
     "detach",
+    "failure",
     "logger",
+    "tidy_timers",
 ]

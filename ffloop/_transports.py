@@ -6,7 +6,7 @@ _SelectorSocketTransport; what differs is only where bytes come from and go to. 
 callback runs in a context of its own, as asyncio's reader handles do.
 
 The shortest ways, plain data to a reading protocol and write() of bytes with nothing in front of
-it, are compiled (_native/hot/hot.c) and end here whenever there is anything more to think of.
+it, are compiled (_native/hot/stream.c) and end here whenever there is anything more to think of.
 """
 
 import asyncio

@@ -1,0 +1,291 @@
+/*
+ * dispatcher.c - Dispatcher: waits for a batch of events and hands it out.
+ *
+ * Callers: ffloop/_poller.py, turn.c. Plain data for a reading protocol goes there directly; every
+ * other event is the poller's (other(kind, handle, arg, off)).
+ *
+ * Invariants: index is ahead of the event that is being handled, so that an exception loses nothing;
+ * callbacks may pause, close or detach anything at any time, so nothing is kept in a local across a
+ * call but counted references. No wait (it would give the batch's buffers back) before the batch is
+ * done: who waits looks at index, count and queued first.
+ */
+#include "hot.h"
+
+#include <errno.h>
+
+PyTypeObject *dispatcher_type;
+static PyObject *name_close_orphans;
+
+static void dispatcher_release(Dispatcher *d)
+{
+    d->c = NULL;
+    d->index = d->count = d->queued = 0;
+    if (d->segment.obj)
+        PyBuffer_Release(&d->segment);
+    if (d->events.obj)
+        PyBuffer_Release(&d->events);
+}
+
+/* The ring's attribute, as a new reference in *to. */
+static int take(PyObject *ring, const char *name, PyObject **to)
+{
+    Py_XDECREF(*to);
+    *to = PyObject_GetAttrString(ring, name);
+    return *to ? 0 : -1;
+}
+
+static int take_buffer(PyObject *ring, const char *name, Py_buffer *to)
+{
+    PyObject *from = NULL;
+    if (take(ring, name, &from) < 0)
+        return -1;
+    int rc = PyObject_GetBuffer(from, to, PyBUF_SIMPLE);
+    Py_DECREF(from);
+    return rc;
+}
+
+static int dispatcher_init(PyObject *self, PyObject *args, PyObject *kw)
+{
+    static char *names[] = {"ring", "other", "epfd", "longest_ns", NULL};
+    Dispatcher *d = (Dispatcher *)self;
+    PyObject *ring, *other, *address = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "OOiL", names, &ring, &other, &d->epfd,
+                                     &d->longest_ns))
+        return -1;
+    dispatcher_release(d);
+    hot_set_ref(&d->ring, ring);
+    hot_set_ref(&d->other, other);
+    if (take(ring, "streams", &d->streams) < 0 || take(ring, "orphans", &d->orphans) < 0 ||
+        take(ring, "address", &address) < 0)
+        return -1;
+    struct ffl_client *c = PyLong_AsVoidPtr(address);
+    Py_DECREF(address);
+    if (PyErr_Occurred())
+        return -1;
+    if (!PyDict_Check(d->streams)) {
+        PyErr_SetString(PyExc_TypeError, "ring.streams must be a dict");
+        return -1;
+    }
+    if (take_buffer(ring, "mm", &d->segment) < 0 || take_buffer(ring, "events", &d->events) < 0)
+        return -1;
+    d->c = c;
+    return 0;
+}
+
+static int dispatcher_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Dispatcher *d = (Dispatcher *)self;
+    Py_VISIT(d->ring);
+    Py_VISIT(d->streams);
+    Py_VISIT(d->orphans);
+    Py_VISIT(d->other);
+    Py_VISIT(Py_TYPE(self));
+    return 0;
+}
+
+static int dispatcher_clear(PyObject *self)
+{
+    Dispatcher *d = (Dispatcher *)self;
+    dispatcher_release(d);
+    Py_CLEAR(d->ring);
+    Py_CLEAR(d->streams);
+    Py_CLEAR(d->orphans);
+    Py_CLEAR(d->other);
+    return 0;
+}
+
+static void dispatcher_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    dispatcher_clear(self);
+    freefunc release = PyType_GetSlot(type, Py_tp_free);
+    release(self);
+    Py_DECREF(type);
+}
+
+static PyObject *dispatcher_close(PyObject *self, PyObject *unused)
+{
+    dispatcher_release((Dispatcher *)self);
+    Py_RETURN_NONE;
+}
+
+/* ---- waiting ------------------------------------------------------------------------------- */
+
+/* Handles whose owner was collected without close(), perhaps in another thread. */
+static int close_orphans(Dispatcher *d)
+{
+    Py_ssize_t n = PyObject_Size(d->orphans);
+    if (n <= 0)
+        return (int)n;
+    PyObject *r = PyObject_CallMethodObjArgs(d->ring, name_close_orphans, NULL);
+    Py_XDECREF(r);
+    return r ? 0 : -1;
+}
+
+/* The kernel's events are the first or the last ones of a batch. */
+static int kernel_events(const struct ffl_event *ev, int n)
+{
+    int first = 0, last = 0;
+    while (first < n && ev[first].kind == FFL_EV_FD)
+        first++;
+    while (first + last < n && ev[n - 1 - last].kind == FFL_EV_FD)
+        last++;
+    return first + last;
+}
+
+int dispatcher_wait(Dispatcher *d, int64_t timeout_ns)
+{
+    if (!d->c) {
+        PyErr_SetString(PyExc_ValueError, "wait() on a closed dispatcher");
+        return -1;
+    }
+    if (close_orphans(d) < 0)
+        return -1;
+    struct ffl_event *ev = d->events.buf;
+    int room = (int)((size_t)d->events.len / sizeof(*ev));
+    if (d->longest_ns >= 0 && (timeout_ns < 0 || timeout_ns > d->longest_ns))
+        timeout_ns = d->longest_ns;
+    d->index = d->count = 0;
+    PyThreadState *thread = PyEval_SaveThread();
+    int n = ffl_client_wait(d->c, ev, room, d->epfd, timeout_ns);
+    PyEval_RestoreThread(thread);
+    if (n < 0 && n != -EINTR) {
+        errno = -n;
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    if (n <= 0)
+        return 0;
+    int kernel = kernel_events(ev, n);
+    d->count = kernel < n ? n : 0;
+    return kernel ? n : 0;
+}
+
+static PyObject *py_wait(PyObject *self, PyObject *timeout)
+{
+    long long ns = PyLong_AsLongLong(timeout);
+    if (ns == -1 && PyErr_Occurred())
+        return NULL;
+    int n = dispatcher_wait((Dispatcher *)self, ns);
+    return n < 0 ? NULL : PyLong_FromLong(n);
+}
+
+/* ---- handing out --------------------------------------------------------------------------- */
+
+static int deliver(Stream *s, const char *data, uint32_t len)
+{
+    PyObject *bytes = PyBytes_FromStringAndSize(data, len);
+    if (!bytes)
+        return -1;
+    PyObject *enter = s->enter, *to = s->deliver; /* the callback may replace both */
+    Py_INCREF(s);
+    Py_INCREF(enter);
+    Py_INCREF(to);
+    PyObject *r = PyObject_CallFunctionObjArgs(enter, to, bytes, NULL);
+    int rc = r ? 0 : stream_fault(s);
+    Py_XDECREF(r);
+    Py_DECREF(bytes);
+    Py_DECREF(to);
+    Py_DECREF(enter);
+    Py_DECREF(s);
+    return rc;
+}
+
+static int long_way(PyObject *other, const struct ffl_event *e)
+{
+    Py_INCREF(other);
+    PyObject *r = PyObject_CallFunction(other, "IIII", e->kind, e->handle, e->arg, e->off);
+    Py_DECREF(other);
+    Py_XDECREF(r);
+    return r ? 0 : -1;
+}
+
+/* One event. `e` is a copy: callbacks may close the dispatcher. */
+static int dispatch(Dispatcher *d, struct ffl_event e)
+{
+    if (e.kind != FFL_EV_DATA || !e.off)
+        return long_way(d->other, &e);
+    PyObject *key = PyLong_FromUnsignedLong(e.handle);
+    if (!key)
+        return -1;
+    Stream *s = (Stream *)PyDict_GetItemWithError(d->streams, key); /* borrowed */
+    Py_DECREF(key);
+    if (!s)
+        return PyErr_Occurred() ? -1 : long_way(d->other, &e);
+    if (s->blocked || !s->enter || !s->deliver || s->deliver == Py_None)
+        return long_way(d->other, &e);
+    if ((Py_ssize_t)e.off + (Py_ssize_t)e.arg > d->segment.len) {
+        PyErr_SetString(PyExc_SystemError, "an event beyond the segment");
+        return -1;
+    }
+    return deliver(s, (const char *)d->segment.buf + e.off, e.arg);
+}
+
+static PyObject *dispatcher_run(PyObject *self, PyObject *unused)
+{
+    Dispatcher *d = (Dispatcher *)self;
+    int rc = 0;
+    Py_INCREF(d);
+    d->queued = 0;
+    while (rc == 0 && d->index < d->count) {
+        struct ffl_event e = ((const struct ffl_event *)d->events.buf)[d->index++];
+        if (e.kind != FFL_EV_FD && e.kind != FFL_EV_CLOSED)
+            rc = dispatch(d, e);
+    }
+    Py_DECREF(d);
+    if (rc < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *dispatcher_skip(PyObject *self, PyObject *unused)
+{
+    Dispatcher *d = (Dispatcher *)self;
+    d->index = d->count = 0;
+    Py_RETURN_NONE;
+}
+
+static PyMemberDef dispatcher_members[] = {
+    {"index", T_INT, offsetof(Dispatcher, index), READONLY, "the next event"},
+    {"count", T_INT, offsetof(Dispatcher, count), READONLY, "events in the batch"},
+    {"queued", T_INT, offsetof(Dispatcher, queued), 0, "handles in the queue that will dispatch"},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMethodDef dispatcher_methods[] = {
+    {"wait", py_wait, METH_O,
+     "Waits for a batch, nanoseconds at most (< 0: for ever). How many events to look through for "
+     "those of kernel descriptors."},
+    {"run", dispatcher_run, METH_NOARGS, "Hands out the events from index on."},
+    {"skip", dispatcher_skip, METH_NOARGS, "The batch was taken: nothing is left of it."},
+    {"close", dispatcher_close, METH_NOARGS, "Lets go of the ring; what is left is dropped."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot dispatcher_slots[] = {
+    {Py_tp_doc, "Waits for batches of events and hands them to their receivers."},
+    {Py_tp_init, dispatcher_init},
+    {Py_tp_new, PyType_GenericNew},
+    {Py_tp_dealloc, dispatcher_dealloc},
+    {Py_tp_traverse, dispatcher_traverse},
+    {Py_tp_clear, dispatcher_clear},
+    {Py_tp_members, dispatcher_members},
+    {Py_tp_methods, dispatcher_methods},
+    {0, NULL},
+};
+
+static PyType_Spec dispatcher_spec = {
+    .name = "ffloop._native._hot.Dispatcher",
+    .basicsize = sizeof(Dispatcher),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .slots = dispatcher_slots,
+};
+
+int dispatcher_exec(PyObject *module)
+{
+    if (hot_intern(&name_close_orphans, "close_orphans") < 0)
+        return -1;
+    dispatcher_type = (PyTypeObject *)hot_add_type(module, "Dispatcher", &dispatcher_spec, NULL);
+    return dispatcher_type ? 0 : -1;
+}

@@ -1,0 +1,63 @@
+/*
+ * hot.h - the compiled half of the Python face: what its parts share.
+ *
+ * Stream (stream.c) is one transport's short ways, Dispatcher (dispatcher.c) waits for a batch of
+ * events and hands it out, Turn (turn.c) is the loop's call_soon and _run_once. Each has one short way
+ * here and a long way in Python for whatever is not plain. Limited API of 3.11, so that one wheel
+ * serves every later one.
+ */
+#ifndef FFL_HOT_H
+#define FFL_HOT_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+
+#include "client.h"
+
+#include <stdbool.h>
+
+/* A detached Stream has c == NULL. */
+typedef struct {
+    PyObject_HEAD
+    struct ffl_client *c;
+    int handle;
+    char blocked; /* data takes the long way: paused, closing, or not a plain protocol */
+    char stalled; /* writes take the long way: backlog, end of file, closed */
+    PyObject *owner, *enter, *deliver; /* the transport; its context's run; data_received */
+} Stream;
+
+typedef struct {
+    PyObject_HEAD
+    struct ffl_client *c;               /* NULL: closed, and the buffers are released */
+    Py_buffer segment, events;          /* the shared memory; the batch */
+    PyObject *ring, *streams, *orphans; /* streams: handle -> Stream; orphans: handles to close */
+    PyObject *other; /* other(kind, handle, arg, off) for what is not plain data */
+    int epfd;
+    long long longest_ns; /* no wait is longer; < 0: no limit */
+    int index, count;     /* the next event, and how many the batch has */
+    int queued;           /* handles in the loop's queue that will dispatch */
+} Dispatcher;
+
+/* Replaces a counted reference (Py_XSETREF is not in the limited API). */
+void hot_set_ref(PyObject **to, PyObject *value);
+int hot_intern(PyObject **to, const char *text);
+/* Makes the type and adds it to the module: a borrowed reference, or NULL. */
+PyObject *hot_add_type(PyObject *module, const char *name, PyType_Spec *spec, PyObject *bases);
+/* Takes the exception that is set, as an object; NULL when it is one that ends the program
+ * (KeyboardInterrupt, SystemExit), which stays set. */
+PyObject *hot_take_exception(void);
+
+/* The owner's _fault(exception): data_received raised. */
+int stream_fault(Stream *s);
+
+/* Waits for a batch (see ffl_client_wait). The number of its events when kernel descriptors are
+ * among them, else 0; -1 with an exception. */
+int dispatcher_wait(Dispatcher *d, int64_t timeout_ns);
+extern PyTypeObject *dispatcher_type;
+
+int stream_exec(PyObject *module);
+int dispatcher_exec(PyObject *module);
+int turn_exec(PyObject *module);
+
+#endif

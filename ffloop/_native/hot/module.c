@@ -1,0 +1,61 @@
+/* module.c - ffloop._native._hot and the helpers of its parts. See hot.h. */
+#include "hot.h"
+
+void hot_set_ref(PyObject **to, PyObject *value)
+{
+    PyObject *old = *to;
+    Py_INCREF(value);
+    *to = value;
+    Py_XDECREF(old);
+}
+
+int hot_intern(PyObject **to, const char *text)
+{
+    if (!*to)
+        *to = PyUnicode_InternFromString(text);
+    return *to ? 0 : -1;
+}
+
+PyObject *hot_add_type(PyObject *module, const char *name, PyType_Spec *spec, PyObject *bases)
+{
+    PyObject *type = PyType_FromSpecWithBases(spec, bases);
+    if (!type)
+        return NULL;
+    int rc = PyModule_AddObjectRef(module, name, type);
+    Py_DECREF(type); /* the module holds it */
+    return rc < 0 ? NULL : type;
+}
+
+PyObject *hot_take_exception(void)
+{
+    if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt) || PyErr_ExceptionMatches(PyExc_SystemExit))
+        return NULL;
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    PyErr_NormalizeException(&type, &value, &trace);
+    if (trace)
+        PyException_SetTraceback(value, trace);
+    Py_XDECREF(type);
+    Py_XDECREF(trace);
+    return value;
+}
+
+static int module_exec(PyObject *module)
+{
+    return stream_exec(module) < 0 || dispatcher_exec(module) < 0 || turn_exec(module) < 0 ? -1 : 0;
+}
+
+static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, module_exec}, {0, NULL}};
+
+static struct PyModuleDef module_def = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "ffloop._native._hot",
+    .m_doc = "The compiled half of the Python face.",
+    .m_slots = module_slots,
+};
+
+PyMODINIT_FUNC PyInit__hot(void);
+PyMODINIT_FUNC PyInit__hot(void)
+{
+    return PyModuleDef_Init(&module_def);
+}
