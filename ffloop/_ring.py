@@ -323,6 +323,17 @@ class Ring:
         _check(lib.ffl_client_setsockopt(self._alive(), handle, level, name, packed, len(packed)))
 
 
+def instance_stats(path: str, timeout_ms: int = 0) -> dict[str, int]:
+    """The counters of the instance at `path` (client.h, struct ffl_instance_stats), without a
+    session. Raises an InstanceError."""
+    out = ffi.new("struct ffl_instance_stats *")
+    why = ffi.new("char[]", 256)
+    rc = lib.ffl_client_query(os.fsencode(path), timeout_ms, out, why, 256)
+    if rc < 0:
+        raise attach_error(-rc, path, ffi.string(why).decode(errors="replace"))
+    return {name: int(getattr(out, name)) for name in dir(out) if name != "stack"}
+
+
 def flat(data: Any) -> Any:
     """A C view of a bytes-like object that is not bytes, for raw_send."""
     return ffi.from_buffer(data)

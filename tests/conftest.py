@@ -3,7 +3,9 @@
 import asyncio
 import gc
 import os
+import pathlib
 import ssl
+import sys
 import warnings
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
@@ -11,6 +13,8 @@ from typing import Any
 import pytest
 
 LOOPS = ("asyncio", "uvloop", "ffloop")
+# ffloop once more, on the real F-Stack, where one is built: see fstack/net.py.
+ON_FSTACK = ("fstack",) if os.environ.get("FF_PATH") else ()
 
 
 def loop_factory(name: str) -> Callable[..., asyncio.AbstractEventLoop]:
@@ -41,35 +45,80 @@ class Runner:
             return runner.run(main)
 
 
-def _run_with(name: str) -> Iterator[Runner]:
-    runner = Runner(name)
+def _run_with(request: pytest.FixtureRequest) -> Iterator[Runner]:
+    on_fstack = request.param == "fstack"
+    if on_fstack:
+        request.getfixturevalue("on_fstack")
+    runner = Runner("ffloop" if on_fstack else request.param)
     yield runner
     assert runner.errors == []
 
 
-@pytest.fixture(params=LOOPS)
+@pytest.fixture(params=LOOPS + ON_FSTACK)
 def run(request: pytest.FixtureRequest) -> Iterator[Runner]:
     """Each loop in turn."""
-    yield from _run_with(request.param)
+    yield from _run_with(request)
 
 
-@pytest.fixture(params=("asyncio", "ffloop"))
+@pytest.fixture(params=("asyncio", "ffloop", *ON_FSTACK))
 def run_std(request: pytest.FixtureRequest) -> Iterator[Runner]:
     """asyncio and ffloop, where uvloop is known to differ from asyncio."""
-    yield from _run_with(request.param)
+    yield from _run_with(request)
+
+
+@pytest.fixture(params=("ffloop", *ON_FSTACK))
+def run_ff(request: pytest.FixtureRequest) -> Iterator[Runner]:
+    yield from _run_with(request)
+
+
+@pytest.fixture(scope="session")
+def fstack_net() -> Iterator[Any]:
+    """fstack.net.Net, or a skip that says what is missing."""
+    from fstack import net
+
+    if reason := net.missing():
+        pytest.skip(reason)
+    made = net.Net()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def fstack(fstack_net: Any) -> Iterator[Any]:
+    """A running fstack.net.Instance."""
+    from fstack import net
+
+    instance = net.Instance(fstack_net)
+    yield instance
+    instance.close()
 
 
 @pytest.fixture
-def run_ff() -> Iterator[Runner]:
-    yield from _run_with("ffloop")
+def on_fstack(
+    fstack: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[None]:
+    """The test's loops use F-Stack; its kernel sockets are in the peer's namespace."""
+    from fstack import net
+
+    assert fstack.process.poll() is None, f"F-Stack's instance ended:\n{fstack.words()}"
+    monkeypatch.setenv("FFLOOP_INSTANCE", fstack.path)
+    monkeypatch.setenv("FFLOOP_STACK", "fstack")
+    net.mirrored(monkeypatch)
+    util = sys.modules["loop.util"]
+    for name, value in net.ADDRESSES.items():
+        for module in (util, request.module):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, value)
+    with net.within(fstack.net.peer):
+        yield
 
 
 @pytest.fixture(scope="session")
 def tls() -> Any:
-    """(server context, client context, CA) for localhost, 127.0.0.1 and ::1."""
+    """(server context, client context) for localhost and the addresses that tests serve on."""
     trustme = pytest.importorskip("trustme")
     ca = trustme.CA()
-    cert = ca.issue_cert("localhost", "127.0.0.1", "::1")
+    cert = ca.issue_cert("localhost", "127.0.0.1", "::1", "10.97.0.2")
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     cert.configure_cert(server)
     client = ssl.create_default_context()
@@ -118,7 +167,17 @@ def warned() -> Iterator[list[warnings.WarningMessage]]:
         yield seen
 
 
+def _exceptions() -> dict[str, str]:
+    """Tests that F-Stack is known to fail, with the reason: fstack/exceptions.txt."""
+    lines = (pathlib.Path(__file__).parent / "fstack" / "exceptions.txt").read_text().splitlines()
+    return dict(line.split(": ", 1) for line in lines if line and not line.startswith("#"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    exceptions = _exceptions()
     for item in items:
-        if "tests/loop/" in item.nodeid:
-            item.add_marker(pytest.mark.timeout(30))
+        if "tests/loop/" not in item.nodeid:
+            continue
+        item.add_marker(pytest.mark.timeout(30))
+        if "[fstack" in item.name and (reason := exceptions.get(item.name.partition("[")[0])):
+            item.add_marker(pytest.mark.xfail(reason=reason, strict=True))

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from .util import HOST
+
 MIB = int(os.environ.get("FFLOOP_BULK_MIB", "48"))
 BLOCK = random.Random(7).randbytes(1 << 20)
 
@@ -68,9 +70,9 @@ def test_upload_and_download(run, tls, secure):
         app.add_routes([web.post("/", upload), web.get("/", download)])
         runner = web.AppRunner(app)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=server_tls)
+        site = web.TCPSite(runner, HOST, 0, ssl_context=server_tls)
         await site.start()
-        url = f"{'https' if secure else 'http'}://127.0.0.1:{runner.addresses[0][1]}/"
+        url = f"{'https' if secure else 'http'}://{HOST}:{runner.addresses[0][1]}/"
         timeout = aiohttp.ClientTimeout(total=None)
         try:
             async with aiohttp.ClientSession(timeout=timeout) as session:

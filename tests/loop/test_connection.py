@@ -7,12 +7,14 @@ import socket
 import pytest
 
 from .test_server import needs_ipv6
-from .util import HOST, Log, serve, until
+from .util import HOST, HOST6, HOSTS, PEER, Log, serve, until
+
+IP_FREEBIND = 15  # linux/in.h; not in the socket module
 
 
 def unused_port() -> int:
     with socket.socket() as sock:
-        sock.bind((HOST, 0))
+        sock.bind((PEER, 0))
         return sock.getsockname()[1]
 
 
@@ -55,17 +57,14 @@ def test_several_addresses_one_answers(run_std):
 
     async def main():
         loop = asyncio.get_running_loop()
-        async with serve(host="127.0.0.2") as (_, (_, port)):
+        async with serve(host=HOSTS[1]) as (_, (_, port)):
 
             async def resolve(host, port, **kwargs):
-                return [
-                    (socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port))
-                    for ip in ("127.0.0.1", "127.0.0.2")
-                ]
+                return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in HOSTS[:2]]
 
             loop.getaddrinfo = resolve
             transport, protocol = await loop.create_connection(Log, "two.example", port)
-            assert transport.get_extra_info("peername")[0] == "127.0.0.2"
+            assert transport.get_extra_info("peername")[0] == HOSTS[1]
             transport.abort()
             await protocol.lost
 
@@ -80,7 +79,7 @@ def test_happy_eyeballs(run_std, no_leaks):
 
             async def resolve(host, port, **kwargs):
                 return [
-                    (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", port, 0, 0)),
+                    (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (HOST6, port, 0, 0)),
                     (socket.AF_INET, socket.SOCK_STREAM, 6, "", (HOST, port)),
                 ]
 
@@ -100,9 +99,9 @@ def test_local_addr(run):
         async with serve() as (_, addr):
             port = unused_port()
             transport, protocol = await asyncio.get_running_loop().create_connection(
-                Log, *addr, local_addr=("127.0.0.3", port)
+                Log, *addr, local_addr=(HOSTS[2], port)
             )
-            assert transport.get_extra_info("sockname") == ("127.0.0.3", port)
+            assert transport.get_extra_info("sockname") == (HOSTS[2], port)
             transport.abort()
             await protocol.lost
 
@@ -158,7 +157,7 @@ def test_timeout_of_a_connect_that_never_answers(run, no_leaks):
 
     async def main():
         with socket.socket() as listener:
-            listener.bind((HOST, 0))
+            listener.bind((PEER, 0))
             listener.listen(0)
             addr = listener.getsockname()
             fill = [socket.socket() for _ in range(8)]
@@ -219,7 +218,8 @@ def test_promotion_keeps_a_local_address(run_ff):
         async with serve() as (_, addr):
             with socket.socket() as sock:
                 sock.setblocking(False)
-                sock.bind(("127.0.0.4", 0))
+                sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)  # it may be the stack's alone
+                sock.bind((HOSTS[3], 0))
                 local = sock.getsockname()
                 await loop.sock_connect(sock, addr)
                 assert sock.getsockname() == local
@@ -259,7 +259,7 @@ def test_connected_kernel_sockets_stay_on_the_kernel(run_ff):
     async def main():
         import ffloop
 
-        with socket.create_server((HOST, 0)) as listener:
+        with socket.create_server((PEER, 0)) as listener:
             sock = socket.create_connection(listener.getsockname())
             peer, _ = listener.accept()
             sock.setblocking(False)
@@ -282,8 +282,7 @@ def test_aiohttps_happy_eyeballs(run, no_leaks):
         loop = asyncio.get_running_loop()
         async with serve() as (_, (host, port)):
             infos = [
-                (socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port))
-                for ip in ("127.0.0.9", host)
+                (socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in (HOSTS[3], host)
             ]
             sock = await aiohappyeyeballs.start_connection(
                 infos, happy_eyeballs_delay=0.25, interleave=1

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from .util import HOST, Log, pair, serve, until
+from .util import HOST, HOST6, HOSTS, Log, pair, serve, until
 
 
 def has_ipv6() -> bool:
@@ -43,8 +43,8 @@ def test_port_zero_is_a_real_port(run, no_leaks):
 def test_several_hosts(run_std):  # uvloop listens twice on a host that is named twice
     async def main():
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(Log, ["127.0.0.1", "127.0.0.2", "127.0.0.1"], 0)
-        assert sorted(s.getsockname()[0] for s in server.sockets) == ["127.0.0.1", "127.0.0.2"]
+        server = await loop.create_server(Log, [*HOSTS[:2], HOST], 0)
+        assert sorted(s.getsockname()[0] for s in server.sockets) == HOSTS[:2]
         for sock in server.sockets:
             transport, _ = await loop.create_connection(Log, *sock.getsockname())
             transport.abort()
@@ -56,7 +56,7 @@ def test_several_hosts(run_std):  # uvloop listens twice on a host that is named
 @needs_ipv6
 def test_ipv6(run):
     async def main():
-        async with serve(host="::1") as (server, addr):
+        async with serve(host=HOST6) as (server, addr):
             assert server.sockets[0].family == socket.AF_INET6
             assert len(server.sockets[0].getsockname()) == 4
             transport, protocol = await asyncio.get_running_loop().create_connection(Log, *addr)

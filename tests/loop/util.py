@@ -5,7 +5,11 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-HOST = "127.0.0.1"
+# Where the loop's own sockets are, and the test's kernel sockets (the peer). On F-Stack conftest
+# puts the network's addresses in their place, here and in the test's module.
+HOSTS = [f"127.0.0.{n}" for n in range(1, 5)]
+HOST = PEER = HOSTS[0]
+HOST6 = "::1"
 
 
 class Log(asyncio.Protocol):

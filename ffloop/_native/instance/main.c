@@ -52,7 +52,7 @@ static const char usage[] =
     "  --conf FILE         F-Stack's config.ini, as it is\n"
     "  --proc-type TYPE    primary (default), secondary, auto\n"
     "  --eal \"ARGS\"        more arguments for DPDK's EAL\n"
-    "  --iface NAME --addr A.B.C.D/BITS [--gateway G] [--addr6 A/BITS] [--gateway6 G]\n"
+    "  --iface NAME --addr A.B.C.D/BITS[,B...] [--gateway G] [--addr6 A/BITS] [--gateway6 G]\n"
     "  [--pkt-tx-delay US] [--lcore-mask HEX]\n"
     "                      instead of --conf: over DPDK's net_af_packet on this interface\n";
 

@@ -28,6 +28,7 @@
 #define BSD_SO_REUSEPORT_LB 0x10000
 #define DRAIN_NS 50000000LL /* after the last close: FINs leave a transmit delay and a tick later */
 #define MAX_EVENTS 256
+#define FIRST_PORT 49152 /* of those that a bind to port 0 gets; FreeBSD's own range */
 
 struct fstack {
     int kq;
@@ -35,6 +36,7 @@ struct fstack {
     ffl_turn_fn turn;
     void *arg;
     int64_t drain_until; /* 0: running */
+    uint16_t next_port;  /* for bind to port 0 */
 };
 
 /* ---- errno --------------------------------------------------------------------------------- */
@@ -132,6 +134,8 @@ static int fstack_start(void **st, const struct ffl_stack_opts *opts, char *why,
     if (rc == 0) {
         f->kq = ff_kqueue();
         rc = f->kq < 0 ? fail() : 0;
+        /* Not from the start of the range each time: the last run's peers may still hold those. */
+        f->next_port = (uint16_t)(FIRST_PORT + ffl_now_ns() / 1000 % (65536 - FIRST_PORT));
     }
     if (rc < 0) {
         fstack_conf_free(&f->conf);
@@ -196,6 +200,30 @@ static int fstack_close(void *st, int fd)
     return ff_close(fd) < 0 ? fail() : 0;
 }
 
+/*
+ * F-Stack leaves port 0 of an IPv4 socket open until it connects, since only then is it known which
+ * source ports lead back to this one of several processes. Linux names a port at once, and whoever
+ * listens or receives needs one. So the port is chosen here, but for a stream socket of several
+ * processes, which keeps F-Stack's way: it may connect, and a port 0 to listen on is EINVAL.
+ */
+static int bind_some_port(struct fstack *f, int fd, struct sockaddr_in *in)
+{
+    int type = 0;
+    socklen_t len = sizeof(type);
+    if (f->conf.nprocs > 1 &&
+        (ff_getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type == SOCK_STREAM))
+        return ff_bind(fd, (struct linux_sockaddr *)in, sizeof(*in)) < 0 ? fail() : 0;
+    for (int tries = 0; tries <= 65535 - FIRST_PORT; tries++) {
+        in->sin_port = htons(f->next_port);
+        f->next_port = f->next_port == 65535 ? FIRST_PORT : f->next_port + 1;
+        if (ff_bind(fd, (struct linux_sockaddr *)in, sizeof(*in)) == 0)
+            return 0;
+        if (errno != EADDRINUSE)
+            return fail();
+    }
+    return -EADDRINUSE;
+}
+
 static int fstack_bind(void *st, int fd, const struct ffl_addr *a)
 {
     struct sockaddr_storage ss;
@@ -203,6 +231,8 @@ static int fstack_bind(void *st, int fd, const struct ffl_addr *a)
     int rc = ffl_addr_to_sockaddr(a, &ss, &len);
     if (rc < 0)
         return rc;
+    if (a->family == AF_INET && !a->port_be)
+        return bind_some_port(st, fd, (struct sockaddr_in *)&ss);
     return ff_bind(fd, (struct linux_sockaddr *)&ss, len) < 0 ? fail() : 0;
 }
 

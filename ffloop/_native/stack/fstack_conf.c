@@ -118,6 +118,8 @@ static int scan_conf(struct fstack_conf *c, char *why, size_t whylen)
         if (sscanf(line, " [%63[^]]]", section) == 1) {
             dpdk |= strcmp(section, "dpdk") == 0;
             port |= strncmp(section, "port", 4) == 0;
+        } else if (sscanf(line, " lcore_mask = %255[0-9a-fA-Fx]", value) == 1) {
+            c->nprocs = __builtin_popcountll(strtoull(value, NULL, 16));
         } else if (strncmp(section, "port", 4) == 0) {
             if (!c->addr[0] && sscanf(line, " addr = %255[^ \t\r\n]", value) == 1)
                 snprintf(c->addr, sizeof(c->addr), "%.63s", value);
@@ -137,6 +139,7 @@ static int scan_conf(struct fstack_conf *c, char *why, size_t whylen)
 
 struct net4 {
     char addr[16], mask[16], broadcast[16], gateway[16];
+    char more[256]; /* further addresses, as F-Stack writes them: "A;B" */
 };
 
 static int parse_prefix(const char *text, int af, void *out, int max, char *host, size_t hostlen)
@@ -153,12 +156,33 @@ static int parse_prefix(const char *text, int af, void *out, int max, char *host
     return (int)bits;
 }
 
+/* "A/BITS[,B...]" */
+static int parse_addrs(const char *text, struct in_addr *ip, struct net4 *n)
+{
+    char copy[320], *save = NULL, *each;
+    size_t used = 0;
+    struct in_addr more;
+    if (snprintf(copy, sizeof(copy), "%s", text) >= (int)sizeof(copy) ||
+        !(each = strtok_r(copy, ",", &save)))
+        return -EINVAL;
+    int bits = parse_prefix(each, AF_INET, ip, 30, n->addr, sizeof(n->addr));
+    n->more[0] = '\0';
+    while (bits > 0 && (each = strtok_r(NULL, ",", &save))) {
+        if (inet_pton(AF_INET, each, &more) != 1 || used + strlen(each) + 2 > sizeof(n->more))
+            return -EINVAL;
+        used += (size_t)sprintf(n->more + used, "%s%s", used ? ";" : "", each);
+    }
+    return bits;
+}
+
 static int derive4(const struct args *a, struct net4 *n, char *why, size_t whylen)
 {
     struct in_addr ip, x;
-    int bits = parse_prefix(a->addr, AF_INET, &ip, 30, n->addr, sizeof(n->addr));
+    int bits = parse_addrs(a->addr, &ip, n);
     if (bits < 0)
-        return complain(why, whylen, -EINVAL, "--addr takes A.B.C.D/BITS (1 to 30), not '%s'",
+        return complain(why, whylen, -EINVAL,
+                        "--addr takes A.B.C.D/BITS (1 to 30), and further addresses after commas, "
+                        "not '%s'",
                         a->addr);
     uint32_t mask = htonl(~0u << (32 - bits));
     x.s_addr = mask;
@@ -208,6 +232,8 @@ static void print_conf(FILE *f, const struct args *a, const struct net4 *n)
             "[port0]\naddr=%s\nnetmask=%s\nbroadcast=%s\ngateway=%s\n",
             a->lcore_mask ? a->lcore_mask : "1", a->delay ? a->delay : "10", a->iface, n->addr,
             n->mask, n->broadcast, n->gateway);
+    if (n->more[0])
+        fprintf(f, "vip_addr=%s\n", n->more);
 }
 
 static int write_conf(struct fstack_conf *c, const struct args *a, char *why, size_t whylen)
@@ -233,10 +259,11 @@ static int write_conf(struct fstack_conf *c, const struct args *a, char *why, si
         rc = complain(why, whylen, -EIO, "cannot write a configuration");
     snprintf(c->path, sizeof(c->path), "/proc/self/fd/%d", c->memfd);
     snprintf(c->iface, sizeof(c->iface), "%s", a->iface);
-    snprintf(
-        vdev, sizeof(vdev),
-        "--no-pci --vdev=net_af_packet0,iface=%s,blocksz=4096,framesz=2048,framecnt=512,qpairs=1",
-        a->iface);
+    /* --in-memory: its huge pages are free again however it ends */
+    snprintf(vdev, sizeof(vdev),
+             "--in-memory --no-pci "
+             "--vdev=net_af_packet0,iface=%s,blocksz=4096,framesz=2048,framecnt=512,qpairs=1",
+             a->iface);
     return rc < 0 ? rc : add_eal(c, vdev);
 }
 

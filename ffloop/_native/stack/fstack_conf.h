@@ -16,6 +16,7 @@ struct fstack_conf {
     char path[256];     /* of the configuration file */
     char proc_type[16]; /* primary, secondary, auto */
     int proc_id;
+    int nprocs;                /* lcores of the mask: each is a process */
     char *eal[FSTACK_MAX_EAL]; /* extra arguments, each owned */
     int neal;
     int memfd;                /* of the written configuration, or -1 */

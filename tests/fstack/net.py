@@ -1,0 +1,216 @@
+"""A network for the real F-Stack: two network namespaces, a veth pair, an instance; and the mirror.
+
+    stack's namespace               peer's namespace
+    instance, F-Stack ---- veth ---- this kernel
+    10.97.0.2 to .5, fd97::2         10.97.0.1, fd97::1
+
+The namespaces have no names: they, the veth pair and the instance go with the test process, however
+it ends, and several runs may go on at once. While a test runs the test process is in the peer's
+namespace, so that its kernel sockets are the stack's peers.
+
+F-Stack has no way to its own addresses. So that tests with both ends in one loop run on it, the
+peer mirrors 10.97.1.n: what the stack sends there comes back to it, source and destination
+exchanged, as if 10.97.1.n had sent it to 10.97.0.n. Both ends are F-Stack's, and every packet goes
+over the wire. `mirrored` makes a loop connect there and call it 10.97.0.n.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from ffloop import _ring
+from ffloop._instance import executable
+
+PEER, PEER6 = "10.97.0.1", "fd97::1"
+STACKS, STACK6 = [f"10.97.0.{n}" for n in range(2, 6)], "fd97::2"
+STACK = STACKS[0]
+MIRROR = {a: a.replace("10.97.0.", "10.97.1.") for a in STACKS}
+MIRROR6 = "fd97:1::2"
+# What loop.util's names of addresses are on F-Stack.
+ADDRESSES = {"HOST": STACK, "HOSTS": STACKS, "HOST6": STACK6, "PEER": PEER}
+
+_TOOLS = ("ip", "ethtool", "nft", "setpriv")
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def missing() -> str | None:
+    """Why F-Stack cannot be tested here, or None."""
+    if not os.environ.get("FF_PATH"):
+        return "FF_PATH does not name a built F-Stack"
+    if os.geteuid() != 0:
+        return "F-Stack needs root"
+    if "(not in this build)" in run(executable(), "--help"):
+        return "ffloop was installed without FF_PATH: its instance has no F-Stack"
+    memory = pathlib.Path("/proc/meminfo").read_text()
+    if int(memory.partition("HugePages_Free:")[2].split()[0]) < 150:
+        return "fewer than 150 huge pages are free: sysctl -w vm.nr_hugepages=512"
+    gone = [tool for tool in _TOOLS if shutil.which(tool) is None]
+    if gone:
+        return f"not installed: {', '.join(gone)} (Debian: iproute2 ethtool nftables util-linux)"
+    return None
+
+
+# ---- namespaces ----
+
+
+def _switch(call: str, *args: int) -> None:
+    if getattr(_libc, call)(*args) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{call}: {os.strerror(code)}")
+
+
+def _current() -> int:
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+@contextlib.contextmanager
+def within(namespace: int) -> Iterator[None]:
+    """This thread, and the threads and processes that it starts, in a network namespace."""
+    before = _current()
+    try:
+        _switch("setns", namespace, _CLONE_NEWNET)
+        yield
+    finally:
+        _switch("setns", before, _CLONE_NEWNET)
+        os.close(before)
+
+
+def _new_namespace() -> int:
+    with within(before := _current()):
+        os.close(before)
+        _switch("unshare", _CLONE_NEWNET)
+        return _current()
+
+
+def run(*command: str, **options: Any) -> str:
+    """Its standard output."""
+    return subprocess.run(command, check=True, stdout=-1, text=True, **options).stdout
+
+
+def _ip(command: str) -> str:
+    return run("ip", *command.split())
+
+
+def _no_offload_and_up(interface: str) -> str:
+    """Its MAC address. (F-Stack hands over and wants whole checksums and plain packets.)"""
+    for feature in ("rx", "tx", "sg", "tso", "gso", "gro"):
+        subprocess.run(
+            ["ethtool", "-K", interface, feature, "off"], stdout=-3, stderr=-3, check=False
+        )
+    _ip(f"link set {interface} up")
+    return str(json.loads(_ip(f"-j link show {interface}"))[0]["address"])
+
+
+def _mirror_rules(stack_mac: str, peer_mac: str) -> str:
+    there = ", ".join(f"{a} : {m}" for a, m in MIRROR.items())
+    back = ", ".join(f"{m} : {a}" for a, m in MIRROR.items())
+    turn = f"ether saddr set {peer_mac} ether daddr set {stack_mac}"
+    return f"""table netdev mirror {{ chain in {{
+        type filter hook ingress device "peer0" priority 0;
+        ip daddr 10.97.1.0/24 {turn} ip saddr set ip saddr map {{ {there} }} \
+            ip daddr set ip daddr map {{ {back} }} fwd to "peer0"
+        ip6 daddr {MIRROR6} {turn} ip6 saddr set {MIRROR6} ip6 daddr set {STACK6} fwd to "peer0"
+    }}
+    }}"""
+
+
+class Net:
+    """The namespaces, `stack` and `peer` (descriptors), and a directory for sockets and logs."""
+
+    def __init__(self) -> None:
+        self.stack, self.peer = _new_namespace(), _new_namespace()
+        self.directory = tempfile.TemporaryDirectory(prefix="ffloop-fstack-")
+        with within(self.stack):
+            pathlib.Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
+            peer = f"/proc/{os.getpid()}/fd/{self.peer}"
+            _ip(f"link add stack0 type veth peer name peer0 netns {peer}")
+            stack_mac = _no_offload_and_up("stack0")
+        with within(self.peer):
+            _ip("link set lo up")
+            peer_mac = _no_offload_and_up("peer0")
+            _ip(f"addr add {PEER}/24 dev peer0")
+            _ip(f"addr add {PEER6}/64 dev peer0 nodad")
+            run("nft", "-f", "-", input=_mirror_rules(stack_mac, peer_mac))
+
+    def close(self) -> None:
+        os.close(self.stack)
+        os.close(self.peer)
+        self.directory.cleanup()
+
+
+class Instance:
+    """`ffloop instance --stack fstack` in a Net. Options are appended; `path` is its socket."""
+
+    def __init__(self, net: Net, *options: str, name: str = "instance") -> None:
+        self.net = net
+        self.path = os.path.join(net.directory.name, f"{name}.sock")
+        self.log = pathlib.Path(net.directory.name, f"{name}.log")
+        self.options = options
+        self.start()
+
+    def start(self) -> None:
+        """Raises RuntimeError with its log when it does not come up."""
+        command = ["setpriv", "--pdeathsig", "KILL", executable(), "--stack", "fstack"]
+        command += ["--socket", self.path, "--log-level", "info", "--iface", "stack0"]
+        command += ["--addr", ",".join([f"{STACK}/24", *STACKS[1:]]), "--gateway", PEER]
+        command += ["--addr6", f"{STACK6}/64", "--gateway6", PEER6, *self.options]
+        with within(self.net.stack), self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+        assert self.process.stdout is not None
+        with self.process.stdout as output:
+            if not output.readline().startswith(b"ffloop instance ready"):
+                self.process.wait()
+                raise RuntimeError(f"F-Stack did not start:\n{self.words()}")
+
+    def words(self) -> str:
+        """The end of its log."""
+        return self.log.read_text(errors="replace")[-2000:]
+
+    def stats(self) -> dict[str, int]:
+        return _ring.instance_stats(self.path)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        """Ends it as a service manager would; it must end well."""
+        self.process.terminate()
+        try:
+            status = self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+        assert status == 0, f"exit status {status}\n{self.words()}"
+
+
+# ---- the mirror ----
+
+
+def mirrored(monkeypatch: Any) -> None:
+    """Destinations that are the stack's own go to the mirror; its names are read back as theirs."""
+    there = MIRROR | {STACK6: MIRROR6}
+    back = {m: a for a, m in there.items()}
+    encode, decode = _ring.encode, _ring.decode
+
+    def encode_there(family: int, address: Any, what: str = "address") -> bytes:
+        if what != "bind" and isinstance(address, tuple) and address:
+            address = (there.get(address[0], address[0]), *address[1:])
+        return encode(family, address, what)
+
+    def decode_back(raw: bytes) -> Any:
+        found = decode(raw)
+        return found and (back.get(found[0], found[0]), *found[1:])
+
+    monkeypatch.setattr(_ring, "encode", encode_there)
+    monkeypatch.setattr(_ring, "decode", decode_back)
