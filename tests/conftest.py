@@ -118,7 +118,7 @@ def tls() -> Any:
     """(server context, client context) for localhost and the addresses that tests serve on."""
     trustme = pytest.importorskip("trustme")
     ca = trustme.CA()
-    cert = ca.issue_cert("localhost", "127.0.0.1", "::1", "10.97.0.2")
+    cert = ca.issue_cert("localhost", "127.0.0.1", "::1", "10.97.0.2", "fd97::2")
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     cert.configure_cert(server)
     client = ssl.create_default_context()

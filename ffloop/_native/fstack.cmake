@@ -22,7 +22,7 @@ if(FFL_FF_INCLUDE AND FFL_FF_LIBRARY)
     execute_process(COMMAND ${PKG_CONFIG_EXECUTABLE} --static --libs libdpdk
                     OUTPUT_VARIABLE dpdk_libs OUTPUT_STRIP_TRAILING_WHITESPACE)
     separate_arguments(dpdk_libs UNIX_COMMAND "${dpdk_libs}")
-    target_sources(ffloop-instance PRIVATE stack/fstack.c stack/fstack_conf.c)
+    target_sources(ffloop-instance PRIVATE stack/fstack.c stack/fstack_conf.c stack/fstack_ports.c)
     target_compile_definitions(ffloop-instance PRIVATE FFL_FSTACK)
     target_include_directories(ffloop-instance SYSTEM PRIVATE ${FFL_FF_INCLUDE})
     target_link_libraries(ffloop-instance PRIVATE

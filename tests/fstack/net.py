@@ -22,8 +22,11 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -214,3 +217,37 @@ def mirrored(monkeypatch: Any) -> None:
 
     monkeypatch.setattr(_ring, "encode", encode_there)
     monkeypatch.setattr(_ring, "decode", decode_back)
+
+
+# ---- applications ----
+
+FULL = os.environ.get("FFLOOP_FSTACK_FULL") == "1"  # the sizes of a release, not of every day
+EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
+
+
+@contextlib.contextmanager
+def example(name: str, instance: Instance, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """One of examples/, unmodified, on the instance; serving when this returns."""
+    environ = os.environ | {"FFLOOP_INSTANCE": instance.path, "FFLOOP_STACK": "fstack"}
+    command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-P", str(EXAMPLES / name)]
+    with subprocess.Popen([*command, str(port)], env=environ, stdout=-3) as process:
+        try:
+            with within(instance.net.peer):
+                while True:
+                    assert process.poll() is None, f"{name} ended"
+                    with contextlib.suppress(ConnectionRefusedError):
+                        socket.create_connection((STACK, port), 10).close()
+                        break
+                    time.sleep(0.005)
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def drained(instance: Instance, limit: float = 15.0) -> None:
+    """Until the instance has no session and no socket; AssertionError when that does not come."""
+    until = time.monotonic() + limit
+    while (seen := instance.stats())["sockets"] or seen["sessions"] or seen["dying"]:
+        assert time.monotonic() < until, seen
+        time.sleep(0.002)

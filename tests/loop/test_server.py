@@ -113,6 +113,18 @@ def test_port_in_use_has_asyncios_words(run_std):
     run_std(main())
 
 
+@pytest.mark.parametrize("first", ["0.0.0.0", None], ids=["wildcard", "address"])
+def test_a_wildcard_has_the_port_of_every_address(run, first):
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with serve(host=first or HOST) as (_, (_, port)):
+            with pytest.raises(OSError) as caught:
+                await loop.create_server(Log, HOST if first else "0.0.0.0", port)
+            assert caught.value.errno == errno.EADDRINUSE
+
+    run(main())
+
+
 def test_port_in_use_by_the_kernel(run):
     async def main():
         with socket.create_server((HOST, 0)) as taken:

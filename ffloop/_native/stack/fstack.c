@@ -9,6 +9,7 @@
 #include "stack.h"
 
 #include "fstack_conf.h"
+#include "fstack_ports.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -33,6 +34,7 @@
 struct fstack {
     int kq;
     struct fstack_conf conf;
+    struct fstack_ports ports;
     ffl_turn_fn turn;
     void *arg;
     int64_t drain_until; /* 0: running */
@@ -150,6 +152,7 @@ static void fstack_stop(void *st)
 {
     struct fstack *f = st; /* the stack is gone since fstack_run returned: nothing to call */
     fstack_conf_free(&f->conf);
+    fstack_ports_free(&f->ports);
     free(f);
 }
 
@@ -191,13 +194,38 @@ static int fstack_socket(void *st, int domain, int type, int proto)
 
 static int fstack_dup(void *st, int fd)
 {
+    struct fstack *f = st;
     int copy = ff_dup(fd);
-    return copy < 0 ? fail() : copy;
+    if (copy < 0)
+        return fail();
+    int rc = fstack_ports_dup(&f->ports, fd, copy);
+    if (rc < 0)
+        ff_close(copy);
+    return rc < 0 ? rc : copy;
 }
 
 static int fstack_close(void *st, int fd)
 {
+    struct fstack *f = st;
+    fstack_ports_remove(&f->ports, fd);
     return ff_close(fd) < 0 ? fail() : 0;
+}
+
+static int option(int fd, int (*get)(int, int, int, void *, socklen_t *), int level, int name)
+{
+    int value = 0;
+    socklen_t len = sizeof(value);
+    return get(fd, level, name, &value, &len) < 0 ? 0 : value;
+}
+
+static bool is_stream(int fd)
+{
+    return option(fd, ff_getsockopt, SOL_SOCKET, SO_TYPE) == SOCK_STREAM;
+}
+
+static bool is_shared(int fd)
+{
+    return option(fd, ff_getsockopt_freebsd, BSD_SOL_SOCKET, BSD_SO_REUSEPORT_LB) != 0;
 }
 
 /*
@@ -206,16 +234,16 @@ static int fstack_close(void *st, int fd)
  * listens or receives needs one. So the port is chosen here, but for a stream socket of several
  * processes, which keeps F-Stack's way: it may connect, and a port 0 to listen on is EINVAL.
  */
-static int bind_some_port(struct fstack *f, int fd, struct sockaddr_in *in)
+static int bind_some_port(struct fstack *f, int fd, struct ffl_addr a, struct sockaddr_in *in)
 {
-    int type = 0;
-    socklen_t len = sizeof(type);
-    if (f->conf.nprocs > 1 &&
-        (ff_getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type == SOCK_STREAM))
+    bool stream = is_stream(fd);
+    if (f->conf.nprocs > 1 && stream)
         return ff_bind(fd, (struct linux_sockaddr *)in, sizeof(*in)) < 0 ? fail() : 0;
     for (int tries = 0; tries <= 65535 - FIRST_PORT; tries++) {
-        in->sin_port = htons(f->next_port);
+        in->sin_port = a.port_be = htons(f->next_port);
         f->next_port = f->next_port == 65535 ? FIRST_PORT : f->next_port + 1;
+        if (stream && fstack_ports_taken(&f->ports, fd, &a, false))
+            continue;
         if (ff_bind(fd, (struct linux_sockaddr *)in, sizeof(*in)) == 0)
             return 0;
         if (errno != EADDRINUSE)
@@ -226,19 +254,17 @@ static int bind_some_port(struct fstack *f, int fd, struct sockaddr_in *in)
 
 static int fstack_bind(void *st, int fd, const struct ffl_addr *a)
 {
+    struct fstack *f = st;
     struct sockaddr_storage ss;
     uint32_t len;
     int rc = ffl_addr_to_sockaddr(a, &ss, &len);
     if (rc < 0)
         return rc;
     if (a->family == AF_INET && !a->port_be)
-        return bind_some_port(st, fd, (struct sockaddr_in *)&ss);
+        return bind_some_port(f, fd, *a, (struct sockaddr_in *)&ss);
+    if (is_stream(fd) && fstack_ports_taken(&f->ports, fd, a, is_shared(fd)))
+        return -EADDRINUSE;
     return ff_bind(fd, (struct linux_sockaddr *)&ss, len) < 0 ? fail() : 0;
-}
-
-static int fstack_listen(void *st, int fd, int backlog)
-{
-    return ff_listen(fd, backlog) < 0 ? fail() : 0;
 }
 
 static int fstack_accept(void *st, int fd, struct ffl_addr *peer)
@@ -315,6 +341,21 @@ static int fstack_sockname(void *st, int fd, bool peer, struct ffl_addr *a)
         return fail();
     ffl_addr_from_sockaddr(a, &ss);
     return 0;
+}
+
+static int fstack_listen(void *st, int fd, int backlog)
+{
+    struct fstack *f = st;
+    struct ffl_addr a;
+    bool shared = is_shared(fd);
+    int rc = fstack_sockname(st, fd, false, &a);
+    if (rc == 0 && fstack_ports_taken(&f->ports, fd, &a, shared))
+        return -EADDRINUSE;
+    if (rc == 0 && ff_listen(fd, backlog) < 0)
+        rc = fail();
+    if (rc == 0) /* a name only now: listen without bind */
+        rc = fstack_sockname(st, fd, false, &a);
+    return rc < 0 ? rc : fstack_ports_add(&f->ports, fd, &a, shared);
 }
 
 /* ---- options ------------------------------------------------------------------------------- */

@@ -1,0 +1,65 @@
+/* fstack_ports.c - who listens where. See fstack_ports.h. */
+#include "fstack_ports.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+static bool overlap(const struct ffl_addr *a, const struct ffl_addr *b)
+{
+    static const uint8_t wildcard[16];
+    size_t n = a->family == AF_INET ? 4 : 16;
+    if (a->family != b->family || a->port_be != b->port_be)
+        return false;
+    return memcmp(a->ip, b->ip, n) == 0 || memcmp(a->ip, wildcard, n) == 0 ||
+           memcmp(b->ip, wildcard, n) == 0;
+}
+
+bool fstack_ports_taken(const struct fstack_ports *p, int fd, const struct ffl_addr *a, bool shared)
+{
+    for (int i = 0; i < p->n; i++)
+        if (p->v[i].fd != fd && overlap(&p->v[i].a, a) && !(shared && p->v[i].shared))
+            return true;
+    return false;
+}
+
+int fstack_ports_add(struct fstack_ports *p, int fd, const struct ffl_addr *a, bool shared)
+{
+    fstack_ports_remove(p, fd); /* listen may be called again */
+    if (p->n == p->cap) {
+        int cap = p->cap ? 2 * p->cap : 16;
+        struct fstack_listener *v = realloc(p->v, (size_t)cap * sizeof(*v));
+        if (!v)
+            return -ENOMEM;
+        p->v = v;
+        p->cap = cap;
+    }
+    p->v[p->n++] = (struct fstack_listener){fd, shared, *a};
+    return 0;
+}
+
+int fstack_ports_dup(struct fstack_ports *p, int fd, int copy)
+{
+    for (int i = 0; i < p->n; i++)
+        if (p->v[i].fd == fd) {
+            struct fstack_listener l = p->v[i]; /* add may move the table */
+            return fstack_ports_add(p, copy, &l.a, l.shared);
+        }
+    return 0;
+}
+
+void fstack_ports_remove(struct fstack_ports *p, int fd)
+{
+    for (int i = 0; i < p->n; i++)
+        if (p->v[i].fd == fd) {
+            p->v[i] = p->v[--p->n];
+            return;
+        }
+}
+
+void fstack_ports_free(struct fstack_ports *p)
+{
+    free(p->v);
+    *p = (struct fstack_ports){0};
+}

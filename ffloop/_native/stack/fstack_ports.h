@@ -1,0 +1,30 @@
+/*
+ * fstack_ports.h - who listens where, so that F-Stack's bind refuses what Linux's refuses.
+ *
+ * Callers: fstack.c. With SO_REUSEADDR, which every server sets, FreeBSD lets one socket listen on an
+ * address and another on the wildcard at the same port: an application could take a part of another
+ * one's connections. Linux does not, unless both set SO_REUSEPORT ("shared" here).
+ */
+#ifndef FFL_FSTACK_PORTS_H
+#define FFL_FSTACK_PORTS_H
+
+#include "stack.h"
+
+struct fstack_ports {
+    struct fstack_listener {
+        int fd;
+        bool shared;
+        struct ffl_addr a;
+    } *v;
+    int n, cap;
+};
+
+/* Does another socket than `fd` listen where `a` would? */
+bool fstack_ports_taken(const struct fstack_ports *p, int fd, const struct ffl_addr *a,
+                        bool shared);
+int fstack_ports_add(struct fstack_ports *p, int fd, const struct ffl_addr *a, bool shared);
+int fstack_ports_dup(struct fstack_ports *p, int fd, int copy); /* 0 if fd does not listen */
+void fstack_ports_remove(struct fstack_ports *p, int fd);
+void fstack_ports_free(struct fstack_ports *p);
+
+#endif

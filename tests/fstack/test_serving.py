@@ -1,0 +1,149 @@
+"""Serving from F-Stack to kernel peers over the wire. FFLOOP_FSTACK_FULL=1: a release's sizes."""
+
+import asyncio
+import hashlib
+import http.client
+import random
+import re
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from fstack import net
+
+PORT = 8080
+BODY = random.Random(3).randbytes(1 << 20)
+MEGABYTES = 100 if net.FULL else 8
+SECONDS = 60 if net.FULL else 2
+
+
+@pytest.mark.timeout(SECONDS + 60)
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
+def test_aiohttp_under_load(fstack):
+    """The unmodified example, 64 connections: every request is answered."""
+    pytest.importorskip("aiohttp")
+    with net.example("aiohttp_server.py", fstack, PORT), net.within(fstack.net.peer):
+        said = net.run("wrk", "-t1", "-c64", f"-d{SECONDS}s", f"http://{net.STACK}:{PORT}/")
+    assert "Socket errors" not in said, said
+    assert "Non-2xx" not in said, said
+    assert int(re.search(r"(\d+) requests in", said)[1]) > SECONDS * 100, said
+    net.drained(fstack)
+
+
+@pytest.mark.timeout(60 + MEGABYTES)
+@pytest.mark.parametrize("host", [net.STACK, net.STACK6], ids=["ipv4", "ipv6"])
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+def test_large_bodies_are_exact(on_fstack, tls, host, secure):
+    """Up and down, between FreeBSD's TCP and this kernel's."""
+    import ffloop
+
+    pytest.importorskip("aiohttp")
+    from aiohttp import web
+
+    expected = hashlib.sha256(BODY * MEGABYTES).hexdigest()
+    server_tls, client_tls = tls if secure else (None, None)
+
+    async def up(request):
+        digest = hashlib.sha256()
+        async for chunk in request.content.iter_any():
+            digest.update(chunk)
+        return web.Response(text=digest.hexdigest())
+
+    async def down(request):
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(MEGABYTES):
+            await response.write(BODY)
+        return response
+
+    def client(port):
+        if secure:
+            peer = http.client.HTTPSConnection(host, port, timeout=30, context=client_tls)
+        else:
+            peer = http.client.HTTPConnection(host, port, timeout=30)
+        peer.request("POST", "/", (BODY for _ in range(MEGABYTES)))
+        assert peer.getresponse().read().decode() == expected
+        peer.request("GET", "/")
+        response, digest = peer.getresponse(), hashlib.sha256()
+        while chunk := response.read(1 << 18):
+            digest.update(chunk)
+        assert digest.hexdigest() == expected
+        peer.close()
+
+    async def main():
+        app = web.Application(client_max_size=0)
+        app.add_routes([web.post("/", up), web.get("/", down)])
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, host, 0, ssl_context=server_tls)
+        await site.start()
+        await asyncio.to_thread(client, runner.addresses[0][1])
+        await runner.cleanup()
+
+    ffloop.run(main())
+
+
+@pytest.mark.timeout(SECONDS * 3 + 60)
+def test_short_connections(fstack):
+    """1,000 a second, each with one request; none is lost."""
+    pytest.importorskip("aiohttp")
+    total = 1000 * SECONDS
+    request = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+    async def one(ahead):
+        async with ahead:
+            reader, writer = await asyncio.open_connection(net.STACK, PORT)
+            writer.write(request)
+            answer = await reader.read()
+            writer.close()
+            await writer.wait_closed()
+            assert answer.endswith(b"hello, world\n"), answer
+
+    async def main():
+        ahead = asyncio.Semaphore(500)  # a slow machine is not to run out of descriptors
+        start = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            for i in range(total):
+                if (early := start + i / 1000 - time.monotonic()) > 0:
+                    await asyncio.sleep(early)
+                group.create_task(one(ahead))
+        return time.monotonic() - start
+
+    with net.example("aiohttp_server.py", fstack, PORT), net.within(fstack.net.peer):
+        accepted = fstack.stats()["accepts"]
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            took = runner.run(main())
+        assert fstack.stats()["accepts"] == accepted + total
+    if net.FULL:
+        assert took < SECONDS * 1.05, f"{total / took:.0f} a second"
+    net.drained(fstack)
+
+
+def test_client_in_the_loop(on_fstack, tmp_path):
+    """aiohttp's client, from the stack to a kernel server."""
+    aiohttp = pytest.importorskip("aiohttp")
+    import sys
+
+    import ffloop
+
+    (tmp_path / "file").write_bytes(BODY)
+    command = [sys.executable, "-u", "-m", "http.server", "--bind", net.PEER, "0"]
+
+    async def main(port):
+        async with aiohttp.ClientSession(f"http://{net.PEER}:{port}") as session:
+
+            async def get():
+                async with session.get("/file") as response:
+                    assert await response.read() == BODY
+
+            await asyncio.gather(*(get() for _ in range(10)))
+        assert asyncio.get_running_loop().stats()["bytes_received"] > 10 * len(BODY)
+
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=-3) as server:
+        try:
+            port = int(re.search(rb"port (\d+)", server.stdout.readline())[1])
+            ffloop.run(main(port))
+        finally:
+            server.terminate()
