@@ -7,6 +7,8 @@
 | FFLOOP_SPIN_US | spin_us | microseconds to spin before sleeping, "auto" or "forever" |
 | FFLOOP_RECONNECT | reconnect | 1 or 0: attach and listen again when the instance is back |
 | FFLOOP_ROUTES | routes | "10.0.0.0/8=stack,127.0.0.0/8=kernel", first match wins |
+| FFLOOP_KERNEL_SOCKETS | kernel_sockets | "adopt", "both", "kernel" or "error": _handed.py |
+| FFLOOP_REUSE_PORT | reuse_port | 1: listeners share their port with other processes' |
 | FFLOOP_POOL_KIB | pool_kib | buffer memory a side, KiB |
 | FFLOOP_TX_CAP | tx_cap | bytes that one socket may have unsent |
 | FFLOOP_MAX_SOCKETS | max_sockets | sockets of this session |
@@ -28,6 +30,7 @@ from ._errors import ConfigError
 SPIN_FOREVER = -1
 SPIN_AUTO = -2
 STACKS = ("host", "sim", "fstack")
+KERNEL_SOCKETS = ("adopt", "both", "kernel", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,8 @@ class Config:
     spin_us: int = SPIN_AUTO
     reconnect: bool = True
     routes: str = ""
+    kernel_sockets: str | None = None
+    reuse_port: bool = False
     pool_kib: int = 0
     tx_cap: int = 0
     max_sockets: int = 0
@@ -92,18 +97,27 @@ def _flag(text: str) -> bool:
         raise ValueError("not a flag") from None
 
 
-def _stack(text: str) -> str:
-    if text not in STACKS:
-        raise ValueError("unknown stack")
-    return text
+def _one_of(words: tuple[str, ...]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError("unknown")
+        return text
+
+    return parse
 
 
 _OPTIONS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "instance": ("FFLOOP_INSTANCE", str, "a socket path or @name"),
-    "stack": ("FFLOOP_STACK", _stack, " or ".join(repr(s) for s in STACKS)),
+    "stack": ("FFLOOP_STACK", _one_of(STACKS), " or ".join(repr(s) for s in STACKS)),
     "spin_us": ("FFLOOP_SPIN_US", _spin, "a number of microseconds, 'auto' or 'forever'"),
     "reconnect": ("FFLOOP_RECONNECT", _flag, "0 or 1"),
     "routes": ("FFLOOP_ROUTES", str, "NETWORK=stack|kernel, comma-separated"),
+    "kernel_sockets": (
+        "FFLOOP_KERNEL_SOCKETS",
+        _one_of(KERNEL_SOCKETS),
+        " or ".join(repr(s) for s in KERNEL_SOCKETS),
+    ),
+    "reuse_port": ("FFLOOP_REUSE_PORT", _flag, "0 or 1"),
     "pool_kib": ("FFLOOP_POOL_KIB", _count, "a number of KiB"),
     "tx_cap": ("FFLOOP_TX_CAP", _count, "a number of bytes"),
     "max_sockets": ("FFLOOP_MAX_SOCKETS", _count, "a number of sockets"),

@@ -11,11 +11,13 @@ import contextvars
 import itertools
 import os
 import socket
+import ssl as ssl_module
 import weakref
 from typing import Any
 
 from . import _config, _instance
 from ._errors import ConfigError, InstanceError, gone
+from ._handed import Handed
 from ._instance import InstanceInfo
 from ._log import log
 from ._poller import Poller
@@ -36,8 +38,9 @@ class Loop(SockCalls):
 
     Keyword arguments (each has an FFLOOP_ variable, see ffloop._config): `instance`, the path of an
     instance's socket; `stack`, "host" or "fstack", to insist on one; `reconnect`, whether to attach
-    and listen again when the instance ended; `spin_us`; `routes`; `pool_kib`; `tx_cap`;
-    `max_sockets`; `timeout_ms`.
+    and listen again when the instance ended; `routes`; `kernel_sockets`, what becomes of those that
+    the application hands in; `reuse_port`; `spin_us`; `pool_kib`; `tx_cap`; `max_sockets`;
+    `timeout_ms`.
 
     Attaches at once: raises InstanceError (an OSError) when there is no instance, and ConfigError
     (a ValueError) for an option that cannot be.
@@ -51,7 +54,7 @@ class Loop(SockCalls):
         _pin(self._config.cpu())
         ring, embedded = _instance.attach(self._config, self._index)
         try:
-            self._router = router(ring.stack, self._config.routes)
+            self._choose_routes(ring.stack)
             self._poller = Poller(ring, self._instance_down, self._config.spin_us)
             super().__init__(self._poller)
         except BaseException:
@@ -66,6 +69,10 @@ class Loop(SockCalls):
         self._dispatch_handle = dispatch
         self._choose_turn()
         self._remember(ring)
+
+    def _choose_routes(self, stack: str) -> None:
+        self._router = router(stack, self._config.routes)
+        self._handed = Handed(stack, self._config.kernel_sockets, self._router)
 
     def _remember(self, ring: Ring) -> None:
         thread_rings.ring = ring
@@ -152,6 +159,20 @@ class Loop(SockCalls):
 
     def _call_soon_any(self, *args: Any, **more: Any) -> Any:
         return super().call_soon(*args, **more)
+
+    def add_reader(  # type: ignore[override]
+        self, fd: Any, callback: Any, *args: Any
+    ) -> None:
+        """As asyncio's. TCP sockets of the kernel's that are watched so are reported."""
+        self._handed.watched(fd, callback)
+        super().add_reader(fd, callback, *args)
+
+    def add_writer(  # type: ignore[override]
+        self, fd: Any, callback: Any, *args: Any
+    ) -> None:
+        """As add_reader."""
+        self._handed.watched(fd, callback)
+        super().add_writer(fd, callback, *args)
 
     # ---- transports ----
 
@@ -253,6 +274,18 @@ class Loop(SockCalls):
         finally:
             exceptions = mine = None  # type: ignore[assignment]  # no cycle through the traceback
 
+    async def create_connection(self, *args: Any, sock: Any = None, **kwargs: Any) -> Any:
+        """As asyncio's. A kernel socket that is connected already stays on the kernel."""
+        if sock is not None and stack_socket(sock) is None:
+            self._handed.connected(sock, "create_connection()")
+        return await super().create_connection(*args, sock=sock, **kwargs)
+
+    async def connect_accepted_socket(self, protocol_factory: Any, sock: Any, **kwargs: Any) -> Any:
+        """As asyncio's. A kernel socket stays on the kernel."""
+        if stack_socket(sock) is None:
+            self._handed.connected(sock, "connect_accepted_socket()")
+        return await super().connect_accepted_socket(protocol_factory, sock, **kwargs)
+
     # ---- servers ----
 
     async def create_server(
@@ -274,45 +307,26 @@ class Loop(SockCalls):
         start_serving: bool = True,
     ) -> Any:
         """As asyncio's. Addresses that the router gives to the stack are served there."""
-        if host is None and port is None:
-            if (stack := stack_socket(sock)) is not None:
-                stack._ep().nodelay = True
-            return await super().create_server(
-                protocol_factory,
-                sock=sock,
-                backlog=backlog,
-                ssl=ssl,
-                ssl_handshake_timeout=ssl_handshake_timeout,
-                ssl_shutdown_timeout=ssl_shutdown_timeout,
-                start_serving=start_serving,
-            )
         if isinstance(ssl, bool):
             raise TypeError("ssl argument must be an SSLContext or None")
         if ssl_handshake_timeout is not None and ssl is None:
             raise ValueError("ssl_handshake_timeout is only meaningful with ssl")
         if ssl_shutdown_timeout is not None and ssl is None:
             raise ValueError("ssl_shutdown_timeout is only meaningful with ssl")
-        if sock is not None:
+        if host is None and port is None:
+            sockets = self._given_to_serve(sock)
+        elif sock is not None:
             raise ValueError("host/port and sock can not be specified at the same time")
-
-        if host == "":
-            hosts: list[Any] = [None]
-        elif isinstance(host, str) or not isinstance(host, collections.abc.Iterable):
-            hosts = [host]
         else:
-            hosts = list(host)
-        found = await asyncio.gather(
-            *(self._create_server_getaddrinfo(h, port, family=family, flags=flags) for h in hosts)
-        )
-        sockets = bind_sockets(
-            self._live_ring(),
-            self._router,
-            list(dict.fromkeys(itertools.chain.from_iterable(found))),
-            reuse_address=reuse_address is None or reuse_address,
-            reuse_port=bool(reuse_port),
-            keep_alive=bool(keep_alive),
-            debug=self._debug,
-        )
+            sockets = bind_sockets(
+                self._live_ring(),
+                self._router,
+                await self._addresses(host, port, family, flags),
+                reuse_address=reuse_address is None or reuse_address,
+                reuse_port=bool(reuse_port) or self._config.reuse_port,
+                keep_alive=bool(keep_alive),
+                debug=self._debug,
+            )
         for one in sockets:
             one.setblocking(False)
         server = Server(
@@ -334,6 +348,31 @@ class Loop(SockCalls):
         if self._debug:
             logger.info("%r is serving", server)
         return server
+
+    async def _addresses(self, host: Any, port: Any, family: int, flags: int) -> list[Any]:
+        if host == "":
+            hosts: list[Any] = [None]
+        elif isinstance(host, str) or not isinstance(host, collections.abc.Iterable):
+            hosts = [host]
+        else:
+            hosts = list(host)
+        found = await asyncio.gather(
+            *(self._create_server_getaddrinfo(h, port, family=family, flags=flags) for h in hosts)
+        )
+        return list(dict.fromkeys(itertools.chain.from_iterable(found)))
+
+    def _given_to_serve(self, sock: Any) -> list[Any]:
+        if sock is None:
+            raise ValueError("Neither host/port nor sock were specified")
+        if isinstance(sock, ssl_module.SSLSocket):
+            raise TypeError("Socket cannot be of type SSLSocket")
+        if sock.type != socket.SOCK_STREAM:
+            raise ValueError(f"A Stream Socket was expected, got {sock!r}")
+        stack = stack_socket(sock)
+        if stack is None:
+            return self._handed.to_serve(self, sock)
+        stack._ep().nodelay = True
+        return [sock]
 
     def _start_serving(
         self,
@@ -421,7 +460,7 @@ class Loop(SockCalls):
             self._reattach_later(delay)
             return
         self._ring, self._embedded = ring, embedded
-        self._router = router(ring.stack, self._config.routes)
+        self._choose_routes(ring.stack)
         self._poller.attach(ring)
         self._remember(ring)
 

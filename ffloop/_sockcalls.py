@@ -5,13 +5,15 @@ taken nothing: data is copied out only when it is returned.
 """
 
 import asyncio
+import socket
 import ssl
 from typing import Any
 
 from ._endpoint import READ, WRITE, Endpoint
+from ._handed import Handed
 from ._ring import Ring
 from ._routing import Router
-from ._sockets import StackSocket, can_promote, promote, stack_socket
+from ._sockets import StackSocket, can_promote, followers, promote, stack_socket
 from ._stdlib import SelectorLoop
 
 
@@ -19,6 +21,7 @@ class SockCalls(SelectorLoop):
     """Mixed into Loop, which has the ring and the router."""
 
     _router: Router
+    _handed: Handed
 
     def _live_ring(self) -> Ring:
         raise NotImplementedError
@@ -106,12 +109,32 @@ class SockCalls(SelectorLoop):
     async def sock_accept(self, sock: Any) -> Any:
         stack = self._check_sock(sock)
         if stack is None:
-            return await super().sock_accept(sock)
+            if not self._handed.to_accept(self, sock):
+                return await super().sock_accept(sock)
+            return await self.sock_accept(sock)
+        kernels = [one for one in followers(sock) if isinstance(one, socket.socket)]
+        if kernels:
+            return await self._accept_both(stack, kernels[0])
         while True:
             try:
                 return stack.accept()
             except (BlockingIOError, InterruptedError):
                 await self._ready_for(stack, READ)
+
+    async def _accept_both(self, stack: StackSocket, kernel: socket.socket) -> Any:
+        while True:
+            for listener in (stack, kernel):
+                try:
+                    connection, peer = listener.accept()
+                except (BlockingIOError, InterruptedError):
+                    continue
+                connection.setblocking(False)
+                return connection, peer
+            self._add_reader(kernel.fileno(), stack._ep().on_readable)
+            try:
+                await self._ready_for(stack, READ)
+            finally:
+                self._remove_reader(kernel.fileno())
 
     async def sock_connect(self, sock: Any, address: Any) -> None:
         """Connects. A fresh kernel TCP socket whose destination is the stack's becomes a stack
@@ -125,7 +148,7 @@ class SockCalls(SelectorLoop):
         )
         address = resolved[0][4]
         if stack is None:
-            if not self._router.on_stack(sock.family, address):
+            if not self._router.on_stack(sock.family, address) or self._handed.bypassed():
                 await super().sock_connect(sock, address)
                 return
             stack = promote(sock, self._live_ring())

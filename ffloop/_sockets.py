@@ -469,6 +469,8 @@ class PromotedSocket(socket.socket):
         if inner is not None:
             inner.close()
         super()._real_close()  # type: ignore[misc]
+        for other in _followers.pop(self, ()):
+            other.close()
 
     def __repr__(self) -> str:
         inner = _promoted.get(self)
@@ -476,6 +478,7 @@ class PromotedSocket(socket.socket):
 
 
 _promoted: "weakref.WeakKeyDictionary[socket.socket, StackSocket]" = weakref.WeakKeyDictionary()
+_followers: "weakref.WeakKeyDictionary[socket.socket, list[Any]]" = weakref.WeakKeyDictionary()
 _mirrored: "weakref.WeakSet[socket.socket]" = weakref.WeakSet()
 
 
@@ -491,9 +494,7 @@ def stack_socket(sock: Any) -> StackSocket | None:
 
 def can_promote(sock: Any) -> bool:
     """Whether `sock` is a kernel TCP socket that nothing happened to yet, but perhaps bind."""
-    if type(sock) is not socket.socket or sock.type != socket.SOCK_STREAM:
-        return False
-    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+    if type(sock) is not socket.socket or tcp_family(sock) is None:
         return False
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
@@ -502,13 +503,63 @@ def can_promote(sock: Any) -> bool:
     return info[0] == _TCP_CLOSE
 
 
+def tcp_family(sock: Any) -> int | None:
+    """AF_INET or AF_INET6 of a kernel TCP socket, None for any other. The kernel is asked: objects
+    made of a descriptor often say AF_UNIX (uvicorn --fd does)."""
+    try:
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) != socket.SOCK_STREAM:
+            return None
+        family: int = sock.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
+    except OSError:
+        return None
+    return family if family in (socket.AF_INET, socket.AF_INET6) else None
+
+
 def promote(sock: socket.socket, ring: Ring) -> StackSocket:
     """Moves a fresh kernel socket (see can_promote) to the stack, in place.
 
     A local address that it was bound to is bound again on the stack. Raises OSError.
     """
+    inner = _twin(sock, ring)
+    try:
+        if local := _bound_to(sock):
+            _let_go(sock)
+            inner.bind(local)
+    except BaseException:
+        inner.close()
+        raise
+    return _become(sock, inner)
+
+
+def adopt(sock: socket.socket, ring: Ring, *, share: bool, keep: bool) -> StackSocket:
+    """Gives a kernel TCP socket that is to listen, or does, a place on the stack instead: in place,
+    at the same address, with the same options.
+
+    share: other adopters may listen there too. keep: the kernel's own socket stays as it is, for
+    a stack that is not this kernel; else this process lets go of it, and when the address is still
+    taken then (OSError), the socket is closed.
+    """
+    inner = _twin(sock, ring)
+    try:
+        if share:
+            inner.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if local := _bound_to(sock):
+            if not keep:
+                _let_go(sock)
+            inner.bind(local)
+    except BaseException:
+        inner.close()
+        if not keep:
+            sock.close()
+        raise
+    return _become(sock, inner)
+
+
+def _twin(sock: socket.socket, ring: Ring) -> StackSocket:
+    # A stack socket with a kernel socket's family and options.
+    family = tcp_family(sock) or sock.family
     proto = sock.proto or socket.IPPROTO_TCP
-    inner = StackSocket._open(ring, sock.family, socket.SOCK_STREAM, proto, False)
+    inner = StackSocket._open(ring, family, socket.SOCK_STREAM, proto, False)
     try:
         for level, name, default in _CARRIED:
             value = sock.getsockopt(level, name)
@@ -517,23 +568,51 @@ def promote(sock: socket.socket, ring: Ring) -> StackSocket:
                 if name == socket.SO_KEEPALIVE and level == socket.SOL_SOCKET:
                     for klevel, kname in _KEEPALIVE:
                         inner.setsockopt(klevel, kname, sock.getsockopt(klevel, kname))
-        if sock.family == socket.AF_INET6 and sock.getsockopt(
-            socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
-        ):
+        if family == socket.AF_INET6 and sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
             inner.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        local = sock.getsockname()
-        if local[1] or local[:2] != _addr.unset(sock.family)[:2]:
-            # The placeholder lets go of the address first: a fresh socket takes its number.
-            with socket.socket(sock.family, socket.SOCK_STREAM, proto) as empty:
-                os.dup2(empty.fileno(), sock.fileno(), inheritable=sock.get_inheritable())
-            inner.bind(local)
     except BaseException:
         inner.close()
         raise
+    return inner
+
+
+def _bound_to(sock: socket.socket) -> Any:
+    local = sock.getsockname()
+    return local if local[1] or local[:2] != _addr.unset(tcp_family(sock) or 0)[:2] else None
+
+
+def _let_go(sock: socket.socket) -> None:
+    # Of the address: the placeholder becomes a fresh socket with the same number.
+    with socket.socket(tcp_family(sock) or sock.family, socket.SOCK_STREAM) as empty:
+        os.dup2(empty.fileno(), sock.fileno(), inheritable=sock.get_inheritable())
+
+
+def _become(sock: socket.socket, inner: StackSocket) -> StackSocket:
     inner._quiet = True  # the socket object itself warns when it is not closed
     sock.__class__ = PromotedSocket
     _promoted[sock] = inner
     return inner
 
 
-__all__ = ["READ", "PromotedSocket", "StackSocket", "can_promote", "promote", "stack_socket"]
+def close_with(sock: socket.socket, other: Any) -> None:
+    """`other` is closed when the adopted socket `sock` is."""
+    _followers.setdefault(sock, []).append(other)
+
+
+def followers(sock: Any) -> list[Any]:
+    """What close_with was given for `sock`."""
+    return _followers.get(sock, []) if type(sock) is PromotedSocket else []
+
+
+__all__ = [
+    "READ",
+    "PromotedSocket",
+    "StackSocket",
+    "adopt",
+    "can_promote",
+    "close_with",
+    "followers",
+    "promote",
+    "stack_socket",
+    "tcp_family",
+]

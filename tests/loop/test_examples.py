@@ -1,7 +1,6 @@
 """Each example runs as its first comment says."""
 
 import contextlib
-import os
 import pathlib
 import socket
 import ssl
@@ -12,6 +11,8 @@ import urllib.request
 from collections.abc import Iterator
 
 import pytest
+
+from .util import listeners
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
 
@@ -61,29 +62,7 @@ def test_the_listener_is_the_instances():
         with socket.create_connection(("127.0.0.1", port)) as sock:
             sock.sendall(b"echo me")
             assert sock.recv(100) == b"echo me"
-            inodes = {
-                line.split()[9]
-                for table in ("tcp", "tcp6")
-                for line in pathlib.Path(f"/proc/net/{table}").read_text().splitlines()[1:]
-                if line.split()[1].endswith(f":{port:04X}")
-            }
-            assert inodes
-            holders = {
-                pathlib.Path("/proc", pid, "comm").read_text().strip()
-                for pid in os.listdir("/proc")
-                if pid.isdigit() and _holds(pid, inodes)
-            }
-            assert holders == {"ffloop-instance"}
-
-
-def _holds(pid: str, inodes: set[str]) -> bool:
-    with contextlib.suppress(OSError):
-        for fd in os.listdir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(OSError):
-                target = os.readlink(f"/proc/{pid}/fd/{fd}")
-                if target.startswith("socket:[") and target[8:-1] in inodes:
-                    return True
-    return False
+            assert listeners(port) == {"ffloop-instance"}
 
 
 def test_streams_echo():

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import pathlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -126,3 +128,28 @@ async def until(predicate: Any) -> None:
     """Lets the loop turn until the predicate holds (the test's time limit bounds it)."""
     while not predicate():
         await asyncio.sleep(0)
+
+
+def listeners(port: int) -> set[str]:
+    """The names of the processes that hold a listening TCP socket of the kernel's at this port."""
+    inodes = {
+        line.split()[9]
+        for table in ("tcp", "tcp6")
+        for line in pathlib.Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+        if line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A"
+    }
+    return {
+        pathlib.Path("/proc", pid, "comm").read_text().strip()
+        for pid in os.listdir("/proc")
+        if inodes and pid.isdigit() and _holds(pid, inodes)
+    }
+
+
+def _holds(pid: str, inodes: set[str]) -> bool:
+    with contextlib.suppress(OSError):
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                target = os.readlink(f"/proc/{pid}/fd/{fd}")
+                if target.startswith("socket:[") and target[8:-1] in inodes:
+                    return True
+    return False

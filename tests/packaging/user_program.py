@@ -33,7 +33,7 @@ async def main() -> str:
 
 
 def run() -> list[str]:
-    said: list[str] = [ffloop.run(main(), debug=False, stack="host")]
+    said: list[str] = [ffloop.run(main(), debug=False, stack="host", kernel_sockets="kernel")]
     with asyncio.Runner(loop_factory=ffloop.new_event_loop) as runner:
         said.append(runner.run(main()))
     try:

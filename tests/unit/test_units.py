@@ -32,6 +32,7 @@ def test_config_from_the_environment_and_arguments():
         ({"FFLOOP_SPIN_US": "fast"}, {}, "FFLOOP_SPIN_US='fast'.*microseconds"),
         ({"FFLOOP_STACK": "linux"}, {}, "FFLOOP_STACK='linux'.*'host'"),
         ({}, {"spin_us": -5}, "spin_us=-5"),
+        ({"FFLOOP_KERNEL_SOCKETS": "steal"}, {}, "'adopt' or 'both' or 'kernel' or 'error'"),
         ({}, {"reconnect": "maybe"}, "reconnect='maybe'"),
         ({"FFLOOP_TX_CAP": "1e6"}, {}, "FFLOOP_TX_CAP"),
         ({"FF_NB_FSTACK_INSTANCE": "0"}, {}, "FF_NB_FSTACK_INSTANCE='0'.*1 or more"),
