@@ -7,6 +7,7 @@
 | FFLOOP_SPIN_US | spin_us | microseconds to spin before sleeping, "auto" or "forever" |
 | FFLOOP_RECONNECT | reconnect | 1 or 0: attach and listen again when the instance is back |
 | FFLOOP_ROUTES | routes | "10.0.0.0/8=stack,127.0.0.0/8=kernel", first match wins |
+| FFLOOP_DUAL_LISTEN | dual_listen | 1: create_server's ports are served on the kernel too |
 | FFLOOP_KERNEL_SOCKETS | kernel_sockets | "adopt", "both", "kernel" or "error": _handed.py |
 | FFLOOP_REUSE_PORT | reuse_port | 1: listeners share their port with other processes' |
 | FFLOOP_POOL_KIB | pool_kib | buffer memory a side, KiB |
@@ -42,6 +43,7 @@ class Config:
     spin_us: int = SPIN_AUTO
     reconnect: bool = True
     routes: str = ""
+    dual_listen: bool = False
     kernel_sockets: str | None = None
     reuse_port: bool = False
     pool_kib: int = 0
@@ -112,6 +114,7 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "spin_us": ("FFLOOP_SPIN_US", _spin, "a number of microseconds, 'auto' or 'forever'"),
     "reconnect": ("FFLOOP_RECONNECT", _flag, "0 or 1"),
     "routes": ("FFLOOP_ROUTES", str, "NETWORK=stack|kernel, comma-separated"),
+    "dual_listen": ("FFLOOP_DUAL_LISTEN", _flag, "0 or 1"),
     "kernel_sockets": (
         "FFLOOP_KERNEL_SOCKETS",
         _one_of(KERNEL_SOCKETS),

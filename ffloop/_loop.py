@@ -23,7 +23,7 @@ from ._log import log
 from ._poller import Poller
 from ._ring import Ring, Turn
 from ._routing import router
-from ._server import Listener, bind_sockets
+from ._server import Binding, Listener, bind_sockets
 from ._sockcalls import SockCalls
 from ._sockets import StackSocket, stack_socket, thread_rings
 from ._stdlib import Handle, SelectorLoop, Server, SSLProtocol, failure, logger, tidy_timers
@@ -38,9 +38,9 @@ class Loop(SockCalls):
 
     Keyword arguments (each has an FFLOOP_ variable, see ffloop._config): `instance`, the path of an
     instance's socket; `stack`, "host" or "fstack", to insist on one; `reconnect`, whether to attach
-    and listen again when the instance ended; `routes`; `kernel_sockets`, what becomes of those that
-    the application hands in; `reuse_port`; `spin_us`; `pool_kib`; `tx_cap`; `max_sockets`;
-    `timeout_ms`.
+    and listen again when the instance ended; `routes`; `dual_listen`, whether what the stack serves
+    is served on the kernel too; `kernel_sockets`, what becomes of those that the application hands
+    in; `reuse_port`; `spin_us`; `pool_kib`; `tx_cap`; `max_sockets`; `timeout_ms`.
 
     Attaches at once: raises InstanceError (an OSError) when there is no instance, and ConfigError
     (a ValueError) for an option that cannot be.
@@ -305,8 +305,11 @@ class Loop(SockCalls):
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
         start_serving: bool = True,
+        dual_listen: bool | None = None,
     ) -> Any:
-        """As asyncio's. Addresses that the router gives to the stack are served there."""
+        """As asyncio's. Addresses that the router gives to the stack are served there; with
+        `dual_listen` (default: the loop's option) the same port is served on the kernel too, at
+        the wildcard address or else on loopback."""
         if isinstance(ssl, bool):
             raise TypeError("ssl argument must be an SSLContext or None")
         if ssl_handshake_timeout is not None and ssl is None:
@@ -322,10 +325,13 @@ class Loop(SockCalls):
                 self._live_ring(),
                 self._router,
                 await self._addresses(host, port, family, flags),
-                reuse_address=reuse_address is None or reuse_address,
-                reuse_port=bool(reuse_port) or self._config.reuse_port,
-                keep_alive=bool(keep_alive),
-                debug=self._debug,
+                Binding(
+                    reuse_address=reuse_address is None or reuse_address,
+                    reuse_port=bool(reuse_port) or self._config.reuse_port,
+                    keep_alive=bool(keep_alive),
+                    dual=self._dual(dual_listen),
+                    debug=self._debug,
+                ),
             )
         for one in sockets:
             one.setblocking(False)
@@ -348,6 +354,12 @@ class Loop(SockCalls):
         if self._debug:
             logger.info("%r is serving", server)
         return server
+
+    def _dual(self, asked: bool | None) -> bool:
+        # The host stack is this kernel: nothing is left to serve.
+        return (
+            self._config.dual_listen if asked is None else asked
+        ) and self._live_ring().stack != "host"
 
     async def _addresses(self, host: Any, port: Any, family: int, flags: int) -> list[Any]:
         if host == "":

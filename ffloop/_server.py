@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import errno
 import socket
+from dataclasses import dataclass
 from typing import Any
 
 from ._addr import NAMES_SIZE
@@ -194,60 +195,93 @@ class Listener:
         log.info("listening again on %s", address)
 
 
-def bind_sockets(
-    ring: Ring,
-    router: Router,
-    infos: list[Any],
-    *,
-    reuse_address: bool,
-    reuse_port: bool,
-    keep_alive: bool,
-    debug: bool,
-) -> list[Any]:
-    """Bound, not yet listening, sockets for getaddrinfo's answers: on the stack or on the kernel,
-    as the router says. Errors, and what is skipped, are create_server's of the running Python."""
-    sockets: list[Any] = []
-    try:
-        for family, kind, proto, _, address in infos:
-            try:
-                if router.on_stack(family, address):
-                    sock: Any = StackSocket._open(ring, family, kind, proto, False)
-                    sock._ep().nodelay = True
-                else:
-                    sock = socket.socket(family, kind, proto)
-            except OSError as exc:
-                if exc.errno not in (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EINVAL):
-                    raise
-                if debug:
-                    logger.warning(
-                        "create_server() failed to create socket.socket(%r, %r, %r)",
-                        family,
-                        kind,
-                        proto,
-                        exc_info=True,
-                    )
-                continue
-            sockets.append(sock)
-            if reuse_address:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, True)
-            if reuse_port:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, True)
-            if keep_alive:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, True)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, True)
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """How create_server's sockets are made."""
+
+    reuse_address: bool
+    reuse_port: bool
+    keep_alive: bool
+    dual: bool  # what the stack serves is served on the kernel too
+    debug: bool
+
+    def bind(self, ring: Ring | None, info: Any) -> Any:
+        """A bound socket for one of getaddrinfo's answers, on the kernel without a ring; None for
+        one to skip, as create_server of the running Python does."""
+        family, kind, proto, _, address = info
+        try:
+            if ring is not None:
+                sock: Any = StackSocket._open(ring, family, kind, proto, False)
+                sock._ep().nodelay = True
+            else:
+                sock = socket.socket(family, kind, proto)
+        except OSError as exc:
+            if exc.errno not in (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EINVAL):
+                raise
+            if self.debug:
+                logger.warning(
+                    "create_server() failed to create socket.socket(%r, %r, %r)",
+                    family,
+                    kind,
+                    proto,
+                    exc_info=True,
+                )
+            return None
+        try:
+            self._set_options(sock, family)
             try:
                 sock.bind(address)
             except OSError as exc:
                 reason = (exc.strerror or str(exc)).lower()
                 message = f"error while attempting to bind on address {address!r}: {reason}"
-                if PY313 and exc.errno == errno.EADDRNOTAVAIL:
-                    sockets.pop()
-                    sock.close()
-                    if debug:
-                        logger.warning(message)
-                    continue
-                raise OSError(exc.errno, message) from None
+                if not PY313 or exc.errno != errno.EADDRNOTAVAIL:
+                    raise OSError(exc.errno, message) from None
+                if self.debug:
+                    logger.warning(message)
+                sock.close()
+                return None
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _set_options(self, sock: Any, family: int) -> None:
+        if self.reuse_address:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, True)
+        if self.reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, True)
+        if self.keep_alive:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, True)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, True)
+
+
+def _kernels_twin(info: Any, port: int) -> Any:
+    """Where the kernel serves what the stack serves at `info`: the wildcard as it is; this
+    machine's loopback for any other address, since the kernel does not have that one."""
+    family, kind, proto, name, address = info
+    wildcard, loopback = ("::", "::1") if family == socket.AF_INET6 else ("0.0.0.0", "127.0.0.1")
+    host = wildcard if address[0] in (wildcard, "") else loopback
+    return family, kind, proto, name, (host, port, *address[2:])
+
+
+def bind_sockets(ring: Ring, router: Router, infos: list[Any], how: Binding) -> list[Any]:
+    """Bound, not yet listening, sockets for getaddrinfo's answers: on the stack or on the kernel,
+    as the router says. Errors, and what is skipped, are create_server's of the running Python."""
+    sockets: list[Any] = []
+    twins: dict[Any, None] = {}  # several addresses of the stack's may have one
+    try:
+        for info in infos:
+            on_stack = router.on_stack(info[0], info[4])
+            sock = how.bind(ring if on_stack else None, info)
+            if sock is not None:
+                sockets.append(sock)
+                if on_stack and how.dual:
+                    twins[_kernels_twin(info, sock.getsockname()[1])] = None
+        for info in twins:
+            sock = how.bind(None, info)
+            if sock is not None:
+                sockets.append(sock)
         if PY313 and not sockets:
             tried = [info[4] for info in infos]
             raise OSError(f"could not bind on any address out of {tried!r}")

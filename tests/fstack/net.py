@@ -139,7 +139,8 @@ class Net:
             _ip(f"link add stack0 type veth peer name peer0 netns {peer}")
             stack_mac = _no_offload_and_up("stack0")
         with within(self.peer):
-            _ip("link set lo up")
+            _ip("link set lo up")  # and an interface that goes down keeps its addresses
+            pathlib.Path("/proc/sys/net/ipv6/conf/all/keep_addr_on_down").write_text("1")
             peer_mac = _no_offload_and_up("peer0")
             _ip(f"addr add {PEER}/24 dev peer0")
             _ip(f"addr add {PEER6}/64 dev peer0 nodad")
@@ -151,22 +152,25 @@ class Net:
         self.directory.cleanup()
 
 
+SHORT_FORM = ("--iface", "stack0", "--addr", ",".join([f"{STACK}/24", *STACKS[1:]]))
+SHORT_FORM += ("--gateway", PEER, "--addr6", f"{STACK6}/64", "--gateway6", PEER6)
+
+
 class Instance:
-    """`ffloop instance --stack fstack` in a Net. Options are appended; `path` is its socket."""
+    """`ffloop instance --stack fstack` in a Net, with the short form's options unless others are
+    given; `path` is its socket."""
 
     def __init__(self, net: Net, *options: str, name: str = "instance") -> None:
         self.net = net
         self.path = os.path.join(net.directory.name, f"{name}.sock")
         self.log = pathlib.Path(net.directory.name, f"{name}.log")
-        self.options = options
+        self.options = options or SHORT_FORM
         self.start()
 
     def start(self) -> None:
         """Raises RuntimeError with its log when it does not come up."""
         command = ["setpriv", "--pdeathsig", "KILL", executable(), "--stack", "fstack"]
-        command += ["--socket", self.path, "--log-level", "info", "--iface", "stack0"]
-        command += ["--addr", ",".join([f"{STACK}/24", *STACKS[1:]]), "--gateway", PEER]
-        command += ["--addr6", f"{STACK6}/64", "--gateway6", PEER6, *self.options]
+        command += ["--socket", self.path, "--log-level", "info", *self.options]
         with within(self.net.stack), self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
         assert self.process.stdout is not None

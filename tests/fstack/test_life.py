@@ -1,6 +1,7 @@
 """Applications and instances that are killed; applications that share an instance."""
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
@@ -140,3 +141,25 @@ def test_two_applications(fstack, on_fstack):
     with net.example("protocol_echo.py", fstack, PORT) as process:
         ffloop.run(main())
     net.drained(fstack)
+
+
+def test_an_orderly_end(fstack, on_fstack):
+    """SIGTERM: peers are told, the application is told, the exit status is 0."""
+    import ffloop
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        made = []
+        await loop.create_server(lambda: made.append(Log()) or made[-1], net.STACK, PORT)
+        with socket.create_connection((net.STACK, PORT), 10) as sock:
+            await until(lambda: made)
+            fstack.close()
+            with contextlib.suppress(ConnectionResetError):
+                assert sock.recv(1) == b""
+        assert isinstance(await made[0].lost, ffloop.InstanceGone)
+
+    try:
+        ffloop.run(main(), reconnect=False)
+    finally:
+        if fstack.process.poll() is not None:
+            fstack.start()

@@ -328,3 +328,15 @@ def test_closing_a_server_with_accepted_ahead_connections(run_ff, no_leaks):
         assert not loop._ring.receivers
 
     run_ff(main())
+
+
+def test_dual_listen_on_one_kernel(run_ff):
+    """With the host stack there is nothing to serve besides; it must not fail."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Log, HOST, 0, dual_listen=True)
+        assert len(server.sockets) == (2 if loop.instance.stack == "fstack" else 1)
+        server.close()
+
+    run_ff(main())
