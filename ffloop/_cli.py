@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from . import _run
 from ._errors import InstanceError
 from ._instance import executable
 
@@ -18,10 +19,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="run an instance in the foreground (`ffloop instance --help`)",
         add_help=False,
     )
+    _run.add_command(commands)
     args, rest = parser.parse_known_args(argv)
     if args.command == "instance":
         return _instance(rest)
-    raise AssertionError(args.command)
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    status: int = args.call(args)
+    return status
 
 
 def _instance(rest: list[str]) -> int:

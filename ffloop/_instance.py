@@ -72,6 +72,20 @@ def usual_places() -> list[str]:
     return places
 
 
+def running(config: Config) -> int:
+    """How many instances there seem to be for the workers of `config`: their sockets in a row, at
+    the path given or the usual one."""
+    places = [config.instance] if config.instance is not None else usual_places()
+    return max(_in_a_row(place) for place in places)
+
+
+def _in_a_row(path: str) -> int:
+    count = 0
+    while os.path.exists(nth(path, count)):
+        count += 1
+    return count
+
+
 def next_index(config: Config) -> int:
     """Which of `config.instances` instances this process's next loop belongs to."""
     return (config.proc_id + next(_loops)) % config.instances

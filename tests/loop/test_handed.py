@@ -13,6 +13,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import Runner
 
 import ffloop
 
@@ -24,6 +25,14 @@ APART = {"stack": "sim"}  # adopts by default
 @pytest.fixture(autouse=True)
 def _own_embedded(monkeypatch):
     monkeypatch.delenv("_FFLOOP_EMBEDDED", raising=False)
+
+
+@pytest.fixture
+def run_ff():
+    """Never F-Stack: these tests choose the stack themselves."""
+    runner = Runner("ffloop")
+    yield runner
+    assert runner.errors == []
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,270 @@
+"""`ffloop run`: scripts and apps unchanged, workers, signals, and what it says of mistakes."""
+
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from loop.util import listeners
+
+from .util import command, get, process, server, unused_port
+
+FFLOOP = command("ffloop")
+
+ASGI = """
+import asyncio, json, os
+
+async def app(scope, receive, send):
+    if scope["type"] != "http":
+        return
+    told = {
+        "loop": type(asyncio.get_running_loop()).__module__,
+        "pid": os.getpid(),
+        "worker": os.environ.get("FF_PROC_ID"),
+    }
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": json.dumps(told).encode()})
+
+def make():
+    return app
+
+number = 3
+"""
+
+AIOHTTP = """
+import asyncio, os
+from aiohttp import web
+
+async def hello(request):
+    loop = type(asyncio.get_running_loop()).__module__
+    return web.json_response({"loop": loop, "pid": os.getpid()})
+
+def make():
+    app = web.Application()
+    app.add_routes([web.get("/", hello)])
+    return app
+
+async def make_later():
+    return make()
+
+async def make_wrong():
+    return 3
+
+app = make()
+"""
+
+
+@pytest.fixture
+def apps(tmp_path, monkeypatch):
+    (tmp_path / "asgi.py").write_text(ASGI)
+    (tmp_path / "aio.py").write_text(AIOHTTP)
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*argv, **options):
+    return subprocess.run(
+        [FFLOOP, "run", *argv], capture_output=True, text=True, timeout=60, **options
+    )
+
+
+@pytest.mark.parametrize(
+    "target", ["asgi:app", "asgi:make", "aio:app", "aio:make", "aio:make_later"]
+)
+def test_apps(apps, target):
+    pytest.importorskip("uvicorn" if target.startswith("asgi") else "aiohttp")
+    port = unused_port()
+    with server(FFLOOP, "run", target, "--port", str(port), port=port) as made:
+        assert get(port)["loop"] == "ffloop._loop"
+        assert listeners(port) == {"ffloop-instance"}
+        assert made.stop() in (0, -signal.SIGTERM)
+        assert "using the embedded instance" in made.output
+
+
+@pytest.mark.parametrize("target", ["asgi:app", "aio:app"])
+def test_workers(apps, target):
+    """Each has its number; a dead one is reported, the others go on; SIGINT ends them once."""
+    pytest.importorskip("uvicorn" if target.startswith("asgi") else "aiohttp")
+    port = unused_port()
+    with server(FFLOOP, "run", "--workers=2", f"--port={port}", target, port=port) as made:
+        pids = set()
+        while len(pids) < 2:
+            pids.add(get(port)["pid"])
+        assert made.popen.pid not in pids
+        victim = pids.pop()
+        os.kill(victim, signal.SIGKILL)
+        made.wait_for(f"(pid {victim}) was killed by signal 9; 1 left")
+        assert {get(port)["pid"] for _ in range(4)} == pids
+        assert made.stop(signal.SIGINT) == 128 + signal.SIGKILL
+
+
+def test_workers_end_together(apps):
+    pytest.importorskip("uvicorn")
+    port = unused_port()
+    with server(FFLOOP, "run", "--workers=2", f"--port={port}", "asgi:app", port=port) as made:
+        workers = set()
+        while len(workers) < 2:
+            workers.add(get(port)["worker"])
+        assert workers == {"0", "1"}
+        assert made.stop() == 0
+        assert "left" not in made.output
+
+
+def test_workers_do_not_outlive_the_parent(apps):
+    pytest.importorskip("uvicorn")
+    port = unused_port()
+    with server(FFLOOP, "run", "--workers=2", f"--port={port}", "asgi:app", port=port) as made:
+        pids = {get(port)["pid"]}
+        made.popen.kill()
+        made.popen.wait()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                fd = os.pidfd_open(pid)
+                import select
+
+                assert select.select([fd], [], [], 30)[0]
+                os.close(fd)
+        while listeners(port):
+            time.sleep(0.02)
+
+
+def test_workers_take_the_instances_that_run(tmp_path, monkeypatch):
+    """The i-th worker attaches to the i-th instance."""
+    from ffloop import _instance
+
+    script = tmp_path / "which.py"
+    script.write_text(
+        "import asyncio, ffloop\n"
+        "async def main():\n"
+        "    print(f'at {ffloop.instance().path}\\n', end='')\n"  # one write
+        "asyncio.run(main())\n"
+    )
+    path = str(tmp_path / "many.sock")
+    with contextlib.ExitStack() as stack:
+        for i in range(2):
+            at = _instance.nth(path, i)
+            made = stack.enter_context(process(_instance.executable(), "--socket", at))
+            made.wait_for("ffloop instance ready")
+        done = run("--workers=3", "--instance", path, script)
+    assert done.returncode == 0, done.stderr
+    seen = sorted(line.split()[1] for line in done.stdout.splitlines())
+    assert seen == sorted([path, _instance.nth(path, 1), path])
+
+
+SCRIPT = """
+import asyncio, sys, pathlib
+import beside
+
+async def main():
+    server = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    assert await reader.read() == b""
+    writer.close()
+    return type(asyncio.get_running_loop()).__module__.partition(".")[0]
+
+if __name__ == "__main__":
+    print(sys.argv[1:], beside.word, pathlib.Path(__file__).name, {how})
+    sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "asyncio.run(main())",
+        "asyncio.new_event_loop().run_until_complete(main())",
+        "asyncio.SelectorEventLoop().run_until_complete(main())",
+        "asyncio.Runner().run(main())",
+        "__import__('uvloop').run(main())",
+        "__import__('uvloop').new_event_loop().run_until_complete(main())",
+        "(__import__('uvloop').install(), asyncio.run(main()))[1]",
+        "__import__('anyio').run(main)",
+    ],
+)
+def test_scripts(tmp_path, how):
+    """Whatever way a script comes by its loop."""
+    for name in ("uvloop", "anyio"):
+        if name in how:
+            pytest.importorskip(name)
+    (tmp_path / "beside.py").write_text("word = 'beside'\n")
+    script = tmp_path / "script"  # any name
+    script.write_text(SCRIPT.replace("{how}", how))
+    done = run(script, "--port", "x", "-v")
+    assert done.stdout == "['--port', 'x', '-v'] beside script ffloop\n", done.stderr
+    assert done.returncode == 7
+
+
+def test_a_script_that_spawns_workers(apps, tmp_path):
+    """uvicorn's own: they are prepared too, and what they do with the parent's socket is said."""
+    pytest.importorskip("uvicorn")
+    port = unused_port()
+    (tmp_path / "serve.py").write_text(
+        "import sys, uvicorn\n"
+        "if __name__ == '__main__':\n"
+        "    uvicorn.run('asgi:app', port=int(sys.argv[1]), workers=2)\n"
+    )
+    with server(FFLOOP, "run", "serve.py", str(port), port=port) as made:
+        assert get(port)["loop"] == "ffloop._loop"
+        made.wait_for("was handed the kernel's socket")
+
+
+def test_a_script_that_fails(tmp_path):
+    script = tmp_path / "bad.py"
+    script.write_text("1/0\n")
+    done = run(script)
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+    done = run("--workers=2", script)
+    assert done.returncode == 1
+    assert "0 left" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "words"),
+    [
+        (["nothing"], 2, "neither a script's file nor MODULE:APP"),
+        (["nothing:app"], 1, "no module 'nothing'"),
+        (["asgi:nothing"], 1, "module 'asgi' has no 'nothing'"),
+        (["asgi:number"], 1, "asgi:number is int"),
+        (["asgi:app", "--bogus"], 2, "--bogus"),
+        (["--bogus", "asgi:app"], 2, "--bogus"),
+        (["--workers", "0", "asgi:app"], 2, "1 or more"),
+        (["--workers", "2", "--port", "0", "asgi:app"], 2, "different ports"),
+        (["--stack", "linux", "asgi:app"], 2, "linux"),
+        (["--kernel-sockets", "steal", "asgi:app"], 2, "steal"),
+        (["--stack", "fstack", "asgi:app"], 1, "no instance runs"),
+        (["--instance", "/no/such", "asgi:app"], 1, "/no/such"),
+        (["aio:make_wrong"], 1, "makes aiohttp apps; this one made 3"),
+        ([], 2, "SCRIPT.py"),
+    ],
+)
+def test_mistakes(apps, argv, status, words):
+    if "aio" in argv[:1]:
+        pytest.importorskip("aiohttp")
+    done = run(*argv)
+    assert done.returncode == status
+    assert words in done.stderr
+    if status == 2:
+        assert "Traceback" not in done.stderr
+
+
+def test_a_bad_variable_is_told(apps):
+    done = run("asgi:app", env={**os.environ, "FFLOOP_SPIN_US": "fast"})
+    assert done.returncode == 1
+    assert done.stderr.startswith("ffloop run: FFLOOP_SPIN_US='fast'")
+
+
+def test_without_uvicorn(apps):
+    block = "import sys; sys.modules['uvicorn'] = None; from ffloop._cli import main; "
+    done = subprocess.run(
+        [sys.executable, "-c", block + "sys.exit(main(['run', 'asgi:app']))"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=pathlib.Path.cwd(),
+    )
+    assert done.returncode == 1
+    assert "pip install uvicorn" in done.stderr

@@ -1,0 +1,108 @@
+"""Servers as processes of their own, and what answers at their ports."""
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+SCRIPTS = pathlib.Path(sysconfig.get_path("scripts"))
+EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
+
+
+def command(name: str) -> str:
+    """The path of an installed console script."""
+    return str(SCRIPTS / name)
+
+
+def unused_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class Process:
+    """A server: its process, and everything that it wrote so far."""
+
+    def __init__(self, popen: "subprocess.Popen[bytes]", output: int) -> None:
+        self.popen = popen
+        self._output = output  # a file that it appends to
+
+    @property
+    def output(self) -> str:
+        size = os.fstat(self._output).st_size
+        return os.pread(self._output, size, 0).decode(errors="replace")
+
+    def wait_for(self, words: str) -> None:
+        """Until it wrote `words`."""
+        while words not in self.output:
+            assert self.popen.poll() is None, self.output
+            time.sleep(0.01)
+
+    def stop(self, signum: int = signal.SIGTERM) -> int:
+        """Ends it; its exit status. One that does not end within 15 s is an error."""
+        if self.popen.poll() is None:
+            self.popen.send_signal(signum)
+        return self.popen.wait(15)
+
+
+@contextlib.contextmanager
+def process(*argv: str | os.PathLike[str], **options: Any) -> Iterator[Process]:
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", **options.pop("env", {})}
+    env.pop("_FFLOOP_EMBEDDED", None)
+    with tempfile.TemporaryFile() as output:
+        popen = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=env,
+            start_new_session=True,
+            **options,
+        )
+        made = Process(popen, output.fileno())
+        try:
+            yield made
+            made.stop()
+        except BaseException:
+            print(made.output, file=sys.stderr)
+            raise
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(popen.pid, signal.SIGKILL)
+            popen.wait()
+
+
+def get(port: int, path: str = "/", host: str = "127.0.0.1") -> Any:
+    """The JSON that a server answers with, once it answers."""
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=10) as response:
+                return json.load(response)
+        except urllib.error.HTTPError:
+            raise
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def server(*argv: str | os.PathLike[str], port: int, **options: Any) -> Iterator[Process]:
+    """A process that serves HTTP at `port`, once it does."""
+    with process(*argv, **options) as made:
+        while True:
+            assert made.popen.poll() is None, f"it ended\n{made.output}"
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port), timeout=10).close()
+                break
+            time.sleep(0.02)
+        yield made
