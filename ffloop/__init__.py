@@ -22,7 +22,10 @@ from ._errors import (
     VersionMismatch,
 )
 from ._instance import InstanceInfo
+from ._kqueue import *  # noqa: F403  # Kqueue, kevent and the KQ_ constants
+from ._kqueue import __all__ as _kqueue_names
 from ._loop import Loop, new_event_loop
+from ._selector import FFSelector
 from ._sockets import StackSocket as socket
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ConfigError",
     "FFLoopPolicy",
+    "FFSelector",
     "InstanceDenied",
     "InstanceError",
     "InstanceGone",
@@ -50,6 +54,7 @@ __all__ = [
     "run",
     "socket",
 ]
+__all__ += _kqueue_names
 
 _T = _TypeVar("_T")
 

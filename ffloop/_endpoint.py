@@ -7,18 +7,34 @@ loop's sock_ calls: it wakes whoever waits, and they try again.
 
 import asyncio
 import contextlib
-from typing import Any
+import weakref
+from typing import Any, Protocol
 
 from . import _addr
 from ._errors import gone
 from ._ring import READ, WRITE, Ring, error, names
+
+# Which endpoint a descriptor stands for (Endpoint.fileno).
+mirrors: "weakref.WeakValueDictionary[int, Endpoint]" = weakref.WeakValueDictionary()
+
+
+class Watcher(Protocol):
+    """Wants to hear of an endpoint's changes (a selector, a kqueue)."""
+
+    def stir(self, filters: int) -> None:
+        """READ or WRITE may succeed now."""
+
+    def forget(self) -> None:
+        """The endpoint is closed."""
 
 
 class Endpoint:
     """Owned by one loop's thread. `ring` is None once closed."""
 
     __slots__ = (
+        "__weakref__",
         "_connecting",
+        "_mirror",
         "_names",
         "_readers",
         "_writers",
@@ -32,6 +48,7 @@ class Endpoint:
         "proto",
         "refs",
         "ring",
+        "watchers",
     )
 
     def __init__(
@@ -51,6 +68,8 @@ class Endpoint:
         self._readers: list[asyncio.Future[None]] | None = None
         self._writers: list[asyncio.Future[None]] | None = None
         self._connecting: asyncio.Future[None] | None = None
+        self._mirror = -1
+        self.watchers: list[Watcher] | None = None
 
     def __repr__(self) -> str:
         return f"<Endpoint handle={self.handle} refs={self.refs} closed={self.ring is None}>"
@@ -73,8 +92,22 @@ class Endpoint:
         if self.refs > 0 or self.ring is None:
             return
         ring, self.ring = self.ring, None
+        if self._mirror >= 0:
+            mirrors.pop(self._mirror, None)
         ring.close_socket(self.handle, abort)
         self._wake(cancel=True)
+        for watcher in self.watchers or ():
+            watcher.forget()
+
+    def fileno(self) -> int:
+        """A descriptor of its own that polls readable when something waits; -1 once closed."""
+        ring = self.ring
+        if ring is None or ring.closed:
+            return -1
+        if self._mirror < 0:
+            self._mirror = ring.mirror_fd(self.handle)
+            mirrors[self._mirror] = self
+        return self._mirror
 
     # ---- addresses ----
 
@@ -133,13 +166,21 @@ class Endpoint:
             else:
                 fut.set_result(None)
 
+    def _stir(self, filters: int) -> None:
+        for watcher in self.watchers or ():
+            watcher.stir(filters)
+
     def on_readable(self) -> None:
+        if self.watchers is not None:
+            self._stir(READ)
         readers, self._readers = self._readers, None
         for fut in readers or ():
             if not fut.done():
                 fut.set_result(None)
 
     def on_writable(self) -> None:
+        if self.watchers is not None:
+            self._stir(WRITE)
         writers, self._writers = self._writers, None
         for fut in writers or ():
             if not fut.done():
@@ -150,6 +191,7 @@ class Endpoint:
         if code == 0:
             with contextlib.suppress(OSError):  # reset already: the next call says so
                 self.learn()
+        self._stir(READ | WRITE)
         if fut is None or fut.done():
             return
         if code:

@@ -91,17 +91,19 @@ def next_index(config: Config) -> int:
     return (config.proc_id + next(_loops)) % config.instances
 
 
-def attach(config: Config, index: int = 0, timeout_ms: int | None = None) -> tuple[Ring, bool]:
+def attach(
+    config: Config, index: int = 0, timeout_ms: int | None = None, make: type[Ring] = Ring
+) -> tuple[Ring, bool]:
     """A session with the instance that `config` and the environment lead to, the index-th of
     several, and whether it is embedded. Raises an InstanceError that says what to do."""
     if config.instance is not None:
-        return _checked(Ring(nth(config.instance, index), config, timeout_ms), config), False
+        return _checked(make(nth(config.instance, index), config, timeout_ms), config), False
     for place in usual_places():
         path = nth(place, index)
         if not os.path.exists(path):
             continue
         try:
-            ring = Ring(path, config, timeout_ms)
+            ring = make(path, config, timeout_ms)
         except InstanceNotFound as exc:
             log.warning("skipping %s: %s", path, exc)
             continue
@@ -118,7 +120,7 @@ def attach(config: Config, index: int = 0, timeout_ms: int | None = None) -> tup
             f"FF_NB_FSTACK_INSTANCE={config.instances}, and instance {index} does not run: start "
             f"it with `ffloop instance --proc-id {index}`, or name the first in FFLOOP_INSTANCE",
         )
-    return _checked(_embedded(config, timeout_ms), config), True
+    return _checked(_embedded(config, timeout_ms, make), config), True
 
 
 def _checked(ring: Ring, config: Config) -> Ring:
@@ -131,15 +133,15 @@ def _checked(ring: Ring, config: Config) -> Ring:
     return ring
 
 
-def _embedded(config: Config, timeout_ms: int | None) -> Ring:
+def _embedded(config: Config, timeout_ms: int | None, make: type[Ring]) -> Ring:
     with _starting:
         path = os.environ.get(_ENV)
         if path:
             with contextlib.suppress(InstanceError):
-                return Ring(path, config, timeout_ms)
+                return make(path, config, timeout_ms)
         path = _start(config.stack or "host")
         os.environ[_ENV] = path
-        return Ring(path, config, timeout_ms)
+        return make(path, config, timeout_ms)
 
 
 def _start(stack: str) -> str:

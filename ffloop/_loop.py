@@ -15,7 +15,7 @@ import ssl as ssl_module
 import weakref
 from typing import Any
 
-from . import _config, _instance
+from . import _config, _instance, _session
 from ._errors import ConfigError, InstanceError, gone
 from ._handed import Handed
 from ._instance import InstanceInfo
@@ -25,7 +25,7 @@ from ._ring import Ring, Turn
 from ._routing import router
 from ._server import Binding, Listener, bind_sockets
 from ._sockcalls import SockCalls
-from ._sockets import StackSocket, stack_socket, thread_rings
+from ._sockets import StackSocket, stack_socket
 from ._stdlib import Handle, SelectorLoop, Server, SSLProtocol, failure, logger, tidy_timers
 from ._transports import StreamTransport
 
@@ -52,7 +52,9 @@ class Loop(SockCalls):
         self._config = _config.load(**options)
         self._index = _instance.next_index(self._config)
         _pin(self._config.cpu())
-        ring, embedded = _instance.attach(self._config, self._index)
+        ring, embedded = _session.take_over(self._config) or _instance.attach(
+            self._config, self._index
+        )
         try:
             self._choose_routes(ring.stack)
             self._poller = Poller(ring, self._instance_down, self._config.spin_us)
@@ -75,7 +77,7 @@ class Loop(SockCalls):
         self._handed = Handed(stack, self._config.kernel_sockets, self._router)
 
     def _remember(self, ring: Ring) -> None:
-        thread_rings.ring = ring
+        _session.of_loop(ring)
         log.info(
             "using the %s instance at %s: stack %s, pid %d",
             "embedded" if self._embedded else "running",
@@ -190,6 +192,7 @@ class Loop(SockCalls):
             return super()._make_socket_transport(
                 sock, protocol, waiter, extra=extra, server=server
             )
+        self._own_ring(stack)
         transport = StreamTransport(self, stack._ep(), protocol, extra, server)
         transport.own(sock, stack)
         self.call_soon(transport.begin, waiter)
@@ -410,6 +413,7 @@ class Loop(SockCalls):
                 *more,
             )
             return
+        self._own_ring(stack)
         listener = Listener(
             self,
             stack._ep(),

@@ -14,22 +14,16 @@ from typing import Any
 
 from ._config import SPIN_FOREVER
 from ._ring import (
-    EV_ACCEPT,
     EV_CLOSED,
-    EV_CONNECT,
-    EV_DATA,
     EV_DOWN,
-    EV_EOF,
-    EV_ERROR,
     EV_FD,
-    EV_READABLE,
-    EV_WRITABLE,
     EVENT_SIZE,
     Dispatcher,
     Event,
     Receiver,
     Ring,
     decode_events,
+    receive,
 )
 
 _Ready = list[tuple[selectors.SelectorKey, int]]
@@ -133,23 +127,5 @@ class Poller(selectors.EpollSelector):
         if kind == EV_DOWN:
             self._on_down(arg)
             return
-        if kind == EV_CLOSED or self._ring is None:
-            return
-        receiver = self._ring.receivers.get(handle)
-        if receiver is None:
-            if kind == EV_ACCEPT:  # its listener was closed by an earlier event
-                self._ring.close_socket(arg, abort=True)
-        elif kind == EV_DATA:
-            receiver.on_data(off, arg)
-        elif kind == EV_ACCEPT:
-            receiver.on_accept(arg, off)
-        elif kind == EV_EOF:
-            receiver.on_eof()
-        elif kind == EV_WRITABLE:
-            receiver.on_writable()
-        elif kind == EV_READABLE:
-            receiver.on_readable()
-        elif kind == EV_CONNECT:
-            receiver.on_connect(arg)
-        elif kind == EV_ERROR:
-            receiver.on_error(arg)
+        if kind != EV_CLOSED and self._ring is not None:
+            receive(self._ring, kind, handle, arg, off)

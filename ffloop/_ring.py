@@ -14,7 +14,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ._addr import ADDR_SIZE, NAMES_SIZE, SockAddr, decode, encode
 from ._config import Config
@@ -43,6 +43,7 @@ EV_FD: int = lib.FFL_EV_FD
 EV_DOWN: int = lib.FFL_EV_DOWN
 
 READ, WRITE = 1, 2
+EDGE: int = lib.FFL_EDGE  # with READ in want(): what comes, not what is there
 WINDOW_MAX = 1024
 
 raw_send = lib.ffl_client_send
@@ -56,6 +57,16 @@ _unpack_events = struct.Struct("=4I").iter_unpack
 _new_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
 
 Event = tuple[int, int, int, int]  # kind, handle, arg, off (see client.h)
+
+
+class Pending(NamedTuple):
+    """What a socket holds (see client.h, struct ffl_pending)."""
+
+    bytes: int
+    accepts: int
+    room: int
+    eof: bool
+    error: int
 
 
 class Receiver(Protocol):
@@ -182,6 +193,13 @@ class Ring:
             raise gone()
         return self.c
 
+    def wait(self, epfd: int, timeout_ns: int) -> memoryview:
+        """One C call: reap, spin, sleep in epfd. The events, valid until the next call."""
+        n: int = lib.ffl_client_wait(self._alive(), self._events, _EVENTS, epfd, timeout_ns)
+        if n < 0 and n != -errno.EINTR:
+            raise error(-n)
+        return self.events[: max(n, 0) * EVENT_SIZE]
+
     def close_orphans(self) -> None:
         """Closes handles whose owner was collected without close(), perhaps in another thread."""
         while self.orphans:
@@ -242,6 +260,17 @@ class Ring:
 
     def ready(self, handle: int) -> int:
         return int(lib.ffl_client_ready(self._alive(), handle))
+
+    def pending(self, handle: int) -> Pending:
+        """What kqueue's events say of a socket. Raises OSError (EBADF)."""
+        out = ffi.new("struct ffl_pending *")
+        _check(lib.ffl_client_pending(self._alive(), handle, out))
+        return Pending(out.bytes, out.accepts, out.room, bool(out.eof), out.error)
+
+    def show(self) -> bool:
+        """Until the next wait the doorbell tells of everything that a wait would give. True: there
+        is something already."""
+        return bool(lib.ffl_client_show(self._alive()))
 
     def unsent(self, handle: int) -> int:
         return int(lib.ffl_client_unsent(self._alive(), handle))
@@ -342,6 +371,28 @@ def flat(data: Any) -> Any:
 def names(raw: bytes) -> tuple[SockAddr | None, SockAddr | None]:
     """A struct ffl_names: (local, peer), None where not known."""
     return decode(raw[:ADDR_SIZE]), decode(raw[ADDR_SIZE:NAMES_SIZE])
+
+
+def receive(ring: Ring, kind: int, handle: int, arg: int, off: int) -> None:
+    """Hands one event of a socket (not FD, DOWN or CLOSED) to its receiver."""
+    receiver = ring.receivers.get(handle)
+    if receiver is None:
+        if kind == EV_ACCEPT:  # its listener was closed by an earlier event
+            ring.close_socket(arg, abort=True)
+    elif kind == EV_DATA:
+        receiver.on_data(off, arg)
+    elif kind == EV_ACCEPT:
+        receiver.on_accept(arg, off)
+    elif kind == EV_EOF:
+        receiver.on_eof()
+    elif kind == EV_WRITABLE:
+        receiver.on_writable()
+    elif kind == EV_READABLE:
+        receiver.on_readable()
+    elif kind == EV_CONNECT:
+        receiver.on_connect(arg)
+    elif kind == EV_ERROR:
+        receiver.on_error(arg)
 
 
 def decode_events(view: memoryview) -> Iterator[Event]:

@@ -33,9 +33,19 @@ class SockCalls(SelectorLoop):
             raise ValueError("the socket must be non-blocking")
         return stack_socket(sock)
 
+    def _own_ring(self, stack: StackSocket) -> Ring:
+        """The ring of a stack socket that is to be used here. Raises RuntimeError for one of
+        another loop, or of a selector (see _session)."""
+        ring = stack._ep().open_ring()
+        if ring is not self._live_ring():
+            raise RuntimeError(
+                f"{stack!r} is of another session: it was made for another loop, or without one"
+            )
+        return ring
+
     async def _ready_for(self, stack: StackSocket, filters: int) -> None:
         endpoint = stack._ep()
-        ring = endpoint.open_ring()
+        ring = self._own_ring(stack)
         owner = ring.receivers.get(endpoint.handle)
         if owner is not endpoint:
             if owner is not None:
@@ -152,6 +162,7 @@ class SockCalls(SelectorLoop):
                 await super().sock_connect(sock, address)
                 return
             stack = promote(sock, self._live_ring())
+        self._own_ring(stack)
         await self._connect(stack._ep(), address)
 
     async def _connect(self, endpoint: Endpoint, address: Any) -> None:

@@ -6,18 +6,16 @@ asked to connect it: its class was changed in place, its descriptor stays as a p
 everything else happens on the stack.
 """
 
-import asyncio
 import contextlib
 import errno
 import os
 import socket
-import threading
 import warnings
 import weakref
 from typing import Any, Self
 
-from . import _addr
-from ._endpoint import Endpoint
+from . import _addr, _session
+from ._endpoint import Endpoint, mirrors
 from ._ring import READ, Ring, error
 
 _TCP_CLOSE = 7  # tcpi_state of a socket that was neither connected nor made to listen
@@ -34,22 +32,6 @@ _KEEPALIVE = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT),
 )
-
-# The newest open loop's ring of each thread, for sockets made while no loop runs.
-thread_rings = threading.local()
-
-
-def current_ring() -> Ring:
-    """The running loop's ring, or the newest of this thread. Raises RuntimeError."""
-    loop = asyncio._get_running_loop()
-    ring = getattr(loop, "_ring", None)
-    if ring is None:
-        ring = getattr(thread_rings, "ring", None)
-    if not isinstance(ring, Ring) or ring.closed:
-        raise RuntimeError(
-            "a stack socket belongs to a loop: make it in a coroutine, or after the ffloop.Loop"
-        )
-    return ring
 
 
 class StackSocket:
@@ -81,7 +63,7 @@ class StackSocket:
         if family not in (socket.AF_INET, socket.AF_INET6):
             raise error(errno.EAFNOSUPPORT)
         proto = _default_proto(kind) if proto in (-1, 0) else proto
-        ring = current_ring()
+        ring = _session.current()
         handle = ring.open_socket(family, kind, proto)
         self._endpoint = Endpoint(ring, handle, family, kind, proto)
         self._endpoint.take()
@@ -143,9 +125,7 @@ class StackSocket:
 
     def fileno(self) -> int:
         """A descriptor whose readiness mirrors the socket's; -1 when closed."""
-        if self._endpoint is None or self._endpoint.ring is None or self._endpoint.ring.closed:
-            return -1
-        return self._endpoint.ring.mirror_fd(self._endpoint.handle)
+        return -1 if self._endpoint is None else self._endpoint.fileno()
 
     def getsockname(self) -> Any:
         endpoint = self._ep()
@@ -390,6 +370,7 @@ class PromotedSocket(socket.socket):
         if fd >= 0 and inner is not None and self not in _mirrored:
             os.dup2(inner.fileno(), fd, inheritable=False)
             _mirrored.add(self)
+            mirrors[fd] = inner._ep()
         return fd
 
     def getsockname(self) -> Any:

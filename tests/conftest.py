@@ -137,27 +137,37 @@ def open_fds() -> set[str]:
     return found
 
 
+def _end_own_session() -> None:
+    """Of sockets that a test made without a loop."""
+    if session := sys.modules.get("ffloop._session"):
+        session.end()
+
+
 @pytest.fixture
 def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     """The test must leave no descriptor behind (uvloop keeps a pipe)."""
     if "uvloop" in request.node.name:
         yield
         return
+    _end_own_session()
     gc.collect()
     before = open_fds()
     yield
+    _end_own_session()
     gc.collect()
     after = open_fds()
     assert after <= before, sorted(after - before)
 
 
 @pytest.fixture(autouse=True)
-def _own_instance(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def _own_instance(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[None]:
     """Tests start their own instance: nothing of the user's is found."""
     for name in list(os.environ):
         if name.startswith("FFLOOP_") and not name.startswith("FFLOOP_TEST"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    yield
+    _end_own_session()
 
 
 @pytest.fixture

@@ -212,13 +212,6 @@ def test_shape(run_ff):
     run_ff(main())
 
 
-def test_outside_a_loop():
-    import ffloop
-
-    with pytest.raises(RuntimeError, match="belongs to a loop"):
-        ffloop.socket()
-
-
 def test_kernel_sockets_beside(run_ff):
     async def main():
         loop = asyncio.get_running_loop()

@@ -97,6 +97,11 @@ _Static_assert(sizeof(struct ffl_event) == 16, "event ABI");
 int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epfd,
                     int64_t timeout_ns);
 
+/* For a caller who polls the doorbell (or an epoll that holds it) itself: until the next wait it is
+ * rung for everything that a wait would give, also for what other calls found in the rings. True:
+ * there is something already. */
+bool ffl_client_show(struct ffl_client *c);
+
 /* Puts the data event of `handle` in the current batch back at the head of its queue: the caller
  * was paused between the wait and the event. -EINVAL if the batch has none. */
 int ffl_client_unread(struct ffl_client *c, int handle);
@@ -134,10 +139,19 @@ int ffl_client_accepting(struct ffl_client *c, int h, int window, unsigned flags
 int ffl_client_accept(struct ffl_client *c, int h, struct ffl_names *names); /* handle or -EAGAIN */
 
 /* One-shot interest, FFL_READ 1 | FFL_WRITE 2: one READABLE / WRITABLE event each when true
- * (also at once). Arms the socket for reading. */
+ * (also at once; with FFL_EDGE only for what arrives after the call). Arms the socket for
+ * reading. */
+#define FFL_EDGE 4u
 int ffl_client_want(struct ffl_client *c, int h, unsigned filters);
 /* What is true now: FFL_READ, FFL_WRITE. */
 unsigned ffl_client_ready(const struct ffl_client *c, int h);
+
+/* What recv, accept and send can take now, in bytes and connections. 0 or -EBADF. */
+struct ffl_pending {
+    uint32_t bytes, accepts, room;
+    int eof, error; /* the peer has sent all it will; errno > 0, not cleared */
+};
+int ffl_client_pending(const struct ffl_client *c, int h, struct ffl_pending *out);
 
 /*
  * Copies out of the receive queue (arming the socket first if it was not): bytes, 0 at end of

@@ -66,6 +66,7 @@ struct ffl_client {
     struct ffl_client *next; /* all clients of the process, for fork */
     int dead;                /* errno, or 0 */
     bool down_given;
+    bool shown; /* somebody polls the doorbell: ffl_client_show */
     int sock, app_bell, inst_bell, own_epfd;
     int timeout_ms, inst_pid;
     char stack[16];
@@ -133,6 +134,7 @@ void tx_wait(struct ffl_client *c, struct csock *s);
 /* wait.c */
 void client_raise(struct ffl_client *c);
 bool client_pending(struct ffl_client *c);
+void client_ring_own(struct ffl_client *c); /* our own doorbell */
 int client_sleep(struct ffl_client *c, struct ffl_event *ev, int max, int epfd, int64_t timeout_ns);
 
 #endif

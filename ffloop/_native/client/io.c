@@ -47,6 +47,20 @@ unsigned ffl_client_ready(const struct ffl_client *c, int h)
     return (rx_readable(s) ? 1u : 0) | (!s->listener && tx_writable(c, s) ? 2u : 0);
 }
 
+int ffl_client_pending(const struct ffl_client *c, int h, struct ffl_pending *out)
+{
+    const struct csock *s = client_sock(c, h);
+    if (!s)
+        return -EBADF;
+    *out = (struct ffl_pending){.accepts = s->acc_n, .eof = s->eof, .error = s->error};
+    for (const struct rx_item *it = s->rx_head; it; it = it->next)
+        out->bytes += it->len - (it->flags & FFL_F_ADDR ? sizeof(struct ffl_addr) : 0);
+    uint64_t limit = ffl_pool_share(&c->tx, c->tx_cap);
+    if (!s->listener && limit > s->tx_out)
+        out->room = (uint32_t)(limit - s->tx_out);
+    return 0;
+}
+
 uint32_t ffl_client_unsent(const struct ffl_client *c, int h)
 {
     const struct csock *s = client_sock(c, h);

@@ -88,6 +88,8 @@ void client_ready(struct ffl_client *c, struct csock *s)
         c->ready_tail->ready_next = s;
     else
         c->ready_head = s;
+    if (ffl_unlikely(c->shown))
+        client_ring_own(c);
     c->ready_tail = s;
 }
 

@@ -380,24 +380,24 @@ int ffl_client_want(struct ffl_client *c, int h, unsigned filters)
         if (!s->connecting && !tx_writable(c, s))
             tx_wait(c, s);
     }
-    if (!s->connecting && ffl_client_ready(c, h) & filters)
+    if (!s->connecting && !(filters & FFL_EDGE) && ffl_client_ready(c, h) & filters)
         client_ready(c, s);
     return 0;
 }
 
 int ffl_client_mirror_fd(struct ffl_client *c, int h)
 {
-    struct csock *s;
+    struct csock *s = client_sock(c, h);
+    if (s && s->mirror >= 0)
+        return s->mirror;
     int rc = find(c, h, &s);
     if (rc < 0)
         return rc;
-    if (s->mirror < 0) {
-        s->mirror = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-        if (s->mirror < 0)
-            return -errno;
-        csock_arm(c, s);
-        mirror_update(s);
-    }
+    s->mirror = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (s->mirror < 0)
+        return -errno;
+    csock_arm(c, s);
+    mirror_update(s);
     return s->mirror;
 }
 

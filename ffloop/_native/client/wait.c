@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #define FD_PERIOD_NS 50000 /* kernel events are looked at this often while the ring is busy */
 
@@ -237,6 +238,11 @@ bool client_pending(struct ffl_client *c)
             atomic_load_explicit(&c->sq.ctl->head, memory_order_seq_cst) != c->sq.head);
 }
 
+static bool more(const struct ffl_client *c)
+{
+    return c->ready_head || c->closed_n;
+}
+
 int client_sleep(struct ffl_client *c, struct ffl_event *ev, int max, int epfd, int64_t timeout_ns)
 {
     int n = 0;
@@ -249,6 +255,22 @@ int client_sleep(struct ffl_client *c, struct ffl_event *ev, int max, int epfd, 
     }
     ffl_wait_lower(&c->map.seg->waits.app);
     return n;
+}
+
+void client_ring_own(struct ffl_client *c)
+{
+    uint64_t one = 1;
+    ssize_t n = write(c->app_bell, &one, sizeof(one)); /* EAGAIN: full, so readable already */
+    (void)n;
+}
+
+bool ffl_client_show(struct ffl_client *c)
+{
+    if (c->dead)
+        return !c->down_given;
+    c->shown = true;
+    client_raise(c);
+    return client_pending(c) || more(c);
 }
 
 static bool shares_core(const struct ffl_client *c)
@@ -287,11 +309,6 @@ static int gather(struct ffl_client *c, struct ffl_event *ev, int max)
     return n;
 }
 
-static bool more(const struct ffl_client *c)
-{
-    return c->ready_head || c->closed_n;
-}
-
 int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epfd,
                     int64_t timeout_ns)
 {
@@ -299,6 +316,7 @@ int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epf
         return -EINVAL;
     if (epfd < 0)
         epfd = c->own_epfd;
+    c->shown = false;
     batch_release(c);
     int64_t now = ffl_now_ns();
     bool due = now - c->fd_checked >= FD_PERIOD_NS;
