@@ -158,7 +158,7 @@ SHORT_FORM += ("--gateway", PEER, "--addr6", f"{STACK6}/64", "--gateway6", PEER6
 
 class Instance:
     """`ffloop instance --stack fstack` in a Net, with the short form's options unless others are
-    given; `path` is its socket."""
+    given; `path` is its socket, `ready` its start-up line."""
 
     def __init__(self, net: Net, *options: str, name: str = "instance") -> None:
         self.net = net
@@ -175,7 +175,8 @@ class Instance:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
         assert self.process.stdout is not None
         with self.process.stdout as output:
-            if not output.readline().startswith(b"ffloop instance ready"):
+            self.ready = output.readline()
+            if not self.ready.startswith(b"ffloop instance ready"):
                 self.process.wait()
                 raise RuntimeError(f"F-Stack did not start:\n{self.words()}")
 
