@@ -83,6 +83,12 @@ def process(*argv: str | os.PathLike[str], **options: Any) -> Iterator[Process]:
             popen.wait()
 
 
+def on_stack(transport: Any) -> bool:
+    """Whether a transport's socket is ffloop's, not the kernel's."""
+    sock = transport.get_extra_info("socket")
+    return type(getattr(sock, "_sock", sock)).__module__ == "ffloop._sockets"
+
+
 def get(port: int, path: str = "/", host: str = "127.0.0.1") -> Any:
     """The JSON that a server answers with, once it answers."""
     while True:

@@ -1,0 +1,102 @@
+"""gunicorn with ffloop's workers for aiohttp and for uvicorn."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from .util import EXAMPLES, command, get, process, server, unused_port
+
+pytest.importorskip("gunicorn")
+
+
+@pytest.fixture
+def gunicorn(tmp_path):
+    """Its command line and environment, for a port."""
+    home = {"HOME": str(tmp_path)}  # it keeps a control socket there
+
+    def of(port, worker):
+        argv = (command("gunicorn"), "-w2", f"-b127.0.0.1:{port}", f"-kffloop.workers.{worker}")
+        return argv, home
+
+    return of
+
+
+AIOHTTP = """
+import asyncio, os
+from aiohttp import web
+
+async def hello(request):
+    loop = type(asyncio.get_running_loop()).__module__
+    return web.json_response({"loop": loop, "pid": os.getpid()})
+
+app = web.Application()
+app.add_routes([web.get("/", hello)])
+"""
+
+
+def test_aiohttp(gunicorn, tmp_path):
+    pytest.importorskip("aiohttp")
+    (tmp_path / "aio.py").write_text(AIOHTTP)
+    port = unused_port()
+    argv, home = gunicorn(port, "AiohttpWorker")
+    with server(*argv, "aio:app", port=port, env=home, cwd=tmp_path) as made:
+        pids = set()
+        while len(pids) < 2:
+            told = get(port)
+            assert told["loop"] == "ffloop._loop"
+            pids.add(told["pid"])
+        assert made.popen.pid not in pids
+        assert made.stop() == 0
+
+
+def test_uvicorn(gunicorn):
+    pytest.importorskip("uvicorn_worker")
+    pytest.importorskip("fastapi")
+    port = unused_port()
+    argv, home = gunicorn(port, "UvicornWorker")
+    with server(*argv, "fastapi_app:app", port=port, env=home, cwd=EXAMPLES) as made:
+        for number in range(20):
+            assert get(port, f"/items/{number}") == {"item": number}
+        assert get(port) == {"loop": "ffloop._loop"}
+        assert made.stop() == 0
+
+
+def test_the_arbiters_listener_cannot_move_to_the_host_stack(gunicorn, tmp_path):
+    """It listens itself, on the only port that there is: the worker says what to do."""
+    (tmp_path / "aio.py").write_text(AIOHTTP)
+    argv, home = gunicorn(unused_port(), "AiohttpWorker")
+    home["FFLOOP_KERNEL_SOCKETS"] = "adopt"
+    with process(*argv, "aio:app", env=home, cwd=tmp_path) as made:
+        assert made.popen.wait(30) != 0
+        assert "another process holds the address" in made.output
+        assert "kernel_sockets='kernel'" in made.output
+
+
+def test_without_gunicorn():
+    code = (
+        "import sys\n"
+        "sys.modules['gunicorn'] = None\n"
+        "import ffloop.workers\n"
+        "for name in ('AiohttpWorker', 'UvicornWorker', 'OtherWorker'):\n"
+        "    try: getattr(ffloop.workers, name)\n"
+        "    except Exception as exc: print(type(exc).__name__, exc)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("ModuleNotFoundError this worker needs gunicorn and aiohttp")
+    assert lines[0].endswith("pip install gunicorn aiohttp")
+    assert lines[1].endswith("pip install gunicorn uvicorn-worker")
+    assert lines[2].startswith("AttributeError")
+
+
+def test_classes():
+    pytest.importorskip("aiohttp")
+    workers = importlib.import_module("ffloop.workers")
+    assert workers.AiohttpWorker is workers.AiohttpWorker
+    assert issubclass(
+        workers.AiohttpWorker, importlib.import_module("gunicorn.workers.base").Worker
+    )

@@ -1,0 +1,66 @@
+"""Where others take a loop factory: each as its example or the documentation shows it."""
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+
+import ffloop
+
+from .util import EXAMPLES, command
+
+
+def run(*argv, **options):
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, **options)
+
+
+def test_runner():
+    with asyncio.Runner(loop_factory=ffloop.new_event_loop) as runner:
+        assert isinstance(runner.get_loop(), ffloop.Loop)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="asyncio.run(loop_factory=) of Python 3.12")
+def test_asyncio_run():
+    async def main():
+        return asyncio.get_running_loop()
+
+    assert isinstance(asyncio.run(main(), loop_factory=ffloop.new_event_loop), ffloop.Loop)
+
+
+def test_pytest_asyncio():
+    """A user's whole suite, by one hook in its conftest."""
+    pytest.importorskip("pytest_asyncio", minversion="1.4")
+    done = run(command("pytest"), "-q", "-p", "no:cacheprovider", EXAMPLES / "pytest_suite")
+    assert "2 passed" in done.stdout, done.stdout + done.stderr
+    assert "warning" not in done.stdout
+
+
+def test_pytest_asyncio_without_the_hook(tmp_path):
+    """The suite is asyncio's own: without the hook the loop is asyncio's."""
+    pytest.importorskip("pytest_asyncio", minversion="1.4")
+    (tmp_path / "test_echo.py").write_text((EXAMPLES / "pytest_suite/test_echo.py").read_text())
+    done = run(command("pytest"), "-q", "-p", "no:cacheprovider", tmp_path)
+    assert "1 failed, 1 passed" in done.stdout
+
+
+def test_anyio_fixtures(tmp_path):
+    """anyio's own pytest plugin: the backend's options name the factory."""
+    pytest.importorskip("anyio")
+    (tmp_path / "test_it.py").write_text(
+        "import asyncio, ffloop, pytest\n"
+        "@pytest.fixture\n"
+        "def anyio_backend():\n"
+        "    return 'asyncio', {'loop_factory': ffloop.new_event_loop}\n"
+        "@pytest.mark.anyio\n"
+        "async def test_it():\n"
+        "    assert isinstance(asyncio.get_running_loop(), ffloop.Loop)\n"
+    )
+    done = run(command("pytest"), "-q", "-p", "no:cacheprovider", tmp_path)
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_unittest():
+    done = run(sys.executable, "-P", EXAMPLES / "unittest_suite.py")
+    assert done.returncode == 0, done.stderr
+    assert "Ran 1 test" in done.stderr

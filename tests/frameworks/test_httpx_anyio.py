@@ -1,0 +1,147 @@
+"""httpx, and anyio underneath it: its asyncio backend on ffloop."""
+
+import asyncio
+import ssl
+import subprocess
+import sys
+
+import pytest
+from loop.util import HOST
+
+import ffloop
+
+from .util import EXAMPLES, on_stack
+
+anyio = pytest.importorskip("anyio")
+from anyio.streams.tls import TLSListener, TLSStream  # noqa: E402
+
+
+async def answer(reader, writer):
+    """HTTP/1.1 with kept-alive connections; /close closes after the answer, /big is 1 MiB."""
+    try:
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            path = head.split()[1].decode()
+            body = b"x" * (1 << 20) if path == "/big" else path.encode()
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+            await writer.drain()
+            if path == "/close":
+                break
+    except (asyncio.IncompleteReadError, ConnectionError):
+        pass
+    writer.close()
+
+
+def test_httpx(run_ff, tls):
+    httpx = pytest.importorskip("httpx")
+    server_tls, client_tls = tls
+
+    async def main():
+        for scheme, server_ssl in (("http", None), ("https", server_tls)):
+            server = await asyncio.start_server(answer, HOST, 0, ssl=server_ssl)
+            base = f"{scheme}://{HOST}:{server.sockets[0].getsockname()[1]}"
+            async with httpx.AsyncClient(base_url=base, verify=client_tls) as client:
+                answers = await asyncio.gather(*(client.get(f"/{i}") for i in range(50)))
+                assert [a.text for a in answers] == [f"/{i}" for i in range(50)]
+                stream = answers[0].extensions["network_stream"]
+                assert type(stream.get_extra_info("socket")._sock).__module__ == "ffloop._sockets"
+                assert len((await client.get("/big")).content) == 1 << 20
+                # The server closes a kept-alive connection: httpx must see it before it reuses it.
+                for _ in range(5):
+                    assert (await client.get("/close")).text == "/close"
+                    await asyncio.sleep(0.02)
+            server.close()
+
+    run_ff(main())
+
+
+def test_anyio_streams(run_ff):
+    """anyio makes its own kernel sockets; those that connect become the stack's."""
+
+    async def serve(stream):
+        async with stream:
+            async for data in stream:
+                await stream.send(data)
+            await stream.send(b"end")
+
+    async def main():
+        server = await asyncio.start_server(answer, HOST, 0)
+        port = server.sockets[0].getsockname()[1]
+        async with await anyio.connect_tcp(HOST, port) as stream:
+            assert on_stack(stream._transport)
+            assert stream.extra(anyio.abc.SocketAttribute.remote_address) == (HOST, port)
+            await stream.send(b"GET /anyio HTTP/1.1\r\n\r\n")
+            assert (await stream.receive()).endswith(b"/anyio")
+            with anyio.move_on_after(0.01) as scope:
+                await stream.receive()
+            assert scope.cancelled_caught
+        server.close()
+        with pytest.raises(OSError):
+            await anyio.connect_tcp(HOST, port)
+
+    run_ff(main())
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_anyio_listeners(tls, secure):
+    """They listen on kernel sockets: the kernel serves them with the host stack, and the stack does
+    where they are adopted."""
+    server_tls, client_tls = tls
+
+    async def serve(stream):
+        async with stream:
+            async for data in stream:
+                await stream.send(data)
+
+    async def main():
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        if secure:
+            listener = TLSListener(listener, server_tls)
+        async with anyio.create_task_group() as group:
+            group.start_soon(listener.serve, serve)
+            await anyio.wait_all_tasks_blocked()  # adopted with the first accept
+            for number in range(5):
+                stream = await anyio.connect_tcp("127.0.0.1", port)
+                if secure:
+                    stream = await TLSStream.wrap(
+                        stream, hostname="localhost", ssl_context=client_tls
+                    )
+                async with stream:
+                    await stream.send(b"%d" % number)
+                    assert await stream.receive() == b"%d" % number
+            group.cancel_scope.cancel()
+        return type(asyncio.get_running_loop())
+
+    for policy in ("kernel", "adopt"):
+        loop = anyio.run(
+            main,
+            backend_options={"loop_factory": lambda: ffloop.Loop(kernel_sockets=policy)},  # noqa: B023
+        )
+        assert loop is ffloop.Loop
+
+
+def test_example():
+    done = subprocess.run(
+        [sys.executable, "-P", EXAMPLES / "anyio_echo.py"], stdout=-1, check=True, timeout=60
+    )
+    assert done.stdout.startswith(b"echoed: hello through InstanceInfo(")
+
+
+def test_tls_over_a_stream_that_ends_badly(run_ff, tls):
+    server_tls, client_tls = tls
+
+    async def cut(reader, writer):
+        writer.transport.abort()
+
+    async def main():
+        server = await asyncio.start_server(cut, HOST, 0, ssl=server_tls)
+        port = server.sockets[0].getsockname()[1]
+        stream = await anyio.connect_tcp(HOST, port)
+        with pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream, ssl.SSLError)):
+            stream = await TLSStream.wrap(stream, hostname="localhost", ssl_context=client_tls)
+            await stream.receive()
+        await stream.aclose()
+        server.close()
+
+    run_ff(main())

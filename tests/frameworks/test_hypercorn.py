@@ -1,0 +1,100 @@
+"""hypercorn: HTTP/1.1, and HTTP/2 over TLS, in one loop and with its own workers."""
+
+import asyncio
+import ssl
+
+import pytest
+from loop.util import HOST, listeners
+
+from .util import EXAMPLES, command, get, server, unused_port
+
+pytest.importorskip("hypercorn")
+httpx = pytest.importorskip("httpx")
+pytest.importorskip("h2")
+from hypercorn.asyncio import serve  # noqa: E402
+from hypercorn.config import Config  # noqa: E402
+
+BODY = bytes(range(256)) * 2000
+
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": f"{message['type']}.complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    if scope["type"] == "http":
+        body = b""
+        more = True
+        while more:
+            message = await receive()
+            body += message["body"]
+            more = message["more_body"]
+        version = scope["http_version"].encode()
+        headers = [(b"x-version", version)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+@pytest.mark.parametrize("policy", ["kernel", "adopt"])
+def test_h1_and_h2(run_ff, tmp_path, policy, request):
+    """hypercorn binds by itself and hands the sockets in."""
+    if "fstack" in request.node.name and policy == "kernel":
+        pytest.skip("the client is on the stack")
+    trustme = pytest.importorskip("trustme")
+    ca = trustme.CA()
+    cert = ca.issue_cert(HOST)
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    for blob in cert.cert_chain_pems:
+        blob.write_to_path(str(chain), append=True)
+    cert.private_key_pem.write_to_path(str(key))
+    client_tls = ssl.create_default_context()
+    ca.configure_trust(client_tls)
+
+    async def main():
+        plain, secure = unused_port(), unused_port()
+        config = Config()
+        config.bind, config.insecure_bind = [f"0.0.0.0:{secure}"], [f"0.0.0.0:{plain}"]
+        config.certfile, config.keyfile = str(chain), str(key)
+        config.accesslog = config.errorlog = None
+        stop = asyncio.Event()
+        task = asyncio.create_task(serve(app, config, shutdown_trigger=stop.wait))
+        async with httpx.AsyncClient(http2=True, verify=client_tls) as client:
+
+            async def ask(url):
+                while True:
+                    try:
+                        return await client.post(url, content=BODY)
+                    except httpx.ConnectError:
+                        assert not task.done(), task
+                        await asyncio.sleep(0.01)
+
+            for scheme, port, version in (("http", plain, "1.1"), ("https", secure, "2")):
+                url = f"{scheme}://{HOST}:{port}/"
+                await ask(url)
+                for answer in await asyncio.gather(*(ask(url) for _ in range(20))):
+                    assert answer.content == BODY
+                    assert answer.headers["x-version"] == version
+        assert ("ffloop-instance" in listeners(plain)) == (policy == "adopt")
+        stop.set()
+        await task
+
+    run_ff(main(), kernel_sockets=policy)
+
+
+@pytest.mark.parametrize("policy", ["kernel", "adopt"])
+def test_workers(policy):
+    """Its command knows no loop of ours: `ffloop run` brings it, to its workers too."""
+    pytest.importorskip("fastapi")
+    port = unused_port()
+    hypercorn = (command("hypercorn"), "-w2", f"-b127.0.0.1:{port}", "fastapi_app:app")
+    with server(
+        *(command("ffloop"), "run", "--kernel-sockets", policy, *hypercorn),
+        port=port,
+        cwd=EXAMPLES,
+    ):
+        for number in range(20):
+            assert get(port, f"/items/{number}") == {"item": number}
+        assert get(port) == {"loop": "ffloop._loop"}
+        assert ("ffloop-instance" in listeners(port)) == (policy == "adopt")
