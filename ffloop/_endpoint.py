@@ -49,6 +49,7 @@ class Endpoint:
         "refs",
         "ring",
         "watchers",
+        "writer",
     )
 
     def __init__(
@@ -70,6 +71,7 @@ class Endpoint:
         self._connecting: asyncio.Future[None] | None = None
         self._mirror = -1
         self.watchers: list[Watcher] | None = None
+        self.writer: Any = None  # of loop.add_writer
 
     def __repr__(self) -> str:
         return f"<Endpoint handle={self.handle} refs={self.refs} closed={self.ring is None}>"

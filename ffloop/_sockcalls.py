@@ -9,12 +9,13 @@ import socket
 import ssl
 from typing import Any
 
-from ._endpoint import READ, WRITE, Endpoint
+from ._endpoint import READ, WRITE, Endpoint, mirrors
 from ._handed import Handed
 from ._ring import Ring
 from ._routing import Router
 from ._sockets import StackSocket, can_promote, followers, promote, stack_socket
-from ._stdlib import SelectorLoop
+from ._stdlib import Handle, SelectorLoop
+from ._writers import Writer
 
 
 class SockCalls(SelectorLoop):
@@ -42,6 +43,42 @@ class SockCalls(SelectorLoop):
                 f"{stack!r} is of another session: it was made for another loop, or without one"
             )
         return ring
+
+    # ---- descriptors ----
+
+    def _ensure_fd_no_transport(self, fd: Any) -> None:
+        super()._ensure_fd_no_transport(fd)
+        endpoint = mirrors.get(fd if isinstance(fd, int) else fd.fileno())
+        if endpoint is None or endpoint.ring is None:
+            return
+        owner = endpoint.ring.receivers.get(endpoint.handle)
+        if owner is not None and owner is not endpoint:
+            raise RuntimeError(f"File descriptor {fd!r} is used by transport {owner!r}")
+
+    def _add_writer(self, fd: Any, callback: Any, *args: Any) -> Any:
+        number = fd if isinstance(fd, int) else fd.fileno()
+        endpoint = mirrors.get(number)
+        if endpoint is None:
+            return super()._add_writer(fd, callback, *args)
+        self._check_closed()
+        self._own_ring(StackSocket._borrow(endpoint))
+        endpoint.take()
+        self._remove_writer(number)
+        handle = Handle(callback, args, self, None)
+        endpoint.writer = Writer(self, endpoint, handle)
+        return handle
+
+    def _remove_writer(self, fd: Any) -> bool:
+        endpoint = mirrors.get(fd if isinstance(fd, int) else fd.fileno())
+        if endpoint is None:
+            return super()._remove_writer(fd)
+        writer, endpoint.writer = endpoint.writer, None
+        if writer is None or writer.handle.cancelled():
+            return False
+        writer.cancel()
+        return True
+
+    # ---- sock_* ----
 
     async def _ready_for(self, stack: StackSocket, filters: int) -> None:
         endpoint = stack._ep()

@@ -212,6 +212,113 @@ def test_shape(run_ff):
     run_ff(main())
 
 
+async def connected(run):
+    """A connected socket for the loop under test, and its peer's protocol."""
+    loop = asyncio.get_running_loop()
+    made = []
+    server = await loop.create_server(lambda: made.append(Log()) or made[-1], HOST, 0)
+    sock = make(run)
+    await loop.sock_connect(sock, server.sockets[0].getsockname())
+    await until(lambda: made)
+    await made[0].made
+    server.close()
+    return sock, made[0]
+
+
+def test_readers_and_writers(run_std, no_leaks):
+    """The loop's oldest face: a program that does its own send and recv."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        sock, peer = await connected(run_std)
+        payload = os.urandom(30_000_000)
+        left, answer, calls = memoryview(payload), bytearray(), []
+        sent, done = loop.create_future(), loop.create_future()
+
+        def writable(mark):
+            nonlocal left
+            calls.append(mark)
+            try:
+                left = left[sock.send(left[:1_000_000]) :]
+            except BlockingIOError:  # it may be called in vain
+                pass
+            if not left:
+                assert loop.remove_writer(sock)
+                sent.set_result(None)
+
+        def readable():
+            answer.extend(sock.recv(100_000))
+            if len(answer) == 100:
+                done.set_result(loop.remove_reader(sock.fileno()))
+
+        peer.transport.pause_reading()
+        loop.add_writer(sock, writable, "mark")
+        loop.add_reader(sock, readable)
+        quiet = 0
+        while quiet < 200:  # turns of the loop without a call: the buffers are full
+            before = len(calls)
+            await asyncio.sleep(0)
+            quiet = quiet + 1 if len(calls) == before else 0
+        assert left
+        assert set(calls) == {"mark"}
+        peer.transport.resume_reading()
+        await sent
+        assert not loop.remove_writer(sock)
+        assert await peer.got(len(payload)) == payload
+        peer.transport.write(bytes(100))
+        assert await done
+        turns = []
+        loop.add_writer(sock, turns.append, "first")
+        loop.add_writer(sock, turns.append, "second")  # in the first one's place
+        await until(lambda: len(turns) == 3)
+        assert set(turns) == {"second"}
+        assert loop.remove_writer(sock)
+        sock.close()
+        peer.transport.abort()
+        await peer.lost
+
+    run_std(main())
+
+
+def test_writer_of_a_connect(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        with make(run) as listener, make(run) as sock, make(run) as refused:
+            listener.bind((HOST, 0))
+            refused.connect_ex(listener.getsockname())
+            told = loop.create_future()
+            loop.add_writer(refused, told.set_result, None)
+            await told
+            loop.remove_writer(refused)
+            error = refused.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            assert error == errno.ECONNREFUSED
+            listener.listen()
+            sock.connect_ex(listener.getsockname())
+            told = loop.create_future()
+            loop.add_writer(sock, lambda: told.done() or told.set_result(None))
+            await told
+            loop.remove_writer(sock)
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+            assert sock.getpeername() == listener.getsockname()
+
+    run(main())
+
+
+def test_a_transports_socket_has_no_readers(run_std):
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with serve() as (_, addr):
+            transport, client = await loop.create_connection(Log, *addr)
+            sock = transport.get_extra_info("socket")
+            for add in (loop.add_reader, loop.add_writer):
+                with pytest.raises(RuntimeError, match="is used by transport"):
+                    add(sock.fileno(), print)
+            transport.abort()
+            await client.lost
+
+    run_std(main())
+
+
 def test_kernel_sockets_beside(run_ff):
     async def main():
         loop = asyncio.get_running_loop()
