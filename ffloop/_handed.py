@@ -78,9 +78,12 @@ class Handed:
     def to_accept(self, loop: Any, sock: Any) -> bool:
         """sock_accept's: whether `sock`, a kernel socket so far, is now the stack's. Where the
         kernel's connections are to be taken too, their socket is among its followers."""
-        if type(sock) is not socket.socket or sock in self._kept or not _listens(sock):
+        if sock in self._kept or not _listens(sock):
             return False
         fate = self._fate(sock, "sock_accept()")
+        if fate != "kernel" and type(sock) is not socket.socket:
+            self._say(f"{sock!r} is of a class of its own: the kernel serves it", warn=True)
+            fate = "kernel"
         served = None if fate == "kernel" else self._adopt(loop, sock, fate)
         if served is None:
             self._kept.add(sock)

@@ -141,7 +141,7 @@ def test_tls_over_a_stream_that_ends_badly(run_ff, tls):
         with pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream, ssl.SSLError)):
             stream = await TLSStream.wrap(stream, hostname="localhost", ssl_context=client_tls)
             await stream.receive()
-        await stream.aclose()
+        await anyio.aclose_forcefully(stream)
         server.close()
 
     run_ff(main())

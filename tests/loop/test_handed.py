@@ -420,6 +420,22 @@ def test_sock_accept_kernel(run_ff, log):
     assert log.text.count("sock_accept() was handed") == 1
 
 
+def test_sock_accept_of_a_subclass_stays_on_the_kernel(run_ff, log):
+    """Its class cannot be changed in place; it is said."""
+
+    class Own(socket.socket):
+        pass
+
+    async def main():
+        with kernel_socket(listening=True) as made:
+            own = Own(fileno=made.detach())
+        with own:
+            await asyncio.gather(accept_one(own), ask_kernel(own.getsockname()))
+
+    run_ff(main(), **APART)
+    assert "is of a class of its own: the kernel serves it" in log.text
+
+
 def test_sock_accept_of_a_socket_that_does_not_listen(run):
     async def main():
         with kernel_socket() as sock, pytest.raises(OSError) as caught:
