@@ -12,9 +12,9 @@ where the routes give its address to the stack:
 | kernel | the kernel serves it, as asyncio does |
 | error | RuntimeError |
 
-The default is adopt where the stack is not this kernel (an address that the stack does not have
-stays on the kernel then), and kernel with the host stack, which is this kernel. A connected socket
-stays where its peer is: on the kernel.
+The default is adopt where the stack is not this kernel (both with `dual_listen`; an address that
+the stack does not have stays on the kernel), and kernel with the host stack, which is this kernel.
+A connected socket stays where its peer is: on the kernel.
 
 Adopted by a stack of its own, the kernel's socket keeps the port: not listening, the kernel
 refuses connections by itself; listening already (gunicorn, systemd), what reaches the kernel is
@@ -32,6 +32,8 @@ import sys
 import weakref
 from typing import Any
 
+from ._config import Config
+from ._endpoint import mirrors
 from ._errors import ConfigError
 from ._log import log
 from ._routing import Router
@@ -44,11 +46,13 @@ _RESET_ON_CLOSE = struct.pack("=ii", 1, 0)  # struct linger
 class Handed:
     """The policy of one loop, and what it said already."""
 
-    def __init__(self, stack: str, policy: str | None, routes: Router) -> None:
+    def __init__(self, stack: str, config: Config, routes: Router) -> None:
+        policy = config.kernel_sockets
         self._stack = stack
         self._apart = stack != "host"  # the kernel and the stack each have ports of their own
         self._asked = policy is not None
-        self._policy = policy or ("adopt" if self._apart else "kernel")
+        apart = "both" if config.dual_listen else "adopt"
+        self._policy = policy or (apart if self._apart else "kernel")
         self._routes = routes
         self._said: set[str] = set()
         self._kept: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -198,7 +202,7 @@ class Handed:
         who = f" ({type(owner).__module__}.{type(owner).__qualname__})" if transport else ""
         if stat.S_ISSOCK(os.fstat(number).st_mode):
             self._watched_kernel(number, who)
-        elif transport and "[eventfd]" in os.readlink(f"/proc/self/fd/{number}"):
+        elif transport and number in mirrors:
             raise RuntimeError(
                 f"a library's own transport{who} on the descriptor of a stack socket, which shows "
                 "readiness and carries no data: let the loop make the transport"

@@ -74,7 +74,7 @@ class Loop(SockCalls):
 
     def _choose_routes(self, stack: str) -> None:
         self._router = router(stack, self._config.routes)
-        self._handed = Handed(stack, self._config.kernel_sockets, self._router)
+        self._handed = Handed(stack, self._config, self._router)
 
     def _remember(self, ring: Ring) -> None:
         _session.of_loop(ring)

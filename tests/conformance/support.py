@@ -32,7 +32,7 @@ SOCKETS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "create_server": (
         ("create_server", "_start_serving"),
-        "addresses that the router gives to the stack; `sock=` as the option `handed_in` says",
+        "addresses that the router gives to the stack; `sock=` as the option `kernel_sockets` says",
     ),
     "create_datagram_endpoint": (
         ("create_datagram_endpoint", "_make_datagram_transport"),

@@ -174,8 +174,9 @@ def test_workers_share_an_adopted_address(run_ff):
     run_ff(main(), **APART)
 
 
+@pytest.mark.parametrize("options", [{"kernel_sockets": "both"}, {"dual_listen": True}])
 @pytest.mark.parametrize("listening", [False, True])
-def test_both(run_ff, log, listening):
+def test_both(run_ff, log, listening, options):
     async def main():
         sock = kernel_socket(listening=listening)
         address = sock.getsockname()
@@ -185,7 +186,7 @@ def test_both(run_ff, log, listening):
             assert await ask_kernel(address) == b"hello"
         assert not listeners(address[1])
 
-    run_ff(main(), **APART, kernel_sockets="both")
+    run_ff(main(), **APART, **options)
     assert "listens there too" in log.text
 
 
