@@ -470,7 +470,7 @@ struct writer {
 
 /* Writers through a pool that is too small for them: whoever was told to wait is told again
  * when there is room, also when another has taken the room it was woken for. */
-static void writers(int count, uint64_t seed)
+static void writers(int count, uint64_t seed, unsigned pool_kib)
 {
     enum { N = 24, EACH = 1500000 };
     static struct writer w[N];
@@ -478,7 +478,7 @@ static void writers(int count, uint64_t seed)
     struct ffl_event ev[64];
     memset(w, 0, sizeof(w));
     lab_defaults("sim");
-    lab.o.pool_kib = 512;
+    lab.o.pool_kib = pool_kib;
     lab_start_manual("window=20000");
     int l = sim_listen("10.0.0.9", 90);
     struct ffl_client *c = lab_attach_stepped();
@@ -534,7 +534,84 @@ TEST(r3_every_writer_is_told)
     static const int counts[] = {2, 3, 4, 6, 10, 24};
     for (size_t i = 0; i < FFL_COUNT(counts); i++)
         for (uint64_t seed = 1; seed <= 4; seed++)
-            writers(counts[i], seed);
+            writers(counts[i], seed, seed % 2 ? 512 : 16 * 1024);
+}
+
+/* The instance says how much waits for slow peers, and that too wakes whoever waits for room. */
+TEST(r3_blocked_bytes_are_told)
+{
+    struct raw r;
+    int peer;
+    static uint8_t data[60000], sink[70000];
+    lab_start_manual("window=20000");
+    raw_attach(&r);
+    raw_listen(&r, 0, "10.0.0.1", 80, 8, 0);
+    uint32_t h = raw_accepted(&r, 0, 80, &peer);
+    (void)raw_rung(r.app_bell);
+    ffl_wait_raise(&r.map.seg->waits.app, FFL_WAIT_FREE);
+    raw_send(&r, h, data, sizeof(data));
+    turns(3);
+    CHECK_EQ(r.map.seg->inst.tx_blocked, 65536);
+    CHECK(raw_rung(r.app_bell));
+    raw_send(&r, h, data, 100);
+    turns(3);
+    CHECK_EQ(r.map.seg->inst.tx_blocked, 65536 + 256);
+    for (int got = 0, n; got < 60100; turns(1))
+        if ((n = sim_take(peer, sink, sizeof(sink))) > 0)
+            got += n;
+    CHECK_EQ(r.map.seg->inst.tx_blocked, 0);
+    raw_send(&r, h, data, sizeof(data));
+    turns(3);
+    CHECK_EQ(r.map.seg->inst.tx_blocked, 65536);
+    raw_op(&r, FFL_OP_CLOSE, h, 1, FFL_F_ABORT);
+    (void)raw_expect(&r, FFL_OP_CLOSED, h);
+    CHECK_EQ(r.map.seg->inst.tx_blocked, 0);
+    sim_shut(peer);
+    raw_finish(&r);
+}
+
+/* Large writes wait for their turn, first come first served; small ones pass; and what slow peers
+ * do not take uses up nobody's turn. */
+TEST(r3_large_writes_take_turns)
+{
+    enum { MIB = 1024 * 1024, N = 6 };
+    static uint8_t data[MIB];
+    struct ffl_event ev[64];
+    int h[N];
+    lab_defaults("sim");
+    lab.o.pool_kib = 16 * 1024;
+    lab_start_manual("window=20000");
+    int l = sim_listen("10.0.0.9", 90);
+    struct ffl_client *c = lab_attach_stepped();
+    struct ffl_addr a = addr4("10.0.0.9", 90);
+    for (int i = 0; i < N; i++) {
+        h[i] = ffl_client_socket(c, AF_INET, SOCK_STREAM, 0, 0);
+        CHECK_EQ(ffl_client_connect(c, h[i], &a), -EINPROGRESS);
+        turns(3);
+        (void)sim_answer(l);
+    }
+    for (int i = 0; i < 10; i++, turns(1))
+        CHECK(ffl_client_wait(c, ev, 64, -1, 0) >= 0);
+    CHECK_EQ(ffl_client_send(c, h[0], data, MIB), MIB);
+    CHECK_EQ(ffl_client_send(c, h[1], data, MIB), MIB);
+    for (int i = 2; i < 5; i++)
+        CHECK_EQ(ffl_client_send(c, h[i], data, MIB), -EAGAIN);
+    CHECK_EQ(ffl_client_send(c, h[5], data, 1000), 1000);
+    CHECK_EQ(ffl_client_wait(c, ev, 64, -1, 0), 0);
+    turns(3); /* the first two are blocked now; nothing has come back */
+    CHECK_EQ(ffl_client_wait(c, ev, 64, -1, 0), 2);
+    for (int i = 0; i < 2; i++) {
+        CHECK_EQ(ev[i].kind, FFL_EV_WRITABLE);
+        CHECK_EQ(ev[i].handle, h[2 + i]);
+    }
+    CHECK_EQ(ffl_client_wait(c, ev, 64, -1, 0), 1); /* they have not used it: the next one's turn */
+    CHECK_EQ(ev[0].handle, h[4]);
+    for (int i = 2; i < 4; i++)
+        CHECK_EQ(ffl_client_send(c, h[i], data, MIB), MIB);
+    CHECK_EQ(ffl_client_send(c, h[4], data, MIB), -EAGAIN);
+    ffl_client_detach(c);
+    turns(3);
+    lab_stop();
 }
 
 /* ---- 4: full rings ------------------------------------------------------------------------- */

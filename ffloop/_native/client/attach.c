@@ -236,6 +236,7 @@ int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *o, 
                              .timeout_ms = timeout,
                              .map = {.memfd = -1},
                              .tx_cap = o->tx_cap ? o->tx_cap : DEFAULT_TX_CAP};
+    c->waiters_end = &c->waiters;
     struct ffl_hello h = {.magic = FFL_MAGIC,
                           .version = FFL_ABI_VERSION,
                           .kind = FFL_HELLO_ATTACH,

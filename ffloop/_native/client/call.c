@@ -42,15 +42,16 @@ static void over_push(struct ffl_client *c, struct ffl_entry e)
     ffl_stat_add(&c->map.seg->app.sq_full, 1);
 }
 
-static void publish(struct ffl_client *c)
+void client_publish(struct ffl_client *c)
 {
+    if (!ffl_ring_unpublished(&c->sq))
+        return;
     ffl_ring_publish(&c->sq);
     if (ffl_wait_take(&c->map.seg->waits.inst, FFL_WAIT_QUEUE))
         client_bell(c);
 }
 
-/* Published at once, so that the instance works on it while the application goes on. */
-void client_submit(struct ffl_client *c, struct ffl_entry e)
+void client_put(struct ffl_client *c, struct ffl_entry e)
 {
     if (ffl_unlikely(c->dead))
         return;
@@ -64,7 +65,12 @@ void client_submit(struct ffl_client *c, struct ffl_entry e)
     }
     ffl_ring_put_entry(&c->sq, e);
     ffl_stat_add(&c->map.seg->app.submitted, 1);
-    publish(c);
+}
+
+void client_submit(struct ffl_client *c, struct ffl_entry e)
+{
+    client_put(c, e);
+    client_publish(c);
 }
 
 void client_flush_over(struct ffl_client *c)
@@ -83,7 +89,7 @@ void client_flush_over(struct ffl_client *c)
         moved = true;
     }
     if (moved)
-        publish(c);
+        client_publish(c);
 }
 
 uint32_t client_arg(struct ffl_client *c, const void *data, size_t len)

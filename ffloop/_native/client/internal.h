@@ -46,6 +46,8 @@ struct csock {
     struct rx_item *rx_head, *rx_tail;
     struct rx_item *given; /* in the current batch */
     uint32_t tx_out;       /* bytes of the transmit pool it holds */
+    size_t tx_left;        /* bytes that the last send could not take */
+    uint32_t granted;      /* the last round of its turn for a large write */
     struct csock *acc_head, *acc_tail;
     uint32_t acc_n, window, credits; /* accept-ahead: queued, allowed, still with the instance */
     uint8_t acc_flags;
@@ -85,8 +87,12 @@ struct ffl_client {
     uint32_t over_head, over_n, over_cap;
     struct csock *ready_head, *ready_tail;
     uint32_t *closed, closed_n, cap_closed; /* handles whose CLOSED event is due */
-    struct csock *waiters;                  /* want to write */
-    struct rx_item **batch;                 /* handed out by the last wait */
+    struct csock *waiters, **waiters_end;   /* want to write, the longest wait first */
+    unsigned bulk_waiters;                  /* of those, with a large write */
+    uint32_t round;                         /* waits so far */
+    int64_t round_granted;  /* bytes of the window that this round's wakes were for */
+    uint64_t tx_blocked;    /* the instance's, when writers were last woken */
+    struct rx_item **batch; /* handed out by the last wait */
     uint32_t *batch_names;
     struct csock **batch_sock;
     uint32_t batch_n, batch_names_n, batch_cap;
@@ -101,7 +107,10 @@ void client_die(struct ffl_client *c, int err, const char *why);
 struct csock *client_sock(const struct ffl_client *c, int h); /* NULL: no such open socket */
 
 /* call.c */
+/* Published at once, so that the instance works on it while the application goes on. */
 void client_submit(struct ffl_client *c, struct ffl_entry e);
+void client_put(struct ffl_client *c, struct ffl_entry e); /* to be published soon */
+void client_publish(struct ffl_client *c);
 void client_flush_over(struct ffl_client *c);
 void client_bell(struct ffl_client *c);
 uint32_t client_arg(struct ffl_client *c, const void *data, size_t len); /* a buffer, or NO_BUF */
@@ -114,6 +123,7 @@ void client_release(struct ffl_client *c, struct rx_item *it);
 void client_release_buf(struct ffl_client *c, uint32_t buf);
 void client_flush_free(struct ffl_client *c);
 void client_ready(struct ffl_client *c, struct csock *s);
+void client_wake_writers(struct ffl_client *c);
 void client_evacuate(struct ffl_client *c, struct csock *s);
 bool client_crowded(const struct ffl_client *c); /* more than half of the receive pool is held */
 void mirror_update(struct csock *s);
@@ -128,6 +138,10 @@ void csock_arm(struct ffl_client *c, struct csock *s);
 
 /* io.c */
 bool tx_writable(const struct ffl_client *c, const struct csock *s);
+bool tx_is_bulk(const struct csock *s); /* its last send was a large one, and is not done */
+int64_t tx_room(const struct ffl_client *c);
+bool tx_half_free(const struct ffl_client *c); /* large writes that wait may go on */
+uint64_t tx_blocked(const struct ffl_client *c);
 bool rx_readable(const struct csock *s);
 void tx_wait(struct ffl_client *c, struct csock *s);
 

@@ -12,10 +12,47 @@
 #include <sys/socket.h>
 
 #define BULK_FROM 16384 /* bytes: from here a write takes 64 KiB buffers, below it pages */
+#define PUBLISH_EVERY (256 * 1024) /* bytes of one large write: the instance may sleep in between */
+#define TX_WINDOW (2 * 1024 * 1024) /* bytes of bulk on their way to the stack */
 
 bool rx_readable(const struct csock *s)
 {
     return s->rx_head || s->acc_head || s->eof || s->error || s->failed;
+}
+
+/*
+ * Large writes take turns: what is on its way to the stack is kept to what stays in the processors'
+ * shared cache until the instance copies it. Bytes of sockets that the stack takes no more of are not
+ * on their way, so that slow readers do not use up the others' turns; and small writes pass.
+ */
+bool tx_is_bulk(const struct csock *s)
+{
+    return s->tx_left >= BULK_FROM;
+}
+
+uint64_t tx_blocked(const struct ffl_client *c)
+{
+    return atomic_load_explicit(&c->map.seg->inst.tx_blocked, memory_order_seq_cst);
+}
+
+/* How many bytes of large writes may be put on their way now; none when <= 0. */
+int64_t tx_room(const struct ffl_client *c)
+{
+    uint64_t blocked = tx_blocked(c), used = c->tx.total_bytes - c->tx.free_bytes;
+    return TX_WINDOW - (int64_t)(used > blocked ? used - blocked : 0);
+}
+
+bool tx_half_free(const struct ffl_client *c)
+{
+    return tx_room(c) > TX_WINDOW / 2;
+}
+
+/* Is it this socket's turn? Those that wait go first, and not before half of the window is free. Who
+ * was woken has a few rounds' time. */
+static bool tx_turn(const struct ffl_client *c, const struct csock *s)
+{
+    bool later = s->waiting_w || (c->bulk_waiters && (int32_t)(c->round - s->granted) > 0);
+    return later ? tx_half_free(c) : tx_room(c) > 0;
 }
 
 /* Room for one buffer at least, and half of the limit free again after it was reached. */
@@ -23,6 +60,8 @@ bool tx_writable(const struct ffl_client *c, const struct csock *s)
 {
     if (s->error || s->failed || s->shut_wr)
         return true; /* the call says which */
+    if (tx_is_bulk(s) && !tx_turn(c, s))
+        return false;
     if (s->tx_out == 0)
         return c->tx.free_bytes > 0;
     uint64_t limit = ffl_pool_share(&c->tx, c->tx_cap);
@@ -35,8 +74,14 @@ void tx_wait(struct ffl_client *c, struct csock *s)
     if (s->waiting_w)
         return;
     s->waiting_w = true;
-    s->wait_next = c->waiters;
-    c->waiters = s;
+    s->wait_next = NULL;
+    if (!c->waiters)
+        c->tx_blocked = tx_blocked(c);
+    *c->waiters_end = s;
+    c->waiters_end = &s->wait_next;
+    c->bulk_waiters += tx_is_bulk(s);
+    if (tx_writable(c, s)) /* tx_blocked moved meanwhile */
+        client_wake_writers(c);
 }
 
 unsigned ffl_client_ready(const struct ffl_client *c, int h)
@@ -181,26 +226,26 @@ static int send_check(struct ffl_client *c, int h, struct csock **out)
     return 0;
 }
 
-static void submit_send(struct ffl_client *c, struct csock *s, uint32_t buf, uint32_t len,
-                        uint8_t flags)
+static void put_send(struct ffl_client *c, struct csock *s, uint32_t buf, uint32_t len,
+                     uint8_t flags)
 {
     uint32_t slot = ffl_buf_slot(&c->tx.geo, buf);
     c->tx_handle[slot] = s->handle;
     c->tx_serial[slot] = s->serial;
     s->tx_out += ffl_buf_size(buf);
     ffl_stat_add(&c->map.seg->app.bytes_sent, len);
-    client_submit(c, (struct ffl_entry){.op = FFL_OP_SEND,
-                                        .flags = flags,
-                                        .handle = s->handle,
-                                        .arg = (int32_t)len,
-                                        .buf = buf});
+    client_put(c, (struct ffl_entry){.op = FFL_OP_SEND,
+                                     .flags = flags,
+                                     .handle = s->handle,
+                                     .arg = (int32_t)len,
+                                     .buf = buf});
 }
 
 static uint32_t want_for(size_t left)
 {
     if (left <= ffl_class_size(1))
         return (uint32_t)left;
-    return left < BULK_FROM ? ffl_class_size(1) : ffl_class_size(2);
+    return ffl_class_size(left < BULK_FROM ? 1 : 2);
 }
 
 /* The largest buffer size within `room`, the smallest there is for less. */
@@ -230,6 +275,8 @@ static uint32_t tx_take_part(struct ffl_client *c, const struct csock *s, uint64
 
 static uint32_t tx_take(struct ffl_client *c, const struct csock *s, uint32_t want, bool part)
 {
+    if (want == ffl_class_size(2) && part && !tx_turn(c, s))
+        return FFL_NO_BUF;
     uint64_t share = ffl_pool_share(&c->tx, c->tx_cap);
     if (ffl_unlikely(part && share < c->tx_cap && s->tx_out + (uint64_t)want > share))
         return tx_take_part(c, s, share);
@@ -262,16 +309,20 @@ int64_t ffl_client_send(struct ffl_client *c, int h, const void *data, size_t le
     size_t left = len;
     while (left) {
         uint32_t buf = tx_get(c, s, want_for(left), true);
-        if (buf == FFL_NO_BUF) {
-            tx_wait(c, s);
+        if (buf == FFL_NO_BUF)
             break;
-        }
         uint32_t n = ffl_buf_size(buf) < left ? ffl_buf_size(buf) : (uint32_t)left;
         memcpy((char *)c->map.seg + ffl_buf_off(&c->tx.geo, buf), from, n);
-        submit_send(c, s, buf, n, 0);
+        put_send(c, s, buf, n, 0);
         from += n;
         left -= n;
+        if ((len - left) % PUBLISH_EVERY == 0)
+            client_publish(c);
     }
+    client_publish(c);
+    s->tx_left = left;
+    if (left)
+        tx_wait(c, s);
     return left == len && len ? -EAGAIN : (int64_t)(len - left);
 }
 
@@ -298,7 +349,8 @@ int64_t ffl_client_sendto(struct ffl_client *c, int h, const void *data, size_t 
     if (to)
         memcpy(p, to, skip);
     memcpy(p + skip, data, len);
-    submit_send(c, s, buf, (uint32_t)(len + skip), to ? FFL_F_ADDR : 0);
+    put_send(c, s, buf, (uint32_t)(len + skip), to ? FFL_F_ADDR : 0);
+    client_publish(c);
     return (int64_t)len;
 }
 

@@ -315,26 +315,43 @@ static void reap_cq(struct ffl_client *c)
 
 /* ---- transmit buffers that came back ------------------------------------------------------- */
 
-static void wake_writers(struct ffl_client *c)
+#define TURN_ROUNDS 4 /* waits: a task that is woken writes one or two later */
+
+/* Wakes those that can write, in the order in which they began to wait; of large writes no more
+ * than there is room for. */
+void client_wake_writers(struct ffl_client *c)
 {
     struct csock **p = &c->waiters;
+    int64_t room = tx_room(c) - c->round_granted;
+    c->tx_blocked = tx_blocked(c);
+    c->bulk_waiters = 0;
     while (*p) {
         struct csock *s = *p;
-        if (!s->closing && !tx_writable(c, s)) {
+        bool bulk = tx_is_bulk(s);
+        if (!s->closing && ((bulk && room <= 0) || !tx_writable(c, s))) {
+            c->bulk_waiters += bulk;
             p = &s->wait_next;
             continue;
+        }
+        if (bulk) {
+            s->granted = c->round + TURN_ROUNDS;
+            int64_t want = s->tx_left < c->tx_cap ? (int64_t)s->tx_left : (int64_t)c->tx_cap;
+            c->round_granted += want;
+            room -= want;
         }
         *p = s->wait_next;
         s->waiting_w = false;
         client_ready(c, s);
     }
+    c->waiters_end = p;
 }
 
-static void reap_txfree(struct ffl_client *c)
+/* Did any? */
+static bool reap_txfree(struct ffl_client *c)
 {
     int n = ffl_ring_avail(&c->txfree);
     if (n == 0)
-        return;
+        return false;
     for (int i = 0; i < n; i++) {
         uint32_t buf = ffl_ring_get_id(&c->txfree);
         if (ffl_pool_put(&c->tx, buf) < 0) {
@@ -348,18 +365,19 @@ static void reap_txfree(struct ffl_client *c)
     }
     if (n < 0) {
         client_die(c, EPROTO, "a transmit buffer came back that was not out");
-        return;
+        return false;
     }
     ffl_ring_consumed(&c->txfree);
-    if (c->waiters)
-        wake_writers(c);
+    return true;
 }
 
 void client_reap(struct ffl_client *c)
 {
     if (c->dead)
         return;
-    reap_txfree(c);
+    bool freed = reap_txfree(c);
+    if (c->waiters && (freed || tx_blocked(c) != c->tx_blocked))
+        client_wake_writers(c);
     if (!c->dead)
         reap_cq(c);
     if (!c->dead && c->over_n)

@@ -40,6 +40,8 @@ static void unwait(struct ffl_client *c, struct csock *s)
     for (struct csock **p = &c->waiters; *p; p = &(*p)->wait_next)
         if (*p == s) {
             *p = s->wait_next;
+            if (!*p)
+                c->waiters_end = p;
             return;
         }
 }

@@ -233,7 +233,8 @@ void client_raise(struct ffl_client *c)
 /* Is there anything for us in the shared memory? */
 bool client_pending(struct ffl_client *c)
 {
-    return ffl_ring_pending(&c->cq) || (c->waiters && ffl_ring_pending(&c->txfree)) ||
+    return ffl_ring_pending(&c->cq) ||
+           (c->waiters && (ffl_ring_pending(&c->txfree) || tx_blocked(c) != c->tx_blocked)) ||
            (c->over_n &&
             atomic_load_explicit(&c->sq.ctl->head, memory_order_seq_cst) != c->sq.head);
 }
@@ -318,6 +319,10 @@ int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epf
         epfd = c->own_epfd;
     c->shown = false;
     batch_release(c);
+    c->round++;
+    c->round_granted = 0;
+    if (c->bulk_waiters && tx_half_free(c)) /* who was woken last did not use it */
+        client_wake_writers(c);
     int64_t now = ffl_now_ns();
     bool due = now - c->fd_checked >= FD_PERIOD_NS;
     int room = due ? max - max / 4 : max; /* a busy ring leaves the kernel's events a place */

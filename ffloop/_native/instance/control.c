@@ -111,6 +111,7 @@ void control_connected(struct ep *e)
     err = rc < 0 ? -rc : err;
     struct ffl_entry q = {.op = FFL_OP_CONNECT, .tag = e->connect_tag, .handle = e->handle};
     e->connecting = false;
+    data_block(e, false);
     if (err) {
         e->failed = true;
         data_drop_tx(e);
@@ -133,8 +134,9 @@ static int op_connect(struct ep *e, struct ffl_entry q)
     }
     int rc = e->fd < 0 ? -e->open_error : OPS(in)->connect(ST(in), e->fd, &a);
     if (rc == 0 || rc == -EINPROGRESS) {
-        e->failed = e->rx_done = e->readable = e->eof_hint = e->blocked = false;
+        e->failed = e->rx_done = e->readable = e->eof_hint = false;
         e->connecting = rc == -EINPROGRESS;
+        data_block(e, e->connecting);
         e->connect_tag = q.tag;
         int bad_watch = watch(e, FFL_READ | FFL_WRITE);
         if (bad_watch < 0) {
@@ -186,11 +188,7 @@ static int op_send(struct ep *e, struct ffl_entry q)
     }
     *slot = (struct tx_slot){
         .next = FFL_NO_BUF, .len = (uint32_t)q.arg, .flags = q.flags, .held = true};
-    if (e->tx_tail == FFL_NO_BUF)
-        e->tx_head = q.buf;
-    else
-        s->tx[ffl_buf_slot(p, e->tx_tail)].next = q.buf;
-    e->tx_tail = q.buf;
+    data_queue(e, q.buf);
     if (!e->blocked && !e->connecting)
         ep_ready(e);
     return 0;

@@ -246,10 +246,38 @@ static bool pump_accept(struct ep *l)
 
 /* ---- transmit ------------------------------------------------------------------------------ */
 
+void data_block(struct ep *e, bool on)
+{
+    struct ffl_session *s = e->s;
+    if (e->blocked == on)
+        return;
+    e->blocked = on;
+    s->tx_blocked += on ? e->tx_held : -(uint64_t)e->tx_held;
+    s->dirty_tx |= e->tx_held != 0;
+}
+
+void data_queue(struct ep *e, uint32_t buf)
+{
+    struct ffl_session *s = e->s;
+    if (e->tx_tail == FFL_NO_BUF)
+        e->tx_head = buf;
+    else
+        s->tx[ffl_buf_slot(&s->map.geo.tx, e->tx_tail)].next = buf;
+    e->tx_tail = buf;
+    e->tx_held += ffl_buf_size(buf);
+    if (e->blocked) {
+        s->tx_blocked += ffl_buf_size(buf);
+        s->dirty_tx = true;
+    }
+}
+
 static void tx_pop(struct ep *e)
 {
     struct ffl_session *s = e->s;
     uint32_t buf = e->tx_head;
+    e->tx_held -= ffl_buf_size(buf);
+    if (e->blocked)
+        s->tx_blocked -= ffl_buf_size(buf);
     e->tx_head = s->tx[ffl_buf_slot(&s->map.geo.tx, buf)].next;
     if (e->tx_head == FFL_NO_BUF)
         e->tx_tail = FFL_NO_BUF;
@@ -341,7 +369,7 @@ void data_flush(struct ep *e)
     for (int i = 0; i < SENDS_A_TURN && e->tx_head != FFL_NO_BUF && !e->blocked; i++) {
         int rc = e->dgram ? send_dgram(e) : send_stream(e);
         if (rc == -EAGAIN)
-            e->blocked = true; /* until a WRITE event */
+            data_block(e, true); /* until a WRITE event */
         else if (rc < 0 && rc != -EINTR)
             data_fail(e, -rc);
     }
@@ -368,7 +396,7 @@ void data_event(struct ep *e, const struct ffl_stack_event *ev)
     if (ev->eof)
         e->eof_hint = e->readable = true;
     if (ev->filter & FFL_WRITE)
-        e->blocked = false;
+        data_block(e, false);
     if (e->connecting) {
         if (ev->filter & FFL_WRITE || ev->eof)
             control_connected(e);

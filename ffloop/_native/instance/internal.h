@@ -48,10 +48,11 @@ struct ep { /* an endpoint: one session's reference to one stack socket */
     uint32_t rx_held;          /* bytes of the receive pool with the application */
     uint32_t tx_head, tx_tail; /* queued transmit buffers, through session->tx[].next */
     uint32_t tx_off;           /* bytes of the head already sent */
+    uint32_t tx_held;          /* bytes of the queue's buffers */
     uint16_t connect_tag;
     bool dgram, listener;
     bool armed, arm_new, readable, eof_hint, rx_big, rx_done;
-    bool connecting, blocked; /* blocked: the stack said EAGAIN to a send */
+    bool connecting, blocked; /* blocked: the stack takes no more for now (data_block) */
     bool watched, closing, failed;
     int8_t shut; /* pending SHUT_* after the queue, or -1 */
     bool in_ready, in_stalled, in_timed, dead;
@@ -90,7 +91,8 @@ struct ffl_session {
     struct ffl_entry *over; /* completions that found the CQ full, oldest at over_head */
     uint32_t over_head, over_n, over_cap;
     struct ep_list ready, stalled;
-    unsigned open; /* endpoints */
+    unsigned open;       /* endpoints */
+    uint64_t tx_blocked; /* tx_held of those that are blocked */
     bool dying, dead, dirty_cq, dirty_tx;
     uint32_t unpublished;
 };
@@ -154,6 +156,8 @@ void data_event(struct ep *e, const struct ffl_stack_event *ev);
 bool data_pump(struct ep *e); /* true: there is more to do next turn */
 void data_flush(struct ep *e);
 void data_drop_tx(struct ep *e);
+void data_queue(struct ep *e, uint32_t buf); /* at the end of what is to be sent */
+void data_block(struct ep *e, bool on);      /* its sends wait for the stack, or no longer */
 void data_fail(struct ep *e, int err);
 int data_rxfree(struct ffl_session *s); /* takes receive buffers back; count or -EPROTO */
 

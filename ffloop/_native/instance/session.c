@@ -235,6 +235,7 @@ void session_flush(struct ffl_session *s)
     if (s->dirty_cq)
         bits |= FFL_WAIT_QUEUE;
     if (s->dirty_tx) {
+        atomic_store_explicit(&s->map.seg->inst.tx_blocked, s->tx_blocked, memory_order_seq_cst);
         ffl_ring_publish(&s->txfree);
         bits |= FFL_WAIT_FREE;
     }

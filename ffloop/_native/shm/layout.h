@@ -116,7 +116,8 @@ struct ffl_ring_ctl {
 /* What a sleeping side waits for. 0: awake. The other side writes the eventfd only when the bit
  * of what it just published is set, and clears the word when it does (one wake a sleep). */
 #define FFL_WAIT_QUEUE 1u /* new entries: CQ (application), SQ (instance) */
-#define FFL_WAIT_FREE 2u  /* buffers came back: tx-free (application), rx-free (instance) */
+#define FFL_WAIT_FREE                                                                              \
+    2u /* buffers came back: tx-free (application; tx_blocked too), rx-free (instance) */
 #define FFL_WAIT_SPACE 4u /* room: in the SQ (application), in the CQ (instance) */
 
 struct ffl_waits {
@@ -143,6 +144,8 @@ struct ffl_inst_stats {
     _Atomic uint64_t cq_full, pool_empty;
     _Atomic uint64_t bytes_in, bytes_out;
     _Atomic uint64_t accepts;
+    _Atomic uint64_t
+        tx_blocked; /* bytes of transmit buffers whose sockets the stack takes no more of */
     _Atomic uint32_t cpu;
     _Atomic uint32_t sockets;
 };
