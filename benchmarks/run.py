@@ -4,6 +4,8 @@ Each server is a process of its own; wrk is the load. The rounds of one case go 
 in turn, so that a machine that slows down slows them all, and the medians are shown: requests a
 second, CPU microseconds a request (of the application, and of the ffloop instance), median and
 99th percentile of the latency. `--idle N` measures the CPU that N idle connections cost instead.
+`--fstack` compares uvloop on kernel sockets with ffloop on the real F-Stack, over veth pairs, the
+server and wrk on one CPU (F-Stack has the other one); it needs what tests/fstack needs.
 All of it shares this machine's cores: figures from a busy machine mean nothing.
 """
 
@@ -27,13 +29,14 @@ import time
 from collections.abc import Iterator
 
 import procs
+from places import Place, on_fstack, plain
 
 HERE = pathlib.Path(__file__).resolve().parent
 
 
 @dataclasses.dataclass
 class Server:
-    loop: str
+    place: Place
     pid: int
     port: int
     instance: int | None
@@ -44,26 +47,28 @@ class Server:
 
 
 @contextlib.contextmanager
-def server(loop: str, app: str, size: int) -> Iterator[Server]:
-    process = subprocess.Popen(
-        [sys.executable, str(HERE / "server.py"), loop, app, str(size)],
+def server(place: Place, app: str, size: int) -> Iterator[Server]:
+    # A server has an embedded instance of its own, not that of whoever started us.
+    environ = {k: v for k, v in os.environ.items() if k != "_FFLOOP_EMBEDDED"}
+    process = place.popen(
+        place.server_namespace,
+        [sys.executable, str(HERE / "server.py"), place.loop, app, str(size), place.host],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        # A server has an embedded instance of its own, not that of whoever started us.
-        env={k: v for k, v in os.environ.items() if k != "_FFLOOP_EMBEDDED"},
+        env=environ | place.environ,
     )
-    assert process.stdin is not None and process.stdout is not None
     try:
-        line = process.stdout.readline()
+        with place.running():
+            line = process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the {loop} server did not start")
+            raise RuntimeError(f"the {place.name} server did not start")
         said = json.loads(line)
         owner = said["instance"] or procs.listener(said["port"])
-        if loop == "ffloop" and owner in (None, said["pid"]):
+        if place.loop == "ffloop" and owner in (None, said["pid"]):
             raise RuntimeError("the ffloop server listens on the kernel, not in an instance")
         instance = None if owner == said["pid"] else owner
-        yield Server(loop, said["pid"], said["port"], instance)
+        yield Server(place, said["pid"], said["port"], instance)
     finally:
         process.stdin.close()
         process.terminate()
@@ -77,28 +82,20 @@ def server(loop: str, app: str, size: int) -> Iterator[Server]:
 
 def load(where: Server, connections: int, seconds: float) -> dict[str, float]:
     """One run of wrk against a server, with what it cost the server."""
-    app, instance = where.cpu()
-    done = subprocess.run(
-        [
-            "wrk",
-            "-t1",
-            f"-c{connections}",
-            f"-d{max(1, round(seconds))}s",
-            "-s",
-            HERE / "report.lua",
-        ]
-        + [f"http://127.0.0.1:{where.port}/"],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    app_after, instance_after = where.cpu()
-    found = re.search(r"^RESULT (.*)$", done.stdout, re.M)
-    if found is None:
-        raise RuntimeError(f"wrk said:\n{done.stdout}")
+    place = where.place
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"]
+    command += ["-s", str(HERE / "report.lua"), f"http://{place.host}:{where.port}/"]
+    with place.running():
+        app, instance = where.cpu()
+        wrk = place.popen(place.wrk_namespace, command, stdout=subprocess.PIPE, text=True)
+        output, _ = wrk.communicate()
+        app_after, instance_after = where.cpu()
+    found = re.search(r"^RESULT (.*)$", output, re.M)
+    if wrk.returncode or found is None:
+        raise RuntimeError(f"wrk said:\n{output}")
     said: dict[str, float] = json.loads(found[1])
     if said["errors"] or not said["requests"]:
-        raise RuntimeError(f"{where.loop}: {said['errors']} errors in {said['requests']} requests")
+        raise RuntimeError(f"{place.name}: {said['errors']} errors in {said['requests']} requests")
     requests = said["requests"]
     return {
         "rps": said["requests"] / said["seconds"],
@@ -112,14 +109,14 @@ def load(where: Server, connections: int, seconds: float) -> dict[str, float]:
 
 def compare(args: argparse.Namespace, app: str, size: int) -> Iterator[dict[str, object]]:
     with contextlib.ExitStack() as stack:
-        servers = [stack.enter_context(server(loop, app, size)) for loop in args.loops]
+        servers = [stack.enter_context(server(place, app, size)) for place in args.places]
         for connections in args.connections:
-            runs: dict[str, list[dict[str, float]]] = {loop: [] for loop in args.loops}
+            runs: dict[str, list[dict[str, float]]] = {p.name: [] for p in args.places}
             for each in servers:
                 load(each, connections, 1)
             for _ in range(args.rounds):
                 for each in servers:
-                    runs[each.loop].append(load(each, connections, args.seconds))
+                    runs[each.place.name].append(load(each, connections, args.seconds))
             for loop, measured in runs.items():
                 yield {
                     "app": app,
@@ -132,8 +129,8 @@ def compare(args: argparse.Namespace, app: str, size: int) -> Iterator[dict[str,
 
 
 def idle(args: argparse.Namespace, app: str) -> Iterator[dict[str, object]]:
-    for loop in args.loops:
-        with server(loop, app, 0) as each, contextlib.ExitStack() as stack:
+    for place in args.places:
+        with server(place, app, 0) as each, contextlib.ExitStack() as stack:
             for _ in range(args.idle):
                 peer = socket.create_connection(("127.0.0.1", each.port))
                 stack.callback(peer.close)
@@ -148,7 +145,7 @@ def idle(args: argparse.Namespace, app: str) -> Iterator[dict[str, object]]:
             yield {
                 "app": app,
                 "idle_connections": args.idle,
-                "loop": loop,
+                "loop": place.name,
                 "app_percent": (after[0] - before[0]) / passed * 100,
                 "instance_percent": (after[1] - before[1]) / passed * 100,
                 "app_kib": rss,
@@ -166,11 +163,12 @@ def columns(rows: list[list[str]]) -> str:
 def show(results: list[dict[str, object]]) -> str:
     head = ["app", "body", "conn.", "loop", "req/s", "MiB/s", "app us", "instance us"]
     rows = [[*head, "p50 us", "p99 us", "req/s x", "app CPU x"]]
-    peers = {(r["app"], r["bytes"], r["connections"]): r for r in results if r["loop"] == "uvloop"}
+    base = next((name for name in (r["loop"] for r in results) if "uvloop" in str(name)), None)
+    peers = {(r["app"], r["bytes"], r["connections"]): r for r in results if r["loop"] == base}
     for r in results:
         peer = peers.get((r["app"], r["bytes"], r["connections"]))
         ratios = ["", ""]
-        if peer is not None and r["loop"] != "uvloop":
+        if peer is not None and r["loop"] != base:
             ratios = [f"{r[key] / max(peer[key], 1e-9):.2f}" for key in ("rps", "app_us")]  # type: ignore[operator,call-overload]
         rows.append(
             [str(r["app"]), str(r["bytes"] or "small"), str(r["connections"]), str(r["loop"])]
@@ -178,7 +176,7 @@ def show(results: list[dict[str, object]]) -> str:
             + [f"{r['instance_us']:.2f}" if r["instance_us"] else "-"]
             + [f"{r['p50_us']:.0f}", f"{r['p99_us']:.0f}", *ratios]
         )
-    return columns(rows) + "\nx: times uvloop's"
+    return columns(rows) + (f"\nx: times that of {base}" if base else "")
 
 
 def show_idle(results: list[dict[str, object]]) -> str:
@@ -224,6 +222,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3, help="a run of wrk, or of idling")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--idle", type=int, metavar="N", help="measure N idle connections instead")
+    parser.add_argument("--fstack", action="store_true", help="over veth, on the real F-Stack")
+    parser.add_argument("--delays", type=numbers, default=[50, 10], help="pkt_tx_delay, us")
     parser.add_argument("--json", type=pathlib.Path, help="write all rounds to this file")
     args = parser.parse_args()
     about = machine()
@@ -232,14 +232,16 @@ def main() -> int:
         return 2
     print(f"Python {about['python']}, {about['cores']} cores, load {about['load_before']:.2f}")
     results: list[dict[str, object]] = []
-    for app in args.apps:
-        if args.idle is not None:
-            results += idle(args, app)
-            continue
-        for size in args.bytes:
-            for row in compare(args, app, size):
-                results.append(row)
-                print(".", end="", flush=True, file=sys.stderr)
+    places = on_fstack(args.delays) if args.fstack else contextlib.nullcontext(plain(args.loops))
+    with places as args.places:
+        for app in args.apps:
+            if args.idle is not None:
+                results += idle(args, app)
+                continue
+            for size in args.bytes:
+                for row in compare(args, app, size):
+                    results.append(row)
+                    print(".", end="", flush=True, file=sys.stderr)
     print(file=sys.stderr)
     print(show(results) if args.idle is None else show_idle(results))
     if args.json is not None:

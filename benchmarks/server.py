@@ -1,4 +1,5 @@
-"""One HTTP server, for run.py: `server.py LOOP APP BYTES` (asyncio, uvloop, ffloop; raw, aiohttp).
+"""One HTTP server, for run.py: `server.py LOOP APP BYTES HOST` (asyncio, uvloop, ffloop; raw,
+aiohttp).
 
 Prints one line of JSON when it listens: its port, and the pid of the ffloop instance if there is
 one. Ends on SIGTERM, or when its standard input does (so that it cannot outlive the benchmark).
@@ -36,7 +37,7 @@ def raw_response(size: int) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % body + b"x" * body
 
 
-async def serve_raw(size: int) -> int:
+async def serve_raw(size: int, host: str) -> int:
     response = raw_response(size)
 
     class Http(asyncio.Protocol):
@@ -47,12 +48,12 @@ async def serve_raw(size: int) -> int:
             if data.endswith(b"\r\n\r\n"):
                 self.write(response)
 
-    server = await asyncio.get_running_loop().create_server(Http, "127.0.0.1", 0, backlog=1024)
+    server = await asyncio.get_running_loop().create_server(Http, host, 0, backlog=1024)
     port: int = server.sockets[0].getsockname()[1]
     return port
 
 
-async def serve_aiohttp(size: int) -> int:
+async def serve_aiohttp(size: int, host: str) -> int:
     from aiohttp import web
 
     body = b"x" * size
@@ -66,7 +67,7 @@ async def serve_aiohttp(size: int) -> int:
     app.router.add_get("/", hello)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
+    await web.TCPSite(runner, host, 0, backlog=1024).start()
     port: int = runner.addresses[0][1]
     return port
 
@@ -76,12 +77,12 @@ def instance_pid(loop: asyncio.AbstractEventLoop) -> int | None:
     return getattr(instance, "pid", None)
 
 
-async def main(app: str, size: int) -> None:
+async def main(app: str, size: int, host: str) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_reader(0, stop.set)
-    port = await {"raw": serve_raw, "aiohttp": serve_aiohttp}[app](size)
+    port = await {"raw": serve_raw, "aiohttp": serve_aiohttp}[app](size, host)
     line = {"port": port, "pid": os.getpid(), "instance": instance_pid(loop)}
     print(json.dumps(line), flush=True)
     await stop.wait()
@@ -89,4 +90,4 @@ async def main(app: str, size: int) -> None:
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=loop_factory(sys.argv[1])) as runner:
-        runner.run(main(sys.argv[2], int(sys.argv[3])))
+        runner.run(main(sys.argv[2], int(sys.argv[3]), sys.argv[4]))

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
+import pathlib
 import socket
 
 import pytest
@@ -141,6 +143,35 @@ def test_two_applications(fstack, on_fstack):
     with net.example("protocol_echo.py", fstack, PORT) as process:
         ffloop.run(main())
     net.drained(fstack)
+
+
+def test_idle_sleep(fstack, on_fstack):
+    """An idle instance takes little of its CPU, and serves all the same."""
+    import ffloop
+
+    def cpu(pid):
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    async def main(pid):
+        server = await asyncio.start_server(lambda _, w: w.close(), net.STACK, PORT)
+        reader, writer = await asyncio.open_connection(net.STACK, PORT)
+        assert await reader.read() == b""
+        writer.close()
+        before = cpu(pid)
+        await asyncio.sleep(1)
+        server.close()
+        return cpu(pid) - before
+
+    fstack.close()
+    try:
+        with contextlib.closing(
+            net.Instance(fstack.net, *net.SHORT_FORM, "--idle-sleep", "1000", name="sleepy")
+        ) as sleepy:
+            used = ffloop.run(main(sleepy.process.pid), instance=sleepy.path)
+    finally:
+        fstack.start()
+    assert used < 0.3, f"{used} s of CPU in a second of idleness"
 
 
 def test_an_orderly_end(fstack, on_fstack):

@@ -225,6 +225,49 @@ TEST(r6_lingering_is_bounded)
     raw_finish(&r);
 }
 
+static int slow_reads;
+
+static int slow_recv(void *st, int fd, const struct iovec *iov, int n, struct ffl_addr *from,
+                     int *flags)
+{
+    int64_t until = ffl_now_ns() + 60000;
+    slow_reads++;
+    while (ffl_now_ns() < until)
+        ffl_cpu_relax();
+    return ffl_sim_ops.recv(st, fd, iov, n, from, flags);
+}
+
+/* A turn that a polling stack waits for is bounded too: what is ready has its turns in order. */
+TEST(r6_a_polling_stack_is_not_kept_waiting)
+{
+    struct raw r;
+    int peer[32];
+    hooked = ffl_sim_ops;
+    hooked.run = polling_run;
+    hooked.recv = slow_recv;
+    lab_defaults("sim");
+    lab.o.stack = &hooked;
+    lab.o.sq_poll_us = 0;
+    lab_start_manual("");
+    raw_attach(&r);
+    raw_listen(&r, 0, "10.0.0.1", 80, 32, FFL_F_ARM_NEW);
+    for (int i = 0; i < 32; i++)
+        (void)raw_accepted(&r, 0, 80, &peer[i]);
+    for (int i = 0; i < 32; i++)
+        CHECK_EQ(sim_put(peer[i], "x", 1), 1);
+    slow_reads = 0;
+    int64_t before = ffl_now_ns();
+    turns(1);
+    CHECK(slow_reads >= 2 && slow_reads < 32); /* events, then the rest of the ready list */
+    CHECK(TEST_SLOW > 1 || ffl_now_ns() - before < 50000000);
+    for (int i = 0; i < 32 && slow_reads < 32; i++)
+        turns(1);
+    CHECK_EQ(slow_reads, 32); /* each was read, and none twice */
+    for (int i = 0; i < 32; i++)
+        sim_shut(peer[i]);
+    raw_finish(&r);
+}
+
 static int64_t cpu_ns(pthread_t t)
 {
     clockid_t id;

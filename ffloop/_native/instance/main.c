@@ -53,7 +53,7 @@ static const char usage[] =
     "  --proc-type TYPE    primary (default), secondary, auto\n"
     "  --eal \"ARGS\"        more arguments for DPDK's EAL\n"
     "  --iface NAME --addr A.B.C.D/BITS[,B...] [--gateway G] [--addr6 A/BITS] [--gateway6 G]\n"
-    "  [--pkt-tx-delay US] [--lcore-mask HEX]\n"
+    "  [--pkt-tx-delay US] [--idle-sleep US] [--lcore-mask HEX]\n"
     "                      instead of --conf: over DPDK's net_af_packet on this interface\n";
 
 enum {
@@ -100,6 +100,7 @@ static const struct option options[] = {
     {"addr6", required_argument, NULL, OPT_STACK_KEY},
     {"gateway6", required_argument, NULL, OPT_STACK_KEY},
     {"pkt-tx-delay", required_argument, NULL, OPT_STACK_KEY},
+    {"idle-sleep", required_argument, NULL, OPT_STACK_KEY},
     {"lcore-mask", required_argument, NULL, OPT_STACK_KEY},
     {NULL, 0, NULL, 0},
 };

@@ -23,6 +23,7 @@
 #define SQ_BUDGET 1024  /* entries a session a turn */
 #define OVER_LIMIT 1024 /* completions queued privately: then its SQ waits */
 #define STACK_EVENTS 128
+#define PUMP_NS 100000LL /* of a turn, a session: half a millisecond fills a ring of 512 packets */
 #define CTL_PERIOD_NS 1000000LL /* how long a busy instance may leave its control epoll alone */
 #define TIMED_PERIOD_NS 100000000LL
 #define STUFFED_NS 1000000LL /* endpoints wait behind a full CQ: only their sends can go on */
@@ -54,18 +55,21 @@ static bool drain_sq(struct ffl_session *s)
 }
 
 /* Pumps each ready endpoint once; those with more to do stay in the list. While the CQ is full
- * nothing but sends can move, and that is not called work: the application's reaping wakes us. */
+ * nothing but sends can move, and that is not called work: the application's reaping wakes us.
+ * A stack that polls receives no packet meanwhile: there the rest waits for the next turn when the
+ * time is up. */
 static bool pump_ready(struct ffl_session *s)
 {
     struct ep *last = s->ready.tail, *e;
     if (!last)
         return false;
+    int64_t until = OPS(s->in)->run ? ffl_now_ns() + PUMP_NS : INT64_MAX;
     do {
         e = list_pop(&s->ready);
         e->in_ready = false;
         if (data_pump(e))
             ep_ready(e);
-    } while (e != last);
+    } while (e != last && (until == INT64_MAX || ffl_now_ns() < until));
     return !session_stuffed(s);
 }
 

@@ -13,7 +13,7 @@
 
 struct args { /* as given; NULL: not */
     const char *conf, *proc_type, *proc_id, *eal, *iface, *addr, *gateway, *addr6, *gateway6,
-        *delay, *lcore_mask;
+        *delay, *idle_sleep, *lcore_mask;
 };
 
 static int complain(char *why, size_t len, int rc, const char *fmt, ...)
@@ -44,6 +44,7 @@ static int split(struct args *a, const struct ffl_stack_opts *opts, char *why, s
         {"addr6", &a->addr6},
         {"gateway6", &a->gateway6},
         {"pkt-tx-delay", &a->delay},
+        {"idle-sleep", &a->idle_sleep},
         {"lcore-mask", &a->lcore_mask},
     };
     for (int i = 0; i < opts->argc; i++) {
@@ -216,7 +217,7 @@ static void print_conf(FILE *f, const struct args *a, const struct net4 *n)
 {
     fprintf(f,
             "[dpdk]\nlcore_mask=%s\nchannel=4\npromiscuous=1\nnuma_on=0\nmemory=256\n"
-            "tx_csum_offoad_skip=0\ntso=0\nvlan_strip=0\nidle_sleep=0\npkt_tx_delay=%s\n"
+            "tx_csum_offoad_skip=0\ntso=0\nvlan_strip=0\nidle_sleep=%s\npkt_tx_delay=%s\n"
             "symmetric_rss=0\nport_list=0\nfile_prefix=ffloop-%s\n\n[pcap]\nenable=0\n\n"
             "[freebsd.boot]\nhz=100\nfd_reserve=1024\nkern.ipc.maxsockets=262144\n"
             "net.inet.tcp.syncache.hashsize=4096\nnet.inet.tcp.syncache.bucketlimit=100\n"
@@ -230,8 +231,8 @@ static void print_conf(FILE *f, const struct args *a, const struct net4 *n)
             "net.inet.udp.blackhole=0\nnet.inet6.ip6.auto_linklocal=1\n"
             "net.inet6.ip6.accept_rtadv=0\nnet.inet6.ip6.dad_count=0\n\n"
             "[port0]\naddr=%s\nnetmask=%s\nbroadcast=%s\ngateway=%s\n",
-            a->lcore_mask ? a->lcore_mask : "1", a->delay ? a->delay : "10", a->iface, n->addr,
-            n->mask, n->broadcast, n->gateway);
+            a->lcore_mask ? a->lcore_mask : "1", a->idle_sleep ? a->idle_sleep : "0",
+            a->delay ? a->delay : "10", a->iface, n->addr, n->mask, n->broadcast, n->gateway);
     if (n->more[0])
         fprintf(f, "vip_addr=%s\n", n->more);
 }
@@ -269,26 +270,34 @@ static int write_conf(struct fstack_conf *c, const struct args *a, char *why, si
 
 /* ---- reading ------------------------------------------------------------------------------- */
 
-static int read_args(struct fstack_conf *c, const struct args *a, char *why, size_t whylen)
+/* text: as given, NULL for not. */
+static int check_number(const char *key, const char *text, long max, int *v, char *why,
+                        size_t whylen)
 {
     char *end = NULL;
+    long n = text ? strtol(text, &end, 10) : 0;
+    if (text && (*end || end == text || n < 0 || n > max))
+        return complain(why, whylen, -EINVAL, "--%s takes 0 to %ld, not '%s'", key, max, text);
+    *v = (int)n;
+    return 0;
+}
+
+static int read_args(struct fstack_conf *c, const struct args *a, char *why, size_t whylen)
+{
+    int us;
     if (!a->conf == !a->iface)
         return complain(
             why, whylen, -EINVAL,
             "the fstack stack needs --conf FILE (F-Stack's config.ini), or --iface NAME "
             "and --addr A.B.C.D/BITS");
-    long delay = a->delay ? strtol(a->delay, &end, 10) : 0;
-    if (a->delay && (*end || end == a->delay || delay < 0 || delay > 100))
-        return complain(why, whylen, -EINVAL,
-                        "--pkt-tx-delay takes 0 to 100 microseconds, not '%s'", a->delay);
-    long id = a->proc_id ? strtol(a->proc_id, &end, 10) : 0;
-    if (a->proc_id && (*end || end == a->proc_id || id < 0 || id > 127))
-        return complain(why, whylen, -EINVAL, "--proc-id takes 0 to 127, not '%s'", a->proc_id);
+    if (check_number("pkt-tx-delay", a->delay, 100, &us, why, whylen) < 0 ||
+        check_number("idle-sleep", a->idle_sleep, 100000, &us, why, whylen) < 0 ||
+        check_number("proc-id", a->proc_id, 127, &c->proc_id, why, whylen) < 0)
+        return -EINVAL;
     const char *type = a->proc_type ? a->proc_type : "primary";
     if (strcmp(type, "primary") && strcmp(type, "secondary") && strcmp(type, "auto"))
         return complain(why, whylen, -EINVAL,
                         "--proc-type takes primary, secondary or auto, not '%s'", type);
-    c->proc_id = (int)id;
     snprintf(c->proc_type, sizeof(c->proc_type), "%s", type);
     if (a->conf && strlen(a->conf) >= sizeof(c->path))
         return complain(why, whylen, -ENAMETOOLONG, "configuration path too long");
