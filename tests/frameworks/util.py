@@ -102,13 +102,15 @@ def get(port: int, path: str = "/", host: str = "127.0.0.1") -> Any:
 
 
 @contextlib.contextmanager
-def server(*argv: str | os.PathLike[str], port: int, **options: Any) -> Iterator[Process]:
+def server(
+    *argv: str | os.PathLike[str], port: int, host: str = "127.0.0.1", **options: Any
+) -> Iterator[Process]:
     """A process that serves HTTP at `port`, once it does."""
     with process(*argv, **options) as made:
         while True:
             assert made.popen.poll() is None, f"it ended\n{made.output}"
             with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port), timeout=10).close()
+                socket.create_connection((host, port), timeout=10).close()
                 break
             time.sleep(0.02)
         yield made
