@@ -1,4 +1,4 @@
-"""One HTTP server, for run.py: `server.py LOOP APP BYTES HOST` (asyncio, uvloop, ffloop; raw,
+"""One HTTP server, for run.py: `server.py LOOP APP BYTES [HOST]` (asyncio, uvloop, ffloop; raw,
 aiohttp).
 
 Prints one line of JSON when it listens: its port, and the pid of the ffloop instance if there is
@@ -77,7 +77,7 @@ def instance_pid(loop: asyncio.AbstractEventLoop) -> int | None:
     return getattr(instance, "pid", None)
 
 
-async def main(app: str, size: int, host: str) -> None:
+async def main(app: str, size: int, host: str = "127.0.0.1") -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -90,4 +90,4 @@ async def main(app: str, size: int, host: str) -> None:
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=loop_factory(sys.argv[1])) as runner:
-        runner.run(main(sys.argv[2], int(sys.argv[3]), sys.argv[4]))
+        runner.run(main(sys.argv[2], int(sys.argv[3]), *sys.argv[4:]))
