@@ -198,8 +198,8 @@ class Handed:
         transport = owner is not None and hasattr(owner, "get_extra_info")
         if not transport and not self._apart and self._policy != "error":
             return
-        number = fd if isinstance(fd, int) else fd.fileno()
         who = f" ({type(owner).__module__}.{type(owner).__qualname__})" if transport else ""
+        number = fd if isinstance(fd, int) else fd.fileno()
         if stat.S_ISSOCK(os.fstat(number).st_mode):
             self._watched_kernel(number, who)
         elif transport and number in mirrors:

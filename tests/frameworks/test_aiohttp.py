@@ -193,6 +193,32 @@ def test_happy_eyeballs(run_ff):
     run_ff(main())
 
 
+@pytest.mark.parametrize("policy", ["kernel", "adopt"])
+def test_sock_site(run_ff, policy, request):
+    """A socket of the application's own, as it would come from systemd."""
+    if "fstack" in request.node.name and policy == "kernel":
+        pytest.skip("the client is on the stack")
+
+    async def hello(request):
+        assert on_stack(request.transport) == (policy == "adopt")
+        return web.Response(text="hello")
+
+    async def main():
+        sock = socket.create_server(("0.0.0.0", 0))
+        port = sock.getsockname()[1]
+        runner = web.AppRunner(app_of(web.get("/", hello)), access_log=None)
+        await runner.setup()
+        await web.SockSite(runner, sock).start()
+        assert runner.addresses == [("0.0.0.0", port)]
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"http://{HOST}:{port}/") as response:
+                assert await response.text() == "hello"
+        await runner.cleanup()
+        assert sock.fileno() == -1
+
+    run_ff(main(), kernel_sockets=policy)
+
+
 def test_a_server_that_goes(run_ff):
     """Errors are aiohttp's own: nothing of ffloop's leaks through."""
 

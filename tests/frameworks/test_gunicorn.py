@@ -1,6 +1,7 @@
 """gunicorn with ffloop's workers for aiohttp and for uvicorn."""
 
 import importlib
+import socket
 import subprocess
 import sys
 
@@ -61,6 +62,36 @@ def test_uvicorn(gunicorn):
             assert get(port, f"/items/{number}") == {"item": number}
         assert get(port) == {"loop": "ffloop._loop"}
         assert made.stop() == 0
+
+
+# Descriptor 3, as systemd has it; LISTEN_PID is the server's own.
+ACTIVATE = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def test_systemd_activation(gunicorn, tmp_path):
+    """The service manager binds and listens, and goes on holding the socket."""
+    pytest.importorskip("aiohttp")
+    (tmp_path / "aio.py").write_text(AIOHTTP)
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+        argv, home = gunicorn(port, "AiohttpWorker")
+        with server(
+            *(sys.executable, "-c", ACTIVATE, str(sock.fileno()), *argv, "aio:app"),
+            port=port,
+            env=home,
+            cwd=tmp_path,
+            pass_fds=[sock.fileno()],
+        ) as made:
+            assert get(port)["loop"] == "ffloop._loop"
+            assert made.stop() == 0
+        sock.setblocking(False)
+        with socket.create_connection(sock.getsockname()):
+            sock.accept()[0].close()  # it is still the manager's
 
 
 def test_the_arbiters_listener_cannot_move_to_the_host_stack(gunicorn, tmp_path):

@@ -113,6 +113,28 @@ def test_workers_end_together(apps):
         assert "left" not in made.output
 
 
+def test_signals_reach_each_worker_once(tmp_path):
+    script = tmp_path / "signals.py"
+    script.write_text(
+        "import asyncio, os, signal\n"
+        "def say(text):\n"
+        "    os.write(1, f'{text}\\n'.encode())\n"
+        "async def main():\n"
+        "    loop, done = asyncio.get_running_loop(), asyncio.Event()\n"
+        "    loop.add_signal_handler(signal.SIGUSR1, say, 'usr1')\n"
+        "    loop.add_signal_handler(signal.SIGHUP, done.set)\n"
+        "    say('ready')\n"
+        "    await done.wait()\n"
+        "asyncio.run(main())\n"
+    )
+    with process(FFLOOP, "run", "--workers=3", script) as made:
+        made.wait_for("ready", 3)
+        os.killpg(made.popen.pid, signal.SIGUSR1)  # as a terminal's: to the whole group
+        made.wait_for("usr1", 3)
+        assert made.stop(signal.SIGHUP) == 0
+        assert made.output.count("usr1") == 3
+
+
 def test_workers_do_not_outlive_the_parent(apps):
     pytest.importorskip("uvicorn")
     port = unused_port()

@@ -43,9 +43,9 @@ class Process:
         size = os.fstat(self._output).st_size
         return os.pread(self._output, size, 0).decode(errors="replace")
 
-    def wait_for(self, words: str) -> None:
+    def wait_for(self, words: str, times: int = 1) -> None:
         """Until it wrote `words`."""
-        while words not in self.output:
+        while self.output.count(words) < times:
             assert self.popen.poll() is None, self.output
             time.sleep(0.01)
 
