@@ -25,10 +25,10 @@ static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct ffl_client *all;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 
-static void close_fd(int *fd)
+static void close_fd(const struct ffl_client *c, int *fd)
 {
     if (*fd >= 0)
-        close(*fd);
+        (c->close_fd ? c->close_fd(*fd) : (void)close(*fd));
     *fd = -1;
 }
 
@@ -49,11 +49,11 @@ static void fork_child(void)
     for (struct ffl_client *c = all; c; c = c->next) {
         c->dead = ECONNRESET;
         c->map.seg = NULL; /* not mapped here */
-        close_fd(&c->map.memfd);
-        close_fd(&c->sock);
-        close_fd(&c->app_bell);
-        close_fd(&c->inst_bell);
-        close_fd(&c->own_epfd);
+        close_fd(c, &c->map.memfd);
+        close_fd(c, &c->sock);
+        close_fd(c, &c->app_bell);
+        close_fd(c, &c->inst_bell);
+        close_fd(c, &c->own_epfd);
     }
     pthread_mutex_unlock(&all_lock);
 }
@@ -202,10 +202,12 @@ static void client_free(struct ffl_client *c)
         c->spare = s->ready_next;
         free(s);
     }
-    close_fd(&c->sock);
-    close_fd(&c->app_bell);
-    close_fd(&c->inst_bell);
-    close_fd(&c->own_epfd);
+    close_fd(c, &c->sock);
+    close_fd(c, &c->app_bell);
+    close_fd(c, &c->inst_bell);
+    close_fd(c, &c->own_epfd);
+    if (c->map.seg)
+        close_fd(c, &c->map.memfd);
     ffl_segment_drop(&c->map);
     ffl_pool_fini(&c->tx);
     free(c->table);
@@ -219,6 +221,20 @@ static void client_free(struct ffl_client *c)
     free(c->closed);
     free(c->over);
     free(c);
+}
+
+/* The epoll is made anew, since it knows its descriptors by number too. */
+static int place_fds(struct ffl_client *c, const struct ffl_client_opts *o)
+{
+    close_fd(c, &c->own_epfd);
+    c->close_fd = o->close_fd;
+    int *fds[] = {&c->sock, &c->app_bell, &c->inst_bell, &c->map.memfd, &c->own_epfd};
+    for (size_t i = 0; i < FFL_COUNT(fds) - 1; i++)
+        *fds[i] = o->place_fd(*fds[i]);
+    int rc = open_own_epoll(c);
+    if (c->own_epfd >= 0)
+        c->own_epfd = o->place_fd(c->own_epfd);
+    return rc;
 }
 
 int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *o, char *why,
@@ -255,6 +271,8 @@ int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *o, 
         ffl_spin_init(&c->spin, o->spin_us);
         rc = set_up(c, fds[0]);
     }
+    if (rc >= 0 && o->place_fd)
+        rc = place_fds(c, o);
     if (rc < 0) {
         if (!why[0])
             snprintf(why, whylen, "cannot use the session's memory: %s", strerror(-rc));

@@ -17,6 +17,8 @@
 
 #include "layout.h"
 
+#include <sys/uio.h>
+
 struct ffl_client;
 
 /* ---- session ------------------------------------------------------------------------------- */
@@ -28,6 +30,8 @@ struct ffl_client_opts {
     uint32_t max_sockets; /* 0: the instance's default */
     uint32_t pool_kib;    /* a side; 0: the instance's default */
     uint32_t tx_cap;      /* bytes a socket may have unsent; 0: 1 MiB */
+    int (*place_fd)(int fd);   /* NULL, or: moves a new descriptor, returns the number; fd < 0: -errno */
+    void (*close_fd)(int fd);  /* with it: closes one that was placed */
 };
 
 /*
@@ -106,6 +110,42 @@ bool ffl_client_show(struct ffl_client *c);
  * was paused between the wait and the event. -EINVAL if the batch has none. */
 int ffl_client_unread(struct ffl_client *c, int handle);
 
+/* ---- watching: for a caller that keeps readiness lists of its own (the shim) ----------------- */
+
+/*
+ * A watched socket gives no events. Whatever may have made it readable or writable puts it, once,
+ * in the list that ffl_client_next empties; `udata` (not NULL) is what next returns. As with the
+ * kernel's wake-ups, the caller then asks ffl_client_state. A caller that watches does not use
+ * ffl_client_wait: it reaps, empties the list, and sleeps on the doorbell and the session socket
+ * between doze and rouse.
+ */
+int ffl_client_watch(struct ffl_client *c, int h, void *udata);
+void ffl_client_reap(struct ffl_client *c); /* takes over what has come; finds a dead instance not */
+void *ffl_client_next(struct ffl_client *c);
+/* Says that we sleep, then looks again: false when something is there (do not block). Several
+ * threads may sleep; after each wake-up the word is raised anew, or lowered by rouse. */
+bool ffl_client_doze(struct ffl_client *c);
+void ffl_client_rouse(struct ffl_client *c);
+bool ffl_client_pending(struct ffl_client *c); /* is anything there to reap? Any thread may ask */
+/* The session socket has become readable: reaps the rest; the client is dead from now on. */
+void ffl_client_lost(struct ffl_client *c);
+/* Reads ahead from now on, as the first recv that finds nothing does; a listener accepts ahead,
+ * at most `window`. */
+int ffl_client_arm(struct ffl_client *c, int h, int window);
+/* A watched socket that is not writable is told by next when it is. */
+void ffl_client_want_room(struct ffl_client *c, int h);
+
+enum { /* ffl_client_state */
+    FFL_ST_READ = 1,  /* recv or accept will not EAGAIN */
+    FFL_ST_WRITE = 2, /* send will not EAGAIN */
+    FFL_ST_EOF = 4,   /* the peer has sent all it will; data may still be queued before that */
+    FFL_ST_ERROR = 8, /* an error is pending (SO_ERROR) */
+    FFL_ST_FAILED = 16,
+    FFL_ST_SHUT_WR = 32,
+    FFL_ST_CONNECTING = 64,
+};
+unsigned ffl_client_state(const struct ffl_client *c, int h);
+
 /* ---- sockets ------------------------------------------------------------------------------- */
 
 /* Opens; does not wait: a failure surfaces on the next call that waits. flags: FFL_F_NODELAY.
@@ -169,6 +209,10 @@ int64_t ffl_client_recv(struct ffl_client *c, int h, void *data, size_t len, int
 int64_t ffl_client_send(struct ffl_client *c, int h, const void *data, size_t len);
 int64_t ffl_client_sendto(struct ffl_client *c, int h, const void *data, size_t len,
                           const struct ffl_addr *to);
+/* The same for several pieces of a stream, in as few buffers as they fit in. */
+int64_t ffl_client_sendv(struct ffl_client *c, int h, const struct iovec *iov, int n);
+/* Bytes that recv would give now. */
+size_t ffl_client_queued(const struct ffl_client *c, int h);
 /* Bytes of the transmit pool that this socket holds: submitted, not yet taken by the stack. */
 uint32_t ffl_client_unsent(const struct ffl_client *c, int h);
 

@@ -7,6 +7,7 @@
  * socket.c   the life of a socket: open, bind, listen, connect, accept, options, close
  * io.c       receive and send
  * wait.c     events: the batch, the spin, the sleep
+ * watch.c    the other way to learn what happened: a list of changed sockets, no batch
  *
  * Invariants: every csock in the table is open or closing; it leaves the table when CLOSED is
  * reaped, since the next ACCEPT may bring its handle again, and CLOSED events go out before others. Received buffers are in exactly one queue (a csock's, or the batch) or
@@ -38,6 +39,7 @@ struct csock {
     bool eof, eof_given, shut_wr, closing;
     bool want_r, want_w, waiting_w, in_ready;
     bool give_connect, give_error;
+    void *watch; /* not NULL: no events, ffl_client_next gives this */
     bool gone; /* closed, out of the table, still in the ready list */
     int connect_result;
     int error;      /* pending, > 0 */
@@ -70,6 +72,7 @@ struct ffl_client {
     bool down_given;
     bool shown; /* somebody polls the doorbell: ffl_client_show */
     int sock, app_bell, inst_bell, own_epfd;
+    void (*close_fd)(int fd);
     int timeout_ms, inst_pid;
     char stack[16];
     uint32_t tx_cap;

@@ -326,6 +326,48 @@ int64_t ffl_client_send(struct ffl_client *c, int h, const void *data, size_t le
     return left == len && len ? -EAGAIN : (int64_t)(len - left);
 }
 
+/* Copies `n` bytes from the cursor (iov, off) on. */
+static void gather(uint8_t *to, uint32_t n, const struct iovec **iov, size_t *off)
+{
+    while (n) {
+        size_t part = (*iov)->iov_len - *off;
+        if (part > n)
+            part = n;
+        memcpy(to, (const char *)(*iov)->iov_base + *off, part);
+        to += part;
+        n -= (uint32_t)part;
+        *off += part;
+        if (*off == (*iov)->iov_len) {
+            (*iov)++;
+            *off = 0;
+        }
+    }
+}
+
+int64_t ffl_client_sendv(struct ffl_client *c, int h, const struct iovec *iov, int n)
+{
+    struct csock *s;
+    int rc = send_check(c, h, &s);
+    if (rc < 0)
+        return rc;
+    size_t len = 0, off = 0;
+    for (int i = 0; i < n; i++)
+        len += iov[i].iov_len;
+    size_t left = len;
+    while (left) {
+        uint32_t buf = tx_get(c, s, want_for(left), true);
+        if (buf == FFL_NO_BUF) {
+            tx_wait(c, s);
+            break;
+        }
+        uint32_t part = ffl_buf_size(buf) < left ? ffl_buf_size(buf) : (uint32_t)left;
+        gather((uint8_t *)c->map.seg + ffl_buf_off(&c->tx.geo, buf), part, &iov, &off);
+        submit_send(c, s, buf, part, 0);
+        left -= part;
+    }
+    return left == len && len ? -EAGAIN : (int64_t)(len - left);
+}
+
 int64_t ffl_client_sendto(struct ffl_client *c, int h, const void *data, size_t len,
                           const struct ffl_addr *to)
 {

@@ -145,7 +145,7 @@ static int on_recv(struct ffl_client *c, struct csock *s, struct ffl_entry e)
         if (!s->push && client_crowded(c))
             client_evacuate(c, s);
     }
-    if (s->push || s->want_r)
+    if (s->push || s->want_r || s->watch)
         client_ready(c, s);
     mirror_update(s);
     return 0;
@@ -186,7 +186,7 @@ static int on_accept(struct ffl_client *c, struct csock *l, struct ffl_entry e)
     if (l->closing) { /* accepted ahead, and nobody will want it: CLOSED of the listener closes it */
         return 0;
     }
-    if (l->push || l->want_r)
+    if (l->push || l->want_r || l->watch)
         client_ready(c, l);
     mirror_update(l);
     return 0;

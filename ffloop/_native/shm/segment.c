@@ -197,7 +197,8 @@ void ffl_segment_drop(struct ffl_map *m)
     if (!m->seg)
         return;
     munmap(m->seg, m->geo.size);
-    close(m->memfd);
+    if (m->memfd >= 0)
+        close(m->memfd);
     *m = (struct ffl_map){.memfd = -1};
 }
 

@@ -1,0 +1,106 @@
+/*
+ * watch.c - the other way to learn what happened: changed sockets in a list, states when asked.
+ *
+ * Callers: the shim, which keeps readiness lists of its own, as the kernel's epoll does. The list is
+ * the ready list that wait.c's events come from; a watched socket is only named by it.
+ */
+#include "internal.h"
+
+#include <errno.h>
+
+int ffl_client_watch(struct ffl_client *c, int h, void *udata)
+{
+    struct csock *s = client_sock(c, h);
+    if (!s)
+        return -EBADF;
+    s->watch = udata;
+    return 0;
+}
+
+void ffl_client_reap(struct ffl_client *c)
+{
+    client_reap(c);
+}
+
+void *ffl_client_next(struct ffl_client *c)
+{
+    while (c->closed_n)
+        handle_release(c, c->closed[--c->closed_n]);
+    struct csock *s;
+    while ((s = c->ready_head)) {
+        c->ready_head = s->ready_next;
+        if (!c->ready_head)
+            c->ready_tail = NULL;
+        s->in_ready = false;
+        if (s->gone)
+            csock_free(c, s);
+        else if (s->watch && !s->closing)
+            return s->watch;
+    }
+    return NULL;
+}
+
+bool ffl_client_doze(struct ffl_client *c)
+{
+    if (c->dead)
+        return true; /* nothing will ever ring */
+    client_raise(c);
+    return !client_pending(c);
+}
+
+void ffl_client_rouse(struct ffl_client *c)
+{
+    if (!c->dead)
+        ffl_wait_lower(&c->map.seg->waits.app);
+}
+
+bool ffl_client_pending(struct ffl_client *c)
+{
+    return !c->dead && client_pending(c);
+}
+
+void ffl_client_lost(struct ffl_client *c)
+{
+    client_reap(c);
+    client_die(c, ECONNRESET, "the instance has ended");
+}
+
+int ffl_client_arm(struct ffl_client *c, int h, int window)
+{
+    struct csock *s = client_sock(c, h);
+    if (!s)
+        return -EBADF;
+    if (s->listener && s->window < (uint32_t)window)
+        s->window = (uint32_t)window;
+    csock_arm(c, s);
+    return 0;
+}
+
+void ffl_client_want_room(struct ffl_client *c, int h)
+{
+    struct csock *s = client_sock(c, h);
+    if (s && !s->connecting && !tx_writable(c, s))
+        tx_wait(c, s);
+}
+
+unsigned ffl_client_state(const struct ffl_client *c, int h)
+{
+    const struct csock *s = client_sock(c, h);
+    if (c->dead || !s)
+        return FFL_ST_READ | FFL_ST_WRITE | FFL_ST_EOF | FFL_ST_ERROR | FFL_ST_FAILED;
+    if (s->connecting)
+        return FFL_ST_CONNECTING;
+    return (rx_readable(s) ? FFL_ST_READ : 0) |
+           (!s->listener && tx_writable(c, s) ? FFL_ST_WRITE : 0) | (s->eof ? FFL_ST_EOF : 0) |
+           (s->error || s->open_error ? FFL_ST_ERROR : 0) | (s->failed ? FFL_ST_FAILED : 0) |
+           (s->shut_wr ? FFL_ST_SHUT_WR : 0);
+}
+
+size_t ffl_client_queued(const struct ffl_client *c, int h)
+{
+    const struct csock *s = client_sock(c, h);
+    size_t n = 0;
+    for (const struct rx_item *it = s && !c->dead ? s->rx_head : NULL; it; it = it->next)
+        n += it->len;
+    return n;
+}

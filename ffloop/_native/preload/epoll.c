@@ -1,0 +1,479 @@
+/*
+ * epoll.c - epoll over kernel and stack descriptors.
+ *
+ * Callers: the program. The kernel's epoll stays what it is: kernel descriptors are registered
+ * there, and a wait on an epoll without stack sockets is the kernel's call. Beside it a shadow keeps the
+ * stack sockets' registrations and a list of those that may be ready, as the kernel does: an item
+ * enters when its socket changes, its state is asked when the list is read, and a level-triggered
+ * one that is still ready stays. The doorbells are in the kernel's epoll, so that one call sleeps on
+ * all; not in one that is itself polled (`observed`), whose readiness would lie.
+ */
+#include "preload.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PRIVATE_BITS (EPOLLWAKEUP | EPOLLONESHOT | EPOLLET | EPOLLEXCLUSIVE)
+#define EXCLUSIVE_OK                                                                               \
+    (EPOLLIN | EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLWAKEUP | EPOLLET | EPOLLEXCLUSIVE)
+#define KERNEL_PERIOD_NS 50000 /* kernel events are looked at this often while the stack has some */
+
+/* ---- the ready list ------------------------------------------------------------------------ */
+
+static void push(struct epoll_shadow *ep, struct item *it)
+{
+    it->queued = true;
+    it->rd_next = NULL;
+    it->rd_prev = ep->tail;
+    if (ep->tail)
+        ep->tail->rd_next = it;
+    else
+        ep->head = it;
+    ep->tail = it;
+}
+
+static void take_off(struct epoll_shadow *ep, struct item *it)
+{
+    if (it->rd_prev)
+        it->rd_prev->rd_next = it->rd_next;
+    else
+        ep->head = it->rd_next;
+    if (it->rd_next)
+        it->rd_next->rd_prev = it->rd_prev;
+    else
+        ep->tail = it->rd_prev;
+    it->queued = false;
+}
+
+void epoll_tell(struct item *it)
+{
+    struct epoll_shadow *ep = it->w->ep;
+    if (it->queued || !(it->events & ~(uint32_t)PRIVATE_BITS))
+        return;
+    push(ep, it);
+    if (ep->w.asleep)
+        waiter_kick(&ep->w);
+    items_tell(ep->watchers);
+}
+
+static uint32_t item_poll(struct item *it)
+{
+    if (it->inner)
+        return epoll_ready(it->inner) ? (EPOLLIN | EPOLLRDNORM) & it->events : 0;
+    return sock_poll(it->s, it->events) & it->events;
+}
+
+bool epoll_ready(struct epoll_shadow *ep)
+{
+    struct item *next;
+    for (struct item *it = ep->head; it; it = next) {
+        next = it->rd_next;
+        if (item_poll(it))
+            return true;
+        take_off(ep, it);
+    }
+    return false;
+}
+
+/* Reads the list once. */
+static int harvest(struct epoll_shadow *ep, struct epoll_event *ev, int max)
+{
+    int n = 0;
+    struct item *last = ep->tail, *it;
+    while (n < max && last && (it = ep->head)) {
+        bool end = it == last;
+        uint32_t got = item_poll(it);
+        take_off(ep, it);
+        if (got) {
+            ev[n++] = (struct epoll_event){.events = got, .data = it->data};
+            if (it->events & EPOLLONESHOT)
+                it->events &= PRIVATE_BITS;
+            else if (!(it->events & EPOLLET))
+                push(ep, it);
+        }
+        if (end)
+            break;
+    }
+    return n;
+}
+
+/* ---- registrations ------------------------------------------------------------------------- */
+
+static struct item **list_of(struct item *it)
+{
+    return it->inner ? &it->inner->watchers : &it->s->items;
+}
+
+void epoll_forget(struct item *it)
+{
+    struct epoll_shadow *ep = it->w->ep;
+    item_unlink(list_of(it), it);
+    if (!ep)
+        return; /* a waiting call's: on its stack */
+    if (it->queued)
+        take_off(ep, it);
+    ep->items--;
+    free(it);
+}
+
+static void forget_of(int fd, struct node *n, void *arg)
+{
+    struct item **list = n->kind == NODE_SOCK    ? &((struct sock *)n)->items
+                         : n->kind == NODE_EPOLL ? &((struct epoll_shadow *)n)->watchers
+                                                 : NULL;
+    struct item *next;
+    for (struct item *it = list ? *list : NULL; it; it = next) {
+        next = it->next;
+        if (it->w == arg)
+            epoll_forget(it);
+    }
+    (void)fd;
+}
+
+void epoll_free(struct epoll_shadow *ep)
+{
+    while (ep->watchers)
+        epoll_forget(ep->watchers);
+    if (ep->items)
+        fd_each(forget_of, &ep->w);
+    if (ep->opened)
+        waiter_close(&ep->w);
+    free(ep);
+}
+
+static struct item *find(struct item *list, const struct waiter *w, int fd)
+{
+    for (struct item *it = list; it; it = it->next)
+        if (it->w == w && it->fd == fd)
+            return it;
+    return NULL;
+}
+
+/* A new registration or a new mask: is it ready now, and is it told when it will be? */
+static void begin(struct item *it)
+{
+    if (it->s && it->s->sc && it->events & (EPOLLIN | EPOLLRDNORM | EPOLLRDHUP))
+        (void)ffl_client_arm(it->s->sc->c, it->s->h, 16); /* it is open */
+    if (item_poll(it))
+        epoll_tell(it);
+}
+
+static int add(struct epoll_shadow *ep, int epfd, struct item *model, const struct epoll_event *ev)
+{
+    if (!ep->opened) {
+        int rc = waiter_open(&ep->w, epfd);
+        if (rc < 0)
+            return rc;
+        ep->w.ep = ep;
+        ep->opened = true;
+    }
+    if (model->inner && (ev->events & EPOLLEXCLUSIVE))
+        return -EINVAL;
+    if ((ev->events & EPOLLEXCLUSIVE) && ev->events & ~(uint32_t)EXCLUSIVE_OK)
+        return -EINVAL;
+    struct item *it = malloc(sizeof(*it));
+    if (!it)
+        return -ENOMEM;
+    *it = *model;
+    it->w = &ep->w;
+    it->events = ev->events | EPOLLERR | EPOLLHUP;
+    it->data = ev->data;
+    item_link(list_of(it), it);
+    ep->items++;
+    begin(it);
+    return 0;
+}
+
+static int control(struct epoll_shadow *ep, int epfd, int op, struct item *model,
+                   const struct epoll_event *ev)
+{
+    struct item *it = find(*list_of(model), &ep->w, model->fd);
+    switch (op) {
+    case EPOLL_CTL_ADD:
+        return it ? -EEXIST : add(ep, epfd, model, ev);
+    case EPOLL_CTL_DEL:
+        if (!it)
+            return -ENOENT;
+        epoll_forget(it);
+        return 0;
+    case EPOLL_CTL_MOD:
+        if (!it)
+            return -ENOENT;
+        if ((it->events | ev->events) & EPOLLEXCLUSIVE)
+            return -EINVAL;
+        it->events = ev->events | EPOLLERR | EPOLLHUP;
+        it->data = ev->data;
+        begin(it);
+        return 0;
+    default:
+        return -EINVAL;
+    }
+}
+
+static int kernel_ctl(int epfd, int op, int fd, struct epoll_event *ev)
+{
+    struct node *n = fd_node(epfd);
+    int rc = real.epoll_ctl(epfd, op, fd, ev);
+    if (rc == 0 && n && n->kind == NODE_EPOLL && op != EPOLL_CTL_MOD)
+        ((struct epoll_shadow *)n)->kernel += op == EPOLL_CTL_ADD ? 1 : -1;
+    return rc;
+}
+
+void epoll_observe(struct epoll_shadow *ep)
+{
+    if (ep->observed || !ep->opened)
+        return;
+    ep->observed = true;
+    for (struct sc *sc = sessions; sc; sc = sc->next) {
+        (void)real.epoll_ctl(ep->w.epfd, EPOLL_CTL_DEL, ffl_client_doorbell_fd(sc->c), NULL);
+        (void)real.epoll_ctl(ep->w.epfd, EPOLL_CTL_DEL, ffl_client_session_fd(sc->c), NULL);
+    }
+    (void)real.epoll_ctl(ep->w.epfd, EPOLL_CTL_DEL, ep->w.kick, NULL); /* ENOENT: not yet in */
+}
+
+API int epoll_ctl(int epfd, int op, int fd, struct epoll_event *ev)
+{
+    real_start();
+    if (ffl_likely(!fd_node(epfd)) || tls.inside)
+        return real.epoll_ctl(epfd, op, fd, ev);
+    if (!fd_node(fd) || fd == epfd)
+        return kernel_ctl(epfd, op, fd, ev);
+    lock();
+    struct node *e = fd_node(epfd), *n = fd_node(fd);
+    if (!e || e->kind != NODE_EPOLL || !n || n->kind == NODE_OURS || (op != EPOLL_CTL_DEL && !ev)) {
+        unlock();
+        return real.epoll_ctl(epfd, op, fd, ev);
+    }
+    struct epoll_shadow *ep = (struct epoll_shadow *)e;
+    struct item model = {.fd = fd};
+    int rc = 0;
+    if (n->kind == NODE_EPOLL) { /* the kernel keeps the kernel's part, and finds loops */
+        model.inner = (struct epoll_shadow *)n;
+        epoll_observe(model.inner);
+        rc = kernel_ctl(epfd, op, fd, ev) < 0 ? -errno : 0;
+    } else {
+        model.s = (struct sock *)n;
+        if (model.s->ticket && !model.s->sc)
+            proc_import(model.s);
+    }
+    if (rc == 0)
+        rc = control(ep, epfd, op, &model, ev);
+    return (int)leave(rc);
+}
+
+/* ---- creating ------------------------------------------------------------------------------ */
+
+static int shadow(int fd)
+{
+    if (fd < 0 || !started || tls.inside)
+        return fd;
+    struct epoll_shadow *ep = calloc(1, sizeof(*ep));
+    if (!ep)
+        return fd; /* it holds kernel descriptors only; a stack socket's ADD says ENOMEM */
+    ep->node.kind = NODE_EPOLL;
+    ep->w.ep = ep;
+    lock();
+    if (fd_set_node(fd, &ep->node) < 0)
+        free(ep);
+    unlock();
+    return fd;
+}
+
+API int epoll_create(int size)
+{
+    real_start();
+    return shadow(real.epoll_create(size));
+}
+
+API int epoll_create1(int flags)
+{
+    real_start();
+    return shadow(real.epoll_create1(flags));
+}
+
+/* ---- waiting ------------------------------------------------------------------------------- */
+
+/* Takes our own events out of what the kernel gave. Locked. */
+static int strip(struct epoll_shadow *ep, struct epoll_event *ev, int n)
+{
+    int kept = 0;
+    for (int i = 0; i < n; i++)
+        if (!waiter_event(&ep->w, &ev[i]))
+            ev[kept++] = ev[i];
+    return kept;
+}
+
+static int kernel_now(struct epoll_shadow *ep, int epfd, struct epoll_event *ev, int max)
+{
+    ep->checked = ffl_now_ns();
+    int n = max > 0 ? real_epoll(epfd, ev, max, 0, NULL) : 0;
+    return n > 0 ? strip(ep, ev, n) : 0;
+}
+
+/* An epoll that is polled itself has no doorbells: the thread's own waiter has them. */
+static int sleep_observed(struct epoll_shadow *ep, int epfd, int64_t timeout_ns,
+                          const sigset_t *mask)
+{
+    struct waiter *w = waiter_mine();
+    if (!w)
+        return -1;
+    (void)waiter_bells(w);
+    struct item it = {.w = w};
+    item_link(&ep->watchers, &it);
+    w->hit = ep->head != NULL;
+    int n = 0, saved = errno;
+    if (sleep_begin(w)) {
+        struct pollfd p[2] = {{.fd = epfd, .events = POLLIN}, {.fd = w->epfd, .events = POLLIN}};
+        struct timespec ts = {timeout_ns / FFL_NS_PER_SEC, timeout_ns % FFL_NS_PER_SEC};
+        n = real.ppoll(p, 2, timeout_ns < 0 ? NULL : &ts, mask);
+        saved = errno;
+        sleep_end(w);
+        struct epoll_event own[4];
+        int k = n > 0 && p[1].revents ? real_epoll(w->epfd, own, 4, 0, NULL) : 0;
+        for (int i = 0; i < k; i++)
+            (void)waiter_event(w, &own[i]);
+    }
+    item_unlink(&ep->watchers, &it);
+    errno = saved;
+    return n < 0 ? -1 : 0;
+}
+
+/* Sleeps once. Kernel events found, 0 to look again or for time-out, -1 with errno. Locked. */
+static int sleep_once(struct epoll_shadow *ep, int epfd, struct epoll_event *ev, int max,
+                      int64_t timeout_ns, const sigset_t *mask)
+{
+    if (ep->observed)
+        return sleep_observed(ep, epfd, timeout_ns, mask);
+    int rc = waiter_bells(&ep->w);
+    if (rc < 0) {
+        errno = -rc;
+        return -1;
+    }
+    if (!sleep_begin(&ep->w))
+        return 0;
+    int n = real_epoll(epfd, ev, max, timeout_ns, mask), saved = errno;
+    sleep_end(&ep->w);
+    ep->checked = ffl_now_ns();
+    n = n > 0 ? strip(ep, ev, n) : n;
+    errno = saved;
+    return n;
+}
+
+static int wait_mixed(struct epoll_shadow *ep, int epfd, struct epoll_event *ev, int max,
+                      int64_t timeout_ns, const sigset_t *mask)
+{
+    int64_t now = ffl_now_ns(), until = timeout_ns < 0 ? -1 : now + timeout_ns;
+    ep->node.fds++; /* it stays while we wait, whatever another thread closes */
+    int n;
+    for (;;) {
+        sc_reap();
+        n = 0;
+        if (ep->kernel > 0 && now - ep->checked >= KERNEL_PERIOD_NS && ep->head)
+            n = kernel_now(ep, epfd, ev, max > 1 ? max - max / 4 : 1);
+        n += harvest(ep, ev + n, max - n);
+        if (n > 0)
+            break;
+        int64_t left = until < 0 ? -1 : until - now;
+        if (until >= 0 && left <= 0) {
+            n = kernel_now(ep, epfd, ev, max);
+            break;
+        }
+        n = sleep_once(ep, epfd, ev, max, left, mask);
+        if (n != 0) {
+            if (n > 0)
+                n += harvest(ep, ev + n, max - n);
+            break;
+        }
+        now = ffl_now_ns();
+    }
+    int saved = errno;
+    if (ep->head && ep->w.asleep)
+        waiter_kick(&ep->w); /* there may be more for the next thread */
+    if (--ep->node.fds == 0)
+        epoll_free(ep);
+    errno = saved;
+    return n;
+}
+
+static int do_wait(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns,
+                   const sigset_t *mask)
+{
+    struct node *n = fd_node(epfd);
+    lock();
+    n = fd_node(epfd);
+    struct epoll_shadow *ep = n && n->kind == NODE_EPOLL ? (struct epoll_shadow *)n : NULL;
+    if (!ep || !ep->items || max <= 0 || max > INT_MAX / (int)sizeof(*ev)) {
+        unlock();
+        return -2;
+    }
+    int rc = wait_mixed(ep, epfd, ev, max, timeout_ns, mask);
+    int saved = errno;
+    unlock();
+    errno = saved;
+    return rc;
+}
+
+/* Has it, or had it ever, stack sockets? */
+static bool mixed(int epfd)
+{
+    struct node *n = fd_node(epfd);
+    return n && !tls.inside && n->kind == NODE_EPOLL && ((struct epoll_shadow *)n)->items;
+}
+
+/* The kernel's call on an epoll that had no stack socket when it began; if it has one now, our own
+ * events are not the program's, and the wait goes on. */
+static int kernel_call(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns,
+                       const sigset_t *mask)
+{
+    int64_t until = timeout_ns < 0 ? -1 : ffl_now_ns() + timeout_ns;
+    int n = real_epoll(epfd, ev, max, timeout_ns, mask);
+    if (n <= 0 || !mixed(epfd))
+        return n;
+    lock();
+    struct node *e = fd_node(epfd);
+    if (e && e->kind == NODE_EPOLL)
+        n = strip((struct epoll_shadow *)e, ev, n);
+    unlock();
+    if (n > 0)
+        return n;
+    int64_t left = until < 0 ? -1 : until - ffl_now_ns();
+    n = do_wait(epfd, ev, max, until >= 0 && left < 0 ? 0 : left, mask);
+    return n == -2 ? 0 : n;
+}
+
+static int any_wait(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns,
+                    const sigset_t *mask)
+{
+    int n = mixed(epfd) ? do_wait(epfd, ev, max, timeout_ns, mask) : -2;
+    return n == -2 ? kernel_call(epfd, ev, max, timeout_ns, mask) : n;
+}
+
+API int epoll_wait(int epfd, struct epoll_event *ev, int max, int timeout)
+{
+    real_start();
+    if (!fd_node(epfd) || tls.inside)
+        return real.epoll_wait(epfd, ev, max, timeout);
+    return any_wait(epfd, ev, max, timeout < 0 ? -1 : timeout * 1000000LL, NULL);
+}
+
+API int epoll_pwait(int epfd, struct epoll_event *ev, int max, int timeout, const sigset_t *mask)
+{
+    real_start();
+    if (!fd_node(epfd) || tls.inside)
+        return real.epoll_pwait(epfd, ev, max, timeout, mask);
+    return any_wait(epfd, ev, max, timeout < 0 ? -1 : timeout * 1000000LL, mask);
+}
+
+API int epoll_pwait2(int epfd, struct epoll_event *ev, int max, const struct timespec *ts,
+                     const sigset_t *mask)
+{
+    real_start();
+    bool bad = ts && (ts->tv_sec < 0 || ts->tv_nsec < 0 || ts->tv_nsec >= FFL_NS_PER_SEC);
+    if (!mixed(epfd) || bad)
+        return real.epoll_pwait2(epfd, ev, max, ts, mask);
+    int64_t ns = !ts                      ? -1
+                 : ts->tv_sec > 1000000000 ? INT64_MAX / 2
+                                           : ts->tv_sec * FFL_NS_PER_SEC + ts->tv_nsec;
+    return any_wait(epfd, ev, max, ns, mask);
+}

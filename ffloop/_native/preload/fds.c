@@ -1,0 +1,273 @@
+/*
+ * fds.c - which descriptor is what; dup and close.
+ *
+ * Callers: everything. A table by descriptor, in chunks made when first used, read without a lock:
+ * a descriptor without a node is the kernel's, and its calls go straight there. Descriptors of the
+ * shim itself are moved to high numbers, so that the program gets those it would get without us,
+ * and its close, dup2 and closefrom do not reach them.
+ */
+#include "preload.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+_Atomic(_Atomic(struct node *) *) fd_chunks[FD_CHUNKS];
+
+static struct node ours = {.kind = NODE_OURS, .fds = 1};
+
+static _Atomic(struct node *) *slot(int fd)
+{
+    if ((unsigned)fd >= FD_CHUNK * FD_CHUNKS)
+        return NULL;
+    _Atomic(struct node *) *chunk =
+        atomic_load_explicit(&fd_chunks[fd / FD_CHUNK], memory_order_acquire);
+    if (!chunk) {
+        _Atomic(struct node *) *fresh = calloc(FD_CHUNK, sizeof(*fresh));
+        if (!fresh)
+            return NULL;
+        /* pairs with the acquire in fd_node; without a lock in FF_THREAD_SOCKET */
+        if (atomic_compare_exchange_strong(&fd_chunks[fd / FD_CHUNK], &chunk, fresh))
+            chunk = fresh;
+        else
+            free(fresh);
+    }
+    return &chunk[fd % FD_CHUNK];
+}
+
+int fd_set_node(int fd, struct node *n)
+{
+    _Atomic(struct node *) *p = slot(fd);
+    if (!p)
+        return -ENOMEM;
+    n->fds++;
+    atomic_store_explicit(p, n, memory_order_release);
+    return 0;
+}
+
+void fd_drop(int fd)
+{
+    _Atomic(struct node *) *p = slot(fd);
+    struct node *n = p ? atomic_load_explicit(p, memory_order_relaxed) : NULL;
+    if (!n)
+        return;
+    atomic_store_explicit(p, NULL, memory_order_release);
+    if (n->kind == NODE_OURS || --n->fds > 0)
+        return;
+    if (n->kind == NODE_SOCK)
+        sock_release((struct sock *)n);
+    else
+        epoll_free((struct epoll_shadow *)n);
+}
+
+void fd_each(void (*f)(int fd, struct node *n, void *arg), void *arg)
+{
+    for (int i = 0; i < FD_CHUNKS; i++) {
+        _Atomic(struct node *) *chunk = atomic_load_explicit(&fd_chunks[i], memory_order_relaxed);
+        for (int k = 0; chunk && k < FD_CHUNK; k++) {
+            struct node *n = atomic_load_explicit(&chunk[k], memory_order_relaxed);
+            if (n)
+                f(i * FD_CHUNK + k, n, arg);
+        }
+    }
+}
+
+/* Where our descriptors go: near the limit, but not so high that the kernel's table grows. */
+static int high(void)
+{
+    struct rlimit rl;
+    long top = 1024;
+    if (getrlimit(RLIMIT_NOFILE, &rl) == 0)
+        top = rl.rlim_cur > 4096 ? 4096 : (long)rl.rlim_cur;
+    return (int)(top > 512 ? top - 256 : top / 2);
+}
+
+int fd_ours(int fd)
+{
+    if (fd < 0)
+        return -errno;
+    int moved = real.fcntl(fd, F_DUPFD_CLOEXEC, high());
+    if (moved >= 0) {
+        real.close(fd);
+        fd = moved;
+    }
+    _Atomic(struct node *) *p = slot(fd);
+    if (p)
+        atomic_store_explicit(p, &ours, memory_order_release);
+    return fd;
+}
+
+void fd_ours_close(int fd)
+{
+    _Atomic(struct node *) *p = fd >= 0 ? slot(fd) : NULL;
+    if (p)
+        atomic_store_explicit(p, NULL, memory_order_release);
+    if (fd >= 0)
+        real.close(fd);
+}
+
+/* ---- close --------------------------------------------------------------------------------- */
+
+API int close(int fd)
+{
+    real_start();
+    if (!maybe_ours(fd))
+        return real.close(fd);
+    lock();
+    struct node *n = fd_node(fd);
+    if (n && n->kind == NODE_OURS) /* as if it were not open: the program has not opened it */
+        return (int)leave(-EBADF);
+    fd_drop(fd);
+    int rc = real.close(fd);
+    return (int)leave(rc < 0 ? -errno : 0);
+}
+
+struct range {
+    unsigned first, last;
+    int cut[256], cuts; /* ours within, ascending as fd_each goes */
+};
+
+static void close_in(int fd, struct node *n, void *arg)
+{
+    struct range *r = arg;
+    if ((unsigned)fd < r->first || (unsigned)fd > r->last)
+        return;
+    if (n->kind != NODE_OURS)
+        fd_drop(fd);
+    else if (r->cuts < (int)FFL_COUNT(r->cut))
+        r->cut[r->cuts++] = fd;
+}
+
+static int close_all(unsigned first, unsigned last, int flags)
+{
+    struct range r = {.first = first, .last = last};
+    int rc = 0;
+    lock();
+    fd_each(close_in, &r);
+    for (int i = 0; i <= r.cuts && rc == 0; i++) {
+        unsigned end = i < r.cuts ? (unsigned)r.cut[i] - 1 : last;
+        if (first <= end)
+            rc = real.close_range(first, end, flags) < 0 ? -errno : 0;
+        if (i < r.cuts)
+            first = (unsigned)r.cut[i] + 1;
+    }
+    return (int)leave(rc);
+}
+
+API int close_range(unsigned first, unsigned last, int flags)
+{
+    real_start();
+    if (tls.inside || !started || first > last || (flags & ~(2 | 4))) /* UNSHARE, CLOEXEC */
+        return real.close_range(first, last, flags);
+    if (flags & 4)
+        return real.close_range(first, last, flags); /* ours close on exec already */
+    return close_all(first, last, flags);
+}
+
+API void closefrom(int low)
+{
+    real_start();
+    if (tls.inside || !started)
+        real.closefrom(low);
+    else
+        (void)close_all(low < 0 ? 0 : (unsigned)low, UINT_MAX, 0);
+}
+
+/* ---- dup ----------------------------------------------------------------------------------- */
+
+/* `copy` was made of fd by the kernel: it means the same. */
+static int copied(int fd, int copy)
+{
+    struct node *n = fd_node(fd);
+    if (copy < 0 || !n)
+        return copy < 0 ? -errno : copy;
+    if (n->kind == NODE_OURS) {
+        real.close(copy);
+        return -EBADF;
+    }
+    if (fd_set_node(copy, n) < 0) {
+        real.close(copy);
+        return -ENOMEM;
+    }
+    return copy;
+}
+
+API int dup(int fd)
+{
+    real_start();
+    if (!maybe_ours(fd))
+        return real.dup(fd);
+    lock();
+    return (int)leave(copied(fd, real.dup(fd)));
+}
+
+static int dup_to(int fd, int to, int flags, bool three)
+{
+    struct node *n = fd_node(to);
+    if (n && n->kind == NODE_OURS)
+        return -EBUSY; /* dup2(2) has this error: "a race with open() and dup()" */
+    if (fd != to && n) { /* only if the kernel will do it */
+        if (real.fcntl(fd, F_GETFD) < 0)
+            return -errno;
+        fd_drop(to);
+    }
+    int copy = three ? real.dup3(fd, to, flags) : real.dup2(fd, to);
+    return fd == to ? (copy < 0 ? -errno : copy) : copied(fd, copy);
+}
+
+API int dup2(int fd, int to)
+{
+    real_start();
+    if (!maybe_ours(fd) && !maybe_ours(to))
+        return real.dup2(fd, to);
+    lock();
+    return (int)leave(dup_to(fd, to, 0, false));
+}
+
+API int dup3(int fd, int to, int flags)
+{
+    real_start();
+    if ((!maybe_ours(fd) && !maybe_ours(to)) || (flags & ~O_CLOEXEC))
+        return real.dup3(fd, to, flags);
+    lock();
+    return (int)leave(dup_to(fd, to, flags, true));
+}
+
+static int duplicate(int fd, int cmd, int low)
+{
+    lock();
+    return (int)leave(copied(fd, real.fcntl(fd, cmd, low)));
+}
+
+API int fcntl(int fd, int cmd, ...)
+{
+    real_start();
+    va_list ap;
+    va_start(ap, cmd);
+    void *arg = va_arg(ap, void *);
+    va_end(ap);
+    if (!maybe_ours(fd))
+        return real.fcntl(fd, cmd, arg);
+    if (cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC)
+        return duplicate(fd, cmd, (int)(long)arg);
+    int rc = real.fcntl(fd, cmd, arg); /* the placeholder keeps all flags */
+    if (rc == 0 && cmd == F_SETFL) {
+        struct sock *s = sock_enter(fd);
+        if (s) {
+            s->nonblock = (int)(long)arg & O_NONBLOCK;
+            unlock();
+        }
+    }
+    return rc;
+}
+
+API int fcntl64(int fd, int cmd, ...)
+{
+    va_list ap;
+    va_start(ap, cmd);
+    void *arg = va_arg(ap, void *);
+    va_end(ap);
+    return fcntl(fd, cmd, arg);
+}

@@ -1,0 +1,402 @@
+/*
+ * io.c - receive and send, blocking or not, in all their spellings.
+ *
+ * Callers: the program, file.c. In steady state a call copies to or from the shared pools and makes
+ * no system call. Datagram sockets are the kernel's, so everything here is a stream.
+ */
+#include "preload.h"
+
+#include <limits.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define PIECE 65536
+
+static size_t total_of(const struct iovec *iov, size_t n)
+{
+    size_t total = 0;
+    for (size_t i = 0; i < n; i++)
+        total += iov[i].iov_len;
+    return total;
+}
+
+static bool no_wait(const struct sock *s, int flags)
+{
+    return s->nonblock || (flags & MSG_DONTWAIT);
+}
+
+static int64_t until_of(int64_t limit)
+{
+    return limit ? ffl_now_ns() + limit : -1;
+}
+
+/* Ready for data: 0, -EAGAIN while it connects and may not wait, or why not. */
+static int connected(struct sock *s, int flags, int64_t until, int otherwise)
+{
+    while (ffl_unlikely(s->state != SOCK_CONNECTED)) {
+        if (s->state != SOCK_CONNECTING)
+            return otherwise;
+        if (sock_pending_connect(s) == 0)
+            break;
+        int rc = no_wait(s, flags) ? -EAGAIN : sock_wait(s, until);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+/* ---- receive ------------------------------------------------------------------------------- */
+
+/* Fills iov from byte `skip` on. Count, 0 at the end of the stream, -EAGAIN, or the error. */
+static int64_t take(struct sock *s, const struct iovec *iov, size_t n, size_t skip)
+{
+    int64_t got = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (skip >= iov[i].iov_len && iov[i].iov_len) {
+            skip -= iov[i].iov_len;
+            continue;
+        }
+        size_t want = iov[i].iov_len - skip;
+        if (!want && (n > 1 || got))
+            continue;
+        int64_t r =
+            ffl_client_recv(s->sc->c, s->h, (char *)iov[i].iov_base + skip, want, 0, NULL, NULL);
+        skip = 0;
+        if (r <= 0)
+            return got ? got : r;
+        got += r;
+        if ((size_t)r < want)
+            break;
+    }
+    return got;
+}
+
+static int64_t peek(struct sock *s, const struct iovec *iov, size_t n, size_t total)
+{
+    struct ffl_client *c = s->sc->c;
+    if (n == 1)
+        return ffl_client_recv(c, s->h, iov->iov_base, iov->iov_len, MSG_PEEK, NULL, NULL);
+    size_t have = ffl_client_queued(c, s->h);
+    size_t size = total < have ? total : have;
+    char *all = malloc(size ? size : 1);
+    if (!all)
+        return -ENOMEM;
+    int64_t got = ffl_client_recv(c, s->h, all, size, MSG_PEEK, NULL, NULL);
+    size_t off = 0;
+    for (size_t i = 0; i < n && got > 0 && off < (size_t)got; i++) {
+        size_t part = (size_t)got - off < iov[i].iov_len ? (size_t)got - off : iov[i].iov_len;
+        memcpy(iov[i].iov_base, all + off, part);
+        off += part;
+    }
+    free(all);
+    return got;
+}
+
+/* MSG_TRUNC on a stream: the bytes are thrown away. */
+static int64_t discard(struct sock *s, size_t len)
+{
+    static __thread char hole[4096];
+    int64_t got = 0;
+    while ((size_t)got < len) {
+        size_t want = len - (size_t)got < sizeof(hole) ? len - (size_t)got : sizeof(hole);
+        int64_t r = ffl_client_recv(s->sc->c, s->h, hole, want, 0, NULL, NULL);
+        if (r <= 0)
+            return got ? got : r;
+        got += r;
+    }
+    return got;
+}
+
+ssize_t sock_recv(struct sock *s, const struct iovec *iov, size_t n, int flags)
+{
+    if (flags & MSG_OOB)
+        return -EINVAL;
+    if (flags & MSG_ERRQUEUE)
+        return -EAGAIN;
+    int64_t until = no_wait(s, flags) ? 0 : until_of(s->rcvtimeo);
+    int rc = connected(s, flags, until, -ENOTCONN);
+    if (ffl_unlikely(rc < 0))
+        return rc;
+    size_t got = 0, total = total_of(iov, n);
+    bool all = flags & MSG_WAITALL, peeks = flags & MSG_PEEK;
+    for (;;) {
+        if (s->shut_rd && !ffl_client_queued(s->sc->c, s->h))
+            return (ssize_t)got;
+        int64_t r = peeks                 ? peek(s, iov, n, total)
+                    : (flags & MSG_TRUNC) ? discard(s, total - got)
+                                          : take(s, iov, n, got);
+        if (r > 0)
+            got = peeks ? (size_t)r : got + (size_t)r;
+        bool over = r == 0 || (peeks && ffl_client_state(s->sc->c, s->h) & FFL_ST_EOF);
+        if (over || (got && (!all || got >= total)))
+            return (ssize_t)got;
+        if (r < 0 && r != -EAGAIN)
+            return got ? (ssize_t)got : (ssize_t)r;
+        if (no_wait(s, flags))
+            return got ? (ssize_t)got : -EAGAIN;
+        if ((rc = sock_wait(s, until)) < 0)
+            return got ? (ssize_t)got : rc;
+    }
+}
+
+static ssize_t recv_iov(struct sock *s, const struct iovec *iov, size_t n, int flags)
+{
+    return leave(sock_recv(s, iov, n, flags));
+}
+
+/* The stack socket of fd, entered; NULL: the kernel's call. */
+static struct sock *enter(int fd)
+{
+    struct sock *s = sock_enter(fd);
+    if (s && !s->sc) {
+        unlock();
+        return NULL;
+    }
+    return s;
+}
+
+API ssize_t recv(int fd, void *buf, size_t len, int flags)
+{
+    real_start();
+    struct sock *s = enter(fd);
+    struct iovec iov = {buf, len};
+    return s ? recv_iov(s, &iov, 1, flags) : real.recv(fd, buf, len, flags);
+}
+
+API ssize_t read(int fd, void *buf, size_t len)
+{
+    real_start();
+    struct sock *s = enter(fd);
+    if (!s)
+        return real.read(fd, buf, len);
+    struct iovec iov = {buf, len};
+    return len ? recv_iov(s, &iov, 1, 0) : leave(0);
+}
+
+API ssize_t readv(int fd, const struct iovec *iov, int n)
+{
+    real_start();
+    struct sock *s = enter(fd);
+    if (!s)
+        return real.readv(fd, iov, n);
+    if (n < 0 || n > IOV_MAX)
+        return leave(-EINVAL);
+    return total_of(iov, (size_t)n) ? recv_iov(s, iov, (size_t)n, 0) : leave(0);
+}
+
+API ssize_t recvfrom(int fd, void *buf, size_t len, int flags, struct sockaddr *sa, socklen_t *n)
+{
+    real_start();
+    struct sock *s = enter(fd);
+    if (!s)
+        return real.recvfrom(fd, buf, len, flags, sa, n);
+    struct iovec iov = {buf, len};
+    ssize_t rc = recv_iov(s, &iov, 1, flags);
+    if (rc >= 0 && sa && n)
+        *n = 0; /* a stream names no sender */
+    return rc;
+}
+
+API ssize_t recvmsg(int fd, struct msghdr *m, int flags)
+{
+    real_start();
+    struct sock *s = enter(fd);
+    if (!s)
+        return real.recvmsg(fd, m, flags);
+    if (m->msg_iovlen > IOV_MAX)
+        return leave(-EMSGSIZE);
+    ssize_t rc = recv_iov(s, m->msg_iov, m->msg_iovlen, flags);
+    if (rc >= 0) {
+        m->msg_namelen = 0;
+        m->msg_controllen = 0;
+        m->msg_flags = 0;
+    }
+    return rc;
+}
+
+API int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct timespec *timeout)
+{
+    real_start();
+    if (!maybe_ours(fd))
+        return real.recvmmsg(fd, v, n, flags, timeout);
+    int64_t until = timeout ? ffl_now_ns() + timeout->tv_sec * FFL_NS_PER_SEC + timeout->tv_nsec
+                            : INT64_MAX;
+    unsigned i = 0;
+    for (; i < n && i < IOV_MAX; i++) {
+        int wait = (flags & MSG_WAITFORONE) && i ? MSG_DONTWAIT : 0;
+        ssize_t rc = recvmsg(fd, &v[i].msg_hdr, (flags & ~MSG_WAITFORONE) | wait);
+        if (rc < 0)
+            return i ? (int)i : -1;
+        v[i].msg_len = (unsigned)rc;
+        if (ffl_now_ns() >= until) {
+            i++;
+            break;
+        }
+    }
+    return (int)i;
+}
+
+/* ---- send ---------------------------------------------------------------------------------- */
+
+/* The rest of iov after `skip` bytes, in `out`; how many. */
+static int rest(struct iovec *out, const struct iovec *iov, size_t n, size_t skip)
+{
+    int k = 0;
+    for (size_t i = 0; i < n && k < IOV_MAX; i++) {
+        if (skip >= iov[i].iov_len) {
+            skip -= iov[i].iov_len;
+            continue;
+        }
+        out[k++] = (struct iovec){(char *)iov[i].iov_base + skip, iov[i].iov_len - skip};
+        skip = 0;
+    }
+    return k;
+}
+
+static int64_t give(struct sock *s, const struct iovec *iov, size_t n, size_t skip)
+{
+    if (n == 1)
+        return ffl_client_send(s->sc->c, s->h, (const char *)iov->iov_base + skip,
+                               iov->iov_len - skip);
+    if (!skip && n <= IOV_MAX)
+        return ffl_client_sendv(s->sc->c, s->h, iov, (int)n);
+    struct iovec left[IOV_MAX];
+    int k = rest(left, iov, n, skip);
+    return ffl_client_sendv(s->sc->c, s->h, left, k);
+}
+
+ssize_t sock_send(struct sock *s, const struct iovec *iov, size_t n, int flags)
+{
+    if (flags & MSG_OOB)
+        return -EOPNOTSUPP; /* urgent data does not cross the ring */
+    int64_t until = no_wait(s, flags) ? 0 : until_of(s->sndtimeo);
+    int rc = connected(s, flags, until, -EPIPE);
+    if (ffl_unlikely(rc < 0))
+        return rc;
+    size_t sent = 0, total = total_of(iov, n);
+    for (;;) {
+        int64_t r = give(s, iov, n, sent);
+        if (r > 0)
+            sent += (size_t)r;
+        if (sent == total && r >= 0)
+            return (ssize_t)sent;
+        if (r < 0 && r != -EAGAIN)
+            return sent ? (ssize_t)sent : (ssize_t)r;
+        if (no_wait(s, flags))
+            return sent ? (ssize_t)sent : -EAGAIN;
+        ffl_client_want_room(s->sc->c, s->h);
+        if ((rc = sock_wait(s, until)) < 0)
+            return sent ? (ssize_t)sent : rc;
+    }
+}
+
+ssize_t sock_sent(ssize_t rc, int flags)
+{
+    unlock();
+    if (ffl_likely(rc >= 0))
+        return rc;
+    if (rc == -EPIPE && !(flags & MSG_NOSIGNAL))
+        (void)raise(SIGPIPE); /* a handler that returns finds EPIPE */
+    errno = (int)-rc;
+    return -1;
+}
+
+API ssize_t send(int fd, const void *buf, size_t len, int flags)
+{
+    real_start();
+    struct sock *s = enter(fd);
+    if (!s)
+        return real.send(fd, buf, len, flags);
+    struct iovec iov = {(void *)buf, len};
+    return sock_sent(sock_send(s, &iov, 1, flags), flags);
+}
+
+API ssize_t write(int fd, const void *buf, size_t len)
+{
+    real_start();
+    struct sock *s = enter(fd);
+    if (!s)
+        return real.write(fd, buf, len);
+    struct iovec iov = {(void *)buf, len};
+    return sock_sent(sock_send(s, &iov, 1, 0), 0);
+}
+
+API ssize_t writev(int fd, const struct iovec *iov, int n)
+{
+    real_start();
+    struct sock *s = enter(fd);
+    if (!s)
+        return real.writev(fd, iov, n);
+    if (n < 0 || n > IOV_MAX)
+        return leave(-EINVAL);
+    return sock_sent(sock_send(s, iov, (size_t)n, 0), 0);
+}
+
+API ssize_t sendto(int fd, const void *buf, size_t len, int flags, const struct sockaddr *sa,
+                   socklen_t n)
+{
+    real_start();
+    struct sock *s = enter(fd);
+    if (!s)
+        return real.sendto(fd, buf, len, flags, sa, n);
+    struct iovec iov = {(void *)buf, len}; /* a connected stream: the address is not looked at */
+    return sock_sent(sock_send(s, &iov, 1, flags), flags);
+}
+
+API ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
+{
+    real_start();
+    struct sock *s = enter(fd);
+    if (!s)
+        return real.sendmsg(fd, m, flags);
+    if (m->msg_iovlen > IOV_MAX)
+        return leave(-EMSGSIZE);
+    return sock_sent(sock_send(s, m->msg_iov, m->msg_iovlen, flags), flags);
+}
+
+API int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
+{
+    real_start();
+    if (!maybe_ours(fd))
+        return real.sendmmsg(fd, v, n, flags);
+    unsigned i = 0;
+    for (; i < n && i < IOV_MAX; i++) {
+        ssize_t rc = sendmsg(fd, &v[i].msg_hdr, flags);
+        if (rc < 0)
+            return i ? (int)i : -1;
+        v[i].msg_len = (unsigned)rc;
+    }
+    return (int)i;
+}
+
+/* ---- the fortified twins ------------------------------------------------------------------- */
+
+extern void __chk_fail(void) __attribute__((noreturn));
+ssize_t __read_chk(int fd, void *buf, size_t len, size_t room);
+ssize_t __recv_chk(int fd, void *buf, size_t len, size_t room, int flags);
+ssize_t __recvfrom_chk(int fd, void *buf, size_t len, size_t room, int flags, struct sockaddr *sa,
+                       socklen_t *n);
+
+API ssize_t __read_chk(int fd, void *buf, size_t len, size_t room)
+{
+    if (len > room)
+        __chk_fail();
+    return read(fd, buf, len);
+}
+
+API ssize_t __recv_chk(int fd, void *buf, size_t len, size_t room, int flags)
+{
+    if (len > room)
+        __chk_fail();
+    return recv(fd, buf, len, flags);
+}
+
+API ssize_t __recvfrom_chk(int fd, void *buf, size_t len, size_t room, int flags,
+                           struct sockaddr *sa, socklen_t *n)
+{
+    if (len > room)
+        __chk_fail();
+    return recvfrom(fd, buf, len, flags, sa, n);
+}

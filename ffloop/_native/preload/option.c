@@ -1,0 +1,151 @@
+/*
+ * option.c - socket options and ioctl.
+ *
+ * Callers: the program. Before a socket is on the stack its placeholder takes options, with the
+ * kernel's checks, and they are noted for the stack. Time-outs and linger are ours to keep.
+ */
+#include "preload.h"
+
+#include <linux/sockios.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/time.h>
+
+/* Ours: what the stack is not asked about. */
+static int set_local(struct sock *s, int level, int name, const void *val, socklen_t len)
+{
+    if (level != SOL_SOCKET)
+        return 0;
+    if (name == SO_RCVTIMEO || name == SO_SNDTIMEO) {
+        struct timeval tv;
+        if (len < sizeof(tv))
+            return -EINVAL;
+        memcpy(&tv, val, sizeof(tv));
+        if (tv.tv_usec < 0 || tv.tv_usec >= 1000000)
+            return -EDOM;
+        int64_t ns = tv.tv_sec < 0 ? 1 : tv.tv_sec * FFL_NS_PER_SEC + tv.tv_usec * 1000;
+        *(name == SO_RCVTIMEO ? &s->rcvtimeo : &s->sndtimeo) = ns;
+        return 1;
+    }
+    if (name == SO_LINGER && len >= sizeof(struct linger)) {
+        struct linger l;
+        memcpy(&l, val, sizeof(l));
+        s->abort = l.l_onoff && l.l_linger == 0;
+    }
+    return 0;
+}
+
+static int note(struct sock *s, int level, int name, const void *val, socklen_t len)
+{
+    if (len > FFL_OPT_MAX)
+        return 0;
+    struct option *o = calloc(1, sizeof(*o));
+    if (!o)
+        return -ENOMEM;
+    *o = (struct option){.next = s->opts, .level = level, .name = name, .len = len};
+    memcpy(o->data, val, len);
+    s->opts = o;
+    return 0;
+}
+
+API int setsockopt(int fd, int level, int name, const void *val, socklen_t len)
+{
+    real_start();
+    struct sock *s = sock_enter(fd);
+    if (!s)
+        return real.setsockopt(fd, level, name, val, len);
+    int rc;
+    if (!s->sc) {
+        rc = real.setsockopt(fd, level, name, val, len) < 0 ? -errno : 0;
+        if (rc == 0 && set_local(s, level, name, val, len) == 0)
+            rc = note(s, level, name, val, len);
+    } else if ((int)len < 0 || (len && !val)) {
+        rc = val ? -EINVAL : -EFAULT;
+    } else {
+        rc = set_local(s, level, name, val, len);
+        if (rc == 0)
+            rc = ffl_client_setsockopt(s->sc->c, s->h, level, name, val, len);
+        if (rc > 0)
+            rc = 0;
+    }
+    return (int)leave(rc);
+}
+
+static int get_local(const struct sock *s, int name, void *val, socklen_t *len)
+{
+    int64_t us = (name == SO_RCVTIMEO ? s->rcvtimeo : s->sndtimeo) / 1000;
+    struct timeval tv = {us / 1000000, us % 1000000};
+    if (*len > sizeof(tv))
+        *len = sizeof(tv);
+    memcpy(val, &tv, *len);
+    return 0;
+}
+
+static int get_option(struct sock *s, int level, int name, void *val, socklen_t *len)
+{
+    if (!val || !len)
+        return -EFAULT;
+    if ((int)*len < 0)
+        return -EINVAL;
+    if (level == SOL_SOCKET && (name == SO_RCVTIMEO || name == SO_SNDTIMEO))
+        return get_local(s, name, val, len);
+    if (level == SOL_SOCKET && name == SO_ERROR)
+        ffl_client_reap(s->sc->c);
+    uint8_t data[FFL_OPT_MAX];
+    uint32_t n = *len < sizeof(int) ? sizeof(int) : *len > sizeof(data) ? sizeof(data) : *len;
+    int rc = ffl_client_getsockopt(s->sc->c, s->h, level, name, data, &n);
+    if (rc < 0)
+        return rc;
+    if (*len > n)
+        *len = n;
+    memcpy(val, data, *len);
+    return 0;
+}
+
+API int getsockopt(int fd, int level, int name, void *val, socklen_t *len)
+{
+    real_start();
+    struct sock *s = sock_enter(fd);
+    if (s && s->sc)
+        return (int)leave(get_option(s, level, name, val, len));
+    if (s)
+        unlock();
+    return real.getsockopt(fd, level, name, val, len);
+}
+
+API int ioctl(int fd, unsigned long what, ...)
+{
+    real_start();
+    va_list ap;
+    va_start(ap, what);
+    void *arg = va_arg(ap, void *);
+    va_end(ap);
+    struct sock *s = sock_enter(fd);
+    if (!s)
+        return real.ioctl(fd, what, arg);
+    int rc;
+    switch (s->sc || what == FIONBIO ? what : 0) {
+    case FIONREAD:
+        ffl_client_reap(s->sc->c);
+        if (s->state == SOCK_LISTENING)
+            return (int)leave(-EINVAL);
+        *(int *)arg = (int)ffl_client_queued(s->sc->c, s->h);
+        (void)ffl_client_arm(s->sc->c, s->h, 0); /* the next time it knows more */
+        return (int)leave(0);
+    case SIOCOUTQ:
+        *(int *)arg = (int)ffl_client_unsent(s->sc->c, s->h);
+        return (int)leave(0);
+    case SIOCATMARK:
+        *(int *)arg = 0;
+        return (int)leave(0);
+    case FIONBIO:
+        rc = real.ioctl(fd, what, arg) < 0 ? -errno : 0; /* its flags are the placeholder's */
+        if (rc == 0)
+            s->nonblock = *(int *)arg != 0;
+        return (int)leave(rc);
+    default:
+        unlock();
+        return real.ioctl(fd, what, arg);
+    }
+}

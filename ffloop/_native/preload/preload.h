@@ -1,0 +1,249 @@
+/*
+ * preload.h - what the files of the shim share: descriptors, sockets, waiters, the lock.
+ *
+ * start.c   environment, log, the constructor        real.h    the C library's own functions
+ * fds.c     which descriptor is what; dup, close     sc.c      sessions, the lock, sleeping
+ * sock.c    the life of a socket; options            io.c      receive and send
+ * epoll.c   epoll                                    poll.c    poll, select
+ * proc.c    fork, exec, spawn                        file.c    sendfile, splice
+ *
+ * A socket begins as what it is natively: a kernel socket, whose descriptor stays. At bind, listen
+ * or connect it is put on the stack (sock->sc) or given up to the kernel; a stack socket's
+ * descriptor is only a placeholder from then on, so that numbers, dup, flags, inheritance and /proc
+ * are the kernel's own.
+ *
+ * Locking: one lock for everything here (FF_THREAD_SOCKET: none, and a thread touches its own
+ * sockets only). A thread that holds it is `inside`: calls of the client pass through. Nothing
+ * blocks while holding it but control operations that wait for the instance. Readiness is kept as the
+ * kernel keeps it: a socket's changes are told to its items (an epoll's registrations, a waiting
+ * call), and whoever reads a list of ready items asks each socket's state anew.
+ */
+#ifndef FFL_PRELOAD_H
+#define FFL_PRELOAD_H
+
+#include "client.h"
+#include "real.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#define API __attribute__((visibility("default")))
+
+/* ---- options (start.c) --------------------------------------------------------------------- */
+
+struct options {
+    const char *instance; /* FFLOOP_INSTANCE, or NULL: the usual places */
+    const char *stack;    /* FFLOOP_STACK: insist on it */
+    const char *routes;   /* FFLOOP_ROUTES */
+    int64_t spin_us;
+    bool fallback;    /* FFLOOP_FALLBACK=kernel: without an instance, the kernel */
+    bool dual_listen; /* FFLOOP_DUAL_LISTEN */
+    bool per_thread;  /* FF_THREAD_SOCKET */
+    bool multi_sc;    /* FF_MULTI_SC */
+    int instances, proc_id;
+    int timeout_ms, pool_kib, tx_cap, max_sockets;
+    int ticket; /* a descriptor through which to attach, or -1 (proc.c) */
+};
+extern struct options options;
+extern bool started; /* the constructor has run: calls are looked at */
+void report(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* to stderr, always */
+
+/* ---- the lock, sessions (sc.c) ------------------------------------------------------------- */
+
+struct sc { /* a session */
+    struct sc *next;
+    struct ffl_client *c;
+    int index;     /* of several instances */
+    pthread_t owner;
+    unsigned sleepers;
+    unsigned socks;
+    bool fstack;
+};
+
+struct tls {
+    bool inside;         /* holds the lock: everything passes through */
+    bool locked;         /* the mutex too */
+    unsigned interrupts; /* handlers without SA_RESTART that ran */
+    struct waiter *waiter;
+};
+extern __thread struct tls tls __attribute__((tls_model("initial-exec")));
+
+void lock(void);
+void unlock(void);
+
+/* The calling thread's session with an instance, attached when first asked. NULL: *why is -errno and
+ * was reported. Locked. */
+struct sc *sc_get(int index, int *why);
+void sc_reap(void);         /* all sessions: takes over what has come, tells the items */
+void sc_put(struct sc *sc); /* a socket less; a dead one goes with the last */
+void sc_forked(void);
+extern struct sc *sessions;
+
+/* ---- waiting (sc.c) ------------------------------------------------------------------------ */
+
+struct waiter { /* something that a thread can sleep on: an epoll, or a thread's own */
+    int epfd;
+    int kick;         /* an eventfd in epfd: another thread has something for the sleeper */
+    unsigned asleep;  /* threads */
+    bool hit;         /* a thread's own: an item of it was told */
+    unsigned sc_seen; /* sessions whose doorbells are in epfd */
+    struct epoll_shadow *ep;
+};
+
+struct waiter *waiter_mine(void); /* NULL: no descriptors left (errno) */
+int waiter_open(struct waiter *w, int epfd);
+void waiter_close(struct waiter *w);
+/* The doorbells of all sessions into its epfd. Locked. 0 or -errno. */
+int waiter_bells(struct waiter *w);
+/* Unlocks for a system call that sleeps on w->epfd; false: do not sleep, something has come (still
+ * locked). sleep_end locks again and takes over what has come. */
+bool sleep_begin(struct waiter *w);
+void sleep_end(struct waiter *w);
+/* Is this event one of ours (a doorbell, a kick, a session's end)? Then it is dealt with. Locked. */
+bool waiter_event(struct waiter *w, const struct epoll_event *ev);
+void waiter_kick(struct waiter *w);
+/* epoll_pwait with ns; timeout < 0: for ever. */
+int real_epoll(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns, const sigset_t *mask);
+
+/* ---- descriptors (fds.c) ------------------------------------------------------------------- */
+
+enum node_kind { NODE_SOCK, NODE_EPOLL, NODE_OURS };
+struct node {
+    enum node_kind kind;
+    int fds; /* descriptors that mean it */
+};
+
+#define FD_CHUNK 1024
+#define FD_CHUNKS 1024
+extern _Atomic(_Atomic(struct node *) *) fd_chunks[FD_CHUNKS];
+
+static inline struct node *fd_node(int fd)
+{
+    if ((unsigned)fd >= FD_CHUNK * FD_CHUNKS)
+        return NULL;
+    _Atomic(struct node *) *chunk =
+        atomic_load_explicit(&fd_chunks[fd / FD_CHUNK], memory_order_acquire);
+    return chunk ? atomic_load_explicit(&chunk[fd % FD_CHUNK], memory_order_acquire) : NULL;
+}
+
+int fd_set_node(int fd, struct node *n); /* counts; -ENOMEM. Locked */
+void fd_drop(int fd);                    /* forgets; the last one frees what it meant. Locked */
+int fd_ours(int fd);    /* moves a new descriptor of ours out of the way: its number, or -errno */
+void fd_ours_close(int fd);
+/* Calls f for each descriptor with a node. Locked. */
+void fd_each(void (*f)(int fd, struct node *n, void *arg), void *arg);
+
+/* ---- sockets (sock.c) ---------------------------------------------------------------------- */
+
+enum sock_state { SOCK_FRESH, SOCK_BOUND, SOCK_LISTENING, SOCK_CONNECTING, SOCK_CONNECTED };
+
+struct option { /* set before the socket was on the stack: set again there */
+    struct option *next;
+    int level, name;
+    uint32_t len;
+    uint8_t data[FFL_OPT_MAX];
+};
+
+struct sock {
+    struct node node;
+    struct sc *sc; /* NULL: not on the stack yet */
+    int h;
+    int domain, type, proto;
+    uint8_t state;
+    bool nonblock, shut_rd, told, dual, abort, orphan;
+    bool force_stack;
+    int busy;                    /* threads that wait in it */
+    int64_t rcvtimeo, sndtimeo;  /* ns; 0: none */
+    struct item *items;
+    struct option *opts;
+    /* inherited and not imported yet (proc.c) */
+    struct ticket *ticket;
+    uint32_t ticket_handle;
+};
+
+struct item { /* who wants to know of a socket's changes */
+    struct item *next; /* of the socket */
+    struct waiter *w;
+    struct sock *s;
+    struct epoll_shadow *inner; /* instead of s: an epoll in an epoll */
+    /* an epoll's */
+    struct item *rd_next, *rd_prev;
+    bool queued;
+    int fd;
+    uint32_t events;
+    epoll_data_t data;
+};
+
+/* Locks and finds: the stack socket of fd, or NULL (unlocked: the call is the kernel's). */
+struct sock *sock_enter(int fd);
+static inline bool maybe_ours(int fd)
+{
+    return ffl_unlikely(fd_node(fd) != NULL) && !tls.inside;
+}
+
+struct sock *sock_new(int domain, int type, int proto);
+void sock_free(struct sock *s); /* no descriptor means it any more, nobody waits in it */
+void sock_release(struct sock *s);
+void sock_tell(struct sock *s); /* it changed: to its items */
+/* What poll(2) would say, and asks to be told of what of `want` is not so. */
+uint32_t sock_poll(struct sock *s, uint32_t want);
+/* Sleeps until s has changed, `until` (ns, -1: never) or a signal. Locked before and after.
+ * 0: look again; -EAGAIN: the time is over; -EINTR. */
+int sock_wait(struct sock *s, int64_t until);
+int sock_to_kernel(struct sock *s, int fd); /* gives it up; its epoll registrations move */
+int sock_pending_connect(struct sock *s);   /* learns how a connect ended */
+
+/* ---- epoll (epoll.c) ----------------------------------------------------------------------- */
+
+struct epoll_shadow {
+    struct node node;
+    struct waiter w;
+    struct item *head, *tail; /* ready, perhaps */
+    struct item *watchers;    /* who polls this epoll itself, or holds it in another one */
+    int items, kernel;        /* registrations: of stack sockets, of others (a hint) */
+    bool opened;              /* w is */
+    bool observed;            /* somebody polled this epoll itself: no doorbells in it */
+    int64_t checked;
+};
+
+void epoll_tell(struct item *it);
+void epoll_forget(struct item *it); /* its socket goes */
+void epoll_free(struct epoll_shadow *ep);
+bool epoll_ready(struct epoll_shadow *ep); /* has it events of stack sockets? */
+/* From now on its own readiness is its kernel descriptors' alone, and watchers are told the rest. */
+void epoll_observe(struct epoll_shadow *ep);
+void item_link(struct item **list, struct item *it);
+void item_unlink(struct item **list, struct item *it);
+void items_tell(struct item *list);
+
+/* ---- receive and send (io.c) --------------------------------------------------------------- */
+
+/* Blocking or not, as the socket and flags say. Locked. Count or -errno. */
+ssize_t sock_recv(struct sock *s, const struct iovec *iov, size_t n, int flags);
+ssize_t sock_send(struct sock *s, const struct iovec *iov, size_t n, int flags);
+ssize_t sock_sent(ssize_t rc, int flags); /* ends a sending call: SIGPIPE, errno */
+
+/* ---- where to (place.c), and other processes (proc.c) -------------------------------------- */
+
+void route_start(void);
+bool route(const struct sc *sc, const struct ffl_addr *a); /* to the stack? */
+
+void proc_start(void);
+int proc_instance(const struct ffl_addr *a); /* of several */
+/* Makes an inherited socket ours: a reference of our own, in our session. */
+int proc_import(struct sock *s);
+void proc_disown(struct sock *s); /* closed before it was used */
+void sock_on_stack(struct sock *s, struct sc *sc, int h);
+
+/* Ends a call: unlocks, sets errno from -errno. */
+static inline ssize_t leave(ssize_t rc)
+{
+    unlock();
+    if (rc >= 0)
+        return rc;
+    errno = (int)-rc;
+    return -1;
+}
+
+#endif

@@ -1,0 +1,343 @@
+/*
+ * sc.c - sessions, the lock, and sleeping on them.
+ *
+ * Callers: everything. A session is attached when a socket first needs it. Several threads may sleep,
+ * each on a descriptor of its own (an epoll or its thread's waiter) that holds every session's
+ * doorbell, exclusively: one wakes, takes over what has come for all, and kicks those it concerns.
+ * While anyone sleeps the wait word is raised anew at each unlock, after which the rings are looked
+ * at again: no entry stays unseen.
+ */
+#include "preload.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/single_threaded.h>
+#include <unistd.h>
+
+__thread struct tls tls __attribute__((tls_model("initial-exec")));
+struct sc *sessions;
+
+static pthread_mutex_t big = PTHREAD_MUTEX_INITIALIZER;
+static unsigned generation; /* of the list of sessions */
+static char mark_bell, mark_kick;
+
+/* ---- the lock ------------------------------------------------------------------------------ */
+
+void lock(void)
+{
+    tls.locked = !options.per_thread && !__libc_single_threaded;
+    if (tls.locked)
+        pthread_mutex_lock(&big);
+    tls.inside = true;
+}
+
+static void tell_all(struct sc *sc)
+{
+    struct sock *s;
+    while ((s = ffl_client_next(sc->c)))
+        sock_tell(s);
+}
+
+static bool mine(const struct sc *sc)
+{
+    return !options.per_thread || pthread_equal(sc->owner, pthread_self());
+}
+
+void unlock(void)
+{
+    for (struct sc *sc = sessions; sc; sc = sc->next) {
+        if (!mine(sc))
+            continue;
+        tell_all(sc);
+        while (sc->sleepers && !ffl_client_doze(sc->c)) {
+            ffl_client_reap(sc->c);
+            tell_all(sc);
+        }
+    }
+    tls.inside = false;
+    if (tls.locked)
+        pthread_mutex_unlock(&big);
+}
+
+void sc_reap(void)
+{
+    for (struct sc *sc = sessions; sc; sc = sc->next) {
+        if (!mine(sc))
+            continue;
+        ffl_client_reap(sc->c);
+        tell_all(sc);
+    }
+}
+
+/* ---- sessions ------------------------------------------------------------------------------ */
+
+/* The socket of the i-th of several instances: instance.sock, instance-1.sock (as ffloop's). */
+static void nth_path(char *out, size_t len, const char *path, int index)
+{
+    const char *dot = strrchr(path, '.'), *slash = strrchr(path, '/');
+    if (index == 0)
+        snprintf(out, len, "%s", path);
+    else if (!dot || (slash && dot < slash))
+        snprintf(out, len, "%s-%d", path, index);
+    else
+        snprintf(out, len, "%.*s-%d%s", (int)(dot - path), path, index, dot);
+}
+
+static int attach_at(struct sc *sc, const char *base, int index, char *why, size_t whylen)
+{
+    char path[256];
+    nth_path(path, sizeof(path), base, index);
+    struct ffl_client_opts o = {.path = path,
+                                .timeout_ms = options.timeout_ms,
+                                .spin_us = options.spin_us,
+                                .max_sockets = (uint32_t)options.max_sockets,
+                                .pool_kib = (uint32_t)options.pool_kib,
+                                .tx_cap = (uint32_t)options.tx_cap,
+                                .place_fd = fd_ours,
+                                .close_fd = fd_ours_close};
+    return ffl_client_attach(&sc->c, &o, why, whylen);
+}
+
+static int attach(struct sc *sc, int index, char *why, size_t whylen)
+{
+    if (options.instance)
+        return attach_at(sc, options.instance, index, why, whylen);
+    const char *runtime = getenv("XDG_RUNTIME_DIR");
+    char path[200];
+    int rc = -ENOENT;
+    if (runtime && *runtime) {
+        snprintf(path, sizeof(path), "%.150s/ffloop/instance.sock", runtime);
+        rc = attach_at(sc, path, index, why, whylen);
+    }
+    if (rc == -ENOENT || rc == -ECONNREFUSED)
+        rc = attach_at(sc, "/run/ffloop/instance.sock", index, why, whylen);
+    return rc;
+}
+
+static void complain(int rc, const char *why)
+{
+    static _Atomic bool told;
+    if (atomic_exchange(&told, true))
+        return;
+    if (options.fallback)
+        report("no instance (%s): sockets stay on the kernel (FFLOOP_FALLBACK=kernel)", why);
+    else
+        report("no instance: %s. Start one (`ffloop instance`), run the program with `ffloop "
+               "preload`, name a socket in FFLOOP_INSTANCE, or set FFLOOP_FALLBACK=kernel",
+               why);
+    (void)rc;
+}
+
+struct sc *sc_get(int index, int *why_rc)
+{
+    char why[256] = "";
+    for (struct sc *sc = sessions; sc; sc = sc->next)
+        if (mine(sc) && sc->index == index && ffl_client_dead(sc->c) == 0)
+            return sc;
+    struct sc *sc = calloc(1, sizeof(*sc));
+    int rc = sc ? attach(sc, index, why, sizeof(why)) : -ENOMEM;
+    if (rc == 0 && options.stack && strcmp(options.stack, ffl_client_stack(sc->c)) != 0) {
+        snprintf(why, sizeof(why), "FFLOOP_STACK=%s, and the instance runs %s", options.stack,
+                 ffl_client_stack(sc->c));
+        ffl_client_detach(sc->c);
+        rc = -EPROTONOSUPPORT;
+    }
+    if (rc < 0) {
+        free(sc);
+        complain(rc, why);
+        *why_rc = -ENETDOWN;
+        return NULL;
+    }
+    sc->index = index;
+    sc->owner = pthread_self();
+    sc->fstack = strcmp(ffl_client_stack(sc->c), "fstack") == 0;
+    sc->next = sessions;
+    sessions = sc;
+    generation++;
+    ffl_log(FFL_LOG_INFO, "attached to instance %d (pid %d, %s)", index,
+            ffl_client_instance_pid(sc->c), ffl_client_stack(sc->c));
+    return sc;
+}
+
+void sc_put(struct sc *sc)
+{
+    if (--sc->socks || ffl_client_dead(sc->c) == 0 || sc->sleepers)
+        return;
+    for (struct sc **p = &sessions; *p; p = &(*p)->next)
+        if (*p == sc) {
+            *p = sc->next;
+            break;
+        }
+    ffl_client_detach(sc->c);
+    free(sc);
+}
+
+/* The child has no session: its client is dead already (client.h). */
+void sc_forked(void)
+{
+    while (sessions) {
+        struct sc *sc = sessions;
+        sessions = sc->next;
+        ffl_client_detach(sc->c);
+        free(sc);
+    }
+    generation++;
+    tls.waiter = NULL; /* its epoll is the parent's too; its descriptors stay */
+}
+
+/* ---- waiters ------------------------------------------------------------------------------- */
+
+static pthread_key_t waiter_key;
+static pthread_once_t waiter_once = PTHREAD_ONCE_INIT;
+
+static void waiter_gone(void *p)
+{
+    struct waiter *w = p;
+    waiter_close(w);
+    fd_ours_close(w->epfd);
+    free(w);
+}
+
+static void waiter_init(void)
+{
+    (void)pthread_key_create(&waiter_key, waiter_gone); /* else a thread's end leaks three */
+}
+
+static int add(int epfd, int fd, uint32_t events, void *mark)
+{
+    struct epoll_event ev = {.events = events, .data.ptr = mark};
+    return real.epoll_ctl(epfd, EPOLL_CTL_ADD, fd, &ev) < 0 && errno != EEXIST ? -errno : 0;
+}
+
+int waiter_open(struct waiter *w, int epfd)
+{
+    *w = (struct waiter){.epfd = epfd};
+    w->kick = fd_ours(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (w->kick < 0)
+        return w->kick;
+    return 0;
+}
+
+void waiter_close(struct waiter *w)
+{
+    fd_ours_close(w->kick);
+    w->kick = -1;
+}
+
+struct waiter *waiter_mine(void)
+{
+    if (tls.waiter)
+        return tls.waiter;
+    pthread_once(&waiter_once, waiter_init);
+    struct waiter *w = malloc(sizeof(*w));
+    int epfd = w ? fd_ours(real.epoll_create1(EPOLL_CLOEXEC)) : -ENOMEM;
+    int rc = epfd < 0 ? epfd : waiter_open(w, epfd);
+    if (rc == 0)
+        rc = waiter_bells(w);
+    if (rc < 0) {
+        if (epfd >= 0)
+            fd_ours_close(epfd);
+        free(w);
+        errno = -rc;
+        return NULL;
+    }
+    tls.waiter = w;
+    (void)pthread_setspecific(waiter_key, w);
+    return w;
+}
+
+int waiter_bells(struct waiter *w)
+{
+    if (w->sc_seen == generation + 1)
+        return 0;
+    int rc = add(w->epfd, w->kick, EPOLLIN | EPOLLET, &mark_kick);
+    for (struct sc *sc = sessions; sc && rc == 0; sc = sc->next) {
+        if (!mine(sc) || ffl_client_dead(sc->c))
+            continue;
+        rc = add(w->epfd, ffl_client_doorbell_fd(sc->c), EPOLLIN | EPOLLET | EPOLLEXCLUSIVE,
+                 &mark_bell);
+        if (rc == 0)
+            rc = add(w->epfd, ffl_client_session_fd(sc->c), EPOLLIN | EPOLLRDHUP, sc);
+    }
+    if (rc == 0)
+        w->sc_seen = generation + 1;
+    return rc;
+}
+
+void waiter_kick(struct waiter *w)
+{
+    uint64_t one = 1;
+    ssize_t n = real.write(w->kick, &one, sizeof(one)); /* edge-triggered, never read */
+    (void)n;
+}
+
+bool waiter_event(struct waiter *w, const struct epoll_event *ev)
+{
+    if (ev->data.ptr == &mark_bell || ev->data.ptr == &mark_kick)
+        return true;
+    for (struct sc *sc = sessions; sc; sc = sc->next) {
+        if (ev->data.ptr != sc)
+            continue;
+        if (ffl_client_dead(sc->c) == 0) {
+            ffl_client_lost(sc->c);
+            report("instance %d (pid %d) has ended: its connections are reset", sc->index,
+                   ffl_client_instance_pid(sc->c));
+        }
+        (void)real.epoll_ctl(w->epfd, EPOLL_CTL_DEL, ffl_client_session_fd(sc->c), NULL);
+        return true;
+    }
+    return false;
+}
+
+bool sleep_begin(struct waiter *w)
+{
+    for (struct sc *sc = sessions; sc; sc = sc->next) {
+        if (!mine(sc))
+            continue;
+        tell_all(sc);
+        if (!ffl_client_doze(sc->c)) {
+            ffl_client_reap(sc->c);
+            tell_all(sc);
+            return false;
+        }
+    }
+    if (w->hit || (w->ep && w->ep->head))
+        return false;
+    for (struct sc *sc = sessions; sc; sc = sc->next)
+        sc->sleepers += mine(sc);
+    w->asleep++;
+    unlock();
+    return true;
+}
+
+void sleep_end(struct waiter *w)
+{
+    int saved = errno;
+    lock();
+    w->asleep--;
+    for (struct sc *sc = sessions; sc; sc = sc->next) {
+        if (!mine(sc))
+            continue;
+        if (sc->sleepers && --sc->sleepers == 0)
+            ffl_client_rouse(sc->c);
+    }
+    sc_reap();
+    errno = saved;
+}
+
+int real_epoll(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns, const sigset_t *mask)
+{
+    static _Atomic bool no_pwait2;
+    if (timeout_ns > 0 && real.epoll_pwait2 && !atomic_load(&no_pwait2)) {
+        struct timespec ts = {timeout_ns / FFL_NS_PER_SEC, timeout_ns % FFL_NS_PER_SEC};
+        int n = real.epoll_pwait2(epfd, ev, max, &ts, mask);
+        if (n >= 0 || errno != ENOSYS)
+            return n;
+        atomic_store(&no_pwait2, true);
+    }
+    int64_t ms = timeout_ns <= 0 ? timeout_ns : (timeout_ns + 999999) / 1000000;
+    return real.epoll_pwait(epfd, ev, max, ms < 0 ? -1 : ms > INT32_MAX ? INT32_MAX : (int)ms,
+                            mask);
+}

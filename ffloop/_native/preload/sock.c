@@ -1,0 +1,524 @@
+/*
+ * sock.c - the life of a socket: from a kernel socket to the stack, and its end.
+ *
+ * Callers: the program, fds.c. A call that the socket's state does not allow, or with arguments that
+ * are not sound, is made on the placeholder: the kernel then gives the error that it would give.
+ */
+#include "preload.h"
+
+#include <fcntl.h>
+#include <linux/sockios.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define WINDOW 16       /* accepted ahead of accept() */
+#define SOCK_KERNEL 0x1000000 /* F-Stack's type flags: this socket to the kernel, to the stack */
+#define SOCK_FSTACK 0x2000000
+
+/* ---- addresses ----------------------------------------------------------------------------- */
+
+/* False: not an address of this family. */
+static bool addr_in(struct ffl_addr *a, int domain, const struct sockaddr *sa, socklen_t len)
+{
+    memset(a, 0, sizeof(*a));
+    if (domain == AF_INET && len >= sizeof(struct sockaddr_in) && sa->sa_family == AF_INET) {
+        const struct sockaddr_in *in = (const void *)sa;
+        a->family = AF_INET;
+        a->port_be = in->sin_port;
+        memcpy(a->ip, &in->sin_addr, 4);
+        return true;
+    }
+    if (domain == AF_INET6 && len >= 24 && sa->sa_family == AF_INET6) {
+        const struct sockaddr_in6 *in6 = (const void *)sa;
+        a->family = AF_INET6;
+        a->port_be = in6->sin6_port;
+        a->flowinfo = in6->sin6_flowinfo;
+        if (len >= sizeof(*in6))
+            a->scope_id = in6->sin6_scope_id;
+        memcpy(a->ip, &in6->sin6_addr, 16);
+        return true;
+    }
+    return false;
+}
+
+/* As the kernel does: cut to the caller's room, the length that it would have had. */
+static int addr_out(const struct ffl_addr *a, int domain, struct sockaddr *sa, socklen_t *len)
+{
+    union {
+        struct sockaddr_in in;
+        struct sockaddr_in6 in6;
+    } u;
+    memset(&u, 0, sizeof(u));
+    socklen_t n = domain == AF_INET6 ? sizeof(u.in6) : sizeof(u.in);
+    if (domain == AF_INET6) {
+        u.in6.sin6_family = AF_INET6;
+        u.in6.sin6_port = a->port_be;
+        u.in6.sin6_flowinfo = a->flowinfo;
+        u.in6.sin6_scope_id = a->scope_id;
+        memcpy(&u.in6.sin6_addr, a->ip, 16);
+    } else {
+        u.in.sin_family = AF_INET;
+        u.in.sin_port = a->port_be;
+        memcpy(&u.in.sin_addr, a->ip, 4);
+    }
+    if (!len)
+        return -EFAULT;
+    if ((int)*len < 0)
+        return -EINVAL;
+    memcpy(sa, &u, n < *len ? n : *len);
+    *len = n;
+    return 0;
+}
+
+/* ---- items --------------------------------------------------------------------------------- */
+
+void item_link(struct item **list, struct item *it)
+{
+    it->next = *list;
+    *list = it;
+}
+
+void item_unlink(struct item **list, struct item *it)
+{
+    for (struct item **p = list; *p; p = &(*p)->next)
+        if (*p == it) {
+            *p = it->next;
+            return;
+        }
+}
+
+void items_tell(struct item *list)
+{
+    for (struct item *it = list; it; it = it->next) {
+        if (it->w->ep) {
+            epoll_tell(it);
+        } else if (!it->w->hit) {
+            it->w->hit = true;
+            if (it->w->asleep)
+                waiter_kick(it->w);
+        }
+    }
+}
+
+void sock_tell(struct sock *s)
+{
+    items_tell(s->items);
+}
+
+/* ---- making and freeing -------------------------------------------------------------------- */
+
+struct sock *sock_new(int domain, int type, int proto)
+{
+    struct sock *s = calloc(1, sizeof(*s));
+    if (!s)
+        return NULL;
+    s->node.kind = NODE_SOCK;
+    s->domain = domain;
+    s->type = type & 0xf;
+    s->proto = proto;
+    s->h = -1;
+    s->nonblock = type & SOCK_NONBLOCK;
+    return s;
+}
+
+static void drop_options(struct sock *s)
+{
+    while (s->opts) {
+        struct option *o = s->opts;
+        s->opts = o->next;
+        free(o);
+    }
+}
+
+void sock_free(struct sock *s)
+{
+    while (s->items)
+        epoll_forget(s->items);
+    if (s->sc) {
+        (void)ffl_client_close(s->sc->c, s->h, s->abort); /* cannot fail: it is open */
+        sc_put(s->sc);
+    } else if (s->ticket) {
+        proc_disown(s);
+    }
+    drop_options(s);
+    free(s);
+}
+
+void sock_release(struct sock *s)
+{
+    s->orphan = true;
+    if (!s->busy)
+        sock_free(s);
+}
+
+struct sock *sock_enter(int fd)
+{
+    if (!maybe_ours(fd))
+        return NULL;
+    lock();
+    struct node *n = fd_node(fd);
+    struct sock *s = n && n->kind == NODE_SOCK ? (struct sock *)n : NULL;
+    if (s && s->ticket && !s->sc)
+        proc_import(s);
+    if (!s)
+        unlock();
+    else if (s->sc && options.per_thread && !pthread_equal(s->sc->owner, pthread_self())) {
+        static _Atomic bool told;
+        if (!atomic_exchange(&told, true))
+            report("FF_THREAD_SOCKET=1: descriptor %d belongs to another thread (EXDEV)", fd);
+        unlock();
+        return NULL;
+    }
+    return s;
+}
+
+int sock_to_kernel(struct sock *s, int fd)
+{
+    struct item *next;
+    int rc = 0;
+    for (struct item *it = s->items; it; it = next) {
+        next = it->next;
+        if (!it->w->ep)
+            continue;
+        struct epoll_event ev = {.events = it->events, .data = it->data};
+        if (real.epoll_ctl(it->w->epfd, EPOLL_CTL_ADD, it->fd, &ev) < 0)
+            rc = -errno;
+        it->w->ep->kernel++;
+        epoll_forget(it);
+    }
+    fd_drop(fd);
+    return rc;
+}
+
+API int socket(int domain, int type, int proto)
+{
+    real_start();
+    int plain = type & ~(SOCK_KERNEL | SOCK_FSTACK);
+    int fd = real.socket(domain, plain, proto);
+    if (fd < 0 || !started || tls.inside || (type & SOCK_KERNEL))
+        return fd;
+    if ((domain != AF_INET && domain != AF_INET6) || (plain & 0xf) != SOCK_STREAM ||
+        (proto && proto != IPPROTO_TCP))
+        return fd;
+    lock();
+    struct sock *s = sock_new(domain, plain, proto);
+    int rc = s ? fd_set_node(fd, &s->node) : -ENOMEM;
+    if (rc < 0) {
+        free(s);
+        real.close(fd);
+        return (int)leave(rc);
+    }
+    s->force_stack = type & SOCK_FSTACK;
+    return (int)leave(fd);
+}
+
+/* ---- onto the stack ------------------------------------------------------------------------ */
+
+static void put_options(struct sock *s)
+{
+    struct option *first = NULL; /* they were pushed: turn them round */
+    while (s->opts) {
+        struct option *o = s->opts;
+        s->opts = o->next;
+        o->next = first;
+        first = o;
+    }
+    s->opts = first;
+    for (struct option *o = first; o; o = o->next) {
+        int rc = ffl_client_setsockopt(s->sc->c, s->h, o->level, o->name, o->data, o->len);
+        if (rc < 0) /* the kernel took it: the stack may know it less well */
+            ffl_log(FFL_LOG_INFO, "setsockopt(%d, %d) on the stack: %s", o->level, o->name,
+                    strerror(-rc));
+    }
+    drop_options(s);
+}
+
+void sock_on_stack(struct sock *s, struct sc *sc, int h)
+{
+    s->sc = sc;
+    s->h = h;
+    sc->socks++;
+    (void)ffl_client_watch(sc->c, h, s); /* it is open */
+}
+
+/* Where a socket goes when it is bound or connected: 1 the stack, 0 the kernel, or -errno. */
+static int place(struct sock *s, int fd, const struct ffl_addr *a)
+{
+    if (s->sc)
+        return 1;
+    int rc = 0;
+    struct sc *sc = sc_get(proc_instance(a), &rc);
+    if (!sc && !options.fallback)
+        return rc;
+    bool stack = sc && (s->force_stack || route(sc, a));
+    if (!stack)
+        return sock_to_kernel(s, fd);
+    int h = ffl_client_socket(sc->c, s->domain, s->type, s->proto, 0);
+    if (h < 0)
+        return h;
+    sock_on_stack(s, sc, h);
+    s->state = SOCK_BOUND;
+    put_options(s);
+    return 1;
+}
+
+API int bind(int fd, const struct sockaddr *sa, socklen_t len)
+{
+    real_start();
+    struct ffl_addr a;
+    struct sock *s = sock_enter(fd);
+    if (!s)
+        return real.bind(fd, sa, len);
+    if (!addr_in(&a, s->domain, sa, len) || s->state > SOCK_BOUND) {
+        int rc = s->sc ? -EINVAL : 0;
+        if (rc)
+            return (int)leave(rc);
+        unlock();
+        return real.bind(fd, sa, len);
+    }
+    int rc = place(s, fd, &a);
+    if (rc == 0) {
+        unlock();
+        return real.bind(fd, sa, len);
+    }
+    if (rc > 0)
+        rc = ffl_client_bind(s->sc->c, s->h, &a);
+    return (int)leave(rc);
+}
+
+API int listen(int fd, int backlog)
+{
+    real_start();
+    struct ffl_addr any = {0};
+    struct sock *s = sock_enter(fd);
+    if (!s)
+        return real.listen(fd, backlog);
+    any.family = (uint16_t)s->domain;
+    int rc = s->state > SOCK_LISTENING ? -EINVAL : place(s, fd, &any);
+    if (rc == 0) {
+        unlock();
+        return real.listen(fd, backlog);
+    }
+    if (rc > 0)
+        rc = ffl_client_listen(s->sc->c, s->h, backlog, 0);
+    if (rc == 0) {
+        s->state = SOCK_LISTENING;
+        sock_tell(s);
+    }
+    return (int)leave(rc);
+}
+
+/* ---- connect ------------------------------------------------------------------------------- */
+
+int sock_pending_connect(struct sock *s)
+{
+    if (s->state != SOCK_CONNECTING)
+        return 0;
+    ffl_client_reap(s->sc->c);
+    if (ffl_client_state(s->sc->c, s->h) & FFL_ST_CONNECTING)
+        return -EAGAIN;
+    s->state = SOCK_CONNECTED;
+    return 0;
+}
+
+/* The first call after the end tells it; after that it is connected, or may be tried again. */
+static int connect_told(struct sock *s)
+{
+    if (s->told)
+        return -EISCONN;
+    s->told = true;
+    if (!(ffl_client_state(s->sc->c, s->h) & FFL_ST_FAILED))
+        return 0;
+    int err = ffl_client_take_error(s->sc->c, s->h);
+    s->state = SOCK_BOUND;
+    return err ? -err : -ECONNABORTED;
+}
+
+static int connect_wait(struct sock *s)
+{
+    int64_t until = s->sndtimeo ? ffl_now_ns() + s->sndtimeo : -1;
+    while (sock_pending_connect(s) < 0) {
+        int rc = sock_wait(s, until);
+        if (rc < 0)
+            return rc == -EAGAIN ? -EINPROGRESS : rc;
+    }
+    return connect_told(s);
+}
+
+static int connect_start(struct sock *s, int fd, const struct sockaddr *sa, socklen_t len)
+{
+    struct ffl_addr a;
+    if (len < 2)
+        return -EINVAL;
+    if (sa->sa_family != s->domain)
+        return -EAFNOSUPPORT;
+    if (!addr_in(&a, s->domain, sa, len))
+        return -EINVAL;
+    int rc = place(s, fd, &a);
+    if (rc <= 0)
+        return rc < 0 ? rc : -ENOTSOCK; /* the kernel's: the caller asks it */
+    rc = ffl_client_connect(s->sc->c, s->h, &a);
+    if (rc != -EINPROGRESS)
+        return rc;
+    s->state = SOCK_CONNECTING;
+    s->told = false;
+    return s->nonblock ? -EINPROGRESS : connect_wait(s);
+}
+
+API int connect(int fd, const struct sockaddr *sa, socklen_t len)
+{
+    real_start();
+    struct sock *s = sock_enter(fd);
+    if (!s)
+        return real.connect(fd, sa, len);
+    if (!s->sc && (len < 2 || !sa || sa->sa_family != s->domain)) {
+        unlock();
+        return real.connect(fd, sa, len);
+    }
+    int rc;
+    if (s->state == SOCK_CONNECTING && sock_pending_connect(s) < 0)
+        rc = s->nonblock ? -EALREADY : connect_wait(s);
+    else if (s->state == SOCK_CONNECTED)
+        rc = connect_told(s);
+    else if (s->state == SOCK_LISTENING)
+        rc = -EISCONN;
+    else
+        rc = connect_start(s, fd, sa, len);
+    if (rc == -ENOTSOCK) {
+        unlock();
+        return real.connect(fd, sa, len);
+    }
+    return (int)leave(rc);
+}
+
+/* ---- accept -------------------------------------------------------------------------------- */
+
+/* The kernel's listener beside the stack's (FFLOOP_DUAL_LISTEN) comes later: file.c has no part. */
+static int accept_now(struct sock *l, struct ffl_names *names, int flags)
+{
+    struct ffl_client *c = l->sc->c;
+    if (ffl_client_dead(c))
+        return -ECONNABORTED;
+    if (!(ffl_client_state(c, l->h) & FFL_ST_READ))
+        ffl_client_reap(c);
+    if (!(ffl_client_state(c, l->h) & FFL_ST_READ))
+        return ffl_client_arm(c, l->h, WINDOW) < 0 ? -EBADF : -EAGAIN;
+    /* the placeholder first: a program at its limit leaves the connection where it is */
+    int fd = real.socket(AF_UNIX, SOCK_STREAM | (flags & (SOCK_NONBLOCK | SOCK_CLOEXEC)), 0);
+    struct sock *s = fd < 0 ? NULL : sock_new(l->domain, l->type | flags, l->proto);
+    int rc = fd < 0 ? -errno : s ? fd_set_node(fd, &s->node) : -ENOMEM;
+    if (rc == 0) {
+        rc = ffl_client_accept(c, l->h, names);
+        if (rc >= 0) {
+            s->state = SOCK_CONNECTED;
+            s->told = true;
+            sock_on_stack(s, l->sc, rc);
+            return fd;
+        }
+        fd_drop(fd);
+    } else {
+        free(s);
+    }
+    if (fd >= 0)
+        real.close(fd);
+    return rc;
+}
+
+static int do_accept(int fd, struct sockaddr *sa, socklen_t *len, int flags)
+{
+    struct ffl_names names;
+    struct sock *s = sock_enter(fd);
+    if (!s)
+        return -ENOTSOCK;
+    if (!s->sc) {
+        unlock();
+        return -ENOTSOCK; /* the kernel says EINVAL */
+    }
+    if (flags & ~(SOCK_NONBLOCK | SOCK_CLOEXEC) || s->state != SOCK_LISTENING)
+        return (int)leave(-EINVAL);
+    int64_t until = s->rcvtimeo ? ffl_now_ns() + s->rcvtimeo : -1;
+    int rc;
+    while ((rc = accept_now(s, &names, flags)) == -EAGAIN && !s->nonblock)
+        if ((rc = sock_wait(s, until)) < 0)
+            break;
+    if (rc >= 0 && sa && len)
+        (void)addr_out(&names.peer, s->domain, sa, len);
+    return (int)leave(rc);
+}
+
+API int accept4(int fd, struct sockaddr *sa, socklen_t *len, int flags)
+{
+    real_start();
+    int rc = maybe_ours(fd) ? do_accept(fd, sa, len, flags) : -ENOTSOCK;
+    return rc == -ENOTSOCK ? real.accept4(fd, sa, len, flags) : rc;
+}
+
+API int accept(int fd, struct sockaddr *sa, socklen_t *len)
+{
+    real_start();
+    int rc = maybe_ours(fd) ? do_accept(fd, sa, len, 0) : -ENOTSOCK;
+    return rc == -ENOTSOCK ? real.accept(fd, sa, len) : rc;
+}
+
+/* ---- names --------------------------------------------------------------------------------- */
+
+static int name_of(struct sock *s, bool peer, struct sockaddr *sa, socklen_t *len)
+{
+    struct ffl_names names;
+    if (peer && (sock_pending_connect(s) < 0 || s->state != SOCK_CONNECTED ||
+                 ffl_client_state(s->sc->c, s->h) & FFL_ST_FAILED))
+        return -ENOTCONN;
+    int rc = ffl_client_names(s->sc->c, s->h, &names);
+    if (rc == 0)
+        rc = addr_out(peer ? &names.peer : &names.local, s->domain, sa, len);
+    return rc;
+}
+
+API int getsockname(int fd, struct sockaddr *sa, socklen_t *len)
+{
+    real_start();
+    struct sock *s = sock_enter(fd);
+    if (s && s->sc)
+        return (int)leave(name_of(s, false, sa, len));
+    if (s)
+        unlock();
+    return real.getsockname(fd, sa, len);
+}
+
+API int getpeername(int fd, struct sockaddr *sa, socklen_t *len)
+{
+    real_start();
+    struct sock *s = sock_enter(fd);
+    if (s && s->sc)
+        return (int)leave(name_of(s, true, sa, len));
+    if (s)
+        unlock();
+    return real.getpeername(fd, sa, len);
+}
+
+API int shutdown(int fd, int how)
+{
+    real_start();
+    struct sock *s = sock_enter(fd);
+    if (!s || !s->sc) {
+        if (s)
+            unlock();
+        return real.shutdown(fd, how);
+    }
+    int rc;
+    if (how < SHUT_RD || how > SHUT_RDWR)
+        rc = -EINVAL;
+    else if (s->state == SOCK_BOUND ||
+             (s->state == SOCK_CONNECTED &&
+              ffl_client_state(s->sc->c, s->h) & FFL_ST_FAILED))
+        rc = -ENOTCONN;
+    else
+        rc = ffl_client_shutdown(s->sc->c, s->h, how);
+    if (rc == 0 && how != SHUT_WR)
+        s->shut_rd = true;
+    sock_tell(s);
+    return (int)leave(rc);
+}

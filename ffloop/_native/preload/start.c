@@ -1,0 +1,144 @@
+/*
+ * start.c - the beginning: the C library's functions, the environment, the log.
+ *
+ * Callers: the dynamic linker. Until the constructor has run every call passes through. Nothing is
+ * written to the program's standard output, ever, and nothing to standard error but what the user
+ * must know; FFLOOP_LOG=LEVEL and FFLOOP_LOG_FILE=PATH say more.
+ */
+#include "preload.h"
+#include "spin.h"
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct real_calls real;
+struct options options = {.instances = 1, .ticket = -1};
+bool started;
+
+void real_load(void)
+{
+#define X(type, name, args) *(void **)&real.name = dlsym(RTLD_NEXT, #name);
+    REAL_CALLS(X)
+#undef X
+}
+
+void report(const char *fmt, ...)
+{
+    char line[512];
+    int n = snprintf(line, sizeof(line), "libff_syscall: ");
+    va_list ap;
+    va_start(ap, fmt);
+    n += vsnprintf(line + n, sizeof(line) - (size_t)n - 1, fmt, ap);
+    va_end(ap);
+    if (n > (int)sizeof(line) - 2)
+        n = (int)sizeof(line) - 2;
+    line[n++] = '\n';
+    int saved = errno;
+    ssize_t done = real.write(STDERR_FILENO, line, (size_t)n);
+    (void)done; /* nobody to tell */
+    errno = saved;
+}
+
+/* ---- the environment ----------------------------------------------------------------------- */
+
+static const char *text(const char *name)
+{
+    const char *v = getenv(name);
+    return v && *v ? v : NULL;
+}
+
+static long number(const char *name, long otherwise, long min, long max)
+{
+    const char *v = text(name);
+    if (!v)
+        return otherwise;
+    char *end;
+    errno = 0;
+    long n = strtol(v, &end, 10);
+    if (!errno && end != v && !*end && n >= min && n <= max)
+        return n;
+    report("%s=%s is not a whole number from %ld to %ld: %ld is used", name, v, min, max,
+           otherwise);
+    return otherwise;
+}
+
+static bool flag(const char *name)
+{
+    const char *v = text(name);
+    if (!v || !strcmp(v, "0") || !strcmp(v, "no") || !strcmp(v, "false"))
+        return false;
+    if (strcmp(v, "1") != 0 && strcmp(v, "yes") != 0 && strcmp(v, "true") != 0) {
+        report("%s=%s is neither 0 nor 1: it is not used", name, v);
+        return false;
+    }
+    return true;
+}
+
+static int64_t spin_limit(void)
+{
+    const char *v = text("FFLOOP_SPIN_US");
+    if (!v || !strcmp(v, "auto"))
+        return FFL_SPIN_AUTO;
+    if (!strcmp(v, "forever"))
+        return FFL_SPIN_FOREVER;
+    long us = number("FFLOOP_SPIN_US", -1, 0, INT_MAX);
+    return us < 0 ? FFL_SPIN_AUTO : us;
+}
+
+static void read_log(void)
+{
+    const char *level = text("FFLOOP_LOG"), *path = text("FFLOOP_LOG_FILE");
+    int n = level ? ffl_log_level_parse(level) : FFL_LOG_ERROR;
+    if (n < 0) {
+        report("FFLOOP_LOG=%s is not one of error, warning, info, debug: it is not used", level);
+        n = FFL_LOG_ERROR;
+    }
+    int fd = STDERR_FILENO;
+    if (path) {
+        fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+        if (fd < 0)
+            report("FFLOOP_LOG_FILE=%s: %s: the log goes to standard error", path, strerror(errno));
+        fd = fd < 0 ? STDERR_FILENO : fd_ours(fd);
+    }
+    ffl_log_open(fd, (enum ffl_log_level)n);
+}
+
+static void read_options(void)
+{
+    const char *v = text("FFLOOP_FALLBACK");
+    options.instance = text("FFLOOP_INSTANCE");
+    options.stack = text("FFLOOP_STACK");
+    options.routes = text("FFLOOP_ROUTES");
+    options.spin_us = spin_limit();
+    options.fallback = v && !strcmp(v, "kernel");
+    if (v && !options.fallback)
+        report("FFLOOP_FALLBACK=%s is not 'kernel': it is not used", v);
+    options.dual_listen = flag("FFLOOP_DUAL_LISTEN");
+    options.per_thread = flag("FF_THREAD_SOCKET");
+    options.multi_sc = flag("FF_MULTI_SC");
+    if (text("FF_KERNEL_EVENT") && !flag("FF_KERNEL_EVENT"))
+        report("FF_KERNEL_EVENT=%s: kernel events are always on", getenv("FF_KERNEL_EVENT"));
+    options.instances = (int)number("FF_NB_FSTACK_INSTANCE", 1, 1, 1024);
+    options.proc_id = (int)number("FF_PROC_ID", 0, 0, INT_MAX);
+    options.timeout_ms = (int)number("FFLOOP_TIMEOUT_MS", 0, 0, INT_MAX);
+    options.pool_kib = (int)number("FFLOOP_POOL_KIB", 0, 0, INT_MAX);
+    options.tx_cap = (int)number("FFLOOP_TX_CAP", 0, 0, INT_MAX);
+    options.max_sockets = (int)number("FFLOOP_MAX_SOCKETS", 0, 0, INT_MAX);
+}
+
+__attribute__((constructor)) static void start(void)
+{
+    real_start();
+    if (started)
+        return;
+    read_log();
+    read_options();
+    route_start();
+    proc_start();
+    started = true;
+}
