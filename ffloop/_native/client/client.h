@@ -30,8 +30,9 @@ struct ffl_client_opts {
     uint32_t max_sockets; /* 0: the instance's default */
     uint32_t pool_kib;    /* a side; 0: the instance's default */
     uint32_t tx_cap;      /* bytes a socket may have unsent; 0: 1 MiB */
-    int (*place_fd)(int fd);   /* NULL, or: moves a new descriptor, returns the number; fd < 0: -errno */
-    void (*close_fd)(int fd);  /* with it: closes one that was placed */
+    int (*place_fd)(
+        int fd); /* NULL, or: moves a new descriptor, returns the number; fd < 0: -errno */
+    void (*close_fd)(int fd); /* with it: closes one that was placed */
 };
 
 /*
@@ -120,7 +121,8 @@ int ffl_client_unread(struct ffl_client *c, int handle);
  * between doze and rouse.
  */
 int ffl_client_watch(struct ffl_client *c, int h, void *udata);
-void ffl_client_reap(struct ffl_client *c); /* takes over what has come; finds a dead instance not */
+void ffl_client_reap(
+    struct ffl_client *c); /* takes over what has come; finds a dead instance not */
 void *ffl_client_next(struct ffl_client *c);
 /* Says that we sleep, then looks again: false when something is there (do not block). Several
  * threads may sleep; after each wake-up the word is raised anew, or lowered by rouse. */
@@ -135,14 +137,14 @@ int ffl_client_arm(struct ffl_client *c, int h, int window);
 /* A watched socket that is not writable is told by next when it is. */
 void ffl_client_want_room(struct ffl_client *c, int h);
 
-enum { /* ffl_client_state */
-    FFL_ST_READ = 1,  /* recv or accept will not EAGAIN */
-    FFL_ST_WRITE = 2, /* send will not EAGAIN */
-    FFL_ST_EOF = 4,   /* the peer has sent all it will; data may still be queued before that */
-    FFL_ST_ERROR = 8, /* an error is pending (SO_ERROR) */
-    FFL_ST_FAILED = 16,
-    FFL_ST_SHUT_WR = 32,
-    FFL_ST_CONNECTING = 64,
+enum {                   /* ffl_client_state */
+       FFL_ST_READ = 1,  /* recv or accept will not EAGAIN */
+       FFL_ST_WRITE = 2, /* send will not EAGAIN */
+       FFL_ST_EOF = 4,   /* the peer has sent all it will; data may still be queued before that */
+       FFL_ST_ERROR = 8, /* an error is pending (SO_ERROR) */
+       FFL_ST_FAILED = 16,
+       FFL_ST_SHUT_WR = 32,
+       FFL_ST_CONNECTING = 64,
 };
 unsigned ffl_client_state(const struct ffl_client *c, int h);
 

@@ -40,7 +40,7 @@ struct csock {
     bool want_r, want_w, waiting_w, in_ready;
     bool give_connect, give_error;
     void *watch; /* not NULL: no events, ffl_client_next gives this */
-    bool gone; /* closed, out of the table, still in the ready list */
+    bool gone;   /* closed, out of the table, still in the ready list */
     int connect_result;
     int error;      /* pending, > 0 */
     bool failed;    /* an error was met: nothing more will come */

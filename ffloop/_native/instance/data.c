@@ -387,12 +387,28 @@ void data_flush(struct ep *e)
 
 /* ---- events -------------------------------------------------------------------------------- */
 
+/* An event past the end of the stream: both sides are done, or a reset, which nobody will read. */
+static void broken(struct ep *e)
+{
+    struct ffl_instance *in = e->s->in;
+    int err = 0;
+    uint32_t len = sizeof(err);
+    if (OPS(in)->getsockopt(ST(in), e->fd, SOL_SOCKET, SO_ERROR, &err, &len) == 0 && err)
+        data_fail(e, err);
+    else if (e->tx_head != FFL_NO_BUF)
+        ep_ready(e);
+}
+
 void data_event(struct ep *e, const struct ffl_stack_event *ev)
 {
     if (e->dead)
         return;
     if (ev->filter & FFL_READ)
         e->readable = true;
+    if (ev->eof && e->rx_done && !e->failed) {
+        broken(e);
+        return;
+    }
     if (ev->eof)
         e->eof_hint = e->readable = true;
     if (ev->filter & FFL_WRITE)

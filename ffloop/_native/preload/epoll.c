@@ -153,8 +153,8 @@ static struct item *find(struct item *list, const struct waiter *w, int fd)
 /* A new registration or a new mask: is it ready now, and is it told when it will be? */
 static void begin(struct item *it)
 {
-    if (it->s && it->s->sc && it->events & (EPOLLIN | EPOLLRDNORM | EPOLLRDHUP))
-        (void)ffl_client_arm(it->s->sc->c, it->s->h, 16); /* it is open */
+    if (it->s)
+        sock_arm(it->s, it->events);
     if (item_poll(it))
         epoll_tell(it);
 }
@@ -182,6 +182,8 @@ static int add(struct epoll_shadow *ep, int epfd, struct item *model, const stru
     item_link(list_of(it), it);
     ep->items++;
     begin(it);
+    if (ep->plain && !ep->observed && waiter_bells(&ep->w) == 0)
+        waiter_kick(&ep->w); /* who sleeps there learns that it is no longer the kernel's alone */
     return 0;
 }
 
@@ -312,8 +314,8 @@ static int kernel_now(struct epoll_shadow *ep, int epfd, struct epoll_event *ev,
 }
 
 /* An epoll that is polled itself has no doorbells: the thread's own waiter has them. */
-static int sleep_observed(struct epoll_shadow *ep, int epfd, int64_t timeout_ns,
-                          const sigset_t *mask)
+static int sleep_observed(struct epoll_shadow *ep, int epfd, struct epoll_event *ev, int max,
+                          int64_t timeout_ns, const sigset_t *mask)
 {
     struct waiter *w = waiter_mine();
     if (!w)
@@ -323,12 +325,14 @@ static int sleep_observed(struct epoll_shadow *ep, int epfd, int64_t timeout_ns,
     item_link(&ep->watchers, &it);
     w->hit = ep->head != NULL;
     int n = 0, saved = errno;
+    bool kernel = false;
     if (sleep_begin(w)) {
         struct pollfd p[2] = {{.fd = epfd, .events = POLLIN}, {.fd = w->epfd, .events = POLLIN}};
         struct timespec ts = {timeout_ns / FFL_NS_PER_SEC, timeout_ns % FFL_NS_PER_SEC};
         n = real.ppoll(p, 2, timeout_ns < 0 ? NULL : &ts, mask);
         saved = errno;
         sleep_end(w);
+        kernel = n > 0 && p[0].revents;
         struct epoll_event own[4];
         int k = n > 0 && p[1].revents ? real_epoll(w->epfd, own, 4, 0, NULL) : 0;
         for (int i = 0; i < k; i++)
@@ -336,7 +340,7 @@ static int sleep_observed(struct epoll_shadow *ep, int epfd, int64_t timeout_ns,
     }
     item_unlink(&ep->watchers, &it);
     errno = saved;
-    return n < 0 ? -1 : 0;
+    return n < 0 ? -1 : kernel ? kernel_now(ep, epfd, ev, max) : 0;
 }
 
 /* Sleeps once. Kernel events found, 0 to look again or for time-out, -1 with errno. Locked. */
@@ -344,7 +348,7 @@ static int sleep_once(struct epoll_shadow *ep, int epfd, struct epoll_event *ev,
                       int64_t timeout_ns, const sigset_t *mask)
 {
     if (ep->observed)
-        return sleep_observed(ep, epfd, timeout_ns, mask);
+        return sleep_observed(ep, epfd, ev, max, timeout_ns, mask);
     int rc = waiter_bells(&ep->w);
     if (rc < 0) {
         errno = -rc;
@@ -427,8 +431,14 @@ static int kernel_call(int epfd, struct epoll_event *ev, int max, int64_t timeou
                        const sigset_t *mask)
 {
     int64_t until = timeout_ns < 0 ? -1 : ffl_now_ns() + timeout_ns;
-    int n = real_epoll(epfd, ev, max, timeout_ns, mask);
-    if (n <= 0 || !mixed(epfd))
+    struct node *p = fd_node(epfd);
+    struct epoll_shadow *ep = p && p->kind == NODE_EPOLL ? (struct epoll_shadow *)p : NULL;
+    if (ep)
+        atomic_fetch_add(&ep->plain, 1); /* before the kernel's call: add() looks after its link */
+    int n = ep && ep->items && max > 0 ? 0 : real_epoll(epfd, ev, max, timeout_ns, mask);
+    if (ep)
+        atomic_fetch_sub(&ep->plain, 1);
+    if (n < 0 || !mixed(epfd))
         return n;
     lock();
     struct node *e = fd_node(epfd);
@@ -472,7 +482,7 @@ API int epoll_pwait2(int epfd, struct epoll_event *ev, int max, const struct tim
     bool bad = ts && (ts->tv_sec < 0 || ts->tv_nsec < 0 || ts->tv_nsec >= FFL_NS_PER_SEC);
     if (!mixed(epfd) || bad)
         return real.epoll_pwait2(epfd, ev, max, ts, mask);
-    int64_t ns = !ts                      ? -1
+    int64_t ns = !ts                       ? -1
                  : ts->tv_sec > 1000000000 ? INT64_MAX / 2
                                            : ts->tv_sec * FFL_NS_PER_SEC + ts->tv_nsec;
     return any_wait(epfd, ev, max, ns, mask);

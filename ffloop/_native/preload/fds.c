@@ -207,7 +207,7 @@ static int dup_to(int fd, int to, int flags, bool three)
 {
     struct node *n = fd_node(to);
     if (n && n->kind == NODE_OURS)
-        return -EBUSY; /* dup2(2) has this error: "a race with open() and dup()" */
+        return -EBUSY;   /* dup2(2) has this error: "a race with open() and dup()" */
     if (fd != to && n) { /* only if the kernel will do it */
         if (real.fcntl(fd, F_GETFD) < 0)
             return -errno;

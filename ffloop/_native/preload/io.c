@@ -134,6 +134,8 @@ ssize_t sock_recv(struct sock *s, const struct iovec *iov, size_t n, int flags)
             return (ssize_t)got;
         if (r < 0 && r != -EAGAIN)
             return got ? (ssize_t)got : (ssize_t)r;
+        if (r > 0 && !peeks)
+            continue; /* the end may be behind it, and told already */
         if (no_wait(s, flags))
             return got ? (ssize_t)got : -EAGAIN;
         if ((rc = sock_wait(s, until)) < 0)
@@ -221,8 +223,8 @@ API int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct timesp
     real_start();
     if (!maybe_ours(fd))
         return real.recvmmsg(fd, v, n, flags, timeout);
-    int64_t until = timeout ? ffl_now_ns() + timeout->tv_sec * FFL_NS_PER_SEC + timeout->tv_nsec
-                            : INT64_MAX;
+    int64_t until =
+        timeout ? ffl_now_ns() + timeout->tv_sec * FFL_NS_PER_SEC + timeout->tv_nsec : INT64_MAX;
     unsigned i = 0;
     for (; i < n && i < IOV_MAX; i++) {
         int wait = (flags & MSG_WAITFORONE) && i ? MSG_DONTWAIT : 0;

@@ -39,6 +39,17 @@ uint32_t sock_poll(struct sock *s, uint32_t want)
     return got;
 }
 
+/* A listener accepts ahead only for one who wants to accept; a connection is read for one who asks
+ * for its end too, which is always told. */
+void sock_arm(struct sock *s, uint32_t want)
+{
+    if (!s->sc || s->state < SOCK_LISTENING)
+        return;
+    if (s->state == SOCK_LISTENING && !(want & (EPOLLIN | EPOLLRDNORM)))
+        return;
+    (void)ffl_client_arm(s->sc->c, s->h, WINDOW); /* it is open */
+}
+
 /* Consumes our own events of a thread's waiter. */
 static void drain(struct waiter *w)
 {
@@ -128,8 +139,7 @@ static void watch(struct set *p, struct waiter *w)
             proc_import(s);
         if (!s->sc)
             continue; /* the placeholder tells */
-        if (f->events & (POLLIN | POLLRDNORM | POLLRDHUP))
-            (void)ffl_client_arm(s->sc->c, s->h, 16); /* it is open */
+        sock_arm(s, (uint32_t)(unsigned short)f->events);
         p->kernel[i].fd = -1;
         it->w = w;
         it->s = s;
@@ -299,7 +309,8 @@ API int __ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *ts, con
 static bool in(int fd, const fd_set *set)
 { /* not FD_ISSET: programs make sets larger than FD_SETSIZE */
     return set && ((const unsigned long *)set)[fd / (8 * (int)sizeof(long))] >>
-                          (fd % (8 * (int)sizeof(long))) & 1;
+                          (fd % (8 * (int)sizeof(long))) &
+                      1;
 }
 
 static void put(int fd, fd_set *set)

@@ -54,7 +54,7 @@ void report(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* to s
 struct sc { /* a session */
     struct sc *next;
     struct ffl_client *c;
-    int index;     /* of several instances */
+    int index; /* of several instances */
     pthread_t owner;
     unsigned sleepers;
     unsigned socks;
@@ -129,7 +129,7 @@ static inline struct node *fd_node(int fd)
 
 int fd_set_node(int fd, struct node *n); /* counts; -ENOMEM. Locked */
 void fd_drop(int fd);                    /* forgets; the last one frees what it meant. Locked */
-int fd_ours(int fd);    /* moves a new descriptor of ours out of the way: its number, or -errno */
+int fd_ours(int fd); /* moves a new descriptor of ours out of the way: its number, or -errno */
 void fd_ours_close(int fd);
 /* Calls f for each descriptor with a node. Locked. */
 void fd_each(void (*f)(int fd, struct node *n, void *arg), void *arg);
@@ -153,8 +153,8 @@ struct sock {
     uint8_t state;
     bool nonblock, shut_rd, told, dual, abort, orphan;
     bool force_stack;
-    int busy;                    /* threads that wait in it */
-    int64_t rcvtimeo, sndtimeo;  /* ns; 0: none */
+    int busy;                   /* threads that wait in it */
+    int64_t rcvtimeo, sndtimeo; /* ns; 0: none */
     struct item *items;
     struct option *opts;
     /* inherited and not imported yet (proc.c) */
@@ -162,7 +162,7 @@ struct sock {
     uint32_t ticket_handle;
 };
 
-struct item { /* who wants to know of a socket's changes */
+struct item {          /* who wants to know of a socket's changes */
     struct item *next; /* of the socket */
     struct waiter *w;
     struct sock *s;
@@ -188,6 +188,9 @@ void sock_release(struct sock *s);
 void sock_tell(struct sock *s); /* it changed: to its items */
 /* What poll(2) would say, and asks to be told of what of `want` is not so. */
 uint32_t sock_poll(struct sock *s, uint32_t want);
+/* Reads or accepts ahead from now on, if `want` (epoll's bits) needs that. */
+void sock_arm(struct sock *s, uint32_t want);
+#define WINDOW 16 /* accepted ahead of accept() */
 /* Sleeps until s has changed, `until` (ns, -1: never) or a signal. Locked before and after.
  * 0: look again; -EAGAIN: the time is over; -EINTR. */
 int sock_wait(struct sock *s, int64_t until);
@@ -202,6 +205,7 @@ struct epoll_shadow {
     struct item *head, *tail; /* ready, perhaps */
     struct item *watchers;    /* who polls this epoll itself, or holds it in another one */
     int items, kernel;        /* registrations: of stack sockets, of others (a hint) */
+    _Atomic int plain;        /* threads in the kernel's own wait: it had no stack socket */
     bool opened;              /* w is */
     bool observed;            /* somebody polled this epoll itself: no doorbells in it */
     int64_t checked;

@@ -338,6 +338,9 @@ int real_epoll(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns, co
         atomic_store(&no_pwait2, true);
     }
     int64_t ms = timeout_ns <= 0 ? timeout_ns : (timeout_ns + 999999) / 1000000;
-    return real.epoll_pwait(epfd, ev, max, ms < 0 ? -1 : ms > INT32_MAX ? INT32_MAX : (int)ms,
+    return real.epoll_pwait(epfd, ev, max,
+                            ms < 0           ? -1
+                            : ms > INT32_MAX ? INT32_MAX
+                                             : (int)ms,
                             mask);
 }

@@ -14,7 +14,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define WINDOW 16       /* accepted ahead of accept() */
 #define SOCK_KERNEL 0x1000000 /* F-Stack's type flags: this socket to the kernel, to the stack */
 #define SOCK_FSTACK 0x2000000
 
@@ -215,6 +214,14 @@ API int socket(int domain, int type, int proto)
     return (int)leave(fd);
 }
 
+/* It listens or connects now: registrations made before that want to be told. */
+static void sock_rearm(struct sock *s)
+{
+    for (struct item *it = s->items; it; it = it->next)
+        sock_arm(s, it->events);
+    sock_tell(s);
+}
+
 /* ---- onto the stack ------------------------------------------------------------------------ */
 
 static void put_options(struct sock *s)
@@ -306,7 +313,7 @@ API int listen(int fd, int backlog)
         rc = ffl_client_listen(s->sc->c, s->h, backlog, 0);
     if (rc == 0) {
         s->state = SOCK_LISTENING;
-        sock_tell(s);
+        sock_rearm(s);
     }
     return (int)leave(rc);
 }
@@ -365,6 +372,7 @@ static int connect_start(struct sock *s, int fd, const struct sockaddr *sa, sock
         return rc;
     s->state = SOCK_CONNECTING;
     s->told = false;
+    sock_rearm(s);
     return s->nonblock ? -EINPROGRESS : connect_wait(s);
 }
 
@@ -512,8 +520,7 @@ API int shutdown(int fd, int how)
     if (how < SHUT_RD || how > SHUT_RDWR)
         rc = -EINVAL;
     else if (s->state == SOCK_BOUND ||
-             (s->state == SOCK_CONNECTED &&
-              ffl_client_state(s->sc->c, s->h) & FFL_ST_FAILED))
+             (s->state == SOCK_CONNECTED && ffl_client_state(s->sc->c, s->h) & FFL_ST_FAILED))
         rc = -ENOTCONN;
     else
         rc = ffl_client_shutdown(s->sc->c, s->h, how);

@@ -1,0 +1,856 @@
+"""Readiness: poll, select and epoll over stack and kernel descriptors."""
+
+import ctypes
+import os
+import select
+import signal
+import socket
+import threading
+import time
+
+from lib import *  # noqa: F403
+from lib import (
+    TimeSpec,
+    attempt,
+    buf,
+    c,
+    case,
+    epoll_names,
+    handler,
+    listener,
+    main,
+    pair,
+    poll_names,
+    reset,
+    wait,
+)
+
+IN, OUT, RDHUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLRDHUP
+ET, ONESHOT, EXCLUSIVE = select.EPOLLET, select.EPOLLONESHOT, select.EPOLLEXCLUSIVE
+
+
+def got(events, names):
+    """Events by the names of their descriptors."""
+    table = {s.fileno() if hasattr(s, "fileno") else s: n for n, s in names.items()}
+    return sorted([table.get(fd, fd), epoll_names(e)] for fd, e in events)
+
+
+# ---- poll ----
+
+
+@case
+def poll_nothing():
+    with pair() as (_, b):
+        return wait(b, select.POLLIN, 0.02)
+
+
+@case
+def poll_data():
+    with pair() as (a, b):
+        a.sendall(b"x")
+        return wait(b)
+
+
+@case
+def poll_writable():
+    with pair() as (a, _):
+        return wait(a, select.POLLIN | select.POLLOUT)
+
+
+@case
+def poll_fresh():
+    with socket.socket() as s:
+        return wait(s, select.POLLIN | select.POLLOUT)
+
+
+@case
+def poll_bound():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return wait(s, select.POLLIN | select.POLLOUT)
+
+
+@case
+def poll_listener():
+    with listener() as s, socket.socket() as a:
+        before = wait(s, select.POLLIN | select.POLLOUT, 0.02)
+        a.connect(s.getsockname())
+        return [before, wait(s, select.POLLIN | select.POLLOUT)]
+
+
+@case
+def poll_end():
+    with pair() as (a, b):
+        a.close()
+        return wait(b, select.POLLIN | 0x2000)
+
+
+@case
+def poll_end_after_data():
+    with pair() as (a, b):
+        a.sendall(b"x")
+        a.close()
+        wait(b, 0x2000)
+        return wait(b, select.POLLIN | 0x2000)
+
+
+@case
+def poll_half_closed():
+    with pair() as (a, b):
+        b.shutdown(socket.SHUT_WR)
+        wait(a)
+        return [wait(a, select.POLLIN | select.POLLOUT | 0x2000),
+                wait(b, select.POLLOUT | select.POLLIN)]  # fmt: skip
+
+
+@case
+def poll_both_closed():
+    with pair() as (a, b):
+        b.shutdown(socket.SHUT_WR)
+        wait(a)
+        a.shutdown(socket.SHUT_WR)
+        return wait(a, select.POLLIN | select.POLLOUT | 0x2000)
+
+
+@case
+def poll_no_interest():
+    with pair() as (a, b):
+        a.sendall(b"x")
+        wait(b)
+        return wait(b, 0, 0.02)
+
+
+@case
+def poll_mixed():
+    r, w = os.pipe()
+    with pair() as (a, b):
+        p = select.poll()
+        for fd in (r, w, a.fileno(), b.fileno()):
+            p.register(fd, select.POLLIN | select.POLLOUT)
+        first = {fd: poll_names(e) for fd, e in p.poll(1000)}
+        os.write(w, b"x")
+        a.sendall(b"x")
+        wait(b)
+        second = {fd: poll_names(e) for fd, e in p.poll(1000)}
+        names = {r: "r", w: "w", a.fileno(): "a", b.fileno(): "b"}
+        return [{names[k]: v for k, v in x.items()} for x in (first, second)]
+
+
+@case
+def poll_kernel_wakes_a_mixed_wait():
+    r, w = os.pipe()
+    with pair() as (_, b):
+        p = select.poll()
+        p.register(r, select.POLLIN)
+        p.register(b, select.POLLIN)
+        threading.Timer(0.05, os.write, (w, b"x")).start()
+        return [fd == r for fd, _ in p.poll(5000)]
+
+
+@case
+def poll_stack_wakes_a_mixed_wait():
+    r, _ = os.pipe()
+    with pair() as (a, b):
+        p = select.poll()
+        p.register(r, select.POLLIN)
+        p.register(b, select.POLLIN)
+        threading.Timer(0.05, a.sendall, (b"x",)).start()
+        return [fd == b.fileno() for fd, _ in p.poll(5000)]
+
+
+@case
+def poll_closed_descriptor():
+    with pair() as (_, b):
+        p = select.poll()
+        p.register(b, select.POLLIN)
+        p.register(999, select.POLLIN)
+        return [(fd == 999, poll_names(e)) for fd, e in p.poll(1000)]
+
+
+@case
+def poll_timeout_is_exact():
+    with pair() as (_, b):
+        start = time.monotonic()
+        wait(b, select.POLLIN, 0.1)
+        took = time.monotonic() - start
+        return [took >= 0.1, took < 1]
+
+
+@case
+def poll_interrupted():
+    with pair() as (_, b), handler(signal.SIGALRM) as seen:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        p = (ctypes.c_int * 2)(b.fileno(), select.POLLIN)
+        return [c("poll", p, 1, 5000), len(seen)]
+
+
+@case
+def ppoll_timeout():
+    with pair() as (_, b):
+        p = (ctypes.c_int * 2)(b.fileno(), select.POLLIN)
+        t = TimeSpec(0, 30_000_000)
+        start = time.monotonic()
+        rc = c("ppoll", p, 1, ctypes.byref(t), None)
+        return [rc, 0.03 <= time.monotonic() - start < 1]
+
+
+@case
+def ppoll_mask():
+    with pair() as (_, b), handler(signal.SIGALRM) as seen:
+        mask = (ctypes.c_ulong * 16)(1 << (signal.SIGALRM - 1))
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        p = (ctypes.c_int * 2)(b.fileno(), select.POLLIN)
+        t = TimeSpec(0, 100_000_000)
+        rc = c("ppoll", p, 1, ctypes.byref(t), mask)
+        return [rc, len(seen)]
+
+
+@case
+def ppoll_bad_time():
+    with pair() as (_, b):
+        p = (ctypes.c_int * 2)(b.fileno(), select.POLLIN)
+        t = TimeSpec(0, 2_000_000_000)
+        return c("ppoll", p, 1, ctypes.byref(t), None)
+
+
+# ---- select ----
+
+
+@case
+def select_read():
+    with pair() as (a, b):
+        a.sendall(b"x")
+        return [len(x) for x in select.select([b], [], [], 5)]
+
+
+@case
+def select_write():
+    with pair() as (a, b):
+        return [len(x) for x in select.select([b], [a], [b], 5)]
+
+
+@case
+def select_timeout():
+    with pair() as (_, b):
+        start = time.monotonic()
+        sets = select.select([b], [], [b], 0.05)
+        return [[len(x) for x in sets], time.monotonic() - start >= 0.05]
+
+
+@case
+def select_end_of_stream():
+    with pair() as (a, b):
+        a.close()
+        wait(b)
+        return [len(x) for x in select.select([b], [b], [b], 5)]
+
+
+@case
+def select_reset():
+    with pair() as (a, b):
+        reset(a)
+        wait(b)
+        return [len(x) for x in select.select([b], [b], [b], 5)]
+
+
+@case
+def select_mixed():
+    r, w = os.pipe()
+    os.write(w, b"x")
+    with pair() as (a, b):
+        a.sendall(b"x")
+        wait(b)
+        return [len(x) for x in select.select([r, b, a], [w, a], [], 5)]
+
+
+@case
+def select_closed_descriptor():
+    with pair() as (_, b):
+        fd = os.dup(0)
+        os.close(fd)
+        return attempt(select.select, [b, fd], [], [], 1)
+
+
+@case
+def select_tells_what_is_left():
+    with pair() as (a, b):
+        a.sendall(b"x")
+        wait(b)
+        sets = (ctypes.c_ulong * 16)()
+        sets[b.fileno() // 64] = 1 << b.fileno() % 64
+        tv = (ctypes.c_long * 2)(5, 0)
+        rc = c("select", b.fileno() + 1, sets, None, None, tv)
+        return [rc, 4 <= tv[0] + tv[1] / 1e6 <= 5]
+
+
+@case
+def pselect_leaves_its_timeout():
+    with pair() as (a, b):
+        a.sendall(b"x")
+        wait(b)
+        sets = (ctypes.c_ulong * 16)()
+        sets[b.fileno() // 64] = 1 << b.fileno() % 64
+        t = TimeSpec(5, 0)
+        rc = c("pselect", b.fileno() + 1, sets, None, None, ctypes.byref(t), None)
+        return [rc, t.sec, t.nsec]
+
+
+@case
+def select_interrupted():
+    with pair() as (_, b), handler(signal.SIGALRM) as seen:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        sets = (ctypes.c_ulong * 16)()
+        sets[b.fileno() // 64] = 1 << b.fileno() % 64
+        return [c("select", b.fileno() + 1, sets, None, None, None), len(seen)]
+
+
+# ---- epoll ----
+
+
+def with_epoll(function):
+    def run():
+        with pair() as (a, b):
+            ep = select.epoll()
+            try:
+                return function(ep, a, b)
+            finally:
+                ep.close()
+
+    run.__name__ = function.__name__
+    return case(run)
+
+
+@with_epoll
+def epoll_nothing(ep, a, b):
+    ep.register(b, IN)
+    return ep.poll(0.02)
+
+
+@with_epoll
+def epoll_level(ep, a, b):
+    ep.register(b, IN)
+    a.sendall(b"xy")
+    out = [got(ep.poll(5), {"b": b}) for _ in range(2)]
+    b.recv(1)
+    out.append(got(ep.poll(5), {"b": b}))
+    b.recv(1)
+    out.append(ep.poll(0.02))
+    return out
+
+
+@with_epoll
+def epoll_edge(ep, a, b):
+    ep.register(b, IN | ET)
+    a.sendall(b"x")
+    out = [got(ep.poll(5), {"b": b}), ep.poll(0.02)]
+    a.sendall(b"y")
+    out.append(got(ep.poll(5), {"b": b}))
+    return out
+
+
+@with_epoll
+def epoll_edge_at_once(ep, a, b):
+    a.sendall(b"x")
+    wait(b)
+    ep.register(b, IN | ET)
+    return [got(ep.poll(5), {"b": b}), ep.poll(0.02)]
+
+
+@with_epoll
+def epoll_edge_rearmed_by_mod(ep, a, b):
+    ep.register(b, IN | ET)
+    a.sendall(b"x")
+    out = [got(ep.poll(5), {"b": b})]
+    ep.modify(b, IN | ET)
+    out.append(got(ep.poll(5), {"b": b}))
+    return out
+
+
+@with_epoll
+def epoll_edge_in_and_out(ep, a, b):
+    ep.register(b, IN | OUT | ET)
+    out = [got(ep.poll(5), {"b": b}), ep.poll(0.02)]
+    a.sendall(b"x")
+    out.append(got(ep.poll(5), {"b": b}))
+    return out
+
+
+@with_epoll
+def epoll_oneshot(ep, a, b):
+    ep.register(b, IN | ONESHOT)
+    a.sendall(b"x")
+    out = [got(ep.poll(5), {"b": b}), ep.poll(0.02)]
+    ep.modify(b, IN | ONESHOT)
+    out.append(got(ep.poll(5), {"b": b}))
+    return out
+
+
+@with_epoll
+def epoll_out(ep, a, b):
+    ep.register(a, OUT)
+    return [got(ep.poll(5), {"a": a}) for _ in range(2)]
+
+
+@with_epoll
+def epoll_out_edge_after_full(ep, a, b):
+    a.setblocking(False)
+    ep.register(a, OUT | ET)
+    out = [got(ep.poll(5), {"a": a})]
+    total = 0
+    try:
+        while True:
+            total += a.send(b"x" * 100000)
+    except BlockingIOError:
+        pass
+    while ep.poll(0.05):
+        try:  # it was not full for good
+            while True:
+                total += a.send(b"x" * 100000)
+        except BlockingIOError:
+            pass
+    n = 0
+    while n < total:
+        n += len(b.recv(1 << 20))
+    return [*out, got(ep.poll(5), {"a": a})]
+
+
+@with_epoll
+def epoll_rdhup(ep, a, b):
+    ep.register(b, IN | RDHUP)
+    a.shutdown(socket.SHUT_WR)
+    return got(ep.poll(5), {"b": b})
+
+
+@with_epoll
+def epoll_rdhup_not_asked(ep, a, b):
+    ep.register(b, IN)
+    a.shutdown(socket.SHUT_WR)
+    return got(ep.poll(5), {"b": b})
+
+
+@with_epoll
+def epoll_rdhup_with_data(ep, a, b):
+    a.sendall(b"x")
+    a.shutdown(socket.SHUT_WR)
+    wait(b, 0x2000)
+    ep.register(b, IN | RDHUP | ET)
+    return got(ep.poll(5), {"b": b})
+
+
+@with_epoll
+def epoll_hup(ep, a, b):
+    ep.register(b, 0)
+    b.shutdown(socket.SHUT_WR)
+    a.close()
+    return got(ep.poll(5), {"b": b})
+
+
+@with_epoll
+def epoll_reset(ep, a, b):
+    ep.register(b, IN | OUT | RDHUP | ET)
+    ep.poll(0.05)
+    reset(a)
+    return got(ep.poll(5), {"b": b})
+
+
+@with_epoll
+def epoll_add_twice(ep, a, b):
+    ep.register(b, IN)
+    return attempt(ep.register, b, OUT)
+
+
+@with_epoll
+def epoll_mod_missing(ep, a, b):
+    return attempt(ep.modify, b, IN)
+
+
+@with_epoll
+def epoll_del_missing(ep, a, b):
+    return attempt(ep.unregister, b)
+
+
+@with_epoll
+def epoll_del(ep, a, b):
+    ep.register(b, IN)
+    a.sendall(b"x")
+    wait(b)
+    ep.unregister(b)
+    return [ep.poll(0.02), attempt(ep.unregister, b)]
+
+
+@with_epoll
+def epoll_bad_op(ep, a, b):
+    return c("epoll_ctl", ep.fileno(), 77, b.fileno(), buf(12))
+
+
+@with_epoll
+def epoll_add_no_event(ep, a, b):
+    return c("epoll_ctl", ep.fileno(), 1, b.fileno(), None)
+
+
+@with_epoll
+def epoll_add_itself(ep, a, b):
+    return c("epoll_ctl", ep.fileno(), 1, ep.fileno(), buf(12))
+
+
+@with_epoll
+def epoll_ctl_on_a_socket(ep, a, b):
+    return c("epoll_ctl", a.fileno(), 1, b.fileno(), buf(12))
+
+
+@with_epoll
+def epoll_wait_on_a_socket(ep, a, b):
+    return c("epoll_wait", a.fileno(), buf(12), 1, 0)
+
+
+@with_epoll
+def epoll_wait_zero_events(ep, a, b):
+    ep.register(b, IN)
+    return c("epoll_wait", ep.fileno(), buf(12), 0, 0)
+
+
+@with_epoll
+def epoll_closed_is_gone(ep, a, b):
+    ep.register(b, IN)
+    a.sendall(b"x")
+    wait(b)
+    b.close()
+    return ep.poll(0.02)
+
+
+@with_epoll
+def epoll_copy_keeps_the_registration(ep, a, b):
+    fd = os.dup(b.fileno())
+    ep.register(b, IN)
+    number = b.fileno()
+    b.close()
+    a.sendall(b"x")
+    events = ep.poll(5)
+    os.close(fd)
+    return [[f == number, epoll_names(e)] for f, e in events]
+
+
+@with_epoll
+def epoll_copy_of_a_socket_is_another(ep, a, b):
+    fd = os.dup(b.fileno())
+    ep.register(b, IN)
+    ep.register(fd, IN)
+    a.sendall(b"x")
+    wait(b)
+    events = ep.poll(5)
+    os.close(fd)
+    return got(events, {"b": b, "copy": fd})
+
+
+@with_epoll
+def epoll_several_epolls(ep, a, b):
+    with select.epoll() as other:
+        ep.register(b, IN)
+        other.register(b, IN | ET)
+        a.sendall(b"x")
+        return [got(ep.poll(5), {"b": b}), got(other.poll(5), {"b": b}),
+                got(ep.poll(5), {"b": b}), other.poll(0.02)]  # fmt: skip
+
+
+@with_epoll
+def epoll_exclusive(ep, a, b):
+    ep.register(b, IN | EXCLUSIVE)
+    a.sendall(b"x")
+    return got(ep.poll(5), {"b": b})
+
+
+@with_epoll
+def epoll_exclusive_mod(ep, a, b):
+    ep.register(b, IN | EXCLUSIVE)
+    return attempt(ep.modify, b, IN)
+
+
+@with_epoll
+def epoll_exclusive_oneshot(ep, a, b):
+    return attempt(ep.register, b, IN | EXCLUSIVE | ONESHOT)
+
+
+@with_epoll
+def epoll_maxevents_one(ep, a, b):
+    with pair() as (x, y):
+        ep.register(b, IN | ET)
+        ep.register(y, IN | ET)
+        a.sendall(b"x")
+        x.sendall(b"x")
+        wait(b)
+        wait(y)
+        events = ep.poll(5, 1) + ep.poll(5, 1)
+        return [got(events, {"b": b, "y": y}), ep.poll(0.02, 1)]
+
+
+@with_epoll
+def epoll_maxevents_one_level_takes_turns(ep, a, b):
+    with pair() as (x, y):
+        ep.register(b, IN)
+        ep.register(y, IN)
+        a.sendall(b"x")
+        x.sendall(b"x")
+        wait(b)
+        wait(y)
+        first, second, third = (ep.poll(5, 1)[0][0] for _ in range(3))
+        return [first != second, first == third]
+
+
+@with_epoll
+def epoll_maxevents_one_mixed(ep, a, b):
+    r, w = os.pipe()
+    ep.register(b, IN | ET)
+    ep.register(r, IN | ET)
+    a.sendall(b"x")
+    os.write(w, b"x")
+    wait(b)
+    events = []
+    while len(events) < 2:
+        events += ep.poll(5, 1)
+    return got(events, {"b": b, "r": r})
+
+
+@with_epoll
+def epoll_mixed(ep, a, b):
+    r, w = os.pipe()
+    ep.register(b, IN)
+    ep.register(r, IN)
+    a.sendall(b"x")
+    os.write(w, b"x")
+    wait(b)
+    time.sleep(0.001)
+    return got(ep.poll(5), {"b": b, "r": r})
+
+
+@with_epoll
+def epoll_kernel_wakes_a_mixed_wait(ep, a, b):
+    r, w = os.pipe()
+    ep.register(b, IN)
+    ep.register(r, IN)
+    threading.Timer(0.05, os.write, (w, b"x")).start()
+    return got(ep.poll(5), {"b": b, "r": r})
+
+
+@with_epoll
+def epoll_stack_wakes_a_mixed_wait(ep, a, b):
+    r, _ = os.pipe()
+    ep.register(b, IN)
+    ep.register(r, IN)
+    threading.Timer(0.05, a.sendall, (b"x",)).start()
+    return got(ep.poll(5), {"b": b, "r": r})
+
+
+@with_epoll
+def epoll_added_while_another_thread_waits(ep, a, b):
+    r, _ = os.pipe()
+    ep.register(r, IN)
+    out = []
+    thread = threading.Thread(target=lambda: out.append(got(ep.poll(5), {"b": b})))
+    thread.start()
+    time.sleep(0.05)
+    ep.register(b, IN)
+    a.sendall(b"x")
+    thread.join()
+    return out
+
+
+@with_epoll
+def epoll_two_threads_one_event_each(ep, a, b):
+    with pair() as (x, y):
+        ep.register(b, IN | ET)
+        ep.register(y, IN | ET)
+        out = []
+        threads = [threading.Thread(target=lambda: out.extend(ep.poll(5, 1))) for _ in range(2)]
+        for t in threads:
+            t.start()
+        time.sleep(0.05)
+        a.sendall(b"x")
+        x.sendall(b"x")
+        for t in threads:
+            t.join()
+        return got(out, {"b": b, "y": y})
+
+
+@with_epoll
+def epoll_nested(ep, a, b):
+    with select.epoll() as outer:
+        ep.register(b, IN)
+        outer.register(ep, IN)
+        before = outer.poll(0.02)
+        a.sendall(b"x")
+        first = got(outer.poll(5), {"ep": ep})
+        inner = got(ep.poll(5), {"b": b})
+        b.recv(10)
+        return [before, first, inner, outer.poll(0.02)]
+
+
+@with_epoll
+def epoll_nested_added_first(ep, a, b):
+    with select.epoll() as outer:
+        outer.register(ep, IN)
+        ep.register(b, IN)
+        a.sendall(b"x")
+        return got(outer.poll(5), {"ep": ep})
+
+
+@with_epoll
+def epoll_nested_kernel_part(ep, a, b):
+    r, w = os.pipe()
+    with select.epoll() as outer:
+        ep.register(b, IN)
+        ep.register(r, IN)
+        outer.register(ep, IN)
+        os.write(w, b"x")
+        return [got(outer.poll(5), {"ep": ep}), got(ep.poll(5), {"r": r, "b": b})]
+
+
+@with_epoll
+def epoll_is_polled(ep, a, b):
+    ep.register(b, IN)
+    before = wait(ep, select.POLLIN, 0.02)
+    a.sendall(b"x")
+    return [before, wait(ep), got(ep.poll(5), {"b": b})]
+
+
+@with_epoll
+def epoll_is_selected(ep, a, b):
+    ep.register(b, IN)
+    threading.Timer(0.05, a.sendall, (b"x",)).start()
+    return [len(x) for x in select.select([ep], [], [], 5)]
+
+
+@with_epoll
+def epoll_timeout_is_exact(ep, a, b):
+    ep.register(b, IN)
+    start = time.monotonic()
+    ep.poll(0.1)
+    took = time.monotonic() - start
+    return [took >= 0.1, took < 1]
+
+
+@with_epoll
+def epoll_timeout_zero(ep, a, b):
+    ep.register(b, IN)
+    start = time.monotonic()
+    events = [ep.poll(0) for _ in range(10)]
+    return [events, time.monotonic() - start < 1]
+
+
+@with_epoll
+def epoll_pwait2_nanoseconds(ep, a, b):
+    ep.register(b, IN)
+    t = TimeSpec(0, 1_500_000)
+    start = time.monotonic()
+    rc = c("epoll_pwait2", ep.fileno(), buf(12), 1, ctypes.byref(t), None)
+    took = time.monotonic() - start
+    return [rc, took >= 0.0015, took < 0.5]
+
+
+@with_epoll
+def epoll_pwait_mask(ep, a, b):
+    ep.register(b, IN)
+    with handler(signal.SIGALRM) as seen:
+        mask = (ctypes.c_ulong * 16)(1 << (signal.SIGALRM - 1))
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        rc = c("epoll_pwait", ep.fileno(), buf(12), 1, 100, mask)
+        return [rc, len(seen)]
+
+
+@with_epoll
+def epoll_interrupted(ep, a, b):
+    ep.register(b, IN)
+    with handler(signal.SIGALRM) as seen:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        return [c("epoll_wait", ep.fileno(), buf(12), 1, 5000), len(seen)]
+
+
+@with_epoll
+def epoll_listener(ep, a, b):
+    with listener() as s:
+        ep.register(s, IN)
+        before = ep.poll(0.02)
+        clients = [socket.create_connection(s.getsockname()) for _ in range(3)]
+        out = []
+        for _ in clients:
+            out.append(got(ep.poll(5), {"s": s}))
+            s.accept()[0].close()
+        return [before, out, ep.poll(0.02)]
+
+
+@with_epoll
+def epoll_listener_edge(ep, a, b):
+    with listener() as s:
+        s.setblocking(False)
+        ep.register(s, IN | ET)
+        first = socket.create_connection(s.getsockname())
+        out = [got(ep.poll(5), {"s": s})]
+        s.accept()[0].close()
+        second = socket.create_connection(s.getsockname())
+        out.append(got(ep.poll(5), {"s": s}))
+        first.close()
+        second.close()
+        return out
+
+
+@with_epoll
+def epoll_connect(ep, a, b):
+    with listener() as server, socket.socket() as s:
+        s.setblocking(False)
+        attempt(s.connect, server.getsockname())
+        ep.register(s, OUT | ET)
+        return [got(ep.poll(5), {"s": s}), s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)]
+
+
+@with_epoll
+def epoll_fresh_socket(ep, a, b):
+    with socket.socket() as s:
+        ep.register(s, IN | OUT)
+        return got(ep.poll(5), {"s": s})
+
+
+@with_epoll
+def epoll_registered_before_connect(ep, a, b):
+    with listener() as server, socket.socket() as s:
+        ep.register(s, IN | OUT)
+        s.connect(server.getsockname())
+        first = got(ep.poll(5), {"s": s})
+        server.accept()[0].close()
+        wait(s)
+        return [first, got(ep.poll(5), {"s": s})]
+
+
+@with_epoll
+def epoll_file_is_not_pollable(ep, a, b):
+    with open(__file__) as f:
+        return attempt(ep.register, f, IN)
+
+
+@with_epoll
+def epoll_many_sockets(ep, a, b):
+    with listener(backlog=300) as s:
+        clients = [socket.create_connection(s.getsockname()) for _ in range(200)]
+        servers = [s.accept()[0] for _ in clients]
+        for x in servers:
+            ep.register(x, IN)
+        for x in clients:
+            x.sendall(b"x")
+        seen = set()
+        while len(seen) < 200:
+            for fd, _ in ep.poll(5, 16):
+                seen.add(fd)
+                os.read(fd, 1)
+        return [seen == {x.fileno() for x in servers}, ep.poll(0.02)]
+
+
+@with_epoll
+def epoll_copied_descriptor(ep, a, b):
+    fd = os.dup(ep.fileno())
+    copy = select.epoll.fromfd(fd)
+    ep.register(b, IN)
+    a.sendall(b"x")
+    events = copy.poll(5)
+    return got(events, {"b": b})
+
+
+if __name__ == "__main__":
+    main()

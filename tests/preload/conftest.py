@@ -1,0 +1,64 @@
+"""An instance and the environment of a program under the shim."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import ffloop
+
+NATIVE = Path(ffloop.__path__[0], "_native")
+
+
+class Instance:
+    """A host instance of our own; `stop` ends it."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.path = str(folder / "instance.sock")
+        self.log = folder / "instance.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [NATIVE / "ffloop-instance", "--socket", self.path, *options],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        assert self.process.stdout
+        self.process.stdout.readline()  # ready
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """Of a program under the shim."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("FFLOOP", "FF_"))}
+        return {
+            **kept,
+            "LD_PRELOAD": str(NATIVE / "libff_syscall.so"),
+            "FFLOOP_INSTANCE": self.path,
+            **more,
+        }
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+        assert self.process.stdout
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def shared_instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    instance = Instance(tmp_path_factory.mktemp("instance"))
+    yield instance
+    instance.stop()
+
+
+@pytest.fixture(scope="session")
+def shim_environment(shared_instance: Instance) -> dict[str, str]:
+    return shared_instance.environment()
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[Instance]:
+    instance = Instance(tmp_path)
+    yield instance
+    instance.stop()

@@ -1,0 +1,87 @@
+"""The same program natively and under the shim: the same results, errno and events.
+
+The modules cases_*.py are scripts (see lib.py). Each runs twice, all its cases in one process; each
+case is a test here. A case that ends the process is run alone, so that the others still count.
+"""
+
+import ast
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+MODULES = sorted(HERE.glob("cases_*.py"))
+LIMIT = 100  # seconds for a module
+
+
+def names(path: Path) -> list[str]:
+    """The cases of a module, asked of itself."""
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(HERE)!r}); "
+               f"import {path.stem}, lib; print('\\n'.join(lib.cases))"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    return done.stdout.split()
+
+
+def run(path: Path, environment: dict[str, str], *cases: str) -> dict[str, object]:
+    done = subprocess.run(
+        [sys.executable, str(path), *cases],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+        cwd="/",
+    )
+    seen: dict[str, object] = dict(json.loads(line) for line in done.stdout.splitlines())
+    if done.returncode != 0:
+        seen[""] = f"status {done.returncode}: {done.stderr[-500:]}"
+    return seen
+
+
+@pytest.fixture(scope="session")
+def results(shim_environment: dict[str, str]):
+    plain = {k: v for k, v in shim_environment.items() if k != "LD_PRELOAD"}
+
+    @functools.cache
+    def of(path: Path, shim: bool) -> dict[str, object]:
+        environment = shim_environment if shim else plain
+        todo, all_seen = names(path), {}
+        while todo:
+            seen = run(path, environment, *todo)
+            all_seen.update(seen)
+            done = [n for n in todo if n in seen]
+            if len(done) == len(todo):
+                break
+            all_seen[todo[len(done)]] = seen.get("", "no result")  # the one that ended it
+            todo = todo[len(done) + 1 :]
+        return all_seen
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [pytest.param(p, n, id=f"{p.stem[6:]}-{n}") for p in MODULES for n in names(p)],
+)
+def test_same(results, path: Path, name: str) -> None:
+    native, shimmed = results(path, False)[name], results(path, True)[name]
+    assert not str(native).startswith(("status", "no result")), native
+    assert shimmed == native
+
+
+def test_enough_cases() -> None:
+    assert sum(len(names(p)) for p in MODULES) >= 200
+
+
+def test_cases_are_cases() -> None:
+    """Every function of a case module that takes nothing and is public is registered."""
+    for path in MODULES:
+        tree = ast.parse(path.read_text())
+        plain = [f.name for f in tree.body if isinstance(f, ast.FunctionDef) and not f.args.args]
+        assert set(plain) <= set(names(path)), path
+        assert os.access(path, os.R_OK)
