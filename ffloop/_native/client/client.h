@@ -128,7 +128,6 @@ void *ffl_client_next(struct ffl_client *c);
  * threads may sleep; after each wake-up the word is raised anew, or lowered by rouse. */
 bool ffl_client_doze(struct ffl_client *c);
 void ffl_client_rouse(struct ffl_client *c);
-bool ffl_client_pending(struct ffl_client *c); /* is anything there to reap? Any thread may ask */
 /* The session socket has become readable: reaps the rest; the client is dead from now on. */
 void ffl_client_lost(struct ffl_client *c);
 /* Reads ahead from now on, as the first recv that finds nothing does; a listener accepts ahead,
@@ -213,8 +212,6 @@ int64_t ffl_client_sendto(struct ffl_client *c, int h, const void *data, size_t 
                           const struct ffl_addr *to);
 /* The same for several pieces of a stream, in as few buffers as they fit in. */
 int64_t ffl_client_sendv(struct ffl_client *c, int h, const struct iovec *iov, int n);
-/* Bytes that recv would give now. */
-size_t ffl_client_queued(const struct ffl_client *c, int h);
 /* Bytes of the transmit pool that this socket holds: submitted, not yet taken by the stack. */
 uint32_t ffl_client_unsent(const struct ffl_client *c, int h);
 

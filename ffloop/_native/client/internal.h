@@ -150,6 +150,8 @@ void tx_wait(struct ffl_client *c, struct csock *s);
 
 /* wait.c */
 void client_raise(struct ffl_client *c);
+void client_round(
+    struct ffl_client *c); /* a wait begins: turns of large writes are counted in them */
 bool client_pending(struct ffl_client *c);
 void client_ring_own(struct ffl_client *c); /* our own doorbell */
 int client_sleep(struct ffl_client *c, struct ffl_event *ev, int max, int epfd, int64_t timeout_ns);

@@ -356,15 +356,19 @@ int64_t ffl_client_sendv(struct ffl_client *c, int h, const struct iovec *iov, i
     size_t left = len;
     while (left) {
         uint32_t buf = tx_get(c, s, want_for(left), true);
-        if (buf == FFL_NO_BUF) {
-            tx_wait(c, s);
+        if (buf == FFL_NO_BUF)
             break;
-        }
         uint32_t part = ffl_buf_size(buf) < left ? ffl_buf_size(buf) : (uint32_t)left;
         gather((uint8_t *)c->map.seg + ffl_buf_off(&c->tx.geo, buf), part, &iov, &off);
-        submit_send(c, s, buf, part, 0);
+        put_send(c, s, buf, part, 0);
         left -= part;
+        if ((len - left) % PUBLISH_EVERY == 0)
+            client_publish(c);
     }
+    client_publish(c);
+    s->tx_left = left;
+    if (left)
+        tx_wait(c, s);
     return left == len && len ? -EAGAIN : (int64_t)(len - left);
 }
 

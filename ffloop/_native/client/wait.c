@@ -310,6 +310,14 @@ static int gather(struct ffl_client *c, struct ffl_event *ev, int max)
     return n;
 }
 
+void client_round(struct ffl_client *c)
+{
+    c->round++;
+    c->round_granted = 0;
+    if (c->bulk_waiters && tx_half_free(c)) /* who was woken last did not use it */
+        client_wake_writers(c);
+}
+
 int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epfd,
                     int64_t timeout_ns)
 {
@@ -319,10 +327,7 @@ int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epf
         epfd = c->own_epfd;
     c->shown = false;
     batch_release(c);
-    c->round++;
-    c->round_granted = 0;
-    if (c->bulk_waiters && tx_half_free(c)) /* who was woken last did not use it */
-        client_wake_writers(c);
+    client_round(c);
     int64_t now = ffl_now_ns();
     bool due = now - c->fd_checked >= FD_PERIOD_NS;
     int room = due ? max - max / 4 : max; /* a busy ring leaves the kernel's events a place */

@@ -19,6 +19,8 @@ int ffl_client_watch(struct ffl_client *c, int h, void *udata)
 
 void ffl_client_reap(struct ffl_client *c)
 {
+    if (!c->dead)
+        client_round(c);
     client_reap(c);
 }
 
@@ -52,11 +54,6 @@ void ffl_client_rouse(struct ffl_client *c)
 {
     if (!c->dead)
         ffl_wait_lower(&c->map.seg->waits.app);
-}
-
-bool ffl_client_pending(struct ffl_client *c)
-{
-    return !c->dead && client_pending(c);
 }
 
 void ffl_client_lost(struct ffl_client *c)
@@ -94,13 +91,4 @@ unsigned ffl_client_state(const struct ffl_client *c, int h)
            (!s->listener && tx_writable(c, s) ? FFL_ST_WRITE : 0) | (s->eof ? FFL_ST_EOF : 0) |
            (s->error || s->open_error ? FFL_ST_ERROR : 0) | (s->failed ? FFL_ST_FAILED : 0) |
            (s->shut_wr ? FFL_ST_SHUT_WR : 0);
-}
-
-size_t ffl_client_queued(const struct ffl_client *c, int h)
-{
-    const struct csock *s = client_sock(c, h);
-    size_t n = 0;
-    for (const struct rx_item *it = s && !c->dead ? s->rx_head : NULL; it; it = it->next)
-        n += it->len;
-    return n;
 }

@@ -78,7 +78,7 @@ static int64_t peek(struct sock *s, const struct iovec *iov, size_t n, size_t to
     struct ffl_client *c = s->sc->c;
     if (n == 1)
         return ffl_client_recv(c, s->h, iov->iov_base, iov->iov_len, MSG_PEEK, NULL, NULL);
-    size_t have = ffl_client_queued(c, s->h);
+    size_t have = sock_queued(s);
     size_t size = total < have ? total : have;
     char *all = malloc(size ? size : 1);
     if (!all)
@@ -122,7 +122,7 @@ ssize_t sock_recv(struct sock *s, const struct iovec *iov, size_t n, int flags)
     size_t got = 0, total = total_of(iov, n);
     bool all = flags & MSG_WAITALL, peeks = flags & MSG_PEEK;
     for (;;) {
-        if (s->shut_rd && !ffl_client_queued(s->sc->c, s->h))
+        if (s->shut_rd && !sock_queued(s))
             return (ssize_t)got;
         int64_t r = peeks                 ? peek(s, iov, n, total)
                     : (flags & MSG_TRUNC) ? discard(s, total - got)

@@ -130,7 +130,7 @@ API int ioctl(int fd, unsigned long what, ...)
         ffl_client_reap(s->sc->c);
         if (s->state == SOCK_LISTENING)
             return (int)leave(-EINVAL);
-        *(int *)arg = (int)ffl_client_queued(s->sc->c, s->h);
+        *(int *)arg = (int)sock_queued(s);
         (void)ffl_client_arm(s->sc->c, s->h, 0); /* the next time it knows more */
         return (int)leave(0);
     case SIOCOUTQ:

@@ -195,7 +195,14 @@ void sock_arm(struct sock *s, uint32_t want);
  * 0: look again; -EAGAIN: the time is over; -EINTR. */
 int sock_wait(struct sock *s, int64_t until);
 int sock_to_kernel(struct sock *s, int fd); /* gives it up; its epoll registrations move */
-int sock_pending_connect(struct sock *s);   /* learns how a connect ended */
+/* Bytes that recv would give now. */
+static inline size_t sock_queued(const struct sock *s)
+{
+    struct ffl_pending p = {0};
+    (void)ffl_client_pending(s->sc->c, s->h, &p); /* -EBADF: none */
+    return p.bytes;
+}
+int sock_pending_connect(struct sock *s); /* learns how a connect ended */
 
 /* ---- epoll (epoll.c) ----------------------------------------------------------------------- */
 
