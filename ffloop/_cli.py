@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from . import _run
+from . import _run, _stat
 from ._errors import InstanceError
 from ._instance import executable
 
@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         add_help=False,
     )
     _run.add_command(commands)
+    _stat.add_commands(commands)
     args, rest = parser.parse_known_args(argv)
     if args.command == "instance":
         return _instance(rest)

@@ -92,7 +92,7 @@ class Loop(SockCalls):
         ring = self._live_ring()
         return InstanceInfo(ring.path, ring.stack, ring.instance_pid, self._embedded)
 
-    def stats(self) -> dict[str, int]:
+    def ffloop_stats(self) -> dict[str, int]:
         """Counters of the session with the instance (see client.h, struct ffl_session_stats)."""
         return self._live_ring().stats()
 

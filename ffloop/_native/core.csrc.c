@@ -7,6 +7,7 @@
  */
 #include "client.h"
 #include "spin.h"
+#include "stats.h"
 
 #undef Py_BEGIN_ALLOW_THREADS
 #undef Py_END_ALLOW_THREADS

@@ -59,7 +59,7 @@ def _count_submitted(record: Record) -> None:
     def close_and_tell(self: Any) -> None:
         if not self.is_closed() and not self.is_running():
             with contextlib.suppress(OSError):  # the session is gone: a test of that
-                record.submitted += self.stats()["submitted"]
+                record.submitted += self.ffloop_stats()["submitted"]
         close(self)
 
     ffloop.Loop.close = close_and_tell  # type: ignore[method-assign]

@@ -139,7 +139,7 @@ def test_client_in_the_loop(on_fstack, tmp_path):
                     assert await response.read() == BODY
 
             await asyncio.gather(*(get() for _ in range(10)))
-        assert asyncio.get_running_loop().stats()["bytes_received"] > 10 * len(BODY)
+        assert asyncio.get_running_loop().ffloop_stats()["bytes_received"] > 10 * len(BODY)
 
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=-3) as server:
         try:

@@ -18,7 +18,7 @@ async def main() -> str:
     info: ffloop.InstanceInfo = ffloop.instance()
     loop = asyncio.get_running_loop()
     assert isinstance(loop, ffloop.Loop)
-    counters: dict[str, int] = loop.stats()
+    counters: dict[str, int] = loop.ffloop_stats()
     assert counters["submitted"] >= 0
     server: asyncio.Server = await loop.create_server(Echo, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()[:2]

@@ -57,6 +57,8 @@ static uint32_t names_answer(struct ep *e)
     (void)OPS(in)->sockname(ST(in), e->fd, false, &n.local); /* unknown: family 0 says so */
     if (!e->listener)
         (void)OPS(in)->sockname(ST(in), e->fd, true, &n.peer);
+    e->st->names = n;
+    stats_state(e);
     return put_answer(e->s, &n, sizeof(n));
 }
 
@@ -114,6 +116,7 @@ void control_connected(struct ep *e)
     data_block(e, false);
     if (err) {
         e->failed = true;
+        stats_state(e);
         data_drop_tx(e);
         answer(e->s, q, -err, FFL_NO_BUF);
         return;
@@ -144,6 +147,7 @@ static int op_connect(struct ep *e, struct ffl_entry q)
             rc = bad_watch;
         }
     }
+    stats_state(e);
     if (!e->connecting) /* else data_event answers */
         answer(e->s, q, rc, rc < 0 ? FFL_NO_BUF : names_answer(e));
     return 0;
@@ -189,6 +193,7 @@ static int op_send(struct ep *e, struct ffl_entry q)
     *slot = (struct tx_slot){
         .next = FFL_NO_BUF, .len = (uint32_t)q.arg, .flags = q.flags, .held = true};
     data_queue(e, q.buf);
+    stats_queued(e, (uint32_t)q.arg, 0);
     if (!e->blocked && !e->connecting)
         ep_ready(e);
     return 0;
@@ -208,6 +213,7 @@ void control_close(struct ep *e, bool abort)
 {
     e->closing = true;
     e->armed = false;
+    stats_state(e);
     if (abort && e->tx_head != FFL_NO_BUF && !e->failed && !e->blocked) {
         e->closing = false; /* what the stack takes at once was sent before the abort */
         data_flush(e);
@@ -269,13 +275,12 @@ static int op_socket(struct ffl_session *s, struct ffl_entry q, const char **why
         return bad(why, "SOCKET with a handle that is taken or out of range");
     int domain = q.arg & 0xff, type = q.arg >> 8 & 0xff, proto = q.arg >> 16 & 0xff;
     int fd = OPS(in)->socket(ST(in), domain, type, proto);
-    struct ep *e = ep_new(s, q.handle, fd < 0 ? -1 : fd);
+    struct ep *e = ep_new(s, q.handle, fd < 0 ? -1 : fd, type == SOCK_DGRAM);
     if (!e) {
         if (fd >= 0)
             OPS(in)->close(ST(in), fd);
         return bad(why, "out of memory for a socket");
     }
-    e->dgram = type == SOCK_DGRAM;
     e->open_error = fd < 0 ? -fd : 0;
     int on = 1, rc = fd < 0 ? fd : 0;
     if (rc == 0 && (q.flags & FFL_F_NODELAY) && type == SOCK_STREAM)

@@ -35,6 +35,8 @@ static void post_data(struct ep *e, uint32_t buf, uint32_t len, uint8_t flags)
     s->rx_handle[slot] = e->handle;
     e->rx_held += ffl_buf_size(buf);
     ffl_stat_add(&s->map.seg->inst.bytes_in, len);
+    ffl_stat_add(&e->st->bytes_in, len);
+    stats_held(e);
     session_post(s, (struct ffl_entry){.op = FFL_OP_RECV,
                                        .flags = flags,
                                        .handle = e->handle,
@@ -46,6 +48,7 @@ void data_fail(struct ep *e, int err)
 {
     e->failed = true;
     e->readable = false;
+    stats_state(e);
     data_drop_tx(e);
     session_post(e->s,
                  (struct ffl_entry){
@@ -56,6 +59,7 @@ static void end_of_stream(struct ep *e)
 {
     e->rx_done = true;
     e->readable = false;
+    stats_state(e);
     session_post(e->s,
                  (struct ffl_entry){.op = FFL_OP_RECV, .handle = e->handle, .buf = FFL_NO_BUF});
 }
@@ -152,8 +156,10 @@ int data_rxfree(struct ffl_session *s)
             return -EPROTO;
         uint32_t slot = ffl_buf_slot(&s->rx.geo, buf);
         struct ep *e = s->rx_owner[slot] ? s->table[s->rx_handle[slot]] : NULL;
-        if (e && e->serial == s->rx_owner[slot])
+        if (e && e->serial == s->rx_owner[slot]) {
             e->rx_held -= ffl_buf_size(buf);
+            stats_held(e);
+        }
     }
     ffl_ring_consumed(&s->rxfree);
     struct ep *e;
@@ -182,13 +188,15 @@ static void adopt(struct ep *l, int fd, uint32_t handle, struct ffl_names *names
 {
     struct ffl_session *s = l->s;
     struct ffl_instance *in = s->in;
-    struct ep *e = ep_new(s, handle, fd);
+    struct ep *e = ep_new(s, handle, fd, false);
     if (!e) {
         OPS(in)->close(ST(in), fd);
         return;
     }
     e->armed = l->arm_new;
     (void)OPS(in)->sockname(ST(in), fd, false, &names->local);
+    e->st->names = *names;
+    stats_state(e);
     uint32_t buf = ffl_pool_get(&s->rx, sizeof(*names));
     if (buf != FFL_NO_BUF) {
         s->rx_owner[ffl_buf_slot(&s->rx.geo, buf)] = 0;
@@ -275,10 +283,12 @@ static void tx_pop(struct ep *e)
 {
     struct ffl_session *s = e->s;
     uint32_t buf = e->tx_head;
+    const struct tx_slot *t = &s->tx[ffl_buf_slot(&s->map.geo.tx, buf)];
     e->tx_held -= ffl_buf_size(buf);
     if (e->blocked)
         s->tx_blocked -= ffl_buf_size(buf);
-    e->tx_head = s->tx[ffl_buf_slot(&s->map.geo.tx, buf)].next;
+    stats_queued(e, 0, t->len - e->tx_off);
+    e->tx_head = t->next;
     if (e->tx_head == FFL_NO_BUF)
         e->tx_tail = FFL_NO_BUF;
     e->tx_off = 0;
@@ -309,14 +319,21 @@ static int gather(struct ep *e, struct iovec *iov, size_t *bytes)
     return n;
 }
 
+static void tx_sent(struct ep *e, size_t sent)
+{
+    ffl_stat_add(&e->s->map.seg->inst.bytes_out, sent);
+    ffl_stat_add(&e->st->bytes_out, sent);
+}
+
 static void tx_advance(struct ep *e, size_t sent)
 {
     struct ffl_session *s = e->s;
-    ffl_stat_add(&s->map.seg->inst.bytes_out, sent);
+    tx_sent(e, sent);
     while (e->tx_head != FFL_NO_BUF) {
         uint32_t left = s->tx[ffl_buf_slot(&s->map.geo.tx, e->tx_head)].len - e->tx_off;
         if (sent < left) {
             e->tx_off += (uint32_t)sent;
+            stats_queued(e, 0, (uint32_t)sent);
             return;
         }
         sent -= left;
@@ -342,7 +359,7 @@ static int send_dgram(struct ep *e)
         session_post(s, (struct ffl_entry){
                             .op = FFL_OP_ERROR, .handle = e->handle, .arg = n, .buf = FFL_NO_BUF});
     else
-        ffl_stat_add(&s->map.seg->inst.bytes_out, (uint64_t)n);
+        tx_sent(e, (size_t)n);
     tx_pop(e);
     return 0;
 }

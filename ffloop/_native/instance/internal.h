@@ -6,6 +6,7 @@
  * control.c   the operations of the SQ
  * data.c      the three pumps: receive, accept, transmit
  * serve.c     the turn and the sleep
+ * stats.c     the stats pages
  *
  * Invariants: an endpoint is in its session's table under its handle until CLOSED is posted, then in
  * the graveyard until the turn ends (the stack's events of this turn may still name it). Nothing
@@ -37,9 +38,10 @@ struct src {
 
 struct ep { /* an endpoint: one session's reference to one stack socket */
     struct ffl_session *s;
-    struct ep *next, *prev; /* in the ready or stalled list; next: in the graveyard */
-    struct ep *timed;       /* in the instance's timed list */
-    int64_t due;            /* when a timed endpoint is looked at */
+    struct ffl_stat_socket *st; /* for observers; what is decided on is here */
+    struct ep *next, *prev;     /* in the ready or stalled list; next: in the graveyard */
+    struct ep *timed;           /* in the instance's timed list */
+    int64_t due;                /* when a timed endpoint is looked at */
     uint32_t handle;
     uint32_t serial; /* tells a reused handle's buffers apart */
     int fd;          /* -1: open_error says why */
@@ -78,6 +80,7 @@ struct ffl_session {
     pid_t pid;
     uid_t uid;
     struct src src_sock, src_pid, src_bell;
+    struct ffl_stat_session *st;
     struct ffl_map map;
     struct ffl_ring sq, cq, rxfree, txfree;
     struct ffl_pool rx;
@@ -107,7 +110,10 @@ struct ffl_instance {
     struct ffl_session *sessions;
     unsigned nsessions; /* attached */
     uint32_t next_id, next_serial;
-    struct ffl_instance_page *page;
+    struct ffl_instance_page *page; /* and its tables */
+    struct ffl_stat_session *stat_sessions;
+    struct ffl_stat_socket *stat_sockets;
+    uint32_t *stat_free, stat_nfree, stat_cap; /* socket slots to use again */
     struct ffl_spin spin;
     struct ep *graveyard, *timed;
     int64_t ctl_due;     /* when to look at the control epoll even if busy */
@@ -138,7 +144,7 @@ bool session_stuffed(const struct ffl_session *s); /* the CQ is full: produce no
 void session_tx_release(struct ffl_session *s, uint32_t buf);
 void *session_buf(struct ffl_session *s, const struct ffl_pool_geo *p, uint32_t buf);
 
-struct ep *ep_new(struct ffl_session *s, uint32_t handle, int fd);
+struct ep *ep_new(struct ffl_session *s, uint32_t handle, int fd, bool dgram);
 void ep_close(struct ep *e); /* closes the stack socket, posts CLOSED, buries */
 void ep_ready(struct ep *e);
 void ep_timer(struct ep *e, int64_t due);
@@ -150,6 +156,26 @@ struct ep *list_pop(struct ep_list *l);
 int control_entry(struct ffl_session *s, struct ffl_entry e, const char **why);
 void control_connected(struct ep *e);
 void control_close(struct ep *e, bool abort);
+
+/* stats.c */
+int stats_open(struct ffl_instance *in);
+void stats_close(struct ffl_instance *in);
+void stats_session(struct ffl_session *s);
+void stats_session_end(struct ffl_session *s);
+void stats_socket(struct ep *e);
+void stats_socket_end(struct ep *e);
+void stats_state(struct ep *e); /* after what makes its state was changed */
+
+static inline void stats_held(struct ep *e)
+{
+    atomic_store_explicit(&e->st->rx_held, e->rx_held, memory_order_relaxed);
+}
+
+static inline void stats_queued(struct ep *e, uint32_t more, uint32_t less)
+{
+    uint32_t n = atomic_load_explicit(&e->st->tx_queued, memory_order_relaxed);
+    atomic_store_explicit(&e->st->tx_queued, n + more - less, memory_order_relaxed);
+}
 
 /* data.c */
 void data_event(struct ep *e, const struct ffl_stack_event *ev);

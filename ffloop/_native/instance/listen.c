@@ -103,6 +103,14 @@ int listen_open(struct ffl_instance *in, char *why, size_t whylen)
         if (rc < 0)
             return rc;
     }
+    struct sockaddr_un sa = {0};
+    socklen_t len = sizeof(sa);
+    if (getsockname(in->listen_fd, (struct sockaddr *)&sa, &len) == 0) {
+        if (!sa.sun_path[0] && len > offsetof(struct sockaddr_un, sun_path))
+            sa.sun_path[0] = '@';
+        snprintf(in->page->path, sizeof(in->page->path), "%.*s", (int)sizeof(sa.sun_path),
+                 sa.sun_path);
+    }
     in->src_listen = (struct src){SRC_LISTEN, in};
     return ctl_add(in, in->listen_fd, EPOLLIN, &in->src_listen);
 }

@@ -14,10 +14,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
-#include <fcntl.h>
 #include <sched.h>
-#include <time.h>
 #include <unistd.h>
 
 #define SQ_BUDGET 1024  /* entries a session a turn */
@@ -169,12 +166,16 @@ static int64_t next_due(struct ffl_instance *in, int64_t now)
     return due > now ? due - now : 0;
 }
 
-/* Where this side runs, so that an application on the same core does not spin against it. */
-static void note_cpu(struct ffl_instance *in)
+/* Where this side runs, so that an application on the same core does not spin against it; and
+ * what the stats pages say of now. */
+static void take_notes(struct ffl_instance *in, int64_t now)
 {
     uint32_t cpu = (uint32_t)sched_getcpu();
-    for (struct ffl_session *s = in->sessions; s; s = s->next)
+    for (struct ffl_session *s = in->sessions; s; s = s->next) {
         atomic_store_explicit(&s->map.seg->inst.cpu, cpu, memory_order_relaxed);
+        atomic_store_explicit(&s->st->rx_free, s->rx.free_bytes, memory_order_relaxed);
+    }
+    atomic_store_explicit(&in->page->beat, now, memory_order_relaxed);
 }
 
 /* Closes every socket; the sessions themselves go with the instance. */
@@ -236,7 +237,7 @@ int64_t ffl_instance_turn(void *p)
     if (now >= in->ctl_due) {
         ctl_wait(in, 0);
         in->ctl_due = now + CTL_PERIOD_NS;
-        note_cpu(in);
+        take_notes(in, now);
         if (in->timed)
             run_timed(in, now);
     }
@@ -284,8 +285,9 @@ static void sleep_for(struct ffl_instance *in, int64_t timeout_ns)
         ffl_stat_add(&in->page->sleeps, 1);
         in->stack_quiet = in->src_stack.owner != NULL; /* ctl_wait says otherwise */
         ctl_wait(in, timeout_ns);
-        in->ctl_due = ffl_now_ns() + CTL_PERIOD_NS;
-        note_cpu(in);
+        int64_t now = ffl_now_ns();
+        in->ctl_due = now + CTL_PERIOD_NS;
+        take_notes(in, now);
     }
     lower_waits(in);
 }
@@ -325,35 +327,6 @@ void ffl_instance_opts_default(struct ffl_instance_opts *o)
     };
 }
 
-static int stats_open(struct ffl_instance *in)
-{
-    int fd = memfd_create("ffloop-stats", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (fd < 0 || ftruncate(fd, 4096) < 0) {
-        int rc = -errno;
-        if (fd >= 0)
-            close(fd);
-        return rc;
-    }
-    void *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    /* ours is the last writable mapping: a peer that opens its descriptor anew gets no other */
-    (void)fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL);
-    char path[64];
-    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-    in->stats_fd = open(path, O_RDONLY | O_CLOEXEC); /* what peers get */
-    int rc = p == MAP_FAILED || in->stats_fd < 0 ? -errno : 0;
-    close(fd);
-    if (p != MAP_FAILED)
-        in->page = p;
-    if (rc < 0)
-        return rc;
-    in->page->magic = FFL_STATS_MAGIC;
-    in->page->version = FFL_ABI_VERSION;
-    in->page->pid = (int32_t)getpid();
-    in->page->start_realtime = (int64_t)time(NULL);
-    snprintf(in->page->stack, sizeof(in->page->stack), "%s", in->o.stack->name);
-    return 0;
-}
-
 static int open_control(struct ffl_instance *in)
 {
     in->ctl = epoll_create1(EPOLL_CLOEXEC);
@@ -389,6 +362,8 @@ int ffl_instance_start(struct ffl_instance **out, const struct ffl_instance_opts
     }
     if (rc == 0)
         rc = listen_open(in, why, whylen);
+    if (rc == 0)
+        ffl_instance_describe(in, in->page->describe, sizeof(in->page->describe));
     if (rc < 0) {
         if (!why[0])
             snprintf(why, whylen, "%s", strerror(-rc));
@@ -423,8 +398,7 @@ void ffl_instance_free(struct ffl_instance *in)
     for (size_t i = 0; i < FFL_COUNT(fds); i++)
         if (fds[i] >= 0)
             close(fds[i]);
-    if (in->page)
-        munmap(in->page, 4096);
+    stats_close(in);
     free(in);
 }
 

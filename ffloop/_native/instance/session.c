@@ -54,7 +54,13 @@ struct ep *list_pop(struct ep_list *l)
 
 /* ---- endpoints ----------------------------------------------------------------------------- */
 
-struct ep *ep_new(struct ffl_session *s, uint32_t handle, int fd)
+static void note_open(struct ffl_session *s)
+{
+    atomic_store_explicit(&s->map.seg->inst.sockets, s->open, memory_order_relaxed);
+    atomic_store_explicit(&s->st->sockets, s->open, memory_order_relaxed);
+}
+
+struct ep *ep_new(struct ffl_session *s, uint32_t handle, int fd, bool dgram)
 {
     struct ep *e = calloc(1, sizeof(*e));
     if (!e)
@@ -63,11 +69,13 @@ struct ep *ep_new(struct ffl_session *s, uint32_t handle, int fd)
     e->handle = handle;
     e->serial = ++s->in->next_serial;
     e->fd = fd;
+    e->dgram = dgram;
     e->tx_head = e->tx_tail = FFL_NO_BUF;
     e->shut = -1;
     s->table[handle] = e;
+    stats_socket(e);
     s->open++;
-    atomic_store_explicit(&s->map.seg->inst.sockets, s->open, memory_order_relaxed);
+    note_open(s);
     if (fd >= 0)
         atomic_fetch_add_explicit(&s->in->page->sockets, 1, memory_order_relaxed);
     return e;
@@ -133,7 +141,8 @@ void ep_close(struct ep *e)
     session_post(s,
                  (struct ffl_entry){.op = FFL_OP_CLOSED, .handle = e->handle, .buf = FFL_NO_BUF});
     s->open--;
-    atomic_store_explicit(&s->map.seg->inst.sockets, s->open, memory_order_relaxed);
+    note_open(s);
+    stats_socket_end(e);
     e->dead = true;
     e->next = in->graveyard;
     in->graveyard = e;
@@ -341,6 +350,7 @@ int session_new(struct ffl_instance *in, int sock, const struct ffl_hello *h, pi
         session_free(s);
         return rc;
     }
+    stats_session(s);
     s->next = in->sessions;
     in->sessions = s;
     in->nsessions++;
@@ -367,6 +377,7 @@ static void close_bell(struct ffl_session *s)
 
 void session_free(struct ffl_session *s)
 {
+    stats_session_end(s);
     close_fd(&s->sock);
     close_fd(&s->pidfd);
     close_fd(&s->app_bell);
@@ -386,6 +397,7 @@ static void go_dying(struct ffl_session *s)
 {
     struct ffl_instance *in = s->in;
     s->dying = true;
+    atomic_store_explicit(&s->st->dying, 1, memory_order_relaxed);
     in->nsessions--;
     atomic_store_explicit(&in->page->sessions, in->nsessions, memory_order_relaxed);
     atomic_fetch_add_explicit(&in->page->dying, 1, memory_order_relaxed);

@@ -1,13 +1,59 @@
 /*
- * stats.h - the instance's stats page: a memfd of one page, written by the instance only, read by
- * anyone who got it through FFL_HELLO_STATS or from /proc/PID/fd. Relaxed counters.
+ * stats.h - the instance's stats pages: a memfd written by the instance only (sealed against any
+ * other writable mapping), read by whoever got it through FFL_HELLO_STATS or opened /proc/PID/fd/N,
+ * which needs no answer from the instance and so works on one that is stopped or stuck.
+ *
+ * A header, a table of sessions, a table of sockets. A slot is free while its first word is 0, which
+ * is also cleared before a slot is filled anew and set last: a reader that sees the same non-zero
+ * word before and after copying a slot has a slot of one occupant. Counters are relaxed.
  */
 #ifndef FFL_STATS_H
 #define FFL_STATS_H
 
 #include "layout.h"
 
+#define FFL_STATS_NAME "ffloop-stats"         /* the memfd's, as /proc/PID/fd shows it */
 #define FFL_STATS_MAGIC 0x74617453534c4646ULL /* "FFLSStat" */
+#define FFL_STATS_VERSION 2u
+#define FFL_STATS_SOCKETS (1u << 18) /* slots; pages that were never used take no memory */
+
+enum ffl_sock_state {
+    FFL_ST_OPEN,
+    FFL_ST_BOUND,
+    FFL_ST_LISTENING,
+    FFL_ST_CONNECTING,
+    FFL_ST_CONNECTED,
+    FFL_ST_PEER_DONE, /* connected, and the peer has sent all it will */
+    FFL_ST_FAILED,
+    FFL_ST_CLOSING, /* closed by the application, still sending */
+};
+
+struct ffl_stat_session {
+    _Atomic uint32_t id; /* 0: free */
+    int32_t pid;
+    uint32_t uid;
+    int32_t memfd; /* the segment, as the instance's descriptor number */
+    int64_t start_realtime;
+    _Atomic uint32_t sockets;
+    _Atomic uint32_t dying;   /* gone, still sending what it had submitted */
+    _Atomic uint64_t rx_free; /* bytes of the receive pool; as of the last look, 1 ms ago at most */
+    uint64_t rx_total;
+    uint8_t pad[16];
+};
+_Static_assert(sizeof(struct ffl_stat_session) == 64, "stats ABI");
+
+struct ffl_stat_socket {
+    _Alignas(64) _Atomic uint32_t serial; /* 0: free */
+    uint32_t session, handle;
+    uint8_t type; /* SOCK_* */
+    _Atomic uint8_t state;
+    uint8_t pad[2];
+    _Atomic uint64_t bytes_in, bytes_out; /* from and to the stack */
+    _Atomic uint32_t rx_held;             /* buffer bytes that the application has not given back */
+    _Atomic uint32_t tx_queued;           /* bytes that the stack has not taken */
+    struct ffl_names names;
+};
+_Static_assert(sizeof(struct ffl_stat_socket) == 128, "stats ABI");
 
 struct ffl_instance_page {
     uint64_t magic;
@@ -21,6 +67,13 @@ struct ffl_instance_page {
     _Atomic uint32_t pending;  /* connections to the unix socket without a hello yet */
     _Atomic uint64_t sessions_total, sessions_refused, sessions_killed;
     _Atomic uint64_t accepts, turns, sleeps;
+    _Atomic int64_t beat; /* CLOCK_MONOTONIC, ns: its last look at everything */
+    uint32_t size;        /* of the whole file, bytes */
+    uint32_t session_off, session_slots, socket_off, socket_slots;
+    _Atomic uint32_t socket_top; /* slots at and above it were never used */
+    _Atomic uint64_t unlisted;   /* sockets and sessions that found no slot, ever */
+    char path[112];              /* of the unix socket; "@name": abstract */
+    char describe[160];          /* the stack, in its own words */
 };
 _Static_assert(sizeof(struct ffl_instance_page) <= 4096, "one page");
 

@@ -1,0 +1,158 @@
+/*
+ * stats.c - the stats pages: made at the start, a slot a session and a socket. See shm/stats.h.
+ *
+ * Callers: serve.c, session.c, control.c, data.c. What finds no slot is noted in a place that nobody
+ * reads, so that the pumps need not ask.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+static struct ffl_stat_session no_session;
+static struct ffl_stat_socket no_socket;
+
+int stats_open(struct ffl_instance *in)
+{
+    uint32_t sessions = in->o.max_sessions + in->o.max_sessions / 4 + 16; /* some are dying */
+    uint32_t socket_off = (4096 + sessions * sizeof(struct ffl_stat_session) + 4095) & ~4095u;
+    uint32_t size = socket_off + FFL_STATS_SOCKETS * sizeof(struct ffl_stat_socket);
+    int fd = memfd_create(FFL_STATS_NAME, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0 || ftruncate(fd, size) < 0) {
+        int rc = -errno;
+        if (fd >= 0)
+            close(fd);
+        return rc;
+    }
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    /* ours is the last writable mapping: a peer that opens its descriptor anew gets no other */
+    (void)fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL);
+    char path[64];
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    in->stats_fd = open(path, O_RDONLY | O_CLOEXEC); /* what peers get */
+    int rc = p == MAP_FAILED || in->stats_fd < 0 ? -errno : 0;
+    close(fd);
+    if (p != MAP_FAILED)
+        in->page = p;
+    if (rc < 0)
+        return rc;
+    struct ffl_instance_page *page = in->page;
+    page->version = FFL_STATS_VERSION;
+    page->pid = (int32_t)getpid();
+    page->start_realtime = (int64_t)time(NULL);
+    snprintf(page->stack, sizeof(page->stack), "%s", in->o.stack->name);
+    page->size = size;
+    page->session_off = 4096;
+    page->session_slots = sessions;
+    page->socket_off = socket_off;
+    page->socket_slots = FFL_STATS_SOCKETS;
+    in->stat_sessions = (void *)((char *)p + page->session_off);
+    in->stat_sockets = (void *)((char *)p + page->socket_off);
+    page->magic = FFL_STATS_MAGIC;
+    return 0;
+}
+
+void stats_close(struct ffl_instance *in)
+{
+    if (in->page)
+        munmap(in->page, in->page->size);
+    free(in->stat_free);
+    in->page = NULL;
+}
+
+/* ---- sessions ------------------------------------------------------------------------------ */
+
+void stats_session(struct ffl_session *s)
+{
+    struct ffl_instance *in = s->in;
+    s->st = &no_session;
+    for (uint32_t i = 0; i < in->page->session_slots; i++) {
+        struct ffl_stat_session *st = &in->stat_sessions[i];
+        if (atomic_load_explicit(&st->id, memory_order_relaxed))
+            continue;
+        s->st = st;
+        *st = (struct ffl_stat_session){.pid = s->pid,
+                                        .uid = s->uid,
+                                        .memfd = s->map.memfd,
+                                        .start_realtime = (int64_t)time(NULL),
+                                        .rx_free = s->rx.free_bytes,
+                                        .rx_total = s->rx.total_bytes};
+        atomic_store_explicit(&st->id, s->id, memory_order_release); /* pairs with the reader's */
+        return;
+    }
+    ffl_stat_add(&in->page->unlisted, 1);
+}
+
+void stats_session_end(struct ffl_session *s)
+{
+    if (s->st && s->st != &no_session)
+        atomic_store_explicit(&s->st->id, 0, memory_order_release);
+}
+
+/* ---- sockets ------------------------------------------------------------------------------- */
+
+static bool slot_new(struct ffl_instance *in, uint32_t *slot)
+{
+    uint32_t top = atomic_load_explicit(&in->page->socket_top, memory_order_relaxed);
+    if (in->stat_nfree) {
+        *slot = in->stat_free[--in->stat_nfree];
+        return true;
+    }
+    if (top == in->page->socket_slots)
+        return false;
+    if (top == in->stat_cap) { /* room to give each one back */
+        uint32_t cap = in->stat_cap ? in->stat_cap * 2 : 256;
+        uint32_t *grown = realloc(in->stat_free, cap * sizeof(*grown));
+        if (!grown)
+            return false;
+        in->stat_free = grown;
+        in->stat_cap = cap;
+    }
+    *slot = top;
+    atomic_store_explicit(&in->page->socket_top, top + 1, memory_order_relaxed);
+    return true;
+}
+
+void stats_socket(struct ep *e)
+{
+    struct ffl_instance *in = e->s->in;
+    uint32_t slot;
+    if (!slot_new(in, &slot)) {
+        ffl_stat_add(&in->page->unlisted, 1);
+        e->st = &no_socket;
+        return;
+    }
+    e->st = &in->stat_sockets[slot];
+    *e->st = (struct ffl_stat_socket){
+        .session = e->s->id, .handle = e->handle, .type = e->dgram ? SOCK_DGRAM : SOCK_STREAM};
+    atomic_store_explicit(&e->st->serial, e->serial, memory_order_release);
+}
+
+void stats_socket_end(struct ep *e)
+{
+    struct ffl_instance *in = e->s->in;
+    if (e->st == &no_socket)
+        return;
+    atomic_store_explicit(&e->st->serial, 0, memory_order_release);
+    in->stat_free[in->stat_nfree++] = (uint32_t)(e->st - in->stat_sockets);
+    e->st = &no_socket;
+}
+
+void stats_state(struct ep *e)
+{
+    enum ffl_sock_state state = e->closing                  ? FFL_ST_CLOSING
+                                : e->failed                 ? FFL_ST_FAILED
+                                : e->connecting             ? FFL_ST_CONNECTING
+                                : e->listener               ? FFL_ST_LISTENING
+                                : e->rx_done                ? FFL_ST_PEER_DONE
+                                : e->st->names.peer.family  ? FFL_ST_CONNECTED
+                                : e->st->names.local.family ? FFL_ST_BOUND
+                                                            : FFL_ST_OPEN;
+    atomic_store_explicit(&e->st->state, state, memory_order_relaxed);
+}

@@ -1,0 +1,290 @@
+"""`ffloop stat` and `ffloop top`, and what they stand on: pages read without the instance."""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+import ffloop
+from ffloop import _cli, _instance, _pages
+from ffloop._errors import InstanceDenied, InstanceNotFound, VersionMismatch
+
+from .util import HOST, pair
+
+
+@pytest.fixture
+def instance(tmp_path, monkeypatch):
+    """An instance of this test's own; new loops use it."""
+    path = str(tmp_path / "mine.sock")
+    monkeypatch.setenv("FFLOOP_INSTANCE", path)
+    with subprocess.Popen([_instance.executable(), "--socket", path], stdout=-1) as process:
+        assert process.stdout.readline().startswith(b"ffloop instance ready")
+        process.path = path
+        yield process
+        process.send_signal(signal.SIGCONT)
+        process.kill()
+
+
+def command(*args, status=0):
+    """The command in this process; its status is checked."""
+    assert _cli.main(args) == status
+
+
+def test_what_it_shows_is_so(instance, capsys, no_leaks):
+    async def main():
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(asyncio.Protocol, "::1", 0)
+        async with pair() as (client, peer):
+            client.transport.write(b"x" * 1000)
+            await peer.got(1000)
+            peer.transport.write(b"y" * 10)
+            await client.got(10)
+            command("stat", "--instance", instance.path, "--json")
+            shown = json.loads(capsys.readouterr().out)
+            names = [client.transport.get_extra_info(n) for n in ("sockname", "peername")]
+            mine = loop.ffloop_stats()
+        server.close()
+        return shown, names, server.sockets or [], mine
+
+    with asyncio.Runner(loop_factory=ffloop.new_event_loop) as runner:
+        shown, (local, remote), _, mine = runner.run(main())
+    assert shown["refused"] == []
+    [one] = shown["instances"]
+    assert (one["pid"], one["path"], one["stack"]) == (instance.pid, instance.path, "host")
+    assert one["state"] in ("running", "sleeping")
+    assert one["user"] == one["sessions"][0]["user"]
+    assert 0 <= time.time() - one["started"] < 60
+    assert one["totals"]["accepts"] == 1
+    assert one["totals"]["sessions_total"] == 1
+    [session] = one["sessions"]
+    assert session["pid"] == os.getpid()
+    assert "pytest" in session["program"]
+    assert session["sockets"] == len(one["sockets"]) == 4
+    assert session["app"]["bytes_sent"] == mine["bytes_sent"] == 1010
+    assert session["app"]["submitted"] == mine["submitted"]
+    assert session["inst"]["bytes_in"] == 1010
+    assert session["rings"]["sq"] == {"depth": 0, "size": 4096}
+    sockets = {(s["state"], tuple(s["local"]), tuple(s["peer"] or ())): s for s in one["sockets"]}
+    assert ("listening", remote, ()) in sockets
+    near = sockets["connected", local, remote]
+    far = sockets["connected", remote, local]
+    assert (near["type"], near["bytes_out"], near["bytes_in"]) == ("tcp", 1000, 10)
+    assert (far["bytes_out"], far["bytes_in"]) == (10, 1000)
+    assert near["tx_queued"] == far["tx_queued"] == 0
+    assert [s["local"][0] for s in one["sockets"] if s["state"] == "listening"].count("::1") == 1
+
+
+def test_states_and_what_is_queued(instance):
+    def states():
+        return sorted(s.state for s in _pages.read(instance.pid).sockets)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        with ffloop.socket() as bound, ffloop.socket() as refused:
+            bound.bind((HOST, 0))
+            with contextlib.suppress(ConnectionRefusedError):
+                await loop.sock_connect(refused, bound.getsockname())
+            assert states() == ["bound", "failed"]
+        async with pair() as (client, peer):
+            peer.transport.pause_reading()
+            client.transport.write(bytes(20_000_000))
+            while not (queued := [s for s in _pages.read(instance.pid).sockets if s.tx_queued]):
+                await asyncio.sleep(0)
+            assert [s.local for s in queued] == [client.transport.get_extra_info("sockname")]
+            client.transport.abort()
+            await client.lost
+            peer.transport.abort()
+        async with pair() as (client, peer):
+            peer.keep_open = True
+            client.transport.write_eof()
+            await peer.eof
+            while "peer done" not in states():
+                await asyncio.sleep(0)
+            assert states() == ["connected", "listening", "peer done"]
+
+    with asyncio.Runner(loop_factory=ffloop.new_event_loop) as runner:
+        runner.run(main())
+    while _pages.read(instance.pid).sessions:
+        time.sleep(0.01)
+    assert _pages.read(instance.pid).sockets == []
+
+
+def test_slots_are_used_again(instance):
+    async def main():
+        for _ in range(50):
+            async with pair():
+                pass
+
+    with asyncio.Runner(loop_factory=ffloop.new_event_loop) as runner:
+        runner.run(main())
+    seen = _pages.read(instance.pid)
+    assert seen.totals["accepts"] == 50
+    assert seen.totals["unlisted"] == 0
+
+
+def test_a_stopped_instance_answers_at_once(instance, capsys):
+    """The issue's word: within a second."""
+    with contextlib.closing(ffloop.new_event_loop()) as loop:
+        instance.send_signal(signal.SIGSTOP)
+        while _pages.read(instance.pid).state != "stopped":
+            pass
+        began = time.monotonic()
+        for form in ([], ["--json"], ["--prometheus"]):
+            command("stat", "--instance", instance.path, *form)
+            out = capsys.readouterr().out
+            assert "stopped" in out
+            assert str(os.getpid()) in out
+        assert time.monotonic() - began < 1
+        instance.send_signal(signal.SIGCONT)
+        assert loop.instance.pid == instance.pid
+
+
+def test_as_a_command(instance):
+    ffloop_command = os.path.join(os.path.dirname(sys.executable), "ffloop")
+    with contextlib.closing(ffloop.new_event_loop()):
+        for args in (["stat"], ["top", "--count", "1", "--interval", "0.01"]):
+            done = subprocess.run(
+                [ffloop_command, *args, "--instance", str(instance.pid)],
+                capture_output=True,
+                text=True,
+                timeout=20,
+                env={**os.environ, "TERM": "dumb"},
+            )
+            assert done.returncode == 0, done.stderr
+            for word in ("Instances", "Sessions", instance.path, str(os.getpid())):
+                assert word in done.stdout
+            assert ("/s" in done.stdout.replace(instance.path, "")) == (args[0] == "top")
+
+
+def test_prometheus(instance, capsys):
+    with contextlib.closing(ffloop.new_event_loop()):
+        command("stat", "--instance", instance.path, "--prometheus")
+    text = capsys.readouterr().out
+    label = r'[a-z_]+="(?:[^"\\\n]|\\.)*"'
+    sample = re.compile(rf"([a-z_]+)\{{(?:{label})(?:,{label})*\}} (\S+)")
+    families, values = [], {}
+    for line in text.splitlines():
+        if line.startswith("# TYPE"):
+            families.append(line.split()[2])
+            continue
+        if not line.startswith("#"):
+            name, value = sample.fullmatch(line).groups()
+            assert name == families[-1], "a family's samples are together, behind its TYPE"
+            values.setdefault(name, []).append(float(value))
+    assert len(set(families)) == len(families)
+    assert values["ffloop_instance_sessions"] == [1]
+    assert len(values["ffloop_ring_depth"]) == 4
+    assert sum(values["ffloop_session_app_submitted_total"]) >= 0
+
+
+def test_metrics_server(instance):
+    code = "import sys; from ffloop import _cli; sys.exit(_cli.main(sys.argv[1:]))"
+    args = ["stat", "--instance", instance.path, "--metrics", "0"]
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", code, *args], stdout=-1, text=True
+    ) as serving:
+        try:
+            url = serving.stdout.readline().split()[-1]
+            assert url.startswith("http://127.0.0.1:")
+            with urllib.request.urlopen(url) as answer:
+                assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+                assert b"ffloop_instance_info" in answer.read()
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                urllib.request.urlopen(url + "/more")
+            instance.kill()
+            instance.wait()
+            with pytest.raises(urllib.error.HTTPError, match="503"):
+                urllib.request.urlopen(url)
+        finally:
+            serving.send_signal(signal.SIGINT)
+    assert serving.returncode == 0
+
+
+def test_no_such_instance(capsys, tmp_path):
+    command("stat", "--instance", str(tmp_path / "none.sock"), status=1)
+    assert "no instance of yours listens at" in capsys.readouterr().err
+    command("top", "--instance", str(os.getpid()), status=1)
+    assert "is not an ffloop instance" in capsys.readouterr().err
+    with pytest.raises(InstanceNotFound):
+        _pages.read(2**22 + 1)
+    command("stat", "--metrics", "99999", status=1)
+    assert "cannot serve" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
+def test_another_users_instance_is_refused(instance):
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            try:
+                _pages.read(instance.pid)
+            except InstanceDenied as exc:
+                os.write(write, str(exc.strerror).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with open(read) as said:
+        assert f"pid {instance.pid} is root's: only root" in said.read()
+    os.waitpid(pid, 0)
+
+
+PRETENDER = """
+import fcntl, os, sys
+with open("/proc/self/comm", "w") as file:
+    file.write("ffloop-instance")
+fd = os.memfd_create("ffloop-stats", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+os.write(fd, bytes.fromhex(sys.argv[1]))
+os.ftruncate(fd, int(sys.argv[2]))
+if sys.argv[3] == "sealed":
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("case", ["short", "unsealed", "foreign", "beyond"])
+def test_a_process_that_only_looks_like_one(instance, case):
+    """Root looks at everybody's: what a page says is checked before it is followed."""
+    true = bytearray(64)
+    with _pages._mapped(_pages._open_page(instance.pid), "struct ffl_instance_page") as page:
+        true[:] = page[:64]
+        whole = page[:4096]
+    data, size, seal, error = {
+        "short": (true, 100, "sealed", InstanceNotFound),
+        "unsealed": (whole, 8192, "no", InstanceNotFound),
+        "foreign": (bytes(4096), 8192, "sealed", VersionMismatch),
+        "beyond": (whole, 8192, "sealed", InstanceNotFound),
+    }[case]
+    args = [sys.executable, "-c", PRETENDER, bytes(data).hex(), str(size), seal]
+    with subprocess.Popen(args, stdin=-1, stdout=-1) as process:
+        assert process.stdout.readline() == b"ready\n"
+        assert process.pid in _pages.pids()
+        with pytest.raises(error):
+            _pages.read(process.pid)
+        process.stdin.close()
+
+
+def test_nobody_can_write_the_page(instance):
+    fd = _pages._open_page(instance.pid)
+    try:
+        number = os.readlink(f"/proc/self/fd/{fd}")
+        assert "ffloop-stats" in number
+        assert fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SEAL
+        with pytest.raises(PermissionError), open(f"/proc/self/fd/{fd}", "r+b", 0) as again:
+            again.write(b"x")
+    finally:
+        os.close(fd)
