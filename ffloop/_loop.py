@@ -240,6 +240,15 @@ class Loop(SockCalls):
         self._make_socket_transport(rawsock, tls, extra=extra, server=server)
         return tls._app_transport
 
+    async def _sendfile_fallback(self, transp: Any, file: Any, offset: Any, count: Any) -> Any:
+        # asyncio gives the protocol back as if writing went on. Where the last bytes still wait,
+        # the protocol would be told to resume what nobody told it to pause.
+        try:
+            return await super()._sendfile_fallback(transp, file, offset, count)
+        finally:
+            if isinstance(transp, StreamTransport):
+                transp.tell_paused()
+
     # ---- clients ----
 
     def _live_ring(self) -> Ring:

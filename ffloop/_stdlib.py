@@ -108,6 +108,9 @@ if TYPE_CHECKING:
         async def _create_server_getaddrinfo(
             self, host: Any, port: Any, family: Any, flags: Any
         ) -> Any: ...
+        async def _sendfile_fallback(
+            self, transp: Any, file: Any, offset: Any, count: Any
+        ) -> Any: ...
         async def _sock_sendfile_native(
             self, sock: Any, file: Any, offset: int, count: int | None
         ) -> Any: ...

@@ -375,6 +375,12 @@ class StreamTransport(FlowControl, asyncio.Transport):
         self._write_context = contextvars.copy_context()
         self._maybe_pause_protocol()
 
+    def tell_paused(self) -> None:
+        """Repeats pause_writing to a protocol that came while writing was paused."""
+        if self._protocol_paused and not self._conn_lost:
+            self._protocol_paused = False
+            self._maybe_pause_protocol()
+
     def _write_error(self, code: int) -> OSError:
         ring = self._endpoint.ring
         if ring is None or ring.dead:

@@ -764,3 +764,21 @@ def test_ten_thousand_connections(run_ff, no_leaks):
         await until(lambda: loop._ring.open_sockets() == 0)
 
     run_ff(main())
+
+
+def test_sendfile_leaves_flow_control_as_it_is(run_ff, tmp_path):
+    """The rest of a file still waits when sendfile is done: the protocol is told to pause before it
+    is told to resume."""
+    (tmp_path / "file").write_bytes(b"x" * 16_000)  # one chunk of asyncio's, more than the cap
+
+    async def main():
+        async with pair() as (client, server):
+            client.transport.set_write_buffer_limits(0)
+            with (tmp_path / "file").open("rb") as file:
+                # With a count it returns right after the last write.
+                await asyncio.get_running_loop().sendfile(client.transport, file, 0, 16_000)
+            assert client.calls == ["made", "pause"]
+            await server.got(16_000)
+            await until(lambda: client.calls == ["made", "pause", "resume"])
+
+    run_ff(main(), tx_cap=4096)
