@@ -25,14 +25,14 @@ _PAGE_NAME, _SEGMENT_NAME = "/memfd:ffloop-stats", "/memfd:ffloop-sc"
 _STUCK_AFTER = 1.0  # seconds that a running instance may go without a look at everything
 
 _STATES = {
-    lib.FFL_ST_OPEN: "open",
-    lib.FFL_ST_BOUND: "bound",
-    lib.FFL_ST_LISTENING: "listening",
-    lib.FFL_ST_CONNECTING: "connecting",
-    lib.FFL_ST_CONNECTED: "connected",
-    lib.FFL_ST_PEER_DONE: "peer done",
-    lib.FFL_ST_FAILED: "failed",
-    lib.FFL_ST_CLOSING: "closing",
+    lib.FFL_SOCK_OPEN: "open",
+    lib.FFL_SOCK_BOUND: "bound",
+    lib.FFL_SOCK_LISTENING: "listening",
+    lib.FFL_SOCK_CONNECTING: "connecting",
+    lib.FFL_SOCK_CONNECTED: "connected",
+    lib.FFL_SOCK_PEER_DONE: "peer done",
+    lib.FFL_SOCK_FAILED: "failed",
+    lib.FFL_SOCK_CLOSING: "closing",
 }
 _RINGS = ("sq", "rxfree", "cq", "txfree")
 _APP = [

@@ -146,13 +146,13 @@ void stats_socket_end(struct ep *e)
 
 void stats_state(struct ep *e)
 {
-    enum ffl_sock_state state = e->closing                  ? FFL_ST_CLOSING
-                                : e->failed                 ? FFL_ST_FAILED
-                                : e->connecting             ? FFL_ST_CONNECTING
-                                : e->listener               ? FFL_ST_LISTENING
-                                : e->rx_done                ? FFL_ST_PEER_DONE
-                                : e->st->names.peer.family  ? FFL_ST_CONNECTED
-                                : e->st->names.local.family ? FFL_ST_BOUND
-                                                            : FFL_ST_OPEN;
+    enum ffl_sock_state state = e->closing                  ? FFL_SOCK_CLOSING
+                                : e->failed                 ? FFL_SOCK_FAILED
+                                : e->connecting             ? FFL_SOCK_CONNECTING
+                                : e->listener               ? FFL_SOCK_LISTENING
+                                : e->rx_done                ? FFL_SOCK_PEER_DONE
+                                : e->st->names.peer.family  ? FFL_SOCK_CONNECTED
+                                : e->st->names.local.family ? FFL_SOCK_BOUND
+                                                            : FFL_SOCK_OPEN;
     atomic_store_explicit(&e->st->state, state, memory_order_relaxed);
 }

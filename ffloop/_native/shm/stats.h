@@ -18,14 +18,14 @@
 #define FFL_STATS_SOCKETS (1u << 18) /* slots; pages that were never used take no memory */
 
 enum ffl_sock_state {
-    FFL_ST_OPEN,
-    FFL_ST_BOUND,
-    FFL_ST_LISTENING,
-    FFL_ST_CONNECTING,
-    FFL_ST_CONNECTED,
-    FFL_ST_PEER_DONE, /* connected, and the peer has sent all it will */
-    FFL_ST_FAILED,
-    FFL_ST_CLOSING, /* closed by the application, still sending */
+    FFL_SOCK_OPEN,
+    FFL_SOCK_BOUND,
+    FFL_SOCK_LISTENING,
+    FFL_SOCK_CONNECTING,
+    FFL_SOCK_CONNECTED,
+    FFL_SOCK_PEER_DONE, /* connected, and the peer has sent all it will */
+    FFL_SOCK_FAILED,
+    FFL_SOCK_CLOSING, /* closed by the application, still sending */
 };
 
 struct ffl_stat_session {
