@@ -1,8 +1,8 @@
-"""Loop: asyncio's selector event loop with TCP on the stack.
+"""Loop: asyncio's selector event loop with TCP and UDP on the stack.
 
 What is not here is asyncio's own code, unchanged: scheduling, TLS, tasks, subprocesses, signals,
 pipes, unix sockets, executors. Overridden are the places where a TCP socket is made, connected,
-listened on or turned into a transport.
+listened on or turned into a transport, and datagram endpoints.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ import weakref
 from typing import Any
 
 from . import _config, _instance, _session
+from ._datagram import DatagramTransport, open_datagram
 from ._errors import ConfigError, InstanceError, gone
 from ._handed import Handed
 from ._instance import InstanceInfo
@@ -297,6 +298,76 @@ class Loop(SockCalls):
         if stack_socket(sock) is None:
             self._handed.connected(sock, "connect_accepted_socket()")
         return await super().connect_accepted_socket(protocol_factory, sock, **kwargs)
+
+    # ---- datagrams ----
+
+    async def create_datagram_endpoint(  # type: ignore[override]
+        self,
+        protocol_factory: Any,
+        local_addr: Any = None,
+        remote_addr: Any = None,
+        *,
+        family: int = 0,
+        proto: int = 0,
+        flags: int = 0,
+        reuse_port: bool | None = None,
+        allow_broadcast: bool | None = None,
+        sock: Any = None,
+    ) -> Any:
+        """As asyncio's. Addresses that the router gives to the stack are there, and so is a socket
+        of AF_INET or AF_INET6 that is bound to none."""
+        opened = None
+        if sock is None and (local_addr or remote_addr or family) and family != socket.AF_UNIX:
+            opened = await open_datagram(
+                self,
+                local_addr,
+                remote_addr,
+                family=family,
+                proto=proto,
+                flags=flags,
+                reuse_port=bool(reuse_port),
+                broadcast=bool(allow_broadcast),
+            )
+        if opened is None:
+            return await super().create_datagram_endpoint(
+                protocol_factory,
+                local_addr,
+                remote_addr,
+                family=family,
+                proto=proto,
+                flags=flags,
+                reuse_port=reuse_port,
+                allow_broadcast=allow_broadcast,
+                sock=sock,
+            )
+        stack, address = opened
+        waiter: asyncio.Future[None] = self.create_future()
+        try:
+            protocol = protocol_factory()
+        except BaseException:
+            stack.close()
+            raise
+        transport = DatagramTransport(self, stack, protocol, address, waiter)
+        try:
+            await waiter
+        except BaseException:
+            transport.close()
+            raise
+        return transport, protocol
+
+    def _make_datagram_transport(
+        self,
+        sock: Any,
+        protocol: Any,
+        address: Any = None,
+        waiter: Any = None,
+        extra: Any = None,
+    ) -> Any:
+        stack = stack_socket(sock)
+        if stack is None:
+            return super()._make_datagram_transport(sock, protocol, address, waiter, extra)
+        self._own_ring(stack)
+        return DatagramTransport(self, stack, protocol, address, waiter)
 
     # ---- servers ----
 

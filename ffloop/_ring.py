@@ -312,14 +312,15 @@ class Ring:
         return _check(got), decode(bytes(ffi.buffer(addr)))
 
     def send(self, handle: int, data: Any) -> int:
-        """Bytes taken. Raises BlockingIOError for none."""
+        """Bytes taken of a stream. Raises BlockingIOError for none."""
         if isinstance(data, bytes):
             return _check(raw_send(self._alive(), handle, data, len(data)))
         with memoryview(data) as view, view.cast("B") as flat:
             return _check(raw_send(self._alive(), handle, ffi.from_buffer(flat), len(flat)))
 
     def sendto(self, handle: int, family: int, data: Any, address: Any) -> int:
-        to = _addr(encode(family, address, "sendto"))
+        """One datagram, all or BlockingIOError; to None: where the socket is connected to."""
+        to = ffi.NULL if address is None else _addr(encode(family, address, "sendto"))
         with memoryview(data) as view, view.cast("B") as flat:
             return _check(
                 lib.ffl_client_sendto(self._alive(), handle, ffi.from_buffer(flat), len(flat), to)

@@ -262,6 +262,8 @@ class StackSocket:
 
     def send(self, data: Any, flags: int = 0, /) -> int:
         ring, handle = self._live()
+        if self.type == socket.SOCK_DGRAM:
+            return ring.sendto(handle, self._ep().family, data, None)
         return ring.send(handle, data)
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:

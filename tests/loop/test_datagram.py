@@ -1,0 +1,367 @@
+"""Datagram endpoints: the same on every loop, on the stack with ffloop."""
+
+import asyncio
+import contextlib
+import errno
+import gc
+import socket
+import sys
+import warnings
+
+import pytest
+
+from .util import HOST, until
+
+V6 = "::1"
+
+
+class Box(asyncio.DatagramProtocol):
+    """Keeps what it hears; echoes it if it is told to."""
+
+    def __init__(self, echo: bool = False) -> None:
+        self.echo = echo
+        self.calls: list[object] = []
+        self.got: list[tuple[bytes, object]] = []
+        self.errors: list[BaseException] = []
+        self.lost = asyncio.get_running_loop().create_future()
+        self.paused = 0
+        self.transport: asyncio.DatagramTransport
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.calls.append("made")
+
+    def datagram_received(self, data, addr):
+        assert type(data) is bytes
+        self.got.append((data, addr))
+        if self.echo:
+            self.transport.sendto(data, addr)
+
+    def error_received(self, exc):
+        self.errors.append(exc)
+
+    def pause_writing(self):
+        self.paused += 1
+
+    def connection_lost(self, exc):
+        self.calls.append("lost")
+        self.lost.set_result(exc)
+
+
+@contextlib.asynccontextmanager
+async def endpoint(factory=Box, **kwargs):
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.create_datagram_endpoint(factory, **kwargs)
+    try:
+        yield transport, protocol
+    finally:
+        transport.close()
+        if not protocol.lost.done():
+            await protocol.lost
+
+
+@pytest.mark.parametrize("host", [HOST, V6])
+def test_echo(run, host, no_leaks):
+    """A server that is not connected, a client that is: whole datagrams, addresses, order."""
+
+    async def main():
+        async with endpoint(lambda: Box(echo=True), local_addr=(host, 0)) as (served, server):
+            address = served.get_extra_info("sockname")
+            assert address[0] == host
+            assert served.get_extra_info("peername") is None
+            async with endpoint(remote_addr=address[:2]) as (transport, client):
+                assert transport.get_extra_info("peername")[:2] == address[:2]
+                sizes = [1, 100, 1472, 9000, 60000]
+                for size in sizes:
+                    transport.sendto(bytes([size % 251]) * size)
+                    await until(lambda: len(client.got) == len(server.got) == len(sent) + 1)
+                    sent.append(size)
+                assert [len(data) for data, _ in client.got] == sizes
+                assert client.got[0][1][:2] == address[:2]
+                me = transport.get_extra_info("sockname")
+                assert server.got[0][1][:2] == me[:2]
+                with pytest.raises(ValueError, match="must be None or"):
+                    transport.sendto(b"x", (host, 1))
+                transport.sendto(b"named", address)
+                await until(lambda: client.got[-1][0] == b"named")
+            assert client.calls == ["made", "lost"]
+            assert client.lost.result() is None
+
+    sent: list[int] = []
+    run(main())
+
+
+def test_where_it_is(run_ff, no_leaks):
+    """On the stack, unless the routes say otherwise."""
+
+    async def main(kind):
+        async with endpoint(local_addr=(HOST, 0)) as (transport, _):
+            sock = transport.get_extra_info("socket")._sock
+            assert type(sock).__name__ == kind
+            assert asyncio.get_running_loop().ffloop_stats()["inst_sockets"] == (
+                kind == "StackSocket"
+            )
+
+    run_ff(main("StackSocket"))
+    run_ff(main("socket"), routes="127.0.0.0/8=kernel")
+
+
+def test_many_at_once(run, no_leaks):
+    async def main():
+        async with endpoint(lambda: Box(echo=True), local_addr=(HOST, 0)) as (served, _):
+            async with endpoint(local_addr=(HOST, 0)) as (transport, box):
+                to = served.get_extra_info("sockname")
+                for base in range(0, 2000, 100):
+                    for i in range(base, base + 100):
+                        transport.sendto(b"%d" % i, to)
+                    await until(lambda n=base + 100: len(box.got) == n)
+                assert [data for data, _ in box.got] == [b"%d" % i for i in range(2000)]
+
+    run(main())
+
+
+def test_bad_arguments(run_std):
+    async def main():
+        loop = asyncio.get_running_loop()
+        make = loop.create_datagram_endpoint
+        with pytest.raises(ValueError, match="unexpected address family"):
+            await make(Box)
+        with pytest.raises(TypeError, match="2-tuple is expected"):
+            await make(Box, local_addr="here")
+        with pytest.raises(ValueError, match="can not get address information"):
+            await make(Box, local_addr=(HOST, 0), remote_addr=(V6, 9))
+        with pytest.raises(OSError) as caught:
+            await make(Box, local_addr=("192.0.2.1", 0))
+        assert caught.value.errno == errno.EADDRNOTAVAIL
+        async with endpoint(local_addr=(HOST, 0)) as (transport, _):
+            with pytest.raises(TypeError, match="bytes-like object, not 'str'"):
+                transport.sendto("text", (HOST, 9))
+            address = transport.get_extra_info("sockname")
+            with pytest.raises(OSError) as caught:
+                await make(Box, local_addr=address)
+            assert caught.value.errno == errno.EADDRINUSE
+
+        def broken():
+            raise LookupError
+
+        with pytest.raises(LookupError):
+            await make(broken, local_addr=(HOST, 0))
+
+    run_std(main())
+
+
+def test_options(run, no_leaks):
+    async def main():
+        async with endpoint(local_addr=(HOST, 0), reuse_port=True, allow_broadcast=True) as one:
+            sock = one[0].get_extra_info("socket")
+            assert sock.type == socket.SOCK_DGRAM
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST)
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+            address = one[0].get_extra_info("sockname")
+            async with endpoint(local_addr=address, reuse_port=True) as other:
+                assert other[0].get_extra_info("sockname") == address
+        async with endpoint(family=socket.AF_INET) as (transport, _):
+            transport.sendto(b"to nobody", (HOST, 9))
+
+    run(main())
+
+
+def test_refused(run_std, no_leaks):
+    """A connected socket hears of the port that nobody has, and lives on."""
+
+    async def main():
+        async with endpoint(local_addr=(HOST, 0)) as (transport, _):
+            address = transport.get_extra_info("sockname")
+        async with endpoint(remote_addr=address) as (transport, box):
+            transport.sendto(b"x")
+            await until(lambda: box.errors)
+            assert isinstance(box.errors[0], ConnectionRefusedError)
+            assert not transport.is_closing()
+            async with endpoint(lambda: Box(echo=True), local_addr=address):
+
+                def again():
+                    transport.sendto(b"y")
+                    return box.got
+
+                await until(again)
+
+    run_std(main())
+
+
+def test_too_large(run_std, no_leaks):
+    async def main():
+        async with endpoint(local_addr=(HOST, 0)) as (transport, box):
+            transport.sendto(b"x" * 65508, (HOST, 9))
+            await until(lambda: box.errors)
+            assert box.errors[0].errno == errno.EMSGSIZE
+            assert not transport.is_closing()
+
+    run_std(main())
+
+
+def test_empty(run_std, no_leaks):
+    """Python 3.13 sends empty datagrams, earlier ones do not."""
+
+    async def main():
+        async with (
+            endpoint(local_addr=(HOST, 0)) as (served, box),
+            endpoint(remote_addr=served.get_extra_info("sockname")) as (transport, _),
+        ):
+            transport.sendto(b"")
+            transport.sendto(b"end")
+            await until(lambda: box.got and box.got[-1][0] == b"end")
+            empty = [b""] if sys.version_info >= (3, 13) else []
+            assert [data for data, _ in box.got] == [*empty, b"end"]
+
+    run_std(main())
+
+
+def test_close_abort_and_misuse(run_std, no_leaks):
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with endpoint(local_addr=(HOST, 0)) as (served, _):
+            address = served.get_extra_info("sockname")
+            for end in ("close", "abort"):
+                transport, box = await loop.create_datagram_endpoint(Box, remote_addr=address)
+                sock = transport.get_extra_info("socket")
+                getattr(transport, end)()
+                getattr(transport, end)()
+                assert transport.is_closing()
+                assert box.calls == ["made"]
+                assert await box.lost is None
+                assert sock.fileno() == -1
+                transport.sendto(b"late")
+                assert "closed" in repr(transport)
+
+    run_std(main())
+
+
+def test_a_protocol_that_raises(run_std, no_leaks):
+    """It is reported, and the endpoint lives on."""
+
+    async def main():
+        class Broken(Box):
+            def datagram_received(self, data, addr):
+                super().datagram_received(data, addr)
+                if data == b"bad":
+                    raise LookupError
+
+        async with (
+            endpoint(Broken, local_addr=(HOST, 0)) as (served, box),
+            endpoint(remote_addr=served.get_extra_info("sockname")) as (transport, _),
+        ):
+            for data in (b"bad", b"good"):
+                transport.sendto(data)
+            await until(lambda: len(box.got) == 2)
+
+    run_std(main())
+    (reported,), run_std.errors = run_std.errors, []
+    assert isinstance(reported["exception"], LookupError)
+
+
+def test_a_socket_of_ones_own(run_std, no_leaks):
+    """sock=: one of socket.socket, one of ffloop.socket; and what cannot go with it."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        kinds = [socket.socket]
+        if run_std.name == "ffloop":
+            import ffloop
+
+            kinds.append(ffloop.socket)
+        for kind in kinds:
+            sock = kind(socket.AF_INET, socket.SOCK_DGRAM)
+            sock.setblocking(False)
+            sock.bind((HOST, 0))
+            with pytest.raises(ValueError, match="modifier keyword"):
+                await loop.create_datagram_endpoint(Box, sock=sock, local_addr=(HOST, 0))
+            async with (
+                endpoint(lambda: Box(echo=True), sock=sock) as (served, _),
+                endpoint(remote_addr=served.get_extra_info("sockname")) as (transport, box),
+            ):
+                transport.sendto(b"x")
+                await until(lambda box=box: box.got)
+        stream = kinds[-1](socket.AF_INET, socket.SOCK_STREAM)
+        with pytest.raises(ValueError, match="was expected"):
+            await loop.create_datagram_endpoint(Box, sock=stream)
+        stream.close()
+
+    run_std(main())
+
+
+def test_sock_calls(run_ff, no_leaks):
+    """sock_sendto and sock_recvfrom on stack sockets."""
+
+    async def main():
+        import ffloop
+
+        loop = asyncio.get_running_loop()
+        with (
+            ffloop.socket(socket.AF_INET, socket.SOCK_DGRAM) as a,
+            ffloop.socket(socket.AF_INET, socket.SOCK_DGRAM) as b,
+        ):
+            a.bind((HOST, 0))
+            b.bind((HOST, 0))
+            for data in (b"one", b"x" * 40000):
+                assert await loop.sock_sendto(a, data, b.getsockname()) == len(data)
+                assert await loop.sock_recvfrom(b, 65536) == (data, a.getsockname())
+            await loop.sock_connect(a, b.getsockname())
+            assert a.send(b"connected") == 9
+            buffer = bytearray(100)
+            assert await loop.sock_recvfrom_into(b, buffer) == (9, a.getsockname())
+            assert await loop.sock_sendto(b, b"cut", a.getsockname()) == 3
+            assert await loop.sock_recv(a, 2) == b"cu"  # the rest is gone
+            with pytest.raises(BlockingIOError):
+                a.recv(10)
+
+    run_ff(main())
+
+
+def test_unclosed_transport_warns(run_std):
+    async def main():
+        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+            asyncio.DatagramProtocol, local_addr=(HOST, 0)
+        )
+        if run_std.name != "ffloop":  # the loop refers to it for as long as it reads
+            transport.close()
+            return
+        ring = transport._endpoint.ring
+        ring.receivers.pop(transport._handle)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            del transport
+            gc.collect()
+        assert any("unclosed transport" in str(w.message) for w in caught)
+
+    run_std(main())
+
+
+def test_flow_control(run_ff, no_leaks):
+    """More than the pool holds: writing pauses, and every datagram goes out in the end."""
+
+    async def main():
+        async with endpoint(local_addr=(HOST, 0)) as (served, _):
+            to = served.get_extra_info("sockname")
+            async with endpoint(remote_addr=to) as (transport, box):
+                for _ in range(2000):
+                    transport.sendto(b"x" * 30000)
+                assert box.paused == 1
+                assert transport.get_write_buffer_size() > 0
+                await until(lambda: transport.get_write_buffer_size() == 0)
+
+    run_ff(main(), pool_kib=1024)
+
+
+def test_the_instance_ends(run_ff):
+    """The endpoint is lost with ConnectionResetError, at once."""
+
+    async def main():
+        import os
+        import signal
+
+        loop = asyncio.get_running_loop()
+        _, box = await loop.create_datagram_endpoint(Box, local_addr=(HOST, 0))
+        os.kill(loop.instance.pid, signal.SIGKILL)
+        assert isinstance(await box.lost, ConnectionResetError)
+
+    run_ff(main())
