@@ -104,7 +104,8 @@ def on_fstack(
     monkeypatch.setenv("FFLOOP_INSTANCE", fstack.path)
     monkeypatch.setenv("FFLOOP_STACK", "fstack")
     net.mirrored(monkeypatch)
-    util = sys.modules["loop.util"]
+    from loop import util
+
     for name, value in net.ADDRESSES.items():
         for module in (util, request.module):
             if hasattr(module, name):

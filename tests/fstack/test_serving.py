@@ -1,11 +1,14 @@
 """Serving from F-Stack to kernel peers over the wire. FFLOOP_FSTACK_FULL=1: a release's sizes."""
 
 import asyncio
+import collections
+import errno
 import hashlib
 import http.client
 import random
 import re
 import shutil
+import socket
 import subprocess
 import time
 
@@ -119,6 +122,82 @@ def test_short_connections(fstack):
     if net.FULL:
         assert took < SECONDS * 1.05, f"{total / took:.0f} a second"
     net.drained(fstack)
+
+
+def test_workers_share_a_port(on_fstack):
+    """SO_REUSEPORT inside an instance shares connections out (FreeBSD's SO_REUSEPORT_LB)."""
+    import ffloop
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        seen = collections.Counter()
+
+        def worker(name):
+            class Count(asyncio.Protocol):
+                def connection_made(self, transport):
+                    seen[name] += 1
+                    transport.close()
+
+            return loop.create_server(Count, net.STACK, PORT, reuse_port=True)
+
+        servers = [await worker(i) for i in range(3)]
+        with pytest.raises(OSError) as caught:  # somebody who does not share stays outside
+            await loop.create_server(asyncio.Protocol, net.STACK, PORT)
+        assert caught.value.errno == errno.EADDRINUSE
+
+        def connect(n):
+            for _ in range(n):
+                with socket.create_connection((net.STACK, PORT), 10) as sock:
+                    assert sock.recv(1) == b""
+
+        await asyncio.to_thread(connect, 300)
+        assert sum(seen.values()) == 300
+        assert len(seen) == 3
+        assert min(seen.values()) > 30, seen
+        for server in servers:
+            server.close()
+
+    ffloop.run(main())
+
+
+def test_datagrams(on_fstack):
+    """UDP with a kernel peer, both ways: sizes, order, addresses, IPv4 and IPv6."""
+    import ffloop
+
+    def client(addr):
+        family = socket.AF_INET6 if ":" in addr[0] else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(10)
+            sock.connect(addr)
+            # (F-Stack did not put IPv4's larger fragments together: docs/fstack.md)
+            for size in (1, 0, 100, 1472, 9000 if family == socket.AF_INET6 else 1473):
+                sock.send(b"u" * size)
+                assert sock.recv(65536) == b"u" * size
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(10)
+            sock.connect(addr[:1] + (9,) + addr[2:])
+            sock.send(b"to nobody")
+            with pytest.raises(ConnectionRefusedError):
+                sock.recv(1)
+
+    async def echo(sock):
+        loop = asyncio.get_running_loop()
+        while True:
+            data, peer = await loop.sock_recvfrom(sock, 65536)
+            assert peer[0] in (net.PEER, net.PEER6)
+            await loop.sock_sendto(sock, data, peer)
+
+    async def main():
+        for family, host in ((socket.AF_INET, net.STACK), (socket.AF_INET6, net.STACK6)):
+            with ffloop.socket(family, socket.SOCK_DGRAM) as sock:
+                sock.bind((host, 0))
+                echoing = asyncio.create_task(echo(sock))
+                await asyncio.to_thread(client, sock.getsockname())
+                echoing.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await echoing
+
+    ffloop.run(main())
 
 
 def test_client_in_the_loop(on_fstack, tmp_path):
