@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from . import _run, _stat
+from . import _doctor, _run, _stat
 from ._errors import InstanceError
 from ._instance import executable
 
@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     _run.add_command(commands)
     _stat.add_commands(commands)
+    _doctor.add_command(commands)
     args, rest = parser.parse_known_args(argv)
     if args.command == "instance":
         return _instance(rest)

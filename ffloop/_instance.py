@@ -139,12 +139,12 @@ def _embedded(config: Config, timeout_ms: int | None, make: type[Ring]) -> Ring:
         if path:
             with contextlib.suppress(InstanceError):
                 return make(path, config, timeout_ms)
-        path = _start(config.stack or "host")
+        path = start(config.stack or "host")
         os.environ[_ENV] = path
         return make(path, config, timeout_ms)
 
 
-def _start(stack: str) -> str:
+def start(stack: str) -> str:
     """Starts an embedded instance; returns its address. The instance detaches itself at once."""
     name = f"ffloop-{os.getuid()}-{os.getpid()}-{secrets.token_hex(8)}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
