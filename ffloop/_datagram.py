@@ -48,7 +48,7 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
             "peername": _peer(sock),
         }
         super().__init__(extra, loop)
-        self._sock = sock
+        self._sock: Any = sock
         self._endpoint: Endpoint = endpoint
         self._handle = endpoint.handle
         self._protocol = protocol
@@ -62,6 +62,11 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
         self._context = contextvars.copy_context()
         endpoint.open_ring().receivers[self._handle] = self
         loop.call_soon(self._begin, waiter)
+
+    def own(self, sock: Any) -> None:
+        """The application's socket object, which stands for the stack socket: it is closed with the
+        transport, as asyncio does."""
+        self._sock = sock
 
     def _begin(self, waiter: "asyncio.Future[None]") -> None:
         try:

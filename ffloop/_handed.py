@@ -12,6 +12,8 @@ where the routes give its address to the stack:
 | kernel | the kernel serves it, as asyncio does |
 | error | RuntimeError |
 
+So it is with a datagram socket; an endpoint has one socket, and "both" is adopt for it.
+
 The default is adopt where the stack is not this kernel (both with `dual_listen`; an address that
 the stack does not have stays on the kernel), and kernel with the host stack, which is this kernel.
 A connected socket stays where its peer is: on the kernel.
@@ -37,7 +39,7 @@ from ._endpoint import mirrors
 from ._errors import ConfigError
 from ._log import log
 from ._routing import Router
-from ._sockets import adopt, close_with, tcp_family
+from ._sockets import adopt, close_with, inet_family
 
 _BYPASSES = ("aiofastnet",)  # libraries with transports of their own on raw descriptors
 _RESET_ON_CLOSE = struct.pack("=ii", 1, 0)  # struct linger
@@ -97,8 +99,22 @@ class Handed:
         sock.listen()
         return True
 
-    def _fate(self, sock: Any, what: str) -> str:
-        family = tcp_family(sock)
+    def to_receive(self, loop: Any, sock: Any) -> None:
+        """create_datagram_endpoint's: makes the kernel socket `sock` the stack's, or leaves it."""
+        family = inet_family(sock, socket.SOCK_DGRAM)
+        if family is None or _connected(sock):
+            self.connected(sock, "create_datagram_endpoint()", socket.SOCK_DGRAM)
+            return
+        fate = self._fate(sock, "create_datagram_endpoint()", socket.SOCK_DGRAM)
+        if fate == "kernel":
+            return
+        if type(sock) is socket.socket:
+            self._adopt(loop, sock, "adopt")
+        else:
+            self._say(f"{sock!r} is of a class of its own: it stays on the kernel", warn=True)
+
+    def _fate(self, sock: Any, what: str, kind: int = socket.SOCK_STREAM) -> str:
+        family = inet_family(sock, kind)
         if family is None:
             return "kernel"  # unix sockets and the like: nobody would look for them on the stack
         address = sock.getsockname()
@@ -125,8 +141,10 @@ class Handed:
         # where it stays on the kernel.
         address = sock.getsockname()
         listens = _listens(sock)
+        streams = inet_family(sock) is not None
         ring = loop._live_ring()
-        kernel = sock.dup() if self._apart and (listens or fate == "both") else None
+        reaches = listens or fate == "both" or not streams  # the kernel would not refuse
+        kernel = sock.dup() if self._apart and reaches else None
         try:
             # Two listeners of one kernel would split the connections between them: with the host
             # stack, only sockets that nobody listens on yet may be shared.
@@ -149,7 +167,7 @@ class Handed:
         kernel.setblocking(False)
         if fate == "both":
             return [sock, kernel]
-        close_with(sock, _Gate(loop, kernel, address))
+        close_with(sock, _Gate(loop, kernel, _refuse if streams else _drop))
         return [sock]
 
     def _cannot_adopt(self, address: Any, exc: OSError) -> str:
@@ -164,9 +182,9 @@ class Handed:
 
     # ---- others ----
 
-    def connected(self, sock: Any, what: str) -> None:
+    def connected(self, sock: Any, what: str, kind: int = socket.SOCK_STREAM) -> None:
         """A connected kernel socket is to get a transport. Raises RuntimeError ("error")."""
-        family = tcp_family(sock)
+        family = inet_family(sock, kind)
         if family is None:
             return
         try:
@@ -210,7 +228,7 @@ class Handed:
 
     def _watched_kernel(self, number: int, who: str) -> None:
         with socket.socket(fileno=os.dup(number)) as sock:
-            family = tcp_family(sock)
+            family = inet_family(sock)
             if family is None:
                 return
             address = sock.getsockname()
@@ -230,32 +248,53 @@ def _listens(sock: socket.socket) -> bool:
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
-class _Gate:
-    """Resets what reaches the kernel's listener at an address where the stack serves instead."""
+def _connected(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
 
-    def __init__(self, loop: Any, sock: socket.socket, address: Any) -> None:
+
+class _Gate:
+    """Turns away what reaches the kernel at an address where the stack serves in its place, and
+    reports the first. `turn_away` takes one: what it was, who it was from, and what became of it.
+    """
+
+    def __init__(self, loop: Any, sock: socket.socket, turn_away: Any) -> None:
         self._loop = loop
         self._sock = sock
-        self._address = address
+        self._turn_away = turn_away
         self._said = False
-        loop._add_reader(sock.fileno(), self._turn_away)
+        loop._add_reader(sock.fileno(), self._ready)
 
     def close(self) -> None:
         self._loop._remove_reader(self._sock.fileno())
         self._sock.close()
 
-    def _turn_away(self) -> None:
+    def _ready(self) -> None:
         try:
-            connection, peer = self._sock.accept()
+            what, peer, became = self._turn_away(self._sock)
         except OSError:
             return  # another process took it, or it went; a lack of descriptors: the next time
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        connection.close()
         if not self._said:
             self._said = True
             log.warning(
-                "a connection from %s reached the kernel at %s, where the stack listens in its "
-                "place: it was reset, as later ones are (kernel_sockets='both' serves them)",
+                "a %s from %s reached the kernel at %s, where the stack serves in its place: it "
+                "was %s, as later ones are (kernel_sockets='both' serves connections)",
+                what,
                 peer,
-                self._address,
+                self._sock.getsockname(),
+                became,
             )
+
+
+def _refuse(listener: socket.socket) -> tuple[str, Any, str]:
+    connection, peer = listener.accept()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    connection.close()
+    return "connection", peer, "reset"
+
+
+def _drop(sock: socket.socket) -> tuple[str, Any, str]:
+    return "datagram", sock.recvfrom(1)[1], "dropped"

@@ -317,7 +317,11 @@ class Loop(SockCalls):
         """As asyncio's. Addresses that the router gives to the stack are there, and so is a socket
         of AF_INET or AF_INET6 that is bound to none."""
         opened = None
-        if sock is None and (local_addr or remote_addr or family) and family != socket.AF_UNIX:
+        if sock is not None:
+            modified = local_addr or remote_addr or family or proto or flags
+            if not (modified or reuse_port or allow_broadcast or stack_socket(sock)):
+                self._handed.to_receive(self, sock)
+        elif (local_addr or remote_addr or family) and family != socket.AF_UNIX:
             opened = await open_datagram(
                 self,
                 local_addr,
@@ -367,7 +371,9 @@ class Loop(SockCalls):
         if stack is None:
             return super()._make_datagram_transport(sock, protocol, address, waiter, extra)
         self._own_ring(stack)
-        return DatagramTransport(self, stack, protocol, address, waiter)
+        transport = DatagramTransport(self, stack, protocol, address, waiter)
+        transport.own(sock)
+        return transport
 
     # ---- servers ----
 

@@ -27,6 +27,11 @@ _CARRIED = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0),
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 0),
 )
+_CARRIED_DATAGRAM = (
+    (socket.SOL_SOCKET, socket.SO_REUSEADDR, 0),
+    (socket.SOL_SOCKET, socket.SO_REUSEPORT, 0),
+    (socket.SOL_SOCKET, socket.SO_BROADCAST, 0),
+)
 _KEEPALIVE = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL),
@@ -477,7 +482,7 @@ def stack_socket(sock: Any) -> StackSocket | None:
 
 def can_promote(sock: Any) -> bool:
     """Whether `sock` is a kernel TCP socket that nothing happened to yet, but perhaps bind."""
-    if type(sock) is not socket.socket or tcp_family(sock) is None:
+    if type(sock) is not socket.socket or inet_family(sock) is None:
         return False
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
@@ -486,16 +491,21 @@ def can_promote(sock: Any) -> bool:
     return info[0] == _TCP_CLOSE
 
 
-def tcp_family(sock: Any) -> int | None:
-    """AF_INET or AF_INET6 of a kernel TCP socket, None for any other. The kernel is asked: objects
-    made of a descriptor often say AF_UNIX (uvicorn --fd does)."""
+def inet_family(sock: Any, kind: int = socket.SOCK_STREAM) -> int | None:
+    """AF_INET or AF_INET6 of a kernel socket of this kind, None for any other. The kernel is asked:
+    objects made of a descriptor often say AF_UNIX (uvicorn --fd does)."""
     try:
-        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) != socket.SOCK_STREAM:
+        if _option(sock, socket.SO_TYPE) != kind:
             return None
-        family: int = sock.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
+        family = _option(sock, socket.SO_DOMAIN)
     except OSError:
         return None
     return family if family in (socket.AF_INET, socket.AF_INET6) else None
+
+
+def _option(sock: Any, name: int) -> int:
+    value: int = sock.getsockopt(socket.SOL_SOCKET, name)
+    return value
 
 
 def promote(sock: socket.socket, ring: Ring) -> StackSocket:
@@ -515,8 +525,8 @@ def promote(sock: socket.socket, ring: Ring) -> StackSocket:
 
 
 def adopt(sock: socket.socket, ring: Ring, *, share: bool, keep: bool) -> StackSocket:
-    """Gives a kernel TCP socket that is to listen, or does, a place on the stack instead: in place,
-    at the same address, with the same options.
+    """Gives a kernel socket that is to listen (or does), or to receive datagrams, a place on the
+    stack instead: in place, at the same address, with the same options.
 
     share: other adopters may listen there too. keep: the kernel's own socket stays as it is, for
     a stack that is not this kernel; else this process lets go of it, and when the address is still
@@ -540,11 +550,10 @@ def adopt(sock: socket.socket, ring: Ring, *, share: bool, keep: bool) -> StackS
 
 def _twin(sock: socket.socket, ring: Ring) -> StackSocket:
     # A stack socket with a kernel socket's family and options.
-    family = tcp_family(sock) or sock.family
-    proto = sock.proto or socket.IPPROTO_TCP
-    inner = StackSocket._open(ring, family, socket.SOCK_STREAM, proto, False)
+    family, kind = _option(sock, socket.SO_DOMAIN), _option(sock, socket.SO_TYPE)
+    inner = StackSocket._open(ring, family, kind, sock.proto or _default_proto(kind), False)
     try:
-        for level, name, default in _CARRIED:
+        for level, name, default in _CARRIED if kind == socket.SOCK_STREAM else _CARRIED_DATAGRAM:
             value = sock.getsockopt(level, name)
             if value != default:
                 inner.setsockopt(level, name, int(bool(value)))
@@ -561,12 +570,15 @@ def _twin(sock: socket.socket, ring: Ring) -> StackSocket:
 
 def _bound_to(sock: socket.socket) -> Any:
     local = sock.getsockname()
-    return local if local[1] or local[:2] != _addr.unset(tcp_family(sock) or 0)[:2] else None
+    return (
+        local if local[1] or local[:2] != _addr.unset(_option(sock, socket.SO_DOMAIN))[:2] else None
+    )
 
 
 def _let_go(sock: socket.socket) -> None:
     # Of the address: the placeholder becomes a fresh socket with the same number.
-    with socket.socket(tcp_family(sock) or sock.family, socket.SOCK_STREAM) as empty:
+    kind = _option(sock, socket.SO_TYPE)
+    with socket.socket(_option(sock, socket.SO_DOMAIN), kind) as empty:
         os.dup2(empty.fileno(), sock.fileno(), inheritable=sock.get_inheritable())
 
 
@@ -595,7 +607,7 @@ __all__ = [
     "can_promote",
     "close_with",
     "followers",
+    "inet_family",
     "promote",
     "stack_socket",
-    "tcp_family",
 ]

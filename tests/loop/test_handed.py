@@ -446,6 +446,100 @@ def test_sock_accept_of_a_socket_that_does_not_listen(run):
     run(main())
 
 
+# ---- create_datagram_endpoint ----
+
+
+class Answer(asyncio.DatagramProtocol):
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def datagram_received(self, data, addr):
+        self.transport.sendto(data.upper(), addr)
+
+
+class Hear(asyncio.DatagramProtocol):
+    def __init__(self):
+        self.heard = asyncio.get_running_loop().create_future()
+
+    def datagram_received(self, data, addr):
+        self.heard.set_result(data)
+
+
+def kernel_datagrams():
+    sock = socket.socket(type=socket.SOCK_DGRAM)
+    sock.bind((HOST, 0))
+    sock.setblocking(False)
+    return sock
+
+
+async def ask_stack_datagram(address):
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.create_datagram_endpoint(Hear, remote_addr=address)
+    transport.sendto(b"word")
+    try:
+        return await protocol.heard
+    finally:
+        transport.close()
+
+
+def test_a_datagram_socket_is_adopted(run_ff, log):
+    async def main():
+        loop = asyncio.get_running_loop()
+        sock = kernel_datagrams()
+        address = sock.getsockname()
+        transport, _ = await loop.create_datagram_endpoint(Answer, sock=sock)
+        assert await ask_stack_datagram(address) == b"WORD"
+        with socket.socket(type=socket.SOCK_DGRAM) as client:
+            client.sendto(b"word", address)
+            await until(lambda: "a datagram from" in log.text)
+        transport.close()
+        await asyncio.sleep(0)
+        assert sock.fileno() == -1
+        with socket.socket(type=socket.SOCK_DGRAM) as again:
+            again.bind(address)  # nothing of it is left
+
+    run_ff(main(), **APART)
+    assert "it was dropped" in log.text
+
+
+@pytest.mark.parametrize("policy", ["kernel", "adopt"])
+def test_a_datagram_socket_with_the_host_stack(run_ff, policy):
+    async def main():
+        loop = asyncio.get_running_loop()
+        sock = kernel_datagrams()
+        address = sock.getsockname()
+        transport, _ = await loop.create_datagram_endpoint(Answer, sock=sock)
+        assert (type(sock) is not socket.socket) == (policy == "adopt")
+        assert await ask_stack_datagram(address) == b"WORD"
+        transport.close()
+        await asyncio.sleep(0)
+        assert sock.fileno() == -1
+
+    run_ff(main(), kernel_sockets=policy)
+
+
+def test_a_datagram_socket_under_error(run_ff):
+    async def main():
+        with kernel_datagrams() as sock, pytest.raises(RuntimeError, match="kernel_sockets='error"):
+            await asyncio.get_running_loop().create_datagram_endpoint(Answer, sock=sock)
+
+    run_ff(main(), kernel_sockets="error")
+
+
+def test_a_connected_datagram_socket_stays(run_ff, log):
+    async def main():
+        loop = asyncio.get_running_loop()
+        with kernel_datagrams() as server, kernel_datagrams() as client:
+            client.connect(server.getsockname())
+            transport, _ = await loop.create_datagram_endpoint(Hear, sock=client.dup())
+            transport.sendto(b"word")
+            await loop.sock_recv(server, 10)
+            transport.close()
+
+    run_ff(main(), **APART)
+    assert "it stays on the kernel" in log.text
+
+
 # ---- what goes past the stack ----
 
 

@@ -75,9 +75,9 @@ def test_license_is_in_the_metadata() -> None:
     assert "Redistribution and use" in (distribution().read_text("licenses/LICENSE") or "")
 
 
-def test_only_runtime_dependency_is_cffi() -> None:
+def test_runtime_dependencies() -> None:
     requires = [r for r in distribution().requires or () if "extra ==" not in r]
-    assert [r.split(">")[0] for r in requires] == ["cffi"]
+    assert [r.split(">")[0] for r in requires] == ["cffi", "rich"]
 
 
 def test_version() -> None:
@@ -130,13 +130,13 @@ def test_console_command_says_what_is_wrong() -> None:
 def test_import_is_quiet_and_attaches_nothing() -> None:
     """Servers fork and spawn after the import: it starts no process, thread or session."""
     program = (
-        "import os, threading, ffloop; "
+        "import os, sys, threading, ffloop; "
         "print(len(os.listdir('/proc/self/task')), threading.active_count(), "
-        "[f for f in os.listdir('/proc/self/fd') if int(f) > 3])"
+        "[f for f in os.listdir('/proc/self/fd') if int(f) > 3], 'rich' in sys.modules)"
     )
     done = run(sys.executable, "-W", "error", "-P", "-c", program)
     assert done.stderr == ""
-    assert done.stdout.split() == ["1", "1", "[]"]
+    assert done.stdout.split() == ["1", "1", "[]", "False"]
 
 
 def test_user_program() -> None:
