@@ -22,6 +22,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -30,7 +31,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ffloop import _ring
+from ffloop import InstanceError, _ring
 from ffloop._instance import executable
 
 PEER, PEER6 = "10.97.0.1", "fd97::1"
@@ -187,13 +188,22 @@ class Instance:
     def stats(self) -> dict[str, int]:
         return _ring.instance_stats(self.path)
 
+    def revive(self) -> None:
+        """Starts it again where a test has killed it; AssertionError where it ended by itself."""
+        try:
+            self.stats()
+        except InstanceError:
+            status, words = self.process.wait(10), self.words()
+            self.start()
+            assert status == -signal.SIGKILL, f"the instance ended, status {status}:\n{words}"
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
 
-    def close(self) -> None:
+    def close(self, how: int = signal.SIGTERM) -> None:
         """Ends it as a service manager would; it must end well."""
-        self.process.terminate()
+        self.process.send_signal(how)
         try:
             status = self.process.wait(10)
         except subprocess.TimeoutExpired:

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import pathlib
+import signal
 import socket
 
 import pytest
@@ -174,8 +175,9 @@ def test_idle_sleep(fstack, on_fstack):
     assert used < 0.3, f"{used} s of CPU in a second of idleness"
 
 
-def test_an_orderly_end(fstack, on_fstack):
-    """SIGTERM: peers are told, the application is told, the exit status is 0."""
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
+def test_an_orderly_end(fstack, on_fstack, how):
+    """Peers are told, the application is told, the exit status is 0."""
     import ffloop
 
     async def main():
@@ -184,7 +186,7 @@ def test_an_orderly_end(fstack, on_fstack):
         await loop.create_server(lambda: made.append(Log()) or made[-1], net.STACK, PORT)
         with socket.create_connection((net.STACK, PORT), 10) as sock:
             await until(lambda: made)
-            fstack.close()
+            fstack.close(how)
             with contextlib.suppress(ConnectionResetError):
                 assert sock.recv(1) == b""
         assert isinstance(await made[0].lost, ffloop.InstanceGone)

@@ -180,6 +180,14 @@ def test_datagrams(on_fstack):
             with pytest.raises(ConnectionRefusedError):
                 sock.recv(1)
 
+    async def refused(family, host):
+        loop = asyncio.get_running_loop()
+        with ffloop.socket(family, socket.SOCK_DGRAM) as sock:
+            await loop.sock_connect(sock, (host, 9))
+            await loop.sock_sendall(sock, b"to nobody")
+            with pytest.raises(ConnectionRefusedError):
+                await loop.sock_recv(sock, 1)
+
     async def echo(sock):
         loop = asyncio.get_running_loop()
         while True:
@@ -196,6 +204,7 @@ def test_datagrams(on_fstack):
                 echoing.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await echoing
+            await refused(family, net.PEER6 if family == socket.AF_INET6 else net.PEER)
 
     ffloop.run(main())
 
