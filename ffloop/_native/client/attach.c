@@ -219,7 +219,7 @@ static void client_free(struct ffl_client *c)
     free(c->batch_names);
     free(c->freed);
     free(c->closed);
-    free(c->over);
+    ffl_fifo_free(&c->over);
     free(c);
 }
 
@@ -295,7 +295,7 @@ static void flush_submissions(struct ffl_client *c)
     int64_t now, until = ffl_now_ns() + c->timeout_ms * 1000000LL;
     if (!c->dead)
         client_flush_over(c);
-    while (c->over_n && !c->dead && (now = ffl_now_ns()) < until) {
+    while (c->over.n && !c->dead && (now = ffl_now_ns()) < until) {
         client_sleep(c, none, 0, c->own_epfd, until - now);
         client_reap(c);
     }

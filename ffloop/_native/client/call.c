@@ -21,27 +21,6 @@ void client_bell(struct ffl_client *c)
     (void)n;
 }
 
-static void over_push(struct ffl_client *c, struct ffl_entry e)
-{
-    if (c->over_head + c->over_n == c->over_cap) {
-        if (c->over_head) {
-            memmove(c->over, c->over + c->over_head, c->over_n * sizeof(e));
-            c->over_head = 0;
-        } else {
-            uint32_t cap = c->over_cap ? c->over_cap * 2 : 256;
-            struct ffl_entry *grown = realloc(c->over, cap * sizeof(e));
-            if (!grown) { /* an entry lost is an order broken: the session cannot go on */
-                client_die(c, ENOMEM, "out of memory for submissions");
-                return;
-            }
-            c->over = grown;
-            c->over_cap = cap;
-        }
-    }
-    c->over[c->over_head + c->over_n++] = e;
-    ffl_stat_add(&c->map.seg->app.sq_full, 1);
-}
-
 void client_publish(struct ffl_client *c)
 {
     if (!ffl_ring_unpublished(&c->sq))
@@ -55,12 +34,13 @@ void client_put(struct ffl_client *c, struct ffl_entry e)
 {
     if (ffl_unlikely(c->dead))
         return;
-    int room = c->over_n ? 0 : ffl_ring_room(&c->sq, 1);
+    int room = c->over.n ? 0 : ffl_ring_room(&c->sq, 1);
     if (ffl_unlikely(room <= 0)) {
+        ffl_stat_add(&c->map.seg->app.sq_full, 1);
         if (room < 0)
             client_die(c, EPROTO, "SQ head out of range");
-        else
-            over_push(c, e);
+        else if (ffl_fifo_push(&c->over, e) < 0) /* one lost is an order broken */
+            client_die(c, ENOMEM, "out of memory for submissions");
         return;
     }
     ffl_ring_put_entry(&c->sq, e);
@@ -75,21 +55,13 @@ void client_submit(struct ffl_client *c, struct ffl_entry e)
 
 void client_flush_over(struct ffl_client *c)
 {
-    bool moved = false;
-    while (c->over_n && !c->dead) {
-        int room = ffl_ring_room(&c->sq, 1);
-        if (room < 0)
-            client_die(c, EPROTO, "SQ head out of range");
-        if (room <= 0)
-            break;
-        ffl_ring_put_entry(&c->sq, c->over[c->over_head++]);
-        ffl_stat_add(&c->map.seg->app.submitted, 1);
-        if (--c->over_n == 0)
-            c->over_head = 0;
-        moved = true;
+    int moved = ffl_fifo_drain(&c->over, &c->sq);
+    if (moved < 0) {
+        client_die(c, EPROTO, "SQ head out of range");
+        return;
     }
-    if (moved)
-        client_publish(c);
+    ffl_stat_add(&c->map.seg->app.submitted, (uint64_t)moved);
+    client_publish(c);
 }
 
 uint32_t client_arg(struct ffl_client *c, const void *data, size_t len)

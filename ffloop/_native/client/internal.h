@@ -18,6 +18,7 @@
 
 #include "client.h"
 #include "handshake.h"
+#include "fifo.h"
 #include "pool.h"
 #include "spin.h"
 
@@ -86,8 +87,7 @@ struct ffl_client {
     struct csock *spare; /* freed csocks, by ready_next */
     uint32_t n, fresh, *freed, nfreed, cap_freed, serial;
     int open;
-    struct ffl_entry *over; /* entries that found the SQ full, oldest at over_head */
-    uint32_t over_head, over_n, over_cap;
+    struct ffl_fifo over; /* entries that found the SQ full */
     struct csock *ready_head, *ready_tail;
     uint32_t *closed, closed_n, cap_closed; /* handles whose CLOSED event is due */
     struct csock *waiters, **waiters_end;   /* want to write, the longest wait first */

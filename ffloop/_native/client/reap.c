@@ -380,6 +380,6 @@ void client_reap(struct ffl_client *c)
         client_wake_writers(c);
     if (!c->dead)
         reap_cq(c);
-    if (!c->dead && c->over_n)
+    if (!c->dead && c->over.n)
         client_flush_over(c);
 }

@@ -226,7 +226,7 @@ static int fd_events(struct ffl_client *c, struct ffl_event *out, int max, int e
 void client_raise(struct ffl_client *c)
 {
     uint32_t bits =
-        FFL_WAIT_QUEUE | (c->waiters ? FFL_WAIT_FREE : 0) | (c->over_n ? FFL_WAIT_SPACE : 0);
+        FFL_WAIT_QUEUE | (c->waiters ? FFL_WAIT_FREE : 0) | (c->over.n ? FFL_WAIT_SPACE : 0);
     ffl_wait_raise(&c->map.seg->waits.app, bits);
 }
 
@@ -235,7 +235,7 @@ bool client_pending(struct ffl_client *c)
 {
     return ffl_ring_pending(&c->cq) ||
            (c->waiters && (ffl_ring_pending(&c->txfree) || tx_blocked(c) != c->tx_blocked)) ||
-           (c->over_n &&
+           (c->over.n &&
             atomic_load_explicit(&c->sq.ctl->head, memory_order_seq_cst) != c->sq.head);
 }
 

@@ -15,6 +15,7 @@
 #ifndef FFL_INSTANCE_INTERNAL_H
 #define FFL_INSTANCE_INTERNAL_H
 
+#include "fifo.h"
 #include "handshake.h"
 #include "instance.h"
 #include "pool.h"
@@ -91,8 +92,7 @@ struct ffl_session {
     uint32_t n, fresh; /* fresh: instance handles never used yet start here */
     uint32_t *freed;   /* instance handles to reuse */
     uint32_t nfreed, cap_freed;
-    struct ffl_entry *over; /* completions that found the CQ full, oldest at over_head */
-    uint32_t over_head, over_n, over_cap;
+    struct ffl_fifo over; /* completions that found the CQ full */
     struct ep_list ready, stalled;
     unsigned open;       /* endpoints */
     uint64_t tx_blocked; /* tx_held of those that are blocked */

@@ -37,7 +37,7 @@ static bool drain_sq(struct ffl_session *s)
             session_kill(s, "SQ tail out of range");
         return false;
     }
-    if (s->over_n > OVER_LIMIT)
+    if (s->over.n > OVER_LIMIT)
         return false;
     if (n > SQ_BUDGET)
         n = SQ_BUDGET;
@@ -265,15 +265,15 @@ static bool raise_waits(struct ffl_instance *in)
     for (struct ffl_session *s = in->sessions; s; s = s->next) {
         if (s->dying || s->dead)
             continue;
-        bool full = s->over_n > OVER_LIMIT;
+        bool full = s->over.n > OVER_LIMIT;
         uint32_t bits = (full ? 0 : FFL_WAIT_QUEUE) | (s->stalled.head ? FFL_WAIT_FREE : 0) |
-                        (s->over_n ? FFL_WAIT_SPACE : 0);
+                        (s->over.n ? FFL_WAIT_SPACE : 0);
         ffl_wait_raise(&s->map.seg->waits.inst, bits);
         if (!full && ffl_ring_pending(&s->sq))
             return false;
         if (s->stalled.head && ffl_ring_pending(&s->rxfree))
             return false;
-        if (s->over_n && atomic_load_explicit(&s->cq.ctl->head, memory_order_seq_cst) != s->cq.head)
+        if (s->over.n && atomic_load_explicit(&s->cq.ctl->head, memory_order_seq_cst) != s->cq.head)
             return false;
     }
     return true;

@@ -161,37 +161,17 @@ void ep_bury(struct ffl_instance *in)
 
 /* ---- completions --------------------------------------------------------------------------- */
 
-static void over_push(struct ffl_session *s, struct ffl_entry e)
-{
-    if (s->over_head + s->over_n == s->over_cap) {
-        if (s->over_head) {
-            memmove(s->over, s->over + s->over_head, s->over_n * sizeof(e));
-            s->over_head = 0;
-        } else {
-            uint32_t cap = s->over_cap ? s->over_cap * 2 : 256;
-            struct ffl_entry *grown = realloc(s->over, cap * sizeof(e));
-            if (!grown) {
-                session_kill(s, "out of memory for completions");
-                return;
-            }
-            s->over = grown;
-            s->over_cap = cap;
-        }
-    }
-    s->over[s->over_head + s->over_n++] = e;
-    ffl_stat_add(&s->map.seg->inst.cq_full, 1);
-}
-
 void session_post(struct ffl_session *s, struct ffl_entry e)
 {
     if (s->dying)
         return; /* nobody reads; buffers go with the session */
-    int room = s->over_n ? 0 : ffl_ring_room(&s->cq, 1);
+    int room = s->over.n ? 0 : ffl_ring_room(&s->cq, 1);
     if (ffl_unlikely(room <= 0)) {
+        ffl_stat_add(&s->map.seg->inst.cq_full, 1);
         if (room < 0)
             session_kill(s, "CQ head out of range");
-        else
-            over_push(s, e);
+        else if (ffl_fifo_push(&s->over, e) < 0)
+            session_kill(s, "out of memory for completions");
         s->dirty_cq = true;
         return;
     }
@@ -206,7 +186,7 @@ void session_post(struct ffl_session *s, struct ffl_entry e)
 
 bool session_stuffed(const struct ffl_session *s)
 {
-    return s->over_n > 0;
+    return s->over.n > 0;
 }
 
 /* Rings the application's doorbell if it sleeps on one of `bits`. */
@@ -224,20 +204,13 @@ void session_flush(struct ffl_session *s)
 {
     if (s->dying)
         return;
-    while (s->over_n) {
-        int room = ffl_ring_room(&s->cq, 1);
-        if (room < 0) {
-            session_kill(s, "CQ head out of range");
-            return;
-        }
-        if (room == 0)
-            break;
-        ffl_ring_put_entry(&s->cq, s->over[s->over_head++]);
-        ffl_stat_add(&s->map.seg->inst.posted, 1);
-        if (--s->over_n == 0)
-            s->over_head = 0;
-        s->dirty_cq = true;
+    int moved = s->over.n ? ffl_fifo_drain(&s->over, &s->cq) : 0;
+    if (moved < 0) {
+        session_kill(s, "CQ head out of range");
+        return;
     }
+    ffl_stat_add(&s->map.seg->inst.posted, (uint64_t)moved);
+    s->dirty_cq |= moved > 0;
     uint32_t bits = 0;
     if (s->dirty_cq && ffl_ring_unpublished(&s->cq))
         ffl_ring_publish(&s->cq);
@@ -389,7 +362,7 @@ void session_free(struct ffl_session *s)
     free(s->rx_handle);
     free(s->tx);
     free(s->freed);
-    free(s->over);
+    ffl_fifo_free(&s->over);
     free(s);
 }
 
