@@ -172,11 +172,13 @@ class Handed:
 
     def _cannot_adopt(self, address: Any, exc: OSError) -> str:
         reason = (exc.strerror or str(exc)).lower()
-        message = f"cannot adopt the kernel's socket at {address}: {reason} on the {self._stack}"
+        message = (
+            f"cannot adopt the kernel's socket at {address}: {reason} on the {self._stack} stack"
+        )
         if exc.errno == errno.EADDRINUSE and not self._apart:
             message += (
-                " stack, which is this kernel: another process holds the address (the server's "
-                "parent, systemd); kernel_sockets='kernel' serves the socket as it is"
+                ", which is this kernel: another process holds the address (the server's parent, "
+                "systemd); kernel_sockets='kernel' serves the socket as it is"
             )
         return message
 

@@ -560,8 +560,9 @@ def _twin(sock: socket.socket, ring: Ring) -> StackSocket:
                 if name == socket.SO_KEEPALIVE and level == socket.SOL_SOCKET:
                     for klevel, kname in _KEEPALIVE:
                         inner.setsockopt(klevel, kname, sock.getsockopt(klevel, kname))
-        if family == socket.AF_INET6 and sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
-            inner.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if family == socket.AF_INET6:  # set either way: FreeBSD's default is not Linux's
+            only = sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+            inner.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
     except BaseException:
         inner.close()
         raise

@@ -52,6 +52,20 @@ def test_aiohttp(gunicorn, tmp_path):
         assert made.stop() == 0
 
 
+def test_under_ffloop_run(gunicorn, tmp_path):
+    """aiohttp's own worker, where gunicorn's command line is not to change."""
+    pytest.importorskip("aiohttp")
+    (tmp_path / "aio.py").write_text(AIOHTTP)
+    port = unused_port()
+    argv, home = gunicorn(port, "AiohttpWorker")
+    argv = [*argv[:-1], "-kaiohttp.GunicornWebWorker"]
+    with server(
+        *(command("ffloop"), "run", *argv, "aio:app"), port=port, env=home, cwd=tmp_path
+    ) as made:
+        assert get(port)["loop"] == "ffloop._loop"
+        assert made.stop() == 0
+
+
 def test_uvicorn(gunicorn):
     pytest.importorskip("uvicorn_worker")
     pytest.importorskip("fastapi")

@@ -131,6 +131,28 @@ def test_dual_listen_while_the_instance_is_away(fstack, on_fstack):
     ffloop.run(main(), dual_listen=True)
 
 
+@pytest.mark.parametrize("only", [False, True])
+def test_an_ipv6_wildcard_that_is_handed_in(on_fstack, only):
+    """anyio listens so. IPv4 is served or not as the kernel's socket says: FreeBSD's default is
+    another."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        with socket.create_server(
+            ("::", 8092), family=socket.AF_INET6, dualstack_ipv6=not only
+        ) as s:
+            server = await loop.create_server(Echo, sock=s)
+            assert await asyncio.to_thread(ask, net.STACK6, 8092) == STACK
+            if only:
+                with pytest.raises(ConnectionRefusedError):
+                    await asyncio.to_thread(ask, net.STACK, 8092)
+            else:
+                assert await asyncio.to_thread(ask, net.STACK, 8092) == STACK
+            server.close()
+
+    ffloop.run(main())
+
+
 def test_a_listener_that_is_handed_in(on_fstack):
     """What uvicorn's workers and systemd do: the stack serves in the kernel socket's place."""
 

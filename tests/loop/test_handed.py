@@ -297,6 +297,24 @@ def test_wrapped_and_mislabelled_sockets(run_ff):
     run_ff(main(), **APART)
 
 
+@pytest.mark.parametrize("only", [False, True])
+def test_an_ipv6_wildcard(run_ff, only):
+    """anyio's default listens on it for IPv4 too."""
+
+    async def main():
+        sock = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=not only)
+        port = sock.getsockname()[1]
+        async with serving(sock):
+            assert await ask_stack(("::1", port)) == b"hello"
+            if only:
+                with pytest.raises(ConnectionRefusedError):
+                    await ask_stack((HOST, port))
+            else:
+                assert await ask_stack((HOST, port)) == b"hello"
+
+    run_ff(main(), **APART)
+
+
 def test_options_are_carried(run_ff):
     async def main():
         sock = kernel_socket()
