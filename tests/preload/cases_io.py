@@ -586,5 +586,121 @@ def recvmmsg_timeout():
         return [c("recvmmsg", b.fileno(), into, 1, 0, ctypes.byref(t)), into[0].len]
 
 
+def sendfile_case(function):
+    def run():
+        with open("/tmp/ffloop-sendfile-%d" % os.getpid(), "w+b") as f, pair() as (a, b):
+            os.unlink(f.name)
+            f.write(pattern(200000)[:200000])
+            f.seek(0)
+            return function(f, a, b)
+
+    run.__name__ = function.__name__
+    return case(run)
+
+
+@sendfile_case
+def sendfile_with_an_offset(f, a, b):
+    n = os.sendfile(a.fileno(), f.fileno(), 1000, 5000)
+    return [n, b.recv(5000, socket.MSG_WAITALL) == pattern(6000)[1000:6000], f.tell()]
+
+
+@sendfile_case
+def sendfile_without_an_offset(f, a, b):
+    n = c("sendfile", a.fileno(), f.fileno(), None, ctypes.c_size_t(3000))
+    return [n, len(b.recv(3000, socket.MSG_WAITALL)), os.lseek(f.fileno(), 0, os.SEEK_CUR)]
+
+
+@sendfile_case
+def sendfile_to_the_end(f, a, b):
+    out = []
+    thread = threading.Thread(target=reader, args=(b, 200000, out))
+    thread.start()
+    total = 0
+    while n := os.sendfile(a.fileno(), f.fileno(), total, 1 << 20):
+        total += n
+    thread.join()
+    return [total, out[0] == pattern(200000)[:200000]]
+
+
+@sendfile_case
+def sendfile_after_the_end(f, a, b):
+    return os.sendfile(a.fileno(), f.fileno(), 1 << 20, 100)
+
+
+@sendfile_case
+def sendfile_from_a_socket(f, a, b):
+    return attempt(os.sendfile, a.fileno(), b.fileno(), 0, 10)
+
+
+@sendfile_case
+def sendfile_nonblocking(f, a, b):
+    a.setblocking(False)
+    total = 0
+    while True:
+        try:
+            total += os.sendfile(a.fileno(), f.fileno(), 0, 200000)
+        except BlockingIOError:
+            if not wait(a, select.POLLOUT, 0.2):
+                return total > 100000
+
+
+@sendfile_case
+def sendfile_after_shutdown(f, a, b):
+    a.shutdown(socket.SHUT_WR)
+    with handler(signal.SIGPIPE) as seen:
+        return [attempt(os.sendfile, a.fileno(), f.fileno(), 0, 10), len(seen)]
+
+
+def splice(a, b, n, flags=0):
+    return c("splice", a, None, b, None, ctypes.c_size_t(n), flags)
+
+
+@case
+def splice_into_a_pipe():
+    r, w = os.pipe()
+    with pair() as (a, b):
+        a.sendall(b"spliced")
+        wait(b)
+        return [splice(b.fileno(), w, 4), os.read(r, 10).decode(), b.recv(10).decode()]
+
+
+@case
+def splice_from_a_pipe():
+    r, w = os.pipe()
+    with pair() as (a, b):
+        os.write(w, b"from the pipe")
+        return [splice(r, a.fileno(), 100), b.recv(100).decode()]
+
+
+@case
+def splice_nothing_there():
+    _, w = os.pipe()
+    with pair() as (_, b):
+        b.setblocking(False)
+        return splice(b.fileno(), w, 10)
+
+
+@case
+def splice_from_an_empty_pipe():
+    r, _ = os.pipe()
+    with pair() as (a, _):
+        return splice(r, a.fileno(), 10, 2)
+
+
+@case
+def splice_at_the_end():
+    _, w = os.pipe()
+    with pair() as (a, b):
+        a.close()
+        wait(b)
+        return splice(b.fileno(), w, 10)
+
+
+@case
+def splice_two_sockets():
+    with pair() as (a, b):
+        return splice(a.fileno(), b.fileno(), 10)
+
+
 if __name__ == "__main__":
     main()

@@ -30,11 +30,15 @@ class Instance:
 
     def environment(self, **more: str) -> dict[str, str]:
         """Of a program under the shim."""
+        return self.environment_of(self.path, **more)
+
+    @staticmethod
+    def environment_of(path: str, **more: str) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("FFLOOP", "FF_"))}
         return {
             **kept,
             "LD_PRELOAD": str(NATIVE / "libff_syscall.so"),
-            "FFLOOP_INSTANCE": self.path,
+            "FFLOOP_INSTANCE": path,
             **more,
         }
 

@@ -63,6 +63,11 @@ static void register_fork(void)
     (void)pthread_atfork(fork_prepare, fork_parent, fork_child); /* ENOMEM: as without it */
 }
 
+void ffl_client_at_fork(void)
+{
+    pthread_once(&fork_once, register_fork);
+}
+
 /* ---- the handshake ------------------------------------------------------------------------- */
 
 static int wait_readable(int fd, int timeout_ms)
@@ -81,8 +86,15 @@ static int wait_readable(int fd, int timeout_ms)
     }
 }
 
-static int connect_to(const char *path, char *why, size_t whylen)
+int client_connect(const struct ffl_client_opts *o, char *why, size_t whylen)
 {
+    if (o->via) {
+        int s = client_connect_via(o->via->fd);
+        if (s < 0)
+            snprintf(why, whylen, "the parent's instance is gone: %s", strerror(-s));
+        return s;
+    }
+    const char *path = o->path;
     struct sockaddr_un sa;
     socklen_t len;
     int rc = ffl_unix_addr(path, &sa, &len);
@@ -119,13 +131,13 @@ static int reply_error(const struct ffl_reply *r, char *why, size_t whylen)
 }
 
 /* Says hello on `s` and reads the reply and exactly `want` descriptors. */
-static int shake_hands(int s, const struct ffl_hello *h, struct ffl_reply *r, int *fds, int want,
+int client_shake_hands(int s, const struct ffl_hello *h, struct ffl_reply *r, int *fds, int want,
                        int timeout_ms, char *why, size_t whylen)
 {
     int n = want;
     int rc = ffl_msg_send(s, h, sizeof(*h), NULL, 0);
     if (rc >= 0)
-        rc = wait_readable(s, timeout_ms);
+        rc = wait_readable(s, timeout_ms > 0 ? timeout_ms : DEFAULT_TIMEOUT_MS);
     if (rc >= 0)
         rc = ffl_msg_recv(s, r, sizeof(*r), fds, &n);
     if (rc < 0 || rc == 0) {
@@ -260,9 +272,9 @@ int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *o, 
                           .pool_kib = o->pool_kib};
     struct ffl_reply r;
     int fds[FFL_ATTACH_FDS];
-    int rc = c->sock = connect_to(o->path, why, whylen);
+    int rc = c->sock = client_connect(o, why, whylen);
     if (rc >= 0)
-        rc = shake_hands(c->sock, &h, &r, fds, FFL_ATTACH_FDS, timeout, why, whylen);
+        rc = client_shake_hands(c->sock, &h, &r, fds, FFL_ATTACH_FDS, timeout, why, whylen);
     if (rc >= 0) {
         c->app_bell = fds[1];
         c->inst_bell = fds[2];
@@ -279,7 +291,7 @@ int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *o, 
         client_free(c);
         return rc;
     }
-    pthread_once(&fork_once, register_fork);
+    ffl_client_at_fork();
     pthread_mutex_lock(&all_lock);
     c->next = all;
     all = c;
@@ -321,11 +333,11 @@ int ffl_client_query(const char *path, int timeout_ms, struct ffl_instance_stats
     struct ffl_reply r;
     int fd = -1;
     why[0] = '\0';
-    int s = connect_to(path, why, whylen);
+    int s = client_connect(&(struct ffl_client_opts){.path = path}, why, whylen);
     if (s < 0)
         return s;
-    int rc = shake_hands(s, &h, &r, &fd, 1, timeout_ms > 0 ? timeout_ms : DEFAULT_TIMEOUT_MS, why,
-                         whylen);
+    int rc = client_shake_hands(s, &h, &r, &fd, 1, timeout_ms > 0 ? timeout_ms : DEFAULT_TIMEOUT_MS,
+                                why, whylen);
     close(s);
     if (rc < 0)
         return rc;

@@ -15,6 +15,7 @@
 #ifndef FFL_CLIENT_H
 #define FFL_CLIENT_H
 
+#include "handshake.h"
 #include "layout.h"
 
 #include <sys/uio.h>
@@ -22,6 +23,12 @@
 struct ffl_client;
 
 /* ---- session ------------------------------------------------------------------------------- */
+
+struct ffl_ticket { /* a connection that holds sockets for another process (handshake.h) */
+    int fd;
+    uint32_t id;
+    uint64_t key;
+};
 
 struct ffl_client_opts {
     const char *path;     /* unix socket; "@name": abstract */
@@ -32,7 +39,8 @@ struct ffl_client_opts {
     uint32_t tx_cap;      /* bytes a socket may have unsent; 0: 1 MiB */
     int (*place_fd)(
         int fd); /* NULL, or: moves a new descriptor, returns the number; fd < 0: -errno */
-    void (*close_fd)(int fd); /* with it: closes one that was placed */
+    const struct ffl_ticket *via; /* attach through this ticket, not at path; or NULL */
+    void (*close_fd)(int fd);     /* with it: closes one that was placed */
 };
 
 /*
@@ -46,6 +54,10 @@ struct ffl_client_opts {
  */
 int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *opts, char *why,
                       size_t whylen);
+
+/* Registers the client's fork handlers now; attach does it too. Handlers registered after it run
+ * before it in the parent, and after it in the child, where every client is dead then. */
+void ffl_client_at_fork(void);
 
 /* Ends the session; the instance sends what was submitted, then closes the sockets. Frees `c`.
  * Waits only when the SQ is full, until it has taken what was submitted. */
@@ -146,6 +158,23 @@ enum {                   /* ffl_client_state */
        FFL_ST_CONNECTING = 64,
 };
 unsigned ffl_client_state(const struct ffl_client *c, int h);
+
+/* ---- sockets for another process ------------------------------------------------------------ */
+
+/* Opens a ticket at o->path (or through o->via). Waits. Errors as attach. */
+int ffl_client_ticket(const struct ffl_client_opts *o, struct ffl_ticket *out, char *why,
+                      size_t whylen);
+int ffl_ticket_send(int fd, enum ffl_ticket_what what, const uint32_t *handles, uint32_t n);
+/* Before an export: stop reading ahead; when a ping has answered, give back what was not read.
+ * The next recv that finds nothing arms the socket again. */
+void ffl_client_disarm(struct ffl_client *c, int h);
+int ffl_client_give_back(struct ffl_client *c, int h);
+/* A reference to the socket into a ticket; a failure shows when it is imported. */
+void ffl_client_export(struct ffl_client *c, int h, uint32_t ticket);
+/* Takes a reference out of a ticket, by the exporting session's handle: ours, or -errno
+ * (-ENOENT: it is not there). Waits. */
+int ffl_client_import(struct ffl_client *c, const struct ffl_ticket *t, uint32_t handle, int domain,
+                      int type, int proto);
 
 /* ---- sockets ------------------------------------------------------------------------------- */
 

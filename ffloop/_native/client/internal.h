@@ -7,6 +7,7 @@
  * socket.c   the life of a socket: open, bind, listen, connect, accept, options, close
  * io.c       receive and send
  * wait.c     events: the batch, the spin, the sleep
+ * ticket.c   sockets for a child or for what comes after exec
  * watch.c    the other way to learn what happened: a list of changed sockets, no batch
  *
  * Invariants: every csock in the table is open or closing; it leaves the table when CLOSED is
@@ -109,6 +110,14 @@ struct ffl_client {
 void client_die(struct ffl_client *c, int err, const char *why);
 struct csock *client_sock(const struct ffl_client *c, int h); /* NULL: no such open socket */
 
+int client_connect(const struct ffl_client_opts *o, char *why, size_t whylen);
+/* Says hello on `s` and reads the reply and exactly `want` descriptors. */
+int client_shake_hands(int s, const struct ffl_hello *h, struct ffl_reply *r, int *fds, int want,
+                       int timeout_ms, char *why, size_t whylen);
+
+/* ticket.c */
+int client_connect_via(int ticket);
+
 /* call.c */
 /* Published at once, so that the instance works on it while the application goes on. */
 void client_submit(struct ffl_client *c, struct ffl_entry e);
@@ -132,6 +141,9 @@ bool client_crowded(const struct ffl_client *c); /* more than half of the receiv
 void mirror_update(struct csock *s);
 
 /* socket.c */
+/* A new socket of ours, nothing submitted yet: its handle or -errno. */
+int csock_open(struct ffl_client *c, int domain, int type, int proto);
+void csock_return(struct ffl_client *c, struct csock *s); /* accepted ahead, never handed on */
 struct csock *csock_new(struct ffl_client *c, uint32_t handle);
 void csock_free(struct ffl_client *c, struct csock *s);
 void csock_closed(struct ffl_client *c, struct csock *s);

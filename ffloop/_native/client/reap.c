@@ -230,7 +230,7 @@ static void on_closed(struct ffl_client *c, struct csock *s)
         struct csock *a = s->acc_head;
         s->acc_head = a->acc_next;
         a->acc_next = NULL;
-        ffl_client_close(c, (int)a->handle, true);
+        csock_return(c, a);
     }
     s->acc_tail = NULL;
     csock_closed(c, s);
@@ -277,6 +277,7 @@ static int on_entry(struct ffl_client *c, struct ffl_entry e)
         on_closed(c, s);
         return 0;
     case FFL_OP_SOCKET:
+    case FFL_OP_IMPORT:
     case FFL_OP_BIND:
     case FFL_OP_LISTEN:
     case FFL_OP_SETSOCKOPT:

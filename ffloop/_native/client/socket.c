@@ -136,16 +136,8 @@ static int find(const struct ffl_client *c, int h, struct csock **s)
 
 /* ---- open, bind, listen, connect ----------------------------------------------------------- */
 
-int ffl_client_socket(struct ffl_client *c, int domain, int type, int proto, unsigned flags)
+int csock_open(struct ffl_client *c, int domain, int type, int proto)
 {
-    if (c->dead)
-        return -c->dead;
-    if (domain != AF_INET && domain != AF_INET6)
-        return -EAFNOSUPPORT;
-    if (type != SOCK_STREAM && type != SOCK_DGRAM)
-        return -ESOCKTNOSUPPORT;
-    if (proto < 0 || proto > 255)
-        return -EPROTONOSUPPORT;
     int h = handle_new(c);
     if (h < 0)
         return h;
@@ -157,6 +149,22 @@ int ffl_client_socket(struct ffl_client *c, int domain, int type, int proto, uns
     s->domain = (uint8_t)domain;
     s->type = (uint8_t)type;
     s->proto = (uint8_t)proto;
+    return h;
+}
+
+int ffl_client_socket(struct ffl_client *c, int domain, int type, int proto, unsigned flags)
+{
+    if (c->dead)
+        return -c->dead;
+    if (domain != AF_INET && domain != AF_INET6)
+        return -EAFNOSUPPORT;
+    if (type != SOCK_STREAM && type != SOCK_DGRAM)
+        return -ESOCKTNOSUPPORT;
+    if (proto < 0 || proto > 255)
+        return -EPROTONOSUPPORT;
+    int h = csock_open(c, domain, type, proto);
+    if (h < 0)
+        return h;
     client_submit(c, (struct ffl_entry){.op = FFL_OP_SOCKET,
                                         .flags = (uint8_t)(flags & FFL_F_NODELAY),
                                         .handle = (uint32_t)h,
@@ -488,18 +496,8 @@ int ffl_client_take_error(struct ffl_client *c, int h)
 
 /* ---- close --------------------------------------------------------------------------------- */
 
-int ffl_client_close(struct ffl_client *c, int h, bool abort)
+static void submit_close(struct ffl_client *c, struct csock *s, unsigned flags)
 {
-    struct csock *s = client_sock(c, h);
-    if (!s)
-        return -EBADF;
-    while (s->acc_head) { /* accepted ahead, never handed on */
-        struct csock *a = s->acc_head;
-        s->acc_head = a->acc_next;
-        a->acc_next = NULL;
-        ffl_client_close(c, (int)a->handle, true);
-    }
-    s->acc_tail = NULL;
     s->closing = true;
     s->give_connect = s->give_error = s->want_r = s->want_w = s->push = false;
     if (s->mirror >= 0)
@@ -510,11 +508,32 @@ int ffl_client_close(struct ffl_client *c, int h, bool abort)
     if (c->dead) {
         if (!s->in_ready && !s->given)
             csock_free(c, s);
-        return 0;
+        return;
     }
     client_submit(c, (struct ffl_entry){.op = FFL_OP_CLOSE,
-                                        .flags = abort ? FFL_F_ABORT : 0,
-                                        .handle = (uint32_t)h,
+                                        .flags = (uint8_t)flags,
+                                        .handle = s->handle,
                                         .buf = FFL_NO_BUF});
+}
+
+/* To another process that has the listener, if there is one. */
+void csock_return(struct ffl_client *c, struct csock *s)
+{
+    submit_close(c, s, FFL_F_ABORT | FFL_F_RETURN);
+}
+
+int ffl_client_close(struct ffl_client *c, int h, bool abort)
+{
+    struct csock *s = client_sock(c, h);
+    if (!s)
+        return -EBADF;
+    while (s->acc_head) { /* accepted ahead, never handed on */
+        struct csock *a = s->acc_head;
+        s->acc_head = a->acc_next;
+        a->acc_next = NULL;
+        csock_return(c, a);
+    }
+    s->acc_tail = NULL;
+    submit_close(c, s, abort ? FFL_F_ABORT : 0);
     return 0;
 }

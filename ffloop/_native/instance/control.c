@@ -164,8 +164,30 @@ static int op_arm(struct ep *e, struct ffl_entry q)
         e->arm_new = q.flags & FFL_F_ARM_NEW;
     }
     e->armed = true;
-    if (e->readable || e->listener)
+    if (e->readable || e->listener || e->group)
         ep_ready(e);
+    return 0;
+}
+
+static int op_unread(struct ep *e, struct ffl_entry q)
+{
+    struct ffl_session *s = e->s;
+    const struct ffl_pool_geo *p = &s->map.geo.tx;
+    if (!ffl_buf_ok(p, q.buf) || s->tx[ffl_buf_slot(p, q.buf)].held || q.arg < 0 ||
+        (uint32_t)q.arg > ffl_buf_size(q.buf) || e->listener)
+        return -EPROTO;
+    int rc = group_unread(e, session_buf(s, p, q.buf), (uint32_t)q.arg);
+    session_tx_release(s, q.buf);
+    if (rc < 0)
+        data_fail(e, -rc); /* bytes are missing now */
+    return 0;
+}
+
+static int op_export(struct ep *e, struct ffl_entry q)
+{
+    int rc = ticket_export(e, (uint32_t)q.arg);
+    if (rc < 0) /* the one who imports it learns */
+        ffl_log(FFL_LOG_WARNING, "session %u: export: %s", e->s->id, strerror(-rc));
     return 0;
 }
 
@@ -292,6 +314,24 @@ static int op_socket(struct ffl_session *s, struct ffl_entry q, const char **why
     return 0;
 }
 
+static int op_import(struct ffl_session *s, struct ffl_entry q, const char **why)
+{
+    struct ffl_import i;
+    if (q.handle >= s->n || s->table[q.handle])
+        return bad(why, "IMPORT with a handle that is taken or out of range");
+    if (take_arg(s, q, &i, sizeof(i)) < 0)
+        return bad(why, "IMPORT with a bad buffer");
+    int rc = ticket_import(s, q.handle, &i);
+    if (rc < 0) { /* the handle is open all the same, as after a SOCKET that failed */
+        struct ep *e = ep_new(s, q.handle, -1);
+        if (!e)
+            return bad(why, "out of memory for a socket");
+        e->open_error = -rc;
+    }
+    answer(s, q, rc, FFL_NO_BUF);
+    return 0;
+}
+
 typedef int (*ep_op)(struct ep *e, struct ffl_entry q);
 
 static const ep_op ep_ops[FFL_OP_COUNT] = {
@@ -300,6 +340,8 @@ static const ep_op ep_ops[FFL_OP_COUNT] = {
     [FFL_OP_CONNECT] = op_connect,
     [FFL_OP_ARM] = op_arm,
     [FFL_OP_DISARM] = op_disarm,
+    [FFL_OP_UNREAD] = op_unread,
+    [FFL_OP_EXPORT] = op_export,
     [FFL_OP_SEND] = op_send,
     [FFL_OP_SHUTDOWN] = op_shutdown,
     [FFL_OP_SETSOCKOPT] = op_setsockopt,
@@ -311,6 +353,8 @@ int control_entry(struct ffl_session *s, struct ffl_entry q, const char **why)
 {
     if (q.op == FFL_OP_SOCKET)
         return op_socket(s, q, why);
+    if (q.op == FFL_OP_IMPORT)
+        return op_import(s, q, why);
     if (q.op == FFL_OP_NOP) {
         answer(s, q, q.arg, FFL_NO_BUF);
         return 0;
@@ -320,7 +364,10 @@ int control_entry(struct ffl_session *s, struct ffl_entry q, const char **why)
     struct ep *e = q.handle < 2 * s->n ? s->table[q.handle] : NULL;
     if (!e || e->closing)
         return bad(why, "operation on a handle that is not open");
+    e->touched = true;
     if (q.op == FFL_OP_CLOSE) {
+        if (q.flags & FFL_F_RETURN)
+            group_return(e);
         control_close(e, q.flags & FFL_F_ABORT);
         return 0;
     }

@@ -132,13 +132,34 @@ static bool read_dgram(struct ep *e)
     return true;
 }
 
+/* Bytes that another reference had read ahead come before the stack's. */
+static bool read_given(struct ep *e)
+{
+    struct ffl_session *s = e->s;
+    uint32_t buf = rx_room(e) ? ffl_pool_get(&s->rx, group_size(e)) : FFL_NO_BUF;
+    if (buf == FFL_NO_BUF) {
+        stall(e);
+        return false;
+    }
+    uint32_t n = group_take(e, session_buf(s, &s->rx.geo, buf), ffl_buf_size(buf));
+    post_data(e, buf, n, 0);
+    return true;
+}
+
 static bool pump_rx(struct ep *e)
 {
-    if (!e->armed || !e->readable || e->rx_done || e->failed)
+    bool given = group_has(e);
+    if (!e->armed || !(e->readable || given) || e->rx_done || e->failed)
         return false;
     for (int i = 0; i < READS_A_TURN; i++) {
         if (session_stuffed(e->s))
             return true;
+        if (given) {
+            if (!read_given(e))
+                return false;
+            given = group_has(e);
+            continue;
+        }
         if (!(e->dgram ? read_dgram(e) : read_stream(e)))
             return e->readable && !e->in_stalled && !e->rx_done && !e->failed;
     }
@@ -194,6 +215,7 @@ static void adopt(struct ep *l, int fd, uint32_t handle, struct ffl_names *names
         return;
     }
     e->armed = l->arm_new;
+    group_accepted(l, e);
     (void)OPS(in)->sockname(ST(in), fd, false, &names->local);
     e->st->names = *names;
     stats_state(e);
@@ -214,7 +236,7 @@ static void adopt(struct ep *l, int fd, uint32_t handle, struct ffl_names *names
 
 static bool may_accept(const struct ep *l)
 {
-    return l->armed && l->credits && l->readable;
+    return l->armed && l->credits && (l->readable || group_has(l));
 }
 
 static bool pump_accept(struct ep *l)
@@ -230,7 +252,8 @@ static bool pump_accept(struct ep *l)
             return false;
         }
         struct ffl_names names = {0};
-        int fd = OPS(in)->accept(ST(in), l->fd, &names.peer);
+        int fd = group_has(l) ? group_accept(l, &names.peer)
+                              : OPS(in)->accept(ST(in), l->fd, &names.peer);
         if (fd < 0) {
             if (h + 1 == s->fresh)
                 s->fresh--;

@@ -5,6 +5,7 @@
  * session.c   a session's life; posting completions; publishing and waking
  * control.c   the operations of the SQ
  * data.c      the three pumps: receive, accept, transmit
+ * share.c     sockets that several processes have: groups, tickets
  * serve.c     the turn and the sleep
  * stats.c     the stats pages
  *
@@ -30,6 +31,7 @@ enum src_kind {
     SRC_PIDFD,
     SRC_DOORBELL,
     SRC_STACK,
+    SRC_TICKET,
     SRC_STOP
 };
 struct src {
@@ -52,12 +54,16 @@ struct ep { /* an endpoint: one session's reference to one stack socket */
     uint32_t tx_head, tx_tail; /* queued transmit buffers, through session->tx[].next */
     uint32_t tx_off;           /* bytes of the head already sent */
     uint32_t tx_held;          /* bytes of the queue's buffers */
+    struct group *group;       /* shared with other references to the same stack socket, or NULL */
+    struct group *from;        /* accepted from a shared listener */
+    struct ep *group_next;
     uint16_t connect_tag;
     bool dgram, listener;
     bool armed, arm_new, readable, eof_hint, rx_big, rx_done;
     bool connecting, blocked; /* blocked: the stack takes no more for now (data_block) */
     bool watched, closing, failed;
-    int8_t shut; /* pending SHUT_* after the queue, or -1 */
+    bool touched; /* an operation named it: its application knows it */
+    int8_t shut;  /* pending SHUT_* after the queue, or -1 */
     bool in_ready, in_stalled, in_timed, dead;
     bool buried; /* only the timed list knows it still */
 };
@@ -109,7 +115,9 @@ struct ffl_instance {
     struct pending *pending; /* accepted on the unix socket, hello not read yet */
     struct ffl_session *sessions;
     unsigned nsessions; /* attached */
-    uint32_t next_id, next_serial;
+    uint32_t next_id, next_serial, next_ticket;
+    struct ticket *tickets;
+    unsigned ntickets;
     struct ffl_instance_page *page; /* and its tables */
     struct ffl_stat_session *stat_sessions;
     struct ffl_stat_socket *stat_sockets;
@@ -129,6 +137,24 @@ void listen_close(struct ffl_instance *in);
 int ctl_add(struct ffl_instance *in, int fd, uint32_t events, struct src *src);
 /* Waits up to timeout_ns for the control epoll and handles what came. */
 void ctl_wait(struct ffl_instance *in, int64_t timeout_ns);
+
+void listen_trusted(struct ffl_instance *in, int sock); /* a peer that needs no check: takes sock */
+
+/* share.c */
+int ticket_new(struct ffl_instance *in, int sock, uint32_t *id, uint64_t *key); /* takes sock */
+void ticket_event(struct ticket *t);
+void ticket_end(struct ticket *t);
+int ticket_export(struct ep *e, uint32_t id);
+/* Opens `handle`; FFL_IMPORT_* or -errno. */
+int ticket_import(struct ffl_session *s, uint32_t handle, const struct ffl_import *i);
+void group_leave(struct ep *e); /* it is closed */
+void group_accepted(struct ep *l, struct ep *e);
+int group_unread(struct ep *e, const void *data, uint32_t len);
+void group_return(struct ep *e); /* an accepted connection, to whoever else has its listener */
+bool group_has(const struct ep *e);
+uint32_t group_size(const struct ep *e); /* of the first piece given back, bytes */
+uint32_t group_take(struct ep *e, void *to, uint32_t room);
+int group_accept(struct ep *l, struct ffl_addr *peer);
 
 /* session.c */
 int session_new(struct ffl_instance *in, int sock, const struct ffl_hello *h, pid_t pid, uid_t uid,

@@ -23,7 +23,8 @@ struct pending { /* connected, its hello not read yet */
     struct pending *next;
     struct ffl_instance *in;
     struct src src;
-    int sock; /* -1: done, freed after the batch of events that may name it */
+    bool trusted; /* it came through a ticket */
+    int sock;     /* -1: done, freed after the batch of events that may name it */
     int64_t due;
 };
 
@@ -153,26 +154,52 @@ void listen_close(struct ffl_instance *in)
 
 /* ---- the handshake ------------------------------------------------------------------------- */
 
+static void add_pending(struct ffl_instance *in, int s, bool trusted)
+{
+    struct pending *p = calloc(1, sizeof(*p));
+    if (!p || atomic_load_explicit(&in->page->pending, memory_order_relaxed) >= MAX_PENDING) {
+        free(p);
+        close(s);
+        return;
+    }
+    *p = (struct pending){.next = in->pending,
+                          .in = in,
+                          .trusted = trusted,
+                          .sock = s,
+                          .due = ffl_now_ns() + HELLO_NS};
+    p->src = (struct src){SRC_PENDING, p};
+    in->pending = p;
+    atomic_fetch_add_explicit(&in->page->pending, 1, memory_order_relaxed);
+    if (ctl_add(in, s, EPOLLIN | EPOLLRDHUP, &p->src) < 0)
+        pending_drop(p);
+}
+
 static void accept_peers(struct ffl_instance *in)
 {
-    for (;;) {
-        int s = accept4(in->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        if (s < 0)
-            return; /* EAGAIN; or EMFILE, and the peer's own time-out speaks */
-        struct pending *p = calloc(1, sizeof(*p));
-        if (!p || atomic_load_explicit(&in->page->pending, memory_order_relaxed) >= MAX_PENDING) {
-            free(p);
-            close(s);
-            continue;
-        }
-        *p = (struct pending){
-            .next = in->pending, .in = in, .sock = s, .due = ffl_now_ns() + HELLO_NS};
-        p->src = (struct src){SRC_PENDING, p};
-        in->pending = p;
-        atomic_fetch_add_explicit(&in->page->pending, 1, memory_order_relaxed);
-        if (ctl_add(in, s, EPOLLIN | EPOLLRDHUP, &p->src) < 0)
-            pending_drop(p);
-    }
+    int s; /* -1: EAGAIN; or EMFILE, and the peer's own time-out speaks */
+    while ((s = accept4(in->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0)
+        add_pending(in, s, false);
+}
+
+void listen_trusted(struct ffl_instance *in, int sock)
+{
+    (void)fcntl(sock, F_SETFL, O_NONBLOCK); /* it is open, and a socket or useless */
+    add_pending(in, sock, true);
+}
+
+/* A ticket instead of a session; takes the socket over on success. */
+static bool give_ticket(struct ffl_instance *in, int sock)
+{
+    struct ffl_reply r = {.magic = FFL_MAGIC,
+                          .version = FFL_ABI_VERSION,
+                          .status = FFL_REPLY_OK,
+                          .pid = (int32_t)getpid()};
+    snprintf(r.stack, sizeof(r.stack), "%s", OPS(in)->name);
+    if (ticket_new(in, sock, &r.session, &r.key) < 0)
+        return false;
+    if (ffl_msg_send(sock, &r, sizeof(r), NULL, 0) < 0)
+        ffl_log(FFL_LOG_INFO, "ticket: the peer went before the reply"); /* its end follows */
+    return true;
 }
 
 static void reply(struct ffl_instance *in, int sock, enum ffl_reply_status status, const char *why,
@@ -236,7 +263,7 @@ static void hello(struct ffl_instance *in, struct pending *p)
         return;
     }
     if (getsockopt(p->sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 ||
-        !may_attach(in, cred.uid)) {
+        !(p->trusted || may_attach(in, cred.uid))) {
         snprintf(why, sizeof(why), "user %u may not use this instance (it belongs to user %u)",
                  (unsigned)cred.uid, (unsigned)geteuid());
         reply(in, p->sock, FFL_REPLY_REFUSED, why, 0, NULL, 0);
@@ -248,9 +275,10 @@ static void hello(struct ffl_instance *in, struct pending *p)
         reply(in, p->sock, FFL_REPLY_VERSION, why, 0, NULL, 0);
     } else if (n == sizeof(h) && h.kind == FFL_HELLO_STATS) {
         reply(in, p->sock, FFL_REPLY_OK, "", 0, &in->stats_fd, 1);
-    } else if (n == sizeof(h) && h.kind == FFL_HELLO_ATTACH) {
-        epoll_ctl(in->ctl, EPOLL_CTL_DEL, p->sock, NULL); /* the session adds it as its own */
-        if (attach(in, p->sock, &h, &cred)) {
+    } else if (n == sizeof(h) && (h.kind == FFL_HELLO_ATTACH || h.kind == FFL_HELLO_TICKET)) {
+        epoll_ctl(in->ctl, EPOLL_CTL_DEL, p->sock, NULL); /* it is added as something else */
+        if (h.kind == FFL_HELLO_TICKET ? give_ticket(in, p->sock)
+                                       : attach(in, p->sock, &h, &cred)) {
             p->sock = -1;
             atomic_fetch_sub_explicit(&in->page->pending, 1, memory_order_relaxed);
             return;
@@ -278,6 +306,9 @@ static void ctl_event(struct ffl_instance *in, const struct src *src)
     case SRC_SESSION:
     case SRC_PIDFD:
         session_end(src->owner);
+        break;
+    case SRC_TICKET:
+        ticket_event(src->owner);
         break;
     case SRC_STACK:
         in->stack_quiet = false;

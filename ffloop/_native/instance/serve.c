@@ -141,7 +141,7 @@ static bool embedded_over(struct ffl_instance *in, int64_t now)
 {
     if (!in->o.embedded)
         return false;
-    if (in->sessions || in->pending) {
+    if (in->sessions || in->pending || in->tickets) {
         in->empty_since = 0;
         return false;
     }
@@ -187,6 +187,8 @@ static void close_sessions(struct ffl_instance *in)
             if (s->table[h])
                 ep_close(s->table[h]);
     }
+    while (in->tickets)
+        ticket_end(in->tickets);
     ep_bury(in);
 }
 

@@ -125,6 +125,7 @@ void ep_close(struct ep *e)
     struct ffl_instance *in = s->in;
     if (e->dead)
         return;
+    group_leave(e);
     data_drop_tx(e);
     if (e->fd >= 0) {
         int rc = OPS(in)->close(ST(in), e->fd);
@@ -381,6 +382,8 @@ static void go_dying(struct ffl_session *s)
         struct ep *e = s->table[h];
         if (!e)
             continue;
+        if (e->from && !e->touched) /* accepted ahead: whoever else has the listener takes it */
+            group_return(e);
         control_close(e, s->dead);
         if (!e->dead)
             ep_timer(e, ffl_now_ns() + DYING_LINGER_NS);

@@ -142,6 +142,21 @@ void epoll_free(struct epoll_shadow *ep)
     free(ep);
 }
 
+void epoll_forked(struct epoll_shadow *ep)
+{
+    while (ep->watchers)
+        item_unlink(&ep->watchers, ep->watchers); /* of threads and epolls of the parent */
+    if (ep->items)
+        fd_each(forget_of, &ep->w);
+    if (ep->opened)
+        waiter_close(&ep->w);
+    ep->opened = false;
+    ep->observed = false;
+    ep->w = (struct waiter){.ep = ep};
+    ep->plain = 0;
+    ep->head = ep->tail = NULL;
+}
+
 static struct item *find(struct item *list, const struct waiter *w, int fd)
 {
     for (struct item *it = list; it; it = it->next)

@@ -47,7 +47,7 @@ void sock_arm(struct sock *s, uint32_t want)
         return;
     if (s->state == SOCK_LISTENING && !(want & (EPOLLIN | EPOLLRDNORM)))
         return;
-    (void)ffl_client_arm(s->sc->c, s->h, WINDOW); /* it is open */
+    (void)ffl_client_arm(s->sc->c, s->h, sock_window(s)); /* it is open */
 }
 
 /* Consumes our own events of a thread's waiter. */

@@ -43,7 +43,7 @@ struct options {
     bool multi_sc;    /* FF_MULTI_SC */
     int instances, proc_id;
     int timeout_ms, pool_kib, tx_cap, max_sockets;
-    int ticket; /* a descriptor through which to attach, or -1 (proc.c) */
+    const struct ffl_ticket *via; /* attach through it (proc.c) */
 };
 extern struct options options;
 extern bool started; /* the constructor has run: calls are looked at */
@@ -55,6 +55,7 @@ struct sc { /* a session */
     struct sc *next;
     struct ffl_client *c;
     int index; /* of several instances */
+    char path[256];
     pthread_t owner;
     unsigned sleepers;
     unsigned socks;
@@ -77,6 +78,8 @@ void unlock(void);
 struct sc *sc_get(int index, int *why);
 void sc_reap(void);         /* all sessions: takes over what has come, tells the items */
 void sc_put(struct sc *sc); /* a socket less; a dead one goes with the last */
+/* A ticket at its instance, for another process. */
+int sc_ticket(const struct sc *sc, struct ffl_ticket *out, char *why, size_t whylen);
 void sc_forked(void);
 extern struct sc *sessions;
 
@@ -152,7 +155,7 @@ struct sock {
     int domain, type, proto;
     uint8_t state;
     bool nonblock, shut_rd, told, dual, abort, orphan;
-    bool force_stack;
+    bool force_stack, shared, exported;
     int busy;                   /* threads that wait in it */
     int64_t rcvtimeo, sndtimeo; /* ns; 0: none */
     struct item *items;
@@ -190,7 +193,11 @@ void sock_tell(struct sock *s); /* it changed: to its items */
 uint32_t sock_poll(struct sock *s, uint32_t want);
 /* Reads or accepts ahead from now on, if `want` (epoll's bits) needs that. */
 void sock_arm(struct sock *s, uint32_t want);
-#define WINDOW 16 /* accepted ahead of accept() */
+/* Connections accepted ahead of accept(): few of a listener that other processes have too. */
+static inline int sock_window(const struct sock *s)
+{
+    return s->shared ? 2 : 16;
+}
 /* Sleeps until s has changed, `until` (ns, -1: never) or a signal. Locked before and after.
  * 0: look again; -EAGAIN: the time is over; -EINTR. */
 int sock_wait(struct sock *s, int64_t until);
@@ -219,7 +226,8 @@ struct epoll_shadow {
 };
 
 void epoll_tell(struct item *it);
-void epoll_forget(struct item *it); /* its socket goes */
+void epoll_forget(struct item *it);         /* its socket goes */
+void epoll_forked(struct epoll_shadow *ep); /* the child: its stack sockets are the parent's */
 void epoll_free(struct epoll_shadow *ep);
 bool epoll_ready(struct epoll_shadow *ep); /* has it events of stack sockets? */
 /* From now on its own readiness is its kernel descriptors' alone, and watchers are told the rest. */

@@ -1,27 +1,496 @@
 /*
  * proc.c - what becomes of stack sockets in another process: fork, exec, spawn.
+ *
+ * Callers: the program; the C library at fork. Before a fork the parent gives back what was read
+ * ahead of sockets that nobody polls, and puts a reference to each socket into a ticket that the child
+ * inherits. The child attaches when it first uses one, through the ticket, and imports it. A program
+ * after exec finds in its environment which descriptors (by their placeholders' inodes, so
+ * however they were moved) are stack sockets, and the ticket.
  */
 #include "preload.h"
 
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
+
+#define ENV "_FFLOOP_INHERIT"
+
+struct ticket {
+    struct ffl_ticket t;
+    struct ticket *next; /* during a fork */
+    struct sc *sc;       /* during a fork: whose sockets are in it */
+    int index;           /* of the instance */
+    int socks;           /* not imported, not disowned */
+};
+
+static struct ticket *forking;
+
+/* ---- importing ----------------------------------------------------------------------------- */
+
+static void ticket_put(struct ticket *t)
+{
+    if (--t->socks > 0)
+        return;
+    fd_ours_close(t->t.fd);
+    free(t);
+}
 
 int proc_import(struct sock *s)
 {
-    (void)s;
-    return -EBADF;
+    struct ticket *t = s->ticket;
+    int rc = 0;
+    options.via = &t->t;
+    struct sc *sc = sc_get(t->index, &rc);
+    options.via = NULL;
+    int h =
+        sc ? ffl_client_import(sc->c, &t->t, s->ticket_handle, s->domain, s->type, s->proto) : rc;
+    s->ticket = NULL;
+    ticket_put(t);
+    if (h < 0) { /* the placeholder answers from now on */
+        report("an inherited socket is lost: %s", strerror(-h));
+        return h;
+    }
+    s->shared = true;
+    sock_on_stack(s, sc, h);
+    return 0;
 }
 
 void proc_disown(struct sock *s)
 {
-    (void)s;
+    struct ticket *t = s->ticket;
+    (void)ffl_ticket_send(t->t.fd, FFL_TICKET_DROP, &s->ticket_handle, 1); /* gone: so is it */
+    s->ticket = NULL;
+    ticket_put(t);
+}
+
+static void import_one(int fd, struct node *n, void *arg)
+{
+    (void)fd;
+    (void)arg;
+    struct sock *s = (struct sock *)n;
+    if (n->kind == NODE_SOCK && s->ticket && !s->sc)
+        (void)proc_import(s); /* it has reported */
+}
+
+/* ---- exporting ----------------------------------------------------------------------------- */
+
+static void disarm_one(int fd, struct node *n, void *arg)
+{
+    (void)fd;
+    struct sock *s = (struct sock *)n;
+    if (n->kind == NODE_SOCK && s->sc == arg && s->state == SOCK_CONNECTED && !s->items)
+        ffl_client_disarm(s->sc->c, s->h);
+}
+
+struct export {
+    struct sc *sc;
+    uint32_t ticket;
+    bool exec; /* only what stays open */
+};
+
+static void export_one(int fd, struct node *n, void *arg)
+{
+    const struct export *e = arg;
+    struct sock *s = (struct sock *)n;
+    if (n->kind != NODE_SOCK || s->sc != e->sc || s->exported)
+        return;
+    if (e->exec && real.fcntl(fd, F_GETFD) & FD_CLOEXEC)
+        return;
+    if (s->state == SOCK_CONNECTED && !s->items)
+        (void)ffl_client_give_back(s->sc->c, s->h); /* the session is dead: so is the socket */
+    ffl_client_export(s->sc->c, s->h, e->ticket);
+    s->shared = s->exported = true;
+}
+
+static void unmark(int fd, struct node *n, void *arg)
+{
+    (void)fd;
+    (void)arg;
+    if (n->kind == NODE_SOCK)
+        ((struct sock *)n)->exported = false;
+}
+
+/* A ticket with references to the sockets of sc, or NULL (reported). Locked. */
+static struct ticket *export_all(struct sc *sc, bool exec)
+{
+    char why[256];
+    struct ticket *t = calloc(1, sizeof(*t));
+    int rc = t ? sc_ticket(sc, &t->t, why, sizeof(why)) : -ENOMEM;
+    if (rc < 0) {
+        free(t);
+        report("a child will not have its parent's sockets: %s", why);
+        return NULL;
+    }
+    t->sc = sc;
+    t->index = sc->index;
+    fd_each(disarm_one, sc);
+    rc = ffl_client_ping(sc->c); /* nothing more is read ahead */
+    struct export e = {.sc = sc, .ticket = t->t.id, .exec = exec};
+    if (rc == 0)
+        fd_each(export_one, &e);
+    fd_each(unmark, NULL);
+    if (rc == 0)
+        rc = ffl_client_ping(sc->c);
+    if (rc < 0)
+        ffl_log(FFL_LOG_WARNING, "export: %s", strerror(-rc));
+    return t;
+}
+
+/* ---- fork ---------------------------------------------------------------------------------- */
+
+static void before_fork(void)
+{
+    lock();
+    fd_each(import_one, NULL);
+    for (struct sc *sc = sessions; sc; sc = sc->next) {
+        if (!sc->socks || ffl_client_dead(sc->c) ||
+            (options.per_thread && !pthread_equal(sc->owner, pthread_self())))
+            continue;
+        struct ticket *t = export_all(sc, false);
+        if (t) {
+            t->next = forking;
+            forking = t;
+        }
+    }
+}
+
+static void fork_parent(void)
+{
+    while (forking) {
+        struct ticket *t = forking;
+        forking = t->next;
+        fd_ours_close(t->t.fd);
+        free(t);
+    }
+    unlock();
+}
+
+static void inherit(int fd, struct node *n, void *arg)
+{
+    (void)fd;
+    (void)arg;
+    if (n->kind == NODE_EPOLL) {
+        epoll_forked((struct epoll_shadow *)n);
+        return;
+    }
+    struct sock *s = (struct sock *)n;
+    if (n->kind != NODE_SOCK || !s->sc || s->ticket)
+        return;
+    struct ticket *t = forking;
+    while (t && t->sc != s->sc)
+        t = t->next;
+    s->busy = 0; /* those threads are the parent's */
+    s->sc = NULL;
+    s->ticket = t;
+    s->ticket_handle = (uint32_t)s->h;
+    s->h = -1;
+    if (t)
+        t->socks++;
+}
+
+static void fork_child(void)
+{
+    fd_each(inherit, NULL);
+    while (forking) {
+        struct ticket *t = forking;
+        forking = t->next;
+        t->sc = NULL;
+        t->next = NULL;
+        if (!t->socks) {
+            fd_ours_close(t->t.fd);
+            free(t);
+        }
+    }
+    sc_forked();
+    unlock();
+}
+
+API pid_t vfork(void)
+{ /* a child that shares our memory would change our tables; and a wrapper cannot return twice */
+    return fork();
+}
+
+/* ---- exec ---------------------------------------------------------------------------------- */
+
+struct text {
+    char *p;
+    size_t len, cap;
+    bool any;
+    const struct ticket *t;
+};
+
+static void describe(int fd, struct node *n, void *arg)
+{
+    struct text *x = arg;
+    struct sock *s = (struct sock *)n;
+    struct stat st;
+    if (n->kind != NODE_SOCK || !s->sc || s->sc != x->t->sc ||
+        real.fcntl(fd, F_GETFD) & FD_CLOEXEC || fstat(fd, &st) < 0)
+        return;
+    char one[160];
+    int k = snprintf(one, sizeof(one), ";%lu:%d:%d:%d:%d:%d:%d:%lld:%lld", (unsigned long)st.st_ino,
+                     s->h, s->domain, s->type, s->proto, s->state, s->nonblock,
+                     (long long)s->rcvtimeo, (long long)s->sndtimeo);
+    if (x->len + (size_t)k >= x->cap)
+        return; /* there is room for what ARG_MAX lets pass */
+    memcpy(x->p + x->len, one, (size_t)k + 1);
+    x->len += (size_t)k;
+    x->any = true;
+}
+
+static void kept(int fd, struct node *n, void *arg)
+{
+    if (n->kind == NODE_SOCK && !(real.fcntl(fd, F_GETFD) & FD_CLOEXEC) &&
+        (((struct sock *)n)->sc || ((struct sock *)n)->ticket))
+        *(bool *)arg = true;
+}
+
+struct carry { /* what an exec takes along */
+    struct ticket *t;
+    char **envp;
+    char *var;
+};
+
+static int count(char *const envp[])
+{
+    int n = 0;
+    while (envp && envp[n])
+        n++;
+    return n;
+}
+
+/* Prepares an exec or a spawn: envp with ours in it. Unlocked before and after. */
+static char *const *carry_begin(struct carry *c, char *const envp[])
+{
+    bool any = false;
+    *c = (struct carry){NULL};
+    if (!started || tls.inside)
+        return envp;
+    lock();
+    fd_each(kept, &any);
+    if (any)
+        fd_each(import_one, NULL);
+    struct sc *sc = sessions;
+    while (any && sc && (!sc->socks || ffl_client_dead(sc->c)))
+        sc = sc->next;
+    enum { ROOM = 100000 };
+    if (any && sc && (c->t = export_all(sc, true)))
+        c->var = malloc(ROOM);
+    int n = count(envp);
+    if (c->var)
+        c->envp = malloc(((size_t)n + 2) * sizeof(*c->envp));
+    if (c->envp) {
+        struct text x = {.p = c->var, .cap = ROOM, .t = c->t};
+        x.len = (size_t)snprintf(c->var, ROOM, ENV "=%d:%u:%llu:%d", c->t->t.fd, c->t->t.id,
+                                 (unsigned long long)c->t->t.key, c->t->index);
+        fd_each(describe, &x);
+        memcpy(c->envp, envp, (size_t)n * sizeof(*envp));
+        c->envp[n] = c->var;
+        c->envp[n + 1] = NULL;
+        (void)real.fcntl(c->t->t.fd, F_SETFD, 0); /* it is open */
+    }
+    unlock();
+    return c->envp ? c->envp : envp;
+}
+
+static void carry_end(struct carry *c)
+{
+    if (!c->t)
+        return;
+    int saved = errno;
+    lock();
+    fd_ours_close(c->t->t.fd);
+    unlock();
+    free(c->t);
+    free(c->var);
+    free(c->envp);
+    errno = saved;
+}
+
+API int execve(const char *path, char *const argv[], char *const envp[])
+{
+    real_start();
+    struct carry c;
+    int rc = real.execve(path, argv, carry_begin(&c, envp));
+    carry_end(&c);
+    return rc;
+}
+
+API int execvpe(const char *file, char *const argv[], char *const envp[])
+{
+    real_start();
+    struct carry c;
+    int rc = real.execvpe(file, argv, carry_begin(&c, envp));
+    carry_end(&c);
+    return rc;
+}
+
+API int fexecve(int fd, char *const argv[], char *const envp[])
+{
+    real_start();
+    struct carry c;
+    int rc = real.fexecve(fd, argv, carry_begin(&c, envp));
+    carry_end(&c);
+    return rc;
+}
+
+API int execv(const char *path, char *const argv[])
+{
+    return execve(path, argv, environ);
+}
+
+API int execvp(const char *file, char *const argv[])
+{
+    return execvpe(file, argv, environ);
+}
+
+#define ARGV(first, ap, envp)                                                                      \
+    size_t n = 1;                                                                                  \
+    va_start(ap, first);                                                                           \
+    while (va_arg(ap, char *))                                                                     \
+        n++;                                                                                       \
+    va_end(ap);                                                                                    \
+    char *argv[n + 1];                                                                             \
+    va_start(ap, first);                                                                           \
+    argv[0] = (char *)first;                                                                       \
+    for (size_t i = 1; i <= n; i++)                                                                \
+        argv[i] = va_arg(ap, char *);                                                              \
+    char *const *envp = environ
+
+API int execl(const char *path, const char *arg, ...)
+{
+    va_list ap;
+    ARGV(arg, ap, envp);
+    va_end(ap);
+    return execve(path, argv, envp);
+}
+
+API int execlp(const char *file, const char *arg, ...)
+{
+    va_list ap;
+    ARGV(arg, ap, envp);
+    va_end(ap);
+    return execvpe(file, argv, envp);
+}
+
+API int execle(const char *path, const char *arg, ...)
+{
+    va_list ap;
+    ARGV(arg, ap, envp);
+    envp = va_arg(ap, char *const *);
+    va_end(ap);
+    return execve(path, argv, envp);
+}
+
+API int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,
+                    const posix_spawnattr_t *attr, char *const argv[], char *const envp[])
+{
+    real_start();
+    struct carry c;
+    int rc = real.posix_spawn(pid, path, actions, attr, argv, carry_begin(&c, envp));
+    carry_end(&c);
+    return rc;
+}
+
+API int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t *actions,
+                     const posix_spawnattr_t *attr, char *const argv[], char *const envp[])
+{
+    real_start();
+    struct carry c;
+    int rc = real.posix_spawnp(pid, file, actions, attr, argv, carry_begin(&c, envp));
+    carry_end(&c);
+    return rc;
+}
+
+/* ---- after exec ---------------------------------------------------------------------------- */
+
+static bool inherit_fd(struct ticket *t, int fd, unsigned long ino, const char *list)
+{
+    for (const char *p = strchr(list, ';'); p; p = strchr(p + 1, ';')) {
+        unsigned long want;
+        unsigned h;
+        int domain, type, proto, state, nonblock;
+        long long rcv, snd;
+        if (sscanf(p, ";%lu:%u:%d:%d:%d:%d:%d:%lld:%lld", &want, &h, &domain, &type, &proto, &state,
+                   &nonblock, &rcv, &snd) != 9 ||
+            want != ino)
+            continue;
+        struct sock *s = sock_new(domain, type | (nonblock ? SOCK_NONBLOCK : 0), proto);
+        if (!s || fd_set_node(fd, &s->node) < 0) {
+            free(s);
+            return false;
+        }
+        s->state = (uint8_t)state;
+        s->told = true;
+        s->rcvtimeo = rcv;
+        s->sndtimeo = snd;
+        s->ticket = t;
+        s->ticket_handle = h;
+        t->socks++;
+        (void)ffl_ticket_send(t->t.fd, FFL_TICKET_MARK, &h, 1); /* gone: the import says so */
+        return true;
+    }
+    return false;
+}
+
+static void find_inherited(struct ticket *t, const char *list)
+{
+    DIR *d = opendir("/proc/self/fd");
+    struct { /* copies of one placeholder are one socket */
+        unsigned long ino;
+        int fd;
+    } seen[1024];
+    int n = 0;
+    struct dirent *e;
+    while (d && (e = readdir(d))) {
+        struct stat st;
+        int fd = atoi(e->d_name), i = 0;
+        if (e->d_name[0] == '.' || fd == dirfd(d) || fstat(fd, &st) < 0 || !S_ISSOCK(st.st_mode))
+            continue;
+        while (i < n && seen[i].ino != st.st_ino)
+            i++;
+        if (i < n) {
+            (void)fd_set_node(fd, fd_node(seen[i].fd)); /* ENOMEM: it stays a placeholder */
+        } else if (inherit_fd(t, fd, st.st_ino, list) && n < (int)FFL_COUNT(seen)) {
+            seen[n].ino = st.st_ino;
+            seen[n++].fd = fd;
+        }
+    }
+    if (d)
+        closedir(d);
+}
+
+void proc_start(void)
+{
+    ffl_client_at_fork();
+    (void)pthread_atfork(before_fork, fork_parent, fork_child); /* ENOMEM: children have none */
+    const char *v = getenv(ENV);
+    if (!v)
+        return;
+    struct ticket *t = calloc(1, sizeof(*t));
+    char *list = strdup(v);
+    unsigned long long key;
+    unsetenv(ENV);
+    if (!t || !list || sscanf(list, "%d:%u:%llu:%d", &t->t.fd, &t->t.id, &key, &t->index) != 4) {
+        free(t);
+        free(list);
+        return;
+    }
+    t->t.key = key;
+    t->socks = 1; /* while we look */
+    t->t.fd = fd_ours(t->t.fd);
+    find_inherited(t, list);
+    (void)ffl_ticket_send(t->t.fd, FFL_TICKET_SWEEP, NULL, 0); /* gone: nothing to sweep */
+    ticket_put(t);
+    free(list);
 }
 
 int proc_instance(const struct ffl_addr *a)
 {
     (void)a;
     return options.proc_id % options.instances;
-}
-
-void proc_start(void)
-{
 }

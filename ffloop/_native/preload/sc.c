@@ -85,19 +85,30 @@ static void nth_path(char *out, size_t len, const char *path, int index)
         snprintf(out, len, "%.*s-%d%s", (int)(dot - path), path, index, dot);
 }
 
+static struct ffl_client_opts attach_options(const char *path)
+{
+    return (struct ffl_client_opts){.path = path,
+                                    .timeout_ms = options.timeout_ms,
+                                    .spin_us = options.spin_us,
+                                    .max_sockets = (uint32_t)options.max_sockets,
+                                    .pool_kib = (uint32_t)options.pool_kib,
+                                    .tx_cap = (uint32_t)options.tx_cap,
+                                    .via = options.via,
+                                    .place_fd = fd_ours,
+                                    .close_fd = fd_ours_close};
+}
+
 static int attach_at(struct sc *sc, const char *base, int index, char *why, size_t whylen)
 {
-    char path[256];
-    nth_path(path, sizeof(path), base, index);
-    struct ffl_client_opts o = {.path = path,
-                                .timeout_ms = options.timeout_ms,
-                                .spin_us = options.spin_us,
-                                .max_sockets = (uint32_t)options.max_sockets,
-                                .pool_kib = (uint32_t)options.pool_kib,
-                                .tx_cap = (uint32_t)options.tx_cap,
-                                .place_fd = fd_ours,
-                                .close_fd = fd_ours_close};
+    nth_path(sc->path, sizeof(sc->path), base, index);
+    struct ffl_client_opts o = attach_options(sc->path);
     return ffl_client_attach(&sc->c, &o, why, whylen);
+}
+
+int sc_ticket(const struct sc *sc, struct ffl_ticket *out, char *why, size_t whylen)
+{
+    struct ffl_client_opts o = attach_options(sc->path);
+    return ffl_client_ticket(&o, out, why, whylen);
 }
 
 static int attach(struct sc *sc, int index, char *why, size_t whylen)
@@ -174,19 +185,6 @@ void sc_put(struct sc *sc)
     free(sc);
 }
 
-/* The child has no session: its client is dead already (client.h). */
-void sc_forked(void)
-{
-    while (sessions) {
-        struct sc *sc = sessions;
-        sessions = sc->next;
-        ffl_client_detach(sc->c);
-        free(sc);
-    }
-    generation++;
-    tls.waiter = NULL; /* its epoll is the parent's too; its descriptors stay */
-}
-
 /* ---- waiters ------------------------------------------------------------------------------- */
 
 static pthread_key_t waiter_key;
@@ -203,6 +201,23 @@ static void waiter_gone(void *p)
 static void waiter_init(void)
 {
     (void)pthread_key_create(&waiter_key, waiter_gone); /* else a thread's end leaks three */
+}
+
+/* The child has no session: its client is dead already (client.h). */
+void sc_forked(void)
+{
+    while (sessions) {
+        struct sc *sc = sessions;
+        sessions = sc->next;
+        ffl_client_detach(sc->c);
+        free(sc);
+    }
+    generation++;
+    if (tls.waiter) { /* its epoll is the parent's too */
+        waiter_gone(tls.waiter);
+        (void)pthread_setspecific(waiter_key, NULL); /* cannot fail with NULL */
+        tls.waiter = NULL;
+    }
 }
 
 static int add(int epfd, int fd, uint32_t events, void *mark)
@@ -273,6 +288,14 @@ void waiter_kick(struct waiter *w)
     (void)n;
 }
 
+static void tell_lost(int fd, struct node *n, void *sc)
+{
+    struct sock *s = (struct sock *)n;
+    if (n->kind == NODE_SOCK && s->sc == sc)
+        sock_tell(s);
+    (void)fd;
+}
+
 bool waiter_event(struct waiter *w, const struct epoll_event *ev)
 {
     if (ev->data.ptr == &mark_bell || ev->data.ptr == &mark_kick)
@@ -284,6 +307,7 @@ bool waiter_event(struct waiter *w, const struct epoll_event *ev)
             ffl_client_lost(sc->c);
             report("instance %d (pid %d) has ended: its connections are reset", sc->index,
                    ffl_client_instance_pid(sc->c));
+            fd_each(tell_lost, sc); /* all threads that wait for its sockets */
         }
         (void)real.epoll_ctl(w->epfd, EPOLL_CTL_DEL, ffl_client_session_fd(sc->c), NULL);
         return true;

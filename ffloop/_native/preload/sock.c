@@ -413,7 +413,7 @@ static int accept_now(struct sock *l, struct ffl_names *names, int flags)
     if (!(ffl_client_state(c, l->h) & FFL_ST_READ))
         ffl_client_reap(c);
     if (!(ffl_client_state(c, l->h) & FFL_ST_READ))
-        return ffl_client_arm(c, l->h, WINDOW) < 0 ? -EBADF : -EAGAIN;
+        return ffl_client_arm(c, l->h, sock_window(l)) < 0 ? -EBADF : -EAGAIN;
     /* the placeholder first: a program at its limit leaves the connection where it is */
     int fd = real.socket(AF_UNIX, SOCK_STREAM | (flags & (SOCK_NONBLOCK | SOCK_CLOEXEC)), 0);
     struct sock *s = fd < 0 ? NULL : sock_new(l->domain, l->type | flags, l->proto);

@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 struct real_calls real;
-struct options options = {.instances = 1, .ticket = -1};
+struct options options = {.instances = 1};
 bool started;
 
 void real_load(void)

@@ -14,7 +14,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-enum ffl_hello_kind { FFL_HELLO_ATTACH = 1, FFL_HELLO_STATS = 2 };
+enum ffl_hello_kind { FFL_HELLO_ATTACH = 1, FFL_HELLO_STATS = 2, FFL_HELLO_TICKET = 3 };
 
 struct ffl_hello {
     uint64_t magic;
@@ -39,9 +39,27 @@ struct ffl_reply {
     uint32_t version;
     uint32_t status;
     int32_t pid;      /* the instance's */
-    uint32_t session; /* id */
+    uint32_t session; /* id; of a ticket: its */
+    uint64_t key;     /* of a ticket */
     char stack[16];   /* "host", "sim", "fstack" */
     char why[128];    /* for the user, when status is not OK */
+};
+
+/*
+ * A ticket: the connection stays, and holds references to stack sockets (FFL_OP_EXPORT) for a
+ * process that does not exist yet. Its holder sends these; there are no replies.
+ */
+enum ffl_ticket_what {
+    FFL_TICKET_CONNECT, /* with one end of a socketpair: a peer that may attach, whoever it is */
+    FFL_TICKET_DROP,    /* these handles are not wanted */
+    FFL_TICKET_MARK,    /* these are; then SWEEP: the others are not */
+    FFL_TICKET_SWEEP
+};
+
+struct ffl_ticket_msg {
+    uint32_t what;
+    uint32_t n;
+    uint32_t handles[62];
 };
 
 #define FFL_ATTACH_FDS 3

@@ -15,7 +15,7 @@
 #include <stdatomic.h>
 
 #define FFL_MAGIC 0x436b636f534c4646ULL /* "FFLSockC" */
-#define FFL_ABI_VERSION 1u
+#define FFL_ABI_VERSION 2u
 
 /* ---- entries ------------------------------------------------------------------------------- */
 
@@ -55,6 +55,9 @@ enum ffl_op {
     FFL_OP_ACCEPT,     /* - / on a listener: arg = new handle (instance's range), buf: ffl_names */
     FFL_OP_ERROR,      /* - / arg = -errno: the socket failed (send or receive) */
     FFL_OP_CLOSED,     /* - / the last completion of a handle; it may be used again */
+    FFL_OP_UNREAD,     /* buf, arg = bytes: read ahead and given back, for whoever reads next / - */
+    FFL_OP_EXPORT,     /* arg = ticket: a reference for whoever holds it / - */
+    FFL_OP_IMPORT,     /* open `handle` (application's range), buf: ffl_import / FFL_IMPORT_* */
     FFL_OP_NOP,        /* answers with its own arg (tests, round-trip benchmark) */
     FFL_OP_COUNT
 };
@@ -65,6 +68,7 @@ enum ffl_op {
 #define FFL_F_NODELAY 0x04u /* SOCKET, LISTEN: TCP_NODELAY on this socket / on accepted ones */
 #define FFL_F_ARM_NEW 0x08u /* ARM on a listener: accepted sockets begin armed */
 #define FFL_F_TRUNC 0x10u   /* RECV of a datagram: it was cut to the buffer */
+#define FFL_F_RETURN 0x20u  /* CLOSE: accepted ahead; back to the listener, if others have it */
 
 /* ---- argument blocks, at the start of a buffer --------------------------------------------- */
 
@@ -91,6 +95,15 @@ struct ffl_optarg { /* Linux level and option names */
     uint8_t data[FFL_OPT_MAX];
 };
 _Static_assert(sizeof(struct ffl_optarg) == 76, "optarg ABI");
+
+struct ffl_import { /* from a ticket (handshake.h), which it leaves */
+    uint64_t key;
+    uint32_t ticket;
+    uint32_t handle; /* the exporting session's */
+};
+_Static_assert(sizeof(struct ffl_import) == 16, "import ABI");
+#define FFL_IMPORT_LISTENER 1
+#define FFL_IMPORT_CONNECTING 2
 
 /* ---- buffers ------------------------------------------------------------------------------- */
 

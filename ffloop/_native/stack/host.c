@@ -8,6 +8,7 @@
 #include "stack.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,8 @@
 
 struct host {
     int epfd;
+    uint8_t *shared; /* by descriptor, a bit: it was duplicated or is a duplicate */
+    int nshared;     /* bytes */
 };
 
 static int host_start(void **st, const struct ffl_stack_opts *opts, char *why, size_t whylen)
@@ -49,6 +52,7 @@ static void host_stop(void *st)
 {
     struct host *h = st;
     close(h->epfd);
+    free(h->shared);
     free(h);
 }
 
@@ -68,14 +72,41 @@ static int host_socket(void *st, int domain, int type, int proto)
     return fd < 0 ? -errno : fd;
 }
 
+static int note_shared(struct host *h, int fd)
+{
+    if (fd / 8 >= h->nshared) {
+        int n = fd / 8 + 512;
+        uint8_t *grown = realloc(h->shared, (size_t)n);
+        if (!grown)
+            return -ENOMEM;
+        memset(grown + h->nshared, 0, (size_t)(n - h->nshared));
+        h->shared = grown;
+        h->nshared = n;
+    }
+    h->shared[fd / 8] |= (uint8_t)(1u << fd % 8);
+    return 0;
+}
+
 static int host_dup(void *st, int fd)
 {
-    int copy = dup(fd);
-    return copy < 0 ? -errno : copy;
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (copy < 0)
+        return -errno;
+    if (note_shared(st, fd) < 0 || note_shared(st, copy) < 0) {
+        close(copy);
+        return -ENOMEM;
+    }
+    return copy;
 }
 
 static int host_close(void *st, int fd)
 {
+    struct host *h = st;
+    if (fd / 8 < h->nshared && h->shared[fd / 8] & 1u << fd % 8) {
+        /* the socket lives on, and with it our registration of this descriptor */
+        (void)epoll_ctl(h->epfd, EPOLL_CTL_DEL, fd, NULL); /* ENOENT: never watched */
+        h->shared[fd / 8] &= (uint8_t)~(1u << fd % 8);
+    }
     return close(fd) < 0 ? -errno : 0;
 }
 

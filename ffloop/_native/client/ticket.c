@@ -1,0 +1,128 @@
+/*
+ * ticket.c - sockets for a process that does not exist yet (handshake.h, instance/share.c).
+ *
+ * Callers: the shim, around fork and exec. The parent settles its sockets (nothing read ahead stays
+ * with it), exports them into a ticket, and closes its copy; the child attaches through its own and
+ * imports what it uses.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+int ffl_client_ticket(const struct ffl_client_opts *o, struct ffl_ticket *out, char *why,
+                      size_t whylen)
+{
+    struct ffl_hello h = {.magic = FFL_MAGIC, .version = FFL_ABI_VERSION, .kind = FFL_HELLO_TICKET};
+    struct ffl_reply r;
+    why[0] = '\0';
+    int s = client_connect(o, why, whylen);
+    if (s < 0)
+        return s;
+    int rc = client_shake_hands(s, &h, &r, NULL, 0, o->timeout_ms, why, whylen);
+    if (rc < 0) {
+        close(s);
+        return rc;
+    }
+    *out =
+        (struct ffl_ticket){.fd = o->place_fd ? o->place_fd(s) : s, .id = r.session, .key = r.key};
+    return out->fd < 0 ? out->fd : 0;
+}
+
+int ffl_ticket_send(int fd, enum ffl_ticket_what what, const uint32_t *handles, uint32_t n)
+{
+    do {
+        struct ffl_ticket_msg m = {.what = what};
+        m.n = n < FFL_COUNT(m.handles) ? n : (uint32_t)FFL_COUNT(m.handles);
+        memcpy(m.handles, handles, m.n * sizeof(*handles));
+        int rc = ffl_msg_send(fd, &m, sizeof(m), NULL, 0);
+        if (rc < 0)
+            return rc;
+        handles += m.n;
+        n -= m.n;
+    } while (n);
+    return 0;
+}
+
+/* One end of a new socketpair goes to the instance, as if it had connected. */
+int client_connect_via(int ticket)
+{
+    struct ffl_ticket_msg m = {.what = FFL_TICKET_CONNECT};
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+        return -errno;
+    int rc = ffl_msg_send(ticket, &m, sizeof(m), &ends[1], 1);
+    close(ends[1]);
+    if (rc >= 0)
+        return ends[0];
+    close(ends[0]);
+    return rc;
+}
+
+void ffl_client_disarm(struct ffl_client *c, int h)
+{
+    struct csock *s = client_sock(c, h);
+    if (!s || c->dead || !s->armed)
+        return;
+    s->armed = false;
+    client_submit(c,
+                  (struct ffl_entry){.op = FFL_OP_DISARM, .handle = s->handle, .buf = FFL_NO_BUF});
+}
+
+int ffl_client_give_back(struct ffl_client *c, int h)
+{
+    struct csock *s = client_sock(c, h);
+    if (!s || c->dead || !s->rx_head || s->type != SOCK_STREAM)
+        return 0;
+    uint8_t data[4096];
+    while (s->rx_head) {
+        int64_t n = ffl_client_recv(c, h, data, sizeof(data), 0, NULL, NULL);
+        uint32_t buf = client_arg(c, data, (size_t)n);
+        if (buf == FFL_NO_BUF) { /* it stays: better here than nowhere */
+            client_die(c, ENOBUFS, "no buffer to give received bytes back in");
+            return -ENOBUFS;
+        }
+        client_submit(c,
+                      (struct ffl_entry){
+                          .op = FFL_OP_UNREAD, .handle = s->handle, .arg = (int32_t)n, .buf = buf});
+    }
+    s->eof = false; /* the end is behind them: it is said again */
+    return 0;
+}
+
+void ffl_client_export(struct ffl_client *c, int h, uint32_t ticket)
+{
+    client_submit(c, (struct ffl_entry){.op = FFL_OP_EXPORT,
+                                        .handle = (uint32_t)h,
+                                        .arg = (int32_t)ticket,
+                                        .buf = FFL_NO_BUF});
+}
+
+int ffl_client_import(struct ffl_client *c, const struct ffl_ticket *t, uint32_t handle, int domain,
+                      int type, int proto)
+{
+    struct ffl_import i = {.key = t->key, .ticket = t->id, .handle = handle};
+    if (c->dead)
+        return -c->dead;
+    uint32_t buf = client_arg(c, &i, sizeof(i));
+    if (buf == FFL_NO_BUF)
+        return -ENOBUFS;
+    int h = csock_open(c, domain, type, proto);
+    if (h < 0) {
+        (void)ffl_pool_put(&c->tx, buf);
+        return h;
+    }
+    int rc = client_call(
+        c, (struct ffl_entry){.op = FFL_OP_IMPORT, .handle = (uint32_t)h, .buf = buf}, NULL, 0);
+    struct csock *s = client_sock(c, h);
+    if (rc < 0) {
+        (void)ffl_client_close(c, h, true);
+        return rc;
+    }
+    s->listener = rc & FFL_IMPORT_LISTENER;
+    s->connecting = rc & FFL_IMPORT_CONNECTING;
+    return h;
+}

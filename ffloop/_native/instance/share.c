@@ -1,0 +1,356 @@
+/*
+ * share.c - stack sockets that several processes have: groups, and tickets for those to come.
+ *
+ * Callers: control.c, data.c, session.c, listen.c. A group is what the references to one stack
+ * socket have in common: bytes that one of them had read ahead, or connections that it had
+ * accepted ahead, and gave back; the next one that wants some gets them first. A ticket is a unix
+ * connection that holds references for a process that does not exist yet (a child, a program after
+ * exec): whoever holds it may attach through it, import each reference once, or drop it. It ends,
+ * with what is left in it, when its last copy is closed.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#define MAX_TICKETS 4096
+
+struct back { /* given back: bytes, or a connection with its peer's address */
+    struct back *next;
+    int fd;
+    struct ffl_addr peer;
+    uint32_t len, off;
+    uint8_t data[];
+};
+
+struct group {
+    unsigned refs; /* endpoints and references in tickets: who may still want what is given back */
+    unsigned uses; /* those, and connections that came from it */
+    struct back *head, *tail;
+    struct ep *members;
+};
+
+/* ---- groups -------------------------------------------------------------------------------- */
+
+static void unuse(struct group *g)
+{
+    if (--g->uses == 0)
+        free(g);
+}
+
+static void pop(struct group *g)
+{
+    struct back *b = g->head;
+    g->head = b->next;
+    if (!g->head)
+        g->tail = NULL;
+    free(b);
+}
+
+static void unref(struct ffl_instance *in, struct group *g)
+{
+    if (--g->refs == 0)
+        while (g->head) {
+            if (g->head->fd >= 0)
+                (void)OPS(in)->close(ST(in), g->head->fd); /* nobody will want it */
+            pop(g);
+        }
+    unuse(g);
+}
+
+static void join(struct ep *e, struct group *g)
+{
+    e->group = g;
+    e->group_next = g->members;
+    g->members = e;
+    g->refs++;
+    g->uses++;
+}
+
+static struct group *group_of(struct ep *e)
+{
+    if (!e->group) {
+        struct group *g = calloc(1, sizeof(*g));
+        if (!g)
+            return NULL;
+        join(e, g);
+    }
+    return e->group;
+}
+
+void group_leave(struct ep *e)
+{
+    if (e->from) {
+        unuse(e->from);
+        e->from = NULL;
+    }
+    struct group *g = e->group;
+    if (!g)
+        return;
+    for (struct ep **p = &g->members; *p; p = &(*p)->group_next)
+        if (*p == e) {
+            *p = e->group_next;
+            break;
+        }
+    e->group = NULL;
+    unref(e->s->in, g);
+}
+
+void group_accepted(struct ep *l, struct ep *e)
+{
+    if (l->group) {
+        e->from = l->group;
+        e->from->uses++;
+    }
+}
+
+static void give(struct group *g, struct back *b)
+{
+    b->next = NULL;
+    if (g->tail)
+        g->tail->next = b;
+    else
+        g->head = b;
+    g->tail = b;
+    for (struct ep *e = g->members; e; e = e->group_next)
+        ep_ready(e);
+}
+
+int group_unread(struct ep *e, const void *data, uint32_t len)
+{
+    struct group *g = group_of(e);
+    struct back *b = g ? malloc(sizeof(*b) + len) : NULL;
+    if (!b)
+        return -ENOMEM;
+    *b = (struct back){.fd = -1, .len = len};
+    memcpy(b->data, data, len);
+    e->rx_done = false; /* the end was behind these: the stack says it again */
+    e->readable = e->eof_hint = true;
+    give(g, b);
+    return 0;
+}
+
+void group_return(struct ep *e)
+{
+    struct ffl_instance *in = e->s->in;
+    struct group *g = e->from;
+    struct back *b = g && g->refs ? calloc(1, sizeof(*b)) : NULL;
+    if (!b)
+        return;
+    b->fd = OPS(in)->dup(ST(in), e->fd); /* without our registration */
+    (void)OPS(in)->sockname(ST(in), e->fd, true, &b->peer);
+    if (b->fd >= 0)
+        give(g, b);
+    else
+        free(b);
+}
+
+bool group_has(const struct ep *e)
+{
+    return e->group && e->group->head;
+}
+
+uint32_t group_size(const struct ep *e)
+{
+    return e->group->head->len - e->group->head->off;
+}
+
+uint32_t group_take(struct ep *e, void *to, uint32_t room)
+{
+    struct back *b = e->group->head;
+    uint32_t n = b->len - b->off < room ? b->len - b->off : room;
+    memcpy(to, b->data + b->off, n);
+    b->off += n;
+    if (b->off == b->len)
+        pop(e->group);
+    return n;
+}
+
+int group_accept(struct ep *l, struct ffl_addr *peer)
+{
+    int fd = l->group->head->fd;
+    *peer = l->group->head->peer;
+    pop(l->group);
+    return fd;
+}
+
+/* ---- tickets ------------------------------------------------------------------------------- */
+
+struct held {
+    struct held *next;
+    struct group *group;
+    uint32_t handle;
+    int fd;
+    bool listener, dgram, connecting, mark;
+};
+
+struct ticket {
+    struct ticket *next;
+    struct ffl_instance *in;
+    struct src src;
+    int sock;
+    uint32_t id;
+    uint64_t key;
+    struct held *held;
+};
+
+static struct ticket *ticket_find(struct ffl_instance *in, uint32_t id)
+{
+    struct ticket *t = in->tickets;
+    while (t && t->id != id)
+        t = t->next;
+    return t;
+}
+
+int ticket_new(struct ffl_instance *in, int sock, uint32_t *id, uint64_t *key)
+{
+    struct ticket *t = in->ntickets < MAX_TICKETS ? calloc(1, sizeof(*t)) : NULL;
+    if (!t)
+        return -ENOMEM;
+    t->in = in;
+    t->sock = sock;
+    t->id = ++in->next_ticket;
+    t->src = (struct src){SRC_TICKET, t};
+    if (getrandom(&t->key, sizeof(t->key), 0) != sizeof(t->key) ||
+        ctl_add(in, sock, EPOLLIN | EPOLLRDHUP, &t->src) < 0) {
+        free(t);
+        return -EIO;
+    }
+    t->next = in->tickets;
+    in->tickets = t;
+    in->ntickets++;
+    *id = t->id;
+    *key = t->key;
+    return 0;
+}
+
+static void drop_held(struct ticket *t, struct held **p)
+{
+    struct held *h = *p;
+    struct ffl_instance *in = t->in;
+    *p = h->next;
+    if (h->fd >= 0)
+        (void)OPS(in)->close(ST(in), h->fd); /* a reference of ours: it was open */
+    unref(in, h->group);
+    free(h);
+}
+
+void ticket_end(struct ticket *t)
+{
+    struct ffl_instance *in = t->in;
+    while (t->held)
+        drop_held(t, &t->held);
+    for (struct ticket **p = &in->tickets; *p; p = &(*p)->next)
+        if (*p == t) {
+            *p = t->next;
+            break;
+        }
+    in->ntickets--;
+    close(t->sock);
+    free(t);
+}
+
+static struct held **held_find(struct ticket *t, uint32_t handle)
+{
+    struct held **p = &t->held;
+    while (*p && (*p)->handle != handle)
+        p = &(*p)->next;
+    return p;
+}
+
+static int act(struct ticket *t, const struct ffl_ticket_msg *m)
+{
+    uint32_t n = m->n <= FFL_COUNT(m->handles) ? m->n : 0;
+    for (uint32_t i = 0; i < n; i++) {
+        struct held **p = held_find(t, m->handles[i]);
+        if (*p && m->what == FFL_TICKET_MARK)
+            (*p)->mark = true;
+        else if (*p && m->what == FFL_TICKET_DROP)
+            drop_held(t, p);
+    }
+    for (struct held **p = &t->held; m->what == FFL_TICKET_SWEEP && *p;) {
+        if ((*p)->mark) {
+            (*p)->mark = false;
+            p = &(*p)->next;
+        } else {
+            drop_held(t, p);
+        }
+    }
+    return m->what <= FFL_TICKET_SWEEP ? 0 : -EPROTO;
+}
+
+void ticket_event(struct ticket *t)
+{
+    struct ffl_ticket_msg m;
+    for (;;) {
+        int fd = -1, nfds = 1;
+        int n = ffl_msg_recv(t->sock, &m, sizeof(m), &fd, &nfds);
+        if (n == -EAGAIN)
+            return;
+        if (n != sizeof(m) || act(t, &m) < 0) {
+            if (nfds == 1 && fd >= 0)
+                close(fd);
+            ticket_end(t);
+            return;
+        }
+        if (nfds == 1 && m.what == FFL_TICKET_CONNECT)
+            listen_trusted(t->in, fd);
+        else if (nfds == 1)
+            close(fd);
+    }
+}
+
+int ticket_export(struct ep *e, uint32_t id)
+{
+    struct ffl_instance *in = e->s->in;
+    struct ticket *t = ticket_find(in, id);
+    struct group *g = t && e->fd >= 0 ? group_of(e) : NULL;
+    struct held *h = g ? calloc(1, sizeof(*h)) : NULL;
+    if (!h)
+        return t ? -ENOMEM : -ENOENT;
+    *h = (struct held){.next = t->held,
+                       .group = g,
+                       .handle = e->handle,
+                       .fd = OPS(in)->dup(ST(in), e->fd),
+                       .listener = e->listener,
+                       .dgram = e->dgram,
+                       .connecting = e->connecting};
+    if (h->fd < 0) {
+        free(h);
+        return -EMFILE;
+    }
+    g->refs++;
+    g->uses++;
+    t->held = h;
+    return 0;
+}
+
+int ticket_import(struct ffl_session *s, uint32_t handle, const struct ffl_import *i)
+{
+    struct ticket *t = ticket_find(s->in, i->ticket);
+    struct held **p = t && t->key == i->key ? held_find(t, i->handle) : NULL;
+    if (!p || !*p)
+        return -ENOENT;
+    struct held *h = *p;
+    struct ep *e = ep_new(s, handle, h->fd);
+    if (!e)
+        return -ENOMEM;
+    e->listener = h->listener;
+    e->dgram = h->dgram;
+    e->connecting = h->connecting;
+    e->watched = true;
+    e->readable = true; /* who knows what came meanwhile: a read tells */
+    join(e, h->group);
+    int rc = OPS(s->in)->watch(ST(s->in), h->fd, h->listener ? FFL_READ : FFL_READ | FFL_WRITE, e);
+    int flags =
+        (h->listener ? FFL_IMPORT_LISTENER : 0) | (h->connecting ? FFL_IMPORT_CONNECTING : 0);
+    h->fd = -1; /* the endpoint's now */
+    drop_held(t, p);
+    if (rc < 0)
+        data_fail(e, -rc);
+    return flags;
+}

@@ -1,0 +1,176 @@
+/*
+ * file.c - sendfile and splice with a stack socket: copies, with the kernel's bookkeeping.
+ *
+ * Callers: the program. Files and pipes are read and written without the lock.
+ */
+#include "preload.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#define CHUNK 65536
+
+static struct sock *enter(int fd)
+{
+    struct sock *s = sock_enter(fd);
+    if (s && !s->sc) {
+        unlock();
+        return NULL;
+    }
+    return s;
+}
+
+static bool on_stack(int fd)
+{
+    struct sock *s = maybe_ours(fd) ? enter(fd) : NULL;
+    if (s)
+        unlock();
+    return s;
+}
+
+/* ---- sendfile ------------------------------------------------------------------------------ */
+
+static ssize_t send_part(int out, const void *data, size_t len)
+{
+    struct sock *s = enter(out);
+    struct iovec iov = {(void *)data, len};
+    if (!s) {
+        errno = EBADF; /* closed by another thread */
+        return -1;
+    }
+    return sock_sent(sock_send(s, &iov, 1, 0), 0);
+}
+
+static ssize_t copy_file(int out, int in, off64_t *at, size_t count)
+{
+    char data[CHUNK];
+    size_t sent = 0;
+    while (sent < count) {
+        size_t want = count - sent < sizeof(data) ? count - sent : sizeof(data);
+        ssize_t got = pread64(in, data, want, *at);
+        if (got <= 0) {
+            if (got < 0 && errno == ESPIPE)
+                errno = EINVAL; /* sendfile(2) reads what can be mapped */
+            return sent || got == 0 ? (ssize_t)sent : -1;
+        }
+        ssize_t n = send_part(out, data, (size_t)got);
+        if (n < 0)
+            return sent ? (ssize_t)sent : -1;
+        *at += n;
+        sent += (size_t)n;
+        if (n < got)
+            break;
+    }
+    return (ssize_t)sent;
+}
+
+API ssize_t sendfile64(int out, int in, off64_t *offset, size_t count)
+{
+    real_start();
+    if (on_stack(in)) {
+        errno = offset ? ESPIPE : EINVAL;
+        return -1;
+    }
+    if (!on_stack(out))
+        return real.sendfile64(out, in, offset, count);
+    off64_t at = offset ? *offset : lseek64(in, 0, SEEK_CUR);
+    if (at < 0) {
+        errno = EINVAL;
+        return -1;
+    }
+    ssize_t n = copy_file(out, in, &at, count);
+    int saved = errno;
+    if (offset)
+        *offset = at;
+    else
+        (void)lseek64(in, at, SEEK_SET); /* it was asked for its position above */
+    errno = saved;
+    return n;
+}
+
+API ssize_t sendfile(int out, int in, off_t *offset, size_t count)
+{
+    _Static_assert(sizeof(off_t) == sizeof(off64_t), "64-bit only");
+    return sendfile64(out, in, (off64_t *)offset, count);
+}
+
+/* ---- splice -------------------------------------------------------------------------------- */
+
+/* SPLICE_F_NONBLOCK is about the pipe; the socket has its own flag. */
+static bool would_block(int pipe, short events, bool nonblock)
+{
+    struct pollfd p = {.fd = pipe, .events = events};
+    if (!nonblock || real.poll(&p, 1, 0) != 0)
+        return false;
+    errno = EAGAIN;
+    return true;
+}
+
+/* From the socket into a pipe: what the pipe takes is taken from the socket. */
+static ssize_t to_pipe(int in, int out, size_t len, bool nonblock)
+{
+    char data[CHUNK];
+    struct sock *s = would_block(out, POLLOUT, nonblock) ? NULL : enter(in);
+    struct iovec iov = {data, len < sizeof(data) ? len : sizeof(data)};
+    if (!s)
+        return -1; /* EAGAIN, or closed by another thread meanwhile */
+    ssize_t got = leave(sock_recv(s, &iov, 1, MSG_PEEK));
+    if (got <= 0)
+        return got;
+    ssize_t put = real.write(out, data, (size_t)got);
+    if (put > 0 && (s = enter(in))) {
+        iov.iov_len = (size_t)put;
+        (void)leave(sock_recv(s, &iov, 1, MSG_DONTWAIT)); /* it was there */
+    }
+    return put;
+}
+
+/* From a pipe: no more is read from it than the socket has room for. */
+static ssize_t from_pipe(int in, int out, size_t len, bool nonblock)
+{
+    char data[CHUNK];
+    struct ffl_pending p = {0};
+    struct sock *s;
+    if (would_block(in, POLLIN, nonblock))
+        return -1;
+    for (;;) {
+        if (!(s = enter(out))) {
+            errno = EBADF;
+            return -1;
+        }
+        (void)ffl_client_pending(s->sc->c, s->h, &p); /* it is open */
+        if (p.room || sock_poll(s, EPOLLOUT) & (EPOLLERR | EPOLLHUP))
+            break;
+        if (s->nonblock)
+            return leave(-EAGAIN);
+        int rc = sock_wait(s, s->sndtimeo ? ffl_now_ns() + s->sndtimeo : -1);
+        if (rc < 0)
+            return leave(rc);
+        unlock();
+    }
+    unlock();
+    size_t want = len < sizeof(data) ? len : sizeof(data);
+    if (p.room && want > p.room)
+        want = p.room;
+    ssize_t got = real.read(in, data, want);
+    return got <= 0 ? got : send_part(out, data, (size_t)got);
+}
+
+API ssize_t splice(int in, off64_t *in_at, int out, off64_t *out_at, size_t len, unsigned flags)
+{
+    real_start();
+    bool from = on_stack(in), to = on_stack(out);
+    if (!from && !to)
+        return real.splice(in, in_at, out, out_at, len, flags);
+    if (from && to) { /* one of them must be a pipe */
+        errno = EINVAL;
+        return -1;
+    }
+    if (from ? in_at != NULL : out_at != NULL) {
+        errno = ESPIPE;
+        return -1;
+    }
+    bool nonblock = flags & SPLICE_F_NONBLOCK;
+    return from ? to_pipe(in, out, len, nonblock) : from_pipe(in, out, len, nonblock);
+}

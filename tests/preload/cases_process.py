@@ -1,0 +1,282 @@
+"""Other processes: fork, exec, spawn; who owns what."""
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+
+from lib import *  # noqa: F403
+from lib import attempt, case, listener, main, pair, wait
+
+
+def child(function):
+    """Runs function in a forked child; its exit status."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            function()
+            status = 0
+        finally:
+            os._exit(status)
+    return pid
+
+
+def join(pid):
+    return os.waitpid(pid, 0)[1]
+
+
+@case
+def child_writes_parent_reads():
+    with pair() as (a, b):
+        pid = child(lambda: a.sendall(b"from the child"))
+        got = b.recv(100).decode()
+        return [got, join(pid)]
+
+
+@case
+def child_reads_what_came_before():
+    with pair() as (a, b):
+        a.sendall(b"before")
+        wait(b)
+        pid = child(lambda: b.sendall(b.recv(100)[::-1]))
+        return [join(pid), a.recv(100).decode()]
+
+
+@case
+def child_reads_what_the_parent_left():
+    with pair() as (a, b):
+        a.sendall(b"firstsecond")
+        wait(b)
+        mine = b.recv(5).decode()
+        r, w = os.pipe()
+        pid = child(lambda: os.write(w, b.recv(100)))
+        return [mine, os.read(r, 100).decode(), join(pid)]
+
+
+@case
+def parent_reads_after_the_child():
+    with pair() as (a, b):
+        a.sendall(b"abcdef")
+        wait(b)
+        r, w = os.pipe()
+        pid = child(lambda: os.write(w, b.recv(3)))
+        theirs = os.read(r, 100).decode()
+        status = join(pid)
+        a.sendall(b"g")
+        return [theirs, status, b.recv(1) != b""]
+
+
+@case
+def close_in_the_parent_leaves_the_child():
+    with pair() as (a, b):
+        r, w = os.pipe()
+
+        def work():
+            a.close()
+            os.write(w, b"ready")
+            b.sendall(b"alive " + b.recv(100))
+
+        pid = child(work)
+        os.read(r, 5)
+        b.close()
+        a.sendall(b"ping")
+        return [a.recv(100).decode(), a.recv(100).decode(), join(pid)]
+
+
+@case
+def end_of_stream_when_both_have_closed():
+    with pair() as (a, b):
+        r, w = os.pipe()
+        pid = child(lambda: os.read(r, 1))
+        b.close()
+        before = wait(a, select.POLLIN, 0.1)
+        os.write(w, b"x")
+        join(pid)
+        return [before, attempt(a.recv, 1)]
+
+
+@case
+def fork_per_connection():
+    with listener() as s:
+        got = []
+        for i in range(5):
+            with socket.create_connection(s.getsockname()) as client:
+                accepted, _ = s.accept()
+                pid = child(lambda x=accepted: x.sendall(b"hello " + x.recv(100)))
+                accepted.close()
+                client.sendall(b"%d" % i)
+                got.append(client.recv(100).decode())
+                got.append(client.recv(100).decode())
+                join(pid)
+        return got
+
+
+@case
+def prefork():
+    with listener(backlog=64) as s:
+
+        def serve():
+            while True:
+                x, _ = s.accept()
+                with x:
+                    if (data := x.recv(100)) == b"end":
+                        return
+                    x.sendall(b"got " + data)
+
+        pids = [child(serve) for _ in range(3)]
+        out = []
+        for i in range(30):
+            with socket.create_connection(s.getsockname()) as client:
+                client.sendall(b"%d" % i)
+                out.append(client.recv(100).decode())
+        statuses = []
+        for _ in pids:
+            with socket.create_connection(s.getsockname()) as client:
+                client.sendall(b"end")
+                client.recv(1)
+        statuses = [join(pid) for pid in pids]
+        return [out, statuses]
+
+
+@case
+def a_killed_child_leaves_the_listener():
+    with listener() as s:
+        r, w = os.pipe()
+
+        def work():
+            os.write(w, b"x")
+            s.accept()
+
+        pid = child(work)
+        os.read(r, 1)
+        os.kill(pid, signal.SIGKILL)
+        join(pid)
+        with socket.create_connection(s.getsockname()) as client:
+            accepted, _ = s.accept()
+            with accepted:
+                accepted.sendall(b"still here")
+                return client.recv(100).decode()
+
+
+@case
+def child_opens_its_own():
+    with listener() as s:
+
+        def work():
+            with socket.create_connection(s.getsockname()) as x:
+                x.sendall(b"a new one")
+
+        pid = child(work)
+        accepted, _ = s.accept()
+        with accepted:
+            return [accepted.recv(100).decode(), join(pid)]
+
+
+@case
+def grandchild():
+    with pair() as (a, b):
+
+        def work():
+            if os.fork() == 0:
+                a.sendall(b"grandchild")
+                os._exit(0)
+            os.wait()
+
+        pid = child(work)
+        return [b.recv(100).decode(), join(pid)]
+
+
+@case
+def exec_inherits():
+    with pair() as (a, b):
+        os.set_inheritable(a.fileno(), True)
+        code = f"import os; os.write({a.fileno()}, b'after exec')"
+        pid = child(lambda: os.execv(sys.executable, [sys.executable, "-c", code]))
+        got = b.recv(100).decode()
+        return [got, join(pid)]
+
+
+@case
+def exec_as_standard_output():
+    with pair() as (a, b):
+
+        def work():
+            os.dup2(a.fileno(), 1)
+            code = "import os; os.write(1, b'to the socket')"
+            os.execvp(sys.executable, [sys.executable, "-c", code])
+
+        pid = child(work)
+        got = b.recv(100).decode()
+        return [got, join(pid)]
+
+
+@case
+def spawn_with_a_socket_as_stdout():
+    with pair() as (a, b):
+        code = "import os; os.write(1, b'spawned')"
+        done = subprocess.run([sys.executable, "-c", code], stdout=a.fileno(), check=False)
+        return [b.recv(100).decode(), done.returncode]
+
+
+@case
+def spawn_with_a_socket_as_stdin():
+    with pair() as (a, b):
+        a.sendall(b"line one\nline two\n")
+        a.shutdown(socket.SHUT_WR)
+        done = subprocess.run(["cat"], stdin=b.fileno(), capture_output=True, check=False)
+        return done.stdout.decode()
+
+
+@case
+def posix_spawn_inherits():
+    with pair() as (a, b):
+        os.set_inheritable(a.fileno(), True)
+        code = f"import os; os.write({a.fileno()}, b'posix_spawn')"
+        pid = os.posix_spawn(sys.executable, [sys.executable, "-c", code], os.environ)
+        got = b.recv(100).decode()
+        return [got, join(pid)]
+
+
+@case
+def exec_closes_cloexec():
+    with pair() as (a, b):
+        pid = child(lambda: os.execvp("sleep", ["sleep", "0.3"]))
+        a.close()
+        got = b.recv(1).decode()
+        os.kill(pid, signal.SIGKILL)
+        join(pid)
+        return got
+
+
+@case
+def exec_inherits_a_listener():
+    with listener() as s:
+        os.set_inheritable(s.fileno(), True)
+        code = (f"import socket; s = socket.socket(fileno={s.fileno()}); x, _ = s.accept(); "
+                "x.sendall(b'accepted after exec')")  # fmt: skip
+        pid = child(lambda: os.execv(sys.executable, [sys.executable, "-c", code]))
+        with socket.create_connection(s.getsockname()) as client:
+            return [client.recv(100).decode(), join(pid)]
+
+
+@case
+def exec_that_fails():
+    with pair() as (a, b):
+        os.set_inheritable(a.fileno(), True)
+        error = attempt(os.execv, "/no/such/program", ["x"])
+        a.sendall(b"still mine")
+        return [error, b.recv(100).decode()]
+
+
+@case
+def subprocess_pipes_still_work():
+    with listener():
+        return subprocess.run(["cat"], input=b"through pipes", capture_output=True,
+                              check=False).stdout.decode()  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
