@@ -6,6 +6,7 @@ import select
 import signal
 import socket
 import struct
+import tempfile
 import threading
 import time
 
@@ -588,8 +589,7 @@ def recvmmsg_timeout():
 
 def sendfile_case(function):
     def run():
-        with open("/tmp/ffloop-sendfile-%d" % os.getpid(), "w+b") as f, pair() as (a, b):
-            os.unlink(f.name)
+        with tempfile.TemporaryFile() as f, pair() as (a, b):
             f.write(pattern(200000)[:200000])
             f.seek(0)
             return function(f, a, b)

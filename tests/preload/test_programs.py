@@ -15,8 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
-from conftest import Instance
+from shim import Instance
 
 pytestmark = pytest.mark.timeout(60)
 
