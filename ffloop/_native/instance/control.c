@@ -323,7 +323,7 @@ static int op_import(struct ffl_session *s, struct ffl_entry q, const char **why
         return bad(why, "IMPORT with a bad buffer");
     int rc = ticket_import(s, q.handle, &i);
     if (rc < 0) { /* the handle is open all the same, as after a SOCKET that failed */
-        struct ep *e = ep_new(s, q.handle, -1);
+        struct ep *e = ep_new(s, q.handle, -1, false);
         if (!e)
             return bad(why, "out of memory for a socket");
         e->open_error = -rc;

@@ -336,11 +336,10 @@ int ticket_import(struct ffl_session *s, uint32_t handle, const struct ffl_impor
     if (!p || !*p)
         return -ENOENT;
     struct held *h = *p;
-    struct ep *e = ep_new(s, handle, h->fd);
+    struct ep *e = ep_new(s, handle, h->fd, h->dgram);
     if (!e)
         return -ENOMEM;
     e->listener = h->listener;
-    e->dgram = h->dgram;
     e->connecting = h->connecting;
     e->watched = true;
     e->readable = true; /* who knows what came meanwhile: a read tells */
@@ -350,6 +349,9 @@ int ticket_import(struct ffl_session *s, uint32_t handle, const struct ffl_impor
         (h->listener ? FFL_IMPORT_LISTENER : 0) | (h->connecting ? FFL_IMPORT_CONNECTING : 0);
     h->fd = -1; /* the endpoint's now */
     drop_held(t, p);
+    (void)OPS(s->in)->sockname(ST(s->in), e->fd, false, &e->st->names.local); /* for observers */
+    (void)OPS(s->in)->sockname(ST(s->in), e->fd, true, &e->st->names.peer);
+    stats_state(e);
     if (rc < 0)
         data_fail(e, -rc);
     return flags;
