@@ -149,7 +149,8 @@ int client_shake_hands(int s, const struct ffl_hello *h, struct ffl_reply *r, in
         return 0;
     for (int i = 0; i < n; i++)
         close(fds[i]);
-    if (rc == sizeof(*r) && r->magic == FFL_MAGIC && r->status != FFL_REPLY_OK)
+    if (rc >= (int)offsetof(struct ffl_reply, key) && r->magic == FFL_MAGIC &&
+        r->status != FFL_REPLY_OK)
         return reply_error(r, why, whylen);
     snprintf(why, whylen, "the peer's reply is not an ffloop instance's");
     return -EPROTO;
