@@ -46,6 +46,8 @@ if cpython is not None:
 
         # It puts a kernel socket at the stack socket's number, by dup2.
         test_unregister_after_fd_close_and_reuse = None
+        # It takes what was sent to be there at once, and is told of room to write meanwhile.
+        test_select_read_write = None
 
 else:
 
