@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from . import _doctor, _run, _stat
+from . import _doctor, _preload, _run, _stat
 from ._errors import InstanceError
 from ._instance import executable
 
@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         add_help=False,
     )
     _run.add_command(commands)
+    _preload.add_command(commands)
     _stat.add_commands(commands)
     _doctor.add_command(commands)
     args, rest = parser.parse_known_args(argv)

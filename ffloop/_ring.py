@@ -364,6 +364,19 @@ def instance_stats(path: str, timeout_ms: int = 0) -> dict[str, int]:
     return {name: int(getattr(out, name)) for name in dir(out) if name != "stack"}
 
 
+def keep_alive(path: str) -> int:
+    """A descriptor: while a copy of it is open, an embedded instance stays. Raises an
+    InstanceError."""
+    c_path = ffi.new("char[]", os.fsencode(path))
+    opts = ffi.new("struct ffl_client_opts *", {"path": c_path})
+    out = ffi.new("struct ffl_ticket *")
+    why = ffi.new("char[]", 256)
+    rc = lib.ffl_client_ticket(opts, out, why, 256)
+    if rc < 0:
+        raise attach_error(-rc, path, ffi.string(why).decode(errors="replace"))
+    return int(out.fd)
+
+
 def flat(data: Any) -> Any:
     """A C view of a bytes-like object that is not bytes, for raw_send."""
     return ffi.from_buffer(data)

@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from shim import Instance
@@ -360,3 +361,47 @@ print('done')
         env=instance.environment(), capture_output=True, text=True, timeout=40, check=False,
     )  # fmt: skip
     assert done.stdout == "done\n", done.stderr
+
+
+def command(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    ffloop = str(Path(sys.executable).with_name("ffloop"))
+    return subprocess.run(
+        [ffloop, "preload", *words], capture_output=True, text=True, timeout=30, **options
+    )
+
+
+WHERE = """
+import os, socket, time
+time.sleep(0.7)  # an instance without sessions would have gone by now
+s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen()
+inode = os.stat(f'/proc/self/fd/{s.fileno()}').st_ino
+port = '%04X' % s.getsockname()[1]
+mine = [x for x in open('/proc/net/tcp') if f':{port} 00000000:0000 0A' in x]
+print('in the instance' if str(inode) not in mine[0].split() else 'in the kernel')
+"""
+
+
+def test_command_starts_an_instance() -> None:
+    done = command("--", sys.executable, "-c", WHERE)
+    assert (done.stdout, done.stderr, done.returncode) == ("in the instance\n", "", 0)
+
+
+def test_command_uses_the_named_one(instance: Instance) -> None:
+    code = "import os; print(os.environ['FFLOOP_INSTANCE'])"
+    done = command("--instance", instance.path, "--", sys.executable, "-c", code)
+    assert done.stdout == f"{instance.path}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--", "no-such-program"], "no such program"),
+        (["--", "/usr/bin/passwd"], "preloads nothing"),
+        (["--stack", "fstack", "--", "true"], "ffloop instance --stack fstack"),
+        (["--instance", "/nowhere", "--", "true"], "/nowhere"),
+    ],
+)
+def test_command_refuses(words: list[str], said: str) -> None:
+    done = command(*words)
+    assert done.returncode == 1
+    assert done.stderr.startswith("ffloop preload: ") and said in done.stderr

@@ -93,10 +93,15 @@ int fd_ours(int fd)
         real.close(fd);
         fd = moved;
     }
+    fd_ours_keep(fd);
+    return fd;
+}
+
+void fd_ours_keep(int fd)
+{
     _Atomic(struct node *) *p = slot(fd);
     if (p)
         atomic_store_explicit(p, &ours, memory_order_release);
-    return fd;
 }
 
 void fd_ours_close(int fd)

@@ -133,6 +133,7 @@ static inline struct node *fd_node(int fd)
 int fd_set_node(int fd, struct node *n); /* counts; -ENOMEM. Locked */
 void fd_drop(int fd);                    /* forgets; the last one frees what it meant. Locked */
 int fd_ours(int fd); /* moves a new descriptor of ours out of the way: its number, or -errno */
+void fd_ours_keep(int fd); /* inherited: out of the program's reach, where it is */
 void fd_ours_close(int fd);
 /* Calls f for each descriptor with a node. Locked. */
 void fd_each(void (*f)(int fd, struct node *n, void *arg), void *arg);

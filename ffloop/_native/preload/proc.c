@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #define ENV "_FFLOOP_INHERIT"
+#define KEEP "_FFLOOP_KEEP" /* of `ffloop preload`: a descriptor that keeps the instance up */
 
 struct ticket {
     struct ffl_ticket t;
@@ -468,7 +469,9 @@ void proc_start(void)
 {
     ffl_client_at_fork();
     (void)pthread_atfork(before_fork, fork_parent, fork_child); /* ENOMEM: children have none */
-    const char *v = getenv(ENV);
+    const char *keep = getenv(KEEP), *v = getenv(ENV);
+    if (keep)
+        fd_ours_keep(atoi(keep));
     if (!v)
         return;
     struct ticket *t = calloc(1, sizeof(*t));
