@@ -201,11 +201,11 @@ class Instance:
         self.process.kill()
         self.process.wait()
 
-    def close(self, how: int = signal.SIGTERM) -> None:
+    def close(self, how: int = signal.SIGTERM, limit: float = 10) -> None:
         """Ends it as a service manager would; it must end well."""
         self.process.send_signal(how)
         try:
-            status = self.process.wait(10)
+            status = self.process.wait(limit)
         except subprocess.TimeoutExpired:
             self.kill()
             raise

@@ -85,7 +85,8 @@ def instances(fstack_net, tmp_path_factory):
             net.run(*f"ip addr add {net.PEER}/24 dev tap0".split())
         yield started
         for instance in reversed(started):  # what the secondary uses is the primary's
-            instance.close()
+            # The secondary was seen to take up to 30 s on a busy machine; why is not known.
+            instance.close(limit=60)
     finally:
         for instance in started:
             instance.kill()
