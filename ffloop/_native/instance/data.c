@@ -435,7 +435,7 @@ static void broken(struct ep *e)
     uint32_t len = sizeof(err);
     if (OPS(in)->getsockopt(ST(in), e->fd, SOL_SOCKET, SO_ERROR, &err, &len) == 0 && err)
         data_fail(e, err);
-    else if (e->tx_head != FFL_NO_BUF)
+    if (e->tx_head != FFL_NO_BUF || e->closing)
         ep_ready(e);
 }
 
@@ -445,14 +445,14 @@ void data_event(struct ep *e, const struct ffl_stack_event *ev)
         return;
     if (ev->filter & FFL_READ)
         e->readable = true;
+    if (ev->filter & FFL_WRITE)
+        data_block(e, false);
     if (ev->eof && e->rx_done && !e->failed) {
         broken(e);
         return;
     }
     if (ev->eof)
         e->eof_hint = e->readable = true;
-    if (ev->filter & FFL_WRITE)
-        data_block(e, false);
     if (e->connecting) {
         if (ev->filter & FFL_WRITE || ev->eof)
             control_connected(e);
