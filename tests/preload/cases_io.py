@@ -702,5 +702,60 @@ def splice_two_sockets():
         return splice(a.fileno(), b.fileno(), 10)
 
 
+SYS_READ, SYS_WRITE, SYS_SENDTO, SYS_RECVFROM, SYS_CLOSE = 0, 1, 44, 45, 3  # x86-64
+X86 = os.uname().machine == "x86_64"
+
+
+def number(n, *args):
+    return c("syscall", ctypes.c_long(n), *[x if x is None else ctypes.c_long(x) for x in args])
+
+
+@case
+def syscall_read_write():
+    if not X86:
+        return "numbers of x86-64"
+    with pair() as (a, b):
+        data, room = buf(b"by number"), buf(20)
+        n = number(SYS_WRITE, a.fileno(), ctypes.addressof(data), 9)
+        wait(b)
+        m = number(SYS_READ, b.fileno(), ctypes.addressof(room), 20)
+        return [n, m, room.raw[:m].decode()]
+
+
+@case
+def syscall_send_receive():
+    if not X86:
+        return "numbers of x86-64"
+    with pair() as (a, b):
+        data, room = buf(b"six arguments"), buf(20)
+        n = number(SYS_SENDTO, a.fileno(), ctypes.addressof(data), 13, 0, 0, 0)
+        wait(b)
+        m = number(SYS_RECVFROM, b.fileno(), ctypes.addressof(room), 20, 0, 0, 0)
+        return [n, m, room.raw[:m].decode()]
+
+
+@case
+def syscall_error():
+    if not X86:
+        return "numbers of x86-64"
+    with pair() as (_, b):
+        b.setblocking(False)
+        room = buf(4)
+        return number(SYS_READ, b.fileno(), ctypes.addressof(room), 4)
+
+
+@case
+def syscall_close():
+    if not X86:
+        return "numbers of x86-64"
+    with pair() as (a, b):
+        return [number(SYS_CLOSE, a.detach()), b.recv(1).decode()]
+
+
+@case
+def syscall_unknown():
+    return number(100000)
+
+
 if __name__ == "__main__":
     main()

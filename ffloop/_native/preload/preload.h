@@ -5,6 +5,7 @@
  * fds.c     which descriptor is what; dup, close     sc.c      sessions, the lock, sleeping
  * sock.c    the life of a socket; options            io.c      receive and send
  * epoll.c   epoll                                    poll.c    poll, select
+ * raw.c     syscall(2)
  * proc.c    fork, exec, spawn                        file.c    sendfile, splice
  *
  * A socket begins as what it is natively: a kernel socket, whose descriptor stays. At bind, listen
