@@ -214,6 +214,16 @@ static void lie_rxfree_tail(struct raw *r)
     atomic_store(&r->rxfree.ctl->tail, r->rxfree.tail + r->rxfree.size + 1);
 }
 
+/* The eventfd is shared, its O_NONBLOCK too: full and blocking, it would hold whoever rings it. */
+static void lie_doorbell_that_blocks(struct raw *r)
+{
+    uint64_t full = UINT64_MAX - 1;
+    CHECK_EQ(write(r->app_bell, &full, sizeof(full)), sizeof(full));
+    CHECK_EQ(fcntl(r->app_bell, F_SETFL, 0), 0);
+    atomic_store(&r->map.seg->waits.app, FFL_WAIT_QUEUE);
+    raw_op(r, FFL_OP_NOP, 0, 0, 0);
+}
+
 #define LIE(name) {#name, lie_##name}
 static const struct {
     const char *name;
@@ -251,6 +261,7 @@ static const struct {
     LIE(rxfree_foreign),
     LIE(rxfree_never_given),
     LIE(rxfree_tail),
+    LIE(doorbell_that_blocks),
 };
 
 TEST(r7_each_lie_ends_its_session_only)

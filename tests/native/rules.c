@@ -462,6 +462,55 @@ TEST(r3_send_meets_a_reset)
     raw_finish(&r);
 }
 
+/* A peer that has shut its side still reads: room to send then comes with that end told again. */
+TEST(r3_a_peer_that_is_done_is_sent_everything)
+{
+    struct raw r;
+    int peer;
+    uint8_t data[4000];
+    uint64_t got = 0;
+    lab_start_manual("window=1000");
+    raw_attach(&r);
+    raw_listen(&r, 0, "10.0.0.1", 80, 8, FFL_F_ARM_NEW);
+    uint32_t h = raw_accepted(&r, 0, 80, &peer);
+    for (size_t i = 0; i < sizeof(data); i++)
+        data[i] = pattern(i);
+    CHECK_EQ(ffl_sim_ops.shutdown(sim, peer, SHUT_WR), 0);
+    struct ffl_entry e = raw_expect(&r, FFL_OP_RECV, h);
+    CHECK_EQ(e.buf, FFL_NO_BUF);
+    raw_send(&r, h, data, sizeof(data));
+    for (int i = 0; i < 100 && got < sizeof(data); i++) {
+        turns(2);
+        CHECK_EQ(drain_peer(peer, &got), -EAGAIN);
+    }
+    CHECK_EQ(got, sizeof(data));
+    sim_shut(peer);
+    raw_finish(&r);
+}
+
+/* A closed socket waits for room to send its rest, and its peer, which is done, resets instead. */
+TEST(r8_a_reset_ends_a_socket_that_closes)
+{
+    struct raw r;
+    int peer;
+    static uint8_t data[4000];
+    lab_start_manual("window=1000");
+    raw_attach(&r);
+    raw_listen(&r, 0, "10.0.0.1", 80, 8, FFL_F_ARM_NEW);
+    uint32_t h = raw_accepted(&r, 0, 80, &peer);
+    CHECK_EQ(ffl_sim_ops.shutdown(sim, peer, SHUT_WR), 0);
+    (void)raw_expect(&r, FFL_OP_RECV, h);
+    raw_send(&r, h, data, sizeof(data));
+    raw_op(&r, FFL_OP_CLOSE, h, 0, 0);
+    raw_nothing(&r);
+    struct linger l = {.l_onoff = 1};
+    CHECK_EQ(ffl_sim_ops.setsockopt(sim, peer, SOL_SOCKET, SO_LINGER, &l, sizeof(l)), 0);
+    sim_shut(peer);
+    CHECK_EQ(raw_expect(&r, FFL_OP_ERROR, h).arg, -EPIPE); /* as Linux says after an end */
+    (void)raw_expect(&r, FFL_OP_CLOSED, h);
+    raw_finish(&r);
+}
+
 struct writer {
     int h, peer;
     bool may; /* no call has said EAGAIN since the last WRITABLE */

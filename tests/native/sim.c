@@ -157,6 +157,32 @@ TEST(window_opens_after_the_latency)
     net_stop();
 }
 
+/* What came before a reset and was not read belongs to no later connection of the socket. */
+TEST(a_connection_tried_again_begins_empty)
+{
+    start("clock=manual window=1000");
+    struct watch l, a, b;
+    struct ffl_addr at = v4("10.0.0.1", 80), peer;
+    struct linger reset = {.l_onoff = 1};
+    static char buf[2000];
+    listener(&l, &at, 8);
+    dial(&a, &at);
+    watch(&b, ops->accept(st, l.fd, &peer));
+    CHECK_EQ(put(b.fd, buf, 74), 74);
+    CHECK_EQ(ops->setsockopt(st, b.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)), 0);
+    CHECK_EQ(ops->close(st, b.fd), 0);
+    CHECK_EQ(ops->connect(st, a.fd, &at), -EINPROGRESS);
+    watch(&b, ops->accept(st, l.fd, &peer));
+    CHECK_EQ(take(a.fd, buf, sizeof(buf)), -EAGAIN);
+    for (int i = 0; i < 3; i++) { /* and the window counts its own bytes only */
+        CHECK_EQ(put(b.fd, buf, 2000), 1000);
+        CHECK_EQ(take(a.fd, buf, 2000), 1000);
+    }
+    shut_pair(&a, &b);
+    CHECK_EQ(ops->close(st, l.fd), 0);
+    net_stop();
+}
+
 /* The WRITE event is owed to a send that fell short, and to no other. */
 TEST(no_write_event_without_a_short_send)
 {

@@ -2,7 +2,8 @@
 
 They are built by the run, in a folder outside the sources. ``FFL_SANITIZE=address,undefined`` (or
 ``thread``) builds and runs all of them with sanitizers; the ring's are built with ThreadSanitizer
-in any case, since a plain run on x86 hides most ordering mistakes.
+in any case, since a plain run on x86 hides most ordering mistakes. The fuzz targets
+(``tests/fuzz``) take their kept inputs and then random ones, a few seconds each.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ TIME_LIMIT = 60  # seconds a case; the executable's own alarm comes first and sa
 STACKS = ("host", "sim")
 BY_STACK = {"seam"}  # run once for each stack, whose name is the argument
 SANITIZE = os.environ.get("FFL_SANITIZE", "")
+CORPUS = HERE.parent / "fuzz" / "corpus"
+FUZZ = {"entries": 200_000, "hello": 10_000}  # targets, and how many units of random input
 
 
 def cases() -> Iterator[object]:
@@ -88,6 +91,19 @@ def test_native(
     command = [str(folder / "tests" / f"test-{name}"), *arguments]
     if sanitize == "thread" and (setarch := shutil.which("setarch")):
         command = [setarch, "-R", *command]  # older ThreadSanitizers cannot map a random layout
+    execute(command, tmp_path)
+
+
+@pytest.mark.timeout(2 * TIME_LIMIT + 240)
+@pytest.mark.parametrize("name", FUZZ)
+def test_fuzz(build: Build, tmp_path: Path, name: str) -> None:
+    program = str(build("address,undefined", f"fuzz-{name}") / "fuzz" / f"fuzz-{name}")
+    assert "nothing left" in execute([program, str(CORPUS / name)], tmp_path)
+    assert "nothing left" in execute([program, "--random", "1", str(FUZZ[name])], tmp_path)
+
+
+def execute(command: list[str], folder: Path) -> str:
+    """What it says; a failure of the test when it fails."""
     environment = {
         **os.environ,
         "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0",
@@ -97,7 +113,7 @@ def test_native(
     try:
         done = subprocess.run(
             command,
-            cwd=tmp_path,
+            cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -112,3 +128,4 @@ def test_native(
     if done.returncode != 0:
         told = f"{done.stdout}\n{done.stderr}"
         pytest.fail(f"{' '.join(command)}: status {done.returncode}\n{told}", pytrace=False)
+    return done.stdout

@@ -427,16 +427,15 @@ void data_flush(struct ep *e)
 
 /* ---- events -------------------------------------------------------------------------------- */
 
-/* An event past the end of the stream: both sides are done, or a reset, which nobody will read. */
-static void broken(struct ep *e)
+/* An event past the end of the stream: a reset that nobody will read, or only room to send, which
+ * says again that the peer is done. */
+static void maybe_reset(struct ep *e)
 {
     struct ffl_instance *in = e->s->in;
     int err = 0;
     uint32_t len = sizeof(err);
     if (OPS(in)->getsockopt(ST(in), e->fd, SOL_SOCKET, SO_ERROR, &err, &len) == 0 && err)
         data_fail(e, err);
-    if (e->tx_head != FFL_NO_BUF || e->closing)
-        ep_ready(e);
 }
 
 void data_event(struct ep *e, const struct ffl_stack_event *ev)
@@ -447,18 +446,16 @@ void data_event(struct ep *e, const struct ffl_stack_event *ev)
         e->readable = true;
     if (ev->filter & FFL_WRITE)
         data_block(e, false);
-    if (ev->eof && e->rx_done && !e->failed) {
-        broken(e);
-        return;
-    }
-    if (ev->eof)
+    if (ev->eof && e->rx_done && !e->failed)
+        maybe_reset(e);
+    else if (ev->eof)
         e->eof_hint = e->readable = true;
     if (e->connecting) {
         if (ev->filter & FFL_WRITE || ev->eof)
             control_connected(e);
         return;
     }
-    if ((e->readable && (e->armed || e->listener)) || e->tx_head != FFL_NO_BUF)
+    if ((e->readable && (e->armed || e->listener)) || e->tx_head != FFL_NO_BUF || e->closing)
         ep_ready(e);
 }
 

@@ -3,6 +3,7 @@
  *
  * listen.c    the unix socket, the handshake, the control epoll
  * session.c   a session's life; posting completions; publishing and waking
+ * bell.c      rings an application's doorbell, and never waits for it
  * control.c   the operations of the SQ
  * data.c      the three pumps: receive, accept, transmit
  * share.c     sockets that several processes have: groups, tickets
@@ -177,6 +178,9 @@ void ep_timer(struct ep *e, int64_t due);
 void ep_bury(struct ffl_instance *in);
 void list_push(struct ep_list *l, struct ep *e);
 struct ep *list_pop(struct ep_list *l);
+
+/* bell.c: 0 or -errno; -EINTR when the write would have waited. */
+int bell_ring(int fd);
 
 /* control.c: executes one SQ entry. 0, or -EPROTO with a reason when the session must end. */
 int control_entry(struct ffl_session *s, struct ffl_entry e, const char **why);

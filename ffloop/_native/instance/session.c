@@ -193,12 +193,11 @@ bool session_stuffed(const struct ffl_session *s)
 /* Rings the application's doorbell if it sleeps on one of `bits`. */
 void session_wake(struct ffl_session *s, uint32_t bits)
 {
-    uint64_t one = 1;
-    if (!ffl_wait_take(&s->map.seg->waits.app, bits))
+    if (s->dead || !ffl_wait_take(&s->map.seg->waits.app, bits))
         return;
     ffl_stat_add(&s->map.seg->inst.wakes, 1);
-    ssize_t n = write(s->app_bell, &one, sizeof(one)); /* EAGAIN: full, so readable already */
-    (void)n;
+    if (bell_ring(s->app_bell) == -EINTR) /* -EAGAIN: full, so readable already */
+        session_kill(s, "its doorbell blocks");
 }
 
 void session_flush(struct ffl_session *s)

@@ -123,7 +123,7 @@ int sim_do_connect(struct sock *s, const struct ffl_addr *a)
         memcpy(s->local.ip, to.ip, sizeof(to.ip));
     s->remote = to;
     s->error = 0;
-    s->outstanding = 0;
+    s->outstanding = s->rx_len = s->rx_head = 0; /* of a connection before it, not read */
     s->fin_in = s->shut_rd = s->shut_wr = s->reset = s->blocked = false;
     s->state = SIM_CONNECTING;
     sim_send_event(m, SIM_EV_SYN, s, 0, NULL);

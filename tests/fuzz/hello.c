@@ -1,0 +1,142 @@
+/*
+ * hello.c - fuzzes an instance's handshake: what somebody says who connects to its unix socket.
+ *
+ * One instance for the life of the process; an input is a row of connections, each with a hello that
+ * is right, nearly right, cut, too long or noise, with descriptors that nobody asked for, and one
+ * that goes before or after the answer. fuzz_units counts the connections. Afterwards nothing of
+ * them may be left: no session, no waiting place, no descriptor.
+ */
+#include "fuzz.h"
+
+#include "lab.h"
+
+#include "../../ffloop/_native/instance/internal.h"
+
+const char fuzz_unit[] = "handshakes";
+const size_t fuzz_input_max = 1024;
+
+static int base_open;
+
+static void start(void)
+{
+    lab_defaults("sim");
+    lab.o.max_sessions = 4;
+    lab.o.max_sockets = 16;
+    lab.o.pool_kib = 64;
+    lab_start_manual("max_sockets=64");
+    ffl_log_open(-1, FFL_LOG_ERROR);
+    base_open = test_open_fds();
+}
+
+static unsigned pending(void)
+{
+    return atomic_load_explicit(&lab.in->page->pending, memory_order_relaxed);
+}
+
+static size_t message(struct input *in, uint8_t *to, size_t room)
+{
+    uint32_t k = take(in, 1);
+    size_t n = sizeof(struct ffl_hello);
+    struct ffl_hello h = {.magic = FFL_MAGIC,
+                          .version = FFL_ABI_VERSION,
+                          .kind = k % 3 ? FFL_HELLO_STATS : FFL_HELLO_ATTACH};
+    if (k % 6 == 0) {
+        h.max_sockets = take(in, 2);
+        h.pool_kib = take(in, 2);
+    }
+    if (k < 96)
+        h.version = take(in, 1) % 4 ? h.version : take(in, 4);
+    else if (k < 128)
+        h.kind = take(in, 1) % 4 ? take(in, 1) : take(in, 4);
+    else if (k < 144)
+        h.magic ^= take(in, 4);
+    memcpy(to, &h, sizeof(h));
+    if (k >= 224)
+        n = take(in, 1) % (sizeof(h) + 1); /* cut short */
+    else if (k >= 208)
+        n = sizeof(h) + 1 + take(in, 1); /* or too long */
+    else if (k >= 176)
+        for (n = take(in, 1) % room; n > 0 && in->n; n--)
+            to[n - 1] = (uint8_t)take(in, 1);
+    return n < room ? n : room;
+}
+
+/* The answer, if there is one, must be whole and honest; what came with it is closed. */
+static void listen_to(int s)
+{
+    struct ffl_reply r;
+    int fds[8], n = 8;
+    int rc = ffl_msg_recv(s, &r, sizeof(r), fds, &n);
+    if (rc < 0) {
+        CHECK(rc == -EAGAIN || rc == -ECONNRESET);
+        return;
+    }
+    if (rc == 0)
+        return;
+    CHECK_EQ(rc, sizeof(r));
+    CHECK(r.magic == FFL_MAGIC && memchr(r.why, 0, sizeof(r.why)));
+    CHECK(r.status == FFL_REPLY_OK ? !r.why[0] : n == 0 && r.why[0]); /* a ticket brings none */
+    for (int i = 0; i < n; i++)
+        close(fds[i]);
+    fuzz_sessions += n == FFL_ATTACH_FDS;
+}
+
+static void knock(struct input *in, int *open, int *nopen)
+{
+    static uint8_t text[1024];
+    struct sockaddr_un sa;
+    socklen_t len;
+    uint32_t k = take(in, 1);
+    CHECK_EQ(ffl_unix_addr(lab.path, &sa, &len), 0);
+    int s = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    CHECK(s >= 0);
+    while (connect(s, (struct sockaddr *)&sa, len) < 0) {
+        CHECK_EQ(errno, EAGAIN); /* so many wait */
+        turns(1);
+    }
+    fuzz_units++;
+    if (k % 4 == 3)
+        turns(1); /* it waits for us first */
+    if (k >= 8) {
+        size_t n = message(in, text, sizeof(text));
+        int extra[3] = {s, 0, lab.in->stats_fd};
+        (void)ffl_msg_send(s, text, n, extra, k >= 224 ? 1 + (int)(k % 3) : 0); /* it may refuse */
+        if (k % 8 == 5)
+            (void)ffl_msg_send(s, text, n, NULL, 0); /* twice */
+    }
+    if (k % 16 != 4) {
+        turns(2);
+        listen_to(s);
+    }
+    if (k % 32 == 9 && *nopen < 8)
+        open[(*nopen)++] = s; /* stays a while: other sessions and waiting places beside it */
+    else
+        close(s);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct input in = {data, size};
+    int open[8], nopen = 0;
+    if (!lab.in)
+        start();
+    while (in.n)
+        knock(&in, open, &nopen);
+    while (nopen)
+        close(open[--nopen]);
+    for (int i = 0; ffl_instance_sessions(lab.in) || pending() || lab.in->sessions; i++) {
+        turns(1);
+        if (i == 100)
+            FAIL("left: %u sessions, %u that wait", ffl_instance_sessions(lab.in), pending());
+    }
+    return 0;
+}
+
+void fuzz_end(void)
+{
+    if (!lab.in)
+        return;
+    CHECK_EQ(test_open_fds(), base_open);
+    CHECK_EQ(ffl_instance_sockets(lab.in), 0);
+    lab_stop();
+}
