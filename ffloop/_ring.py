@@ -286,12 +286,18 @@ class Ring:
         return self.recvfrom_into(handle, buffer, size, flags)[0]
 
     def recvfrom(self, handle: int, size: int, flags: int = 0) -> tuple[bytes, SockAddr | None]:
+        data, _, source = self.recvmsg(handle, size, flags)
+        return data, source
+
+    def recvmsg(self, handle: int, size: int, flags: int = 0) -> tuple[bytes, int, SockAddr | None]:
+        """(data, MSG_TRUNC for a datagram that was cut or 0, where from)."""
         if size < 0:
             raise ValueError("negative buffersize in recvfrom")
         data = _new_uncleared("char[]", max(size, 1))
         addr = ffi.new("struct ffl_addr *")
-        got = lib.ffl_client_recv(self._alive(), handle, data, size, flags, addr, ffi.NULL)
-        return bytes(ffi.buffer(data, _check(got))), decode(bytes(ffi.buffer(addr)))
+        told = ffi.new("int *")
+        got = lib.ffl_client_recv(self._alive(), handle, data, size, flags, addr, told)
+        return bytes(ffi.buffer(data, _check(got))), told[0], decode(bytes(ffi.buffer(addr)))
 
     def recvfrom_into(
         self, handle: int, buffer: Any, size: int = 0, flags: int = 0

@@ -60,6 +60,8 @@ class StackSocket:
         self._borrowed = False
         self._quiet = False
         if fileno is not None:
+            if fileno not in _detached:
+                raise OSError(errno.EBADF, "not what detach() of a stack socket returned", fileno)
             self._endpoint = _detached.pop(fileno)
             os.close(fileno)
             return
@@ -265,6 +267,30 @@ class StackSocket:
         size, source = ring.recvfrom_into(handle, buffer, nbytes, flags)
         return size, None if self.type == socket.SOCK_STREAM else source
 
+    def recvmsg(
+        self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /
+    ) -> tuple[bytes, list[Any], int, Any]:
+        """As socket.socket's; there is no ancillary data."""
+        ring, handle = self._live()
+        data, told, source = ring.recvmsg(handle, bufsize, flags)
+        return data, [], told, None if self.type == socket.SOCK_STREAM else source
+
+    def recvmsg_into(
+        self, buffers: Any, ancbufsize: int = 0, flags: int = 0, /
+    ) -> tuple[int, list[Any], int, Any]:
+        with contextlib.ExitStack() as held:
+            views = [held.enter_context(memoryview(one)) for one in buffers]
+            targets = [held.enter_context(view.cast("B")) for view in views]
+            if any(target.readonly for target in targets):
+                raise TypeError("recvmsg_into() argument 1 must be an iterable of writable buffers")
+            data, none, told, source = self.recvmsg(sum(map(len, targets)), ancbufsize, flags)
+            done = 0
+            for target in targets:
+                part = data[done : done + len(target)]
+                target[: len(part)] = part
+                done += len(part)
+        return len(data), none, told, source
+
     def send(self, data: Any, flags: int = 0, /) -> int:
         ring, handle = self._live()
         if self.type == socket.SOCK_DGRAM:
@@ -293,6 +319,14 @@ class StackSocket:
             raise error(errno.EOPNOTSUPP)
         data = b"".join(buffers)
         return self.send(data) if address is None else self.sendto(data, address)
+
+    def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
+        """Raises ValueError, as every non-blocking socket's."""
+        raise ValueError("non-blocking sockets are not supported: await loop.sock_sendfile")
+
+    def makefile(self, *args: Any, **kwargs: Any) -> Any:
+        """Raises ValueError: a file's reads and writes would have to block."""
+        raise ValueError("stack sockets are non-blocking: use asyncio.open_connection(sock=...)")
 
     def shutdown(self, how: int, /) -> None:
         ring, handle = self._live()
@@ -427,6 +461,12 @@ class PromotedSocket(socket.socket):
 
     def recvfrom_into(self, *args: Any, **kwargs: Any) -> Any:
         return self._stack.recvfrom_into(*args, **kwargs)
+
+    def recvmsg(self, *args: Any) -> Any:
+        return self._stack.recvmsg(*args)
+
+    def recvmsg_into(self, *args: Any) -> Any:
+        return self._stack.recvmsg_into(*args)
 
     def send(self, *args: Any) -> int:
         return self._stack.send(*args)

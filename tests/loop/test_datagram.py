@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import errno
 import gc
 import socket
@@ -365,3 +366,41 @@ def test_the_instance_ends(run_ff):
         assert isinstance(await box.lost, ConnectionResetError)
 
     run_ff(main())
+
+
+def test_contexts(run_std):
+    """Each callback runs in the context that asyncio would give it."""
+    var: contextvars.ContextVar[str] = contextvars.ContextVar("var", default="none")
+
+    async def main():
+        seen = {}
+
+        class Spy(Box):
+            def connection_made(self, transport):
+                seen["made"] = var.get()
+                var.set("changed in made")
+                super().connection_made(transport)
+
+            def datagram_received(self, data, addr):
+                seen.setdefault("received", []).append(var.get())
+                var.set(f"received {len(seen['received'])}")
+                super().datagram_received(data, addr)
+
+            def connection_lost(self, exc):
+                seen["lost"] = var.get()
+                super().connection_lost(exc)
+
+        var.set("maker")
+        async with endpoint(Spy, local_addr=(HOST, 0)) as (transport, spy):
+            address = transport.get_extra_info("sockname")
+            var.set("sender")
+            async with endpoint(remote_addr=address) as (sender, _):
+                for count in (1, 2):
+                    sender.sendto(b"x")
+                    await until(lambda count=count: len(spy.got) == count)
+            transport.close()
+            await spy.lost
+        return seen
+
+    seen = run_std(main())
+    assert seen == {"made": "maker", "received": ["maker", "received 1"], "lost": "sender"}

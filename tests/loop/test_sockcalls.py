@@ -11,13 +11,13 @@ import pytest
 from .util import HOST, Log, serve, until
 
 
-def make(run):
-    """A non-blocking TCP socket for the loop under test."""
+def make(run, kind=socket.SOCK_STREAM):
+    """A non-blocking socket for the loop under test."""
     if run.name == "ffloop":
         import ffloop
 
-        return ffloop.socket(socket.AF_INET, socket.SOCK_STREAM)
-    sock = socket.socket()
+        return ffloop.socket(socket.AF_INET, kind)
+    sock = socket.socket(socket.AF_INET, kind)
     sock.setblocking(False)
     return sock
 
@@ -333,22 +333,107 @@ def test_kernel_sockets_beside(run_ff):
     run_ff(main())
 
 
-def test_udp_is_on_the_kernel(run):
+def test_recvmsg(run, no_leaks):
+    async def main():
+        sock, peer = await connected(run)
+        loop = asyncio.get_running_loop()
+        with sock:
+            peer.transport.write(b"0123456789")
+            readable = loop.create_future()
+            loop.add_reader(sock, lambda: readable.done() or readable.set_result(None))
+            await readable
+            loop.remove_reader(sock)
+            assert sock.recvmsg(4) == (b"0123", [], 0, None)
+            first, second = bytearray(3), bytearray(10)
+            assert sock.recvmsg_into([first, second]) == (6, [], 0, None)
+            assert (first, second[:3]) == (b"456", b"789")
+            with pytest.raises(BlockingIOError):
+                sock.recvmsg(1)
+            with pytest.raises(TypeError):
+                sock.recvmsg_into([b"not writable"])
+            with pytest.raises(ValueError, match="non-blocking"), open(__file__, "rb") as file:
+                sock.sendfile(file)
+        await peer.lost
+
+    run(main())
+
+
+def test_recvmsg_of_a_datagram_that_is_cut(run):
     async def main():
         loop = asyncio.get_running_loop()
-        got = loop.create_future()
+        with make(run, socket.SOCK_DGRAM) as left, make(run, socket.SOCK_DGRAM) as right:
+            left.bind((HOST, 0))
+            right.bind((HOST, 0))
+            right.sendto(b"0123456789", left.getsockname())
+            readable = loop.create_future()
+            loop.add_reader(left, lambda: readable.done() or readable.set_result(None))
+            await readable
+            loop.remove_reader(left)
+            assert left.recvmsg(4) == (b"0123", [], socket.MSG_TRUNC, right.getsockname())
 
-        class Udp(asyncio.DatagramProtocol):
-            def datagram_received(self, data, addr):
-                got.set_result(data)
+    run(main())
 
-        receiver, _ = await loop.create_datagram_endpoint(Udp, local_addr=(HOST, 0))
-        sender, _ = await loop.create_datagram_endpoint(
-            asyncio.DatagramProtocol, remote_addr=receiver.get_extra_info("sockname")
-        )
-        sender.sendto(b"datagram")
-        assert await got == b"datagram"
-        sender.close()
-        receiver.close()
+
+def test_what_a_stack_socket_cannot(run_ff):
+    async def main():
+        import ffloop
+
+        with make(run_ff) as sock, socket.socket() as kernel:
+            with pytest.raises(ValueError, match="non-blocking"):
+                sock.makefile("rb")
+            with pytest.raises(OSError, match="detach") as caught:
+                ffloop.socket(fileno=kernel.fileno())
+            assert caught.value.errno == errno.EBADF
+
+    run_ff(main())
+
+
+def test_streams_with_sock(run, tls, no_leaks):
+    """start_server, open_connection and connect_accepted_socket with sockets of one's own, TLS."""
+    server_ctx, client_ctx = tls
+
+    async def main():
+        loop = asyncio.get_running_loop()
+
+        async def shout(reader, writer):
+            writer.write((await reader.readline()).upper())
+            assert (await reader.read()) == b""  # the client's half is closed, ours is not
+            writer.write(b"bye")
+            writer.close()
+            await writer.wait_closed()
+
+        listener = make(run)
+        listener.bind((HOST, 0))
+        server = await asyncio.start_server(shout, sock=listener)
+        assert server.is_serving()
+        sock = make(run)
+        await loop.sock_connect(sock, listener.getsockname())
+        reader, writer = await asyncio.open_connection(sock=sock)
+        writer.write(b"hello\n")
+        writer.write_eof()
+        assert await reader.read() == b"HELLO\nbye"
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+        await server.wait_closed()
+
+        with make(run) as listener:
+            listener.bind((HOST, 0))
+            listener.listen()
+            accepting = asyncio.create_task(loop.sock_accept(listener))
+            connecting = asyncio.create_task(
+                loop.create_connection(
+                    Log, *listener.getsockname(), ssl=client_ctx, server_hostname="localhost"
+                )
+            )
+            peer, _ = await accepting
+            accepted = Log()  # uvloop answers with a protocol of its own
+            await loop.connect_accepted_socket(lambda: accepted, peer, ssl=server_ctx)
+            transport, client = await connecting
+            transport.write(b"secret")
+            assert await accepted.got(6) == b"secret"
+            transport.close()
+            await client.lost
+            await accepted.lost
 
     run(main())

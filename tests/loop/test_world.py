@@ -289,6 +289,84 @@ def test_callbacks_scheduled_before_run_before(run_std):
     run_std(main())
 
 
+@pytest.mark.parametrize("eager", [False, True])
+def test_tasks_of_ones_own(run, eager, no_leaks):
+    """A task factory makes the tasks of servers' handlers too; eager ones start at once."""
+    if eager and sys.version_info < (3, 12):
+        pytest.skip("eager tasks came with Python 3.12")
+    made = []
+
+    def factory(loop, coro, **kwargs):
+        if eager:
+            kwargs["eager_start"] = True
+        task = asyncio.Task(coro, loop=loop, **kwargs)
+        made.append(task.get_coro().__qualname__)
+        return task
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(factory)
+        assert loop.get_task_factory() is factory
+        order = []
+
+        async def step():
+            order.append("task")
+
+        task = asyncio.create_task(step())
+        order.append("after")
+        await task
+        assert order == (["task", "after"] if eager else ["after", "task"])
+
+        async def handle(reader, writer):
+            writer.write(await reader.readline())
+            writer.close()
+
+        server = await asyncio.start_server(handle, HOST, 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(b"line\n")
+        assert await reader.read() == b"line\n"
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+        assert any(name.endswith("handle") for name in made)
+
+    run(main())
+
+
+def test_asynchronous_generators_are_closed(run, no_leaks):
+    """One that reads from a connection, left in the middle."""
+    ended = []
+
+    async def lines(reader, writer):
+        try:
+            while line := await reader.readline():
+                yield line
+        finally:
+            await asyncio.sleep(0)  # the loop still turns
+            writer.close()
+            await writer.wait_closed()
+            ended.append(True)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+
+        def feed(_, writer):
+            writer.write(b"1\n2\n")
+            writer.close()
+
+        server = await asyncio.start_server(feed, HOST, 0)
+        left = lines(*await asyncio.open_connection(*server.sockets[0].getsockname()))
+        assert await anext(left) == b"1\n"
+        server.close()
+        await loop.shutdown_asyncgens()
+        assert ended == [True]
+        await loop.shutdown_default_executor()
+        with pytest.raises(RuntimeError, match="shutdown"):
+            await loop.run_in_executor(None, print)
+
+    run(main())
+
+
 def test_loops_in_threads(no_leaks):
     import ffloop
 
