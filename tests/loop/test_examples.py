@@ -65,6 +65,18 @@ def test_the_listener_is_the_instances():
             assert listeners(port) == {"ffloop-instance"}
 
 
+def test_selector_echo():
+    with running("selector_echo.py") as port:
+        with socket.create_connection(("127.0.0.1", port)) as sock:
+            payload = bytes(range(256)) * 2000
+            sock.sendall(payload)
+            got = bytearray()
+            while len(got) < len(payload):
+                got += sock.recv(1 << 20)
+            assert got == payload
+            assert listeners(port) == {"ffloop-instance"}
+
+
 def test_streams_echo():
     done = subprocess.run(
         [sys.executable, "-P", EXAMPLES / "streams_echo.py"], stdout=-1, check=True

@@ -6,7 +6,9 @@ import fcntl
 import json
 import os
 import re
+import selectors
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -117,6 +119,22 @@ def test_states_and_what_is_queued(instance):
     while _pages.read(instance.pid).sessions:
         time.sleep(0.01)
     assert _pages.read(instance.pid).sockets == []
+
+
+def test_datagrams(instance):
+    """Addresses travel with the data, and do not count as data."""
+    with ffloop.socket(type=socket.SOCK_DGRAM) as one, ffloop.socket(type=socket.SOCK_DGRAM) as two:
+        one.bind((HOST, 0))
+        two.bind((HOST, 0))
+        with ffloop.FFSelector() as selector:
+            selector.register(one, selectors.EVENT_READ)
+            two.sendto(b"hello", one.getsockname())
+            assert selector.select(10)
+        assert one.recvfrom(100) == (b"hello", two.getsockname())
+        seen = {s.local: s for s in _pages.read(instance.pid).sockets}
+        assert {s.type for s in seen.values()} == {"udp"}
+        assert seen[one.getsockname()].bytes_in == seen[two.getsockname()].bytes_out == 5
+        assert seen[two.getsockname()].tx_queued == 0
 
 
 def test_slots_are_used_again(instance):

@@ -76,6 +76,8 @@ def test_license_is_in_the_metadata() -> None:
 
 
 def test_runtime_dependencies() -> None:
+    """cffi for applications; rich for the command's tables, which must work where something is
+    wrong and nothing can be installed. tests/unit/test_doctor.py: applications never import it."""
     requires = [r for r in distribution().requires or () if "extra ==" not in r]
     assert [r.split(">")[0] for r in requires] == ["cffi", "rich"]
 

@@ -215,7 +215,7 @@ static int op_send(struct ep *e, struct ffl_entry q)
     *slot = (struct tx_slot){
         .next = FFL_NO_BUF, .len = (uint32_t)q.arg, .flags = q.flags, .held = true};
     data_queue(e, q.buf);
-    stats_queued(e, (uint32_t)q.arg, 0);
+    stats_queued(e, (uint32_t)q.arg - ffl_addr_bytes(q.flags), 0);
     if (!e->blocked && !e->connecting)
         ep_ready(e);
     return 0;

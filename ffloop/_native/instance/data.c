@@ -34,8 +34,9 @@ static void post_data(struct ep *e, uint32_t buf, uint32_t len, uint8_t flags)
     s->rx_owner[slot] = e->serial;
     s->rx_handle[slot] = e->handle;
     e->rx_held += ffl_buf_size(buf);
-    ffl_stat_add(&s->map.seg->inst.bytes_in, len);
-    ffl_stat_add(&e->st->bytes_in, len);
+    uint32_t bytes = len - ffl_addr_bytes(flags);
+    ffl_stat_add(&s->map.seg->inst.bytes_in, bytes);
+    ffl_stat_add(&e->st->bytes_in, bytes);
     stats_held(e);
     session_post(s, (struct ffl_entry){.op = FFL_OP_RECV,
                                        .flags = flags,
@@ -310,7 +311,7 @@ static void tx_pop(struct ep *e)
     e->tx_held -= ffl_buf_size(buf);
     if (e->blocked)
         s->tx_blocked -= ffl_buf_size(buf);
-    stats_queued(e, 0, t->len - e->tx_off);
+    stats_queued(e, 0, t->len - e->tx_off - ffl_addr_bytes(t->flags));
     e->tx_head = t->next;
     if (e->tx_head == FFL_NO_BUF)
         e->tx_tail = FFL_NO_BUF;

@@ -81,6 +81,12 @@ struct ffl_addr {    /* Linux numbers; port and ip in network order */
 };
 _Static_assert(sizeof(struct ffl_addr) == 28, "addr ABI");
 
+/* What of a SEND's or RECV's bytes is an address and not data. */
+static inline uint32_t ffl_addr_bytes(uint8_t flags)
+{
+    return flags & FFL_F_ADDR ? (uint32_t)sizeof(struct ffl_addr) : 0;
+}
+
 struct ffl_names {
     struct ffl_addr local;
     struct ffl_addr peer;
