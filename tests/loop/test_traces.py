@@ -130,7 +130,7 @@ async def play(keep: dict[str, bool], steps) -> list[object]:
                 if action == "write":
                     transport.write(data)
                 else:
-                    # (an empty piece at the end would keep CPython 3.12.1's transport busy for ever)
+                    # An empty piece at the end would keep CPython 3.12.1 busy for ever.
                     transport.writelines([data[: len(data) // 2], data[len(data) // 2 :]])
                 wire.written += len(data)
             elif action == "pause":
