@@ -623,7 +623,7 @@ TEST(r3_blocked_bytes_are_told)
  * do not take uses up nobody's turn. */
 TEST(r3_large_writes_take_turns)
 {
-    enum { MIB = 1024 * 1024, N = 6 };
+    enum { MIB = 1024 * 1024, FIRST = 65536, N = 7 };
     static uint8_t data[MIB];
     struct ffl_event ev[64];
     int h[N];
@@ -643,21 +643,24 @@ TEST(r3_large_writes_take_turns)
         CHECK(ffl_client_wait(c, ev, 64, -1, 0) >= 0);
     CHECK_EQ(ffl_client_send(c, h[0], data, MIB), MIB);
     CHECK_EQ(ffl_client_send(c, h[1], data, MIB), MIB);
-    for (int i = 2; i < 5; i++)
-        CHECK_EQ(ffl_client_send(c, h[i], data, MIB), -EAGAIN);
-    CHECK_EQ(ffl_client_send(c, h[5], data, 1000), 1000);
+    for (int i = 2; i < 6; i++) {
+        CHECK_EQ(ffl_client_send(c, h[i], data, MIB), FIRST);
+        CHECK_EQ(ffl_client_send(c, h[i], data, MIB - FIRST), -EAGAIN);
+    }
+    CHECK_EQ(ffl_client_send(c, h[6], data, 1000), 1000);
     CHECK_EQ(ffl_client_wait(c, ev, 64, -1, 0), 0);
     turns(3); /* the first two are blocked now; nothing has come back */
-    CHECK_EQ(ffl_client_wait(c, ev, 64, -1, 0), 2);
-    for (int i = 0; i < 2; i++) {
+    CHECK_EQ(ffl_client_wait(c, ev, 64, -1, 0), 3);
+    for (int i = 0; i < 3; i++) {
         CHECK_EQ(ev[i].kind, FFL_EV_WRITABLE);
         CHECK_EQ(ev[i].handle, h[2 + i]);
     }
     CHECK_EQ(ffl_client_wait(c, ev, 64, -1, 0), 1); /* they have not used it: the next one's turn */
-    CHECK_EQ(ev[0].handle, h[4]);
+    CHECK_EQ(ev[0].handle, h[5]);
     for (int i = 2; i < 4; i++)
-        CHECK_EQ(ffl_client_send(c, h[i], data, MIB), MIB);
-    CHECK_EQ(ffl_client_send(c, h[4], data, MIB), -EAGAIN);
+        CHECK_EQ(ffl_client_send(c, h[i], data, MIB - FIRST), MIB - FIRST);
+    CHECK(ffl_client_send(c, h[4], data, MIB - FIRST) < MIB - FIRST);
+    CHECK_EQ(ffl_client_send(c, h[5], data, MIB - FIRST), -EAGAIN);
     ffl_client_detach(c);
     turns(3);
     lab_stop();

@@ -83,7 +83,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
 
 @pytest.mark.timeout(TIME_LIMIT + 240)  # the first case of a build waits for the compiler
-@pytest.mark.parametrize(("sanitize", "name", "arguments"), cases())
+@pytest.mark.parametrize(("sanitize", "name", "arguments"), list(cases()))
 def test_native(
     build: Build, tmp_path: Path, sanitize: str, name: str, arguments: list[str]
 ) -> None:

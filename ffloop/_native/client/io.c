@@ -23,7 +23,8 @@ bool rx_readable(const struct csock *s)
 /*
  * Large writes take turns: what is on its way to the stack is kept to what stays in the processors'
  * shared cache until the instance copies it. Bytes of sockets that the stack takes no more of are not
- * on their way, so that slow readers do not use up the others' turns; and small writes pass.
+ * on their way, so that slow readers do not use up the others' turns; and small writes pass, as does
+ * the first buffer of a socket with nothing unsent: an answer of 64 KiB is not worth a turn's wake.
  */
 bool tx_is_bulk(const struct csock *s)
 {
@@ -275,7 +276,8 @@ static uint32_t tx_take_part(struct ffl_client *c, const struct csock *s, uint64
 
 static uint32_t tx_take(struct ffl_client *c, const struct csock *s, uint32_t want, bool part)
 {
-    if (want == ffl_class_size(2) && part && !tx_turn(c, s))
+    bool first = s->tx_out == 0 && !s->waiting_w;
+    if (want == ffl_class_size(2) && part && !first && !tx_turn(c, s))
         return FFL_NO_BUF;
     uint64_t share = ffl_pool_share(&c->tx, c->tx_cap);
     if (ffl_unlikely(part && share < c->tx_cap && s->tx_out + (uint64_t)want > share))
@@ -297,33 +299,6 @@ static uint32_t tx_get(struct ffl_client *c, struct csock *s, uint32_t want, boo
     if (buf == FFL_NO_BUF && c->tx.free_bytes < want)
         ffl_stat_add(&c->map.seg->app.pool_empty, 1);
     return buf;
-}
-
-int64_t ffl_client_send(struct ffl_client *c, int h, const void *data, size_t len)
-{
-    struct csock *s;
-    int rc = send_check(c, h, &s);
-    if (rc < 0)
-        return rc;
-    const char *from = data;
-    size_t left = len;
-    while (left) {
-        uint32_t buf = tx_get(c, s, want_for(left), true);
-        if (buf == FFL_NO_BUF)
-            break;
-        uint32_t n = ffl_buf_size(buf) < left ? ffl_buf_size(buf) : (uint32_t)left;
-        memcpy((char *)c->map.seg + ffl_buf_off(&c->tx.geo, buf), from, n);
-        put_send(c, s, buf, n, 0);
-        from += n;
-        left -= n;
-        if ((len - left) % PUBLISH_EVERY == 0)
-            client_publish(c);
-    }
-    client_publish(c);
-    s->tx_left = left;
-    if (left)
-        tx_wait(c, s);
-    return left == len && len ? -EAGAIN : (int64_t)(len - left);
 }
 
 /* Copies `n` bytes from the cursor (iov, off) on. */
@@ -370,6 +345,11 @@ int64_t ffl_client_sendv(struct ffl_client *c, int h, const struct iovec *iov, i
     if (left)
         tx_wait(c, s);
     return left == len && len ? -EAGAIN : (int64_t)(len - left);
+}
+
+int64_t ffl_client_send(struct ffl_client *c, int h, const void *data, size_t len)
+{
+    return ffl_client_sendv(c, h, &(struct iovec){(void *)(uintptr_t)data, len}, 1);
 }
 
 int64_t ffl_client_sendto(struct ffl_client *c, int h, const void *data, size_t len,
