@@ -54,8 +54,14 @@ _ATTACH: dict[int, tuple[type[InstanceError], str]] = {
         VersionMismatch,
         "install the same ffloop version for the instance and the application",
     ),
-    errno.EPERM: (InstanceRefused, "run as a user that the instance admits"),
-    errno.EUSERS: (InstanceRefused, "the instance has all the sessions that it may have"),
+    errno.EPERM: (
+        InstanceRefused,
+        "run as a user that the instance admits, or start it so that it admits this one",
+    ),
+    errno.EUSERS: (
+        InstanceRefused,
+        "end other sessions, or raise the limit where the instance is started",
+    ),
     errno.EPROTO: (ProtocolError, "FFLOOP_INSTANCE must name an ffloop instance's socket"),
 }
 

@@ -209,7 +209,14 @@ class Ring:
 
     def open_socket(self, family: int, kind: int, proto: int = 0, nodelay: bool = False) -> int:
         flags = lib.FFL_F_NODELAY if nodelay else 0
-        return _check(lib.ffl_client_socket(self._alive(), family, kind, proto, flags))
+        handle: int = lib.ffl_client_socket(self._alive(), family, kind, proto, flags)
+        if handle == -errno.EMFILE:
+            raise OSError(
+                errno.EMFILE,
+                "this session has all the sockets that its instance gives one: close some, or "
+                "start the instance with a larger --max-sockets",
+            )
+        return _check(handle)
 
     def close_socket(self, handle: int, abort: bool = False) -> None:
         """Frees the handle; events of it that are still in the batch find no receiver."""
@@ -219,7 +226,15 @@ class Ring:
             lib.ffl_client_close(self.c, handle, abort)
 
     def bind(self, handle: int, family: int, address: Any) -> None:
-        _check(lib.ffl_client_bind(self._alive(), handle, _addr(encode(family, address, "bind"))))
+        packed = _addr(encode(family, address, "bind"))
+        result: int = lib.ffl_client_bind(self._alive(), handle, packed)
+        if result == -errno.EPERM:  # for its privileged ports a stack says EACCES
+            raise PermissionError(
+                errno.EPERM,
+                f"the instance's port policy does not let user {os.geteuid()} bind port "
+                f"{address[1]}: bind another, or start the instance with --ports that allow it",
+            )
+        _check(result)
 
     def listen(self, handle: int, backlog: int, nodelay: bool) -> None:
         flags = lib.FFL_F_NODELAY if nodelay else 0

@@ -148,6 +148,11 @@ class Listener:
         self._loop.call_exception_handler(context)
 
     def on_error(self, code: int) -> None:
+        if code == errno.ESHUTDOWN:  # `restore` comes when there is an instance again
+            log.warning(
+                "the instance is draining: %s takes no more connections", self.endpoint.sockname()
+            )
+            return
         exc = error(code)
         self._loop.call_exception_handler(
             {

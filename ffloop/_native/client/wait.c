@@ -101,7 +101,11 @@ static int push_events(struct ffl_client *c, struct csock *s, struct ffl_event *
         while (s->acc_head && n < limit)
             give_accept(c, s, &ev[n++]);
         csock_grant(c, s);
-        *more |= s->acc_head != NULL;
+        *more |= s->acc_head != NULL || (s->give_error && n == max);
+        if (!s->acc_head && s->give_error && n < max) { /* it accepts no more: a drain */
+            s->give_error = false;
+            n += one(&ev[n], FFL_EV_ERROR, s, (uint32_t)s->error);
+        }
         return n;
     }
     if (s->rx_head && !s->given && max > 0)

@@ -70,7 +70,14 @@ static int op_bind(struct ep *e, struct ffl_entry q)
     struct ffl_addr a;
     if (take_arg(e->s, q, &a, sizeof(a)) < 0)
         return -EPROTO;
-    int rc = e->fd < 0 ? -e->open_error : OPS(in)->bind(ST(in), e->fd, &a);
+    int rc = e->fd < 0 ? -e->open_error : 0;
+    if (rc == 0 && !ffl_policy_may_bind(&in->o.policy, e->s->uid, ntohs(a.port_be))) {
+        ffl_log(FFL_LOG_WARNING, "session %u (pid %d): user %u may not bind port %u (--ports)",
+                e->s->id, (int)e->s->pid, (unsigned)e->s->uid, (unsigned)ntohs(a.port_be));
+        rc = -EPERM;
+    }
+    if (rc == 0)
+        rc = OPS(in)->bind(ST(in), e->fd, &a);
     answer(e->s, q, rc, rc < 0 ? FFL_NO_BUF : names_answer(e));
     return 0;
 }
@@ -89,7 +96,7 @@ static int watch(struct ep *e, unsigned filters)
 static int op_listen(struct ep *e, struct ffl_entry q)
 {
     struct ffl_instance *in = e->s->in;
-    int rc = e->fd < 0 ? -e->open_error : 0;
+    int rc = e->fd < 0 ? -e->open_error : in->draining ? -ESHUTDOWN : 0;
     int on = 1;
     if (rc == 0 && (q.flags & FFL_F_NODELAY)) /* accepted sockets inherit it */
         (void)OPS(in)->setsockopt(ST(in), e->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));

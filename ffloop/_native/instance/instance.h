@@ -2,11 +2,12 @@
  * instance.h - an instance: one stack, its sessions, one thread.
  *
  * Callers: main.c, and tests that step an instance in their own process. Not thread-safe but for
- * ffl_instance_stop, which is async-signal-safe.
+ * ffl_instance_stop and ffl_instance_drain, which are async-signal-safe.
  */
 #ifndef FFL_INSTANCE_H
 #define FFL_INSTANCE_H
 
+#include "policy.h"
 #include "stack.h"
 
 #include <sys/types.h>
@@ -23,10 +24,14 @@ struct ffl_instance_opts {
     int64_t sq_poll_us; /* stacks that poll by nature: how long a turn may go on looking at SQs */
     bool huge;          /* sessions on huge pages where there are some */
     unsigned max_sessions;
-    uint32_t max_sockets; /* a session */
-    uint32_t pool_kib;    /* a session's buffers, a side */
-    uint32_t rx_cap;      /* bytes read ahead a socket */
-    bool any_uid;         /* else only this instance's user, and root */
+    uint32_t max_sockets;   /* a session */
+    uint32_t pool_kib;      /* a session's buffers, a side */
+    uint32_t rx_cap;        /* bytes read ahead a socket */
+    uint32_t entries;       /* a session's submissions in flight, and completions: a power of two */
+    unsigned user_sessions; /* of one user; 0: no other bound than max_sessions */
+    int64_t drain_ns;       /* how long a drain may take */
+    struct ffl_policy policy; /* who may attach and bind */
+    int mode;                 /* of the unix socket's path; -1: what goes with the policy */
 };
 
 void ffl_instance_opts_default(struct ffl_instance_opts *o);
@@ -42,6 +47,10 @@ int64_t ffl_instance_turn(void *instance);
 int ffl_instance_run(struct ffl_instance *in);
 
 void ffl_instance_stop(struct ffl_instance *in);
+
+/* The same, gracefully: nobody attaches, listeners stop and their sessions are told (ESHUTDOWN), and
+ * the end comes when no socket is left or after drain_ns, with what was submitted sent. */
+void ffl_instance_drain(struct ffl_instance *in);
 void ffl_instance_free(struct ffl_instance *in); /* closes every session and socket */
 
 /* For the start-up line and for tests. */

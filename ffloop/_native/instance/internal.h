@@ -9,6 +9,9 @@
  * share.c     sockets that several processes have: groups, tickets
  * serve.c     the turn and the sleep
  * stats.c     the stats pages
+ * drain.c     the graceful end
+ * policy.c    who may attach, who may bind which ports
+ * notify.c    the service manager
  *
  * Invariants: an endpoint is in its session's table under its handle until CLOSED is posted, then in
  * the graveyard until the turn ends (the stack's events of this turn may still name it). Nothing
@@ -107,6 +110,8 @@ struct ffl_session {
     uint32_t unpublished;
 };
 
+enum end_kind { END_NONE, END_DRAIN, END_NOW };
+
 struct ffl_instance {
     struct ffl_instance_opts o;
     struct ffl_stack stack;
@@ -125,9 +130,11 @@ struct ffl_instance {
     uint32_t *stat_free, stat_nfree, stat_cap; /* socket slots to use again */
     struct ffl_spin spin;
     struct ep *graveyard, *timed;
-    int64_t ctl_due;     /* when to look at the control epoll even if busy */
-    int64_t empty_since; /* embedded: no session since then; 0: there are some */
-    bool had_session, stack_quiet, stopping;
+    int64_t ctl_due;      /* when to look at the control epoll even if busy */
+    int64_t empty_since;  /* embedded: no session since then; 0: there are some */
+    atomic_int end_asked; /* enum end_kind, by a signal handler too */
+    int64_t drain_due;
+    bool had_session, stack_quiet, draining;
     char path[108];
     struct sockaddr_un bound; /* to unlink what we bound, and only that */
 };
@@ -186,6 +193,10 @@ int bell_ring(int fd);
 int control_entry(struct ffl_session *s, struct ffl_entry e, const char **why);
 void control_connected(struct ep *e);
 void control_close(struct ep *e, bool abort);
+
+/* drain.c */
+void drain_begin(struct ffl_instance *in, int64_t now);
+bool drain_over(struct ffl_instance *in, int64_t now); /* true: this turn is the last */
 
 /* stats.c */
 int stats_open(struct ffl_instance *in);

@@ -50,6 +50,20 @@ static int clear_stale(const struct sockaddr_un *sa, socklen_t len)
     return -EADDRINUSE;
 }
 
+/* Who may connect to it at all; the umask has kept everybody out since bind. */
+static int set_access(const struct ffl_instance *in, const char *path, char *why, size_t whylen)
+{
+    const struct ffl_policy *p = &in->o.policy;
+    mode_t mode = in->o.mode < 0 ? ffl_policy_mode(p) : (mode_t)in->o.mode;
+    if (p->has_group && chown(path, (uid_t)-1, p->group) < 0) {
+        int rc = -errno;
+        snprintf(why, whylen, "cannot give '%s' to group %u: %s (this user must be in that group)",
+                 path, (unsigned)p->group, strerror(-rc));
+        return rc;
+    }
+    return chmod(path, mode) < 0 ? -errno : 0;
+}
+
 static int bind_path(struct ffl_instance *in, const char *path, char *why, size_t whylen)
 {
     struct sockaddr_un sa;
@@ -69,20 +83,19 @@ static int bind_path(struct ffl_instance *in, const char *path, char *why, size_
     }
     if (rc == 0 && path[0] != '@') {
         in->bound = sa;
-        if (chmod(path, in->o.any_uid ? 0666 : 0600) < 0)
-            rc = -errno;
+        rc = set_access(in, path, why, whylen);
     }
     if (rc == 0 && listen(s, 128) < 0)
         rc = -errno;
-    if (rc < 0) {
+    if (rc < 0 && !why[0])
         snprintf(why, whylen, "cannot listen on '%s': %s%s", path, strerror(-rc),
                  rc == -EADDRINUSE ? " (another instance runs there; choose another --socket)"
                                    : "");
+    if (rc < 0)
         close(s);
-        return rc;
-    }
-    in->listen_fd = s;
-    return 0;
+    else
+        in->listen_fd = s;
+    return rc;
 }
 
 int listen_open(struct ffl_instance *in, char *why, size_t whylen)
@@ -147,8 +160,11 @@ void listen_close(struct ffl_instance *in)
     pending_sweep(in, true);
     if (in->bound.sun_path[0])
         unlink(in->bound.sun_path);
-    if (in->listen_fd >= 0)
+    in->bound.sun_path[0] = '\0'; /* a successor may have the path from now on */
+    if (in->listen_fd >= 0) {
+        epoll_ctl(in->ctl, EPOLL_CTL_DEL, in->listen_fd, NULL); /* systemd may hold it as well */
         close(in->listen_fd);
+    }
     in->listen_fd = -1;
 }
 
@@ -221,14 +237,29 @@ static void reply(struct ffl_instance *in, int sock, enum ffl_reply_status statu
         ffl_log(FFL_LOG_INFO, "attach: the peer went before the reply: %s", strerror(-rc));
 }
 
+static unsigned sessions_of(const struct ffl_instance *in, uid_t uid)
+{
+    unsigned n = 0;
+    for (const struct ffl_session *s = in->sessions; s; s = s->next)
+        n += s->uid == uid && !s->dying;
+    return n;
+}
+
 /* Attaches; takes the socket over on success. */
 static bool attach(struct ffl_instance *in, int sock, const struct ffl_hello *h,
                    const struct ucred *cred)
 {
     struct ffl_session *s;
-    if (in->nsessions >= in->o.max_sessions) {
-        reply(in, sock, FFL_REPLY_QUOTA, "the instance has all the sessions it may have", 0, NULL,
-              0);
+    char why[128] = "";
+    if (in->nsessions >= in->o.max_sessions)
+        snprintf(why, sizeof(why), "the instance has its %u sessions (--max-sessions)",
+                 in->o.max_sessions);
+    else if (in->o.user_sessions && sessions_of(in, cred->uid) >= in->o.user_sessions)
+        snprintf(why, sizeof(why),
+                 "user %u has the %u sessions that one may have (--user-sessions)",
+                 (unsigned)cred->uid, in->o.user_sessions);
+    if (why[0]) {
+        reply(in, sock, FFL_REPLY_QUOTA, why, 0, NULL, 0);
         return false;
     }
     int rc = session_new(in, sock, h, cred->pid, cred->uid, &s);
@@ -242,11 +273,6 @@ static bool attach(struct ffl_instance *in, int sock, const struct ffl_hello *h,
     ffl_log(FFL_LOG_INFO, "session %u: pid %d, uid %u attached", s->id, (int)cred->pid,
             (unsigned)cred->uid);
     return true;
-}
-
-static bool may_attach(const struct ffl_instance *in, uid_t uid)
-{
-    return in->o.any_uid || uid == geteuid() || uid == 0;
 }
 
 static void hello(struct ffl_instance *in, struct pending *p)
@@ -263,9 +289,11 @@ static void hello(struct ffl_instance *in, struct pending *p)
         return;
     }
     if (getsockopt(p->sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 ||
-        !(p->trusted || may_attach(in, cred.uid))) {
-        snprintf(why, sizeof(why), "user %u may not use this instance (it belongs to user %u)",
-                 (unsigned)cred.uid, (unsigned)geteuid());
+        !(p->trusted || ffl_policy_admits(&in->o.policy, p->sock, cred.uid, cred.gid))) {
+        snprintf(why, sizeof(why),
+                 "user %u may not use this instance of user %u, which could admit it: "
+                 "--allow-user %u, or --group",
+                 (unsigned)cred.uid, (unsigned)geteuid(), (unsigned)cred.uid);
         reply(in, p->sock, FFL_REPLY_REFUSED, why, 0, NULL, 0);
     } else if ((size_t)n < offsetof(struct ffl_hello, kind) || h.magic != FFL_MAGIC) {
         reply(in, p->sock, FFL_REPLY_BAD, "that was not an ffloop hello", 0, NULL, 0);
@@ -313,9 +341,12 @@ static void ctl_event(struct ffl_instance *in, const struct src *src)
     case SRC_STACK:
         in->stack_quiet = false;
         break;
-    case SRC_STOP:
-        in->stopping = true;
+    case SRC_STOP: { /* end_asked says what; the turn looks */
+        uint64_t n;
+        if (read(in->stop_fd, &n, sizeof(n)) < 0)
+            ffl_log(FFL_LOG_DEBUG, "stop_fd: %s", strerror(errno));
         break;
+    }
     case SRC_DOORBELL: /* edge-triggered, never read: it has done its work by waking us */
         break;
     }

@@ -2,10 +2,11 @@
  * main.c - the instance executable: options, signals, the start-up line.
  *
  * Callers: `ffloop instance`, the embedded start in ffloop/_instance.py, service managers. Writes one
- * line to standard output when it is ready, logs to standard error. Exit status: 0 after SIGTERM or
- * SIGINT, 1 when it could not start, 2 for a usage error.
+ * line to standard output when it is ready and tells the service manager, logs to standard error. Exit
+ * status: 0 after SIGTERM (a drain; the second ends at once) or SIGINT, 1 when it could not start, 2 for a usage error.
  */
 #include "instance.h"
+#include "notify.h"
 #include "spin.h"
 
 #include <errno.h>
@@ -24,9 +25,11 @@ static struct ffl_instance *running;
 
 static void on_signal(int sig)
 {
-    (void)sig;
+    static sig_atomic_t terms;
     int saved = errno;
-    if (running)
+    if (running && sig == SIGTERM && terms++ == 0)
+        ffl_instance_drain(running);
+    else if (running)
         ffl_instance_stop(running);
     errno = saved;
 }
@@ -42,11 +45,24 @@ static const char usage[] =
     "  --spin US           spin limit in microseconds; 0 never, -1 for ever (default: adaptive)\n"
     "  --sq-poll US        stacks that poll: look at the SQs for so long a turn (default 20)\n"
     "  --max-sessions N    (default 64)\n"
+    "  --user-sessions N   of one user (default: as many)\n"
     "  --max-sockets N     a session (default 65536)\n"
     "  --pool-kib N        buffers a session, a side (default 16384)\n"
+    "  --entries N         slots of a session's rings, a power of two from 64 to 65536: what it "
+    "may\n"
+    "                      have in flight (default 4096)\n"
     "  --rx-cap BYTES      read ahead a socket (default 262144)\n"
     "  --no-huge           sessions on ordinary pages only\n"
     "  --any-user          every local user may attach (default: this user and root)\n"
+    "  --allow-user USER   this one may, too; may be repeated\n"
+    "  --group GROUP       its members may, too, and the socket is the group's\n"
+    "  --mode OCTAL        of the socket (default 600; 660 with --group; 666 with --any-user and\n"
+    "                      --allow-user, where the instance itself looks who comes)\n"
+    "  --ports USER=PORT[-PORT][,...]\n"
+    "                      USER (\"*\": everyone) may bind these ports; given once or more, "
+    "nobody,\n"
+    "                      not even root, may bind others but a free one (port 0)\n"
+    "  --drain SECONDS     after SIGTERM, for connections to close (default 5)\n"
     "  --log-level LEVEL   error, warning, info, debug (default warning)\n"
     "F-Stack (--stack fstack; the same as key=value):\n"
     "  --conf FILE         F-Stack's config.ini, as it is\n"
@@ -72,7 +88,14 @@ enum {
     OPT_LOG,
     OPT_HELP,
     OPT_STACK_KEY,
-    OPT_PROC_ID
+    OPT_PROC_ID,
+    OPT_ENTRIES,
+    OPT_USER_SESSIONS,
+    OPT_ALLOW_USER,
+    OPT_GROUP,
+    OPT_MODE,
+    OPT_PORTS,
+    OPT_DRAIN
 };
 
 static const struct option options[] = {
@@ -88,6 +111,13 @@ static const struct option options[] = {
     {"rx-cap", required_argument, NULL, OPT_RX_CAP},
     {"no-huge", no_argument, NULL, OPT_NO_HUGE},
     {"any-user", no_argument, NULL, OPT_ANY_USER},
+    {"entries", required_argument, NULL, OPT_ENTRIES},
+    {"user-sessions", required_argument, NULL, OPT_USER_SESSIONS},
+    {"allow-user", required_argument, NULL, OPT_ALLOW_USER},
+    {"group", required_argument, NULL, OPT_GROUP},
+    {"mode", required_argument, NULL, OPT_MODE},
+    {"ports", required_argument, NULL, OPT_PORTS},
+    {"drain", required_argument, NULL, OPT_DRAIN},
     {"log-level", required_argument, NULL, OPT_LOG},
     {"help", no_argument, NULL, OPT_HELP},
     {"conf", required_argument, NULL, OPT_STACK_KEY},
@@ -116,6 +146,37 @@ static long number(const char *what, const char *text, long min, long max)
         exit(2);
     }
     return v;
+}
+
+static int mode(const char *text)
+{
+    char *end;
+    errno = 0;
+    long v = strtol(text, &end, 8);
+    if (!errno && end != text && !*end && v >= 0 && v <= 0777)
+        return (int)v;
+    fprintf(stderr, "ffloop-instance: --mode takes an octal mode as in 660, not '%s'\n", text);
+    exit(2);
+}
+
+static uint32_t entries(const char *text)
+{
+    long n = number("entries", text, 64, 65536);
+    if ((n & (n - 1)) == 0)
+        return (uint32_t)n;
+    fprintf(stderr, "ffloop-instance: --entries takes a power of two, not %ld\n", n);
+    exit(2);
+}
+
+static void policy(const char *option,
+                   int (*add)(struct ffl_policy *, const char *, char *, size_t),
+                   struct ffl_policy *p, const char *text)
+{
+    char why[200] = "out of memory";
+    if (add(p, text, why, sizeof(why)) == 0)
+        return;
+    fprintf(stderr, "ffloop-instance: --%s: %s\n", option, why);
+    exit(2);
 }
 
 static const struct ffl_stack_ops *stack_named(const char *name)
@@ -221,7 +282,28 @@ static void parse(int argc, char **argv, struct ffl_instance_opts *o)
             o->huge = false;
             break;
         case OPT_ANY_USER:
-            o->any_uid = true;
+            o->policy.any_user = true;
+            break;
+        case OPT_ENTRIES:
+            o->entries = entries(optarg);
+            break;
+        case OPT_USER_SESSIONS:
+            o->user_sessions = (unsigned)number("user-sessions", optarg, 1, 65536);
+            break;
+        case OPT_ALLOW_USER:
+            policy("allow-user", ffl_policy_add_user, &o->policy, optarg);
+            break;
+        case OPT_GROUP:
+            policy("group", ffl_policy_set_group, &o->policy, optarg);
+            break;
+        case OPT_MODE:
+            o->mode = mode(optarg);
+            break;
+        case OPT_PORTS:
+            policy("ports", ffl_policy_add_ports, &o->policy, optarg);
+            break;
+        case OPT_DRAIN:
+            o->drain_ns = number("drain", optarg, 0, 86400) * FFL_NS_PER_SEC;
             break;
         case OPT_LOG:
             ffl_log_open(2, parse_level(optarg));
@@ -315,6 +397,9 @@ int main(int argc, char **argv)
     parse(argc, argv, &o);
     int up = o.embedded ? detach() : -1;
     umask(077);
+    int notify = o.embedded ? 0 : ffl_notify_open(); /* embedded: the application's, not ours */
+    if (notify < 0)
+        ffl_log(FFL_LOG_WARNING, "NOTIFY_SOCKET cannot be used: %s", strerror(-notify));
     struct sigaction ignore = {.sa_handler = SIG_IGN}, stop = {.sa_handler = on_signal};
     sigaction(SIGPIPE, &ignore, NULL);
     struct ffl_instance *in;
@@ -330,6 +415,7 @@ int main(int argc, char **argv)
     printf("ffloop instance ready: stack %s (%s), socket %s, pid %d\n", o.stack->name, desc,
            o.path ? o.path : "inherited", (int)getpid());
     fflush(stdout);
+    ffl_notify("READY=1\nMAINPID=%d\nSTATUS=stack %s (%s)", (int)getpid(), o.stack->name, desc);
     if (up >= 0) {
         if (write(up, "", 1) != 1)
             ffl_log(FFL_LOG_INFO, "who started this instance has gone");
@@ -337,7 +423,9 @@ int main(int argc, char **argv)
     }
     int rc = ffl_instance_run(in);
     running = NULL;
+    ffl_notify("STOPPING=1\nSTATUS=ending");
     ffl_instance_free(in);
+    ffl_notify_close();
     if (rc < 0)
         fprintf(stderr, "ffloop-instance: %s\n", strerror(-rc));
     return rc < 0;

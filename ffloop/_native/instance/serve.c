@@ -150,6 +150,15 @@ static bool embedded_over(struct ffl_instance *in, int64_t now)
     return now - in->empty_since >= (in->had_session ? EMBEDDED_LINGER_NS : EMBEDDED_START_NS);
 }
 
+/* At the end of a turn: was it the last? */
+static bool over(struct ffl_instance *in, int64_t now)
+{
+    int asked = atomic_load_explicit(&in->end_asked, memory_order_relaxed);
+    if (asked == END_DRAIN && !in->draining)
+        drain_begin(in, now);
+    return asked == END_NOW || embedded_over(in, now) || (in->draining && drain_over(in, now));
+}
+
 static int64_t next_due(struct ffl_instance *in, int64_t now)
 {
     int64_t due = INT64_MAX;
@@ -161,6 +170,8 @@ static int64_t next_due(struct ffl_instance *in, int64_t now)
         due = now + FFL_NS_PER_SEC;
     if (in->empty_since && now + TIMED_PERIOD_NS < due)
         due = now + TIMED_PERIOD_NS;
+    if (in->draining && in->drain_due < due)
+        due = in->drain_due;
     if (due == INT64_MAX)
         return due;
     return due > now ? due - now : 0;
@@ -245,7 +256,7 @@ int64_t ffl_instance_turn(void *p)
     }
     ep_bury(in);
     session_reap(in);
-    if (in->stopping || embedded_over(in, now)) {
+    if (over(in, now)) {
         close_sessions(in); /* a stack that is left open could tell its peers nothing */
         return -1;
     }
@@ -326,6 +337,9 @@ void ffl_instance_opts_default(struct ffl_instance_opts *o)
         .max_sockets = 65536,
         .pool_kib = 16 * 1024,
         .rx_cap = 256 * 1024,
+        .entries = 4096,
+        .drain_ns = 5 * FFL_NS_PER_SEC,
+        .mode = -1,
     };
 }
 
@@ -376,11 +390,23 @@ int ffl_instance_start(struct ffl_instance **out, const struct ffl_instance_opts
     return 0;
 }
 
-void ffl_instance_stop(struct ffl_instance *in)
+static void ask_end(struct ffl_instance *in, enum end_kind kind)
 {
     uint64_t one = 1;
+    atomic_store_explicit(&in->end_asked, (int)kind, memory_order_relaxed);
     ssize_t n = write(in->stop_fd, &one, sizeof(one)); /* full: readable already */
     (void)n;
+}
+
+void ffl_instance_stop(struct ffl_instance *in)
+{
+    ask_end(in, END_NOW);
+}
+
+void ffl_instance_drain(struct ffl_instance *in)
+{
+    if (atomic_load_explicit(&in->end_asked, memory_order_relaxed) == END_NONE)
+        ask_end(in, END_DRAIN);
 }
 
 void ffl_instance_free(struct ffl_instance *in)

@@ -259,6 +259,7 @@ static int session_alloc(struct ffl_session *s, const struct ffl_hello *h)
         kib = h->pool_kib;
     struct ffl_geo geo;
     ffl_geo_default(&geo, sockets, kib);
+    geo.ring_size[FFL_SQ] = geo.ring_size[FFL_CQ] = o->entries;
     geo.session = s->id;
     geo.inst_pid = (int32_t)getpid();
     geo.app_pid = s->pid;

@@ -1,0 +1,83 @@
+/*
+ * drain.c - the graceful end: listeners stop, sessions are told, what was submitted is sent.
+ *
+ * Callers: serve.c, at the end of a turn. The unix socket goes first, so that a successor may have
+ * its path. A listener hands over the connections that it has and fails with ESHUTDOWN, which is how
+ * an application hears of it; connections go on until they close or the time is up.
+ */
+#include "internal.h"
+
+#include "notify.h"
+
+#include <errno.h>
+
+#define LAST_ACCEPTS 64 /* rounds of data_pump: what its backlog holds and the application takes */
+
+static void stop_listener(struct ep *e)
+{
+    struct ffl_instance *in = e->s->in;
+    e->readable = true;
+    for (int i = 0; i < LAST_ACCEPTS && e->armed && data_pump(e); i++)
+        continue;
+    if (e->dead || e->fd < 0)
+        return;
+    (void)OPS(in)->close(ST(in), e->fd); /* nobody is left to hear of a failure */
+    atomic_fetch_sub_explicit(&in->page->sockets, 1, memory_order_relaxed);
+    e->fd = -1;
+    e->open_error = ESHUTDOWN;
+    e->failed = true;
+    e->armed = e->readable = false;
+    stats_state(e);
+    session_post(
+        e->s, (struct ffl_entry){
+                  .op = FFL_OP_ERROR, .handle = e->handle, .arg = -ESHUTDOWN, .buf = FFL_NO_BUF});
+}
+
+void drain_begin(struct ffl_instance *in, int64_t now)
+{
+    in->draining = true;
+    in->drain_due = now + in->o.drain_ns;
+    ffl_log(FFL_LOG_WARNING, "draining: %u sessions, %u sockets, at most %lld s", in->nsessions,
+            ffl_instance_sockets(in), (long long)(in->o.drain_ns / FFL_NS_PER_SEC));
+    ffl_notify("STOPPING=1\nSTATUS=draining: %u sessions, %u sockets", in->nsessions,
+               ffl_instance_sockets(in));
+    listen_close(in);
+    for (struct ffl_session *s = in->sessions; s; s = s->next) {
+        if (s->dying || s->dead)
+            continue;
+        uint32_t end = s->fresh; /* those that are accepted now are no listeners */
+        for (uint32_t h = 0; h < end; h++)
+            if (s->table[h] && s->table[h]->listener && !s->table[h]->closing)
+                stop_listener(s->table[h]);
+        session_flush(s);
+    }
+}
+
+/* Executes what was submitted and lets the stack have what it takes of it. */
+static void send_the_rest(struct ffl_session *s)
+{
+    const char *why = NULL;
+    int n = s->dying || s->dead ? 0 : ffl_ring_avail(&s->sq);
+    while (n-- > 0 && !s->dead)
+        if (control_entry(s, ffl_ring_get_entry(&s->sq), &why) < 0)
+            session_kill(s, why);
+    for (uint32_t h = 0; h < s->fresh && !s->dead; h++) {
+        struct ep *e = s->table[h];
+        if (e && e->tx_head != FFL_NO_BUF && !e->blocked && !e->connecting)
+            data_flush(e);
+    }
+}
+
+bool drain_over(struct ffl_instance *in, int64_t now)
+{
+    unsigned left = ffl_instance_sockets(in);
+    if (left && now < in->drain_due)
+        return false;
+    for (struct ffl_session *s = in->sessions; s; s = s->next)
+        send_the_rest(s);
+    if (left)
+        ffl_log(FFL_LOG_WARNING, "drain: time is up, %u sockets are closed as they are", left);
+    else
+        ffl_log(FFL_LOG_INFO, "drain: done");
+    return true;
+}

@@ -1,0 +1,364 @@
+"""An instance as a service: readiness, access, quotas, ports, the drain; what refusals say."""
+
+import asyncio
+import contextlib
+import errno
+import grp
+import logging
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+
+import pytest
+
+import ffloop
+from ffloop import _instance
+
+from .util import HOST, Log, serve, until
+
+root = pytest.mark.skipif(os.geteuid() != 0, reason="takes root: it acts as another user")
+OTHER = 54321  # a user and group that nothing else has
+
+
+@pytest.fixture
+def service():
+    """Starts an instance; the callable returns its process and its socket."""
+    started = []
+
+    folder = tempfile.mkdtemp(prefix="ffloop-")  # pytest's own is closed to other users
+    os.chmod(folder, 0o755)
+
+    usual = os.path.join(folder, "i.sock")
+
+    def start(*args, env=None, path=usual):
+        process = subprocess.Popen(
+            [_instance.executable(), "--socket", path, *args],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | (env or {}),
+        )
+        started.append(process)
+        assert process.stdout.readline().startswith(b"ffloop instance ready")
+        return process, path
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+    shutil.rmtree(folder)
+
+
+def refused_start(*args):
+    done = subprocess.run(
+        [_instance.executable(), "--socket", "@ffloop-never", *args],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=10,
+    )
+    return done.returncode, done.stderr
+
+
+@contextlib.contextmanager
+def as_user(uid, *groups):
+    """This process as another user; the kernel says so to whom it connects to."""
+    before = os.getgroups()
+    os.setgroups(groups)
+    os.setegid(uid)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(before)
+
+
+def attach(path):
+    loop = ffloop.new_event_loop(instance=path)
+    loop.close()
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_readiness(service, tmp_path, abstract):
+    address = f"@ffloop-notify-{os.getpid()}" if abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("\0" + address[1:] if abstract else address)
+        manager.settimeout(10)
+        process, _ = service(env={"NOTIFY_SOCKET": address})
+        ready = manager.recv(1000).decode().split("\n")
+        assert ready[:2] == ["READY=1", f"MAINPID={process.pid}"]
+        assert ready[2].startswith("STATUS=stack host")
+        process.send_signal(signal.SIGTERM)
+        assert manager.recv(1000).startswith(b"STOPPING=1\nSTATUS=draining")
+        assert process.wait(10) == 0
+
+
+def test_readiness_that_nobody_hears(service):
+    process, path = service(env={"NOTIFY_SOCKET": "/nowhere/notify"})
+    attach(path)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 0
+    assert b"NOTIFY_SOCKET cannot be used: No such file" in process.stderr.read()
+
+
+@pytest.mark.parametrize(
+    ("options", "mode"),
+    [
+        ((), 0o600),
+        (("--any-user",), 0o666),
+        (("--allow-user", "0"), 0o666),
+        (("--group", str(os.getegid())), 0o660),
+        (("--mode", "640"), 0o640),
+    ],
+)
+def test_socket_mode(service, options, mode):
+    _, path = service(*options)
+    assert stat.S_IMODE(os.stat(path).st_mode) == mode
+
+
+@root
+def test_other_users(no_leaks, service):
+    _, path = service("--mode", "666")
+    with as_user(OTHER), pytest.raises(ffloop.InstanceRefused, match=f"--allow-user {OTHER}"):
+        attach(path)
+    attach(path)
+
+
+@root
+@pytest.mark.parametrize("option", ["--any-user", "--allow-user"])
+def test_admitted_users(service, option):
+    _, path = service(option, *([str(OTHER)] if option == "--allow-user" else []))
+    with as_user(OTHER):
+        attach(path)
+    if option == "--allow-user":
+        with as_user(OTHER + 1), pytest.raises(ffloop.InstanceRefused):
+            attach(path)
+
+
+@root
+def test_a_group(service):
+    group = grp.getgrgid(1).gr_name
+    _, path = service("--group", group)
+    assert os.stat(path).st_gid == 1
+    with as_user(OTHER, 1):  # a member by a supplementary group
+        attach(path)
+    with as_user(OTHER), pytest.raises(ffloop.InstanceDenied, match="user or group"):
+        attach(path)
+
+
+def test_sessions_of_a_user(no_leaks, service):
+    _, path = service("--user-sessions", "1")
+    loop = ffloop.new_event_loop(instance=path)
+    try:
+        with pytest.raises(ffloop.InstanceRefused, match=r"--user-sessions.*raise the limit"):
+            attach(path)
+    finally:
+        loop.close()
+    attach(path)
+
+
+def test_sockets_of_a_session(no_leaks, service):
+    _, path = service("--max-sockets", "16")
+
+    async def main():
+        made = []
+        with pytest.raises(OSError, match="--max-sockets") as info:
+            for _ in range(17):
+                made.append(ffloop.socket())
+        assert info.value.errno == errno.EMFILE
+        assert len(made) == 16
+        for sock in made:
+            sock.close()
+
+    ffloop.run(main(), instance=path)
+
+
+@pytest.mark.parametrize("entries", ["64", "1024"])
+def test_few_entries(no_leaks, service, entries):
+    _, path = service("--entries", entries, "--pool-kib", "1024")
+
+    async def echo(reader, writer):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    async def client(address, seed):
+        reader, writer = await asyncio.open_connection(*address)
+        for i in range(20):
+            writer.write(bytes([seed, i]) * 10000)
+            assert await reader.readexactly(20000) == bytes([seed, i]) * 10000
+        writer.close()
+        await writer.wait_closed()
+
+    async def main():
+        server = await asyncio.start_server(echo, HOST, 0)
+        async with server:
+            address = server.sockets[0].getsockname()
+            await asyncio.gather(*(client(address, i) for i in range(40)))
+
+    ffloop.run(main(), instance=path)
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind((HOST, 0))
+        return sock.getsockname()[1]
+
+
+def test_ports(no_leaks, service):
+    mine, other = free_port(), free_port()
+    assert mine != other
+    process, path = service("--ports", f"{os.geteuid()}={mine}")
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        with pytest.raises(PermissionError, match=r"(?s)port\s+policy.*--ports") as info:
+            await loop.create_server(Log, HOST, other)
+        assert info.value.errno == errno.EPERM
+        assert str(other) in str(info.value)
+        for port in (mine, 0):
+            server = await loop.create_server(Log, HOST, port)
+            server.close()
+            await server.wait_closed()
+
+    ffloop.run(main(), instance=path)
+    process.send_signal(signal.SIGINT)
+    process.wait(10)
+    assert f"may not bind port {other} (--ports)".encode() in process.stderr.read()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--mode", "rw"), "octal"),
+        (("--mode", "1777"), "octal"),
+        (("--entries", "100"), "power of two"),
+        (("--allow-user", "nobody-by-this-name"), "no user 'nobody-by-this-name'"),
+        (("--group", "nobody-by-this-name"), "no group 'nobody-by-this-name'"),
+        (("--ports", "80"), "USER=PORT"),
+        (("--ports", "0=80-"), "a port is 1 to 65535"),
+        (("--drain", "-1"), "whole number"),
+        (("--user-sessions", "0"), "whole number"),
+        (("--log-level", "loud"), "error, warning, info or debug"),
+    ],
+)
+def test_wrong_options(options, words):
+    status, said = refused_start(*options)
+    assert status == 2
+    assert words in said
+
+
+# ---- the drain ----
+
+
+class Made(Log):
+    """A server's protocol that can be found."""
+
+    last = None
+
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        type(self).last = self
+
+
+@contextlib.asynccontextmanager
+async def listening():
+    async with serve(Made) as (server, address):
+        Made.last = None
+        yield server, address
+
+
+@contextlib.asynccontextmanager
+async def connected(address):
+    """A kernel client of the stack's server at `address`: (socket, the server's protocol)."""
+    with socket.socket() as sock:
+        sock.setblocking(False)
+        await asyncio.to_thread(_connect, sock, address)
+        await until(lambda: Made.last)
+        yield sock, Made.last
+    await Made.last.lost
+
+
+def _connect(sock, address):
+    sock.settimeout(10)
+    sock.connect(address)
+    sock.setblocking(False)
+
+
+def _answers(address):
+    with socket.socket() as sock:
+        return sock.connect_ex(address) == 0
+
+
+def test_drain(no_leaks, service, caplog):
+    """Listeners stop, the application is told, a connection finishes what it does."""
+    caplog.set_level(logging.WARNING, "ffloop")
+    process, path = service("--drain", "600")
+
+    async def main():
+        async with listening() as (_, address):
+            async with connected(address) as (a, b):
+                process.send_signal(signal.SIGTERM)
+                await until(lambda: "draining" in caplog.text)
+                assert not os.path.exists(path)  # a successor may have it
+                with socket.socket() as late:
+                    assert late.connect_ex(address) == errno.ECONNREFUSED
+                b.transport.write(b"goes on")
+                loop = asyncio.get_running_loop()
+                assert await loop.sock_recv(a, 100) == b"goes on"
+                assert process.poll() is None
+            await until(lambda: process.poll() is not None)
+        assert process.returncode == 0
+
+    ffloop.run(main(), instance=path, reconnect=False)
+
+
+def test_drain_in_time(no_leaks, service):
+    process, path = service("--drain", "1")
+
+    async def main():
+        async with listening() as (_, address), connected(address) as (_, b):
+            process.send_signal(signal.SIGTERM)
+            assert isinstance(await b.lost, ConnectionResetError)
+
+    ffloop.run(main(), instance=path, reconnect=False)
+    assert process.wait(10) == 0
+
+
+def test_a_second_sigterm_ends_at_once(no_leaks, service, caplog):
+    caplog.set_level(logging.WARNING, "ffloop")
+    process, path = service("--drain", "600")
+
+    async def main():
+        async with listening() as (_, address), connected(address) as (_, b):
+            process.send_signal(signal.SIGTERM)
+            await until(lambda: "draining" in caplog.text)
+            assert process.poll() is None
+            process.send_signal(signal.SIGTERM)
+            await b.lost
+
+    ffloop.run(main(), instance=path, reconnect=False)
+    assert process.wait(10) == 0
+
+
+def test_a_successor_takes_over(no_leaks, service):
+    """The next instance runs at the same path before the first has ended; the server follows."""
+    process, path = service("--drain", "600")
+
+    async def main():
+        async with listening() as (server, _):
+            address = server.sockets[0].getsockname()
+            async with connected(address):
+                process.send_signal(signal.SIGTERM)
+                await until(lambda: not os.path.exists(path))
+                service(path=path)
+            await until(lambda: process.poll() is not None)
+            await until(lambda: _answers(address))
+
+    ffloop.run(main(), instance=path)

@@ -1,0 +1,261 @@
+/* service.c - an instance as a service: who may attach and bind, quotas, notification, the drain. */
+#include "lab.h"
+
+#include "notify.h"
+#include "policy.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* ---- the policy ---------------------------------------------------------------------------- */
+
+TEST(policy_ports)
+{
+    struct ffl_policy p = {0};
+    char why[200];
+    CHECK(ffl_policy_may_bind(&p, 7, 80)); /* no rule: no bound */
+    CHECK_EQ(ffl_policy_add_ports(&p, "7=80,443,8000-8002", why, sizeof(why)), 0);
+    CHECK_EQ(ffl_policy_add_ports(&p, "*=9000-65535", why, sizeof(why)), 0);
+    CHECK_EQ(p.nports, 4);
+    static const struct {
+        uid_t uid;
+        uint16_t port;
+        bool may;
+    } cases[] = {{7, 80, true},    {7, 443, true},  {7, 8000, true},  {7, 8002, true},
+                 {7, 8003, false}, {7, 81, false},  {7, 7999, false}, {8, 80, false},
+                 {0, 80, false},   {8, 9000, true}, {0, 65535, true}, {8, 8999, false},
+                 {8, 0, true}};
+    for (size_t i = 0; i < FFL_COUNT(cases); i++)
+        if (ffl_policy_may_bind(&p, cases[i].uid, cases[i].port) != cases[i].may)
+            FAIL("user %u, port %u", (unsigned)cases[i].uid, cases[i].port);
+}
+
+TEST(policy_says_what_is_wrong)
+{
+    static const char *const rules[] = {"",        "80",    "7=",      "=80",
+                                        "7=0",     "7=x",   "7=80-",   "7=90-80",
+                                        "7=65536", "7=-80", "7=1-2-3", "nobody-by-this-name=80"};
+    for (size_t i = 0; i < FFL_COUNT(rules); i++) {
+        struct ffl_policy p = {0};
+        char why[200] = "";
+        if (ffl_policy_add_ports(&p, rules[i], why, sizeof(why)) != -EINVAL || !why[0])
+            FAIL("'%s' was taken: %s", rules[i], why);
+    }
+    struct ffl_policy p = {0};
+    char why[200] = "";
+    CHECK_EQ(ffl_policy_add_user(&p, "nobody-by-this-name", why, sizeof(why)), -EINVAL);
+    CHECK(strstr(why, "nobody-by-this-name"));
+    CHECK_EQ(ffl_policy_set_group(&p, "-1", why, sizeof(why)), -EINVAL);
+    for (int i = 0; i < FFL_POLICY_USERS; i++)
+        CHECK_EQ(ffl_policy_add_user(&p, "7", why, sizeof(why)), 0);
+    CHECK_EQ(ffl_policy_add_user(&p, "7", why, sizeof(why)), -E2BIG);
+    for (int i = 0; i < FFL_POLICY_PORTS; i++)
+        CHECK_EQ(ffl_policy_add_ports(&p, "7=80", why, sizeof(why)), 0);
+    CHECK_EQ(ffl_policy_add_ports(&p, "7=80", why, sizeof(why)), -E2BIG);
+}
+
+TEST(policy_admits)
+{
+    struct ffl_policy p = {0};
+    char why[200];
+    int s[2];
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, s), 0);
+    CHECK_EQ(ffl_policy_mode(&p), 0600);
+    CHECK(ffl_policy_admits(&p, s[0], 0, 0));
+    CHECK(ffl_policy_admits(&p, s[0], geteuid(), getegid()));
+    CHECK(!ffl_policy_admits(&p, s[0], 54321, 54321));
+    CHECK_EQ(ffl_policy_set_group(&p, "54322", why, sizeof(why)), 0);
+    CHECK_EQ(ffl_policy_mode(&p), 0660);
+    CHECK(!ffl_policy_admits(&p, s[0], 54321, 54321));
+    CHECK(ffl_policy_admits(&p, s[0], 54321, 54322));
+    CHECK_EQ(ffl_policy_add_user(&p, "54321", why, sizeof(why)), 0);
+    CHECK_EQ(ffl_policy_mode(&p), 0666);
+    CHECK(ffl_policy_admits(&p, s[0], 54321, 54321));
+    CHECK(!ffl_policy_admits(&p, s[0], 54320, 54320));
+    p.any_user = true;
+    CHECK(ffl_policy_admits(&p, s[0], 54320, 54320));
+    close(s[0]);
+    close(s[1]);
+}
+
+TEST(port_policy_is_kept)
+{
+    struct raw r;
+    char rule[64], why[200];
+    lab_defaults("sim");
+    snprintf(rule, sizeof(rule), "%u=8080", (unsigned)geteuid());
+    CHECK_EQ(ffl_policy_add_ports(&lab.o.policy, rule, why, sizeof(why)), 0);
+    lab_start_manual("");
+    ffl_log_open(-1, FFL_LOG_ERROR);
+    raw_attach(&r);
+    raw_socket(&r, 0, SOCK_STREAM);
+    struct ffl_addr a = addr4("10.0.0.1", 8081);
+    raw_put(&r, (struct ffl_entry){
+                    .op = FFL_OP_BIND, .handle = 0, .tag = 1, .buf = raw_arg(&r, &a, sizeof(a))});
+    CHECK_EQ(raw_expect(&r, FFL_OP_BIND, 0).arg, -EPERM);
+    raw_listen(&r, 1, "10.0.0.1", 8080, 4, 0); /* this one it may */
+    raw_finish(&r);
+}
+
+TEST(quotas_of_a_session_and_of_a_user)
+{
+    struct raw a, r;
+    lab_defaults("sim");
+    lab.o.user_sessions = 1;
+    lab.o.entries = 64;
+    lab_start_manual("");
+    ffl_log_open(-1, FFL_LOG_ERROR);
+    struct ffl_hello h = {.magic = FFL_MAGIC, .version = FFL_ABI_VERSION, .kind = FFL_HELLO_ATTACH};
+    CHECK_EQ(raw_try(&a, &h), FFL_REPLY_OK);
+    CHECK_EQ(a.map.geo.ring_size[FFL_SQ], 64);
+    CHECK_EQ(a.map.geo.ring_size[FFL_CQ], 64);
+    CHECK_EQ(raw_try(&r, &h), FFL_REPLY_QUOTA);
+    raw_gone(&a);
+    turns(3);
+    CHECK_EQ(raw_try(&r, &h), FFL_REPLY_OK);
+    raw_finish(&r);
+}
+
+/* ---- the drain ----------------------------------------------------------------------------- */
+
+static void drain_lab(int64_t drain_ns)
+{
+    lab_defaults("sim");
+    lab.o.drain_ns = drain_ns;
+    lab_start_manual("");
+    ffl_log_open(-1, FFL_LOG_ERROR);
+}
+
+TEST(drain_without_sockets_ends_at_once)
+{
+    struct raw r;
+    drain_lab(3600 * FFL_NS_PER_SEC);
+    raw_attach(&r);
+    turns(3);
+    ffl_instance_drain(lab.in);
+    CHECK_EQ(turn() < 0 || turn() < 0, true);
+    raw_gone(&r);
+    lab_stop();
+}
+
+TEST(drain_waits_for_connections)
+{
+    struct raw r;
+    char got[8];
+    int peer;
+    drain_lab(3600 * FFL_NS_PER_SEC);
+    raw_attach(&r);
+    raw_listen(&r, 0, "10.0.0.1", 80, 8, 0);
+    uint32_t h = raw_accepted(&r, 0, 80, &peer);
+    ffl_instance_drain(lab.in);
+    CHECK(turn() >= 0);
+    CHECK_EQ(raw_expect(&r, FFL_OP_ERROR, 0).arg, -ESHUTDOWN); /* the session is told */
+    struct sockaddr_un sa;
+    socklen_t len;
+    int s = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    CHECK_EQ(ffl_unix_addr(lab.path, &sa, &len), 0);
+    CHECK_EQ(connect(s, (struct sockaddr *)&sa, len), -1); /* and nobody attaches any more */
+    CHECK_EQ(errno, ECONNREFUSED);
+    close(s);
+    raw_socket(&r, 1, SOCK_STREAM);
+    raw_op(&r, FFL_OP_LISTEN, 1, 8, 0);
+    CHECK_EQ(raw_expect(&r, FFL_OP_LISTEN, 1).arg, -ESHUTDOWN);
+    raw_op(&r, FFL_OP_CLOSE, 1, 0, 0);
+    (void)raw_expect(&r, FFL_OP_CLOSED, 1);
+    raw_send(&r, h, "answer", 6); /* a connection goes on */
+    turns(3);
+    CHECK_EQ(sim_take(peer, got, sizeof(got)), 6);
+    raw_op(&r, FFL_OP_CLOSE, 0, 0, 0); /* closing what has failed is no lie */
+    (void)raw_expect(&r, FFL_OP_CLOSED, 0);
+    raw_op(&r, FFL_OP_CLOSE, h, 0, 0);
+    bool ended = false;
+    for (int i = 0; i < 4 && !ended; i++)
+        ended = turn() < 0;
+    CHECK(ended);
+    sim_shut(peer);
+    raw_gone(&r);
+    lab_stop();
+}
+
+TEST(drain_ends_in_time_and_sends_what_was_submitted)
+{
+    struct raw r;
+    char got[8];
+    int peer;
+    drain_lab(0);
+    raw_attach(&r);
+    raw_listen(&r, 0, "10.0.0.1", 80, 8, 0);
+    uint32_t h = raw_accepted(&r, 0, 80, &peer);
+    ffl_instance_drain(lab.in);
+    raw_send(&r, h, "last", 4);
+    bool ended = false;
+    for (int i = 0; i < 3 && !ended; i++)
+        ended = turn() < 0;
+    CHECK(ended);
+    CHECK_EQ(sim_take(peer, got, sizeof(got)), 4);
+    sim_shut(peer);
+    raw_gone(&r);
+    lab_stop();
+}
+
+TEST(stop_ends_a_drain)
+{
+    struct raw r;
+    int peer;
+    drain_lab(3600 * FFL_NS_PER_SEC);
+    raw_attach(&r);
+    raw_listen(&r, 0, "10.0.0.1", 80, 8, 0);
+    (void)raw_accepted(&r, 0, 80, &peer);
+    ffl_instance_drain(lab.in);
+    for (int i = 0; i < 10; i++)
+        CHECK(turn() >= 0);
+    ffl_instance_stop(lab.in);
+    CHECK(turn() < 0);
+    sim_shut(peer);
+    raw_gone(&r);
+    lab_stop();
+}
+
+/* ---- the service manager ------------------------------------------------------------------- */
+
+static int manager_at(const char *address)
+{
+    struct sockaddr_un sa;
+    socklen_t len;
+    int s = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    CHECK_EQ(ffl_unix_addr(address, &sa, &len), 0);
+    CHECK_EQ(bind(s, (struct sockaddr *)&sa, len), 0);
+    CHECK_EQ(setenv("NOTIFY_SOCKET", address, 1), 0);
+    return s;
+}
+
+static void is_told(const char *address)
+{
+    char got[512];
+    int s = manager_at(address);
+    CHECK_EQ(ffl_notify_open(), 0);
+    CHECK(!getenv("NOTIFY_SOCKET"));
+    ffl_notify("READY=1\nSTATUS=%d", 5);
+    CHECK_EQ(recv(s, got, sizeof(got), 0), 16);
+    CHECK_EQ(memcmp(got, "READY=1\nSTATUS=5", 16), 0);
+    ffl_notify_close();
+    ffl_notify("nobody hears");
+    CHECK_EQ(recv(s, got, sizeof(got), 0), -1);
+    close(s);
+}
+
+TEST(notify)
+{
+    char name[64];
+    snprintf(name, sizeof(name), "@ffl-notify-%d", (int)getpid());
+    is_told(name);
+    char path[100];
+    snprintf(path, sizeof(path), "/tmp/ffl-notify-%d", (int)getpid());
+    is_told(path);
+    unlink(path);
+    CHECK_EQ(setenv("NOTIFY_SOCKET", "relative", 1), 0);
+    CHECK_EQ(ffl_notify_open(), -EINVAL);
+    CHECK_EQ(setenv("NOTIFY_SOCKET", "/nowhere/at/all", 1), 0);
+    CHECK_EQ(ffl_notify_open(), -ENOENT);
+    ffl_notify("READY=1");
+}
