@@ -211,8 +211,6 @@ def test_interrupt_in_the_middle_of_a_batch(debug, exception, no_leaks):
         for _ in range(10):
             clients.append(await loop.create_connection(Log, *server.sockets[0].getsockname()))
         await until(lambda: len(made) == 10)
-        for transport, _ in clients:
-            transport.write(b"data")
         return server
 
     async def finish():
@@ -229,6 +227,8 @@ def test_interrupt_in_the_middle_of_a_batch(debug, exception, no_leaks):
             await protocol.lost
 
     server = loop.run_until_complete(start())
+    for transport, _ in clients:
+        transport.write(b"data")
     with pytest.raises(exception):
         loop.run_forever()
     loop.run_until_complete(finish())
