@@ -7,9 +7,12 @@
  */
 #include "lab.h"
 
+#include "../../ffloop/_native/instance/internal.h"
+
 #include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 /* ---- an honest neighbour ------------------------------------------------------------------- */
 
@@ -297,6 +300,111 @@ TEST(r7_each_lie_ends_its_session_only)
                  ffl_instance_sockets(lab.in), sockets, test_open_fds(), fds);
         neighbour_works(&n);
     }
+    neighbour_end(&n);
+}
+
+/* ---- memory that is taken away -------------------------------------------------------------- */
+
+/* The size is sealed. Holes can be punched: on ordinary pages they are zeros, and that is a lie or
+ * none, as any other scribbling. */
+TEST(r7_punched_memory)
+{
+    struct neighbour n;
+    struct raw r;
+    lab_start("clock=manual");
+    neighbour_start(&n);
+    quiet();
+    raw_attach(&r);
+    raw_listen(&r, 0, "10.0.0.2", 81, 8, 0);
+    int fd = r.map.memfd;
+    CHECK(ftruncate(fd, 4096) < 0 && errno == EPERM);
+    CHECK(ftruncate(fd, (off_t)r.map.geo.size * 2) < 0 && errno == EPERM);
+    CHECK(fcntl(fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE) < 0 && errno == EPERM);
+    CHECK_EQ(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, r.map.geo.size), 0);
+    CHECK_EQ(madvise(r.map.seg, r.map.geo.size, MADV_REMOVE), 0);
+    neighbour_works(&n);
+    CHECK(!raw_alive(&r)); /* it had submitted; its tail says otherwise now */
+    raw_gone(&r);
+    neighbour_works(&n);
+    neighbour_end(&n);
+}
+
+static void faults_now(void *seg,
+                       size_t size) /* each access is a SIGBUS, as a hole without a page */
+{
+    int fd = memfd_create("empty", MFD_CLOEXEC);
+    CHECK(fd >= 0);
+    CHECK(mmap(seg, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == seg);
+    close(fd);
+}
+
+TEST(r7_lost_memory)
+{
+    struct neighbour n;
+    struct raw r;
+    lab_start("clock=manual");
+    neighbour_start(&n);
+    unsigned sockets = ffl_instance_sockets(lab.in);
+    quiet();
+    int fds = test_open_fds();
+    for (int ready = 0; ready < 2; ready++) { /* idle, and with data to read and to send */
+        raw_attach(&r);
+        raw_listen(&r, 0, "10.0.0.1", 81, 8, FFL_F_ARM_NEW);
+        int peer;
+        uint32_t h = raw_accepted(&r, 0, 81, &peer);
+        if (ready) {
+            raw_send(&r, h, "hello", 5);
+            CHECK_EQ(sim_put(peer, "hello", 5), 5);
+        }
+        struct ffl_session *s = lab.in->sessions;
+        CHECK_EQ(s->id, r.session);
+        faults_now(s->map.seg, s->map.geo.size);
+        neighbour_works(&n);
+        CHECK(!raw_alive(&r));
+        raw_gone(&r);
+        sim_shut(peer);
+        turns(3);
+        CHECK_EQ(ffl_instance_sockets(lab.in), sockets);
+        CHECK_EQ(test_open_fds(), fds);
+    }
+    neighbour_end(&n);
+}
+
+/* The same as it would be done: all huge pages are taken, the segment's own among them. */
+TEST(r7_punched_huge_pages)
+{
+    struct neighbour n;
+    struct raw r;
+    void *page, *taken = NULL;
+    lab_defaults("sim");
+    lab.o.huge = true;
+    lab_start("clock=manual");
+    neighbour_start(&n);
+    quiet();
+    raw_attach(&r);
+    raw_listen(&r, 0, "10.0.0.2", 81, 8, 0);
+    struct stat st;
+    CHECK_EQ(fstat(r.map.memfd, &st), 0);
+    if (st.st_blksize != 2 << 20)
+        FAIL("it needs 16 MiB of free huge pages (vm.nr_hugepages)");
+    size_t size = r.map.geo.size, all = 0;
+    CHECK_EQ(fallocate(r.map.memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)size), 0);
+    while ((page = mmap(NULL, 2 << 20, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_POPULATE, -1, 0)) !=
+           MAP_FAILED) {
+        *(void **)page = taken;
+        taken = page;
+        all++;
+    }
+    CHECK(all >= size >> 21);
+    neighbour_works(&n);
+    CHECK(!raw_alive(&r));
+    for (; taken; taken = page) {
+        page = *(void **)taken;
+        munmap(taken, 2 << 20);
+    }
+    raw_gone(&r);
+    neighbour_works(&n);
     neighbour_end(&n);
 }
 

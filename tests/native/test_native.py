@@ -23,6 +23,7 @@ NATIVE = HERE.parents[1] / "ffloop" / "_native"
 TIME_LIMIT = 60  # seconds a case; the executable's own alarm comes first and says where it was
 STACKS = ("host", "sim")
 BY_STACK = {"seam"}  # run once for each stack, whose name is the argument
+ALL_HUGE_PAGES = {"r7_punched_huge_pages"}  # take every huge page of the system for a moment
 SANITIZE = os.environ.get("FFL_SANITIZE", "")
 CORPUS = HERE.parent / "fuzz" / "corpus"
 FUZZ = {"entries": 200_000, "hello": 10_000}  # targets, and how many units of random input
@@ -36,7 +37,11 @@ def cases() -> Iterator[object]:
                 for stack in STACKS:
                     yield pytest.param(SANITIZE, name, [case, stack], id=f"{name}-{case}-{stack}")
                 continue
-            yield pytest.param(SANITIZE, name, [case], id=f"{name}-{case}")
+            marks = pytest.mark.skipif(
+                case in ALL_HUGE_PAGES and os.environ.get("FFLOOP_SCALE") != "full",
+                reason="takes all huge pages: FFLOOP_SCALE=full, and 16 MiB of them",
+            )
+            yield pytest.param(SANITIZE, name, [case], id=f"{name}-{case}", marks=marks)
             if name == "ring" and SANITIZE != "thread":
                 yield pytest.param("thread", name, [case], id=f"{name}-{case}-tsan")
 

@@ -16,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define TICK_NS 50000000L
+#define TICK_NS 10000000L
 #define TICK_SIGNAL SIGURG /* ignored unless somebody wants it */
 
 #ifndef sigev_notify_thread_id

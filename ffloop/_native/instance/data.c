@@ -194,27 +194,17 @@ int data_rxfree(struct ffl_session *s)
 
 /* ---- accept -------------------------------------------------------------------------------- */
 
-static bool handle_new(struct ffl_session *s, uint32_t *h)
-{
-    if (s->nfreed) {
-        *h = s->freed[--s->nfreed];
-        return true;
-    }
-    if (s->fresh >= 2 * s->n)
-        return false;
-    *h = s->fresh++;
-    return true;
-}
-
-static void adopt(struct ep *l, int fd, uint32_t handle, struct ffl_names *names)
+/* False: no memory for it, and the connection is closed. */
+static bool adopt(struct ep *l, int fd, uint32_t handle, struct ffl_names *names)
 {
     struct ffl_session *s = l->s;
     struct ffl_instance *in = s->in;
     struct ep *e = ep_new(s, handle, fd, false);
     if (!e) {
-        OPS(in)->close(ST(in), fd);
-        return;
+        (void)OPS(in)->close(ST(in), fd);
+        return false;
     }
+    l->credits--;
     e->armed = l->arm_new;
     group_accepted(l, e);
     (void)OPS(in)->sockname(ST(in), fd, false, &names->local);
@@ -233,11 +223,21 @@ static void adopt(struct ep *l, int fd, uint32_t handle, struct ffl_names *names
     int rc = OPS(in)->watch(ST(in), fd, FFL_READ | FFL_WRITE, e);
     if (rc < 0)
         data_fail(e, -rc);
+    return true;
 }
 
 static bool may_accept(const struct ep *l)
 {
     return l->armed && l->credits && (l->readable || group_has(l));
+}
+
+/* Not now, for want of what may come back: again in a second, as asyncio does. */
+static bool accept_later(struct ep *l, int err)
+{
+    ffl_log(FFL_LOG_WARNING, "session %u: accept: %s; trying again in a second", l->s->id,
+            strerror(err));
+    ep_timer(l, ffl_now_ns() + ACCEPT_RETRY_NS);
+    return false;
 }
 
 static bool pump_accept(struct ep *l)
@@ -247,31 +247,23 @@ static bool pump_accept(struct ep *l)
     for (int i = 0; i < ACCEPTS_A_TURN && may_accept(l); i++) {
         if (session_stuffed(s))
             return true;
-        uint32_t h;
-        if (!handle_new(s, &h)) {
-            ep_timer(l, ffl_now_ns() + ACCEPT_RETRY_NS); /* its quota is used up */
-            return false;
-        }
+        int h = ep_handle(s);
+        if (h < 0) /* its quota is used up */
+            return accept_later(l, -h);
         struct ffl_names names = {0};
         int fd = group_has(l) ? group_accept(l, &names.peer)
                               : OPS(in)->accept(ST(in), l->fd, &names.peer);
         if (fd < 0) {
-            if (h + 1 == s->fresh)
-                s->fresh--;
-            else
-                s->freed[s->nfreed++] = h; /* it has just come from there: there is room */
+            ep_handle_release(s, (uint32_t)h);
             if (fd == -ECONNABORTED || fd == -EINTR || fd == -EPROTO)
                 continue;
             l->readable = fd != -EAGAIN;
-            if (l->readable) {
-                ffl_log(FFL_LOG_WARNING, "session %u: accept: %s; trying again in a second", s->id,
-                        strerror(-fd));
-                ep_timer(l, ffl_now_ns() + ACCEPT_RETRY_NS);
-            }
-            return false;
+            return l->readable && accept_later(l, -fd);
         }
-        l->credits--;
-        adopt(l, fd, h, &names);
+        if (!adopt(l, fd, (uint32_t)h, &names)) {
+            ep_handle_release(s, (uint32_t)h);
+            return accept_later(l, ENOMEM);
+        }
     }
     return may_accept(l);
 }

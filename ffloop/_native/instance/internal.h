@@ -4,6 +4,7 @@
  * listen.c    the unix socket, the handshake, the control epoll
  * session.c   a session's life; posting completions; publishing and waking
  * bell.c      rings an application's doorbell, and never waits for it
+ * lost.c      outlives the loss of an application's memory
  * control.c   the operations of the SQ
  * data.c      the three pumps: receive, accept, transmit
  * share.c     sockets that several processes have: groups, tickets
@@ -107,6 +108,7 @@ struct ffl_session {
     unsigned open;       /* endpoints */
     uint64_t tx_blocked; /* tx_held of those that are blocked */
     bool dying, dead, dirty_cq, dirty_tx;
+    volatile int lost; /* its shared memory is gone (lost.c); a signal handler sets it */
     uint32_t unpublished;
 };
 
@@ -178,6 +180,9 @@ bool session_stuffed(const struct ffl_session *s); /* the CQ is full: produce no
 void session_tx_release(struct ffl_session *s, uint32_t buf);
 void *session_buf(struct ffl_session *s, const struct ffl_pool_geo *p, uint32_t buf);
 
+/* A handle for an accepted socket, or -EMFILE, -ENOMEM; and any handle back. */
+int ep_handle(struct ffl_session *s);
+void ep_handle_release(struct ffl_session *s, uint32_t handle);
 struct ep *ep_new(struct ffl_session *s, uint32_t handle, int fd, bool dgram);
 void ep_close(struct ep *e); /* closes the stack socket, posts CLOSED, buries */
 void ep_ready(struct ep *e);
@@ -188,6 +193,10 @@ struct ep *list_pop(struct ep_list *l);
 
 /* bell.c: 0 or -errno; -EINTR when the write would have waited. */
 int bell_ring(int fd);
+
+/* lost.c */
+void lost_guard(struct ffl_instance *in);
+void lost_unguard(struct ffl_instance *in);
 
 /* control.c: executes one SQ entry. 0, or -EPROTO with a reason when the session must end. */
 int control_entry(struct ffl_session *s, struct ffl_entry e, const char **why);

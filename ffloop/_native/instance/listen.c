@@ -203,38 +203,37 @@ void listen_trusted(struct ffl_instance *in, int sock)
     add_pending(in, sock, true);
 }
 
+static void send_reply(struct ffl_instance *in, int sock, struct ffl_reply *r, const int *fds,
+                       int nfds)
+{
+    r->magic = FFL_MAGIC;
+    r->version = FFL_ABI_VERSION;
+    r->pid = (int32_t)getpid();
+    snprintf(r->stack, sizeof(r->stack), "%s", OPS(in)->name);
+    int rc = ffl_msg_send(sock, r, sizeof(*r), fds, nfds);
+    if (rc < 0) /* its end follows */
+        ffl_log(FFL_LOG_INFO, "attach: the peer went before the reply: %s", strerror(-rc));
+}
+
+static void refuse(struct ffl_instance *in, int sock, enum ffl_reply_status status, const char *why)
+{
+    struct ffl_reply r = {.status = status};
+    snprintf(r.why, sizeof(r.why), "%s", why);
+    ffl_stat_add(&in->page->sessions_refused, 1);
+    ffl_log(FFL_LOG_WARNING, "attach refused: %s", why);
+    send_reply(in, sock, &r, NULL, 0);
+}
+
 /* A ticket instead of a session; takes the socket over on success. */
 static bool give_ticket(struct ffl_instance *in, int sock)
 {
-    struct ffl_reply r = {.magic = FFL_MAGIC,
-                          .version = FFL_ABI_VERSION,
-                          .status = FFL_REPLY_OK,
-                          .pid = (int32_t)getpid()};
-    snprintf(r.stack, sizeof(r.stack), "%s", OPS(in)->name);
-    if (ticket_new(in, sock, &r.session, &r.key) < 0)
-        return false;
-    if (ffl_msg_send(sock, &r, sizeof(r), NULL, 0) < 0)
-        ffl_log(FFL_LOG_INFO, "ticket: the peer went before the reply"); /* its end follows */
-    return true;
-}
-
-static void reply(struct ffl_instance *in, int sock, enum ffl_reply_status status, const char *why,
-                  uint32_t session, const int *fds, int nfds)
-{
-    struct ffl_reply r = {.magic = FFL_MAGIC,
-                          .version = FFL_ABI_VERSION,
-                          .status = status,
-                          .pid = (int32_t)getpid(),
-                          .session = session};
-    snprintf(r.stack, sizeof(r.stack), "%s", OPS(in)->name);
-    snprintf(r.why, sizeof(r.why), "%s", why);
-    if (status != FFL_REPLY_OK) {
-        ffl_stat_add(&in->page->sessions_refused, 1);
-        ffl_log(FFL_LOG_WARNING, "attach refused: %s", why);
-    }
-    int rc = ffl_msg_send(sock, &r, sizeof(r), fds, nfds);
+    struct ffl_reply r = {.status = FFL_REPLY_OK};
+    int rc = ticket_new(in, sock, &r.session, &r.key);
     if (rc < 0)
-        ffl_log(FFL_LOG_INFO, "attach: the peer went before the reply: %s", strerror(-rc));
+        refuse(in, sock, FFL_REPLY_NOMEM, strerror(-rc));
+    else
+        send_reply(in, sock, &r, NULL, 0);
+    return rc == 0;
 }
 
 static unsigned sessions_of(const struct ffl_instance *in, uid_t uid)
@@ -259,17 +258,18 @@ static bool attach(struct ffl_instance *in, int sock, const struct ffl_hello *h,
                  "user %u has the %u sessions that one may have (--user-sessions)",
                  (unsigned)cred->uid, in->o.user_sessions);
     if (why[0]) {
-        reply(in, sock, FFL_REPLY_QUOTA, why, 0, NULL, 0);
+        refuse(in, sock, FFL_REPLY_QUOTA, why);
         return false;
     }
     int rc = session_new(in, sock, h, cred->pid, cred->uid, &s);
     if (rc < 0) {
-        reply(in, sock, FFL_REPLY_NOMEM, strerror(-rc), 0, NULL, 0);
+        refuse(in, sock, FFL_REPLY_NOMEM, strerror(-rc));
         return false;
     }
     in->had_session = true;
     int fds[FFL_ATTACH_FDS] = {s->map.memfd, s->app_bell, s->inst_bell};
-    reply(in, sock, FFL_REPLY_OK, "", s->id, fds, FFL_ATTACH_FDS);
+    struct ffl_reply r = {.status = FFL_REPLY_OK, .session = s->id};
+    send_reply(in, sock, &r, fds, FFL_ATTACH_FDS);
     ffl_log(FFL_LOG_INFO, "session %u: pid %d, uid %u attached", s->id, (int)cred->pid,
             (unsigned)cred->uid);
     return true;
@@ -294,15 +294,16 @@ static void hello(struct ffl_instance *in, struct pending *p)
                  "user %u may not use this instance of user %u, which could admit it: "
                  "--allow-user %u, or --group",
                  (unsigned)cred.uid, (unsigned)geteuid(), (unsigned)cred.uid);
-        reply(in, p->sock, FFL_REPLY_REFUSED, why, 0, NULL, 0);
+        refuse(in, p->sock, FFL_REPLY_REFUSED, why);
     } else if ((size_t)n < offsetof(struct ffl_hello, kind) || h.magic != FFL_MAGIC) {
-        reply(in, p->sock, FFL_REPLY_BAD, "that was not an ffloop hello", 0, NULL, 0);
+        refuse(in, p->sock, FFL_REPLY_BAD, "that was not an ffloop hello");
     } else if (h.version != FFL_ABI_VERSION) {
         snprintf(why, sizeof(why), "the application speaks version %u, the instance %u", h.version,
                  FFL_ABI_VERSION);
-        reply(in, p->sock, FFL_REPLY_VERSION, why, 0, NULL, 0);
+        refuse(in, p->sock, FFL_REPLY_VERSION, why);
     } else if (n == sizeof(h) && h.kind == FFL_HELLO_STATS) {
-        reply(in, p->sock, FFL_REPLY_OK, "", 0, &in->stats_fd, 1);
+        struct ffl_reply r = {.status = FFL_REPLY_OK};
+        send_reply(in, p->sock, &r, &in->stats_fd, 1);
     } else if (n == sizeof(h) && (h.kind == FFL_HELLO_ATTACH || h.kind == FFL_HELLO_TICKET)) {
         epoll_ctl(in->ctl, EPOLL_CTL_DEL, p->sock, NULL); /* it is added as something else */
         if (h.kind == FFL_HELLO_TICKET ? give_ticket(in, p->sock)
@@ -312,7 +313,7 @@ static void hello(struct ffl_instance *in, struct pending *p)
             return;
         }
     } else {
-        reply(in, p->sock, FFL_REPLY_BAD, "unknown kind of hello", 0, NULL, 0);
+        refuse(in, p->sock, FFL_REPLY_BAD, "unknown kind of hello");
     }
     pending_drop(p);
 }

@@ -74,6 +74,8 @@ static bool serve_sessions(struct ffl_instance *in)
 {
     bool work = false;
     for (struct ffl_session *s = in->sessions; s; s = s->next) {
+        if (ffl_unlikely(s->lost))
+            session_kill(s, "its shared memory is gone");
         if (!s->dying && !s->dead) {
             if (ffl_ring_pending(&s->rxfree) && data_rxfree(s) < 0)
                 session_kill(s, "a receive buffer came back that was not out");
@@ -386,6 +388,7 @@ int ffl_instance_start(struct ffl_instance **out, const struct ffl_instance_opts
         ffl_instance_free(in);
         return rc;
     }
+    lost_guard(in); /* after the stack: F-Stack's start has the signal for a while */
     *out = in;
     return 0;
 }
@@ -419,6 +422,7 @@ void ffl_instance_free(struct ffl_instance *in)
         in->sessions = s->next;
         session_free(s);
     }
+    lost_unguard(in);
     run_timed(in, INT64_MAX); /* dead endpoints that only this list knows */
     if (in->stack.ops)
         OPS(in)->stop(ST(in));

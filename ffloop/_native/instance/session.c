@@ -103,20 +103,28 @@ void ep_timer(struct ep *e, int64_t due)
     e->s->in->timed = e;
 }
 
-static void handle_release(struct ffl_session *s, uint32_t handle)
+int ep_handle(struct ffl_session *s)
 {
-    s->table[handle] = NULL;
-    if (handle < s->n)
-        return;
-    if (s->nfreed == s->cap_freed) {
+    if (s->nfreed)
+        return (int)s->freed[--s->nfreed];
+    if (s->fresh >= 2 * s->n)
+        return -EMFILE;
+    if (s->fresh - s->n >= s->cap_freed) { /* room to give it back */
         uint32_t cap = s->cap_freed ? s->cap_freed * 2 : 64;
         uint32_t *grown = realloc(s->freed, cap * sizeof(*grown));
         if (!grown)
-            return; /* this handle is never used again; the quota shrinks by one */
+            return -ENOMEM;
         s->freed = grown;
         s->cap_freed = cap;
     }
-    s->freed[s->nfreed++] = handle;
+    return (int)s->fresh++;
+}
+
+void ep_handle_release(struct ffl_session *s, uint32_t handle)
+{
+    s->table[handle] = NULL;
+    if (handle >= s->n)
+        s->freed[s->nfreed++] = handle;
 }
 
 void ep_close(struct ep *e)
@@ -138,7 +146,7 @@ void ep_close(struct ep *e)
     if (e->in_stalled)
         list_remove(&s->stalled, e);
     e->in_ready = e->in_stalled = false;
-    handle_release(s, e->handle);
+    ep_handle_release(s, e->handle);
     session_post(s,
                  (struct ffl_entry){.op = FFL_OP_CLOSED, .handle = e->handle, .buf = FFL_NO_BUF});
     s->open--;

@@ -2,7 +2,8 @@
  * segment.h - making and mapping the sc's memory, and finding buffers in it.
  *
  * Callers: instance/session.c (create), client/attach.c (map). The instance makes the memfd and
- * seals its size, so that neither side can make the other fault by truncating it.
+ * seals its size, so that neither side can make the other fault by truncating it; holes can be
+ * punched all the same (instance/lost.c).
  */
 #ifndef FFL_SEGMENT_H
 #define FFL_SEGMENT_H
