@@ -777,8 +777,9 @@ def test_sendfile_leaves_flow_control_as_it_is(run_ff, tmp_path):
             with (tmp_path / "file").open("rb") as file:
                 # With a count it returns right after the last write.
                 await asyncio.get_running_loop().sendfile(client.transport, file, 0, 16_000)
-            assert client.calls == ["made", "pause"]
+            rest = [] if sys.version_info >= (3, 14) else ["pause"]  # 3.14 waits for it first
+            assert client.calls == ["made", *rest]
             await server.got(16_000)
-            await until(lambda: client.calls == ["made", "pause", "resume"])
+            await until(lambda: client.calls == ["made", *rest, *(["resume"] if rest else [])])
 
     run_ff(main(), tx_cap=4096)

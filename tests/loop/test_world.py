@@ -300,7 +300,7 @@ def test_tasks_of_ones_own(run, eager, no_leaks):
         if eager:
             kwargs["eager_start"] = True
         task = asyncio.Task(coro, loop=loop, **kwargs)
-        made.append(task.get_coro().__qualname__)
+        made.append(coro.__qualname__)  # the task of one that has ended has it no more
         return task
 
     async def main():
