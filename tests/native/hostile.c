@@ -14,55 +14,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-/* ---- an honest neighbour ------------------------------------------------------------------- */
-
-struct neighbour {
-    struct raw r;
-    uint32_t h;
-    int peer;
-    uint32_t count;
-};
-
-static void neighbour_start(struct neighbour *n)
-{
-    memset(n, 0, sizeof(*n));
-    raw_attach(&n->r);
-    raw_listen(&n->r, 0, "10.0.0.1", 80, 8, FFL_F_ARM_NEW);
-    n->h = raw_accepted(&n->r, 0, 80, &n->peer);
-}
-
-/* A message each way, byte-exact, with nothing else in between. */
-static void neighbour_works(struct neighbour *n)
-{
-    char text[32], back[32];
-    int len = snprintf(text, sizeof(text), "message %u", n->count++);
-    CHECK_EQ(sim_put(n->peer, text, (size_t)len), len);
-    struct ffl_entry e = raw_expect(&n->r, FFL_OP_RECV, n->h);
-    CHECK_EQ(e.arg, len);
-    CHECK(memcmp(raw_rx(&n->r, e.buf), text, (size_t)len) == 0);
-    raw_send(&n->r, n->h, raw_rx(&n->r, e.buf), (size_t)len);
-    raw_give(&n->r, e.buf);
-    turns(2);
-    CHECK_EQ(sim_take(n->peer, back, sizeof(back)), len);
-    CHECK(memcmp(text, back, (size_t)len) == 0);
-}
-
-static void neighbour_end(struct neighbour *n)
-{
-    CHECK(raw_alive(&n->r));
-    sim_shut(n->peer);
-    raw_gone(&n->r);
-    turns(3);
-    CHECK_EQ(ffl_instance_sessions(lab.in), 0);
-    CHECK_EQ(ffl_instance_sockets(lab.in), 0);
-    lab_stop();
-}
-
-static void quiet(void) /* each lie is logged, rightly; not a hundred thousand times here */
-{
-    ffl_log_open(-1, FFL_LOG_ERROR);
-}
-
 /* ---- one lie each -------------------------------------------------------------------------- */
 
 static uint32_t mine; /* a connected handle of the liar */

@@ -147,8 +147,13 @@ int raw_try(struct raw *r, const struct ffl_hello *h)
         rc = ffl_msg_recv(r->sock, &reply, sizeof(reply), fds, &n);
     }
     if (rc != sizeof(reply) || reply.status != FFL_REPLY_OK) {
+        while (rc >= 0 && n > 0)
+            close(fds[--n]);
         close(r->sock);
-        return rc < 0 ? rc : rc == 0 ? -ECONNRESET : (int)reply.status;
+        return rc < 0                ? rc
+               : rc == 0             ? -ECONNRESET
+               : rc != sizeof(reply) ? -EPROTO
+                                     : (int)reply.status;
     }
     CHECK_EQ(n, FFL_ATTACH_FDS);
     CHECK_EQ(ffl_segment_map(&r->map, fds[0]), 0);
@@ -404,4 +409,45 @@ uint32_t raw_accepted(struct raw *r, uint32_t listener, int port, int *peer)
     raw_give(r, e.buf);
     CHECK(e.arg >= (int32_t)r->map.geo.max_sockets);
     return (uint32_t)e.arg;
+}
+
+/* ---- an honest neighbour ------------------------------------------------------------------- */
+
+void neighbour_start(struct neighbour *n)
+{
+    memset(n, 0, sizeof(*n));
+    raw_attach(&n->r);
+    raw_listen(&n->r, 0, "10.0.0.1", 80, 8, FFL_F_ARM_NEW);
+    n->h = raw_accepted(&n->r, 0, 80, &n->peer);
+}
+
+void neighbour_works(struct neighbour *n)
+{
+    char text[32], back[32];
+    int len = snprintf(text, sizeof(text), "message %u", n->count++);
+    CHECK_EQ(sim_put(n->peer, text, (size_t)len), len);
+    struct ffl_entry e = raw_expect(&n->r, FFL_OP_RECV, n->h);
+    CHECK_EQ(e.arg, len);
+    CHECK(memcmp(raw_rx(&n->r, e.buf), text, (size_t)len) == 0);
+    raw_send(&n->r, n->h, raw_rx(&n->r, e.buf), (size_t)len);
+    raw_give(&n->r, e.buf);
+    turns(2);
+    CHECK_EQ(sim_take(n->peer, back, sizeof(back)), len);
+    CHECK(memcmp(text, back, (size_t)len) == 0);
+}
+
+void neighbour_end(struct neighbour *n)
+{
+    CHECK(raw_alive(&n->r));
+    sim_shut(n->peer);
+    raw_gone(&n->r);
+    turns(3);
+    CHECK_EQ(ffl_instance_sessions(lab.in), 0);
+    CHECK_EQ(ffl_instance_sockets(lab.in), 0);
+    lab_stop();
+}
+
+void quiet(void)
+{
+    ffl_log_open(-1, FFL_LOG_ERROR);
 }

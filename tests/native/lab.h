@@ -90,6 +90,22 @@ void raw_connect(struct raw *r, uint32_t handle, const char *ip, int port);
 void raw_send(struct raw *r, uint32_t handle, const void *data, size_t len);
 void raw_op(struct raw *r, enum ffl_op op, uint32_t handle, int32_t arg, uint8_t flags);
 
+/* ---- an honest neighbour ------------------------------------------------------------------- */
+
+struct neighbour {
+    struct raw r;
+    uint32_t h;
+    int peer;
+    uint32_t count;
+};
+
+void neighbour_start(struct neighbour *n); /* on port 80 of 10.0.0.1, on the sim */
+/* A message each way, byte-exact, with nothing else in between. */
+void neighbour_works(struct neighbour *n);
+void neighbour_end(struct neighbour *n); /* the last session: nothing is left; and the lab's end */
+
+void quiet(void); /* each lie is logged, rightly; not a hundred thousand times here */
+
 /* ---- remote peers over the sim ------------------------------------------------------------- */
 
 struct ffl_addr addr4(const char *ip, int port);

@@ -20,6 +20,10 @@
 
 #define FFL_NS_PER_SEC 1000000000LL
 
+/* A side that sleeps looks at its rings so often all the same: a doorbell that was lost delays, and
+ * does not stall. */
+#define FFL_LOOK_NS FFL_NS_PER_SEC
+
 /* CLOCK_MONOTONIC in nanoseconds (vDSO: about 25 ns, no system call). */
 int64_t ffl_now_ns(void);
 

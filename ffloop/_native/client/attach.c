@@ -256,8 +256,10 @@ int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *o, 
     why[0] = '\0';
     int timeout = o->timeout_ms > 0 ? o->timeout_ms : DEFAULT_TIMEOUT_MS;
     struct ffl_client *c = calloc(1, sizeof(*c));
-    if (!c)
+    if (!c) {
+        snprintf(why, whylen, "%s", strerror(ENOMEM));
         return -ENOMEM;
+    }
     *c = (struct ffl_client){.sock = -1,
                              .app_bell = -1,
                              .inst_bell = -1,

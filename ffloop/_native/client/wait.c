@@ -204,13 +204,35 @@ static int collect(struct ffl_client *c, struct ffl_event *ev, int max)
 
 /* ---- kernel events ------------------------------------------------------------------------- */
 
+/* Is there anything for us in the shared memory? */
+bool client_pending(struct ffl_client *c)
+{
+    return ffl_ring_pending(&c->cq) ||
+           (c->waiters && (ffl_ring_pending(&c->txfree) || tx_blocked(c) != c->tx_blocked)) ||
+           (c->over.n &&
+            atomic_load_explicit(&c->sq.ctl->head, memory_order_seq_cst) != c->sq.head);
+}
+
+/* Waits; what the rings turn out to hold ends the wait too (FFL_LOOK_NS). */
+static int epoll_and_look(struct ffl_client *c, int epfd, struct epoll_event *ev, int max,
+                          int64_t timeout_ns)
+{
+    while (!c->dead && (timeout_ns < 0 || timeout_ns > FFL_LOOK_NS)) {
+        int got = ffl_epoll_wait(epfd, ev, max, FFL_LOOK_NS);
+        if (got != 0 || client_pending(c))
+            return got;
+        timeout_ns -= timeout_ns < 0 ? 0 : FFL_LOOK_NS;
+    }
+    return ffl_epoll_wait(epfd, ev, max, timeout_ns);
+}
+
 /* Kernel events as FD events; the doorbell's and the session's are for us. -errno of epoll. */
 static int fd_events(struct ffl_client *c, struct ffl_event *out, int max, int epfd,
                      int64_t timeout_ns)
 {
     struct epoll_event ev[64];
     int room = max < (int)FFL_COUNT(ev) - 2 ? max + 2 : (int)FFL_COUNT(ev);
-    int got = ffl_epoll_wait(epfd, ev, room, timeout_ns), n = 0;
+    int got = epoll_and_look(c, epfd, ev, room, timeout_ns), n = 0;
     if (got < 0)
         return errno == EINTR ? 0 : -errno;
     for (int i = 0; i < got; i++) {
@@ -232,15 +254,6 @@ void client_raise(struct ffl_client *c)
     uint32_t bits =
         FFL_WAIT_QUEUE | (c->waiters ? FFL_WAIT_FREE : 0) | (c->over.n ? FFL_WAIT_SPACE : 0);
     ffl_wait_raise(&c->map.seg->waits.app, bits);
-}
-
-/* Is there anything for us in the shared memory? */
-bool client_pending(struct ffl_client *c)
-{
-    return ffl_ring_pending(&c->cq) ||
-           (c->waiters && (ffl_ring_pending(&c->txfree) || tx_blocked(c) != c->tx_blocked)) ||
-           (c->over.n &&
-            atomic_load_explicit(&c->sq.ctl->head, memory_order_seq_cst) != c->sq.head);
 }
 
 static bool more(const struct ffl_client *c)

@@ -170,6 +170,8 @@ static int64_t next_due(struct ffl_instance *in, int64_t now)
         due = now + TIMED_PERIOD_NS;
     if (in->pending && now + FFL_NS_PER_SEC < due)
         due = now + FFL_NS_PER_SEC;
+    if (in->sessions && now + FFL_LOOK_NS < due)
+        due = now + FFL_LOOK_NS;
     if (in->empty_since && now + TIMED_PERIOD_NS < due)
         due = now + TIMED_PERIOD_NS;
     if (in->draining && in->drain_due < due)
@@ -366,8 +368,10 @@ int ffl_instance_start(struct ffl_instance **out, const struct ffl_instance_opts
 {
     struct ffl_instance *in = calloc(1, sizeof(*in));
     why[0] = '\0';
-    if (!in)
+    if (!in) {
+        snprintf(why, whylen, "%s", strerror(ENOMEM));
         return -ENOMEM;
+    }
     in->o = *o;
     in->ctl = in->stop_fd = in->stats_fd = in->listen_fd = -1;
     ffl_spin_init(&in->spin, o->spin_us);
