@@ -6,12 +6,14 @@ which ends itself when its last session has ended. A log line says which.
 """
 
 import contextlib
+import fcntl
 import itertools
 import os
 import secrets
 import socket
 import subprocess
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,9 +152,8 @@ def start(stack: str) -> str:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind("\0" + name)
         listener.listen(64)
-        fd = listener.fileno()
-        command = [executable(), "--stack", stack, "--embedded", "--listen-fd", str(fd)]
-        with _log_file() as output:
+        with _above_standard(listener) as fd, _log_file() as output:
+            command = [executable(), "--stack", stack, "--embedded", "--listen-fd", str(fd)]
             done = subprocess.run(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -169,7 +170,17 @@ def start(stack: str) -> str:
 
 
 @contextlib.contextmanager
-def _log_file():  # type: ignore[no-untyped-def]
+def _above_standard(sock: socket.socket) -> Iterator[int]:
+    # A daemon may have closed 0, 1 and 2, which are the child's own to replace.
+    fd = fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, 3)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _log_file() -> Iterator[int]:
     # Never the application's own standard error: whoever reads it to its end would wait for the
     # instance. An unnamed file keeps the words of a failed start.
     path = os.environ.get(_LOG_ENV)

@@ -56,11 +56,16 @@ class Loop(SockCalls):
         ring, embedded = _session.take_over(self._config) or _instance.attach(
             self._config, self._index
         )
+        poller = None
         try:
             self._choose_routes(ring.stack)
-            self._poller = Poller(ring, self._instance_down, self._config.spin_us)
-            super().__init__(self._poller)
+            self._poller = poller = Poller(ring, self._instance_down, self._config.spin_us)
+            super().__init__(poller)
         except BaseException:
+            self._closed = True  # nothing is left to __del__
+            if poller is not None:
+                poller.detach()
+                poller.close()
             ring.close()
             raise
         self._ring: Ring | None = ring

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import errno
+import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import struct
@@ -111,6 +113,15 @@ def test_embedded_does_not_hold_the_applications_output(alone):
     )
     assert done.stdout == b"done\n"
     assert done.stderr == b""
+
+
+def test_embedded_without_standard_descriptors(alone):
+    """A daemon has closed them."""
+    code = "import os, ffloop; ffloop.new_event_loop().close(); os._exit(7)"
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-P", "-c", code], timeout=20
+    )
+    assert done.returncode == 7
 
 
 def test_children_find_the_embedded_instance(alone):
@@ -378,6 +389,35 @@ def test_loops_leave_no_descriptor(alone, no_leaks):
 
     for _ in range(20):
         ffloop.run(main())
+
+
+def test_out_of_descriptors(alone, no_leaks, monkeypatch):
+    """Wherever they end while a loop is made: an OSError, and nothing half done."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: failures.append(args.exc_value))
+    failures, refused, made = [], 0, 0
+    keep = ffloop.new_event_loop()  # and its instance
+    used = len(os.listdir("/proc/self/fd"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    top = max(int(fd) for fd in os.listdir("/proc/self/fd"))
+    fill = [os.open("/dev/null", os.O_RDONLY) for _ in range(top + 1 - used)]
+    try:
+        for extra in range(24):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (top + 2 + extra, hard))
+            try:
+                ffloop.new_event_loop().close()
+            except OSError:
+                refused += 1
+            else:
+                made += 1
+            gc.collect()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in fill:
+            os.close(fd)
+        keep.close()
+    assert failures == []
+    assert refused > 3
+    assert made > 3
 
 
 def test_idle_is_idle(alone):

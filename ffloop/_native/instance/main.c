@@ -402,6 +402,7 @@ int main(int argc, char **argv)
         ffl_log(FFL_LOG_WARNING, "NOTIFY_SOCKET cannot be used: %s", strerror(-notify));
     struct sigaction ignore = {.sa_handler = SIG_IGN}, stop = {.sa_handler = on_signal};
     sigaction(SIGPIPE, &ignore, NULL);
+    sigaction(SIGXFSZ, &ignore, NULL); /* shared memory counts as a file: EFBIG says so */
     struct ffl_instance *in;
     if (ffl_instance_start(&in, &o, why, sizeof(why)) < 0) {
         fprintf(stderr, "ffloop-instance: %s\n", why);
