@@ -109,7 +109,8 @@ _Static_assert(sizeof(struct ffl_event) == 16, "event ABI");
  * sleeps in epoll_wait(epfd) for up to timeout_ns (-1: for ever, 0: not at all). Kernel events of
  * epfd are looked at on every sleep and, while the ring is busy, at least every 50 us. epfd must
  * hold the doorbell and the session socket (they give no FD events); -1: sleeps on those alone.
- * Returns the number of events (0: timeout or a signal), at most `max` >= 4, or -errno of epoll.
+ * Returns the number of events, at most `max` >= 4, or -errno of epoll. 0: the timeout, a signal, or
+ * a second asleep (FFL_LOOK_NS), after which the caller looks at its signals and waits again.
  */
 int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epfd,
                     int64_t timeout_ns);

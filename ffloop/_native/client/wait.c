@@ -213,26 +213,13 @@ bool client_pending(struct ffl_client *c)
             atomic_load_explicit(&c->sq.ctl->head, memory_order_seq_cst) != c->sq.head);
 }
 
-/* Waits; what the rings turn out to hold ends the wait too (FFL_LOOK_NS). */
-static int epoll_and_look(struct ffl_client *c, int epfd, struct epoll_event *ev, int max,
-                          int64_t timeout_ns)
-{
-    while (!c->dead && (timeout_ns < 0 || timeout_ns > FFL_LOOK_NS)) {
-        int got = ffl_epoll_wait(epfd, ev, max, FFL_LOOK_NS);
-        if (got != 0 || client_pending(c))
-            return got;
-        timeout_ns -= timeout_ns < 0 ? 0 : FFL_LOOK_NS;
-    }
-    return ffl_epoll_wait(epfd, ev, max, timeout_ns);
-}
-
 /* Kernel events as FD events; the doorbell's and the session's are for us. -errno of epoll. */
 static int fd_events(struct ffl_client *c, struct ffl_event *out, int max, int epfd,
                      int64_t timeout_ns)
 {
     struct epoll_event ev[64];
     int room = max < (int)FFL_COUNT(ev) - 2 ? max + 2 : (int)FFL_COUNT(ev);
-    int got = epoll_and_look(c, epfd, ev, room, timeout_ns), n = 0;
+    int got = ffl_epoll_wait(epfd, ev, room, timeout_ns), n = 0;
     if (got < 0)
         return errno == EINTR ? 0 : -errno;
     for (int i = 0; i < got; i++) {
@@ -264,6 +251,8 @@ static bool more(const struct ffl_client *c)
 int client_sleep(struct ffl_client *c, struct ffl_event *ev, int max, int epfd, int64_t timeout_ns)
 {
     int n = 0;
+    if (timeout_ns < 0 || timeout_ns > FFL_LOOK_NS)
+        timeout_ns = FFL_LOOK_NS;
     client_raise(c);
     if (!client_pending(c)) {
         struct ffl_app_stats *st = &c->map.seg->app;
