@@ -12,14 +12,12 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).resolve().parent
-NATIVE = HERE.parents[1] / "ffloop" / "_native"
 TIME_LIMIT = 60  # seconds a case; the executable's own alarm comes first and says where it was
 STACKS = ("host", "sim")
 BY_STACK = {"seam"}  # run once for each stack, whose name is the argument
@@ -46,45 +44,7 @@ def cases() -> Iterator[object]:
                 yield pytest.param("thread", name, [case], id=f"{name}-{case}-tsan")
 
 
-def tool(name: str) -> str | None:
-    """A program of this Python's environment, activated or not, else of the PATH."""
-    beside = Path(sys.executable).parent / name
-    return str(beside) if beside.exists() else shutil.which(name)
-
-
-def run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.fail(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}", pytrace=False)
-
-
 Build = Callable[[str, str], Path]
-
-
-@pytest.fixture(scope="session")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """build(sanitize, target): the folder that holds the built target."""
-    folders: dict[str, Path] = {}
-    done: set[tuple[str, str]] = set()
-
-    def make(sanitize: str, target: str) -> Path:
-        cmake = tool("cmake")
-        assert cmake, "the C tests need cmake: pip install cmake"
-        if sanitize not in folders:
-            folder = tmp_path_factory.mktemp("native-" + (sanitize or "plain").replace(",", "-"))
-            command = [cmake, "-S", str(NATIVE), "-B", str(folder), "-DFFL_TESTS=ON"]
-            command += [f"-DFFL_SANITIZE={sanitize}", "-DCMAKE_C_FLAGS=-Werror -g"]
-            if ninja := tool("ninja"):
-                command += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
-            run(command)
-            folders[sanitize] = folder
-        if (sanitize, target) not in done:
-            jobs = str(os.cpu_count() or 1)
-            run([cmake, "--build", str(folders[sanitize]), "-j", jobs, "--target", target])
-            done.add((sanitize, target))
-        return folders[sanitize]
-
-    return make
 
 
 @pytest.mark.timeout(TIME_LIMIT + 240)  # the first case of a build waits for the compiler

@@ -1,0 +1,55 @@
+"""Builds the C tests, in a folder outside the sources."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+NATIVE = Path(__file__).resolve().parents[2] / "ffloop" / "_native"
+
+
+def tool(name: str) -> str | None:
+    """A program of this Python's environment, activated or not, else of the PATH."""
+    beside = Path(sys.executable).parent / name
+    return str(beside) if beside.exists() else shutil.which(name)
+
+
+def run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.fail(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}", pytrace=False)
+
+
+Build = Callable[[str, str], Path]
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """build(sanitize, target): the folder that holds the built target."""
+    folders: dict[str, Path] = {}
+    done: set[tuple[str, str]] = set()
+
+    def make(sanitize: str, target: str) -> Path:
+        cmake = tool("cmake")
+        assert cmake, "the C tests need cmake: pip install cmake"
+        if sanitize not in folders:
+            folder = tmp_path_factory.mktemp("native-" + (sanitize or "plain").replace(",", "-"))
+            command = [cmake, "-S", str(NATIVE), "-B", str(folder), "-DFFL_TESTS=ON"]
+            command += [f"-DFFL_SANITIZE={sanitize}", "-DCMAKE_C_FLAGS=-Werror -g"]
+            if ninja := tool("ninja"):
+                command += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+            run(command)
+            folders[sanitize] = folder
+        if (sanitize, target) not in done:
+            jobs = str(os.cpu_count() or 1)
+            run([cmake, "--build", str(folders[sanitize]), "-j", jobs, "--target", target])
+            done.add((sanitize, target))
+        return folders[sanitize]
+
+    return make
