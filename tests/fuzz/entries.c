@@ -1,6 +1,6 @@
 /*
  * entries.c - fuzzes what an instance reads: SQ entries, argument blocks, ids in rx-free, ring
- * words, and memory that changes while it is used.
+ * words, the messages of tickets, and memory that changes while it is used.
  *
  * One instance for the life of the process, on the sim stack with a clock that the input moves. An
  * input is one session's life. Afterwards nothing of it may be left: not a session, not a socket of
@@ -18,6 +18,7 @@ const size_t fuzz_input_max = 16384;
 #define SOCKETS 16 /* of a session: handles [0, 32) */
 #define PEERS 8
 #define HELD 64
+#define TICKETS 2
 
 static int remote_port[2] = {1000, 1001};
 static int remote[2], remote_udp; /* listeners and a datagram socket beyond the network */
@@ -29,6 +30,7 @@ static struct session {
     bool open[2 * SOCKETS], taken[2 * SOCKETS]; /* taken: until CLOSED */
     uint32_t held[HELD], nheld;                 /* receive buffers with us */
     int peer[PEERS], npeers;
+    struct ffl_ticket ticket[TICKETS]; /* fd -1: none */
     bool words_lie; /* ring words were written: our own view says nothing any more */
 } s;
 
@@ -139,6 +141,7 @@ static const uint8_t ops[] = {
     FFL_OP_ARM,    FFL_OP_ARM,    FFL_OP_DISARM,     FFL_OP_SEND,       FFL_OP_SEND,
     FFL_OP_SEND,   FFL_OP_SEND,   FFL_OP_SHUTDOWN,   FFL_OP_CLOSE,      FFL_OP_CONNECT,
     FFL_OP_NAMES,  FFL_OP_NOP,    FFL_OP_SETSOCKOPT, FFL_OP_GETSOCKOPT, FFL_OP_BIND,
+    FFL_OP_EXPORT, FFL_OP_IMPORT, FFL_OP_UNREAD,
 };
 
 /* Argument and buffer as the operation wants them; the input may change either afterwards. */
@@ -146,9 +149,20 @@ static void fill(struct input *in, struct ffl_entry *e)
 {
     struct ffl_addr a;
     struct ffl_optarg o;
+    struct ffl_import i;
+    const struct ffl_ticket *t = &s.ticket[e->flags % TICKETS];
     const void *block = NULL;
     size_t len = 0;
     switch (e->op) {
+    case FFL_OP_EXPORT:
+        e->arg = (int32_t)t->id;
+        return;
+    case FFL_OP_IMPORT:
+        i = (struct ffl_import){t->key, t->id, take(in, 1) % (2 * SOCKETS)};
+        block = &i;
+        len = sizeof(i);
+        break;
+    case FFL_OP_UNREAD:
     case FFL_OP_SOCKET:
         e->arg = (take(in, 1) % 4 ? AF_INET : AF_INET6) |
                  (take(in, 1) % 3 ? SOCK_STREAM : SOCK_DGRAM) << 8;
@@ -194,12 +208,17 @@ static void fill(struct input *in, struct ffl_entry *e)
         e->arg = (int32_t)ffl_buf_size(e->buf);
 }
 
+static bool opens(uint8_t op)
+{
+    return op == FFL_OP_SOCKET || op == FFL_OP_IMPORT;
+}
+
 static bool entry(struct input *in)
 {
     struct ffl_entry e = {.op = ops[take(in, 1) % FFL_COUNT(ops)], .buf = FFL_NO_BUF};
-    e.handle = some_handle(in, e.op != FFL_OP_SOCKET);
+    e.handle = some_handle(in, !opens(e.op));
     if (e.handle == FFL_NO_BUF && e.op != FFL_OP_NOP) { /* none is open, or all are taken */
-        e.op = e.op == FFL_OP_SOCKET ? FFL_OP_NOP : FFL_OP_SOCKET;
+        e.op = opens(e.op) ? FFL_OP_NOP : FFL_OP_SOCKET;
         if (e.op == FFL_OP_SOCKET)
             e.handle = some_handle(in, false);
         if (e.handle == FFL_NO_BUF)
@@ -220,7 +239,7 @@ static bool entry(struct input *in)
         e.arg = (int32_t)take(in, 4);
     else if (lie < 500)
         e.buf = lie % 2 ? take(in, 4) : take(in, 1) % 3 << FFL_BUF_CLASS_SHIFT | take(in, 1);
-    if (e.handle < 2 * SOCKETS && e.op == FFL_OP_SOCKET)
+    if (e.handle < 2 * SOCKETS && opens(e.op))
         s.open[e.handle] = s.taken[e.handle] = true;
     if (e.handle < 2 * SOCKETS && e.op == FFL_OP_CLOSE)
         s.open[e.handle] = false;
@@ -273,6 +292,30 @@ static void peer(struct input *in)
     }
     if (fd >= 0)
         s.peer[s.npeers++] = fd;
+}
+
+/* A ticket is opened, spoken to, or closed. */
+static void ticket(struct input *in)
+{
+    uint32_t k = take(in, 1);
+    struct ffl_ticket *t = &s.ticket[k % TICKETS];
+    struct ffl_ticket_msg m = {.what = take(in, 1) % 5, .n = take(in, 1) % 70};
+    if (t->fd < 0) {
+        if (!lab_ticket(t))
+            t->fd = -1;
+        return;
+    }
+    for (uint32_t i = 0; i < FFL_COUNT(m.handles) && i < m.n; i++)
+        m.handles[i] = take(in, 1) % (2 * SOCKETS);
+    if (wild(in))
+        m.n = take(in, 4);
+    size_t len = k < 240 ? sizeof(m) : take(in, 1) + 1;
+    int fds[2] = {s.r.sock, t->fd}, n = k < 40 ? 1 + (int)(k % 2) : 0; /* no peer of that kind */
+    if (k < 250)
+        (void)ffl_msg_send(t->fd, &m, len < sizeof(m) ? len : sizeof(m), fds,
+                           n); /* or it is gone */
+    else
+        close(t->fd), t->fd = -1;
 }
 
 static void give(struct input *in)
@@ -334,8 +377,10 @@ static void play(struct input *in)
                 return;
         } else if (k < 225) {
             reap_cq(k < 210);
-        } else if (k < 245) {
+        } else if (k < 240) {
             peer(in);
+        } else if (k < 245) {
+            ticket(in);
         } else if (k < 252) {
             give(in);
         } else {
@@ -351,6 +396,9 @@ static void leave(void)
     raw_gone(&s.r);
     while (s.npeers)
         sim_shut(s.peer[--s.npeers]);
+    for (int i = 0; i < TICKETS; i++)
+        if (s.ticket[i].fd >= 0)
+            close(s.ticket[i].fd);
     for (int i = 0;; i++) {
         turns(1);
         ffl_sim_advance(sim, 1000000);
@@ -361,12 +409,13 @@ static void leave(void)
         ffl_sim_count(sim, &n);
         unsigned dying = atomic_load_explicit(&lab.in->page->dying, memory_order_relaxed);
         if (!ffl_instance_sessions(lab.in) && !ffl_instance_sockets(lab.in) && !dying &&
-            n.fds == base_fds)
+            n.fds == base_fds && !lab.in->ntickets && !lab.in->pending)
             break;
         if (i == 1000)
-            FAIL("left: %u sessions, %u of them dying, %u sockets, %u descriptors of the stack",
+            FAIL("left: %u sessions, %u of them dying, %u sockets, %u descriptors of the stack, "
+                 "%u tickets",
                  ffl_instance_sessions(lab.in), dying, ffl_instance_sockets(lab.in),
-                 n.fds - base_fds);
+                 n.fds - base_fds, lab.in->ntickets);
     }
 }
 
@@ -376,6 +425,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!lab.in)
         start();
     memset(&s, 0, sizeof(s));
+    for (int i = 0; i < TICKETS; i++)
+        s.ticket[i].fd = -1;
     raw_attach_sized(&s.r, SOCKETS, 64);
     fuzz_sessions++;
     play(&in);

@@ -28,7 +28,7 @@ static void put(struct raw *r, enum ffl_op op, uint32_t handle, const void *arg,
                    .op = (uint8_t)op, .tag = 7, .handle = handle, .buf = raw_arg(r, arg, len)});
 }
 
-/* Takes what has come; the last handle that was accepted, the last ticket's answer. */
+/* Takes what has come; the last handle that was accepted. */
 static uint32_t reap(struct raw *r)
 {
     struct ffl_entry e;
@@ -43,40 +43,21 @@ static uint32_t reap(struct raw *r)
     return accepted;
 }
 
-/* A ticket: its connection, or -1. */
-static int open_ticket(struct ffl_reply *reply)
-{
-    struct ffl_hello h = {.magic = FFL_MAGIC, .version = FFL_ABI_VERSION, .kind = FFL_HELLO_TICKET};
-    struct sockaddr_un sa;
-    socklen_t len;
-    CHECK_EQ(ffl_unix_addr(lab.path, &sa, &len), 0);
-    int s = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    CHECK_EQ(connect(s, (struct sockaddr *)&sa, len), 0);
-    CHECK_EQ(ffl_msg_send(s, &h, sizeof(h), NULL, 0), sizeof(h));
-    turns(3);
-    if (ffl_msg_recv(s, reply, sizeof(*reply), NULL, NULL) == sizeof(*reply) &&
-        reply->status == FFL_REPLY_OK)
-        return s;
-    close(s);
-    return -1;
-}
-
 static void use_ticket(struct raw *r, uint32_t h)
 {
-    struct ffl_reply reply;
-    int ticket = open_ticket(&reply);
-    if (ticket < 0)
+    struct ffl_ticket t;
+    if (!lab_ticket(&t))
         return;
-    raw_op(r, FFL_OP_EXPORT, h, (int32_t)reply.session, 0);
+    raw_op(r, FFL_OP_EXPORT, h, (int32_t)t.id, 0);
     (void)reap(r);
-    struct ffl_import i = {.key = reply.key, .ticket = reply.session, .handle = h};
+    struct ffl_import i = {.key = t.key, .ticket = t.id, .handle = h};
     put(r, FFL_OP_IMPORT, 5, &i, sizeof(i));
     (void)reap(r);
     raw_put(r, (struct ffl_entry){
                    .op = FFL_OP_UNREAD, .handle = h, .arg = 3, .buf = raw_arg(r, "abc", 3)});
     raw_op(r, FFL_OP_ARM, 5, 0, 0);
     (void)reap(r);
-    close(ticket);
+    close(t.fd);
 }
 
 static void serve_one(struct raw *r, uint32_t h, int peer)

@@ -562,6 +562,78 @@ TEST(handshake_silence)
     neighbour_end(&n);
 }
 
+/* Somebody whom a ticket brings in, and the end that the instance has: we keep a copy. */
+static void bring(const struct ffl_ticket *t, int ends[2])
+{
+    struct ffl_ticket_msg m = {.what = FFL_TICKET_CONNECT};
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
+    CHECK_EQ(ffl_msg_send(t->fd, &m, sizeof(m), &ends[1], 1), sizeof(m));
+    turns(2);
+}
+
+/* Closing its descriptor is not enough for the instance to be rid of a socket that we have too: it
+ * still makes events, for a session, a waiting place, a ticket that is no more. */
+TEST(ticket_with_kept_copies)
+{
+    const struct ffl_hello h = {
+        .magic = FFL_MAGIC, .version = FFL_ABI_VERSION, .kind = FFL_HELLO_ATTACH};
+    struct neighbour n;
+    lab_start("clock=manual");
+    neighbour_start(&n);
+    quiet();
+    int fds = test_open_fds();
+    for (uint32_t kind = 0; kind < 5; kind++) { /* 0 and 4: no kind of hello */
+        struct ffl_hello hello = h;
+        struct ffl_ticket t;
+        int ends[2];
+        char text[600];
+        CHECK(lab_ticket(&t));
+        bring(&t, ends);
+        hello.kind = kind;
+        CHECK_EQ(ffl_msg_send(ends[0], &hello, sizeof(hello), NULL, 0), sizeof(hello));
+        turns(3);
+        CHECK(recv(ends[0], text, sizeof(text), 0) > 0);
+        close(ends[0]);
+        turns(3);
+        neighbour_works(&n);
+        close(ends[1]);
+        CHECK_EQ(ffl_msg_send(t.fd, &h, sizeof(h), &t.fd, 1),
+                 sizeof(h)); /* no message of a ticket */
+        turns(3);
+        close(t.fd);
+        turns(3);
+        CHECK_EQ(lab_sessions(), 1);
+        CHECK_EQ(lab.in->ntickets, 0);
+        CHECK_EQ(test_open_fds(), fds);
+    }
+    neighbour_end(&n);
+}
+
+/* O_NONBLOCK is the file's: of a socket that we have too, we can clear it. */
+TEST(ticket_with_a_socket_that_blocks)
+{
+    struct ffl_hello h = {.magic = FFL_MAGIC, .version = FFL_ABI_VERSION, .kind = FFL_HELLO_STATS};
+    struct neighbour n;
+    struct ffl_ticket t;
+    int ends[2];
+    lab_start("clock=manual");
+    neighbour_start(&n);
+    quiet();
+    CHECK(lab_ticket(&t));
+    bring(&t, ends);
+    while (send(ends[1], &h, sizeof(h), MSG_DONTWAIT) > 0) /* no room for the answer */
+        ;
+    CHECK_EQ(fcntl(ends[1], F_SETFL, 0), 0);
+    CHECK_EQ(ffl_msg_send(ends[0], &h, sizeof(h), NULL, 0), sizeof(h));
+    turns(3);
+    neighbour_works(&n);
+    close(ends[0]);
+    close(ends[1]);
+    close(t.fd);
+    turns(3);
+    neighbour_end(&n);
+}
+
 /* ---- a lying instance ---------------------------------------------------------------------- */
 
 struct fake {
@@ -596,7 +668,7 @@ static void fake_open(struct fake *f)
     CHECK_EQ(pthread_create(&f->thread, NULL, fake_attach, f), 0);
     f->peer = accept4(f->listener, NULL, NULL, SOCK_CLOEXEC);
     CHECK(f->peer >= 0);
-    CHECK_EQ(ffl_msg_recv(f->peer, &h, sizeof(h), NULL, NULL), sizeof(h));
+    CHECK_EQ(recv(f->peer, &h, sizeof(h), 0), sizeof(h));
 }
 
 static void fake_close(struct fake *f)

@@ -207,6 +207,12 @@ static int set_up(struct ffl_client *c, int memfd)
 
 static void client_free(struct ffl_client *c)
 {
+    while (c->ready_head) { /* some of these are in no table any more */
+        struct csock *s = c->ready_head;
+        c->ready_head = s->ready_next;
+        if (s->gone)
+            csock_free(c, s);
+    }
     for (uint32_t h = 0; c->table && h < 2 * c->n; h++)
         if (c->table[h])
             csock_free(c, c->table[h]);

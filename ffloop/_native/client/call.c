@@ -64,17 +64,23 @@ void client_flush_over(struct ffl_client *c)
     client_publish(c);
 }
 
-uint32_t client_arg(struct ffl_client *c, const void *data, size_t len)
+uint32_t client_buf(struct ffl_client *c, uint32_t want)
 {
-    uint32_t buf = ffl_pool_get(&c->tx, (uint32_t)len);
+    uint32_t buf = ffl_pool_get(&c->tx, want);
     if (buf == FFL_NO_BUF) {
         client_reap(c); /* returned buffers may be waiting */
-        buf = ffl_pool_get(&c->tx, (uint32_t)len);
+        buf = ffl_pool_get(&c->tx, want);
     }
-    if (buf == FFL_NO_BUF)
-        return buf;
-    c->tx_serial[ffl_buf_slot(&c->tx.geo, buf)] = 0; /* charged to no socket */
-    memcpy((char *)c->map.seg + ffl_buf_off(&c->tx.geo, buf), data, len);
+    if (buf != FFL_NO_BUF)
+        c->tx_serial[ffl_buf_slot(&c->tx.geo, buf)] = 0; /* charged to no socket */
+    return buf;
+}
+
+uint32_t client_arg(struct ffl_client *c, const void *data, size_t len)
+{
+    uint32_t buf = client_buf(c, (uint32_t)len);
+    if (buf != FFL_NO_BUF) /* every class holds every block */
+        memcpy((char *)c->map.seg + ffl_buf_off(&c->tx.geo, buf), data, len);
     return buf;
 }
 

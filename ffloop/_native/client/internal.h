@@ -125,7 +125,9 @@ void client_put(struct ffl_client *c, struct ffl_entry e); /* to be published so
 void client_publish(struct ffl_client *c);
 void client_flush_over(struct ffl_client *c);
 void client_bell(struct ffl_client *c);
-uint32_t client_arg(struct ffl_client *c, const void *data, size_t len); /* a buffer, or NO_BUF */
+/* A transmit buffer, perhaps a smaller one than that, or NO_BUF; and one with an argument block. */
+uint32_t client_buf(struct ffl_client *c, uint32_t want);
+uint32_t client_arg(struct ffl_client *c, const void *data, size_t len);
 /* Submits with a tag and waits. The answer's buffer is copied to out (up to len). */
 int client_call(struct ffl_client *c, struct ffl_entry e, void *out, size_t len);
 

@@ -8,10 +8,13 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#define TELL_TIMEOUT_MS 10000
 
 int ffl_client_ticket(const struct ffl_client_opts *o, struct ffl_ticket *out, char *why,
                       size_t whylen)
@@ -32,13 +35,24 @@ int ffl_client_ticket(const struct ffl_client_opts *o, struct ffl_ticket *out, c
     return out->fd < 0 ? out->fd : 0;
 }
 
+/* Waits for room where the instance is behind with reading. */
+static int tell(int ticket, const struct ffl_ticket_msg *m, const int *fds, int nfds)
+{
+    struct pollfd p = {.fd = ticket, .events = POLLOUT};
+    int rc;
+    while ((rc = ffl_msg_send(ticket, m, sizeof(*m), fds, nfds)) == -EAGAIN)
+        if (poll(&p, 1, TELL_TIMEOUT_MS) == 0)
+            return -ETIMEDOUT;
+    return rc;
+}
+
 int ffl_ticket_send(int fd, enum ffl_ticket_what what, const uint32_t *handles, uint32_t n)
 {
     do {
         struct ffl_ticket_msg m = {.what = what};
         m.n = n < FFL_COUNT(m.handles) ? n : (uint32_t)FFL_COUNT(m.handles);
         memcpy(m.handles, handles, m.n * sizeof(*handles));
-        int rc = ffl_msg_send(fd, &m, sizeof(m), NULL, 0);
+        int rc = tell(fd, &m, NULL, 0);
         if (rc < 0)
             return rc;
         handles += m.n;
@@ -54,7 +68,7 @@ int client_connect_via(int ticket)
     int ends[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
         return -errno;
-    int rc = ffl_msg_send(ticket, &m, sizeof(m), &ends[1], 1);
+    int rc = tell(ticket, &m, &ends[1], 1);
     close(ends[1]);
     if (rc >= 0)
         return ends[0];
@@ -77,13 +91,17 @@ int ffl_client_give_back(struct ffl_client *c, int h)
     struct csock *s = client_sock(c, h);
     if (!s || c->dead || !s->rx_head || s->type != SOCK_STREAM)
         return 0;
-    uint8_t data[4096];
     while (s->rx_head) {
-        int64_t n = ffl_client_recv(c, h, data, sizeof(data), 0, NULL, NULL);
-        uint32_t buf = client_arg(c, data, (size_t)n);
+        uint32_t buf = client_buf(c, ffl_class_size(1));
         if (buf == FFL_NO_BUF) { /* it stays: better here than nowhere */
             client_die(c, ENOBUFS, "no buffer to give received bytes back in");
             return -ENOBUFS;
+        }
+        void *to = (char *)c->map.seg + ffl_buf_off(&c->tx.geo, buf);
+        int64_t n = ffl_client_recv(c, h, to, ffl_buf_size(buf), 0, NULL, NULL);
+        if (n < 0) {
+            (void)ffl_pool_put(&c->tx, buf); /* it was ours: cannot fail */
+            return (int)n;
         }
         client_submit(c,
                       (struct ffl_entry){

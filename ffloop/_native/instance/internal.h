@@ -145,6 +145,9 @@ struct ffl_instance {
 int listen_open(struct ffl_instance *in, char *why, size_t whylen);
 void listen_close(struct ffl_instance *in);
 int ctl_add(struct ffl_instance *in, int fd, uint32_t events, struct src *src);
+/* Takes it out and closes it: where another process holds the same file, as an application does of
+ * its bells and of a socket that it has handed over, closing ours would leave it in the epoll. */
+void ctl_drop(struct ffl_instance *in, int *fd);
 /* Waits up to timeout_ns for the control epoll and handles what came. */
 void ctl_wait(struct ffl_instance *in, int64_t timeout_ns);
 

@@ -34,6 +34,15 @@ int ctl_add(struct ffl_instance *in, int fd, uint32_t events, struct src *src)
     return epoll_ctl(in->ctl, EPOLL_CTL_ADD, fd, &ev) < 0 ? -errno : 0;
 }
 
+void ctl_drop(struct ffl_instance *in, int *fd)
+{
+    if (*fd < 0)
+        return;
+    (void)epoll_ctl(in->ctl, EPOLL_CTL_DEL, *fd, NULL); /* ENOENT: it was never added */
+    close(*fd);
+    *fd = -1;
+}
+
 /* ---- opening ------------------------------------------------------------------------------- */
 
 /* A socket file that nobody listens on any more is removed; a live one is -EADDRINUSE. */
@@ -132,8 +141,7 @@ int listen_open(struct ffl_instance *in, char *why, size_t whylen)
 static void pending_drop(struct pending *p)
 {
     if (p->sock >= 0) {
-        close(p->sock);
-        p->sock = -1;
+        ctl_drop(p->in, &p->sock);
         atomic_fetch_sub_explicit(&p->in->page->pending, 1, memory_order_relaxed);
     }
 }
@@ -199,8 +207,12 @@ static void accept_peers(struct ffl_instance *in)
 
 void listen_trusted(struct ffl_instance *in, int sock)
 {
-    (void)fcntl(sock, F_SETFL, O_NONBLOCK); /* it is open, and a socket or useless */
-    add_pending(in, sock, true);
+    int domain = 0;
+    socklen_t len = sizeof(domain);
+    if (getsockopt(sock, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_UNIX)
+        add_pending(in, sock, true);
+    else
+        close(sock);
 }
 
 static void send_reply(struct ffl_instance *in, int sock, struct ffl_reply *r, const int *fds,

@@ -349,21 +349,13 @@ static void close_fd(int *fd)
     *fd = -1;
 }
 
-/* The application holds the same eventfd: closing ours would leave it in the control epoll. */
-static void close_bell(struct ffl_session *s)
-{
-    if (s->inst_bell >= 0)
-        epoll_ctl(s->in->ctl, EPOLL_CTL_DEL, s->inst_bell, NULL);
-    close_fd(&s->inst_bell);
-}
-
 void session_free(struct ffl_session *s)
 {
     stats_session_end(s);
-    close_fd(&s->sock);
+    ctl_drop(s->in, &s->sock);
     close_fd(&s->pidfd);
     close_fd(&s->app_bell);
-    close_bell(s);
+    ctl_drop(s->in, &s->inst_bell);
     ffl_pool_fini(&s->rx);
     ffl_segment_drop(&s->map);
     free(s->table);
@@ -383,9 +375,9 @@ static void go_dying(struct ffl_session *s)
     in->nsessions--;
     atomic_store_explicit(&in->page->sessions, in->nsessions, memory_order_relaxed);
     atomic_fetch_add_explicit(&in->page->dying, 1, memory_order_relaxed);
-    close_fd(&s->sock);
+    ctl_drop(s->in, &s->sock);
     close_fd(&s->pidfd);
-    close_bell(s);
+    ctl_drop(s->in, &s->inst_bell);
     for (uint32_t h = 0; h < s->fresh; h++) { /* fresh >= n: both ranges */
         struct ep *e = s->table[h];
         if (!e)

@@ -250,7 +250,7 @@ void ticket_end(struct ticket *t)
             break;
         }
     in->ntickets--;
-    close(t->sock);
+    ctl_drop(in, &t->sock);
     free(t);
 }
 

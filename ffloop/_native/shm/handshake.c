@@ -46,7 +46,7 @@ int ffl_msg_send(int sock, const void *data, size_t len, const int *fds, int nfd
     }
     ssize_t n;
     do
-        n = sendmsg(sock, &msg, MSG_NOSIGNAL);
+        n = sendmsg(sock, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
     while (n < 0 && errno == EINTR);
     return n < 0 ? -errno : (int)n;
 }
@@ -84,7 +84,7 @@ int ffl_msg_recv(int sock, void *data, size_t len, int *fds, int *nfds)
     int own[MAX_FDS];
     ssize_t n;
     do
-        n = recvmsg(sock, &msg, MSG_CMSG_CLOEXEC);
+        n = recvmsg(sock, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
     while (n < 0 && errno == EINTR);
     if (n < 0)
         return -errno;

@@ -68,8 +68,8 @@ struct ffl_ticket_msg {
  * or -EINVAL. */
 int ffl_unix_addr(const char *path, struct sockaddr_un *sa, socklen_t *len);
 
-/* Sends / receives one message with up to nfds descriptors (received CLOEXEC). Returns the bytes
- * of the message, or -errno. recv: *nfds in: room, out: received; a truncated control message
+/* Sends / receives one message with up to nfds descriptors (received CLOEXEC). Never waits, whatever
+ * the socket's O_NONBLOCK says, which a peer may share. Returns the bytes of the message, or -errno. recv: *nfds in: room, out: received; a truncated control message
  * closes what came and is -EPROTO. */
 int ffl_msg_send(int sock, const void *data, size_t len, const int *fds, int nfds);
 int ffl_msg_recv(int sock, void *data, size_t len, int *fds, int *nfds);
