@@ -310,7 +310,7 @@ static void ticket(struct input *in)
     if (wild(in))
         m.n = take(in, 4);
     size_t len = k < 240 ? sizeof(m) : take(in, 1) + 1;
-    int fds[2] = {s.r.sock, t->fd}, n = k < 40 ? 1 + (int)(k % 2) : 0; /* no peer of that kind */
+    int fds[2] = {s.r.app_bell, s.r.inst_bell}, n = k < 40 ? 1 + (int)(k % 2) : 0;
     if (k < 250)
         (void)ffl_msg_send(t->fd, &m, len < sizeof(m) ? len : sizeof(m), fds,
                            n); /* or it is gone */

@@ -24,7 +24,8 @@ BY_STACK = {"seam"}  # run once for each stack, whose name is the argument
 ALL_HUGE_PAGES = {"r7_punched_huge_pages"}  # take every huge page of the system for a moment
 SANITIZE = os.environ.get("FFL_SANITIZE", "")
 CORPUS = HERE.parent / "fuzz" / "corpus"
-FUZZ = {"entries": 200_000, "hello": 10_000, "client": 200_000}  # targets, and how many units of random input
+# Targets, and how many units of random input.
+FUZZ = {"entries": 200_000, "hello": 10_000, "client": 200_000}
 
 
 def cases() -> Iterator[object]:
