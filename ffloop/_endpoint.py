@@ -217,7 +217,7 @@ class Endpoint:
         self.on_readable()
 
     def on_accept(self, handle: int, off: int) -> None:
-        self.open_ring().close_socket(handle, abort=True)
+        self.open_ring().return_socket(handle)
 
     def on_down(self, exc: OSError) -> None:
         self.ring = None

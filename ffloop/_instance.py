@@ -142,8 +142,13 @@ def _embedded(config: Config, timeout_ms: int | None, make: type[Ring]) -> Ring:
             with contextlib.suppress(InstanceError):
                 return make(path, config, timeout_ms)
         path = start(config.stack or "host")
-        os.environ[_ENV] = path
+        embed(path)
         return make(path, config, timeout_ms)
+
+
+def embed(path: str) -> None:
+    """Makes the embedded instance at `path` this process tree's."""
+    os.environ[_ENV] = path
 
 
 def start(stack: str) -> str:

@@ -15,7 +15,7 @@ import ssl as ssl_module
 import weakref
 from typing import Any
 
-from . import _config, _instance, _session
+from . import _config, _instance, _prefork, _session
 from ._datagram import DatagramTransport, open_datagram
 from ._errors import ConfigError, InstanceError, gone
 from ._handed import Handed
@@ -503,6 +503,7 @@ class Loop(SockCalls):
                 ssl_shutdown_timeout,
                 *more,
             )
+            _prefork.serving(self)
             return
         self._own_ring(stack)
         listener = Listener(
@@ -517,6 +518,7 @@ class Loop(SockCalls):
         )
         listener.start()
         self._listeners[stack] = listener
+        _prefork.serving(self)
 
     def _stop_serving(self, sock: Any) -> None:
         stack = stack_socket(sock)
@@ -527,6 +529,12 @@ class Loop(SockCalls):
         if listener is not None:
             listener.stop()
         sock.close()
+
+    def _retire(self) -> None:
+        """Serves no new connection on the stack: the listeners are closed, what waits in them is
+        for those that share their addresses. Servers do not know of it; connections go on."""
+        for sock in list(self._listeners):
+            self._stop_serving(sock)
 
     # ---- the instance goes and comes back ----
 

@@ -225,6 +225,12 @@ class Ring:
             self.streams.pop(handle, None)
             lib.ffl_client_close(self.c, handle, abort)
 
+    def return_socket(self, handle: int) -> None:
+        """Closes an accepted socket that nobody has used: another process that shares its listener
+        gets it, with what came on it."""
+        if self._client is not None:
+            lib.ffl_client_return(self.c, handle)
+
     def bind(self, handle: int, family: int, address: Any) -> None:
         packed = _addr(encode(family, address, "bind"))
         result: int = lib.ffl_client_bind(self._alive(), handle, packed)
@@ -413,7 +419,7 @@ def receive(ring: Ring, kind: int, handle: int, arg: int, off: int) -> None:
     receiver = ring.receivers.get(handle)
     if receiver is None:
         if kind == EV_ACCEPT:  # its listener was closed by an earlier event
-            ring.close_socket(arg, abort=True)
+            ring.return_socket(arg)
     elif kind == EV_DATA:
         receiver.on_data(off, arg)
     elif kind == EV_ACCEPT:

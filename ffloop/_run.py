@@ -7,6 +7,7 @@ spawns (uvicorn's and hypercorn's workers) are prepared in the same way.
 
 import argparse
 import asyncio
+import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -17,6 +18,7 @@ import re
 import runpy
 import sys
 import types
+from collections.abc import Callable
 from typing import Any
 
 from . import _config, _instance, _prefork
@@ -24,6 +26,7 @@ from ._errors import ConfigError, InstanceError
 from ._log import log
 from ._loop import Loop, new_event_loop
 from ._policy import FFLoopPolicy, install
+from ._ring import keep_alive
 
 _APP = re.compile(r"[\w.]+:[\w.]+")
 _VARIABLES = {
@@ -65,9 +68,16 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--workers",
         type=int,
-        default=1,
         metavar="N",
-        help="processes; the i-th uses the i-th instance, where several run",
+        help="processes; the i-th uses the i-th instance, where several run. SIGHUP replaces them, "
+        "and no connection is lost",
+    )
+    add(
+        "--grace",
+        type=float,
+        default=1.0,
+        metavar="SECONDS",
+        help="with --workers: how long those that were replaced go on before SIGTERM (1)",
     )
     add("--host", help="of an app: 127.0.0.1 with the host stack, else 0.0.0.0")
     add("--port", type=int, default=8000, help="of an app: 8000")
@@ -81,32 +91,57 @@ def _command(args: argparse.Namespace) -> int:
         after = argparse.ArgumentParser(prog=args.parser.prog, usage=args.parser.usage)
         _add_options(after)
         after.parse_args(args.rest, args)  # options may follow the app's name
-    if args.workers < 1:
+    if args.workers is not None and args.workers < 1:
         args.parser.error(f"--workers {args.workers}: 1 or more")
-    if args.workers > 1 and args.port == 0 and not script:
-        args.parser.error("--port 0 with several workers: they would listen on different ports")
+    if args.workers is not None and args.port == 0 and not script:
+        args.parser.error("--port 0 with --workers: they would listen on different ports")
+    if not 0 <= args.grace < 3600:
+        args.parser.error(f"--grace {args.grace}: seconds, 0 to 3600")
     for name, variable in _VARIABLES.items():
         if getattr(args, name) is not None:
             os.environ[variable] = getattr(args, name)
 
-    def work(number: int) -> int:
-        if args.workers > 1:
-            _become_worker(number)
+    def serve() -> int:
         return _script(args.target, args.rest) if script else _app(args)
 
     try:
-        _config.load()
-        return work(0) if args.workers == 1 else _prefork.run(args.workers, work)
+        config = _config.load()
+        return serve() if args.workers is None else _serve_with_workers(args, config, serve)
     except (_Refused, ConfigError, InstanceError) as exc:
         print(f"ffloop run: {exc}", file=sys.stderr)
         return 1
 
 
-def _become_worker(number: int) -> None:
-    config = _config.load()
-    os.environ["FF_NB_FSTACK_INSTANCE"] = str(max(config.instances, _instance.running(config)))
-    os.environ["FF_PROC_ID"] = str(config.proc_id + number)
-    os.environ["FFLOOP_REUSE_PORT"] = "1"
+def _serve_with_workers(
+    args: argparse.Namespace, config: _config.Config, serve: Callable[[], int]
+) -> int:
+    with contextlib.ExitStack() as kept:
+        embedded = _embedded_instances(args.workers, config, kept)
+
+        def work(number: int) -> int:
+            kept.close()  # the parent has its own
+            instances = max(config.instances, _instance.running(config))
+            os.environ["FF_NB_FSTACK_INSTANCE"] = str(instances)
+            os.environ["FF_PROC_ID"] = str(config.proc_id + number)
+            os.environ["FFLOOP_REUSE_PORT"] = "1"
+            if embedded:
+                _instance.embed(embedded[number])
+            return serve()
+
+        return _prefork.run(args.workers, work, args.grace)
+
+
+def _embedded_instances(
+    count: int, config: _config.Config, kept: contextlib.ExitStack
+) -> list[str]:
+    """One for each worker, where none runs that they could use: it stays while the worker is
+    replaced, and goes with `kept`."""
+    if config.instance is not None or config.stack == "fstack" or _instance.running(config):
+        return []
+    paths = [_instance.start(config.stack or "host") for _ in range(count)]
+    for path in paths:
+        kept.callback(os.close, keep_alive(path))
+    return paths
 
 
 class _Stderr(logging.StreamHandler[Any]):

@@ -1,8 +1,10 @@
 """`ffloop run`: scripts and apps unchanged, workers, signals, and what it says of mistakes."""
 
+import asyncio
 import contextlib
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -122,7 +124,7 @@ def test_signals_reach_each_worker_once(tmp_path):
         "async def main():\n"
         "    loop, done = asyncio.get_running_loop(), asyncio.Event()\n"
         "    loop.add_signal_handler(signal.SIGUSR1, say, 'usr1')\n"
-        "    loop.add_signal_handler(signal.SIGHUP, done.set)\n"
+        "    loop.add_signal_handler(signal.SIGTERM, done.set)\n"
         "    say('ready')\n"
         "    await done.wait()\n"
         "asyncio.run(main())\n"
@@ -131,8 +133,96 @@ def test_signals_reach_each_worker_once(tmp_path):
         made.wait_for("ready", 3)
         os.killpg(made.popen.pid, signal.SIGUSR1)  # as a terminal's: to the whole group
         made.wait_for("usr1", 3)
-        assert made.stop(signal.SIGHUP) == 0
+        assert made.stop() == 0
         assert made.output.count("usr1") == 3
+
+
+def pids(port, count):
+    """Of the workers that answer, once they are so many."""
+    found = set()
+    while len(found) < count:
+        found.add(get(port)["pid"])
+    return found
+
+
+async def ask(port, answers, failures, stop):
+    """A request a connection."""
+    while not stop.is_set():
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            answer = await asyncio.wait_for(reader.read(), 20)
+            writer.close()
+        except (OSError, TimeoutError) as exc:
+            answer = exc
+        told = re.search(rb'"pid": (\d+)', answer) if isinstance(answer, bytes) else None
+        if told:
+            answers.append(int(told[1]))
+        else:
+            failures.append(answer)
+
+
+@pytest.mark.parametrize("target", ["asgi:app", "aio:app"])
+def test_reload(apps, target):
+    """SIGHUP under load: every worker is another afterwards, and no request failed."""
+    pytest.importorskip("uvicorn" if target.startswith("asgi") else "aiohttp")
+    port = unused_port()
+    argv = (FFLOOP, "run", "--workers=2", "--grace=0.2", f"--port={port}", target)
+
+    async def main(made):
+        answers, failures, stop = [], [], asyncio.Event()
+        asking = [asyncio.create_task(ask(port, answers, failures, stop)) for _ in range(16)]
+        for reload in (1, 2):
+            before = len(answers)
+            made.popen.send_signal(signal.SIGHUP)
+            while made.output.count("reload: done") < reload:
+                assert made.popen.poll() is None
+                await asyncio.sleep(0.01)
+            assert len(answers) > before
+        stop.set()
+        await asyncio.gather(*asking)
+        return set(answers), failures
+
+    with server(*argv, port=port) as made:
+        first = pids(port, 2)
+        answered, failures = asyncio.run(main(made))
+        last = pids(port, 2)
+        assert not failures, failures[:5]
+        assert not first & last
+        assert answered > first  # and others
+        for pid in first:
+            while pathlib.Path(f"/proc/{pid}").exists():
+                time.sleep(0.01)
+        assert made.stop() == 0
+        assert "left" not in made.output
+
+
+@pytest.mark.parametrize("how", ["broken", "silent"])
+def test_a_reload_that_fails(apps, how, monkeypatch):
+    """The old workers go on; so does the parent, to the next one."""
+    port = unused_port()
+    with server(FFLOOP, "run", "--workers=2", f"--port={port}", "aio:app", port=port) as made:
+        first = pids(port, 2)
+        good = pathlib.Path("aio.py").read_text()
+        if how == "silent":  # until its time is up
+            pathlib.Path("aio.py").write_text("import time; time.sleep(1000)")
+            made.popen.send_signal(signal.SIGHUP)
+            made.wait_for("reload: starting new workers")
+            made.popen.send_signal(signal.SIGHUP)
+            made.wait_for("SIGHUP while a reload is under way")
+            assert pids(port, 2) == first
+            assert made.stop() == 0
+            return
+        pathlib.Path("aio.py").write_text("1/0")
+        made.popen.send_signal(signal.SIGHUP)
+        made.wait_for("reload given up, the old workers stay: worker")
+        assert "ended with status 1 before it served" in made.output
+        assert pids(port, 2) == first
+        pathlib.Path("aio.py").write_text(good)
+        made.popen.send_signal(signal.SIGHUP)
+        made.wait_for("reload: done, 2 workers")
+        assert not pids(port, 2) & first
+        assert made.stop() == 0
 
 
 def test_workers_do_not_outlive_the_parent(apps):

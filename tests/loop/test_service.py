@@ -130,6 +130,35 @@ def test_other_users(no_leaks, service):
 
 
 @root
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+def test_users_do_not_share_ports(service, kind):
+    """SO_REUSEPORT is for one user's processes, as with the kernel, though to the stack every
+    socket is the instance's."""
+    _, path = service("--any-user")
+
+    async def bind(address, expected=None):
+        loop = asyncio.get_running_loop()
+        with pytest.raises(expected) if expected else contextlib.nullcontext():
+            if kind == "tcp":
+                server = await loop.create_server(Log, *address, reuse_port=True)
+                return server.sockets[0].getsockname()
+            made = await loop.create_datagram_endpoint(Log, address, reuse_port=True)
+            return made[0].get_extra_info("sockname")
+        return None
+
+    with asyncio.Runner(loop_factory=lambda: ffloop.new_event_loop(instance=path)) as mine:
+        address = mine.run(bind((HOST, 0)))
+        for host in (HOST, "0.0.0.0"):
+            with (
+                as_user(OTHER),
+                asyncio.Runner(loop_factory=lambda: ffloop.new_event_loop(instance=path)) as theirs,
+            ):
+                theirs.run(bind((host, address[1]), OSError))
+        with asyncio.Runner(loop_factory=lambda: ffloop.new_event_loop(instance=path)) as second:
+            assert second.run(bind(address)) == address
+
+
+@root
 @pytest.mark.parametrize("option", ["--any-user", "--allow-user"])
 def test_admitted_users(service, option):
     _, path = service(option, *([str(OTHER)] if option == "--allow-user" else []))

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #define DEFAULT_TIMEOUT_MS 10000
+#define LAST_CALLS_MS 500
 #define DEFAULT_TX_CAP (1024 * 1024)
 
 static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -322,6 +323,28 @@ static void flush_submissions(struct ffl_client *c)
     }
 }
 
+/* Listeners go first: who shares them gets what nobody here will use. */
+static void close_listeners(struct ffl_client *c)
+{
+    bool any = false;
+    for (uint32_t h = 0; h < 2 * c->n && !c->dead; h++) {
+        struct csock *s = c->table[h];
+        any |= s && (s->listener || s->returning);
+        if (s && s->listener && !s->closing)
+            (void)ffl_client_close(c, (int)h, false);
+    }
+    if (!any)
+        return;
+    int usual = c->timeout_ms;
+    if (usual > LAST_CALLS_MS)
+        c->timeout_ms = LAST_CALLS_MS;
+    /* One round trip for what is on its way to us, one to settle that. Without an answer the
+     * instance resets what is left. */
+    if (ffl_client_ping(c) == 0)
+        (void)ffl_client_ping(c);
+    c->timeout_ms = usual;
+}
+
 void ffl_client_detach(struct ffl_client *c)
 {
     pthread_mutex_lock(&all_lock);
@@ -331,6 +354,7 @@ void ffl_client_detach(struct ffl_client *c)
             break;
         }
     pthread_mutex_unlock(&all_lock);
+    close_listeners(c);
     flush_submissions(c);
     client_free(c);
 }

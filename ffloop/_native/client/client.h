@@ -60,7 +60,8 @@ int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *opt
 void ffl_client_at_fork(void);
 
 /* Ends the session; the instance sends what was submitted, then closes the sockets. Frees `c`.
- * Waits only when the SQ is full, until it has taken what was submitted. */
+ * Waits only when the SQ is full, until it has taken what was submitted; and with listeners, a second
+ * at most, until what they accepted ahead was returned. */
 void ffl_client_detach(struct ffl_client *c);
 
 /* 0, or -errno: the session is gone (-ECONNRESET), or the instance broke the protocol (-EPROTO).
@@ -249,6 +250,10 @@ int ffl_client_shutdown(struct ffl_client *c, int h, int how); /* ordered after 
 /* Ordered after the sends before it; abort drops them instead. Never fails; FFL_EV_CLOSED follows
  * (not for a client that is dead, and not for an accepted socket that was never handed on). */
 int ffl_client_close(struct ffl_client *c, int h, bool abort);
+
+/* Closes an accepted socket that nobody has used: a session that shares the listener gets it, with
+ * what came on it; reset if there is none. */
+int ffl_client_return(struct ffl_client *c, int h);
 
 /* The socket's pending error, as SO_ERROR gives it: cleared by the call. */
 int ffl_client_take_error(struct ffl_client *c, int h);

@@ -41,8 +41,9 @@ struct csock {
     bool eof, eof_given, shut_wr, closing;
     bool want_r, want_w, waiting_w, in_ready;
     bool give_connect, give_error;
-    void *watch; /* not NULL: no events, ffl_client_next gives this */
-    bool gone;   /* closed, out of the table, still in the ready list */
+    void *watch;    /* not NULL: no events, ffl_client_next gives this */
+    bool gone;      /* closed, out of the table, still in the ready list */
+    bool returning; /* accepted, not wanted: until nothing more is read ahead (csock_return) */
     int connect_result;
     int error;      /* pending, > 0 */
     bool failed;    /* an error was met: nothing more will come */
@@ -91,6 +92,7 @@ struct ffl_client {
     struct ffl_fifo over; /* entries that found the SQ full */
     struct csock *ready_head, *ready_tail;
     uint32_t *closed, closed_n, cap_closed; /* handles whose CLOSED event is due */
+    struct csock *settled;                  /* returning, nothing more comes; by acc_next */
     struct csock *waiters, **waiters_end;   /* want to write, the longest wait first */
     unsigned bulk_waiters;                  /* of those, with a large write */
     uint32_t round;                         /* waits so far */
@@ -117,6 +119,8 @@ int client_shake_hands(int s, const struct ffl_hello *h, struct ffl_reply *r, in
 
 /* ticket.c */
 int client_connect_via(int ticket);
+/* 0 or -errno, with a part of it given back. */
+int client_give_back(struct ffl_client *c, struct csock *s);
 
 /* call.c */
 /* Published at once, so that the instance works on it while the application goes on. */
@@ -145,7 +149,11 @@ void mirror_update(struct csock *s);
 /* socket.c */
 /* A new socket of ours, nothing submitted yet: its handle or -errno. */
 int csock_open(struct ffl_client *c, int domain, int type, int proto);
-void csock_return(struct ffl_client *c, struct csock *s); /* accepted ahead, never handed on */
+/* Accepted and never used: to another session that has the listener, if there is one, with what was
+ * read ahead. That takes a round trip; then it is in c->settled, for csock_settle to close. */
+void csock_return(struct ffl_client *c, struct csock *s);
+void csock_settle(struct ffl_client *c);
+void csock_return_queue(struct ffl_client *c, struct csock *l); /* all that it accepted ahead */
 struct csock *csock_new(struct ffl_client *c, uint32_t handle);
 void csock_free(struct ffl_client *c, struct csock *s);
 void csock_closed(struct ffl_client *c, struct csock *s);

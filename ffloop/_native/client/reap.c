@@ -226,13 +226,7 @@ static int on_connect(struct ffl_client *c, struct csock *s, struct ffl_entry e)
 
 static void on_closed(struct ffl_client *c, struct csock *s)
 {
-    while (s->acc_head) { /* accepted ahead for a listener that was closed meanwhile */
-        struct csock *a = s->acc_head;
-        s->acc_head = a->acc_next;
-        a->acc_next = NULL;
-        csock_return(c, a);
-    }
-    s->acc_tail = NULL;
+    csock_return_queue(c, s); /* accepted ahead for a listener that was closed meanwhile */
     csock_closed(c, s);
 }
 
@@ -249,7 +243,12 @@ static int on_answer(struct ffl_client *c, struct csock *s, struct ffl_entry e)
     if (e.op == FFL_OP_SOCKET && e.arg < 0 && s)
         s->open_error = -e.arg;
     if (e.buf != FFL_NO_BUF)
-        client_release_buf(c, e.buf); /* the caller's time was up */
+        client_release_buf(c, e.buf); /* the caller's time was up; or it was for what follows */
+    if (e.op == FFL_OP_NAMES && s && s->returning) {
+        s->returning = false; /* closed at the end of the reaping: that may reap once more */
+        s->acc_next = c->settled;
+        c->settled = s;
+    }
     return 0;
 }
 
@@ -381,6 +380,8 @@ void client_reap(struct ffl_client *c)
         client_wake_writers(c);
     if (!c->dead)
         reap_cq(c);
+    if (!c->dead && c->settled)
+        csock_settle(c);
     if (!c->dead && c->over.n)
         client_flush_over(c);
 }

@@ -289,7 +289,8 @@ int ffl_client_accepting(struct ffl_client *c, int h, int window, unsigned flags
         return rc;
     if (!s->listener || window < 0 || window > 1024)
         return -EINVAL;
-    s->acc_flags = (uint8_t)(flags & FFL_F_ARM_NEW);
+    if (window) /* what is under way was accepted as it was said before */
+        s->acc_flags = (uint8_t)(flags & FFL_F_ARM_NEW);
     s->window = (uint32_t)window;
     s->push = window > 0;
     if (window) /* also with nothing to add: it may have been disarmed */
@@ -516,10 +517,47 @@ static void submit_close(struct ffl_client *c, struct csock *s, unsigned flags)
                                         .buf = FFL_NO_BUF});
 }
 
-/* To another process that has the listener, if there is one. */
 void csock_return(struct ffl_client *c, struct csock *s)
 {
-    submit_close(c, s, FFL_F_ABORT | FFL_F_RETURN);
+    if (!s->armed || c->dead) { /* nothing was read ahead */
+        submit_close(c, s, FFL_F_ABORT | FFL_F_RETURN);
+        return;
+    }
+    s->returning = true;
+    client_put(c, (struct ffl_entry){.op = FFL_OP_DISARM, .handle = s->handle, .buf = FFL_NO_BUF});
+    client_submit(c,
+                  (struct ffl_entry){.op = FFL_OP_NAMES, .handle = s->handle, .buf = FFL_NO_BUF});
+}
+
+void csock_settle(struct ffl_client *c)
+{
+    while (c->settled) {
+        struct csock *s = c->settled;
+        c->settled = s->acc_next;
+        bool whole = !s->failed && client_give_back(c, s) == 0;
+        submit_close(c, s, FFL_F_ABORT | (whole ? FFL_F_RETURN : 0));
+    }
+}
+
+void csock_return_queue(struct ffl_client *c, struct csock *l)
+{
+    while (l->acc_head) {
+        struct csock *a = l->acc_head;
+        l->acc_head = a->acc_next;
+        a->acc_next = NULL;
+        csock_return(c, a);
+    }
+    l->acc_tail = NULL;
+    l->acc_n = 0;
+}
+
+int ffl_client_return(struct ffl_client *c, int h)
+{
+    struct csock *s = client_sock(c, h);
+    if (!s)
+        return -EBADF;
+    csock_return(c, s);
+    return 0;
 }
 
 int ffl_client_close(struct ffl_client *c, int h, bool abort)
@@ -527,13 +565,7 @@ int ffl_client_close(struct ffl_client *c, int h, bool abort)
     struct csock *s = client_sock(c, h);
     if (!s)
         return -EBADF;
-    while (s->acc_head) { /* accepted ahead, never handed on */
-        struct csock *a = s->acc_head;
-        s->acc_head = a->acc_next;
-        a->acc_next = NULL;
-        csock_return(c, a);
-    }
-    s->acc_tail = NULL;
+    csock_return_queue(c, s);
     submit_close(c, s, abort ? FFL_F_ABORT : 0);
     return 0;
 }

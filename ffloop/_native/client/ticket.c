@@ -86,19 +86,14 @@ void ffl_client_disarm(struct ffl_client *c, int h)
                   (struct ffl_entry){.op = FFL_OP_DISARM, .handle = s->handle, .buf = FFL_NO_BUF});
 }
 
-int ffl_client_give_back(struct ffl_client *c, int h)
+int client_give_back(struct ffl_client *c, struct csock *s)
 {
-    struct csock *s = client_sock(c, h);
-    if (!s || c->dead || !s->rx_head || s->type != SOCK_STREAM)
-        return 0;
     while (s->rx_head) {
         uint32_t buf = client_buf(c, ffl_class_size(1));
-        if (buf == FFL_NO_BUF) { /* it stays: better here than nowhere */
-            client_die(c, ENOBUFS, "no buffer to give received bytes back in");
+        if (buf == FFL_NO_BUF)
             return -ENOBUFS;
-        }
         void *to = (char *)c->map.seg + ffl_buf_off(&c->tx.geo, buf);
-        int64_t n = ffl_client_recv(c, h, to, ffl_buf_size(buf), 0, NULL, NULL);
+        int64_t n = ffl_client_recv(c, (int)s->handle, to, ffl_buf_size(buf), 0, NULL, NULL);
         if (n < 0) {
             (void)ffl_pool_put(&c->tx, buf); /* it was ours: cannot fail */
             return (int)n;
@@ -109,6 +104,17 @@ int ffl_client_give_back(struct ffl_client *c, int h)
     }
     s->eof = false; /* the end is behind them: it is said again */
     return 0;
+}
+
+int ffl_client_give_back(struct ffl_client *c, int h)
+{
+    struct csock *s = client_sock(c, h);
+    if (!s || c->dead || !s->rx_head || s->type != SOCK_STREAM)
+        return 0;
+    int rc = client_give_back(c, s);
+    if (rc == -ENOBUFS) /* it stays: better here than nowhere */
+        client_die(c, ENOBUFS, "no buffer to give received bytes back in");
+    return rc;
 }
 
 void ffl_client_export(struct ffl_client *c, int h, uint32_t ticket)

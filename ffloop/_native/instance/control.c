@@ -77,6 +77,8 @@ static int op_bind(struct ep *e, struct ffl_entry q)
         rc = -EPERM;
     }
     if (rc == 0)
+        rc = handover_may_bind(e, &a);
+    if (rc == 0)
         rc = OPS(in)->bind(ST(in), e->fd, &a);
     answer(e->s, q, rc, rc < 0 ? FFL_NO_BUF : names_answer(e));
     return 0;
@@ -98,10 +100,12 @@ static int op_listen(struct ep *e, struct ffl_entry q)
     struct ffl_instance *in = e->s->in;
     int rc = e->fd < 0 ? -e->open_error : in->draining ? -ESHUTDOWN : 0;
     int on = 1;
-    if (rc == 0 && (q.flags & FFL_F_NODELAY)) /* accepted sockets inherit it */
+    if (rc == 0 && !e->listener)
+        rc = handover_share(e);
+    if (rc >= 0 && (q.flags & FFL_F_NODELAY)) /* accepted sockets inherit it */
         (void)OPS(in)->setsockopt(ST(in), e->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-    if (rc == 0)
-        rc = OPS(in)->listen(ST(in), e->fd, q.arg);
+    if (rc >= 0)
+        rc = rc ? 0 : OPS(in)->listen(ST(in), e->fd, q.arg);
     if (rc == 0 && !e->listener) {
         e->listener = true;
         rc = watch(e, FFL_READ);

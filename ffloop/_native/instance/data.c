@@ -195,18 +195,20 @@ int data_rxfree(struct ffl_session *s)
 /* ---- accept -------------------------------------------------------------------------------- */
 
 /* False: no memory for it, and the connection is closed. */
-static bool adopt(struct ep *l, int fd, uint32_t handle, struct ffl_names *names)
+static bool adopt(struct ep *l, int fd, uint32_t handle, struct ffl_names *names,
+                  struct group *unread)
 {
     struct ffl_session *s = l->s;
     struct ffl_instance *in = s->in;
     struct ep *e = ep_new(s, handle, fd, false);
     if (!e) {
+        group_drop(in, unread);
         (void)OPS(in)->close(ST(in), fd);
         return false;
     }
     l->credits--;
-    e->armed = l->arm_new;
-    group_accepted(l, e);
+    e->armed = e->touched = l->arm_new;
+    group_accepted(l, e, unread);
     (void)OPS(in)->sockname(ST(in), fd, false, &names->local);
     e->st->names = *names;
     stats_state(e);
@@ -226,9 +228,15 @@ static bool adopt(struct ep *l, int fd, uint32_t handle, struct ffl_names *names
     return true;
 }
 
+static bool wants_accept(const struct ep *l)
+{
+    return l->armed && l->credits && !l->failed && !l->s->dying && !l->s->dead;
+}
+
 static bool may_accept(const struct ep *l)
 {
-    return l->armed && l->credits && (l->readable || group_has(l));
+    const struct ffl_session *s = l->s;
+    return wants_accept(l) && !session_stuffed(s) && (s->nfreed || s->fresh < 2 * s->n);
 }
 
 /* Not now, for want of what may come back: again in a second, as asyncio does. */
@@ -240,18 +248,21 @@ static bool accept_later(struct ep *l, int err)
     return false;
 }
 
+/* Accepts for `l` and, in turn, for those who share its socket. */
 static bool pump_accept(struct ep *l)
 {
-    struct ffl_session *s = l->s;
-    struct ffl_instance *in = s->in;
-    for (int i = 0; i < ACCEPTS_A_TURN && may_accept(l); i++) {
-        if (session_stuffed(s))
-            return true;
+    struct ffl_instance *in = l->s->in;
+    for (int i = 0; i < ACCEPTS_A_TURN && (l->readable || group_has(l)); i++) {
+        struct ep *to = group_turn(l, may_accept);
+        if (!to) /* its quota may be used up, or its CQ full */
+            return wants_accept(l) && (session_stuffed(l->s) || accept_later(l, EMFILE));
+        struct ffl_session *s = to->s;
         int h = ep_handle(s);
-        if (h < 0) /* its quota is used up */
+        if (h < 0)
             return accept_later(l, -h);
         struct ffl_names names = {0};
-        int fd = group_has(l) ? group_accept(l, &names.peer)
+        struct group *unread = NULL;
+        int fd = group_has(l) ? group_accept(l, &names.peer, &unread)
                               : OPS(in)->accept(ST(in), l->fd, &names.peer);
         if (fd < 0) {
             ep_handle_release(s, (uint32_t)h);
@@ -260,12 +271,12 @@ static bool pump_accept(struct ep *l)
             l->readable = fd != -EAGAIN;
             return l->readable && accept_later(l, -fd);
         }
-        if (!adopt(l, fd, (uint32_t)h, &names)) {
+        if (!adopt(to, fd, (uint32_t)h, &names, unread)) {
             ep_handle_release(s, (uint32_t)h);
             return accept_later(l, ENOMEM);
         }
     }
-    return may_accept(l);
+    return (l->readable || group_has(l)) && wants_accept(l);
 }
 
 /* ---- transmit ------------------------------------------------------------------------------ */

@@ -8,6 +8,7 @@
  * control.c   the operations of the SQ
  * data.c      the three pumps: receive, accept, transmit
  * share.c     sockets that several processes have: groups, tickets
+ * handover.c  listeners of one address, and what their application never heard of
  * serve.c     the turn and the sleep
  * stats.c     the stats pages
  * drain.c     the graceful end
@@ -67,7 +68,7 @@ struct ep { /* an endpoint: one session's reference to one stack socket */
     bool armed, arm_new, readable, eof_hint, rx_big, rx_done;
     bool connecting, blocked; /* blocked: the stack takes no more for now (data_block) */
     bool watched, closing, failed;
-    bool touched; /* an operation named it: its application knows it */
+    bool touched; /* its application may know it: an operation named it, or it was read ahead */
     int8_t shut;  /* pending SHUT_* after the queue, or -1 */
     bool in_ready, in_stalled, in_timed, dead;
     bool buried; /* only the timed list knows it still */
@@ -161,13 +162,28 @@ int ticket_export(struct ep *e, uint32_t id);
 /* Opens `handle`; FFL_IMPORT_* or -errno. */
 int ticket_import(struct ffl_session *s, uint32_t handle, const struct ffl_import *i);
 void group_leave(struct ep *e); /* it is closed */
-void group_accepted(struct ep *l, struct ep *e);
+/* `e`, bound and nothing more yet, becomes a reference to the socket of `with`. 0 or -errno. */
+int group_share(struct ep *e, struct ep *with);
+/* `unread`, or NULL, is what group_accept gave: taken over. */
+void group_accepted(struct ep *l, struct ep *e, struct group *unread);
+void group_drop(struct ffl_instance *in, struct group *unread);
+/* Which of the listeners that share l's socket takes its next connection, of those that `may`: each
+ * in its turn, so that the applications get equal parts. NULL: none. */
+struct ep *group_turn(struct ep *l, bool (*may)(const struct ep *));
 int group_unread(struct ep *e, const void *data, uint32_t len);
 void group_return(struct ep *e); /* an accepted connection, to whoever else has its listener */
 bool group_has(const struct ep *e);
 uint32_t group_size(const struct ep *e); /* of the first piece given back, bytes */
 uint32_t group_take(struct ep *e, void *to, uint32_t room);
-int group_accept(struct ep *l, struct ffl_addr *peer);
+int group_accept(struct ep *l, struct ffl_addr *peer, struct group **unread);
+
+/* handover.c */
+/* 0, or -EADDRINUSE: `a` is where another user's socket of this instance listens or receives. */
+int handover_may_bind(const struct ep *e, const struct ffl_addr *a);
+/* Before `e` listens: 1 when it shares a listener that there was, 0 when it is the first, -errno. */
+int handover_share(struct ep *e);
+/* Before the sockets of an application that is gone are closed: what it was never told of. */
+void handover_unseen(struct ffl_session *s);
 
 /* session.c */
 int session_new(struct ffl_instance *in, int sock, const struct ffl_hello *h, pid_t pid, uid_t uid,

@@ -412,6 +412,8 @@ void session_end(struct ffl_session *s)
             session_kill(s, why);
     ffl_log(FFL_LOG_INFO, "session %u (pid %d) detached, %u sockets open", s->id, (int)s->pid,
             s->open);
+    if (!s->dead)
+        handover_unseen(s);
     go_dying(s);
 }
 

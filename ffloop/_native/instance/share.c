@@ -1,7 +1,7 @@
 /*
  * share.c - stack sockets that several processes have: groups, and tickets for those to come.
  *
- * Callers: control.c, data.c, session.c, listen.c. A group is what the references to one stack
+ * Callers: control.c, data.c, session.c, listen.c, handover.c. A group is what the references to one stack
  * socket have in common: bytes that one of them had read ahead, or connections that it had
  * accepted ahead, and gave back; the next one that wants some gets them first. A ticket is a unix
  * connection that holds references for a process that does not exist yet (a child, a program after
@@ -23,6 +23,7 @@ struct back { /* given back: bytes, or a connection with its peer's address */
     struct back *next;
     int fd;
     struct ffl_addr peer;
+    struct group *unread; /* of a connection: what had been read ahead of it, or NULL */
     uint32_t len, off;
     uint8_t data[];
 };
@@ -32,6 +33,7 @@ struct group {
     unsigned uses; /* those, and connections that came from it */
     struct back *head, *tail;
     struct ep *members;
+    struct ep *turn; /* a listener's: who accepted last, or NULL */
 };
 
 /* ---- groups -------------------------------------------------------------------------------- */
@@ -51,12 +53,21 @@ static void pop(struct group *g)
     free(b);
 }
 
+static void ref(struct group *g)
+{
+    g->refs++;
+    g->uses++;
+}
+
+/* The last reference closes what was given back: nobody will want it. */
 static void unref(struct ffl_instance *in, struct group *g)
 {
     if (--g->refs == 0)
         while (g->head) {
             if (g->head->fd >= 0)
-                (void)OPS(in)->close(ST(in), g->head->fd); /* nobody will want it */
+                (void)OPS(in)->close(ST(in), g->head->fd);
+            if (g->head->unread)
+                unref(in, g->head->unread); /* a connection's: it holds no further one */
             pop(g);
         }
     unuse(g);
@@ -67,8 +78,7 @@ static void join(struct ep *e, struct group *g)
     e->group = g;
     e->group_next = g->members;
     g->members = e;
-    g->refs++;
-    g->uses++;
+    ref(g);
 }
 
 static struct group *group_of(struct ep *e)
@@ -96,16 +106,59 @@ void group_leave(struct ep *e)
             *p = e->group_next;
             break;
         }
+    if (g->turn == e)
+        g->turn = NULL;
     e->group = NULL;
     unref(e->s->in, g);
 }
 
-void group_accepted(struct ep *l, struct ep *e)
+int group_share(struct ep *e, struct ep *with)
 {
-    if (l->group) {
+    struct ffl_instance *in = e->s->in;
+    struct group *g = group_of(with);
+    int fd = g ? OPS(in)->dup(ST(in), with->fd) : -ENOMEM;
+    if (fd < 0)
+        return fd;
+    (void)OPS(in)->close(ST(in), e->fd); /* it was bound, no more */
+    e->fd = fd;
+    e->readable = true; /* who knows what waits there */
+    join(e, g);
+    return 0;
+}
+
+void group_accepted(struct ep *l, struct ep *e, struct group *unread)
+{
+    if (group_of(l)) {
         e->from = l->group;
         e->from->uses++;
+        e->from->turn = l;
     }
+    if (unread) {
+        join(e, unread);
+        unref(e->s->in, unread); /* `back` had it */
+        ep_ready(e);
+    }
+}
+
+void group_drop(struct ffl_instance *in, struct group *unread)
+{
+    if (unread)
+        unref(in, unread);
+}
+
+struct ep *group_turn(struct ep *l, bool (*may)(const struct ep *))
+{
+    struct group *g = l->group;
+    if (!g)
+        return may(l) ? l : NULL;
+    struct ep *first = g->turn && g->turn->group_next ? g->turn->group_next : g->members,
+              *e = first;
+    do {
+        if (may(e))
+            return e;
+        e = e->group_next ? e->group_next : g->members;
+    } while (e != first);
+    return NULL;
 }
 
 static void give(struct group *g, struct back *b)
@@ -143,10 +196,14 @@ void group_return(struct ep *e)
         return;
     b->fd = OPS(in)->dup(ST(in), e->fd); /* without our registration */
     (void)OPS(in)->sockname(ST(in), e->fd, true, &b->peer);
-    if (b->fd >= 0)
-        give(g, b);
-    else
+    if (b->fd < 0) {
         free(b);
+        return;
+    }
+    b->unread = e->group;
+    if (b->unread)
+        ref(b->unread);
+    give(g, b);
 }
 
 bool group_has(const struct ep *e)
@@ -170,10 +227,11 @@ uint32_t group_take(struct ep *e, void *to, uint32_t room)
     return n;
 }
 
-int group_accept(struct ep *l, struct ffl_addr *peer)
+int group_accept(struct ep *l, struct ffl_addr *peer, struct group **unread)
 {
     int fd = l->group->head->fd;
     *peer = l->group->head->peer;
+    *unread = l->group->head->unread;
     pop(l->group);
     return fd;
 }

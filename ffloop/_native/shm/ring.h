@@ -98,16 +98,22 @@ static inline bool ffl_ring_pending(const struct ffl_ring *r)
     return atomic_load_explicit(&r->ctl->tail, memory_order_seq_cst) != r->head;
 }
 
-/* Copies the next entry; the caller has seen avail > 0. */
-static inline struct ffl_entry ffl_ring_get_entry(struct ffl_ring *r)
+/* Copies the entry at a position of the ring's. */
+static inline struct ffl_entry ffl_ring_peek_entry(const struct ffl_ring *r, uint32_t at)
 {
     const volatile uint64_t *p =
-        (const volatile uint64_t *)&((struct ffl_entry *)r->slots)[r->head++ & (r->size - 1)];
+        (const volatile uint64_t *)&((struct ffl_entry *)r->slots)[at & (r->size - 1)];
     union {
         uint64_t w[2];
         struct ffl_entry e;
     } u = {.w = {p[0], p[1]}};
     return u.e;
+}
+
+/* Copies the next entry; the caller has seen avail > 0. */
+static inline struct ffl_entry ffl_ring_get_entry(struct ffl_ring *r)
+{
+    return ffl_ring_peek_entry(r, r->head++);
 }
 
 static inline uint32_t ffl_ring_get_id(struct ffl_ring *r)

@@ -1,0 +1,124 @@
+/*
+ * handover.c - listeners of one address: an application is replaced while its port stays open.
+ *
+ * Callers: control.c, session.c. With SO_REUSEPORT on both, a second listener of the same user at the
+ * same address, in whichever session, becomes a second reference to the first one's stack socket:
+ * there is one backlog, so nothing that waits in it goes with the first to leave. (The kernel splits
+ * the connections among sockets, and resets those in the queue of one that closes.) Users are kept
+ * apart here, since to the stack every socket is the instance's own.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/socket.h>
+
+static bool wildcard(const struct ffl_addr *a)
+{
+    static const uint8_t zero[16];
+    return memcmp(a->ip, zero, a->family == AF_INET ? 4 : 16) == 0;
+}
+
+static bool same(const struct ffl_addr *a, const struct ffl_addr *b)
+{
+    return a->family == b->family && a->port_be == b->port_be && a->scope_id == b->scope_id &&
+           memcmp(a->ip, b->ip, a->family == AF_INET ? 4 : 16) == 0;
+}
+
+/* Could a packet be for both? */
+static bool overlap(const struct ffl_addr *a, const struct ffl_addr *b)
+{
+    return a->port_be == b->port_be && (wildcard(a) || wildcard(b) || same(a, b));
+}
+
+/* The next socket after *h of `s` that takes what comes from anybody, with its address; or NULL. */
+static struct ep *next_taker(struct ffl_session *s, uint32_t *h, bool dgram, struct ffl_addr *at)
+{
+    struct ffl_instance *in = s->in;
+    while (*h < s->fresh) {
+        struct ep *e = s->table[(*h)++];
+        if (e && e->fd >= 0 && !e->closing && e->dgram == dgram && (e->listener || dgram) &&
+            OPS(in)->sockname(ST(in), e->fd, false, at) == 0)
+            return e;
+    }
+    return NULL;
+}
+
+int handover_may_bind(const struct ep *e, const struct ffl_addr *a)
+{
+    struct ffl_addr theirs;
+    for (struct ffl_session *s = a->port_be ? e->s->in->sessions : NULL; s; s = s->next)
+        for (uint32_t h = 0; s->uid != e->s->uid && next_taker(s, &h, e->dgram, &theirs);)
+            if (overlap(&theirs, a))
+                return -EADDRINUSE;
+    return 0;
+}
+
+static int option(const struct ep *e, int level, int name)
+{
+    int on = 0;
+    uint32_t len = sizeof(on);
+    return OPS(e->s->in)->getsockopt(ST(e->s->in), e->fd, level, name, &on, &len) == 0 && on;
+}
+
+static bool alike(const struct ep *a, const struct ep *b, int family)
+{
+    return option(a, SOL_SOCKET, SO_REUSEPORT) && option(b, SOL_SOCKET, SO_REUSEPORT) &&
+           (family != AF_INET6 ||
+            option(a, IPPROTO_IPV6, IPV6_V6ONLY) == option(b, IPPROTO_IPV6, IPV6_V6ONLY));
+}
+
+int handover_share(struct ep *e)
+{
+    struct ffl_instance *in = e->s->in;
+    struct ffl_addr mine, theirs;
+    if (OPS(in)->sockname(ST(in), e->fd, false, &mine) < 0 || !mine.port_be)
+        return 0;                         /* not bound: listen says what comes of it */
+    int rc = handover_may_bind(e, &mine); /* it may have begun since */
+    for (struct ffl_session *s = in->sessions; rc == 0 && s; s = s->next) {
+        struct ep *l;
+        for (uint32_t h = 0; s->uid == e->s->uid && (l = next_taker(s, &h, false, &theirs));)
+            if (same(&theirs, &mine) && !e->group && alike(e, l, mine.family)) {
+                rc = group_share(e, l);
+                return rc < 0 ? rc : 1;
+            }
+    }
+    return rc;
+}
+
+/* ---- what an application never heard of ---------------------------------------------------- */
+
+/* Connections are given to whoever else has the listener, with the bytes that came first. The entry
+ * lay where the application could write. */
+static void unseen(struct ffl_session *s, struct ffl_entry q)
+{
+    const struct ffl_pool_geo *p = &s->map.geo.rx;
+    uint32_t handle = q.op == FFL_OP_ACCEPT ? (uint32_t)q.arg : q.handle;
+    struct ep *e = handle >= s->n && handle < 2 * s->n ? s->table[handle] : NULL;
+    if (!e || !e->from)
+        return;
+    if (q.op == FFL_OP_ACCEPT) {
+        e->touched = false;
+        return;
+    }
+    if (q.op != FFL_OP_RECV || e->touched || !ffl_buf_ok(p, q.buf))
+        return;
+    uint32_t slot = ffl_buf_slot(p, q.buf);
+    if (s->rx_owner[slot] != e->serial || q.arg < 0 || (uint32_t)q.arg > ffl_buf_size(q.buf))
+        return;
+    s->rx_owner[slot] = 0; /* once */
+    if (group_unread(e, session_buf(s, p, q.buf), (uint32_t)q.arg) < 0)
+        e->touched = true; /* without them nobody can serve it */
+}
+
+void handover_unseen(struct ffl_session *s)
+{
+    uint32_t head = atomic_load_explicit(&s->cq.ctl->head, memory_order_acquire); /* R2 */
+    if (s->cq.tail - head > s->cq.size)
+        return; /* it lies */
+    for (; head != s->cq.tail; head++)
+        unseen(s, ffl_ring_peek_entry(&s->cq, head));
+    for (uint32_t i = 0; i < s->over.n; i++)
+        unseen(s, s->over.e[s->over.head + i]);
+}

@@ -1,0 +1,169 @@
+"""A server is replaced while its port stays open: no connection is lost, no request fails."""
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from ffloop import _instance
+
+from .util import HOST, Log, until
+
+pytestmark = pytest.mark.timeout(120)
+
+# One process of a server: a request a connection; SIGTERM closes the listener, then the rest ends.
+SERVER = """
+import asyncio, os, signal, sys, ffloop
+
+class Serve(asyncio.Protocol):
+    open = 0
+    def connection_made(self, transport):
+        Serve.open += 1
+        self.transport = transport
+    def data_received(self, data):
+        self.transport.write(b"from %d" % os.getpid())
+        self.transport.close()
+    def connection_lost(self, exc):
+        Serve.open -= 1
+
+async def main():
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Serve, "127.0.0.1", int(sys.argv[1]), reuse_port=True)
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await stop.wait()
+    server.close()
+    while Serve.open:
+        await asyncio.sleep(0.001)
+
+ffloop.run(main())
+"""
+
+
+@pytest.fixture
+def instance(tmp_path, monkeypatch):
+    path = str(tmp_path / "i.sock")
+    with subprocess.Popen(
+        [_instance.executable(), "--socket", path], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline().startswith(b"ffloop instance ready")
+        monkeypatch.setenv("FFLOOP_INSTANCE", path)
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextlib.contextmanager
+def load(port, clients=16):
+    """Clients that ask, each on a connection after the other; who answered, and what failed."""
+    answers, failures, stop = {}, [], threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            try:
+                with socket.create_connection((HOST, port), 20) as sock:
+                    sock.sendall(b"question")
+                    answer = sock.makefile("rb").read()
+                if not answer.startswith(b"from "):
+                    failures.append(answer)
+                answers[answer] = answers.get(answer, 0) + 1
+            except OSError as exc:
+                failures.append(exc)
+
+    threads = [threading.Thread(target=ask) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield answers, failures
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def start(tmp_path, port):
+    script = tmp_path / "server.py"
+    script.write_text(SERVER)
+    process = subprocess.Popen([sys.executable, "-P", script, str(port)], stdout=subprocess.PIPE)
+    return process, int(process.stdout.readline())
+
+
+def test_processes_of_one_port(instance, tmp_path):
+    """Two processes under load, each replaced twice by one that knows nothing of it."""
+    first, port = start(tmp_path, 0)
+    serving = [first, start(tmp_path, port)[0]]
+    with load(port) as (answers, failures):
+        for _ in range(4):
+            old = serving.pop(0)
+            serving.append(start(tmp_path, port)[0])
+            mine = b"from %d" % serving[-1].pid
+            while mine not in answers:
+                assert serving[-1].poll() is None
+            old.terminate()
+            assert old.wait(30) == 0
+    for process in serving:
+        process.terminate()
+        assert process.wait(30) == 0
+    assert not failures, failures[:5]
+    assert len(answers) >= 5  # each had its part
+
+
+def test_they_share_evenly(instance, tmp_path):
+    """The instance gives connections to each in turn, whatever their addresses."""
+    first, port = start(tmp_path, 0)
+    second, _ = start(tmp_path, port)
+    answers = []
+    for _ in range(40):
+        with socket.create_connection((HOST, port), 20) as sock:
+            sock.sendall(b"question")
+            answers.append(sock.makefile("rb").read())
+    for process in (first, second):
+        assert answers.count(b"from %d" % process.pid) == 20
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def test_two_listeners_of_a_loop(run_ff):
+    """Each gets every other connection; what one leaves in its queue is the other's."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        made = {1: [], 2: []}
+
+        def factory(number):
+            return lambda: made[number].append(Log()) or made[number][-1]
+
+        first = await loop.create_server(factory(1), HOST, 0, reuse_port=True)
+        address = first.sockets[0].getsockname()
+        second = await loop.create_server(factory(2), *address, reuse_port=True)
+        peers = []
+
+        async def connect(count):
+            for _ in range(count):
+                peers.append(socket.create_connection(address, 20))
+                await until(lambda: len(made[1]) + len(made[2]) == len(peers))
+
+        await connect(4)
+        assert len(made[1]) == len(made[2]) == 2
+        for _ in range(4):  # while this loop does not look
+            peers.append(socket.create_connection(address, 20))
+            peers[-1].sendall(b"question")
+        first.close()
+        await until(lambda: len(made[2]) == 6)
+        for log in made[2][2:]:
+            assert await log.got(8) == b"question"
+        assert len(made[1]) == 2
+        await connect(2)
+        second.close()
+        for peer in peers:
+            peer.close()
+        for log in made[1] + made[2]:
+            await log.lost
+
+    run_ff(main())

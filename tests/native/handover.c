@@ -1,0 +1,309 @@
+/* handover.c - listeners of one address: they take turns, and what one leaves the next one gets. */
+#include "lab.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+
+static void sim_lab(void)
+{
+    lab_defaults("sim");
+    lab_start_manual("");
+    ffl_log_open(-1, FFL_LOG_ERROR);
+}
+
+static void listen_at(struct raw *r, uint32_t handle, uint32_t credits, bool shared)
+{
+    struct ffl_addr a = addr4("10.0.0.1", 80);
+    struct ffl_optarg o = {.level = SOL_SOCKET, .name = SO_REUSEPORT, .len = sizeof(int)};
+    memcpy(o.data, &(int){1}, sizeof(int));
+    raw_socket(r, handle, SOCK_STREAM);
+    if (shared)
+        raw_put(r, (struct ffl_entry){.op = FFL_OP_SETSOCKOPT,
+                                      .handle = handle,
+                                      .buf = raw_arg(r, &o, sizeof(o))});
+    raw_put(r,
+            (struct ffl_entry){
+                .op = FFL_OP_BIND, .handle = handle, .tag = 1, .buf = raw_arg(r, &a, sizeof(a))});
+    struct ffl_entry e = raw_expect(r, FFL_OP_BIND, handle);
+    CHECK_EQ(e.arg, shared ? 0 : -EADDRINUSE);
+    if (!shared)
+        return;
+    raw_give(r, e.buf);
+    raw_op(r, FFL_OP_LISTEN, handle, 64, 0);
+    e = raw_expect(r, FFL_OP_LISTEN, handle);
+    CHECK_EQ(e.arg, 0);
+    raw_give(r, e.buf);
+    raw_op(r, FFL_OP_ARM, handle, (int32_t)credits, FFL_F_ARM_NEW);
+    turns(2);
+}
+
+static uint32_t take_accept(struct raw *r, uint32_t listener)
+{
+    struct ffl_entry e = raw_expect(r, FFL_OP_ACCEPT, listener);
+    raw_give(r, e.buf);
+    return (uint32_t)e.arg;
+}
+
+static void dial(int *peer, int n)
+{
+    for (int i = 0; i < n; i++) {
+        peer[i] = sim_dial("10.0.0.1", 80);
+        turns(3);
+    }
+}
+
+static void shut(const int *peer, int n)
+{
+    for (int i = 0; i < n; i++)
+        sim_shut(peer[i]);
+}
+
+TEST(they_take_turns)
+{
+    struct raw a, b;
+    int peer[5];
+    sim_lab();
+    raw_attach(&a);
+    raw_attach(&b);
+    listen_at(&a, 0, 8, true);
+    listen_at(&b, 3, 2, true);
+    listen_at(&b, 4, 8, false); /* both have to ask for it */
+    dial(peer, 5);
+    for (int i = 0; i < 3; i++)
+        (void)take_accept(&a, 0);
+    raw_nothing(&a);
+    for (int i = 0; i < 2; i++)
+        (void)take_accept(&b, 3);
+    raw_nothing(&b); /* its credit is used up: the fifth went to a */
+    shut(peer, 5);
+    raw_gone(&a);
+    turns(3);
+    raw_finish(&b);
+}
+
+/* Accepted for one that ended before it looked: the other gets them, with every byte. */
+TEST(what_an_application_never_heard_of)
+{
+    struct raw a, b;
+    int peer[3];
+    static uint8_t data[10000], got[sizeof(data)];
+    for (size_t i = 0; i < sizeof(data); i++)
+        data[i] = (uint8_t)(i * 7 + i / 251);
+    sim_lab();
+    raw_attach(&a);
+    raw_attach(&b);
+    listen_at(&a, 0, 8, true);
+    dial(peer, 3);
+    for (int i = 0; i < 3; i++)
+        CHECK_EQ(sim_put(peer[i], data, sizeof(data) / 2), sizeof(data) / 2);
+    turns(5);
+    CHECK(raw_avail(&a) >= 6); /* three connections, and what came on them */
+    listen_at(&b, 0, 8, true);
+    raw_gone(&a);
+    turns(3);
+    for (int i = 0; i < 3; i++)
+        CHECK_EQ(sim_put(peer[i], data + sizeof(data) / 2, sizeof(data) / 2), sizeof(data) / 2);
+    uint32_t first = 0;
+    size_t have[3] = {0};
+    struct ffl_entry e;
+    for (int quiet = 0; quiet < 10;) {
+        turns(1);
+        if (!raw_next(&b, &e)) {
+            quiet++;
+            continue;
+        }
+        if (e.op == FFL_OP_ACCEPT) {
+            first = first ? first : (uint32_t)e.arg;
+        } else {
+            CHECK_EQ(e.op, FFL_OP_RECV);
+            uint32_t i = e.handle - first;
+            CHECK(i < 3 && e.arg > 0 && have[i] + (size_t)e.arg <= sizeof(data));
+            CHECK_EQ(memcmp(data + have[i], raw_rx(&b, e.buf), (size_t)e.arg), 0);
+            have[i] += (size_t)e.arg;
+        }
+        raw_give(&b, e.buf);
+    }
+    for (int i = 0; i < 3; i++) { /* and they are whole connections */
+        CHECK_EQ(have[i], sizeof(data));
+        raw_send(&b, first + (uint32_t)i, "answer", 6);
+        turns(3);
+        CHECK_EQ(sim_take(peer[i], got, sizeof(got)), 6);
+    }
+    shut(peer, 3);
+    raw_finish(&b);
+}
+
+/* What it has seen it may have answered: nobody else gets that. */
+TEST(what_an_application_has_taken_over)
+{
+    struct raw a, b;
+    int peer[1];
+    uint8_t got[8];
+    sim_lab();
+    raw_attach(&a);
+    raw_attach(&b);
+    listen_at(&a, 0, 8, true);
+    dial(peer, 1);
+    (void)take_accept(&a, 0);
+    ffl_ring_consumed(&a.cq);
+    listen_at(&b, 0, 8, true);
+    raw_gone(&a);
+    raw_nothing(&b);
+    CHECK(sim_take(peer[0], got, sizeof(got)) <= 0); /* its end, or a reset */
+    shut(peer, 1);
+    raw_finish(&b);
+}
+
+/* The completions lay where the application could write: lies about them harm only itself. */
+TEST(lies_about_what_was_taken)
+{
+    for (int lie = 0; lie < 4; lie++) {
+        struct raw a, b;
+        int peer[2];
+        sim_lab();
+        raw_attach(&a);
+        raw_attach(&b);
+        listen_at(&a, 0, 8, true);
+        listen_at(&b, 0, 0, true);
+        dial(peer, 2);
+        CHECK_EQ(sim_put(peer[0], "hello", 5), 5);
+        turns(3);
+        struct ffl_entry *slots = a.cq.slots;
+        uint32_t head = atomic_load(&a.cq.ctl->head), n = a.cq.size;
+        if (lie == 0) /* more than there is */
+            atomic_store(&a.cq.ctl->head, head + 1000000);
+        if (lie == 1) /* all that ever was */
+            atomic_store(&a.cq.ctl->head, head - n + (uint32_t)raw_avail(&a));
+        for (uint32_t i = 0; i < n && lie >= 1; i++) {
+            struct ffl_entry e = slots[i];
+            if (lie == 2)
+                e = (struct ffl_entry){.op = FFL_OP_RECV,
+                                       .handle = a.map.geo.max_sockets,
+                                       .arg = INT32_MAX - (int32_t)i,
+                                       .buf = i * 977};
+            else
+                e = (struct ffl_entry){.op = (uint8_t)(i % FFL_OP_COUNT),
+                                       .handle = i * 331,
+                                       .arg = (int32_t)(i * 7919),
+                                       .buf = i << (i % 32)};
+            slots[i] = e;
+        }
+        raw_gone(&a);
+        turns(3);
+        CHECK(raw_alive(&b));
+        shut(peer, 2);
+        raw_finish(&b);
+    }
+}
+
+/* ---- the client ---------------------------------------------------------------------------- */
+
+static struct ffl_client *attach(void)
+{
+    struct ffl_client *c;
+    char why[256];
+    struct ffl_client_opts o = {.path = lab.path, .timeout_ms = 5000};
+    int rc = ffl_client_attach(&c, &o, why, sizeof(why));
+    if (rc < 0)
+        FAIL("attach: %s", why);
+    return c;
+}
+
+static int listen_on(struct ffl_client *c, struct ffl_addr *a)
+{
+    struct ffl_names names;
+    int on = 1, h = ffl_client_socket(c, AF_INET, SOCK_STREAM, 0, 0);
+    CHECK(h >= 0);
+    CHECK_EQ(ffl_client_setsockopt(c, h, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)), 0);
+    CHECK_EQ(ffl_client_bind(c, h, a), 0);
+    CHECK_EQ(ffl_client_listen(c, h, 128, 0), 0);
+    CHECK_EQ(ffl_client_accepting(c, h, 16, FFL_F_ARM_NEW), 0);
+    CHECK_EQ(ffl_client_names(c, h, &names), 0);
+    *a = names.local;
+    return h;
+}
+
+static int kernel_dial(const struct ffl_addr *a, const char *text)
+{
+    struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = a->port_be};
+    memcpy(&in.sin_addr, a->ip, 4);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK(fd >= 0);
+    CHECK_EQ(connect(fd, (struct sockaddr *)&in, sizeof(in)), 0);
+    CHECK_EQ(write(fd, text, strlen(text)), (ssize_t)strlen(text));
+    return fd;
+}
+
+#define PEERS 8
+
+/* Eight connections, each with a word, that one client has accepted ahead and never handed on. */
+static void leave_some(bool reaped, bool detach)
+{
+    struct ffl_addr a = addr4("127.0.0.1", 0);
+    struct ffl_session_stats st;
+    struct ffl_event ev[64];
+    int peer[PEERS], accepts = 0;
+    size_t bytes = 0;
+    lab_defaults("host");
+    lab_start("");
+    lab_run();
+    struct ffl_client *first = attach(), *second = attach();
+    int h = listen_on(first, &a);
+    for (int i = 0; i < PEERS; i++)
+        peer[i] = kernel_dial(&a, "question");
+    do {
+        if (reaped)
+            CHECK_EQ(ffl_client_ping(first), 0);
+        (void)poll(NULL, 0, 1);
+        ffl_client_stats(first, &st); /* of the shared memory: it reaps nothing */
+    } while (st.accepts < PEERS);
+    listen_on(second, &a);
+    if (detach)
+        ffl_client_detach(first);
+    if (!detach) {
+        CHECK_EQ(ffl_client_accepting(first, h, 0, 0), 0);
+        CHECK_EQ(ffl_client_close(first, h, false), 0);
+    }
+    for (int64_t until = ffl_now_ns() + 20 * FFL_NS_PER_SEC; bytes < PEERS * 8;) {
+        if (ffl_now_ns() > until)
+            FAIL("%d connections and %zu bytes came", accepts, bytes);
+        int n = ffl_client_wait(second, ev, 64, -1, FFL_NS_PER_SEC / 100);
+        for (int i = 0; i < n; i++) {
+            CHECK(ev[i].kind == FFL_EV_ACCEPT || ev[i].kind == FFL_EV_DATA);
+            bytes += ev[i].kind == FFL_EV_DATA ? ev[i].arg : 0;
+            accepts += ev[i].kind == FFL_EV_ACCEPT;
+            if (ev[i].kind == FFL_EV_ACCEPT)
+                CHECK_EQ(ffl_client_push(second, (int)ev[i].arg, true), 0);
+        }
+        if (!detach)
+            CHECK(ffl_client_wait(first, ev, 64, -1, 0) >= 0);
+    }
+    CHECK_EQ(accepts, PEERS);
+    for (int i = 0; i < PEERS; i++)
+        close(peer[i]);
+    if (!detach)
+        ffl_client_detach(first);
+    ffl_client_detach(second);
+    lab_stop();
+}
+
+TEST(a_listener_is_closed)
+{
+    leave_some(true, false);
+}
+
+TEST(a_listener_is_closed_with_all_under_way)
+{
+    leave_some(false, false);
+}
+
+TEST(a_session_ends)
+{
+    leave_some(true, true);
+}
+
+TEST(a_session_ends_with_all_under_way)
+{
+    leave_some(false, true);
+}
