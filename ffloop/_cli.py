@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from . import _doctor, _preload, _run, _stat
+from ._bench import command as _bench
 from ._errors import InstanceError
 from ._instance import executable
 
@@ -23,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _preload.add_command(commands)
     _stat.add_commands(commands)
     _doctor.add_command(commands)
+    _bench.add_command(commands)
     args, rest = parser.parse_known_args(argv)
     if args.command == "instance":
         return _instance(rest)

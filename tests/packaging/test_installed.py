@@ -55,7 +55,13 @@ def test_wheel_tag_is_abi3() -> None:
 
 def test_contents() -> None:
     names = files()
-    for wanted in ("py.typed", "__init__.py", "_native/_core.abi3.so", "_native/ffloop-instance"):
+    for wanted in (
+        "py.typed",
+        "__init__.py",
+        "_native/_core.abi3.so",
+        "_native/ffloop-instance",
+        "_native/ffloop-ring-bench",
+    ):
         assert f"ffloop/{wanted}" in names
     # The package, its metadata and its one command: nothing else lands in site-packages.
     strays = [

@@ -1,5 +1,5 @@
-"""One HTTP server, for run.py: `server.py LOOP APP BYTES [HOST]` (asyncio, uvloop, ffloop; raw,
-aiohttp).
+"""One HTTP server, for `ffloop bench`: `server.py LOOP APP BYTES [HOST]` (asyncio, uvloop, ffloop;
+raw, aiohttp).
 
 Prints one line of JSON when it listens: its port, and the pid of the ffloop instance if there is
 one. Ends on SIGTERM, or when its standard input does (so that it cannot outlive the benchmark).

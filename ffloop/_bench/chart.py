@@ -1,0 +1,53 @@
+"""A chart of the comparison, by matplotlib: PNG or SVG, as the file's name says."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+SUFFIXES = (".png", ".svg")
+_COLORS = {"asyncio": "#9aa5b1", "uvloop": "#4c78a8", "ffloop": "#e4572e"}
+_METRICS = (("rps", "requests a second"), ("cpu", "CPU µs a request (light: the instance's)"))
+
+
+def draw(results: list[dict[str, Any]], path: pathlib.Path, title: str) -> None:
+    """`results`: rows of measure.compare. The instance's CPU is the lighter part of its bar."""
+    from matplotlib.figure import Figure
+
+    apps = list(dict.fromkeys(str(r["app"]) for r in results))
+    loops = list(dict.fromkeys(str(r["loop"]) for r in results))
+    figure = Figure(figsize=(11, 1.2 + 3.2 * len(apps)), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    axes = figure.subplots(len(apps), len(_METRICS), squeeze=False)
+    for row, app in enumerate(apps):
+        mine = [r for r in results if r["app"] == app]
+        cases = list(dict.fromkeys((r["bytes"], r["connections"]) for r in mine))
+        for column, (metric, label) in enumerate(_METRICS):
+            _bars(axes[row][column], mine, cases, loops, metric)
+            axes[row][column].set_title(f"{app}: {label}", fontsize=9)
+    axes[0][0].legend(fontsize=8, frameon=False)
+    figure.savefig(path, dpi=130)
+
+
+def _bars(
+    axis: Any, rows: list[dict[str, Any]], cases: list[Any], loops: list[str], metric: str
+) -> None:
+    width = 0.8 / len(loops)
+    found = {(r["bytes"], r["connections"], r["loop"]): r for r in rows}
+    for number, loop in enumerate(loops):
+        at = [i + (number - (len(loops) - 1) / 2) * width for i in range(len(cases))]
+        mine = [found[(*case, loop)] for case in cases]
+        color = _COLORS.get(loop.partition(",")[0])
+        first = "rps" if metric == "rps" else "app_us"
+        heights = [r[first] for r in mine]
+        axis.bar(at, heights, width, label=loop, color=color)
+        if metric == "cpu":
+            above = [r["instance_us"] for r in mine]
+            axis.bar(at, above, width, bottom=heights, color=color, alpha=0.4)
+    axis.set_xticks(range(len(cases)), [_case(*case) for case in cases], fontsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _case(size: int, connections: int) -> str:
+    body = "small" if not size else f"{size // 1024} KiB" if size < 2**20 else f"{size >> 20} MiB"
+    return f"{body}\n{connections} conn."
