@@ -8,11 +8,14 @@ listened on or turned into a transport, and datagram endpoints.
 import asyncio
 import collections.abc
 import contextvars
+import functools
 import itertools
 import os
 import socket
 import ssl as ssl_module
+import time
 import weakref
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import _config, _instance, _prefork, _session
@@ -48,6 +51,7 @@ class Loop(SockCalls):
     """
 
     _closed = True  # until the base class says otherwise: __del__ of a loop that never attached
+    _compiled: Mapping[str, Callable[..., Any]] = {}  # none before the loop is attached
 
     def __init__(self, **options: Any) -> None:
         self._config = _config.load(**options)
@@ -73,8 +77,14 @@ class Loop(SockCalls):
         self._listeners: dict[StackSocket, Listener] = {}
         self._retry: asyncio.TimerHandle | None = None
         dispatch = Handle(self._poller.dispatch, (), self, contextvars.Context())
-        self._turn = Turn(self, self._poller, self._ready, dispatch, self._clock_resolution)
+        turn = Turn(self, self._poller, self._ready, dispatch, self._clock_resolution)
         self._dispatch_handle = dispatch
+        self._compiled = {
+            "call_soon": turn.call_soon,
+            "_run_once": turn.run_once,
+            "create_future": functools.partial(asyncio.Future, loop=self),
+            "time": time.monotonic,
+        }
         self._choose_turn()
         self._remember(ring)
 
@@ -118,24 +128,20 @@ class Loop(SockCalls):
 
     # ---- events ----
 
-    # call_soon and _run_once are asyncio's while the loop is in debug mode, closed, or a subclass
-    # has its own. Else the compiled ones cover them, as attributes of the instance.
+    # asyncio's methods while the loop is in debug mode, closed, or a subclass has its own. Else
+    # compiled ones cover them, as attributes of the instance.
 
     def set_debug(self, enabled: bool) -> None:
         super().set_debug(enabled)
         self._choose_turn()
 
     def _choose_turn(self) -> None:
-        compiled = self.__dict__
-        compiled.pop("call_soon", None)
-        compiled.pop("_run_once", None)
-        turn = compiled.get("_turn")
-        if turn is None or self._debug or self._closed:
-            return
-        if type(self).call_soon is SelectorLoop.call_soon:
-            compiled["call_soon"] = turn.call_soon
-        if type(self)._run_once is SelectorLoop._run_once:
-            compiled["_run_once"] = turn.run_once
+        cover = not self._debug and not self._closed
+        for name, compiled in self._compiled.items():
+            if cover and getattr(type(self), name) is getattr(SelectorLoop, name):
+                self.__dict__.setdefault(name, compiled)
+            elif self.__dict__.get(name) is compiled:
+                del self.__dict__[name]
 
     def _process_events(self, event_list: Any) -> None:
         if event_list:

@@ -3,9 +3,12 @@
 import asyncio
 import contextvars
 import gc
+import time
 import weakref
 
 import pytest
+
+import ffloop
 
 VAR: contextvars.ContextVar[str] = contextvars.ContextVar("VAR", default="none")
 
@@ -247,3 +250,27 @@ def test_a_closed_loop_is_collected():
     del loop
     gc.collect()
     assert ref() is None
+
+
+def test_methods_of_ones_own_stay():
+    """A subclass's methods and an instance's attributes are not covered, debug mode or not."""
+
+    class Own(ffloop.Loop):
+        def create_future(self):
+            made.append("future")
+            return super().create_future()
+
+    made = []
+    loop = Own()
+    try:
+        loop.time = lambda: 1e9
+        for debug in (True, False, True, False):
+            loop.set_debug(debug)
+            assert loop.time() == 1e9
+            assert loop.create_future().get_loop() is loop
+        assert made == ["future"] * 4
+        del loop.time
+        assert abs(loop.time() - time.monotonic()) < 60
+    finally:
+        loop.close()
+    assert loop.create_future().get_loop() is loop
