@@ -694,6 +694,50 @@ def epoll_nested_added_first(ep, a, b):
 
 
 @with_epoll
+def epoll_nested_added_first_and_waited_for(ep, a, b):
+    """A wait on the inner one leaves nothing in it that the outer one takes for an event."""
+    with select.epoll() as outer:
+        outer.register(ep, IN)
+        ep.register(b, IN)
+        seen = []
+        for _ in range(3):
+            sender = threading.Timer(0.02, a.sendall, (b"x",))
+            sender.start()
+            seen += [got(ep.poll(5), {"b": b}), b.recv(10).decode(), outer.poll(0.02)]
+            sender.join()
+        return seen
+
+
+@with_epoll
+def epoll_that_lost_its_sockets(ep, a, b):
+    """It waits for a pipe; what comes for another thread's socket reaches that thread."""
+    ep.register(b, IN)
+    ep.poll(0.01)
+    ep.unregister(b)
+    r, w = os.pipe()
+    ep.register(r, IN)
+    events, data = [], []
+
+    def echo():
+        while more := b.recv(10):
+            data.append(len(more))
+            b.sendall(more)
+
+    waiter = threading.Thread(target=lambda: events.append(got(ep.poll(), {"r": r})))
+    echoer = threading.Thread(target=echo)
+    waiter.start()
+    echoer.start()
+    for _ in range(100):
+        a.sendall(b"x")
+        a.recv(10)
+    a.shutdown(socket.SHUT_WR)
+    echoer.join()
+    os.write(w, b"x")
+    waiter.join()
+    return [sum(data), events]
+
+
+@with_epoll
 def epoll_nested_kernel_part(ep, a, b):
     r, w = os.pipe()
     with select.epoll() as outer:

@@ -189,7 +189,8 @@ int ffl_client_bind(struct ffl_client *c, int h, const struct ffl_addr *a);
 int ffl_client_listen(struct ffl_client *c, int h, int backlog, unsigned flags);
 int ffl_client_getsockopt(struct ffl_client *c, int h, int level, int name, void *val,
                           uint32_t *len);
-/* Options that cannot fail on a sound value (TCP_NODELAY, SO_KEEPALIVE and its times, SO_REUSE*)
+/* SO_SNDBUF limits what the socket may have unsent on this side as well.
+ * Options that cannot fail on a sound value (TCP_NODELAY, SO_KEEPALIVE and its times, SO_REUSE*)
  * are submitted in order without waiting; others wait. */
 int ffl_client_setsockopt(struct ffl_client *c, int h, int level, int name, const void *val,
                           uint32_t len);

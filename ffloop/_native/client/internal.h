@@ -51,6 +51,7 @@ struct csock {
     struct rx_item *rx_head, *rx_tail;
     struct rx_item *given; /* in the current batch */
     uint32_t tx_out;       /* bytes of the transmit pool it holds */
+    uint32_t tx_limit;     /* SO_SNDBUF; 0: not set */
     size_t tx_left;        /* bytes that the last send could not take */
     uint32_t granted;      /* the last round of its turn for a large write */
     struct csock *acc_head, *acc_tail;

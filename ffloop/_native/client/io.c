@@ -36,6 +36,13 @@ uint64_t tx_blocked(const struct ffl_client *c)
     return atomic_load_explicit(&c->map.seg->inst.tx_blocked, memory_order_seq_cst);
 }
 
+/* Bytes of the pool that the socket may hold: its SO_SNDBUF, where the application has set one. */
+static uint64_t tx_share(const struct ffl_client *c, const struct csock *s)
+{
+    uint64_t share = ffl_pool_share(&c->tx, c->tx_cap);
+    return s->tx_limit && s->tx_limit < share ? s->tx_limit : share;
+}
+
 /* How many bytes of large writes may be put on their way now; none when <= 0. */
 int64_t tx_room(const struct ffl_client *c)
 {
@@ -65,7 +72,7 @@ bool tx_writable(const struct ffl_client *c, const struct csock *s)
         return false;
     if (s->tx_out == 0)
         return c->tx.free_bytes > 0;
-    uint64_t limit = ffl_pool_share(&c->tx, c->tx_cap);
+    uint64_t limit = tx_share(c, s);
     return s->tx_out <= (s->waiting_w ? limit / 2 : limit - 1) && limit > 0;
 }
 
@@ -101,7 +108,7 @@ int ffl_client_pending(const struct ffl_client *c, int h, struct ffl_pending *ou
     *out = (struct ffl_pending){.accepts = s->acc_n, .eof = s->eof, .error = s->error};
     for (const struct rx_item *it = s->rx_head; it; it = it->next)
         out->bytes += it->len - (it->flags & FFL_F_ADDR ? sizeof(struct ffl_addr) : 0);
-    uint64_t limit = ffl_pool_share(&c->tx, c->tx_cap);
+    uint64_t limit = tx_share(c, s);
     if (!s->listener && limit > s->tx_out)
         out->room = (uint32_t)(limit - s->tx_out);
     return 0;
@@ -279,7 +286,7 @@ static uint32_t tx_take(struct ffl_client *c, const struct csock *s, uint32_t wa
     bool first = s->tx_out == 0 && !s->waiting_w;
     if (want == ffl_class_size(2) && part && !first && !tx_turn(c, s))
         return FFL_NO_BUF;
-    uint64_t share = ffl_pool_share(&c->tx, c->tx_cap);
+    uint64_t share = tx_share(c, s);
     if (ffl_unlikely(part && share < c->tx_cap && s->tx_out + (uint64_t)want > share))
         return tx_take_part(c, s, share);
     if (s->tx_out == 0)

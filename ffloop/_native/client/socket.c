@@ -15,6 +15,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#define SNDBUF_LEAST 4608u /* bytes, Linux's limits */
+#define SNDBUF_MOST (INT32_MAX / 2u)
+
 /* ---- the table ----------------------------------------------------------------------------- */
 
 struct csock *csock_new(struct ffl_client *c, uint32_t handle)
@@ -424,6 +427,15 @@ static bool sure_option(int level, int name, uint32_t len)
     return level == IPPROTO_TCP && name == TCP_NODELAY;
 }
 
+/* As Linux: twice what was asked for, and not less than it takes. */
+static uint32_t send_limit(const void *val)
+{
+    uint32_t n;
+    memcpy(&n, val, sizeof(n));
+    n = n > SNDBUF_MOST ? SNDBUF_MOST : n;
+    return 2 * n < SNDBUF_LEAST ? SNDBUF_LEAST : 2 * n;
+}
+
 int ffl_client_setsockopt(struct ffl_client *c, int h, int level, int name, const void *val,
                           uint32_t len)
 {
@@ -439,6 +451,8 @@ int ffl_client_setsockopt(struct ffl_client *c, int h, int level, int name, cons
     e.buf = client_arg(c, &o, sizeof(o));
     if (e.buf == FFL_NO_BUF)
         return -ENOBUFS;
+    if (level == SOL_SOCKET && name == SO_SNDBUF && len >= sizeof(int))
+        s->tx_limit = send_limit(val);
     if (!sure_option(level, name, len))
         return client_call(c, e, NULL, 0);
     client_submit(c, e);

@@ -239,9 +239,11 @@ static int kernel_ctl(int epfd, int op, int fd, struct epoll_event *ev)
 
 void epoll_observe(struct epoll_shadow *ep)
 {
-    if (ep->observed || !ep->opened)
+    if (ep->observed)
         return;
     ep->observed = true;
+    if (!ep->opened)
+        return;
     for (struct sc *sc = sessions; sc; sc = sc->next) {
         (void)real.epoll_ctl(ep->w.epfd, EPOLL_CTL_DEL, ffl_client_doorbell_fd(sc->c), NULL);
         (void)real.epoll_ctl(ep->w.epfd, EPOLL_CTL_DEL, ffl_client_session_fd(sc->c), NULL);
@@ -422,7 +424,7 @@ static int do_wait(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns
     lock();
     n = fd_node(epfd);
     struct epoll_shadow *ep = n && n->kind == NODE_EPOLL ? (struct epoll_shadow *)n : NULL;
-    if (!ep || !ep->items || max <= 0 || max > INT_MAX / (int)sizeof(*ev)) {
+    if (!ep || !ep->opened || max <= 0 || max > INT_MAX / (int)sizeof(*ev)) {
         unlock();
         return -2;
     }
@@ -433,11 +435,12 @@ static int do_wait(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns
     return rc;
 }
 
-/* Has it, or had it ever, stack sockets? */
+/* Has it, or had it ever, stack sockets? (The doorbells stay in it: an event of theirs that reached
+ * the program would be lost to the other threads.) */
 static bool mixed(int epfd)
 {
     struct node *n = fd_node(epfd);
-    return n && !tls.inside && n->kind == NODE_EPOLL && ((struct epoll_shadow *)n)->items;
+    return n && !tls.inside && n->kind == NODE_EPOLL && ((struct epoll_shadow *)n)->opened;
 }
 
 /* The kernel's call on an epoll that had no stack socket when it began; if it has one now, our own
@@ -450,7 +453,7 @@ static int kernel_call(int epfd, struct epoll_event *ev, int max, int64_t timeou
     struct epoll_shadow *ep = p && p->kind == NODE_EPOLL ? (struct epoll_shadow *)p : NULL;
     if (ep)
         atomic_fetch_add(&ep->plain, 1); /* before the kernel's call: add() looks after its link */
-    int n = ep && ep->items && max > 0 ? 0 : real_epoll(epfd, ev, max, timeout_ns, mask);
+    int n = ep && ep->opened && max > 0 ? 0 : real_epoll(epfd, ev, max, timeout_ns, mask);
     if (ep)
         atomic_fetch_sub(&ep->plain, 1);
     if (n < 0 || !mixed(epfd))

@@ -113,7 +113,7 @@ static bool concerns(int fd)
     struct node *n = fd >= 0 ? fd_node(fd) : NULL;
     if (!n || n->kind == NODE_OURS)
         return false;
-    return n->kind == NODE_SOCK || ((struct epoll_shadow *)n)->items;
+    return n->kind == NODE_SOCK || ((struct epoll_shadow *)n)->opened;
 }
 
 static void watch(struct set *p, struct waiter *w)
