@@ -19,6 +19,10 @@ class InstanceDenied(InstanceError):
     """The file system does not let this user open the instance's socket."""
 
 
+class InstanceUnsafe(InstanceError):
+    """The socket's place is one where another user could have put a socket of his own."""
+
+
 class InstanceRefused(InstanceError):
     """The instance refused this user, or has no room for another session."""
 
@@ -58,6 +62,7 @@ _ATTACH: dict[int, tuple[type[InstanceError], str]] = {
         InstanceRefused,
         "run as a user that the instance admits, or start it so that it admits this one",
     ),
+    errno.ENOTUNIQ: (InstanceUnsafe, ""),
     errno.EUSERS: (
         InstanceRefused,
         "end other sessions, or raise the limit where the instance is started",

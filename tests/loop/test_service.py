@@ -11,12 +11,13 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 
 import pytest
 
 import ffloop
-from ffloop import _instance
+from ffloop import _instance, _preload
 
 from .util import HOST, Log, serve, until
 
@@ -281,6 +282,94 @@ def test_wrong_options(options, words):
     status, said = refused_start(*options)
     assert status == 2
     assert words in said
+
+
+# ---- where the socket is ----
+
+
+@pytest.fixture
+def place():
+    """A directory of its own, open to other users' eyes."""
+    folder = tempfile.mkdtemp(prefix="ffloop-")
+    os.chmod(folder, 0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def _link(place, mine):
+    os.symlink(mine, os.path.join(place, "link"))
+    return os.path.join(place, "link")
+
+
+def _open_to_all(place, mine):
+    os.chmod(mine, 0o777)
+    return mine
+
+
+def _foreign(place, mine):
+    os.chown(mine, OTHER, -1)
+    return mine
+
+
+UNSAFE = [
+    pytest.param(_link, "is a symbolic link: name the directory itself", id="link"),
+    pytest.param(_open_to_all, "every user may write in", id="open"),
+    pytest.param(_foreign, f"belongs to user {OTHER}", id="foreign", marks=root),
+]
+
+
+@pytest.mark.parametrize(("spoil", "words"), UNSAFE)
+def test_unsafe_places(no_leaks, service, place, spoil, words):
+    """The instance does not start there; an application, and a preloaded program, do not attach."""
+    mine = os.path.join(place, "mine")
+    os.mkdir(mine)
+    service(path=os.path.join(mine, "i.sock"))
+    path = os.path.join(spoil(place, mine), "i.sock")
+    with pytest.raises(ffloop.InstanceUnsafe, match=words):
+        attach(path)
+    done = subprocess.run(
+        [sys.executable, "-c", "import socket; socket.create_server(('127.0.0.1', 0))"],
+        env=os.environ | {"LD_PRELOAD": _preload.library(), "FFLOOP_INSTANCE": path},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert done.returncode != 0
+    assert words in done.stderr
+    status, said = refused_start("--socket", path + "2")
+    assert status == 1
+    assert words in said
+
+
+@root
+def test_a_sticky_directory(service, place):
+    """As /tmp is: what root or this user has put there is used, what another has is not."""
+    os.chmod(place, 0o1777)
+    path = os.path.join(place, "i.sock")
+    process, _ = service("--any-user", path=path)
+    attach(path)
+    with as_user(OTHER):
+        attach(path)
+    process.kill()
+    process.wait()
+    os.chown(path, OTHER, -1)  # (an instance of that user's could not run from this package)
+    with pytest.raises(ffloop.InstanceUnsafe, match=f"is of user {OTHER}, and every user"):
+        attach(path)
+
+
+@root
+def test_who_listens_is_whose_socket_it_is(service, place):
+    path = os.path.join(place, "i.sock")
+    with as_user(OTHER), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        os.seteuid(0)
+        sock.bind(path)
+        os.chmod(path, 0o666)
+        os.seteuid(OTHER)
+        sock.listen()  # the kernel notes who
+        os.seteuid(0)
+        with pytest.raises(ffloop.InstanceUnsafe, match=f"user {OTHER} listens at"):
+            attach(path)
 
 
 # ---- the drain ----

@@ -6,6 +6,7 @@
  */
 #include "internal.h"
 
+#include "place.h"
 #include "stats.h"
 
 #include <errno.h>
@@ -103,6 +104,10 @@ int client_connect(const struct ffl_client_opts *o, char *why, size_t whylen)
         snprintf(why, whylen, "'%s' is not a usable socket path: %s", path, strerror(-rc));
         return rc;
     }
+    uid_t owner;
+    rc = ffl_place_check(path, &owner, why, whylen);
+    if (rc < 0)
+        return rc;
     int s = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (s < 0)
         return -errno;
@@ -110,8 +115,12 @@ int client_connect(const struct ffl_client_opts *o, char *why, size_t whylen)
         rc = connect(s, (struct sockaddr *)&sa, len) < 0 ? -errno : 0;
     while (rc == -EINTR);
     if (rc == 0)
+        rc = ffl_place_peer(s, path, owner, why, whylen);
+    if (rc == 0)
         return s;
     close(s);
+    if (rc == -ENOTUNIQ)
+        return rc;
     const char *hint = rc == -ENOENT         ? "there is no such socket"
                        : rc == -ECONNREFUSED ? "no instance listens there (it has ended)"
                        : rc == -EPROTOTYPE   ? "that socket is not an ffloop instance's"

@@ -48,6 +48,7 @@ struct ffl_client_opts {
  *   -ENOENT, -ECONNREFUSED, -EACCES  no instance at the path, a dead one's socket, or no permission
  *   -EPROTONOSUPPORT                 the instance speaks another version
  *   -EPERM                           the instance refused this user
+ *   -ENOTUNIQ                        somebody else could have put a socket there (place.h)
  *   -EUSERS                          too many sessions
  *   -EPROTO                          not an ffloop instance, or a malformed reply
  *   -ETIMEDOUT, -ENOMEM, ...

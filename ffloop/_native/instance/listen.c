@@ -7,6 +7,8 @@
  */
 #include "internal.h"
 
+#include "place.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -82,6 +84,9 @@ static int bind_path(struct ffl_instance *in, const char *path, char *why, size_
         snprintf(why, whylen, "socket path '%s': %s", path, strerror(-rc));
         return rc;
     }
+    rc = ffl_place_check(path, NULL, why, whylen);
+    if (rc < 0)
+        return rc;
     int s = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (s < 0)
         return -errno;
