@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-RAW_RESPONSE = 602  # bytes in all, for BYTES = 0: the small response of design.md's figures
+RAW_RESPONSE = 602  # bytes in all, for BYTES = 0: a small page with its header
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
@@ -23,7 +23,8 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
     if name == "uvloop":
         import uvloop
 
-        return uvloop.new_event_loop
+        factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+        return factory
     import ffloop
 
     return ffloop.new_event_loop
