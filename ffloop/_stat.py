@@ -150,7 +150,10 @@ def as_prometheus(instances: list[Instance]) -> str:
             labels = {**where, "type": kind, "state": state}
             add("ffloop_sockets", "gauge", "Stack sockets.", count, **labels)
         for session in one.sessions:
-            _session_metrics(add, session, {**where, "session": session.id, "app": session.pid})
+            labels = {**where, "session": session.id, "app": session.pid}
+            _session_metrics(add, session, labels)
+            what = "Bytes sent that the stack has not taken."
+            add("ffloop_session_queued_bytes", "gauge", what, _queued(one, session), **labels)
     out = []
     for name, (kind, what, lines) in families.items():
         out += [f"# HELP {name} {what}", f"# TYPE {name} {kind}", *lines]
@@ -222,7 +225,7 @@ def tables(
     rates = before or Rates([])
     parts: list[Any] = [_instances_table(instances, rates)]
     if any(one.sessions for one in instances):
-        parts.append(_sessions_table(instances, rates))
+        parts += [_sessions_table(instances, rates), _rings_table(instances, rates)]
     if limit > 0 and any(one.sockets for one in instances):
         parts.append(_sockets_table(instances, limit, rates))
     parts += [Text(line, style="yellow") for line in refused]
@@ -237,7 +240,9 @@ def _table(title: str, *columns: str) -> "Table":
     for column in columns:
         right = column.startswith(">")
         side = "right" if right else "left"
-        table.add_column(column.lstrip(">"), justify=side, no_wrap=True)  # type: ignore[arg-type]
+        wraps = column in ("socket", "program")  # where a terminal is narrow; figures stay whole
+        name = column.lstrip(">")
+        table.add_column(name, justify=side, no_wrap=not wraps, overflow="fold")  # type: ignore[arg-type]
     return table
 
 
@@ -271,24 +276,47 @@ def _sessions_table(instances: list[Instance], rates: "Rates") -> "Table":
     table = _table(
         "Sessions",
         *("instance", "id", "pid", "user", "program", ">sockets", ">in", ">out"),
-        *(">submitted", ">posted", ">spins", ">sleeps", ">wakes", ">full", ">sq/cq", ">pool free"),
+        *(">queued", ">pool free", ">empty"),
     )
     for one in instances:
         for session in one.sessions:
             key, app, inst = (one.pid, session.id), session.app, session.inst
-            depth = "/".join(str(session.rings[name]["depth"]) for name in ("sq", "cq") if app)
             table.add_row(
                 *(str(one.pid), str(session.id), str(session.pid), session.user),
                 escape(session.program[:40]) + (" [red](ending)[/red]" if session.dying else ""),
                 str(session.sockets),
-                rates.of(key, "bytes_in", inst.get("bytes_in", 0), _size),
-                rates.of(key, "bytes_out", inst.get("bytes_out", 0), _size),
-                *(rates.of(key, name, app.get(name, 0)) for name in ("submitted",)),
-                *(rates.of(key, name, inst.get(name, 0)) for name in ("posted",)),
-                *(rates.of(key, name, app.get(name, 0)) for name in ("spins", "sleeps", "wakes")),
-                rates.of(key, "full", app.get("sq_full", 0) + inst.get("cq_full", 0)),
-                depth,
+                *(
+                    rates.of(key, name, inst.get(name, 0), _size)
+                    for name in ("bytes_in", "bytes_out")
+                ),
+                _size(_queued(one, session)),
                 f"{100 * session.rx_free // max(session.rx_total, 1)}%",
+                rates.of(key, "empty", app.get("pool_empty", 0) + inst.get("pool_empty", 0)),
+            )
+    return table
+
+
+def _queued(one: Instance, session: Session) -> int:
+    return sum(sock.tx_queued for sock in one.sockets if sock.session == session.id)
+
+
+def _rings_table(instances: list[Instance], rates: "Rates") -> "Table":
+    table = _table(
+        "Rings",
+        *("instance", "id", ">submitted", ">posted", ">sq depth", ">cq depth", ">full"),
+        *(">spins", ">sleeps", ">wakes", ">woken"),
+    )
+    for one in instances:
+        for session in one.sessions:
+            key, app, inst = (one.pid, session.id), session.app, session.inst
+            table.add_row(
+                *(str(one.pid), str(session.id)),
+                rates.of(key, "submitted", app.get("submitted", 0)),
+                rates.of(key, "posted", inst.get("posted", 0)),
+                *(str(session.rings[ring]["depth"]) if app else "-" for ring in ("sq", "cq")),
+                rates.of(key, "full", app.get("sq_full", 0) + inst.get("cq_full", 0)),
+                *(rates.of(key, name, app.get(name, 0)) for name in ("spins", "sleeps", "wakes")),
+                rates.of(key, "woken", inst.get("wakes", 0)),
             )
     return table
 
@@ -379,8 +407,10 @@ def _samples(instances: list[Instance]) -> dict[tuple[Any, ...], int]:
             found.update({(*key, name): value for name, value in session.app.items()})
             for name in ("bytes_in", "bytes_out", "posted"):
                 found[(*key, name)] = session.inst.get(name, 0)
-            full = session.app.get("sq_full", 0) + session.inst.get("cq_full", 0)
-            found[(*key, "full")] = full
+            app, inst = session.app, session.inst
+            found[(*key, "full")] = app.get("sq_full", 0) + inst.get("cq_full", 0)
+            found[(*key, "empty")] = app.get("pool_empty", 0) + inst.get("pool_empty", 0)
+            found[(*key, "woken")] = inst.get("wakes", 0)
         for sock in one.sockets:
             where = (one.pid, sock.session, sock.handle, str(sock.peer))
             found[(*where, "in")], found[(*where, "out")] = sock.bytes_in, sock.bytes_out

@@ -18,7 +18,7 @@ import urllib.request
 import pytest
 
 import ffloop
-from ffloop import _cli, _instance, _pages
+from ffloop import _cli, _instance, _pages, _stat
 from ffloop._errors import InstanceDenied, InstanceNotFound, VersionMismatch
 
 from .util import HOST, pair
@@ -87,6 +87,9 @@ def test_what_it_shows_is_so(instance, capsys, no_leaks):
 
 
 def test_states_and_what_is_queued(instance):
+    def prometheus():
+        return _stat.as_prometheus([_pages.read(instance.pid)])
+
     def states():
         return sorted(s.state for s in _pages.read(instance.pid).sockets)
 
@@ -103,6 +106,7 @@ def test_states_and_what_is_queued(instance):
             while not (queued := [s for s in _pages.read(instance.pid).sockets if s.tx_queued]):
                 await asyncio.sleep(0)
             assert [s.local for s in queued] == [client.transport.get_extra_info("sockname")]
+            assert re.search(r"^ffloop_session_queued_bytes\{.*\} [1-9]\d*$", prometheus(), re.M)
             client.transport.abort()
             await client.lost
             peer.transport.abort()
@@ -119,6 +123,30 @@ def test_states_and_what_is_queued(instance):
     while _pages.read(instance.pid).sessions:
         time.sleep(0.01)
     assert _pages.read(instance.pid).sockets == []
+
+
+def test_a_reader_that_has_its_share(instance):
+    """The instance reads ahead as much as a socket may hold, and counts that it stopped."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        with ffloop.socket() as listener, socket.socket() as peer:
+            listener.bind((HOST, 0))
+            listener.listen()
+            listener.setblocking(False)
+            peer.connect(listener.getsockname())
+            peer.setblocking(False)
+            connection, _ = await loop.sock_accept(listener)
+            assert peer.send(b"x") == 1
+            assert await loop.sock_recv(connection, 1) == b"x"
+            while not _pages.read(instance.pid).sessions[0].inst["pool_empty"]:
+                with contextlib.suppress(BlockingIOError):
+                    peer.send(bytes(65536))
+                await asyncio.sleep(0)
+            connection.close()
+
+    with asyncio.Runner(loop_factory=ffloop.new_event_loop) as runner:
+        runner.run(main())
 
 
 def test_datagrams(instance):
@@ -179,8 +207,13 @@ def test_as_a_command(instance):
                 env={**os.environ, "TERM": "dumb"},
             )
             assert done.returncode == 0, done.stderr
-            for word in ("Instances", "Sessions", instance.path, str(os.getpid())):
+            for word in ("Instances", "Sessions", "Rings", instance.path, str(os.getpid())):
                 assert word in done.stdout
+            for column in (
+                *("queued", "pool free", "empty", "sq depth", "cq depth", "full"),
+                *("spins", "sleeps", "wakes", "woken"),
+            ):
+                assert column in done.stdout
             assert ("/s" in done.stdout.replace(instance.path, "")) == (args[0] == "top")
 
 

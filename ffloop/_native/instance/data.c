@@ -24,6 +24,7 @@ static void stall(struct ep *e)
     if (e->in_stalled)
         return;
     e->in_stalled = true;
+    ffl_stat_add(&e->s->map.seg->inst.pool_empty, 1);
     list_push(&e->s->stalled, e);
 }
 
