@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import fcntl
 import os
+import shlex
 import shutil
 import stat
 import struct
@@ -35,9 +36,15 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument("--stack", choices=_config.STACKS, help="insist on this stack")
     parser.add_argument("--instance", metavar="PATH", help="the instance's socket")
-    parser.add_argument("program", metavar="PROGRAM")
+    parser.add_argument(
+        "--cflags", action="store_true", help="print how to compile with ff_syscall.h (kqueue)"
+    )
+    parser.add_argument(
+        "--libs", action="store_true", help="print how to link the library instead of preloading it"
+    )
+    parser.add_argument("program", metavar="PROGRAM", nargs="?")
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="ARGS")
-    parser.set_defaults(call=_command)
+    parser.set_defaults(call=_command, parser=parser)
 
 
 def library() -> str:
@@ -50,6 +57,11 @@ def library() -> str:
 
 def _command(args: argparse.Namespace) -> int:
     try:
+        if args.cflags or args.libs:
+            print(_flags(args.cflags, args.libs))
+            return 0
+        if args.program is None:
+            args.parser.error("which PROGRAM?")
         path = _find(args.program)
         config = _config.load(instance=args.instance, stack=args.stack)
         environ = dict(os.environ)
@@ -62,6 +74,15 @@ def _command(args: argparse.Namespace) -> int:
     except OSError as exc:
         print(f"ffloop preload: {args.program}: {exc.strerror}", file=sys.stderr)
     return 1
+
+
+def _flags(cflags: bool, libs: bool) -> str:
+    """For a C compiler. A program that is linked needs no LD_PRELOAD."""
+    folder = Path(library()).parent
+    words = [f"-I{folder / 'include'}"] if cflags else []
+    if libs:
+        words += [f"-L{folder}", f"-Wl,-rpath,{folder}", "-lff_syscall"]
+    return shlex.join(words)
 
 
 def _found(config: _config.Config) -> dict[str, str]:

@@ -61,6 +61,7 @@ def test_contents() -> None:
         "_native/_core.abi3.so",
         "_native/ffloop-instance",
         "_native/ffloop-ring-bench",
+        "_native/include/ff_syscall.h",
     ):
         assert f"ffloop/{wanted}" in names
     # The package, its metadata, its one command and the manual (test_manual.py): nothing else.
@@ -73,7 +74,8 @@ def test_contents() -> None:
     ]
     assert not strays
     sources = (".c", ".h", ".txt", ".o", ".a", ".cmake")
-    assert not [n for n in names if n.startswith("ffloop/") and n.endswith(sources)]
+    mine = {n for n in names if n.startswith("ffloop/") and n.endswith(sources)}
+    assert mine == {"ffloop/_native/include/ff_syscall.h"}
 
 
 def test_license_is_in_the_metadata() -> None:

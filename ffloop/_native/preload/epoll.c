@@ -61,6 +61,8 @@ static uint32_t item_poll(struct item *it)
 {
     if (it->inner)
         return epoll_ready(it->inner) ? (EPOLLIN | EPOLLRDNORM) & it->events : 0;
+    if (it->w->ep->kq && (!it->s->sc || it->s->state == SOCK_BOUND))
+        return 0; /* kqueue says nothing of it; epoll that it is hung up */
     return sock_poll(it->s, it->events) & it->events;
 }
 
@@ -139,6 +141,8 @@ void epoll_free(struct epoll_shadow *ep)
         fd_each(forget_of, &ep->w);
     if (ep->opened)
         waiter_close(&ep->w);
+    if (ep->kq)
+        kqueue_free(ep->kq);
     free(ep);
 }
 
@@ -157,10 +161,10 @@ void epoll_forked(struct epoll_shadow *ep)
     ep->head = ep->tail = NULL;
 }
 
-static struct item *find(struct item *list, const struct waiter *w, int fd)
+static struct item *find(struct item *list, const struct waiter *w, const struct item *model)
 {
     for (struct item *it = list; it; it = it->next)
-        if (it->w == w && it->fd == fd)
+        if (it->w == w && it->fd == model->fd && it->writes == model->writes)
             return it;
     return NULL;
 }
@@ -174,15 +178,21 @@ static void begin(struct item *it)
         epoll_tell(it);
 }
 
+int epoll_open(struct epoll_shadow *ep, int epfd)
+{
+    if (ep->opened)
+        return 0;
+    int rc = waiter_open(&ep->w, epfd);
+    ep->w.ep = ep;
+    ep->opened = rc == 0;
+    return rc;
+}
+
 static int add(struct epoll_shadow *ep, int epfd, struct item *model, const struct epoll_event *ev)
 {
-    if (!ep->opened) {
-        int rc = waiter_open(&ep->w, epfd);
-        if (rc < 0)
-            return rc;
-        ep->w.ep = ep;
-        ep->opened = true;
-    }
+    int rc = epoll_open(ep, epfd);
+    if (rc < 0)
+        return rc;
     if (model->inner && (ev->events & EPOLLEXCLUSIVE))
         return -EINVAL;
     if ((ev->events & EPOLLEXCLUSIVE) && ev->events & ~(uint32_t)EXCLUSIVE_OK)
@@ -205,7 +215,7 @@ static int add(struct epoll_shadow *ep, int epfd, struct item *model, const stru
 static int control(struct epoll_shadow *ep, int epfd, int op, struct item *model,
                    const struct epoll_event *ev)
 {
-    struct item *it = find(*list_of(model), &ep->w, model->fd);
+    struct item *it = find(*list_of(model), &ep->w, model);
     switch (op) {
     case EPOLL_CTL_ADD:
         return it ? -EEXIST : add(ep, epfd, model, ev);
@@ -251,6 +261,23 @@ void epoll_observe(struct epoll_shadow *ep)
     (void)real.epoll_ctl(ep->w.epfd, EPOLL_CTL_DEL, ep->w.kick, NULL); /* ENOENT: not yet in */
 }
 
+int epoll_register(struct epoll_shadow *ep, int epfd, int op, struct item *model,
+                   struct epoll_event *ev)
+{
+    struct node *n = fd_node(model->fd);
+    int rc = 0;
+    if (n->kind == NODE_EPOLL) { /* the kernel keeps the kernel's part, and finds loops */
+        model->inner = (struct epoll_shadow *)n;
+        epoll_observe(model->inner);
+        rc = kernel_ctl(epfd, op, model->fd, ev) < 0 ? -errno : 0;
+    } else {
+        model->s = (struct sock *)n;
+        if (model->s->ticket && !model->s->sc)
+            proc_import(model->s);
+    }
+    return rc < 0 ? rc : control(ep, epfd, op, model, ev);
+}
+
 API int epoll_ctl(int epfd, int op, int fd, struct epoll_event *ev)
 {
     real_start();
@@ -264,34 +291,29 @@ API int epoll_ctl(int epfd, int op, int fd, struct epoll_event *ev)
         unlock();
         return real.epoll_ctl(epfd, op, fd, ev);
     }
-    struct epoll_shadow *ep = (struct epoll_shadow *)e;
     struct item model = {.fd = fd};
-    int rc = 0;
-    if (n->kind == NODE_EPOLL) { /* the kernel keeps the kernel's part, and finds loops */
-        model.inner = (struct epoll_shadow *)n;
-        epoll_observe(model.inner);
-        rc = kernel_ctl(epfd, op, fd, ev) < 0 ? -errno : 0;
-    } else {
-        model.s = (struct sock *)n;
-        if (model.s->ticket && !model.s->sc)
-            proc_import(model.s);
-    }
-    if (rc == 0)
-        rc = control(ep, epfd, op, &model, ev);
-    return (int)leave(rc);
+    return (int)leave(epoll_register((struct epoll_shadow *)e, epfd, op, &model, ev));
 }
 
 /* ---- creating ------------------------------------------------------------------------------ */
+
+struct epoll_shadow *epoll_new(void)
+{
+    struct epoll_shadow *ep = calloc(1, sizeof(*ep));
+    if (!ep)
+        return NULL;
+    ep->node.kind = NODE_EPOLL;
+    ep->w.ep = ep;
+    return ep;
+}
 
 static int shadow(int fd)
 {
     if (fd < 0 || !started || tls.inside)
         return fd;
-    struct epoll_shadow *ep = calloc(1, sizeof(*ep));
+    struct epoll_shadow *ep = epoll_new();
     if (!ep)
         return fd; /* it holds kernel descriptors only; a stack socket's ADD says ENOMEM */
-    ep->node.kind = NODE_EPOLL;
-    ep->w.ep = ep;
     lock();
     if (fd_set_node(fd, &ep->node) < 0)
         free(ep);
@@ -381,8 +403,8 @@ static int sleep_once(struct epoll_shadow *ep, int epfd, struct epoll_event *ev,
     return n;
 }
 
-static int wait_mixed(struct epoll_shadow *ep, int epfd, struct epoll_event *ev, int max,
-                      int64_t timeout_ns, const sigset_t *mask)
+int epoll_sleep(struct epoll_shadow *ep, int epfd, struct epoll_event *ev, int max,
+                int64_t timeout_ns, const sigset_t *mask)
 {
     int64_t now = ffl_now_ns(), until = timeout_ns < 0 ? -1 : now + timeout_ns;
     ep->node.fds++; /* it stays while we wait, whatever another thread closes */
@@ -428,7 +450,7 @@ static int do_wait(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns
         unlock();
         return -2;
     }
-    int rc = wait_mixed(ep, epfd, ev, max, timeout_ns, mask);
+    int rc = epoll_sleep(ep, epfd, ev, max, timeout_ns, mask);
     int saved = errno;
     unlock();
     errno = saved;
@@ -497,11 +519,7 @@ API int epoll_pwait2(int epfd, struct epoll_event *ev, int max, const struct tim
                      const sigset_t *mask)
 {
     real_start();
-    bool bad = ts && (ts->tv_sec < 0 || ts->tv_nsec < 0 || ts->tv_nsec >= FFL_NS_PER_SEC);
-    if (!mixed(epfd) || bad)
+    if (!mixed(epfd) || timespec_bad(ts))
         return real.epoll_pwait2(epfd, ev, max, ts, mask);
-    int64_t ns = !ts                       ? -1
-                 : ts->tv_sec > 1000000000 ? INT64_MAX / 2
-                                           : ts->tv_sec * FFL_NS_PER_SEC + ts->tv_nsec;
-    return any_wait(epfd, ev, max, ns, mask);
+    return any_wait(epfd, ev, max, timespec_ns(ts), mask);
 }

@@ -47,6 +47,17 @@ int fd_set_node(int fd, struct node *n)
     return 0;
 }
 
+/* kqueue goes by descriptors, epoll by open sockets. */
+static void forget_kqueues(struct sock *s, int fd)
+{
+    struct item *next;
+    for (struct item *it = s->items; it; it = next) {
+        next = it->next;
+        if (it->w->ep && it->w->ep->kq && it->fd == fd)
+            kqueue_closed(it);
+    }
+}
+
 void fd_drop(int fd)
 {
     _Atomic(struct node *) *p = slot(fd);
@@ -54,6 +65,8 @@ void fd_drop(int fd)
     if (!n)
         return;
     atomic_store_explicit(p, NULL, memory_order_release);
+    if (n->kind == NODE_SOCK)
+        forget_kqueues((struct sock *)n, fd);
     if (n->kind == NODE_OURS || --n->fds > 0)
         return;
     if (n->kind == NODE_SOCK)

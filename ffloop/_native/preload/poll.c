@@ -261,24 +261,12 @@ API int poll(struct pollfd *fds, nfds_t n, int timeout)
     return do_poll(fds, n, timeout < 0 ? -1 : timeout * 1000000LL, NULL);
 }
 
-static int64_t ns_of(const struct timespec *ts)
-{
-    return !ts                       ? -1
-           : ts->tv_sec > 1000000000 ? INT64_MAX / 2
-                                     : ts->tv_sec * FFL_NS_PER_SEC + ts->tv_nsec;
-}
-
-static bool bad_time(const struct timespec *ts)
-{
-    return ts && (ts->tv_sec < 0 || ts->tv_nsec < 0 || ts->tv_nsec >= FFL_NS_PER_SEC);
-}
-
 API int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *ts, const sigset_t *mask)
 {
     real_start();
-    if (bad_time(ts) || !any(fds, n))
+    if (timespec_bad(ts) || !any(fds, n))
         return real.ppoll(fds, n, ts, mask);
-    return do_poll(fds, n, ns_of(ts), mask);
+    return do_poll(fds, n, timespec_ns(ts), mask);
 }
 
 extern void __chk_fail(void) __attribute__((noreturn));
@@ -392,7 +380,7 @@ API int pselect(int n, fd_set *r, fd_set *w, fd_set *e, const struct timespec *t
                 const sigset_t *mask)
 {
     real_start();
-    if (n < 0 || bad_time(ts) || !any_in(n, r, w, e))
+    if (n < 0 || timespec_bad(ts) || !any_in(n, r, w, e))
         return real.pselect(n, r, w, e, ts, mask);
-    return do_select(n, r, w, e, ns_of(ts), mask);
+    return do_select(n, r, w, e, timespec_ns(ts), mask);
 }

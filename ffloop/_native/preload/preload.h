@@ -5,6 +5,7 @@
  * fds.c     which descriptor is what; dup, close     sc.c      sessions, the lock, sleeping
  * sock.c    the life of a socket; options            io.c      receive and send
  * epoll.c   epoll                                    poll.c    poll, select
+ * kqueue.c  kqueue, over epoll.c                     ff_syscall.h  for programs: kqueue, type flags
  * raw.c     syscall(2)
  * proc.c    fork, exec, spawn                        file.c    sendfile, splice
  *
@@ -174,7 +175,7 @@ struct item {          /* who wants to know of a socket's changes */
     struct epoll_shadow *inner; /* instead of s: an epoll in an epoll */
     /* an epoll's */
     struct item *rd_next, *rd_prev;
-    bool queued;
+    bool queued, writes; /* writes: a kqueue's EVFILT_WRITE */
     int fd;
     uint32_t events;
     epoll_data_t data;
@@ -225,8 +226,17 @@ struct epoll_shadow {
     bool opened;              /* w is */
     bool observed;            /* somebody polled this epoll itself: no doorbells in it */
     int64_t checked;
+    struct kq *kq; /* it is a kqueue's */
 };
 
+struct epoll_shadow *epoll_new(void);
+int epoll_open(struct epoll_shadow *ep, int epfd); /* for stack sockets: 0 or -errno */
+/* epoll_ctl of a descriptor with a node: model has fd and writes. 0 or -errno. */
+int epoll_register(struct epoll_shadow *ep, int epfd, int op, struct item *model,
+                   struct epoll_event *ev);
+/* epoll_pwait2 of an open shadow: events, 0, or -1 with errno. Locked before and after. */
+int epoll_sleep(struct epoll_shadow *ep, int epfd, struct epoll_event *ev, int max,
+                int64_t timeout_ns, const sigset_t *mask);
 void epoll_tell(struct item *it);
 void epoll_forget(struct item *it);         /* its socket goes */
 void epoll_forked(struct epoll_shadow *ep); /* the child: its stack sockets are the parent's */
@@ -237,6 +247,13 @@ void epoll_observe(struct epoll_shadow *ep);
 void item_link(struct item **list, struct item *it);
 void item_unlink(struct item **list, struct item *it);
 void items_tell(struct item *list);
+
+/* ---- kqueue (kqueue.c) --------------------------------------------------------------------- */
+
+void kqueue_free(struct kq *kq);
+/* The kqueue's descriptor that an item stands for is closed: its filter goes with it. */
+void kqueue_closed(struct item *it);
+int kqueue_writes(struct epoll_shadow *ep); /* where its kernel descriptors' EVFILT_WRITE are */
 
 /* ---- receive and send (io.c) --------------------------------------------------------------- */
 
@@ -256,6 +273,18 @@ int proc_instance(const struct ffl_addr *a); /* of several */
 int proc_import(struct sock *s);
 void proc_disown(struct sock *s); /* closed before it was used */
 void sock_on_stack(struct sock *s, struct sc *sc, int h);
+
+static inline bool timespec_bad(const struct timespec *ts)
+{
+    return ts && (ts->tv_sec < 0 || ts->tv_nsec < 0 || ts->tv_nsec >= FFL_NS_PER_SEC);
+}
+
+static inline int64_t timespec_ns(const struct timespec *ts) /* NULL: for ever, -1 */
+{
+    return !ts                       ? -1
+           : ts->tv_sec > 1000000000 ? INT64_MAX / 2
+                                     : ts->tv_sec * FFL_NS_PER_SEC + ts->tv_nsec;
+}
 
 /* Ends a call: unlocks, sets errno from -errno. */
 static inline ssize_t leave(ssize_t rc)

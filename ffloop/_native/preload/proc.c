@@ -174,6 +174,11 @@ static void inherit(int fd, struct node *n, void *arg)
 {
     (void)fd;
     (void)arg;
+    if (n->kind == NODE_EPOLL && ((struct epoll_shadow *)n)->kq) {
+        fd_drop(fd);
+        real.close(fd);
+        return;
+    }
     if (n->kind == NODE_EPOLL) {
         epoll_forked((struct epoll_shadow *)n);
         return;

@@ -141,6 +141,19 @@ static void complain(int rc, const char *why)
     (void)rc;
 }
 
+/* Who sleeps on an epoll takes the new doorbell in. */
+static void wake_sleeper(int fd, struct node *n, void *arg)
+{
+    struct epoll_shadow *ep = (struct epoll_shadow *)n;
+    (void)fd;
+    (void)arg;
+    if (n->kind != NODE_EPOLL)
+        return;
+    if (ep->w.asleep)
+        waiter_kick(&ep->w);
+    items_tell(ep->watchers);
+}
+
 struct sc *sc_get(int index, int *why_rc)
 {
     char why[256] = "";
@@ -167,6 +180,8 @@ struct sc *sc_get(int index, int *why_rc)
     sc->next = sessions;
     sessions = sc;
     generation++;
+    if (!options.per_thread)
+        fd_each(wake_sleeper, NULL);
     ffl_log(FFL_LOG_INFO, "attached to instance %d (pid %d, %s)", index,
             ffl_client_instance_pid(sc->c), ffl_client_stack(sc->c));
     return sc;

@@ -5,6 +5,7 @@
  * are not sound, is made on the placeholder: the kernel then gives the error that it would give.
  */
 #include "preload.h"
+#include "ff_syscall.h"
 
 #include <fcntl.h>
 #include <linux/sockios.h>
@@ -13,9 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#define SOCK_KERNEL 0x1000000 /* F-Stack's type flags: this socket to the kernel, to the stack */
-#define SOCK_FSTACK 0x2000000
 
 /* ---- addresses ----------------------------------------------------------------------------- */
 
@@ -183,7 +181,8 @@ int sock_to_kernel(struct sock *s, int fd)
         if (!it->w->ep)
             continue;
         struct epoll_event ev = {.events = it->events, .data = it->data};
-        if (real.epoll_ctl(it->w->epfd, EPOLL_CTL_ADD, it->fd, &ev) < 0)
+        int epfd = it->writes ? kqueue_writes(it->w->ep) : it->w->epfd;
+        if (real.epoll_ctl(epfd, EPOLL_CTL_ADD, it->fd, &ev) < 0)
             rc = -errno;
         it->w->ep->kernel++;
         epoll_forget(it);
