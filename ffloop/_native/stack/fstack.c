@@ -27,6 +27,7 @@
 
 #define BSD_SOL_SOCKET 0xffff
 #define BSD_SO_REUSEPORT_LB 0x10000
+#define BSD_SO_TYPE 0x1008
 #define DRAIN_NS 50000000LL /* after the last close: FINs leave a transmit delay and a tick later */
 #define MAX_EVENTS 256
 #define FIRST_PORT 49152 /* of those that a bind to port 0 gets; FreeBSD's own range */
@@ -192,13 +193,41 @@ static int fstack_socket(void *st, int domain, int type, int proto)
     return fd < 0 ? fail() : fd;
 }
 
+static int bind_now(int fd, const struct ffl_addr *a)
+{
+    struct sockaddr_storage ss;
+    uint32_t len;
+    int rc = ffl_addr_to_sockaddr(a, &ss, &len);
+    if (rc < 0)
+        return rc;
+    return ff_bind(fd, (struct linux_sockaddr *)&ss, len) < 0 ? fail() : 0;
+}
+
+/*
+ * SYNs are led to every socket of an address that is bound with SO_REUSEPORT_LB, and refused by one
+ * that does not listen yet. So beside a listener a socket is bound at the last moment: when it
+ * listens itself (mostly it does not: it becomes a reference to the one that is there) or connects.
+ */
+static int bind_late(struct fstack *f, int fd)
+{
+    const struct ffl_addr *late = fstack_ports_late(&f->ports, fd);
+    if (!late)
+        return 0;
+    struct ffl_addr a = *late;
+    fstack_ports_remove(&f->ports, fd);
+    return bind_now(fd, &a);
+}
+
 static int fstack_dup(void *st, int fd)
 {
     struct fstack *f = st;
+    int rc = bind_late(f, fd);
+    if (rc < 0)
+        return rc;
     int copy = ff_dup(fd);
     if (copy < 0)
         return fail();
-    int rc = fstack_ports_dup(&f->ports, fd, copy);
+    rc = fstack_ports_dup(&f->ports, fd, copy);
     if (rc < 0)
         ff_close(copy);
     return rc < 0 ? rc : copy;
@@ -211,21 +240,21 @@ static int fstack_close(void *st, int fd)
     return ff_close(fd) < 0 ? fail() : 0;
 }
 
-static int option(int fd, int (*get)(int, int, int, void *, socklen_t *), int level, int name)
+static int bsd_option(int fd, int name)
 {
     int value = 0;
     socklen_t len = sizeof(value);
-    return get(fd, level, name, &value, &len) < 0 ? 0 : value;
+    return ff_getsockopt_freebsd(fd, BSD_SOL_SOCKET, name, &value, &len) < 0 ? 0 : value;
 }
 
 static bool is_stream(int fd)
 {
-    return option(fd, ff_getsockopt, SOL_SOCKET, SO_TYPE) == SOCK_STREAM;
+    return bsd_option(fd, BSD_SO_TYPE) == SOCK_STREAM; /* its Linux name is not translated */
 }
 
 static bool is_shared(int fd)
 {
-    return option(fd, ff_getsockopt_freebsd, BSD_SOL_SOCKET, BSD_SO_REUSEPORT_LB) != 0;
+    return bsd_option(fd, BSD_SO_REUSEPORT_LB) != 0;
 }
 
 /*
@@ -260,11 +289,18 @@ static int fstack_bind(void *st, int fd, const struct ffl_addr *a)
     int rc = ffl_addr_to_sockaddr(a, &ss, &len);
     if (rc < 0)
         return rc;
+    if (fstack_ports_late(&f->ports, fd))
+        return -EINVAL;
     if (a->family == AF_INET && !a->port_be)
         return bind_some_port(f, fd, *a, (struct sockaddr_in *)&ss);
-    if (is_stream(fd) && fstack_ports_taken(&f->ports, fd, a, is_shared(fd)))
+    if (!is_stream(fd))
+        return bind_now(fd, a);
+    bool shared = is_shared(fd);
+    if (fstack_ports_taken(&f->ports, fd, a, shared))
         return -EADDRINUSE;
-    return ff_bind(fd, (struct linux_sockaddr *)&ss, len) < 0 ? fail() : 0;
+    if (shared && fstack_ports_beside(&f->ports, a))
+        return fstack_ports_add(&f->ports, fd, a, true, true);
+    return bind_now(fd, a);
 }
 
 static int fstack_accept(void *st, int fd, struct ffl_addr *peer)
@@ -283,6 +319,8 @@ static int fstack_connect(void *st, int fd, const struct ffl_addr *a)
     struct sockaddr_storage ss;
     uint32_t len;
     int rc = ffl_addr_to_sockaddr(a, &ss, &len);
+    if (rc == 0)
+        rc = bind_late(st, fd);
     if (rc < 0)
         return rc;
     return ff_connect(fd, (struct linux_sockaddr *)&ss, len) < 0 ? fail() : 0;
@@ -333,6 +371,12 @@ static int fstack_shutdown(void *st, int fd, int how)
 
 static int fstack_sockname(void *st, int fd, bool peer, struct ffl_addr *a)
 {
+    struct fstack *f = st;
+    const struct ffl_addr *late = peer ? NULL : fstack_ports_late(&f->ports, fd);
+    if (late) {
+        *a = *late;
+        return 0;
+    }
     struct sockaddr_storage ss = {0};
     socklen_t len = sizeof(ss);
     int rc = peer ? ff_getpeername(fd, (struct linux_sockaddr *)&ss, &len)
@@ -348,14 +392,16 @@ static int fstack_listen(void *st, int fd, int backlog)
     struct fstack *f = st;
     struct ffl_addr a;
     bool shared = is_shared(fd);
-    int rc = fstack_sockname(st, fd, false, &a);
+    int rc = bind_late(f, fd);
+    if (rc == 0)
+        rc = fstack_sockname(st, fd, false, &a);
     if (rc == 0 && fstack_ports_taken(&f->ports, fd, &a, shared))
         return -EADDRINUSE;
     if (rc == 0 && ff_listen(fd, backlog) < 0)
         rc = fail();
     if (rc == 0) /* a name only now: listen without bind */
         rc = fstack_sockname(st, fd, false, &a);
-    return rc < 0 ? rc : fstack_ports_add(&f->ports, fd, &a, shared);
+    return rc < 0 ? rc : fstack_ports_add(&f->ports, fd, &a, shared, false);
 }
 
 /* ---- options ------------------------------------------------------------------------------- */

@@ -19,12 +19,33 @@ static bool overlap(const struct ffl_addr *a, const struct ffl_addr *b)
 bool fstack_ports_taken(const struct fstack_ports *p, int fd, const struct ffl_addr *a, bool shared)
 {
     for (int i = 0; i < p->n; i++)
-        if (p->v[i].fd != fd && overlap(&p->v[i].a, a) && !(shared && p->v[i].shared))
+        if (p->v[i].fd != fd && !p->v[i].late && overlap(&p->v[i].a, a) &&
+            !(shared && p->v[i].shared))
             return true;
     return false;
 }
 
-int fstack_ports_add(struct fstack_ports *p, int fd, const struct ffl_addr *a, bool shared)
+bool fstack_ports_beside(const struct fstack_ports *p, const struct ffl_addr *a)
+{
+    for (int i = 0; i < p->n; i++) {
+        const struct fstack_listener *l = &p->v[i];
+        if (l->shared && !l->late && l->a.family == a->family && l->a.port_be == a->port_be &&
+            memcmp(l->a.ip, a->ip, sizeof(a->ip)) == 0)
+            return true;
+    }
+    return false;
+}
+
+const struct ffl_addr *fstack_ports_late(const struct fstack_ports *p, int fd)
+{
+    for (int i = 0; i < p->n; i++)
+        if (p->v[i].fd == fd && p->v[i].late)
+            return &p->v[i].a;
+    return NULL;
+}
+
+int fstack_ports_add(struct fstack_ports *p, int fd, const struct ffl_addr *a, bool shared,
+                     bool late)
 {
     fstack_ports_remove(p, fd); /* listen may be called again */
     if (p->n == p->cap) {
@@ -35,7 +56,7 @@ int fstack_ports_add(struct fstack_ports *p, int fd, const struct ffl_addr *a, b
         p->v = v;
         p->cap = cap;
     }
-    p->v[p->n++] = (struct fstack_listener){fd, shared, *a};
+    p->v[p->n++] = (struct fstack_listener){fd, shared, late, *a};
     return 0;
 }
 
@@ -44,7 +65,7 @@ int fstack_ports_dup(struct fstack_ports *p, int fd, int copy)
     for (int i = 0; i < p->n; i++)
         if (p->v[i].fd == fd) {
             struct fstack_listener l = p->v[i]; /* add may move the table */
-            return fstack_ports_add(p, copy, &l.a, l.shared);
+            return fstack_ports_add(p, copy, &l.a, l.shared, false);
         }
     return 0;
 }
