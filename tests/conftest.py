@@ -93,6 +93,14 @@ def fstack(fstack_net: Any) -> Iterator[Any]:
     instance.close()
 
 
+@pytest.fixture(params=("host", *ON_FSTACK))
+def stack(request: pytest.FixtureRequest) -> str:
+    """The stack that the loops of processes use which the test starts: each in turn."""
+    if request.param == "fstack":
+        request.getfixturevalue("on_fstack")
+    return str(request.param)
+
+
 @pytest.fixture
 def on_fstack(
     fstack: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
@@ -179,22 +187,29 @@ def warned() -> Iterator[list[warnings.WarningMessage]]:
 
 
 def _exceptions() -> dict[str, str]:
-    """Tests that do not run on F-Stack (modules) or fail there, each with the reason."""
+    """Tests that do not run on F-Stack or fail there, each with the reason."""
     lines = (pathlib.Path(__file__).parent / "fstack" / "exceptions.txt").read_text().splitlines()
     return dict(line.split(": ", 1) for line in lines if line and not line.startswith("#"))
+
+
+def _on_fstack(item: pytest.Item) -> bool:
+    """Whether its loops, or those of its processes, are F-Stack's."""
+    params = getattr(item, "callspec", None)
+    return params is not None and "fstack" in params.params.values()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     exceptions = _exceptions()
     for item in items:
-        if "tests/loop/" not in item.nodeid:
+        folder = item.path.parent.name
+        if folder == "loop":
+            item.add_marker(pytest.mark.timeout(30))
+        if folder not in ("loop", "frameworks") or not _on_fstack(item):
             continue
-        item.add_marker(pytest.mark.timeout(30))
-        if "[fstack" not in item.name:
-            continue
-        if reason := exceptions.get(item.path.name):
+        module = f"{folder}/{item.path.name}"
+        if reason := exceptions.get(module):
             item.add_marker(pytest.mark.skip(reason=f"not on F-Stack: {reason}"))
-        name = f"{item.path.name}::{item.name.partition('[')[0]}"
+        name = f"{module}::{item.name.partition('[')[0]}"
         if reason := exceptions.get(name):
             item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
         if reason := exceptions.get(f"{name} (not run)"):

@@ -7,7 +7,7 @@ import random
 import socket
 
 import pytest
-from loop.util import HOST, PEER
+from loop.util import BIND, HOST, PEER
 
 from .util import on_stack
 
@@ -194,24 +194,23 @@ def test_happy_eyeballs(run_ff):
 
 
 @pytest.mark.parametrize("policy", ["kernel", "adopt"])
-def test_sock_site(run_ff, policy, request):
+def test_sock_site(run_ff, policy):
     """A socket of the application's own, as it would come from systemd."""
-    if "fstack" in request.node.name and policy == "kernel":
-        pytest.skip("the client is on the stack")
 
     async def hello(request):
         assert on_stack(request.transport) == (policy == "adopt")
         return web.Response(text="hello")
 
     async def main():
-        sock = socket.create_server(("0.0.0.0", 0))
+        sock = socket.create_server((BIND, 0))
         port = sock.getsockname()[1]
         runner = web.AppRunner(app_of(web.get("/", hello)), access_log=None)
         await runner.setup()
         await web.SockSite(runner, sock).start()
-        assert runner.addresses == [("0.0.0.0", port)]
+        assert runner.addresses == [(BIND, port)]
         async with aiohttp.ClientSession() as session:
-            async with session.get(f"http://{HOST}:{port}/") as response:
+            host = HOST if policy == "adopt" else PEER
+            async with session.get(f"http://{host}:{port}/") as response:
                 assert await response.text() == "hello"
         await runner.cleanup()
         assert sock.fileno() == -1

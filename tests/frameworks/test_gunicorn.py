@@ -6,19 +6,20 @@ import subprocess
 import sys
 
 import pytest
+from loop.util import BIND, PEER
 
-from .util import EXAMPLES, command, get, process, server, unused_port
+from .util import EXAMPLES, command, get, process, server, server_at, unused_port
 
 pytest.importorskip("gunicorn")
 
 
 @pytest.fixture
-def gunicorn(tmp_path):
+def gunicorn(stack, tmp_path):
     """Its command line and environment, for a port."""
     home = {"HOME": str(tmp_path)}  # it keeps a control socket there
 
     def of(port, worker):
-        argv = (command("gunicorn"), "-w2", f"-b127.0.0.1:{port}", f"-kffloop.workers.{worker}")
+        argv = (command("gunicorn"), "-w2", f"-b{BIND}:{port}", f"-kffloop.workers.{worker}")
         return argv, home
 
     return of
@@ -66,7 +67,7 @@ def test_under_ffloop_run(gunicorn, tmp_path):
         assert made.stop() == 0
 
 
-def test_uvicorn(gunicorn):
+def test_uvicorn(gunicorn, stack):
     pytest.importorskip("uvicorn_worker")
     pytest.importorskip("fastapi")
     port = unused_port()
@@ -75,6 +76,8 @@ def test_uvicorn(gunicorn):
         for number in range(20):
             assert get(port, f"/items/{number}") == {"item": number}
         assert get(port) == {"loop": "ffloop._loop"}
+        # The arbiter listens: the host stack cannot have its port, and F-Stack has its own.
+        assert server_at(port) == ("stack" if stack == "fstack" else "kernel")
         assert made.stop() == 0
 
 
@@ -91,7 +94,7 @@ def test_systemd_activation(gunicorn, tmp_path):
     """The service manager binds and listens, and goes on holding the socket."""
     pytest.importorskip("aiohttp")
     (tmp_path / "aio.py").write_text(AIOHTTP)
-    with socket.create_server(("127.0.0.1", 0)) as sock:
+    with socket.create_server((BIND, 0)) as sock:
         port = sock.getsockname()[1]
         argv, home = gunicorn(port, "AiohttpWorker")
         with server(
@@ -104,7 +107,7 @@ def test_systemd_activation(gunicorn, tmp_path):
             assert get(port)["loop"] == "ffloop._loop"
             assert made.stop() == 0
         sock.setblocking(False)
-        with socket.create_connection(sock.getsockname()):
+        with socket.create_connection((PEER, port)):
             sock.accept()[0].close()  # it is still the manager's
 
 

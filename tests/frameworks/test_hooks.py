@@ -1,10 +1,13 @@
 """Where others take a loop factory: each as its example or the documentation shows it."""
 
 import asyncio
+import shutil
+import socket
 import subprocess
 import sys
 
 import pytest
+from loop.util import HOST, PEER
 
 import ffloop
 
@@ -15,25 +18,48 @@ def run(*argv, **options):
     return subprocess.run(argv, capture_output=True, text=True, timeout=60, **options)
 
 
-def test_runner():
+def test_runner(stack):
     with asyncio.Runner(loop_factory=ffloop.new_event_loop) as runner:
         assert isinstance(runner.get_loop(), ffloop.Loop)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="asyncio.run(loop_factory=) of Python 3.12")
-def test_asyncio_run():
+def test_asyncio_run(stack):
     async def main():
         return asyncio.get_running_loop()
 
     assert isinstance(asyncio.run(main(), loop_factory=ffloop.new_event_loop), ffloop.Loop)
 
 
-def test_pytest_asyncio():
+OUTWARD = """
+import asyncio
+import pytest
+
+@pytest.mark.asyncio
+async def test_outward():
+    reader, writer = await asyncio.open_connection("{host}", {port})
+    writer.write(b"hello")
+    writer.close()
+    await writer.wait_closed()
+"""
+
+
+def test_pytest_asyncio(stack, tmp_path):
     """A user's whole suite, by one hook in its conftest."""
     pytest.importorskip("pytest_asyncio", minversion="1.4")
-    done = run(command("pytest"), "-q", "-p", "no:cacheprovider", EXAMPLES / "pytest_suite")
-    assert "2 passed" in done.stdout, done.stdout + done.stderr
-    assert "warning" not in done.stdout
+    suite = tmp_path / "suite"
+    shutil.copytree(EXAMPLES / "pytest_suite", suite)
+    with socket.create_server((PEER, 0)) as listener:
+        port = listener.getsockname()[1]
+        (suite / "test_outward.py").write_text(OUTWARD.format(host=PEER, port=port))
+        done = run(command("pytest"), "-q", "-p", "no:cacheprovider", suite)
+        assert "3 passed" in done.stdout, done.stdout + done.stderr
+        assert "warning" not in done.stdout
+        listener.setblocking(False)  # the connection waits
+        connection, (host, _) = listener.accept()
+        with connection:
+            assert host == HOST
+            assert connection.recv(100) == b"hello"
 
 
 def test_pytest_asyncio_without_the_hook(tmp_path):
@@ -44,7 +70,7 @@ def test_pytest_asyncio_without_the_hook(tmp_path):
     assert "1 failed, 1 passed" in done.stdout
 
 
-def test_anyio_fixtures(tmp_path):
+def test_anyio_fixtures(stack, tmp_path):
     """anyio's own pytest plugin: the backend's options name the factory."""
     pytest.importorskip("anyio")
     (tmp_path / "test_it.py").write_text(
@@ -60,7 +86,7 @@ def test_anyio_fixtures(tmp_path):
     assert "1 passed" in done.stdout, done.stdout + done.stderr
 
 
-def test_unittest():
+def test_unittest(stack):
     done = run(sys.executable, "-P", EXAMPLES / "unittest_suite.py")
     assert done.returncode == 0, done.stderr
     assert "Ran 1 test" in done.stderr

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from loop.util import HOST
+from loop.util import BIND, HOST, PEER
 
 import ffloop
 
@@ -96,7 +96,7 @@ def test_anyio_streams(run_ff):
 
 
 @pytest.mark.parametrize("secure", [False, True])
-def test_anyio_listeners(tls, secure):
+def test_anyio_listeners(stack, tls, secure):
     """They listen on kernel sockets: the kernel serves them with the host stack, and the stack does
     where they are adopted."""
     server_tls, client_tls = tls
@@ -106,8 +106,8 @@ def test_anyio_listeners(tls, secure):
             async for data in stream:
                 await stream.send(data)
 
-    async def main():
-        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async def main(host):
+        listener = await anyio.create_tcp_listener(local_host=BIND)
         port = listener.extra(anyio.abc.SocketAttribute.local_port)
         if secure:
             listener = TLSListener(listener, server_tls)
@@ -115,7 +115,7 @@ def test_anyio_listeners(tls, secure):
             group.start_soon(listener.serve, serve)
             await anyio.wait_all_tasks_blocked()  # adopted with the first accept
             for number in range(5):
-                stream = await anyio.connect_tcp("127.0.0.1", port)
+                stream = await anyio.connect_tcp(host, port)
                 if secure:
                     stream = await TLSStream.wrap(
                         stream, hostname="localhost", ssl_context=client_tls
@@ -126,9 +126,10 @@ def test_anyio_listeners(tls, secure):
             group.cancel_scope.cancel()
         return type(asyncio.get_running_loop())
 
-    for policy in ("kernel", "adopt"):
+    for policy, host in (("kernel", PEER), ("adopt", HOST)):
         loop = anyio.run(
             main,
+            host,
             backend_options={"loop_factory": lambda: ffloop.Loop(kernel_sockets=policy)},  # noqa: B023
         )
         assert loop is ffloop.Loop

@@ -1,19 +1,21 @@
 """`ffloop run`: scripts and apps unchanged, workers, signals, and what it says of mistakes."""
 
 import asyncio
+import concurrent.futures
 import contextlib
 import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
-from loop.util import listeners
+from loop.util import BIND, HOST, PEER
 
-from .util import command, get, process, server, unused_port
+from .util import answers, command, get, process, server, server_at, unused_port
 
 FFLOOP = command("ffloop")
 
@@ -76,18 +78,18 @@ def run(*argv, **options):
 @pytest.mark.parametrize(
     "target", ["asgi:app", "asgi:make", "aio:app", "aio:make", "aio:make_later"]
 )
-def test_apps(apps, target):
+def test_apps(stack, apps, target):
     pytest.importorskip("uvicorn" if target.startswith("asgi") else "aiohttp")
     port = unused_port()
     with server(FFLOOP, "run", target, "--port", str(port), port=port) as made:
         assert get(port)["loop"] == "ffloop._loop"
-        assert listeners(port) == {"ffloop-instance"}
+        assert server_at(port) == "stack"
         assert made.stop() in (0, -signal.SIGTERM)
-        assert "using the embedded instance" in made.output
+        assert f": stack {stack}, pid" in made.output
 
 
 @pytest.mark.parametrize("target", ["asgi:app", "aio:app"])
-def test_workers(apps, target):
+def test_workers(stack, apps, target):
     """Each has its number; a dead one is reported, the others go on; SIGINT ends them once."""
     pytest.importorskip("uvicorn" if target.startswith("asgi") else "aiohttp")
     port = unused_port()
@@ -103,7 +105,7 @@ def test_workers(apps, target):
         assert made.stop(signal.SIGINT) == 128 + signal.SIGKILL
 
 
-def test_workers_end_together(apps):
+def test_workers_end_together(stack, apps):
     pytest.importorskip("uvicorn")
     port = unused_port()
     with server(FFLOOP, "run", "--workers=2", f"--port={port}", "asgi:app", port=port) as made:
@@ -115,7 +117,7 @@ def test_workers_end_together(apps):
         assert "left" not in made.output
 
 
-def test_signals_reach_each_worker_once(tmp_path):
+def test_signals_reach_each_worker_once(stack, tmp_path):
     script = tmp_path / "signals.py"
     script.write_text(
         "import asyncio, os, signal\n"
@@ -149,7 +151,7 @@ async def ask(port, answers, failures, stop):
     """A request a connection."""
     while not stop.is_set():
         try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            reader, writer = await asyncio.open_connection(HOST, port)
             writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             answer = await asyncio.wait_for(reader.read(), 20)
             writer.close()
@@ -163,7 +165,7 @@ async def ask(port, answers, failures, stop):
 
 
 @pytest.mark.parametrize("target", ["asgi:app", "aio:app"])
-def test_reload(apps, target):
+def test_reload(stack, apps, target):
     """SIGHUP under load: every worker is another afterwards, and no request failed."""
     pytest.importorskip("uvicorn" if target.startswith("asgi") else "aiohttp")
     port = unused_port()
@@ -198,7 +200,7 @@ def test_reload(apps, target):
 
 
 @pytest.mark.parametrize("how", ["broken", "silent"])
-def test_a_reload_that_fails(apps, how, monkeypatch):
+def test_a_reload_that_fails(stack, apps, how):
     """The old workers go on; so does the parent, to the next one."""
     port = unused_port()
     with server(FFLOOP, "run", "--workers=2", f"--port={port}", "aio:app", port=port) as made:
@@ -225,7 +227,7 @@ def test_a_reload_that_fails(apps, how, monkeypatch):
         assert made.stop() == 0
 
 
-def test_workers_do_not_outlive_the_parent(apps):
+def test_workers_do_not_outlive_the_parent(stack, apps):
     pytest.importorskip("uvicorn")
     port = unused_port()
     with server(FFLOOP, "run", "--workers=2", f"--port={port}", "asgi:app", port=port) as made:
@@ -239,7 +241,7 @@ def test_workers_do_not_outlive_the_parent(apps):
 
                 assert select.select([fd], [], [], 30)[0]
                 os.close(fd)
-        while listeners(port):
+        while answers(port):
             time.sleep(0.02)
 
 
@@ -271,9 +273,9 @@ import asyncio, sys, pathlib
 import beside
 
 async def main():
-    server = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", 0)
-    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-    assert await reader.read() == b""
+    reader, writer = await asyncio.open_connection("{host}", {port})
+    writer.write(b"hello")
+    assert await reader.read() == b"hello to you"
     writer.close()
     return type(asyncio.get_running_loop()).__module__.partition(".")[0]
 
@@ -281,6 +283,15 @@ if __name__ == "__main__":
     print(sys.argv[1:], beside.word, pathlib.Path(__file__).name, {how})
     sys.exit(7)
 """
+
+
+def greet(listener):
+    """Answers one connection; where it came from."""
+    peer, (host, _) = listener.accept()
+    with peer:
+        assert peer.recv(100) == b"hello"
+        peer.sendall(b"hello to you")
+    return host
 
 
 @pytest.mark.parametrize(
@@ -296,31 +307,38 @@ if __name__ == "__main__":
         "__import__('anyio').run(main)",
     ],
 )
-def test_scripts(tmp_path, how):
+def test_scripts(stack, tmp_path, how):
     """Whatever way a script comes by its loop."""
     for name in ("uvloop", "anyio"):
         if name in how:
             pytest.importorskip(name)
     (tmp_path / "beside.py").write_text("word = 'beside'\n")
     script = tmp_path / "script"  # any name
-    script.write_text(SCRIPT.replace("{how}", how))
-    done = run(script, "--port", "x", "-v")
-    assert done.stdout == "['--port', 'x', '-v'] beside script ffloop\n", done.stderr
-    assert done.returncode == 7
+    with (
+        socket.create_server((PEER, 0)) as listener,
+        concurrent.futures.ThreadPoolExecutor() as pool,
+    ):
+        listener.settimeout(30)
+        script.write_text(SCRIPT.format(how=how, host=PEER, port=listener.getsockname()[1]))
+        greeted = pool.submit(greet, listener)
+        done = run(script, "--port", "x", "-v")
+        assert done.stdout == "['--port', 'x', '-v'] beside script ffloop\n", done.stderr
+        assert done.returncode == 7
+        assert greeted.result() == HOST
 
 
-def test_a_script_that_spawns_workers(apps, tmp_path):
+def test_a_script_that_spawns_workers(stack, apps, tmp_path):
     """uvicorn's own: they are prepared too, and what they do with the parent's socket is said."""
     pytest.importorskip("uvicorn")
     port = unused_port()
     (tmp_path / "serve.py").write_text(
         "import sys, uvicorn\n"
         "if __name__ == '__main__':\n"
-        "    uvicorn.run('asgi:app', port=int(sys.argv[1]), workers=2)\n"
+        "    uvicorn.run('asgi:app', host=sys.argv[1], port=int(sys.argv[2]), workers=2)\n"
     )
-    with server(FFLOOP, "run", "serve.py", str(port), port=port) as made:
+    with server(FFLOOP, "run", "serve.py", BIND, str(port), port=port) as made:
         assert get(port)["loop"] == "ffloop._loop"
-        made.wait_for("was handed the kernel's socket")
+        made.wait_for("the kernel's socket")
 
 
 def test_a_script_that_fails(tmp_path):

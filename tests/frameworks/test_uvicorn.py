@@ -7,9 +7,9 @@ import os
 import signal
 
 import pytest
-from loop.util import HOST, listeners
+from loop.util import BIND, HOST, PEER
 
-from .util import EXAMPLES, command, get, on_stack, server, unused_port
+from .util import EXAMPLES, command, get, on_stack, server, server_at, unused_port
 
 uvicorn = pytest.importorskip("uvicorn")
 fastapi = pytest.importorskip("fastapi")
@@ -129,58 +129,62 @@ def test_tls(run_ff, tls, tmp_path):
 UVICORN = (command("uvicorn"), "--loop", "ffloop:new_event_loop")
 
 
-def test_one_worker():
+def test_one_worker(stack):
     port = unused_port()
-    with server(*UVICORN, f"--port={port}", "fastapi_app:app", port=port, cwd=EXAMPLES) as made:
+    at = (f"--host={HOST}", f"--port={port}")
+    with server(*UVICORN, *at, "fastapi_app:app", port=port, cwd=EXAMPLES) as made:
         assert get(port) == {"loop": "ffloop._loop"}
         assert get(port, "/items/3") == {"item": 3}
-        assert listeners(port) == {"ffloop-instance"}
+        assert server_at(port) == "stack"
         assert made.stop(signal.SIGINT) in (0, -signal.SIGINT)
 
 
 @pytest.mark.parametrize("policy", ["kernel", "adopt"])
-def test_workers(policy):
+def test_workers(stack, policy):
     """The parent binds. The kernel serves its socket with the host stack, unless it is adopted."""
-    port = unused_port()
+    port, host = unused_port(), HOST if policy == "adopt" else PEER
     with server(
-        *(*UVICORN, f"--port={port}", "--workers=2", "fastapi_app:app"),
+        *(*UVICORN, f"--host={BIND}", f"--port={port}", "--workers=2", "fastapi_app:app"),
         port=port,
+        host=host,
         cwd=EXAMPLES,
         env={"FFLOOP_KERNEL_SOCKETS": policy},
     ):
         for number in range(20):
-            assert get(port, f"/items/{number}") == {"item": number}
-        assert get(port) == {"loop": "ffloop._loop"}
-        assert ("ffloop-instance" in listeners(port)) == (policy == "adopt")
+            assert get(port, f"/items/{number}", host) == {"item": number}
+        assert get(port, host=host) == {"loop": "ffloop._loop"}
+        assert server_at(port) == ("stack" if policy == "adopt" else "kernel")
 
 
 @pytest.mark.parametrize("policy", ["kernel", "adopt"])
-def test_reload(tmp_path, policy):
+def test_reload(stack, tmp_path, policy):
     text = (EXAMPLES / "fastapi_app.py").read_text()
     app = tmp_path / "reloaded.py"
     app.write_text(text)
-    port = unused_port()
+    port, host = unused_port(), HOST if policy == "adopt" else PEER
+    at = (f"--host={BIND}", f"--port={port}")
     with server(
-        *(*UVICORN, f"--port={port}", "--reload", "--reload-delay=0.05", "reloaded:app"),
+        *(*UVICORN, *at, "--reload", "--reload-delay=0.05", "reloaded:app"),
         port=port,
+        host=host,
         cwd=tmp_path,
         env={"FFLOOP_KERNEL_SOCKETS": policy},
     ) as made:
-        assert get(port, "/items/3") == {"item": 3}
+        assert get(port, "/items/3", host) == {"item": 3}
         app.write_text(text.replace('{"item": number}', '{"item": number + 1}'))
         os.utime(app, (0, os.stat(app).st_mtime + 10))  # whatever the clock's grain
         made.wait_for("Reloading...")
-        while get(port, "/items/3") != {"item": 4}:
+        while get(port, "/items/3", host) != {"item": 4}:
             pass
-        assert json.dumps(get(port)) == '{"loop": "ffloop._loop"}'
-        assert ("ffloop-instance" in listeners(port)) == (policy == "adopt")
+        assert json.dumps(get(port, host=host)) == '{"loop": "ffloop._loop"}'
+        assert server_at(port) == ("stack" if policy == "adopt" else "kernel")
 
 
-def test_an_inherited_descriptor(tmp_path):
+def test_an_inherited_descriptor(stack):
     """uvicorn --fd, as systemd and supervisors hand sockets over."""
     import socket
 
-    with socket.create_server(("127.0.0.1", 0)) as sock:
+    with socket.create_server((BIND, 0)) as sock:
         port = sock.getsockname()[1]
         fd = sock.fileno()
         with server(

@@ -1,6 +1,7 @@
 """Servers as processes of their own, and what answers at their ports."""
 
 import contextlib
+import http.client
 import json
 import os
 import pathlib
@@ -16,6 +17,8 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
+from loop import util as where  # (its names change: see there)
+
 SCRIPTS = pathlib.Path(sysconfig.get_path("scripts"))
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
 
@@ -27,7 +30,7 @@ def command(name: str) -> str:
 
 def unused_port() -> int:
     with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
+        sock.bind((where.PEER, 0))
         return int(sock.getsockname()[1])
 
 
@@ -89,11 +92,12 @@ def on_stack(transport: Any) -> bool:
     return type(getattr(sock, "_sock", sock)).__module__ == "ffloop._sockets"
 
 
-def get(port: int, path: str = "/", host: str = "127.0.0.1") -> Any:
-    """The JSON that a server answers with, once it answers."""
+def get(port: int, path: str = "/", host: str | None = None) -> Any:
+    """The JSON that a server on the stack (or at `host`) answers with, once it answers."""
+    url = f"http://{host or where.HOST}:{port}{path}"
     while True:
         try:
-            with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=10) as response:
+            with urllib.request.urlopen(url, timeout=10) as response:
                 return json.load(response)
         except urllib.error.HTTPError:
             raise
@@ -101,16 +105,35 @@ def get(port: int, path: str = "/", host: str = "127.0.0.1") -> Any:
             time.sleep(0.02)
 
 
+def answers(port: int, host: str | None = None) -> bool:
+    """Whether a server on the stack (or at `host`) answers HTTP."""
+    peer = http.client.HTTPConnection(host or where.HOST, port, timeout=10)
+    with contextlib.closing(peer), contextlib.suppress(ConnectionError):
+        peer.request("GET", "/")
+        peer.getresponse().read()
+        return True
+    return False
+
+
+def server_at(port: int) -> str:
+    """Who serves there: "stack" or "kernel"."""
+    if where.HOST == where.PEER:  # the host stack's port is the kernel's; but whose is the socket?
+        return "stack" if "ffloop-instance" in where.listeners(port) else "kernel"
+    serving = [answers(port), answers(port, where.PEER)]
+    assert sum(serving) == 1, serving
+    return "stack" if serving[0] else "kernel"
+
+
 @contextlib.contextmanager
 def server(
-    *argv: str | os.PathLike[str], port: int, host: str = "127.0.0.1", **options: Any
+    *argv: str | os.PathLike[str], port: int, host: str | None = None, **options: Any
 ) -> Iterator[Process]:
-    """A process that serves HTTP at `port`, once it does."""
+    """A process that serves HTTP at `port` of the stack (or of `host`), once it does."""
     with process(*argv, **options) as made:
         while True:
             assert made.popen.poll() is None, f"it ended\n{made.output}"
             with contextlib.suppress(OSError):
-                socket.create_connection((host, port), timeout=10).close()
+                socket.create_connection((host or where.HOST, port), timeout=10).close()
                 break
             time.sleep(0.02)
         yield made

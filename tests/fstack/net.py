@@ -40,7 +40,7 @@ STACK = STACKS[0]
 MIRROR = {a: a.replace("10.97.0.", "10.97.1.") for a in STACKS}
 MIRROR6 = "fd97:1::2"
 # What loop.util's names of addresses are on F-Stack.
-ADDRESSES = {"HOST": STACK, "HOSTS": STACKS, "HOST6": STACK6, "PEER": PEER}
+ADDRESSES = {"HOST": STACK, "HOSTS": STACKS, "HOST6": STACK6, "PEER": PEER, "BIND": "0.0.0.0"}
 
 _TOOLS = ("ip", "ethtool", "nft", "setpriv")
 _CLONE_NEWNET = 0x40000000

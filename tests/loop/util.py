@@ -7,10 +7,11 @@ import pathlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-# Where the loop's own sockets are, and the test's kernel sockets (the peer). On F-Stack conftest
-# puts the network's addresses in their place, here and in the test's module.
+# Where the loop's own sockets are, the test's kernel sockets (the peer), and what a server's parent
+# binds to on the kernel, which has no address of the stack's. On F-Stack conftest puts the
+# network's addresses in their place, here and in the test's module.
 HOSTS = [f"127.0.0.{n}" for n in range(1, 5)]
-HOST = PEER = HOSTS[0]
+HOST = PEER = BIND = HOSTS[0]
 HOST6 = "::1"
 
 
