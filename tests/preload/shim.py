@@ -10,11 +10,12 @@ NATIVE = Path(ffloop.__path__[0], "_native")
 
 
 class Instance:
-    """A host instance of our own; `stop` ends it."""
+    """An instance of our own, on the host stack unless told; the number-th of several. `stop`
+    ends it."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
-        self.path = str(folder / "instance.sock")
-        self.log = folder / "instance.log"
+    def __init__(self, folder: Path, *options: str, number: int = 0) -> None:
+        self.path = str(folder / f"instance{f'-{number}' if number else ''}.sock")
+        self.log = folder / f"instance-{number}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [NATIVE / "ffloop-instance", "--socket", self.path, *options],
@@ -38,6 +39,16 @@ class Instance:
             "FFLOOP_INSTANCE": path,
             **more,
         }
+
+    def holds(self, port: int) -> int:
+        """How many of this kernel's TCP sockets at a local port are this instance's."""
+        inodes = set()
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            fields = line.split()
+            if int(fields[1].rpartition(":")[2], 16) == port:
+                inodes.add(f"socket:[{fields[9]}]")
+        fds = Path("/proc", str(self.process.pid), "fd")
+        return sum(os.readlink(fd) in inodes for fd in fds.iterdir())
 
     def stop(self) -> None:
         self.process.terminate()

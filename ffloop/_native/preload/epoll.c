@@ -113,6 +113,7 @@ void epoll_forget(struct item *it)
     item_unlink(list_of(it), it);
     if (!ep)
         return; /* a waiting call's: on its stack */
+    dual_follow(it, EPOLL_CTL_DEL);
     if (it->queued)
         take_off(ep, it);
     ep->items--;
@@ -206,6 +207,7 @@ static int add(struct epoll_shadow *ep, int epfd, struct item *model, const stru
     it->data = ev->data;
     item_link(list_of(it), it);
     ep->items++;
+    dual_follow(it, EPOLL_CTL_ADD);
     begin(it);
     if (ep->plain && !ep->observed && waiter_bells(&ep->w) == 0)
         waiter_kick(&ep->w); /* who sleeps there learns that it is no longer the kernel's alone */
@@ -231,6 +233,7 @@ static int control(struct epoll_shadow *ep, int epfd, int op, struct item *model
             return -EINVAL;
         it->events = ev->events | EPOLLERR | EPOLLHUP;
         it->data = ev->data;
+        dual_follow(it, EPOLL_CTL_MOD);
         begin(it);
         return 0;
     default:

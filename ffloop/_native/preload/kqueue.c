@@ -219,6 +219,8 @@ static void stack_data(const struct sock *s, bool writes, struct kevent *k)
     (void)ffl_client_pending(s->sc->c, s->h, &p); /* it is open */
     k->data = writes ? p.room : s->state == SOCK_LISTENING ? p.accepts : p.bytes;
     k->fflags = (unsigned)p.error;
+    if (s->kernel_fd >= 0 && !k->data)
+        k->data = 1; /* the connection is the kernel's */
 }
 
 /* 1, or 0: nobody waits for it any more. */

@@ -28,6 +28,8 @@ static int set_local(struct sock *s, int level, int name, const void *val, sockl
         *(name == SO_RCVTIMEO ? &s->rcvtimeo : &s->sndtimeo) = ns;
         return 1;
     }
+    if (name == SO_REUSEPORT && len >= sizeof(int))
+        s->reuse_port = *(const int *)val != 0;
     if (name == SO_LINGER && len >= sizeof(struct linger)) {
         struct linger l;
         memcpy(&l, val, sizeof(l));

@@ -1,12 +1,16 @@
 /*
- * place.c - which stack and which instance a socket goes to.
+ * place.c - which stack and which instance a socket goes to, and where the thread runs.
  *
  * Callers: sock.c, at bind, listen or connect. With fstack, loopback stays on the kernel; rules
- * (FFLOOP_ROUTES, "NETWORK/BITS=stack|kernel", first match wins) say otherwise.
+ * (FFLOOP_ROUTES, "NETWORK/BITS=stack|kernel", first match wins) say otherwise. Of several
+ * instances (FF_NB_FSTACK_INSTANCE) a process uses number FF_PROC_ID; with FF_THREAD_SOCKET its
+ * next thread the next one; with FF_MULTI_SC listeners of one address are spread over all, for the
+ * children of a fork to take one each.
  */
 #include "preload.h"
 
 #include <arpa/inet.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -78,4 +82,85 @@ bool route(const struct sc *sc, const struct ffl_addr *a)
         if (within(&rules[i], a))
             return rules[i].stack;
     return !(sc->fstack && is_loopback(a));
+}
+
+/* ---- of several instances ------------------------------------------------------------------ */
+
+static int mine = -1; /* FF_MULTI_SC: this process's, once it has taken its listener */
+
+struct taken {
+    const struct sock *s;
+    const struct ffl_addr *a;
+    bool ordinals[1024];
+};
+
+static void note_taken(int fd, struct node *n, void *arg)
+{
+    struct taken *t = arg;
+    const struct sock *s = (const struct sock *)n;
+    (void)fd;
+    if (n->kind == NODE_SOCK && s != t->s && !memcmp(&s->bound, t->a, sizeof(s->bound)) &&
+        s->ordinal < (int)FFL_COUNT(t->ordinals))
+        t->ordinals[s->ordinal] = true;
+}
+
+/* The first number that no other socket of the address has. */
+static int next_ordinal(const struct sock *s, const struct ffl_addr *a)
+{
+    struct taken t = {.s = s, .a = a};
+    fd_each(note_taken, &t);
+    int k = 0;
+    while (k < (int)FFL_COUNT(t.ordinals) - 1 && t.ordinals[k])
+        k++;
+    return k;
+}
+
+int place_instance(struct sock *s, const struct ffl_addr *a)
+{
+    static _Atomic int threads;
+    if (options.per_thread) {
+        if (!tls.worker)
+            tls.worker = atomic_fetch_add(&threads, 1) + 1;
+        return (int)(((int64_t)options.proc_id + tls.worker - 1) % options.instances);
+    }
+    if (options.multi_sc && a && a->port_be && s->reuse_port) {
+        s->ordinal = next_ordinal(s, a);
+        s->bound = *a;
+        return (int)(((int64_t)options.proc_id + s->ordinal) % options.instances);
+    }
+    return mine >= 0 ? mine : options.proc_id % options.instances;
+}
+
+/* ---- CPUs ---------------------------------------------------------------------------------- */
+
+/* The calling thread to the CPU `up` places above the first of the mask. */
+static void pin(int64_t up)
+{
+    if (!options.initial_lcore)
+        return;
+    int64_t cpu = __builtin_ctzll(options.initial_lcore) + up;
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    if (cpu < CPU_SETSIZE)
+        CPU_SET((size_t)cpu, &set);
+    if (sched_setaffinity(0, sizeof(set), &set) < 0)
+        report("FF_INITIAL_LCORE_ID and FF_PROC_ID lead to CPU %lld, which this process cannot "
+               "use: it runs where it may",
+               (long long)cpu);
+}
+
+void place_attached(bool first)
+{
+    if (options.per_thread)
+        pin((int64_t)options.proc_id + tls.worker - 1);
+    else if (!options.multi_sc && first)
+        pin(options.proc_id);
+}
+
+void place_imported(const struct sock *s)
+{
+    if (!options.multi_sc || !s->bound.family || mine >= 0)
+        return;
+    mine = s->sc->index;
+    pin((int64_t)options.proc_id + s->ordinal);
 }

@@ -69,6 +69,9 @@ int sock_wait(struct sock *s, int64_t until)
     item_link(&s->items, &it);
     s->busy++;
     w->hit = false;
+    struct epoll_event beside = {.events = EPOLLIN};
+    if (s->kernel_fd >= 0)
+        (void)real.epoll_ctl(w->epfd, EPOLL_CTL_ADD, s->kernel_fd, &beside); /* ENOMEM: ours only */
     while (!w->hit && rc == 0) {
         int64_t left = until < 0 ? -1 : until - ffl_now_ns();
         if (until >= 0 && left <= 0) {
@@ -82,7 +85,7 @@ int sock_wait(struct sock *s, int64_t until)
         int n = real_epoll(w->epfd, ev, FFL_COUNT(ev), left, NULL), err = errno;
         sleep_end(w);
         for (int i = 0; i < n; i++)
-            (void)waiter_event(w, &ev[i]);
+            w->hit |= !waiter_event(w, &ev[i]);
         if (n < 0 && err == EINTR) { /* SA_RESTART: as if nothing had been, but a limit ends it */
             if (until >= 0 || tls.interrupts != before)
                 rc = -EINTR;
@@ -92,6 +95,8 @@ int sock_wait(struct sock *s, int64_t until)
             rc = -err;
     }
     item_unlink(&s->items, &it);
+    if (s->kernel_fd >= 0)
+        (void)real.epoll_ctl(w->epfd, EPOLL_CTL_DEL, s->kernel_fd, NULL);
     if (--s->busy == 0 && s->orphan) {
         sock_free(s);
         return -EBADF;
@@ -140,7 +145,7 @@ static void watch(struct set *p, struct waiter *w)
         if (!s->sc)
             continue; /* the placeholder tells */
         sock_arm(s, (uint32_t)(unsigned short)f->events);
-        p->kernel[i].fd = -1;
+        p->kernel[i].fd = s->kernel_fd; /* the kernel's beside it, or none */
         it->w = w;
         it->s = s;
         s->busy++;
@@ -174,7 +179,7 @@ static int look(struct set *p)
         short got = p->kernel[i].revents;
         if (it->w && it->s) {
             uint32_t want = (uint32_t)(unsigned short)p->fds[i].events | POLLERR | POLLHUP;
-            got = (short)(sock_poll(it->s, want) & want);
+            got = (short)(got | (sock_poll(it->s, want) & want));
         } else if (it->w && epoll_ready(it->inner)) {
             got |= p->fds[i].events & (POLLIN | POLLRDNORM);
         }

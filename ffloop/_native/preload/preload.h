@@ -6,7 +6,8 @@
  * sock.c    the life of a socket; options            io.c      receive and send
  * epoll.c   epoll                                    poll.c    poll, select
  * kqueue.c  kqueue, over epoll.c                     ff_syscall.h  for programs: kqueue, type flags
- * raw.c     syscall(2)
+ * raw.c     syscall(2)                               dual.c    FFLOOP_DUAL_LISTEN
+ * place.c   which stack, instance, CPU               option.c  socket options, ioctl
  * proc.c    fork, exec, spawn                        file.c    sendfile, splice
  *
  * A socket begins as what it is natively: a kernel socket, whose descriptor stays. At bind, listen
@@ -44,6 +45,7 @@ struct options {
     bool per_thread;  /* FF_THREAD_SOCKET */
     bool multi_sc;    /* FF_MULTI_SC */
     int instances, proc_id;
+    uint64_t initial_lcore; /* FF_INITIAL_LCORE_ID: a CPU mask, 0: none */
     int timeout_ms, pool_kib, tx_cap, max_sockets;
     const struct ffl_ticket *via; /* attach through it (proc.c) */
 };
@@ -68,6 +70,7 @@ struct tls {
     bool inside;         /* holds the lock: everything passes through */
     bool locked;         /* the mutex too */
     unsigned interrupts; /* handlers without SA_RESTART that ran */
+    int worker;          /* FF_THREAD_SOCKET: its number, from 1; 0: none yet (place.c) */
     struct waiter *waiter;
 };
 extern __thread struct tls tls __attribute__((tls_model("initial-exec")));
@@ -157,8 +160,11 @@ struct sock {
     int h;
     int domain, type, proto;
     uint8_t state;
-    bool nonblock, shut_rd, told, dual, abort, orphan;
-    bool force_stack, shared, exported;
+    bool nonblock, shut_rd, told, abort, orphan;
+    bool force_stack, shared, exported, reuse_port;
+    int kernel_fd;              /* FFLOOP_DUAL_LISTEN: the kernel's listener beside it, or -1 */
+    struct ffl_addr bound;      /* FF_MULTI_SC: family 0 but for those that are spread, */
+    int ordinal;                /* the ordinal-th of this address */
     int busy;                   /* threads that wait in it */
     int64_t rcvtimeo, sndtimeo; /* ns; 0: none */
     struct item *items;
@@ -214,6 +220,14 @@ static inline size_t sock_queued(const struct sock *s)
 }
 int sock_pending_connect(struct sock *s); /* learns how a connect ended */
 
+/* ---- a port on both (dual.c) --------------------------------------------------------------- */
+
+/* s listens on the stack: on the kernel too, if it is to. What fails is reported. */
+void dual_listen(struct sock *s, int fd, int backlog);
+void dual_follow(const struct item *it, int op); /* an epoll's registration of s: the kernel's */
+/* The kernel's connection: a descriptor, or -EAGAIN. */
+int dual_accept(struct sock *s, struct sockaddr *sa, socklen_t *len, int flags);
+
 /* ---- epoll (epoll.c) ----------------------------------------------------------------------- */
 
 struct epoll_shadow {
@@ -266,9 +280,12 @@ ssize_t sock_sent(ssize_t rc, int flags); /* ends a sending call: SIGPIPE, errno
 
 void route_start(void);
 bool route(const struct sc *sc, const struct ffl_addr *a); /* to the stack? */
+/* Which of several instances s goes to, by bind to `a` or (NULL) otherwise. */
+int place_instance(struct sock *s, const struct ffl_addr *a);
+void place_attached(bool first);           /* a session has begun: the thread to its CPU */
+void place_imported(const struct sock *s); /* FF_MULTI_SC: a child has its listener */
 
 void proc_start(void);
-int proc_instance(const struct ffl_addr *a); /* of several */
 /* Makes an inherited socket ours: a reference of our own, in our session. */
 int proc_import(struct sock *s);
 void proc_disown(struct sock *s); /* closed before it was used */

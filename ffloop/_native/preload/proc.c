@@ -57,6 +57,7 @@ int proc_import(struct sock *s)
     }
     s->shared = true;
     sock_on_stack(s, sc, h);
+    place_imported(s);
     return 0;
 }
 
@@ -495,10 +496,4 @@ void proc_start(void)
     (void)ffl_ticket_send(t->t.fd, FFL_TICKET_SWEEP, NULL, 0); /* gone: nothing to sweep */
     ticket_put(t);
     free(list);
-}
-
-int proc_instance(const struct ffl_addr *a)
-{
-    (void)a;
-    return options.proc_id % options.instances;
 }

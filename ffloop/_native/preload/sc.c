@@ -127,18 +127,21 @@ static int attach(struct sc *sc, int index, char *why, size_t whylen)
     return rc;
 }
 
-static void complain(int rc, const char *why)
+static void complain(int index, int rc, const char *why)
 {
     static _Atomic bool told;
     if (atomic_exchange(&told, true))
         return;
     if (options.fallback)
         report("no instance (%s): sockets stay on the kernel (FFLOOP_FALLBACK=kernel)", why);
+    else if (options.instances > 1 && (rc == -ENOENT || rc == -ECONNREFUSED))
+        report("FF_NB_FSTACK_INSTANCE=%d, and instance %d does not run (%s): start it with "
+               "`ffloop instance --proc-id %d`, or name the first in FFLOOP_INSTANCE",
+               options.instances, index, why, index);
     else
         report("no instance: %s. Start one (`ffloop instance`), run the program with `ffloop "
                "preload`, name a socket in FFLOOP_INSTANCE, or set FFLOOP_FALLBACK=kernel",
                why);
-    (void)rc;
 }
 
 /* Who sleeps on an epoll takes the new doorbell in. */
@@ -170,18 +173,20 @@ struct sc *sc_get(int index, int *why_rc)
     }
     if (rc < 0) {
         free(sc);
-        complain(rc, why);
+        complain(index, rc, why);
         *why_rc = -ENETDOWN;
         return NULL;
     }
     sc->index = index;
     sc->owner = pthread_self();
     sc->fstack = strcmp(ffl_client_stack(sc->c), "fstack") == 0;
+    bool first = !sessions;
     sc->next = sessions;
     sessions = sc;
     generation++;
     if (!options.per_thread)
         fd_each(wake_sleeper, NULL);
+    place_attached(first);
     ffl_log(FFL_LOG_INFO, "attached to instance %d (pid %d, %s)", index,
             ffl_client_instance_pid(sc->c), ffl_client_stack(sc->c));
     return sc;

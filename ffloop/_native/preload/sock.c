@@ -116,7 +116,7 @@ struct sock *sock_new(int domain, int type, int proto)
     s->domain = domain;
     s->type = type & 0xf;
     s->proto = proto;
-    s->h = -1;
+    s->h = s->kernel_fd = -1;
     s->nonblock = type & SOCK_NONBLOCK;
     return s;
 }
@@ -140,6 +140,8 @@ void sock_free(struct sock *s)
     } else if (s->ticket) {
         proc_disown(s);
     }
+    if (s->kernel_fd >= 0)
+        fd_ours_close(s->kernel_fd);
     drop_options(s);
     free(s);
 }
@@ -251,12 +253,12 @@ void sock_on_stack(struct sock *s, struct sc *sc, int h)
 }
 
 /* Where a socket goes when it is bound or connected: 1 the stack, 0 the kernel, or -errno. */
-static int place(struct sock *s, int fd, const struct ffl_addr *a)
+static int place(struct sock *s, int fd, const struct ffl_addr *a, bool binds)
 {
     if (s->sc)
         return 1;
     int rc = 0;
-    struct sc *sc = sc_get(proc_instance(a), &rc);
+    struct sc *sc = sc_get(place_instance(s, binds ? a : NULL), &rc);
     if (!sc && !options.fallback)
         return rc;
     bool stack = sc && (s->force_stack || route(sc, a));
@@ -285,7 +287,7 @@ API int bind(int fd, const struct sockaddr *sa, socklen_t len)
         unlock();
         return real.bind(fd, sa, len);
     }
-    int rc = place(s, fd, &a);
+    int rc = place(s, fd, &a, true);
     if (rc == 0) {
         unlock();
         return real.bind(fd, sa, len);
@@ -303,7 +305,7 @@ API int listen(int fd, int backlog)
     if (!s)
         return real.listen(fd, backlog);
     any.family = (uint16_t)s->domain;
-    int rc = s->state > SOCK_LISTENING ? -EINVAL : place(s, fd, &any);
+    int rc = s->state > SOCK_LISTENING ? -EINVAL : place(s, fd, &any, false);
     if (rc == 0) {
         unlock();
         return real.listen(fd, backlog);
@@ -312,6 +314,7 @@ API int listen(int fd, int backlog)
         rc = ffl_client_listen(s->sc->c, s->h, backlog, 0);
     if (rc == 0) {
         s->state = SOCK_LISTENING;
+        dual_listen(s, fd, backlog);
         sock_rearm(s);
     }
     return (int)leave(rc);
@@ -363,7 +366,7 @@ static int connect_start(struct sock *s, int fd, const struct sockaddr *sa, sock
         return -EAFNOSUPPORT;
     if (!addr_in(&a, s->domain, sa, len))
         return -EINVAL;
-    int rc = place(s, fd, &a);
+    int rc = place(s, fd, &a, false);
     if (rc <= 0)
         return rc < 0 ? rc : -ENOTSOCK; /* the kernel's: the caller asks it */
     rc = ffl_client_connect(s->sc->c, s->h, &a);
@@ -403,7 +406,6 @@ API int connect(int fd, const struct sockaddr *sa, socklen_t len)
 
 /* ---- accept -------------------------------------------------------------------------------- */
 
-/* The kernel's listener beside the stack's (FFLOOP_DUAL_LISTEN) comes later: file.c has no part. */
 static int accept_now(struct sock *l, struct ffl_names *names, int flags)
 {
     struct ffl_client *c = l->sc->c;
@@ -448,9 +450,12 @@ static int do_accept(int fd, struct sockaddr *sa, socklen_t *len, int flags)
         return (int)leave(-EINVAL);
     int64_t until = s->rcvtimeo ? ffl_now_ns() + s->rcvtimeo : -1;
     int rc;
-    while ((rc = accept_now(s, &names, flags)) == -EAGAIN && !s->nonblock)
-        if ((rc = sock_wait(s, until)) < 0)
+    while ((rc = accept_now(s, &names, flags)) == -EAGAIN) {
+        if ((rc = dual_accept(s, sa, len, flags)) >= 0)
+            return (int)leave(rc);
+        if (s->nonblock || (rc = sock_wait(s, until)) < 0)
             break;
+    }
     if (rc >= 0 && sa && len)
         (void)addr_out(&names.peer, s->domain, sa, len);
     return (int)leave(rc);

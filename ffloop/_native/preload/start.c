@@ -79,6 +79,20 @@ static bool flag(const char *name)
     return true;
 }
 
+static uint64_t cpu_mask(const char *name)
+{
+    const char *v = text(name);
+    if (!v)
+        return 0;
+    char *end;
+    errno = 0;
+    unsigned long long mask = strtoull(v, &end, 16);
+    if (!errno && *end == '\0' && v[0] != '-' && mask)
+        return mask;
+    report("%s=%s is not a CPU mask in hexadecimal, such as 0x4: it is not used", name, v);
+    return 0;
+}
+
 static int64_t spin_limit(void)
 {
     const char *v = text("FFLOOP_SPIN_US");
@@ -121,10 +135,16 @@ static void read_options(void)
     options.dual_listen = flag("FFLOOP_DUAL_LISTEN");
     options.per_thread = flag("FF_THREAD_SOCKET");
     options.multi_sc = flag("FF_MULTI_SC");
+    if (options.multi_sc && options.per_thread) {
+        report("FF_MULTI_SC=1 is for processes and FF_THREAD_SOCKET=1 for threads: FF_MULTI_SC is "
+               "not used");
+        options.multi_sc = false;
+    }
     if (text("FF_KERNEL_EVENT") && !flag("FF_KERNEL_EVENT"))
         report("FF_KERNEL_EVENT=%s: kernel events are always on", getenv("FF_KERNEL_EVENT"));
     options.instances = (int)number("FF_NB_FSTACK_INSTANCE", 1, 1, 1024);
     options.proc_id = (int)number("FF_PROC_ID", 0, 0, INT_MAX);
+    options.initial_lcore = cpu_mask("FF_INITIAL_LCORE_ID");
     options.timeout_ms = (int)number("FFLOOP_TIMEOUT_MS", 0, 0, INT_MAX);
     options.pool_kib = (int)number("FFLOOP_POOL_KIB", 0, 0, INT_MAX);
     options.tx_cap = (int)number("FFLOOP_TX_CAP", 0, 0, INT_MAX);

@@ -1,0 +1,80 @@
+/*
+ * dual.c - FFLOOP_DUAL_LISTEN: what the stack serves is served on the kernel too.
+ *
+ * Callers: sock.c, epoll.c. Beside the stack's listener stands one of the kernel, of ours, at the
+ * wildcard address where the program asked for that, else at loopback (health checks). An epoll
+ * that has the one has the other, under the program's data. With the host stack, which is this kernel,
+ * there is nothing to serve besides.
+ */
+#include "preload.h"
+
+#include <netinet/in.h>
+#include <string.h>
+
+static void copy_option(int from, int to, int level, int name)
+{
+    int value = 0;
+    socklen_t len = sizeof(value);
+    if (real.getsockopt(from, level, name, &value, &len) == 0)
+        (void)real.setsockopt(to, level, name, &value, len); /* then bind says what is wrong */
+}
+
+static int open_beside(const struct ffl_addr *a, int placeholder, int backlog)
+{
+    static const uint8_t any[16];
+    struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = a->port_be};
+    struct sockaddr_in6 in6 = {.sin6_family = AF_INET6, .sin6_port = a->port_be};
+    bool six = a->family == AF_INET6;
+    if (memcmp(a->ip, any, sizeof(any)) != 0) {
+        in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        in6.sin6_addr = in6addr_loopback;
+    }
+    int fd = fd_ours(real.socket(a->family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    if (fd < 0)
+        return fd;
+    copy_option(placeholder, fd, SOL_SOCKET, SO_REUSEADDR);
+    copy_option(placeholder, fd, SOL_SOCKET, SO_REUSEPORT);
+    if (six)
+        copy_option(placeholder, fd, IPPROTO_IPV6, IPV6_V6ONLY);
+    const struct sockaddr *sa = six ? (const void *)&in6 : (const void *)&in;
+    if (real.bind(fd, sa, six ? sizeof(in6) : sizeof(in)) < 0 || real.listen(fd, backlog) < 0) {
+        int rc = -errno;
+        fd_ours_close(fd);
+        return rc;
+    }
+    return fd;
+}
+
+void dual_listen(struct sock *s, int fd, int backlog)
+{
+    struct ffl_names names;
+    if (!options.dual_listen || s->kernel_fd >= 0 || !strcmp(ffl_client_stack(s->sc->c), "host"))
+        return;
+    int rc = ffl_client_names(s->sc->c, s->h, &names);
+    if (rc == 0)
+        rc = open_beside(&names.local, fd, backlog);
+    if (rc < 0) {
+        report("FFLOOP_DUAL_LISTEN: port %d on the kernel: %s", ntohs(names.local.port_be),
+               strerror(-rc));
+        return;
+    }
+    s->kernel_fd = rc;
+    for (struct item *it = s->items; it; it = it->next)
+        dual_follow(it, EPOLL_CTL_ADD);
+}
+
+void dual_follow(const struct item *it, int op)
+{
+    if (!it->s || it->s->kernel_fd < 0 || !it->w->ep)
+        return;
+    struct epoll_event ev = {.events = it->events, .data = it->data};
+    (void)real.epoll_ctl(it->w->epfd, op, it->s->kernel_fd,
+                         &ev); /* a kqueue's WRITE: it is there */
+    it->w->ep->kernel += op == EPOLL_CTL_ADD;
+}
+
+int dual_accept(struct sock *s, struct sockaddr *sa, socklen_t *len, int flags)
+{
+    int fd = s->kernel_fd < 0 ? -1 : real.accept4(s->kernel_fd, sa, len, flags);
+    return fd < 0 ? -EAGAIN : fd;
+}

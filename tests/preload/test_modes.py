@@ -1,0 +1,287 @@
+"""The modes with F-Stack's names: several instances, threads, CPUs, type flags, both stacks."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lib import free_port
+from shim import Instance
+
+pytestmark = pytest.mark.timeout(40)
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[list[Instance]]:
+    instances = [Instance(tmp_path, number=i) for i in range(2)]
+    yield instances
+    for instance in instances:
+        instance.stop()
+
+
+def start(code: str, *args: object, **environment: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, args)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(process: "subprocess.Popen[str]") -> str:
+    """Lets it go on to its end: what it wrote to standard error."""
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 0, errors
+    return errors
+
+
+LISTEN = """
+import socket, sys
+s = socket.socket()
+s.bind(('127.0.0.1', 0))
+s.listen()
+print(s.getsockname()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(("number", "index"), [("0", 0), ("1", 1), ("5", 1)])
+def test_process_number(two: list[Instance], number: str, index: int) -> None:
+    """FF_PROC_ID mod FF_NB_FSTACK_INSTANCE."""
+    process = start(
+        LISTEN, **two[0].environment(FF_NB_FSTACK_INSTANCE="2", FF_PROC_ID=number)
+    )  # fmt: skip
+    assert process.stdout
+    port = int(process.stdout.readline())
+    assert [i.holds(port) for i in two] == [index == 0, index == 1]
+    assert end(process) == ""
+
+
+def test_threads(two: list[Instance]) -> None:
+    """FF_THREAD_SOCKET: the next thread takes the next instance."""
+    code = """
+import socket, sys, threading
+def work():
+    s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen()
+    ports.append(s.getsockname()[1])
+    done.wait()
+ports, done = [], threading.Event()
+threads = [threading.Thread(target=work) for _ in range(4)]
+for t in threads: t.start()
+while len(ports) < 4: pass
+print(*ports, flush=True)
+sys.stdin.read()
+done.set()
+"""
+    process = start(
+        code, **two[0].environment(FF_NB_FSTACK_INSTANCE="2", FF_THREAD_SOCKET="1")
+    )  # fmt: skip
+    assert process.stdout
+    ports = [int(p) for p in process.stdout.readline().split()]
+    assert [sum(i.holds(p) for p in ports) for i in two] == [2, 2]
+    assert end(process) == ""
+
+
+MULTI = """
+import os, socket, sys
+port, server = int(sys.argv[1]), int(sys.argv[2])
+listeners = []
+for _ in range(4):
+    s = socket.socket()
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    s.bind(('127.0.0.1', port))
+    s.listen()
+    listeners.append(s)
+print('listening', flush=True)
+for k, mine in enumerate(listeners[:2]):
+    if os.fork() == 0:
+        for s in listeners:
+            if s is not mine: s.close()
+        mine.setblocking(False)
+        try: mine.accept()
+        except BlockingIOError: pass
+        with socket.create_connection(('127.0.0.1', server)) as s:
+            s.sendall(b'%d %d' % (k, min(os.sched_getaffinity(0))))
+            s.recv(1)
+        os._exit(0)
+for _ in range(2): os.wait()
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU")
+def test_multi_sc(two: list[Instance]) -> None:
+    """The parent's listeners of one port are spread; a child that takes one is at its instance, for
+    all that it does, and on its CPU."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as placeholder:
+        placeholder.bind(("127.0.0.1", 0))
+        port = placeholder.getsockname()[1]
+        placeholder.close()
+        environment = two[0].environment(
+            FF_MULTI_SC="1", FF_NB_FSTACK_INSTANCE="2", FF_INITIAL_LCORE_ID="0x1"
+        )
+        process = start(MULTI, port, server.getsockname()[1], **environment)
+        assert process.stdout
+        assert process.stdout.readline() == "listening\n"
+        assert all(i.holds(port) for i in two)
+        for _ in range(2):
+            connection, address = server.accept()
+            with connection:
+                number, cpu = (int(word) for word in connection.recv(10).split())
+                assert [i.holds(address[1]) for i in two] == [number == 0, number == 1]
+                assert cpu == number
+                connection.sendall(b".")
+    assert end(process) == ""
+
+
+def test_without_reuseport_it_is_in_use(two: list[Instance]) -> None:
+    code = """
+import errno, socket
+a, b = socket.socket(), socket.socket()
+a.bind(('127.0.0.1', 0)); a.listen()
+assert b.connect_ex(a.getsockname()) == 0
+c = socket.socket()
+try: c.bind(a.getsockname())
+except OSError as exc: print(errno.errorcode[exc.errno])
+"""
+    process = start(code, **two[0].environment(FF_MULTI_SC="1", FF_NB_FSTACK_INSTANCE="2"))
+    assert process.stdout
+    assert process.stdout.readline() == "EADDRINUSE\n"
+    assert end(process) == ""
+
+
+def test_missing_instance(two: list[Instance]) -> None:
+    code = "import socket; s = socket.socket(); print(s.connect_ex(('127.0.0.1', 1)))"
+    process = start(code, **two[0].environment(FF_NB_FSTACK_INSTANCE="3", FF_PROC_ID="2"))
+    assert process.stdout
+    assert process.stdout.readline() == "100\n"  # ENETDOWN
+    errors = end(process)
+    assert "FF_NB_FSTACK_INSTANCE=3" in errors and "--proc-id 2" in errors
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("FF_NB_FSTACK_INSTANCE", "0"),
+        ("FF_NB_FSTACK_INSTANCE", "two"),
+        ("FF_PROC_ID", "-1"),
+        ("FF_INITIAL_LCORE_ID", "cpu3"),
+        ("FF_INITIAL_LCORE_ID", "0"),
+        ("FF_MULTI_SC", "maybe"),
+        ("FF_THREAD_SOCKET", "2"),
+        ("FF_KERNEL_EVENT", "0"),
+        ("FFLOOP_DUAL_LISTEN", "on"),
+    ],
+)
+def test_bad_values(shared_instance: Instance, name: str, value: str) -> None:
+    done = subprocess.run(
+        ["true"], env=shared_instance.environment(**{name: value}), capture_output=True, text=True
+    )
+    assert f"libff_syscall: {name}={value}" in done.stderr
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_good_values_are_silent(shared_instance: Instance) -> None:
+    environment = shared_instance.environment(
+        FF_KERNEL_EVENT="1", FF_MULTI_SC="1", FF_NB_FSTACK_INSTANCE="1", FF_PROC_ID="0",
+        FF_INITIAL_LCORE_ID="1", FFLOOP_DUAL_LISTEN="1",
+    )  # fmt: skip
+    process = start(LISTEN, **environment)
+    assert process.stdout
+    assert int(process.stdout.readline())
+    assert end(process) == ""
+
+
+def test_modes_that_exclude_one_another(shared_instance: Instance) -> None:
+    environment = shared_instance.environment(FF_MULTI_SC="1", FF_THREAD_SOCKET="1")
+    done = subprocess.run(["true"], env=environment, capture_output=True, text=True, check=True)
+    assert "FF_MULTI_SC" in done.stderr and "FF_THREAD_SOCKET" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "routes", "stack"),
+    [
+        (0x1000000, "127.0.0.0/8=kernel", True),  # SOCK_FSTACK
+        (0, "127.0.0.0/8=kernel", False),
+        (0x2000000, "", False),  # SOCK_KERNEL
+        (0, "", True),
+    ],
+)
+def test_type_flags(shared_instance: Instance, flag: int, routes: str, stack: bool) -> None:
+    code = LISTEN.replace("socket.socket()", f"socket.socket(type=socket.SOCK_STREAM | {flag})")
+    process = start(code, **shared_instance.environment(FFLOOP_ROUTES=routes))
+    assert process.stdout
+    assert shared_instance.holds(int(process.stdout.readline())) == stack
+    assert end(process) == ""
+
+
+DUAL = """
+import select, socket, sys, threading
+way = sys.argv[1]
+s = socket.socket()
+ready = lambda: None
+if way == 'epoll before':
+    ep = select.epoll(); ep.register(s, select.EPOLLIN); ready = lambda: ep.poll(10)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(('127.0.0.1', int(sys.argv[2]))); s.listen()
+port = s.getsockname()[1]
+if way == 'epoll':
+    ep = select.epoll(); ep.register(s, select.EPOLLIN | select.EPOLLET)
+    ready = lambda: ep.poll(10)
+elif way == 'poll':
+    po = select.poll(); po.register(s, select.POLLIN); ready = lambda: po.poll(10000)
+elif way == 'select':
+    ready = lambda: select.select([s], [], [], 10)[0]
+if way != 'blocking': s.setblocking(False)
+def serve():
+    ready()
+    x, _ = s.accept()
+    print(x.recv(100).decode(), flush=True)
+    x.close()
+print(port, flush=True)
+serve()  # from outside: the kernel's
+c = socket.create_connection(('127.0.0.1', port)); c.sendall(b'stack')
+serve()
+print('again', flush=True)
+serve()
+"""
+
+
+@pytest.mark.parametrize("way", ["blocking", "epoll", "epoll before", "poll", "select"])
+def test_dual_listen(tmp_path: Path, way: str) -> None:
+    """A port on the simulated stack and on this kernel."""
+    instance = Instance(tmp_path, "--stack", "sim")
+    process = start(DUAL, way, free_port(), **instance.environment(FFLOOP_DUAL_LISTEN="1"))
+    assert process.stdout
+    port = int(process.stdout.readline())
+    with socket.create_connection(("127.0.0.1", port)) as a:
+        a.sendall(b"kernel")
+        assert [process.stdout.readline() for _ in range(3)] == ["kernel\n", "stack\n", "again\n"]
+    with socket.create_connection(("127.0.0.1", port)) as a:
+        a.sendall(b"kernel")
+        assert process.stdout.readline() == "kernel\n"
+    assert end(process) == ""
+    instance.stop()
+
+
+def test_dual_listen_in_a_child(tmp_path: Path) -> None:
+    instance = Instance(tmp_path, "--stack", "sim")
+    code = """
+import os, socket, sys
+s = socket.socket(); s.bind(('127.0.0.1', int(sys.argv[1]))); s.listen()
+print(s.getsockname()[1], flush=True)
+if os.fork() == 0:
+    x, _ = s.accept(); print(x.recv(100).decode(), flush=True); os._exit(0)
+os.wait()
+"""
+    process = start(code, free_port(), **instance.environment(FFLOOP_DUAL_LISTEN="1"))
+    assert process.stdout
+    with socket.create_connection(("127.0.0.1", int(process.stdout.readline()))) as a:
+        a.sendall(b"kernel")
+        assert process.stdout.readline() == "kernel\n"
+    assert end(process) == ""
+    instance.stop()
