@@ -241,8 +241,13 @@ def _table(title: str, *columns: str) -> "Table":
         right = column.startswith(">")
         side = "right" if right else "left"
         wraps = column in ("socket", "program")  # where a terminal is narrow; figures stay whole
-        name = column.lstrip(">")
-        table.add_column(name, justify=side, no_wrap=not wraps, overflow="fold")  # type: ignore[arg-type]
+        table.add_column(
+            column.lstrip(">"),
+            justify=side,  # type: ignore[arg-type]
+            no_wrap=not wraps,
+            overflow="fold",
+            min_width=16 if wraps else None,
+        )
     return table
 
 

@@ -46,10 +46,11 @@ ffloop.run(main())
 
 
 @pytest.fixture
-def instance(tmp_path, monkeypatch):
+def instance(request, tmp_path, monkeypatch):
     path = str(tmp_path / "i.sock")
+    options = getattr(request, "param", [])
     with subprocess.Popen(
-        [_instance.executable(), "--socket", path], stdout=subprocess.PIPE
+        [_instance.executable(), "--socket", path, *options], stdout=subprocess.PIPE
     ) as process:
         assert process.stdout.readline().startswith(b"ffloop instance ready")
         monkeypatch.setenv("FFLOOP_INSTANCE", path)
@@ -112,6 +113,24 @@ def test_processes_of_one_port(instance, tmp_path):
         assert process.wait(30) == 0
     assert not failures, failures[:5]
     assert len(answers) >= 5  # each had its part
+
+
+@pytest.mark.parametrize("instance", [["--keep-listeners", "60"]], indirect=True)
+def test_a_crash(instance, tmp_path):
+    """Between two processes clients wait; what the first had begun is lost with it."""
+    serving, port = start(tmp_path, 0)
+    with load(port) as (answers, failures):
+        for _ in range(3):
+            while b"from %d" % serving.pid not in answers:
+                assert serving.poll() is None
+            serving.kill()
+            serving.wait()
+            serving, _ = start(tmp_path, port)
+    serving.terminate()
+    assert serving.wait(30) == 0
+    refused = [f for f in failures if isinstance(f, ConnectionRefusedError | TimeoutError)]
+    assert not refused
+    assert len(answers) >= 3
 
 
 def test_they_share_evenly(instance, tmp_path):

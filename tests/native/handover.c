@@ -197,6 +197,87 @@ TEST(lies_about_what_was_taken)
     }
 }
 
+/* ---- nobody listens for a while ------------------------------------------------------------ */
+
+static void keeping_lab(int64_t keep_ns)
+{
+    lab_defaults("sim");
+    lab.o.keep_ns = keep_ns;
+    lab_start_manual("");
+    ffl_log_open(-1, FFL_LOG_ERROR);
+}
+
+/* Two that the first had not looked at, one that came when there was nobody. */
+TEST(a_listener_is_kept)
+{
+    struct raw a, b;
+    int peer[3];
+    keeping_lab(3600 * FFL_NS_PER_SEC);
+    raw_attach(&a);
+    listen_at(&a, 0, 8, true);
+    dial(peer, 2);
+    CHECK_EQ(sim_put(peer[0], "question", 8), 8);
+    turns(3);
+    raw_gone(&a);
+    turns(3);
+    CHECK_EQ(ffl_instance_sockets(lab.in), 1);
+    dial(peer + 2, 1);
+    raw_attach(&b);
+    listen_at(&b, 0, 8, true);
+    uint32_t first = take_accept(&b, 0);
+    struct ffl_entry e = raw_expect(&b, FFL_OP_ACCEPT, 0);
+    while (e.op != FFL_OP_RECV) {
+        raw_give(&b, e.buf);
+        while (!raw_next(&b, &e))
+            turns(1);
+    }
+    CHECK_EQ(e.handle, first);
+    CHECK_EQ(e.arg, 8);
+    raw_give(&b, e.buf);
+    turns(3);
+    CHECK_EQ(ffl_instance_sockets(lab.in), 4);
+    shut(peer, 3);
+    raw_gone(&b);
+    turns(3);
+    CHECK_EQ(ffl_instance_sockets(lab.in), 1); /* b's, in its turn */
+    lab_stop();
+}
+
+TEST(its_time_is_up)
+{
+    struct raw a;
+    int peer[1];
+    uint8_t got[8];
+    keeping_lab(FFL_NS_PER_SEC / 100);
+    raw_attach(&a);
+    listen_at(&a, 0, 8, true);
+    dial(peer, 1);
+    raw_gone(&a);
+    turns(3);
+    while (ffl_instance_sockets(lab.in))
+        (void)turn();
+    CHECK(sim_take(peer[0], got, sizeof(got)) <= 0); /* nobody came for it */
+    CHECK(sim_dial("10.0.0.1", 80) >= 0);            /* refused, or it would be answered */
+    turns(3);
+    CHECK_EQ(ffl_instance_sockets(lab.in), 0);
+    shut(peer, 1);
+    lab_stop();
+}
+
+TEST(it_is_not_kept_in_a_drain)
+{
+    struct raw a;
+    keeping_lab(3600 * FFL_NS_PER_SEC);
+    raw_attach(&a);
+    listen_at(&a, 0, 8, true);
+    raw_gone(&a);
+    turns(3);
+    CHECK_EQ(ffl_instance_sockets(lab.in), 1);
+    ffl_instance_drain(lab.in);
+    CHECK(turn() < 0 || turn() < 0);
+    lab_stop();
+}
+
 /* ---- the client ---------------------------------------------------------------------------- */
 
 static struct ffl_client *attach(void)

@@ -42,6 +42,7 @@ void drain_begin(struct ffl_instance *in, int64_t now)
     ffl_notify("STOPPING=1\nSTATUS=draining: %u sessions, %u sockets", in->nsessions,
                ffl_instance_sockets(in));
     listen_close(in);
+    handover_expire(in, INT64_MAX);
     for (struct ffl_session *s = in->sessions; s; s = s->next) {
         if (s->dying || s->dead)
             continue;

@@ -11,8 +11,17 @@
 
 #include <errno.h>
 #include <netinet/in.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+
+struct kept { /* a listener that no application has: its backlog waits for the next */
+    struct kept *next;
+    struct group *group;
+    int64_t due;
+    uid_t uid;
+    int fd;
+};
 
 static bool wildcard(const struct ffl_addr *a)
 {
@@ -47,44 +56,133 @@ static struct ep *next_taker(struct ffl_session *s, uint32_t *h, bool dgram, str
 
 int handover_may_bind(const struct ep *e, const struct ffl_addr *a)
 {
+    struct ffl_instance *in = e->s->in;
     struct ffl_addr theirs;
-    for (struct ffl_session *s = a->port_be ? e->s->in->sessions : NULL; s; s = s->next)
+    for (struct ffl_session *s = a->port_be ? in->sessions : NULL; s; s = s->next)
         for (uint32_t h = 0; s->uid != e->s->uid && next_taker(s, &h, e->dgram, &theirs);)
             if (overlap(&theirs, a))
                 return -EADDRINUSE;
+    for (struct kept *k = a->port_be && !e->dgram ? in->kept : NULL; k; k = k->next)
+        if (k->uid != e->s->uid && OPS(in)->sockname(ST(in), k->fd, false, &theirs) == 0 &&
+            overlap(&theirs, a))
+            return -EADDRINUSE;
     return 0;
 }
 
-static int option(const struct ep *e, int level, int name)
+/* ---- sharing ------------------------------------------------------------------------------- */
+
+static int option(struct ffl_instance *in, int fd, int level, int name)
 {
     int on = 0;
     uint32_t len = sizeof(on);
-    return OPS(e->s->in)->getsockopt(ST(e->s->in), e->fd, level, name, &on, &len) == 0 && on;
+    return OPS(in)->getsockopt(ST(in), fd, level, name, &on, &len) == 0 && on;
 }
 
-static bool alike(const struct ep *a, const struct ep *b, int family)
+static bool alike(struct ffl_instance *in, int a, int b, int family)
 {
-    return option(a, SOL_SOCKET, SO_REUSEPORT) && option(b, SOL_SOCKET, SO_REUSEPORT) &&
+    return option(in, a, SOL_SOCKET, SO_REUSEPORT) && option(in, b, SOL_SOCKET, SO_REUSEPORT) &&
            (family != AF_INET6 ||
-            option(a, IPPROTO_IPV6, IPV6_V6ONLY) == option(b, IPPROTO_IPV6, IPV6_V6ONLY));
+            option(in, a, IPPROTO_IPV6, IPV6_V6ONLY) == option(in, b, IPPROTO_IPV6, IPV6_V6ONLY));
+}
+
+/* The listener of the same user's that `e`, bound to `mine`, is to share; or NULL. */
+static struct ep *find_listener(const struct ep *e, const struct ffl_addr *mine)
+{
+    struct ffl_instance *in = e->s->in;
+    struct ffl_addr theirs;
+    for (struct ffl_session *s = in->sessions; s; s = s->next) {
+        struct ep *l;
+        for (uint32_t h = 0; s->uid == e->s->uid && (l = next_taker(s, &h, false, &theirs));)
+            if (same(&theirs, mine) && alike(in, e->fd, l->fd, mine->family))
+                return l;
+    }
+    return NULL;
+}
+
+static struct kept **find_kept(const struct ep *e, const struct ffl_addr *mine)
+{
+    struct ffl_instance *in = e->s->in;
+    struct ffl_addr theirs;
+    struct kept **p = &in->kept;
+    for (; *p; p = &(*p)->next)
+        if ((*p)->uid == e->s->uid && OPS(in)->sockname(ST(in), (*p)->fd, false, &theirs) == 0 &&
+            same(&theirs, mine) && alike(in, e->fd, (*p)->fd, mine->family))
+            break;
+    return p;
 }
 
 int handover_share(struct ep *e)
 {
     struct ffl_instance *in = e->s->in;
-    struct ffl_addr mine, theirs;
-    if (OPS(in)->sockname(ST(in), e->fd, false, &mine) < 0 || !mine.port_be)
+    struct ffl_addr mine;
+    if (e->group || OPS(in)->sockname(ST(in), e->fd, false, &mine) < 0 || !mine.port_be)
         return 0;                         /* not bound: listen says what comes of it */
     int rc = handover_may_bind(e, &mine); /* it may have begun since */
-    for (struct ffl_session *s = in->sessions; rc == 0 && s; s = s->next) {
-        struct ep *l;
-        for (uint32_t h = 0; s->uid == e->s->uid && (l = next_taker(s, &h, false, &theirs));)
-            if (same(&theirs, &mine) && !e->group && alike(e, l, mine.family)) {
-                rc = group_share(e, l);
-                return rc < 0 ? rc : 1;
-            }
+    if (rc < 0)
+        return rc;
+    struct ep *l = find_listener(e, &mine);
+    if (l) {
+        rc = group_share(e, l);
+        return rc < 0 ? rc : 1;
     }
-    return rc;
+    struct kept **p = find_kept(e, &mine), *k = *p;
+    if (!k)
+        return 0;
+    *p = k->next;
+    atomic_fetch_sub_explicit(&in->page->sockets, 1, memory_order_relaxed);
+    group_take_over(e, k->fd, k->group);
+    free(k);
+    return 1;
+}
+
+/* ---- listeners without an application ------------------------------------------------------ */
+
+void handover_keep(struct ep *e)
+{
+    struct ffl_instance *in = e->s->in;
+    if (!in->o.keep_ns || in->draining || !e->listener || e->fd < 0 ||
+        !option(in, e->fd, SOL_SOCKET, SO_REUSEPORT))
+        return;
+    struct group *g = group_keep(e);
+    struct kept *k = g ? malloc(sizeof(*k)) : NULL;
+    int fd = k ? OPS(in)->dup(ST(in), e->fd) : -ENOMEM; /* without our registration */
+    if (fd < 0) {
+        free(k);
+        group_drop(in, g);
+        return;
+    }
+    *k = (struct kept){.next = in->kept,
+                       .group = g,
+                       .due = ffl_now_ns() + in->o.keep_ns,
+                       .uid = e->s->uid,
+                       .fd = fd};
+    in->kept = k;
+    atomic_fetch_add_explicit(&in->page->sockets, 1, memory_order_relaxed);
+    ffl_log(FFL_LOG_INFO, "session %u: its listener is kept for %lld s", e->s->id,
+            (long long)(in->o.keep_ns / FFL_NS_PER_SEC));
+}
+
+int64_t handover_due(const struct ffl_instance *in)
+{
+    int64_t due = INT64_MAX;
+    for (const struct kept *k = in->kept; k; k = k->next)
+        due = k->due < due ? k->due : due;
+    return due;
+}
+
+void handover_expire(struct ffl_instance *in, int64_t now)
+{
+    for (struct kept **p = &in->kept, *k; (k = *p);) {
+        if (k->due > now) {
+            p = &k->next;
+            continue;
+        }
+        *p = k->next;
+        (void)OPS(in)->close(ST(in), k->fd); /* a reference of ours: it was open */
+        atomic_fetch_sub_explicit(&in->page->sockets, 1, memory_order_relaxed);
+        group_drop(in, k->group);
+        free(k);
+    }
 }
 
 /* ---- what an application never heard of ---------------------------------------------------- */

@@ -126,6 +126,7 @@ struct ffl_instance {
     unsigned nsessions; /* attached */
     uint32_t next_id, next_serial, next_ticket;
     struct ticket *tickets;
+    struct kept *kept; /* listeners without an application */
     unsigned ntickets;
     struct ffl_instance_page *page; /* and its tables */
     struct ffl_stat_session *stat_sessions;
@@ -166,7 +167,12 @@ void group_leave(struct ep *e); /* it is closed */
 int group_share(struct ep *e, struct ep *with);
 /* `unread`, or NULL, is what group_accept gave: taken over. */
 void group_accepted(struct ep *l, struct ep *e, struct group *unread);
-void group_drop(struct ffl_instance *in, struct group *unread);
+void group_drop(struct ffl_instance *in,
+                struct group *g); /* group_accept's, group_keep's; or NULL */
+/* A reference to the group of `e`, the last that has it; or NULL. */
+struct group *group_keep(struct ep *e);
+/* `e`, bound and nothing more yet, becomes the reference `fd` with that group; both taken over. */
+void group_take_over(struct ep *e, int fd, struct group *kept);
 /* Which of the listeners that share l's socket takes its next connection, of those that `may`: each
  * in its turn, so that the applications get equal parts. NULL: none. */
 struct ep *group_turn(struct ep *l, bool (*may)(const struct ep *));
@@ -184,6 +190,10 @@ int handover_may_bind(const struct ep *e, const struct ffl_addr *a);
 int handover_share(struct ep *e);
 /* Before the sockets of an application that is gone are closed: what it was never told of. */
 void handover_unseen(struct ffl_session *s);
+/* Before `e` is closed: its socket stays for a while if it was the last at its address. */
+void handover_keep(struct ep *e);
+int64_t handover_due(const struct ffl_instance *in); /* when the next that was kept is to go */
+void handover_expire(struct ffl_instance *in, int64_t now);
 
 /* session.c */
 int session_new(struct ffl_instance *in, int sock, const struct ffl_hello *h, pid_t pid, uid_t uid,

@@ -63,6 +63,11 @@ static const char usage[] =
     "nobody,\n"
     "                      not even root, may bind others but a free one (port 0)\n"
     "  --drain SECONDS     after SIGTERM, for connections to close (default 5)\n"
+    "  --keep-listeners SECONDS\n"
+    "                      a listener with SO_REUSEPORT that nobody has any more stays for so "
+    "long, "
+    "for\n"
+    "                      the user's next application at its address (default 0)\n"
     "  --log-level LEVEL   error, warning, info, debug (default warning)\n"
     "F-Stack (--stack fstack; the same as key=value):\n"
     "  --conf FILE         F-Stack's config.ini, as it is\n"
@@ -95,7 +100,8 @@ enum {
     OPT_GROUP,
     OPT_MODE,
     OPT_PORTS,
-    OPT_DRAIN
+    OPT_DRAIN,
+    OPT_KEEP
 };
 
 static const struct option options[] = {
@@ -118,6 +124,7 @@ static const struct option options[] = {
     {"mode", required_argument, NULL, OPT_MODE},
     {"ports", required_argument, NULL, OPT_PORTS},
     {"drain", required_argument, NULL, OPT_DRAIN},
+    {"keep-listeners", required_argument, NULL, OPT_KEEP},
     {"log-level", required_argument, NULL, OPT_LOG},
     {"help", no_argument, NULL, OPT_HELP},
     {"conf", required_argument, NULL, OPT_STACK_KEY},
@@ -304,6 +311,9 @@ static void parse(int argc, char **argv, struct ffl_instance_opts *o)
             break;
         case OPT_DRAIN:
             o->drain_ns = number("drain", optarg, 0, 86400) * FFL_NS_PER_SEC;
+            break;
+        case OPT_KEEP:
+            o->keep_ns = number("keep-listeners", optarg, 0, 86400) * FFL_NS_PER_SEC;
             break;
         case OPT_LOG:
             ffl_log_open(2, parse_level(optarg));

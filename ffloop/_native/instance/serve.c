@@ -176,6 +176,8 @@ static int64_t next_due(struct ffl_instance *in, int64_t now)
         due = now + TIMED_PERIOD_NS;
     if (in->draining && in->drain_due < due)
         due = in->drain_due;
+    if (in->kept && handover_due(in) < due)
+        due = handover_due(in);
     if (due == INT64_MAX)
         return due;
     return due > now ? due - now : 0;
@@ -204,6 +206,7 @@ static void close_sessions(struct ffl_instance *in)
     }
     while (in->tickets)
         ticket_end(in->tickets);
+    handover_expire(in, INT64_MAX);
     ep_bury(in);
 }
 
@@ -257,6 +260,8 @@ int64_t ffl_instance_turn(void *p)
         take_notes(in, now);
         if (in->timed)
             run_timed(in, now);
+        if (in->kept)
+            handover_expire(in, now);
     }
     ep_bury(in);
     session_reap(in);

@@ -133,6 +133,7 @@ void ep_close(struct ep *e)
     struct ffl_instance *in = s->in;
     if (e->dead)
         return;
+    handover_keep(e);
     group_leave(e);
     data_drop_tx(e);
     if (e->fd >= 0) {

@@ -119,11 +119,28 @@ int group_share(struct ep *e, struct ep *with)
     int fd = g ? OPS(in)->dup(ST(in), with->fd) : -ENOMEM;
     if (fd < 0)
         return fd;
+    ref(g);
+    group_take_over(e, fd, g);
+    return 0;
+}
+
+struct group *group_keep(struct ep *e)
+{
+    struct group *g = group_of(e);
+    if (!g || g->refs > 1)
+        return NULL;
+    ref(g);
+    return g;
+}
+
+void group_take_over(struct ep *e, int fd, struct group *kept)
+{
+    struct ffl_instance *in = e->s->in;
     (void)OPS(in)->close(ST(in), e->fd); /* it was bound, no more */
     e->fd = fd;
     e->readable = true; /* who knows what waits there */
-    join(e, g);
-    return 0;
+    join(e, kept);
+    unref(in, kept);
 }
 
 void group_accepted(struct ep *l, struct ep *e, struct group *unread)
@@ -140,10 +157,10 @@ void group_accepted(struct ep *l, struct ep *e, struct group *unread)
     }
 }
 
-void group_drop(struct ffl_instance *in, struct group *unread)
+void group_drop(struct ffl_instance *in, struct group *g)
 {
-    if (unread)
-        unref(in, unread);
+    if (g)
+        unref(in, g);
 }
 
 struct ep *group_turn(struct ep *l, bool (*may)(const struct ep *))
