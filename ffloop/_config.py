@@ -19,10 +19,15 @@
 | FF_INITIAL_LCORE_ID | initial_lcore | CPU mask in hexadecimal: worker i runs i places above it |
 
 The FF_ names are F-Stack's own, with F-Stack's meaning.
+
+A process that has more rights than who started it (set-user-id, set-group-id, file capabilities)
+takes nothing of this from the environment: who started it must not choose where its data goes.
 """
 
+import functools
+import importlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,9 +136,24 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], Any], str]] = {
 }
 
 
+_AT_SECURE = 23  # in auxv: getauxval(3)
+_instead: dict[str, str] = {}  # of the environment, where that is not to be believed
+
+
+@functools.cache
+def _secure() -> bool:
+    core: Any = importlib.import_module("ffloop._native._core")
+    return bool(core.lib.getauxval(_AT_SECURE))
+
+
+def environment() -> MutableMapping[str, str]:
+    """os.environ, or an empty mapping of this process's where the environment is not its own."""
+    return _instead if _secure() else os.environ
+
+
 def load(environ: Mapping[str, str] | None = None, **arguments: Any) -> Config:
     """Merges arguments (None: not given) over the environment. Raises ConfigError."""
-    environ = os.environ if environ is None else environ
+    environ = environment() if environ is None else environ
     values: dict[str, Any] = {}
     for name, (variable, parse, wanted) in _OPTIONS.items():
         given = arguments.pop(name, None)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ._config import Config
+from ._config import Config, environment
 from ._errors import InstanceError, InstanceNotFound, StackUnavailable
 from ._log import log
 from ._ring import Ring
@@ -40,7 +40,7 @@ class InstanceInfo:
 
 def executable() -> str:
     """The path of ffloop-instance inside the package. Raises InstanceNotFound."""
-    given = os.environ.get("FFLOOP_INSTANCE_EXECUTABLE")
+    given = environment().get("FFLOOP_INSTANCE_EXECUTABLE")
     import ffloop
 
     places = (
@@ -67,7 +67,7 @@ def nth(path: str, index: int) -> str:
 def usual_places() -> list[str]:
     """Where an instance that somebody started listens unless told otherwise."""
     places = []
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    runtime = environment().get("XDG_RUNTIME_DIR")
     if runtime:
         places.append(os.path.join(runtime, "ffloop", "instance.sock"))
     places.append("/run/ffloop/instance.sock")
@@ -137,7 +137,7 @@ def _checked(ring: Ring, config: Config) -> Ring:
 
 def _embedded(config: Config, timeout_ms: int | None, make: type[Ring]) -> Ring:
     with _starting:
-        path = os.environ.get(_ENV)
+        path = environment().get(_ENV)
         if path:
             with contextlib.suppress(InstanceError):
                 return make(path, config, timeout_ms)
@@ -148,7 +148,7 @@ def _embedded(config: Config, timeout_ms: int | None, make: type[Ring]) -> Ring:
 
 def embed(path: str) -> None:
     """Makes the embedded instance at `path` this process tree's."""
-    os.environ[_ENV] = path
+    environment()[_ENV] = path
 
 
 def start(stack: str) -> str:
@@ -188,7 +188,7 @@ def _above_standard(sock: socket.socket) -> Iterator[int]:
 def _log_file() -> Iterator[int]:
     # Never the application's own standard error: whoever reads it to its end would wait for the
     # instance. An unnamed file keeps the words of a failed start.
-    path = os.environ.get(_LOG_ENV)
+    path = environment().get(_LOG_ENV)
     fd = (
         os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         if path

@@ -9,6 +9,8 @@
 #include "spin.h"
 #include "stats.h"
 
+#include <sys/auxv.h>
+
 #undef Py_BEGIN_ALLOW_THREADS
 #undef Py_END_ALLOW_THREADS
 #define Py_BEGIN_ALLOW_THREADS {

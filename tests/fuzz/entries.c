@@ -162,7 +162,6 @@ static void fill(struct input *in, struct ffl_entry *e)
         block = &i;
         len = sizeof(i);
         break;
-    case FFL_OP_UNREAD:
     case FFL_OP_SOCKET:
         e->arg = (take(in, 1) % 4 ? AF_INET : AF_INET6) |
                  (take(in, 1) % 3 ? SOCK_STREAM : SOCK_DGRAM) << 8;
@@ -189,6 +188,7 @@ static void fill(struct input *in, struct ffl_entry *e)
         e->arg = (int32_t)(take(in, 1) % 3);
         return;
     case FFL_OP_SEND:
+    case FFL_OP_UNREAD:
         len = take(in, 1);
         len = len < 192 ? len + sizeof(a) : len < 240 ? 4096 : 65536;
         e->arg = (int32_t)len;

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import pathlib
 import resource
 import socket
 import time
@@ -16,6 +17,7 @@ from .util import HOST, until
 FULL = os.environ.get("FFLOOP_SCALE") == "full"
 IDLE, ACTIVE, ROUNDS = (10_000, 1000, 20) if FULL else (800, 80, 10)
 SHORT = 24_000 if FULL else 1500
+IDLE_SECONDS = 20 if FULL else 3
 
 
 def many_descriptors(stack: contextlib.ExitStack) -> None:
@@ -87,6 +89,48 @@ def test_idle_and_active(run_ff, no_leaks):
             peer.close()
         await until(lambda: not Echo.open)
         await until(lambda: open_sockets(loop) == (1, 1))
+        server.close()
+        await server.wait_closed()
+
+    with contextlib.ExitStack() as stack:
+        many_descriptors(stack)
+        run_ff(main())
+
+
+def on_cpu(pid: int) -> float:
+    """Seconds that the threads of a process have run, to the nanosecond."""
+    tasks = pathlib.Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((t / "schedstat").read_text().split()[0]) for t in tasks) / 1e9
+
+
+def test_idle_costs_nothing(run_ff, no_leaks):
+    """1,000 open connections, and nobody says a word: application and instance together take less
+    than one percent of a CPU."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        Echo.open = 0
+        server = await loop.create_server(Echo, HOST, 0, backlog=1024)
+        address = server.sockets[0].getsockname()
+        peers = await loop.run_in_executor(
+            None, lambda: [socket.create_connection(address) for _ in range(1000)]
+        )
+        await until(lambda: Echo.open == 1000)
+        pids = os.getpid(), loop.instance.pid
+        gc.collect()
+        began, before = time.monotonic(), [on_cpu(pid) for pid in pids]
+        await asyncio.sleep(IDLE_SECONDS)
+        share = [
+            100 * (on_cpu(pid) - b) / (time.monotonic() - began)
+            for pid, b in zip(pids, before, strict=True)
+        ]
+        print(
+            f"\nidle: {share[0]:.3f}% of a CPU in the application, {share[1]:.3f}% in the instance"
+        )
+        assert sum(share) < 1
+        for peer in peers:
+            peer.close()
+        await until(lambda: not Echo.open)
         server.close()
         await server.wait_closed()
 

@@ -475,7 +475,7 @@ void proc_start(void)
 {
     ffl_client_at_fork();
     (void)pthread_atfork(before_fork, fork_parent, fork_child); /* ENOMEM: children have none */
-    const char *keep = getenv(KEEP), *v = getenv(ENV);
+    const char *keep = secure_getenv(KEEP), *v = secure_getenv(ENV);
     if (keep)
         fd_ours_keep(atoi(keep));
     if (!v)

@@ -115,7 +115,7 @@ static int attach(struct sc *sc, int index, char *why, size_t whylen)
 {
     if (options.instance)
         return attach_at(sc, options.instance, index, why, whylen);
-    const char *runtime = getenv("XDG_RUNTIME_DIR");
+    const char *runtime = secure_getenv("XDG_RUNTIME_DIR");
     char path[200];
     int rc = -ENOENT;
     if (runtime && *runtime) {

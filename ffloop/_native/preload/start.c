@@ -48,7 +48,7 @@ void report(const char *fmt, ...)
 
 static const char *text(const char *name)
 {
-    const char *v = getenv(name);
+    const char *v = secure_getenv(name);
     return v && *v ? v : NULL;
 }
 
@@ -141,7 +141,7 @@ static void read_options(void)
         options.multi_sc = false;
     }
     if (text("FF_KERNEL_EVENT") && !flag("FF_KERNEL_EVENT"))
-        report("FF_KERNEL_EVENT=%s: kernel events are always on", getenv("FF_KERNEL_EVENT"));
+        report("FF_KERNEL_EVENT=%s: kernel events are always on", secure_getenv("FF_KERNEL_EVENT"));
     options.instances = (int)number("FF_NB_FSTACK_INSTANCE", 1, 1, 1024);
     options.proc_id = (int)number("FF_PROC_ID", 0, 0, INT_MAX);
     options.initial_lcore = cpu_mask("FF_INITIAL_LCORE_ID");
