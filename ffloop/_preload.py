@@ -94,7 +94,7 @@ def _found(config: _config.Config) -> dict[str, str]:
         fd = keep_alive(ring.path)
         kept = fcntl.fcntl(fd, fcntl.F_DUPFD, _KEEP_FROM)  # inherited: children keep it up too
         os.close(fd)
-        return {"FFLOOP_INSTANCE": ring.path, "_FFLOOP_KEEP": str(kept)}
+        return {"FFLOOP_INSTANCE": ring.path, "_FFLOOP_KEEP": f"{kept}:{ring.path}"}
 
 
 def _find(program: str) -> str:

@@ -48,6 +48,8 @@ struct options {
     uint64_t initial_lcore; /* FF_INITIAL_LCORE_ID: a CPU mask, 0: none */
     int timeout_ms, pool_kib, tx_cap, max_sockets;
     const struct ffl_ticket *via; /* attach through it (proc.c) */
+    struct ffl_ticket keep;       /* `ffloop preload`'s, inherited: the instance at `kept` stays */
+    char *kept;                   /* up, and admits who has dropped its rights; or NULL */
 };
 extern struct options options;
 extern bool started; /* the constructor has run: calls are looked at */

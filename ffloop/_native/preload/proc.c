@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #define ENV "_FFLOOP_INHERIT"
-#define KEEP "_FFLOOP_KEEP" /* of `ffloop preload`: a descriptor that keeps the instance up */
+#define KEEP "_FFLOOP_KEEP" /* of `ffloop preload`: descriptor:path, see options.keep */
 
 struct ticket {
     struct ffl_ticket t;
@@ -476,8 +476,10 @@ void proc_start(void)
     ffl_client_at_fork();
     (void)pthread_atfork(before_fork, fork_parent, fork_child); /* ENOMEM: children have none */
     const char *keep = secure_getenv(KEEP), *v = secure_getenv(ENV);
-    if (keep)
-        fd_ours_keep(atoi(keep));
+    if (keep && sscanf(keep, "%d:", &options.keep.fd) == 1 && strchr(keep, ':')) {
+        fd_ours_keep(options.keep.fd);
+        options.kept = strdup(strchr(keep, ':') + 1); /* ENOMEM: without it */
+    }
     if (!v)
         return;
     struct ticket *t = calloc(1, sizeof(*t));

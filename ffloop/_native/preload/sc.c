@@ -98,17 +98,29 @@ static struct ffl_client_opts attach_options(const char *path)
                                     .close_fd = fd_ours_close};
 }
 
+/* An embedded instance admits its own user; one of its process tree that has become another user
+ * comes in through what it inherited. */
+static bool refused(int rc, struct ffl_client_opts *o)
+{
+    if ((rc != -EPERM && rc != -EACCES) || !options.kept || strcmp(o->path, options.kept) != 0)
+        return false;
+    o->via = &options.keep;
+    return true;
+}
+
 static int attach_at(struct sc *sc, const char *base, int index, char *why, size_t whylen)
 {
     nth_path(sc->path, sizeof(sc->path), base, index);
     struct ffl_client_opts o = attach_options(sc->path);
-    return ffl_client_attach(&sc->c, &o, why, whylen);
+    int rc = ffl_client_attach(&sc->c, &o, why, whylen);
+    return refused(rc, &o) ? ffl_client_attach(&sc->c, &o, why, whylen) : rc;
 }
 
 int sc_ticket(const struct sc *sc, struct ffl_ticket *out, char *why, size_t whylen)
 {
     struct ffl_client_opts o = attach_options(sc->path);
-    return ffl_client_ticket(&o, out, why, whylen);
+    int rc = ffl_client_ticket(&o, out, why, whylen);
+    return refused(rc, &o) ? ffl_client_ticket(&o, out, why, whylen) : rc;
 }
 
 static int attach(struct sc *sc, int index, char *why, size_t whylen)

@@ -1,0 +1,49 @@
+"""Servers that start as root and become another user before they have a socket."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+FFLOOP = str(Path(sysconfig.get_path("scripts"), "ffloop"))
+
+# Its first socket, and a child's first, both of somebody whom the embedded instance does not admit.
+DROPS = """
+import os, socket
+
+def echo():
+    listener = socket.create_server(("127.0.0.1", 0))
+    with socket.create_connection(listener.getsockname()) as client:
+        client.sendall(b"hello")
+        peer, _ = listener.accept()
+        assert peer.recv(5) == b"hello"
+        peer.close()
+    listener.close()
+
+"hello".encode("idna")  # imported while it may be read
+os.setgroups([])
+os.setgid(54321)
+os.setuid(54321)
+if FIRST:
+    echo()
+if os.fork() == 0:
+    echo()
+    os._exit(0)
+assert os.wait()[1] == 0
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root: it becomes another user")
+@pytest.mark.parametrize("first", [True, False], ids=["parent", "child"])
+def test_drops_its_rights(first):
+    done = subprocess.run(
+        [FFLOOP, "preload", "--", sys.executable, "-c", DROPS.replace("FIRST", str(first))],
+        env={k: v for k, v in os.environ.items() if not k.startswith(("FFLOOP", "FF_"))},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
