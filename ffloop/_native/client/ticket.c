@@ -86,22 +86,43 @@ void ffl_client_disarm(struct ffl_client *c, int h)
                   (struct ffl_entry){.op = FFL_OP_DISARM, .handle = s->handle, .buf = FFL_NO_BUF});
 }
 
+/* The head of its queue into a buffer: of a stream what finds room, of datagrams one, whole, with its
+ * sender. 0 or -errno. */
+static int give_one(struct ffl_client *c, struct csock *s)
+{
+    bool dgram = s->type == SOCK_DGRAM;
+    struct ffl_addr from;
+    size_t skip = dgram ? sizeof(from) : 0;
+    uint32_t want = dgram ? s->rx_head->len : ffl_class_size(1), buf = client_buf(c, want);
+    if (buf == FFL_NO_BUF)
+        return -ENOBUFS;
+    uint32_t size = ffl_buf_size(buf);
+    char *to = (char *)c->map.seg + ffl_buf_off(&c->tx.geo, buf);
+    int msg_flags = 0;
+    int64_t n = dgram && size < want ? -ENOBUFS
+                                     : ffl_client_recv(c, (int)s->handle, to + skip, size - skip, 0,
+                                                       &from, &msg_flags);
+    if (n < 0) {
+        (void)ffl_pool_put(&c->tx, buf); /* it was ours: cannot fail */
+        return (int)n;
+    }
+    struct ffl_entry e = {
+        .op = FFL_OP_UNREAD, .handle = s->handle, .arg = (int32_t)((size_t)n + skip), .buf = buf};
+    if (dgram) {
+        memcpy(to, &from, skip);
+        e.flags = (uint8_t)(FFL_F_ADDR | (msg_flags & MSG_TRUNC ? FFL_F_TRUNC : 0));
+    }
+    client_submit(c, e);
+    return 0;
+}
+
 int client_give_back(struct ffl_client *c, struct csock *s)
 {
-    while (s->rx_head) {
-        uint32_t buf = client_buf(c, ffl_class_size(1));
-        if (buf == FFL_NO_BUF)
-            return -ENOBUFS;
-        void *to = (char *)c->map.seg + ffl_buf_off(&c->tx.geo, buf);
-        int64_t n = ffl_client_recv(c, (int)s->handle, to, ffl_buf_size(buf), 0, NULL, NULL);
-        if (n < 0) {
-            (void)ffl_pool_put(&c->tx, buf); /* it was ours: cannot fail */
-            return (int)n;
-        }
-        client_submit(c,
-                      (struct ffl_entry){
-                          .op = FFL_OP_UNREAD, .handle = s->handle, .arg = (int32_t)n, .buf = buf});
-    }
+    int rc = 0;
+    while (s->rx_head && (rc = give_one(c, s)) == 0)
+        ;
+    if (rc < 0)
+        return rc;
     s->eof = false; /* the end is behind them: it is said again */
     return 0;
 }
@@ -109,7 +130,7 @@ int client_give_back(struct ffl_client *c, struct csock *s)
 int ffl_client_give_back(struct ffl_client *c, int h)
 {
     struct csock *s = client_sock(c, h);
-    if (!s || c->dead || !s->rx_head || s->type != SOCK_STREAM)
+    if (!s || c->dead || !s->rx_head)
         return 0;
     int rc = client_give_back(c, s);
     if (rc == -ENOBUFS) /* it stays: better here than nowhere */

@@ -185,9 +185,11 @@ static int op_unread(struct ep *e, struct ffl_entry q)
     struct ffl_session *s = e->s;
     const struct ffl_pool_geo *p = &s->map.geo.tx;
     if (!ffl_buf_ok(p, q.buf) || s->tx[ffl_buf_slot(p, q.buf)].held || q.arg < 0 ||
-        (uint32_t)q.arg > ffl_buf_size(q.buf) || e->listener)
+        (uint32_t)q.arg > ffl_buf_size(q.buf) || e->listener ||
+        !(q.flags & FFL_F_ADDR) == e->dgram || (uint32_t)q.arg < ffl_addr_bytes(q.flags))
         return -EPROTO;
-    int rc = group_unread(e, session_buf(s, p, q.buf), (uint32_t)q.arg);
+    int rc = group_unread(e, session_buf(s, p, q.buf), (uint32_t)q.arg,
+                          q.flags & (FFL_F_ADDR | FFL_F_TRUNC));
     session_tx_release(s, q.buf);
     if (rc < 0)
         data_fail(e, -rc); /* bytes are missing now */

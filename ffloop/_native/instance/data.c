@@ -138,13 +138,15 @@ static bool read_dgram(struct ep *e)
 static bool read_given(struct ep *e)
 {
     struct ffl_session *s = e->s;
-    uint32_t buf = rx_room(e) ? ffl_pool_get(&s->rx, group_size(e)) : FFL_NO_BUF;
+    bool room = rx_room(e) && (!e->dgram || s->rx.n[2] > 0); /* a datagram stays whole */
+    uint32_t buf = room ? ffl_pool_get(&s->rx, group_size(e)) : FFL_NO_BUF;
+    uint8_t flags;
     if (buf == FFL_NO_BUF) {
         stall(e);
         return false;
     }
-    uint32_t n = group_take(e, session_buf(s, &s->rx.geo, buf), ffl_buf_size(buf));
-    post_data(e, buf, n, 0);
+    uint32_t n = group_take(e, session_buf(s, &s->rx.geo, buf), ffl_buf_size(buf), &flags);
+    post_data(e, buf, n, flags);
     return true;
 }
 

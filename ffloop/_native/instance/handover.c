@@ -206,7 +206,7 @@ static void unseen(struct ffl_session *s, struct ffl_entry q)
     if (s->rx_owner[slot] != e->serial || q.arg < 0 || (uint32_t)q.arg > ffl_buf_size(q.buf))
         return;
     s->rx_owner[slot] = 0; /* once */
-    if (group_unread(e, session_buf(s, p, q.buf), (uint32_t)q.arg) < 0)
+    if (group_unread(e, session_buf(s, p, q.buf), (uint32_t)q.arg, 0) < 0)
         e->touched = true; /* without them nobody can serve it */
 }
 

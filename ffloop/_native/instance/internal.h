@@ -176,11 +176,12 @@ void group_take_over(struct ep *e, int fd, struct group *kept);
 /* Which of the listeners that share l's socket takes its next connection, of those that `may`: each
  * in its turn, so that the applications get equal parts. NULL: none. */
 struct ep *group_turn(struct ep *l, bool (*may)(const struct ep *));
-int group_unread(struct ep *e, const void *data, uint32_t len);
+/* flags: FFL_F_ADDR and FFL_F_TRUNC of a datagram. */
+int group_unread(struct ep *e, const void *data, uint32_t len, uint8_t flags);
 void group_return(struct ep *e); /* an accepted connection, to whoever else has its listener */
 bool group_has(const struct ep *e);
 uint32_t group_size(const struct ep *e); /* of the first piece given back, bytes */
-uint32_t group_take(struct ep *e, void *to, uint32_t room);
+uint32_t group_take(struct ep *e, void *to, uint32_t room, uint8_t *flags);
 int group_accept(struct ep *l, struct ffl_addr *peer, struct group **unread);
 
 /* handover.c */

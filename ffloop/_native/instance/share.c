@@ -25,6 +25,7 @@ struct back { /* given back: bytes, or a connection with its peer's address */
     struct ffl_addr peer;
     struct group *unread; /* of a connection: what had been read ahead of it, or NULL */
     uint32_t len, off;
+    uint8_t flags; /* a datagram's */
     uint8_t data[];
 };
 
@@ -190,13 +191,13 @@ static void give(struct group *g, struct back *b)
         ep_ready(e);
 }
 
-int group_unread(struct ep *e, const void *data, uint32_t len)
+int group_unread(struct ep *e, const void *data, uint32_t len, uint8_t flags)
 {
     struct group *g = group_of(e);
     struct back *b = g ? malloc(sizeof(*b) + len) : NULL;
     if (!b)
         return -ENOMEM;
-    *b = (struct back){.fd = -1, .len = len};
+    *b = (struct back){.fd = -1, .len = len, .flags = flags};
     memcpy(b->data, data, len);
     e->rx_done = false; /* the end was behind these: the stack says it again */
     e->readable = e->eof_hint = true;
@@ -233,9 +234,10 @@ uint32_t group_size(const struct ep *e)
     return e->group->head->len - e->group->head->off;
 }
 
-uint32_t group_take(struct ep *e, void *to, uint32_t room)
+uint32_t group_take(struct ep *e, void *to, uint32_t room, uint8_t *flags)
 {
     struct back *b = e->group->head;
+    *flags = b->flags;
     uint32_t n = b->len - b->off < room ? b->len - b->off : room;
     memcpy(to, b->data + b->off, n);
     b->off += n;

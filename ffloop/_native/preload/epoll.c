@@ -61,7 +61,7 @@ static uint32_t item_poll(struct item *it)
 {
     if (it->inner)
         return epoll_ready(it->inner) ? (EPOLLIN | EPOLLRDNORM) & it->events : 0;
-    if (it->w->ep->kq && (!it->s->sc || it->s->state == SOCK_BOUND))
+    if (it->w->ep->kq && it->s->type == SOCK_STREAM && (!it->s->sc || it->s->state == SOCK_BOUND))
         return 0; /* kqueue says nothing of it; epoll that it is hung up */
     return sock_poll(it->s, it->events) & it->events;
 }

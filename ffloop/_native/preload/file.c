@@ -144,7 +144,7 @@ static ssize_t from_pipe(int in, int out, size_t len, bool nonblock)
             break;
         if (s->nonblock)
             return leave(-EAGAIN);
-        int rc = sock_wait(s, s->sndtimeo ? ffl_now_ns() + s->sndtimeo : -1);
+        int rc = sock_wait(s, until_of(s->sndtimeo));
         if (rc < 0)
             return leave(rc);
         unlock();

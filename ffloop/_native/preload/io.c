@@ -2,7 +2,7 @@
  * io.c - receive and send, blocking or not, in all their spellings.
  *
  * Callers: the program, file.c. In steady state a call copies to or from the shared pools and makes
- * no system call. Datagram sockets are the kernel's, so everything here is a stream.
+ * no system call. Datagrams go on to dgram.c.
  */
 #include "preload.h"
 
@@ -13,24 +13,6 @@
 #include <unistd.h>
 
 #define PIECE 65536
-
-static size_t total_of(const struct iovec *iov, size_t n)
-{
-    size_t total = 0;
-    for (size_t i = 0; i < n; i++)
-        total += iov[i].iov_len;
-    return total;
-}
-
-static bool no_wait(const struct sock *s, int flags)
-{
-    return s->nonblock || (flags & MSG_DONTWAIT);
-}
-
-static int64_t until_of(int64_t limit)
-{
-    return limit ? ffl_now_ns() + limit : -1;
-}
 
 /* Ready for data: 0, -EAGAIN while it connects and may not wait, or why not. */
 static int connected(struct sock *s, int flags, int64_t until, int otherwise)
@@ -111,6 +93,8 @@ static int64_t discard(struct sock *s, size_t len)
 
 ssize_t sock_recv(struct sock *s, const struct iovec *iov, size_t n, int flags)
 {
+    if (ffl_unlikely(s->type == SOCK_DGRAM))
+        return dgram_recv(s, iov, n, flags, NULL, &(int){0});
     if (flags & MSG_OOB)
         return -EINVAL;
     if (flags & MSG_ERRQUEUE)
@@ -195,6 +179,13 @@ API ssize_t recvfrom(int fd, void *buf, size_t len, int flags, struct sockaddr *
     if (!s)
         return real.recvfrom(fd, buf, len, flags, sa, n);
     struct iovec iov = {buf, len};
+    if (s->type == SOCK_DGRAM) {
+        struct ffl_addr from = {0};
+        ssize_t got = dgram_recv(s, &iov, 1, flags, &from, &(int){0});
+        if (got >= 0 && sa && from.family)
+            (void)sock_addr_out(&from, s->domain, sa, n);
+        return leave(got);
+    }
     ssize_t rc = recv_iov(s, &iov, 1, flags);
     if (rc >= 0 && sa && n)
         *n = 0; /* a stream names no sender */
@@ -209,6 +200,20 @@ API ssize_t recvmsg(int fd, struct msghdr *m, int flags)
         return real.recvmsg(fd, m, flags);
     if (m->msg_iovlen > IOV_MAX)
         return leave(-EMSGSIZE);
+    if (s->type == SOCK_DGRAM) {
+        struct ffl_addr from = {0};
+        int seen = 0;
+        ssize_t got = dgram_recv(s, m->msg_iov, m->msg_iovlen, flags, &from, &seen);
+        if (got >= 0) {
+            if (m->msg_name && from.family)
+                (void)sock_addr_out(&from, s->domain, m->msg_name, &m->msg_namelen);
+            else
+                m->msg_namelen = 0;
+            m->msg_controllen = 0;
+            m->msg_flags = seen | (flags & MSG_CMSG_CLOEXEC);
+        }
+        return leave(got);
+    }
     ssize_t rc = recv_iov(s, m->msg_iov, m->msg_iovlen, flags);
     if (rc >= 0) {
         m->msg_namelen = 0;
@@ -271,6 +276,8 @@ static int64_t give(struct sock *s, const struct iovec *iov, size_t n, size_t sk
 
 ssize_t sock_send(struct sock *s, const struct iovec *iov, size_t n, int flags)
 {
+    if (ffl_unlikely(s->type == SOCK_DGRAM))
+        return dgram_send(s, iov, n, flags, NULL);
     if (flags & MSG_OOB)
         return -EOPNOTSUPP; /* urgent data does not cross the ring */
     int64_t until = no_wait(s, flags) ? 0 : until_of(s->sndtimeo);
@@ -305,6 +312,13 @@ ssize_t sock_sent(ssize_t rc, int flags)
     return -1;
 }
 
+static ssize_t send_iov(struct sock *s, const struct iovec *iov, size_t n, int flags)
+{
+    bool dgram = s->type == SOCK_DGRAM; /* no SIGPIPE */
+    ssize_t rc = sock_send(s, iov, n, flags);
+    return dgram ? leave(rc) : sock_sent(rc, flags);
+}
+
 API ssize_t send(int fd, const void *buf, size_t len, int flags)
 {
     real_start();
@@ -312,7 +326,7 @@ API ssize_t send(int fd, const void *buf, size_t len, int flags)
     if (!s)
         return real.send(fd, buf, len, flags);
     struct iovec iov = {(void *)buf, len};
-    return sock_sent(sock_send(s, &iov, 1, flags), flags);
+    return send_iov(s, &iov, 1, flags);
 }
 
 API ssize_t write(int fd, const void *buf, size_t len)
@@ -322,7 +336,7 @@ API ssize_t write(int fd, const void *buf, size_t len)
     if (!s)
         return real.write(fd, buf, len);
     struct iovec iov = {(void *)buf, len};
-    return sock_sent(sock_send(s, &iov, 1, 0), 0);
+    return send_iov(s, &iov, 1, 0);
 }
 
 API ssize_t writev(int fd, const struct iovec *iov, int n)
@@ -333,29 +347,45 @@ API ssize_t writev(int fd, const struct iovec *iov, int n)
         return real.writev(fd, iov, n);
     if (n < 0 || n > IOV_MAX)
         return leave(-EINVAL);
-    return sock_sent(sock_send(s, iov, (size_t)n, 0), 0);
+    if (s->type == SOCK_DGRAM && !total_of(iov, (size_t)n))
+        return leave(0); /* write sends an empty one, writev does not */
+    return send_iov(s, iov, (size_t)n, 0);
+}
+
+static bool is_dgram(int fd)
+{
+    const struct node *n = maybe_ours(fd) ? fd_node(fd) : NULL;
+    return n && n->kind == NODE_SOCK && ((const struct sock *)n)->type == SOCK_DGRAM;
 }
 
 API ssize_t sendto(int fd, const void *buf, size_t len, int flags, const struct sockaddr *sa,
                    socklen_t n)
 {
     real_start();
+    struct iovec iov = {(void *)buf, len};
+    if (sa && is_dgram(fd)) {
+        struct msghdr m = {
+            .msg_name = (void *)sa, .msg_namelen = n, .msg_iov = &iov, .msg_iovlen = 1};
+        return dgram_sendmsg(fd, &m, flags);
+    }
     struct sock *s = enter(fd);
     if (!s)
         return real.sendto(fd, buf, len, flags, sa, n);
-    struct iovec iov = {(void *)buf, len}; /* a connected stream: the address is not looked at */
-    return sock_sent(sock_send(s, &iov, 1, flags), flags);
+    /* a connected stream: the address is not looked at */
+    return send_iov(s, &iov, 1, flags);
 }
 
 API ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
 {
     real_start();
+    if (is_dgram(fd))
+        return dgram_sendmsg(fd, m, flags);
     struct sock *s = enter(fd);
     if (!s)
         return real.sendmsg(fd, m, flags);
     if (m->msg_iovlen > IOV_MAX)
         return leave(-EMSGSIZE);
-    return sock_sent(sock_send(s, m->msg_iov, m->msg_iovlen, flags), flags);
+    return send_iov(s, m->msg_iov, m->msg_iovlen, flags);
 }
 
 API int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)

@@ -58,7 +58,15 @@ API int setsockopt(int fd, int level, int name, const void *val, socklen_t len)
     if (!s)
         return real.setsockopt(fd, level, name, val, len);
     int rc;
+    bool refused = s->type == SOCK_DGRAM && dgram_option_refused(level, name, val, len);
+    if (refused && s->sc) {
+        if ((rc = dgram_to_kernel(s, fd)) < 0)
+            return (int)leave(rc);
+        unlock();
+        return real.setsockopt(fd, level, name, val, len);
+    }
     if (!s->sc) {
+        s->force_kernel |= refused;
         rc = real.setsockopt(fd, level, name, val, len) < 0 ? -errno : 0;
         if (rc == 0 && set_local(s, level, name, val, len) == 0)
             rc = note(s, level, name, val, len);
@@ -116,6 +124,15 @@ API int getsockopt(int fd, int level, int name, void *val, socklen_t *len)
     return real.getsockopt(fd, level, name, val, len);
 }
 
+/* The length of the next datagram. */
+static int dgram_next(struct sock *s)
+{
+    struct iovec none = {.iov_base = NULL};
+    int flags = 0;
+    ssize_t n = dgram_recv(s, &none, 1, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT, NULL, &flags);
+    return n < 0 ? 0 : (int)n;
+}
+
 API int ioctl(int fd, unsigned long what, ...)
 {
     real_start();
@@ -132,7 +149,7 @@ API int ioctl(int fd, unsigned long what, ...)
         ffl_client_reap(s->sc->c);
         if (s->state == SOCK_LISTENING)
             return (int)leave(-EINVAL);
-        *(int *)arg = (int)sock_queued(s);
+        *(int *)arg = s->type == SOCK_DGRAM ? dgram_next(s) : (int)sock_queued(s);
         (void)ffl_client_arm(s->sc->c, s->h, 0); /* the next time it knows more */
         return (int)leave(0);
     case SIOCOUTQ:

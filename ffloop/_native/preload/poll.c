@@ -13,8 +13,26 @@
 
 /* ---- one socket ---------------------------------------------------------------------------- */
 
+/* As the kernel's datagram_poll. */
+static uint32_t dgram_poll(struct sock *s, uint32_t want)
+{
+    unsigned st = s->sc ? ffl_client_state(s->sc->c, s->h) : FFL_ST_WRITE;
+    uint32_t got = st & FFL_ST_ERROR ? EPOLLERR : 0;
+    if (s->shut_rd)
+        got |= EPOLLIN | EPOLLRDNORM | EPOLLRDHUP | (st & FFL_ST_SHUT_WR ? EPOLLHUP : 0);
+    if (st & FFL_ST_READ && (!(st & FFL_ST_ERROR) || sock_queued(s)))
+        got |= EPOLLIN | EPOLLRDNORM;
+    if (st & FFL_ST_WRITE)
+        got |= EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND;
+    else if (want & (EPOLLOUT | EPOLLWRNORM))
+        ffl_client_want_room(s->sc->c, s->h);
+    return got;
+}
+
 uint32_t sock_poll(struct sock *s, uint32_t want)
 {
+    if (s->type == SOCK_DGRAM)
+        return dgram_poll(s, want);
     if (!s->sc)
         return EPOLLOUT | EPOLLWRNORM | EPOLLHUP; /* neither listening nor connected */
     unsigned st = ffl_client_state(s->sc->c, s->h);
@@ -43,7 +61,7 @@ uint32_t sock_poll(struct sock *s, uint32_t want)
  * for its end too, which is always told. */
 void sock_arm(struct sock *s, uint32_t want)
 {
-    if (!s->sc || s->state < SOCK_LISTENING)
+    if (!s->sc || (s->state < SOCK_LISTENING && s->type != SOCK_DGRAM))
         return;
     if (s->state == SOCK_LISTENING && !(want & (EPOLLIN | EPOLLRDNORM)))
         return;

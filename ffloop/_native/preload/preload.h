@@ -7,6 +7,7 @@
  * epoll.c   epoll                                    poll.c    poll, select
  * kqueue.c  kqueue, over epoll.c                     ff_syscall.h  for programs: kqueue, type flags
  * raw.c     syscall(2)                               dual.c    FFLOOP_DUAL_LISTEN
+ * dgram.c   datagrams
  * place.c   which stack, instance, CPU               option.c  socket options, ioctl
  * proc.c    fork, exec, spawn                        file.c    sendfile, splice
  *
@@ -163,7 +164,8 @@ struct sock {
     int domain, type, proto;
     uint8_t state;
     bool nonblock, shut_rd, told, abort, orphan;
-    bool force_stack, shared, exported, reuse_port;
+    bool named; /* a datagram socket: it has a port */
+    bool force_stack, force_kernel, shared, exported, reuse_port;
     int kernel_fd;              /* FFLOOP_DUAL_LISTEN: the kernel's listener beside it, or -1 */
     struct ffl_addr bound;      /* FF_MULTI_SC: family 0 but for those that are spread, */
     int ordinal;                /* the ordinal-th of this address */
@@ -199,6 +201,12 @@ static inline bool maybe_ours(int fd)
 struct sock *sock_new(int domain, int type, int proto);
 void sock_free(struct sock *s); /* no descriptor means it any more, nobody waits in it */
 void sock_release(struct sock *s);
+/* Where a socket goes when it is bound or connected: 1 the stack, 0 the kernel (s may be gone), or
+ * -errno. */
+int sock_place(struct sock *s, int fd, const struct ffl_addr *a, bool binds);
+/* False: not an address of this family. */
+bool sock_addr_in(struct ffl_addr *a, int domain, const struct sockaddr *sa, socklen_t len);
+int sock_addr_out(const struct ffl_addr *a, int domain, struct sockaddr *sa, socklen_t *len);
 void sock_tell(struct sock *s); /* it changed: to its items */
 /* What poll(2) would say, and asks to be told of what of `want` is not so. */
 uint32_t sock_poll(struct sock *s, uint32_t want);
@@ -273,10 +281,44 @@ int kqueue_writes(struct epoll_shadow *ep); /* where its kernel descriptors' EVF
 
 /* ---- receive and send (io.c) --------------------------------------------------------------- */
 
+static inline size_t total_of(const struct iovec *iov, size_t n)
+{
+    size_t total = 0;
+    for (size_t i = 0; i < n; i++)
+        total += iov[i].iov_len;
+    return total;
+}
+
+static inline bool no_wait(const struct sock *s, int flags)
+{
+    return s->nonblock || (flags & MSG_DONTWAIT);
+}
+
+/* The end of a wait that SO_RCVTIMEO or SO_SNDTIMEO limits, 0: no limit. */
+static inline int64_t until_of(int64_t limit)
+{
+    return limit ? ffl_now_ns() + limit : -1;
+}
+
 /* Blocking or not, as the socket and flags say. Locked. Count or -errno. */
 ssize_t sock_recv(struct sock *s, const struct iovec *iov, size_t n, int flags);
 ssize_t sock_send(struct sock *s, const struct iovec *iov, size_t n, int flags);
 ssize_t sock_sent(ssize_t rc, int flags); /* ends a sending call: SIGPIPE, errno */
+
+/* ---- datagrams (dgram.c): locked, -errno, unless it says otherwise ------------------------- */
+
+ssize_t dgram_recv(struct sock *s, const struct iovec *iov, size_t n, int flags,
+                   struct ffl_addr *from, int *msg_flags);
+ssize_t dgram_send(struct sock *s, const struct iovec *iov, size_t n, int flags,
+                   const struct ffl_addr *to);
+/* sendmsg(2) on a datagram socket, with an address or not. Unlocked; errno. */
+ssize_t dgram_sendmsg(int fd, const struct msghdr *m, int flags);
+/* -ENOTSOCK: the kernel's call. */
+int dgram_connect(struct sock *s, int fd, const struct sockaddr *sa, socklen_t len);
+/* From the stack to the kernel, if it is bound and no more; then s is gone. 0 or -errno. */
+int dgram_to_kernel(struct sock *s, int fd);
+/* Does it switch something on that the ring does not carry? */
+bool dgram_option_refused(int level, int name, const void *val, socklen_t len);
 
 /* ---- where to (place.c), and other processes (proc.c) -------------------------------------- */
 

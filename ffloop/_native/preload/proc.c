@@ -80,11 +80,17 @@ static void import_one(int fd, struct node *n, void *arg)
 
 /* ---- exporting ----------------------------------------------------------------------------- */
 
+/* Has it, perhaps, what nobody here waits for? */
+static bool reads_ahead(const struct sock *s)
+{
+    return (s->state == SOCK_CONNECTED || s->type == SOCK_DGRAM) && !s->items;
+}
+
 static void disarm_one(int fd, struct node *n, void *arg)
 {
     (void)fd;
     struct sock *s = (struct sock *)n;
-    if (n->kind == NODE_SOCK && s->sc == arg && s->state == SOCK_CONNECTED && !s->items)
+    if (n->kind == NODE_SOCK && s->sc == arg && reads_ahead(s))
         ffl_client_disarm(s->sc->c, s->h);
 }
 
@@ -102,7 +108,7 @@ static void export_one(int fd, struct node *n, void *arg)
         return;
     if (e->exec && real.fcntl(fd, F_GETFD) & FD_CLOEXEC)
         return;
-    if (s->state == SOCK_CONNECTED && !s->items)
+    if (reads_ahead(s))
         (void)ffl_client_give_back(s->sc->c, s->h); /* the session is dead: so is the socket */
     ffl_client_export(s->sc->c, s->h, e->ticket);
     s->shared = s->exported = true;
@@ -432,7 +438,7 @@ static bool inherit_fd(struct ticket *t, int fd, unsigned long ino, const char *
             return false;
         }
         s->state = (uint8_t)state;
-        s->told = true;
+        s->told = s->named = true;
         s->rcvtimeo = rcv;
         s->sndtimeo = snd;
         s->ticket = t;

@@ -17,8 +17,7 @@
 
 /* ---- addresses ----------------------------------------------------------------------------- */
 
-/* False: not an address of this family. */
-static bool addr_in(struct ffl_addr *a, int domain, const struct sockaddr *sa, socklen_t len)
+bool sock_addr_in(struct ffl_addr *a, int domain, const struct sockaddr *sa, socklen_t len)
 {
     memset(a, 0, sizeof(*a));
     if (domain == AF_INET && len >= sizeof(struct sockaddr_in) && sa->sa_family == AF_INET) {
@@ -42,7 +41,7 @@ static bool addr_in(struct ffl_addr *a, int domain, const struct sockaddr *sa, s
 }
 
 /* As the kernel does: cut to the caller's room, the length that it would have had. */
-static int addr_out(const struct ffl_addr *a, int domain, struct sockaddr *sa, socklen_t *len)
+int sock_addr_out(const struct ffl_addr *a, int domain, struct sockaddr *sa, socklen_t *len)
 {
     union {
         struct sockaddr_in in;
@@ -174,6 +173,18 @@ struct sock *sock_enter(int fd)
     return s;
 }
 
+struct copies {
+    struct sock *s;
+    int fd;
+};
+
+static void drop_copy(int fd, struct node *n, void *arg)
+{
+    const struct copies *c = arg;
+    if (n == &c->s->node && fd != c->fd)
+        fd_drop(fd);
+}
+
 int sock_to_kernel(struct sock *s, int fd)
 {
     struct item *next;
@@ -189,8 +200,16 @@ int sock_to_kernel(struct sock *s, int fd)
         it->w->ep->kernel++;
         epoll_forget(it);
     }
+    if (s->node.fds > 1)
+        fd_each(drop_copy, &(struct copies){s, fd});
     fd_drop(fd);
     return rc;
+}
+
+static bool carried(int type, int proto)
+{
+    return (type == SOCK_STREAM && (!proto || proto == IPPROTO_TCP)) ||
+           (type == SOCK_DGRAM && (!proto || proto == IPPROTO_UDP));
 }
 
 API int socket(int domain, int type, int proto)
@@ -200,8 +219,7 @@ API int socket(int domain, int type, int proto)
     int fd = real.socket(domain, plain, proto);
     if (fd < 0 || !started || tls.inside || (type & SOCK_KERNEL))
         return fd;
-    if ((domain != AF_INET && domain != AF_INET6) || (plain & 0xf) != SOCK_STREAM ||
-        (proto && proto != IPPROTO_TCP))
+    if ((domain != AF_INET && domain != AF_INET6) || !carried(plain & 0xf, proto))
         return fd;
     lock();
     struct sock *s = sock_new(domain, plain, proto);
@@ -252,8 +270,7 @@ void sock_on_stack(struct sock *s, struct sc *sc, int h)
     (void)ffl_client_watch(sc->c, h, s); /* it is open */
 }
 
-/* Where a socket goes when it is bound or connected: 1 the stack, 0 the kernel, or -errno. */
-static int place(struct sock *s, int fd, const struct ffl_addr *a, bool binds)
+int sock_place(struct sock *s, int fd, const struct ffl_addr *a, bool binds)
 {
     if (s->sc)
         return 1;
@@ -261,7 +278,10 @@ static int place(struct sock *s, int fd, const struct ffl_addr *a, bool binds)
     struct sc *sc = sc_get(place_instance(s, binds ? a : NULL), &rc);
     if (!sc && !options.fallback)
         return rc;
-    bool stack = sc && (s->force_stack || route(sc, a));
+    bool stack = sc && !s->force_kernel && (s->force_stack || route(sc, a));
+    if (s->force_kernel)
+        ffl_log(FFL_LOG_WARNING, "descriptor %d stays on the kernel: it wants control messages",
+                fd);
     if (!stack)
         return sock_to_kernel(s, fd);
     int h = ffl_client_socket(sc->c, s->domain, s->type, s->proto, 0);
@@ -270,6 +290,8 @@ static int place(struct sock *s, int fd, const struct ffl_addr *a, bool binds)
     sock_on_stack(s, sc, h);
     s->state = SOCK_BOUND;
     put_options(s);
+    if (s->type == SOCK_DGRAM)
+        sock_rearm(s); /* what comes, comes without a connection */
     return 1;
 }
 
@@ -280,20 +302,21 @@ API int bind(int fd, const struct sockaddr *sa, socklen_t len)
     struct sock *s = sock_enter(fd);
     if (!s)
         return real.bind(fd, sa, len);
-    if (!addr_in(&a, s->domain, sa, len) || s->state > SOCK_BOUND) {
+    if (!sock_addr_in(&a, s->domain, sa, len) || s->state > SOCK_BOUND) {
         int rc = s->sc ? -EINVAL : 0;
         if (rc)
             return (int)leave(rc);
         unlock();
         return real.bind(fd, sa, len);
     }
-    int rc = place(s, fd, &a, true);
+    int rc = sock_place(s, fd, &a, true);
     if (rc == 0) {
         unlock();
         return real.bind(fd, sa, len);
     }
     if (rc > 0)
         rc = ffl_client_bind(s->sc->c, s->h, &a);
+    s->named |= rc == 0;
     return (int)leave(rc);
 }
 
@@ -302,10 +325,14 @@ API int listen(int fd, int backlog)
     real_start();
     struct ffl_addr any = {0};
     struct sock *s = sock_enter(fd);
+    if (s && s->type == SOCK_DGRAM) { /* EOPNOTSUPP */
+        unlock();
+        s = NULL;
+    }
     if (!s)
         return real.listen(fd, backlog);
     any.family = (uint16_t)s->domain;
-    int rc = s->state > SOCK_LISTENING ? -EINVAL : place(s, fd, &any, false);
+    int rc = s->state > SOCK_LISTENING ? -EINVAL : sock_place(s, fd, &any, false);
     if (rc == 0) {
         unlock();
         return real.listen(fd, backlog);
@@ -348,7 +375,7 @@ static int connect_told(struct sock *s)
 
 static int connect_wait(struct sock *s)
 {
-    int64_t until = s->sndtimeo ? ffl_now_ns() + s->sndtimeo : -1;
+    int64_t until = until_of(s->sndtimeo);
     while (sock_pending_connect(s) < 0) {
         int rc = sock_wait(s, until);
         if (rc < 0)
@@ -364,9 +391,9 @@ static int connect_start(struct sock *s, int fd, const struct sockaddr *sa, sock
         return -EINVAL;
     if (sa->sa_family != s->domain)
         return -EAFNOSUPPORT;
-    if (!addr_in(&a, s->domain, sa, len))
+    if (!sock_addr_in(&a, s->domain, sa, len))
         return -EINVAL;
-    int rc = place(s, fd, &a, false);
+    int rc = sock_place(s, fd, &a, false);
     if (rc <= 0)
         return rc < 0 ? rc : -ENOTSOCK; /* the kernel's: the caller asks it */
     rc = ffl_client_connect(s->sc->c, s->h, &a);
@@ -384,12 +411,14 @@ API int connect(int fd, const struct sockaddr *sa, socklen_t len)
     struct sock *s = sock_enter(fd);
     if (!s)
         return real.connect(fd, sa, len);
-    if (!s->sc && (len < 2 || !sa || sa->sa_family != s->domain)) {
+    if (!s->sc && (len < 2 || !sa || (sa->sa_family != s->domain && s->type == SOCK_STREAM))) {
         unlock();
         return real.connect(fd, sa, len);
     }
     int rc;
-    if (s->state == SOCK_CONNECTING && sock_pending_connect(s) < 0)
+    if (s->type == SOCK_DGRAM)
+        rc = dgram_connect(s, fd, sa, len);
+    else if (s->state == SOCK_CONNECTING && sock_pending_connect(s) < 0)
         rc = s->nonblock ? -EALREADY : connect_wait(s);
     else if (s->state == SOCK_CONNECTED)
         rc = connect_told(s);
@@ -442,13 +471,13 @@ static int do_accept(int fd, struct sockaddr *sa, socklen_t *len, int flags)
     struct sock *s = sock_enter(fd);
     if (!s)
         return -ENOTSOCK;
-    if (!s->sc) {
+    if (!s->sc || s->type == SOCK_DGRAM) {
         unlock();
-        return -ENOTSOCK; /* the kernel says EINVAL */
+        return -ENOTSOCK; /* the kernel says EINVAL or EOPNOTSUPP */
     }
     if (flags & ~(SOCK_NONBLOCK | SOCK_CLOEXEC) || s->state != SOCK_LISTENING)
         return (int)leave(-EINVAL);
-    int64_t until = s->rcvtimeo ? ffl_now_ns() + s->rcvtimeo : -1;
+    int64_t until = until_of(s->rcvtimeo);
     int rc;
     while ((rc = accept_now(s, &names, flags)) == -EAGAIN) {
         if ((rc = dual_accept(s, sa, len, flags)) >= 0)
@@ -457,7 +486,7 @@ static int do_accept(int fd, struct sockaddr *sa, socklen_t *len, int flags)
             break;
     }
     if (rc >= 0 && sa && len)
-        (void)addr_out(&names.peer, s->domain, sa, len);
+        (void)sock_addr_out(&names.peer, s->domain, sa, len);
     return (int)leave(rc);
 }
 
@@ -485,7 +514,7 @@ static int name_of(struct sock *s, bool peer, struct sockaddr *sa, socklen_t *le
         return -ENOTCONN;
     int rc = ffl_client_names(s->sc->c, s->h, &names);
     if (rc == 0)
-        rc = addr_out(peer ? &names.peer : &names.local, s->domain, sa, len);
+        rc = sock_addr_out(peer ? &names.peer : &names.local, s->domain, sa, len);
     return rc;
 }
 
@@ -523,7 +552,7 @@ API int shutdown(int fd, int how)
     int rc;
     if (how < SHUT_RD || how > SHUT_RDWR)
         rc = -EINVAL;
-    else if (s->state == SOCK_BOUND ||
+    else if ((s->state == SOCK_BOUND && s->type == SOCK_STREAM) ||
              (s->state == SOCK_CONNECTED && ffl_client_state(s->sc->c, s->h) & FFL_ST_FAILED))
         rc = -ENOTCONN;
     else
@@ -531,5 +560,7 @@ API int shutdown(int fd, int how)
     if (rc == 0 && how != SHUT_WR)
         s->shut_rd = true;
     sock_tell(s);
+    if (rc == 0 && s->state == SOCK_BOUND)
+        rc = -ENOTCONN; /* a datagram socket without a peer: said, and done all the same */
     return (int)leave(rc);
 }

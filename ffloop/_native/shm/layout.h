@@ -63,11 +63,11 @@ enum ffl_op {
 };
 
 /* Flags. */
-#define FFL_F_ADDR 0x01u    /* SEND, RECV: the buffer begins with a struct ffl_addr */
+#define FFL_F_ADDR 0x01u    /* SEND, RECV, UNREAD: the buffer begins with a struct ffl_addr */
 #define FFL_F_ABORT 0x02u   /* CLOSE: drop what was not sent */
 #define FFL_F_NODELAY 0x04u /* SOCKET, LISTEN: TCP_NODELAY on this socket / on accepted ones */
 #define FFL_F_ARM_NEW 0x08u /* ARM on a listener: accepted sockets begin armed */
-#define FFL_F_TRUNC 0x10u   /* RECV of a datagram: it was cut to the buffer */
+#define FFL_F_TRUNC 0x10u   /* RECV, UNREAD of a datagram: it was cut to the buffer */
 #define FFL_F_RETURN 0x20u  /* CLOSE: accepted ahead; back to the listener, if others have it */
 
 /* ---- argument blocks, at the start of a buffer --------------------------------------------- */

@@ -1,0 +1,254 @@
+/*
+ * dgram.c - datagram sockets on the stack: receive, send, connect.
+ *
+ * Callers: io.c, sock.c, option.c. As with streams a socket begins as the kernel's; it is placed by
+ * bind, connect or the first address that it sends to. One that asked for what does not cross the
+ * ring (control messages, UDP's own options) before that stays on the kernel.
+ */
+#include "preload.h"
+
+#include <limits.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LARGEST 65536
+
+/* ---- receive ------------------------------------------------------------------------------- */
+
+static void scatter(const struct iovec *iov, size_t n, const char *data, size_t len)
+{
+    for (size_t i = 0; i < n && len; i++) {
+        size_t part = iov[i].iov_len < len ? iov[i].iov_len : len;
+        memcpy(iov[i].iov_base, data, part);
+        data += part;
+        len -= part;
+    }
+}
+
+/* One datagram, if it is there: its length (MSG_TRUNC: the whole, else what found room). */
+static int64_t take(struct sock *s, const struct iovec *iov, size_t n, int flags,
+                    struct ffl_addr *from, int *msg_flags)
+{
+    struct ffl_client *c = s->sc->c;
+    int peek = flags & MSG_PEEK;
+    if (n == 1 && !(flags & MSG_TRUNC))
+        return ffl_client_recv(c, s->h, iov->iov_base, iov->iov_len, peek, from, msg_flags);
+    char *whole = malloc(LARGEST);
+    if (!whole)
+        return -ENOMEM;
+    size_t room = total_of(iov, n);
+    int64_t len = ffl_client_recv(c, s->h, whole, LARGEST, peek, from, msg_flags);
+    if (len > 0)
+        scatter(iov, n, whole, (size_t)len);
+    free(whole);
+    if (len <= 0 || (size_t)len <= room)
+        return len;
+    *msg_flags |= MSG_TRUNC;
+    return flags & MSG_TRUNC ? len : (int64_t)room;
+}
+
+ssize_t dgram_recv(struct sock *s, const struct iovec *iov, size_t n, int flags,
+                   struct ffl_addr *from, int *msg_flags)
+{
+    if (flags & MSG_OOB)
+        return -EOPNOTSUPP;
+    if (flags & MSG_ERRQUEUE)
+        return -EAGAIN;
+    bool wait = !no_wait(s, flags);
+    int64_t until = until_of(wait ? s->rcvtimeo : 0);
+    for (;;) {
+        int64_t len = take(s, iov, n, flags, from, msg_flags);
+        if (len != -EAGAIN)
+            return (ssize_t)len;
+        if (wait && s->shut_rd)
+            return 0;
+        int rc = wait ? sock_wait(s, until) : -EAGAIN;
+        if (rc < 0)
+            return rc;
+    }
+}
+
+/* ---- send ---------------------------------------------------------------------------------- */
+
+static int64_t give(struct sock *s, const struct iovec *iov, size_t n, size_t len,
+                    const struct ffl_addr *to)
+{
+    if (n == 1)
+        return ffl_client_sendto(s->sc->c, s->h, iov->iov_base, len, to);
+    char *whole = malloc(len + 1);
+    size_t off = 0;
+    if (!whole)
+        return -ENOMEM;
+    for (size_t i = 0; i < n; i++) {
+        memcpy(whole + off, iov[i].iov_base, iov[i].iov_len);
+        off += iov[i].iov_len;
+    }
+    int64_t rc = ffl_client_sendto(s->sc->c, s->h, whole, len, to);
+    free(whole);
+    return rc;
+}
+
+ssize_t dgram_send(struct sock *s, const struct iovec *iov, size_t n, int flags,
+                   const struct ffl_addr *to)
+{
+    if (flags & MSG_OOB)
+        return -EOPNOTSUPP;
+    if (!to && s->state != SOCK_CONNECTED)
+        return -EDESTADDRREQ;
+    if (to && !to->port_be)
+        return -EINVAL;
+    size_t len = total_of(iov, n);
+    if (len > 65507)
+        return -EMSGSIZE;
+    bool wait = !no_wait(s, flags);
+    int64_t until = until_of(wait ? s->sndtimeo : 0);
+    for (;;) {
+        int64_t rc = give(s, iov, n, len, to);
+        if (rc != -EAGAIN)
+            return (ssize_t)rc;
+        ffl_client_want_room(s->sc->c, s->h);
+        int slept = wait ? sock_wait(s, until) : -EAGAIN;
+        if (slept < 0)
+            return slept;
+    }
+}
+
+/* An address to send or connect to: 0 or -errno. IPv6 sockets speak IPv4 too. */
+static int address(const struct sock *s, const struct sockaddr *sa, socklen_t len,
+                   struct ffl_addr *to)
+{
+    if (sock_addr_in(to, s->domain, sa, len))
+        return 0;
+    if (s->domain != AF_INET6 || !sock_addr_in(to, AF_INET, sa, len))
+        return len < (s->domain == AF_INET6 ? 24 : sizeof(struct sockaddr_in)) ? -EINVAL
+                                                                               : -EAFNOSUPPORT;
+    memcpy(to->ip + 12, to->ip, 4);
+    memset(to->ip, 0, 10);
+    memset(to->ip + 10, 0xff, 2);
+    to->family = AF_INET6;
+    return 0;
+}
+
+/* The first address that it sends to decides; as the kernel, it gets a port at once. 1: the stack's,
+ * 0: the kernel's (s is gone), or -errno. */
+static int place(struct sock *s, int fd, const struct ffl_addr *to)
+{
+    struct ffl_addr any = {.family = (uint16_t)s->domain};
+    int rc = s->sc ? 1 : sock_place(s, fd, to, false);
+    if (rc <= 0 || s->state == SOCK_CONNECTED || s->named)
+        return rc;
+    rc = ffl_client_bind(s->sc->c, s->h, &any);
+    s->named = rc == 0;
+    return rc < 0 ? rc : 1;
+}
+
+static ssize_t to_kernel(int fd, const struct msghdr *m, int flags)
+{
+    unlock();
+    return real.sendmsg(fd, m, flags);
+}
+
+ssize_t dgram_sendmsg(int fd, const struct msghdr *m, int flags)
+{
+    struct ffl_addr to;
+    struct sock *s = sock_enter(fd);
+    if (!s)
+        return real.sendmsg(fd, m, flags);
+    if (m->msg_iovlen > IOV_MAX)
+        return leave(-EMSGSIZE);
+    if (m->msg_controllen && s->sc) {
+        int rc = dgram_to_kernel(s, fd);
+        return rc < 0 ? leave(rc == -ENOPROTOOPT ? -EOPNOTSUPP : rc) : to_kernel(fd, m, flags);
+    }
+    s->force_kernel |= m->msg_controllen > 0;
+    int rc = m->msg_name ? address(s, m->msg_name, m->msg_namelen, &to) : s->sc ? 1 : 0;
+    if (rc == 0 && m->msg_name)
+        rc = place(s, fd, &to);
+    if (rc < 0)
+        return leave(rc);
+    if (rc > 0)
+        return leave(dgram_send(s, m->msg_iov, m->msg_iovlen, flags, m->msg_name ? &to : NULL));
+    return to_kernel(fd, m, flags);
+}
+
+/* ---- connect ------------------------------------------------------------------------------- */
+
+int dgram_connect(struct sock *s, int fd, const struct sockaddr *sa, socklen_t len)
+{
+    struct ffl_addr a = {.family = AF_UNSPEC}; /* dissolves it */
+    bool dissolves = len >= 2 && sa->sa_family == AF_UNSPEC;
+    int rc = dissolves ? 0 : address(s, sa, len, &a);
+    if (rc < 0)
+        return rc;
+    rc = s->sc ? 1 : dissolves ? 0 : sock_place(s, fd, &a, false);
+    if (rc <= 0)
+        return rc < 0 ? rc : -ENOTSOCK; /* the kernel's: the caller asks it */
+    rc = ffl_client_connect(s->sc->c, s->h, &a);
+    if (rc != -EINPROGRESS)
+        return rc;
+    s->state = SOCK_CONNECTING; /* no packet is waited for, only the instance's answer */
+    while (sock_pending_connect(s) < 0)
+        if ((rc = sock_wait(s, -1)) < 0 && rc != -EINTR)
+            return rc;
+    rc = -ffl_client_take_error(s->sc->c, s->h);
+    if (rc == 0)
+        rc = ffl_client_dead(s->sc->c);
+    if (!dissolves && rc == 0)
+        return 0;
+    struct ffl_names names;
+    s->state = SOCK_BOUND;
+    s->named &= ffl_client_names(s->sc->c, s->h, &names) == 0 && names.local.port_be;
+    return rc;
+}
+
+/* ---- what the stack does not do ------------------------------------------------------------ */
+
+bool dgram_option_refused(int level, int name, const void *val, socklen_t len)
+{
+    static const struct {
+        int level, name;
+    } those[] = {
+        {IPPROTO_IP, IP_PKTINFO},          {IPPROTO_IP, IP_RECVERR},
+        {IPPROTO_IP, IP_RECVTTL},          {IPPROTO_IP, IP_RECVTOS},
+        {IPPROTO_IP, IP_RECVOPTS},         {IPPROTO_IP, IP_RECVORIGDSTADDR},
+        {IPPROTO_IPV6, IPV6_RECVPKTINFO},  {IPPROTO_IPV6, IPV6_RECVERR},
+        {IPPROTO_IPV6, IPV6_RECVHOPLIMIT}, {IPPROTO_IPV6, IPV6_RECVTCLASS},
+        {SOL_SOCKET, SO_TIMESTAMP},        {SOL_SOCKET, SO_TIMESTAMPNS},
+        {SOL_SOCKET, SO_TIMESTAMPING},     {SOL_SOCKET, SO_RXQ_OVFL},
+    };
+    int on = 0;
+    if (val && len >= sizeof(on))
+        memcpy(&on, val, sizeof(on));
+    if (!on) /* off, as it is */
+        return false;
+    for (size_t i = 0; i < FFL_COUNT(those); i++)
+        if (those[i].level == level && those[i].name == name)
+            return true;
+    return level == IPPROTO_UDP;
+}
+
+/* The placeholder takes its address: beside the stack's socket, or after it where the stack is this
+ * kernel. */
+int dgram_to_kernel(struct sock *s, int fd)
+{
+    struct ffl_client *c = s->sc->c;
+    struct ffl_names names;
+    struct sockaddr_in6 sa;
+    socklen_t len = sizeof(sa);
+    if (s->state != SOCK_BOUND || s->shared || ffl_client_names(c, s->h, &names) < 0 ||
+        sock_addr_out(&names.local, s->domain, (struct sockaddr *)&sa, &len) < 0)
+        return -ENOPROTOOPT;
+    int rc = real.bind(fd, (struct sockaddr *)&sa, len) < 0 ? -errno : 0;
+    if (rc < 0 && (rc != -EADDRINUSE || s->sc->fstack))
+        return -ENOPROTOOPT;
+    (void)ffl_client_close(c, s->h, true); /* it is open */
+    if (rc < 0 && (rc = ffl_client_ping(c)) == 0 && real.bind(fd, (struct sockaddr *)&sa, len) < 0)
+        rc = -errno;
+    ffl_log(FFL_LOG_WARNING, "descriptor %d goes to the kernel: it wants control messages", fd);
+    sc_put(s->sc);
+    s->sc = NULL;
+    s->state = SOCK_FRESH;
+    int moved = sock_to_kernel(s, fd);
+    return rc < 0 ? rc : moved;
+}
