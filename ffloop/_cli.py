@@ -1,6 +1,7 @@
 """The command `ffloop`."""
 
 import argparse
+import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from ._instance import executable
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `ffloop` command. Returns an exit status."""
     parser = argparse.ArgumentParser(prog="ffloop", description="asyncio on a user-space TCP stack")
+    parser.add_argument("--version", action="version", version=f"ffloop {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser(
         "instance",
@@ -29,9 +31,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command == "instance":
         return _instance(rest)
     if rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    status: int = args.call(args)
+        commands.choices[args.command].error(f"unrecognized arguments: {' '.join(rest)}")
+    status: int
+    if args.command == "run":  # what the program raises is the program's
+        status = args.call(args)
+        return status
+    try:
+        status = args.call(args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `ffloop stat | head`: who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return status
+
+
+def _version() -> str:
+    return importlib.metadata.version("ffloop")
 
 
 def _instance(rest: list[str]) -> int:

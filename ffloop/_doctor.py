@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from . import _config, _instance, _pages
-from ._errors import InstanceError
+from ._errors import ConfigError, InstanceError, sentence
 from ._ring import Ring
 
 Level = Literal["ok", "note", "warn", "fail"]
@@ -237,9 +237,9 @@ def trial(machine: Machine) -> Iterator[Finding]:
             ring.ping()
         finally:
             ring.close()
-    except InstanceError as exc:
+    except (ConfigError, InstanceError) as exc:
         mend = "see above; FFLOOP_INSTANCE_LOG=FILE keeps the instance's words"
-        yield Finding("host", "a trial", "fail", str(exc.strerror), mend)
+        yield Finding("host", "a trial", "fail", sentence(exc), mend)
         return
     took = (time.monotonic() - began) * 1000
     yield Finding("host", "a trial", "ok", f"an instance answered after {took:.0f} ms")

@@ -75,9 +75,16 @@ def attach_error(code: int, path: str, why: str) -> InstanceError:
     """The exception for a failed attach: `code` is a positive errno, `why` the core's sentence."""
     cls, advice = _ATTACH.get(code, (InstanceError, ""))
     message = why or os.strerror(code)
+    if f"instance at {path!r}" not in message:
+        message = f"ffloop instance at {path!r}: {message}"
     if advice:
         message = f"{message} ({advice})"
-    return cls(code, f"ffloop instance at {path!r}: {message}")
+    return cls(code, message)
+
+
+def sentence(exc: Exception) -> str:
+    """What an error of ffloop's says to somebody at a terminal: without the number."""
+    return str(exc.strerror) if isinstance(exc, OSError) else str(exc)
 
 
 def gone(code: int = errno.ECONNRESET) -> InstanceGone:

@@ -6,6 +6,7 @@ which ends itself when its last session has ended. A log line says which.
 """
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import os
@@ -18,12 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ._config import Config, environment
-from ._errors import InstanceError, InstanceNotFound, StackUnavailable
+from ._errors import ConfigError, InstanceError, InstanceNotFound, StackUnavailable
 from ._log import log
 from ._ring import Ring
 
 _ENV = "_FFLOOP_EMBEDDED"  # the process tree's embedded instance, for children
-_LOG_ENV = "FFLOOP_INSTANCE_LOG"  # a file for an embedded instance's log
+_LOG_ENV = "FFLOOP_INSTANCE_LOG"  # a file for an embedded instance's log...
+_LEVEL_ENV = "FFLOOP_INSTANCE_LOG_LEVEL"  # ...and how much of it: one of LOG_LEVELS
+LOG_LEVELS = ("error", "warning", "info", "debug")
 _starting = threading.Lock()
 _loops = itertools.count()  # of this process
 
@@ -152,13 +155,20 @@ def embed(path: str) -> None:
 
 
 def start(stack: str) -> str:
-    """Starts an embedded instance; returns its address. The instance detaches itself at once."""
+    """Starts an embedded instance; returns its address. The instance detaches itself at once.
+
+    Raises InstanceNotFound with its own words when it does not start, ConfigError.
+    """
+    level = environment().get(_LEVEL_ENV) or "warning"
+    if level not in LOG_LEVELS:
+        raise ConfigError(f"{_LEVEL_ENV}={level!r}: expected one of {', '.join(LOG_LEVELS)}")
     name = f"ffloop-{os.getuid()}-{os.getpid()}-{secrets.token_hex(8)}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind("\0" + name)
         listener.listen(64)
         with _above_standard(listener) as fd, _log_file() as output:
             command = [executable(), "--stack", stack, "--embedded", "--listen-fd", str(fd)]
+            command += ["--log-level", level]
             done = subprocess.run(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -189,15 +199,20 @@ def _log_file() -> Iterator[int]:
     # Never the application's own standard error: whoever reads it to its end would wait for the
     # instance. An unnamed file keeps the words of a failed start.
     path = environment().get(_LOG_ENV)
-    fd = (
-        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        if path
-        else os.memfd_create("ffloop-instance-log")
-    )
+    fd = _opened(path) if path else os.memfd_create("ffloop-instance-log")
     try:
         yield fd
     finally:
         os.close(fd)
+
+
+def _opened(path: str) -> int:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        if exc.errno == errno.EMFILE:
+            raise
+        raise ConfigError(f"{_LOG_ENV}={path!r}: {exc.strerror}") from None
 
 
 def _tail(fd: int) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import _config, _instance
-from ._errors import ConfigError, InstanceError, InstanceNotFound
+from ._errors import ConfigError, InstanceError, InstanceNotFound, sentence
 from ._ring import keep_alive
 
 _KEEP_FROM = 200  # descriptors of programs are below
@@ -68,11 +68,12 @@ def _command(args: argparse.Namespace) -> int:
         before = environ.get("LD_PRELOAD")
         environ["LD_PRELOAD"] = f"{library()}:{before}" if before else library()
         environ.update(_found(config))
-        os.execve(path, [args.program, *args.rest], environ)
+        try:
+            os.execve(path, [args.program, *args.rest], environ)
+        except OSError as exc:
+            raise _Refused(f"{args.program}: {exc.strerror}") from None
     except (_Refused, ConfigError, InstanceError) as exc:
-        print(f"ffloop preload: {exc}", file=sys.stderr)
-    except OSError as exc:
-        print(f"ffloop preload: {args.program}: {exc.strerror}", file=sys.stderr)
+        print(f"ffloop preload: {sentence(exc)}", file=sys.stderr)
     return 1
 
 
@@ -100,10 +101,11 @@ def _found(config: _config.Config) -> dict[str, str]:
 def _find(program: str) -> str:
     path = shutil.which(program)
     if path is None:
-        raise _Refused(f"{program}: no such program")
+        what = "cannot be executed" if os.path.exists(program) else "no such program"
+        raise _Refused(f"{program}: {what}")
     if os.stat(path).st_mode & (stat.S_ISUID | stat.S_ISGID):
         raise _Refused(f"{path} changes its user or group: the dynamic linker preloads nothing")
-    if _static(path):
+    if os.access(path, os.R_OK) and _static(path):
         raise _Refused(f"{path} is linked statically: it cannot be preloaded")
     return path
 

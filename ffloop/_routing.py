@@ -57,7 +57,7 @@ def parse_rules(text: str) -> tuple[tuple[_Network, bool], ...]:
             rules.append((ipaddress.ip_network(network.strip()), _WHERE[where.strip()]))
         except (ValueError, KeyError):
             raise ConfigError(
-                f"routes={text!r}: {item!r} is not NETWORK=stack or NETWORK=kernel"
+                f"routes (FFLOOP_ROUTES) {text!r}: {item!r} is not NETWORK=stack or NETWORK=kernel"
             ) from None
     return tuple(rules)
 

@@ -21,14 +21,14 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from . import _config, _instance, _prefork
-from ._errors import ConfigError, InstanceError
+from . import _args, _config, _instance, _prefork
+from ._errors import ConfigError, InstanceError, sentence
 from ._log import log
 from ._loop import Loop, new_event_loop
 from ._policy import FFLoopPolicy, install
 from ._ring import keep_alive
 
-_APP = re.compile(r"[\w.]+:[\w.]+")
+_APP = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
 _VARIABLES = {
     "stack": "FFLOOP_STACK",
     "instance": "FFLOOP_INSTANCE",
@@ -51,7 +51,7 @@ def add_command(commands: Any) -> None:
         "are FFLOOP_ variables.",
     )
     _add_options(parser)
-    parser.add_argument("target", metavar="SCRIPT.py | MODULE:APP")
+    parser.add_argument("target", metavar="SCRIPT.py | MODULE:APP", nargs="?")
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="ARGS", help="of the script")
     parser.set_defaults(call=_command, parser=parser)
 
@@ -67,36 +67,36 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--workers",
-        type=int,
+        type=_args.whole(1),
         metavar="N",
         help="processes; the i-th uses the i-th instance, where several run. SIGHUP replaces them, "
         "and no connection is lost",
     )
     add(
         "--grace",
-        type=float,
+        type=_args.seconds(zero=True),
         default=1.0,
         metavar="SECONDS",
         help="with --workers: how long those that were replaced go on before SIGTERM (1)",
     )
     add("--host", help="of an app: 127.0.0.1 with the host stack, else 0.0.0.0")
-    add("--port", type=int, default=8000, help="of an app: 8000")
+    add("--port", type=_args.port, default=8000, help="of an app: 8000")
 
 
 def _command(args: argparse.Namespace) -> int:
+    if args.target is None:
+        args.parser.error("which SCRIPT.py or MODULE:APP?")
     script = os.path.exists(args.target)
+    if os.path.isdir(args.target) and not os.path.exists(f"{args.target}/__main__.py"):
+        args.parser.error(f"{args.target!r} is a directory without a __main__.py")
     if not script:
         if not _APP.fullmatch(args.target):
             args.parser.error(f"{args.target!r} is neither a script's file nor MODULE:APP")
         after = argparse.ArgumentParser(prog=args.parser.prog, usage=args.parser.usage)
         _add_options(after)
         after.parse_args(args.rest, args)  # options may follow the app's name
-    if args.workers is not None and args.workers < 1:
-        args.parser.error(f"--workers {args.workers}: 1 or more")
     if args.workers is not None and args.port == 0 and not script:
         args.parser.error("--port 0 with --workers: they would listen on different ports")
-    if not 0 <= args.grace < 3600:
-        args.parser.error(f"--grace {args.grace}: seconds, 0 to 3600")
     for name, variable in _VARIABLES.items():
         if getattr(args, name) is not None:
             os.environ[variable] = getattr(args, name)
@@ -104,11 +104,12 @@ def _command(args: argparse.Namespace) -> int:
     def serve() -> int:
         return _script(args.target, args.rest) if script else _app(args)
 
+    sys.excepthook = _excepthook
     try:
         config = _config.load()
         return serve() if args.workers is None else _serve_with_workers(args, config, serve)
     except (_Refused, ConfigError, InstanceError) as exc:
-        print(f"ffloop run: {exc}", file=sys.stderr)
+        print(f"ffloop run: {sentence(exc)}", file=sys.stderr)
         return 1
 
 
@@ -156,6 +157,22 @@ def _log_to_stderr() -> None:
     handler.setFormatter(logging.Formatter("ffloop: %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
+
+
+def _excepthook(kind: Any, exc: BaseException, trace: types.TracebackType | None) -> None:
+    """Shows what the program raised as Python does, without the frames of how it was started."""
+    at = trace
+    while at is not None:
+        if at.tb_frame.f_code in _STARTING:
+            trace = at.tb_next
+        at = at.tb_next
+    while trace is not None and _imports(trace.tb_frame.f_code.co_filename):
+        trace = trace.tb_next
+    sys.__excepthook__(kind, exc.with_traceback(trace), trace)
+
+
+def _imports(filename: str) -> bool:
+    return filename.startswith("<frozen ") or filename == importlib.__file__
 
 
 # ---- scripts ----
@@ -259,6 +276,9 @@ def _load(target: str) -> Any:
     return found
 
 
+_STARTING = {function.__code__ for function in (_script, _app, _load)}
+
+
 def _is_factory(app: Any) -> bool:
     # An ASGI app takes three arguments, a factory none.
     if not callable(app) or _is_aiohttp(app):
@@ -286,7 +306,7 @@ def _serve_aiohttp(app: Any, loop: Loop, host: str, port: int) -> int:
 async def _awaited(made: Any) -> Any:
     app = await made
     if not _is_aiohttp(app):
-        raise TypeError(f"an asynchronous factory makes aiohttp apps; this one made {app!r}")
+        raise _Refused(f"an asynchronous factory makes aiohttp apps; this one made {app!r}")
     return app
 
 

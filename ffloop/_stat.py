@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from . import _pages
+from . import _args, _pages
 from ._errors import InstanceDenied, InstanceError
 from ._pages import Instance, Session, Socket
 
@@ -31,30 +31,39 @@ def add_commands(commands: Any) -> None:
     form.add_argument("--json", action="store_true", help="everything, as JSON")
     form.add_argument("--prometheus", action="store_true", help="Prometheus's text format")
     form.add_argument(
-        "--metrics", type=int, metavar="PORT", help="serve that on 127.0.0.1:PORT/metrics (0: any)"
+        "--metrics",
+        type=_args.port,
+        metavar="PORT",
+        help="serve that on 127.0.0.1:PORT/metrics (0: any)",
     )
     stat.set_defaults(call=_stat)
     top = commands.add_parser("top", help="the same, live, with rates")
     _common(top)
-    top.add_argument("--interval", type=_positive, default=1.0, metavar="SECONDS")
-    top.add_argument("--count", type=int, default=0, metavar="N", help="end after N screens")
+    top.add_argument("--interval", type=_args.seconds(), default=1.0, metavar="SECONDS", help="(1)")
+    top.add_argument("--count", type=_args.whole(1), metavar="N", help="end after N screens")
     top.set_defaults(call=_top)
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--instance", metavar="PATH|PID", help="one instance (default: all that may be looked at)"
+        "--instance",
+        type=_target,
+        metavar="PATH|PID",
+        help="one instance (default: all that may be looked at)",
     )
     parser.add_argument(
-        "--sockets", type=int, default=20, metavar="N", help="sockets in the table (default 20)"
+        "--sockets",
+        type=_args.whole(0),
+        default=20,
+        metavar="N",
+        help="sockets in the table (default 20)",
     )
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError("must be more than 0")
-    return value
+def _target(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("a socket's path or a pid")
+    return text
 
 
 def collect(target: str | None = None) -> tuple[list[Instance], list[str]]:
@@ -200,8 +209,8 @@ def _serve_metrics(args: argparse.Namespace) -> int:
 
     try:
         server = http.server.ThreadingHTTPServer(("127.0.0.1", args.metrics), Handler)
-    except (OSError, OverflowError) as exc:
-        print(f"ffloop: cannot serve on 127.0.0.1:{args.metrics}: {exc}", file=sys.stderr)
+    except OSError as exc:
+        print(f"ffloop: cannot serve on 127.0.0.1:{args.metrics}: {exc.strerror}", file=sys.stderr)
         return 1
     with server:
         print(f"metrics at http://127.0.0.1:{server.server_port}/metrics", flush=True)

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from .. import _args
 from . import chart, measure
 from .measure import Failed, Place, Server
 
@@ -65,9 +66,26 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N,...",
         help="at a time (1,64)",
     )
-    add("--seconds", type=_positive, default=2.0, help="of one run of load, or of idling (2)")
-    add("--rounds", type=int, default=3, help="runs of which the median is shown (3)")
-    add("--idle", type=int, metavar="N", help="measure the cost of N idle connections instead")
+    add(
+        "--seconds",
+        type=_args.seconds(),
+        default=2.0,
+        metavar="SECONDS",
+        help="of one run of load, or of idling (2)",
+    )
+    add(
+        "--rounds",
+        type=_args.whole(1),
+        default=3,
+        metavar="N",
+        help="runs of which the median is shown (3)",
+    )
+    add(
+        "--idle",
+        type=_args.whole(1),
+        metavar="N",
+        help="measure the cost of N idle connections instead",
+    )
     add(
         "--load",
         choices=measure.LOADS,
@@ -106,13 +124,6 @@ def _numbers(least: int) -> Callable[[str], list[int]]:
     return parse
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 3600:
-        raise argparse.ArgumentTypeError(f"{text}: seconds, more than 0")
-    return value
-
-
 def _chart(text: str) -> pathlib.Path:
     path = pathlib.Path(text)
     if path.suffix not in chart.SUFFIXES:
@@ -136,8 +147,14 @@ def _missing(args: argparse.Namespace) -> str | None:
     if args.load == "wrk" and shutil.which("wrk") is None:
         return "wrk is not installed (Debian: apt-get install wrk); --load python does without"
     for path in (args.json, args.chart):
-        if path is not None and not path.resolve().parent.is_dir():
+        if path is None:
+            continue
+        if not path.resolve().parent.is_dir():
             return f"{path}: there is no such directory"
+        if path.is_dir() or not os.access(
+            path if path.exists() else path.resolve().parent, os.W_OK
+        ):
+            return f"{path}: cannot be written"
     return None
 
 
@@ -145,8 +162,6 @@ def run(args: argparse.Namespace, places: Any = None, base: str = "uvloop") -> i
     """Measures and reports. `places`: a context manager of other places than this machine's
     loopback; `base`: whose figures the ratios compare with. Returns an exit status."""
     problem = _missing(args)
-    if args.rounds < 1 or (args.idle is not None and args.idle < 1):
-        problem = "--rounds and --idle: 1 or more"
     if problem is not None:
         print(f"ffloop bench: {problem}", file=sys.stderr)
         return 2

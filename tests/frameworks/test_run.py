@@ -15,6 +15,8 @@ import time
 import pytest
 from loop.util import BIND, HOST, PEER
 
+from ffloop import _instance
+
 from .util import answers, command, get, process, server, server_at, unused_port
 
 FFLOOP = command("ffloop")
@@ -347,8 +349,11 @@ def test_a_script_that_fails(tmp_path):
     done = run(script)
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
+    raised = f'Traceback (most recent call last):\n  File "{script}", line 1, in <module>'
+    assert raised in done.stderr  # its own frames, as under python
     done = run("--workers=2", script)
     assert done.returncode == 1
+    assert done.stderr.count(raised) == 2
     assert "0 left" in done.stderr
 
 
@@ -359,6 +364,10 @@ def test_a_script_that_fails(tmp_path):
         (["nothing:app"], 1, "no module 'nothing'"),
         (["asgi:nothing"], 1, "module 'asgi' has no 'nothing'"),
         (["asgi:number"], 1, "asgi:number is int"),
+        ([".x:app"], 2, "neither a script's file nor MODULE:APP"),
+        (["/"], 2, "a directory without a __main__.py"),
+        (["--port", "70000", "asgi:app"], 2, "from 0 to 65535, not '70000'"),
+        (["--grace", "nan", "asgi:app"], 2, "seconds, from 0 to 3600, not 'nan'"),
         (["asgi:app", "--bogus"], 2, "--bogus"),
         (["--bogus", "asgi:app"], 2, "--bogus"),
         (["--workers", "0", "asgi:app"], 2, "1 or more"),
@@ -377,14 +386,25 @@ def test_mistakes(apps, argv, status, words):
     done = run(*argv)
     assert done.returncode == status
     assert words in done.stderr
-    if status == 2:
-        assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr
 
 
-def test_a_bad_variable_is_told(apps):
-    done = run("asgi:app", env={**os.environ, "FFLOOP_SPIN_US": "fast"})
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("FFLOOP_SPIN_US", "fast", "FFLOOP_SPIN_US='fast'"),
+        ("FFLOOP_ROUTES", "here", "routes (FFLOOP_ROUTES) 'here'"),
+        ("FFLOOP_INSTANCE_LOG", "/no/such/log", "FFLOOP_INSTANCE_LOG='/no/such/log': No such file"),
+        ("FFLOOP_INSTANCE_LOG_LEVEL", "loud", "expected one of error, warning, info, debug"),
+    ],
+)
+def test_a_bad_variable_is_told(apps, name, value, words):
+    environ = {k: v for k, v in os.environ.items() if k != _instance._ENV}
+    done = run("asgi:app", env={**environ, name: value})
     assert done.returncode == 1
-    assert done.stderr.startswith("ffloop run: FFLOOP_SPIN_US='fast'")
+    assert done.stderr.splitlines()[-1].startswith("ffloop run: ")
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_without_uvicorn(apps):

@@ -12,6 +12,7 @@ import socket
 import stat
 import subprocess
 import tempfile
+from importlib import metadata
 
 import pytest
 
@@ -281,6 +282,91 @@ def test_wrong_options(options, words):
     status, said = refused_start(*options)
     assert status == 2
     assert words in said
+
+
+def test_version():
+    done = subprocess.run([_instance.executable(), "--version"], capture_output=True, text=True)
+    assert done.stdout == f"ffloop-instance {metadata.version('ffloop')}\n"
+
+
+def test_something_else_is_there(tmp_path):
+    status, said = refused_start("--socket", str(tmp_path))
+    assert status == 1
+    assert f"cannot listen on '{tmp_path}': File exists (and is no socket" in said
+
+
+# ---- the log ----
+
+
+LINES = {
+    "error": [],
+    "warning": ["attach refused"],
+    "info": [" attached", "tcp socket {} listens", "tcp socket {} is closed", " detached"],
+    "debug": ["tcp socket {}, peer 127.0.0.1:"],
+}
+
+
+@pytest.mark.parametrize("level", LINES)
+def test_log_levels(service, level):
+    """Each has its own lines and those of the ones before."""
+    process, path = service("--log-level", level, "--max-sessions", "1")
+
+    def come_and_go(address):
+        with socket.create_connection(address) as peer:
+            peer.shutdown(socket.SHUT_WR)
+            assert peer.recv(1) == b""  # so it was accepted
+
+    async def main():
+        async with serve(Log) as (_, address):
+            with pytest.raises(ffloop.InstanceRefused):
+                attach(path)
+            await asyncio.to_thread(come_and_go, address)
+        return "{}:{}".format(*address)
+
+    address = ffloop.run(main(), instance=path)
+    process.send_signal(signal.SIGINT)
+    process.wait(10)
+    said = process.stderr.read().decode()
+    levels = list(LINES)
+    for other in levels:
+        for line in LINES[other]:
+            assert (line.format(address) in said) == (levels.index(other) <= levels.index(level)), (
+                f"{line} in {said}"
+            )
+
+
+def test_the_log_of_an_embedded_instance(tmp_path, monkeypatch):
+    log = tmp_path / "log"
+    monkeypatch.delenv(_instance._ENV, raising=False)
+    monkeypatch.setenv("FFLOOP_INSTANCE_LOG", str(log))
+    monkeypatch.setenv("FFLOOP_INSTANCE_LOG_LEVEL", "info")
+    with contextlib.closing(ffloop.new_event_loop()):
+        assert f"session 1: pid {os.getpid()}," in log.read_text()
+    monkeypatch.setenv("FFLOOP_INSTANCE_LOG_LEVEL", "loud")
+    monkeypatch.delenv(_instance._ENV)
+    with pytest.raises(ffloop.ConfigError, match=r"FFLOOP_INSTANCE_LOG_LEVEL='loud'.*debug"):
+        ffloop.new_event_loop()
+
+
+# ---- its limits ----
+
+
+@pytest.mark.parametrize("limit", [1 << 20, 40 << 20])
+def test_too_small_a_limit_for_files(tmp_path, limit):
+    """Shared memory counts; it is said which limit that is, at the start or to who attaches."""
+    path = str(tmp_path / "i.sock")
+    command = [_instance.executable(), "--no-huge", "--pool-kib", "65536", "--socket", path]
+    with subprocess.Popen(
+        ["prlimit", f"--fsize={limit}", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        if process.stdout.readline():
+            with pytest.raises(ffloop.InstanceError, match=r"`ulimit -f` \(LimitFSIZE=\)"):
+                attach(path)
+            process.kill()
+        else:
+            assert b"`ulimit -f`" in process.stderr.read()
+            assert process.wait(10) == 1
+        assert (process.wait(10) == 1) == (limit == 1 << 20)
 
 
 # ---- where the socket is ----

@@ -268,7 +268,8 @@ def test_no_such_instance(capsys, tmp_path):
     assert "is not an ffloop instance" in capsys.readouterr().err
     with pytest.raises(InstanceNotFound):
         _pages.read(2**22 + 1)
-    command("stat", "--metrics", "99999", status=1)
+    with socket.create_server((HOST, 0)) as taken:
+        command("stat", "--metrics", str(taken.getsockname()[1]), status=1)
     assert "cannot serve" in capsys.readouterr().err
 
 

@@ -1,6 +1,7 @@
 """The pure parts: options, routes, addresses, error messages, the command."""
 
 import errno
+import importlib.metadata
 import os
 import socket
 import subprocess
@@ -240,3 +241,48 @@ def test_cli_usage(capsys):
     with pytest.raises(SystemExit):
         _cli.main([])
     assert "COMMAND" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["nonsense"], "invalid choice: 'nonsense'"),
+        (["stat", "--bogus"], "ffloop stat: error: unrecognized arguments: --bogus"),
+        (["stat", "--sockets", "-1"], "a whole number, 0 or more, not '-1'"),
+        (["stat", "--metrics", "70000"], "a whole number, from 0 to 65535, not '70000'"),
+        (["stat", "--instance", ""], "a socket's path or a pid"),
+        (["top", "--interval", "inf"], "seconds, more than 0, up to 3600, not 'inf'"),
+        (["top", "--interval", "soon"], "seconds, more than 0, up to 3600, not 'soon'"),
+        (["top", "--count", "0"], "a whole number, 1 or more, not '0'"),
+        (["doctor", "--stack", "sim"], "invalid choice: 'sim'"),
+        (["bench", "--rounds", "none"], "a whole number, 1 or more, not 'none'"),
+        (["preload"], "which PROGRAM?"),
+        (["run"], "which SCRIPT.py or MODULE:APP?"),
+    ],
+)
+def test_cli_mistakes(capsys, argv, words):
+    """Exit status 2, the usage of that command, and what was wrong."""
+    with pytest.raises(SystemExit) as end:
+        _cli.main(argv)
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.startswith(f"usage: ffloop {argv[0] if argv[0] != 'nonsense' else '[-h]'}")
+
+
+def test_cli_version(capsys):
+    with pytest.raises(SystemExit):
+        _cli.main(["--version"])
+    assert capsys.readouterr().out == f"ffloop {importlib.metadata.version('ffloop')}\n"
+
+
+def test_cli_into_a_pipe_that_is_closed():
+    """`ffloop stat | head` ends without a word."""
+    read, write = os.pipe()
+    os.close(read)
+    code = "import sys; from ffloop._cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, "preload", "--libs"], stdout=write, stderr=-1
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")

@@ -1,4 +1,4 @@
-/* base.c - the clock, the log, the number of CPUs. See base.h. */
+/* base.c - the clock, the log, what an error means, the number of CPUs. See base.h. */
 #include "base.h"
 
 #include <errno.h>
@@ -78,6 +78,19 @@ void ffl_log(enum ffl_log_level level, const char *fmt, ...)
     ssize_t done = write(log_fd, line, n); /* a log that cannot be written has nowhere to say so */
     (void)done;
     errno = saved;
+}
+
+const char *ffl_strerror(int err)
+{
+    switch (err) {
+    case EMFILE:
+        return "too many open files: raise `ulimit -n` (LimitNOFILE=)";
+    case EFBIG: /* shared memory is a file to the kernel */
+        return "shared memory counts as a file, and would be larger than `ulimit -f` "
+               "(LimitFSIZE=) allows";
+    default:
+        return strerror(err);
+    }
 }
 
 int ffl_cpu_count(void)

@@ -1,5 +1,5 @@
 /*
- * base.h - what every folder of the core uses: checks, the clock, the log.
+ * base.h - what every folder of the core uses: checks, the clock, the log, words for errors.
  *
  * Callers: everything. Owns nothing, takes no lock, allocates nothing.
  * Errors are returned as -errno; errno itself is left alone.
@@ -53,6 +53,9 @@ void ffl_log_open(int fd, enum ffl_log_level level);
 int ffl_log_level_parse(const char *name);
 bool ffl_log_enabled(enum ffl_log_level level);
 void ffl_log(enum ffl_log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* strerror of a positive errno, with the limit that it comes from where that is one of the process's. */
+const char *ffl_strerror(int err);
 
 /*
  * Number of CPUs that this process may use, and whether two threads that take turns gain from

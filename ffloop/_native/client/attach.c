@@ -306,7 +306,7 @@ int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *o, 
         rc = place_fds(c, o);
     if (rc < 0) {
         if (!why[0])
-            snprintf(why, whylen, "cannot use the session's memory: %s", strerror(-rc));
+            snprintf(why, whylen, "cannot use the session's memory: %s", ffl_strerror(-rc));
         client_free(c);
         return rc;
     }

@@ -47,7 +47,8 @@ void ctl_drop(struct ffl_instance *in, int *fd)
 
 /* ---- opening ------------------------------------------------------------------------------- */
 
-/* A socket file that nobody listens on any more is removed; a live one is -EADDRINUSE. */
+/* A socket file that nobody listens on any more is removed; a live one is -EADDRINUSE, something
+ * else -EEXIST. */
 static int clear_stale(const struct sockaddr_un *sa, socklen_t len)
 {
     int s = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -56,7 +57,9 @@ static int clear_stale(const struct sockaddr_un *sa, socklen_t len)
     int rc = connect(s, (const struct sockaddr *)sa, len) < 0 ? -errno : 0;
     close(s);
     struct stat st;
-    if (rc == -ECONNREFUSED && lstat(sa->sun_path, &st) == 0 && S_ISSOCK(st.st_mode))
+    if (lstat(sa->sun_path, &st) == 0 && !S_ISSOCK(st.st_mode))
+        return -EEXIST;
+    if (rc == -ECONNREFUSED)
         return unlink(sa->sun_path) < 0 ? -errno : 0;
     return -EADDRINUSE;
 }
@@ -104,6 +107,7 @@ static int bind_path(struct ffl_instance *in, const char *path, char *why, size_
     if (rc < 0 && !why[0])
         snprintf(why, whylen, "cannot listen on '%s': %s%s", path, strerror(-rc),
                  rc == -EADDRINUSE ? " (another instance runs there; choose another --socket)"
+                 : rc == -EEXIST   ? " (and is no socket; choose another --socket)"
                                    : "");
     if (rc < 0)
         close(s);
@@ -247,7 +251,7 @@ static bool give_ticket(struct ffl_instance *in, int sock)
     struct ffl_reply r = {.status = FFL_REPLY_OK};
     int rc = ticket_new(in, sock, &r.session, &r.key);
     if (rc < 0)
-        refuse(in, sock, FFL_REPLY_NOMEM, strerror(-rc));
+        refuse(in, sock, FFL_REPLY_NOMEM, ffl_strerror(-rc));
     else
         send_reply(in, sock, &r, NULL, 0);
     return rc == 0;
@@ -280,7 +284,7 @@ static bool attach(struct ffl_instance *in, int sock, const struct ffl_hello *h,
     }
     int rc = session_new(in, sock, h, cred->pid, cred->uid, &s);
     if (rc < 0) {
-        refuse(in, sock, FFL_REPLY_NOMEM, strerror(-rc));
+        refuse(in, sock, FFL_REPLY_NOMEM, ffl_strerror(-rc));
         return false;
     }
     in->had_session = true;

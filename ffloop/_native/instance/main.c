@@ -69,6 +69,7 @@ static const char usage[] =
     "for\n"
     "                      the user's next application at its address (default 0)\n"
     "  --log-level LEVEL   error, warning, info, debug (default warning)\n"
+    "  --version           print it\n"
     "F-Stack (--stack fstack; the same as key=value):\n"
     "  --conf FILE         F-Stack's config.ini, as it is\n"
     "  --proc-type TYPE    primary (default), secondary, auto\n"
@@ -92,6 +93,7 @@ enum {
     OPT_ANY_USER,
     OPT_LOG,
     OPT_HELP,
+    OPT_VERSION,
     OPT_STACK_KEY,
     OPT_PROC_ID,
     OPT_ENTRIES,
@@ -127,6 +129,7 @@ static const struct option options[] = {
     {"keep-listeners", required_argument, NULL, OPT_KEEP},
     {"log-level", required_argument, NULL, OPT_LOG},
     {"help", no_argument, NULL, OPT_HELP},
+    {"version", no_argument, NULL, OPT_VERSION},
     {"conf", required_argument, NULL, OPT_STACK_KEY},
     {"proc-type", required_argument, NULL, OPT_STACK_KEY},
     {"proc-id", required_argument, NULL, OPT_PROC_ID},
@@ -253,6 +256,7 @@ static const char *usual_path(void)
 static void parse(int argc, char **argv, struct ffl_instance_opts *o)
 {
     int c, which = 0;
+    argv[0] = program_invocation_short_name; /* for getopt's own messages */
     while ((c = getopt_long(argc, argv, "h", options, &which)) != -1) {
         switch (c) {
         case OPT_STACK:
@@ -327,6 +331,9 @@ static void parse(int argc, char **argv, struct ffl_instance_opts *o)
         case 'h':
         case OPT_HELP:
             printf(usage, ffl_stack_find("fstack") ? "" : " (not in this build)");
+            exit(0);
+        case OPT_VERSION:
+            printf("ffloop-instance %s\n", FFL_VERSION);
             exit(0);
         default:
             fprintf(stderr, "ffloop-instance: try --help\n");

@@ -393,7 +393,7 @@ int ffl_instance_start(struct ffl_instance **out, const struct ffl_instance_opts
         ffl_instance_describe(in, in->page->describe, sizeof(in->page->describe));
     if (rc < 0) {
         if (!why[0])
-            snprintf(why, whylen, "%s", strerror(-rc));
+            snprintf(why, whylen, "%s", ffl_strerror(-rc));
         ffl_instance_free(in);
         return rc;
     }

@@ -1,11 +1,13 @@
 /*
- * stats.c - the stats pages: made at the start, a slot a session and a socket. See shm/stats.h.
+ * stats.c - the stats pages: made at the start, a slot a session and a socket. See shm/stats.h. Every
+ * change of a socket's state passes here, and is logged here.
  *
  * Callers: serve.c, session.c, control.c, data.c. What finds no slot is noted in a place that nobody
  * reads, so that the pumps need not ask.
  */
 #include "internal.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -134,11 +136,34 @@ void stats_socket(struct ep *e)
     atomic_store_explicit(&e->st->serial, e->serial, memory_order_release);
 }
 
+static const char *text(const struct ffl_addr *a, char *to, size_t len)
+{
+    char ip[INET6_ADDRSTRLEN] = "-";
+    if (a->family)
+        (void)inet_ntop(a->family, a->ip, ip, sizeof(ip));
+    snprintf(to, len, a->family == AF_INET6 ? "[%s]:%u" : "%s:%u", ip, ntohs(a->port_be));
+    return to;
+}
+
+/* Listeners are few, and what an instance is there for; the rest is for who looks for a fault. */
+static void log_state(const struct ep *e, const char *what)
+{
+    enum ffl_log_level level = e->listener ? FFL_LOG_INFO : FFL_LOG_DEBUG;
+    char local[64], peer[64];
+    if (!ffl_log_enabled(level) || e->st == &no_socket)
+        return;
+    const struct ffl_names *n = &e->st->names;
+    ffl_log(level, "session %u: %s socket %s%s%s %s", e->s->id, e->dgram ? "udp" : "tcp",
+            text(&n->local, local, sizeof(local)), n->peer.family ? ", peer " : "",
+            n->peer.family ? text(&n->peer, peer, sizeof(peer)) : "", what);
+}
+
 void stats_socket_end(struct ep *e)
 {
     struct ffl_instance *in = e->s->in;
     if (e->st == &no_socket)
         return;
+    log_state(e, "is closed");
     atomic_store_explicit(&e->st->serial, 0, memory_order_release);
     in->stat_free[in->stat_nfree++] = (uint32_t)(e->st - in->stat_sockets);
     e->st = &no_socket;
@@ -146,6 +171,11 @@ void stats_socket_end(struct ep *e)
 
 void stats_state(struct ep *e)
 {
+    static const char *const words[] = {
+        [FFL_SOCK_OPEN] = "is open",           [FFL_SOCK_BOUND] = "is bound",
+        [FFL_SOCK_LISTENING] = "listens",      [FFL_SOCK_CONNECTING] = "connects",
+        [FFL_SOCK_CONNECTED] = "is connected", [FFL_SOCK_PEER_DONE] = "has all its peer sends",
+        [FFL_SOCK_FAILED] = "has failed",      [FFL_SOCK_CLOSING] = "is closing"};
     enum ffl_sock_state state = e->closing                  ? FFL_SOCK_CLOSING
                                 : e->failed                 ? FFL_SOCK_FAILED
                                 : e->connecting             ? FFL_SOCK_CONNECTING
@@ -154,5 +184,8 @@ void stats_state(struct ep *e)
                                 : e->st->names.peer.family  ? FFL_SOCK_CONNECTED
                                 : e->st->names.local.family ? FFL_SOCK_BOUND
                                                             : FFL_SOCK_OPEN;
+    if (state == atomic_load_explicit(&e->st->state, memory_order_relaxed))
+        return;
     atomic_store_explicit(&e->st->state, state, memory_order_relaxed);
+    log_state(e, words[state]);
 }
