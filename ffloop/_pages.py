@@ -161,8 +161,8 @@ def read(pid: int, sockets: bool = True) -> Instance:
     except PermissionError:
         raise InstanceDenied(
             13,
-            f"the ffloop instance with pid {pid} is {user(owner)}'s: only {user(owner)} and root "
-            "may look at it",
+            f"the ffloop instance with pid {pid} is {user(owner)}'s: only "
+            f"{' and '.join(dict.fromkeys([user(owner), 'root']))} may look at it",
         ) from None
     except FileNotFoundError:
         raise InstanceNotFound(2, f"process {pid} is not an ffloop instance") from None

@@ -19,7 +19,7 @@ from ._errors import InstanceDenied, InstanceError
 from ._pages import Instance, Session, Socket
 
 if TYPE_CHECKING:
-    from rich.console import Console, Group
+    from rich.console import Console, ConsoleOptions, Group, RenderResult
     from rich.table import Table
 
 
@@ -148,6 +148,8 @@ def as_prometheus(instances: list[Instance]) -> str:
         more = {"stack": one.stack, "state": one.state, "user": one.user}
         add("ffloop_instance_info", "gauge", "A running instance.", 1, **where, **more)
         add("ffloop_instance_sessions", "gauge", "Sessions.", len(one.sessions), **where)
+        what = "When it started, seconds since the epoch."
+        add("ffloop_instance_start_time_seconds", "gauge", what, one.started, **where)
         for name, value in one.totals.items():
             if name == "pending":
                 add("ffloop_instance_pending", "gauge", "Handshakes.", value, **where)
@@ -241,29 +243,76 @@ def tables(
     return Group(*parts)
 
 
-def _table(title: str, *columns: str) -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    for column in columns:
-        right = column.startswith(">")
-        side = "right" if right else "left"
-        wraps = column in ("socket", "program")  # where a terminal is narrow; figures stay whole
-        table.add_column(
-            column.lstrip(">"),
-            justify=side,  # type: ignore[arg-type]
-            no_wrap=not wraps,
-            overflow="fold",
-            min_width=16 if wraps else None,
-        )
-    return table
+# Where a terminal is narrow these columns are left out, in this order.
+_LEFT_OUT = [
+    *("killed", "refused", "spins", "woken", "turns", "type", "held", "user", "empty", "up"),
+    *("posted", "sleeps", "queued", "stack", "sockets", "instance", "session", "id"),
+]
+_FOLDS, _FOLDED = ("socket", "program"), 16  # these take several lines; figures stay whole
 
 
-def _instances_table(instances: list[Instance], rates: "Rates") -> "Table":
+class _Table:
+    """A table of as many columns as fit; those named ">so" are figures."""
+
+    def __init__(self, title: str, *columns: str) -> None:
+        self._title, self._columns = title, columns
+        self._rows: list[tuple[str, ...]] = []
+
+    def add_row(self, *cells: str) -> None:
+        self._rows.append(cells)
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        gone: list[str] = []
+        for name in _LEFT_OUT:
+            if self._width(gone) <= options.max_width:
+                break
+            if name in self._names():
+                gone.append(name)
+        yield self._without(gone)
+
+    def _width(self, gone: list[str]) -> int:
+        from rich.text import Text
+
+        kept = [
+            column
+            for column in zip(self._names(), *self._rows, strict=True)
+            if column[0] not in gone
+        ]
+        least = 1
+        for name, *cells in kept:
+            most = max(Text.from_markup(cell).cell_len for cell in [name, *cells])
+            least += 3 + (min(most, _FOLDED) if name in _FOLDS else most)
+        return least
+
+    def _names(self) -> list[str]:
+        return [column.lstrip(">") for column in self._columns]
+
+    def _without(self, gone: list[str]) -> "Table":
+        from rich import box
+        from rich.table import Table
+
+        title = f"{self._title} (columns left out: {', '.join(gone)})" if gone else self._title
+        table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+        kept = [i for i, name in enumerate(self._names()) if name not in gone]
+        for i in kept:
+            name = self._names()[i]
+            folds = name in _FOLDS
+            table.add_column(
+                name,
+                justify="right" if self._columns[i].startswith(">") else "left",
+                no_wrap=not folds,
+                overflow="fold",
+                min_width=_FOLDED if folds else None,
+            )
+        for row in self._rows:
+            table.add_row(*(row[i] for i in kept))
+        return table
+
+
+def _instances_table(instances: list[Instance], rates: "Rates") -> _Table:
     from rich.markup import escape
 
-    table = _table(
+    table = _Table(
         "Instances",
         *("pid", "user", "stack", "state", "socket", ">sessions", ">sockets"),
         *(">accepts", ">turns", ">sleeps", ">refused", ">killed", ">up"),
@@ -284,10 +333,10 @@ def _state(state: str) -> str:
     return f"[red]{state}[/red]" if state in ("stopped", "stuck", "blocked", "traced") else state
 
 
-def _sessions_table(instances: list[Instance], rates: "Rates") -> "Table":
+def _sessions_table(instances: list[Instance], rates: "Rates") -> _Table:
     from rich.markup import escape
 
-    table = _table(
+    table = _Table(
         "Sessions",
         *("instance", "id", "pid", "user", "program", ">sockets", ">in", ">out"),
         *(">queued", ">pool free", ">empty"),
@@ -297,7 +346,7 @@ def _sessions_table(instances: list[Instance], rates: "Rates") -> "Table":
             key, app, inst = (one.pid, session.id), session.app, session.inst
             table.add_row(
                 *(str(one.pid), str(session.id), str(session.pid), session.user),
-                escape(session.program[:40]) + (" [red](ending)[/red]" if session.dying else ""),
+                escape(_short(session.program)) + (" [red](ending)[/red]" if session.dying else ""),
                 str(session.sockets),
                 *(
                     rates.of(key, name, inst.get(name, 0), _size)
@@ -310,12 +359,18 @@ def _sessions_table(instances: list[Instance], rates: "Rates") -> "Table":
     return table
 
 
+def _short(program: str) -> str:
+    """A command line's beginning, without the folders of the program and its script."""
+    words = program.split(" ")
+    return " ".join([word.rpartition("/")[2] or word for word in words[:2]] + words[2:])[:40]
+
+
 def _queued(one: Instance, session: Session) -> int:
     return sum(sock.tx_queued for sock in one.sockets if sock.session == session.id)
 
 
-def _rings_table(instances: list[Instance], rates: "Rates") -> "Table":
-    table = _table(
+def _rings_table(instances: list[Instance], rates: "Rates") -> _Table:
+    table = _Table(
         "Rings",
         *("instance", "id", ">submitted", ">posted", ">sq depth", ">cq depth", ">full"),
         *(">spins", ">sleeps", ">wakes", ">woken"),
@@ -335,11 +390,11 @@ def _rings_table(instances: list[Instance], rates: "Rates") -> "Table":
     return table
 
 
-def _sockets_table(instances: list[Instance], limit: int, rates: "Rates") -> "Table":
+def _sockets_table(instances: list[Instance], limit: int, rates: "Rates") -> _Table:
     rows = [(one, sock) for one in instances for sock in one.sockets]
     rows.sort(key=lambda row: (row[1].state != "listening", -rates.weight(row[0], row[1])))
     title = f"Sockets ({limit} of {len(rows)}: --sockets N)" if len(rows) > limit else "Sockets"
-    table = _table(
+    table = _Table(
         title,
         *("instance", "session", "type", "state", "local", "peer"),
         *(">in", ">out", ">held", ">queued"),
