@@ -340,7 +340,9 @@ def test_the_log_of_an_embedded_instance(tmp_path, monkeypatch):
     monkeypatch.delenv(_instance._ENV, raising=False)
     monkeypatch.setenv("FFLOOP_INSTANCE_LOG", str(log))
     monkeypatch.setenv("FFLOOP_INSTANCE_LOG_LEVEL", "info")
-    with contextlib.closing(ffloop.new_event_loop()):
+    with contextlib.closing(ffloop.new_event_loop()) as loop:
+        served = loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
+        loop.run_until_complete(served).close()  # it logs a session when it has let it in
         assert f"session 1: pid {os.getpid()}," in log.read_text()
     monkeypatch.setenv("FFLOOP_INSTANCE_LOG_LEVEL", "loud")
     monkeypatch.delenv(_instance._ENV)
