@@ -159,27 +159,40 @@ SHORT_FORM += ("--gateway", PEER, "--addr6", f"{STACK6}/64", "--gateway6", PEER6
 
 class Instance:
     """`ffloop instance --stack fstack` in a Net, with the short form's options unless others are
-    given; `path` is its socket, `ready` its start-up line."""
+    given; `path` is its socket, `ready` its start-up line. With
+    up=False, launch() and come_up() start it."""
 
-    def __init__(self, net: Net, *options: str, name: str = "instance") -> None:
+    def __init__(self, net: Net, *options: str, name: str = "instance", up: bool = True) -> None:
         self.net = net
         self.path = os.path.join(net.directory.name, f"{name}.sock")
         self.log = pathlib.Path(net.directory.name, f"{name}.log")
         self.options = options or SHORT_FORM
-        self.start()
+        if up:
+            self.start()
 
     def start(self) -> None:
         """Raises RuntimeError with its log when it does not come up."""
+        self.launch()
+        self.come_up()
+
+    def launch(self) -> None:
+        """In the main thread: it would end with another one that started it."""
         command = ["setpriv", "--pdeathsig", "KILL", executable(), "--stack", "fstack"]
         command += ["--socket", self.path, "--log-level", "info", *self.options]
         with within(self.net.stack), self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+
+    def come_up(self) -> None:
         assert self.process.stdout is not None
         with self.process.stdout as output:
             self.ready = output.readline()
             if not self.ready.startswith(b"ffloop instance ready"):
                 self.process.wait()
                 raise RuntimeError(f"F-Stack did not start:\n{self.words()}")
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
     def words(self) -> str:
         """The end of its log."""

@@ -34,7 +34,7 @@ def serve() -> None:
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(Echo, "127.0.0.1", 0, backlog=512)
+        server = await loop.create_server(Echo, sys.argv[2], 0, backlog=512)
         say(os.getpid(), server.sockets[0].getsockname()[1])
         ended = asyncio.Event()
         loop.add_reader(0, ended.set)
@@ -61,7 +61,7 @@ def breed() -> None:
 def prefork() -> None:
     """For the shim: plain sockets, and two workers that accept from one listener. Says its own pid
     and the port, then the pid of every worker."""
-    with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
+    with socket.create_server((sys.argv[2], 0), backlog=512) as listener:
         say(os.getpid(), listener.getsockname()[1])
         workers: set[int] = set()
         child, told = os.pipe()
