@@ -20,8 +20,21 @@ from ._addr import ADDR_SIZE, NAMES_SIZE, SockAddr, decode, encode
 from ._config import Config
 from ._errors import attach_error, gone
 
-_core: Any = importlib.import_module("ffloop._native._core")
-_hot: Any = importlib.import_module("ffloop._native._hot")
+
+def _compiled(name: str) -> Any:
+    try:
+        return importlib.import_module(f"ffloop._native.{name}")
+    except ModuleNotFoundError as exc:
+        where = os.path.dirname(__file__)
+        raise ModuleNotFoundError(
+            f"{where} has no compiled part. If it is ffloop's source tree: start Python in another "
+            "directory (the current one comes first on sys.path), or `pip install -e .`",
+            name=exc.name,
+        ) from None
+
+
+_core: Any = _compiled("_core")
+_hot: Any = _compiled("_hot")
 ffi: Any = _core.ffi
 lib: Any = _core.lib
 

@@ -18,6 +18,7 @@ import re
 import runpy
 import sys
 import types
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -110,6 +111,7 @@ def _command(args: argparse.Namespace) -> int:
         return serve() if args.workers is None else _serve_with_workers(args, config, serve)
     except (_Refused, ConfigError, InstanceError) as exc:
         print(f"ffloop run: {sentence(exc)}", file=sys.stderr)
+        warnings.simplefilter("ignore", RuntimeWarning)  # its coroutine that was never awaited
         return 1
 
 

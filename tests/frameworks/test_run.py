@@ -389,6 +389,15 @@ def test_mistakes(apps, argv, status, words):
     assert "Traceback" not in done.stderr
 
 
+def test_a_script_that_finds_no_instance(tmp_path):
+    script = tmp_path / "app.py"
+    script.write_text("import asyncio\nasync def main(): pass\nasyncio.run(main())\n")
+    done = run("--instance", "/no/such", script)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "there is no such socket (start one with" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [

@@ -3,6 +3,7 @@
 import errno
 import importlib.metadata
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -268,6 +269,19 @@ def test_cli_mistakes(capsys, argv, words):
     said = capsys.readouterr().err
     assert words in said
     assert said.startswith(f"usage: ffloop {argv[0] if argv[0] != 'nonsense' else '[-h]'}")
+
+
+def test_a_tree_without_its_compiled_part(tmp_path):
+    """As a newcomer meets it who starts Python in the checkout."""
+    shutil.copytree(
+        os.path.dirname(ffloop.__file__),
+        tmp_path / "ffloop",
+        ignore=shutil.ignore_patterns("*.so", "__pycache__"),
+    )
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import ffloop"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"{tmp_path / 'ffloop'} has no compiled part. If it is ffloop's source" in done.stderr
 
 
 def test_cli_version(capsys):
