@@ -1,17 +1,18 @@
 """Worker processes of `ffloop run`: forked before anything is loaded, watched until all are gone,
 replaced on SIGHUP.
 
-Signals that end or tell something are forwarded; workers are process groups of their own, so that
-each arrives once, whether it was meant for the parent or for its group. A worker that died is
-reported and not replaced: a service manager restarts the whole. Workers do not outlive their
-parent.
+Signals that tell something, or end at once (SIGINT, SIGQUIT), are forwarded; workers are process
+groups of their own, so that each arrives once, whether it was meant for the parent or for its
+group. A worker that died is reported and not replaced: a service manager restarts the whole.
+Workers do not outlive their parent.
 
 On SIGHUP the parent, which has loaded nothing of the application, forks a second set. A worker
 says (_READY, to the parent) when a loop of its has begun to serve. When all of them have, the old
 ones are asked to serve no new connection (_RETIRE: the loop closes its listeners, the instance
 gives what was accepted ahead to the new ones), and `grace` seconds later, when the first request
 of each connection that they have is in, they are ended as SIGTERM ends them. If a new one fails,
-the new ones go and the old ones stay.
+the new ones go and the old ones stay. SIGTERM ends all of them in the same two steps; a second one
+is forwarded.
 """
 
 import ctypes
@@ -19,7 +20,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 _READY, _RETIRE = signal.SIGRTMIN, signal.SIGRTMIN + 1
@@ -71,7 +72,7 @@ def _say(text: str) -> None:
 
 class _Workers:
     """The parent's side. `current` and `coming` (of a reload): pid -> number; `leaving`: were
-    replaced; `ready`: of those that come; `due`: when what is waited for next is too late."""
+    replaced; `serving`: said so; `due`: when what is waited for next is too late."""
 
     def __init__(
         self, count: int, work: Callable[[int], int], grace: float, mask: set[Any]
@@ -81,7 +82,7 @@ class _Workers:
         self._coming: dict[int, int] = {}
         self._leaving: dict[int, int] = {}
         self._retiring: list[int] = []  # of those that leave: not asked to end yet
-        self._ready: set[int] = set()
+        self._serving: set[int] = set()
         self._due = 0.0
         self._ending = False
         self._status = 0
@@ -124,16 +125,22 @@ class _Workers:
             self._is_ready(info.si_pid)
         elif info.si_signo == signal.SIGHUP and info.si_code != _SI_KERNEL:
             self._reload()
+        elif info.si_signo == signal.SIGTERM and not self._ending:
+            self._end()
         else:
             if info.si_signo in _ENDING:
                 self._ending, self._retiring, self._due = True, [], 0.0
-            self._tell([*self._current, *self._coming, *self._leaving], info.si_signo)
+            self._tell(self._everyone(), info.si_signo)
+
+    def _everyone(self) -> list[int]:
+        return [*self._current, *self._coming, *self._leaving]
 
     def _tell(self, pids: Any, signum: int) -> None:
         for pid in pids:  # not reaped yet: the numbers are still theirs
             os.kill(pid, signum)
 
     def _gone(self, pid: int, code: int) -> None:
+        self._serving.discard(pid)
         how = f"ended with status {code}" if code >= 0 else f"was killed by signal {-code}"
         expected = code == 0 or (self._ending and -code in _ENDING)
         if pid in self._coming:
@@ -157,30 +164,39 @@ class _Workers:
             _say("SIGHUP while a reload is under way")
             return
         _say("reload: starting new workers")
-        self._ready.clear()
         self._coming = self._fork()
         self._due = time.monotonic() + _READY_TIMEOUT
 
     def _is_ready(self, pid: int) -> None:
-        if pid not in self._coming:
-            return
-        self._ready.add(pid)
-        if self._ready != set(self._coming):
+        self._serving.add(pid)
+        if self._ending or not self._coming or not self._serving.issuperset(self._coming):
             return
         old, self._current, self._coming = self._current, self._coming, {}
         self._leaving |= old
-        self._retiring = list(old)
-        self._tell(old, _RETIRE)
+        self._retire(list(old))
+
+    def _retire(self, pids: list[int]) -> None:
+        self._retiring = pids
+        self._tell(pids, _RETIRE)
         self._due = time.monotonic() + self._grace
 
     def _too_late(self) -> None:
         self._due = 0.0
-        if self._coming:
-            self._abandon(f"{len(self._coming) - len(self._ready)} serve nothing yet")
+        if self._coming and not self._ending:
+            self._abandon(f"{len(self._coming.keys() - self._serving)} serve nothing yet")
             return
-        old, self._retiring = self._retiring, []
-        self._tell([pid for pid in old if pid in self._leaving], signal.SIGTERM)
-        _say(f"reload: done, {len(self._current)} workers")
+        left = set(self._everyone())
+        retired, self._retiring = self._retiring, []
+        self._tell([pid for pid in retired if pid in left], signal.SIGTERM)
+        if not self._ending:
+            _say(f"reload: done, {len(self._current)} workers")
+
+    def _end(self) -> None:
+        self._ending, self._due = True, 0.0
+        serving = [pid for pid in self._everyone() if pid in self._serving]
+        self._tell([pid for pid in self._everyone() if pid not in self._serving], signal.SIGTERM)
+        if serving:
+            self._retire(serving)
 
     def _abandon(self, why: str) -> None:
         _say(f"reload given up, the old workers stay: {why}")
@@ -196,17 +212,17 @@ def _become_child(parent: int) -> None:
     signal.signal(_RETIRE, signal.SIG_IGN)  # until a loop listens to it
 
 
-def _ended() -> list[tuple[int, int]]:
-    # Of one SIGCHLD: (pid, exit code, negative for a signal).
-    found: list[tuple[int, int]] = []
+def _ended() -> Iterator[tuple[int, int]]:
+    # Of one SIGCHLD: (pid, exit code, negative for a signal). Each is reaped when it is its turn:
+    # the others' numbers are theirs meanwhile, and may be signalled.
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
-            return found
+            return
         if not pid:
-            return found
-        found.append((pid, os.waitstatus_to_exitcode(status)))
+            return
+        yield pid, os.waitstatus_to_exitcode(status)
 
 
 def _end_with(parent: int) -> None:

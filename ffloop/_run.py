@@ -78,7 +78,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         type=_args.seconds(zero=True),
         default=1.0,
         metavar="SECONDS",
-        help="with --workers: how long those that were replaced go on before SIGTERM (1)",
+        help="with --workers: how long they go on, without new connections, before SIGTERM: when "
+        "they are replaced, and when SIGTERM ends all (1)",
     )
     add("--host", help="of an app: 127.0.0.1 with the host stack, else 0.0.0.0")
     add("--port", type=_args.port, default=8000, help="of an app: 8000")

@@ -7,7 +7,9 @@ import argparse
 import http.server
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -214,12 +216,13 @@ def _serve_metrics(args: argparse.Namespace) -> int:
     except OSError as exc:
         print(f"ffloop: cannot serve on 127.0.0.1:{args.metrics}: {exc.strerror}", file=sys.stderr)
         return 1
+    ends = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # waited for: a KeyboardInterrupt may get lost
     with server:
+        threading.Thread(target=server.serve_forever).start()
         print(f"metrics at http://127.0.0.1:{server.server_port}/metrics", flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            return 0
+        signal.sigwait(ends)
+        server.shutdown()
     return 0
 
 

@@ -257,7 +257,8 @@ def test_prometheus(instance, capsys):
     assert sum(values["ffloop_session_app_submitted_total"]) >= 0
 
 
-def test_metrics_server(instance):
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_metrics_server(instance, end):
     code = "import sys; from ffloop import _cli; sys.exit(_cli.main(sys.argv[1:]))"
     args = ["stat", "--instance", instance.path, "--metrics", "0"]
     with subprocess.Popen(
@@ -276,7 +277,7 @@ def test_metrics_server(instance):
             with pytest.raises(urllib.error.HTTPError, match="503"):
                 urllib.request.urlopen(url)
         finally:
-            serving.send_signal(signal.SIGINT)
+            serving.send_signal(end)
     assert serving.returncode == 0
 
 
