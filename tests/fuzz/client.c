@@ -391,7 +391,8 @@ static void call(struct input *in)
         (void)ffl_client_ping(c);
         break;
     case 11:
-        call_ahead(in, FFL_OP_IMPORT, (int)(c->nfreed ? c->freed[c->nfreed - 1] : c->fresh));
+        call_ahead(in, FFL_OP_IMPORT,
+                   (int)(c->ids.nfreed ? c->ids.freed[c->ids.nfreed - 1] : c->ids.fresh));
         got = ffl_client_import(c, &(struct ffl_ticket){.id = 1}, 0, AF_INET, SOCK_STREAM, 0);
         if (got >= 0)
             own(got, true);

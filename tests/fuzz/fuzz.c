@@ -9,7 +9,6 @@
 #include "harness.h"
 
 #include <dirent.h>
-#include <stdarg.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -19,28 +18,15 @@ const char *test_arg;
 void test_fail(const char *file, int line, const char *fmt, ...)
 {
     va_list ap;
-    fprintf(stderr, "%s:%d: ", file, line);
     va_start(ap, fmt);
-    vfprintf(stderr, fmt, ap);
+    test_say(file, line, fmt, ap);
     va_end(ap);
-    fputc('\n', stderr);
     abort(); /* libFuzzer keeps the input */
 }
 
 bool test_pin(int n)
 {
     return n < 0; /* everything here runs on one thread */
-}
-
-int test_open_fds(void)
-{
-    DIR *d = opendir("/proc/self/fd");
-    CHECK(d);
-    int n = -1; /* its own */
-    for (const struct dirent *e; (e = readdir(d));)
-        n += e->d_name[0] != '.';
-    closedir(d);
-    return n;
 }
 
 #ifndef FFL_LIBFUZZER

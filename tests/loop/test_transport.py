@@ -1,6 +1,7 @@
 """The transport: order of callbacks, flow control, half close, abort, contexts, errors."""
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import logging
@@ -326,26 +327,37 @@ def test_paused_in_connection_made(run_std):
     run_std(main())
 
 
+@contextlib.asynccontextmanager
+async def meddling(count, meddle):
+    """So many connections to a server: (clients' transports, the server's protocols). Each of the
+    latter that gets data calls `meddle` with each other's transport."""
+    protocols = []
+
+    class Meddler(Log):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            protocols.append(self)
+
+        def data_received(self, data):
+            super().data_received(data)
+            for other in protocols:
+                if other is not self:
+                    meddle(other.transport)
+
+    async with serve(Meddler) as (_, addr):
+        loop = asyncio.get_running_loop()
+        clients = [(await loop.create_connection(Log, *addr))[0] for _ in range(count)]
+        await until(lambda: len(protocols) == count)
+        yield clients, protocols
+        for transport in clients:
+            transport.abort()
+
+
 def test_paused_by_another_callback_of_the_batch(run_ff):
     """Both sockets' data is in one batch; the first callback pauses the second's transport."""
 
     async def main():
-        protocols = []
-
-        class Meddler(Log):
-            def data_received(self, data):
-                super().data_received(data)
-                for other in protocols:
-                    if other is not self:
-                        other.transport.pause_reading()
-
-        async with serve(lambda: protocols.append(Meddler()) or protocols[-1]) as (_, addr):
-            loop = asyncio.get_running_loop()
-            clients = []
-            for _ in range(2):
-                transport, _client = await loop.create_connection(Log, *addr)
-                clients.append(transport)
-            await until(lambda: len(protocols) == 2)
+        async with meddling(2, lambda transport: transport.pause_reading()) as (clients, protocols):
             for transport in clients:
                 transport.write(b"first")
                 transport.write_eof()
@@ -359,35 +371,19 @@ def test_paused_by_another_callback_of_the_batch(run_ff):
                 await protocol.eof
                 assert protocol.calls[:3] == ["made", "data", "eof"]
             assert got[1] == b"first"
-            for transport in clients:
-                transport.abort()
 
     run_ff(main())
 
 
 def test_closed_by_another_callback_of_the_batch(run_ff):
     async def main():
-        protocols = []
-
-        class Killer(Log):
-            def data_received(self, data):
-                super().data_received(data)
-                for other in protocols:
-                    if other is not self:
-                        other.transport.abort()
-
-        async with serve(lambda: protocols.append(Killer()) or protocols[-1]) as (_, addr):
-            loop = asyncio.get_running_loop()
-            clients = [(await loop.create_connection(Log, *addr))[0] for _ in range(5)]
-            await until(lambda: len(protocols) == 5)
+        async with meddling(5, lambda transport: transport.abort()) as (clients, protocols):
             for transport in clients:
                 transport.write(b"x")
             await until(lambda: any(p.data for p in protocols))
             for _ in range(20):
                 await asyncio.sleep(0)
             assert sum(bool(p.data) for p in protocols) == 1
-            for transport in clients:
-                transport.abort()
 
     run_ff(main())
 

@@ -1,9 +1,7 @@
 /* harness.c - main and the checks of harness.h. */
 #include "harness.h"
 
-#include <dirent.h>
 #include <sched.h>
-#include <stdarg.h>
 
 static struct test_case *cases;
 const char *test_arg;
@@ -17,25 +15,11 @@ void test_add(struct test_case *t)
 void test_fail(const char *file, int line, const char *fmt, ...)
 {
     va_list ap;
-    fprintf(stderr, "%s:%d: ", file, line);
     va_start(ap, fmt);
-    vfprintf(stderr, fmt, ap);
+    test_say(file, line, fmt, ap);
     va_end(ap);
-    fputc('\n', stderr);
     fflush(NULL);
     _exit(1); /* at once, also from a thread */
-}
-
-int test_open_fds(void)
-{
-    DIR *d = opendir("/proc/self/fd");
-    if (!d)
-        FAIL("/proc/self/fd: %s", strerror(errno));
-    int n = -1; /* its own */
-    for (const struct dirent *e; (e = readdir(d));)
-        n += e->d_name[0] != '.';
-    closedir(d);
-    return n;
 }
 
 bool test_pin(int n)

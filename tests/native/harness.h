@@ -10,6 +10,7 @@
 #define FFL_TEST_HARNESS_H
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -38,6 +39,7 @@ extern const char *test_arg; /* of the command line, or NULL */
 
 __attribute__((noreturn, format(printf, 3, 4))) void test_fail(const char *file, int line,
                                                                const char *fmt, ...);
+void test_say(const char *file, int line, const char *fmt, va_list ap); /* where, and what */
 
 #define FAIL(...) test_fail(__FILE__, __LINE__, __VA_ARGS__)
 #define CHECK(cond)                                                                                \

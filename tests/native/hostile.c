@@ -457,17 +457,6 @@ TEST(r7_scribbled_memory)
 
 /* ---- the handshake ------------------------------------------------------------------------- */
 
-static int knock(void)
-{
-    struct sockaddr_un sa;
-    socklen_t len;
-    CHECK_EQ(ffl_unix_addr(lab.path, &sa, &len), 0);
-    int s = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    CHECK(s >= 0);
-    CHECK_EQ(connect(s, (struct sockaddr *)&sa, len), 0);
-    return s;
-}
-
 TEST(handshake_garbage)
 {
     struct neighbour n;
@@ -484,7 +473,7 @@ TEST(handshake_garbage)
         struct ffl_hello h = {.magic = FFL_MAGIC, .version = FFL_ABI_VERSION, .kind = junk[0]};
         if (i % 3 == 0 && h.kind != FFL_HELLO_ATTACH && h.kind != FFL_HELLO_STATS)
             memcpy(junk, &h, len < sizeof(h) ? len : sizeof(h));
-        int s = knock();
+        int s = lab_dial();
         int extra[2] = {s, s};
         CHECK_EQ(ffl_msg_send(s, junk, len, extra, i % 5 == 0 ? 2 : 0), len);
         turns(3);
@@ -547,7 +536,7 @@ TEST(handshake_silence)
     lab_start("clock=manual");
     neighbour_start(&n);
     for (int i = 0; i < 200; i++) {
-        s[i] = knock();
+        s[i] = lab_dial();
         (void)turn();
         if (i % 50 == 0)
             neighbour_works(&n);

@@ -123,7 +123,7 @@ struct ffl_client *lab_attach_stepped(void)
 
 /* ---- a raw application --------------------------------------------------------------------- */
 
-static int dial_instance(void)
+int lab_dial(void)
 {
     struct sockaddr_un sa;
     socklen_t len;
@@ -139,7 +139,7 @@ int raw_try(struct raw *r, const struct ffl_hello *h)
     struct ffl_reply reply;
     int fds[FFL_ATTACH_FDS], n = FFL_ATTACH_FDS, rc = -EAGAIN;
     memset(r, 0, sizeof(*r));
-    r->sock = dial_instance();
+    r->sock = lab_dial();
     CHECK_EQ(ffl_msg_send(r->sock, h, sizeof(*h), NULL, 0), sizeof(*h));
     for (int i = 0; i < 10 && rc == -EAGAIN; i++) {
         (void)turn();
@@ -172,7 +172,7 @@ bool lab_ticket(struct ffl_ticket *t)
 {
     struct ffl_hello h = {.magic = FFL_MAGIC, .version = FFL_ABI_VERSION, .kind = FFL_HELLO_TICKET};
     struct ffl_reply reply;
-    int s = dial_instance();
+    int s = lab_dial();
     CHECK_EQ(ffl_msg_send(s, &h, sizeof(h), NULL, 0), sizeof(h));
     turns(3);
     if (ffl_msg_recv(s, &reply, sizeof(reply), NULL, NULL) != sizeof(reply) || reply.status) {
@@ -415,6 +415,13 @@ int sim_take(int fd, void *p, size_t n)
 void sim_shut(int fd)
 {
     CHECK_EQ(ffl_sim_ops.close(sim, fd), 0);
+}
+
+void raw_server(struct raw *r, const char *options, uint8_t flags)
+{
+    lab_start_manual(options);
+    raw_attach(r);
+    raw_listen(r, 0, "10.0.0.1", 80, 8, flags);
 }
 
 uint32_t raw_accepted(struct raw *r, uint32_t listener, int port, int *peer)

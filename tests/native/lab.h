@@ -42,6 +42,7 @@ void lab_defaults(const char *stack);
 void lab_start(const char *options);
 void lab_start_manual(const char *options); /* clock=manual and these */
 void lab_run(void);          /* from now on in a thread, on the second CPU if there are two */
+int lab_dial(void);          /* a connection to its unix socket, non-blocking */
 unsigned lab_sessions(void); /* from any thread, as the stats page has it */
 void lab_stop(void);
 
@@ -117,6 +118,8 @@ int sim_put(int fd, const void *p, size_t n);
 int sim_take(int fd, void *p, size_t n);
 void sim_shut(int fd); /* closes */
 
+/* A stepped lab with these options, where `r` listens (handle 0) at 10.0.0.1:80. */
+void raw_server(struct raw *r, const char *options, uint8_t flags);
 /* An accepted connection: the application's handle, the peer's descriptor. */
 uint32_t raw_accepted(struct raw *r, uint32_t listener, int port, int *peer);
 

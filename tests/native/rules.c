@@ -35,9 +35,7 @@ TEST(r1_operations_take_effect_in_order)
     int peer;
     uint8_t chunk[3000];
     uint64_t sent = 0, got = 0;
-    lab_start_manual("window=1000");
-    raw_attach(&r);
-    raw_listen(&r, 0, "10.0.0.1", 80, 8, 0);
+    raw_server(&r, "window=1000", 0);
     uint32_t h = raw_accepted(&r, 0, 80, &peer);
     for (int i = 0; i < 60; i++) {
         uint32_t n = 1 + (uint32_t)(i * 977) % sizeof(chunk);
@@ -69,9 +67,7 @@ TEST(r1_completions_keep_stream_order)
     uint8_t chunk[700];
     uint64_t sent = 0, got = 0, seed = 1;
     struct ffl_entry e;
-    lab_start_manual("window=8000");
-    raw_attach(&r);
-    raw_listen(&r, 0, "10.0.0.1", 80, 8, FFL_F_ARM_NEW);
+    raw_server(&r, "window=8000", FFL_F_ARM_NEW);
     uint32_t h = raw_accepted(&r, 0, 80, &peer);
     bool end = false;
     while (!end) {
@@ -112,9 +108,7 @@ TEST(r1_closed_is_last)
     uint8_t data[4000];
     uint64_t got = 0;
     struct ffl_entry e;
-    lab_start_manual("window=1000");
-    raw_attach(&r);
-    raw_listen(&r, 0, "10.0.0.1", 80, 8, FFL_F_ARM_NEW);
+    raw_server(&r, "window=1000", FFL_F_ARM_NEW);
     uint32_t h = raw_accepted(&r, 0, 80, &peer);
     for (size_t i = 0; i < sizeof(data); i++)
         data[i] = pattern(i);
@@ -140,9 +134,7 @@ TEST(r1_abort_drops_what_was_not_sent)
     struct raw r;
     int peer;
     uint8_t data[4000] = {0};
-    lab_start_manual("window=1000");
-    raw_attach(&r);
-    raw_listen(&r, 0, "10.0.0.1", 80, 8, 0);
+    raw_server(&r, "window=1000", 0);
     uint32_t h = raw_accepted(&r, 0, 80, &peer);
     raw_send(&r, h, data, sizeof(data));
     turns(2);
@@ -159,9 +151,7 @@ TEST(r1_handle_is_reused_only_after_closed)
     int a, b, c;
     static uint8_t data[4000], sink[4000];
     struct ffl_entry e;
-    lab_start_manual("window=1000");
-    raw_attach(&r);
-    raw_listen(&r, 0, "10.0.0.1", 80, 8, 0);
+    raw_server(&r, "window=1000", 0);
     uint32_t first = raw_accepted(&r, 0, 80, &a);
     raw_send(&r, first, data, sizeof(data));
     raw_op(&r, FFL_OP_CLOSE, first, 0, 0);
@@ -221,9 +211,7 @@ TEST(r2_a_socket_that_merely_exists_is_not_read)
     struct raw r;
     int peer;
     struct ffl_sim_counts n;
-    lab_start_manual("");
-    raw_attach(&r);
-    raw_listen(&r, 0, "10.0.0.1", 80, 8, 0);
+    raw_server(&r, "", 0);
     uint32_t h = raw_accepted(&r, 0, 80, &peer);
     CHECK_EQ(sim_put(peer, "waiting", 7), 7);
     turns(2);
@@ -271,9 +259,7 @@ TEST(r2_reads_ahead_to_a_cap)
     lab_defaults("sim");
     lab.o.rx_cap = 100000;
     lab.o.pool_kib = 4096;
-    lab_start_manual("window=30000");
-    raw_attach(&r);
-    raw_listen(&r, 0, "10.0.0.1", 80, 8, FFL_F_ARM_NEW);
+    raw_server(&r, "window=30000", FFL_F_ARM_NEW);
     uint32_t h = raw_accepted(&r, 0, 80, &peer);
     for (int idle = 0; idle < 10;) {
         for (size_t i = 0; i < sizeof(chunk); i++)
@@ -351,9 +337,7 @@ TEST(r2_disarm_stops_arm_goes_on)
 {
     struct raw r;
     int peer;
-    lab_start_manual("");
-    raw_attach(&r);
-    raw_listen(&r, 0, "10.0.0.1", 80, 8, FFL_F_ARM_NEW);
+    raw_server(&r, "", FFL_F_ARM_NEW);
     uint32_t h = raw_accepted(&r, 0, 80, &peer);
     CHECK_EQ(sim_put(peer, "one", 3), 3);
     turns(3); /* posted, not reaped: delivered on resume before newer data */
@@ -378,9 +362,7 @@ TEST(r3_consecutive_sends_are_gathered)
     int peer;
     struct ffl_sim_counts before, after;
     uint8_t data[100] = {0};
-    lab_start_manual("");
-    raw_attach(&r);
-    raw_listen(&r, 0, "10.0.0.1", 80, 8, 0);
+    raw_server(&r, "", 0);
     uint32_t h = raw_accepted(&r, 0, 80, &peer);
     ffl_sim_count(sim, &before);
     for (int i = 0; i < 60; i++)
@@ -398,9 +380,7 @@ TEST(r3_freed_space_wakes)
     struct raw r;
     int peer;
     static uint8_t data[60000], sink[70000];
-    lab_start_manual("window=20000");
-    raw_attach(&r);
-    raw_listen(&r, 0, "10.0.0.1", 80, 8, 0);
+    raw_server(&r, "window=20000", 0);
     uint32_t h = raw_accepted(&r, 0, 80, &peer);
     raw_send(&r, h, data, sizeof(data));
     turns(3);
@@ -424,9 +404,7 @@ TEST(r3_errors_are_completions)
     struct raw r;
     int peer;
     uint8_t data[100] = {0};
-    lab_start_manual("");
-    raw_attach(&r);
-    raw_listen(&r, 0, "10.0.0.1", 80, 8, FFL_F_ARM_NEW);
+    raw_server(&r, "", FFL_F_ARM_NEW);
     uint32_t h = raw_accepted(&r, 0, 80, &peer);
     struct linger l = {.l_onoff = 1};
     CHECK_EQ(ffl_sim_ops.setsockopt(sim, peer, SOL_SOCKET, SO_LINGER, &l, sizeof(l)), 0);
@@ -448,9 +426,7 @@ TEST(r3_send_meets_a_reset)
     struct raw r;
     int peer;
     uint8_t data[100] = {0};
-    lab_start_manual("");
-    raw_attach(&r);
-    raw_listen(&r, 0, "10.0.0.1", 80, 8, 0);
+    raw_server(&r, "", 0);
     uint32_t h = raw_accepted(&r, 0, 80, &peer);
     sim_shut(peer);
     turns(2);
@@ -469,9 +445,7 @@ TEST(r3_a_peer_that_is_done_is_sent_everything)
     int peer;
     uint8_t data[4000];
     uint64_t got = 0;
-    lab_start_manual("window=1000");
-    raw_attach(&r);
-    raw_listen(&r, 0, "10.0.0.1", 80, 8, FFL_F_ARM_NEW);
+    raw_server(&r, "window=1000", FFL_F_ARM_NEW);
     uint32_t h = raw_accepted(&r, 0, 80, &peer);
     for (size_t i = 0; i < sizeof(data); i++)
         data[i] = pattern(i);
@@ -494,9 +468,7 @@ TEST(r8_a_reset_ends_a_socket_that_closes)
     struct raw r;
     int peer;
     static uint8_t data[4000];
-    lab_start_manual("window=1000");
-    raw_attach(&r);
-    raw_listen(&r, 0, "10.0.0.1", 80, 8, FFL_F_ARM_NEW);
+    raw_server(&r, "window=1000", FFL_F_ARM_NEW);
     uint32_t h = raw_accepted(&r, 0, 80, &peer);
     CHECK_EQ(ffl_sim_ops.shutdown(sim, peer, SHUT_WR), 0);
     (void)raw_expect(&r, FFL_OP_RECV, h);
@@ -592,9 +564,7 @@ TEST(r3_blocked_bytes_are_told)
     struct raw r;
     int peer;
     static uint8_t data[60000], sink[70000];
-    lab_start_manual("window=20000");
-    raw_attach(&r);
-    raw_listen(&r, 0, "10.0.0.1", 80, 8, 0);
+    raw_server(&r, "window=20000", 0);
     uint32_t h = raw_accepted(&r, 0, 80, &peer);
     (void)raw_rung(r.app_bell);
     ffl_wait_raise(&r.map.seg->waits.app, FFL_WAIT_FREE);

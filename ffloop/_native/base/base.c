@@ -80,6 +80,15 @@ void ffl_log(enum ffl_log_level level, const char *fmt, ...)
     errno = saved;
 }
 
+void ffl_close(int *fd, void (*how)(int fd))
+{
+    if (*fd >= 0 && how)
+        how(*fd);
+    else if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
 const char *ffl_strerror(int err)
 {
     switch (err) {

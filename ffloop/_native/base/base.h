@@ -54,6 +54,9 @@ int ffl_log_level_parse(const char *name);
 bool ffl_log_enabled(enum ffl_log_level level);
 void ffl_log(enum ffl_log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* Closes *fd, if it is one (by `how`, where the descriptor is not just close's); it is -1 then. */
+void ffl_close(int *fd, void (*how)(int fd));
+
 /* strerror of a positive errno, with the limit that it comes from where that is one of the process's. */
 const char *ffl_strerror(int err);
 

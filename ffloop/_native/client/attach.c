@@ -27,13 +27,6 @@ static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct ffl_client *all;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 
-static void close_fd(const struct ffl_client *c, int *fd)
-{
-    if (*fd >= 0)
-        (c->close_fd ? c->close_fd(*fd) : (void)close(*fd));
-    *fd = -1;
-}
-
 /* ---- fork ---------------------------------------------------------------------------------- */
 
 static void fork_prepare(void)
@@ -51,11 +44,11 @@ static void fork_child(void)
     for (struct ffl_client *c = all; c; c = c->next) {
         c->dead = ECONNRESET;
         c->map.seg = NULL; /* not mapped here */
-        close_fd(c, &c->map.memfd);
-        close_fd(c, &c->sock);
-        close_fd(c, &c->app_bell);
-        close_fd(c, &c->inst_bell);
-        close_fd(c, &c->own_epfd);
+        ffl_close(&c->map.memfd, c->close_fd);
+        ffl_close(&c->sock, c->close_fd);
+        ffl_close(&c->app_bell, c->close_fd);
+        ffl_close(&c->inst_bell, c->close_fd);
+        ffl_close(&c->own_epfd, c->close_fd);
     }
     pthread_mutex_unlock(&all_lock);
 }
@@ -173,6 +166,7 @@ static int alloc_tables(struct ffl_client *c)
     const struct ffl_geo *g = &c->map.geo;
     uint32_t nrx = ffl_pool_total(&g->rx), ntx = ffl_pool_total(&g->tx);
     c->n = g->max_sockets;
+    ffl_ids_init(&c->ids, 0, c->n);
     c->table = calloc(2 * (size_t)c->n, sizeof(*c->table));
     c->tx_handle = calloc(ntx, sizeof(uint32_t));
     c->tx_serial = calloc(ntx, sizeof(uint32_t));
@@ -231,12 +225,12 @@ static void client_free(struct ffl_client *c)
         c->spare = s->ready_next;
         free(s);
     }
-    close_fd(c, &c->sock);
-    close_fd(c, &c->app_bell);
-    close_fd(c, &c->inst_bell);
-    close_fd(c, &c->own_epfd);
+    ffl_close(&c->sock, c->close_fd);
+    ffl_close(&c->app_bell, c->close_fd);
+    ffl_close(&c->inst_bell, c->close_fd);
+    ffl_close(&c->own_epfd, c->close_fd);
     if (c->map.seg)
-        close_fd(c, &c->map.memfd);
+        ffl_close(&c->map.memfd, c->close_fd);
     ffl_segment_drop(&c->map);
     ffl_pool_fini(&c->tx);
     free(c->table);
@@ -246,7 +240,7 @@ static void client_free(struct ffl_client *c)
     free(c->batch);
     free(c->batch_sock);
     free(c->batch_names);
-    free(c->freed);
+    ffl_ids_fini(&c->ids);
     free(c->closed);
     ffl_fifo_free(&c->over);
     free(c);
@@ -255,7 +249,7 @@ static void client_free(struct ffl_client *c)
 /* The epoll is made anew, since it knows its descriptors by number too. */
 static int place_fds(struct ffl_client *c, const struct ffl_client_opts *o)
 {
-    close_fd(c, &c->own_epfd);
+    ffl_close(&c->own_epfd, c->close_fd);
     c->close_fd = o->close_fd;
     int *fds[] = {&c->sock, &c->app_bell, &c->inst_bell, &c->map.memfd, &c->own_epfd};
     for (size_t i = 0; i < FFL_COUNT(fds) - 1; i++)

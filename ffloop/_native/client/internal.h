@@ -20,6 +20,7 @@
 #include "client.h"
 #include "handshake.h"
 #include "fifo.h"
+#include "ids.h"
 #include "pool.h"
 #include "spin.h"
 
@@ -88,7 +89,8 @@ struct ffl_client {
     uint64_t rx_total, rx_held;      /* bytes of the receive pool; with us */
     struct csock **table;
     struct csock *spare; /* freed csocks, by ready_next */
-    uint32_t n, fresh, *freed, nfreed, cap_freed, serial;
+    uint32_t n, serial;
+    struct ffl_ids ids; /* our handles */
     int open;
     struct ffl_fifo over; /* entries that found the SQ full */
     struct csock *ready_head, *ready_tail;

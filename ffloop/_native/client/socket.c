@@ -103,26 +103,8 @@ void csock_closed(struct ffl_client *c, struct csock *s)
 
 void handle_release(struct ffl_client *c, uint32_t handle)
 {
-    if (handle < c->n && c->nfreed < c->cap_freed) /* room was made when it was taken */
-        c->freed[c->nfreed++] = handle;
-}
-
-/* A free handle of ours, with room reserved for giving it back. */
-static int handle_new(struct ffl_client *c)
-{
-    if (c->nfreed)
-        return (int)c->freed[--c->nfreed];
-    if (c->fresh >= c->n)
-        return -EMFILE;
-    if (c->fresh >= c->cap_freed) {
-        uint32_t cap = c->cap_freed ? c->cap_freed * 2 : 64;
-        uint32_t *grown = realloc(c->freed, cap * sizeof(*grown));
-        if (!grown)
-            return -ENOMEM;
-        c->freed = grown;
-        c->cap_freed = cap;
-    }
-    return (int)c->fresh++;
+    if (handle < c->n)
+        ffl_ids_give(&c->ids, handle);
 }
 
 /* The socket of a handle, or why a call on it fails. */
@@ -141,12 +123,12 @@ static int find(const struct ffl_client *c, int h, struct csock **s)
 
 int csock_open(struct ffl_client *c, int domain, int type, int proto)
 {
-    int h = handle_new(c);
+    int h = ffl_ids_take(&c->ids);
     if (h < 0)
         return h;
     struct csock *s = csock_new(c, (uint32_t)h);
     if (!s) {
-        c->freed[c->nfreed++] = (uint32_t)h;
+        ffl_ids_give(&c->ids, (uint32_t)h);
         return -ENOMEM;
     }
     s->domain = (uint8_t)domain;

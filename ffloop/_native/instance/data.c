@@ -239,7 +239,7 @@ static bool wants_accept(const struct ep *l)
 static bool may_accept(const struct ep *l)
 {
     const struct ffl_session *s = l->s;
-    return wants_accept(l) && !session_stuffed(s) && (s->nfreed || s->fresh < 2 * s->n);
+    return wants_accept(l) && !session_stuffed(s) && ffl_ids_any(&s->ids);
 }
 
 /* Not now, for want of what may come back: again in a second, as asyncio does. */

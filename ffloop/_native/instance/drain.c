@@ -46,7 +46,7 @@ void drain_begin(struct ffl_instance *in, int64_t now)
     for (struct ffl_session *s = in->sessions; s; s = s->next) {
         if (s->dying || s->dead)
             continue;
-        uint32_t end = s->fresh; /* those that are accepted now are no listeners */
+        uint32_t end = s->ids.fresh; /* those that are accepted now are no listeners */
         for (uint32_t h = 0; h < end; h++)
             if (s->table[h] && s->table[h]->listener && !s->table[h]->closing)
                 stop_listener(s->table[h]);
@@ -62,7 +62,7 @@ static void send_the_rest(struct ffl_session *s)
     while (n-- > 0 && !s->dead)
         if (control_entry(s, ffl_ring_get_entry(&s->sq), &why) < 0)
             session_kill(s, why);
-    for (uint32_t h = 0; h < s->fresh && !s->dead; h++) {
+    for (uint32_t h = 0; h < s->ids.fresh && !s->dead; h++) {
         struct ep *e = s->table[h];
         if (e && e->tx_head != FFL_NO_BUF && !e->blocked && !e->connecting)
             data_flush(e);

@@ -45,7 +45,7 @@ static bool overlap(const struct ffl_addr *a, const struct ffl_addr *b)
 static struct ep *next_taker(struct ffl_session *s, uint32_t *h, bool dgram, struct ffl_addr *at)
 {
     struct ffl_instance *in = s->in;
-    while (*h < s->fresh) {
+    while (*h < s->ids.fresh) {
         struct ep *e = s->table[(*h)++];
         if (e && e->fd >= 0 && !e->closing && e->dgram == dgram && (e->listener || dgram) &&
             OPS(in)->sockname(ST(in), e->fd, false, at) == 0)

@@ -24,6 +24,7 @@
 
 #include "fifo.h"
 #include "handshake.h"
+#include "ids.h"
 #include "instance.h"
 #include "pool.h"
 #include "spin.h"
@@ -101,9 +102,8 @@ struct ffl_session {
     uint32_t *rx_handle;
     struct tx_slot *tx;
     struct ep **table; /* by handle: [0, n) the application's, [n, 2n) the instance's */
-    uint32_t n, fresh; /* fresh: instance handles never used yet start here */
-    uint32_t *freed;   /* instance handles to reuse */
-    uint32_t nfreed, cap_freed;
+    uint32_t n;
+    struct ffl_ids ids;   /* the instance's handles; those below ids.fresh may be open */
     struct ffl_fifo over; /* completions that found the CQ full */
     struct ep_list ready, stalled;
     unsigned open;       /* endpoints */
@@ -131,7 +131,7 @@ struct ffl_instance {
     struct ffl_instance_page *page; /* and its tables */
     struct ffl_stat_session *stat_sessions;
     struct ffl_stat_socket *stat_sockets;
-    uint32_t *stat_free, stat_nfree, stat_cap; /* socket slots to use again */
+    struct ffl_ids stat_ids; /* slots of stat_sockets */
     struct ffl_spin spin;
     struct ep *graveyard, *timed;
     int64_t ctl_due;      /* when to look at the control epoll even if busy */

@@ -41,8 +41,7 @@ void ctl_drop(struct ffl_instance *in, int *fd)
     if (*fd < 0)
         return;
     (void)epoll_ctl(in->ctl, EPOLL_CTL_DEL, *fd, NULL); /* ENOENT: it was never added */
-    close(*fd);
-    *fd = -1;
+    ffl_close(fd, NULL);
 }
 
 /* ---- opening ------------------------------------------------------------------------------- */

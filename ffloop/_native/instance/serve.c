@@ -200,7 +200,7 @@ static void close_sessions(struct ffl_instance *in)
 {
     for (struct ffl_session *s = in->sessions; s; s = s->next) {
         s->dying = true; /* nothing more is posted */
-        for (uint32_t h = 0; h < s->fresh; h++)
+        for (uint32_t h = 0; h < s->ids.fresh; h++)
             if (s->table[h])
                 ep_close(s->table[h]);
     }

@@ -105,26 +105,14 @@ void ep_timer(struct ep *e, int64_t due)
 
 int ep_handle(struct ffl_session *s)
 {
-    if (s->nfreed)
-        return (int)s->freed[--s->nfreed];
-    if (s->fresh >= 2 * s->n)
-        return -EMFILE;
-    if (s->fresh - s->n >= s->cap_freed) { /* room to give it back */
-        uint32_t cap = s->cap_freed ? s->cap_freed * 2 : 64;
-        uint32_t *grown = realloc(s->freed, cap * sizeof(*grown));
-        if (!grown)
-            return -ENOMEM;
-        s->freed = grown;
-        s->cap_freed = cap;
-    }
-    return (int)s->fresh++;
+    return ffl_ids_take(&s->ids);
 }
 
 void ep_handle_release(struct ffl_session *s, uint32_t handle)
 {
     s->table[handle] = NULL;
     if (handle >= s->n)
-        s->freed[s->nfreed++] = handle;
+        ffl_ids_give(&s->ids, handle);
 }
 
 void ep_close(struct ep *e)
@@ -283,7 +271,7 @@ static int session_alloc(struct ffl_session *s, const struct ffl_hello *h)
     if (rc < 0)
         return rc;
     s->n = sockets;
-    s->fresh = s->n;
+    ffl_ids_init(&s->ids, s->n, 2 * s->n);
     s->table = calloc(2 * (size_t)s->n, sizeof(*s->table));
     s->rx_owner = calloc(ffl_pool_total(&geo.rx), sizeof(*s->rx_owner));
     s->rx_handle = calloc(ffl_pool_total(&geo.rx), sizeof(*s->rx_handle));
@@ -343,19 +331,12 @@ int session_new(struct ffl_instance *in, int sock, const struct ffl_hello *h, pi
     return 0;
 }
 
-static void close_fd(int *fd)
-{
-    if (*fd >= 0)
-        close(*fd);
-    *fd = -1;
-}
-
 void session_free(struct ffl_session *s)
 {
     stats_session_end(s);
     ctl_drop(s->in, &s->sock);
-    close_fd(&s->pidfd);
-    close_fd(&s->app_bell);
+    ffl_close(&s->pidfd, NULL);
+    ffl_close(&s->app_bell, NULL);
     ctl_drop(s->in, &s->inst_bell);
     ffl_pool_fini(&s->rx);
     ffl_segment_drop(&s->map);
@@ -363,7 +344,7 @@ void session_free(struct ffl_session *s)
     free(s->rx_owner);
     free(s->rx_handle);
     free(s->tx);
-    free(s->freed);
+    ffl_ids_fini(&s->ids);
     ffl_fifo_free(&s->over);
     free(s);
 }
@@ -377,9 +358,9 @@ static void go_dying(struct ffl_session *s)
     atomic_store_explicit(&in->page->sessions, in->nsessions, memory_order_relaxed);
     atomic_fetch_add_explicit(&in->page->dying, 1, memory_order_relaxed);
     ctl_drop(s->in, &s->sock);
-    close_fd(&s->pidfd);
+    ffl_close(&s->pidfd, NULL);
     ctl_drop(s->in, &s->inst_bell);
-    for (uint32_t h = 0; h < s->fresh; h++) { /* fresh >= n: both ranges */
+    for (uint32_t h = 0; h < s->ids.fresh; h++) { /* from 0: not below n: both ranges */
         struct ep *e = s->table[h];
         if (!e)
             continue;

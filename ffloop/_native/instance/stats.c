@@ -54,6 +54,7 @@ int stats_open(struct ffl_instance *in)
     page->session_slots = sessions;
     page->socket_off = socket_off;
     page->socket_slots = FFL_STATS_SOCKETS;
+    ffl_ids_init(&in->stat_ids, 0, FFL_STATS_SOCKETS);
     in->stat_sessions = (void *)((char *)p + page->session_off);
     in->stat_sockets = (void *)((char *)p + page->socket_off);
     page->magic = FFL_STATS_MAGIC;
@@ -64,7 +65,7 @@ void stats_close(struct ffl_instance *in)
 {
     if (in->page)
         munmap(in->page, in->page->size);
-    free(in->stat_free);
+    ffl_ids_fini(&in->stat_ids);
     in->page = NULL;
 }
 
@@ -99,37 +100,16 @@ void stats_session_end(struct ffl_session *s)
 
 /* ---- sockets ------------------------------------------------------------------------------- */
 
-static bool slot_new(struct ffl_instance *in, uint32_t *slot)
-{
-    uint32_t top = atomic_load_explicit(&in->page->socket_top, memory_order_relaxed);
-    if (in->stat_nfree) {
-        *slot = in->stat_free[--in->stat_nfree];
-        return true;
-    }
-    if (top == in->page->socket_slots)
-        return false;
-    if (top == in->stat_cap) { /* room to give each one back */
-        uint32_t cap = in->stat_cap ? in->stat_cap * 2 : 256;
-        uint32_t *grown = realloc(in->stat_free, cap * sizeof(*grown));
-        if (!grown)
-            return false;
-        in->stat_free = grown;
-        in->stat_cap = cap;
-    }
-    *slot = top;
-    atomic_store_explicit(&in->page->socket_top, top + 1, memory_order_relaxed);
-    return true;
-}
-
 void stats_socket(struct ep *e)
 {
     struct ffl_instance *in = e->s->in;
-    uint32_t slot;
-    if (!slot_new(in, &slot)) {
+    int slot = ffl_ids_take(&in->stat_ids);
+    if (slot < 0) {
         ffl_stat_add(&in->page->unlisted, 1);
         e->st = &no_socket;
         return;
     }
+    atomic_store_explicit(&in->page->socket_top, in->stat_ids.fresh, memory_order_relaxed);
     e->st = &in->stat_sockets[slot];
     *e->st = (struct ffl_stat_socket){
         .session = e->s->id, .handle = e->handle, .type = e->dgram ? SOCK_DGRAM : SOCK_STREAM};
@@ -165,7 +145,7 @@ void stats_socket_end(struct ep *e)
         return;
     log_state(e, "is closed");
     atomic_store_explicit(&e->st->serial, 0, memory_order_release);
-    in->stat_free[in->stat_nfree++] = (uint32_t)(e->st - in->stat_sockets);
+    ffl_ids_give(&in->stat_ids, (uint32_t)(e->st - in->stat_sockets));
     e->st = &no_socket;
 }
 

@@ -11,19 +11,9 @@
 
 #define CHUNK 65536
 
-static struct sock *enter(int fd)
-{
-    struct sock *s = sock_enter(fd);
-    if (s && !s->sc) {
-        unlock();
-        return NULL;
-    }
-    return s;
-}
-
 static bool on_stack(int fd)
 {
-    struct sock *s = maybe_ours(fd) ? enter(fd) : NULL;
+    struct sock *s = maybe_ours(fd) ? sock_enter_stack(fd) : NULL;
     if (s)
         unlock();
     return s;
@@ -33,7 +23,7 @@ static bool on_stack(int fd)
 
 static ssize_t send_part(int out, const void *data, size_t len)
 {
-    struct sock *s = enter(out);
+    struct sock *s = sock_enter_stack(out);
     struct iovec iov = {(void *)data, len};
     if (!s) {
         errno = EBADF; /* closed by another thread */
@@ -111,7 +101,7 @@ static bool would_block(int pipe, short events, bool nonblock)
 static ssize_t to_pipe(int in, int out, size_t len, bool nonblock)
 {
     char data[CHUNK];
-    struct sock *s = would_block(out, POLLOUT, nonblock) ? NULL : enter(in);
+    struct sock *s = would_block(out, POLLOUT, nonblock) ? NULL : sock_enter_stack(in);
     struct iovec iov = {data, len < sizeof(data) ? len : sizeof(data)};
     if (!s)
         return -1; /* EAGAIN, or closed by another thread meanwhile */
@@ -119,7 +109,7 @@ static ssize_t to_pipe(int in, int out, size_t len, bool nonblock)
     if (got <= 0)
         return got;
     ssize_t put = real.write(out, data, (size_t)got);
-    if (put > 0 && (s = enter(in))) {
+    if (put > 0 && (s = sock_enter_stack(in))) {
         iov.iov_len = (size_t)put;
         (void)leave(sock_recv(s, &iov, 1, MSG_DONTWAIT)); /* it was there */
     }
@@ -135,7 +125,7 @@ static ssize_t from_pipe(int in, int out, size_t len, bool nonblock)
     if (would_block(in, POLLIN, nonblock))
         return -1;
     for (;;) {
-        if (!(s = enter(out))) {
+        if (!(s = sock_enter_stack(out))) {
             errno = EBADF;
             return -1;
         }

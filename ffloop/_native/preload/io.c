@@ -132,21 +132,10 @@ static ssize_t recv_iov(struct sock *s, const struct iovec *iov, size_t n, int f
     return leave(sock_recv(s, iov, n, flags));
 }
 
-/* The stack socket of fd, entered; NULL: the kernel's call. */
-static struct sock *enter(int fd)
-{
-    struct sock *s = sock_enter(fd);
-    if (s && !s->sc) {
-        unlock();
-        return NULL;
-    }
-    return s;
-}
-
 API ssize_t recv(int fd, void *buf, size_t len, int flags)
 {
     real_start();
-    struct sock *s = enter(fd);
+    struct sock *s = sock_enter_stack(fd);
     struct iovec iov = {buf, len};
     return s ? recv_iov(s, &iov, 1, flags) : real.recv(fd, buf, len, flags);
 }
@@ -154,7 +143,7 @@ API ssize_t recv(int fd, void *buf, size_t len, int flags)
 API ssize_t read(int fd, void *buf, size_t len)
 {
     real_start();
-    struct sock *s = enter(fd);
+    struct sock *s = sock_enter_stack(fd);
     if (!s)
         return real.read(fd, buf, len);
     struct iovec iov = {buf, len};
@@ -164,7 +153,7 @@ API ssize_t read(int fd, void *buf, size_t len)
 API ssize_t readv(int fd, const struct iovec *iov, int n)
 {
     real_start();
-    struct sock *s = enter(fd);
+    struct sock *s = sock_enter_stack(fd);
     if (!s)
         return real.readv(fd, iov, n);
     if (n < 0 || n > IOV_MAX)
@@ -175,7 +164,7 @@ API ssize_t readv(int fd, const struct iovec *iov, int n)
 API ssize_t recvfrom(int fd, void *buf, size_t len, int flags, struct sockaddr *sa, socklen_t *n)
 {
     real_start();
-    struct sock *s = enter(fd);
+    struct sock *s = sock_enter_stack(fd);
     if (!s)
         return real.recvfrom(fd, buf, len, flags, sa, n);
     struct iovec iov = {buf, len};
@@ -195,7 +184,7 @@ API ssize_t recvfrom(int fd, void *buf, size_t len, int flags, struct sockaddr *
 API ssize_t recvmsg(int fd, struct msghdr *m, int flags)
 {
     real_start();
-    struct sock *s = enter(fd);
+    struct sock *s = sock_enter_stack(fd);
     if (!s)
         return real.recvmsg(fd, m, flags);
     if (m->msg_iovlen > IOV_MAX)
@@ -322,7 +311,7 @@ static ssize_t send_iov(struct sock *s, const struct iovec *iov, size_t n, int f
 API ssize_t send(int fd, const void *buf, size_t len, int flags)
 {
     real_start();
-    struct sock *s = enter(fd);
+    struct sock *s = sock_enter_stack(fd);
     if (!s)
         return real.send(fd, buf, len, flags);
     struct iovec iov = {(void *)buf, len};
@@ -332,7 +321,7 @@ API ssize_t send(int fd, const void *buf, size_t len, int flags)
 API ssize_t write(int fd, const void *buf, size_t len)
 {
     real_start();
-    struct sock *s = enter(fd);
+    struct sock *s = sock_enter_stack(fd);
     if (!s)
         return real.write(fd, buf, len);
     struct iovec iov = {(void *)buf, len};
@@ -342,7 +331,7 @@ API ssize_t write(int fd, const void *buf, size_t len)
 API ssize_t writev(int fd, const struct iovec *iov, int n)
 {
     real_start();
-    struct sock *s = enter(fd);
+    struct sock *s = sock_enter_stack(fd);
     if (!s)
         return real.writev(fd, iov, n);
     if (n < 0 || n > IOV_MAX)
@@ -368,7 +357,7 @@ API ssize_t sendto(int fd, const void *buf, size_t len, int flags, const struct 
             .msg_name = (void *)sa, .msg_namelen = n, .msg_iov = &iov, .msg_iovlen = 1};
         return dgram_sendmsg(fd, &m, flags);
     }
-    struct sock *s = enter(fd);
+    struct sock *s = sock_enter_stack(fd);
     if (!s)
         return real.sendto(fd, buf, len, flags, sa, n);
     /* a connected stream: the address is not looked at */
@@ -380,7 +369,7 @@ API ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
     real_start();
     if (is_dgram(fd))
         return dgram_sendmsg(fd, m, flags);
-    struct sock *s = enter(fd);
+    struct sock *s = sock_enter_stack(fd);
     if (!s)
         return real.sendmsg(fd, m, flags);
     if (m->msg_iovlen > IOV_MAX)

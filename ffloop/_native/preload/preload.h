@@ -193,6 +193,7 @@ struct item {          /* who wants to know of a socket's changes */
 
 /* Locks and finds: the stack socket of fd, or NULL (unlocked: the call is the kernel's). */
 struct sock *sock_enter(int fd);
+struct sock *sock_enter_stack(int fd); /* the same, of one that is placed on the stack */
 static inline bool maybe_ours(int fd)
 {
     return ffl_unlikely(fd_node(fd) != NULL) && !tls.inside;

@@ -173,6 +173,16 @@ struct sock *sock_enter(int fd)
     return s;
 }
 
+struct sock *sock_enter_stack(int fd)
+{
+    struct sock *s = sock_enter(fd);
+    if (s && !s->sc) {
+        unlock();
+        return NULL;
+    }
+    return s;
+}
+
 struct copies {
     struct sock *s;
     int fd;
