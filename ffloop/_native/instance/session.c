@@ -360,7 +360,7 @@ static void go_dying(struct ffl_session *s)
     ctl_drop(s->in, &s->sock);
     ffl_close(&s->pidfd, NULL);
     ctl_drop(s->in, &s->inst_bell);
-    for (uint32_t h = 0; h < s->ids.fresh; h++) { /* from 0: not below n: both ranges */
+    for (uint32_t h = 0; h < s->ids.fresh; h++) { /* not below n: both ranges */
         struct ep *e = s->table[h];
         if (!e)
             continue;
