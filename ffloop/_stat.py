@@ -217,7 +217,7 @@ def _serve_metrics(args: argparse.Namespace) -> int:
         print(f"ffloop: cannot serve on 127.0.0.1:{args.metrics}: {exc.strerror}", file=sys.stderr)
         return 1
     ends = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # waited for: a KeyboardInterrupt may get lost
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # waited for: background jobs ignore SIGINT
     with server:
         threading.Thread(target=server.serve_forever).start()
         print(f"metrics at http://127.0.0.1:{server.server_port}/metrics", flush=True)
