@@ -17,6 +17,7 @@ from lib import (
     case,
     epoll_names,
     handler,
+    libc,
     listener,
     main,
     pair,
@@ -806,6 +807,34 @@ def epoll_interrupted(ep, a, b):
     with handler(signal.SIGALRM) as seen:
         signal.setitimer(signal.ITIMER_REAL, 0.05)
         return [c("epoll_wait", ep.fileno(), buf(12), 1, 5000), len(seen)]
+
+
+def c_handler(how):
+    """A handler that signal(), or an older name of it, has set."""
+    seen = []
+    function = ctypes.CFUNCTYPE(None, ctypes.c_int)(seen.append)
+    setter = getattr(libc, how)
+    setter.restype, setter.argtypes = ctypes.c_void_p, [ctypes.c_int, type(function)]
+    setter(signal.SIGALRM, function)
+    seen.append(function)  # it lives on
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    return seen
+
+
+@with_epoll
+def epoll_interrupted_by_signal(ep, a, b):
+    ep.register(b, IN)
+    seen = c_handler("signal")
+    rc = c("epoll_wait", ep.fileno(), buf(12), 1, 5000)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # of the limit of the next cases
+    return [rc, seen[1:]]
+
+
+@with_epoll
+def recv_interrupted_by_sysv_signal(ep, a, b):
+    """Without SA_RESTART, and once."""
+    seen = c_handler("sysv_signal")
+    return [c("recv", b.fileno(), buf(1), 1, 0), seen[1:]]
 
 
 @with_epoll

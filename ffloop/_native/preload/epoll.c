@@ -366,9 +366,9 @@ static int sleep_observed(struct epoll_shadow *ep, int epfd, struct epoll_event 
     struct item it = {.w = w};
     item_link(&ep->watchers, &it);
     w->hit = ep->head != NULL;
-    int n = 0, saved = errno;
+    int n = sleep_begin(w, false), saved = n < 0 ? -n : errno;
     bool kernel = false;
-    if (sleep_begin(w)) {
+    if (n > 0) {
         struct pollfd p[2] = {{.fd = epfd, .events = POLLIN}, {.fd = w->epfd, .events = POLLIN}};
         struct timespec ts = {timeout_ns / FFL_NS_PER_SEC, timeout_ns % FFL_NS_PER_SEC};
         n = real.ppoll(p, 2, timeout_ns < 0 ? NULL : &ts, mask);
@@ -396,8 +396,10 @@ static int sleep_once(struct epoll_shadow *ep, int epfd, struct epoll_event *ev,
         errno = -rc;
         return -1;
     }
-    if (!sleep_begin(&ep->w))
-        return 0;
+    if ((rc = sleep_begin(&ep->w, false)) <= 0) {
+        errno = rc < 0 ? -rc : errno;
+        return rc < 0 ? -1 : 0;
+    }
     int n = real_epoll(epfd, ev, max, timeout_ns, mask), saved = errno;
     sleep_end(&ep->w);
     ep->checked = ffl_now_ns();
@@ -498,6 +500,7 @@ static int kernel_call(int epfd, struct epoll_event *ev, int max, int64_t timeou
 static int any_wait(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns,
                     const sigset_t *mask)
 {
+    call_begins();
     int n = mixed(epfd) ? do_wait(epfd, ev, max, timeout_ns, mask) : -2;
     return n == -2 ? kernel_call(epfd, ev, max, timeout_ns, mask) : n;
 }

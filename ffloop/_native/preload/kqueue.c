@@ -284,6 +284,7 @@ API int kevent(int kqfd, const struct kevent *changes, int nchanges, struct keve
                int nevents, const struct timespec *timeout)
 {
     real_start();
+    call_begins();
     lock();
     struct node *n = fd_node(kqfd);
     struct epoll_shadow *ep = n && n->kind == NODE_EPOLL ? (struct epoll_shadow *)n : NULL;

@@ -96,21 +96,19 @@ int sock_wait(struct sock *s, int64_t until)
             rc = -EAGAIN;
             break;
         }
-        unsigned before = tls.interrupts;
-        if (!sleep_begin(w))
+        bool restarts = until < 0; /* a limit ends it, whatever SA_RESTART says */
+        if ((rc = sleep_begin(w, restarts)) <= 0)
             continue;
+        rc = 0;
         struct epoll_event ev[8];
         int n = real_epoll(w->epfd, ev, FFL_COUNT(ev), left, NULL), err = errno;
         sleep_end(w);
         for (int i = 0; i < n; i++)
             w->hit |= !waiter_event(w, &ev[i]);
-        if (n < 0 && err == EINTR) { /* SA_RESTART: as if nothing had been, but a limit ends it */
-            if (until >= 0 || tls.interrupts != before)
-                rc = -EINTR;
-            break;
-        }
-        if (n < 0)
+        if (n < 0 && err != EINTR)
             rc = -err;
+        else if (n < 0 && interrupted(restarts))
+            rc = -EINTR;
     }
     item_unlink(&s->items, &it);
     if (s->kernel_fd >= 0)
@@ -221,7 +219,10 @@ static int poll_loop(struct set *p, struct waiter *w, int64_t timeout_ns, const 
             int k = real.ppoll(p->kernel, p->n, &zero, NULL);
             return k < 0 ? -errno : look(p);
         }
-        if (!sleep_begin(w))
+        int sleeps = sleep_begin(w, false);
+        if (sleeps < 0)
+            return sleeps;
+        if (!sleeps)
             continue;
         struct timespec ts = {left / FFL_NS_PER_SEC, left % FFL_NS_PER_SEC};
         int k = real.ppoll(p->kernel, p->n + 1, left < 0 ? NULL : &ts, mask), err = errno;
@@ -248,6 +249,7 @@ static int do_poll(struct pollfd *fds, nfds_t n, int64_t timeout_ns, const sigse
         p.kernel = malloc((n + 1) * sizeof(*p.kernel));
     }
     int rc = p.items && p.kernel ? 0 : -ENOMEM;
+    call_begins();
     lock();
     struct waiter *w = rc == 0 ? waiter_mine() : NULL;
     if (rc == 0)

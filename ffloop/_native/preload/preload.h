@@ -69,14 +69,33 @@ struct sc { /* a session */
     bool fstack;
 };
 
+struct signals { /* handlers that ran, and those without SA_RESTART among them */
+    unsigned all, interrupts;
+};
+
 struct tls {
-    bool inside;         /* holds the lock: everything passes through */
-    bool locked;         /* the mutex too */
-    unsigned interrupts; /* handlers without SA_RESTART that ran */
-    int worker;          /* FF_THREAD_SOCKET: its number, from 1; 0: none yet (place.c) */
+    bool inside;        /* holds the lock: everything passes through */
+    bool locked;        /* the mutex too */
+    struct signals ran; /* up to now; when the thread's call began */
+    struct signals before;
+    struct waiter *asleep; /* what it sleeps on, or is about to: a handler kicks it (signal.c) */
+    int worker;            /* FF_THREAD_SOCKET: its number, from 1; 0: none yet (place.c) */
     struct waiter *waiter;
 };
 extern __thread struct tls tls __attribute__((tls_model("initial-exec")));
+
+/* A call begins that may block: handlers count from now on. */
+static inline void call_begins(void)
+{
+    tls.before = tls.ran;
+}
+
+/* Has a handler run that ends the call? `restarts`: as read and not as poll, after one with
+ * SA_RESTART it goes on. */
+static inline bool interrupted(bool restarts)
+{
+    return restarts ? tls.ran.interrupts != tls.before.interrupts : tls.ran.all != tls.before.all;
+}
 
 void lock(void);
 void unlock(void);
@@ -107,9 +126,10 @@ int waiter_open(struct waiter *w, int epfd);
 void waiter_close(struct waiter *w);
 /* The doorbells of all sessions into its epfd. Locked. 0 or -errno. */
 int waiter_bells(struct waiter *w);
-/* Unlocks for a system call that sleeps on w->epfd; false: do not sleep, something has come (still
- * locked). sleep_end locks again and takes over what has come. */
-bool sleep_begin(struct waiter *w);
+/* Unlocks for a system call that sleeps on w->epfd: 1. Or, still locked: 0, something has come; -EINTR,
+ * a handler has run since the call began (`restarts`: see interrupted). One that runs later ends the
+ * sleep, even if it is before the system call. sleep_end locks again and takes over what has come. */
+int sleep_begin(struct waiter *w, bool restarts);
 void sleep_end(struct waiter *w);
 /* Is this event one of ours (a doorbell, a kick, a session's end)? Then it is dealt with. Locked. */
 bool waiter_event(struct waiter *w, const struct epoll_event *ev);

@@ -347,7 +347,8 @@ bool waiter_event(struct waiter *w, const struct epoll_event *ev)
     return false;
 }
 
-bool sleep_begin(struct waiter *w)
+/* Anything to do instead of sleeping? */
+static bool awake(struct waiter *w)
 {
     for (struct sc *sc = sessions; sc; sc = sc->next) {
         if (!mine(sc))
@@ -356,22 +357,34 @@ bool sleep_begin(struct waiter *w)
         if (!ffl_client_doze(sc->c)) {
             ffl_client_reap(sc->c);
             tell_all(sc);
-            return false;
+            return true;
         }
     }
-    if (w->hit || (w->ep && w->ep->head))
-        return false;
+    return w->hit || (w->ep && w->ep->head);
+}
+
+int sleep_begin(struct waiter *w, bool restarts)
+{
+    if (awake(w))
+        return 0;
+    tls.asleep = w; /* before the look: a handler after it kicks */
+    atomic_signal_fence(memory_order_seq_cst);
+    if (interrupted(restarts)) {
+        tls.asleep = NULL;
+        return -EINTR;
+    }
     for (struct sc *sc = sessions; sc; sc = sc->next)
         sc->sleepers += mine(sc);
     w->asleep++;
     unlock();
-    return true;
+    return 1;
 }
 
 void sleep_end(struct waiter *w)
 {
     int saved = errno;
     lock();
+    tls.asleep = NULL;
     w->asleep--;
     for (struct sc *sc = sessions; sc; sc = sc->next) {
         if (!mine(sc))

@@ -156,6 +156,7 @@ struct sock *sock_enter(int fd)
 {
     if (!maybe_ours(fd))
         return NULL;
+    call_begins();
     lock();
     struct node *n = fd_node(fd);
     struct sock *s = n && n->kind == NODE_SOCK ? (struct sock *)n : NULL;
