@@ -7,6 +7,7 @@ import signal
 import socket
 import struct
 import tempfile
+import termios
 import threading
 import time
 
@@ -750,6 +751,21 @@ def syscall_close():
         return "numbers of x86-64"
     with pair() as (a, b):
         return [number(SYS_CLOSE, a.detach()), b.recv(1).decode()]
+
+
+@case
+def syscall_readiness():
+    if not X86:
+        return "numbers of x86-64"
+    with pair() as (a, b), select.epoll() as ep:
+        ep.register(b, select.EPOLLIN)
+        a.sendall(b"four")
+        fds, ev, n = buf(struct.pack("ihh", b.fileno(), select.POLLIN, 0)), buf(12), buf(4)
+        got = [number(7, ctypes.addressof(fds), 1, 5000), fds.raw[6:].hex()]  # poll
+        got.append(number(232, ep.fileno(), ctypes.addressof(ev), 1, 5000))  # epoll_wait
+        number(16, b.fileno(), termios.FIONREAD, ctypes.addressof(n))  # ioctl
+        copy = number(72, b.fileno(), 0, 100)  # fcntl, F_DUPFD
+        return [*got, ev.raw[:4].hex(), n.raw.hex(), copy >= 100, os.read(copy, 9).decode()]
 
 
 @case

@@ -285,3 +285,10 @@ os.wait()
         assert process.stdout.readline() == "kernel\n"
     assert end(process) == ""
     instance.stop()
+
+
+def test_io_uring_is_reported(instance: Instance) -> None:
+    """By name, once: what goes through it sees placeholders."""
+    code = "import ctypes; c = ctypes.CDLL(None); [c.syscall(425, 0, None) for _ in range(2)]"
+    errors = end(start(code, **instance.environment()))
+    assert errors.count("io_uring") == 1

@@ -6,6 +6,7 @@
  */
 #include "preload.h"
 
+#include <fcntl.h>
 #include <stdint.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -14,6 +15,15 @@
 #define P(i) ((void *)(intptr_t)a[i])
 #define I(i) ((int)a[i])
 #define U(i) ((size_t)a[i])
+
+/* What goes through it does not come here. */
+static void io_uring(void)
+{
+    static _Atomic bool told;
+    if (!atomic_exchange(&told, true))
+        report("the program uses io_uring, which sees no socket of the stack: turn it off, or name "
+               "what is to stay on the kernel in FFLOOP_ROUTES");
+}
 
 static long by_number(long number, const long *a, bool *known)
 {
@@ -69,8 +79,46 @@ static long by_number(long number, const long *a, bool *known)
         return epoll_create1(I(0));
     case SYS_epoll_pwait:
         return epoll_pwait(I(0), P(1), I(2), I(3), P(4));
+    case SYS_epoll_pwait2:
+        if (!real.epoll_pwait2) { /* the C library is older than the call */
+            *known = false;
+            return 0;
+        }
+        return epoll_pwait2(I(0), P(1), I(2), P(3), P(4));
     case SYS_ppoll:
         return ppoll(P(0), (nfds_t)a[1], P(2), P(3));
+    case SYS_pselect6: /* the mask is in a pair with its size */
+        return pselect(I(0), P(1), P(2), P(3), P(4), a[5] ? *(const sigset_t **)P(5) : NULL);
+    case SYS_recvmmsg:
+        return recvmmsg(I(0), P(1), (unsigned)a[2], I(3), P(4));
+    case SYS_sendmmsg:
+        return sendmmsg(I(0), P(1), (unsigned)a[2], I(3));
+    case SYS_sendfile:
+        return sendfile(I(0), I(1), P(2), U(3));
+    case SYS_splice:
+        return splice(I(0), P(1), I(2), P(3), U(4), (unsigned)a[5]);
+    case SYS_fcntl:
+        return fcntl(I(0), I(1), a[2]);
+    case SYS_ioctl:
+        return ioctl(I(0), (unsigned long)a[1], a[2]);
+    case SYS_accept:
+        return accept(I(0), P(1), P(2));
+#ifdef SYS_poll /* older machines have the older calls too */
+    case SYS_dup2:
+        return dup2(I(0), I(1));
+    case SYS_poll:
+        return poll(P(0), (nfds_t)a[1], I(2));
+    case SYS_select:
+        return select(I(0), P(1), P(2), P(3), P(4));
+    case SYS_epoll_create:
+        return epoll_create(I(0));
+    case SYS_epoll_wait:
+        return epoll_wait(I(0), P(1), I(2), I(3));
+#endif
+    case SYS_io_uring_setup:
+        io_uring();
+        *known = false;
+        return 0;
     default:
         *known = false;
         return 0;
