@@ -1,48 +1,20 @@
 """Shared fixtures: one loop of each kind, and watch over what a test leaves behind."""
 
-import asyncio
 import gc
 import os
 import pathlib
 import ssl
 import sys
 import warnings
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from loop.runner import Runner
 
 LOOPS = ("asyncio", "uvloop", "ffloop")
 # ffloop once more, on the real F-Stack, where one is built: see fstack/net.py.
 ON_FSTACK = ("fstack",) if os.environ.get("FF_PATH") else ()
-
-
-def loop_factory(name: str) -> Callable[..., asyncio.AbstractEventLoop]:
-    if name == "ffloop":
-        import ffloop
-
-        return ffloop.new_event_loop
-    if name == "uvloop":
-        return pytest.importorskip("uvloop").new_event_loop
-    return asyncio.SelectorEventLoop
-
-
-class Runner:
-    """Runs one coroutine on the loop under test, as asyncio.run would; errors that the loop's
-    exception handler sees fail the test unless `errors` is emptied."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.factory = loop_factory(name)
-        self.errors: list[dict[str, Any]] = []
-
-    def __call__(
-        self, main: Coroutine[Any, Any, Any], *, debug: bool = False, **options: Any
-    ) -> Any:
-        factory = (lambda: self.factory(**options)) if options else self.factory
-        with asyncio.Runner(loop_factory=factory, debug=debug) as runner:
-            runner.get_loop().set_exception_handler(lambda _, context: self.errors.append(context))
-            return runner.run(main)
 
 
 def _run_with(request: pytest.FixtureRequest) -> Iterator[Runner]:

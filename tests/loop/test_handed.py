@@ -13,10 +13,10 @@ import subprocess
 import sys
 
 import pytest
-from conftest import Runner
 
 import ffloop
 
+from .runner import Runner
 from .util import HOST, Log, listeners, until
 
 APART = {"stack": "sim"}  # adopts by default
