@@ -528,6 +528,75 @@ TEST(handshake_answers)
     lab_stop();
 }
 
+/* Only what an application may have, though the stack could open more, with the instance's rights. */
+TEST(sockets_of_other_kinds)
+{
+    static const struct {
+        int domain, type, proto, rc;
+    } kinds[] = {
+        {AF_PACKET, SOCK_RAW, 0, -EAFNOSUPPORT},       {AF_NETLINK, SOCK_RAW, 0, -EAFNOSUPPORT},
+        {AF_UNIX, SOCK_STREAM, 0, -EAFNOSUPPORT},      {AF_INET, SOCK_RAW, 1, -ESOCKTNOSUPPORT},
+        {AF_INET6, SOCK_RAW, 58, -ESOCKTNOSUPPORT},    {AF_INET, SOCK_DGRAM, 1, -EPROTONOSUPPORT},
+        {AF_INET, SOCK_STREAM, 132, -EPROTONOSUPPORT},
+    };
+    struct raw r;
+    lab_defaults("host");
+    lab_start("");
+    raw_attach(&r);
+    for (uint32_t h = 0; h < FFL_COUNT(kinds); h++) {
+        raw_put(&r, (struct ffl_entry){.op = FFL_OP_SOCKET,
+                                       .handle = h,
+                                       .arg = kinds[h].domain | kinds[h].type << 8 |
+                                              kinds[h].proto << 16});
+        CHECK_EQ(raw_expect(&r, FFL_OP_SOCKET, h).arg, kinds[h].rc);
+    }
+    raw_finish(&r);
+}
+
+/* An option that says where to write: the address is one of the instance's, which is this process. */
+TEST(options_that_point)
+{
+    static uint8_t victim[4096];
+    struct raw r;
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(at);
+    int l = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK_EQ(bind(l, (struct sockaddr *)&at, len), 0);
+    CHECK_EQ(listen(l, 1), 0);
+    CHECK_EQ(getsockname(l, (struct sockaddr *)&at, &len), 0);
+    lab_defaults("host");
+    lab_start("");
+    raw_attach(&r);
+    raw_connect(&r, 0, "127.0.0.1", ntohs(at.sin_port));
+    struct ffl_entry e = raw_expect(&r, FFL_OP_CONNECT, 0);
+    CHECK_EQ(e.arg, 0);
+    raw_give(&r, e.buf);
+    int peer = accept(l, NULL, NULL);
+    CHECK_EQ(send(peer, "written by a peer", 17, 0), 17);
+    struct { /* of TCP_ZEROCOPY_RECEIVE (35): linux/tcp.h goes not with netinet/tcp.h */
+        uint64_t address;
+        uint32_t length, skip, inq;
+        int32_t err;
+        uint64_t copybuf;
+        int32_t copybuf_len;
+        uint32_t flags;
+        uint64_t control, controllen;
+        uint32_t msg_flags, reserved;
+    } z = {.copybuf = (uintptr_t)victim, .copybuf_len = sizeof(victim)};
+    struct ffl_optarg o = {.level = IPPROTO_TCP, .name = 35, .len = sizeof(z)};
+    _Static_assert(sizeof(z) == sizeof(o.data), "an option's room");
+    memcpy(o.data, &z, sizeof(z));
+    raw_put(&r,
+            (struct ffl_entry){
+                .op = FFL_OP_GETSOCKOPT, .handle = 0, .tag = 7, .buf = raw_arg(&r, &o, sizeof(o))});
+    e = raw_expect(&r, FFL_OP_GETSOCKOPT, 0);
+    CHECK_EQ(victim[0], 0);
+    CHECK_EQ(e.arg, -ENOPROTOOPT);
+    close(peer);
+    close(l);
+    raw_finish(&r);
+}
+
 /* Those who connect and say nothing take neither the instance's time nor its places for ever. */
 TEST(handshake_silence)
 {

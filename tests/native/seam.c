@@ -444,6 +444,24 @@ TEST(reset_on_unread_data)
     net_stop();
 }
 
+/* The stack's thread serves everybody: nobody's SO_LINGER makes it wait in close. */
+TEST(linger_does_not_wait)
+{
+    start();
+    struct watch a, b;
+    connected(&a, &b);
+    struct linger l = {.l_onoff = 1, .l_linger = 60};
+    static const char much[65536];
+    CHECK_EQ(ops->setsockopt(st, a.fd, SOL_SOCKET, SO_LINGER, &l, sizeof(l)), 0);
+    while (put(a.fd, much, sizeof(much)) > 0) /* more than the peer takes */
+        ;
+    int64_t began = ffl_now_ns();
+    CHECK_EQ(ops->close(st, a.fd), 0);
+    CHECK(ffl_now_ns() - began < 10 * FFL_NS_PER_SEC);
+    CHECK_EQ(ops->close(st, b.fd), 0);
+    net_stop();
+}
+
 TEST(send_after_the_peer_closed)
 {
     start();
@@ -644,6 +662,8 @@ TEST(options)
         CHECK_EQ(get_int(fd, opt[i].level, opt[i].name), opt[i].value);
     }
     CHECK_EQ(set_int(fd, SOL_SOCKET, 9999, 1), -ENOPROTOOPT);
+    CHECK(set_int(fd, SOL_SOCKET, SO_MARK, 1) < 0); /* not everybody's to set */
+    CHECK_EQ(set_int(fd, IPPROTO_TCP, TCP_REPAIR, 1), -ENOPROTOOPT);
     CHECK_EQ(ops->setsockopt(st, fd, IPPROTO_TCP, TCP_NODELAY, "", 1), -EINVAL);
     struct ffl_addr at = v4("127.0.0.1", 0);
     CHECK_EQ(ops->bind(st, fd, &at), 0);

@@ -303,13 +303,27 @@ static int op_names(struct ep *e, struct ffl_entry q)
 
 /* ---- dispatch ------------------------------------------------------------------------------ */
 
+/* The stack would open others (raw, packet, netlink) too, with the instance's rights. */
+static int may_open(int domain, int type, int proto)
+{
+    if (domain != AF_INET && domain != AF_INET6)
+        return -EAFNOSUPPORT;
+    if (type != SOCK_STREAM && type != SOCK_DGRAM)
+        return -ESOCKTNOSUPPORT;
+    return proto == 0 || proto == (type == SOCK_STREAM ? IPPROTO_TCP : IPPROTO_UDP)
+               ? 0
+               : -EPROTONOSUPPORT;
+}
+
 static int op_socket(struct ffl_session *s, struct ffl_entry q, const char **why)
 {
     struct ffl_instance *in = s->in;
     if (q.handle >= s->n || s->table[q.handle])
         return bad(why, "SOCKET with a handle that is taken or out of range");
     int domain = q.arg & 0xff, type = q.arg >> 8 & 0xff, proto = q.arg >> 16 & 0xff;
-    int fd = OPS(in)->socket(ST(in), domain, type, proto);
+    int fd = may_open(domain, type, proto);
+    if (fd == 0)
+        fd = OPS(in)->socket(ST(in), domain, type, proto);
     struct ep *e = ep_new(s, q.handle, fd < 0 ? -1 : fd, type == SOCK_DGRAM);
     if (!e) {
         if (fd >= 0)

@@ -9,6 +9,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -107,6 +109,13 @@ static int host_close(void *st, int fd)
         (void)epoll_ctl(h->epfd, EPOLL_CTL_DEL, fd, NULL); /* ENOENT: never watched */
         h->shared[fd / 8] &= (uint8_t)~(1u << fd % 8);
     }
+    struct linger l;
+    socklen_t len = sizeof(l);
+    if (getsockopt(fd, SOL_SOCKET, SO_LINGER, &l, &len) == 0 && l.l_onoff && l.l_linger > 0) {
+        l.l_onoff = 0; /* close would wait, O_NONBLOCK or not; the kernel sends the rest anyway */
+        (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &l,
+                         sizeof(l)); /* it was readable: cannot fail */
+    }
     return close(fd) < 0 ? -errno : 0;
 }
 
@@ -197,14 +206,99 @@ static int host_shutdown(void *st, int fd, int how)
     return shutdown(fd, how) < 0 ? -errno : 0;
 }
 
+/*
+ * What an application may set, and what it may read. It speaks with the instance's rights, which may
+ * be more than its own (SO_MARK, TCP_REPAIR), and a pointer or descriptor in an option would be the
+ * instance's (SO_ATTACH_FILTER; TCP_ZEROCOPY_RECEIVE writes to where it is told).
+ */
+static const struct {
+    int level, name;
+    bool read_only;
+} options[] = {
+    {SOL_SOCKET, SO_REUSEADDR, false},
+    {SOL_SOCKET, SO_REUSEPORT, false},
+    {SOL_SOCKET, SO_KEEPALIVE, false},
+    {SOL_SOCKET, SO_BROADCAST, false},
+    {SOL_SOCKET, SO_OOBINLINE, false},
+    {SOL_SOCKET, SO_DONTROUTE, false},
+    {SOL_SOCKET, SO_SNDBUF, false},
+    {SOL_SOCKET, SO_RCVBUF, false},
+    {SOL_SOCKET, SO_RCVLOWAT, false},
+    {SOL_SOCKET, SO_RCVTIMEO, false},
+    {SOL_SOCKET, SO_SNDTIMEO, false},
+    {SOL_SOCKET, SO_LINGER, false},
+    {SOL_SOCKET, SO_MAX_PACING_RATE, false},
+    {SOL_SOCKET, SO_INCOMING_CPU, false},
+    {SOL_SOCKET, SO_PRIORITY, true},
+    {SOL_SOCKET, SO_ERROR, true},
+    {SOL_SOCKET, SO_TYPE, true},
+    {SOL_SOCKET, SO_DOMAIN, true},
+    {SOL_SOCKET, SO_PROTOCOL, true},
+    {SOL_SOCKET, SO_ACCEPTCONN, true},
+    {SOL_SOCKET, SO_SNDLOWAT, true},
+    {SOL_SOCKET, SO_MARK, true},
+    {SOL_SOCKET, SO_BINDTODEVICE, true},
+    {IPPROTO_TCP, TCP_NODELAY, false},
+    {IPPROTO_TCP, TCP_CORK, false},
+    {IPPROTO_TCP, TCP_QUICKACK, false},
+    {IPPROTO_TCP, TCP_MAXSEG, false},
+    {IPPROTO_TCP, TCP_WINDOW_CLAMP, false},
+    {IPPROTO_TCP, TCP_KEEPIDLE, false},
+    {IPPROTO_TCP, TCP_KEEPINTVL, false},
+    {IPPROTO_TCP, TCP_KEEPCNT, false},
+    {IPPROTO_TCP, TCP_USER_TIMEOUT, false},
+    {IPPROTO_TCP, TCP_SYNCNT, false},
+    {IPPROTO_TCP, TCP_LINGER2, false},
+    {IPPROTO_TCP, TCP_DEFER_ACCEPT, false},
+    {IPPROTO_TCP, TCP_FASTOPEN, false},
+    {IPPROTO_TCP, TCP_FASTOPEN_CONNECT, false},
+    {IPPROTO_TCP, TCP_NOTSENT_LOWAT, false},
+    {IPPROTO_TCP, TCP_INFO, true},
+    {IPPROTO_TCP, TCP_CONGESTION, true},
+    {IPPROTO_IP, IP_TOS, false},
+    {IPPROTO_IP, IP_TTL, false},
+    {IPPROTO_IP, IP_MTU_DISCOVER, false},
+    {IPPROTO_IP, IP_FREEBIND, false},
+    {IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, false},
+    {IPPROTO_IP, IP_MULTICAST_IF, false},
+    {IPPROTO_IP, IP_MULTICAST_TTL, false},
+    {IPPROTO_IP, IP_MULTICAST_LOOP, false},
+    {IPPROTO_IP, IP_MULTICAST_ALL, false},
+    {IPPROTO_IP, IP_ADD_MEMBERSHIP, false},
+    {IPPROTO_IP, IP_DROP_MEMBERSHIP, false},
+    {IPPROTO_IP, IP_MTU, true},
+    {IPPROTO_IPV6, IPV6_V6ONLY, false},
+    {IPPROTO_IPV6, IPV6_TCLASS, false},
+    {IPPROTO_IPV6, IPV6_UNICAST_HOPS, false},
+    {IPPROTO_IPV6, IPV6_MTU_DISCOVER, false},
+    {IPPROTO_IPV6, IPV6_MULTICAST_IF, false},
+    {IPPROTO_IPV6, IPV6_MULTICAST_HOPS, false},
+    {IPPROTO_IPV6, IPV6_MULTICAST_LOOP, false},
+    {IPPROTO_IPV6, IPV6_JOIN_GROUP, false},
+    {IPPROTO_IPV6, IPV6_LEAVE_GROUP, false},
+    {IPPROTO_IPV6, IPV6_MTU, true},
+};
+
+static bool may(int level, int name, bool set)
+{
+    for (size_t i = 0; i < FFL_COUNT(options); i++)
+        if (options[i].level == level && options[i].name == name)
+            return !(set && options[i].read_only);
+    return false;
+}
+
 static int host_setsockopt(void *st, int fd, int level, int name, const void *val, uint32_t len)
 {
+    if (!may(level, name, true))
+        return may(level, name, false) ? -EPERM : -ENOPROTOOPT;
     return setsockopt(fd, level, name, val, len) < 0 ? -errno : 0;
 }
 
 static int host_getsockopt(void *st, int fd, int level, int name, void *val, uint32_t *len)
 {
     socklen_t n = *len;
+    if (!may(level, name, false))
+        return -ENOPROTOOPT;
     if (getsockopt(fd, level, name, val, &n) < 0)
         return -errno;
     *len = n;
