@@ -398,7 +398,7 @@ static void call(struct input *in)
             own(got, true);
         break;
     case 12:
-        ffl_client_export(c, h, 1);
+        ffl_client_export(c, h, &(struct ffl_ticket){.id = 1});
         break;
     case 13:
         ffl_client_disarm(c, h);

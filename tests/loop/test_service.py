@@ -149,7 +149,7 @@ def test_users_do_not_share_ports(service, kind):
 
     with asyncio.Runner(loop_factory=lambda: ffloop.new_event_loop(instance=path)) as mine:
         address = mine.run(bind((HOST, 0)))
-        for host in (HOST, "0.0.0.0"):
+        for host in (HOST, "0.0.0.0", f"::ffff:{HOST}"):
             with (
                 as_user(OTHER),
                 asyncio.Runner(loop_factory=lambda: ffloop.new_event_loop(instance=path)) as theirs,
@@ -178,6 +178,18 @@ def test_a_group(service):
     with as_user(OTHER, 1):  # a member by a supplementary group
         attach(path)
     with as_user(OTHER), pytest.raises(ffloop.InstanceDenied, match="user or group"):
+        attach(path)
+
+
+@root
+def test_those_who_connect_and_say_nothing(no_leaks, service):
+    """Another user's, who is not even admitted, leave room."""
+    _, path = service("--mode", "666")
+    with contextlib.ExitStack() as held:
+        for _ in range(80):
+            sock = held.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            with as_user(OTHER):
+                sock.connect(path)
         attach(path)
 
 
@@ -432,6 +444,20 @@ def test_a_sticky_directory(service, place):
     process.wait()
     os.chown(path, OTHER, -1)  # (an instance of that user's could not run from this package)
     with pytest.raises(ffloop.InstanceUnsafe, match=f"is of user {OTHER}, and every user"):
+        attach(path)
+
+
+@root
+def test_a_directory_of_a_group(service, place):
+    """Its members can put a socket in another's place: whose it is must be right."""
+    path = os.path.join(place, "i.sock")
+    process, _ = service("--any-user", path=path)
+    os.chmod(place, 0o775)
+    attach(path)
+    process.kill()
+    process.wait()
+    os.chown(path, OTHER, -1)
+    with pytest.raises(ffloop.InstanceUnsafe, match=f"is of user {OTHER}, and a group may write"):
         attach(path)
 
 

@@ -48,7 +48,7 @@ static void use_ticket(struct raw *r, uint32_t h)
     struct ffl_ticket t;
     if (!lab_ticket(&t))
         return;
-    raw_op(r, FFL_OP_EXPORT, h, (int32_t)t.id, 0);
+    raw_export(r, h, &t);
     (void)reap(r);
     struct ffl_import i = {.key = t.key, .ticket = t.id, .handle = h};
     put(r, FFL_OP_IMPORT, 5, &i, sizeof(i));

@@ -12,9 +12,9 @@ static void sim_lab(void)
     ffl_log_open(-1, FFL_LOG_ERROR);
 }
 
-static void listen_at(struct raw *r, uint32_t handle, uint32_t credits, bool shared)
+static void listen_at_port(struct raw *r, uint32_t handle, int port, uint32_t credits, bool shared)
 {
-    struct ffl_addr a = addr4("10.0.0.1", 80);
+    struct ffl_addr a = addr4("10.0.0.1", port);
     struct ffl_optarg o = {.level = SOL_SOCKET, .name = SO_REUSEPORT, .len = sizeof(int)};
     memcpy(o.data, &(int){1}, sizeof(int));
     raw_socket(r, handle, SOCK_STREAM);
@@ -36,6 +36,11 @@ static void listen_at(struct raw *r, uint32_t handle, uint32_t credits, bool sha
     raw_give(r, e.buf);
     raw_op(r, FFL_OP_ARM, handle, (int32_t)credits, FFL_F_ARM_NEW);
     turns(2);
+}
+
+static void listen_at(struct raw *r, uint32_t handle, uint32_t credits, bool shared)
+{
+    listen_at_port(r, handle, 80, credits, shared);
 }
 
 static uint32_t take_accept(struct raw *r, uint32_t listener)
@@ -261,6 +266,20 @@ TEST(its_time_is_up)
     turns(3);
     CHECK_EQ(ffl_instance_sockets(lab.in), 0);
     shut(peer, 1);
+    lab_stop();
+}
+
+/* No quota knows of them: of one user there are a few. */
+TEST(few_are_kept)
+{
+    struct raw a;
+    keeping_lab(3600 * FFL_NS_PER_SEC);
+    raw_attach(&a);
+    for (uint32_t h = 0; h < 100; h++)
+        listen_at_port(&a, h, 1000 + (int)h, 1, true);
+    raw_gone(&a);
+    turns(3);
+    CHECK_EQ(ffl_instance_sockets(lab.in), 64);
     lab_stop();
 }
 

@@ -10,7 +10,9 @@
 #include "../../ffloop/_native/instance/internal.h"
 
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -690,6 +692,153 @@ TEST(ticket_with_a_socket_that_blocks)
     close(t.fd);
     turns(3);
     neighbour_end(&n);
+}
+
+/* Who does not know its key puts nothing into a ticket: its holder would take it for his own. */
+TEST(ticket_of_somebody_else)
+{
+    struct neighbour n;
+    struct ffl_ticket t;
+    lab_start("clock=manual");
+    neighbour_start(&n);
+    quiet();
+    CHECK(lab_ticket(&t));
+    for (int i = 0; i < 3; i++) {
+        struct raw r;
+        struct ffl_ticket guess = t;
+        raw_attach(&r);
+        raw_socket(&r, 0, SOCK_STREAM);
+        guess.key += i == 2 ? 0 : 1u << i;
+        guess.id += i == 2; /* there is none: nothing to guess */
+        raw_export(&r, 0, &guess);
+        turns(3);
+        CHECK_EQ(raw_alive(&r), i == 2);
+        raw_gone(&r);
+        turns(3);
+        struct ffl_import in = {.key = t.key, .ticket = t.id, .handle = 0};
+        raw_attach(&r);
+        raw_put(&r, (struct ffl_entry){
+                        .op = FFL_OP_IMPORT, .handle = 3, .buf = raw_arg(&r, &in, sizeof(in))});
+        CHECK_EQ(raw_expect(&r, FFL_OP_IMPORT, 3).arg, -ENOENT);
+        raw_gone(&r);
+        turns(3);
+    }
+    close(t.fd);
+    turns(3);
+    neighbour_works(&n);
+    neighbour_end(&n);
+}
+
+static unsigned sim_sockets(void)
+{
+    unsigned n = 0;
+    struct ffl_addr a;
+    for (int fd = 0; fd < 4096; fd++)
+        n += ffl_sim_ops.sockname(sim, fd, false, &a) == 0;
+    return n;
+}
+
+/* A socket is in a ticket once, however often it is put there: nothing is used up. */
+TEST(ticket_that_is_stuffed)
+{
+    struct neighbour n;
+    struct raw r;
+    struct ffl_ticket t;
+    lab_start("clock=manual");
+    neighbour_start(&n);
+    quiet();
+    raw_attach(&r);
+    raw_listen(&r, 0, "10.0.0.1", 81, 0, 0);
+    CHECK(lab_ticket(&t));
+    unsigned sockets = sim_sockets();
+    for (int i = 0; i < 500; i++) {
+        raw_export(&r, 0, &t);
+        turns(2);
+    }
+    CHECK_EQ(sim_sockets(), sockets + 1);
+    CHECK(raw_alive(&r));
+    raw_gone(&r);
+    close(t.fd);
+    turns(3);
+    neighbour_works(&n);
+    neighbour_end(&n);
+}
+
+/* Whoever talks without a pause on a ticket is heard for a while, and then the others are. */
+TEST(ticket_that_talks_without_end)
+{
+    struct neighbour n;
+    struct ffl_ticket t;
+    struct ffl_ticket_msg m = {.what = FFL_TICKET_MARK};
+    int unread, sent = 0;
+    lab_start("clock=manual");
+    neighbour_start(&n);
+    CHECK(lab_ticket(&t));
+    CHECK_EQ(fcntl(t.fd, F_SETFL, O_NONBLOCK), 0);
+    while (ffl_msg_send(t.fd, &m, sizeof(m), NULL, 0) > 0)
+        sent++;
+    CHECK(sent > 40);
+    lab.in->ctl_due = 0; /* it looks in this turn */
+    (void)turn();
+    CHECK_EQ(ioctl(t.fd, SIOCOUTQ, &unread), 0);
+    CHECK(unread > 0);
+    neighbour_works(&n);
+    close(t.fd);
+    turns(sent);
+    CHECK_EQ(lab.in->ntickets, 0);
+    neighbour_end(&n);
+}
+
+/* One user takes some of the tickets, not all. */
+TEST(tickets_without_number)
+{
+    static struct ffl_ticket t[1100];
+    size_t n = 0;
+    struct neighbour good;
+    lab_start("clock=manual");
+    neighbour_start(&good);
+    quiet();
+    while (n < FFL_COUNT(t) && lab_ticket(&t[n]))
+        n++;
+    CHECK_EQ(n, 1024);
+    close(t[0].fd);
+    turns(3);
+    CHECK(lab_ticket(&t[0]));
+    for (size_t i = 0; i < n; i++)
+        close(t[i].fd);
+    turns(50);
+    CHECK_EQ(lab.in->ntickets, 0);
+    neighbour_works(&good);
+    neighbour_end(&good);
+}
+
+/* A session that can make the instance log cannot make it log without end. */
+TEST(log_that_is_flooded)
+{
+    struct raw r;
+    char line[4096];
+    unsigned lines = 0;
+    FILE *log = tmpfile();
+    lab_start_manual("");
+    ffl_log_open(fileno(log), FFL_LOG_WARNING);
+    time_t began = time(NULL);
+    raw_attach(&r);
+    raw_socket(&r, 0, SOCK_STREAM);
+    for (int i = 0; i < 20000; i++) {
+        raw_export(&r, 0, &(struct ffl_ticket){.id = 99});
+        if (i % 100 == 99)
+            turns(1);
+    }
+    turns(3);
+    time_t took = time(NULL) - began;
+    ffl_log_open(-1, FFL_LOG_ERROR);
+    rewind(log);
+    while (fgets(line, sizeof(line), log))
+        lines++;
+    CHECK(lines > 0);
+    CHECK(lines <= 100 * ((unsigned)took + 2));
+    (void)fclose(log);
+    raw_finish(&r);
 }
 
 /* ---- a lying instance ---------------------------------------------------------------------- */

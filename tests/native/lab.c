@@ -183,6 +183,14 @@ bool lab_ticket(struct ffl_ticket *t)
     return true;
 }
 
+void raw_export(struct raw *r, uint32_t handle, const struct ffl_ticket *t)
+{
+    raw_put(r, (struct ffl_entry){.op = FFL_OP_EXPORT,
+                                  .handle = handle,
+                                  .arg = (int32_t)t->id,
+                                  .buf = (uint32_t)t->key});
+}
+
 void raw_attach_sized(struct raw *r, uint32_t max_sockets, uint32_t pool_kib)
 {
     struct ffl_hello h = {.magic = FFL_MAGIC,

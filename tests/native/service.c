@@ -1,6 +1,8 @@
 /* service.c - an instance as a service: who may attach and bind, quotas, notification, the drain. */
 #include "lab.h"
 
+#include "../../ffloop/_native/instance/internal.h"
+
 #include "notify.h"
 #include "policy.h"
 
@@ -114,6 +116,82 @@ TEST(quotas_of_a_session_and_of_a_user)
     turns(3);
     CHECK_EQ(raw_try(&r, &h), FFL_REPLY_OK);
     raw_finish(&r);
+}
+
+static int bind_shared(struct raw *r, uint32_t h)
+{
+    struct ffl_addr a = addr4("10.0.0.1", 80);
+    struct ffl_optarg o = {.level = SOL_SOCKET, .name = SO_REUSEPORT, .len = sizeof(int)};
+    memcpy(o.data, &(int){1}, sizeof(int));
+    raw_socket(r, h, SOCK_STREAM);
+    raw_put(r,
+            (struct ffl_entry){
+                .op = FFL_OP_SETSOCKOPT, .handle = h, .tag = 1, .buf = raw_arg(r, &o, sizeof(o))});
+    CHECK_EQ(raw_expect(r, FFL_OP_SETSOCKOPT, h).arg, 0);
+    raw_put(r, (struct ffl_entry){
+                   .op = FFL_OP_BIND, .handle = h, .tag = 2, .buf = raw_arg(r, &a, sizeof(a))});
+    struct ffl_entry e = raw_expect(r, FFL_OP_BIND, h);
+    if (e.buf != FFL_NO_BUF)
+        raw_give(r, e.buf);
+    return e.arg;
+}
+
+/* A listener that waits in a ticket for its process is its user's all the same. */
+TEST(ports_in_tickets)
+{
+    struct raw a, b;
+    struct ffl_ticket t;
+    if (geteuid() != 0)
+        return; /* takes root: two users */
+    lab_defaults("sim");
+    lab.o.policy.any_user = true;
+    lab_start_manual("");
+    raw_attach(&a);
+    CHECK_EQ(bind_shared(&a, 0), 0);
+    raw_op(&a, FFL_OP_LISTEN, 0, 8, 0);
+    CHECK_EQ(raw_expect(&a, FFL_OP_LISTEN, 0).arg, 0);
+    CHECK(lab_ticket(&t));
+    raw_export(&a, 0, &t);
+    raw_op(&a, FFL_OP_CLOSE, 0, 0, 0);
+    (void)raw_expect(&a, FFL_OP_CLOSED, 0);
+    CHECK_EQ(seteuid(54321), 0);
+    raw_attach(&b);
+    CHECK_EQ(seteuid(0), 0);
+    CHECK_EQ(bind_shared(&b, 0), -EADDRINUSE);
+    CHECK_EQ(bind_shared(&a, 1), 0);
+    close(t.fd);
+    raw_gone(&a);
+    turns(3);
+    CHECK_EQ(bind_shared(&b, 1), 0);
+    raw_finish(&b);
+}
+
+/* Sessions that end, slowly, one after the other: of one user there are never more than it may have. */
+TEST(quotas_and_sessions_that_linger)
+{
+    struct raw r;
+    int peer[20];
+    static const char much[60000];
+    lab_defaults("sim");
+    lab.o.user_sessions = 1;
+    lab.o.max_sessions = 8;
+    lab_start_manual("");
+    ffl_log_open(-1, FFL_LOG_ERROR);
+    for (size_t i = 0; i < FFL_COUNT(peer); i++) {
+        raw_attach(&r);
+        raw_listen(&r, 0, "10.0.0.1", 80, 8, 0);
+        uint32_t h = raw_accepted(&r, 0, 80, &peer[i]);
+        for (int k = 0; k < 6; k++)
+            raw_send(&r, h, much, sizeof(much)); /* more than the peer takes, who does not read */
+        turns(3);
+        raw_gone(&r);
+        turns(3);
+        unsigned dying = atomic_load_explicit(&lab.in->page->dying, memory_order_relaxed);
+        CHECK_EQ(dying, 1);
+    }
+    for (size_t i = 0; i < FFL_COUNT(peer); i++)
+        sim_shut(peer[i]);
+    lab_stop();
 }
 
 /* ---- the drain ----------------------------------------------------------------------------- */

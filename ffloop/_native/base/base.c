@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <sched.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -53,20 +54,42 @@ bool ffl_log_enabled(enum ffl_log_level level)
     return level <= log_level;
 }
 
+#define LINES_A_SECOND 100
+
+/* Whoever makes an instance log does not fill its disk, nor wait with it for who reads: of each
+ * second's lines of a level the first are written. `out`: how many were not, of a second before. */
+static bool enough(enum ffl_log_level level, time_t now, unsigned *out)
+{
+    static _Atomic time_t second[FFL_LOG_DEBUG];
+    static _Atomic unsigned lines[FFL_LOG_DEBUG];
+    if (atomic_exchange(&second[level], now) != now) {
+        unsigned n = atomic_exchange(&lines[level], 0);
+        *out = n > LINES_A_SECOND ? n - LINES_A_SECOND : 0;
+    }
+    return atomic_fetch_add(&lines[level], 1) >= LINES_A_SECOND;
+}
+
 void ffl_log(enum ffl_log_level level, const char *fmt, ...)
 {
     if (level > log_level || log_fd < 0)
         return;
     int saved = errno;
     char line[512];
+    unsigned out = 0;
     struct timespec ts;
     struct tm tm;
     clock_gettime(CLOCK_REALTIME, &ts);
+    if (level < FFL_LOG_DEBUG && enough(level, ts.tv_sec, &out)) {
+        errno = saved;
+        return;
+    }
     localtime_r(&ts.tv_sec, &tm);
     size_t n = strftime(line, sizeof(line), "%F %T", &tm);
     n +=
         (size_t)snprintf(line + n, sizeof(line) - n, ".%03ld ffloop[%d] %s: ", ts.tv_nsec / 1000000,
                          (int)getpid(), level_names[level]);
+    if (out)
+        n += (size_t)snprintf(line + n, sizeof(line) - n, "(%u lines left out) ", out);
     va_list ap;
     va_start(ap, fmt);
     int m = vsnprintf(line + n, sizeof(line) - n - 1, fmt, ap);

@@ -133,6 +133,14 @@ static int reply_error(const struct ffl_reply *r, char *why, size_t whylen)
     return r->status < FFL_COUNT(codes) ? codes[r->status] : -EPROTO;
 }
 
+/* An instance's words go to terminals and logs. */
+static void clean(char *text, size_t size)
+{
+    for (size_t i = 0; i < size && text[i]; i++)
+        if (text[i] < ' ' || text[i] > '~')
+            text[i] = '?';
+}
+
 /* Says hello on `s` and reads the reply and exactly `want` descriptors. */
 int client_shake_hands(int s, const struct ffl_hello *h, struct ffl_reply *r, int *fds, int want,
                        int timeout_ms, char *why, size_t whylen)
@@ -148,6 +156,8 @@ int client_shake_hands(int s, const struct ffl_hello *h, struct ffl_reply *r, in
                  rc == 0 ? "the peer closed the connection" : strerror(-rc));
         return rc == 0 ? -ECONNREFUSED : rc;
     }
+    clean(r->stack, sizeof(r->stack));
+    clean(r->why, sizeof(r->why));
     if (rc == sizeof(*r) && r->magic == FFL_MAGIC && r->status == FFL_REPLY_OK && n == want)
         return 0;
     for (int i = 0; i < n; i++)

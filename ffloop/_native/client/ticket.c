@@ -138,12 +138,12 @@ int ffl_client_give_back(struct ffl_client *c, int h)
     return rc;
 }
 
-void ffl_client_export(struct ffl_client *c, int h, uint32_t ticket)
+void ffl_client_export(struct ffl_client *c, int h, const struct ffl_ticket *t)
 {
     client_submit(c, (struct ffl_entry){.op = FFL_OP_EXPORT,
                                         .handle = (uint32_t)h,
-                                        .arg = (int32_t)ticket,
-                                        .buf = FFL_NO_BUF});
+                                        .arg = (int32_t)t->id,
+                                        .buf = (uint32_t)t->key});
 }
 
 int ffl_client_import(struct ffl_client *c, const struct ffl_ticket *t, uint32_t handle, int domain,

@@ -198,7 +198,9 @@ static int op_unread(struct ep *e, struct ffl_entry q)
 
 static int op_export(struct ep *e, struct ffl_entry q)
 {
-    int rc = ticket_export(e, (uint32_t)q.arg);
+    int rc = ticket_export(e, (uint32_t)q.arg, q.buf);
+    if (rc == -EPROTO)
+        return rc;
     if (rc < 0) /* the one who imports it learns */
         ffl_log(FFL_LOG_WARNING, "session %u: export: %s", e->s->id, strerror(-rc));
     return 0;

@@ -15,6 +15,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#define USER_KEPT 64 /* listeners of one user without an application, over and above any quota */
+
 struct kept { /* a listener that no application has: its backlog waits for the next */
     struct kept *next;
     struct group *group;
@@ -35,9 +37,22 @@ static bool same(const struct ffl_addr *a, const struct ffl_addr *b)
            memcmp(a->ip, b->ip, a->family == AF_INET ? 4 : 16) == 0;
 }
 
-/* Could a packet be for both? */
-static bool overlap(const struct ffl_addr *a, const struct ffl_addr *b)
+/* An IPv4 address in IPv6's clothes is what it is under them. */
+static struct ffl_addr plain(const struct ffl_addr *a)
 {
+    static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+    struct ffl_addr p = *a;
+    if (a->family == AF_INET6 && memcmp(a->ip, mapped, sizeof(mapped)) == 0) {
+        p = (struct ffl_addr){.family = AF_INET, .port_be = a->port_be};
+        memcpy(p.ip, a->ip + sizeof(mapped), 4);
+    }
+    return p;
+}
+
+/* Could a packet be for both? */
+static bool overlap(const struct ffl_addr *x, const struct ffl_addr *y)
+{
+    const struct ffl_addr px = plain(x), py = plain(y), *a = &px, *b = &py;
     return a->port_be == b->port_be && (wildcard(a) || wildcard(b) || same(a, b));
 }
 
@@ -54,19 +69,35 @@ static struct ep *next_taker(struct ffl_session *s, uint32_t *h, bool dgram, str
     return NULL;
 }
 
+struct bid { /* somebody wants to bind */
+    const struct ep *e;
+    const struct ffl_addr *at;
+};
+
+static bool in_the_way(void *arg, uid_t uid, int fd)
+{
+    const struct bid *b = arg;
+    struct ffl_instance *in = b->e->s->in;
+    struct ffl_addr theirs;
+    return uid != b->e->s->uid && OPS(in)->sockname(ST(in), fd, false, &theirs) == 0 &&
+           overlap(&theirs, b->at);
+}
+
 int handover_may_bind(const struct ep *e, const struct ffl_addr *a)
 {
     struct ffl_instance *in = e->s->in;
     struct ffl_addr theirs;
-    for (struct ffl_session *s = a->port_be ? in->sessions : NULL; s; s = s->next)
+    struct bid bid = {e, a};
+    if (!a->port_be)
+        return 0;
+    for (struct ffl_session *s = in->sessions; s; s = s->next)
         for (uint32_t h = 0; s->uid != e->s->uid && next_taker(s, &h, e->dgram, &theirs);)
             if (overlap(&theirs, a))
                 return -EADDRINUSE;
-    for (struct kept *k = a->port_be && !e->dgram ? in->kept : NULL; k; k = k->next)
-        if (k->uid != e->s->uid && OPS(in)->sockname(ST(in), k->fd, false, &theirs) == 0 &&
-            overlap(&theirs, a))
+    for (struct kept *k = e->dgram ? NULL : in->kept; k; k = k->next)
+        if (in_the_way(&bid, k->uid, k->fd))
             return -EADDRINUSE;
-    return 0;
+    return ticket_takes(in, e->dgram, in_the_way, &bid) ? -EADDRINUSE : 0;
 }
 
 /* ---- sharing ------------------------------------------------------------------------------- */
@@ -137,11 +168,19 @@ int handover_share(struct ep *e)
 
 /* ---- listeners without an application ------------------------------------------------------ */
 
+static unsigned kept_of(const struct ffl_instance *in, uid_t uid)
+{
+    unsigned n = 0;
+    for (const struct kept *k = in->kept; k; k = k->next)
+        n += k->uid == uid;
+    return n;
+}
+
 void handover_keep(struct ep *e)
 {
     struct ffl_instance *in = e->s->in;
     if (!in->o.keep_ns || in->draining || !e->listener || e->fd < 0 ||
-        !option(in, e->fd, SOL_SOCKET, SO_REUSEPORT))
+        kept_of(in, e->s->uid) >= USER_KEPT || !option(in, e->fd, SOL_SOCKET, SO_REUSEPORT))
         return;
     struct group *g = group_keep(e);
     struct kept *k = g ? malloc(sizeof(*k)) : NULL;

@@ -156,10 +156,15 @@ void ctl_wait(struct ffl_instance *in, int64_t timeout_ns);
 void listen_trusted(struct ffl_instance *in, int sock); /* a peer that needs no check: takes sock */
 
 /* share.c */
-int ticket_new(struct ffl_instance *in, int sock, uint32_t *id, uint64_t *key); /* takes sock */
+/* Takes sock. -EUSERS: as many as there may be, or as the user may have. */
+int ticket_new(struct ffl_instance *in, int sock, uid_t uid, uint32_t *id, uint64_t *key);
 void ticket_event(struct ticket *t);
 void ticket_end(struct ticket *t);
-int ticket_export(struct ep *e, uint32_t id);
+/* Into the ticket whose key begins (its low half) so: -EPROTO when it does not, -ENOENT for none. */
+int ticket_export(struct ep *e, uint32_t id, uint32_t key);
+/* Is one of the listeners (or datagram sockets) in tickets what `found` looks for? Its user, its fd. */
+bool ticket_takes(const struct ffl_instance *in, bool dgram, bool (*found)(void *arg, uid_t, int),
+                  void *arg);
 /* Opens `handle`; FFL_IMPORT_* or -errno. */
 int ticket_import(struct ffl_session *s, uint32_t handle, const struct ffl_import *i);
 void group_leave(struct ep *e); /* it is closed */

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #define MAX_PENDING 64
+#define ACCEPTS_AT_ONCE 64 /* before those who are in have their turn */
 #define HELLO_NS (5 * FFL_NS_PER_SEC)
 
 struct pending { /* connected, its hello not read yet */
@@ -26,7 +27,8 @@ struct pending { /* connected, its hello not read yet */
     struct ffl_instance *in;
     struct src src;
     bool trusted; /* it came through a ticket */
-    int sock;     /* -1: done, freed after the batch of events that may name it */
+    uid_t uid;
+    int sock; /* -1: done, freed after the batch of events that may name it */
     int64_t due;
 };
 
@@ -186,17 +188,51 @@ void listen_close(struct ffl_instance *in)
 
 /* ---- the handshake ------------------------------------------------------------------------- */
 
+static uid_t peer_uid(int sock)
+{
+    struct ucred cred = {.uid = (uid_t)-1};
+    socklen_t len = sizeof(cred);
+    (void)getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &len); /* else nobody's */
+    return cred.uid;
+}
+
+static unsigned places_of(const struct ffl_instance *in, uid_t uid)
+{
+    unsigned n = 0;
+    for (const struct pending *p = in->pending; p; p = p->next)
+        n += p->sock >= 0 && p->uid == uid;
+    return n;
+}
+
+/* Nobody keeps others out by saying nothing: the oldest of the user who has most places gives way. */
+static void make_room(struct ffl_instance *in)
+{
+    struct pending *oldest = NULL;
+    unsigned most = 1;
+    for (struct pending *p = in->pending; p; p = p->next) { /* the newest first */
+        unsigned n = p->sock >= 0 ? places_of(in, p->uid) : 0;
+        if (n < most)
+            continue;
+        most = n;
+        oldest = p;
+    }
+    if (oldest)
+        pending_drop(oldest);
+}
+
 static void add_pending(struct ffl_instance *in, int s, bool trusted)
 {
     struct pending *p = calloc(1, sizeof(*p));
-    if (!p || atomic_load_explicit(&in->page->pending, memory_order_relaxed) >= MAX_PENDING) {
-        free(p);
+    if (!p) {
         close(s);
         return;
     }
+    if (atomic_load_explicit(&in->page->pending, memory_order_relaxed) >= MAX_PENDING)
+        make_room(in);
     *p = (struct pending){.next = in->pending,
                           .in = in,
                           .trusted = trusted,
+                          .uid = peer_uid(s),
                           .sock = s,
                           .due = ffl_now_ns() + HELLO_NS};
     p->src = (struct src){SRC_PENDING, p};
@@ -208,9 +244,12 @@ static void add_pending(struct ffl_instance *in, int s, bool trusted)
 
 static void accept_peers(struct ffl_instance *in)
 {
-    int s; /* -1: EAGAIN; or EMFILE, and the peer's own time-out speaks */
-    while ((s = accept4(in->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0)
+    for (int i = 0; i < ACCEPTS_AT_ONCE; i++) {
+        int s = accept4(in->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (s < 0) /* EAGAIN; or EMFILE, and the peer's own time-out speaks */
+            return;
         add_pending(in, s, false);
+    }
 }
 
 void listen_trusted(struct ffl_instance *in, int sock)
@@ -245,10 +284,10 @@ static void refuse(struct ffl_instance *in, int sock, enum ffl_reply_status stat
 }
 
 /* A ticket instead of a session; takes the socket over on success. */
-static bool give_ticket(struct ffl_instance *in, int sock)
+static bool give_ticket(struct ffl_instance *in, int sock, uid_t uid)
 {
     struct ffl_reply r = {.status = FFL_REPLY_OK};
-    int rc = ticket_new(in, sock, &r.session, &r.key);
+    int rc = ticket_new(in, sock, uid, &r.session, &r.key);
     if (rc < 0)
         refuse(in, sock, FFL_REPLY_NOMEM, ffl_strerror(-rc));
     else
@@ -326,7 +365,7 @@ static void hello(struct ffl_instance *in, struct pending *p)
         send_reply(in, p->sock, &r, &in->stats_fd, 1);
     } else if (n == sizeof(h) && (h.kind == FFL_HELLO_ATTACH || h.kind == FFL_HELLO_TICKET)) {
         epoll_ctl(in->ctl, EPOLL_CTL_DEL, p->sock, NULL); /* it is added as something else */
-        if (h.kind == FFL_HELLO_TICKET ? give_ticket(in, p->sock)
+        if (h.kind == FFL_HELLO_TICKET ? give_ticket(in, p->sock, cred.uid)
                                        : attach(in, p->sock, &h, &cred)) {
             p->sock = -1;
             atomic_fetch_sub_explicit(&in->page->pending, 1, memory_order_relaxed);

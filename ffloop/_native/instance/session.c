@@ -349,9 +349,39 @@ void session_free(struct ffl_session *s)
     free(s);
 }
 
+static unsigned dying_of(const struct ffl_instance *in, uid_t uid)
+{
+    unsigned n = 0;
+    for (const struct ffl_session *s = in->sessions; s; s = s->next)
+        n += s->dying && s->uid == uid;
+    return n;
+}
+
+/* Those that still send have their memory, and count in no quota: of one user there are as many as may
+ * be attached, and so of all. Where one more comes, the oldest of who has most sends no more. */
+static void cut_short(struct ffl_instance *in, uid_t uid)
+{
+    bool mine = in->o.user_sessions && dying_of(in, uid) >= in->o.user_sessions;
+    if (!mine && atomic_load_explicit(&in->page->dying, memory_order_relaxed) < in->o.max_sessions)
+        return;
+    struct ffl_session *oldest = NULL;
+    unsigned most = 1;
+    for (struct ffl_session *s = in->sessions; s; s = s->next) { /* the newest first */
+        unsigned n = s->dying && !(mine && s->uid != uid) ? dying_of(in, s->uid) : 0;
+        if (n < most)
+            continue;
+        most = n;
+        oldest = s;
+    }
+    for (uint32_t h = 0; oldest && h < oldest->ids.fresh; h++)
+        if (oldest->table[h] && !oldest->table[h]->dead)
+            ep_close(oldest->table[h]);
+}
+
 static void go_dying(struct ffl_session *s)
 {
     struct ffl_instance *in = s->in;
+    cut_short(in, s->uid);
     s->dying = true;
     atomic_store_explicit(&s->st->dying, 1, memory_order_relaxed);
     in->nsessions--;

@@ -18,6 +18,8 @@
 #include <unistd.h>
 
 #define MAX_TICKETS 4096
+#define USER_TICKETS (MAX_TICKETS / 4) /* one user leaves some to the others */
+#define MSGS_AT_ONCE 16                /* of one ticket, before the others have their turn */
 
 struct back { /* given back: bytes, or a connection with its peer's address */
     struct back *next;
@@ -258,8 +260,9 @@ int group_accept(struct ep *l, struct ffl_addr *peer, struct group **unread)
 /* ---- tickets ------------------------------------------------------------------------------- */
 
 struct held {
-    struct held *next;
+    struct held *next, *prev;
     struct group *group;
+    uid_t uid; /* who it is of */
     uint32_t handle;
     int fd;
     bool listener, dgram, connecting, mark;
@@ -270,9 +273,12 @@ struct ticket {
     struct ffl_instance *in;
     struct src src;
     int sock;
+    uid_t uid; /* who opened it */
     uint32_t id;
     uint64_t key;
-    struct held *held;
+    struct held *first;
+    struct held **held; /* the same by the exporting session's handle, below n */
+    uint32_t n;
 };
 
 static struct ticket *ticket_find(struct ffl_instance *in, uint32_t id)
@@ -283,13 +289,24 @@ static struct ticket *ticket_find(struct ffl_instance *in, uint32_t id)
     return t;
 }
 
-int ticket_new(struct ffl_instance *in, int sock, uint32_t *id, uint64_t *key)
+static unsigned tickets_of(const struct ffl_instance *in, uid_t uid)
 {
-    struct ticket *t = in->ntickets < MAX_TICKETS ? calloc(1, sizeof(*t)) : NULL;
+    unsigned n = 0;
+    for (const struct ticket *t = in->tickets; t; t = t->next)
+        n += t->uid == uid;
+    return n;
+}
+
+int ticket_new(struct ffl_instance *in, int sock, uid_t uid, uint32_t *id, uint64_t *key)
+{
+    if (in->ntickets >= MAX_TICKETS || tickets_of(in, uid) >= USER_TICKETS)
+        return -EUSERS;
+    struct ticket *t = calloc(1, sizeof(*t));
     if (!t)
         return -ENOMEM;
     t->in = in;
     t->sock = sock;
+    t->uid = uid;
     t->id = ++in->next_ticket;
     t->src = (struct src){SRC_TICKET, t};
     if (getrandom(&t->key, sizeof(t->key), 0) != sizeof(t->key) ||
@@ -305,22 +322,30 @@ int ticket_new(struct ffl_instance *in, int sock, uint32_t *id, uint64_t *key)
     return 0;
 }
 
-static void drop_held(struct ticket *t, struct held **p)
+/* The one that was exported as `handle`, or NULL. */
+static struct held *held_at(const struct ticket *t, uint32_t handle)
 {
-    struct held *h = *p;
-    struct ffl_instance *in = t->in;
-    *p = h->next;
+    return handle < t->n ? t->held[handle] : NULL;
+}
+
+static void drop_held(struct ticket *t, struct held *h)
+{
+    *(h->prev ? &h->prev->next : &t->first) = h->next;
+    if (h->next)
+        h->next->prev = h->prev;
+    t->held[h->handle] = NULL;
     if (h->fd >= 0)
-        (void)OPS(in)->close(ST(in), h->fd); /* a reference of ours: it was open */
-    unref(in, h->group);
+        (void)OPS(t->in)->close(ST(t->in), h->fd); /* a reference of ours: it was open */
+    unref(t->in, h->group);
     free(h);
 }
 
 void ticket_end(struct ticket *t)
 {
     struct ffl_instance *in = t->in;
-    while (t->held)
-        drop_held(t, &t->held);
+    while (t->first)
+        drop_held(t, t->first);
+    free(t->held);
     for (struct ticket **p = &in->tickets; *p; p = &(*p)->next)
         if (*p == t) {
             *p = t->next;
@@ -331,31 +356,22 @@ void ticket_end(struct ticket *t)
     free(t);
 }
 
-static struct held **held_find(struct ticket *t, uint32_t handle)
-{
-    struct held **p = &t->held;
-    while (*p && (*p)->handle != handle)
-        p = &(*p)->next;
-    return p;
-}
-
 static int act(struct ticket *t, const struct ffl_ticket_msg *m)
 {
     uint32_t n = m->n <= FFL_COUNT(m->handles) ? m->n : 0;
     for (uint32_t i = 0; i < n; i++) {
-        struct held **p = held_find(t, m->handles[i]);
-        if (*p && m->what == FFL_TICKET_MARK)
-            (*p)->mark = true;
-        else if (*p && m->what == FFL_TICKET_DROP)
-            drop_held(t, p);
+        struct held *h = held_at(t, m->handles[i]);
+        if (h && m->what == FFL_TICKET_MARK)
+            h->mark = true;
+        else if (h && m->what == FFL_TICKET_DROP)
+            drop_held(t, h);
     }
-    for (struct held **p = &t->held; m->what == FFL_TICKET_SWEEP && *p;) {
-        if ((*p)->mark) {
-            (*p)->mark = false;
-            p = &(*p)->next;
-        } else {
-            drop_held(t, p);
-        }
+    for (struct held *h = m->what == FFL_TICKET_SWEEP ? t->first : NULL, *next; h; h = next) {
+        next = h->next;
+        if (!h->mark)
+            drop_held(t, h);
+        else
+            h->mark = false;
     }
     return m->what <= FFL_TICKET_SWEEP ? 0 : -EPROTO;
 }
@@ -363,7 +379,7 @@ static int act(struct ticket *t, const struct ffl_ticket_msg *m)
 void ticket_event(struct ticket *t)
 {
     struct ffl_ticket_msg m;
-    for (;;) {
+    for (int i = 0; i < MSGS_AT_ONCE; i++) { /* what is left makes another event */
         int fd = -1, nfds = 1;
         int n = ffl_msg_recv(t->sock, &m, sizeof(m), &fd, &nfds);
         if (n == -EAGAIN)
@@ -381,17 +397,43 @@ void ticket_event(struct ticket *t)
     }
 }
 
-int ticket_export(struct ep *e, uint32_t id)
+static int room_for(struct ticket *t, uint32_t handle)
+{
+    if (handle < t->n)
+        return t->held[handle] ? -EEXIST : 0;
+    uint32_t n = t->n ? t->n : 16;
+    while (n <= handle)
+        n *= 2;
+    struct held **grown = calloc(n, sizeof(struct held *)); /* takes memory where it is used */
+    if (!grown)
+        return -ENOMEM;
+    if (t->n)
+        memcpy(grown, t->held, t->n * sizeof(struct held *));
+    free(t->held);
+    t->held = grown;
+    t->n = n;
+    return 0;
+}
+
+int ticket_export(struct ep *e, uint32_t id, uint32_t key)
 {
     struct ffl_instance *in = e->s->in;
     struct ticket *t = ticket_find(in, id);
-    struct group *g = t && e->fd >= 0 ? group_of(e) : NULL;
+    if (!t)
+        return -ENOENT;
+    if ((uint32_t)t->key != key)
+        return -EPROTO; /* a guess */
+    int rc = e->fd < 0 ? -e->open_error : room_for(t, e->handle);
+    if (rc < 0)
+        return rc;
+    struct group *g = group_of(e);
     struct held *h = g ? calloc(1, sizeof(*h)) : NULL;
     if (!h)
-        return t ? -ENOMEM : -ENOENT;
-    *h = (struct held){.next = t->held,
+        return -ENOMEM;
+    *h = (struct held){.next = t->first,
                        .group = g,
                        .handle = e->handle,
+                       .uid = e->s->uid,
                        .fd = OPS(in)->dup(ST(in), e->fd),
                        .listener = e->listener,
                        .dgram = e->dgram,
@@ -400,19 +442,30 @@ int ticket_export(struct ep *e, uint32_t id)
         free(h);
         return -EMFILE;
     }
-    g->refs++;
-    g->uses++;
-    t->held = h;
+    ref(g);
+    if (t->first)
+        t->first->prev = h;
+    t->first = t->held[e->handle] = h;
     return 0;
+}
+
+bool ticket_takes(const struct ffl_instance *in, bool dgram, bool (*found)(void *arg, uid_t, int),
+                  void *arg)
+{
+    for (const struct ticket *t = in->tickets; t; t = t->next)
+        for (const struct held *h = t->first; h; h = h->next)
+            if (h->fd >= 0 && h->dgram == dgram && (h->listener || dgram) &&
+                found(arg, h->uid, h->fd))
+                return true;
+    return false;
 }
 
 int ticket_import(struct ffl_session *s, uint32_t handle, const struct ffl_import *i)
 {
     struct ticket *t = ticket_find(s->in, i->ticket);
-    struct held **p = t && t->key == i->key ? held_find(t, i->handle) : NULL;
-    if (!p || !*p)
+    struct held *h = t && t->key == i->key ? held_at(t, i->handle) : NULL;
+    if (!h)
         return -ENOENT;
-    struct held *h = *p;
     struct ep *e = ep_new(s, handle, h->fd, h->dgram);
     if (!e)
         return -ENOMEM;
@@ -425,7 +478,7 @@ int ticket_import(struct ffl_session *s, uint32_t handle, const struct ffl_impor
     int flags =
         (h->listener ? FFL_IMPORT_LISTENER : 0) | (h->connecting ? FFL_IMPORT_CONNECTING : 0);
     h->fd = -1; /* the endpoint's now */
-    drop_held(t, p);
+    drop_held(t, h);
     (void)OPS(s->in)->sockname(ST(s->in), e->fd, false, &e->st->names.local); /* for observers */
     (void)OPS(s->in)->sockname(ST(s->in), e->fd, true, &e->st->names.peer);
     stats_state(e);

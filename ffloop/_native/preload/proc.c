@@ -96,7 +96,7 @@ static void disarm_one(int fd, struct node *n, void *arg)
 
 struct export {
     struct sc *sc;
-    uint32_t ticket;
+    const struct ffl_ticket *ticket;
     bool exec; /* only what stays open */
 };
 
@@ -137,7 +137,7 @@ static struct ticket *export_all(struct sc *sc, bool exec)
     t->index = sc->index;
     fd_each(disarm_one, sc);
     rc = ffl_client_ping(sc->c); /* nothing more is read ahead */
-    struct export e = {.sc = sc, .ticket = t->t.id, .exec = exec};
+    struct export e = {.sc = sc, .ticket = &t->t, .exec = exec};
     if (rc == 0)
         fd_each(export_one, &e);
     fd_each(unmark, NULL);

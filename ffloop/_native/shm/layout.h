@@ -56,7 +56,7 @@ enum ffl_op {
     FFL_OP_ERROR,      /* - / arg = -errno: the socket failed (send or receive) */
     FFL_OP_CLOSED,     /* - / the last completion of a handle; it may be used again */
     FFL_OP_UNREAD,     /* buf, arg = bytes: read ahead and given back, for whoever reads next / - */
-    FFL_OP_EXPORT,     /* arg = ticket: a reference for whoever holds it / - */
+    FFL_OP_EXPORT,     /* arg = ticket, buf = its key's low half: a reference for its holder / - */
     FFL_OP_IMPORT,     /* open `handle` (application's range), buf: ffl_import / FFL_IMPORT_* */
     FFL_OP_NOP,        /* answers with its own arg (tests, round-trip benchmark) */
     FFL_OP_COUNT

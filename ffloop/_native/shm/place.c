@@ -48,11 +48,13 @@ int ffl_place_check(const char *path, uid_t *owner, char *why, size_t whylen)
                  dir, (unsigned)d.st_uid, (unsigned)geteuid());
     else if (owner && there && S_ISLNK(s.st_mode))
         snprintf(why, whylen, "'%s' is a symbolic link: name the socket itself", path);
-    else if (owner && there && open && !trusted(s.st_uid))
-        snprintf(why, whylen,
-                 "'%s' is of user %u, and every user may write in '%s': have the instance listen "
-                 "where only its user may",
-                 path, (unsigned)s.st_uid, dir);
+    else if (owner && there && !trusted(s.st_uid) &&
+             (open || (d.st_mode & S_IWGRP && s.st_uid != d.st_uid)))
+        snprintf(
+            why, whylen,
+            "'%s' is of user %u, and %s may write in '%s': have the instance listen where only "
+            "its user may",
+            path, (unsigned)s.st_uid, open ? "every user" : "a group", dir);
     else {
         if (owner && there)
             *owner = s.st_uid;

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -287,10 +288,17 @@ static bool may(int level, int name, bool set)
     return false;
 }
 
+/* What the kernel says of an option that is none. */
+static int no_option(int fd, int level)
+{
+    int val = 0;
+    return setsockopt(fd, level, INT_MAX, &val, sizeof(val)) < 0 ? -errno : -ENOPROTOOPT;
+}
+
 static int host_setsockopt(void *st, int fd, int level, int name, const void *val, uint32_t len)
 {
     if (!may(level, name, true))
-        return may(level, name, false) ? -EPERM : -ENOPROTOOPT;
+        return may(level, name, false) ? -EPERM : no_option(fd, level);
     return setsockopt(fd, level, name, val, len) < 0 ? -errno : 0;
 }
 
@@ -298,7 +306,7 @@ static int host_getsockopt(void *st, int fd, int level, int name, void *val, uin
 {
     socklen_t n = *len;
     if (!may(level, name, false))
-        return -ENOPROTOOPT;
+        return no_option(fd, level);
     if (getsockopt(fd, level, name, val, &n) < 0)
         return -errno;
     *len = n;
