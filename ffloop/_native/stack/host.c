@@ -288,17 +288,15 @@ static bool may(int level, int name, bool set)
     return false;
 }
 
-/* What the kernel says of an option that is none. */
-static int no_option(int fd, int level)
-{
-    int val = 0;
-    return setsockopt(fd, level, INT_MAX, &val, sizeof(val)) < 0 ? -errno : -ENOPROTOOPT;
-}
+#define NO_OPTION INT_MAX /* the kernel's own words for one that is not there, or no such level */
 
 static int host_setsockopt(void *st, int fd, int level, int name, const void *val, uint32_t len)
 {
-    if (!may(level, name, true))
-        return may(level, name, false) ? -EPERM : no_option(fd, level);
+    if (!may(level, name, true)) {
+        if (may(level, name, false))
+            return -EPERM;
+        name = NO_OPTION;
+    }
     return setsockopt(fd, level, name, val, len) < 0 ? -errno : 0;
 }
 
@@ -306,7 +304,7 @@ static int host_getsockopt(void *st, int fd, int level, int name, void *val, uin
 {
     socklen_t n = *len;
     if (!may(level, name, false))
-        return no_option(fd, level);
+        name = NO_OPTION;
     if (getsockopt(fd, level, name, val, &n) < 0)
         return -errno;
     *len = n;
