@@ -68,7 +68,7 @@ void raw_attach(struct raw *r);
 void raw_attach_sized(struct raw *r, uint32_t max_sockets, uint32_t pool_kib);
 bool lab_ticket(struct ffl_ticket *t); /* opens one; false: refused */
 void raw_export(struct raw *r, uint32_t handle, const struct ffl_ticket *t);
-void raw_gone(struct raw *r);          /* closes everything, without a word */
+void raw_gone(struct raw *r); /* closes everything, without a word */
 /* The last application goes: nothing may be left of it; then the instance goes too. */
 void raw_finish(struct raw *r);
 bool raw_rung(int bell);       /* was the doorbell rung since the last look? */
