@@ -21,6 +21,9 @@ def shim_environment(shared_instance: Instance) -> dict[str, str]:
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[Instance]:
+    """One of the test's own, in which no socket may be left when the test has ended."""
     instance = Instance(tmp_path)
     yield instance
+    if instance.process.poll() is None:
+        instance.drained()
     instance.stop()

@@ -2,9 +2,11 @@
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import ffloop
+from ffloop import _ring
 
 NATIVE = Path(ffloop.__path__[0], "_native")
 
@@ -49,6 +51,13 @@ class Instance:
                 inodes.add(f"socket:[{fields[9]}]")
         fds = Path("/proc", str(self.process.pid), "fd")
         return sum(os.readlink(fd) in inodes for fd in fds.iterdir())
+
+    def drained(self) -> None:
+        """Until it has no session and no socket; AssertionError when that does not come."""
+        late = time.monotonic() + 15
+        while (seen := _ring.instance_stats(self.path))["sockets"] or seen["sessions"]:
+            assert time.monotonic() < late, f"left behind: {seen}"
+            time.sleep(0.005)
 
     def stop(self) -> None:
         self.process.terminate()

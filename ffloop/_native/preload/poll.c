@@ -38,6 +38,8 @@ uint32_t sock_poll(struct sock *s, uint32_t want)
     unsigned st = ffl_client_state(s->sc->c, s->h);
     if (st & FFL_ST_CONNECTING)
         return 0;
+    if (s->lost)
+        return 0; /* servers accept again and again while there seems to be something */
     if (s->state == SOCK_LISTENING && !(st & FFL_ST_FAILED))
         return st & FFL_ST_READ ? EPOLLIN | EPOLLRDNORM : 0;
     if (s->state == SOCK_BOUND)

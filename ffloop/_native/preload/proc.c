@@ -276,6 +276,29 @@ static int count(char *const envp[])
     return n;
 }
 
+/* What brought the shim here, as it was at the start. It goes along with the sockets, also where a
+ * program makes a new environment of its own (nginx, for a binary upgrade). */
+static char *brought[64];
+
+static void keep_environment(void)
+{
+    static const char *const names[] = {"LD_PRELOAD=", "FFLOOP_", "FF_", KEEP "="};
+    size_t n = 0;
+    for (char **e = environ; e && *e && n < FFL_COUNT(brought); e++)
+        for (size_t i = 0; i < FFL_COUNT(names); i++)
+            if (!strncmp(*e, names[i], strlen(names[i])) && (brought[n] = strdup(*e)))
+                n++; /* no memory: it does not go along */
+}
+
+static bool has_name(char *const envp[], const char *entry)
+{
+    size_t len = strcspn(entry, "=") + 1;
+    for (; envp && *envp; envp++)
+        if (!strncmp(*envp, entry, len))
+            return true;
+    return false;
+}
+
 /* Prepares an exec or a spawn: envp with ours in it. Unlocked before and after. */
 static char *const *carry_begin(struct carry *c, char *const envp[])
 {
@@ -295,13 +318,16 @@ static char *const *carry_begin(struct carry *c, char *const envp[])
         c->var = malloc(ROOM);
     int n = count(envp);
     if (c->var)
-        c->envp = malloc(((size_t)n + 2) * sizeof(*c->envp));
+        c->envp = malloc(((size_t)n + FFL_COUNT(brought) + 2) * sizeof(*c->envp));
     if (c->envp) {
         struct text x = {.p = c->var, .cap = ROOM, .t = c->t};
         x.len = (size_t)snprintf(c->var, ROOM, ENV "=%d:%u:%llu:%d", c->t->t.fd, c->t->t.id,
                                  (unsigned long long)c->t->t.key, c->t->index);
         fd_each(describe, &x);
         memcpy(c->envp, envp, (size_t)n * sizeof(*envp));
+        for (char **b = brought; b < brought + FFL_COUNT(brought) && *b; b++)
+            if (!has_name(envp, *b))
+                c->envp[n++] = *b;
         c->envp[n] = c->var;
         c->envp[n + 1] = NULL;
         (void)real.fcntl(c->t->t.fd, F_SETFD, 0); /* it is open */
@@ -481,6 +507,7 @@ void proc_start(void)
 {
     ffl_client_at_fork();
     (void)pthread_atfork(before_fork, fork_parent, fork_child); /* ENOMEM: children have none */
+    keep_environment();
     const char *keep = secure_getenv(KEEP), *v = secure_getenv(ENV);
     if (keep && sscanf(keep, "%d:", &options.keep.fd) == 1 && strchr(keep, ':')) {
         fd_ours_keep(options.keep.fd);

@@ -449,8 +449,10 @@ API int connect(int fd, const struct sockaddr *sa, socklen_t len)
 static int accept_now(struct sock *l, struct ffl_names *names, int flags)
 {
     struct ffl_client *c = l->sc->c;
-    if (ffl_client_dead(c))
+    if (ffl_client_dead(c)) {
+        l->lost = true;
         return -ECONNABORTED;
+    }
     if (!(ffl_client_state(c, l->h) & FFL_ST_READ))
         ffl_client_reap(c);
     if (!(ffl_client_state(c, l->h) & FFL_ST_READ))

@@ -46,10 +46,11 @@ void report(const char *fmt, ...)
 
 /* ---- the environment ----------------------------------------------------------------------- */
 
+/* A copy: programs that set their title write over the environment. NULL: not set, or no memory. */
 static const char *text(const char *name)
 {
     const char *v = secure_getenv(name);
-    return v && *v ? v : NULL;
+    return v && *v ? strdup(v) : NULL;
 }
 
 static long number(const char *name, long otherwise, long min, long max)

@@ -1,0 +1,84 @@
+"""kill -9 of a worker, the master and the instance, under load: nothing hangs, nothing stays."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from programs import Load, alive, children, free_port, need, running, until
+from shim import Instance
+from test_nginx import PAGE, configure
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def kill(pid: int) -> None:
+    """One that is a child of a child: gone or a zombie when this returns."""
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not alive(pid))
+
+
+def test_workers(instance: Instance, tmp_path: Path) -> None:
+    """The master starts others; what the dead ones had is answered or reset, and is not left."""
+    port, command = configure(tmp_path, "single.conf")
+    with (
+        running(instance, port, *command, "-g", "daemon off;") as master,
+        Load(port, PAGE) as load,
+    ):
+        for _ in range(10):
+            until(lambda: len(children(master.pid)) == 4)
+            kill(children(master.pid)[0])
+            load.answered_more(20)
+
+
+def test_master(instance: Instance, tmp_path: Path) -> None:
+    """Its workers serve on, and the instance is empty when they are gone too."""
+    port, command = configure(tmp_path, "single.conf")
+    with running(instance, port, *command, "-g", "daemon off;") as master, Load(port, PAGE) as load:
+        load.answered_more(20)
+        workers = children(master.pid)
+        kill(master.pid)
+        load.answered_more(50)
+        assert load.failed == []
+        for pid in workers:
+            kill(pid)
+    instance.drained()
+
+
+def test_instance(tmp_path: Path) -> None:
+    """Connections are reset at once, the program says why and ends when it is told to."""
+    instance = Instance(tmp_path)
+    port, command = configure(tmp_path, "single.conf")
+    process = subprocess.Popen([*command, "-g", "daemon off;"], env=instance.environment())
+    with Load(port, PAGE) as load:
+        load.answered_more(50)
+        workers = children(process.pid)
+        instance.process.kill()
+        instance.process.wait()
+        until(lambda: len(load.failed) > 20)
+    assert not [e for e in load.failed if "timed out" in e]
+    log = tmp_path / "error.log"  # nginx has made it its standard error
+    until(lambda: log.read_text().count("has ended: its connections are reset") == len(workers))
+    process.send_signal(signal.SIGQUIT)
+    assert process.wait(20) == 0
+    assert not any(alive(pid) for pid in workers)
+    lines = log.read_text().splitlines()
+    assert len(lines) < 1000, lines[-5:]  # it does not spin on a dead listener
+
+
+def test_redis(instance: Instance, tmp_path: Path) -> None:
+    """The server is killed in the middle of a benchmark."""
+    port = free_port()
+    command = [need("redis-server"), "--port", str(port), "--save", "", "--loglevel", "warning"]
+    with running(instance, port, *command, "--dir", str(tmp_path)) as server:
+        bench = [need("redis-benchmark"), "-p", str(port), "-q", "-n", "10000000", "-t", "set"]
+        with subprocess.Popen(
+            bench, env=instance.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as client:
+            assert client.stdout
+            client.stdout.read(200)  # it is under way
+            server.kill()
+            server.wait()
+            client.stdout.read()
+            assert client.wait(20) != 0
