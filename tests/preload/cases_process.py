@@ -1,5 +1,6 @@
 """Other processes: fork, exec, spawn; who owns what."""
 
+import ctypes
 import os
 import select
 import signal
@@ -8,7 +9,7 @@ import subprocess
 import sys
 
 from lib import *  # noqa: F403
-from lib import attempt, case, listener, main, pair, wait
+from lib import attempt, c, case, listener, main, pair, wait
 
 
 def child(function):
@@ -213,6 +214,11 @@ def exec_as_standard_output():
         return [got, join(pid)]
 
 
+def vector(strings):
+    """A char *[] that ends with NULL."""
+    return (ctypes.c_char_p * (len(strings) + 1))(*strings)
+
+
 @case
 def spawn_with_a_socket_as_stdout():
     with pair() as (a, b):
@@ -238,6 +244,33 @@ def posix_spawn_inherits():
         pid = os.posix_spawn(sys.executable, [sys.executable, "-c", code], os.environ)
         got = b.recv(100).decode()
         return [got, join(pid)]
+
+
+@case
+def posix_spawn_closes_from():
+    """A socket that closes on exec, as standard output; and the rest is closed."""
+    with pair() as (a, b):
+        read_end, write_end = os.pipe()
+        os.set_inheritable(write_end, True)
+        code = f"import os; os.write(1, b'to the socket'); os.write({write_end}, b'?')"
+        argv = [os.fsencode(sys.executable), b"-c", code.encode()]
+        actions, pid = ctypes.create_string_buffer(256), ctypes.c_int()
+        said = [
+            c("posix_spawn_file_actions_init", actions),
+            c("posix_spawn_file_actions_adddup2", actions, a.fileno(), 1),
+            c("posix_spawn_file_actions_adddup2", actions, os.open("/dev/null", os.O_WRONLY), 2),
+            c("posix_spawn_file_actions_addclosefrom_np", actions, 3),
+            c("posix_spawn", ctypes.byref(pid), argv[0], actions, None, vector(argv),
+              vector([k + b"=" + v for k, v in os.environb.items()])),
+            c("posix_spawn_file_actions_destroy", actions),
+        ]  # fmt: skip
+        a.close()
+        os.close(write_end)
+        return [
+            said,
+            *(x.decode() for x in (b.recv(100), b.recv(1), os.read(read_end, 1))),
+            join(pid.value),
+        ]
 
 
 @case

@@ -186,6 +186,7 @@ struct sock {
     bool nonblock, shut_rd, told, abort, orphan;
     bool named; /* a datagram socket: it has a port */
     bool force_stack, force_kernel, shared, exported, reuse_port;
+    bool spawned;               /* a spawn's file actions named it */
     bool lost;                  /* a listener whose instance has ended, and accept() has said so */
     int kernel_fd;              /* FFLOOP_DUAL_LISTEN: the kernel's listener beside it, or -1 */
     struct ffl_addr bound;      /* FF_MULTI_SC: family 0 but for those that are spread, */

@@ -94,6 +94,12 @@ static void disarm_one(int fd, struct node *n, void *arg)
         ffl_client_disarm(s->sc->c, s->h);
 }
 
+/* A spawn's file actions may give it to the child under another number, close-on-exec or not. */
+static bool stays_open(int fd, const struct sock *s)
+{
+    return s->spawned || !(real.fcntl(fd, F_GETFD) & FD_CLOEXEC);
+}
+
 struct export {
     struct sc *sc;
     const struct ffl_ticket *ticket;
@@ -106,7 +112,7 @@ static void export_one(int fd, struct node *n, void *arg)
     struct sock *s = (struct sock *)n;
     if (n->kind != NODE_SOCK || s->sc != e->sc || s->exported)
         return;
-    if (e->exec && real.fcntl(fd, F_GETFD) & FD_CLOEXEC)
+    if (e->exec && !stays_open(fd, s))
         return;
     if (reads_ahead(s))
         (void)ffl_client_give_back(s->sc->c, s->h); /* the session is dead: so is the socket */
@@ -241,8 +247,8 @@ static void describe(int fd, struct node *n, void *arg)
     struct text *x = arg;
     struct sock *s = (struct sock *)n;
     struct stat st;
-    if (n->kind != NODE_SOCK || !s->sc || s->sc != x->t->sc ||
-        real.fcntl(fd, F_GETFD) & FD_CLOEXEC || fstat(fd, &st) < 0)
+    if (n->kind != NODE_SOCK || !s->sc || s->sc != x->t->sc || !stays_open(fd, s) ||
+        fstat(fd, &st) < 0)
         return;
     char one[160];
     int k = snprintf(one, sizeof(one), ";%lu:%d:%d:%d:%d:%d:%d:%lld:%lld", (unsigned long)st.st_ino,
@@ -257,8 +263,8 @@ static void describe(int fd, struct node *n, void *arg)
 
 static void kept(int fd, struct node *n, void *arg)
 {
-    if (n->kind == NODE_SOCK && !(real.fcntl(fd, F_GETFD) & FD_CLOEXEC) &&
-        (((struct sock *)n)->sc || ((struct sock *)n)->ticket))
+    const struct sock *s = (struct sock *)n;
+    if (n->kind == NODE_SOCK && (s->sc || s->ticket) && stays_open(fd, s))
         *(bool *)arg = true;
 }
 
@@ -442,6 +448,38 @@ API int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_action
     struct carry c;
     int rc = real.posix_spawnp(pid, file, actions, attr, argv, carry_begin(&c, envp));
     carry_end(&c);
+    return rc;
+}
+
+API int posix_spawn_file_actions_adddup2(posix_spawn_file_actions_t *actions, int fd, int newfd)
+{
+    real_start();
+    if (maybe_ours(fd)) {
+        lock();
+        struct node *n = fd_node(fd);
+        if (n && n->kind == NODE_SOCK)
+            ((struct sock *)n)->spawned = true;
+        unlock();
+    }
+    return real.posix_spawn_file_actions_adddup2(actions, fd, newfd);
+}
+
+/* Those that are open, but not ours: a child needs the ticket. */
+API int posix_spawn_file_actions_addclosefrom_np(posix_spawn_file_actions_t *actions, int low)
+{
+    real_start();
+    DIR *d = started && !tls.inside ? opendir("/proc/self/fd") : NULL;
+    struct dirent *e;
+    int rc = 0;
+    if (!d)
+        return real.posix_spawn_file_actions_addclosefrom_np(actions, low);
+    while (rc == 0 && (e = readdir(d))) {
+        int fd = atoi(e->d_name);
+        const struct node *n = fd_node(fd);
+        if (e->d_name[0] != '.' && fd >= low && fd != dirfd(d) && !(n && n->kind == NODE_OURS))
+            rc = posix_spawn_file_actions_addclose(actions, fd);
+    }
+    closedir(d);
     return rc;
 }
 

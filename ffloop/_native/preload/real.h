@@ -78,6 +78,8 @@
     X(int, posix_spawnp,                                                                           \
       (pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *,       \
        char *const[], char *const[]))                                                              \
+    X(int, posix_spawn_file_actions_adddup2, (posix_spawn_file_actions_t *, int, int))             \
+    X(int, posix_spawn_file_actions_addclosefrom_np, (posix_spawn_file_actions_t *, int))          \
     X(long, syscall, (long, ...))
 
 struct real_calls {
