@@ -38,6 +38,19 @@ _KEEPALIVE = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT),
 )
 
+# MSG_ flags that a socket without blocking calls, SIGPIPE and descriptors in messages heeds by
+# itself. MSG_MORE is a hint to TCP (the instance gathers what is sent together), not to UDP.
+_HEEDED = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_SEND_FLAGS = _HEEDED | socket.MSG_CONFIRM
+_SEND_FLAGS_STREAM = _SEND_FLAGS | socket.MSG_MORE | socket.MSG_EOR
+_RECV_FLAGS = _HEEDED | socket.MSG_PEEK | socket.MSG_WAITALL | socket.MSG_CMSG_CLOEXEC
+
+
+def _allow(flags: int, allowed: int) -> None:
+    if rest := flags & ~allowed:
+        reason = f"flags {socket.MsgFlag(rest)!r} on a stack socket"
+        raise OSError(errno.EOPNOTSUPP, f"{os.strerror(errno.EOPNOTSUPP)}: {reason}")
+
 
 class StackSocket:
     """A socket on the stack. The constructor's arguments are socket.socket's.
@@ -249,21 +262,28 @@ class StackSocket:
             return exc.errno or errno.EIO
         return 0
 
+    # (recv and send take flags as socket.socket's do: EOPNOTSUPP for what would change a call and
+    # is not there, such as MSG_OOB.)
+
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
         ring, handle = self._live()
+        _allow(flags, _RECV_FLAGS)
         return ring.recv(handle, bufsize, flags)
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         ring, handle = self._live()
+        _allow(flags, _RECV_FLAGS)
         return ring.recv_into(handle, buffer, nbytes, flags)
 
     def recvfrom(self, bufsize: int, flags: int = 0, /) -> tuple[bytes, Any]:
         ring, handle = self._live()
+        _allow(flags, _RECV_FLAGS)
         data, source = ring.recvfrom(handle, bufsize, flags)
         return data, None if self.type == socket.SOCK_STREAM else source
 
     def recvfrom_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> tuple[int, Any]:
         ring, handle = self._live()
+        _allow(flags, _RECV_FLAGS)
         size, source = ring.recvfrom_into(handle, buffer, nbytes, flags)
         return size, None if self.type == socket.SOCK_STREAM else source
 
@@ -272,6 +292,7 @@ class StackSocket:
     ) -> tuple[bytes, list[Any], int, Any]:
         """As socket.socket's; there is no ancillary data."""
         ring, handle = self._live()
+        _allow(flags, _RECV_FLAGS)
         data, told, source = ring.recvmsg(handle, bufsize, flags)
         return data, [], told, None if self.type == socket.SOCK_STREAM else source
 
@@ -294,22 +315,29 @@ class StackSocket:
     def send(self, data: Any, flags: int = 0, /) -> int:
         ring, handle = self._live()
         if self.type == socket.SOCK_DGRAM:
+            _allow(flags, _SEND_FLAGS)
             return ring.sendto(handle, self._ep().family, data, None)
+        _allow(flags, _SEND_FLAGS_STREAM)
         return ring.send(handle, data)
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
         """As a non-blocking socket's: BlockingIOError after a part; await loop.sock_sendall."""
-        ring, handle = self._live()
+        if self.type == socket.SOCK_DGRAM:
+            self.send(data, flags)  # whole, or not at all
+            return
         with memoryview(data) as view, view.cast("B") as rest:
-            done = 0
+            done = self.send(rest, flags)
             while done < len(rest):
-                done += ring.send(handle, rest[done:])
+                done += self.send(rest[done:], flags)
 
     def sendto(self, data: Any, *args: Any) -> int:
         """sendto(data, address) or sendto(data, flags, address)."""
         if not 1 <= len(args) <= 2:
             raise TypeError("sendto() takes 2 or 3 arguments")
         ring, handle = self._live()
+        stream = self.type == socket.SOCK_STREAM
+        if len(args) == 2:
+            _allow(args[0], _SEND_FLAGS_STREAM if stream else _SEND_FLAGS)
         return ring.sendto(handle, self._ep().family, data, args[-1])
 
     def sendmsg(
@@ -318,7 +346,7 @@ class StackSocket:
         if ancdata:
             raise error(errno.EOPNOTSUPP)
         data = b"".join(buffers)
-        return self.send(data) if address is None else self.sendto(data, address)
+        return self.send(data, flags) if address is None else self.sendto(data, flags, address)
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
         """Raises ValueError, as every non-blocking socket's."""

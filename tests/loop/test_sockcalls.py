@@ -374,6 +374,80 @@ def test_recvmsg_of_a_datagram_that_is_cut(run):
     run(main())
 
 
+def test_sendall_of_a_datagram(run_std):
+    """One datagram, an empty one too."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        with make(run_std, socket.SOCK_DGRAM) as left, make(run_std, socket.SOCK_DGRAM) as right:
+            left.bind((HOST, 0))
+            right.bind((HOST, 0))
+            await loop.sock_connect(right, left.getsockname())
+            for data in (b"whole", b"", b"x" * 1400):
+                right.sendall(data)
+                assert await loop.sock_recvfrom(left, 65536) == (data, right.getsockname())
+
+    run_std(main())
+
+
+def test_flags(run, no_leaks):
+    """MSG_DONTWAIT and its like say what holds anyway; MSG_PEEK leaves the bytes."""
+    harmless = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        sock, peer = await connected(run)
+        with sock:
+            with pytest.raises(BlockingIOError):
+                sock.recv(1, socket.MSG_DONTWAIT)
+            sock.sendall(b"a", harmless)
+            assert sock.send(b"b", socket.MSG_MORE) == 1
+            assert sock.send(b"c", harmless) == 1
+            assert sock.sendmsg([b"d", b"e"], (), harmless) == 2
+            assert await peer.got(5) == b"abcde"
+            peer.transport.write(b"answer")
+            readable = loop.create_future()
+            loop.add_reader(sock, lambda: readable.done() or readable.set_result(None))
+            await readable
+            loop.remove_reader(sock)
+            assert sock.recv(3, socket.MSG_PEEK | harmless) == b"ans"
+            assert sock.recvmsg(3, 0, harmless)[0] == b"ans"
+            assert sock.recv(9, socket.MSG_WAITALL) == b"wer"
+        await peer.lost
+        with make(run, socket.SOCK_DGRAM) as left, make(run, socket.SOCK_DGRAM) as right:
+            left.bind((HOST, 0))
+            right.bind((HOST, 0))
+            right.sendto(b"here", harmless, left.getsockname())
+            assert await loop.sock_recv(left, 100) == b"here"
+
+    run(main())
+
+
+def test_flags_that_are_not_there(run_ff):
+    """They would change what a call does: an error, not another call in silence."""
+
+    async def main():
+        sock, peer = await connected(run_ff)
+        with sock, make(run_ff, socket.SOCK_DGRAM) as datagrams:
+            datagrams.bind((HOST, 0))
+            for call in (
+                lambda: sock.send(b"x", socket.MSG_OOB),
+                lambda: sock.sendall(b"x", socket.MSG_OOB | socket.MSG_DONTWAIT),
+                lambda: sock.sendmsg([b"x"], (), socket.MSG_OOB),
+                lambda: sock.recv(1, socket.MSG_OOB),
+                lambda: sock.recv_into(bytearray(1), 1, socket.MSG_TRUNC),
+                lambda: datagrams.sendto(b"x", socket.MSG_MORE, datagrams.getsockname()),
+                lambda: datagrams.recvfrom(1, socket.MSG_ERRQUEUE),
+            ):
+                with pytest.raises(OSError, match=r"MSG_.* on a stack socket") as caught:
+                    call()
+                assert caught.value.errno == errno.EOPNOTSUPP
+        await peer.lost
+        assert not peer.data
+
+    run_ff(main())
+
+
 def test_what_a_stack_socket_cannot(run_ff):
     async def main():
         import ffloop
