@@ -1,10 +1,11 @@
 """Instances for the tests of the shim."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shim import Instance
+from shim import Instance, OnFStack
 
 
 @pytest.fixture(scope="session")
@@ -20,10 +21,16 @@ def shim_environment(shared_instance: Instance) -> dict[str, str]:
 
 
 @pytest.fixture
-def instance(tmp_path: Path) -> Iterator[Instance]:
-    """One of the test's own, in which no socket may be left when the test has ended."""
-    instance = Instance(tmp_path)
-    yield instance
-    if instance.process.poll() is None:
-        instance.drained()
-    instance.stop()
+def instance(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Instance]:
+    """In it no socket may be left when the test has ended. One of the test's own on the host stack,
+    or (`either_stack`) the real F-Stack's, with the test in its peer's namespace."""
+    with contextlib.ExitStack() as stack:
+        if getattr(request, "param", "host") == "host":
+            instance = Instance(tmp_path)
+        else:
+            from fstack import net
+
+            instance = OnFStack(request.getfixturevalue("fstack"))
+            stack.enter_context(net.within(instance.fstack.net.peer))
+        yield instance
+        instance.stop()

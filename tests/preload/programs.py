@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 from shim import Instance
 
+ON_FSTACK = ("fstack",) if os.environ.get("FF_PATH") else ()
 EXAMPLES = Path(__file__).parents[2] / "examples"
+either_stack = pytest.mark.parametrize("instance", ["host", *ON_FSTACK], indirect=True)
 FULL = os.environ.get("FFLOOP_SCALE") == "full"
 
 
@@ -32,15 +34,15 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-def get(port: int, path: str = "/") -> bytes:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+def get(address: str, port: int, path: str = "/") -> bytes:
+    with urllib.request.urlopen(f"http://{address}:{port}{path}", timeout=10) as answer:
         return bytes(answer.read())
 
 
-def until_up(port: int, process: subprocess.Popen[bytes]) -> None:
+def until_up(address: str, port: int, process: subprocess.Popen[bytes]) -> None:
     while process.poll() is None:
         with socket.socket() as s:
-            if s.connect_ex(("127.0.0.1", port)) == 0:
+            if s.connect_ex((address, port)) == 0:
                 return
         time.sleep(0.02)
     pytest.fail(f"{process.args} ended with {process.returncode}")
@@ -48,11 +50,12 @@ def until_up(port: int, process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def running(
-    instance: Instance, port: int, *command: str, **more: str
+    instance: Instance, port: int, *command: str, address: str = "", **more: str
 ) -> Iterator[subprocess.Popen[bytes]]:
+    """A server under the shim, once it answers (at the instance's address unless told)."""
     process = subprocess.Popen(command, env=instance.environment(**more))
     try:
-        until_up(port, process)
+        until_up(address or instance.address, port, process)
         yield process
     finally:
         process.send_signal(signal.SIGTERM)
@@ -80,8 +83,8 @@ def children(pid: int) -> list[int]:
 class Load:
     """Threads that ask for a page, a new connection each time; `failed` has what went wrong."""
 
-    def __init__(self, port: int, page: bytes, threads: int = 4) -> None:
-        self.port, self.page = port, page
+    def __init__(self, address: str, port: int, page: bytes, threads: int = 4) -> None:
+        self.address, self.port, self.page = address, port, page
         self.answered = 0
         self.failed: list[str] = []
         self._over = threading.Event()
@@ -90,7 +93,7 @@ class Load:
     def _run(self) -> None:
         while not self._over.is_set():
             try:
-                assert get(self.port) == self.page
+                assert get(self.address, self.port) == self.page
                 self.answered += 1
             except Exception as exc:
                 self.failed.append(repr(exc))

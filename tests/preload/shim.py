@@ -4,6 +4,7 @@ import os
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import ffloop
 from ffloop import _ring
@@ -13,7 +14,10 @@ NATIVE = Path(ffloop.__path__[0], "_native")
 
 class Instance:
     """An instance of our own, on the host stack unless told; the number-th of several. `stop`
-    ends it."""
+    ends it. Servers on it are at `address`; what is on it too reaches them at `mirror`, and
+    kernel sockets at `peer`."""
+
+    address = mirror = peer = "127.0.0.1"
 
     def __init__(self, folder: Path, *options: str, number: int = 0) -> None:
         self.path = str(folder / f"instance{f'-{number}' if number else ''}.sock")
@@ -60,7 +64,24 @@ class Instance:
             time.sleep(0.005)
 
     def stop(self) -> None:
+        if self.process.poll() is None:
+            self.drained()
         self.process.terminate()
         self.process.wait(10)
         assert self.process.stdout
         self.process.stdout.close()
+
+
+class OnFStack(Instance):
+    """The session's instance on the real F-Stack (fstack/net.py); `stop` leaves it running."""
+
+    def __init__(self, fstack: Any) -> None:
+        from fstack import net
+
+        self.fstack, self.path, self.process = fstack, fstack.path, fstack.process
+        self.address, self.mirror, self.peer = net.STACK, net.MIRROR[net.STACK], net.PEER
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.drained()
+        self.fstack.revive()

@@ -10,20 +10,34 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from programs import EXAMPLES, FULL, Load, alive, children, free_port, get, need, running, until
+from programs import (
+    EXAMPLES,
+    FULL,
+    Load,
+    alive,
+    children,
+    either_stack,
+    free_port,
+    get,
+    need,
+    running,
+    until,
+)
 from shim import Instance
 
-pytestmark = pytest.mark.timeout(600 if FULL else 60)
+pytestmark = [pytest.mark.timeout(600 if FULL else 60), either_stack]
 PAGE = b"nginx on the stack\n"
 FILE = bytes(range(256)) * 8192
 RELOADS = 1000 if FULL else 100
 
 
-def configure(folder: Path, name: str, upstream: int = 1, **changes: str) -> tuple[int, list[str]]:
+def configure(
+    address: str, folder: Path, name: str, upstream: int = 1, **changes: str
+) -> tuple[int, list[str]]:
     """(port, command) of a configuration of examples/nginx, at a port of its own."""
     program, port = need("nginx"), free_port()
     text = (EXAMPLES / "nginx" / name).read_text()
-    text = text.replace("8088", str(port)).replace("8089", str(upstream))
+    text = text.replace("127.0.0.1:8088", f"{address}:{port}").replace("8089", str(upstream))
     for before, after in changes.items():
         assert f"{before} " in text
         text = re.sub(rf"\b{before} .*;", f"{before} {after};", text)
@@ -44,7 +58,7 @@ def nginx(
     environment: dict[str, str] | None = None, **changes: str,
 ) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:  # fmt: skip
     """(port, master); it must leave no complaints in its log."""
-    port, command = configure(folder, name, upstream, **changes)
+    port, command = configure(instance.address, folder, name, upstream, **changes)
     command += ["-g", "daemon off;"]
     with running(instance, port, *command, **(environment or {})) as process:
         yield port, process
@@ -59,8 +73,8 @@ def test_serves(instance: Instance, tmp_path: Path, name: str, workers: str, sen
     with nginx(instance, tmp_path, name, **changes) as (port, process):
         assert len(children(process.pid)) == int(workers)
         for _ in range(40):
-            assert get(port) == PAGE
-        assert get(port, "/files/big") == FILE
+            assert get(instance.address, port) == PAGE
+        assert get(instance.address, port, "/files/big") == FILE
 
 
 @pytest.mark.parametrize("keepalive", [True, False])
@@ -70,7 +84,7 @@ def test_wrk(instance: Instance, tmp_path: Path, keepalive: bool) -> None:
     with nginx(instance, tmp_path, "nginx.conf") as (port, _):
         more = [] if keepalive else ["-H", "Connection: close"]
         said = subprocess.run(
-            [wrk, "-t1", "-c64", "-d2", *more, f"http://127.0.0.1:{port}/"],
+            [wrk, "-t1", "-c64", "-d2", *more, f"http://{instance.address}:{port}/"],
             capture_output=True, text=True, check=True, timeout=30,
         ).stdout  # fmt: skip
         assert "Socket errors" not in said and "Non-2xx" not in said, said
@@ -81,8 +95,12 @@ def test_wrk(instance: Instance, tmp_path: Path, keepalive: bool) -> None:
 def test_proxy(instance: Instance, tmp_path: Path, where: str) -> None:
     """To an upstream under the shim; one without it; and to that by a kernel socket."""
     upstream = free_port()
-    address = "127.0.0.2" if where == "kernel route" else "127.0.0.1"
-    more = {"LD_PRELOAD": ""} if where != "upstream on the stack" else {}
+    address = {
+        "upstream on the stack": instance.mirror,
+        "on the kernel": instance.peer,
+        "kernel route": "127.0.0.2",
+    }[where]
+    more = {"LD_PRELOAD": "", "address": instance.peer} if address != instance.mirror else {}
     routes = {"FFLOOP_ROUTES": "127.0.0.2/32=kernel"} if where == "kernel route" else {}
     command = [sys.executable, "-m", "http.server", str(upstream), "--directory", str(tmp_path)]
     (tmp_path / "page").write_text("behind the proxy")
@@ -95,13 +113,13 @@ def test_proxy(instance: Instance, tmp_path: Path, where: str) -> None:
         ) as (port, _),
     ):  # fmt: skip
         for _ in range(10):
-            assert get(port, "/proxy/page") == b"behind the proxy"
-        assert get(port, "/proxy/large") == FILE
+            assert get(instance.address, port, "/proxy/page") == b"behind the proxy"
+        assert get(instance.address, port, "/proxy/large") == FILE
 
 
 def test_reloads_under_load(instance: Instance, tmp_path: Path) -> None:
     """No request fails. (With reuseport some do, natively as well: a worker's queue is lost.)"""
-    with nginx(instance, tmp_path) as (port, process), Load(port, PAGE) as load:
+    with nginx(instance, tmp_path) as (port, process), Load(instance.address, port, PAGE) as load:
         for _ in range(RELOADS):
             before = set(children(process.pid))
             process.send_signal(signal.SIGHUP)
@@ -113,7 +131,7 @@ def test_reloads_under_load(instance: Instance, tmp_path: Path) -> None:
 @contextmanager
 def daemon(instance: Instance, folder: Path) -> Iterator[int]:
     """The port of an nginx in the background; whoever is its master ends."""
-    port, command = configure(folder, "single.conf")
+    port, command = configure(instance.address, folder, "single.conf")
     pid = folder / "nginx.pid"
     subprocess.run(command, env=instance.environment(), check=True, timeout=20)
     until(lambda: pid.exists() and pid.read_text().strip())
@@ -128,7 +146,7 @@ def daemon(instance: Instance, folder: Path) -> Iterator[int]:
 
 def test_binary_upgrade(instance: Instance, tmp_path: Path) -> None:
     """USR2, WINCH, QUIT under load: the new binary inherits the listening socket."""
-    with daemon(instance, tmp_path) as port, Load(port, PAGE) as load:
+    with daemon(instance, tmp_path) as port, Load(instance.address, port, PAGE) as load:
         pid, old_pid = tmp_path / "nginx.pid", tmp_path / "nginx.pid.oldbin"
         for _ in range(3):
             old = int(pid.read_text())

@@ -1,4 +1,4 @@
-"""Unmodified programs of Debian under the shim, on a host instance."""
+"""Unmodified programs of Debian under the shim."""
 
 import subprocess
 import sys
@@ -6,20 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import free_port, need, running
+from programs import either_stack, free_port, need, running
 from shim import Instance
 
 pytestmark = pytest.mark.timeout(60)
 
 
+@either_stack
 def test_curl(instance: Instance, tmp_path: Path) -> None:
     curl = need("curl")
     (tmp_path / "page").write_bytes(b"x" * 1000000)
     port = free_port()
-    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+    command = [sys.executable, "-m", "http.server", str(port), "--bind", instance.address]
     with running(instance, port, *command, "--directory", str(tmp_path)):
         done = subprocess.run(
-            [curl, "-fsS", "--max-time", "20", f"http://127.0.0.1:{port}/page"],
+            [curl, "-fsS", "--max-time", "20", f"http://{instance.mirror}:{port}/page"],
             env=instance.environment(), capture_output=True, check=True,
         )  # fmt: skip
         assert done.stdout == b"x" * 1000000
@@ -33,9 +34,9 @@ async def main():
             writer.write(data)
             await writer.drain()
         writer.close()
-    server = await asyncio.start_server(serve, '127.0.0.1', 0)
+    server = await asyncio.start_server(serve, sys.argv[1], 0)
     async def client():
-        r, w = await asyncio.open_connection(*server.sockets[0].getsockname())
+        r, w = await asyncio.open_connection(sys.argv[2], server.sockets[0].getsockname()[1])
         for i in range(50):
             data = b'%d' % i * 1000
             w.write(data)
@@ -47,12 +48,13 @@ async def main():
 """
 
 
+@either_stack
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_python_loops(instance: Instance, loop: str) -> None:
     pytest.importorskip(loop)
     code = f"{ECHO}\nimport {loop}\n{loop}.run(main())"
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, instance.address, instance.mirror],
         env=instance.environment(), capture_output=True, text=True, timeout=30, check=False,
     )  # fmt: skip
     assert done.stdout == "all answered\n", done.stderr

@@ -5,19 +5,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from programs import EXAMPLES, FULL, free_port, need, running, until
+from programs import EXAMPLES, FULL, either_stack, free_port, need, running, until
 from shim import Instance
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), either_stack]
 COUNT = 20000 if FULL else 2000
+
+
+def redis_server(address: str, folder: Path) -> tuple[int, list[str]]:
+    """(port, command), with the example's configuration."""
+    port = free_port()
+    command = [need("redis-server"), str(EXAMPLES / "redis" / "redis.conf")]
+    command += ["--bind", address, "--port", str(port), "--dir", str(folder)]
+    return port, [*command, "--protected-mode", "no"]
 
 
 @pytest.fixture
 def redis(instance: Instance, tmp_path: Path) -> Iterator[int]:
     """Its port."""
-    port = free_port()
-    command = [need("redis-server"), str(EXAMPLES / "redis" / "redis.conf")]
-    command += ["--port", str(port), "--dir", str(tmp_path)]
+    port, command = redis_server(instance.address, tmp_path)
     with running(instance, port, *command):
         yield port
 
@@ -25,11 +31,13 @@ def redis(instance: Instance, tmp_path: Path) -> Iterator[int]:
 @pytest.mark.parametrize("client", ["on the stack", "on the kernel"])
 def test_standard_benchmark(redis: int, instance: Instance, client: str) -> None:
     """redis-benchmark's standard set, io-threads 4."""
-    under = instance.environment()
+    under, address = instance.environment(), instance.mirror
     if client == "on the kernel":
         del under["LD_PRELOAD"]
+        address = instance.address
     done = subprocess.run(
-        [need("redis-benchmark"), "-p", str(redis), "-q", "-n", str(COUNT), "-P", "4"],
+        [need("redis-benchmark"), "-h", address, "-p", str(redis),
+         "-q", "-n", str(COUNT), "-P", "4"],
         env=under, capture_output=True, text=True, timeout=100, check=True,
     )  # fmt: skip
     assert "Error" not in done.stdout + done.stderr
@@ -42,12 +50,13 @@ def test_bgsave(redis: int, instance: Instance, tmp_path: Path) -> None:
 
     def ask(*words: str) -> str:
         done = subprocess.run(
-            [need("redis-cli"), "-p", str(redis), *words],
+            [need("redis-cli"), "-h", instance.mirror, "-p", str(redis), *words],
             env=under, capture_output=True, text=True, timeout=20, check=True,
         )  # fmt: skip
         return done.stdout
 
-    bench = [need("redis-benchmark"), "-p", str(redis), "-q", "-n", str(5 * COUNT), "-t", "set,get"]
+    bench = [need("redis-benchmark"), "-h", instance.mirror, "-p", str(redis)]
+    bench += ["-q", "-n", str(5 * COUNT), "-t", "set,get"]
     with subprocess.Popen(bench, env=under, stdout=subprocess.PIPE, text=True) as load:
         for _ in range(3):
             assert "started" in ask("bgsave")
