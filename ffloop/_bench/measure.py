@@ -172,22 +172,31 @@ def compare(
     makes the load; before the rounds each server has a run that warms it up."""
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(server(place, app, size)) for place in places]
-        for count in connections:
-            runs: dict[str, list[dict[str, float]]] = {place.name: [] for place in places}
+        for row in in_turn(servers, connections, rounds, run):
+            yield {"app": app, "bytes": size, **row}
+
+
+def in_turn(
+    servers: list[Server],
+    connections: list[int],
+    rounds: int,
+    run: Callable[[Server, int, bool], dict[str, float]],
+) -> Iterator[dict[str, Any]]:
+    """compare(), of servers that run."""
+    for count in connections:
+        runs: dict[str, list[dict[str, float]]] = {each.place.name: [] for each in servers}
+        for each in servers:
+            run(each, count, True)
+        for _ in range(rounds):
             for each in servers:
-                run(each, count, True)
-            for _ in range(rounds):
-                for each in servers:
-                    runs[each.place.name].append(run(each, count, False))
-            for loop, measured in runs.items():
-                yield {
-                    "app": app,
-                    "bytes": size,
-                    "connections": count,
-                    "loop": loop,
-                    **{key: statistics.median(r[key] for r in measured) for key in measured[0]},
-                    "rounds": measured,
-                }
+                runs[each.place.name].append(run(each, count, False))
+        for loop, measured in runs.items():
+            yield {
+                "connections": count,
+                "loop": loop,
+                **{key: statistics.median(r[key] for r in measured) for key in measured[0]},
+                "rounds": measured,
+            }
 
 
 def idle(places: list[Place], app: str, count: int, seconds: float) -> Iterator[dict[str, Any]]:
