@@ -112,11 +112,11 @@ class Survivor:
 
     async def ask(self) -> None:
         reader, writer = await self.where.connect("a", self.port)
-        while self.phase != "end":
+        while (phase := self.phase) != "end":
             began = time.perf_counter()
             writer.write(b"x" * 200)
             await asyncio.wait_for(reader.readexactly(200), LIMIT)
-            self.took.setdefault(self.phase, []).append(time.perf_counter() - began)
+            self.took.setdefault(phase, []).append(time.perf_counter() - began)
             await asyncio.sleep(0.002)
         writer.close()
         await writer.wait_closed()
