@@ -20,7 +20,8 @@ def gunicorn(stack, tmp_path):
 
     def of(port, worker):
         argv = (command("gunicorn"), "-w2", f"-b{BIND}:{port}", f"-kffloop.workers.{worker}")
-        return argv, home
+        # A worker that is told to end while it starts does not hear it (gunicorn's own race).
+        return (*argv, "--graceful-timeout=5"), home
 
     return of
 

@@ -64,8 +64,6 @@ class Instance:
             time.sleep(0.005)
 
     def stop(self) -> None:
-        if self.process.poll() is None:
-            self.drained()
         self.process.terminate()
         self.process.wait(10)
         assert self.process.stdout
@@ -82,6 +80,4 @@ class OnFStack(Instance):
         self.address, self.mirror, self.peer = net.STACK, net.MIRROR[net.STACK], net.PEER
 
     def stop(self) -> None:
-        if self.process.poll() is None:
-            self.drained()
         self.fstack.revive()
