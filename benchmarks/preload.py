@@ -4,9 +4,10 @@
     python benchmarks/preload.py fstack --adapter LIB --adapter-instance COMMAND
 
 `fstack` runs epoll_server.c under LIB, F-Stack's adapter (its libff_syscall.so), and under ours,
-over equal veth pairs: the stack on CPU 0, server and wrk on CPU 1, the same pkt_tx_delay. COMMAND
-starts the adapter's instance; {config} in it becomes the path of a configuration that is written
-here, {interface} the veth's name. Needs what tests/fstack needs, wrk and cc.
+over equal veth pairs with the same pkt_tx_delay: the stack on CPU 0, the server on CPU 1, wrk on
+CPU 1 or, with --load-cpu 0, beside the stack. COMMAND starts the adapter's instance; {config} in it
+becomes the path of a configuration that is written here, {interface} the veth's name. Needs what
+tests/fstack needs, wrk and cc.
 `nginx` compares Debian's nginx on kernel sockets with the host stack; worker and instance are on
 CPU 1, wrk is on CPU 0.
 """
@@ -128,7 +129,7 @@ def on_fstack(stack: contextlib.ExitStack, args: argparse.Namespace) -> list[Ser
     for name in ("adapter", "ffloop"):
         veth = stack.enter_context(contextlib.closing(net.Net()))
         environ = dict(os.environ)
-        place = Pair(name, name, net.STACK, frozenset({APP_CPU}))
+        place = Pair(name, name, net.STACK, frozenset({args.load_cpu}))
         place.load_namespace, place.within = veth.peer, net.within
         if name == "adapter":
             command = args.adapter_instance.format(config=config, interface="stack0")
@@ -203,6 +204,7 @@ def main() -> int:
     parser.add_argument("--adapter", metavar="LIB", help="F-Stack's own libff_syscall.so")
     parser.add_argument("--adapter-instance", metavar="COMMAND", help="starts its instance")
     parser.add_argument("--delay", type=int, default=50, metavar="US", help="pkt_tx_delay (50)")
+    parser.add_argument("--load-cpu", type=int, choices=(0, 1), default=1, help="wrk's (1)")
     parser.add_argument("--connections", default="1,16,64", metavar="N,...")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2, help="of a round (2)")
