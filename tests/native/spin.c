@@ -1,4 +1,4 @@
-/* spin.c - whether to spin: only while events come closer together than the limit. */
+/* spin.c - whether to spin: only while events come closer together than the limit; when to yield. */
 #include "harness.h"
 
 #include "spin.h"
@@ -52,6 +52,32 @@ TEST(one_pause_does_not_turn_it_off_one_burst_not_on)
     ffl_spin_hit(&s, now += 1 * US);
     ffl_spin_hit(&s, now += 1 * US);
     CHECK(ffl_spin_until(&s, now) > now); /* a few events later it spins again */
+}
+
+/* How many of `sleeps` yield first, when every yield ends so. */
+static int yields_of(struct ffl_yield *y, int sleeps, int64_t took_ns, bool came)
+{
+    int n = 0;
+    for (int i = 0; i < sleeps; i++)
+        if (ffl_yield_due(y)) {
+            ffl_yield_done(y, took_ns, came);
+            n++;
+        }
+    return n;
+}
+
+TEST(yields_as_long_as_it_brings_something)
+{
+    struct ffl_yield y = {0};
+    CHECK_EQ(yields_of(&y, 1000, 400 * US, true), 1000);
+    CHECK(yields_of(&y, 1600, 1 * US, false) < 120);  /* alone: about one in 16 */
+    CHECK(yields_of(&y, 1000, 400 * US, true) > 800); /* not alone any more */
+    CHECK(yields_of(&y, 4 * 1024, 4000 * (int64_t)US, true) <
+          15);                                             /* somebody has the CPU for long */
+    CHECK(yields_of(&y, 4 * 1024, 400 * US, true) > 2000); /* and does not any more */
+    CHECK(yields_of(&y, 4 * 1024, 4000 * (int64_t)US, true) < 15);
+    CHECK(yields_of(&y, 10 * 1024, 1 * US, false) < 640); /* nobody has */
+    CHECK(yields_of(&y, 1600, 1 * US, false) < 120);
 }
 
 /* Two CPUs or fewer: a spinning side only keeps its peer from running. */

@@ -108,6 +108,7 @@ struct ffl_client {
     struct call call;
     uint16_t next_tag;
     struct ffl_spin spin;
+    struct ffl_yield yield;
     int64_t fd_checked;
 };
 

@@ -253,6 +253,14 @@ int client_sleep(struct ffl_client *c, struct ffl_event *ev, int max, int epfd, 
     int n = 0;
     if (timeout_ns < 0 || timeout_ns > FFL_LOOK_NS)
         timeout_ns = FFL_LOOK_NS;
+    if (ffl_yield_due(&c->yield)) { /* before the wait word is raised: nobody need ring */
+        int64_t took = ffl_yield();
+        bool came = client_pending(c);
+        ffl_yield_done(&c->yield, took, came);
+        if (came)
+            return 0;
+        timeout_ns = timeout_ns > took ? timeout_ns - took : 0;
+    }
     client_raise(c);
     if (!client_pending(c)) {
         struct ffl_app_stats *st = &c->map.seg->app;

@@ -133,6 +133,7 @@ struct ffl_instance {
     struct ffl_stat_socket *stat_sockets;
     struct ffl_ids stat_ids; /* slots of stat_sockets */
     struct ffl_spin spin;
+    struct ffl_yield yield;
     struct ep *graveyard, *timed;
     int64_t ctl_due;      /* when to look at the control epoll even if busy */
     int64_t empty_since;  /* embedded: no session since then; 0: there are some */

@@ -303,6 +303,11 @@ static bool raise_waits(struct ffl_instance *in)
 
 static void sleep_for(struct ffl_instance *in, int64_t timeout_ns)
 {
+    if (ffl_yield_due(&in->yield)) {
+        int64_t took = ffl_yield();
+        ffl_yield_done(&in->yield, took, serve_sessions(in));
+        return; /* also if nothing came: time has passed */
+    }
     if (raise_waits(in)) {
         ffl_stat_add(&in->page->sleeps, 1);
         in->stack_quiet = in->src_stack.owner != NULL; /* ctl_wait says otherwise */

@@ -27,6 +27,7 @@
 
 #include "client.h"
 #include "real.h"
+#include "spin.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -118,6 +119,7 @@ struct waiter { /* something that a thread can sleep on: an epoll, or a thread's
     unsigned asleep;  /* threads */
     bool hit;         /* a thread's own: an item of it was told */
     unsigned sc_seen; /* sessions whose doorbells are in epfd */
+    struct ffl_yield yield;
     struct epoll_shadow *ep;
 };
 
@@ -126,7 +128,7 @@ int waiter_open(struct waiter *w, int epfd);
 void waiter_close(struct waiter *w);
 /* The doorbells of all sessions into its epfd. Locked. 0 or -errno. */
 int waiter_bells(struct waiter *w);
-/* Unlocks for a system call that sleeps on w->epfd: 1. Or, still locked: 0, something has come; -EINTR,
+/* Unlocks for a system call that sleeps on w->epfd: 1. Or, still locked: 0, look again; -EINTR,
  * a handler has run since the call began (`restarts`: see interrupted). One that runs later ends the
  * sleep, even if it is before the system call. sleep_end locks again and takes over what has come. */
 int sleep_begin(struct waiter *w, bool restarts);

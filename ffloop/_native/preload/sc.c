@@ -347,6 +347,11 @@ bool waiter_event(struct waiter *w, const struct epoll_event *ev)
     return false;
 }
 
+static bool has_come(const struct waiter *w)
+{
+    return w->hit || (w->ep && w->ep->head);
+}
+
 /* Anything to do instead of sleeping? */
 static bool awake(struct waiter *w)
 {
@@ -360,11 +365,19 @@ static bool awake(struct waiter *w)
             return true;
         }
     }
-    return w->hit || (w->ep && w->ep->head);
+    return has_come(w);
 }
 
 int sleep_begin(struct waiter *w, bool restarts)
 {
+    if (ffl_yield_due(&w->yield)) { /* before the wait word is raised: nobody need ring */
+        unlock();
+        int64_t took = ffl_yield();
+        lock();
+        sc_reap();
+        ffl_yield_done(&w->yield, took, has_come(w));
+        return 0; /* also if nothing has: time has passed */
+    }
     if (awake(w))
         return 0;
     tls.asleep = w; /* before the look: a handler after it kicks */

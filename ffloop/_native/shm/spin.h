@@ -1,9 +1,14 @@
 /*
  * spin.h - whether to look at the ring a little longer before sleeping.
  *
- * Callers: client/wait.c, instance/serve.c. Each side owns one. Spinning pays while events come
- * closer together than the limit; the gap is an exponentially weighted mean, so that one long
- * pause does not turn it off and one burst does not turn it on.
+ * Callers: client/wait.c, instance/serve.c, preload/sc.c. Each side owns one of each. Spinning pays
+ * while events come closer together than the limit; the gap is an exponentially weighted mean, so that
+ * one long pause does not turn it off and one burst does not turn it on.
+ *
+ * Who does not spin gives its CPU to others once before it sleeps: where the peer, or those who make
+ * the requests, are waiting for this CPU, there is work in the ring afterwards, more at a time, and
+ * neither a doorbell nor a wake was needed. Where that brings nothing it is tried less often; where somebody
+ * keeps the CPU for long, whom a wake would have preempted, hardly ever.
  */
 #ifndef FFL_SPIN_H
 #define FFL_SPIN_H
@@ -43,5 +48,23 @@ static inline int64_t ffl_spin_until(const struct ffl_spin *s, int64_t now)
         return INT64_MAX;
     return s->gap_ns < s->limit_ns ? now + s->limit_ns : now;
 }
+
+struct ffl_yield {
+    unsigned skip, left; /* how many sleeps go without; of these, still to come */
+};
+
+/* Before a sleep: to yield first? */
+static inline bool ffl_yield_due(struct ffl_yield *y)
+{
+    if (ffl_likely(y->left == 0))
+        return true;
+    y->left--;
+    return false;
+}
+
+/* Yields. The time that it took, in ns: for ffl_yield_done. */
+int64_t ffl_yield(void);
+/* `came`: there was work afterwards. */
+void ffl_yield_done(struct ffl_yield *y, int64_t took_ns, bool came);
 
 #endif
