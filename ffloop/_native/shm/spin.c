@@ -32,9 +32,9 @@ void ffl_yield_done(struct ffl_yield *y, int64_t took_ns, bool came)
 {
     if (took_ns > LONG_NS)
         y->skip = y->skip < SKIP_LONG ? 2 * y->skip + 1 : SKIP_LONG;
-    else if (came || y->skip > SKIP_IDLE)
+    else if (came || y->skip >= 2 * SKIP_IDLE)
         y->skip /= 2;
-    else
+    else if (y->skip < SKIP_IDLE)
         y->skip++;
     y->left = y->skip;
 }
