@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from building import Build, builder
 from loop.runner import Runner
 
 LOOPS = ("asyncio", "uvloop", "ffloop")
@@ -92,6 +93,12 @@ def on_fstack(
     with net.within(fstack.net.peer):
         yield
     fstack.revive()
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """build(sanitize, target): the folder that holds the built target of the native code."""
+    return builder(tmp_path_factory.mktemp)
 
 
 @pytest.fixture(scope="session")

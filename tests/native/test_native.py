@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from building import placed
 
 HERE = Path(__file__).resolve().parent
 TIME_LIMIT = 60  # seconds a case; the executable's own alarm comes first and says where it was
@@ -55,8 +55,8 @@ def test_native(
 ) -> None:
     folder = build(sanitize, f"test-{name}")
     command = [str(folder / "tests" / f"test-{name}"), *arguments]
-    if sanitize == "thread" and (setarch := shutil.which("setarch")):
-        command = [setarch, "-R", *command]  # older ThreadSanitizers cannot map a random layout
+    if sanitize == "thread":
+        command = placed(command)
     execute(command, tmp_path)
 
 

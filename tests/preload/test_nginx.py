@@ -71,7 +71,7 @@ def nginx(
 def test_serves(instance: Instance, tmp_path: Path, name: str, workers: str, sendfile: str) -> None:
     changes = {"worker_processes": workers, "sendfile": sendfile}
     with nginx(instance, tmp_path, name, **changes) as (port, process):
-        assert len(children(process.pid)) == int(workers)
+        until(lambda: len(children(process.pid)) == int(workers))
         for _ in range(40):
             assert get(instance.address, port) == PAGE
         assert get(instance.address, port, "/files/big") == FILE

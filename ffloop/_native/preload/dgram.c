@@ -149,12 +149,9 @@ static ssize_t to_kernel(int fd, const struct msghdr *m, int flags)
     return real.sendmsg(fd, m, flags);
 }
 
-ssize_t dgram_sendmsg(int fd, const struct msghdr *m, int flags)
+ssize_t dgram_sendmsg(struct sock *s, int fd, const struct msghdr *m, int flags)
 {
     struct ffl_addr to;
-    struct sock *s = sock_enter(fd);
-    if (!s)
-        return real.sendmsg(fd, m, flags);
     if (m->msg_iovlen > IOV_MAX)
         return leave(-EMSGSIZE);
     if (m->msg_controllen && s->sc) {

@@ -241,13 +241,13 @@ static int control(struct epoll_shadow *ep, int epfd, int op, struct item *model
     }
 }
 
-static int kernel_ctl(int epfd, int op, int fd, struct epoll_event *ev)
+static int kernel_ctl(struct epoll_shadow *ep, int epfd, int op, int fd, struct epoll_event *ev)
 {
-    struct node *n = fd_node(epfd);
-    int rc = real.epoll_ctl(epfd, op, fd, ev);
-    if (rc == 0 && n && n->kind == NODE_EPOLL && op != EPOLL_CTL_MOD)
-        ((struct epoll_shadow *)n)->kernel += op == EPOLL_CTL_ADD ? 1 : -1;
-    return rc;
+    if (real.epoll_ctl(epfd, op, fd, ev) < 0)
+        return -errno;
+    if (op != EPOLL_CTL_MOD)
+        ep->kernel += op == EPOLL_CTL_ADD ? 1 : -1;
+    return 0;
 }
 
 void epoll_observe(struct epoll_shadow *ep)
@@ -257,7 +257,7 @@ void epoll_observe(struct epoll_shadow *ep)
     ep->observed = true;
     if (!ep->opened)
         return;
-    for (struct sc *sc = sessions; sc; sc = sc->next) {
+    for (struct sc *sc = sc_first(); sc; sc = sc->next) {
         (void)real.epoll_ctl(ep->w.epfd, EPOLL_CTL_DEL, ffl_client_doorbell_fd(sc->c), NULL);
         (void)real.epoll_ctl(ep->w.epfd, EPOLL_CTL_DEL, ffl_client_session_fd(sc->c), NULL);
     }
@@ -272,7 +272,7 @@ int epoll_register(struct epoll_shadow *ep, int epfd, int op, struct item *model
     if (n->kind == NODE_EPOLL) { /* the kernel keeps the kernel's part, and finds loops */
         model->inner = (struct epoll_shadow *)n;
         epoll_observe(model->inner);
-        rc = kernel_ctl(epfd, op, model->fd, ev) < 0 ? -errno : 0;
+        rc = kernel_ctl(ep, epfd, op, model->fd, ev);
     } else {
         model->s = (struct sock *)n;
         if (model->s->ticket && !model->s->sc)
@@ -281,21 +281,28 @@ int epoll_register(struct epoll_shadow *ep, int epfd, int op, struct item *model
     return rc < 0 ? rc : control(ep, epfd, op, model, ev);
 }
 
+static struct epoll_shadow *shadow_of(int epfd)
+{
+    struct node *n = fd_node(epfd);
+    return n && n->kind == NODE_EPOLL ? (struct epoll_shadow *)n : NULL;
+}
+
 API int epoll_ctl(int epfd, int op, int fd, struct epoll_event *ev)
 {
     real_start();
     if (ffl_likely(!fd_node(epfd)) || tls.inside)
         return real.epoll_ctl(epfd, op, fd, ev);
-    if (!fd_node(fd) || fd == epfd)
-        return kernel_ctl(epfd, op, fd, ev);
     lock();
-    struct node *e = fd_node(epfd), *n = fd_node(fd);
-    if (!e || e->kind != NODE_EPOLL || !n || n->kind == NODE_OURS || (op != EPOLL_CTL_DEL && !ev)) {
+    struct epoll_shadow *ep = shadow_of(epfd);
+    struct node *n = fd_node(fd);
+    if (!ep || (n && n->kind == NODE_OURS) || (op != EPOLL_CTL_DEL && !ev)) {
         unlock();
         return real.epoll_ctl(epfd, op, fd, ev);
     }
+    if (!n || fd == epfd)
+        return (int)leave(kernel_ctl(ep, epfd, op, fd, ev));
     struct item model = {.fd = fd};
-    return (int)leave(epoll_register((struct epoll_shadow *)e, epfd, op, &model, ev));
+    return (int)leave(epoll_register(ep, epfd, op, &model, ev));
 }
 
 /* ---- creating ------------------------------------------------------------------------------ */
@@ -444,65 +451,47 @@ int epoll_sleep(struct epoll_shadow *ep, int epfd, struct epoll_event *ev, int m
     return n;
 }
 
-static int do_wait(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns,
-                   const sigset_t *mask)
-{
-    struct node *n = fd_node(epfd);
-    lock();
-    n = fd_node(epfd);
-    struct epoll_shadow *ep = n && n->kind == NODE_EPOLL ? (struct epoll_shadow *)n : NULL;
-    if (!ep || !ep->opened || max <= 0 || max > INT_MAX / (int)sizeof(*ev)) {
-        unlock();
-        return -2;
-    }
-    int rc = epoll_sleep(ep, epfd, ev, max, timeout_ns, mask);
-    int saved = errno;
-    unlock();
-    errno = saved;
-    return rc;
-}
-
-/* Has it, or had it ever, stack sockets? (The doorbells stay in it: an event of theirs that reached
- * the program would be lost to the other threads.) */
-static bool mixed(int epfd)
-{
-    struct node *n = fd_node(epfd);
-    return n && !tls.inside && n->kind == NODE_EPOLL && ((struct epoll_shadow *)n)->opened;
-}
-
-/* The kernel's call on an epoll that had no stack socket when it began; if it has one now, our own
- * events are not the program's, and the wait goes on. */
-static int kernel_call(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns,
-                       const sigset_t *mask)
+/* The kernel's call on an epoll that has had no stack socket. If one joins meanwhile, our own events are
+ * not the program's, and the wait goes on. (They stay in it: one that reached the program would be lost
+ * to the other threads.) Locked before and after. */
+static int kernel_wait(struct epoll_shadow *ep, int epfd, struct epoll_event *ev, int max,
+                       int64_t timeout_ns, const sigset_t *mask)
 {
     int64_t until = timeout_ns < 0 ? -1 : ffl_now_ns() + timeout_ns;
-    struct node *p = fd_node(epfd);
-    struct epoll_shadow *ep = p && p->kind == NODE_EPOLL ? (struct epoll_shadow *)p : NULL;
-    if (ep)
-        atomic_fetch_add(&ep->plain, 1); /* before the kernel's call: add() looks after its link */
-    int n = ep && ep->opened && max > 0 ? 0 : real_epoll(epfd, ev, max, timeout_ns, mask);
-    if (ep)
-        atomic_fetch_sub(&ep->plain, 1);
-    if (n < 0 || !mixed(epfd))
-        return n;
-    lock();
-    struct node *e = fd_node(epfd);
-    if (e && e->kind == NODE_EPOLL)
-        n = strip((struct epoll_shadow *)e, ev, n);
+    ep->node.fds++; /* as in epoll_sleep */
+    ep->plain++;    /* add() looks after its link */
     unlock();
-    if (n > 0)
-        return n;
-    int64_t left = until < 0 ? -1 : until - ffl_now_ns();
-    n = do_wait(epfd, ev, max, until >= 0 && left < 0 ? 0 : left, mask);
-    return n == -2 ? 0 : n;
+    int n = real_epoll(epfd, ev, max, timeout_ns, mask), saved = errno;
+    lock();
+    ep->plain--;
+    errno = saved;
+    if (n >= 0 && ep->opened && (n = strip(ep, ev, n)) == 0) {
+        int64_t left = until < 0 ? -1 : until - ffl_now_ns();
+        n = epoll_sleep(ep, epfd, ev, max, until >= 0 && left < 0 ? 0 : left, mask);
+    }
+    saved = errno;
+    if (--ep->node.fds == 0)
+        epoll_free(ep);
+    errno = saved;
+    return n;
 }
 
 static int any_wait(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns,
                     const sigset_t *mask)
 {
     call_begins();
-    int n = mixed(epfd) ? do_wait(epfd, ev, max, timeout_ns, mask) : -2;
-    return n == -2 ? kernel_call(epfd, ev, max, timeout_ns, mask) : n;
+    lock();
+    struct epoll_shadow *ep = shadow_of(epfd);
+    if (!ep || max <= 0 || max > INT_MAX / (int)sizeof(*ev)) {
+        unlock();
+        return real_epoll(epfd, ev, max, timeout_ns, mask);
+    }
+    int n = ep->opened ? epoll_sleep(ep, epfd, ev, max, timeout_ns, mask)
+                       : kernel_wait(ep, epfd, ev, max, timeout_ns, mask);
+    int saved = errno;
+    unlock();
+    errno = saved;
+    return n;
 }
 
 API int epoll_wait(int epfd, struct epoll_event *ev, int max, int timeout)
@@ -525,7 +514,7 @@ API int epoll_pwait2(int epfd, struct epoll_event *ev, int max, const struct tim
                      const sigset_t *mask)
 {
     real_start();
-    if (!mixed(epfd) || timespec_bad(ts))
+    if (!fd_node(epfd) || tls.inside || timespec_bad(ts))
         return real.epoll_pwait2(epfd, ev, max, ts, mask);
     return any_wait(epfd, ev, max, timespec_ns(ts), mask);
 }

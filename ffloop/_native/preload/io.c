@@ -341,37 +341,35 @@ API ssize_t writev(int fd, const struct iovec *iov, int n)
     return send_iov(s, iov, (size_t)n, 0);
 }
 
-static bool is_dgram(int fd)
-{
-    const struct node *n = maybe_ours(fd) ? fd_node(fd) : NULL;
-    return n && n->kind == NODE_SOCK && ((const struct sock *)n)->type == SOCK_DGRAM;
-}
-
 API ssize_t sendto(int fd, const void *buf, size_t len, int flags, const struct sockaddr *sa,
                    socklen_t n)
 {
     real_start();
     struct iovec iov = {(void *)buf, len};
-    if (sa && is_dgram(fd)) {
+    struct sock *s = sock_enter(fd);
+    if (s && sa && s->type == SOCK_DGRAM) {
         struct msghdr m = {
             .msg_name = (void *)sa, .msg_namelen = n, .msg_iov = &iov, .msg_iovlen = 1};
-        return dgram_sendmsg(fd, &m, flags);
+        return dgram_sendmsg(s, fd, &m, flags);
     }
-    struct sock *s = sock_enter_stack(fd);
-    if (!s)
-        return real.sendto(fd, buf, len, flags, sa, n);
-    /* a connected stream: the address is not looked at */
-    return send_iov(s, &iov, 1, flags);
+    if (s && s->sc) /* a connected stream: the address is not looked at */
+        return send_iov(s, &iov, 1, flags);
+    if (s)
+        unlock();
+    return real.sendto(fd, buf, len, flags, sa, n);
 }
 
 API ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
 {
     real_start();
-    if (is_dgram(fd))
-        return dgram_sendmsg(fd, m, flags);
-    struct sock *s = sock_enter_stack(fd);
-    if (!s)
+    struct sock *s = sock_enter(fd);
+    if (s && s->type == SOCK_DGRAM)
+        return dgram_sendmsg(s, fd, m, flags);
+    if (!s || !s->sc) {
+        if (s)
+            unlock();
         return real.sendmsg(fd, m, flags);
+    }
     if (m->msg_iovlen > IOV_MAX)
         return leave(-EMSGSIZE);
     return send_iov(s, m->msg_iov, m->msg_iovlen, flags);

@@ -115,14 +115,18 @@ static int next_ordinal(const struct sock *s, const struct ffl_addr *a)
     return k;
 }
 
-int place_instance(struct sock *s, const struct ffl_addr *a)
+int place_worker(void)
 {
     static _Atomic int threads;
-    if (options.per_thread) {
-        if (!tls.worker)
-            tls.worker = atomic_fetch_add(&threads, 1) + 1;
-        return (int)(((int64_t)options.proc_id + tls.worker - 1) % options.instances);
-    }
+    if (!tls.worker)
+        tls.worker = atomic_fetch_add(&threads, 1) + 1;
+    return tls.worker;
+}
+
+int place_instance(struct sock *s, const struct ffl_addr *a)
+{
+    if (options.per_thread)
+        return (int)(((int64_t)options.proc_id + place_worker() - 1) % options.instances);
     if (options.multi_sc && a && a->port_be && s->reuse_port) {
         s->ordinal = next_ordinal(s, a);
         s->bound = *a;

@@ -131,14 +131,6 @@ struct set { /* one call's descriptors */
     struct pollfd *kernel; /* the others, and the waiter last */
 };
 
-static bool concerns(int fd)
-{
-    struct node *n = fd >= 0 ? fd_node(fd) : NULL;
-    if (!n || n->kind == NODE_OURS)
-        return false;
-    return n->kind == NODE_SOCK || ((struct epoll_shadow *)n)->opened;
-}
-
 static void watch(struct set *p, struct waiter *w)
 {
     for (nfds_t i = 0; i < p->n; i++) {
@@ -275,7 +267,7 @@ static int do_poll(struct pollfd *fds, nfds_t n, int64_t timeout_ns, const sigse
 static bool any(const struct pollfd *fds, nfds_t n)
 {
     for (nfds_t i = 0; i < n && !tls.inside; i++)
-        if (concerns(fds[i].fd))
+        if (fds[i].fd >= 0 && fd_node(fds[i].fd))
             return true;
     return false;
 }
@@ -343,7 +335,7 @@ static void clear(int n, fd_set *set)
 static bool any_in(int n, const fd_set *r, const fd_set *w, const fd_set *e)
 {
     for (int fd = 0; fd < n && !tls.inside; fd++)
-        if ((in(fd, r) || in(fd, w) || in(fd, e)) && concerns(fd))
+        if ((in(fd, r) || in(fd, w) || in(fd, e)) && fd_node(fd))
             return true;
     return false;
 }

@@ -17,7 +17,8 @@
  * are the kernel's own.
  *
  * Locking: one lock for everything here (FF_THREAD_SOCKET: none, and a thread touches its own
- * sockets only). A thread that holds it is `inside`: calls of the client pass through. Nothing
+ * sockets only). Without it nobody looks into a node: another thread may free it. A thread that holds
+ * it is `inside`: calls of the client pass through. Nothing
  * blocks while holding it but control operations that wait for the instance. Readiness is kept as the
  * kernel keeps it: a socket's changes are told to its items (an epoll's registrations, a waiting
  * call), and whoever reads a list of ready items asks each socket's state anew.
@@ -49,9 +50,8 @@ struct options {
     int instances, proc_id;
     uint64_t initial_lcore; /* FF_INITIAL_LCORE_ID: a CPU mask, 0: none */
     int timeout_ms, pool_kib, tx_cap, max_sockets;
-    const struct ffl_ticket *via; /* attach through it (proc.c) */
-    struct ffl_ticket keep;       /* `ffloop preload`'s, inherited: the instance at `kept` stays */
-    char *kept;                   /* up, and admits who has dropped its rights; or NULL */
+    struct ffl_ticket keep; /* `ffloop preload`'s, inherited: the instance at `kept` stays */
+    char *kept;             /* up, and admits who has dropped its rights; or NULL */
 };
 extern struct options options;
 extern bool started; /* the constructor has run: calls are looked at */
@@ -64,10 +64,15 @@ struct sc { /* a session */
     struct ffl_client *c;
     int index; /* of several instances */
     char path[256];
-    pthread_t owner;
+    int owner; /* FF_THREAD_SOCKET: tls.worker */
     unsigned sleepers;
     unsigned socks;
     bool fstack;
+};
+
+struct sc_list {
+    struct sc *first;
+    unsigned generation;
 };
 
 struct signals { /* handlers that ran, and those without SA_RESTART among them */
@@ -82,6 +87,8 @@ struct tls {
     struct waiter *asleep; /* what it sleeps on, or is about to: a handler kicks it (signal.c) */
     int worker;            /* FF_THREAD_SOCKET: its number, from 1; 0: none yet (place.c) */
     struct waiter *waiter;
+    struct sc_list sessions;      /* FF_THREAD_SOCKET */
+    const struct ffl_ticket *via; /* attach through it (proc.c) */
 };
 extern __thread struct tls tls __attribute__((tls_model("initial-exec")));
 
@@ -109,7 +116,8 @@ void sc_put(struct sc *sc); /* a socket less; a dead one goes with the last */
 /* A ticket at its instance, for another process. */
 int sc_ticket(const struct sc *sc, struct ffl_ticket *out, char *why, size_t whylen);
 void sc_forked(void);
-extern struct sc *sessions;
+struct sc *sc_first(void); /* of the calling thread's */
+void sc_start(void);
 
 /* ---- waiting (sc.c) ------------------------------------------------------------------------ */
 
@@ -271,7 +279,7 @@ struct epoll_shadow {
     struct item *head, *tail; /* ready, perhaps */
     struct item *watchers;    /* who polls this epoll itself, or holds it in another one */
     int items, kernel;        /* registrations: of stack sockets, of others (a hint) */
-    _Atomic int plain;        /* threads in the kernel's own wait: it had no stack socket */
+    int plain;                /* threads in the kernel's own wait: it had no stack socket */
     bool opened;              /* w is */
     bool observed;            /* somebody polled this epoll itself: no doorbells in it */
     int64_t checked;
@@ -336,8 +344,8 @@ ssize_t dgram_recv(struct sock *s, const struct iovec *iov, size_t n, int flags,
                    struct ffl_addr *from, int *msg_flags);
 ssize_t dgram_send(struct sock *s, const struct iovec *iov, size_t n, int flags,
                    const struct ffl_addr *to);
-/* sendmsg(2) on a datagram socket, with an address or not. Unlocked; errno. */
-ssize_t dgram_sendmsg(int fd, const struct msghdr *m, int flags);
+/* Ends sendmsg(2) on a datagram socket, with an address or not: unlocks; errno. */
+ssize_t dgram_sendmsg(struct sock *s, int fd, const struct msghdr *m, int flags);
 /* -ENOTSOCK: the kernel's call. */
 int dgram_connect(struct sock *s, int fd, const struct sockaddr *sa, socklen_t len);
 /* From the stack to the kernel, if it is bound and no more; then s is gone. 0 or -errno. */
@@ -351,6 +359,7 @@ void route_start(void);
 bool route(const struct sc *sc, const struct ffl_addr *a); /* to the stack? */
 /* Which of several instances s goes to, by bind to `a` or (NULL) otherwise. */
 int place_instance(struct sock *s, const struct ffl_addr *a);
+int place_worker(void);                    /* the thread's number, from 1 */
 void place_attached(bool first);           /* a session has begun: the thread to its CPU */
 void place_imported(const struct sock *s); /* FF_MULTI_SC: a child has its listener */
 

@@ -44,9 +44,9 @@ int proc_import(struct sock *s)
 {
     struct ticket *t = s->ticket;
     int rc = 0;
-    options.via = &t->t;
+    tls.via = &t->t;
     struct sc *sc = sc_get(t->index, &rc);
-    options.via = NULL;
+    tls.via = NULL;
     int h =
         sc ? ffl_client_import(sc->c, &t->t, s->ticket_handle, s->domain, s->type, s->proto) : rc;
     s->ticket = NULL;
@@ -160,9 +160,8 @@ static void before_fork(void)
 {
     lock();
     fd_each(import_one, NULL);
-    for (struct sc *sc = sessions; sc; sc = sc->next) {
-        if (!sc->socks || ffl_client_dead(sc->c) ||
-            (options.per_thread && !pthread_equal(sc->owner, pthread_self())))
+    for (struct sc *sc = sc_first(); sc; sc = sc->next) {
+        if (!sc->socks || ffl_client_dead(sc->c))
             continue;
         struct ticket *t = export_all(sc, false);
         if (t) {
@@ -316,7 +315,7 @@ static char *const *carry_begin(struct carry *c, char *const envp[])
     fd_each(kept, &any);
     if (any)
         fd_each(import_one, NULL);
-    struct sc *sc = sessions;
+    struct sc *sc = sc_first();
     while (any && sc && (!sc->socks || ffl_client_dead(sc->c)))
         sc = sc->next;
     enum { ROOM = 100000 };
@@ -473,12 +472,14 @@ API int posix_spawn_file_actions_addclosefrom_np(posix_spawn_file_actions_t *act
     int rc = 0;
     if (!d)
         return real.posix_spawn_file_actions_addclosefrom_np(actions, low);
+    lock();
     while (rc == 0 && (e = readdir(d))) {
         int fd = atoi(e->d_name);
         const struct node *n = fd_node(fd);
         if (e->d_name[0] != '.' && fd >= low && fd != dirfd(d) && !(n && n->kind == NODE_OURS))
             rc = posix_spawn_file_actions_addclose(actions, fd);
     }
+    unlock();
     closedir(d);
     return rc;
 }

@@ -17,10 +17,10 @@
 #include <unistd.h>
 
 __thread struct tls tls __attribute__((tls_model("initial-exec")));
-struct sc *sessions;
 
 static pthread_mutex_t big = PTHREAD_MUTEX_INITIALIZER;
-static unsigned generation; /* of the list of sessions */
+static struct sc_list shared; /* the process's sessions, but for FF_THREAD_SOCKET */
+static pthread_key_t at_end;  /* of a thread that has something here */
 static char mark_bell, mark_kick;
 
 /* ---- the lock ------------------------------------------------------------------------------ */
@@ -40,16 +40,19 @@ static void tell_all(struct sc *sc)
         sock_tell(s);
 }
 
-static bool mine(const struct sc *sc)
+static struct sc_list *list(void)
 {
-    return !options.per_thread || pthread_equal(sc->owner, pthread_self());
+    return options.per_thread ? &tls.sessions : &shared;
+}
+
+struct sc *sc_first(void)
+{
+    return list()->first;
 }
 
 void unlock(void)
 {
-    for (struct sc *sc = sessions; sc; sc = sc->next) {
-        if (!mine(sc))
-            continue;
+    for (struct sc *sc = sc_first(); sc; sc = sc->next) {
         tell_all(sc);
         while (sc->sleepers && !ffl_client_doze(sc->c)) {
             ffl_client_reap(sc->c);
@@ -63,9 +66,7 @@ void unlock(void)
 
 void sc_reap(void)
 {
-    for (struct sc *sc = sessions; sc; sc = sc->next) {
-        if (!mine(sc))
-            continue;
+    for (struct sc *sc = sc_first(); sc; sc = sc->next) {
         ffl_client_reap(sc->c);
         tell_all(sc);
     }
@@ -93,7 +94,7 @@ static struct ffl_client_opts attach_options(const char *path)
                                     .max_sockets = (uint32_t)options.max_sockets,
                                     .pool_kib = (uint32_t)options.pool_kib,
                                     .tx_cap = (uint32_t)options.tx_cap,
-                                    .via = options.via,
+                                    .via = tls.via,
                                     .place_fd = fd_ours,
                                     .close_fd = fd_ours_close};
 }
@@ -172,8 +173,8 @@ static void wake_sleeper(int fd, struct node *n, void *arg)
 struct sc *sc_get(int index, int *why_rc)
 {
     char why[256] = "";
-    for (struct sc *sc = sessions; sc; sc = sc->next)
-        if (mine(sc) && sc->index == index && ffl_client_dead(sc->c) == 0)
+    for (struct sc *sc = sc_first(); sc; sc = sc->next)
+        if (sc->index == index && ffl_client_dead(sc->c) == 0)
             return sc;
     struct sc *sc = calloc(1, sizeof(*sc));
     int rc = sc ? attach(sc, index, why, sizeof(why)) : -ENOMEM;
@@ -190,13 +191,16 @@ struct sc *sc_get(int index, int *why_rc)
         return NULL;
     }
     sc->index = index;
-    sc->owner = pthread_self();
+    sc->owner = place_worker();
     sc->fstack = strcmp(ffl_client_stack(sc->c), "fstack") == 0;
-    bool first = !sessions;
-    sc->next = sessions;
-    sessions = sc;
-    generation++;
-    if (!options.per_thread)
+    struct sc_list *l = list();
+    bool first = !l->first;
+    sc->next = l->first;
+    l->first = sc;
+    l->generation++;
+    if (options.per_thread)
+        (void)pthread_setspecific(at_end, &tls); /* ENOMEM: the session lasts as the process */
+    else
         fd_each(wake_sleeper, NULL);
     place_attached(first);
     ffl_log(FFL_LOG_INFO, "attached to instance %d (pid %d, %s)", index,
@@ -204,52 +208,61 @@ struct sc *sc_get(int index, int *why_rc)
     return sc;
 }
 
-void sc_put(struct sc *sc)
+static void forget(struct sc *sc)
 {
-    if (--sc->socks || ffl_client_dead(sc->c) == 0 || sc->sleepers)
-        return;
-    for (struct sc **p = &sessions; *p; p = &(*p)->next)
-        if (*p == sc) {
-            *p = sc->next;
-            break;
-        }
+    struct sc **p = &list()->first;
+    while (*p && *p != sc)
+        p = &(*p)->next;
+    *p = sc->next;
     ffl_client_detach(sc->c);
     free(sc);
 }
 
-/* ---- waiters ------------------------------------------------------------------------------- */
-
-static pthread_key_t waiter_key;
-static pthread_once_t waiter_once = PTHREAD_ONCE_INIT;
-
-static void waiter_gone(void *p)
+void sc_put(struct sc *sc)
 {
-    struct waiter *w = p;
-    waiter_close(w);
-    fd_ours_close(w->epfd);
-    free(w);
+    if (--sc->socks == 0 && ffl_client_dead(sc->c) && !sc->sleepers)
+        forget(sc);
 }
 
-static void waiter_init(void)
+/* ---- waiters ------------------------------------------------------------------------------- */
+
+static void waiter_gone(void)
 {
-    (void)pthread_key_create(&waiter_key, waiter_gone); /* else a thread's end leaks three */
+    waiter_close(tls.waiter);
+    fd_ours_close(tls.waiter->epfd);
+    free(tls.waiter);
+    tls.waiter = NULL;
+}
+
+/* The thread ends. Its sockets are not closed by that, natively: with any its session stays. */
+static void thread_gone(void *unused)
+{
+    (void)unused;
+    lock();
+    if (tls.waiter)
+        waiter_gone();
+    struct sc *next;
+    for (struct sc *sc = tls.sessions.first; sc; sc = next) {
+        next = sc->next;
+        if (!sc->socks)
+            forget(sc);
+    }
+    unlock();
+}
+
+void sc_start(void)
+{
+    (void)pthread_key_create(&at_end, thread_gone); /* else a thread's end leaks three */
 }
 
 /* The child has no session: its client is dead already (client.h). */
 void sc_forked(void)
 {
-    while (sessions) {
-        struct sc *sc = sessions;
-        sessions = sc->next;
-        ffl_client_detach(sc->c);
-        free(sc);
-    }
-    generation++;
-    if (tls.waiter) { /* its epoll is the parent's too */
-        waiter_gone(tls.waiter);
-        (void)pthread_setspecific(waiter_key, NULL); /* cannot fail with NULL */
-        tls.waiter = NULL;
-    }
+    while (sc_first())
+        forget(sc_first());
+    list()->generation++;
+    if (tls.waiter)
+        waiter_gone(); /* its epoll is the parent's too */
 }
 
 static int add(int epfd, int fd, uint32_t events, void *mark)
@@ -277,7 +290,6 @@ struct waiter *waiter_mine(void)
 {
     if (tls.waiter)
         return tls.waiter;
-    pthread_once(&waiter_once, waiter_init);
     struct waiter *w = malloc(sizeof(*w));
     int epfd = w ? fd_ours(real.epoll_create1(EPOLL_CLOEXEC)) : -ENOMEM;
     int rc = epfd < 0 ? epfd : waiter_open(w, epfd);
@@ -291,17 +303,18 @@ struct waiter *waiter_mine(void)
         return NULL;
     }
     tls.waiter = w;
-    (void)pthread_setspecific(waiter_key, w);
+    (void)pthread_setspecific(at_end, &tls); /* ENOMEM: it is not freed */
     return w;
 }
 
 int waiter_bells(struct waiter *w)
 {
-    if (w->sc_seen == generation + 1)
+    unsigned now = list()->generation + 1;
+    if (w->sc_seen == now)
         return 0;
     int rc = add(w->epfd, w->kick, EPOLLIN | EPOLLET, &mark_kick);
-    for (struct sc *sc = sessions; sc && rc == 0; sc = sc->next) {
-        if (!mine(sc) || ffl_client_dead(sc->c))
+    for (struct sc *sc = sc_first(); sc && rc == 0; sc = sc->next) {
+        if (ffl_client_dead(sc->c))
             continue;
         rc = add(w->epfd, ffl_client_doorbell_fd(sc->c), EPOLLIN | EPOLLET | EPOLLEXCLUSIVE,
                  &mark_bell);
@@ -309,7 +322,7 @@ int waiter_bells(struct waiter *w)
             rc = add(w->epfd, ffl_client_session_fd(sc->c), EPOLLIN | EPOLLRDHUP, sc);
     }
     if (rc == 0)
-        w->sc_seen = generation + 1;
+        w->sc_seen = now;
     return rc;
 }
 
@@ -332,7 +345,7 @@ bool waiter_event(struct waiter *w, const struct epoll_event *ev)
 {
     if (ev->data.ptr == &mark_bell || ev->data.ptr == &mark_kick)
         return true;
-    for (struct sc *sc = sessions; sc; sc = sc->next) {
+    for (struct sc *sc = sc_first(); sc; sc = sc->next) {
         if (ev->data.ptr != sc)
             continue;
         if (ffl_client_dead(sc->c) == 0) {
@@ -355,9 +368,7 @@ static bool has_come(const struct waiter *w)
 /* Anything to do instead of sleeping? */
 static bool awake(struct waiter *w)
 {
-    for (struct sc *sc = sessions; sc; sc = sc->next) {
-        if (!mine(sc))
-            continue;
+    for (struct sc *sc = sc_first(); sc; sc = sc->next) {
         tell_all(sc);
         if (!ffl_client_doze(sc->c)) {
             ffl_client_reap(sc->c);
@@ -386,8 +397,8 @@ int sleep_begin(struct waiter *w, bool restarts)
         tls.asleep = NULL;
         return -EINTR;
     }
-    for (struct sc *sc = sessions; sc; sc = sc->next)
-        sc->sleepers += mine(sc);
+    for (struct sc *sc = sc_first(); sc; sc = sc->next)
+        sc->sleepers++;
     w->asleep++;
     unlock();
     return 1;
@@ -399,12 +410,9 @@ void sleep_end(struct waiter *w)
     lock();
     tls.asleep = NULL;
     w->asleep--;
-    for (struct sc *sc = sessions; sc; sc = sc->next) {
-        if (!mine(sc))
-            continue;
+    for (struct sc *sc = sc_first(); sc; sc = sc->next)
         if (sc->sleepers && --sc->sleepers == 0)
             ffl_client_rouse(sc->c);
-    }
     sc_reap();
     errno = saved;
 }

@@ -90,6 +90,8 @@ API sighandler_t signal(int sig, sighandler_t handler)
     return set(sig, handler, sig > 0 && sig < SIGNALS && no_restart[sig] ? 0 : SA_RESTART);
 }
 
+sighandler_t bsd_signal(int sig, sighandler_t handler);
+
 API sighandler_t bsd_signal(int sig, sighandler_t handler)
 {
     return signal(sig, handler);

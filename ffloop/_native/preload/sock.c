@@ -164,7 +164,7 @@ struct sock *sock_enter(int fd)
         proc_import(s);
     if (!s)
         unlock();
-    else if (s->sc && options.per_thread && !pthread_equal(s->sc->owner, pthread_self())) {
+    else if (s->sc && options.per_thread && s->sc->owner != tls.worker) {
         static _Atomic bool told;
         if (!atomic_exchange(&told, true))
             report("FF_THREAD_SOCKET=1: descriptor %d belongs to another thread (EXDEV)", fd);

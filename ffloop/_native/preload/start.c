@@ -160,6 +160,7 @@ __attribute__((constructor)) static void start(void)
     read_log();
     read_options();
     route_start();
+    sc_start();
     proc_start();
     started = true;
 }

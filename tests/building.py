@@ -1,4 +1,4 @@
-"""Builds the C tests, in a folder outside the sources."""
+"""Builds the native code with its tests, in a folder outside the sources."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-NATIVE = Path(__file__).resolve().parents[2] / "ffloop" / "_native"
+NATIVE = Path(__file__).resolve().parents[1] / "ffloop" / "_native"
 
 
 def tool(name: str) -> str | None:
@@ -26,11 +26,16 @@ def run(command: list[str]) -> None:
         pytest.fail(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}", pytrace=False)
 
 
+def placed(command: list[str]) -> list[str]:
+    """For ThreadSanitizer: older ones cannot map a random layout."""
+    setarch = shutil.which("setarch")
+    return [setarch, "-R", *command] if setarch else command
+
+
 Build = Callable[[str, str], Path]
 
 
-@pytest.fixture(scope="session")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+def builder(new_folder: Callable[[str], Path]) -> Build:
     """build(sanitize, target): the folder that holds the built target."""
     folders: dict[str, Path] = {}
     done: set[tuple[str, str]] = set()
@@ -39,7 +44,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
         cmake = tool("cmake")
         assert cmake, "the C tests need cmake: pip install cmake"
         if sanitize not in folders:
-            folder = tmp_path_factory.mktemp("native-" + (sanitize or "plain").replace(",", "-"))
+            folder = new_folder("native-" + (sanitize or "plain").replace(",", "-"))
             command = [cmake, "-S", str(NATIVE), "-B", str(folder), "-DFFL_TESTS=ON"]
             command += [f"-DFFL_SANITIZE={sanitize}", "-DCMAKE_C_FLAGS=-Werror -g"]
             if ninja := tool("ninja"):

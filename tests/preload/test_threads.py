@@ -1,0 +1,127 @@
+"""threads.c: sockets that cross threads, and threads that keep to themselves.
+
+All runs twice: as it is, and with the program and the shim built with ThreadSanitizer, which must
+find nothing at all.
+"""
+
+import asyncio
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from building import Build, placed
+from shim import NATIVE, Instance
+
+pytestmark = pytest.mark.timeout(240)  # the first waits for the compiler
+
+HERE = Path(__file__).parent
+PLAIN, TSAN = "plain", "tsan"
+CONNECTIONS = 24
+SIZES = [0, 1, 3, 602, 4096, 70_000, 5, 300_000, 17, 20_000]  # bytes a request
+ONE_LOCK: dict[str, str] = {}
+PER_THREAD = {"FF_THREAD_SOCKET": "1"}
+
+
+class Programs:
+    """Built when first asked for; `command` is how to run one under its shim."""
+
+    def __init__(self, folder: Path, build: Build) -> None:
+        self.folder, self.build = folder, build
+
+    def program(self, name: str, kind: str) -> Path:
+        compiler = shutil.which("cc")
+        if not compiler:
+            pytest.skip("no C compiler")
+        out = self.folder / f"{name}-{kind}"
+        flags = ["-Wall", "-Wextra", "-Werror", "-O1", "-g", "-pthread"]
+        flags += ["-fsanitize=thread"] if kind == TSAN else []
+        if not out.exists():
+            done = subprocess.run(
+                [compiler, *flags, HERE / f"{name}.c", "-o", out], capture_output=True, text=True
+            )
+            if done.returncode and kind == TSAN:
+                pytest.skip(f"-fsanitize=thread does not link here: {done.stderr[-300:]}")
+            assert done.returncode == 0, done.stderr
+        return out
+
+    def command(self, name: str, kind: str, *args: str) -> list[str]:
+        program = self.program(name, kind)
+        folder = self.build("thread", "ff_syscall") if kind == TSAN else NATIVE
+        command = ["env", f"LD_PRELOAD={folder / 'libff_syscall.so'}", str(program), *args]
+        return placed(command) if kind == TSAN else command
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory, build: Build) -> Programs:
+    return Programs(tmp_path_factory.mktemp("threads"), build)
+
+
+def environment(instance: Instance, more: dict[str, str]) -> dict[str, str]:
+    """Without the shim: `env` brings it, so that `setarch` runs without."""
+    made = instance.environment(TSAN_OPTIONS="exitcode=66 second_deadlock_stack=1", **more)
+    del made["LD_PRELOAD"]
+    return made
+
+
+async def ask(port: int, first: int) -> None:
+    """Sends all requests without waiting; checks every byte that comes back."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    pattern = bytes((first + k) & 255 for k in range(256))
+    requests = [(pattern * (n // 256 + 1))[:n] for n in SIZES]
+    higher = bytes((i + 1) & 255 for i in range(256))
+
+    async def send() -> None:
+        for request in requests:
+            writer.write(len(request).to_bytes(4, "big") + request)
+            await writer.drain()
+
+    sending = asyncio.create_task(send())
+    for request in requests:
+        assert int.from_bytes(await reader.readexactly(4), "big") == len(request)
+        assert await reader.readexactly(len(request)) == request.translate(higher)
+    await sending
+    writer.close()
+    await writer.wait_closed()
+
+
+async def load(port: int) -> None:
+    """Connections come and go; many are open at a time."""
+    async with asyncio.timeout(60):
+        for _ in range(2):
+            await asyncio.gather(*[ask(port, i) for i in range(CONNECTIONS)])
+
+
+@pytest.mark.parametrize("kind", [PLAIN, TSAN])
+@pytest.mark.parametrize(
+    ("form", "mode"),
+    [
+        pytest.param("pipeline", ONE_LOCK, id="pipeline"),
+        pytest.param("cores", ONE_LOCK, id="cores"),
+        pytest.param("cores", PER_THREAD, id="cores-FF_THREAD_SOCKET"),
+        pytest.param("data", ONE_LOCK, id="data"),
+        pytest.param("data", PER_THREAD, id="data-FF_THREAD_SOCKET"),
+    ],
+)
+def test_serves(
+    programs: Programs, instance: Instance, form: str, mode: dict[str, str], kind: str
+) -> None:
+    server = subprocess.Popen(
+        programs.command("threads", kind, form),
+        env=environment(instance, mode),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stdout
+    try:
+        asyncio.run(load(int(server.stdout.readline() or 0)))
+    finally:
+        try:
+            _, errors = server.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            _, errors = server.communicate()
+        print(errors)
+    assert (server.returncode, errors) == (0, "")
