@@ -586,6 +586,26 @@ def shutdown_twice():
 
 
 @case
+def shutdown_listener():
+    """It is as before listen(), and may listen again."""
+    seen = []
+    for how in (socket.SHUT_WR, socket.SHUT_RD, socket.SHUT_RDWR):
+        with listener() as s, socket.socket() as client:
+            address = s.getsockname()
+            s.shutdown(how)
+            if how == socket.SHUT_WR:
+                seen.append(attempt(client.connect, address))
+                s.accept()[0].close()
+                continue
+            seen += [attempt(s.accept), wait(s, select.POLLIN | select.POLLOUT)]
+            seen += [s.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)]
+            seen += [attempt(client.connect, address), attempt(s.listen)]
+            with socket.create_connection(s.getsockname()):
+                s.accept()[0].close()
+    return seen
+
+
+@case
 def close_ends_the_stream():
     with pair() as (a, b):
         a.sendall(b"bye")

@@ -1,10 +1,11 @@
-"""threads.c: sockets that cross threads, and threads that keep to themselves.
+"""threads.c and crossings.c: sockets that cross threads, and threads that keep to themselves.
 
 All runs twice: as it is, and with the program and the shim built with ThreadSanitizer, which must
 find nothing at all.
 """
 
 import asyncio
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,11 +17,14 @@ from shim import NATIVE, Instance
 pytestmark = pytest.mark.timeout(240)  # the first waits for the compiler
 
 HERE = Path(__file__).parent
-PLAIN, TSAN = "plain", "tsan"
+NATIVE_RUN, PLAIN, TSAN = "native", "plain", "tsan"
 CONNECTIONS = 24
 SIZES = [0, 1, 3, 602, 4096, 70_000, 5, 300_000, 17, 20_000]  # bytes a request
 ONE_LOCK: dict[str, str] = {}
 PER_THREAD = {"FF_THREAD_SOCKET": "1"}
+
+
+CASES = re.findall(r"^    CASE\((\w+)\)", (HERE / "crossings.c").read_text(), re.MULTILINE)
 
 
 class Programs:
@@ -47,6 +51,8 @@ class Programs:
 
     def command(self, name: str, kind: str, *args: str) -> list[str]:
         program = self.program(name, kind)
+        if kind == NATIVE_RUN:
+            return [str(program), *args]
         folder = self.build("thread", "ff_syscall") if kind == TSAN else NATIVE
         command = ["env", f"LD_PRELOAD={folder / 'libff_syscall.so'}", str(program), *args]
         return placed(command) if kind == TSAN else command
@@ -125,3 +131,26 @@ def test_serves(
             _, errors = server.communicate()
         print(errors)
     assert (server.returncode, errors) == (0, "")
+
+
+def races(errors: str) -> list[str]:
+    """ThreadSanitizer's reports but those on descriptors: the program closes some while others use
+    them, on purpose."""
+    reports = errors.split("==================\n")
+    return [r for r in reports if "WARNING" in r and "Location is file descriptor" not in r]
+
+
+@pytest.mark.parametrize("kind", [NATIVE_RUN, PLAIN, TSAN])
+@pytest.mark.parametrize("case", CASES)
+def test_crossings(programs: Programs, instance: Instance, case: str, kind: str) -> None:
+    done = subprocess.run(
+        programs.command("crossings", kind, case),
+        env=environment(instance, ONE_LOCK),
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    if kind == TSAN and case == "churning" and done.returncode == 66:
+        assert races(done.stderr) == []
+    else:
+        assert (done.returncode, done.stderr) == (0, "")

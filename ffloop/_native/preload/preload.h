@@ -65,7 +65,6 @@ struct sc { /* a session */
     int index; /* of several instances */
     char path[256];
     int owner; /* FF_THREAD_SOCKET: tls.worker */
-    unsigned sleepers;
     unsigned socks;
     bool fstack;
 };
@@ -73,6 +72,7 @@ struct sc { /* a session */
 struct sc_list {
     struct sc *first;
     unsigned generation;
+    unsigned sleepers; /* threads; one may have begun before a session did */
 };
 
 struct signals { /* handlers that ran, and those without SA_RESTART among them */

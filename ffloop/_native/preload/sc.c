@@ -52,9 +52,10 @@ struct sc *sc_first(void)
 
 void unlock(void)
 {
-    for (struct sc *sc = sc_first(); sc; sc = sc->next) {
+    const struct sc_list *l = list();
+    for (struct sc *sc = l->first; sc; sc = sc->next) {
         tell_all(sc);
-        while (sc->sleepers && !ffl_client_doze(sc->c)) {
+        while (l->sleepers && !ffl_client_doze(sc->c)) {
             ffl_client_reap(sc->c);
             tell_all(sc);
         }
@@ -220,7 +221,7 @@ static void forget(struct sc *sc)
 
 void sc_put(struct sc *sc)
 {
-    if (--sc->socks == 0 && ffl_client_dead(sc->c) && !sc->sleepers)
+    if (--sc->socks == 0 && ffl_client_dead(sc->c) && !list()->sleepers)
         forget(sc);
 }
 
@@ -261,6 +262,7 @@ void sc_forked(void)
     while (sc_first())
         forget(sc_first());
     list()->generation++;
+    list()->sleepers = 0; /* those threads are the parent's */
     if (tls.waiter)
         waiter_gone(); /* its epoll is the parent's too */
 }
@@ -397,8 +399,7 @@ int sleep_begin(struct waiter *w, bool restarts)
         tls.asleep = NULL;
         return -EINTR;
     }
-    for (struct sc *sc = sc_first(); sc; sc = sc->next)
-        sc->sleepers++;
+    list()->sleepers++;
     w->asleep++;
     unlock();
     return 1;
@@ -410,8 +411,9 @@ void sleep_end(struct waiter *w)
     lock();
     tls.asleep = NULL;
     w->asleep--;
-    for (struct sc *sc = sc_first(); sc; sc = sc->next)
-        if (sc->sleepers && --sc->sleepers == 0)
+    struct sc_list *l = list();
+    if (l->sleepers && --l->sleepers == 0)
+        for (struct sc *sc = l->first; sc; sc = sc->next)
             ffl_client_rouse(sc->c);
     sc_reap();
     errno = saved;

@@ -449,6 +449,8 @@ API int connect(int fd, const struct sockaddr *sa, socklen_t len)
 static int accept_now(struct sock *l, struct ffl_names *names, int flags)
 {
     struct ffl_client *c = l->sc->c;
+    if (l->state != SOCK_LISTENING)
+        return -EINVAL; /* no longer */
     if (ffl_client_dead(c)) {
         l->lost = true;
         return -ECONNABORTED;
@@ -553,6 +555,27 @@ API int getpeername(int fd, struct sockaddr *sa, socklen_t *len)
     return real.getpeername(fd, sa, len);
 }
 
+/* A listener that is shut down is as it was before listen(); who waits in accept() learns it. */
+static int stop_listening(struct sock *s)
+{
+    struct ffl_client *c = s->sc->c;
+    struct ffl_names names;
+    int h = ffl_client_socket(c, s->domain, s->type, s->proto, 0);
+    if (h < 0)
+        return h;
+    int rc = ffl_client_names(c, s->h, &names);
+    (void)ffl_client_close(c, s->h, false); /* it is open */
+    s->h = h;
+    (void)ffl_client_watch(c, h, s); /* it is open */
+    if (rc == 0)
+        (void)ffl_client_bind(c, h, &names.local); /* taken meanwhile: it has no name */
+    if (s->kernel_fd >= 0)
+        fd_ours_close(s->kernel_fd);
+    s->kernel_fd = -1;
+    s->state = SOCK_BOUND;
+    return 0;
+}
+
 API int shutdown(int fd, int how)
 {
     real_start();
@@ -563,17 +586,20 @@ API int shutdown(int fd, int how)
         return real.shutdown(fd, how);
     }
     int rc;
+    bool listens = s->state == SOCK_LISTENING;
     if (how < SHUT_RD || how > SHUT_RDWR)
         rc = -EINVAL;
+    else if (listens)
+        rc = how == SHUT_WR ? 0 : stop_listening(s);
     else if ((s->state == SOCK_BOUND && s->type == SOCK_STREAM) ||
              (s->state == SOCK_CONNECTED && ffl_client_state(s->sc->c, s->h) & FFL_ST_FAILED))
         rc = -ENOTCONN;
     else
         rc = ffl_client_shutdown(s->sc->c, s->h, how);
-    if (rc == 0 && how != SHUT_WR)
+    if (rc == 0 && how != SHUT_WR && !listens)
         s->shut_rd = true;
     sock_tell(s);
-    if (rc == 0 && s->state == SOCK_BOUND)
+    if (rc == 0 && s->state == SOCK_BOUND && !listens)
         rc = -ENOTCONN; /* a datagram socket without a peer: said, and done all the same */
     return (int)leave(rc);
 }

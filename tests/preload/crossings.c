@@ -1,0 +1,486 @@
+/*
+ * crossings.c - one socket, several threads: what happens where they meet. A case a run:
+ * `crossings CASE`, natively and under the shim.
+ *
+ * A case ends with status 0, or says what is not so. Where two orders are possible both are right.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define CHECK(x)                                                                                   \
+    do {                                                                                           \
+        if (!(x)) {                                                                                \
+            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #x, strerror(errno));           \
+            _exit(1);                                                                              \
+        }                                                                                          \
+    } while (0)
+
+enum { ROUNDS = 20, BYTES = 1 << 20 };
+
+static struct sockaddr_in address_of(int fd)
+{
+    struct sockaddr_in sa;
+    socklen_t len = sizeof(sa);
+    CHECK(getsockname(fd, (struct sockaddr *)&sa, &len) == 0);
+    return sa;
+}
+
+static int bound(int type)
+{
+    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, type, 0);
+    CHECK(fd >= 0);
+    CHECK(bind(fd, (struct sockaddr *)&sa, sizeof(sa)) == 0);
+    return fd;
+}
+
+static int listener(void)
+{
+    int fd = bound(SOCK_STREAM);
+    CHECK(listen(fd, 64) == 0);
+    return fd;
+}
+
+static int connect_to(struct sockaddr_in sa)
+{
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(fd >= 0);
+    CHECK(connect(fd, (struct sockaddr *)&sa, sizeof(sa)) == 0);
+    return fd;
+}
+
+/* Two ends of a connection. */
+static void pair(int ends[2])
+{
+    int l = listener();
+    ends[0] = connect_to(address_of(l));
+    ends[1] = accept(l, NULL, NULL);
+    CHECK(ends[1] >= 0 && close(l) == 0);
+}
+
+static pthread_t start(void *(*body)(void *), void *arg)
+{
+    pthread_t t;
+    CHECK(pthread_create(&t, NULL, body, arg) == 0);
+    return t;
+}
+
+static intptr_t end(pthread_t t)
+{
+    void *result;
+    CHECK(pthread_join(t, &result) == 0);
+    return (intptr_t)result;
+}
+
+static int fd_of(void *arg)
+{
+    return *(int *)arg;
+}
+
+/* What a call gives: -errno, or its result. */
+static void *result(ssize_t rc)
+{
+    return (void *)(intptr_t)(rc < 0 ? -errno : rc);
+}
+
+/* ---- data ----------------------------------------------------------------------------------- */
+
+static unsigned char byte_at(size_t i)
+{
+    return (unsigned char)(i * 7 + i / 251);
+}
+
+static void *sends(void *arg)
+{
+    unsigned char data[4096];
+    for (size_t at = 0; at < BYTES; at += sizeof(data)) {
+        for (size_t i = 0; i < sizeof(data); i++)
+            data[i] = byte_at(at + i);
+        CHECK(send(fd_of(arg), data, sizeof(data), 0) == sizeof(data));
+    }
+    return NULL;
+}
+
+static void *receives(void *arg)
+{
+    unsigned char data[3000];
+    ssize_t n;
+    for (size_t at = 0; at < BYTES; at += (size_t)n) {
+        n = recv(fd_of(arg), data, sizeof(data), 0);
+        CHECK(n > 0);
+        for (ssize_t i = 0; i < n; i++)
+            CHECK(data[i] == byte_at(at + (size_t)i));
+    }
+    return NULL;
+}
+
+/* Of each end one thread reads while another writes. */
+static void both_ways(void)
+{
+    int ends[2];
+    pair(ends);
+    pthread_t t[] = {start(sends, &ends[0]), start(receives, &ends[0]), start(sends, &ends[1]),
+                     start(receives, &ends[1])};
+    for (int i = 0; i < 4; i++)
+        end(t[i]);
+    CHECK(close(ends[0]) == 0 && close(ends[1]) == 0);
+}
+
+static void *counts(void *arg)
+{
+    char data[512];
+    ssize_t n, all = 0;
+    while ((n = recv(fd_of(arg), data, sizeof(data), 0)) > 0)
+        all += n;
+    return result(n < 0 ? n : all);
+}
+
+/* Several read one socket, each through its own copy: no byte is lost or given twice. */
+static void readers_of_one(void)
+{
+    int ends[2], copies[3];
+    pthread_t t[3];
+    pair(ends);
+    for (int i = 0; i < 3; i++) {
+        CHECK((copies[i] = dup(ends[1])) >= 0);
+        t[i] = start(counts, &copies[i]);
+    }
+    CHECK(close(ends[1]) == 0); /* they have their copies */
+    sends(&ends[0]);
+    CHECK(shutdown(ends[0], SHUT_WR) == 0);
+    intptr_t all = 0;
+    for (int i = 0; i < 3; i++) {
+        all += end(t[i]);
+        CHECK(close(copies[i]) == 0);
+    }
+    CHECK(all == BYTES && close(ends[0]) == 0);
+}
+
+static void *datagrams_out(void *arg)
+{
+    struct sockaddr_in sa = address_of(fd_of(arg));
+    for (int i = 0; i < 50; i++) /* all of them fit in its buffer */
+        CHECK(sendto(fd_of(arg), &i, sizeof(i), 0, (struct sockaddr *)&sa, sizeof(sa)) ==
+              sizeof(i));
+    return NULL;
+}
+
+static void *datagrams_in(void *arg)
+{
+    intptr_t n = 0;
+    int got;
+    while (recv(fd_of(arg), &got, sizeof(got), 0) == sizeof(got) && got >= 0)
+        n++;
+    return result(n);
+}
+
+/* A datagram socket that sends to itself, in four threads. */
+static void datagrams(void)
+{
+    int fd = bound(SOCK_DGRAM), stop = -1;
+    struct sockaddr_in sa = address_of(fd);
+    pthread_t in[] = {start(datagrams_in, &fd), start(datagrams_in, &fd)};
+    pthread_t out[] = {start(datagrams_out, &fd), start(datagrams_out, &fd)};
+    end(out[0]);
+    end(out[1]);
+    for (int i = 0; i < 2; i++)
+        CHECK(sendto(fd, &stop, sizeof(stop), 0, (struct sockaddr *)&sa, sizeof(sa)) > 0);
+    CHECK(end(in[0]) + end(in[1]) > 0 && close(fd) == 0);
+}
+
+/* ---- ends ----------------------------------------------------------------------------------- */
+
+static void *receives_once(void *arg)
+{
+    char byte;
+    return result(recv(fd_of(arg), &byte, 1, 0));
+}
+
+static void *sends_on(void *arg)
+{
+    static const char data[65536];
+    ssize_t n;
+    while ((n = send(fd_of(arg), data, sizeof(data), MSG_NOSIGNAL)) > 0)
+        ;
+    return result(n);
+}
+
+static void shutdown_ends_a_reader(void)
+{
+    for (int i = 0; i < ROUNDS; i++) {
+        int ends[2];
+        pair(ends);
+        pthread_t t = start(receives_once, &ends[1]);
+        CHECK(shutdown(ends[1], SHUT_RD) == 0);
+        CHECK(end(t) == 0);
+        CHECK(close(ends[0]) == 0 && close(ends[1]) == 0);
+    }
+}
+
+static void shutdown_ends_a_writer(void)
+{
+    for (int i = 0; i < ROUNDS; i++) {
+        int ends[2];
+        pair(ends);
+        pthread_t t = start(sends_on, &ends[0]);
+        CHECK(shutdown(ends[0], SHUT_WR) == 0);
+        CHECK(end(t) == -EPIPE);
+        CHECK(close(ends[0]) == 0 && close(ends[1]) == 0);
+    }
+}
+
+static void *accepts(void *arg)
+{
+    return result(accept(fd_of(arg), NULL, NULL));
+}
+
+static void shutdown_ends_an_accept(void)
+{
+    for (int i = 0; i < ROUNDS; i++) {
+        int l = listener();
+        pthread_t t = start(accepts, &l);
+        CHECK(shutdown(l, SHUT_RDWR) == 0);
+        CHECK(end(t) == -EINVAL);
+        CHECK(close(l) == 0);
+    }
+}
+
+/* ---- close ---------------------------------------------------------------------------------- */
+
+static void *polls(void *arg)
+{
+    struct pollfd p = {.fd = fd_of(arg), .events = POLLIN};
+    CHECK(poll(&p, 1, 10000) == 1);
+    return result(p.revents);
+}
+
+/* The one that waits keeps it open: what comes wakes it. */
+static void close_beside_a_poll(void)
+{
+    for (int i = 0; i < ROUNDS; i++) {
+        int ends[2];
+        pair(ends);
+        int fd = ends[1];
+        pthread_t t = start(polls, &fd);
+        CHECK(close(ends[1]) == 0);
+        (void)send(ends[0], "x", 1, MSG_NOSIGNAL); /* reset, if nobody waited yet */
+        intptr_t got = end(t);
+        CHECK(got & POLLIN || got == POLLNVAL);
+        CHECK(recv(fd, &got, 1, 0) == -1 && errno == EBADF);
+        CHECK(close(ends[0]) == 0);
+    }
+}
+
+struct waits {
+    int epfd, bell;
+};
+
+static void *waits_for_bell(void *arg)
+{
+    struct waits *w = arg;
+    struct epoll_event ev;
+    int n;
+    while ((n = epoll_wait(w->epfd, &ev, 1, 10000)) == 1 && ev.data.fd != w->bell)
+        ;
+    return result(n);
+}
+
+/* The registration goes with the descriptor. */
+static void close_beside_an_epoll(void)
+{
+    struct waits w = {.epfd = epoll_create1(0), .bell = eventfd(0, 0)};
+    uint64_t one = 1;
+    struct epoll_event ev = {.events = EPOLLIN, .data.fd = w.bell};
+    CHECK(epoll_ctl(w.epfd, EPOLL_CTL_ADD, w.bell, &ev) == 0);
+    for (int i = 0; i < ROUNDS; i++) {
+        int ends[2];
+        pthread_t t = start(waits_for_bell, &w);
+        pair(ends);
+        ev = (struct epoll_event){.events = EPOLLIN | EPOLLET, .data.fd = ends[1]};
+        CHECK(epoll_ctl(w.epfd, EPOLL_CTL_ADD, ends[1], &ev) == 0);
+        CHECK(send(ends[0], "x", 1, 0) == 1);
+        CHECK(close(ends[1]) == 0 && close(ends[0]) == 0);
+        CHECK(write(w.bell, &one, sizeof(one)) == sizeof(one));
+        CHECK(end(t) == 1);
+        CHECK(read(w.bell, &one, sizeof(one)) == sizeof(one) && one == 1);
+    }
+    CHECK(close(w.epfd) == 0 && close(w.bell) == 0);
+}
+
+/* An epoll that one thread closes while another waits in it, with a stack socket and without. */
+static void close_of_the_epoll(void)
+{
+    for (int i = 0; i < 2 * ROUNDS; i++) {
+        struct waits w = {.epfd = epoll_create1(0), .bell = eventfd(0, 0)};
+        struct epoll_event ev = {.events = EPOLLIN, .data.fd = w.bell};
+        uint64_t one = 1;
+        int ends[2] = {-1, -1};
+        CHECK(epoll_ctl(w.epfd, EPOLL_CTL_ADD, w.bell, &ev) == 0);
+        if (i % 2) {
+            pair(ends);
+            ev.data.fd = ends[1];
+            CHECK(epoll_ctl(w.epfd, EPOLL_CTL_ADD, ends[1], &ev) == 0);
+        }
+        int epfd = w.epfd;
+        pthread_t t = start(waits_for_bell, &w);
+        CHECK(close(epfd) == 0);
+        CHECK(write(w.bell, &one, sizeof(one)) == sizeof(one));
+        intptr_t got = end(t);
+        CHECK(got == 1 || got == -EBADF);
+        CHECK(close(w.bell) == 0);
+        for (int k = 0; k < 2 && i % 2; k++)
+            CHECK(close(ends[k]) == 0);
+    }
+}
+
+/* ---- all at once ---------------------------------------------------------------------------- */
+
+enum { CHURNERS = 3, CONNECTIONS = 40 };
+
+static struct {
+    int l, pipe[2]; /* accepted descriptors on their way to who closes them */
+    struct sockaddr_in sa;
+    _Atomic bool over;
+} churn;
+
+static void *connects_and_goes(void *arg)
+{
+    char data[1000] = {1}, back[1000];
+    for (int i = 0; i < CONNECTIONS; i++) {
+        int fd = connect_to(churn.sa);
+        CHECK(send(fd, data, sizeof(data), 0) == sizeof(data));
+        CHECK(recv(fd, back, sizeof(back), MSG_WAITALL) == sizeof(back));
+        CHECK(memcmp(data, back, sizeof(data)) == 0);
+        CHECK(close(fd) == 0);
+    }
+    return arg;
+}
+
+static void *accepts_and_answers(void *arg)
+{
+    char data[1000];
+    for (;;) {
+        int fd = accept(churn.l, NULL, NULL);
+        CHECK(fd >= 0);
+        ssize_t n = recv(fd, data, sizeof(data), MSG_WAITALL);
+        int copy = dup(fd);
+        CHECK(copy >= 0 && close(fd) == 0 && (n == 0 || n == sizeof(data)));
+        if (n)
+            CHECK(send(copy, data, sizeof(data), 0) == sizeof(data));
+        CHECK(write(churn.pipe[1], &copy, sizeof(copy)) == sizeof(copy));
+        if (n == 0)
+            return arg;
+    }
+}
+
+static void *closes(void *arg)
+{
+    int fd;
+    while (read(churn.pipe[0], &fd, sizeof(fd)) == sizeof(fd))
+        CHECK(close(fd) == 0);
+    return arg;
+}
+
+/* Looks at every descriptor, whatever it is and whoever closes it meanwhile. */
+static void *looks(void *arg)
+{
+    while (!churn.over) {
+        struct pollfd all[64];
+        for (int i = 0; i < 64; i++) {
+            struct sockaddr_in sa;
+            struct epoll_event ev;
+            struct msghdr none = {.msg_name = NULL};
+            socklen_t len = sizeof(sa);
+            all[i] = (struct pollfd){.fd = i, .events = POLLIN};
+            (void)getsockname(i, (struct sockaddr *)&sa, &len);
+            (void)epoll_wait(i, &ev, 1, 0);
+            (void)sendmsg(i, &none, MSG_DONTWAIT | MSG_NOSIGNAL);
+            (void)fcntl(i, F_GETFL);
+        }
+        CHECK(poll(all, 64, 0) >= 0);
+    }
+    return arg;
+}
+
+static void *epolls(void *arg)
+{
+    while (!churn.over) {
+        struct epoll_event ev = {.events = EPOLLIN};
+        int epfd = epoll_create1(0);
+        CHECK(epfd >= 0);
+        CHECK(epoll_ctl(epfd, EPOLL_CTL_ADD, churn.l, &ev) == 0);
+        CHECK(epoll_ctl(epfd, EPOLL_CTL_ADD, churn.pipe[0], &ev) == 0);
+        CHECK(epoll_wait(epfd, &ev, 1, 0) >= 0);
+        CHECK(close(epfd) == 0);
+    }
+    return arg;
+}
+
+/* Descriptors come and go, in other threads than where they are used; numbers are used again. */
+static void churning(void)
+{
+    pthread_t clients[CHURNERS], servers[CHURNERS];
+    churn.l = listener();
+    churn.sa = address_of(churn.l);
+    CHECK(pipe(churn.pipe) == 0);
+    pthread_t closer = start(closes, NULL), looker = start(looks, NULL),
+              waiter = start(epolls, NULL);
+    for (int i = 0; i < CHURNERS; i++) {
+        servers[i] = start(accepts_and_answers, NULL);
+        clients[i] = start(connects_and_goes, NULL);
+    }
+    for (int i = 0; i < CHURNERS; i++)
+        end(clients[i]);
+    for (int i = 0; i < CHURNERS; i++)
+        CHECK(close(connect_to(churn.sa)) == 0); /* one ends each */
+    for (int i = 0; i < CHURNERS; i++)
+        end(servers[i]);
+    churn.over = true;
+    end(looker);
+    end(waiter);
+    CHECK(close(churn.pipe[1]) == 0);
+    end(closer);
+    CHECK(close(churn.pipe[0]) == 0 && close(churn.l) == 0);
+}
+
+static const struct {
+    const char *name;
+    void (*run)(void);
+} cases[] = {
+#define CASE(name) {#name, name}
+    CASE(both_ways),
+    CASE(readers_of_one),
+    CASE(datagrams),
+    CASE(shutdown_ends_a_reader),
+    CASE(shutdown_ends_a_writer),
+    CASE(shutdown_ends_an_accept),
+    CASE(close_beside_a_poll),
+    CASE(close_beside_an_epoll),
+    CASE(close_of_the_epoll),
+    CASE(churning),
+};
+
+int main(int argc, char **argv)
+{
+    alarm(60);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++)
+        if (argc == 2 && !strcmp(argv[1], cases[i].name)) {
+            cases[i].run();
+            return 0;
+        }
+    return 2;
+}
