@@ -68,16 +68,17 @@ static int yields_of(struct ffl_yield *y, int sleeps, int64_t took_ns, bool came
 
 TEST(yields_as_long_as_it_brings_something)
 {
+    const int64_t turn = 400 * US, slice = 4000 * (int64_t)US;
     struct ffl_yield y = {0};
-    CHECK_EQ(yields_of(&y, 1000, 400 * US, true), 1000);
-    CHECK(yields_of(&y, 1600, 1 * US, false) < 120);  /* alone: about one in 16 */
-    CHECK(yields_of(&y, 1000, 400 * US, true) > 800); /* not alone any more */
-    CHECK(yields_of(&y, 4 * 1024, 4000 * (int64_t)US, true) <
-          15);                                             /* somebody has the CPU for long */
-    CHECK(yields_of(&y, 4 * 1024, 400 * US, true) > 2000); /* and does not any more */
-    CHECK(yields_of(&y, 4 * 1024, 4000 * (int64_t)US, true) < 15);
-    CHECK(yields_of(&y, 10 * 1024, 1 * US, false) < 640); /* nobody has */
-    CHECK(yields_of(&y, 1600, 1 * US, false) < 120);
+    CHECK_EQ(yields_of(&y, 1000, turn, true), 1000);
+    CHECK(yields_of(&y, 1600, US, false) < 200);   /* alone: rarer and rarer, */
+    CHECK_EQ(yields_of(&y, 1600, US, false), 100); /* one in 16 */
+    CHECK(yields_of(&y, 1000, turn, true) > 900);  /* not alone any more */
+    CHECK(yields_of(&y, 4096, slice, true) < 15);  /* somebody takes whole time slices */
+    CHECK(yields_of(&y, 4096, turn, true) > 2000); /* and does not any more */
+    CHECK(yields_of(&y, 4096, slice, true) < 15);
+    (void)yields_of(&y, 10240, US, false); /* nobody does, and nobody asks */
+    CHECK(yields_of(&y, 1600, US, false) <= 100);
 }
 
 /* Two CPUs or fewer: a spinning side only keeps its peer from running. */

@@ -11,6 +11,8 @@ import pytest
 from lib import free_port
 from shim import Instance
 
+from ffloop import _pages
+
 pytestmark = pytest.mark.timeout(40)
 
 
@@ -111,6 +113,45 @@ for k, mine in enumerate(listeners[:2]):
         os._exit(0)
 for _ in range(2): os.wait()
 """
+
+
+ECHO = """
+import os, select, socket, sys, time
+listener = socket.create_server((sys.argv[1], 0))
+print(listener.getsockname()[1], flush=True)
+peer, _ = listener.accept()
+for _ in range(50):
+    peer.sendall(peer.recv(100))
+with select.epoll() as ep:  # what is the kernel's, and the time, are not kept waiting
+    ep.register(peer, select.EPOLLIN)
+    r, w = os.pipe()
+    ep.register(r, select.EPOLLIN)
+    os.write(w, b"x")
+    assert ep.poll() == [(r, select.EPOLLIN)]
+    os.read(r, 1)
+    began = time.monotonic()
+    assert ep.poll(0.1) == []
+    assert time.monotonic() - began >= 0.1
+print("asleep", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(("limit", "spins"), [("0", False), ("100000", True), ("forever", True)])
+def test_spin(instance: Instance, limit: str, spins: bool) -> None:
+    """FFLOOP_SPIN_US: it looks at the rings before it sleeps; `ffloop stat` has both counts."""
+    process = start(ECHO, instance.address, **instance.environment(FFLOOP_SPIN_US=limit))
+    assert process.stdout
+    with socket.create_connection((instance.address, int(process.stdout.readline()))) as peer:
+        for _ in range(50):
+            peer.sendall(b"some")
+            assert peer.recv(100) == b"some"
+        assert process.stdout.readline() == "asleep\n"
+        (session,) = _pages.read(instance.process.pid).sessions
+        app = session.app
+        assert bool(app["spins"]) == spins
+        assert app["sleeps"]
+        assert end(process) == ""
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU")

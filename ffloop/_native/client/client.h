@@ -143,6 +143,9 @@ void *ffl_client_next(struct ffl_client *c);
  * threads may sleep; after each wake-up the word is raised anew, or lowered by rouse. */
 bool ffl_client_doze(struct ffl_client *c);
 void ffl_client_rouse(struct ffl_client *c);
+/* Of that the statistics (`ffloop stat`) know only what is told: it sleeps now; it has spun. */
+void ffl_client_sleeps(struct ffl_client *c);
+void ffl_client_spun(struct ffl_client *c, bool hit);
 /* The session socket has become readable: reaps the rest; the client is dead from now on. */
 void ffl_client_lost(struct ffl_client *c);
 /* Reads ahead from now on, as the first recv that finds nothing does; a listener accepts ahead,

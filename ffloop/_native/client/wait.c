@@ -263,9 +263,7 @@ int client_sleep(struct ffl_client *c, struct ffl_event *ev, int max, int epfd, 
     }
     client_raise(c);
     if (!client_pending(c)) {
-        struct ffl_app_stats *st = &c->map.seg->app;
-        ffl_stat_add(&st->sleeps, 1);
-        atomic_store_explicit(&st->cpu, (uint32_t)sched_getcpu(), memory_order_relaxed);
+        ffl_client_sleeps(c);
         n = fd_events(c, ev, max, epfd, timeout_ns);
     }
     ffl_wait_lower(&c->map.seg->waits.app);
@@ -305,15 +303,12 @@ static bool spin(struct ffl_client *c, int64_t now, int64_t timeout_ns)
         slice = now + timeout_ns;
     if (until > slice)
         until = slice;
-    ffl_stat_add(&c->map.seg->app.spins, 1);
-    while (!client_pending(c)) {
+    bool hit;
+    while (!(hit = client_pending(c)) && ffl_now_ns() < until)
         for (int i = 0; i < 16 && !client_pending(c); i++)
             ffl_cpu_relax();
-        if (ffl_now_ns() >= until)
-            return false;
-    }
-    ffl_stat_add(&c->map.seg->app.spin_hits, 1);
-    return true;
+    ffl_client_spun(c, hit);
+    return hit;
 }
 
 static int gather(struct ffl_client *c, struct ffl_event *ev, int max)

@@ -7,6 +7,7 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <sched.h>
 
 int ffl_client_watch(struct ffl_client *c, int h, void *udata)
 {
@@ -54,6 +55,20 @@ void ffl_client_rouse(struct ffl_client *c)
 {
     if (!c->dead)
         ffl_wait_lower(&c->map.seg->waits.app);
+}
+
+void ffl_client_sleeps(struct ffl_client *c)
+{
+    struct ffl_app_stats *st = &c->map.seg->app;
+    ffl_stat_add(&st->sleeps, 1);
+    atomic_store_explicit(&st->cpu, (uint32_t)sched_getcpu(), memory_order_relaxed);
+}
+
+void ffl_client_spun(struct ffl_client *c, bool hit)
+{
+    struct ffl_app_stats *st = &c->map.seg->app;
+    ffl_stat_add(&st->spins, 1);
+    ffl_stat_add(&st->spin_hits, hit);
 }
 
 void ffl_client_lost(struct ffl_client *c)

@@ -127,6 +127,8 @@ struct waiter { /* something that a thread can sleep on: an epoll, or a thread's
     unsigned asleep;  /* threads */
     bool hit;         /* a thread's own: an item of it was told */
     unsigned sc_seen; /* sessions whose doorbells are in epfd */
+    bool lingered;
+    struct ffl_spin spin;
     struct ffl_yield yield;
     struct epoll_shadow *ep;
 };

@@ -9,6 +9,7 @@
  */
 #include "preload.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,8 @@
 #include <unistd.h>
 
 __thread struct tls tls __attribute__((tls_model("initial-exec")));
+
+#define SLICE_NS 50000 /* of spinning, then the kernel's events have their turn */
 
 static pthread_mutex_t big = PTHREAD_MUTEX_INITIALIZER;
 static struct sc_list shared; /* the process's sessions, but for FF_THREAD_SOCKET */
@@ -276,6 +279,7 @@ static int add(int epfd, int fd, uint32_t events, void *mark)
 int waiter_open(struct waiter *w, int epfd)
 {
     *w = (struct waiter){.epfd = epfd};
+    ffl_spin_init(&w->spin, options.spin_us);
     w->kick = fd_ours(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (w->kick < 0)
         return w->kick;
@@ -367,6 +371,34 @@ static bool has_come(const struct waiter *w)
     return w->hit || (w->ep && w->ep->head);
 }
 
+/* Looks at the rings a little longer (spin.h), before the wait word is raised: nobody need ring.
+ * True: time has passed, perhaps something has come; the next time it is the sleep's turn. */
+static bool linger(struct waiter *w, bool restarts)
+{
+    if (w->lingered)
+        return w->lingered = false;
+    int64_t began = ffl_now_ns(), until = ffl_spin_until(&w->spin, began), now;
+    bool spins = until > began;
+    w->spin.last_ns = began; /* its gap is how long a wait takes */
+    if (!spins && !ffl_yield_due(&w->yield))
+        return false;
+    do {
+        unlock();
+        (void)sched_yield(); /* also when it spins: others may need this CPU; it has no errors */
+        lock();
+        sc_reap();
+        now = ffl_now_ns();
+    } while (!has_come(w) && now < until && now - began < SLICE_NS && !interrupted(restarts));
+    w->lingered = !has_come(w);
+    for (struct sc *sc = spins ? sc_first() : NULL; sc; sc = sc->next)
+        ffl_client_spun(sc->c, !w->lingered);
+    if (!w->lingered)
+        ffl_spin_hit(&w->spin, now);
+    if (!spins)
+        ffl_yield_done(&w->yield, now - began, !w->lingered);
+    return true;
+}
+
 /* Anything to do instead of sleeping? */
 static bool awake(struct waiter *w)
 {
@@ -383,15 +415,7 @@ static bool awake(struct waiter *w)
 
 int sleep_begin(struct waiter *w, bool restarts)
 {
-    if (ffl_yield_due(&w->yield)) { /* before the wait word is raised: nobody need ring */
-        unlock();
-        int64_t took = ffl_yield();
-        lock();
-        sc_reap();
-        ffl_yield_done(&w->yield, took, has_come(w));
-        return 0; /* also if nothing has: time has passed */
-    }
-    if (awake(w))
+    if (linger(w, restarts) || awake(w))
         return 0;
     tls.asleep = w; /* before the look: a handler after it kicks */
     atomic_signal_fence(memory_order_seq_cst);
@@ -400,6 +424,8 @@ int sleep_begin(struct waiter *w, bool restarts)
         return -EINTR;
     }
     list()->sleepers++;
+    for (struct sc *sc = sc_first(); sc; sc = sc->next)
+        ffl_client_sleeps(sc->c);
     w->asleep++;
     unlock();
     return 1;
@@ -411,6 +437,8 @@ void sleep_end(struct waiter *w)
     lock();
     tls.asleep = NULL;
     w->asleep--;
+    if (w->spin.limit_ns)
+        ffl_spin_hit(&w->spin, ffl_now_ns());
     struct sc_list *l = list();
     if (l->sleepers && --l->sleepers == 0)
         for (struct sc *sc = l->first; sc; sc = sc->next)

@@ -6,6 +6,7 @@
 #define AUTO_LIMIT_US 50
 #define LONG_NS 1000000 /* a time slice is longer, a turn of a busy peer shorter */
 #define SKIP_IDLE 15
+#define VAIN 8 /* yields that bring nothing make skip one more */
 #define SKIP_LONG 1023
 
 void ffl_spin_init(struct ffl_spin *s, int64_t limit_us)
@@ -34,7 +35,7 @@ void ffl_yield_done(struct ffl_yield *y, int64_t took_ns, bool came)
         y->skip = y->skip < SKIP_LONG ? 2 * y->skip + 1 : SKIP_LONG;
     else if (came || y->skip >= 2 * SKIP_IDLE)
         y->skip /= 2;
-    else if (y->skip < SKIP_IDLE)
+    else if (y->skip < SKIP_IDLE && ++y->vain % VAIN == 0)
         y->skip++;
     y->left = y->skip;
 }

@@ -51,6 +51,7 @@ static inline int64_t ffl_spin_until(const struct ffl_spin *s, int64_t now)
 
 struct ffl_yield {
     unsigned skip, left; /* how many sleeps go without; of these, still to come */
+    unsigned vain;
 };
 
 /* Before a sleep: to yield first? */
