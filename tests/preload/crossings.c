@@ -457,6 +457,80 @@ static void churning(void)
     CHECK(close(churn.pipe[0]) == 0 && close(churn.l) == 0);
 }
 
+/* ---- FF_THREAD_SOCKET=1: a session a thread ------------------------------------------------- */
+
+static struct {
+    int ends[2], epfd, fresh, shared;
+} mine;
+
+/* Nothing works on another thread's sockets; a fresh socket is whoever's that binds it; an epoll of kernel
+ * descriptors is everybody's. */
+static void *uses_anothers(void *arg)
+{
+    char byte;
+    struct epoll_event ev = {.events = EPOLLIN};
+    struct pollfd p = {.fd = mine.ends[1], .events = POLLIN};
+    int own = epoll_create1(0);
+    for (int i = 0; i < 2; i++) {
+        int fd = mine.ends[i];
+        CHECK(recv(fd, &byte, 1, MSG_DONTWAIT) == -1 && send(fd, "y", 1, MSG_NOSIGNAL) == -1);
+        CHECK(epoll_ctl(own, EPOLL_CTL_ADD, fd, &ev) == -1 && errno == EXDEV);
+        CHECK(dup(fd) == -1 && errno == EXDEV);
+        CHECK(dup2(own, fd) == -1 && errno == EXDEV);
+        CHECK(close(fd) == -1 && errno == EXDEV);
+    }
+    CHECK(poll(&p, 1, 0) <= 1 && !(p.revents & POLLIN));
+    CHECK(epoll_wait(mine.epfd, &ev, 1, 0) == -1 && errno == EXDEV);
+    CHECK(close(mine.epfd) == -1 && errno == EXDEV);
+    CHECK(epoll_wait(mine.shared, &ev, 1, 0) == 0);
+    CHECK(listen(mine.fresh, 8) == 0);
+    int fd = connect_to(address_of(mine.fresh));
+    CHECK(epoll_ctl(own, EPOLL_CTL_ADD, mine.fresh, &ev) == 0 && epoll_wait(own, &ev, 1, -1) == 1);
+    CHECK(close(fd) == 0 && close(mine.fresh) == 0 && close(own) == 0);
+    return arg;
+}
+
+static void own_sockets_only(void)
+{
+    struct epoll_event ev = {.events = EPOLLIN};
+    char byte;
+    pair(mine.ends);
+    mine.epfd = epoll_create1(0);
+    mine.shared = epoll_create1(0);
+    mine.fresh = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(epoll_ctl(mine.epfd, EPOLL_CTL_ADD, mine.ends[1], &ev) == 0);
+    CHECK(send(mine.ends[0], "x", 1, 0) == 1);
+    pthread_t t = start(uses_anothers, NULL);
+    CHECK(epoll_wait(mine.shared, &ev, 1, 0) == 0);
+    end(t);
+    CHECK(epoll_wait(mine.epfd, &ev, 1, -1) == 1);
+    CHECK(recv(mine.ends[1], &byte, 1, 0) == 1 && byte == 'x');
+    CHECK(close(mine.ends[0]) == 0 && close(mine.ends[1]) == 0);
+    CHECK(close(mine.epfd) == 0 && close(mine.shared) == 0);
+}
+
+static void *leaves(void *arg)
+{
+    struct epoll_event ev = {.events = EPOLLIN};
+    pair(mine.ends);
+    mine.epfd = epoll_create1(0);
+    CHECK(epoll_ctl(mine.epfd, EPOLL_CTL_ADD, mine.ends[1], &ev) == 0);
+    return arg;
+}
+
+/* Threads come and go; what they leave can be closed, in any order. */
+static void left_by_a_thread(void)
+{
+    char byte;
+    for (int i = 0; i < 4; i++) {
+        end(start(leaves, NULL));
+        CHECK(recv(mine.ends[1], &byte, 1, MSG_DONTWAIT) == -1);
+        int all[] = {mine.ends[0], mine.ends[1], mine.epfd};
+        for (int k = 0; k < 3; k++)
+            CHECK(close(all[(i + k) % 3]) == 0);
+    }
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
@@ -472,6 +546,9 @@ static const struct {
     CASE(close_beside_an_epoll),
     CASE(close_of_the_epoll),
     CASE(churning),
+#define OF_A_THREAD(name) {#name, name}
+    OF_A_THREAD(own_sockets_only),
+    OF_A_THREAD(left_by_a_thread),
 };
 
 int main(int argc, char **argv)

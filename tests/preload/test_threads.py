@@ -24,7 +24,9 @@ ONE_LOCK: dict[str, str] = {}
 PER_THREAD = {"FF_THREAD_SOCKET": "1"}
 
 
-CASES = re.findall(r"^    CASE\((\w+)\)", (HERE / "crossings.c").read_text(), re.MULTILINE)
+CROSSINGS = (HERE / "crossings.c").read_text()
+CASES = re.findall(r"^    CASE\((\w+)\)", CROSSINGS, re.MULTILINE)
+OF_A_THREAD = re.findall(r"^    OF_A_THREAD\((\w+)\)", CROSSINGS, re.MULTILINE)
 
 
 class Programs:
@@ -154,3 +156,18 @@ def test_crossings(programs: Programs, instance: Instance, case: str, kind: str)
         assert races(done.stderr) == []
     else:
         assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("kind", [PLAIN, TSAN])
+@pytest.mark.parametrize("case", OF_A_THREAD)
+def test_sockets_of_a_thread(programs: Programs, instance: Instance, case: str, kind: str) -> None:
+    """FF_THREAD_SOCKET: what is another thread's fails, says so once, and is not touched."""
+    done = subprocess.run(
+        programs.command("crossings", kind, case),
+        env=environment(instance, PER_THREAD),
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1), done.stderr
+    assert "FF_THREAD_SOCKET=1: a socket or an epoll belongs to another thread" in done.stderr

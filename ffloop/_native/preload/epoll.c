@@ -194,6 +194,7 @@ static int add(struct epoll_shadow *ep, int epfd, struct item *model, const stru
     int rc = epoll_open(ep, epfd);
     if (rc < 0)
         return rc;
+    node_placed(&ep->node);
     if (model->inner && (ev->events & EPOLLEXCLUSIVE))
         return -EINVAL;
     if ((ev->events & EPOLLEXCLUSIVE) && ev->events & ~(uint32_t)EXCLUSIVE_OK)
@@ -269,6 +270,8 @@ int epoll_register(struct epoll_shadow *ep, int epfd, int op, struct item *model
 {
     struct node *n = fd_node(model->fd);
     int rc = 0;
+    if (!node_mine(&ep->node) || !node_mine(n))
+        return -EXDEV;
     if (n->kind == NODE_EPOLL) { /* the kernel keeps the kernel's part, and finds loops */
         model->inner = (struct epoll_shadow *)n;
         epoll_observe(model->inner);
@@ -482,10 +485,12 @@ static int any_wait(int epfd, struct epoll_event *ev, int max, int64_t timeout_n
     call_begins();
     lock();
     struct epoll_shadow *ep = shadow_of(epfd);
-    if (!ep || max <= 0 || max > INT_MAX / (int)sizeof(*ev)) {
+    if (!ep || node_shared(&ep->node) || max <= 0 || max > INT_MAX / (int)sizeof(*ev)) {
         unlock();
         return real_epoll(epfd, ev, max, timeout_ns, mask);
     }
+    if (!node_mine(&ep->node))
+        return (int)leave(-EXDEV);
     int n = ep->opened ? epoll_sleep(ep, epfd, ev, max, timeout_ns, mask)
                        : kernel_wait(ep, epfd, ev, max, timeout_ns, mask);
     int saved = errno;

@@ -37,6 +37,56 @@ static _Atomic(struct node *) *slot(int fd)
     return &chunk[fd % FD_CHUNK];
 }
 
+/* ---- whose is it ---------------------------------------------------------------------------- */
+
+/* FF_THREAD_SOCKET: for who looks at all descriptors, against who drops one or takes one over. */
+static pthread_mutex_t table = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+
+static void table_lock(void)
+{
+    if (options.per_thread)
+        pthread_mutex_lock(&table);
+}
+
+static void table_unlock(void)
+{
+    if (options.per_thread)
+        pthread_mutex_unlock(&table);
+}
+
+static int self(void)
+{
+    static _Atomic int threads;
+    if (!tls.id)
+        tls.id = atomic_fetch_add(&threads, 1) + 1;
+    return tls.id;
+}
+
+bool node_mine(struct node *n)
+{
+    if (!options.per_thread)
+        return true;
+    int me = self(), owner = atomic_load_explicit(&n->owner, memory_order_relaxed);
+    if (ffl_likely(owner == me || owner == -me))
+        return true;
+    if (owner > 0) {
+        static _Atomic bool told;
+        if (!atomic_exchange(&told, true))
+            report("FF_THREAD_SOCKET=1: a socket or an epoll belongs to another thread (EXDEV)");
+        return false;
+    }
+    table_lock();
+    atomic_store_explicit(&n->owner, -me, memory_order_relaxed);
+    table_unlock();
+    return true;
+}
+
+void node_placed(struct node *n)
+{
+    if (options.per_thread)
+        atomic_store_explicit(&n->owner, self(), memory_order_relaxed);
+}
+
 int fd_set_node(int fd, struct node *n)
 {
     _Atomic(struct node *) *p = slot(fd);
@@ -64,7 +114,9 @@ void fd_drop(int fd)
     struct node *n = p ? atomic_load_explicit(p, memory_order_relaxed) : NULL;
     if (!n)
         return;
+    table_lock();
     atomic_store_explicit(p, NULL, memory_order_release);
+    table_unlock();
     if (n->kind == NODE_SOCK)
         forget_kqueues((struct sock *)n, fd);
     if (n->kind == NODE_OURS || --n->fds > 0)
@@ -75,16 +127,31 @@ void fd_drop(int fd)
         epoll_free((struct epoll_shadow *)n);
 }
 
-void fd_each(void (*f)(int fd, struct node *n, void *arg), void *arg)
+static void each(void (*f)(int fd, struct node *n, void *arg), void *arg, bool all)
 {
+    int me = self();
     for (int i = 0; i < FD_CHUNKS; i++) {
         _Atomic(struct node *) *chunk = atomic_load_explicit(&fd_chunks[i], memory_order_relaxed);
         for (int k = 0; chunk && k < FD_CHUNK; k++) {
             struct node *n = atomic_load_explicit(&chunk[k], memory_order_relaxed);
-            if (n)
+            int owner = n ? abs(n->owner) : 0;
+            if (n && (all || owner == me || owner == NODE_LEFT || n->kind == NODE_OURS))
                 f(i * FD_CHUNK + k, n, arg);
         }
     }
+}
+
+void fd_each(void (*f)(int fd, struct node *n, void *arg), void *arg)
+{
+    table_lock();
+    each(f, arg, !options.per_thread);
+    table_unlock();
+}
+
+void fd_forked(void (*f)(int fd, struct node *n, void *arg))
+{
+    table = (pthread_mutex_t)PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+    each(f, NULL, true);
 }
 
 /* Where our descriptors go: near the limit, but not so high that the kernel's table grows. */
@@ -128,6 +195,20 @@ void fd_ours_close(int fd)
 
 /* ---- close --------------------------------------------------------------------------------- */
 
+/* False: another thread's. What an ended thread has left can be closed by any. */
+static bool drop(int fd, struct node *n)
+{
+    bool left = n->owner == NODE_LEFT;
+    if (!left && !node_mine(n))
+        return false;
+    if (left)
+        table_lock();
+    fd_drop(fd);
+    if (left)
+        table_unlock();
+    return true;
+}
+
 API int close(int fd)
 {
     real_start();
@@ -137,14 +218,15 @@ API int close(int fd)
     struct node *n = fd_node(fd);
     if (n && n->kind == NODE_OURS) /* as if it were not open: the program has not opened it */
         return (int)leave(-EBADF);
-    fd_drop(fd);
+    if (n && !drop(fd, n))
+        return (int)leave(-EXDEV);
     int rc = real.close(fd);
     return (int)leave(rc < 0 ? -errno : 0);
 }
 
 struct range {
     unsigned first, last;
-    int cut[256], cuts; /* ours within, ascending as fd_each goes */
+    int cut[256], cuts; /* within, not the thread's to close; ascending */
 };
 
 static void close_in(int fd, struct node *n, void *arg)
@@ -152,9 +234,9 @@ static void close_in(int fd, struct node *n, void *arg)
     struct range *r = arg;
     if ((unsigned)fd < r->first || (unsigned)fd > r->last)
         return;
-    if (n->kind != NODE_OURS)
-        fd_drop(fd);
-    else if (r->cuts < (int)FFL_COUNT(r->cut))
+    if (n->kind != NODE_OURS && drop(fd, n))
+        return;
+    if (r->cuts < (int)FFL_COUNT(r->cut))
         r->cut[r->cuts++] = fd;
 }
 
@@ -163,7 +245,9 @@ static int close_all(unsigned first, unsigned last, int flags)
     struct range r = {.first = first, .last = last};
     int rc = 0;
     lock();
-    fd_each(close_in, &r);
+    table_lock();
+    each(close_in, &r, true);
+    table_unlock();
     for (int i = 0; i <= r.cuts && rc == 0; i++) {
         unsigned end = i < r.cuts ? (unsigned)r.cut[i] - 1 : last;
         if (first <= end)
@@ -201,9 +285,9 @@ static int copied(int fd, int copy)
     struct node *n = fd_node(fd);
     if (copy < 0 || !n)
         return copy < 0 ? -errno : copy;
-    if (n->kind == NODE_OURS) {
+    if (n->kind == NODE_OURS || !node_mine(n)) {
         real.close(copy);
-        return -EBADF;
+        return n->kind == NODE_OURS ? -EBADF : -EXDEV;
     }
     if (fd_set_node(copy, n) < 0) {
         real.close(copy);
@@ -225,7 +309,9 @@ static int dup_to(int fd, int to, int flags, bool three)
 {
     struct node *n = fd_node(to);
     if (n && n->kind == NODE_OURS)
-        return -EBUSY;   /* dup2(2) has this error: "a race with open() and dup()" */
+        return -EBUSY; /* dup2(2) has this error: "a race with open() and dup()" */
+    if (n && n->owner != NODE_LEFT && !node_mine(n))
+        return -EXDEV;
     if (fd != to && n) { /* only if the kernel will do it */
         if (real.fcntl(fd, F_GETFD) < 0)
             return -errno;

@@ -290,6 +290,8 @@ API int kevent(int kqfd, const struct kevent *changes, int nchanges, struct keve
     struct epoll_shadow *ep = n && n->kind == NODE_EPOLL ? (struct epoll_shadow *)n : NULL;
     if (!ep || !ep->kq)
         return (int)leave(-EBADF);
+    if (!node_mine(n))
+        return (int)leave(-EXDEV);
     if (nchanges < 0 || nevents < 0 || timespec_bad(timeout))
         return (int)leave(-EINVAL);
     ep->node.fds++; /* it stays while we wait */

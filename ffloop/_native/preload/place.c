@@ -115,7 +115,8 @@ static int next_ordinal(const struct sock *s, const struct ffl_addr *a)
     return k;
 }
 
-int place_worker(void)
+/* The thread's number, from 1. */
+static int worker(void)
 {
     static _Atomic int threads;
     if (!tls.worker)
@@ -126,7 +127,7 @@ int place_worker(void)
 int place_instance(struct sock *s, const struct ffl_addr *a)
 {
     if (options.per_thread)
-        return (int)(((int64_t)options.proc_id + place_worker() - 1) % options.instances);
+        return (int)(((int64_t)options.proc_id + worker() - 1) % options.instances);
     if (options.multi_sc && a && a->port_be && s->reuse_port) {
         s->ordinal = next_ordinal(s, a);
         s->bound = *a;
@@ -156,7 +157,7 @@ static void pin(int64_t up)
 void place_attached(bool first)
 {
     if (options.per_thread)
-        pin((int64_t)options.proc_id + tls.worker - 1);
+        pin((int64_t)options.proc_id + worker() - 1);
     else if (!options.multi_sc && first)
         pin(options.proc_id);
 }

@@ -139,7 +139,7 @@ static void watch(struct set *p, struct waiter *w)
         p->kernel[i] = *f;
         p->kernel[i].revents = 0;
         p->items[i] = (struct item){.w = NULL};
-        if (!n || n->kind == NODE_OURS)
+        if (!n || n->kind == NODE_OURS || node_shared(n) || !node_mine(n))
             continue;
         struct item *it = &p->items[i];
         if (n->kind == NODE_EPOLL) { /* the kernel tells of its part */

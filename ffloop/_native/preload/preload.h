@@ -17,7 +17,7 @@
  * are the kernel's own.
  *
  * Locking: one lock for everything here (FF_THREAD_SOCKET: none, and a thread touches its own
- * sockets only). Without it nobody looks into a node: another thread may free it. A thread that holds
+ * nodes only: node_mine). Without it nobody looks into a node: another thread may free it. A thread that holds
  * it is `inside`: calls of the client pass through. Nothing
  * blocks while holding it but control operations that wait for the instance. Readiness is kept as the
  * kernel keeps it: a socket's changes are told to its items (an epoll's registrations, a waiting
@@ -64,9 +64,9 @@ struct sc { /* a session */
     struct ffl_client *c;
     int index; /* of several instances */
     char path[256];
-    int owner; /* FF_THREAD_SOCKET: tls.worker */
     unsigned socks;
     bool fstack;
+    bool ended; /* its thread (FF_THREAD_SOCKET), and left it sockets */
 };
 
 struct sc_list {
@@ -85,6 +85,7 @@ struct tls {
     struct signals ran; /* up to now; when the thread's call began */
     struct signals before;
     struct waiter *asleep; /* what it sleeps on, or is about to: a handler kicks it (signal.c) */
+    int id;                /* FF_THREAD_SOCKET: whose nodes are whose; 0: none yet (fds.c) */
     int worker;            /* FF_THREAD_SOCKET: its number, from 1; 0: none yet (place.c) */
     struct waiter *waiter;
     struct sc_list sessions;      /* FF_THREAD_SOCKET */
@@ -155,7 +156,11 @@ enum node_kind { NODE_SOCK, NODE_EPOLL, NODE_OURS };
 struct node {
     enum node_kind kind;
     int fds; /* descriptors that mean it */
+    /* FF_THREAD_SOCKET: n, thread n's, since it is on the stack; -n, who used it last; 0, nobody yet;
+     * NODE_LEFT, its thread has ended: it can be closed, by any */
+    _Atomic int owner;
 };
+#define NODE_LEFT INT32_MAX
 
 #define FD_CHUNK 1024
 #define FD_CHUNKS 1024
@@ -170,13 +175,22 @@ static inline struct node *fd_node(int fd)
     return chunk ? atomic_load_explicit(&chunk[fd % FD_CHUNK], memory_order_acquire) : NULL;
 }
 
+/* FF_THREAD_SOCKET: may the calling thread touch it? Reported when not. Else true. Locked. */
+bool node_mine(struct node *n);
+void node_placed(struct node *n); /* it is the calling thread's for good */
+/* FF_THREAD_SOCKET: an epoll without stack sockets: any thread's, and the kernel's alone. */
+static inline bool node_shared(const struct node *n)
+{
+    return options.per_thread && n->kind == NODE_EPOLL && n->owner <= 0;
+}
 int fd_set_node(int fd, struct node *n); /* counts; -ENOMEM. Locked */
 void fd_drop(int fd);                    /* forgets; the last one frees what it meant. Locked */
 int fd_ours(int fd); /* moves a new descriptor of ours out of the way: its number, or -errno */
 void fd_ours_keep(int fd); /* inherited: out of the program's reach, where it is */
 void fd_ours_close(int fd);
-/* Calls f for each descriptor with a node. Locked. */
+/* Calls f for each descriptor with a node (FF_THREAD_SOCKET: of the calling thread). Locked. */
 void fd_each(void (*f)(int fd, struct node *n, void *arg), void *arg);
+void fd_forked(void (*f)(int fd, struct node *n, void *arg)); /* the child: all are its thread's */
 
 /* ---- sockets (sock.c) ---------------------------------------------------------------------- */
 
@@ -280,7 +294,8 @@ struct epoll_shadow {
     struct waiter w;
     struct item *head, *tail; /* ready, perhaps */
     struct item *watchers;    /* who polls this epoll itself, or holds it in another one */
-    int items, kernel;        /* registrations: of stack sockets, of others (a hint) */
+    int items;                /* registrations of stack sockets */
+    _Atomic int kernel;       /* and of others (a hint) */
     int plain;                /* threads in the kernel's own wait: it had no stack socket */
     bool opened;              /* w is */
     bool observed;            /* somebody polled this epoll itself: no doorbells in it */
@@ -361,7 +376,6 @@ void route_start(void);
 bool route(const struct sc *sc, const struct ffl_addr *a); /* to the stack? */
 /* Which of several instances s goes to, by bind to `a` or (NULL) otherwise. */
 int place_instance(struct sock *s, const struct ffl_addr *a);
-int place_worker(void);                    /* the thread's number, from 1 */
 void place_attached(bool first);           /* a session has begun: the thread to its CPU */
 void place_imported(const struct sock *s); /* FF_MULTI_SC: a child has its listener */
 

@@ -186,6 +186,7 @@ static void inherit(int fd, struct node *n, void *arg)
 {
     (void)fd;
     (void)arg;
+    n->owner = 0; /* there is one thread */
     if (n->kind == NODE_EPOLL && ((struct epoll_shadow *)n)->kq) {
         fd_drop(fd);
         real.close(fd);
@@ -212,7 +213,7 @@ static void inherit(int fd, struct node *n, void *arg)
 
 static void fork_child(void)
 {
-    fd_each(inherit, NULL);
+    fd_forked(inherit);
     while (forking) {
         struct ticket *t = forking;
         forking = t->next;

@@ -195,7 +195,6 @@ struct sc *sc_get(int index, int *why_rc)
         return NULL;
     }
     sc->index = index;
-    sc->owner = place_worker();
     sc->fstack = strcmp(ffl_client_stack(sc->c), "fstack") == 0;
     struct sc_list *l = list();
     bool first = !l->first;
@@ -212,19 +211,28 @@ struct sc *sc_get(int index, int *why_rc)
     return sc;
 }
 
+static void sc_end(struct sc *sc)
+{
+    ffl_client_detach(sc->c);
+    free(sc);
+}
+
 static void forget(struct sc *sc)
 {
     struct sc **p = &list()->first;
     while (*p && *p != sc)
         p = &(*p)->next;
     *p = sc->next;
-    ffl_client_detach(sc->c);
-    free(sc);
+    sc_end(sc);
 }
 
 void sc_put(struct sc *sc)
 {
-    if (--sc->socks == 0 && ffl_client_dead(sc->c) && !list()->sleepers)
+    if (--sc->socks)
+        return;
+    if (sc->ended)
+        sc_end(sc);
+    else if (ffl_client_dead(sc->c) && !list()->sleepers)
         forget(sc);
 }
 
@@ -238,6 +246,13 @@ static void waiter_gone(void)
     tls.waiter = NULL;
 }
 
+static void leave_behind(int fd, struct node *n, void *unused)
+{
+    (void)fd;
+    (void)unused;
+    n->owner = n->owner > 0 ? NODE_LEFT : 0;
+}
+
 /* The thread ends. Its sockets are not closed by that, natively: with any its session stays. */
 static void thread_gone(void *unused)
 {
@@ -245,12 +260,16 @@ static void thread_gone(void *unused)
     lock();
     if (tls.waiter)
         waiter_gone();
+    if (options.per_thread)
+        fd_each(leave_behind, NULL);
     struct sc *next;
     for (struct sc *sc = tls.sessions.first; sc; sc = next) {
         next = sc->next;
+        sc->ended = sc->socks > 0;
         if (!sc->socks)
             forget(sc);
     }
+    tls.sessions.first = NULL;
     unlock();
 }
 

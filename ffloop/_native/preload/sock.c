@@ -159,18 +159,11 @@ struct sock *sock_enter(int fd)
     call_begins();
     lock();
     struct node *n = fd_node(fd);
-    struct sock *s = n && n->kind == NODE_SOCK ? (struct sock *)n : NULL;
+    struct sock *s = n && n->kind == NODE_SOCK && node_mine(n) ? (struct sock *)n : NULL;
     if (s && s->ticket && !s->sc)
         proc_import(s);
     if (!s)
         unlock();
-    else if (s->sc && options.per_thread && s->sc->owner != tls.worker) {
-        static _Atomic bool told;
-        if (!atomic_exchange(&told, true))
-            report("FF_THREAD_SOCKET=1: descriptor %d belongs to another thread (EXDEV)", fd);
-        unlock();
-        return NULL;
-    }
     return s;
 }
 
@@ -278,6 +271,7 @@ void sock_on_stack(struct sock *s, struct sc *sc, int h)
     s->sc = sc;
     s->h = h;
     sc->socks++;
+    node_placed(&s->node);
     (void)ffl_client_watch(sc->c, h, s); /* it is open */
 }
 
