@@ -9,24 +9,7 @@ import subprocess
 import sys
 
 from lib import *  # noqa: F403
-from lib import attempt, c, case, listener, main, pair, wait
-
-
-def child(function):
-    """Runs function in a forked child; its exit status."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            function()
-            status = 0
-        finally:
-            os._exit(status)
-    return pid
-
-
-def join(pid):
-    return os.waitpid(pid, 0)[1]
+from lib import attempt, c, case, child, join, listener, main, pair, wait
 
 
 @case

@@ -157,6 +157,24 @@ def handler(number: int, restart: bool = True) -> Iterator[list[int]]:
     signal.signal(number, before)
 
 
+def child(function: Callable[[], Any]) -> int:
+    """Runs function in a forked child; its pid."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            function()
+            status = 0
+        finally:
+            os._exit(status)
+    return pid
+
+
+def join(pid: int) -> int:
+    """The status of a child that has ended, or ends."""
+    return os.waitpid(pid, 0)[1]
+
+
 def main() -> None:
     wanted = sys.argv[1:] or list(cases)
     for name in wanted:

@@ -1,5 +1,6 @@
 """Unmodified programs of Debian under the shim."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,94 @@ def test_python_loops(instance: Instance, loop: str) -> None:
         env=instance.environment(), capture_output=True, text=True, timeout=30, check=False,
     )  # fmt: skip
     assert done.stdout == "all answered\n", done.stderr
+
+
+PREFORK = """
+import os, select, socket, sys
+s = socket.socket(); s.bind((sys.argv[1], 0)); s.listen(64); s.setblocking(False)
+ep = select.epoll(); ep.register(s, select.EPOLLIN)
+ep.poll(0)
+print(s.getsockname()[1], flush=True)
+def serve():
+    data = b''
+    while data != b'end':
+        ep.poll()
+        try: x, _ = s.accept()
+        except BlockingIOError: continue
+        with x:
+            x.setblocking(True)
+            data = x.recv(100)
+            x.sendall(b'%d %b' % (os.getpid(), data))
+for i in range(2):
+    if os.fork() == 0:
+        os.setsid()
+        serve()
+        break
+"""
+
+
+@either_stack
+def test_daemons_share_an_epoll(instance: Instance) -> None:
+    """Set up, two workers forked, and their parent gone: they serve with what they inherited."""
+
+    def ask(what: bytes) -> tuple[bytes, bytes]:
+        with socket.create_connection((instance.address, port), timeout=10) as client:
+            client.sendall(what)
+            got = b""
+            while data := client.recv(100):
+                got += data
+        pid, _, rest = got.partition(b" ")
+        return pid, rest
+
+    process = subprocess.Popen(
+        [sys.executable, "-c", PREFORK, instance.address],
+        env=instance.environment(), stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout
+    port = int(process.stdout.readline())
+    assert process.wait(10) == 0
+    words = [b"%d" % i for i in range(50)]
+    answers = [ask(word) for word in words]
+    assert [word for _, word in answers] == words
+    ends = {ask(b"end")[0] for _ in range(2)}
+    assert len(ends) == 2 and {pid for pid, _ in answers} <= ends
+    process.stdout.close()
+
+
+FORKED_LOOP = """
+import asyncio, os, socket, sys
+import LOOP
+loop = LOOP.new_event_loop()
+asyncio.set_event_loop(loop)
+async def serve(reader, writer):
+    data = await reader.readline()
+    writer.write(data)
+    await writer.drain()
+    writer.close()
+    if data == b'end\\n':
+        loop.call_later(0.1, loop.stop)
+server = loop.run_until_complete(asyncio.start_server(serve, '127.0.0.1', 0))
+port = server.sockets[0].getsockname()[1]
+pid = os.fork()
+if pid == 0:
+    loop.run_forever()
+    os._exit(0)
+for word in (b'one', b'two', b'end'):
+    with socket.create_connection(('127.0.0.1', port)) as x:
+        x.sendall(word + b'\\n')
+        print(x.recv(100).decode().strip())
+print(os.waitpid(pid, 0)[1])
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_loop_made_before_a_fork(instance: Instance, loop: str) -> None:
+    pytest.importorskip(loop)
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED_LOOP.replace("LOOP", loop)],
+        env=instance.environment(), capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.stdout == "one\ntwo\nend\n0\n", done.stderr
 
 
 def test_no_instance(tmp_path: Path) -> None:

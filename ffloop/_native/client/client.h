@@ -171,9 +171,10 @@ unsigned ffl_client_state(const struct ffl_client *c, int h);
 int ffl_client_ticket(const struct ffl_client_opts *o, struct ffl_ticket *out, char *why,
                       size_t whylen);
 int ffl_ticket_send(int fd, enum ffl_ticket_what what, const uint32_t *handles, uint32_t n);
-/* Before an export: stop reading ahead; when a ping has answered, give back what was not read.
- * The next recv that finds nothing arms the socket again. */
-void ffl_client_disarm(struct ffl_client *c, int h);
+/* Before an export: stop reading (or accepting) ahead; when a ping has answered, give back what was
+ * not read. The next recv or accept that finds nothing arms the socket again. False: it did not.
+ * -ENOBUFS: no buffer to give anything back in; it stays. */
+bool ffl_client_disarm(struct ffl_client *c, int h);
 int ffl_client_give_back(struct ffl_client *c, int h);
 /* A reference to the socket into a ticket; a failure shows when it is imported. */
 void ffl_client_export(struct ffl_client *c, int h, const struct ffl_ticket *t);

@@ -57,6 +57,7 @@ struct csock {
     uint32_t granted;      /* the last round of its turn for a large write */
     struct csock *acc_head, *acc_tail;
     uint32_t acc_n, window, credits; /* accept-ahead: queued, allowed, still with the instance */
+    bool paused;                     /* a listener: disarmed, until somebody asks again */
     uint8_t acc_flags;
     uint32_t names_buf; /* an accepted socket's names, not handed out yet */
     bool names_known;

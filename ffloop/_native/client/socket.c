@@ -262,7 +262,8 @@ static uint32_t missing_credit(const struct csock *l)
 void csock_grant(struct ffl_client *c, struct csock *l)
 {
     uint32_t add = missing_credit(l);
-    if (!l->closing && add * 2 >= l->window && add) /* in halves: an entry for many accepts */
+    if (!l->closing && !l->paused && add * 2 >= l->window &&
+        add) /* in halves: an entry for many accepts */
         submit_arm(c, l, add);
 }
 
@@ -278,6 +279,7 @@ int ffl_client_accepting(struct ffl_client *c, int h, int window, unsigned flags
         s->acc_flags = (uint8_t)(flags & FFL_F_ARM_NEW);
     s->window = (uint32_t)window;
     s->push = window > 0;
+    s->paused = false;
     if (window) /* also with nothing to add: it may have been disarmed */
         submit_arm(c, s, missing_credit(s));
     else
@@ -298,10 +300,8 @@ int ffl_client_accept(struct ffl_client *c, int h, struct ffl_names *names)
         return -EINVAL;
     struct csock *s = l->acc_head;
     if (!s) {
-        if (!l->window) { /* pulled, not pushed: a small window, so that siblings get theirs */
-            l->window = 1;
-            csock_grant(c, l);
-        }
+        if (!l->window || l->paused)
+            csock_arm(c, l);
         return -EAGAIN;
     }
     l->acc_head = s->acc_next;
@@ -325,9 +325,14 @@ int ffl_client_accept(struct ffl_client *c, int h, struct ffl_names *names)
 void csock_arm(struct ffl_client *c, struct csock *s)
 {
     if (s->listener) {
-        if (!s->window)
+        if (!s->window) /* pulled, not pushed: a small window, so that siblings get theirs */
             s->window = 1;
-        csock_grant(c, s);
+        if (s->paused) {
+            s->paused = false;
+            submit_arm(c, s, missing_credit(s));
+        } else {
+            csock_grant(c, s);
+        }
         return;
     }
     if (s->armed || s->eof || s->failed)

@@ -76,14 +76,16 @@ int client_connect_via(int ticket)
     return rc;
 }
 
-void ffl_client_disarm(struct ffl_client *c, int h)
+bool ffl_client_disarm(struct ffl_client *c, int h)
 {
     struct csock *s = client_sock(c, h);
-    if (!s || c->dead || !s->armed)
-        return;
+    if (!s || c->dead || (s->listener ? !s->window || s->paused : !s->armed))
+        return false;
+    s->paused = s->listener;
     s->armed = false;
     client_submit(c,
                   (struct ffl_entry){.op = FFL_OP_DISARM, .handle = s->handle, .buf = FFL_NO_BUF});
+    return true;
 }
 
 /* The head of its queue into a buffer: of a stream what finds room, of datagrams one, whole, with its
@@ -127,13 +129,28 @@ int client_give_back(struct ffl_client *c, struct csock *s)
     return 0;
 }
 
+static size_t queued(const struct csock *s)
+{
+    size_t n = 0;
+    for (const struct rx_item *it = s->rx_head; it; it = it->next)
+        n += it->len;
+    return n;
+}
+
 int ffl_client_give_back(struct ffl_client *c, int h)
 {
     struct csock *s = client_sock(c, h);
+    if (s && s->listener)
+        csock_return_queue(c, s);
     if (!s || c->dead || !s->rx_head)
         return 0;
+    size_t all = queued(s), had = SIZE_MAX;
     int rc = client_give_back(c, s);
-    if (rc == -ENOBUFS) /* it stays: better here than nowhere */
+    while (rc == -ENOBUFS && queued(s) < had && ffl_client_ping(c) == 0) {
+        had = queued(s); /* the instance has taken what was given: its buffers are free */
+        rc = client_give_back(c, s);
+    }
+    if (rc == -ENOBUFS && queued(s) < all) /* the rest would come in the wrong order */
         client_die(c, ENOBUFS, "no buffer to give received bytes back in");
     return rc;
 }

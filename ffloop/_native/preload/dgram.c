@@ -63,7 +63,7 @@ ssize_t dgram_recv(struct sock *s, const struct iovec *iov, size_t n, int flags,
             return (ssize_t)len;
         if (wait && s->shut_rd)
             return 0;
-        int rc = wait ? sock_wait(s, until) : -EAGAIN;
+        int rc = wait ? sock_wait(s, until) : sock_look(s) ? 0 : -EAGAIN;
         if (rc < 0)
             return rc;
     }

@@ -65,7 +65,7 @@ void dual_listen(struct sock *s, int fd, int backlog)
 
 void dual_follow(const struct item *it, int op)
 {
-    if (!it->s || it->s->kernel_fd < 0 || !it->w->ep)
+    if (!it->s || it->s->kernel_fd < 0 || !it->w->ep || it->w->ep->inherited)
         return;
     struct epoll_event ev = {.events = it->events, .data = it->data};
     (void)real.epoll_ctl(it->w->epfd, op, it->s->kernel_fd,

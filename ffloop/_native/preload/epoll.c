@@ -147,21 +147,6 @@ void epoll_free(struct epoll_shadow *ep)
     free(ep);
 }
 
-void epoll_forked(struct epoll_shadow *ep)
-{
-    while (ep->watchers)
-        item_unlink(&ep->watchers, ep->watchers); /* of threads and epolls of the parent */
-    if (ep->items)
-        fd_each(forget_of, &ep->w);
-    if (ep->opened)
-        waiter_close(&ep->w);
-    ep->opened = false;
-    ep->observed = false;
-    ep->w = (struct waiter){.ep = ep};
-    ep->plain = 0;
-    ep->head = ep->tail = NULL;
-}
-
 static struct item *find(struct item *list, const struct waiter *w, const struct item *model)
 {
     for (struct item *it = list; it; it = it->next)
@@ -171,7 +156,7 @@ static struct item *find(struct item *list, const struct waiter *w, const struct
 }
 
 /* A new registration or a new mask: is it ready now, and is it told when it will be? */
-static void begin(struct item *it)
+void epoll_begin(struct item *it)
 {
     if (it->s)
         sock_arm(it->s, it->events);
@@ -183,7 +168,9 @@ int epoll_open(struct epoll_shadow *ep, int epfd)
 {
     if (ep->opened)
         return 0;
-    int rc = waiter_open(&ep->w, epfd);
+    int rc = ep->inherited && !ep->plain ? epoll_private(ep, epfd) : 0;
+    if (rc == 0)
+        rc = waiter_open(&ep->w, epfd);
     ep->w.ep = ep;
     ep->opened = rc == 0;
     return rc;
@@ -209,7 +196,7 @@ static int add(struct epoll_shadow *ep, int epfd, struct item *model, const stru
     item_link(list_of(it), it);
     ep->items++;
     dual_follow(it, EPOLL_CTL_ADD);
-    begin(it);
+    epoll_begin(it);
     if (ep->plain && !ep->observed && waiter_bells(&ep->w) == 0)
         waiter_kick(&ep->w); /* who sleeps there learns that it is no longer the kernel's alone */
     return 0;
@@ -235,7 +222,7 @@ static int control(struct epoll_shadow *ep, int epfd, int op, struct item *model
         it->events = ev->events | EPOLLERR | EPOLLHUP;
         it->data = ev->data;
         dual_follow(it, EPOLL_CTL_MOD);
-        begin(it);
+        epoll_begin(it);
         return 0;
     default:
         return -EINVAL;
@@ -274,11 +261,13 @@ int epoll_register(struct epoll_shadow *ep, int epfd, int op, struct item *model
         return -EXDEV;
     if (n->kind == NODE_EPOLL) { /* the kernel keeps the kernel's part, and finds loops */
         model->inner = (struct epoll_shadow *)n;
+        if ((rc = epoll_use(model->inner, model->fd)) < 0)
+            return rc;
         epoll_observe(model->inner);
         rc = kernel_ctl(ep, epfd, op, model->fd, ev);
     } else {
         model->s = (struct sock *)n;
-        if (model->s->ticket && !model->s->sc)
+        if (op != EPOLL_CTL_DEL && model->s->ticket && !model->s->sc)
             proc_import(model->s);
     }
     return rc < 0 ? rc : control(ep, epfd, op, model, ev);
@@ -302,6 +291,9 @@ API int epoll_ctl(int epfd, int op, int fd, struct epoll_event *ev)
         unlock();
         return real.epoll_ctl(epfd, op, fd, ev);
     }
+    int rc = epoll_use(ep, epfd);
+    if (rc < 0)
+        return (int)leave(rc);
     if (!n || fd == epfd)
         return (int)leave(kernel_ctl(ep, epfd, op, fd, ev));
     struct item model = {.fd = fd};
@@ -425,6 +417,10 @@ int epoll_sleep(struct epoll_shadow *ep, int epfd, struct epoll_event *ev, int m
     ep->node.fds++; /* it stays while we wait, whatever another thread closes */
     int n;
     for (;;) {
+        if (ffl_unlikely(ep->stale)) {
+            epoll_revive(ep);
+            now = ffl_now_ns();
+        }
         sc_reap();
         n = 0;
         if (ep->kernel > 0 && now - ep->checked >= KERNEL_PERIOD_NS && ep->head)
@@ -491,6 +487,9 @@ static int any_wait(int epfd, struct epoll_event *ev, int max, int64_t timeout_n
     }
     if (!node_mine(&ep->node))
         return (int)leave(-EXDEV);
+    int rc = epoll_use(ep, epfd);
+    if (rc < 0)
+        return (int)leave(rc);
     int n = ep->opened ? epoll_sleep(ep, epfd, ev, max, timeout_ns, mask)
                        : kernel_wait(ep, epfd, ev, max, timeout_ns, mask);
     int saved = errno;

@@ -120,6 +120,8 @@ ssize_t sock_recv(struct sock *s, const struct iovec *iov, size_t n, int flags)
             return got ? (ssize_t)got : (ssize_t)r;
         if (r > 0 && !peeks)
             continue; /* the end may be behind it, and told already */
+        if (!got && no_wait(s, flags) && sock_look(s))
+            continue;
         if (no_wait(s, flags))
             return got ? (ssize_t)got : -EAGAIN;
         if ((rc = sock_wait(s, until)) < 0)

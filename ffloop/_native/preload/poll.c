@@ -70,6 +70,15 @@ void sock_arm(struct sock *s, uint32_t want)
     (void)ffl_client_arm(s->sc->c, s->h, sock_window(s)); /* it is open */
 }
 
+bool sock_look(struct sock *s)
+{
+    if (!s->unseen || !s->sc)
+        return false;
+    s->unseen = false;
+    (void)ffl_client_arm(s->sc->c, s->h, sock_window(s)); /* it is open */
+    return ffl_client_ping(s->sc->c) == 0 && ffl_client_ping(s->sc->c) == 0;
+}
+
 /* Consumes our own events of a thread's waiter. */
 static void drain(struct waiter *w)
 {
@@ -144,6 +153,9 @@ static void watch(struct set *p, struct waiter *w)
         struct item *it = &p->items[i];
         if (n->kind == NODE_EPOLL) { /* the kernel tells of its part */
             it->inner = (struct epoll_shadow *)n;
+            (void)epoll_use(it->inner, f->fd); /* no descriptor left: what the kernel says */
+            if (it->inner->stale)
+                epoll_revive(it->inner);
             epoll_observe(it->inner);
             it->w = w;
             item_link(&it->inner->watchers, it);

@@ -7,6 +7,7 @@
  * epoll.c   epoll                                    poll.c    poll, select
  * kqueue.c  kqueue, over epoll.c                     ff_syscall.h  for programs: kqueue, type flags
  * raw.c     syscall(2)                               dual.c    FFLOOP_DUAL_LISTEN
+ * again.c   an epoll after a fork
  * dgram.c   datagrams
  * place.c   which stack, instance, CPU               option.c  socket options, ioctl
  * proc.c    fork, exec, spawn                        file.c    sendfile, splice
@@ -146,6 +147,7 @@ int sleep_begin(struct waiter *w, bool restarts);
 void sleep_end(struct waiter *w);
 /* Is this event one of ours (a doorbell, a kick, a session's end)? Then it is dealt with. Locked. */
 bool waiter_event(struct waiter *w, const struct epoll_event *ev);
+bool waiter_mark(uint64_t data); /* of a doorbell or a kick, of this process or its parent */
 void waiter_kick(struct waiter *w);
 /* epoll_pwait with ns; timeout < 0: for ever. */
 int real_epoll(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns, const sigset_t *mask);
@@ -212,6 +214,7 @@ struct sock {
     bool nonblock, shut_rd, told, abort, orphan;
     bool named; /* a datagram socket: it has a port */
     bool force_stack, force_kernel, shared, exported, reuse_port;
+    bool unseen;                /* nothing was asked of it since a fork: what waits, nobody knows */
     bool spawned;               /* a spawn's file actions named it */
     bool lost;                  /* a listener whose instance has ended, and accept() has said so */
     int kernel_fd;              /* FFLOOP_DUAL_LISTEN: the kernel's listener beside it, or -1 */
@@ -269,6 +272,8 @@ static inline int sock_window(const struct sock *s)
 /* Sleeps until s has changed, `until` (ns, -1: never) or a signal. Locked before and after.
  * 0: look again; -EAGAIN: the time is over; -EINTR. */
 int sock_wait(struct sock *s, int64_t until);
+/* Nothing is here: may there be something at the instance? Then it is on its way no more: look again. */
+bool sock_look(struct sock *s);
 int sock_to_kernel(struct sock *s, int fd); /* gives it up; its epoll registrations move */
 /* Bytes that recv would give now. */
 static inline size_t sock_queued(const struct sock *s)
@@ -299,6 +304,9 @@ struct epoll_shadow {
     int plain;                /* threads in the kernel's own wait: it had no stack socket */
     bool opened;              /* w is */
     bool observed;            /* somebody polled this epoll itself: no doorbells in it */
+    bool inherited;           /* the kernel's epoll is the parent's too, */
+    bool foreign;             /* and has its doorbells: not to be waited on */
+    bool stale;               /* since a fork its sockets are not read ahead */
     int64_t checked;
     struct kq *kq; /* it is a kqueue's */
 };
@@ -312,8 +320,8 @@ int epoll_register(struct epoll_shadow *ep, int epfd, int op, struct item *model
 int epoll_sleep(struct epoll_shadow *ep, int epfd, struct epoll_event *ev, int max,
                 int64_t timeout_ns, const sigset_t *mask);
 void epoll_tell(struct item *it);
-void epoll_forget(struct item *it);         /* its socket goes */
-void epoll_forked(struct epoll_shadow *ep); /* the child: its stack sockets are the parent's */
+void epoll_forget(struct item *it); /* its socket goes */
+void epoll_begin(struct item *it);  /* tells it, if its socket is ready, and when it will be */
 void epoll_free(struct epoll_shadow *ep);
 bool epoll_ready(struct epoll_shadow *ep); /* has it events of stack sockets? */
 /* From now on its own readiness is its kernel descriptors' alone, and watchers are told the rest. */
@@ -321,6 +329,20 @@ void epoll_observe(struct epoll_shadow *ep);
 void item_link(struct item **list, struct item *it);
 void item_unlink(struct item **list, struct item *it);
 void items_tell(struct item *list);
+
+/* ---- an epoll after a fork (again.c) -------------------------------------------------------- */
+
+void epoll_forked(struct epoll_shadow *ep); /* in the child */
+/* Before an inherited one is used: the child gets a kernel epoll of its own. 0 or -errno. */
+int epoll_private(struct epoll_shadow *ep, int epfd);
+static inline int epoll_use(struct epoll_shadow *ep, int epfd)
+{
+    return ffl_unlikely(ep->foreign) ? epoll_open(ep, epfd) : 0;
+}
+void epoll_stale(struct epoll_shadow *ep);  /* a socket of it was disarmed */
+void epoll_revive(struct epoll_shadow *ep); /* imports and arms its sockets */
+void epoll_revive_waited(void);             /* those in which threads wait */
+void items_forked(struct item **list);      /* forgets the parent's waiting calls */
 
 /* ---- kqueue (kqueue.c) --------------------------------------------------------------------- */
 
@@ -383,6 +405,7 @@ void proc_start(void);
 /* Makes an inherited socket ours: a reference of our own, in our session. */
 int proc_import(struct sock *s);
 void proc_disown(struct sock *s); /* closed before it was used */
+void proc_leave(struct sock *s);  /* closed: what it has is for the others who share it */
 void sock_on_stack(struct sock *s, struct sc *sc, int h);
 
 static inline bool timespec_bad(const struct timespec *ts)

@@ -2,9 +2,9 @@
  * proc.c - what becomes of stack sockets in another process: fork, exec, spawn.
  *
  * Callers: the program; the C library at fork. Before a fork the parent gives back what was read
- * ahead of sockets that nobody polls, and puts a reference to each socket into a ticket that the child
- * inherits. The child attaches when it first uses one, through the ticket, and imports it. A program
- * after exec finds in its environment which descriptors (by their placeholders' inodes, so
+ * or accepted ahead of sockets in which no thread waits, and puts a reference to each socket into a
+ * ticket that the child inherits. The child attaches when it first uses one, through the ticket, and
+ * imports it (of epolls: again.c). A program after exec finds in its environment which descriptors (by their placeholders' inodes, so
  * however they were moved) are stack sockets, and the ticket.
  */
 #include "preload.h"
@@ -55,7 +55,7 @@ int proc_import(struct sock *s)
         report("an inherited socket is lost: %s", strerror(-h));
         return h;
     }
-    s->shared = true;
+    s->shared = s->unseen = true;
     sock_on_stack(s, sc, h);
     place_imported(s);
     return 0;
@@ -80,20 +80,6 @@ static void import_one(int fd, struct node *n, void *arg)
 
 /* ---- exporting ----------------------------------------------------------------------------- */
 
-/* Has it, perhaps, what nobody here waits for? */
-static bool reads_ahead(const struct sock *s)
-{
-    return (s->state == SOCK_CONNECTED || s->type == SOCK_DGRAM) && !s->items;
-}
-
-static void disarm_one(int fd, struct node *n, void *arg)
-{
-    (void)fd;
-    struct sock *s = (struct sock *)n;
-    if (n->kind == NODE_SOCK && s->sc == arg && reads_ahead(s))
-        ffl_client_disarm(s->sc->c, s->h);
-}
-
 /* A spawn's file actions may give it to the child under another number, close-on-exec or not. */
 static bool stays_open(int fd, const struct sock *s)
 {
@@ -106,16 +92,42 @@ struct export {
     bool exec; /* only what stays open */
 };
 
+/* Does it go into the ticket? */
+static bool goes(const struct export *e, int fd, const struct node *n)
+{
+    const struct sock *s = (const struct sock *)n;
+    return n->kind == NODE_SOCK && s->sc == e->sc && !s->exported &&
+           (!e->exec || stays_open(fd, s));
+}
+
+/* What was read ahead of it goes back, unless a thread waits in it: that one has asked for it. Who
+ * polls it asks again with the next call. */
+static bool gives_back(const struct sock *s)
+{
+    for (const struct item *it = s->items; it; it = it->next)
+        if (!it->w->ep)
+            return false;
+    return true;
+}
+
+static void disarm_one(int fd, struct node *n, void *arg)
+{
+    struct sock *s = (struct sock *)n;
+    if (!goes(arg, fd, n) || !gives_back(s) || !ffl_client_disarm(s->sc->c, s->h))
+        return;
+    s->unseen = true;
+    for (struct item *it = s->items; it; it = it->next)
+        epoll_stale(it->w->ep);
+}
+
 static void export_one(int fd, struct node *n, void *arg)
 {
     const struct export *e = arg;
     struct sock *s = (struct sock *)n;
-    if (n->kind != NODE_SOCK || s->sc != e->sc || s->exported)
+    if (!goes(e, fd, n))
         return;
-    if (e->exec && !stays_open(fd, s))
-        return;
-    if (reads_ahead(s))
-        (void)ffl_client_give_back(s->sc->c, s->h); /* the session is dead: so is the socket */
+    if (gives_back(s))
+        (void)ffl_client_give_back(s->sc->c, s->h); /* no buffers: it stays; dead: so is s */
     ffl_client_export(s->sc->c, s->h, e->ticket);
     s->shared = s->exported = true;
 }
@@ -141,9 +153,9 @@ static struct ticket *export_all(struct sc *sc, bool exec)
     }
     t->sc = sc;
     t->index = sc->index;
-    fd_each(disarm_one, sc);
-    rc = ffl_client_ping(sc->c); /* nothing more is read ahead */
     struct export e = {.sc = sc, .ticket = &t->t, .exec = exec};
+    fd_each(disarm_one, &e);
+    rc = ffl_client_ping(sc->c); /* nothing more is read ahead */
     if (rc == 0)
         fd_each(export_one, &e);
     fd_each(unmark, NULL);
@@ -152,6 +164,12 @@ static struct ticket *export_all(struct sc *sc, bool exec)
     if (rc < 0)
         ffl_log(FFL_LOG_WARNING, "export: %s", strerror(-rc));
     return t;
+}
+
+void proc_leave(struct sock *s)
+{
+    if (s->shared && ffl_client_disarm(s->sc->c, s->h) && ffl_client_ping(s->sc->c) == 0)
+        (void)ffl_client_give_back(s->sc->c, s->h); /* the session is dead: so is the socket */
 }
 
 /* ---- fork ---------------------------------------------------------------------------------- */
@@ -179,6 +197,7 @@ static void fork_parent(void)
         fd_ours_close(t->t.fd);
         free(t);
     }
+    epoll_revive_waited();
     unlock();
 }
 
@@ -188,6 +207,7 @@ static void inherit(int fd, struct node *n, void *arg)
     (void)arg;
     n->owner = 0; /* there is one thread */
     if (n->kind == NODE_EPOLL && ((struct epoll_shadow *)n)->kq) {
+        ((struct epoll_shadow *)n)->inherited = true;
         fd_drop(fd);
         real.close(fd);
         return;
@@ -196,8 +216,11 @@ static void inherit(int fd, struct node *n, void *arg)
         epoll_forked((struct epoll_shadow *)n);
         return;
     }
+    if (n->kind != NODE_SOCK)
+        return;
     struct sock *s = (struct sock *)n;
-    if (n->kind != NODE_SOCK || !s->sc || s->ticket)
+    items_forked(&s->items);
+    if (!s->sc || s->ticket)
         return;
     struct ticket *t = forking;
     while (t && t->sc != s->sc)
@@ -349,6 +372,7 @@ static void carry_end(struct carry *c)
     int saved = errno;
     lock();
     fd_ours_close(c->t->t.fd);
+    epoll_revive_waited();
     unlock();
     free(c->t);
     free(c->var);

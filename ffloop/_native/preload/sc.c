@@ -366,9 +366,14 @@ static void tell_lost(int fd, struct node *n, void *sc)
     (void)fd;
 }
 
+bool waiter_mark(uint64_t data)
+{
+    return data == (uintptr_t)&mark_bell || data == (uintptr_t)&mark_kick;
+}
+
 bool waiter_event(struct waiter *w, const struct epoll_event *ev)
 {
-    if (ev->data.ptr == &mark_bell || ev->data.ptr == &mark_kick)
+    if (waiter_mark(ev->data.u64))
         return true;
     for (struct sc *sc = sc_first(); sc; sc = sc->next) {
         if (ev->data.ptr != sc)

@@ -134,6 +134,7 @@ void sock_free(struct sock *s)
     while (s->items)
         epoll_forget(s->items);
     if (s->sc) {
+        proc_leave(s);
         (void)ffl_client_close(s->sc->c, s->h, s->abort); /* cannot fail: it is open */
         sc_put(s->sc);
     } else if (s->ticket) {
@@ -199,6 +200,8 @@ int sock_to_kernel(struct sock *s, int fd)
             continue;
         struct epoll_event ev = {.events = it->events, .data = it->data};
         int epfd = it->writes ? kqueue_writes(it->w->ep) : it->w->epfd;
+        if (rc == 0)
+            rc = epoll_use(it->w->ep, it->w->epfd);
         if (real.epoll_ctl(epfd, EPOLL_CTL_ADD, it->fd, &ev) < 0)
             rc = -errno;
         it->w->ep->kernel++;
@@ -491,6 +494,8 @@ static int do_accept(int fd, struct sockaddr *sa, socklen_t *len, int flags)
     while ((rc = accept_now(s, &names, flags)) == -EAGAIN) {
         if ((rc = dual_accept(s, sa, len, flags)) >= 0)
             return (int)leave(rc);
+        if (s->nonblock && sock_look(s))
+            continue;
         if (s->nonblock || (rc = sock_wait(s, until)) < 0)
             break;
     }

@@ -1,0 +1,202 @@
+/*
+ * again.c - an epoll after a fork.
+ *
+ * Callers: epoll.c, poll.c, proc.c. Natively parent and child have one epoll. Here each has its own
+ * registrations of the sockets on the stack, and the doorbells of one would not do for the other: a
+ * child that uses an epoll which had any puts one of its own in its place, with the kernel's
+ * registrations of the old one. In both, the sockets were given back before the fork; who waits
+ * reads ahead again.
+ */
+#include "preload.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* ---- the child's ---------------------------------------------------------------------------- */
+
+void items_forked(struct item **list)
+{
+    while (*list)
+        if ((*list)->w->ep)
+            list = &(*list)->next;
+        else
+            *list = (*list)->next; /* on the stack of a thread of the parent */
+}
+
+void epoll_forked(struct epoll_shadow *ep)
+{
+    items_forked(&ep->watchers);
+    if (ep->opened)
+        waiter_close(&ep->w);
+    for (struct item *it = ep->head; it; it = it->rd_next)
+        it->queued = false;
+    ep->head = ep->tail = NULL;
+    ep->inherited = true;
+    ep->foreign |= ep->opened;
+    ep->opened = false;
+    ep->stale = ep->items > 0;
+    ep->plain = 0;
+    ep->w = (struct waiter){.ep = ep, .epfd = ep->w.epfd, .kick = -1};
+}
+
+/* One registration, as /proc says it, into the epoll `to`. 0 or -errno. */
+static int copy(const char *line, int to)
+{
+    struct epoll_event ev;
+    struct stat st;
+    unsigned long long data;
+    unsigned long ino;
+    int fd;
+    if (sscanf(line, "tfd: %d events: %x data: %llx pos:%*i ino:%lx", &fd, &ev.events, &data,
+               &ino) != 4)
+        return 0;
+    struct node *n = fd_node(fd);
+    if (waiter_mark(data) || (n && n->kind != NODE_EPOLL))
+        return 0; /* ours, or closed by us since */
+    if (fstat(fd, &st) < 0 || st.st_ino != ino)
+        return 0; /* closed meanwhile, and open elsewhere */
+    int rc = n ? epoll_use((struct epoll_shadow *)n, fd) : 0;
+    ev.data.u64 = data;
+    if (rc == 0 && real.epoll_ctl(to, EPOLL_CTL_ADD, fd, &ev) < 0)
+        rc = -errno;
+    return rc;
+}
+
+static int copy_all(int from, int to)
+{
+    char path[64], line[256];
+    snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", from);
+    FILE *f = fopen(path, "re");
+    int rc = f ? 0 : -errno;
+    while (rc == 0 && fgets(line, sizeof(line), f))
+        rc = copy(line, to);
+    if (f)
+        fclose(f);
+    return rc;
+}
+
+struct change {
+    struct epoll_shadow *ep;
+    int fd;
+};
+
+static void replace(int fd, struct node *n, void *arg)
+{
+    const struct change *c = arg;
+    int flags = n == &c->ep->node ? real.fcntl(fd, F_GETFD) : -1;
+    if (flags >= 0)
+        (void)real.dup3(c->fd, fd, flags & FD_CLOEXEC ? O_CLOEXEC : 0); /* both are open */
+}
+
+static struct item *items_of(struct node *n)
+{
+    return n->kind == NODE_SOCK    ? ((struct sock *)n)->items
+           : n->kind == NODE_EPOLL ? ((struct epoll_shadow *)n)->watchers
+                                   : NULL;
+}
+
+static void beside(int fd, struct node *n, void *arg)
+{
+    const struct epoll_shadow *ep = arg;
+    for (struct item *it = items_of(n); it; it = it->next)
+        if (it->w == &ep->w)
+            dual_follow(it, EPOLL_CTL_ADD);
+    (void)fd;
+}
+
+int epoll_private(struct epoll_shadow *ep, int epfd)
+{
+    int fresh = real.epoll_create1(EPOLL_CLOEXEC);
+    if (fresh < 0)
+        return -errno;
+    int rc = ep->kernel > 0 ? copy_all(epfd, fresh) : 0;
+    if (rc == 0) {
+        fd_each(replace, &(struct change){ep, fresh});
+        ep->inherited = ep->foreign = false;
+        ep->w.epfd = epfd;
+        fd_each(beside, ep);
+    } else {
+        report("the registrations of an inherited epoll cannot be read from /proc: %s",
+               strerror(-rc));
+    }
+    real.close(fresh);
+    return rc;
+}
+
+/* ---- reading ahead again --------------------------------------------------------------------- */
+
+void epoll_stale(struct epoll_shadow *ep)
+{
+    if (ep->stale)
+        return;
+    ep->stale = true;
+    for (struct item *it = ep->watchers; it; it = it->next)
+        if (it->w->ep)
+            epoll_stale(it->w->ep);
+}
+
+static void arm_one(int fd, struct node *n, void *arg)
+{
+    const struct epoll_shadow *ep = arg;
+    for (struct item *it = items_of(n); it; it = it->next) {
+        struct sock *s = it->s;
+        if (it->w != &ep->w)
+            continue;
+        if (it->inner) {
+            (void)epoll_use(it->inner, fd); /* no descriptor left: without its stack sockets */
+            if (it->inner->stale)
+                epoll_revive(it->inner);
+            continue;
+        }
+        if (s->ticket && !s->sc)
+            (void)proc_import(s); /* it has reported */
+        if (it->events & (EPOLLIN | EPOLLRDNORM))
+            s->unseen = false;
+        sock_arm(s, it->events);
+    }
+}
+
+static void begin_one(int fd, struct node *n, void *arg)
+{
+    const struct epoll_shadow *ep = arg;
+    for (struct item *it = items_of(n); it; it = it->next)
+        if (it->w == &ep->w)
+            epoll_begin(it);
+    (void)fd;
+}
+
+void epoll_revive(struct epoll_shadow *ep)
+{
+    ep->stale = false;
+    fd_each(arm_one, ep);
+    for (struct sc *sc = sc_first(); sc; sc = sc->next)
+        if (ffl_client_ping(sc->c) == 0)  /* what waits there is on its way, */
+            (void)ffl_client_ping(sc->c); /* and has come */
+    fd_each(begin_one, ep);
+}
+
+/* Does a thread sleep there, that cannot do it? */
+static bool waited(const struct epoll_shadow *ep)
+{
+    bool yes = ep->w.asleep > 0;
+    for (const struct item *it = ep->watchers; it && !yes; it = it->next)
+        yes = !it->w->ep || waited(it->w->ep);
+    return yes;
+}
+
+static void revive_waited(int fd, struct node *n, void *arg)
+{
+    struct epoll_shadow *ep = (struct epoll_shadow *)n;
+    (void)fd;
+    (void)arg;
+    if (n->kind == NODE_EPOLL && ep->stale && waited(ep))
+        epoll_revive(ep);
+}
+
+void epoll_revive_waited(void)
+{
+    fd_each(revive_waited, NULL);
+}
