@@ -216,13 +216,25 @@ def test_missing_instance(two: list[Instance]) -> None:
         ("FF_THREAD_SOCKET", "2"),
         ("FF_KERNEL_EVENT", "0"),
         ("FFLOOP_DUAL_LISTEN", "on"),
+        ("FFLOOP_STACK", "linux"),
+        ("FFLOOP_FALLBACK", "yes"),
+        ("FFLOOP_ROUTES", "10.0.0.0/8"),
+        ("FFLOOP_ROUTES", "10.0.0.0/40=stack"),
+        ("FFLOOP_LOG", "loud"),
+        ("FFLOOP_LOG_FILE", "/nowhere/log"),
+        ("FFLOOP_SPIN_US", "long"),
+        ("FFLOOP_POOL_KIB", "16M"),
+        ("FFLOOP_TX_CAP", "-1"),
+        ("FFLOOP_MAX_SOCKETS", "all"),
+        ("FFLOOP_TIMEOUT_MS", "1.5"),
     ],
 )
 def test_bad_values(shared_instance: Instance, name: str, value: str) -> None:
     done = subprocess.run(
         ["true"], env=shared_instance.environment(**{name: value}), capture_output=True, text=True
     )
-    assert f"libff_syscall: {name}={value}" in done.stderr
+    assert f"libff_syscall: {name}" in done.stderr
+    assert value in done.stderr
     assert (done.returncode, done.stdout) == (0, "")
 
 

@@ -134,7 +134,8 @@ static void each(void (*f)(int fd, struct node *n, void *arg), void *arg, bool a
         _Atomic(struct node *) *chunk = atomic_load_explicit(&fd_chunks[i], memory_order_relaxed);
         for (int k = 0; chunk && k < FD_CHUNK; k++) {
             struct node *n = atomic_load_explicit(&chunk[k], memory_order_relaxed);
-            int owner = n ? abs(n->owner) : 0;
+            int owner = n ? n->owner : 0;
+            owner = abs(owner);
             if (n && (all || owner == me || owner == NODE_LEFT || n->kind == NODE_OURS))
                 f(i * FD_CHUNK + k, n, arg);
         }
@@ -223,6 +224,7 @@ API int close(int fd)
     int rc = real.close(fd);
     return (int)leave(rc < 0 ? -errno : 0);
 }
+ALSO(close, __close);
 
 struct range {
     unsigned first, last;
@@ -329,6 +331,7 @@ API int dup2(int fd, int to)
     lock();
     return (int)leave(dup_to(fd, to, 0, false));
 }
+ALSO(dup2, __dup2);
 
 API int dup3(int fd, int to, int flags)
 {
@@ -366,6 +369,7 @@ API int fcntl(int fd, int cmd, ...)
     }
     return rc;
 }
+ALSO(fcntl, __fcntl);
 
 API int fcntl64(int fd, int cmd, ...)
 {

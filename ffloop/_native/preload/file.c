@@ -7,6 +7,7 @@
 
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define CHUNK 65536
@@ -153,12 +154,15 @@ API ssize_t splice(int in, off64_t *in_at, int out, off64_t *out_at, size_t len,
     bool from = on_stack(in), to = on_stack(out);
     if (!from && !to)
         return real.splice(in, in_at, out, out_at, len, flags);
-    if (from && to) { /* one of them must be a pipe */
+    struct stat pipe;
+    if (fstat(from ? out : in, &pipe) < 0)
+        return -1;
+    if (!S_ISFIFO(pipe.st_mode)) { /* one of them must be a pipe */
         errno = EINVAL;
         return -1;
     }
-    if (from ? in_at != NULL : out_at != NULL) {
-        errno = ESPIPE;
+    if (in_at || out_at) {
+        errno = (from ? out_at : in_at) ? ESPIPE : EINVAL;
         return -1;
     }
     bool nonblock = flags & SPLICE_F_NONBLOCK;

@@ -141,6 +141,7 @@ API ssize_t recv(int fd, void *buf, size_t len, int flags)
     struct iovec iov = {buf, len};
     return s ? recv_iov(s, &iov, 1, flags) : real.recv(fd, buf, len, flags);
 }
+ALSO(recv, __recv);
 
 API ssize_t read(int fd, void *buf, size_t len)
 {
@@ -151,6 +152,7 @@ API ssize_t read(int fd, void *buf, size_t len)
     struct iovec iov = {buf, len};
     return len ? recv_iov(s, &iov, 1, 0) : leave(0);
 }
+ALSO(read, __read);
 
 API ssize_t readv(int fd, const struct iovec *iov, int n)
 {
@@ -319,6 +321,7 @@ API ssize_t send(int fd, const void *buf, size_t len, int flags)
     struct iovec iov = {(void *)buf, len};
     return send_iov(s, &iov, 1, flags);
 }
+ALSO(send, __send);
 
 API ssize_t write(int fd, const void *buf, size_t len)
 {
@@ -329,6 +332,7 @@ API ssize_t write(int fd, const void *buf, size_t len)
     struct iovec iov = {(void *)buf, len};
     return send_iov(s, &iov, 1, 0);
 }
+ALSO(write, __write);
 
 API ssize_t writev(int fd, const struct iovec *iov, int n)
 {
@@ -391,6 +395,7 @@ API int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
     }
     return (int)i;
 }
+ALSO(sendmmsg, __sendmmsg);
 
 /* ---- the fortified twins ------------------------------------------------------------------- */
 

@@ -291,6 +291,7 @@ API int poll(struct pollfd *fds, nfds_t n, int timeout)
         return real.poll(fds, n, timeout);
     return do_poll(fds, n, timeout < 0 ? -1 : timeout * 1000000LL, NULL);
 }
+ALSO(poll, __poll);
 
 API int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *ts, const sigset_t *mask)
 {
@@ -406,6 +407,7 @@ API int select(int n, fd_set *r, fd_set *w, fd_set *e, struct timeval *tv)
     }
     return rc;
 }
+ALSO(select, __select);
 
 API int pselect(int n, fd_set *r, fd_set *w, fd_set *e, const struct timespec *ts,
                 const sigset_t *mask)

@@ -36,6 +36,14 @@
 #include <stdatomic.h>
 
 #define API __attribute__((visibility("default")))
+/* The C library's other name for an exported call, after it. */
+#if __has_attribute(copy)
+#define SAME_AS(name) copy(name),
+#else
+#define SAME_AS(name)
+#endif
+#define ALSO(name, other)                                                                          \
+    extern __typeof(name) other __attribute__((SAME_AS(name) alias(#name), visibility("default")))
 
 /* ---- options (start.c) --------------------------------------------------------------------- */
 

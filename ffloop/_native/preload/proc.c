@@ -255,6 +255,7 @@ API pid_t vfork(void)
 { /* a child that shares our memory would change our tables; and a wrapper cannot return twice */
     return fork();
 }
+ALSO(vfork, __vfork);
 
 /* ---- exec ---------------------------------------------------------------------------------- */
 
@@ -332,7 +333,7 @@ static bool has_name(char *const envp[], const char *entry)
 static char *const *carry_begin(struct carry *c, char *const envp[])
 {
     bool any = false;
-    *c = (struct carry){NULL};
+    *c = (struct carry){0};
     if (!started || tls.inside)
         return envp;
     lock();
@@ -403,6 +404,15 @@ API int fexecve(int fd, char *const argv[], char *const envp[])
     real_start();
     struct carry c;
     int rc = real.fexecve(fd, argv, carry_begin(&c, envp));
+    carry_end(&c);
+    return rc;
+}
+
+API int execveat(int dir, const char *path, char *const argv[], char *const envp[], int flags)
+{
+    real_start();
+    struct carry c;
+    int rc = real.execveat(dir, path, argv, carry_begin(&c, envp), flags);
     carry_end(&c);
     return rc;
 }

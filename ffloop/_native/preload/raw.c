@@ -80,10 +80,6 @@ static long by_number(long number, const long *a, bool *known)
     case SYS_epoll_pwait:
         return epoll_pwait(I(0), P(1), I(2), I(3), P(4));
     case SYS_epoll_pwait2:
-        if (!real.epoll_pwait2) { /* the C library is older than the call */
-            *known = false;
-            return 0;
-        }
         return epoll_pwait2(I(0), P(1), I(2), P(3), P(4));
     case SYS_ppoll:
         return ppoll(P(0), (nfds_t)a[1], P(2), P(3));
@@ -101,6 +97,10 @@ static long by_number(long number, const long *a, bool *known)
         return fcntl(I(0), I(1), a[2]);
     case SYS_ioctl:
         return ioctl(I(0), (unsigned long)a[1], a[2]);
+    case SYS_execve:
+        return execve(P(0), P(1), P(2));
+    case SYS_execveat:
+        return execveat(I(0), P(1), P(2), P(3), I(4));
     case SYS_accept:
         return accept(I(0), P(1), P(2));
 #ifdef SYS_poll /* older machines have the older calls too */

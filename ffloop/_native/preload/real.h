@@ -71,6 +71,7 @@
     X(int, sigaction, (int, const struct sigaction *, struct sigaction *))                         \
     X(int, execve, (const char *, char *const[], char *const[]))                                   \
     X(int, execvpe, (const char *, char *const[], char *const[]))                                  \
+    X(int, execveat, (int, const char *, char *const[], char *const[], int))                       \
     X(int, fexecve, (int, char *const[], char *const[]))                                           \
     X(int, posix_spawn,                                                                            \
       (pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *,       \

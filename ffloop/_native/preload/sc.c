@@ -474,7 +474,7 @@ void sleep_end(struct waiter *w)
 int real_epoll(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns, const sigset_t *mask)
 {
     static _Atomic bool no_pwait2;
-    if (timeout_ns > 0 && real.epoll_pwait2 && !atomic_load(&no_pwait2)) {
+    if (timeout_ns > 0 && !atomic_load(&no_pwait2)) {
         struct timespec ts = {timeout_ns / FFL_NS_PER_SEC, timeout_ns % FFL_NS_PER_SEC};
         int n = real.epoll_pwait2(epfd, ev, max, &ts, mask);
         if (n >= 0 || errno != ENOSYS)

@@ -60,6 +60,7 @@ API int sigaction(int sig, const struct sigaction *act, struct sigaction *old)
         *old = was.sa_sigaction == counted ? before : was;
     return 0;
 }
+ALSO(sigaction, __sigaction);
 
 API int siginterrupt(int sig, int interrupt)
 {

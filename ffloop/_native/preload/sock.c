@@ -239,6 +239,7 @@ API int socket(int domain, int type, int proto)
     s->force_stack = type & SOCK_FSTACK;
     return (int)leave(fd);
 }
+ALSO(socket, __socket);
 
 /* It listens or connects now: registrations made before that want to be told. */
 static void sock_rearm(struct sock *s)
@@ -440,6 +441,7 @@ API int connect(int fd, const struct sockaddr *sa, socklen_t len)
     }
     return (int)leave(rc);
 }
+ALSO(connect, __connect);
 
 /* ---- accept -------------------------------------------------------------------------------- */
 

@@ -14,17 +14,56 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 struct real_calls real;
 struct options options = {.instances = 1};
 bool started;
 
+/* What a C library lacks that is older than the call: a program may ask for it by dlsym or by number. */
+
+static int old_epoll_pwait2(int epfd, struct epoll_event *ev, int max, const struct timespec *ts,
+                            const sigset_t *mask)
+{
+    return (int)real.syscall(SYS_epoll_pwait2, epfd, ev, max, ts, mask, _NSIG / 8);
+}
+
+static int old_close_range(unsigned first, unsigned last, int flags)
+{
+    return (int)real.syscall(SYS_close_range, first, last, flags);
+}
+
+static void old_closefrom(int low)
+{
+    (void)real.syscall(SYS_close_range, low < 0 ? 0 : low, UINT_MAX, 0);
+}
+
+static int old_execveat(int dir, const char *path, char *const argv[], char *const envp[],
+                        int flags)
+{
+    return (int)real.syscall(SYS_execveat, dir, path, argv, envp, flags);
+}
+
+static int old_addclosefrom(posix_spawn_file_actions_t *actions, int low)
+{
+    (void)actions;
+    (void)low;
+    return ENOSYS;
+}
+
+#define OLD(name, ours) real.name = real.name ? real.name : (ours)
+
 void real_load(void)
 {
 #define X(type, name, args) *(void **)&real.name = dlsym(RTLD_NEXT, #name);
     REAL_CALLS(X)
 #undef X
+    OLD(epoll_pwait2, old_epoll_pwait2);
+    OLD(close_range, old_close_range);
+    OLD(closefrom, old_closefrom);
+    OLD(execveat, old_execveat);
+    OLD(posix_spawn_file_actions_addclosefrom_np, old_addclosefrom);
 }
 
 void report(const char *fmt, ...)
@@ -63,8 +102,7 @@ static long number(const char *name, long otherwise, long min, long max)
     long n = strtol(v, &end, 10);
     if (!errno && end != v && !*end && n >= min && n <= max)
         return n;
-    report("%s=%s is not a whole number from %ld to %ld: %ld is used", name, v, min, max,
-           otherwise);
+    report("%s=%s is not a whole number from %ld to %ld: it is not used", name, v, min, max);
     return otherwise;
 }
 
@@ -101,8 +139,16 @@ static int64_t spin_limit(void)
         return FFL_SPIN_AUTO;
     if (!strcmp(v, "forever"))
         return FFL_SPIN_FOREVER;
-    long us = number("FFLOOP_SPIN_US", -1, 0, INT_MAX);
-    return us < 0 ? FFL_SPIN_AUTO : us;
+    return number("FFLOOP_SPIN_US", FFL_SPIN_AUTO, 0, INT_MAX);
+}
+
+static const char *stack_name(void)
+{
+    const char *v = text("FFLOOP_STACK");
+    if (!v || !strcmp(v, "host") || !strcmp(v, "sim") || !strcmp(v, "fstack"))
+        return v;
+    report("FFLOOP_STACK=%s is not one of host, sim, fstack: it is not used", v);
+    return NULL;
 }
 
 static void read_log(void)
@@ -127,7 +173,7 @@ static void read_options(void)
 {
     const char *v = text("FFLOOP_FALLBACK");
     options.instance = text("FFLOOP_INSTANCE");
-    options.stack = text("FFLOOP_STACK");
+    options.stack = stack_name();
     options.routes = text("FFLOOP_ROUTES");
     options.spin_us = spin_limit();
     options.fallback = v && !strcmp(v, "kernel");

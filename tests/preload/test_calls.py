@@ -1,0 +1,78 @@
+"""Every call that the shim has, from a C program (calls.c), natively and under the shim: the same.
+
+Built as programs are: with the fortified twins, and with 64-bit offsets.
+"""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from shim import NATIVE, Instance
+
+from ffloop import _ring
+
+HERE = Path(__file__).parent
+CASES = re.findall(r"^(?:CASE|EXEC)\((\w+)", (HERE / "calls.c").read_text(), re.MULTILINE)
+
+BUILDS = {
+    "fortified": ["-O2", "-D_FORTIFY_SOURCE=2"],
+    "more-fortified": ["-O2", "-D_FORTIFY_SOURCE=3", "-D_FILE_OFFSET_BITS=64"],
+}
+# What programs call, beside CPython's. fork and _exit, and the pread family, need no name of ours.
+EXPORTED = """
+    socket bind listen accept accept4 connect shutdown close close_range closefrom dup dup2 dup3
+    fcntl fcntl64 ioctl getsockname getpeername getsockopt setsockopt read readv recv recvfrom
+    recvmsg recvmmsg write writev send sendto sendmsg sendmmsg sendfile sendfile64 splice poll
+    ppoll select pselect epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2
+    vfork posix_spawn posix_spawnp execl execle execlp execv execve execveat execvp execvpe
+    fexecve __read_chk __recv_chk __recvfrom_chk __poll_chk __ppoll_chk kqueue kevent syscall
+"""
+UNTOUCHED = "pread pread64 preadv preadv64 preadv2 pwrite pwrite64 pwritev socketpair fork _exit"
+
+
+def symbols(path: Path, *which: str) -> set[str]:
+    nm = shutil.which("nm")
+    if not nm:
+        pytest.skip("no nm")
+    done = subprocess.run([nm, "-D", *which, path], capture_output=True, text=True, check=True)
+    return {line.split()[-1].partition("@")[0] for line in done.stdout.splitlines()}
+
+
+@pytest.fixture(scope="session", params=BUILDS)
+def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("cc")
+    if not compiler:
+        pytest.skip("no C compiler")
+    out = tmp_path_factory.mktemp("calls") / "calls"
+    command = [compiler, "-Wall", "-Wextra", "-Werror", *BUILDS[request.param]]
+    subprocess.run([*command, HERE / "calls.c", "-o", out], check=True)
+    return out
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_call(program: Path, instance: Instance, case: str) -> None:
+    shimmed = instance.environment()
+    plain = {k: v for k, v in shimmed.items() if k != "LD_PRELOAD"}
+    seen = []
+    for environment in (plain, shimmed):
+        done = subprocess.run(
+            [program, case], env=environment, capture_output=True, text=True, timeout=30
+        )
+        seen.append((done.returncode, done.stdout, done.stderr))
+    assert seen[0][0] == 0, seen[0]
+    assert seen[1] == seen[0]
+    assert _ring.instance_stats(instance.path)["accepts"], "not on the stack"
+
+
+def test_the_program_calls_the_twins(program: Path) -> None:
+    called = symbols(program, "--undefined-only")
+    assert {n for n in EXPORTED.split() if n.endswith("_chk")} <= called
+    assert ("sendfile64" in called) == ("fcntl64" in called) == ("pread64" in called)
+
+
+def test_exports() -> None:
+    exported = symbols(NATIVE / "libff_syscall.so", "--defined-only")
+    assert set(EXPORTED.split()) <= exported
+    assert not exported & set(UNTOUCHED.split())
