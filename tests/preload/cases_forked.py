@@ -9,10 +9,11 @@ import threading
 import time
 
 from lib import *  # noqa: F403
-from lib import attempt, case, child, epoll_names, join, listener, main, pair
+from lib import attempt, case, child, epoll_names, join, libc, listener, main, pair
 
 IN, OUT, ET, ONESHOT = select.EPOLLIN, select.EPOLLOUT, select.EPOLLET, select.EPOLLONESHOT
 EXCLUSIVE = select.EPOLLEXCLUSIVE
+EXIT_GROUP = {"x86_64": 231, "aarch64": 94}[os.uname().machine]
 
 
 class Answer:
@@ -268,6 +269,43 @@ def the_parent_reads_what_it_had_been_told_of():
         seen = events(ep)[0][1]
         status = join(child(lambda: None))
         return [seen, status, attempt(b.recv, 100), attempt(b.recv, 100)]
+
+
+def told_and_gone(how):
+    """A child is told of data, asks for none of it and ends: its parent has it all."""
+    with pair() as (a, b), select.epoll() as ep, Answer() as theirs:
+        ep.register(b, IN)
+
+        def work():
+            a.sendall(b"unread")
+            theirs.tell(events(ep)[0][1])
+            how()
+
+        pid = child(work)
+        seen = theirs.get()
+        status = join(pid)
+        b.settimeout(3)
+        return [seen, status, attempt(b.recv, 100)]
+
+
+@case
+def told_and_gone_by_underscore_exit():
+    return told_and_gone(lambda: os._exit(3))
+
+
+@case
+def told_and_gone_by_exit():
+    return told_and_gone(lambda: libc.exit(3))
+
+
+@case
+def told_and_gone_by_quick_exit():
+    return told_and_gone(lambda: libc.quick_exit(3))
+
+
+@case
+def told_and_gone_by_number():
+    return told_and_gone(lambda: libc.syscall(ctypes.c_long(EXIT_GROUP), 3))
 
 
 @case

@@ -20,16 +20,17 @@ BUILDS = {
     "fortified": ["-O2", "-D_FORTIFY_SOURCE=2"],
     "more-fortified": ["-O2", "-D_FORTIFY_SOURCE=3", "-D_FILE_OFFSET_BITS=64"],
 }
-# What programs call, beside CPython's. fork and _exit, and the pread family, need no name of ours.
+# What programs call, beside CPython's. fork and the pread family need no name of ours.
 EXPORTED = """
     socket bind listen accept accept4 connect shutdown close close_range closefrom dup dup2 dup3
     fcntl fcntl64 ioctl getsockname getpeername getsockopt setsockopt read readv recv recvfrom
     recvmsg recvmmsg write writev send sendto sendmsg sendmmsg sendfile sendfile64 splice poll
     ppoll select pselect epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2
     vfork posix_spawn posix_spawnp execl execle execlp execv execve execveat execvp execvpe
-    fexecve __read_chk __recv_chk __recvfrom_chk __poll_chk __ppoll_chk kqueue kevent syscall
+    fexecve _exit _Exit __read_chk __recv_chk __recvfrom_chk __poll_chk __ppoll_chk kqueue kevent
+    syscall
 """
-UNTOUCHED = "pread pread64 preadv preadv64 preadv2 pwrite pwrite64 pwritev socketpair fork _exit"
+UNTOUCHED = "pread pread64 preadv preadv64 preadv2 pwrite pwrite64 pwritev socketpair fork"
 
 
 def symbols(path: Path, *which: str) -> set[str]:

@@ -262,8 +262,8 @@ static uint32_t missing_credit(const struct csock *l)
 void csock_grant(struct ffl_client *c, struct csock *l)
 {
     uint32_t add = missing_credit(l);
-    if (!l->closing && !l->paused && add * 2 >= l->window &&
-        add) /* in halves: an entry for many accepts */
+    bool half = add && add * 2 >= l->window; /* an entry for many accepts */
+    if (half && !l->closing && !l->paused)
         submit_arm(c, l, add);
 }
 

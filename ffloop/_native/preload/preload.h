@@ -413,7 +413,8 @@ void proc_start(void);
 /* Makes an inherited socket ours: a reference of our own, in our session. */
 int proc_import(struct sock *s);
 void proc_disown(struct sock *s); /* closed before it was used */
-void proc_leave(struct sock *s);  /* closed: what it has is for the others who share it */
+void proc_end(void);
+void proc_leave(struct sock *s); /* closed: what it has is for the others who share it */
 void sock_on_stack(struct sock *s, struct sc *sc, int h);
 
 static inline bool timespec_bad(const struct timespec *ts)

@@ -4,8 +4,8 @@
  * Callers: the program; the C library at fork. Before a fork the parent gives back what was read
  * or accepted ahead of sockets in which no thread waits, and puts a reference to each socket into a
  * ticket that the child inherits. The child attaches when it first uses one, through the ticket, and
- * imports it (of epolls: again.c). A program after exec finds in its environment which descriptors (by their placeholders' inodes, so
- * however they were moved) are stack sockets, and the ticket.
+ * imports it (of epolls: again.c). A program after exec finds in its environment which descriptors (by
+ * their placeholders' inodes, so however they were moved) are stack sockets, and the ticket.
  */
 #include "preload.h"
 
@@ -171,6 +171,60 @@ void proc_leave(struct sock *s)
     if (s->shared && ffl_client_disarm(s->sc->c, s->h) && ffl_client_ping(s->sc->c) == 0)
         (void)ffl_client_give_back(s->sc->c, s->h); /* the session is dead: so is the socket */
 }
+
+/* ---- the end ------------------------------------------------------------------------------- */
+
+struct leaving {
+    const struct sc *sc;
+    bool any;
+};
+
+static void pause_shared(int fd, struct node *n, void *arg)
+{
+    struct leaving *l = arg;
+    struct sock *s = (struct sock *)n;
+    if (n->kind == NODE_SOCK && s->sc == l->sc && s->shared)
+        l->any |= ffl_client_disarm(s->sc->c, s->h);
+    (void)fd;
+}
+
+static void return_shared(int fd, struct node *n, void *arg)
+{
+    const struct leaving *l = arg;
+    struct sock *s = (struct sock *)n;
+    if (n->kind == NODE_SOCK && s->sc == l->sc && s->shared)
+        (void)ffl_client_give_back(s->sc->c, s->h); /* the session is dead: so is the socket */
+    (void)fd;
+}
+
+/* The process is about to end: proc_leave for all. */
+void proc_end(void)
+{
+    if (!started || tls.inside || !sc_first())
+        return;
+    lock();
+    for (struct sc *sc = sc_first(); sc; sc = sc->next) {
+        struct leaving l = {.sc = sc};
+        fd_each(pause_shared, &l);
+        if (l.any && ffl_client_ping(sc->c) == 0)
+            fd_each(return_shared, &l);
+    }
+    unlock();
+}
+
+__attribute__((destructor)) static void at_exit(void)
+{
+    proc_end();
+}
+
+API void _exit(int status)
+{
+    real_start();
+    proc_end();
+    real._exit(status);
+    __builtin_unreachable();
+}
+ALSO(_exit, _Exit);
 
 /* ---- fork ---------------------------------------------------------------------------------- */
 
@@ -580,6 +634,7 @@ static void find_inherited(struct ticket *t, const char *list)
 void proc_start(void)
 {
     ffl_client_at_fork();
+    (void)at_quick_exit(proc_end);                              /* ENOMEM: as if it was killed */
     (void)pthread_atfork(before_fork, fork_parent, fork_child); /* ENOMEM: children have none */
     keep_environment();
     const char *keep = secure_getenv(KEEP), *v = secure_getenv(ENV);

@@ -101,6 +101,10 @@ static long by_number(long number, const long *a, bool *known)
         return execve(P(0), P(1), P(2));
     case SYS_execveat:
         return execveat(I(0), P(1), P(2), P(3), I(4));
+    case SYS_exit_group:
+        proc_end();
+        *known = false;
+        return 0;
     case SYS_accept:
         return accept(I(0), P(1), P(2));
 #ifdef SYS_poll /* older machines have the older calls too */
