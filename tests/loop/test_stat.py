@@ -226,8 +226,10 @@ def test_a_narrow_terminal(instance, width):
     with contextlib.closing(ffloop.new_event_loop()) as loop:
         server = loop.run_until_complete(loop.create_server(asyncio.Protocol, "::1", 0))
         port = server.sockets[0].getsockname()[1]
+        while (seen := _stat.collect(instance.path))[0][0].state != "sleeping":
+            time.sleep(0.001)  # "running" is shorter
         console = Console(width=width, record=True, file=io.StringIO())
-        console.print(_stat.tables(*_stat.collect(instance.path), limit=20))
+        console.print(_stat.tables(*seen, limit=20))
         server.close()
     text = console.export_text()
     for word in ("submitted", "sq depth", "pool free", "sleeping", "listening", f"[::1]:{port}"):
