@@ -32,7 +32,7 @@ def instance(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Instanc
 
             instance = OnFStack(request.getfixturevalue("fstack"))
             stack.enter_context(net.within(instance.fstack.net.peer))
+        stack.callback(instance.stop)
         yield instance
         if instance.process.poll() is None:
             instance.drained()
-        instance.stop()
