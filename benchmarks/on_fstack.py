@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 
-from ffloop._bench.measure import Failed, Place
+from ffloop._cli.bench.measure import Failed, Place
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests"))
 APP_CPU, STACK_CPU = 1, 0  # F-Stack polls a CPU of its own

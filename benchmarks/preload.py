@@ -30,8 +30,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ffloop._bench import procs
-from ffloop._bench.measure import Failed, Place, Server, in_turn, load
+from ffloop._cli.bench import procs
+from ffloop._cli.bench.measure import Failed, Place, Server, in_turn, load
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests"))
@@ -114,7 +114,7 @@ def on_fstack(stack: contextlib.ExitStack, args: argparse.Namespace) -> list[Ser
     """epoll_server.c under the adapter, and under ours. Raises Failed."""
     from fstack import net
 
-    from ffloop._preload import library
+    from ffloop._cli.preload import library
 
     if reason := net.missing():
         raise Failed(reason)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ffloop._bench import command
+from ffloop._cli.bench import command
 
 
 def main() -> int:

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 from typing import Any as _Any
 from typing import TypeVar as _TypeVar
 
-from ._errors import (
+from ._loop.loop import Loop, new_event_loop
+from ._net.sockets import StackSocket as socket
+from ._session.discovery import InstanceInfo
+from .errors import (
     ConfigError,
     InstanceDenied,
     InstanceError,
@@ -22,15 +25,12 @@ from ._errors import (
     StackUnavailable,
     VersionMismatch,
 )
-from ._instance import InstanceInfo
-from ._kqueue import *  # noqa: F403  # Kqueue, kevent and the KQ_ constants
-from ._kqueue import __all__ as _kqueue_names
-from ._loop import Loop, new_event_loop
-from ._selector import FFSelector
-from ._sockets import StackSocket as socket
+from .kqueue import *  # noqa: F403  # Kqueue, kevent and the KQ_ constants
+from .kqueue import __all__ as _kqueue_names
+from .selectors import FFSelector
 
 if TYPE_CHECKING:
-    from ._policy import FFLoopPolicy, install
+    from ._loop.policy import FFLoopPolicy, install
 
     __version__: str
 
@@ -78,9 +78,9 @@ def instance() -> InstanceInfo:
 def __getattr__(name: str) -> _Any:
     # Policies are deprecated from Python 3.14: nothing of them is touched until it is asked for.
     if name in ("FFLoopPolicy", "install"):
-        from . import _policy
+        from ._loop import policy
 
-        return getattr(_policy, name)
+        return getattr(policy, name)
     if name == "__version__":
         from importlib.metadata import version
 

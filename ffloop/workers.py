@@ -7,7 +7,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ._policy import install
+from ._loop.policy import install
 
 if TYPE_CHECKING:
     AiohttpWorker: Any

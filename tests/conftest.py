@@ -127,7 +127,7 @@ def open_fds() -> set[str]:
 
 def _end_own_session() -> None:
     """Of sockets that a test made without a loop."""
-    if session := sys.modules.get("ffloop._session"):
+    if session := sys.modules.get("ffloop._session.session"):
         session.end()
 
 

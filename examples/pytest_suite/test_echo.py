@@ -29,4 +29,4 @@ async def test_echo(address):
 
 
 async def test_the_loop():
-    assert type(asyncio.get_running_loop()).__module__ == "ffloop._loop"
+    assert type(asyncio.get_running_loop()).__module__ == "ffloop._loop.loop"

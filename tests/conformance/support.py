@@ -136,7 +136,7 @@ def transport_rows(kind: type, ours: type | None) -> list[tuple[str, str]]:
 
 def our_transport(kind: type) -> type | None:
     """The transport of this kind that stack sockets get."""
-    import ffloop._loop  # noqa: F401
+    import ffloop._loop.loop  # noqa: F401
 
     found: list[type] = []
     todo = [kind]

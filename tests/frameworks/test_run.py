@@ -15,7 +15,7 @@ import time
 import pytest
 from loop.util import BIND, HOST, PEER
 
-from ffloop import _instance
+from ffloop._session import discovery
 
 from .util import answers, command, get, process, server, server_at, unused_port
 
@@ -84,7 +84,7 @@ def test_apps(stack, apps, target):
     pytest.importorskip("uvicorn" if target.startswith("asgi") else "aiohttp")
     port = unused_port()
     with server(FFLOOP, "run", target, "--port", str(port), port=port) as made:
-        assert get(port)["loop"] == "ffloop._loop"
+        assert get(port)["loop"] == "ffloop._loop.loop"
         assert server_at(port) == "stack"
         assert made.stop() in (0, -signal.SIGTERM)
         assert f": stack {stack}, pid" in made.output
@@ -297,7 +297,7 @@ def test_workers_do_not_outlive_the_parent(stack, apps):
 
 def test_workers_take_the_instances_that_run(tmp_path, monkeypatch):
     """The i-th worker attaches to the i-th instance."""
-    from ffloop import _instance
+    from ffloop._session import discovery
 
     script = tmp_path / "which.py"
     script.write_text(
@@ -309,13 +309,13 @@ def test_workers_take_the_instances_that_run(tmp_path, monkeypatch):
     path = str(tmp_path / "many.sock")
     with contextlib.ExitStack() as stack:
         for i in range(2):
-            at = _instance.nth(path, i)
-            made = stack.enter_context(process(_instance.executable(), "--socket", at))
+            at = discovery.nth(path, i)
+            made = stack.enter_context(process(discovery.executable(), "--socket", at))
             made.wait_for("ffloop instance ready")
         done = run("--workers=3", "--instance", path, script)
     assert done.returncode == 0, done.stderr
     seen = sorted(line.split()[1] for line in done.stdout.splitlines())
-    assert seen == sorted([path, _instance.nth(path, 1), path])
+    assert seen == sorted([path, discovery.nth(path, 1), path])
 
 
 SCRIPT = """
@@ -387,7 +387,7 @@ def test_a_script_that_spawns_workers(stack, apps, tmp_path):
         "    uvicorn.run('asgi:app', host=sys.argv[1], port=int(sys.argv[2]), workers=2)\n"
     )
     with server(FFLOOP, "run", "serve.py", BIND, str(port), port=port) as made:
-        assert get(port)["loop"] == "ffloop._loop"
+        assert get(port)["loop"] == "ffloop._loop.loop"
         made.wait_for("the kernel's socket")
 
 
@@ -456,7 +456,7 @@ def test_a_script_that_finds_no_instance(tmp_path):
     ],
 )
 def test_a_bad_variable_is_told(apps, name, value, words):
-    environ = {k: v for k, v in os.environ.items() if k != _instance._ENV}
+    environ = {k: v for k, v in os.environ.items() if k != discovery._ENV}
     done = run("asgi:app", env={**environ, name: value})
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("ffloop run: ")
@@ -465,7 +465,7 @@ def test_a_bad_variable_is_told(apps, name, value, words):
 
 
 def test_without_uvicorn(apps):
-    block = "import sys; sys.modules['uvicorn'] = None; from ffloop._cli import main; "
+    block = "import sys; sys.modules['uvicorn'] = None; from ffloop._cli.main import main; "
     done = subprocess.run(
         [sys.executable, "-c", block + "sys.exit(main(['run', 'asgi:app']))"],
         capture_output=True,

@@ -32,7 +32,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ffloop import InstanceError, _ring
-from ffloop._instance import executable
+from ffloop._session.discovery import executable
 
 PEER, PEER6 = "10.97.0.1", "fd97::1"
 STACKS, STACK6 = [f"10.97.0.{n}" for n in range(2, 6)], "fd97::2"

@@ -9,7 +9,7 @@ import pytest
 from loop.util import Log, until
 
 import ffloop
-from ffloop._instance import executable
+from ffloop._session.discovery import executable
 from fstack import net
 
 CONFIG = f"""

@@ -8,7 +8,7 @@ import pytest
 from loop.util import Log, until
 
 import ffloop
-from ffloop._transports import StreamTransport
+from ffloop._loop.stream import StreamTransport
 from fstack import net
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import ffloop
-from ffloop import _instance, _pages
+from ffloop._session import discovery, stats_page
 
 LIMIT = 20.0  # for anything that is waited for
 PROGRAMS = Path(__file__).with_name("programs.py")
@@ -67,7 +67,7 @@ class OnHost:
 
     async def instance(self, name: str) -> Any:
         """Starts it; what comes back has a pid, and kill() and its end in that."""
-        started = Program(_instance.executable(), "--socket", self.path(name), "--no-huge")
+        started = Program(discovery.executable(), "--socket", self.path(name), "--no-huge")
         assert (await started.line())[:3] == ["ffloop", "instance", "ready:"]
         return started
 
@@ -89,7 +89,7 @@ def holds(pid: int) -> dict[str, int]:
 
 def lives(pid: int) -> tuple[list[int], int]:
     """Of an instance: the pids of its sessions (those that are ending too), and its sockets."""
-    seen = _pages.read(pid)
+    seen = stats_page.read(pid)
     return sorted(s.pid for s in seen.sessions), len(seen.sockets)
 
 

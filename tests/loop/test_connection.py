@@ -202,7 +202,7 @@ def test_a_fresh_socket_is_promoted(run_ff, no_leaks):
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
             assert sock.fileno() == fd
             transport, protocol = await loop.create_connection(Log, sock=sock)
-            assert isinstance(transport, ffloop._transports.StreamTransport)
+            assert isinstance(transport, ffloop._loop.stream.StreamTransport)
             assert transport.get_extra_info("socket")._sock is sock
             assert transport.get_extra_info("peername") == addr
             transport.abort()
@@ -264,7 +264,7 @@ def test_connected_kernel_sockets_stay_on_the_kernel(run_ff):
             peer, _ = listener.accept()
             sock.setblocking(False)
             transport, protocol = await asyncio.get_running_loop().create_connection(Log, sock=sock)
-            assert not isinstance(transport, ffloop._transports.StreamTransport)
+            assert not isinstance(transport, ffloop._loop.stream.StreamTransport)
             peer.send(b"kernel")
             assert await protocol.got(6) == b"kernel"
             transport.abort()

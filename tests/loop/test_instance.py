@@ -18,7 +18,7 @@ import time
 import pytest
 
 import ffloop
-from ffloop import _instance
+from ffloop._session import discovery
 
 from .util import HOST, Log, pair, serve, until
 
@@ -40,7 +40,7 @@ def wait_gone(pid: int, limit: float = 10.0) -> None:
 @pytest.fixture
 def alone(monkeypatch):
     """No embedded instance of an earlier test."""
-    monkeypatch.delenv(_instance._ENV, raising=False)
+    monkeypatch.delenv(discovery._ENV, raising=False)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def named(tmp_path):
 
     def start(*args):
         process = subprocess.Popen(
-            [_instance.executable(), "--socket", path, *args],
+            [discovery.executable(), "--socket", path, *args],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
@@ -149,7 +149,7 @@ def test_a_running_instance_is_found_at_its_usual_place(tmp_path, alone):
     (tmp_path / "ffloop").mkdir()
     path = str(tmp_path / "ffloop" / "instance.sock")
     with subprocess.Popen(
-        [_instance.executable(), "--socket", path], stdout=-1, stderr=subprocess.DEVNULL
+        [discovery.executable(), "--socket", path], stdout=-1, stderr=subprocess.DEVNULL
     ) as process:
         process.stdout.readline()
         loop = ffloop.new_event_loop()

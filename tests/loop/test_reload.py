@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from ffloop import _instance
+from ffloop._session import discovery
 
 from .util import HOST, Log, until
 
@@ -50,7 +50,7 @@ def instance(request, tmp_path, monkeypatch):
     path = str(tmp_path / "i.sock")
     options = getattr(request, "param", [])
     with subprocess.Popen(
-        [_instance.executable(), "--socket", path, *options], stdout=subprocess.PIPE
+        [discovery.executable(), "--socket", path, *options], stdout=subprocess.PIPE
     ) as process:
         assert process.stdout.readline().startswith(b"ffloop instance ready")
         monkeypatch.setenv("FFLOOP_INSTANCE", path)

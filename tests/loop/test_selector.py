@@ -16,7 +16,7 @@ import unittest
 import pytest
 
 import ffloop
-from ffloop import _instance
+from ffloop._session import discovery
 
 from . import stackpair
 from .util import HOST
@@ -323,7 +323,7 @@ def test_a_loop_leaves_a_selectors_sockets():
 
 def test_the_instance_ends(tmp_path, monkeypatch):
     path = str(tmp_path / "mine.sock")
-    command = [_instance.executable(), "--socket", path]
+    command = [discovery.executable(), "--socket", path]
     monkeypatch.setenv("FFLOOP_INSTANCE", path)
 
     def there():

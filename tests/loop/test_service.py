@@ -17,7 +17,7 @@ from importlib import metadata
 import pytest
 
 import ffloop
-from ffloop import _instance
+from ffloop._session import discovery
 
 from .util import HOST, Log, serve, until
 
@@ -37,7 +37,7 @@ def service():
 
     def start(*args, env=None, path=usual):
         process = subprocess.Popen(
-            [_instance.executable(), "--socket", path, *args],
+            [discovery.executable(), "--socket", path, *args],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=os.environ | (env or {}),
@@ -55,7 +55,7 @@ def service():
 
 def refused_start(*args):
     done = subprocess.run(
-        [_instance.executable(), "--socket", "@ffloop-never", *args],
+        [discovery.executable(), "--socket", "@ffloop-never", *args],
         capture_output=True,
         text=True,
         check=False,
@@ -297,7 +297,7 @@ def test_wrong_options(options, words):
 
 
 def test_version():
-    done = subprocess.run([_instance.executable(), "--version"], capture_output=True, text=True)
+    done = subprocess.run([discovery.executable(), "--version"], capture_output=True, text=True)
     assert done.stdout == f"ffloop-instance {metadata.version('ffloop')}\n"
 
 
@@ -349,7 +349,7 @@ def test_log_levels(service, level):
 
 def test_the_log_of_an_embedded_instance(tmp_path, monkeypatch):
     log = tmp_path / "log"
-    monkeypatch.delenv(_instance._ENV, raising=False)
+    monkeypatch.delenv(discovery._ENV, raising=False)
     monkeypatch.setenv("FFLOOP_INSTANCE_LOG", str(log))
     monkeypatch.setenv("FFLOOP_INSTANCE_LOG_LEVEL", "info")
     with contextlib.closing(ffloop.new_event_loop()) as loop:
@@ -357,7 +357,7 @@ def test_the_log_of_an_embedded_instance(tmp_path, monkeypatch):
         loop.run_until_complete(served).close()  # it logs a session when it has let it in
         assert f"session 1: pid {os.getpid()}," in log.read_text()
     monkeypatch.setenv("FFLOOP_INSTANCE_LOG_LEVEL", "loud")
-    monkeypatch.delenv(_instance._ENV)
+    monkeypatch.delenv(discovery._ENV)
     with pytest.raises(ffloop.ConfigError, match=r"FFLOOP_INSTANCE_LOG_LEVEL='loud'.*debug"):
         ffloop.new_event_loop()
 
@@ -369,7 +369,7 @@ def test_the_log_of_an_embedded_instance(tmp_path, monkeypatch):
 def test_too_small_a_limit_for_files(tmp_path, limit):
     """Shared memory counts; it is said which limit that is, at the start or to who attaches."""
     path = str(tmp_path / "i.sock")
-    command = [_instance.executable(), "--no-huge", "--pool-kib", "65536", "--socket", path]
+    command = [discovery.executable(), "--no-huge", "--pool-kib", "65536", "--socket", path]
     with subprocess.Popen(
         ["prlimit", f"--fsize={limit}", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

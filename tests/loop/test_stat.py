@@ -20,8 +20,9 @@ import pytest
 from rich.console import Console
 
 import ffloop
-from ffloop import _cli, _instance, _pages, _stat
-from ffloop._errors import InstanceDenied, InstanceNotFound, VersionMismatch
+from ffloop._cli import main, stat
+from ffloop._session import discovery, stats_page
+from ffloop.errors import InstanceDenied, InstanceNotFound, VersionMismatch
 
 from .util import HOST, pair
 
@@ -31,7 +32,7 @@ def instance(tmp_path, monkeypatch):
     """An instance of this test's own; new loops use it."""
     path = str(tmp_path / "mine.sock")
     monkeypatch.setenv("FFLOOP_INSTANCE", path)
-    with subprocess.Popen([_instance.executable(), "--socket", path], stdout=-1) as process:
+    with subprocess.Popen([discovery.executable(), "--socket", path], stdout=-1) as process:
         assert process.stdout.readline().startswith(b"ffloop instance ready")
         process.path = path
         yield process
@@ -41,7 +42,7 @@ def instance(tmp_path, monkeypatch):
 
 def command(*args, status=0):
     """The command in this process; its status is checked."""
-    assert _cli.main(args) == status
+    assert main.main(args) == status
 
 
 def test_what_it_shows_is_so(instance, capsys, no_leaks):
@@ -90,10 +91,10 @@ def test_what_it_shows_is_so(instance, capsys, no_leaks):
 
 def test_states_and_what_is_queued(instance):
     def prometheus():
-        return _stat.as_prometheus([_pages.read(instance.pid)])
+        return stat.as_prometheus([stats_page.read(instance.pid)])
 
     def states():
-        return sorted(s.state for s in _pages.read(instance.pid).sockets)
+        return sorted(s.state for s in stats_page.read(instance.pid).sockets)
 
     async def main():
         loop = asyncio.get_running_loop()
@@ -105,7 +106,7 @@ def test_states_and_what_is_queued(instance):
         async with pair() as (client, peer):
             peer.transport.pause_reading()
             client.transport.write(bytes(20_000_000))
-            while not (queued := [s for s in _pages.read(instance.pid).sockets if s.tx_queued]):
+            while not (queued := [s for s in stats_page.read(instance.pid).sockets if s.tx_queued]):
                 await asyncio.sleep(0)
             assert [s.local for s in queued] == [client.transport.get_extra_info("sockname")]
             assert re.search(r"^ffloop_session_queued_bytes\{.*\} [1-9]\d*$", prometheus(), re.M)
@@ -122,9 +123,9 @@ def test_states_and_what_is_queued(instance):
 
     with asyncio.Runner(loop_factory=ffloop.new_event_loop) as runner:
         runner.run(main())
-    while _pages.read(instance.pid).sessions:
+    while stats_page.read(instance.pid).sessions:
         time.sleep(0.01)
-    assert _pages.read(instance.pid).sockets == []
+    assert stats_page.read(instance.pid).sockets == []
 
 
 def test_a_reader_that_has_its_share(instance):
@@ -141,7 +142,7 @@ def test_a_reader_that_has_its_share(instance):
             connection, _ = await loop.sock_accept(listener)
             assert peer.send(b"x") == 1
             assert await loop.sock_recv(connection, 1) == b"x"
-            while not _pages.read(instance.pid).sessions[0].inst["pool_empty"]:
+            while not stats_page.read(instance.pid).sessions[0].inst["pool_empty"]:
                 with contextlib.suppress(BlockingIOError):
                     peer.send(bytes(65536))
                 await asyncio.sleep(0)
@@ -161,7 +162,7 @@ def test_datagrams(instance):
             two.sendto(b"hello", one.getsockname())
             assert selector.select(10)
         assert one.recvfrom(100) == (b"hello", two.getsockname())
-        seen = {s.local: s for s in _pages.read(instance.pid).sockets}
+        seen = {s.local: s for s in stats_page.read(instance.pid).sockets}
         assert {s.type for s in seen.values()} == {"udp"}
         assert seen[one.getsockname()].bytes_in == seen[two.getsockname()].bytes_out == 5
         assert seen[two.getsockname()].tx_queued == 0
@@ -175,7 +176,7 @@ def test_slots_are_used_again(instance):
 
     with asyncio.Runner(loop_factory=ffloop.new_event_loop) as runner:
         runner.run(main())
-    seen = _pages.read(instance.pid)
+    seen = stats_page.read(instance.pid)
     assert seen.totals["accepts"] == 50
     assert seen.totals["unlisted"] == 0
 
@@ -185,7 +186,7 @@ def test_a_stopped_instance_answers_at_once(instance, capsys):
     take longer, and one that waited for the instance would never end."""
     with contextlib.closing(ffloop.new_event_loop()) as loop:
         instance.send_signal(signal.SIGSTOP)
-        while _pages.read(instance.pid).state != "stopped":
+        while stats_page.read(instance.pid).state != "stopped":
             pass
         began = time.monotonic()
         for form in ([], ["--json"], ["--prometheus"]):
@@ -226,10 +227,10 @@ def test_a_narrow_terminal(instance, width):
     with contextlib.closing(ffloop.new_event_loop()) as loop:
         server = loop.run_until_complete(loop.create_server(asyncio.Protocol, "::1", 0))
         port = server.sockets[0].getsockname()[1]
-        while (seen := _stat.collect(instance.path))[0][0].state != "sleeping":
+        while (seen := stat.collect(instance.path))[0][0].state != "sleeping":
             time.sleep(0.001)  # "running" is shorter
         console = Console(width=width, record=True, file=io.StringIO())
-        console.print(_stat.tables(*seen, limit=20))
+        console.print(stat.tables(*seen, limit=20))
         server.close()
     text = console.export_text()
     for word in ("submitted", "sq depth", "pool free", "sleeping", "listening", f"[::1]:{port}"):
@@ -261,7 +262,7 @@ def test_prometheus(instance, capsys):
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_metrics_server(instance, end):
-    code = "import sys; from ffloop import _cli; sys.exit(_cli.main(sys.argv[1:]))"
+    code = "import sys; from ffloop._cli import main; sys.exit(main.main(sys.argv[1:]))"
     args = ["stat", "--instance", instance.path, "--metrics", "0"]
     with subprocess.Popen(
         [sys.executable, "-P", "-c", code, *args], stdout=-1, text=True
@@ -289,7 +290,7 @@ def test_no_such_instance(capsys, tmp_path):
     command("top", "--instance", str(os.getpid()), status=1)
     assert "is not an ffloop instance" in capsys.readouterr().err
     with pytest.raises(InstanceNotFound):
-        _pages.read(2**22 + 1)
+        stats_page.read(2**22 + 1)
     with socket.create_server((HOST, 0)) as taken:
         command("stat", "--metrics", str(taken.getsockname()[1]), status=1)
     assert "cannot serve" in capsys.readouterr().err
@@ -305,7 +306,7 @@ def test_another_users_instance_is_refused(instance):
             os.setgid(65534)
             os.setuid(65534)
             try:
-                _pages.read(instance.pid)
+                stats_page.read(instance.pid)
             except InstanceDenied as exc:
                 os.write(write, str(exc.strerror).encode())
         finally:
@@ -334,7 +335,8 @@ sys.stdin.read()
 def test_a_process_that_only_looks_like_one(instance, case):
     """Root looks at everybody's: what a page says is checked before it is followed."""
     true = bytearray(64)
-    with _pages._mapped(_pages._open_page(instance.pid), "struct ffl_instance_page") as page:
+    fd = stats_page._open_page(instance.pid)
+    with stats_page._mapped(fd, "struct ffl_instance_page") as page:
         true[:] = page[:64]
         whole = page[:4096]
     data, size, seal, error = {
@@ -346,14 +348,14 @@ def test_a_process_that_only_looks_like_one(instance, case):
     args = [sys.executable, "-c", PRETENDER, bytes(data).hex(), str(size), seal]
     with subprocess.Popen(args, stdin=-1, stdout=-1) as process:
         assert process.stdout.readline() == b"ready\n"
-        assert process.pid in _pages.pids()
+        assert process.pid in stats_page.pids()
         with pytest.raises(error):
-            _pages.read(process.pid)
+            stats_page.read(process.pid)
         process.stdin.close()
 
 
 def test_nobody_can_write_the_page(instance):
-    fd = _pages._open_page(instance.pid)
+    fd = stats_page._open_page(instance.pid)
     try:
         number = os.readlink(f"/proc/self/fd/{fd}")
         assert "ffloop-stats" in number

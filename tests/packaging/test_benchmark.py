@@ -116,7 +116,7 @@ def test_what_is_not_installed(tmp_path: pathlib.Path, package: str, words: str)
     code = (
         "import importlib.util, sys; find = importlib.util.find_spec\n"
         f"importlib.util.find_spec = lambda n, *a: None if n == {package!r} else find(n, *a)\n"
-        "from ffloop._cli import main; sys.exit(main(sys.argv[1:]))"
+        "from ffloop._cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     python = (sys.executable, "-P", "-c", code, "bench")
     done = bench("--chart", tmp_path / "chart.png", command=python)

@@ -11,7 +11,7 @@ import sysconfig
 
 import pytest
 
-from ffloop import _config, _instance
+from ffloop._session import configuration, discovery
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FFLOOP = pathlib.Path(sysconfig.get_path("scripts"), "ffloop")
@@ -91,8 +91,8 @@ def variables(page: str) -> set[str]:
 
 
 def test_variables() -> None:
-    of_loops = {variable for variable, _, _ in _config._OPTIONS.values()}
-    assert variables("ffloop.1") == of_loops | {_instance._LOG_ENV, _instance._LEVEL_ENV}
+    of_loops = {variable for variable, _, _ in configuration._OPTIONS.values()}
+    assert variables("ffloop.1") == of_loops | {discovery._LOG_ENV, discovery._LEVEL_ENV}
     text = (ROOT / "docs" / "preload.md").read_text().partition("## Options")[2]
     documented = set(re.findall(r"`(FF\w+)(?:=\w+)?`", text.partition("\n## ")[0]))
     assert variables("libff_syscall.7") == documented

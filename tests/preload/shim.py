@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import ffloop
-from ffloop import _ring
+from ffloop._session import binding
 
 NATIVE = Path(ffloop.__path__[0], "_native")
 
@@ -59,7 +59,7 @@ class Instance:
     def drained(self) -> None:
         """Until it has no session and no socket; AssertionError when that does not come."""
         late = time.monotonic() + 15
-        while (seen := _ring.instance_stats(self.path))["sockets"] or seen["sessions"]:
+        while (seen := binding.instance_stats(self.path))["sockets"] or seen["sessions"]:
             assert time.monotonic() < late, f"left behind: {seen}"
             time.sleep(0.005)
 

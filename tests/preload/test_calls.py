@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from shim import NATIVE, Instance
 
-from ffloop import _ring
+from ffloop._session import binding
 
 HERE = Path(__file__).parent
 CASES = re.findall(r"^(?:CASE|EXEC)\((\w+)", (HERE / "calls.c").read_text(), re.MULTILINE)
@@ -64,7 +64,7 @@ def test_call(program: Path, instance: Instance, case: str) -> None:
         seen.append((done.returncode, done.stdout, done.stderr))
     assert seen[0][0] == 0, seen[0]
     assert seen[1] == seen[0]
-    assert _ring.instance_stats(instance.path)["accepts"], "not on the stack"
+    assert binding.instance_stats(instance.path)["accepts"], "not on the stack"
 
 
 def test_the_program_calls_the_twins(program: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from lib import free_port
 from shim import Instance
 
-from ffloop import _pages
+from ffloop._session import stats_page
 
 pytestmark = pytest.mark.timeout(40)
 
@@ -147,7 +147,7 @@ def test_spin(instance: Instance, limit: str, spins: bool) -> None:
             peer.sendall(b"some")
             assert peer.recv(100) == b"some"
         assert process.stdout.readline() == "asleep\n"
-        (session,) = _pages.read(instance.process.pid).sessions
+        (session,) = stats_page.read(instance.process.pid).sessions
         app = session.app
         assert bool(app["spins"]) == spins
         assert app["sleeps"]

@@ -63,7 +63,7 @@ def test_the_shim_is_not_loaded(folder):
 def test_python_ignores_the_environment(folder, tmp_path):
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}\n"
-        "from ffloop import _config, _instance\n"
+        "from ffloop._session import configuration, discovery\n"
         "config = _config.load()\n"
         "print(config.instance, config.stack, _instance.usual_places())\n"
         "print(_config.load(instance='/mine').instance)\n"

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from ffloop import _cli, _doctor, _instance
-from ffloop._errors import InstanceNotFound
+from ffloop._cli import doctor, main
+from ffloop._session import discovery
+from ffloop.errors import InstanceNotFound
 
 GOOD = {
     "/proc/meminfo": "MemAvailable: 8000000 kB\nHugePages_Free: 512\nHugepagesize: 2048 kB\n",
@@ -39,7 +40,7 @@ def machine(tmp_path, monkeypatch):
                 place.symlink_to(text[2:])
             else:
                 place.write_text(text)
-        return _doctor.Machine(str(tmp_path))
+        return doctor.Machine(str(tmp_path))
 
     return make
 
@@ -54,8 +55,8 @@ def levels(findings):
 
 
 def test_a_good_machine(machine):
-    checks = (_doctor.cores, _doctor.memory, _doctor.privilege, _doctor.hugepages)
-    for check in (*checks, _doctor.devices, _doctor.spare_core, _doctor.kernel):
+    checks = (doctor.cores, doctor.memory, doctor.privilege, doctor.hugepages)
+    for check in (*checks, doctor.devices, doctor.spare_core, doctor.kernel):
         found = list(check(machine()))
         assert set(levels(found)) == {"ok"}, found
         assert not any(finding.mend for finding in found)
@@ -65,24 +66,24 @@ def test_a_good_machine(machine):
     ("check", "changed", "expected", "word"),
     [
         (
-            _doctor.hugepages,
+            doctor.hugepages,
             {"/proc/meminfo": "HugePages_Free: 10\nHugepagesize: 2048 kB\n"},
             ["fail", "ok"],
             "sysctl -w vm.nr_hugepages=512",
         ),
-        (_doctor.hugepages, {"/proc/mounts": ""}, ["ok", "fail"], "mount -t hugetlbfs"),
-        (_doctor.privilege, {"/proc/self/status": "CapEff:\t0\n"}, ["warn"], "as root"),
-        (_doctor.privilege, {"/proc/self/status": None}, ["warn"], "as root"),
+        (doctor.hugepages, {"/proc/mounts": ""}, ["ok", "fail"], "mount -t hugetlbfs"),
+        (doctor.privilege, {"/proc/self/status": "CapEff:\t0\n"}, ["warn"], "as root"),
+        (doctor.privilege, {"/proc/self/status": None}, ["warn"], "as root"),
         (
-            _doctor.devices,
+            doctor.devices,
             {"/sys/bus/pci/devices/0000:01:00.0/driver": "->../drivers/ixgbe"},
             ["note"],
             "dpdk-devbind.py",
         ),
-        (_doctor.memory, {"/sys/fs/cgroup/memory.max": "60000000\n"}, ["warn", "ok"], "POOL_KIB"),
-        (_doctor.memory, {"/sys/fs/cgroup/memory.max": "max\n"}, ["ok", "ok"], ""),
-        (_doctor.cores, {"/sys/devices/system/node/node1/cpulist": "8-15"}, ["note"], "numactl"),
-        (_doctor.kernel, {"/proc/sys/kernel/osrelease": "5.10.0-8"}, ["note"], "5.11"),
+        (doctor.memory, {"/sys/fs/cgroup/memory.max": "60000000\n"}, ["warn", "ok"], "POOL_KIB"),
+        (doctor.memory, {"/sys/fs/cgroup/memory.max": "max\n"}, ["ok", "ok"], ""),
+        (doctor.cores, {"/sys/devices/system/node/node1/cpulist": "8-15"}, ["note"], "numactl"),
+        (doctor.kernel, {"/proc/sys/kernel/osrelease": "5.10.0-8"}, ["note"], "5.11"),
     ],
 )
 def test_what_is_lacking_is_told_with_a_mend(machine, check, changed, expected, word):
@@ -95,18 +96,18 @@ def test_what_is_lacking_is_told_with_a_mend(machine, check, changed, expected, 
 def test_vfio_without_iommu(machine, tmp_path):
     made = machine({"/sys/kernel/iommu_groups/0/type": None})
     (tmp_path / "sys/kernel/iommu_groups/0").rmdir()
-    assert levels(_doctor.devices(made)) == ["ok", "warn"]
+    assert levels(doctor.devices(made)) == ["ok", "warn"]
 
 
 def test_one_core(machine, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
-    assert one(_doctor.cores(machine())).level == "note"
-    assert one(_doctor.spare_core(machine())).level == "warn"
+    assert one(doctor.cores(machine())).level == "note"
+    assert one(doctor.spare_core(machine())).level == "warn"
 
 
 def test_few_descriptors(machine, monkeypatch):
-    monkeypatch.setattr(_doctor.resource, "getrlimit", lambda which: (1024, 524288))
-    found = one(_doctor.descriptors(machine()))
+    monkeypatch.setattr(doctor.resource, "getrlimit", lambda which: (1024, 524288))
+    found = one(doctor.descriptors(machine()))
     assert found.level == "warn"
     assert "ulimit -n 65536" in found.mend
 
@@ -116,7 +117,7 @@ def test_a_kernel_without_the_calls(machine, monkeypatch):
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "pidfd_open", denied)
-    found = one(_doctor.kernel(machine()))
+    found = one(doctor.kernel(machine()))
     assert found.level == "fail"
     assert "pidfd_open" in found.found
 
@@ -125,53 +126,53 @@ def test_a_directory_that_others_may_write(machine, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     (tmp_path / "ffloop").mkdir()
     (tmp_path / "ffloop").chmod(0o777)
-    assert "usual place" in [f.what for f in _doctor.place(machine()) if f.level == "warn"]
+    assert "usual place" in [f.what for f in doctor.place(machine()) if f.level == "warn"]
     (tmp_path / "ffloop").chmod(0o755)
-    assert "usual place" not in [f.what for f in _doctor.place(machine())]
+    assert "usual place" not in [f.what for f in doctor.place(machine())]
 
 
 def test_an_instance_that_is_named_and_not_there(machine, monkeypatch):
     monkeypatch.setenv("FFLOOP_INSTANCE", "/nowhere/x.sock")
-    [found] = [f for f in _doctor.place(machine()) if f.level == "warn" and "nowhere" in f.found]
+    [found] = [f for f in doctor.place(machine()) if f.level == "warn" and "nowhere" in f.found]
     assert "ffloop instance --socket /nowhere/x.sock" in found.mend
 
 
 def test_the_executable(machine, monkeypatch, tmp_path):
-    found = {finding.what: finding for finding in _doctor.built(machine())}
+    found = {finding.what: finding for finding in doctor.built(machine())}
     assert found["executable"].level == "ok"
     if found["built in"].level == "fail":
         monkeypatch.delenv("FF_PATH", raising=False)
-        assert "FF_PATH=/path" in list(_doctor.built(machine()))[-1].mend
+        assert "FF_PATH=/path" in list(doctor.built(machine()))[-1].mend
         monkeypatch.setenv("FF_PATH", str(tmp_path))
-        assert "has no library" in list(_doctor.built(machine()))[-1].found
+        assert "has no library" in list(doctor.built(machine()))[-1].found
 
     def missing():
         raise InstanceNotFound(2, "ffloop-instance is missing")
 
-    monkeypatch.setattr(_instance, "executable", missing)
-    assert one(_doctor.built(machine())).level == "fail"
+    monkeypatch.setattr(discovery, "executable", missing)
+    assert one(doctor.built(machine())).level == "fail"
 
 
 def test_the_trial(machine, monkeypatch):
-    assert one(_doctor.trial(machine())).level == "ok"
+    assert one(doctor.trial(machine())).level == "ok"
 
     def broken(stack):
         raise InstanceNotFound(2, "it did not start")
 
-    monkeypatch.setattr(_instance, "start", broken)
-    found = one(_doctor.trial(machine()))
+    monkeypatch.setattr(discovery, "start", broken)
+    found = one(doctor.trial(machine()))
     assert (found.level, found.found) == ("fail", "it did not start")
 
 
 def test_the_command(capsys, monkeypatch):
-    assert _cli.main(["doctor", "--json"]) == 0
+    assert main.main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {f["stack"] for f in found} == {"all", "host", "fstack"}
     assert {f["level"] for f in found} <= {"ok", "note", "warn", "fail"}
-    broken = _doctor.Finding("fstack", "x", "fail", "[lacking]", "mend it")
-    monkeypatch.setattr(_doctor, "examine", lambda machine: [broken])
-    assert _cli.main(["doctor"]) == 0
-    assert _cli.main(["doctor", "--stack", "fstack"]) == 1
+    broken = doctor.Finding("fstack", "x", "fail", "[lacking]", "mend it")
+    monkeypatch.setattr(doctor, "examine", lambda machine: [broken])
+    assert main.main(["doctor"]) == 0
+    assert main.main(["doctor", "--stack", "fstack"]) == 1
     out = capsys.readouterr().out
     assert "[lacking]" in out
     assert "mend it" in out

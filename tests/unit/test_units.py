@@ -12,20 +12,22 @@ import warnings
 import pytest
 
 import ffloop
-from ffloop import _addr, _cli, _config, _errors, _instance, _routing
+from ffloop import errors
+from ffloop._cli import main
+from ffloop._session import address, configuration, discovery, routing
 
 
 def test_config_defaults():
-    assert _config.load({}) == _config.Config()
+    assert configuration.load({}) == configuration.Config()
 
 
 def test_config_from_the_environment_and_arguments():
     environ = {"FFLOOP_INSTANCE": "/a", "FFLOOP_SPIN_US": "forever", "FFLOOP_RECONNECT": "0"}
-    config = _config.load(environ)
+    config = configuration.load(environ)
     assert (config.instance, config.spin_us, config.reconnect) == ("/a", -1, False)
-    config = _config.load(environ, instance="/b", spin_us=7, reconnect=True)
+    config = configuration.load(environ, instance="/b", spin_us=7, reconnect=True)
     assert (config.instance, config.spin_us, config.reconnect) == ("/b", 7, True)
-    assert _config.load({"FFLOOP_INSTANCE": ""}).instance is None
+    assert configuration.load({"FFLOOP_INSTANCE": ""}).instance is None
 
 
 @pytest.mark.parametrize(
@@ -44,13 +46,13 @@ def test_config_from_the_environment_and_arguments():
 )
 def test_config_errors(environ, arguments, words):
     with pytest.raises(ffloop.ConfigError, match=words):
-        _config.load(environ, **arguments)
+        configuration.load(environ, **arguments)
 
 
 def test_cpu_of_a_worker():
-    assert _config.load({}).cpu() is None
-    assert _config.load({"FF_INITIAL_LCORE_ID": "0x4"}).cpu() == 2
-    assert _config.load({"FF_INITIAL_LCORE_ID": "4", "FF_PROC_ID": "3"}).cpu() == 5
+    assert configuration.load({}).cpu() is None
+    assert configuration.load({"FF_INITIAL_LCORE_ID": "0x4"}).cpu() == 2
+    assert configuration.load({"FF_INITIAL_LCORE_ID": "4", "FF_PROC_ID": "3"}).cpu() == 5
 
 
 def test_cpu_that_is_not_there():
@@ -68,7 +70,7 @@ def test_cpu_that_is_not_there():
     ],
 )
 def test_socket_of_the_nth_instance(path, index, expected):
-    assert _instance.nth(path, index) == expected
+    assert discovery.nth(path, index) == expected
 
 
 def test_the_ith_worker_attaches_to_the_ith_instance(tmp_path):
@@ -77,8 +79,8 @@ def test_the_ith_worker_attaches_to_the_ith_instance(tmp_path):
     running = []
     try:
         for proc_id in ("0", "1"):
-            path = _instance.nth(first, int(proc_id))
-            command = [_instance.executable(), "--socket", path, "--proc-id", proc_id]
+            path = discovery.nth(first, int(proc_id))
+            command = [discovery.executable(), "--socket", path, "--proc-id", proc_id]
             running.append(subprocess.Popen(command, stdout=subprocess.PIPE))
             assert b"ready" in running[-1].stdout.readline()
         environ = {
@@ -108,12 +110,12 @@ def test_the_ith_worker_attaches_to_the_ith_instance(tmp_path):
 
 def test_an_embedded_instance_that_cannot_start():
     with pytest.raises(ffloop.InstanceError, match=r"did not start: .*no stack 'none'"):
-        _instance.start("none")
+        discovery.start("none")
 
 
 def test_config_unknown():
     with pytest.raises(TypeError, match="colour"):
-        _config.load({}, colour="blue")
+        configuration.load({}, colour="blue")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +138,7 @@ def test_config_unknown():
     ],
 )
 def test_routing(stack, rules, family, address, expected):
-    assert _routing.router(stack, rules).on_stack(family, address) is expected
+    assert routing.router(stack, rules).on_stack(family, address) is expected
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,7 @@ def test_routing(stack, rules, family, address, expected):
 )
 def test_routing_errors(bad):
     with pytest.raises(ffloop.ConfigError, match="NETWORK"):
-        _routing.parse_rules(bad)
+        routing.parse_rules(bad)
 
 
 @pytest.mark.parametrize(
@@ -160,9 +162,9 @@ def test_routing_errors(bad):
     ],
 )
 def test_addresses(family, given, back):
-    raw = _addr.encode(family, given)
-    assert len(raw) == _addr.ADDR_SIZE
-    assert _addr.decode(raw) == back
+    raw = address.encode(family, given)
+    assert len(raw) == address.ADDR_SIZE
+    assert address.decode(raw) == back
 
 
 @pytest.mark.parametrize(
@@ -180,16 +182,16 @@ def test_addresses(family, given, back):
 )
 def test_bad_addresses(family, given, error):
     with pytest.raises(error):
-        _addr.encode(family, given)
+        address.encode(family, given)
 
 
 def test_no_address():
-    assert _addr.decode(bytes(28)) is None
+    assert address.decode(bytes(28)) is None
 
 
-@pytest.mark.parametrize("code", [*_errors._ATTACH, errno.ETIMEDOUT])
+@pytest.mark.parametrize("code", [*errors._ATTACH, errno.ETIMEDOUT])
 def test_attach_errors_say_what_to_do(code):
-    exc = _errors.attach_error(code, "/path", "the reason")
+    exc = errors.attach_error(code, "/path", "the reason")
     assert isinstance(exc, ffloop.InstanceError)
     assert isinstance(exc, OSError)
     assert exc.errno == code
@@ -198,7 +200,7 @@ def test_attach_errors_say_what_to_do(code):
 
 
 def test_gone_is_a_connection_reset():
-    exc = _errors.gone()
+    exc = errors.gone()
     assert isinstance(exc, ConnectionResetError)
     assert isinstance(exc, ffloop.InstanceError)
     assert exc.errno == errno.ECONNRESET
@@ -214,7 +216,7 @@ def test_every_public_name_is_there():
 
 
 def test_import_attaches_nothing_and_warns_of_nothing():
-    code = "import ffloop, sys; assert 'ffloop._policy' not in sys.modules"
+    code = "import ffloop, sys; assert 'ffloop._loop.policy' not in sys.modules"
     subprocess.run([sys.executable, "-P", "-W", "error", "-c", code], check=True)
 
 
@@ -225,8 +227,8 @@ def test_instance_outside_a_loop():
 
 def test_cli_runs_the_executable(monkeypatch):
     seen = []
-    monkeypatch.setattr(_cli.os, "execv", lambda path, argv: seen.append((path, argv)))
-    _cli.main(["instance", "--stack", "host", "--socket", "/x"])
+    monkeypatch.setattr(main.os, "execv", lambda path, argv: seen.append((path, argv)))
+    main.main(["instance", "--stack", "host", "--socket", "/x"])
     ((path, argv),) = seen
     assert path.endswith("ffloop-instance")
     assert argv == [path, "--stack", "host", "--socket", "/x"]
@@ -234,13 +236,13 @@ def test_cli_runs_the_executable(monkeypatch):
 
 def test_cli_without_the_executable(monkeypatch, capsys):
     monkeypatch.setenv("FFLOOP_INSTANCE_EXECUTABLE", "/nowhere")
-    assert _cli.main(["instance"]) == 1
+    assert main.main(["instance"]) == 1
     assert "reinstall" in capsys.readouterr().err
 
 
 def test_cli_usage(capsys):
     with pytest.raises(SystemExit):
-        _cli.main([])
+        main.main([])
     assert "COMMAND" in capsys.readouterr().err
 
 
@@ -264,7 +266,7 @@ def test_cli_usage(capsys):
 def test_cli_mistakes(capsys, argv, words):
     """Exit status 2, the usage of that command, and what was wrong."""
     with pytest.raises(SystemExit) as end:
-        _cli.main(argv)
+        main.main(argv)
     assert end.value.code == 2
     said = capsys.readouterr().err
     assert words in said
@@ -286,7 +288,7 @@ def test_a_tree_without_its_compiled_part(tmp_path):
 
 def test_cli_version(capsys):
     with pytest.raises(SystemExit):
-        _cli.main(["--version"])
+        main.main(["--version"])
     assert capsys.readouterr().out == f"ffloop {importlib.metadata.version('ffloop')}\n"
 
 
@@ -294,7 +296,7 @@ def test_cli_into_a_pipe_that_is_closed():
     """`ffloop stat | head` ends without a word."""
     read, write = os.pipe()
     os.close(read)
-    code = "import sys; from ffloop._cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from ffloop._cli.main import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-P", "-c", code, "preload", "--libs"], stdout=write, stderr=-1
     )

@@ -1,7 +1,7 @@
 /*
  * client.h - the application's end of an sc: attach, sockets, readiness.
  *
- * Callers: the cffi module (ffloop/_ring.py) and the preload shim, and nobody else. This header is
+ * Callers: the cffi module (ffloop/_session/binding.py) and the preload shim, and nobody else. This header is
  * the contract of both. A client is used by one thread at a time; the shim adds its own lock.
  * Unless it says "waits", a call touches memory only: it never blocks and makes no system call but
  * the write of the instance's doorbell when the instance sleeps. Calls that wait have the session's

@@ -1,7 +1,7 @@
 /*
  * dispatcher.c - Dispatcher: waits for a batch of events and hands it out.
  *
- * Callers: ffloop/_poller.py, turn.c. Plain data for a reading protocol goes there directly; every
+ * Callers: ffloop/_loop/poller.py, turn.c. Plain data for a reading protocol goes there directly; every
  * other event is the poller's (other(kind, handle, arg, off)).
  *
  * Invariants: index is ahead of the event that is being handled, so that an exception loses nothing;

@@ -1,7 +1,7 @@
 /*
  * stream.c - Stream: one transport's short ways.
  *
- * Callers: ffloop/_transports.py, dispatcher.c. Whatever is not plain data for a reading protocol, or
+ * Callers: ffloop/_loop/stream.py, dispatcher.c. Whatever is not plain data for a reading protocol, or
  * a write of bytes with nothing in front of it, is the owner's business (owner.on_data,
  * owner._write_slow, owner._write_rest, owner._fault).
  */

@@ -1,7 +1,7 @@
 /*
  * turn.c - Turn: the loop's call_soon and _run_once, for a loop that is not in debug mode.
  *
- * Caller: ffloop/_loop.py. The order of things is that of asyncio's BaseEventLoop._run_once: wait for
+ * Caller: ffloop/_loop/loop.py. The order of things is that of asyncio's BaseEventLoop._run_once: wait for
  * events, queue what they schedule, queue the timers that are due, run what was queued up to here.
  * The rare ways are the loop's, in Python: _tidy_timers (cancelled timers), _poll (no instance, or
  * a batch that an interrupt left unfinished), _kernel_ready (descriptors), _failed (a callback

@@ -1,7 +1,7 @@
 /*
  * main.c - the instance executable: options, signals, the start-up line.
  *
- * Callers: `ffloop instance`, the embedded start in ffloop/_instance.py, service managers. Writes one
+ * Callers: `ffloop instance`, the embedded start in ffloop/_session/discovery.py, service managers. Writes one
  * line to standard output when it is ready and tells the service manager, logs to standard error. Exit
  * status: 0 after SIGTERM (a drain; the second ends at once) or SIGINT, 1 when it could not start, 2 for a usage error.
  */
@@ -233,7 +233,7 @@ static void stack_arg(const char *key, const char *value)
     stack_args[stack_argc++] = text;
 }
 
-/* Where applications look when nothing names an instance (ffloop/_instance.py): the i-th instance
+/* Where applications look when nothing names an instance (ffloop/_session/discovery.py): the i-th instance
  * of several, by its --proc-id, has a name of its own. */
 static const char *usual_path(void)
 {

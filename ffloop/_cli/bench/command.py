@@ -1,0 +1,319 @@
+"""The command: what is to be measured, whether it can be, progress, tables, files."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import pathlib
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from .. import arguments
+from . import chart, measure
+from .measure import Failed, Place, Server
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+LOOPS = ("asyncio", "uvloop", "ffloop")
+APPS = ("raw", "aiohttp", "ring")
+_RING = {
+    "spin": "ring alone, two CPUs, both spin",
+    "sleep": "ring alone, two CPUs, both sleep",
+    "sleep_one_cpu": "ring alone, one CPU, both sleep",
+    "nop_spin": "client and instance, two CPUs, the instance spins",
+    "nop_sleep": "client and instance, two CPUs, both sleep",
+    "nop_sleep_one_cpu": "client and instance, one CPU, both sleep",
+}
+
+
+def add_command(commands: Any) -> None:
+    """Adds `bench` to the subcommands of `ffloop`."""
+    parser = commands.add_parser(
+        "bench",
+        help="compare asyncio, uvloop and ffloop on this machine",
+        description="Serves HTTP with each loop, a raw Protocol and aiohttp, each server a "
+        "process of its own, under wrk: requests a second, CPU a request of the application and "
+        "of the instance, latency; and measures the ring alone. Load, servers and instance share "
+        "this machine's cores: figures of a busy machine mean nothing.",
+    )
+    add_options(parser)
+    parser.set_defaults(call=run)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--loops", type=_words(LOOPS), default=list(LOOPS), metavar="LOOP,...", help=_list(LOOPS))
+    add("--apps", type=_words(APPS), default=list(APPS), metavar="APP,...", help=_list(APPS))
+    add(
+        "--bytes",
+        type=_numbers(0),
+        default=[0, 65536, 1048576],
+        metavar="N,...",
+        help="of a body; 0: a small one (0,65536,1048576)",
+    )
+    add(
+        "--connections",
+        type=_numbers(1),
+        default=[1, 64],
+        metavar="N,...",
+        help="at a time (1,64)",
+    )
+    add(
+        "--seconds",
+        type=arguments.seconds(),
+        default=2.0,
+        metavar="SECONDS",
+        help="of one run of load, or of idling (2)",
+    )
+    add(
+        "--rounds",
+        type=arguments.whole(1),
+        default=3,
+        metavar="N",
+        help="runs of which the median is shown (3)",
+    )
+    add(
+        "--idle",
+        type=arguments.whole(1),
+        metavar="N",
+        help="measure the cost of N idle connections instead",
+    )
+    add(
+        "--load",
+        choices=measure.LOADS,
+        help="what makes the requests: wrk where it is installed, else a client in Python, whose "
+        "own speed then bounds the requests a second",
+    )
+    add("--json", type=pathlib.Path, metavar="FILE", help="write everything, all rounds too")
+    add("--chart", type=_chart, metavar="FILE", help="draw it: .png or .svg (takes matplotlib)")
+
+
+def _list(words: tuple[str, ...]) -> str:
+    return f"of {', '.join(words)} (all)"
+
+
+def _words(known: tuple[str, ...]) -> Callable[[str], list[str]]:
+    def parse(text: str) -> list[str]:
+        words = text.split(",")
+        for word in words:
+            if word not in known:
+                raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(known)}")
+        return words
+
+    return parse
+
+
+def _numbers(least: int) -> Callable[[str], list[int]]:
+    def parse(text: str) -> list[int]:
+        try:
+            numbers = [int(word) for word in text.split(",")]
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers") from None
+        if min(numbers) < least:
+            raise argparse.ArgumentTypeError(f"{min(numbers)}: {least} or more")
+        return numbers
+
+    return parse
+
+
+def _chart(text: str) -> pathlib.Path:
+    path = pathlib.Path(text)
+    if path.suffix not in chart.SUFFIXES:
+        raise argparse.ArgumentTypeError(f"{text}: a name that ends in .png or .svg")
+    return path
+
+
+# ---- can it be measured? -------------------------------------------------------------------------
+
+
+def _missing(args: argparse.Namespace) -> str | None:
+    """What is not installed and was asked for, and what to do."""
+    wanted = {"uvloop": args.loops, "aiohttp": args.apps, "matplotlib": ["matplotlib"]}
+    if args.chart is None:
+        del wanted["matplotlib"]
+    for package, words in wanted.items():
+        if package in words and importlib.util.find_spec(package) is None:
+            without = {"uvloop": "--loops asyncio,ffloop", "aiohttp": "--apps raw,ring"}
+            other = f", or measure without it: {without[package]}" if package in without else ""
+            return f"{package} is not installed: pip install 'ffloop[bench]'{other}"
+    if args.load == "wrk" and shutil.which("wrk") is None:
+        return "wrk is not installed (Debian: apt-get install wrk); --load python does without"
+    for path in (args.json, args.chart):
+        if path is None:
+            continue
+        if not path.resolve().parent.is_dir():
+            return f"{path}: there is no such directory"
+        if path.is_dir() or not os.access(
+            path if path.exists() else path.resolve().parent, os.W_OK
+        ):
+            return f"{path}: cannot be written"
+    return None
+
+
+def run(args: argparse.Namespace, places: Any = None, base: str = "uvloop") -> int:
+    """Measures and reports. `places`: a context manager of other places than this machine's
+    loopback; `base`: whose figures the ratios compare with. Returns an exit status."""
+    problem = _missing(args)
+    if problem is not None:
+        print(f"ffloop bench: {problem}", file=sys.stderr)
+        return 2
+    if args.load is None:
+        args.load = "wrk" if shutil.which("wrk") else "python"
+    about = machine(args.load)
+    done: dict[str, Any] = {"machine": about, "results": [], "ring": []}
+    try:
+        with places or contextlib.nullcontext(measure.plain(args.loops)) as found:
+            _measure(args, found, done)
+    except Failed as exc:
+        print(f"ffloop bench: {exc}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    _report(args, done, base)
+    return 0
+
+
+def machine(load: str) -> dict[str, Any]:
+    """What the figures depend on."""
+    versions = {}
+    for package in ("ffloop", "uvloop", "aiohttp"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_before": os.getloadavg()[0],
+        "load": load,
+        "packages": versions,
+    }
+
+
+# ---- measuring -----------------------------------------------------------------------------------
+
+
+def _measure(args: argparse.Namespace, places: list[Place], done: dict[str, Any]) -> None:
+    apps = [app for app in args.apps if app != "ring"]
+    if args.idle is not None:
+        with _progress(len(apps) * len(places)) as step:
+            for app in apps:
+                for row in measure.idle(places, app, args.idle, args.seconds):
+                    done["results"].append(row)
+                    step(f"{app}, {row['loop']}, idle")
+        return
+    runs = len(places) * (args.rounds + 1)
+    total = len(apps) * len(args.bytes) * len(args.connections) * runs
+    with _progress(total + ("ring" in args.apps)) as step:
+
+        def load(where: Server, connections: int, warm: bool) -> dict[str, float]:
+            measured = measure.load(args.load, where, connections, 1 if warm else args.seconds)
+            step(f"{app}, {where.place.name}, {connections} connections")
+            return measured
+
+        for app in apps:
+            for size in args.bytes:
+                done["results"] += measure.compare(
+                    places, app, size, args.connections, args.rounds, load
+                )
+        if "ring" in args.apps:
+            done["ring"] = measure.ring(4)
+            step("ring")
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[str], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("starting", total=total)
+        yield lambda what: progress.update(task, advance=1, description=what)
+
+
+# ---- the report ----------------------------------------------------------------------------------
+
+
+def _report(args: argparse.Namespace, done: dict[str, Any], base: str) -> None:
+    from rich.console import Console
+
+    about, results = done["machine"], done["results"]
+    console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 130)
+    title = f"Python {about['python']}, {about['cores']} cores, load {about['load_before']:.2f}"
+    console.print(f"{title}, {about['machine']}, Linux {about['kernel']}")
+    if args.idle is not None:
+        console.print(_idle_table(results))
+    elif results:
+        console.print(_table(results, base))
+        if about["load"] == "python":
+            console.print("The load was a client in Python (wrk is faster): it bounds req/s.")
+    if done["ring"]:
+        console.print(_ring_table(done["ring"]))
+    if args.json is not None:
+        args.json.write_text(json.dumps(done, indent=1))
+    if args.chart is not None and results and args.idle is None:
+        chart.draw(results, args.chart, title)
+
+
+def _new_table(title: str, *columns: str, left: int = 1) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="left" if number < left else "right", no_wrap=True)
+    return table
+
+
+def _table(results: list[dict[str, Any]], base: str) -> Table:
+    """The medians. The last two columns: times that of `base`, in the same case."""
+    found = next((r["loop"] for r in results if base in r["loop"]), None)
+    peers = {(r["app"], r["bytes"], r["connections"]): r for r in results if r["loop"] == found}
+    ratios = (f"req/s x {found}", "app CPU x") if found else ()
+    table = _new_table(
+        "HTTP: medians; CPU µs a request, latency in µs",
+        *("app", "loop", "body", "conn.", "req/s", "MiB/s", "app CPU", "instance CPU"),
+        *("p50", "p99", *ratios),
+        left=2,
+    )
+    before = None
+    for r in results:
+        case = (r["app"], r["bytes"], r["connections"])
+        if before not in (None, case):
+            table.add_section()
+        before = case
+        cells = [r["app"], r["loop"], str(r["bytes"] or "small"), str(r["connections"])]
+        cells += [f"{r['rps']:.0f}", f"{r['mib_s']:.0f}", f"{r['app_us']:.2f}"]
+        cells += [f"{r['instance_us']:.2f}" if r["instance_us"] else "-"]
+        cells += [f"{r['p50_us']:.0f}", f"{r['p99_us']:.0f}"]
+        if found and r["loop"] != found:
+            cells += [f"{r[key] / max(peers[case][key], 1e-9):.2f}" for key in ("rps", "app_us")]
+        table.add_row(*cells)
+    return table
+
+
+def _idle_table(results: list[dict[str, Any]]) -> Table:
+    columns = ("idle conn.", "app %", "instance %", "app KiB", "instance KiB")
+    table = _new_table("CPU and memory of idle connections", "app", "loop", *columns, left=2)
+    for r in results:
+        cells = [r["app"], r["loop"], str(r["idle_connections"])]
+        cells += [f"{r['app_percent']:.2f}", f"{r['instance_percent']:.2f}"]
+        table.add_row(*cells, str(r["app_kib"]), str(r["instance_kib"] or "-"))
+    return table
+
+
+def _ring_table(results: list[dict[str, Any]]) -> Table:
+    table = _new_table("The ring: ns a round trip, in C", "", "p50", "p99", "least")
+    for r in results:
+        figures = [f"{r[key]:.0f}" for key in ("p50_ns", "p99_ns", "min_ns")]
+        table.add_row(_RING.get(r["what"], r["what"]), *figures)
+    return table

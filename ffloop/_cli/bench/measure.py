@@ -1,0 +1,239 @@
+"""Servers in processes of their own, load on them, and what both cost.
+
+The rounds of one case go through the loops in turn, so that a machine that slows down slows them
+all; a case is an application, a body's size and a number of connections.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..._session.discovery import executable
+from . import procs
+
+_HERE = pathlib.Path(__file__).resolve().parent
+LOADS = ("wrk", "python")
+
+
+@dataclass
+class Place:
+    """Where a loop is measured: host, CPUs, network namespaces (descriptors), and an instance that
+    polls and is stopped while others are measured."""
+
+    name: str
+    loop: str
+    host: str = "127.0.0.1"
+    cpus: frozenset[int] = frozenset()  # of the server and of the load; empty: any
+    server_namespace: int | None = None
+    load_namespace: int | None = None
+    within: Callable[[int], Any] | None = None  # enters a namespace
+    environ: dict[str, str] = field(default_factory=dict)
+    polling: subprocess.Popen[bytes] | None = None
+
+    def popen(
+        self, namespace: int | None, command: list[str], **options: Any
+    ) -> subprocess.Popen[str]:
+        """A process in a namespace, on the place's CPUs."""
+        if self.cpus:
+            command = ["taskset", "-c", ",".join(map(str, sorted(self.cpus))), *command]
+        with contextlib.ExitStack() as stack:
+            if namespace is not None and self.within is not None:
+                stack.enter_context(self.within(namespace))
+            return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        if self.polling is None:
+            yield
+            return
+        self.polling.send_signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self.polling.send_signal(signal.SIGSTOP)
+
+
+def plain(loops: list[str]) -> list[Place]:
+    """The loops on this machine's loopback, each ffloop server with an instance of its own."""
+    return [Place(loop, loop) for loop in loops]
+
+
+@dataclass
+class Server:
+    place: Place
+    pid: int
+    port: int
+    instance: int | None
+
+    def cpu(self) -> tuple[float, float]:
+        """Seconds so far, of the application and of the instance."""
+        instance = procs.cpu_seconds(self.instance) if self.instance else 0.0
+        return procs.cpu_seconds(self.pid), instance
+
+
+class Failed(Exception):
+    """What could not be measured, in a sentence."""
+
+
+@contextlib.contextmanager
+def server(place: Place, app: str, size: int) -> Iterator[Server]:
+    """A server of `app` that answers with `size` bytes (0: a small answer). Raises Failed."""
+    # It has an embedded instance of its own, not that of whoever started us.
+    environ = {k: v for k, v in os.environ.items() if k != "_FFLOOP_EMBEDDED"}
+    process = place.popen(
+        place.server_namespace,
+        [sys.executable, "-P", str(_HERE / "server.py"), place.loop, app, str(size), place.host],
+        stdin=subprocess.PIPE,
+        env=environ | place.environ,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        with place.running():
+            line = process.stdout.readline()
+        if not line:
+            raise Failed(f"the {place.name} server of {app} did not start")
+        said = json.loads(line)
+        owner = said["instance"] or procs.listener(said["port"])
+        if place.loop == "ffloop" and owner in (None, said["pid"]):
+            raise Failed("the ffloop server listens on the kernel, not in an instance")
+        instance = None if owner == said["pid"] else owner
+        yield Server(place, said["pid"], said["port"], instance)
+    finally:
+        process.stdin.close()
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+def _command(generator: str, where: Server, connections: int, seconds: float) -> list[str]:
+    host, port = where.place.host, str(where.port)
+    if generator == "wrk":
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"]
+        return [*command, "-s", str(_HERE / "report.lua"), f"http://{host}:{port}/"]
+    client = [sys.executable, "-P", str(_HERE / "client.py")]
+    return [*client, host, port, str(connections), str(seconds)]
+
+
+def load(generator: str, where: Server, connections: int, seconds: float) -> dict[str, float]:
+    """One run of load on a server, with what it cost the server: requests and MiB a second, CPU
+    microseconds a request, microseconds of latency. Raises Failed."""
+    place = where.place
+    with place.running():
+        app, instance = where.cpu()
+        process = place.popen(
+            place.load_namespace, _command(generator, where, connections, seconds)
+        )
+        output, _ = process.communicate()
+        app_after, instance_after = where.cpu()
+    found = re.search(r"^RESULT (.*)$", output, re.M)
+    if process.returncode or found is None:
+        raise Failed(f"{generator} said:\n{output}")
+    said: dict[str, float] = json.loads(found[1])
+    if said["errors"] or not said["requests"]:
+        raise Failed(f"{place.name}: {said['errors']} errors in {said['requests']} requests")
+    requests = said["requests"]
+    return {
+        "rps": said["requests"] / said["seconds"],
+        "mib_s": said["bytes"] / said["seconds"] / 2**20,
+        "app_us": (app_after - app) / requests * 1e6,
+        "instance_us": (instance_after - instance) / requests * 1e6,
+        "p50_us": said["p50"],
+        "p99_us": said["p99"],
+    }
+
+
+def compare(
+    places: list[Place],
+    app: str,
+    size: int,
+    connections: list[int],
+    rounds: int,
+    run: Callable[[Server, int, bool], dict[str, float]],
+) -> Iterator[dict[str, Any]]:
+    """The medians, a row for each number of connections and loop. `run(server, connections, warm)`
+    makes the load; before the rounds each server has a run that warms it up."""
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(server(place, app, size)) for place in places]
+        for row in in_turn(servers, connections, rounds, run):
+            yield {"app": app, "bytes": size, **row}
+
+
+def in_turn(
+    servers: list[Server],
+    connections: list[int],
+    rounds: int,
+    run: Callable[[Server, int, bool], dict[str, float]],
+) -> Iterator[dict[str, Any]]:
+    """compare(), of servers that run."""
+    for count in connections:
+        runs: dict[str, list[dict[str, float]]] = {each.place.name: [] for each in servers}
+        for each in servers:
+            run(each, count, True)
+        for _ in range(rounds):
+            for each in servers:
+                runs[each.place.name].append(run(each, count, False))
+        for loop, measured in runs.items():
+            yield {
+                "connections": count,
+                "loop": loop,
+                **{key: statistics.median(r[key] for r in measured) for key in measured[0]},
+                "rounds": measured,
+            }
+
+
+def idle(places: list[Place], app: str, count: int, seconds: float) -> Iterator[dict[str, Any]]:
+    """CPU and memory of a server with `count` idle connections."""
+    for place in places:
+        with server(place, app, 0) as each, contextlib.ExitStack() as stack:
+            for _ in range(count):
+                peer = socket.create_connection((place.host, each.port))
+                stack.callback(peer.close)
+                peer.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                peer.recv(65536)
+            time.sleep(1)
+            before, began = each.cpu(), time.monotonic()
+            time.sleep(seconds)
+            after, passed = each.cpu(), time.monotonic() - began
+            yield {
+                "app": app,
+                "idle_connections": count,
+                "loop": place.name,
+                "app_percent": (after[0] - before[0]) / passed * 100,
+                "instance_percent": (after[1] - before[1]) / passed * 100,
+                "app_kib": procs.resident_kib(each.pid),
+                "instance_kib": procs.resident_kib(each.instance) if each.instance else 0,
+            }
+
+
+def ring(scale: int) -> list[dict[str, Any]]:
+    """Round trips over the ring, without Python: name and nanoseconds. `scale` divides their
+    number. Raises Failed."""
+    program = pathlib.Path(executable()).with_name("ffloop-ring-bench")
+    try:
+        done = subprocess.run(
+            [program, "--scale", str(scale), "--json", "-"], capture_output=True, text=True
+        )
+    except OSError as exc:
+        raise Failed(f"{program}: {exc.strerror}: reinstall ffloop") from None
+    if done.returncode:
+        raise Failed(f"{program.name} said: {done.stderr.strip()}")
+    said = json.loads(done.stdout.splitlines()[-1])
+    return [{"what": key, **value} for key, value in said.items() if isinstance(value, dict)]

@@ -1,0 +1,367 @@
+"""`ffloop doctor`: what this machine has and lacks for each stack, and how to mend it.
+
+Each check is a function of a Machine that yields findings; a Machine reads /proc, /sys and the
+environment, or a tree that a test made.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from .._session import configuration, discovery, stats_page
+from .._session.binding import Ring
+from ..errors import ConfigError, InstanceError, sentence
+
+Level = Literal["ok", "note", "warn", "fail"]
+_SESSION_KIB = 33 * 1024  # an ordinary session's segment
+_CONNECTIONS = 4096  # descriptors that a busy server's host stack wants at least
+_DPDK_DRIVERS = ("vfio-pci", "uio_pci_generic", "igb_uio")
+_FSTACK_PAGES_KIB = 150 * 2048
+_CAPABILITIES = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW", 14: "CAP_IPC_LOCK", 21: "CAP_SYS_ADMIN"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was looked at, how it is, and what would mend it ("" where nothing has to be).
+
+    ok: as it should be. note: works, and could be better. warn: will get in the way. fail: the
+    stack cannot run so.
+    """
+
+    stack: str  # "all", "host", "fstack"
+    what: str
+    level: Level
+    found: str
+    mend: str = ""
+
+
+class Machine:
+    """This machine, or the tree at `root`."""
+
+    def __init__(self, root: str = "/") -> None:
+        self.root = Path(root)
+        self.environ = os.environ
+        self.uid = os.geteuid()
+
+    def text(self, path: str) -> str:
+        """A file's text, "" where there is none to read."""
+        try:
+            return (self.root / path.lstrip("/")).read_text(errors="replace")
+        except OSError:
+            return ""
+
+    def number(self, path: str) -> int | None:
+        found = self.text(path).strip()
+        return int(found) if found.isdecimal() else None
+
+    def names(self, path: str) -> list[str]:
+        """What is in a directory."""
+        try:
+            return sorted(entry.name for entry in (self.root / path.lstrip("/")).iterdir())
+        except OSError:
+            return []
+
+    def link(self, path: str) -> str:
+        """The last part of where a link leads, "" for none."""
+        try:
+            return os.path.basename((self.root / path.lstrip("/")).readlink())
+        except OSError:
+            return ""
+
+    def meminfo(self, name: str) -> int:
+        found = re.search(rf"^{name}:\s+(\d+)", self.text("/proc/meminfo"), re.MULTILINE)
+        return int(found.group(1)) if found else 0
+
+
+# ---- every stack -----------------------------------------------------------------------------
+
+
+def versions(machine: Machine) -> Iterator[Finding]:
+    found = f"ffloop {metadata.version('ffloop')}, Python {platform.python_version()}"
+    yield Finding("all", "versions", "ok", found)
+
+
+def kernel(machine: Machine) -> Iterator[Finding]:
+    """The calls that sessions stand on, tried."""
+    release = machine.text("/proc/sys/kernel/osrelease").strip() or platform.release()
+    lacking = []
+    try:
+        fd = os.memfd_create("ffloop-doctor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.close(fd)
+    except OSError as exc:
+        lacking.append(f"memfd_create ({exc.strerror})")
+    try:
+        os.close(os.eventfd(0, os.EFD_CLOEXEC))
+    except OSError as exc:
+        lacking.append(f"eventfd ({exc.strerror})")
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError as exc:
+        lacking.append(f"pidfd_open ({exc.strerror})")
+    if lacking:
+        mend = "a newer kernel, or a seccomp profile that admits these calls"
+        yield Finding("all", "kernel", "fail", f"{release} lacks {', '.join(lacking)}", mend)
+        return
+    parts = [int(part) for part in re.findall(r"\d+", release)[:2]]
+    if parts < [5, 11]:
+        mend = "Linux 5.11 or later has epoll_pwait2"
+        yield Finding("all", "kernel", "note", f"{release}: waits in whole milliseconds", mend)
+    else:
+        yield Finding("all", "kernel", "ok", f"{release}: memfd, eventfd, pidfd, epoll_pwait2")
+
+
+def cores(machine: Machine) -> Iterator[Finding]:
+    allowed = len(os.sched_getaffinity(0))
+    nodes = [n for n in machine.names("/sys/devices/system/node") if re.fullmatch(r"node\d+", n)]
+    found = f"{allowed} for this process, {max(len(nodes), 1)} NUMA node(s)"
+    if allowed < 2:
+        mend = "give the process a second core: instance and application then run side by side"
+        yield Finding("all", "cores", "note", found, mend)
+    elif len(nodes) > 1:
+        mend = "keep an instance, its applications and its NIC on one node (numactl, taskset)"
+        yield Finding("all", "cores", "note", found, mend)
+    else:
+        yield Finding("all", "cores", "ok", found)
+
+
+def descriptors(machine: Machine) -> Iterator[Finding]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    found = f"{soft} open files (hard limit {hard})"
+    if soft < _CONNECTIONS:
+        mend = f"`ulimit -n {min(hard, 65536)}`, or LimitNOFILE= in the instance's unit"
+        yield Finding("host", "descriptors", "warn", f"{found}: one a connection", mend)
+    else:
+        yield Finding("host", "descriptors", "ok", found)
+
+
+def memory(machine: Machine) -> Iterator[Finding]:
+    free = machine.meminfo("MemAvailable")
+    limit = machine.number("/sys/fs/cgroup/memory.max")
+    found = f"{free // 1024} MiB available"
+    if limit is not None:
+        free = min(free, limit // 1024)
+        found += f", the control group's limit is {limit >> 20} MiB"
+    if free < 4 * _SESSION_KIB:
+        mend = "a smaller pool: FFLOOP_POOL_KIB=4096, or `ffloop instance --pool-kib 4096`"
+        yield Finding("all", "memory", "warn", f"{found}; a session may use 33 MiB", mend)
+    else:
+        yield Finding("all", "memory", "ok", found)
+    pages = machine.meminfo("HugePages_Free") * machine.meminfo("Hugepagesize")
+    if pages >= _SESSION_KIB:
+        yield Finding("all", "sessions' pages", "ok", f"{pages // 1024} MiB of huge pages are free")
+    else:
+        mend = "optional: sysctl -w vm.nr_hugepages=64"
+        yield Finding("all", "sessions' pages", "note", "ordinary pages are used", mend)
+
+
+def place(machine: Machine) -> Iterator[Finding]:
+    """Where instances listen and applications look when nothing is said."""
+    for socket in discovery.usual_places():
+        directory = os.path.dirname(socket)
+        try:
+            facts = os.stat(directory)
+        except FileNotFoundError:
+            continue
+        if facts.st_mode & 0o002 or facts.st_uid not in (0, machine.uid):
+            mend = f"chown {machine.uid} {directory}; chmod 755 {directory}"
+            found = f"{directory} belongs to or can be written by others: its sockets may be theirs"
+            yield Finding("all", "usual place", "warn", found, mend)
+    named = machine.environ.get("FFLOOP_INSTANCE")
+    running = []
+    for pid in stats_page.pids():
+        try:
+            one = stats_page.read(pid, sockets=False)
+        except InstanceError:
+            continue
+        running.append(f"{one.stack} at {one.path} (pid {pid}, {one.state})")
+        if one.state in ("stopped", "stuck"):
+            mend = f"kill -CONT {pid}" if one.state == "stopped" else f"see its log; kill {pid}"
+            yield Finding("all", "instance", "warn", f"pid {pid} is {one.state}", mend)
+    found = "; ".join(running) or "none of yours: programs start an embedded one"
+    yield Finding("all", "instances", "ok", found)
+    if named and not any(f" at {named} " in text for text in running):
+        mend = f"start it: ffloop instance --socket {named}; or unset FFLOOP_INSTANCE"
+        found = f"FFLOOP_INSTANCE={named}, and no instance of yours is there"
+        yield Finding("all", "instance", "warn", found, mend)
+
+
+# ---- the stacks ------------------------------------------------------------------------------
+
+
+def built(machine: Machine) -> Iterator[Finding]:
+    """The executable and the stacks in it."""
+    try:
+        path = discovery.executable()
+        done = subprocess.run([path, "--help"], capture_output=True, text=True, timeout=10)
+    except (InstanceError, OSError, subprocess.TimeoutExpired) as exc:
+        mend = "reinstall: pip install --force-reinstall ffloop"
+        yield Finding("all", "executable", "fail", str(exc), mend)
+        return
+    if done.returncode != 0:
+        mend = "install what it names (F-Stack's and DPDK's shared libraries), or reinstall"
+        yield Finding("all", "executable", "fail", done.stderr.strip()[:200], mend)
+        return
+    yield Finding("all", "executable", "ok", path)
+    if "(not in this build)" not in done.stdout:
+        yield Finding("fstack", "built in", "ok", "yes")
+        return
+    given = machine.environ.get("FF_PATH")
+    if not given:
+        mend = "FF_PATH=/path/to/f-stack pip install . (docs/fstack.md)"
+        yield Finding("fstack", "built in", "fail", "no", mend)
+    elif not os.path.exists(os.path.join(given, "lib", "libfstack.a")):
+        mend = "build F-Stack's lib/ first, then FF_PATH=... pip install ."
+        yield Finding("fstack", "built in", "fail", f"no; FF_PATH={given} has no library", mend)
+    else:
+        mend = "install again with FF_PATH set: pip install --force-reinstall ."
+        yield Finding("fstack", "built in", "fail", f"no; FF_PATH={given} has the library", mend)
+
+
+def trial(machine: Machine) -> Iterator[Finding]:
+    """An embedded instance with the host stack, a session, a round trip."""
+    began = time.monotonic()
+    try:
+        ring = Ring(discovery.start("host"), configuration.load({}))
+        try:
+            ring.ping()
+        finally:
+            ring.close()
+    except (ConfigError, InstanceError) as exc:
+        mend = "see above; FFLOOP_INSTANCE_LOG=FILE keeps the instance's words"
+        yield Finding("host", "a trial", "fail", sentence(exc), mend)
+        return
+    took = (time.monotonic() - began) * 1000
+    yield Finding("host", "a trial", "ok", f"an instance answered after {took:.0f} ms")
+
+
+def privilege(machine: Machine) -> Iterator[Finding]:
+    found = re.search(r"^CapEff:\s*(\w+)", machine.text("/proc/self/status"), re.MULTILINE)
+    have = int(found.group(1), 16) if found else 0
+    missing = [name for bit, name in _CAPABILITIES.items() if not have >> bit & 1]
+    if missing:
+        mend = "run the instance as root, applications as any user: --any-user admits them"
+        yield Finding("fstack", "privilege", "warn", f"without {', '.join(missing)}", mend)
+    else:
+        yield Finding("fstack", "privilege", "ok", "all that DPDK asks for")
+
+
+def hugepages(machine: Machine) -> Iterator[Finding]:
+    size = machine.meminfo("Hugepagesize") or 2048
+    free = machine.meminfo("HugePages_Free") * size
+    if free < _FSTACK_PAGES_KIB:
+        found = f"{free // 1024} MiB free, F-Stack starts with {_FSTACK_PAGES_KIB // 1024}"
+        mend = f"sysctl -w vm.nr_hugepages={1024 * 1024 // size}"
+        yield Finding("fstack", "huge pages", "fail", found, mend)
+    else:
+        yield Finding("fstack", "huge pages", "ok", f"{free // 1024} MiB free")
+    if " hugetlbfs " not in machine.text("/proc/mounts"):
+        mend = "mkdir -p /dev/hugepages && mount -t hugetlbfs nodev /dev/hugepages"
+        yield Finding("fstack", "hugetlbfs", "fail", "not mounted", mend)
+    else:
+        yield Finding("fstack", "hugetlbfs", "ok", "mounted")
+
+
+def devices(machine: Machine) -> Iterator[Finding]:
+    """Network devices on PCI, and who drives them."""
+    ready: list[str] = []
+    others: list[str] = []
+    for address in machine.names("/sys/bus/pci/devices"):
+        base = f"/sys/bus/pci/devices/{address}"
+        if not machine.text(f"{base}/class").startswith("0x02"):
+            continue
+        driver = machine.link(f"{base}/driver") or "none"
+        (ready if driver in _DPDK_DRIVERS else others).append(f"{address} ({driver})")
+    if ready:
+        yield Finding("fstack", "devices", "ok", f"DPDK's: {', '.join(ready)}")
+    else:
+        mend = "dpdk-devbind.py -b vfio-pci ADDRESS for a NIC that the kernel can spare; or none: "
+        mend += "`ffloop instance --stack fstack --iface NAME` goes over a kernel interface"
+        found = f"none is DPDK's; the kernel's: {', '.join(others) or 'none'}"
+        yield Finding("fstack", "devices", "note", found, mend)
+        return
+    if any("vfio-pci" in text for text in ready) and not machine.names("/sys/kernel/iommu_groups"):
+        mend = "intel_iommu=on or amd_iommu=on on the kernel's command line; or, without: "
+        mend += "echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
+        yield Finding("fstack", "IOMMU", "warn", "vfio-pci without IOMMU groups", mend)
+
+
+def spare_core(machine: Machine) -> Iterator[Finding]:
+    allowed = len(os.sched_getaffinity(0))
+    if allowed < 2:
+        mend = "a machine, container or affinity with two cores or more"
+        found = "one core: F-Stack polls on it, and applications starve"
+        yield Finding("fstack", "a core of its own", "warn", found, mend)
+    else:
+        yield Finding("fstack", "a core of its own", "ok", f"{allowed - 1} left for applications")
+
+
+CHECKS: list[Callable[[Machine], Iterator[Finding]]] = [
+    *(versions, built, kernel, cores, memory, place),
+    *(descriptors, trial),
+    *(privilege, hugepages, devices, spare_core),
+]
+
+
+def examine(machine: Machine) -> list[Finding]:
+    """Every finding, those of one stack together."""
+    found = [finding for check in CHECKS for finding in check(machine)]
+    return sorted(found, key=lambda finding: ("all", "host", "fstack").index(finding.stack))
+
+
+# ---- the command -----------------------------------------------------------------------------
+
+
+def add_command(commands: Any) -> None:
+    doctor = commands.add_parser(
+        "doctor", help="what this machine has and lacks for each stack, and how to mend it"
+    )
+    doctor.add_argument("--json", action="store_true", help="the findings, as JSON")
+    doctor.add_argument(
+        "--stack", choices=("host", "fstack"), default="host", help="whose failures count"
+    )
+    doctor.set_defaults(call=_doctor)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    findings = examine(Machine())
+    if args.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        _print(findings)
+    bad = [f for f in findings if f.level == "fail" and f.stack in ("all", args.stack)]
+    return 1 if bad else 0
+
+
+_MARKS = {"ok": "[green]ok[/]", "note": "note", "warn": "[yellow]warn[/]", "fail": "[red]lacks[/]"}
+_TITLES = {"all": "Every stack", "host": "host", "fstack": "fstack"}
+
+
+def _print(findings: list[Finding]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
+    for _ in range(4):
+        table.add_column(overflow="fold")
+    stack = ""
+    for one in findings:
+        if one.stack != stack:
+            table.add_section()
+        title = f"[bold]{_TITLES[one.stack]}[/]" if one.stack != stack else ""
+        text = escape(one.found) + (f"\n[cyan]{escape(one.mend)}[/]" if one.mend else "")
+        table.add_row(title, _MARKS[one.level], escape(one.what), text)
+        stack = one.stack
+    Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120).print(table)

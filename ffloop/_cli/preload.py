@@ -1,0 +1,123 @@
+"""`ffloop preload`: an unmodified program under the shim, with its instance found or started."""
+
+import argparse
+import contextlib
+import fcntl
+import os
+import shlex
+import shutil
+import stat
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+from .._session import configuration, discovery
+from .._session.binding import keep_alive
+from ..errors import ConfigError, InstanceError, InstanceNotFound, sentence
+
+_KEEP_FROM = 200  # descriptors of programs are below
+_PT_INTERP = 3
+
+
+class _Refused(Exception):
+    """What cannot be preloaded, in a sentence."""
+
+
+def add_command(commands: Any) -> None:
+    """Adds `preload` to the subcommands of `ffloop`."""
+    parser = commands.add_parser(
+        "preload",
+        help="run a C program's TCP on an instance, unchanged",
+        usage="ffloop preload [OPTIONS] -- PROGRAM [ARGS...]",
+        description="Finds the instance (or starts an embedded one that lasts as long as the "
+        "program and its children), sets LD_PRELOAD and FFLOOP_INSTANCE, and becomes the program. "
+        "docs/preload.md lists the variables that say more.",
+    )
+    parser.add_argument("--stack", choices=configuration.STACKS, help="insist on this stack")
+    parser.add_argument("--instance", metavar="PATH", help="the instance's socket")
+    parser.add_argument(
+        "--cflags", action="store_true", help="print how to compile with ff_syscall.h (kqueue)"
+    )
+    parser.add_argument(
+        "--libs", action="store_true", help="print how to link the library instead of preloading it"
+    )
+    parser.add_argument("program", metavar="PROGRAM", nargs="?")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="ARGS")
+    parser.set_defaults(call=_command, parser=parser)
+
+
+def library() -> str:
+    """The path of libff_syscall.so inside the package. Raises InstanceNotFound."""
+    place = Path(discovery.executable()).with_name("libff_syscall.so")
+    if not place.exists():
+        raise InstanceNotFound(2, f"{place} is missing: reinstall ffloop with `pip install`")
+    return str(place)
+
+
+def _command(args: argparse.Namespace) -> int:
+    try:
+        if args.cflags or args.libs:
+            print(_flags(args.cflags, args.libs))
+            return 0
+        if args.program is None:
+            args.parser.error("which PROGRAM?")
+        path = _find(args.program)
+        config = configuration.load(instance=args.instance, stack=args.stack)
+        environ = dict(os.environ)
+        before = environ.get("LD_PRELOAD")
+        environ["LD_PRELOAD"] = f"{library()}:{before}" if before else library()
+        environ.update(_found(config))
+        try:
+            os.execve(path, [args.program, *args.rest], environ)
+        except OSError as exc:
+            raise _Refused(f"{args.program}: {exc.strerror}") from None
+    except (_Refused, ConfigError, InstanceError) as exc:
+        print(f"ffloop preload: {sentence(exc)}", file=sys.stderr)
+    return 1
+
+
+def _flags(cflags: bool, libs: bool) -> str:
+    """For a C compiler. A program that is linked needs no LD_PRELOAD."""
+    folder = Path(library()).parent
+    words = [f"-I{folder / 'include'}"] if cflags else []
+    if libs:
+        words += [f"-L{folder}", f"-Wl,-rpath,{folder}", "-lff_syscall"]
+    return shlex.join(words)
+
+
+def _found(config: configuration.Config) -> dict[str, str]:
+    """The variables that lead to the instance; one that is embedded is kept up."""
+    ring, embedded = discovery.attach(config)
+    with contextlib.closing(ring):
+        if not embedded:
+            return {"FFLOOP_INSTANCE": config.instance or ring.path}
+        fd = keep_alive(ring.path)
+        kept = fcntl.fcntl(fd, fcntl.F_DUPFD, _KEEP_FROM)  # inherited: children keep it up too
+        os.close(fd)
+        return {"FFLOOP_INSTANCE": ring.path, "_FFLOOP_KEEP": f"{kept}:{ring.path}"}
+
+
+def _find(program: str) -> str:
+    path = shutil.which(program)
+    if path is None:
+        what = "cannot be executed" if os.path.exists(program) else "no such program"
+        raise _Refused(f"{program}: {what}")
+    if os.stat(path).st_mode & (stat.S_ISUID | stat.S_ISGID):
+        raise _Refused(f"{path} changes its user or group: the dynamic linker preloads nothing")
+    if os.access(path, os.R_OK) and _static(path):
+        raise _Refused(f"{path} is linked statically: it cannot be preloaded")
+    return path
+
+
+def _static(path: str) -> bool:
+    """An ELF executable without an interpreter."""
+    with open(path, "rb") as f:
+        head = f.read(64)
+        if len(head) < 64 or head[:5] != b"\x7fELF\x02":
+            return False
+        at, size, count = struct.unpack_from("=Q14xHH", head, 32)
+        f.seek(at)
+        table = f.read(size * count)
+    kinds = [struct.unpack_from("=I", table, i * size)[0] for i in range(count)]
+    return _PT_INTERP not in kinds

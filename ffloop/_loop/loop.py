@@ -1,0 +1,631 @@
+"""Loop: asyncio's selector event loop with TCP and UDP on the stack.
+
+What is not here is asyncio's own code, unchanged: scheduling, TLS, tasks, subprocesses, signals,
+pipes, unix sockets, executors. Overridden are the places where a TCP socket is made, connected,
+listened on or turned into a transport, and datagram endpoints.
+"""
+
+import asyncio
+import collections.abc
+import contextvars
+import functools
+import itertools
+import os
+import socket
+import ssl as ssl_module
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .._net.inherited import Handed
+from .._net.sockets import StackSocket, stack_socket
+from .._session import configuration, discovery, session
+from .._session.binding import Ring, Turn
+from .._session.discovery import InstanceInfo
+from .._session.log import log
+from .._session.routing import router
+from ..errors import ConfigError, InstanceError, gone
+from . import prefork
+from .asyncio_private import Handle, SelectorLoop, Server, SSLProtocol, failure, logger, tidy_timers
+from .datagram import DatagramTransport, open_datagram
+from .listener import Binding, Listener, bind_sockets
+from .poller import Poller
+from .sock_calls import SockCalls
+from .stream import StreamTransport
+
+_RETRY_FIRST, _RETRY_MOST = 0.02, 2.0  # seconds between attempts to attach again
+_REATTACH_TIMEOUT_MS = 1000
+
+
+class Loop(SockCalls):
+    """An event loop whose TCP runs on an ffloop instance.
+
+    Keyword arguments (each has an FFLOOP_ variable, see ffloop._config): `instance`, the path of an
+    instance's socket; `stack`, "host" or "fstack", to insist on one; `reconnect`, whether to attach
+    and listen again when the instance ended; `routes`; `dual_listen`, whether what the stack serves
+    is served on the kernel too; `kernel_sockets`, what becomes of those that the application hands
+    in; `reuse_port`; `spin_us`; `pool_kib`; `tx_cap`; `max_sockets`; `timeout_ms`.
+
+    Attaches at once: raises InstanceError (an OSError) when there is no instance, and ConfigError
+    (a ValueError) for an option that cannot be.
+    """
+
+    _closed = True  # until the base class says otherwise: __del__ of a loop that never attached
+    _compiled: Mapping[str, Callable[..., Any]] = {}  # none before the loop is attached
+
+    def __init__(self, **options: Any) -> None:
+        self._config = configuration.load(**options)
+        self._index = discovery.next_index(self._config)
+        _pin(self._config.cpu())
+        ring, embedded = session.take_over(self._config) or discovery.attach(
+            self._config, self._index
+        )
+        poller = None
+        try:
+            self._choose_routes(ring.stack)
+            self._poller = poller = Poller(ring, self._instance_down, self._config.spin_us)
+            super().__init__(poller)
+        except BaseException:
+            self._closed = True  # nothing is left to __del__
+            if poller is not None:
+                poller.detach()
+                poller.close()
+            ring.close()
+            raise
+        self._ring: Ring | None = ring
+        self._embedded = embedded
+        self._listeners: dict[StackSocket, Listener] = {}
+        self._retry: asyncio.TimerHandle | None = None
+        dispatch = Handle(self._poller.dispatch, (), self, contextvars.Context())
+        turn = Turn(self, self._poller, self._ready, dispatch, self._clock_resolution)
+        self._dispatch_handle = dispatch
+        self._compiled = {
+            "call_soon": turn.call_soon,
+            "_run_once": turn.run_once,
+            "create_future": functools.partial(asyncio.Future, loop=self),
+            "time": time.monotonic,
+        }
+        self._choose_turn()
+        self._remember(ring)
+
+    def _choose_routes(self, stack: str) -> None:
+        self._router = router(stack, self._config.routes)
+        self._handed = Handed(stack, self._config, self._router)
+
+    def _remember(self, ring: Ring) -> None:
+        session.of_loop(ring)
+        log.info(
+            "using the %s instance at %s: stack %s, pid %d",
+            "embedded" if self._embedded else "running",
+            ring.path,
+            ring.stack,
+            ring.instance_pid,
+        )
+
+    @property
+    def instance(self) -> InstanceInfo:
+        """The instance that this loop is attached to. Raises InstanceError while there is none."""
+        ring = self._live_ring()
+        return InstanceInfo(ring.path, ring.stack, ring.instance_pid, self._embedded)
+
+    def ffloop_stats(self) -> dict[str, int]:
+        """Counters of the session with the instance (see client.h, struct ffl_session_stats)."""
+        return self._live_ring().stats()
+
+    def close(self) -> None:
+        """Closes the loop and ends its session with the instance. Idempotent."""
+        if self.is_running():
+            raise RuntimeError("Cannot close a running event loop")
+        if self.is_closed():
+            return
+        self._poller.detach()
+        super().close()
+        self._choose_turn()
+        ring, self._ring = self._ring, None
+        self._listeners.clear()
+        if ring is not None:
+            ring.close()
+
+    # ---- events ----
+
+    # asyncio's methods while the loop is in debug mode, closed, or a subclass has its own. Else
+    # compiled ones cover them, as attributes of the instance.
+
+    def set_debug(self, enabled: bool) -> None:
+        super().set_debug(enabled)
+        self._choose_turn()
+
+    def _choose_turn(self) -> None:
+        cover = not self._debug and not self._closed
+        for name, compiled in self._compiled.items():
+            if cover and getattr(type(self), name) is getattr(SelectorLoop, name):
+                self.__dict__.setdefault(name, compiled)
+            elif self.__dict__.get(name) is compiled:
+                del self.__dict__[name]
+
+    def _process_events(self, event_list: Any) -> None:
+        if event_list:
+            super()._process_events(event_list)
+        poller = self._poller
+        if poller.pending:
+            if self._debug:
+                for taken in poller.take_batch():
+                    self._ready.append(
+                        Handle(poller.dispatch_one, taken, self, contextvars.Context())
+                    )
+            else:
+                poller.batch.queued = 1
+                self._ready.append(self._dispatch_handle)
+
+    # The rare ways of the compiled turn.
+
+    def _poll(self, wait_ns: int) -> None:
+        self._process_events(self._poller.select(None if wait_ns < 0 else wait_ns / 1e9))
+
+    def _kernel_ready(self, count: int) -> None:
+        super()._process_events(self._poller.kernel_events(count))
+
+    def _tidy_timers(self) -> None:
+        tidy_timers(self)
+
+    def _failed(self, handle: Any, exc: BaseException) -> None:
+        self.call_exception_handler(failure(handle, exc))
+
+    def _call_soon_any(self, *args: Any, **more: Any) -> Any:
+        return super().call_soon(*args, **more)
+
+    def add_reader(  # type: ignore[override]
+        self, fd: Any, callback: Any, *args: Any
+    ) -> None:
+        """As asyncio's. TCP sockets of the kernel's that are watched so are reported."""
+        self._handed.watched(fd, callback)
+        super().add_reader(fd, callback, *args)
+
+    def add_writer(  # type: ignore[override]
+        self, fd: Any, callback: Any, *args: Any
+    ) -> None:
+        """As add_reader."""
+        self._handed.watched(fd, callback)
+        super().add_writer(fd, callback, *args)
+
+    # ---- transports ----
+
+    def _make_socket_transport(
+        self,
+        sock: Any,
+        protocol: Any,
+        waiter: Any = None,
+        *,
+        extra: Any = None,
+        server: Any = None,
+    ) -> Any:
+        stack = stack_socket(sock)
+        if stack is None:
+            return super()._make_socket_transport(
+                sock, protocol, waiter, extra=extra, server=server
+            )
+        self._own_ring(stack)
+        transport = StreamTransport(self, stack._ep(), protocol, extra, server)
+        transport.own(sock, stack)
+        self.call_soon(transport.begin, waiter)
+        return transport
+
+    def _make_ssl_transport(
+        self,
+        rawsock: Any,
+        protocol: Any,
+        sslcontext: Any,
+        waiter: Any = None,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        extra: Any = None,
+        server: Any = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+        **more: Any,
+    ) -> Any:
+        if stack_socket(rawsock) is None:
+            return super()._make_ssl_transport(
+                rawsock,
+                protocol,
+                sslcontext,
+                waiter,
+                server_side=server_side,
+                server_hostname=server_hostname,
+                extra=extra,
+                server=server,
+                ssl_handshake_timeout=ssl_handshake_timeout,
+                ssl_shutdown_timeout=ssl_shutdown_timeout,
+                **more,
+            )
+        tls = SSLProtocol(
+            self,
+            protocol,
+            sslcontext,
+            waiter,
+            server_side,
+            server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        self._make_socket_transport(rawsock, tls, extra=extra, server=server)
+        return tls._app_transport
+
+    async def _sendfile_fallback(self, transp: Any, file: Any, offset: Any, count: Any) -> Any:
+        # asyncio gives the protocol back as if writing went on. Where the last bytes still wait,
+        # the protocol would be told to resume what nobody told it to pause.
+        try:
+            return await super()._sendfile_fallback(transp, file, offset, count)
+        finally:
+            if isinstance(transp, StreamTransport):
+                transp.tell_paused()
+
+    # ---- clients ----
+
+    def _live_ring(self) -> Ring:
+        ring = self._ring
+        if ring is None:
+            self._check_closed()
+            raise gone()
+        return ring
+
+    async def _connect_sock(
+        self, exceptions: Any, addr_info: Any, local_addr_infos: Any = None
+    ) -> Any:
+        family, kind, proto, _, address = addr_info
+        if kind != socket.SOCK_STREAM or not self._router.on_stack(family, address):
+            return await super()._connect_sock(exceptions, addr_info, local_addr_infos)
+        mine: list[OSError] = []
+        exceptions.append(mine)
+        sock = None
+        try:
+            sock = StackSocket._open(self._live_ring(), family, kind, proto, True)
+            sock._ep().nodelay = True
+            if local_addr_infos is not None:
+                _bind_local(sock, family, local_addr_infos, mine)
+            await self._connect(sock._ep(), address)
+            return sock
+        except OSError as exc:
+            mine.append(exc)
+            if sock is not None:
+                sock.close()
+            raise
+        except BaseException:
+            if sock is not None:
+                sock.close()
+            raise
+        finally:
+            exceptions = mine = None  # type: ignore[assignment]  # no cycle through the traceback
+
+    async def create_connection(self, *args: Any, sock: Any = None, **kwargs: Any) -> Any:
+        """As asyncio's. A kernel socket that is connected already stays on the kernel."""
+        if sock is not None and stack_socket(sock) is None:
+            self._handed.connected(sock, "create_connection()")
+        return await super().create_connection(*args, sock=sock, **kwargs)
+
+    async def connect_accepted_socket(self, protocol_factory: Any, sock: Any, **kwargs: Any) -> Any:
+        """As asyncio's. A kernel socket stays on the kernel."""
+        if stack_socket(sock) is None:
+            self._handed.connected(sock, "connect_accepted_socket()")
+        return await super().connect_accepted_socket(protocol_factory, sock, **kwargs)
+
+    # ---- datagrams ----
+
+    async def create_datagram_endpoint(  # type: ignore[override]
+        self,
+        protocol_factory: Any,
+        local_addr: Any = None,
+        remote_addr: Any = None,
+        *,
+        family: int = 0,
+        proto: int = 0,
+        flags: int = 0,
+        reuse_port: bool | None = None,
+        allow_broadcast: bool | None = None,
+        sock: Any = None,
+    ) -> Any:
+        """As asyncio's. Addresses that the router gives to the stack are there, and so is a socket
+        of AF_INET or AF_INET6 that is bound to none."""
+        opened = None
+        if sock is not None:
+            modified = local_addr or remote_addr or family or proto or flags
+            if not (modified or reuse_port or allow_broadcast or stack_socket(sock)):
+                self._handed.to_receive(self, sock)
+        elif (local_addr or remote_addr or family) and family != socket.AF_UNIX:
+            opened = await open_datagram(
+                self,
+                local_addr,
+                remote_addr,
+                family=family,
+                proto=proto,
+                flags=flags,
+                reuse_port=bool(reuse_port),
+                broadcast=bool(allow_broadcast),
+            )
+        if opened is None:
+            return await super().create_datagram_endpoint(
+                protocol_factory,
+                local_addr,
+                remote_addr,
+                family=family,
+                proto=proto,
+                flags=flags,
+                reuse_port=reuse_port,
+                allow_broadcast=allow_broadcast,
+                sock=sock,
+            )
+        stack, address = opened
+        waiter: asyncio.Future[None] = self.create_future()
+        try:
+            protocol = protocol_factory()
+        except BaseException:
+            stack.close()
+            raise
+        transport = DatagramTransport(self, stack, protocol, address, waiter)
+        try:
+            await waiter
+        except BaseException:
+            transport.close()
+            raise
+        return transport, protocol
+
+    def _make_datagram_transport(
+        self,
+        sock: Any,
+        protocol: Any,
+        address: Any = None,
+        waiter: Any = None,
+        extra: Any = None,
+    ) -> Any:
+        stack = stack_socket(sock)
+        if stack is None:
+            return super()._make_datagram_transport(sock, protocol, address, waiter, extra)
+        self._own_ring(stack)
+        transport = DatagramTransport(self, stack, protocol, address, waiter)
+        transport.own(sock)
+        return transport
+
+    # ---- servers ----
+
+    async def create_server(
+        self,
+        protocol_factory: Any,
+        host: Any = None,
+        port: Any = None,
+        *,
+        family: int = socket.AF_UNSPEC,
+        flags: int = socket.AI_PASSIVE,
+        sock: Any = None,
+        backlog: int = 100,
+        ssl: Any = None,
+        reuse_address: bool | None = None,
+        reuse_port: bool | None = None,
+        keep_alive: bool | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+        start_serving: bool = True,
+        dual_listen: bool | None = None,
+    ) -> Any:
+        """As asyncio's. Addresses that the router gives to the stack are served there; with
+        `dual_listen` (default: the loop's option) the same port is served on the kernel too, at
+        the wildcard address or else on loopback."""
+        if isinstance(ssl, bool):
+            raise TypeError("ssl argument must be an SSLContext or None")
+        if ssl_handshake_timeout is not None and ssl is None:
+            raise ValueError("ssl_handshake_timeout is only meaningful with ssl")
+        if ssl_shutdown_timeout is not None and ssl is None:
+            raise ValueError("ssl_shutdown_timeout is only meaningful with ssl")
+        if host is None and port is None:
+            sockets = self._given_to_serve(sock)
+        elif sock is not None:
+            raise ValueError("host/port and sock can not be specified at the same time")
+        else:
+            sockets = bind_sockets(
+                self._live_ring(),
+                self._router,
+                await self._addresses(host, port, family, flags),
+                Binding(
+                    reuse_address=reuse_address is None or reuse_address,
+                    reuse_port=bool(reuse_port) or self._config.reuse_port,
+                    keep_alive=bool(keep_alive),
+                    dual=self._dual(dual_listen),
+                    debug=self._debug,
+                ),
+            )
+        for one in sockets:
+            one.setblocking(False)
+        server = Server(
+            self,
+            sockets,
+            protocol_factory,
+            ssl,
+            backlog,
+            ssl_handshake_timeout,
+            ssl_shutdown_timeout,
+        )
+        if start_serving:
+            try:
+                server._start_serving()
+            except BaseException:
+                server.close()
+                raise
+            await asyncio.sleep(0)
+        if self._debug:
+            logger.info("%r is serving", server)
+        return server
+
+    def _dual(self, asked: bool | None) -> bool:
+        # The host stack is this kernel: nothing is left to serve.
+        return (
+            self._config.dual_listen if asked is None else asked
+        ) and self._live_ring().stack != "host"
+
+    async def _addresses(self, host: Any, port: Any, family: int, flags: int) -> list[Any]:
+        if host == "":
+            hosts: list[Any] = [None]
+        elif isinstance(host, str) or not isinstance(host, collections.abc.Iterable):
+            hosts = [host]
+        else:
+            hosts = list(host)
+        found = await asyncio.gather(
+            *(self._create_server_getaddrinfo(h, port, family=family, flags=flags) for h in hosts)
+        )
+        return list(dict.fromkeys(itertools.chain.from_iterable(found)))
+
+    def _given_to_serve(self, sock: Any) -> list[Any]:
+        if sock is None:
+            raise ValueError("Neither host/port nor sock were specified")
+        if isinstance(sock, ssl_module.SSLSocket):
+            raise TypeError("Socket cannot be of type SSLSocket")
+        if sock.type != socket.SOCK_STREAM:
+            raise ValueError(f"A Stream Socket was expected, got {sock!r}")
+        stack = stack_socket(sock)
+        if stack is None:
+            return self._handed.to_serve(self, sock)
+        stack._ep().nodelay = True
+        return [sock]
+
+    def _start_serving(
+        self,
+        protocol_factory: Any,
+        sock: Any,
+        sslcontext: Any = None,
+        server: Any = None,
+        backlog: int = 100,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+        *more: Any,
+    ) -> None:
+        stack = stack_socket(sock)
+        if stack is None:
+            super()._start_serving(
+                protocol_factory,
+                sock,
+                sslcontext,
+                server,
+                backlog,
+                ssl_handshake_timeout,
+                ssl_shutdown_timeout,
+                *more,
+            )
+            prefork.serving(self)
+            return
+        self._own_ring(stack)
+        listener = Listener(
+            self,
+            stack._ep(),
+            protocol_factory,
+            sslcontext,
+            server,
+            backlog,
+            ssl_handshake_timeout,
+            ssl_shutdown_timeout,
+        )
+        listener.start()
+        self._listeners[stack] = listener
+        prefork.serving(self)
+
+    def _stop_serving(self, sock: Any) -> None:
+        stack = stack_socket(sock)
+        if stack is None:
+            super()._stop_serving(sock)
+            return
+        listener = self._listeners.pop(stack, None)
+        if listener is not None:
+            listener.stop()
+        sock.close()
+
+    def _retire(self) -> None:
+        """Serves no new connection on the stack: the listeners are closed, what waits in them is
+        for those that share their addresses. Servers do not know of it; connections go on."""
+        for sock in list(self._listeners):
+            self._stop_serving(sock)
+
+    # ---- the instance goes and comes back ----
+
+    def _instance_down(self, code: int) -> None:
+        ring, self._ring = self._ring, None
+        if ring is None:
+            return
+        self._poller.detach()
+        exc = gone(code)
+        log.warning("the instance at %s ended (pid %d)", ring.path, ring.instance_pid)
+        receivers, ring.receivers = list(ring.receivers.values()), {}
+        for receiver in receivers:
+            receiver.on_down(exc)
+        ring.close()
+        if self._config.reconnect:
+            self._reattach_later(0.0)
+        elif self._listeners:
+            log.error("reconnect is off: %d servers stay down", len(self._listeners))
+
+    def _reattach_later(self, delay: float) -> None:
+        self._retry = self.call_later(delay, _reattach, weakref.ref(self), delay)
+
+    def _reattach(self, delay: float) -> None:
+        self._retry = None
+        if self._closed or self._ring is not None:
+            return
+        ring = None
+        try:
+            ring, embedded = discovery.attach(self._config, self._index, _REATTACH_TIMEOUT_MS)
+            for listener in self._listeners.values():
+                listener.restore(ring)
+        except OSError as exc:
+            if ring is not None:
+                ring.close()
+            delay = min(max(delay * 2, _RETRY_FIRST), _RETRY_MOST)
+            level = log.info if isinstance(exc, InstanceError) else log.warning
+            level("cannot attach again yet (%s); next attempt in %.2f s", exc, delay)
+            self._reattach_later(delay)
+            return
+        self._ring, self._embedded = ring, embedded
+        self._choose_routes(ring.stack)
+        self._poller.attach(ring)
+        self._remember(ring)
+
+
+def _pin(cpu: int | None) -> None:
+    """Runs this thread on one CPU, as F-Stack's adapter does its workers."""
+    if cpu is None:
+        return
+    try:
+        os.sched_setaffinity(0, {cpu})
+    except (OSError, OverflowError):
+        allowed = sorted(os.sched_getaffinity(0))
+        raise ConfigError(
+            f"FF_INITIAL_LCORE_ID and FF_PROC_ID lead to CPU {cpu}; this machine has {allowed}"
+        ) from None
+
+
+def _reattach(ref: "weakref.ref[Loop]", delay: float) -> None:
+    loop = ref()
+    if loop is not None:
+        loop._reattach(delay)
+
+
+def _bind_local(
+    sock: StackSocket, family: int, local_addr_infos: Any, exceptions: list[OSError]
+) -> None:
+    """Binds to the first of the local addresses that can be; asyncio's messages when none."""
+    for info in local_addr_infos:
+        address = info[4]
+        if info[0] != family:
+            continue
+        try:
+            sock.bind(address)
+            return
+        except OSError as exc:
+            reason = (exc.strerror or str(exc)).lower()
+            message = f"error while attempting to bind on address {address!r}: {reason}"
+            exceptions.append(OSError(exc.errno, message))
+    if exceptions:
+        raise exceptions.pop()
+    raise OSError(f"no matching local address with {family=} found")
+
+
+def new_event_loop(**options: Any) -> Loop:
+    """A new Loop: for `asyncio.Runner(loop_factory=...)` and everything that takes a factory."""
+    return Loop(**options)

@@ -1,0 +1,456 @@
+"""The ring face: the one module that touches the C core (ffi and lib).
+
+`-errno` becomes an OSError subclass here, once. A Ring is one session with an instance and is used
+by one thread. `raw_*` are the C calls of the hot path, for _loop/stream.py: their first argument is
+`Ring.c`, they return a count or -errno, and a Ring's end takes `c` away from every receiver
+(`on_detach`) before it frees the memory.
+"""
+
+import collections
+import errno
+import importlib
+import mmap
+import os
+import pathlib
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+from ..errors import attach_error, gone
+from .address import ADDR_SIZE, NAMES_SIZE, SockAddr, decode, encode
+from .configuration import Config
+
+
+def _compiled(name: str) -> Any:
+    try:
+        return importlib.import_module(f"ffloop._native.{name}")
+    except ModuleNotFoundError as exc:
+        where = pathlib.Path(__file__).parents[1]
+        raise ModuleNotFoundError(
+            f"{where} has no compiled part. If it is ffloop's source tree: start Python in another "
+            "directory (the current one comes first on sys.path), or `pip install -e .`",
+            name=exc.name,
+        ) from None
+
+
+_core: Any = _compiled("_core")
+_hot: Any = _compiled("_hot")
+ffi: Any = _core.ffi
+lib: Any = _core.lib
+NATIVE = pathlib.Path(_core.__file__).parent  # the executables and the shim, too
+
+Stream: Any = _hot.Stream  # one transport's compiled half
+Dispatcher: Any = _hot.Dispatcher  # waits for a batch and hands it out
+Turn: Any = _hot.Turn  # the loop's call_soon and _run_once
+
+ABI_VERSION: int = lib.FFL_ABI_VERSION
+
+EV_DATA: int = lib.FFL_EV_DATA
+EV_EOF: int = lib.FFL_EV_EOF
+EV_ERROR: int = lib.FFL_EV_ERROR
+EV_ACCEPT: int = lib.FFL_EV_ACCEPT
+EV_CONNECT: int = lib.FFL_EV_CONNECT
+EV_READABLE: int = lib.FFL_EV_READABLE
+EV_WRITABLE: int = lib.FFL_EV_WRITABLE
+EV_CLOSED: int = lib.FFL_EV_CLOSED
+EV_FD: int = lib.FFL_EV_FD
+EV_DOWN: int = lib.FFL_EV_DOWN
+
+READ, WRITE = 1, 2
+EDGE: int = lib.FFL_EDGE  # with READ in want(): what comes, not what is there
+WINDOW_MAX = 1024
+
+raw_send = lib.ffl_client_send
+raw_push = lib.ffl_client_push
+raw_unread = lib.ffl_client_unread
+
+_EVENTS = 512  # a batch; more wait for the next call
+EVENT_SIZE = 16
+_unpack_events = struct.Struct("=4I").iter_unpack
+
+_new_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
+
+Event = tuple[int, int, int, int]  # kind, handle, arg, off (see client.h)
+
+
+class Pending(NamedTuple):
+    """What a socket holds (see client.h, struct ffl_pending)."""
+
+    bytes: int
+    accepts: int
+    room: int
+    eof: bool
+    error: int
+
+
+class Receiver(Protocol):
+    """Whoever owns a handle. One method an event kind; CLOSED needs none."""
+
+    def on_data(self, off: int, size: int) -> None: ...
+    def on_eof(self) -> None: ...
+    def on_error(self, code: int) -> None: ...
+    def on_accept(self, handle: int, off: int) -> None: ...
+    def on_connect(self, code: int) -> None: ...
+    def on_readable(self) -> None: ...
+    def on_writable(self) -> None: ...
+    def on_down(self, exc: OSError) -> None: ...
+    def on_detach(self) -> None: ...
+
+
+def error(code: int) -> OSError:
+    """The OSError (subclass) for a positive errno."""
+    return OSError(code, os.strerror(code))
+
+
+def _check(rc: int) -> int:
+    if rc < 0:
+        raise error(-rc)
+    return rc
+
+
+def _addr(packed: bytes) -> Any:
+    p = ffi.new("struct ffl_addr *")
+    ffi.memmove(p, packed, ADDR_SIZE)
+    return p
+
+
+class Ring:
+    """A session. Methods on a closed or dead one raise OSError (ECONNRESET); none crashes."""
+
+    def __init__(self, path: str, config: Config, timeout_ms: int | None = None) -> None:
+        """Attaches; waits for the handshake. Raises an InstanceError."""
+        self.path = path
+        self.receivers: dict[int, Receiver] = {}
+        self.streams: dict[int, Any] = {}  # of those receivers that are transports: their Stream
+        self.orphans: collections.deque[int] = collections.deque()
+        self._client: Any = None
+        self._events = ffi.new("struct ffl_event[]", _EVENTS)
+        self.events = memoryview(ffi.buffer(self._events)).cast("B")
+        c_path = ffi.new("char[]", os.fsencode(path))
+        opts = ffi.new(
+            "struct ffl_client_opts *",
+            {
+                "path": c_path,
+                "timeout_ms": config.timeout_ms if timeout_ms is None else timeout_ms,
+                "spin_us": config.spin_us,
+                "max_sockets": config.max_sockets,
+                "pool_kib": config.pool_kib,
+                "tx_cap": config.tx_cap,
+            },
+        )
+        out = ffi.new("struct ffl_client **")
+        why = ffi.new("char[]", 256)
+        rc = lib.ffl_client_attach(out, opts, why, 256)
+        if rc < 0:
+            raise attach_error(-rc, path, ffi.string(why).decode(errors="replace"))
+        self._client = self.c = out[0]
+        self.address = int(ffi.cast("uintptr_t", self.c))  # for the compiled half
+        try:
+            self.mm = mmap.mmap(
+                lib.ffl_client_memfd(self.c),
+                lib.ffl_client_size(self.c),
+                mmap.MAP_SHARED,
+                mmap.PROT_READ,
+            )
+        except BaseException:
+            lib.ffl_client_detach(self._client)
+            self._client = self.c = None
+            raise
+        self.memory = memoryview(self.mm)
+        self.stack: str = ffi.string(lib.ffl_client_stack(self.c)).decode()
+        self.instance_pid: int = lib.ffl_client_instance_pid(self.c)
+
+    # ---- session ----
+
+    def close(self) -> None:
+        """Ends the session. Idempotent. What was submitted is still sent by the instance."""
+        client, self._client = self._client, None
+        if client is None:
+            return
+        receivers, self.receivers = list(self.receivers.values()), {}
+        self.streams.clear()
+        for receiver in receivers:
+            receiver.on_detach()
+        self.c = None
+        lib.ffl_client_detach(client)
+        self.memory.release()
+        self.mm.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._client is None
+
+    @property
+    def dead(self) -> int:
+        """0, or the positive errno why the session is gone (fork and close included)."""
+        return errno.ECONNRESET if self._client is None else -int(lib.ffl_client_dead(self.c))
+
+    def fds(self) -> tuple[int, int]:
+        """(doorbell: EPOLLIN|EPOLLET, session socket: EPOLLIN|EPOLLRDHUP), for an epoll."""
+        c = self._alive()
+        return lib.ffl_client_doorbell_fd(c), lib.ffl_client_session_fd(c)
+
+    def ping(self) -> None:
+        _check(lib.ffl_client_ping(self._alive()))
+
+    def open_sockets(self) -> int:
+        return int(lib.ffl_client_open_sockets(self._alive()))
+
+    def stats(self) -> dict[str, int]:
+        """The session's counters, both sides' (struct ffl_session_stats)."""
+        out = ffi.new("struct ffl_session_stats *")
+        lib.ffl_client_stats(self._alive(), out)
+        return {name: int(getattr(out, name)) for name in dir(out)}
+
+    def _alive(self) -> Any:
+        if self._client is None:
+            raise gone()
+        return self.c
+
+    def wait(self, epfd: int, timeout_ns: int) -> memoryview:
+        """One C call: reap, spin, sleep in epfd. The events, valid until the next call."""
+        n: int = lib.ffl_client_wait(self._alive(), self._events, _EVENTS, epfd, timeout_ns)
+        if n < 0 and n != -errno.EINTR:
+            raise error(-n)
+        return self.events[: max(n, 0) * EVENT_SIZE]
+
+    def close_orphans(self) -> None:
+        """Closes handles whose owner was collected without close(), perhaps in another thread."""
+        while self.orphans:
+            self.close_socket(self.orphans.popleft())
+
+    # ---- sockets ----
+
+    def open_socket(self, family: int, kind: int, proto: int = 0, nodelay: bool = False) -> int:
+        flags = lib.FFL_F_NODELAY if nodelay else 0
+        handle: int = lib.ffl_client_socket(self._alive(), family, kind, proto, flags)
+        if handle == -errno.EMFILE:
+            raise OSError(
+                errno.EMFILE,
+                "this session has all the sockets that its instance gives one: close some, or "
+                "start the instance with a larger --max-sockets",
+            )
+        return _check(handle)
+
+    def close_socket(self, handle: int, abort: bool = False) -> None:
+        """Frees the handle; events of it that are still in the batch find no receiver."""
+        if self._client is not None:
+            self.receivers.pop(handle, None)
+            self.streams.pop(handle, None)
+            lib.ffl_client_close(self.c, handle, abort)
+
+    def return_socket(self, handle: int) -> None:
+        """Closes an accepted socket that nobody has used: another process that shares its listener
+        gets it, with what came on it."""
+        if self._client is not None:
+            lib.ffl_client_return(self.c, handle)
+
+    def bind(self, handle: int, family: int, address: Any) -> None:
+        packed = _addr(encode(family, address, "bind"))
+        result: int = lib.ffl_client_bind(self._alive(), handle, packed)
+        if result == -errno.EPERM:  # for its privileged ports a stack says EACCES
+            raise PermissionError(
+                errno.EPERM,
+                f"the instance's port policy does not let user {os.geteuid()} bind port "
+                f"{address[1]}: bind another, or start the instance with --ports that allow it",
+            )
+        _check(result)
+
+    def listen(self, handle: int, backlog: int, nodelay: bool) -> None:
+        flags = lib.FFL_F_NODELAY if nodelay else 0
+        _check(lib.ffl_client_listen(self._alive(), handle, backlog, flags))
+
+    def accepting(self, handle: int, window: int, armed: bool = False) -> None:
+        """Accept ahead, at most `window` connections; 0 stops. armed: they will be read here."""
+        flags = lib.FFL_F_ARM_NEW if armed else 0
+        window = min(window, WINDOW_MAX)
+        _check(lib.ffl_client_accepting(self._alive(), handle, window, flags))
+
+    def accept(self, handle: int) -> tuple[int, bytes]:
+        """(new handle, its struct ffl_names). Raises BlockingIOError."""
+        names = ffi.new("struct ffl_names *")
+        new = _check(lib.ffl_client_accept(self._alive(), handle, names))
+        return new, bytes(ffi.buffer(names))
+
+    def connect(self, handle: int, family: int, address: Any) -> None:
+        """Starts it. Raises BlockingIOError (EINPROGRESS): an EV_CONNECT follows."""
+        packed = encode(family, address, "connect")
+        _check(lib.ffl_client_connect(self._alive(), handle, _addr(packed)))
+
+    def names(self, handle: int) -> bytes:
+        """The struct ffl_names of the socket. May wait."""
+        names = ffi.new("struct ffl_names *")
+        _check(lib.ffl_client_names(self._alive(), handle, names))
+        return bytes(ffi.buffer(names))
+
+    def push(self, handle: int, on: bool) -> None:
+        _check(raw_push(self._alive(), handle, on))
+
+    def unread(self, handle: int) -> None:
+        """Puts the batch's data of this socket back at the head of its queue."""
+        _check(raw_unread(self._alive(), handle))
+
+    def want(self, handle: int, filters: int) -> None:
+        _check(lib.ffl_client_want(self._alive(), handle, filters))
+
+    def ready(self, handle: int) -> int:
+        return int(lib.ffl_client_ready(self._alive(), handle))
+
+    def pending(self, handle: int) -> Pending:
+        """What kqueue's events say of a socket. Raises OSError (EBADF)."""
+        out = ffi.new("struct ffl_pending *")
+        _check(lib.ffl_client_pending(self._alive(), handle, out))
+        return Pending(out.bytes, out.accepts, out.room, bool(out.eof), out.error)
+
+    def show(self) -> bool:
+        """Until the next wait the doorbell tells of everything that a wait would give. True: there
+        is something already."""
+        return bool(lib.ffl_client_show(self._alive()))
+
+    def unsent(self, handle: int) -> int:
+        return int(lib.ffl_client_unsent(self._alive(), handle))
+
+    def recv(self, handle: int, size: int, flags: int = 0) -> bytes:
+        if size < 0:
+            raise ValueError("negative buffersize in recv")
+        data = _new_uncleared("char[]", max(size, 1))
+        got = lib.ffl_client_recv(self._alive(), handle, data, size, flags, ffi.NULL, ffi.NULL)
+        return bytes(ffi.buffer(data, _check(got)))
+
+    def recv_into(self, handle: int, buffer: Any, size: int = 0, flags: int = 0) -> int:
+        return self.recvfrom_into(handle, buffer, size, flags)[0]
+
+    def recvfrom(self, handle: int, size: int, flags: int = 0) -> tuple[bytes, SockAddr | None]:
+        data, _, source = self.recvmsg(handle, size, flags)
+        return data, source
+
+    def recvmsg(self, handle: int, size: int, flags: int = 0) -> tuple[bytes, int, SockAddr | None]:
+        """(data, MSG_TRUNC for a datagram that was cut or 0, where from)."""
+        if size < 0:
+            raise ValueError("negative buffersize in recvfrom")
+        data = _new_uncleared("char[]", max(size, 1))
+        addr = ffi.new("struct ffl_addr *")
+        told = ffi.new("int *")
+        got = lib.ffl_client_recv(self._alive(), handle, data, size, flags, addr, told)
+        return bytes(ffi.buffer(data, _check(got))), told[0], decode(bytes(ffi.buffer(addr)))
+
+    def recvfrom_into(
+        self, handle: int, buffer: Any, size: int = 0, flags: int = 0
+    ) -> tuple[int, SockAddr | None]:
+        if size < 0:
+            raise ValueError("negative buffersize in recv_into")
+        with memoryview(buffer) as view, view.cast("B") as flat:
+            if size > len(flat):
+                raise ValueError("buffer too small for requested bytes")
+            addr = ffi.new("struct ffl_addr *")
+            room = ffi.from_buffer("char[]", flat, require_writable=True)
+            try:
+                got = lib.ffl_client_recv(
+                    self._alive(), handle, room, size or len(flat), flags, addr, ffi.NULL
+                )
+            finally:
+                ffi.release(room)
+        return _check(got), decode(bytes(ffi.buffer(addr)))
+
+    def send(self, handle: int, data: Any) -> int:
+        """Bytes taken of a stream. Raises BlockingIOError for none."""
+        if isinstance(data, bytes):
+            return _check(raw_send(self._alive(), handle, data, len(data)))
+        with memoryview(data) as view, view.cast("B") as flat:
+            return _check(raw_send(self._alive(), handle, ffi.from_buffer(flat), len(flat)))
+
+    def sendto(self, handle: int, family: int, data: Any, address: Any) -> int:
+        """One datagram, all or BlockingIOError; to None: where the socket is connected to."""
+        to = ffi.NULL if address is None else _addr(encode(family, address, "sendto"))
+        with memoryview(data) as view, view.cast("B") as flat:
+            return _check(
+                lib.ffl_client_sendto(self._alive(), handle, ffi.from_buffer(flat), len(flat), to)
+            )
+
+    def shutdown(self, handle: int, how: int) -> None:
+        _check(lib.ffl_client_shutdown(self._alive(), handle, how))
+
+    def take_error(self, handle: int) -> int:
+        return abs(int(lib.ffl_client_take_error(self._alive(), handle)))
+
+    def mirror_fd(self, handle: int) -> int:
+        return _check(lib.ffl_client_mirror_fd(self._alive(), handle))
+
+    def getsockopt(self, handle: int, level: int, name: int, size: int = 0) -> int | bytes:
+        """As socket.getsockopt: an int, or `size` bytes."""
+        if level == socket.SOL_SOCKET and name == socket.SO_ERROR and not size:
+            return self.take_error(handle)
+        room = size or 4
+        value = ffi.new("unsigned char[]", room)
+        length = ffi.new("uint32_t *", room)
+        _check(lib.ffl_client_getsockopt(self._alive(), handle, level, name, value, length))
+        got = bytes(ffi.buffer(value, min(length[0], room)))
+        if size:
+            return got
+        return int.from_bytes(got, "little", signed=True) if len(got) == 4 else got[0]
+
+    def setsockopt(self, handle: int, level: int, name: int, value: Any) -> None:
+        packed = struct.pack("=i", value) if isinstance(value, int) else bytes(value)
+        _check(lib.ffl_client_setsockopt(self._alive(), handle, level, name, packed, len(packed)))
+
+
+def instance_stats(path: str, timeout_ms: int = 0) -> dict[str, int]:
+    """The counters of the instance at `path` (client.h, struct ffl_instance_stats), without a
+    session. Raises an InstanceError."""
+    out = ffi.new("struct ffl_instance_stats *")
+    why = ffi.new("char[]", 256)
+    rc = lib.ffl_client_query(os.fsencode(path), timeout_ms, out, why, 256)
+    if rc < 0:
+        raise attach_error(-rc, path, ffi.string(why).decode(errors="replace"))
+    return {name: int(getattr(out, name)) for name in dir(out) if name != "stack"}
+
+
+def keep_alive(path: str) -> int:
+    """A descriptor: while a copy of it is open, an embedded instance stays. Raises an
+    InstanceError."""
+    c_path = ffi.new("char[]", os.fsencode(path))
+    opts = ffi.new("struct ffl_client_opts *", {"path": c_path})
+    out = ffi.new("struct ffl_ticket *")
+    why = ffi.new("char[]", 256)
+    rc = lib.ffl_client_ticket(opts, out, why, 256)
+    if rc < 0:
+        raise attach_error(-rc, path, ffi.string(why).decode(errors="replace"))
+    return int(out.fd)
+
+
+def flat(data: Any) -> Any:
+    """A C view of a bytes-like object that is not bytes, for raw_send."""
+    return ffi.from_buffer(data)
+
+
+def names(raw: bytes) -> tuple[SockAddr | None, SockAddr | None]:
+    """A struct ffl_names: (local, peer), None where not known."""
+    return decode(raw[:ADDR_SIZE]), decode(raw[ADDR_SIZE:NAMES_SIZE])
+
+
+def receive(ring: Ring, kind: int, handle: int, arg: int, off: int) -> None:
+    """Hands one event of a socket (not FD, DOWN or CLOSED) to its receiver."""
+    receiver = ring.receivers.get(handle)
+    if receiver is None:
+        if kind == EV_ACCEPT:  # its listener was closed by an earlier event
+            ring.return_socket(arg)
+    elif kind == EV_DATA:
+        receiver.on_data(off, arg)
+    elif kind == EV_ACCEPT:
+        receiver.on_accept(arg, off)
+    elif kind == EV_EOF:
+        receiver.on_eof()
+    elif kind == EV_WRITABLE:
+        receiver.on_writable()
+    elif kind == EV_READABLE:
+        receiver.on_readable()
+    elif kind == EV_CONNECT:
+        receiver.on_connect(arg)
+    elif kind == EV_ERROR:
+        receiver.on_error(arg)
+
+
+def decode_events(view: memoryview) -> Iterator[Event]:
+    """A part of `Ring.events`, decoded one by one as it is consumed."""
+    return _unpack_events(view)
