@@ -107,7 +107,7 @@ static void dispatcher_dealloc(PyObject *self)
 static PyObject *dispatcher_close(PyObject *self, PyObject *unused)
 {
     dispatcher_release((Dispatcher *)self);
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 /* ---- waiting ------------------------------------------------------------------------------- */
@@ -178,17 +178,16 @@ static int deliver(Stream *s, const char *data, uint32_t len)
     PyObject *bytes = PyBytes_FromStringAndSize(data, len);
     if (!bytes)
         return -1;
-    PyObject *enter = s->enter, *to = s->deliver; /* the callback may replace both */
-    Py_INCREF(s);
-    Py_INCREF(enter);
-    Py_INCREF(to);
+    /* The callback may replace both, and let go of the stream. */
+    PyObject *self = Py_NewRef((PyObject *)s);
+    PyObject *enter = Py_NewRef(s->enter), *to = Py_NewRef(s->deliver);
     PyObject *r = PyObject_CallFunctionObjArgs(enter, to, bytes, NULL);
     int rc = r ? 0 : stream_fault(s);
     Py_XDECREF(r);
     Py_DECREF(bytes);
     Py_DECREF(to);
     Py_DECREF(enter);
-    Py_DECREF(s);
+    Py_DECREF(self);
     return rc;
 }
 
@@ -226,24 +225,24 @@ static PyObject *dispatcher_run(PyObject *self, PyObject *unused)
 {
     Dispatcher *d = (Dispatcher *)self;
     int rc = 0;
-    Py_INCREF(d);
+    Py_INCREF(self);
     d->queued = 0;
     while (rc == 0 && d->index < d->count) {
         struct ffl_event e = ((const struct ffl_event *)d->events.buf)[d->index++];
         if (e.kind != FFL_EV_FD && e.kind != FFL_EV_CLOSED)
             rc = dispatch(d, e);
     }
-    Py_DECREF(d);
+    Py_DECREF(self);
     if (rc < 0)
         return NULL;
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyObject *dispatcher_skip(PyObject *self, PyObject *unused)
 {
     Dispatcher *d = (Dispatcher *)self;
     d->index = d->count = 0;
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyMemberDef dispatcher_members[] = {

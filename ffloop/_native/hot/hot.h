@@ -17,6 +17,14 @@
 
 #include <stdbool.h>
 
+/* Headers from 3.12 on hand out None, True and False without a reference, which 3.11 would miss: what
+ * is built with one interpreter runs on the others, so every reference is counted (Py_NewRef). */
+#undef Py_RETURN_NONE
+#undef Py_RETURN_TRUE
+#undef Py_RETURN_FALSE
+#undef Py_RETURN_NOTIMPLEMENTED
+#pragma GCC poison Py_RETURN_NONE Py_RETURN_TRUE Py_RETURN_FALSE Py_RETURN_NOTIMPLEMENTED
+
 /* A detached Stream has c == NULL. */
 typedef struct {
     PyObject_HEAD

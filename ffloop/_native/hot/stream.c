@@ -58,7 +58,7 @@ static PyObject *owner_call(Stream *s, PyObject *name, PyObject *a, PyObject *b)
 {
     PyObject *owner = s->owner;
     if (!owner)
-        Py_RETURN_NONE;
+        return Py_NewRef(Py_None);
     Py_INCREF(owner);
     PyObject *r = PyObject_CallMethodObjArgs(owner, name, a, b, NULL);
     Py_DECREF(owner);
@@ -76,7 +76,7 @@ static PyObject *stream_write(PyObject *self, PyObject *data)
         return NULL;
     int64_t sent = ffl_client_send(s->c, s->handle, bytes, (size_t)len);
     if (sent == len)
-        Py_RETURN_NONE;
+        return Py_NewRef(Py_None);
     PyObject *n = PyLong_FromLongLong(sent);
     PyObject *r = n ? owner_call(s, name_write_rest, data, n) : NULL;
     Py_XDECREF(n);
@@ -89,7 +89,7 @@ static PyObject *stream_detach(PyObject *self, PyObject *unused)
     s->c = NULL;
     s->blocked = s->stalled = 1;
     stream_clear(self);
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyMemberDef stream_members[] = {

@@ -507,7 +507,7 @@ static PyObject *turn_run_once(PyObject *self, PyObject *unused)
 {
     Turn *t = (Turn *)self;
     int64_t ns;
-    Py_INCREF(t);
+    Py_INCREF(self);
     int rc = next_timeout(t, &ns);
     if (rc == 0)
         rc = wait_events(t, ns);
@@ -515,10 +515,10 @@ static PyObject *turn_run_once(PyObject *self, PyObject *unused)
         rc = queue_due_timers(t);
     if (rc == 0)
         rc = run_ready(t);
-    Py_DECREF(t);
+    Py_DECREF(self);
     if (rc < 0)
         return NULL;
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyMethodDef turn_methods[] = {
