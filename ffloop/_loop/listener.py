@@ -36,6 +36,7 @@ class Listener:
         backlog: int,
         handshake_timeout: float | None,
         shutdown_timeout: float | None,
+        context: contextvars.Context | None = None,
     ) -> None:
         self._loop = loop
         self.endpoint = endpoint
@@ -44,7 +45,9 @@ class Listener:
         self._server = server
         self._window = max(1, backlog)
         self._timeouts = handshake_timeout, shutdown_timeout
-        self._context = contextvars.copy_context()
+        # Python 3.15 gives one: each connection keeps a copy of it for all its callbacks.
+        self._lasting = context is not None
+        self._context = contextvars.copy_context() if context is None else context
 
     def start(self) -> None:
         """Accepts from now on."""
@@ -72,9 +75,10 @@ class Listener:
         ring = me.open_ring()
         names = ring.mm[off : off + NAMES_SIZE] if off else b""
         endpoint = Endpoint(ring, handle, me.family, me.kind, me.proto, names)
-        self._context.copy().run(self._accept, endpoint)
+        context = self._context.copy()
+        context.run(self._accept, endpoint, context if self._lasting else None)
 
-    def _accept(self, endpoint: Endpoint) -> None:
+    def _accept(self, endpoint: Endpoint, context: contextvars.Context | None) -> None:
         loop = self._loop
         protocol = transport = None
         if loop.get_debug():
@@ -87,9 +91,9 @@ class Listener:
         try:
             protocol = self._factory()
             if self._ssl is None:
-                transport = StreamTransport(loop, endpoint, protocol, None, self._server)
+                transport = StreamTransport(loop, endpoint, protocol, None, self._server, context)
             else:
-                transport = self._accept_tls(endpoint, protocol)
+                transport = self._accept_tls(endpoint, protocol, context)
         except (SystemExit, KeyboardInterrupt):
             endpoint.release()
             raise
@@ -111,7 +115,9 @@ class Listener:
                 }
             )
 
-    def _accept_tls(self, endpoint: Endpoint, protocol: Any) -> StreamTransport:
+    def _accept_tls(
+        self, endpoint: Endpoint, protocol: Any, context: contextvars.Context | None
+    ) -> StreamTransport:
         waiter = self._loop.create_future()
         handshake_timeout, shutdown_timeout = self._timeouts
         tls = SSLProtocol(
@@ -124,7 +130,7 @@ class Listener:
             ssl_shutdown_timeout=shutdown_timeout,
         )
         app_transport = tls._app_transport  # it forgets it when the connection is lost
-        transport = StreamTransport(self._loop, endpoint, tls, None, self._server)
+        transport = StreamTransport(self._loop, endpoint, tls, None, self._server, context)
 
         def done(fut: "asyncio.Future[None]") -> None:
             if not fut.cancelled() and (exc := fut.exception()) is not None:

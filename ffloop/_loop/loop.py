@@ -199,16 +199,20 @@ class Loop(SockCalls):
         *,
         extra: Any = None,
         server: Any = None,
+        context: contextvars.Context | None = None,
+        **more: Any,
     ) -> Any:
         stack = stack_socket(sock)
         if stack is None:
+            if context is not None:
+                more["context"] = context
             return super()._make_socket_transport(
-                sock, protocol, waiter, extra=extra, server=server
+                sock, protocol, waiter, extra=extra, server=server, **more
             )
         self._own_ring(stack)
-        transport = StreamTransport(self, stack._ep(), protocol, extra, server)
+        transport = StreamTransport(self, stack._ep(), protocol, extra, server, context)
         transport.own(sock, stack)
-        self.call_soon(transport.begin, waiter)
+        self.call_soon(transport.begin, waiter, context=context)
         return transport
 
     def _make_ssl_transport(
@@ -250,14 +254,14 @@ class Loop(SockCalls):
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
-        self._make_socket_transport(rawsock, tls, extra=extra, server=server)
+        self._make_socket_transport(rawsock, tls, extra=extra, server=server, **more)
         return tls._app_transport
 
-    async def _sendfile_fallback(self, transp: Any, file: Any, offset: Any, count: Any) -> Any:
+    async def _sendfile_fallback(self, transp: Any, *args: Any, **more: Any) -> Any:
         # asyncio gives the protocol back as if writing went on. Where the last bytes still wait,
         # the protocol would be told to resume what nobody told it to pause.
         try:
-            return await super()._sendfile_fallback(transp, file, offset, count)
+            return await super()._sendfile_fallback(transp, *args, **more)
         finally:
             if isinstance(transp, StreamTransport):
                 transp.tell_paused()
@@ -272,11 +276,11 @@ class Loop(SockCalls):
         return ring
 
     async def _connect_sock(
-        self, exceptions: Any, addr_info: Any, local_addr_infos: Any = None
+        self, exceptions: Any, addr_info: Any, local_addr_infos: Any = None, **more: Any
     ) -> Any:
         family, kind, proto, _, address = addr_info
         if kind != socket.SOCK_STREAM or not self._router.on_stack(family, address):
-            return await super()._connect_sock(exceptions, addr_info, local_addr_infos)
+            return await super()._connect_sock(exceptions, addr_info, local_addr_infos, **more)
         mine: list[OSError] = []
         exceptions.append(mine)
         sock = None
@@ -378,10 +382,11 @@ class Loop(SockCalls):
         address: Any = None,
         waiter: Any = None,
         extra: Any = None,
+        **more: Any,
     ) -> Any:
         stack = stack_socket(sock)
         if stack is None:
-            return super()._make_datagram_transport(sock, protocol, address, waiter, extra)
+            return super()._make_datagram_transport(sock, protocol, address, waiter, extra, **more)
         self._own_ring(stack)
         transport = DatagramTransport(self, stack, protocol, address, waiter)
         transport.own(sock)
@@ -497,9 +502,13 @@ class Loop(SockCalls):
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
         *more: Any,
+        context: contextvars.Context | None = None,
+        **named: Any,
     ) -> None:
         stack = stack_socket(sock)
         if stack is None:
+            if context is not None:
+                named["context"] = context
             super()._start_serving(
                 protocol_factory,
                 sock,
@@ -509,6 +518,7 @@ class Loop(SockCalls):
                 ssl_handshake_timeout,
                 ssl_shutdown_timeout,
                 *more,
+                **named,
             )
             prefork.serving(self)
             return
@@ -522,15 +532,16 @@ class Loop(SockCalls):
             backlog,
             ssl_handshake_timeout,
             ssl_shutdown_timeout,
+            context,
         )
         listener.start()
         self._listeners[stack] = listener
         prefork.serving(self)
 
-    def _stop_serving(self, sock: Any) -> None:
+    def _stop_serving(self, sock: Any, **more: Any) -> None:
         stack = stack_socket(sock)
         if stack is None:
-            super()._stop_serving(sock)
+            super()._stop_serving(sock, **more)
             return
         listener = self._listeners.pop(stack, None)
         if listener is not None:

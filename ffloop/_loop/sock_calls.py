@@ -5,6 +5,7 @@ taken nothing: data is copied out only when it is returned.
 """
 
 import asyncio
+import contextvars
 import socket
 import ssl
 from typing import Any
@@ -46,8 +47,8 @@ class SockCalls(SelectorLoop):
 
     # ---- descriptors ----
 
-    def _ensure_fd_no_transport(self, fd: Any) -> None:
-        super()._ensure_fd_no_transport(fd)
+    def _ensure_fd_no_transport(self, fd: Any, **more: Any) -> None:
+        super()._ensure_fd_no_transport(fd, **more)
         endpoint = mirrors.get(fd if isinstance(fd, int) else fd.fileno())
         if endpoint is None or endpoint.ring is None:
             return
@@ -55,23 +56,32 @@ class SockCalls(SelectorLoop):
         if owner is not None and owner is not endpoint:
             raise RuntimeError(f"File descriptor {fd!r} is used by transport {owner!r}")
 
-    def _add_writer(self, fd: Any, callback: Any, *args: Any) -> Any:
+    def _add_writer(
+        self,
+        fd: Any,
+        callback: Any,
+        *args: Any,
+        context: contextvars.Context | None = None,
+        **more: Any,
+    ) -> Any:
         number = fd if isinstance(fd, int) else fd.fileno()
         endpoint = mirrors.get(number)
         if endpoint is None:
-            return super()._add_writer(fd, callback, *args)
+            if context is not None:
+                more["context"] = context
+            return super()._add_writer(fd, callback, *args, **more)
         self._check_closed()
         self._own_ring(StackSocket._borrow(endpoint))
         endpoint.take()
         self._remove_writer(number)
-        handle = Handle(callback, args, self, None)
+        handle = Handle(callback, args, self, context)
         endpoint.writer = Writer(self, endpoint, handle)
         return handle
 
-    def _remove_writer(self, fd: Any) -> bool:
+    def _remove_writer(self, fd: Any, **more: Any) -> bool:
         endpoint = mirrors.get(fd if isinstance(fd, int) else fd.fileno())
         if endpoint is None:
-            return super()._remove_writer(fd)
+            return super()._remove_writer(fd, **more)
         writer, endpoint.writer = endpoint.writer, None
         if writer is None or writer.handle.cancelled():
             return False
@@ -219,11 +229,9 @@ class SockCalls(SelectorLoop):
                 raise
             raise OSError(exc.errno, f"Connect call failed {address}") from None
 
-    async def _sock_sendfile_native(
-        self, sock: Any, file: Any, offset: int, count: int | None
-    ) -> Any:
+    async def _sock_sendfile_native(self, sock: Any, file: Any, *args: Any, **more: Any) -> Any:
         if stack_socket(sock) is not None:
             raise asyncio.SendfileNotAvailableError(
                 f"syscall sendfile is not available for socket {sock!r} and file {file!r}"
             )
-        return await super()._sock_sendfile_native(sock, file, offset, count)
+        return await super()._sock_sendfile_native(sock, file, *args, **more)

@@ -3,7 +3,8 @@
 Events come from the poller's dispatch (`on_data` and so on) and writes go straight into shared
 memory. The order of callbacks and every rule of closing are those of asyncio's own
 _SelectorSocketTransport; what differs is only where bytes come from and go to. Each reading
-callback runs in a context of its own, as asyncio's reader handles do.
+callback runs in a context of its own, as asyncio's reader handles do; from Python 3.15 on all
+callbacks of a connection run in one.
 
 The shortest ways, plain data to a reading protocol and write() of bytes with nothing in front of
 it, are compiled (_native/hot/stream.c) and end here whenever there is anything more to think of.
@@ -65,6 +66,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
         "_c",
         "_closing",
         "_conn_lost",
+        "_context",
         "_endpoint",
         "_eof",
         "_h",
@@ -88,6 +90,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
         protocol: asyncio.BaseProtocol,
         extra: dict[str, Any] | None = None,
         server: Any = None,
+        context: contextvars.Context | None = None,
     ) -> None:
         # What _FlowControlMixin.__init__ does, without its three calls.
         self._extra = {} if extra is None else extra
@@ -104,6 +107,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
         self._h = endpoint.handle
         self._mm = ring.mm
         self._server = server
+        self._context = context
         self._backlog: collections.deque[Any] | None = None
         self._write_context: contextvars.Context | None = None
         self._conn_lost = 0
@@ -118,11 +122,14 @@ class StreamTransport(FlowControl, asyncio.Transport):
         self._eof = False
         self._held: collections.deque[tuple[Callable[..., None], tuple[Any, ...]]] | None = None
         self.set_protocol(protocol)
-        self._hot.enter = contextvars.copy_context().run
+        self._hot.enter = self._new_context().run
         if server is not None:
             attach(server, self)
         ring.receivers[self._h] = self
         ring.streams[self._h] = self._hot
+
+    def _new_context(self) -> contextvars.Context:
+        return contextvars.copy_context() if self._context is None else self._context
 
     def own(self, sock: Any, stack: StackSocket) -> None:
         """The application's socket object: it is closed with the transport, as asyncio does."""
@@ -175,7 +182,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
     def _fault(self, exc: BaseException) -> None:
         # data_received raised; called by the compiled half too.
         enter = self._hot.enter  # None: detached by that very callback
-        (enter or contextvars.copy_context().run)(self._fatal_error, exc, _DATA_FAILED)
+        (enter or self._new_context().run)(self._fatal_error, exc, _DATA_FAILED)
 
     def _fill(self, memory: memoryview, off: int, end: int) -> None:
         # A BufferedProtocol: as many get_buffer/buffer_updated rounds as the data needs. If it
@@ -315,7 +322,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
             return
         self._paused = False
         if self._reading:
-            self._hot.enter = contextvars.copy_context().run
+            self._hot.enter = self._new_context().run
             self._resume()
         if self._loop.get_debug():
             logger.debug("%r resumes reading", self)
@@ -372,7 +379,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
             return
         self._backlog = collections.deque((memoryview(data)[sent:] if sent > 0 else data,))
         self._hot.stalled = True
-        self._write_context = contextvars.copy_context()
+        self._write_context = self._new_context()
         self._maybe_pause_protocol()
 
     def tell_paused(self) -> None:
@@ -462,7 +469,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
         if self._backlog is None:
             self._conn_lost += 1
             self._hot.stalled = True
-            self._loop.call_soon(self._call_connection_lost, None)
+            self._loop.call_soon(self._call_connection_lost, None, context=self._context)
         elif self._reading and not self._paused:
             raw_push(self._c, self._h, False)  # TCP's window stops the peer while we flush
 
@@ -491,7 +498,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
         self._held = None
         self._closing = self._hot.blocked = self._hot.stalled = True
         self._conn_lost += 1
-        self._loop.call_soon(self._call_connection_lost, exc, True)
+        self._loop.call_soon(self._call_connection_lost, exc, True, context=self._context)
 
     def _call_connection_lost(self, exc: BaseException | None, abort: bool = False) -> None:
         try:
