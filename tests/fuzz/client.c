@@ -319,7 +319,7 @@ static void look(struct input *in)
 static void call_ahead(struct input *in, enum ffl_op op, int h)
 {
     struct ffl_client *c = s.c;
-    if (c->over.n || take(in, 1) > 240) /* behind others in the SQ, or none comes: 1 ms */
+    if (c->ch.over.n || take(in, 1) > 240) /* behind others in the SQ, or none comes: 1 ms */
         return;
     serve(in);
     uint16_t tag = (uint16_t)(c->next_tag + 1);

@@ -12,6 +12,7 @@
 
 #include "harness.h"
 
+#include "channel.h"
 #include "client.h"
 #include "handshake.h"
 #include "instance.h"

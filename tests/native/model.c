@@ -64,11 +64,6 @@ EXPORT int model_drain(struct model *m)
     return ffl_fifo_drain(&m->over, &m->producer);
 }
 
-EXPORT int model_unpublished(struct model *m)
-{
-    return ffl_ring_unpublished(&m->producer);
-}
-
 EXPORT void model_publish(struct model *m, int quiet)
 {
     if (quiet)

@@ -178,10 +178,10 @@ static void be_hostile(void)
         atomic_fetch_add(hostile_sessions, 1);
         struct pollfd p = {.fd = c->sock, .events = POLLIN | POLLRDHUP};
         while (poll(&p, 1, 0) == 0) {
-            for (int i = 0; i < 8 && ffl_ring_room(&c->sq, 1) > 0; i++)
-                ffl_ring_put_entry(&c->sq, some_entry(&seed));
-            ffl_ring_publish(&c->sq);
-            client_bell(c);
+            for (int i = 0; i < 8 && ffl_ring_room(&c->ch.out, 1) > 0; i++)
+                ffl_ring_put_entry(&c->ch.out, some_entry(&seed));
+            ffl_ring_publish(&c->ch.out);
+            (void)client_ring(c->inst_bell);
         }
         ffl_client_detach(c);
     }

@@ -142,7 +142,6 @@ class Ring(RuleBasedStateMachine):
         if not hasattr(self, "m"):
             return
         assert bool(self.lib.model_pending(self.m)) == (self.published > 0)
-        assert bool(self.lib.model_unpublished(self.m)) == (len(self.written) > self.published)
 
 
 class Pool(RuleBasedStateMachine):

@@ -1,7 +1,7 @@
 """The C tests: every TEST(...) of this folder is a pytest case, in a process of its own.
 
 They are built by the run, in a folder outside the sources. ``FFL_SANITIZE=address,undefined`` (or
-``thread``) builds and runs all of them with sanitizers; the ring's are built with ThreadSanitizer
+``thread``) builds and runs all of them with sanitizers; the rings' are built with ThreadSanitizer
 in any case, since a plain run on x86 hides most ordering mistakes. The fuzz targets
 (``tests/fuzz``) take their kept inputs and then random ones, a few seconds each.
 """
@@ -20,6 +20,7 @@ from building import placed
 HERE = Path(__file__).resolve().parent
 TIME_LIMIT = 60  # seconds a case; the executable's own alarm comes first and says where it was
 STACKS = ("host", "sim")
+TWO_THREADS = {"ring", "channel"}  # under ThreadSanitizer too
 BY_STACK = {"seam"}  # run once for each stack, whose name is the argument
 ALL_HUGE_PAGES = {"r7_punched_huge_pages"}  # take every huge page of the system for a moment
 SANITIZE = os.environ.get("FFL_SANITIZE", "")
@@ -41,7 +42,7 @@ def cases() -> Iterator[object]:
                 reason="takes all huge pages: FFLOOP_SCALE=full, and 16 MiB of them",
             )
             yield pytest.param(SANITIZE, name, [case], id=f"{name}-{case}", marks=marks)
-            if name == "ring" and SANITIZE != "thread":
+            if name in TWO_THREADS and SANITIZE != "thread":
                 yield pytest.param("thread", name, [case], id=f"{name}-{case}-tsan")
 
 

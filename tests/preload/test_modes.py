@@ -345,3 +345,38 @@ def test_io_uring_is_reported(instance: Instance) -> None:
     code = "import ctypes; c = ctypes.CDLL(None); [c.syscall(425, 0, None) for _ in range(2)]"
     errors = end(start(code, **instance.environment()))
     assert errors.count("io_uring") == 1
+
+
+SILENT = """
+import select, socket, sys
+s = socket.socket()
+s.bind(('127.0.0.1', 0))
+s.listen(64)
+print(s.getsockname()[1], flush=True)
+watch = select.epoll()
+connections = {}
+for _ in range(int(sys.argv[1])):
+    c = s.accept()[0]
+    connections[c.fileno()] = c
+    watch.register(c, select.EPOLLIN)
+print('accepted', flush=True)
+heard = 0
+while heard < len(connections):
+    for fd, _ in watch.poll(10) or sys.exit(f'{heard} heard'):
+        heard += len(connections[fd].recv(10))
+"""
+
+
+def test_connections_that_are_silent_at_first(instance: Instance) -> None:
+    """More than the pool has buffers are accepted before the first of them says anything."""
+    environment = instance.environment(FFLOOP_POOL_KIB="64")
+    process = start(SILENT, 400, **environment)
+    assert process.stdout
+    port = int(process.stdout.readline())
+    peers = [socket.create_connection(("127.0.0.1", port)) for _ in range(400)]
+    assert process.stdout.readline() == "accepted\n"
+    for peer in peers:
+        peer.sendall(b"x")
+    assert end(process) == ""
+    for peer in peers:
+        peer.close()

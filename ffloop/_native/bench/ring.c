@@ -6,10 +6,9 @@
  * same through the client library and an instance (a NOP). Prints a table; with --json PATH ("-":
  * standard output) a JSON line too. --scale N divides the number of round trips by N.
  */
+#include "channel.h"
 #include "client.h"
 #include "instance.h"
-#include "ring.h"
-#include "segment.h"
 #include "sim.h"
 #include "spin.h"
 
@@ -26,9 +25,8 @@
 #define BATCH 200 /* round trips a sample when spinning: the clock itself takes 20-50 ns */
 
 struct side {
-    struct ffl_ring in, out;
-    _Atomic uint32_t *mine, *theirs;
-    int bell, their_bell;
+    struct ffl_channel ch;
+    int bell;
     int cpu;
     bool sleeps;
     long rounds;
@@ -66,39 +64,43 @@ static int cpu_at(const cpu_set_t *allowed, int n)
 
 /* ---- the ring alone ------------------------------------------------------------------------ */
 
+static int ring_bell(int fd)
+{
+    uint64_t one = 1;
+    return write(fd, &one, sizeof(one)) < 0 ? -errno : 0;
+}
+
 static void put(struct side *s, struct ffl_entry e)
 {
-    if (ffl_ring_room(&s->out, 1) <= 0)
-        die("the ring is full", EPROTO);
-    ffl_ring_put_entry(&s->out, e);
-    ffl_ring_publish(&s->out);
-    if (ffl_wait_take(s->theirs, FFL_WAIT_QUEUE)) {
-        uint64_t one = 1;
-        if (write(s->their_bell, &one, sizeof(one)) < 0)
-            die("eventfd", errno);
-    }
+    int rc = ffl_channel_put(&s->ch, e);
+    if (rc == 0)
+        rc = ffl_channel_commit(&s->ch);
+    if (rc < 0)
+        die("put", -rc);
 }
 
 static void doze(struct side *s)
 {
-    ffl_wait_raise(s->mine, FFL_WAIT_QUEUE);
-    if (!ffl_ring_pending(&s->in)) {
-        uint64_t n;
-        if (read(s->bell, &n, sizeof(n)) < 0) /* blocking */
-            die("eventfd", errno);
-    }
-    ffl_wait_lower(s->mine);
+    uint64_t n;
+    if (ffl_channel_doze(&s->ch, FFL_WAIT_QUEUE) == 1 && read(s->bell, &n, sizeof(n)) < 0)
+        die("eventfd", errno);
+    ffl_channel_rouse(&s->ch);
+}
+
+static int take(void *to, struct ffl_entry e)
+{
+    *(struct ffl_entry *)to = e;
+    return 0;
 }
 
 static struct ffl_entry get(struct side *s)
 {
-    while (ffl_ring_avail(&s->in) <= 0)
+    struct ffl_entry e;
+    while (ffl_channel_drain(&s->ch, 1, take, &e) <= 0)
         if (s->sleeps)
             doze(s);
         else
             ffl_cpu_relax();
-    struct ffl_entry e = ffl_ring_get_entry(&s->in);
-    ffl_ring_consumed(&s->in);
     return e;
 }
 
@@ -137,18 +139,11 @@ static void ring_alone(struct result *r, int cpu_a, int cpu_b, bool sleeps, long
     int rc = ffl_segment_create(&m, &geo, false);
     if (rc < 0)
         die("segment", -rc);
-    struct side a = {.mine = &m.seg->waits.app, .theirs = &m.seg->waits.inst, .sleeps = sleeps};
-    struct side b = {.mine = &m.seg->waits.inst,
-                     .theirs = &m.seg->waits.app,
-                     .sleeps = sleeps,
-                     .cpu = cpu_b,
-                     .rounds = samples * batch};
-    a.bell = b.their_bell = eventfd(0, EFD_CLOEXEC);
-    b.bell = a.their_bell = eventfd(0, EFD_CLOEXEC);
-    ffl_segment_ring(&m, FFL_SQ, &a.out);
-    ffl_segment_ring(&m, FFL_SQ, &b.in);
-    ffl_segment_ring(&m, FFL_CQ, &b.out);
-    ffl_segment_ring(&m, FFL_CQ, &a.in);
+    struct side a = {.sleeps = sleeps, .bell = eventfd(0, EFD_CLOEXEC)}; /* read() blocks */
+    struct side b = {
+        .sleeps = sleeps, .bell = eventfd(0, EFD_CLOEXEC), .cpu = cpu_b, .rounds = samples * batch};
+    ffl_channel_open(&a.ch, &m, FFL_SIDE_APP, b.bell, ring_bell);
+    ffl_channel_open(&b.ch, &m, FFL_SIDE_INST, a.bell, ring_bell);
     double *sample = calloc((size_t)samples, sizeof(*sample));
     pthread_t t;
     if (!sample || a.bell < 0 || b.bell < 0 || pthread_create(&t, NULL, answerer, &b) != 0)

@@ -211,10 +211,7 @@ static int set_up(struct ffl_client *c, int memfd)
         close(memfd);
         return rc;
     }
-    ffl_segment_ring(&c->map, FFL_SQ, &c->sq);
-    ffl_segment_ring(&c->map, FFL_CQ, &c->cq);
-    ffl_segment_ring(&c->map, FFL_RXFREE, &c->rxfree);
-    ffl_segment_ring(&c->map, FFL_TXFREE, &c->txfree);
+    ffl_channel_open(&c->ch, &c->map, FFL_SIDE_APP, c->inst_bell, client_ring);
     rc = alloc_tables(c);
     return rc < 0 ? rc : open_own_epoll(c);
 }
@@ -252,7 +249,7 @@ static void client_free(struct ffl_client *c)
     free(c->batch_names);
     ffl_ids_fini(&c->ids);
     free(c->closed);
-    ffl_fifo_free(&c->over);
+    ffl_channel_close(&c->ch);
     free(c);
 }
 
@@ -264,6 +261,7 @@ static int place_fds(struct ffl_client *c, const struct ffl_client_opts *o)
     int *fds[] = {&c->sock, &c->app_bell, &c->inst_bell, &c->map.memfd, &c->own_epfd};
     for (size_t i = 0; i < FFL_COUNT(fds) - 1; i++)
         *fds[i] = o->place_fd(*fds[i]);
+    c->ch.peer_bell = c->inst_bell;
     int rc = open_own_epoll(c);
     if (c->own_epfd >= 0)
         c->own_epfd = o->place_fd(c->own_epfd);
@@ -329,8 +327,8 @@ static void flush_submissions(struct ffl_client *c)
     struct ffl_event none[2];
     int64_t now, until = ffl_now_ns() + c->timeout_ms * 1000000LL;
     if (!c->dead)
-        client_flush_over(c);
-    while (c->over.n && !c->dead && (now = ffl_now_ns()) < until) {
+        client_commit(c);
+    while (c->ch.over.n && !c->dead && (now = ffl_now_ns()) < until) {
         client_sleep(c, none, 0, c->own_epfd, until - now);
         client_reap(c);
     }

@@ -13,55 +13,35 @@
 
 #define SPIN_CALL_NS 20000 /* an answer usually comes within this when the instance is awake */
 
-void client_bell(struct ffl_client *c)
+int client_ring(int bell)
 {
     uint64_t one = 1;
-    ffl_stat_add(&c->map.seg->app.wakes, 1);
-    ssize_t n = write(c->inst_bell, &one, sizeof(one)); /* EAGAIN: the counter is full */
+    ssize_t n = write(bell, &one, sizeof(one)); /* EAGAIN: the counter is full */
     (void)n;
+    return 0;
 }
 
-void client_publish(struct ffl_client *c)
+void client_commit(struct ffl_client *c)
 {
-    if (!ffl_ring_unpublished(&c->sq))
-        return;
-    ffl_ring_publish(&c->sq);
-    if (ffl_wait_take(&c->map.seg->waits.inst, FFL_WAIT_QUEUE))
-        client_bell(c);
+    if (!c->dead && ffl_channel_commit(&c->ch) < 0)
+        client_die(c, EPROTO, "SQ head out of range");
 }
 
 void client_put(struct ffl_client *c, struct ffl_entry e)
 {
     if (ffl_unlikely(c->dead))
         return;
-    int room = c->over.n ? 0 : ffl_ring_room(&c->sq, 1);
-    if (ffl_unlikely(room <= 0)) {
-        ffl_stat_add(&c->map.seg->app.sq_full, 1);
-        if (room < 0)
-            client_die(c, EPROTO, "SQ head out of range");
-        else if (ffl_fifo_push(&c->over, e) < 0) /* one lost is an order broken */
-            client_die(c, ENOMEM, "out of memory for submissions");
-        return;
-    }
-    ffl_ring_put_entry(&c->sq, e);
-    ffl_stat_add(&c->map.seg->app.submitted, 1);
+    int rc = ffl_channel_put(&c->ch, e);
+    if (ffl_unlikely(rc == -EPROTO))
+        client_die(c, EPROTO, "SQ head out of range");
+    else if (ffl_unlikely(rc < 0)) /* one lost is an order broken */
+        client_die(c, ENOMEM, "out of memory for submissions");
 }
 
 void client_submit(struct ffl_client *c, struct ffl_entry e)
 {
     client_put(c, e);
-    client_publish(c);
-}
-
-void client_flush_over(struct ffl_client *c)
-{
-    int moved = ffl_fifo_drain(&c->over, &c->sq);
-    if (moved < 0) {
-        client_die(c, EPROTO, "SQ head out of range");
-        return;
-    }
-    ffl_stat_add(&c->map.seg->app.submitted, (uint64_t)moved);
-    client_publish(c);
+    client_commit(c);
 }
 
 uint32_t client_buf(struct ffl_client *c, uint32_t want)
@@ -127,7 +107,7 @@ int client_call(struct ffl_client *c, struct ffl_entry e, void *out, size_t len)
     }
     if (c->call.buf != FFL_NO_BUF) {
         client_release_buf(c, c->call.buf);
-        client_flush_free(c);
+        client_commit(c);
     }
     return rc;
 }

@@ -19,7 +19,7 @@
 
 #include "client.h"
 #include "handshake.h"
-#include "fifo.h"
+#include "channel.h"
 #include "ids.h"
 #include "pool.h"
 #include "spin.h"
@@ -83,7 +83,7 @@ struct ffl_client {
     char stack[16];
     uint32_t tx_cap;
     struct ffl_map map;
-    struct ffl_ring sq, cq, rxfree, txfree;
+    struct ffl_channel ch;
     struct ffl_pool tx;
     uint32_t *tx_handle, *tx_serial; /* by slot */
     struct rx_item *rx;              /* by slot (shared buffers) */
@@ -93,7 +93,6 @@ struct ffl_client {
     uint32_t n, serial;
     struct ffl_ids ids; /* our handles */
     int open;
-    struct ffl_fifo over; /* entries that found the SQ full */
     struct csock *ready_head, *ready_tail;
     uint32_t *closed, closed_n, cap_closed; /* handles whose CLOSED event is due */
     struct csock *settled;                  /* returning, nothing more comes; by acc_next */
@@ -131,9 +130,8 @@ int client_give_back(struct ffl_client *c, struct csock *s);
 /* Published at once, so that the instance works on it while the application goes on. */
 void client_submit(struct ffl_client *c, struct ffl_entry e);
 void client_put(struct ffl_client *c, struct ffl_entry e); /* to be published soon */
-void client_publish(struct ffl_client *c);
-void client_flush_over(struct ffl_client *c);
-void client_bell(struct ffl_client *c);
+void client_commit(struct ffl_client *c);
+int client_ring(int bell); /* the instance's doorbell */
 /* A transmit buffer, perhaps a smaller one than that, or NO_BUF; and one with an argument block. */
 uint32_t client_buf(struct ffl_client *c, uint32_t want);
 uint32_t client_arg(struct ffl_client *c, const void *data, size_t len);
@@ -144,7 +142,6 @@ int client_call(struct ffl_client *c, struct ffl_entry e, void *out, size_t len)
 void client_reap(struct ffl_client *c); /* everything that is there */
 void client_release(struct ffl_client *c, struct rx_item *it);
 void client_release_buf(struct ffl_client *c, uint32_t buf);
-void client_flush_free(struct ffl_client *c);
 void client_ready(struct ffl_client *c, struct csock *s);
 void client_wake_writers(struct ffl_client *c);
 void client_evacuate(struct ffl_client *c, struct csock *s);
@@ -176,10 +173,10 @@ bool rx_readable(const struct csock *s);
 void tx_wait(struct ffl_client *c, struct csock *s);
 
 /* wait.c */
-void client_raise(struct ffl_client *c);
 void client_round(
     struct ffl_client *c); /* a wait begins: turns of large writes are counted in them */
 bool client_pending(struct ffl_client *c);
+bool client_doze(struct ffl_client *c);     /* says that we sleep; false: something is there */
 void client_ring_own(struct ffl_client *c); /* our own doorbell */
 int client_sleep(struct ffl_client *c, struct ffl_event *ev, int max, int epfd, int64_t timeout_ns);
 

@@ -213,7 +213,7 @@ int64_t ffl_client_recv(struct ffl_client *c, int h, void *data, size_t len, int
         csock_arm(c, s);
         return -EAGAIN;
     }
-    client_flush_free(c);
+    client_commit(c);
     mirror_update(s);
     return n;
 }
@@ -345,9 +345,9 @@ int64_t ffl_client_sendv(struct ffl_client *c, int h, const struct iovec *iov, i
         put_send(c, s, buf, part, 0);
         left -= part;
         if ((len - left) % PUBLISH_EVERY == 0)
-            client_publish(c);
+            client_commit(c);
     }
-    client_publish(c);
+    client_commit(c);
     s->tx_left = left;
     if (left)
         tx_wait(c, s);
@@ -383,7 +383,7 @@ int64_t ffl_client_sendto(struct ffl_client *c, int h, const void *data, size_t 
         memcpy(p, to, skip);
     memcpy(p + skip, data, len);
     put_send(c, s, buf, (uint32_t)(len + skip), to ? FFL_F_ADDR : 0);
-    client_publish(c);
+    client_commit(c);
     return (int64_t)len;
 }
 

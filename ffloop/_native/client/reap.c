@@ -21,11 +21,8 @@ void client_release_buf(struct ffl_client *c, uint32_t buf)
     c->rx_held -= ffl_buf_size(buf);
     if (c->dead)
         return;
-    if (ffl_ring_room(&c->rxfree, 1) <= 0) { /* it holds the whole pool: only a lying head */
+    if (ffl_channel_give(&c->ch, buf) < 0)
         client_die(c, EPROTO, "rx-free head out of range");
-        return;
-    }
-    ffl_ring_put_id(&c->rxfree, buf);
 }
 
 void client_release(struct ffl_client *c, struct rx_item *it)
@@ -34,15 +31,6 @@ void client_release(struct ffl_client *c, struct rx_item *it)
         free(it);
     else
         client_release_buf(c, it->buf);
-}
-
-void client_flush_free(struct ffl_client *c)
-{
-    if (c->dead || !ffl_ring_unpublished(&c->rxfree))
-        return;
-    ffl_ring_publish(&c->rxfree);
-    if (ffl_wait_take(&c->map.seg->waits.inst, FFL_WAIT_FREE))
-        client_bell(c);
 }
 
 bool client_crowded(const struct ffl_client *c)
@@ -252,7 +240,7 @@ static int on_answer(struct ffl_client *c, struct csock *s, struct ffl_entry e)
     return 0;
 }
 
-static int on_entry(struct ffl_client *c, struct ffl_entry e)
+static int dispatch(struct ffl_client *c, struct ffl_entry e)
 {
     if (e.op == FFL_OP_NOP)
         return on_answer(c, NULL, e);
@@ -288,29 +276,21 @@ static int on_entry(struct ffl_client *c, struct ffl_entry e)
     }
 }
 
+static int on_entry(void *arg, struct ffl_entry e)
+{
+    struct ffl_client *c = arg;
+    if (dispatch(c, e) < 0) {
+        ffl_log(FFL_LOG_ERROR, "completion op %u handle %u arg %d buffer %#x cannot be", e.op,
+                e.handle, e.arg, e.buf);
+        client_die(c, EPROTO, "a completion that cannot be");
+    }
+    return -c->dead;
+}
+
 static void reap_cq(struct ffl_client *c)
 {
-    int n = ffl_ring_avail(&c->cq);
-    if (n == 0)
-        return;
-    if (n < 0) {
-        client_die(c, EPROTO, "CQ tail out of range");
-        return;
-    }
-    for (int i = 0; i < n && !c->dead; i++) {
-        struct ffl_entry e = ffl_ring_get_entry(&c->cq);
-        if (on_entry(c, e) < 0) {
-            ffl_log(FFL_LOG_ERROR, "completion op %u handle %u arg %d buffer %#x cannot be", e.op,
-                    e.handle, e.arg, e.buf);
-            client_die(c, EPROTO, "a completion that cannot be");
-        }
-    }
-    if (c->dead == EPROTO)
-        return;
-    ffl_ring_consumed(&c->cq);
-    ffl_stat_add(&c->map.seg->app.reaped, (uint64_t)n);
-    if (ffl_wait_take(&c->map.seg->waits.inst, FFL_WAIT_SPACE))
-        client_bell(c);
+    if (ffl_channel_drain(&c->ch, INT32_MAX, on_entry, c) < 0)
+        client_die(c, EPROTO, "CQ tail out of range"); /* unless it is dead already */
 }
 
 /* ---- transmit buffers that came back ------------------------------------------------------- */
@@ -346,29 +326,25 @@ void client_wake_writers(struct ffl_client *c)
     c->waiters_end = p;
 }
 
+static int on_freed(void *arg, uint32_t buf)
+{
+    struct ffl_client *c = arg;
+    if (ffl_pool_put(&c->tx, buf) < 0)
+        return -EPROTO;
+    uint32_t slot = ffl_buf_slot(&c->tx.geo, buf);
+    struct csock *s = c->tx_serial[slot] ? c->table[c->tx_handle[slot]] : NULL;
+    if (s && s->serial == c->tx_serial[slot])
+        s->tx_out -= ffl_buf_size(buf);
+    return 0;
+}
+
 /* Did any? */
 static bool reap_txfree(struct ffl_client *c)
 {
-    int n = ffl_ring_avail(&c->txfree);
-    if (n == 0)
-        return false;
-    for (int i = 0; i < n; i++) {
-        uint32_t buf = ffl_ring_get_id(&c->txfree);
-        if (ffl_pool_put(&c->tx, buf) < 0) {
-            n = -EPROTO;
-            break;
-        }
-        uint32_t slot = ffl_buf_slot(&c->tx.geo, buf);
-        struct csock *s = c->tx_serial[slot] ? c->table[c->tx_handle[slot]] : NULL;
-        if (s && s->serial == c->tx_serial[slot])
-            s->tx_out -= ffl_buf_size(buf);
-    }
-    if (n < 0) {
+    int n = ffl_channel_reclaim(&c->ch, on_freed, c);
+    if (n < 0)
         client_die(c, EPROTO, "a transmit buffer came back that was not out");
-        return false;
-    }
-    ffl_ring_consumed(&c->txfree);
-    return true;
+    return n > 0;
 }
 
 void client_reap(struct ffl_client *c)
@@ -382,6 +358,5 @@ void client_reap(struct ffl_client *c)
         reap_cq(c);
     if (!c->dead && c->settled)
         csock_settle(c);
-    if (!c->dead && c->over.n)
-        client_flush_over(c);
+    client_commit(c);
 }

@@ -315,6 +315,7 @@ int ffl_client_accept(struct ffl_client *c, int h, struct ffl_names *names)
     if (s->names_buf != FFL_NO_BUF) {
         client_release_buf(c, s->names_buf);
         s->names_buf = FFL_NO_BUF;
+        client_commit(c);
     }
     mirror_update(l);
     return (int)s->handle;
@@ -361,7 +362,7 @@ int ffl_client_push(struct ffl_client *c, int h, bool on)
     }
     if (client_crowded(c)) {
         client_evacuate(c, s);
-        client_flush_free(c);
+        client_commit(c);
     }
     return 0;
 }
@@ -506,7 +507,6 @@ static void submit_close(struct ffl_client *c, struct csock *s, unsigned flags)
         close(s->mirror);
     s->mirror = -1;
     drop_rx(c, s);
-    client_flush_free(c);
     if (c->dead) {
         if (!s->in_ready && !s->given)
             csock_free(c, s);

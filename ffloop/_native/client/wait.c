@@ -29,7 +29,6 @@ static void batch_release(struct ffl_client *c)
     for (uint32_t i = 0; i < c->batch_names_n; i++)
         client_release_buf(c, c->batch_names[i]);
     c->batch_n = c->batch_names_n = 0;
-    client_flush_free(c);
 }
 
 int ffl_client_unread(struct ffl_client *c, int h)
@@ -204,13 +203,16 @@ static int collect(struct ffl_client *c, struct ffl_event *ev, int max)
 
 /* ---- kernel events ------------------------------------------------------------------------- */
 
+static uint32_t wait_bits(const struct ffl_client *c)
+{
+    return FFL_WAIT_QUEUE | (c->waiters ? FFL_WAIT_FREE : 0);
+}
+
 /* Is there anything for us in the shared memory? */
 bool client_pending(struct ffl_client *c)
 {
-    return ffl_ring_pending(&c->cq) ||
-           (c->waiters && (ffl_ring_pending(&c->txfree) || tx_blocked(c) != c->tx_blocked)) ||
-           (c->over.n &&
-            atomic_load_explicit(&c->sq.ctl->head, memory_order_seq_cst) != c->sq.head);
+    return ffl_channel_pending(&c->ch, wait_bits(c)) ||
+           (c->waiters && tx_blocked(c) != c->tx_blocked);
 }
 
 /* Kernel events as FD events; the doorbell's and the session's are for us. -errno of epoll. */
@@ -236,11 +238,12 @@ static int fd_events(struct ffl_client *c, struct ffl_event *out, int max, int e
 
 /* ---- sleeping ------------------------------------------------------------------------------ */
 
-void client_raise(struct ffl_client *c)
+bool client_doze(struct ffl_client *c)
 {
-    uint32_t bits =
-        FFL_WAIT_QUEUE | (c->waiters ? FFL_WAIT_FREE : 0) | (c->over.n ? FFL_WAIT_SPACE : 0);
-    ffl_wait_raise(&c->map.seg->waits.app, bits);
+    int rc = ffl_channel_doze(&c->ch, wait_bits(c));
+    if (rc < 0)
+        client_die(c, EPROTO, "SQ head out of range");
+    return rc > 0 && !(c->waiters && tx_blocked(c) != c->tx_blocked);
 }
 
 static bool more(const struct ffl_client *c)
@@ -261,12 +264,11 @@ int client_sleep(struct ffl_client *c, struct ffl_event *ev, int max, int epfd, 
             return 0;
         timeout_ns = timeout_ns > took ? timeout_ns - took : 0;
     }
-    client_raise(c);
-    if (!client_pending(c)) {
+    if (client_doze(c)) {
         ffl_client_sleeps(c);
         n = fd_events(c, ev, max, epfd, timeout_ns);
     }
-    ffl_wait_lower(&c->map.seg->waits.app);
+    ffl_channel_rouse(&c->ch);
     return n;
 }
 
@@ -282,8 +284,7 @@ bool ffl_client_show(struct ffl_client *c)
     if (c->dead)
         return !c->down_given;
     c->shown = true;
-    client_raise(c);
-    return client_pending(c) || more(c);
+    return !client_doze(c) || more(c);
 }
 
 static bool shares_core(const struct ffl_client *c)
@@ -315,7 +316,7 @@ static int gather(struct ffl_client *c, struct ffl_event *ev, int max)
 {
     client_reap(c);
     int n = collect(c, ev, max);
-    client_flush_free(c);
+    client_commit(c);
     return n;
 }
 

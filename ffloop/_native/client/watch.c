@@ -47,14 +47,13 @@ bool ffl_client_doze(struct ffl_client *c)
 {
     if (c->dead)
         return true; /* nothing will ever ring */
-    client_raise(c);
-    return !client_pending(c);
+    return client_doze(c);
 }
 
 void ffl_client_rouse(struct ffl_client *c)
 {
     if (!c->dead)
-        ffl_wait_lower(&c->map.seg->waits.app);
+        ffl_channel_rouse(&c->ch);
 }
 
 void ffl_client_sleeps(struct ffl_client *c)

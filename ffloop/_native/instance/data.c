@@ -170,23 +170,25 @@ static bool pump_rx(struct ep *e)
     return true;
 }
 
+static int take_back(void *arg, uint32_t buf)
+{
+    struct ffl_session *s = arg;
+    if (ffl_pool_put(&s->rx, buf) < 0)
+        return -EPROTO;
+    uint32_t slot = ffl_buf_slot(&s->rx.geo, buf);
+    struct ep *e = s->rx_owner[slot] ? s->table[s->rx_handle[slot]] : NULL;
+    if (e && e->serial == s->rx_owner[slot]) {
+        e->rx_held -= ffl_buf_size(buf);
+        stats_held(e);
+    }
+    return 0;
+}
+
 int data_rxfree(struct ffl_session *s)
 {
-    int n = ffl_ring_avail(&s->rxfree);
+    int n = ffl_channel_reclaim(&s->ch, take_back, s);
     if (n <= 0)
         return n;
-    for (int i = 0; i < n; i++) {
-        uint32_t buf = ffl_ring_get_id(&s->rxfree);
-        if (ffl_pool_put(&s->rx, buf) < 0)
-            return -EPROTO;
-        uint32_t slot = ffl_buf_slot(&s->rx.geo, buf);
-        struct ep *e = s->rx_owner[slot] ? s->table[s->rx_handle[slot]] : NULL;
-        if (e && e->serial == s->rx_owner[slot]) {
-            e->rx_held -= ffl_buf_size(buf);
-            stats_held(e);
-        }
-    }
-    ffl_ring_consumed(&s->rxfree);
     struct ep *e;
     while ((e = list_pop(&s->stalled))) { /* they look again, in the order in which they stalled */
         e->in_stalled = false;
@@ -284,14 +286,23 @@ static bool pump_accept(struct ep *l)
 
 /* ---- transmit ------------------------------------------------------------------------------ */
 
+/* So many bytes more (or, wrapped round, less) wait for the stack. */
+static void blocked_by(struct ffl_session *s, uint64_t bytes)
+{
+    s->tx_blocked += bytes;
+    if (s->dying || !bytes)
+        return;
+    atomic_store_explicit(&s->map.seg->inst.tx_blocked, s->tx_blocked, memory_order_seq_cst);
+    ffl_channel_touch(&s->ch, FFL_WAIT_FREE);
+}
+
 void data_block(struct ep *e, bool on)
 {
     struct ffl_session *s = e->s;
     if (e->blocked == on)
         return;
     e->blocked = on;
-    s->tx_blocked += on ? e->tx_held : -(uint64_t)e->tx_held;
-    s->dirty_tx |= e->tx_held != 0;
+    blocked_by(s, on ? e->tx_held : -(uint64_t)e->tx_held);
 }
 
 void data_queue(struct ep *e, uint32_t buf)
@@ -303,10 +314,8 @@ void data_queue(struct ep *e, uint32_t buf)
         s->tx[ffl_buf_slot(&s->map.geo.tx, e->tx_tail)].next = buf;
     e->tx_tail = buf;
     e->tx_held += ffl_buf_size(buf);
-    if (e->blocked) {
-        s->tx_blocked += ffl_buf_size(buf);
-        s->dirty_tx = true;
-    }
+    if (e->blocked)
+        blocked_by(s, ffl_buf_size(buf));
 }
 
 static void tx_pop(struct ep *e)
@@ -316,7 +325,7 @@ static void tx_pop(struct ep *e)
     const struct tx_slot *t = &s->tx[ffl_buf_slot(&s->map.geo.tx, buf)];
     e->tx_held -= ffl_buf_size(buf);
     if (e->blocked)
-        s->tx_blocked -= ffl_buf_size(buf);
+        blocked_by(s, -(uint64_t)ffl_buf_size(buf));
     stats_queued(e, 0, t->len - e->tx_off - ffl_addr_bytes(t->flags));
     e->tx_head = t->next;
     if (e->tx_head == FFL_NO_BUF)

@@ -57,11 +57,7 @@ void drain_begin(struct ffl_instance *in, int64_t now)
 /* Executes what was submitted and lets the stack have what it takes of it. */
 static void send_the_rest(struct ffl_session *s)
 {
-    const char *why = NULL;
-    int n = s->dying || s->dead ? 0 : ffl_ring_avail(&s->sq);
-    while (n-- > 0 && !s->dead)
-        if (control_entry(s, ffl_ring_get_entry(&s->sq), &why) < 0)
-            session_kill(s, why);
+    (void)session_drain(s, INT32_MAX);
     for (uint32_t h = 0; h < s->ids.fresh && !s->dead; h++) {
         struct ep *e = s->table[h];
         if (e && e->tx_head != FFL_NO_BUF && !e->blocked && !e->connecting)

@@ -251,11 +251,13 @@ static void unseen(struct ffl_session *s, struct ffl_entry q)
 
 void handover_unseen(struct ffl_session *s)
 {
-    uint32_t head = atomic_load_explicit(&s->cq.ctl->head, memory_order_acquire); /* R2 */
-    if (s->cq.tail - head > s->cq.size)
+    const struct ffl_ring *cq = &s->ch.out;
+    const struct ffl_fifo *over = &s->ch.over;
+    uint32_t head = atomic_load_explicit(&cq->ctl->head, memory_order_acquire); /* R2 */
+    if (cq->tail - head > cq->size)
         return; /* it lies */
-    for (; head != s->cq.tail; head++)
-        unseen(s, ffl_ring_peek_entry(&s->cq, head));
-    for (uint32_t i = 0; i < s->over.n; i++)
-        unseen(s, s->over.e[s->over.head + i]);
+    for (; head != cq->tail; head++)
+        unseen(s, ffl_ring_peek_entry(cq, head));
+    for (uint32_t i = 0; i < over->n; i++)
+        unseen(s, over->e[over->head + i]);
 }

@@ -22,7 +22,7 @@
 #ifndef FFL_INSTANCE_INTERNAL_H
 #define FFL_INSTANCE_INTERNAL_H
 
-#include "fifo.h"
+#include "channel.h"
 #include "handshake.h"
 #include "ids.h"
 #include "instance.h"
@@ -96,21 +96,19 @@ struct ffl_session {
     struct src src_sock, src_pid, src_bell;
     struct ffl_stat_session *st;
     struct ffl_map map;
-    struct ffl_ring sq, cq, rxfree, txfree;
+    struct ffl_channel ch;
     struct ffl_pool rx;
     uint32_t *rx_owner; /* by slot: serial of the endpoint */
     uint32_t *rx_handle;
     struct tx_slot *tx;
     struct ep **table; /* by handle: [0, n) the application's, [n, 2n) the instance's */
     uint32_t n;
-    struct ffl_ids ids;   /* the instance's handles; those below ids.fresh may be open */
-    struct ffl_fifo over; /* completions that found the CQ full */
+    struct ffl_ids ids; /* the instance's handles; those below ids.fresh may be open */
     struct ep_list ready, stalled;
     unsigned open;       /* endpoints */
     uint64_t tx_blocked; /* tx_held of those that are blocked */
-    bool dying, dead, dirty_cq, dirty_tx;
+    bool dying, dead;
     volatile int lost; /* its shared memory is gone (lost.c); a signal handler sets it */
-    uint32_t unpublished;
 };
 
 enum end_kind { END_NONE, END_DRAIN, END_NOW };
@@ -210,9 +208,11 @@ void session_end(struct ffl_session *s);                   /* its unix socket cl
 void session_reap(struct ffl_instance *in);                /* frees those with nothing left */
 void session_free(struct ffl_session *s);
 void session_post(struct ffl_session *s, struct ffl_entry e);
-void session_flush(struct ffl_session *s); /* overflow, publish, wake */
-void session_wake(struct ffl_session *s, uint32_t bits);
-bool session_stuffed(const struct ffl_session *s); /* the CQ is full: produce nothing more */
+/* Executes what was submitted, `most` entries at most: how many, or < 0 and the session is dead. */
+int session_drain(struct ffl_session *s, int most);
+void session_flush(struct ffl_session *s);             /* commits what was posted and released */
+void session_committed(struct ffl_session *s, int rc); /* what a commit returned */
+bool session_stuffed(const struct ffl_session *s);     /* the CQ is full: produce nothing more */
 void session_tx_release(struct ffl_session *s, uint32_t buf);
 void *session_buf(struct ffl_session *s, const struct ffl_pool_geo *p, uint32_t buf);
 

@@ -29,28 +29,6 @@
 
 /* ---- sessions ------------------------------------------------------------------------------ */
 
-static bool drain_sq(struct ffl_session *s)
-{
-    int n = ffl_ring_avail(&s->sq);
-    if (n <= 0) {
-        if (n < 0)
-            session_kill(s, "SQ tail out of range");
-        return false;
-    }
-    if (s->over.n > OVER_LIMIT)
-        return false;
-    if (n > SQ_BUDGET)
-        n = SQ_BUDGET;
-    const char *why = NULL;
-    for (int i = 0; i < n && !s->dead; i++)
-        if (control_entry(s, ffl_ring_get_entry(&s->sq), &why) < 0)
-            session_kill(s, why);
-    ffl_ring_consumed(&s->sq);
-    ffl_stat_add(&s->map.seg->inst.consumed, (uint64_t)n);
-    session_wake(s, FFL_WAIT_SPACE);
-    return true;
-}
-
 /* Pumps each ready endpoint once; those with more to do stay in the list. While the CQ is full
  * nothing but sends can move, and that is not called work: the application's reaping wakes us.
  * A stack that polls receives no packet meanwhile: there the rest waits for the next turn when the
@@ -77,9 +55,10 @@ static bool serve_sessions(struct ffl_instance *in)
         if (ffl_unlikely(s->lost))
             session_kill(s, "its shared memory is gone");
         if (!s->dying && !s->dead) {
-            if (ffl_ring_pending(&s->rxfree) && data_rxfree(s) < 0)
+            if (ffl_channel_pending(&s->ch, FFL_WAIT_FREE) && data_rxfree(s) < 0)
                 session_kill(s, "a receive buffer came back that was not out");
-            work |= drain_sq(s);
+            if (s->ch.over.n <= OVER_LIMIT)
+                work |= session_drain(s, SQ_BUDGET) > 0;
         }
         if (!s->dead)
             work |= pump_ready(s);
@@ -226,7 +205,7 @@ static int64_t sessions_due(const struct ffl_instance *in, int64_t due)
 static bool all_asleep(const struct ffl_instance *in)
 {
     for (const struct ffl_session *s = in->sessions; s; s = s->next)
-        if (!s->dying && (ffl_ring_pending(&s->sq) ||
+        if (!s->dying && (ffl_channel_pending(&s->ch, FFL_WAIT_QUEUE) ||
                           !atomic_load_explicit(&s->map.seg->waits.app, memory_order_relaxed)))
             return false;
     return true;
@@ -278,24 +257,20 @@ static void lower_waits(struct ffl_instance *in)
 {
     for (struct ffl_session *s = in->sessions; s; s = s->next)
         if (!s->dying)
-            ffl_wait_lower(&s->map.seg->waits.inst);
+            ffl_channel_rouse(&s->ch);
 }
 
-/* Raises the wait words, then looks again (ring.h, R3). False: something is there. */
+/* Says that we sleep, to each. False: something is there. */
 static bool raise_waits(struct ffl_instance *in)
 {
     for (struct ffl_session *s = in->sessions; s; s = s->next) {
         if (s->dying || s->dead)
             continue;
-        bool full = s->over.n > OVER_LIMIT;
-        uint32_t bits = (full ? 0 : FFL_WAIT_QUEUE) | (s->stalled.head ? FFL_WAIT_FREE : 0) |
-                        (s->over.n ? FFL_WAIT_SPACE : 0);
-        ffl_wait_raise(&s->map.seg->waits.inst, bits);
-        if (!full && ffl_ring_pending(&s->sq))
-            return false;
-        if (s->stalled.head && ffl_ring_pending(&s->rxfree))
-            return false;
-        if (s->over.n && atomic_load_explicit(&s->cq.ctl->head, memory_order_seq_cst) != s->cq.head)
+        bool full = s->ch.over.n > OVER_LIMIT;
+        int rc = ffl_channel_doze(&s->ch, (full ? 0 : FFL_WAIT_QUEUE) |
+                                              (s->stalled.head ? FFL_WAIT_FREE : 0));
+        session_committed(s, rc);
+        if (rc <= 0)
             return false;
     }
     return true;

@@ -157,71 +157,58 @@ void ep_bury(struct ffl_instance *in)
     }
 }
 
+/* ---- submissions --------------------------------------------------------------------------- */
+
+static int execute(void *arg, struct ffl_entry e)
+{
+    struct ffl_session *s = arg;
+    const char *why = NULL;
+    if (control_entry(s, e, &why) < 0)
+        session_kill(s, why);
+    return s->dead ? -ECANCELED : 0;
+}
+
+int session_drain(struct ffl_session *s, int most)
+{
+    if (s->dying || s->dead)
+        return 0;
+    int n = ffl_channel_drain(&s->ch, most, execute, s);
+    if (n == -EPROTO)
+        session_kill(s, "SQ tail out of range");
+    return n;
+}
+
 /* ---- completions --------------------------------------------------------------------------- */
 
 void session_post(struct ffl_session *s, struct ffl_entry e)
 {
     if (s->dying)
         return; /* nobody reads; buffers go with the session */
-    int room = s->over.n ? 0 : ffl_ring_room(&s->cq, 1);
-    if (ffl_unlikely(room <= 0)) {
-        ffl_stat_add(&s->map.seg->inst.cq_full, 1);
-        if (room < 0)
-            session_kill(s, "CQ head out of range");
-        else if (ffl_fifo_push(&s->over, e) < 0)
-            session_kill(s, "out of memory for completions");
-        s->dirty_cq = true;
-        return;
-    }
-    ffl_ring_put_entry(&s->cq, e);
-    s->dirty_cq = true;
-    ffl_stat_add(&s->map.seg->inst.posted, 1);
-    if (++s->unpublished >= PUBLISH_EVERY) {
-        ffl_ring_publish_quiet(&s->cq);
-        s->unpublished = 0;
-    }
+    int rc = ffl_channel_put(&s->ch, e);
+    if (ffl_unlikely(rc < 0))
+        session_kill(s, rc == -EPROTO ? "CQ head out of range" : "out of memory for completions");
+    else if (s->ch.out.tail % PUBLISH_EVERY == 0)
+        ffl_channel_show(&s->ch);
 }
 
 bool session_stuffed(const struct ffl_session *s)
 {
-    return s->over.n > 0;
+    return s->ch.over.n > 0;
 }
 
-/* Rings the application's doorbell if it sleeps on one of `bits`. */
-void session_wake(struct ffl_session *s, uint32_t bits)
+void session_committed(struct ffl_session *s, int rc)
 {
-    if (s->dead || !ffl_wait_take(&s->map.seg->waits.app, bits))
-        return;
-    ffl_stat_add(&s->map.seg->inst.wakes, 1);
-    if (bell_ring(s->app_bell) == -EINTR) /* -EAGAIN: full, so readable already */
+    if (rc == -EPROTO)
+        session_kill(s, "CQ head out of range");
+    else if (rc == -EINTR) /* -EAGAIN: full, so readable already */
         session_kill(s, "its doorbell blocks");
 }
 
 void session_flush(struct ffl_session *s)
 {
-    if (s->dying)
+    if (s->dying || s->dead)
         return;
-    int moved = s->over.n ? ffl_fifo_drain(&s->over, &s->cq) : 0;
-    if (moved < 0) {
-        session_kill(s, "CQ head out of range");
-        return;
-    }
-    ffl_stat_add(&s->map.seg->inst.posted, (uint64_t)moved);
-    s->dirty_cq |= moved > 0;
-    uint32_t bits = 0;
-    if (s->dirty_cq && ffl_ring_unpublished(&s->cq))
-        ffl_ring_publish(&s->cq);
-    if (s->dirty_cq)
-        bits |= FFL_WAIT_QUEUE;
-    if (s->dirty_tx) {
-        atomic_store_explicit(&s->map.seg->inst.tx_blocked, s->tx_blocked, memory_order_seq_cst);
-        ffl_ring_publish(&s->txfree);
-        bits |= FFL_WAIT_FREE;
-    }
-    s->dirty_cq = s->dirty_tx = false;
-    s->unpublished = 0;
-    if (bits)
-        session_wake(s, bits);
+    session_committed(s, ffl_channel_commit(&s->ch));
 }
 
 void *session_buf(struct ffl_session *s, const struct ffl_pool_geo *p, uint32_t buf)
@@ -236,12 +223,8 @@ void session_tx_release(struct ffl_session *s, uint32_t buf)
     s->tx[ffl_buf_slot(&s->map.geo.tx, buf)].held = false;
     if (s->dying)
         return;
-    if (ffl_ring_room(&s->txfree, 1) <= 0) {
+    if (ffl_channel_give(&s->ch, buf) < 0)
         session_kill(s, "tx-free head out of range");
-        return;
-    }
-    ffl_ring_put_id(&s->txfree, buf);
-    s->dirty_tx = true;
 }
 
 /* ---- life ---------------------------------------------------------------------------------- */
@@ -263,10 +246,6 @@ static int session_alloc(struct ffl_session *s, const struct ffl_hello *h)
     int rc = ffl_segment_create(&s->map, &geo, o->huge);
     if (rc < 0)
         return rc;
-    ffl_segment_ring(&s->map, FFL_SQ, &s->sq);
-    ffl_segment_ring(&s->map, FFL_CQ, &s->cq);
-    ffl_segment_ring(&s->map, FFL_RXFREE, &s->rxfree);
-    ffl_segment_ring(&s->map, FFL_TXFREE, &s->txfree);
     rc = ffl_pool_init(&s->rx, &s->map.geo.rx);
     if (rc < 0)
         return rc;
@@ -280,7 +259,10 @@ static int session_alloc(struct ffl_session *s, const struct ffl_hello *h)
         return -ENOMEM;
     s->app_bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     s->inst_bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    return s->app_bell < 0 || s->inst_bell < 0 ? -errno : 0;
+    if (s->app_bell < 0 || s->inst_bell < 0)
+        return -errno;
+    ffl_channel_open(&s->ch, &s->map, FFL_SIDE_INST, s->app_bell, bell_ring);
+    return 0;
 }
 
 static int session_watch(struct ffl_session *s)
@@ -345,7 +327,7 @@ void session_free(struct ffl_session *s)
     free(s->rx_handle);
     free(s->tx);
     ffl_ids_fini(&s->ids);
-    ffl_fifo_free(&s->over);
+    ffl_channel_close(&s->ch);
     free(s);
 }
 
@@ -417,11 +399,7 @@ void session_end(struct ffl_session *s)
 {
     if (s->dying)
         return;
-    const char *why = NULL;
-    int n = s->dead ? 0 : ffl_ring_avail(&s->sq);
-    while (n-- > 0 && !s->dead)
-        if (control_entry(s, ffl_ring_get_entry(&s->sq), &why) < 0)
-            session_kill(s, why);
+    (void)session_drain(s, INT32_MAX);
     ffl_log(FFL_LOG_INFO, "session %u (pid %d) detached, %u sockets open", s->id, (int)s->pid,
             s->open);
     if (!s->dead)

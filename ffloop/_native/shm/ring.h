@@ -1,8 +1,8 @@
 /*
  * ring.h - a single-producer single-consumer ring, as one side sees it.
  *
- * Callers: client/ and instance/. Each side keeps a private struct ffl_ring; the shared words are
- * in struct ffl_ring_ctl. The peer is hostile: its word is copied once, checked against the ring's
+ * Callers: channel.h. Each side keeps a private struct ffl_ring; the shared words are in struct
+ * ffl_ring_ctl. The peer is hostile: its word is copied once, checked against the ring's
  * size, and the copy is used; a distance beyond the size is -EPROTO and ends the session.
  * No call blocks or makes a system call.
  *
@@ -62,18 +62,13 @@ static inline void ffl_ring_put_id(struct ffl_ring *r, uint32_t id)
     ((uint32_t *)r->slots)[r->tail++ & (r->size - 1)] = id;
 }
 
-static inline bool ffl_ring_unpublished(const struct ffl_ring *r)
-{
-    return atomic_load_explicit(&r->ctl->tail, memory_order_relaxed) != r->tail;
-}
-
-/* R1 without the wake check: more will follow, and the last publish of the batch checks. */
+/* R1 alone: more will follow, and the batch ends with ffl_ring_publish. */
 static inline void ffl_ring_publish_quiet(struct ffl_ring *r)
 {
     atomic_store_explicit(&r->ctl->tail, r->tail, memory_order_release);
 }
 
-/* R1 and R3. The caller loads the peer's wait word next (ffl_wait_take). */
+/* R1 and R3. The caller looks at the peer's wait word next (channel.h). */
 static inline void ffl_ring_publish(struct ffl_ring *r)
 {
     atomic_store_explicit(&r->ctl->tail, r->tail, memory_order_seq_cst);
@@ -96,6 +91,12 @@ static inline int ffl_ring_avail(struct ffl_ring *r)
 static inline bool ffl_ring_pending(const struct ffl_ring *r)
 {
     return atomic_load_explicit(&r->ctl->tail, memory_order_seq_cst) != r->head;
+}
+
+/* A producer's look: has it got slots back since it last saw the ring full? */
+static inline bool ffl_ring_given(const struct ffl_ring *r)
+{
+    return atomic_load_explicit(&r->ctl->head, memory_order_seq_cst) != r->head;
 }
 
 /* Copies the entry at a position of the ring's. */
@@ -125,28 +126,6 @@ static inline uint32_t ffl_ring_get_id(struct ffl_ring *r)
 static inline void ffl_ring_consumed(struct ffl_ring *r)
 {
     atomic_store_explicit(&r->ctl->head, r->head, memory_order_seq_cst);
-}
-
-/* ---- wait words ---------------------------------------------------------------------------- */
-
-/* True when the peer sleeps on one of `bits`: the caller must ring its doorbell, once. */
-static inline bool ffl_wait_take(_Atomic uint32_t *word, uint32_t bits)
-{
-    uint32_t w = atomic_load_explicit(word, memory_order_seq_cst); /* R3 */
-    if (ffl_likely((w & bits) == 0))
-        return false;
-    atomic_store_explicit(word, 0, memory_order_relaxed); /* the sleeper stores it anew each time */
-    return true;
-}
-
-static inline void ffl_wait_raise(_Atomic uint32_t *word, uint32_t bits)
-{
-    atomic_store_explicit(word, bits, memory_order_seq_cst); /* R3: look at the rings after this */
-}
-
-static inline void ffl_wait_lower(_Atomic uint32_t *word)
-{
-    atomic_store_explicit(word, 0, memory_order_relaxed);
 }
 
 /* Adds to a counter of the stats page: one writer, so no read-modify-write. */

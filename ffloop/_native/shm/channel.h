@@ -1,0 +1,175 @@
+/*
+ * channel.h - a side's end of a session: what it sends, what it receives, and the sleep between.
+ *
+ * Callers: client/, instance/, bench/. Both sides use this and nothing below it. What a side has put
+ * or given back is committed in one step: published, then the peer's wait word is looked at and its
+ * doorbell rung. A side that goes to sleep commits first and looks at its own rings after it has
+ * raised its word, so nothing stays unpublished or unseen while both sleep. Nothing waits for room:
+ * entries that find their ring full are queued here, in order. Used by one thread at a time.
+ *
+ * Returns: 0 or a count; -EPROTO where the peer's words cannot be; else as said.
+ */
+#ifndef FFL_CHANNEL_H
+#define FFL_CHANNEL_H
+
+#include "fifo.h"
+#include "segment.h"
+
+/* Counters of the stats page that the channel keeps. */
+struct ffl_channel_counters {
+    _Atomic uint64_t *sent, *received, *full, *wakes;
+};
+
+struct ffl_channel {
+    /* to the peer */
+    struct ffl_ring out;  /* entries */
+    struct ffl_ring back; /* the peer's buffers, free again */
+    struct ffl_fifo over; /* entries that found `out` full */
+    uint32_t fresh;       /* FFL_WAIT_*: changed since the peer's wait word was last looked at */
+    uint32_t counted;     /* out.tail when `sent` was last counted */
+    _Atomic uint32_t *peer_waits;
+    int peer_bell;
+    int (*ring_bell)(int fd); /* 0 or -errno: commit returns it */
+    /* from the peer */
+    struct ffl_ring in;
+    struct ffl_ring freed; /* buffers of ours */
+    _Atomic uint32_t *waits;
+    struct ffl_channel_counters n;
+};
+
+enum ffl_side { FFL_SIDE_APP, FFL_SIDE_INST };
+
+/* The segment stays mapped as long as the channel is used. */
+void ffl_channel_open(struct ffl_channel *ch, const struct ffl_map *m, enum ffl_side side,
+                      int peer_bell, int (*ring_bell)(int fd));
+void ffl_channel_close(struct ffl_channel *ch);
+
+/* ---- wait words ---------------------------------------------------------------------------- */
+
+/* True when the peer sleeps on one of `bits`: the caller must ring its doorbell, once. */
+static inline bool ffl_wait_take(_Atomic uint32_t *word, uint32_t bits)
+{
+    uint32_t w = atomic_load_explicit(word, memory_order_seq_cst); /* R3 */
+    if (ffl_likely((w & bits) == 0))
+        return false;
+    atomic_store_explicit(word, 0, memory_order_relaxed); /* the sleeper stores it anew each time */
+    return true;
+}
+
+static inline void ffl_wait_raise(_Atomic uint32_t *word, uint32_t bits)
+{
+    atomic_store_explicit(word, bits, memory_order_seq_cst); /* R3: look at the rings after this */
+}
+
+static inline void ffl_wait_lower(_Atomic uint32_t *word)
+{
+    atomic_store_explicit(word, 0, memory_order_relaxed);
+}
+
+/* ---- sending ------------------------------------------------------------------------------- */
+
+/* -ENOMEM: neither ring nor memory for it. */
+static inline int ffl_channel_put(struct ffl_channel *ch, struct ffl_entry e)
+{
+    ch->fresh |= FFL_WAIT_QUEUE;
+    int room = ch->over.n ? 0 : ffl_ring_room(&ch->out, 1);
+    if (ffl_unlikely(room <= 0)) {
+        ffl_stat_add(ch->n.full, 1);
+        return room < 0 ? room : ffl_fifo_push(&ch->over, e);
+    }
+    ffl_ring_put_entry(&ch->out, e);
+    return 0;
+}
+
+/* Gives one of the peer's buffers back. There is room for all of them: none is only a lie. */
+static inline int ffl_channel_give(struct ffl_channel *ch, uint32_t buf)
+{
+    ch->fresh |= FFL_WAIT_FREE;
+    if (ffl_unlikely(ffl_ring_room(&ch->back, 1) <= 0))
+        return -EPROTO;
+    ffl_ring_put_id(&ch->back, buf);
+    return 0;
+}
+
+/* Another shared word was changed, seq_cst, that the peer sleeps on with these bits. */
+static inline void ffl_channel_touch(struct ffl_channel *ch, uint32_t bits)
+{
+    ch->fresh |= bits;
+}
+
+/* In a long batch: a peer that is awake may begin. The commit that ends the batch is still due. */
+static inline void ffl_channel_show(struct ffl_channel *ch)
+{
+    ffl_ring_publish_quiet(&ch->out);
+}
+
+int ffl_channel_do_commit(struct ffl_channel *ch);
+
+/* Publishes all that was put and given, and wakes the peer if it sleeps on that. Also what the bell
+ * returns (the entries are published then). */
+static inline int ffl_channel_commit(struct ffl_channel *ch)
+{
+    return ch->fresh || ch->over.n ? ffl_channel_do_commit(ch) : 0;
+}
+
+/* ---- receiving ----------------------------------------------------------------------------- */
+
+/* Hands `most` entries at most to `on`, in order, until it returns < 0, and the slots back to the peer
+ * (who waits for them is woken by the next commit). How many, or what `on` returned. */
+static inline int ffl_channel_drain(struct ffl_channel *ch, int most,
+                                    int (*on)(void *arg, struct ffl_entry e), void *arg)
+{
+    int n = ffl_ring_avail(&ch->in), i = 0, rc = 0;
+    if (n <= 0)
+        return n;
+    while (i < n && i < most && rc >= 0) {
+        rc = on(arg, ffl_ring_get_entry(&ch->in));
+        i++;
+    }
+    ffl_ring_consumed(&ch->in);
+    ffl_stat_add(ch->n.received, (uint64_t)i);
+    ch->fresh |= FFL_WAIT_SPACE;
+    return rc < 0 ? rc : i;
+}
+
+/* The same for buffers of ours that came back; all of them. Nobody waits for room there. */
+static inline int ffl_channel_reclaim(struct ffl_channel *ch, int (*on)(void *arg, uint32_t buf),
+                                      void *arg)
+{
+    int n = ffl_ring_avail(&ch->freed), rc = 0;
+    if (n <= 0)
+        return n;
+    for (int i = 0; i < n && rc >= 0; i++)
+        rc = on(arg, ffl_ring_get_id(&ch->freed));
+    ffl_ring_consumed(&ch->freed);
+    return rc < 0 ? rc : n;
+}
+
+/* ---- sleeping ------------------------------------------------------------------------------ */
+
+/* Is there something of `bits`: entries, buffers that came back, room for what is queued? */
+static inline bool ffl_channel_pending(const struct ffl_channel *ch, uint32_t bits)
+{
+    return (bits & FFL_WAIT_QUEUE && ffl_ring_pending(&ch->in)) ||
+           (bits & FFL_WAIT_FREE && ffl_ring_pending(&ch->freed)) ||
+           (ch->over.n && ffl_ring_given(&ch->out));
+}
+
+/* Commits, says that this side sleeps until there is something of `bits` (or room for what is
+ * queued), and looks again. 1: nothing is there, block on the doorbell; 0: something is; or what
+ * commit returned. Another call, or rouse, ends it. */
+static inline int ffl_channel_doze(struct ffl_channel *ch, uint32_t bits)
+{
+    int rc = ffl_channel_commit(ch);
+    if (rc < 0)
+        return rc;
+    ffl_wait_raise(ch->waits, bits | (ch->over.n ? FFL_WAIT_SPACE : 0));
+    return !ffl_channel_pending(ch, bits);
+}
+
+static inline void ffl_channel_rouse(struct ffl_channel *ch)
+{
+    ffl_wait_lower(ch->waits);
+}
+
+#endif
