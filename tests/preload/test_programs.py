@@ -162,10 +162,16 @@ def test_no_instance(tmp_path: Path) -> None:
 
 
 def test_bad_values_are_reported(instance: Instance) -> None:
-    env = instance.environment(FF_PROC_ID="x", FFLOOP_LOG="loud", FFLOOP_ROUTES="nowhere=stack")
-    done = subprocess.run(["true"], env=env, capture_output=True, text=True, check=True)
-    for name in ("FF_PROC_ID=x", "FFLOOP_LOG=loud", "FFLOOP_ROUTES"):
-        assert name in done.stderr
+    """Each by name. One that says where sockets go keeps them from going anywhere."""
+    code = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); print('bound')"
+    env = instance.environment(FFLOOP_LOG="loud", FFLOOP_SPIN_US="fast")
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert "FFLOOP_LOG='loud'" in done.stderr and "FFLOOP_SPIN_US='fast'" in done.stderr
+    assert done.stdout == "bound\n"
+    env = instance.environment(FFLOOP_ROUTES="127.0.0.0/8=kernel, nowhere=stack")
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert "'nowhere=stack' is not NETWORK/BITS=stack" in done.stderr
+    assert "sockets are refused" in done.stderr and "Network is down" in done.stderr
     assert done.stdout == ""
 
 

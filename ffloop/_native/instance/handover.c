@@ -25,35 +25,16 @@ struct kept { /* a listener that no application has: its backlog waits for the n
     int fd;
 };
 
-static bool wildcard(const struct ffl_addr *a)
+static int option(struct ffl_instance *in, int fd, int level, int name)
 {
-    static const uint8_t zero[16];
-    return memcmp(a->ip, zero, a->family == AF_INET ? 4 : 16) == 0;
+    int on = 0;
+    uint32_t len = sizeof(on);
+    return OPS(in)->getsockopt(ST(in), fd, level, name, &on, &len) == 0 && on;
 }
 
-static bool same(const struct ffl_addr *a, const struct ffl_addr *b)
+static bool v6only(struct ffl_instance *in, int fd, const struct ffl_addr *a)
 {
-    return a->family == b->family && a->port_be == b->port_be && a->scope_id == b->scope_id &&
-           memcmp(a->ip, b->ip, a->family == AF_INET ? 4 : 16) == 0;
-}
-
-/* An IPv4 address in IPv6's clothes is what it is under them. */
-static struct ffl_addr plain(const struct ffl_addr *a)
-{
-    static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
-    struct ffl_addr p = *a;
-    if (a->family == AF_INET6 && memcmp(a->ip, mapped, sizeof(mapped)) == 0) {
-        p = (struct ffl_addr){.family = AF_INET, .port_be = a->port_be};
-        memcpy(p.ip, a->ip + sizeof(mapped), 4);
-    }
-    return p;
-}
-
-/* Could a packet be for both? */
-static bool overlap(const struct ffl_addr *x, const struct ffl_addr *y)
-{
-    const struct ffl_addr px = plain(x), py = plain(y), *a = &px, *b = &py;
-    return a->port_be == b->port_be && (wildcard(a) || wildcard(b) || same(a, b));
+    return a->family == AF_INET6 && option(in, fd, IPPROTO_IPV6, IPV6_V6ONLY);
 }
 
 /* The next socket after *h of `s` that takes what comes from anybody, with its address; or NULL. */
@@ -72,6 +53,7 @@ static struct ep *next_taker(struct ffl_session *s, uint32_t *h, bool dgram, str
 struct bid { /* somebody wants to bind */
     const struct ep *e;
     const struct ffl_addr *at;
+    bool only; /* its IPV6_V6ONLY */
 };
 
 static bool in_the_way(void *arg, uid_t uid, int fd)
@@ -80,19 +62,20 @@ static bool in_the_way(void *arg, uid_t uid, int fd)
     struct ffl_instance *in = b->e->s->in;
     struct ffl_addr theirs;
     return uid != b->e->s->uid && OPS(in)->sockname(ST(in), fd, false, &theirs) == 0 &&
-           overlap(&theirs, b->at);
+           ffl_addr_overlap(&theirs, v6only(in, fd, &theirs), b->at, b->only);
 }
 
 int handover_may_bind(const struct ep *e, const struct ffl_addr *a)
 {
     struct ffl_instance *in = e->s->in;
     struct ffl_addr theirs;
-    struct bid bid = {e, a};
+    struct ep *t;
+    struct bid bid = {e, a, v6only(in, e->fd, a)};
     if (!a->port_be)
         return 0;
     for (struct ffl_session *s = in->sessions; s; s = s->next)
-        for (uint32_t h = 0; s->uid != e->s->uid && next_taker(s, &h, e->dgram, &theirs);)
-            if (overlap(&theirs, a))
+        for (uint32_t h = 0; s->uid != e->s->uid && (t = next_taker(s, &h, e->dgram, &theirs));)
+            if (ffl_addr_overlap(&theirs, v6only(in, t->fd, &theirs), a, bid.only))
                 return -EADDRINUSE;
     for (struct kept *k = e->dgram ? NULL : in->kept; k; k = k->next)
         if (in_the_way(&bid, k->uid, k->fd))
@@ -101,13 +84,6 @@ int handover_may_bind(const struct ep *e, const struct ffl_addr *a)
 }
 
 /* ---- sharing ------------------------------------------------------------------------------- */
-
-static int option(struct ffl_instance *in, int fd, int level, int name)
-{
-    int on = 0;
-    uint32_t len = sizeof(on);
-    return OPS(in)->getsockopt(ST(in), fd, level, name, &on, &len) == 0 && on;
-}
 
 static bool alike(struct ffl_instance *in, int a, int b, int family)
 {
@@ -124,7 +100,7 @@ static struct ep *find_listener(const struct ep *e, const struct ffl_addr *mine)
     for (struct ffl_session *s = in->sessions; s; s = s->next) {
         struct ep *l;
         for (uint32_t h = 0; s->uid == e->s->uid && (l = next_taker(s, &h, false, &theirs));)
-            if (same(&theirs, mine) && alike(in, e->fd, l->fd, mine->family))
+            if (ffl_addr_same(&theirs, mine) && alike(in, e->fd, l->fd, mine->family))
                 return l;
     }
     return NULL;
@@ -137,7 +113,7 @@ static struct kept **find_kept(const struct ep *e, const struct ffl_addr *mine)
     struct kept **p = &in->kept;
     for (; *p; p = &(*p)->next)
         if ((*p)->uid == e->s->uid && OPS(in)->sockname(ST(in), (*p)->fd, false, &theirs) == 0 &&
-            same(&theirs, mine) && alike(in, e->fd, (*p)->fd, mine->family))
+            ffl_addr_same(&theirs, mine) && alike(in, e->fd, (*p)->fd, mine->family))
             break;
     return p;
 }

@@ -5,6 +5,7 @@
  * line to standard output when it is ready and tells the service manager, logs to standard error. Exit
  * status: 0 after SIGTERM (a drain; the second ends at once) or SIGINT, 1 when it could not start, 2 for a usage error.
  */
+#include "choice.h"
 #include "instance.h"
 #include "notify.h"
 #include "spin.h"
@@ -233,23 +234,22 @@ static void stack_arg(const char *key, const char *value)
     stack_args[stack_argc++] = text;
 }
 
-/* Where applications look when nothing names an instance (ffloop/_session/discovery.py): the i-th instance
- * of several, by its --proc-id, has a name of its own. */
+/* Where applications look when nothing names an instance; its folder is made. */
 static const char *usual_path(void)
 {
-    static char path[200];
-    const char *runtime = getenv("XDG_RUNTIME_DIR");
-    snprintf(path, sizeof(path), "%.100s/ffloop", runtime && *runtime ? runtime : "/run");
-    if (mkdir(path, 0755) < 0 && errno != EEXIST) {
+    static char path[FFL_CHOICE_PATH];
+    int rc = ffl_choice_place(NULL, 0, proc_id, path, sizeof(path));
+    char *slash = rc < 0 ? NULL : strrchr(path, '/');
+    if (slash) {
+        *slash = '\0';
+        rc = mkdir(path, 0755) < 0 && errno != EEXIST ? -errno : 0;
+    }
+    if (rc < 0) {
         fprintf(stderr, "ffloop-instance: %s: %s; name a socket with --socket PATH\n", path,
-                strerror(errno));
+                strerror(-rc));
         exit(1);
     }
-    size_t n = strlen(path);
-    if (proc_id)
-        snprintf(path + n, sizeof(path) - n, "/instance-%d.sock", proc_id);
-    else
-        snprintf(path + n, sizeof(path) - n, "/instance.sock");
+    *slash = '/';
     return path;
 }
 

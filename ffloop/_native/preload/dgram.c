@@ -123,10 +123,7 @@ static int address(const struct sock *s, const struct sockaddr *sa, socklen_t le
     if (s->domain != AF_INET6 || !sock_addr_in(to, AF_INET, sa, len))
         return len < (s->domain == AF_INET6 ? 24 : sizeof(struct sockaddr_in)) ? -EINVAL
                                                                                : -EAFNOSUPPORT;
-    memcpy(to->ip + 12, to->ip, 4);
-    memset(to->ip, 0, 10);
-    memset(to->ip + 10, 0xff, 2);
-    to->family = AF_INET6;
+    *to = ffl_addr_mapped(to);
     return 0;
 }
 
@@ -237,7 +234,7 @@ int dgram_to_kernel(struct sock *s, int fd)
         sock_addr_out(&names.local, s->domain, (struct sockaddr *)&sa, &len) < 0)
         return -ENOPROTOOPT;
     int rc = real.bind(fd, (struct sockaddr *)&sa, len) < 0 ? -errno : 0;
-    if (rc < 0 && (rc != -EADDRINUSE || s->sc->fstack))
+    if (rc < 0 && (rc != -EADDRINUSE || !ffl_route_same_kernel(s->sc->stack)))
         return -ENOPROTOOPT;
     (void)ffl_client_close(c, s->h, true); /* it is open */
     if (rc < 0 && (rc = ffl_client_ping(c)) == 0 && real.bind(fd, (struct sockaddr *)&sa, len) < 0)

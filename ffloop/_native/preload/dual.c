@@ -21,24 +21,23 @@ static void copy_option(int from, int to, int level, int name)
 
 static int open_beside(const struct ffl_addr *a, int placeholder, int backlog)
 {
-    static const uint8_t any[16];
-    struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = a->port_be};
-    struct sockaddr_in6 in6 = {.sin6_family = AF_INET6, .sin6_port = a->port_be};
-    bool six = a->family == AF_INET6;
-    if (memcmp(a->ip, any, sizeof(any)) != 0) {
-        in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        in6.sin6_addr = in6addr_loopback;
-    }
+    struct ffl_addr at = {.family = a->family, .port_be = a->port_be};
+    struct sockaddr_storage ss;
+    uint32_t len;
+    if (!ffl_addr_wildcard(a))
+        ffl_addr_set_loopback(&at);
+    int rc = ffl_addr_to_sockaddr(&at, &ss, &len);
+    if (rc < 0)
+        return rc;
     int fd = fd_ours(real.socket(a->family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
     if (fd < 0)
         return fd;
     copy_option(placeholder, fd, SOL_SOCKET, SO_REUSEADDR);
     copy_option(placeholder, fd, SOL_SOCKET, SO_REUSEPORT);
-    if (six)
+    if (a->family == AF_INET6)
         copy_option(placeholder, fd, IPPROTO_IPV6, IPV6_V6ONLY);
-    const struct sockaddr *sa = six ? (const void *)&in6 : (const void *)&in;
-    if (real.bind(fd, sa, six ? sizeof(in6) : sizeof(in)) < 0 || real.listen(fd, backlog) < 0) {
-        int rc = -errno;
+    if (real.bind(fd, (struct sockaddr *)&ss, len) < 0 || real.listen(fd, backlog) < 0) {
+        rc = -errno;
         fd_ours_close(fd);
         return rc;
     }
@@ -48,7 +47,7 @@ static int open_beside(const struct ffl_addr *a, int placeholder, int backlog)
 void dual_listen(struct sock *s, int fd, int backlog)
 {
     struct ffl_names names;
-    if (!options.dual_listen || s->kernel_fd >= 0 || !strcmp(ffl_client_stack(s->sc->c), "host"))
+    if (!options.dual_listen || s->kernel_fd >= 0 || ffl_route_same_kernel(s->sc->stack))
         return;
     int rc = ffl_client_names(s->sc->c, s->h, &names);
     if (rc == 0)

@@ -27,8 +27,10 @@
 #ifndef FFL_PRELOAD_H
 #define FFL_PRELOAD_H
 
+#include "addr.h"
 #include "client.h"
 #include "real.h"
+#include "setting.h"
 #include "spin.h"
 
 #include <errno.h>
@@ -47,24 +49,16 @@
 
 /* ---- options (start.c) --------------------------------------------------------------------- */
 
-struct options {
-    const char *instance; /* FFLOOP_INSTANCE, or NULL: the usual places */
-    const char *stack;    /* FFLOOP_STACK: insist on it */
-    const char *routes;   /* FFLOOP_ROUTES */
-    int64_t spin_us;
-    bool fallback;    /* FFLOOP_FALLBACK=kernel: without an instance, the kernel */
-    bool dual_listen; /* FFLOOP_DUAL_LISTEN */
-    bool per_thread;  /* FF_THREAD_SOCKET */
-    bool multi_sc;    /* FF_MULTI_SC */
-    int instances, proc_id;
-    uint64_t initial_lcore; /* FF_INITIAL_LCORE_ID: a CPU mask, 0: none */
-    int timeout_ms, pool_kib, tx_cap, max_sockets;
-    struct ffl_ticket keep; /* `ffloop preload`'s, inherited: the instance at `kept` stays */
-    char *kept;             /* up, and admits who has dropped its rights; or NULL */
-};
-extern struct options options;
-extern bool started; /* the constructor has run: calls are looked at */
+extern struct ffl_config options;
+extern bool misplaced; /* a value that says where sockets go is malformed: none is placed */
+extern bool started;   /* the constructor has run: calls are looked at */
 void report(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* to stderr, always */
+
+struct kept { /* `ffloop preload`'s, inherited: the instance at `path` stays up, and admits who */
+    struct ffl_ticket ticket; /* has dropped its rights */
+    char *path;               /* NULL: none */
+};
+extern struct kept kept;
 
 /* ---- the lock, sessions (sc.c) ------------------------------------------------------------- */
 
@@ -74,8 +68,8 @@ struct sc { /* a session */
     int index; /* of several instances */
     char path[256];
     unsigned socks;
-    bool fstack;
-    bool ended; /* its thread (FF_THREAD_SOCKET), and left it sockets */
+    const char *stack; /* its name */
+    bool ended;        /* its thread (FF_THREAD_SOCKET), and left it sockets */
 };
 
 struct sc_list {
@@ -402,8 +396,6 @@ bool dgram_option_refused(int level, int name, const void *val, socklen_t len);
 
 /* ---- where to (place.c), and other processes (proc.c) -------------------------------------- */
 
-void route_start(void);
-bool route(const struct sc *sc, const struct ffl_addr *a); /* to the stack? */
 /* Which of several instances s goes to, by bind to `a` or (NULL) otherwise. */
 int place_instance(struct sock *s, const struct ffl_addr *a);
 void place_attached(bool first);           /* a session has begun: the thread to its CPU */

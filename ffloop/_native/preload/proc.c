@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #define ENV "_FFLOOP_INHERIT"
-#define KEEP "_FFLOOP_KEEP" /* of `ffloop preload`: descriptor:path, see options.keep */
+#define KEEP "_FFLOOP_KEEP" /* of `ffloop preload`: descriptor:path, see preload.h, struct kept */
 
 struct ticket {
     struct ffl_ticket t;
@@ -339,7 +339,7 @@ static void describe(int fd, struct node *n, void *arg)
     x->any = true;
 }
 
-static void kept(int fd, struct node *n, void *arg)
+static void stays(int fd, struct node *n, void *arg)
 {
     const struct sock *s = (struct sock *)n;
     if (n->kind == NODE_SOCK && (s->sc || s->ticket) && stays_open(fd, s))
@@ -391,7 +391,7 @@ static char *const *carry_begin(struct carry *c, char *const envp[])
     if (!started || tls.inside)
         return envp;
     lock();
-    fd_each(kept, &any);
+    fd_each(stays, &any);
     if (any)
         fd_each(import_one, NULL);
     struct sc *sc = sc_first();
@@ -638,9 +638,9 @@ void proc_start(void)
     (void)pthread_atfork(before_fork, fork_parent, fork_child); /* ENOMEM: children have none */
     keep_environment();
     const char *keep = secure_getenv(KEEP), *v = secure_getenv(ENV);
-    if (keep && sscanf(keep, "%d:", &options.keep.fd) == 1 && strchr(keep, ':')) {
-        fd_ours_keep(options.keep.fd);
-        options.kept = strdup(strchr(keep, ':') + 1); /* ENOMEM: without it */
+    if (keep && sscanf(keep, "%d:", &kept.ticket.fd) == 1 && strchr(keep, ':')) {
+        fd_ours_keep(kept.ticket.fd);
+        kept.path = strdup(strchr(keep, ':') + 1); /* ENOMEM: without it */
     }
     if (!v)
         return;

@@ -8,6 +8,7 @@
  * at again: no entry stays unseen.
  */
 #include "preload.h"
+#include "choice.h"
 
 #include <sched.h>
 #include <stdio.h>
@@ -78,22 +79,10 @@ void sc_reap(void)
 
 /* ---- sessions ------------------------------------------------------------------------------ */
 
-/* The socket of the i-th of several instances: instance.sock, instance-1.sock (as ffloop's). */
-static void nth_path(char *out, size_t len, const char *path, int index)
-{
-    const char *dot = strrchr(path, '.'), *slash = strrchr(path, '/');
-    if (index == 0)
-        snprintf(out, len, "%s", path);
-    else if (!dot || (slash && dot < slash))
-        snprintf(out, len, "%s-%d", path, index);
-    else
-        snprintf(out, len, "%.*s-%d%s", (int)(dot - path), path, index, dot);
-}
-
 static struct ffl_client_opts attach_options(const char *path)
 {
     return (struct ffl_client_opts){.path = path,
-                                    .timeout_ms = options.timeout_ms,
+                                    .timeout_ms = (int)options.timeout_ms,
                                     .spin_us = options.spin_us,
                                     .max_sockets = (uint32_t)options.max_sockets,
                                     .pool_kib = (uint32_t)options.pool_kib,
@@ -107,15 +96,14 @@ static struct ffl_client_opts attach_options(const char *path)
  * comes in through what it inherited. */
 static bool refused(int rc, struct ffl_client_opts *o)
 {
-    if ((rc != -EPERM && rc != -EACCES) || !options.kept || strcmp(o->path, options.kept) != 0)
+    if ((rc != -EPERM && rc != -EACCES) || !kept.path || strcmp(o->path, kept.path) != 0)
         return false;
-    o->via = &options.keep;
+    o->via = &kept.ticket;
     return true;
 }
 
-static int attach_at(struct sc *sc, const char *base, int index, char *why, size_t whylen)
+static int attach_at(struct sc *sc, char *why, size_t whylen)
 {
-    nth_path(sc->path, sizeof(sc->path), base, index);
     struct ffl_client_opts o = attach_options(sc->path);
     int rc = ffl_client_attach(&sc->c, &o, why, whylen);
     return refused(rc, &o) ? ffl_client_attach(&sc->c, &o, why, whylen) : rc;
@@ -130,17 +118,23 @@ int sc_ticket(const struct sc *sc, struct ffl_ticket *out, char *why, size_t why
 
 static int attach(struct sc *sc, int index, char *why, size_t whylen)
 {
-    if (options.instance)
-        return attach_at(sc, options.instance, index, why, whylen);
-    const char *runtime = secure_getenv("XDG_RUNTIME_DIR");
-    char path[200];
     int rc = -ENOENT;
-    if (runtime && *runtime) {
-        snprintf(path, sizeof(path), "%.150s/ffloop/instance.sock", runtime);
-        rc = attach_at(sc, path, index, why, whylen);
+    for (unsigned i = 0; ffl_choice_next(rc); i++) {
+        int place = ffl_choice_place(options.instance, i, index, sc->path, sizeof(sc->path));
+        if (place == -ENOENT) /* that was the last one */
+            return rc;
+        if (place < 0) {
+            snprintf(why, whylen, "the path of the instance's socket is too long");
+            return place;
+        }
+        rc = attach_at(sc, why, whylen);
     }
-    if (rc == -ENOENT || rc == -ECONNREFUSED)
-        rc = attach_at(sc, "/run/ffloop/instance.sock", index, why, whylen);
+    if (rc < 0)
+        return rc;
+    sc->stack = ffl_client_stack(sc->c);
+    rc = ffl_choice_stack(options.stack, sc->stack, sc->path, why, whylen);
+    if (rc < 0)
+        ffl_client_detach(sc->c);
     return rc;
 }
 
@@ -149,16 +143,15 @@ static void complain(int index, int rc, const char *why)
     static _Atomic bool told;
     if (atomic_exchange(&told, true))
         return;
+    char advice[FFL_SETTING_WHY];
+    ffl_choice_none(options.stack, index, (int)options.instances, advice, sizeof(advice));
     if (options.fallback)
         report("no instance (%s): sockets stay on the kernel (FFLOOP_FALLBACK=kernel)", why);
-    else if (options.instances > 1 && (rc == -ENOENT || rc == -ECONNREFUSED))
-        report("FF_NB_FSTACK_INSTANCE=%d, and instance %d does not run (%s): start it with "
-               "`ffloop instance --proc-id %d`, or name the first in FFLOOP_INSTANCE",
-               options.instances, index, why, index);
+    else if (!ffl_choice_next(rc))
+        report("no instance: %s", why);
     else
-        report("no instance: %s. Start one (`ffloop instance`), run the program with `ffloop "
-               "preload`, name a socket in FFLOOP_INSTANCE, or set FFLOOP_FALLBACK=kernel",
-               why);
+        report("%s (%s); or run the program with `ffloop preload`, or set FFLOOP_FALLBACK=kernel",
+               advice, why);
 }
 
 /* Who sleeps on an epoll takes the new doorbell in. */
@@ -182,12 +175,6 @@ struct sc *sc_get(int index, int *why_rc)
             return sc;
     struct sc *sc = calloc(1, sizeof(*sc));
     int rc = sc ? attach(sc, index, why, sizeof(why)) : -ENOMEM;
-    if (rc == 0 && options.stack && strcmp(options.stack, ffl_client_stack(sc->c)) != 0) {
-        snprintf(why, sizeof(why), "FFLOOP_STACK=%s, and the instance runs %s", options.stack,
-                 ffl_client_stack(sc->c));
-        ffl_client_detach(sc->c);
-        rc = -EPROTONOSUPPORT;
-    }
     if (rc < 0) {
         free(sc);
         complain(index, rc, why);
@@ -195,7 +182,6 @@ struct sc *sc_get(int index, int *why_rc)
         return NULL;
     }
     sc->index = index;
-    sc->fstack = strcmp(ffl_client_stack(sc->c), "fstack") == 0;
     struct sc_list *l = list();
     bool first = !l->first;
     sc->next = l->first;

@@ -19,52 +19,23 @@
 
 bool sock_addr_in(struct ffl_addr *a, int domain, const struct sockaddr *sa, socklen_t len)
 {
-    memset(a, 0, sizeof(*a));
-    if (domain == AF_INET && len >= sizeof(struct sockaddr_in) && sa->sa_family == AF_INET) {
-        const struct sockaddr_in *in = (const void *)sa;
-        a->family = AF_INET;
-        a->port_be = in->sin_port;
-        memcpy(a->ip, &in->sin_addr, 4);
-        return true;
-    }
-    if (domain == AF_INET6 && len >= 24 && sa->sa_family == AF_INET6) {
-        const struct sockaddr_in6 *in6 = (const void *)sa;
-        a->family = AF_INET6;
-        a->port_be = in6->sin6_port;
-        a->flowinfo = in6->sin6_flowinfo;
-        if (len >= sizeof(*in6))
-            a->scope_id = in6->sin6_scope_id;
-        memcpy(a->ip, &in6->sin6_addr, 16);
-        return true;
-    }
-    return false;
+    ffl_addr_from_sockaddr(a, sa, len);
+    return a->family == domain;
 }
 
 /* As the kernel does: cut to the caller's room, the length that it would have had. */
 int sock_addr_out(const struct ffl_addr *a, int domain, struct sockaddr *sa, socklen_t *len)
 {
-    union {
-        struct sockaddr_in in;
-        struct sockaddr_in6 in6;
-    } u;
-    memset(&u, 0, sizeof(u));
-    socklen_t n = domain == AF_INET6 ? sizeof(u.in6) : sizeof(u.in);
-    if (domain == AF_INET6) {
-        u.in6.sin6_family = AF_INET6;
-        u.in6.sin6_port = a->port_be;
-        u.in6.sin6_flowinfo = a->flowinfo;
-        u.in6.sin6_scope_id = a->scope_id;
-        memcpy(&u.in6.sin6_addr, a->ip, 16);
-    } else {
-        u.in.sin_family = AF_INET;
-        u.in.sin_port = a->port_be;
-        memcpy(&u.in.sin_addr, a->ip, 4);
-    }
-    if (!len)
-        return -EFAULT;
+    struct ffl_addr of = *a; /* none at all has the socket's family */
+    struct sockaddr_storage ss;
+    uint32_t n;
+    of.family = (uint16_t)domain;
+    int rc = ffl_addr_to_sockaddr(&of, &ss, &n);
+    if (rc < 0 || !len)
+        return rc < 0 ? rc : -EFAULT;
     if ((int)*len < 0)
         return -EINVAL;
-    memcpy(sa, &u, n < *len ? n : *len);
+    memcpy(sa, &ss, n < *len ? n : *len);
     *len = n;
     return 0;
 }
@@ -283,11 +254,14 @@ int sock_place(struct sock *s, int fd, const struct ffl_addr *a, bool binds)
 {
     if (s->sc)
         return 1;
+    if (misplaced)
+        return -ENETDOWN;
     int rc = 0;
     struct sc *sc = sc_get(place_instance(s, binds ? a : NULL), &rc);
     if (!sc && !options.fallback)
         return rc;
-    bool stack = sc && !s->force_kernel && (s->force_stack || route(sc, a));
+    bool stack = sc && !s->force_kernel &&
+                 (s->force_stack || ffl_route_on_stack(&options.routes, sc->stack, a));
     if (s->force_kernel)
         ffl_log(FFL_LOG_WARNING, "descriptor %d stays on the kernel: it wants control messages",
                 fd);

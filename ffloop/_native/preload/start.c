@@ -6,7 +6,6 @@
  * must know; FFLOOP_LOG=LEVEL and FFLOOP_LOG_FILE=PATH say more.
  */
 #include "preload.h"
-#include "spin.h"
 
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -18,7 +17,9 @@
 #include <unistd.h>
 
 struct real_calls real;
-struct options options = {.instances = 1};
+struct ffl_config options;
+struct kept kept;
+bool misplaced;
 bool started;
 
 /* What a C library lacks that is older than the call: a program may ask for it by dlsym or by number. */
@@ -92,110 +93,36 @@ static const char *text(const char *name)
     return v && *v ? strdup(v) : NULL;
 }
 
-static long number(const char *name, long otherwise, long min, long max)
+static void bad_value(const char *why)
 {
-    const char *v = text(name);
-    if (!v)
-        return otherwise;
-    char *end;
-    errno = 0;
-    long n = strtol(v, &end, 10);
-    if (!errno && end != v && !*end && n >= min && n <= max)
-        return n;
-    report("%s=%s is not a whole number from %ld to %ld: it is not used", name, v, min, max);
-    return otherwise;
+    report("%s", why);
 }
 
-static bool flag(const char *name)
+static void open_log(void)
 {
-    const char *v = text(name);
-    if (!v || !strcmp(v, "0") || !strcmp(v, "no") || !strcmp(v, "false"))
-        return false;
-    if (strcmp(v, "1") != 0 && strcmp(v, "yes") != 0 && strcmp(v, "true") != 0) {
-        report("%s=%s is neither 0 nor 1: it is not used", name, v);
-        return false;
-    }
-    return true;
-}
-
-static uint64_t cpu_mask(const char *name)
-{
-    const char *v = text(name);
-    if (!v)
-        return 0;
-    char *end;
-    errno = 0;
-    unsigned long long mask = strtoull(v, &end, 16);
-    if (!errno && *end == '\0' && v[0] != '-' && mask)
-        return mask;
-    report("%s=%s is not a CPU mask in hexadecimal, such as 0x4: it is not used", name, v);
-    return 0;
-}
-
-static int64_t spin_limit(void)
-{
-    const char *v = text("FFLOOP_SPIN_US");
-    if (!v || !strcmp(v, "auto"))
-        return FFL_SPIN_AUTO;
-    if (!strcmp(v, "forever"))
-        return FFL_SPIN_FOREVER;
-    return number("FFLOOP_SPIN_US", FFL_SPIN_AUTO, 0, INT_MAX);
-}
-
-static const char *stack_name(void)
-{
-    const char *v = text("FFLOOP_STACK");
-    if (!v || !strcmp(v, "host") || !strcmp(v, "sim") || !strcmp(v, "fstack"))
-        return v;
-    report("FFLOOP_STACK=%s is not one of host, sim, fstack: it is not used", v);
-    return NULL;
-}
-
-static void read_log(void)
-{
-    const char *level = text("FFLOOP_LOG"), *path = text("FFLOOP_LOG_FILE");
-    int n = level ? ffl_log_level_parse(level) : FFL_LOG_ERROR;
-    if (n < 0) {
-        report("FFLOOP_LOG=%s is not one of error, warning, info, debug: it is not used", level);
-        n = FFL_LOG_ERROR;
-    }
+    int level = options.log ? ffl_log_level_parse(options.log) : FFL_LOG_ERROR;
     int fd = STDERR_FILENO;
-    if (path) {
-        fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (options.log_file) {
+        fd = open(options.log_file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
         if (fd < 0)
-            report("FFLOOP_LOG_FILE=%s: %s: the log goes to standard error", path, strerror(errno));
+            report("FFLOOP_LOG_FILE=%s: %s: the log goes to standard error", options.log_file,
+                   strerror(errno));
         fd = fd < 0 ? STDERR_FILENO : fd_ours(fd);
     }
-    ffl_log_open(fd, (enum ffl_log_level)n);
+    ffl_log_open(fd, (enum ffl_log_level)level);
 }
 
 static void read_options(void)
 {
-    const char *v = text("FFLOOP_FALLBACK");
-    options.instance = text("FFLOOP_INSTANCE");
-    options.stack = stack_name();
-    options.routes = text("FFLOOP_ROUTES");
-    options.spin_us = spin_limit();
-    options.fallback = v && !strcmp(v, "kernel");
-    if (v && !options.fallback)
-        report("FFLOOP_FALLBACK=%s is not 'kernel': it is not used", v);
-    options.dual_listen = flag("FFLOOP_DUAL_LISTEN");
-    options.per_thread = flag("FF_THREAD_SOCKET");
-    options.multi_sc = flag("FF_MULTI_SC");
+    ffl_config_init(&options);
+    misplaced = !ffl_config_read(&options, FFL_SETTING_SHIM, text, bad_value);
+    if (misplaced)
+        report("sockets are refused (ENETDOWN) until that is mended, since it says where they go");
     if (options.multi_sc && options.per_thread) {
         report("FF_MULTI_SC=1 is for processes and FF_THREAD_SOCKET=1 for threads: FF_MULTI_SC is "
                "not used");
         options.multi_sc = false;
     }
-    if (text("FF_KERNEL_EVENT") && !flag("FF_KERNEL_EVENT"))
-        report("FF_KERNEL_EVENT=%s: kernel events are always on", secure_getenv("FF_KERNEL_EVENT"));
-    options.instances = (int)number("FF_NB_FSTACK_INSTANCE", 1, 1, 1024);
-    options.proc_id = (int)number("FF_PROC_ID", 0, 0, INT_MAX);
-    options.initial_lcore = cpu_mask("FF_INITIAL_LCORE_ID");
-    options.timeout_ms = (int)number("FFLOOP_TIMEOUT_MS", 0, 0, INT_MAX);
-    options.pool_kib = (int)number("FFLOOP_POOL_KIB", 0, 0, INT_MAX);
-    options.tx_cap = (int)number("FFLOOP_TX_CAP", 0, 0, INT_MAX);
-    options.max_sockets = (int)number("FFLOOP_MAX_SOCKETS", 0, 0, INT_MAX);
 }
 
 __attribute__((constructor)) static void start(void)
@@ -203,9 +130,8 @@ __attribute__((constructor)) static void start(void)
     real_start();
     if (started)
         return;
-    read_log();
     read_options();
-    route_start();
+    open_log();
     sc_start();
     proc_start();
     started = true;

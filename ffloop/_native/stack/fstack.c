@@ -310,7 +310,7 @@ static int fstack_accept(void *st, int fd, struct ffl_addr *peer)
     int got = ff_accept4(fd, (struct linux_sockaddr *)&ss, &len, SOCK_NONBLOCK);
     if (got < 0)
         return fail();
-    ffl_addr_from_sockaddr(peer, &ss);
+    ffl_addr_from_sockaddr(peer, &ss, sizeof(ss));
     return got;
 }
 
@@ -355,7 +355,7 @@ static int fstack_recv(void *st, int fd, const struct iovec *iov, int n, struct 
             return -EINVAL;
         got = ff_recvfrom(fd, iov->iov_base, iov->iov_len, 0, (struct linux_sockaddr *)&ss, &len);
         if (got >= 0)
-            ffl_addr_from_sockaddr(from, &ss);
+            ffl_addr_from_sockaddr(from, &ss, sizeof(ss));
     } else {
         got = n == 1 ? ff_read(fd, iov->iov_base, iov->iov_len) : ff_readv(fd, iov, n);
     }
@@ -383,7 +383,7 @@ static int fstack_sockname(void *st, int fd, bool peer, struct ffl_addr *a)
                   : ff_getsockname(fd, (struct linux_sockaddr *)&ss, &len);
     if (rc < 0)
         return fail();
-    ffl_addr_from_sockaddr(a, &ss);
+    ffl_addr_from_sockaddr(a, &ss, sizeof(ss));
     return 0;
 }
 

@@ -6,20 +6,10 @@
 #include <string.h>
 #include <sys/socket.h>
 
-static bool overlap(const struct ffl_addr *a, const struct ffl_addr *b)
-{
-    static const uint8_t wildcard[16];
-    size_t n = a->family == AF_INET ? 4 : 16;
-    if (a->family != b->family || a->port_be != b->port_be)
-        return false;
-    return memcmp(a->ip, b->ip, n) == 0 || memcmp(a->ip, wildcard, n) == 0 ||
-           memcmp(b->ip, wildcard, n) == 0;
-}
-
 bool fstack_ports_taken(const struct fstack_ports *p, int fd, const struct ffl_addr *a, bool shared)
 {
     for (int i = 0; i < p->n; i++)
-        if (p->v[i].fd != fd && !p->v[i].late && overlap(&p->v[i].a, a) &&
+        if (p->v[i].fd != fd && !p->v[i].late && ffl_addr_overlap(&p->v[i].a, true, a, true) &&
             !(shared && p->v[i].shared))
             return true;
     return false;
@@ -29,8 +19,7 @@ bool fstack_ports_beside(const struct fstack_ports *p, const struct ffl_addr *a)
 {
     for (int i = 0; i < p->n; i++) {
         const struct fstack_listener *l = &p->v[i];
-        if (l->shared && !l->late && l->a.family == a->family && l->a.port_be == a->port_be &&
-            memcmp(l->a.ip, a->ip, sizeof(a->ip)) == 0)
+        if (l->shared && !l->late && ffl_addr_same(&l->a, a))
             return true;
     }
     return false;

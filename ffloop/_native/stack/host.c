@@ -142,7 +142,7 @@ static int host_accept(void *st, int fd, struct ffl_addr *peer)
     int got = accept4(fd, (struct sockaddr *)&ss, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (got < 0)
         return -errno;
-    ffl_addr_from_sockaddr(peer, &ss);
+    ffl_addr_from_sockaddr(peer, &ss, sizeof(ss));
     return got;
 }
 
@@ -196,7 +196,7 @@ static int host_recv(void *st, int fd, const struct iovec *iov, int n, struct ff
     if (got < 0)
         return -errno;
     if (from)
-        ffl_addr_from_sockaddr(from, &ss);
+        ffl_addr_from_sockaddr(from, &ss, sizeof(ss));
     if (msg_flags)
         *msg_flags = msg.msg_flags;
     return (int)got;
@@ -319,7 +319,7 @@ static int host_sockname(void *st, int fd, bool peer, struct ffl_addr *a)
                   : getsockname(fd, (struct sockaddr *)&ss, &len);
     if (rc < 0)
         return -errno;
-    ffl_addr_from_sockaddr(a, &ss);
+    ffl_addr_from_sockaddr(a, &ss, sizeof(ss));
     return 0;
 }
 

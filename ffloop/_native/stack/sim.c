@@ -48,7 +48,7 @@ static int add_addr(struct ffl_addr *set, unsigned *n, const char *key, const ch
         snprintf(why, whylen, "the sim stack takes %d times %s=", SIM_ADDRS, key);
         return -EINVAL;
     }
-    set[(*n)++] = sim_plain(&a);
+    set[(*n)++] = ffl_addr_plain(&a);
     return 0;
 }
 

@@ -302,13 +302,10 @@ void sim_load_listening(struct sim *m, const struct sock *s)
                 conn_open(&l->conn[i]);
         return;
     }
-    l->target = sim_plain(&s->local);
-    if (sim_wild(&l->target)) {
+    l->target = ffl_addr_plain(&s->local);
+    if (ffl_addr_wildcard(&l->target)) {
         l->target = (struct ffl_addr){.family = l->target.family, .port_be = s->local.port_be};
-        if (l->target.family == AF_INET)
-            memcpy(l->target.ip, (uint8_t[4]){127, 0, 0, 1}, 4);
-        else
-            l->target.ip[15] = 1;
+        ffl_addr_set_loopback(&l->target);
     }
     l->n.started = true;
     l->start = sim_clock(m);

@@ -231,7 +231,7 @@ static int establish(struct sock *l, struct sock *c)
         sim_drop(child);
         return rc;
     }
-    struct ffl_addr to = sim_plain(&c->remote), from = sim_plain(&c->local);
+    struct ffl_addr to = ffl_addr_plain(&c->remote), from = ffl_addr_plain(&c->local);
     child->state = SIM_CONNECTED;
     child->local = sim_as(&to, l->domain);
     child->remote = sim_as(&from, l->domain);
@@ -255,7 +255,7 @@ static void refuse(struct sock *c)
 
 static void on_syn(struct sock *c)
 {
-    struct ffl_addr to = sim_plain(&c->remote);
+    struct ffl_addr to = ffl_addr_plain(&c->remote);
     if (c->closed || sim_in(c->sim->hole, c->sim->nhole, &to))
         return;
     struct sock *l = sim_listener(c->sim, &to);
@@ -387,7 +387,7 @@ void sim_close(struct sock *s)
 
 static struct sock *dgram_target(struct sim *m, const struct dgram *d)
 {
-    struct ffl_addr to = sim_plain(&d->to), from = sim_plain(&d->from);
+    struct ffl_addr to = ffl_addr_plain(&d->to), from = ffl_addr_plain(&d->from);
     struct sock *best = NULL;
     int score = 0;
     for (struct sock *o = *sim_chain(m, to.port_be); o; o = o->link) {
@@ -395,8 +395,8 @@ static struct sock *dgram_target(struct sim *m, const struct dgram *d)
             continue;
         int f = sim_fit(o, &o->local, &to);
         if (f && o->remote.family) { /* connected: from there only */
-            struct ffl_addr r = sim_plain(&o->remote);
-            f = r.port_be == from.port_be && sim_same_ip(&r, &from) ? f + 2 : 0;
+            struct ffl_addr r = ffl_addr_plain(&o->remote);
+            f = r.port_be == from.port_be && ffl_addr_same_ip(&r, &from) ? f + 2 : 0;
         }
         if (f > score) {
             score = f;
@@ -409,10 +409,10 @@ static struct sock *dgram_target(struct sim *m, const struct dgram *d)
 static void on_dgram(struct sock *sender, struct dgram *d)
 {
     struct sim *m = sender->sim;
-    struct ffl_addr to = sim_plain(&d->to);
+    struct ffl_addr to = ffl_addr_plain(&d->to);
     struct sock *s = sim_in(m->hole, m->nhole, &to) ? NULL : dgram_target(m, d);
     if (s && (!s->dq || s->dq_bytes + d->len + SIM_DGRAM_OVERHEAD <= s->window)) {
-        struct ffl_addr from = sim_plain(&d->from);
+        struct ffl_addr from = ffl_addr_plain(&d->from);
         d->from = sim_as(&from, s->domain);
         *s->dq_end = d;
         s->dq_end = &d->next;

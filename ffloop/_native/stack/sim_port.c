@@ -9,59 +9,22 @@
 #define EPHEMERAL_LOW 32768
 #define EPHEMERAL_HIGH 60999
 
-static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
-
-struct ffl_addr sim_plain(const struct ffl_addr *a)
-{
-    if (a->family != AF_INET6 || memcmp(a->ip, mapped, sizeof(mapped)) != 0)
-        return *a;
-    struct ffl_addr v4 = {.family = AF_INET, .port_be = a->port_be};
-    memcpy(v4.ip, a->ip + 12, 4);
-    return v4;
-}
-
 struct ffl_addr sim_as(const struct ffl_addr *a, uint8_t domain)
 {
-    if (a->family == domain || domain != AF_INET6)
-        return *a;
-    struct ffl_addr v6 = {.family = AF_INET6, .port_be = a->port_be};
-    memcpy(v6.ip, mapped, sizeof(mapped));
-    memcpy(v6.ip + 12, a->ip, 4);
-    return v6;
-}
-
-static size_t ip_len(const struct ffl_addr *a)
-{
-    return a->family == AF_INET ? 4 : 16;
-}
-
-bool sim_same_ip(const struct ffl_addr *a, const struct ffl_addr *b)
-{
-    return a->family == b->family && memcmp(a->ip, b->ip, ip_len(a)) == 0;
-}
-
-bool sim_wild(const struct ffl_addr *a)
-{
-    static const uint8_t zero[16];
-    return memcmp(a->ip, zero, ip_len(a)) == 0;
+    return domain == AF_INET6 ? ffl_addr_mapped(a) : *a;
 }
 
 bool sim_in(const struct ffl_addr *set, unsigned n, const struct ffl_addr *a)
 {
     for (unsigned i = 0; i < n; i++)
-        if (sim_same_ip(&set[i], a))
+        if (ffl_addr_same_ip(&set[i], a))
             return true;
     return false;
 }
 
 int sim_fit(const struct sock *s, const struct ffl_addr *local, const struct ffl_addr *dst)
 {
-    struct ffl_addr own = sim_plain(local);
-    if (!sim_wild(&own))
-        return sim_same_ip(&own, dst) ? 2 : 0;
-    if (own.family == dst->family)
-        return 1;
-    return dst->family == AF_INET && !sim_opt_int(s, IPPROTO_IPV6, IPV6_V6ONLY);
+    return ffl_addr_fit(local, sim_opt_int(s, IPPROTO_IPV6, IPV6_V6ONLY), dst);
 }
 
 struct sock **sim_chain(struct sim *m, uint16_t port_be)
@@ -80,13 +43,13 @@ static bool may_share(const struct sock *a, const struct sock *b, bool listening
 
 bool sim_port_taken(const struct sock *s, const struct ffl_addr *a, bool listening)
 {
-    struct ffl_addr mine = sim_plain(a);
+    struct ffl_addr mine = ffl_addr_plain(a);
     for (const struct sock *o = *sim_chain(s->sim, a->port_be); o; o = o->link) {
         if (o == s || o->type != s->type || o->local.port_be != a->port_be)
             continue;
         if (listening && o->state != SIM_LISTENING)
             continue;
-        struct ffl_addr theirs = sim_plain(&o->local);
+        struct ffl_addr theirs = ffl_addr_plain(&o->local);
         if (!sim_fit(o, &o->local, &mine) && !sim_fit(s, a, &theirs))
             continue;
         if (!may_share(s, o, listening))
@@ -115,8 +78,8 @@ int sim_bind(struct sock *s, const struct ffl_addr *a)
     struct sim *m = s->sim;
     if (a->family != s->domain)
         return -EAFNOSUPPORT;
-    struct ffl_addr want = *a, plain = sim_plain(a);
-    if (m->nlocal && !sim_wild(&plain) && !sim_in(m->local, m->nlocal, &plain))
+    struct ffl_addr want = *a, plain = ffl_addr_plain(a);
+    if (m->nlocal && !ffl_addr_wildcard(&plain) && !sim_in(m->local, m->nlocal, &plain))
         return -EADDRNOTAVAIL;
     int rc = 0;
     if (want.port_be == 0)

@@ -81,7 +81,7 @@ static int connect_dgram(struct sock *s, const struct ffl_addr *a)
     if (rc < 0)
         return rc;
     s->remote = *a;
-    if (sim_wild(&s->local))
+    if (ffl_addr_wildcard(&s->local))
         memcpy(s->local.ip, a->ip, sizeof(a->ip));
     return 0;
 }
@@ -90,12 +90,9 @@ static int connect_dgram(struct sock *s, const struct ffl_addr *a)
 static struct ffl_addr destination(const struct ffl_addr *a)
 {
     struct ffl_addr to = *a;
-    if (!sim_wild(a))
+    if (!ffl_addr_wildcard(a))
         return to;
-    if (a->family == AF_INET)
-        memcpy(to.ip, (uint8_t[4]){127, 0, 0, 1}, 4);
-    else
-        to.ip[15] = 1;
+    ffl_addr_set_loopback(&to);
     return to;
 }
 
@@ -110,7 +107,7 @@ int sim_do_connect(struct sock *s, const struct ffl_addr *a)
         return -EISCONN;
     if (a->family != s->domain)
         return -EAFNOSUPPORT;
-    struct ffl_addr to = destination(a), plain = sim_plain(&to);
+    struct ffl_addr to = destination(a), plain = ffl_addr_plain(&to);
     if (m->nlocal && !sim_in(m->local, m->nlocal, &plain) && !sim_in(m->hole, m->nhole, &plain))
         return -ENETUNREACH;
     if (!s->bound) { /* every address is local, so the source is the destination, as on loopback */
@@ -119,7 +116,7 @@ int sim_do_connect(struct sock *s, const struct ffl_addr *a)
         if (rc < 0)
             return rc;
     }
-    if (sim_wild(&s->local))
+    if (ffl_addr_wildcard(&s->local))
         memcpy(s->local.ip, to.ip, sizeof(to.ip));
     s->remote = to;
     s->error = 0;
@@ -266,7 +263,7 @@ static int send_dgram(struct sock *s, const struct iovec *iov, int n, const stru
     if (!d)
         return -ENOBUFS;
     *d = (struct dgram){.from = s->local, .to = destination(to), .len = (uint32_t)len};
-    if (sim_wild(&d->from))
+    if (ffl_addr_wildcard(&d->from))
         memcpy(d->from.ip, d->to.ip, sizeof(d->from.ip));
     uint8_t *at = d->data;
     for (int i = 0; i < n; i++) {

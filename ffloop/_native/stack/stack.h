@@ -10,7 +10,7 @@
 #ifndef FFL_STACK_H
 #define FFL_STACK_H
 
-#include "layout.h"
+#include "addr.h"
 
 #include <sys/uio.h>
 
@@ -85,10 +85,5 @@ struct ffl_stack {
 /* The stacks built into this executable, NULL-terminated. */
 extern const struct ffl_stack_ops *const ffl_stacks[];
 const struct ffl_stack_ops *ffl_stack_find(const char *name);
-
-/* sockaddr <-> ffl_addr (stack/addr.c), shared by the implementations with Linux's sockaddr. */
-struct sockaddr_storage;
-int ffl_addr_to_sockaddr(const struct ffl_addr *a, struct sockaddr_storage *ss, uint32_t *len);
-void ffl_addr_from_sockaddr(struct ffl_addr *a, const struct sockaddr_storage *ss);
 
 #endif

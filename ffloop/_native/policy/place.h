@@ -1,7 +1,8 @@
 /*
  * place.h - is a socket's path one where nobody else can put another socket?
  *
- * Callers: the instance before it binds, the client before it connects. Any thread; does not wait.
+ * Callers: the instance before it binds, the client before it connects, `ffloop doctor`. Any thread;
+ * does not wait.
  */
 #ifndef FFL_PLACE_H
 #define FFL_PLACE_H

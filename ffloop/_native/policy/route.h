@@ -1,0 +1,37 @@
+/*
+ * route.h - whether an address is the stack's or the kernel's: FFLOOP_ROUTES.
+ *
+ * Callers: loop and shim, for each socket that is bound or connected. Rules are
+ * "NETWORK[/BITS]=stack|kernel", separated by commas; blanks and upper case do not matter, the first
+ * that matches decides. Without a match everything is the stack's, but loopback with fstack, which has
+ * none of the machine's. A mapped address (::ffff:a.b.c.d) is the IPv4 address, in rules too.
+ */
+#ifndef FFL_ROUTE_H
+#define FFL_ROUTE_H
+
+#include "addr.h"
+
+#define FFL_ROUTE_RULES 64
+#define FFL_BLANKS " \t\r\n" /* that do not matter around a value */
+
+struct ffl_route {
+    unsigned n;
+    struct ffl_route_rule {
+        struct ffl_addr net; /* plain */
+        unsigned bits;
+        bool stack;
+    } rule[FFL_ROUTE_RULES];
+};
+
+/* 0; or -EINVAL, and a sentence that names the rule and says what is wrong with it: no rule is used
+ * then. `source`: what to call them, "FFLOOP_ROUTES". */
+int ffl_route_parse(struct ffl_route *r, const char *source, const char *text, char *why,
+                    size_t whylen);
+/* stack: what the instance runs. */
+bool ffl_route_on_stack(const struct ffl_route *r, const char *stack, const struct ffl_addr *a);
+
+/* Is this stack the very kernel that a socket left alone would be on? Else ports and addresses are
+ * the stack's own. */
+bool ffl_route_same_kernel(const char *stack);
+
+#endif

@@ -1,0 +1,84 @@
+/*
+ * setting.h - every variable of the environment (FFLOOP_*, FF_*): one table, one parser.
+ *
+ * Callers: the shim at its start, the loop for its arguments and the environment, docs (the table in
+ * docs/configuration.md is printed from this one). Blanks around a value and upper case do not matter,
+ * an empty value is none. A process with more rights than who started it (set-user-id, file
+ * capabilities) takes none: who started it must not choose where its data goes.
+ */
+#ifndef FFL_SETTING_H
+#define FFL_SETTING_H
+
+#include "route.h"
+
+#define FFL_SETTING_WHY 320 /* room for a sentence */
+
+/* A config's values: its fields are the table's rows. */
+struct ffl_config {
+    const char *instance; /* NULL: the usual places */
+    const char *stack;    /* NULL: any */
+    struct ffl_route routes;
+    const char *kernel_sockets; /* NULL: as the stack is */
+    const char *fallback;       /* "kernel", or NULL */
+    bool dual_listen, reconnect, reuse_port;
+    int64_t spin_us; /* or FFL_SPIN_* */
+    int64_t pool_kib, tx_cap, max_sockets, timeout_ms;
+    const char *log, *log_file;
+    const char *instance_log, *instance_log_level, *instance_executable;
+    int64_t instances, proc_id;
+    uint64_t initial_lcore; /* a CPU mask, 0: none */
+    bool per_thread, multi_sc;
+    const char *kernel_event;
+    const char *ff_path;
+};
+
+enum ffl_setting_kind {
+    FFL_SETTING_TEXT,
+    FFL_SETTING_ROUTES,
+    FFL_SETTING_WORD,  /* one of `words` */
+    FFL_SETTING_FLAG,  /* 1, yes, true; 0, no, false */
+    FFL_SETTING_COUNT, /* a whole number of `unit`, min to max */
+    FFL_SETTING_SPIN,  /* a count, or "auto", or "forever" */
+    FFL_SETTING_MASK   /* hexadecimal, not 0 */
+};
+
+enum ffl_setting_user { FFL_SETTING_LOOP = 1, FFL_SETTING_SHIM = 2, FFL_SETTING_BUILD = 4 };
+
+struct ffl_setting {
+    const char *variable;
+    const char *argument; /* new_event_loop's and run's, "" for none */
+    int kind;             /* enum ffl_setting_kind */
+    unsigned users;       /* enum ffl_setting_user */
+    bool places;          /* it decides where sockets go: none is placed while it is malformed */
+    size_t field;         /* offset in struct ffl_config */
+    int64_t min, max;
+    const char *unit;
+    const char *const *words; /* of WORD; NULL after the last */
+    const char *otherwise;    /* what holds when it is not set, for the documentation; or NULL */
+    const char *meaning;      /* the same: what it means */
+};
+
+/* The i-th row, NULL after the last. */
+const struct ffl_setting *ffl_setting_at(unsigned i);
+
+/* A config in which nothing is set. */
+void ffl_config_init(struct ffl_config *c);
+/*
+ * Sets the row's field. Texts and words are not copied: words are the table's, a text is `value`.
+ * `source`: the name that a sentence calls it by (the variable, the argument). 0, or -EINVAL with a
+ * sentence: SOURCE='VALUE': expected ...
+ */
+int ffl_config_set(struct ffl_config *c, const struct ffl_setting *row, const char *source,
+                   const char *value, char *why, size_t whylen);
+/*
+ * Takes the environment's values for `user`, each from `get`, which gives a text that stays, or NULL.
+ * `bad` is told each sentence; what is malformed is not set. False: one of those that say where sockets
+ * go is malformed.
+ */
+bool ffl_config_read(struct ffl_config *c, unsigned user, const char *(*get)(const char *variable),
+                     void (*bad)(const char *why));
+
+/* Is the environment to be believed? Else nothing is taken from it. */
+bool ffl_setting_trusted(void);
+
+#endif
