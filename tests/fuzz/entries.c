@@ -410,13 +410,13 @@ static void leave(void)
         ffl_sim_count(sim, &n);
         unsigned dying = atomic_load_explicit(&lab.in->page->dying, memory_order_relaxed);
         if (!ffl_instance_sessions(lab.in) && !ffl_instance_sockets(lab.in) && !dying &&
-            n.fds == base_fds && !lab.in->ntickets && !lab.in->pending)
+            n.fds == base_fds && !lab.in->ledger.n[CHARGE_TICKET] && TAILQ_EMPTY(&lab.in->pending))
             break;
         if (i == 1000)
             FAIL("left: %u sessions, %u of them dying, %u sockets, %u descriptors of the stack, "
                  "%u tickets",
                  ffl_instance_sessions(lab.in), dying, ffl_instance_sockets(lab.in),
-                 n.fds - base_fds, lab.in->ntickets);
+                 n.fds - base_fds, (unsigned)lab.in->ledger.n[CHARGE_TICKET]);
     }
 }
 

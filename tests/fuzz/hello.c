@@ -180,7 +180,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         turns(1);
         if (i == 100)
             FAIL("left: %u sessions, %u that wait, %u tickets", ffl_instance_sessions(lab.in),
-                 pending(), lab.in->ntickets);
+                 pending(), (unsigned)lab.in->ledger.n[CHARGE_TICKET]);
     }
     return 0;
 }

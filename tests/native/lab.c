@@ -4,6 +4,7 @@
 #include "../../ffloop/_native/instance/internal.h"
 
 #include <poll.h>
+#include <sched.h>
 #include <time.h>
 
 struct lab lab;
@@ -475,6 +476,14 @@ void neighbour_end(struct neighbour *n)
     CHECK_EQ(ffl_instance_sessions(lab.in), 0);
     CHECK_EQ(ffl_instance_sockets(lab.in), 0);
     lab_stop();
+}
+
+void lab_settled(int fds)
+{
+    int64_t until = ffl_now_ns() + 10 * FFL_NS_PER_SEC;
+    while (test_open_fds() != fds && ffl_now_ns() < until)
+        (void)sched_yield();
+    CHECK_EQ(test_open_fds(), fds);
 }
 
 void quiet(void)

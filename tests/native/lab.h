@@ -108,6 +108,9 @@ void neighbour_start(struct neighbour *n); /* on port 80 of 10.0.0.1, on the sim
 void neighbour_works(struct neighbour *n);
 void neighbour_end(struct neighbour *n); /* the last session: nothing is left; and the lab's end */
 
+/* What the instance closes on another thread is closed: so many descriptors are open. */
+void lab_settled(int fds);
+
 void quiet(void); /* each lie is logged, rightly; not a hundred thousand times here */
 
 /* ---- remote peers over the sim ------------------------------------------------------------- */

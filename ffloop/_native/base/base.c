@@ -2,6 +2,7 @@
 #include "base.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -54,19 +55,62 @@ bool ffl_log_enabled(enum ffl_log_level level)
     return level <= log_level;
 }
 
-#define LINES_A_SECOND 100
+#define LINES_PER_SECOND 100 /* of a level, of all that has no budget of its own */
+#define BUDGET_PER_SECOND 20 /* of one budget */
 
-/* Whoever makes an instance log does not fill its disk, nor wait with it for who reads: of each
- * second's lines of a level the first are written. `out`: how many were not, of a second before. */
+static atomic_uint lost; /* lines that found no room since the last that did */
+
+/* Whether this second's lines are used up. `out`: how many were left out, of a second before. */
 static bool enough(enum ffl_log_level level, time_t now, unsigned *out)
 {
     static _Atomic time_t second[FFL_LOG_DEBUG];
     static _Atomic unsigned lines[FFL_LOG_DEBUG];
     if (atomic_exchange(&second[level], now) != now) {
         unsigned n = atomic_exchange(&lines[level], 0);
-        *out = n > LINES_A_SECOND ? n - LINES_A_SECOND : 0;
+        *out = n > LINES_PER_SECOND ? n - LINES_PER_SECOND : 0;
     }
-    return atomic_fetch_add(&lines[level], 1) >= LINES_A_SECOND;
+    return atomic_fetch_add(&lines[level], 1) >= LINES_PER_SECOND;
+}
+
+static bool spent(struct ffl_log_budget *b, unsigned *out)
+{
+    int64_t now = ffl_now_ns();
+    if (now - b->since >= FFL_NS_PER_SEC) {
+        *out = b->lines > BUDGET_PER_SECOND ? b->lines - BUDGET_PER_SECOND : 0;
+        *b = (struct ffl_log_budget){.since = now};
+    }
+    return b->lines++ >= BUDGET_PER_SECOND;
+}
+
+/* A pipe that polls writable takes a line whole. */
+static void put_line(const char *line, size_t n)
+{
+    struct pollfd p = {.fd = log_fd, .events = POLLOUT};
+    if (poll(&p, 1, 0) != 1 || write(log_fd, line, n) < 0)
+        atomic_fetch_add(&lost, 1); /* a log that cannot be written has nowhere else to say so */
+}
+
+static void __attribute__((format(printf, 3, 0))) log_line(enum ffl_log_level level, unsigned out,
+                                                           const char *fmt, va_list ap)
+{
+    char line[512];
+    struct timespec ts;
+    struct tm tm;
+    clock_gettime(CLOCK_REALTIME, &ts);
+    localtime_r(&ts.tv_sec, &tm);
+    size_t n = strftime(line, sizeof(line), "%F %T", &tm);
+    n +=
+        (size_t)snprintf(line + n, sizeof(line) - n, ".%03ld ffloop[%d] %s: ", ts.tv_nsec / 1000000,
+                         (int)getpid(), level_names[level]);
+    out += atomic_exchange(&lost, 0);
+    if (out)
+        n += (size_t)snprintf(line + n, sizeof(line) - n, "(%u lines left out) ", out);
+    int m = vsnprintf(line + n, sizeof(line) - n - 1, fmt, ap);
+    n = m < 0 ? n : n + (size_t)m;
+    if (n > sizeof(line) - 2)
+        n = sizeof(line) - 2;
+    line[n++] = '\n';
+    put_line(line, n);
 }
 
 void ffl_log(enum ffl_log_level level, const char *fmt, ...)
@@ -74,32 +118,28 @@ void ffl_log(enum ffl_log_level level, const char *fmt, ...)
     if (level > log_level || log_fd < 0)
         return;
     int saved = errno;
-    char line[512];
     unsigned out = 0;
-    struct timespec ts;
-    struct tm tm;
-    clock_gettime(CLOCK_REALTIME, &ts);
-    if (level < FFL_LOG_DEBUG && enough(level, ts.tv_sec, &out)) {
-        errno = saved;
-        return;
+    if (level == FFL_LOG_DEBUG || !enough(level, time(NULL), &out)) {
+        va_list ap;
+        va_start(ap, fmt);
+        log_line(level, out, fmt, ap);
+        va_end(ap);
     }
-    localtime_r(&ts.tv_sec, &tm);
-    size_t n = strftime(line, sizeof(line), "%F %T", &tm);
-    n +=
-        (size_t)snprintf(line + n, sizeof(line) - n, ".%03ld ffloop[%d] %s: ", ts.tv_nsec / 1000000,
-                         (int)getpid(), level_names[level]);
-    if (out)
-        n += (size_t)snprintf(line + n, sizeof(line) - n, "(%u lines left out) ", out);
-    va_list ap;
-    va_start(ap, fmt);
-    int m = vsnprintf(line + n, sizeof(line) - n - 1, fmt, ap);
-    va_end(ap);
-    n = m < 0 ? n : n + (size_t)m;
-    if (n > sizeof(line) - 2)
-        n = sizeof(line) - 2;
-    line[n++] = '\n';
-    ssize_t done = write(log_fd, line, n); /* a log that cannot be written has nowhere to say so */
-    (void)done;
+    errno = saved;
+}
+
+void ffl_log_within(struct ffl_log_budget *b, enum ffl_log_level level, const char *fmt, ...)
+{
+    if (level > log_level || log_fd < 0)
+        return;
+    int saved = errno;
+    unsigned out = 0;
+    if (!spent(b, &out)) {
+        va_list ap;
+        va_start(ap, fmt);
+        log_line(level, out, fmt, ap);
+        va_end(ap);
+    }
     errno = saved;
 }
 

@@ -45,14 +45,24 @@ static inline void ffl_cpu_relax(void)
 enum ffl_log_level { FFL_LOG_ERROR, FFL_LOG_WARNING, FFL_LOG_INFO, FFL_LOG_DEBUG };
 
 /*
- * The log: one line a call to a descriptor (standard error unless set), with time, level and pid.
- * Safe from any thread; a line is one write(2). Level: messages above it are dropped.
+ * The log: one line per call to a descriptor (standard error unless set), with time, level and pid.
+ * Safe from any thread; a line is one write(2). Level: messages above it are dropped, and so is what
+ * the descriptor has no room for: nothing waits for whoever reads the log.
  */
 void ffl_log_open(int fd, enum ffl_log_level level);
 /* Parses "error", "warning", "info", "debug"; -EINVAL for anything else. */
 int ffl_log_level_parse(const char *name);
 bool ffl_log_enabled(enum ffl_log_level level);
 void ffl_log(enum ffl_log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* The same, of what somebody may cause: of each second's lines the first are written, and whoever has
+ * used up a budget has used up no other. One thread. */
+struct ffl_log_budget {
+    int64_t since; /* ffl_now_ns at the second's begin */
+    unsigned lines;
+};
+void ffl_log_within(struct ffl_log_budget *b, enum ffl_log_level level, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 
 /* Closes *fd, if it is one (by `how`, where the descriptor is not just close's); it is -1 then. */
 void ffl_close(int *fd, void (*how)(int fd));

@@ -145,13 +145,17 @@ static void clean(char *text, size_t size)
 int client_shake_hands(int s, const struct ffl_hello *h, struct ffl_reply *r, int *fds, int want,
                        int timeout_ms, char *why, size_t whylen)
 {
-    int n = want;
+    int n = 0;
     int rc = ffl_msg_send(s, h, sizeof(*h), NULL, 0);
-    if (rc >= 0)
+    if (rc >= 0 || rc == -EPIPE) /* turned away unheard: why, is there to be read */
         rc = wait_readable(s, timeout_ms > 0 ? timeout_ms : DEFAULT_TIMEOUT_MS);
-    if (rc >= 0)
+    if (rc >= 0) {
+        n = want;
         rc = ffl_msg_recv(s, r, sizeof(*r), fds, &n);
+    }
     if (rc < 0 || rc == 0) {
+        for (int i = 0; i < n; i++)
+            close(fds[i]);
         snprintf(why, whylen, "the handshake failed: %s",
                  rc == 0 ? "the peer closed the connection" : strerror(-rc));
         return rc == 0 ? -ECONNREFUSED : rc;

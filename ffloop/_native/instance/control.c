@@ -72,14 +72,15 @@ static int op_bind(struct ep *e, struct ffl_entry q)
         return -EPROTO;
     int rc = e->fd < 0 ? -e->open_error : 0;
     if (rc == 0 && !ffl_policy_may_bind(&in->o.policy, e->s->uid, ntohs(a.port_be))) {
-        ffl_log(FFL_LOG_WARNING, "session %u (pid %d): user %u may not bind port %u (--ports)",
-                e->s->id, (int)e->s->pid, (unsigned)e->s->uid, (unsigned)ntohs(a.port_be));
+        ffl_log_within(&e->s->account->log, FFL_LOG_WARNING,
+                       "session %u (pid %d): user %u may not bind port %u (--ports)", e->s->id,
+                       (int)e->s->pid, (unsigned)e->s->uid, (unsigned)ntohs(a.port_be));
         rc = -EPERM;
     }
     if (rc == 0)
         rc = handover_may_bind(e, &a);
     if (rc == 0)
-        rc = OPS(in)->bind(ST(in), e->fd, &a);
+        rc = rights_bind(e, &a);
     answer(e->s, q, rc, rc < 0 ? FFL_NO_BUF : names_answer(e));
     return 0;
 }
@@ -202,7 +203,8 @@ static int op_export(struct ep *e, struct ffl_entry q)
     if (rc == -EPROTO)
         return rc;
     if (rc < 0) /* the one who imports it learns */
-        ffl_log(FFL_LOG_WARNING, "session %u: export: %s", e->s->id, strerror(-rc));
+        ffl_log_within(&e->s->account->log, FFL_LOG_WARNING, "session %u: export: %s", e->s->id,
+                       strerror(-rc));
     return 0;
 }
 
@@ -272,14 +274,12 @@ void control_close(struct ep *e, bool abort)
 
 static int op_setsockopt(struct ep *e, struct ffl_entry q)
 {
-    struct ffl_instance *in = e->s->in;
     struct ffl_optarg o;
     if (take_arg(e->s, q, &o, sizeof(o)) < 0 || o.len > FFL_OPT_MAX)
         return -EPROTO;
     if (e->tx_head != FFL_NO_BUF && !e->blocked && !e->connecting)
         data_flush(e); /* it applies to what is sent after it */
-    int rc = e->fd < 0 ? -e->open_error
-                       : OPS(in)->setsockopt(ST(in), e->fd, o.level, o.name, o.data, o.len);
+    int rc = e->fd < 0 ? -e->open_error : rights_setsockopt(e, &o);
     if (q.tag)
         answer(e->s, q, rc, FFL_NO_BUF);
     return 0;
@@ -326,6 +326,8 @@ static int op_socket(struct ffl_session *s, struct ffl_entry q, const char **why
     int fd = may_open(domain, type, proto);
     if (fd == 0)
         fd = OPS(in)->socket(ST(in), domain, type, proto);
+    if (fd >= 0)
+        rights_own(s, fd);
     struct ep *e = ep_new(s, q.handle, fd < 0 ? -1 : fd, type == SOCK_DGRAM);
     if (!e) {
         if (fd >= 0)

@@ -247,8 +247,8 @@ static bool may_accept(const struct ep *l)
 /* Not now, for want of what may come back: again in a second, as asyncio does. */
 static bool accept_later(struct ep *l, int err)
 {
-    ffl_log(FFL_LOG_WARNING, "session %u: accept: %s; trying again in a second", l->s->id,
-            strerror(err));
+    ffl_log_within(&l->s->account->log, FFL_LOG_WARNING,
+                   "session %u: accept: %s; trying again in a second", l->s->id, strerror(err));
     ep_timer(l, ffl_now_ns() + ACCEPT_RETRY_NS);
     return false;
 }
@@ -276,6 +276,7 @@ static bool pump_accept(struct ep *l)
             l->readable = fd != -EAGAIN;
             return l->readable && accept_later(l, -fd);
         }
+        rights_own(s, fd);
         if (!adopt(to, fd, (uint32_t)h, &names, unread)) {
             ep_handle_release(s, (uint32_t)h);
             return accept_later(l, ENOMEM);

@@ -37,9 +37,10 @@ void drain_begin(struct ffl_instance *in, int64_t now)
 {
     in->draining = true;
     in->drain_due = now + in->o.drain_ns;
-    ffl_log(FFL_LOG_WARNING, "draining: %u sessions, %u sockets, at most %lld s", in->nsessions,
-            ffl_instance_sockets(in), (long long)(in->o.drain_ns / FFL_NS_PER_SEC));
-    ffl_notify("STOPPING=1\nSTATUS=draining: %u sessions, %u sockets", in->nsessions,
+    ffl_log(FFL_LOG_WARNING, "draining: %u sessions, %u sockets, at most %lld s",
+            ffl_instance_sessions(in), ffl_instance_sockets(in),
+            (long long)(in->o.drain_ns / FFL_NS_PER_SEC));
+    ffl_notify("STOPPING=1\nSTATUS=draining: %u sessions, %u sockets", ffl_instance_sessions(in),
                ffl_instance_sockets(in));
     listen_close(in);
     handover_expire(in, INT64_MAX);

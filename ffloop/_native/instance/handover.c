@@ -50,6 +50,16 @@ static struct ep *next_taker(struct ffl_session *s, uint32_t *h, bool dgram, str
     return NULL;
 }
 
+bool handover_ours(const struct ep *e, const struct ffl_addr *a)
+{
+    struct ffl_addr theirs;
+    for (struct ffl_session *s = e->s->in->sessions; s; s = s->next)
+        for (uint32_t h = 0; s->uid == e->s->uid && next_taker(s, &h, e->dgram, &theirs);)
+            if (ffl_addr_same(&theirs, a))
+                return true;
+    return false;
+}
+
 struct bid { /* somebody wants to bind */
     const struct ep *e;
     const struct ffl_addr *at;

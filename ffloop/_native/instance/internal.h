@@ -1,9 +1,14 @@
 /*
  * internal.h - what the files of the instance share: the instance, sessions, endpoints.
  *
- * listen.c    the unix socket, the handshake, the control epoll
+ * listen.c    the unix socket, the control epoll
+ * admit.c     who is admitted; the handshake
+ * rights.c    whose rights count where a socket is the kernel's
+ * ledger.c    what each user holds
+ * timers.c    what is to happen later
+ * closer.c    closes what others have sent, on a thread of its own
+ * interrupt.c calls that somebody else can make wait, cut short
  * session.c   a session's life; posting completions; publishing and waking
- * bell.c      rings an application's doorbell, and never waits for it
  * lost.c      outlives the loss of an application's memory
  * control.c   the operations of the SQ
  * data.c      the three pumps: receive, accept, transmit
@@ -26,12 +31,15 @@
 #include "handshake.h"
 #include "ids.h"
 #include "instance.h"
+#include "ledger.h"
 #include "pool.h"
 #include "spin.h"
 #include "stats.h"
+#include "timers.h"
 
 /* What a descriptor in the control epoll belongs to. */
 enum src_kind {
+    SRC_NONE,
     SRC_LISTEN,
     SRC_PENDING,
     SRC_SESSION,
@@ -93,6 +101,9 @@ struct ffl_session {
     int app_bell, inst_bell; /* eventfds */
     pid_t pid;
     uid_t uid;
+    struct account *account;
+    uint64_t caps; /* of the kernel's network, with which it acts (rights.c) */
+    bool foreign;  /* its sockets cannot be made its user's */
     struct src src_sock, src_pid, src_bell;
     struct ffl_stat_session *st;
     struct ffl_map map;
@@ -119,13 +130,15 @@ struct ffl_instance {
     int ctl, stop_fd, stats_fd;
     struct src src_listen, src_stack, src_stop;
     int listen_fd;
-    struct pending *pending; /* accepted on the unix socket, hello not read yet */
+    int spare_fd; /* given up to refuse somebody when there is no other */
+    struct timer accept_timer;
+    struct timers timers;
+    struct ledger ledger;
+    TAILQ_HEAD(, pending) pending; /* accepted on the unix socket, hello not read yet */
     struct ffl_session *sessions;
-    unsigned nsessions; /* attached */
     uint32_t next_id, next_serial, next_ticket;
     struct ticket *tickets;
-    struct kept *kept; /* listeners without an application */
-    unsigned ntickets;
+    struct kept *kept;              /* listeners without an application */
     struct ffl_instance_page *page; /* and its tables */
     struct ffl_stat_session *stat_sessions;
     struct ffl_stat_socket *stat_sockets;
@@ -138,7 +151,6 @@ struct ffl_instance {
     atomic_int end_asked; /* enum end_kind, by a signal handler too */
     int64_t drain_due;
     bool had_session, stack_quiet, draining;
-    char path[108];
     struct sockaddr_un bound; /* to unlink what we bound, and only that */
 };
 
@@ -152,11 +164,36 @@ void ctl_drop(struct ffl_instance *in, int *fd);
 /* Waits up to timeout_ns for the control epoll and handles what came. */
 void ctl_wait(struct ffl_instance *in, int64_t timeout_ns);
 
-void listen_trusted(struct ffl_instance *in, int sock); /* a peer that needs no check: takes sock */
+/* The same for a socket into which a peer may have put something. */
+void ctl_drop_peer(struct ffl_instance *in, int *sock);
+
+/* admit.c */
+/* Takes sock. brought: by a ticket, whose holder answers for it; else the policy says. */
+void admit_peer(struct ffl_instance *in, int sock, bool brought);
+void admit_not(struct ffl_instance *in, int sock, const char *why); /* says why, and closes */
+void admit_event(struct pending *p);
+bool admit_make_room(struct ffl_instance *in);       /* false: nobody is waiting */
+void admit_sweep(struct ffl_instance *in, bool all); /* frees those that are done; or all */
+
+/* closer.c */
+void closer_close(int fd); /* takes it, and returns at once */
+bool closer_busy(void);    /* much is waiting: hear nobody new */
+/* Closes a socket that others can send to: at once if nothing is in its queue. */
+void closer_drop(int sock);
+/* ffl_msg_recv for a message with one descriptor at most: *fd, or -1. More are -EPROTO. */
+int closer_recv(int sock, void *data, size_t len, int *fd);
+
+/* rights.c */
+void rights_start(struct ffl_instance *in);
+/* What the peer may do by itself in the kernel's network. */
+uint64_t rights_of(const struct ffl_instance *in, const struct ucred *cred);
+void rights_own(struct ffl_session *s, int fd); /* a new socket is the session's user's */
+int rights_bind(struct ep *e, const struct ffl_addr *a);
+int rights_setsockopt(struct ep *e, const struct ffl_optarg *o);
 
 /* share.c */
-/* Takes sock. -EUSERS: as many as there may be, or as the user may have. */
-int ticket_new(struct ffl_instance *in, int sock, uid_t uid, uint32_t *id, uint64_t *key);
+/* Takes sock. -EDQUOT: as many as there may be, or as the user may have. */
+int ticket_new(struct ffl_instance *in, int sock, struct account *a, uint32_t *id, uint64_t *key);
 void ticket_event(struct ticket *t);
 void ticket_end(struct ticket *t);
 /* Into the ticket whose key begins (its low half) so: -EPROTO when it does not, -ENOENT for none. */
@@ -189,6 +226,8 @@ uint32_t group_take(struct ep *e, void *to, uint32_t room, uint8_t *flags);
 int group_accept(struct ep *l, struct ffl_addr *peer, struct group **unread);
 
 /* handover.c */
+/* Does a socket of its own user listen, or receive, where `e` is to be bound? */
+bool handover_ours(const struct ep *e, const struct ffl_addr *a);
 /* 0, or -EADDRINUSE: `a` is where another user's socket of this instance listens or receives. */
 int handover_may_bind(const struct ep *e, const struct ffl_addr *a);
 /* Before `e` listens: 1 when it shares a listener that there was, 0 when it is the first, -errno. */
@@ -201,8 +240,9 @@ int64_t handover_due(const struct ffl_instance *in); /* when the next that was k
 void handover_expire(struct ffl_instance *in, int64_t now);
 
 /* session.c */
-int session_new(struct ffl_instance *in, int sock, const struct ffl_hello *h, pid_t pid, uid_t uid,
-                struct ffl_session **out);
+/* Takes sock. -EDQUOT: as many as there may be, or as the user may have. */
+int session_new(struct ffl_instance *in, int sock, const struct ffl_hello *h,
+                const struct ucred *cred, struct account *a, struct ffl_session **out);
 void session_kill(struct ffl_session *s, const char *why); /* a bad entry */
 void session_end(struct ffl_session *s);                   /* its unix socket closed */
 void session_reap(struct ffl_instance *in);                /* frees those with nothing left */
@@ -227,8 +267,11 @@ void ep_bury(struct ffl_instance *in);
 void list_push(struct ep_list *l, struct ep *e);
 struct ep *list_pop(struct ep_list *l);
 
-/* bell.c: 0 or -errno; -EINTR when the write would have waited. */
-int bell_ring(int fd);
+/* interrupt.c */
+int bell_ring(int fd); /* 0 or -errno; -EINTR when the write would have waited */
+/* Between these a call that waits fails with EINTR after some milliseconds. */
+void interrupt_begin(void);
+void interrupt_end(void);
 
 /* lost.c */
 void lost_guard(struct ffl_instance *in);
@@ -248,6 +291,7 @@ int stats_open(struct ffl_instance *in);
 void stats_close(struct ffl_instance *in);
 void stats_session(struct ffl_session *s);
 void stats_session_end(struct ffl_session *s);
+void stats_sessions(struct ffl_instance *in); /* how many, as the ledger has it */
 void stats_socket(struct ep *e);
 void stats_socket_end(struct ep *e);
 void stats_state(struct ep *e); /* after what makes its state was changed */

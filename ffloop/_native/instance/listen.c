@@ -1,9 +1,8 @@
 /*
- * listen.c - the instance's unix socket: who may attach, the handshake, and the control epoll that
- * holds everything the instance may sleep on.
+ * listen.c - the instance's unix socket, and the control epoll that holds everything the instance may
+ * sleep on.
  *
- * Callers: serve.c. A peer that connects and says nothing holds one of a few waiting places until
- * its time is up; it never delays the instance.
+ * Callers: serve.c. Who connects is admit.c's.
  */
 #include "internal.h"
 
@@ -18,19 +17,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define MAX_PENDING 64
 #define ACCEPTS_AT_ONCE 64 /* before those who are in have their turn */
-#define HELLO_NS (5 * FFL_NS_PER_SEC)
-
-struct pending { /* connected, its hello not read yet */
-    struct pending *next;
-    struct ffl_instance *in;
-    struct src src;
-    bool trusted; /* it came through a ticket */
-    uid_t uid;
-    int sock; /* -1: done, freed after the batch of events that may name it */
-    int64_t due;
-};
+#define ACCEPT_AGAIN_NS (FFL_NS_PER_SEC / 100)
 
 int ctl_add(struct ffl_instance *in, int fd, uint32_t events, struct src *src)
 {
@@ -44,6 +32,15 @@ void ctl_drop(struct ffl_instance *in, int *fd)
         return;
     (void)epoll_ctl(in->ctl, EPOLL_CTL_DEL, *fd, NULL); /* ENOENT: it was never added */
     ffl_close(fd, NULL);
+}
+
+void ctl_drop_peer(struct ffl_instance *in, int *sock)
+{
+    if (*sock < 0)
+        return;
+    (void)epoll_ctl(in->ctl, EPOLL_CTL_DEL, *sock, NULL);
+    closer_drop(*sock);
+    *sock = -1;
 }
 
 /* ---- opening ------------------------------------------------------------------------------- */
@@ -148,34 +145,9 @@ int listen_open(struct ffl_instance *in, char *why, size_t whylen)
     return ctl_add(in, in->listen_fd, EPOLLIN, &in->src_listen);
 }
 
-static void pending_drop(struct pending *p)
-{
-    if (p->sock >= 0) {
-        ctl_drop(p->in, &p->sock);
-        atomic_fetch_sub_explicit(&p->in->page->pending, 1, memory_order_relaxed);
-    }
-}
-
-static void pending_sweep(struct ffl_instance *in, bool all)
-{
-    struct pending **p = &in->pending;
-    int64_t now = ffl_now_ns();
-    while (*p) {
-        struct pending *x = *p;
-        if (all || x->due < now)
-            pending_drop(x);
-        if (x->sock < 0) {
-            *p = x->next;
-            free(x);
-        } else {
-            p = &x->next;
-        }
-    }
-}
-
 void listen_close(struct ffl_instance *in)
 {
-    pending_sweep(in, true);
+    admit_sweep(in, true);
     if (in->bound.sun_path[0])
         unlink(in->bound.sun_path);
     in->bound.sun_path[0] = '\0'; /* a successor may have the path from now on */
@@ -186,195 +158,62 @@ void listen_close(struct ffl_instance *in)
     in->listen_fd = -1;
 }
 
-/* ---- the handshake ------------------------------------------------------------------------- */
+/* ---- who connects --------------------------------------------------------------------------- */
 
-static uid_t peer_uid(int sock)
+static void listen_for(struct ffl_instance *in, uint32_t events)
 {
-    struct ucred cred = {.uid = (uid_t)-1};
-    socklen_t len = sizeof(cred);
-    (void)getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &len); /* else nobody's */
-    return cred.uid;
+    struct epoll_event ev = {.events = events, .data.ptr = &in->src_listen};
+    (void)epoll_ctl(in->ctl, EPOLL_CTL_MOD, in->listen_fd, &ev); /* it is there: cannot fail */
 }
 
-static unsigned places_of(const struct ffl_instance *in, uid_t uid)
+static void accept_again(struct timer *t)
 {
-    unsigned n = 0;
-    for (const struct pending *p = in->pending; p; p = p->next)
-        n += p->sock >= 0 && p->uid == uid;
-    return n;
+    struct ffl_instance *in = ffl_container_of(t, struct ffl_instance, accept_timer);
+    if (in->listen_fd >= 0)
+        listen_for(in, EPOLLIN);
 }
 
-/* Nobody keeps others out by saying nothing: the oldest of the user who has most places gives way. */
-static void make_room(struct ffl_instance *in)
+/* Nobody new for a moment: else whoever waits there would keep the instance awake. */
+static void accept_later(struct ffl_instance *in)
 {
-    struct pending *oldest = NULL;
-    unsigned most = 1;
-    for (struct pending *p = in->pending; p; p = p->next) { /* the newest first */
-        unsigned n = p->sock >= 0 ? places_of(in, p->uid) : 0;
-        if (n < most)
-            continue;
-        most = n;
-        oldest = p;
-    }
-    if (oldest)
-        pending_drop(oldest);
+    listen_for(in, 0);
+    in->accept_timer.fire = accept_again;
+    timers_set(&in->timers, &in->accept_timer, ffl_now_ns() + ACCEPT_AGAIN_NS);
 }
 
-static void add_pending(struct ffl_instance *in, int s, bool trusted)
+static int accept_one(const struct ffl_instance *in)
 {
-    struct pending *p = calloc(1, sizeof(*p));
-    if (!p) {
-        close(s);
-        return;
-    }
-    if (atomic_load_explicit(&in->page->pending, memory_order_relaxed) >= MAX_PENDING)
-        make_room(in);
-    *p = (struct pending){.next = in->pending,
-                          .in = in,
-                          .trusted = trusted,
-                          .uid = peer_uid(s),
-                          .sock = s,
-                          .due = ffl_now_ns() + HELLO_NS};
-    p->src = (struct src){SRC_PENDING, p};
-    in->pending = p;
-    atomic_fetch_add_explicit(&in->page->pending, 1, memory_order_relaxed);
-    if (ctl_add(in, s, EPOLLIN | EPOLLRDHUP, &p->src) < 0)
-        pending_drop(p);
+    int s = accept4(in->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    return s < 0 ? -errno : s;
+}
+
+/* No descriptor for a peer: the spare one is for telling it so. */
+static int accept_and_refuse(struct ffl_instance *in)
+{
+    ffl_close(&in->spare_fd, NULL);
+    int s = accept_one(in);
+    if (s >= 0)
+        admit_not(in, s, ffl_strerror(EMFILE));
+    in->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    return s;
 }
 
 static void accept_peers(struct ffl_instance *in)
 {
-    for (int i = 0; i < ACCEPTS_AT_ONCE; i++) {
-        int s = accept4(in->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        if (s < 0) /* EAGAIN; or EMFILE, and the peer's own time-out speaks */
+    for (int i = 0; i < ACCEPTS_AT_ONCE && !closer_busy(); i++) {
+        int s = accept_one(in);
+        if ((s == -EMFILE || s == -ENFILE) && admit_make_room(in))
+            s = accept_one(in);
+        if (s >= 0)
+            admit_peer(in, s, false);
+        else if (s == -EMFILE || s == -ENFILE)
+            s = accept_and_refuse(in);
+        if (s == -EAGAIN)
             return;
-        add_pending(in, s, false);
+        if (s < 0)
+            break;
     }
-}
-
-void listen_trusted(struct ffl_instance *in, int sock)
-{
-    int domain = 0;
-    socklen_t len = sizeof(domain);
-    if (getsockopt(sock, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_UNIX)
-        add_pending(in, sock, true);
-    else
-        close(sock);
-}
-
-static void send_reply(struct ffl_instance *in, int sock, struct ffl_reply *r, const int *fds,
-                       int nfds)
-{
-    r->magic = FFL_MAGIC;
-    r->version = FFL_ABI_VERSION;
-    r->pid = (int32_t)getpid();
-    snprintf(r->stack, sizeof(r->stack), "%s", OPS(in)->name);
-    int rc = ffl_msg_send(sock, r, sizeof(*r), fds, nfds);
-    if (rc < 0) /* its end follows */
-        ffl_log(FFL_LOG_INFO, "attach: the peer went before the reply: %s", strerror(-rc));
-}
-
-static void refuse(struct ffl_instance *in, int sock, enum ffl_reply_status status, const char *why)
-{
-    struct ffl_reply r = {.status = status};
-    snprintf(r.why, sizeof(r.why), "%s", why);
-    ffl_stat_add(&in->page->sessions_refused, 1);
-    ffl_log(FFL_LOG_WARNING, "attach refused: %s", why);
-    send_reply(in, sock, &r, NULL, 0);
-}
-
-/* A ticket instead of a session; takes the socket over on success. */
-static bool give_ticket(struct ffl_instance *in, int sock, uid_t uid)
-{
-    struct ffl_reply r = {.status = FFL_REPLY_OK};
-    int rc = ticket_new(in, sock, uid, &r.session, &r.key);
-    if (rc < 0)
-        refuse(in, sock, FFL_REPLY_NOMEM, ffl_strerror(-rc));
-    else
-        send_reply(in, sock, &r, NULL, 0);
-    return rc == 0;
-}
-
-static unsigned sessions_of(const struct ffl_instance *in, uid_t uid)
-{
-    unsigned n = 0;
-    for (const struct ffl_session *s = in->sessions; s; s = s->next)
-        n += s->uid == uid && !s->dying;
-    return n;
-}
-
-/* Attaches; takes the socket over on success. */
-static bool attach(struct ffl_instance *in, int sock, const struct ffl_hello *h,
-                   const struct ucred *cred)
-{
-    struct ffl_session *s;
-    char why[128] = "";
-    if (in->nsessions >= in->o.max_sessions)
-        snprintf(why, sizeof(why), "the instance has its %u sessions (--max-sessions)",
-                 in->o.max_sessions);
-    else if (in->o.user_sessions && sessions_of(in, cred->uid) >= in->o.user_sessions)
-        snprintf(why, sizeof(why),
-                 "user %u has the %u sessions that one may have (--user-sessions)",
-                 (unsigned)cred->uid, in->o.user_sessions);
-    if (why[0]) {
-        refuse(in, sock, FFL_REPLY_QUOTA, why);
-        return false;
-    }
-    int rc = session_new(in, sock, h, cred->pid, cred->uid, &s);
-    if (rc < 0) {
-        refuse(in, sock, FFL_REPLY_NOMEM, ffl_strerror(-rc));
-        return false;
-    }
-    in->had_session = true;
-    int fds[FFL_ATTACH_FDS] = {s->map.memfd, s->app_bell, s->inst_bell};
-    struct ffl_reply r = {.status = FFL_REPLY_OK, .session = s->id};
-    send_reply(in, sock, &r, fds, FFL_ATTACH_FDS);
-    ffl_log(FFL_LOG_INFO, "session %u: pid %d, uid %u attached", s->id, (int)cred->pid,
-            (unsigned)cred->uid);
-    return true;
-}
-
-static void hello(struct ffl_instance *in, struct pending *p)
-{
-    struct ffl_hello h = {0};
-    struct ucred cred = {.uid = (uid_t)-1};
-    socklen_t len = sizeof(cred);
-    char why[128];
-    int n = ffl_msg_recv(p->sock, &h, sizeof(h), NULL, NULL);
-    if (n == -EAGAIN)
-        return;
-    if (n <= 0) { /* gone without a word, or with descriptors that nobody asked for */
-        pending_drop(p);
-        return;
-    }
-    if (getsockopt(p->sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 ||
-        !(p->trusted || ffl_policy_admits(&in->o.policy, p->sock, cred.uid, cred.gid))) {
-        snprintf(why, sizeof(why),
-                 "user %u may not use this instance of user %u, which could admit it: "
-                 "--allow-user %u, or --group",
-                 (unsigned)cred.uid, (unsigned)geteuid(), (unsigned)cred.uid);
-        refuse(in, p->sock, FFL_REPLY_REFUSED, why);
-    } else if ((size_t)n < offsetof(struct ffl_hello, kind) || h.magic != FFL_MAGIC) {
-        refuse(in, p->sock, FFL_REPLY_BAD, "that was not an ffloop hello");
-    } else if (h.version != FFL_ABI_VERSION) {
-        snprintf(why, sizeof(why), "the application speaks version %u, the instance %u", h.version,
-                 FFL_ABI_VERSION);
-        refuse(in, p->sock, FFL_REPLY_VERSION, why);
-    } else if (n == sizeof(h) && h.kind == FFL_HELLO_STATS) {
-        struct ffl_reply r = {.status = FFL_REPLY_OK};
-        send_reply(in, p->sock, &r, &in->stats_fd, 1);
-    } else if (n == sizeof(h) && (h.kind == FFL_HELLO_ATTACH || h.kind == FFL_HELLO_TICKET)) {
-        epoll_ctl(in->ctl, EPOLL_CTL_DEL, p->sock, NULL); /* it is added as something else */
-        if (h.kind == FFL_HELLO_TICKET ? give_ticket(in, p->sock, cred.uid)
-                                       : attach(in, p->sock, &h, &cred)) {
-            p->sock = -1;
-            atomic_fetch_sub_explicit(&in->page->pending, 1, memory_order_relaxed);
-            return;
-        }
-    } else {
-        refuse(in, p->sock, FFL_REPLY_BAD, "unknown kind of hello");
-    }
-    pending_drop(p);
+    accept_later(in);
 }
 
 /* ---- the control epoll --------------------------------------------------------------------- */
@@ -385,12 +224,11 @@ static void ctl_event(struct ffl_instance *in, const struct src *src)
     case SRC_LISTEN:
         accept_peers(in);
         break;
-    case SRC_PENDING: {
-        struct pending *p = src->owner;
-        if (p->sock >= 0)
-            hello(in, p);
+    case SRC_NONE:
         break;
-    }
+    case SRC_PENDING:
+        admit_event(src->owner);
+        break;
     case SRC_SESSION:
     case SRC_PIDFD:
         session_end(src->owner);
@@ -418,6 +256,5 @@ void ctl_wait(struct ffl_instance *in, int64_t timeout_ns)
     int n = ffl_epoll_wait(in->ctl, ev, FFL_COUNT(ev), timeout_ns);
     for (int i = 0; i < n; i++)
         ctl_event(in, ev[i].data.ptr);
-    if (in->pending)
-        pending_sweep(in, false);
+    admit_sweep(in, false);
 }

@@ -9,6 +9,7 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -122,7 +123,7 @@ static bool embedded_over(struct ffl_instance *in, int64_t now)
 {
     if (!in->o.embedded)
         return false;
-    if (in->sessions || in->pending || in->tickets) {
+    if (in->sessions || in->ledger.n[CHARGE_PENDING] || in->tickets) {
         in->empty_since = 0;
         return false;
     }
@@ -147,8 +148,8 @@ static int64_t next_due(struct ffl_instance *in, int64_t now)
         due = OPS(in)->deadline(ST(in));
     if (in->timed && now + TIMED_PERIOD_NS < due)
         due = now + TIMED_PERIOD_NS;
-    if (in->pending && now + FFL_NS_PER_SEC < due)
-        due = now + FFL_NS_PER_SEC;
+    if (timers_due(&in->timers) < due)
+        due = timers_due(&in->timers);
     if (in->sessions && now + FFL_LOOK_NS < due)
         due = now + FFL_LOOK_NS;
     if (in->empty_since && now + TIMED_PERIOD_NS < due)
@@ -237,6 +238,7 @@ int64_t ffl_instance_turn(void *p)
         ctl_wait(in, 0);
         in->ctl_due = now + CTL_PERIOD_NS;
         take_notes(in, now);
+        timers_run(&in->timers, now, INT64_MAX);
         if (in->timed)
             run_timed(in, now);
         if (in->kept)
@@ -332,11 +334,28 @@ void ffl_instance_opts_default(struct ffl_instance_opts *o)
     };
 }
 
+#define PENDING_MAX 64
+#define TICKETS_MAX 4096
+
+static void set_limits(struct ffl_instance *in)
+{
+    const struct ffl_policy *p = &in->o.policy;
+    struct ledger *l = &in->ledger;
+    l->shared = p->any_user || p->nusers || p->has_group;
+    for (int i = 0; i < CHARGES; i++)
+        l->limit[i] = INT64_MAX / 4; /* of that there is no end */
+    l->limit[CHARGE_PENDING] = l->user_limit[CHARGE_PENDING] = PENDING_MAX;
+    l->limit[CHARGE_SESSION] = in->o.max_sessions;
+    l->user_limit[CHARGE_SESSION] = in->o.user_sessions;
+    l->limit[CHARGE_TICKET] = TICKETS_MAX;
+}
+
 static int open_control(struct ffl_instance *in)
 {
     in->ctl = epoll_create1(EPOLL_CLOEXEC);
     in->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (in->ctl < 0 || in->stop_fd < 0)
+    in->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (in->ctl < 0 || in->stop_fd < 0 || in->spare_fd < 0)
         return -errno;
     in->src_stop = (struct src){SRC_STOP, in};
     int rc = ctl_add(in, in->stop_fd, EPOLLIN, &in->src_stop);
@@ -358,7 +377,9 @@ int ffl_instance_start(struct ffl_instance **out, const struct ffl_instance_opts
         return -ENOMEM;
     }
     in->o = *o;
-    in->ctl = in->stop_fd = in->stats_fd = in->listen_fd = -1;
+    in->ctl = in->stop_fd = in->stats_fd = in->listen_fd = in->spare_fd = -1;
+    TAILQ_INIT(&in->pending);
+    set_limits(in);
     ffl_spin_init(&in->spin, o->spin_us);
     int rc = stats_open(in);
     if (rc == 0)
@@ -377,6 +398,7 @@ int ffl_instance_start(struct ffl_instance **out, const struct ffl_instance_opts
         ffl_instance_free(in);
         return rc;
     }
+    rights_start(in);
     lost_guard(in); /* after the stack: F-Stack's start has the signal for a while */
     *out = in;
     return 0;
@@ -415,11 +437,12 @@ void ffl_instance_free(struct ffl_instance *in)
     run_timed(in, INT64_MAX); /* dead endpoints that only this list knows */
     if (in->stack.ops)
         OPS(in)->stop(ST(in));
-    int fds[] = {in->ctl, in->stop_fd, in->stats_fd};
+    int fds[] = {in->ctl, in->stop_fd, in->stats_fd, in->spare_fd};
     for (size_t i = 0; i < FFL_COUNT(fds); i++)
         if (fds[i] >= 0)
             close(fds[i]);
     stats_close(in);
+    ledger_free(&in->ledger);
     free(in);
 }
 
@@ -432,7 +455,7 @@ void ffl_instance_describe(struct ffl_instance *in, char *buf, size_t len)
 
 unsigned ffl_instance_sessions(const struct ffl_instance *in)
 {
-    return in->nsessions;
+    return (unsigned)in->ledger.n[CHARGE_SESSION];
 }
 
 unsigned ffl_instance_sockets(const struct ffl_instance *in)

@@ -257,6 +257,7 @@ static int session_alloc(struct ffl_session *s, const struct ffl_hello *h)
     s->tx = calloc(ffl_pool_total(&geo.tx), sizeof(*s->tx));
     if (!s->table || !s->rx_owner || !s->rx_handle || !s->tx)
         return -ENOMEM;
+    s->caps = rights_of(s->in, &(struct ucred){.pid = s->pid, .uid = s->uid});
     s->app_bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     s->inst_bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (s->app_bell < 0 || s->inst_bell < 0)
@@ -280,34 +281,40 @@ static int session_watch(struct ffl_session *s)
     return rc;
 }
 
-int session_new(struct ffl_instance *in, int sock, const struct ffl_hello *h, pid_t pid, uid_t uid,
-                struct ffl_session **out)
+int session_new(struct ffl_instance *in, int sock, const struct ffl_hello *h,
+                const struct ucred *cred, struct account *a, struct ffl_session **out)
 {
+    int rc = ledger_charge(&in->ledger, a, CHARGE_SESSION, 1);
+    if (rc < 0)
+        return rc;
     struct ffl_session *s = calloc(1, sizeof(*s));
-    if (!s)
+    if (!s) {
+        ledger_discharge(&in->ledger, a, CHARGE_SESSION, 1);
         return -ENOMEM;
+    }
     *s = (struct ffl_session){.in = in,
                               .sock = sock,
                               .pidfd = -1,
                               .app_bell = -1,
                               .inst_bell = -1,
-                              .pid = pid,
-                              .uid = uid,
+                              .pid = cred->pid,
+                              .uid = cred->uid,
+                              .account = ledger_hold(&in->ledger, cred->uid), /* it is there */
                               .id = ++in->next_id,
                               .map = {.memfd = -1}};
-    int rc = session_alloc(s, h);
+    rc = session_alloc(s, h);
     if (rc == 0)
         rc = session_watch(s);
     if (rc < 0) {
         s->sock = -1; /* still the caller's */
+        ledger_discharge(&in->ledger, a, CHARGE_SESSION, 1);
         session_free(s);
         return rc;
     }
     stats_session(s);
     s->next = in->sessions;
     in->sessions = s;
-    in->nsessions++;
-    atomic_store_explicit(&in->page->sessions, in->nsessions, memory_order_relaxed);
+    stats_sessions(in);
     ffl_stat_add(&in->page->sessions_total, 1);
     *out = s;
     return 0;
@@ -316,7 +323,7 @@ int session_new(struct ffl_instance *in, int sock, const struct ffl_hello *h, pi
 void session_free(struct ffl_session *s)
 {
     stats_session_end(s);
-    ctl_drop(s->in, &s->sock);
+    ctl_drop_peer(s->in, &s->sock);
     ffl_close(&s->pidfd, NULL);
     ffl_close(&s->app_bell, NULL);
     ctl_drop(s->in, &s->inst_bell);
@@ -328,33 +335,22 @@ void session_free(struct ffl_session *s)
     free(s->tx);
     ffl_ids_fini(&s->ids);
     ffl_channel_close(&s->ch);
+    ledger_drop(&s->in->ledger, s->account);
     free(s);
 }
 
-static unsigned dying_of(const struct ffl_instance *in, uid_t uid)
+/* One that still sends has its memory: there are as many of a user, and of all, as may be attached.
+ * Where one more comes, the oldest of the user who has most sends no more. */
+static void cut_short(struct ffl_instance *in, struct account *a)
 {
-    unsigned n = 0;
-    for (const struct ffl_session *s = in->sessions; s; s = s->next)
-        n += s->dying && s->uid == uid;
-    return n;
-}
-
-/* Those that still send have their memory, and count in no quota: of one user there are as many as may
- * be attached, and so of all. Where one more comes, the oldest of who has most sends no more. */
-static void cut_short(struct ffl_instance *in, uid_t uid)
-{
-    bool mine = in->o.user_sessions && dying_of(in, uid) >= in->o.user_sessions;
-    if (!mine && atomic_load_explicit(&in->page->dying, memory_order_relaxed) < in->o.max_sessions)
-        return;
+    uint64_t may = in->o.user_sessions ? in->o.user_sessions : in->o.max_sessions;
+    const struct account *of = a->n[CHARGE_DYING] >= may ? a : NULL;
+    if (!of && in->ledger.n[CHARGE_DYING] >= in->o.max_sessions)
+        of = ledger_most(&in->ledger, CHARGE_DYING);
     struct ffl_session *oldest = NULL;
-    unsigned most = 1;
-    for (struct ffl_session *s = in->sessions; s; s = s->next) { /* the newest first */
-        unsigned n = s->dying && !(mine && s->uid != uid) ? dying_of(in, s->uid) : 0;
-        if (n < most)
-            continue;
-        most = n;
-        oldest = s;
-    }
+    for (struct ffl_session *s = in->sessions; of && s; s = s->next) /* the newest first */
+        if (s->dying && s->account == of)
+            oldest = s;
     for (uint32_t h = 0; oldest && h < oldest->ids.fresh; h++)
         if (oldest->table[h] && !oldest->table[h]->dead)
             ep_close(oldest->table[h]);
@@ -363,13 +359,12 @@ static void cut_short(struct ffl_instance *in, uid_t uid)
 static void go_dying(struct ffl_session *s)
 {
     struct ffl_instance *in = s->in;
-    cut_short(in, s->uid);
+    cut_short(in, s->account);
     s->dying = true;
     atomic_store_explicit(&s->st->dying, 1, memory_order_relaxed);
-    in->nsessions--;
-    atomic_store_explicit(&in->page->sessions, in->nsessions, memory_order_relaxed);
-    atomic_fetch_add_explicit(&in->page->dying, 1, memory_order_relaxed);
-    ctl_drop(s->in, &s->sock);
+    ledger_move(&in->ledger, s->account, CHARGE_SESSION, CHARGE_DYING);
+    stats_sessions(in);
+    ctl_drop_peer(s->in, &s->sock);
     ffl_close(&s->pidfd, NULL);
     ctl_drop(s->in, &s->inst_bell);
     for (uint32_t h = 0; h < s->ids.fresh; h++) { /* not below n: both ranges */
@@ -389,8 +384,8 @@ void session_kill(struct ffl_session *s, const char *why)
     if (s->dead)
         return;
     s->dead = true; /* go_dying runs at the end of the turn, in session_reap */
-    ffl_log(FFL_LOG_ERROR, "session %u (pid %d, uid %u) ended: %s", s->id, (int)s->pid,
-            (unsigned)s->uid, why);
+    ffl_log_within(&s->account->log, FFL_LOG_ERROR, "session %u (pid %d, uid %u) ended: %s", s->id,
+                   (int)s->pid, (unsigned)s->uid, why);
     ffl_stat_add(&s->in->page->sessions_killed, 1);
 }
 
@@ -400,8 +395,8 @@ void session_end(struct ffl_session *s)
     if (s->dying)
         return;
     (void)session_drain(s, INT32_MAX);
-    ffl_log(FFL_LOG_INFO, "session %u (pid %d) detached, %u sockets open", s->id, (int)s->pid,
-            s->open);
+    ffl_log_within(&s->account->log, FFL_LOG_INFO, "session %u (pid %d) detached, %u sockets open",
+                   s->id, (int)s->pid, s->open);
     if (!s->dead)
         handover_unseen(s);
     go_dying(s);
@@ -420,7 +415,8 @@ void session_reap(struct ffl_instance *in)
         }
         *p = s->next;
         ep_bury(in); /* they point to the session */
-        atomic_fetch_sub_explicit(&in->page->dying, 1, memory_order_relaxed);
+        ledger_discharge(&in->ledger, s->account, CHARGE_DYING, 1);
+        stats_sessions(in);
         session_free(s);
     }
 }

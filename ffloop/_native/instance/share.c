@@ -17,9 +17,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-#define MAX_TICKETS 4096
-#define USER_TICKETS (MAX_TICKETS / 4) /* one user leaves some to the others */
-#define MSGS_AT_ONCE 16                /* of one ticket, before the others have their turn */
+#define MSGS_AT_ONCE 16 /* of one ticket, before the others have their turn */
 
 struct back { /* given back: bytes, or a connection with its peer's address */
     struct back *next;
@@ -273,7 +271,7 @@ struct ticket {
     struct ffl_instance *in;
     struct src src;
     int sock;
-    uid_t uid; /* who opened it */
+    struct account *account; /* who opened it */
     uint32_t id;
     uint64_t key;
     struct held *first;
@@ -289,37 +287,32 @@ static struct ticket *ticket_find(struct ffl_instance *in, uint32_t id)
     return t;
 }
 
-static unsigned tickets_of(const struct ffl_instance *in, uid_t uid)
+int ticket_new(struct ffl_instance *in, int sock, struct account *a, uint32_t *id, uint64_t *key)
 {
-    unsigned n = 0;
-    for (const struct ticket *t = in->tickets; t; t = t->next)
-        n += t->uid == uid;
-    return n;
-}
-
-int ticket_new(struct ffl_instance *in, int sock, uid_t uid, uint32_t *id, uint64_t *key)
-{
-    if (in->ntickets >= MAX_TICKETS || tickets_of(in, uid) >= USER_TICKETS)
-        return -EUSERS;
     struct ticket *t = calloc(1, sizeof(*t));
     if (!t)
         return -ENOMEM;
-    t->in = in;
-    t->sock = sock;
-    t->uid = uid;
-    t->id = ++in->next_ticket;
-    t->src = (struct src){SRC_TICKET, t};
-    if (getrandom(&t->key, sizeof(t->key), 0) != sizeof(t->key) ||
-        ctl_add(in, sock, EPOLLIN | EPOLLRDHUP, &t->src) < 0) {
-        free(t);
-        return -EIO;
+    *t = (struct ticket){.in = in, .sock = sock, .src = {SRC_TICKET, t}};
+    int rc = getrandom(&t->key, sizeof(t->key), 0) == sizeof(t->key)
+                 ? ledger_charge(&in->ledger, a, CHARGE_TICKET, 1)
+                 : -EIO;
+    if (rc < 0)
+        goto out;
+    rc = ctl_add(in, sock, EPOLLIN | EPOLLRDHUP, &t->src);
+    if (rc < 0) {
+        ledger_discharge(&in->ledger, a, CHARGE_TICKET, 1);
+        goto out;
     }
+    t->account = ledger_hold(&in->ledger, a->uid); /* it is there */
+    t->id = ++in->next_ticket;
     t->next = in->tickets;
     in->tickets = t;
-    in->ntickets++;
     *id = t->id;
     *key = t->key;
     return 0;
+out:
+    free(t);
+    return rc;
 }
 
 /* The one that was exported as `handle`, or NULL. */
@@ -351,8 +344,9 @@ void ticket_end(struct ticket *t)
             *p = t->next;
             break;
         }
-    in->ntickets--;
-    ctl_drop(in, &t->sock);
+    ledger_discharge(&in->ledger, t->account, CHARGE_TICKET, 1);
+    ledger_drop(&in->ledger, t->account);
+    ctl_drop_peer(in, &t->sock);
     free(t);
 }
 
@@ -380,20 +374,18 @@ void ticket_event(struct ticket *t)
 {
     struct ffl_ticket_msg m;
     for (int i = 0; i < MSGS_AT_ONCE; i++) { /* what is left makes another event */
-        int fd = -1, nfds = 1;
-        int n = ffl_msg_recv(t->sock, &m, sizeof(m), &fd, &nfds);
+        int fd = -1, n = closer_busy() ? -EPROTO : closer_recv(t->sock, &m, sizeof(m), &fd);
         if (n == -EAGAIN)
             return;
-        if (n != sizeof(m) || act(t, &m) < 0) {
-            if (nfds == 1 && fd >= 0)
-                close(fd);
+        bool brings = n == sizeof(m) && m.what == FFL_TICKET_CONNECT;
+        if (fd >= 0 && brings)
+            admit_peer(t->in, fd, true);
+        else if (fd >= 0)
+            closer_close(fd);
+        if (n != sizeof(m) || brings != (fd >= 0) || act(t, &m) < 0) {
             ticket_end(t);
             return;
         }
-        if (nfds == 1 && m.what == FFL_TICKET_CONNECT)
-            listen_trusted(t->in, fd);
-        else if (nfds == 1)
-            close(fd);
     }
 }
 

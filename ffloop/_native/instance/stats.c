@@ -98,6 +98,13 @@ void stats_session_end(struct ffl_session *s)
         atomic_store_explicit(&s->st->id, 0, memory_order_release);
 }
 
+void stats_sessions(struct ffl_instance *in)
+{
+    const uint64_t *n = in->ledger.n;
+    atomic_store_explicit(&in->page->sessions, (uint32_t)n[CHARGE_SESSION], memory_order_relaxed);
+    atomic_store_explicit(&in->page->dying, (uint32_t)n[CHARGE_DYING], memory_order_relaxed);
+}
+
 /* ---- sockets ------------------------------------------------------------------------------- */
 
 void stats_socket(struct ep *e)

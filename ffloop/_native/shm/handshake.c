@@ -6,8 +6,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define MAX_FDS 8
-
 int ffl_unix_addr(const char *path, struct sockaddr_un *sa, socklen_t *len)
 {
     size_t n = strlen(path);
@@ -29,7 +27,7 @@ int ffl_unix_addr(const char *path, struct sockaddr_un *sa, socklen_t *len)
 int ffl_msg_send(int sock, const void *data, size_t len, const int *fds, int nfds)
 {
     union {
-        char buf[CMSG_SPACE(sizeof(int) * MAX_FDS)];
+        char buf[CMSG_SPACE(sizeof(int) * FFL_MSG_FDS)];
         struct cmsghdr align;
     } u;
     struct iovec iov = {.iov_base = (void *)data, .iov_len = len};
@@ -74,29 +72,23 @@ static int take_fds(struct msghdr *msg, int *out, int room)
 int ffl_msg_recv(int sock, void *data, size_t len, int *fds, int *nfds)
 {
     union {
-        char buf[CMSG_SPACE(sizeof(int) * MAX_FDS)];
+        char buf[CMSG_SPACE(sizeof(int) * FFL_MSG_FDS)];
         struct cmsghdr align;
     } u;
     struct iovec iov = {.iov_base = data, .iov_len = len};
     struct msghdr msg = {
         .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.buf, .msg_controllen = sizeof(u.buf)};
     int room = nfds ? *nfds : 0;
-    int own[MAX_FDS];
     ssize_t n;
+    if (nfds)
+        *nfds = 0;
     do
         n = recvmsg(sock, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
     while (n < 0 && errno == EINTR);
     if (n < 0)
         return -errno;
-    int got = take_fds(&msg, own, room < MAX_FDS ? room : MAX_FDS);
-    if (msg.msg_flags & (MSG_CTRUNC | MSG_TRUNC)) {
-        for (int i = 0; i < got; i++)
-            close(own[i]);
-        return -EPROTO;
-    }
-    if (nfds) {
-        memcpy(fds, own, sizeof(int) * (size_t)got);
+    int got = take_fds(&msg, fds, room);
+    if (nfds)
         *nfds = got;
-    }
-    return (int)n;
+    return msg.msg_flags & (MSG_CTRUNC | MSG_TRUNC) ? -EPROTO : (int)n;
 }

@@ -63,14 +63,18 @@ struct ffl_ticket_msg {
 };
 
 #define FFL_ATTACH_FDS 3
+#define FFL_MSG_FDS 253 /* the kernel's most in one message */
 
 /* "@name" is an abstract address, anything else a path. Fills sa and its length; -ENAMETOOLONG
  * or -EINVAL. */
 int ffl_unix_addr(const char *path, struct sockaddr_un *sa, socklen_t *len);
 
-/* Sends / receives one message with up to nfds descriptors (received CLOEXEC). Never waits, whatever
- * the socket's O_NONBLOCK says, which a peer may share. Returns the bytes of the message, or -errno. recv: *nfds in: room, out: received; a truncated control message
- * closes what came and is -EPROTO. */
+/*
+ * Sends or receives one message with descriptors (received CLOEXEC). Never waits, whatever the
+ * socket's O_NONBLOCK says, which a peer may share. Returns the bytes of the message, or -errno.
+ * recv: *nfds in: room, out: how many came, which are the caller's to close whatever is returned;
+ * those beyond the room are closed. A message that was cut is -EPROTO.
+ */
 int ffl_msg_send(int sock, const void *data, size_t len, const int *fds, int nfds);
 int ffl_msg_recv(int sock, void *data, size_t len, int *fds, int *nfds);
 

@@ -358,6 +358,7 @@ static int host_poll(void *st, struct ffl_stack_event *out, int max)
 
 const struct ffl_stack_ops ffl_host_ops = {
     .name = "host",
+    .kernel = true,
     .start = host_start,
     .stop = host_stop,
     .wait_fd = host_wait_fd,

@@ -37,6 +37,7 @@ typedef int64_t (*ffl_turn_fn)(void *arg);
 
 struct ffl_stack_ops {
     const char *name;
+    bool kernel; /* a `fd` is a socket of this kernel's: its owner and the caller's rights count */
 
     /* Starts the stack; *st is its state. On failure writes a sentence for the user to `why`. */
     int (*start)(void **st, const struct ffl_stack_opts *opts, char *why, size_t whylen);

@@ -1,0 +1,123 @@
+/*
+ * rights.c - whose rights count where a stack's sockets are the kernel's: those of the application.
+ *
+ * Callers: serve.c, session.c, control.c, data.c. An instance may have rights that its applications
+ * have not. So it goes without those of the network, and takes up for a call what the application
+ * has itself (root), or what a rule of the policy gives it; the kernel says what comes of it. And
+ * each socket is given to the application's user: with SO_REUSEPORT the kernel shares a port among
+ * the sockets of one user. Where the instance may not give sockets away, such a port must be free.
+ */
+#include "internal.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <linux/capability.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define BIT(cap) (1ULL << (cap))
+/* What can be lent to a socket. CAP_CHOWN stays, to give sockets away. */
+#define LENT                                                                                       \
+    (BIT(CAP_NET_BIND_SERVICE) | BIT(CAP_NET_BROADCAST) | BIT(CAP_NET_ADMIN) | BIT(CAP_NET_RAW))
+
+static struct {
+    uint64_t effective, permitted, inheritable;
+} own; /* the instance's: effective is what it goes about with */
+
+static bool act_with(uint64_t effective)
+{
+    struct __user_cap_header_struct h = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct d[2] = {
+        {(uint32_t)effective, (uint32_t)own.permitted, (uint32_t)own.inheritable},
+        {(uint32_t)(effective >> 32), (uint32_t)(own.permitted >> 32),
+         (uint32_t)(own.inheritable >> 32)}};
+    return syscall(SYS_capset, &h, d) == 0;
+}
+
+/* True: from now on it has these as well, as far as it may. */
+static bool put_on(uint64_t caps)
+{
+    return (caps & own.permitted) && act_with(own.effective | (caps & own.permitted));
+}
+
+static void take_off(bool had)
+{
+    if (had && !act_with(own.effective))
+        ffl_log(FFL_LOG_ERROR, "capset: %s: applications act with this instance's rights",
+                strerror(errno));
+}
+
+void rights_start(struct ffl_instance *in)
+{
+    struct __user_cap_header_struct h = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct d[2];
+    if (!in->o.stack->kernel || syscall(SYS_capget, &h, d) < 0)
+        return;
+    own.effective = (d[0].effective | (uint64_t)d[1].effective << 32) & ~LENT;
+    own.permitted = d[0].permitted | (uint64_t)d[1].permitted << 32;
+    own.inheritable = d[0].inheritable | (uint64_t)d[1].inheritable << 32;
+    take_off((d[0].effective | (uint64_t)d[1].effective << 32) & LENT);
+}
+
+/* Only root is believed: whoever else has a capability may have got it by an exec since it came. */
+uint64_t rights_of(const struct ffl_instance *in, const struct ucred *cred)
+{
+    char path[64], line[256];
+    unsigned long long caps = LENT;
+    if (!in->o.stack->kernel || cred->uid != 0)
+        return 0;
+    snprintf(path, sizeof(path), "/proc/%d/status", (int)cred->pid);
+    FILE *f = fopen(path, "re");
+    while (f && fgets(line, sizeof(line), f))
+        (void)sscanf(line, "CapEff: %llx", &caps); /* other lines leave it alone */
+    if (f)
+        (void)fclose(f);
+    return caps & LENT;
+}
+
+void rights_own(struct ffl_session *s, int fd)
+{
+    if (s->in->o.stack->kernel && s->uid != geteuid() && !s->foreign)
+        s->foreign = fchown(fd, s->uid, (gid_t)-1) < 0;
+}
+
+/* The same address without SO_REUSEPORT: then the kernel finds whoever is there, too. */
+static int bind_alone(struct ep *e, const struct ffl_addr *a)
+{
+    struct ffl_instance *in = e->s->in;
+    int off = 0, on = 0;
+    uint32_t len = sizeof(on);
+    int rc = OPS(in)->getsockopt(ST(in), e->fd, SOL_SOCKET, SO_REUSEPORT, &on, &len);
+    if (rc == 0 && on)
+        rc = OPS(in)->setsockopt(ST(in), e->fd, SOL_SOCKET, SO_REUSEPORT, &off, sizeof(off));
+    if (rc == 0)
+        rc = OPS(in)->bind(ST(in), e->fd, a);
+    if (on)
+        (void)OPS(in)->setsockopt(ST(in), e->fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on));
+    return rc;
+}
+
+int rights_bind(struct ep *e, const struct ffl_addr *a)
+{
+    struct ffl_instance *in = e->s->in;
+    uint16_t port = ntohs(a->port_be);
+    if (!in->o.stack->kernel)
+        return OPS(in)->bind(ST(in), e->fd, a);
+    bool given = port && in->o.policy.nports && ffl_policy_may_bind(&in->o.policy, e->s->uid, port);
+    bool had = put_on(e->s->caps | (given ? BIT(CAP_NET_BIND_SERVICE) : 0));
+    int rc = e->s->foreign && port && !handover_ours(e, a) ? bind_alone(e, a)
+                                                           : OPS(in)->bind(ST(in), e->fd, a);
+    take_off(had);
+    return rc;
+}
+
+int rights_setsockopt(struct ep *e, const struct ffl_optarg *o)
+{
+    struct ffl_instance *in = e->s->in;
+    bool had = put_on(e->s->caps);
+    int rc = OPS(in)->setsockopt(ST(in), e->fd, o->level, o->name, o->data, o->len);
+    take_off(had);
+    return rc;
+}

@@ -1,0 +1,77 @@
+/* timers.c - see timers.h. */
+#include "timers.h"
+
+/* Two heaps, each without siblings, become one. */
+static struct timer *meld(struct timer *a, struct timer *b)
+{
+    if (!a || !b)
+        return a ? a : b;
+    if (b->due < a->due) {
+        struct timer *t = a;
+        a = b;
+        b = t;
+    }
+    b->prev = a;
+    b->next = a->child;
+    if (a->child)
+        a->child->prev = b;
+    a->child = b;
+    return a;
+}
+
+/* The children of one that goes: melded in pairs, then the pairs from the last to the first. */
+static struct timer *meld_siblings(struct timer *t)
+{
+    struct timer *pairs = NULL, *all = NULL;
+    while (t) {
+        struct timer *a = t, *b = a->next;
+        t = b ? b->next : NULL;
+        a->next = a->prev = NULL;
+        if (b)
+            b->next = b->prev = NULL;
+        a = meld(a, b);
+        a->next = pairs;
+        pairs = a;
+    }
+    while (pairs) {
+        struct timer *a = pairs;
+        pairs = a->next;
+        a->next = NULL;
+        all = meld(all, a);
+    }
+    return all;
+}
+
+void timers_cancel(struct timers *ts, struct timer *t)
+{
+    if (!t->set)
+        return;
+    if (t != ts->first) {
+        *(t->prev->child == t ? &t->prev->child : &t->prev->next) = t->next;
+        if (t->next)
+            t->next->prev = t->prev;
+    }
+    struct timer *below = meld_siblings(t->child);
+    ts->first = t == ts->first ? below : meld(ts->first, below);
+    t->child = t->next = t->prev = NULL;
+    t->set = false;
+}
+
+void timers_set(struct timers *ts, struct timer *t, int64_t due)
+{
+    timers_cancel(ts, t);
+    t->due = due;
+    t->set = true;
+    ts->first = meld(ts->first, t);
+}
+
+void timers_run(struct timers *ts, int64_t now, int64_t until)
+{
+    while (timers_due(ts) <= now) {
+        struct timer *t = ts->first;
+        timers_cancel(ts, t);
+        t->fire(t);
+        if (ffl_now_ns() >= until)
+            return;
+    }
+}

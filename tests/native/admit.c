@@ -1,0 +1,348 @@
+/*
+ * admit.c - who is heard, what a peer can make the instance wait for, whose rights count.
+ *
+ * As root: the strangers are other users, who come and go by seteuid.
+ */
+#include "lab.h"
+
+#include "../../ffloop/_native/instance/internal.h"
+
+#include <sys/stat.h>
+
+#define STRANGER 54321
+#define LINGER_S 5
+#define AT_ONCE_NS (FFL_NS_PER_SEC * TEST_SLOW / 2)
+
+static void as_user(uid_t uid)
+{
+    CHECK_EQ(seteuid(uid), 0);
+}
+
+/* ---- what is sent with a message ------------------------------------------------------------- */
+
+/* A TCP socket whose last close waits: it has bytes that its peer does not take. */
+static int lingering(int listener)
+{
+    static const char much[65536];
+    struct sockaddr_in at = {.sin_family = AF_INET};
+    socklen_t len = sizeof(at);
+    struct linger l = {1, LINGER_S};
+    int size = 4096;
+    CHECK_EQ(getsockname(listener, (struct sockaddr *)&at, &len), 0);
+    int s = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK_EQ(setsockopt(s, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)), 0);
+    CHECK_EQ(connect(s, (struct sockaddr *)&at, sizeof(at)), 0);
+    while (send(s, much, sizeof(much), MSG_DONTWAIT | MSG_NOSIGNAL) > 0)
+        continue;
+    CHECK_EQ(setsockopt(s, SOL_SOCKET, SO_LINGER, &l, sizeof(l)), 0);
+    return s;
+}
+
+static int loopback_listener(void)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int l = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), size = 4096;
+    CHECK_EQ(setsockopt(l, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size)), 0);
+    CHECK_EQ(bind(l, (struct sockaddr *)&at, sizeof(at)), 0);
+    CHECK_EQ(listen(l, 64), 0);
+    return l;
+}
+
+static void send_lingering(int sock, const void *msg, size_t len, int n)
+{
+    int fds[16], l = loopback_listener();
+    CHECK(n <= (int)FFL_COUNT(fds));
+    for (int i = 0; i < n; i++)
+        fds[i] = lingering(l);
+    CHECK_EQ(ffl_msg_send(sock, msg, len, fds, n), len);
+    for (int i = 0; i < n; i++)
+        close(fds[i]);
+    /* the listener stays: its queue holds the other ends, whose close would be a reset */
+}
+
+static void turns_at_once(int n, const char *what)
+{
+    int64_t began = ffl_now_ns();
+    turns(n);
+    if (ffl_now_ns() - began > AT_ONCE_NS)
+        FAIL("%s: the instance waited for %.1f s", what, (double)(ffl_now_ns() - began) / 1e9);
+}
+
+static const struct ffl_hello attach = {
+    .magic = FFL_MAGIC, .version = FFL_ABI_VERSION, .kind = FFL_HELLO_ATTACH};
+
+static void linger_in_a_hello(int n)
+{
+    int s = lab_dial();
+    send_lingering(s, &attach, sizeof(attach), n);
+    turns_at_once(4, "a hello");
+    close(s);
+    turns_at_once(4, "the end of who said it");
+}
+
+TEST(close_never_waits_hello)
+{
+    struct neighbour n;
+    lab_start_manual("");
+    neighbour_start(&n);
+    quiet();
+    linger_in_a_hello(1);
+    linger_in_a_hello(9);
+    neighbour_works(&n);
+    as_user(STRANGER); /* not admitted, and so not heard */
+    int s = lab_dial();
+    for (int i = 0; i < 3; i++)
+        send_lingering(s, &attach, sizeof(attach), 3);
+    as_user(0);
+    turns_at_once(4, "a stranger's hello");
+    close(s);
+    turns_at_once(4, "a stranger's end");
+    neighbour_works(&n);
+    _exit(0); /* the descriptors are being closed elsewhere, in their own time */
+}
+
+TEST(close_never_waits_session)
+{
+    struct neighbour n;
+    struct raw r;
+    lab_start_manual("");
+    neighbour_start(&n);
+    quiet();
+    raw_attach(&r);
+    send_lingering(r.sock, "x", 1, 3);
+    turns_at_once(4, "a word on a session's socket");
+    neighbour_works(&n);
+    _exit(0);
+}
+
+TEST(close_never_waits_ticket)
+{
+    const struct ffl_ticket_msg connect = {.what = FFL_TICKET_CONNECT},
+                                mark = {.what = FFL_TICKET_MARK};
+    const struct ffl_ticket_msg *const says[] = {&connect, &connect, &mark};
+    static const int with[] = {1, 9, 2};
+    struct neighbour n;
+    lab_start_manual("");
+    neighbour_start(&n);
+    quiet();
+    for (int i = 0; i < 3; i++) {
+        struct ffl_ticket t;
+        CHECK(lab_ticket(&t));
+        send_lingering(t.fd, says[i], sizeof(*says[i]), with[i]);
+        send_lingering(t.fd, &connect, sizeof(connect), 2); /* never read: it has ended */
+        turns_at_once(6, "a ticket's message");
+        close(t.fd);
+        turns_at_once(4, "a ticket's end");
+        neighbour_works(&n);
+    }
+    _exit(0);
+}
+
+/* ---- who is heard ---------------------------------------------------------------------------- */
+
+static enum ffl_reply_status answer(int s)
+{
+    struct ffl_reply r;
+    turns(3);
+    CHECK_EQ(ffl_msg_recv(s, &r, sizeof(r), NULL, NULL), sizeof(r));
+    return r.status;
+}
+
+TEST(strangers_are_told_and_not_heard)
+{
+    int fds = test_open_fds();
+    lab_start_manual("");
+    quiet();
+    as_user(STRANGER);
+    int s = lab_dial();
+    as_user(0);
+    CHECK_EQ(answer(s), FFL_REPLY_REFUSED); /* before it has said anything */
+    CHECK_EQ(ffl_msg_send(s, &attach, sizeof(attach), NULL, 0), sizeof(attach));
+    turns(3);
+    CHECK_EQ(ffl_instance_sessions(lab.in), 0);
+    close(s);
+    turns(3);
+    CHECK_EQ(lab.in->ledger.n[CHARGE_PENDING], 0);
+    lab_stop();
+    lab_settled(fds);
+}
+
+/* What cannot say that its other side is gone would stay for ever. */
+TEST(only_peers_are_brought_in)
+{
+    struct ffl_ticket_msg m = {.what = FFL_TICKET_CONNECT};
+    struct ffl_ticket t;
+    int pair[2], more[2], kinds[4], fds = test_open_fds();
+    lab_start_manual("");
+    quiet();
+    CHECK(lab_ticket(&t));
+    kinds[0] = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    kinds[1] = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0); /* not connected */
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, pair), 0);
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, more), 0);
+    kinds[2] = pair[0];
+    kinds[3] = more[0];
+    for (size_t i = 0; i < FFL_COUNT(kinds); i++) {
+        CHECK_EQ(ffl_msg_send(t.fd, &m, sizeof(m), &kinds[i], 1), sizeof(m));
+        turns(2);
+        CHECK_EQ(lab.in->ledger.n[CHARGE_PENDING], 0);
+        close(kinds[i]);
+    }
+    close(t.fd);
+    close(pair[1]);
+    close(more[1]);
+    turns(3);
+    lab_stop();
+    lab_settled(fds);
+}
+
+/* ---- whose rights count ---------------------------------------------------------------------- */
+
+static int bind_at(struct raw *r, uint32_t h, int port, bool share)
+{
+    struct ffl_addr a = addr4("127.0.0.1", port);
+    struct ffl_optarg o = {.level = SOL_SOCKET, .name = SO_REUSEPORT, .len = sizeof(int)};
+    memcpy(o.data, &(int){share}, sizeof(int));
+    raw_socket(r, h, SOCK_STREAM);
+    raw_put(r,
+            (struct ffl_entry){
+                .op = FFL_OP_SETSOCKOPT, .handle = h, .tag = 1, .buf = raw_arg(r, &o, sizeof(o))});
+    CHECK_EQ(raw_expect(r, FFL_OP_SETSOCKOPT, h).arg, 0);
+    raw_put(r, (struct ffl_entry){
+                   .op = FFL_OP_BIND, .handle = h, .tag = 2, .buf = raw_arg(r, &a, sizeof(a))});
+    struct ffl_entry e = raw_expect(r, FFL_OP_BIND, h);
+    raw_give(r, e.buf);
+    return e.arg;
+}
+
+static int listen_at(struct raw *r, uint32_t h, int port)
+{
+    int rc = bind_at(r, h, port, true);
+    if (rc < 0)
+        return rc;
+    raw_op(r, FFL_OP_LISTEN, h, 8, 0);
+    struct ffl_entry e = raw_expect(r, FFL_OP_LISTEN, h);
+    raw_give(r, e.buf);
+    return e.arg;
+}
+
+/* A listener of the kernel's, of the present user, that shares its port. */
+static int kernel_listener(int *port)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(at);
+    int s = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
+    CHECK_EQ(setsockopt(s, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)), 0);
+    CHECK_EQ(bind(s, (struct sockaddr *)&at, sizeof(at)), 0);
+    CHECK_EQ(listen(s, 8), 0);
+    CHECK_EQ(getsockname(s, (struct sockaddr *)&at, &len), 0);
+    *port = ntohs(at.sin_port);
+    return s;
+}
+
+/* A port below 1024 that nobody has: what is bound there is closed again. */
+static int low_port(void)
+{
+    for (int port = 600; port < 1024; port++) {
+        struct sockaddr_in at = {.sin_family = AF_INET,
+                                 .sin_port = htons((uint16_t)port),
+                                 .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        int s = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        int rc = bind(s, (struct sockaddr *)&at, sizeof(at));
+        close(s);
+        if (rc == 0)
+            return port;
+    }
+    FAIL("no port below 1024 is free");
+}
+
+static void rights_lab(struct raw *own, struct raw *other)
+{
+    lab_defaults("host");
+    lab.o.policy.any_user = true;
+    lab_start("");
+    quiet();
+    as_user(STRANGER);
+    raw_attach(other);
+    as_user(0); /* which gives this process, of which root's session is, its capabilities back */
+    raw_attach(own);
+    rights_start(lab.in);
+}
+
+TEST(rights_are_the_callers)
+{
+    struct raw root, other;
+    int low, port, theirs;
+    if (geteuid() != 0)
+        return; /* takes root: two users */
+    low = low_port();
+    int l = kernel_listener(&port);
+    rights_lab(&root, &other);
+    CHECK_EQ(bind_at(&other, 0, low, false), -EACCES);
+    CHECK_EQ(bind_at(&root, 0, low, false), 0);
+    CHECK_EQ(listen_at(&other, 1, port), -EADDRINUSE); /* root's own, in the kernel */
+    CHECK_EQ(listen_at(&root, 1, port), 0);
+    as_user(STRANGER);
+    int k = kernel_listener(&theirs);
+    as_user(0);
+    rights_start(lab.in);
+    CHECK_EQ(listen_at(&other, 2, theirs), 0); /* what it may natively it may here */
+    CHECK_EQ(listen_at(&root, 2, theirs), -EADDRINUSE);
+    raw_gone(&root);
+    turns(3);
+    raw_finish(&other);
+    close(l);
+    close(k);
+}
+
+TEST(rights_that_a_rule_gives)
+{
+    struct raw other;
+    char rule[32], why[200];
+    if (geteuid() != 0)
+        return;
+    int low = low_port();
+    lab_defaults("host");
+    snprintf(rule, sizeof(rule), "%d=%d", STRANGER, low);
+    CHECK_EQ(ffl_policy_add_ports(&lab.o.policy, rule, why, sizeof(why)), 0);
+    lab.o.policy.any_user = true;
+    lab_start("");
+    quiet();
+    as_user(STRANGER);
+    raw_attach(&other);
+    as_user(0);
+    rights_start(lab.in);
+    CHECK_EQ(bind_at(&other, 0, low, false), 0);
+    raw_finish(&other);
+}
+
+/* An instance that cannot give its sockets away, since it has no right to: nobody gets at its own
+ * user's listeners by it, and those of one user share a port all the same. */
+TEST(rights_of_an_instance_without_any)
+{
+    struct raw other, more;
+    int port, free_port;
+    if (geteuid() != 0)
+        return;
+    lab_defaults("host");
+    lab.o.policy.any_user = true;
+    as_user(STRANGER);
+    int l = kernel_listener(&port);
+    close(kernel_listener(&free_port));
+    lab_start("");
+    as_user(0);
+    as_user(STRANGER + 1);
+    raw_attach(&other);
+    raw_attach(&more);
+    as_user(0);
+    as_user(STRANGER);
+    quiet();
+    CHECK_EQ(listen_at(&other, 0, port), -EADDRINUSE);
+    CHECK_EQ(listen_at(&other, 1, free_port), 0);
+    CHECK_EQ(listen_at(&more, 1, free_port), 0);
+    raw_gone(&more);
+    turns(3);
+    raw_finish(&other);
+    as_user(0);
+    close(l);
+}
