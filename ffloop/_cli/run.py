@@ -22,14 +22,13 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from .._loop import prefork
 from .._loop.loop import Loop, new_event_loop
 from .._loop.policy import FFLoopPolicy, install
 from .._session import configuration, discovery
 from .._session.binding import keep_alive
 from .._session.log import log
 from ..errors import ConfigError, InstanceError, sentence
-from . import arguments
+from . import arguments, supervisor
 
 _APP = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
 _VARIABLES = {
@@ -111,7 +110,11 @@ def _command(args: argparse.Namespace) -> int:
     sys.excepthook = _excepthook
     try:
         config = configuration.load()
-        return serve() if args.workers is None else _serve_with_workers(args, config, serve)
+        return (
+            serve()
+            if args.workers is None
+            else _serve_with_workers(args, config, serve, not script)
+        )
     except (_Refused, ConfigError, InstanceError) as exc:
         print(f"ffloop run: {sentence(exc)}", file=sys.stderr)
         warnings.simplefilter("ignore", RuntimeWarning)  # its coroutine that was never awaited
@@ -119,7 +122,10 @@ def _command(args: argparse.Namespace) -> int:
 
 
 def _serve_with_workers(
-    args: argparse.Namespace, config: configuration.Config, serve: Callable[[], int]
+    args: argparse.Namespace,
+    config: configuration.Config,
+    serve: Callable[[], int],
+    forever: bool,
 ) -> int:
     with contextlib.ExitStack() as kept:
         embedded = _embedded_instances(args.workers, config, kept)
@@ -134,7 +140,7 @@ def _serve_with_workers(
                 discovery.embed(embedded[number])
             return serve()
 
-        return prefork.run(args.workers, work, args.grace)
+        return supervisor.run(args.workers, work, args.grace, forever)
 
 
 def _embedded_instances(

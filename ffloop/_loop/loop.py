@@ -26,7 +26,7 @@ from .._session.discovery import InstanceInfo
 from .._session.log import log
 from .._session.routing import router
 from ..errors import ConfigError, InstanceError, gone
-from . import prefork
+from . import worker
 from .asyncio_private import Handle, SelectorLoop, Server, SSLProtocol, failure, logger, tidy_timers
 from .datagram import DatagramTransport, open_datagram
 from .listener import Binding, Listener, bind_sockets
@@ -520,7 +520,7 @@ class Loop(SockCalls):
                 *more,
                 **named,
             )
-            prefork.serving(self)
+            worker.serving(self)
             return
         self._own_ring(stack)
         listener = Listener(
@@ -536,7 +536,7 @@ class Loop(SockCalls):
         )
         listener.start()
         self._listeners[stack] = listener
-        prefork.serving(self)
+        worker.serving(self)
 
     def _stop_serving(self, sock: Any, **more: Any) -> None:
         stack = stack_socket(sock)

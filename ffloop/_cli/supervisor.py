@@ -1,0 +1,322 @@
+"""The parent of `ffloop run --workers`: it forks workers before anything is loaded, replaces those
+that end, and all of them on SIGHUP.
+
+Workers are process groups of their own and do not outlive their parent. A signal that tells
+something, or ends at once (SIGINT, SIGQUIT), is forwarded, so that it arrives once, whether it was
+meant for the parent or for its group.
+
+A worker that ends unasked is replaced, later each time that it fails again; after _LIMIT failures
+in a row the parent ends the others, and itself with the status of the last.
+
+On SIGHUP the parent forks a second set. When each of them has said that it serves, the old ones are
+retired: they close their listeners, and the instance gives what was accepted ahead to the new ones.
+`grace` seconds later, when the first request of each connection that they have is in, they get
+SIGTERM. If a new one fails, the new ones go and the old ones stay. SIGTERM ends all of them in the
+same two steps; a second one is forwarded.
+"""
+
+import contextlib
+import ctypes
+import os
+import selectors
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from functools import partial
+
+from .._loop import worker
+
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+_WATCHED = (*_ENDING, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
+_READY_TIMEOUT = 60.0  # seconds that a new worker has until it serves
+_SETTLED = 10.0  # seconds after which a worker has not failed again, but anew
+_LIMIT = 6  # failures in a row
+_LIMIT_AT_START = 2  # while none has ever served: what is wrong with one is wrong with all
+_DELAY, _DELAY_MOST = 0.25, 8.0  # seconds before a worker is replaced that has failed twice, more
+
+_DEADLINE = -1  # among the timers
+_PR_SET_PDEATHSIG = 1
+_SI_KERNEL = 0x80  # a SIGHUP of a terminal that is gone, not of somebody who asks for a reload
+_SIGNALFD_SIZE = 128
+
+
+def run(count: int, work: Callable[[int], int], grace: float, forever: bool) -> int:
+    """Runs work(0) to work(count - 1), each in a process of its own. With `forever` only a signal
+    ends them; else a worker that ends with status 0 is done. Returns an exit status: 0, or that of
+    a worker that failed and was not replaced (128 and the signal where one killed it)."""
+    with contextlib.closing(_Signals()) as signals:
+        return _Supervisor(count, work, grace, forever, signals).run()
+
+
+def _say(text: str) -> None:
+    print(f"ffloop run: {text}", file=sys.stderr, flush=True)
+
+
+class _Signals:
+    """Those of _WATCHED, from a signalfd(2): they are waited for beside the workers' sockets."""
+
+    def __init__(self) -> None:
+        self._before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+        bits = sum(1 << (number - 1) for number in _WATCHED)
+        mask = ctypes.create_string_buffer(bits.to_bytes(8, sys.byteorder), _SIGNALFD_SIZE)
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._fd: int = libc.signalfd(-1, mask, os.O_CLOEXEC | os.O_NONBLOCK)
+        if self._fd < 0:
+            self.close()
+            raise OSError(ctypes.get_errno(), "signalfd: " + os.strerror(ctypes.get_errno()))
+
+    def close(self) -> None:
+        """Gives the signals back. Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._before)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def read(self) -> Iterator[tuple[int, int]]:
+        """Each signal that has come: its number, and how it was sent (si_code)."""
+        with contextlib.suppress(BlockingIOError):
+            while info := os.read(self._fd, _SIGNALFD_SIZE):
+                number, _, code = struct.unpack_from("=Iii", info)
+                yield number, code
+
+
+class _Stage(Enum):
+    COMING = auto()  # of a reload, until all of them serve
+    CURRENT = auto()
+    LEAVING = auto()  # replaced by a reload, or given up with it
+
+
+@dataclass(eq=False, slots=True)
+class _Worker:
+    number: int
+    pid: int
+    control: socket.socket  # see _loop/worker.py
+    stage: _Stage
+    serves: bool = False
+    began: float = field(default_factory=time.monotonic)
+
+    def tell(self, signum: int) -> None:
+        os.kill(self.pid, signum)  # not reaped yet: the pid is still its own
+
+    def retire(self) -> None:
+        with contextlib.suppress(OSError):
+            self.control.shutdown(socket.SHUT_WR)
+
+
+class _Supervisor:
+    """`timers`: what is to be done later, by the number of the worker that is to be replaced, or
+    _DEADLINE: of a reload, or of the end."""
+
+    def __init__(
+        self,
+        count: int,
+        work: Callable[[int], int],
+        grace: float,
+        forever: bool,
+        signals: _Signals,
+    ) -> None:
+        self._work, self._grace, self._forever, self._signals = work, grace, forever, signals
+        self._numbers = range(count)
+        self._workers: dict[int, _Worker] = {}  # by pid
+        self._failures = [0] * count  # of each number, in a row
+        self._timers: dict[int, tuple[float, Callable[[], None]]] = {}
+        self._proven = False  # a worker has served, or settled
+        self._ending = False
+        self._status = 0
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(signals.fileno(), selectors.EVENT_READ)
+
+    def run(self) -> int:
+        for number in self._numbers:
+            self._start(number, _Stage.CURRENT)
+        while self._workers or self._timers:
+            self._wait()
+        self._selector.close()
+        return self._status
+
+    def _start(self, number: int, stage: _Stage) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        parent = os.getpid()
+        control, its_end = socket.socketpair()
+        pid = os.fork()
+        if not pid:
+            control.close()
+            self._become_worker(parent, its_end)
+            sys.exit(self._work(number))
+        its_end.close()
+        self._workers[pid] = _Worker(number, pid, control, stage)
+        self._selector.register(control, selectors.EVENT_READ, self._workers[pid])
+
+    def _become_worker(self, parent: int, control: socket.socket) -> None:
+        os.setpgid(0, 0)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it went before that
+            os.kill(os.getpid(), signal.SIGTERM)
+        for sibling in self._workers.values():
+            sibling.control.close()
+        self._selector.close()
+        self._signals.close()
+        worker.begin(control)
+
+    def _later(self, key: int, delay: float, call: Callable[[], None]) -> None:
+        self._timers[key] = (time.monotonic() + delay, call)
+
+    def _of(self, stage: _Stage) -> list[_Worker]:
+        return [each for each in self._workers.values() if each.stage is stage]
+
+    # ---- what happens ----
+
+    def _wait(self) -> None:
+        timeout = None
+        if self._timers:
+            timeout = max(0.0, min(when for when, _ in self._timers.values()) - time.monotonic())
+        for key, _ in self._selector.select(timeout):
+            if key.data is not None:
+                self._said(key.data)
+        for signum, code in self._signals.read():
+            self._signalled(signum, code)
+        now = time.monotonic()
+        for key_due in [key for key, (when, _) in self._timers.items() if when <= now]:
+            if timer := self._timers.pop(key_due, None):
+                timer[1]()
+
+    def _signalled(self, signum: int, code: int) -> None:
+        if signum == signal.SIGCHLD:
+            for pid, status in _ended():
+                if pid in self._workers:  # else an orphan, where this is process 1
+                    self._gone(self._workers.pop(pid), status)
+        elif signum == signal.SIGHUP and code != _SI_KERNEL:
+            self._reload()
+        elif signum == signal.SIGTERM and not self._ending:
+            self._end()
+        else:
+            if signum in _ENDING:
+                self._ending = True
+                self._timers.clear()
+            for each in self._workers.values():
+                each.tell(signum)
+
+    def _said(self, one: _Worker) -> None:
+        self._selector.unregister(one.control)  # once: it serves, or has closed its end
+        if not one.control.recv(1):
+            return
+        one.serves = self._proven = True
+        coming = self._of(_Stage.COMING)
+        if coming and not self._ending and all(each.serves for each in coming):
+            self._take_over(coming)
+
+    def _gone(self, one: _Worker, status: int) -> None:
+        if one.control in self._selector.get_map():
+            self._selector.unregister(one.control)
+        one.control.close()
+        how = f"ended with status {status}" if status >= 0 else f"was killed by signal {-status}"
+        what = f"worker {one.number} (pid {one.pid}) {how}"
+        if not self._ending and one.stage is _Stage.CURRENT:
+            self._replace(one, status, what)
+            return
+        if not self._ending and one.stage is _Stage.COMING:
+            self._abandon(f"{what} before it served")
+            return
+        if status != 0 and -status not in _ENDING:  # it was asked to end, and ended otherwise
+            _say(what)
+            if self._ending:
+                self._status = self._status or _exit_status(status)
+        if self._ending and not self._workers:
+            self._timers.clear()
+
+    # ---- replacing one ----
+
+    def _replace(self, one: _Worker, status: int, what: str) -> None:
+        if status == 0 and not self._forever:
+            return
+        settled = time.monotonic() - one.began >= _SETTLED
+        self._proven = self._proven or settled
+        failures = 1 if settled else self._failures[one.number] + 1
+        self._failures[one.number] = failures
+        if failures >= (_LIMIT if self._proven else _LIMIT_AT_START):
+            _say(f"{what}, failure {failures} in a row: giving up")
+            self._status = _exit_status(status)
+            self._end()
+            return
+        delay = min(_DELAY * 2 ** (failures - 2), _DELAY_MOST) if failures > 1 else 0.0
+        _say(f"{what}; another takes its place" + (f" in {delay:g} s" if delay else ""))
+        self._later(one.number, delay, partial(self._start, one.number, _Stage.CURRENT))
+
+    # ---- replacing all, and the end ----
+
+    def _reload(self) -> None:
+        if self._ending or _DEADLINE in self._timers:
+            _say("SIGHUP while a reload is under way")
+            return
+        _say("reload: starting new workers")
+        for number in self._numbers:
+            self._start(number, _Stage.COMING)
+        self._later(_DEADLINE, _READY_TIMEOUT, self._reload_is_late)
+
+    def _reload_is_late(self) -> None:
+        silent = [each for each in self._of(_Stage.COMING) if not each.serves]
+        self._abandon(f"{len(silent)} serve nothing yet")
+
+    def _abandon(self, why: str) -> None:
+        _say(f"reload given up, the old workers stay: {why}")
+        self._timers.pop(_DEADLINE, None)
+        for each in self._of(_Stage.COMING):
+            each.stage = _Stage.LEAVING
+            each.tell(signal.SIGTERM)
+
+    def _take_over(self, coming: list[_Worker]) -> None:
+        old = self._of(_Stage.CURRENT)
+        for each in old:
+            each.stage = _Stage.LEAVING
+        for each in coming:
+            each.stage = _Stage.CURRENT
+        self._timers.clear()  # the set is whole
+        self._failures = [0] * len(self._numbers)
+        self._retire(old)
+
+    def _retire(self, workers: list[_Worker]) -> None:
+        for each in workers:
+            each.retire()
+        self._later(_DEADLINE, self._grace, partial(self._terminate, workers))
+
+    def _terminate(self, workers: list[_Worker]) -> None:
+        for each in workers:
+            if each.pid in self._workers:
+                each.tell(signal.SIGTERM)
+        if not self._ending:
+            _say(f"reload: done, {len(self._of(_Stage.CURRENT))} workers")
+
+    def _end(self) -> None:
+        self._ending = True
+        self._timers.clear()
+        serving = [each for each in self._workers.values() if each.serves]
+        for each in self._workers.values():
+            if not each.serves:
+                each.tell(signal.SIGTERM)
+        if serving:
+            self._retire(serving)
+
+
+def _exit_status(status: int) -> int:
+    """Of a worker that failed, for the parent's own: as a shell's."""
+    return status if status > 0 else 128 - status if status < 0 else 1
+
+
+def _ended() -> Iterator[tuple[int, int]]:
+    # Of one SIGCHLD: (pid, exit code, negative for a signal). Each is reaped when it is its turn:
+    # the others' pids are theirs meanwhile, and may be signalled.
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            yield pid, os.waitstatus_to_exitcode(status)
