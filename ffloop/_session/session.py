@@ -17,6 +17,8 @@ from . import configuration, discovery
 from .binding import EV_CLOSED, EV_DOWN, EV_FD, Ring, decode_events, receive
 from .configuration import Config
 
+_CLOSED_MOST = 256
+
 
 class Session(Ring):
     """A thread's own session. Used by that thread only: RuntimeError in any other.
@@ -30,6 +32,8 @@ class Session(Ring):
         self.config = config
         self.embedded = False
         self.down = False  # its sockets have been told that the instance is gone
+        self._turning = False
+        self._closed = 0  # sockets, since the last turn
         super().__init__(path, config, timeout_ms)
 
     def _alive(self) -> Any:
@@ -45,14 +49,41 @@ class Session(Ring):
         if self.orphans:
             self.close_orphans()
         ready = []
-        for kind, handle, arg, off in decode_events(self.wait(epfd, timeout_ns)):
-            if kind == EV_FD:
-                ready.append((handle, arg))
-            elif kind == EV_DOWN:
-                self._went_down()
-            elif kind != EV_CLOSED:
-                receive(self, kind, handle, arg, off)
+        self._turning = True
+        try:
+            for kind, handle, arg, off in decode_events(self.wait(epfd, timeout_ns)):
+                if kind == EV_FD:
+                    ready.append((handle, arg))
+                elif kind == EV_DOWN:
+                    self._went_down()
+                elif kind != EV_CLOSED:
+                    receive(self, kind, handle, arg, off)
+        finally:
+            self._turning = False
+            self._closed = 0
         return ready
+
+    # A program that never waits, but tries each call until it succeeds, has its turns here: a
+    # closed socket's handle is free again, and forgotten, after one.
+
+    def open_socket(self, family: int, kind: int, proto: int = 0, nodelay: bool = False) -> int:
+        try:
+            return super().open_socket(family, kind, proto, nodelay)
+        except OSError as exc:
+            if exc.errno != errno.EMFILE or not self._may_turn():
+                raise
+        self.ping()  # what was closed before is free when this is answered
+        self.turn(-1, 0)
+        return super().open_socket(family, kind, proto, nodelay)
+
+    def close_socket(self, handle: int, abort: bool = False) -> None:
+        super().close_socket(handle, abort)
+        self._closed += 1
+        if self._closed >= _CLOSED_MOST and self._may_turn():
+            self.turn(-1, 0)
+
+    def _may_turn(self) -> bool:
+        return self.thread is not None and not self._turning and not self.closed and not self.dead
 
     def _went_down(self) -> None:
         self.down = True

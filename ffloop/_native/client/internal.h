@@ -42,9 +42,11 @@ struct csock {
     bool eof, eof_given, shut_wr, closing;
     bool want_r, want_w, waiting_w, in_ready;
     bool give_connect, give_error;
-    void *watch;    /* not NULL: no events, ffl_client_next gives this */
-    bool gone;      /* closed, out of the table, still in the ready list */
-    bool returning; /* accepted, not wanted: until nothing more is read ahead (csock_return) */
+    bool connected;    /* a stream: connect succeeded, or it was accepted */
+    bool connect_told; /* what became of the last connect */
+    void *watch;       /* not NULL: no events, ffl_client_next gives this */
+    bool gone;         /* closed, out of the table, still in the ready list */
+    bool returning;    /* accepted, not wanted: until nothing more is read ahead (csock_return) */
     int connect_result;
     int error;      /* pending, > 0 */
     bool failed;    /* an error was met: nothing more will come */
@@ -110,6 +112,7 @@ struct ffl_client {
     struct ffl_spin spin;
     struct ffl_yield yield;
     int64_t fd_checked;
+    int64_t looked; /* for a dead instance, by client_look */
 };
 
 /* attach.c */
@@ -140,6 +143,9 @@ int client_call(struct ffl_client *c, struct ffl_entry e, void *out, size_t len)
 
 /* reap.c */
 void client_reap(struct ffl_client *c); /* everything that is there */
+/* The same before a call says EAGAIN: who asks again and again without a wait gets on too, and hears
+ * of the instance's end within FFL_LOOK_NS. */
+void client_look(struct ffl_client *c);
 void client_release(struct ffl_client *c, struct rx_item *it);
 void client_release_buf(struct ffl_client *c, uint32_t buf);
 void client_ready(struct ffl_client *c, struct csock *s);

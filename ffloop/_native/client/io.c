@@ -199,7 +199,7 @@ int64_t ffl_client_recv(struct ffl_client *c, int h, void *data, size_t len, int
     if (msg_flags)
         *msg_flags = 0;
     if (!s->rx_head)
-        client_reap(c); /* it may be there already */
+        client_look(c); /* it may be there already */
     int64_t n;
     if (s->rx_head && s->type == SOCK_STREAM)
         n = (int64_t)recv_stream(c, s, data, len, flags & MSG_PEEK);
@@ -301,7 +301,7 @@ static uint32_t tx_get(struct ffl_client *c, struct csock *s, uint32_t want, boo
     uint32_t buf = tx_take(c, s, want, part);
     if (ffl_likely(buf != FFL_NO_BUF))
         return buf;
-    client_reap(c);
+    client_look(c);
     buf = tx_take(c, s, want, part);
     if (buf == FFL_NO_BUF && c->tx.free_bytes < want)
         ffl_stat_add(&c->map.seg->app.pool_empty, 1);

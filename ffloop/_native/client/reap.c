@@ -161,6 +161,7 @@ static int on_accept(struct ffl_client *c, struct csock *l, struct ffl_entry e)
     s->domain = l->domain;
     s->type = l->type;
     s->proto = l->proto;
+    s->connected = s->connect_told = true;
     s->armed = l->acc_flags & FFL_F_ARM_NEW;
     s->names_buf = e.buf;
     if (e.buf != FFL_NO_BUF)
@@ -201,7 +202,8 @@ static int on_connect(struct ffl_client *c, struct csock *s, struct ffl_entry e)
         take_names(c, s, e.buf);
         client_release_buf(c, e.buf);
     }
-    s->connecting = false;
+    s->connecting = s->connect_told = false;
+    s->connected = e.arg >= 0 && s->type == SOCK_STREAM;
     s->connect_result = e.arg < 0 ? -e.arg : 0;
     if (e.arg < 0) {
         s->error = -e.arg;
@@ -345,6 +347,18 @@ static bool reap_txfree(struct ffl_client *c)
     if (n < 0)
         client_die(c, EPROTO, "a transmit buffer came back that was not out");
     return n > 0;
+}
+
+void client_look(struct ffl_client *c)
+{
+    client_reap(c);
+    int64_t now = ffl_now_ns();
+    if (c->dead || now - c->looked < FFL_LOOK_NS)
+        return;
+    c->looked = now;
+    char byte;
+    if (recv(c->sock, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 || errno == ECONNRESET)
+        ffl_client_lost(c);
 }
 
 void client_reap(struct ffl_client *c)

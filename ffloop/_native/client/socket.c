@@ -201,6 +201,23 @@ int ffl_client_listen(struct ffl_client *c, int h, int backlog, unsigned flags)
     return rc;
 }
 
+/* As Linux: the first call after the end tells it; later ones say that it is connected, or try again
+ * (-EAGAIN: nothing is under way). */
+static int connect_again(struct ffl_client *c, struct csock *s)
+{
+    if (s->connecting)
+        client_look(c);
+    if (s->connecting)
+        return -EALREADY;
+    bool tell = (s->connected || s->connect_result) && !s->connect_told;
+    s->connect_told = true;
+    if (tell) {
+        s->error = 0;
+        return -s->connect_result;
+    }
+    return s->connected ? -EISCONN : -EAGAIN;
+}
+
 int ffl_client_connect(struct ffl_client *c, int h, const struct ffl_addr *a)
 {
     struct csock *s;
@@ -208,14 +225,17 @@ int ffl_client_connect(struct ffl_client *c, int h, const struct ffl_addr *a)
     int rc = find(c, h, &s);
     if (rc < 0)
         return rc;
-    if (s->connecting)
-        return -EALREADY;
     if (s->listener)
         return -EOPNOTSUPP;
+    rc = connect_again(c, s);
+    if (rc != -EAGAIN)
+        return rc;
     rc = submit_addr(c, &e, a);
     if (rc < 0)
         return rc;
     s->connecting = true;
+    s->give_connect = false;
+    s->connect_result = 0;
     s->names_known = s->failed = s->eof = s->eof_given = s->shut_wr = false;
     s->error = 0;
     client_submit(c, e);
@@ -298,6 +318,8 @@ int ffl_client_accept(struct ffl_client *c, int h, struct ffl_names *names)
         return rc;
     if (!l->listener)
         return -EINVAL;
+    if (!l->acc_head)
+        client_look(c);
     struct csock *s = l->acc_head;
     if (!s) {
         if (!l->window || l->paused)
@@ -491,6 +513,8 @@ int ffl_client_take_error(struct ffl_client *c, int h)
     struct csock *s = client_sock(c, h);
     if (!s)
         return 0;
+    if (s->connecting)
+        client_look(c);
     int err = s->error ? s->error : s->open_error;
     s->error = 0;
     mirror_update(s);

@@ -143,6 +143,7 @@ static int sock_events(struct ffl_client *c, struct csock *s, struct ffl_event *
         return 0;
     if (s->give_connect) {
         s->give_connect = false;
+        s->connect_told = true;
         n += one(&ev[n], FFL_EV_CONNECT, s, (uint32_t)s->connect_result);
     }
     if (s->want_w && !s->connecting && !tx_writable(c, s)) {
