@@ -313,8 +313,9 @@ def test_a_loop_leaves_a_selectors_sockets():
             loop = asyncio.get_running_loop()
             with pytest.raises(RuntimeError, match="another session"):
                 await loop.sock_recv(one, 1)
-            with pytest.raises(RuntimeError, match="another session"):
-                await loop.create_connection(asyncio.Protocol, sock=one)
+            with one.dup() as given:  # newer CPythons close it then
+                with pytest.raises(RuntimeError, match="another session"):
+                    await loop.create_connection(asyncio.Protocol, sock=given)
 
         ffloop.run(main())
         other.send(b"x")
