@@ -31,7 +31,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ffloop import InstanceError, _ring
+from ffloop import InstanceError
+from ffloop._session import binding
 from ffloop._session.discovery import executable
 
 PEER, PEER6 = "10.97.0.1", "fd97::1"
@@ -199,7 +200,7 @@ class Instance:
         return self.log.read_text(errors="replace")[-2000:]
 
     def stats(self) -> dict[str, int]:
-        return _ring.instance_stats(self.path)
+        return binding.instance_stats(self.path)
 
     def revive(self) -> None:
         """Starts it again where a test has killed it; AssertionError where it ended by itself."""
@@ -232,7 +233,7 @@ def mirrored(monkeypatch: Any) -> None:
     """Destinations that are the stack's own go to the mirror; its names are read back as theirs."""
     there = MIRROR | {STACK6: MIRROR6}
     back = {m: a for a, m in there.items()}
-    encode, decode = _ring.encode, _ring.decode
+    encode, decode = binding.encode, binding.decode
 
     def encode_there(family: int, address: Any, what: str = "address") -> bytes:
         if what != "bind" and isinstance(address, tuple) and address:
@@ -243,8 +244,8 @@ def mirrored(monkeypatch: Any) -> None:
         found = decode(raw)
         return found and (back.get(found[0], found[0]), *found[1:])
 
-    monkeypatch.setattr(_ring, "encode", encode_there)
-    monkeypatch.setattr(_ring, "decode", decode_back)
+    monkeypatch.setattr(binding, "encode", encode_there)
+    monkeypatch.setattr(binding, "decode", decode_back)
 
 
 # ---- applications ----

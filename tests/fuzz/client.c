@@ -151,7 +151,7 @@ static void take_back(void)
 static void answer(struct input *in, struct ffl_entry q)
 {
     const struct ffl_names names = {addr4("10.0.0.1", 80), addr4("10.0.0.2", 81)};
-    const struct ffl_optarg o = {.len = take(in, 1) % 80};
+    const struct ffl_optarg o = {.len = take(in, 2) % (FFL_OPT_MAX + 1)};
     struct ffl_entry e = {.op = q.op, .tag = q.tag, .handle = q.handle, .buf = FFL_NO_BUF};
     uint32_t h = q.handle % HANDLES;
     e.arg = take(in, 1) < 224 ? 0 : -(int32_t)(1 + take(in, 1) % 130);

@@ -123,6 +123,13 @@ static void lie_option_too_long(struct raw *r)
     raw_put(r, (struct ffl_entry){
                    .op = FFL_OP_SETSOCKOPT, .handle = mine, .buf = raw_arg(r, &o, sizeof(o))});
 }
+static void lie_option_beyond_its_buffer(struct raw *r)
+{
+    struct ffl_optarg o = {.level = SOL_SOCKET, .name = SO_KEEPALIVE, .len = FFL_OPT_MAX};
+    uint32_t buf = raw_arg(r, &o, ffl_optarg_bytes(0));
+    CHECK(ffl_buf_size(buf) < sizeof(o));
+    raw_put(r, (struct ffl_entry){.op = FFL_OP_SETSOCKOPT, .handle = mine, .buf = buf});
+}
 static void lie_option_wanted_too_long(struct raw *r)
 {
     struct ffl_optarg o = {.level = SOL_SOCKET, .name = SO_KEEPALIVE, .len = UINT32_MAX};
@@ -207,6 +214,7 @@ static const struct {
     LIE(argument_without_a_buffer),
     LIE(argument_in_a_foreign_buffer),
     LIE(option_too_long),
+    LIE(option_beyond_its_buffer),
     LIE(option_wanted_too_long),
     LIE(shutdown_how),
     LIE(credit_negative),
@@ -586,7 +594,7 @@ TEST(options_that_point)
         uint32_t msg_flags, reserved;
     } z = {.copybuf = (uintptr_t)victim, .copybuf_len = sizeof(victim)};
     struct ffl_optarg o = {.level = IPPROTO_TCP, .name = 35, .len = sizeof(z)};
-    _Static_assert(sizeof(z) == sizeof(o.data), "an option's room");
+    _Static_assert(sizeof(z) <= sizeof(o.data), "an option's room");
     memcpy(o.data, &z, sizeof(z));
     raw_put(&r,
             (struct ffl_entry){

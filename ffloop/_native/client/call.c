@@ -59,7 +59,11 @@ uint32_t client_buf(struct ffl_client *c, uint32_t want)
 uint32_t client_arg(struct ffl_client *c, const void *data, size_t len)
 {
     uint32_t buf = client_buf(c, (uint32_t)len);
-    if (buf != FFL_NO_BUF) /* every class holds every block */
+    if (buf != FFL_NO_BUF && ffl_buf_size(buf) < len) { /* only smaller ones are left */
+        (void)ffl_pool_put(&c->tx, buf);
+        return FFL_NO_BUF;
+    }
+    if (buf != FFL_NO_BUF)
         memcpy((char *)c->map.seg + ffl_buf_off(&c->tx.geo, buf), data, len);
     return buf;
 }
@@ -103,7 +107,8 @@ int client_call(struct ffl_client *c, struct ffl_entry e, void *out, size_t len)
         if (c->call.buf == FFL_NO_BUF) /* the instance had no buffer for the answer */
             rc = -ENOBUFS;
         else
-            memcpy(out, (char *)c->map.seg + ffl_buf_off(&c->map.geo.rx, c->call.buf), len);
+            memcpy(out, (char *)c->map.seg + ffl_buf_off(&c->map.geo.rx, c->call.buf),
+                   len < ffl_buf_size(c->call.buf) ? len : ffl_buf_size(c->call.buf));
     }
     if (c->call.buf != FFL_NO_BUF) {
         client_release_buf(c, c->call.buf);

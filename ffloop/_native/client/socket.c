@@ -458,7 +458,7 @@ int ffl_client_setsockopt(struct ffl_client *c, int h, int level, int name, cons
     struct ffl_optarg o = {.level = level, .name = name, .len = len};
     memcpy(o.data, val, len);
     struct ffl_entry e = {.op = FFL_OP_SETSOCKOPT, .handle = (uint32_t)h};
-    e.buf = client_arg(c, &o, sizeof(o));
+    e.buf = client_arg(c, &o, ffl_optarg_bytes(len));
     if (e.buf == FFL_NO_BUF)
         return -ENOBUFS;
     if (level == SOL_SOCKET && name == SO_SNDBUF && len >= sizeof(int))
@@ -495,7 +495,7 @@ int ffl_client_getsockopt(struct ffl_client *c, int h, int level, int name, void
     }
     struct ffl_optarg o = {.level = level, .name = name, .len = *len};
     struct ffl_entry e = {.op = FFL_OP_GETSOCKOPT, .handle = (uint32_t)h};
-    e.buf = client_arg(c, &o, sizeof(o));
+    e.buf = client_arg(c, &o, ffl_optarg_bytes(0));
     if (e.buf == FFL_NO_BUF)
         return -ENOBUFS;
     rc = client_call(c, e, &o, sizeof(o));

@@ -6,6 +6,7 @@
  * does not have, a buffer out of range or used twice) is -EPROTO and ends the session.
  */
 #include "internal.h"
+#include "option.h"
 
 #include <errno.h>
 #include <netinet/in.h>
@@ -22,13 +23,36 @@ static int bad(const char **why, const char *reason)
 
 /* ---- arguments and answers ----------------------------------------------------------------- */
 
-/* Copies an argument block out of the entry's buffer and gives the buffer back. */
-static int take_arg(struct ffl_session *s, struct ffl_entry e, void *arg, size_t len)
+/* The argument block of an entry, in a buffer that may be one; or NULL. */
+static const void *arg_of(struct ffl_session *s, struct ffl_entry e)
 {
     const struct ffl_pool_geo *p = &s->map.geo.tx;
-    if (!ffl_buf_ok(p, e.buf) || s->tx[ffl_buf_slot(p, e.buf)].held)
+    bool sound = ffl_buf_ok(p, e.buf) && !s->tx[ffl_buf_slot(p, e.buf)].held;
+    return sound ? session_buf(s, p, e.buf) : NULL;
+}
+
+/* Copies it out and gives the buffer back. */
+static int take_arg(struct ffl_session *s, struct ffl_entry e, void *arg, size_t len)
+{
+    const void *from = arg_of(s, e);
+    if (!from)
         return -EPROTO;
-    memcpy(arg, session_buf(s, p, e.buf), len); /* every class holds every block */
+    memcpy(arg, from, len); /* every class holds this much */
+    session_tx_release(s, e.buf);
+    return 0;
+}
+
+/* The same for an option, whose length is in the block; `set`: the value as well. */
+static int take_option(struct ffl_session *s, struct ffl_entry e, struct ffl_optarg *o, bool set)
+{
+    const uint8_t *from = arg_of(s, e);
+    if (!from)
+        return -EPROTO;
+    memcpy(o, from, ffl_optarg_bytes(0));
+    if (o->len > FFL_OPT_MAX || (set && ffl_optarg_bytes(o->len) > ffl_buf_size(e.buf)))
+        return -EPROTO;
+    if (set)
+        memcpy(o->data, from + ffl_optarg_bytes(0), o->len);
     session_tx_release(s, e.buf);
     return 0;
 }
@@ -37,6 +61,10 @@ static int take_arg(struct ffl_session *s, struct ffl_entry e, void *arg, size_t
 static uint32_t put_answer(struct ffl_session *s, const void *data, size_t len)
 {
     uint32_t buf = ffl_pool_get(&s->rx, (uint32_t)len);
+    if (buf != FFL_NO_BUF && ffl_buf_size(buf) < len) {
+        (void)ffl_pool_put(&s->rx, buf); /* only smaller ones are left */
+        return FFL_NO_BUF;
+    }
     if (buf == FFL_NO_BUF)
         return buf;
     s->rx_owner[ffl_buf_slot(&s->rx.geo, buf)] = 0; /* counted for no endpoint */
@@ -272,14 +300,23 @@ void control_close(struct ep *e, bool abort)
         ep_timer(e, ffl_now_ns() + LINGER_NS);
 }
 
+/* Its control messages do not cross the ring with a stream's bytes. */
+static bool lost_on_a_stream(const struct ep *e, const struct ffl_optarg *arg)
+{
+    const struct ffl_option *o = ffl_option_find(arg->level, arg->name);
+    return !e->dgram && o && o->flags & FFL_OPTION_DGRAM;
+}
+
 static int op_setsockopt(struct ep *e, struct ffl_entry q)
 {
     struct ffl_optarg o;
-    if (take_arg(e->s, q, &o, sizeof(o)) < 0 || o.len > FFL_OPT_MAX)
+    if (take_option(e->s, q, &o, true) < 0)
         return -EPROTO;
     if (e->tx_head != FFL_NO_BUF && !e->blocked && !e->connecting)
         data_flush(e); /* it applies to what is sent after it */
-    int rc = e->fd < 0 ? -e->open_error : rights_setsockopt(e, &o);
+    int rc = e->fd < 0                 ? -e->open_error
+             : lost_on_a_stream(e, &o) ? -ENOPROTOOPT
+                                       : rights_setsockopt(e, &o);
     if (q.tag)
         answer(e->s, q, rc, FFL_NO_BUF);
     return 0;
@@ -289,11 +326,11 @@ static int op_getsockopt(struct ep *e, struct ffl_entry q)
 {
     struct ffl_instance *in = e->s->in;
     struct ffl_optarg o;
-    if (take_arg(e->s, q, &o, sizeof(o)) < 0 || o.len > FFL_OPT_MAX)
+    if (take_option(e->s, q, &o, false) < 0)
         return -EPROTO;
     int rc = e->fd < 0 ? -e->open_error
                        : OPS(in)->getsockopt(ST(in), e->fd, o.level, o.name, o.data, &o.len);
-    answer(e->s, q, rc, rc < 0 ? FFL_NO_BUF : put_answer(e->s, &o, sizeof(o)));
+    answer(e->s, q, rc, rc < 0 ? FFL_NO_BUF : put_answer(e->s, &o, ffl_optarg_bytes(o.len)));
     return 0;
 }
 

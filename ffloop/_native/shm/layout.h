@@ -15,7 +15,7 @@
 #include <stdatomic.h>
 
 #define FFL_MAGIC 0x436b636f534c4646ULL /* "FFLSockC" */
-#define FFL_ABI_VERSION 2u
+#define FFL_ABI_VERSION 3u
 
 /* ---- entries ------------------------------------------------------------------------------- */
 
@@ -93,14 +93,20 @@ struct ffl_names {
 };
 _Static_assert(sizeof(struct ffl_names) == 56, "names ABI");
 
-#define FFL_OPT_MAX 64
-struct ffl_optarg { /* Linux level and option names */
+#define FFL_OPT_MAX 512 /* bytes: TCP_INFO has 280 and grows; struct group_source_req has 264 */
+struct ffl_optarg {     /* Linux level and option names */
     int32_t level;
     int32_t name;
     uint32_t len; /* bytes used (SET) or wanted (GET) of data, at most FFL_OPT_MAX */
     uint8_t data[FFL_OPT_MAX];
 };
-_Static_assert(sizeof(struct ffl_optarg) == 76, "optarg ABI");
+_Static_assert(sizeof(struct ffl_optarg) == 524, "optarg ABI");
+
+/* What of it is in the buffer, with `len` bytes of data. */
+static inline uint32_t ffl_optarg_bytes(uint32_t len)
+{
+    return (uint32_t)offsetof(struct ffl_optarg, data) + len;
+}
 
 struct ffl_import { /* from a ticket (handshake.h), which it leaves */
     uint64_t key;

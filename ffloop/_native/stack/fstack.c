@@ -10,6 +10,7 @@
 
 #include "fstack_conf.h"
 #include "fstack_ports.h"
+#include "option.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -406,80 +407,97 @@ static int fstack_listen(void *st, int fd, int backlog)
 
 /* ---- options ------------------------------------------------------------------------------- */
 
-enum opt_kind { OPT_PLAIN = 1, OPT_BOOL, OPT_ERRNO, OPT_LB };
-
-/* What F-Stack translates rightly. Anything else is ENOPROTOOPT here: passed through, an unknown
- * number may hit another option of FreeBSD's. */
-static const struct {
-    int level, name;
-    enum opt_kind kind;
-} known[] = {
-    {SOL_SOCKET, SO_REUSEADDR, OPT_BOOL},
-    {SOL_SOCKET, SO_REUSEPORT, OPT_LB},
-    {SOL_SOCKET, SO_KEEPALIVE, OPT_BOOL},
-    {SOL_SOCKET, SO_BROADCAST, OPT_BOOL},
-    {SOL_SOCKET, SO_OOBINLINE, OPT_BOOL},
-    {SOL_SOCKET, SO_DONTROUTE, OPT_BOOL},
-    {SOL_SOCKET, SO_SNDBUF, OPT_PLAIN},
-    {SOL_SOCKET, SO_RCVBUF, OPT_PLAIN},
-    {SOL_SOCKET, SO_SNDLOWAT, OPT_PLAIN},
-    {SOL_SOCKET, SO_RCVLOWAT, OPT_PLAIN},
-    {SOL_SOCKET, SO_LINGER, OPT_PLAIN},
-    {SOL_SOCKET, SO_ERROR, OPT_ERRNO},
-    {IPPROTO_TCP, TCP_NODELAY, OPT_BOOL},
-    {IPPROTO_TCP, TCP_MAXSEG, OPT_PLAIN},
-    {IPPROTO_TCP, TCP_KEEPIDLE, OPT_PLAIN},
-    {IPPROTO_TCP, TCP_KEEPINTVL, OPT_PLAIN},
-    {IPPROTO_TCP, TCP_KEEPCNT, OPT_PLAIN},
-    {IPPROTO_IP, IP_TOS, OPT_PLAIN},
-    {IPPROTO_IP, IP_TTL, OPT_PLAIN},
-    {IPPROTO_IP, IP_MULTICAST_IF, OPT_PLAIN},
-    {IPPROTO_IP, IP_MULTICAST_TTL, OPT_PLAIN},
-    {IPPROTO_IP, IP_MULTICAST_LOOP, OPT_PLAIN},
-    {IPPROTO_IP, IP_ADD_MEMBERSHIP, OPT_PLAIN},
-    {IPPROTO_IP, IP_DROP_MEMBERSHIP, OPT_PLAIN},
-    {IPPROTO_IPV6, IPV6_V6ONLY, OPT_BOOL},
-};
-
-static enum opt_kind kind_of(int level, int name)
+/* Linux's struct tcp_info begins as FreeBSD's does, which was made after it; the two count the states
+ * and the window in other ways. */
+static int tcp_info(int fd, const struct ffl_option *o, void *val, uint32_t *len)
 {
-    for (size_t i = 0; i < FFL_COUNT(known); i++)
-        if (known[i].level == level && known[i].name == name)
-            return known[i].kind;
+    static const uint8_t states[] = {
+        TCP_CLOSE,     TCP_LISTEN,  TCP_SYN_SENT, TCP_SYN_RECV,  TCP_ESTABLISHED, TCP_CLOSE_WAIT,
+        TCP_FIN_WAIT1, TCP_CLOSING, TCP_LAST_ACK, TCP_FIN_WAIT2, TCP_TIME_WAIT,
+    };
+    union {
+        struct tcp_info linux_one;
+        uint8_t room[512]; /* FreeBSD's is longer */
+    } u = {.room = {0}};
+    socklen_t n = sizeof(u);
+    if (ff_getsockopt_freebsd(fd, o->bsd_level, o->bsd_name, &u, &n) < 0)
+        return fail();
+    struct tcp_info *t = &u.linux_one;
+    uint32_t mss = t->tcpi_snd_mss ? t->tcpi_snd_mss : 1,
+             same = offsetof(struct tcp_info, tcpi_total_retrans);
+    t->tcpi_state = t->tcpi_state < sizeof(states) ? states[t->tcpi_state] : TCP_CLOSE;
+    t->tcpi_snd_cwnd /= mss;
+    t->tcpi_snd_ssthresh = t->tcpi_snd_ssthresh / mss;
+    *len = *len < same ? *len : same;
+    memcpy(val, &u, *len);
     return 0;
+}
+
+static int set_bsd(int fd, int level, int name, const void *val, uint32_t len)
+{
+    return ff_setsockopt_freebsd(fd, level, name, val, len) < 0 ? fail() : 0;
+}
+
+static int get_bsd(int fd, int level, int name, void *val, uint32_t *len)
+{
+    socklen_t n = *len;
+    if (ff_getsockopt_freebsd(fd, level, name, val, &n) < 0)
+        return fail();
+    *len = n;
+    return 0;
+}
+
+static int set_source(int fd, const struct ffl_option *o, const void *val, uint32_t len)
+{
+    struct ip_mreq_source m;
+    if (len < sizeof(m))
+        return -EINVAL;
+    memcpy(&m, val, sizeof(m));
+    struct in_addr bsd[] = {m.imr_multiaddr, m.imr_sourceaddr, m.imr_interface};
+    return set_bsd(fd, o->bsd_level, o->bsd_name, bsd, sizeof(bsd));
+}
+
+/* Nothing is passed through by number: an unknown one may hit another option of FreeBSD's. */
+static const struct ffl_option *known(int level, int name, unsigned right)
+{
+    const struct ffl_option *o = ffl_option_find(level, name);
+    return o && o->bsd != FFL_BSD_NONE && o->flags & right ? o : NULL;
 }
 
 static int fstack_setsockopt(void *st, int fd, int level, int name, const void *val, uint32_t len)
 {
-    switch (kind_of(level, name)) {
-    case OPT_LB: /* alone, FreeBSD's SO_REUSEPORT lets the last listener have everything */
-        return ff_setsockopt_freebsd(fd, BSD_SOL_SOCKET, BSD_SO_REUSEPORT_LB, val, len) < 0 ? fail()
-                                                                                            : 0;
-    case OPT_PLAIN:
-    case OPT_BOOL:
-        return ff_setsockopt(fd, level, name, val, len) < 0 ? fail() : 0;
-    default:
+    const struct ffl_option *o = known(level, name, FFL_OPTION_SET);
+    if (!o)
         return -ENOPROTOOPT;
-    }
+    if (o->bsd == FFL_BSD_SOURCE)
+        return set_source(fd, o, val, len);
+    if (o->bsd != FFL_BSD_FAMILY)
+        return set_bsd(fd, o->bsd_level, o->bsd_name, val, len);
+    int rc = set_bsd(fd, IPPROTO_IP, o->bsd_name, val, len);
+    return rc < 0 ? set_bsd(fd, IPPROTO_IPV6, o->bsd_name, val, len) : rc;
 }
 
 static int fstack_getsockopt(void *st, int fd, int level, int name, void *val, uint32_t *len)
 {
-    enum opt_kind kind = kind_of(level, name);
-    if (!kind)
+    const struct ffl_option *o = known(level, name, FFL_OPTION_GET);
+    if (!o)
         return -ENOPROTOOPT;
-    socklen_t n = *len;
-    int rc = kind == OPT_LB
-                 ? ff_getsockopt_freebsd(fd, BSD_SOL_SOCKET, BSD_SO_REUSEPORT_LB, val, &n)
-                 : ff_getsockopt(fd, level, name, val, &n);
-    if (rc < 0)
-        return fail();
-    *len = n;
+    if (o->bsd == FFL_BSD_TCP_INFO)
+        return tcp_info(fd, o, val, len);
+    bool family = o->bsd == FFL_BSD_FAMILY;
+    int rc = get_bsd(fd, family ? IPPROTO_IP : o->bsd_level, o->bsd_name, val, len);
+    if (rc < 0 && family)
+        rc = get_bsd(fd, IPPROTO_IPV6, o->bsd_name, val, len);
     int v;
-    if (kind == OPT_PLAIN || n != sizeof(v))
-        return 0;
+    if (rc < 0 || *len != sizeof(v))
+        return rc;
     memcpy(&v, val, sizeof(v));
-    v = kind == OPT_ERRNO ? (v ? linux_errno(v) : 0) : v != 0; /* FreeBSD gives the flag's bit */
+    if (o->bsd == FFL_BSD_ERRNO)
+        v = v ? linux_errno(v) : 0;
+    else if (o->kind == FFL_OPTION_BOOL)
+        v = v != 0; /* FreeBSD gives the flag's bit */
+    else if (family && v < 0)
+        v = 0; /* never set */
     memcpy(val, &v, sizeof(v));
     return 0;
 }

@@ -7,11 +7,11 @@
  */
 #include "stack.h"
 
+#include "option.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -207,103 +207,21 @@ static int host_shutdown(void *st, int fd, int how)
     return shutdown(fd, how) < 0 ? -errno : 0;
 }
 
-/*
- * What an application may set, and what it may read. It speaks with the instance's rights, which may
- * be more than its own (SO_MARK, TCP_REPAIR), and a pointer or descriptor in an option would be the
- * instance's (SO_ATTACH_FILTER; TCP_ZEROCOPY_RECEIVE writes to where it is told).
- */
-static const struct {
-    int level, name;
-    bool read_only;
-} options[] = {
-    {SOL_SOCKET, SO_REUSEADDR, false},
-    {SOL_SOCKET, SO_REUSEPORT, false},
-    {SOL_SOCKET, SO_KEEPALIVE, false},
-    {SOL_SOCKET, SO_BROADCAST, false},
-    {SOL_SOCKET, SO_OOBINLINE, false},
-    {SOL_SOCKET, SO_DONTROUTE, false},
-    {SOL_SOCKET, SO_SNDBUF, false},
-    {SOL_SOCKET, SO_RCVBUF, false},
-    {SOL_SOCKET, SO_RCVLOWAT, false},
-    {SOL_SOCKET, SO_RCVTIMEO, false},
-    {SOL_SOCKET, SO_SNDTIMEO, false},
-    {SOL_SOCKET, SO_LINGER, false},
-    {SOL_SOCKET, SO_MAX_PACING_RATE, false},
-    {SOL_SOCKET, SO_INCOMING_CPU, false},
-    {SOL_SOCKET, SO_PRIORITY, true},
-    {SOL_SOCKET, SO_ERROR, true},
-    {SOL_SOCKET, SO_TYPE, true},
-    {SOL_SOCKET, SO_DOMAIN, true},
-    {SOL_SOCKET, SO_PROTOCOL, true},
-    {SOL_SOCKET, SO_ACCEPTCONN, true},
-    {SOL_SOCKET, SO_SNDLOWAT, true},
-    {SOL_SOCKET, SO_MARK, true},
-    {SOL_SOCKET, SO_BINDTODEVICE, true},
-    {IPPROTO_TCP, TCP_NODELAY, false},
-    {IPPROTO_TCP, TCP_CORK, false},
-    {IPPROTO_TCP, TCP_QUICKACK, false},
-    {IPPROTO_TCP, TCP_MAXSEG, false},
-    {IPPROTO_TCP, TCP_WINDOW_CLAMP, false},
-    {IPPROTO_TCP, TCP_KEEPIDLE, false},
-    {IPPROTO_TCP, TCP_KEEPINTVL, false},
-    {IPPROTO_TCP, TCP_KEEPCNT, false},
-    {IPPROTO_TCP, TCP_USER_TIMEOUT, false},
-    {IPPROTO_TCP, TCP_SYNCNT, false},
-    {IPPROTO_TCP, TCP_LINGER2, false},
-    {IPPROTO_TCP, TCP_DEFER_ACCEPT, false},
-    {IPPROTO_TCP, TCP_FASTOPEN, false},
-    {IPPROTO_TCP, TCP_FASTOPEN_CONNECT, false},
-    {IPPROTO_TCP, TCP_NOTSENT_LOWAT, false},
-    {IPPROTO_TCP, TCP_INFO, true},
-    {IPPROTO_TCP, TCP_CONGESTION, true},
-    {IPPROTO_IP, IP_TOS, false},
-    {IPPROTO_IP, IP_TTL, false},
-    {IPPROTO_IP, IP_MTU_DISCOVER, false},
-    {IPPROTO_IP, IP_FREEBIND, false},
-    {IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, false},
-    {IPPROTO_IP, IP_MULTICAST_IF, false},
-    {IPPROTO_IP, IP_MULTICAST_TTL, false},
-    {IPPROTO_IP, IP_MULTICAST_LOOP, false},
-    {IPPROTO_IP, IP_MULTICAST_ALL, false},
-    {IPPROTO_IP, IP_ADD_MEMBERSHIP, false},
-    {IPPROTO_IP, IP_DROP_MEMBERSHIP, false},
-    {IPPROTO_IP, IP_MTU, true},
-    {IPPROTO_IPV6, IPV6_V6ONLY, false},
-    {IPPROTO_IPV6, IPV6_TCLASS, false},
-    {IPPROTO_IPV6, IPV6_UNICAST_HOPS, false},
-    {IPPROTO_IPV6, IPV6_MTU_DISCOVER, false},
-    {IPPROTO_IPV6, IPV6_MULTICAST_IF, false},
-    {IPPROTO_IPV6, IPV6_MULTICAST_HOPS, false},
-    {IPPROTO_IPV6, IPV6_MULTICAST_LOOP, false},
-    {IPPROTO_IPV6, IPV6_JOIN_GROUP, false},
-    {IPPROTO_IPV6, IPV6_LEAVE_GROUP, false},
-    {IPPROTO_IPV6, IPV6_MTU, true},
-};
-
-static bool may(int level, int name, bool set)
-{
-    for (size_t i = 0; i < FFL_COUNT(options); i++)
-        if (options[i].level == level && options[i].name == name)
-            return !(set && options[i].read_only);
-    return false;
-}
-
 #define NO_OPTION INT_MAX /* the kernel's own words for one that is not there, or no such level */
 
 static int host_setsockopt(void *st, int fd, int level, int name, const void *val, uint32_t len)
 {
-    if (!may(level, name, true)) {
-        if (may(level, name, false))
-            return -EPERM;
+    const struct ffl_option *o = ffl_option_find(level, name);
+    if (!o || !(o->flags & FFL_OPTION_SET))
         name = NO_OPTION;
-    }
     return setsockopt(fd, level, name, val, len) < 0 ? -errno : 0;
 }
 
 static int host_getsockopt(void *st, int fd, int level, int name, void *val, uint32_t *len)
 {
+    const struct ffl_option *o = ffl_option_find(level, name);
     socklen_t n = *len;
-    if (!may(level, name, false))
+    if (!o || !(o->flags & FFL_OPTION_GET))
         name = NO_OPTION;
     if (getsockopt(fd, level, name, val, &n) < 0)
         return -errno;

@@ -1,0 +1,59 @@
+/*
+ * option.h - the one table of socket options: what each is, who may set it, which stack has it.
+ *
+ * Callers: stack/ (what it lets through, and how), client/ and what is above it (what a socket takes
+ * along when it is placed, promoted or adopted). What is in no row is ENOPROTOOPT everywhere. Whose
+ * rights count is not for here: the kernel says (instance/rights.c).
+ */
+#ifndef FFL_OPTION_H
+#define FFL_OPTION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* What the value is, and so how a setting is read from one socket and set on another. */
+enum ffl_option_kind {
+    FFL_OPTION_INT,
+    FFL_OPTION_BOOL,   /* an int; FreeBSD gives any other value than 0 for "on" */
+    FFL_OPTION_HALVED, /* an int of which Linux gives back twice what was set */
+    FFL_OPTION_STRUCT, /* `size` bytes at most */
+    FFL_OPTION_STRING  /* the same; may end before, with or without a NUL */
+};
+
+#define FFL_OPTION_GET 0x01u /* the host stack lets it be read */
+#define FFL_OPTION_SET 0x02u /* the host stack lets it be set; without both: no stack has it */
+/* A setting: what one socket tells can be set on another to the same effect. The others are state, or
+ * are done (a membership) and not told of. */
+#define FFL_OPTION_CARRY 0x04u
+/* It narrows whom the socket serves or reaches, or how: whoever loses it does what its owner has ruled
+ * out. Never dropped in silence. */
+#define FFL_OPTION_RESTRICTS 0x08u
+#define FFL_OPTION_ADMIN 0x10u /* setting it takes CAP_NET_ADMIN, or CAP_NET_RAW for some */
+#define FFL_OPTION_CTL 0x20u   /* asks for control messages, which a datagram socket gets */
+#define FFL_OPTION_DGRAM 0x40u /* not on a stream: its control messages do not cross the ring */
+#define FFL_OPTION_LOCAL 0x80u /* of the calls, not of the connection: its owner keeps to it */
+
+/* How F-Stack has it: FreeBSD's level and name, and what is to be done with the value. */
+enum ffl_option_bsd {
+    FFL_BSD_NONE,
+    FFL_BSD_VALUE, /* the same value */
+    FFL_BSD_ERRNO,
+    FFL_BSD_TCP_INFO,
+    FFL_BSD_SOURCE, /* struct ip_mreq_source: its fields stand in another order */
+    FFL_BSD_FAMILY  /* at IPv4's or IPv6's level, whichever the socket is of */
+};
+
+struct ffl_option {
+    const char *text;    /* "SO_MARK" */
+    int32_t level, name; /* Linux's */
+    uint16_t size;       /* bytes of the value, at most */
+    uint8_t kind;        /* enum ffl_option_kind */
+    uint8_t flags;       /* FFL_OPTION_* */
+    uint8_t bsd;         /* enum ffl_option_bsd */
+    int32_t bsd_level, bsd_name;
+};
+
+const struct ffl_option *ffl_option_find(int level, int name); /* NULL: in no row */
+const struct ffl_option *ffl_option_at(unsigned i);            /* NULL after the last */
+
+#endif

@@ -1,0 +1,116 @@
+"""Socket options on FreeBSD's stack, by Linux's names, numbers and values."""
+
+import asyncio
+import errno
+import socket
+import struct
+
+import pytest
+
+from fstack import net
+
+TCP, IP, IP6 = socket.IPPROTO_TCP, socket.IPPROTO_IP, socket.IPPROTO_IPV6
+TCP_ESTABLISHED = 1
+GROUP, SOURCE = "239.7.7.7", net.PEER
+
+
+@pytest.mark.parametrize(
+    ("level", "name", "value"),
+    [
+        (socket.SOL_SOCKET, socket.SO_PRIORITY, 6),
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (TCP, socket.TCP_CORK, 1),
+        (TCP, socket.TCP_CORK, 0),
+        (TCP, socket.TCP_NODELAY, 1),
+        (TCP, socket.TCP_KEEPIDLE, 33),
+        (IP, socket.IP_TOS, 0x20),
+        (IP, socket.IP_TTL, 9),
+        (IP, 21, 3),  # IP_MINTTL
+    ],
+)
+def test_it_reads_as_it_was_set(on_fstack, level, name, value):
+    import ffloop
+
+    with ffloop.socket() as sock:
+        sock.setsockopt(level, name, value)
+        assert sock.getsockopt(level, name) == value
+
+
+def test_ipv6(on_fstack):
+    import ffloop
+
+    with ffloop.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        for name, value in ((socket.IPV6_UNICAST_HOPS, 7), (socket.IPV6_TCLASS, 8), (62, 1)):
+            sock.setsockopt(IP6, name, value)
+            assert sock.getsockopt(IP6, name) == value
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, 3)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY) == 3
+
+
+def test_what_it_has_not(on_fstack):
+    import ffloop
+
+    with ffloop.socket() as sock:
+        for level, name in ((TCP, socket.TCP_USER_TIMEOUT), (socket.SOL_SOCKET, 9999), (IP, 10)):
+            with pytest.raises(OSError) as refused:
+                sock.setsockopt(level, name, 1)
+            assert refused.value.errno == errno.ENOPROTOOPT
+
+
+def test_congestion_control(on_fstack):
+    import ffloop
+
+    with ffloop.socket() as sock:
+        name = sock.getsockopt(TCP, socket.TCP_CONGESTION, 16)
+        assert name.rstrip(b"\0").isalnum()
+        sock.setsockopt(TCP, socket.TCP_CONGESTION, name)
+        with pytest.raises(OSError):
+            sock.setsockopt(TCP, socket.TCP_CONGESTION, b"no-such-one")
+
+
+def test_tcp_info(on_fstack):
+    """In Linux's layout and units."""
+    import ffloop
+
+    async def main():
+        with socket.create_server((net.PEER, 0)) as server:
+            _, writer = await asyncio.open_connection(*server.getsockname())
+            info = writer.get_extra_info("socket").getsockopt(TCP, socket.TCP_INFO, 104)
+            writer.close()
+            await writer.wait_closed()
+        return info
+
+    info = ffloop.run(main())
+    assert info[0] == TCP_ESTABLISHED
+    mss, rtt, window = *struct.unpack_from("=I", info, 16), *struct.unpack_from("=I8xI", info, 68)
+    assert 500 < mss < 1500
+    assert 0 < rtt < 10_000_000  # microseconds
+    assert 0 < window < 1000  # segments
+
+
+def test_a_source_is_picked(on_fstack):
+    """IP_ADD_SOURCE_MEMBERSHIP: what this source sends to the group comes, another's does not."""
+    import ffloop
+
+    def ask(sock, name, source):
+        triple = (GROUP, net.STACK, source)
+        sock.setsockopt(IP, name, b"".join(map(socket.inet_aton, triple)))
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        with (
+            ffloop.socket(socket.AF_INET, socket.SOCK_DGRAM) as ours,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer,
+        ):
+            ours.bind(("", 0))
+            port = ours.getsockname()[1]
+            peer.setsockopt(IP, socket.IP_MULTICAST_IF, socket.inet_aton(net.PEER))
+            ask(ours, 39, "10.97.0.77")  # IP_ADD_SOURCE_MEMBERSHIP, somebody else
+            peer.sendto(b"not wanted", (GROUP, port))
+            peer.sendto(b"past it", (net.STACK, port))
+            assert await loop.sock_recv(ours, 100) == b"past it"
+            ask(ours, 39, SOURCE)
+            peer.sendto(b"wanted", (GROUP, port))
+            assert await loop.sock_recv(ours, 100) == b"wanted"
+
+    ffloop.run(asyncio.wait_for(main(), 10))
