@@ -165,17 +165,27 @@ def memory(machine: Machine) -> Iterator[Finding]:
         yield Finding("all", "sessions' pages", "note", "ordinary pages are used", mend)
 
 
+def variables(machine: Machine) -> Iterator[Finding]:
+    """The environment, as loop and shim will read it."""
+    given = [name for name in configuration.SETTINGS if machine.environ.get(name)]
+    malformed = 0
+    for name in given:
+        try:
+            configuration.value(name)
+        except ConfigError as exc:
+            malformed += 1
+            mend = f"set it as docs/configuration.md says, or unset {name}"
+            yield Finding("all", "variables", "fail", str(exc), mend)
+    if not malformed:
+        yield Finding("all", "variables", "ok", ", ".join(given) or "none is set")
+
+
 def place(machine: Machine) -> Iterator[Finding]:
     """Where instances listen and applications look when nothing is said."""
-    for socket in discovery.usual_places():
+    for socket in discovery.places(None, 0):
         directory = os.path.dirname(socket)
-        try:
-            facts = os.stat(directory)
-        except FileNotFoundError:
-            continue
-        if facts.st_mode & 0o002 or facts.st_uid not in (0, machine.uid):
+        if found := discovery.unsafe(socket):
             mend = f"chown {machine.uid} {directory}; chmod 755 {directory}"
-            found = f"{directory} belongs to or can be written by others: its sockets may be theirs"
             yield Finding("all", "usual place", "warn", found, mend)
     named = machine.environ.get("FFLOOP_INSTANCE")
     running = []
@@ -307,7 +317,7 @@ def spare_core(machine: Machine) -> Iterator[Finding]:
 
 
 CHECKS: list[Callable[[Machine], Iterator[Finding]]] = [
-    *(versions, built, kernel, cores, memory, place),
+    *(versions, built, kernel, cores, memory, variables, place),
     *(descriptors, trial),
     *(privilege, hugepages, devices, spare_core),
 ]

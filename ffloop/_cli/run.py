@@ -31,11 +31,6 @@ from ..errors import ConfigError, InstanceError, sentence
 from . import arguments, supervisor
 
 _APP = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
-_VARIABLES = {
-    "stack": "FFLOOP_STACK",
-    "instance": "FFLOOP_INSTANCE",
-    "kernel_sockets": "FFLOOP_KERNEL_SOCKETS",
-}
 
 
 class _Refused(Exception):
@@ -100,9 +95,9 @@ def _command(args: argparse.Namespace) -> int:
         after.parse_args(args.rest, args)  # options may follow the app's name
     if args.workers is not None and args.port == 0 and not script:
         args.parser.error("--port 0 with --workers: they would listen on different ports")
-    for name, variable in _VARIABLES.items():
-        if getattr(args, name) is not None:
-            os.environ[variable] = getattr(args, name)
+    for setting in configuration.SETTINGS.values():
+        if (given := vars(args).get(setting.argument)) is not None:
+            os.environ[setting.variable] = given
 
     def serve() -> int:
         return _script(args.target, args.rest) if script else _app(args)

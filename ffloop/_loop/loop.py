@@ -24,7 +24,7 @@ from .._session import configuration, discovery, session
 from .._session.binding import Ring, Turn
 from .._session.discovery import InstanceInfo
 from .._session.log import log
-from .._session.routing import router
+from .._session.routing import Router
 from ..errors import ConfigError, InstanceError, gone
 from . import worker
 from .asyncio_private import Handle, SelectorLoop, Server, SSLProtocol, failure, logger, tidy_timers
@@ -41,7 +41,7 @@ _REATTACH_TIMEOUT_MS = 1000
 class Loop(SockCalls):
     """An event loop whose TCP runs on an ffloop instance.
 
-    Keyword arguments (each has an FFLOOP_ variable, see ffloop._config): `instance`, the path of an
+    Keyword arguments (each has a variable too: docs/configuration.md): `instance`, the path of an
     instance's socket; `stack`, "host" or "fstack", to insist on one; `reconnect`, whether to attach
     and listen again when the instance ended; `routes`; `dual_listen`, whether what the stack serves
     is served on the kernel too; `kernel_sockets`, what becomes of those that the application hands
@@ -90,7 +90,7 @@ class Loop(SockCalls):
         self._remember(ring)
 
     def _choose_routes(self, stack: str) -> None:
-        self._router = router(stack, self._config.routes)
+        self._router = Router(stack, self._config.routes)
         self._handed = Handed(stack, self._config, self._router)
 
     def _remember(self, ring: Ring) -> None:

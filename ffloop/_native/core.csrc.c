@@ -5,11 +5,12 @@
  * dropping it does; and a program with threads would lose the interpreter in the middle of each
  * write. So the calls keep it, and those that may wait drop it themselves.
  */
+#include "choice.h"
 #include "client.h"
+#include "place.h"
+#include "setting.h"
 #include "spin.h"
 #include "stats.h"
-
-#include <sys/auxv.h>
 
 #undef Py_BEGIN_ALLOW_THREADS
 #undef Py_END_ALLOW_THREADS

@@ -36,7 +36,7 @@ from typing import Any
 
 from .._session.configuration import Config
 from .._session.log import log
-from .._session.routing import Router
+from .._session.routing import Router, same_kernel
 from ..errors import ConfigError
 from .endpoint import mirrors
 from .sockets import adopt, close_with, inet_family
@@ -51,7 +51,7 @@ class Handed:
     def __init__(self, stack: str, config: Config, routes: Router) -> None:
         policy = config.kernel_sockets
         self._stack = stack
-        self._apart = stack != "host"  # the kernel and the stack each have ports of their own
+        self._apart = not same_kernel(stack)  # each has ports of its own
         self._asked = policy is not None
         apart = "both" if config.dual_listen else "adopt"
         self._policy = policy or (apart if self._apart else "kernel")

@@ -30,6 +30,18 @@ def decode(raw: bytes) -> SockAddr | None:
     return None
 
 
+def literal(family: int, address: Any) -> bytes:
+    """The 28 bytes of an address that is numeric, whatever its family; else of the wildcard."""
+    host = str(address[0]).partition("%")[0] if address else ""
+    for kind in (socket.AF_INET, socket.AF_INET6):
+        try:
+            ip = socket.inet_pton(kind, host)
+        except (OSError, ValueError):
+            continue
+        return _PACK.pack(kind, b"\0\0", b"\0\0\0\0", 0, ip.ljust(16, b"\0"))
+    return _PACK.pack(family, b"\0\0", b"\0\0\0\0", 0, bytes(16))
+
+
 def unset(family: int) -> SockAddr:
     """What getsockname says of a socket that was never bound."""
     return ("::", 0, 0, 0) if family == socket.AF_INET6 else ("0.0.0.0", 0)

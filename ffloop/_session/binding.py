@@ -8,10 +8,8 @@ by one thread. `raw_*` are the C calls of the hot path, for _loop/stream.py: the
 
 import collections
 import errno
-import importlib
 import mmap
 import os
-import pathlib
 import socket
 import struct
 from collections.abc import Iterator
@@ -20,25 +18,9 @@ from typing import Any, NamedTuple, Protocol
 from ..errors import attach_error, gone
 from .address import ADDR_SIZE, NAMES_SIZE, SockAddr, decode, encode
 from .configuration import Config
+from .native import compiled, ffi, lib
 
-
-def _compiled(name: str) -> Any:
-    try:
-        return importlib.import_module(f"ffloop._native.{name}")
-    except ModuleNotFoundError as exc:
-        where = pathlib.Path(__file__).parents[1]
-        raise ModuleNotFoundError(
-            f"{where} has no compiled part. If it is ffloop's source tree: start Python in another "
-            "directory (the current one comes first on sys.path), or `pip install -e .`",
-            name=exc.name,
-        ) from None
-
-
-_core: Any = _compiled("_core")
-_hot: Any = _compiled("_hot")
-ffi: Any = _core.ffi
-lib: Any = _core.lib
-NATIVE = pathlib.Path(_core.__file__).parent  # the executables and the shim, too
+_hot: Any = compiled("_hot")
 
 Stream: Any = _hot.Stream  # one transport's compiled half
 Dispatcher: Any = _hot.Dispatcher  # waits for a batch and hands it out

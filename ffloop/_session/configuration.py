@@ -1,175 +1,146 @@
 """Options, from arguments and the environment, checked once and told apart clearly.
 
-| variable | argument | meaning |
-|---|---|---|
-| FFLOOP_INSTANCE | instance | socket path of the instance; "@name" is an abstract address |
-| FFLOOP_STACK | stack | "host" or "fstack": insist on this stack |
-| FFLOOP_SPIN_US | spin_us | microseconds to spin before sleeping, "auto" or "forever" |
-| FFLOOP_RECONNECT | reconnect | 1 or 0: attach and listen again when the instance is back |
-| FFLOOP_ROUTES | routes | "10.0.0.0/8=stack,127.0.0.0/8=kernel", first match wins |
-| FFLOOP_DUAL_LISTEN | dual_listen | 1: create_server's ports are served on the kernel too |
-| FFLOOP_KERNEL_SOCKETS | kernel_sockets | "adopt", "both", "kernel" or "error": _net/inherited.py |
-| FFLOOP_REUSE_PORT | reuse_port | 1: listeners share their port with other processes' |
-| FFLOOP_POOL_KIB | pool_kib | buffer memory a side, KiB |
-| FFLOOP_TX_CAP | tx_cap | bytes that one socket may have unsent |
-| FFLOOP_MAX_SOCKETS | max_sockets | sockets of this session |
-| FFLOOP_TIMEOUT_MS | timeout_ms | limit of the handshake and of calls that wait |
-| FF_NB_FSTACK_INSTANCE | instances | how many instances there are, one a worker |
-| FF_PROC_ID | proc_id | which worker this is: its first loop uses instance proc_id mod instances |
-| FF_INITIAL_LCORE_ID | initial_lcore | CPU mask in hexadecimal: worker i runs i places above it |
-
-The FF_ names are F-Stack's own, with F-Stack's meaning.
+The variables, what they may be and what they mean stand in one table in the core
+(ffloop/_native/policy/setting.c), which the shim reads as well; docs/configuration.md shows it. The
+FF_ names are F-Stack's own, with F-Stack's meaning.
 
 A process that has more rights than who started it (set-user-id, set-group-id, file capabilities)
 takes nothing of this from the environment: who started it must not choose where its data goes.
 """
 
-import functools
-import importlib
 import os
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import ConfigError
+from .native import Why, c_text, ffi, lib, text_of
 
-SPIN_FOREVER = -1
-SPIN_AUTO = -2
-STACKS = ("host", "sim", "fstack")
-KERNEL_SOCKETS = ("adopt", "both", "kernel", "error")
+SPIN_FOREVER: int = lib.FFL_SPIN_FOREVER
+SPIN_AUTO: int = lib.FFL_SPIN_AUTO
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """What a loop needs to know to attach. Build it with `load`."""
 
-    instance: str | None = None
-    stack: str | None = None
-    spin_us: int = SPIN_AUTO
-    reconnect: bool = True
-    routes: str = ""
-    dual_listen: bool = False
-    kernel_sockets: str | None = None
-    reuse_port: bool = False
-    pool_kib: int = 0
-    tx_cap: int = 0
-    max_sockets: int = 0
-    timeout_ms: int = 0
-    instances: int = 1
-    proc_id: int = 0
-    initial_lcore: int | None = None
+    instance: str | None
+    stack: str | None
+    routes: str
+    kernel_sockets: str | None
+    dual_listen: bool
+    reuse_port: bool
+    reconnect: bool
+    spin_us: int
+    pool_kib: int
+    tx_cap: int
+    max_sockets: int
+    timeout_ms: int
+    instances: int
+    proc_id: int
+    initial_lcore: int
 
     def cpu(self) -> int | None:
         """The CPU that the worker's thread is to run on, or None: where it likes."""
-        if self.initial_lcore is None:
-            return None
-        return (self.initial_lcore & -self.initial_lcore).bit_length() - 1 + self.proc_id
+        cpu = int(lib.ffl_choice_cpu(self.initial_lcore, self.proc_id))
+        return None if cpu < 0 else cpu
 
 
-def _spin(text: str) -> int:
-    if text == "auto":
-        return SPIN_AUTO
-    if text == "forever":
-        return SPIN_FOREVER
-    return _count(text)
+class Setting(NamedTuple):
+    """A row of the table. `argument`: "" where a loop has none; `words`: () where they vary."""
+
+    variable: str
+    argument: str
+    users: int
+    places: bool
+    words: tuple[str, ...]
+    otherwise: str
+    meaning: str
+    row: Any
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**31:
-        raise ValueError("out of range")
-    return value
+def _words(pointer: Any) -> tuple[str, ...]:
+    found: list[str] = []
+    while pointer != ffi.NULL and pointer[len(found)] != ffi.NULL:
+        found.append(text_of(pointer[len(found)]))
+    return tuple(found)
 
 
-def _positive(text: str) -> int:
-    value = _count(text)
-    if not value:
-        raise ValueError("zero")
-    return value
+def _table() -> dict[str, Setting]:
+    found: dict[str, Setting] = {}
+    while (row := lib.ffl_setting_at(len(found))) != ffi.NULL:
+        names = text_of(row.variable), text_of(row.argument)
+        documented = text_of(row.otherwise), text_of(row.meaning)
+        found[names[0]] = Setting(
+            *names, int(row.users), bool(row.places), _words(row.words), *documented, row
+        )
+    return found
 
 
-def _mask(text: str) -> int:
-    value = int(text, 16)
-    if not 0 < value < 2**64:
-        raise ValueError("out of range")
-    return value
+SETTINGS = _table()  # by variable
+LOOP: int = lib.FFL_SETTING_LOOP  # bits of Setting.users
+SHIM: int = lib.FFL_SETTING_SHIM
+
+STACKS = SETTINGS["FFLOOP_STACK"].words
+KERNEL_SOCKETS = SETTINGS["FFLOOP_KERNEL_SOCKETS"].words
 
 
-def _flag(text: str) -> bool:
-    try:
-        return {"1": True, "yes": True, "true": True, "0": False, "no": False, "false": False}[
-            text.lower()
-        ]
-    except KeyError:
-        raise ValueError("not a flag") from None
+class _Values:
+    """A struct ffl_config, and the texts that it points to."""
+
+    def __init__(self) -> None:
+        self._config = ffi.new("struct ffl_config *")
+        self._texts: dict[str, Any] = {}
+        lib.ffl_config_init(self._config)
+
+    def set(self, setting: Setting, source: str, text: str) -> None:
+        held, why = c_text(text, source), Why()
+        if lib.ffl_config_set(self._config, setting.row, source.encode(), held, *why.room) < 0:
+            raise ConfigError(str(why))
+        self._texts[setting.variable] = held
+
+    def get(self, setting: Setting) -> Any:
+        kind, field = setting.row.kind, ffi.cast("char *", self._config) + setting.row.field
+        if kind == lib.FFL_SETTING_ROUTES:
+            return text_of(self._texts.get(setting.variable, ffi.NULL))
+        if kind == lib.FFL_SETTING_FLAG:
+            return bool(ffi.cast("bool *", field)[0])
+        if kind in (lib.FFL_SETTING_TEXT, lib.FFL_SETTING_WORD):
+            return text_of(ffi.cast("const char **", field)[0]) or None
+        unsigned = kind == lib.FFL_SETTING_MASK
+        return int(ffi.cast("uint64_t *" if unsigned else "int64_t *", field)[0])
 
 
-def _one_of(words: tuple[str, ...]) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in words:
-            raise ValueError("unknown")
-        return text
-
-    return parse
-
-
-_OPTIONS: dict[str, tuple[str, Callable[[str], Any], str]] = {
-    "instance": ("FFLOOP_INSTANCE", str, "a socket path or @name"),
-    "stack": ("FFLOOP_STACK", _one_of(STACKS), " or ".join(repr(s) for s in STACKS)),
-    "spin_us": ("FFLOOP_SPIN_US", _spin, "a number of microseconds, 'auto' or 'forever'"),
-    "reconnect": ("FFLOOP_RECONNECT", _flag, "0 or 1"),
-    "routes": ("FFLOOP_ROUTES", str, "NETWORK=stack|kernel, comma-separated"),
-    "dual_listen": ("FFLOOP_DUAL_LISTEN", _flag, "0 or 1"),
-    "kernel_sockets": (
-        "FFLOOP_KERNEL_SOCKETS",
-        _one_of(KERNEL_SOCKETS),
-        " or ".join(repr(s) for s in KERNEL_SOCKETS),
-    ),
-    "reuse_port": ("FFLOOP_REUSE_PORT", _flag, "0 or 1"),
-    "pool_kib": ("FFLOOP_POOL_KIB", _count, "a number of KiB"),
-    "tx_cap": ("FFLOOP_TX_CAP", _count, "a number of bytes"),
-    "max_sockets": ("FFLOOP_MAX_SOCKETS", _count, "a number of sockets"),
-    "timeout_ms": ("FFLOOP_TIMEOUT_MS", _count, "a number of milliseconds"),
-    "instances": ("FF_NB_FSTACK_INSTANCE", _positive, "a number of instances, 1 or more"),
-    "proc_id": ("FF_PROC_ID", _count, "a worker's number, from 0"),
-    "initial_lcore": ("FF_INITIAL_LCORE_ID", _mask, "a CPU mask in hexadecimal, such as 0x4"),
-}
-
-
-_AT_SECURE = 23  # in auxv: getauxval(3)
 _instead: dict[str, str] = {}  # of the environment, where that is not to be believed
-
-
-@functools.cache
-def _secure() -> bool:
-    core: Any = importlib.import_module("ffloop._native._core")
-    return bool(core.lib.getauxval(_AT_SECURE))
 
 
 def environment() -> MutableMapping[str, str]:
     """os.environ, or an empty mapping of this process's where the environment is not its own."""
-    return _instead if _secure() else os.environ
+    return os.environ if lib.ffl_setting_trusted() else _instead
 
 
 def load(environ: Mapping[str, str] | None = None, **arguments: Any) -> Config:
     """Merges arguments (None: not given) over the environment. Raises ConfigError."""
     environ = environment() if environ is None else environ
-    values: dict[str, Any] = {}
-    for name, (variable, parse, wanted) in _OPTIONS.items():
-        given = arguments.pop(name, None)
-        source = f"{name}="
+    values = _Values()
+    of_loops = [setting for setting in SETTINGS.values() if setting.argument]
+    for setting in of_loops:
+        given, source = arguments.pop(setting.argument, None), setting.argument
         if given is None:
-            given = environ.get(variable) or None
-            source = f"{variable}="
-        if given is None:
-            continue
-        try:
-            values[name] = parse(_text(given))
-        except ValueError:
-            raise ConfigError(f"{source}{given!r}: expected {wanted}") from None
+            given, source = environ.get(setting.variable) or None, setting.variable
+        if given is not None:
+            values.set(setting, source, _text(given))
     if arguments:
         raise TypeError(f"unknown option {', '.join(sorted(arguments))}")
-    return Config(**values)
+    return Config(**{setting.argument: values.get(setting) for setting in of_loops})
+
+
+def value(variable: str) -> Any:
+    """The environment's value of one variable. Raises ConfigError."""
+    setting, values = SETTINGS[variable], _Values()
+    if given := environment().get(variable):
+        values.set(setting, variable, given)
+    return values.get(setting)
 
 
 def _text(given: Any) -> str:

@@ -17,16 +17,15 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import ConfigError, InstanceError, InstanceNotFound, StackUnavailable
-from .binding import NATIVE, Ring
-from .configuration import Config, environment
+from .binding import Ring
+from .configuration import Config, environment, value
 from .log import log
+from .native import NATIVE, Why, c_text, ffi, lib, text_of
 
 _ENV = "_FFLOOP_EMBEDDED"  # the process tree's embedded instance, for children
-_LOG_ENV = "FFLOOP_INSTANCE_LOG"  # a file for an embedded instance's log...
-_LEVEL_ENV = "FFLOOP_INSTANCE_LOG_LEVEL"  # ...and how much of it: one of LOG_LEVELS
-LOG_LEVELS = ("error", "warning", "info", "debug")
 _starting = threading.Lock()
 _loops = itertools.count()  # of this process
 
@@ -43,7 +42,7 @@ class InstanceInfo:
 
 def executable() -> str:
     """The path of ffloop-instance inside the package. Raises InstanceNotFound."""
-    given = environment().get("FFLOOP_INSTANCE_EXECUTABLE")
+    given = value("FFLOOP_INSTANCE_EXECUTABLE")
     place = Path(given) if given else NATIVE / "ffloop-instance"
     if os.access(place, os.X_OK):
         return str(place)
@@ -54,29 +53,41 @@ def executable() -> str:
 
 def nth(path: str, index: int) -> str:
     """The socket of the index-th of several instances: instance.sock, instance-1.sock, ..."""
-    if not index:
-        return path
-    stem, dot, suffix = path.rpartition(".")
-    if not dot or "/" in suffix:
-        return f"{path}-{index}"
-    return f"{stem}-{index}.{suffix}"
+    out, size = _room(len(path))
+    if lib.ffl_choice_nth(c_text(path, "instance"), index, out, size) < 0:
+        raise ConfigError(f"instance={path!r}: too long")
+    return text_of(out)
 
 
-def usual_places() -> list[str]:
-    """Where an instance that somebody started listens unless told otherwise."""
-    places = []
-    runtime = environment().get("XDG_RUNTIME_DIR")
-    if runtime:
-        places.append(os.path.join(runtime, "ffloop", "instance.sock"))
-    places.append("/run/ffloop/instance.sock")
-    return places
+def places(named: str | None, index: int) -> Iterator[str]:
+    """Where to look for instance number `index`: the place named, else the usual ones."""
+    c_named = ffi.NULL if named is None else c_text(named, "instance")
+    out, size = _room(len(named or ""))
+    for i in itertools.count():
+        rc = lib.ffl_choice_place(c_named, i, index, out, size)
+        if rc == -errno.ENOENT:
+            return
+        if rc < 0:
+            raise ConfigError("the path of the instance's socket is too long")
+        yield text_of(out)
+
+
+def _room(size: int) -> tuple[Any, int]:
+    size = 4 * size + 256  # a character may be four bytes
+    return ffi.new("char[]", size), size
+
+
+def unsafe(path: str) -> str:
+    """Why attach would not trust a socket at `path` (others could put one there), or ""."""
+    why = Why()
+    rc = lib.ffl_place_check(c_text(path, "instance"), ffi.new("uint32_t *"), *why.room)
+    return str(why) if rc < 0 else ""
 
 
 def running(config: Config) -> int:
     """How many instances there seem to be for the workers of `config`: their sockets in a row, at
     the path given or the usual one."""
-    places = [config.instance] if config.instance is not None else usual_places()
-    return max(_in_a_row(place) for place in places)
+    return max(_in_a_row(place) for place in places(config.instance, 0))
 
 
 def _in_a_row(path: str) -> int:
@@ -88,7 +99,7 @@ def _in_a_row(path: str) -> int:
 
 def next_index(config: Config) -> int:
     """Which of `config.instances` instances this process's next loop belongs to."""
-    return (config.proc_id + next(_loops)) % config.instances
+    return int(lib.ffl_choice_index(config.proc_id, next(_loops), config.instances))
 
 
 def attach(
@@ -96,40 +107,29 @@ def attach(
 ) -> tuple[Ring, bool]:
     """A session with the instance that `config` and the environment lead to, the index-th of
     several, and whether it is embedded. Raises an InstanceError that says what to do."""
-    if config.instance is not None:
-        return _checked(make(nth(config.instance, index), config, timeout_ms), config), False
-    for place in usual_places():
-        path = nth(place, index)
-        if not os.path.exists(path):
-            continue
+    for path in places(config.instance, index):
         try:
             ring = make(path, config, timeout_ms)
-        except InstanceNotFound as exc:
-            log.warning("skipping %s: %s", path, exc)
+        except InstanceError as exc:
+            if config.instance is not None or not lib.ffl_choice_next(-(exc.errno or 0)):
+                raise
+            if os.path.exists(path):
+                log.warning("skipping %s: %s", path, exc)
             continue
         return _checked(ring, config), False
-    if config.stack == "fstack":
-        raise StackUnavailable(
-            2,
-            "stack='fstack' was asked for and no instance runs: start one with "
-            "`ffloop instance --stack fstack`, or name its socket in FFLOOP_INSTANCE",
-        )
-    if config.instances > 1:
-        raise InstanceNotFound(
-            2,
-            f"FF_NB_FSTACK_INSTANCE={config.instances}, and instance {index} does not run: start "
-            f"it with `ffloop instance --proc-id {index}`, or name the first in FFLOOP_INSTANCE",
-        )
+    if config.stack == "fstack" or config.instances > 1:
+        why, wanted = Why(), ffi.NULL if config.stack is None else config.stack.encode()
+        lib.ffl_choice_none(wanted, index, config.instances, *why.room)
+        raise (InstanceNotFound if config.instances > 1 else StackUnavailable)(2, str(why))
     return _checked(_embedded(config, timeout_ms, make), config), True
 
 
 def _checked(ring: Ring, config: Config) -> Ring:
-    if config.stack is not None and ring.stack != config.stack:
-        path, stack = ring.path, ring.stack
+    why, wanted = Why(), ffi.NULL if config.stack is None else config.stack.encode()
+    names = (ring.stack.encode(), os.fsencode(ring.path))
+    if lib.ffl_choice_stack(wanted, *names, *why.room) < 0:
         ring.close()
-        raise StackUnavailable(
-            2, f"stack={config.stack!r} was asked for; the instance at {path!r} runs {stack!r}"
-        )
+        raise StackUnavailable(2, str(why))
     return ring
 
 
@@ -154,9 +154,7 @@ def start(stack: str) -> str:
 
     Raises InstanceNotFound with its own words when it does not start, ConfigError.
     """
-    level = environment().get(_LEVEL_ENV) or "warning"
-    if level not in LOG_LEVELS:
-        raise ConfigError(f"{_LEVEL_ENV}={level!r}: expected one of {', '.join(LOG_LEVELS)}")
+    level = value("FFLOOP_INSTANCE_LOG_LEVEL") or "warning"
     name = f"ffloop-{os.getuid()}-{os.getpid()}-{secrets.token_hex(8)}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind("\0" + name)
@@ -193,7 +191,7 @@ def _above_standard(sock: socket.socket) -> Iterator[int]:
 def _log_file() -> Iterator[int]:
     # Never the application's own standard error: whoever reads it to its end would wait for the
     # instance. An unnamed file keeps the words of a failed start.
-    path = environment().get(_LOG_ENV)
+    path = value("FFLOOP_INSTANCE_LOG")
     fd = _opened(path) if path else os.memfd_create("ffloop-instance-log")
     try:
         yield fd
@@ -207,7 +205,7 @@ def _opened(path: str) -> int:
     except OSError as exc:
         if exc.errno == errno.EMFILE:
             raise
-        raise ConfigError(f"{_LOG_ENV}={path!r}: {exc.strerror}") from None
+        raise ConfigError(f"FFLOOP_INSTANCE_LOG={path!r}: {exc.strerror}") from None
 
 
 def _tail(fd: int) -> str:

@@ -18,7 +18,8 @@ from typing import Any
 
 from ..errors import InstanceDenied, InstanceError, InstanceNotFound, VersionMismatch
 from .address import SockAddr
-from .binding import ABI_VERSION, ffi, lib, names
+from .binding import ABI_VERSION, names
+from .native import ffi, lib
 
 _COMM = "ffloop-instance"
 _PAGE_NAME, _SEGMENT_NAME = "/memfd:ffloop-stats", "/memfd:ffloop-sc"

@@ -11,7 +11,7 @@ import sysconfig
 
 import pytest
 
-from ffloop._session import configuration, discovery
+from ffloop._session import configuration
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FFLOOP = pathlib.Path(sysconfig.get_path("scripts"), "ffloop")
@@ -91,8 +91,6 @@ def variables(page: str) -> set[str]:
 
 
 def test_variables() -> None:
-    of_loops = {variable for variable, _, _ in configuration._OPTIONS.values()}
-    assert variables("ffloop.1") == of_loops | {discovery._LOG_ENV, discovery._LEVEL_ENV}
-    text = (ROOT / "docs" / "preload.md").read_text().partition("## Options")[2]
-    documented = set(re.findall(r"`(FF\w+)(?:=\w+)?`", text.partition("\n## ")[0]))
-    assert variables("libff_syscall.7") == documented
+    for page, user in (("ffloop.1", configuration.LOOP), ("libff_syscall.7", configuration.SHIM)):
+        theirs = {name for name, one in configuration.SETTINGS.items() if one.users & user}
+        assert variables(page) == theirs

@@ -64,9 +64,9 @@ def test_python_ignores_the_environment(folder, tmp_path):
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}\n"
         "from ffloop._session import configuration, discovery\n"
-        "config = _config.load()\n"
-        "print(config.instance, config.stack, _instance.usual_places())\n"
-        "print(_config.load(instance='/mine').instance)\n"
+        "config = configuration.load()\n"
+        "print(config.instance, config.stack, list(discovery.places(None, 0)))\n"
+        "print(configuration.load(instance='/mine').instance)\n"
     )
     environ = {
         "FFLOOP_INSTANCE": "/theirs",

@@ -18,7 +18,10 @@ from ffloop._session import address, configuration, discovery, routing
 
 
 def test_config_defaults():
-    assert configuration.load({}) == configuration.Config()
+    config = configuration.load({})
+    assert (config.instance, config.stack, config.routes) == (None, None, "")
+    assert (config.spin_us, config.reconnect) == (configuration.SPIN_AUTO, True)
+    assert (config.instances, config.proc_id, config.timeout_ms) == (1, 0, 0)
 
 
 def test_config_from_the_environment_and_arguments():
@@ -35,11 +38,11 @@ def test_config_from_the_environment_and_arguments():
     [
         ({"FFLOOP_SPIN_US": "fast"}, {}, "FFLOOP_SPIN_US='fast'.*microseconds"),
         ({"FFLOOP_STACK": "linux"}, {}, "FFLOOP_STACK='linux'.*'host'"),
-        ({}, {"spin_us": -5}, "spin_us=-5"),
-        ({"FFLOOP_KERNEL_SOCKETS": "steal"}, {}, "'adopt' or 'both' or 'kernel' or 'error'"),
+        ({}, {"spin_us": -5}, "spin_us='-5'"),
+        ({"FFLOOP_KERNEL_SOCKETS": "steal"}, {}, "'adopt', 'both', 'kernel' or 'error'"),
         ({}, {"reconnect": "maybe"}, "reconnect='maybe'"),
         ({"FFLOOP_TX_CAP": "1e6"}, {}, "FFLOOP_TX_CAP"),
-        ({"FF_NB_FSTACK_INSTANCE": "0"}, {}, "FF_NB_FSTACK_INSTANCE='0'.*1 or more"),
+        ({"FF_NB_FSTACK_INSTANCE": "0"}, {}, "FF_NB_FSTACK_INSTANCE='0'.*from 1 to 1024"),
         ({"FF_PROC_ID": "first"}, {}, "FF_PROC_ID='first'"),
         ({"FF_INITIAL_LCORE_ID": "0x0"}, {}, "FF_INITIAL_LCORE_ID.*hexadecimal"),
     ],
@@ -138,7 +141,7 @@ def test_config_unknown():
     ],
 )
 def test_routing(stack, rules, family, address, expected):
-    assert routing.router(stack, rules).on_stack(family, address) is expected
+    assert routing.Router(stack, rules).on_stack(family, address) is expected
 
 
 @pytest.mark.parametrize(
@@ -146,7 +149,7 @@ def test_routing(stack, rules, family, address, expected):
 )
 def test_routing_errors(bad):
     with pytest.raises(ffloop.ConfigError, match="NETWORK"):
-        routing.parse_rules(bad)
+        routing.Router("host", bad)
 
 
 @pytest.mark.parametrize(

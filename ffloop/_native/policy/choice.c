@@ -69,8 +69,8 @@ void ffl_choice_none(const char *wanted, int index, int instances, char *why, si
                  instances, index, index);
     else
         snprintf(why, len,
-                 "no instance%s%s runs: start one (`ffloop instance%s%s`), or name its socket in "
-                 "FFLOOP_INSTANCE",
-                 wanted ? " with stack " : "", wanted ? wanted : "", wanted ? " --stack " : "",
-                 wanted ? wanted : "");
+                 "%s%s%sno instance runs: start one with `ffloop instance%s%s`, or name its socket "
+                 "in FFLOOP_INSTANCE",
+                 wanted ? "stack='" : "", wanted ? wanted : "", wanted ? "' was asked for and " : "",
+                 wanted ? " --stack " : "", wanted ? wanted : "");
 }
