@@ -58,6 +58,13 @@ class Setting(NamedTuple):
     meaning: str
     row: Any
 
+    @property
+    def expected(self) -> str:
+        """What a value may be, in words."""
+        words = Why()
+        lib.ffl_setting_expected(self.row, *words.room)
+        return str(words)
+
 
 def _words(pointer: Any) -> tuple[str, ...]:
     found: list[str] = []

@@ -71,6 +71,7 @@ void ffl_choice_none(const char *wanted, int index, int instances, char *why, si
         snprintf(why, len,
                  "%s%s%sno instance runs: start one with `ffloop instance%s%s`, or name its socket "
                  "in FFLOOP_INSTANCE",
-                 wanted ? "stack='" : "", wanted ? wanted : "", wanted ? "' was asked for and " : "",
-                 wanted ? " --stack " : "", wanted ? wanted : "");
+                 wanted ? "stack='" : "", wanted ? wanted : "",
+                 wanted ? "' was asked for and " : "", wanted ? " --stack " : "",
+                 wanted ? wanted : "");
 }

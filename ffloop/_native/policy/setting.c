@@ -158,9 +158,15 @@ static void list_words(const char *const *words, char *out, size_t len)
     }
 }
 
-static void expected(const struct ffl_setting *row, char *out, size_t len)
+void ffl_setting_expected(const struct ffl_setting *row, char *out, size_t len)
 {
     switch (row->kind) {
+    case FFL_SETTING_TEXT:
+        snprintf(out, len, "a text");
+        break;
+    case FFL_SETTING_ROUTES:
+        snprintf(out, len, "NETWORK/BITS=stack or =kernel, by commas");
+        break;
     case FFL_SETTING_WORD:
         list_words(row->words, out, len);
         break;
@@ -224,7 +230,7 @@ int ffl_config_set(struct ffl_config *c, const struct ffl_setting *row, const ch
         if (ffl_route_parse(field, source, value, why, whylen) < 0)
             return -EINVAL;
     } else if (!trim(text, sizeof(text), value) || !parse(row, text, field)) {
-        expected(row, wanted, sizeof(wanted));
+        ffl_setting_expected(row, wanted, sizeof(wanted));
         snprintf(why, whylen, "%s='%.80s': expected %s", source, value, wanted);
         return -EINVAL;
     }

@@ -61,6 +61,9 @@ struct ffl_setting {
 /* The i-th row, NULL after the last. */
 const struct ffl_setting *ffl_setting_at(unsigned i);
 
+/* What a value may be: "a whole number (KiB) from 0 to 5". */
+void ffl_setting_expected(const struct ffl_setting *row, char *out, size_t len);
+
 /* A config in which nothing is set. */
 void ffl_config_init(struct ffl_config *c);
 /*
