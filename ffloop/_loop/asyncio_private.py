@@ -5,13 +5,14 @@ change there shows here first.
 """
 
 import asyncio
-import heapq
 import sys
 from asyncio import base_events, constants, events, format_helpers, sslproto, transports, trsock
 from asyncio.log import logger
 from collections import deque
 from inspect import signature
 from typing import TYPE_CHECKING, Any
+
+from .._session.binding import Scheduler
 
 SSLProtocol: Any = sslproto.SSLProtocol
 Server: Any = base_events.Server
@@ -21,9 +22,6 @@ FlowControl = transports._FlowControlMixin
 
 LOG_LOST_WRITES: int = constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
 ACCEPT_RETRY_DELAY: int = constants.ACCEPT_RETRY_DELAY
-_base: Any = base_events
-_MANY_TIMERS: int = _base._MIN_SCHEDULED_TIMER_HANDLES
-_CANCELLED_SHARE: float = _base._MIN_CANCELLED_TIMER_HANDLES_FRACTION
 SENDFILE_FALLBACK: Any = constants._SendfileMode.FALLBACK
 
 # Python 3.13 tells the server which transport attaches.
@@ -36,21 +34,6 @@ def failure(handle: Any, exc: BaseException) -> dict[str, Any]:
     """The exception handler's context for a handle whose callback raised, as Handle._run's."""
     source = format_helpers._format_callback_source(handle._callback, handle._args)
     return {"message": f"Exception in callback {source}", "exception": exc, "handle": handle}
-
-
-def tidy_timers(loop: Any) -> None:
-    """Takes cancelled timers off the loop's heap: those at its head; all when they are many."""
-    timers = loop._scheduled
-    if len(timers) > _MANY_TIMERS and loop._timer_cancelled_count / len(timers) > _CANCELLED_SHARE:
-        for timer in timers:
-            timer._scheduled = not timer._cancelled
-        loop._scheduled = [timer for timer in timers if timer._scheduled]
-        heapq.heapify(loop._scheduled)
-        loop._timer_cancelled_count = 0
-        return
-    while timers and timers[0]._cancelled:
-        loop._timer_cancelled_count -= 1
-        heapq.heappop(timers)._scheduled = False
 
 
 def attach(server: Any, transport: Any) -> None:
@@ -73,6 +56,11 @@ if TYPE_CHECKING:
 
     class SelectorLoop(asyncio.SelectorEventLoop):
         """asyncio's loop with the private names that ffloop overrides or calls."""
+
+        # Of the compiled Scheduler.
+        _batches: Any
+        _dispatch: Any
+        _wake_fd: int
 
         _ready: deque[Any]
         _selector: Any
@@ -127,7 +115,10 @@ if TYPE_CHECKING:
         ) -> Any: ...
 
 else:
-    SelectorLoop = asyncio.SelectorEventLoop
+
+    class SelectorLoop(Scheduler, asyncio.SelectorEventLoop):
+        """asyncio's loop with its queues, timers and iteration compiled."""
+
 
 __all__ = [
     "ACCEPT_RETRY_DELAY",
@@ -145,5 +136,4 @@ __all__ = [
     "detach",
     "failure",
     "logger",
-    "tidy_timers",
 ]

@@ -8,26 +8,24 @@ listened on or turned into a transport, and datagram endpoints.
 import asyncio
 import collections.abc
 import contextvars
-import functools
 import itertools
 import os
 import socket
 import ssl as ssl_module
-import time
 import weakref
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from .._net.inherited import Handed
 from .._net.sockets import StackSocket, stack_socket
 from .._session import configuration, discovery, session
-from .._session.binding import Ring, Turn
+from .._session.address import literal
+from .._session.binding import Ring
 from .._session.discovery import InstanceInfo
 from .._session.log import log
 from .._session.routing import Router
 from ..errors import ConfigError, InstanceError, gone
 from . import worker
-from .asyncio_private import Handle, SelectorLoop, Server, SSLProtocol, failure, logger, tidy_timers
+from .asyncio_private import Handle, Server, SSLProtocol, failure, logger
 from .datagram import DatagramTransport, open_datagram
 from .listener import Binding, Listener, bind_sockets
 from .poller import Poller
@@ -50,9 +48,6 @@ class Loop(SockCalls):
     Attaches at once: raises InstanceError (an OSError) when there is no instance, and ConfigError
     (a ValueError) for an option that cannot be.
     """
-
-    _closed = True  # until the base class says otherwise: __del__ of a loop that never attached
-    _compiled: Mapping[str, Callable[..., Any]] = {}  # none before the loop is attached
 
     def __init__(self, **options: Any) -> None:
         self._config = configuration.load(**options)
@@ -77,16 +72,8 @@ class Loop(SockCalls):
         self._embedded = embedded
         self._listeners: dict[StackSocket, Listener] = {}
         self._retry: asyncio.TimerHandle | None = None
-        dispatch = Handle(self._poller.dispatch, (), self, contextvars.Context())
-        turn = Turn(self, self._poller, self._ready, dispatch, self._clock_resolution)
-        self._dispatch_handle = dispatch
-        self._compiled = {
-            "call_soon": turn.call_soon,
-            "_run_once": turn.run_once,
-            "create_future": functools.partial(asyncio.Future, loop=self),
-            "time": time.monotonic,
-        }
-        self._choose_turn()
+        self._dispatch = Handle(poller.dispatch, (), self, contextvars.Context())
+        self._batches, self._wake_fd = poller.batch, poller.wake_fd
         self._remember(ring)
 
     def _choose_routes(self, stack: str) -> None:
@@ -121,28 +108,14 @@ class Loop(SockCalls):
             return
         self._poller.detach()
         super().close()
-        self._choose_turn()
+        self._wake_fd = -1
+        self._batches = self._dispatch = None
         ring, self._ring = self._ring, None
         self._listeners.clear()
         if ring is not None:
             ring.close()
 
     # ---- events ----
-
-    # asyncio's methods while the loop is in debug mode, closed, or a subclass has its own. Else
-    # compiled ones cover them, as attributes of the instance.
-
-    def set_debug(self, enabled: bool) -> None:
-        super().set_debug(enabled)
-        self._choose_turn()
-
-    def _choose_turn(self) -> None:
-        cover = not self._debug and not self._closed
-        for name, compiled in self._compiled.items():
-            if cover and getattr(type(self), name) is getattr(SelectorLoop, name):
-                self.__dict__.setdefault(name, compiled)
-            elif self.__dict__.get(name) is compiled:
-                del self.__dict__[name]
 
     def _process_events(self, event_list: Any) -> None:
         if event_list:
@@ -156,9 +129,9 @@ class Loop(SockCalls):
                     )
             else:
                 poller.batch.queued = 1
-                self._ready.append(self._dispatch_handle)
+                self._ready.append(self._dispatch)
 
-    # The rare ways of the compiled turn.
+    # The rare ways of the compiled Scheduler.
 
     def _poll(self, wait_ns: int) -> None:
         self._process_events(self._poller.select(None if wait_ns < 0 else wait_ns / 1e9))
@@ -166,14 +139,8 @@ class Loop(SockCalls):
     def _kernel_ready(self, count: int) -> None:
         super()._process_events(self._poller.kernel_events(count))
 
-    def _tidy_timers(self) -> None:
-        tidy_timers(self)
-
     def _failed(self, handle: Any, exc: BaseException) -> None:
         self.call_exception_handler(failure(handle, exc))
-
-    def _call_soon_any(self, *args: Any, **more: Any) -> Any:
-        return super().call_soon(*args, **more)
 
     def add_reader(  # type: ignore[override]
         self, fd: Any, callback: Any, *args: Any
@@ -314,6 +281,24 @@ class Loop(SockCalls):
         if stack_socket(sock) is None:
             self._handed.connected(sock, "connect_accepted_socket()")
         return await super().connect_accepted_socket(protocol_factory, sock, **kwargs)
+
+    async def getaddrinfo(
+        self,
+        host: Any,
+        port: Any,
+        *,
+        family: int = 0,
+        type: int = 0,
+        proto: int = 0,
+        flags: int = 0,
+    ) -> Any:
+        """As asyncio's. Numbers are answered at once; names are looked up in the executor."""
+        found = None if self._debug else literal(host, port, family, type, proto, flags)
+        if found is not None:
+            return found
+        return await super().getaddrinfo(
+            host, port, family=family, type=type, proto=proto, flags=flags
+        )
 
     # ---- datagrams ----
 
@@ -561,6 +546,7 @@ class Loop(SockCalls):
         if ring is None:
             return
         self._poller.detach()
+        self._batches = None
         exc = gone(code)
         log.warning("the instance at %s ended (pid %d)", ring.path, ring.instance_pid)
         receivers, ring.receivers = list(ring.receivers.values()), {}
@@ -595,6 +581,7 @@ class Loop(SockCalls):
         self._ring, self._embedded = ring, embedded
         self._choose_routes(ring.stack)
         self._poller.attach(ring)
+        self._batches = self._poller.batch
         self._remember(ring)
 
 

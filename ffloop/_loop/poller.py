@@ -7,6 +7,7 @@ stays, and nothing is waited for (which would give its buffers back) until it is
 turn (_native/hot/turn.c) waits on the dispatcher itself and comes here for kernel descriptors.
 """
 
+import os
 import select
 import selectors
 from collections.abc import Callable
@@ -32,11 +33,17 @@ _NOT_WRITE = ~select.EPOLLOUT
 _SIGNAL_CHECK_NS = 50_000_000  # a spin without end still lets Python look at its signals
 
 
+def _never(code: int) -> None: ...
+
+
 class Poller(selectors.EpollSelector):
     """Used by one loop. `on_down(errno)` is called when the session is gone."""
 
     def __init__(self, ring: Ring, on_down: Callable[[int], None], spin_us: int) -> None:
         super().__init__()
+        self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # rung, never read
+        epoll: Any = self._selector  # type: ignore[attr-defined]
+        epoll.register(self.wake_fd, select.EPOLLIN | select.EPOLLET)
         self.batch: Any = None  # the ring's dispatcher
         self._ring: Ring | None = None
         self._on_down = on_down
@@ -63,6 +70,13 @@ class Poller(selectors.EpollSelector):
             epoll: Any = self._selector  # type: ignore[attr-defined]
             for fd in ring.fds():
                 epoll.unregister(fd)
+
+    def close(self) -> None:
+        super().close()
+        self._on_down = _never  # the loop's: without it the two go by their reference counts
+        fd, self.wake_fd = self.wake_fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     @property
     def pending(self) -> bool:

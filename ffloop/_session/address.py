@@ -15,6 +15,20 @@ _PACK = struct.Struct("=H2s4sI16s")  # family, port_be, flowinfo (network order)
 SockAddr = tuple[Any, ...]
 
 
+def literal(
+    host: Any, port: Any, family: int, kind: int, proto: int, flags: int
+) -> list[Any] | None:
+    """socket.getaddrinfo's answer for a numeric host and port, which nobody need be asked for; None
+    for names. Raises no error that socket.getaddrinfo would not raise."""
+    if not host or not isinstance(host, str | bytes):
+        return None
+    numeric = flags | socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    try:
+        return socket.getaddrinfo(host, port, family, kind, proto, numeric)
+    except socket.gaierror:
+        return None  # a name, or an error that the whole look-up words
+
+
 def decode(raw: bytes) -> SockAddr | None:
     """28 bytes to a tuple, or None where the family is 0 (no address known)."""
     family, port, flowinfo, scope_id, ip = _PACK.unpack(raw)

@@ -24,7 +24,8 @@ _hot: Any = compiled("_hot")
 
 Stream: Any = _hot.Stream  # one transport's compiled half
 Dispatcher: Any = _hot.Dispatcher  # waits for a batch and hands it out
-Turn: Any = _hot.Turn  # the loop's call_soon and _run_once
+Scheduler: Any = _hot.Scheduler  # the loop's call_soon, timers and _run_once
+Handle: Any = _hot.Handle
 
 ABI_VERSION: int = lib.FFL_ABI_VERSION
 

@@ -1,7 +1,7 @@
 /*
  * dispatcher.c - Dispatcher: waits for a batch of events and hands it out.
  *
- * Callers: ffloop/_loop/poller.py, turn.c. Plain data for a reading protocol goes there directly; every
+ * Callers: ffloop/_loop/poller.py, scheduler.c. Plain data for a reading protocol goes there directly; every
  * other event is the poller's (other(kind, handle, arg, off)).
  *
  * Invariants: index is ahead of the event that is being handled, so that an exception loses nothing;
@@ -123,18 +123,20 @@ static int close_orphans(Dispatcher *d)
     return r ? 0 : -1;
 }
 
-/* The kernel's events are the first or the last ones of a batch. */
-static int kernel_events(const struct ffl_event *ev, int n)
+/* Kernel descriptors have something to say at the head of a batch or at its end. How many do, and
+ * in *woken whether one of them is wake_fd. */
+static int kernel_events(const struct ffl_event *ev, int n, int wake_fd, bool *woken)
 {
     int first = 0, last = 0;
-    while (first < n && ev[first].kind == FFL_EV_FD)
-        first++;
-    while (first + last < n && ev[n - 1 - last].kind == FFL_EV_FD)
-        last++;
+    *woken = false;
+    for (; first < n && ev[first].kind == FFL_EV_FD; first++)
+        *woken |= (int)ev[first].handle == wake_fd;
+    for (; first + last < n && ev[n - 1 - last].kind == FFL_EV_FD; last++)
+        *woken |= (int)ev[n - 1 - last].handle == wake_fd;
     return first + last;
 }
 
-int dispatcher_wait(Dispatcher *d, int64_t timeout_ns)
+int dispatcher_wait(Dispatcher *d, int64_t timeout_ns, int wake_fd)
 {
     if (!d->c) {
         PyErr_SetString(PyExc_ValueError, "wait() on a closed dispatcher");
@@ -157,9 +159,10 @@ int dispatcher_wait(Dispatcher *d, int64_t timeout_ns)
     }
     if (n <= 0)
         return 0;
-    int kernel = kernel_events(ev, n);
+    bool woken;
+    int kernel = kernel_events(ev, n, wake_fd, &woken);
     d->count = kernel < n ? n : 0;
-    return kernel ? n : 0;
+    return kernel > woken ? n : 0;
 }
 
 static PyObject *py_wait(PyObject *self, PyObject *timeout)
@@ -167,7 +170,7 @@ static PyObject *py_wait(PyObject *self, PyObject *timeout)
     long long ns = PyLong_AsLongLong(timeout);
     if (ns == -1 && PyErr_Occurred())
         return NULL;
-    int n = dispatcher_wait((Dispatcher *)self, ns);
+    int n = dispatcher_wait((Dispatcher *)self, ns, -1);
     return n < 0 ? NULL : PyLong_FromLong(n);
 }
 
@@ -283,7 +286,8 @@ static PyType_Spec dispatcher_spec = {
 
 int dispatcher_exec(PyObject *module)
 {
-    if (hot_intern(&name_close_orphans, "close_orphans") < 0)
+    const struct hot_name names[] = {{&name_close_orphans, "close_orphans"}};
+    if (hot_intern_all(names, FFL_COUNT(names)) < 0)
         return -1;
     dispatcher_type = (PyTypeObject *)hot_add_type(module, "Dispatcher", &dispatcher_spec, NULL);
     return dispatcher_type ? 0 : -1;

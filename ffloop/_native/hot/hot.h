@@ -2,9 +2,10 @@
  * hot.h - the compiled half of the Python face: what its parts share.
  *
  * Stream (stream.c) is one transport's short ways, Dispatcher (dispatcher.c) waits for a batch of
- * events and hands it out, Turn (turn.c) is the loop's call_soon and _run_once. Each has one short way
- * here and a long way in Python for whatever is not plain. Limited API of 3.11, so that one wheel
- * serves every later one.
+ * events and hands it out, Scheduler (scheduler.c) queues and runs the loop's callbacks, which are
+ * handles (handle.c), some of them in a heap of timers (timers.c). Each has one short way here and a
+ * long way in Python for whatever is not plain. Limited API of 3.11, so that one wheel serves every
+ * later one.
  */
 #ifndef FFL_HOT_H
 #define FFL_HOT_H
@@ -13,6 +14,7 @@
 #include <Python.h>
 #include <structmember.h>
 
+#include "base.h"
 #include "client.h"
 
 #include <stdbool.h>
@@ -49,7 +51,13 @@ typedef struct {
 
 /* Replaces a counted reference (Py_XSETREF is not in the limited API). */
 void hot_set_ref(PyObject **to, PyObject *value);
-int hot_intern(PyObject **to, const char *text);
+struct hot_name {
+    PyObject **to;
+    const char *text;
+};
+int hot_intern_all(const struct hot_name *names, size_t n);
+/* module.name, as a new reference in *to. */
+int hot_import(PyObject **to, const char *module, const char *name);
 /* Makes the type and adds it to the module: a borrowed reference, or NULL. */
 PyObject *hot_add_type(PyObject *module, const char *name, PyType_Spec *spec, PyObject *bases);
 /* Takes the exception that is set, as an object; NULL when it is one that ends the program
@@ -59,13 +67,12 @@ PyObject *hot_take_exception(void);
 /* The owner's _fault(exception): data_received raised. */
 int stream_fault(Stream *s);
 
-/* Waits for a batch (see ffl_client_wait). The number of its events when kernel descriptors are
- * among them, else 0; -1 with an exception. */
-int dispatcher_wait(Dispatcher *d, int64_t timeout_ns);
+/* Waits for a batch (see ffl_client_wait). The number of its events when kernel descriptors other
+ * than wake_fd are among them, else 0; -1 with an exception. */
+int dispatcher_wait(Dispatcher *d, int64_t timeout_ns, int wake_fd);
 extern PyTypeObject *dispatcher_type;
 
 int stream_exec(PyObject *module);
 int dispatcher_exec(PyObject *module);
-int turn_exec(PyObject *module);
 
 #endif

@@ -1,5 +1,5 @@
 /* module.c - ffloop._native._hot and the helpers of its parts. See hot.h. */
-#include "hot.h"
+#include "scheduler.h"
 
 void hot_set_ref(PyObject **to, PyObject *value)
 {
@@ -9,10 +9,20 @@ void hot_set_ref(PyObject **to, PyObject *value)
     Py_XDECREF(old);
 }
 
-int hot_intern(PyObject **to, const char *text)
+int hot_intern_all(const struct hot_name *names, size_t n)
 {
-    if (!*to)
-        *to = PyUnicode_InternFromString(text);
+    for (size_t i = 0; i < n; i++)
+        if (!*names[i].to && !(*names[i].to = PyUnicode_InternFromString(names[i].text)))
+            return -1;
+    return 0;
+}
+
+int hot_import(PyObject **to, const char *module, const char *name)
+{
+    PyObject *m = PyImport_ImportModule(module);
+    Py_XDECREF(*to);
+    *to = m ? PyObject_GetAttrString(m, name) : NULL;
+    Py_XDECREF(m);
     return *to ? 0 : -1;
 }
 
@@ -42,7 +52,8 @@ PyObject *hot_take_exception(void)
 
 static int module_exec(PyObject *module)
 {
-    return stream_exec(module) < 0 || dispatcher_exec(module) < 0 || turn_exec(module) < 0 ? -1 : 0;
+    return stream_exec(module) < 0 || dispatcher_exec(module) < 0 || scheduler_exec(module) < 0 ? -1
+                                                                                                : 0;
 }
 
 static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, module_exec}, {0, NULL}};

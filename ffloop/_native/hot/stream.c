@@ -138,8 +138,12 @@ int stream_fault(Stream *s)
 
 int stream_exec(PyObject *module)
 {
-    if (hot_intern(&name_write_slow, "_write_slow") < 0 ||
-        hot_intern(&name_write_rest, "_write_rest") < 0 || hot_intern(&name_fault, "_fault") < 0)
+    const struct hot_name names[] = {
+        {&name_write_slow, "_write_slow"},
+        {&name_write_rest, "_write_rest"},
+        {&name_fault, "_fault"},
+    };
+    if (hot_intern_all(names, FFL_COUNT(names)) < 0)
         return -1;
     return hot_add_type(module, "Stream", &stream_spec, NULL) ? 0 : -1;
 }

@@ -1,14 +1,20 @@
-"""The loop's turn: call_soon, handles, timers. ffloop's is compiled, and must be asyncio's."""
+"""call_soon, handles, timers, wake-ups. ffloop's are compiled, and must be asyncio's."""
 
 import asyncio
 import contextvars
 import gc
+import socket
+import threading
 import time
 import weakref
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import ffloop
+
+from .util import HOST
 
 VAR: contextvars.ContextVar[str] = contextvars.ContextVar("VAR", default="none")
 
@@ -205,9 +211,8 @@ def test_debug_mode_may_change_at_any_time(run_std, caplog):
 
 def test_a_subclass_with_its_own(run_ff):
     """Methods and a clock that a subclass overrides are used."""
-    from ffloop import Loop
 
-    class Mine(Loop):
+    class Mine(ffloop.Loop):
         soon = turns = 0
 
         def call_soon(self, callback, *args, context=None):
@@ -218,7 +223,7 @@ def test_a_subclass_with_its_own(run_ff):
             self.turns += 1
             super()._run_once()
 
-    class Clock(Loop):
+    class Clock(ffloop.Loop):
         ahead = 0.0
 
         def time(self):
@@ -239,17 +244,162 @@ def test_a_subclass_with_its_own(run_ff):
         assert runner.get_loop().turns > 0
 
 
-def test_a_closed_loop_is_collected():
-    """The compiled turn keeps no loop alive."""
-    import ffloop
+async def serve_once():
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), HOST, 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
+    server.close()
+    await server.wait_closed()
 
-    loop = ffloop.new_event_loop()
-    loop.run_until_complete(asyncio.sleep(0))
-    loop.close()
-    ref = weakref.ref(loop)
-    del loop
+
+@pytest.mark.parametrize("work", [None, lambda: asyncio.sleep(0.001), serve_once])
+def test_a_closed_loop_goes_by_its_reference_count(run_ff, work):
+    """Nothing of the loop's own refers to it in a circle."""
     gc.collect()
-    assert ref() is None
+    gc.disable()
+    try:
+        loop = ffloop.new_event_loop()
+        if work is not None:
+            loop.run_until_complete(work())
+        loop.close()
+        ref = weakref.ref(loop)
+        del loop
+        assert ref() is None
+    finally:
+        gc.enable()
+
+
+CAPTURED = ("call_soon", "call_soon_threadsafe", "call_later", "call_at")
+
+
+@pytest.mark.parametrize("name", CAPTURED)
+def test_a_captured_method_obeys_close(run_std, name):
+    loop = run_std.factory()
+    method = getattr(loop, name)
+    loop.close()
+    args = (0, print) if name in ("call_later", "call_at") else (print,)
+    with pytest.raises(RuntimeError, match="closed"):
+        method(*args)
+
+
+@pytest.mark.parametrize("name", CAPTURED)
+def test_a_captured_method_obeys_debug_mode(run_std, name):
+    """In debug mode: where it was called from is in the handle, a coroutine is no callback."""
+    loop = run_std.factory()
+    try:
+        method = getattr(loop, name)
+        loop.set_debug(True)
+        first = (0,) if name in ("call_later", "call_at") else ()
+        handle = method(*first, print)
+        assert handle._source_traceback
+        handle.cancel()
+        coroutine = asyncio.sleep(0)
+        with pytest.raises(TypeError, match="coroutine"):
+            method(*first, coroutine)
+        coroutine.close()
+    finally:
+        loop.close()
+
+
+def test_wake_ups_from_other_threads(run_std):
+    """None is lost, whether the loop sleeps, runs or is about to; each thread's come in order."""
+    threads, each = 4, 500
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        seen: list[tuple[int, int]] = []
+        done = loop.create_future()
+
+        def note(thread, i, answered):
+            seen.append((thread, i))
+            answered.set()
+            if len(seen) == threads * each:
+                done.set_result(None)
+
+        def other(thread):
+            answered = threading.Event()
+            for i in range(each):
+                answered.clear()
+                loop.call_soon_threadsafe(note, thread, i, answered)
+                if i % 3:  # the loop goes to sleep in between, or has more waiting
+                    assert answered.wait(30)
+
+        others = [threading.Thread(target=other, args=(n,)) for n in range(threads)]
+        for thread in others:
+            thread.start()
+        await done
+        for thread in others:
+            thread.join()
+        for n in range(threads):
+            assert [i for thread, i in seen if thread == n] == list(range(each))
+
+    run_std(main())
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 50), st.booleans(), st.booleans()), min_size=1, max_size=300)
+)
+@settings(deadline=None, max_examples=50, suppress_health_check=list(HealthCheck))
+def test_any_timers(run_ff, plans):
+    """Times, cancelled at once or by an earlier one, made in debug mode or not: what is left fires
+    in order of time, and none is left behind."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        fired: list[int] = []
+        start = loop.time()
+        for when, debug, cancelled in plans:
+            loop.set_debug(debug)
+            timer = loop.call_at(start + when / 1e5, fired.append, when)
+            if cancelled:
+                timer.cancel()
+                timer.cancel()
+        loop.set_debug(False)
+        done = loop.create_future()
+        loop.call_at(start + 51 / 1e5, done.set_result, None)
+        await done
+        assert fired == sorted(when for when, _, cancelled in plans if not cancelled)
+        assert not loop._scheduled
+        assert loop._timer_cancelled_count == 0
+
+    run_ff(main())
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "options"),
+    [
+        ("127.0.0.1", 80, {}),
+        ("127.0.0.1", "80", {"type": socket.SOCK_STREAM}),
+        ("::1", 80, {"family": socket.AF_INET6}),
+        ("fe80::1%lo", 0, {"proto": socket.IPPROTO_UDP}),
+        (b"127.0.0.1", None, {"flags": socket.AI_PASSIVE}),
+        ("localhost", 80, {"family": socket.AF_INET}),
+        ("127.0.0.1", "http", {"type": socket.SOCK_STREAM}),
+        (None, 80, {"flags": socket.AI_PASSIVE}),
+        ("", 80, {}),
+        ("127.0.0.1", 80, {"family": socket.AF_INET6}),
+        ("not a name", 80, {}),
+    ],
+)
+def test_getaddrinfo(run_std, host, port, options):
+    """Literals and names alike: what the socket module says, its errors too."""
+    try:
+        expected = socket.getaddrinfo(host, port, **options)
+    except OSError as exc:
+        expected = exc
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        if isinstance(expected, OSError):
+            with pytest.raises(type(expected)) as seen:
+                await loop.getaddrinfo(host, port, **options)
+            assert seen.value.errno == expected.errno
+        else:
+            assert await loop.getaddrinfo(host, port, **options) == expected
+
+    run_std(main())
 
 
 def test_methods_of_ones_own_stay():

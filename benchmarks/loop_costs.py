@@ -1,0 +1,155 @@
+"""What a loop itself costs: callbacks, timers, wake-ups, literals. CPU time is the clock.
+
+`python benchmarks/loop_costs.py` compares asyncio, uvloop, rloop (those that are installed) and
+ffloop in one run: each row is done by each loop in turn, five rounds interleaved, a process per
+measurement. A figure is nanoseconds of CPU time per operation of the whole process (median); behind
+it, how many times uvloop's speed that is (more is better).
+"""
+
+import argparse
+import asyncio
+import importlib
+import importlib.util
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+LOOPS = ("asyncio", "uvloop", "rloop", "ffloop")
+Row = Callable[[asyncio.AbstractEventLoop, int], Coroutine[Any, Any, None]]
+
+
+def new_loop(name: str) -> asyncio.AbstractEventLoop:
+    module = asyncio if name == "asyncio" else importlib.import_module(name)
+    made: asyncio.AbstractEventLoop = module.new_event_loop()
+    return made
+
+
+async def _chain(loop: asyncio.AbstractEventLoop, count: int, *args: Any) -> None:
+    done = loop.create_future()
+    left = count
+
+    def step(*_: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left:
+            loop.call_soon(step, *args)
+        else:
+            done.set_result(None)
+
+    loop.call_soon(step, *args)
+    await done
+
+
+async def call_soon(loop: asyncio.AbstractEventLoop, count: int) -> None:
+    await _chain(loop, count)
+
+
+async def call_soon_with_arguments(loop: asyncio.AbstractEventLoop, count: int) -> None:
+    await _chain(loop, count, 1, "two", None)
+
+
+async def timers_that_fire(loop: asyncio.AbstractEventLoop, count: int) -> None:
+    done = loop.create_future()
+    left = count
+
+    def fired() -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            done.set_result(None)
+
+    for i in range(count):
+        loop.call_later((i % 100) / 1e5, fired)
+    await done
+
+
+async def timers_that_are_cancelled(loop: asyncio.AbstractEventLoop, count: int) -> None:
+    for i in range(count):
+        loop.call_later(60 + i % 7, print).cancel()
+        if i % 100 == 0:
+            await asyncio.sleep(0)
+
+
+async def call_soon_threadsafe(loop: asyncio.AbstractEventLoop, count: int) -> None:
+    done = loop.create_future()
+    turn = threading.Semaphore(0)
+
+    def other() -> None:
+        for _ in range(count):
+            loop.call_soon_threadsafe(turn.release)
+            turn.acquire()
+        loop.call_soon_threadsafe(done.set_result, None)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    await done
+    thread.join()
+
+
+async def sleep_zero(loop: asyncio.AbstractEventLoop, count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def getaddrinfo_of_a_literal(loop: asyncio.AbstractEventLoop, count: int) -> None:
+    for _ in range(count):
+        await loop.getaddrinfo("127.0.0.1", 80)
+
+
+ROWS: dict[str, tuple[Row, int]] = {
+    "call_soon": (call_soon, 300_000),
+    "call_soon, 3 arguments": (call_soon_with_arguments, 300_000),
+    "timer that fires": (timers_that_fire, 100_000),
+    "timer that is cancelled": (timers_that_are_cancelled, 100_000),
+    "call_soon_threadsafe": (call_soon_threadsafe, 20_000),
+    "sleep(0)": (sleep_zero, 200_000),
+    "getaddrinfo of a literal": (getaddrinfo_of_a_literal, 10_000),
+}
+
+
+def cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def measure(name: str, row: str) -> float:
+    """Nanoseconds of CPU time per operation, in this process."""
+    work, count = ROWS[row]
+    loop = new_loop(name)
+    try:
+        loop.run_until_complete(work(loop, count // 10))
+        before = cpu()
+        loop.run_until_complete(work(loop, count))
+        return (cpu() - before) / count * 1e9
+    finally:
+        loop.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--one", nargs=2, metavar=("LOOP", "ROW"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure(*args.one)))
+        return
+    loops = [name for name in LOOPS if importlib.util.find_spec(name)]
+    print(f"{'ns of CPU':26}" + "".join(f"{name:>18}" for name in loops))
+    for row in ROWS:
+        seen: dict[str, list[float]] = {name: [] for name in loops}
+        for _ in range(args.rounds):
+            for name in loops:
+                command = [sys.executable, "-P", __file__, "--one", name, row]
+                seen[name].append(json.loads(subprocess.check_output(command)))
+        medians = {name: statistics.median(values) for name, values in seen.items()}
+        bar = medians.get("uvloop", medians["asyncio"])
+        print(f"{row:26}" + "".join(f"{v:10.0f} {bar / v:6.2f}x" for v in medians.values()))
+
+
+if __name__ == "__main__":
+    main()

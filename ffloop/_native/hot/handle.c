@@ -1,0 +1,342 @@
+/*
+ * handle.c - Handle and TimerHandle. See handle.h.
+ *
+ * A class made in Python cannot be traversed or freed by a subclass in C, so the base's own slots
+ * stay empty for ever: the fields stand behind them, and descriptors of the same names cover them.
+ */
+#include "handle.h"
+#include "scheduler.h"
+
+struct handle {
+    PyObject *callback, *args, *context, *loop, *repr, *source_traceback;
+    char cancelled;
+};
+
+struct timer {
+    struct handle handle;
+    double when;
+    char scheduled;
+};
+
+static PyTypeObject *handle_type, *timer_type;
+static Py_ssize_t handle_at, timer_at; /* where the fields stand */
+static PyObject *copy_context;
+static PyObject *name_run, *name_run_handle, *name_when, *name_cancelled, *name_scheduled,
+    *name_failed;
+
+static struct timer *timer_fields(PyObject *self)
+{
+    return (struct timer *)((char *)self + timer_at);
+}
+
+/* NULL for a handle that asyncio's own code made. */
+static struct handle *fields(PyObject *self)
+{
+    if (Py_TYPE(self) == handle_type)
+        return (struct handle *)((char *)self + handle_at);
+    return Py_TYPE(self) == timer_type ? &timer_fields(self)->handle : NULL;
+}
+
+/* ---- memory -------------------------------------------------------------------------------- */
+
+static int handle_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    struct handle *h = fields(self);
+    Py_VISIT(h->callback);
+    Py_VISIT(h->args);
+    Py_VISIT(h->context);
+    Py_VISIT(h->loop);
+    Py_VISIT(h->repr);
+    Py_VISIT(h->source_traceback);
+    Py_VISIT(Py_TYPE(self));
+    return 0;
+}
+
+static int handle_clear(PyObject *self)
+{
+    struct handle *h = fields(self);
+    Py_CLEAR(h->callback);
+    Py_CLEAR(h->args);
+    Py_CLEAR(h->context);
+    Py_CLEAR(h->loop);
+    Py_CLEAR(h->repr);
+    Py_CLEAR(h->source_traceback);
+    return 0;
+}
+
+static void handle_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    PyObject_ClearWeakRefs(self);
+    handle_clear(self);
+    freefunc release = PyType_GetSlot(type, Py_tp_free);
+    release(self);
+    Py_DECREF(type);
+}
+
+static int fill(struct handle *h, PyObject *loop, PyObject *const *args, Py_ssize_t n,
+                PyObject *context)
+{
+    h->args = PyTuple_New(n - 1);
+    h->context = context == Py_None ? PyObject_CallNoArgs(copy_context) : Py_NewRef(context);
+    if (!h->args || !h->context)
+        return -1;
+    h->callback = Py_NewRef(args[0]);
+    h->loop = Py_NewRef(loop);
+    for (Py_ssize_t i = 1; i < n; i++)
+        PyTuple_SetItem(h->args, i - 1, Py_NewRef(args[i]));
+    return 0;
+}
+
+PyObject *handle_new(PyObject *loop, PyObject *const *args, Py_ssize_t n, PyObject *context)
+{
+    PyObject *self = PyType_GenericAlloc(handle_type, 0);
+    if (self && fill(fields(self), loop, args, n, context) < 0)
+        Py_CLEAR(self);
+    return self;
+}
+
+PyObject *timer_new(PyObject *loop, double when, PyObject *const *args, Py_ssize_t n,
+                    PyObject *context)
+{
+    PyObject *self = PyType_GenericAlloc(timer_type, 0);
+    if (!self)
+        return NULL;
+    timer_fields(self)->when = when;
+    if (fill(fields(self), loop, args, n, context) < 0)
+        Py_CLEAR(self);
+    return self;
+}
+
+/* ---- cancelling ---------------------------------------------------------------------------- */
+
+/* As asyncio's: a loop in debug mode keeps what the repr says. */
+static PyObject *py_cancel(PyObject *self, PyObject *unused)
+{
+    struct handle *h = fields(self);
+    if (h->cancelled)
+        return Py_NewRef(Py_None);
+    if (h->loop && scheduler_debug(h->loop)) {
+        PyObject *repr = PyObject_Repr(self);
+        if (!repr)
+            return NULL;
+        hot_set_ref(&h->repr, repr);
+        Py_DECREF(repr);
+    }
+    h->cancelled = 1;
+    Py_CLEAR(h->callback);
+    Py_CLEAR(h->args);
+    return Py_NewRef(Py_None);
+}
+
+static PyObject *py_cancel_timer(PyObject *self, PyObject *unused)
+{
+    struct timer *t = timer_fields(self);
+    if (!t->handle.cancelled && t->scheduled && t->handle.loop)
+        scheduler_timer_cancelled(t->handle.loop);
+    return py_cancel(self, unused);
+}
+
+/* ---- running ------------------------------------------------------------------------------- */
+
+#define FEW 4 /* arguments that need no tuple of their own */
+
+/* context.run(callback, *args): a new reference. */
+static PyObject *enter(PyObject *context, PyObject *callback, PyObject *args)
+{
+    Py_ssize_t n = PyTuple_Size(args);
+    PyObject *a[FEW] = {NULL}; /* the first NULL ends the arguments */
+    if (n < 0)
+        return NULL;
+    if (n <= FEW) {
+        for (Py_ssize_t i = 0; i < n; i++)
+            a[i] = PyTuple_GetItem(args, i);
+        return PyObject_CallMethodObjArgs(context, name_run, callback, a[0], a[1], a[2], a[3],
+                                          NULL);
+    }
+    PyObject *all = PyTuple_New(n + 1), *run = PyObject_GetAttr(context, name_run), *r = NULL;
+    if (all && run) {
+        PyTuple_SetItem(all, 0, Py_NewRef(callback));
+        for (Py_ssize_t i = 0; i < n; i++)
+            PyTuple_SetItem(all, i + 1, Py_NewRef(PyTuple_GetItem(args, i)));
+        r = PyObject_Call(run, all, NULL);
+    }
+    Py_XDECREF(all);
+    Py_XDECREF(run);
+    return r;
+}
+
+static int done(PyObject *result)
+{
+    Py_XDECREF(result);
+    return result ? 0 : -1;
+}
+
+static int is_true(PyObject *of, PyObject *attribute)
+{
+    PyObject *v = PyObject_GetAttr(of, attribute);
+    int rc = v ? PyObject_IsTrue(v) : -1;
+    Py_XDECREF(v);
+    return rc;
+}
+
+static int run_other(PyObject *handle)
+{
+    int off = is_true(handle, name_cancelled);
+    if (off)
+        return off < 0 ? -1 : 0;
+    return done(PyObject_CallMethodObjArgs(handle, name_run_handle, NULL));
+}
+
+int handle_run(PyObject *handle, PyObject *loop)
+{
+    struct handle *h = fields(handle);
+    if (!h)
+        return run_other(handle);
+    if (h->cancelled || !h->callback || !h->args || !h->context)
+        return 0;
+    /* It may cancel itself meanwhile. */
+    PyObject *callback = Py_NewRef(h->callback), *args = Py_NewRef(h->args);
+    PyObject *context = Py_NewRef(h->context);
+    PyObject *r = enter(context, callback, args);
+    Py_DECREF(callback);
+    Py_DECREF(args);
+    Py_DECREF(context);
+    if (r)
+        return done(r);
+    PyObject *exc = hot_take_exception();
+    if (!exc)
+        return -1;
+    r = PyObject_CallMethodObjArgs(loop, name_failed, handle, exc, NULL);
+    Py_DECREF(exc);
+    return done(r);
+}
+
+/* ---- timers -------------------------------------------------------------------------------- */
+
+int timer_when(PyObject *timer, double *when)
+{
+    if (Py_TYPE(timer) == timer_type) {
+        *when = timer_fields(timer)->when;
+        return 0;
+    }
+    PyObject *v = PyObject_GetAttr(timer, name_when);
+    *when = v ? PyFloat_AsDouble(v) : -1;
+    Py_XDECREF(v);
+    return *when == -1 && PyErr_Occurred() ? -1 : 0;
+}
+
+int timer_cancelled(PyObject *timer)
+{
+    return Py_TYPE(timer) == timer_type ? fields(timer)->cancelled : is_true(timer, name_cancelled);
+}
+
+int timer_scheduled(PyObject *timer)
+{
+    return Py_TYPE(timer) == timer_type ? timer_fields(timer)->scheduled
+                                        : is_true(timer, name_scheduled);
+}
+
+int timer_set_scheduled(PyObject *timer, bool scheduled)
+{
+    if (Py_TYPE(timer) != timer_type)
+        return PyObject_SetAttr(timer, name_scheduled, scheduled ? Py_True : Py_False);
+    timer_fields(timer)->scheduled = scheduled;
+    return 0;
+}
+
+/* ---- the types ----------------------------------------------------------------------------- */
+
+/* The offsets count from the fields; where those begin is added when the base's size is known. */
+#define HANDLE_MEMBERS                                                                             \
+    {"_callback", T_OBJECT, offsetof(struct handle, callback), 0, NULL},                           \
+        {"_args", T_OBJECT, offsetof(struct handle, args), 0, NULL},                               \
+        {"_context", T_OBJECT, offsetof(struct handle, context), 0, NULL},                         \
+        {"_loop", T_OBJECT, offsetof(struct handle, loop), 0, NULL},                               \
+        {"_repr", T_OBJECT, offsetof(struct handle, repr), 0, NULL},                               \
+        {"_source_traceback", T_OBJECT, offsetof(struct handle, source_traceback), 0, NULL},       \
+    {                                                                                              \
+        "_cancelled", T_BOOL, offsetof(struct handle, cancelled), 0, NULL                          \
+    }
+
+static PyMemberDef handle_members[] = {HANDLE_MEMBERS, {NULL, 0, 0, 0, NULL}};
+static PyMemberDef timer_members[] = {
+    HANDLE_MEMBERS,
+    {"_when", T_DOUBLE, offsetof(struct timer, when), 0, NULL},
+    {"_scheduled", T_BOOL, offsetof(struct timer, scheduled), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMethodDef handle_methods[] = {
+    {"cancel", py_cancel, METH_NOARGS, "The callback is not called any more."},
+    {NULL, NULL, 0, NULL},
+};
+static PyMethodDef timer_methods[] = {
+    {"cancel", py_cancel_timer, METH_NOARGS, "The callback is not called any more."},
+    {NULL, NULL, 0, NULL},
+};
+
+#define HANDLE_SLOTS(doc, methods, members)                                                        \
+    {Py_tp_doc, doc}, {Py_tp_dealloc, handle_dealloc}, {Py_tp_traverse, handle_traverse},          \
+        {Py_tp_clear, handle_clear}, {Py_tp_methods, methods}, {Py_tp_members, members},           \
+    {                                                                                              \
+        0, NULL                                                                                    \
+    }
+
+static PyType_Slot handle_slots[] = {
+    HANDLE_SLOTS("asyncio.Handle, made and run by a Scheduler.", handle_methods, handle_members)};
+static PyType_Slot timer_slots[] = {HANDLE_SLOTS(
+    "asyncio.TimerHandle, made and run by a Scheduler.", timer_methods, timer_members)};
+
+static PyType_Spec handle_spec = {
+    .name = "ffloop._native._hot.Handle",
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .slots = handle_slots,
+};
+static PyType_Spec timer_spec = {
+    .name = "ffloop._native._hot.TimerHandle",
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .slots = timer_slots,
+};
+
+/* Makes the subclass of asyncio's class of that name, with its fields behind the base's. */
+static int add_type(PyObject *module, const char *name, PyType_Spec *spec, PyMemberDef *members,
+                    size_t size, Py_ssize_t *at, PyTypeObject **out)
+{
+    PyObject *base = NULL, *base_size = NULL;
+    if (hot_import(&base, "asyncio.events", name) < 0)
+        return -1;
+    base_size = PyObject_GetAttrString(base, "__basicsize__");
+    if (base_size && !*at) {
+        *at = PyLong_AsSsize_t(base_size);
+        for (PyMemberDef *m = members; m->name; m++)
+            m->offset += *at;
+        spec->basicsize = (int)(*at + (Py_ssize_t)size);
+    }
+    if (base_size)
+        *out = (PyTypeObject *)hot_add_type(module, name, spec, base);
+    Py_XDECREF(base_size);
+    Py_DECREF(base);
+    return *out ? 0 : -1;
+}
+
+int handle_exec(PyObject *module)
+{
+    const struct hot_name names[] = {
+        {&name_run, "run"},
+        {&name_run_handle, "_run"},
+        {&name_when, "_when"},
+        {&name_cancelled, "_cancelled"},
+        {&name_scheduled, "_scheduled"},
+        {&name_failed, "_failed"},
+    };
+    if (hot_intern_all(names, FFL_COUNT(names)) < 0 ||
+        hot_import(&copy_context, "contextvars", "copy_context") < 0)
+        return -1;
+    if (add_type(module, "Handle", &handle_spec, handle_members, sizeof(struct handle), &handle_at,
+                 &handle_type) < 0)
+        return -1;
+    return add_type(module, "TimerHandle", &timer_spec, timer_members, sizeof(struct timer),
+                    &timer_at, &timer_type);
+}

@@ -1,0 +1,30 @@
+/*
+ * handle.h - asyncio.Handle and asyncio.TimerHandle with their fields in C.
+ *
+ * Callers: scheduler.c makes and runs them, timers.c orders them. asyncio's own code, which sees
+ * subclasses of its classes, reads and writes the fields through descriptors of the same names.
+ */
+#ifndef FFL_HANDLE_H
+#define FFL_HANDLE_H
+
+#include "hot.h"
+
+/* callback(*args[i]) later, in `context` (Py_None: a copy of the current one). A new reference. */
+PyObject *handle_new(PyObject *loop, PyObject *const *args, Py_ssize_t n, PyObject *context);
+/* The same at `when`, in seconds of the loop's clock. */
+PyObject *timer_new(PyObject *loop, double when, PyObject *const *args, Py_ssize_t n,
+                    PyObject *context);
+
+/* Runs any Handle, asyncio's own too; nothing if it was cancelled. A callback's exception goes to
+ * loop._failed(handle, exception). 0, or -1 with an exception that ends the program. */
+int handle_run(PyObject *handle, PyObject *loop);
+
+/* Of any TimerHandle. -1 with an exception. */
+int timer_when(PyObject *timer, double *when);
+int timer_cancelled(PyObject *timer); /* 0 or 1, too */
+int timer_scheduled(PyObject *timer); /* the same */
+int timer_set_scheduled(PyObject *timer, bool scheduled);
+
+int handle_exec(PyObject *module);
+
+#endif
