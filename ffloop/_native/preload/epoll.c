@@ -329,13 +329,13 @@ static int shadow(int fd)
 API int epoll_create(int size)
 {
     real_start();
-    return shadow(real.epoll_create(size));
+    return shadow(fd_made(real.epoll_create(size)));
 }
 
 API int epoll_create1(int flags)
 {
     real_start();
-    return shadow(real.epoll_create1(flags));
+    return shadow(fd_made(real.epoll_create1(flags)));
 }
 
 /* ---- waiting ------------------------------------------------------------------------------- */

@@ -12,6 +12,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 _Atomic(_Atomic(struct node *) *) fd_chunks[FD_CHUNKS];
@@ -92,6 +93,9 @@ int fd_set_node(int fd, struct node *n)
     _Atomic(struct node *) *p = slot(fd);
     if (!p)
         return -ENOMEM;
+    struct stat st;
+    if (n->kind == NODE_SOCK && !n->fds && fstat(fd, &st) == 0)
+        n->ino = st.st_ino;
     n->fds++;
     atomic_store_explicit(p, n, memory_order_release);
     return 0;
@@ -194,7 +198,7 @@ void fd_ours_close(int fd)
         real.close(fd);
 }
 
-/* ---- close --------------------------------------------------------------------------------- */
+/* ---- what ended past us -------------------------------------------------------------------- */
 
 /* False: another thread's. What an ended thread has left can be closed by any. */
 static bool drop(int fd, struct node *n)
@@ -209,6 +213,33 @@ static bool drop(int fd, struct node *n)
         table_unlock();
     return true;
 }
+
+bool fd_holds(int fd)
+{
+    struct node *n = fd_node(fd);
+    struct stat st;
+    if (!n || n->kind != NODE_SOCK || (fstat(fd, &st) == 0 && st.st_ino == n->ino))
+        return n != NULL;
+    (void)drop(fd, n); /* another thread's: that one will see it */
+    return false;
+}
+
+void fd_ended(int fd)
+{
+    if (tls.inside)
+        return; /* one of ours, which says so itself */
+    int saved = errno;
+    lock();
+    struct node *n = fd_node(fd);
+    if (n && n->kind == NODE_OURS)
+        atomic_store_explicit(slot(fd), NULL, memory_order_release);
+    else if (n)
+        (void)drop(fd, n); /* another thread's: that one's calls fail */
+    unlock();
+    errno = saved;
+}
+
+/* ---- close --------------------------------------------------------------------------------- */
 
 API int close(int fd)
 {
@@ -284,9 +315,13 @@ API void closefrom(int low)
 /* `copy` was made of fd by the kernel: it means the same. */
 static int copied(int fd, int copy)
 {
-    struct node *n = fd_node(fd);
-    if (copy < 0 || !n)
-        return copy < 0 ? -errno : copy;
+    if (copy < 0)
+        return -errno;
+    struct node *n = fd_holds(fd) ? fd_node(fd) : NULL, *was = fd != copy ? fd_node(copy) : NULL;
+    if (was)
+        (void)drop(copy, was); /* it had ended past us */
+    if (!n)
+        return copy;
     if (n->kind == NODE_OURS || !node_mine(n)) {
         real.close(copy);
         return n->kind == NODE_OURS ? -EBADF : -EXDEV;
@@ -302,7 +337,7 @@ API int dup(int fd)
 {
     real_start();
     if (!maybe_ours(fd))
-        return real.dup(fd);
+        return fd_made(real.dup(fd));
     lock();
     return (int)leave(copied(fd, real.dup(fd)));
 }
@@ -355,9 +390,10 @@ API int fcntl(int fd, int cmd, ...)
     va_start(ap, cmd);
     void *arg = va_arg(ap, void *);
     va_end(ap);
+    bool copies = cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC;
     if (!maybe_ours(fd))
-        return real.fcntl(fd, cmd, arg);
-    if (cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC)
+        return copies ? fd_made(real.fcntl(fd, cmd, arg)) : real.fcntl(fd, cmd, arg);
+    if (copies)
         return duplicate(fd, cmd, (int)(long)arg);
     int rc = real.fcntl(fd, cmd, arg); /* the placeholder keeps all flags */
     if (rc == 0 && cmd == F_SETFL) {

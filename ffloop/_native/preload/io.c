@@ -185,12 +185,20 @@ API ssize_t recvfrom(int fd, void *buf, size_t len, int flags, struct sockaddr *
     return rc;
 }
 
+static ssize_t recvmsg_kernel(int fd, struct msghdr *m, int flags)
+{
+    ssize_t rc = real.recvmsg(fd, m, flags);
+    if (rc >= 0 && ffl_unlikely(m->msg_controllen))
+        fd_made_received(m);
+    return rc;
+}
+
 API ssize_t recvmsg(int fd, struct msghdr *m, int flags)
 {
     real_start();
     struct sock *s = sock_enter_stack(fd);
     if (!s)
-        return real.recvmsg(fd, m, flags);
+        return recvmsg_kernel(fd, m, flags);
     if (m->msg_iovlen > IOV_MAX)
         return leave(-EMSGSIZE);
     if (s->type == SOCK_DGRAM) {
@@ -219,8 +227,12 @@ API ssize_t recvmsg(int fd, struct msghdr *m, int flags)
 API int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct timespec *timeout)
 {
     real_start();
-    if (!maybe_ours(fd))
-        return real.recvmmsg(fd, v, n, flags, timeout);
+    if (!maybe_ours(fd)) {
+        int got = real.recvmmsg(fd, v, n, flags, timeout);
+        for (int i = 0; i < got; i++)
+            fd_made_received(&v[i].msg_hdr);
+        return got;
+    }
     int64_t until =
         timeout ? ffl_now_ns() + timeout->tv_sec * FFL_NS_PER_SEC + timeout->tv_nsec : INT64_MAX;
     unsigned i = 0;

@@ -11,6 +11,7 @@
  * dgram.c   datagrams
  * place.c   which stack, instance, CPU               option.c  socket options, ioctl
  * proc.c    fork, exec, spawn                        file.c    sendfile, splice
+ * made.c    what makes other descriptors             stdio.c   the C library's streams
  *
  * A socket begins as what it is natively: a kernel socket, whose descriptor stays. At bind, listen
  * or connect it is put on the stack (sock->sc) or given up to the kernel; a stack socket's
@@ -159,7 +160,8 @@ int real_epoll(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns, co
 enum node_kind { NODE_SOCK, NODE_EPOLL, NODE_OURS };
 struct node {
     enum node_kind kind;
-    int fds; /* descriptors that mean it */
+    int fds;   /* descriptors that mean it */
+    ino_t ino; /* of a socket's placeholder: what they are to the kernel */
     /* FF_THREAD_SOCKET: n, thread n's, since it is on the stack; -n, who used it last; 0, nobody yet;
      * NODE_LEFT, its thread has ended: it can be closed, by any */
     _Atomic int owner;
@@ -188,8 +190,19 @@ static inline bool node_shared(const struct node *n)
     return options.per_thread && n->kind == NODE_EPOLL && n->owner <= 0;
 }
 int fd_set_node(int fd, struct node *n); /* counts; -ENOMEM. Locked */
-void fd_drop(int fd);                    /* forgets; the last one frees what it meant. Locked */
-int fd_ours(int fd); /* moves a new descriptor of ours out of the way: its number, or -errno */
+/* Is fd still what the table says? It may have ended past us; then it is forgotten. Locked. */
+bool fd_holds(int fd);
+void fd_ended(int fd);
+/* `fd` has just been made, by the kernel's call: whatever it was before has ended. Returns it. */
+static inline int fd_made(int fd)
+{
+    if (ffl_unlikely(fd_node(fd) != NULL))
+        fd_ended(fd);
+    return fd;
+}
+void fd_made_received(const struct msghdr *m); /* SCM_RIGHTS (made.c) */
+void fd_drop(int fd); /* forgets; the last one frees what it meant. Locked */
+int fd_ours(int fd);  /* moves a new descriptor of ours out of the way: its number, or -errno */
 void fd_ours_keep(int fd); /* inherited: out of the program's reach, where it is */
 void fd_ours_close(int fd);
 /* Calls f for each descriptor with a node (FF_THREAD_SOCKET: of the calling thread). Locked. */
@@ -400,6 +413,8 @@ bool dgram_option_refused(int level, int name, const void *val, socklen_t len);
 int place_instance(struct sock *s, const struct ffl_addr *a);
 void place_attached(bool first);           /* a session has begun: the thread to its CPU */
 void place_imported(const struct sock *s); /* FF_MULTI_SC: a child has its listener */
+
+void stdio_start(void);
 
 void proc_start(void);
 /* Makes an inherited socket ours: a reference of our own, in our session. */

@@ -140,5 +140,13 @@ API long syscall(long number, ...)
         a[i] = va_arg(ap, long); /* as the C library's own does */
     va_end(ap);
     long rc = started && !tls.inside ? by_number(number, a, &known) : 0;
-    return known ? rc : real.syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+    if (known)
+        return rc;
+    rc = real.syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+    if (rc > 0 && ffl_unlikely(maybe_ours((int)rc))) { /* perhaps a descriptor that it has made */
+        lock();
+        (void)fd_holds((int)rc);
+        unlock();
+    }
+    return rc;
 }

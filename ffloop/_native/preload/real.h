@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/select.h>
@@ -82,6 +83,41 @@
        char *const[], char *const[]))                                                              \
     X(int, posix_spawn_file_actions_adddup2, (posix_spawn_file_actions_t *, int, int))             \
     X(int, posix_spawn_file_actions_addclosefrom_np, (posix_spawn_file_actions_t *, int))          \
+    X(int, open, (const char *, int, ...))                                                         \
+    X(int, open64, (const char *, int, ...))                                                       \
+    X(int, openat, (int, const char *, int, ...))                                                  \
+    X(int, openat64, (int, const char *, int, ...))                                                \
+    X(int, __open_2, (const char *, int))                                                          \
+    X(int, __open64_2, (const char *, int))                                                        \
+    X(int, __openat_2, (int, const char *, int))                                                   \
+    X(int, __openat64_2, (int, const char *, int))                                                 \
+    X(int, creat, (const char *, mode_t))                                                          \
+    X(int, creat64, (const char *, mode_t))                                                        \
+    X(int, pipe, (int *))                                                                          \
+    X(int, pipe2, (int *, int))                                                                    \
+    X(int, socketpair, (int, int, int, int *))                                                     \
+    X(int, eventfd, (unsigned, int))                                                               \
+    X(int, timerfd_create, (int, int))                                                             \
+    X(int, signalfd, (int, const sigset_t *, int))                                                 \
+    X(int, memfd_create, (const char *, unsigned))                                                 \
+    X(int, inotify_init, (void))                                                                   \
+    X(int, inotify_init1, (int))                                                                   \
+    X(int, mkstemp, (char *))                                                                      \
+    X(int, mkstemp64, (char *))                                                                    \
+    X(int, mkostemp, (char *, int))                                                                \
+    X(int, mkostemp64, (char *, int))                                                              \
+    X(int, mkstemps, (char *, int))                                                                \
+    X(int, mkstemps64, (char *, int))                                                              \
+    X(int, mkostemps, (char *, int, int))                                                          \
+    X(int, mkostemps64, (char *, int, int))                                                        \
+    X(int, shm_open, (const char *, int, mode_t))                                                  \
+    X(int, posix_openpt, (int))                                                                    \
+    X(FILE *, fopen, (const char *, const char *))                                                 \
+    X(FILE *, fopen64, (const char *, const char *))                                               \
+    X(FILE *, tmpfile, (void))                                                                     \
+    X(FILE *, tmpfile64, (void))                                                                   \
+    X(FILE *, popen, (const char *, const char *))                                                 \
+    X(int, __vdprintf_chk, (int, int, const char *, va_list))                                      \
     X(long, syscall, (long, ...))
 
 struct real_calls {

@@ -197,6 +197,7 @@ API int socket(int domain, int type, int proto)
     int fd = real.socket(domain, plain, proto);
     if (fd < 0 || !started || tls.inside || (type & SOCK_KERNEL))
         return fd;
+    (void)fd_made(fd); /* that is what it is */
     if ((domain != AF_INET && domain != AF_INET6) || !carried(plain & 0xf, proto))
         return fd;
     lock();
@@ -434,6 +435,8 @@ static int accept_now(struct sock *l, struct ffl_names *names, int flags)
         return ffl_client_arm(c, l->h, sock_window(l)) < 0 ? -EBADF : -EAGAIN;
     /* the placeholder first: a program at its limit leaves the connection where it is */
     int fd = real.socket(AF_UNIX, SOCK_STREAM | (flags & (SOCK_NONBLOCK | SOCK_CLOEXEC)), 0);
+    if (fd_node(fd))
+        fd_drop(fd); /* it had ended past us */
     struct sock *s = fd < 0 ? NULL : sock_new(l->domain, l->type | flags, l->proto);
     int rc = fd < 0 ? -errno : s ? fd_set_node(fd, &s->node) : -ENOMEM;
     if (rc == 0) {
@@ -484,14 +487,14 @@ API int accept4(int fd, struct sockaddr *sa, socklen_t *len, int flags)
 {
     real_start();
     int rc = maybe_ours(fd) ? do_accept(fd, sa, len, flags) : -ENOTSOCK;
-    return rc == -ENOTSOCK ? real.accept4(fd, sa, len, flags) : rc;
+    return rc == -ENOTSOCK ? fd_made(real.accept4(fd, sa, len, flags)) : rc;
 }
 
 API int accept(int fd, struct sockaddr *sa, socklen_t *len)
 {
     real_start();
     int rc = maybe_ours(fd) ? do_accept(fd, sa, len, 0) : -ENOTSOCK;
-    return rc == -ENOTSOCK ? real.accept(fd, sa, len) : rc;
+    return rc == -ENOTSOCK ? fd_made(real.accept(fd, sa, len)) : rc;
 }
 
 /* ---- names --------------------------------------------------------------------------------- */

@@ -133,6 +133,7 @@ __attribute__((constructor)) static void start(void)
     read_options();
     open_log();
     sc_start();
+    stdio_start();
     proc_start();
     started = true;
 }

@@ -1,0 +1,181 @@
+/*
+ * numbers.c - a descriptor ends, past the names that the shim has, and its number is used again; see
+ * test_contract.py.
+ *
+ * What ends it is the C library's own close, as in code of the library itself.
+ */
+#include "cases.h"
+
+#include <sys/eventfd.h>
+#include <sys/inotify.h>
+#include <sys/mman.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/timerfd.h>
+
+static int (*unseen_close)(int);
+static int spare; /* a descriptor to be copied */
+
+static void find_close(void)
+{
+    *(void **)&unseen_close = dlsym(dlopen("libc.so.6", RTLD_NOW), "close");
+    NEED(unseen_close != NULL);
+}
+
+/* A connection whose client's number is free, and nobody was told. */
+static int freed(void)
+{
+    find_close();
+    connected();
+    int number = client;
+    NEED(unseen_close(number) == 0);
+    return number;
+}
+
+static const char *kind(int fd)
+{
+    struct stat st;
+    NEED(fstat(fd, &st) == 0);
+    return S_ISREG(st.st_mode)    ? "file"
+           : S_ISFIFO(st.st_mode) ? "pipe"
+           : S_ISSOCK(st.st_mode) ? "socket"
+           : S_ISCHR(st.st_mode)  ? "device"
+                                  : "other";
+}
+
+/* It is what was made: what is written to it is not the network's, where the connection has ended. */
+static void is_itself(const char *what, int fd, int number)
+{
+    uint64_t one = 1;
+    saw(what, fd);
+    printf("the number %d, a %s\n", fd == number, kind(fd));
+    saw("write", write(fd, &one, sizeof(one)));
+    heard(server, sizeof(one));
+}
+
+#define MADE(name, expression)                                                                     \
+    CASE(name)                                                                                     \
+    {                                                                                              \
+        spare = open("/dev/null", O_RDWR);                                                         \
+        int number = freed();                                                                      \
+        is_itself(#name, expression, number);                                                      \
+    }
+
+static int first(int rc, const int two[2])
+{
+    return rc < 0 ? -1 : two[0];
+}
+
+static sigset_t none;
+static int two[2];
+static char name[] = "/tmp/numbers-XXXXXX";
+
+static int unlinked(int fd)
+{
+    unlink(name);
+    return fd;
+}
+
+MADE(by_open, open("/dev/null", O_RDWR))
+MADE(by_open_of_a_new_file, unlinked(mkstemp(name)))
+MADE(by_openat, openat(AT_FDCWD, "/dev/null", O_RDWR))
+MADE(by_creat, creat("/dev/null", 0600))
+MADE(by_tmpfile_mode, open("/tmp", O_TMPFILE | O_RDWR, 0600))
+MADE(by_pipe, first(pipe(two), two))
+MADE(by_pipe2, first(pipe2(two, O_CLOEXEC), two))
+MADE(by_socketpair, first(socketpair(AF_UNIX, SOCK_STREAM, 0, two), two))
+MADE(by_eventfd, eventfd(0, 0))
+MADE(by_timerfd, timerfd_create(CLOCK_MONOTONIC, 0))
+MADE(by_signalfd, signalfd(-1, &none, 0))
+MADE(by_memfd, memfd_create("numbers", 0))
+MADE(by_inotify, inotify_init1(0))
+MADE(by_epoll, epoll_create1(0))
+MADE(by_dup, dup(spare))
+MADE(by_dupfd, fcntl(spare, F_DUPFD, 0))
+MADE(by_a_unix_socket, socket(AF_UNIX, SOCK_DGRAM, 0))
+MADE(by_number, (int)syscall(SYS_openat, AT_FDCWD, "/dev/null", O_RDWR, 0))
+MADE(by_number_of_memfd, (int)syscall(SYS_memfd_create, "numbers", 0))
+MADE(by_stream, fileno(fopen("/dev/null", "r+")))
+MADE(by_tmpfile, fileno(tmpfile()))
+
+CASE(by_dup2)
+{
+    spare = open("/dev/null", O_RDWR);
+    int number = freed();
+    is_itself("dup2", dup2(spare, number), number);
+}
+
+CASE(by_accept_of_a_unix_socket)
+{
+    struct sockaddr_un {
+        sa_family_t family;
+        char path[16];
+    } a = {AF_UNIX, "\0numbers"};
+    int l = socket(AF_UNIX, SOCK_STREAM, 0), c = socket(AF_UNIX, SOCK_STREAM, 0);
+    snprintf(a.path + 1, sizeof(a.path) - 1, "n%d", getpid());
+    NEED(bind(l, (struct sockaddr *)&a, sizeof(a)) == 0 && listen(l, 1) == 0);
+    NEED(connect(c, (struct sockaddr *)&a, sizeof(a)) == 0);
+    int number = freed();
+    is_itself("accept", accept(l, NULL, NULL), number);
+}
+
+/* A descriptor comes over a unix socket. */
+CASE(by_scm_rights)
+{
+    char byte = 'x', room[CMSG_SPACE(sizeof(int))] = {0};
+    struct iovec v = {&byte, 1};
+    struct msghdr m = {
+        .msg_iov = &v, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof(room)};
+    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+    c->cmsg_level = SOL_SOCKET;
+    c->cmsg_type = SCM_RIGHTS;
+    c->cmsg_len = CMSG_LEN(sizeof(int));
+    spare = open("/dev/null", O_RDWR);
+    memcpy(CMSG_DATA(c), &spare, sizeof(int));
+    NEED(socketpair(AF_UNIX, SOCK_STREAM, 0, two) == 0 && sendmsg(two[0], &m, 0) == 1);
+    int number = freed(), fd;
+    NEED(recvmsg(two[1], &m, 0) == 1);
+    memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof(int));
+    is_itself("recvmsg", fd, number);
+}
+
+CASE(by_accept_of_a_connection)
+{
+    int number = freed();
+    client = connects();
+    int again = accept(listener, NULL, NULL);
+    printf("the number %d\n", client == number);
+    saw("write", write(client, "new", 3));
+    heard(again, 3);
+    saw("close", close(again));
+}
+
+/* What was copied lives on in its copy. */
+CASE(a_copy_lives_on)
+{
+    connected();
+    find_close();
+    int copy = dup(client), number = client;
+    NEED(unseen_close(number) == 0);
+    int file = open("/dev/null", O_RDWR);
+    printf("the number %d, a %s\n", file == number, kind(file));
+    saw("write", write(file, "lost", 4));
+    saw("write", write(copy, "alive", 5));
+    heard(server, 5);
+    close(copy);
+    heard(server, 1);
+}
+
+/* Nobody has made anything: the number is free. */
+CASE(nothing_is_there)
+{
+    int number = freed();
+    saw("close", close(number));
+    saw("fcntl", fcntl(number, F_GETFD));
+    heard(server, 1);
+}
+
+int main(int argc, char **argv)
+{
+    return run_case(argc, argv);
+}

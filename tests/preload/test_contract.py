@@ -1,0 +1,56 @@
+"""What a program may count on, from C, natively and under the shim: the same.
+
+Each program here is one kind of promise; cases.h says how they are built up.
+"""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from shim import Instance
+
+from ffloop._session import binding
+
+HERE = Path(__file__).parent
+PROGRAMS = ["streams", "numbers"]
+FLAGS = ["-Wall", "-Wextra", "-Werror", "-O2", "-D_FORTIFY_SOURCE=2", "-pthread"]
+
+
+def cases(program: str) -> list[str]:
+    text = (HERE / f"{program}.c").read_text()
+    return re.findall(r"^(?:CASE|MADE)\((\w+)", text, re.MULTILINE)
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Builds a program of this folder, once."""
+    compiler = shutil.which("cc")
+    if not compiler:
+        pytest.skip("no C compiler")
+    folder = tmp_path_factory.mktemp("contract")
+
+    def build(program: str) -> Path:
+        out = folder / program
+        if not out.exists():
+            subprocess.run([compiler, *FLAGS, HERE / f"{program}.c", "-o", out], check=True)
+        return out
+
+    return build
+
+
+@pytest.mark.parametrize(("program", "case"), [(p, c) for p in PROGRAMS for c in cases(p)])
+def test_same(built, instance: Instance, program: str, case: str) -> None:
+    shimmed = instance.environment()
+    plain = {k: v for k, v in shimmed.items() if k != "LD_PRELOAD"}
+    seen = []
+    for environment in (plain, shimmed):
+        done = subprocess.run(
+            [built(program), case], env=environment, capture_output=True, text=True, timeout=30
+        )
+        seen.append((done.returncode, done.stdout, done.stderr))
+    assert seen[0][0] == 0, seen[0]
+    assert seen[1] == seen[0]
+    assert binding.instance_stats(instance.path)["accepts"], "not on the stack"
