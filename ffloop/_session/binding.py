@@ -378,6 +378,29 @@ class Ring:
         _check(lib.ffl_client_setsockopt(self._alive(), handle, level, name, packed, len(packed)))
 
 
+class KernelCall(NamedTuple):
+    """A call that instances and sessions stand on (see calls.h)."""
+
+    name: str
+    without: str  # what it is like without it; "": nothing works
+    lacking: str  # why it is not there; "": it is
+
+
+def kernel_calls() -> list[KernelCall]:
+    """Each, tried here."""
+    found = []
+    for i in range(lib.FFL_CALLS):
+        without, code = lib.ffl_call_without(i), lib.ffl_call_try(i)
+        found.append(
+            KernelCall(
+                ffi.string(lib.ffl_call_name(i)).decode(),
+                ffi.string(without).decode() if without else "",
+                os.strerror(code) if code else "",
+            )
+        )
+    return found
+
+
 def instance_stats(path: str, timeout_ms: int = 0) -> dict[str, int]:
     """The counters of the instance at `path` (client.h, struct ffl_instance_stats), without a
     session. Raises an InstanceError."""
