@@ -44,7 +44,7 @@ def decode(raw: bytes) -> SockAddr | None:
     return None
 
 
-def literal(family: int, address: Any) -> bytes:
+def numeric(family: int, address: Any) -> bytes:
     """The 28 bytes of an address that is numeric, whatever its family; else of the wildcard."""
     host = str(address[0]).partition("%")[0] if address else ""
     for kind in (socket.AF_INET, socket.AF_INET6):
