@@ -18,14 +18,12 @@ from typing import Any, NamedTuple, Protocol
 from ..errors import attach_error, gone
 from .address import ADDR_SIZE, NAMES_SIZE, SockAddr, decode, encode
 from .configuration import Config
-from .native import compiled, ffi, lib
+from .native import ffi, hot, lib
 
-_hot: Any = compiled("_hot")
-
-Stream: Any = _hot.Stream  # one transport's compiled half
-Dispatcher: Any = _hot.Dispatcher  # waits for a batch and hands it out
-Scheduler: Any = _hot.Scheduler  # the loop's call_soon, timers and _run_once
-Handle: Any = _hot.Handle
+Stream: Any = hot.Stream  # one transport's compiled half
+Dispatcher: Any = hot.Dispatcher  # waits for a batch and hands it out
+Scheduler: Any = hot.Scheduler  # the loop's call_soon, timers and _run_once
+Handle: Any = hot.Handle
 
 ABI_VERSION: int = lib.FFL_ABI_VERSION
 
