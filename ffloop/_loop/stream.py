@@ -16,7 +16,6 @@ import contextvars
 import warnings
 from asyncio import protocols
 from collections.abc import Callable, Iterable
-from itertools import islice
 from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import TYPE_CHECKING, Any
 
@@ -34,9 +33,10 @@ from .asyncio_private import (
     detach,
     logger,
 )
+from .backlog import Backlog
 
 _EAGAIN = -11
-_GATHER = 64 * 1024  # small chunks of the backlog are joined up to this
+_JOIN = 64 * 1024  # bytes: writelines() joins what is not more
 _READ_FAILED = "Fatal read error on socket transport"
 _DATA_FAILED = "Fatal error: protocol.data_received() call failed."
 _MISSING: Any = object()
@@ -108,7 +108,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
         self._mm = ring.mm
         self._server = server
         self._context = context
-        self._backlog: collections.deque[Any] | None = None
+        self._backlog: Backlog | None = None
         self._write_context: contextvars.Context | None = None
         self._conn_lost = 0
         self._closing = False
@@ -377,7 +377,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
         if sent < 0 and sent != _EAGAIN:
             self._fatal_error(self._write_error(sent), "Fatal write error on socket transport")
             return
-        self._backlog = collections.deque((memoryview(data)[sent:] if sent > 0 else data,))
+        self._backlog = Backlog(memoryview(data)[sent:] if sent > 0 else data)
         self._hot.stalled = True
         self._write_context = self._new_context()
         self._maybe_pause_protocol()
@@ -402,7 +402,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
         backlog = self._backlog
         while not self._conn_lost:
             while backlog:
-                data = _gather(backlog)
+                data = backlog.take()
                 size = len(data)
                 sent = raw_send(self._c, self._h, data if type(data) is bytes else flat(data), size)
                 if sent == size:
@@ -411,7 +411,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
                     message = "Fatal write error on socket transport"
                     self._fatal_error(self._write_error(sent), message)
                     return
-                backlog.appendleft(memoryview(data)[sent:] if sent > 0 else data)
+                backlog.put_back(memoryview(data)[sent:] if sent > 0 else data)
                 self._maybe_resume_protocol()
                 return
             self._maybe_resume_protocol()  # which may write more
@@ -432,7 +432,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
         if self._eof:
             raise RuntimeError("Cannot call writelines() after write_eof()")
         chunks = list(list_of_data)
-        if sum(map(len, chunks)) <= _GATHER:
+        if sum(map(len, chunks)) <= _JOIN:
             self.write(b"".join(chunks))
         else:
             for chunk in chunks:
@@ -454,7 +454,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
         return True
 
     def get_write_buffer_size(self) -> int:
-        return sum(map(len, self._backlog)) if self._backlog else 0
+        return self._backlog.size if self._backlog is not None else 0
 
     # ---- closing ----
 
@@ -574,17 +574,3 @@ class StreamTransport(FlowControl, asyncio.Transport):
             state = "polling" if self._backlog else "idle"
             info.append(f"write=<{state}, bufsize={self.get_write_buffer_size()}>")
         return f"<{' '.join(info)}>"
-
-
-def _gather(backlog: "collections.deque[Any]") -> Any:
-    """Takes the head of the backlog, small chunks joined."""
-    first = backlog.popleft()
-    if len(first) >= _GATHER or not backlog:
-        return first
-    size, count = len(first), 0
-    for chunk in islice(backlog, 256):
-        size += len(chunk)
-        if size > _GATHER:
-            break
-        count += 1
-    return b"".join((first, *(backlog.popleft() for _ in range(count)))) if count else first
