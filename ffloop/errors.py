@@ -36,7 +36,8 @@ class ProtocolError(InstanceError):
 
 
 class InstanceGone(ConnectionResetError, InstanceError):
-    """The instance ended. Connections are lost with this; it is a ConnectionResetError."""
+    """The session with the instance has ended. Connections are lost with this; it is a
+    ConnectionResetError."""
 
 
 class ConfigError(ValueError):
@@ -87,9 +88,6 @@ def sentence(exc: Exception) -> str:
     return str(exc.strerror) if isinstance(exc, OSError) else str(exc)
 
 
-def gone(code: int = errno.ECONNRESET) -> InstanceGone:
-    """The exception for a connection whose instance ended."""
-    detail = "" if code == errno.ECONNRESET else f" ({os.strerror(code)})"
-    return InstanceGone(
-        errno.ECONNRESET, f"connection lost: the ffloop instance ended{detail}; see its log"
-    )
+def gone(why: str) -> InstanceGone:
+    """The exception for what was lost with a session: `why` says what ended that."""
+    return InstanceGone(errno.ECONNRESET, f"connection lost with the ffloop session: {why}")

@@ -310,10 +310,10 @@ class Kqueue:
         if endpoint is None:
             gone = _NO_MORE_TO_READ if reading else _NOBODY_READS
             data, eof = _kernel_data(fd, reading), bool(mask & gone)
-        elif endpoint.ring is None or endpoint.ring.dead:
+        elif not endpoint.live:
             data, eof, problem = 0, True, ECONNRESET
         else:
-            held = endpoint.ring.pending(endpoint.handle)
+            held = endpoint.client().pending(endpoint.handle)
             received = held.accepts if endpoint.listen_backlog is not None else held.bytes
             data, problem = received if reading else held.room, held.error
             eof = problem != 0 or (reading and held.eof)

@@ -127,8 +127,8 @@ def open_fds() -> set[str]:
 
 def _end_own_session() -> None:
     """Of sockets that a test made without a loop."""
-    if session := sys.modules.get("ffloop._session.session"):
-        session.end()
+    if ownership := sys.modules.get("ffloop._session.ownership"):
+        ownership.end()
 
 
 @pytest.fixture

@@ -1,11 +1,12 @@
 """Datagram endpoints on the stack: the transport, and how its socket comes about.
 
 The order of callbacks, the flow control and the errors are those of asyncio's own
-_SelectorDatagramTransport; datagrams are taken from the ring, several a readiness event.
+_SelectorDatagramTransport; datagrams are pulled, several a readiness event.
 """
 
 import asyncio
 import collections
+import contextlib
 import contextvars
 import socket
 import warnings
@@ -60,7 +61,8 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
         self._closing = False
         self._open = True
         self._context = contextvars.copy_context()
-        endpoint.open_ring().receivers[self._handle] = self
+        endpoint.client()
+        endpoint.open_session().receivers[self._handle] = self
         loop.call_soon(self._begin, waiter)
 
     def own(self, sock: Any) -> None:
@@ -78,8 +80,8 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
                 waiter.set_result(None)
 
     def _want(self, filters: int) -> None:
-        if self._endpoint.ring is not None:
-            self._endpoint.ring.want(self._handle, filters)
+        if self._endpoint.live:
+            self._endpoint.client().want(self._handle, filters)
 
     # ---- reading ----
 
@@ -91,8 +93,7 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
             if self._conn_lost or self._closing:
                 return
             try:
-                ring = self._endpoint.open_ring()
-                data, source = ring.recvfrom(self._handle, _LARGEST)
+                data, source = self._endpoint.client().recvfrom(self._handle, _LARGEST)
             except (BlockingIOError, InterruptedError):
                 break
             except OSError as exc:
@@ -137,6 +138,7 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
         pass
 
     def on_down(self, exc: OSError) -> None:
+        self._endpoint.lose()
         self._force_close(exc)
 
     def on_detach(self) -> None:
@@ -171,9 +173,8 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
     def _send(self, data: Any, addr: Any) -> bool:
         # False: there is no room now. An error is the protocol's, and the datagram is gone.
         try:
-            ring = self._endpoint.open_ring()
             to = None if self._connected else addr
-            ring.sendto(self._handle, self._endpoint.family, data, to)
+            self._endpoint.client().sendto(self._handle, self._endpoint.family, data, to)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as exc:
@@ -185,6 +186,8 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
         return True
 
     def on_writable(self) -> None:
+        if self._endpoint.watchers is not None:
+            self._endpoint.stir(WRITE)
         self._context.run(self._flush)
 
     def _flush(self) -> None:
@@ -242,15 +245,17 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
         finally:
             self._open = False
             endpoint = self._endpoint
-            if endpoint.refs > 1 and endpoint.ring is not None:
+            if endpoint.refs > 1 and endpoint.live:
                 endpoint.take()  # a dup of the socket lives on
             self._sock.close()
             self._protocol = self._loop = None
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
         if getattr(self, "_open", False):
+            self._open = False
+            with contextlib.suppress(RuntimeError):  # another thread: the socket's own end does it
+                self._sock.close()
             _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
-            self._sock.close()
 
     # ---- the rest ----
 
@@ -305,7 +310,7 @@ async def open_datagram(
             return None
         sock = None
         try:
-            sock = StackSocket._open(loop._live_ring(), fam, socket.SOCK_DGRAM, pro, False)
+            sock = StackSocket._open(loop._live_session(), fam, socket.SOCK_DGRAM, pro, False)
             if reuse_port:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if broadcast:

@@ -16,9 +16,10 @@ from typing import Any
 from .._net.endpoint import Endpoint
 from .._net.sockets import StackSocket
 from .._session.address import NAMES_SIZE
-from .._session.binding import Ring, error
+from .._session.binding import Client, error
 from .._session.log import log
 from .._session.routing import Router
+from .._session.session import Session
 from .asyncio_private import ACCEPT_RETRY_DELAY, PY313, SSLProtocol, logger
 from .stream import StreamTransport
 
@@ -52,19 +53,19 @@ class Listener:
     def start(self) -> None:
         """Accepts from now on."""
         endpoint = self.endpoint
-        ring = endpoint.open_ring()
-        ring.receivers[endpoint.handle] = self
-        ring.accepting(endpoint.handle, self._window, armed=True)
+        client = endpoint.client()
+        endpoint.open_session().receivers[endpoint.handle] = self
+        client.accepting(endpoint.handle, self._window, armed=True)
         endpoint.accepting = True
 
     def stop(self) -> None:
         """Accepts no more; the socket stays."""
         endpoint = self.endpoint
         endpoint.accepting = False
-        if endpoint.ring is not None and not endpoint.ring.closed:
-            endpoint.ring.receivers.pop(endpoint.handle, None)
+        if endpoint.live:
+            endpoint.open_session().receivers.pop(endpoint.handle, None)
             try:
-                endpoint.ring.accepting(endpoint.handle, 0)
+                endpoint.client().accepting(endpoint.handle, 0)
             except OSError as exc:  # it failed, or the instance is gone: it accepts no more anyway
                 logger.debug("%r: %s", self, exc)
 
@@ -72,9 +73,9 @@ class Listener:
 
     def on_accept(self, handle: int, off: int) -> None:
         me = self.endpoint
-        ring = me.open_ring()
-        names = ring.mm[off : off + NAMES_SIZE] if off else b""
-        endpoint = Endpoint(ring, handle, me.family, me.kind, me.proto, names)
+        session = me.open_session()
+        names = session.mm[off : off + NAMES_SIZE] if off else b""
+        endpoint = Endpoint(session, handle, me.family, me.kind, me.proto, names)
         context = self._context.copy()
         context.run(self._accept, endpoint, context if self._lasting else None)
 
@@ -171,14 +172,13 @@ class Listener:
             self._loop.call_later(ACCEPT_RETRY_DELAY, self._retry)
 
     def _retry(self) -> None:
-        if self.endpoint.accepting and self.endpoint.ring is not None:
+        if self.endpoint.accepting and self.endpoint.live:
             self.start()
 
     def on_down(self, exc: OSError) -> None:
-        self.endpoint.ring = None
+        self.endpoint.lose()
 
-    def on_detach(self) -> None:
-        self.endpoint.ring = None
+    def on_detach(self) -> None: ...
 
     def on_data(self, off: int, size: int) -> None: ...
     def on_eof(self) -> None: ...
@@ -186,24 +186,28 @@ class Listener:
     def on_readable(self) -> None: ...
     def on_writable(self) -> None: ...
 
-    # ---- after the instance came back ----
+    # ---- after the session was lost ----
 
-    def restore(self, ring: Ring) -> None:
-        """Opens, binds and listens again on a new session, at the same address and port."""
+    def again(self, client: Client) -> int:
+        """Opens, binds and listens with a new client, at the same address and port, in whichever
+        thread has it: the handle, for `resume`. Waits. Raises OSError."""
         endpoint = self.endpoint
-        address = endpoint.sockname()
-        handle = ring.open_socket(endpoint.family, endpoint.kind, endpoint.proto)
+        handle = client.open_socket(endpoint.family, endpoint.kind, endpoint.proto)
         try:
             for level, name, value in endpoint.options or ():
-                ring.setsockopt(handle, level, name, value)
-            ring.bind(handle, endpoint.family, address)
-            ring.listen(handle, endpoint.listen_backlog or self._window, endpoint.nodelay)
+                client.setsockopt(handle, level, name, value)
+            client.bind(handle, endpoint.family, endpoint.sockname())
+            client.listen(handle, endpoint.listen_backlog or self._window, endpoint.nodelay)
         except BaseException:
-            ring.close_socket(handle, abort=True)
+            client.close_socket(handle, abort=True)
             raise
-        endpoint.ring, endpoint.handle = ring, handle
+        return handle
+
+    def resume(self, handle: int) -> None:
+        """Serves there from now on."""
+        self.endpoint.resume(handle)
         self.start()
-        log.info("listening again on %s", address)
+        log.info("listening again on %s", self.endpoint.sockname())
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,13 +220,13 @@ class Binding:
     dual: bool  # what the stack serves is served on the kernel too
     debug: bool
 
-    def bind(self, ring: Ring | None, info: Any) -> Any:
-        """A bound socket for one of getaddrinfo's answers, on the kernel without a ring; None for
-        one to skip, as create_server of the running Python does."""
+    def bind(self, session: Session | None, info: Any) -> Any:
+        """A bound socket for one of getaddrinfo's answers, on the kernel where there is no session;
+        None for one to skip, as create_server of the running Python does."""
         family, kind, proto, _, address = info
         try:
-            if ring is not None:
-                sock: Any = StackSocket._open(ring, family, kind, proto, False)
+            if session is not None:
+                sock: Any = StackSocket._open(session, family, kind, proto, False)
                 sock._ep().nodelay = True
             else:
                 sock = socket.socket(family, kind, proto)
@@ -276,7 +280,7 @@ def _kernels_twin(info: Any, port: int) -> Any:
     return family, kind, proto, name, (host, port, *address[2:])
 
 
-def bind_sockets(ring: Ring, router: Router, infos: list[Any], how: Binding) -> list[Any]:
+def bind_sockets(session: Session, router: Router, infos: list[Any], how: Binding) -> list[Any]:
     """Bound, not yet listening, sockets for getaddrinfo's answers: on the stack or on the kernel,
     as the router says. Errors, and what is skipped, are create_server's of the running Python."""
     sockets: list[Any] = []
@@ -284,7 +288,7 @@ def bind_sockets(ring: Ring, router: Router, infos: list[Any], how: Binding) -> 
     try:
         for info in infos:
             on_stack = router.on_stack(info[0], info[4])
-            sock = how.bind(ring if on_stack else None, info)
+            sock = how.bind(session if on_stack else None, info)
             if sock is not None:
                 sockets.append(sock)
                 if on_stack and how.dual:

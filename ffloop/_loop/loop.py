@@ -12,28 +12,26 @@ import itertools
 import os
 import socket
 import ssl as ssl_module
-import weakref
 from typing import Any
 
 from .._net.inherited import Handed
 from .._net.sockets import StackSocket, stack_socket
-from .._session import configuration, discovery, session
-from .._session.address import look_up_literal
-from .._session.binding import Ring
+from .._session import configuration, discovery, ownership
+from .._session.address import literal
+from .._session.binding import Client
 from .._session.discovery import InstanceInfo
 from .._session.log import log
 from .._session.routing import Router
-from ..errors import ConfigError, InstanceError, gone
+from .._session.session import Session
+from ..errors import ConfigError
 from . import worker
 from .asyncio_private import Handle, Server, SSLProtocol, failure, logger
 from .datagram import DatagramTransport, open_datagram
 from .listener import Binding, Listener, bind_sockets
 from .poller import Poller
+from .reattach import Reattach
 from .sock_calls import SockCalls
 from .stream import StreamTransport
-
-_RETRY_FIRST, _RETRY_MOST = 0.02, 2.0  # seconds between attempts to attach again
-_REATTACH_TIMEOUT_MS = 1000
 
 
 class Loop(SockCalls):
@@ -53,52 +51,60 @@ class Loop(SockCalls):
         self._config = configuration.load(**options)
         self._index = discovery.next_index(self._config)
         _pin(self._config.cpu())
-        ring, embedded = session.take_over(self._config) or discovery.attach(
-            self._config, self._index
-        )
+        session = ownership.take_over(self._config)
+        if session is None:
+            session = Session(discovery.attach(self._config, self._index), self)
+        else:
+            session.belongs_to(self)
         poller = None
         try:
-            self._choose_routes(ring.stack)
-            self._poller = poller = Poller(ring, self._instance_down, self._config.spin_us)
+            self._choose_routes(session.client.stack)
+            self._poller = poller = Poller(session, self._session_lost, self._config.spin_us)
             super().__init__(poller)
         except BaseException:
             self._closed = True  # nothing is left to __del__
             if poller is not None:
                 poller.detach()
                 poller.close()
-            ring.close()
+            session.close()
             raise
-        self._ring: Ring | None = ring
-        self._embedded = embedded
+        self._session = session
         self._listeners: dict[StackSocket, Listener] = {}
-        self._retry: asyncio.TimerHandle | None = None
         self._dispatch = Handle(poller.dispatch, (), self, contextvars.Context())
         self._batches, self._wake_fd = poller.batch, poller.wake_fd
-        self._remember(ring)
+        ownership.of_loop(session)
+        self._say(session.client)
 
     def _choose_routes(self, stack: str) -> None:
         self._router = Router(stack, self._config.routes)
         self._handed = Handed(stack, self._config, self._router)
 
-    def _remember(self, ring: Ring) -> None:
-        session.of_loop(ring)
+    @staticmethod
+    def _say(client: Client) -> None:
         log.info(
             "using the %s instance at %s: stack %s, pid %d",
-            "embedded" if self._embedded else "running",
-            ring.path,
-            ring.stack,
-            ring.instance_pid,
+            "embedded" if client.embedded else "running",
+            client.path,
+            client.stack,
+            client.instance_pid,
         )
 
     @property
     def instance(self) -> InstanceInfo:
         """The instance that this loop is attached to. Raises InstanceError while there is none."""
-        ring = self._live_ring()
-        return InstanceInfo(ring.path, ring.stack, ring.instance_pid, self._embedded)
+        client = self._live_session().client
+        return InstanceInfo(client.path, client.stack, client.instance_pid, client.embedded)
 
     def ffloop_stats(self) -> dict[str, int]:
         """Counters of the session with the instance (see client.h, struct ffl_session_stats)."""
-        return self._live_ring().stats()
+        return self._live_session().client.stats()
+
+    def run_forever(self) -> None:
+        """As asyncio's. The loop's sockets are this thread's meanwhile."""
+        self._check_closed()
+        self._check_running()
+        self._session.run_by_this_thread()
+        super().run_forever()
 
     def close(self) -> None:
         """Closes the loop and ends its session with the instance. Idempotent."""
@@ -110,10 +116,8 @@ class Loop(SockCalls):
         super().close()
         self._wake_fd = -1
         self._batches = self._dispatch = None
-        ring, self._ring = self._ring, None
         self._listeners.clear()
-        if ring is not None:
-            ring.close()
+        self._session.close()
 
     # ---- events ----
 
@@ -176,7 +180,7 @@ class Loop(SockCalls):
             return super()._make_socket_transport(
                 sock, protocol, waiter, extra=extra, server=server, **more
             )
-        self._own_ring(stack)
+        self._own_session(stack)
         transport = StreamTransport(self, stack._ep(), protocol, extra, server, context)
         transport.own(sock, stack)
         self.call_soon(transport.begin, waiter, context=context)
@@ -235,12 +239,12 @@ class Loop(SockCalls):
 
     # ---- clients ----
 
-    def _live_ring(self) -> Ring:
-        ring = self._ring
-        if ring is None:
+    def _live_session(self) -> Session:
+        session = self._session
+        if not session.attached:
             self._check_closed()
-            raise gone()
-        return ring
+            raise session.gone()
+        return session
 
     async def _connect_sock(
         self, exceptions: Any, addr_info: Any, local_addr_infos: Any = None, **more: Any
@@ -252,7 +256,7 @@ class Loop(SockCalls):
         exceptions.append(mine)
         sock = None
         try:
-            sock = StackSocket._open(self._live_ring(), family, kind, proto, True)
+            sock = StackSocket._open(self._live_session(), family, kind, proto, True)
             sock._ep().nodelay = True
             if local_addr_infos is not None:
                 _bind_local(sock, family, local_addr_infos, mine)
@@ -293,7 +297,7 @@ class Loop(SockCalls):
         flags: int = 0,
     ) -> Any:
         """As asyncio's. Numbers are answered at once; names are looked up in the executor."""
-        found = None if self._debug else look_up_literal(host, port, family, type, proto, flags)
+        found = None if self._debug else literal(host, port, family, type, proto, flags)
         if found is not None:
             return found
         return await super().getaddrinfo(
@@ -372,7 +376,7 @@ class Loop(SockCalls):
         stack = stack_socket(sock)
         if stack is None:
             return super()._make_datagram_transport(sock, protocol, address, waiter, extra, **more)
-        self._own_ring(stack)
+        self._own_session(stack)
         transport = DatagramTransport(self, stack, protocol, address, waiter)
         transport.own(sock)
         return transport
@@ -413,7 +417,7 @@ class Loop(SockCalls):
             raise ValueError("host/port and sock can not be specified at the same time")
         else:
             sockets = bind_sockets(
-                self._live_ring(),
+                self._live_session(),
                 self._router,
                 await self._addresses(host, port, family, flags),
                 Binding(
@@ -450,7 +454,7 @@ class Loop(SockCalls):
         # The host stack is this kernel: nothing is left to serve.
         return (
             self._config.dual_listen if asked is None else asked
-        ) and self._live_ring().stack != "host"
+        ) and self._live_session().client.stack != "host"
 
     async def _addresses(self, host: Any, port: Any, family: int, flags: int) -> list[Any]:
         if host == "":
@@ -507,7 +511,7 @@ class Loop(SockCalls):
             )
             worker.serving(self)
             return
-        self._own_ring(stack)
+        self._own_session(stack)
         listener = Listener(
             self,
             stack._ep(),
@@ -541,48 +545,30 @@ class Loop(SockCalls):
 
     # ---- the instance goes and comes back ----
 
-    def _instance_down(self, code: int) -> None:
-        ring, self._ring = self._ring, None
-        if ring is None:
-            return
+    def _session_lost(self, code: int) -> None:
+        session = self._session
         self._poller.detach()
         self._batches = None
-        exc = gone(code)
-        log.warning("the instance at %s ended (pid %d)", ring.path, ring.instance_pid)
-        receivers, ring.receivers = list(ring.receivers.values()), {}
-        for receiver in receivers:
-            receiver.on_down(exc)
-        ring.close()
+        if session.forked:
+            self._poller.renew()
+        session.lost(code)
+        if self._listeners and (session.forked or not self._config.reconnect):
+            why = (
+                "a forked child leaves them to its parent" if session.forked else "reconnect is off"
+            )
+            log.error("%d listening sockets are not restored: %s", len(self._listeners), why)
         if self._config.reconnect:
-            self._reattach_later(0.0)
-        elif self._listeners:
-            log.error("reconnect is off: %d servers stay down", len(self._listeners))
+            Reattach(self, session)
 
-    def _reattach_later(self, delay: float) -> None:
-        self._retry = self.call_later(delay, _reattach, weakref.ref(self), delay)
+    def _serving(self) -> list[Listener]:
+        return list(self._listeners.values())
 
-    def _reattach(self, delay: float) -> None:
-        self._retry = None
-        if self._closed or self._ring is not None:
-            return
-        ring = None
-        try:
-            ring, embedded = discovery.attach(self._config, self._index, _REATTACH_TIMEOUT_MS)
-            for listener in self._listeners.values():
-                listener.restore(ring)
-        except OSError as exc:
-            if ring is not None:
-                ring.close()
-            delay = min(max(delay * 2, _RETRY_FIRST), _RETRY_MOST)
-            level = log.info if isinstance(exc, InstanceError) else log.warning
-            level("cannot attach again yet (%s); next attempt in %.2f s", exc, delay)
-            self._reattach_later(delay)
-            return
-        self._ring, self._embedded = ring, embedded
-        self._choose_routes(ring.stack)
-        self._poller.attach(ring)
+    def _attached_again(self, client: Client) -> None:
+        self._session.attach(client)
+        self._choose_routes(client.stack)
+        self._poller.attach(self._session)
         self._batches = self._poller.batch
-        self._remember(ring)
+        self._say(client)
 
 
 def _pin(cpu: int | None) -> None:
@@ -596,12 +582,6 @@ def _pin(cpu: int | None) -> None:
         raise ConfigError(
             f"FF_INITIAL_LCORE_ID and FF_PROC_ID lead to CPU {cpu}; this machine has {allowed}"
         ) from None
-
-
-def _reattach(ref: "weakref.ref[Loop]", delay: float) -> None:
-    loop = ref()
-    if loop is not None:
-        loop._reattach(delay)
 
 
 def _bind_local(

@@ -7,6 +7,7 @@ stays, and nothing is waited for (which would give its buffers back) until it is
 turn (_native/hot/turn.c) waits on the dispatcher itself and comes here for kernel descriptors.
 """
 
+import contextlib
 import os
 import select
 import selectors
@@ -21,11 +22,10 @@ from .._session.binding import (
     Dispatcher,
     Event,
     Receiver,
-    Ring,
     decode_events,
-    receive,
 )
 from .._session.configuration import SPIN_FOREVER
+from .._session.session import Session
 
 _Ready = list[tuple[selectors.SelectorKey, int]]
 _NOT_READ = ~select.EPOLLIN
@@ -39,37 +39,58 @@ def _never(code: int) -> None: ...
 class Poller(selectors.EpollSelector):
     """Used by one loop. `on_down(errno)` is called when the session is gone."""
 
-    def __init__(self, ring: Ring, on_down: Callable[[int], None], spin_us: int) -> None:
+    _selector: select.epoll
+
+    def __init__(self, session: Session, on_down: Callable[[int], None], spin_us: int) -> None:
         super().__init__()
         self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # rung, never read
-        epoll: Any = self._selector  # type: ignore[attr-defined]
-        epoll.register(self.wake_fd, select.EPOLLIN | select.EPOLLET)
-        self.batch: Any = None  # the ring's dispatcher
-        self._ring: Ring | None = None
+        self._selector.register(self.wake_fd, select.EPOLLIN | select.EPOLLET)
+        self.batch: Any = None  # the session's dispatcher
+        self._session: Session | None = None
         self._on_down = on_down
         self._longest = _SIGNAL_CHECK_NS if spin_us == SPIN_FOREVER else -1
-        self.attach(ring)
+        session.selectors.add(self)
+        self.attach(session)
 
-    def attach(self, ring: Ring) -> None:
-        """Waits on this ring from now on."""
-        epoll: Any = self._selector  # type: ignore[attr-defined]
-        doorbell, session = ring.fds()
-        epoll.register(doorbell, select.EPOLLIN | select.EPOLLET)
-        epoll.register(session, select.EPOLLIN | select.EPOLLRDHUP)
-        self._ring = ring
-        self.batch = Dispatcher(ring, self._dispatch, epoll.fileno(), self._longest)
+    def attach(self, session: Session) -> None:
+        """Waits on this session from now on."""
+        epoll = self._selector
+        bell, end = session.client.fds()
+        epoll.register(bell, select.EPOLLIN | select.EPOLLET)
+        epoll.register(end, select.EPOLLIN | select.EPOLLRDHUP)
+        self._session = session
+        self.batch = Dispatcher(session, self._dispatch, epoll.fileno(), self._longest)
 
     def detach(self) -> None:
         """Kernel descriptors only, until the next attach. Drops what is left of a batch."""
-        ring, self._ring = self._ring, None
-        if ring is None:
+        session, self._session = self._session, None
+        if session is None:
             return
         self.batch.close()
         self.batch = None
-        if not ring.closed:
-            epoll: Any = self._selector  # type: ignore[attr-defined]
-            for fd in ring.fds():
-                epoll.unregister(fd)
+        epoll = self._selector
+        for fd in session.fds():
+            epoll.unregister(fd)
+
+    def forget(self, fd: int) -> None:
+        """The library is about to close this descriptor."""
+        with contextlib.suppress(KeyError):
+            self.unregister(fd)
+
+    def renew(self) -> None:
+        """In a forked child: descriptors of its own, since the parent goes on with these."""
+        inherited = self._selector
+        self._selector = select.epoll()
+        inherited.close()
+        wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        os.dup2(wake, self.wake_fd, inheritable=False)
+        os.close(wake)
+        self._selector.register(self.wake_fd, select.EPOLLIN | select.EPOLLET)
+        for key in list(self.get_map().values()):
+            events = (key.events & selectors.EVENT_READ and select.EPOLLIN) | (
+                key.events & selectors.EVENT_WRITE and select.EPOLLOUT
+            )
+            self._selector.register(key.fd, events)
 
     def close(self) -> None:
         super().close()
@@ -96,11 +117,11 @@ class Poller(selectors.EpollSelector):
 
     def kernel_events(self, count: int) -> _Ready:
         """What kernel descriptors have to say, out of the first `count` events of the batch."""
-        if not count or self._ring is None:
+        if not count or self._session is None:
             return []
         ready: _Ready = []
         keys = self._fd_to_key  # type: ignore[attr-defined]
-        for kind, fd, mask, _ in decode_events(self._ring.events[: count * EVENT_SIZE]):
+        for kind, fd, mask, _ in decode_events(self._session.events[: count * EVENT_SIZE]):
             if kind == EV_FD:
                 key = keys.get(fd)
                 if key is not None:
@@ -119,21 +140,21 @@ class Poller(selectors.EpollSelector):
         if self.batch is not None:
             self.batch.run()
 
-    def take_batch(self) -> list[tuple[Ring, Event, Receiver | None]]:
+    def take_batch(self) -> list[tuple[Session, Event, Receiver | None]]:
         """The whole batch, for dispatch_one; no other is waited for until all are done."""
-        ring, batch = self._ring, self.batch
-        if ring is None:
+        session, batch = self._session, self.batch
+        if session is None:
             return []
-        view = ring.events[: batch.count * EVENT_SIZE]
+        view = session.events[: batch.count * EVENT_SIZE]
         taken = [event for event in decode_events(view) if event[0] != EV_FD]
         batch.skip()
         batch.queued = len(taken)
-        return [(ring, event, ring.receivers.get(event[1])) for event in taken]
+        return [(session, event, session.receivers.get(event[1])) for event in taken]
 
-    def dispatch_one(self, ring: Ring, event: Event, receiver: Receiver | None) -> None:
+    def dispatch_one(self, session: Session, event: Event, receiver: Receiver | None) -> None:
         """As dispatch, for one event: in debug mode each is a handle of its own, so that slow
         callbacks are told apart. `receiver` is there to be seen in the handle's repr."""
-        if self._ring is ring:
+        if self._session is session:
             self.batch.queued -= 1
             self._dispatch(*event)
 
@@ -141,5 +162,5 @@ class Poller(selectors.EpollSelector):
         if kind == EV_DOWN:
             self._on_down(arg)
             return
-        if kind != EV_CLOSED and self._ring is not None:
-            receive(self._ring, kind, handle, arg, off)
+        if kind != EV_CLOSED and self._session is not None:
+            self._session.receive(kind, handle, arg, off)

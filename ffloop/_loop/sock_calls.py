@@ -10,22 +10,22 @@ import socket
 import ssl
 from typing import Any
 
-from .._net.endpoint import READ, WRITE, Endpoint, mirrors
+from .._net.endpoint import READ, WRITE, Endpoint
 from .._net.inherited import Handed
 from .._net.sockets import StackSocket, can_promote, followers, promote, stack_socket
 from .._net.writers import Writer
-from .._session.binding import Ring
 from .._session.routing import Router
+from .._session.session import Session, stands_for
 from .asyncio_private import Handle, SelectorLoop
 
 
 class SockCalls(SelectorLoop):
-    """Mixed into Loop, which has the ring and the router."""
+    """Mixed into Loop, which has the session and the router."""
 
     _router: Router
     _handed: Handed
 
-    def _live_ring(self) -> Ring:
+    def _live_session(self) -> Session:
         raise NotImplementedError
 
     def _check_sock(self, sock: Any) -> StackSocket | None:
@@ -35,26 +35,37 @@ class SockCalls(SelectorLoop):
             raise ValueError("the socket must be non-blocking")
         return stack_socket(sock)
 
-    def _own_ring(self, stack: StackSocket) -> Ring:
-        """The ring of a stack socket that is to be used here. Raises RuntimeError for one of
-        another loop, or of a selector (see _session)."""
-        ring = stack._ep().open_ring()
-        if ring is not self._live_ring():
+    def _own_session(self, stack: StackSocket) -> Session:
+        """The session of a stack socket that is to be used here. Raises RuntimeError for one of
+        another loop, or of a selector (see _session/ownership.py)."""
+        session = stack._ep().open_session()
+        if session is not self._live_session():
             raise RuntimeError(
                 f"{stack!r} is of another session: it was made for another loop, or without one"
             )
-        return ring
+        return session
 
     # ---- descriptors ----
 
+    def _endpoint_of(self, fd: Any) -> tuple[int, Endpoint | None]:
+        """The number of a descriptor or socket, and the stack socket that it stands for."""
+        number = fd if isinstance(fd, int) else fd.fileno()
+        return number, stands_for(number)
+
     def _ensure_fd_no_transport(self, fd: Any, **more: Any) -> None:
         super()._ensure_fd_no_transport(fd, **more)
-        endpoint = mirrors.get(fd if isinstance(fd, int) else fd.fileno())
-        if endpoint is None or endpoint.ring is None:
+        number, endpoint = self._endpoint_of(fd)
+        if endpoint is None or endpoint.session is None or endpoint.is_dup(number):
             return
-        owner = endpoint.ring.receivers.get(endpoint.handle)
+        owner = endpoint.session.receivers.get(endpoint.handle)
         if owner is not None and owner is not endpoint:
             raise RuntimeError(f"File descriptor {fd!r} is used by transport {owner!r}")
+
+    def _add_reader(self, fd: Any, callback: Any, *args: Any, **more: Any) -> Any:
+        number, endpoint = self._endpoint_of(fd)
+        if endpoint is not None:
+            endpoint.stand_in(number)
+        return super()._add_reader(fd, callback, *args, **more)
 
     def _add_writer(
         self,
@@ -64,25 +75,28 @@ class SockCalls(SelectorLoop):
         context: contextvars.Context | None = None,
         **more: Any,
     ) -> Any:
-        number = fd if isinstance(fd, int) else fd.fileno()
-        endpoint = mirrors.get(number)
+        number, endpoint = self._endpoint_of(fd)
         if endpoint is None:
             if context is not None:
                 more["context"] = context
             return super()._add_writer(fd, callback, *args, **more)
         self._check_closed()
-        self._own_ring(StackSocket._borrow(endpoint))
-        endpoint.take()
+        if endpoint.live:
+            session = self._own_session(StackSocket._borrow(endpoint))
+            if endpoint.handle not in session.receivers:
+                endpoint.take()
         self._remove_writer(number)
         handle = Handle(callback, args, self, context)
-        endpoint.writer = Writer(self, endpoint, handle)
+        if endpoint.writers is None:
+            endpoint.writers = {}
+        endpoint.writers[number] = Writer(self, endpoint, handle)
         return handle
 
     def _remove_writer(self, fd: Any, **more: Any) -> bool:
-        endpoint = mirrors.get(fd if isinstance(fd, int) else fd.fileno())
+        number, endpoint = self._endpoint_of(fd)
         if endpoint is None:
             return super()._remove_writer(fd, **more)
-        writer, endpoint.writer = endpoint.writer, None
+        writer = (endpoint.writers or {}).pop(number, None)
         if writer is None or writer.handle.cancelled():
             return False
         writer.cancel()
@@ -92,8 +106,8 @@ class SockCalls(SelectorLoop):
 
     async def _ready_for(self, stack: StackSocket, filters: int) -> None:
         endpoint = stack._ep()
-        ring = self._own_ring(stack)
-        owner = ring.receivers.get(endpoint.handle)
+        session = self._own_session(stack)
+        owner = session.receivers.get(endpoint.handle)
         if owner is not endpoint:
             if owner is not None:
                 raise RuntimeError(f"File descriptor {stack!r} is used by transport {owner!r}")
@@ -208,16 +222,16 @@ class SockCalls(SelectorLoop):
             if not self._router.on_stack(sock.family, address) or self._handed.bypassed():
                 await super().sock_connect(sock, address)
                 return
-            stack = promote(sock, self._live_ring())
-        self._own_ring(stack)
+            stack = promote(sock, self._live_session())
+        self._own_session(stack)
         await self._connect(stack._ep(), address)
 
     async def _connect(self, endpoint: Endpoint, address: Any) -> None:
-        ring = endpoint.open_ring()
+        client = endpoint.client()
         fut: asyncio.Future[None] = self.create_future()
         endpoint.take()
         try:
-            ring.connect(endpoint.handle, endpoint.family, address)
+            client.connect(endpoint.handle, endpoint.family, address)
         except (BlockingIOError, InterruptedError):
             endpoint.connecting(fut)
         else:
@@ -228,6 +242,8 @@ class SockCalls(SelectorLoop):
             if isinstance(exc, ConnectionResetError):
                 raise
             raise OSError(exc.errno, f"Connect call failed {address}") from None
+        finally:
+            del fut  # no cycle through the traceback of its exception
 
     async def _sock_sendfile_native(self, sock: Any, file: Any, *args: Any, **more: Any) -> Any:
         if stack_socket(sock) is not None:

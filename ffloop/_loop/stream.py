@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._net.endpoint import Endpoint
 from .._net.sockets import StackSocket
-from .._session.binding import Stream, error, flat, raw_push, raw_send
-from ..errors import gone
+from .._session.binding import WRITE, Stream, error, flat, raw_push, raw_send
 from .asyncio_private import (
     LOG_LOST_WRITES,
     SENDFILE_FALLBACK,
@@ -99,13 +98,14 @@ class StreamTransport(FlowControl, asyncio.Transport):
         self._high_water = 65536
         self._low_water = 16384
 
-        ring = endpoint.open_ring()
+        client = endpoint.client()
+        session = endpoint.open_session()
         self._endpoint = endpoint
         self._open = True
         self._owner: Any = None
-        self._c = ring.c
+        self._c = client.c
         self._h = endpoint.handle
-        self._mm = ring.mm
+        self._mm = client.mm
         self._server = server
         self._context = context
         self._backlog: Backlog | None = None
@@ -116,7 +116,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
         self._reading = False  # connection_made was called
         # The compiled half. blocked: not reading (not begun, paused or closing), so that data comes
         # to on_data; stalled: write() must take the long way (backlog, eof, lost).
-        self._hot = Stream(self, ring.address, self._h)
+        self._hot = Stream(self, client.address, self._h, session.word_address)
         self._hot.stalled = False
         self.write = self._hot.write  # type: ignore[method-assign]
         self._eof = False
@@ -125,8 +125,8 @@ class StreamTransport(FlowControl, asyncio.Transport):
         self._hot.enter = self._new_context().run
         if server is not None:
             attach(server, self)
-        ring.receivers[self._h] = self
-        ring.streams[self._h] = self._hot
+        session.receivers[self._h] = self
+        session.streams[self._h] = self._hot
 
     def _new_context(self) -> contextvars.Context:
         return contextvars.copy_context() if self._context is None else self._context
@@ -137,7 +137,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
         stack._borrowed = True
         endpoint = self._endpoint
         if not endpoint.nodelay and endpoint.proto == IPPROTO_TCP:
-            endpoint.open_ring().setsockopt(self._h, IPPROTO_TCP, TCP_NODELAY, 1)
+            endpoint.client().setsockopt(self._h, IPPROTO_TCP, TCP_NODELAY, 1)
 
     def begin(self, waiter: "asyncio.Future[None] | None" = None) -> None:
         """connection_made, then reading, then the waiter: asyncio's three steps in one."""
@@ -155,14 +155,14 @@ class StreamTransport(FlowControl, asyncio.Transport):
     def on_data(self, off: int, size: int) -> None:
         if not off:
             # The client moved it out of the shared pool.
-            self._on_bytes(self._endpoint.open_ring().recv(self._h, size))
+            self._on_bytes(self._endpoint.client().recv(self._h, size))
             return
         if self._hot.blocked:
             # Paused by another callback of this batch: kept, in order. Closing: dropped.
             self._on_bytes(self._mm[off : off + size])
             return
         if self._buffered:
-            self._hot.enter(self._fill, self._endpoint.open_ring().memory, off, off + size)
+            self._hot.enter(self._fill, self._endpoint.client().memory, off, off + size)
             return
         self._on_bytes(self._mm[off : off + size])
 
@@ -243,7 +243,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
         # The socket failed while reading was paused: what had arrived before comes first.
         while not self._hot.blocked:
             try:
-                data = self._endpoint.open_ring().recv(self._h, self.max_size)
+                data = self._endpoint.client().recv(self._h, self.max_size)
             except OSError as exc:
                 self._hot.enter(self._fatal_error, exc, _READ_FAILED)
                 return
@@ -258,14 +258,15 @@ class StreamTransport(FlowControl, asyncio.Transport):
     def on_readable(self) -> None: ...
 
     def on_down(self, exc: OSError) -> None:
-        self._c = self._endpoint.ring = None
+        self._c = None
         self._hot.stalled = self._hot.blocked = True
         self._hot.enter(self._force_close, exc)
         self._hot.detach()
+        self._endpoint.lose()
 
     def on_detach(self) -> None:
         # The loop is closed: no more callbacks; writes must not reach the freed client.
-        self._c = self._endpoint.ring = None
+        self._c = None
         self._closing = True
         self._hot.detach()
         self._conn_lost += 1
@@ -389,12 +390,12 @@ class StreamTransport(FlowControl, asyncio.Transport):
             self._maybe_pause_protocol()
 
     def _write_error(self, code: int) -> OSError:
-        ring = self._endpoint.ring
-        if ring is None or ring.dead:
-            return gone()
-        return error(-code)
+        session = self._endpoint.open_session()
+        return session.gone() if session.ended else error(-code)
 
     def on_writable(self) -> None:
+        if self._endpoint.watchers is not None:
+            self._endpoint.stir(WRITE)
         if self._backlog is not None and self._write_context is not None:
             self._write_context.run(self._flush)
 
@@ -447,8 +448,8 @@ class StreamTransport(FlowControl, asyncio.Transport):
             self._shutdown()
 
     def _shutdown(self) -> None:
-        if (ring := self._endpoint.ring) is not None:
-            ring.shutdown(self._h, 1)
+        if self._endpoint.live:
+            self._endpoint.client().shutdown(self._h, 1)
 
     def can_write_eof(self) -> bool:
         return True
@@ -518,8 +519,8 @@ class StreamTransport(FlowControl, asyncio.Transport):
         if self._open:
             self._open = False
             endpoint = self._endpoint
-            if endpoint.refs > 1 and endpoint.ring is not None:
-                endpoint.ring.push(self._h, False)
+            if endpoint.refs > 1 and endpoint.live:
+                endpoint.client().push(self._h, False)
                 endpoint.take()  # a dup of the socket lives on
             endpoint.release(abort)
             if self._owner is not None:
@@ -528,11 +529,11 @@ class StreamTransport(FlowControl, asyncio.Transport):
     def __del__(self, _warn: Any = warnings.warn) -> None:
         if not getattr(self, "_open", False):
             return
-        _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
-        if self._endpoint.ring is not None:
-            self._endpoint.ring.orphans.append(self._h)
+        self._open = False
+        self._endpoint.abandon()  # first: a warning may be an error
         if self._server is not None and SERVER_KNOWS_CLIENTS:
             self._server._detach(self)
+        _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
 
     # ---- the rest ----
 

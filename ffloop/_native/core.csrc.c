@@ -5,7 +5,6 @@
  * dropping it does; and a program with threads would lose the interpreter in the middle of each
  * write. So the calls keep it, and those that may wait drop it themselves.
  */
-#include "calls.h"
 #include "choice.h"
 #include "client.h"
 #include "place.h"
@@ -42,6 +41,23 @@ WAITS(setsockopt,
 WAITS(names, (struct ffl_client * c, int h, struct ffl_names *out), (c, h, out))
 WAITS(ping, (struct ffl_client * c), (c))
 
+WAITS(ticket,
+      (const struct ffl_client_opts *o, struct ffl_ticket *out, char *why, size_t whylen),
+      (o, out, why, whylen))
+WAITS(query,
+      (const char *path, int timeout_ms, struct ffl_instance_stats *out, char *why, size_t whylen),
+      (path, timeout_ms, out, why, whylen))
+
+static void waiting_detach(struct ffl_client *c)
+{
+    PyThreadState *thread = PyEval_SaveThread();
+    ffl_client_detach(c);
+    PyEval_RestoreThread(thread);
+}
+
+#define ffl_client_ticket waiting_ticket
+#define ffl_client_query waiting_query
+#define ffl_client_detach waiting_detach
 #define ffl_client_attach waiting_attach
 #define ffl_client_wait waiting_wait
 #define ffl_client_bind waiting_bind

@@ -1,4 +1,4 @@
-"""Endpoint: a stack socket's identity (ring, handle, addresses) and its references.
+"""Endpoint: a stack socket's identity (session, handle, addresses) and its references.
 
 A StackSocket, its dups and a transport share one endpoint; the last to leave closes the handle.
 Until a transport or a listener takes the handle's events over, the endpoint receives them for the
@@ -7,15 +7,14 @@ loop's sock_ calls: it wakes whoever waits, and they try again.
 
 import asyncio
 import contextlib
-import weakref
+import os
 from typing import Any, Protocol
 
 from .._session.address import unset
-from .._session.binding import READ, WRITE, Ring, error, names
-from ..errors import gone
+from .._session.binding import READ, WRITE, Client, error, names
+from .._session.session import Session
 
-# Which endpoint a descriptor stands for (Endpoint.fileno).
-mirrors: "weakref.WeakValueDictionary[int, Endpoint]" = weakref.WeakValueDictionary()
+_ONE = (1).to_bytes(8, "little")
 
 
 class Watcher(Protocol):
@@ -29,17 +28,20 @@ class Watcher(Protocol):
 
 
 class Endpoint:
-    """Owned by one loop's thread. `ring` is None once closed."""
+    """Owned by one session. `session` is None once closed. Where the session was lost, the endpoint
+    is what is left of a socket whose connection was reset: calls say so, its descriptor is
+    readable, and it is still to be closed."""
 
     __slots__ = (
         "__weakref__",
         "_connecting",
-        "_mirror",
+        "_descriptor",
         "_names",
         "_readers",
         "_writers",
         "accepting",
         "family",
+        "generation",
         "handle",
         "kind",
         "listen_backlog",
@@ -47,15 +49,22 @@ class Endpoint:
         "options",
         "proto",
         "refs",
-        "ring",
+        "session",
         "watchers",
-        "writer",
+        "writers",
     )
 
     def __init__(
-        self, ring: Ring, handle: int, family: int, kind: int, proto: int, raw_names: bytes = b""
+        self,
+        session: Session,
+        handle: int,
+        family: int,
+        kind: int,
+        proto: int,
+        raw_names: bytes = b"",
     ) -> None:
-        self.ring: Ring | None = ring
+        self.session: Session | None = session
+        self.generation = session.generation
         self.handle = handle
         self.family = family
         self.kind = kind
@@ -69,51 +78,136 @@ class Endpoint:
         self._readers: list[asyncio.Future[None]] | None = None
         self._writers: list[asyncio.Future[None]] | None = None
         self._connecting: asyncio.Future[None] | None = None
-        self._mirror = -1
+        self._descriptor = -1
         self.watchers: list[Watcher] | None = None
-        self.writer: Any = None  # of loop.add_writer
+        self.writers: dict[int, Any] | None = None  # of loop.add_writer, by descriptor
 
     def __repr__(self) -> str:
-        return f"<Endpoint handle={self.handle} refs={self.refs} closed={self.ring is None}>"
+        state = "closed" if self.session is None else "open" if self.live else "lost"
+        return f"<Endpoint handle={self.handle} refs={self.refs} {state}>"
 
     # ---- life ----
 
+    def open_session(self) -> Session:
+        """Raises OSError (EBADF) once closed."""
+        if self.session is None:
+            raise error(9)
+        return self.session
+
+    @property
+    def live(self) -> bool:
+        """Not closed, and its session was not lost."""
+        session = self.session
+        return session is not None and session.attached and self.generation == session.generation
+
+    def client(self) -> Client:
+        """For calls with its handle. Raises OSError: EBADF once closed, InstanceGone where the
+        session was lost; RuntimeError in a thread that may not."""
+        session = self.open_session()
+        client = session.client
+        if self.generation != session.generation:
+            raise session.gone()
+        return client
+
+    def check(self) -> None:
+        """Raises what client() does, but in any thread."""
+        session = self.open_session()
+        if not self.live:
+            raise session.gone()
+
     def take(self) -> None:
         """Receive this handle's events."""
-        self.open_ring().receivers[self.handle] = self
+        self.client()
+        self.open_session().receivers[self.handle] = self
 
-    def open_ring(self) -> Ring:
-        """The ring. Raises OSError (EBADF) once closed."""
-        if self.ring is None:
-            raise error(9)
-        return self.ring
+    def enter(self) -> Session | None:
+        """This thread may use it, where that matters: RuntimeError else."""
+        session = self.session
+        if session is not None and session.attached:
+            session.enter()
+        return session
 
     def release(self, abort: bool = False) -> None:
         """Drops one reference; the last one closes the handle."""
+        session = self.enter()
         self.refs -= 1
-        if self.refs > 0 or self.ring is None:
+        if self.refs > 0 or session is None:
             return
-        ring, self.ring = self.ring, None
-        if self._mirror >= 0:
-            mirrors.pop(self._mirror, None)
-        ring.close_socket(self.handle, abort)
+        self.session = None
+        session.close_socket(self.handle, self.generation, abort)
+        self.close_descriptor(session)
         self._wake(cancel=True)
         for watcher in self.watchers or ():
             watcher.forget()
 
+    def abandon(self) -> None:
+        """release(), for who was collected, perhaps in another thread."""
+        session = self.session
+        if session is None:
+            return
+        if session.closed:
+            self.release()
+        else:
+            session.orphans.append(self)
+
     def fileno(self) -> int:
         """A descriptor of its own that polls readable when something waits; -1 once closed."""
-        ring = self.ring
-        if ring is None or ring.closed:
-            return -1
-        if self._mirror < 0:
-            self._mirror = ring.mirror_fd(self.handle)
-            mirrors[self._mirror] = self
-        return self._mirror
+        session = self.session
+        if session is not None and not session.closed and self._descriptor < 0:
+            session.ask(self._open_descriptor)
+        return self._descriptor
+
+    def close_descriptor(self, session: Session) -> None:
+        fd, self._descriptor = self._descriptor, -1
+        if fd >= 0:
+            session.forget_descriptor(fd)
+            os.close(fd)
+
+    def _open_descriptor(self) -> None:
+        session = self.open_session()
+        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            if self.live:
+                self.client().mirror(self.handle, fd)
+            else:
+                os.write(fd, _ONE)  # the next call says why
+        except BaseException:
+            os.close(fd)
+            raise
+        self._descriptor = fd
+        session.descriptors[fd] = self
+
+    def dup_descriptor(self) -> int:
+        """Another descriptor like fileno()'s. The caller closes it, after leave()."""
+        session = self.open_session()
+        fd = os.dup(self.fileno())
+        session.descriptors[fd] = self
+        session.dups.add(fd)
+        return fd
+
+    def is_dup(self, fd: int) -> bool:
+        return self.session is not None and fd in self.session.dups
+
+    def stand_in(self, fd: int) -> None:
+        """The placeholder of a socket that was the kernel's is polled: it shows what fileno()
+        does, which costs something at each change."""
+        session = self.open_session()
+        shows = fd == self._descriptor or fd in session.dups or fd in session.stand_ins
+        if session.descriptors.get(fd) is self and not shows:
+            os.dup2(self.fileno(), fd, inheritable=os.get_inheritable(fd))
+            session.stand_ins.add(fd)
+
+    def leave(self, fd: int) -> None:
+        """A descriptor that stands for this socket is about to be closed."""
+        if (writer := (self.writers or {}).pop(fd, None)) is not None:
+            writer.cancel()
+        if self.session is not None:
+            self.session.forget_descriptor(fd)
 
     # ---- addresses ----
 
-    def _known(self) -> tuple[Any, Any]:
+    def known(self) -> tuple[Any, Any]:
+        """(local, peer) as last told; None where not."""
         known = self._names
         if type(known) is not tuple:
             known = names(known) if known else (None, None)
@@ -122,24 +216,24 @@ class Endpoint:
 
     def learn(self) -> None:
         """Asks the client again: after bind, listen or connect."""
-        self._names = self.open_ring().names(self.handle)
+        self._names = self.client().names(self.handle)
 
     def sockname(self) -> Any:
-        local = self._known()[0]
-        if local is None and self.ring is not None:
-            self.learn()
-            local = self._known()[0]
+        local = self.known()[0]
+        if local is None and self.live:
+            self.open_session().ask(self.learn)
+            local = self.known()[0]
         return unset(self.family) if local is None else local
 
     def peername(self) -> Any:
         """The peer's address, or None."""
-        return self._known()[1]
+        return self.known()[1]
 
     # ---- waiting, for the loop's sock_ calls ----
 
     def wait_for(self, filters: int, loop: asyncio.AbstractEventLoop) -> "asyncio.Future[None]":
         """A future that is done when READ or WRITE may succeed; try again then."""
-        ring = self.open_ring()
+        client = self.client()
         fut: asyncio.Future[None] = loop.create_future()
         if filters == READ:
             self._readers = [f for f in self._readers or () if not f.done()]
@@ -147,7 +241,7 @@ class Endpoint:
         else:
             self._writers = [f for f in self._writers or () if not f.done()]
             self._writers.append(fut)
-        ring.want(self.handle, filters)
+        client.want(self.handle, filters)
         return fut
 
     def connecting(self, fut: "asyncio.Future[None]") -> None:
@@ -168,13 +262,13 @@ class Endpoint:
             else:
                 fut.set_result(None)
 
-    def _stir(self, filters: int) -> None:
+    def stir(self, filters: int) -> None:
         for watcher in self.watchers or ():
             watcher.stir(filters)
 
     def on_readable(self) -> None:
         if self.watchers is not None:
-            self._stir(READ)
+            self.stir(READ)
         readers, self._readers = self._readers, None
         for fut in readers or ():
             if not fut.done():
@@ -182,7 +276,7 @@ class Endpoint:
 
     def on_writable(self) -> None:
         if self.watchers is not None:
-            self._stir(WRITE)
+            self.stir(WRITE)
         writers, self._writers = self._writers, None
         for fut in writers or ():
             if not fut.done():
@@ -193,7 +287,7 @@ class Endpoint:
         if code == 0:
             with contextlib.suppress(OSError):  # reset already: the next call says so
                 self.learn()
-        self._stir(READ | WRITE)
+        self.stir(READ | WRITE)
         if fut is None or fut.done():
             return
         if code:
@@ -210,22 +304,50 @@ class Endpoint:
 
     def on_data(self, off: int, size: int) -> None:
         # A transport let go of the handle with data on its way: keep it for sock_recv.
-        ring = self.open_ring()
-        ring.push(self.handle, False)
+        client = self.client()
+        client.push(self.handle, False)
         if off:
-            ring.unread(self.handle)
+            client.unread(self.handle)
         self.on_readable()
 
     def on_accept(self, handle: int, off: int) -> None:
-        self.open_ring().return_socket(handle)
+        self.client().return_socket(handle)
+
+    # ---- the session's end ----
+
+    def lose(self) -> None:
+        """The session is lost: whoever polls it, or watches it, is to try, and is told."""
+        if self._descriptor >= 0 and self.open_session().forked:
+            self._renew_descriptors()
+        elif self._descriptor >= 0:
+            os.write(self._descriptor, _ONE)
+        self.stir(READ | WRITE)
+
+    def resume(self, handle: int) -> None:
+        """The session is attached again, and this handle is the same socket as before."""
+        session = self.open_session()
+        self.handle, self.generation = handle, session.generation
+        if self._descriptor >= 0:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._descriptor, 8)
+            self.client().mirror(handle, self._descriptor)
+
+    def _renew_descriptors(self) -> None:
+        # The parent goes on with those that a fork has shared out.
+        session = self.open_session()
+        fresh = os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        for fd in {self._descriptor, *session.dups, *session.stand_ins}:
+            if session.descriptors.get(fd) is self:
+                os.dup2(fresh, fd, inheritable=False)
+        os.close(fresh)
 
     def on_down(self, exc: OSError) -> None:
-        self.ring = None
         self._wake(exc=exc)
+        self.lose()
 
     def on_detach(self) -> None:
-        self.ring = None
-        self._wake(exc=gone())
+        session = self.session
+        self._wake(exc=session.gone() if session is not None else None)
 
 
 __all__ = ["READ", "WRITE", "Endpoint"]

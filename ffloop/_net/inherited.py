@@ -37,8 +37,8 @@ from typing import Any
 from .._session.configuration import Config
 from .._session.log import log
 from .._session.routing import Router, same_kernel
+from .._session.session import stands_for
 from ..errors import ConfigError
-from .endpoint import mirrors
 from .sockets import adopt, close_with, inet_family
 
 _BYPASSES = ("aiofastnet",)  # libraries with transports of their own on raw descriptors
@@ -142,13 +142,13 @@ class Handed:
         address = sock.getsockname()
         listens = _listens(sock)
         streams = inet_family(sock) is not None
-        ring = loop._live_ring()
+        session = loop._live_session()
         reaches = listens or fate == "both" or not streams  # the kernel would not refuse
         kernel = sock.dup() if self._apart and reaches else None
         try:
             # Two listeners of one kernel would split the connections between them: with the host
             # stack, only sockets that nobody listens on yet may be shared.
-            inner = adopt(sock, ring, share=self._apart or not listens, keep=self._apart)
+            inner = adopt(sock, session, share=self._apart or not listens, keep=self._apart)
         except OSError as exc:
             if kernel is not None:
                 kernel.close()
@@ -222,7 +222,7 @@ class Handed:
         number = fd if isinstance(fd, int) else fd.fileno()
         if stat.S_ISSOCK(os.fstat(number).st_mode):
             self._watched_kernel(number, who)
-        elif transport and number in mirrors:
+        elif transport and stands_for(number) is not None:
             raise RuntimeError(
                 f"a library's own transport{who} on the descriptor of a stack socket, which shows "
                 "readiness and carries no data: let the loop make the transport"

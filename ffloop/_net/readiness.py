@@ -16,8 +16,8 @@ from collections.abc import Callable
 from enum import Enum
 
 from .._session.binding import EDGE, READ, WRITE
-from .._session.session import Session
-from .endpoint import Endpoint, mirrors
+from .._session.session import Session, stands_for
+from .endpoint import Endpoint
 
 _ONE = struct.pack("=Q", 1)
 
@@ -52,19 +52,18 @@ class Watch:
 
     def look(self) -> int:
         """What is to be told. When it is nothing, the client will stir."""
-        ring = self.endpoint.ring
         wanted = self.level | self.edge & self.news
-        if ring is None or ring.dead:
-            ready = READ | WRITE  # the next call says why
-        else:
-            ready = ring.ready(self.endpoint.handle)
+        if not self.endpoint.live:
+            self.news &= ~wanted
+            return wanted  # the next call says why
+        client = self.endpoint.client()
+        ready = client.ready(self.endpoint.handle)
         found = ready & wanted
         self.news &= ~found
-        if ring is not None and not ring.dead:
-            if not found & self.level and (missing := self.level & ~ready):
-                ring.want(self.endpoint.handle, missing)
-            if self.edge & READ and not self.level & READ:
-                ring.want(self.endpoint.handle, READ | EDGE)
+        if not found & self.level and (missing := self.level & ~ready):
+            client.want(self.endpoint.handle, missing)
+        if self.edge & READ and not self.level & READ:
+            client.want(self.endpoint.handle, READ | EDGE)
         return found
 
 
@@ -87,12 +86,12 @@ class Readiness:
     def set(self, fd: int, read: When, write: When) -> None:
         """Watches a descriptor, in another way than before or not at all. Raises OSError: EBADF;
         EPERM for what cannot be polled; EINVAL for a stack socket of a loop or another thread."""
-        endpoint = mirrors.get(fd)
+        endpoint = stands_for(fd)
         watch = self._watches.get(fd)
         if watch is not None and watch.endpoint is not endpoint:
             self._forget(watch)  # its number was given to another
             watch = None
-        if endpoint is None or endpoint.ring is None:
+        if endpoint is None or endpoint.session is None:
             self._set_kernel(fd, read, write)
             return
         if watch is None:
@@ -114,32 +113,33 @@ class Readiness:
 
     def _enter(self, endpoint: Endpoint) -> None:
         # The session that this waits on is that of its sockets.
-        ring = endpoint.ring
-        if not isinstance(ring, Session) or ring.thread is None:
+        session = endpoint.open_session()
+        if session.of_loop:
             raise OSError(
                 errno.EINVAL,
                 "this stack socket belongs to an event loop: await loop.sock_* or use a transport; "
                 "a selector's or a kqueue's are made where no loop runs",
             )
-        doorbell, session = ring.fds()  # of another thread: says so
-        if self._session is not None and self._session.dead:
+        session.enter()
+        if self._session is not None and not self._session.attached:
             self._leave()
-        if self._session is ring:
+        if self._session is session or not session.attached:
             return
         if self._session is not None:
             raise OSError(errno.EINVAL, "its stack sockets are of two sessions with the instance")
-        self._epoll.register(doorbell, select.EPOLLIN | select.EPOLLET)
-        self._epoll.register(session, select.EPOLLIN | select.EPOLLRDHUP)
-        self._session = ring
-        ring.users.add(self)
+        bell, end = session.client.fds()
+        self._epoll.register(bell, select.EPOLLIN | select.EPOLLET)
+        self._epoll.register(end, select.EPOLLIN | select.EPOLLRDHUP)
+        self._session = session
+        session.users.add(self)
 
     def _leave(self) -> None:
         session, self._session = self._session, None
         if session is None:
             return
         session.users.discard(self)
-        if not session.closed and not self._epoll.closed:
-            for fd in session.fds():
+        if session.attached and not self._epoll.closed:
+            for fd in session.client.fds():
                 self._epoll.unregister(fd)
 
     def _set_kernel(self, fd: int, read: When, write: When) -> None:
@@ -224,7 +224,7 @@ class Readiness:
 
     def _wait(self, seconds: float, limit: int) -> list[tuple[int, int]]:
         session = self._session
-        if session is not None and (session.closed or session.down):
+        if session is not None and not session.attached:
             self._leave()
             session = None
         if session is None:
@@ -246,7 +246,9 @@ class Readiness:
     def _show(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._shown, 8)
-        if self._stirred or self._late or (self._session is not None and self._session.show()):
+        session = self._session
+        waits = session is not None and session.attached and session.client.show()
+        if self._stirred or self._late or waits:
             os.write(self._shown, _ONE)
 
     # ---- the end ----

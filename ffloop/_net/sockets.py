@@ -14,11 +14,13 @@ import warnings
 import weakref
 from typing import Any, Self
 
-from .._session import session
+from .._session import ownership
 from .._session.address import unset
-from .._session.binding import READ, Ring, error
-from .endpoint import Endpoint, mirrors
+from .._session.binding import READ, Client, error
+from .._session.session import Session
+from .endpoint import Endpoint
 
+_WHEN_ASKED = -2
 _TCP_CLOSE = 7  # tcpi_state of a socket that was neither connected nor made to listen
 
 # Options that a fresh kernel socket hands on when it is promoted: (level, name, default).
@@ -61,7 +63,7 @@ class StackSocket:
     poll with ("data, EOF, a connection or an error waits"), not to read.
     """
 
-    __slots__ = ("__weakref__", "_borrowed", "_endpoint", "_quiet")
+    __slots__ = ("__weakref__", "_borrowed", "_endpoint", "_fd", "_quiet")
 
     def __init__(
         self,
@@ -71,6 +73,7 @@ class StackSocket:
         fileno: int | None = None,
     ) -> None:
         self._endpoint: Endpoint | None = None
+        self._fd = -1  # of a dup(): its own descriptor; _WHEN_ASKED: not made yet
         self._borrowed = False
         self._quiet = False
         if fileno is not None:
@@ -84,15 +87,15 @@ class StackSocket:
         if family not in (socket.AF_INET, socket.AF_INET6):
             raise error(errno.EAFNOSUPPORT)
         proto = _default_proto(kind) if proto in (-1, 0) else proto
-        ring = session.current()
-        handle = ring.open_socket(family, kind, proto)
-        self._endpoint = Endpoint(ring, handle, family, kind, proto)
+        session = ownership.current()
+        handle = session.open_socket(family, kind, proto)
+        self._endpoint = Endpoint(session, handle, family, kind, proto)
         self._endpoint.take()
 
     @classmethod
-    def _open(cls, ring: Ring, family: int, kind: int, proto: int, nodelay: bool) -> Self:
-        handle = ring.open_socket(family, kind, proto, nodelay)
-        endpoint = Endpoint(ring, handle, family, kind, proto)
+    def _open(cls, session: Session, family: int, kind: int, proto: int, nodelay: bool) -> Self:
+        handle = session.open_socket(family, kind, proto, nodelay)
+        endpoint = Endpoint(session, handle, family, kind, proto)
         endpoint.take()
         return cls._own(endpoint)
 
@@ -100,6 +103,7 @@ class StackSocket:
     def _own(cls, endpoint: Endpoint) -> Self:
         self = cls.__new__(cls)
         self._endpoint = endpoint
+        self._fd = -1
         self._borrowed = self._quiet = False
         return self
 
@@ -110,11 +114,9 @@ class StackSocket:
         self._borrowed = True
         return self
 
-    def _live(self) -> tuple[Ring, int]:
-        endpoint = self._endpoint
-        if endpoint is None:
-            raise error(errno.EBADF)
-        return endpoint.open_ring(), endpoint.handle
+    def _live(self) -> tuple[Client, int]:
+        endpoint = self._ep()
+        return endpoint.client(), endpoint.handle
 
     def _ep(self) -> Endpoint:
         if self._endpoint is None:
@@ -146,29 +148,34 @@ class StackSocket:
 
     def fileno(self) -> int:
         """A descriptor whose readiness mirrors the socket's; -1 when closed."""
-        return -1 if self._endpoint is None else self._endpoint.fileno()
+        endpoint = self._endpoint
+        if endpoint is None:
+            return -1
+        if self._fd == _WHEN_ASKED:
+            self._fd = endpoint.open_session().ask(endpoint.dup_descriptor)
+        return endpoint.fileno() if self._fd < 0 else self._fd
 
     def getsockname(self) -> Any:
         endpoint = self._ep()
         if endpoint.listen_backlog is None:  # a listener keeps its name while the instance is away
-            endpoint.open_ring()
+            endpoint.check()
         return endpoint.sockname()
 
     def getpeername(self) -> Any:
         endpoint = self._ep()
-        endpoint.open_ring()
+        endpoint.check()
         peer = endpoint.peername()
         if peer is None:
-            endpoint.learn()
+            endpoint.open_session().ask(endpoint.learn)
             peer = endpoint.peername()
         if peer is None:
             raise error(errno.ENOTCONN)
         return peer
 
     def __repr__(self) -> str:
-        if self._endpoint is None or self._endpoint.ring is None:
+        if self._endpoint is None or not self._endpoint.live:
             return f"<ffloop.socket [closed] family={self.family!s}, type={self.type!s}>"
-        local, peer = self._endpoint._known()
+        local, peer = self._endpoint.known()
         names = "".join(
             f", {name}={value}" for name, value in (("laddr", local), ("raddr", peer)) if value
         )
@@ -180,7 +187,8 @@ class StackSocket:
     # ---- options ----
 
     def getsockopt(self, level: int, optname: int, buflen: int = 0, /) -> int | bytes:
-        ring, handle = self._live()
+        endpoint = self._ep()
+        endpoint.check()
         if level == socket.SOL_SOCKET and not buflen:
             if optname == socket.SO_TYPE:
                 return int(self.type)
@@ -189,17 +197,21 @@ class StackSocket:
             if optname == socket.SO_PROTOCOL:
                 return self.proto
             if optname == socket.SO_ACCEPTCONN:
-                return int(self._ep().listen_backlog is not None)
-        return ring.getsockopt(handle, level, optname, buflen)
+                return int(endpoint.listen_backlog is not None)
+        return endpoint.open_session().ask(self._getsockopt, level, optname, buflen)
+
+    def _getsockopt(self, level: int, optname: int, buflen: int) -> int | bytes:
+        client, handle = self._live()
+        return client.getsockopt(handle, level, optname, buflen)
 
     def setsockopt(
         self, level: int, optname: int, value: Any, optlen: int | None = None, /
     ) -> None:
-        ring, handle = self._live()
+        client, handle = self._live()
         endpoint = self._ep()
         if value is None:
             value = bytes(optlen or 0)
-        ring.setsockopt(handle, level, optname, value)
+        client.setsockopt(handle, level, optname, value)
         if not self._borrowed:
             if endpoint.options is None:
                 endpoint.options = []
@@ -229,23 +241,25 @@ class StackSocket:
     # ---- servers ----
 
     def bind(self, address: Any, /) -> None:
-        ring, handle = self._live()
+        client, handle = self._live()
         endpoint = self._ep()
-        ring.bind(handle, endpoint.family, address)
+        client.bind(handle, endpoint.family, address)
         endpoint.learn()
 
     def listen(self, backlog: int = 128, /) -> None:
-        ring, handle = self._live()
+        client, handle = self._live()
         endpoint = self._ep()
-        ring.listen(handle, max(backlog, 0), endpoint.nodelay)
+        client.listen(handle, max(backlog, 0), endpoint.nodelay)
         endpoint.listen_backlog = backlog
         endpoint.learn()
 
     def accept(self) -> tuple["StackSocket", Any]:
-        ring, handle = self._live()
+        client, handle = self._live()
         listener = self._ep()
-        new, names = ring.accept(handle)
-        endpoint = Endpoint(ring, new, listener.family, listener.kind, listener.proto, names)
+        new, names = client.accept(handle)
+        endpoint = Endpoint(
+            listener.open_session(), new, listener.family, listener.kind, listener.proto, names
+        )
         endpoint.take()
         return StackSocket._own(endpoint), endpoint.peername()
 
@@ -253,8 +267,8 @@ class StackSocket:
 
     def connect(self, address: Any, /) -> None:
         """Starts it and raises BlockingIOError; await loop.sock_connect instead."""
-        ring, handle = self._live()
-        ring.connect(handle, self._ep().family, address)
+        client, handle = self._live()
+        client.connect(handle, self._ep().family, address)
 
     def connect_ex(self, address: Any, /) -> int:
         try:
@@ -267,34 +281,34 @@ class StackSocket:
     # is not there, such as MSG_OOB.)
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
-        ring, handle = self._live()
+        client, handle = self._live()
         _allow(flags, _RECV_FLAGS)
-        return ring.recv(handle, bufsize, flags)
+        return client.recv(handle, bufsize, flags)
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
-        ring, handle = self._live()
+        client, handle = self._live()
         _allow(flags, _RECV_FLAGS)
-        return ring.recv_into(handle, buffer, nbytes, flags)
+        return client.recv_into(handle, buffer, nbytes, flags)
 
     def recvfrom(self, bufsize: int, flags: int = 0, /) -> tuple[bytes, Any]:
-        ring, handle = self._live()
+        client, handle = self._live()
         _allow(flags, _RECV_FLAGS)
-        data, source = ring.recvfrom(handle, bufsize, flags)
+        data, source = client.recvfrom(handle, bufsize, flags)
         return data, None if self.type == socket.SOCK_STREAM else source
 
     def recvfrom_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> tuple[int, Any]:
-        ring, handle = self._live()
+        client, handle = self._live()
         _allow(flags, _RECV_FLAGS)
-        size, source = ring.recvfrom_into(handle, buffer, nbytes, flags)
+        size, source = client.recvfrom_into(handle, buffer, nbytes, flags)
         return size, None if self.type == socket.SOCK_STREAM else source
 
     def recvmsg(
         self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /
     ) -> tuple[bytes, list[Any], int, Any]:
         """As socket.socket's; there is no ancillary data."""
-        ring, handle = self._live()
+        client, handle = self._live()
         _allow(flags, _RECV_FLAGS)
-        data, told, source = ring.recvmsg(handle, bufsize, flags)
+        data, told, source = client.recvmsg(handle, bufsize, flags)
         return data, [], told, None if self.type == socket.SOCK_STREAM else source
 
     def recvmsg_into(
@@ -314,12 +328,12 @@ class StackSocket:
         return len(data), none, told, source
 
     def send(self, data: Any, flags: int = 0, /) -> int:
-        ring, handle = self._live()
+        client, handle = self._live()
         if self.type == socket.SOCK_DGRAM:
             _allow(flags, _SEND_FLAGS)
-            return ring.sendto(handle, self._ep().family, data, None)
+            return client.sendto(handle, self._ep().family, data, None)
         _allow(flags, _SEND_FLAGS_STREAM)
-        return ring.send(handle, data)
+        return client.send(handle, data)
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
         """As a non-blocking socket's: BlockingIOError after a part; await loop.sock_sendall."""
@@ -335,11 +349,11 @@ class StackSocket:
         """sendto(data, address) or sendto(data, flags, address)."""
         if not 1 <= len(args) <= 2:
             raise TypeError("sendto() takes 2 or 3 arguments")
-        ring, handle = self._live()
+        client, handle = self._live()
         stream = self.type == socket.SOCK_STREAM
         if len(args) == 2:
             _allow(args[0], _SEND_FLAGS_STREAM if stream else _SEND_FLAGS)
-        return ring.sendto(handle, self._ep().family, data, args[-1])
+        return client.sendto(handle, self._ep().family, data, args[-1])
 
     def sendmsg(
         self, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None, /
@@ -358,17 +372,19 @@ class StackSocket:
         raise ValueError("stack sockets are non-blocking: use asyncio.open_connection(sock=...)")
 
     def shutdown(self, how: int, /) -> None:
-        ring, handle = self._live()
-        ring.shutdown(handle, how)
+        client, handle = self._live()
+        client.shutdown(handle, how)
 
     # ---- references ----
 
     def dup(self) -> "StackSocket":
         """Another reference to the same socket; it is closed when the last one is."""
         endpoint = self._ep()
-        endpoint.open_ring()
+        endpoint.check()
         endpoint.refs += 1
-        return StackSocket._own(endpoint)
+        other = StackSocket._own(endpoint)
+        other._fd = _WHEN_ASKED
+        return other
 
     def detach(self) -> int:
         """Gives the socket up without closing it; `ffloop.socket(fileno=...)` takes it again."""
@@ -381,15 +397,26 @@ class StackSocket:
         return fd
 
     def close(self) -> None:
-        endpoint, self._endpoint = self._endpoint, None
-        if endpoint is None or self._borrowed:
+        endpoint = self._endpoint
+        if endpoint is None:
             return
-        ring = endpoint.ring
+        if self._borrowed:
+            self._endpoint = None
+            return
+        session = endpoint.enter()
+        self._close_fd(endpoint)
         endpoint.release()
-        if ring is not None and endpoint.ring is None and endpoint.listen_backlog is not None:
+        self._endpoint = None
+        if session is not None and endpoint.session is None and endpoint.listen_backlog is not None:
             # When this returns the port refuses, as a closed kernel listener's does.
             with contextlib.suppress(OSError):
-                ring.ping()
+                session.client.ping()
+
+    def _close_fd(self, endpoint: Endpoint) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            endpoint.leave(fd)
+            os.close(fd)
 
     def __enter__(self) -> Self:
         return self
@@ -402,13 +429,13 @@ class StackSocket:
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
         endpoint = getattr(self, "_endpoint", None)
-        if endpoint is None or self._borrowed or endpoint.ring is None:
+        if endpoint is None or self._borrowed:
             return
-        if not self._quiet and not endpoint.ring.closed:
+        live = endpoint.live
+        self._close_fd(endpoint)
+        endpoint.abandon()  # before that: a warning may be an error
+        if not self._quiet and live:
             _warn(f"unclosed {self!r}", ResourceWarning, source=self)
-        endpoint.refs -= 1
-        if endpoint.refs == 0:
-            endpoint.ring.orphans.append(endpoint.handle)
 
 
 _detached: dict[int, Endpoint] = {}
@@ -437,10 +464,8 @@ class PromotedSocket(socket.socket):
         """The placeholder's number, made to mirror the stack socket's readiness when asked."""
         fd = super().fileno()
         inner = _promoted.get(self)
-        if fd >= 0 and inner is not None and self not in _mirrored:
-            os.dup2(inner.fileno(), fd, inheritable=False)
-            _mirrored.add(self)
-            mirrors[fd] = inner._ep()
+        if fd >= 0 and inner is not None:
+            inner._ep().stand_in(fd)
         return fd
 
     def getsockname(self) -> Any:
@@ -521,9 +546,17 @@ class PromotedSocket(socket.socket):
         super().close()
         return fd
 
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        if super().fileno() < 0:
+            return
+        text = f"unclosed {self!r}"
+        self.close()  # first: a warning may be an error
+        _warn(text, ResourceWarning, source=self)
+
     def _real_close(self) -> None:
         inner = _promoted.pop(self, None)
         if inner is not None:
+            inner._ep().leave(super().fileno())
             inner.close()
         super()._real_close()  # type: ignore[misc]
         for other in _followers.pop(self, ()):
@@ -536,7 +569,6 @@ class PromotedSocket(socket.socket):
 
 _promoted: "weakref.WeakKeyDictionary[socket.socket, StackSocket]" = weakref.WeakKeyDictionary()
 _followers: "weakref.WeakKeyDictionary[socket.socket, list[Any]]" = weakref.WeakKeyDictionary()
-_mirrored: "weakref.WeakSet[socket.socket]" = weakref.WeakSet()
 
 
 def stack_socket(sock: Any) -> StackSocket | None:
@@ -577,12 +609,12 @@ def _option(sock: Any, name: int) -> int:
     return value
 
 
-def promote(sock: socket.socket, ring: Ring) -> StackSocket:
+def promote(sock: socket.socket, session: Session) -> StackSocket:
     """Moves a fresh kernel socket (see can_promote) to the stack, in place.
 
     A local address that it was bound to is bound again on the stack. Raises OSError.
     """
-    inner = _twin(sock, ring)
+    inner = _twin(sock, session)
     try:
         if local := _bound_to(sock):
             _let_go(sock)
@@ -593,7 +625,7 @@ def promote(sock: socket.socket, ring: Ring) -> StackSocket:
     return _become(sock, inner)
 
 
-def adopt(sock: socket.socket, ring: Ring, *, share: bool, keep: bool) -> StackSocket:
+def adopt(sock: socket.socket, session: Session, *, share: bool, keep: bool) -> StackSocket:
     """Gives a kernel socket that is to listen (or does), or to receive datagrams, a place on the
     stack instead: in place, at the same address, with the same options.
 
@@ -601,7 +633,7 @@ def adopt(sock: socket.socket, ring: Ring, *, share: bool, keep: bool) -> StackS
     a stack that is not this kernel; else this process lets go of it, and when the address is still
     taken then (OSError), the socket is closed.
     """
-    inner = _twin(sock, ring)
+    inner = _twin(sock, session)
     try:
         if share:
             inner.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -617,10 +649,10 @@ def adopt(sock: socket.socket, ring: Ring, *, share: bool, keep: bool) -> StackS
     return _become(sock, inner)
 
 
-def _twin(sock: socket.socket, ring: Ring) -> StackSocket:
+def _twin(sock: socket.socket, session: Session) -> StackSocket:
     # A stack socket with a kernel socket's family and options.
     family, kind = _option(sock, socket.SO_DOMAIN), _option(sock, socket.SO_TYPE)
-    inner = StackSocket._open(ring, family, kind, sock.proto or _default_proto(kind), False)
+    inner = StackSocket._open(session, family, kind, sock.proto or _default_proto(kind), False)
     try:
         for level, name, default in _CARRIED if kind == socket.SOCK_STREAM else _CARRIED_DATAGRAM:
             value = sock.getsockopt(level, name)
@@ -652,6 +684,8 @@ def _let_go(sock: socket.socket) -> None:
 
 def _become(sock: socket.socket, inner: StackSocket) -> StackSocket:
     inner._quiet = True  # the socket object itself warns when it is not closed
+    endpoint = inner._ep()
+    endpoint.open_session().descriptors[sock.fileno()] = endpoint
     sock.__class__ = PromotedSocket
     _promoted[sock] = inner
     return inner

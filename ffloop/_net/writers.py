@@ -28,14 +28,14 @@ class Writer:
 
     def stir(self, filters: int) -> None:
         """WRITE may be so now."""
-        ring = self._endpoint.ring
         if self._scheduled or not filters & WRITE:
             return
-        if ring is None or ring.dead or ring.ready(self._endpoint.handle) & WRITE:
+        endpoint = self._endpoint
+        if not endpoint.live or endpoint.client().ready(endpoint.handle) & WRITE:
             self._scheduled = True
             self._loop.call_soon(self._run)
         else:
-            ring.want(self._endpoint.handle, WRITE)
+            endpoint.client().want(endpoint.handle, WRITE)
 
     def _run(self) -> None:
         self._scheduled = False

@@ -15,7 +15,7 @@ _PACK = struct.Struct("=H2s4sI16s")  # family, port_be, flowinfo (network order)
 SockAddr = tuple[Any, ...]
 
 
-def look_up_literal(
+def literal(
     host: Any, port: Any, family: int, kind: int, proto: int, flags: int
 ) -> list[Any] | None:
     """socket.getaddrinfo's answer for a numeric host and port, which nobody need be asked for; None

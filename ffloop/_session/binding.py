@@ -1,29 +1,28 @@
-"""The ring face: the one module that touches the C core (ffi and lib).
+"""The one module that touches the C core (ffi and lib): Client, its calls as Python's.
 
-`-errno` becomes an OSError subclass here, once. A Ring is one session with an instance and is used
-by one thread. `raw_*` are the C calls of the hot path, for _loop/stream.py: their first argument is
-`Ring.c`, they return a count or -errno, and a Ring's end takes `c` away from every receiver
-(`on_detach`) before it frees the memory.
+`-errno` becomes an OSError subclass here, once. A Client is attached once and belongs to a Session
+(session.py), which says who may call it and when it is gone. `raw_*` are the C calls of the hot
+path, for _loop/stream.py: their first argument is `Client.c`, they return a count or -errno.
 """
 
-import collections
 import errno
 import mmap
 import os
 import socket
 import struct
-from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
-from ..errors import attach_error, gone
+from ..errors import attach_error
 from .address import ADDR_SIZE, NAMES_SIZE, SockAddr, decode, encode
 from .configuration import Config
-from .native import ffi, hot, lib
+from .native import compiled, ffi, lib
 
-Stream: Any = hot.Stream  # one transport's compiled half
-Dispatcher: Any = hot.Dispatcher  # waits for a batch and hands it out
-Scheduler: Any = hot.Scheduler  # the loop's call_soon, timers and _run_once
-Handle: Any = hot.Handle
+_hot: Any = compiled("_hot")
+
+Stream: Any = _hot.Stream  # one transport's compiled half
+Dispatcher: Any = _hot.Dispatcher  # waits for a batch and hands it out
+Scheduler: Any = _hot.Scheduler  # the loop's call_soon, timers and _run_once
+Handle: Any = _hot.Handle
 
 ABI_VERSION: int = lib.FFL_ABI_VERSION
 
@@ -48,7 +47,6 @@ raw_unread = lib.ffl_client_unread
 
 _EVENTS = 512  # a batch; more wait for the next call
 EVENT_SIZE = 16
-_unpack_events = struct.Struct("=4I").iter_unpack
 
 _new_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
 
@@ -75,8 +73,8 @@ class Receiver(Protocol):
     def on_connect(self, code: int) -> None: ...
     def on_readable(self) -> None: ...
     def on_writable(self) -> None: ...
-    def on_down(self, exc: OSError) -> None: ...
-    def on_detach(self) -> None: ...
+    def on_down(self, exc: OSError) -> None: ...  # the session was lost
+    def on_detach(self) -> None: ...  # it is closed: nobody is to be called
 
 
 def error(code: int) -> OSError:
@@ -96,24 +94,20 @@ def _addr(packed: bytes) -> Any:
     return p
 
 
-class Ring:
-    """A session. Methods on a closed or dead one raise OSError (ECONNRESET); none crashes."""
+class Client:
+    """The application's end of a session (client.h). Not to be used after close()."""
 
-    def __init__(self, path: str, config: Config, timeout_ms: int | None = None) -> None:
+    def __init__(self, path: str, config: Config) -> None:
         """Attaches; waits for the handshake. Raises an InstanceError."""
         self.path = path
-        self.receivers: dict[int, Receiver] = {}
-        self.streams: dict[int, Any] = {}  # of those receivers that are transports: their Stream
-        self.orphans: collections.deque[int] = collections.deque()
-        self._client: Any = None
-        self._events = ffi.new("struct ffl_event[]", _EVENTS)
-        self.events = memoryview(ffi.buffer(self._events)).cast("B")
+        self.config = config
+        self.embedded = False
         c_path = ffi.new("char[]", os.fsencode(path))
         opts = ffi.new(
             "struct ffl_client_opts *",
             {
                 "path": c_path,
-                "timeout_ms": config.timeout_ms if timeout_ms is None else timeout_ms,
+                "timeout_ms": config.timeout_ms,
                 "spin_us": config.spin_us,
                 "max_sockets": config.max_sockets,
                 "pool_kib": config.pool_kib,
@@ -125,7 +119,9 @@ class Ring:
         rc = lib.ffl_client_attach(out, opts, why, 256)
         if rc < 0:
             raise attach_error(-rc, path, ffi.string(why).decode(errors="replace"))
-        self._client = self.c = out[0]
+        self.c = out[0]
+        self.pid = os.getpid()
+        self.waits = False  # in a call that has let go of the interpreter
         self.address = int(ffi.cast("uintptr_t", self.c))  # for the compiled half
         try:
             self.mm = mmap.mmap(
@@ -135,10 +131,11 @@ class Ring:
                 mmap.PROT_READ,
             )
         except BaseException:
-            lib.ffl_client_detach(self._client)
-            self._client = self.c = None
+            lib.ffl_client_detach(self.c)
             raise
         self.memory = memoryview(self.mm)
+        self._events = ffi.new("struct ffl_event[]", _EVENTS)
+        self.events = memoryview(ffi.buffer(self._events)).cast("B")
         self.stack: str = ffi.string(lib.ffl_client_stack(self.c)).decode()
         self.instance_pid: int = lib.ffl_client_instance_pid(self.c)
 
@@ -146,66 +143,56 @@ class Ring:
 
     def close(self) -> None:
         """Ends the session. Idempotent. What was submitted is still sent by the instance."""
-        client, self._client = self._client, None
-        if client is None:
-            return
-        receivers, self.receivers = list(self.receivers.values()), {}
-        self.streams.clear()
-        for receiver in receivers:
-            receiver.on_detach()
-        self.c = None
-        lib.ffl_client_detach(client)
-        self.memory.release()
-        self.mm.close()
+        c, self.c = self.c, None
+        if c is not None:
+            lib.ffl_client_detach(c)
+            self.memory.release()
+            self.mm.close()
 
-    @property
-    def closed(self) -> bool:
-        return self._client is None
+    def _wait(self, call: Any, *args: Any) -> int:
+        self.waits = True
+        try:
+            return int(call(self.c, *args))
+        finally:
+            self.waits = False
 
     @property
     def dead(self) -> int:
-        """0, or the positive errno why the session is gone (fork and close included)."""
-        return errno.ECONNRESET if self._client is None else -int(lib.ffl_client_dead(self.c))
+        """0, or the positive errno why the session is gone (a fork included)."""
+        return -int(lib.ffl_client_dead(self.c))
+
+    def why(self) -> str:
+        """A dead session's reason, as far as it is known: "" or a sentence."""
+        return str(ffi.string(lib.ffl_client_why(self.c)).decode(errors="replace"))
 
     def fds(self) -> tuple[int, int]:
         """(doorbell: EPOLLIN|EPOLLET, session socket: EPOLLIN|EPOLLRDHUP), for an epoll."""
-        c = self._alive()
-        return lib.ffl_client_doorbell_fd(c), lib.ffl_client_session_fd(c)
+        return lib.ffl_client_doorbell_fd(self.c), lib.ffl_client_session_fd(self.c)
 
     def ping(self) -> None:
-        _check(lib.ffl_client_ping(self._alive()))
+        _check(self._wait(lib.ffl_client_ping))
 
     def open_sockets(self) -> int:
-        return int(lib.ffl_client_open_sockets(self._alive()))
+        return int(lib.ffl_client_open_sockets(self.c))
 
     def stats(self) -> dict[str, int]:
         """The session's counters, both sides' (struct ffl_session_stats)."""
         out = ffi.new("struct ffl_session_stats *")
-        lib.ffl_client_stats(self._alive(), out)
+        lib.ffl_client_stats(self.c, out)
         return {name: int(getattr(out, name)) for name in dir(out)}
-
-    def _alive(self) -> Any:
-        if self._client is None:
-            raise gone()
-        return self.c
 
     def wait(self, epfd: int, timeout_ns: int) -> memoryview:
         """One C call: reap, spin, sleep in epfd. The events, valid until the next call."""
-        n: int = lib.ffl_client_wait(self._alive(), self._events, _EVENTS, epfd, timeout_ns)
+        n = self._wait(lib.ffl_client_wait, self._events, _EVENTS, epfd, timeout_ns)
         if n < 0 and n != -errno.EINTR:
             raise error(-n)
         return self.events[: max(n, 0) * EVENT_SIZE]
-
-    def close_orphans(self) -> None:
-        """Closes handles whose owner was collected without close(), perhaps in another thread."""
-        while self.orphans:
-            self.close_socket(self.orphans.popleft())
 
     # ---- sockets ----
 
     def open_socket(self, family: int, kind: int, proto: int = 0, nodelay: bool = False) -> int:
         flags = lib.FFL_F_NODELAY if nodelay else 0
-        handle: int = lib.ffl_client_socket(self._alive(), family, kind, proto, flags)
+        handle: int = lib.ffl_client_socket(self.c, family, kind, proto, flags)
         if handle == -errno.EMFILE:
             raise OSError(
                 errno.EMFILE,
@@ -215,21 +202,17 @@ class Ring:
         return _check(handle)
 
     def close_socket(self, handle: int, abort: bool = False) -> None:
-        """Frees the handle; events of it that are still in the batch find no receiver."""
-        if self._client is not None:
-            self.receivers.pop(handle, None)
-            self.streams.pop(handle, None)
-            lib.ffl_client_close(self.c, handle, abort)
+        """Frees the handle."""
+        lib.ffl_client_close(self.c, handle, abort)
 
     def return_socket(self, handle: int) -> None:
         """Closes an accepted socket that nobody has used: another process that shares its listener
         gets it, with what came on it."""
-        if self._client is not None:
-            lib.ffl_client_return(self.c, handle)
+        lib.ffl_client_return(self.c, handle)
 
     def bind(self, handle: int, family: int, address: Any) -> None:
         packed = _addr(encode(family, address, "bind"))
-        result: int = lib.ffl_client_bind(self._alive(), handle, packed)
+        result = self._wait(lib.ffl_client_bind, handle, packed)
         if result == -errno.EPERM:  # for its privileged ports a stack says EACCES
             raise PermissionError(
                 errno.EPERM,
@@ -240,63 +223,63 @@ class Ring:
 
     def listen(self, handle: int, backlog: int, nodelay: bool) -> None:
         flags = lib.FFL_F_NODELAY if nodelay else 0
-        _check(lib.ffl_client_listen(self._alive(), handle, backlog, flags))
+        _check(self._wait(lib.ffl_client_listen, handle, backlog, flags))
 
     def accepting(self, handle: int, window: int, armed: bool = False) -> None:
         """Accept ahead, at most `window` connections; 0 stops. armed: they will be read here."""
         flags = lib.FFL_F_ARM_NEW if armed else 0
         window = min(window, WINDOW_MAX)
-        _check(lib.ffl_client_accepting(self._alive(), handle, window, flags))
+        _check(lib.ffl_client_accepting(self.c, handle, window, flags))
 
     def accept(self, handle: int) -> tuple[int, bytes]:
         """(new handle, its struct ffl_names). Raises BlockingIOError."""
         names = ffi.new("struct ffl_names *")
-        new = _check(lib.ffl_client_accept(self._alive(), handle, names))
+        new = _check(lib.ffl_client_accept(self.c, handle, names))
         return new, bytes(ffi.buffer(names))
 
     def connect(self, handle: int, family: int, address: Any) -> None:
         """Starts it. Raises BlockingIOError (EINPROGRESS): an EV_CONNECT follows."""
         packed = encode(family, address, "connect")
-        _check(lib.ffl_client_connect(self._alive(), handle, _addr(packed)))
+        _check(lib.ffl_client_connect(self.c, handle, _addr(packed)))
 
     def names(self, handle: int) -> bytes:
         """The struct ffl_names of the socket. May wait."""
         names = ffi.new("struct ffl_names *")
-        _check(lib.ffl_client_names(self._alive(), handle, names))
+        _check(self._wait(lib.ffl_client_names, handle, names))
         return bytes(ffi.buffer(names))
 
     def push(self, handle: int, on: bool) -> None:
-        _check(raw_push(self._alive(), handle, on))
+        _check(raw_push(self.c, handle, on))
 
     def unread(self, handle: int) -> None:
         """Puts the batch's data of this socket back at the head of its queue."""
-        _check(raw_unread(self._alive(), handle))
+        _check(raw_unread(self.c, handle))
 
     def want(self, handle: int, filters: int) -> None:
-        _check(lib.ffl_client_want(self._alive(), handle, filters))
+        _check(lib.ffl_client_want(self.c, handle, filters))
 
     def ready(self, handle: int) -> int:
-        return int(lib.ffl_client_ready(self._alive(), handle))
+        return int(lib.ffl_client_ready(self.c, handle))
 
     def pending(self, handle: int) -> Pending:
         """What kqueue's events say of a socket. Raises OSError (EBADF)."""
         out = ffi.new("struct ffl_pending *")
-        _check(lib.ffl_client_pending(self._alive(), handle, out))
+        _check(lib.ffl_client_pending(self.c, handle, out))
         return Pending(out.bytes, out.accepts, out.room, bool(out.eof), out.error)
 
     def show(self) -> bool:
         """Until the next wait the doorbell tells of everything that a wait would give. True: there
         is something already."""
-        return bool(lib.ffl_client_show(self._alive()))
+        return bool(lib.ffl_client_show(self.c))
 
     def unsent(self, handle: int) -> int:
-        return int(lib.ffl_client_unsent(self._alive(), handle))
+        return int(lib.ffl_client_unsent(self.c, handle))
 
     def recv(self, handle: int, size: int, flags: int = 0) -> bytes:
         if size < 0:
             raise ValueError("negative buffersize in recv")
         data = _new_uncleared("char[]", max(size, 1))
-        got = lib.ffl_client_recv(self._alive(), handle, data, size, flags, ffi.NULL, ffi.NULL)
+        got = lib.ffl_client_recv(self.c, handle, data, size, flags, ffi.NULL, ffi.NULL)
         return bytes(ffi.buffer(data, _check(got)))
 
     def recv_into(self, handle: int, buffer: Any, size: int = 0, flags: int = 0) -> int:
@@ -313,7 +296,7 @@ class Ring:
         data = _new_uncleared("char[]", max(size, 1))
         addr = ffi.new("struct ffl_addr *")
         told = ffi.new("int *")
-        got = lib.ffl_client_recv(self._alive(), handle, data, size, flags, addr, told)
+        got = lib.ffl_client_recv(self.c, handle, data, size, flags, addr, told)
         return bytes(ffi.buffer(data, _check(got))), told[0], decode(bytes(ffi.buffer(addr)))
 
     def recvfrom_into(
@@ -328,7 +311,7 @@ class Ring:
             room = ffi.from_buffer("char[]", flat, require_writable=True)
             try:
                 got = lib.ffl_client_recv(
-                    self._alive(), handle, room, size or len(flat), flags, addr, ffi.NULL
+                    self.c, handle, room, size or len(flat), flags, addr, ffi.NULL
                 )
             finally:
                 ffi.release(room)
@@ -337,26 +320,27 @@ class Ring:
     def send(self, handle: int, data: Any) -> int:
         """Bytes taken of a stream. Raises BlockingIOError for none."""
         if isinstance(data, bytes):
-            return _check(raw_send(self._alive(), handle, data, len(data)))
+            return _check(raw_send(self.c, handle, data, len(data)))
         with memoryview(data) as view, view.cast("B") as flat:
-            return _check(raw_send(self._alive(), handle, ffi.from_buffer(flat), len(flat)))
+            return _check(raw_send(self.c, handle, ffi.from_buffer(flat), len(flat)))
 
     def sendto(self, handle: int, family: int, data: Any, address: Any) -> int:
         """One datagram, all or BlockingIOError; to None: where the socket is connected to."""
         to = ffi.NULL if address is None else _addr(encode(family, address, "sendto"))
         with memoryview(data) as view, view.cast("B") as flat:
             return _check(
-                lib.ffl_client_sendto(self._alive(), handle, ffi.from_buffer(flat), len(flat), to)
+                lib.ffl_client_sendto(self.c, handle, ffi.from_buffer(flat), len(flat), to)
             )
 
     def shutdown(self, handle: int, how: int) -> None:
-        _check(lib.ffl_client_shutdown(self._alive(), handle, how))
+        _check(lib.ffl_client_shutdown(self.c, handle, how))
 
     def take_error(self, handle: int) -> int:
-        return abs(int(lib.ffl_client_take_error(self._alive(), handle)))
+        return abs(int(lib.ffl_client_take_error(self.c, handle)))
 
-    def mirror_fd(self, handle: int) -> int:
-        return _check(lib.ffl_client_mirror_fd(self._alive(), handle))
+    def mirror(self, handle: int, fd: int) -> None:
+        """The eventfd `fd`, which stays the caller's, is readable while something waits."""
+        _check(lib.ffl_client_mirror(self.c, handle, fd))
 
     def getsockopt(self, handle: int, level: int, name: int, size: int = 0) -> int | bytes:
         """As socket.getsockopt: an int, or `size` bytes."""
@@ -365,7 +349,7 @@ class Ring:
         room = size or 4
         value = ffi.new("unsigned char[]", room)
         length = ffi.new("uint32_t *", room)
-        _check(lib.ffl_client_getsockopt(self._alive(), handle, level, name, value, length))
+        _check(self._wait(lib.ffl_client_getsockopt, handle, level, name, value, length))
         got = bytes(ffi.buffer(value, min(length[0], room)))
         if size:
             return got
@@ -373,30 +357,7 @@ class Ring:
 
     def setsockopt(self, handle: int, level: int, name: int, value: Any) -> None:
         packed = struct.pack("=i", value) if isinstance(value, int) else bytes(value)
-        _check(lib.ffl_client_setsockopt(self._alive(), handle, level, name, packed, len(packed)))
-
-
-class KernelCall(NamedTuple):
-    """A call that instances and sessions stand on (see calls.h)."""
-
-    name: str
-    without: str  # what it is like without it; "": nothing works
-    lacking: str  # why it is not there; "": it is
-
-
-def kernel_calls() -> list[KernelCall]:
-    """Each, tried here."""
-    found = []
-    for i in range(lib.FFL_CALLS):
-        without, code = lib.ffl_call_without(i), lib.ffl_call_try(i)
-        found.append(
-            KernelCall(
-                ffi.string(lib.ffl_call_name(i)).decode(),
-                ffi.string(without).decode() if without else "",
-                os.strerror(code) if code else "",
-            )
-        )
-    return found
+        _check(self._wait(lib.ffl_client_setsockopt, handle, level, name, packed, len(packed)))
 
 
 def instance_stats(path: str, timeout_ms: int = 0) -> dict[str, int]:
@@ -423,6 +384,12 @@ def keep_alive(path: str) -> int:
     return int(out.fd)
 
 
+def new_word() -> tuple[Any, int]:
+    """An unsigned long for the compiled half to read: (it, as a list of one; its address)."""
+    word = ffi.new("unsigned long *")
+    return word, int(ffi.cast("uintptr_t", word))
+
+
 def flat(data: Any) -> Any:
     """A C view of a bytes-like object that is not bytes, for raw_send."""
     return ffi.from_buffer(data)
@@ -433,28 +400,4 @@ def names(raw: bytes) -> tuple[SockAddr | None, SockAddr | None]:
     return decode(raw[:ADDR_SIZE]), decode(raw[ADDR_SIZE:NAMES_SIZE])
 
 
-def receive(ring: Ring, kind: int, handle: int, arg: int, off: int) -> None:
-    """Hands one event of a socket (not FD, DOWN or CLOSED) to its receiver."""
-    receiver = ring.receivers.get(handle)
-    if receiver is None:
-        if kind == EV_ACCEPT:  # its listener was closed by an earlier event
-            ring.return_socket(arg)
-    elif kind == EV_DATA:
-        receiver.on_data(off, arg)
-    elif kind == EV_ACCEPT:
-        receiver.on_accept(arg, off)
-    elif kind == EV_EOF:
-        receiver.on_eof()
-    elif kind == EV_WRITABLE:
-        receiver.on_writable()
-    elif kind == EV_READABLE:
-        receiver.on_readable()
-    elif kind == EV_CONNECT:
-        receiver.on_connect(arg)
-    elif kind == EV_ERROR:
-        receiver.on_error(arg)
-
-
-def decode_events(view: memoryview) -> Iterator[Event]:
-    """A part of `Ring.events`, decoded one by one as it is consumed."""
-    return _unpack_events(view)
+decode_events = struct.Struct("=4I").iter_unpack  # a part of `Client.events`, to Events

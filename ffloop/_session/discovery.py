@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, InstanceError, InstanceNotFound, StackUnavailable
-from .binding import Ring
+from .binding import Client
 from .configuration import Config, environment, value
 from .log import log
 from .native import NATIVE, Why, c_text, ffi, lib, text_of
@@ -102,46 +102,46 @@ def next_index(config: Config) -> int:
     return int(lib.ffl_choice_index(config.proc_id, next(_loops), config.instances))
 
 
-def attach(
-    config: Config, index: int = 0, timeout_ms: int | None = None, make: type[Ring] = Ring
-) -> tuple[Ring, bool]:
-    """A session with the instance that `config` and the environment lead to, the index-th of
-    several, and whether it is embedded. Raises an InstanceError that says what to do."""
+def attach(config: Config, index: int = 0) -> Client:
+    """Attaches to the instance that `config` and the environment lead to, the index-th of several.
+    Waits. Raises an InstanceError that says what to do."""
     for path in places(config.instance, index):
         try:
-            ring = make(path, config, timeout_ms)
+            client = Client(path, config)
         except InstanceError as exc:
             if config.instance is not None or not lib.ffl_choice_next(-(exc.errno or 0)):
                 raise
             if os.path.exists(path):
                 log.warning("skipping %s: %s", path, exc)
             continue
-        return _checked(ring, config), False
+        return _checked(client, config)
     if config.stack == "fstack" or config.instances > 1:
         why, wanted = Why(), ffi.NULL if config.stack is None else config.stack.encode()
         lib.ffl_choice_none(wanted, index, config.instances, *why.room)
         raise (InstanceNotFound if config.instances > 1 else StackUnavailable)(2, str(why))
-    return _checked(_embedded(config, timeout_ms, make), config), True
+    client = _checked(_embedded(config), config)
+    client.embedded = True
+    return client
 
 
-def _checked(ring: Ring, config: Config) -> Ring:
+def _checked(client: Client, config: Config) -> Client:
     why, wanted = Why(), ffi.NULL if config.stack is None else config.stack.encode()
-    names = (ring.stack.encode(), os.fsencode(ring.path))
+    names = (client.stack.encode(), os.fsencode(client.path))
     if lib.ffl_choice_stack(wanted, *names, *why.room) < 0:
-        ring.close()
+        client.close()
         raise StackUnavailable(2, str(why))
-    return ring
+    return client
 
 
-def _embedded(config: Config, timeout_ms: int | None, make: type[Ring]) -> Ring:
+def _embedded(config: Config) -> Client:
     with _starting:
         path = environment().get(_ENV)
         if path:
             with contextlib.suppress(InstanceError):
-                return make(path, config, timeout_ms)
+                return Client(path, config)
         path = start(config.stack or "host")
         embed(path)
-        return make(path, config, timeout_ms)
+        return Client(path, config)
 
 
 def embed(path: str) -> None:
@@ -192,22 +192,11 @@ def _log_file() -> Iterator[int]:
     # Never the application's own standard error: whoever reads it to its end would wait for the
     # instance. An unnamed file keeps the words of a failed start.
     path = value("FFLOOP_INSTANCE_LOG")
-    fd = _opened(path) if path else _unnamed()
+    fd = _opened(path) if path else os.memfd_create("ffloop-instance-log")
     try:
         yield fd
     finally:
         os.close(fd)
-
-
-def _unnamed() -> int:
-    try:
-        return os.memfd_create("ffloop-instance-log")
-    except OSError as exc:
-        if exc.errno not in (errno.EPERM, errno.EACCES, errno.ENOSYS):
-            raise
-        raise InstanceNotFound(
-            errno.ENOENT, f"an embedded instance cannot start: memfd_create: {exc.strerror}"
-        ) from None
 
 
 def _opened(path: str) -> int:

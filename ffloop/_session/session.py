@@ -1,147 +1,353 @@
-"""Whose session a new stack socket belongs to.
+"""Session: one owner's life with the instance: its thread, its sockets, its descriptors, its end.
 
-In a coroutine it is the running loop's; else that of this thread's newest open loop; else a session
-of the thread's own, attached when first needed, for programs without a loop: plain non-blocking
-calls, FFSelector, Kqueue. A loop that is made later in the thread takes that session over, sockets
-and all, so that a listener made before `ffloop.run()` is the loop's; not while a selector uses it.
+A loop has one, and so has a thread that uses stack sockets without a loop. It is attached, or lost
+(the instance has ended it, or a fork has), or closed; a lost one can be attached again, which is
+another generation: handles of an earlier one are void, and calls on them say why it was lost.
 """
 
 import asyncio
+import collections
+import concurrent.futures
 import contextlib
 import errno
+import os
 import threading
 import weakref
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
-from . import configuration, discovery
-from .binding import EV_CLOSED, EV_DOWN, EV_FD, Ring, decode_events, receive
-from .configuration import Config
+from ..errors import InstanceGone, gone
+from .binding import (
+    EV_ACCEPT,
+    EV_CLOSED,
+    EV_CONNECT,
+    EV_DATA,
+    EV_DOWN,
+    EV_EOF,
+    EV_ERROR,
+    EV_FD,
+    EV_READABLE,
+    EV_WRITABLE,
+    Client,
+    Receiver,
+    decode_events,
+    new_word,
+)
+from .log import log
 
+_T = TypeVar("_T")
+_all: "weakref.WeakSet[Session]" = weakref.WeakSet()
+_FROM_A_LOOP = (
+    "a stack socket or transport of a loop is used by the thread that runs the loop: from another "
+    "one, call loop.call_soon_threadsafe() or asyncio.run_coroutine_threadsafe()"
+)
+_FROM_A_THREAD = "a stack socket made outside of a loop is used by the thread that made it"
 _CLOSED_MOST = 256
+_ANSWER_S = 10.0  # for a call that another thread is asked to make
 
 
-class Session(Ring):
-    """A thread's own session. Used by that thread only: RuntimeError in any other.
+class Selector(Protocol):
+    """Holds descriptors of the session's sockets."""
 
-    `users`: the Readiness objects that wait on it (of FFSelector and Kqueue).
+    def forget(self, fd: int) -> None:
+        """The descriptor is about to be closed."""
+
+
+class Owned(Protocol):
+    """What has a handle and perhaps a descriptor: an Endpoint."""
+
+    def release(self) -> None: ...
+    def close_descriptor(self, session: "Session") -> None: ...
+
+
+class Session:
+    """Used by one thread: the one that runs the loop, or made the session where there is no loop.
+
+    `receivers`: handle to who gets its events; `streams`: of those that are transports, their
+    compiled half; `orphans`: Endpoints that were collected without close(), perhaps in another
+    thread; `descriptors`: number to the Endpoint that it stands for; `selectors`: which hold some
+    of those; `users`: the Readiness objects that wait on the session.
     """
 
-    def __init__(self, path: str, config: Config, timeout_ms: int | None = None) -> None:
-        self.thread: int | None = threading.get_ident()
+    def __init__(self, client: Client, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self.receivers: dict[int, Receiver] = {}
+        self.streams: dict[int, Any] = {}
+        self.orphans: collections.deque[Owned] = collections.deque()
+        self.descriptors: dict[int, Owned] = {}
+        self.dups: set[int] = set()  # of those numbers: a dup()'s own...
+        self.stand_ins: set[int] = set()  # ...and placeholders that poll as the socket does
+        self.selectors: weakref.WeakSet[Selector] = weakref.WeakSet()
         self.users: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.config = config
-        self.embedded = False
-        self.down = False  # its sockets have been told that the instance is gone
+        self.generation = 0
+        self.closed = False
+        self._client: Client | None = None
+        self._lost = ""  # why, once it was
+        self._word, self.word_address = new_word()  # the owner's thread, for the compiled half
         self._turning = False
-        self._closed = 0  # sockets, since the last turn
-        super().__init__(path, config, timeout_ms)
+        self._closed_sockets = 0  # since the last turn
+        self._loop = None if loop is None else weakref.ref(loop)
+        self._own()
+        self.attach(client)
+        _all.add(self)
 
-    def _alive(self) -> Any:
-        if self.thread is not None and threading.get_ident() != self.thread:
+    # ---- who may use it ----
+
+    def _own(self) -> None:
+        self._thread = self._word[0] = threading.get_ident()
+
+    def belongs_to(self, loop: asyncio.AbstractEventLoop) -> None:
+        """A loop takes over what a thread without one has used."""
+        self._loop = weakref.ref(loop)
+
+    @property
+    def of_loop(self) -> bool:
+        return self._loop is not None
+
+    def enter(self) -> None:
+        """This thread uses it from now on. Raises RuntimeError while another one does."""
+        if self._thread == threading.get_ident():
+            return
+        if self._loop is None:
+            raise RuntimeError(_FROM_A_THREAD)
+        loop = self._loop()
+        busy = self._client is not None and self._client.waits
+        if busy or (loop is not None and loop.is_running()):
+            raise RuntimeError(_FROM_A_LOOP)
+        self._own()
+
+    def run_by_this_thread(self) -> None:
+        """The loop is about to run, here."""
+        self._own()
+
+    @property
+    def client(self) -> Client:
+        """Raises RuntimeError in another thread than the owner's, InstanceGone unless attached."""
+        if self._thread != threading.get_ident():
+            self.enter()
+        client = self._client
+        if client is None:
+            raise self.gone()
+        return client
+
+    def ask(self, call: Callable[..., _T], *args: Any) -> _T:
+        """call(*args) in the owner's thread, whichever thread this is: for reads. Raises
+        RuntimeError where the owner cannot answer."""
+        if self._thread == threading.get_ident():
+            return call(*args)
+        loop = self._loop() if self._loop is not None else None
+        if loop is None or not loop.is_running():
+            self.enter()
+            return call(*args)
+        answer: concurrent.futures.Future[_T] = concurrent.futures.Future()
+
+        def make() -> None:
+            try:
+                answer.set_result(call(*args))
+            except BaseException as exc:
+                answer.set_exception(exc)
+
+        loop.call_soon_threadsafe(make)
+        try:
+            return answer.result(_ANSWER_S)
+        except TimeoutError:
             raise RuntimeError(
-                "a stack socket made outside of a loop is used by the thread that made it"
-            )
-        return super()._alive()
+                f"the loop's thread, which has to make this call, did not for {_ANSWER_S:.0f} s: "
+                "is it blocked?"
+            ) from None
 
-    def turn(self, epfd: int, timeout_ns: int) -> list[tuple[int, int]]:
-        """Waits once (-1: for ever) and tells the sockets; the kernel descriptors of `epfd` that
-        are ready are returned as (fd, epoll events)."""
-        if self.orphans:
-            self.close_orphans()
-        ready = []
-        self._turning = True
+    # ---- its life ----
+
+    @property
+    def forked(self) -> bool:
+        """Was it attached by this process's parent?"""
+        return os.getpid() != self._pid
+
+    @property
+    def attached(self) -> bool:
+        return self._client is not None
+
+    def attach(self, client: Client) -> None:
+        """It begins, or begins again: handles from before are void."""
+        self._client = client
+        self._pid = client.pid
+        self._lost = ""
+        self.generation += 1
+
+    @property
+    def ended(self) -> bool:
+        """Not attached, or what waits for events will soon be told so."""
+        return self._client is None or bool(self._client.dead)
+
+    def check(self) -> None:
+        """Where nobody waits for events: tells the sockets now if the session is gone."""
+        client = self._client
+        if client is not None and client.dead:
+            self.lost(client.dead)
+
+    def lost(self, code: int) -> InstanceGone:
+        """The client is dead (a positive errno): tells every socket, in one way."""
+        client = self._client
+        if client is None:
+            return self.gone()
+        self._lost = self._reason(client, code)
+        log.warning("the session with the instance at %s is lost: %s", client.path, self._lost)
+        exc = self.gone()
+        self._client = None
+        receivers = list(self.receivers.values())
+        self.receivers.clear()
+        self.streams.clear()
         try:
-            for kind, handle, arg, off in decode_events(self.wait(epfd, timeout_ns)):
-                if kind == EV_FD:
-                    ready.append((handle, arg))
-                elif kind == EV_DOWN:
-                    self._went_down()
-                elif kind != EV_CLOSED:
-                    receive(self, kind, handle, arg, off)
+            for receiver in receivers:
+                receiver.on_down(exc)
         finally:
-            self._turning = False
-            self._closed = 0
-        return ready
+            client.close()
+        return exc
 
-    # A program that never waits, but tries each call until it succeeds, has its turns here: a
-    # closed socket's handle is free again, and forgotten, after one.
+    def _reason(self, client: Client, code: int) -> str:
+        if self.forked:
+            return "this process is a fork, and sessions are not inherited"
+        return f"{client.why() or os.strerror(code)} (instance pid {client.instance_pid})"
 
-    def open_socket(self, family: int, kind: int, proto: int = 0, nodelay: bool = False) -> int:
-        try:
-            return super().open_socket(family, kind, proto, nodelay)
-        except OSError as exc:
-            if exc.errno != errno.EMFILE or not self._may_turn():
-                raise
-        self.ping()  # what was closed before is free when this is answered
-        self.turn(-1, 0)
-        return super().open_socket(family, kind, proto, nodelay)
+    def gone(self) -> InstanceGone:
+        """The exception for a call on it when it has ended."""
+        client = self._client
+        if client is not None and client.dead:
+            return gone(self._reason(client, client.dead))
+        return gone(self._lost or "it was closed")
 
-    def close_socket(self, handle: int, abort: bool = False) -> None:
-        super().close_socket(handle, abort)
-        self._closed += 1
-        if self._closed >= _CLOSED_MOST and self._may_turn():
-            self.turn(-1, 0)
-
-    def _may_turn(self) -> bool:
-        return self.thread is not None and not self._turning and not self.closed and not self.dead
-
-    def _went_down(self) -> None:
-        self.down = True
-        # Calls on its sockets say ECONNRESET from now on; whoever waits for one is to try it.
-        for receiver in list(self.receivers.values()):
-            receiver.on_error(errno.ECONNRESET)
+    def close(self) -> None:
+        """Ends it. Idempotent. What was submitted is still sent by the instance."""
+        self.closed = True
+        client, self._client = self._client, None
+        receivers = list(self.receivers.values())
+        self.receivers.clear()
+        self.streams.clear()
+        for receiver in receivers:
+            receiver.on_detach()
+        for owned in set(self.descriptors.values()):
+            owned.close_descriptor(self)
+        self.descriptors.clear()
+        if client is not None:
+            client.close()
 
     def __del__(self) -> None:
         # The thread and the last of its sockets are gone.
         with contextlib.suppress(Exception):
             self.close()
 
+    # ---- what it owns ----
 
-class _Mine(threading.local):
-    loop: Ring | None = None  # the newest open loop's
-    own: Session | None = None
+    # A program without a loop that never waits, but tries each call until it succeeds, has its
+    # turns here: a closed socket's handle is free again, and forgotten, after one.
+
+    def open_socket(self, family: int, kind: int, proto: int = 0, nodelay: bool = False) -> int:
+        """A new handle. Raises OSError."""
+        try:
+            return self.client.open_socket(family, kind, proto, nodelay)
+        except OSError as exc:
+            if exc.errno != errno.EMFILE or not self._may_turn():
+                raise
+        self.client.ping()  # what was closed before is free when this is answered
+        self.turn(-1, 0)
+        return self.client.open_socket(family, kind, proto, nodelay)
+
+    def close_socket(self, handle: int, generation: int, abort: bool = False) -> None:
+        """Frees the handle; events of it that are still in the batch find no receiver."""
+        if generation == self.generation and self._client is not None:
+            client = self.client
+            self.receivers.pop(handle, None)
+            self.streams.pop(handle, None)
+            client.close_socket(handle, abort)
+            self._closed_sockets += 1
+            if self._closed_sockets >= _CLOSED_MOST and self._may_turn():
+                self.turn(-1, 0)
+
+    def _may_turn(self) -> bool:
+        return not self.of_loop and not self._turning and not self.ended
+
+    def close_orphans(self) -> None:
+        while self.orphans:
+            self.orphans.popleft().release()
+
+    def forget_descriptor(self, fd: int) -> None:
+        """It is about to be closed, or to become another: no selector holds it any more."""
+        self.descriptors.pop(fd, None)
+        self.dups.discard(fd)
+        self.stand_ins.discard(fd)
+        for selector in self.selectors:
+            selector.forget(fd)
+
+    # ---- events ----
+
+    def fds(self) -> list[int]:
+        """The client's descriptors that an epoll has; none in a forked child, where they are
+        closed, or after the end."""
+        client = self._client
+        return [] if client is None or self.forked else list(client.fds())
+
+    # (For the compiled dispatcher.)
+
+    @property
+    def address(self) -> int:
+        return self.client.address
+
+    @property
+    def mm(self) -> Any:
+        return self.client.mm
+
+    @property
+    def events(self) -> memoryview:
+        return self.client.events
+
+    def turn(self, epfd: int, timeout_ns: int) -> list[tuple[int, int]]:
+        """Waits once (-1: for ever) and tells the sockets; the kernel descriptors of `epfd` that
+        are ready are returned as (fd, epoll events)."""
+        client = self.client
+        if self.orphans:
+            self.close_orphans()
+        ready = []
+        self._turning = True
+        try:
+            for kind, handle, arg, off in decode_events(client.wait(epfd, timeout_ns)):
+                if kind == EV_FD:
+                    ready.append((handle, arg))
+                elif kind == EV_DOWN:
+                    self.lost(arg)
+                elif kind != EV_CLOSED:
+                    self.receive(kind, handle, arg, off)
+        finally:
+            self._turning = False
+            self._closed_sockets = 0
+        return ready
+
+    def receive(self, kind: int, handle: int, arg: int, off: int) -> None:
+        """Hands one event of a socket (not FD, DOWN or CLOSED) to its receiver."""
+        receiver = self.receivers.get(handle)
+        if receiver is None:
+            if kind == EV_ACCEPT:  # its listener was closed by an earlier event
+                self.client.return_socket(arg)
+        elif kind == EV_DATA:
+            receiver.on_data(off, arg)
+        elif kind == EV_ACCEPT:
+            receiver.on_accept(arg, off)
+        elif kind == EV_EOF:
+            receiver.on_eof()
+        elif kind == EV_WRITABLE:
+            receiver.on_writable()
+        elif kind == EV_READABLE:
+            receiver.on_readable()
+        elif kind == EV_CONNECT:
+            receiver.on_connect(arg)
+        elif kind == EV_ERROR:
+            receiver.on_error(arg)
 
 
-_mine = _Mine()
+def stands_for(fd: int) -> Any:
+    """The Endpoint of this process's whose descriptor this is, or None."""
+    for session in list(_all):
+        if (endpoint := session.descriptors.get(fd)) is not None:
+            return endpoint
+    return None
 
 
-def of_loop(ring: Ring) -> None:
-    """This thread's newest loop is attached by `ring`."""
-    _mine.loop = ring
-
-
-def take_over(config: Config) -> tuple[Ring, bool] | None:
-    """For a new loop: the thread's own session and whether its instance is embedded, if there is
-    one that was attached as `config` says and that no selector uses."""
-    own = _mine.own
-    if own is None or own.closed or own.dead or own.config != config or len(own.users):
-        return None
-    if config.instances != 1:
-        return None
-    _mine.own = own.thread = None
-    return own, own.embedded
-
-
-def end() -> None:
-    """Ends the thread's own session, if it has one, and its sockets with it."""
-    own, _mine.own = _mine.own, None
-    if own is not None:
-        own.close()
-
-
-def current() -> Ring:
-    """The session for a new socket. Raises InstanceError when it cannot attach."""
-    live_ring = getattr(asyncio._get_running_loop(), "_live_ring", None)
-    if live_ring is not None:
-        return live_ring()  # type: ignore[no-any-return]
-    ring = _mine.loop
-    if ring is not None and not ring.closed and not ring.dead:
-        return ring
-    own = _mine.own
-    if own is None or own.closed or own.dead:
-        config = configuration.load()
-        made, embedded = discovery.attach(config, discovery.next_index(config), make=Session)
-        assert isinstance(made, Session)
-        made.embedded = embedded
-        own = _mine.own = made
-    return own
+__all__ = ["Selector", "Session", "stands_for"]

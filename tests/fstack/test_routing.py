@@ -121,10 +121,10 @@ def test_dual_listen_while_the_instance_is_away(fstack, on_fstack):
         loop = asyncio.get_running_loop()
         server = await loop.create_server(Echo, None, 8090)
         fstack.kill()
-        await until(lambda: loop._ring is None)
+        await until(lambda: not loop._session.attached)
         assert await asyncio.to_thread(ask, "127.0.0.1", 8090) == KERNEL
         fstack.start()
-        await until(lambda: loop._ring is not None)
+        await until(lambda: loop._session.attached)
         assert await asyncio.to_thread(ask, net.STACK, 8090) == STACK
         server.close()
 

@@ -326,8 +326,7 @@ def test_unclosed_transport_warns(run_std):
         if run_std.name != "ffloop":  # the loop refers to it for as long as it reads
             transport.close()
             return
-        ring = transport._endpoint.ring
-        ring.receivers.pop(transport._handle)
+        transport._endpoint.session.receivers.pop(transport._handle)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             del transport

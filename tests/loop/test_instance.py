@@ -332,7 +332,7 @@ def test_without_reconnect(named):
     process.wait()
 
     async def down():
-        await until(lambda: loop._ring is None)
+        await until(lambda: not loop._session.attached)
         with pytest.raises(ConnectionResetError, match="instance ended"):
             await loop.create_connection(Log, HOST, 1)
 

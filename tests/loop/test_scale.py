@@ -158,8 +158,8 @@ def test_short_connections(run_ff, no_leaks):
         print(f"\n{SHORT / (time.perf_counter() - began):.0f} short connections a second")
         await until(lambda: open_sockets(loop) == (1, 1))
         assert loop.ffloop_stats()["accepts"] == SHORT
-        assert len(loop._ring.receivers) == 1
-        assert not loop._ring.streams
+        assert len(loop._session.receivers) == 1
+        assert not loop._session.streams
         server.close()
         await server.wait_closed()
 

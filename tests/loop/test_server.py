@@ -325,7 +325,7 @@ def test_closing_a_server_with_accepted_ahead_connections(run_ff, no_leaks):
             except ConnectionResetError:
                 pass
             sock.close()
-        assert not loop._ring.receivers
+        assert not loop._session.receivers
 
     run_ff(main())
 

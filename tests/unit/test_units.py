@@ -203,7 +203,7 @@ def test_attach_errors_say_what_to_do(code):
 
 
 def test_gone_is_a_connection_reset():
-    exc = errors.gone()
+    exc = errors.gone("the instance ended")
     assert isinstance(exc, ConnectionResetError)
     assert isinstance(exc, ffloop.InstanceError)
     assert exc.errno == errno.ECONNRESET

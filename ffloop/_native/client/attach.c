@@ -65,6 +65,11 @@ void ffl_client_at_fork(void)
 
 /* ---- the handshake ------------------------------------------------------------------------- */
 
+static int limit_ms(int timeout_ms)
+{
+    return timeout_ms > 0 ? timeout_ms : DEFAULT_TIMEOUT_MS;
+}
+
 static int wait_readable(int fd, int timeout_ms)
 {
     struct pollfd p = {.fd = fd, .events = POLLIN};
@@ -79,6 +84,23 @@ static int wait_readable(int fd, int timeout_ms)
         if (errno != EINTR)
             return -errno;
     }
+}
+
+/* A stopped instance's queue of connections fills up, and connect() waits for room in it. */
+static int connect_within(int s, const struct sockaddr_un *sa, socklen_t len, int timeout_ms)
+{
+    int64_t until = ffl_now_ns() + limit_ms(timeout_ms) * 1000000LL, left;
+    while ((left = until - ffl_now_ns()) > 0) {
+        int64_t us = left / 1000 + 1; /* 0 would be for ever */
+        struct timeval tv = {.tv_sec = us / 1000000, .tv_usec = us % 1000000};
+        if (setsockopt(s, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv)) < 0)
+            return -errno;
+        if (connect(s, (const struct sockaddr *)sa, len) == 0)
+            return 0;
+        if (errno != EINTR && errno != EAGAIN)
+            return -errno;
+    }
+    return -ETIMEDOUT;
 }
 
 int client_connect(const struct ffl_client_opts *o, char *why, size_t whylen)
@@ -104,9 +126,7 @@ int client_connect(const struct ffl_client_opts *o, char *why, size_t whylen)
     int s = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (s < 0)
         return -errno;
-    do
-        rc = connect(s, (struct sockaddr *)&sa, len) < 0 ? -errno : 0;
-    while (rc == -EINTR);
+    rc = connect_within(s, &sa, len, o->timeout_ms);
     if (rc == 0)
         rc = ffl_place_peer(s, path, owner, why, whylen);
     if (rc == 0)
@@ -148,7 +168,7 @@ int client_shake_hands(int s, const struct ffl_hello *h, struct ffl_reply *r, in
     int n = 0;
     int rc = ffl_msg_send(s, h, sizeof(*h), NULL, 0);
     if (rc >= 0 || rc == -EPIPE) /* turned away unheard: why, is there to be read */
-        rc = wait_readable(s, timeout_ms > 0 ? timeout_ms : DEFAULT_TIMEOUT_MS);
+        rc = wait_readable(s, limit_ms(timeout_ms));
     if (rc >= 0) {
         n = want;
         rc = ffl_msg_recv(s, r, sizeof(*r), fds, &n);
@@ -276,7 +296,7 @@ int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *o, 
                       size_t whylen)
 {
     why[0] = '\0';
-    int timeout = o->timeout_ms > 0 ? o->timeout_ms : DEFAULT_TIMEOUT_MS;
+    int timeout = limit_ms(o->timeout_ms);
     struct ffl_client *c = calloc(1, sizeof(*c));
     if (!c) {
         snprintf(why, whylen, "%s", strerror(ENOMEM));
@@ -381,11 +401,10 @@ int ffl_client_query(const char *path, int timeout_ms, struct ffl_instance_stats
     struct ffl_reply r;
     int fd = -1;
     why[0] = '\0';
-    int s = client_connect(&(struct ffl_client_opts){.path = path}, why, whylen);
+    int s = client_connect(&(struct ffl_client_opts){.path = path, .timeout_ms = timeout_ms}, why, whylen);
     if (s < 0)
         return s;
-    int rc = client_shake_hands(s, &h, &r, &fd, 1, timeout_ms > 0 ? timeout_ms : DEFAULT_TIMEOUT_MS,
-                                why, whylen);
+    int rc = client_shake_hands(s, &h, &r, &fd, 1, timeout_ms, why, whylen);
     close(s);
     if (rc < 0)
         return rc;
@@ -417,7 +436,22 @@ void client_die(struct ffl_client *c, int err, const char *why)
     if (c->dead)
         return;
     c->dead = err;
+    snprintf(c->why, sizeof(c->why), "%s", why);
     ffl_log(FFL_LOG_INFO, "session with instance %d ended: %s", c->inst_pid, why);
+}
+
+void client_lost(struct ffl_client *c)
+{
+    char last[sizeof(c->why)] = "the instance ended";
+    char said[sizeof(last)];
+    client_reap(c); /* what it had posted before it went */
+    int n = ffl_msg_recv(c->sock, said, sizeof(said) - 1, NULL, NULL);
+    if (n > 0) {
+        said[n] = '\0';
+        clean(said, sizeof(said));
+        memcpy(last, said, sizeof(last));
+    }
+    client_die(c, ECONNRESET, last);
 }
 
 struct csock *client_sock(const struct ffl_client *c, int h)
@@ -430,6 +464,11 @@ struct csock *client_sock(const struct ffl_client *c, int h)
 int ffl_client_dead(const struct ffl_client *c)
 {
     return -c->dead;
+}
+
+const char *ffl_client_why(const struct ffl_client *c)
+{
+    return c->why;
 }
 
 int ffl_client_doorbell_fd(const struct ffl_client *c)

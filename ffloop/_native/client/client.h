@@ -68,6 +68,8 @@ void ffl_client_detach(struct ffl_client *c);
 /* 0, or -errno: the session is gone (-ECONNRESET), or the instance broke the protocol (-EPROTO).
  * In a forked child the parent's client is dead. */
 int ffl_client_dead(const struct ffl_client *c);
+/* A sentence about that: the instance's own where it ended the session; "" while it is not dead. */
+const char *ffl_client_why(const struct ffl_client *c);
 
 /* Descriptors to wait on (ffl_client_wait does it when they are in its epoll): the doorbell, which
  * is registered EPOLLIN|EPOLLET and never read, and the session socket, EPOLLIN|EPOLLRDHUP, which
@@ -264,9 +266,10 @@ int ffl_client_return(struct ffl_client *c, int h);
 /* The socket's pending error, as SO_ERROR gives it: cleared by the call. */
 int ffl_client_take_error(struct ffl_client *c, int h);
 
-/* A real descriptor, made when first asked and owned by the socket, that polls readable while data,
- * EOF, an accepted socket or an error waits; arms the socket for good. fd or -errno. */
-int ffl_client_mirror_fd(struct ffl_client *c, int h);
+/* The caller's eventfd (non-blocking, 0) is readable from now on while data, EOF, an accepted socket
+ * or an error waits; arms the socket for good. It stays the caller's, who closes it after the socket.
+ * 0 or -errno. */
+int ffl_client_mirror(struct ffl_client *c, int h, int fd);
 
 /* A NOP round trip through the instance. Waits. 0 or -errno. */
 int ffl_client_ping(struct ffl_client *c);

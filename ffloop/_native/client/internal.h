@@ -64,7 +64,7 @@ struct csock {
     uint32_t names_buf; /* an accepted socket's names, not handed out yet */
     bool names_known;
     struct ffl_names names;
-    int mirror; /* the real descriptor, or -1 */
+    int mirror; /* the caller's eventfd, or -1 */
 };
 
 struct call { /* the one operation that waits */
@@ -77,6 +77,7 @@ struct call { /* the one operation that waits */
 struct ffl_client {
     struct ffl_client *next; /* all clients of the process, for fork */
     int dead;                /* errno, or 0 */
+    char why[128];           /* then: why */
     bool down_given;
     bool shown; /* somebody polls the doorbell: ffl_client_show */
     int sock, app_bell, inst_bell, own_epfd;
@@ -117,6 +118,7 @@ struct ffl_client {
 
 /* attach.c */
 void client_die(struct ffl_client *c, int err, const char *why);
+void client_lost(struct ffl_client *c); /* the session socket has become readable */
 struct csock *client_sock(const struct ffl_client *c, int h); /* NULL: no such open socket */
 
 int client_connect(const struct ffl_client_opts *o, char *why, size_t whylen);

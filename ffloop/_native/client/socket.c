@@ -68,8 +68,6 @@ void csock_free(struct ffl_client *c, struct csock *s)
     drop_rx(c, s);
     if (s->waiting_w)
         unwait(c, s);
-    if (s->mirror >= 0)
-        close(s->mirror);
     if (!s->gone) {
         c->table[s->handle] = NULL;
         c->open--;
@@ -409,20 +407,17 @@ int ffl_client_want(struct ffl_client *c, int h, unsigned filters)
     return 0;
 }
 
-int ffl_client_mirror_fd(struct ffl_client *c, int h)
+int ffl_client_mirror(struct ffl_client *c, int h, int fd)
 {
-    struct csock *s = client_sock(c, h);
-    if (s && s->mirror >= 0)
-        return s->mirror;
+    struct csock *s;
     int rc = find(c, h, &s);
     if (rc < 0)
         return rc;
-    s->mirror = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (s->mirror < 0)
-        return -errno;
+    s->mirror = fd;
+    s->mirrored = false;
     csock_arm(c, s);
     mirror_update(s);
-    return s->mirror;
+    return 0;
 }
 
 /* ---- options ------------------------------------------------------------------------------- */
@@ -517,7 +512,6 @@ int ffl_client_take_error(struct ffl_client *c, int h)
         client_look(c);
     int err = s->error ? s->error : s->open_error;
     s->error = 0;
-    s->connect_told |= err != 0; /* the next connect tries again */
     mirror_update(s);
     return err;
 }
@@ -528,8 +522,6 @@ static void submit_close(struct ffl_client *c, struct csock *s, unsigned flags)
 {
     s->closing = true;
     s->give_connect = s->give_error = s->want_r = s->want_w = s->push = false;
-    if (s->mirror >= 0)
-        close(s->mirror);
     s->mirror = -1;
     drop_rx(c, s);
     if (c->dead) {

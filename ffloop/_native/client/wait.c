@@ -227,8 +227,7 @@ static int fd_events(struct ffl_client *c, struct ffl_event *out, int max, int e
         return errno == EINTR ? 0 : -errno;
     for (int i = 0; i < got; i++) {
         if (ev[i].data.fd == c->sock) {
-            client_reap(c); /* what it had posted before it went */
-            client_die(c, ECONNRESET, "the instance has ended");
+            client_lost(c);
         } else if (ev[i].data.fd != c->app_bell && n < max) {
             out[n++] = (struct ffl_event){
                 .kind = FFL_EV_FD, .handle = (uint32_t)ev[i].data.fd, .arg = ev[i].events};

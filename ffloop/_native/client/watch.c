@@ -72,8 +72,7 @@ void ffl_client_spun(struct ffl_client *c, bool hit)
 
 void ffl_client_lost(struct ffl_client *c)
 {
-    client_reap(c);
-    client_die(c, ECONNRESET, "the instance has ended");
+    client_lost(c);
 }
 
 int ffl_client_arm(struct ffl_client *c, int h, int window)

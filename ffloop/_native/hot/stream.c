@@ -11,12 +11,13 @@ static PyObject *name_write_slow, *name_write_rest, *name_fault;
 
 static int stream_init(PyObject *self, PyObject *args, PyObject *kw)
 {
-    static char *names[] = {"owner", "client", "handle", NULL};
+    static char *names[] = {"owner", "client", "handle", "thread", NULL};
     Stream *s = (Stream *)self;
-    PyObject *owner, *client;
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "OOi", names, &owner, &client, &s->handle))
+    PyObject *owner, *client, *thread;
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "OOiO", names, &owner, &client, &s->handle, &thread))
         return -1;
     s->c = PyLong_AsVoidPtr(client);
+    s->thread = PyLong_AsVoidPtr(thread);
     if (PyErr_Occurred())
         return -1;
     s->blocked = s->stalled = 1;
@@ -70,7 +71,8 @@ static PyObject *stream_write(PyObject *self, PyObject *data)
     Stream *s = (Stream *)self;
     char *bytes;
     Py_ssize_t len;
-    if (s->stalled || !s->c || !PyBytes_CheckExact(data))
+    if (s->stalled || !s->c || !PyBytes_CheckExact(data) ||
+        *s->thread != PyThread_get_thread_ident())
         return owner_call(s, name_write_slow, data, NULL);
     if (PyBytes_AsStringAndSize(data, &bytes, &len) < 0)
         return NULL;

@@ -244,6 +244,7 @@ void handover_expire(struct ffl_instance *in, int64_t now);
 int session_new(struct ffl_instance *in, int sock, const struct ffl_hello *h,
                 const struct ucred *cred, struct account *a, struct ffl_session **out);
 void session_kill(struct ffl_session *s, const char *why); /* a bad entry */
+void session_last_word(struct ffl_session *s, const char *why); /* to its application's log */
 void session_end(struct ffl_session *s);                   /* its unix socket closed */
 void session_reap(struct ffl_instance *in);                /* frees those with nothing left */
 void session_free(struct ffl_session *s);

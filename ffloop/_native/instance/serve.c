@@ -7,7 +7,6 @@
  * time: otherwise the stack's transmit delay would gate the pick-up of every answer too.
  */
 #include "internal.h"
-#include "calls.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -180,6 +179,8 @@ static void take_notes(struct ffl_instance *in, int64_t now)
 static void close_sessions(struct ffl_instance *in)
 {
     for (struct ffl_session *s = in->sessions; s; s = s->next) {
+        if (!s->dead && !s->dying)
+            session_last_word(s, "the instance was stopped");
         s->dying = true; /* nothing more is posted */
         for (uint32_t h = 0; h < s->ids.fresh; h++)
             if (s->table[h])
@@ -382,9 +383,7 @@ int ffl_instance_start(struct ffl_instance **out, const struct ffl_instance_opts
     TAILQ_INIT(&in->pending);
     set_limits(in);
     ffl_spin_init(&in->spin, o->spin_us);
-    int rc = ffl_calls_check(why, whylen);
-    if (rc == 0)
-        rc = stats_open(in);
+    int rc = stats_open(in);
     if (rc == 0)
         rc = o->stack->start(&in->stack.st, &o->stack_opts, why, whylen);
     if (rc == 0) {

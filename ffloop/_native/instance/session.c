@@ -379,6 +379,12 @@ static void go_dying(struct ffl_session *s)
     }
 }
 
+void session_last_word(struct ffl_session *s, const char *why)
+{
+    if (s->sock >= 0)
+        (void)ffl_msg_send(s->sock, why, strlen(why), NULL, 0); /* it may be gone, or not listen */
+}
+
 void session_kill(struct ffl_session *s, const char *why)
 {
     if (s->dead)
@@ -387,6 +393,7 @@ void session_kill(struct ffl_session *s, const char *why)
     ffl_log_within(&s->account->log, FFL_LOG_ERROR, "session %u (pid %d, uid %u) ended: %s", s->id,
                    (int)s->pid, (unsigned)s->uid, why);
     ffl_stat_add(&s->in->page->sessions_killed, 1);
+    session_last_word(s, why);
 }
 
 /* What it had published before it went still counts, as write(2) does for a process that exits. */
