@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .._session import configuration, discovery, stats_page
-from .._session.binding import Client
+from .._session.binding import Client, kernel_calls
 from ..errors import ConfigError, InstanceError, sentence
 
 Level = Literal["ok", "note", "warn", "fail"]
@@ -95,30 +95,18 @@ def versions(machine: Machine) -> Iterator[Finding]:
 def kernel(machine: Machine) -> Iterator[Finding]:
     """The calls that sessions stand on, tried."""
     release = machine.text("/proc/sys/kernel/osrelease").strip() or platform.release()
-    lacking = []
-    try:
-        fd = os.memfd_create("ffloop-doctor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.close(fd)
-    except OSError as exc:
-        lacking.append(f"memfd_create ({exc.strerror})")
-    try:
-        os.close(os.eventfd(0, os.EFD_CLOEXEC))
-    except OSError as exc:
-        lacking.append(f"eventfd ({exc.strerror})")
-    try:
-        os.close(os.pidfd_open(os.getpid()))
-    except OSError as exc:
-        lacking.append(f"pidfd_open ({exc.strerror})")
-    if lacking:
-        mend = "a newer kernel, or a seccomp profile that admits these calls"
-        yield Finding("all", "kernel", "fail", f"{release} lacks {', '.join(lacking)}", mend)
-        return
-    parts = [int(part) for part in re.findall(r"\d+", release)[:2]]
-    if parts < [5, 11]:
-        mend = "Linux 5.11 or later has epoll_pwait2"
-        yield Finding("all", "kernel", "note", f"{release}: waits in whole milliseconds", mend)
-    else:
-        yield Finding("all", "kernel", "ok", f"{release}: memfd, eventfd, pidfd, epoll_pwait2")
+    calls = kernel_calls()
+    for call in calls:
+        if call.lacking:
+            level: Level = "note" if call.without else "fail"
+            found = f"{release} lacks {call.name} ({call.lacking})"
+            mend = "a newer kernel, or a seccomp profile that admits this call"
+            yield Finding(
+                "all", "kernel", level, "; ".join(filter(None, (found, call.without))), mend
+            )
+    if not any(call.lacking for call in calls):
+        found = ", ".join(call.name for call in calls)
+        yield Finding("all", "kernel", "ok", f"{release}: {found}")
 
 
 def cores(machine: Machine) -> Iterator[Finding]:

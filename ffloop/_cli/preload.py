@@ -7,7 +7,6 @@ import os
 import shlex
 import shutil
 import stat
-import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from typing import Any
 from .._session import configuration, discovery
 from .._session.binding import keep_alive
 from ..errors import ConfigError, InstanceError, InstanceNotFound, sentence
+from .elf import obstacle
 
 _KEEP_FROM = 200  # descriptors of programs are below
-_PT_INTERP = 3
 
 
 class _Refused(Exception):
@@ -36,6 +35,11 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument("--stack", choices=configuration.STACKS, help="insist on this stack")
     parser.add_argument("--instance", metavar="PATH", help="the instance's socket")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="start a program too whose own sockets cannot be on the stack (static, Go)",
+    )
     parser.add_argument(
         "--cflags", action="store_true", help="print how to compile with ff_syscall.h (kqueue)"
     )
@@ -63,6 +67,7 @@ def _command(args: argparse.Namespace) -> int:
         if args.program is None:
             args.parser.error("which PROGRAM?")
         path = _find(args.program)
+        _check(path, args.force)
         config = configuration.load(instance=args.instance, stack=args.stack)
         environ = dict(os.environ)
         before = environ.get("LD_PRELOAD")
@@ -105,19 +110,17 @@ def _find(program: str) -> str:
         raise _Refused(f"{program}: {what}")
     if os.stat(path).st_mode & (stat.S_ISUID | stat.S_ISGID):
         raise _Refused(f"{path} changes its user or group: the dynamic linker preloads nothing")
-    if os.access(path, os.R_OK) and _static(path):
-        raise _Refused(f"{path} is linked statically: it cannot be preloaded")
     return path
 
 
-def _static(path: str) -> bool:
-    """An ELF executable without an interpreter."""
-    with open(path, "rb") as f:
-        head = f.read(64)
-        if len(head) < 64 or head[:5] != b"\x7fELF\x02":
-            return False
-        at, size, count = struct.unpack_from("=Q14xHH", head, 32)
-        f.seek(at)
-        table = f.read(size * count)
-    kinds = [struct.unpack_from("=I", table, i * size)[0] for i in range(count)]
-    return _PT_INTERP not in kinds
+def _check(path: str, force: bool) -> None:
+    """Raises _Refused for a program whose sockets the shim would not see; with `force` says so."""
+    why = obstacle(path)
+    if why is None:
+        return
+    if not force:
+        raise _Refused(
+            f"{path} {why}: its sockets would be the kernel's (--force starts it all the same, for "
+            "the programs that it starts)"
+        )
+    print(f"ffloop preload: {path} {why}: its sockets are the kernel's", file=sys.stderr)

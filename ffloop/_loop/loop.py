@@ -17,7 +17,7 @@ from typing import Any
 from .._net.inherited import Handed
 from .._net.sockets import StackSocket, stack_socket
 from .._session import configuration, discovery, ownership
-from .._session.address import literal
+from .._session.address import look_up_literal
 from .._session.binding import Client
 from .._session.discovery import InstanceInfo
 from .._session.log import log
@@ -297,7 +297,7 @@ class Loop(SockCalls):
         flags: int = 0,
     ) -> Any:
         """As asyncio's. Numbers are answered at once; names are looked up in the executor."""
-        found = None if self._debug else literal(host, port, family, type, proto, flags)
+        found = None if self._debug else look_up_literal(host, port, family, type, proto, flags)
         if found is not None:
             return found
         return await super().getaddrinfo(

@@ -5,6 +5,7 @@
  * dropping it does; and a program with threads would lose the interpreter in the middle of each
  * write. So the calls keep it, and those that may wait drop it themselves.
  */
+#include "calls.h"
 #include "choice.h"
 #include "client.h"
 #include "place.h"

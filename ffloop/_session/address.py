@@ -15,7 +15,7 @@ _PACK = struct.Struct("=H2s4sI16s")  # family, port_be, flowinfo (network order)
 SockAddr = tuple[Any, ...]
 
 
-def literal(
+def look_up_literal(
     host: Any, port: Any, family: int, kind: int, proto: int, flags: int
 ) -> list[Any] | None:
     """socket.getaddrinfo's answer for a numeric host and port, which nobody need be asked for; None
@@ -44,7 +44,7 @@ def decode(raw: bytes) -> SockAddr | None:
     return None
 
 
-def numeric(family: int, address: Any) -> bytes:
+def literal(family: int, address: Any) -> bytes:
     """The 28 bytes of an address that is numeric, whatever its family; else of the wildcard."""
     host = str(address[0]).partition("%")[0] if address else ""
     for kind in (socket.AF_INET, socket.AF_INET6):

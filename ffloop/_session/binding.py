@@ -15,14 +15,12 @@ from typing import Any, NamedTuple, Protocol
 from ..errors import attach_error
 from .address import ADDR_SIZE, NAMES_SIZE, SockAddr, decode, encode
 from .configuration import Config
-from .native import compiled, ffi, lib
+from .native import ffi, hot, lib
 
-_hot: Any = compiled("_hot")
-
-Stream: Any = _hot.Stream  # one transport's compiled half
-Dispatcher: Any = _hot.Dispatcher  # waits for a batch and hands it out
-Scheduler: Any = _hot.Scheduler  # the loop's call_soon, timers and _run_once
-Handle: Any = _hot.Handle
+Stream: Any = hot.Stream  # one transport's compiled half
+Dispatcher: Any = hot.Dispatcher  # waits for a batch and hands it out
+Scheduler: Any = hot.Scheduler  # the loop's call_soon, timers and _run_once
+Handle: Any = hot.Handle
 
 ABI_VERSION: int = lib.FFL_ABI_VERSION
 
@@ -358,6 +356,29 @@ class Client:
     def setsockopt(self, handle: int, level: int, name: int, value: Any) -> None:
         packed = struct.pack("=i", value) if isinstance(value, int) else bytes(value)
         _check(self._wait(lib.ffl_client_setsockopt, handle, level, name, packed, len(packed)))
+
+
+class KernelCall(NamedTuple):
+    """A call that instances and sessions stand on (see calls.h)."""
+
+    name: str
+    without: str  # what it is like without it; "": nothing works
+    lacking: str  # why it is not there; "": it is
+
+
+def kernel_calls() -> list[KernelCall]:
+    """Each, tried here."""
+    found = []
+    for i in range(lib.FFL_CALLS):
+        without, code = lib.ffl_call_without(i), lib.ffl_call_try(i)
+        found.append(
+            KernelCall(
+                ffi.string(lib.ffl_call_name(i)).decode(),
+                ffi.string(without).decode() if without else "",
+                os.strerror(code) if code else "",
+            )
+        )
+    return found
 
 
 def instance_stats(path: str, timeout_ms: int = 0) -> dict[str, int]:

@@ -192,11 +192,22 @@ def _log_file() -> Iterator[int]:
     # Never the application's own standard error: whoever reads it to its end would wait for the
     # instance. An unnamed file keeps the words of a failed start.
     path = value("FFLOOP_INSTANCE_LOG")
-    fd = _opened(path) if path else os.memfd_create("ffloop-instance-log")
+    fd = _opened(path) if path else _unnamed()
     try:
         yield fd
     finally:
         os.close(fd)
+
+
+def _unnamed() -> int:
+    try:
+        return os.memfd_create("ffloop-instance-log")
+    except OSError as exc:
+        if exc.errno not in (errno.EPERM, errno.EACCES, errno.ENOSYS):
+            raise
+        raise InstanceNotFound(
+            errno.ENOENT, f"an embedded instance cannot start: memfd_create: {exc.strerror}"
+        ) from None
 
 
 def _opened(path: str) -> int:

@@ -6,6 +6,7 @@ discovery.
 """
 
 import importlib
+import importlib.util
 import os
 import pathlib
 from typing import Any
@@ -13,10 +14,10 @@ from typing import Any
 from ..errors import ConfigError
 
 
-def compiled(name: str) -> Any:
-    """The extension module ffloop._native.NAME. Raises ModuleNotFoundError, with advice."""
+def _compiled() -> tuple[Any, Any]:
+    # (_core, cffi's; _hot, the loop's): two modules in one file, which hold one copy of the client.
     try:
-        return importlib.import_module(f"ffloop._native.{name}")
+        core = importlib.import_module("ffloop._native._core")
     except ModuleNotFoundError as exc:
         where = pathlib.Path(__file__).parents[1]
         raise ModuleNotFoundError(
@@ -24,9 +25,14 @@ def compiled(name: str) -> Any:
             "directory (the current one comes first on sys.path), or `pip install -e .`",
             name=exc.name,
         ) from None
+    spec = importlib.util.spec_from_file_location("ffloop._native._hot", core.__file__)
+    assert spec is not None and spec.loader is not None
+    hot = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hot)
+    return core, hot
 
 
-_core: Any = compiled("_core")
+_core, hot = _compiled()
 ffi: Any = _core.ffi
 lib: Any = _core.lib
 NATIVE = pathlib.Path(_core.__file__).parent  # the executables and the shim, too

@@ -4,7 +4,7 @@ import socket
 from typing import Any
 
 from ..errors import ConfigError
-from .address import numeric
+from .address import literal
 from .native import Why, c_text, ffi, lib
 
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
@@ -25,7 +25,7 @@ class Router:
         destination or to bind to."""
         if family not in FAMILIES:
             return False
-        packed = ffi.from_buffer("struct ffl_addr *", numeric(family, address))
+        packed = ffi.from_buffer("struct ffl_addr *", literal(family, address))
         return bool(lib.ffl_route_on_stack(self._routes, self._stack, packed))
 
 

@@ -27,7 +27,7 @@ static struct session {
     struct ffl_map map; /* the instance's */
     struct ffl_ring sq, cq, rxfree, txfree;
     struct ffl_pool rx;
-    int bells[2], peer;
+    int bells[2], peer, mirror;
     struct ffl_reply reply;
     int nfds;
     bool open[HANDLES], listener[HANDLES], dgram[HANDLES]; /* as the instance has it */
@@ -80,6 +80,7 @@ static bool begin(struct input *in)
     ffl_segment_ring(&s.map, FFL_TXFREE, &s.txfree);
     for (int i = 0; i < 2; i++)
         CHECK((s.bells[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) >= 0);
+    CHECK((s.mirror = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) >= 0);
     s.reply = (struct ffl_reply){.magic = FFL_MAGIC, .version = FFL_ABI_VERSION, .stack = "fuzz"};
     s.nfds = FFL_ATTACH_FDS;
     uint32_t k = take(in, 1);
@@ -108,6 +109,7 @@ static void end(void)
         close(s.bells[i]);
     if (s.peer >= 0)
         close(s.peer);
+    close(s.mirror);
 }
 
 /* ---- the instance -------------------------------------------------------------------------- */
@@ -415,7 +417,7 @@ static void call(struct input *in)
             ffl_client_want_room(c, h);
         break;
     case 16:
-        (void)ffl_client_mirror_fd(c, h);
+        (void)ffl_client_mirror(c, h, s.mirror);
         break;
     case 17:
         (void)ffl_client_shutdown(c, h, (int)(k / 32 % 3));

@@ -18,6 +18,7 @@ import pytest
 
 import ffloop
 from ffloop._session import discovery
+from ffloop._session.binding import instance_stats
 
 from .util import HOST, Log, serve, until
 
@@ -336,6 +337,8 @@ def test_log_levels(service, level):
         return "{}:{}".format(*address)
 
     address = ffloop.run(main(), instance=path)
+    while instance_stats(path)["sessions"]:  # it has seen that the session ended
+        pass
     process.send_signal(signal.SIGINT)
     process.wait(10)
     said = process.stderr.read().decode()

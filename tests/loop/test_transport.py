@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import contextvars
 import gc
+import inspect
 import logging
 import os
 import socket
@@ -622,7 +623,9 @@ def test_contexts(run_std):
         return seen
 
     seen = run_std(main())
-    assert seen == {"made": "server", "data": ["server", "data 1"], "lost": "data 2"}
+    # From Python 3.15 on a connection's callbacks share one context.
+    first = "changed in made" if sys.version_info >= (3, 15) else "server"
+    assert seen == {"made": "server", "data": [first, "data 1"], "lost": "data 2"}
 
 
 def test_extra_info(run):
@@ -766,6 +769,8 @@ def test_sendfile_leaves_flow_control_as_it_is(run_ff, tmp_path):
     """The rest of a file still waits when sendfile is done: the protocol is told to pause before it
     is told to resume."""
     (tmp_path / "file").write_bytes(b"x" * 16_000)  # one chunk of asyncio's, more than the cap
+    source = inspect.getsource(asyncio.BaseEventLoop._sendfile_fallback)
+    waits_first = source.index(".write(") < source.index(".drain(")  # newer ones do
 
     async def main():
         async with pair() as (client, server):
@@ -773,7 +778,7 @@ def test_sendfile_leaves_flow_control_as_it_is(run_ff, tmp_path):
             with (tmp_path / "file").open("rb") as file:
                 # With a count it returns right after the last write.
                 await asyncio.get_running_loop().sendfile(client.transport, file, 0, 16_000)
-            rest = [] if sys.version_info >= (3, 14) else ["pause"]  # 3.14 waits for it first
+            rest = [] if waits_first else ["pause"]
             assert client.calls == ["made", *rest]
             await server.got(16_000)
             await until(lambda: client.calls == ["made", *rest, *(["resume"] if rest else [])])

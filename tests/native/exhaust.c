@@ -14,6 +14,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/eventfd.h>
 #include <sys/wait.h>
 
 #define ALWAYS 0x7fffffffu
@@ -262,7 +263,7 @@ static int dial(const struct ffl_addr *a)
     return fd;
 }
 
-static void talk(struct ffl_client *c, int h, int peer)
+static void talk(struct ffl_client *c, int h, int peer, int mirror)
 {
     static char text[200000];
     struct iovec iov[2] = {{text, 100}, {text, sizeof(text) - 100}};
@@ -270,7 +271,7 @@ static void talk(struct ffl_client *c, int h, int peer)
     uint32_t len = sizeof(on);
     may_fail(ffl_client_setsockopt(c, h, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)));
     may_fail(ffl_client_getsockopt(c, h, IPPROTO_TCP, TCP_NODELAY, &on, &len));
-    may_fail(ffl_client_mirror_fd(c, h));
+    may_fail(ffl_client_mirror(c, h, mirror));
     may_fail(ffl_client_push(c, h, true));
     ssize_t n = send(peer, text, 50000, MSG_NOSIGNAL);
     if (event(c, FFL_EV_DATA) > 0)
@@ -304,6 +305,7 @@ static bool client(const char *path)
             FAIL("attach: %d without a reason", rc);
         return false;
     }
+    int mirror = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int l = ffl_client_socket(c, AF_INET, SOCK_STREAM, 0, 0), peer = -1, h;
     may_fail(l);
     may_fail(ffl_client_bind(c, l, &a));
@@ -312,12 +314,13 @@ static bool client(const char *path)
     rc = ffl_client_names(c, l, &names);
     may_fail(rc);
     if (rc == 0 && (peer = dial(&names.local)) >= 0 && (h = event(c, FFL_EV_ACCEPT)) >= 0) {
-        talk(c, h, peer);
+        talk(c, h, peer, mirror);
         may_fail(ffl_client_close(c, h, false));
         (void)event(c, FFL_EV_CLOSED);
     }
     may_fail(ffl_client_close(c, l, false));
     ffl_client_detach(c);
+    close(mirror);
     if (peer >= 0)
         close(peer);
     return true;

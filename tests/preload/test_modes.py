@@ -340,11 +340,35 @@ os.wait()
     instance.stop()
 
 
-def test_io_uring_is_reported(instance: Instance) -> None:
-    """By name, once: what goes through it sees placeholders."""
-    code = "import ctypes; c = ctypes.CDLL(None); [c.syscall(425, 0, None) for _ in range(2)]"
-    errors = end(start(code, **instance.environment()))
-    assert errors.count("io_uring") == 1
+URING = """
+import ctypes, errno, sys
+c = ctypes.CDLL(None, use_errno=True)
+setup, params = 425, ctypes.create_string_buffer(120)
+for _ in range(2):
+    fd = c.syscall(setup, 4, params)
+    print(fd >= 0 or errno.errorcode[ctypes.get_errno()])
+"""
+
+
+def test_io_uring_is_not_there(instance: Instance) -> None:
+    """Said by name, once, with the way out: what goes through it would see placeholders."""
+    done = subprocess.run([sys.executable, "-c", URING], env=instance.environment(),
+                          capture_output=True, text=True, timeout=30)  # fmt: skip
+    assert done.stdout.split() == ["ENOSYS", "ENOSYS"]
+    assert (done.stderr.count("io_uring,"), done.stderr.count("FFLOOP_IO_URING=1")) == (1, 1)
+
+
+def test_io_uring_is_the_kernels(instance: Instance) -> None:
+    """Where the user says so. (EPERM, ENOSYS: machines that forbid it.)"""
+    runs = [instance.environment(FFLOOP_IO_URING="1")]
+    runs.append({k: v for k, v in runs[0].items() if k != "LD_PRELOAD"})
+    shimmed, native = (
+        subprocess.run([sys.executable, "-c", URING], env=e, capture_output=True, text=True,
+                       timeout=30)
+        for e in runs
+    )  # fmt: skip
+    assert shimmed.stdout == native.stdout
+    assert shimmed.stderr.count("FFLOOP_IO_URING=1") == 1
 
 
 SILENT = """

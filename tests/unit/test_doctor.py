@@ -9,6 +9,7 @@ import pytest
 
 from ffloop._cli import doctor, main
 from ffloop._session import discovery
+from ffloop._session.binding import KernelCall
 from ffloop.errors import InstanceNotFound
 
 GOOD = {
@@ -83,7 +84,6 @@ def test_a_good_machine(machine):
         (doctor.memory, {"/sys/fs/cgroup/memory.max": "60000000\n"}, ["warn", "ok"], "POOL_KIB"),
         (doctor.memory, {"/sys/fs/cgroup/memory.max": "max\n"}, ["ok", "ok"], ""),
         (doctor.cores, {"/sys/devices/system/node/node1/cpulist": "8-15"}, ["note"], "numactl"),
-        (doctor.kernel, {"/proc/sys/kernel/osrelease": "5.10.0-8"}, ["note"], "5.11"),
     ],
 )
 def test_what_is_lacking_is_told_with_a_mend(machine, check, changed, expected, word):
@@ -112,14 +112,17 @@ def test_few_descriptors(machine, monkeypatch):
     assert "ulimit -n 65536" in found.mend
 
 
-def test_a_kernel_without_the_calls(machine, monkeypatch):
-    def denied(*args):
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "pidfd_open", denied)
+@pytest.mark.parametrize(
+    ("without", "level", "words"), [("", "fail", []), ("it is slow", "note", ["it is slow"])]
+)
+def test_a_kernel_without_a_call(machine, monkeypatch, without, level, words):
+    calls = [KernelCall("one", "", ""), KernelCall("two", without, "Operation not permitted")]
+    monkeypatch.setattr(doctor, "kernel_calls", lambda: calls)
     found = one(doctor.kernel(machine()))
-    assert found.level == "fail"
-    assert "pidfd_open" in found.found
+    assert found.level == level
+    for word in ("two (Operation not permitted)", *words):
+        assert word in found.found
+    assert "seccomp" in found.mend
 
 
 def test_a_directory_that_others_may_write(machine, tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 /* base.c - the clock, the log, what an error means, the number of CPUs. See base.h. */
 #include "base.h"
 
+#include "calls.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <sched.h>
@@ -18,7 +20,7 @@ int ffl_epoll_wait(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns
         return epoll_wait(epfd, ev, max, timeout_ns ? -1 : 0);
     struct timespec ts = {timeout_ns / FFL_NS_PER_SEC, timeout_ns % FFL_NS_PER_SEC};
     int n = epoll_pwait2(epfd, ev, max, &ts, NULL);
-    if (n < 0 && errno == ENOSYS) { /* before 5.11: milliseconds, rounded up */
+    if (n < 0 && ffl_lacks(errno)) { /* milliseconds, rounded up */
         int64_t ms = (timeout_ns + 999999) / 1000000;
         n = epoll_wait(epfd, ev, max, ms > 1000000 ? 1000000 : (int)ms);
     }

@@ -512,6 +512,7 @@ int ffl_client_take_error(struct ffl_client *c, int h)
         client_look(c);
     int err = s->error ? s->error : s->open_error;
     s->error = 0;
+    s->connect_told |= err != 0; /* the next connect tries again */
     mirror_update(s);
     return err;
 }

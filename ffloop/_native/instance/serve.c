@@ -7,6 +7,7 @@
  * time: otherwise the stack's transmit delay would gate the pick-up of every answer too.
  */
 #include "internal.h"
+#include "calls.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -383,7 +384,9 @@ int ffl_instance_start(struct ffl_instance **out, const struct ffl_instance_opts
     TAILQ_INIT(&in->pending);
     set_limits(in);
     ffl_spin_init(&in->spin, o->spin_us);
-    int rc = stats_open(in);
+    int rc = ffl_calls_check(why, whylen);
+    if (rc == 0)
+        rc = stats_open(in);
     if (rc == 0)
         rc = o->stack->start(&in->stack.st, &o->stack_opts, why, whylen);
     if (rc == 0) {

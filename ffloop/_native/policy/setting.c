@@ -92,6 +92,9 @@ static const struct ffl_setting table[] = {
     {"FF_MULTI_SC", "", FFL_SETTING_FLAG, SHIM, false, FIELD(multi_sc), .otherwise = "0",
      .meaning = "listeners of one address (`SO_REUSEPORT`, before a fork) go to one instance after "
                 "the other; a child that takes one has its other sockets there too"},
+    {"FFLOOP_IO_URING", "", FFL_SETTING_FLAG, SHIM, false, FIELD(io_uring), .otherwise = "0",
+     .meaning = "1: io_uring is the kernel's, and what goes through it sees no stack socket; else "
+                "io_uring_setup fails with ENOSYS, and programs that have another way take it"},
     {"FF_KERNEL_EVENT", "", FFL_SETTING_WORD, SHIM, false, FIELD(kernel_event), .words = WORDS("1"),
      .otherwise = "1", .meaning = "always so: kernel and stack descriptors in one epoll"},
     {"FF_PATH", "", FFL_SETTING_TEXT, FFL_SETTING_BUILD, false, FIELD(ff_path),

@@ -27,7 +27,7 @@ struct ffl_config {
     const char *instance_log, *instance_log_level, *instance_executable;
     int64_t instances, proc_id;
     uint64_t initial_lcore; /* a CPU mask, 0: none */
-    bool per_thread, multi_sc;
+    bool per_thread, multi_sc, io_uring;
     const char *kernel_event;
     const char *ff_path;
 };

@@ -6,6 +6,7 @@
  */
 #include "preload.h"
 
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <stdint.h>
 #include <sys/syscall.h>
@@ -16,13 +17,58 @@
 #define I(i) ((int)a[i])
 #define U(i) ((size_t)a[i])
 
-/* What goes through it does not come here. */
-static void io_uring(void)
+/* ---- io_uring ------------------------------------------------------------------------------- */
+
+/* What goes through it does not come here: a socket on the stack would be an unconnected one there.
+ * Programs that can do without it find that the kernel has none. True: refused. */
+static bool no_io_uring(void)
 {
     static _Atomic bool told;
+    if (!started || tls.inside)
+        return false;
     if (!atomic_exchange(&told, true))
-        report("the program uses io_uring, which sees no socket of the stack: turn it off, or name "
-               "what is to stay on the kernel in FFLOOP_ROUTES");
+        report(options.io_uring
+                   ? "FFLOOP_IO_URING=1: what the program does through io_uring is the kernel's, "
+                     "which sees no socket of the stack"
+                   : "the program asks for io_uring, which sees no socket of the stack: it is told "
+                     "that there is none (FFLOOP_IO_URING=1 lets it have it)");
+    return !options.io_uring;
+}
+
+struct io_uring;
+struct io_uring_params;
+int io_uring_queue_init(unsigned n, struct io_uring *ring, unsigned flags);
+int io_uring_queue_init_params(unsigned n, struct io_uring *ring, struct io_uring_params *p);
+int io_uring_queue_init_mem(unsigned n, struct io_uring *ring, struct io_uring_params *p, void *buf,
+                            size_t size);
+int io_uring_setup(unsigned n, struct io_uring_params *p);
+
+/* liburing makes its system calls itself. A program that has it there need not be linked with it here. */
+#define URING(name, params, args)                                                                  \
+    API int name params                                                                            \
+    {                                                                                              \
+        real_start();                                                                              \
+        if (no_io_uring())                                                                         \
+            return -ENOSYS;                                                                        \
+        if (!real.name) /* it was loaded later than we */                                          \
+            *(void **)&real.name = dlsym(RTLD_NEXT, #name);                                        \
+        return real.name ? real.name args : -ENOSYS;                                               \
+    }
+
+URING(io_uring_queue_init, (unsigned n, struct io_uring *ring, unsigned flags), (n, ring, flags))
+URING(io_uring_queue_init_params, (unsigned n, struct io_uring *ring, struct io_uring_params *p),
+      (n, ring, p))
+URING(io_uring_queue_init_mem,
+      (unsigned n, struct io_uring *ring, struct io_uring_params *p, void *buf, size_t size),
+      (n, ring, p, buf, size))
+URING(io_uring_setup, (unsigned n, struct io_uring_params *p), (n, p))
+
+/* ---- by number ------------------------------------------------------------------------------ */
+
+static long fails(int err)
+{
+    errno = err;
+    return -1;
 }
 
 static long by_number(long number, const long *a, bool *known)
@@ -120,9 +166,8 @@ static long by_number(long number, const long *a, bool *known)
         return epoll_wait(I(0), P(1), I(2), I(3));
 #endif
     case SYS_io_uring_setup:
-        io_uring();
-        *known = false;
-        return 0;
+        *known = no_io_uring();
+        return fails(ENOSYS);
     default:
         *known = false;
         return 0;

@@ -21,6 +21,9 @@
 #include <sys/uio.h>
 #include <time.h>
 
+struct io_uring;
+struct io_uring_params;
+
 #define REAL_CALLS(X)                                                                              \
     X(int, socket, (int, int, int))                                                                \
     X(int, bind, (int, const struct sockaddr *, socklen_t))                                        \
@@ -118,6 +121,11 @@
     X(FILE *, tmpfile64, (void))                                                                   \
     X(FILE *, popen, (const char *, const char *))                                                 \
     X(int, __vdprintf_chk, (int, int, const char *, va_list))                                      \
+    X(int, io_uring_queue_init, (unsigned, struct io_uring *, unsigned))                           \
+    X(int, io_uring_queue_init_params, (unsigned, struct io_uring *, struct io_uring_params *))    \
+    X(int, io_uring_queue_init_mem,                                                                \
+      (unsigned, struct io_uring *, struct io_uring_params *, void *, size_t))                     \
+    X(int, io_uring_setup, (unsigned, struct io_uring_params *))                                   \
     X(long, syscall, (long, ...))
 
 struct real_calls {

@@ -8,6 +8,7 @@
  * at again: no entry stays unseen.
  */
 #include "preload.h"
+#include "calls.h"
 #include "choice.h"
 
 #include <sched.h>
@@ -463,7 +464,7 @@ int real_epoll(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns, co
     if (timeout_ns > 0 && !atomic_load(&no_pwait2)) {
         struct timespec ts = {timeout_ns / FFL_NS_PER_SEC, timeout_ns % FFL_NS_PER_SEC};
         int n = real.epoll_pwait2(epfd, ev, max, &ts, mask);
-        if (n >= 0 || errno != ENOSYS)
+        if (n >= 0 || !ffl_lacks(errno))
             return n;
         atomic_store(&no_pwait2, true);
     }
