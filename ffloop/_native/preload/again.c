@@ -45,13 +45,13 @@ void epoll_forked(struct epoll_shadow *ep)
 /* One registration, as /proc says it, into the epoll `to`. 0 or -errno. */
 static int copy(const char *line, int to)
 {
-    struct epoll_event ev;
     struct stat st;
     unsigned long long data;
     unsigned long ino;
+    unsigned events; /* (struct epoll_event is packed) */
     int fd;
-    if (sscanf(line, "tfd: %d events: %x data: %llx pos:%*i ino:%lx", &fd, &ev.events, &data,
-               &ino) != 4)
+    if (sscanf(line, "tfd: %d events: %x data: %llx pos:%*i ino:%lx", &fd, &events, &data, &ino) !=
+        4)
         return 0;
     struct node *n = fd_node(fd);
     if (waiter_mark(data) || (n && n->kind != NODE_EPOLL))
@@ -59,7 +59,7 @@ static int copy(const char *line, int to)
     if (fstat(fd, &st) < 0 || st.st_ino != ino)
         return 0; /* closed meanwhile, and open elsewhere */
     int rc = n ? epoll_use((struct epoll_shadow *)n, fd) : 0;
-    ev.data.u64 = data;
+    struct epoll_event ev = {.events = events, .data.u64 = data};
     if (rc == 0 && real.epoll_ctl(to, EPOLL_CTL_ADD, fd, &ev) < 0)
         rc = -errno;
     return rc;
