@@ -27,6 +27,7 @@ from .native import NATIVE, Why, c_text, ffi, lib, text_of
 
 _ENV = "_FFLOOP_EMBEDDED"  # the process tree's embedded instance, for children
 _starting = threading.Lock()
+_started: set[int] = set()  # embedded instances, by pid
 _loops = itertools.count()  # of this process
 
 
@@ -139,9 +140,22 @@ def _embedded(config: Config) -> Client:
         if path:
             with contextlib.suppress(InstanceError):
                 return Client(path, config)
+        _collect()
         path = start(config.stack or "host")
         embed(path)
-        return Client(path, config)
+        client = Client(path, config)
+        _started.add(client.instance_pid)
+        return client
+
+
+def _collect() -> None:
+    # An instance detaches itself: its parent is process 1. Where that is this process (a container
+    # without an init; a subreaper) it would stay a zombie. One at most does.
+    for pid in list(_started):
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                continue
+        _started.discard(pid)
 
 
 def embed(path: str) -> None:

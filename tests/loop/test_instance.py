@@ -440,3 +440,33 @@ def test_idle_is_idle(alone):
             assert time.process_time() - app <= 0.02
 
     ffloop.run(main())
+
+
+SUBREAPER = """
+import ctypes, os, pathlib, ffloop
+
+assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER
+
+async def main():
+    import asyncio
+    return asyncio.get_running_loop().instance.pid
+
+def state(pid):
+    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+pids = []
+for _ in range(3):
+    pids.append(ffloop.run(main()))
+    while state(pids[-1]) != "Z":
+        pass
+print([pathlib.Path(f"/proc/{pid}").exists() for pid in pids])
+"""
+
+
+def test_process_1_keeps_no_instances_that_ended():
+    """Embedded instances detach themselves: process 1 becomes their parent. In a container without
+    an init that is the application."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("FFLOOP_")}
+    command = [sys.executable, "-P", "-c", SUBREAPER]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
+    assert done.stdout == "[False, False, True]\n", done.stderr

@@ -39,12 +39,12 @@ class Answer:
         os.close(self.w)
 
 
-def events(ep, seconds=3, most=-1):
+def events(ep, seconds=20, most=-1):
     """What it tells: sorted pairs of a descriptor and event names."""
     return sorted((fd, epoll_names(got)) for fd, got in ep.poll(seconds, most))
 
 
-def names(ep, fds, seconds=3):
+def names(ep, fds, seconds=20):
     """The same, of descriptors by name; others by number."""
     return sorted((fds.get(fd, fd), got) for fd, got in events(ep, seconds))
 
@@ -91,7 +91,7 @@ def serve_each(ep, s):
 
 def ask(s, what):
     """(pid, answer)"""
-    with socket.create_connection(s.getsockname(), timeout=4) as client:
+    with socket.create_connection(s.getsockname(), timeout=20) as client:
         client.sendall(what)
         got = b""
         while data := client.recv(100):
@@ -145,7 +145,7 @@ def a_daemon_whose_parent_had_waited():
                 os._exit(0)
 
         pid = child(parent)
-        client = socket.create_connection(("127.0.0.1", int(port.get())), timeout=4)
+        client = socket.create_connection(("127.0.0.1", int(port.get())), timeout=20)
         client.sendall(b"end")
         go.tell("")
         status = join(pid)
@@ -171,8 +171,8 @@ def the_parent_does_not_serve():
     """It has waited, so that connections were accepted ahead; its children get them all."""
     with listener(backlog=64) as s, select.epoll() as ep:
         ep.register(s, IN)
-        early = [socket.create_connection(s.getsockname(), timeout=4) for _ in range(3)]
-        seen = len(ep.poll(3))
+        early = [socket.create_connection(s.getsockname(), timeout=20) for _ in range(3)]
+        seen = len(ep.poll(20))
         pid = child(lambda: serve(ep, s))
         for client in early:
             client.sendall(b"early")
@@ -284,7 +284,7 @@ def told_and_gone(how):
         pid = child(work)
         seen = theirs.get()
         status = join(pid)
-        b.settimeout(3)
+        b.settimeout(20)
         return [seen, status, attempt(b.recv, 100)]
 
 

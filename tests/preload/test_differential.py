@@ -14,7 +14,7 @@ import pytest
 
 HERE = Path(__file__).parent
 MODULES = sorted(HERE.glob("cases_*.py"))
-LIMIT = 100  # seconds for a module
+LIMIT = 400  # seconds for a module: see lib.LIMIT
 
 
 def names(path: Path) -> list[str]:
@@ -62,6 +62,7 @@ def results(shim_environment: dict[str, str]):
     return of
 
 
+@pytest.mark.timeout(2 * LIMIT)
 @pytest.mark.parametrize(
     ("path", "name"),
     [pytest.param(p, n, id=f"{p.stem[6:]}-{n}") for p in MODULES for n in names(p)],
