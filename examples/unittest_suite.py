@@ -1,4 +1,4 @@
-"""unittest's asynchronous tests on ffloop: `python -m unittest examples/unittest_suite.py`."""
+"""unittest's asynchronous tests on ffloop: `python examples/unittest_suite.py`."""
 
 import asyncio
 import sys

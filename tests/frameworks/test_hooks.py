@@ -1,6 +1,7 @@
 """Where others take a loop factory: each as its example or the documentation shows it."""
 
 import asyncio
+import re
 import shutil
 import socket
 import subprocess
@@ -90,3 +91,11 @@ def test_unittest(stack):
     done = run(sys.executable, "-P", EXAMPLES / "unittest_suite.py")
     assert done.returncode == 0, done.stderr
     assert "Ran 1 test" in done.stderr
+
+
+@pytest.mark.parametrize("suite", ["unittest_suite.py", "pytest_suite/conftest.py"])
+def test_a_suite_runs_in_a_checkout_as_its_first_lines_say(suite):
+    said = re.search(r"`((?:python|pytest) [^`]+)`", (EXAMPLES / suite).read_text())[1].split()
+    said[0] = sys.executable if said[0] == "python" else command(said[0])
+    done = run(*said, cwd=EXAMPLES.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
