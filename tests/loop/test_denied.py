@@ -87,3 +87,12 @@ def test_doctor_tells(call):
     trial = [one for one in json.loads(done.stdout) if one["what"] == "a trial"]
     assert [one["level"] for one in trial] == ["fail" if call in NEEDED else "ok"]
     assert done.returncode == (1 if call in NEEDED else 0)
+
+
+def test_without_proc():
+    hide = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
+    if os.geteuid() != 0 or subprocess.run([*hide, "true"], capture_output=True).returncode != 0:
+        pytest.skip("mounting over /proc takes root, and namespaces")
+    command = [*hide, sys.executable, "-P", "-c", PROGRAM]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "needs /proc to be mounted" in done.stderr

@@ -11,7 +11,7 @@ import time
 import pytest
 
 import ffloop
-from ffloop._session import session
+from ffloop._session import ownership
 
 from .stackpair import listener
 from .util import HOST
@@ -23,7 +23,7 @@ DEADLINE = 20  # seconds
 @pytest.fixture(autouse=True)
 def _own_session():
     yield
-    session.end()
+    ownership.end()
 
 
 def until(call, *args):
@@ -132,7 +132,7 @@ def test_handles_are_free_again(monkeypatch):
 def test_the_instances_end_is_noticed():
     one, other = pair()
     with one, other:
-        pid = session.current().instance_pid
+        pid = ownership.current().client.instance_pid
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(ConnectionResetError):
             until(one.recv, 1)

@@ -288,7 +288,7 @@ void drain_begin(struct ffl_instance *in, int64_t now);
 bool drain_over(struct ffl_instance *in, int64_t now); /* true: this turn is the last */
 
 /* stats.c */
-int stats_open(struct ffl_instance *in);
+int stats_open(struct ffl_instance *in, char *why, size_t whylen);
 void stats_close(struct ffl_instance *in);
 void stats_session(struct ffl_session *s);
 void stats_session_end(struct ffl_session *s);

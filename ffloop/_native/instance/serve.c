@@ -386,7 +386,7 @@ int ffl_instance_start(struct ffl_instance **out, const struct ffl_instance_opts
     ffl_spin_init(&in->spin, o->spin_us);
     int rc = ffl_calls_check(why, whylen);
     if (rc == 0)
-        rc = stats_open(in);
+        rc = stats_open(in, why, whylen);
     if (rc == 0)
         rc = o->stack->start(&in->stack.st, &o->stack_opts, why, whylen);
     if (rc == 0) {

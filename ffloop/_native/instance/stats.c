@@ -20,7 +20,7 @@
 static struct ffl_stat_session no_session;
 static struct ffl_stat_socket no_socket;
 
-int stats_open(struct ffl_instance *in)
+int stats_open(struct ffl_instance *in, char *why, size_t whylen)
 {
     uint32_t sessions = in->o.max_sessions + in->o.max_sessions / 4 + 16; /* some are dying */
     uint32_t socket_off = (4096 + sessions * sizeof(struct ffl_stat_session) + 4095) & ~4095u;
@@ -39,6 +39,8 @@ int stats_open(struct ffl_instance *in)
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
     in->stats_fd = open(path, O_RDONLY | O_CLOEXEC); /* what peers get */
     int rc = p == MAP_FAILED || in->stats_fd < 0 ? -errno : 0;
+    if (rc == -ENOENT)
+        snprintf(why, whylen, "%s is not there: an instance needs /proc to be mounted", path);
     close(fd);
     if (p != MAP_FAILED)
         in->page = p;
