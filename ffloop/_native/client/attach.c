@@ -29,7 +29,7 @@ static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 
 /* ---- fork ---------------------------------------------------------------------------------- */
 
-static void fork_prepare(void)
+void ffl_client_before_fork(void)
 {
     pthread_mutex_lock(&all_lock);
 }
@@ -53,9 +53,15 @@ static void fork_child(void)
     pthread_mutex_unlock(&all_lock);
 }
 
+void ffl_client_after_fork(bool child)
+{
+    child ? fork_child() : fork_parent();
+}
+
 static void register_fork(void)
 {
-    (void)pthread_atfork(fork_prepare, fork_parent, fork_child); /* ENOMEM: as without it */
+    /* ENOMEM: as without it */
+    (void)pthread_atfork(ffl_client_before_fork, fork_parent, fork_child);
 }
 
 void ffl_client_at_fork(void)

@@ -59,6 +59,9 @@ int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *opt
 /* Registers the client's fork handlers now; attach does it too. Handlers registered after it run
  * before it in the parent, and after it in the child, where every client is dead then. */
 void ffl_client_at_fork(void);
+/* What the handlers do, for a fork that runs none (_Fork, clone). */
+void ffl_client_before_fork(void);
+void ffl_client_after_fork(bool child);
 
 /* Ends the session; the instance sends what was submitted, then closes the sockets. Frees `c`.
  * Waits only when the SQ is full, until it has taken what was submitted; and with listeners, a second

@@ -1,7 +1,7 @@
 /*
  * again.c - an epoll after a fork.
  *
- * Callers: epoll.c, poll.c, proc.c. Natively parent and child have one epoll. Here each has its own
+ * Callers: epoll.c, poll.c, fork.c. Natively parent and child have one epoll. Here each has its own
  * registrations of the sockets on the stack, and the doorbells of one would not do for the other: a
  * child that uses an epoll which had any puts one of its own in its place, with the kernel's
  * registrations of the old one. In both, the sockets were given back before the fork; who waits

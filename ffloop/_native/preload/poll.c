@@ -59,13 +59,14 @@ uint32_t sock_poll(struct sock *s, uint32_t want)
     return got;
 }
 
-/* A listener accepts ahead only for one who wants to accept; a connection is read for one who asks
- * for its end too, which is always told. */
+/* A listener accepts ahead only for one who wants to accept, and a connection that other processes have
+ * too is read for one who wants to read; another for whoever asks, since its end is always told. */
 void sock_arm(struct sock *s, uint32_t want)
 {
     if (!s->sc || (s->state < SOCK_LISTENING && s->type != SOCK_DGRAM))
         return;
-    if (s->state == SOCK_LISTENING && !(want & (EPOLLIN | EPOLLRDNORM)))
+    bool spared = s->state == SOCK_LISTENING || s->shared;
+    if (spared && !(want & (EPOLLIN | EPOLLRDNORM | EPOLLRDHUP)))
         return;
     (void)ffl_client_arm(s->sc->c, s->h, sock_window(s)); /* it is open */
 }
@@ -258,11 +259,13 @@ static int do_poll(struct pollfd *fds, nfds_t n, int64_t timeout_ns, const sigse
     call_begins();
     lock();
     struct waiter *w = rc == 0 ? waiter_mine() : NULL;
-    if (rc == 0)
-        rc = w ? waiter_bells(w) : -errno;
+    if (rc == 0 && !w)
+        rc = -errno;
     if (rc == 0) {
         watch(&p, w);
-        rc = poll_loop(&p, w, timeout_ns, mask);
+        rc = waiter_bells(w); /* sessions that began with an inherited socket, too */
+        if (rc == 0)
+            rc = poll_loop(&p, w, timeout_ns, mask);
         unwatch(&p);
     }
     unlock();

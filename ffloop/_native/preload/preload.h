@@ -10,7 +10,8 @@
  * again.c   an epoll after a fork
  * dgram.c   datagrams
  * place.c   which stack, instance, CPU               option.c  socket options, ioctl
- * proc.c    fork, exec, spawn                        file.c    sendfile, splice
+ * share.c   sockets of several processes (proc.h)    file.c    sendfile, splice
+ * fork.c    children                                 exec.c    other programs
  * made.c    what makes other descriptors             stdio.c   the C library's streams
  *
  * A socket begins as what it is natively: a kernel socket, whose descriptor stays. At bind, listen
@@ -93,7 +94,7 @@ struct tls {
     int worker;            /* FF_THREAD_SOCKET: its number, from 1; 0: none yet (place.c) */
     struct waiter *waiter;
     struct sc_list sessions;      /* FF_THREAD_SOCKET */
-    const struct ffl_ticket *via; /* attach through it (proc.c) */
+    const struct ffl_ticket *via; /* attach through it (share.c) */
 };
 extern __thread struct tls tls __attribute__((tls_model("initial-exec")));
 
@@ -239,7 +240,7 @@ struct sock {
     int64_t rcvtimeo, sndtimeo; /* ns; 0: none */
     struct item *items;
     struct option *opts;
-    /* inherited and not imported yet (proc.c) */
+    /* inherited and not imported yet (share.c) */
     struct ticket *ticket;
     uint32_t ticket_handle;
 };
@@ -407,7 +408,7 @@ int dgram_to_kernel(struct sock *s, int fd);
 /* Does it switch something on that the ring does not carry? */
 bool dgram_option_refused(int level, int name, const void *val, socklen_t len);
 
-/* ---- where to (place.c), and other processes (proc.c) -------------------------------------- */
+/* ---- where to (place.c), and other processes (share.c) -------------------------------------- */
 
 /* Which of several instances s goes to, by bind to `a` or (NULL) otherwise. */
 int place_instance(struct sock *s, const struct ffl_addr *a);
@@ -416,11 +417,12 @@ void place_imported(const struct sock *s); /* FF_MULTI_SC: a child has its liste
 
 void stdio_start(void);
 
-void proc_start(void);
 /* Makes an inherited socket ours: a reference of our own, in our session. */
 int proc_import(struct sock *s);
 void proc_disown(struct sock *s); /* closed before it was used */
 void proc_end(void);
+/* syscall(2) with the number of a fork: as fork. Not *known: it makes no process of its own. */
+long fork_by_number(long number, const long *a, bool *known);
 void proc_leave(struct sock *s); /* closed: what it has is for the others who share it */
 void sock_on_stack(struct sock *s, struct sc *sc, int h);
 

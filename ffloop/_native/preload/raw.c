@@ -147,6 +147,11 @@ static long by_number(long number, const long *a, bool *known)
         return execve(P(0), P(1), P(2));
     case SYS_execveat:
         return execveat(I(0), P(1), P(2), P(3), I(4));
+    case SYS_clone:
+    case SYS_clone3:
+        return fork_by_number(number, a, known);
+    case SYS_prlimit64:
+        return prlimit64((pid_t)a[0], (enum __rlimit_resource)I(1), P(2), P(3));
     case SYS_exit_group:
         proc_end();
         *known = false;
@@ -154,6 +159,11 @@ static long by_number(long number, const long *a, bool *known)
     case SYS_accept:
         return accept(I(0), P(1), P(2));
 #ifdef SYS_poll /* older machines have the older calls too */
+    case SYS_fork:
+    case SYS_vfork:
+        return fork_by_number(number, a, known);
+    case SYS_setrlimit:
+        return setrlimit((__rlimit_resource_t)I(0), P(1));
     case SYS_dup2:
         return dup2(I(0), I(1));
     case SYS_poll:

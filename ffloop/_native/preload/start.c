@@ -5,7 +5,7 @@
  * written to the program's standard output, ever, and nothing to standard error but what the user
  * must know; FFLOOP_LOG=LEVEL and FFLOOP_LOG_FILE=PATH say more.
  */
-#include "preload.h"
+#include "proc.h"
 
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -134,6 +134,7 @@ __attribute__((constructor)) static void start(void)
     open_log();
     sc_start();
     stdio_start();
-    proc_start();
+    fork_start();
+    exec_start();
     started = true;
 }

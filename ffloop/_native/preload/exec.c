@@ -1,13 +1,10 @@
 /*
- * proc.c - what becomes of stack sockets in another process: fork, exec, spawn.
+ * exec.c - what becomes of stack sockets in another program: exec, spawn.
  *
- * Callers: the program; the C library at fork. Before a fork the parent gives back what was read
- * or accepted ahead of sockets in which no thread waits, and puts a reference to each socket into a
- * ticket that the child inherits. The child attaches when it first uses one, through the ticket, and
- * imports it (of epolls: again.c). A program after exec finds in its environment which descriptors (by
+ * Callers: the program, start.c. A program after exec finds in its environment which descriptors (by
  * their placeholders' inodes, so however they were moved) are stack sockets, and the ticket.
  */
-#include "preload.h"
+#include "proc.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -18,298 +15,7 @@
 #include <unistd.h>
 
 #define ENV "_FFLOOP_INHERIT"
-#define KEEP "_FFLOOP_KEEP" /* of `ffloop preload`: descriptor:path, see preload.h, struct kept */
-
-struct ticket {
-    struct ffl_ticket t;
-    struct ticket *next; /* during a fork */
-    struct sc *sc;       /* during a fork: whose sockets are in it */
-    int index;           /* of the instance */
-    int socks;           /* not imported, not disowned */
-};
-
-static struct ticket *forking;
-
-/* ---- importing ----------------------------------------------------------------------------- */
-
-static void ticket_put(struct ticket *t)
-{
-    if (--t->socks > 0)
-        return;
-    fd_ours_close(t->t.fd);
-    free(t);
-}
-
-int proc_import(struct sock *s)
-{
-    struct ticket *t = s->ticket;
-    int rc = 0;
-    tls.via = &t->t;
-    struct sc *sc = sc_get(t->index, &rc);
-    tls.via = NULL;
-    int h =
-        sc ? ffl_client_import(sc->c, &t->t, s->ticket_handle, s->domain, s->type, s->proto) : rc;
-    s->ticket = NULL;
-    ticket_put(t);
-    if (h < 0) { /* the placeholder answers from now on */
-        report("an inherited socket is lost: %s", strerror(-h));
-        return h;
-    }
-    s->shared = s->unseen = true;
-    sock_on_stack(s, sc, h);
-    place_imported(s);
-    return 0;
-}
-
-void proc_disown(struct sock *s)
-{
-    struct ticket *t = s->ticket;
-    (void)ffl_ticket_send(t->t.fd, FFL_TICKET_DROP, &s->ticket_handle, 1); /* gone: so is it */
-    s->ticket = NULL;
-    ticket_put(t);
-}
-
-static void import_one(int fd, struct node *n, void *arg)
-{
-    (void)fd;
-    (void)arg;
-    struct sock *s = (struct sock *)n;
-    if (n->kind == NODE_SOCK && s->ticket && !s->sc)
-        (void)proc_import(s); /* it has reported */
-}
-
-/* ---- exporting ----------------------------------------------------------------------------- */
-
-/* A spawn's file actions may give it to the child under another number, close-on-exec or not. */
-static bool stays_open(int fd, const struct sock *s)
-{
-    return s->spawned || !(real.fcntl(fd, F_GETFD) & FD_CLOEXEC);
-}
-
-struct export {
-    struct sc *sc;
-    const struct ffl_ticket *ticket;
-    bool exec; /* only what stays open */
-};
-
-/* Does it go into the ticket? */
-static bool goes(const struct export *e, int fd, const struct node *n)
-{
-    const struct sock *s = (const struct sock *)n;
-    return n->kind == NODE_SOCK && s->sc == e->sc && !s->exported &&
-           (!e->exec || stays_open(fd, s));
-}
-
-/* What was read ahead of it goes back, unless a thread waits in it: that one has asked for it. Who
- * polls it asks again with the next call. */
-static bool gives_back(const struct sock *s)
-{
-    for (const struct item *it = s->items; it; it = it->next)
-        if (!it->w->ep)
-            return false;
-    return true;
-}
-
-static void disarm_one(int fd, struct node *n, void *arg)
-{
-    struct sock *s = (struct sock *)n;
-    if (!goes(arg, fd, n) || !gives_back(s) || !ffl_client_disarm(s->sc->c, s->h))
-        return;
-    s->unseen = true;
-    for (struct item *it = s->items; it; it = it->next)
-        epoll_stale(it->w->ep);
-}
-
-static void export_one(int fd, struct node *n, void *arg)
-{
-    const struct export *e = arg;
-    struct sock *s = (struct sock *)n;
-    if (!goes(e, fd, n))
-        return;
-    if (gives_back(s))
-        (void)ffl_client_give_back(s->sc->c, s->h); /* no buffers: it stays; dead: so is s */
-    ffl_client_export(s->sc->c, s->h, e->ticket);
-    s->shared = s->exported = true;
-}
-
-static void unmark(int fd, struct node *n, void *arg)
-{
-    (void)fd;
-    (void)arg;
-    if (n->kind == NODE_SOCK)
-        ((struct sock *)n)->exported = false;
-}
-
-/* A ticket with references to the sockets of sc, or NULL (reported). Locked. */
-static struct ticket *export_all(struct sc *sc, bool exec)
-{
-    char why[256];
-    struct ticket *t = calloc(1, sizeof(*t));
-    int rc = t ? sc_ticket(sc, &t->t, why, sizeof(why)) : -ENOMEM;
-    if (rc < 0) {
-        free(t);
-        report("a child will not have its parent's sockets: %s", why);
-        return NULL;
-    }
-    t->sc = sc;
-    t->index = sc->index;
-    struct export e = {.sc = sc, .ticket = &t->t, .exec = exec};
-    fd_each(disarm_one, &e);
-    rc = ffl_client_ping(sc->c); /* nothing more is read ahead */
-    if (rc == 0)
-        fd_each(export_one, &e);
-    fd_each(unmark, NULL);
-    if (rc == 0)
-        rc = ffl_client_ping(sc->c);
-    if (rc < 0)
-        ffl_log(FFL_LOG_WARNING, "export: %s", strerror(-rc));
-    return t;
-}
-
-void proc_leave(struct sock *s)
-{
-    if (s->shared && ffl_client_disarm(s->sc->c, s->h) && ffl_client_ping(s->sc->c) == 0)
-        (void)ffl_client_give_back(s->sc->c, s->h); /* the session is dead: so is the socket */
-}
-
-/* ---- the end ------------------------------------------------------------------------------- */
-
-struct leaving {
-    const struct sc *sc;
-    bool any;
-};
-
-static void pause_shared(int fd, struct node *n, void *arg)
-{
-    struct leaving *l = arg;
-    struct sock *s = (struct sock *)n;
-    if (n->kind == NODE_SOCK && s->sc == l->sc && s->shared)
-        l->any |= ffl_client_disarm(s->sc->c, s->h);
-    (void)fd;
-}
-
-static void return_shared(int fd, struct node *n, void *arg)
-{
-    const struct leaving *l = arg;
-    struct sock *s = (struct sock *)n;
-    if (n->kind == NODE_SOCK && s->sc == l->sc && s->shared)
-        (void)ffl_client_give_back(s->sc->c, s->h); /* the session is dead: so is the socket */
-    (void)fd;
-}
-
-/* The process is about to end: proc_leave for all. */
-void proc_end(void)
-{
-    if (!started || tls.inside || !sc_first())
-        return;
-    lock();
-    for (struct sc *sc = sc_first(); sc; sc = sc->next) {
-        struct leaving l = {.sc = sc};
-        fd_each(pause_shared, &l);
-        if (l.any && ffl_client_ping(sc->c) == 0)
-            fd_each(return_shared, &l);
-    }
-    unlock();
-}
-
-__attribute__((destructor)) static void at_exit(void)
-{
-    proc_end();
-}
-
-API void _exit(int status)
-{
-    real_start();
-    proc_end();
-    real._exit(status);
-    __builtin_unreachable();
-}
-ALSO(_exit, _Exit);
-
-/* ---- fork ---------------------------------------------------------------------------------- */
-
-static void before_fork(void)
-{
-    lock();
-    fd_each(import_one, NULL);
-    for (struct sc *sc = sc_first(); sc; sc = sc->next) {
-        if (!sc->socks || ffl_client_dead(sc->c))
-            continue;
-        struct ticket *t = export_all(sc, false);
-        if (t) {
-            t->next = forking;
-            forking = t;
-        }
-    }
-}
-
-static void fork_parent(void)
-{
-    while (forking) {
-        struct ticket *t = forking;
-        forking = t->next;
-        fd_ours_close(t->t.fd);
-        free(t);
-    }
-    epoll_revive_waited();
-    unlock();
-}
-
-static void inherit(int fd, struct node *n, void *arg)
-{
-    (void)fd;
-    (void)arg;
-    n->owner = 0; /* there is one thread */
-    if (n->kind == NODE_EPOLL && ((struct epoll_shadow *)n)->kq) {
-        ((struct epoll_shadow *)n)->inherited = true;
-        fd_drop(fd);
-        real.close(fd);
-        return;
-    }
-    if (n->kind == NODE_EPOLL) {
-        epoll_forked((struct epoll_shadow *)n);
-        return;
-    }
-    if (n->kind != NODE_SOCK)
-        return;
-    struct sock *s = (struct sock *)n;
-    items_forked(&s->items);
-    if (!s->sc || s->ticket)
-        return;
-    struct ticket *t = forking;
-    while (t && t->sc != s->sc)
-        t = t->next;
-    s->busy = 0; /* those threads are the parent's */
-    s->sc = NULL;
-    s->ticket = t;
-    s->ticket_handle = (uint32_t)s->h;
-    s->h = -1;
-    if (t)
-        t->socks++;
-}
-
-static void fork_child(void)
-{
-    fd_forked(inherit);
-    while (forking) {
-        struct ticket *t = forking;
-        forking = t->next;
-        t->sc = NULL;
-        t->next = NULL;
-        if (!t->socks) {
-            fd_ours_close(t->t.fd);
-            free(t);
-        }
-    }
-    sc_forked();
-    unlock();
-}
-
-API pid_t vfork(void)
-{ /* a child that shares our memory would change our tables; and a wrapper cannot return twice */
-    return fork();
-}
-ALSO(vfork, __vfork);
+#define KEEP "_FFLOOP_KEEP" /* of `ffloop preload`: descriptor:path, see options.keep */
 
 /* ---- exec ---------------------------------------------------------------------------------- */
 
@@ -393,7 +99,7 @@ static char *const *carry_begin(struct carry *c, char *const envp[])
     lock();
     fd_each(stays, &any);
     if (any)
-        fd_each(import_one, NULL);
+        import_all();
     struct sc *sc = sc_first();
     while (any && sc && (!sc->socks || ffl_client_dead(sc->c)))
         sc = sc->next;
@@ -631,11 +337,9 @@ static void find_inherited(struct ticket *t, const char *list)
         closedir(d);
 }
 
-void proc_start(void)
+void exec_start(void)
 {
-    ffl_client_at_fork();
-    (void)at_quick_exit(proc_end);                              /* ENOMEM: as if it was killed */
-    (void)pthread_atfork(before_fork, fork_parent, fork_child); /* ENOMEM: children have none */
+    (void)at_quick_exit(proc_end); /* ENOMEM: as if it was killed */
     keep_environment();
     const char *keep = secure_getenv(KEEP), *v = secure_getenv(ENV);
     if (keep && sscanf(keep, "%d:", &kept.ticket.fd) == 1 && strchr(keep, ':')) {

@@ -1,0 +1,242 @@
+/*
+ * fork.c - a child's stack sockets.
+ *
+ * Callers: the C library at fork, the program. The parent gives back what was read or accepted ahead of
+ * sockets in which no thread waits, and puts a reference to each socket into a ticket that the child
+ * inherits. The child attaches when it first uses one, through the ticket, and imports it (of epolls: again.c).
+ */
+#include "proc.h"
+
+#include <linux/sched.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static struct ticket *forking;
+
+static void before_fork(void)
+{
+    lock();
+    import_all();
+    for (struct sc *sc = sc_first(); sc; sc = sc->next) {
+        if (!sc->socks || ffl_client_dead(sc->c))
+            continue;
+        struct ticket *t = export_all(sc, false);
+        if (t) {
+            t->next = forking;
+            forking = t;
+        }
+    }
+}
+
+static void fork_parent(void)
+{
+    while (forking) {
+        struct ticket *t = forking;
+        forking = t->next;
+        fd_ours_close(t->t.fd);
+        free(t);
+    }
+    epoll_revive_waited();
+    unlock();
+}
+
+static void inherit(int fd, struct node *n, void *arg)
+{
+    (void)fd;
+    (void)arg;
+    n->owner = 0; /* there is one thread */
+    if (n->kind == NODE_EPOLL && ((struct epoll_shadow *)n)->kq) {
+        ((struct epoll_shadow *)n)->inherited = true;
+        fd_drop(fd);
+        real.close(fd);
+        return;
+    }
+    if (n->kind == NODE_EPOLL) {
+        epoll_forked((struct epoll_shadow *)n);
+        return;
+    }
+    if (n->kind != NODE_SOCK)
+        return;
+    struct sock *s = (struct sock *)n;
+    items_forked(&s->items);
+    if (!s->sc || s->ticket)
+        return;
+    struct ticket *t = forking;
+    while (t && t->sc != s->sc)
+        t = t->next;
+    s->busy = 0; /* those threads are the parent's */
+    s->sc = NULL;
+    s->ticket = t;
+    s->ticket_handle = (uint32_t)s->h;
+    s->h = -1;
+    if (t)
+        t->socks++;
+}
+
+static void fork_child(void)
+{
+    fd_forked(inherit);
+    while (forking) {
+        struct ticket *t = forking;
+        forking = t->next;
+        t->sc = NULL;
+        t->next = NULL;
+        if (!t->socks) {
+            fd_ours_close(t->t.fd);
+            free(t);
+        }
+    }
+    sc_forked();
+    unlock();
+}
+
+/* ---- the ways to fork ------------------------------------------------------------------------ */
+
+API pid_t vfork(void)
+{ /* a child that shares our memory would change our tables; and a wrapper cannot return twice */
+    return fork();
+}
+ALSO(vfork, __vfork);
+
+/* Those that run no handlers do what the handlers do. */
+static void begins(void)
+{
+    ffl_client_before_fork();
+    before_fork();
+}
+
+static pid_t forked(pid_t pid)
+{
+    int saved = errno;
+    ffl_client_after_fork(pid == 0);
+    pid == 0 ? fork_child() : fork_parent();
+    errno = saved;
+    return pid;
+}
+
+static bool looks(void)
+{
+    return started && !tls.inside;
+}
+
+API pid_t _Fork(void)
+{
+    real_start();
+    if (!real._Fork) { /* a C library that is older than the call */
+        errno = ENOSYS;
+        return -1;
+    }
+    if (!looks())
+        return real._Fork();
+    begins();
+    return forked(real._Fork());
+}
+
+/* A new process with memory of its own? With CLONE_VFORK it shares ours until it execs: see vfork. */
+static bool is_fork(unsigned long flags)
+{
+    return looks() && (!(flags & CLONE_VM) || (flags & CLONE_VFORK)) && !(flags & CLONE_THREAD);
+}
+
+#define NOT_SHARED(flags) ((flags) & ~(unsigned long)(CLONE_VM | CLONE_VFORK))
+
+struct first { /* what a child begins with */
+    int (*f)(void *);
+    void *arg;
+};
+
+static int first(void *arg)
+{
+    const struct first *c = arg;
+    (void)forked(0);
+    return c->f(c->arg);
+}
+
+API int clone(int (*f)(void *), void *stack, int flags, void *arg, ...)
+{
+    real_start();
+    va_list ap;
+    va_start(ap, arg); /* what is not given is not looked at */
+    pid_t *parent = va_arg(ap, pid_t *);
+    void *own = va_arg(ap, void *);
+    pid_t *child = va_arg(ap, pid_t *);
+    va_end(ap);
+    if (!f || !stack || !is_fork((unsigned)flags))
+        return real.clone(f, stack, flags, arg, parent, own, child);
+    struct first c = {f, arg};
+    begins();
+    return forked(
+        real.clone(first, stack, (int)NOT_SHARED((unsigned)flags), &c, parent, own, child));
+}
+
+long fork_by_number(long number, const long *a, bool *known)
+{
+    struct clone_args c = {0};
+    size_t size = number == SYS_clone3 ? (size_t)a[1] : 0;
+    *known = looks();
+    if (number == SYS_clone3 && a[0] && size >= CLONE_ARGS_SIZE_VER0 && size <= sizeof(c))
+        memcpy(&c, (const void *)a[0], size);
+    unsigned long flags = number == SYS_clone ? (unsigned long)a[0] : c.flags;
+    bool stack = number == SYS_clone ? a[1] != 0 : number == SYS_clone3 && (c.stack || !size);
+    *known = is_fork(flags) && !stack && (number != SYS_clone3 || c.exit_signal);
+    if (!*known)
+        return 0;
+    begins();
+    if (number == SYS_clone)
+        return forked((pid_t)real.syscall(number, NOT_SHARED(flags), 0, a[2], a[3], a[4]));
+    c.flags = NOT_SHARED(flags);
+    if (number == SYS_clone3)
+        return forked((pid_t)real.syscall(number, &c, size));
+    return forked((pid_t)real.syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0)); /* fork, vfork */
+}
+
+/* ---- a child that may open nothing ----------------------------------------------------------- */
+
+/* No more descriptors than `most`: what the sockets that are here need is made before. */
+static void fewer(const struct rlimit64 *most)
+{
+    if (!most || !looks() || most->rlim_cur > 64)
+        return;
+    lock();
+    import_all();
+    (void)waiter_mine(); /* NULL: there are none left now already */
+    unlock();
+}
+
+API int setrlimit64(__rlimit_resource_t what, const struct rlimit64 *to)
+{
+    real_start();
+    if (what == RLIMIT_NOFILE)
+        fewer(to);
+    return real.setrlimit64(what, to);
+}
+
+API int setrlimit(__rlimit_resource_t what, const struct rlimit *to)
+{
+    _Static_assert(sizeof(struct rlimit) == sizeof(struct rlimit64), "64-bit only");
+    return setrlimit64(what, (const struct rlimit64 *)to);
+}
+
+API int prlimit64(pid_t pid, enum __rlimit_resource what, const struct rlimit64 *to,
+                  struct rlimit64 *was)
+{
+    real_start();
+    if (what == RLIMIT_NOFILE && (pid == 0 || pid == getpid()))
+        fewer(to);
+    return real.prlimit64(pid, what, to, was);
+}
+
+API int prlimit(pid_t pid, enum __rlimit_resource what, const struct rlimit *to, struct rlimit *was)
+{
+    return prlimit64(pid, what, (const struct rlimit64 *)to, (struct rlimit64 *)was);
+}
+
+void fork_start(void)
+{
+    ffl_client_at_fork();
+    (void)pthread_atfork(before_fork, fork_parent, fork_child); /* ENOMEM: children have none */
+}

@@ -1,0 +1,27 @@
+/*
+ * proc.h - what fork.c, exec.c and share.c have in common: tickets.
+ */
+#ifndef FFL_PRELOAD_PROC_H
+#define FFL_PRELOAD_PROC_H
+
+#include "preload.h"
+
+struct ticket { /* references to sockets, for another process (client.h) */
+    struct ffl_ticket t;
+    struct ticket *next; /* during a fork */
+    struct sc *sc;       /* during a fork: whose sockets are in it */
+    int index;           /* of the instance */
+    int socks;           /* not imported, not disowned */
+};
+
+void ticket_put(struct ticket *t); /* a socket less; the last closes it */
+/* A ticket with references to the sockets of sc (`exec`: those that stay open), or NULL (reported). Locked. */
+struct ticket *export_all(struct sc *sc, bool exec);
+void import_all(void); /* what was inherited and is not ours yet. Locked */
+/* A spawn's file actions may give it to the child under another number, close-on-exec or not. */
+bool stays_open(int fd, const struct sock *s);
+
+void fork_start(void);
+void exec_start(void);
+
+#endif

@@ -1,0 +1,212 @@
+/*
+ * share.c - stack sockets that several processes have: into a ticket, out of it, and leaving them.
+ *
+ * Callers: fork.c, exec.c; everything that finds a socket not imported yet. What was read or accepted ahead
+ * of a socket goes back to the instance before another process gets a reference to it, and when this one
+ * leaves it: whoever asks next gets it first.
+ */
+#include "proc.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- importing ----------------------------------------------------------------------------- */
+
+void ticket_put(struct ticket *t)
+{
+    if (--t->socks > 0)
+        return;
+    fd_ours_close(t->t.fd);
+    free(t);
+}
+
+int proc_import(struct sock *s)
+{
+    struct ticket *t = s->ticket;
+    int rc = 0;
+    tls.via = &t->t;
+    struct sc *sc = sc_get(t->index, &rc);
+    tls.via = NULL;
+    int h =
+        sc ? ffl_client_import(sc->c, &t->t, s->ticket_handle, s->domain, s->type, s->proto) : rc;
+    s->ticket = NULL;
+    ticket_put(t);
+    if (h < 0) { /* the placeholder answers from now on */
+        report("an inherited socket is lost: %s", strerror(-h));
+        return h;
+    }
+    s->shared = s->unseen = true;
+    sock_on_stack(s, sc, h);
+    place_imported(s);
+    return 0;
+}
+
+void proc_disown(struct sock *s)
+{
+    struct ticket *t = s->ticket;
+    (void)ffl_ticket_send(t->t.fd, FFL_TICKET_DROP, &s->ticket_handle, 1); /* gone: so is it */
+    s->ticket = NULL;
+    ticket_put(t);
+}
+
+static void import_one(int fd, struct node *n, void *arg)
+{
+    (void)fd;
+    (void)arg;
+    struct sock *s = (struct sock *)n;
+    if (n->kind == NODE_SOCK && s->ticket && !s->sc)
+        (void)proc_import(s); /* it has reported */
+}
+
+void import_all(void)
+{
+    fd_each(import_one, NULL);
+}
+
+/* ---- exporting ----------------------------------------------------------------------------- */
+
+bool stays_open(int fd, const struct sock *s)
+{
+    return s->spawned || !(real.fcntl(fd, F_GETFD) & FD_CLOEXEC);
+}
+
+struct export {
+    struct sc *sc;
+    const struct ffl_ticket *ticket;
+    bool exec; /* only what stays open */
+};
+
+/* Does it go into the ticket? */
+static bool goes(const struct export *e, int fd, const struct node *n)
+{
+    const struct sock *s = (const struct sock *)n;
+    return n->kind == NODE_SOCK && s->sc == e->sc && !s->exported &&
+           (!e->exec || stays_open(fd, s));
+}
+
+/* What was read ahead of it goes back, unless a thread waits in it: that one has asked for it. Who
+ * polls it asks again with the next call. */
+static bool gives_back(const struct sock *s)
+{
+    for (const struct item *it = s->items; it; it = it->next)
+        if (!it->w->ep)
+            return false;
+    return true;
+}
+
+static void disarm_one(int fd, struct node *n, void *arg)
+{
+    struct sock *s = (struct sock *)n;
+    if (!goes(arg, fd, n) || !gives_back(s) || !ffl_client_disarm(s->sc->c, s->h))
+        return;
+    s->unseen = true;
+    for (struct item *it = s->items; it; it = it->next)
+        epoll_stale(it->w->ep);
+}
+
+static void export_one(int fd, struct node *n, void *arg)
+{
+    const struct export *e = arg;
+    struct sock *s = (struct sock *)n;
+    if (!goes(e, fd, n))
+        return;
+    if (gives_back(s))
+        (void)ffl_client_give_back(s->sc->c, s->h); /* no buffers: it stays; dead: so is s */
+    ffl_client_export(s->sc->c, s->h, e->ticket);
+    s->shared = s->exported = true;
+}
+
+static void unmark(int fd, struct node *n, void *arg)
+{
+    (void)fd;
+    (void)arg;
+    if (n->kind == NODE_SOCK)
+        ((struct sock *)n)->exported = false;
+}
+
+struct ticket *export_all(struct sc *sc, bool exec)
+{
+    char why[256];
+    struct ticket *t = calloc(1, sizeof(*t));
+    int rc = t ? sc_ticket(sc, &t->t, why, sizeof(why)) : -ENOMEM;
+    if (rc < 0) {
+        free(t);
+        report("a child will not have its parent's sockets: %s", why);
+        return NULL;
+    }
+    t->sc = sc;
+    t->index = sc->index;
+    struct export e = {.sc = sc, .ticket = &t->t, .exec = exec};
+    fd_each(disarm_one, &e);
+    rc = ffl_client_ping(sc->c); /* nothing more is read ahead */
+    if (rc == 0)
+        fd_each(export_one, &e);
+    fd_each(unmark, NULL);
+    if (rc == 0)
+        rc = ffl_client_ping(sc->c);
+    if (rc < 0)
+        ffl_log(FFL_LOG_WARNING, "export: %s", strerror(-rc));
+    return t;
+}
+
+void proc_leave(struct sock *s)
+{
+    if (s->shared && ffl_client_disarm(s->sc->c, s->h) && ffl_client_ping(s->sc->c) == 0)
+        (void)ffl_client_give_back(s->sc->c, s->h); /* the session is dead: so is the socket */
+}
+
+/* ---- the end ------------------------------------------------------------------------------- */
+
+struct leaving {
+    const struct sc *sc;
+    bool any;
+};
+
+static void pause_shared(int fd, struct node *n, void *arg)
+{
+    struct leaving *l = arg;
+    struct sock *s = (struct sock *)n;
+    if (n->kind == NODE_SOCK && s->sc == l->sc && s->shared)
+        l->any |= ffl_client_disarm(s->sc->c, s->h);
+    (void)fd;
+}
+
+static void return_shared(int fd, struct node *n, void *arg)
+{
+    const struct leaving *l = arg;
+    struct sock *s = (struct sock *)n;
+    if (n->kind == NODE_SOCK && s->sc == l->sc && s->shared)
+        (void)ffl_client_give_back(s->sc->c, s->h); /* the session is dead: so is the socket */
+    (void)fd;
+}
+
+/* The process is about to end: proc_leave for all. */
+void proc_end(void)
+{
+    if (!started || tls.inside || !sc_first())
+        return;
+    lock();
+    for (struct sc *sc = sc_first(); sc; sc = sc->next) {
+        struct leaving l = {.sc = sc};
+        fd_each(pause_shared, &l);
+        if (l.any && ffl_client_ping(sc->c) == 0)
+            fd_each(return_shared, &l);
+    }
+    unlock();
+}
+
+__attribute__((destructor)) static void at_exit(void)
+{
+    proc_end();
+}
+
+API void _exit(int status)
+{
+    real_start();
+    proc_end();
+    real._exit(status);
+    __builtin_unreachable();
+}
+ALSO(_exit, _Exit);

@@ -1,0 +1,296 @@
+/* children.c - a child has its parent's sockets, however it came to be; see test_contract.py. */
+#include "cases.h"
+
+#include <linux/sched.h>
+#include <sched.h>
+#include <sys/resource.h>
+
+/* ---- the ways to make one -------------------------------------------------------------------- */
+
+static int works(void *unused)
+{
+    (void)unused;
+    if (read(server, buffer, 4) != 4 || write(server, "done", 4) != 4)
+        _exit(1);
+    close(server);
+    _exit(0);
+}
+
+/* In the child 0. */
+typedef pid_t way(void);
+
+static void child_of(way *make)
+{
+    connected();
+    NEED(write(client, "work", 4) == 4);
+    pid_t pid = make();
+    if (pid == 0)
+        works(NULL);
+    NEED(pid > 0);
+    ends(pid);
+    heard(client, 4);
+    saw("the parent's still", write(server, "x", 1));
+    close(server);
+    heard(client, 8);
+    client = connects();
+    server = accept(listener, NULL, NULL);
+    saw("a new one", write(client, "y", 1));
+    heard(server, 1);
+}
+
+static char stack[65536] __attribute__((aligned(16)));
+
+static pid_t with_function(void)
+{
+    return clone(works, stack + sizeof(stack), SIGCHLD, NULL);
+}
+
+static pid_t by_clone(void)
+{
+    return (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+}
+
+static pid_t by_clone3(void)
+{
+    struct clone_args a = {.exit_signal = SIGCHLD};
+    return (pid_t)syscall(SYS_clone3, &a, sizeof(a));
+}
+
+static pid_t by_number(void)
+{
+#ifdef SYS_fork
+    return (pid_t)syscall(SYS_fork);
+#else
+    return by_clone();
+#endif
+}
+
+CASE(forked)
+{
+    child_of(fork);
+}
+
+CASE(forked_without_handlers)
+{
+    child_of(_Fork);
+}
+
+CASE(cloned)
+{
+    child_of(with_function);
+}
+
+CASE(cloned_by_number)
+{
+    child_of(by_clone);
+}
+
+CASE(cloned3_by_number)
+{
+    child_of(by_clone3);
+}
+
+CASE(forked_by_number)
+{
+    child_of(by_number);
+}
+
+CASE(closes_and_goes)
+{
+    connected();
+    pid_t pid = _Fork();
+    if (pid == 0) {
+        close(client);
+        close(server);
+        syscall(SYS_exit_group, 0);
+    }
+    ends(pid);
+    saw("write", write(client, "here", 4));
+    heard(server, 4);
+}
+
+static int execs(void *unused)
+{
+    (void)unused;
+    dup2(server, 1);
+    execl("/bin/echo", "echo", "from a new program", (char *)0);
+    _exit(9);
+}
+
+CASE(shares_memory_until_it_execs)
+{
+    connected();
+    pid_t pid = clone(execs, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD, NULL);
+    NEED(pid > 0);
+    ends(pid);
+    close(server);
+    heard(client, sizeof(buffer));
+}
+
+/* ---- what it does first ----------------------------------------------------------------------- */
+
+/* Until the process sleeps, or has ended. */
+static void until_it_sleeps(pid_t pid)
+{
+    char path[64], state = 'R';
+    snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+    while (state == 'R') {
+        FILE *f = fopen(path, "r");
+        NEED(f != NULL && fscanf(f, "%*d (%*[^)]) %c", &state) == 1);
+        fclose(f);
+    }
+}
+
+static bool woken(int n)
+{
+    return n == 1 && !lasted(4000);
+}
+
+static bool by_poll(int fd)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    return woken(poll(&p, 1, 5000));
+}
+
+static bool by_select(int fd)
+{
+    fd_set set;
+    struct timeval five = {5, 0};
+    FD_ZERO(&set);
+    FD_SET(fd, &set);
+    return woken(select(fd + 1, &set, NULL, NULL, &five));
+}
+
+static bool by_epoll(int fd)
+{
+    int ep = epoll_create1(0);
+    struct epoll_event ev = {.events = EPOLLIN};
+    NEED(epoll_ctl(ep, EPOLL_CTL_ADD, fd, &ev) == 0);
+    return woken(epoll_wait(ep, &ev, 1, 5000));
+}
+
+static void waits(bool (*how)(int fd), bool listens)
+{
+    connected();
+    begins();
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(!how(listens ? listener : server));
+    until_it_sleeps(pid);
+    if (listens)
+        client = connects();
+    else
+        NEED(write(client, "x", 1) == 1);
+    ends(pid);
+}
+
+CASE(polls_a_connection)
+{
+    waits(by_poll, false);
+}
+
+CASE(selects_a_connection)
+{
+    waits(by_select, false);
+}
+
+CASE(polls_a_connection_by_epoll)
+{
+    waits(by_epoll, false);
+}
+
+CASE(polls_a_listener)
+{
+    waits(by_poll, true);
+}
+
+CASE(selects_a_listener)
+{
+    waits(by_select, true);
+}
+
+CASE(polls_after_exec)
+{
+    char number[16];
+    connected();
+    snprintf(number, sizeof(number), "%d", server);
+    pid_t pid = fork();
+    if (pid == 0) {
+        execl("/proc/self/exe", "children", "polls", number, (char *)0);
+        _exit(9);
+    }
+    until_it_sleeps(pid);
+    NEED(write(client, "x", 1) == 1);
+    ends(pid);
+}
+
+/* One process writes, and asks whether it may; what comes is the other's. */
+static void writer_beside_a_reader(short events)
+{
+    enum { ROUNDS = 200 };
+    connected();
+    pid_t reader = fork();
+    if (reader == 0) {
+        for (unsigned i = 0, got; i < ROUNDS; i++)
+            if (recv(server, &got, sizeof(got), MSG_WAITALL) != sizeof(got) || got != i)
+                _exit(1);
+        _exit(0);
+    }
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        struct pollfd p = {.fd = server, .events = events};
+        NEED(write(client, &i, sizeof(i)) == sizeof(i));
+        NEED(poll(&p, 1, 1000) == 1 && write(server, "x", 1) == 1);
+        NEED(read(client, buffer, 1) == 1);
+    }
+    ends(reader);
+}
+
+CASE(asks_for_room_beside_a_reader)
+{
+    writer_beside_a_reader(POLLOUT);
+}
+
+/* ---- what it may do --------------------------------------------------------------------------- */
+
+static void without_descriptors(int (*take)(void))
+{
+    connected();
+    NEED(write(client, "x", 1) == 1);
+    pid_t pid = fork();
+    if (pid == 0) {
+        NEED(take() == 0);
+        int one = read(server, buffer, 1) == 1 && write(server, "y", 1) == 1 ? 0 : 1;
+        _exit(one || socket(AF_INET, SOCK_STREAM, 0) >= 0 || errno != EMFILE);
+    }
+    ends(pid);
+    heard(client, 1);
+}
+
+static int by_setrlimit(void)
+{
+    return setrlimit(RLIMIT_NOFILE, &(struct rlimit){0, 0});
+}
+
+static int by_prlimit(void)
+{
+    return prlimit(0, RLIMIT_NOFILE, &(struct rlimit){0, 0}, NULL);
+}
+
+CASE(takes_its_descriptors_away)
+{
+    without_descriptors(by_setrlimit);
+}
+
+CASE(takes_its_descriptors_away_by_prlimit)
+{
+    without_descriptors(by_prlimit);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 3) {
+        begins();
+        return !by_poll(atoi(argv[2]));
+    }
+    return run_case(argc, argv);
+}
