@@ -79,10 +79,11 @@ def _room(size: int) -> tuple[Any, int]:
 
 
 def unsafe(path: str) -> str:
-    """Why attach would not trust a socket at `path` (others could put one there), or ""."""
+    """Why attach does not trust the socket at `path`, or no instance listens there (others could put
+    one there); or ""."""
     why = Why()
-    rc = lib.ffl_place_check(c_text(path, "instance"), ffi.new("uint32_t *"), *why.room)
-    return str(why) if rc < 0 else ""
+    owner = ffi.new("uint32_t *") if os.path.lexists(path) else ffi.NULL
+    return str(why) if lib.ffl_place_check(c_text(path, "instance"), owner, *why.room) < 0 else ""
 
 
 def running(config: Config) -> int:

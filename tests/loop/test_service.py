@@ -435,6 +435,14 @@ def test_unsafe_places(no_leaks, service, place, spoil, words):
 
 
 @root
+def test_the_stopped_service_of_another_user_does_not_run(place):
+    """Its directory stays, and its user's socket there would be used."""
+    path = os.path.join(_foreign(place, place), "i.sock")
+    with pytest.raises(ffloop.InstanceNotFound, match="there is no such socket"):
+        attach(path)
+
+
+@root
 def test_a_sticky_directory(service, place):
     """As /tmp is: what root or this user has put there is used, what another has is not."""
     os.chmod(place, 0o1777)
