@@ -214,7 +214,7 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
         return self._closing
 
     def close(self) -> None:
-        if self._closing:
+        if self._closing or self._endpoint.passed_on(self.close):
             return
         self._closing = True
         if not self._buffer:
@@ -222,7 +222,8 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
             self._loop.call_soon(self._call_connection_lost, None)
 
     def abort(self) -> None:
-        self._force_close(None)
+        if not self._endpoint.passed_on(self.abort):
+            self._force_close(None)
 
     def _fatal_error(self, exc: BaseException, message: str) -> None:
         self._loop.call_exception_handler(

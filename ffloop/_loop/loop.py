@@ -30,7 +30,7 @@ from .datagram import DatagramTransport, open_datagram
 from .listener import Binding, Listener, bind_sockets
 from .poller import Poller
 from .reattach import Reattach
-from .sock_calls import SockCalls
+from .sock_calls import SockCalls, to_offset
 from .stream import StreamTransport
 
 
@@ -160,6 +160,11 @@ class Loop(SockCalls):
         self._handed.watched(fd, callback)
         super().add_writer(fd, callback, *args)
 
+    @property
+    def _nest_patched(self) -> bool:
+        # nest_asyncio asks for this first, and would put iterations of its own in the loop's place.
+        raise ValueError("nest_asyncio cannot nest an ffloop loop; run that code in another thread")
+
     # ---- transports ----
 
     def _make_socket_transport(
@@ -228,11 +233,12 @@ class Loop(SockCalls):
         self._make_socket_transport(rawsock, tls, extra=extra, server=server, **more)
         return tls._app_transport
 
-    async def _sendfile_fallback(self, transp: Any, *args: Any, **more: Any) -> Any:
+    async def _sendfile_fallback(self, transp: Any, file: Any, offset: int, *args: Any) -> Any:
+        to_offset(file, offset)
         # asyncio gives the protocol back as if writing went on. Where the last bytes still wait,
         # the protocol would be told to resume what nobody told it to pause.
         try:
-            return await super()._sendfile_fallback(transp, *args, **more)
+            return await super()._sendfile_fallback(transp, file, offset, *args)
         finally:
             if isinstance(transp, StreamTransport):
                 transp.tell_paused()

@@ -39,6 +39,7 @@ _JOIN = 64 * 1024  # bytes: writelines() joins what is not more
 _READ_FAILED = "Fatal read error on socket transport"
 _DATA_FAILED = "Fatal error: protocol.data_received() call failed."
 _MISSING: Any = object()
+_NO_STREAM: Any = Stream(None, 0, -1, 0)  # of a connection that is lost
 
 
 class StreamTransport(FlowControl, asyncio.Transport):
@@ -268,8 +269,14 @@ class StreamTransport(FlowControl, asyncio.Transport):
         # The loop is closed: no more callbacks; writes must not reach the freed client.
         self._c = None
         self._closing = True
-        self._hot.detach()
+        self._let_go()
         self._conn_lost += 1
+
+    def _let_go(self) -> None:
+        # Whoever has kept write() keeps the Stream and with it the transport: not the reverse.
+        self._hot.detach()
+        self._hot = _NO_STREAM
+        self.__dict__.pop("write", None)
 
     def _hold(self, callback: Callable[..., None], *args: Any, first: bool = False) -> None:
         # What arrived while reading is paused and cannot stay in the client; for _release_held.
@@ -311,6 +318,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
     def pause_reading(self) -> None:
         if self._closing or self._paused:
             return
+        self._endpoint.enter()
         self._paused = True
         self._hot.blocked = True
         if self._reading:
@@ -321,6 +329,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
     def resume_reading(self) -> None:
         if self._closing or not self._paused:
             return
+        self._endpoint.enter()
         self._paused = False
         if self._reading:
             self._hot.enter = self._new_context().run
@@ -342,6 +351,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
         self._write_slow(data)
 
     def _write_slow(self, data: Any) -> None:
+        self._endpoint.enter()
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(
                 f"data argument must be a bytes-like object, not {type(data).__name__!r}"
@@ -442,6 +452,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
     def write_eof(self) -> None:
         if self._closing or self._eof:
             return
+        self._endpoint.enter()
         self._eof = True
         self._hot.stalled = True
         if self._backlog is None:
@@ -463,7 +474,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
         return self._closing
 
     def close(self) -> None:
-        if self._closing:
+        if self._closing or self._endpoint.passed_on(self.close):
             return
         self._closing = self._hot.blocked = True
         self._held = None
@@ -475,7 +486,8 @@ class StreamTransport(FlowControl, asyncio.Transport):
             raw_push(self._c, self._h, False)  # TCP's window stops the peer while we flush
 
     def abort(self) -> None:
-        self._force_close(None)
+        if not self._endpoint.passed_on(self.abort):
+            self._force_close(None)
 
     def _fatal_error(self, exc: BaseException, message: str = "Fatal error on transport") -> None:
         if isinstance(exc, OSError):
@@ -508,8 +520,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
         finally:
             self._leave(abort)
             self._protocol = None
-            self._hot.detach()
-            self.__dict__.pop("write", None)
+            self._let_go()
             self._loop = None
             server, self._server = self._server, None
             if server is not None:
@@ -541,7 +552,8 @@ class StreamTransport(FlowControl, asyncio.Transport):
         self._protocol = protocol
         self._protocol_connected = True
         self._buffered = isinstance(protocol, protocols.BufferedProtocol)
-        self._hot.deliver = None if self._buffered else getattr(protocol, "data_received", None)
+        if self._open:
+            self._hot.deliver = None if self._buffered else getattr(protocol, "data_received", None)
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         return self._protocol  # type: ignore[no-any-return]

@@ -8,6 +8,7 @@ loop's sock_ calls: it wakes whoever waits, and they try again.
 import asyncio
 import contextlib
 import os
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from .._session.address import unset
@@ -126,6 +127,12 @@ class Endpoint:
         if session is not None and session.attached:
             session.enter()
         return session
+
+    def passed_on(self, call: Callable[[], None]) -> bool:
+        """True: this is not the loop's thread, which makes the call instead (closing may be the
+        collector's doing, in any thread)."""
+        session = self.session
+        return session is not None and session.attached and session.pass_on(call)
 
     def release(self, abort: bool = False) -> None:
         """Drops one reference; the last one closes the handle."""

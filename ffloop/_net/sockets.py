@@ -403,7 +403,9 @@ class StackSocket:
         if self._borrowed:
             self._endpoint = None
             return
-        session = endpoint.enter()
+        if endpoint.passed_on(self.close):
+            return
+        session = endpoint.session
         self._close_fd(endpoint)
         endpoint.release()
         self._endpoint = None

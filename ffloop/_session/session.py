@@ -129,14 +129,21 @@ class Session:
             raise self.gone()
         return client
 
+    def pass_on(self, call: Callable[[], None]) -> bool:
+        """Another thread runs the loop: it will make the call. False: this one may."""
+        if self._thread == threading.get_ident():
+            return False
+        loop = self._loop() if self._loop is not None else None
+        if loop is None or not loop.is_running():
+            self.enter()
+            return False
+        loop.call_soon_threadsafe(call)
+        return True
+
     def ask(self, call: Callable[..., _T], *args: Any) -> _T:
         """call(*args) in the owner's thread, whichever thread this is: for reads. Raises
         RuntimeError where the owner cannot answer."""
         if self._thread == threading.get_ident():
-            return call(*args)
-        loop = self._loop() if self._loop is not None else None
-        if loop is None or not loop.is_running():
-            self.enter()
             return call(*args)
         answer: concurrent.futures.Future[_T] = concurrent.futures.Future()
 
@@ -146,7 +153,8 @@ class Session:
             except BaseException as exc:
                 answer.set_exception(exc)
 
-        loop.call_soon_threadsafe(make)
+        if not self.pass_on(make):
+            return call(*args)
         try:
             return answer.result(_ANSWER_S)
         except TimeoutError:

@@ -90,7 +90,8 @@ static PyObject *stream_detach(PyObject *self, PyObject *unused)
     Stream *s = (Stream *)self;
     s->c = NULL;
     s->blocked = s->stalled = 1;
-    stream_clear(self);
+    Py_CLEAR(s->enter);
+    Py_CLEAR(s->deliver);
     return Py_NewRef(Py_None);
 }
 
@@ -104,7 +105,7 @@ static PyMemberDef stream_members[] = {
 
 static PyMethodDef stream_methods[] = {
     {"write", stream_write, METH_O, "Transport.write."},
-    {"detach", stream_detach, METH_NOARGS, "No more events and writes; drops its references."},
+    {"detach", stream_detach, METH_NOARGS, "No more events; writes are the owner's business, who is to let go of it."},
     {NULL, NULL, 0, NULL},
 };
 
