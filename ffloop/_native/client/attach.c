@@ -39,11 +39,20 @@ static void fork_parent(void)
     pthread_mutex_unlock(&all_lock);
 }
 
+/* The segment is not inherited: zeros of the child's own take its place, so that a dead client can
+ * be looked at. Without memory for them it stays unmapped. */
+static void blank(struct ffl_map *m)
+{
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
+    if (m->seg && mmap(m->seg, m->geo.size, PROT_READ | PROT_WRITE, flags, -1, 0) != m->seg)
+        m->seg = NULL;
+}
+
 static void fork_child(void)
 {
     for (struct ffl_client *c = all; c; c = c->next) {
         c->dead = ECONNRESET;
-        c->map.seg = NULL; /* not mapped here */
+        blank(&c->map);
         ffl_close(&c->map.memfd, c->close_fd);
         ffl_close(&c->sock, c->close_fd);
         ffl_close(&c->app_bell, c->close_fd);
