@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from ffloop._cli import parser as options
 from ffloop._cli.bench import command
 
 
@@ -16,16 +17,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    command.add_options(parser)
+    options.bench(parser)
     parser.add_argument("--fstack", action="store_true", help="over veth, on the real F-Stack")
     parser.add_argument("--delays", default="50,10", metavar="US,...", help="pkt_tx_delay (50,10)")
     args = parser.parse_args()
     if not args.fstack:
-        return command.run(args)
+        return command.main(args)
     from on_fstack import on_fstack
 
     args.apps = [app for app in args.apps if app != "ring"]
-    return command.run(args, on_fstack([int(us) for us in args.delays.split(",")]))
+    return command.main(args, on_fstack([int(us) for us in args.delays.split(",")]))
 
 
 if __name__ == "__main__":

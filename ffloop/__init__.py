@@ -1,42 +1,46 @@
 """asyncio on a user-space TCP stack.
 
 `ffloop.run(main())` runs a coroutine; `ffloop.new_event_loop` is a loop factory for
-`asyncio.Runner`, uvicorn, anyio and pytest-asyncio; `ffloop.install()` sets the policy.
+`asyncio.Runner`, uvicorn, anyio and pytest-asyncio; `ffloop.install()` sets the policy, where
+Python has policies.
 """
 
-import asyncio as _asyncio
-from collections.abc import Coroutine as _Coroutine
+import importlib as _importlib
 from typing import TYPE_CHECKING
-from typing import Any as _Any
-from typing import TypeVar as _TypeVar
 
-from ._loop.loop import Loop, new_event_loop
-from ._net.sockets import StackSocket as socket
-from ._session.discovery import InstanceInfo
-from .errors import (
-    ConfigError,
-    InstanceDenied,
-    InstanceError,
-    InstanceGone,
-    InstanceNotFound,
-    InstanceRefused,
-    InstanceUnsafe,
-    ProtocolError,
-    StackUnavailable,
-    VersionMismatch,
-)
-from .kqueue import *  # noqa: F403  # Kqueue, kevent and the KQ_ constants
-from .kqueue import __all__ as _kqueue_names
-from .selectors import FFSelector
+from ._version import __version__
 
 if TYPE_CHECKING:
-    from ._loop.policy import FFLoopPolicy, install
+    from . import errors as errors
+    from . import kqueue as kqueue
+    from . import selectors as selectors
+    from . import workers as workers
+    from ._loop.loop import Loop, new_event_loop
+    from ._loop.policy import FFLoopPolicy as FFLoopPolicy
+    from ._loop.policy import install as install
+    from ._loop.running import instance, run
+    from ._net.sockets import StackSocket as socket
+    from ._session.discovery import InstanceInfo
+    from ._session.options import LoopOptions
+    from .errors import (
+        ConfigError,
+        InstanceDenied,
+        InstanceError,
+        InstanceGone,
+        InstanceNotFound,
+        InstanceRefused,
+        InstanceUnsafe,
+        ProtocolError,
+        StackUnavailable,
+        VersionMismatch,
+    )
+    from .kqueue import *  # noqa: F403  # the KQ_ constants, as they were spelt once
+    from .kqueue import Kqueue, kevent
+    from .selectors import FFSelector
 
-    __version__: str
-
+# Without FFLoopPolicy and install: policies are deprecated from Python 3.14 and go in 3.16.
 __all__ = [
     "ConfigError",
-    "FFLoopPolicy",
     "FFSelector",
     "InstanceDenied",
     "InstanceError",
@@ -45,44 +49,54 @@ __all__ = [
     "InstanceNotFound",
     "InstanceRefused",
     "InstanceUnsafe",
+    "Kqueue",
     "Loop",
+    "LoopOptions",
     "ProtocolError",
     "StackUnavailable",
     "VersionMismatch",
     "__version__",
-    "install",
     "instance",
+    "kevent",
     "new_event_loop",
     "run",
     "socket",
 ]
-__all__ += _kqueue_names
 
-_T = _TypeVar("_T")
+# Where a name is, for those that are loaded when they are asked for: the command line, and whoever
+# needs an exception only, do not pay for asyncio and the compiled core. (Exceptions: see below.)
+_PLACES = {
+    "FFLoopPolicy": "._loop.policy",
+    "FFSelector": ".selectors",
+    "InstanceInfo": "._session.discovery",
+    "Kqueue": ".kqueue",
+    "Loop": "._loop.loop",
+    "LoopOptions": "._session.options",
+    "install": "._loop.policy",
+    "instance": "._loop.running",
+    "kevent": ".kqueue",
+    "new_event_loop": "._loop.loop",
+    "run": "._loop.running",
+}
+_MODULES = ("errors", "kqueue", "selectors", "workers")
 
+if not TYPE_CHECKING:  # a misspelt name is an error for mypy
 
-def run(main: _Coroutine[_Any, _Any, _T], *, debug: bool | None = None, **options: _Any) -> _T:
-    """As asyncio.run, on a Loop made with `options` (see Loop)."""
-    with _asyncio.Runner(debug=debug, loop_factory=lambda: Loop(**options)) as runner:
-        return runner.run(main)
+    def __getattr__(name):
+        if name in _MODULES:
+            return _importlib.import_module(f".{name}", __name__)
+        if name == "socket":
+            found = _importlib.import_module("._net.sockets", __name__).StackSocket
+        elif place := _PLACES.get(name):
+            found = getattr(_importlib.import_module(place, __name__), name)
+        elif name.startswith("KQ_"):
+            found = getattr(_importlib.import_module(".kqueue", __name__), name)
+        elif name in __all__:
+            found = getattr(_importlib.import_module(".errors", __name__), name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = found
+        return found
 
-
-def instance() -> InstanceInfo:
-    """The instance of the running loop. Raises RuntimeError where that is not an ffloop.Loop."""
-    loop = _asyncio.get_running_loop()
-    if not isinstance(loop, Loop):
-        raise RuntimeError(f"the running loop is not an ffloop.Loop: {loop!r}")
-    return loop.instance
-
-
-def __getattr__(name: str) -> _Any:
-    # Policies are deprecated from Python 3.14: nothing of them is touched until it is asked for.
-    if name in ("FFLoopPolicy", "install"):
-        from ._loop import policy
-
-        return getattr(policy, name)
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("ffloop")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __dir__():
+        return sorted({*globals(), *__all__, *_PLACES, *_MODULES})

@@ -84,8 +84,10 @@ def attach_error(code: int, path: str, why: str) -> InstanceError:
 
 
 def sentence(exc: Exception) -> str:
-    """What an error of ffloop's says to somebody at a terminal: without the number."""
-    return str(exc.strerror) if isinstance(exc, OSError) else str(exc)
+    """What an error says to somebody at a terminal: without the number."""
+    if not isinstance(exc, OSError) or not exc.strerror:
+        return str(exc)
+    return f"{exc.filename}: {exc.strerror}" if exc.filename else exc.strerror
 
 
 def gone(why: str) -> InstanceGone:

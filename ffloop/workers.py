@@ -4,10 +4,11 @@
 `gunicorn -k ffloop.workers.UvicornWorker app:app` an ASGI app (uvicorn-worker is installed).
 """
 
+import asyncio
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ._loop.policy import install
+from ._loop.loop import new_event_loop
 
 if TYPE_CHECKING:
     AiohttpWorker: Any
@@ -27,11 +28,12 @@ def _aiohttp_worker() -> type:
     base: Any = _base("aiohttp.worker", "GunicornWebWorker", "aiohttp")
 
     class AiohttpWorker(base):  # type: ignore[misc]
-        """aiohttp's worker: it asks asyncio for a new loop in init_process."""
+        """aiohttp's worker, with a loop of ours."""
 
         def init_process(self) -> None:
-            install()
-            super().init_process()
+            self.loop = new_event_loop()
+            asyncio.set_event_loop(self.loop)
+            super(base, self).init_process()  # not by base's: it makes a loop of asyncio's
 
     return AiohttpWorker
 

@@ -1,6 +1,7 @@
 """Kinds of arguments that the commands share, for argparse: each says in words what it takes."""
 
 import argparse
+import pathlib
 from collections.abc import Callable
 
 
@@ -37,3 +38,58 @@ def seconds(zero: bool = False) -> Callable[[str], float]:
 
 
 port = whole(0, 65535)
+
+
+def target(text: str) -> str:
+    """An instance: its socket's path, or its pid."""
+    if not text:
+        raise argparse.ArgumentTypeError("a socket's path or a pid")
+    return text
+
+
+def endpoint(text: str) -> tuple[str, int]:
+    """[ADDRESS:]PORT, an IPv6 address in brackets or not: the address ("127.0.0.1" where there is
+    none) and the port."""
+    address, colon, number = text.rpartition(":")
+    address = address.removeprefix("[").removesuffix("]")
+    return address or ("0.0.0.0" if colon else "127.0.0.1"), port(number)
+
+
+def words(known: tuple[str, ...]) -> Callable[[str], list[str]]:
+    """Some of the known ones, with commas between."""
+
+    def parse(text: str) -> list[str]:
+        given = text.split(",")
+        for word in given:
+            if word not in known:
+                raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(known)}")
+        return given
+
+    return parse
+
+
+def numbers(least: int) -> Callable[[str], list[int]]:
+    """Whole numbers from `least`, with commas between."""
+
+    def parse(text: str) -> list[int]:
+        try:
+            given = [int(word) for word in text.split(",")]
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers") from None
+        if min(given) < least:
+            raise argparse.ArgumentTypeError(f"{min(given)}: {least} or more")
+        return given
+
+    return parse
+
+
+def file_named(suffixes: tuple[str, ...]) -> Callable[[str], pathlib.Path]:
+    """A path with one of the suffixes."""
+
+    def parse(text: str) -> pathlib.Path:
+        path = pathlib.Path(text)
+        if path.suffix not in suffixes:
+            raise argparse.ArgumentTypeError(f"{text}: a name that ends in {' or '.join(suffixes)}")
+        return path
+
+    return parse

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from .._session import configuration, discovery, stats_page
 from .._session.binding import Client, kernel_calls
@@ -320,18 +320,8 @@ def examine(machine: Machine) -> list[Finding]:
 # ---- the command -----------------------------------------------------------------------------
 
 
-def add_command(commands: Any) -> None:
-    doctor = commands.add_parser(
-        "doctor", help="what this machine has and lacks for each stack, and how to mend it"
-    )
-    doctor.add_argument("--json", action="store_true", help="the findings, as JSON")
-    doctor.add_argument(
-        "--stack", choices=("host", "fstack"), default="host", help="whose failures count"
-    )
-    doctor.set_defaults(call=_doctor)
-
-
-def _doctor(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> int:
+    """Prints the findings. Returns 1 where the stack cannot run."""
     findings = examine(Machine())
     if args.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))

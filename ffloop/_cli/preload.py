@@ -9,7 +9,6 @@ import shutil
 import stat
 import sys
 from pathlib import Path
-from typing import Any
 
 from .._session import configuration, discovery
 from .._session.binding import keep_alive
@@ -23,34 +22,6 @@ class _Refused(Exception):
     """What cannot be preloaded, in a sentence."""
 
 
-def add_command(commands: Any) -> None:
-    """Adds `preload` to the subcommands of `ffloop`."""
-    parser = commands.add_parser(
-        "preload",
-        help="run a C program's TCP on an instance, unchanged",
-        usage="ffloop preload [OPTIONS] -- PROGRAM [ARGS...]",
-        description="Finds the instance (or starts an embedded one that lasts as long as the "
-        "program and its children), sets LD_PRELOAD and FFLOOP_INSTANCE, and becomes the program. "
-        "docs/preload.md lists the variables that say more.",
-    )
-    parser.add_argument("--stack", choices=configuration.STACKS, help="insist on this stack")
-    parser.add_argument("--instance", metavar="PATH", help="the instance's socket")
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="start a program too whose own sockets cannot be on the stack (static, Go)",
-    )
-    parser.add_argument(
-        "--cflags", action="store_true", help="print how to compile with ff_syscall.h (kqueue)"
-    )
-    parser.add_argument(
-        "--libs", action="store_true", help="print how to link the library instead of preloading it"
-    )
-    parser.add_argument("program", metavar="PROGRAM", nargs="?")
-    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="ARGS")
-    parser.set_defaults(call=_command, parser=parser)
-
-
 def library() -> str:
     """The path of libff_syscall.so inside the package. Raises InstanceNotFound."""
     place = Path(discovery.executable()).with_name("libff_syscall.so")
@@ -59,7 +30,8 @@ def library() -> str:
     return str(place)
 
 
-def _command(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> int:
+    """Becomes the program. Returns an exit status where it cannot."""
     try:
         if args.cflags or args.libs:
             print(_flags(args.cflags, args.libs))

@@ -12,7 +12,7 @@ import itertools
 import os
 import socket
 import ssl as ssl_module
-from typing import Any
+from typing import Any, Unpack
 
 from .._net.inherited import Handed
 from .._net.sockets import StackSocket, stack_socket
@@ -21,6 +21,7 @@ from .._session.address import look_up_literal
 from .._session.binding import Client
 from .._session.discovery import InstanceInfo
 from .._session.log import log
+from .._session.options import LoopOptions
 from .._session.routing import Router
 from .._session.session import Session
 from ..errors import ConfigError
@@ -37,17 +38,18 @@ from .stream import StreamTransport
 class Loop(SockCalls):
     """An event loop whose TCP runs on an ffloop instance.
 
-    Keyword arguments (each has a variable too: docs/configuration.md): `instance`, the path of an
-    instance's socket; `stack`, "host" or "fstack", to insist on one; `reconnect`, whether to attach
-    and listen again when the instance ended; `routes`; `dual_listen`, whether what the stack serves
-    is served on the kernel too; `kernel_sockets`, what becomes of those that the application hands
-    in; `reuse_port`; `spin_us`; `pool_kib`; `tx_cap`; `max_sockets`; `timeout_ms`.
+    Keyword arguments (LoopOptions; each has a variable too: docs/configuration.md): `instance`,
+    the path of an instance's socket; `stack`, "host" or "fstack", to insist on one; `reconnect`,
+    whether to attach and listen again when the instance ended; `routes`; `dual_listen`, whether
+    what the stack serves is served on the kernel too; `kernel_sockets`, what becomes of those that
+    the application hands in; `reuse_port`; `spin_us`; `pool_kib`; `tx_cap`; `max_sockets`;
+    `timeout_ms`.
 
     Attaches at once: raises InstanceError (an OSError) when there is no instance, and ConfigError
     (a ValueError) for an option that cannot be.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, **options: Unpack[LoopOptions]) -> None:
         self._config = configuration.load(**options)
         self._index = discovery.next_index(self._config)
         _pin(self._config.cpu())
@@ -610,6 +612,6 @@ def _bind_local(
     raise OSError(f"no matching local address with {family=} found")
 
 
-def new_event_loop(**options: Any) -> Loop:
+def new_event_loop(**options: Unpack[LoopOptions]) -> Loop:
     """A new Loop: for `asyncio.Runner(loop_factory=...)` and everything that takes a factory."""
     return Loop(**options)

@@ -1,27 +1,39 @@
-"""FFLoopPolicy. Imported only when asked for: policies are deprecated from Python 3.14."""
+"""FFLoopPolicy and install, where Python has event loop policies: they are deprecated from 3.14 and
+go in 3.16."""
 
 import asyncio
-import sys
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
+from .._session.options import LoopOptions
 from .loop import Loop
 
-if TYPE_CHECKING or sys.version_info < (3, 14):
+if TYPE_CHECKING:
     from asyncio import DefaultEventLoopPolicy as _DefaultPolicy
 else:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        _DefaultPolicy = asyncio.DefaultEventLoopPolicy
+        _DefaultPolicy = getattr(asyncio, "DefaultEventLoopPolicy", object)
+
+
+def available() -> bool:
+    """Whether this Python has policies."""
+    return _DefaultPolicy is not object
 
 
 class FFLoopPolicy(_DefaultPolicy):
     """An event loop policy whose loops are ffloop.Loop.
 
-    Keyword arguments are the loop's. Child watchers and the rest are asyncio's own.
+    Keyword arguments are the loop's. Child watchers and the rest are asyncio's own. Raises
+    RuntimeError where Python has no policies.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, **options: Unpack[LoopOptions]) -> None:
+        if not available():
+            raise RuntimeError(
+                "this Python has no event loop policies: use `ffloop.run(main())`, or "
+                "`loop_factory=ffloop.new_event_loop`"
+            )
         super().__init__()
         self._options = options
 
@@ -29,11 +41,14 @@ class FFLoopPolicy(_DefaultPolicy):
         return Loop(**self._options)
 
 
-def install(**options: Any) -> None:
-    """Makes ffloop the default loop, by `asyncio.set_event_loop_policy`.
+def install(**options: Unpack[LoopOptions]) -> None:
+    """Makes ffloop the default loop, by `asyncio.set_event_loop_policy`. Raises RuntimeError where
+    Python has no policies.
 
-    Prefer `ffloop.run` or `loop_factory=ffloop.new_event_loop`: Python 3.16 has no policies.
+    Prefer `ffloop.run` or `loop_factory=ffloop.new_event_loop`.
     """
+    policy = FFLoopPolicy(**options)
+    set_policy: Any = asyncio.set_event_loop_policy
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        asyncio.set_event_loop_policy(FFLoopPolicy(**options))
+        set_policy(policy)

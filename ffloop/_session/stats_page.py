@@ -8,10 +8,12 @@ any other. Values are snapshots, each true of a moment, not all of the same one.
 
 import contextlib
 import fcntl
+import functools
 import mmap
 import os
 import pwd
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +25,9 @@ from .native import ffi, lib
 
 _COMM = "ffloop-instance"
 _PAGE_NAME, _SEGMENT_NAME = "/memfd:ffloop-stats", "/memfd:ffloop-sc"
+_MOST_SESSIONS, _MOST_SOCKETS = 1 << 16, 1 << 18  # slots: --max-sessions' limit, FFL_STATS_SOCKETS
+_MOST_SEGMENT, _MOST_PROGRAM = 1 << 32, 4096  # bytes
+_MOST_PAGE = 4096 + _MOST_SESSIONS * 64 + 4096 + _MOST_SOCKETS * 128  # bytes
 _STUCK_AFTER = 1.0  # seconds that a running instance may go without a look at everything
 
 _STATES = {
@@ -123,11 +128,24 @@ class Instance:
     sessions: list[Session]
     sockets: list[Socket]
 
+    def queued(self) -> Counter[int]:
+        """Bytes sent that the stack has not taken, by session."""
+        found: Counter[int] = Counter()
+        for sock in self.sockets:
+            found[sock.session] += sock.tx_queued
+        return found
+
 
 def pids() -> list[int]:
-    """Processes that are instances, whoever they belong to."""
+    """Processes that are instances, whoever they belong to. Raises InstanceError without /proc."""
     found = []
-    for entry in os.listdir("/proc"):
+    try:
+        entries = os.listdir("/proc")
+    except OSError as exc:
+        raise InstanceError(
+            exc.errno, f"/proc cannot be read ({exc.strerror}): instances are found there"
+        ) from None
+    for entry in entries:
         if entry.isdecimal():
             with contextlib.suppress(OSError):
                 name, letter = _stat(int(entry))
@@ -141,11 +159,12 @@ def alive(pid: int) -> bool:
     return os.path.exists(f"/proc/{pid}")
 
 
+@functools.lru_cache(1024)
 def user(uid: int) -> str:
     """The user's name, or the number where it has none."""
     try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
+        return _printable(pwd.getpwuid(uid).pw_name)
+    except (KeyError, OverflowError):
         return str(uid)
 
 
@@ -157,7 +176,7 @@ def read(pid: int, sockets: bool = True) -> Instance:
     """
     try:
         owner = os.stat(f"/proc/{pid}").st_uid
-        with _mapped(_open_page(pid), "struct ffl_instance_page") as page:
+        with _mapped(_open_page(pid), "struct ffl_instance_page", _MOST_PAGE) as page:
             return _read(pid, owner, page, sockets)
     except PermissionError:
         raise InstanceDenied(
@@ -192,7 +211,8 @@ def find(target: str) -> int:
 
 
 # A process of another user may call itself an instance and show root anything: what is opened must
-# be a memfd by its name, one that cannot shrink under the mapping, and every table inside it.
+# be a memfd by its name, one that cannot shrink under the mapping and is no larger than an
+# instance's, and every table inside it.
 
 
 def _open_page(pid: int) -> int:
@@ -210,13 +230,13 @@ def _open(pid: int, number: int, name: str) -> int:
 
 
 @contextlib.contextmanager
-def _mapped(fd: int, kind: str) -> Iterator[mmap.mmap]:
+def _mapped(fd: int, kind: str, most: int) -> Iterator[mmap.mmap]:
     try:
         size = os.fstat(fd).st_size
         sealed = 0
         with contextlib.suppress(OSError):
             sealed = fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK
-        if not sealed or size < ffi.sizeof(kind):
+        if not sealed or not ffi.sizeof(kind) <= size <= most:
             raise FileNotFoundError(2, "not a page of an instance")
         mapped = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
     finally:
@@ -297,7 +317,10 @@ def _segment(pid: int, number: int, session: int) -> dict[str, Any]:
         fd = _open(pid, number, _SEGMENT_NAME)
     except OSError:
         return {}
-    with _mapped(fd, "struct ffl_segment") as mapped, _view(mapped, "struct ffl_segment") as seg:
+    with (
+        _mapped(fd, "struct ffl_segment", _MOST_SEGMENT) as mapped,
+        _view(mapped, "struct ffl_segment") as seg,
+    ):
         geo = seg.geo
         if geo.magic != lib.FFL_MAGIC or geo.version != ABI_VERSION or geo.session != session:
             return {}
@@ -360,10 +383,10 @@ def _state(pid: int, beat_ns: int) -> str:
 
 
 def _program(pid: int) -> str:
-    """The command line, in a line; "-" when the process is gone."""
+    """The command line's beginning, in a line; "-" when the process is gone."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read().decode(errors="replace").split("\0")
+            words = file.read(_MOST_PROGRAM).decode(errors="replace").split("\0")
     except OSError:
         return "-"
     return _printable(" ".join(words).strip()) or "-"

@@ -6,6 +6,7 @@ import fcntl
 import io
 import json
 import os
+import random
 import re
 import selectors
 import signal
@@ -17,10 +18,12 @@ import urllib.error
 import urllib.request
 
 import pytest
+from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 import ffloop
-from ffloop._cli import main, stat
+from ffloop._cli import collect, main, metrics, tables
 from ffloop._session import discovery, stats_page
 from ffloop.errors import InstanceDenied, InstanceNotFound, VersionMismatch
 
@@ -91,7 +94,7 @@ def test_what_it_shows_is_so(instance, capsys, no_leaks):
 
 def test_states_and_what_is_queued(instance):
     def prometheus():
-        return stat.as_prometheus([stats_page.read(instance.pid)])
+        return metrics.text([stats_page.read(instance.pid)])
 
     def states():
         return sorted(s.state for s in stats_page.read(instance.pid).sockets)
@@ -227,10 +230,10 @@ def test_a_narrow_terminal(instance, width):
     with contextlib.closing(ffloop.new_event_loop()) as loop:
         server = loop.run_until_complete(loop.create_server(asyncio.Protocol, "::1", 0))
         port = server.sockets[0].getsockname()[1]
-        while (seen := stat.collect(instance.path))[0][0].state != "sleeping":
+        while (seen := collect.collect(instance.path))[0][0].state != "sleeping":
             time.sleep(0.001)  # "running" is shorter
         console = Console(width=width, record=True, file=io.StringIO())
-        console.print(stat.tables(*seen, limit=20))
+        console.print(tables.tables(*seen, limit=20))
         server.close()
     text = console.export_text()
     for word in ("submitted", "sq depth", "pool free", "sleeping", "listening", f"[::1]:{port}"):
@@ -239,49 +242,66 @@ def test_a_narrow_terminal(instance, width):
     assert ("woken" in re.sub(r"\(.*?\)", "", text)) == (width == 200)
 
 
+def prometheus(text):
+    """By family: its samples, as Prometheus's own client reads them."""
+    families = list(text_string_to_metric_families(text))
+    assert len({family.name for family in families}) == len(families)
+    return {family.name: family.samples for family in families}
+
+
 def test_prometheus(instance, capsys):
+    """No two families have one name: a counter's, for OpenMetrics, is what is before _total."""
     with contextlib.closing(ffloop.new_event_loop()):
         command("stat", "--instance", instance.path, "--prometheus")
-    text = capsys.readouterr().out
-    label = r'[a-z_]+="(?:[^"\\\n]|\\.)*"'
-    sample = re.compile(rf"([a-z_]+)\{{(?:{label})(?:,{label})*\}} (\S+)")
-    families, values = [], {}
-    for line in text.splitlines():
-        if line.startswith("# TYPE"):
-            families.append(line.split()[2])
-            continue
-        if not line.startswith("#"):
-            name, value = sample.fullmatch(line).groups()
-            assert name == families[-1], "a family's samples are together, behind its TYPE"
-            values.setdefault(name, []).append(float(value))
-    assert len(set(families)) == len(families)
-    assert values["ffloop_instance_sessions"] == [1]
-    assert len(values["ffloop_ring_depth"]) == 4
-    assert sum(values["ffloop_session_app_submitted_total"]) >= 0
+        seen = [stats_page.read(instance.pid)]
+    found = prometheus(capsys.readouterr().out)
+    assert [sample.value for sample in found["ffloop_instance_sessions_open"]] == [1]
+    assert [sample.value for sample in found["ffloop_instance_sessions"]] == [1]  # ..._total
+    assert len(found["ffloop_ring_depth"]) == 4
+    open_metrics = list(openmetrics.text_string_to_metric_families(metrics.text(seen, True)))
+    assert {family.name for family in open_metrics} == {*found}
+    kinds = {family.name: family.type for family in open_metrics}
+    assert kinds["ffloop_instance_sessions"] == "counter"
+    assert kinds["ffloop_instance_sessions_open"] == "gauge"
+
+
+@pytest.mark.parametrize("where", ["127.0.0.1", "[::1]", "localhost", "127.0.0.9"])
+def test_metrics_at_an_address(instance, where):
+    with serving_metrics(instance, f"{where}:0") as (process, url):
+        assert url.startswith(f"http://{where}:")
+        asked = urllib.request.Request(url, headers={"Accept": "application/openmetrics-text"})
+        with urllib.request.urlopen(asked) as answer:
+            assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+            assert list(openmetrics.text_string_to_metric_families(answer.read().decode()))
+        process.terminate()
+
+
+@contextlib.contextmanager
+def serving_metrics(instance, where):
+    """(its process, the URL)"""
+    args = ["-m", "ffloop", "stat", "--instance", instance.path, "--metrics", where]
+    with subprocess.Popen([sys.executable, "-P", *args], stdout=-1, text=True) as process:
+        try:
+            yield process, process.stdout.readline().split()[-1]
+        finally:
+            process.terminate()
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_metrics_server(instance, end):
-    code = "import sys; from ffloop._cli import main; sys.exit(main.main(sys.argv[1:]))"
-    args = ["stat", "--instance", instance.path, "--metrics", "0"]
-    with subprocess.Popen(
-        [sys.executable, "-P", "-c", code, *args], stdout=-1, text=True
-    ) as serving:
-        try:
-            url = serving.stdout.readline().split()[-1]
-            assert url.startswith("http://127.0.0.1:")
-            with urllib.request.urlopen(url) as answer:
-                assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-                assert b"ffloop_instance_info" in answer.read()
-            with pytest.raises(urllib.error.HTTPError, match="404"):
-                urllib.request.urlopen(url + "/more")
-            instance.kill()
-            instance.wait()
-            with pytest.raises(urllib.error.HTTPError, match="503"):
-                urllib.request.urlopen(url)
-        finally:
-            serving.send_signal(end)
-    assert serving.returncode == 0
+    with serving_metrics(instance, "0") as (process, url):
+        assert url.startswith("http://127.0.0.1:")
+        with urllib.request.urlopen(url) as answer:
+            assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+            assert b"ffloop_instance_info" in answer.read()
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(url + "/more")
+        instance.kill()
+        instance.wait()
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            urllib.request.urlopen(url)
+        process.send_signal(end)
+        assert process.wait() == 0
 
 
 def test_no_such_instance(capsys, tmp_path):
@@ -293,7 +313,9 @@ def test_no_such_instance(capsys, tmp_path):
         stats_page.read(2**22 + 1)
     with socket.create_server((HOST, 0)) as taken:
         command("stat", "--metrics", str(taken.getsockname()[1]), status=1)
-    assert "cannot serve" in capsys.readouterr().err
+    assert "cannot serve at 127.0.0.1:" in capsys.readouterr().err
+    command("stat", "--metrics", "192.0.2.1:0", status=1)
+    assert "cannot serve at 192.0.2.1:0: Cannot assign" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
@@ -322,36 +344,110 @@ import fcntl, os, sys
 with open("/proc/self/comm", "w") as file:
     file.write("ffloop-instance")
 fd = os.memfd_create("ffloop-stats", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-os.write(fd, bytes.fromhex(sys.argv[1]))
-os.ftruncate(fd, int(sys.argv[2]))
-if sys.argv[3] == "sealed":
+os.write(fd, bytes.fromhex(sys.stdin.readline()))
+os.ftruncate(fd, int(sys.argv[1]))
+if sys.argv[2] == "sealed":
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
 print("ready", flush=True)
 sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize("case", ["short", "unsealed", "foreign", "beyond"])
-def test_a_process_that_only_looks_like_one(instance, case):
-    """Root looks at everybody's: what a page says is checked before it is followed."""
-    true = bytearray(64)
-    fd = stats_page._open_page(instance.pid)
-    with stats_page._mapped(fd, "struct ffl_instance_page") as page:
-        true[:] = page[:64]
-        whole = page[:4096]
-    data, size, seal, error = {
-        "short": (true, 100, "sealed", InstanceNotFound),
-        "unsealed": (whole, 8192, "no", InstanceNotFound),
-        "foreign": (bytes(4096), 8192, "sealed", VersionMismatch),
-        "beyond": (whole, 8192, "sealed", InstanceNotFound),
-    }[case]
-    args = [sys.executable, "-c", PRETENDER, bytes(data).hex(), str(size), seal]
-    with subprocess.Popen(args, stdin=-1, stdout=-1) as process:
-        assert process.stdout.readline() == b"ready\n"
+@contextlib.contextmanager
+def pretender(page, size, seal="sealed"):
+    """The pid of a process that shows this page as an instance's, in a memfd of `size` bytes."""
+    args = [sys.executable, "-c", PRETENDER, str(size), seal]
+    with subprocess.Popen(args, stdin=-1, stdout=-1, text=True) as process:
+        process.stdin.write(bytes(page).hex() + "\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "ready\n"
         assert process.pid in stats_page.pids()
-        with pytest.raises(error):
-            stats_page.read(process.pid)
+        yield process.pid
         process.stdin.close()
+
+
+@pytest.fixture
+def page(instance):
+    """The page of a true instance, to be changed: (its bytes, the same as a struct)."""
+    kind = "struct ffl_instance_page"
+    with stats_page._mapped(stats_page._open_page(instance.pid), kind, 1 << 30) as mapped:
+        data = bytearray(mapped[:4096])
+    return data, stats_page.ffi.from_buffer(f"{kind} *", data)
+
+
+@pytest.mark.parametrize("case", ["short", "unsealed", "foreign", "beyond"])
+def test_a_process_that_only_looks_like_one(page, case):
+    """Root looks at everybody's: what a page says is checked before it is followed."""
+    data, size, seal, error = {
+        "short": (page[0][:64], 100, "sealed", InstanceNotFound),
+        "unsealed": (page[0], 8192, "no", InstanceNotFound),
+        "foreign": (bytes(4096), 8192, "sealed", VersionMismatch),
+        "beyond": (page[0], 8192, "sealed", InstanceNotFound),
+    }[case]
+    with pretender(data, size, seal) as pid, pytest.raises(error):
+        stats_page.read(pid)
+
+
+@pytest.mark.parametrize("table", ["sessions", "sockets"])
+def test_a_page_without_an_end(page, table):
+    """Four thousand million slots, in a file of that size which takes no memory."""
+    data, struct = page
+    if table == "sessions":
+        struct.session_slots = 2**32 - 1
+    else:
+        struct.socket_top = struct.socket_slots = 2**32 - 1
+    with pretender(data, 1 << 42) as pid:
+        began = time.monotonic()
+        with pytest.raises(InstanceNotFound, match="is not an ffloop instance"):
+            stats_page.read(pid)
+        assert time.monotonic() - began < 10  # (0.01; hours before)
+
+
+_TRICKS = [
+    *(b"[/red]", b"[link=x:y]z", b"[bold", b"\\[", b"\x1b[2J\x1b]0;x\x07", b"\r\n\t\0"),
+    *(b'"} 1\nfoo', b"\xe2\x80\xaetxt", b"\xc2\x9b31m", b"\xff\xfe"),
+]
+
+
+@pytest.mark.parametrize("name", _TRICKS, ids=ascii)
+def test_names_of_a_stranger(page, capsys, name):
+    """They are neither markup nor a terminal's orders, in any form, nor end the command."""
+    data, struct = page
+    for field in (struct.stack, struct.path, struct.describe):
+        room = stats_page.ffi.buffer(field)
+        room[:] = (name + bytes(len(room)))[: len(room)]
+    with pretender(data, stats_page._MOST_PAGE) as pid:
+        for form in ([], ["--json"], ["--prometheus"]):
+            command("stat", "--instance", str(pid), *form)
+            shown = capsys.readouterr().out
+            assert all(char.isprintable() or char == "\n" for char in shown)
+            if form == ["--prometheus"]:
+                assert [s.labels["pid"] for s in prometheus(shown)["ffloop_instance_info"]] == [
+                    str(pid)
+                ]
+            elif not form and name.isascii() and name.decode().isprintable():
+                assert name.decode() in shown
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_page_of_anything(page, capsys, seed):
+    data, struct = page
+    size = struct.size
+    chance = random.Random(seed)
+    offsets = (struct.session_off, struct.session_slots, struct.socket_off)
+    for at in range(16, 400):
+        if chance.random() < 0.5:
+            data[at] = chance.choice([0, 0xFF, chance.randrange(256)])
+    struct.session_off, struct.session_slots, struct.socket_off = offsets
+    struct.socket_top = chance.randrange(300)
+    more = b"".join(
+        chance.choice([bytes(4), b"\xff" * 4, chance.randbytes(4)]) for _ in range(4096)
+    )
+    with pretender(data + more, size) as pid:
+        for form in ([], ["--json"], ["--prometheus"]):
+            command("stat", "--instance", str(pid), *form)
+            shown = capsys.readouterr().out
+            assert all(char.isprintable() or char == "\n" for char in shown)
 
 
 def test_nobody_can_write_the_page(instance):

@@ -15,6 +15,7 @@ import ffloop
 from ffloop import errors
 from ffloop._cli import main
 from ffloop._session import address, configuration, discovery, routing
+from ffloop._session.options import KERNEL_SOCKETS, STACKS, LoopOptions
 
 
 def test_config_defaults():
@@ -228,6 +229,14 @@ def test_instance_outside_a_loop():
         ffloop.instance()
 
 
+def test_the_types_of_options_are_the_tables():
+    """LoopOptions, for type checkers, and the command line's choices."""
+    of_loops = {one.argument for one in configuration.SETTINGS.values() if one.argument}
+    assert of_loops == LoopOptions.__annotations__.keys()
+    words = {one.argument: one.words for one in configuration.SETTINGS.values()}
+    assert (words["stack"], words["kernel_sockets"]) == (STACKS, KERNEL_SOCKETS)
+
+
 def test_cli_runs_the_executable(monkeypatch):
     seen = []
     monkeypatch.setattr(main.os, "execv", lambda path, argv: seen.append((path, argv)))
@@ -263,7 +272,7 @@ def test_cli_usage(capsys):
         (["doctor", "--stack", "sim"], "invalid choice: 'sim'"),
         (["bench", "--rounds", "none"], "a whole number, 1 or more, not 'none'"),
         (["preload"], "which PROGRAM?"),
-        (["run"], "which SCRIPT.py or MODULE:APP?"),
+        (["run"], "which SCRIPT.py, MODULE:APP or -m MODULE?"),
     ],
 )
 def test_cli_mistakes(capsys, argv, words):
@@ -283,7 +292,7 @@ def test_a_tree_without_its_compiled_part(tmp_path):
         tmp_path / "ffloop",
         ignore=shutil.ignore_patterns("*.so", "__pycache__"),
     )
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import ffloop"
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import ffloop; ffloop.Loop"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert f"{tmp_path / 'ffloop'} has no compiled part. If it is ffloop's source" in done.stderr

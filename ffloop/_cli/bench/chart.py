@@ -5,7 +5,6 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
-SUFFIXES = (".png", ".svg")
 _COLORS = {"asyncio": "#9aa5b1", "uvloop": "#4c78a8", "ffloop": "#e4572e"}
 _METRICS = (("rps", "requests a second"), ("cpu", "CPU µs a request (light: the instance's)"))
 

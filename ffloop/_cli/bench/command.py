@@ -1,4 +1,4 @@
-"""The command: what is to be measured, whether it can be, progress, tables, files."""
+"""The command: whether it can be measured, progress, tables, files."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import pathlib
 import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from .. import arguments
 from . import chart, measure
 from .measure import Failed, Place, Server
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-LOOPS = ("asyncio", "uvloop", "ffloop")
-APPS = ("raw", "aiohttp", "ring")
 _RING = {
     "spin": "ring alone, two CPUs, both spin",
     "sleep": "ring alone, two CPUs, both sleep",
@@ -32,103 +28,6 @@ _RING = {
     "nop_sleep": "client and instance, two CPUs, both sleep",
     "nop_sleep_one_cpu": "client and instance, one CPU, both sleep",
 }
-
-
-def add_command(commands: Any) -> None:
-    """Adds `bench` to the subcommands of `ffloop`."""
-    parser = commands.add_parser(
-        "bench",
-        help="compare asyncio, uvloop and ffloop on this machine",
-        description="Serves HTTP with each loop, a raw Protocol and aiohttp, each server a "
-        "process of its own, under wrk: requests a second, CPU a request of the application and "
-        "of the instance, latency; and measures the ring alone. Load, servers and instance share "
-        "this machine's cores: figures of a busy machine mean nothing.",
-    )
-    add_options(parser)
-    parser.set_defaults(call=run)
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--loops", type=_words(LOOPS), default=list(LOOPS), metavar="LOOP,...", help=_list(LOOPS))
-    add("--apps", type=_words(APPS), default=list(APPS), metavar="APP,...", help=_list(APPS))
-    add(
-        "--bytes",
-        type=_numbers(0),
-        default=[0, 65536, 1048576],
-        metavar="N,...",
-        help="of a body; 0: a small one (0,65536,1048576)",
-    )
-    add(
-        "--connections",
-        type=_numbers(1),
-        default=[1, 64],
-        metavar="N,...",
-        help="at a time (1,64)",
-    )
-    add(
-        "--seconds",
-        type=arguments.seconds(),
-        default=2.0,
-        metavar="SECONDS",
-        help="of one run of load, or of idling (2)",
-    )
-    add(
-        "--rounds",
-        type=arguments.whole(1),
-        default=3,
-        metavar="N",
-        help="runs of which the median is shown (3)",
-    )
-    add(
-        "--idle",
-        type=arguments.whole(1),
-        metavar="N",
-        help="measure the cost of N idle connections instead",
-    )
-    add(
-        "--load",
-        choices=measure.LOADS,
-        help="what makes the requests: wrk where it is installed, else a client in Python, whose "
-        "own speed then bounds the requests a second",
-    )
-    add("--json", type=pathlib.Path, metavar="FILE", help="write everything, all rounds too")
-    add("--chart", type=_chart, metavar="FILE", help="draw it: .png or .svg (takes matplotlib)")
-
-
-def _list(words: tuple[str, ...]) -> str:
-    return f"of {', '.join(words)} (all)"
-
-
-def _words(known: tuple[str, ...]) -> Callable[[str], list[str]]:
-    def parse(text: str) -> list[str]:
-        words = text.split(",")
-        for word in words:
-            if word not in known:
-                raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(known)}")
-        return words
-
-    return parse
-
-
-def _numbers(least: int) -> Callable[[str], list[int]]:
-    def parse(text: str) -> list[int]:
-        try:
-            numbers = [int(word) for word in text.split(",")]
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers") from None
-        if min(numbers) < least:
-            raise argparse.ArgumentTypeError(f"{min(numbers)}: {least} or more")
-        return numbers
-
-    return parse
-
-
-def _chart(text: str) -> pathlib.Path:
-    path = pathlib.Path(text)
-    if path.suffix not in chart.SUFFIXES:
-        raise argparse.ArgumentTypeError(f"{text}: a name that ends in .png or .svg")
-    return path
 
 
 # ---- can it be measured? -------------------------------------------------------------------------
@@ -158,7 +57,7 @@ def _missing(args: argparse.Namespace) -> str | None:
     return None
 
 
-def run(args: argparse.Namespace, places: Any = None, base: str = "uvloop") -> int:
+def main(args: argparse.Namespace, places: Any = None, base: str = "uvloop") -> int:
     """Measures and reports. `places`: a context manager of other places than this machine's
     loopback; `base`: whose figures the ratios compare with. Returns an exit status."""
     problem = _missing(args)

@@ -25,7 +25,6 @@ from ..._session.discovery import executable
 from . import procs
 
 _HERE = pathlib.Path(__file__).resolve().parent
-LOADS = ("wrk", "python")
 
 
 @dataclass
@@ -52,7 +51,10 @@ class Place:
         with contextlib.ExitStack() as stack:
             if namespace is not None and self.within is not None:
                 stack.enter_context(self.within(namespace))
-            return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
+            # A group of its own: Ctrl-C is for the command, which ends it.
+            return subprocess.Popen(
+                command, stdout=subprocess.PIPE, text=True, process_group=0, **options
+            )
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -141,7 +143,10 @@ def load(generator: str, where: Server, connections: int, seconds: float) -> dic
         process = place.popen(
             place.load_namespace, _command(generator, where, connections, seconds)
         )
-        output, _ = process.communicate()
+        try:
+            output, _ = process.communicate()
+        finally:
+            process.kill()
         app_after, instance_after = where.cpu()
     found = re.search(r"^RESULT (.*)$", output, re.M)
     if process.returncode or found is None:

@@ -8,6 +8,7 @@ one. Ends on SIGTERM, or when its standard input does (so that it cannot outlive
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -85,8 +86,9 @@ async def main(app: str, size: int, host: str = "127.0.0.1") -> None:
     loop.add_reader(0, stop.set)
     port = await {"raw": serve_raw, "aiohttp": serve_aiohttp}[app](size, host)
     line = {"port": port, "pid": os.getpid(), "instance": instance_pid(loop)}
-    print(json.dumps(line), flush=True)
-    await stop.wait()
+    with contextlib.suppress(BrokenPipeError):  # the command was interrupted and has gone
+        os.write(1, json.dumps(line).encode() + b"\n")
+        await stop.wait()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,31 @@
+"""What `ffloop stat` and `ffloop top` show: every instance that may be looked at."""
+
+from .._session import stats_page
+from .._session.stats_page import Instance
+from ..errors import InstanceDenied, InstanceError, InstanceNotFound
+
+
+def collect(target: str | None = None) -> tuple[list[Instance], list[str]]:
+    """Every instance that may be looked at, and a sentence for each that may not. With a target
+    (path or pid) that one; raises an InstanceError when it cannot be read."""
+    if target is not None:
+        return [stats_page.read(stats_page.find(target))], []
+    found, refused = [], []
+    for pid in stats_page.pids():
+        try:
+            found.append(stats_page.read(pid))
+        except InstanceDenied as exc:
+            refused.append(str(exc.strerror))
+        except InstanceError as exc:
+            if stats_page.alive(pid):
+                refused.append(str(exc.strerror))
+    return found, refused
+
+
+def some(target: str | None) -> tuple[list[Instance], list[str]]:
+    """As collect, but raises InstanceNotFound where it finds none."""
+    instances, refused = collect(target)
+    if not instances:
+        why = "; ".join(refused) or "no ffloop instance runs on this machine"
+        raise InstanceNotFound(2, why)
+    return instances, refused

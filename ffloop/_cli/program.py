@@ -1,0 +1,120 @@
+"""A process whose every loop is ffloop's, and a script in it.
+
+Every way in which a script may come by a loop leads to ffloop: the policy, asyncio's own selector
+loop, and uvloop, where it is installed and asked for. Processes that multiprocessing spawns
+(uvicorn's and hypercorn's workers) are prepared in the same way.
+"""
+
+import asyncio
+import importlib.util
+import logging
+import multiprocessing.spawn
+import os
+import runpy
+import sys
+import types
+from typing import Any
+
+from .._loop import policy
+from .._loop.loop import Loop, new_event_loop
+from .._session.log import log
+
+
+class Refused(Exception):
+    """What cannot be run, in a sentence."""
+
+
+class _Stderr(logging.StreamHandler[Any]):
+    """Shows ffloop's own lines unless the program has set up logging itself."""
+
+    def filter(self, record: logging.LogRecord) -> Any:
+        return not logging.root.handlers
+
+
+def log_to_stderr() -> None:
+    """Shows what ffloop logs, where the program does not show it."""
+    handler = _Stderr()
+    handler.setFormatter(logging.Formatter("ffloop: %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+
+
+def script(path: str, args: list[str]) -> int:
+    """Runs it as `python path args...` does, on ffloop."""
+    take_over()
+    sys.argv = [path, *args]
+    if not sys.flags.safe_path:
+        sys.path[0] = os.path.dirname(os.path.abspath(path))
+    runpy.run_path(path, run_name="__main__")
+    return 0
+
+
+def module(name: str, args: list[str]) -> int:
+    """Runs it as `python -m name args...` does, on ffloop. Raises Refused."""
+    take_over()
+    sys.argv = [name, *args]
+    if not sys.flags.safe_path:
+        sys.path[0] = os.getcwd()
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        found = None  # not even its package
+    if found is None:
+        raise Refused(f"there is no module {name!r} here or in sys.path")
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+    return 0
+
+
+def take_over() -> None:
+    """Makes every loop of this process an ffloop.Loop, and of those that it spawns."""
+    log_to_stderr()
+    standard: Any = asyncio
+    if policy.available():
+        policy.install()
+    else:
+        standard.new_event_loop = standard.events.new_event_loop = new_event_loop
+    for name in ("SelectorEventLoop", "EventLoop"):  # the second is of Python 3.13
+        if hasattr(standard, name):
+            setattr(standard, name, _SelectorEventLoop)
+    if importlib.util.find_spec("uvloop") is not None:
+        sys.modules["uvloop"] = _uvloop()
+    spawn: Any = multiprocessing.spawn
+    spawn.get_command_line = _spawn_command
+
+
+class _SelectorEventLoop(Loop):
+    """asyncio.SelectorEventLoop's constructor."""
+
+    def __init__(self, selector: Any = None) -> None:
+        if selector is not None:
+            log.warning("%r is not used: ffloop has a selector of its own", selector)
+        super().__init__()
+
+
+def _uvloop() -> types.ModuleType:
+    """A module in uvloop's place. `ffloop run` is the newer word on which loop it is to be."""
+
+    def run(main: Any, *, loop_factory: Any = new_event_loop, debug: Any = None, **_: Any) -> Any:
+        with asyncio.Runner(loop_factory=loop_factory, debug=debug) as runner:
+            return runner.run(main)
+
+    made: Any = types.ModuleType("uvloop", "ffloop, in uvloop's place under `ffloop run`.")
+    made.__spec__ = importlib.util.find_spec("uvloop")
+    made.__version__ = "0.0"
+    made.Loop = Loop
+    made.EventLoopPolicy = policy.FFLoopPolicy
+    made.new_event_loop = new_event_loop
+    made.install = policy.install
+    made.run = run
+    return made  # type: ignore[no-any-return]
+
+
+_plain_spawn_command = multiprocessing.spawn.get_command_line
+
+
+def _spawn_command(**kwargs: Any) -> list[str]:
+    command: list[str] = _plain_spawn_command(**kwargs)
+    if "-c" in command:
+        program = command.index("-c") + 1
+        command[program] = f"from {__name__} import take_over; take_over(); {command[program]}"
+    return command

@@ -1,0 +1,261 @@
+"""What runs as tables for the terminal.
+
+Every cell is a rich Text: what instances and programs call themselves is never read as markup.
+"""
+
+import os
+import sys
+import time
+from typing import Any
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from .._session.stats_page import Instance, Socket
+
+
+def console() -> Console:
+    """Standard output. What is not read on a terminal is not cut to its width."""
+    return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=200)
+
+
+def tables(
+    instances: list[Instance], refused: list[str], limit: int, before: "Rates | None" = None
+) -> Group:
+    """Everything for the terminal. `before`: rates instead of totals."""
+    rates = before or Rates([])
+    parts: list[Any] = [_instances_table(instances, rates)]
+    if any(one.sessions for one in instances):
+        parts += [_sessions_table(instances, rates), _rings_table(instances, rates)]
+    if limit > 0 and any(one.sockets for one in instances):
+        parts.append(_sockets_table(instances, limit, rates))
+    parts += [Text(line, style="yellow") for line in refused]
+    return Group(*parts)
+
+
+# Where a terminal is narrow these columns are left out, in this order.
+_LEFT_OUT = [
+    *("killed", "refused", "spins", "woken", "turns", "type", "held", "user", "empty", "up"),
+    *("posted", "sleeps", "queued", "stack", "sockets", "instance", "session", "id"),
+]
+_FOLDS, _FOLDED = ("socket", "program"), 16  # these take several lines; figures stay whole
+
+
+class _Table:
+    """A table of as many columns as fit; those named ">so" are figures."""
+
+    def __init__(self, title: str, *columns: str) -> None:
+        self._title, self._columns = title, columns
+        self._rows: list[tuple[Text, ...]] = []
+
+    def add_row(self, *cells: str | Text) -> None:
+        self._rows.append(tuple(Text(c) if isinstance(c, str) else c for c in cells))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        gone: list[str] = []
+        for name in _LEFT_OUT:
+            if self._width(gone) <= options.max_width:
+                break
+            if name in self._names():
+                gone.append(name)
+        yield self._without(gone)
+
+    def _width(self, gone: list[str]) -> int:
+        least = 1
+        for i, name in enumerate(self._names()):
+            if name not in gone:
+                most = max([len(name), *(row[i].cell_len for row in self._rows)])
+                least += 3 + (min(most, _FOLDED) if name in _FOLDS else most)
+        return least
+
+    def _names(self) -> list[str]:
+        return [column.lstrip(">") for column in self._columns]
+
+    def _without(self, gone: list[str]) -> Table:
+        title = f"{self._title} (columns left out: {', '.join(gone)})" if gone else self._title
+        table = Table(
+            title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold"
+        )
+        kept = [i for i, name in enumerate(self._names()) if name not in gone]
+        for i in kept:
+            name = self._names()[i]
+            folds = name in _FOLDS
+            table.add_column(
+                name,
+                justify="right" if self._columns[i].startswith(">") else "left",
+                no_wrap=not folds,
+                overflow="fold",
+                min_width=_FOLDED if folds else None,
+            )
+        for row in self._rows:
+            table.add_row(*(row[i] for i in kept))
+        return table
+
+
+def _instances_table(instances: list[Instance], rates: "Rates") -> _Table:
+    table = _Table(
+        "Instances",
+        *("pid", "user", "stack", "state", "socket", ">sessions", ">sockets"),
+        *(">accepts", ">turns", ">sleeps", ">refused", ">killed", ">up"),
+    )
+    for one in instances:
+        key, totals = (one.pid,), one.totals
+        table.add_row(
+            *(str(one.pid), one.user, one.stack, _state(one.state), one.path or "-"),
+            *(str(len(one.sessions)), str(len(one.sockets))),
+            *(rates.of(key, name, totals[name]) for name in ("accepts", "turns", "sleeps")),
+            *(str(totals[f"sessions_{name}"]) for name in ("refused", "killed")),
+            _age(time.time() - one.started),
+        )
+    return table
+
+
+def _state(state: str) -> Text:
+    return Text(state, "red" if state in ("stopped", "stuck", "blocked", "traced") else "")
+
+
+def _sessions_table(instances: list[Instance], rates: "Rates") -> _Table:
+    table = _Table(
+        "Sessions",
+        *("instance", "id", "pid", "user", "program", ">sockets", ">in", ">out"),
+        *(">queued", ">pool free", ">empty"),
+    )
+    for one in instances:
+        queued = one.queued()
+        for session in one.sessions:
+            key, app, inst = (one.pid, session.id), session.app, session.inst
+            table.add_row(
+                *(str(one.pid), str(session.id), str(session.pid), session.user),
+                Text.assemble(_short(session.program), (" (ending)" * session.dying, "red")),
+                str(session.sockets),
+                *(
+                    rates.of(key, name, inst.get(name, 0), _size)
+                    for name in ("bytes_in", "bytes_out")
+                ),
+                _size(queued[session.id]),
+                f"{100 * session.rx_free // max(session.rx_total, 1)}%",
+                rates.of(key, "empty", app.get("pool_empty", 0) + inst.get("pool_empty", 0)),
+            )
+    return table
+
+
+def _short(program: str) -> str:
+    """A command line's beginning, without the folders of the program and its script."""
+    words = program.split(" ")
+    return " ".join([word.rpartition("/")[2] or word for word in words[:2]] + words[2:])[:40]
+
+
+def _rings_table(instances: list[Instance], rates: "Rates") -> _Table:
+    table = _Table(
+        "Rings",
+        *("instance", "id", ">submitted", ">posted", ">sq depth", ">cq depth", ">full"),
+        *(">spins", ">sleeps", ">wakes", ">woken"),
+    )
+    for one in instances:
+        for session in one.sessions:
+            key, app, inst = (one.pid, session.id), session.app, session.inst
+            table.add_row(
+                *(str(one.pid), str(session.id)),
+                rates.of(key, "submitted", app.get("submitted", 0)),
+                rates.of(key, "posted", inst.get("posted", 0)),
+                *(str(session.rings[ring]["depth"]) if app else "-" for ring in ("sq", "cq")),
+                rates.of(key, "full", app.get("sq_full", 0) + inst.get("cq_full", 0)),
+                *(rates.of(key, name, app.get(name, 0)) for name in ("spins", "sleeps", "wakes")),
+                rates.of(key, "woken", inst.get("wakes", 0)),
+            )
+    return table
+
+
+def _sockets_table(instances: list[Instance], limit: int, rates: "Rates") -> _Table:
+    rows = [(one, sock) for one in instances for sock in one.sockets]
+    rows.sort(key=lambda row: (row[1].state != "listening", -rates.weight(row[0], row[1])))
+    title = f"Sockets ({limit} of {len(rows)}: --sockets N)" if len(rows) > limit else "Sockets"
+    table = _Table(
+        title,
+        *("instance", "session", "type", "state", "local", "peer"),
+        *(">in", ">out", ">held", ">queued"),
+    )
+    for one, sock in rows[:limit]:
+        key = (one.pid, sock.session, sock.handle, str(sock.peer))
+        table.add_row(
+            *(str(one.pid), str(sock.session), sock.type, sock.state),
+            *(_address(sock.local), _address(sock.peer)),
+            rates.of(key, "in", sock.bytes_in, _size),
+            rates.of(key, "out", sock.bytes_out, _size),
+            *(_size(sock.rx_held), _size(sock.tx_queued)),
+        )
+    return table
+
+
+def _address(address: Any) -> str:
+    if address is None:
+        return "-"
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _size(value: float) -> str:
+    for unit in ("", "K", "M", "G"):
+        if value < 10_000:
+            return f"{value:.0f}{unit}"
+        value /= 1024
+    return f"{value:.0f}T"
+
+
+def _count(value: float) -> str:
+    for unit in ("", "k", "M"):
+        if value < 10_000:
+            return f"{value:.0f}{unit}"
+        value /= 1000
+    return f"{value:.0f}G"
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+class Rates:
+    """What changed since the sample before, a second. Without one: totals."""
+
+    def __init__(self, before: list[Instance], seconds: float = 0.0) -> None:
+        self._seconds = seconds
+        self._before = _samples(before)
+
+    def of(self, key: tuple[Any, ...], name: str, value: int, text: Any = None) -> str:
+        """A counter's cell."""
+        shown: float = value
+        if self._seconds:
+            shown = max(value - self._before.get((*key, name), value), 0) / self._seconds
+        return str((text or _count)(shown)) + ("/s" if self._seconds else "")
+
+    def weight(self, one: Instance, sock: Socket) -> float:
+        """Busy sockets come first."""
+        key = (one.pid, sock.session, sock.handle, str(sock.peer))
+        total = sock.bytes_in + sock.bytes_out
+        if not self._seconds:
+            return total
+        return total - sum(self._before.get((*key, name), 0) for name in ("in", "out"))
+
+
+def _samples(instances: list[Instance]) -> dict[tuple[Any, ...], int]:
+    found: dict[tuple[Any, ...], int] = {}
+    for one in instances:
+        found.update({(one.pid, name): value for name, value in one.totals.items()})
+        for session in one.sessions:
+            key = (one.pid, session.id)
+            found.update({(*key, name): value for name, value in session.app.items()})
+            for name in ("bytes_in", "bytes_out", "posted"):
+                found[(*key, name)] = session.inst.get(name, 0)
+            app, inst = session.app, session.inst
+            found[(*key, "full")] = app.get("sq_full", 0) + inst.get("cq_full", 0)
+            found[(*key, "empty")] = app.get("pool_empty", 0) + inst.get("pool_empty", 0)
+            found[(*key, "woken")] = inst.get("wakes", 0)
+        for sock in one.sockets:
+            where = (one.pid, sock.session, sock.handle, str(sock.peer))
+            found[(*where, "in")], found[(*where, "out")] = sock.bytes_in, sock.bytes_out
+    return found

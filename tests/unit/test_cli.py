@@ -1,0 +1,250 @@
+"""The command line: what it loads, how it ends, what it says."""
+
+import os
+import pathlib
+import pty
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from ffloop._cli import parser
+
+pytestmark = pytest.mark.timeout(60)
+
+COMMAND = (sys.executable, "-P", "-m", "ffloop")
+HEAVY = ("asyncio", "cffi", "ffloop._loop", "ffloop._native", "ffloop._session.binding", "rich")
+
+
+def python(code, *args, **options):
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, *args],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        **options,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def loaded(*args):
+    """Which of HEAVY a command has imported when it ends."""
+    code = (
+        "import sys\n"
+        "from ffloop._cli.main import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        f"print('loaded:', *({{*sys.modules}} & {{*{HEAVY}}}))\n"
+    )
+    return python(code, *args).stdout.splitlines()[-1].split()[1:]
+
+
+def commands():
+    (found,) = [a for a in parser.build()._actions if a.dest == "command"]
+    return [*found.choices]
+
+
+def test_every_command_is_here():
+    assert commands() == ["instance", "run", "preload", "stat", "top", "doctor", "bench"]
+
+
+@pytest.mark.parametrize("args", [["--version"], ["--help"], []], ids=str)
+def test_the_command_itself_loads_nothing(args):
+    assert loaded(*args) == []
+
+
+@pytest.mark.parametrize("name", commands()[1:])
+def test_help_loads_nothing(name):
+    assert loaded(name, "--help") == []
+
+
+def test_figures_need_neither_a_loop_nor_tables():
+    assert "rich" not in (found := loaded("stat", "--json"))
+    assert "ffloop._loop" not in found
+
+
+def test_import_loads_what_is_asked_for():
+    code = "import sys, ffloop\nassert not {*sys.modules}.intersection(sys.argv)\n"
+    code += "ffloop.InstanceError, ffloop.errors\nassert 'ffloop._loop' not in sys.modules\n"
+    code += "ffloop.Loop\nassert 'ffloop._loop' in sys.modules\nprint(*dir(ffloop))"
+    done = python(code, *HEAVY)
+    assert {"Loop", "install", "kqueue", "__version__"} <= {*done.stdout.split()}
+
+
+# Python 3.16: asyncio without event loop policies.
+WITHOUT_POLICIES = """
+import asyncio, sys
+asyncio.get_event_loop_policy()  # (else asyncio itself asks for what is to go)
+for name in [name for name in (*dir(asyncio), "DefaultEventLoopPolicy") if "olicy" in name]:
+    if hasattr(asyncio, name):
+        delattr(asyncio, name)
+"""
+
+
+def test_all_without_policies():
+    code = """
+from ffloop import *
+import ffloop, ffloop.workers
+from ffloop._cli import apps, main, program, run, supervisor
+for call in (ffloop.install, ffloop.FFLoopPolicy):
+    try: call()
+    except RuntimeError as exc: print(exc)
+async def main(): return type(asyncio.get_running_loop()).__name__
+print(ffloop.run(main()))
+"""
+    lines = python(WITHOUT_POLICIES + code).stdout.splitlines()
+    assert lines[0] == lines[1]
+    assert lines[0].startswith("this Python has no event loop policies: use `ffloop.run(main())`")
+    assert lines[2:] == ["Loop"]
+
+
+@pytest.mark.parametrize("how", ["run", "Runner", "new_event_loop"])
+def test_a_script_without_policies(tmp_path, how):
+    """`ffloop run` puts its loop under it nevertheless."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import asyncio\n"
+        "async def main(): print(type(asyncio.get_running_loop()).__module__)\n"
+        + {
+            "run": "asyncio.run(main())",
+            "Runner": "with asyncio.Runner() as runner: runner.run(main())",
+            "new_event_loop": "loop = asyncio.new_event_loop()\n"
+            "loop.run_until_complete(main()); loop.close()",
+        }[how]
+    )
+    code = "from ffloop._cli.main import main\nsys.exit(main(['run', sys.argv[1]]))"
+    done = python(WITHOUT_POLICIES + code, str(script))
+    assert (done.returncode, done.stdout) == (0, "ffloop._loop.loop\n"), done.stderr
+
+
+# ---- how it ends ----
+
+
+WAITS = """
+import asyncio, os, signal
+async def main():
+    print("runs", flush=True)
+    await asyncio.sleep(3600)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("workers", [[], ["--workers=2"]], ids=str)
+def test_ctrl_c_of_a_script(tmp_path, workers):
+    """No traceback; and the process ends by the signal, so that a shell's loop ends too."""
+    script = tmp_path / "script.py"
+    script.write_text(WAITS)
+    with subprocess.Popen(
+        [*COMMAND, "run", *workers, script], stdout=-1, stderr=-1, text=True
+    ) as process:
+        for _ in workers or [""]:
+            assert process.stdout.readline() == "runs\n"
+        process.send_signal(signal.SIGINT)
+        _, words = process.communicate()
+    assert "Traceback" not in words
+    assert "KeyboardInterrupt" not in words
+    assert process.returncode == (0 if workers else -signal.SIGINT)
+
+
+def test_ctrl_c_of_a_benchmark():
+    """Its server ends as well, whether it has begun to serve or not."""
+    args = ("--loops=asyncio", "--apps=raw", "--bytes=0", "--connections=1", "--load=python")
+    with subprocess.Popen(
+        [*COMMAND, "bench", *args, "--seconds=60"], stdout=-1, stderr=-1, text=True
+    ) as process:
+        while not (servers := children(process.pid)):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, words = process.communicate()
+    assert "Traceback" not in words
+    assert process.returncode == 130
+    while any(pathlib.Path(f"/proc/{pid}").exists() for pid in servers):
+        pass
+
+
+def children(pid):
+    return pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+@pytest.fixture
+def running(tmp_path, monkeypatch):
+    """The path of an instance."""
+    from ffloop._session import discovery
+
+    path = str(tmp_path / "i.sock")
+    with subprocess.Popen([discovery.executable(), "--socket", path], stdout=-1) as process:
+        assert process.stdout.readline().startswith(b"ffloop instance ready")
+        yield path
+        process.kill()
+
+
+@pytest.mark.parametrize("key", [b"q", b"\x03"], ids=["q", "ctrl-c"])
+def test_top_ends(running, key):
+    """And leaves the terminal as it was."""
+    import termios
+
+    controller, terminal = pty.openpty()
+    before = termios.tcgetattr(terminal)
+    with subprocess.Popen(
+        [*COMMAND, "top", "--instance", running, "--interval", "3600"],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=-1,
+        env={**os.environ, "TERM": "xterm"},
+        start_new_session=True,
+        preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # the controlling one
+    ) as process:
+        try:
+            shown = b""
+            while b"pool free" not in shown and b"Instances" not in shown:
+                shown += os.read(controller, 65536)
+            os.write(controller, key)
+            assert process.wait(30) == 0
+            assert process.stderr.read() == b""
+        finally:
+            process.kill()
+    assert termios.tcgetattr(terminal) == before
+    os.close(terminal)
+    os.close(controller)
+
+
+# ---- what it says ----
+
+
+def test_commands_of_others(tmp_path):
+    """`ffloop run uvicorn app:app` is what people try first."""
+    tool = tmp_path / "a-server"
+    tool.write_text("#!/bin/sh\n")
+    tool.chmod(0o755)
+    environ = {**os.environ, "PATH": str(tmp_path)}
+    done = python(
+        "import sys; from ffloop._cli.main import main; main(sys.argv[1:])",
+        *("run", "a-server", "--port", "1", "app:app"),
+        env=environ,
+    )
+    assert done.returncode == 2
+    assert f"it is a command: `ffloop run {tool} --port 1 app:app`" in done.stderr
+    assert "or the app alone: `ffloop run app:app`" in done.stderr
+
+
+def test_a_module(tmp_path):
+    """`ffloop run -m`: all that follows is the module's."""
+    (tmp_path / "beside.py").write_text(
+        "import asyncio, sys\n"
+        "async def main(): print(__name__, *sys.argv[1:], type(asyncio.get_running_loop()))\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "ffloop", "run", "-m", "beside", "--stack", "--help", "x"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.stdout == "__main__ --stack --help x <class 'ffloop._loop.loop.Loop'>\n", done
+    done = subprocess.run([*COMMAND, "run", "-m", "nothing.here"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "ffloop run: there is no module 'nothing.here' here or in sys.path"
+    ]
