@@ -40,14 +40,15 @@ static int set_local(struct sock *s, int level, int name, const void *val, sockl
 
 static int note(struct sock *s, int level, int name, const void *val, socklen_t len)
 {
-    if (len > FFL_OPT_MAX)
+    if (ffl_carry_note(s->noted, level, name))
         return 0;
-    struct option *o = calloc(1, sizeof(*o));
+    struct option *o = malloc(sizeof(*o) + len);
     if (!o)
         return -ENOMEM;
-    *o = (struct option){.next = s->opts, .level = level, .name = name, .len = len};
+    *o = (struct option){.level = level, .name = name, .len = len};
     memcpy(o->data, val, len);
-    s->opts = o;
+    *s->opts_end = o;
+    s->opts_end = &o->next;
     return 0;
 }
 

@@ -30,6 +30,7 @@
 #define FFL_PRELOAD_H
 
 #include "addr.h"
+#include "carry.h"
 #include "client.h"
 #include "real.h"
 #include "setting.h"
@@ -214,11 +215,12 @@ void fd_forked(void (*f)(int fd, struct node *n, void *arg)); /* the child: all 
 
 enum sock_state { SOCK_FRESH, SOCK_BOUND, SOCK_LISTENING, SOCK_CONNECTING, SOCK_CONNECTED };
 
-struct option { /* set before the socket was on the stack: set again there */
+struct
+    option { /* set before the socket was on the stack, and not to be read back: set again there */
     struct option *next;
     int level, name;
     uint32_t len;
-    uint8_t data[FFL_OPT_MAX];
+    uint8_t data[];
 };
 
 struct sock {
@@ -239,7 +241,8 @@ struct sock {
     int busy;                   /* threads that wait in it */
     int64_t rcvtimeo, sndtimeo; /* ns; 0: none */
     struct item *items;
-    struct option *opts;
+    struct option *opts, **opts_end;
+    uint64_t noted[FFL_CARRY_WORDS]; /* options that were set and can be read back: carry.h */
     /* inherited and not imported yet (share.c) */
     struct ticket *ticket;
     uint32_t ticket_handle;

@@ -87,6 +87,7 @@ struct sock *sock_new(int domain, int type, int proto)
     s->type = type & 0xf;
     s->proto = proto;
     s->h = s->kernel_fd = -1;
+    s->opts_end = &s->opts;
     s->nonblock = type & SOCK_NONBLOCK;
     return s;
 }
@@ -98,6 +99,7 @@ static void drop_options(struct sock *s)
         s->opts = o->next;
         free(o);
     }
+    s->opts_end = &s->opts;
 }
 
 void sock_free(struct sock *s)
@@ -223,23 +225,35 @@ static void sock_rearm(struct sock *s)
 
 /* ---- onto the stack ------------------------------------------------------------------------ */
 
-static void put_options(struct sock *s)
+/* On stack socket h: 0; 1: for the sake of this option s is to stay on the kernel; or -errno. */
+static int put_option(const struct sock *s, struct sc *sc, int h, int level, int name,
+                      const void *val, uint32_t len)
 {
-    struct option *first = NULL; /* they were pushed: turn them round */
-    while (s->opts) {
-        struct option *o = s->opts;
-        s->opts = o->next;
-        o->next = first;
-        first = o;
-    }
-    s->opts = first;
-    for (struct option *o = first; o; o = o->next) {
-        int rc = ffl_client_setsockopt(s->sc->c, s->h, o->level, o->name, o->data, o->len);
-        if (rc < 0) /* the kernel took it: the stack may know it less well */
-            ffl_log(FFL_LOG_INFO, "setsockopt(%d, %d) on the stack: %s", o->level, o->name,
-                    strerror(-rc));
-    }
-    drop_options(s);
+    char why[FFL_SETTING_WHY];
+    int rc = ffl_client_setsockopt(sc->c, h, level, name, val, len);
+    if (rc >= 0)
+        return 0;
+    enum ffl_carry_fate fate = ffl_carry_refused(sc->stack, level, name, rc, why, sizeof(why));
+    ffl_log(fate == FFL_CARRY_FAILS ? FFL_LOG_ERROR : FFL_LOG_WARNING, "%s", why);
+    if (fate == FFL_CARRY_STAYS)
+        return s->force_stack ? rc : 1;
+    return fate == FFL_CARRY_FAILS ? rc : 0;
+}
+
+/* What was set on the placeholder. The same. */
+static int put_options(const struct sock *s, int fd, struct sc *sc, int h)
+{
+    struct ffl_optarg o;
+    struct ffl_carry k;
+    int rc = ffl_carry_begin(&k, fd, sc->stack, s->noted);
+    if (rc < 0)
+        return rc;
+    while (rc == 0 && ffl_carry_next(&k, &o))
+        rc = put_option(s, sc, h, o.level, o.name, o.data, o.len);
+    ffl_carry_end(&k);
+    for (const struct option *p = s->opts; p && rc == 0; p = p->next)
+        rc = put_option(s, sc, h, p->level, p->name, p->data, p->len);
+    return rc;
 }
 
 void sock_on_stack(struct sock *s, struct sc *sc, int h)
@@ -271,9 +285,13 @@ int sock_place(struct sock *s, int fd, const struct ffl_addr *a, bool binds)
     int h = ffl_client_socket(sc->c, s->domain, s->type, s->proto, 0);
     if (h < 0)
         return h;
+    if ((rc = put_options(s, fd, sc, h)) != 0) {
+        (void)ffl_client_close(sc->c, h, true); /* it is open */
+        return rc < 0 ? rc : sock_to_kernel(s, fd);
+    }
+    drop_options(s);
     sock_on_stack(s, sc, h);
     s->state = SOCK_BOUND;
-    put_options(s);
     if (s->type == SOCK_DGRAM)
         sock_rearm(s); /* what comes, comes without a connection */
     return 1;

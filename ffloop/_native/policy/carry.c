@@ -1,0 +1,150 @@
+/* carry.c - see carry.h. */
+#include "carry.h"
+
+#include "option.h"
+#include "route.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+
+/* ---- reading ------------------------------------------------------------------------------- */
+
+static int ask(int fd, int name)
+{
+    int value = 0;
+    socklen_t len = sizeof(value);
+    return getsockopt(fd, SOL_SOCKET, name, &value, &len) < 0 ? -errno : value;
+}
+
+#define ROWS (64 * FFL_CARRY_WORDS)
+
+static bool is_v6only(const struct ffl_option *o)
+{
+    return o->level == IPPROTO_IPV6 && o->name == IPV6_V6ONLY;
+}
+
+static bool nothing(const uint64_t *noted)
+{
+    for (int i = 0; noted && i < FFL_CARRY_WORDS; i++)
+        if (noted[i])
+            return false;
+    return noted != NULL;
+}
+
+int ffl_carry_begin(struct ffl_carry *k, int fd, const char *stack, const uint64_t *noted)
+{
+    int domain = ask(fd, SO_DOMAIN), type = ask(fd, SO_TYPE), proto = ask(fd, SO_PROTOCOL);
+    if (domain < 0 || type < 0 || proto < 0)
+        return -ENOTSOCK;
+    *k = (struct ffl_carry){.fd = fd, .fresh = -1, .noted = noted};
+    k->apart = !ffl_route_same_kernel(stack);
+    k->six_apart = k->apart && domain == AF_INET6;
+    if (nothing(noted) && !k->six_apart) {
+        k->next = 2 * ROWS;
+        return 0;
+    }
+    k->fresh = socket(domain, type | SOCK_CLOEXEC, proto);
+    return k->fresh < 0 && !noted ? -errno : 0; /* what was noted can do without */
+}
+
+void ffl_carry_end(struct ffl_carry *k)
+{
+    ffl_close(&k->fresh, NULL);
+}
+
+/* What the socket says, in `out`; or -errno, and nothing in it. */
+static int read_one(int fd, const struct ffl_option *o, struct ffl_optarg *out)
+{
+    socklen_t len = o->size;
+    memset(out, 0, sizeof(*out));
+    out->level = o->level;
+    out->name = o->name;
+    if (getsockopt(fd, o->level, o->name, out->data, &len) < 0)
+        return -errno;
+    out->len = len;
+    return 0;
+}
+
+static bool differs(const struct ffl_carry *k, const struct ffl_option *o, struct ffl_optarg *out)
+{
+    struct ffl_optarg fresh;
+    int rc = read_one(k->fd, o, out);
+    bool hint = k->noted && k->apart && !(o->flags & FFL_OPTION_RESTRICTS);
+    if (k->fresh < 0 || hint || (is_v6only(o) && k->six_apart))
+        return rc == 0; /* the stack's default is not known here */
+    if (rc != read_one(k->fresh, o, &fresh))
+        return true; /* a filter that is too long to read is one */
+    return rc == 0 && memcmp(out, &fresh, sizeof(fresh)) != 0;
+}
+
+static bool due(const struct ffl_carry *k, unsigned row, const struct ffl_option *o)
+{
+    const unsigned both = FFL_OPTION_CARRY | FFL_OPTION_LOCAL;
+    if (k->noted && !(k->noted[row / 64] >> row % 64 & 1) && !(is_v6only(o) && k->six_apart))
+        return false;
+    return (o->flags & both) == FFL_OPTION_CARRY;
+}
+
+/* Twice round, the socket's own level the second time: IP_TOS sets SO_PRIORITY as well. */
+bool ffl_carry_next(struct ffl_carry *k, struct ffl_optarg *out)
+{
+    while (k->next < 2 * ROWS) {
+        unsigned row = k->next % ROWS, second = k->next++ >= ROWS;
+        const struct ffl_option *o = ffl_option_at(row);
+        if (!o || (o->level == SOL_SOCKET) != second || !due(k, row, o) || !differs(k, o, out))
+            continue;
+        if (o->kind == FFL_OPTION_HALVED) {
+            int n;
+            memcpy(&n, out->data, sizeof(n));
+            n /= 2;
+            memcpy(out->data, &n, sizeof(n));
+        }
+        return true;
+    }
+    return false;
+}
+
+bool ffl_carry_note(uint64_t bits[FFL_CARRY_WORDS], int level, int name)
+{
+    const struct ffl_option *o;
+    for (unsigned row = 0; row < ROWS && (o = ffl_option_at(row)); row++)
+        if (o->level == level && o->name == name && o->flags & FFL_OPTION_CARRY) {
+            bits[row / 64] |= 1ull << row % 64;
+            return true;
+        }
+    return false;
+}
+
+/* ---- refused ------------------------------------------------------------------------------- */
+
+/* Not the option's fault: the session's, or the machine's. */
+static bool broken(int rc)
+{
+    return rc == -ECONNRESET || rc == -EPROTO || rc == -ETIMEDOUT || rc == -ENOBUFS ||
+           rc == -ENOMEM || rc == -EBADF;
+}
+
+enum ffl_carry_fate ffl_carry_refused(const char *stack, int level, int name, int rc, char *why,
+                                      size_t whylen)
+{
+    const struct ffl_option *o = ffl_option_find(level, name);
+    char number[48];
+    snprintf(number, sizeof(number), "option %d of level %d", name, level);
+    const char *text = o ? o->text : number;
+    bool restricts = o && o->flags & FFL_OPTION_RESTRICTS;
+    enum ffl_carry_fate fate = broken(rc)                     ? FFL_CARRY_FAILS
+                               : ffl_route_same_kernel(stack) ? FFL_CARRY_STAYS
+                               : restricts                    ? FFL_CARRY_FAILS
+                                                              : FFL_CARRY_GOES_ON;
+    static const char *const then[] = {
+        [FFL_CARRY_STAYS] = "the socket stays on the kernel, which has taken it",
+        [FFL_CARRY_GOES_ON] = "the socket goes on without",
+        [FFL_CARRY_FAILS] = "without it the socket would do what it is not to do",
+    };
+    snprintf(why, whylen, "%s was set on the socket, and the %s stack refuses it (%s): %s", text,
+             stack, ffl_strerror(-rc), then[fate]);
+    return fate;
+}
