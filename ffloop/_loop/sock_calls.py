@@ -14,6 +14,7 @@ from .._net.endpoint import READ, WRITE, Endpoint
 from .._net.inherited import Handed
 from .._net.sockets import StackSocket, can_promote, followers, promote, stack_socket
 from .._net.writers import Writer
+from .._session.carrying import StaysOnKernel
 from .._session.routing import Router
 from .._session.session import Session, stands_for
 from .asyncio_private import Handle, SelectorLoop
@@ -222,7 +223,11 @@ class SockCalls(SelectorLoop):
             if not self._router.on_stack(sock.family, address) or self._handed.bypassed():
                 await super().sock_connect(sock, address)
                 return
-            stack = promote(sock, self._live_session())
+            try:
+                stack = promote(sock, self._live_session())
+            except StaysOnKernel:
+                await super().sock_connect(sock, address)
+                return
         self._own_session(stack)
         await self._connect(stack._ep(), address)
 

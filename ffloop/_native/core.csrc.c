@@ -6,6 +6,7 @@
  * write. So the calls keep it, and those that may wait drop it themselves.
  */
 #include "calls.h"
+#include "carry.h"
 #include "choice.h"
 #include "client.h"
 #include "place.h"

@@ -34,6 +34,7 @@ import sys
 import weakref
 from typing import Any
 
+from .._session.carrying import StaysOnKernel
 from .._session.configuration import Config
 from .._session.log import log
 from .._session.routing import Router, same_kernel
@@ -149,6 +150,8 @@ class Handed:
             # Two listeners of one kernel would split the connections between them: with the host
             # stack, only sockets that nobody listens on yet may be shared.
             inner = adopt(sock, session, share=self._apart or not listens, keep=self._apart)
+        except StaysOnKernel:
+            return None  # `kernel` is None: the stack is not apart
         except OSError as exc:
             if kernel is not None:
                 kernel.close()

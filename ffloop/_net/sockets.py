@@ -14,7 +14,7 @@ import warnings
 import weakref
 from typing import Any, Self
 
-from .._session import ownership
+from .._session import carrying, ownership
 from .._session.address import unset
 from .._session.binding import READ, Client, error
 from .._session.session import Session
@@ -22,24 +22,6 @@ from .endpoint import Endpoint
 
 _WHEN_ASKED = -2
 _TCP_CLOSE = 7  # tcpi_state of a socket that was neither connected nor made to listen
-
-# Options that a fresh kernel socket hands on when it is promoted: (level, name, default).
-_CARRIED = (
-    (socket.SOL_SOCKET, socket.SO_REUSEADDR, 0),
-    (socket.SOL_SOCKET, socket.SO_REUSEPORT, 0),
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0),
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 0),
-)
-_CARRIED_DATAGRAM = (
-    (socket.SOL_SOCKET, socket.SO_REUSEADDR, 0),
-    (socket.SOL_SOCKET, socket.SO_REUSEPORT, 0),
-    (socket.SOL_SOCKET, socket.SO_BROADCAST, 0),
-)
-_KEEPALIVE = (
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT),
-)
 
 # MSG_ flags that a socket without blocking calls, SIGPIPE and descriptors in messages heeds by
 # itself. MSG_MORE is a hint to TCP (the instance gathers what is sent together), not to UDP.
@@ -614,7 +596,8 @@ def _option(sock: Any, name: int) -> int:
 def promote(sock: socket.socket, session: Session) -> StackSocket:
     """Moves a fresh kernel socket (see can_promote) to the stack, in place.
 
-    A local address that it was bound to is bound again on the stack. Raises OSError.
+    A local address that it was bound to is bound again on the stack. Raises OSError; StaysOnKernel,
+    with nothing changed.
     """
     inner = _twin(sock, session)
     try:
@@ -633,7 +616,7 @@ def adopt(sock: socket.socket, session: Session, *, share: bool, keep: bool) -> 
 
     share: other adopters may listen there too. keep: the kernel's own socket stays as it is, for
     a stack that is not this kernel; else this process lets go of it, and when the address is still
-    taken then (OSError), the socket is closed.
+    taken then (OSError), the socket is closed. Raises StaysOnKernel, with nothing changed.
     """
     inner = _twin(sock, session)
     try:
@@ -656,16 +639,11 @@ def _twin(sock: socket.socket, session: Session) -> StackSocket:
     family, kind = _option(sock, socket.SO_DOMAIN), _option(sock, socket.SO_TYPE)
     inner = StackSocket._open(session, family, kind, sock.proto or _default_proto(kind), False)
     try:
-        for level, name, default in _CARRIED if kind == socket.SOCK_STREAM else _CARRIED_DATAGRAM:
-            value = sock.getsockopt(level, name)
-            if value != default:
-                inner.setsockopt(level, name, int(bool(value)))
-                if name == socket.SO_KEEPALIVE and level == socket.SOL_SOCKET:
-                    for klevel, kname in _KEEPALIVE:
-                        inner.setsockopt(klevel, kname, sock.getsockopt(klevel, kname))
-        if family == socket.AF_INET6:  # set either way: FreeBSD's default is not Linux's
-            only = sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
-            inner.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+        for level, name, value in carrying.carried(sock.fileno(), session.client.stack):
+            try:
+                inner.setsockopt(level, name, value)
+            except OSError as exc:
+                carrying.refused(session.client.stack, level, name, exc)
     except BaseException:
         inner.close()
         raise

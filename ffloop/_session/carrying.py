@@ -1,0 +1,44 @@
+"""Options that a kernel socket takes along when the stack takes its place: the core's answer
+(ffloop/_native/policy/carry.h), which is the shim's too."""
+
+import os
+from collections.abc import Iterator
+
+from ..errors import InstanceError
+from .log import log
+from .native import Why, ffi, lib
+
+_said: set[str] = set()
+
+
+class StaysOnKernel(Exception):
+    """The stack refuses an option, and is the kernel that has taken it: the socket stays there."""
+
+
+def carried(fd: int, stack: str) -> Iterator[tuple[int, int, bytes]]:
+    """(level, name, value) of the options that were set on the kernel's socket. Raises OSError."""
+    carry, option = ffi.new("struct ffl_carry *"), ffi.new("struct ffl_optarg *")
+    rc = lib.ffl_carry_begin(carry, fd, stack.encode(), ffi.NULL)
+    if rc < 0:
+        raise OSError(-rc, os.strerror(-rc))
+    try:
+        while lib.ffl_carry_next(carry, option):
+            yield option.level, option.name, bytes(ffi.buffer(option.data, option.len))
+    finally:
+        lib.ffl_carry_end(carry)
+
+
+def refused(stack: str, level: int, name: int, exc: OSError) -> None:
+    """The stack did not take it: `exc`. Warns once of a hint; raises StaysOnKernel, or OSError for
+    an option without which the socket would do what it is not to do."""
+    if isinstance(exc, InstanceError):
+        raise exc
+    why = Why()
+    fate = lib.ffl_carry_refused(stack.encode(), level, name, -(exc.errno or 0), *why.room)
+    if fate == lib.FFL_CARRY_FAILS:
+        raise OSError(exc.errno, str(why)) from exc
+    if str(why) not in _said:
+        _said.add(str(why))
+        log.warning("%s", why)
+    if fate == lib.FFL_CARRY_STAYS:
+        raise StaysOnKernel(str(why))
