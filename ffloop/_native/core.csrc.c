@@ -9,6 +9,7 @@
 #include "carry.h"
 #include "choice.h"
 #include "client.h"
+#include "option.h"
 #include "place.h"
 #include "setting.h"
 #include "spin.h"

@@ -34,7 +34,7 @@ import sys
 import weakref
 from typing import Any
 
-from .._session.carrying import StaysOnKernel
+from .._session.carrying import OptionRefused, StaysOnKernel
 from .._session.configuration import Config
 from .._session.log import log
 from .._session.routing import Router, same_kernel
@@ -155,6 +155,8 @@ class Handed:
         except OSError as exc:
             if kernel is not None:
                 kernel.close()
+            if isinstance(exc, OptionRefused):
+                raise
             if exc.errno == errno.EADDRNOTAVAIL and not self._asked:
                 self._say(
                     f"{address} is no address of the {self._stack} stack: the kernel serves it",

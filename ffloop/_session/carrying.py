@@ -15,6 +15,10 @@ class StaysOnKernel(Exception):
     """The stack refuses an option, and is the kernel that has taken it: the socket stays there."""
 
 
+class OptionRefused(OSError):
+    """The stack refuses an option without which the socket would do what it is not to do."""
+
+
 def carried(fd: int, stack: str) -> Iterator[tuple[int, int, bytes]]:
     """(level, name, value) of the options that were set on the kernel's socket. Raises OSError."""
     carry, option = ffi.new("struct ffl_carry *"), ffi.new("struct ffl_optarg *")
@@ -29,14 +33,14 @@ def carried(fd: int, stack: str) -> Iterator[tuple[int, int, bytes]]:
 
 
 def refused(stack: str, level: int, name: int, exc: OSError) -> None:
-    """The stack did not take it: `exc`. Warns once of a hint; raises StaysOnKernel, or OSError for
-    an option without which the socket would do what it is not to do."""
+    """The stack did not take it: `exc`. Warns once of a hint; else raises StaysOnKernel or
+    OptionRefused."""
     if isinstance(exc, InstanceError):
         raise exc
     why = Why()
     fate = lib.ffl_carry_refused(stack.encode(), level, name, -(exc.errno or 0), *why.room)
     if fate == lib.FFL_CARRY_FAILS:
-        raise OSError(exc.errno, str(why)) from exc
+        raise OptionRefused(exc.errno, str(why)) from exc
     if str(why) not in _said:
         _said.add(str(why))
         log.warning("%s", why)

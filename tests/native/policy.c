@@ -1,12 +1,16 @@
-/* policy.c - routes, variables, places, the choice of an instance: odd strings have one answer each. */
+/* policy.c - routes, variables, places, the choice of an instance, options that are carried over. */
 #include "harness.h"
 
+#include "carry.h"
 #include "choice.h"
 #include "place.h"
 #include "setting.h"
 #include "spin.h"
 
 #include <arpa/inet.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 /* ---- routes -------------------------------------------------------------------------------- */
@@ -333,4 +337,90 @@ TEST(a_directory_that_others_may_write_is_no_place_unless_it_is_sticky)
     CHECK_EQ(ffl_place_check(path, NULL, why, sizeof(why)), -ENOTUNIQ);
     CHECK(strstr(why, dir) && strstr(why, "every user may write"));
     CHECK_EQ(rmdir(dir), 0);
+}
+
+/* ---- options that are carried over --------------------------------------------------------- */
+
+static bool carries(int fd, const char *stack, const uint64_t *noted, int level, int name,
+                    int value)
+{
+    struct ffl_optarg o;
+    struct ffl_carry k;
+    bool found = false;
+    CHECK_EQ(ffl_carry_begin(&k, fd, stack, noted), 0);
+    while (ffl_carry_next(&k, &o)) {
+        int v;
+        memcpy(&v, o.data, sizeof(v));
+        found |= o.level == level && o.name == name && v == value;
+    }
+    ffl_carry_end(&k);
+    return found;
+}
+
+static void set(int fd, int level, int name, int value)
+{
+    CHECK_EQ(setsockopt(fd, level, name, &value, sizeof(value)), 0);
+}
+
+TEST(what_was_set_is_carried_over_and_nothing_else)
+{
+    uint64_t noted[FFL_CARRY_WORDS] = {0};
+    struct ffl_optarg o;
+    struct ffl_carry k;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK_EQ(ffl_carry_begin(&k, fd, "host", NULL), 0);
+    CHECK(!ffl_carry_next(&k, &o)); /* a fresh one has nothing to say */
+    ffl_carry_end(&k);
+    set(fd, SOL_SOCKET, SO_RCVBUF, 30000);
+    set(fd, IPPROTO_IP, IP_TOS, 0x10);
+    CHECK(carries(fd, "host", NULL, SOL_SOCKET, SO_RCVBUF, 30000));
+    CHECK(carries(fd, "host", NULL, IPPROTO_IP, IP_TOS, 0x10));
+    CHECK(!carries(fd, "host", noted, IPPROTO_IP, IP_TOS, 0x10)); /* nobody noted it */
+    CHECK(ffl_carry_note(noted, IPPROTO_IP, IP_TOS));
+    CHECK(carries(fd, "host", noted, IPPROTO_IP, IP_TOS, 0x10));
+    CHECK(!carries(fd, "host", noted, SOL_SOCKET, SO_RCVBUF, 30000));
+    CHECK(!ffl_carry_note(noted, IPPROTO_IP, IP_ADD_MEMBERSHIP)); /* not to be read back */
+    CHECK(!ffl_carry_note(noted, 12345, 1));
+    close(fd);
+}
+
+TEST(where_the_defaults_differ_they_are_carried_over_too)
+{
+    uint64_t noted[FFL_CARRY_WORDS] = {0};
+    int fd = socket(AF_INET6, SOCK_STREAM, 0), only = 1;
+    socklen_t len = sizeof(only);
+    CHECK_EQ(getsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only, &len), 0);
+    CHECK(!carries(fd, "host", noted, IPPROTO_IPV6, IPV6_V6ONLY, only));
+    CHECK(carries(fd, "fstack", noted, IPPROTO_IPV6, IPV6_V6ONLY, only));
+    CHECK(carries(fd, "fstack", NULL, IPPROTO_IPV6, IPV6_V6ONLY, only));
+    set(fd, IPPROTO_TCP, TCP_NODELAY, 0);
+    CHECK(ffl_carry_note(noted, IPPROTO_TCP, TCP_NODELAY));
+    CHECK(!carries(fd, "host", noted, IPPROTO_TCP, TCP_NODELAY, 0));
+    CHECK(carries(fd, "fstack", noted, IPPROTO_TCP, TCP_NODELAY, 0));
+    close(fd);
+}
+
+TEST(what_a_refusal_means)
+{
+    static const struct {
+        const char *stack, *text;
+        int level, name, rc;
+        enum ffl_carry_fate fate;
+    } cases[] = {
+        {"host", "SO_MARK", SOL_SOCKET, SO_MARK, -EPERM, FFL_CARRY_STAYS},
+        {"fstack", "SO_MARK", SOL_SOCKET, SO_MARK, -ENOPROTOOPT, FFL_CARRY_FAILS},
+        {"fstack", "SO_LINGER", SOL_SOCKET, SO_LINGER, -EINVAL, FFL_CARRY_FAILS},
+        {"fstack", "IP_XFRM_POLICY", IPPROTO_IP, 17, -ENOPROTOOPT, FFL_CARRY_FAILS},
+        {"fstack", "TCP_USER_TIMEOUT", IPPROTO_TCP, 18, -ENOPROTOOPT, FFL_CARRY_GOES_ON},
+        {"sim", "option 99 of level 98", 98, 99, -ENOPROTOOPT, FFL_CARRY_GOES_ON},
+        {"host", "option 99 of level 98", 98, 99, -ENOPROTOOPT, FFL_CARRY_STAYS},
+        {"host", "SO_MARK", SOL_SOCKET, SO_MARK, -ECONNRESET, FFL_CARRY_FAILS},
+    };
+    for (size_t i = 0; i < FFL_COUNT(cases); i++) {
+        char why[FFL_SETTING_WHY];
+        int fate = ffl_carry_refused(cases[i].stack, cases[i].level, cases[i].name, cases[i].rc,
+                                     why, sizeof(why));
+        CHECK(strncmp(why, cases[i].text, strlen(cases[i].text)) == 0);
+        CHECK_EQ(fate, cases[i].fate);
+    }
 }
