@@ -22,7 +22,7 @@ from .._session.binding import Client
 from .._session.discovery import InstanceInfo
 from .._session.log import log
 from .._session.options import LoopOptions
-from .._session.routing import Router
+from .._session.routing import Router, same_kernel
 from .._session.session import Session
 from ..errors import ConfigError
 from . import worker
@@ -460,9 +460,9 @@ class Loop(SockCalls):
 
     def _dual(self, asked: bool | None) -> bool:
         # The host stack is this kernel: nothing is left to serve.
-        return (
-            self._config.dual_listen if asked is None else asked
-        ) and self._live_session().client.stack != "host"
+        return (self._config.dual_listen if asked is None else asked) and not same_kernel(
+            self._live_session().client.stack
+        )
 
     async def _addresses(self, host: Any, port: Any, family: int, flags: int) -> list[Any]:
         if host == "":
