@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._net.endpoint import Endpoint
 from .._net.sockets import StackSocket
-from .._session.binding import WRITE, Stream, error, flat, raw_push, raw_send
+from .._session.binding import WRITE, Stream, error, flat, raw_push, raw_send, raw_untake
 from .asyncio_private import (
     LOG_LOST_WRITES,
     SENDFILE_FALLBACK,
@@ -37,6 +37,7 @@ from .backlog import Backlog
 _EAGAIN = -11
 _JOIN = 64 * 1024  # bytes: writelines() joins what is not more
 _READ_FAILED = "Fatal read error on socket transport"
+_WRITE_FAILED = "Fatal write error on socket transport"
 _DATA_FAILED = "Fatal error: protocol.data_received() call failed."
 _MISSING: Any = object()
 _NO_STREAM: Any = Stream(None, 0, -1, 0)  # of a connection that is lost
@@ -80,6 +81,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
         "_protocol_connected",
         "_reading",
         "_server",
+        "_unsendable",
         "_write_context",
     )
 
@@ -111,6 +113,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
         self._context = context
         self._backlog: Backlog | None = None
         self._write_context: contextvars.Context | None = None
+        self._unsendable: OSError | None = None  # why sending failed, while reading goes on
         self._conn_lost = 0
         self._closing = False
         self._paused = False
@@ -213,13 +216,16 @@ class StreamTransport(FlowControl, asyncio.Transport):
                 raise
             except BaseException as exc:
                 self._fatal_error(exc, f"Fatal error: protocol.{what}() call failed.")
-                return
+                break
+        self._left_unread(end - off)
 
     def on_eof(self) -> None:
         if self._hot.blocked:
             self._hold(self.on_eof)
-        else:
+        elif self._unsendable is None or isinstance(self._unsendable, BrokenPipeError):
             self._hot.enter(self._read_eof)
+        else:  # a reset that the send was told of
+            self._hot.enter(self._fatal_error, self._unsendable, _READ_FAILED)
 
     def _read_eof(self) -> None:
         if self._loop.get_debug():
@@ -233,6 +239,8 @@ class StreamTransport(FlowControl, asyncio.Transport):
             return
         if not keep_open:
             self.close()
+        elif self._unsendable is not None:
+            self._fatal_error(self._unsendable, _WRITE_FAILED)
 
     def on_error(self, code: int) -> None:
         if self._hot.blocked:
@@ -282,6 +290,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
         # What arrived while reading is paused and cannot stay in the client; for _release_held.
         # first: the rest of what was being handed out, before anything that came after it.
         if self._closing:
+            self._forget([(callback, args)])
             return
         if self._held is None:
             self._held = collections.deque()
@@ -292,6 +301,16 @@ class StreamTransport(FlowControl, asyncio.Transport):
             self._held.appendleft((callback, args))
         else:
             self._held.append((callback, args))
+
+    def _forget(self, held: Iterable[tuple[Callable[..., None], tuple[Any, ...]]] | None) -> None:
+        for callback, args in held or ():
+            if callback == self._on_bytes:
+                self._left_unread(len(args[0]))
+
+    def _left_unread(self, size: int) -> None:
+        # The peer must learn of it: the close will be a reset, as the kernel's is.
+        if size and self._endpoint.live:
+            raw_untake(self._c, self._h, size)
 
     def _release_held(self) -> None:
         held = self._held
@@ -365,6 +384,8 @@ class StreamTransport(FlowControl, asyncio.Transport):
                 logger.warning("socket.send() raised exception.")
             self._conn_lost += 1
             return
+        if self._unsendable is not None:
+            return
         if type(data) is not bytes:
             if self._backlog is None:
                 view = memoryview(data).cast("B")
@@ -386,7 +407,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
         if not data:
             return
         if sent < 0 and sent != _EAGAIN:
-            self._fatal_error(self._write_error(sent), "Fatal write error on socket transport")
+            self._sending_failed(sent)
             return
         self._backlog = Backlog(memoryview(data)[sent:] if sent > 0 else data)
         self._hot.stalled = True
@@ -399,9 +420,17 @@ class StreamTransport(FlowControl, asyncio.Transport):
             self._protocol_paused = False
             self._maybe_pause_protocol()
 
-    def _write_error(self, code: int) -> OSError:
+    def _sending_failed(self, code: int) -> None:
+        # What the peer had sent before is read first, and its end, which is near, is the
+        # connection's: an answer is not lost because what was still being sent was refused.
         session = self._endpoint.open_session()
-        return session.gone() if session.ended else error(-code)
+        exc = session.gone() if session.ended else error(-code)
+        if self._hot.blocked or session.ended:  # nobody reads
+            self._fatal_error(exc, _WRITE_FAILED)
+            return
+        self._unsendable = exc
+        self._backlog = self._write_context = None
+        self._hot.stalled = True
 
     def on_writable(self) -> None:
         if self._endpoint.watchers is not None:
@@ -419,8 +448,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
                 if sent == size:
                     continue
                 if sent < 0 and sent != _EAGAIN:
-                    message = "Fatal write error on socket transport"
-                    self._fatal_error(self._write_error(sent), message)
+                    self._sending_failed(sent)
                     return
                 backlog.put_back(memoryview(data)[sent:] if sent > 0 else data)
                 self._maybe_resume_protocol()
@@ -477,7 +505,8 @@ class StreamTransport(FlowControl, asyncio.Transport):
         if self._closing or self._endpoint.passed_on(self.close):
             return
         self._closing = self._hot.blocked = True
-        self._held = None
+        held, self._held = self._held, None
+        self._forget(held)
         if self._backlog is None:
             self._conn_lost += 1
             self._hot.stalled = True
@@ -508,7 +537,8 @@ class StreamTransport(FlowControl, asyncio.Transport):
         if self._conn_lost:
             return
         self._backlog = None
-        self._held = None
+        held, self._held = self._held, None
+        self._forget(held)
         self._closing = self._hot.blocked = self._hot.stalled = True
         self._conn_lost += 1
         self._loop.call_soon(self._call_connection_lost, exc, True, context=self._context)

@@ -42,6 +42,7 @@ WINDOW_MAX = 1024
 raw_send = lib.ffl_client_send
 raw_push = lib.ffl_client_push
 raw_unread = lib.ffl_client_unread
+raw_untake = lib.ffl_client_untake
 
 _EVENTS = 512  # a batch; more wait for the next call
 EVENT_SIZE = 16

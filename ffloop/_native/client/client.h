@@ -258,6 +258,9 @@ int64_t ffl_client_sendv(struct ffl_client *c, int h, const struct iovec *iov, i
 uint32_t ffl_client_unsent(const struct ffl_client *c, int h);
 
 int ffl_client_shutdown(struct ffl_client *c, int h, int how); /* ordered after the sends before */
+/* So many bytes that the caller took of a stream will not be used after all: a close resets, as it does
+ * with bytes that nobody took. */
+void ffl_client_untake(struct ffl_client *c, int h, uint32_t bytes);
 /* Ordered after the sends before it; abort drops them instead. Never fails; FFL_EV_CLOSED follows
  * (not for a client that is dead, and not for an accepted socket that was never handed on). */
 int ffl_client_close(struct ffl_client *c, int h, bool abort);

@@ -36,6 +36,7 @@ struct rx_item { /* received bytes: in a shared buffer, or (heap) moved out of i
 struct csock {
     struct csock *ready_next, *wait_next;
     struct csock *acc_next; /* in its listener's queue */
+    bool waits;             /* there: nobody has heard of it, and nobody of what becomes of it */
     uint32_t handle, serial;
     uint8_t domain, type, proto;
     bool listener, connecting, push, armed, mirrored;
@@ -48,11 +49,14 @@ struct csock {
     bool gone;         /* closed, out of the table, still in the ready list */
     bool returning;    /* accepted, not wanted: until nothing more is read ahead (csock_return) */
     int connect_result;
-    int error;      /* pending, > 0 */
-    bool failed;    /* an error was met: nothing more will come */
-    int open_error; /* SOCKET failed: every later call says so */
+    int error;       /* pending, > 0 */
+    bool failed;     /* an error was met: nothing more will come */
+    bool unsendable; /* nothing more is sent; what came, and the end, is still to be read */
+    int send_error;  /* why: for the next send, > 0, or 0 */
+    int open_error;  /* SOCKET failed: every later call says so */
     struct rx_item *rx_head, *rx_tail;
     struct rx_item *given; /* in the current batch */
+    uint32_t rx_taken;     /* bytes of the stream that the application has, modulo 2^32 */
     uint32_t tx_out;       /* bytes of the transmit pool it holds */
     uint32_t tx_limit;     /* SO_SNDBUF; 0: not set */
     size_t tx_left;        /* bytes that the last send could not take */

@@ -66,7 +66,7 @@ static bool tx_turn(const struct ffl_client *c, const struct csock *s)
 /* Room for one buffer at least, and half of the limit free again after it was reached. */
 bool tx_writable(const struct ffl_client *c, const struct csock *s)
 {
-    if (s->error || s->failed || s->shut_wr)
+    if (s->error || s->failed || s->unsendable || s->shut_wr)
         return true; /* the call says which */
     if (tx_is_bulk(s) && !tx_turn(c, s))
         return false;
@@ -125,7 +125,7 @@ uint32_t ffl_client_unsent(const struct ffl_client *c, int h)
 static int take_error(struct csock *s)
 {
     int err = s->error;
-    s->error = 0;
+    s->error = s->send_error = 0;
     s->give_error = false;
     if (s->failed)
         s->eof = true; /* as Linux: the error once, then end of stream */
@@ -160,6 +160,7 @@ static size_t recv_stream(struct ffl_client *c, struct csock *s, uint8_t *to, si
         next = it->next;
         if (peek)
             continue;
+        s->rx_taken += (uint32_t)n;
         it->off += (uint32_t)n;
         it->len -= (uint32_t)n;
         if (it->len == 0)
@@ -220,6 +221,13 @@ int64_t ffl_client_recv(struct ffl_client *c, int h, void *data, size_t len, int
 
 /* ---- send ---------------------------------------------------------------------------------- */
 
+static int take_send_error(struct csock *s)
+{
+    int err = s->send_error ? s->send_error : EPIPE; /* as Linux: the error once, then this */
+    s->send_error = 0;
+    return -err;
+}
+
 static int send_check(struct ffl_client *c, int h, struct csock **out)
 {
     struct csock *s = *out = client_sock(c, h);
@@ -229,6 +237,8 @@ static int send_check(struct ffl_client *c, int h, struct csock **out)
         return -EBADF;
     if (ffl_unlikely(s->open_error || s->error))
         return s->open_error ? -s->open_error : take_error(s);
+    if (ffl_unlikely(s->unsendable))
+        return take_send_error(s);
     if (ffl_unlikely(s->failed || s->shut_wr))
         return -EPIPE;
     return 0;

@@ -163,6 +163,7 @@ static int on_accept(struct ffl_client *c, struct csock *l, struct ffl_entry e)
     s->proto = l->proto;
     s->connected = s->connect_told = true;
     s->armed = l->acc_flags & FFL_F_ARM_NEW;
+    s->waits = true;
     s->names_buf = e.buf;
     if (e.buf != FFL_NO_BUF)
         take_names(c, s, e.buf);
@@ -181,16 +182,21 @@ static int on_accept(struct ffl_client *c, struct csock *l, struct ffl_entry e)
     return 0;
 }
 
-static void on_fail(struct ffl_client *c, struct csock *s, int err)
+static void on_fail(struct ffl_client *c, struct csock *s, int err, bool sending)
 {
-    s->error = err;
-    if (s->type == SOCK_STREAM) {
-        s->failed = true;
-        s->give_error = true;
+    bool told = s->unsendable && !s->send_error; /* by a send: an error is told once */
+    s->failed |= !sending && s->type == SOCK_STREAM;
+    if (sending) {
+        s->unsendable = true;
+        s->send_error = err;
+    } else if (told) {
+        s->eof = true;
     } else {
-        s->give_error = s->push;
+        s->error = err;
+        s->give_error = s->failed || s->push;
     }
-    client_ready(c, s);
+    if (!s->waits)
+        client_ready(c, s);
     mirror_update(s);
 }
 
@@ -258,7 +264,8 @@ static int dispatch(struct ffl_client *c, struct ffl_entry e)
         return on_connect(c, s, e);
     case FFL_OP_ERROR:
         if (!s->closing)
-            on_fail(c, s, e.arg < 0 ? -e.arg : EIO);
+            on_fail(c, s, e.arg < 0 ? -e.arg : EIO,
+                    s->type == SOCK_STREAM && e.flags & FFL_F_SENDING);
         return 0;
     case FFL_OP_CLOSED:
         if (!s->closing)

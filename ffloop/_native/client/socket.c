@@ -234,8 +234,8 @@ int ffl_client_connect(struct ffl_client *c, int h, const struct ffl_addr *a)
     s->connecting = true;
     s->give_connect = false;
     s->connect_result = 0;
-    s->names_known = s->failed = s->eof = s->eof_given = s->shut_wr = false;
-    s->error = 0;
+    s->names_known = s->failed = s->unsendable = s->eof = s->eof_given = s->shut_wr = false;
+    s->error = s->send_error = 0;
     client_submit(c, e);
     return -EINPROGRESS;
 }
@@ -328,6 +328,7 @@ int ffl_client_accept(struct ffl_client *c, int h, struct ffl_names *names)
     if (!l->acc_head)
         l->acc_tail = NULL;
     s->acc_next = NULL;
+    s->waits = false;
     l->acc_n--;
     csock_grant(c, l);
     if (names)
@@ -510,8 +511,8 @@ int ffl_client_take_error(struct ffl_client *c, int h)
         return 0;
     if (s->connecting)
         client_look(c);
-    int err = s->error ? s->error : s->open_error;
-    s->error = 0;
+    int err = s->error ? s->error : s->send_error ? s->send_error : s->open_error;
+    s->error = s->send_error = 0;
     s->connect_told |= err != 0; /* the next connect tries again */
     mirror_update(s);
     return err;
@@ -533,6 +534,7 @@ static void submit_close(struct ffl_client *c, struct csock *s, unsigned flags)
     client_submit(c, (struct ffl_entry){.op = FFL_OP_CLOSE,
                                         .flags = (uint8_t)flags,
                                         .handle = s->handle,
+                                        .arg = (int32_t)s->rx_taken,
                                         .buf = FFL_NO_BUF});
 }
 
@@ -577,6 +579,13 @@ int ffl_client_return(struct ffl_client *c, int h)
         return -EBADF;
     csock_return(c, s);
     return 0;
+}
+
+void ffl_client_untake(struct ffl_client *c, int h, uint32_t bytes)
+{
+    struct csock *s = client_sock(c, h);
+    if (s)
+        s->rx_taken -= bytes;
 }
 
 int ffl_client_close(struct ffl_client *c, int h, bool abort)

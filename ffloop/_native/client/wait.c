@@ -39,6 +39,7 @@ int ffl_client_unread(struct ffl_client *c, int h)
     for (uint32_t i = 0; i < c->batch_n; i++)
         if (c->batch[i] == s->given)
             c->batch[i] = NULL;
+    s->rx_taken -= s->given->len;
     s->given->next = s->rx_head;
     s->rx_head = s->given;
     if (!s->rx_tail)
@@ -61,6 +62,7 @@ static void give_data(struct ffl_client *c, struct csock *s, struct ffl_event *e
         s->rx_tail = NULL;
     it->next = NULL;
     s->given = it;
+    s->rx_taken += it->len;
     c->batch[c->batch_n] = it;
     c->batch_sock[c->batch_n++] = s;
 }
@@ -72,6 +74,7 @@ static void give_accept(struct ffl_client *c, struct csock *l, struct ffl_event 
     if (!l->acc_head)
         l->acc_tail = NULL;
     s->acc_next = NULL;
+    s->waits = false;
     l->acc_n--;
     *ev = (struct ffl_event){.kind = FFL_EV_ACCEPT, .handle = l->handle, .arg = s->handle};
     if (s->names_buf != FFL_NO_BUF) {
@@ -118,13 +121,14 @@ static int push_events(struct ffl_client *c, struct csock *s, struct ffl_event *
             *more = true;
             return n;
         }
-        if (s->give_error) {
+        if (s->eof && !s->eof_given) { /* what failed after the end is the writer's business */
+            s->eof_given = true;
+            s->give_error = false;
+            n += one(&ev[n], FFL_EV_EOF, s, 0);
+        } else {
             s->give_error = false;
             n += one(&ev[n], FFL_EV_ERROR, s, (uint32_t)s->error);
             s->error = s->failed ? s->error : 0;
-        } else {
-            s->eof_given = true;
-            n += one(&ev[n], FFL_EV_EOF, s, 0);
         }
     }
     return n;

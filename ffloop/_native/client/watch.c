@@ -102,6 +102,7 @@ unsigned ffl_client_state(const struct ffl_client *c, int h)
         return FFL_ST_CONNECTING;
     return (rx_readable(s) ? FFL_ST_READ : 0) |
            (!s->listener && tx_writable(c, s) ? FFL_ST_WRITE : 0) | (s->eof ? FFL_ST_EOF : 0) |
-           (s->error || s->open_error ? FFL_ST_ERROR : 0) | (s->failed ? FFL_ST_FAILED : 0) |
+           (s->error || s->send_error || s->open_error ? FFL_ST_ERROR : 0) |
+           (s->failed || (s->unsendable && s->eof) ? FFL_ST_FAILED : 0) |
            (s->shut_wr ? FFL_ST_SHUT_WR : 0);
 }

@@ -177,7 +177,9 @@ static int op_connect(struct ep *e, struct ffl_entry q)
     }
     int rc = e->fd < 0 ? -e->open_error : OPS(in)->connect(ST(in), e->fd, &a);
     if (rc == 0 || rc == -EINPROGRESS) {
-        e->failed = e->rx_done = e->readable = e->eof_hint = false;
+        e->failed = e->rx_done = e->eof_hint = e->fin = false;
+        e->send_error = 0;
+        e->readable = e->dgram; /* what came before it was connected is still there */
         e->connecting = rc == -EINPROGRESS;
         data_block(e, e->connecting);
         e->connect_tag = q.tag;
@@ -217,6 +219,7 @@ static int op_unread(struct ep *e, struct ffl_entry q)
         (uint32_t)q.arg > ffl_buf_size(q.buf) || e->listener ||
         !(q.flags & FFL_F_ADDR) == e->dgram || (uint32_t)q.arg < ffl_addr_bytes(q.flags))
         return -EPROTO;
+    e->rx_posted -= (uint32_t)q.arg - ffl_addr_bytes(q.flags);
     int rc = group_unread(e, session_buf(s, p, q.buf), (uint32_t)q.arg,
                           q.flags & (FFL_F_ADDR | FFL_F_TRUNC));
     session_tx_release(s, q.buf);
@@ -253,7 +256,8 @@ static int op_send(struct ep *e, struct ffl_entry q)
     struct tx_slot *slot = &s->tx[ffl_buf_slot(p, q.buf)];
     if (slot->held)
         return -EPROTO;
-    if (e->failed || e->fd < 0) { /* the error was reported; what follows it is dropped */
+    if (e->failed || e->send_error ||
+        e->fd < 0) { /* the error was reported; what follows it is dropped */
         session_tx_release(s, q.buf);
         return 0;
     }
@@ -434,9 +438,9 @@ int control_entry(struct ffl_session *s, struct ffl_entry q, const char **why)
         return bad(why, "operation on a handle that is not open");
     e->touched = true;
     if (q.op == FFL_OP_CLOSE) {
-        if (q.flags & FFL_F_RETURN)
-            group_return(e);
-        control_close(e, q.flags & FFL_F_ABORT);
+        bool returned = q.flags & FFL_F_RETURN && group_return(e);
+        e->reset = !returned && (q.flags & FFL_F_RETURN || (uint32_t)q.arg != e->rx_posted);
+        control_close(e, e->reset || q.flags & FFL_F_ABORT);
         return 0;
     }
     if (ep_ops[q.op](e, q) < 0)

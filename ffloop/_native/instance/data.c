@@ -19,15 +19,6 @@
 
 /* ---- receive ------------------------------------------------------------------------------- */
 
-static void stall(struct ep *e)
-{
-    if (e->in_stalled)
-        return;
-    e->in_stalled = true;
-    ffl_stat_add(&e->s->map.seg->inst.pool_empty, 1);
-    list_push(&e->s->stalled, e);
-}
-
 static void post_data(struct ep *e, uint32_t buf, uint32_t len, uint8_t flags)
 {
     struct ffl_session *s = e->s;
@@ -38,6 +29,7 @@ static void post_data(struct ep *e, uint32_t buf, uint32_t len, uint8_t flags)
     uint32_t bytes = len - ffl_addr_bytes(flags);
     ffl_stat_add(&s->map.seg->inst.bytes_in, bytes);
     ffl_stat_add(&e->st->bytes_in, bytes);
+    e->rx_posted += bytes;
     stats_held(e);
     session_post(s, (struct ffl_entry){.op = FFL_OP_RECV,
                                        .flags = flags,
@@ -57,8 +49,31 @@ void data_fail(struct ep *e, int err)
                      .op = FFL_OP_ERROR, .handle = e->handle, .arg = -err, .buf = FFL_NO_BUF});
 }
 
+void data_fail_sends(struct ep *e, int err)
+{
+    if (e->send_error || e->failed)
+        return;
+    e->send_error = err;
+    data_drop_tx(e);
+    session_post(e->s, (struct ffl_entry){.op = FFL_OP_ERROR,
+                                          .flags = FFL_F_SENDING,
+                                          .handle = e->handle,
+                                          .arg = -err,
+                                          .buf = FFL_NO_BUF});
+    if (e->rx_done)
+        return;
+    e->readable = true;
+    ep_ready(e);
+}
+
+/* The last byte was read. Where a reset was met by a send first, the stack has told of it and gives
+ * an end that it never had; one after the end (EPIPE) is none of the reader's business. */
 static void end_of_stream(struct ep *e)
 {
+    if (e->send_error && e->send_error != EPIPE) {
+        data_fail(e, e->send_error);
+        return;
+    }
     e->rx_done = true;
     e->readable = false;
     stats_state(e);
@@ -81,7 +96,7 @@ static bool read_stream(struct ep *e)
     uint32_t want = e->rx_big ? ffl_class_size(2) : ffl_class_size(1);
     uint32_t buf = rx_room(e) ? ffl_pool_get(&s->rx, want) : FFL_NO_BUF;
     if (buf == FFL_NO_BUF) {
-        stall(e);
+        ep_stall(e);
         return false;
     }
     struct iovec iov = {session_buf(s, &s->rx.geo, buf), ffl_buf_size(buf)};
@@ -90,12 +105,14 @@ static bool read_stream(struct ep *e)
         bool full = (size_t)n == iov.iov_len;
         e->rx_big = full || n > (int)ffl_class_size(1);
         post_data(e, buf, (uint32_t)n, 0);
-        /* a short read has drained the socket, unless the end of the stream is behind it */
-        e->readable = full || e->eof_hint;
+        /* a short read has drained a stream, unless the stack knows of more (behind an urgent byte,
+         * where a read ends), or of its end */
+        e->rx_due -= n < e->rx_due ? n : e->rx_due;
+        e->readable = full || e->eof_hint || e->rx_due;
         return e->readable;
     }
     (void)ffl_pool_put(&s->rx, buf); /* it was ours: cannot fail */
-    if (n == 0)
+    if (n == 0 || (n == -EAGAIN && e->send_error))
         end_of_stream(e);
     else if (n == -EAGAIN || n == -EINTR)
         e->readable = n == -EINTR;
@@ -111,7 +128,7 @@ static bool read_dgram(struct ep *e)
     struct ffl_session *s = e->s;
     struct ffl_instance *in = s->in;
     if (!rx_room(e) || s->rx.n[2] == 0) {
-        stall(e);
+        ep_stall(e);
         return false;
     }
     struct ffl_addr from = {0};
@@ -142,7 +159,7 @@ static bool read_given(struct ep *e)
     uint32_t buf = room ? ffl_pool_get(&s->rx, group_size(e)) : FFL_NO_BUF;
     uint8_t flags;
     if (buf == FFL_NO_BUF) {
-        stall(e);
+        ep_stall(e);
         return false;
     }
     uint32_t n = group_take(e, session_buf(s, &s->rx.geo, buf), ffl_buf_size(buf), &flags);
@@ -428,7 +445,7 @@ void data_flush(struct ep *e)
         if (rc == -EAGAIN)
             data_block(e, true); /* until a WRITE event */
         else if (rc < 0 && rc != -EINTR)
-            data_fail(e, -rc);
+            data_fail_sends(e, -rc); /* a stream's: a datagram's errors are told by send_dgram */
     }
     if (e->tx_head != FFL_NO_BUF)
         return;
@@ -444,34 +461,38 @@ void data_flush(struct ep *e)
 
 /* ---- events -------------------------------------------------------------------------------- */
 
-/* An event past the end of the stream: a reset that nobody will read, or only room to send, which
- * says again that the peer is done. */
-static void maybe_reset(struct ep *e)
+/* A stream is in error. The stack says so once, to whoever asks first: the reader is to hear of it
+ * after what came before it, and not at all when the end came before it. */
+static void take_error(struct ep *e)
 {
     struct ffl_instance *in = e->s->in;
     int err = 0;
     uint32_t len = sizeof(err);
     if (OPS(in)->getsockopt(ST(in), e->fd, SOL_SOCKET, SO_ERROR, &err, &len) == 0 && err)
-        data_fail(e, err);
+        data_fail_sends(e, e->fin ? EPIPE : err);
 }
 
 void data_event(struct ep *e, const struct ffl_stack_event *ev)
 {
     if (e->dead)
         return;
-    if (ev->filter & FFL_READ)
+    if (ev->filter & FFL_READ) {
         e->readable = true;
+        e->rx_due = ev->data;
+    }
     if (ev->filter & FFL_WRITE)
         data_block(e, false);
-    if (ev->eof && e->rx_done && !e->failed)
-        maybe_reset(e);
-    else if (ev->eof)
-        e->eof_hint = e->readable = true;
     if (e->connecting) {
         if (ev->filter & FFL_WRITE || ev->eof)
             control_connected(e);
         return;
     }
+    if (ev->error && !e->dgram && !e->listener)
+        take_error(e);
+    else if (ev->eof)
+        e->fin = true;
+    if (ev->eof && !e->rx_done)
+        e->eof_hint = e->readable = true;
     if ((e->readable && (e->armed || e->listener)) || e->tx_head != FFL_NO_BUF || e->closing)
         ep_ready(e);
 }

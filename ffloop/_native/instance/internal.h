@@ -66,6 +66,8 @@ struct ep { /* an endpoint: one session's reference to one stack socket */
     int open_error;
     uint32_t credits;          /* listener: accepts that the application will take */
     uint32_t rx_held;          /* bytes of the receive pool with the application */
+    uint32_t rx_posted;        /* bytes of the stream so far, modulo 2^32 */
+    int32_t rx_due;            /* bytes that the stack has said are there */
     uint32_t tx_head, tx_tail; /* queued transmit buffers, through session->tx[].next */
     uint32_t tx_off;           /* bytes of the head already sent */
     uint32_t tx_held;          /* bytes of the queue's buffers */
@@ -74,11 +76,15 @@ struct ep { /* an endpoint: one session's reference to one stack socket */
     struct ep *group_next;
     uint16_t connect_tag;
     bool dgram, listener;
-    bool armed, arm_new, readable, eof_hint, rx_big, rx_done;
+    bool armed, arm_new, readable, rx_big, rx_done;
+    bool eof_hint, fin; /* read to the end; the peer has ended the stream, and not by a reset */
     bool connecting, blocked; /* blocked: the stack takes no more for now (data_block) */
-    bool watched, closing, failed;
-    bool touched; /* its application may know it: an operation named it, or it was read ahead */
-    int8_t shut;  /* pending SHUT_* after the queue, or -1 */
+    bool watched, closing;
+    bool failed;    /* it was said so: nothing more is received or sent */
+    int send_error; /* of a stream: nothing more is sent, but what came is still received; or 0 */
+    bool reset;     /* nobody took what came: its close is a reset */
+    bool touched;   /* its application may know it: an operation named it, or it was read ahead */
+    int8_t shut;    /* pending SHUT_* after the queue, or -1 */
     bool in_ready, in_stalled, in_timed, dead;
     bool buried; /* only the timed list knows it still */
 };
@@ -219,7 +225,9 @@ void group_take_over(struct ep *e, int fd, struct group *kept);
 struct ep *group_turn(struct ep *l, bool (*may)(const struct ep *));
 /* flags: FFL_F_ADDR and FFL_F_TRUNC of a datagram. */
 int group_unread(struct ep *e, const void *data, uint32_t len, uint8_t flags);
-void group_return(struct ep *e); /* an accepted connection, to whoever else has its listener */
+/* An accepted connection, to whoever else has its listener. False: nobody has. */
+bool group_return(struct ep *e);
+bool group_shared(const struct ep *e); /* has its socket other references? */
 bool group_has(const struct ep *e);
 uint32_t group_size(const struct ep *e); /* of the first piece given back, bytes */
 uint32_t group_take(struct ep *e, void *to, uint32_t room, uint8_t *flags);
@@ -243,10 +251,10 @@ void handover_expire(struct ffl_instance *in, int64_t now);
 /* Takes sock. -EDQUOT: as many as there may be, or as the user may have. */
 int session_new(struct ffl_instance *in, int sock, const struct ffl_hello *h,
                 const struct ucred *cred, struct account *a, struct ffl_session **out);
-void session_kill(struct ffl_session *s, const char *why); /* a bad entry */
+void session_kill(struct ffl_session *s, const char *why);      /* a bad entry */
 void session_last_word(struct ffl_session *s, const char *why); /* to its application's log */
-void session_end(struct ffl_session *s);                   /* its unix socket closed */
-void session_reap(struct ffl_instance *in);                /* frees those with nothing left */
+void session_end(struct ffl_session *s);                        /* its unix socket closed */
+void session_reap(struct ffl_instance *in);                     /* frees those with nothing left */
 void session_free(struct ffl_session *s);
 void session_post(struct ffl_session *s, struct ffl_entry e);
 /* Executes what was submitted, `most` entries at most: how many, or < 0 and the session is dead. */
@@ -261,8 +269,12 @@ void *session_buf(struct ffl_session *s, const struct ffl_pool_geo *p, uint32_t 
 int ep_handle(struct ffl_session *s);
 void ep_handle_release(struct ffl_session *s, uint32_t handle);
 struct ep *ep_new(struct ffl_session *s, uint32_t handle, int fd, bool dgram);
+int fd_reset(struct ffl_instance *in,
+             int fd);        /* closes a connection so that its peer sees a reset */
 void ep_close(struct ep *e); /* closes the stack socket, posts CLOSED, buries */
+/* Into one list or the other: to be pumped; or, for want of a receive buffer, when one comes back. */
 void ep_ready(struct ep *e);
+void ep_stall(struct ep *e);
 void ep_timer(struct ep *e, int64_t due);
 void ep_bury(struct ffl_instance *in);
 void list_push(struct ep_list *l, struct ep *e);
@@ -316,6 +328,8 @@ void data_drop_tx(struct ep *e);
 void data_queue(struct ep *e, uint32_t buf); /* at the end of what is to be sent */
 void data_block(struct ep *e, bool on);      /* its sends wait for the stack, or no longer */
 void data_fail(struct ep *e, int err);
+/* A stream's sends fail from now on. What the peer sent before is read all the same, and its end. */
+void data_fail_sends(struct ep *e, int err);
 int data_rxfree(struct ffl_session *s); /* takes receive buffers back; count or -EPROTO */
 
 #define OPS(in) ((in)->stack.ops)

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -93,6 +94,19 @@ void ep_ready(struct ep *e)
     list_push(&e->s->ready, e);
 }
 
+void ep_stall(struct ep *e)
+{
+    if (e->in_stalled)
+        return;
+    if (e->in_ready) {
+        list_remove(&e->s->ready, e);
+        e->in_ready = false;
+    }
+    e->in_stalled = true;
+    ffl_stat_add(&e->s->map.seg->inst.pool_empty, 1);
+    list_push(&e->s->stalled, e);
+}
+
 void ep_timer(struct ep *e, int64_t due)
 {
     e->due = due;
@@ -115,6 +129,32 @@ void ep_handle_release(struct ffl_session *s, uint32_t handle)
         ffl_ids_give(&s->ids, handle);
 }
 
+int fd_reset(struct ffl_instance *in, int fd)
+{
+    const struct linger at_once = {.l_onoff = 1};
+    int rc = OPS(in)->setsockopt(ST(in), fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+    if (rc < 0 && rc != -EINVAL) /* FreeBSD's, of one that is reset already */
+        ffl_log(FFL_LOG_WARNING, "a close cannot be a reset: %s", strerror(-rc));
+    return OPS(in)->close(ST(in), fd);
+}
+
+/* Does the stack hold bytes that nobody will read? This kernel looks itself when a socket is closed;
+ * FreeBSD's stack ends the stream as if all had been read. */
+static bool left_unread(const struct ep *e)
+{
+    struct ffl_instance *in = e->s->in;
+    uint8_t byte;
+    struct iovec iov = {&byte, sizeof(byte)};
+    return !OPS(in)->kernel && !e->rx_done && !e->failed &&
+           OPS(in)->recv(ST(in), e->fd, &iov, 1, NULL, NULL) > 0;
+}
+
+static bool ends_in_a_reset(const struct ep *e)
+{
+    return !e->dgram && !e->listener && !group_shared(e) &&
+           (e->reset || group_has(e) || left_unread(e));
+}
+
 void ep_close(struct ep *e)
 {
     struct ffl_session *s = e->s;
@@ -122,10 +162,11 @@ void ep_close(struct ep *e)
     if (e->dead)
         return;
     handover_keep(e);
+    bool reset = e->fd >= 0 && ends_in_a_reset(e);
     group_leave(e);
     data_drop_tx(e);
     if (e->fd >= 0) {
-        int rc = OPS(in)->close(ST(in), e->fd);
+        int rc = reset ? fd_reset(in, e->fd) : OPS(in)->close(ST(in), e->fd);
         if (rc < 0)
             ffl_log(FFL_LOG_WARNING, "session %u: close: %s", s->id, strerror(-rc));
         atomic_fetch_sub_explicit(&in->page->sockets, 1, memory_order_relaxed);
@@ -372,7 +413,7 @@ static void go_dying(struct ffl_session *s)
         if (!e)
             continue;
         if (e->from && !e->touched) /* accepted ahead: whoever else has the listener takes it */
-            group_return(e);
+            e->reset = !group_return(e);
         control_close(e, s->dead);
         if (!e->dead)
             ep_timer(e, ffl_now_ns() + DYING_LINGER_NS);

@@ -66,7 +66,7 @@ static void unref(struct ffl_instance *in, struct group *g)
     if (--g->refs == 0)
         while (g->head) {
             if (g->head->fd >= 0)
-                (void)OPS(in)->close(ST(in), g->head->fd);
+                (void)fd_reset(in, g->head->fd); /* as the kernel does when a listener goes */
             if (g->head->unread)
                 unref(in, g->head->unread); /* a connection's: it holds no further one */
             pop(g);
@@ -205,23 +205,29 @@ int group_unread(struct ep *e, const void *data, uint32_t len, uint8_t flags)
     return 0;
 }
 
-void group_return(struct ep *e)
+bool group_shared(const struct ep *e)
+{
+    return e->group && e->group->refs > 1;
+}
+
+bool group_return(struct ep *e)
 {
     struct ffl_instance *in = e->s->in;
     struct group *g = e->from;
     struct back *b = g && g->refs ? calloc(1, sizeof(*b)) : NULL;
     if (!b)
-        return;
+        return false;
     b->fd = OPS(in)->dup(ST(in), e->fd); /* without our registration */
     (void)OPS(in)->sockname(ST(in), e->fd, true, &b->peer);
     if (b->fd < 0) {
         free(b);
-        return;
+        return false;
     }
     b->unread = e->group;
     if (b->unread)
         ref(b->unread);
     give(g, b);
+    return true;
 }
 
 bool group_has(const struct ep *e)

@@ -47,18 +47,20 @@ enum ffl_op {
     FFL_OP_DISARM,     /* stop reading ahead */
     FFL_OP_SEND,       /* buf, arg = bytes in buf (with FFL_F_ADDR the ffl_addr is counted too) */
     FFL_OP_SHUTDOWN,   /* arg = SHUT_*; takes effect after the sends before it */
-    FFL_OP_CLOSE,      /* after the sends before it, or at once with FFL_F_ABORT / - */
+    FFL_OP_CLOSE,      /* after the sends before it, or at once with FFL_F_ABORT; arg = bytes of the
+                        * stream that the application took (the low 31): where it left some, it is a
+                        * reset / - */
     FFL_OP_SETSOCKOPT, /* buf: struct ffl_optarg / result */
     FFL_OP_GETSOCKOPT, /* buf: struct ffl_optarg / buf: struct ffl_optarg */
     FFL_OP_NAMES,      /* - / buf: struct ffl_names */
     FFL_OP_RECV,       /* - / data: buf, arg = bytes; arg = 0 and no buf: end of stream */
     FFL_OP_ACCEPT,     /* - / on a listener: arg = new handle (instance's range), buf: ffl_names */
-    FFL_OP_ERROR,      /* - / arg = -errno: the socket failed (send or receive) */
-    FFL_OP_CLOSED,     /* - / the last completion of a handle; it may be used again */
-    FFL_OP_UNREAD,     /* buf, arg = bytes: read ahead and given back, for whoever reads next / - */
-    FFL_OP_EXPORT,     /* arg = ticket, buf = its key's low half: a reference for its holder / - */
-    FFL_OP_IMPORT,     /* open `handle` (application's range), buf: ffl_import / FFL_IMPORT_* */
-    FFL_OP_NOP,        /* answers with its own arg (tests, round-trip benchmark) */
+    FFL_OP_ERROR,  /* - / arg = -errno: the socket failed; on a stream the last, but for CLOSED */
+    FFL_OP_CLOSED, /* - / the last completion of a handle; it may be used again */
+    FFL_OP_UNREAD, /* buf, arg = bytes: read ahead and given back, for whoever reads next / - */
+    FFL_OP_EXPORT, /* arg = ticket, buf = its key's low half: a reference for its holder / - */
+    FFL_OP_IMPORT, /* open `handle` (application's range), buf: ffl_import / FFL_IMPORT_* */
+    FFL_OP_NOP,    /* answers with its own arg (tests, round-trip benchmark) */
     FFL_OP_COUNT
 };
 
@@ -69,6 +71,8 @@ enum ffl_op {
 #define FFL_F_ARM_NEW 0x08u /* ARM on a listener: accepted sockets begin armed */
 #define FFL_F_TRUNC 0x10u   /* RECV, UNREAD of a datagram: it was cut to the buffer */
 #define FFL_F_RETURN 0x20u  /* CLOSE: accepted ahead; back to the listener, if others have it */
+#define FFL_F_SENDING                                                                              \
+    0x80u /* ERROR of a stream: of its sends alone; what came is still to be read */
 
 /* ---- argument blocks, at the start of a buffer --------------------------------------------- */
 

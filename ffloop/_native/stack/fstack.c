@@ -529,6 +529,7 @@ static int fstack_poll(void *st, struct ffl_stack_event *out, int max)
             .udata = kev[i].udata,
             .filter = kev[i].filter == EVFILT_WRITE ? FFL_WRITE : FFL_READ,
             .eof = (kev[i].flags & (EV_EOF | EV_ERROR)) != 0,
+            .error = kev[i].flags & EV_ERROR || (kev[i].flags & EV_EOF && kev[i].fflags),
             .data = kev[i].data > INT32_MAX ? INT32_MAX : (int32_t)kev[i].data,
         };
     return n;

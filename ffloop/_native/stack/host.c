@@ -246,7 +246,7 @@ static int host_watch(void *st, int fd, unsigned filters, void *udata)
     struct host *h = st;
     struct epoll_event ev = {.events = EPOLLET, .data.ptr = udata};
     if (filters & FFL_READ)
-        ev.events |= EPOLLIN | EPOLLRDHUP;
+        ev.events |= EPOLLIN | EPOLLRDHUP | EPOLLPRI;
     if (filters & FFL_WRITE)
         ev.events |= EPOLLOUT;
     return epoll_ctl(h->epfd, EPOLL_CTL_ADD, fd, &ev) < 0 ? -errno : 0;
@@ -269,6 +269,8 @@ static int host_poll(void *st, struct ffl_stack_event *out, int max)
             .filter = (uint8_t)((e & (EPOLLIN | EPOLLRDHUP) || dead ? FFL_READ : 0) |
                                 (e & EPOLLOUT || dead ? FFL_WRITE : 0)),
             .eof = dead || (e & EPOLLRDHUP),
+            .error = (e & EPOLLERR) != 0,
+            .data = e & EPOLLPRI ? INT32_MAX : 0, /* reads end at the urgent byte */
         };
     }
     return n;

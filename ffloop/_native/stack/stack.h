@@ -15,7 +15,8 @@
 #include <sys/uio.h>
 
 /* Readiness. Edge-triggered ("clear"): after an event the instance goes on until a call says
- * -EAGAIN, or until recv gave less than it was asked for while `data`/EOF did not say otherwise. */
+ * -EAGAIN; or, on a stream, until recv gave less than it was asked for while neither `data` nor `eof`
+ * says that there is more. */
 #define FFL_READ 1u
 #define FFL_WRITE 2u
 
@@ -23,7 +24,9 @@ struct ffl_stack_event {
     void *udata;    /* as given to watch */
     uint8_t filter; /* FFL_READ or FFL_WRITE, or both where the stack knows both at once */
     uint8_t eof;    /* the peer has shut its side, or the socket is in error: read to the end */
-    int32_t data;   /* READ: bytes, or connections on a listener, if the stack knows; else 0 */
+    uint8_t error;  /* it is in error: SO_ERROR says which, once */
+    int32_t data; /* READ: bytes that are surely there, INT32_MAX: until -EAGAIN; of a listener, its
+                     * connections; 0: not known */
 };
 
 struct ffl_stack_opts {

@@ -1,0 +1,271 @@
+/*
+ * ends.c - how a connection ends: no byte that came is lost by what came after it, and a peer whose
+ * bytes or connection nobody took is told so. An instance on the host stack, stepped; kernel peers.
+ */
+#include "lab.h"
+
+#include <errno.h>
+#include <string.h>
+
+static struct raw r;
+static int listener; /* the kernel's */
+static int peer;
+
+/* Handle 0 is connected to `peer`; `flags` of its ARM, or not armed. */
+static void connected(bool armed)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(at);
+    listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK_EQ(bind(listener, (struct sockaddr *)&at, len), 0);
+    CHECK_EQ(listen(listener, 1), 0);
+    CHECK_EQ(getsockname(listener, (struct sockaddr *)&at, &len), 0);
+    lab_defaults("host");
+    lab_start("");
+    raw_attach(&r);
+    raw_connect(&r, 0, "127.0.0.1", ntohs(at.sin_port));
+    struct ffl_entry e = raw_expect(&r, FFL_OP_CONNECT, 0);
+    CHECK_EQ(e.arg, 0);
+    raw_give(&r, e.buf);
+    peer = accept(listener, NULL, NULL);
+    if (armed)
+        raw_op(&r, FFL_OP_ARM, 0, 0, 0);
+    turns(2);
+}
+
+static void finish(void)
+{
+    close(peer);
+    close(listener);
+    raw_finish(&r);
+}
+
+static void say(const char *text)
+{
+    CHECK_EQ(send(peer, text, strlen(text), 0), (ssize_t)strlen(text));
+}
+
+static void peer_resets(void)
+{
+    const struct linger l = {.l_onoff = 1};
+    CHECK_EQ(setsockopt(peer, SOL_SOCKET, SO_LINGER, &l, sizeof(l)), 0);
+    close(peer);
+    peer = -1;
+}
+
+/* The next that comes of handle 0 is this text. */
+static void expect_data(const char *text)
+{
+    struct ffl_entry e = raw_expect(&r, FFL_OP_RECV, 0);
+    CHECK_EQ(e.arg, strlen(text));
+    CHECK(memcmp(raw_rx(&r, e.buf), text, strlen(text)) == 0);
+    raw_give(&r, e.buf);
+}
+
+static void expect_end(void)
+{
+    struct ffl_entry e = raw_expect(&r, FFL_OP_RECV, 0);
+    CHECK_EQ(e.arg, 0);
+    CHECK_EQ(e.buf, FFL_NO_BUF);
+}
+
+static void expect_error(int err, uint8_t flags)
+{
+    struct ffl_entry e = raw_expect(&r, FFL_OP_ERROR, 0);
+    CHECK_EQ(e.arg, -err);
+    CHECK_EQ(e.flags, flags);
+}
+
+/* What the peer's next read says: a count, or -errno. */
+static int peer_reads(void)
+{
+    char byte;
+    turns(2);
+    ssize_t n = recv(peer, &byte, 1, 0);
+    return n < 0 ? -errno : (int)n;
+}
+
+/* The reset is told of to who sends; who reads gets all that came, and the end that came. */
+TEST(answer_end_reset)
+{
+    connected(true);
+    say("answer");
+    CHECK_EQ(shutdown(peer, SHUT_WR), 0);
+    peer_resets();
+    turns(4);
+    struct ffl_entry e;
+    char got[16];
+    int n = 0;
+    bool end = false, told = false;
+    while (raw_next(&r, &e)) { /* the error goes its own way, beside the bytes and their end */
+        if (e.op == FFL_OP_ERROR) {
+            CHECK_EQ(e.flags, FFL_F_SENDING);
+            CHECK_EQ(e.arg, -EPIPE);
+            told = true;
+            continue;
+        }
+        CHECK_EQ(e.op, FFL_OP_RECV);
+        CHECK(!end);
+        end = e.arg == 0;
+        if (end)
+            continue;
+        memcpy(got + n, raw_rx(&r, e.buf), (size_t)e.arg);
+        n += e.arg;
+        raw_give(&r, e.buf);
+    }
+    CHECK_EQ(n, 6);
+    CHECK(memcmp(got, "answer", 6) == 0);
+    CHECK(end && told);
+    finish();
+}
+
+/* A send that is refused does not take with it what came before it. */
+TEST(refused_send)
+{
+    connected(false);
+    say("answer");
+    peer_resets();
+    raw_send(&r, 0, "late", 4);
+    expect_error(ECONNRESET, FFL_F_SENDING);
+    raw_nothing(&r);
+    raw_op(&r, FFL_OP_ARM, 0, 0, 0);
+    expect_data("answer");
+    expect_error(ECONNRESET, 0);
+    raw_nothing(&r);
+    finish();
+}
+
+TEST(refused_send_after_the_end)
+{
+    connected(false);
+    say("answer");
+    CHECK_EQ(shutdown(peer, SHUT_WR), 0);
+    turns(2);
+    peer_resets();
+    raw_send(&r, 0, "late", 4);
+    expect_error(EPIPE, FFL_F_SENDING);
+    raw_op(&r, FFL_OP_ARM, 0, 0, 0);
+    expect_data("answer");
+    expect_end();
+    raw_nothing(&r);
+    finish();
+}
+
+/* A read ends at an urgent byte, which is no end of what is there. */
+TEST(behind_an_urgent_byte)
+{
+    connected(true);
+    say("abc");
+    CHECK_EQ(send(peer, "!", 1, MSG_OOB), 1);
+    say("efg");
+    char got[16];
+    for (int n = 0; n < 6;) {
+        struct ffl_entry e = raw_expect(&r, FFL_OP_RECV, 0);
+        memcpy(got + n, raw_rx(&r, e.buf), (size_t)e.arg);
+        n += e.arg;
+        raw_give(&r, e.buf);
+    }
+    CHECK(memcmp(got, "abcefg", 6) == 0);
+    finish();
+}
+
+/* A datagram that came before the socket was connected is there after. */
+TEST(datagram_before_connect)
+{
+    lab_defaults("host");
+    lab_start("");
+    raw_attach(&r);
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)}, to;
+    socklen_t len = sizeof(at);
+    peer = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    CHECK_EQ(bind(peer, (struct sockaddr *)&at, len), 0);
+    CHECK_EQ(getsockname(peer, (struct sockaddr *)&at, &len), 0);
+    struct ffl_addr any = addr4("127.0.0.1", 0), theirs = addr4("127.0.0.1", ntohs(at.sin_port));
+    raw_socket(&r, 0, SOCK_DGRAM);
+    raw_put(&r,
+            (struct ffl_entry){
+                .op = FFL_OP_BIND, .handle = 0, .tag = 1, .buf = raw_arg(&r, &any, sizeof(any))});
+    struct ffl_entry e = raw_expect(&r, FFL_OP_BIND, 0);
+    const struct ffl_names *names = raw_rx(&r, e.buf);
+    to = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = names->local.port_be};
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    raw_give(&r, e.buf);
+    CHECK_EQ(sendto(peer, "hello", 5, 0, (struct sockaddr *)&to, sizeof(to)), 5);
+    turns(4);
+    raw_put(&r, (struct ffl_entry){.op = FFL_OP_CONNECT,
+                                   .handle = 0,
+                                   .tag = 2,
+                                   .buf = raw_arg(&r, &theirs, sizeof(theirs))});
+    e = raw_expect(&r, FFL_OP_CONNECT, 0);
+    raw_give(&r, e.buf);
+    raw_op(&r, FFL_OP_ARM, 0, 0, 0);
+    e = raw_expect(&r, FFL_OP_RECV, 0);
+    CHECK_EQ(e.arg, sizeof(struct ffl_addr) + 5);
+    raw_give(&r, e.buf);
+    close(peer);
+    raw_finish(&r);
+}
+
+/* The application took `taken` of the five bytes that were read ahead, and closes. */
+static int closed_after(int32_t taken)
+{
+    connected(true);
+    say("hello");
+    struct ffl_entry e = raw_expect(&r, FFL_OP_RECV, 0);
+    CHECK_EQ(e.arg, 5);
+    raw_give(&r, e.buf);
+    raw_op(&r, FFL_OP_CLOSE, 0, taken, 0);
+    (void)raw_expect(&r, FFL_OP_CLOSED, 0);
+    int said = peer_reads();
+    finish();
+    return said;
+}
+
+TEST(close_with_unread_bytes)
+{
+    CHECK_EQ(closed_after(3), -ECONNRESET);
+}
+
+TEST(close_with_all_read)
+{
+    CHECK_EQ(closed_after(5), 0);
+}
+
+/* Accepted ahead, and the listener closes: as for the kernel, nobody has accepted it. */
+TEST(connections_that_nobody_accepted)
+{
+    struct ffl_addr any = addr4("127.0.0.1", 0);
+    lab_defaults("host");
+    lab_start("");
+    raw_attach(&r);
+    raw_socket(&r, 0, SOCK_STREAM);
+    raw_put(&r,
+            (struct ffl_entry){
+                .op = FFL_OP_BIND, .handle = 0, .tag = 1, .buf = raw_arg(&r, &any, sizeof(any))});
+    struct ffl_entry e = raw_expect(&r, FFL_OP_BIND, 0);
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    at.sin_port = ((const struct ffl_names *)raw_rx(&r, e.buf))->local.port_be;
+    raw_give(&r, e.buf);
+    raw_op(&r, FFL_OP_LISTEN, 0, 8, 0);
+    raw_give(&r, raw_expect(&r, FFL_OP_LISTEN, 0).buf);
+    raw_op(&r, FFL_OP_ARM, 0, 1, 0);
+    turns(2);
+    int dialled[2]; /* one is accepted ahead, one waits in the kernel */
+    for (int i = 0; i < 2; i++) {
+        dialled[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        CHECK_EQ(connect(dialled[i], (struct sockaddr *)&at, sizeof(at)), 0);
+    }
+    e = raw_expect(&r, FFL_OP_ACCEPT, 0);
+    uint32_t ahead = (uint32_t)e.arg;
+    raw_give(&r, e.buf);
+    raw_op(&r, FFL_OP_CLOSE, 0, 0, 0);
+    (void)raw_expect(&r, FFL_OP_CLOSED, 0);
+    raw_op(&r, FFL_OP_CLOSE, ahead, 0, FFL_F_ABORT | FFL_F_RETURN);
+    (void)raw_expect(&r, FFL_OP_CLOSED, ahead);
+    for (int i = 0; i < 2; i++) {
+        peer = dialled[i];
+        CHECK_EQ(peer_reads(), -ECONNRESET);
+        close(peer);
+    }
+    raw_finish(&r);
+}
