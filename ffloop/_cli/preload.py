@@ -72,7 +72,8 @@ def _found(config: configuration.Config) -> dict[str, str]:
         fd = keep_alive(client.path)
         kept = fcntl.fcntl(fd, fcntl.F_DUPFD, _KEEP_FROM)  # inherited: children keep it up too
         os.close(fd)
-        return {"FFLOOP_INSTANCE": client.path, "_FFLOOP_KEEP": f"{kept}:{client.path}"}
+        inode = os.fstat(kept).st_ino  # found again by it, should a program want its number
+        return {"FFLOOP_INSTANCE": client.path, "_FFLOOP_KEEP": f"{kept}:{inode}:{client.path}"}
 
 
 def _find(program: str) -> str:

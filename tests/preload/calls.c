@@ -76,6 +76,22 @@ CASE(ppoll_chk)
     printf("%d %d\n", p[0].revents, p[1].revents);
 }
 
+CASE(vectors_with_flags)
+{
+    struct iovec v = {buffer, sizeof(buffer)}, one = {"x", 1};
+    connected();
+    arrives("hello");
+    saw("preadv2", preadv2(server, &v, 1, -1, 0));
+    saw("preadv2", preadv2(server, &v, 1, -1, RWF_NOWAIT));
+    saw("preadv2", preadv2(server, &v, 1, 0, 0));
+    saw("preadv", preadv(server, &v, 1, 0));
+    saw("pwritev2", pwritev2(client, &one, 1, -1, 0));
+    saw("pwritev2", pwritev2(client, &one, 1, 0, 0));
+    saw("syscall", syscall(SYS_pwritev2, client, &one, 1, -1L, -1L, 0));
+    heard(server, 2);
+    saw("syscall", syscall(SYS_preadv2, server, &v, 1, -1L, -1L, RWF_NOWAIT));
+}
+
 /* Too much for the buffer: the program is ended, before anything is overwritten. */
 static void overflows(void (*call)(void))
 {

@@ -9,6 +9,7 @@
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/timerfd.h>
@@ -172,6 +173,37 @@ CASE(nothing_is_there)
     int number = freed();
     saw("close", close(number));
     saw("fcntl", fcntl(number, F_GETFD));
+    heard(server, 1);
+}
+
+/* A program may have any number, also one that is taken by what is not the program's. */
+static int takes_all(void)
+{
+    int failed = 0;
+    spare = open("/dev/null", O_RDWR);
+    for (int fd = 64; fd < 1024; fd++)
+        failed += dup2(spare, fd) != fd;
+    return failed;
+}
+
+CASE(takes_every_number)
+{
+    struct epoll_event ev = {.events = EPOLLIN};
+    struct rlimit most = {1024, 1024};
+    NEED(setrlimit(RLIMIT_NOFILE, &most) == 0);
+    connected();
+    int ep = epoll_create1(0);
+    NEED(epoll_ctl(ep, EPOLL_CTL_ADD, server, &ev) == 0 && epoll_wait(ep, &ev, 1, 0) == 0);
+    saw("refused", takes_all());
+    saw("write", write(client, "x", 1));
+    saw("epoll_wait", epoll_wait(ep, &ev, 1, 1000));
+    heard(server, 1);
+    for (int fd = 64; fd < 1024; fd++)
+        NEED(fcntl(fd, F_GETFD) == 0 && close(fd) == 0);
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(write(client, "y", 1) != 1);
+    ends(pid);
     heard(server, 1);
 }
 

@@ -44,6 +44,14 @@ void ffl_log_open(int fd, enum ffl_log_level level)
     log_level = level;
 }
 
+bool ffl_log_moved(int from, int to)
+{
+    bool is = log_fd == from;
+    if (is)
+        log_fd = to;
+    return is;
+}
+
 int ffl_log_level_parse(const char *name)
 {
     for (size_t i = 0; i < FFL_COUNT(level_names); i++)

@@ -51,6 +51,8 @@ enum ffl_log_level { FFL_LOG_ERROR, FFL_LOG_WARNING, FFL_LOG_INFO, FFL_LOG_DEBUG
  */
 void ffl_log_open(int fd, enum ffl_log_level level);
 /* Parses "error", "warning", "info", "debug"; -EINVAL for anything else. */
+bool ffl_log_moved(int from,
+                   int to); /* its descriptor has another number now; false: it is not its */
 int ffl_log_level_parse(const char *name);
 bool ffl_log_enabled(enum ffl_log_level level);
 void ffl_log(enum ffl_log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -10,6 +10,7 @@
 #include "stats.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -307,6 +308,26 @@ static int place_fds(struct ffl_client *c, const struct ffl_client_opts *o)
     return rc;
 }
 
+/* Its own epoll knows them by number: it becomes a new one, in the old one's place. */
+bool ffl_client_moved(struct ffl_client *c, int from, int to)
+{
+    int *fds[] = {&c->sock, &c->app_bell, &c->inst_bell, &c->map.memfd, &c->own_epfd};
+    size_t i = 0;
+    while (i < FFL_COUNT(fds) && *fds[i] != from)
+        i++;
+    if (i == FFL_COUNT(fds))
+        return false;
+    *fds[i] = to;
+    c->ch.peer_bell = c->inst_bell;
+    int epfd = c->own_epfd;
+    if (epfd != to && open_own_epoll(c) == 0) {
+        (void)dup3(c->own_epfd, epfd, O_CLOEXEC); /* both are open */
+        close(c->own_epfd);
+    }
+    c->own_epfd = epfd;
+    return true;
+}
+
 int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *o, char *why,
                       size_t whylen)
 {
@@ -416,7 +437,8 @@ int ffl_client_query(const char *path, int timeout_ms, struct ffl_instance_stats
     struct ffl_reply r;
     int fd = -1;
     why[0] = '\0';
-    int s = client_connect(&(struct ffl_client_opts){.path = path, .timeout_ms = timeout_ms}, why, whylen);
+    int s = client_connect(&(struct ffl_client_opts){.path = path, .timeout_ms = timeout_ms}, why,
+                           whylen);
     if (s < 0)
         return s;
     int rc = client_shake_hands(s, &h, &r, &fd, 1, timeout_ms, why, whylen);

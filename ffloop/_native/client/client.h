@@ -68,6 +68,9 @@ void ffl_client_after_fork(bool child);
  * at most, until what they accepted ahead was returned. */
 void ffl_client_detach(struct ffl_client *c);
 
+/* A descriptor of the client's has moved (place_fd's numbers); the old one goes. False: it has no such. */
+bool ffl_client_moved(struct ffl_client *c, int from, int to);
+
 /* 0, or -errno: the session is gone (-ECONNRESET), or the instance broke the protocol (-EPROTO).
  * In a forked child the parent's client is dead. */
 int ffl_client_dead(const struct ffl_client *c);

@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #define ENV "_FFLOOP_INHERIT"
-#define KEEP "_FFLOOP_KEEP" /* of `ffloop preload`: descriptor:path, see options.keep */
+#define KEEP "_FFLOOP_KEEP" /* of `ffloop preload`: descriptor:inode:path, see struct kept */
 
 /* ---- exec ---------------------------------------------------------------------------------- */
 
@@ -337,15 +337,38 @@ static void find_inherited(struct ticket *t, const char *list)
         closedir(d);
 }
 
+static bool is_inode(int fd, unsigned long ino)
+{
+    struct stat st;
+    return fstat(fd, &st) == 0 && S_ISSOCK(st.st_mode) && st.st_ino == ino;
+}
+
+/* A program before this one may have wanted its number (fd_ours moves then). */
+static void find_kept(const char *keep)
+{
+    unsigned long ino;
+    int path = 0;
+    if (!keep || sscanf(keep, "%d:%lu:%n", &kept.ticket.fd, &ino, &path) != 2 || !path)
+        return;
+    DIR *d = is_inode(kept.ticket.fd, ino) ? NULL : opendir("/proc/self/fd");
+    struct dirent *e;
+    while (d && (e = readdir(d)))
+        if (e->d_name[0] != '.' && is_inode(atoi(e->d_name), ino))
+            kept.ticket.fd = atoi(e->d_name);
+    if (d)
+        closedir(d);
+    if (!is_inode(kept.ticket.fd, ino))
+        return; /* it was closed on the way */
+    fd_ours_keep(kept.ticket.fd);
+    kept.path = strdup(keep + path); /* ENOMEM: without it */
+}
+
 void exec_start(void)
 {
     (void)at_quick_exit(proc_end); /* ENOMEM: as if it was killed */
     keep_environment();
-    const char *keep = secure_getenv(KEEP), *v = secure_getenv(ENV);
-    if (keep && sscanf(keep, "%d:", &kept.ticket.fd) == 1 && strchr(keep, ':')) {
-        fd_ours_keep(kept.ticket.fd);
-        kept.path = strdup(strchr(keep, ':') + 1); /* ENOMEM: without it */
-    }
+    find_kept(secure_getenv(KEEP));
+    const char *v = secure_getenv(ENV);
     if (!v)
         return;
     struct ticket *t = calloc(1, sizeof(*t));

@@ -342,11 +342,33 @@ API int dup(int fd)
     return (int)leave(copied(fd, real.dup(fd)));
 }
 
+/* The program wants the number of one of ours, which moves. What another thread sleeps on stays:
+ * dup2(2) has an error for that, "a race with open() and dup()". */
+static int make_way(int fd)
+{
+    int to = real.fcntl(fd, F_DUPFD_CLOEXEC, high());
+    if (to < 0)
+        to = real.fcntl(fd, F_DUPFD_CLOEXEC, 3); /* the program wants all of them */
+    if (to < 0)
+        return -EBUSY;
+    if (!sc_moved(fd, to) && !share_moved(fd, to) && !ffl_log_moved(fd, to)) {
+        real.close(to);
+        return -EBUSY;
+    }
+    fd_ours_keep(to);
+    atomic_store_explicit(slot(fd), NULL, memory_order_release);
+    return 0;
+}
+
 static int dup_to(int fd, int to, int flags, bool three)
 {
     struct node *n = fd_node(to);
-    if (n && n->kind == NODE_OURS)
-        return -EBUSY; /* dup2(2) has this error: "a race with open() and dup()" */
+    if (n && n->kind == NODE_OURS) {
+        int rc = real.fcntl(fd, F_GETFD) < 0 ? -errno : make_way(to);
+        if (rc < 0)
+            return rc;
+        n = NULL;
+    }
     if (n && n->owner != NODE_LEFT && !node_mine(n))
         return -EXDEV;
     if (fd != to && n) { /* only if the kernel will do it */

@@ -165,6 +165,30 @@ API ssize_t readv(int fd, const struct iovec *iov, int n)
     return total_of(iov, (size_t)n) ? recv_iov(s, iov, (size_t)n, 0) : leave(0);
 }
 
+/* RWF_NOWAIT is MSG_DONTWAIT; other flags, and places in a file, are the kernel's to refuse. */
+static bool plainly(off64_t at, int flags, struct sock **s, int fd)
+{
+    *s = at == -1 && !(flags & ~RWF_NOWAIT) ? sock_enter_stack(fd) : NULL;
+    return *s;
+}
+
+API ssize_t preadv64v2(int fd, const struct iovec *iov, int n, off64_t at, int flags)
+{
+    real_start();
+    struct sock *s;
+    if (!plainly(at, flags, &s, fd))
+        return real.preadv64v2(fd, iov, n, at, flags);
+    if (n < 0 || n > IOV_MAX)
+        return leave(-EINVAL);
+    int how = flags & RWF_NOWAIT ? MSG_DONTWAIT : 0;
+    return total_of(iov, (size_t)n) ? recv_iov(s, iov, (size_t)n, how) : leave(0);
+}
+
+API ssize_t preadv2(int fd, const struct iovec *iov, int n, off_t at, int flags)
+{
+    return preadv64v2(fd, iov, n, at, flags);
+}
+
 API ssize_t recvfrom(int fd, void *buf, size_t len, int flags, struct sockaddr *sa, socklen_t *n)
 {
     real_start();
@@ -189,7 +213,7 @@ static ssize_t recvmsg_kernel(int fd, struct msghdr *m, int flags)
 {
     ssize_t rc = real.recvmsg(fd, m, flags);
     if (rc >= 0 && ffl_unlikely(m->msg_controllen))
-        fd_made_received(m);
+        pass_received(m, flags);
     return rc;
 }
 
@@ -230,7 +254,7 @@ API int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct timesp
     if (!maybe_ours(fd)) {
         int got = real.recvmmsg(fd, v, n, flags, timeout);
         for (int i = 0; i < got; i++)
-            fd_made_received(&v[i].msg_hdr);
+            pass_received(&v[i].msg_hdr, flags);
         return got;
     }
     int64_t until =
@@ -359,6 +383,24 @@ API ssize_t writev(int fd, const struct iovec *iov, int n)
     return send_iov(s, iov, (size_t)n, 0);
 }
 
+API ssize_t pwritev64v2(int fd, const struct iovec *iov, int n, off64_t at, int flags)
+{
+    real_start();
+    struct sock *s;
+    if (!plainly(at, flags, &s, fd))
+        return real.pwritev64v2(fd, iov, n, at, flags);
+    if (n < 0 || n > IOV_MAX)
+        return leave(-EINVAL);
+    if (s->type == SOCK_DGRAM && !total_of(iov, (size_t)n))
+        return leave(0);
+    return send_iov(s, iov, (size_t)n, flags & RWF_NOWAIT ? MSG_DONTWAIT : 0);
+}
+
+API ssize_t pwritev2(int fd, const struct iovec *iov, int n, off_t at, int flags)
+{
+    return pwritev64v2(fd, iov, n, at, flags);
+}
+
 API ssize_t sendto(int fd, const void *buf, size_t len, int flags, const struct sockaddr *sa,
                    socklen_t n)
 {
@@ -386,7 +428,7 @@ API ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
     if (!s || !s->sc) {
         if (s)
             unlock();
-        return real.sendmsg(fd, m, flags);
+        return pass_send(fd, m, flags);
     }
     if (m->msg_iovlen > IOV_MAX)
         return leave(-EMSGSIZE);
@@ -396,7 +438,10 @@ API ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
 API int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
 {
     real_start();
-    if (!maybe_ours(fd))
+    bool control = false; /* perhaps with descriptors, which pass_send looks at */
+    for (unsigned k = 0; !tls.inside && k < n && k < IOV_MAX; k++)
+        control |= v[k].msg_hdr.msg_controllen > 0;
+    if (!maybe_ours(fd) && !control)
         return real.sendmmsg(fd, v, n, flags);
     unsigned i = 0;
     for (; i < n && i < IOV_MAX; i++) {

@@ -8,7 +8,6 @@
 
 #include <fcntl.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
@@ -79,7 +78,7 @@ OPENS(openat64, (int dir, const char *path, int flags, ...), dir, (dir, path, fl
 ALSO(open, __open);
 ALSO(open64, __open64);
 
-/* ---- two, and as many as come ---------------------------------------------------------------- */
+/* ---- two ------------------------------------------------------------------------------------- */
 
 static int made_two(int rc, const int two[2])
 {
@@ -107,17 +106,4 @@ API int socketpair(int domain, int type, int proto, int two[2])
 {
     real_start();
     return made_two(real.socketpair(domain, type, proto, two), two);
-}
-
-void fd_made_received(const struct msghdr *m)
-{
-    for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c; c = CMSG_NXTHDR((struct msghdr *)m, c)) {
-        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-            continue;
-        for (size_t at = CMSG_LEN(0); at + sizeof(int) <= c->cmsg_len; at += sizeof(int)) {
-            int fd;
-            memcpy(&fd, (char *)c + at, sizeof(fd));
-            (void)fd_made(fd); /* that is what it is */
-        }
-    }
 }

@@ -12,6 +12,7 @@
  * place.c   which stack, instance, CPU               option.c  socket options, ioctl
  * share.c   sockets of several processes (proc.h)    file.c    sendfile, splice
  * fork.c    children                                 exec.c    other programs
+ * pass.c    SCM_RIGHTS
  * made.c    what makes other descriptors             stdio.c   the C library's streams
  *
  * A socket begins as what it is natively: a kernel socket, whose descriptor stays. At bind, listen
@@ -123,6 +124,8 @@ void sc_put(struct sc *sc); /* a socket less; a dead one goes with the last */
 /* A ticket at its instance, for another process. */
 int sc_ticket(const struct sc *sc, struct ffl_ticket *out, char *why, size_t whylen);
 void sc_forked(void);
+/* A descriptor of a session's, of the thread's waiter or of an epoll has another number. Locked. */
+bool sc_moved(int from, int to);
 struct sc *sc_first(void); /* of the calling thread's */
 void sc_start(void);
 
@@ -202,7 +205,6 @@ static inline int fd_made(int fd)
         fd_ended(fd);
     return fd;
 }
-void fd_made_received(const struct msghdr *m); /* SCM_RIGHTS (made.c) */
 void fd_drop(int fd); /* forgets; the last one frees what it meant. Locked */
 int fd_ours(int fd);  /* moves a new descriptor of ours out of the way: its number, or -errno */
 void fd_ours_keep(int fd); /* inherited: out of the program's reach, where it is */
@@ -423,7 +425,11 @@ void stdio_start(void);
 /* Makes an inherited socket ours: a reference of our own, in our session. */
 int proc_import(struct sock *s);
 void proc_disown(struct sock *s); /* closed before it was used */
+/* SCM_RIGHTS (pass.c): real.sendmsg, with stack sockets for the receiver; what recvmsg has brought. */
+ssize_t pass_send(int to, const struct msghdr *m, int flags);
+void pass_received(const struct msghdr *m, int flags);
 void proc_end(void);
+bool share_moved(int from, int to); /* the same of tickets, and of kernel listeners beside ours */
 /* syscall(2) with the number of a fork: as fork. Not *known: it makes no process of its own. */
 long fork_by_number(long number, const long *a, bool *known);
 void proc_leave(struct sock *s); /* closed: what it has is for the others who share it */

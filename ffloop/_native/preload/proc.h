@@ -17,7 +17,8 @@ struct ticket { /* references to sockets, for another process (client.h) */
 void ticket_put(struct ticket *t); /* a socket less; the last closes it */
 /* A ticket with references to the sockets of sc (`exec`: those that stay open), or NULL (reported). Locked. */
 struct ticket *export_all(struct sc *sc, bool exec);
-void import_all(void); /* what was inherited and is not ours yet. Locked */
+struct ticket *export_sock(struct sock *s); /* the same with s alone */
+void import_all(void);                      /* what was inherited and is not ours yet. Locked */
 /* A spawn's file actions may give it to the child under another number, close-on-exec or not. */
 bool stays_open(int fd, const struct sock *s);
 

@@ -111,6 +111,10 @@ static long by_number(long number, const long *a, bool *known)
         return write(I(0), P(1), U(2));
     case SYS_writev:
         return writev(I(0), P(1), I(2));
+    case SYS_preadv2: /* the place is in two registers, of which 64-bit machines use one */
+        return preadv64v2(I(0), P(1), I(2), a[3], I(5));
+    case SYS_pwritev2:
+        return pwritev64v2(I(0), P(1), I(2), a[3], I(5));
     case SYS_recvfrom:
         return recvfrom(I(0), P(1), U(2), I(3), P(4), P(5));
     case SYS_recvmsg:

@@ -61,6 +61,8 @@ struct io_uring_params;
     X(ssize_t, sendfile, (int, int, off_t *, size_t))                                              \
     X(ssize_t, sendfile64, (int, int, off64_t *, size_t))                                          \
     X(ssize_t, splice, (int, off64_t *, int, off64_t *, size_t, unsigned))                         \
+    X(ssize_t, preadv64v2, (int, const struct iovec *, int, off64_t, int))                         \
+    X(ssize_t, pwritev64v2, (int, const struct iovec *, int, off64_t, int))                        \
     X(int, poll, (struct pollfd *, nfds_t, int))                                                   \
     X(int, ppoll, (struct pollfd *, nfds_t, const struct timespec *, const sigset_t *))            \
     X(int, select, (int, fd_set *, fd_set *, fd_set *, struct timeval *))                          \

@@ -265,6 +265,39 @@ void sc_start(void)
     (void)pthread_key_create(&at_end, thread_gone); /* else a thread's end leaks three */
 }
 
+struct moved {
+    int from, to;
+    bool done;
+};
+
+static void move(struct moved *m, int *fd)
+{
+    if (*fd == m->from) {
+        *fd = m->to;
+        m->done = true;
+    }
+}
+
+static void move_kick(int fd, struct node *n, void *arg)
+{
+    (void)fd;
+    if (n->kind == NODE_EPOLL && ((struct epoll_shadow *)n)->opened)
+        move(arg, &((struct epoll_shadow *)n)->w.kick);
+}
+
+bool sc_moved(int from, int to)
+{
+    struct moved m = {from, to, false};
+    for (struct sc *sc = sc_first(); sc && !m.done; sc = sc->next)
+        m.done = ffl_client_moved(sc->c, from, to);
+    if (tls.waiter) {
+        move(&m, &tls.waiter->kick);
+        move(&m, &tls.waiter->epfd);
+    }
+    fd_each(move_kick, &m);
+    return m.done;
+}
+
 /* The child has no session: its client is dead already (client.h). */
 void sc_forked(void)
 {

@@ -75,14 +75,15 @@ bool stays_open(int fd, const struct sock *s)
 struct export {
     struct sc *sc;
     const struct ffl_ticket *ticket;
-    bool exec; /* only what stays open */
+    bool exec;               /* only what stays open */
+    const struct sock *only; /* or NULL: all */
 };
 
 /* Does it go into the ticket? */
 static bool goes(const struct export *e, int fd, const struct node *n)
 {
     const struct sock *s = (const struct sock *)n;
-    return n->kind == NODE_SOCK && s->sc == e->sc && !s->exported &&
+    return n->kind == NODE_SOCK && s->sc == e->sc && !s->exported && (!e->only || e->only == s) &&
            (!e->exec || stays_open(fd, s));
 }
 
@@ -126,19 +127,19 @@ static void unmark(int fd, struct node *n, void *arg)
         ((struct sock *)n)->exported = false;
 }
 
-struct ticket *export_all(struct sc *sc, bool exec)
+static struct ticket *export_to_ticket(struct sc *sc, bool exec, const struct sock *only)
 {
     char why[256];
     struct ticket *t = calloc(1, sizeof(*t));
     int rc = t ? sc_ticket(sc, &t->t, why, sizeof(why)) : -ENOMEM;
     if (rc < 0) {
         free(t);
-        report("a child will not have its parent's sockets: %s", why);
+        report("another process will not have this one's sockets: %s", why);
         return NULL;
     }
     t->sc = sc;
     t->index = sc->index;
-    struct export e = {.sc = sc, .ticket = &t->t, .exec = exec};
+    struct export e = {.sc = sc, .ticket = &t->t, .exec = exec, .only = only};
     fd_each(disarm_one, &e);
     rc = ffl_client_ping(sc->c); /* nothing more is read ahead */
     if (rc == 0)
@@ -149,6 +150,16 @@ struct ticket *export_all(struct sc *sc, bool exec)
     if (rc < 0)
         ffl_log(FFL_LOG_WARNING, "export: %s", strerror(-rc));
     return t;
+}
+
+struct ticket *export_all(struct sc *sc, bool exec)
+{
+    return export_to_ticket(sc, exec, NULL);
+}
+
+struct ticket *export_sock(struct sock *s)
+{
+    return export_to_ticket(s->sc, false, s);
 }
 
 void proc_leave(struct sock *s)
@@ -210,3 +221,35 @@ API void _exit(int status)
     __builtin_unreachable();
 }
 ALSO(_exit, _Exit);
+
+/* ---- a descriptor of ours moves -------------------------------------------------------------- */
+
+struct moved {
+    int from, to;
+    bool done;
+};
+
+static void move_one(int fd, struct node *n, void *arg)
+{
+    struct moved *m = arg;
+    struct sock *s = (struct sock *)n;
+    int *held[] = {n->kind == NODE_SOCK ? &s->kernel_fd : NULL,
+                   n->kind == NODE_SOCK && s->ticket ? &s->ticket->t.fd : NULL};
+    for (size_t i = 0; i < FFL_COUNT(held); i++)
+        if (held[i] && *held[i] == m->from) {
+            *held[i] = m->to;
+            m->done = true;
+        }
+    (void)fd;
+}
+
+bool share_moved(int from, int to)
+{
+    struct moved m = {from, to, kept.path && kept.ticket.fd == from};
+    if (m.done) {
+        kept.ticket.fd = to;
+        (void)real.fcntl(to, F_SETFD, 0); /* what is exec'ed has it too */
+    }
+    fd_each(move_one, &m);
+    return m.done;
+}
