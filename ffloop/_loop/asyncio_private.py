@@ -9,8 +9,9 @@ import sys
 from asyncio import base_events, constants, events, format_helpers, sslproto, transports, trsock
 from asyncio.log import logger
 from collections import deque
+from collections.abc import Callable
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .._session.binding import Scheduler
 
@@ -28,6 +29,14 @@ SENDFILE_FALLBACK: Any = constants._SendfileMode.FALLBACK
 SERVER_KNOWS_CLIENTS = len(signature(Server._attach).parameters) > 1
 # Python 3.13: create_server(keep_alive=), and an address that is not local is skipped.
 PY313 = sys.version_info >= (3, 13)
+
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def typed_as(overridden: _F) -> Callable[[Callable[..., Any]], _F]:
+    """A method has the type of asyncio's that it overrides: what users see is typed no worse."""
+    return lambda method: cast(_F, method)
 
 
 def failure(handle: Any, exc: BaseException) -> dict[str, Any]:
@@ -142,4 +151,5 @@ __all__ = [
     "detach",
     "failure",
     "logger",
+    "typed_as",
 ]

@@ -6,13 +6,13 @@ listened on or turned into a transport, and datagram endpoints.
 """
 
 import asyncio
-import collections.abc
 import contextvars
 import itertools
 import os
 import socket
 import ssl as ssl_module
-from typing import Any, Unpack
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Unpack, cast
 
 from .._net.inherited import Handed
 from .._net.sockets import StackSocket, stack_socket
@@ -26,7 +26,7 @@ from .._session.routing import Router, same_kernel
 from .._session.session import Session
 from ..errors import ConfigError
 from . import worker
-from .asyncio_private import Handle, Server, SSLProtocol, failure, logger
+from .asyncio_private import Handle, Server, SSLProtocol, failure, logger, typed_as
 from .datagram import DatagramTransport, open_datagram
 from .listener import Binding, Listener, bind_sockets
 from .poller import Poller
@@ -148,16 +148,14 @@ class Loop(SockCalls):
     def _failed(self, handle: Any, exc: BaseException) -> None:
         self.call_exception_handler(failure(handle, exc))
 
-    def add_reader(  # type: ignore[override]
-        self, fd: Any, callback: Any, *args: Any
-    ) -> None:
+    @typed_as(asyncio.SelectorEventLoop.add_reader)
+    def add_reader(self, fd: Any, callback: Any, *args: Any) -> None:
         """As asyncio's. TCP sockets of the kernel's that are watched so are reported."""
         self._handed.watched(fd, callback)
         super().add_reader(fd, callback, *args)
 
-    def add_writer(  # type: ignore[override]
-        self, fd: Any, callback: Any, *args: Any
-    ) -> None:
+    @typed_as(asyncio.SelectorEventLoop.add_writer)
+    def add_writer(self, fd: Any, callback: Any, *args: Any) -> None:
         """As add_reader."""
         self._handed.watched(fd, callback)
         super().add_writer(fd, callback, *args)
@@ -282,18 +280,21 @@ class Loop(SockCalls):
         finally:
             exceptions = mine = None  # type: ignore[assignment]  # no cycle through the traceback
 
+    @typed_as(asyncio.SelectorEventLoop.create_connection)
     async def create_connection(self, *args: Any, sock: Any = None, **kwargs: Any) -> Any:
         """As asyncio's. A kernel socket that is connected already stays on the kernel."""
         if sock is not None and stack_socket(sock) is None:
             self._handed.connected(sock, "create_connection()")
         return await super().create_connection(*args, sock=sock, **kwargs)
 
+    @typed_as(asyncio.SelectorEventLoop.connect_accepted_socket)
     async def connect_accepted_socket(self, protocol_factory: Any, sock: Any, **kwargs: Any) -> Any:
         """As asyncio's. A kernel socket stays on the kernel."""
         if stack_socket(sock) is None:
             self._handed.connected(sock, "connect_accepted_socket()")
         return await super().connect_accepted_socket(protocol_factory, sock, **kwargs)
 
+    @typed_as(asyncio.SelectorEventLoop.getaddrinfo)
     async def getaddrinfo(
         self,
         host: Any,
@@ -314,6 +315,7 @@ class Loop(SockCalls):
 
     # ---- datagrams ----
 
+    @typed_as(asyncio.SelectorEventLoop.create_datagram_endpoint)
     async def create_datagram_endpoint(  # type: ignore[override]
         self,
         protocol_factory: Any,
@@ -393,15 +395,15 @@ class Loop(SockCalls):
 
     async def create_server(
         self,
-        protocol_factory: Any,
-        host: Any = None,
-        port: Any = None,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        host: str | Sequence[str] | None = None,
+        port: int | None = None,
         *,
         family: int = socket.AF_UNSPEC,
         flags: int = socket.AI_PASSIVE,
-        sock: Any = None,
+        sock: socket.socket | StackSocket | None = None,
         backlog: int = 100,
-        ssl: Any = None,
+        ssl: ssl_module.SSLContext | bool | None = None,
         reuse_address: bool | None = None,
         reuse_port: bool | None = None,
         keep_alive: bool | None = None,
@@ -409,7 +411,7 @@ class Loop(SockCalls):
         ssl_shutdown_timeout: float | None = None,
         start_serving: bool = True,
         dual_listen: bool | None = None,
-    ) -> Any:
+    ) -> asyncio.Server:
         """As asyncio's. Addresses that the router gives to the stack are served there; with
         `dual_listen` (default: the loop's option) the same port is served on the kernel too, at
         the wildcard address or else on loopback."""
@@ -456,7 +458,7 @@ class Loop(SockCalls):
             await asyncio.sleep(0)
         if self._debug:
             logger.info("%r is serving", server)
-        return server
+        return cast(asyncio.Server, server)
 
     def _dual(self, asked: bool | None) -> bool:
         # The host stack is this kernel: nothing is left to serve.
@@ -467,7 +469,7 @@ class Loop(SockCalls):
     async def _addresses(self, host: Any, port: Any, family: int, flags: int) -> list[Any]:
         if host == "":
             hosts: list[Any] = [None]
-        elif isinstance(host, str) or not isinstance(host, collections.abc.Iterable):
+        elif isinstance(host, str) or not isinstance(host, Iterable):
             hosts = [host]
         else:
             hosts = list(host)

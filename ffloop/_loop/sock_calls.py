@@ -116,6 +116,7 @@ class SockCalls(SelectorLoop):
         await endpoint.wait_for(filters, self)
 
     async def sock_recv(self, sock: Any, n: int) -> bytes:
+        """At most n bytes; b"" at the end of the stream."""
         stack = self._check_sock(sock)
         if stack is None:
             return await super().sock_recv(sock, n)
@@ -126,6 +127,7 @@ class SockCalls(SelectorLoop):
                 await self._ready_for(stack, READ)
 
     async def sock_recv_into(self, sock: Any, buf: Any) -> int:
+        """As sock_recv, into a buffer: how many bytes."""
         stack = self._check_sock(sock)
         if stack is None:
             return await super().sock_recv_into(sock, buf)
@@ -135,7 +137,8 @@ class SockCalls(SelectorLoop):
             except (BlockingIOError, InterruptedError):
                 await self._ready_for(stack, READ)
 
-    async def sock_recvfrom(self, sock: Any, bufsize: int) -> Any:
+    async def sock_recvfrom(self, sock: Any, bufsize: int) -> tuple[bytes, Any]:
+        """A datagram, of which at most bufsize bytes, and its sender."""
         stack = self._check_sock(sock)
         if stack is None:
             return await super().sock_recvfrom(sock, bufsize)
@@ -145,7 +148,8 @@ class SockCalls(SelectorLoop):
             except (BlockingIOError, InterruptedError):
                 await self._ready_for(stack, READ)
 
-    async def sock_recvfrom_into(self, sock: Any, buf: Any, nbytes: int = 0) -> Any:
+    async def sock_recvfrom_into(self, sock: Any, buf: Any, nbytes: int = 0) -> tuple[int, Any]:
+        """As sock_recvfrom, into a buffer: how many bytes, and the sender."""
         stack = self._check_sock(sock)
         if stack is None:
             return await super().sock_recvfrom_into(sock, buf, nbytes)
@@ -156,6 +160,7 @@ class SockCalls(SelectorLoop):
                 await self._ready_for(stack, READ)
 
     async def sock_sendall(self, sock: Any, data: Any) -> None:
+        """Sends all of the bytes-like `data`, as the peer takes it."""
         stack = self._check_sock(sock)
         if stack is None:
             await super().sock_sendall(sock, data)
@@ -169,6 +174,7 @@ class SockCalls(SelectorLoop):
                     await self._ready_for(stack, WRITE)
 
     async def sock_sendto(self, sock: Any, data: Any, address: Any) -> int:
+        """Sends a datagram: how many bytes."""
         stack = self._check_sock(sock)
         if stack is None:
             return await super().sock_sendto(sock, data, address)
@@ -178,7 +184,9 @@ class SockCalls(SelectorLoop):
             except (BlockingIOError, InterruptedError):
                 await self._ready_for(stack, WRITE)
 
-    async def sock_accept(self, sock: Any) -> Any:
+    async def sock_accept(self, sock: Any) -> tuple[Any, Any]:
+        """A connection, and its peer's address. A listener of the kernel's is treated as the option
+        `kernel_sockets` says."""
         stack = self._check_sock(sock)
         if stack is None:
             if not self._handed.to_accept(self, sock):
@@ -193,7 +201,7 @@ class SockCalls(SelectorLoop):
             except (BlockingIOError, InterruptedError):
                 await self._ready_for(stack, READ)
 
-    async def _accept_both(self, stack: StackSocket, kernel: socket.socket) -> Any:
+    async def _accept_both(self, stack: StackSocket, kernel: socket.socket) -> tuple[Any, Any]:
         while True:
             for listener in (stack, kernel):
                 try:

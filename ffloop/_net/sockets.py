@@ -114,18 +114,22 @@ class StackSocket:
 
     @property
     def family(self) -> socket.AddressFamily:
+        """AF_INET or AF_INET6."""
         return socket.AddressFamily(self._endpoint.family if self._endpoint else socket.AF_INET)
 
     @property
     def type(self) -> socket.SocketKind:
+        """SOCK_STREAM or SOCK_DGRAM."""
         return socket.SocketKind(self._endpoint.kind if self._endpoint else socket.SOCK_STREAM)
 
     @property
     def proto(self) -> int:
+        """The protocol number."""
         return self._endpoint.proto if self._endpoint else 0
 
     @property
     def timeout(self) -> float:
+        """As socket.socket.timeout: seconds, 0.0 or None."""
         return 0.0
 
     def fileno(self) -> int:
@@ -138,12 +142,14 @@ class StackSocket:
         return endpoint.fileno() if self._fd < 0 else self._fd
 
     def getsockname(self) -> Any:
+        """The local address, a tuple as socket.socket's."""
         endpoint = self._ep()
         if endpoint.listen_backlog is None:  # a listener keeps its name while the instance is away
             endpoint.check()
         return endpoint.sockname()
 
     def getpeername(self) -> Any:
+        """The peer's address. Raises OSError (ENOTCONN) without one."""
         endpoint = self._ep()
         endpoint.check()
         peer = endpoint.peername()
@@ -169,6 +175,7 @@ class StackSocket:
     # ---- options ----
 
     def getsockopt(self, level: int, optname: int, buflen: int = 0, /) -> int | bytes:
+        """An option: a number, or with a length its bytes. Raises OSError where it has none."""
         endpoint = self._ep()
         endpoint.check()
         if level == socket.SOL_SOCKET and not buflen:
@@ -189,6 +196,7 @@ class StackSocket:
     def setsockopt(
         self, level: int, optname: int, value: Any, optlen: int | None = None, /
     ) -> None:
+        """Sets an option. Raises OSError where the stack cannot."""
         client, handle = self._live()
         endpoint = self._ep()
         if value is None:
@@ -200,35 +208,43 @@ class StackSocket:
             endpoint.options.append((level, optname, value))
 
     def setblocking(self, flag: bool) -> None:
+        """Calls never wait: raises ValueError for True."""
         if flag:
             raise ValueError("stack sockets are non-blocking: await loop.sock_* instead")
 
     def settimeout(self, value: float | None) -> None:
+        """Calls never wait: raises ValueError for anything but 0."""
         if value != 0:
             raise ValueError("stack sockets are non-blocking: use asyncio.timeout()")
 
     def gettimeout(self) -> float:
+        """What settimeout has set."""
         return 0.0
 
     def getblocking(self) -> bool:
+        """Whether calls wait."""
         return False
 
     def get_inheritable(self) -> bool:
+        """As socket.socket's."""
         return False
 
     def set_inheritable(self, inheritable: bool) -> None:
+        """As socket.socket's."""
         if inheritable:
             raise error(errno.EOPNOTSUPP)
 
     # ---- servers ----
 
     def bind(self, address: Any, /) -> None:
+        """Binds to a local address. Raises OSError (EADDRINUSE, EADDRNOTAVAIL, ...)."""
         client, handle = self._live()
         endpoint = self._ep()
         client.bind(handle, endpoint.family, address)
         endpoint.learn()
 
     def listen(self, backlog: int = 128, /) -> None:
+        """Listens, with room for `backlog` connections."""
         client, handle = self._live()
         endpoint = self._ep()
         client.listen(handle, max(backlog, 0), endpoint.nodelay)
@@ -236,6 +252,7 @@ class StackSocket:
         endpoint.learn()
 
     def accept(self) -> tuple["StackSocket", Any]:
+        """A connection and its address. Raises BlockingIOError while there is none."""
         client, handle = self._live()
         listener = self._ep()
         new, names = client.accept(handle)
@@ -253,6 +270,7 @@ class StackSocket:
         client.connect(handle, self._ep().family, address)
 
     def connect_ex(self, address: Any, /) -> int:
+        """As connect; returns an errno in place of an exception."""
         try:
             self.connect(address)
         except OSError as exc:
@@ -263,22 +281,26 @@ class StackSocket:
     # is not there, such as MSG_OOB.)
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        """At most so many bytes; b"" at the end of the stream. Raises BlockingIOError."""
         client, handle = self._live()
         _allow(flags, _RECV_FLAGS)
         return client.recv(handle, bufsize, flags)
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
+        """As recv, into a buffer: how many bytes."""
         client, handle = self._live()
         _allow(flags, _RECV_FLAGS)
         return client.recv_into(handle, buffer, nbytes, flags)
 
     def recvfrom(self, bufsize: int, flags: int = 0, /) -> tuple[bytes, Any]:
+        """As recv, with the sender's address."""
         client, handle = self._live()
         _allow(flags, _RECV_FLAGS)
         data, source = client.recvfrom(handle, bufsize, flags)
         return data, None if self.type == socket.SOCK_STREAM else source
 
     def recvfrom_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> tuple[int, Any]:
+        """As recv_into, with the sender's address."""
         client, handle = self._live()
         _allow(flags, _RECV_FLAGS)
         size, source = client.recvfrom_into(handle, buffer, nbytes, flags)
@@ -296,6 +318,7 @@ class StackSocket:
     def recvmsg_into(
         self, buffers: Any, ancbufsize: int = 0, flags: int = 0, /
     ) -> tuple[int, list[Any], int, Any]:
+        """As recv_into, into several buffers; (bytes, ancillary data, flags, address)."""
         with contextlib.ExitStack() as held:
             views = [held.enter_context(memoryview(one)) for one in buffers]
             targets = [held.enter_context(view.cast("B")) for view in views]
@@ -310,6 +333,7 @@ class StackSocket:
         return len(data), none, told, source
 
     def send(self, data: Any, flags: int = 0, /) -> int:
+        """How many bytes of `data` were taken. Raises BlockingIOError while there is no room."""
         client, handle = self._live()
         if self.type == socket.SOCK_DGRAM:
             _allow(flags, _SEND_FLAGS)
@@ -340,6 +364,7 @@ class StackSocket:
     def sendmsg(
         self, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None, /
     ) -> int:
+        """As send, from several buffers."""
         if ancdata:
             raise error(errno.EOPNOTSUPP)
         data = b"".join(buffers)
@@ -354,6 +379,7 @@ class StackSocket:
         raise ValueError("stack sockets are non-blocking: use asyncio.open_connection(sock=...)")
 
     def shutdown(self, how: int, /) -> None:
+        """Ends reading, writing or both."""
         client, handle = self._live()
         client.shutdown(handle, how)
 
@@ -379,6 +405,7 @@ class StackSocket:
         return fd
 
     def close(self) -> None:
+        """Closes it. Idempotent."""
         endpoint = self._endpoint
         if endpoint is None:
             return

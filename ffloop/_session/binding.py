@@ -10,17 +10,23 @@ import mmap
 import os
 import socket
 import struct
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..errors import attach_error
 from .address import ADDR_SIZE, NAMES_SIZE, SockAddr, decode, encode
 from .configuration import Config
 from .native import ffi, hot, lib
 
-Stream: Any = hot.Stream  # one transport's compiled half
-Dispatcher: Any = hot.Dispatcher  # waits for a batch and hands it out
-Scheduler: Any = hot.Scheduler  # the loop's call_soon, timers and _run_once
-Handle: Any = hot.Handle
+if TYPE_CHECKING:
+    from .._native._hot import Dispatcher as Dispatcher
+    from .._native._hot import Handle as Handle
+    from .._native._hot import Scheduler as Scheduler
+    from .._native._hot import Stream as Stream
+else:
+    Stream = hot.Stream  # one transport's compiled half
+    Dispatcher = hot.Dispatcher  # waits for a batch and hands it out
+    Scheduler = hot.Scheduler  # the loop's call_soon, timers and _run_once
+    Handle = hot.Handle
 
 ABI_VERSION: int = lib.FFL_ABI_VERSION
 

@@ -79,8 +79,8 @@ def _room(size: int) -> tuple[Any, int]:
 
 
 def unsafe(path: str) -> str:
-    """Why attach does not trust the socket at `path`, or no instance listens there (others could put
-    one there); or ""."""
+    """Why attach does not trust the socket at `path`, or no instance listens there (others could
+    put one there); or ""."""
     why = Why()
     owner = ffi.new("uint32_t *") if os.path.lexists(path) else ffi.NULL
     return str(why) if lib.ffl_place_check(c_text(path, "instance"), owner, *why.room) < 0 else ""

@@ -1,7 +1,9 @@
 """The pure parts: options, routes, addresses, error messages, the command."""
 
+import ast
 import errno
 import importlib.metadata
+import inspect
 import os
 import shutil
 import socket
@@ -14,7 +16,7 @@ import pytest
 import ffloop
 from ffloop import errors
 from ffloop._cli import main
-from ffloop._session import address, configuration, discovery, routing
+from ffloop._session import address, configuration, discovery, native, routing
 from ffloop._session.options import KERNEL_SOCKETS, STACKS, LoopOptions
 
 
@@ -235,6 +237,33 @@ def test_the_types_of_options_are_the_tables():
     assert of_loops == LoopOptions.__annotations__.keys()
     words = {one.argument: one.words for one in configuration.SETTINGS.values()}
     assert (words["stack"], words["kernel_sockets"]) == (STACKS, KERNEL_SOCKETS)
+
+
+def test_the_stub_is_the_compiled_part():
+    """ffloop/_native/_hot.pyi: the same classes, with the same names in each."""
+    stub = ast.parse((native.NATIVE / "_hot.pyi").read_text())
+    classes = {node.name: node for node in stub.body if isinstance(node, ast.ClassDef)}
+    compiled = {k: v for k, v in vars(native.hot).items() if isinstance(v, type)}
+    assert classes.keys() == compiled.keys()
+    for name, node in classes.items():
+        named = {getattr(one, "name", None) or one.target.id for one in node.body if names(one)}
+        real = {one for one in vars(compiled[name]) if not one.startswith("__")}
+        assert named - {"__init__"} == real, name
+
+
+def names(node):
+    return isinstance(node, ast.FunctionDef | ast.AnnAssign)
+
+
+@pytest.mark.parametrize(
+    "public", [ffloop.Loop, ffloop.socket, ffloop.Kqueue, ffloop.kevent, ffloop.FFSelector]
+)
+def test_public_methods_say_what_they_do(public):
+    own = [one for one in public.__mro__ if one.__module__.startswith("ffloop.")]
+    for name in {name for one in own for name in vars(one) if not name.startswith("_")}:
+        found = getattr(public, name)
+        if callable(found) or isinstance(found, property):
+            assert inspect.getdoc(found), name
 
 
 def test_cli_runs_the_executable(monkeypatch):
