@@ -2,7 +2,7 @@
 
     python tests/conformance/run.py --loop ffloop [--loop uvloop] [--json FILE] [NAME ...]
 
-The tests come from the interpreter that runs this script (Debian: libpython3.11-testsuite). Each
+The tests come from the interpreter that runs this script (Debian: libpython3.N-testsuite). Each
 one runs in a process of its own, with a time limit, in an empty directory. A test that fails
 without a line in exceptions.txt, and one that passes in spite of such a line, fail the run (but
 for uvloop, which is here to be compared with: its counts are reported only).

@@ -23,7 +23,7 @@ from .util import HOST
 
 try:
     from test import test_selectors as cpython
-except ImportError:  # Debian has it in libpython3.11-testsuite
+except ImportError:  # Debian has it in libpython3.N-testsuite
     cpython = None
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE

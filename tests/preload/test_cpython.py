@@ -1,6 +1,6 @@
 """CPython's own tests of sockets, epoll and asyncio under the shim: what passes natively passes.
 
-Of the interpreter that runs this (Debian: libpython3.11-testsuite). A module runs in one process,
+Of the interpreter that runs this (Debian: libpython3.N-testsuite). A module runs in one process,
 several modules at a time; what fails or is skipped there is run natively as well, and only what
 that does not explain counts. tests/conformance/exceptions.txt has a line with its reason ("shim
 VERSIONS TEST ...") for each test that is known to differ; one that passes in spite of it fails,
@@ -56,7 +56,7 @@ def absent(module: str) -> str | None:
         found = importlib.util.find_spec(f"test.{module}")
     except ImportError:
         found = None
-    return None if found else f"test.{module} is not there (Debian: libpython3.11-testsuite)"
+    return None if found else f"test.{module} is not there (Debian: libpython3.N-testsuite)"
 
 
 def run(module: str, environment: dict[str, str], only: list[str] | None = None):
