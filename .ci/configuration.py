@@ -51,8 +51,8 @@ shim at bind, listen or connect; by `sock_connect`; by `create_server(sock=)` an
   warning, and the socket goes on.
 
 In the table *set* is what can be set and read, *read* what can only be read. What is in no row is
-refused. What cannot be read back from a socket (memberships, keys) goes along under the shim, which
-has seen it set; the loop does not know of it.
+refused. Multicast groups go along too. What cannot be read back from a socket (a key of TCP_MD5SIG)
+goes along under the shim, which has seen it set; the loop does not know of it.
 """
 
 

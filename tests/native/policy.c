@@ -424,3 +424,66 @@ TEST(what_a_refusal_means)
         CHECK_EQ(fate, cases[i].fate);
     }
 }
+
+/* Joins what `from` has joined: how often. */
+static int follow(int from, int to)
+{
+    struct ffl_optarg o;
+    struct ffl_carry k;
+    int n = 0;
+    CHECK_EQ(ffl_carry_begin(&k, from, "host", NULL), 0);
+    while (ffl_carry_next(&k, &o)) {
+        bool group = o.name >= MCAST_JOIN_GROUP && o.name <= MCAST_LEAVE_SOURCE_GROUP;
+        CHECK_EQ(setsockopt(to, o.level, o.name, o.data, o.len), 0);
+        n += group;
+    }
+    ffl_carry_end(&k);
+    return n;
+}
+
+static struct sockaddr_storage in_group(const char *text)
+{
+    struct sockaddr_storage ss;
+    struct ffl_addr a = address(text);
+    uint32_t len;
+    CHECK_EQ(ffl_addr_to_sockaddr(&a, &ss, &len), 0);
+    return ss;
+}
+
+static int level_of(const char *group)
+{
+    return strchr(group, ':') ? IPPROTO_IPV6 : IPPROTO_IP;
+}
+
+static int join(int fd, const char *group)
+{
+    struct group_req r = {.gr_interface = 1, .gr_group = in_group(group)}; /* lo */
+    return setsockopt(fd, level_of(group), MCAST_JOIN_GROUP, &r, sizeof(r)) < 0 ? -errno : 0;
+}
+
+static int with_source(int fd, int name, const char *group, const char *source)
+{
+    struct group_source_req r = {
+        .gsr_interface = 1, .gsr_group = in_group(group), .gsr_source = in_group(source)};
+    return setsockopt(fd, level_of(group), name, &r, sizeof(r)) < 0 ? -errno : 0;
+}
+
+TEST(groups_are_joined_again_with_their_sources)
+{
+    int from = socket(AF_INET6, SOCK_DGRAM, 0), to = socket(AF_INET6, SOCK_DGRAM, 0);
+    int other = socket(AF_INET, SOCK_DGRAM, 0);
+    CHECK_EQ(join(from, "239.1.2.3"), 0);
+    CHECK_EQ(join(from, "ff12::7"), 0);
+    CHECK_EQ(with_source(from, MCAST_JOIN_SOURCE_GROUP, "239.1.2.4", "127.0.0.1"), 0);
+    CHECK_EQ(with_source(from, MCAST_JOIN_SOURCE_GROUP, "239.1.2.4", "127.0.0.2"), 0);
+    CHECK_EQ(with_source(from, MCAST_BLOCK_SOURCE, "239.1.2.3", "127.0.0.9"), 0);
+    CHECK_EQ(join(other, "239.1.2.5"), 0); /* another socket's */
+    CHECK_EQ(follow(from, to), 5);
+    CHECK_EQ(join(to, "239.1.2.3"), -EADDRINUSE); /* it is there */
+    CHECK_EQ(join(to, "ff12::7"), -EADDRINUSE);
+    CHECK_EQ(with_source(to, MCAST_JOIN_SOURCE_GROUP, "239.1.2.4", "127.0.0.2"), -EADDRNOTAVAIL);
+    CHECK_EQ(with_source(to, MCAST_UNBLOCK_SOURCE, "239.1.2.3", "127.0.0.9"), 0);
+    close(from);
+    close(to);
+    close(other);
+}

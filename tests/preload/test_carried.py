@@ -193,6 +193,7 @@ DATAGRAM: dict[str, tuple[int, int, Any]] = {
     "IP_MULTICAST_IF": (IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1").hex()),
     "IP_TTL": (IP, socket.IP_TTL, 9),
 }
+GROUP = socket.inet_aton("239.77.1.2") + socket.inet_aton("127.0.0.1")
 SEVERAL = """
 import json, socket, sys
 sys.path.insert(0, sys.argv[1])
@@ -220,12 +221,15 @@ def test_datagrams_and_order(shared_instance: Instance) -> None:
         s = socket.socket(type=socket.SOCK_DGRAM)
         for row in DATAGRAM.values():
             put(s, *row)
+        s.setsockopt(IP, socket.IP_ADD_MEMBERSHIP, GROUP)
         s.bind(("127.0.0.1", 0))
         transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
             asyncio.DatagramProtocol, sock=s
         )
         assert type(s) is not socket.socket
         found = [got(s, *row) for row in DATAGRAM.values()]
+        with pytest.raises(OSError, match="Address already in use"):  # it has joined
+            s.setsockopt(IP, socket.IP_ADD_MEMBERSHIP, GROUP)
         transport.close()
         return found
 

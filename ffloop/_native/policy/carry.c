@@ -1,6 +1,7 @@
 /* carry.c - see carry.h. */
 #include "carry.h"
 
+#include "groups.h"
 #include "option.h"
 #include "route.h"
 
@@ -46,13 +47,20 @@ int ffl_carry_begin(struct ffl_carry *k, int fd, const char *stack, const uint64
         k->next = 2 * ROWS;
         return 0;
     }
+    if (type == SOCK_DGRAM && !noted)
+        k->groups = ffl_groups_open(fd);
     k->fresh = socket(domain, type | SOCK_CLOEXEC, proto);
-    return k->fresh < 0 && !noted ? -errno : 0; /* what was noted can do without */
+    if (k->fresh >= 0 || noted) /* what was noted can do without */
+        return 0;
+    int rc = -errno;
+    ffl_groups_close(k->groups);
+    return rc;
 }
 
 void ffl_carry_end(struct ffl_carry *k)
 {
     ffl_close(&k->fresh, NULL);
+    ffl_groups_close(k->groups);
 }
 
 /* What the socket says, in `out`; or -errno, and nothing in it. */
@@ -104,7 +112,7 @@ bool ffl_carry_next(struct ffl_carry *k, struct ffl_optarg *out)
         }
         return true;
     }
-    return false;
+    return k->groups && ffl_groups_next(k->groups, k->apart, out);
 }
 
 bool ffl_carry_note(uint64_t bits[FFL_CARRY_WORDS], int level, int name)

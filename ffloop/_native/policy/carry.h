@@ -4,8 +4,8 @@
  *
  * Callers: the shim when it places a socket, the loop when it promotes one (sock_connect) or adopts
  * one (create_server). The kernel's socket has been told everything; what it says of itself, where a
- * fresh one says something else, is set on the stack's. What cannot be read back (a membership, a
- * key) goes along in the shim, which has seen it set. Does not wait.
+ * fresh one says something else, is set on the stack's, and its multicast groups are joined. What
+ * cannot be read back (a key) goes along in the shim, which has seen it set. Does not wait.
  */
 #ifndef FFL_CARRY_H
 #define FFL_CARRY_H
@@ -19,6 +19,7 @@ struct ffl_carry {
     const uint64_t *noted;
     bool apart, six_apart; /* the stack's defaults are not this kernel's; an IPv6 socket */
     unsigned next;
+    struct ffl_groups *groups; /* of a datagram socket of which nothing is noted */
 };
 
 /*

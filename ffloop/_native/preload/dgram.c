@@ -6,6 +6,7 @@
  * ring (control messages, UDP's own options) before that stays on the kernel.
  */
 #include "preload.h"
+#include "option.h"
 
 #include <limits.h>
 #include <netinet/in.h>
@@ -200,26 +201,14 @@ int dgram_connect(struct sock *s, int fd, const struct sockaddr *sa, socklen_t l
 
 bool dgram_option_refused(int level, int name, const void *val, socklen_t len)
 {
-    static const struct {
-        int level, name;
-    } those[] = {
-        {IPPROTO_IP, IP_PKTINFO},          {IPPROTO_IP, IP_RECVERR},
-        {IPPROTO_IP, IP_RECVTTL},          {IPPROTO_IP, IP_RECVTOS},
-        {IPPROTO_IP, IP_RECVOPTS},         {IPPROTO_IP, IP_RECVORIGDSTADDR},
-        {IPPROTO_IPV6, IPV6_RECVPKTINFO},  {IPPROTO_IPV6, IPV6_RECVERR},
-        {IPPROTO_IPV6, IPV6_RECVHOPLIMIT}, {IPPROTO_IPV6, IPV6_RECVTCLASS},
-        {SOL_SOCKET, SO_TIMESTAMP},        {SOL_SOCKET, SO_TIMESTAMPNS},
-        {SOL_SOCKET, SO_TIMESTAMPING},     {SOL_SOCKET, SO_RXQ_OVFL},
-    };
+    const struct ffl_option *o = ffl_option_find(level, name);
     int on = 0;
     if (val && len >= sizeof(on))
         memcpy(&on, val, sizeof(on));
     if (!on) /* off, as it is */
         return false;
-    for (size_t i = 0; i < FFL_COUNT(those); i++)
-        if (those[i].level == level && those[i].name == name)
-            return true;
-    return level == IPPROTO_UDP;
+    bool nobody_has = o && o->flags & FFL_OPTION_CARRY && !(o->flags & FFL_OPTION_SET);
+    return level == IPPROTO_UDP || nobody_has || (o && o->flags & FFL_OPTION_CTL);
 }
 
 /* The placeholder takes its address: beside the stack's socket, or after it where the stack is this
