@@ -120,10 +120,10 @@ if TYPE_CHECKING:
             self, host: Any, port: Any, family: Any, flags: Any
         ) -> Any: ...
         async def _sendfile_fallback(
-            self, transp: Any, file: Any, offset: int, *args: Any
+            self, transp: Any, file: Any, offset: int, *args: Any, **more: Any
         ) -> Any: ...
         async def _sock_sendfile_fallback(
-            self, sock: Any, file: Any, offset: int, *args: Any
+            self, sock: Any, file: Any, offset: int, *args: Any, **more: Any
         ) -> Any: ...
         async def _sock_sendfile_native(
             self, sock: Any, file: Any, *args: Any, **more: Any

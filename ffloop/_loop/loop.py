@@ -233,12 +233,14 @@ class Loop(SockCalls):
         self._make_socket_transport(rawsock, tls, extra=extra, server=server, **more)
         return tls._app_transport
 
-    async def _sendfile_fallback(self, transp: Any, file: Any, offset: int, *args: Any) -> Any:
+    async def _sendfile_fallback(
+        self, transp: Any, file: Any, offset: int, *args: Any, **more: Any
+    ) -> Any:
         to_offset(file, offset)
         # asyncio gives the protocol back as if writing went on. Where the last bytes still wait,
         # the protocol would be told to resume what nobody told it to pause.
         try:
-            return await super()._sendfile_fallback(transp, file, offset, *args)
+            return await super()._sendfile_fallback(transp, file, offset, *args, **more)
         finally:
             if isinstance(transp, StreamTransport):
                 transp.tell_paused()

@@ -258,9 +258,11 @@ class SockCalls(SelectorLoop):
         finally:
             del fut  # no cycle through the traceback of its exception
 
-    async def _sock_sendfile_fallback(self, sock: Any, file: Any, offset: int, *args: Any) -> Any:
+    async def _sock_sendfile_fallback(
+        self, sock: Any, file: Any, offset: int, *args: Any, **more: Any
+    ) -> Any:
         to_offset(file, offset)
-        return await super()._sock_sendfile_fallback(sock, file, offset, *args)
+        return await super()._sock_sendfile_fallback(sock, file, offset, *args, **more)
 
     async def _sock_sendfile_native(self, sock: Any, file: Any, *args: Any, **more: Any) -> Any:
         if stack_socket(sock) is not None:
