@@ -1,6 +1,7 @@
 """An echo server with a Protocol: `python examples/protocol_echo.py`, then `nc localhost 8081`."""
 
 import asyncio
+import contextlib
 import sys
 
 import ffloop
@@ -23,4 +24,5 @@ async def main(port: int) -> None:
 
 
 if __name__ == "__main__":
-    ffloop.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 8081))
+    with contextlib.suppress(KeyboardInterrupt):
+        ffloop.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 8081))

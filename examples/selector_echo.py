@@ -1,5 +1,6 @@
 """An echo server without an event loop: `python examples/selector_echo.py`, `nc localhost 8083`."""
 
+import contextlib
 import selectors
 import sys
 
@@ -40,4 +41,5 @@ def echo(selector: ffloop.FFSelector, key: selectors.SelectorKey) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 8083)
+    with contextlib.suppress(KeyboardInterrupt):
+        main(int(sys.argv[1]) if len(sys.argv) > 1 else 8083)

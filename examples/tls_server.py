@@ -4,6 +4,7 @@ Makes a certificate of its own with the `openssl` command, for this run only.
 """
 
 import asyncio
+import contextlib
 import ssl
 import subprocess
 import sys
@@ -48,4 +49,5 @@ async def main(port: int) -> None:
 
 
 if __name__ == "__main__":
-    ffloop.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 8443))
+    with contextlib.suppress(KeyboardInterrupt):
+        ffloop.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 8443))

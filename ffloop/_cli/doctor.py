@@ -15,10 +15,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from .. import __version__
 from .._session import configuration, discovery, stats_page
 from .._session.binding import Client, kernel_calls
 from ..errors import ConfigError, InstanceError, sentence
@@ -88,8 +88,35 @@ class Machine:
 
 
 def versions(machine: Machine) -> Iterator[Finding]:
-    found = f"ffloop {metadata.version('ffloop')}, Python {platform.python_version()}"
-    yield Finding("all", "versions", "ok", found)
+    libc, version = platform.libc_ver()
+    found = f"ffloop {__version__}, Python {platform.python_version()}, {libc or 'not glibc'}"
+    if libc == "glibc":
+        yield Finding("all", "versions", "ok", f"{found} {version}")
+    else:
+        mend = (
+            "a system with glibc (Debian, Ubuntu, Fedora): ffloop is not tried on musl (Alpine), "
+        )
+        yield Finding("all", "versions", "warn", found, mend + "and the shim is for glibc only")
+
+
+def proc(machine: Machine) -> Iterator[Finding]:
+    """Instances open their own descriptors there, and are found there."""
+    if machine.text("/proc/self/status"):
+        yield Finding("all", "/proc", "ok", "mounted")
+    else:
+        mend = "mount -t proc proc /proc; in a container: do not mask it"
+        yield Finding("all", "/proc", "fail", "not mounted, or not to be read", mend)
+
+
+def file_size(machine: Machine) -> Iterator[Finding]:
+    """Shared memory counts as a file."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit != resource.RLIM_INFINITY and limit < _SESSION_KIB * 1024:
+        mend = "`ulimit -f unlimited`, or LimitFSIZE=infinity: shared memory counts as a file"
+        found = f"{limit} bytes; a session's shared memory may have {_SESSION_KIB} KiB"
+        yield Finding("all", "file size", "fail", found, mend)
+    else:
+        yield Finding("all", "file size", "ok", "shared memory fits")
 
 
 def kernel(machine: Machine) -> Iterator[Finding]:
@@ -305,15 +332,22 @@ def spare_core(machine: Machine) -> Iterator[Finding]:
 
 
 CHECKS: list[Callable[[Machine], Iterator[Finding]]] = [
-    *(versions, built, kernel, cores, memory, variables, place),
+    *(versions, proc, built, kernel, file_size, cores, memory, variables, place),
     *(descriptors, trial),
     *(privilege, hugepages, devices, spare_core),
 ]
 
 
+def _look(check: Callable[[Machine], Iterator[Finding]], machine: Machine) -> Iterator[Finding]:
+    try:
+        yield from check(machine)
+    except OSError as exc:  # a machine where even looking fails
+        yield Finding("all", check.__name__, "fail", sentence(exc), "see the other findings")
+
+
 def examine(machine: Machine) -> list[Finding]:
     """Every finding, those of one stack together."""
-    found = [finding for check in CHECKS for finding in check(machine)]
+    found = [finding for check in CHECKS for finding in _look(check, machine)]
     return sorted(found, key=lambda finding: ("all", "host", "fstack").index(finding.stack))
 
 

@@ -6,6 +6,7 @@ loop, and uvloop, where it is installed and asked for. Processes that multiproce
 """
 
 import asyncio
+import importlib.abc
 import importlib.util
 import logging
 import multiprocessing.spawn
@@ -22,6 +23,22 @@ from .._session.log import log
 
 class Refused(Exception):
     """What cannot be run, in a sentence."""
+
+
+# Servers whose sockets are not the loop's, by the module with which they serve.
+_ON_THE_KERNEL = {
+    "granian.server": "granian serves from a runtime of its own, in Rust",
+    "tornado.netutil": "Tornado makes its own sockets",
+    "twisted.internet.asyncioreactor": "Twisted (daphne) makes its own sockets",
+}
+
+
+class _Watch(importlib.abc.MetaPathFinder):
+    """Says of a server that is imported that it stays on the kernel. Finds nothing."""
+
+    def find_spec(self, name: str, path: object, target: object = None) -> None:
+        if why := _ON_THE_KERNEL.get(name):
+            log.warning("%s: what it serves stays on the kernel's network, not the stack's", why)
 
 
 class _Stderr(logging.StreamHandler[Any]):
@@ -78,6 +95,7 @@ def take_over() -> None:
             setattr(standard, name, _SelectorEventLoop)
     if importlib.util.find_spec("uvloop") is not None:
         sys.modules["uvloop"] = _uvloop()
+    sys.meta_path.insert(0, _Watch())
     spawn: Any = multiprocessing.spawn
     spawn.get_command_line = _spawn_command
 

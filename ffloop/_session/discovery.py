@@ -10,6 +10,7 @@ import errno
 import fcntl
 import itertools
 import os
+import resource
 import secrets
 import socket
 import subprocess
@@ -237,5 +238,13 @@ def _opened(path: str) -> int:
 def _tail(fd: int) -> str:
     with contextlib.suppress(OSError):
         size = os.fstat(fd).st_size
-        return os.pread(fd, 500, max(0, size - 500)).decode(errors="replace").strip() or "no reason"
+        said = os.pread(fd, 500, max(0, size - 500)).decode(errors="replace").strip()
+        return said or _limited() or "no reason"
     return "see its log"
+
+
+def _limited() -> str:
+    # Then it cannot say so itself: its log is a file as well.
+    if resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY:
+        return ""
+    return "shared memory counts as a file, and `ulimit -f` (LimitFSIZE=) is too low"

@@ -2,6 +2,8 @@
 
 import contextlib
 import pathlib
+import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -28,7 +30,10 @@ def running(name: str) -> Iterator[int]:
     """The example as a process of its own; its port, once it listens."""
     port = unused_port()
     with subprocess.Popen(
-        [sys.executable, "-P", EXAMPLES / name, str(port)], stdout=subprocess.DEVNULL
+        [sys.executable, "-P", EXAMPLES / name, str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         try:
             while True:
@@ -38,8 +43,11 @@ def running(name: str) -> Iterator[int]:
                     break
                 time.sleep(0.01)
             yield port
+            process.send_signal(signal.SIGINT)  # Ctrl-C
+            _, words = process.communicate()
+            assert "Traceback" not in words
         finally:
-            process.terminate()
+            process.kill()
 
 
 def test_aiohttp_server_and_client():
@@ -92,3 +100,23 @@ def test_tls_server():
         url = f"https://localhost:{port}/"
         with urllib.request.urlopen(url, context=context) as response:
             assert response.read() == b"hello over TLS\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        # With what its comment asks for: this project's own tests have pytest-timeout too.
+        [sys.executable, "-m", "pytest", "-p", "no:timeout", "examples/pytest_suite"],
+        [sys.executable, "examples/unittest_suite.py"],
+    ],
+    ids=["pytest", "unittest"],
+)
+def test_suites(command, tmp_path):
+    """In a checkout, as their comments say."""
+    pytest.importorskip("pytest_asyncio")
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    shutil.copytree(EXAMPLES, checkout / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(EXAMPLES.parent / "pyproject.toml", checkout)
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -229,6 +229,52 @@ def test_commands_of_others(tmp_path):
     assert "or the app alone: `ffloop run app:app`" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "module", ["granian.server", "tornado.netutil", "twisted.internet.asyncioreactor"]
+)
+def test_servers_that_stay_on_the_kernel(tmp_path, module):
+    """They go past the loop whatever it is: that is said, also where the program logs itself."""
+    file = tmp_path.joinpath(*module.split(".")).with_suffix(".py")
+    file.parent.mkdir(parents=True)
+    file.touch()
+    for setting in ("", "logging.basicConfig(level=logging.INFO)\n"):
+        script = tmp_path / "script.py"
+        script.write_text(f"import logging\n{setting}import {module}\n")
+        done = subprocess.run(
+            [*COMMAND, "run", script],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("stays on the kernel's network, not the stack's") == 1
+
+
+def test_a_limit_of_files(tmp_path):
+    """`ulimit -f 0`: the embedded instance cannot even write why it does not start."""
+    script = tmp_path / "script.py"
+    script.write_text(WAITS)
+    done = subprocess.run(
+        ["prlimit", "--fsize=0", *COMMAND, "run", script], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "shared memory counts as a file, and `ulimit -f` (LimitFSIZE=) is too low" in done.stderr
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to unmount /proc")
+@pytest.mark.parametrize("name", ["stat", "top", "doctor"])
+def test_without_proc(name):
+    command = f"umount -l /proc && exec {' '.join(COMMAND)} {name}"
+    done = subprocess.run(["unshare", "-m", "sh", "-c", command], capture_output=True, text=True)
+    if "unshare" in done.stderr:
+        pytest.skip(done.stderr)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    words = "mount -t proc proc /proc" if name == "doctor" else "/proc is not mounted"
+    assert words in done.stdout + done.stderr
+
+
 def test_a_module(tmp_path):
     """`ffloop run -m`: all that follows is the module's."""
     (tmp_path / "beside.py").write_text(

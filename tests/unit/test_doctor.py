@@ -57,7 +57,7 @@ def levels(findings):
 
 def test_a_good_machine(machine):
     checks = (doctor.cores, doctor.memory, doctor.privilege, doctor.hugepages)
-    for check in (*checks, doctor.devices, doctor.spare_core, doctor.kernel):
+    for check in (*checks, doctor.devices, doctor.spare_core, doctor.kernel, doctor.proc):
         found = list(check(machine()))
         assert set(levels(found)) == {"ok"}, found
         assert not any(finding.mend for finding in found)
@@ -103,6 +103,38 @@ def test_one_core(machine, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
     assert one(doctor.cores(machine())).level == "note"
     assert one(doctor.spare_core(machine())).level == "warn"
+
+
+def test_a_check_that_fails_is_a_finding(machine, monkeypatch):
+    def denied(*args):
+        raise PermissionError(13, "memfd_create: Operation not permitted")
+
+    monkeypatch.setattr(doctor.discovery, "start", denied)
+    monkeypatch.setattr(doctor, "CHECKS", [doctor.trial, doctor.cores])
+    found = {finding.what: finding for finding in doctor.examine(machine())}
+    assert found["trial"].level == "fail"
+    assert "memfd_create" in found["trial"].found
+    assert found["cores"].level == "ok"
+
+
+def test_no_proc(machine):
+    found = one(doctor.proc(machine({"/proc/self/status": None})))
+    assert found.level == "fail"
+    assert "mount -t proc" in found.mend
+
+
+def test_a_limit_of_files(machine, monkeypatch):
+    """Shared memory counts as one."""
+    monkeypatch.setattr(doctor.resource, "getrlimit", lambda which: (0, 0))
+    found = one(doctor.file_size(machine()))
+    assert found.level == "fail"
+    assert "ulimit -f unlimited" in found.mend
+
+
+@pytest.mark.parametrize(("libc", "level"), [(("glibc", "2.36"), "ok"), (("", ""), "warn")])
+def test_another_libc(machine, monkeypatch, libc, level):
+    monkeypatch.setattr(doctor.platform, "libc_ver", lambda: libc)
+    assert one(doctor.versions(machine())).level == level
 
 
 def test_few_descriptors(machine, monkeypatch):
