@@ -199,6 +199,7 @@ int ffl_client_socket(struct ffl_client *c, int domain, int type, int proto, uns
 
 /* These wait for the instance's answer and return 0 or its -errno. */
 int ffl_client_bind(struct ffl_client *c, int h, const struct ffl_addr *a);
+/* flags: FFL_F_NODELAY; FFL_F_ARM_NEW: accepted sockets are read ahead of from the beginning. */
 int ffl_client_listen(struct ffl_client *c, int h, int backlog, unsigned flags);
 int ffl_client_getsockopt(struct ffl_client *c, int h, int level, int name, void *val,
                           uint32_t *len);

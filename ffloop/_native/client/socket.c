@@ -196,6 +196,7 @@ int ffl_client_listen(struct ffl_client *c, int h, int backlog, unsigned flags)
                           .buf = FFL_NO_BUF};
     rc = take_answer(s, client_call(c, e, &s->names, sizeof(s->names)));
     s->listener = rc == 0;
+    s->acc_flags = (uint8_t)(flags & FFL_F_ARM_NEW);
     return rc;
 }
 

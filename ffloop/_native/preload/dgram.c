@@ -104,6 +104,7 @@ ssize_t dgram_send(struct sock *s, const struct iovec *iov, size_t n, int flags,
         return -EMSGSIZE;
     bool wait = !no_wait(s, flags);
     int64_t until = until_of(wait ? s->sndtimeo : 0);
+    ffl_client_reap(s->sc->c); /* perhaps nobody is there */
     for (;;) {
         int64_t rc = give(s, iov, n, len, to);
         if (rc != -EAGAIN)
@@ -189,8 +190,10 @@ int dgram_connect(struct sock *s, int fd, const struct sockaddr *sa, socklen_t l
     rc = -ffl_client_take_error(s->sc->c, s->h);
     if (rc == 0)
         rc = ffl_client_dead(s->sc->c);
-    if (!dissolves && rc == 0)
+    if (!dissolves && rc == 0) {
+        (void)ffl_client_arm(s->sc->c, s->h, 0); /* who only sends learns that nobody is there, too */
         return 0;
+    }
     struct ffl_names names;
     s->state = SOCK_BOUND;
     s->named &= ffl_client_names(s->sc->c, s->h, &names) == 0 && names.local.port_be;

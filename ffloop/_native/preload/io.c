@@ -113,11 +113,11 @@ ssize_t sock_recv(struct sock *s, const struct iovec *iov, size_t n, int flags)
                                           : take(s, iov, n, got);
         if (r > 0)
             got = peeks ? (size_t)r : got + (size_t)r;
+        if (r < 0 && r != -EAGAIN)
+            return got ? (ssize_t)got : (ssize_t)r;
         bool over = r == 0 || (peeks && ffl_client_state(s->sc->c, s->h) & FFL_ST_EOF);
         if (over || (got && (!all || got >= total)))
             return (ssize_t)got;
-        if (r < 0 && r != -EAGAIN)
-            return got ? (ssize_t)got : (ssize_t)r;
         if (r > 0 && !peeks)
             continue; /* the end may be behind it, and told already */
         if (!got && no_wait(s, flags) && sock_look(s))
@@ -314,6 +314,7 @@ ssize_t sock_send(struct sock *s, const struct iovec *iov, size_t n, int flags)
     if (ffl_unlikely(rc < 0))
         return rc;
     size_t sent = 0, total = total_of(iov, n);
+    ffl_client_reap(s->sc->c); /* perhaps the peer has gone */
     for (;;) {
         int64_t r = give(s, iov, n, sent);
         if (r > 0)

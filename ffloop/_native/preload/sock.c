@@ -102,6 +102,14 @@ static void drop_options(struct sock *s)
     s->opts_end = &s->opts;
 }
 
+/* What was accepted ahead of a listener that has closed goes to who shares it, or is reset: one round
+ * trip for what is on its way to us, one for what that leads to. */
+static void settle(struct ffl_client *c)
+{
+    if (ffl_client_ping(c) == 0)
+        (void)ffl_client_ping(c); /* the session is dead: so are they */
+}
+
 void sock_free(struct sock *s)
 {
     while (s->items)
@@ -109,6 +117,8 @@ void sock_free(struct sock *s)
     if (s->sc) {
         proc_leave(s);
         (void)ffl_client_close(s->sc->c, s->h, s->abort); /* cannot fail: it is open */
+        if (s->state == SOCK_LISTENING)
+            settle(s->sc->c);
         sc_put(s->sc);
     } else if (s->ticket) {
         proc_disown(s);
@@ -340,7 +350,7 @@ API int listen(int fd, int backlog)
         return real.listen(fd, backlog);
     }
     if (rc > 0)
-        rc = ffl_client_listen(s->sc->c, s->h, backlog, 0);
+        rc = ffl_client_listen(s->sc->c, s->h, backlog, FFL_F_ARM_NEW);
     if (rc == 0) {
         s->state = SOCK_LISTENING;
         dual_listen(s, fd, backlog);
@@ -403,6 +413,7 @@ static int connect_start(struct sock *s, int fd, const struct sockaddr *sa, sock
         return rc;
     s->state = SOCK_CONNECTING;
     s->told = false;
+    (void)ffl_client_arm(s->sc->c, s->h, 0); /* who only writes learns of its end, too */
     sock_rearm(s);
     return s->nonblock ? -EINPROGRESS : connect_wait(s);
 }
@@ -520,6 +531,8 @@ API int accept(int fd, struct sockaddr *sa, socklen_t *len)
 static int name_of(struct sock *s, bool peer, struct sockaddr *sa, socklen_t *len)
 {
     struct ffl_names names;
+    if (peer)
+        ffl_client_reap(s->sc->c); /* perhaps it has gone */
     if (peer && (sock_pending_connect(s) < 0 || s->state != SOCK_CONNECTED ||
                  ffl_client_state(s->sc->c, s->h) & FFL_ST_FAILED))
         return -ENOTCONN;
