@@ -15,13 +15,15 @@ from shim import Instance
 from ffloop._session import binding
 
 HERE = Path(__file__).parent
-PROGRAMS = ["streams", "numbers", "children", "passing"]
+PROGRAMS = ["streams", "numbers", "children", "passing", "states"]
 FLAGS = ["-Wall", "-Wextra", "-Werror", "-O2", "-D_FORTIFY_SOURCE=2", "-pthread"]
 
 
 def cases(program: str) -> list[str]:
     text = (HERE / f"{program}.c").read_text()
-    return re.findall(r"^(?:CASE|MADE)\((\w+)", text, re.MULTILINE)
+    sides = re.findall(r"^ASKED\((\w+)", text, re.MULTILINE)  # each of both ends
+    single = re.findall(r"^(?:CASE|MADE)\((\w+)", text, re.MULTILINE)
+    return single + [f"{side}_{name}" for name in sides for side in ("connected", "accepted")]
 
 
 @pytest.fixture(scope="session")

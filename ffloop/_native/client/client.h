@@ -275,6 +275,7 @@ int ffl_client_return(struct ffl_client *c, int h);
 
 /* The socket's pending error, as SO_ERROR gives it: cleared by the call. */
 int ffl_client_take_error(struct ffl_client *c, int h);
+void ffl_client_set_error(struct ffl_client *c, int h, int err); /* errno > 0, for the next call */
 
 /* The caller's eventfd (non-blocking, 0) is readable from now on while data, EOF, an accepted socket
  * or an error waits; arms the socket for good. It stays the caller's, who closes it after the socket.

@@ -519,6 +519,13 @@ int ffl_client_take_error(struct ffl_client *c, int h)
     return err;
 }
 
+void ffl_client_set_error(struct ffl_client *c, int h, int err)
+{
+    struct csock *s = client_sock(c, h);
+    if (s)
+        s->error = err;
+}
+
 /* ---- close --------------------------------------------------------------------------------- */
 
 static void submit_close(struct ffl_client *c, struct csock *s, unsigned flags)

@@ -191,7 +191,8 @@ int dgram_connect(struct sock *s, int fd, const struct sockaddr *sa, socklen_t l
     if (rc == 0)
         rc = ffl_client_dead(s->sc->c);
     if (!dissolves && rc == 0) {
-        (void)ffl_client_arm(s->sc->c, s->h, 0); /* who only sends learns that nobody is there, too */
+        (void)ffl_client_arm(s->sc->c, s->h,
+                             0); /* who only sends learns that nobody is there, too */
         return 0;
     }
     struct ffl_names names;

@@ -18,8 +18,10 @@
 static int connected(struct sock *s, int flags, int64_t until, int otherwise)
 {
     while (ffl_unlikely(s->state != SOCK_CONNECTED)) {
-        if (s->state != SOCK_CONNECTING)
-            return otherwise;
+        if (s->state != SOCK_CONNECTING) {
+            int err = ffl_client_take_error(s->sc->c, s->h); /* why it is not, once */
+            return err ? -err : otherwise;
+        }
         if (sock_pending_connect(s) == 0)
             break;
         int rc = no_wait(s, flags) ? -EAGAIN : sock_wait(s, until);
@@ -402,6 +404,23 @@ API ssize_t pwritev2(int fd, const struct iovec *iov, int n, off_t at, int flags
     return pwritev64v2(fd, iov, n, at, flags);
 }
 
+/* MSG_FASTOPEN connects, and sends then. */
+static bool opens(const struct sock *s, const struct sockaddr *sa, int flags)
+{
+    return s && s->type == SOCK_STREAM && sa && (flags & MSG_FASTOPEN);
+}
+
+static ssize_t open_and_send(int fd, const struct msghdr *m, int flags)
+{
+    struct msghdr rest = *m;
+    rest.msg_name = NULL;
+    rest.msg_namelen = 0;
+    unlock();
+    if (connect(fd, m->msg_name, m->msg_namelen) < 0)
+        return -1;
+    return sendmsg(fd, &rest, flags & ~MSG_FASTOPEN);
+}
+
 API ssize_t sendto(int fd, const void *buf, size_t len, int flags, const struct sockaddr *sa,
                    socklen_t n)
 {
@@ -413,6 +432,12 @@ API ssize_t sendto(int fd, const void *buf, size_t len, int flags, const struct 
             .msg_name = (void *)sa, .msg_namelen = n, .msg_iov = &iov, .msg_iovlen = 1};
         return dgram_sendmsg(s, fd, &m, flags);
     }
+    if (opens(s, sa, flags))
+        return open_and_send(
+            fd,
+            &(struct msghdr){
+                .msg_name = (void *)sa, .msg_namelen = n, .msg_iov = &iov, .msg_iovlen = 1},
+            flags);
     if (s && s->sc) /* a connected stream: the address is not looked at */
         return send_iov(s, &iov, 1, flags);
     if (s)
@@ -426,6 +451,8 @@ API ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
     struct sock *s = sock_enter(fd);
     if (s && s->type == SOCK_DGRAM)
         return dgram_sendmsg(s, fd, m, flags);
+    if (opens(s, m->msg_name, flags))
+        return open_and_send(fd, m, flags);
     if (!s || !s->sc) {
         if (s)
             unlock();

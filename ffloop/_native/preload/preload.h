@@ -12,7 +12,7 @@
  * place.c   which stack, instance, CPU               option.c  socket options, ioctl
  * share.c   sockets of several processes (proc.h)    file.c    sendfile, splice
  * fork.c    children                                 exec.c    other programs
- * pass.c    SCM_RIGHTS
+ * pass.c    SCM_RIGHTS                               shutdown.c  back to what a socket was
  * made.c    what makes other descriptors             stdio.c   the C library's streams
  *
  * A socket begins as what it is natively: a kernel socket, whose descriptor stays. At bind, listen
@@ -303,6 +303,8 @@ static inline size_t sock_queued(const struct sock *s)
     (void)ffl_client_pending(s->sc->c, s->h, &p); /* -EBADF: none */
     return p.bytes;
 }
+/* connect(AF_UNSPEC) of a stream (shutdown.c): 0 or -errno. */
+int sock_disconnect(struct sock *s);
 int sock_pending_connect(struct sock *s); /* learns how a connect ended */
 
 /* ---- a port on both (dual.c) --------------------------------------------------------------- */

@@ -314,6 +314,12 @@ API int bind(int fd, const struct sockaddr *sa, socklen_t len)
     struct sock *s = sock_enter(fd);
     if (!s)
         return real.bind(fd, sa, len);
+    struct sockaddr_in forgot;
+    if (s->domain == AF_INET && sa && len >= sizeof(forgot) && sa->sa_family == AF_UNSPEC) {
+        memcpy(&forgot, sa, sizeof(forgot)); /* as the kernel: of the wildcard it means IPv4's */
+        forgot.sin_family = forgot.sin_addr.s_addr == INADDR_ANY ? AF_INET : AF_UNSPEC;
+        sa = (const struct sockaddr *)&forgot;
+    }
     if (!sock_addr_in(&a, s->domain, sa, len) || s->state > SOCK_BOUND) {
         int rc = s->sc ? -EINVAL : 0;
         if (rc)
@@ -393,6 +399,8 @@ static int connect_wait(struct sock *s)
         if (rc < 0)
             return rc == -EAGAIN ? -EINPROGRESS : rc;
     }
+    if (s->state == SOCK_BOUND) /* another thread has shut it down, or told */
+        return -ECONNRESET;
     return connect_told(s);
 }
 
@@ -431,6 +439,8 @@ API int connect(int fd, const struct sockaddr *sa, socklen_t len)
     int rc;
     if (s->type == SOCK_DGRAM)
         rc = dgram_connect(s, fd, sa, len);
+    else if (sa && len >= sizeof(sa->sa_family) && sa->sa_family == AF_UNSPEC)
+        rc = sock_disconnect(s);
     else if (s->state == SOCK_CONNECTING && sock_pending_connect(s) < 0)
         rc = s->nonblock ? -EALREADY : connect_wait(s);
     else if (s->state == SOCK_CONNECTED)
@@ -562,53 +572,4 @@ API int getpeername(int fd, struct sockaddr *sa, socklen_t *len)
     if (s)
         unlock();
     return real.getpeername(fd, sa, len);
-}
-
-/* A listener that is shut down is as it was before listen(); who waits in accept() learns it. */
-static int stop_listening(struct sock *s)
-{
-    struct ffl_client *c = s->sc->c;
-    struct ffl_names names;
-    int h = ffl_client_socket(c, s->domain, s->type, s->proto, 0);
-    if (h < 0)
-        return h;
-    int rc = ffl_client_names(c, s->h, &names);
-    (void)ffl_client_close(c, s->h, false); /* it is open */
-    s->h = h;
-    (void)ffl_client_watch(c, h, s); /* it is open */
-    if (rc == 0)
-        (void)ffl_client_bind(c, h, &names.local); /* taken meanwhile: it has no name */
-    if (s->kernel_fd >= 0)
-        fd_ours_close(s->kernel_fd);
-    s->kernel_fd = -1;
-    s->state = SOCK_BOUND;
-    return 0;
-}
-
-API int shutdown(int fd, int how)
-{
-    real_start();
-    struct sock *s = sock_enter(fd);
-    if (!s || !s->sc) {
-        if (s)
-            unlock();
-        return real.shutdown(fd, how);
-    }
-    int rc;
-    bool listens = s->state == SOCK_LISTENING;
-    if (how < SHUT_RD || how > SHUT_RDWR)
-        rc = -EINVAL;
-    else if (listens)
-        rc = how == SHUT_WR ? 0 : stop_listening(s);
-    else if ((s->state == SOCK_BOUND && s->type == SOCK_STREAM) ||
-             (s->state == SOCK_CONNECTED && ffl_client_state(s->sc->c, s->h) & FFL_ST_FAILED))
-        rc = -ENOTCONN;
-    else
-        rc = ffl_client_shutdown(s->sc->c, s->h, how);
-    if (rc == 0 && how != SHUT_WR && !listens)
-        s->shut_rd = true;
-    sock_tell(s);
-    if (rc == 0 && s->state == SOCK_BOUND && !listens)
-        rc = -ENOTCONN; /* a datagram socket without a peer: said, and done all the same */
-    return (int)leave(rc);
 }

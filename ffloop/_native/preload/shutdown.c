@@ -1,0 +1,98 @@
+/*
+ * shutdown.c - sockets that are shut down, and those that go back to what they were.
+ *
+ * Callers: the program, sock.c. A listener that is shut down, a connect that is given up and a connection
+ * that is dissolved leave a socket that is bound, at most: a new one of the stack's in the old one's place.
+ */
+#include "preload.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Options that were set since it is on the stack go with the old one. 0 or -errno. */
+static int start_again(struct sock *s, bool abort)
+{
+    struct ffl_client *c = s->sc->c;
+    struct ffl_names names;
+    int h = ffl_client_socket(c, s->domain, s->type, s->proto, 0);
+    if (h < 0)
+        return h;
+    static const struct linger reset = {1, 0};
+    if (abort) /* a failure shows the peer an end, no reset */
+        (void)ffl_client_setsockopt(c, s->h, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+    bool bound = s->named && ffl_client_names(c, s->h, &names) == 0;
+    (void)ffl_client_close(c, s->h, abort); /* it is open */
+    s->h = h;
+    (void)ffl_client_watch(c, h, s); /* it is open */
+    if (bound)
+        (void)ffl_client_bind(c, h, &names.local); /* taken meanwhile: it has no name */
+    s->state = SOCK_BOUND;
+    s->shut_rd = false;
+    return 0;
+}
+
+/* Who waits in accept() learns it. */
+static int stop_listening(struct sock *s)
+{
+    s->named = true; /* listen() has given it a port, if bind() has not */
+    int rc = start_again(s, false);
+    if (rc == 0 && s->kernel_fd >= 0) {
+        fd_ours_close(s->kernel_fd);
+        s->kernel_fd = -1;
+    }
+    return rc;
+}
+
+int sock_disconnect(struct sock *s)
+{
+    if (s->state == SOCK_LISTENING)
+        return stop_listening(s);
+    if (s->state < SOCK_CONNECTING)
+        return 0;
+    int rc = start_again(s, true);
+    if (rc == 0)
+        sock_tell(s);
+    return rc;
+}
+
+/* Who waits in connect(), or asks later, finds it reset. */
+static int give_up(struct sock *s)
+{
+    int rc = start_again(s, true);
+    if (rc == 0)
+        ffl_client_set_error(s->sc->c, s->h, ECONNRESET);
+    return rc;
+}
+
+static int shut(struct sock *s, int how)
+{
+    if (how < SHUT_RD || how > SHUT_RDWR)
+        return -EINVAL;
+    if (s->state == SOCK_LISTENING)
+        return how == SHUT_WR ? 0 : stop_listening(s);
+    if (s->type == SOCK_STREAM && s->state == SOCK_CONNECTING && sock_pending_connect(s) < 0)
+        return give_up(s);
+    if ((s->state == SOCK_BOUND && s->type == SOCK_STREAM) ||
+        (s->state == SOCK_CONNECTED && ffl_client_state(s->sc->c, s->h) & FFL_ST_FAILED))
+        return -ENOTCONN;
+    int rc = ffl_client_shutdown(s->sc->c, s->h, how);
+    if (rc == 0 && how != SHUT_WR)
+        s->shut_rd = true;
+    if (rc == 0 && s->state == SOCK_BOUND)
+        return -ENOTCONN; /* a datagram socket without a peer: said, and done all the same */
+    return rc;
+}
+
+API int shutdown(int fd, int how)
+{
+    real_start();
+    struct sock *s = sock_enter(fd);
+    if (!s || !s->sc) {
+        if (s)
+            unlock();
+        return real.shutdown(fd, how);
+    }
+    int rc = shut(s, how);
+    sock_tell(s);
+    return (int)leave(rc);
+}

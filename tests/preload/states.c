@@ -1,0 +1,272 @@
+/* states.c - what became of a socket is known to every call that asks; see test_contract.py. */
+#include "cases.h"
+
+#include <netinet/tcp.h>
+
+/* ---- the peer has gone ------------------------------------------------------------------------ */
+
+static void goes(int fd, bool reset)
+{
+    struct linger now = {1, 0};
+    if (reset)
+        NEED(setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now)) == 0);
+    NEED(close(fd) == 0);
+}
+
+/* Until `fd` is told, by writing alone; the limit is a test's. */
+static void writes_until_told(int fd)
+{
+    signal(SIGPIPE, SIG_IGN);
+    begins();
+    while (write(fd, "x", 1) == 1 && !lasted(10000))
+        ;
+    saw("told in time", !lasted(10000));
+    printf("%d\n", errno == EPIPE || errno == ECONNRESET);
+}
+
+CASE(who_connected_writes_after_the_end)
+{
+    connected();
+    goes(server, false);
+    writes_until_told(client);
+}
+
+CASE(who_accepted_writes_after_the_end)
+{
+    connected();
+    goes(client, false);
+    writes_until_told(server);
+}
+
+CASE(who_connected_writes_after_a_reset)
+{
+    connected();
+    goes(server, true);
+    writes_until_told(client);
+}
+
+CASE(who_accepted_writes_after_a_reset)
+{
+    connected();
+    goes(client, true);
+    writes_until_told(server);
+}
+
+CASE(who_sends_datagrams_to_nobody)
+{
+    int u = socket(AF_INET, SOCK_DGRAM, 0), v = socket(AF_INET, SOCK_DGRAM, 0);
+    struct sockaddr_in a = anywhere();
+    NEED(bind(u, (struct sockaddr *)&a, sizeof(a)) == 0);
+    a = where(u);
+    NEED(connect(v, (struct sockaddr *)&a, sizeof(a)) == 0 && close(u) == 0);
+    begins();
+    while (send(v, "x", 1, 0) == 1 && !lasted(10000))
+        ;
+    saw("send", lasted(10000) ? 0 : -1);
+    connected(); /* a test looks for a connection */
+}
+
+/* One call that does not wait, of a socket of which nothing was asked before. */
+static bool asks(int how, int fd)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN | POLLRDHUP};
+    struct timeval zero = {0, 0};
+    struct epoll_event ev = {.events = EPOLLIN};
+    socklen_t len = sizeof(int);
+    fd_set set;
+    int n = 0;
+    switch (how) {
+    case 0:
+        return recv(fd, buffer, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 || errno != EAGAIN;
+    case 1:
+        return poll(&p, 1, 0) == 1;
+    case 2:
+        FD_ZERO(&set);
+        FD_SET(fd, &set);
+        return select(fd + 1, &set, NULL, NULL, &zero) == 1;
+    case 3:
+        n = epoll_create1(0);
+        NEED(epoll_ctl(n, EPOLL_CTL_ADD, fd, &ev) == 0);
+        ev.events = 0;
+        n = epoll_wait(n, &ev, 1, 0);
+        return n == 1;
+    case 4:
+        NEED(ioctl(fd, FIONREAD, &n) == 0);
+        return n > 0;
+    default:
+        NEED(getsockopt(fd, SOL_SOCKET, SO_ERROR, &n, &len) == 0);
+        return n == ECONNRESET;
+    }
+}
+
+/* The way through the stack takes its time: asked until the answer comes, or never does. */
+static void asked(int how, bool accepted, void (*happens)(int peer))
+{
+    connected();
+    int fd = accepted ? server : client;
+    happens(accepted ? client : server);
+    begins();
+    bool seen = false;
+    while (!seen && !lasted(5000))
+        seen = asks(how, fd);
+    saw("seen", seen);
+}
+
+static void ends_it(int peer)
+{
+    goes(peer, false);
+}
+
+static void resets_it(int peer)
+{
+    goes(peer, true);
+}
+
+static void sends_some(int peer)
+{
+    NEED(write(peer, "1234", 4) == 4);
+}
+
+#define ASKED(name, how, happens)                                                                  \
+    CASE(connected_##name)                                                                         \
+    {                                                                                              \
+        asked(how, false, happens);                                                                \
+    }                                                                                              \
+    CASE(accepted_##name)                                                                          \
+    {                                                                                              \
+        asked(how, true, happens);                                                                 \
+    }
+
+ASKED(peeks_at_the_end, 0, ends_it)
+ASKED(peeks_at_a_reset, 0, resets_it)
+ASKED(polls, 1, ends_it)
+ASKED(selects, 2, ends_it)
+ASKED(polls_by_epoll, 3, ends_it)
+ASKED(counts_bytes, 4, sends_some)
+ASKED(takes_the_error, 5, resets_it)
+
+CASE(name_of_a_peer_that_has_gone)
+{
+    struct sockaddr_in a;
+    socklen_t len = sizeof(a);
+    connected();
+    goes(server, true);
+    begins();
+    int rc = 0;
+    while (rc == 0 && !lasted(5000))
+        rc = getpeername(client, (struct sockaddr *)&a, &len);
+    saw("getpeername", rc);
+}
+
+CASE(listener_closes_before_accept)
+{
+    listens();
+    client = connects();
+    NEED(write(client, "request", 7) == 7);
+    struct pollfd p = {.fd = listener, .events = POLLIN};
+    NEED(poll(&p, 1, 5000) == 1 && close(listener) == 0);
+    saw("recv", recv(client, buffer, 1, 0));
+}
+
+/* ---- back to what it was ----------------------------------------------------------------------- */
+
+CASE(dissolved)
+{
+    struct sockaddr none = {.sa_family = AF_UNSPEC};
+    struct sockaddr_in a;
+    socklen_t len = sizeof(a);
+    connected();
+    saw("connect", connect(client, &none, sizeof(none)));
+    saw("recv", recv(server, buffer, 1, 0));
+    saw("getpeername", getpeername(client, (struct sockaddr *)&a, &len));
+    a = where(listener);
+    saw("connect", connect(client, (struct sockaddr *)&a, sizeof(a)));
+    server = accept(listener, NULL, NULL);
+    saw("write", write(client, "again", 5));
+    heard(server, 5);
+}
+
+CASE(dissolved_before_it_was_connected)
+{
+    struct sockaddr none = {.sa_family = AF_UNSPEC};
+    listens();
+    client = socket(AF_INET, SOCK_STREAM, 0);
+    saw("connect", connect(client, &none, sizeof(none)));
+    struct sockaddr_in a = where(listener);
+    saw("connect", connect(client, (struct sockaddr *)&a, sizeof(a)));
+    saw("accept", accept(listener, NULL, NULL) >= 0);
+}
+
+/* A connect that nothing answers: its listener has no room for one more. */
+static int stuck(void)
+{
+    struct sockaddr_in a = anywhere();
+    listener = socket(AF_INET, SOCK_STREAM, 0);
+    NEED(bind(listener, (struct sockaddr *)&a, sizeof(a)) == 0 && listen(listener, 0) == 0);
+    a = where(listener);
+    for (;;) {
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+        struct pollfd p = {.fd = fd, .events = POLLOUT};
+        NEED(connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0 && errno == EINPROGRESS);
+        if (poll(&p, 1, 300) == 0)
+            return fd;
+    }
+}
+
+CASE(shut_down_while_connecting)
+{
+    int fd = stuck();
+    saw("shutdown", shutdown(fd, SHUT_RDWR));
+    struct pollfd p = {.fd = fd, .events = POLLIN | POLLOUT};
+    saw("poll", poll(&p, 1, 1000));
+    printf("%#x\n", p.revents);
+    saw("recv", recv(fd, buffer, 1, 0));
+    saw("recv", recv(fd, buffer, 1, 0));
+    connected(); /* a test looks for a connection */
+}
+
+/* ---- while it is the kernel's still ------------------------------------------------------------ */
+
+CASE(bound_without_a_family)
+{
+    struct sockaddr_in none = {.sin_port = 0};
+    listener = socket(AF_INET, SOCK_STREAM, 0);
+    saw("bind", bind(listener, (struct sockaddr *)&none, sizeof(none)));
+    saw("listen", listen(listener, 8));
+    client = connects();
+    saw("accept", accept(listener, NULL, NULL) >= 0);
+    none.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    saw("bind", bind(socket(AF_INET, SOCK_STREAM, 0), (struct sockaddr *)&none, sizeof(none)));
+}
+
+static void opened_fast(bool message)
+{
+    listens();
+    struct sockaddr_in a = where(listener);
+    struct iovec v = {"query", 5};
+    struct msghdr m = {.msg_name = &a, .msg_namelen = sizeof(a), .msg_iov = &v, .msg_iovlen = 1};
+    client = socket(AF_INET, SOCK_STREAM, 0);
+    saw("send", message
+                    ? sendmsg(client, &m, MSG_FASTOPEN)
+                    : sendto(client, "query", 5, MSG_FASTOPEN, (struct sockaddr *)&a, sizeof(a)));
+    server = accept(listener, NULL, NULL);
+    heard(server, 5);
+    saw("write", write(server, "answer", 6));
+    heard(client, 6);
+    saw("again", sendto(client, "x", 1, MSG_FASTOPEN, (struct sockaddr *)&a, sizeof(a)));
+}
+
+CASE(opened_fast_by_sendto)
+{
+    opened_fast(false);
+}
+
+CASE(opened_fast_by_sendmsg)
+{
+    opened_fast(true);
+}
+
+int main(int argc, char **argv)
+{
+    return run_case(argc, argv);
+}
