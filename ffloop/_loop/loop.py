@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Unpack, cast
 
 from .._net.inherited import Handed
-from .._net.sockets import StackSocket, stack_socket
+from .._net.promoted import number_of, stack_socket
+from .._net.sockets import StackSocket
 from .._session import configuration, discovery, ownership
 from .._session.address import look_up_literal
 from .._session.binding import Client
@@ -151,14 +152,25 @@ class Loop(SockCalls):
     @typed_as(asyncio.SelectorEventLoop.add_reader)
     def add_reader(self, fd: Any, callback: Any, *args: Any) -> None:
         """As asyncio's. TCP sockets of the kernel's that are watched so are reported."""
+        fd = number_of(fd)
         self._handed.watched(fd, callback)
         super().add_reader(fd, callback, *args)
+
+    @typed_as(asyncio.SelectorEventLoop.remove_reader)
+    def remove_reader(self, fd: Any) -> Any:
+        """As asyncio's."""
+        return super().remove_reader(number_of(fd))
 
     @typed_as(asyncio.SelectorEventLoop.add_writer)
     def add_writer(self, fd: Any, callback: Any, *args: Any) -> None:
         """As add_reader."""
+        fd = number_of(fd)
         self._handed.watched(fd, callback)
         super().add_writer(fd, callback, *args)
+
+    def remove_writer(self, fd: Any) -> bool:
+        """As asyncio's."""
+        return super().remove_writer(number_of(fd))
 
     @property
     def _nest_patched(self) -> bool:

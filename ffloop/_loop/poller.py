@@ -7,7 +7,6 @@ stays, and nothing is waited for (which would give its buffers back) until it is
 turn (_native/hot/turn.c) waits on the dispatcher itself and comes here for kernel descriptors.
 """
 
-import contextlib
 import os
 import select
 import selectors
@@ -72,10 +71,12 @@ class Poller(selectors.EpollSelector):
         for fd in session.fds():
             epoll.unregister(fd)
 
-    def forget(self, fd: int) -> None:
-        """The library is about to close this descriptor."""
-        with contextlib.suppress(KeyError):
-            self.unregister(fd)
+    def forget(self, fd: int) -> selectors.SelectorKey | None:
+        """The library is about to close this descriptor: its key."""
+        try:
+            return self.unregister(fd)
+        except KeyError:
+            return None
 
     def renew(self) -> None:
         """In a forked child: descriptors of its own, since the parent goes on with these."""

@@ -12,7 +12,8 @@ from typing import Any
 
 from .._net.endpoint import READ, WRITE, Endpoint
 from .._net.inherited import Handed
-from .._net.sockets import StackSocket, can_promote, followers, promote, stack_socket
+from .._net.promoted import can_promote, followers, number_of, promote, stack_socket
+from .._net.sockets import StackSocket
 from .._net.writers import Writer
 from .._session.carrying import StaysOnKernel
 from .._session.routing import Router
@@ -50,7 +51,9 @@ class SockCalls(SelectorLoop):
 
     def _endpoint_of(self, fd: Any) -> tuple[int, Endpoint | None]:
         """The number of a descriptor or socket, and the stack socket that it stands for."""
-        number = fd if isinstance(fd, int) else fd.fileno()
+        number = number_of(fd)
+        if not isinstance(number, int):
+            number = fd.fileno()
         return number, stands_for(number)
 
     def _ensure_fd_no_transport(self, fd: Any, **more: Any) -> None:

@@ -51,6 +51,12 @@ WAITS(query,
       (const char *path, int timeout_ms, struct ffl_instance_stats *out, char *why, size_t whylen),
       (path, timeout_ms, out, why, whylen))
 
+WAITS(give_back, (struct ffl_client * c, int h), (c, h))
+WAITS(import,
+      (struct ffl_client * c, const struct ffl_ticket *t, uint32_t handle, int domain, int type,
+       int proto),
+      (c, t, handle, domain, type, proto))
+
 static void waiting_detach(struct ffl_client *c)
 {
     PyThreadState *thread = PyEval_SaveThread();
@@ -59,6 +65,8 @@ static void waiting_detach(struct ffl_client *c)
 }
 
 #define ffl_client_ticket waiting_ticket
+#define ffl_client_give_back waiting_give_back
+#define ffl_client_import waiting_import
 #define ffl_client_query waiting_query
 #define ffl_client_detach waiting_detach
 #define ffl_client_attach waiting_attach

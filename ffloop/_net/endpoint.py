@@ -195,6 +195,12 @@ class Endpoint:
     def is_dup(self, fd: int) -> bool:
         return self.session is not None and fd in self.session.dups
 
+    def detached_as(self, fd: int) -> bool:
+        """Is it a dup_descriptor that detach() returned, and still the same file?"""
+        if self.session is None or fd not in self.session.detached:
+            return False
+        return _event(fd) == _event(self.fileno())
+
     def stand_in(self, fd: int) -> None:
         """The placeholder of a socket that was the kernel's is polled: it shows what fileno()
         does, which costs something at each change."""
@@ -355,6 +361,11 @@ class Endpoint:
     def on_detach(self) -> None:
         session = self.session
         self._wake(exc=session.gone() if session is not None else None)
+
+
+def _event(fd: int) -> str:
+    with open(f"/proc/self/fdinfo/{fd}") as info:
+        return next((line for line in info if line.startswith("eventfd-id")), "")
 
 
 __all__ = ["READ", "WRITE", "Endpoint"]

@@ -40,7 +40,8 @@ from .._session.log import log
 from .._session.routing import Router, same_kernel
 from .._session.session import stands_for
 from ..errors import ConfigError
-from .sockets import adopt, close_with, inet_family
+from .bridge import bridged
+from .promoted import adopt, close_with, inet_family
 
 _BYPASSES = ("aiofastnet",)  # libraries with transports of their own on raw descriptors
 _RESET_ON_CLOSE = struct.pack("=ii", 1, 0)  # struct linger
@@ -239,6 +240,8 @@ class Handed:
             if family is None:
                 return
             address = sock.getsockname()
+        if bridged(address):
+            return
         message = f"add_reader() or add_writer(){who} on the kernel's TCP socket at {address}"
         if self._policy == "error":
             raise RuntimeError(f"{message}, and kernel_sockets='error'")

@@ -1,9 +1,5 @@
-"""Sockets on the stack, shaped like socket.socket and always non-blocking.
-
-StackSocket (`ffloop.socket`) is what an application makes itself, and what
-`get_extra_info("socket")` shows. PromotedSocket is a kernel socket that was fresh when the loop was
-asked to connect it: its class was changed in place, its descriptor stays as a placeholder, and
-everything else happens on the stack.
+"""StackSocket (`ffloop.socket`): a socket on the stack, shaped like socket.socket and always
+non-blocking. It is what an application makes itself, and what `get_extra_info("socket")` shows.
 """
 
 import contextlib
@@ -11,18 +7,15 @@ import errno
 import os
 import socket
 import warnings
-import weakref
 from typing import Any, Self
 
-from .._session import carrying, ownership
-from .._session.address import unset
-from .._session.binding import READ, Client, error
-from .._session.session import Session
+from .._session import ownership
+from .._session.binding import Client, error
+from .._session.session import Session, stands_for
+from .bridge import hand_over, may_leave
 from .endpoint import Endpoint
 
 _WHEN_ASKED = -2
-_TCP_CLOSE = 7  # tcpi_state of a socket that was neither connected nor made to listen
-
 # MSG_ flags that a socket without blocking calls, SIGPIPE and descriptors in messages heeds by
 # itself. MSG_MORE is a hint to TCP (the instance gathers what is sent together), not to UDP.
 _HEEDED = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
@@ -59,16 +52,23 @@ class StackSocket:
         self._borrowed = False
         self._quiet = False
         if fileno is not None:
-            if fileno not in _detached:
-                raise OSError(errno.EBADF, "not what detach() of a stack socket returned", fileno)
-            self._endpoint = _detached.pop(fileno)
+            endpoint = stands_for(fileno)
+            if endpoint is None or not endpoint.detached_as(fileno):
+                raise OSError(
+                    errno.EBADF,
+                    "not what detach() of a stack socket returned (of a connection it is the "
+                    "kernel's: socket.socket takes it)",
+                    fileno,
+                )
+            endpoint.leave(fileno)
             os.close(fileno)
+            self._endpoint = endpoint
             return
         family = socket.AF_INET if family == -1 else family
         kind = (socket.SOCK_STREAM if type == -1 else type) & 0xF
         if family not in (socket.AF_INET, socket.AF_INET6):
             raise error(errno.EAFNOSUPPORT)
-        proto = _default_proto(kind) if proto in (-1, 0) else proto
+        proto = default_proto(kind) if proto in (-1, 0) else proto
         session = ownership.current()
         handle = session.open_socket(family, kind, proto)
         self._endpoint = Endpoint(session, handle, family, kind, proto)
@@ -395,13 +395,18 @@ class StackSocket:
         return other
 
     def detach(self) -> int:
-        """Gives the socket up without closing it; `ffloop.socket(fileno=...)` takes it again."""
+        """Gives the socket up without closing it. Of a connection: a kernel socket's descriptor,
+        for whatever takes one. Of any other: a number that `ffloop.socket(fileno=...)` takes."""
         endpoint = self._ep()
-        fd = os.dup(self.fileno())
+        if not self._borrowed and may_leave(endpoint):
+            taken, _ = endpoint.open_session().ask(hand_over, endpoint)
+            self.close()
+            return taken.detach()
+        fd = endpoint.open_session().ask(endpoint.dup_descriptor)
         if self._borrowed:
             endpoint.refs += 1
         self._endpoint = None
-        _detached[fd] = endpoint
+        endpoint.open_session().detached.add(fd)
         return fd
 
     def close(self) -> None:
@@ -449,274 +454,8 @@ class StackSocket:
             _warn(f"unclosed {self!r}", ResourceWarning, source=self)
 
 
-_detached: dict[int, Endpoint] = {}
-
-
-def _default_proto(kind: int) -> int:
+def default_proto(kind: int) -> int:
     return socket.IPPROTO_TCP if kind == socket.SOCK_STREAM else socket.IPPROTO_UDP
 
 
-# ---- promotion -------------------------------------------------------------------------------
-
-
-class PromotedSocket(socket.socket):
-    """A kernel socket object whose connection is on the stack (see `promote`)."""
-
-    __slots__ = ()
-
-    @property
-    def _stack(self) -> StackSocket:
-        try:
-            return _promoted[self]
-        except KeyError:
-            raise error(errno.EBADF) from None
-
-    def fileno(self) -> int:
-        """The placeholder's number, made to mirror the stack socket's readiness when asked."""
-        fd = super().fileno()
-        inner = _promoted.get(self)
-        if fd >= 0 and inner is not None:
-            inner._ep().stand_in(fd)
-        return fd
-
-    def getsockname(self) -> Any:
-        return self._stack.getsockname()
-
-    def getpeername(self) -> Any:
-        return self._stack.getpeername()
-
-    def getsockopt(self, *args: Any) -> Any:
-        return self._stack.getsockopt(*args)
-
-    def setsockopt(self, *args: Any) -> None:
-        self._stack.setsockopt(*args)
-
-    def setblocking(self, flag: bool, /) -> None:
-        self._stack.setblocking(flag)
-
-    def settimeout(self, value: float | None, /) -> None:
-        self._stack.settimeout(value)
-
-    def gettimeout(self) -> float:
-        return 0.0
-
-    def bind(self, address: Any, /) -> None:
-        self._stack.bind(address)
-
-    def listen(self, backlog: int = 128, /) -> None:
-        self._stack.listen(backlog)
-
-    def accept(self) -> Any:
-        return self._stack.accept()
-
-    def connect(self, address: Any, /) -> None:
-        self._stack.connect(address)
-
-    def connect_ex(self, address: Any, /) -> int:
-        return self._stack.connect_ex(address)
-
-    def recv(self, *args: Any) -> bytes:
-        return self._stack.recv(*args)
-
-    def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        return self._stack.recv_into(*args, **kwargs)
-
-    def recvfrom(self, *args: Any) -> Any:
-        return self._stack.recvfrom(*args)
-
-    def recvfrom_into(self, *args: Any, **kwargs: Any) -> Any:
-        return self._stack.recvfrom_into(*args, **kwargs)
-
-    def recvmsg(self, *args: Any) -> Any:
-        return self._stack.recvmsg(*args)
-
-    def recvmsg_into(self, *args: Any) -> Any:
-        return self._stack.recvmsg_into(*args)
-
-    def send(self, *args: Any) -> int:
-        return self._stack.send(*args)
-
-    def sendall(self, *args: Any) -> None:
-        self._stack.sendall(*args)
-
-    def sendto(self, *args: Any) -> int:
-        return self._stack.sendto(*args)
-
-    def sendmsg(self, *args: Any) -> int:
-        return self._stack.sendmsg(*args)
-
-    def shutdown(self, how: int, /) -> None:
-        self._stack.shutdown(how)
-
-    def dup(self) -> Any:
-        return self._stack.dup()
-
-    def detach(self) -> int:
-        fd = self._stack.detach()
-        _promoted.pop(self, None)
-        super().close()
-        return fd
-
-    def __del__(self, _warn: Any = warnings.warn) -> None:
-        if super().fileno() < 0:
-            return
-        text = f"unclosed {self!r}"
-        self.close()  # first: a warning may be an error
-        _warn(text, ResourceWarning, source=self)
-
-    def _real_close(self) -> None:
-        inner = _promoted.pop(self, None)
-        if inner is not None:
-            inner._ep().leave(super().fileno())
-            inner.close()
-        super()._real_close()  # type: ignore[misc]
-        for other in _followers.pop(self, ()):
-            other.close()
-
-    def __repr__(self) -> str:
-        inner = _promoted.get(self)
-        return f"<ffloop promoted {inner!r}>" if inner else super().__repr__()
-
-
-_promoted: "weakref.WeakKeyDictionary[socket.socket, StackSocket]" = weakref.WeakKeyDictionary()
-_followers: "weakref.WeakKeyDictionary[socket.socket, list[Any]]" = weakref.WeakKeyDictionary()
-
-
-def stack_socket(sock: Any) -> StackSocket | None:
-    """The stack socket that `sock` is, or stands for; None for a kernel socket."""
-    kind = type(sock)
-    if kind is StackSocket:
-        return sock  # type: ignore[no-any-return]
-    if kind is PromotedSocket:
-        return sock._stack  # type: ignore[no-any-return]
-    return None
-
-
-def can_promote(sock: Any) -> bool:
-    """Whether `sock` is a kernel TCP socket that nothing happened to yet, but perhaps bind."""
-    if type(sock) is not socket.socket or inet_family(sock) is None:
-        return False
-    try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-    except OSError:
-        return False
-    return info[0] == _TCP_CLOSE
-
-
-def inet_family(sock: Any, kind: int = socket.SOCK_STREAM) -> int | None:
-    """AF_INET or AF_INET6 of a kernel socket of this kind, None for any other. The kernel is asked:
-    objects made of a descriptor often say AF_UNIX (uvicorn --fd does)."""
-    try:
-        if _option(sock, socket.SO_TYPE) != kind:
-            return None
-        family = _option(sock, socket.SO_DOMAIN)
-    except OSError:
-        return None
-    return family if family in (socket.AF_INET, socket.AF_INET6) else None
-
-
-def _option(sock: Any, name: int) -> int:
-    value: int = sock.getsockopt(socket.SOL_SOCKET, name)
-    return value
-
-
-def promote(sock: socket.socket, session: Session) -> StackSocket:
-    """Moves a fresh kernel socket (see can_promote) to the stack, in place.
-
-    A local address that it was bound to is bound again on the stack. Raises OSError; StaysOnKernel,
-    with nothing changed.
-    """
-    inner = _twin(sock, session)
-    try:
-        if local := _bound_to(sock):
-            _let_go(sock)
-            inner.bind(local)
-    except BaseException:
-        inner.close()
-        raise
-    return _become(sock, inner)
-
-
-def adopt(sock: socket.socket, session: Session, *, share: bool, keep: bool) -> StackSocket:
-    """Gives a kernel socket that is to listen (or does), or to receive datagrams, a place on the
-    stack instead: in place, at the same address, with the same options.
-
-    share: other adopters may listen there too. keep: the kernel's own socket stays as it is, for
-    a stack that is not this kernel; else this process lets go of it, and when the address is still
-    taken then (OSError), the socket is closed. Raises StaysOnKernel, with nothing changed.
-    """
-    inner = _twin(sock, session)
-    try:
-        if share:
-            inner.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if local := _bound_to(sock):
-            if not keep:
-                _let_go(sock)
-            inner.bind(local)
-    except BaseException:
-        inner.close()
-        if not keep:
-            sock.close()
-        raise
-    return _become(sock, inner)
-
-
-def _twin(sock: socket.socket, session: Session) -> StackSocket:
-    # A stack socket with a kernel socket's family and options.
-    family, kind = _option(sock, socket.SO_DOMAIN), _option(sock, socket.SO_TYPE)
-    inner = StackSocket._open(session, family, kind, sock.proto or _default_proto(kind), False)
-    try:
-        for level, name, value in carrying.carried(sock.fileno(), session.client.stack):
-            try:
-                inner.setsockopt(level, name, value)
-            except OSError as exc:
-                carrying.refused(session.client.stack, level, name, exc)
-    except BaseException:
-        inner.close()
-        raise
-    return inner
-
-
-def _bound_to(sock: socket.socket) -> Any:
-    local = sock.getsockname()
-    return local if local[1] or local[:2] != unset(_option(sock, socket.SO_DOMAIN))[:2] else None
-
-
-def _let_go(sock: socket.socket) -> None:
-    # Of the address: the placeholder becomes a fresh socket with the same number.
-    kind = _option(sock, socket.SO_TYPE)
-    with socket.socket(_option(sock, socket.SO_DOMAIN), kind) as empty:
-        os.dup2(empty.fileno(), sock.fileno(), inheritable=sock.get_inheritable())
-
-
-def _become(sock: socket.socket, inner: StackSocket) -> StackSocket:
-    inner._quiet = True  # the socket object itself warns when it is not closed
-    endpoint = inner._ep()
-    endpoint.open_session().descriptors[sock.fileno()] = endpoint
-    sock.__class__ = PromotedSocket
-    _promoted[sock] = inner
-    return inner
-
-
-def close_with(sock: socket.socket, other: Any) -> None:
-    """`other` is closed when the adopted socket `sock` is."""
-    _followers.setdefault(sock, []).append(other)
-
-
-def followers(sock: Any) -> list[Any]:
-    """What close_with was given for `sock`."""
-    return _followers.get(sock, []) if type(sock) is PromotedSocket else []
-
-
-__all__ = [
-    "READ",
-    "PromotedSocket",
-    "StackSocket",
-    "adopt",
-    "can_promote",
-    "close_with",
-    "followers",
-    "inet_family",
-    "promote",
-    "stack_socket",
-]
+__all__ = ["StackSocket", "default_proto"]

@@ -5,11 +5,13 @@
 path, for _loop/stream.py: their first argument is `Client.c`, they return a count or -errno.
 """
 
+import contextlib
 import errno
 import mmap
 import os
 import socket
 import struct
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..errors import attach_error
@@ -253,6 +255,29 @@ class Client:
         _check(self._wait(lib.ffl_client_names, handle, names))
         return bytes(ffi.buffer(names))
 
+    # ---- handing sockets to another session of this process ----
+
+    @contextlib.contextmanager
+    def ticket(self) -> Iterator[Any]:
+        """A ticket, for give() and another client's take(). Raises an InstanceError."""
+        ticket = _ticket(self.path)
+        try:
+            yield ticket
+        finally:
+            os.close(ticket.fd)
+
+    def give(self, handle: int, ticket: Any) -> None:
+        """A reference to the socket goes into the ticket, with what was read ahead."""
+        if lib.ffl_client_disarm(self.c, handle):
+            self.ping()
+            _check(self._wait(lib.ffl_client_give_back, handle))
+        lib.ffl_client_export(self.c, handle, ticket)
+        self.ping()
+
+    def take(self, ticket: Any, handle: int, family: int, kind: int, proto: int) -> int:
+        """The socket whose handle there was this one: its handle here."""
+        return _check(self._wait(lib.ffl_client_import, ticket, handle, family, kind, proto))
+
     def push(self, handle: int, on: bool) -> None:
         _check(raw_push(self.c, handle, on))
 
@@ -402,6 +427,10 @@ def instance_stats(path: str, timeout_ms: int = 0) -> dict[str, int]:
 def keep_alive(path: str) -> int:
     """A descriptor: while a copy of it is open, an embedded instance stays. Raises an
     InstanceError."""
+    return int(_ticket(path).fd)
+
+
+def _ticket(path: str) -> Any:
     c_path = ffi.new("char[]", os.fsencode(path))
     opts = ffi.new("struct ffl_client_opts *", {"path": c_path})
     out = ffi.new("struct ffl_ticket *")
@@ -409,7 +438,7 @@ def keep_alive(path: str) -> int:
     rc = lib.ffl_client_ticket(opts, out, why, 256)
     if rc < 0:
         raise attach_error(-rc, path, ffi.string(why).decode(errors="replace"))
-    return int(out.fd)
+    return out
 
 
 def new_word() -> tuple[Any, int]:

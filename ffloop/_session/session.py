@@ -13,7 +13,7 @@ import errno
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
 
 from ..errors import InstanceGone, gone
@@ -49,8 +49,10 @@ _ANSWER_S = 10.0  # for a call that another thread is asked to make
 class Selector(Protocol):
     """Holds descriptors of the session's sockets."""
 
-    def forget(self, fd: int) -> None:
-        """The descriptor is about to be closed."""
+    def forget(self, fd: int) -> Any:
+        """The descriptor is about to be closed: its key, if it was held."""
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> Any: ...
 
 
 class Owned(Protocol):
@@ -76,6 +78,7 @@ class Session:
         self.descriptors: dict[int, Owned] = {}
         self.dups: set[int] = set()  # of those numbers: a dup()'s own...
         self.stand_ins: set[int] = set()  # ...and placeholders that poll as the socket does
+        self.detached: set[int] = set()  # ...and what detach() returned
         self.selectors: weakref.WeakSet[Selector] = weakref.WeakSet()
         self.users: weakref.WeakSet[Any] = weakref.WeakSet()
         self.generation = 0
@@ -281,9 +284,20 @@ class Session:
         """It is about to be closed, or to become another: no selector holds it any more."""
         self.descriptors.pop(fd, None)
         self.dups.discard(fd)
+        self.detached.discard(fd)
         self.stand_ins.discard(fd)
         for selector in self.selectors:
             selector.forget(fd)
+
+    @contextlib.contextmanager
+    def swapped(self, fd: int) -> Iterator[None]:
+        """Inside, the descriptor becomes another file; selectors that hold it go on with that."""
+        self.descriptors.pop(fd, None)
+        self.stand_ins.discard(fd)
+        held = [(selector, key) for selector in self.selectors if (key := selector.forget(fd))]
+        yield
+        for selector, key in held:
+            selector.register(key.fd, key.events, key.data)
 
     # ---- events ----
 

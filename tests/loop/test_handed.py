@@ -600,9 +600,16 @@ def test_watching_a_kernel_tcp_socket_is_reported_once(run_ff, log):
     assert log.text.count("that is the kernel's network") == 1
 
 
-def test_a_foreign_transport_on_a_stack_socket_is_an_error(run_ff):
+def test_a_foreign_transport_on_a_stack_socket(run_ff):
+    """On a socket object it could never work; a number is a kernel socket's, and there it does."""
+
     class RawTransport(asyncio.Transport):
-        def on_ready(self): ...
+        def __init__(self):
+            self.ready = asyncio.get_running_loop().create_future()
+
+        def on_ready(self):
+            if not self.ready.done():
+                self.ready.set_result(None)
 
     async def main():
         loop = asyncio.get_running_loop()
@@ -611,7 +618,12 @@ def test_a_foreign_transport_on_a_stack_socket_is_an_error(run_ff):
         sock.setblocking(False)
         await loop.sock_connect(sock, server.sockets[0].getsockname())
         with pytest.raises(RuntimeError, match=r"RawTransport.*carries no data"):
-            loop.add_reader(sock.fileno(), RawTransport().on_ready)
+            loop.add_reader(sock, RawTransport().on_ready)
+        raw = RawTransport()
+        loop.add_reader(sock.fileno(), raw.on_ready)
+        await raw.ready
+        assert sock.recv(10) == b"hello"
+        loop.remove_reader(sock.fileno())
         sock.close()
         server.close()
 

@@ -1,0 +1,313 @@
+"""A stack connection for code that wants a kernel socket: blocking calls, select(), TLS, a number.
+
+That code gets one end of a TCP pair over the kernel's loopback. The other end is a Link's: a thread
+with a session of its own takes the connection over (by a ticket, as a forked child does) and moves
+bytes, ends and resets both ways. So it goes on whatever the loop does, also after it. There is one
+thread for each instance, as long as it has links.
+"""
+
+import concurrent.futures
+import contextlib
+import errno
+import os
+import queue
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from .._session.binding import Client
+from .._session.log import log
+from .._session.session import Session
+from .endpoint import Endpoint
+from .readiness import Readiness, When
+
+_CHUNK = 64 * 1024  # bytes moved at once
+_ROUNDS = 16  # of those in one turn, then the other links' turn
+_RESET = struct.pack("=ii", 1, 0)  # struct linger: close() resets
+_ALIVE_S = 30  # seconds without a byte, then the kernel asks whether the other end is still there
+
+_lock = threading.Lock()
+_bridges: dict[tuple[str, int], "_Bridge"] = {}  # by instance: path, pid
+
+
+class NotConnected(OSError):
+    """The connection is over."""
+
+
+class Link:
+    """One connection. Bytes wait in one place for each direction; who cannot go on is polled."""
+
+    def __init__(
+        self, bridge: "_Bridge", endpoint: Endpoint, kernel: socket.socket, names: tuple[Any, Any]
+    ) -> None:
+        self.bridge = bridge
+        self.endpoint = endpoint
+        self.names = names
+        self.far = kernel.getpeername()
+        self._kernel = kernel
+        self._fds = kernel.fileno(), endpoint.fileno()
+        self._to_kernel = self._to_stack = b""
+        self._stack_ended = self._kernel_ended = False
+
+    def forked(self) -> None:
+        """In a child, which has no such thread."""
+        self._kernel.close()
+
+    def fds(self) -> tuple[int, int]:
+        return self._fds
+
+    def turn(self) -> bool:
+        """Moves what can be moved. False: the connection is over."""
+        try:
+            into_kernel, into_stack = self._inward(), self._outward()
+        except OSError:
+            self._end(failed=True)
+            return False
+        if self._stack_ended and self._kernel_ended and not (into_kernel or into_stack):
+            self._end(failed=False)
+            return False
+        ready = self.bridge.ready
+        on = (When.OFF, When.LEVEL)
+        ready.set(
+            self._fds[0],
+            on[not self._kernel_ended and not into_stack],
+            on[into_kernel],
+        )
+        ready.set(
+            self._fds[1],
+            on[not self._stack_ended and not into_kernel],
+            on[into_stack],
+        )
+        return True
+
+    # Each returns whether bytes are left that found no room.
+
+    def _inward(self) -> bool:
+        client, handle = self.endpoint.client(), self.endpoint.handle
+        for _ in range(_ROUNDS):
+            if not self._to_kernel:
+                if self._stack_ended:
+                    break
+                try:
+                    self._to_kernel = client.recv(handle, _CHUNK)
+                except (BlockingIOError, InterruptedError):
+                    break
+                if not self._to_kernel:
+                    self._stack_ended = True
+                    self._kernel.shutdown(socket.SHUT_WR)
+                    break
+            try:
+                self._to_kernel = self._to_kernel[self._kernel.send(self._to_kernel) :]
+            except (BlockingIOError, InterruptedError):
+                return True
+        return bool(self._to_kernel)
+
+    def _outward(self) -> bool:
+        client, handle = self.endpoint.client(), self.endpoint.handle
+        for _ in range(_ROUNDS):
+            if not self._to_stack:
+                if self._kernel_ended:
+                    break
+                try:
+                    self._to_stack = self._kernel.recv(_CHUNK)
+                except (BlockingIOError, InterruptedError):
+                    break
+                if not self._to_stack:
+                    self._kernel_ended = True
+                    client.shutdown(handle, socket.SHUT_WR)
+                    break
+            try:
+                self._to_stack = self._to_stack[client.send(handle, self._to_stack) :]
+            except (BlockingIOError, InterruptedError):
+                return True
+        return bool(self._to_stack)
+
+    def _end(self, *, failed: bool) -> None:
+        for fd in self._fds:
+            with contextlib.suppress(OSError):
+                self.bridge.ready.set(fd, When.OFF, When.OFF)
+        if failed:  # at either end: the other one is to see it
+            with contextlib.suppress(OSError):
+                self._kernel.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._kernel.close()
+        self.endpoint.release(abort=failed)
+
+    # ---- for the socket object, in any thread ----
+
+    def getsockopt(self, level: int, name: int, size: int) -> int | bytes:
+        value: int | bytes = self.bridge.do(
+            lambda: self.endpoint.client().getsockopt(self.endpoint.handle, level, name, size)
+        )
+        return value
+
+    def setsockopt(self, level: int, name: int, value: Any) -> None:
+        self.bridge.do(
+            lambda: self.endpoint.client().setsockopt(self.endpoint.handle, level, name, value)
+        )
+
+
+class _Bridge:
+    """The thread of one instance."""
+
+    def __init__(self, client: Client) -> None:
+        self.key = client.path, client.instance_pid
+        self.ready = Readiness()
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._links: dict[int, Link] = {}  # by either descriptor
+        self.waiting = 0  # links that are on their way here; under _lock
+        threading.Thread(
+            target=self._run, args=(client,), name="ffloop-bridge", daemon=True
+        ).start()
+
+    def do(self, call: Callable[[], Any]) -> Any:
+        """call() in the thread, which never waits for anybody: its result."""
+        answer: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+        def job() -> None:
+            try:
+                answer.set_result(call())
+            except BaseException as exc:
+                answer.set_exception(exc)
+
+        with _lock:
+            if _bridges.get(self.key) is not self:
+                raise NotConnected(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+            self._jobs.put(job)
+            os.eventfd_write(self._wake, 1)
+        return answer.result()
+
+    def take(self, ticket: Any, of: Endpoint, kernel: socket.socket) -> Link:
+        """The connection `of`, of another session, is imported and served."""
+        handle = self._session.client.take(ticket, of.handle, of.family, of.kind, of.proto)
+        endpoint = Endpoint(self._session, handle, of.family, of.kind, of.proto)
+        try:
+            endpoint.take()
+            link = Link(self, endpoint, kernel, of.known())
+        except BaseException:
+            endpoint.release(abort=True)
+            raise
+        for fd in link.fds():
+            self._links[fd] = link
+        self._turn(link)  # which asks for what the peer has sent
+        self._session.client.ping()
+        self._turn(link)  # what had come is there when its user gets it
+        return link
+
+    def links(self) -> list[Link]:
+        return list(self._links.values())
+
+    def forked(self) -> None:
+        for link in self._links.values():
+            link.forked()
+
+    def _turn(self, link: Link) -> None:
+        if link.fds()[0] in self._links and not link.turn():
+            for fd in link.fds():
+                del self._links[fd]
+
+    def _run(self, client: Client) -> None:
+        self._session = Session(client)
+        self.ready.set(self._wake, When.LEVEL, When.OFF)
+        while not self._over():
+            try:
+                self._once()
+            except Exception:
+                log.exception("the bridge to %s", self.key[0])
+        self.ready.close()
+        os.close(self._wake)
+        self._session.close()
+
+    def _once(self) -> None:
+        for fd, _ in self.ready.poll(None, 64):
+            if fd == self._wake:
+                os.eventfd_read(self._wake)
+                while not self._jobs.empty():
+                    self._jobs.get()()
+            elif (link := self._links.get(fd)) is not None:
+                self._turn(link)
+
+    def _over(self) -> bool:
+        with _lock:
+            if self._links or self.waiting or not self._jobs.empty():
+                return False
+            return _bridges.pop(self.key, None) is not None
+
+
+def _after_fork() -> None:
+    for bridge in _bridges.values():
+        bridge.forked()
+    _bridges.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _with_room(client: Client) -> "_Bridge":
+    # The bridge to that client's instance, which stays until `waiting` is given back.
+    key = client.path, client.instance_pid
+    with _lock:
+        bridge = _bridges.get(key)
+        if bridge is None:
+            bridge = _bridges[key] = _Bridge(Client(client.path, client.config))
+        bridge.waiting += 1
+    return bridge
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    # As socket.socketpair() where there is no AF_UNIX: nobody else's connection is taken for ours.
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        while True:
+            mine, peer = listener.accept()
+            if peer == theirs.getsockname():
+                break
+            mine.close()
+    for end in (mine, theirs):
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    mine.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    mine.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _ALIVE_S)
+    mine.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _ALIVE_S)
+    mine.setblocking(False)
+    return mine, theirs
+
+
+def may_leave(endpoint: Endpoint) -> bool:
+    """A connection, and no transport has it."""
+    if not endpoint.live or endpoint.kind != socket.SOCK_STREAM or endpoint.peername() is None:
+        return False
+    receiver = endpoint.open_session().receivers.get(endpoint.handle)
+    return receiver is endpoint
+
+
+def bridged(address: Any) -> bool:
+    """Whether a kernel socket with this name is an end that hand_over returned."""
+    with _lock:
+        links = [link for bridge in _bridges.values() for link in bridge.links()]
+    return any(link.far == address for link in links)
+
+
+def hand_over(endpoint: Endpoint) -> tuple[socket.socket, Link]:
+    """The connection leaves its session: what its user is to have in its place. Waits for the
+    instance. The endpoint is still to be released. Raises OSError, with the connection as it was.
+    """
+    client = endpoint.client()
+    endpoint.sockname()  # is known from here on
+    bridge = _with_room(client)
+    try:
+        mine, theirs = _pair()
+        try:
+            with client.ticket() as ticket:
+                client.give(endpoint.handle, ticket)
+                link = bridge.do(lambda: bridge.take(ticket, endpoint, mine))
+        except BaseException:
+            mine.close()
+            theirs.close()
+            raise
+    finally:
+        with _lock:
+            bridge.waiting -= 1
+    log.info("a connection with %s leaves the loop for a kernel socket", link.names[1])
+    return theirs, link
