@@ -226,13 +226,14 @@ class Handed:
             return
         who = f" ({type(owner).__module__}.{type(owner).__qualname__})" if transport else ""
         number = fd if isinstance(fd, int) else fd.fileno()
-        if stat.S_ISSOCK(os.fstat(number).st_mode):
+        if stands_for(number) is not None:
+            if transport:
+                raise RuntimeError(
+                    f"a library's own transport{who} on the descriptor of a stack socket, which "
+                    "shows readiness and carries no data: let the loop make the transport"
+                )
+        elif stat.S_ISSOCK(os.fstat(number).st_mode):
             self._watched_kernel(number, who)
-        elif transport and stands_for(number) is not None:
-            raise RuntimeError(
-                f"a library's own transport{who} on the descriptor of a stack socket, which shows "
-                "readiness and carries no data: let the loop make the transport"
-            )
 
     def _watched_kernel(self, number: int, who: str) -> None:
         with socket.socket(fileno=os.dup(number)) as sock:
