@@ -149,9 +149,11 @@ int dispatcher_wait(Dispatcher *d, int64_t timeout_ns, int wake_fd)
     if (d->longest_ns >= 0 && (timeout_ns < 0 || timeout_ns > d->longest_ns))
         timeout_ns = d->longest_ns;
     d->index = d->count = 0;
-    PyThreadState *thread = PyEval_SaveThread();
+    /* Without a time-out it does not wait: giving the interpreter up would cost more than the call. */
+    PyThreadState *thread = timeout_ns ? PyEval_SaveThread() : NULL;
     int n = ffl_client_wait(d->c, ev, room, d->epfd, timeout_ns);
-    PyEval_RestoreThread(thread);
+    if (thread)
+        PyEval_RestoreThread(thread);
     if (n < 0 && n != -EINTR) {
         errno = -n;
         PyErr_SetFromErrno(PyExc_OSError);

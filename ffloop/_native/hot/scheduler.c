@@ -13,6 +13,7 @@
  * appended while the loop is awake is seen, and any other one writes to the wake descriptor.
  */
 #include "scheduler.h"
+#include "queue.h"
 #include "timers.h"
 
 #include <unistd.h>
@@ -22,13 +23,13 @@
 
 typedef struct {
     PyObject_HEAD
-    PyObject *ready, *append, *popleft; /* the queue and its methods */
-    PyObject *timers;                   /* a list: timers.h */
-    PyObject *batches;                  /* the session's Dispatcher, or None */
-    PyObject *dispatch;                 /* the handle that hands a batch out */
-    Py_ssize_t cancelled;               /* timers in the list that were cancelled */
-    double resolution;                  /* of the clock, seconds */
-    int wake_fd;                        /* an eventfd, or -1 */
+    PyObject *ready;      /* queue.h */
+    PyObject *timers;     /* a list: timers.h */
+    PyObject *batches;    /* the session's Dispatcher, or None */
+    PyObject *dispatch;   /* the handle that hands a batch out */
+    Py_ssize_t cancelled; /* timers in the list that were cancelled */
+    double resolution;    /* of the clock, seconds */
+    int wake_fd;          /* an eventfd, or -1 */
     char closed, debug, stopping, awake;
     char own_call_at;
     PyTypeObject *looked_up; /* the class that own_call_at is of; never followed */
@@ -50,9 +51,14 @@ static int done(PyObject *result)
 static PyObject *scheduler_new(PyTypeObject *type, PyObject *args, PyObject *kw)
 {
     Scheduler *s = (Scheduler *)PyType_GenericNew(type, args, kw);
-    if (s) {
-        s->wake_fd = -1;
-        s->closed = 1; /* until asyncio's __init__ says otherwise */
+    if (!s)
+        return NULL;
+    s->wake_fd = -1;
+    s->closed = 1; /* until asyncio's __init__ says otherwise */
+    s->ready = queue_new();
+    if (!s->ready) {
+        Py_DECREF((PyObject *)s);
+        return NULL;
     }
     return (PyObject *)s;
 }
@@ -61,8 +67,6 @@ static int scheduler_traverse(PyObject *self, visitproc visit, void *arg)
 {
     Scheduler *s = (Scheduler *)self;
     Py_VISIT(s->ready);
-    Py_VISIT(s->append);
-    Py_VISIT(s->popleft);
     Py_VISIT(s->timers);
     Py_VISIT(s->batches);
     Py_VISIT(s->dispatch);
@@ -74,8 +78,6 @@ static int scheduler_clear(PyObject *self)
 {
     Scheduler *s = (Scheduler *)self;
     Py_CLEAR(s->ready);
-    Py_CLEAR(s->append);
-    Py_CLEAR(s->popleft);
     Py_CLEAR(s->timers);
     Py_CLEAR(s->batches);
     Py_CLEAR(s->dispatch);
@@ -132,11 +134,6 @@ static bool plain(const Scheduler *s, PyObject *const *args, Py_ssize_t n, Py_ss
 
 /* ---- call_soon and the like ---------------------------------------------------------------- */
 
-static int queue(Scheduler *s, PyObject *handle)
-{
-    return done(PyObject_CallFunctionObjArgs(s->append, handle, NULL));
-}
-
 static PyObject *call_soon(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *keys)
 {
     Scheduler *s = (Scheduler *)self;
@@ -144,7 +141,7 @@ static PyObject *call_soon(PyObject *self, PyObject *const *args, Py_ssize_t n, 
     if (!plain(s, args, n, 1, keys, &context))
         return asyncio_call(name_call_soon, self, args, n, keys);
     PyObject *handle = handle_new(self, args, n, context);
-    if (handle && queue(s, handle) < 0)
+    if (handle && queue_append(s->ready, handle) < 0)
         Py_CLEAR(handle);
     return handle;
 }
@@ -167,7 +164,7 @@ static PyObject *call_soon_threadsafe(PyObject *self, PyObject *const *args, Py_
     if (!plain(s, args, n, 1, keys, &context))
         return asyncio_call(name_call_soon_threadsafe, self, args, n, keys);
     PyObject *handle = handle_new(self, args, n, context);
-    if (handle && queue(s, handle) < 0)
+    if (handle && queue_append(s->ready, handle) < 0)
         Py_CLEAR(handle);
     if (handle && !s->awake) {
         s->awake = 1; /* the next one need not write: what it appends is seen too */
@@ -295,14 +292,13 @@ static int next_timeout(Scheduler *s, int64_t *ns)
     if (timers > 0 && (now(s, &at) < 0 || first_due(s, at, &left) < 0))
         return -1;
     s->awake = 0;
-    Py_ssize_t ready = PyObject_Size(s->ready);
-    if (ready || s->stopping)
+    if (queue_size(s->ready) || s->stopping)
         *ns = 0;
     else if (!timers)
         *ns = -1;
     else
         *ns = left <= 0 ? 0 : (int64_t)((left < LONGEST_S ? left : LONGEST_S) * NS) + 1;
-    return ready < 0 ? -1 : 0;
+    return 0;
 }
 
 static int poll_loop(Scheduler *s, int64_t ns)
@@ -338,7 +334,7 @@ static int wait_events(Scheduler *s, int64_t ns)
         rc = kernel_ready(s, rc);
     if (rc == 0 && d->count) {
         d->queued = 1;
-        rc = queue(s, s->dispatch);
+        rc = queue_append(s->ready, s->dispatch);
     }
     Py_DECREF(batches);
     return rc;
@@ -359,7 +355,7 @@ static int queue_due_timers(Scheduler *s)
         PyObject *timer = timers_pop(s->timers);
         int off = timer ? timer_cancelled(timer) : -1;
         s->cancelled -= off > 0;
-        rc = off ? off < 0 ? -1 : 0 : queue(s, timer);
+        rc = off ? off < 0 ? -1 : 0 : queue_append(s->ready, timer);
         Py_XDECREF(timer);
     }
     return rc;
@@ -368,12 +364,13 @@ static int queue_due_timers(Scheduler *s)
 /* What is queued now; not what that queues. */
 static int run_ready(Scheduler *s)
 {
-    Py_ssize_t n = PyObject_Size(s->ready);
-    int rc = n < 0 ? -1 : 0;
-    for (; rc == 0 && n > 0; n--) {
-        PyObject *handle = PyObject_CallNoArgs(s->popleft);
-        rc = handle ? handle_run(handle, (PyObject *)s) : -1;
-        Py_XDECREF(handle);
+    int rc = 0;
+    for (Py_ssize_t n = queue_size(s->ready); rc == 0 && n > 0; n--) {
+        PyObject *handle = queue_popleft(s->ready);
+        if (!handle)
+            break; /* a callback took it */
+        rc = handle_run(handle, (PyObject *)s);
+        Py_DECREF(handle);
     }
     return rc;
 }
@@ -383,7 +380,7 @@ static PyObject *run_once(PyObject *self, PyObject *unused)
     Scheduler *s = (Scheduler *)self;
     int64_t ns;
     s->awake = 0; /* asyncio's way does not tell when it sleeps */
-    if (s->debug || !s->ready || !s->timers)
+    if (s->debug || !s->timers)
         return asyncio_call(name_run_once, self, NULL, 0, NULL);
     int rc = next_timeout(s, &ns);
     if (rc == 0)
@@ -413,25 +410,17 @@ static int set_flag(PyObject *self, PyObject *value, void *offset)
 
 static PyObject *get_ready(PyObject *self, void *unused)
 {
-    PyObject *ready = ((Scheduler *)self)->ready;
-    return Py_NewRef(ready ? ready : Py_None);
+    return Py_NewRef(((Scheduler *)self)->ready);
 }
 
+/* asyncio's __init__ brings an empty deque; the queue that is here takes its place. */
 static int set_ready(PyObject *self, PyObject *value, void *unused)
 {
-    Scheduler *s = (Scheduler *)self;
-    PyObject *append = value ? PyObject_GetAttrString(value, "append") : NULL;
-    PyObject *popleft = append ? PyObject_GetAttrString(value, "popleft") : NULL;
-    if (!popleft) {
-        Py_XDECREF(append);
-        return -1;
-    }
-    hot_set_ref(&s->ready, value);
-    hot_set_ref(&s->append, append);
-    hot_set_ref(&s->popleft, popleft);
-    Py_DECREF(append);
-    Py_DECREF(popleft);
-    return 0;
+    if (value && PyObject_Size(value) == 0)
+        return 0;
+    if (!PyErr_Occurred())
+        PyErr_SetString(PyExc_TypeError, "_ready stays the loop's own queue");
+    return -1;
 }
 
 static PyObject *get_timers(PyObject *self, void *unused)
@@ -512,7 +501,7 @@ int scheduler_exec(PyObject *module)
         {&name_context, "context"},     {&name_loop, "loop"},
     };
     if (hot_intern_all(names, FFL_COUNT(names)) < 0 || handle_exec(module) < 0 ||
-        hot_import(&base, "asyncio.base_events", "BaseEventLoop") < 0 ||
+        queue_exec(module) < 0 || hot_import(&base, "asyncio.base_events", "BaseEventLoop") < 0 ||
         hot_import(&future_type, "asyncio", "Future") < 0)
         return -1;
     if (!no_args && !(no_args = PyTuple_New(0)))

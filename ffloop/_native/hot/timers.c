@@ -3,46 +3,54 @@
 
 #define TIDY_FROM 100 /* timers; below, only cancelled ones at the head are taken out */
 
-/* a, b: places in the list. 1: a's timer is earlier. */
-static int earlier(PyObject *list, Py_ssize_t a, Py_ssize_t b)
+/* The time of the timer at place i. */
+static int when_at(PyObject *list, Py_ssize_t i, double *when)
 {
-    double at_a, at_b;
-    if (timer_when(PyList_GetItem(list, a), &at_a) < 0 ||
-        timer_when(PyList_GetItem(list, b), &at_b) < 0)
-        return -1;
-    return at_a < at_b;
+    return timer_when(PyList_GetItem(list, i), when);
 }
 
-static void swap(PyObject *list, Py_ssize_t a, Py_ssize_t b)
+/* Copies a reference to another place; what was there goes. */
+static void move(PyObject *list, Py_ssize_t from, Py_ssize_t to)
 {
-    PyObject *x = Py_NewRef(PyList_GetItem(list, a)), *y = Py_NewRef(PyList_GetItem(list, b));
-    PyList_SetItem(list, a, y);
-    PyList_SetItem(list, b, x);
+    PyList_SetItem(list, to, Py_NewRef(PyList_GetItem(list, from)));
 }
 
+/* Both let the others close up to the place that is left, and put the timer of place i there. */
 static int sift_up(PyObject *list, Py_ssize_t i)
 {
-    int less = 0;
-    while (i > 0 && (less = earlier(list, i, (i - 1) / 2)) > 0) {
-        swap(list, i, (i - 1) / 2);
-        i = (i - 1) / 2;
+    PyObject *timer = Py_NewRef(PyList_GetItem(list, i));
+    double when, above = 0;
+    int rc = timer_when(timer, &when);
+    for (; rc == 0 && i > 0; i = (i - 1) / 2) {
+        rc = when_at(list, (i - 1) / 2, &above);
+        if (rc < 0 || above <= when)
+            break;
+        move(list, (i - 1) / 2, i);
     }
-    return less < 0 ? -1 : 0;
+    PyList_SetItem(list, i, timer);
+    return rc;
 }
 
 static int sift_down(PyObject *list, Py_ssize_t i)
 {
     Py_ssize_t n = PyList_Size(list);
-    for (Py_ssize_t child; (child = 2 * i + 1) < n; i = child) {
-        int right = child + 1 < n ? earlier(list, child + 1, child) : 0;
-        if (right > 0)
+    PyObject *timer = Py_NewRef(PyList_GetItem(list, i));
+    double when, left = 0, right = 0;
+    int rc = timer_when(timer, &when);
+    for (Py_ssize_t child; rc == 0 && (child = 2 * i + 1) < n; i = child) {
+        rc = when_at(list, child, &left);
+        if (rc == 0 && child + 1 < n)
+            rc = when_at(list, child + 1, &right);
+        if (rc == 0 && child + 1 < n && right < left) {
+            left = right;
             child++;
-        int less = right < 0 ? -1 : earlier(list, child, i);
-        if (less <= 0)
-            return less;
-        swap(list, child, i);
+        }
+        if (rc < 0 || when <= left)
+            break;
+        move(list, child, i);
     }
-    return 0;
+    PyList_SetItem(list, i, timer);
+    return rc;
 }
 
 int timers_push(PyObject *list, PyObject *timer)
@@ -58,9 +66,8 @@ PyObject *timers_pop(PyObject *list)
 {
     Py_ssize_t last = PyList_Size(list) - 1;
     PyObject *head = Py_NewRef(PyList_GetItem(list, 0));
-    if (last > 0)
-        swap(list, 0, last);
-    if (PyList_SetSlice(list, last, last + 1, NULL) < 0 || sift_down(list, 0) < 0 ||
+    move(list, last, 0);
+    if (PyList_SetSlice(list, last, last + 1, NULL) < 0 || (last > 0 && sift_down(list, 0) < 0) ||
         timer_set_scheduled(head, false) < 0)
         Py_CLEAR(head);
     return head;
@@ -75,7 +82,7 @@ static int rebuild(PyObject *list)
         if (off > 0)
             off = timer_set_scheduled(PyList_GetItem(list, i), false);
         else if (off == 0)
-            swap(list, i, kept++);
+            move(list, i, kept++);
         if (off < 0)
             return -1;
     }
