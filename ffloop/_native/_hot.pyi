@@ -28,6 +28,15 @@ class TimerHandle(events.TimerHandle):
     _scheduled: bool
     def cancel(self) -> None: ...
 
+class Queue:
+    """Handles that are to run, first come first served."""
+
+    def append(self, item: Any, /) -> None: ...
+    def popleft(self) -> Any: ...
+    def clear(self) -> None: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Any: ...
+
 class Dispatcher:
     """Waits for batches of events and hands them to their receivers."""
 
@@ -59,7 +68,7 @@ class Scheduler:
     _closed: bool
     _debug: bool
     _stopping: bool
-    _ready: Any
+    _ready: Any  # a Queue
     _scheduled: Any
     _timer_cancelled_count: int
     _clock_resolution: float
