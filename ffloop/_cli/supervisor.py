@@ -312,7 +312,7 @@ def _exit_status(status: int) -> int:
 
 
 def _ended() -> Iterator[tuple[int, int]]:
-    # Of one SIGCHLD: (pid, exit code, negative for a signal). Each is reaped when it is its turn:
+    # Of one SIGCHLD: (pid, exit code, negative for a signal). Each is reaped by itself:
     # the others' pids are theirs meanwhile, and may be signalled.
     with contextlib.suppress(ChildProcessError):
         while True:

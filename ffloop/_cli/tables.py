@@ -37,7 +37,18 @@ def tables(
 
 # Where a terminal is narrow these columns are left out, in this order.
 _LEFT_OUT = [
-    *("killed", "refused", "spins", "woken", "turns", "type", "held", "user", "empty", "up"),
+    *(
+        "killed",
+        "refused",
+        "spins",
+        "woken",
+        "iterations",
+        "type",
+        "outstanding",
+        "user",
+        "empty",
+        "up",
+    ),
     *("posted", "sleeps", "queued", "stack", "sockets", "instance", "session", "id"),
 ]
 _FOLDS, _FOLDED = ("socket", "program"), 16  # these take several lines; figures stay whole
@@ -98,7 +109,7 @@ def _instances_table(instances: list[Instance], rates: "Rates") -> _Table:
     table = _Table(
         "Instances",
         *("pid", "user", "stack", "state", "socket", ">sessions", ">sockets"),
-        *(">accepts", ">turns", ">sleeps", ">refused", ">killed", ">up"),
+        *(">accepts", ">iterations", ">sleeps", ">refused", ">killed", ">up"),
     )
     for one in instances:
         key, totals = (one.pid,), one.totals
@@ -113,7 +124,7 @@ def _instances_table(instances: list[Instance], rates: "Rates") -> _Table:
 
 
 def _state(state: str) -> Text:
-    return Text(state, "red" if state in ("stopped", "stuck", "blocked", "traced") else "")
+    return Text(state, "red" if state in ("stopped", "stuck", "uninterruptible", "traced") else "")
 
 
 def _sessions_table(instances: list[Instance], rates: "Rates") -> _Table:
@@ -175,7 +186,7 @@ def _sockets_table(instances: list[Instance], limit: int, rates: "Rates") -> _Ta
     table = _Table(
         title,
         *("instance", "session", "type", "state", "local", "peer"),
-        *(">in", ">out", ">held", ">queued"),
+        *(">in", ">out", ">outstanding", ">queued"),
     )
     for one, sock in rows[:limit]:
         key = (one.pid, sock.session, sock.handle, str(sock.peer))

@@ -368,7 +368,7 @@ def _stat(pid: int) -> tuple[str, str]:
     return name, rest.split()[0]
 
 
-_LETTERS = {"R": "running", "S": "sleeping", "D": "blocked", "T": "stopped", "t": "traced"}
+_LETTERS = {"R": "running", "S": "sleeping", "D": "uninterruptible", "T": "stopped", "t": "traced"}
 
 
 def _state(pid: int, beat_ns: int) -> str:
