@@ -155,9 +155,6 @@ static void fill(struct input *in, struct ffl_entry *e)
     size_t len = 0;
     switch (e->op) {
     case FFL_OP_EXPORT:
-        e->arg = (int32_t)t->id;
-        e->buf = (uint32_t)t->key;
-        return;
     case FFL_OP_IMPORT:
         i = (struct ffl_import){t->key, t->id, take(in, 1) % (2 * SOCKETS)};
         block = &i;

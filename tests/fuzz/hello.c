@@ -176,7 +176,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         knock(&in, open, &nopen);
     while (nopen)
         close(open[--nopen]);
-    for (int i = 0; lab.in->sessions || lab.in->tickets || pending(); i++) {
+    for (int i = 0; !TAILQ_EMPTY(&lab.in->sessions) || lab.in->ledger.n[CHARGE_TICKET] || pending();
+         i++) {
         turns(1);
         if (i == 100)
             FAIL("left: %u sessions, %u that wait, %u tickets", ffl_instance_sessions(lab.in),

@@ -460,7 +460,7 @@ static struct ffl_event next(struct ffl_client *c)
 /* How long an answer takes when the doorbell is lost that this thread rings for it. */
 static double lose_one(struct ffl_client *c, const struct ffl_addr *listener, pthread_t who)
 {
-    const _Atomic uint32_t *word = &lab.in->sessions->map.seg->waits.inst;
+    const _Atomic uint32_t *word = &TAILQ_FIRST(&lab.in->sessions)->map.seg->waits.inst;
     while (!atomic_load(word)) /* the instance is about to sleep */
         sched_yield();
     points_arm(&(struct plan){POINT_BELL, 0, 1, who, false});

@@ -317,7 +317,7 @@ TEST(r7_lost_memory)
             raw_send(&r, h, "hello", 5);
             CHECK_EQ(sim_put(peer, "hello", 5), 5);
         }
-        struct ffl_session *s = lab.in->sessions;
+        struct ffl_session *s = TAILQ_LAST(&lab.in->sessions, session_list);
         CHECK_EQ(s->id, r.session);
         faults_now(s->map.seg, s->map.geo.size);
         neighbour_works(&n);

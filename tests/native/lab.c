@@ -18,7 +18,7 @@ void lab_defaults(const char *stack)
     ffl_instance_opts_default(&lab.o);
     lab.o.stack = ffl_stack_find(stack);
     CHECK(lab.o.stack);
-    lab.o.huge = false;
+    lab.o.slice_ns = 3600 * FFL_NS_PER_SEC; /* stepped: a turn does what there is to do */
     lab.o.max_sockets = 256;
     lab.o.pool_kib = 1024;
     lab.o.spin_us = 0;
@@ -186,10 +186,9 @@ bool lab_ticket(struct ffl_ticket *t)
 
 void raw_export(struct raw *r, uint32_t handle, const struct ffl_ticket *t)
 {
-    raw_put(r, (struct ffl_entry){.op = FFL_OP_EXPORT,
-                                  .handle = handle,
-                                  .arg = (int32_t)t->id,
-                                  .buf = (uint32_t)t->key});
+    struct ffl_import x = {.key = t->key, .ticket = t->id};
+    raw_put(r, (struct ffl_entry){
+                   .op = FFL_OP_EXPORT, .handle = handle, .buf = raw_arg(r, &x, sizeof(x))});
 }
 
 void raw_attach_sized(struct raw *r, uint32_t max_sockets, uint32_t pool_kib)

@@ -184,8 +184,9 @@ int ffl_ticket_send(int fd, enum ffl_ticket_what what, const uint32_t *handles, 
  * -ENOBUFS: no buffer to give anything back in; it stays. */
 bool ffl_client_disarm(struct ffl_client *c, int h);
 int ffl_client_give_back(struct ffl_client *c, int h);
-/* A reference to the socket into a ticket; a failure shows when it is imported. */
-void ffl_client_export(struct ffl_client *c, int h, const struct ffl_ticket *t);
+/* A reference to the socket into a ticket. 0, -ENOBUFS, or that of a session that has ended; what else
+ * fails shows when it is imported. May wait for the instance. */
+int ffl_client_export(struct ffl_client *c, int h, const struct ffl_ticket *t);
 /* Takes a reference out of a ticket, by the exporting session's handle: ours, or -errno
  * (-ENOENT: it is not there). Waits. */
 int ffl_client_import(struct ffl_client *c, const struct ffl_ticket *t, uint32_t handle, int domain,

@@ -155,12 +155,16 @@ int ffl_client_give_back(struct ffl_client *c, int h)
     return rc;
 }
 
-void ffl_client_export(struct ffl_client *c, int h, const struct ffl_ticket *t)
+int ffl_client_export(struct ffl_client *c, int h, const struct ffl_ticket *t)
 {
-    client_submit(c, (struct ffl_entry){.op = FFL_OP_EXPORT,
-                                        .handle = (uint32_t)h,
-                                        .arg = (int32_t)t->id,
-                                        .buf = (uint32_t)t->key});
+    struct ffl_import x = {.key = t->key, .ticket = t->id};
+    uint32_t buf = c->dead ? FFL_NO_BUF : client_arg(c, &x, sizeof(x));
+    if (buf == FFL_NO_BUF && ffl_client_ping(c) == 0) /* then the instance has read the others */
+        buf = client_arg(c, &x, sizeof(x));
+    if (buf == FFL_NO_BUF)
+        return c->dead ? -c->dead : -ENOBUFS;
+    client_submit(c, (struct ffl_entry){.op = FFL_OP_EXPORT, .handle = (uint32_t)h, .buf = buf});
+    return 0;
 }
 
 int ffl_client_import(struct ffl_client *c, const struct ffl_ticket *t, uint32_t handle, int domain,

@@ -109,6 +109,8 @@ static int op_bind(struct ep *e, struct ffl_entry q)
         rc = handover_may_bind(e, &a);
     if (rc == 0)
         rc = rights_bind(e, &a);
+    if (rc == 0 && e->dgram)
+        rc = group_place(e);
     answer(e->s, q, rc, rc < 0 ? FFL_NO_BUF : names_answer(e));
     return 0;
 }
@@ -137,8 +139,10 @@ static int op_listen(struct ep *e, struct ffl_entry q)
         rc = rc ? 0 : OPS(in)->listen(ST(in), e->fd, q.arg);
     if (rc == 0 && !e->listener) {
         e->listener = true;
-        rc = watch(e, FFL_READ);
+        rc = group_place(e);
     }
+    if (rc == 0)
+        rc = watch(e, FFL_READ);
     answer(e->s, q, rc, rc < 0 ? FFL_NO_BUF : names_answer(e));
     return 0;
 }
@@ -190,7 +194,9 @@ static int op_connect(struct ep *e, struct ffl_entry q)
         }
     }
     stats_state(e);
-    if (!e->connecting) /* else data_event answers */
+    if (rc == 0 && e->dgram)
+        rc = group_place(e); /* it may have got a port */
+    if (!e->connecting)      /* else data_event answers */
         answer(e->s, q, rc, rc < 0 ? FFL_NO_BUF : names_answer(e));
     return 0;
 }
@@ -220,8 +226,9 @@ static int op_unread(struct ep *e, struct ffl_entry q)
         !(q.flags & FFL_F_ADDR) == e->dgram || (uint32_t)q.arg < ffl_addr_bytes(q.flags))
         return -EPROTO;
     e->rx_posted -= (uint32_t)q.arg - ffl_addr_bytes(q.flags);
-    int rc = group_unread(e, session_buf(s, p, q.buf), (uint32_t)q.arg,
-                          q.flags & (FFL_F_ADDR | FFL_F_TRUNC));
+    int rc = e->failed ? 0
+                       : group_unread(e, session_buf(s, p, q.buf), (uint32_t)q.arg,
+                                      q.flags & (FFL_F_ADDR | FFL_F_TRUNC));
     session_tx_release(s, q.buf);
     if (rc < 0)
         data_fail(e, -rc); /* bytes are missing now */
@@ -230,8 +237,11 @@ static int op_unread(struct ep *e, struct ffl_entry q)
 
 static int op_export(struct ep *e, struct ffl_entry q)
 {
-    int rc = ticket_export(e, (uint32_t)q.arg, q.buf);
-    if (rc == -EPROTO)
+    struct ffl_import x;
+    if (take_arg(e->s, q, &x, sizeof(x)) < 0)
+        return -EPROTO;
+    int rc = ticket_export(e, &x);
+    if (rc == -EPROTO) /* a guess */
         return rc;
     if (rc < 0) /* the one who imports it learns */
         ffl_log_within(&e->s->account->log, FFL_LOG_WARNING, "session %u: export: %s", e->s->id,
@@ -358,6 +368,19 @@ static int may_open(int domain, int type, int proto)
                : -EPROTONOSUPPORT;
 }
 
+static int open_socket(struct ffl_session *s, int domain, int type, int proto)
+{
+    int fd = session_charge(s);
+    if (fd < 0)
+        return fd;
+    fd = OPS(s->in)->socket(ST(s->in), domain, type, proto);
+    if (fd < 0)
+        session_discharge(s);
+    else
+        rights_own(s, fd);
+    return fd;
+}
+
 static int op_socket(struct ffl_session *s, struct ffl_entry q, const char **why)
 {
     struct ffl_instance *in = s->in;
@@ -366,13 +389,13 @@ static int op_socket(struct ffl_session *s, struct ffl_entry q, const char **why
     int domain = q.arg & 0xff, type = q.arg >> 8 & 0xff, proto = q.arg >> 16 & 0xff;
     int fd = may_open(domain, type, proto);
     if (fd == 0)
-        fd = OPS(in)->socket(ST(in), domain, type, proto);
-    if (fd >= 0)
-        rights_own(s, fd);
+        fd = open_socket(s, domain, type, proto);
     struct ep *e = ep_new(s, q.handle, fd < 0 ? -1 : fd, type == SOCK_DGRAM);
     if (!e) {
-        if (fd >= 0)
+        if (fd >= 0) {
             OPS(in)->close(ST(in), fd);
+            session_discharge(s);
+        }
         return bad(why, "out of memory for a socket");
     }
     e->open_error = fd < 0 ? -fd : 0;
@@ -394,6 +417,8 @@ static int op_import(struct ffl_session *s, struct ffl_entry q, const char **why
     if (take_arg(s, q, &i, sizeof(i)) < 0)
         return bad(why, "IMPORT with a bad buffer");
     int rc = ticket_import(s, q.handle, &i);
+    if (rc == -EPROTO)
+        return bad(why, "IMPORT with a wrong key");
     if (rc < 0) { /* the handle is open all the same, as after a SOCKET that failed */
         struct ep *e = ep_new(s, q.handle, -1, false);
         if (!e)

@@ -13,7 +13,8 @@
 
 #define READS_A_TURN 4 /* then the next socket's turn */
 #define ACCEPTS_A_TURN 64
-#define GATHER 64 /* buffers in one sendmsg */
+#define GATHER 64                   /* buffers in one sendmsg, */
+#define GATHER_BYTES (1024u * 1024) /* and bytes: the copy is not to take long */
 #define SENDS_A_TURN 4
 #define DGRAM_MAX 65507
 
@@ -143,6 +144,10 @@ static bool read_dgram(struct ep *e)
                              .op = FFL_OP_ERROR, .handle = e->handle, .arg = n, .buf = FFL_NO_BUF});
         return n != -EAGAIN;
     }
+    if (n == 0 && !from.family) { /* of nobody: it is shut, and would say so for ever */
+        end_of_stream(e);
+        return false;
+    }
     memcpy(scratch, &from, sizeof(from));
     uint32_t len = (uint32_t)n + sizeof(from);
     uint32_t buf = ffl_pool_get(&s->rx, len); /* a class 2 buffer is free: it fits */
@@ -207,10 +212,8 @@ int data_rxfree(struct ffl_session *s)
     if (n <= 0)
         return n;
     struct ep *e;
-    while ((e = list_pop(&s->stalled))) { /* they look again, in the order in which they stalled */
-        e->in_stalled = false;
+    while ((e = TAILQ_FIRST(&s->stalled))) /* they look again, in the order in which they stalled */
         ep_ready(e);
-    }
     return n;
 }
 
@@ -224,8 +227,9 @@ static bool adopt(struct ep *l, int fd, uint32_t handle, struct ffl_names *names
     struct ffl_instance *in = s->in;
     struct ep *e = ep_new(s, handle, fd, false);
     if (!e) {
-        group_drop(in, unread);
+        group_unref(in, unread);
         (void)OPS(in)->close(ST(in), fd);
+        session_discharge(s);
         return false;
     }
     l->credits--;
@@ -270,34 +274,58 @@ static bool accept_later(struct ep *l, int err)
     return false;
 }
 
+/* A connection for `to`, which is charged with it; or -errno. */
+static int take_connection(struct ep *l, struct ffl_session *to, struct ffl_names *names,
+                           struct group **unread)
+{
+    struct ffl_instance *in = l->s->in;
+    if (group_has(l))
+        return group_accept(l, to, &names->peer, unread);
+    int fd = session_charge(to);
+    if (fd < 0)
+        return fd;
+    fd = OPS(in)->accept(ST(in), l->fd, &names->peer);
+    if (fd < 0)
+        session_discharge(to);
+    else
+        rights_own(to, fd);
+    return fd;
+}
+
+/* The next in turn among those who share l's socket gets a connection. 0, or -errno. */
+static int accept_one(struct ep *l, struct ep *to)
+{
+    struct ffl_names names = {0};
+    struct group *unread = NULL;
+    int h = ep_handle(to->s);
+    int fd = h < 0 ? h : take_connection(l, to->s, &names, &unread);
+    if (fd >= 0 && !adopt(to, fd, (uint32_t)h, &names, unread))
+        fd = -ENOMEM;
+    if (fd < 0 && h >= 0)
+        ep_handle_release(to->s, (uint32_t)h);
+    if (wants_accept(to))
+        group_ask(to);
+    return fd < 0 ? fd : 0;
+}
+
 /* Accepts for `l` and, in turn, for those who share its socket. */
 static bool pump_accept(struct ep *l)
 {
-    struct ffl_instance *in = l->s->in;
+    if (!l->group)
+        return false; /* it failed before it listened */
+    if (wants_accept(l))
+        group_ask(l);
     for (int i = 0; i < ACCEPTS_A_TURN && (l->readable || group_has(l)); i++) {
         struct ep *to = group_turn(l, may_accept);
         if (!to) /* its quota may be used up, or its CQ full */
             return wants_accept(l) && (session_stuffed(l->s) || accept_later(l, EMFILE));
-        struct ffl_session *s = to->s;
-        int h = ep_handle(s);
-        if (h < 0)
-            return accept_later(l, -h);
-        struct ffl_names names = {0};
-        struct group *unread = NULL;
-        int fd = group_has(l) ? group_accept(l, &names.peer, &unread)
-                              : OPS(in)->accept(ST(in), l->fd, &names.peer);
-        if (fd < 0) {
-            ep_handle_release(s, (uint32_t)h);
-            if (fd == -ECONNABORTED || fd == -EINTR || fd == -EPROTO)
-                continue;
-            l->readable = fd != -EAGAIN;
-            return l->readable && accept_later(l, -fd);
-        }
-        rights_own(s, fd);
-        if (!adopt(to, fd, (uint32_t)h, &names, unread)) {
-            ep_handle_release(s, (uint32_t)h);
-            return accept_later(l, ENOMEM);
-        }
+        int rc = accept_one(l, to);
+        if (rc == -EAGAIN)
+            l->readable = false;
+        else if (rc < 0 && rc != -ECONNABORTED && rc != -EINTR && rc != -EPROTO)
+            return accept_later(to, -rc);
+        if (i % 8 == 7 && slice_over(l->s->in))
+            break;
     }
     return (l->readable || group_has(l)) && wants_accept(l);
 }
@@ -366,7 +394,7 @@ static int gather(struct ep *e, struct iovec *iov, size_t *bytes)
     int n = 0;
     uint32_t off = e->tx_off;
     *bytes = 0;
-    for (uint32_t b = e->tx_head; b != FFL_NO_BUF && n < GATHER; off = 0) {
+    for (uint32_t b = e->tx_head; b != FFL_NO_BUF && n < GATHER && *bytes < GATHER_BYTES; off = 0) {
         const struct tx_slot *t = &s->tx[ffl_buf_slot(p, b)];
         iov[n].iov_base = (char *)session_buf(s, p, b) + off;
         iov[n].iov_len = t->len - off;
@@ -417,7 +445,10 @@ static int send_dgram(struct ep *e)
                             .op = FFL_OP_ERROR, .handle = e->handle, .arg = n, .buf = FFL_NO_BUF});
     else
         tx_sent(e, (size_t)n);
-    tx_pop(e);
+    if (!e->group && group_place(e) < 0) /* it has got a port with its first datagram */
+        data_fail(e, ENOMEM);
+    if (e->tx_head != FFL_NO_BUF)
+        tx_pop(e);
     return 0;
 }
 
@@ -441,6 +472,8 @@ void data_flush(struct ep *e)
     if (e->connecting || e->dead || e->fd < 0)
         return;
     for (int i = 0; i < SENDS_A_TURN && e->tx_head != FFL_NO_BUF && !e->blocked; i++) {
+        if (i && slice_over(in))
+            return;
         int rc = e->dgram ? send_dgram(e) : send_stream(e);
         if (rc == -EAGAIN)
             data_block(e, true); /* until a WRITE event */

@@ -15,15 +15,12 @@
 
 static void stop_listener(struct ep *e)
 {
-    struct ffl_instance *in = e->s->in;
     e->readable = true;
     for (int i = 0; i < LAST_ACCEPTS && e->armed && data_pump(e); i++)
         continue;
     if (e->dead || e->fd < 0)
         return;
-    (void)OPS(in)->close(ST(in), e->fd); /* nobody is left to hear of a failure */
-    atomic_fetch_sub_explicit(&in->page->sockets, 1, memory_order_relaxed);
-    e->fd = -1;
+    ep_close_fd(e, false);
     e->open_error = ESHUTDOWN;
     e->failed = true;
     e->armed = e->readable = false;
@@ -42,15 +39,16 @@ void drain_begin(struct ffl_instance *in, int64_t now)
             (long long)(in->o.drain_ns / FFL_NS_PER_SEC));
     ffl_notify("STOPPING=1\nSTATUS=draining: %u sessions, %u sockets", ffl_instance_sessions(in),
                ffl_instance_sockets(in));
+    in->slice_end = INT64_MAX;
     listen_close(in);
-    handover_expire(in, INT64_MAX);
-    for (struct ffl_session *s = in->sessions; s; s = s->next) {
-        if (s->dying || s->dead)
-            continue;
-        uint32_t end = s->ids.fresh; /* those that are accepted now are no listeners */
-        for (uint32_t h = 0; h < end; h++)
-            if (s->table[h] && s->table[h]->listener && !s->table[h]->closing)
-                stop_listener(s->table[h]);
+    handover_end(in);
+    struct ffl_session *s;
+    TAILQ_FOREACH(s, &in->sessions, link)
+    {
+        struct ep *e;
+        TAILQ_FOREACH(e, &s->eps, all) /* those that are accepted now are no listeners */
+        if (!s->dying && !s->dead && e->listener && !e->closing)
+            stop_listener(e);
         session_flush(s);
     }
 }
@@ -58,10 +56,11 @@ void drain_begin(struct ffl_instance *in, int64_t now)
 /* Executes what was submitted and lets the stack have what it takes of it. */
 static void send_the_rest(struct ffl_session *s)
 {
+    struct ep *e, *next;
     (void)session_drain(s, INT32_MAX);
-    for (uint32_t h = 0; h < s->ids.fresh && !s->dead; h++) {
-        struct ep *e = s->table[h];
-        if (e && e->tx_head != FFL_NO_BUF && !e->blocked && !e->connecting)
+    for (e = TAILQ_FIRST(&s->eps); e && !s->dead; e = next) {
+        next = TAILQ_NEXT(e, all);
+        if (e->tx_head != FFL_NO_BUF && !e->blocked && !e->connecting)
             data_flush(e);
     }
 }
@@ -69,10 +68,12 @@ static void send_the_rest(struct ffl_session *s)
 bool drain_over(struct ffl_instance *in, int64_t now)
 {
     unsigned left = ffl_instance_sockets(in);
+    struct ffl_session *s;
     if (left && now < in->drain_due)
         return false;
-    for (struct ffl_session *s = in->sessions; s; s = s->next)
-        send_the_rest(s);
+    in->slice_end = INT64_MAX; /* the last turn takes the time that it takes */
+    TAILQ_FOREACH(s, &in->sessions, link)
+    send_the_rest(s);
     if (left)
         ffl_log(FFL_LOG_WARNING, "drain: time is up, %u sockets are closed as they are", left);
     else

@@ -1,13 +1,15 @@
 /*
  * handover.c - listeners of one address: an application is replaced while its port stays open.
  *
- * Callers: control.c, session.c. With SO_REUSEPORT on both, a second listener of the same user at the
- * same address, in whichever session, becomes a second reference to the first one's stack socket:
- * there is one backlog, so nothing that waits in it goes with the first to leave. (The kernel splits
- * the connections among sockets, and resets those in the queue of one that closes.) Users are kept
- * apart here, since to the stack every socket is the instance's own.
+ * Callers: control.c, session.c, rights.c. With SO_REUSEPORT on both, a second listener of the same
+ * user at the same address, in whichever session, becomes a second reference to the first one's stack
+ * socket: there is one backlog, so nothing that waits in it goes with the first to leave. (The kernel
+ * splits the connections among sockets, and resets those in the queue of one that closes.) Users are
+ * kept apart here, since to the stack every socket may be the instance's own.
  */
 #include "internal.h"
+
+#include "addr.h"
 
 #include <errno.h>
 #include <netinet/in.h>
@@ -15,13 +17,11 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#define USER_KEPT 64 /* listeners of one user without an application, over and above any quota */
-
 struct kept { /* a listener that no application has: its backlog waits for the next */
-    struct kept *next;
+    TAILQ_ENTRY(kept) link;
+    struct timer timer;
+    struct ffl_instance *in;
     struct group *group;
-    int64_t due;
-    uid_t uid;
     int fd;
 };
 
@@ -37,95 +37,58 @@ static bool v6only(struct ffl_instance *in, int fd, const struct ffl_addr *a)
     return a->family == AF_INET6 && option(in, fd, IPPROTO_IPV6, IPV6_V6ONLY);
 }
 
-/* The next socket after *h of `s` that takes what comes from anybody, with its address; or NULL. */
-static struct ep *next_taker(struct ffl_session *s, uint32_t *h, bool dgram, struct ffl_addr *at)
-{
-    struct ffl_instance *in = s->in;
-    while (*h < s->ids.fresh) {
-        struct ep *e = s->table[(*h)++];
-        if (e && e->fd >= 0 && !e->closing && e->dgram == dgram && (e->listener || dgram) &&
-            OPS(in)->sockname(ST(in), e->fd, false, at) == 0)
-            return e;
-    }
-    return NULL;
-}
-
 bool handover_ours(const struct ep *e, const struct ffl_addr *a)
 {
-    struct ffl_addr theirs;
-    for (struct ffl_session *s = e->s->in->sessions; s; s = s->next)
-        for (uint32_t h = 0; s->uid == e->s->uid && next_taker(s, &h, e->dgram, &theirs);)
-            if (ffl_addr_same(&theirs, a))
-                return true;
-    return false;
-}
-
-struct bid { /* somebody wants to bind */
-    const struct ep *e;
-    const struct ffl_addr *at;
-    bool only; /* its IPV6_V6ONLY */
-};
-
-static bool in_the_way(void *arg, uid_t uid, int fd)
-{
-    const struct bid *b = arg;
-    struct ffl_instance *in = b->e->s->in;
-    struct ffl_addr theirs;
-    return uid != b->e->s->uid && OPS(in)->sockname(ST(in), fd, false, &theirs) == 0 &&
-           ffl_addr_overlap(&theirs, v6only(in, fd, &theirs), b->at, b->only);
+    struct group *g = group_at(e->s->in, a->port_be, e->dgram);
+    while (g && (g->account != e->s->account || !ffl_addr_same(&g->at, a)))
+        g = group_next(g);
+    return g;
 }
 
 int handover_may_bind(const struct ep *e, const struct ffl_addr *a)
 {
-    struct ffl_instance *in = e->s->in;
-    struct ffl_addr theirs;
-    struct ep *t;
-    struct bid bid = {e, a, v6only(in, e->fd, a)};
-    if (!a->port_be)
-        return 0;
-    for (struct ffl_session *s = in->sessions; s; s = s->next)
-        for (uint32_t h = 0; s->uid != e->s->uid && (t = next_taker(s, &h, e->dgram, &theirs));)
-            if (ffl_addr_overlap(&theirs, v6only(in, t->fd, &theirs), a, bid.only))
-                return -EADDRINUSE;
-    for (struct kept *k = e->dgram ? NULL : in->kept; k; k = k->next)
-        if (in_the_way(&bid, k->uid, k->fd))
-            return -EADDRINUSE;
-    return ticket_takes(in, e->dgram, in_the_way, &bid) ? -EADDRINUSE : 0;
+    bool only = v6only(e->s->in, e->fd, a);
+    struct group *g = a->port_be ? group_at(e->s->in, a->port_be, e->dgram) : NULL;
+    while (g && (g->account == e->s->account || !ffl_addr_overlap(&g->at, g->only, a, only)))
+        g = group_next(g);
+    return g ? -EADDRINUSE : 0;
 }
 
 /* ---- sharing ------------------------------------------------------------------------------- */
 
-static bool alike(struct ffl_instance *in, int a, int b, int family)
-{
-    return option(in, a, SOL_SOCKET, SO_REUSEPORT) && option(in, b, SOL_SOCKET, SO_REUSEPORT) &&
-           (family != AF_INET6 ||
-            option(in, a, IPPROTO_IPV6, IPV6_V6ONLY) == option(in, b, IPPROTO_IPV6, IPV6_V6ONLY));
-}
-
 /* The listener of the same user's that `e`, bound to `mine`, is to share; or NULL. */
-static struct ep *find_listener(const struct ep *e, const struct ffl_addr *mine)
+static struct group *find(const struct ep *e, const struct ffl_addr *mine)
 {
     struct ffl_instance *in = e->s->in;
-    struct ffl_addr theirs;
-    for (struct ffl_session *s = in->sessions; s; s = s->next) {
-        struct ep *l;
-        for (uint32_t h = 0; s->uid == e->s->uid && (l = next_taker(s, &h, false, &theirs));)
-            if (ffl_addr_same(&theirs, mine) && alike(in, e->fd, l->fd, mine->family))
-                return l;
-    }
+    struct group *g = group_at(in, mine->port_be, false);
+    for (; g; g = group_next(g))
+        if (g->account == e->s->account && g->shares && ffl_addr_same(&g->at, mine) &&
+            g->only == v6only(in, e->fd, mine) && (g->kept || !LIST_EMPTY(&g->members)))
+            return option(in, e->fd, SOL_SOCKET, SO_REUSEPORT) ? g : NULL;
     return NULL;
 }
 
-static struct kept **find_kept(const struct ep *e, const struct ffl_addr *mine)
+/* `e`, bound and nothing more yet, becomes the reference `fd` with that group. */
+static void take_over(struct ep *e, int fd, struct group *g)
 {
     struct ffl_instance *in = e->s->in;
-    struct ffl_addr theirs;
-    struct kept **p = &in->kept;
-    for (; *p; p = &(*p)->next)
-        if ((*p)->uid == e->s->uid && OPS(in)->sockname(ST(in), (*p)->fd, false, &theirs) == 0 &&
-            ffl_addr_same(&theirs, mine) && alike(in, e->fd, (*p)->fd, mine->family))
-            break;
-    return p;
+    (void)OPS(in)->close(ST(in), e->fd); /* it was bound, no more */
+    e->fd = fd;
+    e->readable = true; /* who knows what waits there */
+    group_join(e, g);
+}
+
+static void drop_kept(struct kept *k)
+{
+    struct ffl_instance *in = k->in;
+    timers_cancel(&in->timers, &k->timer);
+    atomic_fetch_sub_explicit(&in->page->sockets, 1, memory_order_relaxed);
+    ledger_discharge(&in->ledger, k->group->account, CHARGE_SOCKET, 1);
+    ledger_discharge(&in->ledger, k->group->account, CHARGE_KEPT, 1);
+    TAILQ_REMOVE(&in->kept, k, link);
+    k->group->kept = NULL;
+    group_unref(in, k->group);
+    free(k);
 }
 
 int handover_share(struct ep *e)
@@ -135,79 +98,73 @@ int handover_share(struct ep *e)
     if (e->group || OPS(in)->sockname(ST(in), e->fd, false, &mine) < 0 || !mine.port_be)
         return 0;                         /* not bound: listen says what comes of it */
     int rc = handover_may_bind(e, &mine); /* it may have begun since */
-    if (rc < 0)
+    struct group *g = rc == 0 ? find(e, &mine) : NULL;
+    if (!g)
         return rc;
-    struct ep *l = find_listener(e, &mine);
-    if (l) {
-        rc = group_share(e, l);
-        return rc < 0 ? rc : 1;
-    }
-    struct kept **p = find_kept(e, &mine), *k = *p;
-    if (!k)
-        return 0;
-    *p = k->next;
-    atomic_fetch_sub_explicit(&in->page->sockets, 1, memory_order_relaxed);
-    group_take_over(e, k->fd, k->group);
-    free(k);
+    struct kept *k = g->kept;
+    int fd = k ? k->fd : OPS(in)->dup(ST(in), LIST_FIRST(&g->members)->fd);
+    if (fd < 0)
+        return fd;
+    take_over(e, fd, g);
+    if (k)
+        drop_kept(k);
     return 1;
 }
 
 /* ---- listeners without an application ------------------------------------------------------ */
 
-static unsigned kept_of(const struct ffl_instance *in, uid_t uid)
+static void end_kept(struct kept *k)
 {
-    unsigned n = 0;
-    for (const struct kept *k = in->kept; k; k = k->next)
-        n += k->uid == uid;
-    return n;
+    (void)OPS(k->in)->close(ST(k->in), k->fd); /* a reference of ours: it was open */
+    drop_kept(k);
+}
+
+static void on_timer(struct timer *t)
+{
+    end_kept(ffl_container_of(t, struct kept, timer));
+}
+
+/* Charged as a socket and as one that is kept, or not at all. */
+static int charge(struct ledger *l, struct account *a)
+{
+    int rc = ledger_charge(l, a, CHARGE_KEPT, 1);
+    if (rc < 0)
+        return rc;
+    rc = ledger_charge(l, a, CHARGE_SOCKET, 1);
+    if (rc < 0)
+        ledger_discharge(l, a, CHARGE_KEPT, 1);
+    return rc;
 }
 
 void handover_keep(struct ep *e)
 {
     struct ffl_instance *in = e->s->in;
-    if (!in->o.keep_ns || in->draining || !e->listener || e->fd < 0 ||
-        kept_of(in, e->s->uid) >= USER_KEPT || !option(in, e->fd, SOL_SOCKET, SO_REUSEPORT))
+    struct group *g = e->group;
+    if (!in->o.keep_ns || in->draining || !e->listener || e->fd < 0 || !g || g->refs > 1 ||
+        !g->shares || charge(&in->ledger, g->account) < 0)
         return;
-    struct group *g = group_keep(e);
-    struct kept *k = g ? malloc(sizeof(*k)) : NULL;
+    struct kept *k = malloc(sizeof(*k));
     int fd = k ? OPS(in)->dup(ST(in), e->fd) : -ENOMEM; /* without our registration */
     if (fd < 0) {
+        ledger_discharge(&in->ledger, g->account, CHARGE_KEPT, 1);
+        ledger_discharge(&in->ledger, g->account, CHARGE_SOCKET, 1);
         free(k);
-        group_drop(in, g);
         return;
     }
-    *k = (struct kept){.next = in->kept,
-                       .group = g,
-                       .due = ffl_now_ns() + in->o.keep_ns,
-                       .uid = e->s->uid,
-                       .fd = fd};
-    in->kept = k;
+    *k = (struct kept){.timer = {.fire = on_timer}, .in = in, .group = group_ref(g), .fd = fd};
+    g->kept = k;
+    TAILQ_INSERT_TAIL(&in->kept, k, link);
+    timers_set(&in->timers, &k->timer, ffl_now_ns() + in->o.keep_ns);
     atomic_fetch_add_explicit(&in->page->sockets, 1, memory_order_relaxed);
-    ffl_log(FFL_LOG_INFO, "session %u: its listener is kept for %lld s", e->s->id,
-            (long long)(in->o.keep_ns / FFL_NS_PER_SEC));
+    ffl_log_within(&e->s->account->log, FFL_LOG_INFO, "session %u: its listener is kept for %lld s",
+                   e->s->id, (long long)(in->o.keep_ns / FFL_NS_PER_SEC));
 }
 
-int64_t handover_due(const struct ffl_instance *in)
+void handover_end(struct ffl_instance *in)
 {
-    int64_t due = INT64_MAX;
-    for (const struct kept *k = in->kept; k; k = k->next)
-        due = k->due < due ? k->due : due;
-    return due;
-}
-
-void handover_expire(struct ffl_instance *in, int64_t now)
-{
-    for (struct kept **p = &in->kept, *k; (k = *p);) {
-        if (k->due > now) {
-            p = &k->next;
-            continue;
-        }
-        *p = k->next;
-        (void)OPS(in)->close(ST(in), k->fd); /* a reference of ours: it was open */
-        atomic_fetch_sub_explicit(&in->page->sockets, 1, memory_order_relaxed);
-        group_drop(in, k->group);
-        free(k);
-    }
+    struct kept *k;
+    while ((k = TAILQ_FIRST(&in->kept)))
+        end_kept(k);
 }
 
 /* ---- what an application never heard of ---------------------------------------------------- */

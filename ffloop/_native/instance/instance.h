@@ -22,13 +22,14 @@ struct ffl_instance_opts {
     bool embedded;      /* end soon after the last session */
     int64_t spin_us;    /* FFL_SPIN_* or microseconds */
     int64_t sq_poll_us; /* stacks that poll by nature: how long a turn may go on looking at SQs */
-    bool huge;          /* sessions on huge pages where there are some */
+    bool huge;          /* sessions on huge pages, as long as there are some */
     unsigned max_sessions;
     uint32_t max_sockets;   /* a session */
     uint32_t pool_kib;      /* a session's buffers, a side */
     uint32_t rx_cap;        /* bytes read ahead a socket */
     uint32_t entries;       /* a session's submissions in flight, and completions: a power of two */
     unsigned user_sessions; /* of one user; 0: no other bound than max_sessions */
+    int64_t slice_ns;       /* of a turn, for one session's work */
     int64_t drain_ns;       /* how long a drain may take */
     int64_t keep_ns;        /* how long a listener stays when nobody has it any more */
     struct ffl_policy policy; /* who may attach and bind */

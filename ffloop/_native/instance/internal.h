@@ -12,7 +12,8 @@
  * lost.c      outlives the loss of an application's memory
  * control.c   the operations of the SQ
  * data.c      the three pumps: receive, accept, transmit
- * share.c     sockets that several processes have: groups, tickets
+ * group.c     sockets that several processes have, and where sockets are bound
+ * ticket.c    sockets for processes to come
  * handover.c  listeners of one address, and what their application never heard of
  * serve.c     the turn and the sleep
  * stats.c     the stats pages
@@ -57,9 +58,11 @@ struct src {
 struct ep { /* an endpoint: one session's reference to one stack socket */
     struct ffl_session *s;
     struct ffl_stat_socket *st; /* for observers; what is decided on is here */
-    struct ep *next, *prev;     /* in the ready or stalled list; next: in the graveyard */
-    struct ep *timed;           /* in the instance's timed list */
-    int64_t due;                /* when a timed endpoint is looked at */
+    TAILQ_ENTRY(ep) all;        /* of its session */
+    TAILQ_ENTRY(ep) queue;      /* in the ready or the stalled list; then in the graveyard */
+    LIST_ENTRY(ep) member;      /* of its group */
+    TAILQ_ENTRY(ep) asking;     /* in its group's list of who takes the next connection */
+    struct timer timer;
     uint32_t handle;
     uint32_t serial; /* tells a reused handle's buffers apart */
     int fd;          /* -1: open_error says why */
@@ -71,9 +74,8 @@ struct ep { /* an endpoint: one session's reference to one stack socket */
     uint32_t tx_head, tx_tail; /* queued transmit buffers, through session->tx[].next */
     uint32_t tx_off;           /* bytes of the head already sent */
     uint32_t tx_held;          /* bytes of the queue's buffers */
-    struct group *group;       /* shared with other references to the same stack socket, or NULL */
-    struct group *from;        /* accepted from a shared listener */
-    struct ep *group_next;
+    struct group *group;       /* of the references to the same stack socket, or NULL */
+    struct group *from;        /* accepted from a listener of that group */
     uint16_t connect_tag;
     bool dgram, listener;
     bool armed, arm_new, readable, rx_big, rx_done;
@@ -85,9 +87,42 @@ struct ep { /* an endpoint: one session's reference to one stack socket */
     bool reset;     /* nobody took what came: its close is a reset */
     bool touched;   /* its application may know it: an operation named it, or it was read ahead */
     int8_t shut;    /* pending SHUT_* after the queue, or -1 */
-    bool in_ready, in_stalled, in_timed, dead;
-    bool buried; /* only the timed list knows it still */
+    bool in_ready, in_stalled, asks, dead;
 };
+TAILQ_HEAD(ep_list, ep);
+
+/*
+ * What the references to one stack socket have in common, in endpoints of any session, in tickets, in
+ * a kept listener: whose it is and where it is bound (it is found by that: in->places); bytes that one
+ * of them had read ahead, or connections that it had accepted ahead, and gave back.
+ */
+struct group {
+    LIST_ENTRY(group) place; /* of its port; while it listens, or receives datagrams */
+    struct account *account;
+    struct ffl_addr at;
+    bool dgram, only, shares; /* only, shares: its IPV6_V6ONLY and SO_REUSEPORT */
+    bool placed;
+    unsigned refs; /* who may still want what is given back */
+    unsigned uses; /* those, and connections that came from it */
+    LIST_HEAD(, ep) members;
+    TAILQ_HEAD(, ep) askers;
+    STAILQ_HEAD(, back) back;
+    struct kept *kept;
+};
+LIST_HEAD(group_list, group);
+
+/* A reference to a stack socket in a ticket, for somebody to come. */
+struct held {
+    LIST_ENTRY(held) key;  /* in->held, by ticket and handle */
+    TAILQ_ENTRY(held) all; /* of its ticket; then in->dropped */
+    struct ticket *ticket;
+    struct group *group;
+    struct account *account; /* it is charged to */
+    uint32_t handle;         /* the exporting session's */
+    int fd;
+    bool listener, dgram, connecting, mark;
+};
+TAILQ_HEAD(held_list, held);
 
 struct tx_slot { /* private facts of a transmit buffer that the instance holds */
     uint32_t next, len;
@@ -95,13 +130,9 @@ struct tx_slot { /* private facts of a transmit buffer that the instance holds *
     bool held;
 };
 
-struct ep_list {
-    struct ep *head, *tail;
-};
-
 struct ffl_session {
     struct ffl_instance *in;
-    struct ffl_session *next;
+    TAILQ_ENTRY(ffl_session) link;
     uint32_t id;
     int sock, pidfd;
     int app_bell, inst_bell; /* eventfds */
@@ -120,13 +151,23 @@ struct ffl_session {
     struct tx_slot *tx;
     struct ep **table; /* by handle: [0, n) the application's, [n, 2n) the instance's */
     uint32_t n;
-    struct ffl_ids ids; /* the instance's handles; those below ids.fresh may be open */
+    struct ffl_ids ids; /* the instance's handles */
+    struct ep_list eps; /* all that are open */
+    struct ep *sweep;   /* dying: the next that is to be closed */
     struct ep_list ready, stalled;
     unsigned open;       /* endpoints */
+    unsigned nsockets;   /* of CHARGE_SOCKET */
+    unsigned cheap;      /* entries since the last look at the clock */
+    unsigned last;       /* ended: entries that it had published, not yet executed */
     uint64_t tx_blocked; /* tx_held of those that are blocked */
+    bool ended, cut;     /* ended: its application is gone; cut: nothing more is sent */
     bool dying, dead;
     volatile int lost; /* its shared memory is gone (lost.c); a signal handler sets it */
 };
+
+#define TICKET_LISTS 1024u
+#define HELD_LISTS 16384u
+#define PLACE_LISTS 4096u
 
 enum end_kind { END_NONE, END_DRAIN, END_NOW };
 
@@ -141,17 +182,21 @@ struct ffl_instance {
     struct timers timers;
     struct ledger ledger;
     TAILQ_HEAD(, pending) pending; /* accepted on the unix socket, hello not read yet */
-    struct ffl_session *sessions;
+    TAILQ_HEAD(session_list, ffl_session) sessions; /* the oldest first */
     uint32_t next_id, next_serial, next_ticket;
-    struct ticket *tickets;
-    struct kept *kept;              /* listeners without an application */
+    LIST_HEAD(ticket_list, ticket) tickets[TICKET_LISTS]; /* by id */
+    LIST_HEAD(, held) held[HELD_LISTS];
+    struct held_list dropped; /* to be closed, a few in each turn */
+    TAILQ_HEAD(, kept) kept;  /* listeners without an application */
+    struct group_list places[PLACE_LISTS];
     struct ffl_instance_page *page; /* and its tables */
     struct ffl_stat_session *stat_sessions;
     struct ffl_stat_socket *stat_sockets;
     struct ffl_ids stat_ids; /* slots of stat_sockets */
     struct ffl_spin spin;
     struct ffl_yield yield;
-    struct ep *graveyard, *timed;
+    struct ep_list graveyard;
+    int64_t slice_end;    /* what is being served has its turn until then */
     int64_t ctl_due;      /* when to look at the control epoll even if busy */
     int64_t empty_since;  /* embedded: no session since then; 0: there are some */
     atomic_int end_asked; /* enum end_kind, by a signal handler too */
@@ -197,31 +242,35 @@ void rights_own(struct ffl_session *s, int fd); /* a new socket is the session's
 int rights_bind(struct ep *e, const struct ffl_addr *a);
 int rights_setsockopt(struct ep *e, const struct ffl_optarg *o);
 
-/* share.c */
+/* ticket.c */
 /* Takes sock. -EDQUOT: as many as there may be, or as the user may have. */
 int ticket_new(struct ffl_instance *in, int sock, struct account *a, uint32_t *id, uint64_t *key);
 void ticket_event(struct ticket *t);
-void ticket_end(struct ticket *t);
-/* Into the ticket whose key begins (its low half) so: -EPROTO when it does not, -ENOENT for none. */
-int ticket_export(struct ep *e, uint32_t id, uint32_t key);
-/* Is one of the listeners (or datagram sockets) in tickets what `found` looks for? Its user, its fd. */
-bool ticket_takes(const struct ffl_instance *in, bool dgram, bool (*found)(void *arg, uid_t, int),
-                  void *arg);
-/* Opens `handle`; FFL_IMPORT_* or -errno. */
-int ticket_import(struct ffl_session *s, uint32_t handle, const struct ffl_import *i);
+void tickets_end(struct ffl_instance *in); /* all of them */
+/* Closes what was dropped, for a slice. True: there is more. */
+bool tickets_close(struct ffl_instance *in);
+/* Into the ticket: -EPROTO for a wrong key, -ENOENT for none (it may have ended). */
+int ticket_export(struct ep *e, const struct ffl_import *x);
+/* Opens `handle`; FFL_IMPORT_*, or as above, or -errno. */
+int ticket_import(struct ffl_session *s, uint32_t handle, const struct ffl_import *x);
+
+/* group.c */
+struct group *group_of(struct ep *e); /* makes it where there is none; NULL without memory */
+void group_join(struct ep *e, struct group *g);
 void group_leave(struct ep *e); /* it is closed */
-/* `e`, bound and nothing more yet, becomes a reference to the socket of `with`. 0 or -errno. */
-int group_share(struct ep *e, struct ep *with);
-/* `unread`, or NULL, is what group_accept gave: taken over. */
-void group_accepted(struct ep *l, struct ep *e, struct group *unread);
-void group_drop(struct ffl_instance *in,
-                struct group *g); /* group_accept's, group_keep's; or NULL */
-/* A reference to the group of `e`, the last that has it; or NULL. */
-struct group *group_keep(struct ep *e);
-/* `e`, bound and nothing more yet, becomes the reference `fd` with that group; both taken over. */
-void group_take_over(struct ep *e, int fd, struct group *kept);
-/* Which of the listeners that share l's socket takes its next connection, of those that `may`: each
- * in its turn, so that the applications get equal parts. NULL: none. */
+struct group *group_ref(struct group *g);
+void group_unref(struct ffl_instance *in, struct group *g); /* NULL is none */
+/* It listens, or receives: others find it at its address. 0 or -ENOMEM. */
+int group_place(struct ep *e);
+/* The first group at `port` that is of the same kind. next: after g. */
+struct group *group_at(const struct ffl_instance *in, uint16_t port_be, bool dgram);
+struct group *group_next(const struct group *g);
+void group_accepted(struct ep *l, struct ep *e,
+                    struct group *unread); /* of group_accept, or NULL */
+/* `l` would take a connection of its group's. */
+void group_ask(struct ep *l);
+/* Who does, of those who `may`: each in its turn, so that applications get equal parts. It does not
+ * ask any more. NULL: nobody. */
 struct ep *group_turn(struct ep *l, bool (*may)(const struct ep *));
 /* flags: FFL_F_ADDR and FFL_F_TRUNC of a datagram. */
 int group_unread(struct ep *e, const void *data, uint32_t len, uint8_t flags);
@@ -231,7 +280,9 @@ bool group_shared(const struct ep *e); /* has its socket other references? */
 bool group_has(const struct ep *e);
 uint32_t group_size(const struct ep *e); /* of the first piece given back, bytes */
 uint32_t group_take(struct ep *e, void *to, uint32_t room, uint8_t *flags);
-int group_accept(struct ep *l, struct ffl_addr *peer, struct group **unread);
+/* A connection that was given back, for `to`, who is charged. -EMFILE: it may have no more. */
+int group_accept(struct ep *l, struct ffl_session *to, struct ffl_addr *peer,
+                 struct group **unread);
 
 /* handover.c */
 /* Does a socket of its own user listen, or receive, where `e` is to be bound? */
@@ -244,8 +295,7 @@ int handover_share(struct ep *e);
 void handover_unseen(struct ffl_session *s);
 /* Before `e` is closed: its socket stays for a while if it was the last at its address. */
 void handover_keep(struct ep *e);
-int64_t handover_due(const struct ffl_instance *in); /* when the next that was kept is to go */
-void handover_expire(struct ffl_instance *in, int64_t now);
+void handover_end(struct ffl_instance *in); /* none is kept any more */
 
 /* session.c */
 /* Takes sock. -EDQUOT: as many as there may be, or as the user may have. */
@@ -253,8 +303,9 @@ int session_new(struct ffl_instance *in, int sock, const struct ffl_hello *h,
                 const struct ucred *cred, struct account *a, struct ffl_session **out);
 void session_kill(struct ffl_session *s, const char *why);      /* a bad entry */
 void session_last_word(struct ffl_session *s, const char *why); /* to its application's log */
-void session_end(struct ffl_session *s);                        /* its unix socket closed */
-void session_reap(struct ffl_instance *in);                     /* frees those with nothing left */
+void session_end(struct ffl_session *s);                   /* its unix socket closed */
+/* Those that end, a slice each; frees those with nothing left. True: there is more to do. */
+bool session_reap(struct ffl_instance *in);
 void session_free(struct ffl_session *s);
 void session_post(struct ffl_session *s, struct ffl_entry e);
 /* Executes what was submitted, `most` entries at most: how many, or < 0 and the session is dead. */
@@ -268,17 +319,21 @@ void *session_buf(struct ffl_session *s, const struct ffl_pool_geo *p, uint32_t 
 /* A handle for an accepted socket, or -EMFILE, -ENOMEM; and any handle back. */
 int ep_handle(struct ffl_session *s);
 void ep_handle_release(struct ffl_session *s, uint32_t handle);
+/* A reference to a stack socket more for the session, or one that it had less. -EMFILE: it, or its
+ * user, has what it may have. */
+int session_charge(struct ffl_session *s);
+void session_discharge(struct ffl_session *s);
+/* fd, if there is one, has been charged. */
 struct ep *ep_new(struct ffl_session *s, uint32_t handle, int fd, bool dgram);
-int fd_reset(struct ffl_instance *in,
-             int fd);        /* closes a connection so that its peer sees a reset */
+/* Closes a connection so that its peer sees a reset. */
+int fd_reset(struct ffl_instance *in, int fd);
 void ep_close(struct ep *e); /* closes the stack socket, posts CLOSED, buries */
+void ep_close_fd(struct ep *e, bool reset); /* the stack socket alone; the endpoint stays */
 /* Into one list or the other: to be pumped; or, for want of a receive buffer, when one comes back. */
 void ep_ready(struct ep *e);
 void ep_stall(struct ep *e);
 void ep_timer(struct ep *e, int64_t due);
 void ep_bury(struct ffl_instance *in);
-void list_push(struct ep_list *l, struct ep *e);
-struct ep *list_pop(struct ep_list *l);
 
 /* interrupt.c */
 int bell_ring(int fd); /* 0 or -errno; -EINTR when the write would have waited */
@@ -331,6 +386,17 @@ void data_fail(struct ep *e, int err);
 /* A stream's sends fail from now on. What the peer sent before is read all the same, and its end. */
 void data_fail_sends(struct ep *e, int err);
 int data_rxfree(struct ffl_session *s); /* takes receive buffers back; count or -EPROTO */
+
+/* Begins what may take one slice of the turn, and says whether that is over. */
+static inline void slice_begin(struct ffl_instance *in)
+{
+    in->slice_end = ffl_now_ns() + in->o.slice_ns;
+}
+
+static inline bool slice_over(const struct ffl_instance *in)
+{
+    return ffl_now_ns() >= in->slice_end;
+}
 
 #define OPS(in) ((in)->stack.ops)
 #define ST(in) ((in)->stack.st)

@@ -254,7 +254,13 @@ void ctl_wait(struct ffl_instance *in, int64_t timeout_ns)
 {
     struct epoll_event ev[64];
     int n = ffl_epoll_wait(in->ctl, ev, FFL_COUNT(ev), timeout_ns);
-    for (int i = 0; i < n; i++)
+    slice_begin(in);
+    for (int i = 0; i < n; i++) {
+        if (i && slice_over(in)) { /* what is left is told again */
+            in->stack_quiet = false;
+            break;
+        }
         ctl_event(in, ev[i].data.ptr);
+    }
     admit_sweep(in, false);
 }

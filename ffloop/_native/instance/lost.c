@@ -17,9 +17,9 @@ static struct sigaction before;
 
 static struct ffl_session *owner(const char *at)
 {
-    struct ffl_session *s = guarded ? guarded->sessions : NULL;
+    struct ffl_session *s = guarded ? TAILQ_FIRST(&guarded->sessions) : NULL;
     while (s && (at < (char *)s->map.seg || at >= (char *)s->map.seg + s->map.geo.size))
-        s = s->next;
+        s = TAILQ_NEXT(s, link);
     return s;
 }
 

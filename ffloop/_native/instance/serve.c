@@ -16,47 +16,50 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sched.h>
 #include <unistd.h>
 
 #define SQ_BUDGET 1024  /* entries a session a turn */
 #define OVER_LIMIT 1024 /* completions queued privately: then its SQ waits */
 #define STACK_EVENTS 128
-#define PUMP_NS 100000LL /* of a turn, a session: half a millisecond fills a ring of 512 packets */
-#define CTL_PERIOD_NS 1000000LL /* how long a busy instance may leave its control epoll alone */
-#define TIMED_PERIOD_NS 100000000LL
+#define POLLING_SLICE_NS 100000LL /* where the stack polls: half a millisecond fills 512 packets */
+#define CTL_PERIOD_NS 1000000LL   /* how long a busy instance may leave its control epoll alone */
+#define EMPTY_PERIOD_NS 100000000LL
 #define STUFFED_NS 1000000LL /* endpoints wait behind a full CQ: only their sends can go on */
 #define EMBEDDED_LINGER_NS 500000000LL
 #define EMBEDDED_START_NS (10 * FFL_NS_PER_SEC)
 
 /* ---- sessions ------------------------------------------------------------------------------ */
 
-/* Pumps each ready endpoint once; those with more to do stay in the list. While the CQ is full
- * nothing but sends can move, and that is not called work: the application's reaping wakes us.
- * A stack that polls receives no packet meanwhile: there the rest waits for the next turn when the
- * time is up. */
+/* Pumps each ready endpoint once, until the slice is over; those with more to do, or left over, stay
+ * in the list. While the CQ is full nothing but sends can move, and that is not called work: the
+ * application's reaping wakes us. */
 static bool pump_ready(struct ffl_session *s)
 {
-    struct ep *last = s->ready.tail, *e;
+    struct ep *last = TAILQ_LAST(&s->ready, ep_list), *e;
     if (!last)
         return false;
-    int64_t until = OPS(s->in)->run ? ffl_now_ns() + PUMP_NS : INT64_MAX;
     do {
-        e = list_pop(&s->ready);
+        e = TAILQ_FIRST(&s->ready);
+        TAILQ_REMOVE(&s->ready, e, queue);
         e->in_ready = false;
         if (data_pump(e))
             ep_ready(e);
-    } while (e != last && (until == INT64_MAX || ffl_now_ns() < until));
+    } while (e != last && !slice_over(s->in));
     return !session_stuffed(s);
 }
 
 static bool serve_sessions(struct ffl_instance *in)
 {
     bool work = false;
-    for (struct ffl_session *s = in->sessions; s; s = s->next) {
+    struct ffl_session *s;
+    TAILQ_FOREACH(s, &in->sessions, link)
+    {
+        slice_begin(in);
         if (ffl_unlikely(s->lost))
             session_kill(s, "its shared memory is gone");
-        if (!s->dying && !s->dead) {
+        if (!s->ended && !s->dying && !s->dead) {
             if (ffl_channel_pending(&s->ch, FFL_WAIT_FREE) && data_rxfree(s) < 0)
                 session_kill(s, "a receive buffer came back that was not out");
             if (s->ch.over.n <= OVER_LIMIT)
@@ -83,7 +86,10 @@ static bool poll_stack(struct ffl_instance *in)
         data_event(ev[i].udata, &ev[i]);
     if (n == 0)
         return false;
-    for (struct ffl_session *s = in->sessions; s; s = s->next) {
+    struct ffl_session *s;
+    TAILQ_FOREACH(s, &in->sessions, link)
+    {
+        slice_begin(in);
         if (!s->dead)
             pump_ready(s);
         session_flush(s);
@@ -93,38 +99,13 @@ static bool poll_stack(struct ffl_instance *in)
 
 /* ---- timers -------------------------------------------------------------------------------- */
 
-static void run_timed(struct ffl_instance *in, int64_t now)
-{
-    struct ep **p = &in->timed;
-    while (*p) {
-        struct ep *e = *p;
-        if (!e->dead && e->due > now) {
-            p = &e->timed;
-            continue;
-        }
-        *p = e->timed;
-        e->in_timed = false;
-        if (e->dead) {
-            if (e->buried)
-                free(e);
-            continue;
-        }
-        if (e->closing) {
-            ffl_log(FFL_LOG_INFO, "session %u: a closed socket could not send its rest in time",
-                    e->s->id);
-            ep_close(e);
-        } else {
-            ep_ready(e);
-        }
-    }
-}
-
 /* Embedded: ends when its last session has been gone for a while, or none ever came. */
 static bool embedded_over(struct ffl_instance *in, int64_t now)
 {
     if (!in->o.embedded)
         return false;
-    if (in->sessions || in->ledger.n[CHARGE_PENDING] || in->tickets) {
+    if (in->ledger.n[CHARGE_SESSION] || in->ledger.n[CHARGE_DYING] ||
+        in->ledger.n[CHARGE_PENDING] || in->ledger.n[CHARGE_TICKET]) {
         in->empty_since = 0;
         return false;
     }
@@ -147,18 +128,14 @@ static int64_t next_due(struct ffl_instance *in, int64_t now)
     int64_t due = INT64_MAX;
     if (OPS(in)->deadline)
         due = OPS(in)->deadline(ST(in));
-    if (in->timed && now + TIMED_PERIOD_NS < due)
-        due = now + TIMED_PERIOD_NS;
     if (timers_due(&in->timers) < due)
         due = timers_due(&in->timers);
-    if (in->sessions && now + FFL_LOOK_NS < due)
+    if (!TAILQ_EMPTY(&in->sessions) && now + FFL_LOOK_NS < due)
         due = now + FFL_LOOK_NS;
-    if (in->empty_since && now + TIMED_PERIOD_NS < due)
-        due = now + TIMED_PERIOD_NS;
+    if (in->empty_since && now + EMPTY_PERIOD_NS < due)
+        due = now + EMPTY_PERIOD_NS;
     if (in->draining && in->drain_due < due)
         due = in->drain_due;
-    if (in->kept && handover_due(in) < due)
-        due = handover_due(in);
     if (due == INT64_MAX)
         return due;
     return due > now ? due - now : 0;
@@ -169,7 +146,9 @@ static int64_t next_due(struct ffl_instance *in, int64_t now)
 static void take_notes(struct ffl_instance *in, int64_t now)
 {
     uint32_t cpu = (uint32_t)sched_getcpu();
-    for (struct ffl_session *s = in->sessions; s; s = s->next) {
+    struct ffl_session *s;
+    TAILQ_FOREACH(s, &in->sessions, link)
+    {
         atomic_store_explicit(&s->map.seg->inst.cpu, cpu, memory_order_relaxed);
         atomic_store_explicit(&s->st->rx_free, s->rx.free_bytes, memory_order_relaxed);
     }
@@ -179,17 +158,18 @@ static void take_notes(struct ffl_instance *in, int64_t now)
 /* Closes every socket; the sessions themselves go with the instance. */
 static void close_sessions(struct ffl_instance *in)
 {
-    for (struct ffl_session *s = in->sessions; s; s = s->next) {
-        if (!s->dead && !s->dying)
+    struct ffl_session *s;
+    struct ep *e;
+    TAILQ_FOREACH(s, &in->sessions, link)
+    {
+        if (!s->dead && !s->ended && !s->dying)
             session_last_word(s, "the instance was stopped");
         s->dying = true; /* nothing more is posted */
-        for (uint32_t h = 0; h < s->ids.fresh; h++)
-            if (s->table[h])
-                ep_close(s->table[h]);
+        while ((e = TAILQ_FIRST(&s->eps)))
+            ep_close(e);
     }
-    while (in->tickets)
-        ticket_end(in->tickets);
-    handover_expire(in, INT64_MAX);
+    tickets_end(in);
+    handover_end(in);
     ep_bury(in);
 }
 
@@ -197,21 +177,23 @@ static void close_sessions(struct ffl_instance *in)
 
 static int64_t sessions_due(const struct ffl_instance *in, int64_t due)
 {
-    for (const struct ffl_session *s = in->sessions; s; s = s->next)
-        if (s->ready.head && session_stuffed(s))
-            due = due < STUFFED_NS ? due : STUFFED_NS;
-        else if (s->ready.head)
-            return 0;
+    const struct ffl_session *s;
+    TAILQ_FOREACH(s, &in->sessions, link)
+    if (!TAILQ_EMPTY(&s->ready) && session_stuffed(s))
+        due = due < STUFFED_NS ? due : STUFFED_NS;
+    else if (!TAILQ_EMPTY(&s->ready))
+        return 0;
     return due;
 }
 
 /* Do all applications sleep with nothing submitted? */
 static bool all_asleep(const struct ffl_instance *in)
 {
-    for (const struct ffl_session *s = in->sessions; s; s = s->next)
-        if (!s->dying && (ffl_channel_pending(&s->ch, FFL_WAIT_QUEUE) ||
-                          !atomic_load_explicit(&s->map.seg->waits.app, memory_order_relaxed)))
-            return false;
+    const struct ffl_session *s;
+    TAILQ_FOREACH(s, &in->sessions, link)
+    if (!s->dying && (ffl_channel_pending(&s->ch, FFL_WAIT_QUEUE) ||
+                      !atomic_load_explicit(&s->map.seg->waits.app, memory_order_relaxed)))
+        return false;
     return true;
 }
 
@@ -233,7 +215,7 @@ int64_t ffl_instance_turn(void *p)
         work |= poll_stack(in);
     in->stack_quiet = false;
     int64_t now = ffl_now_ns();
-    if (OPS(in)->run && in->sessions && in->o.sq_poll_us)
+    if (OPS(in)->run && !TAILQ_EMPTY(&in->sessions) && in->o.sq_poll_us)
         linger_on_sqs(in, now);
     if (work)
         ffl_spin_hit(&in->spin, now);
@@ -241,14 +223,13 @@ int64_t ffl_instance_turn(void *p)
         ctl_wait(in, 0);
         in->ctl_due = now + CTL_PERIOD_NS;
         take_notes(in, now);
-        timers_run(&in->timers, now, INT64_MAX);
-        if (in->timed)
-            run_timed(in, now);
-        if (in->kept)
-            handover_expire(in, now);
+        slice_begin(in);
+        timers_run(&in->timers, now, in->slice_end);
     }
+    slice_begin(in);
+    work |= tickets_close(in);
     ep_bury(in);
-    session_reap(in);
+    work |= session_reap(in);
     if (over(in, now)) {
         close_sessions(in); /* a stack that is left open could tell its peers nothing */
         return -1;
@@ -260,20 +241,23 @@ int64_t ffl_instance_turn(void *p)
 
 static void lower_waits(struct ffl_instance *in)
 {
-    for (struct ffl_session *s = in->sessions; s; s = s->next)
-        if (!s->dying)
-            ffl_channel_rouse(&s->ch);
+    struct ffl_session *s;
+    TAILQ_FOREACH(s, &in->sessions, link)
+    if (!s->dying)
+        ffl_channel_rouse(&s->ch);
 }
 
 /* Says that we sleep, to each. False: something is there. */
 static bool raise_waits(struct ffl_instance *in)
 {
-    for (struct ffl_session *s = in->sessions; s; s = s->next) {
+    struct ffl_session *s;
+    TAILQ_FOREACH(s, &in->sessions, link)
+    {
         if (s->dying || s->dead)
             continue;
         bool full = s->ch.over.n > OVER_LIMIT;
         int rc = ffl_channel_doze(&s->ch, (full ? 0 : FFL_WAIT_QUEUE) |
-                                              (s->stalled.head ? FFL_WAIT_FREE : 0));
+                                              (!TAILQ_EMPTY(&s->stalled) ? FFL_WAIT_FREE : 0));
         session_committed(s, rc);
         if (rc <= 0)
             return false;
@@ -326,7 +310,6 @@ void ffl_instance_opts_default(struct ffl_instance_opts *o)
         .listen_fd = -1,
         .spin_us = FFL_SPIN_AUTO,
         .sq_poll_us = 20,
-        .huge = true,
         .max_sessions = 64,
         .max_sockets = 65536,
         .pool_kib = 16 * 1024,
@@ -334,23 +317,47 @@ void ffl_instance_opts_default(struct ffl_instance_opts *o)
         .entries = 4096,
         .drain_ns = 5 * FFL_NS_PER_SEC,
         .mode = -1,
+        .slice_ns = 200000,
     };
 }
 
 #define PENDING_MAX 64
 #define TICKETS_MAX 4096
+#define KEPT_MAX 1024
+#define USER_KEPT 64
+#define SESSION_FDS                                                                                \
+    6 /* descriptors of this process: memory, bells, unix socket, pidfd; and a spare */
 
+/* Of the descriptors that there may be, some are for who attaches, however many sockets are open. */
+static uint64_t sockets_limit(const struct ffl_instance *in)
+{
+    struct rlimit rl;
+    if (!in->o.stack->kernel || getrlimit(RLIMIT_NOFILE, &rl) < 0 || rl.rlim_cur == RLIM_INFINITY)
+        return INT64_MAX / 4;
+    uint64_t for_peers =
+        in->ledger.limit[CHARGE_TICKET] + PENDING_MAX + (uint64_t)SESSION_FDS * in->o.max_sessions;
+    return rl.rlim_cur - (for_peers < rl.rlim_cur / 2 ? for_peers : rl.rlim_cur / 2);
+}
+
+/* After the stack's start, which raises the limit of descriptors. */
 static void set_limits(struct ffl_instance *in)
 {
     const struct ffl_policy *p = &in->o.policy;
     struct ledger *l = &in->ledger;
+    struct rlimit rl;
+    uint64_t tickets = TICKETS_MAX, pool = (uint64_t)in->o.pool_kib * 1024;
+    if (getrlimit(RLIMIT_NOFILE, &rl) == 0 && rl.rlim_cur / 8 < tickets)
+        tickets = rl.rlim_cur / 8;
     l->shared = p->any_user || p->nusers || p->has_group;
-    for (int i = 0; i < CHARGES; i++)
-        l->limit[i] = INT64_MAX / 4; /* of that there is no end */
     l->limit[CHARGE_PENDING] = l->user_limit[CHARGE_PENDING] = PENDING_MAX;
     l->limit[CHARGE_SESSION] = in->o.max_sessions;
     l->user_limit[CHARGE_SESSION] = in->o.user_sessions;
-    l->limit[CHARGE_TICKET] = TICKETS_MAX;
+    l->limit[CHARGE_TICKET] = tickets;
+    l->limit[CHARGE_KEPT] = KEPT_MAX;
+    l->user_limit[CHARGE_KEPT] = USER_KEPT;
+    l->limit[CHARGE_SOCKET] = sockets_limit(in);
+    l->limit[CHARGE_BYTES] = 16 * pool;
+    l->user_limit[CHARGE_BYTES] = 4 * pool; /* what is given back was in a receive pool before */
 }
 
 static int open_control(struct ffl_instance *in)
@@ -382,7 +389,12 @@ int ffl_instance_start(struct ffl_instance **out, const struct ffl_instance_opts
     in->o = *o;
     in->ctl = in->stop_fd = in->stats_fd = in->listen_fd = in->spare_fd = -1;
     TAILQ_INIT(&in->pending);
-    set_limits(in);
+    TAILQ_INIT(&in->sessions);
+    TAILQ_INIT(&in->graveyard);
+    TAILQ_INIT(&in->dropped);
+    TAILQ_INIT(&in->kept);
+    if (o->stack->run && in->o.slice_ns > POLLING_SLICE_NS)
+        in->o.slice_ns = POLLING_SLICE_NS;
     ffl_spin_init(&in->spin, o->spin_us);
     int rc = ffl_calls_check(why, whylen);
     if (rc == 0)
@@ -391,6 +403,7 @@ int ffl_instance_start(struct ffl_instance **out, const struct ffl_instance_opts
         rc = o->stack->start(&in->stack.st, &o->stack_opts, why, whylen);
     if (rc == 0) {
         in->stack.ops = o->stack;
+        set_limits(in);
         rc = open_control(in);
     }
     if (rc == 0)
@@ -433,13 +446,12 @@ void ffl_instance_free(struct ffl_instance *in)
     if (in->page)
         listen_close(in);
     close_sessions(in);
-    while (in->sessions) {
-        struct ffl_session *s = in->sessions;
-        in->sessions = s->next;
+    struct ffl_session *s;
+    while ((s = TAILQ_FIRST(&in->sessions))) {
+        TAILQ_REMOVE(&in->sessions, s, link);
         session_free(s);
     }
     lost_unguard(in);
-    run_timed(in, INT64_MAX); /* dead endpoints that only this list knows */
     if (in->stack.ops)
         OPS(in)->stop(ST(in));
     int fds[] = {in->ctl, in->stop_fd, in->stats_fd, in->spare_fd};

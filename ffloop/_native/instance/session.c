@@ -19,46 +19,40 @@
 
 #define PUBLISH_EVERY 8 /* entries: the application, when awake, works while we go on */
 
-/* ---- lists --------------------------------------------------------------------------------- */
-
-void list_push(struct ep_list *l, struct ep *e)
-{
-    e->next = NULL;
-    e->prev = l->tail;
-    if (l->tail)
-        l->tail->next = e;
-    else
-        l->head = e;
-    l->tail = e;
-}
-
-static void list_remove(struct ep_list *l, struct ep *e)
-{
-    if (e->prev)
-        e->prev->next = e->next;
-    else
-        l->head = e->next;
-    if (e->next)
-        e->next->prev = e->prev;
-    else
-        l->tail = e->prev;
-    e->next = e->prev = NULL;
-}
-
-struct ep *list_pop(struct ep_list *l)
-{
-    struct ep *e = l->head;
-    if (e)
-        list_remove(l, e);
-    return e;
-}
-
 /* ---- endpoints ----------------------------------------------------------------------------- */
 
 static void note_open(struct ffl_session *s)
 {
     atomic_store_explicit(&s->map.seg->inst.sockets, s->open, memory_order_relaxed);
     atomic_store_explicit(&s->st->sockets, s->open, memory_order_relaxed);
+}
+
+int session_charge(struct ffl_session *s)
+{
+    struct ledger *l = &s->in->ledger;
+    if (!ledger_share(l, CHARGE_SOCKET, s->nsockets) ||
+        ledger_charge(l, s->account, CHARGE_SOCKET, 1) < 0)
+        return -EMFILE;
+    s->nsockets++;
+    return 0;
+}
+
+void session_discharge(struct ffl_session *s)
+{
+    s->nsockets--;
+    ledger_discharge(&s->in->ledger, s->account, CHARGE_SOCKET, 1);
+}
+
+static void ep_due(struct timer *t)
+{
+    struct ep *e = ffl_container_of(t, struct ep, timer);
+    if (!e->closing) {
+        ep_ready(e);
+        return;
+    }
+    ffl_log_within(&e->s->account->log, FFL_LOG_INFO,
+                   "session %u: a closed socket could not send its rest in time", e->s->id);
+    ep_close(e);
 }
 
 struct ep *ep_new(struct ffl_session *s, uint32_t handle, int fd, bool dgram)
@@ -73,7 +67,9 @@ struct ep *ep_new(struct ffl_session *s, uint32_t handle, int fd, bool dgram)
     e->dgram = dgram;
     e->tx_head = e->tx_tail = FFL_NO_BUF;
     e->shut = -1;
+    e->timer.fire = ep_due;
     s->table[handle] = e;
+    TAILQ_INSERT_TAIL(&s->eps, e, all);
     stats_socket(e);
     s->open++;
     note_open(s);
@@ -82,39 +78,37 @@ struct ep *ep_new(struct ffl_session *s, uint32_t handle, int fd, bool dgram)
     return e;
 }
 
+static void leave_queue(struct ep *e)
+{
+    if (e->in_ready)
+        TAILQ_REMOVE(&e->s->ready, e, queue);
+    if (e->in_stalled)
+        TAILQ_REMOVE(&e->s->stalled, e, queue);
+    e->in_ready = e->in_stalled = false;
+}
+
 void ep_ready(struct ep *e)
 {
     if (e->in_ready || e->dead)
         return;
-    if (e->in_stalled) {
-        list_remove(&e->s->stalled, e);
-        e->in_stalled = false;
-    }
+    leave_queue(e);
     e->in_ready = true;
-    list_push(&e->s->ready, e);
+    TAILQ_INSERT_TAIL(&e->s->ready, e, queue);
 }
 
 void ep_stall(struct ep *e)
 {
     if (e->in_stalled)
         return;
-    if (e->in_ready) {
-        list_remove(&e->s->ready, e);
-        e->in_ready = false;
-    }
+    leave_queue(e);
     e->in_stalled = true;
     ffl_stat_add(&e->s->map.seg->inst.pool_empty, 1);
-    list_push(&e->s->stalled, e);
+    TAILQ_INSERT_TAIL(&e->s->stalled, e, queue);
 }
 
 void ep_timer(struct ep *e, int64_t due)
 {
-    e->due = due;
-    if (e->in_timed)
-        return;
-    e->in_timed = true;
-    e->timed = e->s->in->timed;
-    e->s->in->timed = e;
+    timers_set(&e->s->in->timers, &e->timer, due);
 }
 
 int ep_handle(struct ffl_session *s)
@@ -155,6 +149,20 @@ static bool ends_in_a_reset(const struct ep *e)
            (e->reset || group_has(e) || left_unread(e));
 }
 
+/* The stack socket is given up, with what is charged for it. */
+void ep_close_fd(struct ep *e, bool reset)
+{
+    struct ffl_instance *in = e->s->in;
+    if (e->fd < 0)
+        return;
+    int rc = reset ? fd_reset(in, e->fd) : OPS(in)->close(ST(in), e->fd);
+    if (rc < 0)
+        ffl_log(FFL_LOG_WARNING, "session %u: close: %s", e->s->id, strerror(-rc));
+    e->fd = -1;
+    session_discharge(e->s);
+    atomic_fetch_sub_explicit(&in->page->sockets, 1, memory_order_relaxed);
+}
+
 void ep_close(struct ep *e)
 {
     struct ffl_session *s = e->s;
@@ -165,40 +173,40 @@ void ep_close(struct ep *e)
     bool reset = e->fd >= 0 && ends_in_a_reset(e);
     group_leave(e);
     data_drop_tx(e);
-    if (e->fd >= 0) {
-        int rc = reset ? fd_reset(in, e->fd) : OPS(in)->close(ST(in), e->fd);
-        if (rc < 0)
-            ffl_log(FFL_LOG_WARNING, "session %u: close: %s", s->id, strerror(-rc));
-        atomic_fetch_sub_explicit(&in->page->sockets, 1, memory_order_relaxed);
-    }
-    if (e->in_ready)
-        list_remove(&s->ready, e);
-    if (e->in_stalled)
-        list_remove(&s->stalled, e);
-    e->in_ready = e->in_stalled = false;
+    ep_close_fd(e, reset);
+    leave_queue(e);
+    timers_cancel(&in->timers, &e->timer);
     ep_handle_release(s, e->handle);
     session_post(s,
                  (struct ffl_entry){.op = FFL_OP_CLOSED, .handle = e->handle, .buf = FFL_NO_BUF});
+    if (s->sweep == e)
+        s->sweep = TAILQ_NEXT(e, all);
+    TAILQ_REMOVE(&s->eps, e, all);
     s->open--;
     note_open(s);
     stats_socket_end(e);
     e->dead = true;
-    e->next = in->graveyard;
-    in->graveyard = e;
+    TAILQ_INSERT_TAIL(&in->graveyard, e, queue);
 }
 
 void ep_bury(struct ffl_instance *in)
 {
-    while (in->graveyard) {
-        struct ep *e = in->graveyard;
-        in->graveyard = e->next;
-        e->buried = e->in_timed; /* then that list frees it, when it comes to it */
-        if (!e->buried)
-            free(e);
+    struct ep *e;
+    while ((e = TAILQ_FIRST(&in->graveyard))) {
+        TAILQ_REMOVE(&in->graveyard, e, queue);
+        free(e);
     }
 }
 
 /* ---- submissions --------------------------------------------------------------------------- */
+
+#define CHEAP_ENTRIES 16 /* so many without a look at the clock */
+
+/* Those that only queue, or set a flag; the others call the stack. */
+static bool is_cheap(uint8_t op)
+{
+    return op == FFL_OP_SEND || op == FFL_OP_ARM || op == FFL_OP_DISARM || op == FFL_OP_NOP;
+}
 
 static int execute(void *arg, struct ffl_entry e)
 {
@@ -206,7 +214,11 @@ static int execute(void *arg, struct ffl_entry e)
     const char *why = NULL;
     if (control_entry(s, e, &why) < 0)
         session_kill(s, why);
-    return s->dead ? -ECANCELED : 0;
+    if (s->dead)
+        return -ECANCELED;
+    if (is_cheap(e.op) && ++s->cheap % CHEAP_ENTRIES)
+        return 0;
+    return slice_over(s->in);
 }
 
 int session_drain(struct ffl_session *s, int most)
@@ -290,6 +302,8 @@ static int session_alloc(struct ffl_session *s, const struct ffl_hello *h)
     rc = ffl_pool_init(&s->rx, &s->map.geo.rx);
     if (rc < 0)
         return rc;
+    TAILQ_INIT(&s->ready);
+    TAILQ_INIT(&s->stalled);
     s->n = sockets;
     ffl_ids_init(&s->ids, s->n, 2 * s->n);
     s->table = calloc(2 * (size_t)s->n, sizeof(*s->table));
@@ -343,6 +357,7 @@ int session_new(struct ffl_instance *in, int sock, const struct ffl_hello *h,
                               .account = ledger_hold(&in->ledger, cred->uid), /* it is there */
                               .id = ++in->next_id,
                               .map = {.memfd = -1}};
+    TAILQ_INIT(&s->eps);
     rc = session_alloc(s, h);
     if (rc == 0)
         rc = session_watch(s);
@@ -353,8 +368,7 @@ int session_new(struct ffl_instance *in, int sock, const struct ffl_hello *h,
         return rc;
     }
     stats_session(s);
-    s->next = in->sessions;
-    in->sessions = s;
+    TAILQ_INSERT_TAIL(&in->sessions, s, link);
     stats_sessions(in);
     ffl_stat_add(&in->page->sessions_total, 1);
     *out = s;
@@ -388,13 +402,22 @@ static void cut_short(struct ffl_instance *in, struct account *a)
     const struct account *of = a->n[CHARGE_DYING] >= may ? a : NULL;
     if (!of && in->ledger.n[CHARGE_DYING] >= in->o.max_sessions)
         of = ledger_most(&in->ledger, CHARGE_DYING);
-    struct ffl_session *oldest = NULL;
-    for (struct ffl_session *s = in->sessions; of && s; s = s->next) /* the newest first */
-        if (s->dying && s->account == of)
-            oldest = s;
-    for (uint32_t h = 0; oldest && h < oldest->ids.fresh; h++)
-        if (oldest->table[h] && !oldest->table[h]->dead)
-            ep_close(oldest->table[h]);
+    struct ffl_session *s;
+    TAILQ_FOREACH(s, &in->sessions, link) /* the oldest first */
+    if (of && s->dying && !s->cut && s->account == of)
+        break;
+    if (of && s) {
+        s->cut = true;
+        s->sweep = TAILQ_FIRST(&s->eps);
+    }
+}
+
+/* Nothing more is heard of its application. */
+static void disconnect(struct ffl_session *s)
+{
+    ctl_drop_peer(s->in, &s->sock);
+    ffl_close(&s->pidfd, NULL);
+    ctl_drop(s->in, &s->inst_bell);
 }
 
 static void go_dying(struct ffl_session *s)
@@ -405,19 +428,8 @@ static void go_dying(struct ffl_session *s)
     atomic_store_explicit(&s->st->dying, 1, memory_order_relaxed);
     ledger_move(&in->ledger, s->account, CHARGE_SESSION, CHARGE_DYING);
     stats_sessions(in);
-    ctl_drop_peer(s->in, &s->sock);
-    ffl_close(&s->pidfd, NULL);
-    ctl_drop(s->in, &s->inst_bell);
-    for (uint32_t h = 0; h < s->ids.fresh; h++) { /* not below n: both ranges */
-        struct ep *e = s->table[h];
-        if (!e)
-            continue;
-        if (e->from && !e->touched) /* accepted ahead: whoever else has the listener takes it */
-            e->reset = !group_return(e);
-        control_close(e, s->dead);
-        if (!e->dead)
-            ep_timer(e, ffl_now_ns() + DYING_LINGER_NS);
-    }
+    disconnect(s);
+    s->sweep = TAILQ_FIRST(&s->eps);
 }
 
 void session_last_word(struct ffl_session *s, const char *why)
@@ -440,31 +452,78 @@ void session_kill(struct ffl_session *s, const char *why)
 /* What it had published before it went still counts, as write(2) does for a process that exits. */
 void session_end(struct ffl_session *s)
 {
-    if (s->dying)
+    if (s->dying || s->ended)
         return;
-    (void)session_drain(s, INT32_MAX);
+    s->ended = true;
+    int n = ffl_ring_avail(&s->ch.in);
+    s->last = n > 0 ? (unsigned)n : 0;
+    disconnect(s);
     ffl_log_within(&s->account->log, FFL_LOG_INFO, "session %u (pid %d) detached, %u sockets open",
                    s->id, (int)s->pid, s->open);
+}
+
+static void last_entries(struct ffl_session *s)
+{
+    while (s->last && !s->dead) {
+        int n = session_drain(s, s->last > INT32_MAX ? INT32_MAX : (int)s->last);
+        s->last = n > 0 ? s->last - (unsigned)n : 0;
+        if (slice_over(s->in))
+            break;
+    }
+    if (s->last && !s->dead)
+        return;
     if (!s->dead)
         handover_unseen(s);
     go_dying(s);
 }
 
-void session_reap(struct ffl_instance *in)
+/* A socket of a session that is dying: at once, or when its rest is sent. */
+static void leave(struct ep *e)
 {
-    struct ffl_session **p = &in->sessions;
-    while (*p) {
-        struct ffl_session *s = *p;
-        if (s->dead && !s->dying)
-            go_dying(s);
-        if (!s->dying || s->open > 0) {
-            p = &s->next;
+    if (e->s->cut) {
+        ep_close(e);
+        return;
+    }
+    if (e->from && !e->touched) /* accepted ahead: whoever else has the listener takes it */
+        e->reset = !group_return(e);
+    control_close(e, e->s->dead);
+    if (!e->dead)
+        ep_timer(e, ffl_now_ns() + DYING_LINGER_NS);
+}
+
+/* True: it is done with. */
+static bool session_go(struct ffl_session *s)
+{
+    slice_begin(s->in);
+    if (s->dead && !s->dying)
+        go_dying(s);
+    else if (s->ended && !s->dying)
+        last_entries(s);
+    while (s->sweep && !slice_over(s->in)) {
+        struct ep *e = s->sweep;
+        s->sweep = TAILQ_NEXT(e, all);
+        leave(e);
+    }
+    return s->dying && TAILQ_EMPTY(&s->eps);
+}
+
+bool session_reap(struct ffl_instance *in)
+{
+    struct ffl_session *s = TAILQ_FIRST(&in->sessions), *next;
+    bool more = false;
+    for (; s; s = next) {
+        next = TAILQ_NEXT(s, link);
+        if (!s->dead && !s->ended && !s->dying)
+            continue;
+        if (!session_go(s)) {
+            more |= !s->dying || s->sweep;
             continue;
         }
-        *p = s->next;
+        TAILQ_REMOVE(&in->sessions, s, link);
         ep_bury(in); /* they point to the session */
         ledger_discharge(&in->ledger, s->account, CHARGE_DYING, 1);
         stats_sessions(in);
         session_free(s);
     }
+    return more;
 }

@@ -115,7 +115,9 @@ static void export_one(int fd, struct node *n, void *arg)
         return;
     if (gives_back(s))
         (void)ffl_client_give_back(s->sc->c, s->h); /* no buffers: it stays; dead: so is s */
-    ffl_client_export(s->sc->c, s->h, e->ticket);
+    int rc = ffl_client_export(s->sc->c, s->h, e->ticket);
+    if (rc < 0)
+        report("a child will not have a socket of its parent's: %s", strerror(-rc));
     s->shared = s->exported = true;
 }
 

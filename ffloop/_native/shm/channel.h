@@ -114,15 +114,15 @@ static inline int ffl_channel_commit(struct ffl_channel *ch)
 
 /* ---- receiving ----------------------------------------------------------------------------- */
 
-/* Hands `most` entries at most to `on`, in order, until it returns < 0, and the slots back to the peer
- * (who waits for them is woken by the next commit). How many, or what `on` returned. */
+/* Hands `most` entries at most to `on`, in order, until it does not return 0, and the slots back to the
+ * peer (who waits for them is woken by the next commit). How many; or what `on` returned, if negative. */
 static inline int ffl_channel_drain(struct ffl_channel *ch, int most,
                                     int (*on)(void *arg, struct ffl_entry e), void *arg)
 {
     int n = ffl_ring_avail(&ch->in), i = 0, rc = 0;
     if (n <= 0)
         return n;
-    while (i < n && i < most && rc >= 0) {
+    while (i < n && i < most && rc == 0) {
         rc = on(arg, ffl_ring_get_entry(&ch->in));
         i++;
     }

@@ -15,7 +15,7 @@
 #include <stdatomic.h>
 
 #define FFL_MAGIC 0x436b636f534c4646ULL /* "FFLSockC" */
-#define FFL_ABI_VERSION 3u
+#define FFL_ABI_VERSION 4u
 
 /* ---- entries ------------------------------------------------------------------------------- */
 
@@ -58,7 +58,7 @@ enum ffl_op {
     FFL_OP_ERROR,  /* - / arg = -errno: the socket failed; on a stream the last, but for CLOSED */
     FFL_OP_CLOSED, /* - / the last completion of a handle; it may be used again */
     FFL_OP_UNREAD, /* buf, arg = bytes: read ahead and given back, for whoever reads next / - */
-    FFL_OP_EXPORT, /* arg = ticket, buf = its key's low half: a reference for its holder / - */
+    FFL_OP_EXPORT, /* buf: ffl_import (its handle says nothing): a reference for a ticket / - */
     FFL_OP_IMPORT, /* open `handle` (application's range), buf: ffl_import / FFL_IMPORT_* */
     FFL_OP_NOP,    /* answers with its own arg (tests, round-trip benchmark) */
     FFL_OP_COUNT
@@ -112,7 +112,7 @@ static inline uint32_t ffl_optarg_bytes(uint32_t len)
     return (uint32_t)offsetof(struct ffl_optarg, data) + len;
 }
 
-struct ffl_import { /* from a ticket (handshake.h), which it leaves */
+struct ffl_import { /* of a ticket (handshake.h), and what leaves it */
     uint64_t key;
     uint32_t ticket;
     uint32_t handle; /* the exporting session's */

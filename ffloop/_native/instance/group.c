@@ -1,0 +1,287 @@
+/*
+ * group.c - stack sockets that several processes have, and where sockets are bound.
+ *
+ * Callers: control.c, data.c, session.c, ticket.c, handover.c. What one reference to a socket had read
+ * ahead or accepted ahead, and gave back, the next one that wants some gets first. It is charged to
+ * the user of who gave it: memory as CHARGE_BYTES, a connection as CHARGE_SOCKET. A connection that came
+ * from a listener uses its group, so that it can be given back.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct back { /* given back: bytes, or a connection with its peer's address */
+    STAILQ_ENTRY(back) link;
+    struct account *account;
+    int fd;
+    struct ffl_addr peer;
+    struct group *unread; /* of a connection: what had been read ahead of it, or NULL */
+    uint32_t len, off;
+    uint8_t flags; /* a datagram's */
+    uint8_t data[];
+};
+
+/* ---- references ---------------------------------------------------------------------------- */
+
+static void unuse(struct group *g)
+{
+    if (--g->uses == 0)
+        free(g);
+}
+
+/* The bytes' memory is given up; a connection's descriptor is the caller's. */
+static void pop(struct ffl_instance *in, struct group *g)
+{
+    struct back *b = STAILQ_FIRST(&g->back);
+    STAILQ_REMOVE_HEAD(&g->back, link);
+    if (b->fd < 0)
+        ledger_discharge(&in->ledger, b->account, CHARGE_BYTES, sizeof(*b) + b->len);
+    else
+        ledger_discharge(&in->ledger, b->account, CHARGE_SOCKET, 1);
+    free(b);
+}
+
+struct group *group_ref(struct group *g)
+{
+    g->refs++;
+    g->uses++;
+    return g;
+}
+
+/* The last reference closes what was given back: nobody will want it. */
+void group_unref(struct ffl_instance *in, struct group *g)
+{
+    if (!g)
+        return;
+    if (--g->refs == 0) {
+        struct back *b;
+        while ((b = STAILQ_FIRST(&g->back))) {
+            if (b->fd >= 0)
+                (void)fd_reset(in, b->fd); /* as the kernel does when a listener goes */
+            group_unref(in, b->unread);              /* a connection's: it holds no further one */
+            pop(in, g);
+        }
+        if (g->placed)
+            LIST_REMOVE(g, place);
+        ledger_drop(&in->ledger, g->account);
+    }
+    unuse(g);
+}
+
+void group_join(struct ep *e, struct group *g)
+{
+    e->group = group_ref(g);
+    LIST_INSERT_HEAD(&g->members, e, member);
+}
+
+struct group *group_of(struct ep *e)
+{
+    if (e->group)
+        return e->group;
+    struct group *g = calloc(1, sizeof(*g));
+    if (!g)
+        return NULL;
+    g->account = ledger_hold(&e->s->in->ledger, e->s->uid); /* it is there */
+    g->dgram = e->dgram;
+    LIST_INIT(&g->members);
+    TAILQ_INIT(&g->askers);
+    STAILQ_INIT(&g->back);
+    group_join(e, g);
+    return g;
+}
+
+static void ask_no_more(struct ep *l)
+{
+    if (l->asks)
+        TAILQ_REMOVE(&l->group->askers, l, asking);
+    l->asks = false;
+}
+
+void group_leave(struct ep *e)
+{
+    if (e->from)
+        unuse(e->from);
+    e->from = NULL;
+    struct group *g = e->group;
+    if (!g)
+        return;
+    ask_no_more(e);
+    LIST_REMOVE(e, member);
+    e->group = NULL;
+    group_unref(e->s->in, g);
+}
+
+/* ---- places -------------------------------------------------------------------------------- */
+
+static struct group_list *places_of(struct ffl_instance *in, uint16_t port_be, bool dgram)
+{
+    return &in->places[(ntohs(port_be) * 2u + dgram) % PLACE_LISTS];
+}
+
+static int int_option(const struct ep *e, int level, int name)
+{
+    struct ffl_instance *in = e->s->in;
+    int value = 0;
+    uint32_t len = sizeof(value);
+    return OPS(in)->getsockopt(ST(in), e->fd, level, name, &value, &len) == 0 && value;
+}
+
+int group_place(struct ep *e)
+{
+    struct ffl_instance *in = e->s->in;
+    struct group *g = group_of(e);
+    if (!g)
+        return -ENOMEM;
+    if (g->placed || OPS(in)->sockname(ST(in), e->fd, false, &g->at) < 0 || !g->at.port_be)
+        return 0;
+    g->only = g->at.family == AF_INET6 && int_option(e, IPPROTO_IPV6, IPV6_V6ONLY);
+    g->shares = int_option(e, SOL_SOCKET, SO_REUSEPORT);
+    g->placed = true;
+    LIST_INSERT_HEAD(places_of(in, g->at.port_be, g->dgram), g, place);
+    return 0;
+}
+
+static struct group *same_kind(struct group *g, uint16_t port_be, bool dgram)
+{
+    while (g && (g->at.port_be != port_be || g->dgram != dgram))
+        g = LIST_NEXT(g, place);
+    return g;
+}
+
+struct group *group_at(const struct ffl_instance *in, uint16_t port_be, bool dgram)
+{
+    struct group_list *l = places_of((struct ffl_instance *)in, port_be, dgram);
+    return same_kind(LIST_FIRST(l), port_be, dgram);
+}
+
+struct group *group_next(const struct group *g)
+{
+    return same_kind(LIST_NEXT(g, place), g->at.port_be, g->dgram);
+}
+
+/* ---- accepting in turn --------------------------------------------------------------------- */
+
+void group_accepted(struct ep *l, struct ep *e, struct group *unread)
+{
+    e->from = l->group;
+    e->from->uses++;
+    if (unread) {
+        group_join(e, unread);
+        group_unref(e->s->in, unread); /* `back` had it */
+        ep_ready(e);
+    }
+}
+
+void group_ask(struct ep *l)
+{
+    if (!l->asks && l->group)
+        TAILQ_INSERT_TAIL(&l->group->askers, l, asking);
+    l->asks = l->group;
+}
+
+struct ep *group_turn(struct ep *l, bool (*may)(const struct ep *))
+{
+    struct ep *e;
+    while ((e = TAILQ_FIRST(&l->group->askers))) {
+        ask_no_more(e);
+        if (may(e))
+            return e;
+        if (e != l)
+            ep_ready(e); /* when it is pumped, it asks again, or says why not */
+    }
+    return NULL;
+}
+
+/* ---- giving back --------------------------------------------------------------------------- */
+
+static void give(struct group *g, struct back *b)
+{
+    struct ep *e;
+    STAILQ_INSERT_TAIL(&g->back, b, link);
+    LIST_FOREACH(e, &g->members, member)
+    if (e->armed)
+        ep_ready(e);
+}
+
+int group_unread(struct ep *e, const void *data, uint32_t len, uint8_t flags)
+{
+    struct ledger *l = &e->s->in->ledger;
+    struct group *g = group_of(e);
+    if (!g || ledger_charge(l, e->s->account, CHARGE_BYTES, sizeof(struct back) + len) < 0)
+        return -ENOBUFS;
+    struct back *b = malloc(sizeof(*b) + len);
+    if (!b) {
+        ledger_discharge(l, e->s->account, CHARGE_BYTES, sizeof(*b) + len);
+        return -ENOBUFS;
+    }
+    *b = (struct back){.account = e->s->account, .fd = -1, .len = len, .flags = flags};
+    memcpy(b->data, data, len);
+    e->rx_done = false; /* the end was behind these: the stack says it again */
+    e->readable = e->eof_hint = true;
+    give(g, b);
+    return 0;
+}
+
+bool group_shared(const struct ep *e)
+{
+    return e->group && e->group->refs > 1;
+}
+
+bool group_return(struct ep *e)
+{
+    struct ffl_instance *in = e->s->in;
+    struct group *g = e->from;
+    if (!g || !g->refs || ledger_charge(&in->ledger, e->s->account, CHARGE_SOCKET, 1) < 0)
+        return false;
+    struct back *b = calloc(1, sizeof(*b));
+    int fd = b ? OPS(in)->dup(ST(in), e->fd) : -ENOMEM; /* without our registration */
+    if (fd < 0) {
+        ledger_discharge(&in->ledger, e->s->account, CHARGE_SOCKET, 1);
+        free(b);
+        return false;
+    }
+    b->account = e->s->account;
+    b->fd = fd;
+    (void)OPS(in)->sockname(ST(in), e->fd, true, &b->peer);
+    b->unread = e->group ? group_ref(e->group) : NULL;
+    give(g, b);
+    return true;
+}
+
+bool group_has(const struct ep *e)
+{
+    return e->group && !STAILQ_EMPTY(&e->group->back);
+}
+
+uint32_t group_size(const struct ep *e)
+{
+    const struct back *b = STAILQ_FIRST(&e->group->back);
+    return b->len - b->off;
+}
+
+uint32_t group_take(struct ep *e, void *to, uint32_t room, uint8_t *flags)
+{
+    struct back *b = STAILQ_FIRST(&e->group->back);
+    *flags = b->flags;
+    uint32_t n = b->len - b->off < room ? b->len - b->off : room;
+    memcpy(to, b->data + b->off, n);
+    b->off += n;
+    if (b->off == b->len)
+        pop(e->s->in, e->group);
+    return n;
+}
+
+int group_accept(struct ep *l, struct ffl_session *to, struct ffl_addr *peer, struct group **unread)
+{
+    struct back *b = STAILQ_FIRST(&l->group->back);
+    int fd = b->fd, rc = session_charge(to);
+    if (rc < 0)
+        return rc;
+    *peer = b->peer;
+    *unread = b->unread;
+    pop(l->s->in, l->group);
+    return fd;
+}

@@ -1,0 +1,260 @@
+/*
+ * ticket.c - references to stack sockets for a process that does not exist yet: a child, a program
+ * after exec.
+ *
+ * Callers: admit.c, control.c, listen.c, serve.c. A ticket is a unix connection. Whoever holds it may
+ * attach through it, import each reference once, or drop it; whoever knows its key puts some in. It
+ * ends, with what is left in it, when its last copy is closed. References are charged to who exported
+ * them; those that nobody wants are closed a few in each turn.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#define MSGS_AT_ONCE 16 /* of one ticket, before the others have their turn */
+
+struct ticket {
+    LIST_ENTRY(ticket) link;
+    struct ffl_instance *in;
+    struct account *account; /* of who opened it */
+    struct src src;
+    int sock;
+    uint32_t id;
+    uint64_t key;
+    struct held_list held;
+};
+
+/* ---- tickets ------------------------------------------------------------------------------- */
+
+/* -ENOENT: there is none (any more); -EPROTO: that was a guess. */
+static int find(struct ffl_instance *in, const struct ffl_import *x, struct ticket **out)
+{
+    struct ticket *t;
+    LIST_FOREACH(t, &in->tickets[x->ticket % TICKET_LISTS], link)
+    if (t->id == x->ticket) {
+        *out = t;
+        return t->key == x->key ? 0 : -EPROTO;
+    }
+    return -ENOENT;
+}
+
+int ticket_new(struct ffl_instance *in, int sock, struct account *a, uint32_t *id, uint64_t *key)
+{
+    struct ticket *t = calloc(1, sizeof(*t));
+    if (!t)
+        return -ENOMEM;
+    *t = (struct ticket){.in = in, .sock = sock, .src = {SRC_TICKET, t}, .id = ++in->next_ticket};
+    TAILQ_INIT(&t->held);
+    int rc = getrandom(&t->key, sizeof(t->key), 0) == sizeof(t->key)
+                 ? ledger_charge(&in->ledger, a, CHARGE_TICKET, 1)
+                 : -EIO;
+    if (rc < 0)
+        goto out;
+    rc = ctl_add(in, sock, EPOLLIN | EPOLLRDHUP, &t->src);
+    if (rc < 0) {
+        ledger_discharge(&in->ledger, a, CHARGE_TICKET, 1);
+        goto out;
+    }
+    t->account = ledger_hold(&in->ledger, a->uid); /* it is there */
+    LIST_INSERT_HEAD(&in->tickets[t->id % TICKET_LISTS], t, link);
+    *id = t->id;
+    *key = t->key;
+    return 0;
+out:
+    free(t);
+    return rc;
+}
+
+/* ---- what is in them ----------------------------------------------------------------------- */
+
+static uint32_t held_list(uint32_t ticket, uint32_t handle)
+{
+    return (ticket * 0x9e3779b1u ^ handle) % HELD_LISTS;
+}
+
+/* The one that was exported as `handle`, or NULL. */
+static struct held *held_at(const struct ticket *t, uint32_t handle)
+{
+    struct held *h;
+    LIST_FOREACH(h, &t->in->held[held_list(t->id, handle)], key)
+    if (h->ticket == t && h->handle == handle)
+        break;
+    return h;
+}
+
+static void take_out(struct held *h)
+{
+    LIST_REMOVE(h, key);
+    TAILQ_REMOVE(&h->ticket->held, h, all);
+}
+
+/* Nobody imports it any more; it is closed later in this turn, or in one that follows. */
+static void drop_held(struct held *h)
+{
+    take_out(h);
+    TAILQ_INSERT_TAIL(&h->ticket->in->dropped, h, all);
+}
+
+static void free_held(struct ffl_instance *in, struct held *h)
+{
+    ledger_discharge(&in->ledger, h->account, CHARGE_SOCKET, 1);
+    group_unref(in, h->group);
+    free(h);
+}
+
+bool tickets_close(struct ffl_instance *in)
+{
+    struct held *h;
+    while ((h = TAILQ_FIRST(&in->dropped)) && !slice_over(in)) {
+        TAILQ_REMOVE(&in->dropped, h, all);
+        (void)OPS(in)->close(ST(in), h->fd); /* a reference of ours: it was open */
+        free_held(in, h);
+    }
+    return h;
+}
+
+static void ticket_end(struct ticket *t)
+{
+    struct ffl_instance *in = t->in;
+    struct held *h;
+    while ((h = TAILQ_FIRST(&t->held)))
+        drop_held(h);
+    LIST_REMOVE(t, link);
+    ledger_discharge(&in->ledger, t->account, CHARGE_TICKET, 1);
+    ledger_drop(&in->ledger, t->account);
+    ctl_drop_peer(in, &t->sock);
+    free(t);
+}
+
+void tickets_end(struct ffl_instance *in)
+{
+    struct ticket *t;
+    for (unsigned i = 0; i < TICKET_LISTS; i++)
+        while ((t = LIST_FIRST(&in->tickets[i])))
+            ticket_end(t);
+    in->slice_end = INT64_MAX;
+    (void)tickets_close(in);
+}
+
+/* ---- what their holders say ---------------------------------------------------------------- */
+
+static void sweep(struct ticket *t)
+{
+    struct held *h = TAILQ_FIRST(&t->held), *next;
+    for (; h; h = next) {
+        next = TAILQ_NEXT(h, all);
+        if (!h->mark)
+            drop_held(h);
+        else
+            h->mark = false;
+    }
+}
+
+static int act(struct ticket *t, const struct ffl_ticket_msg *m)
+{
+    uint32_t n = m->n <= FFL_COUNT(m->handles) ? m->n : 0;
+    for (uint32_t i = 0; i < n; i++) {
+        struct held *h = held_at(t, m->handles[i]);
+        if (h && m->what == FFL_TICKET_MARK)
+            h->mark = true;
+        else if (h && m->what == FFL_TICKET_DROP)
+            drop_held(h);
+    }
+    if (m->what == FFL_TICKET_SWEEP)
+        sweep(t);
+    return m->what <= FFL_TICKET_SWEEP ? 0 : -EPROTO;
+}
+
+void ticket_event(struct ticket *t)
+{
+    struct ffl_ticket_msg m;
+    for (int i = 0; i < MSGS_AT_ONCE; i++) { /* what is left makes another event */
+        int fd = -1, n = closer_busy() ? -EPROTO : closer_recv(t->sock, &m, sizeof(m), &fd);
+        if (n == -EAGAIN)
+            return;
+        bool brings = n == sizeof(m) && m.what == FFL_TICKET_CONNECT;
+        if (fd >= 0 && brings)
+            admit_peer(t->in, fd, true);
+        else if (fd >= 0)
+            closer_close(fd);
+        if (n != sizeof(m) || brings != (fd >= 0) || act(t, &m) < 0) {
+            ticket_end(t);
+            return;
+        }
+    }
+}
+
+/* ---- in and out ---------------------------------------------------------------------------- */
+
+int ticket_export(struct ep *e, const struct ffl_import *x)
+{
+    struct ffl_session *s = e->s;
+    struct ffl_instance *in = s->in;
+    struct ticket *t;
+    int rc = find(in, x, &t);
+    if (rc == 0 && e->fd < 0)
+        rc = -e->open_error;
+    if (rc == 0 && held_at(t, e->handle))
+        rc = -EEXIST;
+    if (rc == 0)
+        rc = ledger_charge(&in->ledger, s->account, CHARGE_SOCKET, 1);
+    if (rc < 0)
+        return rc;
+    struct held *h = group_of(e) ? calloc(1, sizeof(*h)) : NULL;
+    int fd = h ? OPS(in)->dup(ST(in), e->fd) : -ENOMEM;
+    if (fd < 0) {
+        ledger_discharge(&in->ledger, s->account, CHARGE_SOCKET, 1);
+        free(h);
+        return fd;
+    }
+    *h = (struct held){.ticket = t,
+                       .group = group_ref(e->group),
+                       .account = s->account,
+                       .handle = e->handle,
+                       .fd = fd,
+                       .listener = e->listener,
+                       .dgram = e->dgram,
+                       .connecting = e->connecting};
+    LIST_INSERT_HEAD(&in->held[held_list(t->id, h->handle)], h, key);
+    TAILQ_INSERT_HEAD(&t->held, h, all);
+    return 0;
+}
+
+int ticket_import(struct ffl_session *s, uint32_t handle, const struct ffl_import *x)
+{
+    struct ffl_instance *in = s->in;
+    struct ticket *t;
+    int rc = find(in, x, &t);
+    if (rc < 0)
+        return rc;
+    struct held *h = held_at(t, x->handle);
+    rc = h ? session_charge(s) : -ENOENT;
+    if (rc < 0)
+        return rc;
+    struct ep *e = ep_new(s, handle, h->fd, h->dgram);
+    if (!e) {
+        session_discharge(s);
+        return -ENOMEM;
+    }
+    e->listener = h->listener;
+    e->connecting = h->connecting;
+    e->watched = true;
+    e->readable = true; /* who knows what came meanwhile: a read tells */
+    group_join(e, h->group);
+    int flags =
+        (h->listener ? FFL_IMPORT_LISTENER : 0) | (h->connecting ? FFL_IMPORT_CONNECTING : 0);
+    take_out(h);
+    free_held(in, h);
+    rc = OPS(in)->watch(ST(in), e->fd, e->listener ? FFL_READ : FFL_READ | FFL_WRITE, e);
+    (void)OPS(in)->sockname(ST(in), e->fd, false, &e->st->names.local); /* for observers */
+    (void)OPS(in)->sockname(ST(in), e->fd, true, &e->st->names.peer);
+    stats_state(e);
+    if (rc < 0)
+        data_fail(e, -rc);
+    return flags;
+}
