@@ -303,8 +303,8 @@ static int accept_one(struct ep *l, struct ep *to)
         fd = -ENOMEM;
     if (fd < 0 && h >= 0)
         ep_handle_release(to->s, (uint32_t)h);
-    if (wants_accept(to))
-        group_ask(to);
+    if (fd >= 0)
+        group_served(to, wants_accept(to));
     return fd < 0 ? fd : 0;
 }
 
@@ -322,8 +322,10 @@ static bool pump_accept(struct ep *l)
         int rc = accept_one(l, to);
         if (rc == -EAGAIN)
             l->readable = false;
-        else if (rc < 0 && rc != -ECONNABORTED && rc != -EINTR && rc != -EPROTO)
+        else if (rc < 0 && rc != -ECONNABORTED && rc != -EINTR && rc != -EPROTO) {
+            group_served(to, false);
             return accept_later(to, -rc);
+        }
         if (i % 8 == 7 && slice_over(l->s->in))
             break;
     }

@@ -182,17 +182,22 @@ void group_ask(struct ep *l)
     l->asks = l->group;
 }
 
+void group_served(struct ep *l, bool more)
+{
+    ask_no_more(l);
+    if (more)
+        group_ask(l);
+}
+
 struct ep *group_turn(struct ep *l, bool (*may)(const struct ep *))
 {
     struct ep *e;
-    while ((e = TAILQ_FIRST(&l->group->askers))) {
+    while ((e = TAILQ_FIRST(&l->group->askers)) && !may(e)) {
         ask_no_more(e);
-        if (may(e))
-            return e;
         if (e != l)
             ep_ready(e); /* when it is pumped, it asks again, or says why not */
     }
-    return NULL;
+    return e;
 }
 
 /* ---- giving back --------------------------------------------------------------------------- */

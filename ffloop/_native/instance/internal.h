@@ -2,6 +2,7 @@
  * internal.h - what the files of the instance share: the instance, sessions, endpoints.
  *
  * listen.c    the unix socket, the control epoll
+ * path.c      the unix socket's place in the file system
  * admit.c     who is admitted; the handshake
  * rights.c    whose rights count where a socket is the kernel's
  * ledger.c    what each user holds
@@ -165,6 +166,13 @@ struct ffl_session {
     volatile int lost; /* its shared memory is gone (lost.c); a signal handler sets it */
 };
 
+struct path { /* of the unix socket, where it is a file (path.c) */
+    int dir, lock;
+    char name[108];
+    dev_t dev; /* of what was bound */
+    ino_t ino;
+};
+
 #define TICKET_LISTS 1024u
 #define HELD_LISTS 16384u
 #define PLACE_LISTS 4096u
@@ -202,7 +210,7 @@ struct ffl_instance {
     atomic_int end_asked; /* enum end_kind, by a signal handler too */
     int64_t drain_due;
     bool had_session, stack_quiet, draining;
-    struct sockaddr_un bound; /* to unlink what we bound, and only that */
+    struct path path;
 };
 
 /* listen.c */
@@ -217,6 +225,11 @@ void ctl_wait(struct ffl_instance *in, int64_t timeout_ns);
 
 /* The same for a socket into which a peer may have put something. */
 void ctl_drop_peer(struct ffl_instance *in, int *sock);
+
+/* path.c */
+/* Binds to o.path, and listens. 0, or -errno with or without a sentence in `why`. */
+int path_bind(struct ffl_instance *in, int s, char *why, size_t whylen);
+void path_leave(struct ffl_instance *in); /* if it has it */
 
 /* admit.c */
 /* Takes sock. brought: by a ticket, whose holder answers for it; else the policy says. */
@@ -269,9 +282,10 @@ void group_accepted(struct ep *l, struct ep *e,
                     struct group *unread); /* of group_accept, or NULL */
 /* `l` would take a connection of its group's. */
 void group_ask(struct ep *l);
-/* Who does, of those who `may`: each in its turn, so that applications get equal parts. It does not
- * ask any more. NULL: nobody. */
+/* Who does, of those who `may`: each in its turn, so that applications get equal parts. NULL: nobody. */
 struct ep *group_turn(struct ep *l, bool (*may)(const struct ep *));
+/* It has got one, or cannot: others come first. more: and then it would take another. */
+void group_served(struct ep *l, bool more);
 /* flags: FFL_F_ADDR and FFL_F_TRUNC of a datagram. */
 int group_unread(struct ep *e, const void *data, uint32_t len, uint8_t flags);
 /* An accepted connection, to whoever else has its listener. False: nobody has. */

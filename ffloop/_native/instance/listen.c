@@ -6,15 +6,12 @@
  */
 #include "internal.h"
 
-#include "place.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define ACCEPTS_AT_ONCE 64 /* before those who are in have their turn */
@@ -45,65 +42,14 @@ void ctl_drop_peer(struct ffl_instance *in, int *sock)
 
 /* ---- opening ------------------------------------------------------------------------------- */
 
-/* A socket file that nobody listens on any more is removed; a live one is -EADDRINUSE, something
- * else -EEXIST. */
-static int clear_stale(const struct sockaddr_un *sa, socklen_t len)
+static int open_path(struct ffl_instance *in, char *why, size_t whylen)
 {
     int s = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (s < 0)
         return -errno;
-    int rc = connect(s, (const struct sockaddr *)sa, len) < 0 ? -errno : 0;
-    close(s);
-    struct stat st;
-    if (lstat(sa->sun_path, &st) == 0 && !S_ISSOCK(st.st_mode))
-        return -EEXIST;
-    if (rc == -ECONNREFUSED)
-        return unlink(sa->sun_path) < 0 ? -errno : 0;
-    return -EADDRINUSE;
-}
-
-/* Who may connect to it at all; the umask has kept everybody out since bind. */
-static int set_access(const struct ffl_instance *in, const char *path, char *why, size_t whylen)
-{
-    const struct ffl_policy *p = &in->o.policy;
-    mode_t mode = in->o.mode < 0 ? ffl_policy_mode(p) : (mode_t)in->o.mode;
-    if (p->has_group && chown(path, (uid_t)-1, p->group) < 0) {
-        int rc = -errno;
-        snprintf(why, whylen, "cannot give '%s' to group %u: %s (this user must be in that group)",
-                 path, (unsigned)p->group, strerror(-rc));
-        return rc;
-    }
-    return chmod(path, mode) < 0 ? -errno : 0;
-}
-
-static int bind_path(struct ffl_instance *in, const char *path, char *why, size_t whylen)
-{
-    struct sockaddr_un sa;
-    socklen_t len;
-    int rc = ffl_unix_addr(path, &sa, &len);
-    if (rc < 0) {
-        snprintf(why, whylen, "socket path '%s': %s", path, strerror(-rc));
-        return rc;
-    }
-    rc = ffl_place_check(path, NULL, why, whylen);
-    if (rc < 0)
-        return rc;
-    int s = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (s < 0)
-        return -errno;
-    for (int tries = 0; tries < 2; tries++) {
-        rc = bind(s, (struct sockaddr *)&sa, len) < 0 ? -errno : 0;
-        if (rc != -EADDRINUSE || path[0] == '@' || tries || (rc = clear_stale(&sa, len)) < 0)
-            break;
-    }
-    if (rc == 0 && path[0] != '@') {
-        in->bound = sa;
-        rc = set_access(in, path, why, whylen);
-    }
-    if (rc == 0 && listen(s, 128) < 0)
-        rc = -errno;
+    int rc = path_bind(in, s, why, whylen);
     if (rc < 0 && !why[0])
-        snprintf(why, whylen, "cannot listen on '%s': %s%s", path, strerror(-rc),
+        snprintf(why, whylen, "cannot listen on '%s': %s%s", in->o.path, strerror(-rc),
                  rc == -EADDRINUSE ? " (another instance runs there; choose another --socket)"
                  : rc == -EEXIST   ? " (and is no socket; choose another --socket)"
                                    : "");
@@ -111,7 +57,20 @@ static int bind_path(struct ffl_instance *in, const char *path, char *why, size_
         close(s);
     else
         in->listen_fd = s;
+    snprintf(in->page->path, sizeof(in->page->path), "%s", in->o.path);
     return rc;
+}
+
+/* Where it listens that somebody else has bound. */
+static void note_name(struct ffl_instance *in)
+{
+    struct sockaddr_un sa = {0};
+    socklen_t len = sizeof(sa);
+    if (getsockname(in->listen_fd, (struct sockaddr *)&sa, &len) < 0)
+        return;
+    if (!sa.sun_path[0] && len > offsetof(struct sockaddr_un, sun_path))
+        sa.sun_path[0] = '@';
+    snprintf(in->page->path, sizeof(in->page->path), "%.*s", (int)sizeof(sa.sun_path), sa.sun_path);
 }
 
 int listen_open(struct ffl_instance *in, char *why, size_t whylen)
@@ -128,18 +87,11 @@ int listen_open(struct ffl_instance *in, char *why, size_t whylen)
         in->listen_fd = in->o.listen_fd;
         (void)fcntl(in->listen_fd, F_SETFL, O_NONBLOCK);
         (void)fcntl(in->listen_fd, F_SETFD, FD_CLOEXEC);
+        note_name(in);
     } else {
-        int rc = bind_path(in, in->o.path, why, whylen);
+        int rc = open_path(in, why, whylen);
         if (rc < 0)
             return rc;
-    }
-    struct sockaddr_un sa = {0};
-    socklen_t len = sizeof(sa);
-    if (getsockname(in->listen_fd, (struct sockaddr *)&sa, &len) == 0) {
-        if (!sa.sun_path[0] && len > offsetof(struct sockaddr_un, sun_path))
-            sa.sun_path[0] = '@';
-        snprintf(in->page->path, sizeof(in->page->path), "%.*s", (int)sizeof(sa.sun_path),
-                 sa.sun_path);
     }
     in->src_listen = (struct src){SRC_LISTEN, in};
     return ctl_add(in, in->listen_fd, EPOLLIN, &in->src_listen);
@@ -148,9 +100,7 @@ int listen_open(struct ffl_instance *in, char *why, size_t whylen)
 void listen_close(struct ffl_instance *in)
 {
     admit_sweep(in, true);
-    if (in->bound.sun_path[0])
-        unlink(in->bound.sun_path);
-    in->bound.sun_path[0] = '\0'; /* a successor may have the path from now on */
+    path_leave(in);
     if (in->listen_fd >= 0) {
         epoll_ctl(in->ctl, EPOLL_CTL_DEL, in->listen_fd, NULL); /* systemd may hold it as well */
         close(in->listen_fd);

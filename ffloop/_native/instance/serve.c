@@ -388,6 +388,7 @@ int ffl_instance_start(struct ffl_instance **out, const struct ffl_instance_opts
     }
     in->o = *o;
     in->ctl = in->stop_fd = in->stats_fd = in->listen_fd = in->spare_fd = -1;
+    in->path.dir = in->path.lock = -1;
     TAILQ_INIT(&in->pending);
     TAILQ_INIT(&in->sessions);
     TAILQ_INIT(&in->graveyard);
