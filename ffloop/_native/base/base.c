@@ -11,6 +11,9 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -92,12 +95,27 @@ static bool spent(struct ffl_log_budget *b, unsigned *out)
     return b->lines++ >= BUDGET_PER_SECOND;
 }
 
-/* A pipe that polls writable takes a line whole. */
-static void put_line(const char *line, size_t n)
+/* Before Linux 6.4 a pipe cannot be written to without waiting; but it takes a line whole where it
+ * polls writable. A terminal, too. */
+static ssize_t write_if_writable(const char *line, size_t n)
 {
     struct pollfd p = {.fd = log_fd, .events = POLLOUT};
-    if (poll(&p, 1, 0) != 1 || write(log_fd, line, n) < 0)
-        atomic_fetch_add(&lost, 1); /* a log that cannot be written has nowhere else to say so */
+    return poll(&p, 1, 0) == 1 ? write(log_fd, line, n) : -1;
+}
+
+static bool put_line(const char *line, size_t n)
+{
+    struct iovec iov = {(void *)line, n};
+    struct stat st = {0};
+    ssize_t done = -1;
+    (void)fstat(log_fd, &st); /* else the write fails as well */
+    if (S_ISSOCK(st.st_mode))
+        done = send(log_fd, line, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+    else if (S_ISFIFO(st.st_mode))
+        done = pwritev2(log_fd, &iov, 1, -1, RWF_NOWAIT);
+    if ((done < 0 && errno == EOPNOTSUPP) || (!S_ISSOCK(st.st_mode) && !S_ISFIFO(st.st_mode)))
+        done = write_if_writable(line, n);
+    return done >= 0;
 }
 
 static void __attribute__((format(printf, 3, 0))) log_line(enum ffl_log_level level, unsigned out,
@@ -120,7 +138,8 @@ static void __attribute__((format(printf, 3, 0))) log_line(enum ffl_log_level le
     if (n > sizeof(line) - 2)
         n = sizeof(line) - 2;
     line[n++] = '\n';
-    put_line(line, n);
+    if (!put_line(line, n))
+        atomic_fetch_add(&lost, out + 1); /* a log that cannot be written says so when it can */
 }
 
 void ffl_log(enum ffl_log_level level, const char *fmt, ...)
