@@ -172,12 +172,6 @@ def memory(machine: Machine) -> Iterator[Finding]:
         yield Finding("all", "memory", "warn", f"{found}; a session may use 33 MiB", mend)
     else:
         yield Finding("all", "memory", "ok", found)
-    pages = machine.meminfo("HugePages_Free") * machine.meminfo("Hugepagesize")
-    if pages >= _SESSION_KIB:
-        yield Finding("all", "sessions' pages", "ok", f"{pages // 1024} MiB of huge pages are free")
-    else:
-        mend = "optional: sysctl -w vm.nr_hugepages=64"
-        yield Finding("all", "sessions' pages", "note", "ordinary pages are used", mend)
 
 
 def variables(machine: Machine) -> Iterator[Finding]:

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* ---- the policy ---------------------------------------------------------------------------- */
 
@@ -192,6 +193,19 @@ TEST(quotas_and_sessions_that_linger)
     for (size_t i = 0; i < FFL_COUNT(peer); i++)
         sim_shut(peer[i]);
     lab_stop();
+}
+
+/* Huge pages are DPDK's: a session takes some only where it is asked to. */
+TEST(sessions_on_ordinary_pages)
+{
+    struct raw r;
+    struct stat st;
+    lab_start_manual("");
+    CHECK(!lab.o.huge);
+    raw_attach(&r);
+    CHECK_EQ(fstat(r.map.memfd, &st), 0);
+    CHECK(st.st_blksize < 2 << 20);
+    raw_finish(&r);
 }
 
 /* ---- the drain ----------------------------------------------------------------------------- */

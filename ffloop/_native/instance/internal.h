@@ -317,7 +317,7 @@ int session_new(struct ffl_instance *in, int sock, const struct ffl_hello *h,
                 const struct ucred *cred, struct account *a, struct ffl_session **out);
 void session_kill(struct ffl_session *s, const char *why);      /* a bad entry */
 void session_last_word(struct ffl_session *s, const char *why); /* to its application's log */
-void session_end(struct ffl_session *s);                   /* its unix socket closed */
+void session_end(struct ffl_session *s);                        /* its unix socket closed */
 /* Those that end, a slice each; frees those with nothing left. True: there is more to do. */
 bool session_reap(struct ffl_instance *in);
 void session_free(struct ffl_session *s);
