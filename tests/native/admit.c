@@ -7,6 +7,8 @@
 
 #include "../../ffloop/_native/instance/internal.h"
 
+#include <signal.h>
+#include <sys/eventfd.h>
 #include <sys/stat.h>
 
 #define STRANGER 54321
@@ -136,6 +138,24 @@ TEST(close_never_waits_ticket)
         neighbour_works(&n);
     }
     _exit(0);
+}
+
+/* The timer goes on however many of its ticks come between the look at it and the call. */
+TEST(a_late_call_is_cut_short)
+{
+    uint64_t full = UINT64_MAX - 1, one = 1;
+    int bell = eventfd(0, EFD_CLOEXEC); /* which blocks */
+    CHECK_EQ(write(bell, &full, sizeof(full)), sizeof(full));
+    for (int ticks = 0; ticks < 5; ticks++) {
+        interrupt_begin();
+        for (int i = 0; i < ticks; i++)
+            CHECK_EQ(pthread_kill(pthread_self(), SIGURG), 0);
+        CHECK_EQ(write(bell, &one, sizeof(one)), -1); /* else it waits for the case's time limit */
+        CHECK_EQ(errno, EINTR);
+        interrupt_end();
+        CHECK_EQ(bell_ring(bell), -EINTR);
+    }
+    close(bell);
 }
 
 /* ---- who is heard ---------------------------------------------------------------------------- */

@@ -407,3 +407,62 @@ TEST(a_session_ends_with_all_under_way)
 {
     leave_some(false, true);
 }
+
+/* ---- a connect that is under way when its socket is handed on --------------------------------- */
+
+/* Until `kind` of `h` comes; its arg. */
+static int64_t wait_for(struct ffl_client *c, int h, unsigned kind)
+{
+    struct ffl_event ev[16];
+    for (;;) { /* the case has a time limit */
+        int n = ffl_client_wait(c, ev, 16, -1, FFL_NS_PER_SEC);
+        CHECK(n >= 0);
+        for (int i = 0; i < n; i++)
+            if (ev[i].kind == kind && (int)ev[i].handle == h)
+                return ev[i].arg;
+    }
+}
+
+static void hand_on_a_connect(const char *address, int error)
+{
+    struct ffl_client *parent, *child;
+    struct ffl_ticket t;
+    char why[256];
+    struct ffl_addr a = addr4(address, 80);
+    lab_defaults("sim");
+    lab_start("latency=20000000");
+    ffl_log_open(-1, FFL_LOG_ERROR);
+    int l = sim_listen("10.9.9.9", 80);
+    lab_run();
+    struct ffl_client_opts o = {.path = lab.path};
+    CHECK_EQ(ffl_client_attach(&parent, &o, why, sizeof(why)), 0);
+    CHECK_EQ(ffl_client_attach(&child, &o, why, sizeof(why)), 0);
+    CHECK_EQ(ffl_client_ticket(&o, &t, why, sizeof(why)), 0);
+    int h = ffl_client_socket(parent, AF_INET, SOCK_STREAM, 0, 0);
+    CHECK_EQ(ffl_client_connect(parent, h, &a), -EINPROGRESS);
+    CHECK_EQ(ffl_client_export(parent, h, &t), 0);
+    CHECK_EQ(wait_for(parent, h, FFL_EV_CONNECT), error);
+    int mine = ffl_client_import(child, &t, (uint32_t)h, AF_INET, SOCK_STREAM, 0);
+    CHECK(mine >= 0);
+    CHECK_EQ(wait_for(child, mine, FFL_EV_CONNECT), error); /* for it, too */
+    ffl_client_detach(child);
+    ffl_client_detach(parent);
+    close(t.fd);
+    if (lab.running) {
+        ffl_instance_stop(lab.in);
+        pthread_join(lab.thread, NULL);
+        lab.running = false;
+    }
+    sim_shut(l);
+    lab_stop();
+}
+
+TEST(a_connect_that_ends_before_it_is_imported)
+{
+    hand_on_a_connect("10.9.9.9", 0);
+}
+
+TEST(a_connect_that_fails_before_it_is_imported)
+{
+    hand_on_a_connect("10.9.9.8", ECONNREFUSED);
+}

@@ -10,6 +10,7 @@
 #include "../../ffloop/_native/instance/internal.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <linux/sockios.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
@@ -1043,6 +1044,48 @@ TEST(r7_client_survives_a_lying_instance)
         fake_end(&f);
     }
     CHECK(dead > 0);
+}
+
+static void *import_thread(void *arg)
+{
+    struct fake *f = arg;
+    f->rc = ffl_client_import(f->c, &(struct ffl_ticket){.id = 1, .key = 1}, 0, AF_INET,
+                              SOCK_STREAM, 0);
+    return NULL;
+}
+
+/* The answer to an import, and the end of the connect that was under way, in one batch. */
+TEST(client_imports_a_connect_that_has_ended)
+{
+    struct fake f;
+    struct ffl_ring sq;
+    struct ffl_event ev[8];
+    uint64_t one = 1;
+    bool writable = false;
+    fake_session(&f);
+    ffl_segment_ring(&f.map, FFL_SQ, &sq);
+    CHECK_EQ(pthread_create(&f.thread, NULL, import_thread, &f), 0);
+    while (ffl_ring_avail(&sq) == 0)
+        (void)sched_yield();
+    struct ffl_entry q = ffl_ring_get_entry(&sq);
+    CHECK_EQ(q.op, FFL_OP_IMPORT);
+    ffl_ring_put_entry(&f.cq, (struct ffl_entry){.op = FFL_OP_IMPORT,
+                                                 .tag = q.tag,
+                                                 .handle = q.handle,
+                                                 .arg = FFL_IMPORT_CONNECTING,
+                                                 .buf = FFL_NO_BUF});
+    ffl_ring_put_entry(
+        &f.cq, (struct ffl_entry){.op = FFL_OP_CONNECT, .handle = q.handle, .buf = FFL_NO_BUF});
+    ffl_ring_publish(&f.cq);
+    CHECK_EQ(write(f.bells[0], &one, sizeof(one)), sizeof(one));
+    pthread_join(f.thread, NULL);
+    CHECK_EQ(f.rc, (int)q.handle);
+    (void)ffl_client_want(f.c, f.rc, FFL_WRITE);
+    int n = ffl_client_wait(f.c, ev, 8, -1, 0);
+    for (int i = 0; i < n; i++)
+        writable |= ev[i].kind == FFL_EV_WRITABLE;
+    CHECK(writable);
+    fake_end(&f);
 }
 
 static const struct completion_lie {

@@ -719,3 +719,45 @@ TEST(r4_room_wakes)
     CHECK(raw_rung(r.app_bell));
     raw_finish(&r);
 }
+
+/* ---- a datagram socket that is shut ------------------------------------------------------------ */
+
+static unsigned reads;
+
+/* As FreeBSD's: after SHUT_RD a read gives nothing, of nobody, again and again. */
+static int shut_recv(void *st, int fd, const struct iovec *iov, int n, struct ffl_addr *from,
+                     int *flags)
+{
+    reads++;
+    if (from)
+        *from = (struct ffl_addr){0};
+    return 0;
+}
+
+TEST(a_shut_datagram_socket_ends_once)
+{
+    struct ffl_stack_ops shut;
+    struct raw r;
+    lab_defaults("sim");
+    shut = *lab.o.stack;
+    shut.recv = shut_recv;
+    lab.o.stack = &shut;
+    lab_start_manual("");
+    raw_attach(&r);
+    raw_socket(&r, 0, SOCK_DGRAM);
+    struct ffl_addr a = addr4("10.0.0.1", 53);
+    raw_put(&r, (struct ffl_entry){
+                    .op = FFL_OP_BIND, .handle = 0, .tag = 1, .buf = raw_arg(&r, &a, sizeof(a))});
+    raw_give(&r, raw_expect(&r, FFL_OP_BIND, 0).buf);
+    raw_op(&r, FFL_OP_ARM, 0, 0, 0);
+    raw_op(&r, FFL_OP_SHUTDOWN, 0, SHUT_RD, 0);
+    int from = ffl_sim_ops.socket(sim, AF_INET, SOCK_DGRAM, 0);
+    struct iovec iov = {.iov_base = "x", .iov_len = 1};
+    CHECK_EQ(ffl_sim_ops.send(sim, from, &iov, 1, &a), 1);
+    struct ffl_entry e = raw_expect(&r, FFL_OP_RECV, 0);
+    CHECK(e.arg == 0 && e.buf == FFL_NO_BUF);
+    raw_nothing(&r);
+    CHECK_EQ(reads, 1);
+    sim_shut(from);
+    raw_finish(&r);
+}

@@ -181,16 +181,17 @@ int ffl_client_import(struct ffl_client *c, const struct ffl_ticket *t, uint32_t
         (void)ffl_pool_put(&c->tx, buf);
         return h;
     }
+    struct csock *s = client_sock(c, h);
+    s->connecting = true; /* until the answer says no, or its end comes: it may be with the answer */
     int rc = client_call(
         c, (struct ffl_entry){.op = FFL_OP_IMPORT, .handle = (uint32_t)h, .buf = buf}, NULL, 0);
-    struct csock *s = client_sock(c, h);
     if (rc < 0) {
         (void)ffl_client_close(c, h, true);
         return rc;
     }
     s->listener = rc & FFL_IMPORT_LISTENER;
-    s->acc_flags =
-        FFL_F_ARM_NEW; /* as in listen: the shim's, which wants to know of an end early */
-    s->connecting = rc & FFL_IMPORT_CONNECTING;
+    s->acc_flags = FFL_F_ARM_NEW; /* as in listen: the shim's, which wants to know of an end early */
+    if (!(rc & FFL_IMPORT_CONNECTING))
+        s->connecting = false;
     return h;
 }

@@ -155,6 +155,10 @@ void control_connected(struct ep *e)
     uint32_t len = sizeof(err);
     int rc = OPS(in)->getsockopt(ST(in), e->fd, SOL_SOCKET, SO_ERROR, &err, &len);
     err = rc < 0 ? -rc : err;
+    if (e->group && err)
+        e->group->connect_error = err;
+    else if (e->group)
+        err = e->group->connect_error;
     struct ffl_entry q = {.op = FFL_OP_CONNECT, .tag = e->connect_tag, .handle = e->handle};
     e->connecting = false;
     data_block(e, false);
@@ -185,6 +189,8 @@ static int op_connect(struct ep *e, struct ffl_entry q)
         e->send_error = 0;
         e->readable = e->dgram; /* what came before it was connected is still there */
         e->connecting = rc == -EINPROGRESS;
+        if (e->group)
+            e->group->connect_error = 0;
         data_block(e, e->connecting);
         e->connect_tag = q.tag;
         int bad_watch = watch(e, FFL_READ | FFL_WRITE);

@@ -103,6 +103,7 @@ struct group {
     struct ffl_addr at;
     bool dgram, only, shares; /* only, shares: its IPV6_V6ONLY and SO_REUSEPORT */
     bool placed;
+    int connect_error; /* of the last connect that has ended: the stack tells it once */
     unsigned refs; /* who may still want what is given back */
     unsigned uses; /* those, and connections that came from it */
     LIST_HEAD(, ep) members;
