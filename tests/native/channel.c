@@ -353,7 +353,7 @@ static void sleep_on(struct side *s)
         int n;
         s->sleeps++;
         while ((n = poll(&p, 1, 5000)) < 0 && errno == EINTR)
-            ; /* bell.c's timer */
+            ; /* interrupt.c's timer */
         if (n != 1)
             FAIL("a wake-up was lost after %llu sleeps", (unsigned long long)s->sleeps);
         CHECK(rung(s->bell) > 0);

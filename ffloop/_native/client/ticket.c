@@ -1,5 +1,5 @@
 /*
- * ticket.c - sockets for a process that does not exist yet (handshake.h, instance/share.c).
+ * ticket.c - sockets for a process that does not exist yet (handshake.h, instance/ticket.c).
  *
  * Callers: the shim, around fork and exec. The parent settles its sockets (nothing read ahead stays
  * with it), exports them into a ticket, and closes its copy; the child attaches through its own and

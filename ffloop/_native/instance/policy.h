@@ -1,7 +1,7 @@
 /*
  * policy.h - who may use an instance: users that attach, ports that they bind.
  *
- * Callers: main.c fills it in from the options, listen.c and control.c ask. Plain data, copied with
+ * Callers: options.c fills it in; listen.c, admit.c, control.c and rights.c ask. Plain data, copied with
  * the options; names are looked up once, when it is filled in.
  */
 #ifndef FFL_POLICY_H

@@ -1,7 +1,7 @@
 /*
  * handshake.h - the words exchanged on an instance's unix socket (SOCK_SEQPACKET).
  *
- * Callers: client/attach.c and instance/listen.c. One hello, one reply; then the socket carries
+ * Callers: client/attach.c, instance/admit.c and instance/ticket.c. One hello, one reply; then the socket carries
  * nothing more and only says, by closing, that a side is gone. A reply to an attach carries three
  * descriptors: the memfd, the application's doorbell, the instance's doorbell. A reply to a stats
  * query carries one: the instance's stats page, read only.
@@ -29,7 +29,7 @@ enum ffl_reply_status {
     FFL_REPLY_OK,
     FFL_REPLY_VERSION, /* `version` is the instance's */
     FFL_REPLY_REFUSED, /* the peer's uid may not use this instance */
-    FFL_REPLY_QUOTA,   /* too many sessions */
+    FFL_REPLY_QUOTA,   /* too many sessions, of all or of one user */
     FFL_REPLY_BAD,     /* not a hello */
     FFL_REPLY_NOMEM,   /* the segment could not be made */
 };
