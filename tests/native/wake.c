@@ -248,6 +248,7 @@ TEST(r6_a_polling_stack_is_not_kept_waiting)
     lab_defaults("sim");
     lab.o.stack = &hooked;
     lab.o.sq_poll_us = 0;
+    lab.o.slice_ns = 0; /* the stack's own */
     lab_start_manual("");
     raw_attach(&r);
     raw_listen(&r, 0, "10.0.0.1", 80, 32, FFL_F_ARM_NEW);
@@ -265,6 +266,10 @@ TEST(r6_a_polling_stack_is_not_kept_waiting)
     CHECK_EQ(slow_reads, 32); /* each was read, and none twice */
     for (int i = 0; i < 32; i++)
         sim_shut(peer[i]);
+    close(r.sock);
+    r.sock = -1;
+    while (ffl_instance_sockets(lab.in)) /* closing takes slices, too */
+        turns(1);
     raw_finish(&r);
 }
 

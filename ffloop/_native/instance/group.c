@@ -61,7 +61,7 @@ void group_unref(struct ffl_instance *in, struct group *g)
         while ((b = STAILQ_FIRST(&g->back))) {
             if (b->fd >= 0)
                 (void)fd_reset(in, b->fd); /* as the kernel does when a listener goes */
-            group_unref(in, b->unread);              /* a connection's: it holds no further one */
+            group_unref(in, b->unread);    /* a connection's: it holds no further one */
             pop(in, g);
         }
         if (g->placed)

@@ -104,8 +104,8 @@ struct group {
     bool dgram, only, shares; /* only, shares: its IPV6_V6ONLY and SO_REUSEPORT */
     bool placed;
     int connect_error; /* of the last connect that has ended: the stack tells it once */
-    unsigned refs; /* who may still want what is given back */
-    unsigned uses; /* those, and connections that came from it */
+    unsigned refs;     /* who may still want what is given back */
+    unsigned uses;     /* those, and connections that came from it */
     LIST_HEAD(, ep) members;
     TAILQ_HEAD(, ep) askers;
     STAILQ_HEAD(, back) back;
@@ -342,7 +342,7 @@ void session_discharge(struct ffl_session *s);
 struct ep *ep_new(struct ffl_session *s, uint32_t handle, int fd, bool dgram);
 /* Closes a connection so that its peer sees a reset. */
 int fd_reset(struct ffl_instance *in, int fd);
-void ep_close(struct ep *e); /* closes the stack socket, posts CLOSED, buries */
+void ep_close(struct ep *e);                /* closes the stack socket, posts CLOSED, buries */
 void ep_close_fd(struct ep *e, bool reset); /* the stack socket alone; the endpoint stays */
 /* Into one list or the other: to be pumped; or, for want of a receive buffer, when one comes back. */
 void ep_ready(struct ep *e);

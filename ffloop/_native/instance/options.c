@@ -212,7 +212,7 @@ static const struct row rows[] = {
     {"sq-poll", "US", set_int64, AT(sq_poll_us), 0, 1000,
      "stacks that poll: look at the SQs for so long per turn (default 20)"},
     {"slice", "US", set_microseconds, AT(slice_ns), 10, 1000000,
-     "of a turn, for one session's work (default 200; 100 at most where the stack polls)"},
+     "of a turn, for one session's work (default 200; 100 where the stack polls)"},
     {"max-sessions", "N", set_unsigned, AT(max_sessions), 1, 65536, "(default 64)"},
     {"user-sessions", "N", set_unsigned, AT(user_sessions), 1, 65536,
      "of one user (default: three quarters where others are admitted, else all)"},

@@ -23,6 +23,7 @@
 #define SQ_BUDGET 1024  /* entries a session a turn */
 #define OVER_LIMIT 1024 /* completions queued privately: then its SQ waits */
 #define STACK_EVENTS 128
+#define SLICE_NS 200000LL
 #define POLLING_SLICE_NS 100000LL /* where the stack polls: half a millisecond fills 512 packets */
 #define CTL_PERIOD_NS 1000000LL   /* how long a busy instance may leave its control epoll alone */
 #define EMPTY_PERIOD_NS 100000000LL
@@ -317,7 +318,6 @@ void ffl_instance_opts_default(struct ffl_instance_opts *o)
         .entries = 4096,
         .drain_ns = 5 * FFL_NS_PER_SEC,
         .mode = -1,
-        .slice_ns = 200000,
     };
 }
 
@@ -394,8 +394,8 @@ int ffl_instance_start(struct ffl_instance **out, const struct ffl_instance_opts
     TAILQ_INIT(&in->graveyard);
     TAILQ_INIT(&in->dropped);
     TAILQ_INIT(&in->kept);
-    if (o->stack->run && in->o.slice_ns > POLLING_SLICE_NS)
-        in->o.slice_ns = POLLING_SLICE_NS;
+    if (!o->slice_ns)
+        in->o.slice_ns = o->stack->run ? POLLING_SLICE_NS : SLICE_NS;
     ffl_spin_init(&in->spin, o->spin_us);
     int rc = ffl_calls_check(why, whylen);
     if (rc == 0)
