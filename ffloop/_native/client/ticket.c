@@ -182,7 +182,8 @@ int ffl_client_import(struct ffl_client *c, const struct ffl_ticket *t, uint32_t
         return h;
     }
     struct csock *s = client_sock(c, h);
-    s->connecting = true; /* until the answer says no, or its end comes: it may be with the answer */
+    s->connecting =
+        true; /* until the answer says no, or its end comes: it may be with the answer */
     int rc = client_call(
         c, (struct ffl_entry){.op = FFL_OP_IMPORT, .handle = (uint32_t)h, .buf = buf}, NULL, 0);
     if (rc < 0) {
@@ -190,7 +191,8 @@ int ffl_client_import(struct ffl_client *c, const struct ffl_ticket *t, uint32_t
         return rc;
     }
     s->listener = rc & FFL_IMPORT_LISTENER;
-    s->acc_flags = FFL_F_ARM_NEW; /* as in listen: the shim's, which wants to know of an end early */
+    s->acc_flags =
+        FFL_F_ARM_NEW; /* as in listen: the shim's, which wants to know of an end early */
     if (!(rc & FFL_IMPORT_CONNECTING))
         s->connecting = false;
     return h;

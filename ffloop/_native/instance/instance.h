@@ -29,7 +29,7 @@ struct ffl_instance_opts {
     uint32_t rx_cap;        /* bytes read ahead a socket */
     uint32_t entries;       /* a session's submissions in flight, and completions: a power of two */
     unsigned user_sessions; /* of one user; 0: no other bound than max_sessions */
-    int64_t slice_ns; /* of a turn, for one session's work; 0: what suits the stack */
+    int64_t slice_ns;       /* of a turn, for one session's work; 0: what suits the stack */
     int64_t drain_ns;       /* how long a drain may take */
     int64_t keep_ns;        /* how long a listener stays when nobody has it any more */
     struct ffl_policy policy; /* who may attach and bind */
