@@ -125,7 +125,7 @@ def test_a_script_without_policies(tmp_path, how):
 WAITS = """
 import asyncio, os, signal
 async def main():
-    print("runs", flush=True)
+    os.write(1, b"runs\\n")  # one write, whatever PYTHONUNBUFFERED is
     await asyncio.sleep(3600)
 asyncio.run(main())
 """
