@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 from building import Build, builder
+from hypothesis import settings
 from loop.runner import Runner
+
+# The same examples each time, so that a failure is the change's; .ci/run looks at others as well,
+# and prints the seed: pytest --hypothesis-profile fresh --hypothesis-seed=SEED
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("fresh", derandomize=False, database=None, print_blob=True)
+settings.load_profile("repeatable")
 
 LOOPS = ("asyncio", "uvloop", "ffloop")
 # ffloop once more, on the real F-Stack, where one is built: see fstack/net.py.

@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
+from common import ports
 from loop import util as where  # (its names change: see there)
 
 SCRIPTS = pathlib.Path(sysconfig.get_path("scripts"))
@@ -29,9 +30,8 @@ def command(name: str) -> str:
 
 
 def unused_port() -> int:
-    with socket.socket() as sock:
-        sock.bind((where.PEER, 0))
-        return int(sock.getsockname()[1])
+    """Of the peer's side: see loop/util.py."""
+    return ports.unused_port(where.PEER)
 
 
 class Process:

@@ -5,6 +5,7 @@ import errno
 import socket
 
 import pytest
+from common.ports import unused_port
 
 from .test_server import needs_ipv6
 from .util import HOST, HOST6, HOSTS, PEER, Log, serve, until
@@ -12,16 +13,10 @@ from .util import HOST, HOST6, HOSTS, PEER, Log, serve, until
 IP_FREEBIND = 15  # linux/in.h; not in the socket module
 
 
-def unused_port() -> int:
-    with socket.socket() as sock:
-        sock.bind((PEER, 0))
-        return sock.getsockname()[1]
-
-
 def test_refused(run, no_leaks):
     async def main():
         with pytest.raises(ConnectionRefusedError) as caught:
-            await asyncio.get_running_loop().create_connection(Log, HOST, unused_port())
+            await asyncio.get_running_loop().create_connection(Log, HOST, unused_port(PEER))
         assert caught.value.errno == errno.ECONNREFUSED
 
     run(main())
@@ -29,7 +24,7 @@ def test_refused(run, no_leaks):
 
 def test_refused_has_asyncios_words(run_std):
     async def main():
-        port = unused_port()
+        port = unused_port(PEER)
         with pytest.raises(OSError) as caught:
             await asyncio.get_running_loop().create_connection(Log, HOST, port)
         assert str(caught.value) == f"[Errno 111] Connect call failed ('{HOST}', {port})"
@@ -41,7 +36,7 @@ def test_all_errors(run_std):
     async def main():
         with pytest.raises(ExceptionGroup) as caught:
             await asyncio.get_running_loop().create_connection(
-                Log, HOST, unused_port(), all_errors=True
+                Log, HOST, unused_port(PEER), all_errors=True
             )
         assert [type(e) for e in caught.value.exceptions] == [ConnectionRefusedError]
 
@@ -97,7 +92,7 @@ def test_happy_eyeballs(run_std, no_leaks):
 def test_local_addr(run):
     async def main():
         async with serve() as (_, addr):
-            port = unused_port()
+            port = unused_port(PEER)
             transport, protocol = await asyncio.get_running_loop().create_connection(
                 Log, *addr, local_addr=(HOSTS[2], port)
             )

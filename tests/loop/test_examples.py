@@ -13,16 +13,11 @@ import urllib.request
 from collections.abc import Iterator
 
 import pytest
+from common.ports import unused_port
 
 from .util import listeners
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
-
-
-def unused_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 @contextlib.contextmanager

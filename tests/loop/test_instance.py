@@ -16,6 +16,7 @@ import threading
 import time
 
 import pytest
+from common import instances
 
 import ffloop
 from ffloop._session import discovery
@@ -50,21 +51,13 @@ def named(tmp_path):
     started = []
 
     def start(*args):
-        process = subprocess.Popen(
-            [discovery.executable(), "--socket", path, *args],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        started.append(process)
-        with process.stdout as output:
-            assert output.readline().startswith(b"ffloop instance ready")
-        return process
+        started.append(instances.start(path, *args, stderr=subprocess.DEVNULL))
+        return started[-1]
 
     start.path = path
     yield start
     for process in started:
-        process.kill()
-        process.wait()
+        instances.stop(process)
 
 
 def test_embedded_ends_with_its_last_session(alone, caplog):
@@ -148,15 +141,10 @@ def test_a_running_instance_is_found_at_its_usual_place(tmp_path, alone):
     # XDG_RUNTIME_DIR is tmp_path in every test.
     (tmp_path / "ffloop").mkdir()
     path = str(tmp_path / "ffloop" / "instance.sock")
-    with subprocess.Popen(
-        [discovery.executable(), "--socket", path], stdout=-1, stderr=subprocess.DEVNULL
-    ) as process:
-        process.stdout.readline()
+    with instances.running(path, stderr=subprocess.DEVNULL) as process:
         loop = ffloop.new_event_loop()
         assert loop.instance.pid == process.pid
         loop.close()
-        process.kill()
-        process.wait()
     loop = ffloop.new_event_loop()  # its socket is dead: an embedded one is started
     assert loop.instance.embedded
     loop.close()

@@ -8,8 +8,7 @@ import sys
 import threading
 
 import pytest
-
-from ffloop._session import discovery
+from common import instances
 
 from .util import HOST, Log, until
 
@@ -49,15 +48,9 @@ ffloop.run(main())
 def instance(request, tmp_path, monkeypatch):
     path = str(tmp_path / "i.sock")
     options = getattr(request, "param", [])
-    with subprocess.Popen(
-        [discovery.executable(), "--socket", path, *options], stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout.readline().startswith(b"ffloop instance ready")
-        monkeypatch.setenv("FFLOOP_INSTANCE", path)
-        try:
-            yield process
-        finally:
-            process.kill()
+    monkeypatch.setenv("FFLOOP_INSTANCE", path)
+    with instances.running(path, *options) as process:
+        yield process
 
 
 @contextlib.contextmanager

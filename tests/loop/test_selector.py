@@ -14,9 +14,9 @@ import threading
 import unittest
 
 import pytest
+from common import instances
 
 import ffloop
-from ffloop._session import discovery
 
 from . import stackpair
 from .util import HOST
@@ -324,7 +324,6 @@ def test_a_loop_leaves_a_selectors_sockets():
 
 def test_the_instance_ends(tmp_path, monkeypatch):
     path = str(tmp_path / "mine.sock")
-    command = [discovery.executable(), "--socket", path]
     monkeypatch.setenv("FFLOOP_INSTANCE", path)
 
     def there():
@@ -344,14 +343,10 @@ def test_the_instance_ends(tmp_path, monkeypatch):
         ended.append(True)
 
     ended = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout.readline().startswith(b"ffloop instance ready")
-            thread = threading.Thread(target=there)
-            thread.start()
-            thread.join()
-        finally:
-            process.kill()
+    with instances.running(path) as process:
+        thread = threading.Thread(target=there)
+        thread.start()
+        thread.join()
     assert ended
 
 

@@ -15,6 +15,8 @@ import tempfile
 from importlib import metadata
 
 import pytest
+from common import instances
+from common.ports import unused_port
 
 import ffloop
 from ffloop._session import discovery
@@ -37,20 +39,13 @@ def service():
     usual = os.path.join(folder, "i.sock")
 
     def start(*args, env=None, path=usual):
-        process = subprocess.Popen(
-            [discovery.executable(), "--socket", path, *args],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=os.environ | (env or {}),
-        )
-        started.append(process)
-        assert process.stdout.readline().startswith(b"ffloop instance ready")
-        return process, path
+        environ = os.environ | (env or {})
+        started.append(instances.start(path, *args, stderr=subprocess.PIPE, env=environ))
+        return started[-1], path
 
     yield start
     for process in started:
-        process.kill()
-        process.communicate()
+        instances.stop(process)
     shutil.rmtree(folder)
 
 
@@ -248,14 +243,8 @@ def test_few_entries(no_leaks, service, entries):
     ffloop.run(main(), instance=path)
 
 
-def free_port():
-    with socket.socket() as sock:
-        sock.bind((HOST, 0))
-        return sock.getsockname()[1]
-
-
 def test_ports(no_leaks, service):
-    mine, other = free_port(), free_port()
+    mine, other = unused_port(HOST), unused_port(HOST)
     assert mine != other
     process, path = service("--ports", f"{os.geteuid()}={mine}")
 

@@ -18,13 +18,14 @@ import urllib.error
 import urllib.request
 
 import pytest
+from common import instances
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 import ffloop
 from ffloop._cli import collect, main, metrics, tables
-from ffloop._session import discovery, stats_page
+from ffloop._session import stats_page
 from ffloop.errors import InstanceDenied, InstanceNotFound, VersionMismatch
 
 from .util import HOST, pair
@@ -35,12 +36,9 @@ def instance(tmp_path, monkeypatch):
     """An instance of this test's own; new loops use it."""
     path = str(tmp_path / "mine.sock")
     monkeypatch.setenv("FFLOOP_INSTANCE", path)
-    with subprocess.Popen([discovery.executable(), "--socket", path], stdout=-1) as process:
-        assert process.stdout.readline().startswith(b"ffloop instance ready")
+    with instances.running(path) as process:
         process.path = path
         yield process
-        process.send_signal(signal.SIGCONT)
-        process.kill()
 
 
 def command(*args, status=0):

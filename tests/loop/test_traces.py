@@ -65,6 +65,8 @@ class End(asyncio.Protocol):
         self.changed.set()
 
     def eof_received(self):
+        if self.wire.heard_eof:
+            return self.keep_open  # asyncio says it again after a pause and a resume
         self.wire.heard_eof = True
         if not self.keep_open:
             self.wire.ended = self.wire.closed = True
@@ -161,9 +163,7 @@ async def play(keep: dict[str, bool], steps) -> list[object]:
 
 
 @given(trace)
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
-)
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 def test_the_same_callbacks(plan):
     keep_server, keep_client, steps = plan
     keep = {"server": keep_server, "client": keep_client}

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import os
 import pathlib
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 # Where the loop's own sockets are, the test's kernel sockets (the peer), and what a server's parent
@@ -125,10 +126,41 @@ async def pair(
                     await protocol.lost
 
 
-async def until(predicate: Any) -> None:
-    """Lets the loop turn until the predicate holds (the test's time limit bounds it)."""
-    while not predicate():
+async def until(predicate: Callable[[], Any]) -> None:
+    """Waits until the predicate holds (the test's time limit bounds it).
+
+    Another thread looks, so that the loop may sleep, and what is to come has to wake it: a loop
+    that looked itself would never sleep, and a lost wake-up would fail no test.
+    """
+    for _ in range(3):
+        if predicate():
+            return
         await asyncio.sleep(0)
+    loop, over = asyncio.get_running_loop(), threading.Event()
+    found: asyncio.Future[None] = loop.create_future()
+
+    def tell(exc: BaseException | None) -> None:
+        if not found.done():
+            found.set_exception(exc) if exc else found.set_result(None)
+
+    def look() -> None:
+        problem = None
+        try:
+            while not predicate():
+                if over.wait(0.0005):
+                    return
+        except BaseException as exc:
+            problem = exc
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(tell, problem)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        await found
+    finally:
+        over.set()
+        looking.join()
 
 
 def listeners(port: int) -> set[str]:

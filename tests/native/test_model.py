@@ -29,7 +29,6 @@ SETTINGS = settings(
     max_examples=300,
     stateful_step_count=60,
     deadline=None,
-    derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
 

@@ -28,12 +28,6 @@ def need(program: str) -> str:
     return found
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
 def get(address: str, port: int, path: str = "/") -> bytes:
     with urllib.request.urlopen(f"http://{address}:{port}{path}", timeout=10) as answer:
         return bytes(answer.read())

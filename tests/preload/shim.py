@@ -1,10 +1,11 @@
 """An instance of a test's own, and the environment of programs under the shim."""
 
 import os
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
+
+from common import instances
 
 import ffloop
 from ffloop._session import binding
@@ -23,14 +24,7 @@ class Instance:
         self.path = str(folder / f"instance{f'-{number}' if number else ''}.sock")
         self.log = folder / f"instance-{number}.log"
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [NATIVE / "ffloop-instance", "--socket", self.path, *options],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        assert self.process.stdout
-        self.process.stdout.readline()  # ready
+            self.process = instances.start(self.path, *options, stderr=log)
 
     def environment(self, **more: str) -> dict[str, str]:
         """Of a program under the shim."""

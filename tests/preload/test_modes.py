@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lib import free_port
+from common.ports import unused_port
 from shim import Instance
 
 from ffloop._session import stats_page
@@ -308,7 +308,7 @@ serve()
 def test_dual_listen(tmp_path: Path, way: str) -> None:
     """A port on the simulated stack and on this kernel."""
     instance = Instance(tmp_path, "--stack", "sim")
-    process = start(DUAL, way, free_port(), **instance.environment(FFLOOP_DUAL_LISTEN="1"))
+    process = start(DUAL, way, unused_port(), **instance.environment(FFLOOP_DUAL_LISTEN="1"))
     assert process.stdout
     port = int(process.stdout.readline())
     with socket.create_connection(("127.0.0.1", port)) as a:
@@ -331,7 +331,7 @@ if os.fork() == 0:
     x, _ = s.accept(); print(x.recv(100).decode(), flush=True); os._exit(0)
 os.wait()
 """
-    process = start(code, free_port(), **instance.environment(FFLOOP_DUAL_LISTEN="1"))
+    process = start(code, unused_port(), **instance.environment(FFLOOP_DUAL_LISTEN="1"))
     assert process.stdout
     with socket.create_connection(("127.0.0.1", int(process.stdout.readline()))) as a:
         a.sendall(b"kernel")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from common.ports import unused_port
 from programs import (
     EXAMPLES,
     FULL,
@@ -17,7 +18,6 @@ from programs import (
     alive,
     children,
     either_stack,
-    free_port,
     get,
     need,
     running,
@@ -35,7 +35,7 @@ def configure(
     address: str, folder: Path, name: str, upstream: int = 1, **changes: str
 ) -> tuple[int, list[str]]:
     """(port, command) of a configuration of examples/nginx, at a port of its own."""
-    program, port = need("nginx"), free_port()
+    program, port = need("nginx"), unused_port()
     text = (EXAMPLES / "nginx" / name).read_text()
     text = text.replace("127.0.0.1:8088", f"{address}:{port}").replace("8089", str(upstream))
     for before, after in changes.items():
@@ -94,7 +94,7 @@ def test_wrk(instance: Instance, tmp_path: Path, keepalive: bool) -> None:
 @pytest.mark.parametrize("where", ["upstream on the stack", "on the kernel", "kernel route"])
 def test_proxy(instance: Instance, tmp_path: Path, where: str) -> None:
     """To an upstream under the shim; one without it; and to that by a kernel socket."""
-    upstream = free_port()
+    upstream = unused_port()
     address = {
         "upstream on the stack": instance.mirror,
         "on the kernel": instance.peer,

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import either_stack, free_port, need, running
+from common.ports import unused_port
+from programs import either_stack, need, running
 from shim import Instance
 
 pytestmark = pytest.mark.timeout(60)
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.timeout(60)
 def test_curl(instance: Instance, tmp_path: Path) -> None:
     curl = need("curl")
     (tmp_path / "page").write_bytes(b"x" * 1000000)
-    port = free_port()
+    port = unused_port()
     command = [sys.executable, "-m", "http.server", str(port), "--bind", instance.address]
     with running(instance, port, *command, "--directory", str(tmp_path)):
         done = subprocess.run(

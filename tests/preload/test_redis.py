@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from programs import EXAMPLES, FULL, either_stack, free_port, need, running, until
+from common.ports import unused_port
+from programs import EXAMPLES, FULL, either_stack, need, running, until
 from shim import Instance
 
 pytestmark = [pytest.mark.timeout(120), either_stack]
@@ -14,7 +15,7 @@ COUNT = 20000 if FULL else 2000
 
 def redis_server(address: str, folder: Path) -> tuple[int, list[str]]:
     """(port, command), with the example's configuration."""
-    port = free_port()
+    port = unused_port()
     command = [need("redis-server"), str(EXAMPLES / "redis" / "redis.conf")]
     command += ["--bind", address, "--port", str(port), "--dir", str(folder)]
     return port, [*command, "--protected-mode", "no"]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from common import instances
 
 from ffloop._cli import parser
 
@@ -169,15 +170,11 @@ def children(pid):
 
 
 @pytest.fixture
-def running(tmp_path, monkeypatch):
+def running(tmp_path):
     """The path of an instance."""
-    from ffloop._session import discovery
-
     path = str(tmp_path / "i.sock")
-    with subprocess.Popen([discovery.executable(), "--socket", path], stdout=-1) as process:
-        assert process.stdout.readline().startswith(b"ffloop instance ready")
+    with instances.running(path):
         yield path
-        process.kill()
 
 
 @pytest.mark.parametrize("key", [b"q", b"\x03"], ids=["q", "ctrl-c"])

@@ -12,6 +12,7 @@ import sys
 import warnings
 
 import pytest
+from common import instances
 
 import ffloop
 from ffloop import errors
@@ -86,9 +87,7 @@ def test_the_ith_worker_attaches_to_the_ith_instance(tmp_path):
     try:
         for proc_id in ("0", "1"):
             path = discovery.nth(first, int(proc_id))
-            command = [discovery.executable(), "--socket", path, "--proc-id", proc_id]
-            running.append(subprocess.Popen(command, stdout=subprocess.PIPE))
-            assert b"ready" in running[-1].stdout.readline()
+            running.append(instances.start(path, "--proc-id", proc_id))
         environ = {
             **os.environ,
             "FFLOOP_INSTANCE": first,
