@@ -105,7 +105,8 @@ static PyMemberDef stream_members[] = {
 
 static PyMethodDef stream_methods[] = {
     {"write", stream_write, METH_O, "Transport.write."},
-    {"detach", stream_detach, METH_NOARGS, "No more events; writes are the owner's business, who is to let go of it."},
+    {"detach", stream_detach, METH_NOARGS,
+     "No more events; writes are the owner's business, who is to let go of it."},
     {NULL, NULL, 0, NULL},
 };
 
