@@ -36,6 +36,9 @@ static struct session {
     struct ffl_client *c;
     bool mine[HANDLES]; /* as the application has it: it may use them */
     bool watches;       /* which of the two ways it learns of events */
+    struct ffl_poll poll;
+    struct ffl_source source[HANDLES];
+    struct ffl_watch watch[HANDLES];
 } s;
 
 /* ---- the handshake ------------------------------------------------------------------------- */
@@ -283,8 +286,14 @@ static void own(int h, bool is)
 {
     CHECK(h >= 0 && h < HANDLES);
     s.mine[h] = is;
-    if (is && s.watches)
-        CHECK_EQ(ffl_client_watch(s.c, h, &s.mine[h]), 0);
+    if (!s.watches)
+        return;
+    ffl_watch_del(&s.watch[h]);
+    if (is) {
+        s.watch[h].events = FFL_WATCH_ALL;
+        ffl_watch_add(&s.poll, &s.source[h], &s.watch[h]);
+        CHECK_EQ(ffl_client_watch(s.c, h, &s.source[h]), 0);
+    }
 }
 
 static void on_event(struct input *in, const struct ffl_event *ev)
@@ -300,7 +309,7 @@ static void on_event(struct input *in, const struct ffl_event *ev)
 static void look(struct input *in)
 {
     struct ffl_event ev[16];
-    bool *sock;
+    struct ffl_watch *w;
     if (!s.watches) {
         int n = ffl_client_wait(s.c, ev, 16, -1, 0);
         CHECK(n >= 0 && n <= 16);
@@ -309,8 +318,8 @@ static void look(struct input *in)
         return;
     }
     ffl_client_reap(s.c);
-    while ((sock = ffl_client_next(s.c)))
-        CHECK(sock >= s.mine && sock < s.mine + HANDLES);
+    while ((w = ffl_poll_take(&s.poll)))
+        CHECK(s.mine[w - s.watch]);
     if (take(in, 1) % 2) {
         (void)ffl_client_doze(s.c);
         ffl_client_rouse(s.c);

@@ -784,3 +784,25 @@ def test_sendfile_leaves_flow_control_as_it_is(run_ff, tmp_path):
             await until(lambda: client.calls == ["made", *rest, *(["resume"] if rest else [])])
 
     run_ff(main(), tx_cap=4096)
+
+
+def test_the_end_comes_in_a_later_turn_than_the_data(run_std):
+    """Who waits for the data finds its transport open still."""
+
+    class Order(Log):
+        def data_received(self, data):
+            super().data_received(data)
+            asyncio.get_running_loop().call_soon(self.calls.append, "next turn")
+
+    async def main():
+        made = []
+        async with serve(lambda: made.append(Order()) or made[-1]) as (_, address):
+            for n in range(20):
+                with socket.create_connection(address) as peer:
+                    peer.sendall(b"all of it")
+                await until(lambda n=n: len(made) > n)
+                protocol = made[n]
+                await protocol.lost
+                assert protocol.calls == ["made", "data", "next turn", "eof", ("lost", type(None))]
+
+    run_std(main())

@@ -162,7 +162,7 @@ TEST(what_finds_no_room_follows)
  * going to sleep, let go at the same moment on two CPUs. If each misses the other, a sleeper would
  * never be woken. Needs two CPUs to show anything.
  */
-enum what { TO_APP, TO_INST, BACK_TO_APP, BACK_TO_INST, ROOM_FOR_APP, ROOM_FOR_INST, WHATS };
+enum what { TO_APP, TO_INST, BACK_TO_APP, BACK_TO_INST, ROOM_FOR_APP, ROOM_FOR_INST };
 
 struct litmus {
     struct pair *p;

@@ -1,4 +1,5 @@
-"""threads.c and crossings.c: sockets that cross threads, and threads that keep to themselves.
+"""threads.c, crossings.c and left.c: sockets that cross threads, threads that keep to themselves,
+and calls that are left.
 
 All runs twice: as it is, and with the program and the shim built with ThreadSanitizer, which must
 find nothing at all.
@@ -26,6 +27,7 @@ PER_THREAD = {"FF_THREAD_SOCKET": "1"}
 
 CROSSINGS = (HERE / "crossings.c").read_text()
 CASES = re.findall(r"^    CASE\((\w+)\)", CROSSINGS, re.MULTILINE)
+LEFT = re.findall(r"^    CASE\((\w+)\)", (HERE / "left.c").read_text(), re.MULTILINE)
 OF_A_THREAD = re.findall(r"^    OF_A_THREAD\((\w+)\)", CROSSINGS, re.MULTILINE)
 
 
@@ -171,3 +173,17 @@ def test_sockets_of_a_thread(programs: Programs, instance: Instance, case: str, 
     )
     assert (done.returncode, done.stderr.count("\n")) == (0, 1), done.stderr
     assert "FF_THREAD_SOCKET=1: a socket or an epoll belongs to another thread" in done.stderr
+
+
+@pytest.mark.parametrize("kind", [NATIVE_RUN, PLAIN])
+@pytest.mark.parametrize("case", LEFT)
+def test_left(programs: Programs, instance: Instance, case: str, kind: str) -> None:
+    """A thread that is cancelled in a call, or jumps out of one, leaves nothing behind there."""
+    done = subprocess.run(
+        programs.command("left", kind, case),
+        env=environment(instance, ONE_LOCK),
+        capture_output=True,
+        text=True,
+        timeout=40,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -258,18 +258,12 @@ static int set_up(struct ffl_client *c, int memfd)
 
 static void client_free(struct ffl_client *c)
 {
-    while (c->ready_head) { /* some of these are in no table any more */
-        struct csock *s = c->ready_head;
-        c->ready_head = s->ready_next;
-        if (s->gone)
-            csock_free(c, s);
-    }
     for (uint32_t h = 0; c->table && h < 2 * c->n; h++)
         if (c->table[h])
             csock_free(c, c->table[h]);
     while (c->spare) {
         struct csock *s = c->spare;
-        c->spare = s->ready_next;
+        c->spare = s->wait_next;
         free(s);
     }
     ffl_close(&c->sock, c->close_fd);
@@ -319,6 +313,7 @@ bool ffl_client_moved(struct ffl_client *c, int from, int to)
         return false;
     *fds[i] = to;
     c->ch.peer_bell = c->inst_bell;
+    c->poll.kick = c->app_bell;
     int epfd = c->own_epfd;
     if (epfd != to && open_own_epoll(c) == 0) {
         (void)dup3(c->own_epfd, epfd, O_CLOEXEC); /* both are open */
@@ -361,7 +356,7 @@ int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *o, 
         c->inst_bell = fds[2];
         c->inst_pid = r.pid;
         memcpy(c->stack, r.stack, sizeof(c->stack) - 1);
-        ffl_spin_init(&c->spin, o->spin_us);
+        ffl_spin_init(&c->idle.spin, o->spin_us);
         rc = set_up(c, fds[0]);
     }
     if (rc >= 0 && o->place_fd)
@@ -372,6 +367,7 @@ int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *o, 
         client_free(c);
         return rc;
     }
+    c->poll.kick = c->app_bell;
     ffl_client_at_fork();
     pthread_mutex_lock(&all_lock);
     c->next = all;
@@ -389,7 +385,8 @@ static void flush_submissions(struct ffl_client *c)
     if (!c->dead)
         client_commit(c);
     while (c->ch.over.n && !c->dead && (now = ffl_now_ns()) < until) {
-        client_sleep(c, none, 0, c->own_epfd, until - now);
+        if (!client_idle(c, until - now))
+            client_sleep(c, none, 0, c->own_epfd, until - now);
         client_reap(c);
     }
 }
@@ -475,6 +472,9 @@ void client_die(struct ffl_client *c, int err, const char *why)
     c->dead = err;
     snprintf(c->why, sizeof(c->why), "%s", why);
     ffl_log(FFL_LOG_INFO, "session with instance %d ended: %s", c->inst_pid, why);
+    for (uint32_t h = 0; h < 2 * c->n; h++) /* the next call of each says so */
+        if (c->table[h])
+            csock_tell(c->table[h]);
 }
 
 void client_lost(struct ffl_client *c)

@@ -88,7 +88,8 @@ static int wait_answer(struct ffl_client *c)
             ffl_cpu_relax();
             continue;
         }
-        client_sleep(c, none, 0, c->own_epfd, until - now);
+        if (!client_idle(c, until - now))
+            client_sleep(c, none, 0, c->own_epfd, until - now);
     }
 }
 

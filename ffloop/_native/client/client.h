@@ -17,6 +17,7 @@
 
 #include "handshake.h"
 #include "layout.h"
+#include "ready.h"
 
 #include <sys/uio.h>
 
@@ -134,19 +135,16 @@ bool ffl_client_show(struct ffl_client *c);
  * was paused between the wait and the event. -EINVAL if the batch has none. */
 int ffl_client_unread(struct ffl_client *c, int handle);
 
-/* ---- watching: for a caller that keeps readiness lists of its own (the shim) ----------------- */
+/* ---- watching: for a caller with polls of its own (ready.h) ---------------------------------- */
 
-/*
- * A watched socket gives no events. Whatever may have made it readable or writable puts it, once,
- * in the list that ffl_client_next empties; `udata` (not NULL) is what next returns. As with the
- * kernel's wake-ups, the caller then asks ffl_client_state. A caller that watches does not use
- * ffl_client_wait: it reaps, empties the list, and sleeps on the doorbell and the session socket
- * between doze and rouse.
- */
-int ffl_client_watch(struct ffl_client *c, int h, void *udata);
+/* What tells of the socket's changes; NULL: no such socket. Its watches go with the socket. */
+struct ffl_source *ffl_client_source(const struct ffl_client *c, int h);
+/* From now on `source`, the caller's, is told in its place, and the socket gives no events. Such a
+ * caller does not use ffl_client_wait: it reaps, reads its polls' ready lists, and sleeps on the
+ * doorbell and the session socket between doze and rouse. */
+int ffl_client_watch(struct ffl_client *c, int h, struct ffl_source *source);
 void ffl_client_reap(
     struct ffl_client *c); /* takes over what has come; finds a dead instance not */
-void *ffl_client_next(struct ffl_client *c);
 /* Says that we sleep, then looks again: false when something is there (do not block). Several
  * threads may sleep; after each wake-up the word is raised anew, or lowered by rouse. */
 bool ffl_client_doze(struct ffl_client *c);
@@ -159,7 +157,7 @@ void ffl_client_lost(struct ffl_client *c);
 /* Reads ahead from now on, as the first recv that finds nothing does; a listener accepts ahead,
  * at most `window`. */
 int ffl_client_arm(struct ffl_client *c, int h, int window);
-/* A watched socket that is not writable is told by next when it is. */
+/* A socket that is not writable tells when it is. */
 void ffl_client_want_room(struct ffl_client *c, int h);
 
 enum {                   /* ffl_client_state */

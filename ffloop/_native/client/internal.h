@@ -8,7 +8,7 @@
  * io.c       receive and send
  * wait.c     events: the batch, the spin, the sleep
  * ticket.c   sockets for a child or for what comes after exec
- * watch.c    the other way to learn what happened: a list of changed sockets, no batch
+ * ready.c    readiness: sources, watches, ready lists
  *
  * Invariants: every csock in the table is open or closing; it leaves the table when CLOSED is
  * reaped, since the next ACCEPT may bring its handle again, and CLOSED events go out before others. Received buffers are in exactly one queue (a csock's, or the batch) or
@@ -21,6 +21,7 @@
 #include "handshake.h"
 #include "channel.h"
 #include "ids.h"
+#include "ready.h"
 #include "pool.h"
 #include "spin.h"
 
@@ -34,19 +35,22 @@ struct rx_item { /* received bytes: in a shared buffer, or (heap) moved out of i
 };
 
 struct csock {
-    struct csock *ready_next, *wait_next;
+    struct ffl_client *c;
+    struct ffl_source own;     /* its changes, when this side's caller has no source of its own */
+    struct ffl_source *source; /* that, or the caller's */
+    struct ffl_watch batch;    /* of `own`, for the events of wait.c */
+    struct csock *wait_next;
     struct csock *acc_next; /* in its listener's queue */
     bool waits;             /* there: nobody has heard of it, and nobody of what becomes of it */
     uint32_t handle, serial;
     uint8_t domain, type, proto;
     bool listener, connecting, push, armed, mirrored;
     bool eof, eof_given, shut_wr, closing;
-    bool want_r, want_w, waiting_w, in_ready;
+    bool silent; /* its source is the caller's: it gives no events */
+    bool want_r, want_w, waiting_w;
     bool give_connect, give_error;
     bool connected;    /* a stream: connect succeeded, or it was accepted */
     bool connect_told; /* what became of the last connect */
-    void *watch;       /* not NULL: no events, ffl_client_next gives this */
-    bool gone;         /* closed, out of the table, still in the ready list */
     bool returning;    /* accepted, not wanted: until nothing more is read ahead (csock_return) */
     int connect_result;
     int error;       /* pending, > 0 */
@@ -83,7 +87,6 @@ struct ffl_client {
     int dead;                /* errno, or 0 */
     char why[128];           /* then: why */
     bool down_given;
-    bool shown; /* somebody polls the doorbell: ffl_client_show */
     int sock, app_bell, inst_bell, own_epfd;
     void (*close_fd)(int fd);
     int timeout_ms, inst_pid;
@@ -96,11 +99,11 @@ struct ffl_client {
     struct rx_item *rx;              /* by slot (shared buffers) */
     uint64_t rx_total, rx_held;      /* bytes of the receive pool; with us */
     struct csock **table;
-    struct csock *spare; /* freed csocks, by ready_next */
+    struct csock *spare; /* freed csocks, by wait_next */
     uint32_t n, serial;
     struct ffl_ids ids; /* our handles */
     int open;
-    struct csock *ready_head, *ready_tail;
+    struct ffl_poll poll; /* sockets with events; asleep: somebody polls the doorbell (show) */
     uint32_t *closed, closed_n, cap_closed; /* handles whose CLOSED event is due */
     struct csock *settled;                  /* returning, nothing more comes; by acc_next */
     struct csock *waiters, **waiters_end;   /* want to write, the longest wait first */
@@ -114,8 +117,7 @@ struct ffl_client {
     uint32_t batch_n, batch_names_n, batch_cap;
     struct call call;
     uint16_t next_tag;
-    struct ffl_spin spin;
-    struct ffl_yield yield;
+    struct ffl_idle idle;
     int64_t fd_checked;
     int64_t looked; /* for a dead instance, by client_look */
 };
@@ -154,11 +156,16 @@ void client_reap(struct ffl_client *c); /* everything that is there */
 void client_look(struct ffl_client *c);
 void client_release(struct ffl_client *c, struct rx_item *it);
 void client_release_buf(struct ffl_client *c, uint32_t buf);
-void client_ready(struct ffl_client *c, struct csock *s);
 void client_wake_writers(struct ffl_client *c);
 void client_evacuate(struct ffl_client *c, struct csock *s);
 bool client_crowded(const struct ffl_client *c); /* more than half of the receive pool is held */
 void mirror_update(struct csock *s);
+
+/* It may be readable, writable, failed or connected now. */
+static inline void csock_tell(struct csock *s)
+{
+    ffl_source_tell(s->source);
+}
 
 /* socket.c */
 /* A new socket of ours, nothing submitted yet: its handle or -errno. */
@@ -174,6 +181,7 @@ void csock_closed(struct ffl_client *c, struct csock *s);
 void handle_release(struct ffl_client *c, uint32_t handle);
 void csock_grant(struct ffl_client *c, struct csock *l); /* tops the accept credit up */
 void csock_arm(struct ffl_client *c, struct csock *s);
+uint32_t csock_ask(struct ffl_source *own, const struct ffl_watch *w);
 
 /* io.c */
 bool tx_writable(const struct ffl_client *c, const struct csock *s);
@@ -188,8 +196,9 @@ void tx_wait(struct ffl_client *c, struct csock *s);
 void client_round(
     struct ffl_client *c); /* a wait begins: turns of large writes are counted in them */
 bool client_pending(struct ffl_client *c);
-bool client_doze(struct ffl_client *c);     /* says that we sleep; false: something is there */
-void client_ring_own(struct ffl_client *c); /* our own doorbell */
+bool client_doze(struct ffl_client *c); /* says that we sleep; false: something is there */
+/* Spins or yields before a sleep, as may be. True: something has come. */
+bool client_idle(struct ffl_client *c, int64_t timeout_ns);
 int client_sleep(struct ffl_client *c, struct ffl_event *ev, int max, int epfd, int64_t timeout_ns);
 
 #endif

@@ -92,6 +92,13 @@ void tx_wait(struct ffl_client *c, struct csock *s)
         client_wake_writers(c);
 }
 
+void ffl_client_want_room(struct ffl_client *c, int h)
+{
+    struct csock *s = client_sock(c, h);
+    if (s && !c->dead && !s->connecting && !tx_writable(c, s))
+        tx_wait(c, s);
+}
+
 unsigned ffl_client_ready(const struct ffl_client *c, int h)
 {
     const struct csock *s = client_sock(c, h);

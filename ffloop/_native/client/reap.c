@@ -66,21 +66,6 @@ void client_evacuate(struct ffl_client *c, struct csock *s)
 
 /* ---- readiness ----------------------------------------------------------------------------- */
 
-void client_ready(struct ffl_client *c, struct csock *s)
-{
-    if (s->in_ready)
-        return;
-    s->in_ready = true;
-    s->ready_next = NULL;
-    if (c->ready_tail)
-        c->ready_tail->ready_next = s;
-    else
-        c->ready_head = s;
-    if (ffl_unlikely(c->shown))
-        client_ring_own(c);
-    c->ready_tail = s;
-}
-
 /* The mirror descriptor is an eventfd: readable while something waits. */
 void mirror_update(struct csock *s)
 {
@@ -133,8 +118,7 @@ static int on_recv(struct ffl_client *c, struct csock *s, struct ffl_entry e)
         if (!s->push && client_crowded(c))
             client_evacuate(c, s);
     }
-    if (s->push || s->want_r || s->watch)
-        client_ready(c, s);
+    csock_tell(s);
     mirror_update(s);
     return 0;
 }
@@ -176,8 +160,7 @@ static int on_accept(struct ffl_client *c, struct csock *l, struct ffl_entry e)
     if (l->closing) { /* accepted ahead, and nobody will want it: CLOSED of the listener closes it */
         return 0;
     }
-    if (l->push || l->want_r || l->watch)
-        client_ready(c, l);
+    csock_tell(l);
     mirror_update(l);
     return 0;
 }
@@ -196,7 +179,7 @@ static void on_fail(struct ffl_client *c, struct csock *s, int err, bool sending
         s->give_error = s->failed || s->push;
     }
     if (!s->waits)
-        client_ready(c, s);
+        csock_tell(s);
     mirror_update(s);
 }
 
@@ -216,7 +199,7 @@ static int on_connect(struct ffl_client *c, struct csock *s, struct ffl_entry e)
         s->failed = s->type == SOCK_STREAM;
     }
     s->give_connect = true;
-    client_ready(c, s);
+    csock_tell(s);
     return 0;
 }
 
@@ -330,7 +313,7 @@ void client_wake_writers(struct ffl_client *c)
         }
         *p = s->wait_next;
         s->waiting_w = false;
-        client_ready(c, s);
+        csock_tell(s);
     }
     c->waiters_end = p;
 }

@@ -24,7 +24,7 @@ struct csock *csock_new(struct ffl_client *c, uint32_t handle)
 {
     struct csock *s = c->spare;
     if (s)
-        c->spare = s->ready_next;
+        c->spare = s->wait_next;
     else
         s = malloc(sizeof(*s));
     if (!s)
@@ -32,7 +32,11 @@ struct csock *csock_new(struct ffl_client *c, uint32_t handle)
     if (++c->serial == 0)
         c->serial = 1;
     *s = (struct csock){
-        .handle = handle, .serial = c->serial, .names_buf = FFL_NO_BUF, .mirror = -1};
+        .c = c, .handle = handle, .serial = c->serial, .names_buf = FFL_NO_BUF, .mirror = -1};
+    s->own.ask = csock_ask;
+    s->source = &s->own;
+    s->batch.events = FFL_WATCH_ALL;
+    ffl_watch_add(&c->poll, s->source, &s->batch);
     c->table[handle] = s;
     c->open++;
     return s;
@@ -68,17 +72,28 @@ void csock_free(struct ffl_client *c, struct csock *s)
     drop_rx(c, s);
     if (s->waiting_w)
         unwait(c, s);
-    if (!s->gone) {
-        c->table[s->handle] = NULL;
-        c->open--;
-    }
-    s->ready_next = c->spare;
+    while (s->own.watches) /* the batch's and others': as epoll does for a socket that is closed */
+        ffl_watch_del(s->own.watches);
+    c->table[s->handle] = NULL;
+    c->open--;
+    s->wait_next = c->spare;
     c->spare = s;
+}
+
+void handle_release(struct ffl_client *c, uint32_t handle)
+{
+    if (handle < c->n)
+        ffl_ids_give(&c->ids, handle);
 }
 
 /* Its last completion was reaped: the handle may come back with the very next one. */
 void csock_closed(struct ffl_client *c, struct csock *s)
 {
+    if (s->silent) { /* the handle is free at once */
+        handle_release(c, s->handle);
+        csock_free(c, s);
+        return;
+    }
     if (c->closed_n == c->cap_closed) {
         uint32_t cap = c->cap_closed ? c->cap_closed * 2 : 64;
         uint32_t *grown = realloc(c->closed, cap * sizeof(*grown));
@@ -90,19 +105,7 @@ void csock_closed(struct ffl_client *c, struct csock *s)
         c->cap_closed = cap;
     }
     c->closed[c->closed_n++] = s->handle;
-    if (!s->in_ready) {
-        csock_free(c, s);
-        return;
-    }
-    c->table[s->handle] = NULL; /* the struct goes when the ready list comes to it */
-    c->open--;
-    s->gone = true;
-}
-
-void handle_release(struct ffl_client *c, uint32_t handle)
-{
-    if (handle < c->n)
-        ffl_ids_give(&c->ids, handle);
+    csock_free(c, s);
 }
 
 /* The socket of a handle, or why a call on it fails. */
@@ -305,7 +308,7 @@ int ffl_client_accepting(struct ffl_client *c, int h, int window, unsigned flags
         client_submit(
             c, (struct ffl_entry){.op = FFL_OP_DISARM, .handle = (uint32_t)h, .buf = FFL_NO_BUF});
     if (s->push && s->acc_head)
-        client_ready(c, s);
+        csock_tell(s);
     return 0;
 }
 
@@ -343,6 +346,48 @@ int ffl_client_accept(struct ffl_client *c, int h, struct ffl_names *names)
     return (int)s->handle;
 }
 
+/* ---- readiness ----------------------------------------------------------------------------- */
+
+int ffl_client_watch(struct ffl_client *c, int h, struct ffl_source *source)
+{
+    struct csock *s = client_sock(c, h);
+    if (!s)
+        return -EBADF;
+    s->source = source;
+    s->silent = true;
+    return 0;
+}
+
+struct ffl_source *ffl_client_source(const struct ffl_client *c, int h)
+{
+    struct csock *s = client_sock(c, h);
+    return s ? s->source : NULL;
+}
+
+unsigned ffl_client_state(const struct ffl_client *c, int h)
+{
+    const struct csock *s = client_sock(c, h);
+    if (c->dead || !s)
+        return FFL_ST_READ | FFL_ST_WRITE | FFL_ST_EOF | FFL_ST_ERROR | FFL_ST_FAILED;
+    if (s->connecting)
+        return FFL_ST_CONNECTING;
+    return (rx_readable(s) ? FFL_ST_READ : 0) |
+           (!s->listener && tx_writable(c, s) ? FFL_ST_WRITE : 0) | (s->eof ? FFL_ST_EOF : 0) |
+           (s->error || s->send_error || s->open_error ? FFL_ST_ERROR : 0) |
+           (s->failed || (s->unsendable && s->eof) ? FFL_ST_FAILED : 0) |
+           (s->shut_wr ? FFL_ST_SHUT_WR : 0);
+}
+
+uint32_t csock_ask(struct ffl_source *own, const struct ffl_watch *w)
+{
+    struct csock *s = ffl_container_of(own, struct csock, own);
+    unsigned st = s->closing ? 0 : ffl_client_state(s->c, (int)s->handle);
+    if (w->events & EPOLLOUT && !(st & FFL_ST_WRITE))
+        ffl_client_want_room(s->c, (int)s->handle);
+    return (st & FFL_ST_READ ? EPOLLIN : 0) | (st & FFL_ST_WRITE ? EPOLLOUT : 0) |
+           (st & FFL_ST_EOF ? EPOLLRDHUP : 0) | (st & FFL_ST_ERROR ? EPOLLERR : 0);
+}
+
 /* ---- reading on and off -------------------------------------------------------------------- */
 
 void csock_arm(struct ffl_client *c, struct csock *s)
@@ -364,6 +409,17 @@ void csock_arm(struct ffl_client *c, struct csock *s)
     client_submit(c, (struct ffl_entry){.op = FFL_OP_ARM, .handle = s->handle, .buf = FFL_NO_BUF});
 }
 
+int ffl_client_arm(struct ffl_client *c, int h, int window)
+{
+    struct csock *s = client_sock(c, h);
+    if (!s)
+        return -EBADF;
+    if (s->listener && s->window < (uint32_t)window)
+        s->window = (uint32_t)window;
+    csock_arm(c, s);
+    return 0;
+}
+
 int ffl_client_push(struct ffl_client *c, int h, bool on)
 {
     struct csock *s;
@@ -374,7 +430,7 @@ int ffl_client_push(struct ffl_client *c, int h, bool on)
     if (on) {
         csock_arm(c, s);
         if (s->rx_head || s->eof || s->give_error)
-            client_ready(c, s);
+            csock_tell(s);
         return 0;
     }
     if (s->armed && s->mirror < 0) { /* a mirrored socket stays armed: its descriptor must tell */
@@ -405,7 +461,7 @@ int ffl_client_want(struct ffl_client *c, int h, unsigned filters)
             tx_wait(c, s);
     }
     if (!s->connecting && !(filters & FFL_EDGE) && ffl_client_ready(c, h) & filters)
-        client_ready(c, s);
+        csock_tell(s);
     return 0;
 }
 
@@ -531,11 +587,12 @@ void ffl_client_set_error(struct ffl_client *c, int h, int err)
 static void submit_close(struct ffl_client *c, struct csock *s, unsigned flags)
 {
     s->closing = true;
+    s->source = &s->own; /* the caller's goes */
     s->give_connect = s->give_error = s->want_r = s->want_w = s->push = false;
     s->mirror = -1;
     drop_rx(c, s);
     if (c->dead) {
-        if (!s->in_ready && !s->given)
+        if (!s->given)
             csock_free(c, s);
         return;
     }

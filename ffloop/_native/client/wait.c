@@ -46,7 +46,7 @@ int ffl_client_unread(struct ffl_client *c, int h)
         s->rx_tail = s->given;
     s->given = NULL;
     if (s->push)
-        client_ready(c, s);
+        csock_tell(s);
     return 0;
 }
 
@@ -112,24 +112,21 @@ static int push_events(struct ffl_client *c, struct csock *s, struct ffl_event *
     }
     if (s->rx_head && !s->given && max > 0)
         give_data(c, s, &ev[n++]);
-    if (s->rx_head) {
+    if (s->rx_head || (s->given && (s->eof || s->give_error))) { /* an end is a turn of its own */
         *more = true;
         return n;
     }
-    if (s->give_error || (s->eof && !s->eof_given)) {
-        if (n == max) {
-            *more = true;
-            return n;
-        }
-        if (s->eof && !s->eof_given) { /* what failed after the end is the writer's business */
-            s->eof_given = true;
-            s->give_error = false;
-            n += one(&ev[n], FFL_EV_EOF, s, 0);
-        } else {
-            s->give_error = false;
-            n += one(&ev[n], FFL_EV_ERROR, s, (uint32_t)s->error);
-            s->error = s->failed ? s->error : 0;
-        }
+    bool eof = s->eof && !s->eof_given;
+    if (n == max) {
+        *more |= eof || s->give_error;
+    } else if (eof) { /* what failed after the end is the writer's business */
+        s->eof_given = true;
+        s->give_error = false;
+        n += one(&ev[n], FFL_EV_EOF, s, 0);
+    } else if (s->give_error) {
+        s->give_error = false;
+        n += one(&ev[n], FFL_EV_ERROR, s, (uint32_t)s->error);
+        s->error = s->failed ? s->error : 0;
     }
     return n;
 }
@@ -139,10 +136,6 @@ static int sock_events(struct ffl_client *c, struct csock *s, struct ffl_event *
                        bool *more)
 {
     int n = 0;
-    if (s->gone) {
-        csock_free(c, s);
-        return 0;
-    }
     if (s->closing)
         return 0;
     if (s->give_connect) {
@@ -185,21 +178,16 @@ static int collect(struct ffl_client *c, struct ffl_event *ev, int max)
         ev[n++] = (struct ffl_event){.kind = FFL_EV_CLOSED, .handle = h};
         handle_release(c, h);
     }
-    struct csock *last = c->ready_tail, *s;
-    while (last && n < max) {
-        s = c->ready_head;
-        c->ready_head = s->ready_next;
-        if (!c->ready_head)
-            c->ready_tail = NULL;
-        s->in_ready = false;
-        bool more = false, end = s == last;
-        n += sock_events(c, s, ev + n, max - n, &more); /* may free s */
+    const struct ffl_watch *last = c->poll.tail;
+    struct ffl_watch *w = NULL;
+    while (n < max && w != last && (w = ffl_poll_take(&c->poll))) {
+        struct csock *s = ffl_container_of(w, struct csock, batch);
+        bool more = false;
+        n += sock_events(c, s, ev + n, max - n, &more);
         if (more)
-            client_ready(c, s);
-        if (end)
-            break;
+            ffl_watch_tell(w);
     }
-    if (c->dead && !c->ready_head && !c->down_given && n < max) {
+    if (c->dead && !c->poll.head && !c->down_given && n < max) {
         c->down_given = true;
         ev[n++] = (struct ffl_event){.kind = FFL_EV_DOWN, .arg = (uint32_t)c->dead};
     }
@@ -252,7 +240,7 @@ bool client_doze(struct ffl_client *c)
 
 static bool more(const struct ffl_client *c)
 {
-    return c->ready_head || c->closed_n;
+    return c->poll.head || c->closed_n;
 }
 
 int client_sleep(struct ffl_client *c, struct ffl_event *ev, int max, int epfd, int64_t timeout_ns)
@@ -260,14 +248,6 @@ int client_sleep(struct ffl_client *c, struct ffl_event *ev, int max, int epfd, 
     int n = 0;
     if (timeout_ns < 0 || timeout_ns > FFL_LOOK_NS)
         timeout_ns = FFL_LOOK_NS;
-    if (ffl_yield_due(&c->yield)) { /* before the wait word is raised: nobody need ring */
-        int64_t took = ffl_yield();
-        bool came = client_pending(c);
-        ffl_yield_done(&c->yield, took, came);
-        if (came)
-            return 0;
-        timeout_ns = timeout_ns > took ? timeout_ns - took : 0;
-    }
     if (client_doze(c)) {
         ffl_client_sleeps(c);
         n = fd_events(c, ev, max, epfd, timeout_ns);
@@ -276,20 +256,54 @@ int client_sleep(struct ffl_client *c, struct ffl_event *ev, int max, int epfd, 
     return n;
 }
 
-void client_ring_own(struct ffl_client *c)
-{
-    uint64_t one = 1;
-    ssize_t n = write(c->app_bell, &one, sizeof(one)); /* EAGAIN: full, so readable already */
-    (void)n;
-}
-
 bool ffl_client_show(struct ffl_client *c)
 {
     if (c->dead)
         return !c->down_given;
-    c->shown = true;
+    c->poll.asleep = 1;
     return !client_doze(c) || more(c);
 }
+
+/* ---- for a caller that sleeps itself (the shim) -------------------------------------------- */
+
+void ffl_client_reap(struct ffl_client *c)
+{
+    if (!c->dead)
+        client_round(c);
+    client_reap(c);
+}
+
+bool ffl_client_doze(struct ffl_client *c)
+{
+    return c->dead || client_doze(c); /* dead: nothing will ever ring */
+}
+
+void ffl_client_rouse(struct ffl_client *c)
+{
+    if (!c->dead)
+        ffl_channel_rouse(&c->ch);
+}
+
+void ffl_client_sleeps(struct ffl_client *c)
+{
+    struct ffl_app_stats *st = &c->map.seg->app;
+    ffl_stat_add(&st->sleeps, 1);
+    atomic_store_explicit(&st->cpu, (uint32_t)sched_getcpu(), memory_order_relaxed);
+}
+
+void ffl_client_spun(struct ffl_client *c, bool hit)
+{
+    struct ffl_app_stats *st = &c->map.seg->app;
+    ffl_stat_add(&st->spins, 1);
+    ffl_stat_add(&st->spin_hits, hit);
+}
+
+void ffl_client_lost(struct ffl_client *c)
+{
+    client_lost(c);
+}
+
+/* ---- the wait ------------------------------------------------------------------------------ */
 
 static bool shares_core(const struct ffl_client *c)
 {
@@ -297,22 +311,20 @@ static bool shares_core(const struct ffl_client *c)
            (uint32_t)sched_getcpu();
 }
 
-/* True when something came. Kernel events are looked at by the caller after each slice. */
-static bool spin(struct ffl_client *c, int64_t now, int64_t timeout_ns)
+static bool came(void *arg, bool yields)
 {
-    int64_t until = ffl_spin_until(&c->spin, now);
-    if (until <= now || (c->spin.limit_ns > 0 && shares_core(c)))
-        return false;
-    int64_t slice = now + FD_PERIOD_NS; /* then the kernel's events and Python's signals */
-    if (timeout_ns > 0 && now + timeout_ns < slice)
-        slice = now + timeout_ns;
-    if (until > slice)
-        until = slice;
-    bool hit;
-    while (!(hit = client_pending(c)) && ffl_now_ns() < until)
-        for (int i = 0; i < 16 && !client_pending(c); i++)
-            ffl_cpu_relax();
-    ffl_client_spun(c, hit);
+    if (yields)
+        (void)sched_yield(); /* it has no errors */
+    return client_pending(arg);
+}
+
+bool client_idle(struct ffl_client *c, int64_t timeout_ns)
+{
+    enum ffl_idled how;
+    bool may_spin = c->idle.spin.limit_ns < 0 || !shares_core(c);
+    bool hit = ffl_idle(&c->idle, timeout_ns, may_spin, came, c, &how);
+    if (how == FFL_IDLED_SPIN)
+        ffl_client_spun(c, hit);
     return hit;
 }
 
@@ -332,6 +344,12 @@ void client_round(struct ffl_client *c)
         client_wake_writers(c);
 }
 
+static int64_t time_left(int64_t timeout_ns, int64_t since)
+{
+    int64_t spent = ffl_now_ns() - since;
+    return timeout_ns > spent ? timeout_ns - spent : 0;
+}
+
 int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epfd,
                     int64_t timeout_ns)
 {
@@ -339,20 +357,22 @@ int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epf
         return -EINVAL;
     if (epfd < 0)
         epfd = c->own_epfd;
-    c->shown = false;
+    c->poll.asleep = 0;
     batch_release(c);
     client_round(c);
     int64_t now = ffl_now_ns();
     bool due = now - c->fd_checked >= FD_PERIOD_NS;
     int room = due ? max - max / 4 : max; /* a busy ring leaves the kernel's events a place */
     int n = gather(c, ev, room), fds;
-    if (n == 0 && timeout_ns != 0 && c->spin.limit_ns && !c->dead && spin(c, now, timeout_ns)) {
+    if (n == 0 && timeout_ns != 0 && !c->dead && !more(c) && client_idle(c, timeout_ns)) {
         now = ffl_now_ns();
         n = gather(c, ev, room);
     }
-    if (n > 0 && c->spin.limit_ns)
-        ffl_spin_hit(&c->spin, now);
+    if (n > 0 && c->idle.spin.limit_ns)
+        ffl_spin_hit(&c->idle.spin, now);
     if (n == 0 && timeout_ns != 0 && !more(c)) {
+        if (timeout_ns > 0)
+            timeout_ns = time_left(timeout_ns, now);
         fds = c->dead ? fd_events(c, ev, room, epfd, timeout_ns)
                       : client_sleep(c, ev, room, epfd, timeout_ns);
         c->fd_checked = now;

@@ -17,29 +17,18 @@
 
 /* ---- the child's ---------------------------------------------------------------------------- */
 
-void items_forked(struct item **list)
-{
-    while (*list)
-        if ((*list)->w->ep)
-            list = &(*list)->next;
-        else
-            *list = (*list)->next; /* on the stack of a thread of the parent */
-}
-
 void epoll_forked(struct epoll_shadow *ep)
 {
-    items_forked(&ep->watchers);
     if (ep->opened)
         waiter_close(&ep->w);
-    for (struct item *it = ep->head; it; it = it->rd_next)
-        it->queued = false;
-    ep->head = ep->tail = NULL;
+    ffl_poll_clear(&ep->poll);
+    ep->poll.asleep = 0;
+    ep->poll.kick = -1;
     ep->inherited = true;
     ep->foreign |= ep->opened;
     ep->opened = false;
-    ep->stale = ep->items > 0;
+    ep->stale = ep->poll.watches > 0;
     ep->plain = 0;
-    ep->w = (struct waiter){.ep = ep, .epfd = ep->w.epfd, .kick = -1};
 }
 
 /* One registration, as /proc says it, into the epoll `to`. 0 or -errno. */
@@ -91,19 +80,11 @@ static void replace(int fd, struct node *n, void *arg)
         (void)real.dup3(c->fd, fd, flags & FD_CLOEXEC ? O_CLOEXEC : 0); /* both are open */
 }
 
-static struct item *items_of(struct node *n)
-{
-    return n->kind == NODE_SOCK    ? ((struct sock *)n)->items
-           : n->kind == NODE_EPOLL ? ((struct epoll_shadow *)n)->watchers
-                                   : NULL;
-}
-
 static void beside(int fd, struct node *n, void *arg)
 {
-    const struct epoll_shadow *ep = arg;
-    for (struct item *it = items_of(n); it; it = it->next)
-        if (it->w == &ep->w)
-            dual_follow(it, EPOLL_CTL_ADD);
+    for (struct ffl_watch *w = n->source.watches; w; w = w->next)
+        if (watch_epoll(w) == arg)
+            dual_follow(watch_item(w), EPOLL_CTL_ADD);
     (void)fd;
 }
 
@@ -116,7 +97,7 @@ int epoll_private(struct epoll_shadow *ep, int epfd)
     if (rc == 0) {
         fd_each(replace, &(struct change){ep, fresh});
         ep->inherited = ep->foreign = false;
-        ep->w.epfd = epfd;
+        ep->w.epfd = fresh; /* until it has its own */
         fd_each(beside, ep);
     } else {
         report("the registrations of an inherited epoll cannot be read from /proc: %s",
@@ -133,38 +114,37 @@ void epoll_stale(struct epoll_shadow *ep)
     if (ep->stale)
         return;
     ep->stale = true;
-    for (struct item *it = ep->watchers; it; it = it->next)
-        if (it->w->ep)
-            epoll_stale(it->w->ep);
+    for (struct ffl_watch *w = ep->node.source.watches; w; w = w->next)
+        if (watch_epoll(w))
+            epoll_stale(watch_epoll(w));
 }
 
 static void arm_one(int fd, struct node *n, void *arg)
 {
-    const struct epoll_shadow *ep = arg;
-    for (struct item *it = items_of(n); it; it = it->next) {
-        struct sock *s = it->s;
-        if (it->w != &ep->w)
+    for (struct ffl_watch *w = n->source.watches; w; w = w->next) {
+        if (watch_epoll(w) != arg)
             continue;
-        if (it->inner) {
-            (void)epoll_use(it->inner, fd); /* no descriptor left: without its stack sockets */
-            if (it->inner->stale)
-                epoll_revive(it->inner);
+        if (n->kind == NODE_EPOLL) {
+            struct epoll_shadow *inner = (struct epoll_shadow *)n;
+            (void)epoll_use(inner, fd); /* no descriptor left: without its stack sockets */
+            if (inner->stale)
+                epoll_revive(inner);
             continue;
         }
+        struct sock *s = (struct sock *)n;
         if (s->ticket && !s->sc)
             (void)proc_import(s); /* it has reported */
-        if (it->events & (EPOLLIN | EPOLLRDNORM))
+        if (w->events & (EPOLLIN | EPOLLRDNORM))
             s->unseen = false;
-        sock_arm(s, it->events);
+        sock_arm(s, w->events);
     }
 }
 
 static void begin_one(int fd, struct node *n, void *arg)
 {
-    const struct epoll_shadow *ep = arg;
-    for (struct item *it = items_of(n); it; it = it->next)
-        if (it->w == &ep->w)
-            epoll_begin(it);
+    for (struct ffl_watch *w = n->source.watches; w; w = w->next)
+        if (watch_epoll(w) == arg)
+            epoll_begin(watch_item(w));
     (void)fd;
 }
 
@@ -181,9 +161,9 @@ void epoll_revive(struct epoll_shadow *ep)
 /* Does a thread sleep there, that cannot do it? */
 static bool waited(const struct epoll_shadow *ep)
 {
-    bool yes = ep->w.asleep > 0;
-    for (const struct item *it = ep->watchers; it && !yes; it = it->next)
-        yes = !it->w->ep || waited(it->w->ep);
+    bool yes = ep->poll.asleep > 0;
+    for (const struct ffl_watch *w = ep->node.source.watches; w && !yes; w = w->next)
+        yes = w->poll->passing || waited(watch_epoll(w));
     return yes;
 }
 

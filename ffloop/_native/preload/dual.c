@@ -58,18 +58,21 @@ void dual_listen(struct sock *s, int fd, int backlog)
         return;
     }
     s->kernel_fd = rc;
-    for (struct item *it = s->items; it; it = it->next)
-        dual_follow(it, EPOLL_CTL_ADD);
+    for (struct ffl_watch *w = s->node.source.watches; w; w = w->next)
+        if (watch_epoll(w))
+            dual_follow(watch_item(w), EPOLL_CTL_ADD);
 }
 
 void dual_follow(const struct item *it, int op)
 {
-    if (!it->s || it->s->kernel_fd < 0 || !it->w->ep || it->w->ep->inherited)
+    const struct node *n = watch_node(&it->w);
+    struct epoll_shadow *ep = watch_epoll(&it->w);
+    if (n->kind != NODE_SOCK || ((const struct sock *)n)->kernel_fd < 0 || ep->inherited)
         return;
-    struct epoll_event ev = {.events = it->events, .data = it->data};
-    (void)real.epoll_ctl(it->w->epfd, op, it->s->kernel_fd,
+    struct epoll_event ev = {.events = it->w.events, .data.u64 = it->w.data};
+    (void)real.epoll_ctl(ep->w.epfd, op, ((const struct sock *)n)->kernel_fd,
                          &ev); /* a kqueue's WRITE: it is there */
-    it->w->ep->kernel += op == EPOLL_CTL_ADD;
+    ep->kernel += op == EPOLL_CTL_ADD;
 }
 
 int dual_accept(struct sock *s, struct sockaddr *sa, socklen_t *len, int flags)

@@ -2,144 +2,61 @@
  * epoll.c - epoll over kernel and stack descriptors.
  *
  * Callers: the program. The kernel's epoll stays what it is: kernel descriptors are registered
- * there, and a wait on an epoll without stack sockets is the kernel's call. Beside it a shadow keeps the
- * stack sockets' registrations and a list of those that may be ready, as the kernel does: an item
- * enters when its socket changes, its state is asked when the list is read, and a level-triggered
- * one that is still ready stays. The doorbells are in the kernel's epoll, so that one call sleeps on
- * all; not in one that is itself polled (`observed`), whose readiness would lie.
+ * there, and a wait on an epoll without stack sockets is the kernel's call. Beside it a shadow has the
+ * stack sockets' registrations, watches of a poll (client/ready.h). The doorbells are in the kernel's
+ * epoll, so that one call sleeps on all; not in one that is itself polled (`observed`), whose readiness
+ * would lie.
  */
 #include "preload.h"
 
 #include <limits.h>
+#include <poll.h>
 #include <stdlib.h>
-#include <string.h>
 
-#define PRIVATE_BITS (EPOLLWAKEUP | EPOLLONESHOT | EPOLLET | EPOLLEXCLUSIVE)
 #define EXCLUSIVE_OK                                                                               \
     (EPOLLIN | EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLWAKEUP | EPOLLET | EPOLLEXCLUSIVE)
 #define KERNEL_PERIOD_NS 50000 /* kernel events are looked at this often while the stack has some */
 
-/* ---- the ready list ------------------------------------------------------------------------ */
-
-static void push(struct epoll_shadow *ep, struct item *it)
+static uint32_t ask(struct ffl_source *source, const struct ffl_watch *w)
 {
-    it->queued = true;
-    it->rd_next = NULL;
-    it->rd_prev = ep->tail;
-    if (ep->tail)
-        ep->tail->rd_next = it;
-    else
-        ep->head = it;
-    ep->tail = it;
+    struct epoll_shadow *ep = ffl_container_of(source, struct epoll_shadow, node.source);
+    (void)w;
+    return ffl_poll_ready(&ep->poll) ? EPOLLIN | EPOLLRDNORM : 0;
 }
 
-static void take_off(struct epoll_shadow *ep, struct item *it)
+void epoll_kick(struct epoll_shadow *ep)
 {
-    if (it->rd_prev)
-        it->rd_prev->rd_next = it->rd_next;
-    else
-        ep->head = it->rd_next;
-    if (it->rd_next)
-        it->rd_next->rd_prev = it->rd_prev;
-    else
-        ep->tail = it->rd_prev;
-    it->queued = false;
-}
-
-void epoll_tell(struct item *it)
-{
-    struct epoll_shadow *ep = it->w->ep;
-    if (it->queued || !(it->events & ~(uint32_t)PRIVATE_BITS))
-        return;
-    push(ep, it);
-    if (ep->w.asleep)
-        waiter_kick(&ep->w);
-    items_tell(ep->watchers);
-}
-
-static uint32_t item_poll(struct item *it)
-{
-    if (it->inner)
-        return epoll_ready(it->inner) ? (EPOLLIN | EPOLLRDNORM) & it->events : 0;
-    if (it->w->ep->kq && it->s->type == SOCK_STREAM && (!it->s->sc || it->s->state == SOCK_BOUND))
-        return 0; /* kqueue says nothing of it; epoll that it is hung up */
-    return sock_poll(it->s, it->events) & it->events;
-}
-
-bool epoll_ready(struct epoll_shadow *ep)
-{
-    struct item *next;
-    for (struct item *it = ep->head; it; it = next) {
-        next = it->rd_next;
-        if (item_poll(it))
-            return true;
-        take_off(ep, it);
-    }
-    return false;
-}
-
-/* Reads the list once. */
-static int harvest(struct epoll_shadow *ep, struct epoll_event *ev, int max)
-{
-    int n = 0;
-    struct item *last = ep->tail, *it;
-    while (n < max && last && (it = ep->head)) {
-        bool end = it == last;
-        uint32_t got = item_poll(it);
-        take_off(ep, it);
-        if (got) {
-            ev[n++] = (struct epoll_event){.events = got, .data = it->data};
-            if (it->events & EPOLLONESHOT)
-                it->events &= PRIVATE_BITS;
-            else if (!(it->events & EPOLLET))
-                push(ep, it);
-        }
-        if (end)
-            break;
-    }
-    return n;
+    if (ep->poll.asleep)
+        ffl_poll_kick(&ep->poll);
+    ffl_source_tell(&ep->node.source);
 }
 
 /* ---- registrations ------------------------------------------------------------------------- */
 
-static struct item **list_of(struct item *it)
-{
-    return it->inner ? &it->inner->watchers : &it->s->items;
-}
-
 void epoll_forget(struct item *it)
 {
-    struct epoll_shadow *ep = it->w->ep;
-    item_unlink(list_of(it), it);
-    if (!ep)
-        return; /* a waiting call's: on its stack */
     dual_follow(it, EPOLL_CTL_DEL);
-    if (it->queued)
-        take_off(ep, it);
-    ep->items--;
+    ffl_watch_del(&it->w);
     free(it);
 }
 
 static void forget_of(int fd, struct node *n, void *arg)
 {
-    struct item **list = n->kind == NODE_SOCK    ? &((struct sock *)n)->items
-                         : n->kind == NODE_EPOLL ? &((struct epoll_shadow *)n)->watchers
-                                                 : NULL;
-    struct item *next;
-    for (struct item *it = list ? *list : NULL; it; it = next) {
-        next = it->next;
-        if (it->w == arg)
-            epoll_forget(it);
+    struct ffl_watch *next;
+    for (struct ffl_watch *w = n->source.watches; w; w = next) {
+        next = w->next;
+        if (w->poll == arg)
+            epoll_forget(watch_item(w));
     }
     (void)fd;
 }
 
 void epoll_free(struct epoll_shadow *ep)
 {
-    while (ep->watchers)
-        epoll_forget(ep->watchers);
-    if (ep->items)
-        fd_each(forget_of, &ep->w);
+    while (ep->node.source.watches) /* nobody waits in it: such a call holds it */
+        epoll_forget(watch_item(ep->node.source.watches));
+    if (ep->poll.watches)
+        fd_each(forget_of, &ep->poll);
     if (ep->opened)
         waiter_close(&ep->w);
     if (ep->kq)
@@ -147,21 +64,22 @@ void epoll_free(struct epoll_shadow *ep)
     free(ep);
 }
 
-static struct item *find(struct item *list, const struct waiter *w, const struct item *model)
+static struct item *find(const struct epoll_shadow *ep, const struct item *model)
 {
-    for (struct item *it = list; it; it = it->next)
-        if (it->w == w && it->fd == model->fd && it->writes == model->writes)
-            return it;
+    for (struct ffl_watch *w = model->w.source->watches; w; w = w->next)
+        if (w->poll == &ep->poll && watch_item(w)->fd == model->fd &&
+            watch_item(w)->writes == model->writes)
+            return watch_item(w);
     return NULL;
 }
 
 /* A new registration or a new mask: is it ready now, and is it told when it will be? */
 void epoll_begin(struct item *it)
 {
-    if (it->s)
-        sock_arm(it->s, it->events);
-    if (item_poll(it))
-        epoll_tell(it);
+    struct node *n = watch_node(&it->w);
+    if (n->kind == NODE_SOCK)
+        sock_arm((struct sock *)n, it->w.events);
+    ffl_watch_begin(&it->w);
 }
 
 int epoll_open(struct epoll_shadow *ep, int epfd)
@@ -170,8 +88,8 @@ int epoll_open(struct epoll_shadow *ep, int epfd)
         return 0;
     int rc = ep->inherited && !ep->plain ? epoll_private(ep, epfd) : 0;
     if (rc == 0)
-        rc = waiter_open(&ep->w, epfd);
-    ep->w.ep = ep;
+        rc = waiter_open(&ep->w, fd_ours(real.dup(epfd))); /* the program may close its number */
+    ep->poll.kick = ep->w.kick;
     ep->opened = rc == 0;
     return rc;
 }
@@ -182,7 +100,7 @@ static int add(struct epoll_shadow *ep, int epfd, struct item *model, const stru
     if (rc < 0)
         return rc;
     node_placed(&ep->node);
-    if (model->inner && (ev->events & EPOLLEXCLUSIVE))
+    if (watch_node(&model->w)->kind == NODE_EPOLL && (ev->events & EPOLLEXCLUSIVE))
         return -EINVAL;
     if ((ev->events & EPOLLEXCLUSIVE) && ev->events & ~(uint32_t)EXCLUSIVE_OK)
         return -EINVAL;
@@ -190,22 +108,21 @@ static int add(struct epoll_shadow *ep, int epfd, struct item *model, const stru
     if (!it)
         return -ENOMEM;
     *it = *model;
-    it->w = &ep->w;
-    it->events = ev->events | EPOLLERR | EPOLLHUP;
-    it->data = ev->data;
-    item_link(list_of(it), it);
-    ep->items++;
+    it->w.events = ev->events | EPOLLERR | EPOLLHUP;
+    it->w.data = ev->data.u64;
+    ffl_watch_add(&ep->poll, model->w.source, &it->w);
     dual_follow(it, EPOLL_CTL_ADD);
     epoll_begin(it);
     if (ep->plain && !ep->observed && waiter_bells(&ep->w) == 0)
-        waiter_kick(&ep->w); /* who sleeps there learns that it is no longer the kernel's alone */
+        ffl_poll_kick(
+            &ep->poll); /* who sleeps there learns that it is no longer the kernel's alone */
     return 0;
 }
 
 static int control(struct epoll_shadow *ep, int epfd, int op, struct item *model,
                    const struct epoll_event *ev)
 {
-    struct item *it = find(*list_of(model), &ep->w, model);
+    struct item *it = find(ep, model);
     switch (op) {
     case EPOLL_CTL_ADD:
         return it ? -EEXIST : add(ep, epfd, model, ev);
@@ -217,10 +134,10 @@ static int control(struct epoll_shadow *ep, int epfd, int op, struct item *model
     case EPOLL_CTL_MOD:
         if (!it)
             return -ENOENT;
-        if ((it->events | ev->events) & EPOLLEXCLUSIVE)
+        if ((it->w.events | ev->events) & EPOLLEXCLUSIVE)
             return -EINVAL;
-        it->events = ev->events | EPOLLERR | EPOLLHUP;
-        it->data = ev->data;
+        it->w.events = ev->events | EPOLLERR | EPOLLHUP;
+        it->w.data = ev->data.u64;
         dual_follow(it, EPOLL_CTL_MOD);
         epoll_begin(it);
         return 0;
@@ -259,16 +176,17 @@ int epoll_register(struct epoll_shadow *ep, int epfd, int op, struct item *model
     int rc = 0;
     if (!node_mine(&ep->node) || !node_mine(n))
         return -EXDEV;
+    model->w.source = &n->source;
     if (n->kind == NODE_EPOLL) { /* the kernel keeps the kernel's part, and finds loops */
-        model->inner = (struct epoll_shadow *)n;
-        if ((rc = epoll_use(model->inner, model->fd)) < 0)
+        struct epoll_shadow *inner = (struct epoll_shadow *)n;
+        if ((rc = epoll_use(inner, model->fd)) < 0)
             return rc;
-        epoll_observe(model->inner);
+        epoll_observe(inner);
         rc = kernel_ctl(ep, epfd, op, model->fd, ev);
     } else {
-        model->s = (struct sock *)n;
-        if (op != EPOLL_CTL_DEL && model->s->ticket && !model->s->sc)
-            proc_import(model->s);
+        struct sock *s = (struct sock *)n;
+        if (op != EPOLL_CTL_DEL && s->ticket && !s->sc)
+            proc_import(s);
     }
     return rc < 0 ? rc : control(ep, epfd, op, model, ev);
 }
@@ -308,7 +226,8 @@ struct epoll_shadow *epoll_new(void)
     if (!ep)
         return NULL;
     ep->node.kind = NODE_EPOLL;
-    ep->w.ep = ep;
+    ep->node.source.ask = ask;
+    ep->poll = (struct ffl_poll){.kick = -1, .self = &ep->node.source};
     return ep;
 }
 
@@ -358,51 +277,45 @@ static int kernel_now(struct epoll_shadow *ep, int epfd, struct epoll_event *ev,
 }
 
 /* An epoll that is polled itself has no doorbells: the thread's own waiter has them. */
-static int sleep_observed(struct epoll_shadow *ep, int epfd, struct epoll_event *ev, int max,
+static int sleep_observed(struct epoll_shadow *ep, struct call *k, struct epoll_event *ev, int max,
                           int64_t timeout_ns, const sigset_t *mask)
 {
-    struct waiter *w = waiter_mine();
-    if (!w)
-        return -1;
-    (void)waiter_bells(w);
-    struct item it = {.w = w};
-    item_link(&ep->watchers, &it);
-    w->hit = ep->head != NULL;
-    int n = sleep_begin(w, false), saved = n < 0 ? -n : errno;
+    struct waiter *w = tls.waiter;
+    struct hold *h = call_hold(k, &ep->node, FFL_WATCH_ALL);
+    if (ep->poll.head)
+        ffl_watch_tell(&h->w);
+    int n = sleep_begin(w, &k->set, false), saved = n < 0 ? -n : errno;
     bool kernel = false;
     if (n > 0) {
-        struct pollfd p[2] = {{.fd = epfd, .events = POLLIN}, {.fd = w->epfd, .events = POLLIN}};
+        struct pollfd p[2] = {{.fd = ep->w.epfd, .events = POLLIN},
+                              {.fd = w->epfd, .events = POLLIN}};
         struct timespec ts = {timeout_ns / FFL_NS_PER_SEC, timeout_ns % FFL_NS_PER_SEC};
         n = real.ppoll(p, 2, timeout_ns < 0 ? NULL : &ts, mask);
         saved = errno;
         sleep_end(w);
         kernel = n > 0 && p[0].revents;
-        struct epoll_event own[4];
-        int k = n > 0 && p[1].revents ? real_epoll(w->epfd, own, 4, 0, NULL) : 0;
-        for (int i = 0; i < k; i++)
-            (void)waiter_event(w, &own[i]);
+        if (n > 0 && p[1].revents)
+            waiter_drain(w);
     }
-    item_unlink(&ep->watchers, &it);
+    call_release(k, h);
     errno = saved;
-    return n < 0 ? -1 : kernel ? kernel_now(ep, epfd, ev, max) : 0;
+    return n < 0 ? -1 : kernel ? kernel_now(ep, ep->w.epfd, ev, max) : 0;
 }
 
 /* Sleeps once. Kernel events found, 0 to look again or for time-out, -1 with errno. Locked. */
-static int sleep_once(struct epoll_shadow *ep, int epfd, struct epoll_event *ev, int max,
+static int sleep_once(struct epoll_shadow *ep, struct call *k, struct epoll_event *ev, int max,
                       int64_t timeout_ns, const sigset_t *mask)
 {
     if (ep->observed)
-        return sleep_observed(ep, epfd, ev, max, timeout_ns, mask);
+        return sleep_observed(ep, k, ev, max, timeout_ns, mask);
     int rc = waiter_bells(&ep->w);
-    if (rc < 0) {
+    if (rc == 0)
+        rc = sleep_begin(&ep->w, &ep->poll, false);
+    if (rc <= 0) {
         errno = -rc;
-        return -1;
-    }
-    if ((rc = sleep_begin(&ep->w, false)) <= 0) {
-        errno = rc < 0 ? -rc : errno;
         return rc < 0 ? -1 : 0;
     }
-    int n = real_epoll(epfd, ev, max, timeout_ns, mask), saved = errno;
+    int n = real_epoll(ep->w.epfd, ev, max, timeout_ns, mask), saved = errno;
     sleep_end(&ep->w);
     ep->checked = ffl_now_ns();
     n = n > 0 ? strip(ep, ev, n) : n;
@@ -410,11 +323,22 @@ static int sleep_once(struct epoll_shadow *ep, int epfd, struct epoll_event *ev,
     return n;
 }
 
-int epoll_sleep(struct epoll_shadow *ep, int epfd, struct epoll_event *ev, int max,
-                int64_t timeout_ns, const sigset_t *mask)
+/* Opens the call, which keeps the epoll while we wait, whatever another thread closes. */
+static struct call *wait_call(struct epoll_shadow *ep)
+{
+    int rc;
+    struct call *k = call_open(0, &rc);
+    if (k)
+        (void)call_hold(k, &ep->node, 0);
+    else
+        errno = -rc;
+    return k;
+}
+
+static int wait_in(struct epoll_shadow *ep, struct call *k, struct epoll_event *ev, int max,
+                   int64_t timeout_ns, const sigset_t *mask)
 {
     int64_t now = ffl_now_ns(), until = timeout_ns < 0 ? -1 : now + timeout_ns;
-    ep->node.fds++; /* it stays while we wait, whatever another thread closes */
     int n;
     for (;;) {
         if (ffl_unlikely(ep->stale)) {
@@ -423,31 +347,33 @@ int epoll_sleep(struct epoll_shadow *ep, int epfd, struct epoll_event *ev, int m
         }
         sc_reap();
         n = 0;
-        if (ep->kernel > 0 && now - ep->checked >= KERNEL_PERIOD_NS && ep->head)
-            n = kernel_now(ep, epfd, ev, max > 1 ? max - max / 4 : 1);
-        n += harvest(ep, ev + n, max - n);
+        if (ep->kernel > 0 && now - ep->checked >= KERNEL_PERIOD_NS && ep->poll.head)
+            n = kernel_now(ep, ep->w.epfd, ev, max > 1 ? max - max / 4 : 1);
+        n += ffl_poll_harvest(&ep->poll, ev + n, max - n);
         if (n > 0)
             break;
         int64_t left = until < 0 ? -1 : until - now;
-        if (until >= 0 && left <= 0) {
-            n = kernel_now(ep, epfd, ev, max);
-            break;
-        }
-        n = sleep_once(ep, epfd, ev, max, left, mask);
-        if (n != 0) {
-            if (n > 0)
-                n += harvest(ep, ev + n, max - n);
+        if (until >= 0 && left <= 0)
+            return kernel_now(ep, ep->w.epfd, ev, max);
+        n = sleep_once(ep, k, ev, max, left, mask);
+        if (n < 0)
+            return n;
+        if (n > 0) {
+            n += ffl_poll_harvest(&ep->poll, ev + n, max - n);
             break;
         }
         now = ffl_now_ns();
     }
-    int saved = errno;
-    if (ep->head && ep->w.asleep)
-        waiter_kick(&ep->w); /* there may be more for the next thread */
-    if (--ep->node.fds == 0)
-        epoll_free(ep);
-    errno = saved;
+    if (ep->poll.head && ep->poll.asleep)
+        ffl_poll_kick(&ep->poll); /* there may be more for the next thread */
     return n;
+}
+
+int epoll_sleep(struct epoll_shadow *ep, struct epoll_event *ev, int max, int64_t timeout_ns,
+                const sigset_t *mask)
+{
+    struct call *k = wait_call(ep);
+    return k ? wait_in(ep, k, ev, max, timeout_ns, mask) : -1;
 }
 
 /* The kernel's call on an epoll that has had no stack socket. If one joins meanwhile, our own events are
@@ -457,22 +383,17 @@ static int kernel_wait(struct epoll_shadow *ep, int epfd, struct epoll_event *ev
                        int64_t timeout_ns, const sigset_t *mask)
 {
     int64_t until = timeout_ns < 0 ? -1 : ffl_now_ns() + timeout_ns;
-    ep->node.fds++; /* as in epoll_sleep */
-    ep->plain++;    /* add() looks after its link */
-    unlock();
+    struct call *k = wait_call(ep);
+    if (!k)
+        return -1;
+    call_plain(k, ep); /* add() looks after its link */
     int n = real_epoll(epfd, ev, max, timeout_ns, mask), saved = errno;
-    lock();
-    ep->plain--;
+    call_back(k);
     errno = saved;
-    if (n >= 0 && ep->opened && (n = strip(ep, ev, n)) == 0) {
-        int64_t left = until < 0 ? -1 : until - ffl_now_ns();
-        n = epoll_sleep(ep, epfd, ev, max, until >= 0 && left < 0 ? 0 : left, mask);
-    }
-    saved = errno;
-    if (--ep->node.fds == 0)
-        epoll_free(ep);
-    errno = saved;
-    return n;
+    if (n < 0 || !ep->opened || (n = strip(ep, ev, n)) > 0)
+        return n;
+    int64_t left = until < 0 ? -1 : until - ffl_now_ns();
+    return wait_in(ep, k, ev, max, until >= 0 && left < 0 ? 0 : left, mask);
 }
 
 static int any_wait(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns,
@@ -490,7 +411,7 @@ static int any_wait(int epfd, struct epoll_event *ev, int max, int64_t timeout_n
     int rc = epoll_use(ep, epfd);
     if (rc < 0)
         return (int)leave(rc);
-    int n = ep->opened ? epoll_sleep(ep, epfd, ev, max, timeout_ns, mask)
+    int n = ep->opened ? epoll_sleep(ep, ev, max, timeout_ns, mask)
                        : kernel_wait(ep, epfd, ev, max, timeout_ns, mask);
     int saved = errno;
     unlock();

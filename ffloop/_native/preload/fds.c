@@ -104,12 +104,29 @@ int fd_set_node(int fd, struct node *n)
 /* kqueue goes by descriptors, epoll by open sockets. */
 static void forget_kqueues(struct sock *s, int fd)
 {
-    struct item *next;
-    for (struct item *it = s->items; it; it = next) {
-        next = it->next;
-        if (it->w->ep && it->w->ep->kq && it->fd == fd)
-            kqueue_closed(it);
+    struct ffl_watch *next;
+    for (struct ffl_watch *w = s->node.source.watches; w; w = next) {
+        const struct epoll_shadow *ep = watch_epoll(w);
+        next = w->next;
+        if (ep && ep->kq && watch_item(w)->fd == fd)
+            kqueue_closed(watch_item(w));
     }
+}
+
+static void node_free(struct node *n)
+{
+    if (n->kind == NODE_SOCK)
+        sock_free((struct sock *)n);
+    else
+        epoll_free((struct epoll_shadow *)n);
+}
+
+void node_put(struct node *n)
+{
+    if (n->held) /* 0: in a child, by a call that began in the parent */
+        n->held--;
+    if (!n->held && !n->fds)
+        node_free(n);
 }
 
 void fd_drop(int fd)
@@ -123,12 +140,8 @@ void fd_drop(int fd)
     table_unlock();
     if (n->kind == NODE_SOCK)
         forget_kqueues((struct sock *)n, fd);
-    if (n->kind == NODE_OURS || --n->fds > 0)
-        return;
-    if (n->kind == NODE_SOCK)
-        sock_release((struct sock *)n);
-    else
-        epoll_free((struct epoll_shadow *)n);
+    if (n->kind != NODE_OURS && --n->fds == 0 && !n->held)
+        node_free(n);
 }
 
 static void each(void (*f)(int fd, struct node *n, void *arg), void *arg, bool all)

@@ -48,7 +48,10 @@ static void inherit(int fd, struct node *n, void *arg)
 {
     (void)fd;
     (void)arg;
-    n->owner = 0; /* there is one thread */
+    n->owner = 0; /* there is one thread, */
+    n->held = 0;  /* and calls of the others are the parent's */
+    if (n->kind != NODE_OURS)
+        source_forked(&n->source);
     if (n->kind == NODE_EPOLL && ((struct epoll_shadow *)n)->kq) {
         ((struct epoll_shadow *)n)->inherited = true;
         fd_drop(fd);
@@ -62,13 +65,11 @@ static void inherit(int fd, struct node *n, void *arg)
     if (n->kind != NODE_SOCK)
         return;
     struct sock *s = (struct sock *)n;
-    items_forked(&s->items);
     if (!s->sc || s->ticket)
         return;
     struct ticket *t = forking;
     while (t && t->sc != s->sc)
         t = t->next;
-    s->busy = 0; /* those threads are the parent's */
     s->sc = NULL;
     s->ticket = t;
     s->ticket_handle = (uint32_t)s->h;
@@ -203,7 +204,7 @@ static void fewer(const struct rlimit64 *most)
         return;
     lock();
     import_all();
-    (void)waiter_mine(); /* NULL: there are none left now already */
+    (void)waiter_mine(); /* -EMFILE: there are none left now already */
     unlock();
 }
 

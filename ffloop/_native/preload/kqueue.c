@@ -71,7 +71,7 @@ void kqueue_free(struct kq *kq)
 
 void kqueue_closed(struct item *it)
 {
-    it->w->ep->kq->notes[it->fd][it->writes].there = false;
+    watch_epoll(&it->w)->kq->notes[it->fd][it->writes].there = false;
     epoll_forget(it);
 }
 
@@ -267,7 +267,7 @@ static int wait_for(struct epoll_shadow *ep, int kqfd, struct kevent *events, in
     struct epoll_event ev[BATCH];
     int64_t until = timeout_ns < 0 ? -1 : ffl_now_ns() + timeout_ns, left = timeout_ns;
     for (;;) {
-        int told = 0, n = epoll_sleep(ep, kqfd, ev, room < BATCH ? room : BATCH, left, NULL);
+        int told = 0, n = epoll_sleep(ep, ev, room < BATCH ? room : BATCH, left, NULL);
         if (n < 0)
             return -errno;
         for (int i = 0; i < n; i++)
@@ -294,11 +294,13 @@ API int kevent(int kqfd, const struct kevent *changes, int nchanges, struct keve
         return (int)leave(-EXDEV);
     if (nchanges < 0 || nevents < 0 || timespec_bad(timeout))
         return (int)leave(-EINVAL);
-    ep->node.fds++; /* it stays while we wait */
-    int rc = change_all(ep, kqfd, changes, nchanges, events, nevents);
+    int rc;
+    struct call *k = call_open(0, &rc);
+    if (!k)
+        return (int)leave(rc);
+    (void)call_hold(k, n, 0); /* it stays while we wait */
+    rc = change_all(ep, kqfd, changes, nchanges, events, nevents);
     if (rc == 0 && nevents > 0)
         rc = wait_for(ep, kqfd, events, nevents, timespec_ns(timeout));
-    if (--ep->node.fds == 0)
-        epoll_free(ep);
     return (int)leave(rc);
 }

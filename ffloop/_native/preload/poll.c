@@ -1,13 +1,14 @@
 /*
  * poll.c - readiness of single sockets, waiting for one, poll and select.
  *
- * Callers: the program, sock.c, io.c. A waiting call puts an item on each stack socket that it asks
- * about and sleeps in the kernel's ppoll on the other descriptors and on its thread's waiter. What
- * it says is what the kernel's tcp_poll would say of the same state.
+ * Callers: the program, sock.c, io.c. A waiting call watches each stack socket that it asks about and
+ * sleeps in the kernel's ppoll on the other descriptors and on its thread's waiter. What it says is
+ * what the kernel's tcp_poll would say of the same state.
  */
 #include "preload.h"
 
 #include <limits.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -59,6 +60,15 @@ uint32_t sock_poll(struct sock *s, uint32_t want)
     return got;
 }
 
+uint32_t sock_ask(struct ffl_source *source, const struct ffl_watch *w)
+{
+    struct sock *s = ffl_container_of(source, struct sock, node.source);
+    const struct epoll_shadow *ep = watch_epoll(w);
+    if (ep && ep->kq && s->type == SOCK_STREAM && (!s->sc || s->state == SOCK_BOUND))
+        return 0; /* kqueue says nothing of it; epoll that it is hung up */
+    return sock_poll(s, w->events);
+}
+
 /* A listener accepts ahead only for one who wants to accept, and a connection that other processes have
  * too is read for one who wants to read; another for whoever asks, since its end is always told. */
 void sock_arm(struct sock *s, uint32_t want)
@@ -80,56 +90,57 @@ bool sock_look(struct sock *s)
     return ffl_client_ping(s->sc->c) == 0 && ffl_client_ping(s->sc->c) == 0;
 }
 
-/* Consumes our own events of a thread's waiter. */
-static void drain(struct waiter *w)
+static struct hold *held(struct call *k, const struct node *n)
 {
-    struct epoll_event ev[8];
-    int n = real_epoll(w->epfd, ev, FFL_COUNT(ev), 0, NULL);
-    for (int i = 0; i < n; i++)
-        (void)waiter_event(w, &ev[i]);
+    for (unsigned i = 0; i < k->n; i++)
+        if (k->holds[i].node == n)
+            return &k->holds[i];
+    return NULL;
+}
+
+/* The thread's next sleep is for s, too. */
+static void wait_for(struct call *k, struct sock *s)
+{
+    if (held(k, &s->node)) {
+        ffl_poll_clear(&k->set); /* the caller has looked since */
+        return;
+    }
+    struct hold *h = call_hold(k, &s->node, FFL_WATCH_ALL);
+    struct epoll_event beside = {.events = EPOLLIN};
+    if (s->kernel_fd >= 0 &&
+        real.epoll_ctl(tls.waiter->epfd, EPOLL_CTL_ADD, s->kernel_fd, &beside) == 0)
+        h->beside = s->kernel_fd; /* ENOMEM: the stack's only */
 }
 
 int sock_wait(struct sock *s, int64_t until)
 {
-    struct waiter *w = waiter_mine();
-    int rc = w ? waiter_bells(w) : -errno;
-    if (rc < 0)
+    int rc;
+    struct call *k = call_open(0, &rc);
+    if (!k)
         return rc;
-    struct item it = {.w = w, .s = s};
-    item_link(&s->items, &it);
-    s->busy++;
-    w->hit = false;
-    struct epoll_event beside = {.events = EPOLLIN};
-    if (s->kernel_fd >= 0)
-        (void)real.epoll_ctl(w->epfd, EPOLL_CTL_ADD, s->kernel_fd, &beside); /* ENOMEM: ours only */
-    while (!w->hit && rc == 0) {
+    struct waiter *w = tls.waiter;
+    bool restarts = until < 0; /* a limit ends it, whatever SA_RESTART says */
+    bool beside = false;
+    wait_for(k, s);
+    while (!k->set.head && !beside) {
         int64_t left = until < 0 ? -1 : until - ffl_now_ns();
-        if (until >= 0 && left <= 0) {
-            rc = -EAGAIN;
-            break;
-        }
-        bool restarts = until < 0; /* a limit ends it, whatever SA_RESTART says */
-        if ((rc = sleep_begin(w, restarts)) <= 0)
+        if (until >= 0 && left <= 0)
+            return -EAGAIN;
+        if ((rc = sleep_begin(w, &k->set, restarts)) < 0)
+            return rc;
+        if (!rc)
             continue;
-        rc = 0;
         struct epoll_event ev[8];
         int n = real_epoll(w->epfd, ev, FFL_COUNT(ev), left, NULL), err = errno;
         sleep_end(w);
         for (int i = 0; i < n; i++)
-            w->hit |= !waiter_event(w, &ev[i]);
+            beside |= !waiter_event(w, &ev[i]);
         if (n < 0 && err != EINTR)
-            rc = -err;
-        else if (n < 0 && interrupted(restarts))
-            rc = -EINTR;
+            return -err;
+        if (n < 0 && interrupted(restarts))
+            return -EINTR;
     }
-    item_unlink(&s->items, &it);
-    if (s->kernel_fd >= 0)
-        (void)real.epoll_ctl(w->epfd, EPOLL_CTL_DEL, s->kernel_fd, NULL);
-    if (--s->busy == 0 && s->orphan) {
-        sock_free(s);
-        return -EBADF;
-    }
-    return rc;
+    return 0;
 }
 
 /* ---- poll ---------------------------------------------------------------------------------- */
@@ -137,60 +148,47 @@ int sock_wait(struct sock *s, int64_t until)
 struct set { /* one call's descriptors */
     struct pollfd *fds;
     nfds_t n;
-    struct item *items;    /* one each; w NULL: the kernel's */
-    struct pollfd *kernel; /* the others, and the waiter last */
+    struct call *k; /* a hold each: node NULL, the kernel's */
 };
 
-static void watch(struct set *p, struct waiter *w)
+/* Whom poll asks about f; NULL: the kernel alone. */
+static struct node *asked(const struct pollfd *f)
 {
-    for (nfds_t i = 0; i < p->n; i++) {
-        struct pollfd *f = &p->fds[i];
-        struct node *n = f->fd >= 0 ? fd_node(f->fd) : NULL;
-        p->kernel[i] = *f;
-        p->kernel[i].revents = 0;
-        p->items[i] = (struct item){.w = NULL};
-        if (!n || n->kind == NODE_OURS || node_shared(n) || !node_mine(n))
-            continue;
-        struct item *it = &p->items[i];
-        if (n->kind == NODE_EPOLL) { /* the kernel tells of its part */
-            it->inner = (struct epoll_shadow *)n;
-            (void)epoll_use(it->inner, f->fd); /* no descriptor left: what the kernel says */
-            if (it->inner->stale)
-                epoll_revive(it->inner);
-            epoll_observe(it->inner);
-            it->w = w;
-            item_link(&it->inner->watchers, it);
-            continue;
-        }
-        struct sock *s = (struct sock *)n;
-        if (s->ticket && !s->sc)
-            proc_import(s);
-        if (!s->sc)
-            continue; /* the placeholder tells */
-        sock_arm(s, (uint32_t)(unsigned short)f->events);
-        p->kernel[i].fd = s->kernel_fd; /* the kernel's beside it, or none */
-        it->w = w;
-        it->s = s;
-        s->busy++;
-        item_link(&s->items, it);
+    struct node *n = f->fd >= 0 ? fd_node(f->fd) : NULL;
+    if (!n || n->kind == NODE_OURS || node_shared(n) || !node_mine(n))
+        return NULL;
+    if (n->kind == NODE_EPOLL) { /* the kernel tells of its part */
+        struct epoll_shadow *inner = (struct epoll_shadow *)n;
+        (void)epoll_use(inner, f->fd); /* no descriptor left: what the kernel says */
+        if (inner->stale)
+            epoll_revive(inner);
+        epoll_observe(inner);
+        return n;
     }
-    p->kernel[p->n] = (struct pollfd){.fd = w->epfd, .events = POLLIN};
+    struct sock *s = (struct sock *)n;
+    if (s->ticket && !s->sc)
+        proc_import(s);
+    if (!s->sc)
+        return NULL; /* the placeholder tells */
+    sock_arm(s, (uint32_t)(unsigned short)f->events);
+    return n;
 }
 
-static void unwatch(struct set *p)
+static void watch(struct set *p)
 {
+    struct pollfd *kernel = p->k->kernel;
     for (nfds_t i = 0; i < p->n; i++) {
-        struct item *it = &p->items[i];
-        if (!it->w)
-            continue;
-        if (it->inner) {
-            item_unlink(&it->inner->watchers, it);
-            continue;
-        }
-        item_unlink(&it->s->items, it);
-        if (--it->s->busy == 0 && it->s->orphan)
-            sock_free(it->s);
+        struct node *n = asked(&p->fds[i]);
+        kernel[i] = p->fds[i];
+        kernel[i].revents = 0;
+        if (n && n->kind == NODE_SOCK)
+            kernel[i].fd = ((struct sock *)n)->kernel_fd; /* the kernel's beside it, or none */
+        if (n)
+            (void)call_hold(p->k, n, FFL_WATCH_ALL);
+        else
+            p->k->holds[p->k->n++] = (struct hold){.beside = -1};
     }
+    kernel[p->n] = (struct pollfd){.fd = tls.waiter->epfd, .events = POLLIN};
 }
 
 /* What is ready now, kernel's and stack's; how many. */
@@ -198,13 +196,12 @@ static int look(struct set *p)
 {
     int n = 0;
     for (nfds_t i = 0; i < p->n; i++) {
-        struct item *it = &p->items[i];
-        short got = p->kernel[i].revents;
-        if (it->w && it->s) {
-            uint32_t want = (uint32_t)(unsigned short)p->fds[i].events | POLLERR | POLLHUP;
-            got = (short)(got | (sock_poll(it->s, want) & want));
-        } else if (it->w && epoll_ready(it->inner)) {
-            got |= p->fds[i].events & (POLLIN | POLLRDNORM);
+        struct ffl_watch *w = &p->k->holds[i].w;
+        short got = p->k->kernel[i].revents;
+        if (w->source) {
+            w->events = (uint32_t)(unsigned short)p->fds[i].events | POLLERR | POLLHUP;
+            got = (short)(got | (w->source->ask(w->source, w) & w->events));
+            w->events = FFL_WATCH_ALL;
         }
         p->fds[i].revents = got;
         n += got != 0;
@@ -212,71 +209,54 @@ static int look(struct set *p)
     return n;
 }
 
-static int poll_loop(struct set *p, struct waiter *w, int64_t timeout_ns, const sigset_t *mask)
+static int poll_loop(struct set *p, int64_t timeout_ns, const sigset_t *mask)
 {
     static const struct timespec zero;
+    struct pollfd *kernel = p->k->kernel;
+    struct waiter *w = tls.waiter;
     int64_t until = timeout_ns < 0 ? -1 : ffl_now_ns() + timeout_ns;
     for (;;) {
         sc_reap();
-        w->hit = false;
+        ffl_poll_clear(&p->k->set);
         int n = look(p);
         int64_t left = until < 0 ? -1 : until - ffl_now_ns();
         bool last = n > 0 || (until >= 0 && left <= 0);
         if (last) { /* the kernel's descriptors without waiting */
-            int k = real.ppoll(p->kernel, p->n, &zero, NULL);
+            int k = real.ppoll(kernel, p->n, &zero, NULL);
             return k < 0 ? -errno : look(p);
         }
-        int sleeps = sleep_begin(w, false);
+        int sleeps = sleep_begin(w, &p->k->set, false);
         if (sleeps < 0)
             return sleeps;
         if (!sleeps)
             continue;
         struct timespec ts = {left / FFL_NS_PER_SEC, left % FFL_NS_PER_SEC};
-        int k = real.ppoll(p->kernel, p->n + 1, left < 0 ? NULL : &ts, mask), err = errno;
+        int k = real.ppoll(kernel, p->n + 1, left < 0 ? NULL : &ts, mask), err = errno;
         sleep_end(w);
         if (k < 0)
             return -err;
-        if (p->kernel[p->n].revents)
-            drain(w);
+        if (kernel[p->n].revents)
+            waiter_drain(w);
         if ((n = look(p)))
             return n;
-        if (k == 0 && !w->hit)
+        if (k == 0 && !p->k->set.head)
             return 0;
     }
 }
 
 static int do_poll(struct pollfd *fds, nfds_t n, int64_t timeout_ns, const sigset_t *mask)
 {
-    enum { FEW = 32 };
-    struct item few[FEW];
-    struct pollfd few_fds[FEW + 1];
-    struct set p = {.fds = fds, .n = n, .items = few, .kernel = few_fds};
-    if (n > FEW) {
-        p.items = malloc(n * sizeof(*p.items));
-        p.kernel = malloc((n + 1) * sizeof(*p.kernel));
-    }
-    int rc = p.items && p.kernel ? 0 : -ENOMEM;
+    int rc;
     call_begins();
     lock();
-    struct waiter *w = rc == 0 ? waiter_mine() : NULL;
-    if (rc == 0 && !w)
-        rc = -errno;
-    if (rc == 0) {
-        watch(&p, w);
-        rc = waiter_bells(w); /* sessions that began with an inherited socket, too */
+    struct set p = {.fds = fds, .n = n, .k = call_open((unsigned)n, &rc)};
+    if (p.k) {
+        watch(&p);
+        rc = waiter_bells(tls.waiter); /* sessions that began with an inherited socket, too */
         if (rc == 0)
-            rc = poll_loop(&p, w, timeout_ns, mask);
-        unwatch(&p);
+            rc = poll_loop(&p, timeout_ns, mask);
     }
-    unlock();
-    if (n > FEW) {
-        free(p.items);
-        free(p.kernel);
-    }
-    if (rc >= 0)
-        return rc;
-    errno = -rc;
-    return -1;
+    return (int)leave(rc);
 }
 
 static bool any(const struct pollfd *fds, nfds_t n)

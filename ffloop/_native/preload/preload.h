@@ -2,7 +2,8 @@
  * preload.h - what the files of the shim share: descriptors, sockets, waiters, the lock.
  *
  * start.c   environment, log, the constructor        real.h    the C library's own functions
- * fds.c     which descriptor is what; dup, close     sc.c      sessions, the lock, sleeping
+ * fds.c     which descriptor is what; dup, close     sc.c      sessions
+ * wait.c    the lock, waiting calls, sleeping
  * sock.c    the life of a socket; options            io.c      receive and send
  * epoll.c   epoll                                    poll.c    poll, select
  * kqueue.c  kqueue, over epoll.c                     ff_syscall.h  for programs: kqueue, type flags
@@ -24,8 +25,8 @@
  * nodes only: node_mine). Without it nobody looks into a node: another thread may free it. A thread that holds
  * it is `inside`: calls of the client pass through. Nothing
  * blocks while holding it but control operations that wait for the instance. Readiness is kept as the
- * kernel keeps it: a socket's changes are told to its items (an epoll's registrations, a waiting
- * call), and whoever reads a list of ready items asks each socket's state anew.
+ * kernel keeps it (client/ready.h): a socket's changes are told to who watches it (an epoll's
+ * registrations, a waiting call), and whoever reads a ready list asks each socket's state anew.
  */
 #ifndef FFL_PRELOAD_H
 #define FFL_PRELOAD_H
@@ -64,7 +65,7 @@ struct kept { /* `ffloop preload`'s, inherited: the instance at `path` stays up,
 };
 extern struct kept kept;
 
-/* ---- the lock, sessions (sc.c) ------------------------------------------------------------- */
+/* ---- the lock (wait.c), sessions (sc.c) ------------------------------------------------------------- */
 
 struct sc { /* a session */
     struct sc *next;
@@ -95,6 +96,8 @@ struct tls {
     int id;                /* FF_THREAD_SOCKET: whose nodes are whose; 0: none yet (fds.c) */
     int worker;            /* FF_THREAD_SOCKET: its number, from 1; 0: none yet (place.c) */
     struct waiter *waiter;
+    struct call *call, *spare;    /* calls that wait, the innermost first (wait.c) */
+    int cancel;                   /* its cancel state outside */
     struct sc_list sessions;      /* FF_THREAD_SOCKET */
     const struct ffl_ticket *via; /* attach through it (share.c) */
 };
@@ -119,44 +122,77 @@ void unlock(void);
 /* The calling thread's session with an instance, attached when first asked. NULL: *why is -errno and
  * was reported. Locked. */
 struct sc *sc_get(int index, int *why);
-void sc_reap(void);         /* all sessions: takes over what has come, tells the items */
+void sc_reap(void);         /* all sessions: takes over what has come */
 void sc_put(struct sc *sc); /* a socket less; a dead one goes with the last */
 /* A ticket at its instance, for another process. */
 int sc_ticket(const struct sc *sc, struct ffl_ticket *out, char *why, size_t whylen);
 void sc_forked(void);
 /* A descriptor of a session's, of the thread's waiter or of an epoll has another number. Locked. */
 bool sc_moved(int from, int to);
-struct sc *sc_first(void); /* of the calling thread's */
-void sc_start(void);
+struct sc_list *sc_list(void); /* the calling thread's */
+static inline struct sc *sc_first(void)
+{
+    return sc_list()->first;
+}
+void sc_ended(struct sc_list *l); /* its thread has: FF_THREAD_SOCKET */
+void wait_start(void);
+void thread_watch(void); /* its end is to be known: it has something here */
 
-/* ---- waiting (sc.c) ------------------------------------------------------------------------ */
+/* ---- waiting (wait.c) ------------------------------------------------------------------------ */
 
-struct waiter { /* something that a thread can sleep on: an epoll, or a thread's own */
-    int epfd;
+struct waiter {       /* something that a thread can sleep on: an epoll's, or a thread's own */
+    int epfd;         /* ours, whatever number the program has for it */
     int kick;         /* an eventfd in epfd: another thread has something for the sleeper */
-    unsigned asleep;  /* threads */
-    bool hit;         /* a thread's own: an item of it was told */
     unsigned sc_seen; /* sessions whose doorbells are in epfd */
     bool lingered;
-    struct ffl_spin spin;
-    struct ffl_yield yield;
-    struct epoll_shadow *ep;
+    struct ffl_idle idle;
 };
 
-struct waiter *waiter_mine(void); /* NULL: no descriptors left (errno) */
-int waiter_open(struct waiter *w, int epfd);
+struct hold {           /* a node that stays while a call waits, whatever another thread closes */
+    struct ffl_watch w; /* of the call's set; or not watching */
+    struct node *node;
+    int beside; /* a kernel descriptor that the thread's waiter has meanwhile, or -1 */
+};
+
+/* A call that waits. It is in the thread's own memory, and not on the stack: who leaves the call by a
+ * cancellation or a longjmp leaves it behind, and the thread's next call or its end puts it right. */
+struct call {
+    struct call *outer; /* that a signal handler's call interrupts */
+    struct ffl_poll set;
+    struct hold *holds;
+    unsigned n, room;
+    struct pollfd *kernel;      /* poll's: the kernel's descriptors */
+    struct epoll_shadow *plain; /* in the kernel's own wait */
+    struct ffl_poll *on;        /* asleep on it */
+    bool away;                  /* without the lock */
+    const char *frame;
+};
+
+/* The calling thread's call, with room for so many holds at least; it ends at unlock. NULL: -errno in
+ * *rc. Locked. */
+struct call *call_open(unsigned room, int *rc);
+/* The node stays; `events`: and its changes are told to the call's set. */
+struct hold *call_hold(struct call *k, struct node *n, uint32_t events);
+void call_release(struct call *k, struct hold *h); /* the last */
+/* Unlocks for the kernel's own wait on an epoll without stack sockets; and locks again. */
+void call_plain(struct call *k, struct epoll_shadow *ep);
+void call_back(struct call *k);
+int waiter_mine(void); /* makes the thread's own: 0 or -errno */
 void waiter_close(struct waiter *w);
+int waiter_open(struct waiter *w, int epfd); /* takes epfd over */
 /* The doorbells of all sessions into its epfd. Locked. 0 or -errno. */
 int waiter_bells(struct waiter *w);
 /* Unlocks for a system call that sleeps on w->epfd: 1. Or, still locked: 0, look again; -EINTR,
  * a handler has run since the call began (`restarts`: see interrupted). One that runs later ends the
- * sleep, even if it is before the system call. sleep_end locks again and takes over what has come. */
-int sleep_begin(struct waiter *w, bool restarts);
+ * sleep, even if it is before the system call. sleep_end locks again and takes over what has come.
+ * The thread has a call open. */
+int sleep_begin(struct waiter *w, struct ffl_poll *p, bool restarts);
 void sleep_end(struct waiter *w);
+void calls_forked(void);
 /* Is this event one of ours (a doorbell, a kick, a session's end)? Then it is dealt with. Locked. */
 bool waiter_event(struct waiter *w, const struct epoll_event *ev);
-bool waiter_mark(uint64_t data); /* of a doorbell or a kick, of this process or its parent */
-void waiter_kick(struct waiter *w);
+void waiter_drain(struct waiter *w); /* a thread's: consumes its own events */
+bool waiter_mark(uint64_t data);     /* of a doorbell or a kick, of this process or its parent */
 /* epoll_pwait with ns; timeout < 0: for ever. */
 int real_epoll(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns, const sigset_t *mask);
 
@@ -166,7 +202,9 @@ enum node_kind { NODE_SOCK, NODE_EPOLL, NODE_OURS };
 struct node {
     enum node_kind kind;
     int fds;   /* descriptors that mean it */
+    int held;  /* by calls that wait */
     ino_t ino; /* of a socket's placeholder: what they are to the kernel */
+    struct ffl_source source;
     /* FF_THREAD_SOCKET: n, thread n's, since it is on the stack; -n, who used it last; 0, nobody yet;
      * NODE_LEFT, its thread has ended: it can be closed, by any */
     _Atomic int owner;
@@ -194,6 +232,7 @@ static inline bool node_shared(const struct node *n)
 {
     return options.per_thread && n->kind == NODE_EPOLL && n->owner <= 0;
 }
+void node_put(struct node *n);           /* a hold less */
 int fd_set_node(int fd, struct node *n); /* counts; -ENOMEM. Locked */
 /* Is fd still what the table says? It may have ended past us; then it is forgotten. Locked. */
 bool fd_holds(int fd);
@@ -231,7 +270,7 @@ struct sock {
     int h;
     int domain, type, proto;
     uint8_t state;
-    bool nonblock, shut_rd, told, abort, orphan;
+    bool nonblock, shut_rd, told, abort;
     bool named; /* a datagram socket: it has a port */
     bool force_stack, force_kernel, shared, exported, reuse_port;
     bool unseen;                /* nothing was asked of it since a fork: what waits, nobody knows */
@@ -240,9 +279,7 @@ struct sock {
     int kernel_fd;              /* FFLOOP_DUAL_LISTEN: the kernel's listener beside it, or -1 */
     struct ffl_addr bound;      /* FF_MULTI_SC: family 0 but for those that are spread, */
     int ordinal;                /* the ordinal-th of this address */
-    int busy;                   /* threads that wait in it */
     int64_t rcvtimeo, sndtimeo; /* ns; 0: none */
-    struct item *items;
     struct option *opts, **opts_end;
     uint64_t noted[FFL_CARRY_WORDS]; /* options that were set and can be read back: carry.h */
     /* inherited and not imported yet (share.c) */
@@ -250,17 +287,10 @@ struct sock {
     uint32_t ticket_handle;
 };
 
-struct item {          /* who wants to know of a socket's changes */
-    struct item *next; /* of the socket */
-    struct waiter *w;
-    struct sock *s;
-    struct epoll_shadow *inner; /* instead of s: an epoll in an epoll */
-    /* an epoll's */
-    struct item *rd_next, *rd_prev;
-    bool queued, writes; /* writes: a kqueue's EVFILT_WRITE */
+struct item { /* an epoll's registration of a socket, or of an epoll */
+    struct ffl_watch w;
     int fd;
-    uint32_t events;
-    epoll_data_t data;
+    bool writes; /* a kqueue's EVFILT_WRITE */
 };
 
 /* Locks and finds: the stack socket of fd, or NULL (unlocked: the call is the kernel's). */
@@ -273,16 +303,16 @@ static inline bool maybe_ours(int fd)
 
 struct sock *sock_new(int domain, int type, int proto);
 void sock_free(struct sock *s); /* no descriptor means it any more, nobody waits in it */
-void sock_release(struct sock *s);
 /* Where a socket goes when it is bound or connected: 1 the stack, 0 the kernel (s may be gone), or
  * -errno. */
 int sock_place(struct sock *s, int fd, const struct ffl_addr *a, bool binds);
 /* False: not an address of this family. */
 bool sock_addr_in(struct ffl_addr *a, int domain, const struct sockaddr *sa, socklen_t len);
 int sock_addr_out(const struct ffl_addr *a, int domain, struct sockaddr *sa, socklen_t *len);
-void sock_tell(struct sock *s); /* it changed: to its items */
+void sock_tell(struct sock *s); /* it changed */
 /* What poll(2) would say, and asks to be told of what of `want` is not so. */
 uint32_t sock_poll(struct sock *s, uint32_t want);
+uint32_t sock_ask(struct ffl_source *source, const struct ffl_watch *w); /* its source's */
 /* Reads or accepts ahead from now on, if `want` (epoll's bits) needs that. */
 void sock_arm(struct sock *s, uint32_t want);
 /* Connections accepted ahead of accept(): few of a listener that other processes have too. */
@@ -319,20 +349,34 @@ int dual_accept(struct sock *s, struct sockaddr *sa, socklen_t *len, int flags);
 
 struct epoll_shadow {
     struct node node;
+    struct ffl_poll poll; /* its stack sockets; who polls it is in node.source */
     struct waiter w;
-    struct item *head, *tail; /* ready, perhaps */
-    struct item *watchers;    /* who polls this epoll itself, or holds it in another one */
-    int items;                /* registrations of stack sockets */
-    _Atomic int kernel;       /* and of others (a hint) */
-    int plain;                /* threads in the kernel's own wait: it had no stack socket */
-    bool opened;              /* w is */
-    bool observed;            /* somebody polled this epoll itself: no doorbells in it */
-    bool inherited;           /* the kernel's epoll is the parent's too, */
-    bool foreign;             /* and has its doorbells: not to be waited on */
-    bool stale;               /* since a fork its sockets are not read ahead */
+    _Atomic int kernel; /* others (a hint) */
+    int plain;          /* threads in the kernel's own wait: it had no stack socket */
+    bool opened;        /* w is */
+    bool observed;      /* somebody polled this epoll itself: no doorbells in it */
+    bool inherited;     /* the kernel's epoll is the parent's too, */
+    bool foreign;       /* and has its doorbells: not to be waited on */
+    bool stale;         /* since a fork its sockets are not read ahead */
     int64_t checked;
     struct kq *kq; /* it is a kqueue's */
 };
+
+static inline struct node *watch_node(const struct ffl_watch *w)
+{
+    return ffl_container_of(w->source, struct node, source);
+}
+
+static inline struct item *watch_item(struct ffl_watch *w)
+{
+    return ffl_container_of(w, struct item, w);
+}
+
+/* Whose registration it is; NULL: a waiting call's. */
+static inline struct epoll_shadow *watch_epoll(const struct ffl_watch *w)
+{
+    return w->poll->passing ? NULL : ffl_container_of(w->poll, struct epoll_shadow, poll);
+}
 
 struct epoll_shadow *epoll_new(void);
 int epoll_open(struct epoll_shadow *ep, int epfd); /* for stack sockets: 0 or -errno */
@@ -340,18 +384,14 @@ int epoll_open(struct epoll_shadow *ep, int epfd); /* for stack sockets: 0 or -e
 int epoll_register(struct epoll_shadow *ep, int epfd, int op, struct item *model,
                    struct epoll_event *ev);
 /* epoll_pwait2 of an open shadow: events, 0, or -1 with errno. Locked before and after. */
-int epoll_sleep(struct epoll_shadow *ep, int epfd, struct epoll_event *ev, int max,
-                int64_t timeout_ns, const sigset_t *mask);
-void epoll_tell(struct item *it);
+int epoll_sleep(struct epoll_shadow *ep, struct epoll_event *ev, int max, int64_t timeout_ns,
+                const sigset_t *mask);
 void epoll_forget(struct item *it); /* its socket goes */
 void epoll_begin(struct item *it);  /* tells it, if its socket is ready, and when it will be */
+void epoll_kick(struct epoll_shadow *ep); /* who sleeps there looks again */
 void epoll_free(struct epoll_shadow *ep);
-bool epoll_ready(struct epoll_shadow *ep); /* has it events of stack sockets? */
 /* From now on its own readiness is its kernel descriptors' alone, and watchers are told the rest. */
 void epoll_observe(struct epoll_shadow *ep);
-void item_link(struct item **list, struct item *it);
-void item_unlink(struct item **list, struct item *it);
-void items_tell(struct item *list);
 
 /* ---- an epoll after a fork (again.c) -------------------------------------------------------- */
 
@@ -365,7 +405,7 @@ static inline int epoll_use(struct epoll_shadow *ep, int epfd)
 void epoll_stale(struct epoll_shadow *ep);  /* a socket of it was disarmed */
 void epoll_revive(struct epoll_shadow *ep); /* imports and arms its sockets */
 void epoll_revive_waited(void);             /* those in which threads wait */
-void items_forked(struct item **list);      /* forgets the parent's waiting calls */
+void source_forked(struct ffl_source *s);   /* forgets the parent's waiting calls */
 
 /* ---- kqueue (kqueue.c) --------------------------------------------------------------------- */
 

@@ -91,8 +91,8 @@ static bool goes(const struct export *e, int fd, const struct node *n)
  * polls it asks again with the next call. */
 static bool gives_back(const struct sock *s)
 {
-    for (const struct item *it = s->items; it; it = it->next)
-        if (!it->w->ep)
+    for (const struct ffl_watch *w = s->node.source.watches; w; w = w->next)
+        if (w->poll->passing)
             return false;
     return true;
 }
@@ -103,8 +103,8 @@ static void disarm_one(int fd, struct node *n, void *arg)
     if (!goes(arg, fd, n) || !gives_back(s) || !ffl_client_disarm(s->sc->c, s->h))
         return;
     s->unseen = true;
-    for (struct item *it = s->items; it; it = it->next)
-        epoll_stale(it->w->ep);
+    for (struct ffl_watch *w = s->node.source.watches; w; w = w->next)
+        epoll_stale(watch_epoll(w));
 }
 
 static void export_one(int fd, struct node *n, void *arg)

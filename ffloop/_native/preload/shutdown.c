@@ -23,7 +23,7 @@ static int start_again(struct sock *s, bool abort)
     bool bound = s->named && ffl_client_names(c, s->h, &names) == 0;
     (void)ffl_client_close(c, s->h, abort); /* it is open */
     s->h = h;
-    (void)ffl_client_watch(c, h, s); /* it is open */
+    (void)ffl_client_watch(c, h, &s->node.source); /* it is open */
     if (bound)
         (void)ffl_client_bind(c, h, &names.local); /* taken meanwhile: it has no name */
     s->state = SOCK_BOUND;

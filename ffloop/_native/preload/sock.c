@@ -40,41 +40,6 @@ int sock_addr_out(const struct ffl_addr *a, int domain, struct sockaddr *sa, soc
     return 0;
 }
 
-/* ---- items --------------------------------------------------------------------------------- */
-
-void item_link(struct item **list, struct item *it)
-{
-    it->next = *list;
-    *list = it;
-}
-
-void item_unlink(struct item **list, struct item *it)
-{
-    for (struct item **p = list; *p; p = &(*p)->next)
-        if (*p == it) {
-            *p = it->next;
-            return;
-        }
-}
-
-void items_tell(struct item *list)
-{
-    for (struct item *it = list; it; it = it->next) {
-        if (it->w->ep) {
-            epoll_tell(it);
-        } else if (!it->w->hit) {
-            it->w->hit = true;
-            if (it->w->asleep)
-                waiter_kick(it->w);
-        }
-    }
-}
-
-void sock_tell(struct sock *s)
-{
-    items_tell(s->items);
-}
-
 /* ---- making and freeing -------------------------------------------------------------------- */
 
 struct sock *sock_new(int domain, int type, int proto)
@@ -83,6 +48,7 @@ struct sock *sock_new(int domain, int type, int proto)
     if (!s)
         return NULL;
     s->node.kind = NODE_SOCK;
+    s->node.source.ask = sock_ask;
     s->domain = domain;
     s->type = type & 0xf;
     s->proto = proto;
@@ -90,6 +56,11 @@ struct sock *sock_new(int domain, int type, int proto)
     s->opts_end = &s->opts;
     s->nonblock = type & SOCK_NONBLOCK;
     return s;
+}
+
+void sock_tell(struct sock *s)
+{
+    ffl_source_tell(&s->node.source);
 }
 
 static void drop_options(struct sock *s)
@@ -112,8 +83,8 @@ static void settle(struct ffl_client *c)
 
 void sock_free(struct sock *s)
 {
-    while (s->items)
-        epoll_forget(s->items);
+    while (s->node.source.watches) /* nobody waits in it: such a call holds it */
+        epoll_forget(watch_item(s->node.source.watches));
     if (s->sc) {
         proc_leave(s);
         (void)ffl_client_close(s->sc->c, s->h, s->abort); /* cannot fail: it is open */
@@ -127,13 +98,6 @@ void sock_free(struct sock *s)
         fd_ours_close(s->kernel_fd);
     drop_options(s);
     free(s);
-}
-
-void sock_release(struct sock *s)
-{
-    s->orphan = true;
-    if (!s->busy)
-        sock_free(s);
 }
 
 struct sock *sock_enter(int fd)
@@ -175,19 +139,21 @@ static void drop_copy(int fd, struct node *n, void *arg)
 
 int sock_to_kernel(struct sock *s, int fd)
 {
-    struct item *next;
+    struct ffl_watch *next;
     int rc = 0;
-    for (struct item *it = s->items; it; it = next) {
-        next = it->next;
-        if (!it->w->ep)
+    for (struct ffl_watch *w = s->node.source.watches; w; w = next) {
+        struct epoll_shadow *ep = watch_epoll(w);
+        struct item *it = watch_item(w);
+        next = w->next;
+        if (!ep)
             continue;
-        struct epoll_event ev = {.events = it->events, .data = it->data};
-        int epfd = it->writes ? kqueue_writes(it->w->ep) : it->w->epfd;
+        struct epoll_event ev = {.events = w->events, .data.u64 = w->data};
         if (rc == 0)
-            rc = epoll_use(it->w->ep, it->w->epfd);
+            rc = epoll_use(ep, ep->w.epfd);
+        int epfd = it->writes ? kqueue_writes(ep) : ep->w.epfd;
         if (real.epoll_ctl(epfd, EPOLL_CTL_ADD, it->fd, &ev) < 0)
             rc = -errno;
-        it->w->ep->kernel++;
+        ep->kernel++;
         epoll_forget(it);
     }
     if (s->node.fds > 1)
@@ -228,8 +194,8 @@ ALSO(socket, __socket);
 /* It listens or connects now: registrations made before that want to be told. */
 static void sock_rearm(struct sock *s)
 {
-    for (struct item *it = s->items; it; it = it->next)
-        sock_arm(s, it->events);
+    for (struct ffl_watch *w = s->node.source.watches; w; w = w->next)
+        sock_arm(s, w->events);
     sock_tell(s);
 }
 
@@ -272,7 +238,7 @@ void sock_on_stack(struct sock *s, struct sc *sc, int h)
     s->h = h;
     sc->socks++;
     node_placed(&s->node);
-    (void)ffl_client_watch(sc->c, h, s); /* it is open */
+    (void)ffl_client_watch(sc->c, h, &s->node.source); /* it is open */
 }
 
 int sock_place(struct sock *s, int fd, const struct ffl_addr *a, bool binds)

@@ -132,7 +132,7 @@ __attribute__((constructor)) static void start(void)
         return;
     read_options();
     open_log();
-    sc_start();
+    wait_start();
     stdio_start();
     fork_start();
     exec_start();

@@ -39,3 +39,36 @@ void ffl_yield_done(struct ffl_yield *y, int64_t took_ns, bool came)
         y->skip++;
     y->left = y->skip;
 }
+
+#define SLICE_NS                                                                                   \
+    50000 /* of spinning, then the kernel's events and the program's signals have their turn */
+
+static bool yield_once(struct ffl_idle *i, ffl_came_fn *came, void *arg)
+{
+    int64_t began = ffl_now_ns();
+    bool hit = came(arg, true);
+    ffl_yield_done(&i->yield, ffl_now_ns() - began, hit);
+    return hit;
+}
+
+bool ffl_idle(struct ffl_idle *i, int64_t most_ns, bool may_spin, ffl_came_fn *came, void *arg,
+              enum ffl_idled *how)
+{
+    int64_t now = ffl_now_ns(), until = ffl_spin_until(&i->spin, now);
+    bool spins = may_spin && until > now;
+    *how = spins ? FFL_IDLED_SPIN : ffl_yield_due(&i->yield) ? FFL_IDLED_YIELD : FFL_IDLED_NOT;
+    if (!spins)
+        return *how == FFL_IDLED_YIELD && yield_once(i, came, arg);
+    if (most_ns < 0 || most_ns > SLICE_NS)
+        most_ns = SLICE_NS;
+    if (until > now + most_ns)
+        until = now + most_ns;
+    do
+        for (int k = 0; k < 16; k++) {
+            if (came(arg, false))
+                return true;
+            ffl_cpu_relax();
+        }
+    while (ffl_now_ns() < until);
+    return false;
+}

@@ -1,7 +1,7 @@
 /*
  * spin.h - whether to look at the ring a little longer before sleeping.
  *
- * Callers: client/wait.c, instance/serve.c, preload/sc.c. Each side owns one of each. Spinning pays
+ * Callers: client/wait.c, instance/serve.c, preload/wait.c. Each side owns one of each. Spinning pays
  * while events come closer together than the limit; the gap is an exponentially weighted mean, so that
  * one long pause does not turn it off and one burst does not turn it on.
  *
@@ -67,5 +67,18 @@ static inline bool ffl_yield_due(struct ffl_yield *y)
 int64_t ffl_yield(void);
 /* `came`: there was work afterwards. */
 void ffl_yield_done(struct ffl_yield *y, int64_t took_ns, bool came);
+
+struct ffl_idle { /* of one sleeper */
+    struct ffl_spin spin;
+    struct ffl_yield yield;
+};
+
+/* What a side does before it sleeps, before its wait word is raised so that nobody need ring: spins
+ * for a slice of time (`most_ns` at most, then others have their turn), or yields, or neither. `came`
+ * looks, after it has yielded if it `yields`. True: it has. */
+enum ffl_idled { FFL_IDLED_NOT, FFL_IDLED_YIELD, FFL_IDLED_SPIN };
+typedef bool ffl_came_fn(void *arg, bool yields);
+bool ffl_idle(struct ffl_idle *i, int64_t most_ns, bool may_spin, ffl_came_fn *came, void *arg,
+              enum ffl_idled *how);
 
 #endif

@@ -1,0 +1,128 @@
+/* ready.c - sources, watches and ready lists. See ready.h. */
+#include "ready.h"
+
+#include <unistd.h>
+
+static void push(struct ffl_poll *p, struct ffl_watch *w)
+{
+    w->queued = true;
+    w->rd_next = NULL;
+    w->rd_prev = p->tail;
+    if (p->tail)
+        p->tail->rd_next = w;
+    else
+        p->head = w;
+    p->tail = w;
+}
+
+static void take_off(struct ffl_watch *w)
+{
+    struct ffl_poll *p = w->poll;
+    if (w->rd_prev)
+        w->rd_prev->rd_next = w->rd_next;
+    else
+        p->head = w->rd_next;
+    if (w->rd_next)
+        w->rd_next->rd_prev = w->rd_prev;
+    else
+        p->tail = w->rd_prev;
+    w->queued = false;
+}
+
+void ffl_poll_kick(struct ffl_poll *p)
+{
+    uint64_t one = 1;
+    ssize_t n = p->kick < 0 ? 0 : write(p->kick, &one, sizeof(one)); /* EAGAIN: readable already */
+    (void)n;
+}
+
+void ffl_watch_add(struct ffl_poll *p, struct ffl_source *s, struct ffl_watch *w)
+{
+    w->poll = p;
+    w->source = s;
+    w->queued = false;
+    w->next = s->watches;
+    s->watches = w;
+    p->watches++;
+}
+
+void ffl_watch_del(struct ffl_watch *w)
+{
+    if (!w->source)
+        return;
+    struct ffl_watch **at = &w->source->watches;
+    while (*at != w)
+        at = &(*at)->next;
+    *at = w->next;
+    w->source = NULL;
+    w->poll->watches--;
+    if (w->queued)
+        take_off(w);
+}
+
+void ffl_watch_tell(struct ffl_watch *w)
+{
+    struct ffl_poll *p = w->poll;
+    if (w->queued || !(w->events & FFL_WATCH_ALL))
+        return;
+    push(p, w);
+    if (p->asleep)
+        ffl_poll_kick(p);
+    if (p->self)
+        ffl_source_tell(p->self);
+}
+
+static uint32_t ask(struct ffl_watch *w)
+{
+    return w->source->ask(w->source, w) & w->events;
+}
+
+void ffl_watch_begin(struct ffl_watch *w)
+{
+    if (ask(w))
+        ffl_watch_tell(w);
+}
+
+struct ffl_watch *ffl_poll_take(struct ffl_poll *p)
+{
+    struct ffl_watch *w = p->head;
+    if (w)
+        take_off(w);
+    return w;
+}
+
+bool ffl_poll_ready(struct ffl_poll *p)
+{
+    struct ffl_watch *next;
+    for (struct ffl_watch *w = p->head; w; w = next) {
+        next = w->rd_next;
+        if (ask(w))
+            return true;
+        take_off(w);
+    }
+    return false;
+}
+
+int ffl_poll_harvest(struct ffl_poll *p, struct epoll_event *ev, int max)
+{
+    int n = 0;
+    struct ffl_watch *last = p->tail, *w = NULL;
+    while (n < max && w != last && (w = p->head)) {
+        uint32_t got = ask(w);
+        take_off(w);
+        if (!got)
+            continue;
+        ev[n++] = (struct epoll_event){.events = got, .data.u64 = w->data};
+        if (w->events & EPOLLONESHOT)
+            w->events &= FFL_WATCH_FLAGS;
+        else if (!(w->events & EPOLLET))
+            push(p, w);
+    }
+    return n;
+}
+
+void ffl_poll_clear(struct ffl_poll *p)
+{
+    while (ffl_poll_take(p))
+        ;
+}

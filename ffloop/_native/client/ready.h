@@ -1,0 +1,72 @@
+/*
+ * ready.h - readiness: who wants to know of what, and what may be ready.
+ *
+ * Callers: the rest of client/, the shim. As in the kernel: a source (a socket, a poll that is itself
+ * polled) has watches; a change of the source puts each of its watches, once, into the ready list of
+ * the poll that it belongs to, and wakes who sleeps there. Whoever reads the list asks each source what
+ * is true now. A level-triggered watch that is still ready stays in the list; an edge-triggered one
+ * leaves it; a one-shot one is disarmed. The program's word (data) comes with each event.
+ *
+ * Nothing here knows of rings or descriptors. The owner of a source tells it of changes, whatever
+ * brought them. Used under the owner's lock, if several threads have it.
+ */
+#ifndef FFL_READY_H
+#define FFL_READY_H
+
+#include "base.h"
+
+#include <sys/epoll.h>
+
+/* Bits of a watch's events that are not conditions. */
+#define FFL_WATCH_FLAGS                                                                            \
+    ((uint32_t)EPOLLWAKEUP | (uint32_t)EPOLLONESHOT | (uint32_t)EPOLLET | (uint32_t)EPOLLEXCLUSIVE)
+#define FFL_WATCH_ALL (~FFL_WATCH_FLAGS)
+
+struct ffl_watch {
+    struct ffl_poll *poll;
+    struct ffl_source *source;           /* NULL: not watching */
+    struct ffl_watch *next;              /* of the source */
+    struct ffl_watch *rd_next, *rd_prev; /* of the poll's ready list */
+    bool queued;
+    uint32_t events; /* epoll's: conditions, and EPOLLET, EPOLLONESHOT */
+    uint64_t data;
+};
+
+struct ffl_source {
+    struct ffl_watch *watches;
+    /* What of w->events (and of what is always told) is true; and asks to be told of the rest. */
+    uint32_t (*ask)(struct ffl_source *s, const struct ffl_watch *w);
+};
+
+struct ffl_poll {
+    struct ffl_watch *head, *tail; /* may be ready; the one that waits longest first */
+    unsigned watches;
+    unsigned asleep;         /* who sleeps on it: woken by `kick` */
+    int kick;                /* an eventfd, edge-triggered and never read, or -1 */
+    bool passing;            /* of one waiting call: it goes with it */
+    struct ffl_source *self; /* who polls this poll; or NULL */
+};
+
+void ffl_poll_kick(struct ffl_poll *p);
+void ffl_watch_add(struct ffl_poll *p, struct ffl_source *s, struct ffl_watch *w);
+void ffl_watch_del(struct ffl_watch *w); /* idempotent */
+/* Its source may be ready: asked when the list is next read. */
+void ffl_watch_tell(struct ffl_watch *w);
+/* Begun or changed: told if it is ready now. */
+void ffl_watch_begin(struct ffl_watch *w);
+
+static inline void ffl_source_tell(struct ffl_source *s)
+{
+    for (struct ffl_watch *w = s->watches; w; w = w->next)
+        ffl_watch_tell(w);
+}
+
+/* The head of the ready list, taken off it; NULL: it is empty. */
+struct ffl_watch *ffl_poll_take(struct ffl_poll *p);
+/* Is there something? Takes off what is not ready any more. */
+bool ffl_poll_ready(struct ffl_poll *p);
+/* Reads the ready list once: events, `max` at most. */
+int ffl_poll_harvest(struct ffl_poll *p, struct epoll_event *ev, int max);
+void ffl_poll_clear(struct ffl_poll *p); /* forgets what may be ready */
+
+#endif

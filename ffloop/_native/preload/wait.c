@@ -1,0 +1,475 @@
+/*
+ * wait.c - the lock, calls that wait, and sleeping.
+ *
+ * Callers: everything. Several threads may sleep, each on a descriptor of its own (an epoll's or its
+ * thread's waiter) that holds every session's doorbell, exclusively: one wakes, takes over what has
+ * come for all, and kicks those it concerns. While anyone sleeps the wait word is raised anew at each
+ * unlock, after which the rings are looked at again: no entry stays unseen.
+ *
+ * With the lock a thread cannot be cancelled; where it sleeps, it can. What a waiting call holds is in
+ * the thread's memory (struct call): a call that is left, by a cancellation or by a longjmp from a
+ * handler, is put right by the thread's next call, or by its end.
+ */
+#include "preload.h"
+#include "calls.h"
+
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/single_threaded.h>
+
+__thread struct tls tls __attribute__((tls_model("initial-exec")));
+
+#define FEW 4 /* nodes that a call holds, but for poll */
+
+static pthread_mutex_t big = PTHREAD_MUTEX_INITIALIZER;
+static pthread_key_t at_end; /* of a thread that has something here */
+static char mark_bell, mark_kick;
+
+/* ---- the lock ------------------------------------------------------------------------------ */
+
+static void take(void)
+{
+    tls.locked = !options.per_thread && !__libc_single_threaded;
+    if (tls.locked) {
+        (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &tls.cancel); /* it has no errors */
+        pthread_mutex_lock(&big);
+    }
+    tls.inside = true;
+}
+
+static void pass(void)
+{
+    const struct sc_list *l = sc_list();
+    for (struct sc *sc = l->sleepers ? l->first : NULL; sc; sc = sc->next)
+        while (!ffl_client_doze(sc->c))
+            ffl_client_reap(sc->c);
+    tls.inside = false;
+    if (!tls.locked)
+        return;
+    pthread_mutex_unlock(&big);
+    (void)pthread_setcancelstate(tls.cancel, NULL);
+}
+
+/* ---- calls --------------------------------------------------------------------------------- */
+
+void call_release(struct call *k, struct hold *h)
+{
+    k->n--;
+    ffl_watch_del(&h->w);
+    if (h->beside >= 0)
+        (void)real.epoll_ctl(tls.waiter->epfd, EPOLL_CTL_DEL, h->beside, NULL);
+    if (h->node)
+        node_put(h->node);
+}
+
+static void call_end(void)
+{
+    struct call *k = tls.call;
+    tls.call = k->outer;
+    k->outer = tls.spare;
+    tls.spare = k;
+    k->away = false;
+    if (k->on) { /* it was left */
+        k->on->asleep--;
+        sc_list()->sleepers--;
+        k->on = NULL;
+        tls.asleep = NULL;
+    }
+    if (k->plain)
+        k->plain->plain--;
+    k->plain = NULL;
+    while (k->n)
+        call_release(k, &k->holds[k->n - 1]);
+}
+
+/* Is `k` no longer on the stack below this call? A handler's frames, which may be of a call inside it,
+ * are beyond what the kernel puts between: more than this. */
+#define SIGNAL_FRAME 512
+
+static bool within(const stack_t *s, const char *p)
+{
+    return !(s->ss_flags & SS_DISABLE) && p >= (char *)s->ss_sp &&
+           p < (char *)s->ss_sp + s->ss_size;
+}
+
+static bool left(const struct call *k)
+{
+    const char *here = __builtin_frame_address(0);
+    stack_t other = {.ss_flags = SS_DISABLE};
+    if (!k->away)
+        return true;
+    (void)sigaltstack(NULL, &other); /* cannot fail */
+    bool was = within(&other, k->frame), is = within(&other, here);
+    return was == is ? here > k->frame - SIGNAL_FRAME : was;
+}
+
+void lock(void)
+{
+    take();
+    while (ffl_unlikely(tls.call != NULL) && left(tls.call))
+        call_end();
+}
+
+void unlock(void)
+{
+    if (ffl_unlikely(tls.call != NULL) && !tls.call->away)
+        call_end();
+    pass();
+}
+
+/* In the child: the other threads' calls are the parent's. */
+void source_forked(struct ffl_source *s)
+{
+    struct ffl_watch *next;
+    for (struct ffl_watch *w = s->watches; w; w = next) {
+        next = w->next;
+        if (w->poll->passing)
+            ffl_watch_del(w);
+    }
+}
+
+void calls_forked(void)
+{
+    for (struct call *k = tls.call; k; k = k->outer) {
+        k->n = 0; /* `held` was set to 0 everywhere */
+        k->on = NULL;
+        k->plain = NULL;
+    }
+    if (tls.waiter) { /* its epoll is the parent's too */
+        waiter_close(tls.waiter);
+        free(tls.waiter);
+        tls.waiter = NULL;
+    }
+}
+
+/* ---- a thread's end ------------------------------------------------------------------------ */
+
+static void free_calls(void)
+{
+    while (tls.call)
+        call_end();
+    while (tls.spare) {
+        struct call *k = tls.spare;
+        tls.spare = k->outer;
+        free(k->holds);
+        free(k->kernel);
+        free(k);
+    }
+}
+
+static void leave_behind(int fd, struct node *n, void *unused)
+{
+    (void)fd;
+    (void)unused;
+    n->owner = n->owner > 0 ? NODE_LEFT : 0;
+}
+
+/* Its sockets are not closed by that, natively: with any its session stays. */
+static void thread_gone(void *unused)
+{
+    (void)unused;
+    take();
+    free_calls();
+    if (tls.waiter) {
+        waiter_close(tls.waiter);
+        free(tls.waiter);
+        tls.waiter = NULL;
+    }
+    if (options.per_thread)
+        fd_each(leave_behind, NULL);
+    sc_ended(&tls.sessions);
+    pass();
+}
+
+void wait_start(void)
+{
+    (void)pthread_key_create(&at_end, thread_gone); /* else a thread's end leaks three */
+}
+
+void thread_watch(void)
+{
+    (void)pthread_setspecific(at_end, &tls); /* ENOMEM: what it has lasts as the process */
+}
+
+/* ---- waiters ------------------------------------------------------------------------------- */
+
+static int add(int epfd, int fd, uint32_t events, void *mark)
+{
+    struct epoll_event ev = {.events = events, .data.ptr = mark};
+    return real.epoll_ctl(epfd, EPOLL_CTL_ADD, fd, &ev) < 0 && errno != EEXIST ? -errno : 0;
+}
+
+int waiter_open(struct waiter *w, int epfd)
+{
+    *w = (struct waiter){.epfd = epfd, .kick = -1};
+    if (epfd < 0)
+        return epfd;
+    ffl_spin_init(&w->idle.spin, options.spin_us);
+    w->kick = fd_ours(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (w->kick >= 0)
+        return 0;
+    fd_ours_close(epfd);
+    return w->kick;
+}
+
+void waiter_close(struct waiter *w)
+{
+    fd_ours_close(w->kick);
+    fd_ours_close(w->epfd);
+    w->kick = w->epfd = -1;
+}
+
+int waiter_mine(void)
+{
+    if (tls.waiter)
+        return 0;
+    struct waiter *w = malloc(sizeof(*w));
+    int rc = w ? waiter_open(w, fd_ours(real.epoll_create1(EPOLL_CLOEXEC))) : -ENOMEM;
+    if (rc < 0) {
+        free(w);
+        return rc;
+    }
+    tls.waiter = w;
+    thread_watch();
+    return 0;
+}
+
+int waiter_bells(struct waiter *w)
+{
+    unsigned now = sc_list()->generation + 1;
+    if (w->sc_seen == now)
+        return 0;
+    int rc = add(w->epfd, w->kick, EPOLLIN | EPOLLET, &mark_kick);
+    for (struct sc *sc = sc_first(); sc && rc == 0; sc = sc->next) {
+        if (ffl_client_dead(sc->c))
+            continue;
+        rc = add(w->epfd, ffl_client_doorbell_fd(sc->c), EPOLLIN | EPOLLET | EPOLLEXCLUSIVE,
+                 &mark_bell);
+        if (rc == 0)
+            rc = add(w->epfd, ffl_client_session_fd(sc->c), EPOLLIN | EPOLLRDHUP, sc);
+    }
+    if (rc == 0)
+        w->sc_seen = now;
+    return rc;
+}
+
+bool waiter_mark(uint64_t data)
+{
+    return data == (uintptr_t)&mark_bell || data == (uintptr_t)&mark_kick;
+}
+
+bool waiter_event(struct waiter *w, const struct epoll_event *ev)
+{
+    if (waiter_mark(ev->data.u64))
+        return true;
+    for (struct sc *sc = sc_first(); sc; sc = sc->next) {
+        if (ev->data.ptr != sc)
+            continue;
+        if (ffl_client_dead(sc->c) == 0) {
+            ffl_client_lost(sc->c); /* all that wait for its sockets are told */
+            report("instance %d (pid %d) has ended: its connections are reset", sc->index,
+                   ffl_client_instance_pid(sc->c));
+        }
+        (void)real.epoll_ctl(w->epfd, EPOLL_CTL_DEL, ffl_client_session_fd(sc->c), NULL);
+        return true;
+    }
+    return false;
+}
+
+void waiter_drain(struct waiter *w)
+{
+    struct epoll_event ev[8];
+    int n = real_epoll(w->epfd, ev, FFL_COUNT(ev), 0, NULL);
+    for (int i = 0; i < n; i++)
+        (void)waiter_event(w, &ev[i]);
+}
+
+/* ---- a call begins ------------------------------------------------------------------------- */
+
+static struct call *call_new(void)
+{
+    struct call *k = tls.spare;
+    if (k) {
+        tls.spare = k->outer;
+        return k;
+    }
+    k = calloc(1, sizeof(*k));
+    if (k)
+        k->set.passing = true;
+    return k;
+}
+
+struct call *call_open(unsigned room, int *rc)
+{
+    struct call *k = tls.call && !tls.call->away ? tls.call : NULL;
+    *rc = waiter_mine();
+    if (*rc == 0)
+        *rc = waiter_bells(tls.waiter);
+    if (*rc < 0 || k)
+        return *rc < 0 ? NULL : k;
+    *rc = -ENOMEM;
+    k = call_new();
+    if (!k)
+        return NULL;
+    if (room < FEW)
+        room = FEW;
+    if (k->room < room) {
+        free(k->holds);
+        free(k->kernel);
+        k->holds = calloc(room, sizeof(*k->holds));
+        k->kernel = calloc(room + 1, sizeof(*k->kernel));
+        k->room = k->holds && k->kernel ? room : 0;
+    }
+    k->outer = k->room ? tls.call : tls.spare;
+    *(k->room ? &tls.call : &tls.spare) = k;
+    if (!k->room)
+        return NULL;
+    k->set.kick = tls.waiter->kick;
+    *rc = 0;
+    return k;
+}
+
+struct hold *call_hold(struct call *k, struct node *n, uint32_t events)
+{
+    if (k->n == k->room) /* one that it has asked for before */
+        call_release(k, &k->holds[k->n - 1]);
+    struct hold *h = &k->holds[k->n++];
+    *h = (struct hold){.node = n, .beside = -1, .w = {.events = events}};
+    n->held++;
+    if (events)
+        ffl_watch_add(&k->set, &n->source, &h->w);
+    return h;
+}
+
+void call_plain(struct call *k, struct epoll_shadow *ep)
+{
+    ep->plain++;
+    k->plain = ep;
+    k->frame = __builtin_frame_address(0);
+    k->away = true;
+    pass();
+}
+
+void call_back(struct call *k)
+{
+    take();
+    k->away = false;
+    k->plain->plain--;
+    k->plain = NULL;
+}
+
+/* ---- sleeping ------------------------------------------------------------------------------ */
+
+struct look {
+    struct ffl_poll *p;
+    bool restarts;
+};
+
+static bool came(void *arg, bool yields)
+{
+    const struct look *l = arg;
+    tls.call->frame = __builtin_frame_address(0);
+    tls.call->away = true;
+    pass();
+    if (yields || tls.locked) /* another thread may need the lock */
+        (void)sched_yield();  /* it has no errors */
+    take();
+    tls.call->away = false;
+    sc_reap();
+    return l->p->head || interrupted(l->restarts);
+}
+
+/* Looks at the rings a little longer. True: time has passed, perhaps something has come; the next time
+ * it is the sleep's turn. */
+static bool linger(struct waiter *w, struct look *l)
+{
+    if (w->lingered)
+        return w->lingered = false;
+    enum ffl_idled how;
+    w->idle.spin.last_ns = ffl_now_ns(); /* its gap is how long a wait takes */
+    bool hit = ffl_idle(&w->idle, -1, true, came, l, &how);
+    if (how == FFL_IDLED_NOT)
+        return false;
+    for (struct sc *sc = how == FFL_IDLED_SPIN ? sc_first() : NULL; sc; sc = sc->next)
+        if (!ffl_client_dead(sc->c))
+            ffl_client_spun(sc->c, hit);
+    if (hit)
+        ffl_spin_hit(&w->idle.spin, ffl_now_ns());
+    w->lingered = !hit;
+    return true;
+}
+
+/* Anything to do instead of sleeping? */
+static bool awake(const struct ffl_poll *p)
+{
+    for (struct sc *sc = sc_first(); sc; sc = sc->next)
+        if (!ffl_client_doze(sc->c)) {
+            ffl_client_reap(sc->c);
+            return true;
+        }
+    return p->head != NULL;
+}
+
+int sleep_begin(struct waiter *w, struct ffl_poll *p, bool restarts)
+{
+    struct call *k = tls.call;
+    if (linger(w, &(struct look){p, restarts}) || awake(p))
+        return 0;
+    tls.asleep = w; /* before the look: a handler after it kicks */
+    atomic_signal_fence(memory_order_seq_cst);
+    if (interrupted(restarts)) {
+        tls.asleep = NULL;
+        return -EINTR;
+    }
+    sc_list()->sleepers++;
+    p->asleep++;
+    for (struct sc *sc = sc_first(); sc; sc = sc->next)
+        if (!ffl_client_dead(sc->c))
+            ffl_client_sleeps(sc->c);
+    k->frame = __builtin_frame_address(0);
+    k->on = p;
+    k->away = true;
+    pass();
+    return 1;
+}
+
+void sleep_end(struct waiter *w)
+{
+    int saved = errno;
+    struct call *k = tls.call;
+    take();
+    tls.asleep = NULL;
+    k->away = false;
+    if (k->on) {
+        k->on->asleep--;
+        k->on = NULL;
+        struct sc_list *l = sc_list();
+        if (--l->sleepers == 0)
+            for (struct sc *sc = l->first; sc; sc = sc->next)
+                ffl_client_rouse(sc->c);
+    }
+    if (w->idle.spin.limit_ns)
+        ffl_spin_hit(&w->idle.spin, ffl_now_ns());
+    sc_reap();
+    errno = saved;
+}
+
+int real_epoll(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns, const sigset_t *mask)
+{
+    static _Atomic bool no_pwait2;
+    if (timeout_ns > 0 && !atomic_load(&no_pwait2)) {
+        struct timespec ts = {timeout_ns / FFL_NS_PER_SEC, timeout_ns % FFL_NS_PER_SEC};
+        int n = real.epoll_pwait2(epfd, ev, max, &ts, mask);
+        if (n >= 0 || !ffl_lacks(errno))
+            return n;
+        atomic_store(&no_pwait2, true);
+    }
+    int64_t ms = timeout_ns <= 0 ? timeout_ns : (timeout_ns + 999999) / 1000000;
+    return real.epoll_pwait(epfd, ev, max,
+                            ms < 0           ? -1
+                            : ms > INT32_MAX ? INT32_MAX
+                                             : (int)ms,
+                            mask);
+}
