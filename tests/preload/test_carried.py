@@ -374,6 +374,28 @@ with socket.socket() as s, socket.socket() as c:
     ffloop.run(both_ways(), instance=shared_instance.path, kernel_sockets="adopt")
 
 
+def test_the_kernels_twin_has_them_too(apart: Instance) -> None:
+    """FFLOOP_DUAL_LISTEN: the segments that the kernel's listener offers are those asked for."""
+    code = """
+import socket
+s = socket.socket()
+s.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 900)
+s.bind(("127.0.0.1", 0)); s.listen()
+print(s.getsockname()[1], flush=True); input()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", code],
+        env=apart.environment(FFLOOP_DUAL_LISTEN="1"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert program.stdout
+        with socket.create_connection(("127.0.0.1", int(program.stdout.readline())), 10) as c:
+            assert c.getsockopt(TCP, socket.TCP_MAXSEG) <= 900
+        program.communicate("\n", timeout=30)
+
+
 # ---- one interface ----------------------------------------------------------------------------
 
 INTERFACE = """

@@ -11,12 +11,18 @@
 #include <netinet/in.h>
 #include <string.h>
 
-static void copy_option(int from, int to, int level, int name)
+/* What was set on the placeholder, from one socket of the kernel's to another. */
+static int copy_options(int from, int to)
 {
-    int value = 0;
-    socklen_t len = sizeof(value);
-    if (real.getsockopt(from, level, name, &value, &len) == 0)
-        (void)real.setsockopt(to, level, name, &value, len); /* then bind says what is wrong */
+    struct ffl_optarg o;
+    struct ffl_carry k;
+    int rc = ffl_carry_begin(&k, from, "host", NULL);
+    if (rc < 0)
+        return rc;
+    while (rc == 0 && ffl_carry_next(&k, &o))
+        rc = real.setsockopt(to, o.level, o.name, o.data, o.len) < 0 ? -errno : 0;
+    ffl_carry_end(&k);
+    return rc;
 }
 
 static int open_beside(const struct ffl_addr *a, int placeholder, int backlog)
@@ -32,12 +38,10 @@ static int open_beside(const struct ffl_addr *a, int placeholder, int backlog)
     int fd = fd_ours(real.socket(a->family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
     if (fd < 0)
         return fd;
-    copy_option(placeholder, fd, SOL_SOCKET, SO_REUSEADDR);
-    copy_option(placeholder, fd, SOL_SOCKET, SO_REUSEPORT);
-    if (a->family == AF_INET6)
-        copy_option(placeholder, fd, IPPROTO_IPV6, IPV6_V6ONLY);
-    if (real.bind(fd, (struct sockaddr *)&ss, len) < 0 || real.listen(fd, backlog) < 0) {
+    rc = copy_options(placeholder, fd);
+    if (rc == 0 && (real.bind(fd, (struct sockaddr *)&ss, len) < 0 || real.listen(fd, backlog) < 0))
         rc = -errno;
+    if (rc < 0) {
         fd_ours_close(fd);
         return rc;
     }
