@@ -52,6 +52,7 @@ WAITS(query,
       (path, timeout_ms, out, why, whylen))
 
 WAITS(give_back, (struct ffl_client * c, int h), (c, h))
+WAITS(export, (struct ffl_client * c, int h, const struct ffl_ticket *t), (c, h, t))
 WAITS(import,
       (struct ffl_client * c, const struct ffl_ticket *t, uint32_t handle, int domain, int type,
        int proto),
@@ -66,6 +67,7 @@ static void waiting_detach(struct ffl_client *c)
 
 #define ffl_client_ticket waiting_ticket
 #define ffl_client_give_back waiting_give_back
+#define ffl_client_export waiting_export
 #define ffl_client_import waiting_import
 #define ffl_client_query waiting_query
 #define ffl_client_detach waiting_detach

@@ -271,7 +271,7 @@ class Client:
         if lib.ffl_client_disarm(self.c, handle):
             self.ping()
             _check(self._wait(lib.ffl_client_give_back, handle))
-        lib.ffl_client_export(self.c, handle, ticket)
+        _check(self._wait(lib.ffl_client_export, handle, ticket))
         self.ping()
 
     def take(self, ticket: Any, handle: int, family: int, kind: int, proto: int) -> int:
