@@ -179,7 +179,6 @@ def test_refused(run_std, no_leaks):
             assert isinstance(box.errors[0], ConnectionRefusedError)
             assert not transport.is_closing()
             async with endpoint(lambda: Box(echo=True), local_addr=address):
-
                 while not box.got:  # what comes before the other end is there is refused too
                     transport.sendto(b"y")
                     await asyncio.sleep(0.01)

@@ -96,12 +96,7 @@ static int dispatcher_clear(PyObject *self)
 
 static void dispatcher_dealloc(PyObject *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    dispatcher_clear(self);
-    freefunc release = PyType_GetSlot(type, Py_tp_free);
-    release(self);
-    Py_DECREF(type);
+    hot_dealloc(self, dispatcher_clear);
 }
 
 static PyObject *dispatcher_close(PyObject *self, PyObject *unused)

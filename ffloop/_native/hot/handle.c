@@ -66,13 +66,9 @@ static int handle_clear(PyObject *self)
 
 static void handle_dealloc(PyObject *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
+    PyObject_GC_UnTrack(self); /* weak references have callbacks */
     PyObject_ClearWeakRefs(self);
-    handle_clear(self);
-    freefunc release = PyType_GetSlot(type, Py_tp_free);
-    release(self);
-    Py_DECREF(type);
+    hot_dealloc(self, handle_clear);
 }
 
 static int fill(struct handle *h, PyObject *loop, PyObject *const *args, Py_ssize_t n,

@@ -59,6 +59,8 @@ struct hot_name {
 int hot_intern_all(const struct hot_name *names, size_t n);
 /* module.name, as a new reference in *to. */
 int hot_import(PyObject **to, const char *module, const char *name);
+/* An object of a type of ours goes: `clear` drops what it refers to. */
+void hot_dealloc(PyObject *self, inquiry clear);
 /* Makes the type and adds it to the module: a borrowed reference, or NULL. */
 PyObject *hot_add_type(PyObject *module, const char *name, PyType_Spec *spec, PyObject *bases);
 /* Takes the exception that is set, as an object; NULL when it is one that ends the program

@@ -26,6 +26,16 @@ int hot_import(PyObject **to, const char *module, const char *name)
     return *to ? 0 : -1;
 }
 
+void hot_dealloc(PyObject *self, inquiry clear)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    clear(self);
+    freefunc release = PyType_GetSlot(type, Py_tp_free);
+    release(self);
+    Py_DECREF(type);
+}
+
 PyObject *hot_add_type(PyObject *module, const char *name, PyType_Spec *spec, PyObject *bases)
 {
     PyObject *type = PyType_FromSpecWithBases(spec, bases);

@@ -86,15 +86,16 @@ static int queue_clear(PyObject *self)
     return 0;
 }
 
-static void queue_dealloc(PyObject *self)
+static int queue_release(PyObject *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
     queue_clear(self);
     PyMem_Free(((Queue *)self)->items);
-    freefunc release = PyType_GetSlot(type, Py_tp_free);
-    release(self);
-    Py_DECREF(type);
+    return 0;
+}
+
+static void queue_dealloc(PyObject *self)
+{
+    hot_dealloc(self, queue_release);
 }
 
 static PyObject *py_append(PyObject *self, PyObject *item)

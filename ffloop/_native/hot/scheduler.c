@@ -86,12 +86,7 @@ static int scheduler_clear(PyObject *self)
 
 static void scheduler_dealloc(PyObject *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    scheduler_clear(self);
-    freefunc release = PyType_GetSlot(type, Py_tp_free);
-    release(self);
-    Py_DECREF(type);
+    hot_dealloc(self, scheduler_clear);
 }
 
 /* ---- asyncio's methods, for a loop in debug mode and for whatever is not plain -------------- */

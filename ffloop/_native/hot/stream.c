@@ -46,12 +46,7 @@ static int stream_clear(PyObject *self)
 
 static void stream_dealloc(PyObject *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    stream_clear(self);
-    freefunc release = PyType_GetSlot(type, Py_tp_free);
-    release(self);
-    Py_DECREF(type);
+    hot_dealloc(self, stream_clear);
 }
 
 /* The owner's method; a Stream whose owner went has nothing to say. */
