@@ -6,11 +6,12 @@
 #include "preload.h"
 
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define CHUNK 65536
+#define CHUNK 65536 /* bytes; not on the caller's stack, which may be a small one */
 
 static bool on_stack(int fd)
 {
@@ -33,12 +34,11 @@ static ssize_t send_part(int out, const void *data, size_t len)
     return sock_sent(sock_send(s, &iov, 1, 0), 0);
 }
 
-static ssize_t copy_file(int out, int in, off64_t *at, size_t count)
+static ssize_t copy_file(int out, int in, off64_t *at, size_t count, char *data)
 {
-    char data[CHUNK];
     size_t sent = 0;
     while (sent < count) {
-        size_t want = count - sent < sizeof(data) ? count - sent : sizeof(data);
+        size_t want = count - sent < CHUNK ? count - sent : CHUNK;
         ssize_t got = pread64(in, data, want, *at);
         if (got <= 0) {
             if (got < 0 && errno == ESPIPE)
@@ -70,8 +70,10 @@ API ssize_t sendfile64(int out, int in, off64_t *offset, size_t count)
         errno = EINVAL;
         return -1;
     }
-    ssize_t n = copy_file(out, in, &at, count);
+    char *data = malloc(CHUNK);
+    ssize_t n = data ? copy_file(out, in, &at, count, data) : -1;
     int saved = errno;
+    free(data);
     if (offset)
         *offset = at;
     else
@@ -99,11 +101,10 @@ static bool would_block(int pipe, short events, bool nonblock)
 }
 
 /* From the socket into a pipe: what the pipe takes is taken from the socket. */
-static ssize_t to_pipe(int in, int out, size_t len, bool nonblock)
+static ssize_t to_pipe(int in, int out, size_t len, bool nonblock, char *data)
 {
-    char data[CHUNK];
     struct sock *s = would_block(out, POLLOUT, nonblock) ? NULL : sock_enter_stack(in);
-    struct iovec iov = {data, len < sizeof(data) ? len : sizeof(data)};
+    struct iovec iov = {data, len < CHUNK ? len : CHUNK};
     if (!s)
         return -1; /* EAGAIN, or closed by another thread meanwhile */
     ssize_t got = leave(sock_recv(s, &iov, 1, MSG_PEEK));
@@ -118,9 +119,8 @@ static ssize_t to_pipe(int in, int out, size_t len, bool nonblock)
 }
 
 /* From a pipe: no more is read from it than the socket has room for. */
-static ssize_t from_pipe(int in, int out, size_t len, bool nonblock)
+static ssize_t from_pipe(int in, int out, size_t len, bool nonblock, char *data)
 {
-    char data[CHUNK];
     struct ffl_pending p = {0};
     struct sock *s;
     if (would_block(in, POLLIN, nonblock))
@@ -141,7 +141,7 @@ static ssize_t from_pipe(int in, int out, size_t len, bool nonblock)
         unlock();
     }
     unlock();
-    size_t want = len < sizeof(data) ? len : sizeof(data);
+    size_t want = len < CHUNK ? len : CHUNK;
     if (p.room && want > p.room)
         want = p.room;
     ssize_t got = real.read(in, data, want);
@@ -166,5 +166,13 @@ API ssize_t splice(int in, off64_t *in_at, int out, off64_t *out_at, size_t len,
         return -1;
     }
     bool nonblock = flags & SPLICE_F_NONBLOCK;
-    return from ? to_pipe(in, out, len, nonblock) : from_pipe(in, out, len, nonblock);
+    char *data = malloc(CHUNK);
+    if (!data)
+        return -1;
+    ssize_t n =
+        from ? to_pipe(in, out, len, nonblock, data) : from_pipe(in, out, len, nonblock, data);
+    int saved = errno;
+    free(data);
+    errno = saved;
+    return n;
 }

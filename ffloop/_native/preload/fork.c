@@ -30,10 +30,12 @@ static void before_fork(void)
             forking = t;
         }
     }
+    alloc_before_fork();
 }
 
 static void fork_parent(void)
 {
+    alloc_after_fork();
     while (forking) {
         struct ticket *t = forking;
         forking = t->next;
@@ -80,6 +82,7 @@ static void inherit(int fd, struct node *n, void *arg)
 
 static void fork_child(void)
 {
+    alloc_after_fork();
     fd_forked(inherit);
     while (forking) {
         struct ticket *t = forking;

@@ -278,11 +278,13 @@ API int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct timesp
 
 /* ---- send ---------------------------------------------------------------------------------- */
 
-/* The rest of iov after `skip` bytes, in `out`; how many. */
+enum { FEW = 16 };
+
+/* The next FEW pieces of iov after `skip` bytes, in `out`; how many. */
 static int rest(struct iovec *out, const struct iovec *iov, size_t n, size_t skip)
 {
     int k = 0;
-    for (size_t i = 0; i < n && k < IOV_MAX; i++) {
+    for (size_t i = 0; i < n && k < FEW; i++) {
         if (skip >= iov[i].iov_len) {
             skip -= iov[i].iov_len;
             continue;
@@ -295,14 +297,22 @@ static int rest(struct iovec *out, const struct iovec *iov, size_t n, size_t ski
 
 static int64_t give(struct sock *s, const struct iovec *iov, size_t n, size_t skip)
 {
+    struct iovec some[FEW];
+    int64_t sent = 0;
     if (n == 1)
         return ffl_client_send(s->sc->c, s->h, (const char *)iov->iov_base + skip,
                                iov->iov_len - skip);
     if (!skip && n <= IOV_MAX)
         return ffl_client_sendv(s->sc->c, s->h, iov, (int)n);
-    struct iovec left[IOV_MAX];
-    int k = rest(left, iov, n, skip);
-    return ffl_client_sendv(s->sc->c, s->h, left, k);
+    for (int k; (k = rest(some, iov, n, skip + (size_t)sent)) > 0;) {
+        int64_t r = ffl_client_sendv(s->sc->c, s->h, some, k);
+        if (r < 0)
+            return sent ? sent : r;
+        sent += r;
+        if ((size_t)r < total_of(some, (size_t)k))
+            break;
+    }
+    return sent;
 }
 
 ssize_t sock_send(struct sock *s, const struct iovec *iov, size_t n, int flags)

@@ -8,7 +8,7 @@
  * epoll.c   epoll                                    poll.c    poll, select
  * kqueue.c  kqueue, over epoll.c                     ff_syscall.h  for programs: kqueue, type flags
  * raw.c     syscall(2)                               dual.c    FFLOOP_DUAL_LISTEN
- * again.c   an epoll after a fork
+ * again.c   an epoll after a fork                    alloc.c   memory of our own
  * dgram.c   datagrams
  * place.c   which stack, instance, CPU               option.c  socket options, ioctl
  * share.c   sockets of several processes (proc.h)    file.c    sendfile, splice
@@ -92,6 +92,8 @@ struct tls {
     bool locked;        /* the mutex too */
     struct signals ran; /* up to now; when the thread's call began */
     struct signals before;
+    bool put_off;    /* handlers: all signals are blocked since one came `inside` (signal.c), */
+    sigset_t masked; /* and before that these were */
     struct waiter *asleep; /* what it sleeps on, or is about to: a handler kicks it (signal.c) */
     int id;                /* FF_THREAD_SOCKET: whose nodes are whose; 0: none yet (fds.c) */
     int worker;            /* FF_THREAD_SOCKET: its number, from 1; 0: none yet (place.c) */
@@ -118,6 +120,14 @@ static inline bool interrupted(bool restarts)
 
 void lock(void);
 void unlock(void);
+void signals_allow(void); /* the handlers that were put off run now */
+static inline void signals_come(void)
+{
+    if (ffl_unlikely(tls.put_off))
+        signals_allow();
+}
+void alloc_before_fork(void); /* alloc.c */
+void alloc_after_fork(void);
 
 /* The calling thread's session with an instance, attached when first asked. NULL: *why is -errno and
  * was reported. Locked. */

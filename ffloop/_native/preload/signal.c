@@ -9,15 +9,66 @@
 #include "preload.h"
 
 #include <string.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+#include <unistd.h>
 
 #define SIGNALS 65
 
 static struct sigaction handlers[SIGNALS];
 static bool no_restart[SIGNALS]; /* siginterrupt: of handlers that signal() sets */
 
+/* ---- handlers that are put off --------------------------------------------------------------- */
+
+/* What a fault raises cannot wait, and 32 and 33 are the C library's own. */
+static bool can_wait(int sig)
+{
+    static const int not[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT, 32, 33};
+    for (size_t i = 0; i < FFL_COUNT(not); i++)
+        if (not[i] == sig)
+            return false;
+    return true;
+}
+
+/*
+ * It came while its thread is `inside`, where a handler would find tables half changed and the lock taken.
+ * The signal is sent again, as it was, and the thread goes on with all signals blocked: it, and those that
+ * come meanwhile, wait in the kernel until unlock.
+ */
+static void put_off(int sig, siginfo_t *info, ucontext_t *context)
+{
+    if (!tls.put_off)
+        memcpy(&tls.masked, &context->uc_sigmask, _NSIG / 8); /* the kernel's is as long as that */
+    tls.put_off = true;
+    for (int i = 1; i < SIGNALS; i++)
+        if (can_wait(i))
+            sigaddset(&context->uc_sigmask, i);
+    int saved = errno;
+    (void)real.syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), sig, info); /* to ourselves */
+    errno = saved;
+}
+
+void signals_allow(void)
+{
+    sigset_t mask = tls.masked;
+    tls.put_off = false;
+    (void)pthread_sigmask(SIG_SETMASK, &mask, NULL); /* those that wait run before it returns */
+}
+
+/* ---- handlers --------------------------------------------------------------------------------- */
+
 static void counted(int sig, siginfo_t *info, void *context)
 {
-    const struct sigaction *a = &handlers[sig];
+    if (ffl_unlikely(tls.inside) && can_wait(sig)) {
+        put_off(sig, info, context);
+        return;
+    }
+    struct sigaction copy = handlers[sig];
+    const struct sigaction *a = &copy;
+    if (a->sa_flags & SA_RESETHAND) { /* ours to do: the kernel would when it is put off, too */
+        static const struct sigaction none = {.sa_handler = SIG_DFL};
+        (void)real.sigaction(sig, &none, NULL); /* a good number */
+    }
     tls.ran.all++;
     tls.ran.interrupts += !(a->sa_flags & SA_RESTART);
     struct signals before = tls.before; /* the handler may make calls of its own */
@@ -48,7 +99,7 @@ API int sigaction(int sig, const struct sigaction *act, struct sigaction *old)
     const struct sigaction *set = act;
     if (act && is_handler(act)) {
         ours = *act;
-        ours.sa_flags |= SA_SIGINFO;
+        ours.sa_flags = (ours.sa_flags | SA_SIGINFO) & (int)~SA_RESETHAND;
         ours.sa_sigaction = counted;
         set = &ours;
         handlers[sig] = *act;

@@ -31,12 +31,13 @@ static char mark_bell, mark_kick;
 
 static void take(void)
 {
+    tls.inside = true; /* first: a handler that comes from now on is put off */
+    atomic_signal_fence(memory_order_seq_cst);
     tls.locked = !options.per_thread && !__libc_single_threaded;
     if (tls.locked) {
         (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &tls.cancel); /* it has no errors */
         pthread_mutex_lock(&big);
     }
-    tls.inside = true;
 }
 
 static void pass(void)
@@ -45,11 +46,15 @@ static void pass(void)
     for (struct sc *sc = l->sleepers ? l->first : NULL; sc; sc = sc->next)
         while (!ffl_client_doze(sc->c))
             ffl_client_reap(sc->c);
+    bool locked = tls.locked; /* a handler's calls have their own */
+    int cancel = tls.cancel;
+    if (locked)
+        pthread_mutex_unlock(&big);
+    atomic_signal_fence(memory_order_seq_cst);
     tls.inside = false;
-    if (!tls.locked)
-        return;
-    pthread_mutex_unlock(&big);
-    (void)pthread_setcancelstate(tls.cancel, NULL);
+    signals_come();
+    if (locked)
+        (void)pthread_setcancelstate(cancel, NULL);
 }
 
 /* ---- calls --------------------------------------------------------------------------------- */

@@ -1,0 +1,166 @@
+/*
+ * alloc.c - the library's own memory: malloc and its kin, seen by nobody else.
+ *
+ * Callers: everything that is linked into the library, by the usual names. A signal handler may call socket()
+ * while it interrupts the program's malloc, so the C library's cannot be used here. Blocks are powers of two in
+ * pieces of mapped memory, kept by size when they are freed; large ones are mappings of their own. The lock is
+ * held for a few instructions, `inside`, when handlers are put off (signal.c).
+ */
+#include "preload.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define LEAST 5 /* 32 bytes, with the head */
+#define MOST 17 /* 128 KiB; above it a mapping */
+#define PIECE ((size_t)1 << 18)
+
+struct head { /* before each block */
+    size_t size;
+    struct head *next; /* when it is free */
+};
+_Static_assert(sizeof(struct head) == 16, "blocks are as aligned as malloc's");
+
+static struct head *free_blocks[MOST + 1];
+static char *piece;
+static size_t left; /* of it */
+static atomic_flag taken = ATOMIC_FLAG_INIT;
+
+static bool enter(void)
+{
+    bool was = tls.inside;
+    tls.inside = true;
+    atomic_signal_fence(memory_order_seq_cst);
+    while (atomic_flag_test_and_set_explicit(&taken, memory_order_acquire))
+        ffl_cpu_relax();
+    return was;
+}
+
+static void go(bool was)
+{
+    atomic_flag_clear_explicit(&taken, memory_order_release); /* pairs with enter's acquire */
+    atomic_signal_fence(memory_order_seq_cst);
+    tls.inside = was;
+    if (!was)
+        signals_come();
+}
+
+void alloc_before_fork(void)
+{
+    while (atomic_flag_test_and_set_explicit(&taken, memory_order_acquire))
+        ffl_cpu_relax();
+}
+
+void alloc_after_fork(void)
+{
+    atomic_flag_clear_explicit(&taken, memory_order_release);
+}
+
+static void *map(size_t size)
+{
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+static struct head *carve(size_t size)
+{
+    if (left < size) { /* what is left of the piece is lost */
+        char *fresh = map(PIECE);
+        if (!fresh)
+            return NULL;
+        piece = fresh;
+        left = PIECE;
+    }
+    struct head *h = (struct head *)piece;
+    piece += size;
+    left -= size;
+    return h;
+}
+
+static unsigned class_of(size_t size)
+{
+    unsigned k = LEAST;
+    while (((size_t)1 << k) < size)
+        k++;
+    return k;
+}
+
+void *malloc(size_t n)
+{
+    size_t size = n + sizeof(struct head);
+    struct head *h;
+    if (n > SIZE_MAX / 2) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    if (size > (size_t)1 << MOST) {
+        h = map(size);
+    } else {
+        unsigned k = class_of(size);
+        size = (size_t)1 << k;
+        bool was = enter();
+        if ((h = free_blocks[k]))
+            free_blocks[k] = h->next;
+        else
+            h = carve(size);
+        go(was);
+    }
+    if (!h) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    h->size = size;
+    return h + 1;
+}
+
+void free(void *p)
+{
+    struct head *h = (struct head *)p - 1;
+    if (!p)
+        return;
+    if (h->size > (size_t)1 << MOST) {
+        int saved = errno;
+        (void)munmap(h, h->size); /* it is a mapping of ours */
+        errno = saved;
+        return;
+    }
+    unsigned k = class_of(h->size);
+    bool was = enter();
+    h->next = free_blocks[k];
+    free_blocks[k] = h;
+    go(was);
+}
+
+void *calloc(size_t n, size_t size)
+{
+    size_t all;
+    if (__builtin_mul_overflow(n, size, &all)) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    void *p = malloc(all);
+    return p ? memset(p, 0, all) : NULL;
+}
+
+void *realloc(void *p, size_t n)
+{
+    if (!p)
+        return malloc(n);
+    size_t has = ((struct head *)p - 1)->size - sizeof(struct head);
+    if (n <= has)
+        return p;
+    void *fresh = malloc(n);
+    if (fresh) {
+        memcpy(fresh, p, has);
+        free(p);
+    }
+    return fresh;
+}
+
+char *strdup(const char *text)
+{
+    size_t n = strlen(text) + 1;
+    char *copy = malloc(n);
+    return copy ? memcpy(copy, text, n) : NULL;
+}
