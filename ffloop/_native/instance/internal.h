@@ -9,7 +9,8 @@
  * timers.c    what is to happen later
  * closer.c    closes what others have sent, on a thread of its own
  * interrupt.c calls that somebody else can make wait, cut short
- * session.c   a session's life; posting completions; publishing and waking
+ * session.c   a session's life; posting completions
+ * endpoint.c  an endpoint's life
  * lost.c      outlives the loss of an application's memory
  * control.c   the operations of the SQ
  * data.c      the three pumps: receive, accept, transmit

@@ -336,7 +336,7 @@ static uint64_t sockets_limit(const struct ffl_instance *in)
         return INT64_MAX / 4;
     uint64_t for_peers =
         in->ledger.limit[CHARGE_TICKET] + PENDING_MAX + (uint64_t)SESSION_FDS * in->o.max_sessions;
-    return rl.rlim_cur - (for_peers < rl.rlim_cur / 2 ? for_peers : rl.rlim_cur / 2);
+    return rl.rlim_cur - (for_peers < rl.rlim_cur / 4 ? for_peers : rl.rlim_cur / 4);
 }
 
 /* After the stack's start, which raises the limit of descriptors. */

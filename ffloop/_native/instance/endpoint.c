@@ -1,0 +1,190 @@
+/*
+ * endpoint.c - an endpoint's life: one session's reference to one stack socket.
+ *
+ * Callers: the other files of instance/. It is in its session's table and list until CLOSED is posted,
+ * in the ready list or in the stalled one meanwhile, and then in the graveyard until the turn ends:
+ * the stack's events of this turn may still name it.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+static void note_open(struct ffl_session *s)
+{
+    atomic_store_explicit(&s->map.seg->inst.sockets, s->open, memory_order_relaxed);
+    atomic_store_explicit(&s->st->sockets, s->open, memory_order_relaxed);
+}
+
+int session_charge(struct ffl_session *s)
+{
+    struct ledger *l = &s->in->ledger;
+    if (!ledger_share(l, CHARGE_SOCKET, s->nsockets) ||
+        ledger_charge(l, s->account, CHARGE_SOCKET, 1) < 0)
+        return -EMFILE;
+    s->nsockets++;
+    return 0;
+}
+
+void session_discharge(struct ffl_session *s)
+{
+    s->nsockets--;
+    ledger_discharge(&s->in->ledger, s->account, CHARGE_SOCKET, 1);
+}
+
+static void ep_due(struct timer *t)
+{
+    struct ep *e = ffl_container_of(t, struct ep, timer);
+    if (!e->closing) {
+        ep_ready(e);
+        return;
+    }
+    ffl_log_within(&e->s->account->log, FFL_LOG_INFO,
+                   "session %u: a closed socket could not send its rest in time", e->s->id);
+    ep_close(e);
+}
+
+struct ep *ep_new(struct ffl_session *s, uint32_t handle, int fd, bool dgram)
+{
+    struct ep *e = calloc(1, sizeof(*e));
+    if (!e)
+        return NULL;
+    e->s = s;
+    e->handle = handle;
+    e->serial = ++s->in->next_serial;
+    e->fd = fd;
+    e->dgram = dgram;
+    e->tx_head = e->tx_tail = FFL_NO_BUF;
+    e->shut = -1;
+    e->timer.fire = ep_due;
+    s->table[handle] = e;
+    TAILQ_INSERT_TAIL(&s->eps, e, all);
+    stats_socket(e);
+    s->open++;
+    note_open(s);
+    if (fd >= 0)
+        atomic_fetch_add_explicit(&s->in->page->sockets, 1, memory_order_relaxed);
+    return e;
+}
+
+static void leave_queue(struct ep *e)
+{
+    if (e->in_ready)
+        TAILQ_REMOVE(&e->s->ready, e, queue);
+    if (e->in_stalled)
+        TAILQ_REMOVE(&e->s->stalled, e, queue);
+    e->in_ready = e->in_stalled = false;
+}
+
+void ep_ready(struct ep *e)
+{
+    if (e->in_ready || e->dead)
+        return;
+    leave_queue(e);
+    e->in_ready = true;
+    TAILQ_INSERT_TAIL(&e->s->ready, e, queue);
+}
+
+void ep_stall(struct ep *e)
+{
+    if (e->in_stalled)
+        return;
+    leave_queue(e);
+    e->in_stalled = true;
+    ffl_stat_add(&e->s->map.seg->inst.pool_empty, 1);
+    TAILQ_INSERT_TAIL(&e->s->stalled, e, queue);
+}
+
+void ep_timer(struct ep *e, int64_t due)
+{
+    timers_set(&e->s->in->timers, &e->timer, due);
+}
+
+int ep_handle(struct ffl_session *s)
+{
+    return ffl_ids_take(&s->ids);
+}
+
+void ep_handle_release(struct ffl_session *s, uint32_t handle)
+{
+    s->table[handle] = NULL;
+    if (handle >= s->n)
+        ffl_ids_give(&s->ids, handle);
+}
+
+int fd_reset(struct ffl_instance *in, int fd)
+{
+    const struct linger at_once = {.l_onoff = 1};
+    int rc = OPS(in)->setsockopt(ST(in), fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+    if (rc < 0 && rc != -EINVAL) /* FreeBSD's, of one that is reset already */
+        ffl_log(FFL_LOG_WARNING, "a close cannot be a reset: %s", strerror(-rc));
+    return OPS(in)->close(ST(in), fd);
+}
+
+/* Does the stack hold bytes that nobody will read? This kernel looks itself when a socket is closed;
+ * FreeBSD's stack ends the stream as if all had been read. */
+static bool left_unread(const struct ep *e)
+{
+    struct ffl_instance *in = e->s->in;
+    uint8_t byte;
+    struct iovec iov = {&byte, sizeof(byte)};
+    return !OPS(in)->kernel && !e->rx_done && !e->failed &&
+           OPS(in)->recv(ST(in), e->fd, &iov, 1, NULL, NULL) > 0;
+}
+
+static bool ends_in_a_reset(const struct ep *e)
+{
+    return !e->dgram && !e->listener && !group_shared(e) &&
+           (e->reset || group_has(e) || left_unread(e));
+}
+
+/* The stack socket is given up, with what is charged for it. */
+void ep_close_fd(struct ep *e, bool reset)
+{
+    struct ffl_instance *in = e->s->in;
+    if (e->fd < 0)
+        return;
+    int rc = reset ? fd_reset(in, e->fd) : OPS(in)->close(ST(in), e->fd);
+    if (rc < 0)
+        ffl_log(FFL_LOG_WARNING, "session %u: close: %s", e->s->id, strerror(-rc));
+    e->fd = -1;
+    session_discharge(e->s);
+    atomic_fetch_sub_explicit(&in->page->sockets, 1, memory_order_relaxed);
+}
+
+void ep_close(struct ep *e)
+{
+    struct ffl_session *s = e->s;
+    struct ffl_instance *in = s->in;
+    if (e->dead)
+        return;
+    handover_keep(e);
+    bool reset = e->fd >= 0 && ends_in_a_reset(e);
+    group_leave(e);
+    data_drop_tx(e);
+    ep_close_fd(e, reset);
+    leave_queue(e);
+    timers_cancel(&in->timers, &e->timer);
+    ep_handle_release(s, e->handle);
+    session_post(s,
+                 (struct ffl_entry){.op = FFL_OP_CLOSED, .handle = e->handle, .buf = FFL_NO_BUF});
+    if (s->sweep == e)
+        s->sweep = TAILQ_NEXT(e, all);
+    TAILQ_REMOVE(&s->eps, e, all);
+    s->open--;
+    note_open(s);
+    stats_socket_end(e);
+    e->dead = true;
+    TAILQ_INSERT_TAIL(&in->graveyard, e, queue);
+}
+
+void ep_bury(struct ffl_instance *in)
+{
+    struct ep *e;
+    while ((e = TAILQ_FIRST(&in->graveyard))) {
+        TAILQ_REMOVE(&in->graveyard, e, queue);
+        free(e);
+    }
+}
