@@ -32,7 +32,7 @@ from . import stackpair
 @pytest.fixture
 def cpython(monkeypatch):
     """test.test_kqueue, which skips itself where select has no kqueue."""
-    names = {name: getattr(ffloop, name) for name in ffloop.__all__ if name.startswith("KQ_")}
+    names = {name: getattr(ffloop, name) for name in ffloop.kqueue.__all__ if name[:3] == "KQ_"}
     for name, value in {**names, "kqueue": Kqueue, "kevent": kevent}.items():
         monkeypatch.setattr(select, name, value, raising=False)
     try:

@@ -321,7 +321,8 @@ static bool came(void *arg, bool yields)
 bool client_idle(struct ffl_client *c, int64_t timeout_ns)
 {
     enum ffl_idled how;
-    bool may_spin = c->idle.spin.limit_ns < 0 || !shares_core(c);
+    int64_t limit = c->idle.spin.limit_ns;
+    bool may_spin = limit < 0 || (limit > 0 && !shares_core(c));
     bool hit = ffl_idle(&c->idle, timeout_ns, may_spin, came, c, &how);
     if (how == FFL_IDLED_SPIN)
         ffl_client_spun(c, hit);

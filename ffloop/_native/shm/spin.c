@@ -54,8 +54,10 @@ static bool yield_once(struct ffl_idle *i, ffl_came_fn *came, void *arg)
 bool ffl_idle(struct ffl_idle *i, int64_t most_ns, bool may_spin, ffl_came_fn *came, void *arg,
               enum ffl_idled *how)
 {
-    int64_t now = ffl_now_ns(), until = ffl_spin_until(&i->spin, now);
-    bool spins = may_spin && until > now;
+    int64_t now =
+        may_spin && i->spin.limit_ns ? ffl_now_ns() : 0; /* the clock takes a while, too */
+    int64_t until = now ? ffl_spin_until(&i->spin, now) : 0;
+    bool spins = until > now;
     *how = spins ? FFL_IDLED_SPIN : ffl_yield_due(&i->yield) ? FFL_IDLED_YIELD : FFL_IDLED_NOT;
     if (!spins)
         return *how == FFL_IDLED_YIELD && yield_once(i, came, arg);
