@@ -21,6 +21,7 @@ from shim import Instance
 
 import ffloop
 
+PATH = ":".join(sys.path)  # of programs that import this module
 SOL, TCP, IP, IP6 = (
     socket.SOL_SOCKET,
     socket.IPPROTO_TCP,
@@ -91,7 +92,7 @@ def loopback(family: int) -> tuple[str, int]:
 # For each row: what a connected, a listening and an accepted socket say, with plain calls.
 PLAIN = """
 import json, socket, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1].split(":")
 from test_carried import TABLE, got, loopback, put
 found = {}
 for what, (family, *row) in TABLE.items():
@@ -114,7 +115,7 @@ print(json.dumps(found))
 
 def plain(env: dict[str, str] | None = None) -> dict[str, list[Any]]:
     done = subprocess.run(
-        [sys.executable, "-P", "-c", PLAIN, os.path.dirname(__file__)],
+        [sys.executable, "-P", "-c", PLAIN, PATH],
         env=env,
         capture_output=True,
         text=True,
@@ -196,7 +197,7 @@ DATAGRAM: dict[str, tuple[int, int, Any]] = {
 GROUP = socket.inet_aton("239.77.1.2") + socket.inet_aton("127.0.0.1")
 SEVERAL = """
 import json, socket, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1].split(":")
 from test_carried import DATAGRAM, IP, SOL, got, put
 with socket.socket(type=socket.SOCK_DGRAM) as s, socket.socket() as order:
     for row in DATAGRAM.values():
@@ -212,7 +213,7 @@ print(json.dumps(found))
 
 
 def test_datagrams_and_order(shared_instance: Instance) -> None:
-    command = [sys.executable, "-P", "-c", SEVERAL, os.path.dirname(__file__)]
+    command = [sys.executable, "-P", "-c", SEVERAL, PATH]
     run = functools.partial(subprocess.run, command, check=True, capture_output=True, timeout=30)
     native = json.loads(run().stdout)
     assert json.loads(run(env=shared_instance.environment()).stdout) == native
@@ -257,7 +258,7 @@ RESTRICTS = {
 }
 ONE = """
 import socket, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1].split(":")
 from test_carried import put
 with socket.socket() as s:
     put(s, int(sys.argv[2]), int(sys.argv[3]), eval(sys.argv[4]))
@@ -270,7 +271,7 @@ with socket.socket() as s:
 
 
 def one(env: dict[str, str], row: tuple[int, int, Any]) -> tuple[str, str]:
-    words = [os.path.dirname(__file__), str(row[0]), str(row[1]), repr(row[2])]
+    words = [PATH, str(row[0]), str(row[1]), repr(row[2])]
     done = subprocess.run(
         [sys.executable, "-P", "-c", ONE, *words],
         env=env,
@@ -333,7 +334,7 @@ def test_what_the_same_kernel_refuses_stays_on_it(shared_instance: Instance) -> 
     """A socket filter points into this process's memory: it is the kernel's alone."""
     code = """
 import socket, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1].split(":")
 from test_carried import SO_ATTACH_FILTER, SOL, filter_all
 with socket.socket() as s, socket.socket() as c:
     kept, value = filter_all()
@@ -344,7 +345,7 @@ with socket.socket() as s, socket.socket() as c:
     except TimeoutError: print("dropped")
 """
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code, os.path.dirname(__file__)],
+        [sys.executable, "-P", "-c", code, PATH],
         env=shared_instance.environment(FFLOOP_LOG="warning"),
         capture_output=True,
         text=True,
@@ -400,7 +401,7 @@ print(s.getsockname()[1], flush=True); input()
 
 INTERFACE = """
 import asyncio, os, socket, subprocess, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1].split(":")
 from pathlib import Path
 from shim import Instance
 import ffloop
@@ -444,7 +445,7 @@ def test_a_listener_of_one_interface(tmp_path: Path) -> None:
             "-P",
             "-c",
             INTERFACE,
-            os.path.dirname(__file__),
+            PATH,
             tmp_path,
         ],
         capture_output=True,
