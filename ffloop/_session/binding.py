@@ -104,6 +104,8 @@ def _addr(packed: bytes) -> Any:
 class Client:
     """The application's end of a session (client.h). Not to be used after close()."""
 
+    c: Any = None  # until it is attached
+
     def __init__(self, path: str, config: Config) -> None:
         """Attaches; waits for the handshake. Raises an InstanceError."""
         self.path = path
@@ -138,7 +140,8 @@ class Client:
                 mmap.PROT_READ,
             )
         except BaseException:
-            lib.ffl_client_detach(self.c)
+            c, self.c = self.c, None
+            lib.ffl_client_detach(c)
             raise
         self.memory = memoryview(self.mm)
         self._events = ffi.new("struct ffl_event[]", _EVENTS)
@@ -155,6 +158,11 @@ class Client:
             lib.ffl_client_detach(c)
             self.memory.release()
             self.mm.close()
+
+    def __del__(self) -> None:
+        # Attached for a loop that was closed meanwhile.
+        with contextlib.suppress(Exception):
+            self.close()
 
     def _wait(self, call: Any, *args: Any) -> int:
         self.waits = True
