@@ -147,6 +147,7 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
     # ---- writing ----
 
     def sendto(self, data: Any, addr: Any = None) -> None:
+        self._endpoint.enter()
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(
                 f"data argument must be a bytes-like object, not {type(data).__name__!r}"

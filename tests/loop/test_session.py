@@ -121,6 +121,33 @@ def test_a_write_from_another_thread_is_refused(run_ff, backlog):
     run_ff(main())
 
 
+def test_a_datagram_from_another_thread_is_refused(run_ff):
+    """And the transport lives on."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        heard = loop.create_future()
+
+        class Box(asyncio.DatagramProtocol):
+            def datagram_received(self, data, addr):
+                heard.set_result(data)
+
+        there, _ = await loop.create_datagram_endpoint(Box, local_addr=(HOST, 0))
+        here, _ = await loop.create_datagram_endpoint(
+            asyncio.DatagramProtocol, remote_addr=there.get_extra_info("sockname")
+        )
+        exc = await in_thread(lambda: here.sendto(b"a"))
+        assert isinstance(exc, RuntimeError)
+        assert "call_soon_threadsafe" in str(exc)
+        assert not here.is_closing()
+        here.sendto(b"b")
+        assert await heard == b"b"
+        here.close()
+        there.close()
+
+    run_ff(main())
+
+
 @pytest.mark.parametrize("how", ["close", "abort"])
 def test_a_close_from_another_thread_is_passed_on(run_std, how):
     async def main():
