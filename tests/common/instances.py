@@ -28,7 +28,10 @@ def start(
 def stop(process: "subprocess.Popen[bytes]") -> None:
     """Ends it, also one that was stopped, and forgets it."""
     process.kill()
-    process.communicate()
+    process.wait()
+    for pipe in (process.stdout, process.stderr):
+        if pipe:
+            pipe.close()
 
 
 @contextlib.contextmanager

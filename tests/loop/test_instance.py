@@ -52,6 +52,7 @@ def named(tmp_path):
 
     def start(*args):
         started.append(instances.start(path, *args, stderr=subprocess.DEVNULL))
+        started[-1].stdout.close()  # tests look for descriptors that are left
         return started[-1]
 
     start.path = path

@@ -12,7 +12,7 @@ import time
 
 import psutil
 
-from .util import HOST, until
+from .util import HOST, until, until_told
 
 FULL = os.environ.get("FFLOOP_SCALE") == "full"
 IDLE, ACTIVE, ROUNDS = (10_000, 1000, 20) if FULL else (800, 80, 10)
@@ -88,7 +88,7 @@ def test_idle_and_active(run_ff, no_leaks):
         for peer in peers:
             peer.close()
         await until(lambda: not Echo.open)
-        await until(lambda: open_sockets(loop) == (1, 1))
+        await until_told(lambda: open_sockets(loop) == (1, 1))
         server.close()
         await server.wait_closed()
 
@@ -156,7 +156,7 @@ def test_short_connections(run_ff, no_leaks):
         began = time.perf_counter()
         await loop.run_in_executor(None, ask, address)
         print(f"\n{SHORT / (time.perf_counter() - began):.0f} short connections a second")
-        await until(lambda: open_sockets(loop) == (1, 1))
+        await until_told(lambda: open_sockets(loop) == (1, 1))
         assert loop.ffloop_stats()["accepts"] == SHORT
         assert len(loop._session.receivers) == 1
         assert not loop._session.streams

@@ -13,7 +13,7 @@ import warnings
 
 import pytest
 
-from .util import HOST, Log, pair, serve, until
+from .util import HOST, Log, pair, serve, until, until_told
 
 MB = 1_000_000
 
@@ -760,7 +760,7 @@ def test_ten_thousand_connections(run_ff, no_leaks):
         server.close()
         await until(lambda: not loop._session.receivers)
         loop._session.client.ping()
-        await until(lambda: loop._session.client.open_sockets() == 0)
+        await until_told(lambda: loop._session.client.open_sockets() == 0)
 
     run_ff(main())
 

@@ -163,6 +163,12 @@ async def until(predicate: Callable[[], Any]) -> None:
         looking.join()
 
 
+async def until_told(question: Callable[[], Any]) -> None:
+    """Waits until the loop's own figures, which only its thread may ask for, say so."""
+    while not question():
+        await asyncio.sleep(0.01)
+
+
 def listeners(port: int) -> set[str]:
     """The names of the processes that hold a listening TCP socket of the kernel's at this port."""
     inodes = {
