@@ -8,6 +8,8 @@
  */
 #include "points.h"
 
+#include "calls.h"
+
 #include "../../ffloop/_native/instance/internal.h"
 
 #include <netinet/tcp.h>
@@ -189,7 +191,9 @@ TEST(instance_start)
             points_arm(&(struct plan){points[i], skip, 1, pthread_self(), false});
             int rc = ffl_instance_start(&lab.in, &lab.o, why, sizeof(why));
             failed = points_end();
-            CHECK(failed ? rc < 0 && why[0] : rc == 0);
+            /* a call that is only tried out (calls.h) is made again where it is needed */
+            bool tried = points[i] == POINT_DESCRIPTOR && skip < FFL_CALLS;
+            CHECK(rc == 0 ? !failed || tried : failed && why[0]);
             if (rc == 0)
                 ffl_instance_free(lab.in);
             CHECK_EQ(test_open_fds(), fds);
