@@ -13,6 +13,7 @@ from .._session import ownership
 from .._session.binding import Client, error
 from .._session.session import Session, stands_for
 from .bridge import hand_over, may_leave
+from .control import build, parse
 from .endpoint import Endpoint
 
 _WHEN_ASKED = -2
@@ -309,11 +310,14 @@ class StackSocket:
     def recvmsg(
         self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /
     ) -> tuple[bytes, list[Any], int, Any]:
-        """As socket.socket's; there is no ancillary data."""
+        """As socket.socket's; a stream has no ancillary data."""
         client, handle = self._live()
         _allow(flags, _RECV_FLAGS)
-        data, told, source = client.recvmsg(handle, bufsize, flags)
-        return data, [], told, None if self.type == socket.SOCK_STREAM else source
+        data, control, told, source = client.recvmsg(handle, bufsize, flags)
+        messages, whole = parse(control, ancbufsize)
+        if not whole:
+            told |= socket.MSG_CTRUNC
+        return data, messages, told, None if self.type == socket.SOCK_STREAM else source
 
     def recvmsg_into(
         self, buffers: Any, ancbufsize: int = 0, flags: int = 0, /
@@ -324,13 +328,13 @@ class StackSocket:
             targets = [held.enter_context(view.cast("B")) for view in views]
             if any(target.readonly for target in targets):
                 raise TypeError("recvmsg_into() argument 1 must be an iterable of writable buffers")
-            data, none, told, source = self.recvmsg(sum(map(len, targets)), ancbufsize, flags)
+            data, messages, told, source = self.recvmsg(sum(map(len, targets)), ancbufsize, flags)
             done = 0
             for target in targets:
                 part = data[done : done + len(target)]
                 target[: len(part)] = part
                 done += len(part)
-        return len(data), none, told, source
+        return len(data), messages, told, source
 
     def send(self, data: Any, flags: int = 0, /) -> int:
         """How many bytes of `data` were taken. Raises BlockingIOError while there is no room."""
@@ -364,10 +368,15 @@ class StackSocket:
     def sendmsg(
         self, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None, /
     ) -> int:
-        """As send, from several buffers."""
-        if ancdata:
-            raise error(errno.EOPNOTSUPP)
+        """As send, from several buffers; IP_PKTINFO, IP_TOS, IP_TTL, IPv6's go with a datagram."""
+        control = build(ancdata)
         data = b"".join(buffers)
+        if control and self.type == socket.SOCK_DGRAM:
+            client, handle = self._live()
+            _allow(flags, _SEND_FLAGS)
+            return client.sendmsg(handle, self._ep().family, data, control, address)
+        if control:
+            raise error(errno.EOPNOTSUPP)
         return self.send(data, flags) if address is None else self.sendto(data, flags, address)
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:

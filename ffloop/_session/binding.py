@@ -47,6 +47,8 @@ READ, WRITE = 1, 2
 EDGE: int = lib.FFL_EDGE  # with READ in want(): what comes, not what is there
 WINDOW_MAX = 1024
 
+CTL_MAX: int = lib.FFL_CTL_MAX  # bytes of control messages with a datagram
+
 raw_send = lib.ffl_client_send
 raw_push = lib.ffl_client_push
 raw_unread = lib.ffl_client_unread
@@ -324,18 +326,25 @@ class Client:
         return self.recvfrom_into(handle, buffer, size, flags)[0]
 
     def recvfrom(self, handle: int, size: int, flags: int = 0) -> tuple[bytes, SockAddr | None]:
-        data, _, source = self.recvmsg(handle, size, flags)
+        data, _, _, source = self.recvmsg(handle, size, flags)
         return data, source
 
-    def recvmsg(self, handle: int, size: int, flags: int = 0) -> tuple[bytes, int, SockAddr | None]:
-        """(data, MSG_TRUNC for a datagram that was cut or 0, where from)."""
+    def recvmsg(
+        self, handle: int, size: int, flags: int = 0
+    ) -> tuple[bytes, bytes, int, SockAddr | None]:
+        """(data, control messages as in msg_control, MSG_TRUNC and MSG_CTRUNC, where from)."""
         if size < 0:
             raise ValueError("negative buffersize in recvfrom")
         data = _new_uncleared("char[]", max(size, 1))
-        addr = ffi.new("struct ffl_addr *")
-        told = ffi.new("int *")
-        got = lib.ffl_client_recv(self.c, handle, data, size, flags, addr, told)
-        return bytes(ffi.buffer(data, _check(got))), told[0], decode(bytes(ffi.buffer(addr)))
+        d = ffi.new("struct ffl_dgram *", {"data": data, "len": size})
+        got = _check(lib.ffl_client_recvmsg(self.c, handle, d, flags))
+        control = bytes(ffi.buffer(d.ctl.data, d.ctl.len))
+        return (
+            bytes(ffi.buffer(data, got)),
+            control,
+            d.flags,
+            decode(bytes(ffi.buffer(ffi.addressof(d, "addr")))),
+        )
 
     def recvfrom_into(
         self, handle: int, buffer: Any, size: int = 0, flags: int = 0
@@ -369,6 +378,16 @@ class Client:
             return _check(
                 lib.ffl_client_sendto(self.c, handle, ffi.from_buffer(flat), len(flat), to)
             )
+
+    def sendmsg(self, handle: int, family: int, data: bytes, control: bytes, address: Any) -> int:
+        """As sendto, with control messages."""
+        held = ffi.from_buffer(data)
+        d = ffi.new("struct ffl_dgram *", {"data": held, "len": len(data)})
+        if address is not None:
+            d.addr = _addr(encode(family, address, "sendmsg"))[0]
+        d.ctl.len = len(control)
+        ffi.memmove(d.ctl.data, control, len(control))
+        return _check(lib.ffl_client_sendmsg(self.c, handle, d))
 
     def shutdown(self, handle: int, how: int) -> None:
         _check(lib.ffl_client_shutdown(self.c, handle, how))

@@ -51,7 +51,7 @@ def test_what_it_has_not(on_fstack):
     import ffloop
 
     with ffloop.socket() as sock:
-        for level, name in ((TCP, socket.TCP_USER_TIMEOUT), (socket.SOL_SOCKET, 9999), (IP, 10)):
+        for level, name in ((TCP, socket.TCP_USER_TIMEOUT), (socket.SOL_SOCKET, 29), (IP, 10)):
             with pytest.raises(OSError) as refused:
                 sock.setsockopt(level, name, 1)
             assert refused.value.errno == errno.ENOPROTOOPT
@@ -112,5 +112,99 @@ def test_a_source_is_picked(on_fstack):
             ask(ours, 39, SOURCE)
             peer.sendto(b"wanted", (GROUP, port))
             assert await loop.sock_recv(ours, 100) == b"wanted"
+
+    ffloop.run(asyncio.wait_for(main(), 10))
+
+
+def ancillary(sock, names, level):
+    for name in names:
+        sock.setsockopt(level, name, 1)
+
+
+def by_type(messages):
+    return {(level, kind): data for level, kind, data in messages}
+
+
+def test_control_messages(on_fstack):
+    """IP_PKTINFO (the address alone), IP_TTL and IP_TOS, in Linux's form; FreeBSD sends no IP_TTL."""
+    import ffloop
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        with (
+            ffloop.socket(socket.AF_INET, socket.SOCK_DGRAM) as ours,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer,
+        ):
+            ours.bind(("", 0))
+            peer.bind((net.PEER, 0))
+            peer.setblocking(False)
+            ancillary(ours, (8, 12, 13), IP)
+            sent = [(IP, 1, struct.pack("i", 0x20)), (IP, 2, struct.pack("i", 9))]
+            at = net.STACKS[1]
+            peer.sendmsg([b"in"], sent, 0, (at, ours.getsockname()[1]))
+            readable = loop.create_future()
+            loop.add_reader(ours, readable.set_result, None)
+            await readable
+            loop.remove_reader(ours)
+            data, messages, flags, source = ours.recvmsg(100, 500)
+            assert (data, flags, source) == (b"in", 0, peer.getsockname())
+            got = by_type(messages)
+            assert got[IP, 8][4:] == socket.inet_aton(at) * 2
+            assert struct.unpack("i", got[IP, 2])[0] == 9
+            assert got[IP, 1][0] == 0x20
+
+    async def answered():
+        loop = asyncio.get_running_loop()
+        with (
+            ffloop.socket(socket.AF_INET, socket.SOCK_DGRAM) as ours,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer,
+        ):
+            ours.bind(("", 0))
+            peer.bind((net.PEER, 0))
+            peer.setblocking(False)
+            ancillary(peer, (13,), IP)
+            at = net.STACKS[1]
+            sent = [
+                (IP, 1, struct.pack("i", 0x20)),
+                (IP, 8, struct.pack("=I4s4x", 0, socket.inet_aton(at))),
+            ]
+            ours.sendmsg([b"out"], sent, 0, peer.getsockname())
+            there = loop.create_future()
+            loop.add_reader(peer, there.set_result, None)
+            await there
+            loop.remove_reader(peer)
+            data, messages, _, source = peer.recvmsg(100, 500)
+            assert (data, source) == (b"out", (at, ours.getsockname()[1]))
+            got = by_type(messages)
+            assert got[IP, 1][0] == 0x20
+
+    ffloop.run(asyncio.wait_for(main(), 10))
+    ffloop.run(asyncio.wait_for(answered(), 10))
+
+
+def test_control_messages_of_ipv6(on_fstack):
+    import ffloop
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        with (
+            ffloop.socket(socket.AF_INET6, socket.SOCK_DGRAM) as ours,
+            socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as peer,
+        ):
+            ours.bind((net.STACK6, 0))
+            peer.bind((net.PEER6, 0))
+            ancillary(ours, (49, 51, 66), IP6)
+            sent = [(IP6, 52, struct.pack("i", 9)), (IP6, 67, struct.pack("i", 0x20))]
+            peer.sendmsg([b"in"], sent, 0, ours.getsockname())
+            there = loop.create_future()
+            loop.add_reader(ours, there.set_result, None)
+            await there
+            loop.remove_reader(ours)
+            data, messages, _, _ = ours.recvmsg(100, 500)
+            got = by_type(messages)
+            assert data == b"in"
+            assert got[IP6, 50][:16] == socket.inet_pton(socket.AF_INET6, net.STACK6)
+            assert struct.unpack("i", got[IP6, 52])[0] == 9
+            assert struct.unpack("i", got[IP6, 67])[0] == 0x20
 
     ffloop.run(asyncio.wait_for(main(), 10))

@@ -1,10 +1,13 @@
 """Socket options: what the kernel takes from any user, a socket on the host stack takes as well."""
 
+import selectors
 import socket
 import struct
 from typing import Any
 
 import pytest
+
+from ffloop import FFSelector
 
 from . import util
 from .stackpair import listener, socketpair
@@ -104,3 +107,63 @@ def test_tcp_info_is_whole() -> None:
         rtt, congestion_window = struct.unpack_from("=I8xI", info, 68)
         assert rtt > 0
         assert congestion_window > 0
+
+
+@pytest.mark.parametrize(
+    ("family", "host", "asked", "sent"),
+    [
+        (
+            socket.AF_INET,
+            "127.0.0.1",
+            [(IP, 8), (IP, 12), (IP, 13), (SOL, 29)],
+            [(IP, 1, struct.pack("i", 0x20)), (IP, 2, struct.pack("i", 9))],
+        ),
+        (
+            socket.AF_INET6,
+            "::1",
+            [(IP6, 49), (IP6, 51), (IP6, 66)],
+            [(IP6, 52, struct.pack("i", 9)), (IP6, 67, struct.pack("i", 0x20))],
+        ),
+    ],
+)
+def test_control_messages_are_the_kernels(
+    family: int, host: str, asked: list[Any], sent: list[Any]
+) -> None:
+    """What a datagram says of itself (address, hop limit, class, time), and what goes with one."""
+    import ffloop
+
+    told = []
+    for make in (ffloop.socket, socket.socket):
+        with make(family, socket.SOCK_DGRAM) as sock, socket.socket(family, 2) as peer:
+            sock.bind((host, 0))
+            peer.bind((host, 0))
+            for ours in (sock, peer):
+                for level, name in asked:
+                    ours.setsockopt(level, name, 1)
+            peer.sendmsg([b"in"], sent, 0, sock.getsockname())
+            ready(sock)
+            told.append(summary(sock.recvmsg(100, 500)))
+            sock.sendmsg([b"o", b"ut"], sent, 0, peer.getsockname())
+            told.append(summary(peer.recvmsg(100, 500)))
+            peer.sendto(b"cut", sock.getsockname())
+            ready(sock)
+            told.append(summary(sock.recvmsg(100, 60)))
+            with pytest.raises(OSError) as refused:
+                sock.sendmsg([b"x"], [(SOL, 1234, b"")], 0, peer.getsockname())
+            told.append(refused.value.errno)
+    assert told[:4] == told[4:]
+    assert {message[:2] for message in told[0][1]} >= {message[:2] for message in sent}
+    assert len(told[0][1]) == len(asked)
+    assert told[2][2] & socket.MSG_CTRUNC
+
+
+def ready(sock: Any) -> None:
+    with selectors.DefaultSelector() if type(sock) is socket.socket else FFSelector() as selector:
+        selector.register(sock, selectors.EVENT_READ)
+        assert selector.select(5)
+
+
+def summary(got: Any) -> Any:
+    """A recvmsg's answer, without what differs from one call to the next."""
+    data, messages, flags, _ = got
+    return data, sorted(m if m[:2] != (SOL, 29) else (*m[:2], b"") for m in messages), flags

@@ -411,13 +411,13 @@ int sim_answer(int fd)
 int sim_put(int fd, const void *p, size_t n)
 {
     struct iovec iov = {.iov_base = (void *)p, .iov_len = n};
-    return ffl_sim_ops.send(sim, fd, &iov, 1, NULL);
+    return ffl_sim_ops.send(sim, fd, &iov, 1, NULL, NULL);
 }
 
 int sim_take(int fd, void *p, size_t n)
 {
     struct iovec iov = {.iov_base = p, .iov_len = n};
-    return ffl_sim_ops.recv(sim, fd, &iov, 1, NULL, NULL);
+    return ffl_sim_ops.recv(sim, fd, &iov, 1, NULL, NULL, NULL);
 }
 
 void sim_shut(int fd)

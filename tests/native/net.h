@@ -144,13 +144,13 @@ static __attribute__((unused)) int set_int(int fd, int level, int name, int v)
 static __attribute__((unused)) int put(int fd, const void *p, size_t n)
 {
     struct iovec iov = {.iov_base = (void *)p, .iov_len = n};
-    return ops->send(st, fd, &iov, 1, NULL);
+    return ops->send(st, fd, &iov, 1, NULL, NULL);
 }
 
 static __attribute__((unused)) int take(int fd, void *p, size_t n)
 {
     struct iovec iov = {.iov_base = p, .iov_len = n};
-    return ops->recv(st, fd, &iov, 1, NULL, NULL);
+    return ops->recv(st, fd, &iov, 1, NULL, NULL, NULL);
 }
 
 /* Receives exactly n bytes, waiting for events. */

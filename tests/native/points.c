@@ -119,15 +119,15 @@ static int interrupted_accept(void *st, int fd, struct ffl_addr *peer)
 }
 
 static int interrupted_recv(void *st, int fd, const struct iovec *iov, int n, struct ffl_addr *from,
-                            int *flags)
+                            struct ffl_ctl *ctl, int *flags)
 {
-    return crossing(POINT_INTERRUPT) ? -EINTR : real->recv(st, fd, iov, n, from, flags);
+    return crossing(POINT_INTERRUPT) ? -EINTR : real->recv(st, fd, iov, n, from, NULL, flags);
 }
 
 static int interrupted_send(void *st, int fd, const struct iovec *iov, int n,
-                            const struct ffl_addr *to)
+                            const struct ffl_addr *to, const struct ffl_ctl *ctl)
 {
-    return crossing(POINT_INTERRUPT) ? -EINTR : real->send(st, fd, iov, n, to);
+    return crossing(POINT_INTERRUPT) ? -EINTR : real->send(st, fd, iov, n, to, NULL);
 }
 
 const struct ffl_stack_ops *points_stack(const struct ffl_stack_ops *of)

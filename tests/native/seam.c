@@ -85,13 +85,13 @@ TEST(gather_and_scatter)
     struct watch a, b;
     connected(&a, &b);
     struct iovec out[] = {{(void *)"one", 3}, {(void *)"", 0}, {(void *)"three", 5}};
-    CHECK_EQ(ops->send(st, a.fd, out, 3, NULL), 8);
+    CHECK_EQ(ops->send(st, a.fd, out, 3, NULL, NULL), 8);
     await(&b, FFL_READ);
     char x[4], y[10];
     struct iovec in[] = {{x, sizeof(x)}, {y, sizeof(y)}};
     struct ffl_addr from;
     int flags = -1;
-    CHECK_EQ(ops->recv(st, b.fd, in, 2, &from, &flags), 8);
+    CHECK_EQ(ops->recv(st, b.fd, in, 2, &from, NULL, &flags), 8);
     CHECK(memcmp(x, "onet", 4) == 0 && memcmp(y, "hree", 4) == 0);
     CHECK_EQ(flags & MSG_TRUNC, 0);
     shut_pair(&a, &b);
@@ -722,18 +722,18 @@ TEST(datagrams)
     char buf[64];
     CHECK_EQ(take(fb, buf, sizeof(buf)), -EAGAIN);
     struct iovec iov = {.iov_base = (void *)"datagram", .iov_len = 8};
-    CHECK_EQ(ops->send(st, fa, &iov, 1, &at), 8);
+    CHECK_EQ(ops->send(st, fa, &iov, 1, &at, NULL), 8);
     iov = (struct iovec){.iov_base = (void *)"", .iov_len = 0};
-    CHECK_EQ(ops->send(st, fa, &iov, 1, &at), 0); /* an empty one is one */
+    CHECK_EQ(ops->send(st, fa, &iov, 1, &at, NULL), 0); /* an empty one is one */
     await(&b, FFL_READ);
     iov = (struct iovec){.iov_base = buf, .iov_len = 5};
     int flags = 0;
-    CHECK_EQ(ops->recv(st, fb, &iov, 1, &from, &flags), 5);
+    CHECK_EQ(ops->recv(st, fb, &iov, 1, &from, NULL, &flags), 5);
     CHECK(memcmp(buf, "datag", 5) == 0);
     CHECK(flags & MSG_TRUNC);
     CHECK(same_addr(&from, &mine));
     int rc;
-    while ((rc = ops->recv(st, fb, &iov, 1, &from, &flags)) == -EAGAIN)
+    while ((rc = ops->recv(st, fb, &iov, 1, &from, NULL, &flags)) == -EAGAIN)
         await(&b, FFL_READ);
     CHECK_EQ(rc, 0);
     CHECK_EQ(flags & MSG_TRUNC, 0);
@@ -764,9 +764,9 @@ TEST(connected_datagrams)
     watch(&b, fb);
     watch(&c, fc);
     struct iovec iov = {.iov_base = (void *)"stranger", .iov_len = 8};
-    (void)ops->send(st, fc, &iov, 1, &pb);
+    (void)ops->send(st, fc, &iov, 1, &pb, NULL);
     iov = (struct iovec){.iov_base = (void *)"friend", .iov_len = 6};
-    CHECK_EQ(ops->send(st, fa, &iov, 1, &pb), 6);
+    CHECK_EQ(ops->send(st, fa, &iov, 1, &pb, NULL), 6);
     char buf[16];
     await(&b, FFL_READ);
     CHECK_EQ(take(fb, buf, sizeof(buf)), 6);

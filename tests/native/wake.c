@@ -37,7 +37,7 @@ static uint32_t hook_reads, hook_base;
 static int hook_lag;
 
 static int hooked_recv(void *st, int fd, const struct iovec *iov, int n, struct ffl_addr *from,
-                       int *flags)
+                       struct ffl_ctl *ctl, int *flags)
 {
     if (hook_raw) {
         uint32_t seen = atomic_load(&hook_raw->cq.ctl->tail) - hook_base;
@@ -45,7 +45,7 @@ static int hooked_recv(void *st, int fd, const struct iovec *iov, int n, struct 
         if (lag > hook_lag)
             hook_lag = lag;
     }
-    return ffl_sim_ops.recv(st, fd, iov, n, from, flags);
+    return ffl_sim_ops.recv(st, fd, iov, n, from, NULL, flags);
 }
 
 /* Within one turn the completions become visible every few entries, not at its end. */
@@ -228,13 +228,13 @@ TEST(r6_lingering_is_bounded)
 static int slow_reads;
 
 static int slow_recv(void *st, int fd, const struct iovec *iov, int n, struct ffl_addr *from,
-                     int *flags)
+                     struct ffl_ctl *ctl, int *flags)
 {
     int64_t until = ffl_now_ns() + 60000;
     slow_reads++;
     while (ffl_now_ns() < until)
         ffl_cpu_relax();
-    return ffl_sim_ops.recv(st, fd, iov, n, from, flags);
+    return ffl_sim_ops.recv(st, fd, iov, n, from, NULL, flags);
 }
 
 /* A turn that a polling stack waits for is bounded too: what is ready has its turns in order. */

@@ -253,6 +253,17 @@ int64_t ffl_client_recv(struct ffl_client *c, int h, void *data, size_t len, int
  * (-EPIPE after shutdown). Datagram: all or -EAGAIN / -EMSGSIZE.
  */
 int64_t ffl_client_send(struct ffl_client *c, int h, const void *data, size_t len);
+/* A datagram with its control messages: what the socket's options ask for comes with those received;
+ * sent are IP_PKTINFO, IP_TOS, IP_TTL and IPv6's like (-EINVAL for others). */
+struct ffl_dgram {
+    void *data;
+    size_t len;           /* bytes; received: room */
+    struct ffl_addr addr; /* family 0: none */
+    struct ffl_ctl ctl;
+    int flags; /* received: MSG_TRUNC, MSG_CTRUNC */
+};
+int64_t ffl_client_recvmsg(struct ffl_client *c, int h, struct ffl_dgram *d, int flags);
+int64_t ffl_client_sendmsg(struct ffl_client *c, int h, const struct ffl_dgram *d);
 int64_t ffl_client_sendto(struct ffl_client *c, int h, const void *data, size_t len,
                           const struct ffl_addr *to);
 /* The same for several pieces of a stream, in as few buffers as they fit in. */

@@ -182,6 +182,9 @@ void handle_release(struct ffl_client *c, uint32_t handle);
 void csock_grant(struct ffl_client *c, struct csock *l); /* tops the accept credit up */
 void csock_arm(struct ffl_client *c, struct csock *s);
 uint32_t csock_ask(struct ffl_source *own, const struct ffl_watch *w);
+/* Out of its receive queue, for the instance and not for the application: of a stream what finds
+ * room, of datagrams one, as it came. Bytes. */
+uint32_t csock_take_queued(struct ffl_client *c, struct csock *s, void *to, uint32_t room);
 
 /* io.c */
 bool tx_writable(const struct ffl_client *c, const struct csock *s);

@@ -7,6 +7,8 @@
  */
 #include "internal.h"
 
+#include "option.h"
+
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -114,7 +116,7 @@ int ffl_client_pending(const struct ffl_client *c, int h, struct ffl_pending *ou
         return -EBADF;
     *out = (struct ffl_pending){.accepts = s->acc_n, .eof = s->eof, .error = s->error};
     for (const struct rx_item *it = s->rx_head; it; it = it->next)
-        out->bytes += it->len - (it->flags & FFL_F_ADDR ? sizeof(struct ffl_addr) : 0);
+        out->bytes += it->len - ffl_front_bytes(it->flags);
     uint64_t limit = tx_share(c, s);
     if (!s->listener && limit > s->tx_out)
         out->room = (uint32_t)(limit - s->tx_out);
@@ -176,43 +178,58 @@ static size_t recv_stream(struct ffl_client *c, struct csock *s, uint8_t *to, si
     return got;
 }
 
-static int64_t recv_dgram(struct ffl_client *c, struct csock *s, uint8_t *to, size_t len, bool peek,
-                          struct ffl_addr *from, int *msg_flags)
+static int64_t recv_dgram(struct ffl_client *c, struct csock *s, struct ffl_dgram *d, int flags)
 {
     struct rx_item *it = s->rx_head;
     const uint8_t *data = item_data(c, it);
-    size_t skip = it->flags & FFL_F_ADDR ? sizeof(struct ffl_addr) : 0, n = it->len - skip;
-    if (from) {
-        memset(from, 0, sizeof(*from));
-        memcpy(from, data, skip);
-    }
-    if (msg_flags)
-        *msg_flags = n > len || (it->flags & FFL_F_TRUNC) ? MSG_TRUNC : 0;
-    memcpy(to, data + skip, n < len ? n : len);
-    if (!peek)
+    size_t skip = it->flags & FFL_F_ADDR ? sizeof(d->addr) : 0, front = ffl_front_bytes(it->flags);
+    size_t n = it->len - front, part = n < d->len ? n : d->len;
+    d->addr = (struct ffl_addr){0};
+    d->ctl.len = 0;
+    memcpy(&d->addr, data, skip);
+    memcpy(&d->ctl, data + skip, front - skip);
+    if (d->ctl.len > FFL_CTL_MAX)
+        d->ctl.len = FFL_CTL_MAX;
+    d->flags = (n > d->len || it->flags & FFL_F_TRUNC ? MSG_TRUNC : 0) |
+               (it->flags & FFL_F_CTL_CUT ? MSG_CTRUNC : 0);
+    memcpy(d->data, data + front, part);
+    if (!(flags & MSG_PEEK))
         pop_item(c, s);
-    return (int64_t)(n < len ? n : len);
+    return (int64_t)part;
 }
 
-int64_t ffl_client_recv(struct ffl_client *c, int h, void *data, size_t len, int flags,
-                        struct ffl_addr *from, int *msg_flags)
+uint32_t csock_take_queued(struct ffl_client *c, struct csock *s, void *to, uint32_t room)
+{
+    if (s->type == SOCK_STREAM) {
+        uint32_t n = (uint32_t)recv_stream(c, s, to, room, false);
+        s->rx_taken -= n;
+        return n;
+    }
+    uint32_t n = s->rx_head->len;
+    memcpy(to, item_data(c, s->rx_head), n);
+    pop_item(c, s);
+    return n;
+}
+
+int64_t ffl_client_recvmsg(struct ffl_client *c, int h, struct ffl_dgram *d, int flags)
 {
     struct csock *s = client_sock(c, h);
+    d->flags = 0;
+    d->addr = (struct ffl_addr){0};
+    d->ctl.len = 0;
     if (c->dead)
         return -c->dead;
     if (!s)
         return -EBADF;
     if (s->open_error)
         return -s->open_error;
-    if (msg_flags)
-        *msg_flags = 0;
     if (!s->rx_head)
         client_look(c); /* it may be there already */
     int64_t n;
     if (s->rx_head && s->type == SOCK_STREAM)
-        n = (int64_t)recv_stream(c, s, data, len, flags & MSG_PEEK);
+        n = (int64_t)recv_stream(c, s, d->data, d->len, flags & MSG_PEEK);
     else if (s->rx_head)
-        n = recv_dgram(c, s, data, len, flags & MSG_PEEK, from, msg_flags);
+        n = recv_dgram(c, s, d, flags);
     else if (s->error)
         return take_error(s);
     else if (s->eof || s->failed)
@@ -223,6 +240,20 @@ int64_t ffl_client_recv(struct ffl_client *c, int h, void *data, size_t len, int
     }
     client_commit(c);
     mirror_update(s);
+    return n;
+}
+
+int64_t ffl_client_recv(struct ffl_client *c, int h, void *data, size_t len, int flags,
+                        struct ffl_addr *from, int *msg_flags)
+{
+    struct ffl_dgram d;
+    d.data = data;
+    d.len = len;
+    int64_t n = ffl_client_recvmsg(c, h, &d, flags);
+    if (from)
+        *from = d.addr;
+    if (msg_flags)
+        *msg_flags = d.flags & MSG_TRUNC;
     return n;
 }
 
@@ -376,32 +407,53 @@ int64_t ffl_client_send(struct ffl_client *c, int h, const void *data, size_t le
     return ffl_client_sendv(c, h, &(struct iovec){(void *)(uintptr_t)data, len}, 1);
 }
 
-int64_t ffl_client_sendto(struct ffl_client *c, int h, const void *data, size_t len,
-                          const struct ffl_addr *to)
+/* A transmit buffer that holds so many bytes, or none. */
+static uint32_t tx_whole(struct ffl_client *c, struct csock *s, size_t bytes)
+{
+    uint32_t buf = tx_get(c, s, (uint32_t)bytes, false);
+    if (buf != FFL_NO_BUF && ffl_buf_size(buf) < bytes) { /* only smaller ones are left */
+        (void)ffl_pool_put(&c->tx, buf);
+        buf = FFL_NO_BUF;
+    }
+    return buf;
+}
+
+int64_t ffl_client_sendmsg(struct ffl_client *c, int h, const struct ffl_dgram *d)
 {
     struct csock *s;
     int rc = send_check(c, h, &s);
     if (rc < 0)
         return rc;
-    size_t skip = to ? sizeof(*to) : 0;
-    if (len > 65507)
+    uint8_t flags = (d->addr.family ? FFL_F_ADDR : 0) | (d->ctl.len ? FFL_F_CTL : 0);
+    uint32_t front = ffl_front_bytes(flags);
+    if (!ffl_ctl_sendable(&d->ctl))
+        return -EINVAL;
+    if (d->len > 65507 || d->len + front > ffl_class_size(2))
         return -EMSGSIZE;
-    uint32_t buf = tx_get(c, s, (uint32_t)(len + skip), false);
-    if (buf != FFL_NO_BUF && ffl_buf_size(buf) < len + skip) { /* only smaller ones are left */
-        (void)ffl_pool_put(&c->tx, buf);
-        buf = FFL_NO_BUF;
-    }
+    uint32_t buf = tx_whole(c, s, d->len + front);
     if (buf == FFL_NO_BUF) {
         tx_wait(c, s);
         return -EAGAIN;
     }
     char *p = (char *)c->map.seg + ffl_buf_off(&c->tx.geo, buf);
-    if (to)
-        memcpy(p, to, skip);
-    memcpy(p + skip, data, len);
-    put_send(c, s, buf, (uint32_t)(len + skip), to ? FFL_F_ADDR : 0);
+    size_t skip = flags & FFL_F_ADDR ? sizeof(d->addr) : 0;
+    memcpy(p, &d->addr, skip);
+    memcpy(p + skip, &d->ctl, front - skip);
+    memcpy(p + front, d->data, d->len);
+    put_send(c, s, buf, (uint32_t)d->len + front, flags);
     client_commit(c);
-    return (int64_t)len;
+    return (int64_t)d->len;
+}
+
+int64_t ffl_client_sendto(struct ffl_client *c, int h, const void *data, size_t len,
+                          const struct ffl_addr *to)
+{
+    struct ffl_dgram d;
+    d.data = (void *)(uintptr_t)data;
+    d.len = len;
+    d.addr = to ? *to : (struct ffl_addr){0};
+    d.ctl.len = 0;
+    return ffl_client_sendmsg(c, h, &d);
 }
 
 int ffl_client_shutdown(struct ffl_client *c, int h, int how)

@@ -101,7 +101,7 @@ static int on_recv(struct ffl_client *c, struct csock *s, struct ffl_entry e)
         struct rx_item *it = take_buf(c, e.buf);
         if (!it || e.arg < 0 || (uint32_t)e.arg > ffl_buf_size(e.buf))
             return -EPROTO;
-        if ((e.flags & FFL_F_ADDR) && (size_t)e.arg < sizeof(struct ffl_addr))
+        if ((uint32_t)e.arg < ffl_front_bytes(e.flags))
             return -EPROTO;
         it->len = (uint32_t)e.arg;
         it->flags = e.flags;

@@ -93,28 +93,22 @@ bool ffl_client_disarm(struct ffl_client *c, int h)
 static int give_one(struct ffl_client *c, struct csock *s)
 {
     bool dgram = s->type == SOCK_DGRAM;
-    struct ffl_addr from;
-    size_t skip = dgram ? sizeof(from) : 0;
+    uint8_t flags = dgram ? s->rx_head->flags : 0;
     uint32_t want = dgram ? s->rx_head->len : ffl_class_size(1), buf = client_buf(c, want);
     if (buf == FFL_NO_BUF)
         return -ENOBUFS;
     uint32_t size = ffl_buf_size(buf);
     char *to = (char *)c->map.seg + ffl_buf_off(&c->tx.geo, buf);
-    int msg_flags = 0;
-    int64_t n = dgram && size < want ? -ENOBUFS
-                                     : ffl_client_recv(c, (int)s->handle, to + skip, size - skip, 0,
-                                                       &from, &msg_flags);
-    if (n < 0) {
+    if (dgram && size < want) {
         (void)ffl_pool_put(&c->tx, buf); /* it was ours: cannot fail */
-        return (int)n;
+        return -ENOBUFS;
     }
-    struct ffl_entry e = {
-        .op = FFL_OP_UNREAD, .handle = s->handle, .arg = (int32_t)((size_t)n + skip), .buf = buf};
-    if (dgram) {
-        memcpy(to, &from, skip);
-        e.flags = (uint8_t)(FFL_F_ADDR | (msg_flags & MSG_TRUNC ? FFL_F_TRUNC : 0));
-    }
-    client_submit(c, e);
+    uint32_t n = csock_take_queued(c, s, to, size);
+    client_submit(c, (struct ffl_entry){.op = FFL_OP_UNREAD,
+                                        .flags = flags,
+                                        .handle = s->handle,
+                                        .arg = (int32_t)n,
+                                        .buf = buf});
     return 0;
 }
 

@@ -229,12 +229,13 @@ static int op_unread(struct ep *e, struct ffl_entry q)
     const struct ffl_pool_geo *p = &s->map.geo.tx;
     if (!ffl_buf_ok(p, q.buf) || s->tx[ffl_buf_slot(p, q.buf)].held || q.arg < 0 ||
         (uint32_t)q.arg > ffl_buf_size(q.buf) || e->listener ||
-        !(q.flags & FFL_F_ADDR) == e->dgram || (uint32_t)q.arg < ffl_addr_bytes(q.flags))
+        !(q.flags & FFL_F_ADDR) == e->dgram || (uint32_t)q.arg < ffl_front_bytes(q.flags))
         return -EPROTO;
-    e->rx_posted -= (uint32_t)q.arg - ffl_addr_bytes(q.flags);
-    int rc = e->failed ? 0
-                       : group_unread(e, session_buf(s, p, q.buf), (uint32_t)q.arg,
-                                      q.flags & (FFL_F_ADDR | FFL_F_TRUNC));
+    e->rx_posted -= (uint32_t)q.arg - ffl_front_bytes(q.flags);
+    int rc = e->failed
+                 ? 0
+                 : group_unread(e, session_buf(s, p, q.buf), (uint32_t)q.arg,
+                                q.flags & (FFL_F_ADDR | FFL_F_TRUNC | FFL_F_CTL | FFL_F_CTL_CUT));
     session_tx_release(s, q.buf);
     if (rc < 0)
         data_fail(e, -rc); /* bytes are missing now */
@@ -267,7 +268,7 @@ static int op_send(struct ep *e, struct ffl_entry q)
     const struct ffl_pool_geo *p = &s->map.geo.tx;
     if (!ffl_buf_ok(p, q.buf) || q.arg < 0 || (uint32_t)q.arg > ffl_buf_size(q.buf))
         return -EPROTO;
-    if ((q.flags & FFL_F_ADDR) && (size_t)q.arg < sizeof(struct ffl_addr))
+    if ((uint32_t)q.arg < ffl_front_bytes(q.flags) || (q.flags & FFL_F_CTL && !e->dgram))
         return -EPROTO;
     struct tx_slot *slot = &s->tx[ffl_buf_slot(p, q.buf)];
     if (slot->held)
@@ -280,7 +281,7 @@ static int op_send(struct ep *e, struct ffl_entry q)
     *slot = (struct tx_slot){
         .next = FFL_NO_BUF, .len = (uint32_t)q.arg, .flags = q.flags, .held = true};
     data_queue(e, q.buf);
-    stats_queued(e, (uint32_t)q.arg - ffl_addr_bytes(q.flags), 0);
+    stats_queued(e, (uint32_t)q.arg - ffl_front_bytes(q.flags), 0);
     if (!e->blocked && !e->connecting)
         ep_ready(e);
     return 0;

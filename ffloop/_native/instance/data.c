@@ -7,6 +7,8 @@
  */
 #include "internal.h"
 
+#include "option.h"
+
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -18,6 +20,14 @@
 #define SENDS_A_TURN 4
 #define DGRAM_MAX 65507
 
+struct dgram { /* as it is in a buffer; without control messages the data follows the address */
+    struct ffl_addr from;
+    struct ffl_ctl ctl;
+    uint8_t data[DGRAM_MAX];
+};
+_Static_assert(offsetof(struct dgram, data) == sizeof(struct ffl_addr) + sizeof(struct ffl_ctl),
+               "what comes before the data is one piece");
+
 /* ---- receive ------------------------------------------------------------------------------- */
 
 static void post_data(struct ep *e, uint32_t buf, uint32_t len, uint8_t flags)
@@ -27,7 +37,7 @@ static void post_data(struct ep *e, uint32_t buf, uint32_t len, uint8_t flags)
     s->rx_owner[slot] = e->serial;
     s->rx_handle[slot] = e->handle;
     e->rx_held += ffl_buf_size(buf);
-    uint32_t bytes = len - ffl_addr_bytes(flags);
+    uint32_t bytes = len - ffl_front_bytes(flags);
     ffl_stat_add(&s->map.seg->inst.bytes_in, bytes);
     ffl_stat_add(&e->st->bytes_in, bytes);
     e->rx_posted += bytes;
@@ -101,7 +111,7 @@ static bool read_stream(struct ep *e)
         return false;
     }
     struct iovec iov = {session_buf(s, &s->rx.geo, buf), ffl_buf_size(buf)};
-    int n = OPS(in)->recv(ST(in), e->fd, &iov, 1, NULL, NULL);
+    int n = OPS(in)->recv(ST(in), e->fd, &iov, 1, NULL, NULL, NULL);
     if (n > 0) {
         bool full = (size_t)n == iov.iov_len;
         e->rx_big = full || n > (int)ffl_class_size(1);
@@ -122,37 +132,55 @@ static bool read_stream(struct ep *e)
     return false;
 }
 
+static void dgram_error(struct ep *e, int rc)
+{
+    session_post(e->s, (struct ffl_entry){
+                           .op = FFL_OP_ERROR, .handle = e->handle, .arg = rc, .buf = FFL_NO_BUF});
+}
+
+/* Address, control messages if there are any, and `n` bytes. Beside the largest datagrams there is no
+ * room for control messages. */
+static void post_dgram(struct ep *e, const struct dgram *d, uint32_t n, int msg_flags)
+{
+    struct ffl_session *s = e->s;
+    uint8_t flags = FFL_F_ADDR | (msg_flags & MSG_TRUNC ? FFL_F_TRUNC : 0) |
+                    (msg_flags & MSG_CTRUNC ? FFL_F_CTL_CUT : 0) | (d->ctl.len ? FFL_F_CTL : 0);
+    if (ffl_front_bytes(flags) + n > ffl_class_size(2))
+        flags = (uint8_t)((flags & ~FFL_F_CTL) | FFL_F_CTL_CUT);
+    uint32_t front = ffl_front_bytes(flags);
+    uint32_t buf = ffl_pool_get(&s->rx, front + n); /* a class 2 buffer is free: it fits */
+    uint8_t *to = session_buf(s, &s->rx.geo, buf);
+    memcpy(to, d, front);
+    memcpy(to + front, d->data, n);
+    post_data(e, buf, front + n, flags);
+}
+
 /* One datagram, through a private buffer, since its size is not known before. */
 static bool read_dgram(struct ep *e)
 {
-    static _Alignas(64) uint8_t scratch[sizeof(struct ffl_addr) + DGRAM_MAX];
+    static struct dgram d;
     struct ffl_session *s = e->s;
     struct ffl_instance *in = s->in;
     if (!rx_room(e) || s->rx.n[2] == 0) {
         ep_stall(e);
         return false;
     }
-    struct ffl_addr from = {0};
-    struct iovec iov = {scratch + sizeof(from), DGRAM_MAX};
+    struct iovec iov = {d.data, sizeof(d.data)};
     int msg_flags = 0;
-    int n = OPS(in)->recv(ST(in), e->fd, &iov, 1, &from, &msg_flags);
+    d.from = (struct ffl_addr){0};
+    d.ctl.len = 0;
+    int n = OPS(in)->recv(ST(in), e->fd, &iov, 1, &d.from, &d.ctl, &msg_flags);
     if (n < 0) {
         e->readable = n != -EAGAIN;
         if (n != -EAGAIN && n != -EINTR) /* an ICMP error: reported, and the socket lives on */
-            session_post(s,
-                         (struct ffl_entry){
-                             .op = FFL_OP_ERROR, .handle = e->handle, .arg = n, .buf = FFL_NO_BUF});
+            dgram_error(e, n);
         return n != -EAGAIN;
     }
-    if (n == 0 && !from.family) { /* of nobody: it is shut, and would say so for ever */
+    if (n == 0 && !d.from.family) { /* of nobody: it is shut, and would say so for ever */
         end_of_stream(e);
         return false;
     }
-    memcpy(scratch, &from, sizeof(from));
-    uint32_t len = (uint32_t)n + sizeof(from);
-    uint32_t buf = ffl_pool_get(&s->rx, len); /* a class 2 buffer is free: it fits */
-    memcpy(session_buf(s, &s->rx.geo, buf), scratch, len);
-    post_data(e, buf, len, FFL_F_ADDR | (msg_flags & MSG_TRUNC ? FFL_F_TRUNC : 0));
+    post_dgram(e, &d, (uint32_t)n, msg_flags);
     return true;
 }
 
@@ -374,7 +402,7 @@ static void tx_pop(struct ep *e)
     e->tx_held -= ffl_buf_size(buf);
     if (e->blocked)
         blocked_by(s, -(uint64_t)ffl_buf_size(buf));
-    stats_queued(e, 0, t->len - e->tx_off - ffl_addr_bytes(t->flags));
+    stats_queued(e, 0, t->len - e->tx_off - ffl_front_bytes(t->flags));
     e->tx_head = t->next;
     if (e->tx_head == FFL_NO_BUF)
         e->tx_tail = FFL_NO_BUF;
@@ -436,15 +464,18 @@ static int send_dgram(struct ep *e)
     const struct tx_slot *t = &s->tx[ffl_buf_slot(&s->map.geo.tx, e->tx_head)];
     uint8_t *data = session_buf(s, &s->map.geo.tx, e->tx_head);
     struct ffl_addr to;
-    size_t skip = t->flags & FFL_F_ADDR ? sizeof(to) : 0;
+    struct ffl_ctl ctl = {0}; /* a copy: the application may write there while it is looked at */
+    size_t skip = t->flags & FFL_F_ADDR ? sizeof(to) : 0, front = ffl_front_bytes(t->flags);
     memcpy(&to, data, skip);
-    struct iovec iov = {data + skip, t->len - skip};
-    int n = OPS(in)->send(ST(in), e->fd, &iov, 1, skip ? &to : NULL);
+    memcpy(&ctl, data + skip, front - skip);
+    struct iovec iov = {data + front, t->len - front};
+    int n = ffl_ctl_sendable(&ctl)
+                ? OPS(in)->send(ST(in), e->fd, &iov, 1, skip ? &to : NULL, ctl.len ? &ctl : NULL)
+                : -EINVAL;
     if (n == -EAGAIN || n == -EINTR)
         return n;
     if (n < 0)
-        session_post(s, (struct ffl_entry){
-                            .op = FFL_OP_ERROR, .handle = e->handle, .arg = n, .buf = FFL_NO_BUF});
+        dgram_error(e, n);
     else
         tx_sent(e, (size_t)n);
     if (!e->group && group_place(e) < 0) /* it has got a port with its first datagram */
@@ -460,7 +491,7 @@ static int send_stream(struct ep *e)
     struct iovec iov[GATHER];
     size_t bytes;
     int n = gather(e, iov, &bytes);
-    int sent = bytes ? OPS(in)->send(ST(in), e->fd, iov, n, NULL) : 0;
+    int sent = bytes ? OPS(in)->send(ST(in), e->fd, iov, n, NULL, NULL) : 0;
     if (sent < 0)
         return sent;
     tx_advance(e, (size_t)sent);

@@ -131,7 +131,7 @@ static bool left_unread(const struct ep *e)
     uint8_t byte;
     struct iovec iov = {&byte, sizeof(byte)};
     return !OPS(in)->kernel && !e->rx_done && !e->failed &&
-           OPS(in)->recv(ST(in), e->fd, &iov, 1, NULL, NULL) > 0;
+           OPS(in)->recv(ST(in), e->fd, &iov, 1, NULL, NULL, NULL) > 0;
 }
 
 static bool ends_in_a_reset(const struct ep *e)

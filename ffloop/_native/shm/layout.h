@@ -71,6 +71,8 @@ enum ffl_op {
 #define FFL_F_ARM_NEW 0x08u /* ARM on a listener: accepted sockets begin armed */
 #define FFL_F_TRUNC 0x10u   /* RECV, UNREAD of a datagram: it was cut to the buffer */
 #define FFL_F_RETURN 0x20u  /* CLOSE: accepted ahead; back to the listener, if others have it */
+#define FFL_F_CTL 0x40u /* SEND, RECV, UNREAD of a datagram: after the ffl_addr a struct ffl_ctl */
+#define FFL_F_CTL_CUT 0x80u /* RECV, UNREAD of a datagram: not all control messages found room */
 #define FFL_F_SENDING                                                                              \
     0x80u /* ERROR of a stream: of its sends alone; what came is still to be read */
 
@@ -85,10 +87,18 @@ struct ffl_addr {    /* Linux numbers; port and ip in network order */
 };
 _Static_assert(sizeof(struct ffl_addr) == 28, "addr ABI");
 
-/* What of a SEND's or RECV's bytes is an address and not data. */
-static inline uint32_t ffl_addr_bytes(uint8_t flags)
+#define FFL_CTL_MAX 252
+struct ffl_ctl { /* control messages, as in Linux's msg_control */
+    uint32_t len;
+    uint8_t data[FFL_CTL_MAX];
+};
+_Static_assert(sizeof(struct ffl_ctl) == 256, "ctl ABI");
+
+/* What of a SEND's or RECV's bytes comes before the data. */
+static inline uint32_t ffl_front_bytes(uint8_t flags)
 {
-    return flags & FFL_F_ADDR ? (uint32_t)sizeof(struct ffl_addr) : 0;
+    return (flags & FFL_F_ADDR ? (uint32_t)sizeof(struct ffl_addr) : 0) +
+           (flags & FFL_F_CTL ? (uint32_t)sizeof(struct ffl_ctl) : 0);
 }
 
 struct ffl_names {

@@ -6,6 +6,7 @@
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <string.h>
 #include <netinet/udp.h>
 #include <sys/socket.h>
 
@@ -91,7 +92,7 @@ static const struct ffl_option table[] = {
     SOCK(SO_MAX_PACING_RATE, RW, STRUCT(8), NO),
     SOCK(SO_INCOMING_CPU, RW, INT, NO),
     SOCK(SO_BUSY_POLL, RW | ADMIN, INT, NO),
-    SOCK(SO_TIMESTAMP, CTL_DGRAM, BOOL, BSD(BSD_SOL, 0x400)),
+    SOCK(SO_TIMESTAMP, CTL_DGRAM, BOOL, NO), /* F-Stack's clock begins when it starts */
     SOCK(SO_TIMESTAMPNS, CTL_DGRAM, BOOL, NO),
     SOCK(SO_TIMESTAMP_NEW, CTL_DGRAM, BOOL, NO),
     SOCK(SO_TIMESTAMPNS_NEW, CTL_DGRAM, BOOL, NO),
@@ -240,4 +241,27 @@ const struct ffl_option *ffl_option_find(int level, int name)
         if (table[i].level == level && table[i].name == name)
             return &table[i];
     return NULL;
+}
+
+bool ffl_ctl_sendable(const struct ffl_ctl *ctl)
+{
+    static const int sendable[][2] = {
+        {IPPROTO_IP, IP_PKTINFO},     {IPPROTO_IP, IP_TOS},          {IPPROTO_IP, IP_TTL},
+        {IPPROTO_IPV6, IPV6_PKTINFO}, {IPPROTO_IPV6, IPV6_HOPLIMIT}, {IPPROTO_IPV6, IPV6_TCLASS},
+    };
+    if (ctl->len > FFL_CTL_MAX)
+        return false;
+    for (uint32_t at = 0; at + sizeof(struct cmsghdr) <= ctl->len;) {
+        struct cmsghdr c;
+        memcpy(&c, ctl->data + at, sizeof(c));
+        if (c.cmsg_len < sizeof(c) || c.cmsg_len > ctl->len - at)
+            return false;
+        bool known = false;
+        for (size_t i = 0; i < FFL_COUNT(sendable); i++)
+            known |= sendable[i][0] == c.cmsg_level && sendable[i][1] == c.cmsg_type;
+        if (!known)
+            return false;
+        at += (uint32_t)CMSG_ALIGN(c.cmsg_len);
+    }
+    return true;
 }

@@ -56,4 +56,9 @@ struct ffl_option {
 const struct ffl_option *ffl_option_find(int level, int name); /* NULL: in no row */
 const struct ffl_option *ffl_option_at(unsigned i);            /* NULL after the last */
 
+struct ffl_ctl;
+/* Are these control messages that an application may send: well-formed, and of IP_PKTINFO, IP_TOS,
+ * IP_TTL and IPv6's like? */
+bool ffl_ctl_sendable(const struct ffl_ctl *ctl);
+
 #endif

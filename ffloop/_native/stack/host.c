@@ -159,11 +159,12 @@ static int host_connect(void *st, int fd, const struct ffl_addr *a)
     return rc;
 }
 
-static int host_send(void *st, int fd, const struct iovec *iov, int n, const struct ffl_addr *to)
+static int host_send(void *st, int fd, const struct iovec *iov, int n, const struct ffl_addr *to,
+                     const struct ffl_ctl *ctl)
 {
     struct sockaddr_storage ss;
     struct msghdr msg = {.msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)n};
-    if (!to && n == 1) {
+    if (!to && !ctl && n == 1) {
         ssize_t sent = send(fd, iov->iov_base, iov->iov_len, MSG_NOSIGNAL | MSG_DONTWAIT);
         return sent < 0 ? -errno : (int)sent;
     }
@@ -175,12 +176,16 @@ static int host_send(void *st, int fd, const struct iovec *iov, int n, const str
         msg.msg_name = &ss;
         msg.msg_namelen = len;
     }
+    if (ctl) {
+        msg.msg_control = (void *)(uintptr_t)ctl->data;
+        msg.msg_controllen = ctl->len;
+    }
     ssize_t sent = sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
     return sent < 0 ? -errno : (int)sent;
 }
 
 static int host_recv(void *st, int fd, const struct iovec *iov, int n, struct ffl_addr *from,
-                     int *msg_flags)
+                     struct ffl_ctl *ctl, int *msg_flags)
 {
     if (!from && n == 1) {
         ssize_t got = recv(fd, iov->iov_base, iov->iov_len, MSG_DONTWAIT);
@@ -192,9 +197,15 @@ static int host_recv(void *st, int fd, const struct iovec *iov, int n, struct ff
         msg.msg_name = &ss;
         msg.msg_namelen = sizeof(ss);
     }
+    if (ctl) {
+        msg.msg_control = ctl->data;
+        msg.msg_controllen = sizeof(ctl->data);
+    }
     ssize_t got = recvmsg(fd, &msg, MSG_DONTWAIT);
     if (got < 0)
         return -errno;
+    if (ctl)
+        ctl->len = (uint32_t)msg.msg_controllen;
     if (from)
         ffl_addr_from_sockaddr(from, &ss, sizeof(ss));
     if (msg_flags)

@@ -382,14 +382,17 @@ static int sim_connect(void *st, int fd, const struct ffl_addr *a)
     return sim_do_connect(s, a);
 }
 
-static int sim_send(void *st, int fd, const struct iovec *iov, int n, const struct ffl_addr *to)
+static int sim_send(void *st, int fd, const struct iovec *iov, int n, const struct ffl_addr *to,
+                    const struct ffl_ctl *ctl)
 {
+    if (ctl) /* it has none */
+        return -EINVAL;
     SOCK_OF(st, fd, s);
     return sim_do_send(s, iov, n, to);
 }
 
 static int sim_recv(void *st, int fd, const struct iovec *iov, int n, struct ffl_addr *from,
-                    int *msg_flags)
+                    struct ffl_ctl *ctl, int *msg_flags)
 {
     SOCK_OF(st, fd, s);
     return sim_do_recv(s, iov, n, from, msg_flags);

@@ -65,10 +65,13 @@ struct ffl_stack_ops {
     int (*accept)(void *st, int fd, struct ffl_addr *peer);     /* new fd, or -EAGAIN */
     int (*connect)(void *st, int fd, const struct ffl_addr *a); /* 0 or -EINPROGRESS: then WRITE
                                                                    and SO_ERROR tell */
-    /* addr: where to / where from, or NULL. recv: *msg_flags out has MSG_TRUNC when cut. */
-    int (*send)(void *st, int fd, const struct iovec *iov, int n, const struct ffl_addr *to);
+    /* to, from: an address, or NULL. ctl: a datagram's control messages, or NULL; received: all that
+     * the socket's options ask for, ctl->len 0 for none. *msg_flags out has MSG_TRUNC when the data
+     * was cut, MSG_CTRUNC when they were. */
+    int (*send)(void *st, int fd, const struct iovec *iov, int n, const struct ffl_addr *to,
+                const struct ffl_ctl *ctl);
     int (*recv)(void *st, int fd, const struct iovec *iov, int n, struct ffl_addr *from,
-                int *msg_flags);
+                struct ffl_ctl *ctl, int *msg_flags);
     int (*shutdown)(void *st, int fd, int how);
     int (*setsockopt)(void *st, int fd, int level, int name, const void *val, uint32_t len);
     int (*getsockopt)(void *st, int fd, int level, int name, void *val, uint32_t *len);
