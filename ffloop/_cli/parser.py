@@ -151,6 +151,7 @@ def _stat(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="everything, as JSON")
     form.add_argument("--prometheus", action="store_true", help="Prometheus's text format")
+    form.add_argument("--openmetrics", action="store_true", help="OpenMetrics, its successor")
     form.add_argument(
         "--metrics",
         type=arguments.endpoint,

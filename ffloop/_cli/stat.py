@@ -17,8 +17,8 @@ def main(args: argparse.Namespace) -> int:
     instances, refused = collect.some(args.instance)
     if args.json:
         print(as_json(instances, refused))
-    elif args.prometheus:
-        print(metrics.text(instances), end="")
+    elif args.prometheus or args.openmetrics:
+        print(metrics.text(instances, args.openmetrics), end="")
     else:
         from . import tables
 

@@ -251,12 +251,13 @@ def test_prometheus(instance, capsys):
     """No two families have one name: a counter's, for OpenMetrics, is what is before _total."""
     with contextlib.closing(ffloop.new_event_loop()):
         command("stat", "--instance", instance.path, "--prometheus")
-        seen = [stats_page.read(instance.pid)]
-    found = prometheus(capsys.readouterr().out)
+        found = prometheus(capsys.readouterr().out)
+        command("stat", "--instance", instance.path, "--openmetrics")
+        shown = capsys.readouterr().out
     assert [sample.value for sample in found["ffloop_instance_sessions_open"]] == [1]
     assert [sample.value for sample in found["ffloop_instance_sessions"]] == [1]  # ..._total
     assert len(found["ffloop_ring_depth"]) == 4
-    open_metrics = list(openmetrics.text_string_to_metric_families(metrics.text(seen, True)))
+    open_metrics = list(openmetrics.text_string_to_metric_families(shown))
     assert {family.name for family in open_metrics} == {*found}
     kinds = {family.name: family.type for family in open_metrics}
     assert kinds["ffloop_instance_sessions"] == "counter"
