@@ -126,8 +126,17 @@ static inline void signals_come(void)
     if (ffl_unlikely(tls.put_off))
         signals_allow();
 }
+#ifdef FFL_OWN_MEMORY
 void alloc_before_fork(void); /* alloc.c */
 void alloc_after_fork(void);
+#else /* built with a sanitizer, which looks after the C library's malloc */
+static inline void alloc_before_fork(void)
+{
+}
+static inline void alloc_after_fork(void)
+{
+}
+#endif
 
 /* The calling thread's session with an instance, attached when first asked. NULL: *why is -errno and
  * was reported. Locked. */
