@@ -126,7 +126,7 @@ def by_type(messages):
 
 
 def test_control_messages(on_fstack):
-    """IP_PKTINFO (the address alone), IP_TTL and IP_TOS, in Linux's form; FreeBSD sends no IP_TTL."""
+    """IP_PKTINFO (the address alone), IP_TTL and IP_TOS, as Linux has them; out goes no IP_TTL."""
     import ffloop
 
     async def main():
