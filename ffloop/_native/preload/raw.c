@@ -50,9 +50,9 @@ int io_uring_setup(unsigned n, struct io_uring_params *p);
         real_start();                                                                              \
         if (no_io_uring())                                                                         \
             return -ENOSYS;                                                                        \
-        if (!real.name) /* it was loaded later than we */                                          \
-            *(void **)&real.name = dlsym(RTLD_NEXT, #name);                                        \
-        return real.name ? real.name args : -ENOSYS;                                               \
+        int(*theirs) params;                                                                       \
+        *(void **)&theirs = dlsym(RTLD_NEXT, #name);                                               \
+        return theirs ? theirs args : -ENOSYS;                                                     \
     }
 
 URING(io_uring_queue_init, (unsigned n, struct io_uring *ring, unsigned flags), (n, ring, flags))

@@ -2,7 +2,8 @@
  * real.h - the C library's own functions behind the names that the shim exports.
  *
  * Callers: everything in preload/. One table, filled once by real_start (dlsym RTLD_NEXT), before
- * any call is looked at. `real.NAME` never comes back into the shim.
+ * any call is looked at. (Names that may be missing do not belong here: a dlsym that fails asks malloc for
+ * its message, and the program's may be what calls us while it starts.) `real.NAME` never comes back into the shim.
  */
 #ifndef FFL_PRELOAD_REAL_H
 #define FFL_PRELOAD_REAL_H
@@ -21,9 +22,6 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <time.h>
-
-struct io_uring;
-struct io_uring_params;
 
 #define REAL_CALLS(X)                                                                              \
     X(int, socket, (int, int, int))                                                                \
@@ -128,11 +126,6 @@ struct io_uring_params;
     X(FILE *, tmpfile64, (void))                                                                   \
     X(FILE *, popen, (const char *, const char *))                                                 \
     X(int, __vdprintf_chk, (int, int, const char *, va_list))                                      \
-    X(int, io_uring_queue_init, (unsigned, struct io_uring *, unsigned))                           \
-    X(int, io_uring_queue_init_params, (unsigned, struct io_uring *, struct io_uring_params *))    \
-    X(int, io_uring_queue_init_mem,                                                                \
-      (unsigned, struct io_uring *, struct io_uring_params *, void *, size_t))                     \
-    X(int, io_uring_setup, (unsigned, struct io_uring_params *))                                   \
     X(long, syscall, (long, ...))
 
 struct real_calls {
