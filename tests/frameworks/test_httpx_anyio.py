@@ -55,9 +55,8 @@ def test_httpx(run_ff, tls):
                 answers = await asyncio.gather(*(client.get(f"/{i}") for i in range(50)))
                 assert [a.text for a in answers] == [f"/{i}" for i in range(50)]
                 stream = answers[0].extensions["network_stream"]
-                assert (
-                    type(stream.get_extra_info("socket")._sock).__module__ == "ffloop._net.sockets"
-                )
+                sock = stream.get_extra_info("socket")._sock
+                assert type(sock).__module__.startswith("ffloop._net.")
                 assert len((await client.get("/big")).content) == 1 << 20
                 # The server closes a kept-alive connection: httpx must see it before it reuses it.
                 for _ in range(5):

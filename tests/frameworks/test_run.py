@@ -451,9 +451,9 @@ def test_a_script_that_finds_no_instance(tmp_path):
     ("name", "value", "words"),
     [
         ("FFLOOP_SPIN_US", "fast", "FFLOOP_SPIN_US='fast'"),
-        ("FFLOOP_ROUTES", "here", "routes (FFLOOP_ROUTES) 'here'"),
+        ("FFLOOP_ROUTES", "here", "FFLOOP_ROUTES: 'here' is not NETWORK/BITS=stack or =kernel"),
         ("FFLOOP_INSTANCE_LOG", "/no/such/log", "FFLOOP_INSTANCE_LOG='/no/such/log': No such file"),
-        ("FFLOOP_INSTANCE_LOG_LEVEL", "loud", "expected one of error, warning, info, debug"),
+        ("FFLOOP_INSTANCE_LOG_LEVEL", "loud", "expected 'error', 'warning', 'info' or 'debug'"),
     ],
 )
 def test_a_bad_variable_is_told(apps, name, value, words):

@@ -89,7 +89,7 @@ def process(*argv: str | os.PathLike[str], **options: Any) -> Iterator[Process]:
 def on_stack(transport: Any) -> bool:
     """Whether a transport's socket is ffloop's, not the kernel's."""
     sock = transport.get_extra_info("socket")
-    return type(getattr(sock, "_sock", sock)).__module__ == "ffloop._net.sockets"
+    return type(getattr(sock, "_sock", sock)).__module__.startswith("ffloop._net.")
 
 
 def get(port: int, path: str = "/", host: str | None = None) -> Any:
