@@ -205,6 +205,8 @@ static bool pump_rx(struct ep *e)
     bool given = group_has(e);
     if (!e->armed || !(e->readable || given) || e->rx_done || e->failed)
         return false;
+    if (e->s->dying)
+        return false; /* nobody reads there; what was given back is for others */
     for (int i = 0; i < READS_A_TURN; i++) {
         if (session_stuffed(e->s))
             return true;
