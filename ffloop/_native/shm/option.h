@@ -22,8 +22,8 @@ enum ffl_option_kind {
 
 #define FFL_OPTION_GET 0x01u /* the host stack lets it be read */
 #define FFL_OPTION_SET 0x02u /* the host stack lets it be set; without both: no stack has it */
-/* A setting: what one socket tells can be set on another to the same effect. The others are state, or
- * are done (a membership) and not told of. */
+/* A setting: what one socket tells can be set on another to the same effect; one that no stack has is
+ * refused by its name there. The others are state, or are done (a membership) and not told of. */
 #define FFL_OPTION_CARRY 0x04u
 /* It narrows whom the socket serves or reaches, or how: whoever loses it does what its owner has ruled
  * out. Never dropped in silence. */
