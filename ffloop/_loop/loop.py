@@ -575,7 +575,7 @@ class Loop(SockCalls):
         self._batches = None
         if session.forked:
             self._poller.renew()
-        session.lost(code)
+        session.lost()
         if self._listeners and (session.forked or not self._config.reconnect):
             why = (
                 "a forked child leaves them to its parent" if session.forked else "reconnect is off"

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from ..errors import attach_error
+from ..errors import attach_error, gone
 from .address import ADDR_SIZE, NAMES_SIZE, SockAddr, decode, encode
 from .configuration import Config
 from .native import ffi, hot, lib
@@ -89,12 +89,6 @@ class Receiver(Protocol):
 def error(code: int) -> OSError:
     """The OSError (subclass) for a positive errno."""
     return OSError(code, os.strerror(code))
-
-
-def _check(rc: int) -> int:
-    if rc < 0:
-        raise error(-rc)
-    return rc
 
 
 def _addr(packed: bytes) -> Any:
@@ -178,6 +172,18 @@ class Client:
         """0, or the positive errno why the session is gone (a fork included)."""
         return -int(lib.ffl_client_dead(self.c))
 
+    def _check(self, rc: int) -> int:
+        # A dead client's calls fail because of its end, whatever they were to do.
+        if rc < 0:
+            raise gone(self.reason()) if self.dead else error(-rc)
+        return rc
+
+    def reason(self) -> str:
+        """Why it is dead, for the log and for exceptions."""
+        if os.getpid() != self.pid:
+            return "this process is a fork, and sessions are not inherited"
+        return f"{self.why() or os.strerror(self.dead)} (instance pid {self.instance_pid})"
+
     def why(self) -> str:
         """A dead session's reason, as far as it is known: "" or a sentence."""
         return str(ffi.string(lib.ffl_client_why(self.c)).decode(errors="replace"))
@@ -187,7 +193,7 @@ class Client:
         return lib.ffl_client_doorbell_fd(self.c), lib.ffl_client_session_fd(self.c)
 
     def ping(self) -> None:
-        _check(self._wait(lib.ffl_client_ping))
+        self._check(self._wait(lib.ffl_client_ping))
 
     def open_sockets(self) -> int:
         return int(lib.ffl_client_open_sockets(self.c))
@@ -216,7 +222,7 @@ class Client:
                 "this session has all the sockets that its instance gives one: close some, or "
                 "start the instance with a larger --max-sockets",
             )
-        return _check(handle)
+        return self._check(handle)
 
     def close_socket(self, handle: int, abort: bool = False) -> None:
         """Frees the handle."""
@@ -236,33 +242,33 @@ class Client:
                 f"the instance's port policy does not let user {os.geteuid()} bind port "
                 f"{address[1]}: bind another, or start the instance with --ports that allow it",
             )
-        _check(result)
+        self._check(result)
 
     def listen(self, handle: int, backlog: int, nodelay: bool) -> None:
         flags = lib.FFL_F_NODELAY if nodelay else 0
-        _check(self._wait(lib.ffl_client_listen, handle, backlog, flags))
+        self._check(self._wait(lib.ffl_client_listen, handle, backlog, flags))
 
     def accepting(self, handle: int, window: int, armed: bool = False) -> None:
         """Accept ahead, at most `window` connections; 0 stops. armed: they will be read here."""
         flags = lib.FFL_F_ARM_NEW if armed else 0
         window = min(window, WINDOW_MAX)
-        _check(lib.ffl_client_accepting(self.c, handle, window, flags))
+        self._check(lib.ffl_client_accepting(self.c, handle, window, flags))
 
     def accept(self, handle: int) -> tuple[int, bytes]:
         """(new handle, its struct ffl_names). Raises BlockingIOError."""
         names = ffi.new("struct ffl_names *")
-        new = _check(lib.ffl_client_accept(self.c, handle, names))
+        new = self._check(lib.ffl_client_accept(self.c, handle, names))
         return new, bytes(ffi.buffer(names))
 
     def connect(self, handle: int, family: int, address: Any) -> None:
         """Starts it. Raises BlockingIOError (EINPROGRESS): an EV_CONNECT follows."""
         packed = encode(family, address, "connect")
-        _check(lib.ffl_client_connect(self.c, handle, _addr(packed)))
+        self._check(lib.ffl_client_connect(self.c, handle, _addr(packed)))
 
     def names(self, handle: int) -> bytes:
         """The struct ffl_names of the socket. May wait."""
         names = ffi.new("struct ffl_names *")
-        _check(self._wait(lib.ffl_client_names, handle, names))
+        self._check(self._wait(lib.ffl_client_names, handle, names))
         return bytes(ffi.buffer(names))
 
     # ---- handing sockets to another session of this process ----
@@ -280,23 +286,23 @@ class Client:
         """A reference to the socket goes into the ticket, with what was read ahead."""
         if lib.ffl_client_disarm(self.c, handle):
             self.ping()
-            _check(self._wait(lib.ffl_client_give_back, handle))
-        _check(self._wait(lib.ffl_client_export, handle, ticket))
+            self._check(self._wait(lib.ffl_client_give_back, handle))
+        self._check(self._wait(lib.ffl_client_export, handle, ticket))
         self.ping()
 
     def take(self, ticket: Any, handle: int, family: int, kind: int, proto: int) -> int:
         """The socket whose handle there was this one: its handle here."""
-        return _check(self._wait(lib.ffl_client_import, ticket, handle, family, kind, proto))
+        return self._check(self._wait(lib.ffl_client_import, ticket, handle, family, kind, proto))
 
     def push(self, handle: int, on: bool) -> None:
-        _check(raw_push(self.c, handle, on))
+        self._check(raw_push(self.c, handle, on))
 
     def unread(self, handle: int) -> None:
         """Puts the batch's data of this socket back at the head of its queue."""
-        _check(raw_unread(self.c, handle))
+        self._check(raw_unread(self.c, handle))
 
     def want(self, handle: int, filters: int) -> None:
-        _check(lib.ffl_client_want(self.c, handle, filters))
+        self._check(lib.ffl_client_want(self.c, handle, filters))
 
     def ready(self, handle: int) -> int:
         return int(lib.ffl_client_ready(self.c, handle))
@@ -304,7 +310,7 @@ class Client:
     def pending(self, handle: int) -> Pending:
         """What kqueue's events say of a socket. Raises OSError (EBADF)."""
         out = ffi.new("struct ffl_pending *")
-        _check(lib.ffl_client_pending(self.c, handle, out))
+        self._check(lib.ffl_client_pending(self.c, handle, out))
         return Pending(out.bytes, out.accepts, out.room, bool(out.eof), out.error)
 
     def show(self) -> bool:
@@ -320,7 +326,7 @@ class Client:
             raise ValueError("negative buffersize in recv")
         data = _new_uncleared("char[]", max(size, 1))
         got = lib.ffl_client_recv(self.c, handle, data, size, flags, ffi.NULL, ffi.NULL)
-        return bytes(ffi.buffer(data, _check(got)))
+        return bytes(ffi.buffer(data, self._check(got)))
 
     def recv_into(self, handle: int, buffer: Any, size: int = 0, flags: int = 0) -> int:
         return self.recvfrom_into(handle, buffer, size, flags)[0]
@@ -337,7 +343,7 @@ class Client:
             raise ValueError("negative buffersize in recvfrom")
         data = _new_uncleared("char[]", max(size, 1))
         d = ffi.new("struct ffl_dgram *", {"data": data, "len": size})
-        got = _check(lib.ffl_client_recvmsg(self.c, handle, d, flags))
+        got = self._check(lib.ffl_client_recvmsg(self.c, handle, d, flags))
         control = bytes(ffi.buffer(d.ctl.data, d.ctl.len))
         return (
             bytes(ffi.buffer(data, got)),
@@ -362,20 +368,20 @@ class Client:
                 )
             finally:
                 ffi.release(room)
-        return _check(got), decode(bytes(ffi.buffer(addr)))
+        return self._check(got), decode(bytes(ffi.buffer(addr)))
 
     def send(self, handle: int, data: Any) -> int:
         """Bytes taken of a stream. Raises BlockingIOError for none."""
         if isinstance(data, bytes):
-            return _check(raw_send(self.c, handle, data, len(data)))
+            return self._check(raw_send(self.c, handle, data, len(data)))
         with memoryview(data) as view, view.cast("B") as flat:
-            return _check(raw_send(self.c, handle, ffi.from_buffer(flat), len(flat)))
+            return self._check(raw_send(self.c, handle, ffi.from_buffer(flat), len(flat)))
 
     def sendto(self, handle: int, family: int, data: Any, address: Any) -> int:
         """One datagram, all or BlockingIOError; to None: where the socket is connected to."""
         to = ffi.NULL if address is None else _addr(encode(family, address, "sendto"))
         with memoryview(data) as view, view.cast("B") as flat:
-            return _check(
+            return self._check(
                 lib.ffl_client_sendto(self.c, handle, ffi.from_buffer(flat), len(flat), to)
             )
 
@@ -387,17 +393,17 @@ class Client:
             d.addr = _addr(encode(family, address, "sendmsg"))[0]
         d.ctl.len = len(control)
         ffi.memmove(d.ctl.data, control, len(control))
-        return _check(lib.ffl_client_sendmsg(self.c, handle, d))
+        return self._check(lib.ffl_client_sendmsg(self.c, handle, d))
 
     def shutdown(self, handle: int, how: int) -> None:
-        _check(lib.ffl_client_shutdown(self.c, handle, how))
+        self._check(lib.ffl_client_shutdown(self.c, handle, how))
 
     def take_error(self, handle: int) -> int:
         return abs(int(lib.ffl_client_take_error(self.c, handle)))
 
     def mirror(self, handle: int, fd: int) -> None:
         """The eventfd `fd`, which stays the caller's, is readable while something waits."""
-        _check(lib.ffl_client_mirror(self.c, handle, fd))
+        self._check(lib.ffl_client_mirror(self.c, handle, fd))
 
     def getsockopt(self, handle: int, level: int, name: int, size: int = 0) -> int | bytes:
         """As socket.getsockopt: an int, or `size` bytes."""
@@ -406,7 +412,7 @@ class Client:
         room = size or 4
         value = ffi.new("unsigned char[]", room)
         length = ffi.new("uint32_t *", room)
-        _check(self._wait(lib.ffl_client_getsockopt, handle, level, name, value, length))
+        self._check(self._wait(lib.ffl_client_getsockopt, handle, level, name, value, length))
         got = bytes(ffi.buffer(value, min(length[0], room)))
         if size:
             return got
@@ -414,7 +420,7 @@ class Client:
 
     def setsockopt(self, handle: int, level: int, name: int, value: Any) -> None:
         packed = struct.pack("=i", value) if isinstance(value, int) else bytes(value)
-        _check(self._wait(lib.ffl_client_setsockopt, handle, level, name, packed, len(packed)))
+        self._check(self._wait(lib.ffl_client_setsockopt, handle, level, name, packed, len(packed)))
 
 
 class KernelCall(NamedTuple):

@@ -193,14 +193,14 @@ class Session:
         """Where nobody waits for events: tells the sockets now if the session is gone."""
         client = self._client
         if client is not None and client.dead:
-            self.lost(client.dead)
+            self.lost()
 
-    def lost(self, code: int) -> InstanceGone:
-        """The client is dead (a positive errno): tells every socket, in one way."""
+    def lost(self) -> InstanceGone:
+        """The client is dead: tells every socket, in one way."""
         client = self._client
         if client is None:
             return self.gone()
-        self._lost = self._reason(client, code)
+        self._lost = client.reason()
         log.warning("the session with the instance at %s is lost: %s", client.path, self._lost)
         exc = self.gone()
         self._client = None
@@ -214,16 +214,11 @@ class Session:
             client.close()
         return exc
 
-    def _reason(self, client: Client, code: int) -> str:
-        if self.forked:
-            return "this process is a fork, and sessions are not inherited"
-        return f"{client.why() or os.strerror(code)} (instance pid {client.instance_pid})"
-
     def gone(self) -> InstanceGone:
         """The exception for a call on it when it has ended."""
         client = self._client
         if client is not None and client.dead:
-            return gone(self._reason(client, client.dead))
+            return gone(client.reason())
         return gone(self._lost or "it was closed")
 
     def close(self) -> None:
@@ -334,7 +329,7 @@ class Session:
                 if kind == EV_FD:
                     ready.append((handle, arg))
                 elif kind == EV_DOWN:
-                    self.lost(arg)
+                    self.lost()
                 elif kind != EV_CLOSED:
                     self.receive(kind, handle, arg, off)
         finally:
