@@ -49,7 +49,7 @@ OTHERS = [call.name for call in kernel_calls() if call.without]
 
 
 def run(call, *argv):
-    env = {k: v for k, v in os.environ.items() if not k.startswith("FFLOOP_")}
+    env = {k: v for k, v in os.environ.items() if "FFLOOP_" not in k}
     command = [sys.executable, DENIED, call, sys.executable, "-P", *argv]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
 
