@@ -91,11 +91,12 @@ def test_what_it_shows_is_so(instance, capsys, no_leaks):
 
 
 def test_states_and_what_is_queued(instance):
-    def prometheus():
-        return metrics.text([stats_page.read(instance.pid)])
-
     def states():
         return sorted(s.state for s in stats_page.read(instance.pid).sockets)
+
+    async def states_are(*expected):
+        while states() != sorted(expected):
+            await asyncio.sleep(0)
 
     async def main():
         loop = asyncio.get_running_loop()
@@ -103,14 +104,18 @@ def test_states_and_what_is_queued(instance):
             bound.bind((HOST, 0))
             with contextlib.suppress(ConnectionRefusedError):
                 await loop.sock_connect(refused, bound.getsockname())
-            assert states() == ["bound", "failed"]
+            await states_are("bound", "failed")
         async with pair() as (client, peer):
             peer.transport.pause_reading()
             client.transport.write(bytes(20_000_000))
-            while not (queued := [s for s in stats_page.read(instance.pid).sockets if s.tx_queued]):
+            while True:
+                page = stats_page.read(instance.pid)
+                if queued := [s for s in page.sockets if s.tx_queued]:
+                    break
                 await asyncio.sleep(0)
             assert [s.local for s in queued] == [client.transport.get_extra_info("sockname")]
-            assert re.search(r"^ffloop_session_queued_bytes\{.*\} [1-9]\d*$", prometheus(), re.M)
+            pattern = r"^ffloop_session_queued_bytes\{.*\} [1-9]\d*$"
+            assert re.search(pattern, metrics.text([page]), re.M)
             client.transport.abort()
             await client.lost
             peer.transport.abort()
@@ -118,9 +123,7 @@ def test_states_and_what_is_queued(instance):
             peer.keep_open = True
             client.transport.write_eof()
             await peer.eof
-            while "peer done" not in states():
-                await asyncio.sleep(0)
-            assert states() == ["connected", "listening", "peer done"]
+            await states_are("connected", "listening", "peer done")
 
     with asyncio.Runner(loop_factory=ffloop.new_event_loop) as runner:
         runner.run(main())
