@@ -15,7 +15,7 @@ from shim import Instance
 from ffloop._session import binding
 
 HERE = Path(__file__).parent
-PROGRAMS = ["streams", "numbers", "children", "passing", "states", "storm", "small"]
+PROGRAMS = ["streams", "numbers", "children", "passing", "states", "storm", "small", "pointers"]
 FLAGS = ["-Wall", "-Wextra", "-Werror", "-O2", "-D_FORTIFY_SOURCE=2", "-pthread"]
 
 

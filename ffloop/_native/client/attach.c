@@ -323,6 +323,12 @@ bool ffl_client_moved(struct ffl_client *c, int from, int to)
     return true;
 }
 
+static bool plain_copy(void *to, const void *from, size_t n)
+{
+    memcpy(to, from, n);
+    return true;
+}
+
 int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *o, char *why,
                       size_t whylen)
 {
@@ -337,6 +343,7 @@ int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *o, 
                              .app_bell = -1,
                              .inst_bell = -1,
                              .own_epfd = -1,
+                             .copy = o->copy ? o->copy : plain_copy,
                              .timeout_ms = timeout,
                              .map = {.memfd = -1},
                              .tx_cap = o->tx_cap ? o->tx_cap : DEFAULT_TX_CAP};

@@ -42,6 +42,8 @@ struct ffl_client_opts {
         int fd); /* NULL, or: moves a new descriptor, returns the number; fd < 0: -errno */
     const struct ffl_ticket *via; /* attach through this ticket, not at path; or NULL */
     void (*close_fd)(int fd);     /* with it: closes one that was placed */
+    /* NULL, or: memcpy from and to the caller's data; false, a bad pointer, is -EFAULT */
+    bool (*copy)(void *to, const void *from, size_t n);
 };
 
 /*

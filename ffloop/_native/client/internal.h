@@ -89,6 +89,7 @@ struct ffl_client {
     bool down_given;
     int sock, app_bell, inst_bell, own_epfd;
     void (*close_fd)(int fd);
+    bool (*copy)(void *to, const void *from, size_t n); /* the caller's data */
     int timeout_ms, inst_pid;
     char stack[16];
     uint32_t tx_cap;

@@ -158,13 +158,16 @@ static void pop_item(struct ffl_client *c, struct csock *s)
     client_release(c, it);
 }
 
-static size_t recv_stream(struct ffl_client *c, struct csock *s, uint8_t *to, size_t len, bool peek)
+/* Bytes, or -EFAULT when none found a place. */
+static int64_t recv_stream(struct ffl_client *c, struct csock *s, uint8_t *to, size_t len,
+                           bool peek)
 {
     size_t got = 0;
     struct rx_item *next;
     for (struct rx_item *it = s->rx_head; it && got < len; it = next) {
         size_t n = it->len < len - got ? it->len : len - got;
-        memcpy(to + got, item_data(c, it), n);
+        if (ffl_unlikely(!c->copy(to + got, item_data(c, it), n)))
+            return got ? (int64_t)got : -EFAULT;
         got += n;
         next = it->next;
         if (peek)
@@ -175,7 +178,7 @@ static size_t recv_stream(struct ffl_client *c, struct csock *s, uint8_t *to, si
         if (it->len == 0)
             pop_item(c, s);
     }
-    return got;
+    return (int64_t)got;
 }
 
 static int64_t recv_dgram(struct ffl_client *c, struct csock *s, struct ffl_dgram *d, int flags)
@@ -192,10 +195,10 @@ static int64_t recv_dgram(struct ffl_client *c, struct csock *s, struct ffl_dgra
         d->ctl.len = FFL_CTL_MAX;
     d->flags = (n > d->len || it->flags & FFL_F_TRUNC ? MSG_TRUNC : 0) |
                (it->flags & FFL_F_CTL_CUT ? MSG_CTRUNC : 0);
-    memcpy(d->data, data + front, part);
-    if (!(flags & MSG_PEEK))
+    bool copied = c->copy(d->data, data + front, part);
+    if (!(flags & MSG_PEEK)) /* a bad pointer or not */
         pop_item(c, s);
-    return (int64_t)part;
+    return copied ? (int64_t)part : -EFAULT;
 }
 
 uint32_t csock_take_queued(struct ffl_client *c, struct csock *s, void *to, uint32_t room)
@@ -227,7 +230,7 @@ int64_t ffl_client_recvmsg(struct ffl_client *c, int h, struct ffl_dgram *d, int
         client_look(c); /* it may be there already */
     int64_t n;
     if (s->rx_head && s->type == SOCK_STREAM)
-        n = (int64_t)recv_stream(c, s, d->data, d->len, flags & MSG_PEEK);
+        n = recv_stream(c, s, d->data, d->len, flags & MSG_PEEK);
     else if (s->rx_head)
         n = recv_dgram(c, s, d, flags);
     else if (s->error)
@@ -356,14 +359,16 @@ static uint32_t tx_get(struct ffl_client *c, struct csock *s, uint32_t want, boo
     return buf;
 }
 
-/* Copies `n` bytes from the cursor (iov, off) on. */
-static void gather(uint8_t *to, uint32_t n, const struct iovec **iov, size_t *off)
+/* Copies `n` bytes from the cursor (iov, off) on. False: a bad pointer. */
+static bool gather(const struct ffl_client *c, uint8_t *to, uint32_t n, const struct iovec **iov,
+                   size_t *off)
 {
     while (n) {
         size_t part = (*iov)->iov_len - *off;
         if (part > n)
             part = n;
-        memcpy(to, (const char *)(*iov)->iov_base + *off, part);
+        if (ffl_unlikely(!c->copy(to, (const char *)(*iov)->iov_base + *off, part)))
+            return false;
         to += part;
         n -= (uint32_t)part;
         *off += part;
@@ -372,6 +377,7 @@ static void gather(uint8_t *to, uint32_t n, const struct iovec **iov, size_t *of
             *off = 0;
         }
     }
+    return true;
 }
 
 int64_t ffl_client_sendv(struct ffl_client *c, int h, const struct iovec *iov, int n)
@@ -389,13 +395,20 @@ int64_t ffl_client_sendv(struct ffl_client *c, int h, const struct iovec *iov, i
         if (buf == FFL_NO_BUF)
             break;
         uint32_t part = ffl_buf_size(buf) < left ? ffl_buf_size(buf) : (uint32_t)left;
-        gather((uint8_t *)c->map.seg + ffl_buf_off(&c->tx.geo, buf), part, &iov, &off);
+        uint8_t *to = (uint8_t *)c->map.seg + ffl_buf_off(&c->tx.geo, buf);
+        if (ffl_unlikely(!gather(c, to, part, &iov, &off))) {
+            (void)ffl_pool_put(&c->tx, buf); /* ours a moment ago */
+            rc = -EFAULT;
+            break;
+        }
         put_send(c, s, buf, part, 0);
         left -= part;
         if ((len - left) % PUBLISH_EVERY == 0)
             client_commit(c);
     }
     client_commit(c);
+    if (ffl_unlikely(rc < 0))
+        return left == len ? rc : (int64_t)(len - left);
     s->tx_left = left;
     if (left)
         tx_wait(c, s);
@@ -439,7 +452,10 @@ int64_t ffl_client_sendmsg(struct ffl_client *c, int h, const struct ffl_dgram *
     size_t skip = flags & FFL_F_ADDR ? sizeof(d->addr) : 0;
     memcpy(p, &d->addr, skip);
     memcpy(p + skip, &d->ctl, front - skip);
-    memcpy(p + front, d->data, d->len);
+    if (ffl_unlikely(!c->copy(p + front, d->data, d->len))) {
+        (void)ffl_pool_put(&c->tx, buf); /* ours a moment ago */
+        return -EFAULT;
+    }
     put_send(c, s, buf, (uint32_t)d->len + front, flags);
     client_commit(c);
     return (int64_t)d->len;

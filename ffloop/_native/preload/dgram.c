@@ -17,14 +17,16 @@
 
 /* ---- receive ------------------------------------------------------------------------------- */
 
-static void scatter(const struct iovec *iov, size_t n, const char *data, size_t len)
+static bool scatter(const struct iovec *iov, size_t n, const char *data, size_t len)
 {
     for (size_t i = 0; i < n && len; i++) {
         size_t part = iov[i].iov_len < len ? iov[i].iov_len : len;
-        memcpy(iov[i].iov_base, data, part);
+        if (!ffl_user_copy(iov[i].iov_base, data, part))
+            return false;
         data += part;
         len -= part;
     }
+    return true;
 }
 
 /* One datagram, if it is there: its length (MSG_TRUNC: the whole, else what found room). */
@@ -40,8 +42,8 @@ static int64_t take(struct sock *s, const struct iovec *iov, size_t n, int flags
         return -ENOMEM;
     size_t room = total_of(iov, n);
     int64_t len = ffl_client_recv(c, s->h, whole, LARGEST, peek, from, msg_flags);
-    if (len > 0)
-        scatter(iov, n, whole, (size_t)len);
+    if (len > 0 && !scatter(iov, n, whole, (size_t)len))
+        len = -EFAULT;
     free(whole);
     if (len <= 0 || (size_t)len <= room)
         return len;
@@ -78,14 +80,14 @@ static int64_t give(struct sock *s, const struct iovec *iov, size_t n, size_t le
     if (n == 1)
         return ffl_client_sendto(s->sc->c, s->h, iov->iov_base, len, to);
     char *whole = malloc(len + 1);
+    int64_t rc = whole ? 0 : -ENOMEM;
     size_t off = 0;
-    if (!whole)
-        return -ENOMEM;
-    for (size_t i = 0; i < n; i++) {
-        memcpy(whole + off, iov[i].iov_base, iov[i].iov_len);
+    for (size_t i = 0; i < n && rc == 0; i++) {
+        rc = ffl_user_copy(whole + off, iov[i].iov_base, iov[i].iov_len) ? 0 : -EFAULT;
         off += iov[i].iov_len;
     }
-    int64_t rc = ffl_client_sendto(s->sc->c, s->h, whole, len, to);
+    if (rc == 0)
+        rc = ffl_client_sendto(s->sc->c, s->h, whole, len, to);
     free(whole);
     return rc;
 }
@@ -120,6 +122,11 @@ ssize_t dgram_send(struct sock *s, const struct iovec *iov, size_t n, int flags,
 static int address(const struct sock *s, const struct sockaddr *sa, socklen_t len,
                    struct ffl_addr *to)
 {
+    struct sockaddr_storage copy = {0};
+    int rc = ffl_user_address(&copy, sa, len < sizeof(copy) ? len : sizeof(copy));
+    if (rc < 0)
+        return rc;
+    sa = (const struct sockaddr *)&copy;
     if (sock_addr_in(to, s->domain, sa, len))
         return 0;
     if (s->domain != AF_INET6 || !sock_addr_in(to, AF_INET, sa, len))

@@ -200,12 +200,15 @@ static struct epoll_shadow *shadow_of(int epfd)
 API int epoll_ctl(int epfd, int op, int fd, struct epoll_event *ev)
 {
     real_start();
-    if (ffl_likely(!fd_node(epfd)) || tls.inside)
+    struct epoll_event copy;
+    if (ffl_likely(!fd_node(epfd)) || tls.inside ||
+        (op != EPOLL_CTL_DEL && !ffl_user_copy(&copy, ev, sizeof(copy))))
         return real.epoll_ctl(epfd, op, fd, ev);
+    ev = &copy;
     lock();
     struct epoll_shadow *ep = shadow_of(epfd);
     struct node *n = fd_node(fd);
-    if (!ep || (n && n->kind == NODE_OURS) || (op != EPOLL_CTL_DEL && !ev)) {
+    if (!ep || (n && n->kind == NODE_OURS)) {
         unlock();
         return real.epoll_ctl(epfd, op, fd, ev);
     }
@@ -408,6 +411,8 @@ static int any_wait(int epfd, struct epoll_event *ev, int max, int64_t timeout_n
     }
     if (!node_mine(&ep->node))
         return (int)leave(-EXDEV);
+    if (ep->opened && !ffl_user_writes(ev, sizeof(*ev))) /* the first: the others are beside it */
+        return (int)leave(-EFAULT);
     int rc = epoll_use(ep, epfd);
     if (rc < 0)
         return (int)leave(rc);

@@ -65,7 +65,14 @@ API ssize_t sendfile64(int out, int in, off64_t *offset, size_t count)
     }
     if (!on_stack(out))
         return real.sendfile64(out, in, offset, count);
-    off64_t at = offset ? *offset : lseek64(in, 0, SEEK_CUR);
+    off64_t at = 0;
+    if (offset &&
+        (!ffl_user_copy(&at, offset, sizeof(at)) || !ffl_user_writes(offset, sizeof(at)))) {
+        errno = EFAULT;
+        return -1;
+    }
+    if (!offset)
+        at = lseek64(in, 0, SEEK_CUR);
     if (at < 0) {
         errno = EINVAL;
         return -1;

@@ -57,10 +57,10 @@ static int64_t take(struct sock *s, const struct iovec *iov, size_t n, size_t sk
     return got;
 }
 
-static int64_t peek(struct sock *s, const struct iovec *iov, size_t n, size_t total)
+static int64_t peek(struct sock *s, const struct iovec *iov, size_t n, size_t total, int flags)
 {
     struct ffl_client *c = s->sc->c;
-    if (n == 1)
+    if (n == 1 && !(flags & MSG_TRUNC))
         return ffl_client_recv(c, s->h, iov->iov_base, iov->iov_len, MSG_PEEK, NULL, NULL);
     size_t have = sock_queued(s);
     size_t size = total < have ? total : have;
@@ -69,9 +69,10 @@ static int64_t peek(struct sock *s, const struct iovec *iov, size_t n, size_t to
         return -ENOMEM;
     int64_t got = ffl_client_recv(c, s->h, all, size, MSG_PEEK, NULL, NULL);
     size_t off = 0;
-    for (size_t i = 0; i < n && got > 0 && off < (size_t)got; i++) {
+    for (size_t i = 0; i < n && got > 0 && off < (size_t)got && !(flags & MSG_TRUNC); i++) {
         size_t part = (size_t)got - off < iov[i].iov_len ? (size_t)got - off : iov[i].iov_len;
-        memcpy(iov[i].iov_base, all + off, part);
+        if (!ffl_user_copy(iov[i].iov_base, all + off, part))
+            got = off ? (int64_t)off : -EFAULT;
         off += part;
     }
     free(all);
@@ -110,7 +111,7 @@ ssize_t sock_recv(struct sock *s, const struct iovec *iov, size_t n, int flags)
     for (;;) {
         if (s->shut_rd && !sock_queued(s))
             return (ssize_t)got;
-        int64_t r = peeks                 ? peek(s, iov, n, total)
+        int64_t r = peeks                 ? peek(s, iov, n, total, flags)
                     : (flags & MSG_TRUNC) ? discard(s, total - got)
                                           : take(s, iov, n, got);
         if (r > 0)
@@ -156,15 +157,40 @@ API ssize_t read(int fd, void *buf, size_t len)
 }
 ALSO(read, __read);
 
+/* -errno of a bad vector, or 0. */
+static int vector(const struct iovec *iov, size_t n)
+{
+    if (n > IOV_MAX)
+        return -EINVAL;
+    if (!ffl_user_reads(iov, n * sizeof(*iov)))
+        return -EFAULT;
+    for (size_t i = 0; i < n; i++)
+        if ((ssize_t)iov[i].iov_len < 0)
+            return -EINVAL;
+    return 0;
+}
+
+/* The same of a message, in which a long vector is another error. */
+static int message(const struct msghdr *m)
+{
+    if (m->msg_iovlen > IOV_MAX)
+        return -EMSGSIZE;
+    return m->msg_name && (int)m->msg_namelen < 0 ? -EINVAL : vector(m->msg_iov, m->msg_iovlen);
+}
+
+static ssize_t recv_vector(struct sock *s, const struct iovec *iov, int n, int flags)
+{
+    int rc = vector(iov, (size_t)n);
+    return rc < 0 || !total_of(iov, (size_t)n) ? leave(rc) : recv_iov(s, iov, (size_t)n, flags);
+}
+
 API ssize_t readv(int fd, const struct iovec *iov, int n)
 {
     real_start();
     struct sock *s = sock_enter_stack(fd);
     if (!s)
         return real.readv(fd, iov, n);
-    if (n < 0 || n > IOV_MAX)
-        return leave(-EINVAL);
-    return total_of(iov, (size_t)n) ? recv_iov(s, iov, (size_t)n, 0) : leave(0);
+    return recv_vector(s, iov, n, 0);
 }
 
 /* RWF_NOWAIT is MSG_DONTWAIT; other flags, and places in a file, are the kernel's to refuse. */
@@ -180,10 +206,7 @@ API ssize_t preadv64v2(int fd, const struct iovec *iov, int n, off64_t at, int f
     struct sock *s;
     if (!plainly(at, flags, &s, fd))
         return real.preadv64v2(fd, iov, n, at, flags);
-    if (n < 0 || n > IOV_MAX)
-        return leave(-EINVAL);
-    int how = flags & RWF_NOWAIT ? MSG_DONTWAIT : 0;
-    return total_of(iov, (size_t)n) ? recv_iov(s, iov, (size_t)n, how) : leave(0);
+    return recv_vector(s, iov, n, flags & RWF_NOWAIT ? MSG_DONTWAIT : 0);
 }
 
 API ssize_t preadv2(int fd, const struct iovec *iov, int n, off_t at, int flags)
@@ -201,14 +224,12 @@ API ssize_t recvfrom(int fd, void *buf, size_t len, int flags, struct sockaddr *
     if (s->type == SOCK_DGRAM) {
         struct ffl_addr from = {0};
         ssize_t got = dgram_recv(s, &iov, 1, flags, &from, &(int){0});
-        if (got >= 0 && sa && from.family)
-            (void)sock_addr_out(&from, s->domain, sa, n);
-        return leave(got);
+        int rc = got >= 0 && sa && from.family ? sock_addr_out(&from, s->domain, sa, n) : 0;
+        return leave(rc < 0 ? rc : got);
     }
-    ssize_t rc = recv_iov(s, &iov, 1, flags);
-    if (rc >= 0 && sa && n)
-        *n = 0; /* a stream names no sender */
-    return rc;
+    ssize_t got = sock_recv(s, &iov, 1, flags);
+    static const socklen_t nobody = 0; /* a stream names no sender */
+    return leave(got < 0 || !sa || ffl_user_copy(n, &nobody, sizeof(nobody)) ? got : -EFAULT);
 }
 
 static ssize_t recvmsg_kernel(int fd, struct msghdr *m, int flags)
@@ -225,17 +246,18 @@ API ssize_t recvmsg(int fd, struct msghdr *m, int flags)
     struct sock *s = sock_enter_stack(fd);
     if (!s)
         return recvmsg_kernel(fd, m, flags);
-    if (m->msg_iovlen > IOV_MAX)
-        return leave(-EMSGSIZE);
+    int bad = ffl_user_writes(m, sizeof(*m)) ? message(m) : -EFAULT;
+    if (bad < 0)
+        return leave(bad);
     if (s->type == SOCK_DGRAM) {
         struct ffl_addr from = {0};
         int seen = 0;
         ssize_t got = dgram_recv(s, m->msg_iov, m->msg_iovlen, flags, &from, &seen);
         if (got >= 0) {
-            if (m->msg_name && from.family)
-                (void)sock_addr_out(&from, s->domain, m->msg_name, &m->msg_namelen);
-            else
+            if (!m->msg_name || !from.family)
                 m->msg_namelen = 0;
+            else if ((bad = sock_addr_out(&from, s->domain, m->msg_name, &m->msg_namelen)) < 0)
+                return leave(bad);
             m->msg_controllen = 0;
             m->msg_flags = seen | (flags & MSG_CMSG_CLOEXEC);
         }
@@ -253,27 +275,30 @@ API ssize_t recvmsg(int fd, struct msghdr *m, int flags)
 API int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct timespec *timeout)
 {
     real_start();
-    if (!maybe_ours(fd)) {
+    struct timespec limit = {0};
+    bool bad = timeout && (!ffl_user_copy(&limit, timeout, sizeof(limit)) || timespec_bad(&limit));
+    if (!maybe_ours(fd) || bad) {
         int got = real.recvmmsg(fd, v, n, flags, timeout);
         for (int i = 0; i < got; i++)
             pass_received(&v[i].msg_hdr, flags);
         return got;
     }
-    int64_t until =
-        timeout ? ffl_now_ns() + timeout->tv_sec * FFL_NS_PER_SEC + timeout->tv_nsec : INT64_MAX;
+    int64_t until = timeout ? ffl_now_ns() + timespec_ns(&limit) : INT64_MAX, left = 1;
     unsigned i = 0;
-    for (; i < n && i < IOV_MAX; i++) {
+    for (; i < n && i < IOV_MAX && left > 0; i++) {
         int wait = (flags & MSG_WAITFORONE) && i ? MSG_DONTWAIT : 0;
         ssize_t rc = recvmsg(fd, &v[i].msg_hdr, (flags & ~MSG_WAITFORONE) | wait);
         if (rc < 0)
-            return i ? (int)i : -1;
-        v[i].msg_len = (unsigned)rc;
-        if (ffl_now_ns() >= until) {
-            i++;
             break;
-        }
+        v[i].msg_len = (unsigned)rc;
+        if (timeout)
+            left = until - ffl_now_ns();
     }
-    return (int)i;
+    if (timeout && i) {
+        left = left > 0 ? left : 0;
+        *timeout = (struct timespec){left / FFL_NS_PER_SEC, left % FFL_NS_PER_SEC};
+    }
+    return i || !n ? (int)i : -1;
 }
 
 /* ---- send ---------------------------------------------------------------------------------- */
@@ -383,17 +408,21 @@ API ssize_t write(int fd, const void *buf, size_t len)
 }
 ALSO(write, __write);
 
+static ssize_t send_vector(struct sock *s, const struct iovec *iov, int n, int flags)
+{
+    int rc = vector(iov, (size_t)n);
+    if (rc < 0 || (s->type == SOCK_DGRAM && !total_of(iov, (size_t)n)))
+        return leave(rc); /* write sends an empty one, writev does not */
+    return send_iov(s, iov, (size_t)n, flags);
+}
+
 API ssize_t writev(int fd, const struct iovec *iov, int n)
 {
     real_start();
     struct sock *s = sock_enter_stack(fd);
     if (!s)
         return real.writev(fd, iov, n);
-    if (n < 0 || n > IOV_MAX)
-        return leave(-EINVAL);
-    if (s->type == SOCK_DGRAM && !total_of(iov, (size_t)n))
-        return leave(0); /* write sends an empty one, writev does not */
-    return send_iov(s, iov, (size_t)n, 0);
+    return send_vector(s, iov, n, 0);
 }
 
 API ssize_t pwritev64v2(int fd, const struct iovec *iov, int n, off64_t at, int flags)
@@ -402,11 +431,7 @@ API ssize_t pwritev64v2(int fd, const struct iovec *iov, int n, off64_t at, int 
     struct sock *s;
     if (!plainly(at, flags, &s, fd))
         return real.pwritev64v2(fd, iov, n, at, flags);
-    if (n < 0 || n > IOV_MAX)
-        return leave(-EINVAL);
-    if (s->type == SOCK_DGRAM && !total_of(iov, (size_t)n))
-        return leave(0);
-    return send_iov(s, iov, (size_t)n, flags & RWF_NOWAIT ? MSG_DONTWAIT : 0);
+    return send_vector(s, iov, n, flags & RWF_NOWAIT ? MSG_DONTWAIT : 0);
 }
 
 API ssize_t pwritev2(int fd, const struct iovec *iov, int n, off_t at, int flags)
@@ -436,18 +461,12 @@ API ssize_t sendto(int fd, const void *buf, size_t len, int flags, const struct 
 {
     real_start();
     struct iovec iov = {(void *)buf, len};
+    struct msghdr m = {.msg_name = (void *)sa, .msg_namelen = n, .msg_iov = &iov, .msg_iovlen = 1};
     struct sock *s = sock_enter(fd);
-    if (s && sa && s->type == SOCK_DGRAM) {
-        struct msghdr m = {
-            .msg_name = (void *)sa, .msg_namelen = n, .msg_iov = &iov, .msg_iovlen = 1};
+    if (s && sa && s->type == SOCK_DGRAM)
         return dgram_sendmsg(s, fd, &m, flags);
-    }
     if (opens(s, sa, flags))
-        return open_and_send(
-            fd,
-            &(struct msghdr){
-                .msg_name = (void *)sa, .msg_namelen = n, .msg_iov = &iov, .msg_iovlen = 1},
-            flags);
+        return open_and_send(fd, &m, flags);
     if (s && s->sc) /* a connected stream: the address is not looked at */
         return send_iov(s, &iov, 1, flags);
     if (s)
@@ -458,31 +477,35 @@ API ssize_t sendto(int fd, const void *buf, size_t len, int flags, const struct 
 API ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
 {
     real_start();
+    if (!ffl_user_reads(m, sizeof(*m)))
+        return real.sendmsg(fd, m, flags);
     struct sock *s = sock_enter(fd);
+    int bad = s ? message(m) : 0;
+    if (bad < 0)
+        return leave(bad);
     if (s && s->type == SOCK_DGRAM)
         return dgram_sendmsg(s, fd, m, flags);
     if (opens(s, m->msg_name, flags))
         return open_and_send(fd, m, flags);
-    if (!s || !s->sc) {
-        if (s)
-            unlock();
-        return pass_send(fd, m, flags);
-    }
-    if (m->msg_iovlen > IOV_MAX)
-        return leave(-EMSGSIZE);
-    return send_iov(s, m->msg_iov, m->msg_iovlen, flags);
+    if (s && s->sc)
+        return send_iov(s, m->msg_iov, m->msg_iovlen, flags);
+    if (s)
+        unlock();
+    return pass_send(fd, m, flags);
 }
 
 API int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
 {
     real_start();
     bool control = false; /* perhaps with descriptors, which pass_send looks at */
-    for (unsigned k = 0; !tls.inside && k < n && k < IOV_MAX; k++)
+    n = n < IOV_MAX ? n : IOV_MAX;
+    bool bad = !ffl_user_reads(v, n * sizeof(*v));
+    for (unsigned k = 0; !tls.inside && !bad && k < n; k++)
         control |= v[k].msg_hdr.msg_controllen > 0;
-    if (!maybe_ours(fd) && !control)
+    if (bad || (!maybe_ours(fd) && !control))
         return real.sendmmsg(fd, v, n, flags);
     unsigned i = 0;
-    for (; i < n && i < IOV_MAX; i++) {
+    for (; i < n; i++) {
         ssize_t rc = sendmsg(fd, &v[i].msg_hdr, flags);
         if (rc < 0)
             return i ? (int)i : -1;

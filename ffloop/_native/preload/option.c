@@ -55,10 +55,17 @@ static int note(struct sock *s, int level, int name, const void *val, socklen_t 
 API int setsockopt(int fd, int level, int name, const void *val, socklen_t len)
 {
     real_start();
+    uint8_t copy[FFL_OPT_MAX];
     struct sock *s = sock_enter(fd);
     if (!s)
         return real.setsockopt(fd, level, name, val, len);
-    int rc;
+    int rc = (int)len < 0 ? -EINVAL : 0;
+    len = len < sizeof(copy) ? len : sizeof(copy);
+    if (rc == 0 && !ffl_user_copy(copy, val, len))
+        rc = -EFAULT;
+    if (rc < 0)
+        return (int)leave(rc);
+    val = copy;
     bool refused = s->type == SOCK_DGRAM && dgram_option_refused(level, name, val, len);
     if (refused && s->sc) {
         if ((rc = dgram_to_kernel(s, fd)) < 0)
@@ -71,8 +78,6 @@ API int setsockopt(int fd, int level, int name, const void *val, socklen_t len)
         rc = real.setsockopt(fd, level, name, val, len) < 0 ? -errno : 0;
         if (rc == 0 && set_local(s, level, name, val, len) == 0)
             rc = note(s, level, name, val, len);
-    } else if ((int)len < 0 || (len && !val)) {
-        rc = val ? -EINVAL : -EFAULT;
     } else {
         rc = set_local(s, level, name, val, len);
         if (rc == 0)
@@ -83,35 +88,30 @@ API int setsockopt(int fd, int level, int name, const void *val, socklen_t len)
     return (int)leave(rc);
 }
 
-static int get_local(const struct sock *s, int name, void *val, socklen_t *len)
+static int give_option(void *val, socklen_t *len, socklen_t room, const void *data, socklen_t n)
 {
-    int64_t us = (name == SO_RCVTIMEO ? s->rcvtimeo : s->sndtimeo) / 1000;
-    struct timeval tv = {us / 1000000, us % 1000000};
-    if (*len > sizeof(tv))
-        *len = sizeof(tv);
-    memcpy(val, &tv, *len);
-    return 0;
+    n = n < room ? n : room;
+    return ffl_user_copy(val, data, n) && ffl_user_copy(len, &n, sizeof(n)) ? 0 : -EFAULT;
 }
 
 static int get_option(struct sock *s, int level, int name, void *val, socklen_t *len)
 {
-    if (!val || !len)
+    socklen_t room;
+    if (!ffl_user_copy(&room, len, sizeof(room)))
         return -EFAULT;
-    if ((int)*len < 0)
+    if ((int)room < 0)
         return -EINVAL;
-    if (level == SOL_SOCKET && (name == SO_RCVTIMEO || name == SO_SNDTIMEO))
-        return get_local(s, name, val, len);
+    if (level == SOL_SOCKET && (name == SO_RCVTIMEO || name == SO_SNDTIMEO)) {
+        int64_t us = (name == SO_RCVTIMEO ? s->rcvtimeo : s->sndtimeo) / 1000;
+        struct timeval tv = {us / 1000000, us % 1000000};
+        return give_option(val, len, room, &tv, sizeof(tv));
+    }
     if (level == SOL_SOCKET && name == SO_ERROR)
         ffl_client_reap(s->sc->c);
     uint8_t data[FFL_OPT_MAX];
-    uint32_t n = *len < sizeof(int) ? sizeof(int) : *len > sizeof(data) ? sizeof(data) : *len;
+    uint32_t n = room < sizeof(int) ? sizeof(int) : room > sizeof(data) ? sizeof(data) : room;
     int rc = ffl_client_getsockopt(s->sc->c, s->h, level, name, data, &n);
-    if (rc < 0)
-        return rc;
-    if (*len > n)
-        *len = n;
-    memcpy(val, data, *len);
-    return 0;
+    return rc < 0 ? rc : give_option(val, len, room, data, n);
 }
 
 API int getsockopt(int fd, int level, int name, void *val, socklen_t *len)
@@ -134,6 +134,12 @@ static int dgram_next(struct sock *s)
     return n < 0 ? 0 : (int)n;
 }
 
+/* Into the program's memory: 0 or -errno. */
+static int give_int(void *to, int value)
+{
+    return ffl_user_copy(to, &value, sizeof(value)) ? 0 : -EFAULT;
+}
+
 API int ioctl(int fd, unsigned long what, ...)
 {
     real_start();
@@ -150,15 +156,13 @@ API int ioctl(int fd, unsigned long what, ...)
         ffl_client_reap(s->sc->c);
         if (s->state == SOCK_LISTENING)
             return (int)leave(-EINVAL);
-        *(int *)arg = s->type == SOCK_DGRAM ? dgram_next(s) : (int)sock_queued(s);
+        rc = give_int(arg, s->type == SOCK_DGRAM ? dgram_next(s) : (int)sock_queued(s));
         (void)ffl_client_arm(s->sc->c, s->h, 0); /* the next time it knows more */
-        return (int)leave(0);
+        return (int)leave(rc);
     case SIOCOUTQ:
-        *(int *)arg = (int)ffl_client_unsent(s->sc->c, s->h);
-        return (int)leave(0);
+        return (int)leave(give_int(arg, (int)ffl_client_unsent(s->sc->c, s->h)));
     case SIOCATMARK:
-        *(int *)arg = 0;
-        return (int)leave(0);
+        return (int)leave(give_int(arg, 0));
     case FIONBIO:
         rc = real.ioctl(fd, what, arg) < 0 ? -errno : 0; /* its flags are the placeholder's */
         if (rc == 0)

@@ -247,6 +247,10 @@ static int poll_loop(struct set *p, int64_t timeout_ns, const sigset_t *mask)
 static int do_poll(struct pollfd *fds, nfds_t n, int64_t timeout_ns, const sigset_t *mask)
 {
     int rc;
+    if (!ffl_user_writes(fds, n * sizeof(*fds))) {
+        errno = EFAULT;
+        return -1;
+    }
     call_begins();
     lock();
     struct set p = {.fds = fds, .n = n, .k = call_open((unsigned)n, &rc)};
@@ -259,8 +263,11 @@ static int do_poll(struct pollfd *fds, nfds_t n, int64_t timeout_ns, const sigse
     return (int)leave(rc);
 }
 
+/* Is there anything of ours among them? The kernel knows what to say of those that cannot be read. */
 static bool any(const struct pollfd *fds, nfds_t n)
 {
+    if (n > INT_MAX || !ffl_user_reads(fds, n * sizeof(*fds)))
+        return false;
     for (nfds_t i = 0; i < n && !tls.inside; i++)
         if (fds[i].fd >= 0 && fd_node(fds[i].fd))
             return true;
@@ -276,10 +283,24 @@ API int poll(struct pollfd *fds, nfds_t n, int timeout)
 }
 ALSO(poll, __poll);
 
+/* Copies of the program's time-out and mask, if it gives them, in their place. False: a bad one. */
+static bool get_limit(const struct timespec **ts, struct timespec *limit, const sigset_t **mask,
+                      sigset_t *open)
+{
+    if ((*ts && (!ffl_user_copy(limit, *ts, sizeof(*limit)) || timespec_bad(limit))) ||
+        (*mask && !ffl_user_copy(open, *mask, _NSIG / 8))) /* the kernel's is as long as that */
+        return false;
+    *ts = *ts ? limit : NULL;
+    *mask = *mask ? open : NULL;
+    return true;
+}
+
 API int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *ts, const sigset_t *mask)
 {
     real_start();
-    if (timespec_bad(ts) || !any(fds, n))
+    struct timespec limit;
+    sigset_t open;
+    if (!any(fds, n) || !get_limit(&ts, &limit, &mask, &open))
         return real.ppoll(fds, n, ts, mask);
     return do_poll(fds, n, timespec_ns(ts), mask);
 }
@@ -321,15 +342,24 @@ static void put(int fd, fd_set *set)
     ((unsigned long *)set)[fd / (8 * (int)sizeof(long))] |= 1UL << (fd % (8 * (int)sizeof(long)));
 }
 
-static void clear(int n, fd_set *set)
+/* Whole words, as the kernel's. */
+static size_t set_bytes(int n)
 {
     size_t bits = 8 * sizeof(long);
+    return ((size_t)n + bits - 1) / bits * sizeof(long);
+}
+
+static void clear(int n, fd_set *set)
+{
     if (set)
-        memset(set, 0, ((size_t)n + bits - 1) / bits * sizeof(long));
+        memset(set, 0, set_bytes(n));
 }
 
 static bool any_in(int n, const fd_set *r, const fd_set *w, const fd_set *e)
 {
+    if (n > FD_CHUNK * FD_CHUNKS || (r && !ffl_user_reads(r, set_bytes(n))) ||
+        (w && !ffl_user_reads(w, set_bytes(n))) || (e && !ffl_user_reads(e, set_bytes(n))))
+        return false;
     for (int fd = 0; fd < n && !tls.inside; fd++)
         if ((in(fd, r) || in(fd, w) || in(fd, e)) && fd_node(fd))
             return true;
@@ -339,10 +369,13 @@ static bool any_in(int n, const fd_set *r, const fd_set *w, const fd_set *e)
 static int do_select(int n, fd_set *r, fd_set *w, fd_set *e, int64_t timeout_ns,
                      const sigset_t *mask)
 {
-    struct pollfd *fds = malloc((size_t)n * sizeof(*fds));
+    bool good = (!r || ffl_user_writes(r, set_bytes(n))) &&
+                (!w || ffl_user_writes(w, set_bytes(n))) &&
+                (!e || ffl_user_writes(e, set_bytes(n)));
+    struct pollfd *fds = good ? malloc((size_t)n * sizeof(*fds)) : NULL;
     nfds_t k = 0;
     if (!fds) {
-        errno = ENOMEM;
+        errno = good ? ENOMEM : EFAULT;
         return -1;
     }
     for (int fd = 0; fd < n; fd++) {
@@ -378,15 +411,18 @@ static int do_select(int n, fd_set *r, fd_set *w, fd_set *e, int64_t timeout_ns,
 API int select(int n, fd_set *r, fd_set *w, fd_set *e, struct timeval *tv)
 {
     real_start();
-    if (n < 0 || (tv && (tv->tv_sec < 0 || tv->tv_usec < 0)) || !any_in(n, r, w, e))
+    struct timeval given = {0};
+    bool bad = n < 0 || (tv && !ffl_user_copy(&given, tv, sizeof(given)));
+    if (bad || given.tv_sec < 0 || given.tv_usec < 0 || !any_in(n, r, w, e))
         return real.select(n, r, w, e, tv);
     int64_t start = ffl_now_ns();
-    int64_t limit = tv ? tv->tv_sec * FFL_NS_PER_SEC + tv->tv_usec * 1000 : -1;
+    int64_t limit = tv ? given.tv_sec * FFL_NS_PER_SEC + given.tv_usec * 1000 : -1;
     int rc = do_select(n, r, w, e, limit, NULL);
     if (tv) { /* Linux says how much is left */
         int64_t left = limit - (ffl_now_ns() - start);
         left = left < 0 || rc == 0 ? 0 : left / 1000;
-        *tv = (struct timeval){left / 1000000, left % 1000000};
+        given = (struct timeval){left / 1000000, left % 1000000};
+        (void)ffl_user_copy(tv, &given, sizeof(given)); /* it cannot be written: as the kernel */
     }
     return rc;
 }
@@ -396,7 +432,9 @@ API int pselect(int n, fd_set *r, fd_set *w, fd_set *e, const struct timespec *t
                 const sigset_t *mask)
 {
     real_start();
-    if (n < 0 || timespec_bad(ts) || !any_in(n, r, w, e))
+    struct timespec limit;
+    sigset_t open;
+    if (n < 0 || !any_in(n, r, w, e) || !get_limit(&ts, &limit, &mask, &open))
         return real.pselect(n, r, w, e, ts, mask);
     return do_select(n, r, w, e, timespec_ns(ts), mask);
 }

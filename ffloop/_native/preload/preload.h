@@ -15,6 +15,7 @@
  * fork.c    children                                 exec.c    other programs
  * pass.c    SCM_RIGHTS                               shutdown.c  back to what a socket was
  * made.c    what makes other descriptors             stdio.c   the C library's streams
+ * user.c    the program's memory
  *
  * A socket begins as what it is natively: a kernel socket, whose descriptor stays. At bind, listen
  * or connect it is put on the stack (sock->sc) or given up to the kernel; a stack socket's
@@ -40,6 +41,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <setjmp.h>
 #include <stdatomic.h>
 
 #define API __attribute__((visibility("default")))
@@ -100,6 +102,7 @@ struct tls {
     struct waiter *waiter;
     struct call *call, *spare;    /* calls that wait, the innermost first (wait.c) */
     int cancel;                   /* its cancel state outside */
+    sigjmp_buf *fault;            /* where a bad pointer of the program's leads to (user.c) */
     struct sc_list sessions;      /* FF_THREAD_SOCKET */
     const struct ffl_ticket *via; /* attach through it (share.c) */
 };
@@ -156,6 +159,17 @@ static inline struct sc *sc_first(void)
 void sc_ended(struct sc_list *l); /* its thread has: FF_THREAD_SOCKET */
 void wait_start(void);
 void thread_watch(void); /* its end is to be known: it has something here */
+
+/* ---- the program's memory (user.c) ----------------------------------------------------------- */
+
+/* memcpy, either side the program's. False: a bad pointer, and a part may have been copied. */
+bool ffl_user_copy(void *to, const void *from, size_t n);
+bool ffl_user_reads(const void *p, size_t n); /* can it be read? */
+bool ffl_user_writes(void *p, size_t n);      /* and written? It keeps what it has */
+struct sockaddr_storage;
+/* A copy of an address: 0 or -errno. */
+int ffl_user_address(struct sockaddr_storage *to, const struct sockaddr *sa, socklen_t len);
+void ffl_user_fault(void); /* a fault's handler: back to where it was expected, if it was */
 
 /* ---- waiting (wait.c) ------------------------------------------------------------------------ */
 
@@ -327,6 +341,7 @@ void sock_free(struct sock *s); /* no descriptor means it any more, nobody waits
 int sock_place(struct sock *s, int fd, const struct ffl_addr *a, bool binds);
 /* False: not an address of this family. */
 bool sock_addr_in(struct ffl_addr *a, int domain, const struct sockaddr *sa, socklen_t len);
+/* Into the program's memory: 0 or -errno, as a bad pointer's. */
 int sock_addr_out(const struct ffl_addr *a, int domain, struct sockaddr *sa, socklen_t *len);
 void sock_tell(struct sock *s); /* it changed */
 /* What poll(2) would say, and asks to be told of what of `want` is not so. */
@@ -482,6 +497,7 @@ void place_attached(bool first);           /* a session has begun: the thread to
 void place_imported(const struct sock *s); /* FF_MULTI_SC: a child has its listener */
 
 void stdio_start(void);
+void ffl_signal_start(void);
 
 /* Makes an inherited socket ours: a reference of our own, in our session. */
 int proc_import(struct sock *s);

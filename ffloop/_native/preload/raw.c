@@ -71,6 +71,58 @@ static long fails(int err)
     return -1;
 }
 
+/* Is there a mask of another size than the kernel's? */
+static bool mask_bad(long mask, long size)
+{
+    return mask && size != _NSIG / 8;
+}
+
+/* The system calls say what is left of the time-out, as the C library's do not. */
+static long timed(long rc, int64_t began, struct timespec limit, struct timespec *to)
+{
+    int saved = errno;
+    int64_t left = timespec_ns(&limit) - (ffl_now_ns() - began);
+    left = left > 0 && rc != 0 ? left : 0;
+    limit = (struct timespec){left / FFL_NS_PER_SEC, left % FFL_NS_PER_SEC};
+    (void)ffl_user_copy(to, &limit, sizeof(limit)); /* it cannot be written: as the kernel */
+    errno = saved;
+    return rc;
+}
+
+static long ppoll_by_number(const long *a)
+{
+    struct timespec limit, *ts = P(2);
+    if (mask_bad(a[3], a[4]))
+        return fails(EINVAL);
+    if (!ts)
+        return ppoll(P(0), (nfds_t)a[1], NULL, P(3));
+    if (!ffl_user_copy(&limit, ts, sizeof(limit)))
+        return fails(EFAULT);
+    if (timespec_bad(&limit))
+        return fails(EINVAL);
+    int64_t began = ffl_now_ns();
+    return timed(ppoll(P(0), (nfds_t)a[1], &limit, P(3)), began, limit, ts);
+}
+
+static long pselect_by_number(const long *a)
+{
+    struct timespec limit, *ts = P(4);
+    long mask[2] = {0, 0}; /* a pair with its size */
+    if (a[5] && !ffl_user_copy(mask, P(5), sizeof(mask)))
+        return fails(EFAULT);
+    if (mask_bad(mask[0], mask[1]))
+        return fails(EINVAL);
+    const sigset_t *open = (const sigset_t *)(intptr_t)mask[0];
+    if (!ts)
+        return pselect(I(0), P(1), P(2), P(3), NULL, open);
+    if (!ffl_user_copy(&limit, ts, sizeof(limit)))
+        return fails(EFAULT);
+    if (timespec_bad(&limit))
+        return fails(EINVAL);
+    int64_t began = ffl_now_ns();
+    return timed(pselect(I(0), P(1), P(2), P(3), &limit, open), began, limit, ts);
+}
+
 static long by_number(long number, const long *a, bool *known)
 {
     *known = true;
@@ -128,13 +180,13 @@ static long by_number(long number, const long *a, bool *known)
     case SYS_epoll_create1:
         return epoll_create1(I(0));
     case SYS_epoll_pwait:
-        return epoll_pwait(I(0), P(1), I(2), I(3), P(4));
+        return mask_bad(a[4], a[5]) ? fails(EINVAL) : epoll_pwait(I(0), P(1), I(2), I(3), P(4));
     case SYS_epoll_pwait2:
-        return epoll_pwait2(I(0), P(1), I(2), P(3), P(4));
+        return mask_bad(a[4], a[5]) ? fails(EINVAL) : epoll_pwait2(I(0), P(1), I(2), P(3), P(4));
     case SYS_ppoll:
-        return ppoll(P(0), (nfds_t)a[1], P(2), P(3));
-    case SYS_pselect6: /* the mask is in a pair with its size */
-        return pselect(I(0), P(1), P(2), P(3), P(4), a[5] ? *(const sigset_t **)P(5) : NULL);
+        return ppoll_by_number(a);
+    case SYS_pselect6:
+        return pselect_by_number(a);
     case SYS_recvmmsg:
         return recvmmsg(I(0), P(1), (unsigned)a[2], I(3), P(4));
     case SYS_sendmmsg:

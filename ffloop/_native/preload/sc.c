@@ -35,7 +35,8 @@ static struct ffl_client_opts attach_options(const char *path)
                                     .tx_cap = (uint32_t)options.tx_cap,
                                     .via = tls.via,
                                     .place_fd = fd_ours,
-                                    .close_fd = fd_ours_close};
+                                    .close_fd = fd_ours_close,
+                                    .copy = ffl_user_copy};
 }
 
 /* An embedded instance admits its own user; one of its process tree that has become another user

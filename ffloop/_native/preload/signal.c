@@ -55,16 +55,48 @@ void signals_allow(void)
     (void)pthread_sigmask(SIG_SETMASK, &mask, NULL); /* those that wait run before it returns */
 }
 
+/* ---- bad pointers ------------------------------------------------------------------------------ */
+
+/* Ours whatever the program sets, since a fault may be a bad pointer's that it gave to a call (user.c). */
+static bool stays_ours(int sig)
+{
+    return sig == SIGSEGV || sig == SIGBUS;
+}
+
+static bool is_handler(const struct sigaction *a)
+{
+    return a->sa_handler != SIG_IGN && a->sa_handler != SIG_DFL;
+}
+
+/* The program has no handler: what the signal does then comes as soon as ours returns. */
+static void to_default(int sig, siginfo_t *info)
+{
+    static const struct sigaction none = {.sa_handler = SIG_DFL};
+    (void)real.sigaction(sig, &none, NULL); /* a good number */
+    if (info->si_code <= 0)                 /* sent, and not a fault that happens again */
+        (void)real.syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), sig, info);
+}
+
 /* ---- handlers --------------------------------------------------------------------------------- */
 
 static void counted(int sig, siginfo_t *info, void *context)
 {
+    if (tls.fault && stays_ours(sig) && info->si_code > 0) {
+        sigset_t mask; /* as it was: it is not the return that restores it */
+        memcpy(&mask, &((ucontext_t *)context)->uc_sigmask, _NSIG / 8);
+        (void)real.syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, _NSIG / 8);
+        ffl_user_fault();
+    }
     if (ffl_unlikely(tls.inside) && can_wait(sig)) {
         put_off(sig, info, context);
         return;
     }
     struct sigaction copy = handlers[sig];
     const struct sigaction *a = &copy;
+    if (!is_handler(a)) {
+        to_default(sig, info);
+        return;
+    }
     if (a->sa_flags & SA_RESETHAND) { /* ours to do: the kernel would when it is put off, too */
         static const struct sigaction none = {.sa_handler = SIG_DFL};
         (void)real.sigaction(sig, &none, NULL); /* a good number */
@@ -73,6 +105,8 @@ static void counted(int sig, siginfo_t *info, void *context)
     tls.ran.interrupts += !(a->sa_flags & SA_RESTART);
     struct signals before = tls.before; /* the handler may make calls of its own */
     struct waiter *asleep = tls.asleep;
+    sigjmp_buf *fault = tls.fault; /* not the handler's own */
+    tls.fault = NULL;
     if (asleep) {
         int saved = errno;
         uint64_t one = 1;
@@ -83,11 +117,29 @@ static void counted(int sig, siginfo_t *info, void *context)
     a->sa_sigaction(sig, info, context); /* the kernel, too, passes three to any */
     tls.before = before;
     tls.asleep = asleep;
+    tls.fault = fault;
 }
 
-static bool is_handler(const struct sigaction *a)
+/* What the kernel is told in place of `act`. */
+static struct sigaction ours_for(int sig, const struct sigaction *act)
 {
-    return a->sa_handler != SIG_IGN && a->sa_handler != SIG_DFL;
+    struct sigaction ours = *act;
+    if (!is_handler(act) && !(stays_ours(sig) && act->sa_handler == SIG_DFL))
+        return ours;
+    ours.sa_flags = (ours.sa_flags | SA_SIGINFO) & (int)~SA_RESETHAND;
+    if (!is_handler(act))
+        ours.sa_flags |= SA_ONSTACK;
+    ours.sa_sigaction = counted;
+    return ours;
+}
+
+void ffl_signal_start(void)
+{
+    static const struct sigaction none = {.sa_handler = SIG_DFL};
+    struct sigaction was;
+    for (int sig = 1; sig < SIGNALS; sig++)
+        if (stays_ours(sig) && real.sigaction(sig, NULL, &was) == 0 && was.sa_handler == SIG_DFL)
+            (void)sigaction(sig, &none, NULL); /* a good number */
 }
 
 API int sigaction(int sig, const struct sigaction *act, struct sigaction *old)
@@ -97,12 +149,11 @@ API int sigaction(int sig, const struct sigaction *act, struct sigaction *old)
         return real.sigaction(sig, act, old);
     struct sigaction before = handlers[sig], ours, was;
     const struct sigaction *set = act;
-    if (act && is_handler(act)) {
-        ours = *act;
-        ours.sa_flags = (ours.sa_flags | SA_SIGINFO) & (int)~SA_RESETHAND;
-        ours.sa_sigaction = counted;
+    if (act) {
+        ours = ours_for(sig, act);
         set = &ours;
-        handlers[sig] = *act;
+        if (ours.sa_sigaction == counted)
+            handlers[sig] = *act;
     }
     int rc = real.sigaction(sig, set, &was);
     if (rc < 0) {

@@ -30,14 +30,17 @@ int sock_addr_out(const struct ffl_addr *a, int domain, struct sockaddr *sa, soc
     struct sockaddr_storage ss;
     uint32_t n;
     of.family = (uint16_t)domain;
+    socklen_t room;
     int rc = ffl_addr_to_sockaddr(&of, &ss, &n);
-    if (rc < 0 || !len)
-        return rc < 0 ? rc : -EFAULT;
-    if ((int)*len < 0)
+    if (rc < 0)
+        return rc;
+    if (!ffl_user_copy(&room, len, sizeof(room)))
+        return -EFAULT;
+    if ((int)room < 0)
         return -EINVAL;
-    memcpy(sa, &ss, n < *len ? n : *len);
-    *len = n;
-    return 0;
+    return ffl_user_copy(sa, &ss, n < room ? n : room) && ffl_user_copy(len, &n, sizeof(n))
+               ? 0
+               : -EFAULT;
 }
 
 /* ---- making and freeing -------------------------------------------------------------------- */
@@ -277,15 +280,18 @@ API int bind(int fd, const struct sockaddr *sa, socklen_t len)
 {
     real_start();
     struct ffl_addr a;
+    struct sockaddr_storage copy = {0};
     struct sock *s = sock_enter(fd);
     if (!s)
         return real.bind(fd, sa, len);
-    struct sockaddr_in forgot;
-    if (s->domain == AF_INET && sa && len >= sizeof(forgot) && sa->sa_family == AF_UNSPEC) {
-        memcpy(&forgot, sa, sizeof(forgot)); /* as the kernel: of the wildcard it means IPv4's */
-        forgot.sin_family = forgot.sin_addr.s_addr == INADDR_ANY ? AF_INET : AF_UNSPEC;
-        sa = (const struct sockaddr *)&forgot;
-    }
+    int bad = ffl_user_address(&copy, sa, len);
+    if (bad < 0)
+        return (int)leave(bad);
+    sa = (const struct sockaddr *)&copy;
+    struct sockaddr_in *forgot = (struct sockaddr_in *)&copy; /* its family, and IPv4's is meant */
+    if (s->domain == AF_INET && len >= sizeof(*forgot) && sa->sa_family == AF_UNSPEC &&
+        forgot->sin_addr.s_addr == INADDR_ANY)
+        forgot->sin_family = AF_INET;
     if (!sock_addr_in(&a, s->domain, sa, len) || s->state > SOCK_BOUND) {
         int rc = s->sc ? -EINVAL : 0;
         if (rc)
@@ -395,17 +401,22 @@ static int connect_start(struct sock *s, int fd, const struct sockaddr *sa, sock
 API int connect(int fd, const struct sockaddr *sa, socklen_t len)
 {
     real_start();
+    struct sockaddr_storage copy = {0};
     struct sock *s = sock_enter(fd);
     if (!s)
         return real.connect(fd, sa, len);
-    if (!s->sc && (len < 2 || !sa || (sa->sa_family != s->domain && s->type == SOCK_STREAM))) {
+    int bad = ffl_user_address(&copy, sa, len);
+    if (bad < 0)
+        return (int)leave(bad);
+    sa = (const struct sockaddr *)&copy;
+    if (!s->sc && (len < 2 || (sa->sa_family != s->domain && s->type == SOCK_STREAM))) {
         unlock();
         return real.connect(fd, sa, len);
     }
     int rc;
     if (s->type == SOCK_DGRAM)
         rc = dgram_connect(s, fd, sa, len);
-    else if (sa && len >= sizeof(sa->sa_family) && sa->sa_family == AF_UNSPEC)
+    else if (len >= sizeof(sa->sa_family) && sa->sa_family == AF_UNSPEC)
         rc = sock_disconnect(s);
     else if (s->state == SOCK_CONNECTING && sock_pending_connect(s) < 0)
         rc = s->nonblock ? -EALREADY : connect_wait(s);
@@ -483,9 +494,14 @@ static int do_accept(int fd, struct sockaddr *sa, socklen_t *len, int flags)
         if (s->nonblock || (rc = sock_wait(s, until)) < 0)
             break;
     }
-    if (rc >= 0 && sa && len)
-        (void)sock_addr_out(&names.peer, s->domain, sa, len);
-    return (int)leave(rc);
+    int bad = rc >= 0 && sa ? sock_addr_out(&names.peer, s->domain, sa, len) : 0;
+    (void)leave(rc);
+    if (bad < 0) { /* as the kernel: the connection is lost */
+        close(rc);
+        errno = -bad;
+        return -1;
+    }
+    return rc < 0 ? -1 : rc;
 }
 
 API int accept4(int fd, struct sockaddr *sa, socklen_t *len, int flags)

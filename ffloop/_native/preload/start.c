@@ -134,6 +134,7 @@ __attribute__((constructor)) static void start(void)
     open_log();
     wait_start();
     stdio_start();
+    ffl_signal_start();
     fork_start();
     exec_start();
     started = true;

@@ -1,0 +1,75 @@
+/*
+ * user.c - the program's memory, read and written as the kernel does: a bad pointer is EFAULT.
+ *
+ * Callers: whatever takes a pointer of the program's, and the client for the bytes that it copies. Nothing
+ * is looked up before: the access is made, and a fault (signal.c) comes back here.
+ */
+#include "preload.h"
+
+#include <setjmp.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#define PAGE 4096 /* or more: the smallest there is */
+
+void ffl_user_fault(void)
+{
+    if (tls.fault)
+        siglongjmp(*tls.fault, 1);
+}
+
+bool ffl_user_copy(void *to, const void *from, size_t n)
+{
+    sigjmp_buf fault;
+    if (sigsetjmp(fault, 0)) {
+        tls.fault = NULL;
+        return false;
+    }
+    tls.fault = &fault;
+    atomic_signal_fence(memory_order_seq_cst);
+    memcpy(to, from, n);
+    atomic_signal_fence(memory_order_seq_cst);
+    tls.fault = NULL;
+    return true;
+}
+
+static void touch(const char *p, size_t n, bool writes)
+{
+    for (size_t at = 0; at < n; at += at ? PAGE : PAGE - (uintptr_t)p % PAGE)
+        if (writes)
+            (void)__atomic_fetch_or((char *)p + at, 0, __ATOMIC_RELAXED);
+        else
+            (void)*(const volatile char *)(p + at);
+}
+
+static bool reached(const void *p, size_t n, bool writes)
+{
+    sigjmp_buf fault;
+    if (sigsetjmp(fault, 0)) {
+        tls.fault = NULL;
+        return false;
+    }
+    tls.fault = &fault;
+    atomic_signal_fence(memory_order_seq_cst);
+    touch(p, n, writes);
+    atomic_signal_fence(memory_order_seq_cst);
+    tls.fault = NULL;
+    return true;
+}
+
+bool ffl_user_reads(const void *p, size_t n)
+{
+    return reached(p, n, false);
+}
+
+bool ffl_user_writes(void *p, size_t n)
+{
+    return reached(p, n, true);
+}
+
+int ffl_user_address(struct sockaddr_storage *to, const struct sockaddr *sa, socklen_t len)
+{
+    if (len > sizeof(*to))
+        return -EINVAL;
+    return ffl_user_copy(to, sa, len) ? 0 : -EFAULT;
+}

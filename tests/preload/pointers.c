@@ -1,0 +1,278 @@
+/* pointers.c - bad pointers: EFAULT, as from the kernel, and the socket and its bytes are as before. */
+#include "cases.h"
+
+#include <sys/mman.h>
+
+static char *page;     /* the last bytes that are there; then comes nothing */
+static void *nowhere;  /* the first that is not */
+static void *constant; /* to be read only */
+
+static void pages(void)
+{
+    page = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    constant = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    NEED(page != MAP_FAILED && constant != MAP_FAILED);
+    NEED(mprotect(page + 4096, 4096, PROT_NONE) == 0);
+    nowhere = page + 4096;
+    connected();
+}
+
+CASE(bytes_in)
+{
+    pages();
+    arrives("hello");
+    saw("read", read(server, nowhere, 5));
+    saw("into constants", read(server, constant, 5));
+    saw("recv", recv(server, nowhere, 5, 0));
+    saw("peek", recv(server, nowhere, 5, MSG_PEEK));
+    saw("recvfrom", recvfrom(server, nowhere, 5, 0, NULL, NULL));
+    saw("the first three", read(server, page + 4093, 5) > 3);
+    saw("nothing to write", recv(server, nowhere, 0, 0));
+    heard(server, 5);
+}
+
+CASE(bytes_out)
+{
+    pages();
+    saw("write", write(client, nowhere, 5));
+    saw("send", send(client, nowhere, 5, 0));
+    saw("sendto", sendto(client, nowhere, 5, 0, NULL, 0));
+    for (int i = 0; i < 3000; i++) /* each has had a buffer of the pool for a moment */
+        NEED(write(client, nowhere, 4096) < 0 && errno == EFAULT);
+    arrives("hello");
+    heard(server, 5);
+}
+
+CASE(vectors)
+{
+    struct iovec good[2] = {{buffer, 3}, {buffer + 3, 2}}, bad[2] = {{buffer, 0}, {NULL, 5}};
+    pages();
+    bad[1].iov_base = nowhere;
+    arrives("hello");
+    saw("readv of nothing", readv(server, nowhere, 1));
+    saw("readv into nothing", readv(server, bad, 2));
+    saw("too long", readv(server, &(struct iovec){buffer, (size_t)-1}, 1));
+    saw("writev of nothing", writev(client, nowhere, 1));
+    saw("writev from nothing", writev(client, bad, 2));
+    saw("writev, too long", writev(client, &(struct iovec){buffer, (size_t)-1}, 1));
+    saw("readv", readv(server, good, 2));
+}
+
+CASE(messages)
+{
+    struct msghdr vector = {.msg_iovlen = 1}, data = {.msg_iovlen = 1};
+    struct mmsghdr many[2] = {{.msg_len = 0}};
+    struct iovec iov = {.iov_len = 5};
+    pages();
+    vector.msg_iov = nowhere;
+    data.msg_iov = &iov;
+    iov.iov_base = nowhere;
+    arrives("hello");
+    saw("recvmsg", recvmsg(server, nowhere, 0));
+    saw("its vector", recvmsg(server, &vector, 0));
+    saw("its data", recvmsg(server, &data, 0));
+    saw("sendmsg", sendmsg(client, nowhere, 0));
+    saw("its vector", sendmsg(client, &vector, 0));
+    saw("its data", sendmsg(client, &data, 0));
+    saw("recvmmsg", recvmmsg(server, nowhere, 1, MSG_DONTWAIT, NULL));
+    saw("sendmmsg", sendmmsg(client, nowhere, 1, 0));
+    saw("no time-out", recvmmsg(server, many, 2, 0, &(struct timespec){1, 1000000000}));
+    saw("before time", recvmmsg(server, many, 2, 0, &(struct timespec){-1, 0}));
+    heard(server, 5);
+}
+
+CASE(datagrams)
+{
+    struct sockaddr_in a = anywhere();
+    struct iovec iov[2] = {{buffer, 2}, {NULL, 5}};
+    struct msghdr m = {.msg_iov = iov, .msg_iovlen = 2};
+    socklen_t len = sizeof(a);
+    pages();
+    iov[1].iov_base = nowhere;
+    server = socket(AF_INET, SOCK_DGRAM, 0);
+    client = socket(AF_INET, SOCK_DGRAM, 0);
+    NEED(bind(server, (struct sockaddr *)&a, len) == 0);
+    a = where(server);
+    saw("to nowhere", sendto(client, "hello", 5, 0, nowhere, len));
+    saw("from nowhere", sendto(client, nowhere, 5, 0, (struct sockaddr *)&a, len));
+    NEED(connect(client, (struct sockaddr *)&a, len) == 0);
+    saw("in pieces", sendmsg(client, &m, 0));
+    arrives("first");
+    saw("into nothing", recv(server, nowhere, 5, 0));
+    saw("it is gone", recv(server, buffer, 5, MSG_DONTWAIT));
+    arrives("second");
+    saw("no name", recvfrom(server, buffer, 6, 0, nowhere, &len));
+    arrives("third");
+    saw("no length", recvfrom(server, buffer, 5, 0, (struct sockaddr *)&a, nowhere));
+    arrives("fourth");
+    heard(server, 6);
+}
+
+CASE(names)
+{
+    struct sockaddr_in a;
+    socklen_t len = sizeof(a), negative = (socklen_t)-1;
+    pages();
+    saw("getsockname", getsockname(server, nowhere, &len));
+    saw("its length", getsockname(server, (struct sockaddr *)&a, nowhere));
+    saw("a negative one", getsockname(server, (struct sockaddr *)&a, &negative));
+    saw("getpeername", getpeername(server, nowhere, &len));
+    saw("bind", bind(socket(AF_INET, SOCK_STREAM, 0), nowhere, len));
+    saw("connect", connect(socket(AF_INET, SOCK_STREAM, 0), nowhere, len));
+    saw("too long", connect(socket(AF_INET, SOCK_STREAM, 0), (struct sockaddr *)page, 4000));
+    int lost = connects();
+    saw("accept", accept(listener, nowhere, &len));
+    saw("that was closed", recv(lost, buffer, 1, 0));
+    lost = connects();
+    saw("accept's length", accept(listener, (struct sockaddr *)&a, nowhere));
+    saw("that, too", recv(lost, buffer, 1, 0));
+    client = connects();
+    saw("the next", accept(listener, NULL, NULL) >= 0);
+}
+
+CASE(options)
+{
+    int on = 1;
+    socklen_t len = sizeof(on);
+    pages();
+    saw("set", setsockopt(server, SOL_SOCKET, SO_KEEPALIVE, nowhere, len));
+    saw("get", getsockopt(server, SOL_SOCKET, SO_KEEPALIVE, nowhere, &len));
+    saw("its length", getsockopt(server, SOL_SOCKET, SO_KEEPALIVE, &on, nowhere));
+    saw("a time-out", getsockopt(server, SOL_SOCKET, SO_RCVTIMEO, nowhere, &len));
+    saw("what waits", ioctl(server, FIONREAD, nowhere));
+}
+
+CASE(readiness)
+{
+    struct pollfd p = {.fd = 0, .events = POLLIN};
+    int ep = epoll_create1(0);
+    fd_set set;
+    pages();
+    arrives("hello");
+    p.fd = server;
+    FD_ZERO(&set);
+    FD_SET(server, &set);
+    saw("poll", poll(nowhere, 1, 0));
+    saw("ppoll", ppoll(nowhere, 1, NULL, NULL));
+    saw("select", select(server + 1, nowhere, NULL, NULL, NULL));
+    saw("to write", select(server + 1, &set, nowhere, NULL, NULL));
+    saw("epoll_ctl", epoll_ctl(ep, EPOLL_CTL_ADD, server, nowhere));
+    NEED(epoll_ctl(ep, EPOLL_CTL_ADD, server, &(struct epoll_event){.events = EPOLLIN}) == 0);
+    saw("epoll_wait", epoll_wait(ep, nowhere, 4, 1000));
+    saw("poll after all", poll(&p, 1, 1000));
+}
+
+CASE(by_number)
+{
+    struct pollfd p = {.fd = 0, .events = POLLIN};
+    struct timespec limit = {0, 20000000}, much = {100, 0}, wrong = {0, 1000000000};
+    fd_set set;
+    sigset_t none;
+    sigemptyset(&none);
+    FD_ZERO(&set);
+    pages();
+    p.fd = server;
+    FD_SET(server, &set);
+    struct {
+        void *mask;
+        size_t size;
+    } open = {&none, 7};
+    saw("a mask's size", syscall(SYS_ppoll, &p, 1, NULL, &none, 7));
+    saw("a pair's", syscall(SYS_pselect6, server + 1, &set, NULL, NULL, NULL, &open));
+    saw("no pair", syscall(SYS_pselect6, server + 1, &set, NULL, NULL, NULL, nowhere));
+    saw("no time", syscall(SYS_ppoll, &p, 1, nowhere, NULL, 8));
+    saw("no time", syscall(SYS_pselect6, server + 1, &set, NULL, NULL, nowhere, NULL));
+    saw("wrong time", syscall(SYS_ppoll, &p, 1, &wrong, NULL, 8));
+    saw("over", syscall(SYS_ppoll, &p, 1, &limit, NULL, 8));
+    saw("nothing is left", limit.tv_sec == 0 && limit.tv_nsec == 0);
+    arrives("hello");
+    open.size = 8;
+    saw("ready", syscall(SYS_pselect6, server + 1, &set, NULL, NULL, &much, &open));
+    saw("much is left", much.tv_sec == 99 && much.tv_nsec > 0);
+    pending(&none);
+    FD_ZERO(&set);
+    FD_SET(listener, &set);
+    saw("what comes", syscall(SYS_pselect6, listener + 1, &set, NULL, NULL, &much, &open));
+    saw("ran", signals);
+}
+
+CASE(files)
+{
+    pages();
+    saw("sendfile", sendfile(client, some_file(), nowhere, 4));
+    saw("its offset", sendfile(client, some_file(), constant, 4));
+}
+
+/* ---- a program's own faults --------------------------------------------------------------------- */
+
+CASE(no_handler)
+{
+    struct sigaction a;
+    pid_t pid;
+    pages();
+    NEED(sigaction(SIGSEGV, NULL, &a) == 0);
+    saw("none", a.sa_handler == SIG_DFL && a.sa_flags == 0);
+    if ((pid = fork()) == 0)
+        *(volatile char *)nowhere = 1;
+    ends(pid);
+    if ((pid = fork()) == 0) {
+        raise(SIGSEGV);
+        pause();
+    }
+    ends(pid);
+    if ((pid = fork()) == 0) {
+        signal(SIGBUS, SIG_IGN);
+        raise(SIGBUS);
+        _exit(3);
+    }
+    ends(pid);
+}
+
+static void mended(int number, siginfo_t *info, void *context)
+{
+    (void)context;
+    printf("%d at %d\n", number, info->si_addr == nowhere);
+    arrives("from the handler");
+    NEED(mprotect(nowhere, 4096, PROT_READ | PROT_WRITE) == 0);
+}
+
+CASE(its_own_handler)
+{
+    struct sigaction a = {.sa_sigaction = mended, .sa_flags = SA_SIGINFO};
+    pages();
+    NEED(sigaction(SIGSEGV, &a, NULL) == 0);
+    arrives("x");
+    saw("a bad pointer is not for it", read(server, nowhere, 5));
+    heard(server, 1);
+    *(volatile char *)nowhere = 1;
+    heard(server, 16);
+    NEED(sigaction(SIGSEGV, NULL, &a) == 0);
+    saw("it is there", a.sa_sigaction == mended && (a.sa_flags & SA_SIGINFO));
+}
+
+static sigset_t masked;
+
+static void after_it(int number)
+{
+    (void)number;
+    saw("read", read(server, nowhere, 1));
+    NEED(sigprocmask(SIG_BLOCK, NULL, &masked) == 0);
+}
+
+CASE(the_mask_stays)
+{
+    sigset_t now;
+    pages();
+    arrives("x");
+    saw("read", read(server, nowhere, 1));
+    NEED(sigprocmask(SIG_BLOCK, NULL, &now) == 0);
+    saw("blocked", sigismember(&now, SIGSEGV));
+    signal(SIGUSR1, after_it);
+    NEED(raise(SIGUSR1) == 0);
+    saw("blocked in a handler", sigismember(&masked, SIGUSR1) + 2 * sigismember(&masked, SIGSEGV));
+}
+
+int main(int argc, char **argv)
+{
+    return run_case(argc, argv);
+}
