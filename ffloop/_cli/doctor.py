@@ -222,7 +222,7 @@ def built(machine: Machine) -> Iterator[Finding]:
     """The executable and the stacks in it."""
     try:
         path = discovery.executable()
-        done = subprocess.run([path, "--help"], capture_output=True, text=True, timeout=10)
+        done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10)
     except (InstanceError, OSError, subprocess.TimeoutExpired) as exc:
         mend = "reinstall: pip install --force-reinstall ffloop"
         yield Finding("all", "executable", "fail", str(exc), mend)
@@ -232,8 +232,8 @@ def built(machine: Machine) -> Iterator[Finding]:
         yield Finding("all", "executable", "fail", done.stderr.strip()[:200], mend)
         return
     yield Finding("all", "executable", "ok", path)
-    if "(not in this build)" not in done.stdout:
-        yield Finding("fstack", "built in", "ok", "yes")
+    if version := re.search(r"\bfstack \((.*)\)", done.stdout):
+        yield Finding("fstack", "built in", "ok", version.group(1))
         return
     given = machine.environ.get("FF_PATH")
     if not given:

@@ -28,7 +28,17 @@ if(FFL_FF_INCLUDE AND FFL_FF_LIBRARY)
     target_link_libraries(ffloop-instance PRIVATE
       -Wl,--wrap=rte_eal_init -Wl,--whole-archive ${FFL_FF_LIBRARY} -Wl,--no-whole-archive
       ${dpdk_libs} -lrt -lm -ldl -lcrypto -pthread -lnuma)
-    message(STATUS "F-Stack: ${FFL_FF_LIBRARY}, DPDK ${FFL_DPDK_VERSION}")
+    # Its own headers say no version: a source tree has a file, an installed library a name.
+    get_filename_component(library ${FFL_FF_LIBRARY} REALPATH)
+    get_filename_component(tree ${library}/../.. ABSOLUTE)
+    set(version "of unknown version")
+    if(EXISTS ${tree}/VERSION)
+      file(STRINGS ${tree}/VERSION version LIMIT_COUNT 1)
+    elseif(library MATCHES "libfstack\\.a\\.(.+)$")
+      set(version ${CMAKE_MATCH_1})
+    endif()
+    string(APPEND FFL_STACKS ", fstack (F-Stack ${version}, DPDK ${FFL_DPDK_VERSION})")
+    message(STATUS "stacks: ${FFL_STACKS}; ${FFL_FF_LIBRARY}")
   elseif(FF_PATH)
     message(FATAL_ERROR "FF_PATH is set but pkg-config does not find libdpdk: install DPDK's "
                         "development files (Debian: libdpdk-dev pkg-config), or unset FF_PATH")

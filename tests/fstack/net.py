@@ -54,7 +54,7 @@ def missing() -> str | None:
         return "FF_PATH does not name a built F-Stack"
     if os.geteuid() != 0:
         return "F-Stack needs root"
-    if "(not in this build)" in run(executable(), "--help"):
+    if "fstack" not in run(executable(), "--version"):
         return "ffloop was installed without FF_PATH: its instance has no F-Stack"
     memory = pathlib.Path("/proc/meminfo").read_text()
     if int(memory.partition("HugePages_Free:")[2].split()[0]) < 150:

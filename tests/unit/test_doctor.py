@@ -172,20 +172,48 @@ def test_an_instance_that_is_named_and_not_there(machine, monkeypatch):
     assert "ffloop instance --socket /nowhere/x.sock" in found.mend
 
 
-def test_the_executable(machine, monkeypatch, tmp_path):
+def test_the_executable(machine, monkeypatch):
     found = {finding.what: finding for finding in doctor.built(machine())}
     assert found["executable"].level == "ok"
-    if found["built in"].level == "fail":
-        monkeypatch.delenv("FF_PATH", raising=False)
-        assert "FF_PATH=/path" in list(doctor.built(machine()))[-1].mend
-        monkeypatch.setenv("FF_PATH", str(tmp_path))
-        assert "has no library" in list(doctor.built(machine()))[-1].found
+    help = subprocess.run([discovery.executable(), "--help"], capture_output=True, text=True)
+    lacking = "F-Stack is not in this build" in help.stdout
+    assert found["built in"].level == ("fail" if lacking else "ok")
 
     def missing():
         raise InstanceNotFound(2, "ffloop-instance is missing")
 
     monkeypatch.setattr(discovery, "executable", missing)
     assert one(doctor.built(machine())).level == "fail"
+
+
+@pytest.fixture
+def executable(monkeypatch, tmp_path):
+    """Puts one in the instance's place that says these stacks are built in."""
+
+    def make(stacks):
+        path = tmp_path / "ffloop-instance"
+        path.write_text(f"#!/bin/sh\necho ffloop-instance 1.0\necho 'stacks: {stacks}'\n")
+        path.chmod(0o755)
+        monkeypatch.setattr(discovery, "executable", lambda: str(path))
+
+    return make
+
+
+def test_the_versions_of_fstack(machine, executable):
+    executable("host, sim, fstack (F-Stack 1.25, DPDK 23.11.5)")
+    found = {finding.what: finding for finding in doctor.built(machine())}
+    assert found["built in"].level == "ok"
+    assert found["built in"].found == "F-Stack 1.25, DPDK 23.11.5"
+
+
+def test_a_build_without_fstack(machine, executable, monkeypatch, tmp_path):
+    executable("host, sim")
+    monkeypatch.delenv("FF_PATH", raising=False)
+    found = {finding.what: finding for finding in doctor.built(machine())}
+    assert found["built in"].level == "fail"
+    assert "FF_PATH=/path" in found["built in"].mend
+    monkeypatch.setenv("FF_PATH", str(tmp_path))
+    assert "has no library" in list(doctor.built(machine()))[-1].found
 
 
 def test_the_trial(machine, monkeypatch):

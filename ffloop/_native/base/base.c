@@ -22,7 +22,7 @@ int ffl_epoll_wait(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns
     if (timeout_ns <= 0 || timeout_ns == INT64_MAX)
         return epoll_wait(epfd, ev, max, timeout_ns ? -1 : 0);
     struct timespec ts = {timeout_ns / FFL_NS_PER_SEC, timeout_ns % FFL_NS_PER_SEC};
-    int n = epoll_pwait2(epfd, ev, max, &ts, NULL);
+    int n = ffl_epoll_pwait2(epfd, ev, max, &ts);
     if (n < 0 && ffl_lacks(errno)) { /* milliseconds, rounded up */
         int64_t ms = (timeout_ns + 999999) / 1000000;
         n = epoll_wait(epfd, ev, max, ms > 1000000 ? 1000000 : (int)ms);

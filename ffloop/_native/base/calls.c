@@ -3,6 +3,7 @@
 
 #include "base.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -11,6 +12,17 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+extern int epoll_pwait2(int epfd, struct epoll_event *ev, int max, const struct timespec *timeout,
+                        const sigset_t *mask) __attribute__((weak));
+
+int ffl_epoll_pwait2(int epfd, struct epoll_event *ev, int max, const struct timespec *timeout)
+{
+    if (epoll_pwait2)
+        return epoll_pwait2(epfd, ev, max, timeout, NULL);
+    errno = ENOSYS;
+    return -1;
+}
 
 static int try_memfd(void)
 {
@@ -36,7 +48,7 @@ static int try_pwait(void)
 {
     struct epoll_event ev;
     struct timespec ts = {0, 0};
-    return epoll_pwait2(-1, &ev, 1, &ts, NULL);
+    return ffl_epoll_pwait2(-1, &ev, 1, &ts);
 }
 
 static const struct {

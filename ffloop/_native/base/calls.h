@@ -18,6 +18,11 @@ static inline bool ffl_lacks(int err)
     return err == ENOSYS || err == EPERM || err == EACCES;
 }
 
+/* epoll_pwait2 without a signal mask; ENOSYS too where the C library has no such call (before 2.35). */
+struct epoll_event;
+struct timespec;
+int ffl_epoll_pwait2(int epfd, struct epoll_event *ev, int max, const struct timespec *timeout);
+
 enum ffl_call {
     FFL_CALL_MEMFD,
     FFL_CALL_EVENTFD,

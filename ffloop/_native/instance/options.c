@@ -188,7 +188,7 @@ static void show_help(struct ffl_instance_opts *o, const struct row *r, const ch
 
 static void show_version(struct ffl_instance_opts *o, const struct row *r, const char *text)
 {
-    printf("ffloop-instance %s\n", FFL_VERSION);
+    printf("ffloop-instance %s\nstacks: %s\n", FFL_VERSION, FFL_STACKS);
     exit(0);
 }
 
@@ -244,7 +244,7 @@ static const struct row rows[] = {
      "next application at its address (default 0)"},
     {"log-level", "LEVEL", set_log_level, 0, 0, 0, "error, warning, info, debug (default warning)"},
     {"help", NULL, show_help, 0, 0, 0, "print this"},
-    {"version", NULL, show_version, 0, 0, 0, "print it"},
+    {"version", NULL, show_version, 0, 0, 0, "print it, and the stacks that are built in"},
     {NULL, NULL, NULL, 0, 0, 0, "F-Stack (--stack fstack; the same as key=value):"},
     {"conf", "FILE", add_stack_arg, 0, 0, 0, "F-Stack's config.ini, as it is"},
     {"proc-type", "TYPE", add_stack_arg, 0, 0, 0, "primary (default), secondary, auto"},

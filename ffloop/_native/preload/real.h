@@ -23,6 +23,8 @@
 #include <sys/uio.h>
 #include <time.h>
 
+int close_range(unsigned first, unsigned last, int flags); /* in glibc's headers from 2.34 on */
+
 #define REAL_CALLS(X)                                                                              \
     X(int, socket, (int, int, int))                                                                \
     X(int, bind, (int, const struct sockaddr *, socklen_t))                                        \

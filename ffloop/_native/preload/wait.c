@@ -17,7 +17,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
-#include <sys/single_threaded.h>
 
 __thread struct tls tls __attribute__((tls_model("initial-exec")));
 
@@ -26,6 +25,7 @@ __thread struct tls tls __attribute__((tls_model("initial-exec")));
 static pthread_mutex_t big = PTHREAD_MUTEX_INITIALIZER;
 static pthread_key_t at_end; /* of a thread that has something here */
 static char mark_bell, mark_kick;
+extern char __libc_single_threaded __attribute__((weak)); /* glibc 2.32 and later have it */
 
 /* ---- the lock ------------------------------------------------------------------------------ */
 
@@ -33,7 +33,8 @@ static void take(void)
 {
     tls.inside = true; /* first: a handler that comes from now on is put off */
     atomic_signal_fence(memory_order_seq_cst);
-    tls.locked = !options.per_thread && !__libc_single_threaded;
+    bool alone = &__libc_single_threaded && __libc_single_threaded;
+    tls.locked = !options.per_thread && !alone;
     if (tls.locked) {
         (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &tls.cancel); /* it has no errors */
         pthread_mutex_lock(&big);
