@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ffloop._cli.bench import procs
-from ffloop._cli.bench.measure import Failed, Place, Server, in_turn, load
+from ffloop._cli.bench.measure import Failed, Place, Server, load, round_robin
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests"))
@@ -223,7 +223,7 @@ def main() -> int:
         with contextlib.ExitStack() as stack:
             servers = (on_fstack if args.what == "fstack" else nginx)(stack, args)
             connections = [int(n) for n in args.connections.split(",")]
-            for row in in_turn(servers, connections, args.rounds, run):
+            for row in round_robin(servers, connections, args.rounds, run):
                 rows.append(row)
                 figures = "".join(f"{row[key]:13.2f}" for key in keys)
                 print(f"{row['connections']:11} {row['loop']:8}{figures}")

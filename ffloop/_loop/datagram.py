@@ -18,7 +18,7 @@ from .._session.binding import error
 from .asyncio_private import LOG_LOST_WRITES, PY313, FlowControl, TransportSocket, logger
 
 _LARGEST = 65536  # bytes: no datagram is larger
-_A_TURN = 64  # datagrams of one socket, then the others' turn
+_PER_ITERATION = 64  # datagrams of one socket, then the others' turn
 _HEADER = 8 if PY313 else 0  # bytes that a buffered datagram counts beyond its own
 
 
@@ -89,7 +89,7 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
         self._context.run(self._read)
 
     def _read(self) -> None:
-        for _ in range(_A_TURN):
+        for _ in range(_PER_ITERATION):
             if self._conn_lost or self._closing:
                 return
             try:
@@ -137,7 +137,7 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
     def on_connect(self, code: int) -> None:
         pass
 
-    def on_down(self, exc: OSError) -> None:
+    def on_lost(self, exc: OSError) -> None:
         self._endpoint.lose()
         self._force_close(exc)
 

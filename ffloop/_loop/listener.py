@@ -15,7 +15,7 @@ from typing import Any
 
 from .._net.endpoint import Endpoint
 from .._net.sockets import StackSocket
-from .._session.address import NAMES_SIZE
+from .._session.address import ADDRESSES_SIZE
 from .._session.binding import Client, error
 from .._session.log import log
 from .._session.routing import Router
@@ -74,8 +74,8 @@ class Listener:
     def on_accept(self, handle: int, off: int) -> None:
         me = self.endpoint
         session = me.open_session()
-        names = session.mm[off : off + NAMES_SIZE] if off else b""
-        endpoint = Endpoint(session, handle, me.family, me.kind, me.proto, names)
+        addresses = session.mm[off : off + ADDRESSES_SIZE] if off else b""
+        endpoint = Endpoint(session, handle, me.family, me.kind, me.proto, addresses)
         context = self._context.copy()
         context.run(self._accept, endpoint, context if self._lasting else None)
 
@@ -175,7 +175,7 @@ class Listener:
         if self.endpoint.accepting and self.endpoint.live:
             self.start()
 
-    def on_down(self, exc: OSError) -> None:
+    def on_lost(self, exc: OSError) -> None:
         self.endpoint.lose()
 
     def on_detach(self) -> None: ...

@@ -14,7 +14,7 @@ import ssl as ssl_module
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Unpack, cast
 
-from .._net.inherited import Handed
+from .._net.inherited import Inherited
 from .._net.promoted import number_of, stack_socket
 from .._net.sockets import StackSocket
 from .._session import configuration, discovery, ownership
@@ -80,7 +80,7 @@ class Loop(SockCalls):
 
     def _choose_routes(self, stack: str) -> None:
         self._router = Router(stack, self._config.routes)
-        self._handed = Handed(stack, self._config, self._router)
+        self._inherited = Inherited(stack, self._config, self._router)
 
     @staticmethod
     def _say(client: Client) -> None:
@@ -153,7 +153,7 @@ class Loop(SockCalls):
     def add_reader(self, fd: Any, callback: Any, *args: Any) -> None:
         """As asyncio's. TCP sockets of the kernel's that are watched so are reported."""
         fd = number_of(fd)
-        self._handed.watched(fd, callback)
+        self._inherited.watched(fd, callback)
         super().add_reader(fd, callback, *args)
 
     @typed_as(asyncio.SelectorEventLoop.remove_reader)
@@ -165,7 +165,7 @@ class Loop(SockCalls):
     def add_writer(self, fd: Any, callback: Any, *args: Any) -> None:
         """As add_reader."""
         fd = number_of(fd)
-        self._handed.watched(fd, callback)
+        self._inherited.watched(fd, callback)
         super().add_writer(fd, callback, *args)
 
     def remove_writer(self, fd: Any) -> bool:
@@ -298,14 +298,14 @@ class Loop(SockCalls):
     async def create_connection(self, *args: Any, sock: Any = None, **kwargs: Any) -> Any:
         """As asyncio's. A kernel socket that is connected already stays on the kernel."""
         if sock is not None and stack_socket(sock) is None:
-            self._handed.connected(sock, "create_connection()")
+            self._inherited.connected(sock, "create_connection()")
         return await super().create_connection(*args, sock=sock, **kwargs)
 
     @typed_as(asyncio.SelectorEventLoop.connect_accepted_socket)
     async def connect_accepted_socket(self, protocol_factory: Any, sock: Any, **kwargs: Any) -> Any:
         """As asyncio's. A kernel socket stays on the kernel."""
         if stack_socket(sock) is None:
-            self._handed.connected(sock, "connect_accepted_socket()")
+            self._inherited.connected(sock, "connect_accepted_socket()")
         return await super().connect_accepted_socket(protocol_factory, sock, **kwargs)
 
     @typed_as(asyncio.SelectorEventLoop.getaddrinfo)
@@ -349,7 +349,7 @@ class Loop(SockCalls):
         if sock is not None:
             modified = local_addr or remote_addr or family or proto or flags
             if not (modified or reuse_port or allow_broadcast or stack_socket(sock)):
-                self._handed.to_receive(self, sock)
+                self._inherited.to_receive(self, sock)
         elif (local_addr or remote_addr or family) and family != socket.AF_UNIX:
             opened = await open_datagram(
                 self,
@@ -501,7 +501,7 @@ class Loop(SockCalls):
             raise ValueError(f"A Stream Socket was expected, got {sock!r}")
         stack = stack_socket(sock)
         if stack is None:
-            return self._handed.to_serve(self, sock)
+            return self._inherited.to_serve(self, sock)
         stack._ep().nodelay = True
         return [sock]
 

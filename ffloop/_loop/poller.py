@@ -4,7 +4,7 @@
 dispatcher, `batch`. The loop then schedules `dispatch` once for the whole batch, behind what was
 scheduled before. When a callback raises KeyboardInterrupt or SystemExit, what is left of the batch
 stays, and nothing is waited for (which would give its buffers back) until it is done. The compiled
-turn (_native/hot/turn.c) waits on the dispatcher itself and comes here for kernel descriptors.
+turn (_native/hot/scheduler.c) waits on the dispatcher itself and comes here for kernel descriptors.
 """
 
 import os
@@ -15,8 +15,8 @@ from typing import Any
 
 from .._session.binding import (
     EV_CLOSED,
-    EV_DOWN,
     EV_FD,
+    EV_LOST,
     EVENT_SIZE,
     Dispatcher,
     Event,
@@ -36,17 +36,17 @@ def _never(code: int) -> None: ...
 
 
 class Poller(selectors.EpollSelector):
-    """Used by one loop. `on_down(errno)` is called when the session is gone."""
+    """Used by one loop. `on_lost(errno)` is called when the session is gone."""
 
     _selector: select.epoll
 
-    def __init__(self, session: Session, on_down: Callable[[int], None], spin_us: int) -> None:
+    def __init__(self, session: Session, on_lost: Callable[[int], None], spin_us: int) -> None:
         super().__init__()
         self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # rung, never read
         self._selector.register(self.wake_fd, select.EPOLLIN | select.EPOLLET)
         self.batch: Any = None  # the session's dispatcher
         self._session: Session | None = None
-        self._on_down = on_down
+        self._on_down = on_lost
         self._longest = _SIGNAL_CHECK_NS if spin_us == SPIN_FOREVER else -1
         session.selectors.add(self)
         self.attach(session)
@@ -160,7 +160,7 @@ class Poller(selectors.EpollSelector):
             self._dispatch(*event)
 
     def _dispatch(self, kind: int, handle: int, arg: int, off: int) -> None:
-        if kind == EV_DOWN:
+        if kind == EV_LOST:
             self._on_down(arg)
             return
         if kind != EV_CLOSED and self._session is not None:

@@ -11,7 +11,7 @@ import ssl
 from typing import Any
 
 from .._net.endpoint import READ, WRITE, Endpoint
-from .._net.inherited import Handed
+from .._net.inherited import Inherited
 from .._net.promoted import can_promote, followers, number_of, promote, stack_socket
 from .._net.sockets import StackSocket
 from .._net.writers import Writer
@@ -25,7 +25,7 @@ class SockCalls(SelectorLoop):
     """Mixed into Loop, which has the session and the router."""
 
     _router: Router
-    _handed: Handed
+    _inherited: Inherited
 
     def _live_session(self) -> Session:
         raise NotImplementedError
@@ -192,7 +192,7 @@ class SockCalls(SelectorLoop):
         `kernel_sockets` says."""
         stack = self._check_sock(sock)
         if stack is None:
-            if not self._handed.to_accept(self, sock):
+            if not self._inherited.to_accept(self, sock):
                 return await super().sock_accept(sock)
             return await self.sock_accept(sock)
         kernels = [one for one in followers(sock) if isinstance(one, socket.socket)]
@@ -231,7 +231,7 @@ class SockCalls(SelectorLoop):
         )
         address = resolved[0][4]
         if stack is None:
-            if not self._router.on_stack(sock.family, address) or self._handed.bypassed():
+            if not self._router.on_stack(sock.family, address) or self._inherited.bypassed():
                 await super().sock_connect(sock, address)
                 return
             try:

@@ -68,10 +68,10 @@ class StreamTransport(FlowControl, asyncio.Transport):
         "_closing",
         "_conn_lost",
         "_context",
+        "_deferred",
         "_endpoint",
         "_eof",
         "_h",
-        "_held",
         "_hot",
         "_mm",
         "_open",
@@ -118,13 +118,13 @@ class StreamTransport(FlowControl, asyncio.Transport):
         self._closing = False
         self._paused = False
         self._reading = False  # connection_made was called
-        # The compiled half. blocked: not reading (not begun, paused or closing), so that data comes
+        # The compiled half. paused: not reading (not begun, paused or closing), so that data comes
         # to on_data; stalled: write() must take the long way (backlog, eof, lost).
         self._hot = Stream(self, client.address, self._h, session.word_address)
         self._hot.stalled = False
         self.write = self._hot.write  # type: ignore[method-assign]
         self._eof = False
-        self._held: collections.deque[tuple[Callable[..., None], tuple[Any, ...]]] | None = None
+        self._deferred: collections.deque[tuple[Callable[..., None], tuple[Any, ...]]] | None = None
         self.set_protocol(protocol)
         self._hot.enter = self._new_context().run
         if server is not None:
@@ -161,7 +161,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
             # The client moved it out of the shared pool.
             self._on_bytes(self._endpoint.client().recv(self._h, size))
             return
-        if self._hot.blocked:
+        if self._hot.paused:
             # Paused by another callback of this batch: kept, in order. Closing: dropped.
             self._on_bytes(self._mm[off : off + size])
             return
@@ -171,7 +171,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
         self._on_bytes(self._mm[off : off + size])
 
     def _on_bytes(self, data: bytes) -> None:
-        if self._hot.blocked:
+        if self._hot.paused:
             self._hold(self._on_bytes, data)
         elif self._buffered:
             self._hot.enter(self._fill, memoryview(data), 0, len(data))
@@ -192,9 +192,9 @@ class StreamTransport(FlowControl, asyncio.Transport):
         # A BufferedProtocol: as many get_buffer/buffer_updated rounds as the data needs. If it
         # pauses, or becomes a plain protocol in between, the rest goes that way.
         while off < end and not self._conn_lost:
-            if self._hot.blocked or not self._buffered:
+            if self._hot.paused or not self._buffered:
                 rest = bytes(memory[off:end])
-                if self._hot.blocked:
+                if self._hot.paused:
                     self._hold(self._on_bytes, rest, first=True)
                 else:
                     self._hot.deliver(rest)
@@ -220,7 +220,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
         self._left_unread(end - off)
 
     def on_eof(self) -> None:
-        if self._hot.blocked:
+        if self._hot.paused:
             self._hold(self.on_eof)
         elif self._unsendable is None or isinstance(self._unsendable, BrokenPipeError):
             self._hot.enter(self._read_eof)
@@ -243,14 +243,14 @@ class StreamTransport(FlowControl, asyncio.Transport):
             self._fatal_error(self._unsendable, _WRITE_FAILED)
 
     def on_error(self, code: int) -> None:
-        if self._hot.blocked:
+        if self._hot.paused:
             self._hold(self._drain, code)
         else:
             self._hot.enter(self._fatal_error, error(code), _READ_FAILED)
 
     def _drain(self, code: int) -> None:
         # The socket failed while reading was paused: what had arrived before comes first.
-        while not self._hot.blocked:
+        while not self._hot.paused:
             try:
                 data = self._endpoint.client().recv(self._h, self.max_size)
             except OSError as exc:
@@ -266,9 +266,9 @@ class StreamTransport(FlowControl, asyncio.Transport):
     def on_accept(self, handle: int, off: int) -> None: ...
     def on_readable(self) -> None: ...
 
-    def on_down(self, exc: OSError) -> None:
+    def on_lost(self, exc: OSError) -> None:
         self._c = None
-        self._hot.stalled = self._hot.blocked = True
+        self._hot.stalled = self._hot.paused = True
         self._hot.enter(self._force_close, exc)
         self._hot.detach()
         self._endpoint.lose()
@@ -287,23 +287,25 @@ class StreamTransport(FlowControl, asyncio.Transport):
         self.__dict__.pop("write", None)
 
     def _hold(self, callback: Callable[..., None], *args: Any, first: bool = False) -> None:
-        # What arrived while reading is paused and cannot stay in the client; for _release_held.
+        # What arrived while reading is paused and cannot stay in the client; for _release_deferred.
         # first: the rest of what was being handed out, before anything that came after it.
         if self._closing:
             self._forget([(callback, args)])
             return
-        if self._held is None:
-            self._held = collections.deque()
-            if not self._hot.blocked:  # an interrupt came out of a callback
-                self._hot.blocked = True
-                self._loop.call_soon(self._release_held)
+        if self._deferred is None:
+            self._deferred = collections.deque()
+            if not self._hot.paused:  # an interrupt came out of a callback
+                self._hot.paused = True
+                self._loop.call_soon(self._release_deferred)
         if first:
-            self._held.appendleft((callback, args))
+            self._deferred.appendleft((callback, args))
         else:
-            self._held.append((callback, args))
+            self._deferred.append((callback, args))
 
-    def _forget(self, held: Iterable[tuple[Callable[..., None], tuple[Any, ...]]] | None) -> None:
-        for callback, args in held or ():
+    def _forget(
+        self, deferred: Iterable[tuple[Callable[..., None], tuple[Any, ...]]] | None
+    ) -> None:
+        for callback, args in deferred or ():
             if callback == self._on_bytes:
                 self._left_unread(len(args[0]))
 
@@ -312,22 +314,22 @@ class StreamTransport(FlowControl, asyncio.Transport):
         if size and self._endpoint.live:
             raw_untake(self._c, self._h, size)
 
-    def _release_held(self) -> None:
-        held = self._held
-        if held is None or self._paused or self._closing:
+    def _release_deferred(self) -> None:
+        deferred = self._deferred
+        if deferred is None or self._paused or self._closing:
             return
-        self._hot.blocked = False
+        self._hot.paused = False
         try:
-            while held and not self._hot.blocked:
-                callback, args = held.popleft()
+            while deferred and not self._hot.paused:
+                callback, args = deferred.popleft()
                 callback(*args)
         finally:
-            if not held:
-                self._held = None
-            if not self._hot.blocked:
-                if held:
-                    self._hot.blocked = True
-                    self._loop.call_soon(self._release_held)
+            if not deferred:
+                self._deferred = None
+            if not self._hot.paused:
+                if deferred:
+                    self._hot.paused = True
+                    self._loop.call_soon(self._release_deferred)
                 else:
                     raw_push(self._c, self._h, True)
 
@@ -339,7 +341,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
             return
         self._endpoint.enter()
         self._paused = True
-        self._hot.blocked = True
+        self._hot.paused = True
         if self._reading:
             raw_push(self._c, self._h, False)
         if self._loop.get_debug():
@@ -357,10 +359,10 @@ class StreamTransport(FlowControl, asyncio.Transport):
             logger.debug("%r resumes reading", self)
 
     def _resume(self) -> None:
-        if self._held is not None:
-            self._loop.call_soon(self._release_held)
+        if self._deferred is not None:
+            self._loop.call_soon(self._release_deferred)
             return
-        self._hot.blocked = False
+        self._hot.paused = False
         raw_push(self._c, self._h, True)
 
     # ---- writing ----
@@ -425,7 +427,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
         # connection's: an answer is not lost because what was still being sent was refused.
         session = self._endpoint.open_session()
         exc = session.gone() if session.ended else error(-code)
-        if self._hot.blocked or session.ended:  # nobody reads
+        if self._hot.paused or session.ended:  # nobody reads
             self._fatal_error(exc, _WRITE_FAILED)
             return
         self._unsendable = exc
@@ -504,9 +506,9 @@ class StreamTransport(FlowControl, asyncio.Transport):
     def close(self) -> None:
         if self._closing or self._endpoint.passed_on(self.close):
             return
-        self._closing = self._hot.blocked = True
-        held, self._held = self._held, None
-        self._forget(held)
+        self._closing = self._hot.paused = True
+        deferred, self._deferred = self._deferred, None
+        self._forget(deferred)
         if self._backlog is None:
             self._conn_lost += 1
             self._hot.stalled = True
@@ -537,9 +539,9 @@ class StreamTransport(FlowControl, asyncio.Transport):
         if self._conn_lost:
             return
         self._backlog = None
-        held, self._held = self._held, None
-        self._forget(held)
-        self._closing = self._hot.blocked = self._hot.stalled = True
+        deferred, self._deferred = self._deferred, None
+        self._forget(deferred)
+        self._closing = self._hot.paused = self._hot.stalled = True
         self._conn_lost += 1
         self._loop.call_soon(self._call_connection_lost, exc, True, context=self._context)
 
@@ -613,7 +615,7 @@ class StreamTransport(FlowControl, asyncio.Transport):
             info.append("closing")
         info.append(f"handle={self._h}")
         if self._loop is not None and not self._loop.is_closed():
-            info.append("read=idle" if self._hot.blocked else "read=polling")
+            info.append("read=idle" if self._hot.paused else "read=polling")
             state = "polling" if self._backlog else "idle"
             info.append(f"write=<{state}, bufsize={self.get_write_buffer_size()}>")
         return f"<{' '.join(info)}>"

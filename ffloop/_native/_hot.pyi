@@ -54,7 +54,7 @@ class Dispatcher:
 class Stream:
     """A transport's half: reads and writes while nothing is in their way."""
 
-    blocked: bool
+    paused: bool
     stalled: bool
     enter: Any
     deliver: Any

@@ -41,7 +41,7 @@ WAITS(getsockopt, (struct ffl_client * c, int h, int level, int name, void *val,
 WAITS(setsockopt,
       (struct ffl_client * c, int h, int level, int name, const void *val, uint32_t len),
       (c, h, level, name, val, len))
-WAITS(names, (struct ffl_client * c, int h, struct ffl_names *out), (c, h, out))
+WAITS(addresses, (struct ffl_client * c, int h, struct ffl_addresses *out), (c, h, out))
 WAITS(ping, (struct ffl_client * c), (c))
 
 WAITS(ticket,
@@ -77,5 +77,5 @@ static void waiting_detach(struct ffl_client *c)
 #define ffl_client_listen waiting_listen
 #define ffl_client_getsockopt waiting_getsockopt
 #define ffl_client_setsockopt waiting_setsockopt
-#define ffl_client_names waiting_names
+#define ffl_client_addresses waiting_addresses
 #define ffl_client_ping waiting_ping

@@ -24,7 +24,7 @@ from .endpoint import Endpoint
 from .readiness import Readiness, When
 
 _CHUNK = 64 * 1024  # bytes moved at once
-_ROUNDS = 16  # of those in one turn, then the other links' turn
+_ROUNDS = 16  # of those in one iteration, then the other links' turn
 _RESET = struct.pack("=ii", 1, 0)  # struct linger: close() resets
 _ALIVE_S = 30  # seconds without a byte, then the kernel asks whether the other end is still there
 
@@ -40,12 +40,16 @@ class Link:
     """One connection. Bytes wait in one place for each direction; who cannot go on is polled."""
 
     def __init__(
-        self, bridge: "_Bridge", endpoint: Endpoint, kernel: socket.socket, names: tuple[Any, Any]
+        self,
+        bridge: "_Bridge",
+        endpoint: Endpoint,
+        kernel: socket.socket,
+        addresses: tuple[Any, Any],
     ) -> None:
         self.bridge = bridge
         self.endpoint = endpoint
-        self.names = names
-        self.far = kernel.getpeername()
+        self.addresses = addresses
+        self.remote = kernel.getpeername()
         self._kernel = kernel
         self._fds = kernel.fileno(), endpoint.fileno()
         self._to_kernel = self._to_stack = b""
@@ -58,7 +62,7 @@ class Link:
     def fds(self) -> tuple[int, int]:
         return self._fds
 
-    def turn(self) -> bool:
+    def pump(self) -> bool:
         """Moves what can be moved. False: the connection is over."""
         try:
             into_kernel, into_stack = self._inward(), self._outward()
@@ -191,9 +195,9 @@ class _Bridge:
             raise
         for fd in link.fds():
             self._links[fd] = link
-        self._turn(link)  # which asks for what the peer has sent
+        self._pump(link)  # which asks for what the peer has sent
         self._session.client.ping()
-        self._turn(link)  # what had come is there when its user gets it
+        self._pump(link)  # what had come is there when its user gets it
         return link
 
     def links(self) -> list[Link]:
@@ -203,8 +207,8 @@ class _Bridge:
         for link in self._links.values():
             link.forked()
 
-    def _turn(self, link: Link) -> None:
-        if link.fds()[0] in self._links and not link.turn():
+    def _pump(self, link: Link) -> None:
+        if link.fds()[0] in self._links and not link.pump():
             for fd in link.fds():
                 del self._links[fd]
 
@@ -227,7 +231,7 @@ class _Bridge:
                 while not self._jobs.empty():
                     self._jobs.get()()
             elif (link := self._links.get(fd)) is not None:
-                self._turn(link)
+                self._pump(link)
 
     def _over(self) -> bool:
         with _lock:
@@ -286,7 +290,7 @@ def bridged(address: Any) -> bool:
     """Whether a kernel socket with this name is an end that hand_over returned."""
     with _lock:
         links = [link for bridge in _bridges.values() for link in bridge.links()]
-    return any(link.far == address for link in links)
+    return any(link.remote == address for link in links)
 
 
 def hand_over(endpoint: Endpoint) -> tuple[socket.socket, Link]:
@@ -309,5 +313,5 @@ def hand_over(endpoint: Endpoint) -> tuple[socket.socket, Link]:
     finally:
         with _lock:
             bridge.waiting -= 1
-    log.info("a connection with %s leaves the loop for a kernel socket", link.names[1])
+    log.info("a connection with %s leaves the loop for a kernel socket", link.addresses[1])
     return theirs, link

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from .._session.address import unset
-from .._session.binding import READ, WRITE, Client, error, names
+from .._session.binding import READ, WRITE, Client, addresses, error
 from .._session.session import Session
 
 _ONE = (1).to_bytes(8, "little")
@@ -35,9 +35,9 @@ class Endpoint:
 
     __slots__ = (
         "__weakref__",
+        "_addresses",
         "_connecting",
         "_descriptor",
-        "_names",
         "_readers",
         "_writers",
         "accepting",
@@ -62,7 +62,7 @@ class Endpoint:
         family: int,
         kind: int,
         proto: int,
-        raw_names: bytes = b"",
+        raw_addresses: bytes = b"",
     ) -> None:
         self.session: Session | None = session
         self.generation = session.generation
@@ -75,7 +75,7 @@ class Endpoint:
         self.listen_backlog: int | None = None
         self.nodelay = False  # of the sockets that it accepts
         self.options: list[tuple[int, int, Any]] | None = None  # replayed on a new instance
-        self._names: Any = raw_names  # bytes, or decoded
+        self._addresses: Any = raw_addresses  # bytes, or decoded
         self._readers: list[asyncio.Future[None]] | None = None
         self._writers: list[asyncio.Future[None]] | None = None
         self._connecting: asyncio.Future[None] | None = None
@@ -221,15 +221,15 @@ class Endpoint:
 
     def known(self) -> tuple[Any, Any]:
         """(local, peer) as last told; None where not."""
-        known = self._names
+        known = self._addresses
         if type(known) is not tuple:
-            known = names(known) if known else (None, None)
-            self._names = known
+            known = addresses(known) if known else (None, None)
+            self._addresses = known
         return known  # type: ignore[no-any-return]
 
     def learn(self) -> None:
         """Asks the client again: after bind, listen or connect."""
-        self._names = self.client().names(self.handle)
+        self._addresses = self.client().addresses(self.handle)
 
     def sockname(self) -> Any:
         local = self.known()[0]
@@ -354,7 +354,7 @@ class Endpoint:
                 os.dup2(fresh, fd, inheritable=False)
         os.close(fresh)
 
-    def on_down(self, exc: OSError) -> None:
+    def on_lost(self, exc: OSError) -> None:
         self._wake(exc=exc)
         self.lose()
 

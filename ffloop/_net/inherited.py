@@ -47,7 +47,7 @@ _BYPASSES = ("aiofastnet",)  # libraries with transports of their own on raw des
 _RESET_ON_CLOSE = struct.pack("=ii", 1, 0)  # struct linger
 
 
-class Handed:
+class Inherited:
     """The policy of one loop, and what it said already."""
 
     def __init__(self, stack: str, config: Config, routes: Router) -> None:

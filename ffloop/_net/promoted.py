@@ -182,17 +182,17 @@ class PromotedSocket(socket.socket):
 
 
 class BridgedSocket(socket.socket):
-    """A kernel socket that a Link connects with the stack: it has the connection's names and its
-    options; all else is the kernel's."""
+    """A kernel socket that a Link connects with the stack: it has the connection's addresses and
+    its options; all else is the kernel's."""
 
     __slots__ = ()
 
     def getsockname(self) -> Any:
-        return _links[self].names[0]
+        return _links[self].addresses[0]
 
     def getpeername(self) -> Any:
         super().getpeername()  # raises ENOTCONN, EBADF
-        return _links[self].names[1]
+        return _links[self].addresses[1]
 
     def getsockopt(self, level: int, optname: int, buflen: int = 0, /) -> Any:
         if level == socket.SOL_SOCKET and optname not in (socket.SO_RCVBUF, socket.SO_SNDBUF):

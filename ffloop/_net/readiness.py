@@ -230,7 +230,7 @@ class Readiness:
         if session is None:
             return self._epoll.poll(None if seconds < 0 else seconds, limit)
         ns = -1 if seconds < 0 else int(seconds * 1e9) + (seconds > 0)
-        return session.turn(self._epoll.fileno(), ns)
+        return session.iterate(self._epoll.fileno(), ns)
 
     # ---- for those who poll this itself ----
 

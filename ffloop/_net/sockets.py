@@ -165,12 +165,12 @@ class StackSocket:
         if self._endpoint is None or not self._endpoint.live:
             return f"<ffloop.socket [closed] family={self.family!s}, type={self.type!s}>"
         local, peer = self._endpoint.known()
-        names = "".join(
+        addresses = "".join(
             f", {name}={value}" for name, value in (("laddr", local), ("raddr", peer)) if value
         )
         return (
             f"<ffloop.socket handle={self._endpoint.handle}, family={self.family!s}, "
-            f"type={self.type!s}, proto={self.proto}{names}>"
+            f"type={self.type!s}, proto={self.proto}{addresses}>"
         )
 
     # ---- options ----
@@ -256,9 +256,9 @@ class StackSocket:
         """A connection and its address. Raises BlockingIOError while there is none."""
         client, handle = self._live()
         listener = self._ep()
-        new, names = client.accept(handle)
+        new, addresses = client.accept(handle)
         endpoint = Endpoint(
-            listener.open_session(), new, listener.family, listener.kind, listener.proto, names
+            listener.open_session(), new, listener.family, listener.kind, listener.proto, addresses
         )
         endpoint.take()
         return StackSocket._own(endpoint), endpoint.peername()

@@ -2,7 +2,7 @@
 
 A stack socket's descriptor tells the kernel's epoll when there is something to read. Whether it can
 be written to is a matter of transmit credit, which only the client knows: so a writer is a watcher
-of the endpoint, and its callback runs once a turn of the loop for as long as there is credit.
+of the endpoint, and its callback runs once an iteration of the loop for as long as there is credit.
 """
 
 import asyncio

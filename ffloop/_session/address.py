@@ -9,7 +9,7 @@ import struct
 from typing import Any
 
 ADDR_SIZE = 28
-NAMES_SIZE = 2 * ADDR_SIZE
+ADDRESSES_SIZE = 2 * ADDR_SIZE
 _PACK = struct.Struct("=H2s4sI16s")  # family, port_be, flowinfo (network order), scope_id, ip
 
 SockAddr = tuple[Any, ...]
@@ -19,7 +19,7 @@ def look_up_literal(
     host: Any, port: Any, family: int, kind: int, proto: int, flags: int
 ) -> list[Any] | None:
     """socket.getaddrinfo's answer for a numeric host and port, which nobody need be asked for; None
-    for names. Raises no error that socket.getaddrinfo would not raise."""
+    for addresses. Raises no error that socket.getaddrinfo would not raise."""
     if not host or not isinstance(host, str | bytes):
         return None
     numeric = flags | socket.AI_NUMERICHOST | socket.AI_NUMERICSERV

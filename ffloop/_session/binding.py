@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..errors import attach_error, gone
-from .address import ADDR_SIZE, NAMES_SIZE, SockAddr, decode, encode
+from .address import ADDR_SIZE, ADDRESSES_SIZE, SockAddr, decode, encode
 from .configuration import Config
 from .native import ffi, hot, lib
 
@@ -41,7 +41,7 @@ EV_READABLE: int = lib.FFL_EV_READABLE
 EV_WRITABLE: int = lib.FFL_EV_WRITABLE
 EV_CLOSED: int = lib.FFL_EV_CLOSED
 EV_FD: int = lib.FFL_EV_FD
-EV_DOWN: int = lib.FFL_EV_DOWN
+EV_LOST: int = lib.FFL_EV_LOST
 
 READ, WRITE = 1, 2
 EDGE: int = lib.FFL_EDGE  # with READ in want(): what comes, not what is there
@@ -82,7 +82,7 @@ class Receiver(Protocol):
     def on_connect(self, code: int) -> None: ...
     def on_readable(self) -> None: ...
     def on_writable(self) -> None: ...
-    def on_down(self, exc: OSError) -> None: ...  # the session was lost
+    def on_lost(self, exc: OSError) -> None: ...  # the session was lost
     def on_detach(self) -> None: ...  # it is closed: nobody is to be called
 
 
@@ -168,21 +168,21 @@ class Client:
             self.waits = False
 
     @property
-    def dead(self) -> int:
+    def detached(self) -> int:
         """0, or the positive errno why the session is gone (a fork included)."""
-        return -int(lib.ffl_client_dead(self.c))
+        return -int(lib.ffl_client_detached(self.c))
 
     def _check(self, rc: int) -> int:
         # A dead client's calls fail because of its end, whatever they were to do.
         if rc < 0:
-            raise gone(self.reason()) if self.dead else error(-rc)
+            raise gone(self.reason()) if self.detached else error(-rc)
         return rc
 
     def reason(self) -> str:
         """Why it is dead, for the log and for exceptions."""
         if os.getpid() != self.pid:
             return "this process is a fork, and sessions are not inherited"
-        return f"{self.why() or os.strerror(self.dead)} (instance pid {self.instance_pid})"
+        return f"{self.why() or os.strerror(self.detached)} (instance pid {self.instance_pid})"
 
     def why(self) -> str:
         """A dead session's reason, as far as it is known: "" or a sentence."""
@@ -255,21 +255,21 @@ class Client:
         self._check(lib.ffl_client_accepting(self.c, handle, window, flags))
 
     def accept(self, handle: int) -> tuple[int, bytes]:
-        """(new handle, its struct ffl_names). Raises BlockingIOError."""
-        names = ffi.new("struct ffl_names *")
-        new = self._check(lib.ffl_client_accept(self.c, handle, names))
-        return new, bytes(ffi.buffer(names))
+        """(new handle, its struct ffl_addresses). Raises BlockingIOError."""
+        addresses = ffi.new("struct ffl_addresses *")
+        new = self._check(lib.ffl_client_accept(self.c, handle, addresses))
+        return new, bytes(ffi.buffer(addresses))
 
     def connect(self, handle: int, family: int, address: Any) -> None:
         """Starts it. Raises BlockingIOError (EINPROGRESS): an EV_CONNECT follows."""
         packed = encode(family, address, "connect")
         self._check(lib.ffl_client_connect(self.c, handle, _addr(packed)))
 
-    def names(self, handle: int) -> bytes:
-        """The struct ffl_names of the socket. May wait."""
-        names = ffi.new("struct ffl_names *")
-        self._check(self._wait(lib.ffl_client_names, handle, names))
-        return bytes(ffi.buffer(names))
+    def addresses(self, handle: int) -> bytes:
+        """The struct ffl_addresses of the socket. May wait."""
+        addresses = ffi.new("struct ffl_addresses *")
+        self._check(self._wait(lib.ffl_client_addresses, handle, addresses))
+        return bytes(ffi.buffer(addresses))
 
     # ---- handing sockets to another session of this process ----
 
@@ -485,9 +485,9 @@ def flat(data: Any) -> Any:
     return ffi.from_buffer(data)
 
 
-def names(raw: bytes) -> tuple[SockAddr | None, SockAddr | None]:
-    """A struct ffl_names: (local, peer), None where not known."""
-    return decode(raw[:ADDR_SIZE]), decode(raw[ADDR_SIZE:NAMES_SIZE])
+def addresses(raw: bytes) -> tuple[SockAddr | None, SockAddr | None]:
+    """A struct ffl_addresses: (local, peer), None where not known."""
+    return decode(raw[:ADDR_SIZE]), decode(raw[ADDR_SIZE:ADDRESSES_SIZE])
 
 
 decode_events = struct.Struct("=4I").iter_unpack  # a part of `Client.events`, to Events

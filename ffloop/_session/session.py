@@ -22,10 +22,10 @@ from .binding import (
     EV_CLOSED,
     EV_CONNECT,
     EV_DATA,
-    EV_DOWN,
     EV_EOF,
     EV_ERROR,
     EV_FD,
+    EV_LOST,
     EV_READABLE,
     EV_WRITABLE,
     Client,
@@ -87,7 +87,7 @@ class Session:
         self._lost = ""  # why, once it was
         self._word, self.word_address = new_word()  # the owner's thread, for the compiled half
         self._turning = False
-        self._closed_sockets = 0  # since the last turn
+        self._closed_sockets = 0  # since the last iteration
         self._loop = None if loop is None else weakref.ref(loop)
         self._own()
         self.attach(client)
@@ -187,12 +187,12 @@ class Session:
     @property
     def ended(self) -> bool:
         """Not attached, or what waits for events will soon be told so."""
-        return self._client is None or bool(self._client.dead)
+        return self._client is None or bool(self._client.detached)
 
     def check(self) -> None:
         """Where nobody waits for events: tells the sockets now if the session is gone."""
         client = self._client
-        if client is not None and client.dead:
+        if client is not None and client.detached:
             self.lost()
 
     def lost(self) -> InstanceGone:
@@ -209,7 +209,7 @@ class Session:
         self.streams.clear()
         try:
             for receiver in receivers:
-                receiver.on_down(exc)
+                receiver.on_lost(exc)
         finally:
             client.close()
         return exc
@@ -217,7 +217,7 @@ class Session:
     def gone(self) -> InstanceGone:
         """The exception for a call on it when it has ended."""
         client = self._client
-        if client is not None and client.dead:
+        if client is not None and client.detached:
             return gone(client.reason())
         return gone(self._lost or "it was closed")
 
@@ -251,10 +251,10 @@ class Session:
         try:
             return self.client.open_socket(family, kind, proto, nodelay)
         except OSError as exc:
-            if exc.errno != errno.EMFILE or not self._may_turn():
+            if exc.errno != errno.EMFILE or not self._may_iterate():
                 raise
         self.client.ping()  # what was closed before is free when this is answered
-        self.turn(-1, 0)
+        self.iterate(-1, 0)
         return self.client.open_socket(family, kind, proto, nodelay)
 
     def close_socket(self, handle: int, generation: int, abort: bool = False) -> None:
@@ -265,10 +265,10 @@ class Session:
             self.streams.pop(handle, None)
             client.close_socket(handle, abort)
             self._closed_sockets += 1
-            if self._closed_sockets >= _CLOSED_MOST and self._may_turn():
-                self.turn(-1, 0)
+            if self._closed_sockets >= _CLOSED_MOST and self._may_iterate():
+                self.iterate(-1, 0)
 
-    def _may_turn(self) -> bool:
+    def _may_iterate(self) -> bool:
         return not self.of_loop and not self._turning and not self.ended
 
     def close_orphans(self) -> None:
@@ -316,7 +316,7 @@ class Session:
     def events(self) -> memoryview:
         return self.client.events
 
-    def turn(self, epfd: int, timeout_ns: int) -> list[tuple[int, int]]:
+    def iterate(self, epfd: int, timeout_ns: int) -> list[tuple[int, int]]:
         """Waits once (-1: for ever) and tells the sockets; the kernel descriptors of `epfd` that
         are ready are returned as (fd, epoll events)."""
         client = self.client
@@ -328,7 +328,7 @@ class Session:
             for kind, handle, arg, off in decode_events(client.wait(epfd, timeout_ns)):
                 if kind == EV_FD:
                     ready.append((handle, arg))
-                elif kind == EV_DOWN:
+                elif kind == EV_LOST:
                     self.lost()
                 elif kind != EV_CLOSED:
                     self.receive(kind, handle, arg, off)

@@ -20,11 +20,11 @@ from typing import Any
 
 from ..errors import InstanceDenied, InstanceError, InstanceNotFound, VersionMismatch
 from .address import SockAddr
-from .binding import ABI_VERSION, names
+from .binding import ABI_VERSION, addresses
 from .native import ffi, lib
 
 _COMM = "ffloop-instance"
-_PAGE_NAME, _SEGMENT_NAME = "/memfd:ffloop-stats", "/memfd:ffloop-sc"
+_PAGE_NAME, _SEGMENT_NAME = "/memfd:ffloop-stats", "/memfd:ffloop-segment"
 _MOST_SESSIONS, _MOST_SOCKETS = 1 << 16, 1 << 18  # slots: --max-sessions' limit, FFL_STATS_SOCKETS
 _MOST_SEGMENT, _MOST_PROGRAM = 1 << 32, 4096  # bytes
 _MOST_PAGE = 4096 + _MOST_SESSIONS * 64 + 4096 + _MOST_SOCKETS * 128  # bytes
@@ -185,7 +185,7 @@ def read(pid: int, sockets: bool = True) -> Instance:
 
 
 def find(target: str) -> int:
-    """The pid of the instance that a socket path (or "@name") or a pid names. Raises an
+    """The pid of the instance that a socket path (or "@name") or a pid addresses. Raises an
     InstanceError."""
     if target.isdecimal():
         return int(target)
@@ -270,7 +270,7 @@ def _read(pid: int, owner: int, mapped: mmap.mmap, with_sockets: bool) -> Instan
             pid=pid,
             uid=owner,
             user=user(owner),
-            state=_state(pid, page.beat),
+            state=_state(pid, page.heartbeat),
             path=_text(page.path),
             stack=_text(page.stack),
             describe=_text(page.describe),
@@ -340,7 +340,7 @@ def _sockets(mapped: mmap.mmap, offset: int, top: int) -> list[Socket]:
             slot = table[i]
             if not (serial := slot.serial):
                 continue
-            local, peer = names(bytes(ffi.buffer(ffi.addressof(slot, "names"))))
+            local, peer = addresses(bytes(ffi.buffer(ffi.addressof(slot, "addresses"))))
             one = Socket(
                 session=slot.session,
                 handle=slot.handle,

@@ -133,7 +133,7 @@ static void post(struct input *in, struct ffl_entry e)
     if (!s.words_lie && ffl_ring_room(&s.cq, 1) <= 0)
         return;
     ffl_ring_put_entry(&s.cq, e);
-    ffl_ring_publish(&s.cq);
+    ffl_ring_commit(&s.cq);
     fuzz_units++;
 }
 
@@ -155,14 +155,14 @@ static void take_back(void)
 /* The answer that an instance would give to an entry of the SQ. */
 static void answer(struct input *in, struct ffl_entry q)
 {
-    const struct ffl_names names = {addr4("10.0.0.1", 80), addr4("10.0.0.2", 81)};
+    const struct ffl_addresses addresses = {addr4("10.0.0.1", 80), addr4("10.0.0.2", 81)};
     const struct ffl_optarg o = {.len = take(in, 2) % (FFL_OPT_MAX + 1)};
     struct ffl_entry e = {.op = q.op, .tag = q.tag, .handle = q.handle, .buf = FFL_NO_BUF};
     uint32_t h = q.handle % HANDLES;
     e.arg = take(in, 1) < 224 ? 0 : -(int32_t)(1 + take(in, 1) % 130);
     if (q.buf != FFL_NO_BUF) {
         ffl_ring_put_id(&s.txfree, q.buf);
-        ffl_ring_publish(&s.txfree);
+        ffl_ring_commit(&s.txfree);
         fuzz_units++;
     }
     switch (q.op) {
@@ -176,12 +176,12 @@ static void answer(struct input *in, struct ffl_entry q)
         break;
     case FFL_OP_LISTEN:
         s.listener[h] = e.arg == 0;
-        e.buf = block(&names, sizeof(names));
+        e.buf = block(&addresses, sizeof(addresses));
         break;
     case FFL_OP_BIND:
     case FFL_OP_CONNECT:
-    case FFL_OP_NAMES:
-        e.buf = e.arg == 0 ? block(&names, sizeof(names)) : FFL_NO_BUF;
+    case FFL_OP_ADDRESSES:
+        e.buf = e.arg == 0 ? block(&addresses, sizeof(addresses)) : FFL_NO_BUF;
         break;
     case FFL_OP_GETSOCKOPT:
         e.buf = block(&o, sizeof(o));
@@ -226,7 +226,7 @@ static void speak(struct input *in)
     if (!s.open[h])
         return;
     struct ffl_entry e = {.op = FFL_OP_RECV, .handle = h, .buf = FFL_NO_BUF};
-    const struct ffl_names names = {addr4("10.0.0.1", 80), addr4("10.0.0.2", 81)};
+    const struct ffl_addresses addresses = {addr4("10.0.0.1", 80), addr4("10.0.0.2", 81)};
     if (s.listener[h] && s.credits[h] && k < 230) {
         uint32_t new = SOCKETS + k % SOCKETS;
         for (uint32_t i = 0; i < SOCKETS && s.open[new]; i++)
@@ -236,7 +236,7 @@ static void speak(struct input *in)
         s.listener[new] = s.dgram[new] = false;
         e.op = FFL_OP_ACCEPT;
         e.arg = (int32_t)new;
-        e.buf = k % 8 ? block(&names, sizeof(names)) : FFL_NO_BUF;
+        e.buf = k % 8 ? block(&addresses, sizeof(addresses)) : FFL_NO_BUF;
     } else if (k < 220) {
         uint32_t want = k < 150 ? 256 : k < 215 ? 4096 : 65536;
         e.buf = ffl_pool_get(&s.rx, want);
@@ -270,7 +270,7 @@ static void scribble(struct input *in)
     } else if (k < 225) {
         atomic_store(&seg->waits.inst, v & 7);
     } else if (k < 240) {
-        atomic_store(&seg->inst.tx_blocked, v);
+        atomic_store(&seg->inst.tx_unwritable, v);
     } else {
         s.words_lie = true;
         struct ffl_ring_ctl *ctl = &seg->ring[v % FFL_RINGS];
@@ -344,7 +344,7 @@ static void call(struct input *in)
     static uint8_t data[70000];
     struct ffl_client *c = s.c;
     struct ffl_addr a = addr4("10.0.0.1", 80);
-    struct ffl_names names;
+    struct ffl_addresses addresses;
     struct ffl_pending pending;
     struct iovec iov[2] = {{data, take(in, 1)}, {data, take(in, 2)}};
     size_t len = take(in, 1) % 8 ? take(in, 1) : take(in, 2);
@@ -378,15 +378,15 @@ static void call(struct input *in)
             (void)ffl_client_arm(c, h, (int)(len % 16));
         break;
     case 5:
-        if ((got = ffl_client_accept(c, h, &names)) >= 0)
+        if ((got = ffl_client_accept(c, h, &addresses)) >= 0)
             own(got, true);
         break;
     case 6:
         (void)ffl_client_connect(c, h, &a);
         break;
     case 7:
-        call_ahead(in, FFL_OP_NAMES, h);
-        (void)ffl_client_names(c, h, &names);
+        call_ahead(in, FFL_OP_ADDRESSES, h);
+        (void)ffl_client_addresses(c, h, &addresses);
         break;
     case 8:
         call_ahead(in, FFL_OP_GETSOCKOPT, h);
@@ -466,7 +466,7 @@ static void call(struct input *in)
 
 static void play(struct input *in)
 {
-    for (int dead = 0; in->n && dead < AFTER_DEATH; dead += ffl_client_dead(s.c) != 0) {
+    for (int dead = 0; in->n && dead < AFTER_DEATH; dead += ffl_client_detached(s.c) != 0) {
         uint32_t k = take(in, 1);
         if (k < 100)
             call(in);

@@ -78,7 +78,7 @@ static void reap_cq(bool keep)
             ffl_ring_put_id(&s.r.rxfree, e.buf);
     }
     ffl_ring_consumed(&s.r.cq);
-    ffl_ring_publish(&s.r.rxfree);
+    ffl_ring_commit(&s.r.rxfree);
 }
 
 static uint32_t some_handle(struct input *in, bool want_open)
@@ -137,11 +137,11 @@ static struct ffl_optarg some_option(struct input *in)
 }
 
 static const uint8_t ops[] = {
-    FFL_OP_SOCKET, FFL_OP_SOCKET, FFL_OP_BIND,       FFL_OP_LISTEN,     FFL_OP_CONNECT,
-    FFL_OP_ARM,    FFL_OP_ARM,    FFL_OP_DISARM,     FFL_OP_SEND,       FFL_OP_SEND,
-    FFL_OP_SEND,   FFL_OP_SEND,   FFL_OP_SHUTDOWN,   FFL_OP_CLOSE,      FFL_OP_CONNECT,
-    FFL_OP_NAMES,  FFL_OP_NOP,    FFL_OP_SETSOCKOPT, FFL_OP_GETSOCKOPT, FFL_OP_BIND,
-    FFL_OP_EXPORT, FFL_OP_IMPORT, FFL_OP_UNREAD,
+    FFL_OP_SOCKET,    FFL_OP_SOCKET, FFL_OP_BIND,       FFL_OP_LISTEN,     FFL_OP_CONNECT,
+    FFL_OP_ARM,       FFL_OP_ARM,    FFL_OP_DISARM,     FFL_OP_SEND,       FFL_OP_SEND,
+    FFL_OP_SEND,      FFL_OP_SEND,   FFL_OP_SHUTDOWN,   FFL_OP_CLOSE,      FFL_OP_CONNECT,
+    FFL_OP_ADDRESSES, FFL_OP_NOP,    FFL_OP_SETSOCKOPT, FFL_OP_GETSOCKOPT, FFL_OP_BIND,
+    FFL_OP_EXPORT,    FFL_OP_IMPORT, FFL_OP_UNREAD,
 };
 
 /* Argument and buffer as the operation wants them; the input may change either afterwards. */
@@ -242,7 +242,7 @@ static bool entry(struct input *in)
     if (e.handle < 2 * SOCKETS && e.op == FFL_OP_CLOSE)
         s.open[e.handle] = false;
     ffl_ring_put_entry(&s.r.sq, e);
-    ffl_ring_publish(&s.r.sq);
+    ffl_ring_commit(&s.r.sq);
     fuzz_units++;
     return true;
 }
@@ -326,7 +326,7 @@ static void give(struct input *in)
     } else if (k >= 254) { /* one that we do not have */
         ffl_ring_put_id(&s.r.rxfree, take(in, k == 254 ? 1 : 4));
     }
-    ffl_ring_publish(&s.r.rxfree);
+    ffl_ring_commit(&s.r.rxfree);
 }
 
 /* Anything may be written at any time: payloads (no lie), ring words and wait words (lies). */
@@ -367,10 +367,10 @@ static void play(struct input *in)
         uint32_t k = take(in, 1);
         if (k < 170) {
             if (!entry(in))
-                turns(1);
+                iterations(1);
         } else if (k < 205) {
             ffl_sim_advance(sim, take(in, 1) * 1000);
-            turns(1 + (int)(k % 3));
+            iterations(1 + (int)(k % 3));
             if (ended())
                 return;
         } else if (k < 225) {
@@ -398,7 +398,7 @@ static void leave(void)
         if (s.ticket[i].fd >= 0)
             close(s.ticket[i].fd);
     for (int i = 0;; i++) {
-        turns(1);
+        iterations(1);
         ffl_sim_advance(sim, 1000000);
         for (int k = 0, fd; k < 2; k++)
             while ((fd = ffl_sim_ops.accept(sim, remote[k], &from)) >= 0)

@@ -104,10 +104,10 @@ static void bring(struct input *in, int s, const void *msg, size_t len)
     (void)ffl_msg_send(ends[0], text, n, NULL, 0);
     if (k % 16 == 1)
         (void)recv(ends[1], text, sizeof(text), MSG_DONTWAIT); /* we take it from under them */
-    turns(2);
+    iterations(2);
     (void)listen_to(ends[0]);
     if (k >= 128)
-        close(ends[0]), ends[0] = -1, turns(1); /* our copy of theirs outlives it */
+        close(ends[0]), ends[0] = -1, iterations(1); /* our copy of theirs outlives it */
     if (ends[1] >= 0)
         (void)ffl_msg_send(ends[1], text, 1, NULL, 0), close(ends[1]);
     if (ends[0] >= 0)
@@ -128,7 +128,7 @@ static void speak(struct input *in, int s)
             bring(in, s, &m, len);
         else
             (void)ffl_msg_send(s, &m, len, &other, k % 4 == 0);
-        turns(1);
+        iterations(1);
     }
 }
 
@@ -143,11 +143,11 @@ static void knock(struct input *in, int *open, int *nopen)
     CHECK(s >= 0);
     while (connect(s, (struct sockaddr *)&sa, len) < 0) {
         CHECK_EQ(errno, EAGAIN); /* so many wait */
-        turns(1);
+        iterations(1);
     }
     fuzz_units++;
     if (k % 4 == 3)
-        turns(1); /* it waits for us first */
+        iterations(1); /* it waits for us first */
     if (k >= 8) {
         size_t n = message(in, text, sizeof(text));
         int extra[3] = {s, 0, lab.in->stats_fd};
@@ -156,7 +156,7 @@ static void knock(struct input *in, int *open, int *nopen)
             (void)ffl_msg_send(s, text, n, NULL, 0); /* twice */
     }
     if (k % 16 != 4) {
-        turns(2);
+        iterations(2);
         if (listen_to(s))
             speak(in, s);
     }
@@ -178,7 +178,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         close(open[--nopen]);
     for (int i = 0; !TAILQ_EMPTY(&lab.in->sessions) || lab.in->ledger.n[CHARGE_TICKET] || pending();
          i++) {
-        turns(1);
+        iterations(1);
         if (i == 100)
             FAIL("left: %u sessions, %u that wait, %u tickets", ffl_instance_sessions(lab.in),
                  pending(), (unsigned)lab.in->ledger.n[CHARGE_TICKET]);

@@ -83,7 +83,7 @@ def holds(pid: int) -> dict[str, int]:
         with contextlib.suppress(FileNotFoundError):
             kinds[re.sub("[0-9]+", "#", os.readlink(f"/proc/{pid}/fd/{fd}"))] += 1
     maps = Path(f"/proc/{pid}/maps").read_text()
-    kinds["segments mapped"] = maps.count("memfd:ffloop-sc")
+    kinds["segments mapped"] = maps.count("memfd:ffloop-segment")
     return dict(kinds)
 
 

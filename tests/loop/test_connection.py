@@ -123,13 +123,13 @@ def test_local_addr_of_another_family(run_std):
     run_std(main())
 
 
-@pytest.mark.parametrize("turns", range(8))
-def test_cancelled_at_any_point(run, turns, no_leaks):
+@pytest.mark.parametrize("iterations", range(8))
+def test_cancelled_at_any_point(run, iterations, no_leaks):
     async def main():
         loop = asyncio.get_running_loop()
         async with serve() as (_server, addr):
             task = asyncio.create_task(loop.create_connection(Log, *addr))
-            for _ in range(turns):
+            for _ in range(iterations):
                 await asyncio.sleep(0)
             task.cancel()
             try:

@@ -73,7 +73,7 @@ def test_handles(run_std):
         with pytest.raises(AttributeError):
             handle.other = 1
 
-        # It may cancel itself, and others of the same turn.
+        # It may cancel itself, and others of the same iteration.
         first = loop.call_soon(lambda: (calls.append("first"), first.cancel(), second.cancel()))
         second = loop.call_soon(calls.append, "second")
         await asyncio.sleep(0)
@@ -95,7 +95,7 @@ def test_handles(run_std):
 
 
 def test_a_callback_that_raises(run_std):
-    """It is reported with its handle, and the rest of the turn runs."""
+    """It is reported with its handle, and the rest of the iteration runs."""
 
     async def main():
         loop = asyncio.get_running_loop()
@@ -148,7 +148,7 @@ def test_an_exception_that_ends_the_program(run_std, kind):
 
 
 def test_timers(run_std):
-    """In order of time, never early; cancelled ones go, many or few; stop() ends the turn."""
+    """In order of time, never early; cancelled ones go, many or few; stop() ends the iteration."""
 
     async def main():
         loop = asyncio.get_running_loop()
@@ -180,14 +180,14 @@ def test_a_turn_runs_what_was_queued_before_it(run_std):
 
         def first():
             calls.append("first")
-            loop.call_soon(calls.append, "next turn")
+            loop.call_soon(calls.append, "next iteration")
 
         loop.call_soon(first)
         loop.call_soon(calls.append, "second")
         await asyncio.sleep(0)
         assert calls == ["first", "second"]
         await asyncio.sleep(0)
-        assert calls == ["first", "second", "next turn"]
+        assert calls == ["first", "second", "next iteration"]
 
     run_std(main())
 
@@ -213,14 +213,14 @@ def test_a_subclass_with_its_own(run_ff):
     """Methods and a clock that a subclass overrides are used."""
 
     class Mine(ffloop.Loop):
-        soon = turns = 0
+        soon = iterations = 0
 
         def call_soon(self, callback, *args, context=None):
             self.soon += 1
             return super().call_soon(callback, *args, context=context)
 
         def _run_once(self):
-            self.turns += 1
+            self.iterations += 1
             super()._run_once()
 
     class Clock(ffloop.Loop):
@@ -241,7 +241,7 @@ def test_a_subclass_with_its_own(run_ff):
     with asyncio.Runner(loop_factory=Mine) as runner:
         runner.run(asyncio.sleep(0.001))
         assert runner.get_loop().soon > 0
-        assert runner.get_loop().turns > 0
+        assert runner.get_loop().iterations > 0
 
 
 async def serve_once():

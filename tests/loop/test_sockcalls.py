@@ -255,7 +255,7 @@ def test_readers_and_writers(run_std, no_leaks):
         loop.add_writer(sock, writable, "mark")
         loop.add_reader(sock, readable)
         quiet = 0
-        while quiet < 200:  # turns of the loop without a call: the buffers are full
+        while quiet < 200:  # iterations of the loop without a call: the buffers are full
             before = len(calls)
             await asyncio.sleep(0)
             quiet = quiet + 1 if len(calls) == before else 0
@@ -267,11 +267,11 @@ def test_readers_and_writers(run_std, no_leaks):
         assert await peer.got(len(payload)) == payload
         peer.transport.write(bytes(100))
         assert await done
-        turns = []
-        loop.add_writer(sock, turns.append, "first")
-        loop.add_writer(sock, turns.append, "second")  # in the first one's place
-        await until(lambda: len(turns) >= 3)
-        assert set(turns) == {"second"}
+        iterations = []
+        loop.add_writer(sock, iterations.append, "first")
+        loop.add_writer(sock, iterations.append, "second")  # in the first one's place
+        await until(lambda: len(iterations) >= 3)
+        assert set(iterations) == {"second"}
         assert loop.remove_writer(sock)
         sock.close()
         peer.transport.abort()

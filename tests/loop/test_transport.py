@@ -792,7 +792,7 @@ def test_the_end_comes_in_a_later_turn_than_the_data(run_std):
     class Order(Log):
         def data_received(self, data):
             super().data_received(data)
-            asyncio.get_running_loop().call_soon(self.calls.append, "next turn")
+            asyncio.get_running_loop().call_soon(self.calls.append, "next iteration")
 
     async def main():
         made = []
@@ -803,6 +803,12 @@ def test_the_end_comes_in_a_later_turn_than_the_data(run_std):
                 await until(lambda n=n: len(made) > n)
                 protocol = made[n]
                 await protocol.lost
-                assert protocol.calls == ["made", "data", "next turn", "eof", ("lost", type(None))]
+                assert protocol.calls == [
+                    "made",
+                    "data",
+                    "next iteration",
+                    "eof",
+                    ("lost", type(None)),
+                ]
 
     run_std(main())

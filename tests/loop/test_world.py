@@ -87,13 +87,13 @@ def test_neither_world_starves_the_other(run_ff):
         loop = asyncio.get_running_loop()
 
         class Pong(asyncio.Protocol):
-            turns = 0
+            iterations = 0
 
             def connection_made(self, transport):
                 self.transport = transport
 
             def data_received(self, data):
-                Pong.turns += 1
+                Pong.iterations += 1
                 self.transport.write(data)
 
         async with serve(Pong) as (_, addr):
@@ -106,8 +106,8 @@ def test_neither_world_starves_the_other(run_ff):
                 for _ in range(200):
                     await loop.sock_sendall(left, b"x")
                     assert await loop.sock_recv(right, 1) == b"x"
-                turns = Pong.turns
-                await until(lambda: Pong.turns > turns + 100)
+                iterations = Pong.iterations
+                await until(lambda: Pong.iterations > iterations + 100)
             transport.abort()
             await asyncio.sleep(0)
 

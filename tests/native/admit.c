@@ -65,7 +65,7 @@ static void send_lingering(int sock, const void *msg, size_t len, int n)
 static void turns_at_once(int n, const char *what)
 {
     int64_t began = ffl_now_ns();
-    turns(n);
+    iterations(n);
     if (ffl_now_ns() - began > AT_ONCE_NS)
         FAIL("%s: the instance waited for %.1f s", what, (double)(ffl_now_ns() - began) / 1e9);
 }
@@ -163,7 +163,7 @@ TEST(a_late_call_is_cut_short)
 static enum ffl_reply_status answer(int s)
 {
     struct ffl_reply r;
-    turns(3);
+    iterations(3);
     CHECK_EQ(ffl_msg_recv(s, &r, sizeof(r), NULL, NULL), sizeof(r));
     return r.status;
 }
@@ -178,10 +178,10 @@ TEST(strangers_are_told_and_not_heard)
     as_user(0);
     CHECK_EQ(answer(s), FFL_REPLY_REFUSED); /* before it has said anything */
     CHECK_EQ(ffl_msg_send(s, &attach, sizeof(attach), NULL, 0), sizeof(attach));
-    turns(3);
+    iterations(3);
     CHECK_EQ(ffl_instance_sessions(lab.in), 0);
     close(s);
-    turns(3);
+    iterations(3);
     CHECK_EQ(lab.in->ledger.n[CHARGE_PENDING], 0);
     lab_stop();
     lab_settled(fds);
@@ -204,14 +204,14 @@ TEST(only_peers_are_brought_in)
     kinds[3] = more[0];
     for (size_t i = 0; i < FFL_COUNT(kinds); i++) {
         CHECK_EQ(ffl_msg_send(t.fd, &m, sizeof(m), &kinds[i], 1), sizeof(m));
-        turns(2);
+        iterations(2);
         CHECK_EQ(lab.in->ledger.n[CHARGE_PENDING], 0);
         close(kinds[i]);
     }
     close(t.fd);
     close(pair[1]);
     close(more[1]);
-    turns(3);
+    iterations(3);
     lab_stop();
     lab_settled(fds);
 }
@@ -309,7 +309,7 @@ TEST(rights_are_the_callers)
     CHECK_EQ(listen_at(&other, 2, theirs), 0); /* what it may natively it may here */
     CHECK_EQ(listen_at(&root, 2, theirs), -EADDRINUSE);
     raw_gone(&root);
-    turns(3);
+    iterations(3);
     raw_finish(&other);
     close(l);
     close(k);
@@ -361,7 +361,7 @@ TEST(rights_of_an_instance_without_any)
     CHECK_EQ(listen_at(&other, 1, free_port), 0);
     CHECK_EQ(listen_at(&more, 1, free_port), 0);
     raw_gone(&more);
-    turns(3);
+    iterations(3);
     raw_finish(&other);
     as_user(0);
     close(l);

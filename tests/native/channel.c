@@ -102,7 +102,7 @@ TEST(wait_word)
 }
 
 /* Nothing is visible before the commit, and all of it after: entries, and buffers given back. */
-TEST(commit_publishes_all)
+TEST(commit_shows_all)
 {
     struct pair *p = pair_new(SLOTS);
     uint32_t got = 0, back = 0;
@@ -119,7 +119,7 @@ TEST(commit_publishes_all)
     pair_free(p);
 }
 
-/* Who goes to sleep has published what it put and gave back, and rung for it. */
+/* Who goes to sleep has committed what it put and gave back, and rung for it. */
 TEST(sleeping_commits)
 {
     struct pair *p = pair_new(SLOTS);
@@ -235,7 +235,7 @@ static void *litmus_waker(void *arg)
             put_one(l);
         put_one(l);
         if (l->what == TO_APP || l->what == BACK_TO_APP || l->what == ROOM_FOR_APP)
-            session_flush(&p->s);
+            session_commit(&p->s);
         else
             client_commit(&p->c);
         atomic_store_explicit(&l->done, i, memory_order_release);
@@ -426,13 +426,13 @@ TEST(no_lost_wake_up)
 
 TEST(ping_pong_two_cpus)
 {
-    uint32_t turns = 100000u / TEST_SLOW;
-    CHECK(two_sides(ping_side, turns) > turns / 100);
+    uint32_t iterations = 100000u / TEST_SLOW;
+    CHECK(two_sides(ping_side, iterations) > iterations / 100);
 }
 
 TEST(ping_pong_one_cpu)
 {
-    uint32_t turns = 600000u / TEST_SLOW;
-    (void)test_pin(0); /* inherited by the thread; a wake is cheapest there, so most turns */
-    CHECK(two_sides(ping_side, turns) > turns / 100);
+    uint32_t iterations = 600000u / TEST_SLOW;
+    (void)test_pin(0); /* inherited by the thread; a wake is cheapest there, so most iterations */
+    CHECK(two_sides(ping_side, iterations) > iterations / 100);
 }

@@ -30,7 +30,7 @@ static void connected(bool armed)
     peer = accept(listener, NULL, NULL);
     if (armed)
         raw_op(&r, FFL_OP_ARM, 0, 0, 0);
-    turns(2);
+    iterations(2);
 }
 
 static void finish(void)
@@ -80,7 +80,7 @@ static void expect_error(int err, uint8_t flags)
 static int peer_reads(void)
 {
     char byte;
-    turns(2);
+    iterations(2);
     ssize_t n = recv(peer, &byte, 1, 0);
     return n < 0 ? -errno : (int)n;
 }
@@ -92,7 +92,7 @@ TEST(answer_end_reset)
     say("answer");
     CHECK_EQ(shutdown(peer, SHUT_WR), 0);
     peer_resets();
-    turns(4);
+    iterations(4);
     struct ffl_entry e;
     char got[16];
     int n = 0;
@@ -140,7 +140,7 @@ TEST(refused_send_after_the_end)
     connected(false);
     say("answer");
     CHECK_EQ(shutdown(peer, SHUT_WR), 0);
-    turns(2);
+    iterations(2);
     peer_resets();
     raw_send(&r, 0, "late", 4);
     expect_error(EPIPE, FFL_F_SENDING);
@@ -186,12 +186,12 @@ TEST(datagram_before_connect)
             (struct ffl_entry){
                 .op = FFL_OP_BIND, .handle = 0, .tag = 1, .buf = raw_arg(&r, &any, sizeof(any))});
     struct ffl_entry e = raw_expect(&r, FFL_OP_BIND, 0);
-    const struct ffl_names *names = raw_rx(&r, e.buf);
-    to = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = names->local.port_be};
+    const struct ffl_addresses *addresses = raw_rx(&r, e.buf);
+    to = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = addresses->local.port_be};
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     raw_give(&r, e.buf);
     CHECK_EQ(sendto(peer, "hello", 5, 0, (struct sockaddr *)&to, sizeof(to)), 5);
-    turns(4);
+    iterations(4);
     raw_put(&r, (struct ffl_entry){.op = FFL_OP_CONNECT,
                                    .handle = 0,
                                    .tag = 2,
@@ -244,12 +244,12 @@ TEST(connections_that_nobody_accepted)
                 .op = FFL_OP_BIND, .handle = 0, .tag = 1, .buf = raw_arg(&r, &any, sizeof(any))});
     struct ffl_entry e = raw_expect(&r, FFL_OP_BIND, 0);
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    at.sin_port = ((const struct ffl_names *)raw_rx(&r, e.buf))->local.port_be;
+    at.sin_port = ((const struct ffl_addresses *)raw_rx(&r, e.buf))->local.port_be;
     raw_give(&r, e.buf);
     raw_op(&r, FFL_OP_LISTEN, 0, 8, 0);
     raw_give(&r, raw_expect(&r, FFL_OP_LISTEN, 0).buf);
     raw_op(&r, FFL_OP_ARM, 0, 1, 0);
-    turns(2);
+    iterations(2);
     int dialled[2]; /* one is accepted ahead, one waits in the kernel */
     for (int i = 0; i < 2; i++) {
         dialled[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);

@@ -21,7 +21,7 @@
 
 #define ALWAYS 0x7fffffffu
 
-/* ---- the instance, in turns ---------------------------------------------------------------- */
+/* ---- the instance, in iterations ------------------------------------------------------------- */
 
 static uint32_t base_fds; /* of the sim, the neighbour's */
 
@@ -37,7 +37,7 @@ static uint32_t reap(struct raw *r)
     struct ffl_entry e;
     uint32_t accepted = FFL_NO_BUF;
     atomic_store(&r->map.seg->waits.app, FFL_WAIT_QUEUE | FFL_WAIT_FREE);
-    turns(3);
+    iterations(3);
     while (raw_next(r, &e)) {
         if (e.op == FFL_OP_ACCEPT)
             accepted = (uint32_t)e.arg;
@@ -73,9 +73,9 @@ static void serve_one(struct raw *r, uint32_t h, int peer)
         raw_send(r, h, text, 4096);
     (void)reap(r);
     while (sim_take(peer, text, sizeof(text)) > 0)
-        turns(1);
+        iterations(1);
     put(r, FFL_OP_GETSOCKOPT, h, &o, sizeof(o));
-    raw_op(r, FFL_OP_NAMES, h, 0, 0);
+    raw_op(r, FFL_OP_ADDRESSES, h, 0, 0);
     (void)reap(r);
 }
 
@@ -150,7 +150,7 @@ static void exhaust_instance(enum point p, unsigned times)
     base_fds = sim_fds();
     for (; failed; skip++) {
         CHECK(skip < 5000);
-        points_arm(&(struct plan){.p = p, .skip = skip, .times = times, .turns = true});
+        points_arm(&(struct plan){.p = p, .skip = skip, .times = times, .iterations = true});
         application();
         failed = points_end();
         nothing_left(point_names[p], skip, sockets, fds);
@@ -215,8 +215,8 @@ TEST(accept_without_memory)
         raw_attach_sized(&r, 1, 0);
         raw_listen(&r, 0, "10.0.0.1", 81, 1, 0);
         int peer = sim_dial("10.0.0.1", 81);
-        points_arm(&(struct plan){.p = POINT_MEMORY, .skip = skip, .times = 1, .turns = true});
-        turns(5);
+        points_arm(&(struct plan){.p = POINT_MEMORY, .skip = skip, .times = 1, .iterations = true});
+        iterations(5);
         failed = points_end();
         if (raw_avail(&r) == 0) {
             fresh = sim_dial("10.0.0.1", 81);
@@ -225,7 +225,7 @@ TEST(accept_without_memory)
         }
         raw_gone(&r);
         sim_shut(peer);
-        turns(3);
+        iterations(3);
         CHECK_EQ(ffl_instance_sockets(lab.in), 0);
     }
     lab_stop();
@@ -249,7 +249,7 @@ static int event(struct ffl_client *c, enum ffl_event_kind kind)
         int n = ffl_client_wait(c, ev, 16, -1, FFL_NS_PER_SEC / 50);
         may_fail(n);
         for (int i = 0; i < n; i++)
-            if (ev[i].kind == FFL_EV_DOWN)
+            if (ev[i].kind == FFL_EV_LOST)
                 return -1;
             else if (ev[i].kind == kind)
                 found = (int)ev[i].arg;
@@ -300,7 +300,7 @@ static bool client(const char *path)
 {
     struct ffl_client_opts o = {.path = path, .timeout_ms = 5000, .pool_kib = 1024};
     struct ffl_client *c;
-    struct ffl_names names = {0};
+    struct ffl_addresses addresses = {0};
     struct ffl_addr a = addr4("127.0.0.1", 0);
     char why[256];
     int rc = ffl_client_attach(&c, &o, why, sizeof(why));
@@ -315,9 +315,9 @@ static bool client(const char *path)
     may_fail(ffl_client_bind(c, l, &a));
     may_fail(ffl_client_listen(c, l, 8, 0));
     may_fail(ffl_client_accepting(c, l, 4, FFL_F_ARM_NEW));
-    rc = ffl_client_names(c, l, &names);
+    rc = ffl_client_addresses(c, l, &addresses);
     may_fail(rc);
-    if (rc == 0 && (peer = dial(&names.local)) >= 0 && (h = event(c, FFL_EV_ACCEPT)) >= 0) {
+    if (rc == 0 && (peer = dial(&addresses.local)) >= 0 && (h = event(c, FFL_EV_ACCEPT)) >= 0) {
         talk(c, h, peer, mirror);
         may_fail(ffl_client_close(c, h, false));
         (void)event(c, FFL_EV_CLOSED);
@@ -414,12 +414,12 @@ TEST(full_rings)
     for (int i = 0; i < 640; i++) {
         raw_op(&r, FFL_OP_NOP, 0, i, 0);
         if (i % 64 == 63)
-            turns(1);
+            iterations(1);
     }
     CHECK(atomic_load(&r.map.seg->inst.cq_full) > 500);
     for (int i = 0; i < 640; i++) {
         while (!raw_next(&r, &e))
-            turns(1);
+            iterations(1);
         CHECK_EQ(e.arg, i);
     }
     int server = sim_listen("10.0.0.9", 9);
@@ -488,7 +488,7 @@ TEST(lost_doorbell)
 {
     struct ffl_client_opts o = {.path = NULL, .timeout_ms = 5000};
     struct ffl_client *c;
-    struct ffl_names names;
+    struct ffl_addresses addresses;
     struct ffl_addr a = addr4("127.0.0.1", 0);
     char why[256];
     host_lab();
@@ -499,13 +499,13 @@ TEST(lost_doorbell)
     CHECK_EQ(ffl_client_bind(c, l, &a), 0);
     CHECK_EQ(ffl_client_listen(c, l, 8, 0), 0);
     CHECK_EQ(ffl_client_accepting(c, l, 4, 0), 0);
-    CHECK_EQ(ffl_client_names(c, l, &names), 0);
+    CHECK_EQ(ffl_client_addresses(c, l, &addresses), 0);
     for (int theirs = 0; theirs < 2; theirs++) {
         double took = 0;
         for (int i = 0; i < 100 && took < 0.5;
              i++) { /* until the sleeper had really fallen asleep */
             (void)poll(NULL, 0, i);
-            took = lose_one(c, &names.local, theirs ? lab.thread : pthread_self());
+            took = lose_one(c, &addresses.local, theirs ? lab.thread : pthread_self());
         }
         printf("%s: %.3f s\n", theirs ? "the instance's" : "the application's", took);
         CHECK(took > 0.5 && took < 2);

@@ -35,14 +35,14 @@ static struct ffl_client *attach(uint32_t tx_cap)
 
 static int listen_on(struct ffl_client *c, struct ffl_addr *a, int window)
 {
-    struct ffl_names names;
+    struct ffl_addresses addresses;
     int h = ffl_client_socket(c, AF_INET, SOCK_STREAM, 0, 0);
     CHECK(h >= 0);
     CHECK_EQ(ffl_client_bind(c, h, a), 0);
     CHECK_EQ(ffl_client_listen(c, h, 128, FFL_F_NODELAY), 0);
     CHECK_EQ(ffl_client_accepting(c, h, window, FFL_F_ARM_NEW), 0);
-    CHECK_EQ(ffl_client_names(c, h, &names), 0);
-    *a = names.local;
+    CHECK_EQ(ffl_client_addresses(c, h, &addresses), 0);
+    *a = addresses.local;
     return h;
 }
 
@@ -463,9 +463,9 @@ TEST(r9_a_dead_instance_is_seen_at_once)
     int64_t before = ffl_now_ns();
     int n = ffl_client_wait(c, ev, 16, -1, 10 * SEC);
     CHECK(ffl_now_ns() - before < SEC);
-    CHECK(n >= 1 && ev[n - 1].kind == FFL_EV_DOWN && ev[n - 1].arg == ECONNRESET);
+    CHECK(n >= 1 && ev[n - 1].kind == FFL_EV_LOST && ev[n - 1].arg == ECONNRESET);
     CHECK_EQ(ffl_client_wait(c, ev, 16, -1, 0), 0); /* told once */
-    CHECK_EQ(ffl_client_dead(c), -ECONNRESET);
+    CHECK_EQ(ffl_client_detached(c), -ECONNRESET);
     before = ffl_now_ns();
     CHECK_EQ(ffl_client_send(c, h, "x", 1), -ECONNRESET);
     CHECK_EQ(ffl_client_recv(c, h, buf, 1, 0, NULL, NULL), -ECONNRESET);

@@ -35,7 +35,7 @@ static void listen_at_port(struct raw *r, uint32_t handle, int port, uint32_t cr
     CHECK_EQ(e.arg, 0);
     raw_give(r, e.buf);
     raw_op(r, FFL_OP_ARM, handle, (int32_t)credits, FFL_F_ARM_NEW);
-    turns(2);
+    iterations(2);
 }
 
 static void listen_at(struct raw *r, uint32_t handle, uint32_t credits, bool shared)
@@ -54,7 +54,7 @@ static void dial(int *peer, int n)
 {
     for (int i = 0; i < n; i++) {
         peer[i] = sim_dial("10.0.0.1", 80);
-        turns(3);
+        iterations(3);
     }
 }
 
@@ -83,7 +83,7 @@ TEST(they_take_turns)
     raw_nothing(&b); /* its credit is used up: the fifth went to a */
     shut(peer, 5);
     raw_gone(&a);
-    turns(3);
+    iterations(3);
     raw_finish(&b);
 }
 
@@ -102,18 +102,18 @@ TEST(what_an_application_never_heard_of)
     dial(peer, 3);
     for (int i = 0; i < 3; i++)
         CHECK_EQ(sim_put(peer[i], data, sizeof(data) / 2), sizeof(data) / 2);
-    turns(5);
+    iterations(5);
     CHECK(raw_avail(&a) >= 6); /* three connections, and what came on them */
     listen_at(&b, 0, 8, true);
     raw_gone(&a);
-    turns(3);
+    iterations(3);
     for (int i = 0; i < 3; i++)
         CHECK_EQ(sim_put(peer[i], data + sizeof(data) / 2, sizeof(data) / 2), sizeof(data) / 2);
     uint32_t first = 0;
     size_t have[3] = {0};
     struct ffl_entry e;
     for (int quiet = 0; quiet < 10;) {
-        turns(1);
+        iterations(1);
         if (!raw_next(&b, &e)) {
             quiet++;
             continue;
@@ -132,7 +132,7 @@ TEST(what_an_application_never_heard_of)
     for (int i = 0; i < 3; i++) { /* and they are whole connections */
         CHECK_EQ(have[i], sizeof(data));
         raw_send(&b, first + (uint32_t)i, "answer", 6);
-        turns(3);
+        iterations(3);
         CHECK_EQ(sim_take(peer[i], got, sizeof(got)), 6);
     }
     shut(peer, 3);
@@ -173,7 +173,7 @@ TEST(lies_about_what_was_taken)
         listen_at(&b, 0, 0, true);
         dial(peer, 2);
         CHECK_EQ(sim_put(peer[0], "hello", 5), 5);
-        turns(3);
+        iterations(3);
         struct ffl_entry *slots = a.cq.slots;
         uint32_t head = atomic_load(&a.cq.ctl->head), n = a.cq.size;
         if (lie == 0) /* more than there is */
@@ -195,7 +195,7 @@ TEST(lies_about_what_was_taken)
             slots[i] = e;
         }
         raw_gone(&a);
-        turns(3);
+        iterations(3);
         CHECK(raw_alive(&b));
         shut(peer, 2);
         raw_finish(&b);
@@ -222,9 +222,9 @@ TEST(a_listener_is_kept)
     listen_at(&a, 0, 8, true);
     dial(peer, 2);
     CHECK_EQ(sim_put(peer[0], "question", 8), 8);
-    turns(3);
+    iterations(3);
     raw_gone(&a);
-    turns(3);
+    iterations(3);
     CHECK_EQ(ffl_instance_sockets(lab.in), 1);
     dial(peer + 2, 1);
     raw_attach(&b);
@@ -234,16 +234,16 @@ TEST(a_listener_is_kept)
     while (e.op != FFL_OP_RECV) {
         raw_give(&b, e.buf);
         while (!raw_next(&b, &e))
-            turns(1);
+            iterations(1);
     }
     CHECK_EQ(e.handle, first);
     CHECK_EQ(e.arg, 8);
     raw_give(&b, e.buf);
-    turns(3);
+    iterations(3);
     CHECK_EQ(ffl_instance_sockets(lab.in), 4);
     shut(peer, 3);
     raw_gone(&b);
-    turns(3);
+    iterations(3);
     CHECK_EQ(ffl_instance_sockets(lab.in), 1); /* b's, in its turn */
     lab_stop();
 }
@@ -258,12 +258,12 @@ TEST(its_time_is_up)
     listen_at(&a, 0, 8, true);
     dial(peer, 1);
     raw_gone(&a);
-    turns(3);
+    iterations(3);
     while (ffl_instance_sockets(lab.in))
-        (void)turn();
+        (void)iterate();
     CHECK(sim_take(peer[0], got, sizeof(got)) <= 0); /* nobody came for it */
     CHECK(sim_dial("10.0.0.1", 80) >= 0);            /* refused, or it would be answered */
-    turns(3);
+    iterations(3);
     CHECK_EQ(ffl_instance_sockets(lab.in), 0);
     shut(peer, 1);
     lab_stop();
@@ -278,7 +278,7 @@ TEST(few_are_kept)
     for (uint32_t h = 0; h < 100; h++)
         listen_at_port(&a, h, 1000 + (int)h, 1, true);
     raw_gone(&a);
-    turns(3);
+    iterations(3);
     CHECK_EQ(ffl_instance_sockets(lab.in), 64);
     lab_stop();
 }
@@ -290,10 +290,10 @@ TEST(it_is_not_kept_in_a_drain)
     raw_attach(&a);
     listen_at(&a, 0, 8, true);
     raw_gone(&a);
-    turns(3);
+    iterations(3);
     CHECK_EQ(ffl_instance_sockets(lab.in), 1);
     ffl_instance_drain(lab.in);
-    CHECK(turn() < 0 || turn() < 0);
+    CHECK(iterate() < 0 || iterate() < 0);
     lab_stop();
 }
 
@@ -312,15 +312,15 @@ static struct ffl_client *attach(void)
 
 static int listen_on(struct ffl_client *c, struct ffl_addr *a)
 {
-    struct ffl_names names;
+    struct ffl_addresses addresses;
     int on = 1, h = ffl_client_socket(c, AF_INET, SOCK_STREAM, 0, 0);
     CHECK(h >= 0);
     CHECK_EQ(ffl_client_setsockopt(c, h, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)), 0);
     CHECK_EQ(ffl_client_bind(c, h, a), 0);
     CHECK_EQ(ffl_client_listen(c, h, 128, 0), 0);
     CHECK_EQ(ffl_client_accepting(c, h, 16, FFL_F_ARM_NEW), 0);
-    CHECK_EQ(ffl_client_names(c, h, &names), 0);
-    *a = names.local;
+    CHECK_EQ(ffl_client_addresses(c, h, &addresses), 0);
+    *a = addresses.local;
     return h;
 }
 
@@ -408,7 +408,7 @@ TEST(a_session_ends_with_all_under_way)
     leave_some(false, true);
 }
 
-/* ---- a connect that is under way when its socket is handed on --------------------------------- */
+/* ---- a connect that is under way when its socket is handed on -------------------------------- */
 
 /* Until `kind` of `h` comes; its arg. */
 static int64_t wait_for(struct ffl_client *c, int h, unsigned kind)

@@ -163,7 +163,7 @@ static void lie_cq_head(struct raw *r)
     /* seen when the instance looks: when its own copy shows the ring full */
     atomic_store(&r->cq.ctl->head, r->cq.head + 100000);
     for (uint32_t i = 0; i < r->cq.size + 2; i++)
-        raw_op(r, FFL_OP_NOP, 0, 0, 0), (void)(i % 512 == 511 ? turn() : 0);
+        raw_op(r, FFL_OP_NOP, 0, 0, 0), (void)(i % 512 == 511 ? iterate() : 0);
 }
 static void lie_rxfree_foreign(struct raw *r)
 {
@@ -256,7 +256,7 @@ TEST(r7_each_lie_ends_its_session_only)
             FAIL("'%s' was not seen", lies[i].name);
         raw_gone(&r);
         sim_shut(peer);
-        turns(3);
+        iterations(3);
         if (ffl_instance_sockets(lab.in) != sockets || test_open_fds() != fds)
             FAIL("'%s' left %u sockets for %u, %d descriptors for %d", lies[i].name,
                  ffl_instance_sockets(lab.in), sockets, test_open_fds(), fds);
@@ -325,7 +325,7 @@ TEST(r7_lost_memory)
         CHECK(!raw_alive(&r));
         raw_gone(&r);
         sim_shut(peer);
-        turns(3);
+        iterations(3);
         CHECK_EQ(ffl_instance_sockets(lab.in), sockets);
         CHECK_EQ(test_open_fds(), fds);
     }
@@ -414,12 +414,12 @@ static void fuzz(uint64_t seed, int rounds, void (*more)(struct raw *r, uint64_t
             if (more)
                 more(&r, &seed);
             ffl_sim_advance(sim, 1000);
-            alarm(20); /* no turn may hang */
-            (void)turn();
+            alarm(20); /* no iteration may hang */
+            (void)iterate();
         }
         neighbour_works(&n);
         raw_gone(&r);
-        turns(2);
+        iterations(2);
         CHECK_EQ(ffl_instance_sockets(lab.in), sockets);
     }
     CHECK_EQ(sessions, rounds);
@@ -487,7 +487,7 @@ TEST(handshake_garbage)
         int s = lab_dial();
         int extra[2] = {s, s};
         CHECK_EQ(ffl_msg_send(s, junk, len, extra, i % 5 == 0 ? 2 : 0), len);
-        turns(3);
+        iterations(3);
         struct ffl_reply reply;
         int rc = ffl_msg_recv(s, &reply, sizeof(reply), NULL, NULL);
         if (rc > 0) {
@@ -530,11 +530,11 @@ TEST(handshake_answers)
     CHECK_EQ(b.map.geo.max_sockets, 1);
     CHECK_EQ(raw_try(&r, &h), FFL_REPLY_QUOTA);
     raw_gone(&b);
-    turns(3);
+    iterations(3);
     CHECK_EQ(raw_try(&r, &h), FFL_REPLY_OK); /* its place is free again */
     raw_gone(&a);
     raw_gone(&r);
-    turns(3);
+    iterations(3);
     CHECK_EQ(ffl_instance_sessions(lab.in), 0);
     lab_stop();
 }
@@ -617,13 +617,13 @@ TEST(handshake_silence)
     neighbour_start(&n);
     for (int i = 0; i < 200; i++) {
         s[i] = lab_dial();
-        (void)turn();
+        (void)iterate();
         if (i % 50 == 0)
             neighbour_works(&n);
     }
     for (int i = 0; i < 200; i++)
         close(s[i]);
-    turns(5);
+    iterations(5);
     struct raw r;
     raw_attach(&r);
     raw_gone(&r);
@@ -637,7 +637,7 @@ static void bring(const struct ffl_ticket *t, int ends[2])
     struct ffl_ticket_msg m = {.what = FFL_TICKET_CONNECT};
     CHECK_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
     CHECK_EQ(ffl_msg_send(t->fd, &m, sizeof(m), &ends[1], 1), sizeof(m));
-    turns(2);
+    iterations(2);
 }
 
 /* Closing its descriptor is not enough for the instance to be rid of a socket that we have too: it
@@ -660,17 +660,17 @@ TEST(ticket_with_kept_copies)
         bring(&t, ends);
         hello.kind = kind;
         CHECK_EQ(ffl_msg_send(ends[0], &hello, sizeof(hello), NULL, 0), sizeof(hello));
-        turns(3);
+        iterations(3);
         CHECK(recv(ends[0], text, sizeof(text), 0) > 0);
         close(ends[0]);
-        turns(3);
+        iterations(3);
         neighbour_works(&n);
         close(ends[1]);
         CHECK_EQ(ffl_msg_send(t.fd, &h, sizeof(h), &t.fd, 1),
                  sizeof(h)); /* no message of a ticket */
-        turns(3);
+        iterations(3);
         close(t.fd);
-        turns(3);
+        iterations(3);
         CHECK_EQ(lab_sessions(), 1);
         CHECK_EQ(lab.in->ledger.n[CHARGE_TICKET], 0);
         lab_settled(fds);
@@ -694,12 +694,12 @@ TEST(ticket_with_a_socket_that_blocks)
         ;
     CHECK_EQ(fcntl(ends[1], F_SETFL, 0), 0);
     CHECK_EQ(ffl_msg_send(ends[0], &h, sizeof(h), NULL, 0), sizeof(h));
-    turns(3);
+    iterations(3);
     neighbour_works(&n);
     close(ends[0]);
     close(ends[1]);
     close(t.fd);
-    turns(3);
+    iterations(3);
     neighbour_end(&n);
 }
 
@@ -720,20 +720,20 @@ TEST(ticket_of_somebody_else)
         guess.key += i == 2 ? 0 : 1u << i;
         guess.id += i == 2; /* there is none: nothing to guess */
         raw_export(&r, 0, &guess);
-        turns(3);
+        iterations(3);
         CHECK_EQ(raw_alive(&r), i == 2);
         raw_gone(&r);
-        turns(3);
+        iterations(3);
         struct ffl_import in = {.key = t.key, .ticket = t.id, .handle = 0};
         raw_attach(&r);
         raw_put(&r, (struct ffl_entry){
                         .op = FFL_OP_IMPORT, .handle = 3, .buf = raw_arg(&r, &in, sizeof(in))});
         CHECK_EQ(raw_expect(&r, FFL_OP_IMPORT, 3).arg, -ENOENT);
         raw_gone(&r);
-        turns(3);
+        iterations(3);
     }
     close(t.fd);
-    turns(3);
+    iterations(3);
     neighbour_works(&n);
     neighbour_end(&n);
 }
@@ -762,13 +762,13 @@ TEST(ticket_that_is_stuffed)
     unsigned sockets = sim_sockets();
     for (int i = 0; i < 500; i++) {
         raw_export(&r, 0, &t);
-        turns(2);
+        iterations(2);
     }
     CHECK_EQ(sim_sockets(), sockets + 1);
     CHECK(raw_alive(&r));
     raw_gone(&r);
     close(t.fd);
-    turns(3);
+    iterations(3);
     neighbour_works(&n);
     neighbour_end(&n);
 }
@@ -787,13 +787,13 @@ TEST(ticket_that_talks_without_end)
     while (ffl_msg_send(t.fd, &m, sizeof(m), NULL, 0) > 0)
         sent++;
     CHECK(sent > 40);
-    lab.in->ctl_due = 0; /* it looks in this turn */
-    (void)turn();
+    lab.in->ctl_due = 0; /* it looks in this iteration */
+    (void)iterate();
     CHECK_EQ(ioctl(t.fd, SIOCOUTQ, &unread), 0);
     CHECK(unread > 0);
     neighbour_works(&n);
     close(t.fd);
-    turns(sent);
+    iterations(sent);
     CHECK_EQ(lab.in->ledger.n[CHARGE_TICKET], 0);
     neighbour_end(&n);
 }
@@ -814,11 +814,11 @@ TEST(tickets_without_number)
         n++;
     CHECK_EQ(n, 75);
     close(t[0].fd);
-    turns(3);
+    iterations(3);
     CHECK(lab_ticket(&t[0]));
     for (size_t i = 0; i < n; i++)
         close(t[i].fd);
-    turns(50);
+    iterations(50);
     CHECK_EQ(lab.in->ledger.n[CHARGE_TICKET], 0);
     neighbour_works(&good);
     neighbour_end(&good);
@@ -839,9 +839,9 @@ TEST(log_that_is_flooded)
     for (int i = 0; i < 20000; i++) {
         raw_export(&r, 0, &(struct ffl_ticket){.id = 99});
         if (i % 100 == 99)
-            turns(1);
+            iterations(1);
     }
-    turns(3);
+    iterations(3);
     time_t took = time(NULL) - began;
     ffl_log_open(-1, FFL_LOG_ERROR);
     rewind(log);
@@ -1028,7 +1028,7 @@ TEST(r7_client_survives_a_lying_instance)
             use_client(f.c, &seed);
             if (test_random(&seed) % 2) {
                 ffl_ring_put_entry(&f.cq, random_completion(&f, &seed));
-                ffl_ring_publish(&f.cq);
+                ffl_ring_commit(&f.cq);
             }
             uint32_t x = test_random(&seed);
             if (x % 37 == 0)
@@ -1037,10 +1037,10 @@ TEST(r7_client_survives_a_lying_instance)
                 atomic_store(&f.map.seg->ring[x / 41 % FFL_RINGS].tail, test_random(&seed));
             if (x % 29 == 0) {
                 ffl_ring_put_id(&f.txfree, test_random(&seed) % 3);
-                ffl_ring_publish(&f.txfree);
+                ffl_ring_commit(&f.txfree);
             }
         }
-        dead += ffl_client_dead(f.c) == -EPROTO;
+        dead += ffl_client_detached(f.c) == -EPROTO;
         fake_end(&f);
     }
     CHECK(dead > 0);
@@ -1076,7 +1076,7 @@ TEST(client_imports_a_connect_that_has_ended)
                                                  .buf = FFL_NO_BUF});
     ffl_ring_put_entry(
         &f.cq, (struct ffl_entry){.op = FFL_OP_CONNECT, .handle = q.handle, .buf = FFL_NO_BUF});
-    ffl_ring_publish(&f.cq);
+    ffl_ring_commit(&f.cq);
     CHECK_EQ(write(f.bells[0], &one, sizeof(one)), sizeof(one));
     pthread_join(f.thread, NULL);
     CHECK_EQ(f.rc, (int)q.handle);
@@ -1109,7 +1109,7 @@ static const struct completion_lie {
      {.op = FFL_OP_ACCEPT, .arg = 16, .buf = FFL_NO_BUF},
      false},
     {"names in a buffer out of range", {.op = FFL_OP_CONNECT, .buf = 0x2fffffff}, false},
-    {"an answer in a buffer out of range", {.op = FFL_OP_NAMES, .buf = 0x2fffffff}, false},
+    {"an answer in a buffer out of range", {.op = FFL_OP_ADDRESSES, .buf = 0x2fffffff}, false},
     {"the end of a socket that was not closed", {.op = FFL_OP_CLOSED, .buf = FFL_NO_BUF}, false},
 };
 
@@ -1125,9 +1125,9 @@ TEST(r7_each_lie_of_an_instance_is_seen)
         CHECK_EQ(ffl_client_wait(f.c, ev, 8, -1, 0), 0);
         for (int k = 0; k <= lie->twice; k++)
             ffl_ring_put_entry(&f.cq, lie->e);
-        ffl_ring_publish(&f.cq);
+        ffl_ring_commit(&f.cq);
         (void)ffl_client_wait(f.c, ev, 8, -1, 0);
-        if (ffl_client_dead(f.c) != -EPROTO)
+        if (ffl_client_detached(f.c) != -EPROTO)
             FAIL("%s: not seen", lie->name);
         fake_end(&f);
     }
@@ -1136,9 +1136,9 @@ TEST(r7_each_lie_of_an_instance_is_seen)
         struct fake f;
         fake_session(&f);
         ffl_ring_put_id(&f.txfree, ids[i]);
-        ffl_ring_publish(&f.txfree);
+        ffl_ring_commit(&f.txfree);
         (void)ffl_client_wait(f.c, ev, 8, -1, 0);
-        CHECK_EQ(ffl_client_dead(f.c), -EPROTO);
+        CHECK_EQ(ffl_client_detached(f.c), -EPROTO);
         fake_end(&f);
     }
     for (int ring = FFL_CQ; ring <= FFL_TXFREE; ring++) {
@@ -1146,7 +1146,7 @@ TEST(r7_each_lie_of_an_instance_is_seen)
         fake_session(&f);
         atomic_store(&f.map.seg->ring[ring].tail, 100000);
         (void)ffl_client_wait(f.c, ev, 8, -1, 0);
-        CHECK_EQ(ffl_client_dead(f.c), -EPROTO);
+        CHECK_EQ(ffl_client_detached(f.c), -EPROTO);
         fake_end(&f);
     }
 }

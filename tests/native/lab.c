@@ -18,7 +18,7 @@ void lab_defaults(const char *stack)
     ffl_instance_opts_default(&lab.o);
     lab.o.stack = ffl_stack_find(stack);
     CHECK(lab.o.stack);
-    lab.o.slice_ns = 3600 * FFL_NS_PER_SEC; /* stepped: a turn does what there is to do */
+    lab.o.slice_ns = 3600 * FFL_NS_PER_SEC; /* stepped: an iteration does what there is to do */
     lab.o.max_sockets = 256;
     lab.o.pool_kib = 1024;
     lab.o.spin_us = 0;
@@ -81,23 +81,23 @@ void lab_stop(void)
     sim = NULL;
 }
 
-int64_t turn(void)
+int64_t iterate(void)
 {
     lab.in->ctl_due = 0; /* every turn looks at the control epoll, whatever the real clock says */
-    return ffl_instance_turn(lab.in);
+    return ffl_instance_iterate(lab.in);
 }
 
-void turns(int n)
+void iterations(int n)
 {
     for (int i = 0; i < n; i++)
-        (void)turn();
+        (void)iterate();
 }
 
 void step(int64_t ns, int n)
 {
     for (int i = 0; i < n; i++) {
         ffl_sim_advance(sim, ns);
-        (void)turn();
+        (void)iterate();
     }
 }
 
@@ -118,7 +118,7 @@ struct ffl_client *lab_attach_stepped(void)
     CHECK_EQ(pthread_create(&t, NULL, attach_thread, &c), 0);
     for (struct timespec ts;
          clock_gettime(CLOCK_REALTIME, &ts), pthread_timedjoin_np(t, NULL, &ts);)
-        (void)turn();
+        (void)iterate();
     return c;
 }
 
@@ -143,7 +143,7 @@ int raw_try(struct raw *r, const struct ffl_hello *h)
     r->sock = lab_dial();
     CHECK_EQ(ffl_msg_send(r->sock, h, sizeof(*h), NULL, 0), sizeof(*h));
     for (int i = 0; i < 10 && rc == -EAGAIN; i++) {
-        (void)turn();
+        (void)iterate();
         n = FFL_ATTACH_FDS;
         rc = ffl_msg_recv(r->sock, &reply, sizeof(reply), fds, &n);
     }
@@ -175,7 +175,7 @@ bool lab_ticket(struct ffl_ticket *t)
     struct ffl_reply reply;
     int s = lab_dial();
     CHECK_EQ(ffl_msg_send(s, &h, sizeof(h), NULL, 0), sizeof(h));
-    turns(3);
+    iterations(3);
     if (ffl_msg_recv(s, &reply, sizeof(reply), NULL, NULL) != sizeof(reply) || reply.status) {
         close(s);
         return false;
@@ -219,7 +219,7 @@ void raw_gone(struct raw *r)
 bool raw_alive(struct raw *r)
 {
     char c;
-    turns(3);
+    iterations(3);
     ssize_t n = recv(r->sock, &c, 1, MSG_DONTWAIT | MSG_PEEK);
     return n < 0 && errno == EAGAIN;
 }
@@ -256,7 +256,7 @@ void raw_put(struct raw *r, struct ffl_entry e)
 {
     CHECK(ffl_ring_room(&r->sq, 1) > 0);
     ffl_ring_put_entry(&r->sq, e);
-    ffl_ring_publish(&r->sq);
+    ffl_ring_commit(&r->sq);
 }
 
 int raw_avail(struct raw *r)
@@ -281,7 +281,7 @@ void raw_give(struct raw *r, uint32_t buf)
         return;
     CHECK(ffl_ring_room(&r->rxfree, 1) > 0);
     ffl_ring_put_id(&r->rxfree, buf);
-    ffl_ring_publish(&r->rxfree);
+    ffl_ring_commit(&r->rxfree);
 }
 
 struct ffl_entry raw_expect(struct raw *r, enum ffl_op op, uint32_t handle)
@@ -290,7 +290,7 @@ struct ffl_entry raw_expect(struct raw *r, enum ffl_op op, uint32_t handle)
     for (int i = 0; !raw_next(r, &e); i++) {
         if (i == 20)
             FAIL("no completion, waiting for op %d of handle %u", op, handle);
-        (void)turn();
+        (void)iterate();
     }
     if (e.op != op || e.handle != handle)
         FAIL("completion op %u of handle %u, arg %d, not op %d of %u", e.op, e.handle, e.arg, op,
@@ -301,7 +301,7 @@ struct ffl_entry raw_expect(struct raw *r, enum ffl_op op, uint32_t handle)
 void raw_nothing(struct raw *r)
 {
     struct ffl_entry e;
-    turns(4);
+    iterations(4);
     if (raw_next(r, &e))
         FAIL("an unexpected completion: op %u of handle %u, arg %d", e.op, e.handle, e.arg);
 }
@@ -340,7 +340,7 @@ void raw_listen(struct raw *r, uint32_t handle, const char *ip, int port, uint32
     raw_give(r, e.buf);
     if (credits)
         raw_op(r, FFL_OP_ARM, handle, (int32_t)credits, flags);
-    turns(2);
+    iterations(2);
 }
 
 void raw_connect(struct raw *r, uint32_t handle, const char *ip, int port)
@@ -360,7 +360,7 @@ void raw_send(struct raw *r, uint32_t handle, const void *data, size_t len)
 void raw_finish(struct raw *r)
 {
     raw_gone(r);
-    turns(3);
+    iterations(3);
     CHECK_EQ(ffl_instance_sessions(lab.in), 0);
     CHECK_EQ(ffl_instance_sockets(lab.in), 0);
     lab_stop();
@@ -461,7 +461,7 @@ void neighbour_works(struct neighbour *n)
     CHECK(memcmp(raw_rx(&n->r, e.buf), text, (size_t)len) == 0);
     raw_send(&n->r, n->h, raw_rx(&n->r, e.buf), (size_t)len);
     raw_give(&n->r, e.buf);
-    turns(2);
+    iterations(2);
     CHECK_EQ(sim_take(n->peer, back, sizeof(back)), len);
     CHECK(memcmp(text, back, (size_t)len) == 0);
 }
@@ -471,7 +471,7 @@ void neighbour_end(struct neighbour *n)
     CHECK(raw_alive(&n->r));
     sim_shut(n->peer);
     raw_gone(&n->r);
-    turns(3);
+    iterations(3);
     CHECK_EQ(ffl_instance_sessions(lab.in), 0);
     CHECK_EQ(ffl_instance_sockets(lab.in), 0);
     lab_stop();

@@ -2,7 +2,7 @@
  * lab.h - an instance in the test's own process, and applications to put to it.
  *
  * Callers: rules.c, hostile.c, faults.c. Two ways to run it:
- *   stepped   the test's thread calls turn(); with the sim stack's manual clock all is deterministic.
+ *   stepped   the test's thread calls iterate(); with the sim stack's manual clock all is deterministic.
  *             The application is a `struct raw`: it writes the rings itself, so it can also lie.
  *   running   ffl_instance_run in a thread of its own, for the client library, whose calls wait.
  * Remote peers are played through the stack's own operations (`sim`) or the kernel's sockets.
@@ -47,11 +47,11 @@ int lab_dial(void);          /* a connection to its unix socket, non-blocking */
 unsigned lab_sessions(void); /* from any thread, as the stats page has it */
 void lab_stop(void);
 
-int64_t turn(void); /* one turn, stepped */
-void turns(int n);  /* several */
+int64_t iterate(void);  /* one iteration, stepped */
+void iterations(int n); /* several */
 /* A real client beside a stepped instance: only calls that do not wait may be used then. */
 struct ffl_client *lab_attach_stepped(void);
-void step(int64_t ns, int n); /* n turns, the sim's clock moving by ns before each */
+void step(int64_t ns, int n); /* n iterations, the sim's clock moving by ns before each */
 
 /* ---- a raw application --------------------------------------------------------------------- */
 
@@ -75,7 +75,7 @@ void raw_finish(struct raw *r);
 bool raw_rung(int bell);       /* was the doorbell rung since the last look? */
 bool raw_alive(struct raw *r); /* has the instance kept the session? */
 
-void raw_put(struct raw *r, struct ffl_entry e); /* writes and publishes; fails on a full SQ */
+void raw_put(struct raw *r, struct ffl_entry e); /* writes and commits; fails on a full SQ */
 uint32_t raw_arg(struct raw *r, const void *data, size_t len); /* a transmit buffer with it */
 void *raw_tx(struct raw *r, uint32_t buf);
 const void *raw_rx(const struct raw *r, uint32_t buf);
@@ -83,9 +83,9 @@ bool raw_next(struct raw *r, struct ffl_entry *e); /* the next completion, if th
 void raw_give(struct raw *r, uint32_t buf);        /* a receive buffer back */
 int raw_avail(struct raw *r);
 
-/* The next completion after as many turns as it takes; fails if it is not `op` of `handle`. */
+/* The next completion after as many iterations as it takes; fails if it is not `op` of `handle`. */
 struct ffl_entry raw_expect(struct raw *r, enum ffl_op op, uint32_t handle);
-void raw_nothing(struct raw *r); /* a few turns bring no completion */
+void raw_nothing(struct raw *r); /* a few iterations bring no completion */
 
 void raw_socket(struct raw *r, uint32_t handle, int type);
 void raw_listen(struct raw *r, uint32_t handle, const char *ip, int port, uint32_t credits,

@@ -130,7 +130,7 @@ TEST(sessions_of_one_user)
     CHECK_EQ(seteuid(0), 0);
     while (n > 0)
         raw_gone(&r[--n]);
-    turns(3);
+    iterations(3);
     raw_finish(&other);
 }
 
@@ -140,7 +140,7 @@ static uint32_t sockets(struct raw *r, uint32_t most)
     struct ffl_entry e;
     for (uint32_t h = 0; h < most; h++) {
         raw_socket(r, h, SOCK_STREAM);
-        turns(1);
+        iterations(1);
         if (raw_next(r, &e)) {
             CHECK_EQ(e.arg, -EMFILE);
             return h;
@@ -168,7 +168,7 @@ TEST(descriptors_of_one_session)
     raw_attach(&b);
     CHECK(sockets(&b, 256) >= all / 8);
     raw_gone(&b);
-    turns(3);
+    iterations(3);
     raw_finish(&a);
 }
 
@@ -188,7 +188,7 @@ TEST(memory_for_what_is_given_back)
         raw_put(&r, (struct ffl_entry){.op = FFL_OP_UNREAD,
                                        .arg = sizeof(much),
                                        .buf = raw_arg(&r, much, sizeof(much))});
-        turns(1);
+        iterations(1);
         n++;
     }
     CHECK_EQ(e.op, FFL_OP_ERROR); /* the socket has lost some */
@@ -199,7 +199,7 @@ TEST(memory_for_what_is_given_back)
         raw_put(&r, (struct ffl_entry){.op = FFL_OP_UNREAD,
                                        .arg = sizeof(much),
                                        .buf = raw_arg(&r, much, sizeof(much))});
-        turns(1);
+        iterations(1);
     }
     CHECK(raw_alive(&r));
     raw_op(&r, FFL_OP_CLOSE, 0, 0, FFL_F_ABORT);
@@ -220,10 +220,10 @@ TEST(references_in_tickets_count)
     CHECK(lab_ticket(&t));
     CHECK_EQ(lab.in->ledger.n[CHARGE_SOCKET], 1);
     raw_export(&r, 0, &t);
-    turns(2);
+    iterations(2);
     CHECK_EQ(lab.in->ledger.n[CHARGE_SOCKET], 2);
     close(t.fd);
-    turns(3);
+    iterations(3);
     CHECK_EQ(lab.in->ledger.n[CHARGE_SOCKET], 1);
     raw_finish(&r);
     (void)t;
@@ -265,10 +265,10 @@ TEST(a_guess_at_a_tickets_key_ends_the_session)
             guess.key ^= 1ull << bit;
             CHECK(!survives(&r, &guess, import));
             raw_gone(&r);
-            turns(3);
+            iterations(3);
         }
     close(t.fd);
-    turns(3);
+    iterations(3);
     lab_stop();
 }
 
@@ -291,14 +291,14 @@ TEST(no_descriptor_for_a_peer)
         rl.rlim_cur = (rlim_t)held[n - 1] + 1;
         CHECK_EQ(setrlimit(RLIMIT_NOFILE, &rl), 0);
     }
-    turns(2);
+    iterations(2);
     CHECK_EQ(ffl_msg_recv(s, &reply, sizeof(reply), NULL, NULL), sizeof(reply));
     CHECK_EQ(reply.status, FFL_REPLY_NOMEM);
     CHECK(strstr(reply.why, "ulimit"));
-    CHECK(turn() > 0); /* it may sleep */
+    CHECK(iterate() > 0); /* it may sleep */
     while (n > 0)
         close(held[--n]);
     close(s);
-    turns(2);
+    iterations(2);
     lab_stop();
 }

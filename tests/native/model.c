@@ -64,12 +64,12 @@ EXPORT int model_drain(struct model *m)
     return ffl_fifo_drain(&m->over, &m->producer);
 }
 
-EXPORT void model_publish(struct model *m, int quiet)
+EXPORT void model_commit(struct model *m, int quiet)
 {
     if (quiet)
-        ffl_ring_publish_quiet(&m->producer);
+        ffl_ring_commit_quiet(&m->producer);
     else
-        ffl_ring_publish(&m->producer);
+        ffl_ring_commit(&m->producer);
 }
 
 EXPORT int model_avail(struct model *m)

@@ -38,14 +38,14 @@ static struct ffl_client *attach(void)
 
 static int listener(struct ffl_client *c, struct ffl_addr *a)
 {
-    struct ffl_names names;
+    struct ffl_addresses addresses;
     *a = addr4("127.0.0.1", 0);
     int h = ffl_client_socket(c, AF_INET, SOCK_STREAM, 0, 0);
     CHECK_EQ(ffl_client_bind(c, h, a), 0);
     CHECK_EQ(ffl_client_listen(c, h, 128, FFL_F_NODELAY), 0);
     CHECK_EQ(ffl_client_accepting(c, h, 64, FFL_F_ARM_NEW), 0);
-    CHECK_EQ(ffl_client_names(c, h, &names), 0);
-    *a = names.local;
+    CHECK_EQ(ffl_client_addresses(c, h, &addresses), 0);
+    *a = addresses.local;
     return h;
 }
 
@@ -76,7 +76,7 @@ static void work(_Atomic uint64_t *count)
                 CHECK_EQ(ffl_client_send(c, (int)ev[i].handle, text, ev[i].arg), ev[i].arg);
                 atomic_fetch_add(count, ev[i].arg);
             } else
-                CHECK(ev[i].kind != FFL_EV_DOWN);
+                CHECK(ev[i].kind != FFL_EV_LOST);
         }
     }
 }
@@ -180,7 +180,7 @@ static void be_hostile(void)
         while (poll(&p, 1, 0) == 0) {
             for (int i = 0; i < 8 && ffl_ring_room(&c->ch.out, 1) > 0; i++)
                 ffl_ring_put_entry(&c->ch.out, some_entry(&seed));
-            ffl_ring_publish(&c->ch.out);
+            ffl_ring_commit(&c->ch.out);
             (void)client_ring(c->inst_bell);
         }
         ffl_client_detach(c);

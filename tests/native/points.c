@@ -12,7 +12,7 @@ const char *const point_names[POINTS] = {"memory",     "descriptor",  "mapping",
 static struct plan plan;
 static _Atomic unsigned crossed, failed;
 static _Atomic bool armed;
-static _Thread_local bool in_turn;
+static _Thread_local bool in_iteration;
 
 void points_arm(const struct plan *p)
 {
@@ -31,7 +31,7 @@ unsigned points_end(void)
 static bool crossing(enum point p)
 {
     if (!armed || (plan.p != p && plan.p != POINT_DEATH) ||
-        !(plan.turns ? in_turn : pthread_equal(plan.who, pthread_self())))
+        !(plan.iterations ? in_iteration : pthread_equal(plan.who, pthread_self())))
         return false;
     unsigned n = crossed++;
     if (n < plan.skip || n - plan.skip >= plan.times)
@@ -86,12 +86,12 @@ ssize_t __wrap_write(int fd, const void *p, size_t n)
     return n == sizeof(uint64_t) && crossing(POINT_BELL) ? (ssize_t)n : __real_write(fd, p, n);
 }
 
-int64_t __real_ffl_instance_turn(void *in);
-int64_t __wrap_ffl_instance_turn(void *in)
+int64_t __real_ffl_instance_iterate(void *in);
+int64_t __wrap_ffl_instance_iterate(void *in)
 {
-    in_turn = true;
-    int64_t next = __real_ffl_instance_turn(in);
-    in_turn = false;
+    in_iteration = true;
+    int64_t next = __real_ffl_instance_iterate(in);
+    in_iteration = false;
     return next;
 }
 

@@ -4,7 +4,7 @@
  * Callers: exhaust.c. The points are calls that cross a border (memory, descriptors, mappings, the
  * pools, the doorbells, the stack), replaced when the test is linked (--wrap, CMakeLists.txt): the
  * product has no trace of them. One plan at a time: at point `p`, let `skip` crossings pass, then
- * fail `times`. Where: on one thread, or, with `turns`, in an instance's stepped turns alone.
+ * fail `times`. Where: on one thread, or, with `iterations`, in an instance's stepped iterations alone.
  */
 #ifndef FFL_TEST_POINTS_H
 #define FFL_TEST_POINTS_H
@@ -29,8 +29,8 @@ extern const char *const point_names[POINTS];
 struct plan {
     enum point p;
     unsigned skip, times;
-    pthread_t who; /* with `turns`: not looked at */
-    bool turns;
+    pthread_t who; /* with `iterations`: not looked at */
+    bool iterations;
 };
 
 void points_arm(const struct plan *plan);

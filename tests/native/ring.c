@@ -57,9 +57,9 @@ TEST(fill_and_drain)
         ffl_ring_put_entry(&p, entry(i));
     }
     CHECK_EQ(ffl_ring_room(&p, 1), 0);
-    CHECK_EQ(ffl_ring_avail(&c), 0); /* nothing is visible before the publish */
+    CHECK_EQ(ffl_ring_avail(&c), 0); /* nothing is visible before the commit */
     CHECK(!ffl_ring_pending(&c));
-    ffl_ring_publish(&p);
+    ffl_ring_commit(&p);
     CHECK(ffl_ring_pending(&c));
     CHECK_EQ(ffl_ring_avail(&c), SLOTS);
     for (uint32_t i = 0; i < SLOTS; i++)
@@ -98,7 +98,7 @@ TEST(counters_wrap)
     while (in < 5000) {
         while (ffl_ring_room(&p, 1) > 0)
             ffl_ring_put_entry(&p, entry(out++));
-        ffl_ring_publish(&p);
+        ffl_ring_commit(&p);
         for (int n = ffl_ring_avail(&c); n > 0; n--)
             check_entry(ffl_ring_get_entry(&c), in++);
         ffl_ring_consumed(&c);
@@ -170,9 +170,9 @@ static void *produce(void *arg)
         for (; room > 0 && batch > 0 && i < MANY; room--, batch--)
             ffl_ring_put_entry(&p, entry(i++));
         if (i & 8)
-            ffl_ring_publish(&p);
+            ffl_ring_commit(&p);
         else
-            ffl_ring_publish_quiet(&p);
+            ffl_ring_commit_quiet(&p);
     }
     return NULL;
 }
@@ -211,7 +211,7 @@ static void *produce_ids(void *arg)
             sched_yield();
         for (; room > 0 && i < MANY; room--)
             ffl_ring_put_id(&p, i++ * 7);
-        ffl_ring_publish(&p);
+        ffl_ring_commit(&p);
     }
     return NULL;
 }

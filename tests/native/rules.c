@@ -47,7 +47,7 @@ TEST(r1_operations_take_effect_in_order)
     raw_op(&r, FFL_OP_SHUTDOWN, h, SHUT_WR, 0);
     int n = -EAGAIN;
     for (int i = 0; i < 1000 && n == -EAGAIN; i++) {
-        (void)turn();
+        (void)iterate();
         n = drain_peer(peer, &got);
     }
     CHECK_EQ(n, 0); /* the end of the stream, after all of it */
@@ -81,7 +81,7 @@ TEST(r1_completions_keep_stream_order)
                 CHECK_EQ(ffl_sim_ops.shutdown(sim, peer, SHUT_WR), 0);
         }
         if (test_random(&seed) % 3 == 0)
-            (void)turn();
+            (void)iterate();
         while (raw_next(&r, &e)) {
             CHECK(e.op == FFL_OP_RECV && e.handle == h);
             CHECK(!end); /* the end comes after the data, once */
@@ -115,12 +115,12 @@ TEST(r1_closed_is_last)
     CHECK_EQ(sim_put(peer, data, 500), 500);
     raw_send(&r, h, data, sizeof(data));
     raw_op(&r, FFL_OP_CLOSE, h, 0, 0);
-    turns(5);
+    iterations(5);
     while (raw_next(&r, &e)) /* what was read ahead before the close, but not CLOSED */
         CHECK_EQ(e.op, FFL_OP_RECV);
     CHECK_EQ(sim_put(peer, data, 100), 100);
     while (drain_peer(peer, &got) == -EAGAIN && got < sizeof(data))
-        (void)turn();
+        (void)iterate();
     CHECK_EQ(got, sizeof(data));
     e = raw_expect(&r, FFL_OP_CLOSED, h);
     (void)sim_put(peer, data, 100);
@@ -137,7 +137,7 @@ TEST(r1_abort_drops_what_was_not_sent)
     raw_server(&r, "window=1000", 0);
     uint32_t h = raw_accepted(&r, 0, 80, &peer);
     raw_send(&r, h, data, sizeof(data));
-    turns(2);
+    iterations(2);
     raw_op(&r, FFL_OP_CLOSE, h, 0, FFL_F_ABORT);
     (void)raw_expect(&r, FFL_OP_CLOSED, h); /* though the peer reads nothing */
     CHECK_EQ(ffl_instance_sockets(lab.in), 1);
@@ -155,18 +155,18 @@ TEST(r1_handle_is_reused_only_after_closed)
     uint32_t first = raw_accepted(&r, 0, 80, &a);
     raw_send(&r, first, data, sizeof(data));
     raw_op(&r, FFL_OP_CLOSE, first, 0, 0);
-    turns(3);
+    iterations(3);
     uint32_t second = raw_accepted(&r, 0, 80, &b); /* while the first still sends */
     CHECK(second != first);
     while (sim_take(a, sink, sizeof(sink)) > 0)
-        turns(1);
+        iterations(1);
     (void)raw_expect(&r, FFL_OP_CLOSED, first);
-    /* CLOSED of the second and the ACCEPT that reuses its handle, in one turn: in this order */
+    /* CLOSED of the second and the ACCEPT that reuses its handle, in one iteration: in this order */
     raw_op(&r, FFL_OP_CLOSE, second, 0, FFL_F_ABORT);
     c = sim_dial("10.0.0.1", 80);
     bool closed = false;
     for (int i = 0; i < 10; i++) {
-        (void)turn();
+        (void)iterate();
         while (raw_next(&r, &e)) {
             closed |= e.op == FFL_OP_CLOSED && e.handle == second;
             if (e.op == FFL_OP_ACCEPT && (uint32_t)e.arg == second)
@@ -195,7 +195,7 @@ TEST(r1_socket_on_a_handle_that_still_closes)
     peer = sim_answer(l);
     raw_send(&r, 5, data, sizeof(data));
     raw_op(&r, FFL_OP_CLOSE, 5, 0, 0);
-    turns(2);
+    iterations(2);
     CHECK(raw_alive(&r));
     raw_socket(&r, 5, SOCK_STREAM);
     CHECK(!raw_alive(&r));
@@ -214,7 +214,7 @@ TEST(r2_a_socket_that_merely_exists_is_not_read)
     raw_server(&r, "", 0);
     uint32_t h = raw_accepted(&r, 0, 80, &peer);
     CHECK_EQ(sim_put(peer, "waiting", 7), 7);
-    turns(2);
+    iterations(2);
     raw_send(&r, h, "sending is not reading", 22);
     raw_nothing(&r);
     ffl_sim_count(sim, &n);
@@ -267,7 +267,7 @@ TEST(r2_reads_ahead_to_a_cap)
         int n = sim_put(peer, chunk, sizeof(chunk));
         sent += n > 0 ? (uint64_t)n : 0;
         idle = n > 0 ? 0 : idle + 1;
-        (void)turn();
+        (void)iterate();
         CHECK(sent < 1000000);
     }
     while (raw_next(&r, &held[nheld])) {
@@ -314,7 +314,7 @@ TEST(r2_slow_readers_do_not_take_the_whole_pool)
     for (int k = 0; k < 20; k++) {
         for (int i = 0; i < 40; i++)
             (void)sim_put(peer[i], chunk, sizeof(chunk));
-        turns(2);
+        iterations(2);
     }
     while (raw_next(&r, &e)) /* never given back */
         CHECK_EQ(e.op, FFL_OP_RECV);
@@ -340,9 +340,9 @@ TEST(r2_disarm_stops_arm_goes_on)
     raw_server(&r, "", FFL_F_ARM_NEW);
     uint32_t h = raw_accepted(&r, 0, 80, &peer);
     CHECK_EQ(sim_put(peer, "one", 3), 3);
-    turns(3); /* posted, not reaped: delivered on resume before newer data */
+    iterations(3); /* posted, not reaped: delivered on resume before newer data */
     raw_op(&r, FFL_OP_DISARM, h, 0, 0);
-    turns(1);
+    iterations(1);
     CHECK_EQ(sim_put(peer, "two", 3), 3);
     struct ffl_entry e = raw_expect(&r, FFL_OP_RECV, h);
     CHECK(memcmp(raw_rx(&r, e.buf), "one", 3) == 0);
@@ -367,7 +367,7 @@ TEST(r3_consecutive_sends_are_gathered)
     ffl_sim_count(sim, &before);
     for (int i = 0; i < 60; i++)
         raw_send(&r, h, data, sizeof(data));
-    turns(1);
+    iterations(1);
     ffl_sim_count(sim, &after);
     CHECK_EQ(after.sends - before.sends, 1);
     sim_shut(peer);
@@ -383,13 +383,13 @@ TEST(r3_freed_space_wakes)
     raw_server(&r, "window=20000", 0);
     uint32_t h = raw_accepted(&r, 0, 80, &peer);
     raw_send(&r, h, data, sizeof(data));
-    turns(3);
+    iterations(3);
     int before = ffl_ring_avail(&r.txfree);
     (void)raw_rung(r.app_bell);
     ffl_wait_raise(&r.map.seg->waits.app, FFL_WAIT_FREE);
-    turns(3);
+    iterations(3);
     CHECK(!raw_rung(r.app_bell)); /* nothing was freed: the window is closed */
-    for (int got = 0, n; got < 60000; turns(1))
+    for (int got = 0, n; got < 60000; iterations(1))
         if ((n = sim_take(peer, sink, sizeof(sink))) > 0)
             got += n;
     CHECK_EQ(ffl_ring_avail(&r.txfree), before + 1);
@@ -429,9 +429,9 @@ TEST(r3_send_meets_a_reset)
     raw_server(&r, "", 0);
     uint32_t h = raw_accepted(&r, 0, 80, &peer);
     sim_shut(peer);
-    turns(2);
+    iterations(2);
     raw_send(&r, h, data, sizeof(data)); /* taken; the reset comes back */
-    turns(2);
+    iterations(2);
     raw_send(&r, h, data, sizeof(data));
     struct ffl_entry e = raw_expect(&r, FFL_OP_ERROR, h);
     CHECK(e.arg == -EPIPE || e.arg == -ECONNRESET);
@@ -454,7 +454,7 @@ TEST(r3_a_peer_that_is_done_is_sent_everything)
     CHECK_EQ(e.buf, FFL_NO_BUF);
     raw_send(&r, h, data, sizeof(data));
     for (int i = 0; i < 100 && got < sizeof(data); i++) {
-        turns(2);
+        iterations(2);
         CHECK_EQ(drain_peer(peer, &got), -EAGAIN);
     }
     CHECK_EQ(got, sizeof(data));
@@ -507,11 +507,11 @@ static void writers(int count, uint64_t seed, unsigned pool_kib)
     for (int i = 0; i < count; i++) {
         w[i].h = ffl_client_socket(c, AF_INET, SOCK_STREAM, 0, 0);
         CHECK_EQ(ffl_client_connect(c, w[i].h, &a), -EINPROGRESS);
-        turns(3);
+        iterations(3);
         w[i].peer = sim_answer(l);
         w[i].may = true;
     }
-    for (int i = 0; i < 10; i++, turns(1))
+    for (int i = 0; i < 10; i++, iterations(1))
         CHECK(ffl_client_wait(c, ev, 64, -1, 0) >= 0);
     int left = count;
     for (int quiet = 0; left > 0; quiet++) {
@@ -538,14 +538,14 @@ static void writers(int count, uint64_t seed, unsigned pool_kib)
             if (n > 0 && x->got == EACH)
                 left--;
         }
-        turns(test_random(&seed) % 3);
+        iterations(test_random(&seed) % 3);
         int n = test_random(&seed) % 2 ? ffl_client_wait(c, ev, 64, -1, 0) : 0;
         for (int i = 0; i < n; i++)
             for (int k = 0; k < count && ev[i].kind == FFL_EV_WRITABLE; k++)
                 w[k].may |= ev[i].handle == (uint32_t)w[k].h;
     }
     ffl_client_detach(c);
-    turns(3);
+    iterations(3);
     CHECK_EQ(ffl_instance_sockets(lab.in), 0);
     lab_stop();
 }
@@ -569,22 +569,22 @@ TEST(r3_blocked_bytes_are_told)
     (void)raw_rung(r.app_bell);
     ffl_wait_raise(&r.map.seg->waits.app, FFL_WAIT_FREE);
     raw_send(&r, h, data, sizeof(data));
-    turns(3);
-    CHECK_EQ(r.map.seg->inst.tx_blocked, 65536);
+    iterations(3);
+    CHECK_EQ(r.map.seg->inst.tx_unwritable, 65536);
     CHECK(raw_rung(r.app_bell));
     raw_send(&r, h, data, 100);
-    turns(3);
-    CHECK_EQ(r.map.seg->inst.tx_blocked, 65536 + 256);
-    for (int got = 0, n; got < 60100; turns(1))
+    iterations(3);
+    CHECK_EQ(r.map.seg->inst.tx_unwritable, 65536 + 256);
+    for (int got = 0, n; got < 60100; iterations(1))
         if ((n = sim_take(peer, sink, sizeof(sink))) > 0)
             got += n;
-    CHECK_EQ(r.map.seg->inst.tx_blocked, 0);
+    CHECK_EQ(r.map.seg->inst.tx_unwritable, 0);
     raw_send(&r, h, data, sizeof(data));
-    turns(3);
-    CHECK_EQ(r.map.seg->inst.tx_blocked, 65536);
+    iterations(3);
+    CHECK_EQ(r.map.seg->inst.tx_unwritable, 65536);
     raw_op(&r, FFL_OP_CLOSE, h, 1, FFL_F_ABORT);
     (void)raw_expect(&r, FFL_OP_CLOSED, h);
-    CHECK_EQ(r.map.seg->inst.tx_blocked, 0);
+    CHECK_EQ(r.map.seg->inst.tx_unwritable, 0);
     sim_shut(peer);
     raw_finish(&r);
 }
@@ -606,10 +606,10 @@ TEST(r3_large_writes_take_turns)
     for (int i = 0; i < N; i++) {
         h[i] = ffl_client_socket(c, AF_INET, SOCK_STREAM, 0, 0);
         CHECK_EQ(ffl_client_connect(c, h[i], &a), -EINPROGRESS);
-        turns(3);
+        iterations(3);
         (void)sim_answer(l);
     }
-    for (int i = 0; i < 10; i++, turns(1))
+    for (int i = 0; i < 10; i++, iterations(1))
         CHECK(ffl_client_wait(c, ev, 64, -1, 0) >= 0);
     CHECK_EQ(ffl_client_send(c, h[0], data, MIB), MIB);
     CHECK_EQ(ffl_client_send(c, h[1], data, MIB), MIB);
@@ -619,7 +619,7 @@ TEST(r3_large_writes_take_turns)
     }
     CHECK_EQ(ffl_client_send(c, h[6], data, 1000), 1000);
     CHECK_EQ(ffl_client_wait(c, ev, 64, -1, 0), 0);
-    turns(3); /* the first two are blocked now; nothing has come back */
+    iterations(3); /* the first two are blocked now; nothing has come back */
     CHECK_EQ(ffl_client_wait(c, ev, 64, -1, 0), 3);
     for (int i = 0; i < 3; i++) {
         CHECK_EQ(ev[i].kind, FFL_EV_WRITABLE);
@@ -632,13 +632,13 @@ TEST(r3_large_writes_take_turns)
     CHECK(ffl_client_send(c, h[4], data, MIB - FIRST) < MIB - FIRST);
     CHECK_EQ(ffl_client_send(c, h[5], data, MIB - FIRST), -EAGAIN);
     ffl_client_detach(c);
-    turns(3);
+    iterations(3);
     lab_stop();
 }
 
 /* ---- 4: full rings ------------------------------------------------------------------------- */
 
-/* SQ and CQ full at once: turns end, others are served, and all answers come, in order. */
+/* SQ and CQ full at once: iterations end, others are served, and all answers come, in order. */
 TEST(r4_full_both_ways)
 {
     struct raw r, other;
@@ -652,8 +652,8 @@ TEST(r4_full_both_ways)
             raw_op(&r, FFL_OP_NOP, 0, put++, 0);
             idle = 0;
         }
-        alarm(5); /* a turn that waits for room would never end */
-        (void)turn();
+        alarm(5); /* an iteration that waits for room would never end */
+        (void)iterate();
         CHECK(put < 100000);
     }
     CHECK(put >= (int32_t)(r.map.geo.ring_size[FFL_SQ] + r.map.geo.ring_size[FFL_CQ]));
@@ -668,7 +668,7 @@ TEST(r4_full_both_ways)
             CHECK_EQ(e.arg, got++);
             quiet = 0;
         }
-        (void)turn();
+        (void)iterate();
     }
     CHECK_EQ(got, put);
     alarm(LIMIT_S);
@@ -690,7 +690,7 @@ TEST(r4_order_through_a_full_cq)
         /* always a little more under way than the CQ holds */
         for (uint32_t n = test_random(&seed) % 200; n > 0 && put - got < cq + 700; n--)
             raw_op(&r, FFL_OP_NOP, 0, put++, 0);
-        (void)turn();
+        (void)iterate();
         for (uint32_t n = test_random(&seed) % 100; n > 0 && put - got > cq + 300; n--) {
             CHECK(raw_next(&r, &e));
             CHECK_EQ(e.arg, got++);
@@ -698,7 +698,7 @@ TEST(r4_order_through_a_full_cq)
     }
     CHECK(got > 10000);
     while (got < put) {
-        turns(1);
+        iterations(1);
         while (raw_next(&r, &e))
             CHECK_EQ(e.arg, got++);
     }
@@ -715,12 +715,12 @@ TEST(r4_room_wakes)
         raw_op(&r, FFL_OP_NOP, 0, 1, 0);
     (void)raw_rung(r.app_bell);
     ffl_wait_raise(&r.map.seg->waits.app, FFL_WAIT_SPACE);
-    turns(1);
+    iterations(1);
     CHECK(raw_rung(r.app_bell));
     raw_finish(&r);
 }
 
-/* ---- a datagram socket that is shut ------------------------------------------------------------ */
+/* ---- a datagram socket that is shut ---------------------------------------------------------- */
 
 static unsigned reads;
 

@@ -27,7 +27,7 @@ TEST(create_and_map)
     ffl_segment_ring(&a, FFL_CQ, &p);
     ffl_segment_ring(&b, FFL_CQ, &c);
     ffl_ring_put_entry(&p, (struct ffl_entry){.handle = 42});
-    ffl_ring_publish(&p);
+    ffl_ring_commit(&p);
     CHECK_EQ(ffl_ring_avail(&c), 1);
     CHECK_EQ(ffl_ring_get_entry(&c).handle, 42);
     ffl_segment_drop(&b);

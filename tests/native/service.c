@@ -114,7 +114,7 @@ TEST(quotas_of_a_session_and_of_a_user)
     CHECK_EQ(a.map.geo.ring_size[FFL_CQ], 64);
     CHECK_EQ(raw_try(&r, &h), FFL_REPLY_QUOTA);
     raw_gone(&a);
-    turns(3);
+    iterations(3);
     CHECK_EQ(raw_try(&r, &h), FFL_REPLY_OK);
     raw_finish(&r);
 }
@@ -162,7 +162,7 @@ TEST(ports_in_tickets)
     CHECK_EQ(bind_shared(&a, 1), 0);
     close(t.fd);
     raw_gone(&a);
-    turns(3);
+    iterations(3);
     CHECK_EQ(bind_shared(&b, 1), 0);
     raw_finish(&b);
 }
@@ -184,9 +184,9 @@ TEST(quotas_and_sessions_that_linger)
         uint32_t h = raw_accepted(&r, 0, 80, &peer[i]);
         for (int k = 0; k < 6; k++)
             raw_send(&r, h, much, sizeof(much)); /* more than the peer takes, who does not read */
-        turns(3);
+        iterations(3);
         raw_gone(&r);
-        turns(3);
+        iterations(3);
         unsigned dying = atomic_load_explicit(&lab.in->page->dying, memory_order_relaxed);
         CHECK_EQ(dying, 1);
     }
@@ -223,9 +223,9 @@ TEST(drain_without_sockets_ends_at_once)
     struct raw r;
     drain_lab(3600 * FFL_NS_PER_SEC);
     raw_attach(&r);
-    turns(3);
+    iterations(3);
     ffl_instance_drain(lab.in);
-    CHECK_EQ(turn() < 0 || turn() < 0, true);
+    CHECK_EQ(iterate() < 0 || iterate() < 0, true);
     raw_gone(&r);
     lab_stop();
 }
@@ -240,7 +240,7 @@ TEST(drain_waits_for_connections)
     raw_listen(&r, 0, "10.0.0.1", 80, 8, 0);
     uint32_t h = raw_accepted(&r, 0, 80, &peer);
     ffl_instance_drain(lab.in);
-    CHECK(turn() >= 0);
+    CHECK(iterate() >= 0);
     CHECK_EQ(raw_expect(&r, FFL_OP_ERROR, 0).arg, -ESHUTDOWN); /* the session is told */
     struct sockaddr_un sa;
     socklen_t len;
@@ -255,14 +255,14 @@ TEST(drain_waits_for_connections)
     raw_op(&r, FFL_OP_CLOSE, 1, 0, 0);
     (void)raw_expect(&r, FFL_OP_CLOSED, 1);
     raw_send(&r, h, "answer", 6); /* a connection goes on */
-    turns(3);
+    iterations(3);
     CHECK_EQ(sim_take(peer, got, sizeof(got)), 6);
     raw_op(&r, FFL_OP_CLOSE, 0, 0, 0); /* closing what has failed is no lie */
     (void)raw_expect(&r, FFL_OP_CLOSED, 0);
     raw_op(&r, FFL_OP_CLOSE, h, 0, 0);
     bool ended = false;
     for (int i = 0; i < 4 && !ended; i++)
-        ended = turn() < 0;
+        ended = iterate() < 0;
     CHECK(ended);
     sim_shut(peer);
     raw_gone(&r);
@@ -282,7 +282,7 @@ TEST(drain_ends_in_time_and_sends_what_was_submitted)
     raw_send(&r, h, "last", 4);
     bool ended = false;
     for (int i = 0; i < 3 && !ended; i++)
-        ended = turn() < 0;
+        ended = iterate() < 0;
     CHECK(ended);
     CHECK_EQ(sim_take(peer, got, sizeof(got)), 4);
     sim_shut(peer);
@@ -300,9 +300,9 @@ TEST(stop_ends_a_drain)
     (void)raw_accepted(&r, 0, 80, &peer);
     ffl_instance_drain(lab.in);
     for (int i = 0; i < 10; i++)
-        CHECK(turn() >= 0);
+        CHECK(iterate() >= 0);
     ffl_instance_stop(lab.in);
-    CHECK(turn() < 0);
+    CHECK(iterate() < 0);
     sim_shut(peer);
     raw_gone(&r);
     lab_stop();

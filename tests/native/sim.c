@@ -523,12 +523,12 @@ struct server {
 };
 
 /* A server of the load, stepped until `requests` were answered or nothing happens any more. */
-static void serve(struct server *s, uint32_t response, bool echo, int turns)
+static void serve(struct server *s, uint32_t response, bool echo, int iterations)
 {
     static uint8_t buf[1 << 20];
     struct ffl_addr peer;
     struct ffl_sim_load_counts load;
-    for (int t = 0; t < turns; t++) {
+    for (int t = 0; t < iterations; t++) {
         pump();
         int fd;
         while (s->n < 256 && (fd = ops->accept(st, s->l.fd, &peer)) >= 0)

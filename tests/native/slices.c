@@ -2,8 +2,8 @@
  * slices.c - no session delays another, whatever it does that is allowed.
  *
  * Each attack is a row of valid entries, some ten thousand sockets large; at the end the session that
- * made it dies with all that it has. No turn may take long, by the thread's own clock: what else the
- * machine does is not counted. A neighbour's message goes and comes within a few turns all the while.
+ * made it dies with all that it has. No iteration may take long, by the thread's own clock: what else the
+ * machine does is not counted. A neighbour's message goes and comes within a few iterations all the while.
  * On the host stack with as many sockets as the limits of this process allow.
  */
 #include "lab.h"
@@ -14,7 +14,7 @@
 #include <time.h>
 
 #define MANY 10000u
-#define TURN_NS (10 * 1000000LL * TEST_SLOW) /* a fifth of what another may be delayed */
+#define ITERATION_NS (10 * 1000000LL * TEST_SLOW) /* a fifth of what another may be delayed */
 
 static uint32_t many;
 static struct raw bad;
@@ -27,10 +27,10 @@ static int64_t cpu_ns(void)
     return ts.tv_sec * FFL_NS_PER_SEC + ts.tv_nsec;
 }
 
-static void timed_turn(void)
+static void timed_iteration(void)
 {
     int64_t began = cpu_ns();
-    (void)turn();
+    (void)iterate();
     int64_t took = cpu_ns() - began;
     worst = took > worst ? took : worst;
 }
@@ -54,7 +54,7 @@ static bool all_read(void)
 static void make_room(uint32_t n)
 {
     while (ffl_ring_room(&bad.sq, n) < (int)n) {
-        timed_turn();
+        timed_iteration();
         empty_cq();
     }
 }
@@ -62,16 +62,16 @@ static void make_room(uint32_t n)
 static void settle(void)
 {
     do {
-        timed_turn();
+        timed_iteration();
         empty_cq();
     } while (!all_read());
 }
 
-/* Buffers of the class that are free, after as many turns as it takes. */
+/* Buffers of the class that are free, after as many iterations as it takes. */
 static void make_buffers(int cls)
 {
     while (bad.tx.n[cls] < 2) {
-        timed_turn();
+        timed_iteration();
         empty_cq();
         CHECK_EQ(ffl_pool_put(&bad.tx, raw_arg(&bad, "x", 1)), 0); /* which takes others back */
     }
@@ -221,7 +221,7 @@ static void all_gone(unsigned sessions)
                     !TAILQ_EMPTY(&lab.in->dropped);
          i++) {
         CHECK(i < 100000);
-        timed_turn();
+        timed_iteration();
     }
 }
 
@@ -239,8 +239,8 @@ static void attack(const char *stack, void (*f)(void))
         neighbour_works(&n); /* in the middle of it */
     settle();
     all_gone(sim_there);
-    if (worst > TURN_NS)
-        FAIL("%s: a turn of %.1f ms", stack, (double)worst / 1e6);
+    if (worst > ITERATION_NS)
+        FAIL("%s: an iteration of %.1f ms", stack, (double)worst / 1e6);
     if (sim_there)
         neighbour_end(&n);
     else

@@ -57,7 +57,7 @@ class Ring(RuleBasedStateMachine):
         self.m = ctypes.c_void_p(self.lib.model_new(size, ctypes.c_uint32(start)))
         self.written: collections.deque[int] = collections.deque()  # put, and not read yet
         self.queued: collections.deque[int] = collections.deque()  # in the private queue
-        self.published = 0  # of the written
+        self.committed = 0  # of the written
         self.held = 0  # slots read and not given back
         self.count = 0
 
@@ -100,16 +100,16 @@ class Ring(RuleBasedStateMachine):
             self.written.append(self.queued.popleft())
 
     @rule(quiet=st.booleans())
-    def publish(self, quiet: bool) -> None:
-        self.lib.model_publish(self.m, quiet)
-        self.published = len(self.written)
+    def commit(self, quiet: bool) -> None:
+        self.lib.model_commit(self.m, quiet)
+        self.committed = len(self.written)
 
     @rule(most=st.integers(0, 130))
     def read(self, most: int) -> None:
-        assert self.lib.model_avail(self.m) == self.published
-        for _ in range(min(most, self.published)):
+        assert self.lib.model_avail(self.m) == self.committed
+        for _ in range(min(most, self.committed)):
             assert self.lib.model_get(self.m) == self.written.popleft()
-            self.published -= 1
+            self.committed -= 1
             self.held += 1
 
     @rule()
@@ -121,10 +121,10 @@ class Ring(RuleBasedStateMachine):
     def lying_producer(self, by: int) -> None:
         """A tail that cannot be is seen, and changes nothing."""
         self.lib.model_lie(self.m, 0, ctypes.c_uint32(by))
-        claims = (self.published + by) % 2**32
+        claims = (self.committed + by) % 2**32
         assert self.lib.model_avail(self.m) == (claims if claims <= self.size else EPROTO)
         self.lib.model_lie(self.m, 0, ctypes.c_uint32(-by))
-        assert self.lib.model_avail(self.m) == self.published
+        assert self.lib.model_avail(self.m) == self.committed
 
     @precondition(lambda self: self.held or self.written)
     @rule(by=st.integers(1, 2**32 - 1))
@@ -140,7 +140,7 @@ class Ring(RuleBasedStateMachine):
     def words(self) -> None:
         if not hasattr(self, "m"):
             return
-        assert bool(self.lib.model_pending(self.m)) == (self.published > 0)
+        assert bool(self.lib.model_pending(self.m)) == (self.committed > 0)
 
 
 class Pool(RuleBasedStateMachine):

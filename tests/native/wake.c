@@ -1,5 +1,5 @@
 /*
- * wake.c - rules 5 and 6: publishing and waking, turns and sleep.
+ * wake.c - rules 5 and 6: committing and waking, iterations and sleep.
  *
  * Stepped, but for the cases that say `running`: falling asleep is met by chance only, many times.
  */
@@ -9,7 +9,7 @@
 
 #include <time.h>
 
-/* ---- 5: publishing and waking -------------------------------------------------------------- */
+/* ---- 5: committing and waking -------------------------------------------------------------- */
 
 TEST(r5_the_bell_is_rung_once_a_sleep)
 {
@@ -48,7 +48,7 @@ static int hooked_recv(void *st, int fd, const struct iovec *iov, int n, struct 
     return ffl_sim_ops.recv(st, fd, iov, n, from, NULL, flags);
 }
 
-/* Within one turn the completions become visible every few entries, not at its end. */
+/* Within one iteration the completions become visible every few entries, not at its end. */
 TEST(r5_completions_are_published_every_few)
 {
     struct raw r;
@@ -68,17 +68,17 @@ TEST(r5_completions_are_published_every_few)
     hook_base = atomic_load(&r.cq.ctl->tail);
     hook_reads = 0;
     hook_lag = 0;
-    turns(1);
+    iterations(1);
     CHECK_EQ(hook_reads, 64);
     CHECK(hook_lag <= 16);
-    CHECK_EQ(raw_avail(&r), 64); /* and all of them at the end of the turn */
+    CHECK_EQ(raw_avail(&r), 64); /* and all of them at the end of the iteration */
     hook_raw = NULL;
     for (int i = 0; i < 64; i++)
         sim_shut(peer[i]);
     raw_finish(&r);
 }
 
-/* The client publishes each entry at once, and rings only a sleeping instance, once. */
+/* The client commits each entry at once, and rings only a sleeping instance, once. */
 TEST(r5_client_publishes_at_once)
 {
     struct ffl_map m;
@@ -102,10 +102,10 @@ TEST(r5_client_publishes_at_once)
     CHECK_EQ(s.app_wakes, 1);
     for (int i = 0; i < 6; i++)
         CHECK_EQ(ffl_client_close(c, h[i], false), 0);
-    turns(2);
+    iterations(2);
     ffl_segment_drop(&m);
     ffl_client_detach(c);
-    turns(3);
+    iterations(3);
     CHECK_EQ(ffl_instance_sockets(lab.in), 0);
     lab_stop();
 }
@@ -144,12 +144,12 @@ TEST(r5_no_answer_is_lost)
         ping_many(0, FFL_SPIN_FOREVER, 20000 / TEST_SLOW);
 }
 
-/* ---- 6: turns and sleep -------------------------------------------------------------------- */
+/* ---- 6: iterations and sleep ----------------------------------------------------------------- */
 
-/* A stack that polls by nature: its loop calls the turn. */
-static int polling_run(void *st, ffl_turn_fn turn_fn, void *arg)
+/* A stack that polls by nature: its loop calls the iteration. */
+static int polling_run(void *st, ffl_iterate_fn iterate, void *arg)
 {
-    while (turn_fn(arg) >= 0)
+    while (iterate(arg) >= 0)
         ;
     return 0;
 }
@@ -174,7 +174,7 @@ static void *asker(void *arg)
     return arg;
 }
 
-/* The turn goes on looking at the SQs after it has polled the stack, until all are asleep. */
+/* The iteration goes on looking at the SQs after it has polled the stack, until all are asleep. */
 TEST(r6_a_polling_stack_lingers_on_the_sqs)
 {
     struct raw r;
@@ -192,21 +192,21 @@ TEST(r6_a_polling_stack_lingers_on_the_sqs)
     CHECK_EQ(pthread_create(&t, NULL, asker, NULL), 0);
     int used = 0;
     while (!atomic_load(&asker_done)) {
-        (void)turn();
+        (void)iterate();
         used++;
     }
     pthread_join(t, NULL);
-    CHECK(used <= 2); /* a thousand round trips in one turn, or in two by the start */
+    CHECK(used <= 2); /* a thousand round trips in one iteration, or in two by the start */
     int64_t before = ffl_now_ns();
-    turns(10);
+    iterations(10);
     CHECK(ffl_now_ns() - before < FFL_NS_PER_SEC); /* asleep, nothing asked: it ends at once */
     raw_gone(&r);
     lab.in->o.sq_poll_us = 0;
-    turns(3);
+    iterations(3);
     lab_stop();
 }
 
-/* Bounded: an application that neither sleeps nor asks keeps the turn no longer than the limit. */
+/* Bounded: an application that neither sleeps nor asks keeps the iteration no longer than the limit. */
 TEST(r6_lingering_is_bounded)
 {
     struct raw r;
@@ -218,7 +218,7 @@ TEST(r6_lingering_is_bounded)
     lab_start_manual("");
     raw_attach(&r);
     int64_t before = ffl_now_ns();
-    turns(10);
+    iterations(10);
     int64_t took = ffl_now_ns() - before;
     CHECK(took > 10 * 1500000LL);
     CHECK(took < FFL_NS_PER_SEC);
@@ -237,7 +237,7 @@ static int slow_recv(void *st, int fd, const struct iovec *iov, int n, struct ff
     return ffl_sim_ops.recv(st, fd, iov, n, from, NULL, flags);
 }
 
-/* A turn that a polling stack waits for is bounded too: what is ready has its turns in order. */
+/* An iteration that a polling stack waits for is bounded too: what is ready has its turns in order. */
 TEST(r6_a_polling_stack_is_not_kept_waiting)
 {
     struct raw r;
@@ -258,18 +258,18 @@ TEST(r6_a_polling_stack_is_not_kept_waiting)
         CHECK_EQ(sim_put(peer[i], "x", 1), 1);
     slow_reads = 0;
     int64_t before = ffl_now_ns();
-    turns(1);
+    iterations(1);
     CHECK(slow_reads >= 2 && slow_reads < 32); /* events, then the rest of the ready list */
     CHECK(TEST_SLOW > 1 || ffl_now_ns() - before < 50000000);
     for (int i = 0; i < 32 && slow_reads < 32; i++)
-        turns(1);
+        iterations(1);
     CHECK_EQ(slow_reads, 32); /* each was read, and none twice */
     for (int i = 0; i < 32; i++)
         sim_shut(peer[i]);
     close(r.sock);
     r.sock = -1;
     while (ffl_instance_sockets(lab.in)) /* closing takes slices, too */
-        turns(1);
+        iterations(1);
     raw_finish(&r);
 }
 

@@ -50,7 +50,7 @@ def test_an_override_takes_what_asyncio_gives(name: str) -> None:
     assert [one.name for one in given if not spread[one.kind] & kinds] == []
 
 
-# Called with an event list or nothing, by asyncio and by the compiled turn.
+# Called with an event list or nothing, by asyncio and by the compiled iteration.
 PLAIN = {"_process_events", "_run_once"}
 
 

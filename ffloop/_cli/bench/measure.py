@@ -177,11 +177,11 @@ def compare(
     makes the load; before the rounds each server has a run that warms it up."""
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(server(place, app, size)) for place in places]
-        for row in in_turn(servers, connections, rounds, run):
+        for row in round_robin(servers, connections, rounds, run):
             yield {"app": app, "bytes": size, **row}
 
 
-def in_turn(
+def round_robin(
     servers: list[Server],
     connections: list[int],
     rounds: int,

@@ -40,7 +40,7 @@ static void fork_parent(void)
     pthread_mutex_unlock(&all_lock);
 }
 
-/* The segment is not inherited: zeros of the child's own take its place, so that a dead client can
+/* The segment is not inherited: zeros of the child's own take its place, so that a detached client can
  * be looked at. Without memory for them it stays unmapped. */
 static void blank(struct ffl_map *m)
 {
@@ -52,7 +52,7 @@ static void blank(struct ffl_map *m)
 static void fork_child(void)
 {
     for (struct ffl_client *c = all; c; c = c->next) {
-        c->dead = ECONNRESET;
+        c->detached = ECONNRESET;
         blank(&c->map);
         ffl_close(&c->map.memfd, c->close_fd);
         ffl_close(&c->sock, c->close_fd);
@@ -224,9 +224,9 @@ static int alloc_tables(struct ffl_client *c)
     c->batch_cap = nrx;
     c->batch = calloc(nrx, sizeof(*c->batch));
     c->batch_sock = calloc(nrx, sizeof(*c->batch_sock));
-    c->batch_names = calloc(nrx, sizeof(*c->batch_names));
+    c->batch_addresses = calloc(nrx, sizeof(*c->batch_addresses));
     if (!c->table || !c->tx_handle || !c->tx_serial || !c->rx || !c->batch || !c->batch_sock ||
-        !c->batch_names)
+        !c->batch_addresses)
         return -ENOMEM;
     for (uint32_t cls = 0; cls < FFL_CLASSES; cls++)
         c->rx_total += (uint64_t)g->rx.count[cls] << ffl_class_shift[cls];
@@ -262,7 +262,7 @@ static void client_free(struct ffl_client *c)
         if (c->table[h])
             csock_free(c, c->table[h]);
     while (c->spare) {
-        struct csock *s = c->spare;
+        struct client_sock *s = c->spare;
         c->spare = s->wait_next;
         free(s);
     }
@@ -280,7 +280,7 @@ static void client_free(struct ffl_client *c)
     free(c->rx);
     free(c->batch);
     free(c->batch_sock);
-    free(c->batch_names);
+    free(c->batch_addresses);
     ffl_ids_fini(&c->ids);
     free(c->closed);
     ffl_channel_close(&c->ch);
@@ -313,7 +313,7 @@ bool ffl_client_moved(struct ffl_client *c, int from, int to)
         return false;
     *fds[i] = to;
     c->ch.peer_bell = c->inst_bell;
-    c->poll.kick = c->app_bell;
+    c->poll.wake_fd = c->app_bell;
     int epfd = c->own_epfd;
     if (epfd != to && open_own_epoll(c) == 0) {
         (void)dup3(c->own_epfd, epfd, O_CLOEXEC); /* both are open */
@@ -374,7 +374,7 @@ int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *o, 
         client_free(c);
         return rc;
     }
-    c->poll.kick = c->app_bell;
+    c->poll.wake_fd = c->app_bell;
     ffl_client_at_fork();
     pthread_mutex_lock(&all_lock);
     c->next = all;
@@ -389,9 +389,9 @@ static void flush_submissions(struct ffl_client *c)
 {
     struct ffl_event none[2];
     int64_t now, until = ffl_now_ns() + c->timeout_ms * 1000000LL;
-    if (!c->dead)
+    if (!c->detached)
         client_commit(c);
-    while (c->ch.over.n && !c->dead && (now = ffl_now_ns()) < until) {
+    while (c->ch.over.n && !c->detached && (now = ffl_now_ns()) < until) {
         if (!client_idle(c, until - now))
             client_sleep(c, none, 0, c->own_epfd, until - now);
         client_reap(c);
@@ -402,8 +402,8 @@ static void flush_submissions(struct ffl_client *c)
 static void close_listeners(struct ffl_client *c)
 {
     bool any = false;
-    for (uint32_t h = 0; h < 2 * c->n && !c->dead; h++) {
-        struct csock *s = c->table[h];
+    for (uint32_t h = 0; h < 2 * c->n && !c->detached; h++) {
+        struct client_sock *s = c->table[h];
         any |= s && (s->listener || s->returning);
         if (s && s->listener && !s->closing)
             (void)ffl_client_close(c, (int)h, false);
@@ -472,11 +472,11 @@ int ffl_client_query(const char *path, int timeout_ms, struct ffl_instance_stats
 
 /* ---- small accessors ----------------------------------------------------------------------- */
 
-void client_die(struct ffl_client *c, int err, const char *why)
+void client_lose(struct ffl_client *c, int err, const char *why)
 {
-    if (c->dead)
+    if (c->detached)
         return;
-    c->dead = err;
+    c->detached = err;
     snprintf(c->why, sizeof(c->why), "%s", why);
     ffl_log(FFL_LOG_INFO, "session with instance %d ended: %s", c->inst_pid, why);
     for (uint32_t h = 0; h < 2 * c->n; h++) /* the next call of each says so */
@@ -495,19 +495,19 @@ void client_lost(struct ffl_client *c)
         clean(said, sizeof(said));
         memcpy(last, said, sizeof(last));
     }
-    client_die(c, ECONNRESET, last);
+    client_lose(c, ECONNRESET, last);
 }
 
-struct csock *client_sock(const struct ffl_client *c, int h)
+struct client_sock *client_sock(const struct ffl_client *c, int h)
 {
     if (h < 0 || (uint32_t)h >= 2 * c->n || !c->table[h] || c->table[h]->closing)
         return NULL;
     return c->table[h];
 }
 
-int ffl_client_dead(const struct ffl_client *c)
+int ffl_client_detached(const struct ffl_client *c)
 {
-    return -c->dead;
+    return -c->detached;
 }
 
 const char *ffl_client_why(const struct ffl_client *c)

@@ -23,19 +23,19 @@ int client_ring(int bell)
 
 void client_commit(struct ffl_client *c)
 {
-    if (!c->dead && ffl_channel_commit(&c->ch) < 0)
-        client_die(c, EPROTO, "SQ head out of range");
+    if (!c->detached && ffl_channel_commit(&c->ch) < 0)
+        client_lose(c, EPROTO, "SQ head out of range");
 }
 
 void client_put(struct ffl_client *c, struct ffl_entry e)
 {
-    if (ffl_unlikely(c->dead))
+    if (ffl_unlikely(c->detached))
         return;
     int rc = ffl_channel_put(&c->ch, e);
     if (ffl_unlikely(rc == -EPROTO))
-        client_die(c, EPROTO, "SQ head out of range");
+        client_lose(c, EPROTO, "SQ head out of range");
     else if (ffl_unlikely(rc < 0)) /* one lost is an order broken */
-        client_die(c, ENOMEM, "out of memory for submissions");
+        client_lose(c, ENOMEM, "out of memory for submissions");
 }
 
 void client_submit(struct ffl_client *c, struct ffl_entry e)
@@ -79,8 +79,8 @@ static int wait_answer(struct ffl_client *c)
         client_reap(c);
         if (c->call.done)
             return c->call.res;
-        if (c->dead)
-            return -c->dead;
+        if (c->detached)
+            return -c->detached;
         now = ffl_now_ns();
         if (now >= until)
             return -ETIMEDOUT;
@@ -95,8 +95,8 @@ static int wait_answer(struct ffl_client *c)
 
 int client_call(struct ffl_client *c, struct ffl_entry e, void *out, size_t len)
 {
-    if (c->dead)
-        return -c->dead;
+    if (c->detached)
+        return -c->detached;
     if (++c->next_tag == 0)
         c->next_tag = 1;
     e.tag = c->next_tag;

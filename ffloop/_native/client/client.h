@@ -1,5 +1,5 @@
 /*
- * client.h - the application's end of an sc: attach, sockets, readiness.
+ * client.h - the application's end of a session: attach, sockets, readiness.
  *
  * Callers: the cffi module (ffloop/_session/binding.py) and the preload shim, and nobody else. This header is
  * the contract of both. A client is used by one thread at a time; the shim adds its own lock.
@@ -7,7 +7,7 @@
  * the write of the instance's doorbell when the instance sleeps. Calls that wait have the session's
  * timeout (ffl_client_opts.timeout_ms) and are woken at once when the instance dies.
  * Returns: a count or handle, 0, or -errno in Linux numbers. -ENOTCONN on a socket may be the
- * peer's doing; a session that is gone is always -ECONNRESET (see ffl_client_dead).
+ * peer's doing; a session that is gone is always -ECONNRESET (see ffl_client_detached).
  *
  * A socket is a handle: an int >= 0, dense enough to index a table. A handle stays taken until its
  * FFL_EV_CLOSED; after ffl_client_close the caller must not use it again.
@@ -60,7 +60,7 @@ int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *opt
                       size_t whylen);
 
 /* Registers the client's fork handlers now; attach does it too. Handlers registered after it run
- * before it in the parent, and after it in the child, where every client is dead then. */
+ * before it in the parent, and after it in the child, where every client is detached then. */
 void ffl_client_at_fork(void);
 /* What the handlers do, for a fork that runs none (_Fork, clone). */
 void ffl_client_before_fork(void);
@@ -75,8 +75,8 @@ void ffl_client_detach(struct ffl_client *c);
 bool ffl_client_moved(struct ffl_client *c, int from, int to);
 
 /* 0, or -errno: the session is gone (-ECONNRESET), or the instance broke the protocol (-EPROTO).
- * In a forked child the parent's client is dead. */
-int ffl_client_dead(const struct ffl_client *c);
+ * In a forked child the parent's client is detached. */
+int ffl_client_detached(const struct ffl_client *c);
 /* A sentence about that: the instance's own where it ended the session; "" while it is not dead. */
 const char *ffl_client_why(const struct ffl_client *c);
 
@@ -99,13 +99,13 @@ enum ffl_event_kind {
     FFL_EV_EOF,      /* the peer has sent all it will (after the last data) */
     FFL_EV_ERROR,    /* arg = errno > 0: the socket failed; nothing more will come but CLOSED. After
                         the queued data in push mode; at once while push is off */
-    FFL_EV_ACCEPT,   /* push mode: arg = new handle, off -> struct ffl_names in the segment */
+    FFL_EV_ACCEPT,   /* push mode: arg = new handle, off -> struct ffl_addresses in the segment */
     FFL_EV_CONNECT,  /* arg = 0 or errno > 0 */
     FFL_EV_READABLE, /* the one-shot interest of ffl_client_want: recv or accept will not EAGAIN */
     FFL_EV_WRITABLE, /* the one-shot interest, or after a short send: credit is back */
     FFL_EV_CLOSED,   /* the handle is free */
     FFL_EV_FD,       /* a kernel descriptor of the epoll: handle = fd, arg = epoll events */
-    FFL_EV_DOWN,     /* the session is gone: arg = errno > 0. Given once; every handle is void */
+    FFL_EV_LOST,     /* the session is gone: arg = errno > 0. Given once; every handle is void */
 };
 
 struct ffl_event { /* four words, so that Python decodes a batch in one go */
@@ -154,7 +154,7 @@ void ffl_client_rouse(struct ffl_client *c);
 /* Of that the statistics (`ffloop stat`) know only what is told: it sleeps now; it has spun. */
 void ffl_client_sleeps(struct ffl_client *c);
 void ffl_client_spun(struct ffl_client *c, bool hit);
-/* The session socket has become readable: reaps the rest; the client is dead from now on. */
+/* The session socket has become readable: reaps the rest; the client is detached from now on. */
 void ffl_client_lost(struct ffl_client *c);
 /* Reads ahead from now on, as the first recv that finds nothing does; a listener accepts ahead,
  * at most `window`. */
@@ -211,7 +211,7 @@ int ffl_client_setsockopt(struct ffl_client *c, int h, int level, int name, cons
                           uint32_t len);
 
 /* Local and peer address as last known (family 0: none); asks and waits only when not known. */
-int ffl_client_names(struct ffl_client *c, int h, struct ffl_names *out);
+int ffl_client_addresses(struct ffl_client *c, int h, struct ffl_addresses *out);
 
 /* Starts a connect: -EINPROGRESS, then FFL_EV_CONNECT; or the -errno known at once. */
 int ffl_client_connect(struct ffl_client *c, int h, const struct ffl_addr *a);
@@ -224,7 +224,8 @@ int ffl_client_push(struct ffl_client *c, int h, bool on);
  * as ACCEPT events, at most `window` not yet handed on (1 to 1024). Without it, want and accept pull.
  * flags: FFL_F_ARM_NEW when accepted sockets will be read by this session. */
 int ffl_client_accepting(struct ffl_client *c, int h, int window, unsigned flags);
-int ffl_client_accept(struct ffl_client *c, int h, struct ffl_names *names); /* handle or -EAGAIN */
+int ffl_client_accept(struct ffl_client *c, int h,
+                      struct ffl_addresses *addresses); /* handle or -EAGAIN */
 
 /* One-shot interest, FFL_READ 1 | FFL_WRITE 2: one READABLE / WRITABLE event each when true
  * (also at once; with FFL_EDGE only for what arrives after the call). Arms the socket for

@@ -10,9 +10,9 @@
  * ticket.c   sockets for a child or for what comes after exec
  * ready.c    readiness: sources, watches, ready lists
  *
- * Invariants: every csock in the table is open or closing; it leaves the table when CLOSED is
- * reaped, since the next ACCEPT may bring its handle again, and CLOSED events go out before others. Received buffers are in exactly one queue (a csock's, or the batch) or
- * back in the rx-free ring. A dead client's shared memory is not touched any more.
+ * Invariants: every socket in the table is open or closing; it leaves the table when CLOSED is
+ * reaped, since the next ACCEPT may bring its handle again, and CLOSED events go out before others. Received buffers are in exactly one queue (a socket's, or the batch) or
+ * back in the rx-free ring. A detached client's shared memory is not touched any more.
  */
 #ifndef FFL_CLIENT_INTERNAL_H
 #define FFL_CLIENT_INTERNAL_H
@@ -30,18 +30,18 @@ struct rx_item { /* received bytes: in a shared buffer, or (heap) moved out of i
     uint32_t buf; /* FFL_NO_BUF: the bytes follow this struct */
     uint32_t off, len;
     uint8_t flags;
-    bool held; /* the instance has posted this buffer and has not got it back */
+    bool outstanding; /* the instance has posted this buffer and has not got it back */
     uint8_t heap[];
 };
 
-struct csock {
+struct client_sock {
     struct ffl_client *c;
     struct ffl_source own;     /* its changes, when this side's caller has no source of its own */
     struct ffl_source *source; /* that, or the caller's */
     struct ffl_watch batch;    /* of `own`, for the events of wait.c */
-    struct csock *wait_next;
-    struct csock *acc_next; /* in its listener's queue */
-    bool waits;             /* there: nobody has heard of it, and nobody of what becomes of it */
+    struct client_sock *wait_next;
+    struct client_sock *acc_next; /* in its listener's queue */
+    bool waits; /* there: nobody has heard of it, and nobody of what becomes of it */
     uint32_t handle, serial;
     uint8_t domain, type, proto;
     bool listener, connecting, push, armed, mirrored;
@@ -65,13 +65,13 @@ struct csock {
     uint32_t tx_limit;     /* SO_SNDBUF; 0: not set */
     size_t tx_left;        /* bytes that the last send could not take */
     uint32_t granted;      /* the last round of its turn for a large write */
-    struct csock *acc_head, *acc_tail;
+    struct client_sock *acc_head, *acc_tail;
     uint32_t acc_n, window, credits; /* accept-ahead: queued, allowed, still with the instance */
     bool paused;                     /* a listener: disarmed, until somebody asks again */
     uint8_t acc_flags;
-    uint32_t names_buf; /* an accepted socket's names, not handed out yet */
+    uint32_t addresses_buf; /* an accepted socket's addresses, not handed out yet */
     bool names_known;
-    struct ffl_names names;
+    struct ffl_addresses addresses;
     int mirror; /* the caller's eventfd, or -1 */
 };
 
@@ -84,9 +84,9 @@ struct call { /* the one operation that waits */
 
 struct ffl_client {
     struct ffl_client *next; /* all clients of the process, for fork */
-    int dead;                /* errno, or 0 */
+    int detached;            /* errno, or 0 */
     char why[128];           /* then: why */
-    bool down_given;
+    bool lost_given;
     int sock, app_bell, inst_bell, own_epfd;
     void (*close_fd)(int fd);
     bool (*copy)(void *to, const void *from, size_t n); /* the caller's data */
@@ -96,26 +96,26 @@ struct ffl_client {
     struct ffl_map map;
     struct ffl_channel ch;
     struct ffl_pool tx;
-    uint32_t *tx_handle, *tx_serial; /* by slot */
-    struct rx_item *rx;              /* by slot (shared buffers) */
-    uint64_t rx_total, rx_held;      /* bytes of the receive pool; with us */
-    struct csock **table;
-    struct csock *spare; /* freed csocks, by wait_next */
+    uint32_t *tx_handle, *tx_serial;   /* by slot */
+    struct rx_item *rx;                /* by slot (shared buffers) */
+    uint64_t rx_total, rx_outstanding; /* bytes of the receive pool; with us */
+    struct client_sock **table;
+    struct client_sock *spare; /* freed sockets, by wait_next */
     uint32_t n, serial;
     struct ffl_ids ids; /* our handles */
     int open;
     struct ffl_poll poll; /* sockets with events; asleep: somebody polls the doorbell (show) */
-    uint32_t *closed, closed_n, cap_closed; /* handles whose CLOSED event is due */
-    struct csock *settled;                  /* returning, nothing more comes; by acc_next */
-    struct csock *waiters, **waiters_end;   /* want to write, the longest wait first */
-    unsigned bulk_waiters;                  /* of those, with a large write */
-    uint32_t round;                         /* waits so far */
+    uint32_t *closed, closed_n, cap_closed;     /* handles whose CLOSED event is due */
+    struct client_sock *settled;                /* returning, nothing more comes; by acc_next */
+    struct client_sock *waiters, **waiters_end; /* want to write, the longest wait first */
+    unsigned bulk_waiters;                      /* of those, with a large write */
+    uint32_t round;                             /* waits so far */
     int64_t round_granted;  /* bytes of the window that this round's wakes were for */
-    uint64_t tx_blocked;    /* the instance's, when writers were last woken */
+    uint64_t tx_unwritable; /* the instance's, when writers were last woken */
     struct rx_item **batch; /* handed out by the last wait */
-    uint32_t *batch_names;
-    struct csock **batch_sock;
-    uint32_t batch_n, batch_names_n, batch_cap;
+    uint32_t *batch_addresses;
+    struct client_sock **batch_sock;
+    uint32_t batch_n, batch_addresses_n, batch_cap;
     struct call call;
     uint16_t next_tag;
     struct ffl_idle idle;
@@ -124,9 +124,9 @@ struct ffl_client {
 };
 
 /* attach.c */
-void client_die(struct ffl_client *c, int err, const char *why);
+void client_lose(struct ffl_client *c, int err, const char *why);
 void client_lost(struct ffl_client *c); /* the session socket has become readable */
-struct csock *client_sock(const struct ffl_client *c, int h); /* NULL: no such open socket */
+struct client_sock *client_sock(const struct ffl_client *c, int h); /* NULL: no such open socket */
 
 int client_connect(const struct ffl_client_opts *o, char *why, size_t whylen);
 /* Says hello on `s` and reads the reply and exactly `want` descriptors. */
@@ -136,12 +136,12 @@ int client_shake_hands(int s, const struct ffl_hello *h, struct ffl_reply *r, in
 /* ticket.c */
 int client_connect_via(int ticket);
 /* 0 or -errno, with a part of it given back. */
-int client_give_back(struct ffl_client *c, struct csock *s);
+int client_give_back(struct ffl_client *c, struct client_sock *s);
 
 /* call.c */
 /* Published at once, so that the instance works on it while the application goes on. */
 void client_submit(struct ffl_client *c, struct ffl_entry e);
-void client_put(struct ffl_client *c, struct ffl_entry e); /* to be published soon */
+void client_put(struct ffl_client *c, struct ffl_entry e); /* to be committed soon */
 void client_commit(struct ffl_client *c);
 int client_ring(int bell); /* the instance's doorbell */
 /* A transmit buffer, perhaps a smaller one than that, or NO_BUF; and one with an argument block. */
@@ -158,12 +158,12 @@ void client_look(struct ffl_client *c);
 void client_release(struct ffl_client *c, struct rx_item *it);
 void client_release_buf(struct ffl_client *c, uint32_t buf);
 void client_wake_writers(struct ffl_client *c);
-void client_evacuate(struct ffl_client *c, struct csock *s);
-bool client_crowded(const struct ffl_client *c); /* more than half of the receive pool is held */
-void mirror_update(struct csock *s);
+void client_evacuate(struct ffl_client *c, struct client_sock *s);
+bool client_crowded(const struct ffl_client *c); /* over half of the receive pool is outstanding */
+void mirror_update(struct client_sock *s);
 
 /* It may be readable, writable, failed or connected now. */
-static inline void csock_tell(struct csock *s)
+static inline void csock_tell(struct client_sock *s)
 {
     ffl_source_tell(s->source);
 }
@@ -173,28 +173,29 @@ static inline void csock_tell(struct csock *s)
 int csock_open(struct ffl_client *c, int domain, int type, int proto);
 /* Accepted and never used: to another session that has the listener, if there is one, with what was
  * read ahead. That takes a round trip; then it is in c->settled, for csock_settle to close. */
-void csock_return(struct ffl_client *c, struct csock *s);
+void csock_return(struct ffl_client *c, struct client_sock *s);
 void csock_settle(struct ffl_client *c);
-void csock_return_queue(struct ffl_client *c, struct csock *l); /* all that it accepted ahead */
-struct csock *csock_new(struct ffl_client *c, uint32_t handle);
-void csock_free(struct ffl_client *c, struct csock *s);
-void csock_closed(struct ffl_client *c, struct csock *s);
+void csock_return_queue(struct ffl_client *c,
+                        struct client_sock *l); /* all that it accepted ahead */
+struct client_sock *csock_new(struct ffl_client *c, uint32_t handle);
+void csock_free(struct ffl_client *c, struct client_sock *s);
+void csock_closed(struct ffl_client *c, struct client_sock *s);
 void handle_release(struct ffl_client *c, uint32_t handle);
-void csock_grant(struct ffl_client *c, struct csock *l); /* tops the accept credit up */
-void csock_arm(struct ffl_client *c, struct csock *s);
+void csock_grant(struct ffl_client *c, struct client_sock *l); /* tops the accept credit up */
+void csock_arm(struct ffl_client *c, struct client_sock *s);
 uint32_t csock_ask(struct ffl_source *own, const struct ffl_watch *w);
 /* Out of its receive queue, for the instance and not for the application: of a stream what finds
  * room, of datagrams one, as it came. Bytes. */
-uint32_t csock_take_queued(struct ffl_client *c, struct csock *s, void *to, uint32_t room);
+uint32_t csock_take_queued(struct ffl_client *c, struct client_sock *s, void *to, uint32_t room);
 
 /* io.c */
-bool tx_writable(const struct ffl_client *c, const struct csock *s);
-bool tx_is_bulk(const struct csock *s); /* its last send was a large one, and is not done */
+bool tx_writable(const struct ffl_client *c, const struct client_sock *s);
+bool tx_is_bulk(const struct client_sock *s); /* its last send was a large one, and is not done */
 int64_t tx_room(const struct ffl_client *c);
 bool tx_half_free(const struct ffl_client *c); /* large writes that wait may go on */
-uint64_t tx_blocked(const struct ffl_client *c);
-bool rx_readable(const struct csock *s);
-void tx_wait(struct ffl_client *c, struct csock *s);
+uint64_t tx_unwritable(const struct ffl_client *c);
+bool rx_readable(const struct client_sock *s);
+void tx_wait(struct ffl_client *c, struct client_sock *s);
 
 /* wait.c */
 void client_round(

@@ -17,7 +17,7 @@
 #define PUBLISH_EVERY (256 * 1024) /* bytes of one large write: the instance may sleep in between */
 #define TX_WINDOW (2 * 1024 * 1024) /* bytes of bulk on their way to the stack */
 
-bool rx_readable(const struct csock *s)
+bool rx_readable(const struct client_sock *s)
 {
     return s->rx_head || s->acc_head || s->eof || s->error || s->failed;
 }
@@ -28,18 +28,18 @@ bool rx_readable(const struct csock *s)
  * on their way, so that slow readers do not use up the others' turns; and small writes pass, as does
  * the first buffer of a socket with nothing unsent: an answer of 64 KiB is not worth a turn's wake.
  */
-bool tx_is_bulk(const struct csock *s)
+bool tx_is_bulk(const struct client_sock *s)
 {
     return s->tx_left >= BULK_FROM;
 }
 
-uint64_t tx_blocked(const struct ffl_client *c)
+uint64_t tx_unwritable(const struct ffl_client *c)
 {
-    return atomic_load_explicit(&c->map.seg->inst.tx_blocked, memory_order_seq_cst);
+    return atomic_load_explicit(&c->map.seg->inst.tx_unwritable, memory_order_seq_cst);
 }
 
 /* Bytes of the pool that the socket may hold: its SO_SNDBUF, where the application has set one. */
-static uint64_t tx_share(const struct ffl_client *c, const struct csock *s)
+static uint64_t tx_share(const struct ffl_client *c, const struct client_sock *s)
 {
     uint64_t share = ffl_pool_share(&c->tx, c->tx_cap);
     return s->tx_limit && s->tx_limit < share ? s->tx_limit : share;
@@ -48,7 +48,7 @@ static uint64_t tx_share(const struct ffl_client *c, const struct csock *s)
 /* How many bytes of large writes may be put on their way now; none when <= 0. */
 int64_t tx_room(const struct ffl_client *c)
 {
-    uint64_t blocked = tx_blocked(c), used = c->tx.total_bytes - c->tx.free_bytes;
+    uint64_t blocked = tx_unwritable(c), used = c->tx.total_bytes - c->tx.free_bytes;
     return TX_WINDOW - (int64_t)(used > blocked ? used - blocked : 0);
 }
 
@@ -59,14 +59,14 @@ bool tx_half_free(const struct ffl_client *c)
 
 /* Is it this socket's turn? Those that wait go first, and not before half of the window is free. Who
  * was woken has a few rounds' time. */
-static bool tx_turn(const struct ffl_client *c, const struct csock *s)
+static bool tx_turn(const struct ffl_client *c, const struct client_sock *s)
 {
     bool later = s->waiting_w || (c->bulk_waiters && (int32_t)(c->round - s->granted) > 0);
     return later ? tx_half_free(c) : tx_room(c) > 0;
 }
 
 /* Room for one buffer at least, and half of the limit free again after it was reached. */
-bool tx_writable(const struct ffl_client *c, const struct csock *s)
+bool tx_writable(const struct ffl_client *c, const struct client_sock *s)
 {
     if (s->error || s->failed || s->unsendable || s->shut_wr)
         return true; /* the call says which */
@@ -78,7 +78,7 @@ bool tx_writable(const struct ffl_client *c, const struct csock *s)
     return s->tx_out <= (s->waiting_w ? limit / 2 : limit - 1) && limit > 0;
 }
 
-void tx_wait(struct ffl_client *c, struct csock *s)
+void tx_wait(struct ffl_client *c, struct client_sock *s)
 {
     s->want_w = true;
     if (s->waiting_w)
@@ -86,24 +86,24 @@ void tx_wait(struct ffl_client *c, struct csock *s)
     s->waiting_w = true;
     s->wait_next = NULL;
     if (!c->waiters)
-        c->tx_blocked = tx_blocked(c);
+        c->tx_unwritable = tx_unwritable(c);
     *c->waiters_end = s;
     c->waiters_end = &s->wait_next;
     c->bulk_waiters += tx_is_bulk(s);
-    if (tx_writable(c, s)) /* tx_blocked moved meanwhile */
+    if (tx_writable(c, s)) /* tx_unwritable moved meanwhile */
         client_wake_writers(c);
 }
 
 void ffl_client_want_room(struct ffl_client *c, int h)
 {
-    struct csock *s = client_sock(c, h);
-    if (s && !c->dead && !s->connecting && !tx_writable(c, s))
+    struct client_sock *s = client_sock(c, h);
+    if (s && !c->detached && !s->connecting && !tx_writable(c, s))
         tx_wait(c, s);
 }
 
 unsigned ffl_client_ready(const struct ffl_client *c, int h)
 {
-    const struct csock *s = client_sock(c, h);
+    const struct client_sock *s = client_sock(c, h);
     if (!s || s->connecting)
         return 0;
     return (rx_readable(s) ? 1u : 0) | (!s->listener && tx_writable(c, s) ? 2u : 0);
@@ -111,7 +111,7 @@ unsigned ffl_client_ready(const struct ffl_client *c, int h)
 
 int ffl_client_pending(const struct ffl_client *c, int h, struct ffl_pending *out)
 {
-    const struct csock *s = client_sock(c, h);
+    const struct client_sock *s = client_sock(c, h);
     if (!s)
         return -EBADF;
     *out = (struct ffl_pending){.accepts = s->acc_n, .eof = s->eof, .error = s->error};
@@ -125,13 +125,13 @@ int ffl_client_pending(const struct ffl_client *c, int h, struct ffl_pending *ou
 
 uint32_t ffl_client_unsent(const struct ffl_client *c, int h)
 {
-    const struct csock *s = client_sock(c, h);
+    const struct client_sock *s = client_sock(c, h);
     return s ? s->tx_out : 0;
 }
 
 /* ---- receive ------------------------------------------------------------------------------- */
 
-static int take_error(struct csock *s)
+static int take_error(struct client_sock *s)
 {
     int err = s->error;
     s->error = s->send_error = 0;
@@ -149,7 +149,7 @@ static const uint8_t *item_data(const struct ffl_client *c, const struct rx_item
     return (const uint8_t *)c->map.seg + ffl_buf_off(&c->map.geo.rx, it->buf) + it->off;
 }
 
-static void pop_item(struct ffl_client *c, struct csock *s)
+static void pop_item(struct ffl_client *c, struct client_sock *s)
 {
     struct rx_item *it = s->rx_head;
     s->rx_head = it->next;
@@ -159,7 +159,7 @@ static void pop_item(struct ffl_client *c, struct csock *s)
 }
 
 /* Bytes, or -EFAULT when none found a place. */
-static int64_t recv_stream(struct ffl_client *c, struct csock *s, uint8_t *to, size_t len,
+static int64_t recv_stream(struct ffl_client *c, struct client_sock *s, uint8_t *to, size_t len,
                            bool peek)
 {
     size_t got = 0;
@@ -181,7 +181,8 @@ static int64_t recv_stream(struct ffl_client *c, struct csock *s, uint8_t *to, s
     return (int64_t)got;
 }
 
-static int64_t recv_dgram(struct ffl_client *c, struct csock *s, struct ffl_dgram *d, int flags)
+static int64_t recv_dgram(struct ffl_client *c, struct client_sock *s, struct ffl_dgram *d,
+                          int flags)
 {
     struct rx_item *it = s->rx_head;
     const uint8_t *data = item_data(c, it);
@@ -201,7 +202,7 @@ static int64_t recv_dgram(struct ffl_client *c, struct csock *s, struct ffl_dgra
     return copied ? (int64_t)part : -EFAULT;
 }
 
-uint32_t csock_take_queued(struct ffl_client *c, struct csock *s, void *to, uint32_t room)
+uint32_t csock_take_queued(struct ffl_client *c, struct client_sock *s, void *to, uint32_t room)
 {
     if (s->type == SOCK_STREAM) {
         uint32_t n = (uint32_t)recv_stream(c, s, to, room, false);
@@ -216,12 +217,12 @@ uint32_t csock_take_queued(struct ffl_client *c, struct csock *s, void *to, uint
 
 int64_t ffl_client_recvmsg(struct ffl_client *c, int h, struct ffl_dgram *d, int flags)
 {
-    struct csock *s = client_sock(c, h);
+    struct client_sock *s = client_sock(c, h);
     d->flags = 0;
     d->addr = (struct ffl_addr){0};
     d->ctl.len = 0;
-    if (c->dead)
-        return -c->dead;
+    if (c->detached)
+        return -c->detached;
     if (!s)
         return -EBADF;
     if (s->open_error)
@@ -262,18 +263,18 @@ int64_t ffl_client_recv(struct ffl_client *c, int h, void *data, size_t len, int
 
 /* ---- send ---------------------------------------------------------------------------------- */
 
-static int take_send_error(struct csock *s)
+static int take_send_error(struct client_sock *s)
 {
     int err = s->send_error ? s->send_error : EPIPE; /* as Linux: the error once, then this */
     s->send_error = 0;
     return -err;
 }
 
-static int send_check(struct ffl_client *c, int h, struct csock **out)
+static int send_check(struct ffl_client *c, int h, struct client_sock **out)
 {
-    struct csock *s = *out = client_sock(c, h);
-    if (ffl_unlikely(c->dead))
-        return -c->dead;
+    struct client_sock *s = *out = client_sock(c, h);
+    if (ffl_unlikely(c->detached))
+        return -c->detached;
     if (ffl_unlikely(!s))
         return -EBADF;
     if (ffl_unlikely(s->open_error || s->error))
@@ -285,7 +286,7 @@ static int send_check(struct ffl_client *c, int h, struct csock **out)
     return 0;
 }
 
-static void put_send(struct ffl_client *c, struct csock *s, uint32_t buf, uint32_t len,
+static void put_send(struct ffl_client *c, struct client_sock *s, uint32_t buf, uint32_t len,
                      uint8_t flags)
 {
     uint32_t slot = ffl_buf_slot(&c->tx.geo, buf);
@@ -318,7 +319,7 @@ static uint32_t fitting(uint64_t room)
 
 /* A smaller buffer for a stream, when the pool is low and what it wants is beyond its share. One
  * that holds nothing gets the smallest there is; others nothing beyond the share. */
-static uint32_t tx_take_part(struct ffl_client *c, const struct csock *s, uint64_t share)
+static uint32_t tx_take_part(struct ffl_client *c, const struct client_sock *s, uint64_t share)
 {
     if (!s->tx_out)
         return ffl_pool_get(&c->tx, fitting(share));
@@ -332,7 +333,7 @@ static uint32_t tx_take_part(struct ffl_client *c, const struct csock *s, uint64
     return buf;
 }
 
-static uint32_t tx_take(struct ffl_client *c, const struct csock *s, uint32_t want, bool part)
+static uint32_t tx_take(struct ffl_client *c, const struct client_sock *s, uint32_t want, bool part)
 {
     bool first = s->tx_out == 0 && !s->waiting_w;
     if (want == ffl_class_size(2) && part && !first && !tx_turn(c, s))
@@ -347,7 +348,7 @@ static uint32_t tx_take(struct ffl_client *c, const struct csock *s, uint32_t wa
 
 /* A transmit buffer if the socket may have one more; looks for returned ones before it says no.
  * `part`: a smaller one will do. */
-static uint32_t tx_get(struct ffl_client *c, struct csock *s, uint32_t want, bool part)
+static uint32_t tx_get(struct ffl_client *c, struct client_sock *s, uint32_t want, bool part)
 {
     uint32_t buf = tx_take(c, s, want, part);
     if (ffl_likely(buf != FFL_NO_BUF))
@@ -382,7 +383,7 @@ static bool gather(const struct ffl_client *c, uint8_t *to, uint32_t n, const st
 
 int64_t ffl_client_sendv(struct ffl_client *c, int h, const struct iovec *iov, int n)
 {
-    struct csock *s;
+    struct client_sock *s;
     int rc = send_check(c, h, &s);
     if (rc < 0)
         return rc;
@@ -421,7 +422,7 @@ int64_t ffl_client_send(struct ffl_client *c, int h, const void *data, size_t le
 }
 
 /* A transmit buffer that holds so many bytes, or none. */
-static uint32_t tx_whole(struct ffl_client *c, struct csock *s, size_t bytes)
+static uint32_t tx_whole(struct ffl_client *c, struct client_sock *s, size_t bytes)
 {
     uint32_t buf = tx_get(c, s, (uint32_t)bytes, false);
     if (buf != FFL_NO_BUF && ffl_buf_size(buf) < bytes) { /* only smaller ones are left */
@@ -433,7 +434,7 @@ static uint32_t tx_whole(struct ffl_client *c, struct csock *s, size_t bytes)
 
 int64_t ffl_client_sendmsg(struct ffl_client *c, int h, const struct ffl_dgram *d)
 {
-    struct csock *s;
+    struct client_sock *s;
     int rc = send_check(c, h, &s);
     if (rc < 0)
         return rc;
@@ -474,9 +475,9 @@ int64_t ffl_client_sendto(struct ffl_client *c, int h, const void *data, size_t 
 
 int ffl_client_shutdown(struct ffl_client *c, int h, int how)
 {
-    struct csock *s = client_sock(c, h);
-    if (c->dead)
-        return -c->dead;
+    struct client_sock *s = client_sock(c, h);
+    if (c->detached)
+        return -c->detached;
     if (!s)
         return -EBADF;
     if (how < SHUT_RD || how > SHUT_RDWR)

@@ -41,8 +41,8 @@ struct ffl_source {
 struct ffl_poll {
     struct ffl_watch *head, *tail; /* may be ready; the one that waits longest first */
     unsigned watches;
-    unsigned asleep;         /* who sleeps on it: woken by `kick` */
-    int kick;                /* an eventfd, edge-triggered and never read, or -1 */
+    unsigned asleep;         /* who sleeps on it: woken by `wake_fd` */
+    int wake_fd;             /* an eventfd, edge-triggered and never read, or -1 */
     bool passing;            /* of one waiting call: it goes with it */
     struct ffl_source *self; /* who polls this poll; or NULL */
 };

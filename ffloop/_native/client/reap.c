@@ -17,12 +17,12 @@
 void client_release_buf(struct ffl_client *c, uint32_t buf)
 {
     struct rx_item *it = &c->rx[ffl_buf_slot(&c->map.geo.rx, buf)];
-    it->held = false;
-    c->rx_held -= ffl_buf_size(buf);
-    if (c->dead)
+    it->outstanding = false;
+    c->rx_outstanding -= ffl_buf_size(buf);
+    if (c->detached)
         return;
     if (ffl_channel_give(&c->ch, buf) < 0)
-        client_die(c, EPROTO, "rx-free head out of range");
+        client_lose(c, EPROTO, "rx-free head out of range");
 }
 
 void client_release(struct ffl_client *c, struct rx_item *it)
@@ -35,12 +35,12 @@ void client_release(struct ffl_client *c, struct rx_item *it)
 
 bool client_crowded(const struct ffl_client *c)
 {
-    return c->rx_held > c->rx_total / 2;
+    return c->rx_outstanding > c->rx_total / 2;
 }
 
 /* Moves a socket's queue to private memory, so that one that does not read holds no shared buffers
  * when they run short. What cannot be allocated stays where it is. */
-void client_evacuate(struct ffl_client *c, struct csock *s)
+void client_evacuate(struct ffl_client *c, struct client_sock *s)
 {
     struct rx_item *prev = NULL;
     for (struct rx_item *it = s->rx_head; it; prev = it, it = it->next) {
@@ -67,7 +67,7 @@ void client_evacuate(struct ffl_client *c, struct csock *s)
 /* ---- readiness ----------------------------------------------------------------------------- */
 
 /* The mirror descriptor is an eventfd: readable while something waits. */
-void mirror_update(struct csock *s)
+void mirror_update(struct client_sock *s)
 {
     bool now = rx_readable(s);
     uint64_t word = 1;
@@ -86,14 +86,14 @@ static struct rx_item *take_buf(struct ffl_client *c, uint32_t buf)
     if (!ffl_buf_ok(&c->map.geo.rx, buf))
         return NULL;
     struct rx_item *it = &c->rx[ffl_buf_slot(&c->map.geo.rx, buf)];
-    if (it->held)
+    if (it->outstanding)
         return NULL;
-    *it = (struct rx_item){.buf = buf, .held = true};
-    c->rx_held += ffl_buf_size(buf);
+    *it = (struct rx_item){.buf = buf, .outstanding = true};
+    c->rx_outstanding += ffl_buf_size(buf);
     return it;
 }
 
-static int on_recv(struct ffl_client *c, struct csock *s, struct ffl_entry e)
+static int on_recv(struct ffl_client *c, struct client_sock *s, struct ffl_entry e)
 {
     if (e.buf == FFL_NO_BUF) {
         s->eof = true;
@@ -123,13 +123,14 @@ static int on_recv(struct ffl_client *c, struct csock *s, struct ffl_entry e)
     return 0;
 }
 
-static void take_names(struct ffl_client *c, struct csock *s, uint32_t buf)
+static void take_addresses(struct ffl_client *c, struct client_sock *s, uint32_t buf)
 {
-    memcpy(&s->names, (char *)c->map.seg + ffl_buf_off(&c->map.geo.rx, buf), sizeof(s->names));
+    memcpy(&s->addresses, (char *)c->map.seg + ffl_buf_off(&c->map.geo.rx, buf),
+           sizeof(s->addresses));
     s->names_known = true;
 }
 
-static int on_accept(struct ffl_client *c, struct csock *l, struct ffl_entry e)
+static int on_accept(struct ffl_client *c, struct client_sock *l, struct ffl_entry e)
 {
     uint32_t h = (uint32_t)e.arg;
     if (!l->listener || h < c->n || h >= 2 * c->n || c->table[h] || !l->credits)
@@ -137,9 +138,9 @@ static int on_accept(struct ffl_client *c, struct csock *l, struct ffl_entry e)
     if (e.buf != FFL_NO_BUF && !take_buf(c, e.buf))
         return -EPROTO;
     l->credits--;
-    struct csock *s = csock_new(c, h);
+    struct client_sock *s = csock_new(c, h);
     if (!s) {
-        client_die(c, ENOMEM, "out of memory for a socket");
+        client_lose(c, ENOMEM, "out of memory for a socket");
         return 0;
     }
     s->domain = l->domain;
@@ -148,9 +149,9 @@ static int on_accept(struct ffl_client *c, struct csock *l, struct ffl_entry e)
     s->connected = s->connect_told = true;
     s->armed = l->acc_flags & FFL_F_ARM_NEW;
     s->waits = true;
-    s->names_buf = e.buf;
+    s->addresses_buf = e.buf;
     if (e.buf != FFL_NO_BUF)
-        take_names(c, s, e.buf);
+        take_addresses(c, s, e.buf);
     if (l->acc_tail)
         l->acc_tail->acc_next = s;
     else
@@ -165,7 +166,7 @@ static int on_accept(struct ffl_client *c, struct csock *l, struct ffl_entry e)
     return 0;
 }
 
-static void on_fail(struct ffl_client *c, struct csock *s, int err, bool sending)
+static void on_fail(struct ffl_client *c, struct client_sock *s, int err, bool sending)
 {
     bool told = s->unsendable && !s->send_error; /* by a send: an error is told once */
     s->failed |= !sending && s->type == SOCK_STREAM;
@@ -183,12 +184,12 @@ static void on_fail(struct ffl_client *c, struct csock *s, int err, bool sending
     mirror_update(s);
 }
 
-static int on_connect(struct ffl_client *c, struct csock *s, struct ffl_entry e)
+static int on_connect(struct ffl_client *c, struct client_sock *s, struct ffl_entry e)
 {
     if (e.buf != FFL_NO_BUF) {
         if (!take_buf(c, e.buf))
             return -EPROTO;
-        take_names(c, s, e.buf);
+        take_addresses(c, s, e.buf);
         client_release_buf(c, e.buf);
     }
     s->connecting = s->connect_told = false;
@@ -203,13 +204,13 @@ static int on_connect(struct ffl_client *c, struct csock *s, struct ffl_entry e)
     return 0;
 }
 
-static void on_closed(struct ffl_client *c, struct csock *s)
+static void on_closed(struct ffl_client *c, struct client_sock *s)
 {
     csock_return_queue(c, s); /* accepted ahead for a listener that was closed meanwhile */
     csock_closed(c, s);
 }
 
-static int on_answer(struct ffl_client *c, struct csock *s, struct ffl_entry e)
+static int on_answer(struct ffl_client *c, struct client_sock *s, struct ffl_entry e)
 {
     if (e.buf != FFL_NO_BUF && !take_buf(c, e.buf))
         return -EPROTO;
@@ -223,7 +224,7 @@ static int on_answer(struct ffl_client *c, struct csock *s, struct ffl_entry e)
         s->open_error = -e.arg;
     if (e.buf != FFL_NO_BUF)
         client_release_buf(c, e.buf); /* the caller's time was up; or it was for what follows */
-    if (e.op == FFL_OP_NAMES && s && s->returning) {
+    if (e.op == FFL_OP_ADDRESSES && s && s->returning) {
         s->returning = false; /* closed at the end of the reaping: that may reap once more */
         s->acc_next = c->settled;
         c->settled = s;
@@ -235,7 +236,7 @@ static int dispatch(struct ffl_client *c, struct ffl_entry e)
 {
     if (e.op == FFL_OP_NOP)
         return on_answer(c, NULL, e);
-    struct csock *s = e.handle < 2 * c->n ? c->table[e.handle] : NULL;
+    struct client_sock *s = e.handle < 2 * c->n ? c->table[e.handle] : NULL;
     if (!s)
         return -EPROTO;
     switch (e.op) {
@@ -261,7 +262,7 @@ static int dispatch(struct ffl_client *c, struct ffl_entry e)
     case FFL_OP_LISTEN:
     case FFL_OP_SETSOCKOPT:
     case FFL_OP_GETSOCKOPT:
-    case FFL_OP_NAMES:
+    case FFL_OP_ADDRESSES:
         return on_answer(c, s, e);
     default:
         return -EPROTO;
@@ -274,15 +275,15 @@ static int on_entry(void *arg, struct ffl_entry e)
     if (dispatch(c, e) < 0) {
         ffl_log(FFL_LOG_ERROR, "completion op %u handle %u arg %d buffer %#x cannot be", e.op,
                 e.handle, e.arg, e.buf);
-        client_die(c, EPROTO, "a completion that cannot be");
+        client_lose(c, EPROTO, "a completion that cannot be");
     }
-    return -c->dead;
+    return -c->detached;
 }
 
 static void reap_cq(struct ffl_client *c)
 {
     if (ffl_channel_drain(&c->ch, INT32_MAX, on_entry, c) < 0)
-        client_die(c, EPROTO, "CQ tail out of range"); /* unless it is dead already */
+        client_lose(c, EPROTO, "CQ tail out of range"); /* unless it is dead already */
 }
 
 /* ---- transmit buffers that came back ------------------------------------------------------- */
@@ -293,12 +294,12 @@ static void reap_cq(struct ffl_client *c)
  * than there is room for. */
 void client_wake_writers(struct ffl_client *c)
 {
-    struct csock **p = &c->waiters;
+    struct client_sock **p = &c->waiters;
     int64_t room = tx_room(c) - c->round_granted;
-    c->tx_blocked = tx_blocked(c);
+    c->tx_unwritable = tx_unwritable(c);
     c->bulk_waiters = 0;
     while (*p) {
-        struct csock *s = *p;
+        struct client_sock *s = *p;
         bool bulk = tx_is_bulk(s);
         if (!s->closing && ((bulk && room <= 0) || !tx_writable(c, s))) {
             c->bulk_waiters += bulk;
@@ -324,7 +325,7 @@ static int on_freed(void *arg, uint32_t buf)
     if (ffl_pool_put(&c->tx, buf) < 0)
         return -EPROTO;
     uint32_t slot = ffl_buf_slot(&c->tx.geo, buf);
-    struct csock *s = c->tx_serial[slot] ? c->table[c->tx_handle[slot]] : NULL;
+    struct client_sock *s = c->tx_serial[slot] ? c->table[c->tx_handle[slot]] : NULL;
     if (s && s->serial == c->tx_serial[slot])
         s->tx_out -= ffl_buf_size(buf);
     return 0;
@@ -335,7 +336,7 @@ static bool reap_txfree(struct ffl_client *c)
 {
     int n = ffl_channel_reclaim(&c->ch, on_freed, c);
     if (n < 0)
-        client_die(c, EPROTO, "a transmit buffer came back that was not out");
+        client_lose(c, EPROTO, "a transmit buffer came back that was not out");
     return n > 0;
 }
 
@@ -343,7 +344,7 @@ void client_look(struct ffl_client *c)
 {
     client_reap(c);
     int64_t now = ffl_now_ns();
-    if (c->dead || now - c->looked < FFL_LOOK_NS)
+    if (c->detached || now - c->looked < FFL_LOOK_NS)
         return;
     c->looked = now;
     char byte;
@@ -353,14 +354,14 @@ void client_look(struct ffl_client *c)
 
 void client_reap(struct ffl_client *c)
 {
-    if (c->dead)
+    if (c->detached)
         return;
     bool freed = reap_txfree(c);
-    if (c->waiters && (freed || tx_blocked(c) != c->tx_blocked))
+    if (c->waiters && (freed || tx_unwritable(c) != c->tx_unwritable))
         client_wake_writers(c);
-    if (!c->dead)
+    if (!c->detached)
         reap_cq(c);
-    if (!c->dead && c->settled)
+    if (!c->detached && c->settled)
         csock_settle(c);
     client_commit(c);
 }

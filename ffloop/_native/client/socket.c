@@ -1,5 +1,5 @@
 /*
- * socket.c - the life of a socket: open, bind, listen, accept, connect, options, names, close.
+ * socket.c - the life of a socket: open, bind, listen, accept, connect, options, addresses, close.
  *
  * Callers: client.h's users. Handles of [0, n) are ours, [n, 2n) the instance's (accepted sockets);
  * both are free again when CLOSED has been handed out.
@@ -20,9 +20,9 @@
 
 /* ---- the table ----------------------------------------------------------------------------- */
 
-struct csock *csock_new(struct ffl_client *c, uint32_t handle)
+struct client_sock *csock_new(struct ffl_client *c, uint32_t handle)
 {
-    struct csock *s = c->spare;
+    struct client_sock *s = c->spare;
     if (s)
         c->spare = s->wait_next;
     else
@@ -31,8 +31,8 @@ struct csock *csock_new(struct ffl_client *c, uint32_t handle)
         return NULL;
     if (++c->serial == 0)
         c->serial = 1;
-    *s = (struct csock){
-        .c = c, .handle = handle, .serial = c->serial, .names_buf = FFL_NO_BUF, .mirror = -1};
+    *s = (struct client_sock){
+        .c = c, .handle = handle, .serial = c->serial, .addresses_buf = FFL_NO_BUF, .mirror = -1};
     s->own.ask = csock_ask;
     s->source = &s->own;
     s->batch.events = FFL_WATCH_ALL;
@@ -42,9 +42,9 @@ struct csock *csock_new(struct ffl_client *c, uint32_t handle)
     return s;
 }
 
-static void unwait(struct ffl_client *c, struct csock *s)
+static void unwait(struct ffl_client *c, struct client_sock *s)
 {
-    for (struct csock **p = &c->waiters; *p; p = &(*p)->wait_next)
+    for (struct client_sock **p = &c->waiters; *p; p = &(*p)->wait_next)
         if (*p == s) {
             *p = s->wait_next;
             if (!*p)
@@ -53,7 +53,7 @@ static void unwait(struct ffl_client *c, struct csock *s)
         }
 }
 
-static void drop_rx(struct ffl_client *c, struct csock *s)
+static void drop_rx(struct ffl_client *c, struct client_sock *s)
 {
     while (s->rx_head) {
         struct rx_item *it = s->rx_head;
@@ -61,13 +61,13 @@ static void drop_rx(struct ffl_client *c, struct csock *s)
         client_release(c, it);
     }
     s->rx_tail = NULL;
-    if (s->names_buf != FFL_NO_BUF) {
-        client_release_buf(c, s->names_buf);
-        s->names_buf = FFL_NO_BUF;
+    if (s->addresses_buf != FFL_NO_BUF) {
+        client_release_buf(c, s->addresses_buf);
+        s->addresses_buf = FFL_NO_BUF;
     }
 }
 
-void csock_free(struct ffl_client *c, struct csock *s)
+void csock_free(struct ffl_client *c, struct client_sock *s)
 {
     drop_rx(c, s);
     if (s->waiting_w)
@@ -87,7 +87,7 @@ void handle_release(struct ffl_client *c, uint32_t handle)
 }
 
 /* Its last completion was reaped: the handle may come back with the very next one. */
-void csock_closed(struct ffl_client *c, struct csock *s)
+void csock_closed(struct ffl_client *c, struct client_sock *s)
 {
     if (s->silent) { /* the handle is free at once */
         handle_release(c, s->handle);
@@ -98,7 +98,7 @@ void csock_closed(struct ffl_client *c, struct csock *s)
         uint32_t cap = c->cap_closed ? c->cap_closed * 2 : 64;
         uint32_t *grown = realloc(c->closed, cap * sizeof(*grown));
         if (!grown) {
-            client_die(c, ENOMEM, "out of memory for events");
+            client_lose(c, ENOMEM, "out of memory for events");
             return;
         }
         c->closed = grown;
@@ -109,11 +109,11 @@ void csock_closed(struct ffl_client *c, struct csock *s)
 }
 
 /* The socket of a handle, or why a call on it fails. */
-static int find(const struct ffl_client *c, int h, struct csock **s)
+static int find(const struct ffl_client *c, int h, struct client_sock **s)
 {
     *s = NULL;
-    if (c->dead)
-        return -c->dead;
+    if (c->detached)
+        return -c->detached;
     *s = client_sock(c, h);
     if (!*s)
         return -EBADF;
@@ -127,7 +127,7 @@ int csock_open(struct ffl_client *c, int domain, int type, int proto)
     int h = ffl_ids_take(&c->ids);
     if (h < 0)
         return h;
-    struct csock *s = csock_new(c, (uint32_t)h);
+    struct client_sock *s = csock_new(c, (uint32_t)h);
     if (!s) {
         ffl_ids_give(&c->ids, (uint32_t)h);
         return -ENOMEM;
@@ -140,8 +140,8 @@ int csock_open(struct ffl_client *c, int domain, int type, int proto)
 
 int ffl_client_socket(struct ffl_client *c, int domain, int type, int proto, unsigned flags)
 {
-    if (c->dead)
-        return -c->dead;
+    if (c->detached)
+        return -c->detached;
     if (domain != AF_INET && domain != AF_INET6)
         return -EAFNOSUPPORT;
     if (type != SOCK_STREAM && type != SOCK_DGRAM)
@@ -165,9 +165,9 @@ static int submit_addr(struct ffl_client *c, struct ffl_entry *e, const struct f
     return e->buf == FFL_NO_BUF ? -ENOBUFS : 0;
 }
 
-/* An operation that answers with the socket's names; without a buffer for them it is done all the
+/* An operation that answers with the socket's addresses; without a buffer for them it is done all the
  * same, and they are asked for when they are wanted. */
-static int take_answer(struct csock *s, int rc)
+static int take_answer(struct client_sock *s, int rc)
 {
     if (rc == 0 || rc == -ENOBUFS)
         s->names_known = rc == 0;
@@ -176,19 +176,19 @@ static int take_answer(struct csock *s, int rc)
 
 int ffl_client_bind(struct ffl_client *c, int h, const struct ffl_addr *a)
 {
-    struct csock *s;
+    struct client_sock *s;
     struct ffl_entry e = {.op = FFL_OP_BIND, .handle = (uint32_t)h};
     int rc = find(c, h, &s);
     if (rc == 0)
         rc = submit_addr(c, &e, a);
     if (rc < 0)
         return rc;
-    return take_answer(s, client_call(c, e, &s->names, sizeof(s->names)));
+    return take_answer(s, client_call(c, e, &s->addresses, sizeof(s->addresses)));
 }
 
 int ffl_client_listen(struct ffl_client *c, int h, int backlog, unsigned flags)
 {
-    struct csock *s;
+    struct client_sock *s;
     int rc = find(c, h, &s);
     if (rc < 0)
         return rc;
@@ -197,7 +197,7 @@ int ffl_client_listen(struct ffl_client *c, int h, int backlog, unsigned flags)
                           .handle = (uint32_t)h,
                           .arg = backlog,
                           .buf = FFL_NO_BUF};
-    rc = take_answer(s, client_call(c, e, &s->names, sizeof(s->names)));
+    rc = take_answer(s, client_call(c, e, &s->addresses, sizeof(s->addresses)));
     s->listener = rc == 0;
     s->acc_flags = (uint8_t)(flags & FFL_F_ARM_NEW);
     return rc;
@@ -205,7 +205,7 @@ int ffl_client_listen(struct ffl_client *c, int h, int backlog, unsigned flags)
 
 /* As Linux: the first call after the end tells it; later ones say that it is connected, or try again
  * (-EAGAIN: nothing is under way). */
-static int connect_again(struct ffl_client *c, struct csock *s)
+static int connect_again(struct ffl_client *c, struct client_sock *s)
 {
     if (s->connecting)
         client_look(c);
@@ -222,7 +222,7 @@ static int connect_again(struct ffl_client *c, struct csock *s)
 
 int ffl_client_connect(struct ffl_client *c, int h, const struct ffl_addr *a)
 {
-    struct csock *s;
+    struct client_sock *s;
     struct ffl_entry e = {.op = FFL_OP_CONNECT, .handle = (uint32_t)h};
     int rc = find(c, h, &s);
     if (rc < 0)
@@ -244,28 +244,29 @@ int ffl_client_connect(struct ffl_client *c, int h, const struct ffl_addr *a)
     return -EINPROGRESS;
 }
 
-int ffl_client_names(struct ffl_client *c, int h, struct ffl_names *out)
+int ffl_client_addresses(struct ffl_client *c, int h, struct ffl_addresses *out)
 {
-    struct csock *s = client_sock(c, h);
+    struct client_sock *s = client_sock(c, h);
     if (!s)
         return -EBADF;
     if (!s->names_known) {
         int rc = find(c, h, &s);
         if (rc == 0)
-            rc = client_call(
-                c, (struct ffl_entry){.op = FFL_OP_NAMES, .handle = (uint32_t)h, .buf = FFL_NO_BUF},
-                &s->names, sizeof(s->names));
+            rc = client_call(c,
+                             (struct ffl_entry){
+                                 .op = FFL_OP_ADDRESSES, .handle = (uint32_t)h, .buf = FFL_NO_BUF},
+                             &s->addresses, sizeof(s->addresses));
         if (rc < 0)
             return rc;
         s->names_known = true;
     }
-    *out = s->names;
+    *out = s->addresses;
     return 0;
 }
 
 /* ---- accept -------------------------------------------------------------------------------- */
 
-static void submit_arm(struct ffl_client *c, struct csock *l, uint32_t add)
+static void submit_arm(struct ffl_client *c, struct client_sock *l, uint32_t add)
 {
     l->credits += add;
     client_submit(c, (struct ffl_entry){.op = FFL_OP_ARM,
@@ -275,13 +276,13 @@ static void submit_arm(struct ffl_client *c, struct csock *l, uint32_t add)
                                         .buf = FFL_NO_BUF});
 }
 
-static uint32_t missing_credit(const struct csock *l)
+static uint32_t missing_credit(const struct client_sock *l)
 {
     uint32_t have = l->credits + l->acc_n;
     return have < l->window ? l->window - have : 0;
 }
 
-void csock_grant(struct ffl_client *c, struct csock *l)
+void csock_grant(struct ffl_client *c, struct client_sock *l)
 {
     uint32_t add = missing_credit(l);
     bool half = add && add * 2 >= l->window; /* an entry for many accepts */
@@ -291,7 +292,7 @@ void csock_grant(struct ffl_client *c, struct csock *l)
 
 int ffl_client_accepting(struct ffl_client *c, int h, int window, unsigned flags)
 {
-    struct csock *s;
+    struct client_sock *s;
     int rc = find(c, h, &s);
     if (rc < 0)
         return rc;
@@ -312,9 +313,9 @@ int ffl_client_accepting(struct ffl_client *c, int h, int window, unsigned flags
     return 0;
 }
 
-int ffl_client_accept(struct ffl_client *c, int h, struct ffl_names *names)
+int ffl_client_accept(struct ffl_client *c, int h, struct ffl_addresses *addresses)
 {
-    struct csock *l;
+    struct client_sock *l;
     int rc = find(c, h, &l);
     if (rc < 0)
         return rc;
@@ -322,7 +323,7 @@ int ffl_client_accept(struct ffl_client *c, int h, struct ffl_names *names)
         return -EINVAL;
     if (!l->acc_head)
         client_look(c);
-    struct csock *s = l->acc_head;
+    struct client_sock *s = l->acc_head;
     if (!s) {
         if (!l->window || l->paused)
             csock_arm(c, l);
@@ -335,11 +336,11 @@ int ffl_client_accept(struct ffl_client *c, int h, struct ffl_names *names)
     s->waits = false;
     l->acc_n--;
     csock_grant(c, l);
-    if (names)
-        *names = s->names;
-    if (s->names_buf != FFL_NO_BUF) {
-        client_release_buf(c, s->names_buf);
-        s->names_buf = FFL_NO_BUF;
+    if (addresses)
+        *addresses = s->addresses;
+    if (s->addresses_buf != FFL_NO_BUF) {
+        client_release_buf(c, s->addresses_buf);
+        s->addresses_buf = FFL_NO_BUF;
         client_commit(c);
     }
     mirror_update(l);
@@ -350,7 +351,7 @@ int ffl_client_accept(struct ffl_client *c, int h, struct ffl_names *names)
 
 int ffl_client_watch(struct ffl_client *c, int h, struct ffl_source *source)
 {
-    struct csock *s = client_sock(c, h);
+    struct client_sock *s = client_sock(c, h);
     if (!s)
         return -EBADF;
     s->source = source;
@@ -360,14 +361,14 @@ int ffl_client_watch(struct ffl_client *c, int h, struct ffl_source *source)
 
 struct ffl_source *ffl_client_source(const struct ffl_client *c, int h)
 {
-    struct csock *s = client_sock(c, h);
+    struct client_sock *s = client_sock(c, h);
     return s ? s->source : NULL;
 }
 
 unsigned ffl_client_state(const struct ffl_client *c, int h)
 {
-    const struct csock *s = client_sock(c, h);
-    if (c->dead || !s)
+    const struct client_sock *s = client_sock(c, h);
+    if (c->detached || !s)
         return FFL_ST_READ | FFL_ST_WRITE | FFL_ST_EOF | FFL_ST_ERROR | FFL_ST_FAILED;
     if (s->connecting)
         return FFL_ST_CONNECTING;
@@ -380,7 +381,7 @@ unsigned ffl_client_state(const struct ffl_client *c, int h)
 
 uint32_t csock_ask(struct ffl_source *own, const struct ffl_watch *w)
 {
-    struct csock *s = ffl_container_of(own, struct csock, own);
+    struct client_sock *s = ffl_container_of(own, struct client_sock, own);
     unsigned st = s->closing ? 0 : ffl_client_state(s->c, (int)s->handle);
     if (w->events & EPOLLOUT && !(st & FFL_ST_WRITE))
         ffl_client_want_room(s->c, (int)s->handle);
@@ -390,7 +391,7 @@ uint32_t csock_ask(struct ffl_source *own, const struct ffl_watch *w)
 
 /* ---- reading on and off -------------------------------------------------------------------- */
 
-void csock_arm(struct ffl_client *c, struct csock *s)
+void csock_arm(struct ffl_client *c, struct client_sock *s)
 {
     if (s->listener) {
         if (!s->window) /* pulled, not pushed: a small window, so that siblings get theirs */
@@ -411,7 +412,7 @@ void csock_arm(struct ffl_client *c, struct csock *s)
 
 int ffl_client_arm(struct ffl_client *c, int h, int window)
 {
-    struct csock *s = client_sock(c, h);
+    struct client_sock *s = client_sock(c, h);
     if (!s)
         return -EBADF;
     if (s->listener && s->window < (uint32_t)window)
@@ -422,7 +423,7 @@ int ffl_client_arm(struct ffl_client *c, int h, int window)
 
 int ffl_client_push(struct ffl_client *c, int h, bool on)
 {
-    struct csock *s;
+    struct client_sock *s;
     int rc = find(c, h, &s);
     if (rc < 0)
         return rc;
@@ -447,7 +448,7 @@ int ffl_client_push(struct ffl_client *c, int h, bool on)
 
 int ffl_client_want(struct ffl_client *c, int h, unsigned filters)
 {
-    struct csock *s;
+    struct client_sock *s;
     int rc = find(c, h, &s);
     if (rc < 0)
         return rc;
@@ -467,7 +468,7 @@ int ffl_client_want(struct ffl_client *c, int h, unsigned filters)
 
 int ffl_client_mirror(struct ffl_client *c, int h, int fd)
 {
-    struct csock *s;
+    struct client_sock *s;
     int rc = find(c, h, &s);
     if (rc < 0)
         return rc;
@@ -502,7 +503,7 @@ static uint32_t send_limit(const void *val)
 int ffl_client_setsockopt(struct ffl_client *c, int h, int level, int name, const void *val,
                           uint32_t len)
 {
-    struct csock *s;
+    struct client_sock *s;
     int rc = find(c, h, &s);
     if (rc < 0)
         return rc;
@@ -525,7 +526,7 @@ int ffl_client_setsockopt(struct ffl_client *c, int h, int level, int name, cons
 int ffl_client_getsockopt(struct ffl_client *c, int h, int level, int name, void *val,
                           uint32_t *len)
 {
-    struct csock *s;
+    struct client_sock *s;
     int rc = find(c, h, &s);
     if (rc < 0)
         return rc;
@@ -563,7 +564,7 @@ int ffl_client_getsockopt(struct ffl_client *c, int h, int level, int name, void
 
 int ffl_client_take_error(struct ffl_client *c, int h)
 {
-    struct csock *s = client_sock(c, h);
+    struct client_sock *s = client_sock(c, h);
     if (!s)
         return 0;
     if (s->connecting)
@@ -577,21 +578,21 @@ int ffl_client_take_error(struct ffl_client *c, int h)
 
 void ffl_client_set_error(struct ffl_client *c, int h, int err)
 {
-    struct csock *s = client_sock(c, h);
+    struct client_sock *s = client_sock(c, h);
     if (s)
         s->error = err;
 }
 
 /* ---- close --------------------------------------------------------------------------------- */
 
-static void submit_close(struct ffl_client *c, struct csock *s, unsigned flags)
+static void submit_close(struct ffl_client *c, struct client_sock *s, unsigned flags)
 {
     s->closing = true;
     s->source = &s->own; /* the caller's goes */
     s->give_connect = s->give_error = s->want_r = s->want_w = s->push = false;
     s->mirror = -1;
     drop_rx(c, s);
-    if (c->dead) {
+    if (c->detached) {
         if (!s->given)
             csock_free(c, s);
         return;
@@ -603,32 +604,32 @@ static void submit_close(struct ffl_client *c, struct csock *s, unsigned flags)
                                         .buf = FFL_NO_BUF});
 }
 
-void csock_return(struct ffl_client *c, struct csock *s)
+void csock_return(struct ffl_client *c, struct client_sock *s)
 {
-    if (!s->armed || c->dead) { /* nothing was read ahead */
+    if (!s->armed || c->detached) { /* nothing was read ahead */
         submit_close(c, s, FFL_F_ABORT | FFL_F_RETURN);
         return;
     }
     s->returning = true;
     client_put(c, (struct ffl_entry){.op = FFL_OP_DISARM, .handle = s->handle, .buf = FFL_NO_BUF});
-    client_submit(c,
-                  (struct ffl_entry){.op = FFL_OP_NAMES, .handle = s->handle, .buf = FFL_NO_BUF});
+    client_submit(
+        c, (struct ffl_entry){.op = FFL_OP_ADDRESSES, .handle = s->handle, .buf = FFL_NO_BUF});
 }
 
 void csock_settle(struct ffl_client *c)
 {
     while (c->settled) {
-        struct csock *s = c->settled;
+        struct client_sock *s = c->settled;
         c->settled = s->acc_next;
         bool whole = !s->failed && client_give_back(c, s) == 0;
         submit_close(c, s, FFL_F_ABORT | (whole ? FFL_F_RETURN : 0));
     }
 }
 
-void csock_return_queue(struct ffl_client *c, struct csock *l)
+void csock_return_queue(struct ffl_client *c, struct client_sock *l)
 {
     while (l->acc_head) {
-        struct csock *a = l->acc_head;
+        struct client_sock *a = l->acc_head;
         l->acc_head = a->acc_next;
         a->acc_next = NULL;
         csock_return(c, a);
@@ -639,7 +640,7 @@ void csock_return_queue(struct ffl_client *c, struct csock *l)
 
 int ffl_client_return(struct ffl_client *c, int h)
 {
-    struct csock *s = client_sock(c, h);
+    struct client_sock *s = client_sock(c, h);
     if (!s)
         return -EBADF;
     csock_return(c, s);
@@ -648,14 +649,14 @@ int ffl_client_return(struct ffl_client *c, int h)
 
 void ffl_client_untake(struct ffl_client *c, int h, uint32_t bytes)
 {
-    struct csock *s = client_sock(c, h);
+    struct client_sock *s = client_sock(c, h);
     if (s)
         s->rx_taken -= bytes;
 }
 
 int ffl_client_close(struct ffl_client *c, int h, bool abort)
 {
-    struct csock *s = client_sock(c, h);
+    struct client_sock *s = client_sock(c, h);
     if (!s)
         return -EBADF;
     csock_return_queue(c, s);

@@ -78,8 +78,8 @@ int client_connect_via(int ticket)
 
 bool ffl_client_disarm(struct ffl_client *c, int h)
 {
-    struct csock *s = client_sock(c, h);
-    if (!s || c->dead || (s->listener ? !s->window || s->paused : !s->armed))
+    struct client_sock *s = client_sock(c, h);
+    if (!s || c->detached || (s->listener ? !s->window || s->paused : !s->armed))
         return false;
     s->paused = s->listener;
     s->armed = false;
@@ -90,7 +90,7 @@ bool ffl_client_disarm(struct ffl_client *c, int h)
 
 /* The head of its queue into a buffer: of a stream what finds room, of datagrams one, whole, with its
  * sender. 0 or -errno. */
-static int give_one(struct ffl_client *c, struct csock *s)
+static int give_one(struct ffl_client *c, struct client_sock *s)
 {
     bool dgram = s->type == SOCK_DGRAM;
     uint8_t flags = dgram ? s->rx_head->flags : 0;
@@ -112,7 +112,7 @@ static int give_one(struct ffl_client *c, struct csock *s)
     return 0;
 }
 
-int client_give_back(struct ffl_client *c, struct csock *s)
+int client_give_back(struct ffl_client *c, struct client_sock *s)
 {
     int rc = 0;
     while (s->rx_head && (rc = give_one(c, s)) == 0)
@@ -123,7 +123,7 @@ int client_give_back(struct ffl_client *c, struct csock *s)
     return 0;
 }
 
-static size_t queued(const struct csock *s)
+static size_t queued(const struct client_sock *s)
 {
     size_t n = 0;
     for (const struct rx_item *it = s->rx_head; it; it = it->next)
@@ -133,10 +133,10 @@ static size_t queued(const struct csock *s)
 
 int ffl_client_give_back(struct ffl_client *c, int h)
 {
-    struct csock *s = client_sock(c, h);
+    struct client_sock *s = client_sock(c, h);
     if (s && s->listener)
         csock_return_queue(c, s);
-    if (!s || c->dead || !s->rx_head)
+    if (!s || c->detached || !s->rx_head)
         return 0;
     size_t all = queued(s), had = SIZE_MAX;
     int rc = client_give_back(c, s);
@@ -145,18 +145,18 @@ int ffl_client_give_back(struct ffl_client *c, int h)
         rc = client_give_back(c, s);
     }
     if (rc == -ENOBUFS && queued(s) < all) /* the rest would come in the wrong order */
-        client_die(c, ENOBUFS, "no buffer to give received bytes back in");
+        client_lose(c, ENOBUFS, "no buffer to give received bytes back in");
     return rc;
 }
 
 int ffl_client_export(struct ffl_client *c, int h, const struct ffl_ticket *t)
 {
     struct ffl_import x = {.key = t->key, .ticket = t->id};
-    uint32_t buf = c->dead ? FFL_NO_BUF : client_arg(c, &x, sizeof(x));
+    uint32_t buf = c->detached ? FFL_NO_BUF : client_arg(c, &x, sizeof(x));
     if (buf == FFL_NO_BUF && ffl_client_ping(c) == 0) /* then the instance has read the others */
         buf = client_arg(c, &x, sizeof(x));
     if (buf == FFL_NO_BUF)
-        return c->dead ? -c->dead : -ENOBUFS;
+        return c->detached ? -c->detached : -ENOBUFS;
     client_submit(c, (struct ffl_entry){.op = FFL_OP_EXPORT, .handle = (uint32_t)h, .buf = buf});
     return 0;
 }
@@ -165,8 +165,8 @@ int ffl_client_import(struct ffl_client *c, const struct ffl_ticket *t, uint32_t
                       int type, int proto)
 {
     struct ffl_import i = {.key = t->key, .ticket = t->id, .handle = handle};
-    if (c->dead)
-        return -c->dead;
+    if (c->detached)
+        return -c->detached;
     uint32_t buf = client_arg(c, &i, sizeof(i));
     if (buf == FFL_NO_BUF)
         return -ENOBUFS;
@@ -175,7 +175,7 @@ int ffl_client_import(struct ffl_client *c, const struct ffl_ticket *t, uint32_t
         (void)ffl_pool_put(&c->tx, buf);
         return h;
     }
-    struct csock *s = client_sock(c, h);
+    struct client_sock *s = client_sock(c, h);
     s->connecting =
         true; /* until the answer says no, or its end comes: it may be with the answer */
     int rc = client_call(

@@ -26,14 +26,14 @@ static void batch_release(struct ffl_client *c)
         c->batch_sock[i]->given = NULL;
         client_release(c, c->batch[i]);
     }
-    for (uint32_t i = 0; i < c->batch_names_n; i++)
-        client_release_buf(c, c->batch_names[i]);
-    c->batch_n = c->batch_names_n = 0;
+    for (uint32_t i = 0; i < c->batch_addresses_n; i++)
+        client_release_buf(c, c->batch_addresses[i]);
+    c->batch_n = c->batch_addresses_n = 0;
 }
 
 int ffl_client_unread(struct ffl_client *c, int h)
 {
-    struct csock *s = client_sock(c, h);
+    struct client_sock *s = client_sock(c, h);
     if (!s || !s->given)
         return -EINVAL;
     for (uint32_t i = 0; i < c->batch_n; i++)
@@ -50,7 +50,7 @@ int ffl_client_unread(struct ffl_client *c, int h)
     return 0;
 }
 
-static void give_data(struct ffl_client *c, struct csock *s, struct ffl_event *ev)
+static void give_data(struct ffl_client *c, struct client_sock *s, struct ffl_event *ev)
 {
     struct rx_item *it = s->rx_head;
     *ev = (struct ffl_event){.kind = FFL_EV_DATA, .handle = s->handle, .arg = it->len};
@@ -67,9 +67,9 @@ static void give_data(struct ffl_client *c, struct csock *s, struct ffl_event *e
     c->batch_sock[c->batch_n++] = s;
 }
 
-static void give_accept(struct ffl_client *c, struct csock *l, struct ffl_event *ev)
+static void give_accept(struct ffl_client *c, struct client_sock *l, struct ffl_event *ev)
 {
-    struct csock *s = l->acc_head;
+    struct client_sock *s = l->acc_head;
     l->acc_head = s->acc_next;
     if (!l->acc_head)
         l->acc_tail = NULL;
@@ -77,10 +77,10 @@ static void give_accept(struct ffl_client *c, struct csock *l, struct ffl_event 
     s->waits = false;
     l->acc_n--;
     *ev = (struct ffl_event){.kind = FFL_EV_ACCEPT, .handle = l->handle, .arg = s->handle};
-    if (s->names_buf != FFL_NO_BUF) {
-        ev->off = ffl_buf_off(&c->map.geo.rx, s->names_buf);
-        c->batch_names[c->batch_names_n++] = s->names_buf;
-        s->names_buf = FFL_NO_BUF;
+    if (s->addresses_buf != FFL_NO_BUF) {
+        ev->off = ffl_buf_off(&c->map.geo.rx, s->addresses_buf);
+        c->batch_addresses[c->batch_addresses_n++] = s->addresses_buf;
+        s->addresses_buf = FFL_NO_BUF;
     }
 }
 
@@ -88,13 +88,14 @@ static void give_accept(struct ffl_client *c, struct csock *l, struct ffl_event 
 
 #define EVENTS_A_SOCKET 64 /* accepts in one visit; others give three at most */
 
-static int one(struct ffl_event *ev, enum ffl_event_kind kind, const struct csock *s, uint32_t arg)
+static int one(struct ffl_event *ev, enum ffl_event_kind kind, const struct client_sock *s,
+               uint32_t arg)
 {
     *ev = (struct ffl_event){.kind = kind, .handle = s->handle, .arg = arg};
     return 1;
 }
 
-static int push_events(struct ffl_client *c, struct csock *s, struct ffl_event *ev, int max,
+static int push_events(struct ffl_client *c, struct client_sock *s, struct ffl_event *ev, int max,
                        bool *more)
 {
     int n = 0;
@@ -112,7 +113,8 @@ static int push_events(struct ffl_client *c, struct csock *s, struct ffl_event *
     }
     if (s->rx_head && !s->given && max > 0)
         give_data(c, s, &ev[n++]);
-    if (s->rx_head || (s->given && (s->eof || s->give_error))) { /* an end is a turn of its own */
+    if (s->rx_head ||
+        (s->given && (s->eof || s->give_error))) { /* an end is an iteration of its own */
         *more = true;
         return n;
     }
@@ -132,7 +134,7 @@ static int push_events(struct ffl_client *c, struct csock *s, struct ffl_event *
 }
 
 /* Fills ev with what `s` has to say; sets *more when it must be visited again. */
-static int sock_events(struct ffl_client *c, struct csock *s, struct ffl_event *ev, int max,
+static int sock_events(struct ffl_client *c, struct client_sock *s, struct ffl_event *ev, int max,
                        bool *more)
 {
     int n = 0;
@@ -181,15 +183,15 @@ static int collect(struct ffl_client *c, struct ffl_event *ev, int max)
     const struct ffl_watch *last = c->poll.tail;
     struct ffl_watch *w = NULL;
     while (n < max && w != last && (w = ffl_poll_take(&c->poll))) {
-        struct csock *s = ffl_container_of(w, struct csock, batch);
+        struct client_sock *s = ffl_container_of(w, struct client_sock, batch);
         bool more = false;
         n += sock_events(c, s, ev + n, max - n, &more);
         if (more)
             ffl_watch_tell(w);
     }
-    if (c->dead && !c->poll.head && !c->down_given && n < max) {
-        c->down_given = true;
-        ev[n++] = (struct ffl_event){.kind = FFL_EV_DOWN, .arg = (uint32_t)c->dead};
+    if (c->detached && !c->poll.head && !c->lost_given && n < max) {
+        c->lost_given = true;
+        ev[n++] = (struct ffl_event){.kind = FFL_EV_LOST, .arg = (uint32_t)c->detached};
     }
     return n;
 }
@@ -205,7 +207,7 @@ static uint32_t wait_bits(const struct ffl_client *c)
 bool client_pending(struct ffl_client *c)
 {
     return ffl_channel_pending(&c->ch, wait_bits(c)) ||
-           (c->waiters && tx_blocked(c) != c->tx_blocked);
+           (c->waiters && tx_unwritable(c) != c->tx_unwritable);
 }
 
 /* Kernel events as FD events; the doorbell's and the session's are for us. -errno of epoll. */
@@ -234,8 +236,8 @@ bool client_doze(struct ffl_client *c)
 {
     int rc = ffl_channel_doze(&c->ch, wait_bits(c));
     if (rc < 0)
-        client_die(c, EPROTO, "SQ head out of range");
-    return rc > 0 && !(c->waiters && tx_blocked(c) != c->tx_blocked);
+        client_lose(c, EPROTO, "SQ head out of range");
+    return rc > 0 && !(c->waiters && tx_unwritable(c) != c->tx_unwritable);
 }
 
 static bool more(const struct ffl_client *c)
@@ -258,8 +260,8 @@ int client_sleep(struct ffl_client *c, struct ffl_event *ev, int max, int epfd, 
 
 bool ffl_client_show(struct ffl_client *c)
 {
-    if (c->dead)
-        return !c->down_given;
+    if (c->detached)
+        return !c->lost_given;
     c->poll.asleep = 1;
     return !client_doze(c) || more(c);
 }
@@ -268,19 +270,19 @@ bool ffl_client_show(struct ffl_client *c)
 
 void ffl_client_reap(struct ffl_client *c)
 {
-    if (!c->dead)
+    if (!c->detached)
         client_round(c);
     client_reap(c);
 }
 
 bool ffl_client_doze(struct ffl_client *c)
 {
-    return c->dead || client_doze(c); /* dead: nothing will ever ring */
+    return c->detached || client_doze(c); /* dead: nothing will ever ring */
 }
 
 void ffl_client_rouse(struct ffl_client *c)
 {
-    if (!c->dead)
+    if (!c->detached)
         ffl_channel_rouse(&c->ch);
 }
 
@@ -365,7 +367,7 @@ int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epf
     bool due = now - c->fd_checked >= FD_PERIOD_NS;
     int room = due ? max - max / 4 : max; /* a busy ring leaves the kernel's events a place */
     int n = gather(c, ev, room), fds;
-    if (n == 0 && timeout_ns != 0 && !c->dead && !more(c) && client_idle(c, timeout_ns)) {
+    if (n == 0 && timeout_ns != 0 && !c->detached && !more(c) && client_idle(c, timeout_ns)) {
         now = ffl_now_ns();
         n = gather(c, ev, room);
     }
@@ -374,8 +376,8 @@ int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epf
     if (n == 0 && timeout_ns != 0 && !more(c)) {
         if (timeout_ns > 0)
             timeout_ns = time_left(timeout_ns, now);
-        fds = c->dead ? fd_events(c, ev, room, epfd, timeout_ns)
-                      : client_sleep(c, ev, room, epfd, timeout_ns);
+        fds = c->detached ? fd_events(c, ev, room, epfd, timeout_ns)
+                          : client_sleep(c, ev, room, epfd, timeout_ns);
         c->fd_checked = now;
         return fds < 0 ? fds : fds + gather(c, ev + fds, max - fds);
     }

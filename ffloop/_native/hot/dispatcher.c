@@ -212,7 +212,7 @@ static int dispatch(Dispatcher *d, struct ffl_event e)
     Py_DECREF(key);
     if (!s)
         return PyErr_Occurred() ? -1 : long_way(d->other, &e);
-    if (s->blocked || !s->enter || !s->deliver || s->deliver == Py_None)
+    if (s->paused || !s->enter || !s->deliver || s->deliver == Py_None)
         return long_way(d->other, &e);
     if ((Py_ssize_t)e.off + (Py_ssize_t)e.arg > d->segment.len) {
         PyErr_SetString(PyExc_SystemError, "an event beyond the segment");

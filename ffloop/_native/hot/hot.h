@@ -33,7 +33,7 @@ typedef struct {
     struct ffl_client *c;
     int handle;
     const unsigned long *thread; /* whose the session is */
-    char blocked; /* data takes the long way: paused, closing, or not a plain protocol */
+    char paused;  /* data takes the long way: paused, closing, or not a plain protocol */
     char stalled; /* writes take the long way: backlog, end of file, closed */
     PyObject *owner, *enter, *deliver; /* the transport; its context's run; data_received */
 } Stream;

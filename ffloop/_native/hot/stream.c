@@ -20,7 +20,7 @@ static int stream_init(PyObject *self, PyObject *args, PyObject *kw)
     s->thread = PyLong_AsVoidPtr(thread);
     if (PyErr_Occurred())
         return -1;
-    s->blocked = s->stalled = 1;
+    s->paused = s->stalled = 1;
     hot_set_ref(&s->owner, owner);
     return 0;
 }
@@ -84,14 +84,14 @@ static PyObject *stream_detach(PyObject *self, PyObject *unused)
 {
     Stream *s = (Stream *)self;
     s->c = NULL;
-    s->blocked = s->stalled = 1;
+    s->paused = s->stalled = 1;
     Py_CLEAR(s->enter);
     Py_CLEAR(s->deliver);
     return Py_NewRef(Py_None);
 }
 
 static PyMemberDef stream_members[] = {
-    {"blocked", T_BOOL, offsetof(Stream, blocked), 0, "data takes the long way, owner.on_data"},
+    {"paused", T_BOOL, offsetof(Stream, paused), 0, "data takes the long way, owner.on_data"},
     {"stalled", T_BOOL, offsetof(Stream, stalled), 0, "writes take the long way"},
     {"enter", T_OBJECT, offsetof(Stream, enter), 0, "run of the context of reading callbacks"},
     {"deliver", T_OBJECT, offsetof(Stream, deliver), 0, "protocol.data_received"},

@@ -27,7 +27,7 @@ static int bad(const char **why, const char *reason)
 static const void *arg_of(struct ffl_session *s, struct ffl_entry e)
 {
     const struct ffl_pool_geo *p = &s->map.geo.tx;
-    bool sound = ffl_buf_ok(p, e.buf) && !s->tx[ffl_buf_slot(p, e.buf)].held;
+    bool sound = ffl_buf_ok(p, e.buf) && !s->tx[ffl_buf_slot(p, e.buf)].outstanding;
     return sound ? session_buf(s, p, e.buf) : NULL;
 }
 
@@ -78,21 +78,21 @@ static void answer(struct ffl_session *s, struct ffl_entry q, int32_t res, uint3
                         .op = q.op, .tag = q.tag, .handle = q.handle, .arg = res, .buf = buf});
 }
 
-static uint32_t names_answer(struct ep *e)
+static uint32_t names_answer(struct endpoint *e)
 {
-    struct ffl_names n = {0};
+    struct ffl_addresses n = {0};
     struct ffl_instance *in = e->s->in;
     (void)OPS(in)->sockname(ST(in), e->fd, false, &n.local); /* unknown: family 0 says so */
     if (!e->listener)
         (void)OPS(in)->sockname(ST(in), e->fd, true, &n.peer);
-    e->st->names = n;
+    e->st->addresses = n;
     stats_state(e);
     return put_answer(e->s, &n, sizeof(n));
 }
 
 /* ---- operations on endpoints --------------------------------------------------------------- */
 
-static int op_bind(struct ep *e, struct ffl_entry q)
+static int op_bind(struct endpoint *e, struct ffl_entry q)
 {
     struct ffl_instance *in = e->s->in;
     struct ffl_addr a;
@@ -116,7 +116,7 @@ static int op_bind(struct ep *e, struct ffl_entry q)
 }
 
 /* Registers for events once: a connect may be tried again after a refusal. */
-static int watch(struct ep *e, unsigned filters)
+static int watch(struct endpoint *e, unsigned filters)
 {
     struct ffl_instance *in = e->s->in;
     if (e->watched)
@@ -126,7 +126,7 @@ static int watch(struct ep *e, unsigned filters)
     return rc;
 }
 
-static int op_listen(struct ep *e, struct ffl_entry q)
+static int op_listen(struct endpoint *e, struct ffl_entry q)
 {
     struct ffl_instance *in = e->s->in;
     int rc = e->fd < 0 ? -e->open_error : in->draining ? -ESHUTDOWN : 0;
@@ -148,7 +148,7 @@ static int op_listen(struct ep *e, struct ffl_entry q)
 }
 
 /* Tells how a connect ended; what was queued meanwhile may go. */
-void control_connected(struct ep *e)
+void control_connected(struct endpoint *e)
 {
     struct ffl_instance *in = e->s->in;
     int err = 0;
@@ -161,7 +161,7 @@ void control_connected(struct ep *e)
         err = e->group->connect_error;
     struct ffl_entry q = {.op = FFL_OP_CONNECT, .tag = e->connect_tag, .handle = e->handle};
     e->connecting = false;
-    data_block(e, false);
+    data_unwritable(e, false);
     if (err) {
         e->failed = true;
         stats_state(e);
@@ -170,10 +170,10 @@ void control_connected(struct ep *e)
         return;
     }
     answer(e->s, q, 0, names_answer(e));
-    ep_ready(e);
+    endpoint_ready(e);
 }
 
-static int op_connect(struct ep *e, struct ffl_entry q)
+static int op_connect(struct endpoint *e, struct ffl_entry q)
 {
     struct ffl_instance *in = e->s->in;
     struct ffl_addr a;
@@ -191,7 +191,7 @@ static int op_connect(struct ep *e, struct ffl_entry q)
         e->connecting = rc == -EINPROGRESS;
         if (e->group)
             e->group->connect_error = 0;
-        data_block(e, e->connecting);
+        data_unwritable(e, e->connecting);
         e->connect_tag = q.tag;
         int bad_watch = watch(e, FFL_READ | FFL_WRITE);
         if (bad_watch < 0) {
@@ -207,7 +207,7 @@ static int op_connect(struct ep *e, struct ffl_entry q)
     return 0;
 }
 
-static int op_arm(struct ep *e, struct ffl_entry q)
+static int op_arm(struct endpoint *e, struct ffl_entry q)
 {
     if (e->listener) {
         if (q.arg < 0 || q.arg > 4096)
@@ -219,15 +219,15 @@ static int op_arm(struct ep *e, struct ffl_entry q)
     }
     e->armed = true;
     if (e->readable || e->listener || e->group)
-        ep_ready(e);
+        endpoint_ready(e);
     return 0;
 }
 
-static int op_unread(struct ep *e, struct ffl_entry q)
+static int op_unread(struct endpoint *e, struct ffl_entry q)
 {
     struct ffl_session *s = e->s;
     const struct ffl_pool_geo *p = &s->map.geo.tx;
-    if (!ffl_buf_ok(p, q.buf) || s->tx[ffl_buf_slot(p, q.buf)].held || q.arg < 0 ||
+    if (!ffl_buf_ok(p, q.buf) || s->tx[ffl_buf_slot(p, q.buf)].outstanding || q.arg < 0 ||
         (uint32_t)q.arg > ffl_buf_size(q.buf) || e->listener ||
         !(q.flags & FFL_F_ADDR) == e->dgram || (uint32_t)q.arg < ffl_front_bytes(q.flags))
         return -EPROTO;
@@ -242,7 +242,7 @@ static int op_unread(struct ep *e, struct ffl_entry q)
     return 0;
 }
 
-static int op_export(struct ep *e, struct ffl_entry q)
+static int op_export(struct endpoint *e, struct ffl_entry q)
 {
     struct ffl_import x;
     if (take_arg(e->s, q, &x, sizeof(x)) < 0)
@@ -256,13 +256,13 @@ static int op_export(struct ep *e, struct ffl_entry q)
     return 0;
 }
 
-static int op_disarm(struct ep *e, struct ffl_entry q)
+static int op_disarm(struct endpoint *e, struct ffl_entry q)
 {
     e->armed = false; /* a listener keeps its credit: the two sides count the same */
     return 0;
 }
 
-static int op_send(struct ep *e, struct ffl_entry q)
+static int op_send(struct endpoint *e, struct ffl_entry q)
 {
     struct ffl_session *s = e->s;
     const struct ffl_pool_geo *p = &s->map.geo.tx;
@@ -271,7 +271,7 @@ static int op_send(struct ep *e, struct ffl_entry q)
     if ((uint32_t)q.arg < ffl_front_bytes(q.flags) || (q.flags & FFL_F_CTL && !e->dgram))
         return -EPROTO;
     struct tx_slot *slot = &s->tx[ffl_buf_slot(p, q.buf)];
-    if (slot->held)
+    if (slot->outstanding)
         return -EPROTO;
     if (e->failed || e->send_error ||
         e->fd < 0) { /* the error was reported; what follows it is dropped */
@@ -279,30 +279,30 @@ static int op_send(struct ep *e, struct ffl_entry q)
         return 0;
     }
     *slot = (struct tx_slot){
-        .next = FFL_NO_BUF, .len = (uint32_t)q.arg, .flags = q.flags, .held = true};
+        .next = FFL_NO_BUF, .len = (uint32_t)q.arg, .flags = q.flags, .outstanding = true};
     data_queue(e, q.buf);
     stats_queued(e, (uint32_t)q.arg - ffl_front_bytes(q.flags), 0);
-    if (!e->blocked && !e->connecting)
-        ep_ready(e);
+    if (!e->unwritable && !e->connecting)
+        endpoint_ready(e);
     return 0;
 }
 
-static int op_shutdown(struct ep *e, struct ffl_entry q)
+static int op_shutdown(struct endpoint *e, struct ffl_entry q)
 {
     if (q.arg < SHUT_RD || q.arg > SHUT_RDWR)
         return -EPROTO;
     e->shut = (int8_t)(e->shut >= 0 && e->shut != q.arg ? SHUT_RDWR : q.arg);
     if (!e->connecting)
-        ep_ready(e);
+        endpoint_ready(e);
     return 0;
 }
 
-void control_close(struct ep *e, bool abort)
+void control_close(struct endpoint *e, bool abort)
 {
     e->closing = true;
     e->armed = false;
     stats_state(e);
-    if (abort && e->tx_head != FFL_NO_BUF && !e->failed && !e->blocked) {
+    if (abort && e->tx_head != FFL_NO_BUF && !e->failed && !e->unwritable) {
         e->closing = false; /* what the stack takes at once was sent before the abort */
         data_flush(e);
         e->closing = true;
@@ -316,24 +316,24 @@ void control_close(struct ep *e, bool abort)
     if (e->dead)
         return;
     if (e->tx_head == FFL_NO_BUF)
-        ep_close(e);
+        endpoint_close(e);
     else
-        ep_timer(e, ffl_now_ns() + LINGER_NS);
+        endpoint_timer(e, ffl_now_ns() + LINGER_NS);
 }
 
 /* Its control messages do not cross the ring with a stream's bytes. */
-static bool lost_on_a_stream(const struct ep *e, const struct ffl_optarg *arg)
+static bool lost_on_a_stream(const struct endpoint *e, const struct ffl_optarg *arg)
 {
     const struct ffl_option *o = ffl_option_find(arg->level, arg->name);
     return !e->dgram && o && o->flags & FFL_OPTION_DGRAM;
 }
 
-static int op_setsockopt(struct ep *e, struct ffl_entry q)
+static int op_setsockopt(struct endpoint *e, struct ffl_entry q)
 {
     struct ffl_optarg o;
     if (take_option(e->s, q, &o, true) < 0)
         return -EPROTO;
-    if (e->tx_head != FFL_NO_BUF && !e->blocked && !e->connecting)
+    if (e->tx_head != FFL_NO_BUF && !e->unwritable && !e->connecting)
         data_flush(e); /* it applies to what is sent after it */
     int rc = e->fd < 0                 ? -e->open_error
              : lost_on_a_stream(e, &o) ? -ENOPROTOOPT
@@ -343,7 +343,7 @@ static int op_setsockopt(struct ep *e, struct ffl_entry q)
     return 0;
 }
 
-static int op_getsockopt(struct ep *e, struct ffl_entry q)
+static int op_getsockopt(struct endpoint *e, struct ffl_entry q)
 {
     struct ffl_instance *in = e->s->in;
     struct ffl_optarg o;
@@ -355,7 +355,7 @@ static int op_getsockopt(struct ep *e, struct ffl_entry q)
     return 0;
 }
 
-static int op_names(struct ep *e, struct ffl_entry q)
+static int op_addresses(struct endpoint *e, struct ffl_entry q)
 {
     answer(e->s, q, e->fd < 0 ? -e->open_error : 0, e->fd < 0 ? FFL_NO_BUF : names_answer(e));
     return 0;
@@ -397,7 +397,7 @@ static int op_socket(struct ffl_session *s, struct ffl_entry q, const char **why
     int fd = may_open(domain, type, proto);
     if (fd == 0)
         fd = open_socket(s, domain, type, proto);
-    struct ep *e = ep_new(s, q.handle, fd < 0 ? -1 : fd, type == SOCK_DGRAM);
+    struct endpoint *e = endpoint_new(s, q.handle, fd < 0 ? -1 : fd, type == SOCK_DGRAM);
     if (!e) {
         if (fd >= 0) {
             OPS(in)->close(ST(in), fd);
@@ -427,7 +427,7 @@ static int op_import(struct ffl_session *s, struct ffl_entry q, const char **why
     if (rc == -EPROTO)
         return bad(why, "IMPORT with a wrong key");
     if (rc < 0) { /* the handle is open all the same, as after a SOCKET that failed */
-        struct ep *e = ep_new(s, q.handle, -1, false);
+        struct endpoint *e = endpoint_new(s, q.handle, -1, false);
         if (!e)
             return bad(why, "out of memory for a socket");
         e->open_error = -rc;
@@ -436,9 +436,9 @@ static int op_import(struct ffl_session *s, struct ffl_entry q, const char **why
     return 0;
 }
 
-typedef int (*ep_op)(struct ep *e, struct ffl_entry q);
+typedef int (*endpoint_op)(struct endpoint *e, struct ffl_entry q);
 
-static const ep_op ep_ops[FFL_OP_COUNT] = {
+static const endpoint_op endpoint_ops[FFL_OP_COUNT] = {
     [FFL_OP_BIND] = op_bind,
     [FFL_OP_LISTEN] = op_listen,
     [FFL_OP_CONNECT] = op_connect,
@@ -450,7 +450,7 @@ static const ep_op ep_ops[FFL_OP_COUNT] = {
     [FFL_OP_SHUTDOWN] = op_shutdown,
     [FFL_OP_SETSOCKOPT] = op_setsockopt,
     [FFL_OP_GETSOCKOPT] = op_getsockopt,
-    [FFL_OP_NAMES] = op_names,
+    [FFL_OP_ADDRESSES] = op_addresses,
 };
 
 int control_entry(struct ffl_session *s, struct ffl_entry q, const char **why)
@@ -463,9 +463,9 @@ int control_entry(struct ffl_session *s, struct ffl_entry q, const char **why)
         answer(s, q, q.arg, FFL_NO_BUF);
         return 0;
     }
-    if (q.op >= FFL_OP_COUNT || (!ep_ops[q.op] && q.op != FFL_OP_CLOSE))
+    if (q.op >= FFL_OP_COUNT || (!endpoint_ops[q.op] && q.op != FFL_OP_CLOSE))
         return bad(why, "unknown operation");
-    struct ep *e = q.handle < 2 * s->n ? s->table[q.handle] : NULL;
+    struct endpoint *e = q.handle < 2 * s->n ? s->table[q.handle] : NULL;
     if (!e || e->closing)
         return bad(why, "operation on a handle that is not open");
     e->touched = true;
@@ -475,7 +475,7 @@ int control_entry(struct ffl_session *s, struct ffl_entry q, const char **why)
         control_close(e, e->reset || q.flags & FFL_F_ABORT);
         return 0;
     }
-    if (ep_ops[q.op](e, q) < 0)
+    if (endpoint_ops[q.op](e, q) < 0)
         return bad(why, "buffer or argument out of range");
     return 0;
 }

@@ -1,7 +1,7 @@
 /*
  * drain.c - the graceful end: listeners stop, sessions are told, what was submitted is sent.
  *
- * Callers: serve.c, at the end of a turn. The unix socket goes first, so that a successor may have
+ * Callers: serve.c, at the end of an iteration. The unix socket goes first, so that a successor may have
  * its path. A listener hands over the connections that it has and fails with ESHUTDOWN, which is how
  * an application hears of it; connections go on until they close or the time is up.
  */
@@ -13,14 +13,14 @@
 
 #define LAST_ACCEPTS 64 /* rounds of data_pump: what its backlog holds and the application takes */
 
-static void stop_listener(struct ep *e)
+static void stop_listener(struct endpoint *e)
 {
     e->readable = true;
     for (int i = 0; i < LAST_ACCEPTS && e->armed && data_pump(e); i++)
         continue;
     if (e->dead || e->fd < 0)
         return;
-    ep_close_fd(e, false);
+    endpoint_close_fd(e, false);
     e->open_error = ESHUTDOWN;
     e->failed = true;
     e->armed = e->readable = false;
@@ -45,22 +45,22 @@ void drain_begin(struct ffl_instance *in, int64_t now)
     struct ffl_session *s;
     TAILQ_FOREACH(s, &in->sessions, link)
     {
-        struct ep *e;
-        TAILQ_FOREACH(e, &s->eps, all) /* those that are accepted now are no listeners */
+        struct endpoint *e;
+        TAILQ_FOREACH(e, &s->endpoints, all) /* those that are accepted now are no listeners */
         if (!s->dying && !s->dead && e->listener && !e->closing)
             stop_listener(e);
-        session_flush(s);
+        session_commit(s);
     }
 }
 
 /* Executes what was submitted and lets the stack have what it takes of it. */
 static void send_the_rest(struct ffl_session *s)
 {
-    struct ep *e, *next;
+    struct endpoint *e, *next;
     (void)session_drain(s, INT32_MAX);
-    for (e = TAILQ_FIRST(&s->eps); e && !s->dead; e = next) {
+    for (e = TAILQ_FIRST(&s->endpoints); e && !s->dead; e = next) {
         next = TAILQ_NEXT(e, all);
-        if (e->tx_head != FFL_NO_BUF && !e->blocked && !e->connecting)
+        if (e->tx_head != FFL_NO_BUF && !e->unwritable && !e->connecting)
             data_flush(e);
     }
 }
@@ -71,7 +71,7 @@ bool drain_over(struct ffl_instance *in, int64_t now)
     struct ffl_session *s;
     if (left && now < in->drain_due)
         return false;
-    in->slice_end = INT64_MAX; /* the last turn takes the time that it takes */
+    in->slice_end = INT64_MAX; /* the last iteration takes the time that it takes */
     TAILQ_FOREACH(s, &in->sessions, link)
     send_the_rest(s);
     if (left)

@@ -2,8 +2,8 @@
  * endpoint.c - an endpoint's life: one session's reference to one stack socket.
  *
  * Callers: the other files of instance/. It is in its session's table and list until CLOSED is posted,
- * in the ready list or in the stalled one meanwhile, and then in the graveyard until the turn ends:
- * the stack's events of this turn may still name it.
+ * in the ready list or in the stalled one meanwhile, and then in the graveyard until the iteration ends:
+ * the stack's events of this iteration may still name it.
  */
 #include "internal.h"
 
@@ -34,21 +34,21 @@ void session_discharge(struct ffl_session *s)
     ledger_discharge(&s->in->ledger, s->account, CHARGE_SOCKET, 1);
 }
 
-static void ep_due(struct timer *t)
+static void endpoint_due(struct timer *t)
 {
-    struct ep *e = ffl_container_of(t, struct ep, timer);
+    struct endpoint *e = ffl_container_of(t, struct endpoint, timer);
     if (!e->closing) {
-        ep_ready(e);
+        endpoint_ready(e);
         return;
     }
     ffl_log_within(&e->s->account->log, FFL_LOG_INFO,
                    "session %u: a closed socket could not send its rest in time", e->s->id);
-    ep_close(e);
+    endpoint_close(e);
 }
 
-struct ep *ep_new(struct ffl_session *s, uint32_t handle, int fd, bool dgram)
+struct endpoint *endpoint_new(struct ffl_session *s, uint32_t handle, int fd, bool dgram)
 {
-    struct ep *e = calloc(1, sizeof(*e));
+    struct endpoint *e = calloc(1, sizeof(*e));
     if (!e)
         return NULL;
     e->s = s;
@@ -58,9 +58,9 @@ struct ep *ep_new(struct ffl_session *s, uint32_t handle, int fd, bool dgram)
     e->dgram = dgram;
     e->tx_head = e->tx_tail = FFL_NO_BUF;
     e->shut = -1;
-    e->timer.fire = ep_due;
+    e->timer.fire = endpoint_due;
     s->table[handle] = e;
-    TAILQ_INSERT_TAIL(&s->eps, e, all);
+    TAILQ_INSERT_TAIL(&s->endpoints, e, all);
     stats_socket(e);
     s->open++;
     note_open(s);
@@ -69,7 +69,7 @@ struct ep *ep_new(struct ffl_session *s, uint32_t handle, int fd, bool dgram)
     return e;
 }
 
-static void leave_queue(struct ep *e)
+static void leave_queue(struct endpoint *e)
 {
     if (e->in_ready)
         TAILQ_REMOVE(&e->s->ready, e, queue);
@@ -78,7 +78,7 @@ static void leave_queue(struct ep *e)
     e->in_ready = e->in_stalled = false;
 }
 
-void ep_ready(struct ep *e)
+void endpoint_ready(struct endpoint *e)
 {
     if (e->in_ready || e->dead)
         return;
@@ -87,7 +87,7 @@ void ep_ready(struct ep *e)
     TAILQ_INSERT_TAIL(&e->s->ready, e, queue);
 }
 
-void ep_stall(struct ep *e)
+void endpoint_stall(struct endpoint *e)
 {
     if (e->in_stalled)
         return;
@@ -97,17 +97,17 @@ void ep_stall(struct ep *e)
     TAILQ_INSERT_TAIL(&e->s->stalled, e, queue);
 }
 
-void ep_timer(struct ep *e, int64_t due)
+void endpoint_timer(struct endpoint *e, int64_t due)
 {
     timers_set(&e->s->in->timers, &e->timer, due);
 }
 
-int ep_handle(struct ffl_session *s)
+int endpoint_handle(struct ffl_session *s)
 {
     return ffl_ids_take(&s->ids);
 }
 
-void ep_handle_release(struct ffl_session *s, uint32_t handle)
+void endpoint_handle_release(struct ffl_session *s, uint32_t handle)
 {
     s->table[handle] = NULL;
     if (handle >= s->n)
@@ -125,7 +125,7 @@ int fd_reset(struct ffl_instance *in, int fd)
 
 /* Does the stack hold bytes that nobody will read? This kernel looks itself when a socket is closed;
  * FreeBSD's stack ends the stream as if all had been read. */
-static bool left_unread(const struct ep *e)
+static bool left_unread(const struct endpoint *e)
 {
     struct ffl_instance *in = e->s->in;
     uint8_t byte;
@@ -134,14 +134,14 @@ static bool left_unread(const struct ep *e)
            OPS(in)->recv(ST(in), e->fd, &iov, 1, NULL, NULL, NULL) > 0;
 }
 
-static bool ends_in_a_reset(const struct ep *e)
+static bool ends_in_a_reset(const struct endpoint *e)
 {
     return !e->dgram && !e->listener && !group_shared(e) &&
            (e->reset || group_has(e) || left_unread(e));
 }
 
 /* The stack socket is given up, with what is charged for it. */
-void ep_close_fd(struct ep *e, bool reset)
+void endpoint_close_fd(struct endpoint *e, bool reset)
 {
     struct ffl_instance *in = e->s->in;
     if (e->fd < 0)
@@ -154,7 +154,7 @@ void ep_close_fd(struct ep *e, bool reset)
     atomic_fetch_sub_explicit(&in->page->sockets, 1, memory_order_relaxed);
 }
 
-void ep_close(struct ep *e)
+void endpoint_close(struct endpoint *e)
 {
     struct ffl_session *s = e->s;
     struct ffl_instance *in = s->in;
@@ -164,15 +164,15 @@ void ep_close(struct ep *e)
     bool reset = e->fd >= 0 && ends_in_a_reset(e);
     group_leave(e);
     data_drop_tx(e);
-    ep_close_fd(e, reset);
+    endpoint_close_fd(e, reset);
     leave_queue(e);
     timers_cancel(&in->timers, &e->timer);
-    ep_handle_release(s, e->handle);
+    endpoint_handle_release(s, e->handle);
     session_post(s,
                  (struct ffl_entry){.op = FFL_OP_CLOSED, .handle = e->handle, .buf = FFL_NO_BUF});
     if (s->sweep == e)
         s->sweep = TAILQ_NEXT(e, all);
-    TAILQ_REMOVE(&s->eps, e, all);
+    TAILQ_REMOVE(&s->endpoints, e, all);
     s->open--;
     note_open(s);
     stats_socket_end(e);
@@ -180,9 +180,9 @@ void ep_close(struct ep *e)
     TAILQ_INSERT_TAIL(&in->graveyard, e, queue);
 }
 
-void ep_bury(struct ffl_instance *in)
+void endpoint_bury(struct ffl_instance *in)
 {
-    struct ep *e;
+    struct endpoint *e;
     while ((e = TAILQ_FIRST(&in->graveyard))) {
         TAILQ_REMOVE(&in->graveyard, e, queue);
         free(e);

@@ -71,13 +71,13 @@ void group_unref(struct ffl_instance *in, struct group *g)
     unuse(g);
 }
 
-void group_join(struct ep *e, struct group *g)
+void group_join(struct endpoint *e, struct group *g)
 {
     e->group = group_ref(g);
     LIST_INSERT_HEAD(&g->members, e, member);
 }
 
-struct group *group_of(struct ep *e)
+struct group *group_of(struct endpoint *e)
 {
     if (e->group)
         return e->group;
@@ -93,14 +93,14 @@ struct group *group_of(struct ep *e)
     return g;
 }
 
-static void ask_no_more(struct ep *l)
+static void ask_no_more(struct endpoint *l)
 {
     if (l->asks)
         TAILQ_REMOVE(&l->group->askers, l, asking);
     l->asks = false;
 }
 
-void group_leave(struct ep *e)
+void group_leave(struct endpoint *e)
 {
     if (e->from)
         unuse(e->from);
@@ -121,7 +121,7 @@ static struct group_list *places_of(struct ffl_instance *in, uint16_t port_be, b
     return &in->places[(ntohs(port_be) * 2u + dgram) % PLACE_LISTS];
 }
 
-static int int_option(const struct ep *e, int level, int name)
+static int int_option(const struct endpoint *e, int level, int name)
 {
     struct ffl_instance *in = e->s->in;
     int value = 0;
@@ -129,7 +129,7 @@ static int int_option(const struct ep *e, int level, int name)
     return OPS(in)->getsockopt(ST(in), e->fd, level, name, &value, &len) == 0 && value;
 }
 
-int group_place(struct ep *e)
+int group_place(struct endpoint *e)
 {
     struct ffl_instance *in = e->s->in;
     struct group *g = group_of(e);
@@ -162,40 +162,40 @@ struct group *group_next(const struct group *g)
     return same_kind(LIST_NEXT(g, place), g->at.port_be, g->dgram);
 }
 
-/* ---- accepting in turn --------------------------------------------------------------------- */
+/* ---- accepting round robin ------------------------------------------------------------------- */
 
-void group_accepted(struct ep *l, struct ep *e, struct group *unread)
+void group_accepted(struct endpoint *l, struct endpoint *e, struct group *unread)
 {
     e->from = l->group;
     e->from->uses++;
     if (unread) {
         group_join(e, unread);
         group_unref(e->s->in, unread); /* `back` had it */
-        ep_ready(e);
+        endpoint_ready(e);
     }
 }
 
-void group_ask(struct ep *l)
+void group_ask(struct endpoint *l)
 {
     if (!l->asks && l->group)
         TAILQ_INSERT_TAIL(&l->group->askers, l, asking);
     l->asks = l->group;
 }
 
-void group_served(struct ep *l, bool more)
+void group_served(struct endpoint *l, bool more)
 {
     ask_no_more(l);
     if (more)
         group_ask(l);
 }
 
-struct ep *group_turn(struct ep *l, bool (*may)(const struct ep *))
+struct endpoint *group_round_robin(struct endpoint *l, bool (*may)(const struct endpoint *))
 {
-    struct ep *e;
+    struct endpoint *e;
     while ((e = TAILQ_FIRST(&l->group->askers)) && !may(e)) {
         ask_no_more(e);
         if (e != l)
-            ep_ready(e); /* when it is pumped, it asks again, or says why not */
+            endpoint_ready(e); /* when it is pumped, it asks again, or says why not */
     }
     return e;
 }
@@ -204,14 +204,14 @@ struct ep *group_turn(struct ep *l, bool (*may)(const struct ep *))
 
 static void give(struct group *g, struct back *b)
 {
-    struct ep *e;
+    struct endpoint *e;
     STAILQ_INSERT_TAIL(&g->back, b, link);
     LIST_FOREACH(e, &g->members, member)
     if (e->armed)
-        ep_ready(e);
+        endpoint_ready(e);
 }
 
-int group_unread(struct ep *e, const void *data, uint32_t len, uint8_t flags)
+int group_unread(struct endpoint *e, const void *data, uint32_t len, uint8_t flags)
 {
     struct ledger *l = &e->s->in->ledger;
     struct group *g = group_of(e);
@@ -230,12 +230,12 @@ int group_unread(struct ep *e, const void *data, uint32_t len, uint8_t flags)
     return 0;
 }
 
-bool group_shared(const struct ep *e)
+bool group_shared(const struct endpoint *e)
 {
     return e->group && e->group->refs > 1;
 }
 
-bool group_return(struct ep *e)
+bool group_return(struct endpoint *e)
 {
     struct ffl_instance *in = e->s->in;
     struct group *g = e->from;
@@ -256,18 +256,18 @@ bool group_return(struct ep *e)
     return true;
 }
 
-bool group_has(const struct ep *e)
+bool group_has(const struct endpoint *e)
 {
     return e->group && !STAILQ_EMPTY(&e->group->back);
 }
 
-uint32_t group_size(const struct ep *e)
+uint32_t group_size(const struct endpoint *e)
 {
     const struct back *b = STAILQ_FIRST(&e->group->back);
     return b->len - b->off;
 }
 
-uint32_t group_take(struct ep *e, void *to, uint32_t room, uint8_t *flags)
+uint32_t group_take(struct endpoint *e, void *to, uint32_t room, uint8_t *flags)
 {
     struct back *b = STAILQ_FIRST(&e->group->back);
     *flags = b->flags;
@@ -279,7 +279,8 @@ uint32_t group_take(struct ep *e, void *to, uint32_t room, uint8_t *flags)
     return n;
 }
 
-int group_accept(struct ep *l, struct ffl_session *to, struct ffl_addr *peer, struct group **unread)
+int group_accept(struct endpoint *l, struct ffl_session *to, struct ffl_addr *peer,
+                 struct group **unread)
 {
     struct back *b = STAILQ_FIRST(&l->group->back);
     int fd = b->fd, rc = session_charge(to);

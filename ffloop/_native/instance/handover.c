@@ -37,7 +37,7 @@ static bool v6only(struct ffl_instance *in, int fd, const struct ffl_addr *a)
     return a->family == AF_INET6 && option(in, fd, IPPROTO_IPV6, IPV6_V6ONLY);
 }
 
-bool handover_ours(const struct ep *e, const struct ffl_addr *a)
+bool handover_ours(const struct endpoint *e, const struct ffl_addr *a)
 {
     struct group *g = group_at(e->s->in, a->port_be, e->dgram);
     while (g && (g->account != e->s->account || !ffl_addr_same(&g->at, a)))
@@ -45,7 +45,7 @@ bool handover_ours(const struct ep *e, const struct ffl_addr *a)
     return g;
 }
 
-int handover_may_bind(const struct ep *e, const struct ffl_addr *a)
+int handover_may_bind(const struct endpoint *e, const struct ffl_addr *a)
 {
     bool only = v6only(e->s->in, e->fd, a);
     struct group *g = a->port_be ? group_at(e->s->in, a->port_be, e->dgram) : NULL;
@@ -56,20 +56,20 @@ int handover_may_bind(const struct ep *e, const struct ffl_addr *a)
 
 /* ---- sharing ------------------------------------------------------------------------------- */
 
-/* The listener of the same user's that `e`, bound to `mine`, is to share; or NULL. */
-static struct group *find(const struct ep *e, const struct ffl_addr *mine)
+/* The listener of the same user's that `e`, bound to `local`, is to share; or NULL. */
+static struct group *find(const struct endpoint *e, const struct ffl_addr *local)
 {
     struct ffl_instance *in = e->s->in;
-    struct group *g = group_at(in, mine->port_be, false);
+    struct group *g = group_at(in, local->port_be, false);
     for (; g; g = group_next(g))
-        if (g->account == e->s->account && g->shares && ffl_addr_same(&g->at, mine) &&
-            g->only == v6only(in, e->fd, mine) && (g->kept || !LIST_EMPTY(&g->members)))
+        if (g->account == e->s->account && g->shares && ffl_addr_same(&g->at, local) &&
+            g->only == v6only(in, e->fd, local) && (g->kept || !LIST_EMPTY(&g->members)))
             return option(in, e->fd, SOL_SOCKET, SO_REUSEPORT) ? g : NULL;
     return NULL;
 }
 
 /* `e`, bound and nothing more yet, becomes the reference `fd` with that group. */
-static void take_over(struct ep *e, int fd, struct group *g)
+static void take_over(struct endpoint *e, int fd, struct group *g)
 {
     struct ffl_instance *in = e->s->in;
     (void)OPS(in)->close(ST(in), e->fd); /* it was bound, no more */
@@ -91,14 +91,14 @@ static void drop_kept(struct kept *k)
     free(k);
 }
 
-int handover_share(struct ep *e)
+int handover_share(struct endpoint *e)
 {
     struct ffl_instance *in = e->s->in;
-    struct ffl_addr mine;
-    if (e->group || OPS(in)->sockname(ST(in), e->fd, false, &mine) < 0 || !mine.port_be)
-        return 0;                         /* not bound: listen says what comes of it */
-    int rc = handover_may_bind(e, &mine); /* it may have begun since */
-    struct group *g = rc == 0 ? find(e, &mine) : NULL;
+    struct ffl_addr local;
+    if (e->group || OPS(in)->sockname(ST(in), e->fd, false, &local) < 0 || !local.port_be)
+        return 0;                          /* not bound: listen says what comes of it */
+    int rc = handover_may_bind(e, &local); /* it may have begun since */
+    struct group *g = rc == 0 ? find(e, &local) : NULL;
     if (!g)
         return rc;
     struct kept *k = g->kept;
@@ -136,7 +136,7 @@ static int charge(struct ledger *l, struct account *a)
     return rc;
 }
 
-void handover_keep(struct ep *e)
+void handover_keep(struct endpoint *e)
 {
     struct ffl_instance *in = e->s->in;
     struct group *g = e->group;
@@ -175,7 +175,7 @@ static void unseen(struct ffl_session *s, struct ffl_entry q)
 {
     const struct ffl_pool_geo *p = &s->map.geo.rx;
     uint32_t handle = q.op == FFL_OP_ACCEPT ? (uint32_t)q.arg : q.handle;
-    struct ep *e = handle >= s->n && handle < 2 * s->n ? s->table[handle] : NULL;
+    struct endpoint *e = handle >= s->n && handle < 2 * s->n ? s->table[handle] : NULL;
     if (!e || !e->from)
         return;
     if (q.op == FFL_OP_ACCEPT) {

@@ -21,7 +21,7 @@ struct ffl_instance_opts {
     int listen_fd;      /* a listening SOCK_SEQPACKET socket to take over, or -1 */
     bool embedded;      /* end soon after the last session */
     int64_t spin_us;    /* FFL_SPIN_* or microseconds */
-    int64_t sq_poll_us; /* stacks that poll by nature: how long a turn may go on looking at SQs */
+    int64_t sq_poll_us; /* stacks that poll: how long each iteration may look at the SQs */
     bool huge;          /* sessions on huge pages, as long as there are some */
     unsigned max_sessions;
     uint32_t max_sockets;   /* a session */
@@ -29,7 +29,7 @@ struct ffl_instance_opts {
     uint32_t rx_cap;        /* bytes read ahead a socket */
     uint32_t entries;       /* a session's submissions in flight, and completions: a power of two */
     unsigned user_sessions; /* of one user; 0: no other bound than max_sessions */
-    int64_t slice_ns;       /* of a turn, for one session's work; 0: what suits the stack */
+    int64_t slice_ns;       /* of an iteration, for one session's work; 0: what suits the stack */
     int64_t drain_ns;       /* how long a drain may take */
     int64_t keep_ns;        /* how long a listener stays when nobody has it any more */
     struct ffl_policy policy; /* who may attach and bind */
@@ -42,8 +42,8 @@ void ffl_instance_opts_default(struct ffl_instance_opts *o);
 int ffl_instance_start(struct ffl_instance **out, const struct ffl_instance_opts *o, char *why,
                        size_t whylen);
 
-/* One turn (a ffl_turn_fn): never blocks. */
-int64_t ffl_instance_turn(void *instance);
+/* One iteration (a ffl_iterate_fn): never blocks. */
+int64_t ffl_instance_iterate(void *instance);
 
 /* Turns and sleeps until ffl_instance_stop. 0 or -errno of the stack. */
 int ffl_instance_run(struct ffl_instance *in);

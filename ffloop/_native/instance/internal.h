@@ -17,14 +17,14 @@
  * group.c     sockets that several processes have, and where sockets are bound
  * ticket.c    sockets for processes to come
  * handover.c  listeners of one address, and what their application never heard of
- * serve.c     the turn and the sleep
+ * serve.c     the iteration and the sleep
  * stats.c     the stats pages
  * drain.c     the graceful end
  * policy.c    who may attach, who may bind which ports
  * notify.c    the service manager
  *
  * Invariants: an endpoint is in its session's table under its handle until CLOSED is posted, then in
- * the graveyard until the turn ends (the stack's events of this turn may still name it). Nothing
+ * the graveyard until the iteration ends (the stack's events of this iteration may still name it). Nothing
  * read from shared memory is used before it was copied and checked.
  */
 #ifndef FFL_INSTANCE_INTERNAL_H
@@ -57,32 +57,32 @@ struct src {
     void *owner;
 };
 
-struct ep { /* an endpoint: one session's reference to one stack socket */
+struct endpoint { /* an endpoint: one session's reference to one stack socket */
     struct ffl_session *s;
-    struct ffl_stat_socket *st; /* for observers; what is decided on is here */
-    TAILQ_ENTRY(ep) all;        /* of its session */
-    TAILQ_ENTRY(ep) queue;      /* in the ready or the stalled list; then in the graveyard */
-    LIST_ENTRY(ep) member;      /* of its group */
-    TAILQ_ENTRY(ep) asking;     /* in its group's list of who takes the next connection */
+    struct ffl_stat_socket *st;   /* for observers; what is decided on is here */
+    TAILQ_ENTRY(endpoint) all;    /* of its session */
+    TAILQ_ENTRY(endpoint) queue;  /* in the ready or the stalled list; then in the graveyard */
+    LIST_ENTRY(endpoint) member;  /* of its group */
+    TAILQ_ENTRY(endpoint) asking; /* in its group's list of who takes the next connection */
     struct timer timer;
     uint32_t handle;
     uint32_t serial; /* tells a reused handle's buffers apart */
     int fd;          /* -1: open_error says why */
     int open_error;
     uint32_t credits;          /* listener: accepts that the application will take */
-    uint32_t rx_held;          /* bytes of the receive pool with the application */
+    uint32_t rx_outstanding;   /* bytes of the receive pool with the application */
     uint32_t rx_posted;        /* bytes of the stream so far, modulo 2^32 */
     int32_t rx_due;            /* bytes that the stack has said are there */
     uint32_t tx_head, tx_tail; /* queued transmit buffers, through session->tx[].next */
     uint32_t tx_off;           /* bytes of the head already sent */
-    uint32_t tx_held;          /* bytes of the queue's buffers */
+    uint32_t tx_outstanding;   /* bytes of the queue's buffers */
     struct group *group;       /* of the references to the same stack socket, or NULL */
     struct group *from;        /* accepted from a listener of that group */
     uint16_t connect_tag;
     bool dgram, listener;
     bool armed, arm_new, readable, rx_big, rx_done;
     bool eof_hint, fin; /* read to the end; the peer has ended the stream, and not by a reset */
-    bool connecting, blocked; /* blocked: the stack takes no more for now (data_block) */
+    bool connecting, unwritable; /* unwritable: the stack takes no more for now (data_unwritable) */
     bool watched, closing;
     bool failed;    /* it was said so: nothing more is received or sent */
     int send_error; /* of a stream: nothing more is sent, but what came is still received; or 0 */
@@ -91,7 +91,7 @@ struct ep { /* an endpoint: one session's reference to one stack socket */
     int8_t shut;    /* pending SHUT_* after the queue, or -1 */
     bool in_ready, in_stalled, asks, dead;
 };
-TAILQ_HEAD(ep_list, ep);
+TAILQ_HEAD(endpoint_list, endpoint);
 
 /*
  * What the references to one stack socket have in common, in endpoints of any session, in tickets, in
@@ -107,8 +107,8 @@ struct group {
     int connect_error; /* of the last connect that has ended: the stack tells it once */
     unsigned refs;     /* who may still want what is given back */
     unsigned uses;     /* those, and connections that came from it */
-    LIST_HEAD(, ep) members;
-    TAILQ_HEAD(, ep) askers;
+    LIST_HEAD(, endpoint) members;
+    TAILQ_HEAD(, endpoint) askers;
     STAILQ_HEAD(, back) back;
     struct kept *kept;
 };
@@ -130,7 +130,7 @@ TAILQ_HEAD(held_list, held);
 struct tx_slot { /* private facts of a transmit buffer that the instance holds */
     uint32_t next, len;
     uint8_t flags;
-    bool held;
+    bool outstanding;
 };
 
 struct ffl_session {
@@ -152,18 +152,18 @@ struct ffl_session {
     uint32_t *rx_owner; /* by slot: serial of the endpoint */
     uint32_t *rx_handle;
     struct tx_slot *tx;
-    struct ep **table; /* by handle: [0, n) the application's, [n, 2n) the instance's */
+    struct endpoint **table; /* by handle: [0, n) the application's, [n, 2n) the instance's */
     uint32_t n;
-    struct ffl_ids ids; /* the instance's handles */
-    struct ep_list eps; /* all that are open */
-    struct ep *sweep;   /* dying: the next that is to be closed */
-    struct ep_list ready, stalled;
-    unsigned open;       /* endpoints */
-    unsigned nsockets;   /* of CHARGE_SOCKET */
-    unsigned cheap;      /* entries since the last look at the clock */
-    unsigned last;       /* ended: entries that it had published, not yet executed */
-    uint64_t tx_blocked; /* tx_held of those that are blocked */
-    bool ended, cut;     /* ended: its application is gone; cut: nothing more is sent */
+    struct ffl_ids ids;             /* the instance's handles */
+    struct endpoint_list endpoints; /* all that are open */
+    struct endpoint *sweep;         /* dying: the next that is to be closed */
+    struct endpoint_list ready, stalled;
+    unsigned open;          /* endpoints */
+    unsigned nsockets;      /* of CHARGE_SOCKET */
+    unsigned cheap;         /* entries since the last look at the clock */
+    unsigned last;          /* ended: entries that it had committed, not yet executed */
+    uint64_t tx_unwritable; /* tx_outstanding of those that are unwritable */
+    bool ended, cut;        /* ended: its application is gone; cut: nothing more is sent */
     bool dying, dead;
     volatile int lost; /* its shared memory is gone (lost.c); a signal handler sets it */
 };
@@ -196,7 +196,7 @@ struct ffl_instance {
     uint32_t next_id, next_serial, next_ticket;
     LIST_HEAD(ticket_list, ticket) tickets[TICKET_LISTS]; /* by id */
     LIST_HEAD(, held) held[HELD_LISTS];
-    struct held_list dropped; /* to be closed, a few in each turn */
+    struct held_list dropped; /* to be closed, a few in each iteration */
     TAILQ_HEAD(, kept) kept;  /* listeners without an application */
     struct group_list places[PLACE_LISTS];
     struct ffl_instance_page *page; /* and its tables */
@@ -205,7 +205,7 @@ struct ffl_instance {
     struct ffl_ids stat_ids; /* slots of stat_sockets */
     struct ffl_spin spin;
     struct ffl_yield yield;
-    struct ep_list graveyard;
+    struct endpoint_list graveyard;
     int64_t slice_end;    /* what is being served has its turn until then */
     int64_t ctl_due;      /* when to look at the control epoll even if busy */
     int64_t empty_since;  /* embedded: no session since then; 0: there are some */
@@ -254,8 +254,8 @@ void rights_start(struct ffl_instance *in);
 /* What the peer may do by itself in the kernel's network. */
 uint64_t rights_of(const struct ffl_instance *in, const struct ucred *cred);
 void rights_own(struct ffl_session *s, int fd); /* a new socket is the session's user's */
-int rights_bind(struct ep *e, const struct ffl_addr *a);
-int rights_setsockopt(struct ep *e, const struct ffl_optarg *o);
+int rights_bind(struct endpoint *e, const struct ffl_addr *a);
+int rights_setsockopt(struct endpoint *e, const struct ffl_optarg *o);
 
 /* ticket.c */
 /* Takes sock. -EDQUOT: as many as there may be, or as the user may have. */
@@ -265,52 +265,52 @@ void tickets_end(struct ffl_instance *in); /* all of them */
 /* Closes what was dropped, for a slice. True: there is more. */
 bool tickets_close(struct ffl_instance *in);
 /* Into the ticket: -EPROTO for a wrong key, -ENOENT for none (it may have ended). */
-int ticket_export(struct ep *e, const struct ffl_import *x);
+int ticket_export(struct endpoint *e, const struct ffl_import *x);
 /* Opens `handle`; FFL_IMPORT_*, or as above, or -errno. */
 int ticket_import(struct ffl_session *s, uint32_t handle, const struct ffl_import *x);
 
 /* group.c */
-struct group *group_of(struct ep *e); /* makes it where there is none; NULL without memory */
-void group_join(struct ep *e, struct group *g);
-void group_leave(struct ep *e); /* it is closed */
+struct group *group_of(struct endpoint *e); /* makes it where there is none; NULL without memory */
+void group_join(struct endpoint *e, struct group *g);
+void group_leave(struct endpoint *e); /* it is closed */
 struct group *group_ref(struct group *g);
 void group_unref(struct ffl_instance *in, struct group *g); /* NULL is none */
 /* It listens, or receives: others find it at its address. 0 or -ENOMEM. */
-int group_place(struct ep *e);
+int group_place(struct endpoint *e);
 /* The first group at `port` that is of the same kind. next: after g. */
 struct group *group_at(const struct ffl_instance *in, uint16_t port_be, bool dgram);
 struct group *group_next(const struct group *g);
-void group_accepted(struct ep *l, struct ep *e,
+void group_accepted(struct endpoint *l, struct endpoint *e,
                     struct group *unread); /* of group_accept, or NULL */
 /* `l` would take a connection of its group's. */
-void group_ask(struct ep *l);
+void group_ask(struct endpoint *l);
 /* Who does, of those who `may`: each in its turn, so that applications get equal parts. NULL: nobody. */
-struct ep *group_turn(struct ep *l, bool (*may)(const struct ep *));
+struct endpoint *group_round_robin(struct endpoint *l, bool (*may)(const struct endpoint *));
 /* It has got one, or cannot: others come first. more: and then it would take another. */
-void group_served(struct ep *l, bool more);
+void group_served(struct endpoint *l, bool more);
 /* flags: FFL_F_ADDR and FFL_F_TRUNC of a datagram. */
-int group_unread(struct ep *e, const void *data, uint32_t len, uint8_t flags);
+int group_unread(struct endpoint *e, const void *data, uint32_t len, uint8_t flags);
 /* An accepted connection, to whoever else has its listener. False: nobody has. */
-bool group_return(struct ep *e);
-bool group_shared(const struct ep *e); /* has its socket other references? */
-bool group_has(const struct ep *e);
-uint32_t group_size(const struct ep *e); /* of the first piece given back, bytes */
-uint32_t group_take(struct ep *e, void *to, uint32_t room, uint8_t *flags);
+bool group_return(struct endpoint *e);
+bool group_shared(const struct endpoint *e); /* has its socket other references? */
+bool group_has(const struct endpoint *e);
+uint32_t group_size(const struct endpoint *e); /* of the first piece given back, bytes */
+uint32_t group_take(struct endpoint *e, void *to, uint32_t room, uint8_t *flags);
 /* A connection that was given back, for `to`, who is charged. -EMFILE: it may have no more. */
-int group_accept(struct ep *l, struct ffl_session *to, struct ffl_addr *peer,
+int group_accept(struct endpoint *l, struct ffl_session *to, struct ffl_addr *peer,
                  struct group **unread);
 
 /* handover.c */
 /* Does a socket of its own user listen, or receive, where `e` is to be bound? */
-bool handover_ours(const struct ep *e, const struct ffl_addr *a);
+bool handover_ours(const struct endpoint *e, const struct ffl_addr *a);
 /* 0, or -EADDRINUSE: `a` is where another user's socket of this instance listens or receives. */
-int handover_may_bind(const struct ep *e, const struct ffl_addr *a);
+int handover_may_bind(const struct endpoint *e, const struct ffl_addr *a);
 /* Before `e` listens: 1 when it shares a listener that there was, 0 when it is the first, -errno. */
-int handover_share(struct ep *e);
+int handover_share(struct endpoint *e);
 /* Before the sockets of an application that is gone are closed: what it was never told of. */
 void handover_unseen(struct ffl_session *s);
 /* Before `e` is closed: its socket stays for a while if it was the last at its address. */
-void handover_keep(struct ep *e);
+void handover_keep(struct endpoint *e);
 void handover_end(struct ffl_instance *in); /* none is kept any more */
 
 /* session.c */
@@ -326,30 +326,31 @@ void session_free(struct ffl_session *s);
 void session_post(struct ffl_session *s, struct ffl_entry e);
 /* Executes what was submitted, `most` entries at most: how many, or < 0 and the session is dead. */
 int session_drain(struct ffl_session *s, int most);
-void session_flush(struct ffl_session *s);             /* commits what was posted and released */
+void session_commit(struct ffl_session *s);            /* commits what was posted and released */
 void session_committed(struct ffl_session *s, int rc); /* what a commit returned */
 bool session_stuffed(const struct ffl_session *s);     /* the CQ is full: produce nothing more */
 void session_tx_release(struct ffl_session *s, uint32_t buf);
 void *session_buf(struct ffl_session *s, const struct ffl_pool_geo *p, uint32_t buf);
 
 /* A handle for an accepted socket, or -EMFILE, -ENOMEM; and any handle back. */
-int ep_handle(struct ffl_session *s);
-void ep_handle_release(struct ffl_session *s, uint32_t handle);
+int endpoint_handle(struct ffl_session *s);
+void endpoint_handle_release(struct ffl_session *s, uint32_t handle);
 /* A reference to a stack socket more for the session, or one that it had less. -EMFILE: it, or its
  * user, has what it may have. */
 int session_charge(struct ffl_session *s);
 void session_discharge(struct ffl_session *s);
 /* fd, if there is one, has been charged. */
-struct ep *ep_new(struct ffl_session *s, uint32_t handle, int fd, bool dgram);
+struct endpoint *endpoint_new(struct ffl_session *s, uint32_t handle, int fd, bool dgram);
 /* Closes a connection so that its peer sees a reset. */
 int fd_reset(struct ffl_instance *in, int fd);
-void ep_close(struct ep *e);                /* closes the stack socket, posts CLOSED, buries */
-void ep_close_fd(struct ep *e, bool reset); /* the stack socket alone; the endpoint stays */
+void endpoint_close(struct endpoint *e); /* closes the stack socket, posts CLOSED, buries */
+void endpoint_close_fd(struct endpoint *e,
+                       bool reset); /* the stack socket alone; the endpoint stays */
 /* Into one list or the other: to be pumped; or, for want of a receive buffer, when one comes back. */
-void ep_ready(struct ep *e);
-void ep_stall(struct ep *e);
-void ep_timer(struct ep *e, int64_t due);
-void ep_bury(struct ffl_instance *in);
+void endpoint_ready(struct endpoint *e);
+void endpoint_stall(struct endpoint *e);
+void endpoint_timer(struct endpoint *e, int64_t due);
+void endpoint_bury(struct ffl_instance *in);
 
 /* interrupt.c */
 int bell_ring(int fd); /* 0 or -errno; -EINTR when the write would have waited */
@@ -363,12 +364,12 @@ void lost_unguard(struct ffl_instance *in);
 
 /* control.c: executes one SQ entry. 0, or -EPROTO with a reason when the session must end. */
 int control_entry(struct ffl_session *s, struct ffl_entry e, const char **why);
-void control_connected(struct ep *e);
-void control_close(struct ep *e, bool abort);
+void control_connected(struct endpoint *e);
+void control_close(struct endpoint *e, bool abort);
 
 /* drain.c */
 void drain_begin(struct ffl_instance *in, int64_t now);
-bool drain_over(struct ffl_instance *in, int64_t now); /* true: this turn is the last */
+bool drain_over(struct ffl_instance *in, int64_t now); /* true: this iteration is the last */
 
 /* stats.c */
 int stats_open(struct ffl_instance *in, char *why, size_t whylen);
@@ -376,34 +377,35 @@ void stats_close(struct ffl_instance *in);
 void stats_session(struct ffl_session *s);
 void stats_session_end(struct ffl_session *s);
 void stats_sessions(struct ffl_instance *in); /* how many, as the ledger has it */
-void stats_socket(struct ep *e);
-void stats_socket_end(struct ep *e);
-void stats_state(struct ep *e); /* after what makes its state was changed */
+void stats_socket(struct endpoint *e);
+void stats_socket_end(struct endpoint *e);
+void stats_state(struct endpoint *e); /* after what makes its state was changed */
 
-static inline void stats_held(struct ep *e)
+static inline void stats_outstanding(struct endpoint *e)
 {
-    atomic_store_explicit(&e->st->rx_held, e->rx_held, memory_order_relaxed);
+    atomic_store_explicit(&e->st->rx_held, e->rx_outstanding, memory_order_relaxed);
 }
 
-static inline void stats_queued(struct ep *e, uint32_t more, uint32_t less)
+static inline void stats_queued(struct endpoint *e, uint32_t more, uint32_t less)
 {
     uint32_t n = atomic_load_explicit(&e->st->tx_queued, memory_order_relaxed);
     atomic_store_explicit(&e->st->tx_queued, n + more - less, memory_order_relaxed);
 }
 
 /* data.c */
-void data_event(struct ep *e, const struct ffl_stack_event *ev);
-bool data_pump(struct ep *e); /* true: there is more to do next turn */
-void data_flush(struct ep *e);
-void data_drop_tx(struct ep *e);
-void data_queue(struct ep *e, uint32_t buf); /* at the end of what is to be sent */
-void data_block(struct ep *e, bool on);      /* its sends wait for the stack, or no longer */
-void data_fail(struct ep *e, int err);
+void data_event(struct endpoint *e, const struct ffl_stack_event *ev);
+bool accept_pump(struct endpoint *l); /* the same of a listener's connections */
+bool data_pump(struct endpoint *e);   /* true: there is more to do next iteration */
+void data_flush(struct endpoint *e);
+void data_drop_tx(struct endpoint *e);
+void data_queue(struct endpoint *e, uint32_t buf); /* at the end of what is to be sent */
+void data_unwritable(struct endpoint *e, bool on); /* its sends wait for the stack, or no longer */
+void data_fail(struct endpoint *e, int err);
 /* A stream's sends fail from now on. What the peer sent before is read all the same, and its end. */
-void data_fail_sends(struct ep *e, int err);
+void data_fail_sends(struct endpoint *e, int err);
 int data_rxfree(struct ffl_session *s); /* takes receive buffers back; count or -EPROTO */
 
-/* Begins what may take one slice of the turn, and says whether that is over. */
+/* Begins what may take one slice of the iteration, and says whether that is over. */
 static inline void slice_begin(struct ffl_instance *in)
 {
     in->slice_end = ffl_now_ns() + in->o.slice_ns;

@@ -189,7 +189,7 @@ static void ctl_event(struct ffl_instance *in, const struct src *src)
     case SRC_STACK:
         in->stack_quiet = false;
         break;
-    case SRC_STOP: { /* end_asked says what; the turn looks */
+    case SRC_STOP: { /* end_asked says what; the iteration looks */
         uint64_t n;
         if (read(in->stop_fd, &n, sizeof(n)) < 0)
             ffl_log(FFL_LOG_DEBUG, "stop_fd: %s", strerror(errno));

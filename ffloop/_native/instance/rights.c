@@ -84,7 +84,7 @@ void rights_own(struct ffl_session *s, int fd)
 }
 
 /* The same address without SO_REUSEPORT: then the kernel finds whoever is there, too. */
-static int bind_alone(struct ep *e, const struct ffl_addr *a)
+static int bind_alone(struct endpoint *e, const struct ffl_addr *a)
 {
     struct ffl_instance *in = e->s->in;
     int off = 0, on = 0;
@@ -99,7 +99,7 @@ static int bind_alone(struct ep *e, const struct ffl_addr *a)
     return rc;
 }
 
-int rights_bind(struct ep *e, const struct ffl_addr *a)
+int rights_bind(struct endpoint *e, const struct ffl_addr *a)
 {
     struct ffl_instance *in = e->s->in;
     uint16_t port = ntohs(a->port_be);
@@ -113,7 +113,7 @@ int rights_bind(struct ep *e, const struct ffl_addr *a)
     return rc;
 }
 
-int rights_setsockopt(struct ep *e, const struct ffl_optarg *o)
+int rights_setsockopt(struct endpoint *e, const struct ffl_optarg *o)
 {
     struct ffl_instance *in = e->s->in;
     bool had = put_on(e->s->caps);

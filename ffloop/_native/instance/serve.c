@@ -1,9 +1,9 @@
 /*
- * serve.c - the turn: drain the SQs, poll the stack, pump what is ready, publish and wake once.
+ * serve.c - the iteration: drain the SQs, poll the stack, pump what is ready, commit and wake once.
  *
  * Callers: main.c, tests. Only rings that are not empty and endpoints that are ready cost anything:
- * an idle turn is a load or two a session and the stack's poll. A stack with a loop of its own
- * (ops->run) calls the turn from there, and the turn then goes on looking at the SQs for a bounded
+ * an idle iteration is a load or two a session and the stack's poll. A stack with a loop of its own
+ * (ops->run) calls the iteration from there, and the iteration then goes on looking at the SQs for a bounded
  * time: otherwise the stack's transmit delay would gate the pick-up of every answer too.
  */
 #include "internal.h"
@@ -20,7 +20,7 @@
 #include <sched.h>
 #include <unistd.h>
 
-#define SQ_BUDGET 1024  /* entries a session a turn */
+#define SQ_BUDGET 1024  /* entries a session an iteration */
 #define OVER_LIMIT 1024 /* completions queued privately: then its SQ waits */
 #define STACK_EVENTS 128
 #define SLICE_NS 200000LL
@@ -38,7 +38,7 @@
  * application's reaping wakes us. */
 static bool pump_ready(struct ffl_session *s)
 {
-    struct ep *last = TAILQ_LAST(&s->ready, ep_list), *e;
+    struct endpoint *last = TAILQ_LAST(&s->ready, endpoint_list), *e;
     if (!last)
         return false;
     do {
@@ -46,7 +46,7 @@ static bool pump_ready(struct ffl_session *s)
         TAILQ_REMOVE(&s->ready, e, queue);
         e->in_ready = false;
         if (data_pump(e))
-            ep_ready(e);
+            endpoint_ready(e);
     } while (e != last && !slice_over(s->in));
     return !session_stuffed(s);
 }
@@ -68,7 +68,7 @@ static bool serve_sessions(struct ffl_instance *in)
         }
         if (!s->dead)
             work |= pump_ready(s);
-        session_flush(s);
+        session_commit(s);
     }
     return work;
 }
@@ -93,7 +93,7 @@ static bool poll_stack(struct ffl_instance *in)
         slice_begin(in);
         if (!s->dead)
             pump_ready(s);
-        session_flush(s);
+        session_commit(s);
     }
     return true;
 }
@@ -115,7 +115,7 @@ static bool embedded_over(struct ffl_instance *in, int64_t now)
     return now - in->empty_since >= (in->had_session ? EMBEDDED_LINGER_NS : EMBEDDED_START_NS);
 }
 
-/* At the end of a turn: was it the last? */
+/* At the end of an iteration: was it the last? */
 static bool over(struct ffl_instance *in, int64_t now)
 {
     int asked = atomic_load_explicit(&in->end_asked, memory_order_relaxed);
@@ -153,28 +153,28 @@ static void take_notes(struct ffl_instance *in, int64_t now)
         atomic_store_explicit(&s->map.seg->inst.cpu, cpu, memory_order_relaxed);
         atomic_store_explicit(&s->st->rx_free, s->rx.free_bytes, memory_order_relaxed);
     }
-    atomic_store_explicit(&in->page->beat, now, memory_order_relaxed);
+    atomic_store_explicit(&in->page->heartbeat, now, memory_order_relaxed);
 }
 
 /* Closes every socket; the sessions themselves go with the instance. */
 static void close_sessions(struct ffl_instance *in)
 {
     struct ffl_session *s;
-    struct ep *e;
+    struct endpoint *e;
     TAILQ_FOREACH(s, &in->sessions, link)
     {
         if (!s->dead && !s->ended && !s->dying)
             session_last_word(s, "the instance was stopped");
         s->dying = true; /* nothing more is posted */
-        while ((e = TAILQ_FIRST(&s->eps)))
-            ep_close(e);
+        while ((e = TAILQ_FIRST(&s->endpoints)))
+            endpoint_close(e);
     }
     tickets_end(in);
     handover_end(in);
-    ep_bury(in);
+    endpoint_bury(in);
 }
 
-/* ---- the turn ------------------------------------------------------------------------------ */
+/* ---- the iteration --------------------------------------------------------------------------- */
 
 static int64_t sessions_due(const struct ffl_instance *in, int64_t due)
 {
@@ -207,7 +207,7 @@ static void linger_on_sqs(struct ffl_instance *in, int64_t now)
             ffl_cpu_relax();
 }
 
-int64_t ffl_instance_turn(void *p)
+int64_t ffl_instance_iterate(void *p)
 {
     struct ffl_instance *in = p;
     ffl_stat_add(&in->page->turns, 1);
@@ -229,7 +229,7 @@ int64_t ffl_instance_turn(void *p)
     }
     slice_begin(in);
     work |= tickets_close(in);
-    ep_bury(in);
+    endpoint_bury(in);
     work |= session_reap(in);
     if (over(in, now)) {
         close_sessions(in); /* a stack that is left open could tell its peers nothing */
@@ -287,9 +287,9 @@ static void sleep_for(struct ffl_instance *in, int64_t timeout_ns)
 int ffl_instance_run(struct ffl_instance *in)
 {
     if (OPS(in)->run)
-        return OPS(in)->run(ST(in), ffl_instance_turn, in);
+        return OPS(in)->run(ST(in), ffl_instance_iterate, in);
     for (;;) {
-        int64_t next = ffl_instance_turn(in);
+        int64_t next = ffl_instance_iterate(in);
         if (next < 0)
             return 0;
         if (next == 0)

@@ -2,8 +2,8 @@
  * session.c - a session's life, and posting to its CQ.
  *
  * Callers: the other files of instance/. A session is attached, then dying (its application is gone;
- * what it had submitted is still being sent, and its sockets are closed a slice per turn), then freed
- * at the end of a turn. Completions that find the CQ full wait in a private queue, in order; while
+ * what it had submitted is still being sent, and its sockets are closed a slice per iteration), then freed
+ * at the end of an iteration. Completions that find the CQ full wait in a private queue, in order; while
  * there are any, the pumps produce nothing more for this session, so the queue is bounded by what was
  * already under way.
  */
@@ -78,7 +78,7 @@ void session_committed(struct ffl_session *s, int rc)
         session_kill(s, "its doorbell blocks");
 }
 
-void session_flush(struct ffl_session *s)
+void session_commit(struct ffl_session *s)
 {
     if (s->dying || s->dead)
         return;
@@ -90,11 +90,11 @@ void *session_buf(struct ffl_session *s, const struct ffl_pool_geo *p, uint32_t 
     return (char *)s->map.seg + ffl_buf_off(p, buf);
 }
 
-/* The tx-free ring holds every buffer of the pool and each is in it once at most (tx[].held), so
+/* The tx-free ring holds every buffer of the pool and each is in it once at most (tx[].outstanding), so
  * there is room unless the application has moved its head backwards. */
 void session_tx_release(struct ffl_session *s, uint32_t buf)
 {
-    s->tx[ffl_buf_slot(&s->map.geo.tx, buf)].held = false;
+    s->tx[ffl_buf_slot(&s->map.geo.tx, buf)].outstanding = false;
     if (s->dying)
         return;
     if (ffl_channel_give(&s->ch, buf) < 0)
@@ -178,7 +178,7 @@ int session_new(struct ffl_instance *in, int sock, const struct ffl_hello *h,
                               .account = ledger_hold(&in->ledger, cred->uid), /* it is there */
                               .id = ++in->next_id,
                               .map = {.memfd = -1}};
-    TAILQ_INIT(&s->eps);
+    TAILQ_INIT(&s->endpoints);
     rc = session_alloc(s, h);
     if (rc == 0)
         rc = session_watch(s);
@@ -229,7 +229,7 @@ static void cut_short(struct ffl_instance *in, struct account *a)
         break;
     if (of && s) {
         s->cut = true;
-        s->sweep = TAILQ_FIRST(&s->eps);
+        s->sweep = TAILQ_FIRST(&s->endpoints);
     }
 }
 
@@ -250,7 +250,7 @@ static void go_dying(struct ffl_session *s)
     ledger_move(&in->ledger, s->account, CHARGE_SESSION, CHARGE_DYING);
     stats_sessions(in);
     disconnect(s);
-    s->sweep = TAILQ_FIRST(&s->eps);
+    s->sweep = TAILQ_FIRST(&s->endpoints);
 }
 
 void session_last_word(struct ffl_session *s, const char *why)
@@ -263,14 +263,14 @@ void session_kill(struct ffl_session *s, const char *why)
 {
     if (s->dead)
         return;
-    s->dead = true; /* go_dying runs at the end of the turn, in session_reap */
+    s->dead = true; /* go_dying runs at the end of the iteration, in session_reap */
     ffl_log_within(&s->account->log, FFL_LOG_ERROR, "session %u (pid %d, uid %u) ended: %s", s->id,
                    (int)s->pid, (unsigned)s->uid, why);
     ffl_stat_add(&s->in->page->sessions_killed, 1);
     session_last_word(s, why);
 }
 
-/* What it had published before it went still counts, as write(2) does for a process that exits. */
+/* What it had committed before it went still counts, as write(2) does for a process that exits. */
 void session_end(struct ffl_session *s)
 {
     if (s->dying || s->ended)
@@ -299,17 +299,17 @@ static void last_entries(struct ffl_session *s)
 }
 
 /* A socket of a session that is dying: at once, or when its rest is sent. */
-static void leave(struct ep *e)
+static void leave(struct endpoint *e)
 {
     if (e->s->cut) {
-        ep_close(e);
+        endpoint_close(e);
         return;
     }
     if (e->from && !e->touched) /* accepted ahead: whoever else has the listener takes it */
         e->reset = !group_return(e);
     control_close(e, e->s->dead);
     if (!e->dead)
-        ep_timer(e, ffl_now_ns() + DYING_LINGER_NS);
+        endpoint_timer(e, ffl_now_ns() + DYING_LINGER_NS);
 }
 
 /* True: it is done with. */
@@ -321,11 +321,11 @@ static bool session_go(struct ffl_session *s)
     else if (s->ended && !s->dying)
         last_entries(s);
     while (s->sweep && !slice_over(s->in)) {
-        struct ep *e = s->sweep;
+        struct endpoint *e = s->sweep;
         s->sweep = TAILQ_NEXT(e, all);
         leave(e);
     }
-    return s->dying && TAILQ_EMPTY(&s->eps);
+    return s->dying && TAILQ_EMPTY(&s->endpoints);
 }
 
 bool session_reap(struct ffl_instance *in)
@@ -341,7 +341,7 @@ bool session_reap(struct ffl_instance *in)
             continue;
         }
         TAILQ_REMOVE(&in->sessions, s, link);
-        ep_bury(in); /* they point to the session */
+        endpoint_bury(in); /* they point to the session */
         ledger_discharge(&in->ledger, s->account, CHARGE_DYING, 1);
         stats_sessions(in);
         session_free(s);

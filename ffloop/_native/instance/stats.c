@@ -109,7 +109,7 @@ void stats_sessions(struct ffl_instance *in)
 
 /* ---- sockets ------------------------------------------------------------------------------- */
 
-void stats_socket(struct ep *e)
+void stats_socket(struct endpoint *e)
 {
     struct ffl_instance *in = e->s->in;
     int slot = ffl_ids_take(&in->stat_ids);
@@ -135,19 +135,19 @@ static const char *text(const struct ffl_addr *a, char *to, size_t len)
 }
 
 /* Listeners are few, and what an instance is there for; the rest is for who looks for a fault. */
-static void log_state(const struct ep *e, const char *what)
+static void log_state(const struct endpoint *e, const char *what)
 {
     enum ffl_log_level level = e->listener ? FFL_LOG_INFO : FFL_LOG_DEBUG;
     char local[64], peer[64];
     if (!ffl_log_enabled(level) || e->st == &no_socket)
         return;
-    const struct ffl_names *n = &e->st->names;
+    const struct ffl_addresses *n = &e->st->addresses;
     ffl_log(level, "session %u: %s socket %s%s%s %s", e->s->id, e->dgram ? "udp" : "tcp",
             text(&n->local, local, sizeof(local)), n->peer.family ? ", peer " : "",
             n->peer.family ? text(&n->peer, peer, sizeof(peer)) : "", what);
 }
 
-void stats_socket_end(struct ep *e)
+void stats_socket_end(struct endpoint *e)
 {
     struct ffl_instance *in = e->s->in;
     if (e->st == &no_socket)
@@ -158,21 +158,21 @@ void stats_socket_end(struct ep *e)
     e->st = &no_socket;
 }
 
-void stats_state(struct ep *e)
+void stats_state(struct endpoint *e)
 {
     static const char *const words[] = {
         [FFL_SOCK_OPEN] = "is open",           [FFL_SOCK_BOUND] = "is bound",
         [FFL_SOCK_LISTENING] = "listens",      [FFL_SOCK_CONNECTING] = "connects",
         [FFL_SOCK_CONNECTED] = "is connected", [FFL_SOCK_PEER_DONE] = "has all its peer sends",
         [FFL_SOCK_FAILED] = "has failed",      [FFL_SOCK_CLOSING] = "is closing"};
-    enum ffl_sock_state state = e->closing                  ? FFL_SOCK_CLOSING
-                                : e->failed                 ? FFL_SOCK_FAILED
-                                : e->connecting             ? FFL_SOCK_CONNECTING
-                                : e->listener               ? FFL_SOCK_LISTENING
-                                : e->rx_done                ? FFL_SOCK_PEER_DONE
-                                : e->st->names.peer.family  ? FFL_SOCK_CONNECTED
-                                : e->st->names.local.family ? FFL_SOCK_BOUND
-                                                            : FFL_SOCK_OPEN;
+    enum ffl_sock_state state = e->closing                      ? FFL_SOCK_CLOSING
+                                : e->failed                     ? FFL_SOCK_FAILED
+                                : e->connecting                 ? FFL_SOCK_CONNECTING
+                                : e->listener                   ? FFL_SOCK_LISTENING
+                                : e->rx_done                    ? FFL_SOCK_PEER_DONE
+                                : e->st->addresses.peer.family  ? FFL_SOCK_CONNECTED
+                                : e->st->addresses.local.family ? FFL_SOCK_BOUND
+                                                                : FFL_SOCK_OPEN;
     if (state == atomic_load_explicit(&e->st->state, memory_order_relaxed))
         return;
     atomic_store_explicit(&e->st->state, state, memory_order_relaxed);

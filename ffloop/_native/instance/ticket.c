@@ -5,7 +5,7 @@
  * Callers: admit.c, control.c, listen.c, serve.c. A ticket is a unix connection. Whoever holds it may
  * attach through it, import each reference once, or drop it; whoever knows its key puts some in. It
  * ends, with what is left in it, when its last copy is closed. References are charged to who exported
- * them; those that nobody wants are closed a few in each turn.
+ * them; those that nobody wants are closed a few in each iteration.
  */
 #include "internal.h"
 
@@ -93,7 +93,7 @@ static void take_out(struct held *h)
     TAILQ_REMOVE(&h->ticket->held, h, all);
 }
 
-/* Nobody imports it any more; it is closed later in this turn, or in one that follows. */
+/* Nobody imports it any more; it is closed later in this iteration, or in one that follows. */
 static void drop_held(struct held *h)
 {
     take_out(h);
@@ -191,7 +191,7 @@ void ticket_event(struct ticket *t)
 
 /* ---- in and out ---------------------------------------------------------------------------- */
 
-int ticket_export(struct ep *e, const struct ffl_import *x)
+int ticket_export(struct endpoint *e, const struct ffl_import *x)
 {
     struct ffl_session *s = e->s;
     struct ffl_instance *in = s->in;
@@ -236,7 +236,7 @@ int ticket_import(struct ffl_session *s, uint32_t handle, const struct ffl_impor
     rc = h ? session_charge(s) : -ENOENT;
     if (rc < 0)
         return rc;
-    struct ep *e = ep_new(s, handle, h->fd, h->dgram);
+    struct endpoint *e = endpoint_new(s, handle, h->fd, h->dgram);
     if (!e) {
         session_discharge(s);
         return -ENOMEM;
@@ -251,8 +251,8 @@ int ticket_import(struct ffl_session *s, uint32_t handle, const struct ffl_impor
     take_out(h);
     free_held(in, h);
     rc = OPS(in)->watch(ST(in), e->fd, e->listener ? FFL_READ : FFL_READ | FFL_WRITE, e);
-    (void)OPS(in)->sockname(ST(in), e->fd, false, &e->st->names.local); /* for observers */
-    (void)OPS(in)->sockname(ST(in), e->fd, true, &e->st->names.peer);
+    (void)OPS(in)->sockname(ST(in), e->fd, false, &e->st->addresses.local); /* for observers */
+    (void)OPS(in)->sockname(ST(in), e->fd, true, &e->st->addresses.peer);
     stats_state(e);
     if (rc < 0)
         data_fail(e, -rc);

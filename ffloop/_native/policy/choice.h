@@ -4,7 +4,7 @@
  * Callers: the loop, the shim, `ffloop doctor`; the instance for where it listens. The order: the
  * place that is named (FFLOOP_INSTANCE); else the usual ones, where nobody is there the next. Of
  * several instances (FF_NB_FSTACK_INSTANCE) worker FF_PROC_ID's n-th loop, thread or listener uses
- * number FF_PROC_ID + n, in turn. Pure, but for the environment (XDG_RUNTIME_DIR).
+ * number FF_PROC_ID + n, round robin. Pure, but for the environment (XDG_RUNTIME_DIR).
  */
 #ifndef FFL_CHOICE_H
 #define FFL_CHOICE_H

@@ -23,7 +23,7 @@ void epoll_forked(struct epoll_shadow *ep)
         waiter_close(&ep->w);
     ffl_poll_clear(&ep->poll);
     ep->poll.asleep = 0;
-    ep->poll.kick = -1;
+    ep->poll.wake_fd = -1;
     ep->inherited = true;
     ep->foreign |= ep->opened;
     ep->opened = false;
@@ -132,7 +132,7 @@ static void arm_one(int fd, struct node *n, void *arg)
             continue;
         }
         struct sock *s = (struct sock *)n;
-        if (s->ticket && !s->sc)
+        if (s->ticket && !s->session)
             (void)proc_import(s); /* it has reported */
         if (w->events & (EPOLLIN | EPOLLRDNORM))
             s->unseen = false;
@@ -152,9 +152,9 @@ void epoll_revive(struct epoll_shadow *ep)
 {
     ep->stale = false;
     fd_each(arm_one, ep);
-    for (struct sc *sc = sc_first(); sc; sc = sc->next)
-        if (ffl_client_ping(sc->c) == 0)  /* what waits there is on its way, */
-            (void)ffl_client_ping(sc->c); /* and has come */
+    for (struct session *session = session_first(); session; session = session->next)
+        if (ffl_client_ping(session->c) == 0)  /* what waits there is on its way, */
+            (void)ffl_client_ping(session->c); /* and has come */
     fd_each(begin_one, ep);
 }
 
@@ -167,7 +167,7 @@ static bool waited(const struct epoll_shadow *ep)
     return yes;
 }
 
-static void revive_waited(int fd, struct node *n, void *arg)
+static void attach_waited(int fd, struct node *n, void *arg)
 {
     struct epoll_shadow *ep = (struct epoll_shadow *)n;
     (void)fd;
@@ -178,5 +178,5 @@ static void revive_waited(int fd, struct node *n, void *arg)
 
 void epoll_revive_waited(void)
 {
-    fd_each(revive_waited, NULL);
+    fd_each(attach_waited, NULL);
 }

@@ -1,7 +1,7 @@
 /*
  * dgram.c - datagram sockets on the stack: receive, send, connect.
  *
- * Callers: io.c, sock.c, option.c. As with streams a socket begins as the kernel's; it is placed by
+ * Callers: recv.c, send.c, connect.c, option.c. As with streams a socket begins as the kernel's; it is placed by
  * bind, connect or the first address that it sends to. One that asked for what does not cross the
  * ring (control messages, UDP's own options) before that stays on the kernel.
  */
@@ -33,7 +33,7 @@ static bool scatter(const struct iovec *iov, size_t n, const char *data, size_t 
 static int64_t take(struct sock *s, const struct iovec *iov, size_t n, int flags,
                     struct ffl_addr *from, int *msg_flags)
 {
-    struct ffl_client *c = s->sc->c;
+    struct ffl_client *c = s->session->c;
     int peek = flags & MSG_PEEK;
     if (n == 1 && !(flags & MSG_TRUNC))
         return ffl_client_recv(c, s->h, iov->iov_base, iov->iov_len, peek, from, msg_flags);
@@ -78,7 +78,7 @@ static int64_t give(struct sock *s, const struct iovec *iov, size_t n, size_t le
                     const struct ffl_addr *to)
 {
     if (n == 1)
-        return ffl_client_sendto(s->sc->c, s->h, iov->iov_base, len, to);
+        return ffl_client_sendto(s->session->c, s->h, iov->iov_base, len, to);
     char *whole = malloc(len + 1);
     int64_t rc = whole ? 0 : -ENOMEM;
     size_t off = 0;
@@ -87,7 +87,7 @@ static int64_t give(struct sock *s, const struct iovec *iov, size_t n, size_t le
         off += iov[i].iov_len;
     }
     if (rc == 0)
-        rc = ffl_client_sendto(s->sc->c, s->h, whole, len, to);
+        rc = ffl_client_sendto(s->session->c, s->h, whole, len, to);
     free(whole);
     return rc;
 }
@@ -106,12 +106,12 @@ ssize_t dgram_send(struct sock *s, const struct iovec *iov, size_t n, int flags,
         return -EMSGSIZE;
     bool wait = !no_wait(s, flags);
     int64_t until = until_of(wait ? s->sndtimeo : 0);
-    ffl_client_reap(s->sc->c); /* perhaps nobody is there */
+    ffl_client_reap(s->session->c); /* perhaps nobody is there */
     for (;;) {
         int64_t rc = give(s, iov, n, len, to);
         if (rc != -EAGAIN)
             return (ssize_t)rc;
-        ffl_client_want_room(s->sc->c, s->h);
+        ffl_client_want_room(s->session->c, s->h);
         int slept = wait ? sock_wait(s, until) : -EAGAIN;
         if (slept < 0)
             return slept;
@@ -141,10 +141,10 @@ static int address(const struct sock *s, const struct sockaddr *sa, socklen_t le
 static int place(struct sock *s, int fd, const struct ffl_addr *to)
 {
     struct ffl_addr any = {.family = (uint16_t)s->domain};
-    int rc = s->sc ? 1 : sock_place(s, fd, to, false);
+    int rc = s->session ? 1 : sock_place(s, fd, to, false);
     if (rc <= 0 || s->state == SOCK_CONNECTED || s->named)
         return rc;
-    rc = ffl_client_bind(s->sc->c, s->h, &any);
+    rc = ffl_client_bind(s->session->c, s->h, &any);
     s->named = rc == 0;
     return rc < 0 ? rc : 1;
 }
@@ -160,12 +160,12 @@ ssize_t dgram_sendmsg(struct sock *s, int fd, const struct msghdr *m, int flags)
     struct ffl_addr to;
     if (m->msg_iovlen > IOV_MAX)
         return leave(-EMSGSIZE);
-    if (m->msg_controllen && s->sc) {
+    if (m->msg_controllen && s->session) {
         int rc = dgram_to_kernel(s, fd);
         return rc < 0 ? leave(rc == -ENOPROTOOPT ? -EOPNOTSUPP : rc) : to_kernel(fd, m, flags);
     }
     s->force_kernel |= m->msg_controllen > 0;
-    int rc = m->msg_name ? address(s, m->msg_name, m->msg_namelen, &to) : s->sc ? 1 : 0;
+    int rc = m->msg_name ? address(s, m->msg_name, m->msg_namelen, &to) : s->session ? 1 : 0;
     if (rc == 0 && m->msg_name)
         rc = place(s, fd, &to);
     if (rc < 0)
@@ -184,27 +184,28 @@ int dgram_connect(struct sock *s, int fd, const struct sockaddr *sa, socklen_t l
     int rc = dissolves ? 0 : address(s, sa, len, &a);
     if (rc < 0)
         return rc;
-    rc = s->sc ? 1 : dissolves ? 0 : sock_place(s, fd, &a, false);
+    rc = s->session ? 1 : dissolves ? 0 : sock_place(s, fd, &a, false);
     if (rc <= 0)
         return rc < 0 ? rc : -ENOTSOCK; /* the kernel's: the caller asks it */
-    rc = ffl_client_connect(s->sc->c, s->h, &a);
+    rc = ffl_client_connect(s->session->c, s->h, &a);
     if (rc != -EINPROGRESS)
         return rc;
     s->state = SOCK_CONNECTING; /* no packet is waited for, only the instance's answer */
     while (sock_pending_connect(s) < 0)
         if ((rc = sock_wait(s, -1)) < 0 && rc != -EINTR)
             return rc;
-    rc = -ffl_client_take_error(s->sc->c, s->h);
+    rc = -ffl_client_take_error(s->session->c, s->h);
     if (rc == 0)
-        rc = ffl_client_dead(s->sc->c);
+        rc = ffl_client_detached(s->session->c);
     if (!dissolves && rc == 0) {
-        (void)ffl_client_arm(s->sc->c, s->h,
+        (void)ffl_client_arm(s->session->c, s->h,
                              0); /* who only sends learns that nobody is there, too */
         return 0;
     }
-    struct ffl_names names;
+    struct ffl_addresses addresses;
     s->state = SOCK_BOUND;
-    s->named &= ffl_client_names(s->sc->c, s->h, &names) == 0 && names.local.port_be;
+    s->named &=
+        ffl_client_addresses(s->session->c, s->h, &addresses) == 0 && addresses.local.port_be;
     return rc;
 }
 
@@ -226,22 +227,22 @@ bool dgram_option_refused(int level, int name, const void *val, socklen_t len)
  * kernel. */
 int dgram_to_kernel(struct sock *s, int fd)
 {
-    struct ffl_client *c = s->sc->c;
-    struct ffl_names names;
+    struct ffl_client *c = s->session->c;
+    struct ffl_addresses addresses;
     struct sockaddr_in6 sa;
     socklen_t len = sizeof(sa);
-    if (s->state != SOCK_BOUND || s->shared || ffl_client_names(c, s->h, &names) < 0 ||
-        sock_addr_out(&names.local, s->domain, (struct sockaddr *)&sa, &len) < 0)
+    if (s->state != SOCK_BOUND || s->shared || ffl_client_addresses(c, s->h, &addresses) < 0 ||
+        sock_addr_out(&addresses.local, s->domain, (struct sockaddr *)&sa, &len) < 0)
         return -ENOPROTOOPT;
     int rc = real.bind(fd, (struct sockaddr *)&sa, len) < 0 ? -errno : 0;
-    if (rc < 0 && (rc != -EADDRINUSE || !ffl_route_same_kernel(s->sc->stack)))
+    if (rc < 0 && (rc != -EADDRINUSE || !ffl_route_same_kernel(s->session->stack)))
         return -ENOPROTOOPT;
     (void)ffl_client_close(c, s->h, true); /* it is open */
     if (rc < 0 && (rc = ffl_client_ping(c)) == 0 && real.bind(fd, (struct sockaddr *)&sa, len) < 0)
         rc = -errno;
     ffl_log(FFL_LOG_WARNING, "descriptor %d goes to the kernel: it wants control messages", fd);
-    sc_put(s->sc);
-    s->sc = NULL;
+    session_put(s->session);
+    s->session = NULL;
     s->state = SOCK_FRESH;
     int moved = sock_to_kernel(s, fd);
     return rc < 0 ? rc : moved;

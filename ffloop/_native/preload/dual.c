@@ -50,14 +50,14 @@ static int open_beside(const struct ffl_addr *a, int placeholder, int backlog)
 
 void dual_listen(struct sock *s, int fd, int backlog)
 {
-    struct ffl_names names;
-    if (!options.dual_listen || s->kernel_fd >= 0 || ffl_route_same_kernel(s->sc->stack))
+    struct ffl_addresses addresses;
+    if (!options.dual_listen || s->kernel_fd >= 0 || ffl_route_same_kernel(s->session->stack))
         return;
-    int rc = ffl_client_names(s->sc->c, s->h, &names);
+    int rc = ffl_client_addresses(s->session->c, s->h, &addresses);
     if (rc == 0)
-        rc = open_beside(&names.local, fd, backlog);
+        rc = open_beside(&addresses.local, fd, backlog);
     if (rc < 0) {
-        report("FFLOOP_DUAL_LISTEN: port %d on the kernel: %s", ntohs(names.local.port_be),
+        report("FFLOOP_DUAL_LISTEN: port %d on the kernel: %s", ntohs(addresses.local.port_be),
                strerror(-rc));
         return;
     }

@@ -89,7 +89,7 @@ int epoll_open(struct epoll_shadow *ep, int epfd)
     int rc = ep->inherited && !ep->plain ? epoll_private(ep, epfd) : 0;
     if (rc == 0)
         rc = waiter_open(&ep->w, fd_ours(real.dup(epfd))); /* the program may close its number */
-    ep->poll.kick = ep->w.kick;
+    ep->poll.wake_fd = ep->w.wake_fd;
     ep->opened = rc == 0;
     return rc;
 }
@@ -162,11 +162,11 @@ void epoll_observe(struct epoll_shadow *ep)
     ep->observed = true;
     if (!ep->opened)
         return;
-    for (struct sc *sc = sc_first(); sc; sc = sc->next) {
-        (void)real.epoll_ctl(ep->w.epfd, EPOLL_CTL_DEL, ffl_client_doorbell_fd(sc->c), NULL);
-        (void)real.epoll_ctl(ep->w.epfd, EPOLL_CTL_DEL, ffl_client_session_fd(sc->c), NULL);
+    for (struct session *session = session_first(); session; session = session->next) {
+        (void)real.epoll_ctl(ep->w.epfd, EPOLL_CTL_DEL, ffl_client_doorbell_fd(session->c), NULL);
+        (void)real.epoll_ctl(ep->w.epfd, EPOLL_CTL_DEL, ffl_client_session_fd(session->c), NULL);
     }
-    (void)real.epoll_ctl(ep->w.epfd, EPOLL_CTL_DEL, ep->w.kick, NULL); /* ENOENT: not yet in */
+    (void)real.epoll_ctl(ep->w.epfd, EPOLL_CTL_DEL, ep->w.wake_fd, NULL); /* ENOENT: not yet in */
 }
 
 int epoll_register(struct epoll_shadow *ep, int epfd, int op, struct item *model,
@@ -185,7 +185,7 @@ int epoll_register(struct epoll_shadow *ep, int epfd, int op, struct item *model
         rc = kernel_ctl(ep, epfd, op, model->fd, ev);
     } else {
         struct sock *s = (struct sock *)n;
-        if (op != EPOLL_CTL_DEL && s->ticket && !s->sc)
+        if (op != EPOLL_CTL_DEL && s->ticket && !s->session)
             proc_import(s);
     }
     return rc < 0 ? rc : control(ep, epfd, op, model, ev);
@@ -230,7 +230,7 @@ struct epoll_shadow *epoll_new(void)
         return NULL;
     ep->node.kind = NODE_EPOLL;
     ep->node.source.ask = ask;
-    ep->poll = (struct ffl_poll){.kick = -1, .self = &ep->node.source};
+    ep->poll = (struct ffl_poll){.wake_fd = -1, .self = &ep->node.source};
     return ep;
 }
 
@@ -348,7 +348,7 @@ static int wait_in(struct epoll_shadow *ep, struct call *k, struct epoll_event *
             epoll_revive(ep);
             now = ffl_now_ns();
         }
-        sc_reap();
+        session_reap();
         n = 0;
         if (ep->kernel > 0 && now - ep->checked >= KERNEL_PERIOD_NS && ep->poll.head)
             n = kernel_now(ep, ep->w.epfd, ev, max > 1 ? max - max / 4 : 1);

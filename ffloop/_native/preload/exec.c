@@ -31,7 +31,7 @@ static void describe(int fd, struct node *n, void *arg)
     struct text *x = arg;
     struct sock *s = (struct sock *)n;
     struct stat st;
-    if (n->kind != NODE_SOCK || !s->sc || s->sc != x->t->sc || !stays_open(fd, s) ||
+    if (n->kind != NODE_SOCK || !s->session || s->session != x->t->session || !stays_open(fd, s) ||
         fstat(fd, &st) < 0)
         return;
     char one[160];
@@ -48,7 +48,7 @@ static void describe(int fd, struct node *n, void *arg)
 static void stays(int fd, struct node *n, void *arg)
 {
     const struct sock *s = (struct sock *)n;
-    if (n->kind == NODE_SOCK && (s->sc || s->ticket) && stays_open(fd, s))
+    if (n->kind == NODE_SOCK && (s->session || s->ticket) && stays_open(fd, s))
         *(bool *)arg = true;
 }
 
@@ -100,11 +100,11 @@ static char *const *carry_begin(struct carry *c, char *const envp[])
     fd_each(stays, &any);
     if (any)
         import_all();
-    struct sc *sc = sc_first();
-    while (any && sc && (!sc->socks || ffl_client_dead(sc->c)))
-        sc = sc->next;
+    struct session *session = session_first();
+    while (any && session && (!session->socks || ffl_client_detached(session->c)))
+        session = session->next;
     enum { ROOM = 100000 };
-    if (any && sc && (c->t = export_all(sc, true)))
+    if (any && session && (c->t = export_all(session, true)))
         c->var = malloc(ROOM);
     int n = count(envp);
     if (c->var)

@@ -364,7 +364,7 @@ static int make_way(int fd)
         to = real.fcntl(fd, F_DUPFD_CLOEXEC, 3); /* the program wants all of them */
     if (to < 0)
         return -EBUSY;
-    if (!sc_moved(fd, to) && !share_moved(fd, to) && !ffl_log_moved(fd, to)) {
+    if (!session_moved(fd, to) && !share_moved(fd, to) && !ffl_log_moved(fd, to)) {
         real.close(to);
         return -EBUSY;
     }

@@ -137,7 +137,7 @@ static ssize_t from_pipe(int in, int out, size_t len, bool nonblock, char *data)
             errno = EBADF;
             return -1;
         }
-        (void)ffl_client_pending(s->sc->c, s->h, &p); /* it is open */
+        (void)ffl_client_pending(s->session->c, s->h, &p); /* it is open */
         if (p.room || sock_poll(s, EPOLLOUT) & (EPOLLERR | EPOLLHUP))
             break;
         if (s->nonblock)

@@ -21,10 +21,10 @@ static void before_fork(void)
 {
     lock();
     import_all();
-    for (struct sc *sc = sc_first(); sc; sc = sc->next) {
-        if (!sc->socks || ffl_client_dead(sc->c))
+    for (struct session *session = session_first(); session; session = session->next) {
+        if (!session->socks || ffl_client_detached(session->c))
             continue;
-        struct ticket *t = export_all(sc, false);
+        struct ticket *t = export_all(session, false);
         if (t) {
             t->next = forking;
             forking = t;
@@ -67,12 +67,12 @@ static void inherit(int fd, struct node *n, void *arg)
     if (n->kind != NODE_SOCK)
         return;
     struct sock *s = (struct sock *)n;
-    if (!s->sc || s->ticket)
+    if (!s->session || s->ticket)
         return;
     struct ticket *t = forking;
-    while (t && t->sc != s->sc)
+    while (t && t->session != s->session)
         t = t->next;
-    s->sc = NULL;
+    s->session = NULL;
     s->ticket = t;
     s->ticket_handle = (uint32_t)s->h;
     s->h = -1;
@@ -87,14 +87,14 @@ static void fork_child(void)
     while (forking) {
         struct ticket *t = forking;
         forking = t->next;
-        t->sc = NULL;
+        t->session = NULL;
         t->next = NULL;
         if (!t->socks) {
             fd_ours_close(t->t.fd);
             free(t);
         }
     }
-    sc_forked();
+    session_forked();
     unlock();
 }
 

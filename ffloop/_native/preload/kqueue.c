@@ -212,11 +212,11 @@ static int64_t kernel_data(int fd, bool writes)
 static void stack_data(const struct sock *s, bool writes, struct kevent *k)
 {
     struct ffl_pending p = {0};
-    if (ffl_client_dead(s->sc->c)) {
+    if (ffl_client_detached(s->session->c)) {
         k->fflags = ECONNRESET;
         return;
     }
-    (void)ffl_client_pending(s->sc->c, s->h, &p); /* it is open */
+    (void)ffl_client_pending(s->session->c, s->h, &p); /* it is open */
     k->data = writes ? p.room : s->state == SOCK_LISTENING ? p.accepts : p.bytes;
     k->fflags = (unsigned)p.error;
     if (s->kernel_fd >= 0 && !k->data)
@@ -238,7 +238,7 @@ static int tell(struct epoll_shadow *ep, int kqfd, const struct epoll_event *e, 
                          .udata = note->udata};
     memcpy(k->ext, note->ext, sizeof(k->ext));
     const struct node *n = fd_node(fd);
-    if (n && n->kind == NODE_SOCK && ((const struct sock *)n)->sc)
+    if (n && n->kind == NODE_SOCK && ((const struct sock *)n)->session)
         stack_data((const struct sock *)n, writes, k);
     else
         k->data = kernel_data(fd, writes);

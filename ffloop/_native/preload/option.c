@@ -67,13 +67,13 @@ API int setsockopt(int fd, int level, int name, const void *val, socklen_t len)
         return (int)leave(rc);
     val = copy;
     bool refused = s->type == SOCK_DGRAM && dgram_option_refused(level, name, val, len);
-    if (refused && s->sc) {
+    if (refused && s->session) {
         if ((rc = dgram_to_kernel(s, fd)) < 0)
             return (int)leave(rc);
         unlock();
         return real.setsockopt(fd, level, name, val, len);
     }
-    if (!s->sc) {
+    if (!s->session) {
         s->force_kernel |= refused;
         rc = real.setsockopt(fd, level, name, val, len) < 0 ? -errno : 0;
         if (rc == 0 && set_local(s, level, name, val, len) == 0)
@@ -81,7 +81,7 @@ API int setsockopt(int fd, int level, int name, const void *val, socklen_t len)
     } else {
         rc = set_local(s, level, name, val, len);
         if (rc == 0)
-            rc = ffl_client_setsockopt(s->sc->c, s->h, level, name, val, len);
+            rc = ffl_client_setsockopt(s->session->c, s->h, level, name, val, len);
         if (rc > 0)
             rc = 0;
     }
@@ -107,10 +107,10 @@ static int get_option(struct sock *s, int level, int name, void *val, socklen_t 
         return give_option(val, len, room, &tv, sizeof(tv));
     }
     if (level == SOL_SOCKET && name == SO_ERROR)
-        ffl_client_reap(s->sc->c);
+        ffl_client_reap(s->session->c);
     uint8_t data[FFL_OPT_MAX];
     uint32_t n = room < sizeof(int) ? sizeof(int) : room > sizeof(data) ? sizeof(data) : room;
-    int rc = ffl_client_getsockopt(s->sc->c, s->h, level, name, data, &n);
+    int rc = ffl_client_getsockopt(s->session->c, s->h, level, name, data, &n);
     return rc < 0 ? rc : give_option(val, len, room, data, n);
 }
 
@@ -118,7 +118,7 @@ API int getsockopt(int fd, int level, int name, void *val, socklen_t *len)
 {
     real_start();
     struct sock *s = sock_enter(fd);
-    if (s && s->sc)
+    if (s && s->session)
         return (int)leave(get_option(s, level, name, val, len));
     if (s)
         unlock();
@@ -151,16 +151,16 @@ API int ioctl(int fd, unsigned long what, ...)
     if (!s)
         return real.ioctl(fd, what, arg);
     int rc;
-    switch (s->sc || what == FIONBIO ? what : 0) {
+    switch (s->session || what == FIONBIO ? what : 0) {
     case FIONREAD:
-        ffl_client_reap(s->sc->c);
+        ffl_client_reap(s->session->c);
         if (s->state == SOCK_LISTENING)
             return (int)leave(-EINVAL);
         rc = give_int(arg, s->type == SOCK_DGRAM ? dgram_next(s) : (int)sock_queued(s));
-        (void)ffl_client_arm(s->sc->c, s->h, 0); /* the next time it knows more */
+        (void)ffl_client_arm(s->session->c, s->h, 0); /* the next time it knows more */
         return (int)leave(rc);
     case SIOCOUTQ:
-        return (int)leave(give_int(arg, (int)ffl_client_unsent(s->sc->c, s->h)));
+        return (int)leave(give_int(arg, (int)ffl_client_unsent(s->session->c, s->h)));
     case SIOCATMARK:
         return (int)leave(give_int(arg, 0));
     case FIONBIO:

@@ -1,7 +1,7 @@
 /*
  * pass.c - stack sockets that are sent to another process (SCM_RIGHTS).
  *
- * Callers: io.c, made.c. In place of a stack socket's placeholder goes an envelope: one end of a socket pair
+ * Callers: recv.c, send.c, made.c. In place of a stack socket's placeholder goes an envelope: one end of a socket pair
  * whose other end is closed, in whose queue wait a description of the socket and a ticket with a reference
  * to it. The receiver, under the shim too, opens it: the envelope is its placeholder from then on. One that
  * nobody receives is closed by the kernel, the ticket in it as well, and the instance drops the reference. A

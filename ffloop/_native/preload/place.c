@@ -99,6 +99,6 @@ void place_imported(const struct sock *s)
 {
     if (!options.multi_sc || !s->bound.family || mine >= 0)
         return;
-    mine = s->sc->index;
+    mine = s->session->index;
     pin(options.proc_id + s->ordinal);
 }

@@ -1,7 +1,7 @@
 /*
  * poll.c - readiness of single sockets, waiting for one, poll and select.
  *
- * Callers: the program, sock.c, io.c. A waiting call watches each stack socket that it asks about and
+ * Callers: the program, sock.c, connect.c, recv.c, send.c. A waiting call watches each stack socket that it asks about and
  * sleeps in the kernel's ppoll on the other descriptors and on its thread's waiter. What it says is
  * what the kernel's tcp_poll would say of the same state.
  */
@@ -17,7 +17,7 @@
 /* As the kernel's datagram_poll. */
 static uint32_t dgram_poll(struct sock *s, uint32_t want)
 {
-    unsigned st = s->sc ? ffl_client_state(s->sc->c, s->h) : FFL_ST_WRITE;
+    unsigned st = s->session ? ffl_client_state(s->session->c, s->h) : FFL_ST_WRITE;
     uint32_t got = st & FFL_ST_ERROR ? EPOLLERR : 0;
     if (s->shut_rd)
         got |= EPOLLIN | EPOLLRDNORM | EPOLLRDHUP | (st & FFL_ST_SHUT_WR ? EPOLLHUP : 0);
@@ -26,7 +26,7 @@ static uint32_t dgram_poll(struct sock *s, uint32_t want)
     if (st & FFL_ST_WRITE)
         got |= EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND;
     else if (want & (EPOLLOUT | EPOLLWRNORM))
-        ffl_client_want_room(s->sc->c, s->h);
+        ffl_client_want_room(s->session->c, s->h);
     return got;
 }
 
@@ -34,9 +34,9 @@ uint32_t sock_poll(struct sock *s, uint32_t want)
 {
     if (s->type == SOCK_DGRAM)
         return dgram_poll(s, want);
-    if (!s->sc)
+    if (!s->session)
         return EPOLLOUT | EPOLLWRNORM | EPOLLHUP; /* neither listening nor connected */
-    unsigned st = ffl_client_state(s->sc->c, s->h);
+    unsigned st = ffl_client_state(s->session->c, s->h);
     if (st & FFL_ST_CONNECTING)
         return 0;
     if (s->lost)
@@ -54,7 +54,7 @@ uint32_t sock_poll(struct sock *s, uint32_t want)
     if (st & (FFL_ST_WRITE | FFL_ST_FAILED))
         got |= EPOLLOUT | EPOLLWRNORM;
     else if (want & (EPOLLOUT | EPOLLWRNORM))
-        ffl_client_want_room(s->sc->c, s->h);
+        ffl_client_want_room(s->session->c, s->h);
     if (st & FFL_ST_FAILED || (over && st & FFL_ST_SHUT_WR))
         got |= EPOLLHUP;
     return got;
@@ -64,7 +64,7 @@ uint32_t sock_ask(struct ffl_source *source, const struct ffl_watch *w)
 {
     struct sock *s = ffl_container_of(source, struct sock, node.source);
     const struct epoll_shadow *ep = watch_epoll(w);
-    if (ep && ep->kq && s->type == SOCK_STREAM && (!s->sc || s->state == SOCK_BOUND))
+    if (ep && ep->kq && s->type == SOCK_STREAM && (!s->session || s->state == SOCK_BOUND))
         return 0; /* kqueue says nothing of it; epoll that it is hung up */
     return sock_poll(s, w->events);
 }
@@ -73,21 +73,21 @@ uint32_t sock_ask(struct ffl_source *source, const struct ffl_watch *w)
  * too is read for one who wants to read; another for whoever asks, since its end is always told. */
 void sock_arm(struct sock *s, uint32_t want)
 {
-    if (!s->sc || (s->state < SOCK_LISTENING && s->type != SOCK_DGRAM))
+    if (!s->session || (s->state < SOCK_LISTENING && s->type != SOCK_DGRAM))
         return;
     bool spared = s->state == SOCK_LISTENING || s->shared;
     if (spared && !(want & (EPOLLIN | EPOLLRDNORM | EPOLLRDHUP)))
         return;
-    (void)ffl_client_arm(s->sc->c, s->h, sock_window(s)); /* it is open */
+    (void)ffl_client_arm(s->session->c, s->h, sock_window(s)); /* it is open */
 }
 
 bool sock_look(struct sock *s)
 {
-    if (!s->unseen || !s->sc)
+    if (!s->unseen || !s->session)
         return false;
     s->unseen = false;
-    (void)ffl_client_arm(s->sc->c, s->h, sock_window(s)); /* it is open */
-    return ffl_client_ping(s->sc->c) == 0 && ffl_client_ping(s->sc->c) == 0;
+    (void)ffl_client_arm(s->session->c, s->h, sock_window(s)); /* it is open */
+    return ffl_client_ping(s->session->c) == 0 && ffl_client_ping(s->session->c) == 0;
 }
 
 static struct hold *held(struct call *k, const struct node *n)
@@ -166,9 +166,9 @@ static struct node *asked(const struct pollfd *f)
         return n;
     }
     struct sock *s = (struct sock *)n;
-    if (s->ticket && !s->sc)
+    if (s->ticket && !s->session)
         proc_import(s);
-    if (!s->sc)
+    if (!s->session)
         return NULL; /* the placeholder tells */
     sock_arm(s, (uint32_t)(unsigned short)f->events);
     return n;
@@ -216,7 +216,7 @@ static int poll_loop(struct set *p, int64_t timeout_ns, const sigset_t *mask)
     struct waiter *w = tls.waiter;
     int64_t until = timeout_ns < 0 ? -1 : ffl_now_ns() + timeout_ns;
     for (;;) {
-        sc_reap();
+        session_reap();
         ffl_poll_clear(&p->k->set);
         int n = look(p);
         int64_t left = until < 0 ? -1 : until - ffl_now_ns();

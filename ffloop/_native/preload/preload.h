@@ -2,9 +2,10 @@
  * preload.h - what the files of the shim share: descriptors, sockets, waiters, the lock.
  *
  * start.c   environment, log, the constructor        real.h    the C library's own functions
- * fds.c     which descriptor is what; dup, close     sc.c      sessions
- * wait.c    the lock, waiting calls, sleeping
- * sock.c    the life of a socket; options            io.c      receive and send
+ * fds.c     which descriptor is what; dup, close     session.c      sessions
+ * wait.c    the lock, waiting calls, sleeping        thread.h  what a thread has
+ * sock.c    the life of a socket; accept             connect.c connect
+ * recv.c    receive                                  send.c    send
  * epoll.c   epoll                                    poll.c    poll, select
  * kqueue.c  kqueue, over epoll.c                     ff_syscall.h  for programs: kqueue, type flags
  * raw.c     syscall(2)                               dual.c    FFLOOP_DUAL_LISTEN
@@ -18,7 +19,7 @@
  * user.c    the program's memory
  *
  * A socket begins as what it is natively: a kernel socket, whose descriptor stays. At bind, listen
- * or connect it is put on the stack (sock->sc) or given up to the kernel; a stack socket's
+ * or connect it is put on the stack (sock->session) or given up to the kernel; a stack socket's
  * descriptor is only a placeholder from then on, so that numbers, dup, flags, inheritance and /proc
  * are the kernel's own.
  *
@@ -37,11 +38,10 @@
 #include "client.h"
 #include "real.h"
 #include "setting.h"
-#include "spin.h"
+#include "thread.h"
 
 #include <errno.h>
 #include <pthread.h>
-#include <setjmp.h>
 #include <stdatomic.h>
 
 #define API __attribute__((visibility("default")))
@@ -66,168 +66,6 @@ struct kept { /* `ffloop preload`'s, inherited: the instance at `path` stays up,
     char *path;               /* NULL: none */
 };
 extern struct kept kept;
-
-/* ---- the lock (wait.c), sessions (sc.c) ------------------------------------------------------------- */
-
-struct sc { /* a session */
-    struct sc *next;
-    struct ffl_client *c;
-    int index; /* of several instances */
-    char path[256];
-    unsigned socks;
-    const char *stack; /* its name */
-    bool ended;        /* its thread (FF_THREAD_SOCKET), and left it sockets */
-};
-
-struct sc_list {
-    struct sc *first;
-    unsigned generation;
-    unsigned sleepers; /* threads; one may have begun before a session did */
-};
-
-struct signals { /* handlers that ran, and those without SA_RESTART among them */
-    unsigned all, interrupts;
-};
-
-struct tls {
-    bool inside;        /* holds the lock: everything passes through */
-    bool locked;        /* the mutex too */
-    struct signals ran; /* up to now; when the thread's call began */
-    struct signals before;
-    bool put_off;    /* handlers: all signals are blocked since one came `inside` (signal.c), */
-    sigset_t masked; /* and before that these were */
-    struct waiter *asleep; /* what it sleeps on, or is about to: a handler kicks it (signal.c) */
-    int id;                /* FF_THREAD_SOCKET: whose nodes are whose; 0: none yet (fds.c) */
-    int worker;            /* FF_THREAD_SOCKET: its number, from 1; 0: none yet (place.c) */
-    struct waiter *waiter;
-    struct call *call, *spare;    /* calls that wait, the innermost first (wait.c) */
-    int cancel;                   /* its cancel state outside */
-    sigjmp_buf *fault;            /* where a bad pointer of the program's leads to (user.c) */
-    struct sc_list sessions;      /* FF_THREAD_SOCKET */
-    const struct ffl_ticket *via; /* attach through it (share.c) */
-};
-extern __thread struct tls tls __attribute__((tls_model("initial-exec")));
-
-/* A call begins that may block: handlers count from now on. */
-static inline void call_begins(void)
-{
-    tls.before = tls.ran;
-}
-
-/* Has a handler run that ends the call? `restarts`: as read and not as poll, after one with
- * SA_RESTART it goes on. */
-static inline bool interrupted(bool restarts)
-{
-    return restarts ? tls.ran.interrupts != tls.before.interrupts : tls.ran.all != tls.before.all;
-}
-
-void lock(void);
-void unlock(void);
-void signals_allow(void); /* the handlers that were put off run now */
-static inline void signals_come(void)
-{
-    if (ffl_unlikely(tls.put_off))
-        signals_allow();
-}
-#ifdef FFL_OWN_MEMORY
-void alloc_before_fork(void); /* alloc.c */
-void alloc_after_fork(void);
-#else /* built with a sanitizer, which looks after the C library's malloc */
-static inline void alloc_before_fork(void)
-{
-}
-static inline void alloc_after_fork(void)
-{
-}
-#endif
-
-/* The calling thread's session with an instance, attached when first asked. NULL: *why is -errno and
- * was reported. Locked. */
-struct sc *sc_get(int index, int *why);
-void sc_reap(void);         /* all sessions: takes over what has come */
-void sc_put(struct sc *sc); /* a socket less; a dead one goes with the last */
-/* A ticket at its instance, for another process. */
-int sc_ticket(const struct sc *sc, struct ffl_ticket *out, char *why, size_t whylen);
-void sc_forked(void);
-/* A descriptor of a session's, of the thread's waiter or of an epoll has another number. Locked. */
-bool sc_moved(int from, int to);
-struct sc_list *sc_list(void); /* the calling thread's */
-static inline struct sc *sc_first(void)
-{
-    return sc_list()->first;
-}
-void sc_ended(struct sc_list *l); /* its thread has: FF_THREAD_SOCKET */
-void wait_start(void);
-void thread_watch(void); /* its end is to be known: it has something here */
-
-/* ---- the program's memory (user.c) ----------------------------------------------------------- */
-
-/* memcpy, either side the program's. False: a bad pointer, and a part may have been copied. */
-bool ffl_user_copy(void *to, const void *from, size_t n);
-bool ffl_user_reads(const void *p, size_t n); /* can it be read? */
-bool ffl_user_writes(void *p, size_t n);      /* and written? It keeps what it has */
-struct sockaddr_storage;
-/* A copy of an address: 0 or -errno. */
-int ffl_user_address(struct sockaddr_storage *to, const struct sockaddr *sa, socklen_t len);
-void ffl_user_fault(void); /* a fault's handler: back to where it was expected, if it was */
-
-/* ---- waiting (wait.c) ------------------------------------------------------------------------ */
-
-struct waiter {       /* something that a thread can sleep on: an epoll's, or a thread's own */
-    int epfd;         /* ours, whatever number the program has for it */
-    int kick;         /* an eventfd in epfd: another thread has something for the sleeper */
-    unsigned sc_seen; /* sessions whose doorbells are in epfd */
-    bool lingered;
-    struct ffl_idle idle;
-};
-
-struct hold {           /* a node that stays while a call waits, whatever another thread closes */
-    struct ffl_watch w; /* of the call's set; or not watching */
-    struct node *node;
-    int beside; /* a kernel descriptor that the thread's waiter has meanwhile, or -1 */
-};
-
-/* A call that waits. It is in the thread's own memory, and not on the stack: who leaves the call by a
- * cancellation or a longjmp leaves it behind, and the thread's next call or its end puts it right. */
-struct call {
-    struct call *outer; /* that a signal handler's call interrupts */
-    struct ffl_poll set;
-    struct hold *holds;
-    unsigned n, room;
-    struct pollfd *kernel;      /* poll's: the kernel's descriptors */
-    struct epoll_shadow *plain; /* in the kernel's own wait */
-    struct ffl_poll *on;        /* asleep on it */
-    bool away;                  /* without the lock */
-    const char *frame;
-};
-
-/* The calling thread's call, with room for so many holds at least; it ends at unlock. NULL: -errno in
- * *rc. Locked. */
-struct call *call_open(unsigned room, int *rc);
-/* The node stays; `events`: and its changes are told to the call's set. */
-struct hold *call_hold(struct call *k, struct node *n, uint32_t events);
-void call_release(struct call *k, struct hold *h); /* the last */
-/* Unlocks for the kernel's own wait on an epoll without stack sockets; and locks again. */
-void call_plain(struct call *k, struct epoll_shadow *ep);
-void call_back(struct call *k);
-int waiter_mine(void); /* makes the thread's own: 0 or -errno */
-void waiter_close(struct waiter *w);
-int waiter_open(struct waiter *w, int epfd); /* takes epfd over */
-/* The doorbells of all sessions into its epfd. Locked. 0 or -errno. */
-int waiter_bells(struct waiter *w);
-/* Unlocks for a system call that sleeps on w->epfd: 1. Or, still locked: 0, look again; -EINTR,
- * a handler has run since the call began (`restarts`: see interrupted). One that runs later ends the
- * sleep, even if it is before the system call. sleep_end locks again and takes over what has come.
- * The thread has a call open. */
-int sleep_begin(struct waiter *w, struct ffl_poll *p, bool restarts);
-void sleep_end(struct waiter *w);
-void calls_forked(void);
-/* Is this event one of ours (a doorbell, a kick, a session's end)? Then it is dealt with. Locked. */
-bool waiter_event(struct waiter *w, const struct epoll_event *ev);
-void waiter_drain(struct waiter *w); /* a thread's: consumes its own events */
-bool waiter_mark(uint64_t data);     /* of a doorbell or a kick, of this process or its parent */
-/* epoll_pwait with ns; timeout < 0: for ever. */
-int real_epoll(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns, const sigset_t *mask);
 
 /* ---- descriptors (fds.c) ------------------------------------------------------------------- */
 
@@ -299,7 +137,7 @@ struct
 
 struct sock {
     struct node node;
-    struct sc *sc; /* NULL: not on the stack yet */
+    struct session *session; /* NULL: not on the stack yet */
     int h;
     int domain, type, proto;
     uint8_t state;
@@ -359,12 +197,13 @@ static inline int sock_window(const struct sock *s)
 int sock_wait(struct sock *s, int64_t until);
 /* Nothing is here: may there be something at the instance? Then it is on its way no more: look again. */
 bool sock_look(struct sock *s);
+void sock_rearm(struct sock *s); /* it listens or connects now: registrations want to be told */
 int sock_to_kernel(struct sock *s, int fd); /* gives it up; its epoll registrations move */
 /* Bytes that recv would give now. */
 static inline size_t sock_queued(const struct sock *s)
 {
     struct ffl_pending p = {0};
-    (void)ffl_client_pending(s->sc->c, s->h, &p); /* -EBADF: none */
+    (void)ffl_client_pending(s->session->c, s->h, &p); /* -EBADF: none */
     return p.bytes;
 }
 /* connect(AF_UNSPEC) of a stream (shutdown.c): 0 or -errno. */
@@ -448,7 +287,7 @@ void kqueue_free(struct kq *kq);
 void kqueue_closed(struct item *it);
 int kqueue_writes(struct epoll_shadow *ep); /* where its kernel descriptors' EVFILT_WRITE are */
 
-/* ---- receive and send (io.c) --------------------------------------------------------------- */
+/* ---- receive and send (recv.c, send.c) --------------------------------------------------------------- */
 
 static inline size_t total_of(const struct iovec *iov, size_t n)
 {
@@ -469,6 +308,14 @@ static inline int64_t until_of(int64_t limit)
     return limit ? ffl_now_ns() + limit : -1;
 }
 
+/* A stream is ready for data: 0, -EAGAIN while it connects and may not wait, or why it is not. */
+int sock_connected(struct sock *s, int flags, int64_t until, int otherwise);
+/* Of preadv2 and pwritev2: enters the socket. RWF_NOWAIT is MSG_DONTWAIT; other flags, and places in a
+ * file, are the kernel's to refuse: false. */
+bool sock_plainly(off64_t at, int flags, struct sock **s, int fd);
+int iov_check(const struct iovec *iov, size_t n); /* -errno of a bad vector, or 0 */
+int msg_check(
+    const struct msghdr *m); /* the same of a message, in which a long vector is another error */
 /* Blocking or not, as the socket and flags say. Locked. Count or -errno. */
 ssize_t sock_recv(struct sock *s, const struct iovec *iov, size_t n, int flags);
 ssize_t sock_send(struct sock *s, const struct iovec *iov, size_t n, int flags);
@@ -510,7 +357,7 @@ bool share_moved(int from, int to); /* the same of tickets, and of kernel listen
 /* syscall(2) with the number of a fork: as fork. Not *known: it makes no process of its own. */
 long fork_by_number(long number, const long *a, bool *known);
 void proc_leave(struct sock *s); /* closed: what it has is for the others who share it */
-void sock_on_stack(struct sock *s, struct sc *sc, int h);
+void sock_on_stack(struct sock *s, struct session *session, int h);
 
 static inline bool timespec_bad(const struct timespec *ts)
 {

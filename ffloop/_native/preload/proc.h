@@ -8,15 +8,15 @@
 
 struct ticket { /* references to sockets, for another process (client.h) */
     struct ffl_ticket t;
-    struct ticket *next; /* during a fork */
-    struct sc *sc;       /* during a fork: whose sockets are in it */
-    int index;           /* of the instance */
-    int socks;           /* not imported, not disowned */
+    struct ticket *next;     /* during a fork */
+    struct session *session; /* during a fork: whose sockets are in it */
+    int index;               /* of the instance */
+    int socks;               /* not imported, not disowned */
 };
 
 void ticket_put(struct ticket *t); /* a socket less; the last closes it */
-/* A ticket with references to the sockets of sc (`exec`: those that stay open), or NULL (reported). Locked. */
-struct ticket *export_all(struct sc *sc, bool exec);
+/* A ticket with references to the sockets of session (`exec`: those that stay open), or NULL (reported). Locked. */
+struct ticket *export_all(struct session *session, bool exec);
 struct ticket *export_sock(struct sock *s); /* the same with s alone */
 void import_all(void);                      /* what was inherited and is not ours yet. Locked */
 /* A spawn's file actions may give it to the child under another number, close-on-exec or not. */

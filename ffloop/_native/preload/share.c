@@ -27,10 +27,11 @@ int proc_import(struct sock *s)
     struct ticket *t = s->ticket;
     int rc = 0;
     tls.via = &t->t;
-    struct sc *sc = sc_get(t->index, &rc);
+    struct session *session = session_get(t->index, &rc);
     tls.via = NULL;
-    int h =
-        sc ? ffl_client_import(sc->c, &t->t, s->ticket_handle, s->domain, s->type, s->proto) : rc;
+    int h = session ? ffl_client_import(session->c, &t->t, s->ticket_handle, s->domain, s->type,
+                                        s->proto)
+                    : rc;
     s->ticket = NULL;
     ticket_put(t);
     if (h < 0) { /* the placeholder answers from now on */
@@ -38,7 +39,7 @@ int proc_import(struct sock *s)
         return h;
     }
     s->shared = s->unseen = true;
-    sock_on_stack(s, sc, h);
+    sock_on_stack(s, session, h);
     place_imported(s);
     return 0;
 }
@@ -56,7 +57,7 @@ static void import_one(int fd, struct node *n, void *arg)
     (void)fd;
     (void)arg;
     struct sock *s = (struct sock *)n;
-    if (n->kind == NODE_SOCK && s->ticket && !s->sc)
+    if (n->kind == NODE_SOCK && s->ticket && !s->session)
         (void)proc_import(s); /* it has reported */
 }
 
@@ -73,7 +74,7 @@ bool stays_open(int fd, const struct sock *s)
 }
 
 struct export {
-    struct sc *sc;
+    struct session *session;
     const struct ffl_ticket *ticket;
     bool exec;               /* only what stays open */
     const struct sock *only; /* or NULL: all */
@@ -83,8 +84,8 @@ struct export {
 static bool goes(const struct export *e, int fd, const struct node *n)
 {
     const struct sock *s = (const struct sock *)n;
-    return n->kind == NODE_SOCK && s->sc == e->sc && !s->exported && (!e->only || e->only == s) &&
-           (!e->exec || stays_open(fd, s));
+    return n->kind == NODE_SOCK && s->session == e->session && !s->exported &&
+           (!e->only || e->only == s) && (!e->exec || stays_open(fd, s));
 }
 
 /* What was read ahead of it goes back, unless a thread waits in it: that one has asked for it. Who
@@ -100,7 +101,7 @@ static bool gives_back(const struct sock *s)
 static void disarm_one(int fd, struct node *n, void *arg)
 {
     struct sock *s = (struct sock *)n;
-    if (!goes(arg, fd, n) || !gives_back(s) || !ffl_client_disarm(s->sc->c, s->h))
+    if (!goes(arg, fd, n) || !gives_back(s) || !ffl_client_disarm(s->session->c, s->h))
         return;
     s->unseen = true;
     for (struct ffl_watch *w = s->node.source.watches; w; w = w->next)
@@ -114,8 +115,8 @@ static void export_one(int fd, struct node *n, void *arg)
     if (!goes(e, fd, n))
         return;
     if (gives_back(s))
-        (void)ffl_client_give_back(s->sc->c, s->h); /* no buffers: it stays; dead: so is s */
-    int rc = ffl_client_export(s->sc->c, s->h, e->ticket);
+        (void)ffl_client_give_back(s->session->c, s->h); /* no buffers: it stays; dead: so is s */
+    int rc = ffl_client_export(s->session->c, s->h, e->ticket);
     if (rc < 0)
         report("a child will not have a socket of its parent's: %s", strerror(-rc));
     s->shared = s->exported = true;
@@ -129,51 +130,52 @@ static void unmark(int fd, struct node *n, void *arg)
         ((struct sock *)n)->exported = false;
 }
 
-static struct ticket *export_to_ticket(struct sc *sc, bool exec, const struct sock *only)
+static struct ticket *export_to_ticket(struct session *session, bool exec, const struct sock *only)
 {
     char why[256];
     struct ticket *t = calloc(1, sizeof(*t));
-    int rc = t ? sc_ticket(sc, &t->t, why, sizeof(why)) : -ENOMEM;
+    int rc = t ? session_ticket(session, &t->t, why, sizeof(why)) : -ENOMEM;
     if (rc < 0) {
         free(t);
         report("another process will not have this one's sockets: %s", why);
         return NULL;
     }
-    t->sc = sc;
-    t->index = sc->index;
-    struct export e = {.sc = sc, .ticket = &t->t, .exec = exec, .only = only};
+    t->session = session;
+    t->index = session->index;
+    struct export e = {.session = session, .ticket = &t->t, .exec = exec, .only = only};
     fd_each(disarm_one, &e);
-    rc = ffl_client_ping(sc->c); /* nothing more is read ahead */
+    rc = ffl_client_ping(session->c); /* nothing more is read ahead */
     if (rc == 0)
         fd_each(export_one, &e);
     fd_each(unmark, NULL);
     if (rc == 0)
-        rc = ffl_client_ping(sc->c);
+        rc = ffl_client_ping(session->c);
     if (rc < 0)
         ffl_log(FFL_LOG_WARNING, "export: %s", strerror(-rc));
     return t;
 }
 
-struct ticket *export_all(struct sc *sc, bool exec)
+struct ticket *export_all(struct session *session, bool exec)
 {
-    return export_to_ticket(sc, exec, NULL);
+    return export_to_ticket(session, exec, NULL);
 }
 
 struct ticket *export_sock(struct sock *s)
 {
-    return export_to_ticket(s->sc, false, s);
+    return export_to_ticket(s->session, false, s);
 }
 
 void proc_leave(struct sock *s)
 {
-    if (s->shared && ffl_client_disarm(s->sc->c, s->h) && ffl_client_ping(s->sc->c) == 0)
-        (void)ffl_client_give_back(s->sc->c, s->h); /* the session is dead: so is the socket */
+    if (s->shared && ffl_client_disarm(s->session->c, s->h) && ffl_client_ping(s->session->c) == 0)
+        (void)ffl_client_give_back(s->session->c,
+                                   s->h); /* the session is detached: so is the socket */
 }
 
 /* ---- the end ------------------------------------------------------------------------------- */
 
 struct leaving {
-    const struct sc *sc;
+    const struct session *session;
     bool any;
 };
 
@@ -181,8 +183,8 @@ static void pause_shared(int fd, struct node *n, void *arg)
 {
     struct leaving *l = arg;
     struct sock *s = (struct sock *)n;
-    if (n->kind == NODE_SOCK && s->sc == l->sc && s->shared)
-        l->any |= ffl_client_disarm(s->sc->c, s->h);
+    if (n->kind == NODE_SOCK && s->session == l->session && s->shared)
+        l->any |= ffl_client_disarm(s->session->c, s->h);
     (void)fd;
 }
 
@@ -190,21 +192,22 @@ static void return_shared(int fd, struct node *n, void *arg)
 {
     const struct leaving *l = arg;
     struct sock *s = (struct sock *)n;
-    if (n->kind == NODE_SOCK && s->sc == l->sc && s->shared)
-        (void)ffl_client_give_back(s->sc->c, s->h); /* the session is dead: so is the socket */
+    if (n->kind == NODE_SOCK && s->session == l->session && s->shared)
+        (void)ffl_client_give_back(s->session->c,
+                                   s->h); /* the session is detached: so is the socket */
     (void)fd;
 }
 
 /* The process is about to end: proc_leave for all. */
 void proc_end(void)
 {
-    if (!started || tls.inside || !sc_first())
+    if (!started || tls.inside || !session_first())
         return;
     lock();
-    for (struct sc *sc = sc_first(); sc; sc = sc->next) {
-        struct leaving l = {.sc = sc};
+    for (struct session *session = session_first(); session; session = session->next) {
+        struct leaving l = {.session = session};
         fd_each(pause_shared, &l);
-        if (l.any && ffl_client_ping(sc->c) == 0)
+        if (l.any && ffl_client_ping(session->c) == 0)
             fd_each(return_shared, &l);
     }
     unlock();

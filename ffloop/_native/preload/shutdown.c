@@ -12,20 +12,20 @@
 /* Options that were set since it is on the stack go with the old one. 0 or -errno. */
 static int start_again(struct sock *s, bool abort)
 {
-    struct ffl_client *c = s->sc->c;
-    struct ffl_names names;
+    struct ffl_client *c = s->session->c;
+    struct ffl_addresses addresses;
     int h = ffl_client_socket(c, s->domain, s->type, s->proto, 0);
     if (h < 0)
         return h;
     static const struct linger reset = {1, 0};
     if (abort) /* a failure shows the peer an end, no reset */
         (void)ffl_client_setsockopt(c, s->h, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
-    bool bound = s->named && ffl_client_names(c, s->h, &names) == 0;
+    bool bound = s->named && ffl_client_addresses(c, s->h, &addresses) == 0;
     (void)ffl_client_close(c, s->h, abort); /* it is open */
     s->h = h;
     (void)ffl_client_watch(c, h, &s->node.source); /* it is open */
     if (bound)
-        (void)ffl_client_bind(c, h, &names.local); /* taken meanwhile: it has no name */
+        (void)ffl_client_bind(c, h, &addresses.local); /* taken meanwhile: it has no name */
     s->state = SOCK_BOUND;
     s->shut_rd = false;
     return 0;
@@ -60,7 +60,7 @@ static int give_up(struct sock *s)
 {
     int rc = start_again(s, true);
     if (rc == 0)
-        ffl_client_set_error(s->sc->c, s->h, ECONNRESET);
+        ffl_client_set_error(s->session->c, s->h, ECONNRESET);
     return rc;
 }
 
@@ -73,9 +73,9 @@ static int shut(struct sock *s, int how)
     if (s->type == SOCK_STREAM && s->state == SOCK_CONNECTING && sock_pending_connect(s) < 0)
         return give_up(s);
     if ((s->state == SOCK_BOUND && s->type == SOCK_STREAM) ||
-        (s->state == SOCK_CONNECTED && ffl_client_state(s->sc->c, s->h) & FFL_ST_FAILED))
+        (s->state == SOCK_CONNECTED && ffl_client_state(s->session->c, s->h) & FFL_ST_FAILED))
         return -ENOTCONN;
-    int rc = ffl_client_shutdown(s->sc->c, s->h, how);
+    int rc = ffl_client_shutdown(s->session->c, s->h, how);
     if (rc == 0 && how != SHUT_WR)
         s->shut_rd = true;
     if (rc == 0 && s->state == SOCK_BOUND)
@@ -87,7 +87,7 @@ API int shutdown(int fd, int how)
 {
     real_start();
     struct sock *s = sock_enter(fd);
-    if (!s || !s->sc) {
+    if (!s || !s->session) {
         if (s)
             unlock();
         return real.shutdown(fd, how);

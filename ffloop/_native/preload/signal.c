@@ -4,7 +4,7 @@
  * Callers: the program. A blocking call on a stack socket sleeps in epoll, which every handler
  * interrupts; the kernel would go on with a read after a handler with SA_RESTART, and it would end
  * any call for one that ran when the call had begun and did not sleep yet. So handlers are reached
- * through one of ours, which counts, and kicks what the thread is about to sleep on.
+ * through one of ours, which counts, and wakes what the thread is about to sleep on.
  */
 #include "preload.h"
 
@@ -55,7 +55,7 @@ void signals_allow(void)
     (void)pthread_sigmask(SIG_SETMASK, &mask, NULL); /* those that wait run before it returns */
 }
 
-/* ---- bad pointers ------------------------------------------------------------------------------ */
+/* ---- bad pointers ---------------------------------------------------------------------------- */
 
 /* Ours whatever the program sets, since a fault may be a bad pointer's that it gave to a call (user.c). */
 static bool stays_ours(int sig)
@@ -77,7 +77,7 @@ static void to_default(int sig, siginfo_t *info)
         (void)real.syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), sig, info);
 }
 
-/* ---- handlers --------------------------------------------------------------------------------- */
+/* ---- handlers -------------------------------------------------------------------------------- */
 
 static void counted(int sig, siginfo_t *info, void *context)
 {
@@ -110,7 +110,7 @@ static void counted(int sig, siginfo_t *info, void *context)
     if (asleep) {
         int saved = errno;
         uint64_t one = 1;
-        ssize_t n = real.write(asleep->kick, &one, sizeof(one)); /* full: readable already */
+        ssize_t n = real.write(asleep->wake_fd, &one, sizeof(one)); /* full: readable already */
         (void)n;
         errno = saved;
     }

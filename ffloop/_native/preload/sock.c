@@ -81,19 +81,19 @@ static void drop_options(struct sock *s)
 static void settle(struct ffl_client *c)
 {
     if (ffl_client_ping(c) == 0)
-        (void)ffl_client_ping(c); /* the session is dead: so are they */
+        (void)ffl_client_ping(c); /* the session is detached: so are they */
 }
 
 void sock_free(struct sock *s)
 {
     while (s->node.source.watches) /* nobody waits in it: such a call holds it */
         epoll_forget(watch_item(s->node.source.watches));
-    if (s->sc) {
+    if (s->session) {
         proc_leave(s);
-        (void)ffl_client_close(s->sc->c, s->h, s->abort); /* cannot fail: it is open */
+        (void)ffl_client_close(s->session->c, s->h, s->abort); /* cannot fail: it is open */
         if (s->state == SOCK_LISTENING)
-            settle(s->sc->c);
-        sc_put(s->sc);
+            settle(s->session->c);
+        session_put(s->session);
     } else if (s->ticket) {
         proc_disown(s);
     }
@@ -111,7 +111,7 @@ struct sock *sock_enter(int fd)
     lock();
     struct node *n = fd_node(fd);
     struct sock *s = n && n->kind == NODE_SOCK && node_mine(n) ? (struct sock *)n : NULL;
-    if (s && s->ticket && !s->sc)
+    if (s && s->ticket && !s->session)
         proc_import(s);
     if (!s)
         unlock();
@@ -121,7 +121,7 @@ struct sock *sock_enter(int fd)
 struct sock *sock_enter_stack(int fd)
 {
     struct sock *s = sock_enter(fd);
-    if (s && !s->sc) {
+    if (s && !s->session) {
         unlock();
         return NULL;
     }
@@ -194,8 +194,7 @@ API int socket(int domain, int type, int proto)
 }
 ALSO(socket, __socket);
 
-/* It listens or connects now: registrations made before that want to be told. */
-static void sock_rearm(struct sock *s)
+void sock_rearm(struct sock *s)
 {
     for (struct ffl_watch *w = s->node.source.watches; w; w = w->next)
         sock_arm(s, w->events);
@@ -205,14 +204,14 @@ static void sock_rearm(struct sock *s)
 /* ---- onto the stack ------------------------------------------------------------------------ */
 
 /* On stack socket h: 0; 1: for the sake of this option s is to stay on the kernel; or -errno. */
-static int put_option(const struct sock *s, struct sc *sc, int h, int level, int name,
+static int put_option(const struct sock *s, struct session *session, int h, int level, int name,
                       const void *val, uint32_t len)
 {
     char why[FFL_SETTING_WHY];
-    int rc = ffl_client_setsockopt(sc->c, h, level, name, val, len);
+    int rc = ffl_client_setsockopt(session->c, h, level, name, val, len);
     if (rc >= 0)
         return 0;
-    enum ffl_carry_fate fate = ffl_carry_refused(sc->stack, level, name, rc, why, sizeof(why));
+    enum ffl_carry_fate fate = ffl_carry_refused(session->stack, level, name, rc, why, sizeof(why));
     ffl_log(fate == FFL_CARRY_FAILS ? FFL_LOG_ERROR : FFL_LOG_WARNING, "%s", why);
     if (fate == FFL_CARRY_STAYS)
         return s->force_stack ? rc : 1;
@@ -220,56 +219,56 @@ static int put_option(const struct sock *s, struct sc *sc, int h, int level, int
 }
 
 /* What was set on the placeholder. The same. */
-static int put_options(const struct sock *s, int fd, struct sc *sc, int h)
+static int put_options(const struct sock *s, int fd, struct session *session, int h)
 {
     struct ffl_optarg o;
     struct ffl_carry k;
-    int rc = ffl_carry_begin(&k, fd, sc->stack, s->noted);
+    int rc = ffl_carry_begin(&k, fd, session->stack, s->noted);
     if (rc < 0)
         return rc;
     while (rc == 0 && ffl_carry_next(&k, &o))
-        rc = put_option(s, sc, h, o.level, o.name, o.data, o.len);
+        rc = put_option(s, session, h, o.level, o.name, o.data, o.len);
     ffl_carry_end(&k);
     for (const struct option *p = s->opts; p && rc == 0; p = p->next)
-        rc = put_option(s, sc, h, p->level, p->name, p->data, p->len);
+        rc = put_option(s, session, h, p->level, p->name, p->data, p->len);
     return rc;
 }
 
-void sock_on_stack(struct sock *s, struct sc *sc, int h)
+void sock_on_stack(struct sock *s, struct session *session, int h)
 {
-    s->sc = sc;
+    s->session = session;
     s->h = h;
-    sc->socks++;
+    session->socks++;
     node_placed(&s->node);
-    (void)ffl_client_watch(sc->c, h, &s->node.source); /* it is open */
+    (void)ffl_client_watch(session->c, h, &s->node.source); /* it is open */
 }
 
 int sock_place(struct sock *s, int fd, const struct ffl_addr *a, bool binds)
 {
-    if (s->sc)
+    if (s->session)
         return 1;
     if (misplaced)
         return -ENETDOWN;
     int rc = 0;
-    struct sc *sc = sc_get(place_instance(s, binds ? a : NULL), &rc);
-    if (!sc && !options.fallback)
+    struct session *session = session_get(place_instance(s, binds ? a : NULL), &rc);
+    if (!session && !options.fallback)
         return rc;
-    bool stack = sc && !s->force_kernel &&
-                 (s->force_stack || ffl_route_on_stack(&options.routes, sc->stack, a));
+    bool stack = session && !s->force_kernel &&
+                 (s->force_stack || ffl_route_on_stack(&options.routes, session->stack, a));
     if (s->force_kernel)
         ffl_log(FFL_LOG_WARNING, "descriptor %d stays on the kernel: it wants control messages",
                 fd);
     if (!stack)
         return sock_to_kernel(s, fd);
-    int h = ffl_client_socket(sc->c, s->domain, s->type, s->proto, 0);
+    int h = ffl_client_socket(session->c, s->domain, s->type, s->proto, 0);
     if (h < 0)
         return h;
-    if ((rc = put_options(s, fd, sc, h)) != 0) {
-        (void)ffl_client_close(sc->c, h, true); /* it is open */
+    if ((rc = put_options(s, fd, session, h)) != 0) {
+        (void)ffl_client_close(session->c, h, true); /* it is open */
         return rc < 0 ? rc : sock_to_kernel(s, fd);
     }
     drop_options(s);
-    sock_on_stack(s, sc, h);
+    sock_on_stack(s, session, h);
     s->state = SOCK_BOUND;
     if (s->type == SOCK_DGRAM)
         sock_rearm(s); /* what comes, comes without a connection */
@@ -293,7 +292,7 @@ API int bind(int fd, const struct sockaddr *sa, socklen_t len)
         forgot->sin_addr.s_addr == INADDR_ANY)
         forgot->sin_family = AF_INET;
     if (!sock_addr_in(&a, s->domain, sa, len) || s->state > SOCK_BOUND) {
-        int rc = s->sc ? -EINVAL : 0;
+        int rc = s->session ? -EINVAL : 0;
         if (rc)
             return (int)leave(rc);
         unlock();
@@ -305,7 +304,7 @@ API int bind(int fd, const struct sockaddr *sa, socklen_t len)
         return real.bind(fd, sa, len);
     }
     if (rc > 0)
-        rc = ffl_client_bind(s->sc->c, s->h, &a);
+        rc = ffl_client_bind(s->session->c, s->h, &a);
     s->named |= rc == 0;
     return (int)leave(rc);
 }
@@ -328,7 +327,7 @@ API int listen(int fd, int backlog)
         return real.listen(fd, backlog);
     }
     if (rc > 0)
-        rc = ffl_client_listen(s->sc->c, s->h, backlog, FFL_F_ARM_NEW);
+        rc = ffl_client_listen(s->session->c, s->h, backlog, FFL_F_ARM_NEW);
     if (rc == 0) {
         s->state = SOCK_LISTENING;
         dual_listen(s, fd, backlog);
@@ -337,111 +336,14 @@ API int listen(int fd, int backlog)
     return (int)leave(rc);
 }
 
-/* ---- connect ------------------------------------------------------------------------------- */
-
-int sock_pending_connect(struct sock *s)
-{
-    if (s->state != SOCK_CONNECTING)
-        return 0;
-    ffl_client_reap(s->sc->c);
-    if (ffl_client_state(s->sc->c, s->h) & FFL_ST_CONNECTING)
-        return -EAGAIN;
-    s->state = SOCK_CONNECTED;
-    return 0;
-}
-
-/* The first call after the end tells it; after that it is connected, or may be tried again. */
-static int connect_told(struct sock *s)
-{
-    if (s->told)
-        return -EISCONN;
-    s->told = true;
-    if (!(ffl_client_state(s->sc->c, s->h) & FFL_ST_FAILED))
-        return 0;
-    int err = ffl_client_take_error(s->sc->c, s->h);
-    s->state = SOCK_BOUND;
-    return err ? -err : -ECONNABORTED;
-}
-
-static int connect_wait(struct sock *s)
-{
-    int64_t until = until_of(s->sndtimeo);
-    while (sock_pending_connect(s) < 0) {
-        int rc = sock_wait(s, until);
-        if (rc < 0)
-            return rc == -EAGAIN ? -EINPROGRESS : rc;
-    }
-    if (s->state == SOCK_BOUND) /* another thread has shut it down, or told */
-        return -ECONNRESET;
-    return connect_told(s);
-}
-
-static int connect_start(struct sock *s, int fd, const struct sockaddr *sa, socklen_t len)
-{
-    struct ffl_addr a;
-    if (len < 2)
-        return -EINVAL;
-    if (sa->sa_family != s->domain)
-        return -EAFNOSUPPORT;
-    if (!sock_addr_in(&a, s->domain, sa, len))
-        return -EINVAL;
-    int rc = sock_place(s, fd, &a, false);
-    if (rc <= 0)
-        return rc < 0 ? rc : -ENOTSOCK; /* the kernel's: the caller asks it */
-    rc = ffl_client_connect(s->sc->c, s->h, &a);
-    if (rc != -EINPROGRESS)
-        return rc;
-    s->state = SOCK_CONNECTING;
-    s->told = false;
-    (void)ffl_client_arm(s->sc->c, s->h, 0); /* who only writes learns of its end, too */
-    sock_rearm(s);
-    return s->nonblock ? -EINPROGRESS : connect_wait(s);
-}
-
-API int connect(int fd, const struct sockaddr *sa, socklen_t len)
-{
-    real_start();
-    struct sockaddr_storage copy = {0};
-    struct sock *s = sock_enter(fd);
-    if (!s)
-        return real.connect(fd, sa, len);
-    int bad = ffl_user_address(&copy, sa, len);
-    if (bad < 0)
-        return (int)leave(bad);
-    sa = (const struct sockaddr *)&copy;
-    if (!s->sc && (len < 2 || (sa->sa_family != s->domain && s->type == SOCK_STREAM))) {
-        unlock();
-        return real.connect(fd, sa, len);
-    }
-    int rc;
-    if (s->type == SOCK_DGRAM)
-        rc = dgram_connect(s, fd, sa, len);
-    else if (len >= sizeof(sa->sa_family) && sa->sa_family == AF_UNSPEC)
-        rc = sock_disconnect(s);
-    else if (s->state == SOCK_CONNECTING && sock_pending_connect(s) < 0)
-        rc = s->nonblock ? -EALREADY : connect_wait(s);
-    else if (s->state == SOCK_CONNECTED)
-        rc = connect_told(s);
-    else if (s->state == SOCK_LISTENING)
-        rc = -EISCONN;
-    else
-        rc = connect_start(s, fd, sa, len);
-    if (rc == -ENOTSOCK) {
-        unlock();
-        return real.connect(fd, sa, len);
-    }
-    return (int)leave(rc);
-}
-ALSO(connect, __connect);
-
 /* ---- accept -------------------------------------------------------------------------------- */
 
-static int accept_now(struct sock *l, struct ffl_names *names, int flags)
+static int accept_now(struct sock *l, struct ffl_addresses *addresses, int flags)
 {
-    struct ffl_client *c = l->sc->c;
+    struct ffl_client *c = l->session->c;
     if (l->state != SOCK_LISTENING)
         return -EINVAL; /* no longer */
-    if (ffl_client_dead(c)) {
+    if (ffl_client_detached(c)) {
         l->lost = true;
         return -ECONNABORTED;
     }
@@ -456,11 +358,11 @@ static int accept_now(struct sock *l, struct ffl_names *names, int flags)
     struct sock *s = fd < 0 ? NULL : sock_new(l->domain, l->type | flags, l->proto);
     int rc = fd < 0 ? -errno : s ? fd_set_node(fd, &s->node) : -ENOMEM;
     if (rc == 0) {
-        rc = ffl_client_accept(c, l->h, names);
+        rc = ffl_client_accept(c, l->h, addresses);
         if (rc >= 0) {
             s->state = SOCK_CONNECTED;
             s->told = true;
-            sock_on_stack(s, l->sc, rc);
+            sock_on_stack(s, l->session, rc);
             return fd;
         }
         fd_drop(fd);
@@ -474,11 +376,11 @@ static int accept_now(struct sock *l, struct ffl_names *names, int flags)
 
 static int do_accept(int fd, struct sockaddr *sa, socklen_t *len, int flags)
 {
-    struct ffl_names names;
+    struct ffl_addresses addresses;
     struct sock *s = sock_enter(fd);
     if (!s)
         return -ENOTSOCK;
-    if (!s->sc || s->type == SOCK_DGRAM) {
+    if (!s->session || s->type == SOCK_DGRAM) {
         unlock();
         return -ENOTSOCK; /* the kernel says EINVAL or EOPNOTSUPP */
     }
@@ -486,7 +388,7 @@ static int do_accept(int fd, struct sockaddr *sa, socklen_t *len, int flags)
         return (int)leave(-EINVAL);
     int64_t until = until_of(s->rcvtimeo);
     int rc;
-    while ((rc = accept_now(s, &names, flags)) == -EAGAIN) {
+    while ((rc = accept_now(s, &addresses, flags)) == -EAGAIN) {
         if ((rc = dual_accept(s, sa, len, flags)) >= 0)
             return (int)leave(rc);
         if (s->nonblock && sock_look(s))
@@ -494,7 +396,7 @@ static int do_accept(int fd, struct sockaddr *sa, socklen_t *len, int flags)
         if (s->nonblock || (rc = sock_wait(s, until)) < 0)
             break;
     }
-    int bad = rc >= 0 && sa ? sock_addr_out(&names.peer, s->domain, sa, len) : 0;
+    int bad = rc >= 0 && sa ? sock_addr_out(&addresses.peer, s->domain, sa, len) : 0;
     (void)leave(rc);
     if (bad < 0) { /* as the kernel: the connection is lost */
         close(rc);
@@ -518,19 +420,19 @@ API int accept(int fd, struct sockaddr *sa, socklen_t *len)
     return rc == -ENOTSOCK ? fd_made(real.accept(fd, sa, len)) : rc;
 }
 
-/* ---- names --------------------------------------------------------------------------------- */
+/* ---- addresses ------------------------------------------------------------------------------- */
 
 static int name_of(struct sock *s, bool peer, struct sockaddr *sa, socklen_t *len)
 {
-    struct ffl_names names;
+    struct ffl_addresses addresses;
     if (peer)
-        ffl_client_reap(s->sc->c); /* perhaps it has gone */
+        ffl_client_reap(s->session->c); /* perhaps it has gone */
     if (peer && (sock_pending_connect(s) < 0 || s->state != SOCK_CONNECTED ||
-                 ffl_client_state(s->sc->c, s->h) & FFL_ST_FAILED))
+                 ffl_client_state(s->session->c, s->h) & FFL_ST_FAILED))
         return -ENOTCONN;
-    int rc = ffl_client_names(s->sc->c, s->h, &names);
+    int rc = ffl_client_addresses(s->session->c, s->h, &addresses);
     if (rc == 0)
-        rc = sock_addr_out(peer ? &names.peer : &names.local, s->domain, sa, len);
+        rc = sock_addr_out(peer ? &addresses.peer : &addresses.local, s->domain, sa, len);
     return rc;
 }
 
@@ -538,7 +440,7 @@ API int getsockname(int fd, struct sockaddr *sa, socklen_t *len)
 {
     real_start();
     struct sock *s = sock_enter(fd);
-    if (s && s->sc)
+    if (s && s->session)
         return (int)leave(name_of(s, false, sa, len));
     if (s)
         unlock();
@@ -549,7 +451,7 @@ API int getpeername(int fd, struct sockaddr *sa, socklen_t *len)
 {
     real_start();
     struct sock *s = sock_enter(fd);
-    if (s && s->sc)
+    if (s && s->session)
         return (int)leave(name_of(s, true, sa, len));
     if (s)
         unlock();

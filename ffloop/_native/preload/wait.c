@@ -3,7 +3,7 @@
  *
  * Callers: everything. Several threads may sleep, each on a descriptor of its own (an epoll's or its
  * thread's waiter) that holds every session's doorbell, exclusively: one wakes, takes over what has
- * come for all, and kicks those it concerns. While anyone sleeps the wait word is raised anew at each
+ * come for all, and wakes those it concerns. While anyone sleeps the wait word is raised anew at each
  * unlock, after which the rings are looked at again: no entry stays unseen.
  *
  * With the lock a thread cannot be cancelled; where it sleeps, it can. What a waiting call holds is in
@@ -24,7 +24,7 @@ __thread struct tls tls __attribute__((tls_model("initial-exec")));
 
 static pthread_mutex_t big = PTHREAD_MUTEX_INITIALIZER;
 static pthread_key_t at_end; /* of a thread that has something here */
-static char mark_bell, mark_kick;
+static char mark_bell, mark_wake;
 extern char __libc_single_threaded __attribute__((weak)); /* glibc 2.32 and later have it */
 
 /* ---- the lock ------------------------------------------------------------------------------ */
@@ -43,10 +43,10 @@ static void take(void)
 
 static void pass(void)
 {
-    const struct sc_list *l = sc_list();
-    for (struct sc *sc = l->sleepers ? l->first : NULL; sc; sc = sc->next)
-        while (!ffl_client_doze(sc->c))
-            ffl_client_reap(sc->c);
+    const struct session_list *l = session_list();
+    for (struct session *session = l->sleepers ? l->first : NULL; session; session = session->next)
+        while (!ffl_client_doze(session->c))
+            ffl_client_reap(session->c);
     bool locked = tls.locked; /* a handler's calls have their own */
     int cancel = tls.cancel;
     if (locked)
@@ -79,7 +79,7 @@ static void call_end(void)
     k->away = false;
     if (k->on) { /* it was left */
         k->on->asleep--;
-        sc_list()->sleepers--;
+        session_list()->sleepers--;
         k->on = NULL;
         tls.asleep = NULL;
     }
@@ -185,7 +185,7 @@ static void thread_gone(void *unused)
     }
     if (options.per_thread)
         fd_each(leave_behind, NULL);
-    sc_ended(&tls.sessions);
+    session_ended(&tls.sessions);
     pass();
 }
 
@@ -209,22 +209,22 @@ static int add(int epfd, int fd, uint32_t events, void *mark)
 
 int waiter_open(struct waiter *w, int epfd)
 {
-    *w = (struct waiter){.epfd = epfd, .kick = -1};
+    *w = (struct waiter){.epfd = epfd, .wake_fd = -1};
     if (epfd < 0)
         return epfd;
     ffl_spin_init(&w->idle.spin, options.spin_us);
-    w->kick = fd_ours(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-    if (w->kick >= 0)
+    w->wake_fd = fd_ours(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (w->wake_fd >= 0)
         return 0;
     fd_ours_close(epfd);
-    return w->kick;
+    return w->wake_fd;
 }
 
 void waiter_close(struct waiter *w)
 {
-    fd_ours_close(w->kick);
+    fd_ours_close(w->wake_fd);
     fd_ours_close(w->epfd);
-    w->kick = w->epfd = -1;
+    w->wake_fd = w->epfd = -1;
 }
 
 int waiter_mine(void)
@@ -244,41 +244,41 @@ int waiter_mine(void)
 
 int waiter_bells(struct waiter *w)
 {
-    unsigned now = sc_list()->generation + 1;
-    if (w->sc_seen == now)
+    unsigned now = session_list()->generation + 1;
+    if (w->session_seen == now)
         return 0;
-    int rc = add(w->epfd, w->kick, EPOLLIN | EPOLLET, &mark_kick);
-    for (struct sc *sc = sc_first(); sc && rc == 0; sc = sc->next) {
-        if (ffl_client_dead(sc->c))
+    int rc = add(w->epfd, w->wake_fd, EPOLLIN | EPOLLET, &mark_wake);
+    for (struct session *session = session_first(); session && rc == 0; session = session->next) {
+        if (ffl_client_detached(session->c))
             continue;
-        rc = add(w->epfd, ffl_client_doorbell_fd(sc->c), EPOLLIN | EPOLLET | EPOLLEXCLUSIVE,
+        rc = add(w->epfd, ffl_client_doorbell_fd(session->c), EPOLLIN | EPOLLET | EPOLLEXCLUSIVE,
                  &mark_bell);
         if (rc == 0)
-            rc = add(w->epfd, ffl_client_session_fd(sc->c), EPOLLIN | EPOLLRDHUP, sc);
+            rc = add(w->epfd, ffl_client_session_fd(session->c), EPOLLIN | EPOLLRDHUP, session);
     }
     if (rc == 0)
-        w->sc_seen = now;
+        w->session_seen = now;
     return rc;
 }
 
 bool waiter_mark(uint64_t data)
 {
-    return data == (uintptr_t)&mark_bell || data == (uintptr_t)&mark_kick;
+    return data == (uintptr_t)&mark_bell || data == (uintptr_t)&mark_wake;
 }
 
 bool waiter_event(struct waiter *w, const struct epoll_event *ev)
 {
     if (waiter_mark(ev->data.u64))
         return true;
-    for (struct sc *sc = sc_first(); sc; sc = sc->next) {
-        if (ev->data.ptr != sc)
+    for (struct session *session = session_first(); session; session = session->next) {
+        if (ev->data.ptr != session)
             continue;
-        if (ffl_client_dead(sc->c) == 0) {
-            ffl_client_lost(sc->c); /* all that wait for its sockets are told */
-            report("instance %d (pid %d) has ended: its connections are reset", sc->index,
-                   ffl_client_instance_pid(sc->c));
+        if (ffl_client_detached(session->c) == 0) {
+            ffl_client_lost(session->c); /* all that wait for its sockets are told */
+            report("instance %d (pid %d) has ended: its connections are reset", session->index,
+                   ffl_client_instance_pid(session->c));
         }
-        (void)real.epoll_ctl(w->epfd, EPOLL_CTL_DEL, ffl_client_session_fd(sc->c), NULL);
+        (void)real.epoll_ctl(w->epfd, EPOLL_CTL_DEL, ffl_client_session_fd(session->c), NULL);
         return true;
     }
     return false;
@@ -332,7 +332,7 @@ struct call *call_open(unsigned room, int *rc)
     *(k->room ? &tls.call : &tls.spare) = k;
     if (!k->room)
         return NULL;
-    k->set.kick = tls.waiter->kick;
+    k->set.wake_fd = tls.waiter->wake_fd;
     *rc = 0;
     return k;
 }
@@ -383,7 +383,7 @@ static bool came(void *arg, bool yields)
         (void)sched_yield();  /* it has no errors */
     take();
     tls.call->away = false;
-    sc_reap();
+    session_reap();
     return l->p->head || interrupted(l->restarts);
 }
 
@@ -398,9 +398,10 @@ static bool linger(struct waiter *w, struct look *l)
     bool hit = ffl_idle(&w->idle, -1, true, came, l, &how);
     if (how == FFL_IDLED_NOT)
         return false;
-    for (struct sc *sc = how == FFL_IDLED_SPIN ? sc_first() : NULL; sc; sc = sc->next)
-        if (!ffl_client_dead(sc->c))
-            ffl_client_spun(sc->c, hit);
+    for (struct session *session = how == FFL_IDLED_SPIN ? session_first() : NULL; session;
+         session = session->next)
+        if (!ffl_client_detached(session->c))
+            ffl_client_spun(session->c, hit);
     if (hit)
         ffl_spin_hit(&w->idle.spin, ffl_now_ns());
     w->lingered = !hit;
@@ -410,9 +411,9 @@ static bool linger(struct waiter *w, struct look *l)
 /* Anything to do instead of sleeping? */
 static bool awake(const struct ffl_poll *p)
 {
-    for (struct sc *sc = sc_first(); sc; sc = sc->next)
-        if (!ffl_client_doze(sc->c)) {
-            ffl_client_reap(sc->c);
+    for (struct session *session = session_first(); session; session = session->next)
+        if (!ffl_client_doze(session->c)) {
+            ffl_client_reap(session->c);
             return true;
         }
     return p->head != NULL;
@@ -423,17 +424,17 @@ int sleep_begin(struct waiter *w, struct ffl_poll *p, bool restarts)
     struct call *k = tls.call;
     if (linger(w, &(struct look){p, restarts}) || awake(p))
         return 0;
-    tls.asleep = w; /* before the look: a handler after it kicks */
+    tls.asleep = w; /* before the look: a handler after it wakes */
     atomic_signal_fence(memory_order_seq_cst);
     if (interrupted(restarts)) {
         tls.asleep = NULL;
         return -EINTR;
     }
-    sc_list()->sleepers++;
+    session_list()->sleepers++;
     p->asleep++;
-    for (struct sc *sc = sc_first(); sc; sc = sc->next)
-        if (!ffl_client_dead(sc->c))
-            ffl_client_sleeps(sc->c);
+    for (struct session *session = session_first(); session; session = session->next)
+        if (!ffl_client_detached(session->c))
+            ffl_client_sleeps(session->c);
     k->frame = __builtin_frame_address(0);
     k->on = p;
     k->away = true;
@@ -451,14 +452,14 @@ void sleep_end(struct waiter *w)
     if (k->on) {
         k->on->asleep--;
         k->on = NULL;
-        struct sc_list *l = sc_list();
+        struct session_list *l = session_list();
         if (--l->sleepers == 0)
-            for (struct sc *sc = l->first; sc; sc = sc->next)
-                ffl_client_rouse(sc->c);
+            for (struct session *session = l->first; session; session = session->next)
+                ffl_client_rouse(session->c);
     }
     if (w->idle.spin.limit_ns)
         ffl_spin_hit(&w->idle.spin, ffl_now_ns());
-    sc_reap();
+    session_reap();
     errno = saved;
 }
 

@@ -38,9 +38,9 @@ int ffl_channel_do_commit(struct ffl_channel *ch)
     ch->counted = ch->out.tail;
     /* Each is stored once more, also where a part of the batch was shown: R3 needs a seq_cst store. */
     if (bits & FFL_WAIT_QUEUE)
-        ffl_ring_publish(&ch->out);
+        ffl_ring_commit(&ch->out);
     if (bits & FFL_WAIT_FREE)
-        ffl_ring_publish(&ch->back);
+        ffl_ring_commit(&ch->back);
     if (!bits || !ffl_wait_take(ch->peer_waits, bits))
         return 0;
     ffl_stat_add(ch->n.wakes, 1);

@@ -2,9 +2,9 @@
  * channel.h - a side's end of a session: what it sends, what it receives, and the sleep between.
  *
  * Callers: client/, instance/, bench/. Both sides use this and nothing below it. What a side has put
- * or given back is committed in one step: published, then the peer's wait word is looked at and its
+ * or given back is committed: made visible, then the peer's wait word is looked at and its
  * doorbell rung. A side that goes to sleep commits first and looks at its own rings after it has
- * raised its word, so nothing stays unpublished or unseen while both sleep. Nothing waits for room:
+ * raised its word, so nothing stays uncommitted or unseen while both sleep. Nothing waits for room:
  * entries that find their ring full are queued here, in order. Used by one thread at a time.
  *
  * Returns: 0 or a count; -EPROTO where the peer's words cannot be; else as said.
@@ -100,13 +100,13 @@ static inline void ffl_channel_touch(struct ffl_channel *ch, uint32_t bits)
 /* In a long batch: a peer that is awake may begin. The commit that ends the batch is still due. */
 static inline void ffl_channel_show(struct ffl_channel *ch)
 {
-    ffl_ring_publish_quiet(&ch->out);
+    ffl_ring_commit_quiet(&ch->out);
 }
 
 int ffl_channel_do_commit(struct ffl_channel *ch);
 
 /* Publishes all that was put and given, and wakes the peer if it sleeps on that. Also what the bell
- * returns (the entries are published then). */
+ * returns (the entries are committed then). */
 static inline int ffl_channel_commit(struct ffl_channel *ch)
 {
     return ch->fresh || ch->over.n ? ffl_channel_do_commit(ch) : 0;

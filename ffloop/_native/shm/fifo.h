@@ -35,7 +35,7 @@ static inline int ffl_fifo_push(struct ffl_fifo *f, struct ffl_entry e)
     return 0;
 }
 
-/* Moves what there is room for into the ring, unpublished: how many, or -EPROTO (ffl_ring_room). */
+/* Moves what there is room for into the ring, uncommitted: how many, or -EPROTO (ffl_ring_room). */
 static inline int ffl_fifo_drain(struct ffl_fifo *f, struct ffl_ring *to)
 {
     int moved = 0;

@@ -1,5 +1,5 @@
 /*
- * layout.h - the ABI of the sc (socket context): one memfd shared by an application and an instance.
+ * layout.h - the ABI of a session: one memfd shared by an application and an instance.
  *
  * Callers: ring.h, segment.c and through them both sides. Fixed-width types and offsets only.
  * Invariants: FFL_ABI_VERSION changes with any change here; the two sides agree on it in the
@@ -40,9 +40,9 @@ _Static_assert(sizeof(struct ffl_entry) == 16, "entry ABI");
 enum ffl_op {
     FFL_OP_NONE,
     FFL_OP_SOCKET,     /* open `handle` (application's range); arg = domain | type<<8 | proto<<16 */
-    FFL_OP_BIND,       /* buf: struct ffl_addr / buf: the address bound, a struct ffl_names */
-    FFL_OP_LISTEN,     /* arg = backlog / buf: struct ffl_names */
-    FFL_OP_CONNECT,    /* buf: struct ffl_addr / when it is decided; buf: struct ffl_names */
+    FFL_OP_BIND,       /* buf: struct ffl_addr / buf: the address bound, a struct ffl_addresses */
+    FFL_OP_LISTEN,     /* arg = backlog / buf: struct ffl_addresses */
+    FFL_OP_CONNECT,    /* buf: struct ffl_addr / when it is decided; buf: struct ffl_addresses */
     FFL_OP_ARM,        /* stream, datagram: start reading ahead; listener: arg = accepts to add */
     FFL_OP_DISARM,     /* stop reading ahead */
     FFL_OP_SEND,       /* buf, arg = bytes in buf (with FFL_F_ADDR the ffl_addr is counted too) */
@@ -52,9 +52,9 @@ enum ffl_op {
                         * reset / - */
     FFL_OP_SETSOCKOPT, /* buf: struct ffl_optarg / result */
     FFL_OP_GETSOCKOPT, /* buf: struct ffl_optarg / buf: struct ffl_optarg */
-    FFL_OP_NAMES,      /* - / buf: struct ffl_names */
+    FFL_OP_ADDRESSES,  /* - / buf: struct ffl_addresses */
     FFL_OP_RECV,       /* - / data: buf, arg = bytes; arg = 0 and no buf: end of stream */
-    FFL_OP_ACCEPT,     /* - / on a listener: arg = new handle (instance's range), buf: ffl_names */
+    FFL_OP_ACCEPT, /* - / on a listener: arg = new handle (instance's range), buf: ffl_addresses */
     FFL_OP_ERROR,  /* - / arg = -errno: the socket failed; on a stream the last, but for CLOSED */
     FFL_OP_CLOSED, /* - / the last completion of a handle; it may be used again */
     FFL_OP_UNREAD, /* buf, arg = bytes: read ahead and given back, for whoever reads next / - */
@@ -101,11 +101,11 @@ static inline uint32_t ffl_front_bytes(uint8_t flags)
            (flags & FFL_F_CTL ? (uint32_t)sizeof(struct ffl_ctl) : 0);
 }
 
-struct ffl_names {
+struct ffl_addresses {
     struct ffl_addr local;
     struct ffl_addr peer;
 };
-_Static_assert(sizeof(struct ffl_names) == 56, "names ABI");
+_Static_assert(sizeof(struct ffl_addresses) == 56, "addresses ABI");
 
 #define FFL_OPT_MAX 512 /* bytes: TCP_INFO has 280 and grows; struct group_source_req has 264 */
 struct ffl_optarg {     /* Linux level and option names */
@@ -153,10 +153,10 @@ struct ffl_ring_ctl {
 };
 
 /* What a sleeping side waits for. 0: awake. The other side writes the eventfd only when the bit
- * of what it just published is set, and clears the word when it does (one wake a sleep). */
+ * of what it just committed is set, and clears the word when it does (one wake a sleep). */
 #define FFL_WAIT_QUEUE 1u /* new entries: CQ (application), SQ (instance) */
 #define FFL_WAIT_FREE                                                                              \
-    2u /* buffers came back: tx-free (application; tx_blocked too), rx-free (instance) */
+    2u /* buffers came back: tx-free (application; tx_unwritable too), rx-free (instance) */
 #define FFL_WAIT_SPACE 4u /* room: in the SQ (application), in the CQ (instance) */
 
 struct ffl_waits {
@@ -184,7 +184,7 @@ struct ffl_inst_stats {
     _Atomic uint64_t bytes_in, bytes_out;
     _Atomic uint64_t accepts;
     _Atomic uint64_t
-        tx_blocked; /* bytes of transmit buffers whose sockets the stack takes no more of */
+        tx_unwritable; /* bytes of transmit buffers whose sockets the stack takes no more of */
     _Atomic uint32_t cpu;
     _Atomic uint32_t sockets;
 };

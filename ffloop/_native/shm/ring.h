@@ -7,9 +7,9 @@
  * No call blocks or makes a system call.
  *
  * Ordering pairs:
- *   R1 producer's store of tail (publish)  -> consumer's load of tail (avail): slots are visible.
+ *   R1 producer's store of tail (commit)  -> consumer's load of tail (avail): slots are visible.
  *   R2 consumer's store of head (consumed) -> producer's load of head (room): slots may be reused.
- *   R3 publish is seq_cst and so is the load of the peer's wait word after it; the sleeper stores
+ *   R3 commit is seq_cst and so is the load of the peer's wait word after it; the sleeper stores
  *      its wait word seq_cst and then loads tail seq_cst. One of the two must see the other (the
  *      store buffer is drained in between), so no wake-up is lost. Sequentially consistent
  *      accesses rather than fences: the same instruction on x86, and ThreadSanitizer knows them.
@@ -25,7 +25,7 @@ struct ffl_ring {
     struct ffl_ring_ctl *ctl;
     void *slots;
     uint32_t size; /* a power of two */
-    uint32_t tail; /* producer: private, ahead of ctl->tail until published; consumer: last seen */
+    uint32_t tail; /* producer: private, ahead of ctl->tail until committed; consumer: last seen */
     uint32_t head; /* consumer: private, ahead of ctl->head until given back; producer: last seen */
 };
 
@@ -51,7 +51,7 @@ static inline int ffl_ring_room(struct ffl_ring *r, uint32_t want)
     return (int)(r->size - used);
 }
 
-/* Writes the next slot; the caller has seen room. Not visible before a publish. */
+/* Writes the next slot; the caller has seen room. Not visible before a commit. */
 static inline void ffl_ring_put_entry(struct ffl_ring *r, struct ffl_entry e)
 {
     ((struct ffl_entry *)r->slots)[r->tail++ & (r->size - 1)] = e;
@@ -62,14 +62,14 @@ static inline void ffl_ring_put_id(struct ffl_ring *r, uint32_t id)
     ((uint32_t *)r->slots)[r->tail++ & (r->size - 1)] = id;
 }
 
-/* R1 alone: more will follow, and the batch ends with ffl_ring_publish. */
-static inline void ffl_ring_publish_quiet(struct ffl_ring *r)
+/* R1 alone: more will follow, and the batch ends with ffl_ring_commit. */
+static inline void ffl_ring_commit_quiet(struct ffl_ring *r)
 {
     atomic_store_explicit(&r->ctl->tail, r->tail, memory_order_release);
 }
 
 /* R1 and R3. The caller looks at the peer's wait word next (channel.h). */
-static inline void ffl_ring_publish(struct ffl_ring *r)
+static inline void ffl_ring_commit(struct ffl_ring *r)
 {
     atomic_store_explicit(&r->ctl->tail, r->tail, memory_order_seq_cst);
 }

@@ -1,5 +1,5 @@
 /*
- * segment.c - makes, checks and maps the sc's memfd. See segment.h.
+ * segment.c - makes, checks and maps a session's memfd. See segment.h.
  *
  * Callers: instance/session.c, client/attach.c. Everything that the peer wrote is checked here
  * before a pointer is made of it.
@@ -136,7 +136,7 @@ static int map_fd(struct ffl_map *m, int fd, uint64_t size)
 
 static int create_fd(struct ffl_map *m, uint64_t size, unsigned flags)
 {
-    int fd = memfd_create("ffloop-sc", MFD_CLOEXEC | MFD_ALLOW_SEALING | flags);
+    int fd = memfd_create("ffloop-segment", MFD_CLOEXEC | MFD_ALLOW_SEALING | flags);
     if (fd < 0)
         return -errno;
     int rc = ftruncate(fd, (off_t)size) < 0 || fcntl(fd, F_ADD_SEALS, SEALS) < 0 ? -errno : 0;

@@ -1,5 +1,5 @@
 /*
- * segment.h - making and mapping the sc's memory, and finding buffers in it.
+ * segment.h - making and mapping a session's memory, and finding buffers in it.
  *
  * Callers: instance/session.c (create), client/attach.c (map). The instance makes the memfd and
  * seals its size, so that neither side can make the other fault by truncating it; holes can be

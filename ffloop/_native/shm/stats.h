@@ -51,7 +51,7 @@ struct ffl_stat_socket {
     _Atomic uint64_t bytes_in, bytes_out; /* from and to the stack */
     _Atomic uint32_t rx_held;             /* buffer bytes that the application has not given back */
     _Atomic uint32_t tx_queued;           /* bytes that the stack has not taken */
-    struct ffl_names names;
+    struct ffl_addresses addresses;
 };
 _Static_assert(sizeof(struct ffl_stat_socket) == 128, "stats ABI");
 
@@ -67,8 +67,8 @@ struct ffl_instance_page {
     _Atomic uint32_t pending;  /* connections to the unix socket without a hello yet */
     _Atomic uint64_t sessions_total, sessions_refused, sessions_killed;
     _Atomic uint64_t accepts, turns, sleeps;
-    _Atomic int64_t beat; /* CLOCK_MONOTONIC, ns: its last look at everything */
-    uint32_t size;        /* of the whole file, bytes */
+    _Atomic int64_t heartbeat; /* CLOCK_MONOTONIC, ns: its last look at everything */
+    uint32_t size;             /* of the whole file, bytes */
     uint32_t session_off, session_slots, socket_off, socket_slots;
     _Atomic uint32_t socket_top; /* slots at and above it were never used */
     _Atomic uint64_t unlisted;   /* sockets and sessions that found no slot, ever */

@@ -38,7 +38,7 @@ struct fstack {
     int kq;
     struct fstack_conf conf;
     struct fstack_ports ports;
-    ffl_turn_fn turn;
+    ffl_iterate_fn iterate;
     void *arg;
     int64_t drain_until; /* 0: running */
     uint16_t next_port;  /* for bind to port 0 */
@@ -164,7 +164,7 @@ static int loop(void *arg)
 {
     struct fstack *f = arg;
     if (!f->drain_until) {
-        if (f->turn(f->arg) < 0)
+        if (f->iterate(f->arg) < 0)
             f->drain_until = ffl_now_ns() + DRAIN_NS;
     } else if (ffl_now_ns() > f->drain_until) {
         ff_stop_run();
@@ -172,10 +172,10 @@ static int loop(void *arg)
     return 0;
 }
 
-static int fstack_run(void *st, ffl_turn_fn turn, void *arg)
+static int fstack_run(void *st, ffl_iterate_fn iterate, void *arg)
 {
     struct fstack *f = st;
-    f->turn = turn;
+    f->iterate = iterate;
     f->arg = arg;
     ff_run(loop, f);
     return 0;

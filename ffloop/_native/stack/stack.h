@@ -34,9 +34,9 @@ struct ffl_stack_opts {
     char **argv;
 };
 
-/* One turn of the instance. Returns the time until the next turn is needed, in ns, if nothing
+/* One iteration of the instance. Returns the time until the next iteration is needed, in ns, if nothing
  * arrives (0: work is left; INT64_MAX: nothing is due), or -1 to end ops->run. */
-typedef int64_t (*ffl_turn_fn)(void *arg);
+typedef int64_t (*ffl_iterate_fn)(void *arg);
 
 struct ffl_stack_ops {
     const char *name;
@@ -48,7 +48,7 @@ struct ffl_stack_ops {
 
     /* NULL where the instance runs its own loop and sleeps on wait_fd; otherwise the stack polls by
      * nature and calls `turn` from its own loop until it returns -1. */
-    int (*run)(void *st, ffl_turn_fn turn, void *arg);
+    int (*run)(void *st, ffl_iterate_fn iterate, void *arg);
     /* A descriptor that polls readable when poll has events; -1 when the stack has none. */
     int (*wait_fd)(void *st);
     /* Timers: when poll must be called again even without a wake, in ns on ffl_now_ns's clock

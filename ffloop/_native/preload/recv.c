@@ -1,25 +1,21 @@
 /*
- * io.c - receive and send, blocking or not, in all their spellings.
+ * recv.c - receiving, blocking or not, in all the spellings of the call.
  *
- * Callers: the program, file.c. In steady state a call copies to or from the shared pools and makes
+ * Callers: the program, file.c. In steady state a call copies from the shared pools and makes
  * no system call. Datagrams go on to dgram.c.
  */
 #include "preload.h"
 
 #include <limits.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define PIECE 65536
-
-/* Ready for data: 0, -EAGAIN while it connects and may not wait, or why not. */
-static int connected(struct sock *s, int flags, int64_t until, int otherwise)
+int sock_connected(struct sock *s, int flags, int64_t until, int otherwise)
 {
     while (ffl_unlikely(s->state != SOCK_CONNECTED)) {
         if (s->state != SOCK_CONNECTING) {
-            int err = ffl_client_take_error(s->sc->c, s->h); /* why it is not, once */
+            int err = ffl_client_take_error(s->session->c, s->h); /* why it is not, once */
             return err ? -err : otherwise;
         }
         if (sock_pending_connect(s) == 0)
@@ -30,8 +26,6 @@ static int connected(struct sock *s, int flags, int64_t until, int otherwise)
     }
     return 0;
 }
-
-/* ---- receive ------------------------------------------------------------------------------- */
 
 /* Fills iov from byte `skip` on. Count, 0 at the end of the stream, -EAGAIN, or the error. */
 static int64_t take(struct sock *s, const struct iovec *iov, size_t n, size_t skip)
@@ -45,8 +39,8 @@ static int64_t take(struct sock *s, const struct iovec *iov, size_t n, size_t sk
         size_t want = iov[i].iov_len - skip;
         if (!want && (n > 1 || got))
             continue;
-        int64_t r =
-            ffl_client_recv(s->sc->c, s->h, (char *)iov[i].iov_base + skip, want, 0, NULL, NULL);
+        int64_t r = ffl_client_recv(s->session->c, s->h, (char *)iov[i].iov_base + skip, want, 0,
+                                    NULL, NULL);
         skip = 0;
         if (r <= 0)
             return got ? got : r;
@@ -59,7 +53,7 @@ static int64_t take(struct sock *s, const struct iovec *iov, size_t n, size_t sk
 
 static int64_t peek(struct sock *s, const struct iovec *iov, size_t n, size_t total, int flags)
 {
-    struct ffl_client *c = s->sc->c;
+    struct ffl_client *c = s->session->c;
     if (n == 1 && !(flags & MSG_TRUNC))
         return ffl_client_recv(c, s->h, iov->iov_base, iov->iov_len, MSG_PEEK, NULL, NULL);
     size_t have = sock_queued(s);
@@ -86,7 +80,7 @@ static int64_t discard(struct sock *s, size_t len)
     int64_t got = 0;
     while ((size_t)got < len) {
         size_t want = len - (size_t)got < sizeof(hole) ? len - (size_t)got : sizeof(hole);
-        int64_t r = ffl_client_recv(s->sc->c, s->h, hole, want, 0, NULL, NULL);
+        int64_t r = ffl_client_recv(s->session->c, s->h, hole, want, 0, NULL, NULL);
         if (r <= 0)
             return got ? got : r;
         got += r;
@@ -103,7 +97,7 @@ ssize_t sock_recv(struct sock *s, const struct iovec *iov, size_t n, int flags)
     if (flags & MSG_ERRQUEUE)
         return -EAGAIN;
     int64_t until = no_wait(s, flags) ? 0 : until_of(s->rcvtimeo);
-    int rc = connected(s, flags, until, -ENOTCONN);
+    int rc = sock_connected(s, flags, until, -ENOTCONN);
     if (ffl_unlikely(rc < 0))
         return rc;
     size_t got = 0, total = total_of(iov, n);
@@ -118,7 +112,7 @@ ssize_t sock_recv(struct sock *s, const struct iovec *iov, size_t n, int flags)
             got = peeks ? (size_t)r : got + (size_t)r;
         if (r < 0 && r != -EAGAIN)
             return got ? (ssize_t)got : (ssize_t)r;
-        bool over = r == 0 || (peeks && ffl_client_state(s->sc->c, s->h) & FFL_ST_EOF);
+        bool over = r == 0 || (peeks && ffl_client_state(s->session->c, s->h) & FFL_ST_EOF);
         if (over || (got && (!all || got >= total)))
             return (ssize_t)got;
         if (r > 0 && !peeks)
@@ -157,8 +151,7 @@ API ssize_t read(int fd, void *buf, size_t len)
 }
 ALSO(read, __read);
 
-/* -errno of a bad vector, or 0. */
-static int vector(const struct iovec *iov, size_t n)
+int iov_check(const struct iovec *iov, size_t n)
 {
     if (n > IOV_MAX)
         return -EINVAL;
@@ -170,17 +163,16 @@ static int vector(const struct iovec *iov, size_t n)
     return 0;
 }
 
-/* The same of a message, in which a long vector is another error. */
-static int message(const struct msghdr *m)
+int msg_check(const struct msghdr *m)
 {
     if (m->msg_iovlen > IOV_MAX)
         return -EMSGSIZE;
-    return m->msg_name && (int)m->msg_namelen < 0 ? -EINVAL : vector(m->msg_iov, m->msg_iovlen);
+    return m->msg_name && (int)m->msg_namelen < 0 ? -EINVAL : iov_check(m->msg_iov, m->msg_iovlen);
 }
 
 static ssize_t recv_vector(struct sock *s, const struct iovec *iov, int n, int flags)
 {
-    int rc = vector(iov, (size_t)n);
+    int rc = iov_check(iov, (size_t)n);
     return rc < 0 || !total_of(iov, (size_t)n) ? leave(rc) : recv_iov(s, iov, (size_t)n, flags);
 }
 
@@ -193,8 +185,7 @@ API ssize_t readv(int fd, const struct iovec *iov, int n)
     return recv_vector(s, iov, n, 0);
 }
 
-/* RWF_NOWAIT is MSG_DONTWAIT; other flags, and places in a file, are the kernel's to refuse. */
-static bool plainly(off64_t at, int flags, struct sock **s, int fd)
+bool sock_plainly(off64_t at, int flags, struct sock **s, int fd)
 {
     *s = at == -1 && !(flags & ~RWF_NOWAIT) ? sock_enter_stack(fd) : NULL;
     return *s;
@@ -204,7 +195,7 @@ API ssize_t preadv64v2(int fd, const struct iovec *iov, int n, off64_t at, int f
 {
     real_start();
     struct sock *s;
-    if (!plainly(at, flags, &s, fd))
+    if (!sock_plainly(at, flags, &s, fd))
         return real.preadv64v2(fd, iov, n, at, flags);
     return recv_vector(s, iov, n, flags & RWF_NOWAIT ? MSG_DONTWAIT : 0);
 }
@@ -246,7 +237,7 @@ API ssize_t recvmsg(int fd, struct msghdr *m, int flags)
     struct sock *s = sock_enter_stack(fd);
     if (!s)
         return recvmsg_kernel(fd, m, flags);
-    int bad = ffl_user_writes(m, sizeof(*m)) ? message(m) : -EFAULT;
+    int bad = ffl_user_writes(m, sizeof(*m)) ? msg_check(m) : -EFAULT;
     if (bad < 0)
         return leave(bad);
     if (s->type == SOCK_DGRAM) {
@@ -301,221 +292,7 @@ API int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct timesp
     return i || !n ? (int)i : -1;
 }
 
-/* ---- send ---------------------------------------------------------------------------------- */
-
-enum { FEW = 16 };
-
-/* The next FEW pieces of iov after `skip` bytes, in `out`; how many. */
-static int rest(struct iovec *out, const struct iovec *iov, size_t n, size_t skip)
-{
-    int k = 0;
-    for (size_t i = 0; i < n && k < FEW; i++) {
-        if (skip >= iov[i].iov_len) {
-            skip -= iov[i].iov_len;
-            continue;
-        }
-        out[k++] = (struct iovec){(char *)iov[i].iov_base + skip, iov[i].iov_len - skip};
-        skip = 0;
-    }
-    return k;
-}
-
-static int64_t give(struct sock *s, const struct iovec *iov, size_t n, size_t skip)
-{
-    struct iovec some[FEW];
-    int64_t sent = 0;
-    if (n == 1)
-        return ffl_client_send(s->sc->c, s->h, (const char *)iov->iov_base + skip,
-                               iov->iov_len - skip);
-    if (!skip && n <= IOV_MAX)
-        return ffl_client_sendv(s->sc->c, s->h, iov, (int)n);
-    for (int k; (k = rest(some, iov, n, skip + (size_t)sent)) > 0;) {
-        int64_t r = ffl_client_sendv(s->sc->c, s->h, some, k);
-        if (r < 0)
-            return sent ? sent : r;
-        sent += r;
-        if ((size_t)r < total_of(some, (size_t)k))
-            break;
-    }
-    return sent;
-}
-
-ssize_t sock_send(struct sock *s, const struct iovec *iov, size_t n, int flags)
-{
-    if (ffl_unlikely(s->type == SOCK_DGRAM))
-        return dgram_send(s, iov, n, flags, NULL);
-    if (flags & MSG_OOB)
-        return -EOPNOTSUPP; /* urgent data does not cross the ring */
-    int64_t until = no_wait(s, flags) ? 0 : until_of(s->sndtimeo);
-    int rc = connected(s, flags, until, -EPIPE);
-    if (ffl_unlikely(rc < 0))
-        return rc;
-    size_t sent = 0, total = total_of(iov, n);
-    ffl_client_reap(s->sc->c); /* perhaps the peer has gone */
-    for (;;) {
-        int64_t r = give(s, iov, n, sent);
-        if (r > 0)
-            sent += (size_t)r;
-        if (sent == total && r >= 0)
-            return (ssize_t)sent;
-        if (r < 0 && r != -EAGAIN)
-            return sent ? (ssize_t)sent : (ssize_t)r;
-        if (no_wait(s, flags))
-            return sent ? (ssize_t)sent : -EAGAIN;
-        ffl_client_want_room(s->sc->c, s->h);
-        if ((rc = sock_wait(s, until)) < 0)
-            return sent ? (ssize_t)sent : rc;
-    }
-}
-
-ssize_t sock_sent(ssize_t rc, int flags)
-{
-    unlock();
-    if (ffl_likely(rc >= 0))
-        return rc;
-    if (rc == -EPIPE && !(flags & MSG_NOSIGNAL))
-        (void)raise(SIGPIPE); /* a handler that returns finds EPIPE */
-    errno = (int)-rc;
-    return -1;
-}
-
-static ssize_t send_iov(struct sock *s, const struct iovec *iov, size_t n, int flags)
-{
-    bool dgram = s->type == SOCK_DGRAM; /* no SIGPIPE */
-    ssize_t rc = sock_send(s, iov, n, flags);
-    return dgram ? leave(rc) : sock_sent(rc, flags);
-}
-
-API ssize_t send(int fd, const void *buf, size_t len, int flags)
-{
-    real_start();
-    struct sock *s = sock_enter_stack(fd);
-    if (!s)
-        return real.send(fd, buf, len, flags);
-    struct iovec iov = {(void *)buf, len};
-    return send_iov(s, &iov, 1, flags);
-}
-ALSO(send, __send);
-
-API ssize_t write(int fd, const void *buf, size_t len)
-{
-    real_start();
-    struct sock *s = sock_enter_stack(fd);
-    if (!s)
-        return real.write(fd, buf, len);
-    struct iovec iov = {(void *)buf, len};
-    return send_iov(s, &iov, 1, 0);
-}
-ALSO(write, __write);
-
-static ssize_t send_vector(struct sock *s, const struct iovec *iov, int n, int flags)
-{
-    int rc = vector(iov, (size_t)n);
-    if (rc < 0 || (s->type == SOCK_DGRAM && !total_of(iov, (size_t)n)))
-        return leave(rc); /* write sends an empty one, writev does not */
-    return send_iov(s, iov, (size_t)n, flags);
-}
-
-API ssize_t writev(int fd, const struct iovec *iov, int n)
-{
-    real_start();
-    struct sock *s = sock_enter_stack(fd);
-    if (!s)
-        return real.writev(fd, iov, n);
-    return send_vector(s, iov, n, 0);
-}
-
-API ssize_t pwritev64v2(int fd, const struct iovec *iov, int n, off64_t at, int flags)
-{
-    real_start();
-    struct sock *s;
-    if (!plainly(at, flags, &s, fd))
-        return real.pwritev64v2(fd, iov, n, at, flags);
-    return send_vector(s, iov, n, flags & RWF_NOWAIT ? MSG_DONTWAIT : 0);
-}
-
-API ssize_t pwritev2(int fd, const struct iovec *iov, int n, off_t at, int flags)
-{
-    return pwritev64v2(fd, iov, n, at, flags);
-}
-
-/* MSG_FASTOPEN connects, and sends then. */
-static bool opens(const struct sock *s, const struct sockaddr *sa, int flags)
-{
-    return s && s->type == SOCK_STREAM && sa && (flags & MSG_FASTOPEN);
-}
-
-static ssize_t open_and_send(int fd, const struct msghdr *m, int flags)
-{
-    struct msghdr rest = *m;
-    rest.msg_name = NULL;
-    rest.msg_namelen = 0;
-    unlock();
-    if (connect(fd, m->msg_name, m->msg_namelen) < 0)
-        return -1;
-    return sendmsg(fd, &rest, flags & ~MSG_FASTOPEN);
-}
-
-API ssize_t sendto(int fd, const void *buf, size_t len, int flags, const struct sockaddr *sa,
-                   socklen_t n)
-{
-    real_start();
-    struct iovec iov = {(void *)buf, len};
-    struct msghdr m = {.msg_name = (void *)sa, .msg_namelen = n, .msg_iov = &iov, .msg_iovlen = 1};
-    struct sock *s = sock_enter(fd);
-    if (s && sa && s->type == SOCK_DGRAM)
-        return dgram_sendmsg(s, fd, &m, flags);
-    if (opens(s, sa, flags))
-        return open_and_send(fd, &m, flags);
-    if (s && s->sc) /* a connected stream: the address is not looked at */
-        return send_iov(s, &iov, 1, flags);
-    if (s)
-        unlock();
-    return real.sendto(fd, buf, len, flags, sa, n);
-}
-
-API ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
-{
-    real_start();
-    if (!ffl_user_reads(m, sizeof(*m)))
-        return real.sendmsg(fd, m, flags);
-    struct sock *s = sock_enter(fd);
-    int bad = s ? message(m) : 0;
-    if (bad < 0)
-        return leave(bad);
-    if (s && s->type == SOCK_DGRAM)
-        return dgram_sendmsg(s, fd, m, flags);
-    if (opens(s, m->msg_name, flags))
-        return open_and_send(fd, m, flags);
-    if (s && s->sc)
-        return send_iov(s, m->msg_iov, m->msg_iovlen, flags);
-    if (s)
-        unlock();
-    return pass_send(fd, m, flags);
-}
-
-API int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
-{
-    real_start();
-    bool control = false; /* perhaps with descriptors, which pass_send looks at */
-    n = n < IOV_MAX ? n : IOV_MAX;
-    bool bad = !ffl_user_reads(v, n * sizeof(*v));
-    for (unsigned k = 0; !tls.inside && !bad && k < n; k++)
-        control |= v[k].msg_hdr.msg_controllen > 0;
-    if (bad || (!maybe_ours(fd) && !control))
-        return real.sendmmsg(fd, v, n, flags);
-    unsigned i = 0;
-    for (; i < n; i++) {
-        ssize_t rc = sendmsg(fd, &v[i].msg_hdr, flags);
-        if (rc < 0)
-            return i ? (int)i : -1;
-        v[i].msg_len = (unsigned)rc;
-    }
-    return (int)i;
-}
-ALSO(sendmmsg, __sendmmsg);
-
-/* ---- the fortified twins ------------------------------------------------------------------- */
+/* ---- the fortified calls ------------------------------------------------------------------- */
 
 extern void __chk_fail(void) __attribute__((noreturn));
 ssize_t __read_chk(int fd, void *buf, size_t len, size_t room);

@@ -1,5 +1,5 @@
 /*
- * sc.c - sessions with instances.
+ * session.c - sessions with instances.
  *
  * Callers: everything. A session is attached when a socket first needs it.
  */
@@ -10,17 +10,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct sc_list shared; /* the process's sessions, but for FF_THREAD_SOCKET */
+static struct session_list shared; /* the process's sessions, but for FF_THREAD_SOCKET */
 
-struct sc_list *sc_list(void)
+struct session_list *session_list(void)
 {
     return options.per_thread ? &tls.sessions : &shared;
 }
 
-void sc_reap(void)
+void session_reap(void)
 {
-    for (struct sc *sc = sc_first(); sc; sc = sc->next)
-        ffl_client_reap(sc->c);
+    for (struct session *session = session_first(); session; session = session->next)
+        ffl_client_reap(session->c);
 }
 
 /* ---- sessions ------------------------------------------------------------------------------ */
@@ -49,39 +49,40 @@ static bool refused(int rc, struct ffl_client_opts *o)
     return true;
 }
 
-static int attach_at(struct sc *sc, char *why, size_t whylen)
+static int attach_at(struct session *session, char *why, size_t whylen)
 {
-    struct ffl_client_opts o = attach_options(sc->path);
-    int rc = ffl_client_attach(&sc->c, &o, why, whylen);
-    return refused(rc, &o) ? ffl_client_attach(&sc->c, &o, why, whylen) : rc;
+    struct ffl_client_opts o = attach_options(session->path);
+    int rc = ffl_client_attach(&session->c, &o, why, whylen);
+    return refused(rc, &o) ? ffl_client_attach(&session->c, &o, why, whylen) : rc;
 }
 
-int sc_ticket(const struct sc *sc, struct ffl_ticket *out, char *why, size_t whylen)
+int session_ticket(const struct session *session, struct ffl_ticket *out, char *why, size_t whylen)
 {
-    struct ffl_client_opts o = attach_options(sc->path);
+    struct ffl_client_opts o = attach_options(session->path);
     int rc = ffl_client_ticket(&o, out, why, whylen);
     return refused(rc, &o) ? ffl_client_ticket(&o, out, why, whylen) : rc;
 }
 
-static int attach(struct sc *sc, int index, char *why, size_t whylen)
+static int attach(struct session *session, int index, char *why, size_t whylen)
 {
     int rc = -ENOENT;
     for (unsigned i = 0; ffl_choice_next(rc); i++) {
-        int place = ffl_choice_place(options.instance, i, index, sc->path, sizeof(sc->path));
+        int place =
+            ffl_choice_place(options.instance, i, index, session->path, sizeof(session->path));
         if (place == -ENOENT) /* that was the last one */
             return rc;
         if (place < 0) {
             snprintf(why, whylen, "the path of the instance's socket is too long");
             return place;
         }
-        rc = attach_at(sc, why, whylen);
+        rc = attach_at(session, why, whylen);
     }
     if (rc < 0)
         return rc;
-    sc->stack = ffl_client_stack(sc->c);
-    rc = ffl_choice_stack(options.stack, sc->stack, sc->path, why, whylen);
+    session->stack = ffl_client_stack(session->c);
+    rc = ffl_choice_stack(options.stack, session->stack, session->path, why, whylen);
     if (rc < 0)
-        ffl_client_detach(sc->c);
+        ffl_client_detach(session->c);
     return rc;
 }
 
@@ -110,25 +111,25 @@ static void wake_sleeper(int fd, struct node *n, void *arg)
         epoll_kick((struct epoll_shadow *)n);
 }
 
-struct sc *sc_get(int index, int *why_rc)
+struct session *session_get(int index, int *why_rc)
 {
     char why[256] = "";
-    for (struct sc *sc = sc_first(); sc; sc = sc->next)
-        if (sc->index == index && ffl_client_dead(sc->c) == 0)
-            return sc;
-    struct sc *sc = calloc(1, sizeof(*sc));
-    int rc = sc ? attach(sc, index, why, sizeof(why)) : -ENOMEM;
+    for (struct session *session = session_first(); session; session = session->next)
+        if (session->index == index && ffl_client_detached(session->c) == 0)
+            return session;
+    struct session *session = calloc(1, sizeof(*session));
+    int rc = session ? attach(session, index, why, sizeof(why)) : -ENOMEM;
     if (rc < 0) {
-        free(sc);
+        free(session);
         complain(index, rc, why);
         *why_rc = -ENETDOWN;
         return NULL;
     }
-    sc->index = index;
-    struct sc_list *l = sc_list();
+    session->index = index;
+    struct session_list *l = session_list();
     bool first = !l->first;
-    sc->next = l->first;
-    l->first = sc;
+    session->next = l->first;
+    l->first = session;
     l->generation++;
     if (options.per_thread)
         thread_watch();
@@ -136,43 +137,43 @@ struct sc *sc_get(int index, int *why_rc)
         fd_each(wake_sleeper, NULL);
     place_attached(first);
     ffl_log(FFL_LOG_INFO, "attached to instance %d (pid %d, %s)", index,
-            ffl_client_instance_pid(sc->c), ffl_client_stack(sc->c));
-    return sc;
+            ffl_client_instance_pid(session->c), ffl_client_stack(session->c));
+    return session;
 }
 
-static void sc_end(struct sc *sc)
+static void session_end(struct session *session)
 {
-    ffl_client_detach(sc->c);
-    free(sc);
+    ffl_client_detach(session->c);
+    free(session);
 }
 
-static void forget(struct sc *sc)
+static void forget(struct session *session)
 {
-    struct sc **p = &sc_list()->first;
-    while (*p && *p != sc)
+    struct session **p = &session_list()->first;
+    while (*p && *p != session)
         p = &(*p)->next;
-    *p = sc->next;
-    sc_end(sc);
+    *p = session->next;
+    session_end(session);
 }
 
-void sc_put(struct sc *sc)
+void session_put(struct session *session)
 {
-    if (--sc->socks)
+    if (--session->socks)
         return;
-    if (sc->ended)
-        sc_end(sc);
-    else if (ffl_client_dead(sc->c) && !sc_list()->sleepers)
-        forget(sc);
+    if (session->ended)
+        session_end(session);
+    else if (ffl_client_detached(session->c) && !session_list()->sleepers)
+        forget(session);
 }
 
-void sc_ended(struct sc_list *l)
+void session_ended(struct session_list *l)
 {
-    struct sc *next;
-    for (struct sc *sc = l->first; sc; sc = next) {
-        next = sc->next;
-        sc->ended = sc->socks > 0;
-        if (!sc->socks)
-            forget(sc);
+    struct session *next;
+    for (struct session *session = l->first; session; session = next) {
+        next = session->next;
+        session->ended = session->socks > 0;
+        if (!session->socks)
+            forget(session);
     }
     l->first = NULL;
 }
@@ -196,30 +197,30 @@ static void move_epolls(int fd, struct node *n, void *arg)
     (void)fd;
     if (n->kind != NODE_EPOLL || !ep->opened)
         return;
-    move(arg, &ep->w.kick);
+    move(arg, &ep->w.wake_fd);
     move(arg, &ep->w.epfd);
-    ep->poll.kick = ep->w.kick;
+    ep->poll.wake_fd = ep->w.wake_fd;
 }
 
-bool sc_moved(int from, int to)
+bool session_moved(int from, int to)
 {
     struct moved m = {from, to, false};
-    for (struct sc *sc = sc_first(); sc && !m.done; sc = sc->next)
-        m.done = ffl_client_moved(sc->c, from, to);
+    for (struct session *session = session_first(); session && !m.done; session = session->next)
+        m.done = ffl_client_moved(session->c, from, to);
     if (tls.waiter) {
-        move(&m, &tls.waiter->kick);
+        move(&m, &tls.waiter->wake_fd);
         move(&m, &tls.waiter->epfd);
     }
     fd_each(move_epolls, &m);
     return m.done;
 }
 
-/* The child has no session: its client is dead already (client.h). */
-void sc_forked(void)
+/* The child has no session: its client is detached already (client.h). */
+void session_forked(void)
 {
-    while (sc_first())
-        forget(sc_first());
-    sc_list()->generation++;
-    sc_list()->sleepers = 0; /* those threads are the parent's */
+    while (session_first())
+        forget(session_first());
+    session_list()->generation++;
+    session_list()->sleepers = 0; /* those threads are the parent's */
     calls_forked();
 }

@@ -1,0 +1,124 @@
+/*
+ * accept.c - the accept pump: a listener's connections to its session, or to those that share it.
+ *
+ * Callers: data.c, for a listener in its session's ready list.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define ACCEPTS_PER_ITERATION 64
+
+/* False: no memory for it, and the connection is closed. */
+static bool adopt(struct endpoint *l, int fd, uint32_t handle, struct ffl_addresses *addresses,
+                  struct group *unread)
+{
+    struct ffl_session *s = l->s;
+    struct ffl_instance *in = s->in;
+    struct endpoint *e = endpoint_new(s, handle, fd, false);
+    if (!e) {
+        group_unref(in, unread);
+        (void)OPS(in)->close(ST(in), fd);
+        session_discharge(s);
+        return false;
+    }
+    l->credits--;
+    e->armed = e->touched = l->arm_new;
+    group_accepted(l, e, unread);
+    (void)OPS(in)->sockname(ST(in), fd, false, &addresses->local);
+    e->st->addresses = *addresses;
+    stats_state(e);
+    uint32_t buf = ffl_pool_get(&s->rx, sizeof(*addresses));
+    if (buf != FFL_NO_BUF) {
+        s->rx_owner[ffl_buf_slot(&s->rx.geo, buf)] = 0;
+        memcpy(session_buf(s, &s->rx.geo, buf), addresses, sizeof(*addresses));
+    }
+    session_post(s,
+                 (struct ffl_entry){
+                     .op = FFL_OP_ACCEPT, .handle = l->handle, .arg = (int32_t)handle, .buf = buf});
+    ffl_stat_add(&s->map.seg->inst.accepts, 1);
+    ffl_stat_add(&in->page->accepts, 1);
+    int rc = OPS(in)->watch(ST(in), fd, FFL_READ | FFL_WRITE, e);
+    if (rc < 0)
+        data_fail(e, -rc);
+    return true;
+}
+
+static bool wants_accept(const struct endpoint *l)
+{
+    return l->armed && l->credits && !l->failed && !l->s->dying && !l->s->dead;
+}
+
+static bool may_accept(const struct endpoint *l)
+{
+    const struct ffl_session *s = l->s;
+    return wants_accept(l) && !session_stuffed(s) && ffl_ids_any(&s->ids);
+}
+
+/* Not now, for want of what may come back: again in a second, as asyncio does. */
+static bool accept_later(struct endpoint *l, int err)
+{
+    ffl_log_within(&l->s->account->log, FFL_LOG_WARNING,
+                   "session %u: accept: %s; trying again in a second", l->s->id, strerror(err));
+    endpoint_timer(l, ffl_now_ns() + ACCEPT_RETRY_NS);
+    return false;
+}
+
+/* A connection for `to`, which is charged with it; or -errno. */
+static int take_connection(struct endpoint *l, struct ffl_session *to,
+                           struct ffl_addresses *addresses, struct group **unread)
+{
+    struct ffl_instance *in = l->s->in;
+    if (group_has(l))
+        return group_accept(l, to, &addresses->peer, unread);
+    int fd = session_charge(to);
+    if (fd < 0)
+        return fd;
+    fd = OPS(in)->accept(ST(in), l->fd, &addresses->peer);
+    if (fd < 0)
+        session_discharge(to);
+    else
+        rights_own(to, fd);
+    return fd;
+}
+
+/* The next, round robin, among those who share l's socket gets a connection. 0, or -errno. */
+static int accept_one(struct endpoint *l, struct endpoint *to)
+{
+    struct ffl_addresses addresses = {0};
+    struct group *unread = NULL;
+    int h = endpoint_handle(to->s);
+    int fd = h < 0 ? h : take_connection(l, to->s, &addresses, &unread);
+    if (fd >= 0 && !adopt(to, fd, (uint32_t)h, &addresses, unread))
+        fd = -ENOMEM;
+    if (fd < 0 && h >= 0)
+        endpoint_handle_release(to->s, (uint32_t)h);
+    if (fd >= 0)
+        group_served(to, wants_accept(to));
+    return fd < 0 ? fd : 0;
+}
+
+/* Accepts for `l` and, in turn, for those who share its socket. */
+bool accept_pump(struct endpoint *l)
+{
+    if (!l->group)
+        return false; /* it failed before it listened */
+    if (wants_accept(l))
+        group_ask(l);
+    for (int i = 0; i < ACCEPTS_PER_ITERATION && (l->readable || group_has(l)); i++) {
+        struct endpoint *to = group_round_robin(l, may_accept);
+        if (!to) /* its quota may be used up, or its CQ full */
+            return wants_accept(l) && (session_stuffed(l->s) || accept_later(l, EMFILE));
+        int rc = accept_one(l, to);
+        if (rc == -EAGAIN)
+            l->readable = false;
+        else if (rc < 0 && rc != -ECONNABORTED && rc != -EINTR && rc != -EPROTO) {
+            group_served(to, false);
+            return accept_later(to, -rc);
+        }
+        if (i % 8 == 7 && slice_over(l->s->in))
+            break;
+    }
+    return (l->readable || group_has(l)) && wants_accept(l);
+}

@@ -1,0 +1,103 @@
+/*
+ * connect.c - connect(2) of streams: its beginning, the wait, and how the program learns of the end.
+ *
+ * Callers: the program; dgram.c has connect(2) of datagram sockets, shutdown.c AF_UNSPEC's.
+ */
+#include "preload.h"
+
+#include <string.h>
+
+int sock_pending_connect(struct sock *s)
+{
+    if (s->state != SOCK_CONNECTING)
+        return 0;
+    ffl_client_reap(s->session->c);
+    if (ffl_client_state(s->session->c, s->h) & FFL_ST_CONNECTING)
+        return -EAGAIN;
+    s->state = SOCK_CONNECTED;
+    return 0;
+}
+
+/* The first call after the end tells it; after that it is connected, or may be tried again. */
+static int connect_told(struct sock *s)
+{
+    if (s->told)
+        return -EISCONN;
+    s->told = true;
+    if (!(ffl_client_state(s->session->c, s->h) & FFL_ST_FAILED))
+        return 0;
+    int err = ffl_client_take_error(s->session->c, s->h);
+    s->state = SOCK_BOUND;
+    return err ? -err : -ECONNABORTED;
+}
+
+static int connect_wait(struct sock *s)
+{
+    int64_t until = until_of(s->sndtimeo);
+    while (sock_pending_connect(s) < 0) {
+        int rc = sock_wait(s, until);
+        if (rc < 0)
+            return rc == -EAGAIN ? -EINPROGRESS : rc;
+    }
+    if (s->state == SOCK_BOUND) /* another thread has shut it down, or told */
+        return -ECONNRESET;
+    return connect_told(s);
+}
+
+static int connect_start(struct sock *s, int fd, const struct sockaddr *sa, socklen_t len)
+{
+    struct ffl_addr a;
+    if (len < 2)
+        return -EINVAL;
+    if (sa->sa_family != s->domain)
+        return -EAFNOSUPPORT;
+    if (!sock_addr_in(&a, s->domain, sa, len))
+        return -EINVAL;
+    int rc = sock_place(s, fd, &a, false);
+    if (rc <= 0)
+        return rc < 0 ? rc : -ENOTSOCK; /* the kernel's: the caller asks it */
+    rc = ffl_client_connect(s->session->c, s->h, &a);
+    if (rc != -EINPROGRESS)
+        return rc;
+    s->state = SOCK_CONNECTING;
+    s->told = false;
+    (void)ffl_client_arm(s->session->c, s->h, 0); /* who only writes learns of its end, too */
+    sock_rearm(s);
+    return s->nonblock ? -EINPROGRESS : connect_wait(s);
+}
+
+API int connect(int fd, const struct sockaddr *sa, socklen_t len)
+{
+    real_start();
+    struct sockaddr_storage copy = {0};
+    struct sock *s = sock_enter(fd);
+    if (!s)
+        return real.connect(fd, sa, len);
+    int bad = ffl_user_address(&copy, sa, len);
+    if (bad < 0)
+        return (int)leave(bad);
+    sa = (const struct sockaddr *)&copy;
+    if (!s->session && (len < 2 || (sa->sa_family != s->domain && s->type == SOCK_STREAM))) {
+        unlock();
+        return real.connect(fd, sa, len);
+    }
+    int rc;
+    if (s->type == SOCK_DGRAM)
+        rc = dgram_connect(s, fd, sa, len);
+    else if (len >= sizeof(sa->sa_family) && sa->sa_family == AF_UNSPEC)
+        rc = sock_disconnect(s);
+    else if (s->state == SOCK_CONNECTING && sock_pending_connect(s) < 0)
+        rc = s->nonblock ? -EALREADY : connect_wait(s);
+    else if (s->state == SOCK_CONNECTED)
+        rc = connect_told(s);
+    else if (s->state == SOCK_LISTENING)
+        rc = -EISCONN;
+    else
+        rc = connect_start(s, fd, sa, len);
+    if (rc == -ENOTSOCK) {
+        unlock();
+        return real.connect(fd, sa, len);
+    }
+    return (int)leave(rc);
+}
+ALSO(connect, __connect);

@@ -1,0 +1,180 @@
+/*
+ * thread.h - what a thread of the program has in the shim: the lock, its sessions, its waiting calls.
+ */
+#ifndef FFL_PRELOAD_THREAD_H
+#define FFL_PRELOAD_THREAD_H
+
+#include "client.h"
+#include "spin.h"
+
+#include <poll.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <sys/epoll.h>
+
+struct node;
+struct epoll_shadow;
+
+/* ---- the lock (wait.c), sessions (session.c) ------------------------------------------------- */
+
+struct session {
+    struct session *next;
+    struct ffl_client *c;
+    int index; /* of several instances */
+    char path[256];
+    unsigned socks;
+    const char *stack; /* its name */
+    bool ended;        /* its thread (FF_THREAD_SOCKET), and left it sockets */
+};
+
+struct session_list {
+    struct session *first;
+    unsigned generation;
+    unsigned sleepers; /* threads; one may have begun before a session did */
+};
+
+struct signals { /* handlers that ran, and those without SA_RESTART among them */
+    unsigned all, interrupts;
+};
+
+struct tls {
+    bool inside;        /* holds the lock: everything passes through */
+    bool locked;        /* the mutex too */
+    struct signals ran; /* up to now; when the thread's call began */
+    struct signals before;
+    bool put_off;    /* handlers: all signals are blocked since one came `inside` (signal.c), */
+    sigset_t masked; /* and before that these were */
+    struct waiter *asleep; /* what it sleeps on, or is about to: a handler wakes it (signal.c) */
+    int id;                /* FF_THREAD_SOCKET: whose nodes are whose; 0: none yet (fds.c) */
+    int worker;            /* FF_THREAD_SOCKET: its number, from 1; 0: none yet (place.c) */
+    struct waiter *waiter;
+    struct call *call, *spare;    /* calls that wait, the innermost first (wait.c) */
+    int cancel;                   /* its cancel state outside */
+    sigjmp_buf *fault;            /* where a bad pointer of the program's leads to (user.c) */
+    struct session_list sessions; /* FF_THREAD_SOCKET */
+    const struct ffl_ticket *via; /* attach through it (share.c) */
+};
+extern __thread struct tls tls __attribute__((tls_model("initial-exec")));
+
+/* A call begins that may block: handlers count from now on. */
+static inline void call_begins(void)
+{
+    tls.before = tls.ran;
+}
+
+/* Has a handler run that ends the call? `restarts`: as read and not as poll, after one with
+ * SA_RESTART it goes on. */
+static inline bool interrupted(bool restarts)
+{
+    return restarts ? tls.ran.interrupts != tls.before.interrupts : tls.ran.all != tls.before.all;
+}
+
+void lock(void);
+void unlock(void);
+void signals_allow(void); /* the handlers that were put off run now */
+static inline void signals_come(void)
+{
+    if (ffl_unlikely(tls.put_off))
+        signals_allow();
+}
+#ifdef FFL_OWN_MEMORY
+void alloc_before_fork(void); /* alloc.c */
+void alloc_after_fork(void);
+#else /* built with a sanitizer, which looks after the C library's malloc */
+static inline void alloc_before_fork(void)
+{
+}
+static inline void alloc_after_fork(void)
+{
+}
+#endif
+
+/* The calling thread's session with an instance, attached when first asked. NULL: *why is -errno and
+ * was reported. Locked. */
+struct session *session_get(int index, int *why);
+void session_reap(void);                   /* all sessions: takes over what has come */
+void session_put(struct session *session); /* a socket less; a dead one goes with the last */
+/* A ticket at its instance, for another process. */
+int session_ticket(const struct session *session, struct ffl_ticket *out, char *why, size_t whylen);
+void session_forked(void);
+/* A descriptor of a session's, of the thread's waiter or of an epoll has another number. Locked. */
+bool session_moved(int from, int to);
+struct session_list *session_list(void); /* the calling thread's */
+static inline struct session *session_first(void)
+{
+    return session_list()->first;
+}
+void session_ended(struct session_list *l); /* its thread has: FF_THREAD_SOCKET */
+void wait_start(void);
+void thread_watch(void); /* its end is to be known: it has something here */
+
+/* ---- the program's memory (user.c) ----------------------------------------------------------- */
+
+/* memcpy, either side the program's. False: a bad pointer, and a part may have been copied. */
+bool ffl_user_copy(void *to, const void *from, size_t n);
+bool ffl_user_reads(const void *p, size_t n); /* can it be read? */
+bool ffl_user_writes(void *p, size_t n);      /* and written? It keeps what it has */
+struct sockaddr_storage;
+/* A copy of an address: 0 or -errno. */
+int ffl_user_address(struct sockaddr_storage *to, const struct sockaddr *sa, socklen_t len);
+void ffl_user_fault(void); /* a fault's handler: back to where it was expected, if it was */
+
+/* ---- waiting (wait.c) ------------------------------------------------------------------------ */
+
+struct waiter {            /* something that a thread can sleep on: an epoll's, or a thread's own */
+    int epfd;              /* ours, whatever number the program has for it */
+    int wake_fd;           /* an eventfd in epfd: another thread has something for the sleeper */
+    unsigned session_seen; /* sessions whose doorbells are in epfd */
+    bool lingered;
+    struct ffl_idle idle;
+};
+
+struct hold {           /* a node that stays while a call waits, whatever another thread closes */
+    struct ffl_watch w; /* of the call's set; or not watching */
+    struct node *node;
+    int beside; /* a kernel descriptor that the thread's waiter has meanwhile, or -1 */
+};
+
+/* A call that waits. It is in the thread's own memory, and not on the stack: who leaves the call by a
+ * cancellation or a longjmp leaves it behind, and the thread's next call or its end puts it right. */
+struct call {
+    struct call *outer; /* that a signal handler's call interrupts */
+    struct ffl_poll set;
+    struct hold *holds;
+    unsigned n, room;
+    struct pollfd *kernel;      /* poll's: the kernel's descriptors */
+    struct epoll_shadow *plain; /* in the kernel's own wait */
+    struct ffl_poll *on;        /* asleep on it */
+    bool away;                  /* without the lock */
+    const char *frame;
+};
+
+/* The calling thread's call, with room for so many holds at least; it ends at unlock. NULL: -errno in
+ * *rc. Locked. */
+struct call *call_open(unsigned room, int *rc);
+/* The node stays; `events`: and its changes are told to the call's set. */
+struct hold *call_hold(struct call *k, struct node *n, uint32_t events);
+void call_release(struct call *k, struct hold *h); /* the last */
+/* Unlocks for the kernel's own wait on an epoll without stack sockets; and locks again. */
+void call_plain(struct call *k, struct epoll_shadow *ep);
+void call_back(struct call *k);
+int waiter_mine(void); /* makes the thread's own: 0 or -errno */
+void waiter_close(struct waiter *w);
+int waiter_open(struct waiter *w, int epfd); /* takes epfd over */
+/* The doorbells of all sessions into its epfd. Locked. 0 or -errno. */
+int waiter_bells(struct waiter *w);
+/* Unlocks for a system call that sleeps on w->epfd: 1. Or, still locked: 0, look again; -EINTR,
+ * a handler has run since the call began (`restarts`: see interrupted). One that runs later ends the
+ * sleep, even if it is before the system call. sleep_end locks again and takes over what has come.
+ * The thread has a call open. */
+int sleep_begin(struct waiter *w, struct ffl_poll *p, bool restarts);
+void sleep_end(struct waiter *w);
+void calls_forked(void);
+/* Is this event one of ours (a doorbell, a wake, a session's end)? Then it is dealt with. Locked. */
+bool waiter_event(struct waiter *w, const struct epoll_event *ev);
+void waiter_drain(struct waiter *w); /* a thread's: consumes its own events */
+bool waiter_mark(uint64_t data);     /* of a doorbell or a wake, of this process or its parent */
+/* epoll_pwait with ns; timeout < 0: for ever. */
+int real_epoll(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns, const sigset_t *mask);
+
+#endif
