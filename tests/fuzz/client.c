@@ -201,6 +201,12 @@ static void answer(struct input *in, struct ffl_entry q)
     case FFL_OP_ARM:
         s.credits[h] += (uint32_t)q.arg;
         return;
+    case FFL_OP_TAKE:
+        s.credits[h] += (uint32_t)q.arg;
+        e.arg = (int32_t)(take(in, 1) % 3);
+        if (!q.tag)
+            return;
+        break;
     default:
         return;
     }
@@ -249,6 +255,8 @@ static void speak(struct input *in)
     } else if (k < 240) {
         e.op = FFL_OP_ERROR;
         e.arg = -(int32_t)(k - 219);
+    } else if (s.listener[h] && k < 250) {
+        e.op = FFL_OP_OFFER;
     } else if (k < 246) {
         e.op = FFL_OP_CONNECT;
         e.arg = k % 2 ? 0 : -111;

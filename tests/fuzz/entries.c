@@ -141,7 +141,7 @@ static const uint8_t ops[] = {
     FFL_OP_ARM,       FFL_OP_ARM,    FFL_OP_DISARM,     FFL_OP_SEND,       FFL_OP_SEND,
     FFL_OP_SEND,      FFL_OP_SEND,   FFL_OP_SHUTDOWN,   FFL_OP_CLOSE,      FFL_OP_CONNECT,
     FFL_OP_ADDRESSES, FFL_OP_NOP,    FFL_OP_SETSOCKOPT, FFL_OP_GETSOCKOPT, FFL_OP_BIND,
-    FFL_OP_EXPORT,    FFL_OP_IMPORT, FFL_OP_UNREAD,
+    FFL_OP_EXPORT,    FFL_OP_IMPORT, FFL_OP_UNREAD,     FFL_OP_TAKE,
 };
 
 /* Argument and buffer as the operation wants them; the input may change either afterwards. */
@@ -177,6 +177,7 @@ static void fill(struct input *in, struct ffl_entry *e)
         len = sizeof(o);
         break;
     case FFL_OP_ARM:
+    case FFL_OP_TAKE:
         e->arg = (int32_t)(take(in, 1) % 8);
         return;
     case FFL_OP_LISTEN:

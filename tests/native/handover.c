@@ -1,4 +1,4 @@
-/* handover.c - listeners of one address: they take turns, and what one leaves the next one gets. */
+/* handover.c - listeners of one address: who accepts has it, and what one leaves the next one gets. */
 #include "lab.h"
 
 #include <errno.h>
@@ -64,26 +64,100 @@ static void shut(const int *peer, int n)
         sim_shut(peer[i]);
 }
 
-TEST(they_take_turns)
+static void take(struct raw *r, uint32_t handle, enum ffl_take what, uint8_t flags)
+{
+    raw_put(r,
+            (struct ffl_entry){
+                .op = FFL_OP_TAKE, .flags = flags, .tag = 7, .handle = handle, .buf = FFL_NO_BUF});
+    if (what != FFL_TAKE_NONE)
+        (void)take_accept(r, handle);
+    CHECK_EQ(raw_expect(r, FFL_OP_TAKE, handle).arg, what);
+}
+
+/* Each is told; nobody has a connection before it takes it. */
+TEST(who_takes_it_has_it)
 {
     struct raw a, b;
-    int peer[5];
+    int peer[4];
     sim_lab();
     raw_attach(&a);
     raw_attach(&b);
     listen_at(&a, 0, 8, true);
     listen_at(&b, 3, 2, true);
     listen_at(&b, 4, 8, false); /* both have to ask for it */
-    dial(peer, 5);
-    for (int i = 0; i < 3; i++)
-        (void)take_accept(&a, 0);
+    take(&a, 0, FFL_TAKE_NONE, 0);
+    dial(peer, 1);
+    (void)raw_expect(&a, FFL_OP_OFFER, 0);
+    (void)raw_expect(&b, FFL_OP_OFFER, 3);
     raw_nothing(&a);
-    for (int i = 0; i < 2; i++)
-        (void)take_accept(&b, 3);
-    raw_nothing(&b); /* its credit is used up: the fifth went to a */
-    shut(peer, 5);
+    take(&b, 3, FFL_TAKE_LAST, 0);
+    take(&a, 0, FFL_TAKE_NONE, 0);
+    dial(peer + 1, 3); /* and of these: each is told once until it asks again */
+    (void)raw_expect(&a, FFL_OP_OFFER, 0);
+    (void)raw_expect(&b, FFL_OP_OFFER, 3);
+    raw_nothing(&a);
+    raw_nothing(&b);
+    take(&a, 0, FFL_TAKE_MORE, 0);
+    take(&b, 3, FFL_TAKE_MORE, 0);
+    raw_op(&b, FFL_OP_ARM, 3, 0, FFL_F_ARM_NEW);
+    raw_nothing(&b); /* it was told that there is more */
+    raw_op(&a, FFL_OP_ARM, 0, 0, FFL_F_ARM_NEW);
+    (void)raw_expect(&a, FFL_OP_OFFER, 0); /* the third, which it did not know of */
+    take(&a, 0, FFL_TAKE_LAST, 0);
+    shut(peer, 4);
     raw_gone(&a);
     iterations(3);
+    raw_finish(&b);
+}
+
+/* Of those for whom one is enough one that sleeps is told, then the others; and when that one goes, too. */
+TEST(one_that_sleeps_is_told)
+{
+    for (int goes = 0; goes < 2; goes++) {
+        struct raw a, b;
+        int peer[1];
+        sim_lab();
+        raw_attach(&a);
+        raw_attach(&b);
+        listen_at(&a, 0, 8, true);
+        listen_at(&b, 3, 8, true);
+        listen_at(&a, 1, 0, true); /* one more that has it, and asks for nothing */
+        raw_op(&a, FFL_OP_DISARM, 1, 0, 0);
+        take(&a, 0, FFL_TAKE_NONE, FFL_F_ALONE);
+        take(&b, 3, FFL_TAKE_NONE, FFL_F_ALONE);
+        ffl_wait_raise(&b.map.seg->waits.app, FFL_WAIT_QUEUE);
+        peer[0] = sim_dial("10.0.0.1", 80);
+        (void)raw_expect(&b, FFL_OP_OFFER, 3);
+        if (goes)
+            raw_gone(&b);
+        while (!raw_avail(&a)) /* it does not come for it */
+            iterations(1);
+        (void)raw_expect(&a, FFL_OP_OFFER, 0);
+        take(&a, 0, FFL_TAKE_LAST, 0);
+        shut(peer, 1);
+        if (!goes)
+            raw_gone(&b);
+        iterations(3);
+        raw_finish(&a);
+    }
+}
+
+/* The only one that is left has what comes without asking for each. */
+TEST(the_last_one_accepts_ahead)
+{
+    struct raw a, b;
+    int peer[3];
+    sim_lab();
+    raw_attach(&a);
+    raw_attach(&b);
+    listen_at(&a, 0, 8, true);
+    listen_at(&b, 3, 8, true);
+    dial(peer, 3);
+    (void)raw_expect(&b, FFL_OP_OFFER, 3);
+    raw_gone(&a);
+    for (int i = 0; i < 3; i++)
+        (void)take_accept(&b, 3);
+    shut(peer, 3);
     raw_finish(&b);
 }
 

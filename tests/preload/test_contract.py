@@ -15,7 +15,17 @@ from shim import Instance
 from ffloop._session import binding
 
 HERE = Path(__file__).parent
-PROGRAMS = ["streams", "numbers", "children", "passing", "states", "storm", "small", "pointers"]
+PROGRAMS = (
+    "streams",
+    "numbers",
+    "children",
+    "passing",
+    "states",
+    "storm",
+    "small",
+    "pointers",
+    "prefork",
+)
 FLAGS = ["-Wall", "-Wextra", "-Werror", "-O2", "-D_FORTIFY_SOURCE=2", "-pthread"]
 
 

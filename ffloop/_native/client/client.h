@@ -226,6 +226,14 @@ int ffl_client_push(struct ffl_client *c, int h, bool on);
 int ffl_client_accepting(struct ffl_client *c, int h, int window, unsigned flags);
 int ffl_client_accept(struct ffl_client *c, int h,
                       struct ffl_addresses *addresses); /* handle or -EAGAIN */
+/* A listener that other processes have too: nothing is accepted ahead, and who asks is told that a
+ * connection waits. Takes one, unless nobody can have come since it was last asked. Waits. 0: accept
+ * has one; -EAGAIN: there is none; or what accept(2) says. */
+int ffl_client_take(struct ffl_client *c, int h);
+/* Of the processes that are alone (as those that sleep in accept) one is told, not each. */
+void ffl_client_alone(struct ffl_client *c, int h, bool alone);
+/* Is it known whether a listener has a connection? Else arm asks. */
+bool ffl_client_asks(const struct ffl_client *c, int h);
 
 /* One-shot interest, FFL_READ 1 | FFL_WRITE 2: one READABLE / WRITABLE event each when true
  * (also at once; with FFL_EDGE only for what arrives after the call). Arms the socket for

@@ -68,6 +68,8 @@ struct client_sock {
     struct client_sock *acc_head, *acc_tail;
     uint32_t acc_n, window, credits; /* accept-ahead: queued, allowed, still with the instance */
     bool paused;                     /* a listener: disarmed, until somebody asks again */
+    bool offered, asking; /* one waits, for whoever takes it; it is to be told of the next */
+    bool alone;           /* if no other process is */
     uint8_t acc_flags;
     uint32_t addresses_buf; /* an accepted socket's addresses, not handed out yet */
     bool names_known;
@@ -182,6 +184,9 @@ void csock_free(struct ffl_client *c, struct client_sock *s);
 void csock_closed(struct ffl_client *c, struct client_sock *s);
 void handle_release(struct ffl_client *c, uint32_t handle);
 void csock_grant(struct ffl_client *c, struct client_sock *l); /* tops the accept credit up */
+/* A connection waits, and other processes may take it. */
+void csock_offered(struct ffl_client *c, struct client_sock *l);
+void csock_took(struct client_sock *l, int32_t what); /* enum ffl_take, or -errno */
 void csock_arm(struct ffl_client *c, struct client_sock *s);
 uint32_t csock_ask(struct ffl_source *own, const struct ffl_watch *w);
 /* Out of its receive queue, for the instance and not for the application: of a stream what finds

@@ -244,6 +244,18 @@ static int dispatch(struct ffl_client *c, struct ffl_entry e)
         return on_recv(c, s, e);
     case FFL_OP_ACCEPT:
         return on_accept(c, s, e);
+    case FFL_OP_OFFER:
+        if (!s->listener)
+            return -EPROTO;
+        csock_offered(c, s);
+        mirror_update(s);
+        return 0;
+    case FFL_OP_TAKE:
+        if (!s->listener)
+            return -EPROTO;
+        csock_took(s, e.arg);
+        mirror_update(s);
+        return on_answer(c, s, e);
     case FFL_OP_CONNECT:
         return on_connect(c, s, e);
     case FFL_OP_ERROR:

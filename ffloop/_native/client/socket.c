@@ -266,14 +266,20 @@ int ffl_client_addresses(struct ffl_client *c, int h, struct ffl_addresses *out)
 
 /* ---- accept -------------------------------------------------------------------------------- */
 
-static void submit_arm(struct ffl_client *c, struct client_sock *l, uint32_t add)
+static struct ffl_entry asks(struct client_sock *l, enum ffl_op op, uint32_t add)
 {
     l->credits += add;
-    client_submit(c, (struct ffl_entry){.op = FFL_OP_ARM,
-                                        .flags = l->acc_flags,
-                                        .handle = l->handle,
-                                        .arg = (int32_t)add,
-                                        .buf = FFL_NO_BUF});
+    l->asking = true;
+    return (struct ffl_entry){.op = (uint8_t)op,
+                              .flags = l->acc_flags | (l->alone ? FFL_F_ALONE : 0),
+                              .handle = l->handle,
+                              .arg = (int32_t)add,
+                              .buf = FFL_NO_BUF};
+}
+
+static void submit_arm(struct ffl_client *c, struct client_sock *l, uint32_t add)
+{
+    client_submit(c, asks(l, FFL_OP_ARM, add));
 }
 
 static uint32_t missing_credit(const struct client_sock *l)
@@ -282,12 +288,52 @@ static uint32_t missing_credit(const struct client_sock *l)
     return have < l->window ? l->window - have : 0;
 }
 
+static struct ffl_entry take(struct client_sock *l)
+{
+    if (!l->window)
+        l->window = 1;
+    l->paused = false;
+    return asks(l, FFL_OP_TAKE, missing_credit(l));
+}
+
+/* Without waiting for it: it comes as those that are accepted ahead. */
+static void take_soon(struct ffl_client *c, struct client_sock *l)
+{
+    l->offered = false;
+    client_submit(c, take(l));
+}
+
 void csock_grant(struct ffl_client *c, struct client_sock *l)
 {
     uint32_t add = missing_credit(l);
     bool half = add && add * 2 >= l->window; /* an entry for many accepts */
-    if (half && !l->closing && !l->paused)
+    if (l->closing || l->paused)
+        return;
+    if (l->push && l->offered && l->acc_n < l->window)
+        take_soon(c, l);
+    else if (half)
         submit_arm(c, l, add);
+}
+
+void csock_offered(struct ffl_client *c, struct client_sock *l)
+{
+    l->offered = true;
+    l->asking = false;
+    if (l->closing)
+        return;
+    if (l->push)
+        csock_grant(c, l);
+    else if (!l->alone) /* who polls is told of each, as of an edge */
+        submit_arm(c, l, 0);
+    csock_tell(l);
+}
+
+void csock_took(struct client_sock *l, int32_t what)
+{
+    l->offered = what == FFL_TAKE_MORE;
+    l->asking = what == FFL_TAKE_NONE || (what == FFL_TAKE_LAST && !l->alone);
+    if (!l->asking)
+        csock_tell(l); /* who waits is to ask again */
 }
 
 int ffl_client_accepting(struct ffl_client *c, int h, int window, unsigned flags)
@@ -301,9 +347,11 @@ int ffl_client_accepting(struct ffl_client *c, int h, int window, unsigned flags
     if (window) /* what is under way was accepted as it was said before */
         s->acc_flags = (uint8_t)(flags & FFL_F_ARM_NEW);
     s->window = (uint32_t)window;
-    s->push = window > 0;
+    s->push = s->alone = window > 0;
     s->paused = false;
-    if (window) /* also with nothing to add: it may have been disarmed */
+    if (s->push && s->offered)
+        take_soon(c, s);
+    else if (window) /* also with nothing to add: it may have been disarmed */
         submit_arm(c, s, missing_credit(s));
     else
         client_submit(
@@ -325,7 +373,9 @@ int ffl_client_accept(struct ffl_client *c, int h, struct ffl_addresses *address
         client_look(c);
     struct client_sock *s = l->acc_head;
     if (!s) {
-        if (!l->window || l->paused)
+        if (l->offered)
+            take_soon(c, l);
+        else if (!l->window || l->paused)
             csock_arm(c, l);
         return -EAGAIN;
     }
@@ -345,6 +395,37 @@ int ffl_client_accept(struct ffl_client *c, int h, struct ffl_addresses *address
     }
     mirror_update(l);
     return (int)s->handle;
+}
+
+bool ffl_client_asks(const struct ffl_client *c, int h)
+{
+    const struct client_sock *l = client_sock(c, h);
+    return !l || l->asking || rx_readable(l);
+}
+
+void ffl_client_alone(struct ffl_client *c, int h, bool alone)
+{
+    struct client_sock *l = client_sock(c, h);
+    if (!l || l->alone == alone)
+        return;
+    l->alone = alone;
+    l->asking = false; /* it is to be said */
+}
+
+int ffl_client_take(struct ffl_client *c, int h)
+{
+    struct client_sock *l;
+    int rc = find(c, h, &l);
+    if (rc < 0)
+        return rc;
+    if (!l->listener)
+        return -EINVAL;
+    if (l->acc_head)
+        return 0;
+    client_look(c);
+    while (rc >= 0 && !l->acc_head && (l->offered || !l->asking)) /* offered: while it was asked */
+        rc = client_call(c, take(l), NULL, 0);
+    return rc < 0 ? rc : l->acc_head ? 0 : -EAGAIN;
 }
 
 /* ---- readiness ----------------------------------------------------------------------------- */
@@ -394,9 +475,9 @@ uint32_t csock_ask(struct ffl_source *own, const struct ffl_watch *w)
 void csock_arm(struct ffl_client *c, struct client_sock *s)
 {
     if (s->listener) {
-        if (!s->window) /* pulled, not pushed: a small window, so that siblings get theirs */
+        if (!s->window) /* pulled, not pushed: what it will not take is not lost */
             s->window = 1;
-        if (s->paused) {
+        if (s->paused || (!s->asking && !s->offered)) {
             s->paused = false;
             submit_arm(c, s, missing_credit(s));
         } else {

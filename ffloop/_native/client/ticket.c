@@ -82,7 +82,7 @@ bool ffl_client_disarm(struct ffl_client *c, int h)
     if (!s || c->detached || (s->listener ? !s->window || s->paused : !s->armed))
         return false;
     s->paused = s->listener;
-    s->armed = false;
+    s->armed = s->asking = false;
     client_submit(c,
                   (struct ffl_entry){.op = FFL_OP_DISARM, .handle = s->handle, .buf = FFL_NO_BUF});
     return true;

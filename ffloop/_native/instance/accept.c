@@ -50,72 +50,65 @@ static bool wants_accept(const struct endpoint *l)
     return l->armed && l->credits && !l->failed && !l->s->dying && !l->s->dead;
 }
 
-static bool may_accept(const struct endpoint *l)
-{
-    const struct ffl_session *s = l->s;
-    return wants_accept(l) && !session_stuffed(s) && ffl_ids_any(&s->ids);
-}
-
-/* Not now, for want of what may come back: again in a second, as asyncio does. */
-static bool accept_later(struct endpoint *l, int err)
+void data_accept_later(struct endpoint *l, int err)
 {
     ffl_log_within(&l->s->account->log, FFL_LOG_WARNING,
                    "session %u: accept: %s; trying again in a second", l->s->id, strerror(err));
+    l->readable = true;
     endpoint_timer(l, ffl_now_ns() + ACCEPT_RETRY_NS);
-    return false;
 }
 
-/* A connection for `to`, which is charged with it; or -errno. */
-static int take_connection(struct endpoint *l, struct ffl_session *to,
-                           struct ffl_addresses *addresses, struct group **unread)
+/* A connection for l's session, which is charged with it; or -errno. */
+static int take_connection(struct endpoint *l, struct ffl_addresses *addresses,
+                           struct group **unread)
 {
-    struct ffl_instance *in = l->s->in;
+    struct ffl_session *s = l->s;
+    struct ffl_instance *in = s->in;
     if (group_has(l))
-        return group_accept(l, to, &addresses->peer, unread);
-    int fd = session_charge(to);
+        return group_accept(l, &addresses->peer, unread);
+    int fd = session_charge(s);
     if (fd < 0)
         return fd;
     fd = OPS(in)->accept(ST(in), l->fd, &addresses->peer);
     if (fd < 0)
-        session_discharge(to);
+        session_discharge(s);
     else
-        rights_own(to, fd);
+        rights_own(s, fd);
     return fd;
 }
 
-/* The next, round robin, among those who share l's socket gets a connection. 0, or -errno. */
-static int accept_one(struct endpoint *l, struct endpoint *to)
+int data_accept(struct endpoint *l)
 {
     struct ffl_addresses addresses = {0};
     struct group *unread = NULL;
-    int h = endpoint_handle(to->s);
-    int fd = h < 0 ? h : take_connection(l, to->s, &addresses, &unread);
-    if (fd >= 0 && !adopt(to, fd, (uint32_t)h, &addresses, unread))
+    int h = endpoint_handle(l->s);
+    int fd = h < 0 ? h : take_connection(l, &addresses, &unread);
+    if (fd >= 0 && !adopt(l, fd, (uint32_t)h, &addresses, unread))
         fd = -ENOMEM;
     if (fd < 0 && h >= 0)
-        endpoint_handle_release(to->s, (uint32_t)h);
-    if (fd >= 0)
-        group_served(to, wants_accept(to));
+        endpoint_handle_release(l->s, (uint32_t)h);
+    if (fd == -EAGAIN)
+        l->readable = false;
     return fd < 0 ? fd : 0;
 }
 
-/* Accepts for `l` and, in turn, for those who share its socket. */
+/* Ahead, for an application that alone has the listener. */
 bool accept_pump(struct endpoint *l)
 {
-    if (!l->group)
-        return false; /* it failed before it listened */
-    if (wants_accept(l))
-        group_ask(l);
-    for (int i = 0; i < ACCEPTS_PER_ITERATION && (l->readable || group_has(l)); i++) {
-        struct endpoint *to = group_round_robin(l, may_accept);
-        if (!to) /* its quota may be used up, or its CQ full */
-            return wants_accept(l) && (session_stuffed(l->s) || accept_later(l, EMFILE));
-        int rc = accept_one(l, to);
-        if (rc == -EAGAIN)
-            l->readable = false;
-        else if (rc < 0 && rc != -ECONNABORTED && rc != -EINTR && rc != -EPROTO) {
-            group_served(to, false);
-            return accept_later(to, -rc);
+    if (!l->group || l->failed || l->s->dying || l->s->dead)
+        return false; /* group: it failed before it listened */
+    if (group_shared(l) && !l->s->in->draining) {
+        offer(l);
+        return false;
+    }
+    for (int i = 0; i < ACCEPTS_PER_ITERATION && wants_accept(l) && (l->readable || group_has(l));
+         i++) {
+        if (session_stuffed(l->s))
+            return true;
+        int rc = data_accept(l);
+        if (rc < 0 && rc != -EAGAIN && rc != -ECONNABORTED && rc != -EINTR && rc != -EPROTO) {
+            data_accept_later(l, -rc); /* its quota may be used up */
+            return false;
         }
         if (i % 8 == 7 && slice_over(l->s->in))
             break;

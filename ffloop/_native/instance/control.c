@@ -207,19 +207,41 @@ static int op_connect(struct endpoint *e, struct ffl_entry q)
     return 0;
 }
 
+static int add_credits(struct endpoint *l, struct ffl_entry q)
+{
+    if (q.arg < 0 || q.arg > 4096)
+        return -EPROTO;
+    l->credits += (uint32_t)q.arg;
+    l->arm_new = q.flags & FFL_F_ARM_NEW;
+    return l->credits > 4096 ? -EPROTO : 0;
+}
+
 static int op_arm(struct endpoint *e, struct ffl_entry q)
 {
     if (e->listener) {
-        if (q.arg < 0 || q.arg > 4096)
+        if (add_credits(e, q) < 0)
             return -EPROTO;
-        e->credits += (uint32_t)q.arg;
-        if (e->credits > 4096)
-            return -EPROTO;
-        e->arm_new = q.flags & FFL_F_ARM_NEW;
+        if (e->group)
+            offer_ask(e, q.flags & FFL_F_ALONE);
     }
     e->armed = true;
     if (e->readable || e->listener || e->group)
         endpoint_ready(e);
+    return 0;
+}
+
+/* An accept() of the program's own. */
+static int op_take(struct endpoint *e, struct ffl_entry q)
+{
+    if (!e->listener || add_credits(e, q) < 0)
+        return -EPROTO;
+    e->alone = q.flags & FFL_F_ALONE;
+    e->armed = true;
+    int rc = e->group && !e->failed ? offer_take(e, !q.tag) : -EINVAL;
+    if (q.tag)
+        answer(e->s, q, rc, FFL_NO_BUF);
+    else if (rc < 0)
+        data_accept_later(e, -rc);
     return 0;
 }
 
@@ -259,6 +281,8 @@ static int op_export(struct endpoint *e, struct ffl_entry q)
 static int op_disarm(struct endpoint *e, struct ffl_entry q)
 {
     e->armed = false; /* a listener keeps its credit: the two sides count the same */
+    if (e->listener && e->group)
+        offer_leave(e);
     return 0;
 }
 
@@ -444,6 +468,7 @@ static const endpoint_op endpoint_ops[FFL_OP_COUNT] = {
     [FFL_OP_CONNECT] = op_connect,
     [FFL_OP_ARM] = op_arm,
     [FFL_OP_DISARM] = op_disarm,
+    [FFL_OP_TAKE] = op_take,
     [FFL_OP_UNREAD] = op_unread,
     [FFL_OP_EXPORT] = op_export,
     [FFL_OP_SEND] = op_send,

@@ -66,8 +66,11 @@ void group_unref(struct ffl_instance *in, struct group *g)
         }
         if (g->placed)
             LIST_REMOVE(g, place);
+        timers_cancel(&in->timers, &g->slow);
         ledger_drop(&in->ledger, g->account);
     }
+    if (g->refs == 1)
+        offer_renew(g); /* the only one accepts ahead */
     unuse(g);
 }
 
@@ -86,18 +89,12 @@ struct group *group_of(struct endpoint *e)
         return NULL;
     g->account = ledger_hold(&e->s->in->ledger, e->s->uid); /* it is there */
     g->dgram = e->dgram;
+    g->in = e->s->in;
     LIST_INIT(&g->members);
-    TAILQ_INIT(&g->askers);
     STAILQ_INIT(&g->back);
+    offer_start(g);
     group_join(e, g);
     return g;
-}
-
-static void ask_no_more(struct endpoint *l)
-{
-    if (l->asks)
-        TAILQ_REMOVE(&l->group->askers, l, asking);
-    l->asks = false;
 }
 
 void group_leave(struct endpoint *e)
@@ -108,9 +105,10 @@ void group_leave(struct endpoint *e)
     struct group *g = e->group;
     if (!g)
         return;
-    ask_no_more(e);
+    offer_leave(e);
     LIST_REMOVE(e, member);
     e->group = NULL;
+    offer_renew(g);
     group_unref(e->s->in, g);
 }
 
@@ -162,7 +160,7 @@ struct group *group_next(const struct group *g)
     return same_kind(LIST_NEXT(g, place), g->at.port_be, g->dgram);
 }
 
-/* ---- accepting round robin ------------------------------------------------------------------- */
+/* ---- giving back --------------------------------------------------------------------------- */
 
 void group_accepted(struct endpoint *l, struct endpoint *e, struct group *unread)
 {
@@ -175,37 +173,15 @@ void group_accepted(struct endpoint *l, struct endpoint *e, struct group *unread
     }
 }
 
-void group_ask(struct endpoint *l)
-{
-    if (!l->asks && l->group)
-        TAILQ_INSERT_TAIL(&l->group->askers, l, asking);
-    l->asks = l->group;
-}
-
-void group_served(struct endpoint *l, bool more)
-{
-    ask_no_more(l);
-    if (more)
-        group_ask(l);
-}
-
-struct endpoint *group_round_robin(struct endpoint *l, bool (*may)(const struct endpoint *))
-{
-    struct endpoint *e;
-    while ((e = TAILQ_FIRST(&l->group->askers)) && !may(e)) {
-        ask_no_more(e);
-        if (e != l)
-            endpoint_ready(e); /* when it is pumped, it asks again, or says why not */
-    }
-    return e;
-}
-
-/* ---- giving back --------------------------------------------------------------------------- */
-
 static void give(struct group *g, struct back *b)
 {
     struct endpoint *e;
     STAILQ_INSERT_TAIL(&g->back, b, link);
+    if (b->fd >= 0) {
+        g->came++;
+        offer_renew(g);
+        return;
+    }
     LIST_FOREACH(e, &g->members, member)
     if (e->armed)
         endpoint_ready(e);
@@ -256,6 +232,26 @@ bool group_return(struct endpoint *e)
     return true;
 }
 
+int group_fetch(struct endpoint *l)
+{
+    struct ffl_instance *in = l->s->in;
+    int rc = ledger_charge(&in->ledger, l->s->account, CHARGE_SOCKET, 1);
+    if (rc < 0)
+        return rc;
+    struct back *b = calloc(1, sizeof(*b));
+    int fd = b ? OPS(in)->accept(ST(in), l->fd, &b->peer) : -ENOMEM;
+    if (fd < 0) {
+        ledger_discharge(&in->ledger, l->s->account, CHARGE_SOCKET, 1);
+        free(b);
+        return fd;
+    }
+    rights_own(l->s, fd);
+    b->account = l->s->account;
+    b->fd = fd;
+    give(l->group, b);
+    return 0;
+}
+
 bool group_has(const struct endpoint *e)
 {
     return e->group && !STAILQ_EMPTY(&e->group->back);
@@ -279,11 +275,10 @@ uint32_t group_take(struct endpoint *e, void *to, uint32_t room, uint8_t *flags)
     return n;
 }
 
-int group_accept(struct endpoint *l, struct ffl_session *to, struct ffl_addr *peer,
-                 struct group **unread)
+int group_accept(struct endpoint *l, struct ffl_addr *peer, struct group **unread)
 {
     struct back *b = STAILQ_FIRST(&l->group->back);
-    int fd = b->fd, rc = session_charge(to);
+    int fd = b->fd, rc = session_charge(l->s);
     if (rc < 0)
         return rc;
     *peer = b->peer;

@@ -15,6 +15,7 @@
  * control.c   the operations of the SQ
  * data.c      the three pumps: receive, accept, transmit
  * group.c     sockets that several processes have, and where sockets are bound
+ * offer.c     connections of listeners that several processes have
  * ticket.c    sockets for processes to come
  * handover.c  listeners of one address, and what their application never heard of
  * serve.c     the iteration and the sleep
@@ -63,7 +64,7 @@ struct endpoint { /* an endpoint: one session's reference to one stack socket */
     TAILQ_ENTRY(endpoint) all;    /* of its session */
     TAILQ_ENTRY(endpoint) queue;  /* in the ready or the stalled list; then in the graveyard */
     LIST_ENTRY(endpoint) member;  /* of its group */
-    TAILQ_ENTRY(endpoint) asking; /* in its group's list of who takes the next connection */
+    TAILQ_ENTRY(endpoint) asking; /* in its group's list of who is to be told of a connection */
     struct timer timer;
     uint32_t handle;
     uint32_t serial; /* tells a reused handle's buffers apart */
@@ -89,7 +90,10 @@ struct endpoint { /* an endpoint: one session's reference to one stack socket */
     bool reset;     /* nobody took what came: its close is a reset */
     bool touched;   /* its application may know it: an operation named it, or it was read ahead */
     int8_t shut;    /* pending SHUT_* after the queue, or -1 */
-    bool in_ready, in_stalled, asks, dead;
+    bool in_ready, in_stalled, dead;
+    bool asks,
+        alone;     /* a listener: it is to be told of a connection; one that is alone is enough */
+    uint32_t seen; /* its group's `came` when it was last told, or took one */
 };
 TAILQ_HEAD(endpoint_list, endpoint);
 
@@ -109,6 +113,11 @@ struct group {
     unsigned uses;     /* those, and connections that came from it */
     LIST_HEAD(, endpoint) members;
     TAILQ_HEAD(, endpoint) askers;
+    uint32_t came; /* connections in `back` so far; begins at 1 */
+    struct endpoint
+        *told;         /* of those that are alone, which has not taken what it was told of yet */
+    struct timer slow; /* then the others are told */
+    struct ffl_instance *in;
     STAILQ_HEAD(, back) back;
     struct kept *kept;
 };
@@ -282,23 +291,29 @@ struct group *group_at(const struct ffl_instance *in, uint16_t port_be, bool dgr
 struct group *group_next(const struct group *g);
 void group_accepted(struct endpoint *l, struct endpoint *e,
                     struct group *unread); /* of group_accept, or NULL */
-/* `l` would take a connection of its group's. */
-void group_ask(struct endpoint *l);
-/* Who does, of those who `may`: each in its turn, so that applications get equal parts. NULL: nobody. */
-struct endpoint *group_round_robin(struct endpoint *l, bool (*may)(const struct endpoint *));
-/* It has got one, or cannot: others come first. more: and then it would take another. */
-void group_served(struct endpoint *l, bool more);
 /* flags: FFL_F_ADDR and FFL_F_TRUNC of a datagram. */
 int group_unread(struct endpoint *e, const void *data, uint32_t len, uint8_t flags);
 /* An accepted connection, to whoever else has its listener. False: nobody has. */
 bool group_return(struct endpoint *e);
+/* A connection from the stack, for whoever takes it. 0 or -errno. */
+int group_fetch(struct endpoint *l);
 bool group_shared(const struct endpoint *e); /* has its socket other references? */
 bool group_has(const struct endpoint *e);
 uint32_t group_size(const struct endpoint *e); /* of the first piece given back, bytes */
 uint32_t group_take(struct endpoint *e, void *to, uint32_t room, uint8_t *flags);
-/* A connection that was given back, for `to`, who is charged. -EMFILE: it may have no more. */
-int group_accept(struct endpoint *l, struct ffl_session *to, struct ffl_addr *peer,
-                 struct group **unread);
+/* A connection that was given back, for l's session, which is charged. -EMFILE: it may have no more. */
+int group_accept(struct endpoint *l, struct ffl_addr *peer, struct group **unread);
+
+/* offer.c */
+void offer_start(struct group *g);
+void offer_renew(struct group *g); /* a connection has come, or a reference has gone */
+/* `l` is to be told when a connection waits that it does not know of. */
+void offer_ask(struct endpoint *l, bool alone);
+void offer_leave(struct endpoint *l); /* it asks no more */
+/* Tells those who ask, if a connection waits. */
+void offer(struct endpoint *l);
+/* One connection for `l`, now: FFL_TAKE_*, or -errno. again: then it asks, whatever it got. */
+int offer_take(struct endpoint *l, bool again);
 
 /* handover.c */
 /* Does a socket of its own user listen, or receive, where `e` is to be bound? */
@@ -396,6 +411,9 @@ static inline void stats_queued(struct endpoint *e, uint32_t more, uint32_t less
 void data_event(struct endpoint *e, const struct ffl_stack_event *ev);
 bool accept_pump(struct endpoint *l); /* the same of a listener's connections */
 bool data_pump(struct endpoint *e);   /* true: there is more to do next iteration */
+int data_accept(struct endpoint *l);  /* one connection for `l`: 0 or -errno */
+/* Not now, for want of what may come back: `l` looks again in a second, as asyncio does. */
+void data_accept_later(struct endpoint *l, int err);
 void data_flush(struct endpoint *e);
 void data_drop_tx(struct endpoint *e);
 void data_queue(struct endpoint *e, uint32_t buf); /* at the end of what is to be sent */

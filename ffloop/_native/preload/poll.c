@@ -41,8 +41,11 @@ uint32_t sock_poll(struct sock *s, uint32_t want)
         return 0;
     if (s->lost)
         return 0; /* servers accept again and again while there seems to be something */
-    if (s->state == SOCK_LISTENING && !(st & FFL_ST_FAILED))
+    if (s->state == SOCK_LISTENING && !(st & FFL_ST_FAILED)) {
+        if (!(st & FFL_ST_READ) && want & (EPOLLIN | EPOLLRDNORM))
+            (void)ffl_client_arm(s->session->c, s->h, SOCK_WINDOW); /* it is open */
         return st & FFL_ST_READ ? EPOLLIN | EPOLLRDNORM : 0;
+    }
     if (s->state == SOCK_BOUND)
         return EPOLLOUT | EPOLLWRNORM | EPOLLHUP | (st & FFL_ST_ERROR ? EPOLLERR : 0);
     uint32_t got = st & FFL_ST_ERROR ? EPOLLERR : 0;
@@ -78,15 +81,21 @@ void sock_arm(struct sock *s, uint32_t want)
     bool spared = s->state == SOCK_LISTENING || s->shared;
     if (spared && !(want & (EPOLLIN | EPOLLRDNORM | EPOLLRDHUP)))
         return;
-    (void)ffl_client_arm(s->session->c, s->h, sock_window(s)); /* it is open */
+    struct ffl_client *c = s->session->c;
+    if (s->state == SOCK_LISTENING)
+        ffl_client_alone(c, s->h, want & EPOLLEXCLUSIVE && !(want & EPOLLET));
+    bool known = s->state != SOCK_LISTENING || ffl_client_asks(c, s->h);
+    (void)ffl_client_arm(c, s->h, SOCK_WINDOW); /* it is open */
+    if (!known && ffl_client_ping(c) == 0)
+        (void)ffl_client_ping(c); /* the session is detached: so is the socket */
 }
 
 bool sock_look(struct sock *s)
 {
-    if (!s->unseen || !s->session)
+    if (!s->unseen || !s->session || s->state == SOCK_LISTENING)
         return false;
     s->unseen = false;
-    (void)ffl_client_arm(s->session->c, s->h, sock_window(s)); /* it is open */
+    (void)ffl_client_arm(s->session->c, s->h, SOCK_WINDOW); /* it is open */
     return ffl_client_ping(s->session->c) == 0 && ffl_client_ping(s->session->c) == 0;
 }
 

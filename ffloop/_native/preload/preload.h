@@ -187,11 +187,8 @@ uint32_t sock_poll(struct sock *s, uint32_t want);
 uint32_t sock_ask(struct ffl_source *source, const struct ffl_watch *w); /* its source's */
 /* Reads or accepts ahead from now on, if `want` (epoll's bits) needs that. */
 void sock_arm(struct sock *s, uint32_t want);
-/* Connections accepted ahead of accept(): few of a listener that other processes have too. */
-static inline int sock_window(const struct sock *s)
-{
-    return s->shared ? 2 : 16;
-}
+#define SOCK_WINDOW                                                                                \
+    16 /* connections accepted ahead of accept(), where no other process may have them */
 /* Sleeps until s has changed, `until` (ns, -1: never) or a signal. Locked before and after.
  * 0: look again; -EAGAIN: the time is over; -EINTR. */
 int sock_wait(struct sock *s, int64_t until);

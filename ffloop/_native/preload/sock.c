@@ -347,10 +347,12 @@ static int accept_now(struct sock *l, struct ffl_addresses *addresses, int flags
         l->lost = true;
         return -ECONNABORTED;
     }
+    if (!l->nonblock)
+        ffl_client_alone(c, l->h, true);
     if (!(ffl_client_state(c, l->h) & FFL_ST_READ))
         ffl_client_reap(c);
-    if (!(ffl_client_state(c, l->h) & FFL_ST_READ))
-        return ffl_client_arm(c, l->h, sock_window(l)) < 0 ? -EBADF : -EAGAIN;
+    if (!(ffl_client_state(c, l->h) & FFL_ST_READ) && (!l->nonblock || ffl_client_asks(c, l->h)))
+        return ffl_client_arm(c, l->h, SOCK_WINDOW) < 0 ? -EBADF : -EAGAIN;
     /* the placeholder first: a program at its limit leaves the connection where it is */
     int fd = real.socket(AF_UNIX, SOCK_STREAM | (flags & (SOCK_NONBLOCK | SOCK_CLOEXEC)), 0);
     if (fd_node(fd))
@@ -358,7 +360,9 @@ static int accept_now(struct sock *l, struct ffl_addresses *addresses, int flags
     struct sock *s = fd < 0 ? NULL : sock_new(l->domain, l->type | flags, l->proto);
     int rc = fd < 0 ? -errno : s ? fd_set_node(fd, &s->node) : -ENOMEM;
     if (rc == 0) {
-        rc = ffl_client_accept(c, l->h, addresses);
+        rc = ffl_client_take(c, l->h);
+        if (rc == 0)
+            rc = ffl_client_accept(c, l->h, addresses);
         if (rc >= 0) {
             s->state = SOCK_CONNECTED;
             s->told = true;

@@ -97,6 +97,12 @@ static inline void ffl_channel_touch(struct ffl_channel *ch, uint32_t bits)
     ch->fresh |= bits;
 }
 
+/* Is it asleep until there is something in the queue? It may be wrong by the time that this returns. */
+static inline bool ffl_channel_peer_sleeps(const struct ffl_channel *ch)
+{
+    return atomic_load_explicit(ch->peer_waits, memory_order_relaxed) & FFL_WAIT_QUEUE;
+}
+
 /* In a long batch: a peer that is awake may begin. The commit that ends the batch is still due. */
 static inline void ffl_channel_show(struct ffl_channel *ch)
 {

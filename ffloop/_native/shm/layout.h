@@ -15,7 +15,7 @@
 #include <stdatomic.h>
 
 #define FFL_MAGIC 0x436b636f534c4646ULL /* "FFLSockC" */
-#define FFL_ABI_VERSION 4u
+#define FFL_ABI_VERSION 5u
 
 /* ---- entries ------------------------------------------------------------------------------- */
 
@@ -43,7 +43,8 @@ enum ffl_op {
     FFL_OP_BIND,       /* buf: struct ffl_addr / buf: the address bound, a struct ffl_addresses */
     FFL_OP_LISTEN,     /* arg = backlog / buf: struct ffl_addresses */
     FFL_OP_CONNECT,    /* buf: struct ffl_addr / when it is decided; buf: struct ffl_addresses */
-    FFL_OP_ARM,        /* stream, datagram: start reading ahead; listener: arg = accepts to add */
+    FFL_OP_ARM,        /* stream, datagram: start reading ahead; listener: arg = accepts to add, and
+                        * say when a connection waits (OFFER), if other processes have it too */
     FFL_OP_DISARM,     /* stop reading ahead */
     FFL_OP_SEND,       /* buf, arg = bytes in buf (with FFL_F_ADDR the ffl_addr is counted too) */
     FFL_OP_SHUTDOWN,   /* arg = SHUT_*; takes effect after the sends before it */
@@ -60,7 +61,10 @@ enum ffl_op {
     FFL_OP_UNREAD, /* buf, arg = bytes: read ahead and given back, for whoever reads next / - */
     FFL_OP_EXPORT, /* buf: ffl_import (its handle says nothing): a reference for a ticket / - */
     FFL_OP_IMPORT, /* open `handle` (application's range), buf: ffl_import / FFL_IMPORT_* */
-    FFL_OP_NOP,    /* answers with its own arg (tests, round-trip benchmark) */
+    FFL_OP_TAKE, /* listener: one connection, now; arg = accepts to add / after its ACCEPT, where it
+                    * has a tag: enum ffl_take */
+    FFL_OP_OFFER, /* - / on a listener: a connection waits, for whoever takes it first */
+    FFL_OP_NOP,   /* answers with its own arg (tests, round-trip benchmark) */
     FFL_OP_COUNT
 };
 
@@ -69,12 +73,16 @@ enum ffl_op {
 #define FFL_F_ABORT 0x02u   /* CLOSE: drop what was not sent */
 #define FFL_F_NODELAY 0x04u /* SOCKET, LISTEN: TCP_NODELAY on this socket / on accepted ones */
 #define FFL_F_ARM_NEW 0x08u /* ARM on a listener: accepted sockets begin armed */
+#define FFL_F_ALONE 0x01u   /* ARM, TAKE: of those who say so one is told of a connection */
 #define FFL_F_TRUNC 0x10u   /* RECV, UNREAD of a datagram: it was cut to the buffer */
 #define FFL_F_RETURN 0x20u  /* CLOSE: accepted ahead; back to the listener, if others have it */
 #define FFL_F_CTL 0x40u /* SEND, RECV, UNREAD of a datagram: after the ffl_addr a struct ffl_ctl */
 #define FFL_F_CTL_CUT 0x80u /* RECV, UNREAD of a datagram: not all control messages found room */
 #define FFL_F_SENDING                                                                              \
     0x80u /* ERROR of a stream: of its sends alone; what came is still to be read */
+
+/* What a TAKE found. Who asks is told of the next (OFFER): NONE; LAST without FFL_F_ALONE. */
+enum ffl_take { FFL_TAKE_NONE, FFL_TAKE_LAST, FFL_TAKE_MORE };
 
 /* ---- argument blocks, at the start of a buffer --------------------------------------------- */
 

@@ -1,0 +1,147 @@
+/*
+ * offer.c - connections of a listener that several processes have: told of, and taken by who accepts.
+ *
+ * Callers: control.c, data.c, group.c. Nobody has a connection before the program's own accept() asks for
+ * it (FFL_OP_TAKE): one that serves a slow request keeps none from the others. One connection at most is
+ * taken off the stack before that, into the group's `back`, so that what is told is true. As in the kernel
+ * all who poll are told of it, and one of those who sleep in accept() or have said EPOLLEXCLUSIVE; if
+ * that one does not come for it, the others are told.
+ */
+#include "internal.h"
+
+#include <errno.h>
+
+#define SLOW_NS 2000000
+
+void offer_renew(struct group *g)
+{
+    struct endpoint *e =
+        TAILQ_EMPTY(&g->askers) ? LIST_FIRST(&g->members) : TAILQ_FIRST(&g->askers);
+    if (e && e->listener)
+        endpoint_ready(e); /* for all of them */
+}
+
+static void tell(struct endpoint *e)
+{
+    TAILQ_REMOVE(&e->group->askers, e, asking);
+    e->asks = false;
+    e->seen = e->group->came;
+    session_post(e->s,
+                 (struct ffl_entry){.op = FFL_OP_OFFER, .handle = e->handle, .buf = FFL_NO_BUF});
+}
+
+static void tell_all(struct group *g, bool alone)
+{
+    struct endpoint *e, *next;
+    for (e = TAILQ_FIRST(&g->askers); e; e = next) {
+        next = TAILQ_NEXT(e, asking);
+        if (e->alone == alone && e->seen != g->came)
+            tell(e);
+    }
+}
+
+/* The one that was told is busy with something else, or is no longer there. */
+static void on_slow(struct timer *t)
+{
+    struct group *g = ffl_container_of(t, struct group, slow);
+    g->told = NULL;
+    if (!STAILQ_EMPTY(&g->back))
+        tell_all(g, true);
+    offer_renew(g);
+}
+
+void offer_start(struct group *g)
+{
+    TAILQ_INIT(&g->askers);
+    g->came = 1;
+    g->slow.fire = on_slow;
+}
+
+void offer_leave(struct endpoint *l)
+{
+    struct group *g = l->group;
+    if (l->asks)
+        TAILQ_REMOVE(&g->askers, l, asking);
+    l->asks = false;
+    if (g->told == l) {
+        timers_cancel(&g->in->timers, &g->slow);
+        g->told = NULL;
+        offer_renew(g);
+    }
+}
+
+/* first: it has got none the last time. */
+static void ask(struct endpoint *l, bool first)
+{
+    struct group *g = l->group;
+    if (!l->asks && first)
+        TAILQ_INSERT_HEAD(&g->askers, l, asking);
+    else if (!l->asks)
+        TAILQ_INSERT_TAIL(&g->askers, l, asking);
+    l->asks = true;
+}
+
+void offer_ask(struct endpoint *l, bool alone)
+{
+    l->alone = alone;
+    ask(l, false);
+}
+
+/* Does a connection wait? */
+static bool waits(struct endpoint *l)
+{
+    while (!group_has(l)) {
+        int rc = l->readable ? group_fetch(l) : -EAGAIN;
+        if (rc == 0)
+            break;
+        if (rc == -ECONNABORTED || rc == -EINTR || rc == -EPROTO)
+            continue;
+        l->readable = false;
+        if (rc != -EAGAIN)
+            data_accept_later(l, -rc);
+        return false;
+    }
+    return true;
+}
+
+/* One that sleeps; else all of them, since none is woken by it. */
+static void tell_alone(struct group *g)
+{
+    struct endpoint *e;
+    TAILQ_FOREACH(e, &g->askers, asking)
+    if (e->alone && e->seen != g->came && ffl_channel_peer_sleeps(&e->s->ch)) {
+        tell(e);
+        g->told = e;
+        timers_set(&g->in->timers, &g->slow, ffl_now_ns() + SLOW_NS);
+        return;
+    }
+    tell_all(g, true);
+}
+
+void offer(struct endpoint *l)
+{
+    struct group *g = l->group;
+    if (TAILQ_EMPTY(&g->askers) || !waits(l))
+        return;
+    tell_all(g, false);
+    if (!g->told)
+        tell_alone(g);
+}
+
+int offer_take(struct endpoint *l, bool again)
+{
+    int rc;
+    offer_leave(l);
+    do
+        rc = l->credits ? data_accept(l) : -EAGAIN; /* none: what it may have is on its way */
+    while (rc == -ECONNABORTED || rc == -EINTR || rc == -EPROTO);
+    if (rc < 0 && rc != -EAGAIN)
+        return rc;
+    bool more = group_shared(l) && waits(l);
+    l->seen = l->group->came;
+    if (more)
+        endpoint_ready(l); /* the others are told */
+    if (again || (!more && (rc < 0 || !l->alone)))
+        ask(l, rc < 0);
+    return rc < 0 ? FFL_TAKE_NONE : more ? FFL_TAKE_MORE : FFL_TAKE_LAST;
+}
