@@ -620,31 +620,154 @@ def over_exec():
     return [a.recv(10).decode(), os.waitpid(pid, 0)[1]]
 
 
-def control(b):
-    bound().sendto(b"x", b.getsockname())
-    wait(b)
-    data, control, _, _ = b.recvmsg(10, 100)
-    return [data.decode(), [(level, kind) for level, kind, _ in control]]
+IP, IP6 = socket.IPPROTO_IP, socket.IPPROTO_IPV6
+IP_RECVORIGDSTADDR, IP_RECVTTL, IP_RECVTOS, IP_RECVERR = 20, 12, 13, 11
+
+
+def control(b, room=500):
+    """What comes with a datagram; numbers that differ from run to run are left out."""
+    data, control, flags, _ = b.recvmsg(10, room)
+    told = {"level and type": [(level, kind) for level, kind, _ in control], "flags": flags}
+    for level, kind, value in control:
+        if (level, kind) in [(IP, socket.IP_TTL), (IP, socket.IP_TOS), (IP6, socket.IPV6_HOPLIMIT),
+                             (IP6, socket.IPV6_TCLASS), (IP, IP_PKTINFO)]:  # fmt: skip
+            told[f"{level} {kind}"] = value.hex()
+    return [data.decode(), told]
 
 
 @case
-def wants_control_messages():
-    """An option that the ring does not carry: the socket stays on the kernel, and works."""
+def control_messages():
+    """Those that a socket asked for, before and after it was placed."""
     b = socket.socket(type=UDP)
-    b.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+    b.setsockopt(IP, IP_PKTINFO, 1)
     b.bind(("127.0.0.1", 0))
+    for name in (IP_RECVTTL, IP_RECVTOS, IP_RECVORIGDSTADDR):
+        b.setsockopt(IP, name, 1)
+    a = bound()
+    a.setsockopt(IP, socket.IP_TTL, 77)
+    a.sendto(b"x", b.getsockname())
+    wait(b)
+    seen = [b.getsockopt(IP, name) for name in (IP_PKTINFO, IP_RECVTTL, IP_RECVORIGDSTADDR)]
+    return [seen, control(b)]
+
+
+@case
+def control_messages_of_ipv6():
+    a, b = two(socket.AF_INET6)
+    for name in (socket.IPV6_RECVPKTINFO, socket.IPV6_RECVHOPLIMIT, socket.IPV6_RECVTCLASS):
+        b.setsockopt(IP6, name, 1)
+    a.setsockopt(IP6, socket.IPV6_TCLASS, 0x28)
+    a.sendto(b"x", b.getsockname())
+    wait(b)
     return control(b)
 
 
 @case
-def wants_control_messages_later():
-    """It moves there when it was only bound, with its copies and its epolls."""
+def control_messages_without_room():
+    a, b = two()
+    for name in (IP_PKTINFO, IP_RECVTTL):
+        b.setsockopt(IP, name, 1)
+    seen = []
+    for room in (0, 8, 16, 20, 28, 32, 40, 48, 52, 56):
+        a.sendto(b"x", b.getsockname())
+        wait(b)
+        m, whole, space = MsgHdr(), buf(10), buf(room or 1)
+        m.iov, m.iovlen = iov(whole), 1
+        m.control, m.controllen = ctypes.addressof(space), room
+        n = c("recvmsg", b.fileno(), ctypes.byref(m), 0)
+        lengths = struct.unpack("=Q", space.raw[:8]) if room >= 16 else ()
+        seen.append([n, m.controllen, m.flags, lengths])
+    return seen
+
+
+@case
+def control_messages_sent():
+    a, b = two()
+    for name in (IP_RECVTTL, IP_RECVTOS):
+        b.setsockopt(IP, name, 1)
+    info = struct.pack("=i4s4s", 0, socket.inet_aton("127.0.0.1"), bytes(4))
+    sent = [(IP, socket.IP_TTL, struct.pack("=i", 9)), (IP, socket.IP_TOS, bytes([0x28])),
+            (IP, IP_PKTINFO, info)]  # fmt: skip
+    n = a.sendmsg([b"t", b"wo"], sent, 0, b.getsockname())
+    wait(b)
+    return [n, control(b)]
+
+
+@case
+def control_messages_that_are_wrong():
+    a, b = two()
+    wrong = [(IP, socket.IP_TTL, struct.pack("=i", v)) for v in (0, 256, -1)]
+    wrong += [(IP, socket.IP_TOS, struct.pack("=i", v)) for v in (-1, 256)]
+    wrong += [(IP, socket.IP_TTL, b"xx"), (IP, IP_PKTINFO, b"short")]
+    seen = [attempt(a.sendmsg, [b"x"], [one], 0, b.getsockname()) for one in wrong]
+    c6, d6 = two(socket.AF_INET6)
+    wrong = [(IP6, socket.IPV6_HOPLIMIT, struct.pack("=i", v)) for v in (-2, 256)]
+    wrong += [(IP6, socket.IPV6_TCLASS, struct.pack("=i", v)) for v in (-2, 256)]
+    seen += [attempt(c6.sendmsg, [b"x"], [one], 0, d6.getsockname()) for one in wrong]
+    m, short = MsgHdr(), buf(struct.pack("=Qii", 8, IP, socket.IP_TTL))
+    whole = buf(b"x")
+    m.iov, m.iovlen = iov(whole), 1
+    m.control, m.controllen = ctypes.addressof(short), 16
+    a.connect(b.getsockname())
+    seen.append(c("sendmsg", a.fileno(), ctypes.byref(m), 0))
+    return [seen, wait(b, seconds=0)]
+
+
+@case
+def addresses_of_the_other_kind():
+    """An IPv6 socket that is bound to an address of one kind, and what it sends to the other."""
+    seen = []
+    for own in ("::1", "::ffff:127.0.0.1", "::"):
+        s = socket.socket(socket.AF_INET6, UDP)
+        s.bind((own, 0))
+        for to in ("::1", "::ffff:127.0.0.1"):
+            target = socket.socket(socket.AF_INET6, UDP)
+            target.bind((to, 0))
+            seen.append(attempt(s.sendto, b"x", target.getsockname()))
+    return seen
+
+
+@case
+def wants_the_error_queue():
+    """An option that the ring does not carry: the socket stays on the kernel, and works."""
+    b = socket.socket(type=UDP)
+    b.setsockopt(IP, IP_RECVERR, 1)
+    b.bind(("127.0.0.1", 0))
+    bound().sendto(b"x", b.getsockname())
+    wait(b)
+    return [control(b), b.getsockopt(IP, IP_RECVERR)]
+
+
+@case
+def wants_the_error_queue_later():
+    """It moves there when it was only bound, with its options, its copies and its epolls."""
     b = bound()
     copy, ep, name = socket.socket(fileno=os.dup(b.fileno())), select.epoll(), b.getsockname()
     ep.register(b, select.EPOLLIN)
-    b.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+    b.setsockopt(IP, IP_PKTINFO, 1)
+    b.setsockopt(IP, IP_RECVERR, 1)
+    bound().sendto(b"x", name)
+    wait(b)
     return [b.getsockname() == name, control(copy), copy.fileno() != b.fileno(),
             events(ep, 0), copy.sendto(b"y", name), events(ep)]  # fmt: skip
+
+
+@case
+def wants_the_error_queue_when_connected():
+    """It is told that nobody is there, with whom it wrote to."""
+    a, b = two()
+    a.connect(b.getsockname())
+    a.setsockopt(IP, IP_RECVERR, 1)
+    a.send(b"x")
+    wait(b)
+    first = b.recv(10).decode()
+    port = b.getsockname()[1]
+    b.close()
+    while not wait(a, select.POLLERR, 0.01):  # perhaps it is still being closed
+        a.send(b"y")
+    data, told, flags, source = a.recvmsg(10, 500, socket.MSG_ERRQUEUE)
+    return [first, data.decode(), [(level, kind) for level, kind, _ in told],
+            flags & socket.MSG_ERRQUEUE, source[1] == port]  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -843,5 +843,56 @@ def select_module_on_a_pipe():
     return got
 
 
+TCP_INQ = 36
+
+
+def how_much_is_left(s, flags=0):
+    data, told, _, _ = s.recvmsg(4, 100, flags)
+    return [data.decode(), [(level, kind, value.hex()) for level, kind, value in told]]
+
+
+@case
+def what_is_left_is_told():
+    with listener() as server, socket.socket() as a:
+        server.setsockopt(socket.IPPROTO_TCP, TCP_INQ, 1)
+        a.connect(server.getsockname())
+        b, _ = server.accept()
+        seen = [attempt(a.setsockopt, socket.IPPROTO_TCP, TCP_INQ, v) for v in (2, -1, 1)]
+        seen += [s.getsockopt(socket.IPPROTO_TCP, TCP_INQ) for s in (a, b)]
+        a.sendall(b"elevenbytes")
+        while len(b.recv(20, socket.MSG_PEEK)) < 11:
+            pass
+        seen += [how_much_is_left(b, socket.MSG_PEEK), how_much_is_left(b), how_much_is_left(b)]
+        a.close()
+        wait(b, select.POLLRDHUP)
+        seen += [how_much_is_left(b), how_much_is_left(b)]
+        b.setsockopt(socket.IPPROTO_TCP, TCP_INQ, 0)
+        return [*seen, how_much_is_left(b)]
+
+
+@case
+def shut_down_when_both_have_ended():
+    with pair() as (a, b):
+        a.shutdown(socket.SHUT_WR)
+        wait(b, select.POLLRDHUP)
+        b.shutdown(socket.SHUT_WR)
+        wait(a, select.POLLRDHUP)
+        return [attempt(a.shutdown, how) for how in (socket.SHUT_WR, socket.SHUT_RD)]
+
+
+@case
+def a_peek_that_throws_away():
+    with pair() as (a, b):
+        a.sendall(b"hello")
+        wait(b)
+        none = buf(b"xxxxxxxx")
+        both = socket.MSG_PEEK | socket.MSG_TRUNC
+        return [c("recv", b.fileno(), none, n, both) for n in (0, 2, 5, 8)] + [
+            c("recv", b.fileno(), none, 2, socket.MSG_TRUNC),
+            none.raw.decode(),
+            b.recv(9).decode(),
+        ]
+
+
 if __name__ == "__main__":
     main()

@@ -203,6 +203,14 @@ CASE(files)
     saw("its offset", sendfile(client, some_file(), constant, 4));
 }
 
+CASE(children)
+{
+    pages();
+    saw("clone3", syscall(SYS_clone3, nowhere, 88));
+    saw("beyond the end", syscall(SYS_clone3, page + 4032, 88));
+    saw("too small", syscall(SYS_clone3, page, 8));
+}
+
 /* ---- a program's own faults --------------------------------------------------------------------- */
 
 CASE(no_handler)

@@ -3,12 +3,11 @@
  *
  * Callers: recv.c, send.c, connect.c, option.c. As with streams a socket begins as the kernel's; it is placed by
  * bind, connect or the first address that it sends to. One that asked for what does not cross the
- * ring (control messages, UDP's own options) before that stays on the kernel.
+ * ring (the error queue, UDP's own options) before that stays on the kernel.
  */
 #include "preload.h"
 #include "option.h"
 
-#include <limits.h>
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,28 +30,32 @@ static bool scatter(const struct iovec *iov, size_t n, const char *data, size_t 
 
 /* One datagram, if it is there: its length (MSG_TRUNC: the whole, else what found room). */
 static int64_t take(struct sock *s, const struct iovec *iov, size_t n, int flags,
-                    struct ffl_addr *from, int *msg_flags)
+                    struct ffl_dgram *d)
 {
     struct ffl_client *c = s->session->c;
     int peek = flags & MSG_PEEK;
-    if (n == 1 && !(flags & MSG_TRUNC))
-        return ffl_client_recv(c, s->h, iov->iov_base, iov->iov_len, peek, from, msg_flags);
-    char *whole = malloc(LARGEST);
-    if (!whole)
+    if (n == 1 && !(flags & MSG_TRUNC)) {
+        d->data = iov->iov_base;
+        d->len = iov->iov_len;
+        return ffl_client_recvmsg(c, s->h, d, peek);
+    }
+    d->data = malloc(LARGEST);
+    d->len = LARGEST;
+    if (!d->data)
         return -ENOMEM;
     size_t room = total_of(iov, n);
-    int64_t len = ffl_client_recv(c, s->h, whole, LARGEST, peek, from, msg_flags);
-    if (len > 0 && !scatter(iov, n, whole, (size_t)len))
+    int64_t len = ffl_client_recvmsg(c, s->h, d, peek);
+    if (len > 0 && !scatter(iov, n, d->data, (size_t)len))
         len = -EFAULT;
-    free(whole);
+    free(d->data);
     if (len <= 0 || (size_t)len <= room)
         return len;
-    *msg_flags |= MSG_TRUNC;
+    d->flags |= MSG_TRUNC;
     return flags & MSG_TRUNC ? len : (int64_t)room;
 }
 
 ssize_t dgram_recv(struct sock *s, const struct iovec *iov, size_t n, int flags,
-                   struct ffl_addr *from, int *msg_flags)
+                   struct ffl_dgram *d)
 {
     if (flags & MSG_OOB)
         return -EOPNOTSUPP;
@@ -61,7 +64,7 @@ ssize_t dgram_recv(struct sock *s, const struct iovec *iov, size_t n, int flags,
     bool wait = !no_wait(s, flags);
     int64_t until = until_of(wait ? s->rcvtimeo : 0);
     for (;;) {
-        int64_t len = take(s, iov, n, flags, from, msg_flags);
+        int64_t len = take(s, iov, n, flags, d);
         if (len != -EAGAIN)
             return (ssize_t)len;
         if (wait && s->shut_rd)
@@ -74,48 +77,74 @@ ssize_t dgram_recv(struct sock *s, const struct iovec *iov, size_t n, int flags,
 
 /* ---- send ---------------------------------------------------------------------------------- */
 
-static int64_t give(struct sock *s, const struct iovec *iov, size_t n, size_t len,
-                    const struct ffl_addr *to)
+/* An IPv6 socket that has an address of one kind reaches none of the other. The stack would say so when the
+ * call has returned. */
+static int mismatch(struct sock *s, const struct ffl_addr *to)
 {
-    if (n == 1)
-        return ffl_client_sendto(s->session->c, s->h, iov->iov_base, len, to);
-    char *whole = malloc(len + 1);
-    int64_t rc = whole ? 0 : -ENOMEM;
+    static const uint8_t wildcard[16];
+    struct ffl_addresses addresses;
+    if (s->domain != AF_INET6 || ffl_client_addresses(s->session->c, s->h, &addresses) < 0 ||
+        memcmp(addresses.local.ip, wildcard, sizeof(wildcard)) == 0)
+        return 0;
+    bool mapped = IN6_IS_ADDR_V4MAPPED((const struct in6_addr *)addresses.local.ip);
+    bool wants = IN6_IS_ADDR_V4MAPPED((const struct in6_addr *)to->ip);
+    return mapped == wants ? 0 : mapped ? -EAFNOSUPPORT : -ENETUNREACH;
+}
+
+static int64_t give(struct sock *s, const struct iovec *iov, size_t n, struct ffl_dgram *d)
+{
+    if (n == 1) {
+        d->data = iov->iov_base;
+        return ffl_client_sendmsg(s->session->c, s->h, d);
+    }
+    d->data = malloc(d->len + 1);
+    int64_t rc = d->data ? 0 : -ENOMEM;
     size_t off = 0;
     for (size_t i = 0; i < n && rc == 0; i++) {
-        rc = ffl_user_copy(whole + off, iov[i].iov_base, iov[i].iov_len) ? 0 : -EFAULT;
+        rc = ffl_user_copy((char *)d->data + off, iov[i].iov_base, iov[i].iov_len) ? 0 : -EFAULT;
         off += iov[i].iov_len;
     }
     if (rc == 0)
-        rc = ffl_client_sendto(s->session->c, s->h, whole, len, to);
-    free(whole);
+        rc = ffl_client_sendmsg(s->session->c, s->h, d);
+    free(d->data);
     return rc;
 }
 
-ssize_t dgram_send(struct sock *s, const struct iovec *iov, size_t n, int flags,
-                   const struct ffl_addr *to)
+static ssize_t send_to(struct sock *s, const struct iovec *iov, size_t n, int flags,
+                       struct ffl_dgram *d)
 {
     if (flags & MSG_OOB)
         return -EOPNOTSUPP;
-    if (!to && s->state != SOCK_CONNECTED)
+    if (!d->addr.family && s->state != SOCK_CONNECTED)
         return -EDESTADDRREQ;
-    if (to && !to->port_be)
+    if (d->addr.family && !d->addr.port_be)
         return -EINVAL;
-    size_t len = total_of(iov, n);
-    if (len > 65507)
+    int rc = d->addr.family ? mismatch(s, &d->addr) : 0;
+    if (rc < 0)
+        return rc;
+    d->len = total_of(iov, n);
+    if (d->len > 65507)
         return -EMSGSIZE;
     bool wait = !no_wait(s, flags);
     int64_t until = until_of(wait ? s->sndtimeo : 0);
     ffl_client_reap(s->session->c); /* perhaps nobody is there */
     for (;;) {
-        int64_t rc = give(s, iov, n, len, to);
-        if (rc != -EAGAIN)
-            return (ssize_t)rc;
+        int64_t sent = give(s, iov, n, d);
+        if (sent != -EAGAIN)
+            return (ssize_t)sent;
         ffl_client_want_room(s->session->c, s->h);
         int slept = wait ? sock_wait(s, until) : -EAGAIN;
         if (slept < 0)
             return slept;
     }
+}
+
+ssize_t dgram_send(struct sock *s, const struct iovec *iov, size_t n, int flags)
+{
+    struct ffl_dgram d;
+    d.addr.family = 0;
+    d.ctl.len = 0;
+    return send_to(s, iov, n, flags, &d);
 }
 
 /* An address to send or connect to: 0 or -errno. IPv6 sockets speak IPv4 too. */
@@ -157,21 +186,23 @@ static ssize_t to_kernel(int fd, const struct msghdr *m, int flags)
 
 ssize_t dgram_sendmsg(struct sock *s, int fd, const struct msghdr *m, int flags)
 {
-    struct ffl_addr to;
-    if (m->msg_iovlen > IOV_MAX)
-        return leave(-EMSGSIZE);
-    if (m->msg_controllen && s->session) {
+    struct ffl_dgram d;
+    d.addr.family = 0;
+    int uncarried = ffl_control_get(&d.ctl, m);
+    if (uncarried < 0)
+        return leave(uncarried);
+    if (uncarried && s->session) {
         int rc = dgram_to_kernel(s, fd);
         return rc < 0 ? leave(rc == -ENOPROTOOPT ? -EOPNOTSUPP : rc) : to_kernel(fd, m, flags);
     }
-    s->force_kernel |= m->msg_controllen > 0;
-    int rc = m->msg_name ? address(s, m->msg_name, m->msg_namelen, &to) : s->session ? 1 : 0;
+    s->force_kernel |= uncarried > 0;
+    int rc = m->msg_name ? address(s, m->msg_name, m->msg_namelen, &d.addr) : s->session ? 1 : 0;
     if (rc == 0 && m->msg_name)
-        rc = place(s, fd, &to);
+        rc = place(s, fd, &d.addr);
     if (rc < 0)
         return leave(rc);
     if (rc > 0)
-        return leave(dgram_send(s, m->msg_iov, m->msg_iovlen, flags, m->msg_name ? &to : NULL));
+        return leave(send_to(s, m->msg_iov, m->msg_iovlen, flags, &d));
     return to_kernel(fd, m, flags);
 }
 
@@ -220,19 +251,22 @@ bool dgram_option_refused(int level, int name, const void *val, socklen_t len)
     if (!on) /* off, as it is */
         return false;
     bool nobody_has = o && o->flags & FFL_OPTION_CARRY && !(o->flags & FFL_OPTION_SET);
-    return level == IPPROTO_UDP || nobody_has || (o && o->flags & FFL_OPTION_CTL);
+    return level == IPPROTO_UDP || nobody_has;
 }
 
-/* The placeholder takes its address: beside the stack's socket, or after it where the stack is this
- * kernel. */
+/* The placeholder takes its addresses: its address beside the stack's socket, or after it where the stack is
+ * this kernel. */
 int dgram_to_kernel(struct sock *s, int fd)
 {
     struct ffl_client *c = s->session->c;
     struct ffl_addresses addresses;
-    struct sockaddr_in6 sa;
-    socklen_t len = sizeof(sa);
-    if (s->state != SOCK_BOUND || s->shared || ffl_client_addresses(c, s->h, &addresses) < 0 ||
-        sock_addr_out(&addresses.local, s->domain, (struct sockaddr *)&sa, &len) < 0)
+    struct sockaddr_in6 sa, peer;
+    socklen_t len = sizeof(sa), peer_len = sizeof(peer);
+    bool connected = s->state == SOCK_CONNECTED;
+    if ((s->state != SOCK_BOUND && !connected) || s->shared ||
+        ffl_client_addresses(c, s->h, &addresses) < 0 ||
+        sock_addr_out(&addresses.local, s->domain, (struct sockaddr *)&sa, &len) < 0 ||
+        sock_addr_out(&addresses.peer, s->domain, (struct sockaddr *)&peer, &peer_len) < 0)
         return -ENOPROTOOPT;
     int rc = real.bind(fd, (struct sockaddr *)&sa, len) < 0 ? -errno : 0;
     if (rc < 0 && (rc != -EADDRINUSE || !ffl_route_same_kernel(s->session->stack)))
@@ -240,7 +274,10 @@ int dgram_to_kernel(struct sock *s, int fd)
     (void)ffl_client_close(c, s->h, true); /* it is open */
     if (rc < 0 && (rc = ffl_client_ping(c)) == 0 && real.bind(fd, (struct sockaddr *)&sa, len) < 0)
         rc = -errno;
-    ffl_log(FFL_LOG_WARNING, "descriptor %d goes to the kernel: it wants control messages", fd);
+    if (rc == 0 && connected && real.connect(fd, (struct sockaddr *)&peer, peer_len) < 0)
+        rc = -errno;
+    ffl_log(FFL_LOG_WARNING,
+            "descriptor %d goes to the kernel: it wants what does not cross the ring", fd);
     session_put(s->session);
     s->session = NULL;
     s->state = SOCK_FRESH;

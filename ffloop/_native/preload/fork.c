@@ -182,8 +182,9 @@ long fork_by_number(long number, const long *a, bool *known)
     struct clone_args c = {0};
     size_t size = number == SYS_clone3 ? (size_t)a[1] : 0;
     *known = looks();
-    if (number == SYS_clone3 && a[0] && size >= CLONE_ARGS_SIZE_VER0 && size <= sizeof(c))
-        memcpy(&c, (const void *)a[0], size);
+    if (number == SYS_clone3 && size >= CLONE_ARGS_SIZE_VER0 && size <= sizeof(c) &&
+        !ffl_user_copy(&c, (const void *)a[0], size))
+        return *known = 0; /* the kernel's to refuse */
     unsigned long flags = number == SYS_clone ? (unsigned long)a[0] : c.flags;
     bool stack = number == SYS_clone ? a[1] != 0 : number == SYS_clone3 && (c.stack || !size);
     *known = is_fork(flags) && !stack && (number != SYS_clone3 || c.exit_signal);

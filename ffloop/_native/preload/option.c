@@ -8,6 +8,7 @@
 
 #include <linux/sockios.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/time.h>
@@ -15,6 +16,14 @@
 /* Ours: what the stack is not asked about. */
 static int set_local(struct sock *s, int level, int name, const void *val, socklen_t len)
 {
+    if (level == IPPROTO_TCP && name == TCP_INQ && s->type == SOCK_STREAM) {
+        int on;
+        if (len < sizeof(on))
+            return -EINVAL;
+        memcpy(&on, val, sizeof(on));
+        s->inq = on == 1;
+        return on == 0 || on == 1 ? 1 : -EINVAL;
+    }
     if (level != SOL_SOCKET)
         return 0;
     if (name == SO_RCVTIMEO || name == SO_SNDTIMEO) {
@@ -82,6 +91,8 @@ API int setsockopt(int fd, int level, int name, const void *val, socklen_t len)
         rc = set_local(s, level, name, val, len);
         if (rc == 0)
             rc = ffl_client_setsockopt(s->session->c, s->h, level, name, val, len);
+        if (rc == 0 && s->type == SOCK_DGRAM && ffl_route_same_kernel(s->session->stack))
+            (void)real.setsockopt(fd, level, name, val, len); /* it may go there yet */
         if (rc > 0)
             rc = 0;
     }
@@ -106,6 +117,10 @@ static int get_option(struct sock *s, int level, int name, void *val, socklen_t 
         struct timeval tv = {us / 1000000, us % 1000000};
         return give_option(val, len, room, &tv, sizeof(tv));
     }
+    if (level == IPPROTO_TCP && name == TCP_INQ && s->type == SOCK_STREAM) {
+        int on = s->inq;
+        return give_option(val, len, room, &on, sizeof(on));
+    }
     if (level == SOL_SOCKET && name == SO_ERROR)
         ffl_client_reap(s->session->c);
     uint8_t data[FFL_OPT_MAX];
@@ -129,8 +144,8 @@ API int getsockopt(int fd, int level, int name, void *val, socklen_t *len)
 static int dgram_next(struct sock *s)
 {
     struct iovec none = {.iov_base = NULL};
-    int flags = 0;
-    ssize_t n = dgram_recv(s, &none, 1, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT, NULL, &flags);
+    struct ffl_dgram d;
+    ssize_t n = dgram_recv(s, &none, 1, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT, &d);
     return n < 0 ? 0 : (int)n;
 }
 

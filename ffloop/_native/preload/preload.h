@@ -16,7 +16,7 @@
  * fork.c    children                                 exec.c    other programs
  * pass.c    SCM_RIGHTS                               shutdown.c  back to what a socket was
  * made.c    what makes other descriptors             stdio.c   the C library's streams
- * user.c    the program's memory
+ * user.c    the program's memory                     control.c control messages
  *
  * A socket begins as what it is natively: a kernel socket, whose descriptor stays. At bind, listen
  * or connect it is put on the stack (sock->session) or given up to the kernel; a stack socket's
@@ -142,6 +142,7 @@ struct sock {
     int domain, type, proto;
     uint8_t state;
     bool nonblock, shut_rd, told, abort;
+    bool inq;   /* TCP_INQ */
     bool named; /* a datagram socket: it has a port */
     bool force_stack, force_kernel, shared, exported, reuse_port;
     bool unseen;                /* nothing was asked of it since a fork: what waits, nobody knows */
@@ -321,11 +322,17 @@ ssize_t sock_sent(ssize_t rc, int flags); /* ends a sending call: SIGPIPE, errno
 /* ---- datagrams (dgram.c): locked, -errno, unless it says otherwise ------------------------- */
 
 ssize_t dgram_recv(struct sock *s, const struct iovec *iov, size_t n, int flags,
-                   struct ffl_addr *from, int *msg_flags);
-ssize_t dgram_send(struct sock *s, const struct iovec *iov, size_t n, int flags,
-                   const struct ffl_addr *to);
+                   struct ffl_dgram *d); /* its address, control messages and flags */
+ssize_t dgram_send(struct sock *s, const struct iovec *iov, size_t n, int flags);
 /* Ends sendmsg(2) on a datagram socket, with an address or not: unlocks; errno. */
 ssize_t dgram_sendmsg(struct sock *s, int fd, const struct msghdr *m, int flags);
+/* A copy of the program's control messages (control.c): 0; 1: there are some that the ring does not
+ * carry; -errno. */
+int ffl_control_get(struct ffl_ctl *to, const struct msghdr *m);
+/* Into the program's message, as far as they find room: flags get MSG_CTRUNC. 0 or -errno. */
+int ffl_control_put(struct msghdr *m, const struct ffl_ctl *ctl, int *flags);
+/* The one that TCP_INQ asks for: so many bytes are left. */
+void ffl_control_inq(struct ffl_ctl *to, size_t bytes);
 /* -ENOTSOCK: the kernel's call. */
 int dgram_connect(struct sock *s, int fd, const struct sockaddr *sa, socklen_t len);
 /* From the stack to the kernel, if it is bound and no more; then s is gone. 0 or -errno. */

@@ -90,8 +90,10 @@ static int64_t discard(struct sock *s, size_t len)
 
 ssize_t sock_recv(struct sock *s, const struct iovec *iov, size_t n, int flags)
 {
-    if (ffl_unlikely(s->type == SOCK_DGRAM))
-        return dgram_recv(s, iov, n, flags, NULL, &(int){0});
+    if (ffl_unlikely(s->type == SOCK_DGRAM)) {
+        struct ffl_dgram d;
+        return dgram_recv(s, iov, n, flags, &d);
+    }
     if (flags & MSG_OOB)
         return -EINVAL;
     if (flags & MSG_ERRQUEUE)
@@ -213,9 +215,9 @@ API ssize_t recvfrom(int fd, void *buf, size_t len, int flags, struct sockaddr *
         return real.recvfrom(fd, buf, len, flags, sa, n);
     struct iovec iov = {buf, len};
     if (s->type == SOCK_DGRAM) {
-        struct ffl_addr from = {0};
-        ssize_t got = dgram_recv(s, &iov, 1, flags, &from, &(int){0});
-        int rc = got >= 0 && sa && from.family ? sock_addr_out(&from, s->domain, sa, n) : 0;
+        struct ffl_dgram d;
+        ssize_t got = dgram_recv(s, &iov, 1, flags, &d);
+        int rc = got >= 0 && sa && d.addr.family ? sock_addr_out(&d.addr, s->domain, sa, n) : 0;
         return leave(rc < 0 ? rc : got);
     }
     ssize_t got = sock_recv(s, &iov, 1, flags);
@@ -231,6 +233,42 @@ static ssize_t recvmsg_kernel(int fd, struct msghdr *m, int flags)
     return rc;
 }
 
+static ssize_t recv_piece(struct sock *s, struct msghdr *m, int flags)
+{
+    ssize_t got = sock_recv(s, m->msg_iov, m->msg_iovlen, flags);
+    if (got < 0)
+        return got;
+    m->msg_namelen = 0;
+    m->msg_flags = 0;
+    struct ffl_ctl ctl;
+    ctl.len = 0;
+    if (ffl_unlikely(s->inq)) {
+        size_t more = sock_queued(s);
+        bool over =
+            ffl_client_state(s->session->c, s->h) & FFL_ST_EOF; /* the end is to be read, too */
+        ffl_control_inq(&ctl, more ? more : over);
+    }
+    int rc = ffl_control_put(m, &ctl, &m->msg_flags);
+    return rc < 0 ? rc : got;
+}
+
+static ssize_t recv_message(struct sock *s, struct msghdr *m, int flags)
+{
+    struct ffl_dgram d;
+    ssize_t got = dgram_recv(s, m->msg_iov, m->msg_iovlen, flags, &d);
+    if (got < 0)
+        return got;
+    int rc = 0;
+    if (m->msg_name && d.addr.family)
+        rc = sock_addr_out(&d.addr, s->domain, m->msg_name, &m->msg_namelen);
+    else
+        m->msg_namelen = 0;
+    if (rc == 0)
+        rc = ffl_control_put(m, &d.ctl, &d.flags);
+    m->msg_flags = d.flags | (flags & MSG_CMSG_CLOEXEC);
+    return rc < 0 ? rc : got;
+}
+
 API ssize_t recvmsg(int fd, struct msghdr *m, int flags)
 {
     real_start();
@@ -240,27 +278,9 @@ API ssize_t recvmsg(int fd, struct msghdr *m, int flags)
     int bad = ffl_user_writes(m, sizeof(*m)) ? msg_check(m) : -EFAULT;
     if (bad < 0)
         return leave(bad);
-    if (s->type == SOCK_DGRAM) {
-        struct ffl_addr from = {0};
-        int seen = 0;
-        ssize_t got = dgram_recv(s, m->msg_iov, m->msg_iovlen, flags, &from, &seen);
-        if (got >= 0) {
-            if (!m->msg_name || !from.family)
-                m->msg_namelen = 0;
-            else if ((bad = sock_addr_out(&from, s->domain, m->msg_name, &m->msg_namelen)) < 0)
-                return leave(bad);
-            m->msg_controllen = 0;
-            m->msg_flags = seen | (flags & MSG_CMSG_CLOEXEC);
-        }
-        return leave(got);
-    }
-    ssize_t rc = recv_iov(s, m->msg_iov, m->msg_iovlen, flags);
-    if (rc >= 0) {
-        m->msg_namelen = 0;
-        m->msg_controllen = 0;
-        m->msg_flags = 0;
-    }
-    return rc;
+    if (s->type == SOCK_DGRAM)
+        return leave(recv_message(s, m, flags));
+    return leave(recv_piece(s, m, flags));
 }
 
 API int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct timespec *timeout)

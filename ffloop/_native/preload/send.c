@@ -50,7 +50,7 @@ static int64_t give(struct sock *s, const struct iovec *iov, size_t n, size_t sk
 ssize_t sock_send(struct sock *s, const struct iovec *iov, size_t n, int flags)
 {
     if (ffl_unlikely(s->type == SOCK_DGRAM))
-        return dgram_send(s, iov, n, flags, NULL);
+        return dgram_send(s, iov, n, flags);
     if (flags & MSG_OOB)
         return -EOPNOTSUPP; /* urgent data does not cross the ring */
     int64_t until = no_wait(s, flags) ? 0 : until_of(s->sndtimeo);

@@ -72,8 +72,9 @@ static int shut(struct sock *s, int how)
         return how == SHUT_WR ? 0 : stop_listening(s);
     if (s->type == SOCK_STREAM && s->state == SOCK_CONNECTING && sock_pending_connect(s) < 0)
         return give_up(s);
-    if ((s->state == SOCK_BOUND && s->type == SOCK_STREAM) ||
-        (s->state == SOCK_CONNECTED && ffl_client_state(s->session->c, s->h) & FFL_ST_FAILED))
+    unsigned st = ffl_client_state(s->session->c, s->h);
+    bool over = st & FFL_ST_FAILED || (st & FFL_ST_EOF && st & FFL_ST_SHUT_WR);
+    if (s->state == SOCK_CONNECTED ? over : s->type == SOCK_STREAM)
         return -ENOTCONN;
     int rc = ffl_client_shutdown(s->session->c, s->h, how);
     if (rc == 0 && how != SHUT_WR)

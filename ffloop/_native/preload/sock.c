@@ -256,8 +256,8 @@ int sock_place(struct sock *s, int fd, const struct ffl_addr *a, bool binds)
     bool stack = session && !s->force_kernel &&
                  (s->force_stack || ffl_route_on_stack(&options.routes, session->stack, a));
     if (s->force_kernel)
-        ffl_log(FFL_LOG_WARNING, "descriptor %d stays on the kernel: it wants control messages",
-                fd);
+        ffl_log(FFL_LOG_WARNING,
+                "descriptor %d stays on the kernel: it wants what does not cross the ring", fd);
     if (!stack)
         return sock_to_kernel(s, fd);
     int h = ffl_client_socket(session->c, s->domain, s->type, s->proto, 0);
@@ -366,6 +366,7 @@ static int accept_now(struct sock *l, struct ffl_addresses *addresses, int flags
         if (rc >= 0) {
             s->state = SOCK_CONNECTED;
             s->told = true;
+            s->inq = l->inq;
             sock_on_stack(s, l->session, rc);
             return fd;
         }
