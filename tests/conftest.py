@@ -109,6 +109,12 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
 
 @pytest.fixture(scope="session")
+def sim(build: Build) -> str:
+    """The executable of an instance that has the sim (tests/sim), a stack of its own."""
+    return str(build("", "ffloop-instance-sim") / "sim" / "ffloop-instance-sim")
+
+
+@pytest.fixture(scope="session")
 def tls() -> Any:
     """(server context, client context) for localhost and the addresses that tests serve on."""
     trustme = pytest.importorskip("trustme")
@@ -188,7 +194,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     exceptions = _exceptions()
     for item in items:
         folder = item.path.parent.name
-        if folder == "loop":
+        if "sim" in getattr(item, "fixturenames", ()):  # it waits for the compiler
+            item.add_marker(pytest.mark.timeout(300))
+        elif folder == "loop":
             item.add_marker(pytest.mark.timeout(30))
         if folder not in ("loop", "frameworks") or not _on_fstack(item):
             continue

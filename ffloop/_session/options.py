@@ -6,7 +6,7 @@ For type checkers, and for the command line, which does not load the core to kno
 import os
 from typing import Literal, TypedDict, get_args
 
-Stack = Literal["host", "sim", "fstack"]
+Stack = Literal["host", "fstack"]
 KernelSockets = Literal["adopt", "both", "kernel", "error"]
 STACKS: tuple[str, ...] = get_args(Stack)
 KERNEL_SOCKETS: tuple[str, ...] = get_args(KernelSockets)

@@ -10,11 +10,16 @@ from ffloop._session import discovery
 
 
 def start(
-    path: str | os.PathLike[str], *options: str, prefix: tuple[str, ...] = (), **popen: Any
+    path: str | os.PathLike[str],
+    *options: str,
+    prefix: tuple[str, ...] = (),
+    executable: str = "",
+    **popen: Any,
 ) -> "subprocess.Popen[bytes]":
-    """An instance that listens at `path`, once it is ready; `prefix` is what starts it (prlimit).
-    AssertionError, with its words where stderr is a pipe, when it does not start."""
-    command = [*prefix, discovery.executable(), "--socket", os.fspath(path), *options]
+    """An instance that listens at `path`, once it is ready; `prefix` is what starts it (prlimit),
+    `executable` the installed one, unless told. AssertionError, with its words where stderr is a
+    pipe, when it does not start."""
+    command = [*prefix, executable or discovery.executable(), "--socket", os.fspath(path), *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, **popen)
     assert process.stdout
     ready = process.stdout.readline()

@@ -1,7 +1,7 @@
 """Kernel sockets that the application hands in: adopt, both, kernel, error; what goes past the
 stack is reported.
 
-The simulated stack stands for any that is not this kernel: it has ports of its own."""
+The sim stands for any stack that is not this kernel: it has ports of its own."""
 
 import asyncio
 import contextlib
@@ -13,18 +13,25 @@ import subprocess
 import sys
 
 import pytest
+from common import instances
 
 import ffloop
 
 from .runner import Runner
 from .util import HOST, Log, listeners, until
 
-APART = {"stack": "sim"}  # adopts by default
-
 
 @pytest.fixture(autouse=True)
 def _own_embedded(monkeypatch):
     monkeypatch.delenv("_FFLOOP_EMBEDDED", raising=False)
+
+
+@pytest.fixture
+def apart(sim, tmp_path):
+    """A loop's options: on an instance with the sim, where the default is to adopt."""
+    path = str(tmp_path / "sim.sock")
+    with instances.running(path, "--stack", "sim", executable=sim):
+        yield {"instance": path}
 
 
 @pytest.fixture
@@ -94,7 +101,7 @@ async def serving(sock, **kwargs):
 
 
 @pytest.mark.parametrize("host", [HOST, "0.0.0.0", "::1"])
-def test_adopted_by_a_stack_of_its_own(run_ff, log, host):
+def test_adopted_by_a_stack_of_its_own(run_ff, log, host, apart):
     """The default there. The kernel never listens: it refuses."""
 
     async def main():
@@ -112,11 +119,11 @@ def test_adopted_by_a_stack_of_its_own(run_ff, log, host):
         with pytest.raises(ConnectionRefusedError):
             await ask_stack(target)
 
-    run_ff(main(), **APART)
+    run_ff(main(), **apart)
     assert "the sim stack listens there in the kernel's place" in log.text
 
 
-def test_adopting_a_listener_resets_what_reaches_the_kernel(run_ff, log):
+def test_adopting_a_listener_resets_what_reaches_the_kernel(run_ff, log, apart):
     async def main():
         sock = kernel_socket(listening=True)
         address = sock.getsockname()
@@ -127,12 +134,12 @@ def test_adopting_a_listener_resets_what_reaches_the_kernel(run_ff, log):
             assert await ask_stack(address) == b"hello"
         assert not listeners(address[1])
 
-    run_ff(main(), **APART)
+    run_ff(main(), **apart)
     assert log.text.count("reached the kernel") == 1
     assert "kernel_sockets='both'" in log.text
 
 
-def test_the_parents_listener_stays_as_it_is(run_ff):
+def test_the_parents_listener_stays_as_it_is(run_ff, apart):
     """Adopting takes nothing from other holders of the socket: systemd hands it out again."""
 
     async def main():
@@ -153,10 +160,10 @@ def test_the_parents_listener_stays_as_it_is(run_ff):
             connection.close()
             return True
 
-    run_ff(main(), **APART)
+    run_ff(main(), **apart)
 
 
-def test_workers_share_an_adopted_address(run_ff):
+def test_workers_share_an_adopted_address(run_ff, apart):
     """Each adopts its own copy of one inherited socket."""
 
     async def main():
@@ -171,12 +178,12 @@ def test_workers_share_an_adopted_address(run_ff):
         assert await ask_stack(address) == b"2"
         two.close()
 
-    run_ff(main(), **APART)
+    run_ff(main(), **apart)
 
 
 @pytest.mark.parametrize("options", [{"kernel_sockets": "both"}, {"dual_listen": True}])
 @pytest.mark.parametrize("listening", [False, True])
-def test_both(run_ff, log, listening, options):
+def test_both(run_ff, log, listening, options, apart):
     async def main():
         sock = kernel_socket(listening=listening)
         address = sock.getsockname()
@@ -186,13 +193,14 @@ def test_both(run_ff, log, listening, options):
             assert await ask_kernel(address) == b"hello"
         assert not listeners(address[1])
 
-    run_ff(main(), **APART, **options)
+    run_ff(main(), **apart, **options)
     assert "listens there too" in log.text
 
 
-@pytest.mark.parametrize("options", [{**APART, "kernel_sockets": "kernel"}, {}])
-def test_kernel(run_ff, log, options):
+@pytest.mark.parametrize("on_sim", [True, False])
+def test_kernel(run_ff, log, apart, on_sim):
     """The host stack's default: it is this kernel."""
+    options = {**apart, "kernel_sockets": "kernel"} if on_sim else {}
 
     async def main():
         sock = kernel_socket()
@@ -204,13 +212,13 @@ def test_kernel(run_ff, log, options):
     assert "the kernel serves it (kernel_sockets='kernel')" in log.text
 
 
-def test_the_routes_come_first(run_ff, log):
+def test_the_routes_come_first(run_ff, log, apart):
     async def main():
         sock = kernel_socket()
         async with serving(sock) as server:
             assert await ask_kernel(server.sockets[0].getsockname()) == b"hello"
 
-    run_ff(main(), **APART, kernel_sockets="error", routes="127.0.0.0/8=kernel")
+    run_ff(main(), **apart, kernel_sockets="error", routes="127.0.0.0/8=kernel")
     assert "by the routes" in log.text
 
 
@@ -243,7 +251,7 @@ def test_unix_sockets_are_the_kernels_under_every_policy(run_ff, tmp_path):
     run_ff(main(), kernel_sockets="error")
 
 
-def test_an_address_that_the_stack_does_not_have(run_ff, log, monkeypatch):
+def test_an_address_that_the_stack_does_not_have(run_ff, log, monkeypatch, apart):
     """By default it stays on the kernel, with a warning; asked for, adopt is an error."""
     real = ffloop.socket.bind
 
@@ -264,10 +272,10 @@ def test_an_address_that_the_stack_does_not_have(run_ff, log, monkeypatch):
             assert caught.value.errno == errno.EADDRNOTAVAIL
 
     monkeypatch.setattr(ffloop.socket, "bind", bind)
-    run_ff(main(), **APART)
+    run_ff(main(), **apart)
     assert "is no address of the sim stack" in log.text
     monkeypatch.setattr(ffloop.socket, "bind", bind)
-    run_ff(strict(), **APART, kernel_sockets="adopt")
+    run_ff(strict(), **apart, kernel_sockets="adopt")
 
 
 class Wrapped:
@@ -280,7 +288,7 @@ class Wrapped:
         return getattr(self.sock, name)
 
 
-def test_wrapped_and_mislabelled_sockets(run_ff):
+def test_wrapped_and_mislabelled_sockets(run_ff, apart):
     async def main():
         wrapped = Wrapped(kernel_socket(listening=True))
         address = wrapped.getsockname()
@@ -294,11 +302,11 @@ def test_wrapped_and_mislabelled_sockets(run_ff):
         async with serving(fd):
             assert await ask_stack(address) == b"hello"
 
-    run_ff(main(), **APART)
+    run_ff(main(), **apart)
 
 
 @pytest.mark.parametrize("only", [False, True])
-def test_an_ipv6_wildcard(run_ff, only):
+def test_an_ipv6_wildcard(run_ff, only, apart):
     """anyio's default listens on it for IPv4 too."""
 
     async def main():
@@ -312,10 +320,10 @@ def test_an_ipv6_wildcard(run_ff, only):
             else:
                 assert await ask_stack((HOST, port)) == b"hello"
 
-    run_ff(main(), **APART)
+    run_ff(main(), **apart)
 
 
-def test_options_are_carried(run_ff):
+def test_options_are_carried(run_ff, apart):
     async def main():
         sock = kernel_socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -324,7 +332,7 @@ def test_options_are_carried(run_ff):
             assert theirs.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
             assert theirs.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == 1
 
-    run_ff(main(), **APART)
+    run_ff(main(), **apart)
 
 
 # ---- adopt with the host stack ----
@@ -396,7 +404,7 @@ async def accept_one(sock):
     await protocol.lost
 
 
-def test_sock_accept_adopts(run_ff):
+def test_sock_accept_adopts(run_ff, apart):
     async def main():
         sock = kernel_socket(listening=True)
         address = sock.getsockname()
@@ -413,10 +421,10 @@ def test_sock_accept_adopts(run_ff):
         sock.close()
         assert not listeners(address[1])
 
-    run_ff(main(), **APART)
+    run_ff(main(), **apart)
 
 
-def test_sock_accept_both(run_ff):
+def test_sock_accept_both(run_ff, apart):
     async def main():
         sock = kernel_socket(listening=True)
         address = sock.getsockname()
@@ -426,7 +434,7 @@ def test_sock_accept_both(run_ff):
         sock.close()
         assert not listeners(address[1])
 
-    run_ff(main(), **APART, kernel_sockets="both")
+    run_ff(main(), **apart, kernel_sockets="both")
 
 
 def test_sock_accept_kernel(run_ff, log):
@@ -439,7 +447,7 @@ def test_sock_accept_kernel(run_ff, log):
     assert log.text.count("sock_accept() was handed") == 1
 
 
-def test_sock_accept_of_a_subclass_stays_on_the_kernel(run_ff, log):
+def test_sock_accept_of_a_subclass_stays_on_the_kernel(run_ff, log, apart):
     """Its class cannot be changed in place; it is said."""
 
     class Own(socket.socket):
@@ -451,7 +459,7 @@ def test_sock_accept_of_a_subclass_stays_on_the_kernel(run_ff, log):
         with own:
             await asyncio.gather(accept_one(own), ask_kernel(own.getsockname()))
 
-    run_ff(main(), **APART)
+    run_ff(main(), **apart)
     assert "is of a class of its own: the kernel serves it" in log.text
 
 
@@ -500,7 +508,7 @@ async def ask_stack_datagram(address):
         transport.close()
 
 
-def test_a_datagram_socket_is_adopted(run_ff, log):
+def test_a_datagram_socket_is_adopted(run_ff, log, apart):
     async def main():
         loop = asyncio.get_running_loop()
         sock = kernel_datagrams()
@@ -516,7 +524,7 @@ def test_a_datagram_socket_is_adopted(run_ff, log):
         with socket.socket(type=socket.SOCK_DGRAM) as again:
             again.bind(address)  # nothing of it is left
 
-    run_ff(main(), **APART)
+    run_ff(main(), **apart)
     assert "it was dropped" in log.text
 
 
@@ -544,7 +552,7 @@ def test_a_datagram_socket_under_error(run_ff):
     run_ff(main(), kernel_sockets="error")
 
 
-def test_a_connected_datagram_socket_stays(run_ff, log):
+def test_a_connected_datagram_socket_stays(run_ff, log, apart):
     async def main():
         loop = asyncio.get_running_loop()
         with kernel_datagrams() as server, kernel_datagrams() as client:
@@ -554,14 +562,14 @@ def test_a_connected_datagram_socket_stays(run_ff, log):
             await loop.sock_recv(server, 10)
             transport.close()
 
-    run_ff(main(), **APART)
+    run_ff(main(), **apart)
     assert "it stays on the kernel" in log.text
 
 
 # ---- what goes past the stack ----
 
 
-def test_a_connected_kernel_socket_stays_and_is_reported(run_ff, log):
+def test_a_connected_kernel_socket_stays_and_is_reported(run_ff, log, apart):
     async def main():
         loop = asyncio.get_running_loop()
         with socket.create_server((HOST, 0)) as listener:
@@ -574,12 +582,12 @@ def test_a_connected_kernel_socket_stays_and_is_reported(run_ff, log):
         assert await protocol.got(15) == b"from the kernel"
         await protocol.lost
 
-    run_ff(main(), **APART)
+    run_ff(main(), **apart)
     (record,) = [r for r in log.records if "create_connection() was handed" in r.message]
     assert record.levelno == logging.WARNING
 
 
-def test_watching_a_kernel_tcp_socket_is_reported_once(run_ff, log):
+def test_watching_a_kernel_tcp_socket_is_reported_once(run_ff, log, apart):
     """tornado accepts so, libpq's clients read so."""
 
     async def main():
@@ -596,7 +604,7 @@ def test_watching_a_kernel_tcp_socket_is_reported_once(run_ff, log):
             connection.close()
             assert await asking == b"x"
 
-    run_ff(main(), **APART)
+    run_ff(main(), **apart)
     assert log.text.count("that is the kernel's network") == 1
 
 
@@ -630,8 +638,8 @@ def test_a_foreign_transport_on_a_stack_socket(run_ff):
     run_ff(main())
 
 
-@pytest.mark.parametrize("options", [{}, APART])
-def test_aiofastnet(run_ff, log, options):
+@pytest.mark.parametrize("on_sim", [True, False])
+def test_aiofastnet(run_ff, log, apart, on_sim):
     """Its transports read and write descriptors: they get the kernel's, and it is said."""
     aiofastnet = pytest.importorskip("aiofastnet")
 
@@ -645,7 +653,7 @@ def test_aiofastnet(run_ff, log, options):
         await protocol.lost
         server.close()
 
-    run_ff(main(), **options)
+    run_ff(main(), **(apart if on_sim else {}))
     assert "aiofastnet puts transports of its own on raw descriptors" in log.text
 
 

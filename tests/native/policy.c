@@ -210,7 +210,7 @@ TEST(values_that_are_not)
     } cases[] = {
         {"FFLOOP_SPIN_US", "fast", "expected a number of microseconds, 'auto' or 'forever'"},
         {"FFLOOP_SPIN_US", "-5", "microseconds"},
-        {"FFLOOP_STACK", "linux", "expected 'host', 'sim' or 'fstack'"},
+        {"FFLOOP_STACK", "linux", "expected 'host' or 'fstack'"},
         {"FFLOOP_KERNEL_SOCKETS", "steal", "expected 'adopt', 'both', 'kernel' or 'error'"},
         {"FFLOOP_FALLBACK", "yes", "expected 'kernel'"},
         {"FFLOOP_RECONNECT", "maybe", "expected 0 or 1"},

@@ -20,11 +20,11 @@ class Instance:
 
     address = mirror = peer = "127.0.0.1"
 
-    def __init__(self, folder: Path, *options: str, number: int = 0) -> None:
+    def __init__(self, folder: Path, *options: str, number: int = 0, executable: str = "") -> None:
         self.path = str(folder / f"instance{f'-{number}' if number else ''}.sock")
         self.log = folder / f"instance-{number}.log"
         with self.log.open("wb") as log:
-            self.process = instances.start(self.path, *options, stderr=log)
+            self.process = instances.start(self.path, *options, executable=executable, stderr=log)
 
     def environment(self, **more: str) -> dict[str, str]:
         """Of a program under the shim."""

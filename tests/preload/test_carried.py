@@ -244,9 +244,9 @@ def test_datagrams_and_order(shared_instance: Instance) -> None:
 
 
 @pytest.fixture(scope="module")
-def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+def apart(sim: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
     """A stack that is not this kernel, and lacks some options."""
-    instance = Instance(tmp_path_factory.mktemp("sim"), "--stack", "sim")
+    instance = Instance(tmp_path_factory.mktemp("sim"), "--stack", "sim", executable=sim)
     yield instance
     instance.stop()
 

@@ -305,9 +305,9 @@ serve()
 
 
 @pytest.mark.parametrize("way", ["blocking", "epoll", "epoll before", "poll", "select"])
-def test_dual_listen(tmp_path: Path, way: str) -> None:
+def test_dual_listen(sim: str, tmp_path: Path, way: str) -> None:
     """A port on the simulated stack and on this kernel."""
-    instance = Instance(tmp_path, "--stack", "sim")
+    instance = Instance(tmp_path, "--stack", "sim", executable=sim)
     process = start(DUAL, way, unused_port(), **instance.environment(FFLOOP_DUAL_LISTEN="1"))
     assert process.stdout
     port = int(process.stdout.readline())
@@ -321,8 +321,8 @@ def test_dual_listen(tmp_path: Path, way: str) -> None:
     instance.stop()
 
 
-def test_dual_listen_in_a_child(tmp_path: Path) -> None:
-    instance = Instance(tmp_path, "--stack", "sim")
+def test_dual_listen_in_a_child(sim: str, tmp_path: Path) -> None:
+    instance = Instance(tmp_path, "--stack", "sim", executable=sim)
     code = """
 import os, socket, sys
 s = socket.socket(); s.bind(('127.0.0.1', int(sys.argv[1]))); s.listen()

@@ -200,14 +200,14 @@ def executable(monkeypatch, tmp_path):
 
 
 def test_the_versions_of_fstack(machine, executable):
-    executable("host, sim, fstack (F-Stack 1.25, DPDK 23.11.5)")
+    executable("host, fstack (F-Stack 1.25, DPDK 23.11.5)")
     found = {finding.what: finding for finding in doctor.built(machine())}
     assert found["built in"].level == "ok"
     assert found["built in"].found == "F-Stack 1.25, DPDK 23.11.5"
 
 
 def test_a_build_without_fstack(machine, executable, monkeypatch, tmp_path):
-    executable("host, sim")
+    executable("host")
     monkeypatch.delenv("FF_PATH", raising=False)
     found = {finding.what: finding for finding in doctor.built(machine())}
     assert found["built in"].level == "fail"

@@ -88,7 +88,7 @@ int ffl_client_session_fd(const struct ffl_client *c);
 int ffl_client_memfd(const struct ffl_client *c);
 uint32_t ffl_client_size(const struct ffl_client *c); /* of the segment, bytes */
 int ffl_client_instance_pid(const struct ffl_client *c);
-const char *ffl_client_stack(const struct ffl_client *c); /* "host", "sim", "fstack" */
+const char *ffl_client_stack(const struct ffl_client *c); /* "host", "fstack" */
 
 /* ---- events -------------------------------------------------------------------------------- */
 

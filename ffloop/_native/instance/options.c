@@ -27,7 +27,7 @@ struct row {
     const char *help;
 };
 
-/* The stack's own options become key=value, as sim takes them. Kept for the process's life. */
+/* The stack's own options become key=value. Kept for the process's life. */
 static char *stack_args[64];
 static int stack_argc;
 static long proc_id; /* of several instances: names the usual socket, and F-Stack's process */
@@ -198,7 +198,7 @@ static void show_version(struct ffl_instance_opts *o, const struct row *r, const
 
 static const struct row rows[] = {
     {"stack", "NAME", set_stack, 0, 0, 0,
-     "host (this kernel's TCP, the default), sim (in memory), fstack"},
+     "host (this kernel's TCP, the default), fstack"},
     {"socket", "PATH", set_string, AT(path), 0, 0,
      "unix socket to listen on; \"@name\" is an abstract one (default: "
      "$XDG_RUNTIME_DIR/ffloop/instance.sock, or under /run)"},

@@ -29,7 +29,7 @@ static const struct ffl_setting table[] = {
      .otherwise = "the usual places",
      .meaning = "socket of the instance; `@name` is an abstract address"},
     {"FFLOOP_STACK", "stack", FFL_SETTING_WORD, BOTH, true, FIELD(stack),
-     .words = WORDS("host", "sim", "fstack"), .otherwise = "any",
+     .words = WORDS("host", "fstack"), .otherwise = "any",
      .meaning = "insist on this stack: it is an error when the instance runs another"},
     {"FFLOOP_ROUTES", "routes", FFL_SETTING_ROUTES, BOTH, true, FIELD(routes),
      .otherwise = "all to the stack, but loopback with fstack",
@@ -150,7 +150,7 @@ static bool parse_spin(const char *text, const struct ffl_setting *row, int64_t 
     return true;
 }
 
-/* "'host', 'sim' or 'fstack'" */
+/* "'host' or 'fstack'" */
 static void list_words(const char *const *words, char *out, size_t len)
 {
     size_t n = 0;

@@ -40,7 +40,7 @@ struct ffl_reply {
     uint32_t status;
     int32_t pid;      /* the instance's */
     uint32_t session; /* id; of a ticket: its */
-    char stack[16];   /* "host", "sim", "fstack" */
+    char stack[16];   /* "host", "fstack" */
     char why[128];    /* for the user, when status is not OK */
     uint64_t key;     /* of a ticket; versions that refuse each other agree on what is before it */
 };

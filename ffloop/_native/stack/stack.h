@@ -1,7 +1,7 @@
 /*
  * stack.h - the seam: what an instance asks of a TCP/IP stack, in Linux terms.
  *
- * Callers: instance/. Implementations: host.c (this kernel), sim.c (in memory), fstack.c (F-Stack).
+ * Callers: instance/. Implementations: host.c (this kernel), fstack.c (F-Stack); for tests, tests/sim (in memory).
  * Every call runs on the instance's one thread, never blocks, and returns a count, 0 or -errno with
  * Linux errno numbers. Sockets are small non-negative integers (`fd`, the stack's own numbering),
  * always non-blocking. Addresses are struct ffl_addr; option levels, names, values and message
