@@ -462,6 +462,34 @@ static void leave_some(bool reaped, bool detach)
     lab_stop();
 }
 
+/* Two loops have the port, and one is busy with something else: the other has all connections. */
+TEST(who_does_not_look_holds_none)
+{
+    struct ffl_addr a = addr4("127.0.0.1", 0);
+    struct ffl_event ev[64];
+    int peer[PEERS];
+    lab_defaults("host");
+    lab_start("");
+    lab_run();
+    struct ffl_client *busy = attach(), *other = attach();
+    int h = listen_on(busy, &a);
+    listen_on(other, &a);
+    CHECK_EQ(ffl_client_ping(busy), 0); /* it asks */
+    for (int i = 0; i < PEERS; i++)
+        peer[i] = kernel_dial(&a, "question");
+    for (int accepts = 0; accepts < PEERS;) { /* the case has a time limit */
+        int n = ffl_client_wait(other, ev, 64, -1, FFL_NS_PER_SEC);
+        for (int i = 0; i < n; i++)
+            accepts += ev[i].kind == FFL_EV_ACCEPT;
+    }
+    CHECK_EQ(ffl_client_close(busy, h, false), 0);
+    for (int i = 0; i < PEERS; i++)
+        close(peer[i]);
+    ffl_client_detach(busy);
+    ffl_client_detach(other);
+    lab_stop();
+}
+
 TEST(a_listener_is_closed)
 {
     leave_some(true, false);

@@ -138,7 +138,8 @@ int offer_take(struct endpoint *l, bool again)
     if (rc < 0 && rc != -EAGAIN)
         return rc;
     bool more = group_shared(l) && waits(l);
-    l->seen = l->group->came;
+    if (!again) /* the answer says whether there is more */
+        l->seen = l->group->came;
     if (more)
         endpoint_ready(l); /* the others are told */
     if (again || (!more && (rc < 0 || !l->alone)))
