@@ -25,6 +25,7 @@ PROGRAMS = (
     "small",
     "pointers",
     "prefork",
+    "idle",
 )
 FLAGS = ["-Wall", "-Wextra", "-Werror", "-O2", "-D_FORTIFY_SOURCE=2", "-pthread"]
 
@@ -60,7 +61,7 @@ def test_same(built, instance: Instance, program: str, case: str) -> None:
     seen = []
     for environment in (plain, shimmed):
         done = subprocess.run(
-            [built(program), case], env=environment, capture_output=True, text=True, timeout=30
+            [built(program), case], env=environment, capture_output=True, text=True, timeout=150
         )
         seen.append((done.returncode, done.stdout, done.stderr))
     assert seen[0][0] == 0, seen[0]
