@@ -2,19 +2,59 @@
 
 import argparse
 import asyncio
+import contextlib
+import errno
 import importlib
 import inspect
+import json
+import logging.config
 import os
+import socket
+import ssl
+import stat
 import sys
+from pathlib import Path
 from typing import Any
 
 from .._loop.loop import Loop, new_event_loop
 from .program import Refused, log_to_stderr
 
+_CANNOT_LISTEN = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM)
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """What the app's process or processes have in common: args.sock, the listening socket of --uds
+    or --fd, or None. Raises Refused."""
+    args.sock = None
+    try:
+        if args.uds is not None:
+            args.sock = _unix(args.uds)
+        elif args.fd is not None:
+            args.sock = socket.socket(fileno=args.fd)
+            if args.sock.type != socket.SOCK_STREAM:
+                raise OSError(0, "not a stream socket")
+    except OSError as exc:
+        what = f"--uds {args.uds}" if args.fd is None else f"--fd {args.fd}"
+        raise Refused(f"{what}: {exc.strerror}") from None
+
+
+def _unix(path: str) -> socket.socket:
+    """As uvicorn's and aiohttp's: one that was left there goes; whoever may enter may connect."""
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(os.stat(path).st_mode):
+            os.unlink(path)
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(path)
+    os.chmod(path, 0o666)
+    return sock
+
 
 def app(args: argparse.Namespace) -> int:
-    """Serves args.target at args.host and args.port. Raises Refused."""
+    """Serves args.target where args say. Raises Refused."""
     log_to_stderr()
+    if args.log_config is not None:
+        _configure_logging(Path(args.log_config))
+    tls = _tls(args)
     sys.argv = [args.target]
     if not sys.flags.safe_path:
         sys.path[0] = os.getcwd()
@@ -22,13 +62,41 @@ def app(args: argparse.Namespace) -> int:
     if _is_factory(app):
         app = app()
     loop = new_event_loop()
-    host = args.host or ("127.0.0.1" if loop.instance.stack == "host" else "0.0.0.0")
+    if args.host is None and args.sock is None:
+        args.host = "127.0.0.1" if loop.instance.stack == "host" else "0.0.0.0"
     if _is_aiohttp(app) or inspect.isawaitable(app):
-        return _serve_aiohttp(app, loop, host, args.port)
+        return _serve_aiohttp(app, loop, args, tls)
     if callable(app):
-        return _serve_asgi(app, loop, host, args.port)
+        return _serve_asgi(app, loop, args)
     loop.close()
     raise Refused(f"{args.target} is {type(app).__name__}: neither an ASGI nor an aiohttp app")
+
+
+def _configure_logging(path: Path) -> None:
+    try:
+        if path.suffix == ".json":
+            logging.config.dictConfig(json.loads(path.read_text()))
+        elif path.suffix in (".yaml", ".yml"):
+            logging.config.dictConfig(importlib.import_module("yaml").safe_load(path.read_text()))
+        else:
+            logging.config.fileConfig(path, disable_existing_loggers=False)
+    except Exception as exc:  # of the parsers, and of whatever class the file names
+        raise Refused(f"--log-config {path}: {exc}") from None
+
+
+def _tls(args: argparse.Namespace) -> ssl.SSLContext | None:
+    """Tried before the app is loaded, whoever makes the one that serves."""
+    if args.ssl_certfile is None:
+        if args.ssl_keyfile is not None:
+            raise Refused("--ssl-keyfile without --ssl-certfile")
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(args.ssl_certfile, args.ssl_keyfile)
+    except OSError as exc:  # SSLError too
+        files = " and ".join(filter(None, (args.ssl_certfile, args.ssl_keyfile)))
+        raise Refused(f"{files}: {exc.strerror or exc}") from None
+    return context
 
 
 def load(target: str) -> Any:
@@ -64,11 +132,19 @@ def _is_aiohttp(app: Any) -> bool:
     return web is not None and isinstance(app, web.Application)
 
 
-def _serve_aiohttp(app: Any, loop: Loop, host: str, port: int) -> int:
+def _serve_aiohttp(
+    app: Any, loop: Loop, args: argparse.Namespace, tls: ssl.SSLContext | None
+) -> int:
     web = importlib.import_module("aiohttp.web")
     if inspect.isawaitable(app):
         app = _awaited(app)
-    web.run_app(app, host=host, port=port, loop=loop)
+    port = None if args.sock is not None else args.port
+    try:
+        web.run_app(app, host=args.host, port=port, sock=args.sock, ssl_context=tls, loop=loop)
+    except OSError as exc:
+        if exc.errno not in _CANNOT_LISTEN:
+            raise
+        raise Refused(exc.strerror or str(exc)) from None
     return 0
 
 
@@ -79,16 +155,26 @@ async def _awaited(made: Any) -> Any:
     return app
 
 
-def _serve_asgi(app: Any, loop: Loop, host: str, port: int) -> int:
+def _serve_asgi(app: Any, loop: Loop, args: argparse.Namespace) -> int:
     try:
         uvicorn = importlib.import_module("uvicorn")
     except ModuleNotFoundError:
         loop.close()
         raise Refused("an ASGI app needs uvicorn: pip install uvicorn") from None
-    server = uvicorn.Server(uvicorn.Config(app, host=host, port=port, loop="none"))
+    more = {} if args.log_config is None else {"log_config": None}
+    config = uvicorn.Config(
+        app,
+        host=args.host,
+        port=args.port,
+        ssl_certfile=args.ssl_certfile,
+        ssl_keyfile=args.ssl_keyfile,
+        loop="none",
+        **more,
+    )
+    server = uvicorn.Server(config)
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
         try:
-            runner.run(server.serve())
+            runner.run(server.serve([args.sock] if args.sock is not None else None))
         except KeyboardInterrupt:  # uvicorn has shut down, and raises the signal again
             pass
     return 0 if server.started else 1

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK: what `activate-global-python-argcomplete` looks for.
 """The command `ffloop`: reads the command line, and calls the module that does it."""
 
 import argparse
@@ -24,7 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `ffloop` command. Returns an exit status."""
     name = "ffloop"
     try:
-        args, rest = parser.build().parse_known_args(argv)
+        known = parser.build()
+        if "_ARGCOMPLETE" in os.environ:  # a shell asks
+            importlib.import_module("argcomplete").autocomplete(known)
+        args, rest = known.parse_known_args(argv)
         name = f"ffloop {args.command}"
         if args.command == "instance":
             return _instance(rest)

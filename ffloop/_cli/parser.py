@@ -109,6 +109,33 @@ def run_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--host", help="of an app: 127.0.0.1 with the host stack, else 0.0.0.0")
     add("--port", type=arguments.port, default=8000, help="of an app: 8000")
+    handed = parser.add_mutually_exclusive_group()
+    handed.add_argument("--uds", metavar="PATH", help="of an app: a unix socket in place of a port")
+    handed.add_argument(
+        "--fd",
+        type=arguments.whole(0),
+        metavar="N",
+        help="of an app: a listening socket that was inherited, in place of a port",
+    )
+    add("--ssl-certfile", metavar="FILE", help="of an app: serves TLS with this certificate chain")
+    add("--ssl-keyfile", metavar="FILE", help="its key, where it is not in the same file")
+    add(
+        "--log-config",
+        metavar="FILE",
+        help="of an app: what logging.config takes: .json, .yaml (takes PyYAML), else an .ini",
+    )
+    add(
+        "--reload",
+        action="store_true",
+        help="of an app, for development: new workers when a file changes; the old ones stay where "
+        "the new do not start (takes watchfiles)",
+    )
+    add(
+        "--reload-dir",
+        action="append",
+        metavar="DIR",
+        help="what is watched (the current directory); repeatable",
+    )
 
 
 def _preload(parser: argparse.ArgumentParser) -> None:

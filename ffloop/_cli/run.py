@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from .._session import configuration, discovery
 from .._session.binding import keep_alive
 from ..errors import ConfigError, InstanceError, sentence
-from . import apps, parser, program, supervisor
+from . import apps, parser, program, supervisor, watching
 
 _APP = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
 
@@ -26,14 +26,23 @@ _APP = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
 def main(args: argparse.Namespace) -> int:
     """Runs args.target, or the module args.m. Returns an exit status."""
     serve = _what(args)
-    if args.workers is not None and args.port == 0 and _is_app(args):
-        args.parser.error("--port 0 with --workers: they would listen on different ports")
+    is_app = _is_app(args)
+    if args.reload and not is_app:
+        args.parser.error("--reload is for MODULE:APP")
+    if args.reload and args.workers is None:
+        args.workers, args.grace = 1, 0.0
+    if args.workers is not None and args.port == 0 and is_app:
+        args.parser.error(
+            "--port 0 with --workers or --reload: they would listen on different ports"
+        )
     for setting in configuration.SETTINGS.values():
         if (given := vars(args).get(setting.argument)) is not None:
             os.environ[setting.variable] = given
     sys.excepthook = _excepthook
     try:
         config = configuration.load()
+        if is_app:
+            apps.prepare(args)
         return serve() if args.workers is None else _serve_with_workers(args, config, serve)
     except (program.Refused, ConfigError, InstanceError) as exc:
         print(f"ffloop run: {sentence(exc)}", file=sys.stderr)
@@ -92,7 +101,11 @@ def _serve_with_workers(
                 discovery.embed(embedded[number])
             return serve()
 
-        return supervisor.run(args.workers, work, args.grace, forever=_is_app(args))
+        def watch() -> None:
+            if args.reload:
+                watching.start(args.reload_dir or ["."])
+
+        return supervisor.run(args.workers, work, args.grace, _is_app(args), watch)
 
 
 def _embedded_instances(

@@ -45,12 +45,27 @@ _SI_KERNEL = 0x80  # a SIGHUP of a terminal that is gone, not of somebody who as
 _SIGNALFD_SIZE = 128
 
 
-def run(count: int, work: Callable[[int], int], grace: float, forever: bool) -> int:
-    """Runs work(0) to work(count - 1), each in a process of its own. With `forever` only a signal
-    ends them; else a worker that ends with status 0 is done. Returns an exit status: 0, or that of
-    a worker that failed and was not replaced (128 and the signal where one killed it)."""
+def run(
+    count: int,
+    work: Callable[[int], int],
+    grace: float,
+    forever: bool,
+    ready: Callable[[], None] = lambda: None,
+) -> int:
+    """Calls ready(), when this process can be signalled, and runs work(0) to work(count - 1), each
+    in a process of its own. With `forever` only a signal ends them; else a worker that ends with
+    status 0 is done. Returns an exit status: 0, or that of a worker that failed and was not
+    replaced (128 and the signal where one killed it)."""
     with contextlib.closing(_Signals()) as signals:
+        ready()
         return _Supervisor(count, work, grace, forever, signals).run()
+
+
+def end_with_parent(parent: int) -> None:
+    """This process, a child of `parent`, gets SIGTERM when that ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it went before that
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _say(text: str) -> None:
@@ -130,6 +145,7 @@ class _Supervisor:
         self._timers: dict[int, tuple[float, Callable[[], None]]] = {}
         self._proven = False  # a worker has served, or settled
         self._ending = False
+        self._asked_again = False  # for a reload, while one was under way
         self._status = 0
         self._selector = selectors.DefaultSelector()
         self._selector.register(signals.fileno(), selectors.EVENT_READ)
@@ -158,9 +174,7 @@ class _Supervisor:
 
     def _become_worker(self, parent: int, control: socket.socket) -> None:
         os.setpgid(0, 0)
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it went before that
-            os.kill(os.getpid(), signal.SIGTERM)
+        end_with_parent(parent)
         for sibling in self._workers.values():
             sibling.control.close()
         self._selector.close()
@@ -255,12 +269,18 @@ class _Supervisor:
 
     def _reload(self) -> None:
         if self._ending or _DEADLINE in self._timers:
-            _say("SIGHUP while a reload is under way")
+            _say("SIGHUP while a reload is under way: another follows")
+            self._asked_again = True
             return
+        self._asked_again = False
         _say("reload: starting new workers")
         for number in self._numbers:
             self._start(number, _Stage.COMING)
         self._later(_DEADLINE, _READY_TIMEOUT, self._reload_is_late)
+
+    def _reload_again(self) -> None:
+        if self._asked_again:
+            self._reload()
 
     def _reload_is_late(self) -> None:
         silent = [each for each in self._of(_Stage.COMING) if not each.serves]
@@ -272,6 +292,7 @@ class _Supervisor:
         for each in self._of(_Stage.COMING):
             each.stage = _Stage.LEAVING
             each.tell(signal.SIGTERM)
+        self._reload_again()
 
     def _take_over(self, coming: list[_Worker]) -> None:
         old = self._of(_Stage.CURRENT)
@@ -294,6 +315,7 @@ class _Supervisor:
                 each.tell(signal.SIGTERM)
         if not self._ending:
             _say(f"reload: done, {len(self._of(_Stage.CURRENT))} workers")
+            self._reload_again()
 
     def _end(self) -> None:
         self._ending = True

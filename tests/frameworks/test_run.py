@@ -3,11 +3,13 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import json
 import os
 import pathlib
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -262,7 +264,7 @@ def test_a_reload_that_fails(stack, apps, how):
             made.popen.send_signal(signal.SIGHUP)
             made.wait_for("reload: starting new workers")
             made.popen.send_signal(signal.SIGHUP)
-            made.wait_for("SIGHUP while a reload is under way")
+            made.wait_for("SIGHUP while a reload is under way: another follows")
             assert pids(port, 2) == first
             assert made.stop() == 0
             return
@@ -427,6 +429,18 @@ def test_a_script_that_fails(tmp_path):
         (["--instance", "/no/such", "asgi:app"], 1, "/no/such"),
         (["aio:make_wrong"], 1, "makes aiohttp apps; this one made 3"),
         ([], 2, "SCRIPT.py"),
+        (["--reload", "script.py"], 2, "neither a script's file"),
+        (["--reload", "asgi.py"], 2, "--reload is for MODULE:APP"),
+        (["--reload", "--reload-dir=/no/such", "asgi:app"], 1, "/no/such: no such directory"),
+        (["--uds=/no/such/app.sock", "asgi:app"], 1, "--uds /no/such/app.sock: No such file"),
+        (["--fd=77", "asgi:app"], 1, "--fd 77: Bad file descriptor"),
+        (["--fd=0", "asgi:app"], 1, "--fd 0: "),
+        (["--fd=3", "--uds=x", "asgi:app"], 2, "not allowed with"),
+        (["--ssl-certfile=/no/such", "asgi:app"], 1, "/no/such: No such file"),
+        (["--ssl-certfile=asgi.py", "aio:app"], 1, "asgi.py: "),
+        (["--ssl-keyfile=asgi.py", "aio:app"], 1, "without --ssl-certfile"),
+        (["--log-config=/no/such", "asgi:app"], 1, "--log-config /no/such: "),
+        (["--log-config=asgi.py", "asgi:app"], 1, "--log-config asgi.py: "),
     ],
 )
 def test_mistakes(apps, argv, status, words):
@@ -476,3 +490,123 @@ def test_without_uvicorn(apps):
     )
     assert done.returncode == 1
     assert "pip install uvicorn" in done.stderr
+
+
+def test_a_reload_by_itself(stack, apps):
+    """--reload: when a file changes; one that cannot be read leaves the old in place."""
+    pytest.importorskip("watchfiles")
+    pytest.importorskip("aiohttp")
+    port = unused_port()
+    with server(FFLOOP, "run", "--reload", f"--port={port}", "aio:app", port=port) as made:
+        app = pathlib.Path("aio.py")
+        [first] = pids(port, 1)
+        good = app.read_text()
+        app.write_text("1/0")
+        made.wait_for("reload given up, the old workers stay")
+        assert pids(port, 1) == {first}
+        app.write_text(good)
+        made.wait_for("reload: done, 1 workers")
+        assert pids(port, 1) != {first}
+        os.killpg(made.popen.pid, signal.SIGINT)  # Ctrl-C
+        assert made.popen.wait(15) == 0
+        assert "Traceback" not in made.output.partition("reload given up")[2]
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    trustme = pytest.importorskip("trustme")
+    folder = tmp_path_factory.mktemp("tls")
+    made = trustme.CA()
+    made.cert_pem.write_to_path(str(folder / "ca.pem"))
+    leaf = made.issue_cert("localhost", HOST, PEER)
+    leaf.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
+    leaf.private_key_pem.write_to_path(str(folder / "key.pem"))
+    return folder
+
+
+@pytest.mark.parametrize("target", ["asgi:app", "aio:app"])
+def test_tls(stack, apps, certificate, target):
+    pytest.importorskip("uvicorn" if target.startswith("asgi") else "aiohttp")
+    port = unused_port()
+    files = (f"--ssl-certfile={certificate}/cert.pem", f"--ssl-keyfile={certificate}/key.pem")
+    with server(FFLOOP, "run", f"--port={port}", *files, target, port=port):
+        trust = ssl.create_default_context(cafile=str(certificate / "ca.pem"))
+        raw = socket.create_connection((HOST, port))
+        with trust.wrap_socket(raw, server_hostname="localhost") as sock:
+            sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert b"200 OK" in sock.recv(100)
+
+
+def told(sock):
+    """What the app behind a connected socket says."""
+    with sock:
+        sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        answer = b""
+        while data := sock.recv(4096):
+            answer += data
+    return json.loads(re.search(rb"{.*}", answer)[0])
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers=2",)], ids=["one", "workers"])
+@pytest.mark.parametrize("target", ["asgi:app", "aio:app"])
+def test_a_unix_socket(apps, target, workers):
+    """Of all workers; a file that an earlier server left there is no obstacle."""
+    pytest.importorskip("uvicorn" if target.startswith("asgi") else "aiohttp")
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind("app.sock")
+    with process(FFLOOP, "run", "--uds=app.sock", *workers, target) as made:
+        seen = set()
+        while len(seen) < 1 + len(workers):
+            assert made.popen.poll() is None, made.output
+            sock = socket.socket(socket.AF_UNIX)
+            try:
+                sock.connect("app.sock")
+            except ConnectionRefusedError:
+                sock.close()
+                continue
+            seen.add(told(sock)["pid"])
+
+
+@pytest.mark.parametrize("target", ["asgi:app", "aio:app"])
+def test_an_inherited_socket(apps, target):
+    pytest.importorskip("uvicorn" if target.startswith("asgi") else "aiohttp")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        fd, port = listener.fileno(), listener.getsockname()[1]
+        with process(FFLOOP, "run", f"--fd={fd}", target, pass_fds=[fd]):
+            assert told(socket.create_connection(("127.0.0.1", port)))["loop"].startswith("ffloop")
+
+
+@pytest.mark.parametrize("suffix", ["json", "yaml", "ini"])
+def test_a_configuration_of_the_log(apps, suffix):
+    if suffix == "yaml":
+        pytest.importorskip("yaml")
+    config = {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"mine": {"format": "MINE %(name)s: %(message)s"}},
+        "handlers": {"err": {"class": "logging.StreamHandler", "formatter": "mine"}},
+        "root": {"level": "INFO", "handlers": ["err"]},
+    }
+    ini = (
+        "[loggers]\nkeys=root\n[handlers]\nkeys=err\n[formatters]\nkeys=mine\n"
+        "[logger_root]\nlevel=INFO\nhandlers=err\n"
+        "[handler_err]\nclass=StreamHandler\nformatter=mine\nargs=()\n"
+        "[formatter_mine]\nformat=MINE %(name)s: %(message)s\n"
+    )
+    path = pathlib.Path(f"log.{suffix}")
+    path.write_text(ini if suffix == "ini" else json.dumps(config))  # JSON is YAML
+    port = unused_port()
+    argv = (FFLOOP, "run", f"--log-config={path}", f"--port={port}", "asgi:app")
+    with server(*argv, port=port) as made:
+        made.wait_for("MINE uvicorn.error: Application startup complete.")
+        made.wait_for("MINE ffloop: using the embedded instance")
+
+
+@pytest.mark.parametrize("target", ["asgi:app", "aio:app"])
+def test_a_port_in_use_is_told(apps, target):
+    pytest.importorskip("uvicorn" if target.startswith("asgi") else "aiohttp")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        done = run(f"--port={listener.getsockname()[1]}", target)
+    assert done.returncode != 0
+    assert "in use" in done.stderr
+    assert "Traceback" not in done.stderr

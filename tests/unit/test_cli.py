@@ -291,3 +291,29 @@ def test_a_module(tmp_path):
     assert done.stderr.splitlines() == [
         "ffloop run: there is no module 'nothing.here' here or in sys.path"
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("ffloop st", {"stat"}),
+        ("ffloop run --stack ", {"host", "sim", "fstack"}),
+        ("ffloop stat --js", {"--json"}),
+        ("ffloop bench --load ", {"wrk", "python"}),
+    ],
+)
+def test_completion(tmp_path, line, words):
+    """As argcomplete's shell function asks."""
+    pytest.importorskip("argcomplete")
+    answers = tmp_path / "answers"
+    asked = {
+        "_ARGCOMPLETE": "1",
+        "_ARGCOMPLETE_IFS": "\n",
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(answers),
+        "COMP_LINE": line,
+        "COMP_POINT": str(len(line)),
+        "COMP_TYPE": "9",
+    }
+    done = subprocess.run(COMMAND, env={**os.environ, **asked}, capture_output=True, text=True)
+    assert done.returncode == 0, done
+    assert {word.strip() for word in answers.read_text().splitlines()} == words
