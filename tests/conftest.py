@@ -21,14 +21,16 @@ settings.register_profile("fresh", derandomize=False, database=None, print_blob=
 settings.load_profile("repeatable")
 
 LOOPS = ("asyncio", "uvloop", "ffloop")
-# ffloop once more, on the real F-Stack, where one is built: see fstack/net.py.
-ON_FSTACK = ("fstack",) if os.environ.get("FF_PATH") else ()
+# ffloop twice more, on the real F-Stack, where one is built: by an instance, and in this process.
+# See fstack/net.py.
+ON_FSTACK = ("fstack", "fstack-direct") if os.environ.get("FF_PATH") else ()
+FIXTURES = {"fstack": "on_fstack", "fstack-direct": "on_fstack_direct"}
 
 
 def _run_with(request: pytest.FixtureRequest) -> Iterator[Runner]:
-    on_fstack = request.param == "fstack"
+    on_fstack = FIXTURES.get(request.param)
     if on_fstack:
-        request.getfixturevalue("on_fstack")
+        request.getfixturevalue(on_fstack)
     runner = Runner("ffloop" if on_fstack else request.param)
     yield runner
     assert runner.errors == []
@@ -73,7 +75,19 @@ def fstack(fstack_net: Any) -> Iterator[Any]:
     instance.close()
 
 
-@pytest.fixture(params=("host", *ON_FSTACK))
+@pytest.fixture(scope="session")
+def fstack_direct() -> Iterator[Any]:
+    """A fstack.net.Direct: F-Stack in this process, from now on."""
+    from fstack import net
+
+    if reason := net.missing() or net.missing_direct():
+        pytest.skip(reason)
+    made = net.Net()
+    yield net.Direct(made)
+    made.close()
+
+
+@pytest.fixture(params=("host", *ON_FSTACK[:1]))
 def stack(request: pytest.FixtureRequest) -> str:
     """The stack that the loops of processes use which the test starts: each in turn."""
     if request.param == "fstack":
@@ -90,16 +104,35 @@ def on_fstack(
 
     monkeypatch.setenv("FFLOOP_INSTANCE", fstack.path)
     monkeypatch.setenv("FFLOOP_STACK", "fstack")
-    net.mirrored(monkeypatch)
-    from loop import util
-
-    for name, value in net.ADDRESSES.items():
-        for module in (util, request.module):
-            if hasattr(module, name):
-                monkeypatch.setattr(module, name, value)
+    _with_addresses(monkeypatch, request.module)
     with net.within(fstack.net.peer):
         yield
     fstack.revive()
+
+
+@pytest.fixture
+def on_fstack_direct(
+    fstack_direct: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[None]:
+    """The same with the F-Stack of this process."""
+    from fstack import net
+
+    for name, value in fstack_direct.environ.items():
+        monkeypatch.setenv(name, value)
+    _with_addresses(monkeypatch, request.module)
+    with net.within(fstack_direct.net.peer):
+        yield
+
+
+def _with_addresses(monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
+    from fstack import net
+    from loop import util
+
+    net.mirrored(monkeypatch)
+    for name, value in net.ADDRESSES.items():
+        for each in (util, module):
+            if hasattr(each, name):
+                monkeypatch.setattr(each, name, value)
 
 
 @pytest.fixture(scope="session")
@@ -181,13 +214,19 @@ def warned() -> Iterator[list[warnings.WarningMessage]]:
 def _exceptions() -> dict[str, str]:
     """Tests that do not run on F-Stack or fail there, each with the reason."""
     lines = (pathlib.Path(__file__).parent / "fstack" / "exceptions.txt").read_text().splitlines()
-    return dict(line.split(": ", 1) for line in lines if line and not line.startswith("#"))
+    rows = [line for line in lines if line and not line.startswith("#")]
+    return {row[: (end := row.index(": ", len("direct: ")))]: row[end + 2 :] for row in rows}
 
 
-def _on_fstack(item: pytest.Item) -> bool:
-    """Whether its loops, or those of its processes, are F-Stack's."""
+def _on_fstack(item: pytest.Item) -> str | None:
+    """Whether its loops, or those of its processes, are F-Stack's: "fstack" or "fstack-direct"."""
     params = getattr(item, "callspec", None)
-    return params is not None and "fstack" in params.params.values()
+    found = (
+        FIXTURES.keys() & {v for v in params.params.values() if isinstance(v, str)}
+        if params
+        else ()
+    )
+    return next(iter(found), None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -198,13 +237,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(300))
         elif folder == "loop":
             item.add_marker(pytest.mark.timeout(30))
-        if folder not in ("loop", "frameworks") or not _on_fstack(item):
+        how = _on_fstack(item)
+        if folder not in ("loop", "frameworks") or not how:
             continue
         module = f"{folder}/{item.path.name}"
-        if reason := exceptions.get(module):
-            item.add_marker(pytest.mark.skip(reason=f"not on F-Stack: {reason}"))
         name = f"{module}::{item.name.partition('[')[0]}"
-        if reason := exceptions.get(name):
-            item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
-        if reason := exceptions.get(f"{name} (not run)"):
-            item.add_marker(pytest.mark.xfail(reason=reason, run=False))
+        for prefix in ("", "direct: ") if how == "fstack-direct" else ("",):
+            if reason := exceptions.get(f"{prefix}{module}"):
+                item.add_marker(pytest.mark.skip(reason=f"not on F-Stack: {reason}"))
+            if reason := exceptions.get(f"{prefix}{name}"):
+                item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
+            if reason := exceptions.get(f"{prefix}{name} (not run)"):
+                item.add_marker(pytest.mark.xfail(reason=reason, run=False))

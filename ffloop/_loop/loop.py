@@ -115,6 +115,7 @@ class Loop(SockCalls):
             raise RuntimeError("Cannot close a running event loop")
         if self.is_closed():
             return
+        self._session.check_thread()
         self._poller.detach()
         super().close()
         self._wake_fd = -1

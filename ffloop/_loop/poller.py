@@ -30,6 +30,7 @@ _Ready = list[tuple[selectors.SelectorKey, int]]
 _NOT_READ = ~select.EPOLLIN
 _NOT_WRITE = ~select.EPOLLOUT
 _SIGNAL_CHECK_NS = 50_000_000  # a spin without end still lets Python look at its signals
+_SIGNAL_CHECK_DIRECT_NS = 1_000_000
 
 
 def _never(code: int) -> None: ...
@@ -47,7 +48,11 @@ class Poller(selectors.EpollSelector):
         self.batch: Any = None  # the session's dispatcher
         self._session: Session | None = None
         self._on_down = on_lost
-        self._longest = _SIGNAL_CHECK_NS if spin_us == SPIN_FOREVER else -1
+        self._longest = -1  # of one wait: a stack that polls is not interrupted by signals
+        if session.client.direct:
+            self._longest = _SIGNAL_CHECK_DIRECT_NS
+        elif spin_us == SPIN_FOREVER:
+            self._longest = _SIGNAL_CHECK_NS
         session.selectors.add(self)
         self.attach(session)
 

@@ -58,6 +58,22 @@ WAITS(import,
        int proto),
       (c, t, handle, domain, type, proto))
 
+static int waiting_start(struct ffl_direct **out, const char *module, int argc, char **argv,
+                         const char *path, char *why, size_t whylen)
+{
+    PyThreadState *thread = PyEval_SaveThread();
+    int rc = ffl_direct_start(out, module, argc, argv, path, why, whylen);
+    PyEval_RestoreThread(thread);
+    return rc;
+}
+
+static void waiting_stop(struct ffl_direct *d)
+{
+    PyThreadState *thread = PyEval_SaveThread();
+    ffl_direct_stop(d);
+    PyEval_RestoreThread(thread);
+}
+
 static void waiting_detach(struct ffl_client *c)
 {
     PyThreadState *thread = PyEval_SaveThread();
@@ -65,6 +81,8 @@ static void waiting_detach(struct ffl_client *c)
     PyEval_RestoreThread(thread);
 }
 
+#define ffl_direct_start waiting_start
+#define ffl_direct_stop waiting_stop
 #define ffl_client_ticket waiting_ticket
 #define ffl_client_give_back waiting_give_back
 #define ffl_client_export waiting_export

@@ -1,5 +1,5 @@
-# The F-Stack stack, in the instance executable only. FF_PATH names a built F-Stack (lib/libfstack.a and
-# lib/ff_api.h); without it, an installed one is used when there is one. Asked for and not there is
+# The F-Stack stack, in the instance executable and in a module that the client loads. FF_PATH names a
+# built F-Stack (lib/libfstack.a and lib/ff_api.h); without it, an installed one is used when there is one. Asked for and not there is
 # an error that says what is missing; not asked for, it is simply left out.
 
 set(FF_PATH "" CACHE STRING "A built F-Stack; empty: an installed one, if any")
@@ -22,12 +22,36 @@ if(FFL_FF_INCLUDE AND FFL_FF_LIBRARY)
     execute_process(COMMAND ${PKG_CONFIG_EXECUTABLE} --static --libs libdpdk
                     OUTPUT_VARIABLE dpdk_libs OUTPUT_STRIP_TRAILING_WHITESPACE)
     separate_arguments(dpdk_libs UNIX_COMMAND "${dpdk_libs}")
-    target_sources(ffloop-instance PRIVATE stack/fstack.c stack/fstack_conf.c stack/fstack_ports.c)
-    target_compile_definitions(ffloop-instance PRIVATE FFL_FSTACK)
-    target_include_directories(ffloop-instance SYSTEM PRIVATE ${FFL_FF_INCLUDE})
-    target_link_libraries(ffloop-instance PRIVATE
-      -Wl,--wrap=rte_eal_init -Wl,--whole-archive ${FFL_FF_LIBRARY} -Wl,--no-whole-archive
+    set(fstack_libs
+      -Wl,--wrap=rte_eal_init,--wrap=rte_eal_mp_remote_launch,--wrap=rte_delay_us_sleep,--wrap=exit
+      -Wl,--whole-archive ${FFL_FF_LIBRARY} -Wl,--no-whole-archive
       ${dpdk_libs} -lrt -lm -ldl -lcrypto -pthread -lnuma)
+    add_library(ffl_fstack OBJECT stack/fstack.c stack/fstack_life.c stack/fstack_conf.c stack/fstack_ports.c)
+    target_include_directories(ffl_fstack SYSTEM PRIVATE ${FFL_FF_INCLUDE})
+    target_link_libraries(ffl_fstack PUBLIC ffl_stack)
+
+    target_compile_definitions(ffloop-instance PRIVATE FFL_FSTACK)
+    target_link_libraries(ffloop-instance PRIVATE ffl_fstack ${fstack_libs})
+
+    # The same for a process of Python's. Only a library that was compiled with -fPIC can be in a module.
+    execute_process(
+      COMMAND ${CMAKE_C_COMPILER} -shared -o ${CMAKE_BINARY_DIR}/position.so
+              -Wl,--unresolved-symbols=ignore-all -Wl,--version-script=${CMAKE_CURRENT_SOURCE_DIR}/stack/module.map
+              -Wl,--whole-archive ${FFL_FF_LIBRARY} -Wl,--no-whole-archive
+      RESULT_VARIABLE not_pic OUTPUT_QUIET ERROR_QUIET)
+    if(not_pic)
+      message(WARNING "${FFL_FF_LIBRARY} was compiled without -fPIC: F-Stack will run in instances, and not in "
+                      "Python's own process (instance=\"direct\"). `make CC='gcc -fPIC'` in F-Stack's lib/ "
+                      "compiles it so (docs/fstack.md)")
+    else()
+      add_library(ffloop_fstack MODULE stack/fstack_module.c)
+      target_link_libraries(ffloop_fstack PRIVATE ffl_fstack ffl_instance ${fstack_libs})
+      target_link_options(ffloop_fstack PRIVATE
+        -Wl,--version-script=${CMAKE_CURRENT_SOURCE_DIR}/stack/module.map)
+      set_target_properties(ffloop_fstack PROPERTIES
+        LINK_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/stack/module.map)
+    endif()
+
     # Its own headers say no version: a source tree has a file, an installed library a name.
     get_filename_component(library ${FFL_FF_LIBRARY} REALPATH)
     get_filename_component(tree ${library}/../.. ABSOLUTE)

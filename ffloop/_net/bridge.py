@@ -279,8 +279,10 @@ def _pair() -> tuple[socket.socket, socket.socket]:
 
 
 def may_leave(endpoint: Endpoint) -> bool:
-    """A connection, and no transport has it."""
+    """A connection, and no transport has it; and its instance goes on while this thread waits."""
     if not endpoint.live or endpoint.kind != socket.SOCK_STREAM or endpoint.peername() is None:
+        return False
+    if endpoint.open_session().direct:
         return False
     receiver = endpoint.open_session().receivers.get(endpoint.handle)
     return receiver is endpoint

@@ -11,6 +11,7 @@ import mmap
 import os
 import socket
 import struct
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -102,11 +103,14 @@ class Client:
 
     c: Any = None  # until it is attached
 
-    def __init__(self, path: str, config: Config) -> None:
-        """Attaches; waits for the handshake. Raises an InstanceError."""
+    def __init__(self, path: str, config: Config, direct: Any = None) -> None:
+        """Attaches; waits for the handshake. `direct`: the instance is in this thread, and ends
+        with the client (direct.py). Raises an InstanceError."""
         self.path = path
         self.config = config
         self.embedded = False
+        self._direct = direct
+        self.thread = None if direct is None else threading.get_ident()  # whose alone it is
         c_path = ffi.new("char[]", os.fsencode(path))
         opts = ffi.new(
             "struct ffl_client_opts *",
@@ -117,6 +121,7 @@ class Client:
                 "max_sockets": config.max_sockets,
                 "pool_kib": config.pool_kib,
                 "tx_cap": config.tx_cap,
+                "driver": ffi.NULL if direct is None else lib.ffl_direct_driver(direct),
             },
         )
         out = ffi.new("struct ffl_client **")
@@ -149,11 +154,20 @@ class Client:
 
     def close(self) -> None:
         """Ends the session. Idempotent. What was submitted is still sent by the instance."""
+        if self.thread not in (None, threading.get_ident()):
+            return  # collected elsewhere; the stack stays as it is
         c, self.c = self.c, None
         if c is not None:
             lib.ffl_client_detach(c)
             self.memory.release()
             self.mm.close()
+            if self._direct is not None:
+                lib.ffl_direct_stop(self._direct)
+
+    @property
+    def direct(self) -> bool:
+        """Is its instance in this thread?"""
+        return self._direct is not None
 
     def __del__(self) -> None:
         # Attached for a loop that was closed meanwhile.

@@ -26,6 +26,7 @@ class Config:
 
     instance: str | None
     stack: str | None
+    fstack: str | None
     routes: str
     kernel_sockets: str | None
     dual_listen: bool

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, InstanceError, InstanceNotFound, StackUnavailable
+from . import direct
 from .binding import Client
 from .configuration import Config, environment, value
 from .log import log
@@ -108,6 +109,8 @@ def next_index(config: Config) -> int:
 def attach(config: Config, index: int = 0) -> Client:
     """Attaches to the instance that `config` and the environment lead to, the index-th of several.
     Waits. Raises an InstanceError that says what to do."""
+    if config.instance == "direct" and config.stack == "fstack":
+        return direct.attach(config)
     for path in places(config.instance, index):
         try:
             client = Client(path, config)

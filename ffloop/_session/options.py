@@ -18,6 +18,7 @@ class LoopOptions(TypedDict, total=False):
 
     instance: str | os.PathLike[str] | None
     stack: Stack | None
+    fstack: str | None
     spin_us: int | Literal["auto", "forever"] | None
     reconnect: bool | None
     routes: str | None

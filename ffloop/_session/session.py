@@ -42,6 +42,9 @@ _FROM_A_LOOP = (
     "one, call loop.call_soon_threadsafe() or asyncio.run_coroutine_threadsafe()"
 )
 _FROM_A_THREAD = "a stack socket made outside of a loop is used by the thread that made it"
+_OF_ITS_THREAD = (
+    "F-Stack belongs to the thread that made the loop: run and close the loop in that thread"
+)
 _CLOSED_MOST = 256
 _ANSWER_S = 10.0  # for a call that another thread is asked to make
 
@@ -95,7 +98,15 @@ class Session:
 
     # ---- who may use it ----
 
+    def check_thread(self) -> None:
+        """Raises RuntimeError where the instance is in another thread, and this one can never be
+        the owner."""
+        client = self._client
+        if client is not None and client.thread not in (None, threading.get_ident()):
+            raise RuntimeError(_OF_ITS_THREAD)
+
     def _own(self) -> None:
+        self.check_thread()
         self._thread = self._word[0] = threading.get_ident()
 
     def belongs_to(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -172,6 +183,11 @@ class Session:
     def forked(self) -> bool:
         """Was it attached by this process's parent?"""
         return os.getpid() != self._pid
+
+    @property
+    def direct(self) -> bool:
+        """Is the instance in its own thread? Asked by any."""
+        return self._client is not None and self._client.direct
 
     @property
     def attached(self) -> bool:

@@ -21,6 +21,7 @@ import ctypes
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import signal
 import socket
@@ -31,8 +32,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import ffloop
 from ffloop import InstanceError
-from ffloop._session import binding
+from ffloop._session import binding, native
 from ffloop._session.discovery import executable
 
 PEER, PEER6 = "10.97.0.1", "fd97::1"
@@ -224,6 +226,29 @@ class Instance:
             self.kill()
             raise
         assert status == 0, f"exit status {status}\n{self.words()}"
+
+
+def missing_direct() -> str | None:
+    """Why F-Stack cannot be in this process, or None."""
+    if not native.NATIVE.joinpath("libffloop_fstack.so").exists():
+        return "F-Stack was compiled without -fPIC: there is no libffloop_fstack.so"
+    return None
+
+
+class Direct:
+    """F-Stack in this very process, in a Net: `environ` is what makes loops use it."""
+
+    def __init__(self, net: Net) -> None:
+        self.net = net
+        self.environ = {
+            "FFLOOP_STACK": "fstack",
+            "FFLOOP_INSTANCE": "direct",
+            "FFLOOP_FSTACK": shlex.join(SHORT_FORM),
+        }
+        with within(net.stack):  # where its packet socket stays
+            ffloop.new_event_loop(
+                stack="fstack", instance="direct", fstack=self.environ["FFLOOP_FSTACK"]
+            ).close()
 
 
 # ---- the mirror ----

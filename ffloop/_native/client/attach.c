@@ -86,10 +86,24 @@ static int limit_ms(int timeout_ms)
     return timeout_ms > 0 ? timeout_ms : DEFAULT_TIMEOUT_MS;
 }
 
-static int wait_readable(int fd, int timeout_ms)
+struct readable {
+    int fd;
+    int64_t until;
+};
+
+static bool is_readable(void *arg)
+{
+    const struct readable *r = arg;
+    struct pollfd p = {.fd = r->fd, .events = POLLIN};
+    return poll(&p, 1, 0) != 0 || ffl_now_ns() >= r->until;
+}
+
+static int wait_readable(int fd, int timeout_ms, const struct ffl_driver *driver)
 {
     struct pollfd p = {.fd = fd, .events = POLLIN};
     int64_t until = ffl_now_ns() + timeout_ms * 1000000LL;
+    if (driver)
+        driver->run(driver->arg, is_readable, &(struct readable){fd, until});
     for (;;) {
         int64_t left = until - ffl_now_ns();
         int n = poll(&p, 1, left > 0 ? (int)((left + 999999) / 1000000) : 0);
@@ -179,12 +193,12 @@ static void clean(char *text, size_t size)
 
 /* Says hello on `s` and reads the reply and exactly `want` descriptors. */
 int client_shake_hands(int s, const struct ffl_hello *h, struct ffl_reply *r, int *fds, int want,
-                       int timeout_ms, char *why, size_t whylen)
+                       const struct ffl_client_opts *o, char *why, size_t whylen)
 {
     int n = 0;
     int rc = ffl_msg_send(s, h, sizeof(*h), NULL, 0);
     if (rc >= 0 || rc == -EPIPE) /* turned away unheard: why, is there to be read */
-        rc = wait_readable(s, limit_ms(timeout_ms));
+        rc = wait_readable(s, limit_ms(o->timeout_ms), o->driver);
     if (rc >= 0) {
         n = want;
         rc = ffl_msg_recv(s, r, sizeof(*r), fds, &n);
@@ -333,7 +347,6 @@ int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *o, 
                       size_t whylen)
 {
     why[0] = '\0';
-    int timeout = limit_ms(o->timeout_ms);
     struct ffl_client *c = calloc(1, sizeof(*c));
     if (!c) {
         snprintf(why, whylen, "%s", strerror(ENOMEM));
@@ -344,7 +357,8 @@ int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *o, 
                              .inst_bell = -1,
                              .own_epfd = -1,
                              .copy = o->copy ? o->copy : plain_copy,
-                             .timeout_ms = timeout,
+                             .timeout_ms = limit_ms(o->timeout_ms),
+                             .driver = o->driver,
                              .map = {.memfd = -1},
                              .tx_cap = o->tx_cap ? o->tx_cap : DEFAULT_TX_CAP};
     c->waiters_end = &c->waiters;
@@ -357,7 +371,7 @@ int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *o, 
     int fds[FFL_ATTACH_FDS];
     int rc = c->sock = client_connect(o, why, whylen);
     if (rc >= 0)
-        rc = client_shake_hands(c->sock, &h, &r, fds, FFL_ATTACH_FDS, timeout, why, whylen);
+        rc = client_shake_hands(c->sock, &h, &r, fds, FFL_ATTACH_FDS, o, why, whylen);
     if (rc >= 0) {
         c->app_bell = fds[1];
         c->inst_bell = fds[2];
@@ -441,11 +455,11 @@ int ffl_client_query(const char *path, int timeout_ms, struct ffl_instance_stats
     struct ffl_reply r;
     int fd = -1;
     why[0] = '\0';
-    int s = client_connect(&(struct ffl_client_opts){.path = path, .timeout_ms = timeout_ms}, why,
-                           whylen);
+    struct ffl_client_opts o = {.path = path, .timeout_ms = timeout_ms};
+    int s = client_connect(&o, why, whylen);
     if (s < 0)
         return s;
-    int rc = client_shake_hands(s, &h, &r, &fd, 1, timeout_ms, why, whylen);
+    int rc = client_shake_hands(s, &h, &r, &fd, 1, &o, why, whylen);
     close(s);
     if (rc < 0)
         return rc;

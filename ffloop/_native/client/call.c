@@ -73,7 +73,7 @@ static int wait_answer(struct ffl_client *c)
 {
     int64_t now = ffl_now_ns();
     int64_t until = now + c->timeout_ms * 1000000LL;
-    int64_t spin = now + (ffl_cpu_count() >= 3 ? SPIN_CALL_NS : 0);
+    int64_t spin = now + (ffl_cpu_count() >= 3 && !c->driver ? SPIN_CALL_NS : 0);
     struct ffl_event none[2];
     for (;;) {
         client_reap(c);

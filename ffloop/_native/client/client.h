@@ -15,6 +15,7 @@
 #ifndef FFL_CLIENT_H
 #define FFL_CLIENT_H
 
+#include "driver.h"
 #include "handshake.h"
 #include "layout.h"
 #include "ready.h"
@@ -44,6 +45,8 @@ struct ffl_client_opts {
     void (*close_fd)(int fd);     /* with it: closes one that was placed */
     /* NULL, or: memcpy from and to the caller's data; false, a bad pointer, is -EFAULT */
     bool (*copy)(void *to, const void *from, size_t n);
+    /* NULL, or: of an instance in this thread; it outlives the client */
+    const struct ffl_driver *driver;
 };
 
 /*
@@ -58,6 +61,17 @@ struct ffl_client_opts {
  */
 int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *opts, char *why,
                       size_t whylen);
+
+/* An instance in this thread, for ffl_client_opts.driver: by the module (a shared object), which is loaded
+ * and stays, with the stack's options and a path to listen at. Waits. 0, or -errno with a sentence:
+ *   -ENOENT, -ELIBBAD  no such module; it cannot be loaded
+ *   -EPERM, -EBUSY     this process, or this thread, may not have it (a fork; another loop has it)
+ *   -EINVAL, ...       what is wrong with the options or with this machine */
+struct ffl_direct;
+int ffl_direct_start(struct ffl_direct **out, const char *module, int argc, char **argv,
+                     const char *path, char *why, size_t whylen);
+const struct ffl_driver *ffl_direct_driver(const struct ffl_direct *d);
+void ffl_direct_stop(struct ffl_direct *d); /* in the process that started it */
 
 /* Registers the client's fork handlers now; attach does it too. Handlers registered after it run
  * before it in the parent, and after it in the child, where every client is detached then. */

@@ -7,6 +7,7 @@
  * socket.c   the life of a socket: open, bind, listen, connect, accept, options, close
  * io.c       receive and send
  * wait.c     events: the batch, the spin, the sleep
+ * direct.c   an instance in this thread: the stack works where the client would wait
  * ticket.c   sockets for a child or for what comes after exec
  * ready.c    readiness: sources, watches, ready lists
  *
@@ -123,6 +124,7 @@ struct ffl_client {
     struct ffl_idle idle;
     int64_t fd_checked;
     int64_t looked; /* for a dead instance, by client_look */
+    const struct ffl_driver *driver;
 };
 
 /* attach.c */
@@ -133,7 +135,14 @@ struct client_sock *client_sock(const struct ffl_client *c, int h); /* NULL: no 
 int client_connect(const struct ffl_client_opts *o, char *why, size_t whylen);
 /* Says hello on `s` and reads the reply and exactly `want` descriptors. */
 int client_shake_hands(int s, const struct ffl_hello *h, struct ffl_reply *r, int *fds, int want,
-                       int timeout_ms, char *why, size_t whylen);
+                       const struct ffl_client_opts *o, char *why, size_t whylen);
+
+/* direct.c */
+/* One iteration of the stack's, if it is in this thread. */
+void client_drive(struct ffl_client *c);
+/* Iterations until something has come, as client_sleep. */
+int client_drive_until(struct ffl_client *c, struct ffl_event *ev, int max, int epfd,
+                       int64_t timeout_ns);
 
 /* ticket.c */
 int client_connect_via(int ticket);
@@ -210,5 +219,9 @@ bool client_doze(struct ffl_client *c); /* says that we sleep; false: something 
 /* Spins or yields before a sleep, as may be. True: something has come. */
 bool client_idle(struct ffl_client *c, int64_t timeout_ns);
 int client_sleep(struct ffl_client *c, struct ffl_event *ev, int max, int epfd, int64_t timeout_ns);
+/* Kernel events as FD events: how many, or -errno of epoll. */
+int client_fd_events(struct ffl_client *c, struct ffl_event *out, int max, int epfd,
+                     int64_t timeout_ns);
+#define FD_PERIOD_NS 50000 /* kernel events are looked at this often while the stack is busy */
 
 #endif

@@ -354,6 +354,7 @@ static bool reap_txfree(struct ffl_client *c)
 
 void client_look(struct ffl_client *c)
 {
+    client_drive(c);
     client_reap(c);
     int64_t now = ffl_now_ns();
     if (c->detached || now - c->looked < FFL_LOOK_NS)

@@ -25,7 +25,7 @@ int ffl_client_ticket(const struct ffl_client_opts *o, struct ffl_ticket *out, c
     int s = client_connect(o, why, whylen);
     if (s < 0)
         return s;
-    int rc = client_shake_hands(s, &h, &r, NULL, 0, o->timeout_ms, why, whylen);
+    int rc = client_shake_hands(s, &h, &r, NULL, 0, o, why, whylen);
     if (rc < 0) {
         close(s);
         return rc;

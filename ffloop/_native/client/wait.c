@@ -14,8 +14,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define FD_PERIOD_NS 50000 /* kernel events are looked at this often while the ring is busy */
-
 /* ---- the batch ----------------------------------------------------------------------------- */
 
 static void batch_release(struct ffl_client *c)
@@ -211,7 +209,7 @@ bool client_pending(struct ffl_client *c)
 }
 
 /* Kernel events as FD events; the doorbell's and the session's are for us. -errno of epoll. */
-static int fd_events(struct ffl_client *c, struct ffl_event *out, int max, int epfd,
+int client_fd_events(struct ffl_client *c, struct ffl_event *out, int max, int epfd,
                      int64_t timeout_ns)
 {
     struct epoll_event ev[64];
@@ -250,9 +248,11 @@ int client_sleep(struct ffl_client *c, struct ffl_event *ev, int max, int epfd, 
     int n = 0;
     if (timeout_ns < 0 || timeout_ns > FFL_LOOK_NS)
         timeout_ns = FFL_LOOK_NS;
+    if (c->driver)
+        return client_drive_until(c, ev, max, epfd, timeout_ns);
     if (client_doze(c)) {
         ffl_client_sleeps(c);
-        n = fd_events(c, ev, max, epfd, timeout_ns);
+        n = client_fd_events(c, ev, max, epfd, timeout_ns);
     }
     ffl_channel_rouse(&c->ch);
     return n;
@@ -324,6 +324,8 @@ bool client_idle(struct ffl_client *c, int64_t timeout_ns)
 {
     enum ffl_idled how;
     int64_t limit = c->idle.spin.limit_ns;
+    if (c->driver)
+        return false;
     bool may_spin = limit < 0 || (limit > 0 && !shares_core(c));
     bool hit = ffl_idle(&c->idle, timeout_ns, may_spin, came, c, &how);
     if (how == FFL_IDLED_SPIN)
@@ -362,6 +364,7 @@ int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epf
         epfd = c->own_epfd;
     c->poll.asleep = 0;
     batch_release(c);
+    client_drive(c);
     client_round(c);
     int64_t now = ffl_now_ns();
     bool due = now - c->fd_checked >= FD_PERIOD_NS;
@@ -376,7 +379,7 @@ int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epf
     if (n == 0 && timeout_ns != 0 && !more(c)) {
         if (timeout_ns > 0)
             timeout_ns = time_left(timeout_ns, now);
-        fds = c->detached ? fd_events(c, ev, room, epfd, timeout_ns)
+        fds = c->detached ? client_fd_events(c, ev, room, epfd, timeout_ns)
                           : client_sleep(c, ev, room, epfd, timeout_ns);
         c->fd_checked = now;
         return fds < 0 ? fds : fds + gather(c, ev + fds, max - fds);
@@ -384,6 +387,6 @@ int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epf
     if (!due && n > 0)
         return n;
     c->fd_checked = now;
-    fds = fd_events(c, ev + n, max - n, epfd, 0);
+    fds = client_fd_events(c, ev + n, max - n, epfd, 0);
     return fds < 0 && n == 0 ? fds : n + (fds > 0 ? fds : 0);
 }

@@ -20,6 +20,7 @@ struct ffl_instance_opts {
     const char *path;   /* of the unix socket ("@name": abstract), or NULL with listen_fd */
     int listen_fd;      /* a listening SOCK_SEQPACKET socket to take over, or -1 */
     bool embedded;      /* end soon after the last session */
+    bool direct;        /* in its application's thread (direct.h) */
     int64_t spin_us;    /* FFL_SPIN_* or microseconds */
     int64_t sq_poll_us; /* stacks that poll: how long each iteration may look at the SQs */
     bool huge;          /* sessions on huge pages, as long as there are some */

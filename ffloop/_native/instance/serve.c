@@ -216,7 +216,7 @@ int64_t ffl_instance_iterate(void *p)
         work |= poll_stack(in);
     in->stack_quiet = false;
     int64_t now = ffl_now_ns();
-    if (OPS(in)->run && !TAILQ_EMPTY(&in->sessions) && in->o.sq_poll_us)
+    if (OPS(in)->run && !in->o.direct && !TAILQ_EMPTY(&in->sessions) && in->o.sq_poll_us)
         linger_on_sqs(in, now);
     if (work)
         ffl_spin_hit(&in->spin, now);
@@ -418,7 +418,8 @@ int ffl_instance_start(struct ffl_instance **out, const struct ffl_instance_opts
         return rc;
     }
     rights_start(in);
-    lost_guard(in); /* after the stack: F-Stack's start has the signal for a while */
+    if (!o->direct)
+        lost_guard(in); /* after the stack: F-Stack's start has the signal for a while */
     *out = in;
     return 0;
 }

@@ -31,6 +31,10 @@ static const struct ffl_setting table[] = {
     {"FFLOOP_STACK", "stack", FFL_SETTING_WORD, BOTH, true, FIELD(stack),
      .words = WORDS("host", "fstack"), .otherwise = "any",
      .meaning = "insist on this stack: it is an error when the instance runs another"},
+    {"FFLOOP_FSTACK", "fstack", FFL_SETTING_TEXT, LOOP, false, FIELD(fstack), .otherwise = "none",
+     .meaning =
+         "with stack `fstack` and instance `direct`: F-Stack's options, as `ffloop instance` "
+         "has them: `--conf config.ini`, or `--iface veth0 --addr 10.99.0.2/24`"},
     {"FFLOOP_ROUTES", "routes", FFL_SETTING_ROUTES, BOTH, true, FIELD(routes),
      .otherwise = "all to the stack, but loopback with fstack",
      .meaning = "`10.0.0.0/8=stack,127.0.0.0/8=kernel`: which addresses are the stack's, as "

@@ -17,6 +17,7 @@
 struct ffl_config {
     const char *instance; /* NULL: the usual places */
     const char *stack;    /* NULL: any */
+    const char *fstack;   /* F-Stack's options, for instance=direct */
     struct ffl_route routes;
     const char *kernel_sockets; /* NULL: as the stack is */
     const char *fallback;       /* "kernel", or NULL */

@@ -1,14 +1,15 @@
 /*
- * fstack.c - the stack seam over F-Stack (FreeBSD's TCP on DPDK): the only file that includes ff_api.h.
+ * fstack.c - the stack seam over F-Stack (FreeBSD's TCP on DPDK). Nobody else but fstack_life.c includes
+ * ff_api.h.
  *
- * Callers: instance/, through ffl_fstack_ops. Everything runs on the thread that started it, which
+ * Callers: instance/ and client/, through ffl_fstack_ops. Everything runs on the thread that started it, which
  * F-Stack pins to its lcore. kqueue directly, every socket non-blocking, events "clear". What
  * F-Stack hands through raw is translated here: SO_ERROR, option names by an allow list, message
  * flags (none are passed in), addresses. The facts behind this file are in docs/fstack.md.
  */
 #include "stack.h"
 
-#include "fstack_conf.h"
+#include "fstack_life.h"
 #include "fstack_ports.h"
 #include "option.h"
 
@@ -38,10 +39,9 @@ struct fstack {
     int kq;
     struct fstack_conf conf;
     struct fstack_ports ports;
-    ffl_iterate_fn iterate;
-    void *arg;
-    int64_t drain_until; /* 0: running */
-    uint16_t next_port;  /* for bind to port 0 */
+    char *words;        /* its options, as given */
+    bool used;          /* between start and stop */
+    uint16_t next_port; /* for bind to port 0 */
 };
 
 /* ---- errno --------------------------------------------------------------------------------- */
@@ -78,106 +78,101 @@ static int fail(void)
 
 /* ---- start, run, stop ---------------------------------------------------------------------- */
 
-int __real_rte_eal_init(int argc, char **argv);
-int __wrap_rte_eal_init(int argc, char **argv);
+static struct fstack *the_stack; /* F-Stack is once in a process, and stays */
 
-static const struct fstack_conf *starting; /* during ff_init, which takes no argument of ours */
-
-/* F-Stack builds the EAL's arguments from its configuration; ours come after them. */
-int __wrap_rte_eal_init(int argc, char **argv)
+/* The words that it was started with, one after the other. NULL: no memory. */
+static char *joined(const struct ffl_stack_opts *opts)
 {
-    char *args[128];
-    int n = 0;
-    for (; n < argc && n < 64; n++)
-        args[n] = argv[n];
-    for (int i = 0; starting && i < starting->neal && n < (int)FFL_COUNT(args) - 1; i++)
-        args[n++] = starting->eal[i];
-    args[n] = NULL;
-    return __real_rte_eal_init(n, args);
+    size_t len = 1;
+    for (int i = 0; i < opts->argc; i++)
+        len += strlen(opts->argv[i]) + 1;
+    char *text = malloc(len), *to = text;
+    for (int i = 0; text && i < opts->argc; i++)
+        to += sprintf(to, "%s ", opts->argv[i]);
+    if (text)
+        *to = '\0';
+    return text;
 }
 
-static void exit_hint(void)
+static int use_again(struct fstack *f, const char *words, char *why, size_t whylen)
 {
-    if (starting)
-        fprintf(stderr,
-                "ffloop-instance: F-Stack could not start with %s; its own message is "
-                "above. `docs/fstack.md` lists the usual causes.\n",
-                starting->path);
+    int rc = fstack_life_usable(why, whylen);
+    if (rc < 0)
+        return rc;
+    if (f->used) {
+        snprintf(why, whylen,
+                 "F-Stack serves another loop of this process, and one only: close "
+                 "that one first, or start another process");
+        return -EBUSY;
+    }
+    if (strcmp(f->words, words) != 0) {
+        snprintf(why, whylen, "F-Stack runs in this process since before, with other options (%s)",
+                 f->words);
+        return -EINVAL;
+    }
+    f->used = true;
+    return 0;
 }
 
-/* ff_init prints its configuration on standard output; ours carries one ready line and no more. */
-static int init_quietly(struct fstack_conf *conf)
+static int begin(struct fstack *f, const struct ffl_stack_opts *opts, char *why, size_t whylen)
 {
-    char conf_arg[512], type_arg[64], id_arg[32];
-    snprintf(conf_arg, sizeof(conf_arg), "--conf=%s", conf->path);
-    snprintf(type_arg, sizeof(type_arg), "--proc-type=%s", conf->proc_type);
-    snprintf(id_arg, sizeof(id_arg), "--proc-id=%d", conf->proc_id);
-    char *argv[] = {"ffloop-instance", conf_arg, type_arg, id_arg, NULL};
-    fflush(stdout);
-    int saved = dup(1);
-    if (saved < 0 || dup2(2, 1) < 0)
-        return -errno;
-    atexit(exit_hint);
-    starting = conf;
-    int rc = ff_init(4, argv); /* exits the process when it fails */
-    starting = NULL;
-    fflush(stdout);
-    if (dup2(saved, 1) < 0)
-        rc = -errno;
-    close(saved);
-    return rc < 0 ? -EIO : 0;
+    int rc = fstack_conf_read(&f->conf, opts, why, whylen);
+    if (rc == 0)
+        rc = fstack_life_begin(&f->conf, why, whylen);
+    ffl_close(&f->conf.memfd, NULL); /* it was read */
+    if (rc == 0) {
+        f->kq = ff_kqueue();
+        rc = f->kq < 0 ? fail() : 0;
+    }
+    /* Not from the start of the range each time: the last run's peers may still hold those. */
+    f->next_port = (uint16_t)(FIRST_PORT + ffl_now_ns() / 1000 % (65536 - FIRST_PORT));
+    f->used = true;
+    if (rc < 0)
+        fstack_conf_free(&f->conf);
+    return rc;
 }
 
 static int fstack_start(void **st, const struct ffl_stack_opts *opts, char *why, size_t whylen)
 {
-    struct fstack *f = calloc(1, sizeof(*f));
-    if (!f)
-        return -ENOMEM;
-    int rc = fstack_conf_read(&f->conf, opts, why, whylen);
-    if (rc == 0)
-        rc = init_quietly(&f->conf);
-    if (rc == 0) {
-        f->kq = ff_kqueue();
-        rc = f->kq < 0 ? fail() : 0;
-        /* Not from the start of the range each time: the last run's peers may still hold those. */
-        f->next_port = (uint16_t)(FIRST_PORT + ffl_now_ns() / 1000 % (65536 - FIRST_PORT));
-    }
-    if (rc < 0) {
-        fstack_conf_free(&f->conf);
-        free(f);
-        return rc;
+    char *words = joined(opts);
+    struct fstack *f = the_stack;
+    int rc = words ? 0 : -ENOMEM;
+    if (rc == 0 && f) {
+        rc = use_again(f, words, why, whylen);
+        free(words);
+    } else if (rc == 0) {
+        f = calloc(1, sizeof(*f));
+        rc = f ? begin(f, opts, why, whylen) : -ENOMEM;
+        if (rc < 0) {
+            free(f);
+            free(words);
+        } else {
+            f->words = words;
+            the_stack = f;
+        }
     }
     *st = f;
-    return 0;
+    return rc;
+}
+
+/* A peer is told of the end only by packets that still leave, so the loop goes on for a while. */
+static int64_t drain(void *arg)
+{
+    const int64_t *until = arg;
+    return ffl_now_ns() < *until ? 0 : -1;
 }
 
 static void fstack_stop(void *st)
 {
-    struct fstack *f = st; /* the stack is gone since fstack_run returned: nothing to call */
-    fstack_conf_free(&f->conf);
-    fstack_ports_free(&f->ports);
-    free(f);
-}
-
-/* A peer is told of the end only by packets that still leave, so the loop goes on for a while. */
-static int loop(void *arg)
-{
-    struct fstack *f = arg;
-    if (!f->drain_until) {
-        if (f->iterate(f->arg) < 0)
-            f->drain_until = ffl_now_ns() + DRAIN_NS;
-    } else if (ffl_now_ns() > f->drain_until) {
-        ff_stop_run();
-    }
-    return 0;
+    struct fstack *f = st;
+    int64_t until = ffl_now_ns() + DRAIN_NS;
+    fstack_life_run(drain, &until);
+    f->used = false;
 }
 
 static int fstack_run(void *st, ffl_iterate_fn iterate, void *arg)
 {
-    struct fstack *f = st;
-    f->iterate = iterate;
-    f->arg = arg;
-    ff_run(loop, f);
+    fstack_life_run(iterate, arg);
     return 0;
 }
 

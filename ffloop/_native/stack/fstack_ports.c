@@ -67,9 +67,3 @@ void fstack_ports_remove(struct fstack_ports *p, int fd)
             return;
         }
 }
-
-void fstack_ports_free(struct fstack_ports *p)
-{
-    free(p->v);
-    *p = (struct fstack_ports){0};
-}

@@ -31,6 +31,5 @@ int fstack_ports_add(struct fstack_ports *p, int fd, const struct ffl_addr *a, b
                      bool late);
 int fstack_ports_dup(struct fstack_ports *p, int fd, int copy); /* 0 if fd does not listen */
 void fstack_ports_remove(struct fstack_ports *p, int fd);
-void fstack_ports_free(struct fstack_ports *p);
 
 #endif

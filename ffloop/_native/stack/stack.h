@@ -44,10 +44,12 @@ struct ffl_stack_ops {
 
     /* Starts the stack; *st is its state. On failure writes a sentence for the user to `why`. */
     int (*start)(void **st, const struct ffl_stack_opts *opts, char *why, size_t whylen);
-    void (*stop)(void *st);
+    void (*stop)(void *st); /* what closed sockets still have to say leaves first */
 
-    /* NULL where the instance runs its own loop and sleeps on wait_fd; otherwise the stack polls by
-     * nature and calls `turn` from its own loop until it returns -1. */
+    /* NULL where the caller runs its own loop and sleeps on wait_fd; otherwise the stack polls by
+     * nature, works only within `run`, and calls `turn` from its own loop until it returns -1: at once
+     * (when what was sent before has left, and what has come was taken in), and again and again. Such a
+     * stack may be once in a process: `start` after `stop` then gives the same one. */
     int (*run)(void *st, ffl_iterate_fn iterate, void *arg);
     /* A descriptor that polls readable when poll has events; -1 when the stack has none. */
     int (*wait_fd)(void *st);

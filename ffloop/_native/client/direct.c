@@ -1,0 +1,110 @@
+/*
+ * direct.c - an instance in this thread: loading it, and the stack's work where the client would wait.
+ *
+ * Callers: wait.c, call.c, reap.c; client.h's users. Nothing is woken and nothing sleeps: a wait hands
+ * what was submitted to the stack, lets the stack's loop go round, and looks at the rings and, every
+ * 50 us, at the kernel's descriptors.
+ */
+#include "internal.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+/* ---- driving ------------------------------------------------------------------------------- */
+
+static bool once(void *caller)
+{
+    return true;
+}
+
+void client_drive(struct ffl_client *c)
+{
+    if (!c->driver || c->detached)
+        return;
+    c->driver->submit(c->driver->arg);
+    c->driver->run(c->driver->arg, once, NULL);
+}
+
+struct waiting {
+    struct ffl_client *c;
+    struct ffl_event *ev;
+    int max, epfd;
+    int64_t until;
+    int n; /* kernel events, or -errno */
+};
+
+static bool enough(void *caller)
+{
+    struct waiting *w = caller;
+    if (client_pending(w->c))
+        return true;
+    int64_t now = ffl_now_ns();
+    if (now - w->c->fd_checked >= FD_PERIOD_NS) {
+        w->c->fd_checked = now;
+        w->n = client_fd_events(w->c, w->ev, w->max, w->epfd, 0);
+    }
+    return w->n != 0 || now >= w->until;
+}
+
+int client_drive_until(struct ffl_client *c, struct ffl_event *ev, int max, int epfd,
+                       int64_t timeout_ns)
+{
+    struct waiting w = {
+        .c = c, .ev = ev, .max = max, .epfd = epfd, .until = ffl_now_ns() + timeout_ns};
+    c->driver->submit(c->driver->arg);
+    c->driver->run(c->driver->arg, enough, &w);
+    return w.n;
+}
+
+/* ---- the module ---------------------------------------------------------------------------- */
+
+struct ffl_direct {
+    struct ffl_driver driver;
+    const struct ffl_direct_module *module;
+    pid_t pid;
+};
+
+static int load(const struct ffl_direct_module **out, const char *file, char *why, size_t whylen)
+{
+    if (access(file, F_OK) < 0) {
+        snprintf(why, whylen, "there is no %s", file);
+        return -ENOENT;
+    }
+    void *module = dlopen(file, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+    *out = module ? dlsym(module, FFL_DIRECT_SYMBOL) : NULL;
+    if (!*out)
+        snprintf(why, whylen, "%s", dlerror());
+    return *out ? 0 : -ELIBBAD;
+}
+
+int ffl_direct_start(struct ffl_direct **out, const char *module, int argc, char **argv,
+                     const char *path, char *why, size_t whylen)
+{
+    struct ffl_direct *d = calloc(1, sizeof(*d));
+    if (!d)
+        return -ENOMEM;
+    d->pid = getpid();
+    int rc = load(&d->module, module, why, whylen);
+    if (rc == 0)
+        rc = d->module->open(&d->driver, argc, argv, path, why, whylen);
+    if (rc < 0)
+        free(d);
+    else
+        *out = d;
+    return rc;
+}
+
+const struct ffl_driver *ffl_direct_driver(const struct ffl_direct *d)
+{
+    return &d->driver;
+}
+
+void ffl_direct_stop(struct ffl_direct *d)
+{
+    if (d->pid == getpid()) /* a fork has the stack's memory, which is its parent's */
+        d->module->close(&d->driver);
+    free(d);
+}

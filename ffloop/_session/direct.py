@@ -1,0 +1,85 @@
+"""F-Stack in the application's own thread: its module is loaded, started and given a Client.
+
+F-Stack begins once in a process, belongs to the thread that began it, and stays until the process
+ends; it works while that thread runs a loop. Its options are those of `ffloop instance`.
+"""
+
+import errno
+import os
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import ConfigError, StackUnavailable
+from .binding import Client
+from .configuration import Config
+from .native import NATIVE, Why, ffi, lib
+
+_MODULE = NATIVE / "libffloop_fstack.so"
+_NOT_BUILT = (
+    "this ffloop was installed without F-Stack for its own process: FF_PATH was not set when pip "
+    "built it, or F-Stack is compiled without -fPIC (docs/fstack.md)"
+)
+
+
+def attach(config: Config) -> Client:
+    """Starts F-Stack here, or takes what runs here since before. Raises StackUnavailable with what
+    to do, ConfigError for options that cannot be."""
+    path = f"@ffloop-direct-{os.getpid()}"
+    instance = _started(config, path)
+    try:
+        return Client(path, config, instance)
+    except BaseException:
+        lib.ffl_direct_stop(instance)
+        raise
+
+
+def _words(config: Config) -> Iterator[str]:
+    """`--key value` and `--key=value` as the stack's "key=value"."""
+    given = iter(shlex.split(config.fstack or ""))
+    for word in given:
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--"):
+            raise ConfigError(f"fstack={config.fstack!r}: expected --OPTION VALUE, not {word!r}")
+        yield f"{key}={value if equals else next(given, '')}"
+
+
+def words(config: Config) -> list[str]:
+    """The stack's options. Worker FF_PROC_ID is F-Stack's process of that number: 0 the primary."""
+    found = list(_words(config))
+    keys = {word.partition("=")[0] for word in found}
+    if config.proc_id and "proc-id" not in keys:
+        found.append(f"proc-id={config.proc_id}")
+        if "proc-type" not in keys:
+            found.append("proc-type=secondary")
+    return found
+
+
+def _started(config: Config, path: str) -> Any:
+    held = [ffi.new("char[]", os.fsencode(word)) for word in words(config)]
+    argv = ffi.new("char *[]", [*held, ffi.NULL])
+    out, why = ffi.new("struct ffl_direct **"), Why()
+    cpus, before = os.sched_getaffinity(0), set(os.listdir("/proc/self/fd"))
+    rc = lib.ffl_direct_start(
+        out, os.fsencode(_MODULE), len(held), argv, os.fsencode(path), *why.room
+    )
+    # DPDK binds the thread to one CPU, which every thread and process made here would share with
+    # a stack that polls; and leaves its descriptors to them.
+    os.sched_setaffinity(0, cpus)
+    for fd in set(os.listdir("/proc/self/fd")) - before:
+        _close_on_exec(int(fd))
+    if rc == -errno.ENOENT and not _MODULE.exists():
+        raise StackUnavailable(-rc, _NOT_BUILT)
+    if rc == -errno.EINVAL:
+        raise ConfigError(str(why))
+    if rc < 0:
+        raise StackUnavailable(-rc, str(why) or os.strerror(-rc))
+    return out[0]
+
+
+def _close_on_exec(fd: int) -> None:
+    try:
+        os.set_inheritable(fd, False)
+    except OSError as exc:  # that of the listing itself
+        if exc.errno != errno.EBADF:
+            raise
