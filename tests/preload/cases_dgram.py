@@ -12,7 +12,7 @@ import threading
 import time
 
 from lib import *  # noqa: F403
-from lib import MMsgHdr, MsgHdr, attempt, buf, c, case, epoll_names, iov, main, wait
+from lib import MMsgHdr, MsgHdr, attempt, buf, c, case, epoll_names, iov, main, pair, wait
 
 UDP = socket.SOCK_DGRAM
 IP_PKTINFO = 8
@@ -725,6 +725,64 @@ def addresses_of_the_other_kind():
             target.bind((to, 0))
             seen.append(attempt(s.sendto, b"x", target.getsockname()))
     return seen
+
+
+@case
+def connected_elsewhere_after_a_send():
+    """What was sent goes to whom it was sent, with the options of that moment."""
+    a, b = two()
+    other = bound()
+    for s in (b, other):
+        s.setsockopt(IP, IP_RECVTTL, 1)
+    a.connect(b.getsockname())
+    a.send(b"one")
+    a.connect(other.getsockname())
+    a.setsockopt(IP, socket.IP_TTL, 55)
+    a.send(b"two")
+    a.setsockopt(IP, socket.IP_TTL, 44)
+    dissolved = c("connect", a.fileno(), buf(16), 16)
+    for s in (b, other):
+        wait(s)
+    return [dissolved, control(b), control(other), a.sendto(b"three", b.getsockname()),
+            attempt(a.send, b"four"), attempt(a.getpeername)]  # fmt: skip
+
+
+@case
+def connected_to_port_0():
+    seen = []
+    for host in ("127.0.0.1", "0.0.0.0"):
+        a = bound()
+        seen += [attempt(a.connect, (host, 0)), attempt(a.getpeername)]
+        b = bound()
+        seen += [attempt(a.connect, (host, b.getsockname()[1])), a.getpeername()[0]]
+        seen += [attempt(a.connect, (host, 0)), attempt(a.getpeername)]
+    return seen
+
+
+@case
+def shut_down_for_good():
+    """Whomever it is connected to next."""
+    a, b = joined()
+    a.shutdown(socket.SHUT_WR)
+    a.connect(b.getsockname())
+    return [attempt(a.send, b"x"), attempt(a.sendto, b"x", b.getsockname())]
+
+
+@case
+def when_it_came():
+    a, b = two()
+    seen = [attempt(fcntl.ioctl, b, 0x8906, bytes(16))]
+    for _ in range(2):
+        before = time.time_ns()
+        a.sendto(b"x", b.getsockname())
+        wait(b)
+        b.recv(1)
+        at = struct.unpack("=qq", fcntl.ioctl(b, 0x8907, bytes(16)))
+        again = struct.unpack("=qq", fcntl.ioctl(b, 0x8906, bytes(16)))
+        seen += [before - 10_000_000 <= at[0] * 10**9 + at[1] <= time.time_ns(),
+                 again == (at[0], at[1] // 1000)]  # fmt: skip
+    with pair() as (one, _):
+        return [*seen, attempt(fcntl.ioctl, one, 0x8906, bytes(16))]
 
 
 @case

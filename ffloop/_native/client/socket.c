@@ -238,7 +238,8 @@ int ffl_client_connect(struct ffl_client *c, int h, const struct ffl_addr *a)
     s->connecting = true;
     s->give_connect = false;
     s->connect_result = 0;
-    s->names_known = s->failed = s->unsendable = s->eof = s->eof_given = s->shut_wr = false;
+    s->names_known = s->failed = s->unsendable = s->eof = s->eof_given = false;
+    s->shut_wr &= s->type == SOCK_DGRAM; /* for good, whomever it is connected to */
     s->error = s->send_error = 0;
     client_submit(c, e);
     return -EINPROGRESS;

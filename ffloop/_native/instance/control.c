@@ -478,6 +478,14 @@ static const endpoint_op endpoint_ops[FFL_OP_COUNT] = {
     [FFL_OP_ADDRESSES] = op_addresses,
 };
 
+/* Datagrams that wait go with the peer and the options of the moment at which they were sent. */
+static void send_before(struct endpoint *e)
+{
+    while (e->dgram && e->tx_head != FFL_NO_BUF && !e->unwritable && !e->connecting && !e->dead &&
+           e->fd >= 0)
+        data_flush(e); /* one at least */
+}
+
 int control_entry(struct ffl_session *s, struct ffl_entry q, const char **why)
 {
     if (q.op == FFL_OP_SOCKET)
@@ -500,6 +508,8 @@ int control_entry(struct ffl_session *s, struct ffl_entry q, const char **why)
         control_close(e, e->reset || q.flags & FFL_F_ABORT);
         return 0;
     }
+    if (q.op == FFL_OP_CONNECT || q.op == FFL_OP_SETSOCKOPT)
+        send_before(e);
     if (endpoint_ops[q.op](e, q) < 0)
         return bad(why, "buffer or argument out of range");
     return 0;

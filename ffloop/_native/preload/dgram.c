@@ -11,6 +11,7 @@
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define LARGEST 65536
 
@@ -54,6 +55,33 @@ static int64_t take(struct sock *s, const struct iovec *iov, size_t n, int flags
     return flags & MSG_TRUNC ? len : (int64_t)room;
 }
 
+static int64_t wall_ns(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_REALTIME, &now); /* there is such a clock */
+    return now.tv_sec * FFL_NS_PER_SEC + now.tv_nsec;
+}
+
+int64_t ffl_dgram_stamp(struct sock *s)
+{
+    s->stamps = true;
+    if (s->stamp == STAMP_UNKNOWN) /* as the kernel: the first who asks gets the time of asking */
+        s->stamp = wall_ns();
+    return s->stamp ? s->stamp : -ENOENT;
+}
+
+static void note_stamp(struct sock *s, const struct ffl_dgram *d)
+{
+    struct cmsghdr first;
+    memcpy(&first, d->ctl.data, sizeof(first));
+    if (d->ctl.len >= sizeof(first) && first.cmsg_level == SOL_SOCKET)
+        return; /* it has come with the datagram */
+    if (s->stamps)
+        s->stamp = wall_ns();
+    else if (!s->stamp)
+        s->stamp = STAMP_UNKNOWN;
+}
+
 ssize_t dgram_recv(struct sock *s, const struct iovec *iov, size_t n, int flags,
                    struct ffl_dgram *d)
 {
@@ -65,6 +93,8 @@ ssize_t dgram_recv(struct sock *s, const struct iovec *iov, size_t n, int flags,
     int64_t until = until_of(wait ? s->rcvtimeo : 0);
     for (;;) {
         int64_t len = take(s, iov, n, flags, d);
+        if (len >= 0)
+            note_stamp(s, d);
         if (len != -EAGAIN)
             return (ssize_t)len;
         if (wait && s->shut_rd)

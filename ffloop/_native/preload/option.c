@@ -155,6 +155,15 @@ static int give_int(void *to, int value)
     return ffl_user_copy(to, &value, sizeof(value)) ? 0 : -EFAULT;
 }
 
+static int give_stamp(struct sock *s, void *to, bool ns)
+{
+    int64_t stamp = s->type == SOCK_DGRAM ? ffl_dgram_stamp(s) : -ENOENT;
+    if (stamp < 0)
+        return (int)stamp;
+    int64_t pair[2] = {stamp / FFL_NS_PER_SEC, stamp % FFL_NS_PER_SEC / (ns ? 1 : 1000)};
+    return ffl_user_copy(to, pair, sizeof(pair)) ? 0 : -EFAULT;
+}
+
 API int ioctl(int fd, unsigned long what, ...)
 {
     real_start();
@@ -178,6 +187,9 @@ API int ioctl(int fd, unsigned long what, ...)
         return (int)leave(give_int(arg, (int)ffl_client_unsent(s->session->c, s->h)));
     case SIOCATMARK:
         return (int)leave(give_int(arg, 0));
+    case SIOCGSTAMP:
+    case SIOCGSTAMPNS:
+        return (int)leave(give_stamp(s, arg, what == SIOCGSTAMPNS));
     case FIONBIO:
         rc = real.ioctl(fd, what, arg) < 0 ? -errno : 0; /* its flags are the placeholder's */
         if (rc == 0)

@@ -135,6 +135,8 @@ struct
     uint8_t data[];
 };
 
+#define STAMP_UNKNOWN 1
+
 struct sock {
     struct node node;
     struct session *session; /* NULL: not on the stack yet */
@@ -142,8 +144,10 @@ struct sock {
     int domain, type, proto;
     uint8_t state;
     bool nonblock, shut_rd, told, abort;
-    bool inq;   /* TCP_INQ */
-    bool named; /* a datagram socket: it has a port */
+    bool inq;      /* TCP_INQ */
+    bool stamps;   /* somebody has asked when datagrams came (SIOCGSTAMP): */
+    int64_t stamp; /* the last one, ns; 0: none has come, STAMP_UNKNOWN */
+    bool named;    /* a datagram socket: it has a port */
     bool force_stack, force_kernel, shared, exported, reuse_port;
     bool unseen;                /* nothing was asked of it since a fork: what waits, nobody knows */
     bool spawned;               /* a spawn's file actions named it */
@@ -323,6 +327,8 @@ ssize_t sock_sent(ssize_t rc, int flags); /* ends a sending call: SIGPIPE, errno
 
 ssize_t dgram_recv(struct sock *s, const struct iovec *iov, size_t n, int flags,
                    struct ffl_dgram *d); /* its address, control messages and flags */
+/* When the last one came, ns; and from now on it is noted. -ENOENT: none has. */
+int64_t ffl_dgram_stamp(struct sock *s);
 ssize_t dgram_send(struct sock *s, const struct iovec *iov, size_t n, int flags);
 /* Ends sendmsg(2) on a datagram socket, with an address or not: unlocks; errno. */
 ssize_t dgram_sendmsg(struct sock *s, int fd, const struct msghdr *m, int flags);

@@ -436,6 +436,8 @@ static int name_of(struct sock *s, bool peer, struct sockaddr *sa, socklen_t *le
                  ffl_client_state(s->session->c, s->h) & FFL_ST_FAILED))
         return -ENOTCONN;
     int rc = ffl_client_addresses(s->session->c, s->h, &addresses);
+    if (rc == 0 && peer && !addresses.peer.port_be)
+        return -ENOTCONN; /* a datagram socket's that is connected to port 0 */
     if (rc == 0)
         rc = sock_addr_out(peer ? &addresses.peer : &addresses.local, s->domain, sa, len);
     return rc;
