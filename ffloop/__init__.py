@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ._loop.policy import install as install
     from ._loop.running import instance, run
     from ._net.sockets import StackSocket as socket
-    from ._session.discovery import InstanceInfo
+    from ._session.choice import InstanceInfo
     from ._session.options import LoopOptions
     from .errors import (
         ConfigError,
@@ -68,7 +68,7 @@ __all__ = [
 _PLACES = {
     "FFLoopPolicy": "._loop.policy",
     "FFSelector": ".selectors",
-    "InstanceInfo": "._session.discovery",
+    "InstanceInfo": "._session.choice",
     "Kqueue": ".kqueue",
     "Loop": "._loop.loop",
     "LoopOptions": "._session.options",

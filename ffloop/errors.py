@@ -72,6 +72,11 @@ _ATTACH: dict[int, tuple[type[InstanceError], str]] = {
 }
 
 
+def error(code: int) -> OSError:
+    """The OSError (subclass) for a positive errno."""
+    return OSError(code, os.strerror(code))
+
+
 def attach_error(code: int, path: str, why: str) -> InstanceError:
     """The exception for a failed attach: `code` is a positive errno, `why` the core's sentence."""
     cls, advice = _ATTACH.get(code, (InstanceError, ""))

@@ -17,7 +17,7 @@ from errno import ECONNRESET, EINVAL, ENOENT, EOPNOTSUPP
 from typing import Any, Self
 
 from ._net.readiness import Readiness, When
-from ._session.binding import error
+from .errors import error
 
 # FreeBSD's values, as the select module has them there.
 KQ_FILTER_READ = -1

@@ -20,7 +20,10 @@ settings.register_profile("repeatable", derandomize=True)
 settings.register_profile("fresh", derandomize=False, database=None, print_blob=True)
 settings.load_profile("repeatable")
 
-LOOPS = ("asyncio", "uvloop", "ffloop")
+# ffloop's loops: in direct mode, and by ring to an instance of the test's own. What a test says of
+# sessions and instances is of the ring only: mark it so (pytest.mark.ring).
+WAYS = {"direct": "direct", "ring": "spawn"}  # FFLOOP_INSTANCE
+LOOPS = ("asyncio", "uvloop", *WAYS)
 # ffloop twice more, on the real F-Stack, where one is built: by an instance, and in this process.
 # See fstack/net.py.
 ON_FSTACK = ("fstack", "fstack-direct") if os.environ.get("FF_PATH") else ()
@@ -28,10 +31,11 @@ FIXTURES = {"fstack": "on_fstack", "fstack-direct": "on_fstack_direct"}
 
 
 def _run_with(request: pytest.FixtureRequest) -> Iterator[Runner]:
-    on_fstack = FIXTURES.get(request.param)
-    if on_fstack:
+    if on_fstack := FIXTURES.get(request.param):
         request.getfixturevalue(on_fstack)
-    runner = Runner("ffloop" if on_fstack else request.param)
+    elif way := WAYS.get(request.param):
+        request.getfixturevalue("monkeypatch").setenv("FFLOOP_INSTANCE", way)
+    runner = Runner(request.param)
     yield runner
     assert runner.errors == []
 
@@ -42,13 +46,13 @@ def run(request: pytest.FixtureRequest) -> Iterator[Runner]:
     yield from _run_with(request)
 
 
-@pytest.fixture(params=("asyncio", "ffloop", *ON_FSTACK))
+@pytest.fixture(params=("asyncio", *WAYS, *ON_FSTACK))
 def run_std(request: pytest.FixtureRequest) -> Iterator[Runner]:
     """asyncio and ffloop, where uvloop is known to differ from asyncio."""
     yield from _run_with(request)
 
 
-@pytest.fixture(params=("ffloop", *ON_FSTACK))
+@pytest.fixture(params=(*WAYS, *ON_FSTACK))
 def run_ff(request: pytest.FixtureRequest) -> Iterator[Runner]:
     yield from _run_with(request)
 
@@ -87,12 +91,14 @@ def fstack_direct() -> Iterator[Any]:
     made.close()
 
 
-@pytest.fixture(params=("host", *ON_FSTACK[:1]))
-def stack(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=(*WAYS, *ON_FSTACK[:1]))
+def stack(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The stack that the loops of processes use which the test starts: each in turn."""
     if request.param == "fstack":
         request.getfixturevalue("on_fstack")
-    return str(request.param)
+        return "fstack"
+    monkeypatch.setenv("FFLOOP_INSTANCE", WAYS[request.param])
+    return "host"
 
 
 @pytest.fixture
@@ -194,12 +200,16 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _own_instance(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[None]:
+def _own_instance(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, request: pytest.FixtureRequest
+) -> Iterator[None]:
     """Tests start their own instance: nothing of the user's is found."""
     for name in list(os.environ):
         if name.startswith("FFLOOP_") and not name.startswith("FFLOOP_TEST"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    if request.node.get_closest_marker("ring"):
+        monkeypatch.setenv("FFLOOP_INSTANCE", "spawn")
     yield
     _end_own_session()
 
@@ -229,7 +239,15 @@ def _on_fstack(item: pytest.Item) -> str | None:
     return next(iter(found), None)
 
 
+def _in_direct_mode(item: pytest.Item) -> bool:
+    params = getattr(item, "callspec", None)
+    return params is not None and "direct" in params.params.values()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items[:] = [
+        item for item in items if not (_in_direct_mode(item) and item.get_closest_marker("ring"))
+    ]
     exceptions = _exceptions()
     for item in items:
         folder = item.path.parent.name

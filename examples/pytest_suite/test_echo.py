@@ -5,6 +5,8 @@ import asyncio
 import pytest
 import pytest_asyncio
 
+import ffloop
+
 pytestmark = pytest.mark.asyncio
 
 
@@ -29,4 +31,4 @@ async def test_echo(address):
 
 
 async def test_the_loop():
-    assert type(asyncio.get_running_loop()).__module__ == "ffloop._loop.loop"
+    assert isinstance(asyncio.get_running_loop(), ffloop.Loop)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from .. import __version__
-from .._session import configuration, discovery, stats_page
+from .._session import choice, configuration, discovery, stats_page
 from .._session.binding import Client, kernel_calls
 from ..errors import ConfigError, InstanceError, sentence
 
@@ -191,7 +191,7 @@ def variables(machine: Machine) -> Iterator[Finding]:
 
 def place(machine: Machine) -> Iterator[Finding]:
     """Where instances listen and applications look when nothing is said."""
-    for socket in discovery.places(None, 0):
+    for socket in choice.places(None, 0):
         directory = os.path.dirname(socket)
         if found := discovery.unsafe(socket):
             mend = f"chown {machine.uid} {directory}; chmod 755 {directory}"

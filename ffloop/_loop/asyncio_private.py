@@ -13,7 +13,7 @@ from collections.abc import Callable
 from inspect import signature
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from .._session.binding import Scheduler
+from .._session.hot import Scheduler
 
 SSLProtocol: Any = sslproto.SSLProtocol
 Server: Any = base_events.Server
@@ -24,6 +24,8 @@ FlowControl = transports._FlowControlMixin
 LOG_LOST_WRITES: int = constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
 ACCEPT_RETRY_DELAY: int = constants.ACCEPT_RETRY_DELAY
 SENDFILE_FALLBACK: Any = constants._SendfileMode.FALLBACK
+SENDFILE_TRY_NATIVE: Any = constants._SendfileMode.TRY_NATIVE
+set_nodelay: Callable[[Any], None] = base_events._set_nodelay  # type: ignore[attr-defined]
 
 # Python 3.13 tells the server which transport attaches.
 SERVER_KNOWS_CLIENTS = len(signature(Server._attach).parameters) > 1
@@ -122,6 +124,9 @@ if TYPE_CHECKING:
         async def _sendfile_fallback(
             self, transp: Any, file: Any, offset: int, *args: Any, **more: Any
         ) -> Any: ...
+        async def _sendfile_native(
+            self, transp: Any, file: Any, offset: int, count: Any
+        ) -> Any: ...
         async def _sock_sendfile_fallback(
             self, sock: Any, file: Any, offset: int, *args: Any, **more: Any
         ) -> Any: ...
@@ -140,6 +145,7 @@ __all__ = [
     "LOG_LOST_WRITES",
     "PY313",
     "SENDFILE_FALLBACK",
+    "SENDFILE_TRY_NATIVE",
     "SERVER_KNOWS_CLIENTS",
     "FlowControl",
     "Handle",
@@ -151,5 +157,6 @@ __all__ = [
     "detach",
     "failure",
     "logger",
+    "set_nodelay",
     "typed_as",
 ]

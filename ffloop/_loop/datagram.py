@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._net.endpoint import READ, WRITE, Endpoint
 from .._net.sockets import StackSocket
-from .._session.binding import error
+from ..errors import error
 from .asyncio_private import LOG_LOST_WRITES, PY313, FlowControl, TransportSocket, logger
 
 _LARGEST = 65536  # bytes: no datagram is larger

@@ -1,127 +1,103 @@
-"""Loop: asyncio's selector event loop with TCP and UDP on the stack.
+"""Loop: asyncio's selector event loop, its queues and its hot path compiled.
 
-What is not here is asyncio's own code, unchanged: scheduling, TLS, tasks, subprocesses, signals,
-pipes, unix sockets, executors. Overridden are the places where a TCP socket is made, connected,
-listened on or turned into a transport, and datagram endpoints.
+What is not here is asyncio's own code, unchanged: tasks, TLS, subprocesses, signals, pipes,
+executors. Each Loop is one of two: a DirectLoop, whose sockets are the kernel's, or a SessionLoop,
+whose TCP and UDP are on an instance's stack.
 """
 
 import asyncio
 import contextvars
+import importlib
 import itertools
 import os
 import socket
 import ssl as ssl_module
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Unpack, cast
+from typing import Any, Self, Unpack, cast
 
-from .._net.inherited import Inherited
-from .._net.promoted import number_of, stack_socket
-from .._net.sockets import StackSocket
-from .._session import configuration, discovery, ownership
+from .._session import choice, configuration
 from .._session.address import look_up_literal
-from .._session.binding import Client
-from .._session.discovery import InstanceInfo
-from .._session.log import log
 from .._session.options import LoopOptions
-from .._session.routing import Router, same_kernel
-from .._session.session import Session
 from ..errors import ConfigError
-from . import worker
-from .asyncio_private import Handle, Server, SSLProtocol, failure, logger, typed_as
-from .datagram import DatagramTransport, open_datagram
-from .listener import Binding, Listener, bind_sockets
-from .poller import Poller
-from .reattach import Reattach
-from .sock_calls import SockCalls, to_offset
-from .stream import StreamTransport
+from .asyncio_private import Handle, SelectorLoop, Server, SSLProtocol, failure, logger, typed_as
+from .serving import Binding
+from .transport import SocketTransport
 
 
-class Loop(SockCalls):
-    """An event loop whose TCP runs on an ffloop instance.
+class Loop(SelectorLoop):
+    """An event loop. Its TCP and UDP are the kernel's, in its own thread (direct mode); or, where
+    an ffloop instance is named or runs at its usual place, that instance's.
 
     Keyword arguments (LoopOptions; each has a variable too: docs/configuration.md): `instance`,
-    the path of an instance's socket; `stack`, "host" or "fstack", to insist on one; `reconnect`,
-    whether to attach and listen again when the instance ended; `routes`; `dual_listen`, whether
-    what the stack serves is served on the kernel too; `kernel_sockets`, what becomes of those that
-    the application hands in; `reuse_port`; `spin_us`; `pool_kib`; `tx_cap`; `max_sockets`;
-    `timeout_ms`.
+    the path of an instance's socket, or "direct", or "spawn" for an instance of this process's own;
+    `stack`, "host" or "fstack", to insist on one; `reconnect`, whether to attach and listen again
+    when the instance ended; `routes`; `dual_listen`, whether what the stack serves is served on the
+    kernel too; `kernel_sockets`, what becomes of those that the application hands in; `reuse_port`;
+    `spin_us`; `pool_kib`; `tx_cap`; `max_sockets`; `timeout_ms`.
 
-    Attaches at once: raises InstanceError (an OSError) when there is no instance, and ConfigError
-    (a ValueError) for an option that cannot be.
+    With an instance it attaches at once: raises InstanceError (an OSError) when there is none, and
+    ConfigError (a ValueError) for an option that cannot be.
     """
 
+    _config: configuration.Config
+    _found: Any  # the client of an instance that was found running, if one was
+    _poller: Any
+
+    def __new__(cls, **options: Unpack[LoopOptions]) -> Self:
+        config = configuration.load(**options)
+        kind, client = _kind(config)
+        if not issubclass(cls, kind):
+            cls = kind if cls is Loop else type(cls.__name__, (cls, kind), {})
+        self: Self = super().__new__(cls)
+        self._config, self._found = config, client
+        return self
+
     def __init__(self, **options: Unpack[LoopOptions]) -> None:
-        self._config = configuration.load(**options)
-        self._index = discovery.next_index(self._config)
-        _pin(self._config.cpu())
-        session = ownership.take_over(self._config)
-        if session is None:
-            session = Session(discovery.attach(self._config, self._index), self)
-        else:
-            session.belongs_to(self)
-        poller = None
-        try:
-            self._choose_routes(session.client.stack)
-            self._poller = poller = Poller(session, self._session_lost, self._config.spin_us)
-            super().__init__(poller)
-        except BaseException:
-            self._closed = True  # nothing is left to __del__
-            if poller is not None:
-                poller.detach()
-                poller.close()
-            session.close()
-            raise
-        self._session = session
-        self._listeners: dict[StackSocket, Listener] = {}
-        self._dispatch = Handle(poller.dispatch, (), self, contextvars.Context())
-        self._batches, self._wake_fd = poller.batch, poller.wake_fd
-        ownership.of_loop(session)
-        self._say(session.client)
-
-    def _choose_routes(self, stack: str) -> None:
-        self._router = Router(stack, self._config.routes)
-        self._inherited = Inherited(stack, self._config, self._router)
-
-    @staticmethod
-    def _say(client: Client) -> None:
-        log.info(
-            "using the %s instance at %s: stack %s, pid %d",
-            "embedded" if client.embedded else "running",
-            client.path,
-            client.stack,
-            client.instance_pid,
-        )
+        raise NotImplementedError
 
     @property
-    def instance(self) -> InstanceInfo:
-        """The instance that this loop is attached to. Raises InstanceError while there is none."""
-        client = self._live_session().client
-        return InstanceInfo(client.path, client.stack, client.instance_pid, client.embedded)
+    def instance(self) -> choice.InstanceInfo:
+        """The instance that this loop is attached to; in direct mode, this process. Raises
+        InstanceError while there is none."""
+        raise NotImplementedError
 
     def ffloop_stats(self) -> dict[str, int]:
-        """Counters of the session with the instance (see client.h, struct ffl_session_stats)."""
-        return self._live_session().client.stats()
+        """Counters: in direct mode of the loop's sockets, else of the session with the instance
+        (client.h, struct ffl_session_stats)."""
+        raise NotImplementedError
+
+    def _begin(self, poller: Any) -> None:
+        # The rest of __init__, with the selector that the subclass has made.
+        super().__init__(poller)
+        self._poller = poller
+        self._dispatch = Handle(poller.dispatch, (), self, contextvars.Context())
+        self._batches, self._wake_fd = poller.batch, poller.wake_fd
 
     def run_forever(self) -> None:
         """As asyncio's. The loop's sockets are this thread's meanwhile."""
         self._check_closed()
         self._check_running()
-        self._session.run_by_this_thread()
+        self._own_thread()
         super().run_forever()
 
+    def _own_thread(self) -> None:
+        """The loop's sockets are this thread's."""
+        raise NotImplementedError
+
+    def _let_go(self) -> None:
+        """The loop is about to close: its sockets say nothing any more."""
+        raise NotImplementedError
+
     def close(self) -> None:
-        """Closes the loop and ends its session with the instance. Idempotent."""
+        """Closes the loop, and with an instance ends its session. Idempotent."""
         if self.is_running():
             raise RuntimeError("Cannot close a running event loop")
         if self.is_closed():
             return
-        self._session.check_thread()
-        self._poller.detach()
+        self._let_go()
         super().close()
         self._wake_fd = -1
         self._batches = self._dispatch = None
-        self._listeners.clear()
-        self._session.close()
 
     # ---- events ----
 
@@ -150,59 +126,12 @@ class Loop(SockCalls):
     def _failed(self, handle: Any, exc: BaseException) -> None:
         self.call_exception_handler(failure(handle, exc))
 
-    @typed_as(asyncio.SelectorEventLoop.add_reader)
-    def add_reader(self, fd: Any, callback: Any, *args: Any) -> None:
-        """As asyncio's. TCP sockets of the kernel's that are watched so are reported."""
-        fd = number_of(fd)
-        self._inherited.watched(fd, callback)
-        super().add_reader(fd, callback, *args)
-
-    @typed_as(asyncio.SelectorEventLoop.remove_reader)
-    def remove_reader(self, fd: Any) -> Any:
-        """As asyncio's."""
-        return super().remove_reader(number_of(fd))
-
-    @typed_as(asyncio.SelectorEventLoop.add_writer)
-    def add_writer(self, fd: Any, callback: Any, *args: Any) -> None:
-        """As add_reader."""
-        fd = number_of(fd)
-        self._inherited.watched(fd, callback)
-        super().add_writer(fd, callback, *args)
-
-    def remove_writer(self, fd: Any) -> bool:
-        """As asyncio's."""
-        return super().remove_writer(number_of(fd))
-
     @property
     def _nest_patched(self) -> bool:
         # nest_asyncio asks for this first, and would put iterations of its own in the loop's place.
         raise ValueError("nest_asyncio cannot nest an ffloop loop; run that code in another thread")
 
     # ---- transports ----
-
-    def _make_socket_transport(
-        self,
-        sock: Any,
-        protocol: Any,
-        waiter: Any = None,
-        *,
-        extra: Any = None,
-        server: Any = None,
-        context: contextvars.Context | None = None,
-        **more: Any,
-    ) -> Any:
-        stack = stack_socket(sock)
-        if stack is None:
-            if context is not None:
-                more["context"] = context
-            return super()._make_socket_transport(
-                sock, protocol, waiter, extra=extra, server=server, **more
-            )
-        self._own_session(stack)
-        transport = StreamTransport(self, stack._ep(), protocol, extra, server, context)
-        transport.own(sock, stack)
-        self.call_soon(transport.begin, waiter, context=context)
-        return transport
 
     def _make_ssl_transport(
         self,
@@ -219,20 +148,6 @@ class Loop(SockCalls):
         ssl_shutdown_timeout: float | None = None,
         **more: Any,
     ) -> Any:
-        if stack_socket(rawsock) is None:
-            return super()._make_ssl_transport(
-                rawsock,
-                protocol,
-                sslcontext,
-                waiter,
-                server_side=server_side,
-                server_hostname=server_hostname,
-                extra=extra,
-                server=server,
-                ssl_handshake_timeout=ssl_handshake_timeout,
-                ssl_shutdown_timeout=ssl_shutdown_timeout,
-                **more,
-            )
         tls = SSLProtocol(
             self,
             protocol,
@@ -255,59 +170,14 @@ class Loop(SockCalls):
         try:
             return await super()._sendfile_fallback(transp, file, offset, *args, **more)
         finally:
-            if isinstance(transp, StreamTransport):
+            if isinstance(transp, SocketTransport):
                 transp.tell_paused()
 
-    # ---- clients ----
-
-    def _live_session(self) -> Session:
-        session = self._session
-        if not session.attached:
-            self._check_closed()
-            raise session.gone()
-        return session
-
-    async def _connect_sock(
-        self, exceptions: Any, addr_info: Any, local_addr_infos: Any = None, **more: Any
+    async def _sock_sendfile_fallback(
+        self, sock: Any, file: Any, offset: int, *args: Any, **more: Any
     ) -> Any:
-        family, kind, proto, _, address = addr_info
-        if kind != socket.SOCK_STREAM or not self._router.on_stack(family, address):
-            return await super()._connect_sock(exceptions, addr_info, local_addr_infos, **more)
-        mine: list[OSError] = []
-        exceptions.append(mine)
-        sock = None
-        try:
-            sock = StackSocket._open(self._live_session(), family, kind, proto, True)
-            sock._ep().nodelay = True
-            if local_addr_infos is not None:
-                _bind_local(sock, family, local_addr_infos, mine)
-            await self._connect(sock._ep(), address)
-            return sock
-        except OSError as exc:
-            mine.append(exc)
-            if sock is not None:
-                sock.close()
-            raise
-        except BaseException:
-            if sock is not None:
-                sock.close()
-            raise
-        finally:
-            exceptions = mine = None  # type: ignore[assignment]  # no cycle through the traceback
-
-    @typed_as(asyncio.SelectorEventLoop.create_connection)
-    async def create_connection(self, *args: Any, sock: Any = None, **kwargs: Any) -> Any:
-        """As asyncio's. A kernel socket that is connected already stays on the kernel."""
-        if sock is not None and stack_socket(sock) is None:
-            self._inherited.connected(sock, "create_connection()")
-        return await super().create_connection(*args, sock=sock, **kwargs)
-
-    @typed_as(asyncio.SelectorEventLoop.connect_accepted_socket)
-    async def connect_accepted_socket(self, protocol_factory: Any, sock: Any, **kwargs: Any) -> Any:
-        """As asyncio's. A kernel socket stays on the kernel."""
-        if stack_socket(sock) is None:
-            self._inherited.connected(sock, "connect_accepted_socket()")
-        return await super().connect_accepted_socket(protocol_factory, sock, **kwargs)
+        to_offset(file, offset)
+        return await super()._sock_sendfile_fallback(sock, file, offset, *args, **more)
 
     @typed_as(asyncio.SelectorEventLoop.getaddrinfo)
     async def getaddrinfo(
@@ -328,84 +198,6 @@ class Loop(SockCalls):
             host, port, family=family, type=type, proto=proto, flags=flags
         )
 
-    # ---- datagrams ----
-
-    @typed_as(asyncio.SelectorEventLoop.create_datagram_endpoint)
-    async def create_datagram_endpoint(  # type: ignore[override]
-        self,
-        protocol_factory: Any,
-        local_addr: Any = None,
-        remote_addr: Any = None,
-        *,
-        family: int = 0,
-        proto: int = 0,
-        flags: int = 0,
-        reuse_port: bool | None = None,
-        allow_broadcast: bool | None = None,
-        sock: Any = None,
-    ) -> Any:
-        """As asyncio's. Addresses that the router gives to the stack are there, and so is a socket
-        of AF_INET or AF_INET6 that is bound to none."""
-        opened = None
-        if sock is not None:
-            modified = local_addr or remote_addr or family or proto or flags
-            if not (modified or reuse_port or allow_broadcast or stack_socket(sock)):
-                self._inherited.to_receive(self, sock)
-        elif (local_addr or remote_addr or family) and family != socket.AF_UNIX:
-            opened = await open_datagram(
-                self,
-                local_addr,
-                remote_addr,
-                family=family,
-                proto=proto,
-                flags=flags,
-                reuse_port=bool(reuse_port),
-                broadcast=bool(allow_broadcast),
-            )
-        if opened is None:
-            return await super().create_datagram_endpoint(
-                protocol_factory,
-                local_addr,
-                remote_addr,
-                family=family,
-                proto=proto,
-                flags=flags,
-                reuse_port=reuse_port,
-                allow_broadcast=allow_broadcast,
-                sock=sock,
-            )
-        stack, address = opened
-        waiter: asyncio.Future[None] = self.create_future()
-        try:
-            protocol = protocol_factory()
-        except BaseException:
-            stack.close()
-            raise
-        transport = DatagramTransport(self, stack, protocol, address, waiter)
-        try:
-            await waiter
-        except BaseException:
-            transport.close()
-            raise
-        return transport, protocol
-
-    def _make_datagram_transport(
-        self,
-        sock: Any,
-        protocol: Any,
-        address: Any = None,
-        waiter: Any = None,
-        extra: Any = None,
-        **more: Any,
-    ) -> Any:
-        stack = stack_socket(sock)
-        if stack is None:
-            return super()._make_datagram_transport(sock, protocol, address, waiter, extra, **more)
-        self._own_session(stack)
-        transport = DatagramTransport(self, stack, protocol, address, waiter)
-        transport.own(sock)
-        return transport
-
     # ---- servers ----
 
     async def create_server(
@@ -416,7 +208,7 @@ class Loop(SockCalls):
         *,
         family: int = socket.AF_UNSPEC,
         flags: int = socket.AI_PASSIVE,
-        sock: socket.socket | StackSocket | None = None,
+        sock: socket.socket | None = None,
         backlog: int = 100,
         ssl: ssl_module.SSLContext | bool | None = None,
         reuse_address: bool | None = None,
@@ -441,9 +233,7 @@ class Loop(SockCalls):
         elif sock is not None:
             raise ValueError("host/port and sock can not be specified at the same time")
         else:
-            sockets = bind_sockets(
-                self._live_session(),
-                self._router,
+            sockets = self._bind_sockets(
                 await self._addresses(host, port, family, flags),
                 Binding(
                     reuse_address=reuse_address is None or reuse_address,
@@ -476,10 +266,21 @@ class Loop(SockCalls):
         return cast(asyncio.Server, server)
 
     def _dual(self, asked: bool | None) -> bool:
-        # The host stack is this kernel: nothing is left to serve.
-        return (self._config.dual_listen if asked is None else asked) and not same_kernel(
-            self._live_session().client.stack
-        )
+        """Whether a server's ports are served on the kernel too."""
+        raise NotImplementedError
+
+    def _bind_sockets(self, infos: list[Any], how: Binding) -> list[Any]:
+        """Bound, not yet listening, sockets for getaddrinfo's answers."""
+        raise NotImplementedError
+
+    def _given_to_serve(self, sock: Any) -> list[Any]:
+        if sock is None:
+            raise ValueError("Neither host/port nor sock were specified")
+        if isinstance(sock, ssl_module.SSLSocket):
+            raise TypeError("Socket cannot be of type SSLSocket")
+        if sock.type != socket.SOCK_STREAM:
+            raise ValueError(f"A Stream Socket was expected, got {sock!r}")
+        return [sock]
 
     async def _addresses(self, host: Any, port: Any, family: int, flags: int) -> list[Any]:
         if host == "":
@@ -493,110 +294,29 @@ class Loop(SockCalls):
         )
         return list(dict.fromkeys(itertools.chain.from_iterable(found)))
 
-    def _given_to_serve(self, sock: Any) -> list[Any]:
-        if sock is None:
-            raise ValueError("Neither host/port nor sock were specified")
-        if isinstance(sock, ssl_module.SSLSocket):
-            raise TypeError("Socket cannot be of type SSLSocket")
-        if sock.type != socket.SOCK_STREAM:
-            raise ValueError(f"A Stream Socket was expected, got {sock!r}")
-        stack = stack_socket(sock)
-        if stack is None:
-            return self._inherited.to_serve(self, sock)
-        stack._ep().nodelay = True
-        return [sock]
 
-    def _start_serving(
-        self,
-        protocol_factory: Any,
-        sock: Any,
-        sslcontext: Any = None,
-        server: Any = None,
-        backlog: int = 100,
-        ssl_handshake_timeout: float | None = None,
-        ssl_shutdown_timeout: float | None = None,
-        *more: Any,
-        context: contextvars.Context | None = None,
-        **named: Any,
-    ) -> None:
-        stack = stack_socket(sock)
-        if stack is None:
-            if context is not None:
-                named["context"] = context
-            super()._start_serving(
-                protocol_factory,
-                sock,
-                sslcontext,
-                server,
-                backlog,
-                ssl_handshake_timeout,
-                ssl_shutdown_timeout,
-                *more,
-                **named,
-            )
-            worker.serving(self)
-            return
-        self._own_session(stack)
-        listener = Listener(
-            self,
-            stack._ep(),
-            protocol_factory,
-            sslcontext,
-            server,
-            backlog,
-            ssl_handshake_timeout,
-            ssl_shutdown_timeout,
-            context,
-        )
-        listener.start()
-        self._listeners[stack] = listener
-        worker.serving(self)
-
-    def _stop_serving(self, sock: Any, **more: Any) -> None:
-        stack = stack_socket(sock)
-        if stack is None:
-            super()._stop_serving(sock, **more)
-            return
-        listener = self._listeners.pop(stack, None)
-        if listener is not None:
-            listener.stop()
-        sock.close()
-
-    def _retire(self) -> None:
-        """Serves no new connection on the stack: the listeners are closed, what waits in them is
-        for those that share their addresses. Servers do not know of it; connections go on."""
-        for sock in list(self._listeners):
-            self._stop_serving(sock)
-
-    # ---- the instance goes and comes back ----
-
-    def _session_lost(self, code: int) -> None:
-        session = self._session
-        self._poller.detach()
-        self._batches = None
-        if session.forked:
-            self._poller.renew()
-        session.lost()
-        if self._listeners and (session.forked or not self._config.reconnect):
-            why = (
-                "a forked child leaves them to its parent" if session.forked else "reconnect is off"
-            )
-            log.error("%d listening sockets are not restored: %s", len(self._listeners), why)
-        if self._config.reconnect:
-            Reattach(self, session)
-
-    def _serving(self) -> list[Listener]:
-        return list(self._listeners.values())
-
-    def _attached_again(self, client: Client) -> None:
-        self._session.attach(client)
-        self._choose_routes(client.stack)
-        self._poller.attach(self._session)
-        self._batches = self._poller.batch
-        self._say(client)
+def _kind(config: configuration.Config) -> tuple[Any, Any]:
+    # (the class, the client of a running instance that nobody has named). What a stack of its own
+    # needs is only imported for one.
+    client = None
+    direct = choice.is_direct(config)
+    if not direct and choice.may_be_direct(config):
+        discovery: Any = importlib.import_module("ffloop._session.discovery")
+        client = discovery.attach_running(config)
+        direct = client is None
+    if direct:
+        return importlib.import_module("ffloop._loop.direct_loop").DirectLoop, None
+    return importlib.import_module("ffloop._loop.session_loop").SessionLoop, client
 
 
-def _pin(cpu: int | None) -> None:
+def to_offset(file: Any, offset: int) -> None:
+    """Where sendfile begins. asyncio's fallbacks do not seek to offset 0, and go on where somebody
+    has read up to; sendfile(2) does not care where the file stands."""
+    if not offset and getattr(file, "seekable", bool)():
+        file.seek(0)
+
+
+def pin(cpu: int | None) -> None:
     """Runs this thread on one CPU, as F-Stack's adapter does its workers."""
     if cpu is None:
         return
@@ -607,26 +327,6 @@ def _pin(cpu: int | None) -> None:
         raise ConfigError(
             f"FF_INITIAL_LCORE_ID and FF_PROC_ID lead to CPU {cpu}; this machine has {allowed}"
         ) from None
-
-
-def _bind_local(
-    sock: StackSocket, family: int, local_addr_infos: Any, exceptions: list[OSError]
-) -> None:
-    """Binds to the first of the local addresses that can be; asyncio's messages when none."""
-    for info in local_addr_infos:
-        address = info[4]
-        if info[0] != family:
-            continue
-        try:
-            sock.bind(address)
-            return
-        except OSError as exc:
-            reason = (exc.strerror or str(exc)).lower()
-            message = f"error while attempting to bind on address {address!r}: {reason}"
-            exceptions.append(OSError(exc.errno, message))
-    if exceptions:
-        raise exceptions.pop()
-    raise OSError(f"no matching local address with {family=} found")
 
 
 def new_event_loop(**options: Unpack[LoopOptions]) -> Loop:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar, Unpack
 
-from .._session.discovery import InstanceInfo
+from .._session.choice import InstanceInfo
 from .._session.options import LoopOptions
 from .loop import Loop
 

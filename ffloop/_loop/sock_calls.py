@@ -261,22 +261,9 @@ class SockCalls(SelectorLoop):
         finally:
             del fut  # no cycle through the traceback of its exception
 
-    async def _sock_sendfile_fallback(
-        self, sock: Any, file: Any, offset: int, *args: Any, **more: Any
-    ) -> Any:
-        to_offset(file, offset)
-        return await super()._sock_sendfile_fallback(sock, file, offset, *args, **more)
-
     async def _sock_sendfile_native(self, sock: Any, file: Any, *args: Any, **more: Any) -> Any:
         if stack_socket(sock) is not None:
             raise asyncio.SendfileNotAvailableError(
                 f"syscall sendfile is not available for socket {sock!r} and file {file!r}"
             )
         return await super()._sock_sendfile_native(sock, file, *args, **more)
-
-
-def to_offset(file: Any, offset: int) -> None:
-    """Where sendfile begins. asyncio's fallbacks do not seek to offset 0, and go on where somebody
-    has read up to; sendfile(2) does not care where the file stands."""
-    if not offset and getattr(file, "seekable", bool)():
-        file.seek(0)

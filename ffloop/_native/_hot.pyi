@@ -1,7 +1,7 @@
 """The compiled half of the Python face (hot/*.c)."""
 
 import asyncio
-from asyncio import events
+from asyncio import events, transports
 from collections.abc import Callable
 from contextvars import Context
 from typing import Any
@@ -49,18 +49,61 @@ class Dispatcher:
     def wait(self, ns: int, /) -> int: ...
     def run(self) -> None: ...
     def skip(self) -> None: ...
+    def others(self) -> list[tuple[int, int]]: ...
+    def take(self) -> list[tuple[int, int]]: ...
+    def dispatch(self, fd: int, events: int, /) -> None: ...
+    def owner(self, fd: int, /) -> Any: ...
+    def counters(self) -> dict[str, int]: ...
+    def own(self) -> None: ...
+    def is_own(self) -> bool: ...
     def close(self) -> None: ...
 
-class Stream:
-    """A transport's half: reads and writes while nothing is in their way."""
+class Stream(transports._FlowControlMixin, asyncio.Transport):
+    """A stream transport's short ways: data to its protocol, write() to its socket."""
 
-    paused: bool
-    stalled: bool
-    enter: Any
-    deliver: Any
-    def __init__(self, *args: Any) -> None: ...
-    def write(self, data: Any) -> None: ...
-    def detach(self) -> None: ...
+    _loop: Any
+    _protocol: Any
+    _extra: dict[str, Any]
+    _high_water: int
+    _low_water: int
+    _protocol_paused: bool
+    _receiving: bool
+    _sending: bool
+    _deliver: Any
+    _buffer_updated: Any
+    _context: Context | None
+    _handle: int
+    def __init__(
+        self,
+        loop: Any,
+        protocol: Any,
+        handle: int,
+        context: Context | None,
+        extra: dict[str, Any] | None,
+        client: int = ...,
+        thread: int = ...,
+        dispatcher: Dispatcher = ...,
+    ) -> None: ...
+    def write(self, data: Any, /) -> None: ...
+    def _send(self, data: Any, /) -> int: ...
+    def _send_pieces(self, pieces: list[Any], /) -> int: ...
+    def _choose_protocol(self, protocol: Any, /) -> None: ...
+    def _choose_context(self, context: Context | None, /) -> None: ...
+    def _watch(self, reading: bool, writing: bool, /) -> None: ...
+    def _detach(self) -> None: ...
+
+class Acceptor:
+    """Accepts the connections of a listening descriptor."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        fd: int,
+        most: int,
+        accepted: Callable[[int, bytes], object],
+        failed: Callable[[int], object],
+    ) -> None: ...
+    def watch(self, on: bool, /) -> None: ...
 
 class Scheduler:
     """Queues and runs a loop's callbacks."""

@@ -4,7 +4,8 @@ import errno
 import struct
 from collections.abc import Iterable
 
-from .._session.binding import CTL_MAX, error
+from .._session.binding import CTL_MAX
+from ..errors import error
 
 Message = tuple[int, int, bytes]
 

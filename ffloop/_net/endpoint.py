@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from .._session.address import unset
-from .._session.binding import READ, WRITE, Client, addresses, error
+from .._session.binding import READ, WRITE, Client, addresses
 from .._session.session import Session
+from ..errors import error
 
 _ONE = (1).to_bytes(8, "little")
 

@@ -16,8 +16,8 @@ from typing import Any, Self
 
 from .._session import carrying
 from .._session.address import unset
-from .._session.binding import error
 from .._session.session import Session
+from ..errors import error
 from .bridge import Link, NotConnected, hand_over, may_leave
 from .sockets import StackSocket, default_proto
 

@@ -10,8 +10,9 @@ import warnings
 from typing import Any, Self
 
 from .._session import ownership
-from .._session.binding import Client, error
+from .._session.binding import Client
 from .._session.session import Session, stands_for
+from ..errors import error
 from .bridge import hand_over, may_leave
 from .control import build, parse
 from .endpoint import Endpoint
@@ -40,6 +41,16 @@ class StackSocket:
     """
 
     __slots__ = ("__weakref__", "_borrowed", "_endpoint", "_fd", "_quiet")
+
+    def __new__(
+        cls, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None
+    ) -> Any:
+        """In direct mode: the kernel's, a socket.socket, non-blocking."""
+        if not ownership.is_direct():
+            return super().__new__(cls)
+        sock = socket.socket(family, type, proto, fileno)
+        sock.setblocking(False)
+        return sock
 
     def __init__(
         self,
@@ -84,7 +95,7 @@ class StackSocket:
 
     @classmethod
     def _own(cls, endpoint: Endpoint) -> Self:
-        self = cls.__new__(cls)
+        self = object.__new__(cls)
         self._endpoint = endpoint
         self._fd = -1
         self._borrowed = self._quiet = False

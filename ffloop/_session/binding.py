@@ -13,23 +13,12 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from ..errors import attach_error, gone
+from ..errors import attach_error, error, gone
 from .address import ADDR_SIZE, ADDRESSES_SIZE, SockAddr, decode, encode
 from .configuration import Config
-from .native import ffi, hot, lib
-
-if TYPE_CHECKING:
-    from .._native._hot import Dispatcher as Dispatcher
-    from .._native._hot import Handle as Handle
-    from .._native._hot import Scheduler as Scheduler
-    from .._native._hot import Stream as Stream
-else:
-    Stream = hot.Stream  # one transport's compiled half
-    Dispatcher = hot.Dispatcher  # waits for a batch and hands it out
-    Scheduler = hot.Scheduler  # the loop's call_soon, timers and _run_once
-    Handle = hot.Handle
+from .native import ffi, lib
 
 ABI_VERSION: int = lib.FFL_ABI_VERSION
 
@@ -85,11 +74,6 @@ class Receiver(Protocol):
     def on_writable(self) -> None: ...
     def on_lost(self, exc: OSError) -> None: ...  # the session was lost
     def on_detach(self) -> None: ...  # it is closed: nobody is to be called
-
-
-def error(code: int) -> OSError:
-    """The OSError (subclass) for a positive errno."""
-    return OSError(code, os.strerror(code))
 
 
 def _addr(packed: bytes) -> Any:

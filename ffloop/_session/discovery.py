@@ -8,39 +8,25 @@ which ends itself when its last session has ended. A log line says which.
 import contextlib
 import errno
 import fcntl
-import itertools
 import os
 import resource
-import secrets
 import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import ConfigError, InstanceError, InstanceNotFound, StackUnavailable
 from . import direct
 from .binding import Client
+from .choice import DIRECT, SPAWN, nth, places
 from .configuration import Config, environment, value
 from .log import log
-from .native import NATIVE, Why, c_text, ffi, lib, text_of
+from .native import NATIVE, Why, c_text, ffi, lib
 
 _ENV = "_FFLOOP_EMBEDDED"  # the process tree's embedded instance, for children
 _starting = threading.Lock()
 _started: set[int] = set()  # embedded instances, by pid
-_loops = itertools.count()  # of this process
-
-
-@dataclass(frozen=True, slots=True)
-class InstanceInfo:
-    """An instance as a loop sees it."""
-
-    path: str
-    stack: str
-    pid: int
-    embedded: bool
 
 
 def executable() -> str:
@@ -52,32 +38,6 @@ def executable() -> str:
     raise InstanceNotFound(
         2, f"ffloop-instance is missing at {place}: reinstall ffloop with `pip install`"
     )
-
-
-def nth(path: str, index: int) -> str:
-    """The socket of the index-th of several instances: instance.sock, instance-1.sock, ..."""
-    out, size = _room(len(path))
-    if lib.ffl_choice_nth(c_text(path, "instance"), index, out, size) < 0:
-        raise ConfigError(f"instance={path!r}: too long")
-    return text_of(out)
-
-
-def places(named: str | None, index: int) -> Iterator[str]:
-    """Where to look for instance number `index`: the place named, else the usual ones."""
-    c_named = ffi.NULL if named is None else c_text(named, "instance")
-    out, size = _room(len(named or ""))
-    for i in itertools.count():
-        rc = lib.ffl_choice_place(c_named, i, index, out, size)
-        if rc == -errno.ENOENT:
-            return
-        if rc < 0:
-            raise ConfigError("the path of the instance's socket is too long")
-        yield text_of(out)
-
-
-def _room(size: int) -> tuple[Any, int]:
-    size = 4 * size + 256  # a character may be four bytes
-    return ffi.new("char[]", size), size
 
 
 def unsafe(path: str) -> str:
@@ -101,17 +61,26 @@ def _in_a_row(path: str) -> int:
     return count
 
 
-def next_index(config: Config) -> int:
-    """Which of `config.instances` instances this process's next loop belongs to."""
-    return int(lib.ffl_choice_index(config.proc_id, next(_loops), config.instances))
-
-
 def attach(config: Config, index: int = 0) -> Client:
-    """Attaches to the instance that `config` and the environment lead to, the index-th of several.
-    Waits. Raises an InstanceError that says what to do."""
-    if config.instance == "direct" and config.stack == "fstack":
+    """Attaches to the instance that `config` and the environment lead to, the index-th of several,
+    or to an embedded one. Waits. Raises an InstanceError that says what to do."""
+    if config.instance == DIRECT and config.stack == "fstack":
         return direct.attach(config)
-    for path in places(config.instance, index):
+    client = attach_running(config, index)
+    if client is not None:
+        return client
+    if config.stack == "fstack" or config.instances > 1:
+        why, wanted = Why(), ffi.NULL if config.stack is None else config.stack.encode()
+        lib.ffl_choice_none(wanted, index, config.instances, *why.room)
+        raise (InstanceNotFound if config.instances > 1 else StackUnavailable)(2, str(why))
+    client = _checked(_embedded(config), config)
+    client.embedded = True
+    return client
+
+
+def attach_running(config: Config, index: int = 0) -> Client | None:
+    """As attach; None where nobody is named and none runs."""
+    for path in () if config.instance == SPAWN else places(config.instance, index):
         try:
             client = Client(path, config)
         except InstanceError as exc:
@@ -121,13 +90,7 @@ def attach(config: Config, index: int = 0) -> Client:
                 log.warning("skipping %s: %s", path, exc)
             continue
         return _checked(client, config)
-    if config.stack == "fstack" or config.instances > 1:
-        why, wanted = Why(), ffi.NULL if config.stack is None else config.stack.encode()
-        lib.ffl_choice_none(wanted, index, config.instances, *why.room)
-        raise (InstanceNotFound if config.instances > 1 else StackUnavailable)(2, str(why))
-    client = _checked(_embedded(config), config)
-    client.embedded = True
-    return client
+    return None
 
 
 def _checked(client: Client, config: Config) -> Client:
@@ -174,7 +137,7 @@ def start(stack: str) -> str:
     Raises InstanceNotFound with its own words when it does not start, ConfigError.
     """
     level = value("FFLOOP_INSTANCE_LOG_LEVEL") or "warning"
-    name = f"ffloop-{os.getuid()}-{os.getpid()}-{secrets.token_hex(8)}"
+    name = f"ffloop-{os.getuid()}-{os.getpid()}-{os.urandom(8).hex()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind("\0" + name)
         listener.listen(64)

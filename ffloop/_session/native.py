@@ -6,36 +6,15 @@ discovery.
 """
 
 import importlib
-import importlib.util
 import os
-import pathlib
 from typing import Any
 
 from ..errors import ConfigError
+from .hot import NATIVE as NATIVE
 
-
-def _compiled() -> tuple[Any, Any]:
-    # (_core, cffi's; _hot, the loop's): two modules in one file, which hold one copy of the client.
-    try:
-        core = importlib.import_module("ffloop._native._core")
-    except ModuleNotFoundError as exc:
-        where = pathlib.Path(__file__).parents[1]
-        raise ModuleNotFoundError(
-            f"{where} has no compiled part. If it is ffloop's source tree: start Python in another "
-            "directory (the current one comes first on sys.path), or `pip install -e .`",
-            name=exc.name,
-        ) from None
-    spec = importlib.util.spec_from_file_location("ffloop._native._hot", core.__file__)
-    assert spec is not None and spec.loader is not None
-    hot = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hot)
-    return core, hot
-
-
-_core, hot = _compiled()
+_core = importlib.import_module("ffloop._native._core")
 ffi: Any = _core.ffi
 lib: Any = _core.lib
-NATIVE = pathlib.Path(_core.__file__).parent  # the executables and the shim, too
 
 _WHY = 320  # room for the longest sentence
 

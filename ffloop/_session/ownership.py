@@ -10,7 +10,7 @@ import asyncio
 import threading
 import weakref
 
-from . import configuration, discovery
+from . import choice, configuration, discovery
 from .configuration import Config
 from .session import Session
 
@@ -54,6 +54,18 @@ def end() -> None:
         own.close()
 
 
+def is_direct() -> bool:
+    """Whether a new socket is the kernel's."""
+    running = asyncio._get_running_loop()
+    if hasattr(running, "_live_session"):
+        return False
+    if hasattr(running, "_enter_thread"):
+        return True
+    if _open_loops() or _mine.own is not None:
+        return False
+    return choice.is_direct(configuration.load())
+
+
 def current() -> Session:
     """The session for a new socket. Raises InstanceError when it cannot attach."""
     live_session = getattr(asyncio._get_running_loop(), "_live_session", None)
@@ -68,7 +80,7 @@ def current() -> Session:
         own.check()
     if own is None or not own.attached:
         config = configuration.load()
-        client = discovery.attach(config, discovery.next_index(config))
+        client = discovery.attach(config, choice.next_index(config))
         own = _mine.own = Session(client)
         _mine.config = config
     return own

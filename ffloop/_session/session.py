@@ -68,15 +68,13 @@ class Owned(Protocol):
 class Session:
     """Used by one thread: the one that runs the loop, or made the session where there is no loop.
 
-    `receivers`: handle to who gets its events; `streams`: of those that are transports, their
-    compiled half; `orphans`: Endpoints that were collected without close(), perhaps in another
-    thread; `descriptors`: number to the Endpoint that it stands for; `selectors`: which hold some
-    of those; `users`: the Readiness objects that wait on the session.
+    `receivers`: handle to who gets its events; `orphans`: Endpoints that were collected without
+    close(), perhaps in another thread; `descriptors`: number to the Endpoint that it stands for;
+    `selectors`: which hold some of those; `users`: the Readiness objects that wait on the session.
     """
 
     def __init__(self, client: Client, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self.receivers: dict[int, Receiver] = {}
-        self.streams: dict[int, Any] = {}
         self.orphans: collections.deque[Owned] = collections.deque()
         self.descriptors: dict[int, Owned] = {}
         self.dups: set[int] = set()  # of those numbers: a dup()'s own...
@@ -222,7 +220,6 @@ class Session:
         self._client = None
         receivers = list(self.receivers.values())
         self.receivers.clear()
-        self.streams.clear()
         try:
             for receiver in receivers:
                 receiver.on_lost(exc)
@@ -243,7 +240,6 @@ class Session:
         client, self._client = self._client, None
         receivers = list(self.receivers.values())
         self.receivers.clear()
-        self.streams.clear()
         for receiver in receivers:
             receiver.on_detach()
         for owned in set(self.descriptors.values()):
@@ -278,7 +274,6 @@ class Session:
         if generation == self.generation and self._client is not None:
             client = self.client
             self.receivers.pop(handle, None)
-            self.streams.pop(handle, None)
             client.close_socket(handle, abort)
             self._closed_sockets += 1
             if self._closed_sockets >= _CLOSED_MOST and self._may_iterate():

@@ -36,8 +36,14 @@ def maker(name: str) -> tuple[Callable[[], asyncio.AbstractEventLoop], type]:
         return Loop, Loop
     if name == "ffloop":
         import ffloop
+        from ffloop._loop.session_loop import SessionLoop
 
-        return ffloop.new_event_loop, ffloop.Loop
+        return (lambda: ffloop.new_event_loop(instance="spawn")), SessionLoop
+    if name == "direct":
+        import ffloop
+        from ffloop._loop.direct_loop import DirectLoop
+
+        return (lambda: ffloop.new_event_loop(instance="direct")), DirectLoop
     raise ValueError(f"unknown loop {name!r}; one of {', '.join(LOOPS)}")
 
 
@@ -52,14 +58,15 @@ class Record:
 
 def _count_submitted(record: Record) -> None:
     """Tells a test that ran over the rings from one that ran beside them."""
-    import ffloop
+    import ffloop._loop.loop
 
     close = ffloop.Loop.close
 
     def close_and_tell(self: Any) -> None:
         if not self.is_closed() and not self.is_running():
             with contextlib.suppress(OSError):  # the session is gone: a test of that
-                record.submitted += self.ffloop_stats()["submitted"]
+                stats = self.ffloop_stats()
+                record.submitted += stats.get("submitted", stats.get("sends", 0))
         close(self)
 
     ffloop.Loop.close = close_and_tell  # type: ignore[method-assign]
@@ -68,7 +75,7 @@ def _count_submitted(record: Record) -> None:
 def substitute(name: str) -> Record:
     make, kind = maker(name)
     record = Record()
-    if name == "ffloop":
+    if name in ("ffloop", "direct"):
         _count_submitted(record)
 
     def new_loop(selector: Any = None) -> asyncio.AbstractEventLoop:

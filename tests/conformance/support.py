@@ -122,9 +122,10 @@ def public(cls: type) -> list[str]:
 
 def where(hooks: tuple[str, ...]) -> str:
     import ffloop
+    from ffloop._loop.session_loop import SessionLoop
 
     # fileno: the kernel polls what the stack socket keeps true.
-    ours = [is_ours(ffloop.socket if hook == "fileno" else ffloop.Loop, hook) for hook in hooks]
+    ours = [is_ours(ffloop.socket if hook == "fileno" else SessionLoop, hook) for hook in hooks]
     return "stack" if any(ours) else "kernel"
 
 
@@ -145,7 +146,7 @@ def transport_rows(kind: type, ours: type | None) -> list[tuple[str, str]]:
 
 def our_transport(kind: type) -> type | None:
     """The transport of this kind that stack sockets get."""
-    import ffloop._loop.loop  # noqa: F401
+    import ffloop._loop.session_loop  # noqa: F401
 
     found: list[type] = []
     todo = [kind]
@@ -154,7 +155,7 @@ def our_transport(kind: type) -> type | None:
             todo.append(cls)
             if cls.__module__.startswith("ffloop"):
                 found.append(cls)
-    return found[0] if found else None
+    return max(found, key=lambda cls: len(cls.__mro__), default=None)
 
 
 def socket_missing() -> list[str]:

@@ -26,7 +26,7 @@ def _load(name: str) -> ModuleType:
 
 
 run = _load("run")
-LOOP = "ffloop"
+LOOPS = ("direct", "ffloop")  # in direct mode, and by ring
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -38,41 +38,44 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         pytest.param(None, id=module, marks=pytest.mark.skip(f"not in this interpreter: {why}"))
         for module, why in shipped.missing.items()
     ]
+    metafunc.parametrize("loop", LOOPS)
     metafunc.parametrize("shipped", cases)
 
 
-def test_the_loop_can_be_made() -> None:
-    assert not run.probe(LOOP)
+@pytest.mark.parametrize("loop", LOOPS)
+def test_the_loop_can_be_made(loop: str) -> None:
+    assert not run.probe(loop)
 
 
 @functools.cache
-def results(module: str) -> dict[object, object]:
+def results(loop: str, module: str) -> dict[object, object]:
     """A whole module at once, two processes at a time: its first case pays, the others look up."""
     tests = [test for test in run.suite().tests if test.module == module]
-    return {result.test: result for result in run.run_all(LOOP, tests, parallel=2)}
+    return {result.test: result for result in run.run_all(loop, tests, parallel=2)}
 
 
 @functools.cache
-def expected() -> dict[str, str]:
-    found: dict[str, str] = run.exceptions(LOOP, run.suite().version)
+def expected(loop: str) -> dict[str, str]:
+    found: dict[str, str] = run.exceptions(loop, run.suite().version)
     return found
 
 
 @pytest.mark.timeout(1200)
-def test_functional(shipped: object) -> None:
-    result = results(shipped.module)[shipped]  # type: ignore[attr-defined]
-    problem = run.verdict(result, expected())
+def test_functional(loop: str, shipped: object) -> None:
+    result = results(loop, shipped.module)[shipped]  # type: ignore[attr-defined]
+    problem = run.verdict(result, expected(loop))
     if problem is not None:
         pytest.fail(problem, pytrace=False)
     if result.outcome == "skipped":  # type: ignore[attr-defined]
         pytest.skip(result.why)  # type: ignore[attr-defined]
     if result.bad:  # type: ignore[attr-defined]
-        pytest.xfail(expected()[str(shipped)])
+        pytest.xfail(expected(loop)[str(shipped)])
 
 
-def test_every_exception_names_a_test() -> None:
+@pytest.mark.parametrize("loop", LOOPS)
+def test_every_exception_names_a_test(loop: str) -> None:
     names = {str(test) for test in run.suite().tests}
-    unknown = set(expected()) - names
+    unknown = set(expected(loop)) - names
     assert not unknown, f"exceptions.txt names tests that this interpreter does not have: {unknown}"
 
 

@@ -48,7 +48,7 @@ def test_aiohttp(gunicorn, tmp_path):
         pids = set()
         while len(pids) < 2:
             told = get(port)
-            assert told["loop"] == "ffloop._loop.loop"
+            assert told["loop"] == "ffloop._loop.direct_loop"
             pids.add(told["pid"])
         assert made.popen.pid not in pids
         assert made.stop() == 0
@@ -64,7 +64,7 @@ def test_under_ffloop_run(gunicorn, tmp_path):
     with server(
         *(command("ffloop"), "run", *argv, "aio:app"), port=port, env=home, cwd=tmp_path
     ) as made:
-        assert get(port)["loop"] == "ffloop._loop.loop"
+        assert get(port)["loop"] == "ffloop._loop.direct_loop"
         assert made.stop() == 0
 
 
@@ -76,7 +76,7 @@ def test_uvicorn(gunicorn, stack):
     with server(*argv, "fastapi_app:app", port=port, env=home, cwd=EXAMPLES) as made:
         for number in range(20):
             assert get(port, f"/items/{number}") == {"item": number}
-        assert get(port) == {"loop": "ffloop._loop.loop"}
+        assert get(port) == {"loop": "ffloop._loop.direct_loop"}
         # The arbiter listens: the host stack cannot have its port, and F-Stack has its own.
         assert server_at(port) == ("stack" if stack == "fstack" else "kernel")
         assert made.stop() == 0
@@ -105,7 +105,7 @@ def test_systemd_activation(gunicorn, tmp_path):
             cwd=tmp_path,
             pass_fds=[sock.fileno()],
         ) as made:
-            assert get(port)["loop"] == "ffloop._loop.loop"
+            assert get(port)["loop"] == "ffloop._loop.direct_loop"
             assert made.stop() == 0
         sock.setblocking(False)
         with socket.create_connection((PEER, port)):

@@ -98,5 +98,5 @@ def test_workers(stack, policy):
     ):
         for number in range(20):
             assert get(port, f"/items/{number}", host) == {"item": number}
-        assert get(port, host=host) == {"loop": "ffloop._loop.loop"}
+        assert get(port, host=host) == {"loop": "ffloop._loop.direct_loop"}
         assert server_at(port) == ("stack" if policy == "adopt" else "kernel")

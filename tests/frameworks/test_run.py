@@ -17,7 +17,7 @@ import time
 import pytest
 from loop.util import BIND, HOST, PEER
 
-from ffloop._session import discovery
+from ffloop._session import choice, discovery
 
 from .util import answers, command, get, process, server, server_at, unused_port
 
@@ -86,7 +86,7 @@ def test_apps(stack, apps, target):
     pytest.importorskip("uvicorn" if target.startswith("asgi") else "aiohttp")
     port = unused_port()
     with server(FFLOOP, "run", target, "--port", str(port), port=port) as made:
-        assert get(port)["loop"] == "ffloop._loop.loop"
+        assert get(port)["loop"] == "ffloop._loop.direct_loop"
         assert server_at(port) == "stack"
         assert made.stop() in (0, -signal.SIGTERM)
         assert f": stack {stack}, pid" in made.output
@@ -312,13 +312,13 @@ def test_workers_take_the_instances_that_run(tmp_path, monkeypatch):
     path = str(tmp_path / "many.sock")
     with contextlib.ExitStack() as stack:
         for i in range(2):
-            at = discovery.nth(path, i)
+            at = choice.nth(path, i)
             made = stack.enter_context(process(discovery.executable(), "--socket", at))
             made.wait_for("ffloop instance ready")
         done = run("--workers=3", "--instance", path, script)
     assert done.returncode == 0, done.stderr
     seen = sorted(line.split()[1] for line in done.stdout.splitlines())
-    assert seen == sorted([path, discovery.nth(path, 1), path])
+    assert seen == sorted([path, choice.nth(path, 1), path])
 
 
 SCRIPT = """
@@ -390,7 +390,7 @@ def test_a_script_that_spawns_workers(stack, apps, tmp_path):
         "    uvicorn.run('asgi:app', host=sys.argv[1], port=int(sys.argv[2]), workers=2)\n"
     )
     with server(FFLOOP, "run", "serve.py", BIND, str(port), port=port) as made:
-        assert get(port)["loop"] == "ffloop._loop.loop"
+        assert get(port)["loop"] == "ffloop._loop.direct_loop"
         made.wait_for("the kernel's socket")
 
 

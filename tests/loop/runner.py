@@ -8,7 +8,7 @@ import pytest
 
 
 def loop_factory(name: str) -> Callable[..., asyncio.AbstractEventLoop]:
-    if name == "ffloop":
+    if name not in ("asyncio", "uvloop"):
         import ffloop
 
         return ffloop.new_event_loop
@@ -22,8 +22,9 @@ class Runner:
     exception handler sees fail the test unless `errors` is emptied."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
         self.factory = loop_factory(name)
+        self.by_ring = name in ("ring", "fstack", "fstack-direct")
+        self.name = "ffloop" if self.by_ring or name == "direct" else name
         self.errors: list[dict[str, Any]] = []
 
     def __call__(

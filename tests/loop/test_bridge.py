@@ -256,6 +256,7 @@ def test_tls_by_wrap_socket(run_std, tls):
     run_std(main())
 
 
+@pytest.mark.ring
 def test_a_socket_of_ffloops_own_is_detached(run_ff, no_leaks):
     async def main():
         loop = asyncio.get_running_loop()
@@ -275,6 +276,7 @@ def test_a_socket_of_ffloops_own_is_detached(run_ff, no_leaks):
     run_ff(main())
 
 
+@pytest.mark.ring
 def test_what_cannot_leave_says_so(run_ff):
     async def main():
         loop = asyncio.get_running_loop()

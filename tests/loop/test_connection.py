@@ -178,6 +178,7 @@ def test_server_hostname_without_tls(run):
     run(main())
 
 
+@pytest.mark.ring
 def test_a_fresh_socket_is_promoted(run_ff, no_leaks):
     """What aiohttp's client and anyio do: their own socket, loop.sock_connect, then sock=."""
 
@@ -248,6 +249,7 @@ def test_promoted_descriptor_mirrors_readiness(run_ff):
     run_ff(main())
 
 
+@pytest.mark.ring
 def test_connected_kernel_sockets_stay_on_the_kernel(run_ff):
     async def main():
         import ffloop

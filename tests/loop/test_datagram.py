@@ -92,6 +92,7 @@ def test_echo(run, host, no_leaks):
     run(main())
 
 
+@pytest.mark.ring
 def test_where_it_is(run_ff, no_leaks):
     """On the stack, unless the routes say otherwise."""
 
@@ -320,7 +321,7 @@ def test_unclosed_transport_warns(run_std):
         transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
             asyncio.DatagramProtocol, local_addr=(HOST, 0)
         )
-        if run_std.name != "ffloop":  # the loop refers to it for as long as it reads
+        if not run_std.by_ring:  # the loop refers to it for as long as it reads
             transport.close()
             return
         transport._endpoint.session.receivers.pop(transport._handle)
@@ -333,6 +334,7 @@ def test_unclosed_transport_warns(run_std):
     run_std(main())
 
 
+@pytest.mark.ring
 def test_flow_control(run_ff, no_leaks):
     """More than the pool holds: writing pauses, and every datagram goes out in the end."""
 
@@ -349,6 +351,7 @@ def test_flow_control(run_ff, no_leaks):
     run_ff(main(), pool_kib=1024)
 
 
+@pytest.mark.ring
 def test_the_instance_ends(run_ff):
     """The endpoint is lost with ConnectionResetError, at once."""
 

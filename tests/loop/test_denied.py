@@ -11,9 +11,12 @@ import pytest
 
 from ffloop._session.binding import kernel_calls
 
-pytestmark = pytest.mark.skipif(
-    "ASAN_OPTIONS" in os.environ, reason="the sanitizer's run time makes calls of its own"
-)
+pytestmark = [
+    pytest.mark.ring,
+    pytest.mark.skipif(
+        "ASAN_OPTIONS" in os.environ, reason="the sanitizer's run time makes calls of its own"
+    ),
+]
 DENIED = Path(__file__).resolve().parents[1] / "denied.py"
 PROGRAM = """
 import asyncio, ffloop
@@ -30,7 +33,7 @@ async def main():
     print((await reader.read()).decode())
     writer.close()
 
-ffloop.run(main())
+ffloop.run(main(), instance="spawn")
 """
 PLAIN = """
 import select, socket

@@ -20,6 +20,8 @@ import ffloop
 from .runner import Runner
 from .util import HOST, Log, listeners, until
 
+pytestmark = pytest.mark.ring
+
 
 @pytest.fixture(autouse=True)
 def _own_embedded(monkeypatch):
@@ -37,7 +39,7 @@ def apart(sim, tmp_path):
 @pytest.fixture
 def run_ff():
     """Never F-Stack: these tests choose the stack themselves."""
-    runner = Runner("ffloop")
+    runner = Runner("ring")
     yield runner
     assert runner.errors == []
 

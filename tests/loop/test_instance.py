@@ -23,6 +23,8 @@ from ffloop._session import discovery
 
 from .util import HOST, Log, pair, serve, until
 
+pytestmark = pytest.mark.ring
+
 
 def wait_gone(pid: int, limit: float = 10.0) -> None:
     """Until a process that is not our child has ended."""
@@ -138,16 +140,17 @@ def test_named(named, alone, monkeypatch):
     loop.close()
 
 
-def test_a_running_instance_is_found_at_its_usual_place(tmp_path, alone):
+def test_a_running_instance_is_found_at_its_usual_place(tmp_path, alone, monkeypatch):
     # XDG_RUNTIME_DIR is tmp_path in every test.
     (tmp_path / "ffloop").mkdir()
     path = str(tmp_path / "ffloop" / "instance.sock")
+    monkeypatch.delenv("FFLOOP_INSTANCE")
     with instances.running(path, stderr=subprocess.DEVNULL) as process:
         loop = ffloop.new_event_loop()
         assert loop.instance.pid == process.pid
         loop.close()
-    loop = ffloop.new_event_loop()  # its socket is dead: an embedded one is started
-    assert loop.instance.embedded
+    loop = ffloop.new_event_loop()  # its socket is dead: it does without
+    assert loop.instance.direct
     loop.close()
 
 
@@ -445,7 +448,7 @@ def state(pid):
 
 pids = []
 for _ in range(3):
-    pids.append(ffloop.run(main()))
+    pids.append(ffloop.run(main(), instance="spawn"))
     while state(pids[-1]) != "Z":
         pass
 print([pathlib.Path(f"/proc/{pid}").exists() for pid in pids])

@@ -28,6 +28,8 @@ from ffloop import (
 
 from . import stackpair
 
+pytestmark = pytest.mark.ring
+
 
 @pytest.fixture
 def cpython(monkeypatch):

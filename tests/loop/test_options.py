@@ -12,6 +12,8 @@ from ffloop import FFSelector
 from . import util
 from .stackpair import listener, socketpair
 
+pytestmark = pytest.mark.ring
+
 SOL, TCP, IP, IP6 = socket.SOL_SOCKET, socket.IPPROTO_TCP, socket.IPPROTO_IP, socket.IPPROTO_IPV6
 STREAM = [
     (SOL, socket.SO_PRIORITY, 6),

@@ -16,6 +16,8 @@ from ffloop._session import ownership
 from .stackpair import listener
 from .util import HOST
 
+pytestmark = pytest.mark.ring
+
 CONNECTING = {errno.EINPROGRESS, errno.EALREADY}
 DEADLINE = 20  # seconds
 

@@ -12,7 +12,7 @@ from common import instances
 
 from .util import HOST, Log, until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.ring, pytest.mark.timeout(120)]
 
 # One process of a server: a request a connection; SIGTERM closes the listener, then the rest ends.
 SERVER = """

@@ -21,6 +21,8 @@ import ffloop
 from . import stackpair
 from .util import HOST
 
+pytestmark = pytest.mark.ring
+
 try:
     from test import test_selectors as cpython
 except ImportError:  # Debian has it in libpython3.N-testsuite

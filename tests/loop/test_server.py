@@ -299,6 +299,7 @@ def test_neither_host_nor_sock(run):
     run(main())
 
 
+@pytest.mark.ring
 def test_closing_a_server_with_accepted_ahead_connections(run_ff, no_leaks):
     """Connections that were accepted but not handed on are closed with the server."""
 

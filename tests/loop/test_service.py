@@ -24,6 +24,8 @@ from ffloop._session.binding import instance_stats
 
 from .util import HOST, Log, serve, until
 
+pytestmark = pytest.mark.ring
+
 root = pytest.mark.skipif(os.geteuid() != 0, reason="takes root: it acts as another user")
 OTHER = 54321  # a user and group that nothing else has
 

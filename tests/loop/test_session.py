@@ -21,6 +21,8 @@ from ffloop._session.native import ffi, lib
 
 from .util import HOST, Log, pair, serve, until
 
+pytestmark = pytest.mark.ring
+
 
 @pytest.fixture
 def instance(tmp_path):
@@ -639,8 +641,8 @@ def test_a_thousand_connections_reset_at_once(run_std):
             for protocol in made:
                 assert isinstance(await protocol.lost, ConnectionResetError)
                 assert protocol.calls == ["made", ("lost", ConnectionResetError)]
-        if run_std.name == "ffloop":
-            await until(lambda: not loop._session.streams)
+        if run_std.by_ring:
+            await until(lambda: not loop._session.receivers)
 
     run_std(main())
 

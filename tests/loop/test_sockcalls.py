@@ -96,7 +96,7 @@ def test_sendfile_falls_back(run_std, tmp_path):
             with make(run_std) as sock, path.open("rb") as file:
                 await loop.sock_connect(sock, addr)
                 assert await loop.sock_sendfile(sock, file) == 500_000
-                if run_std.name == "ffloop":
+                if run_std.by_ring:
                     with pytest.raises(asyncio.SendfileNotAvailableError):
                         await loop.sock_sendfile(sock, file, fallback=False)
             await until(lambda: made)
@@ -166,6 +166,7 @@ def test_socket_in_a_transport_is_not_for_sock_calls(run_std):
     run_std(main())
 
 
+@pytest.mark.ring
 def test_shape(run_ff):
     """What a socket.socket does, this does, or says why not."""
 
@@ -423,6 +424,7 @@ def test_flags(run, no_leaks):
     run(main())
 
 
+@pytest.mark.ring
 def test_flags_that_are_not_there(run_ff):
     """They would change what a call does: an error, not another call in silence."""
 
@@ -448,6 +450,7 @@ def test_flags_that_are_not_there(run_ff):
     run_ff(main())
 
 
+@pytest.mark.ring
 def test_what_a_stack_socket_cannot(run_ff):
     async def main():
         import ffloop

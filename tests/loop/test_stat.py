@@ -30,6 +30,8 @@ from ffloop.errors import InstanceDenied, InstanceNotFound, VersionMismatch
 
 from .util import HOST, pair
 
+pytestmark = pytest.mark.ring
+
 
 @pytest.fixture
 def instance(tmp_path, monkeypatch):

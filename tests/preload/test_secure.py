@@ -63,9 +63,9 @@ def test_the_shim_is_not_loaded(folder):
 def test_python_ignores_the_environment(folder, tmp_path):
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}\n"
-        "from ffloop._session import configuration, discovery\n"
+        "from ffloop._session import choice, configuration\n"
         "config = configuration.load()\n"
-        "print(config.instance, config.stack, list(discovery.places(None, 0)))\n"
+        "print(config.instance, config.stack, list(choice.places(None, 0)))\n"
         "print(configuration.load(instance='/mine').instance)\n"
     )
     environ = {

@@ -98,7 +98,7 @@ print(ffloop.run(main()))
     lines = python(WITHOUT_POLICIES + code).stdout.splitlines()
     assert lines[0] == lines[1]
     assert lines[0].startswith("this Python has no event loop policies: use `ffloop.run(main())`")
-    assert lines[2:] == ["Loop"]
+    assert lines[2:] == ["DirectLoop"]
 
 
 @pytest.mark.parametrize("how", ["run", "Runner", "new_event_loop"])
@@ -117,7 +117,7 @@ def test_a_script_without_policies(tmp_path, how):
     )
     code = "from ffloop._cli.main import main\nsys.exit(main(['run', sys.argv[1]]))"
     done = python(WITHOUT_POLICIES + code, str(script))
-    assert (done.returncode, done.stdout) == (0, "ffloop._loop.loop\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "ffloop._loop.direct_loop\n"), done.stderr
 
 
 # ---- how it ends ----
@@ -252,7 +252,9 @@ def test_a_limit_of_files(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(WAITS)
     done = subprocess.run(
-        ["prlimit", "--fsize=0", *COMMAND, "run", script], capture_output=True, text=True
+        ["prlimit", "--fsize=0", *COMMAND, "run", "--instance", "spawn", script],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
@@ -285,7 +287,9 @@ def test_a_module(tmp_path):
         text=True,
         cwd=tmp_path,
     )
-    assert done.stdout == "__main__ --stack --help x <class 'ffloop._loop.loop.Loop'>\n", done
+    assert (
+        done.stdout == "__main__ --stack --help x <class 'ffloop._loop.direct_loop.DirectLoop'>\n"
+    ), done
     done = subprocess.run([*COMMAND, "run", "-m", "nothing.here"], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [

@@ -13,26 +13,32 @@ from typing import Any
 import pytest
 
 import ffloop
+from ffloop._loop.direct_loop import DirectLoop
+from ffloop._loop.session_loop import SessionLoop
 
 KINDS = inspect.Parameter
 
 
 def overrides() -> dict[str, tuple[Callable[..., Any], Callable[..., Any]]]:
-    """name -> (ours, asyncio's)"""
+    """Class.name -> (ours, asyncio's)"""
     base = asyncio.SelectorEventLoop
     mine: dict[str, tuple[Any, Any]] = {}
-    for cls in ffloop.Loop.__mro__[: ffloop.Loop.__mro__.index(base)]:
-        for name, ours in vars(cls).items():
-            theirs = getattr(base, name, None)
-            if inspect.isfunction(ours) and inspect.isfunction(theirs) and name[:2] != "__":
-                mine.setdefault(name, (ours, theirs))
+    for kind in (DirectLoop, SessionLoop):
+        for cls in kind.__mro__[: kind.__mro__.index(base)]:
+            for name, ours in vars(cls).items():
+                theirs = getattr(base, name, None)
+                if inspect.isfunction(ours) and inspect.isfunction(theirs) and name[:2] != "__":
+                    mine.setdefault(f"{cls.__name__}.{name}", (ours, theirs))
     return mine
 
 
 def test_there_are_overrides() -> None:
-    assert {"_start_serving", "create_server", "sock_recv", "_make_ssl_transport"} < set(
-        overrides()
-    )
+    assert {
+        "DirectLoop._start_serving",
+        "Loop.create_server",
+        "SockCalls.sock_recv",
+        "SessionLoop._make_socket_transport",
+    } < set(overrides())
 
 
 @pytest.mark.parametrize("name", sorted(overrides()))
@@ -51,10 +57,11 @@ def test_an_override_takes_what_asyncio_gives(name: str) -> None:
 
 
 # Called with an event list or nothing, by asyncio and by the compiled iteration.
-PLAIN = {"_process_events", "_run_once"}
+PLAIN = {"Loop._process_events", "Scheduler._run_once"}
+PRIVATE = [name for name in sorted(overrides()) if "._" in name and name not in PLAIN]
 
 
-@pytest.mark.parametrize("name", [n for n in sorted(overrides()) if n[0] == "_" and n not in PLAIN])
+@pytest.mark.parametrize("name", PRIVATE)
 def test_a_private_override_takes_what_nobody_knows_yet(name: str) -> None:
     ours = inspect.signature(overrides()[name][0]).parameters
     assert any(one.kind == KINDS.VAR_KEYWORD for one in ours.values())

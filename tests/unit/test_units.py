@@ -17,7 +17,7 @@ from common import instances
 import ffloop
 from ffloop import errors
 from ffloop._cli import main
-from ffloop._session import address, configuration, discovery, native, routing
+from ffloop._session import address, choice, configuration, discovery, hot, native, routing
 from ffloop._session.options import KERNEL_SOCKETS, STACKS, LoopOptions
 
 
@@ -77,7 +77,7 @@ def test_cpu_that_is_not_there():
     ],
 )
 def test_socket_of_the_nth_instance(path, index, expected):
-    assert discovery.nth(path, index) == expected
+    assert choice.nth(path, index) == expected
 
 
 def test_the_ith_worker_attaches_to_the_ith_instance(tmp_path):
@@ -86,7 +86,7 @@ def test_the_ith_worker_attaches_to_the_ith_instance(tmp_path):
     running = []
     try:
         for proc_id in ("0", "1"):
-            path = discovery.nth(first, int(proc_id))
+            path = choice.nth(first, int(proc_id))
             running.append(instances.start(path, "--proc-id", proc_id))
         environ = {
             **os.environ,
@@ -242,7 +242,7 @@ def test_the_stub_is_the_compiled_part():
     """ffloop/_native/_hot.pyi: the same classes, with the same names in each."""
     stub = ast.parse((native.NATIVE / "_hot.pyi").read_text())
     classes = {node.name: node for node in stub.body if isinstance(node, ast.ClassDef)}
-    compiled = {k: v for k, v in vars(native.hot).items() if isinstance(v, type)}
+    compiled = {k: v for k, v in vars(hot._hot).items() if isinstance(v, type)}
     assert classes.keys() == compiled.keys()
     for name, node in classes.items():
         named = {getattr(one, "name", None) or one.target.id for one in node.body if names(one)}

@@ -1,7 +1,9 @@
 /*
  * dispatcher.c - Dispatcher: waits for a batch of events and hands it out.
  *
- * Callers: ffloop/_loop/poller.py, scheduler.c. Plain data for a reading protocol goes there directly; every
+ * Callers: ffloop/_loop/poller.py, scheduler.c. With a session (`ring`) its client waits, and what is
+ * said below of events and handles holds; with None it is direct mode, whose waiting and handing out are
+ * direct.c's. Plain data for a reading protocol goes there directly; every
  * other event is the poller's (other(kind, handle, arg, off)).
  *
  * Invariants: index is ahead of the event that is being handled, so that an exception loses nothing;
@@ -18,7 +20,11 @@ static PyObject *name_close_orphans;
 
 static void dispatcher_release(Dispatcher *d)
 {
+    struct direct *direct = d->direct;
     d->c = NULL;
+    d->direct = NULL;
+    if (direct)
+        direct_free(direct);
     d->index = d->count = d->queued = 0;
     if (d->segment.obj)
         PyBuffer_Release(&d->segment);
@@ -53,17 +59,20 @@ static int dispatcher_init(PyObject *self, PyObject *args, PyObject *kw)
                                      &d->longest_ns))
         return -1;
     dispatcher_release(d);
+    d->thread = PyThread_get_thread_ident();
     hot_set_ref(&d->ring, ring);
     hot_set_ref(&d->other, other);
-    if (take(ring, "streams", &d->streams) < 0 || take(ring, "orphans", &d->orphans) < 0 ||
+    if (ring == Py_None)
+        return (d->direct = direct_new()) ? 0 : -1;
+    if (take(ring, "receivers", &d->receivers) < 0 || take(ring, "orphans", &d->orphans) < 0 ||
         take(ring, "address", &address) < 0)
         return -1;
     struct ffl_client *c = PyLong_AsVoidPtr(address);
     Py_DECREF(address);
     if (PyErr_Occurred())
         return -1;
-    if (!PyDict_Check(d->streams)) {
-        PyErr_SetString(PyExc_TypeError, "ring.streams must be a dict");
+    if (!PyDict_Check(d->receivers)) {
+        PyErr_SetString(PyExc_TypeError, "ring.receivers must be a dict");
         return -1;
     }
     if (take_buffer(ring, "mm", &d->segment) < 0 || take_buffer(ring, "events", &d->events) < 0)
@@ -76,7 +85,7 @@ static int dispatcher_traverse(PyObject *self, visitproc visit, void *arg)
 {
     Dispatcher *d = (Dispatcher *)self;
     Py_VISIT(d->ring);
-    Py_VISIT(d->streams);
+    Py_VISIT(d->receivers);
     Py_VISIT(d->orphans);
     Py_VISIT(d->other);
     Py_VISIT(Py_TYPE(self));
@@ -88,7 +97,7 @@ static int dispatcher_clear(PyObject *self)
     Dispatcher *d = (Dispatcher *)self;
     dispatcher_release(d);
     Py_CLEAR(d->ring);
-    Py_CLEAR(d->streams);
+    Py_CLEAR(d->receivers);
     Py_CLEAR(d->orphans);
     Py_CLEAR(d->other);
     return 0;
@@ -133,6 +142,8 @@ static int kernel_events(const struct ffl_event *ev, int n, int wake_fd, bool *w
 
 int dispatcher_wait(Dispatcher *d, int64_t timeout_ns, int wake_fd)
 {
+    if (d->direct)
+        return direct_wait(d, timeout_ns, wake_fd);
     if (!d->c) {
         PyErr_SetString(PyExc_ValueError, "wait() on a closed dispatcher");
         return -1;
@@ -173,24 +184,6 @@ static PyObject *py_wait(PyObject *self, PyObject *timeout)
 
 /* ---- handing out --------------------------------------------------------------------------- */
 
-static int deliver(Stream *s, const char *data, uint32_t len)
-{
-    PyObject *bytes = PyBytes_FromStringAndSize(data, len);
-    if (!bytes)
-        return -1;
-    /* The callback may replace both, and let go of the stream. */
-    PyObject *self = Py_NewRef((PyObject *)s);
-    PyObject *enter = Py_NewRef(s->enter), *to = Py_NewRef(s->deliver);
-    PyObject *r = PyObject_CallFunctionObjArgs(enter, to, bytes, NULL);
-    int rc = r ? 0 : stream_fault(s);
-    Py_XDECREF(r);
-    Py_DECREF(bytes);
-    Py_DECREF(to);
-    Py_DECREF(enter);
-    Py_DECREF(self);
-    return rc;
-}
-
 static int long_way(PyObject *other, const struct ffl_event *e)
 {
     Py_INCREF(other);
@@ -208,17 +201,18 @@ static int dispatch(Dispatcher *d, struct ffl_event e)
     PyObject *key = PyLong_FromUnsignedLong(e.handle);
     if (!key)
         return -1;
-    Stream *s = (Stream *)PyDict_GetItemWithError(d->streams, key); /* borrowed */
+    PyObject *to = PyDict_GetItemWithError(d->receivers, key); /* borrowed */
     Py_DECREF(key);
+    const struct stream *s = to ? stream_of(to) : NULL;
     if (!s)
         return PyErr_Occurred() ? -1 : long_way(d->other, &e);
-    if (s->paused || !s->enter || !s->deliver || s->deliver == Py_None)
+    if (!s->receiving || !s->context || !s->deliver)
         return long_way(d->other, &e);
     if ((Py_ssize_t)e.off + (Py_ssize_t)e.arg > d->segment.len) {
         PyErr_SetString(PyExc_SystemError, "an event beyond the segment");
         return -1;
     }
-    return deliver(s, (const char *)d->segment.buf + e.off, e.arg);
+    return stream_deliver(to, (const char *)d->segment.buf + e.off, e.arg);
 }
 
 static PyObject *dispatcher_run(PyObject *self, PyObject *unused)
@@ -228,6 +222,10 @@ static PyObject *dispatcher_run(PyObject *self, PyObject *unused)
     Py_INCREF(self);
     d->queued = 0;
     while (rc == 0 && d->index < d->count) {
+        if (d->direct) {
+            rc = direct_dispatch_next(d);
+            continue;
+        }
         struct ffl_event e = ((const struct ffl_event *)d->events.buf)[d->index++];
         if (e.kind != FFL_EV_FD && e.kind != FFL_EV_CLOSED)
             rc = dispatch(d, e);
@@ -245,6 +243,52 @@ static PyObject *dispatcher_skip(PyObject *self, PyObject *unused)
     return Py_NewRef(Py_None);
 }
 
+/* ---- direct mode --------------------------------------------------------------------------- */
+
+static PyObject *py_others(PyObject *self, PyObject *unused)
+{
+    return direct_others((Dispatcher *)self);
+}
+
+static PyObject *py_batch(PyObject *self, PyObject *unused)
+{
+    return direct_batch((Dispatcher *)self);
+}
+
+static PyObject *py_dispatch(PyObject *self, PyObject *args)
+{
+    int fd;
+    unsigned events;
+    if (!PyArg_ParseTuple(args, "iI", &fd, &events) ||
+        direct_dispatch((Dispatcher *)self, fd, events) < 0)
+        return NULL;
+    return Py_NewRef(Py_None);
+}
+
+static PyObject *py_owner(PyObject *self, PyObject *fd)
+{
+    long number = PyLong_AsLong(fd);
+    if (number == -1 && PyErr_Occurred())
+        return NULL;
+    return direct_owner((Dispatcher *)self, (int)number);
+}
+
+static PyObject *py_counters(PyObject *self, PyObject *unused)
+{
+    return direct_counters((Dispatcher *)self);
+}
+
+static PyObject *py_own(PyObject *self, PyObject *unused)
+{
+    ((Dispatcher *)self)->thread = PyThread_get_thread_ident();
+    return Py_NewRef(Py_None);
+}
+
+static PyObject *py_is_own(PyObject *self, PyObject *unused)
+{
+    return PyBool_FromLong(((Dispatcher *)self)->thread == PyThread_get_thread_ident());
+}
+
 static PyMemberDef dispatcher_members[] = {
     {"index", T_INT, offsetof(Dispatcher, index), READONLY, "the next event"},
     {"count", T_INT, offsetof(Dispatcher, count), READONLY, "events in the batch"},
@@ -259,6 +303,13 @@ static PyMethodDef dispatcher_methods[] = {
     {"run", dispatcher_run, METH_NOARGS, "Hands out the events from index on."},
     {"skip", dispatcher_skip, METH_NOARGS, "The batch was taken: nothing is left of it."},
     {"close", dispatcher_close, METH_NOARGS, "Lets go of the ring; what is left is dropped."},
+    {"others", py_others, METH_NOARGS, "Direct mode: [(fd, epoll events)] of the selector's."},
+    {"take", py_batch, METH_NOARGS, "Direct mode: the batch's [(fd, epoll events)], taken."},
+    {"dispatch", py_dispatch, METH_VARARGS, "Direct mode: hands out one event, (fd, events)."},
+    {"owner", py_owner, METH_O, "Direct mode: who watches the descriptor, or None."},
+    {"counters", py_counters, METH_NOARGS, "Direct mode: what was done, by name."},
+    {"own", py_own, METH_NOARGS, "Direct mode: this thread runs the loop."},
+    {"is_own", py_is_own, METH_NOARGS, "Direct mode: does this thread?"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -296,27 +296,6 @@ static PyType_Spec timer_spec = {
     .slots = timer_slots,
 };
 
-/* Makes the subclass of asyncio's class of that name, with its fields behind the base's. */
-static int add_type(PyObject *module, const char *name, PyType_Spec *spec, PyMemberDef *members,
-                    size_t size, Py_ssize_t *at, PyTypeObject **out)
-{
-    PyObject *base = NULL, *base_size = NULL;
-    if (hot_import(&base, "asyncio.events", name) < 0)
-        return -1;
-    base_size = PyObject_GetAttrString(base, "__basicsize__");
-    if (base_size && !*at) {
-        *at = PyLong_AsSsize_t(base_size);
-        for (PyMemberDef *m = members; m->name; m++)
-            m->offset += *at;
-        spec->basicsize = (int)(*at + (Py_ssize_t)size);
-    }
-    if (base_size)
-        *out = (PyTypeObject *)hot_add_type(module, name, spec, base);
-    Py_XDECREF(base_size);
-    Py_DECREF(base);
-    return *out ? 0 : -1;
-}
-
 int handle_exec(PyObject *module)
 {
     const struct hot_name names[] = {
@@ -330,9 +309,9 @@ int handle_exec(PyObject *module)
     if (hot_intern_all(names, FFL_COUNT(names)) < 0 ||
         hot_import(&copy_context, "contextvars", "copy_context") < 0)
         return -1;
-    if (add_type(module, "Handle", &handle_spec, handle_members, sizeof(struct handle), &handle_at,
-                 &handle_type) < 0)
+    if (hot_add_subtype(module, "Handle", &handle_spec, "asyncio.events", "Handle", handle_members,
+                        sizeof(struct handle), &handle_at, &handle_type) < 0)
         return -1;
-    return add_type(module, "TimerHandle", &timer_spec, timer_members, sizeof(struct timer),
-                    &timer_at, &timer_type);
+    return hot_add_subtype(module, "TimerHandle", &timer_spec, "asyncio.events", "TimerHandle",
+                           timer_members, sizeof(struct timer), &timer_at, &timer_type);
 }

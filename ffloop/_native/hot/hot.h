@@ -1,8 +1,8 @@
 /*
  * hot.h - the compiled half of the Python face: what its parts share.
  *
- * Stream (stream.c) is one transport's short ways, Dispatcher (dispatcher.c) waits for a batch of
- * events and hands it out, Scheduler (scheduler.c) queues and runs the loop's callbacks, which are
+ * Stream (stream.c) is a transport's base class with its short ways, Dispatcher (dispatcher.c) waits for
+ * a batch of events and hands it out, direct.c does so without a session, Scheduler (scheduler.c) queues and runs the loop's callbacks, which are
  * handles (handle.c), some of them in a heap of timers (timers.c). Each has one short way here and a
  * long way in Python for whatever is not plain. Limited API of 3.11, so that one wheel serves every
  * later one.
@@ -27,27 +27,38 @@
 #undef Py_RETURN_NOTIMPLEMENTED
 #pragma GCC poison Py_RETURN_NONE Py_RETURN_TRUE Py_RETURN_FALSE Py_RETURN_NOTIMPLEMENTED
 
-/* A detached Stream has c == NULL. */
-typedef struct {
-    PyObject_HEAD
-    struct ffl_client *c;
-    int handle;
-    const unsigned long *thread; /* whose the session is */
-    char paused;  /* data takes the long way: paused, closing, or not a plain protocol */
-    char stalled; /* writes take the long way: backlog, end of file, closed */
-    PyObject *owner, *enter, *deliver; /* the transport; its context's run; data_received */
-} Stream;
+/* The fields of a Stream, a transport's compiled base class; they stand behind asyncio's own
+ * (stream_of). */
+struct stream {
+    PyObject *loop, *protocol, *extra; /* under asyncio's names */
+    Py_ssize_t high_water, low_water;
+    struct ffl_client *c;        /* of a session; NULL: the kernel's socket, or detached */
+    const unsigned long *thread; /* whose the loop is */
+    PyObject *dispatcher;        /* direct mode: whose descriptor it is */
+    PyObject *context;           /* of reading callbacks */
+    PyObject *deliver, *get_buffer, *buffer_updated; /* the protocol's; NULL where it has none */
+    int handle;         /* a descriptor in direct mode; -1: closed */
+    unsigned watched;   /* direct mode: the epoll's events */
+    char protocol_paused;
+    char receiving; /* data goes to the protocol at once: begun, not paused, not closing */
+    char sending;   /* write() goes out at once: no backlog, no end of file, not closed */
+};
+
+struct direct; /* direct.c */
 
 typedef struct {
     PyObject_HEAD
-    struct ffl_client *c;               /* NULL: closed, and the buffers are released */
-    Py_buffer segment, events;          /* the shared memory; the batch */
-    PyObject *ring, *streams, *orphans; /* streams: handle -> Stream; orphans: handles to close */
+    struct ffl_client *c;         /* NULL: closed, and the buffers are released; or direct mode */
+    struct direct *direct;        /* direct mode, or NULL */
+    Py_buffer segment, events;    /* the shared memory; the batch */
+    PyObject *ring, *receivers, *orphans; /* receivers: handle -> Stream or another; orphans: handles
+                                             to close */
     PyObject *other; /* other(kind, handle, arg, off) for what is not plain data */
     int epfd;
     long long longest_ns; /* no wait is longer; < 0: no limit */
     int index, count;     /* the next event, and how many the batch has */
     int queued;           /* handles in the loop's queue that will dispatch */
+    unsigned long thread; /* direct mode: who runs the loop */
 } Dispatcher;
 
 /* Replaces a counted reference (Py_XSETREF is not in the limited API). */
@@ -63,18 +74,46 @@ int hot_import(PyObject **to, const char *module, const char *name);
 void hot_dealloc(PyObject *self, inquiry clear);
 /* Makes the type and adds it to the module: a borrowed reference, or NULL. */
 PyObject *hot_add_type(PyObject *module, const char *name, PyType_Spec *spec, PyObject *bases);
+/* The same of a subclass of a class made in Python (from.base_name), whose own slots stay empty: the
+ * fields, `size` bytes, stand behind them, at *at, and the offsets of members count from there. */
+int hot_add_subtype(PyObject *module, const char *name, PyType_Spec *spec, const char *from,
+                    const char *base_name, PyMemberDef *members, size_t size, Py_ssize_t *at,
+                    PyTypeObject **out);
 /* Takes the exception that is set, as an object; NULL when it is one that ends the program
  * (KeyboardInterrupt, SystemExit), which stays set. */
 PyObject *hot_take_exception(void);
 
-/* The owner's _fault(exception): data_received raised. */
-int stream_fault(Stream *s);
+/* The fields of a Stream; NULL for any other object. */
+struct stream *stream_of(PyObject *self);
+/* len bytes for a plain protocol. 0 or -1. */
+int stream_deliver(PyObject *self, const char *data, size_t len);
+/* self.name(a): 0 or -1. a may be NULL. */
+int hot_call(PyObject *self, PyObject *name, PyObject *a);
 
 /* Waits for a batch (see ffl_client_wait). The number of its events when kernel descriptors other
  * than wake_fd are among them, else 0; -1 with an exception. */
 int dispatcher_wait(Dispatcher *d, int64_t timeout_ns, int wake_fd);
 extern PyTypeObject *dispatcher_type;
 
+/* Direct mode (direct.c). */
+struct direct *direct_new(void);
+void direct_free(struct direct *d);
+int direct_wait(Dispatcher *d, int64_t timeout_ns, int wake_fd); /* as dispatcher_wait */
+int direct_dispatch(Dispatcher *d, int fd, unsigned events);
+int direct_dispatch_next(Dispatcher *d); /* the event at index */
+PyObject *direct_others(Dispatcher *d); /* [(descriptor, epoll events)] that are the selector's */
+PyObject *direct_batch(Dispatcher *d);  /* [(descriptor, epoll events)] of the batch, which is taken */
+PyObject *direct_owner(Dispatcher *d, int fd); /* a Stream, an Acceptor or None: a new reference */
+PyObject *direct_counters(Dispatcher *d);
+/* The owner gets the descriptor's events from now on (0: none). 0, or -1 with an exception. */
+int direct_watch(Dispatcher *d, int fd, unsigned events, unsigned before, PyObject *owner);
+void direct_sent(Dispatcher *d, size_t bytes);
+void direct_received(Dispatcher *d, size_t bytes);
+char *direct_room(Dispatcher *d, size_t *size); /* where recv puts what goes to a plain protocol */
+/* One recv, and what comes of it. */
+int stream_read(Dispatcher *d, PyObject *self);
+
+int direct_exec(PyObject *module);
 int stream_exec(PyObject *module);
 int dispatcher_exec(PyObject *module);
 

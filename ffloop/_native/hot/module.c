@@ -46,6 +46,27 @@ PyObject *hot_add_type(PyObject *module, const char *name, PyType_Spec *spec, Py
     return rc < 0 ? NULL : type;
 }
 
+int hot_add_subtype(PyObject *module, const char *name, PyType_Spec *spec, const char *from,
+                    const char *base_name, PyMemberDef *members, size_t size, Py_ssize_t *at,
+                    PyTypeObject **out)
+{
+    PyObject *base = NULL, *base_size = NULL;
+    if (hot_import(&base, from, base_name) < 0)
+        return -1;
+    base_size = PyObject_GetAttrString(base, "__basicsize__");
+    if (base_size && !*at) {
+        *at = PyLong_AsSsize_t(base_size);
+        for (PyMemberDef *m = members; m->name; m++)
+            m->offset += *at;
+        spec->basicsize = (int)(*at + (Py_ssize_t)size);
+    }
+    if (base_size)
+        *out = (PyTypeObject *)hot_add_type(module, name, spec, base);
+    Py_XDECREF(base_size);
+    Py_DECREF(base);
+    return *out ? 0 : -1;
+}
+
 PyObject *hot_take_exception(void)
 {
     if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt) || PyErr_ExceptionMatches(PyExc_SystemExit))
@@ -62,8 +83,9 @@ PyObject *hot_take_exception(void)
 
 static int module_exec(PyObject *module)
 {
-    return stream_exec(module) < 0 || dispatcher_exec(module) < 0 || scheduler_exec(module) < 0 ? -1
-                                                                                                : 0;
+    if (stream_exec(module) < 0 || dispatcher_exec(module) < 0 || direct_exec(module) < 0)
+        return -1;
+    return scheduler_exec(module);
 }
 
 static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, module_exec}, {0, NULL}};

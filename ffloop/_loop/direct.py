@@ -1,0 +1,241 @@
+"""Direct mode: transports and listeners of the kernel's sockets, in the loop's own epoll.
+
+A socket is the application's own socket object, whole: options, descriptor, blocking use by others.
+Nothing is read before a callback may have it, so what arrives while reading is paused stays in the
+kernel, and whatever happens then is seen when reading is resumed, as with asyncio.
+"""
+
+import asyncio
+import contextvars
+import errno
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from .._session.address import decode
+from .._session.hot import Acceptor, Dispatcher
+from ..errors import error
+from .accepting import Accepting
+from .asyncio_private import (
+    ACCEPT_RETRY_DELAY,
+    SENDFILE_TRY_NATIVE,
+    TransportSocket,
+    logger,
+    set_nodelay,
+)
+from .transport import READ_FAILED, SocketTransport
+
+FROM_ANOTHER_THREAD = (
+    "a transport is used by the thread that runs its loop: from another one, call "
+    "loop.call_soon_threadsafe() or asyncio.run_coroutine_threadsafe()"
+)
+
+
+class DirectTransport(SocketTransport):
+    """A connected stream socket of the kernel's."""
+
+    _sendfile_compatible = SENDFILE_TRY_NATIVE
+
+    __slots__ = ("_flushing", "_listener", "_peer", "_sock", "lent")
+
+    def __init__(
+        self,
+        loop: Any,
+        fd: int,
+        protocol: asyncio.BaseProtocol,
+        extra: dict[str, Any] | None = None,
+        server: Any = None,
+        context: contextvars.Context | None = None,
+        sock: socket.socket | None = None,
+        listener: "DirectListener | None" = None,
+        peer: bytes = b"",
+    ) -> None:
+        """`sock`: the application's own socket object, whose descriptor it is; `peer`: a struct
+        ffl_addr."""
+        super().__init__(loop, protocol, fd, context, extra, dispatcher=loop._batches)
+        self._sock: Any = sock
+        self._listener = listener
+        self._peer = peer
+        self._flushing: asyncio.Future[None] | None = None
+        self.lent = False  # sendfile has the descriptor
+        self._start(server, context)
+
+    # ---- where the bytes are ----
+
+    def _enter(self) -> None:
+        if self._loop is not None:
+            self._loop._enter_thread()
+
+    def _passed_on(self, call: Callable[[], None]) -> bool:
+        return self._loop is not None and self._loop._pass_on(call)
+
+    def _resume(self) -> None:
+        self._receiving = True
+        self._watch(True, self._backlog is not None)
+
+    def _stop_reading(self) -> None:
+        self._watch(False, self._backlog is not None)
+
+    _quiet = _stop_reading
+
+    def _tell_writable(self, wanted: bool) -> None:
+        self._watch(self._receiving, wanted)
+
+    def _read_eof(self) -> None:
+        super()._read_eof()
+        if not self._closing:  # only writing goes on
+            self._receiving = False
+            self._stop_reading()
+
+    def on_error(self, code: int) -> None:
+        self._run(self._fatal_error, self._unsendable or error(code), READ_FAILED)
+
+    def _shutdown(self) -> None:
+        self._socket().shutdown(socket.SHUT_WR)
+
+    def _release(self, abort: bool) -> None:
+        self._watch(False, False)
+        self._abandon()
+        self._flush_told()
+
+    def _abandon(self) -> None:
+        fd, self._handle = self._handle, -1
+        if self._sock is not None:
+            self._sock.close()
+        elif fd >= 0:
+            os.close(fd)
+
+    # ---- sendfile ----
+
+    # asyncio's own sendfile takes the descriptor for its time, and waits until nothing is queued.
+
+    @property
+    def _sock_fd(self) -> int:
+        return self._handle
+
+    def _make_empty_waiter(self) -> "asyncio.Future[None]":
+        if self._flushing is not None:
+            raise RuntimeError("Empty waiter is already set")
+        self._flushing = self._loop.create_future()
+        self._sending = False
+        if self._backlog is None:
+            self._flushing.set_result(None)
+        return self._flushing
+
+    def _reset_empty_waiter(self) -> None:
+        self._flushing = None
+        self._sending = self._backlog is None and not (self._conn_lost or self._eof)
+
+    def _write_slow(self, data: Any) -> None:
+        if self._flushing is not None:
+            raise RuntimeError("unable to write; sendfile is in progress")
+        super()._write_slow(data)
+
+    def _flushed(self) -> None:
+        super()._flushed()
+        self._flush_told()
+
+    def _flush_told(self) -> None:
+        waiter = self._flushing
+        if waiter is not None and not waiter.done():
+            if self._open:
+                waiter.set_result(None)
+            else:
+                waiter.set_exception(ConnectionError("Connection is closed by peer"))
+
+    # ---- names ----
+
+    def _socket(self) -> Any:
+        if self._sock is None:
+            if self._handle < 0:
+                return None
+            self._sock = socket.socket(fileno=self._handle)
+        return self._sock
+
+    def _make_extra(self, name: str) -> Any:
+        if name == "socket":
+            sock = self._socket()
+            return None if sock is None else TransportSocket(sock)
+        if name == "peername" and self._peer and (known := decode(self._peer)) is not None:
+            return known
+        try:
+            if (sock := self._socket()) is None:
+                raise error(errno.EBADF)
+            return sock.getpeername() if name == "peername" else sock.getsockname()
+        except OSError:
+            listener = self._listener if name == "sockname" else None
+            return None if listener is None else listener.address
+
+    def __repr__(self) -> str:
+        return self._named(f"fd={self._handle}")
+
+
+def transport_of(
+    loop: Any, sock: socket.socket, protocol: Any, extra: Any, server: Any, context: Any
+) -> DirectTransport:
+    """For a connected socket of the application's: it is closed with the transport."""
+    extra = {} if extra is None else extra
+    for name, ask in (("sockname", sock.getsockname), ("peername", sock.getpeername)):
+        try:
+            extra.setdefault(name, ask())
+        except OSError:
+            extra.setdefault(name, None)
+    extra.setdefault("socket", TransportSocket(sock))
+    set_nodelay(sock)
+    return DirectTransport(loop, sock.fileno(), protocol, extra, server, context, sock)
+
+
+class DirectListener(Accepting):
+    """Accepts a listening socket's connections."""
+
+    def __init__(self, loop: Any, sock: socket.socket, *args: Any) -> None:
+        super().__init__(loop, *args)
+        set_nodelay(sock)  # accepted sockets inherit it
+        self.address = sock.getsockname()
+        self._sock = sock
+        self._accepts: Any = Acceptor(
+            loop._batches, sock.fileno(), self._window, self._accepted, self._failed
+        )
+        self._accepts.watch(True)
+
+    def stop(self) -> None:
+        """Accepts no more; the socket stays."""
+        if self._accepts is not None:
+            self._accepts.watch(False)
+            self._accepts = None
+
+    def _accepted(self, fd: int, peer: bytes) -> None:
+        self._take((fd, peer))
+
+    def _new_transport(self, connection: Any, protocol: Any, context: Any) -> DirectTransport:
+        fd, peer = connection
+        return DirectTransport(
+            self._loop, fd, protocol, None, self._server, context, None, self, peer
+        )
+
+    def _drop(self, connection: Any) -> None:
+        os.close(connection[0])
+
+    def _describe(self, connection: Any) -> tuple[Any, Any]:
+        return decode(connection[1]), connection[0]
+
+    def _failed(self, code: int) -> None:
+        if code not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+            raise error(code)
+        self._loop.call_exception_handler(
+            {
+                "message": "socket.accept() out of system resource",
+                "exception": error(code),
+                "socket": TransportSocket(self._sock),
+            }
+        )
+        self._accepts.watch(False)
+        self._loop.call_later(ACCEPT_RETRY_DELAY, self._retry)
+
+    def _retry(self) -> None:
+        if self._accepts is not None:
+            self._accepts.watch(True)
+
+
+__all__ = ["DirectListener", "DirectTransport", "Dispatcher", "logger", "transport_of"]

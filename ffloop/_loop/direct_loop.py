@@ -1,0 +1,166 @@
+"""DirectLoop: a Loop in direct mode. Its sockets are the application's own, the kernel's, in this
+thread and this loop's epoll; connected streams, of whatever family, get transports of their own
+(direct.py). Everything else is asyncio's.
+"""
+
+import contextvars
+import os
+from collections.abc import Callable
+from typing import Any, Unpack, cast
+
+from .._session.choice import InstanceInfo
+from .._session.log import log
+from .._session.options import LoopOptions
+from . import worker
+from .direct import FROM_ANOTHER_THREAD, DirectListener, transport_of
+from .kernel_poller import KernelPoller
+from .loop import Loop, pin
+from .serving import Binding, bind_sockets
+from .transport import SocketTransport
+
+
+class DirectLoop(Loop):
+    """What `ffloop.Loop()` makes where there is no instance."""
+
+    def __init__(self, **options: Unpack[LoopOptions]) -> None:
+        pin(self._config.cpu())
+        poller = KernelPoller()
+        try:
+            self._begin(poller)
+        except BaseException:
+            self._closed = True  # nothing is left to __del__
+            poller.close()
+            raise
+        self._accepting: dict[Any, DirectListener] = {}
+        log.info("using this kernel's sockets directly (stack host)")
+
+    @property
+    def instance(self) -> InstanceInfo:
+        """The instance that this loop is attached to; in direct mode, this process. Raises
+        InstanceError while there is none."""
+        return InstanceInfo("", "host", os.getpid(), True, True)
+
+    def ffloop_stats(self) -> dict[str, int]:
+        """Counters of the loop's sockets; with an instance, of the session with it
+        (client.h, struct ffl_session_stats)."""
+        self._check_closed()
+        return cast(dict[str, int], self._batches.counters())
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} direct stack=host running={self.is_running()} "
+            f"closed={self.is_closed()} debug={self.get_debug()}>"
+        )
+
+    def _let_go(self) -> None:
+        for listener in self._accepting.values():
+            listener.stop()
+        self._accepting.clear()
+        self._batches.close()
+
+    # ---- whose thread ----
+
+    def _own_thread(self) -> None:
+        self._batches.own()
+
+    def _enter_thread(self) -> None:
+        """This thread uses its sockets. Raises RuntimeError while another one runs the loop."""
+        batches = self._batches
+        if batches is None or batches.is_own():
+            return
+        if self.is_running():
+            raise RuntimeError(FROM_ANOTHER_THREAD)
+        batches.own()
+
+    def _pass_on(self, call: Callable[[], None]) -> bool:
+        """Another thread runs the loop: it will make the call. False: this one may."""
+        batches = self._batches
+        if batches is None or batches.is_own() or not self.is_running():
+            return False
+        self.call_soon_threadsafe(call)
+        return True
+
+    # ---- transports ----
+
+    def _ensure_fd_no_transport(self, fd: Any, **more: Any) -> None:
+        super()._ensure_fd_no_transport(fd, **more)
+        number = fd if isinstance(fd, int) else fd.fileno()
+        owner = self._batches.owner(number) if self._batches is not None else None
+        if isinstance(owner, SocketTransport):
+            raise RuntimeError(f"File descriptor {fd!r} is used by transport {owner!r}")
+
+    def _make_socket_transport(
+        self,
+        sock: Any,
+        protocol: Any,
+        waiter: Any = None,
+        *,
+        extra: Any = None,
+        server: Any = None,
+        context: contextvars.Context | None = None,
+        **more: Any,
+    ) -> Any:
+        self._ensure_fd_no_transport(sock)
+        transport = transport_of(self, sock, protocol, extra, server, context)
+        self.call_soon(transport.begin, waiter, context=context)
+        return transport
+
+    async def _sendfile_native(
+        self, transp: Any, file: Any, offset: int, count: Any, **more: Any
+    ) -> Any:
+        # As asyncio's, whose transports are in a table by descriptor.
+        reading = transp.is_reading()
+        transp.pause_reading()
+        await transp._make_empty_waiter()
+        try:
+            return await self.sock_sendfile(transp._socket(), file, offset, count, fallback=False)
+        finally:
+            transp._reset_empty_waiter()
+            if reading:
+                transp.resume_reading()
+
+    # ---- servers ----
+
+    def _dual(self, asked: bool | None) -> bool:
+        return False  # the kernel's is all there is
+
+    def _bind_sockets(self, infos: list[Any], how: Binding) -> list[Any]:
+        return bind_sockets(infos, how)
+
+    def _start_serving(
+        self,
+        protocol_factory: Any,
+        sock: Any,
+        sslcontext: Any = None,
+        server: Any = None,
+        backlog: int = 100,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+        *more: Any,
+        context: contextvars.Context | None = None,
+        **named: Any,
+    ) -> None:
+        self._accepting[sock] = DirectListener(
+            self,
+            sock,
+            protocol_factory,
+            sslcontext,
+            server,
+            backlog,
+            ssl_handshake_timeout,
+            ssl_shutdown_timeout,
+            context,
+        )
+        worker.serving(self)
+
+    def _stop_serving(self, sock: Any, **more: Any) -> None:
+        listener = self._accepting.pop(sock, None)
+        if listener is not None:
+            listener.stop()
+        sock.close()
+
+    def _retire(self) -> None:
+        """Serves no new connection: the listeners are closed, what waits in them is for those that
+        share their addresses. Servers do not know of it; connections go on."""
+        for sock in list(self._accepting):
+            self._stop_serving(sock)

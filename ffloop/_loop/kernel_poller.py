@@ -1,0 +1,101 @@
+"""The selectors of loops: what they have in common, and that of direct mode.
+
+`select` returns kernel (key, mask) pairs, as any selector does, and leaves the events of the loop's
+own sockets in the dispatcher, `batch`. The loop then schedules `dispatch` once for the whole batch,
+behind what was scheduled before. When a callback raises KeyboardInterrupt or SystemExit, what is
+left of the batch stays, and nothing is waited for until it is done. The compiled Scheduler waits on
+the dispatcher itself and comes here for the selector's descriptors.
+"""
+
+import os
+import select
+import selectors
+from collections.abc import Iterable
+from typing import Any
+
+from .._session.hot import Dispatcher
+
+Ready = list[tuple[selectors.SelectorKey, int]]
+_NOT_READ = ~select.EPOLLIN
+_NOT_WRITE = ~select.EPOLLOUT
+
+
+class BasePoller(selectors.EpollSelector):
+    """Used by one loop."""
+
+    _selector: select.epoll
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # rung, never read
+        self._selector.register(self.wake_fd, select.EPOLLIN | select.EPOLLET)
+        self.batch: Any = None  # the loop's dispatcher
+
+    def close(self) -> None:
+        super().close()
+        fd, self.wake_fd = self.wake_fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    @property
+    def pending(self) -> bool:
+        """Are there events of a batch that nobody has been scheduled to dispatch?"""
+        batch = self.batch
+        return batch is not None and not batch.queued and batch.index < batch.count
+
+    def select(self, timeout: float | None = None) -> Ready:
+        batch = self.batch
+        if batch is None:
+            return super().select(timeout)
+        if batch.queued or batch.index < batch.count:
+            return []
+        # Rounded up: never early.
+        wait_ns = -1 if timeout is None else int(timeout * 1e9) + 1 if timeout > 0 else 0
+        return self.kernel_events(batch.wait(wait_ns))
+
+    def kernel_events(self, count: int) -> Ready:
+        """What the selector's descriptors have to say, out of `count` events."""
+        raise NotImplementedError
+
+    def _keyed(self, events: Iterable[tuple[int, int]]) -> Ready:
+        ready: Ready = []
+        keys = self._fd_to_key  # type: ignore[attr-defined]
+        for fd, mask in events:
+            key = keys.get(fd)
+            if key is not None:
+                event = 0
+                if mask & _NOT_READ:
+                    event |= selectors.EVENT_WRITE
+                if mask & _NOT_WRITE:
+                    event |= selectors.EVENT_READ
+                ready.append((key, event & key.events))
+        return ready
+
+    def dispatch(self) -> None:
+        """Hands every event of the batch to its receiver."""
+        if self.batch is not None:
+            self.batch.run()
+
+
+class KernelPoller(BasePoller):
+    """Of a loop in direct mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batch = Dispatcher(None, None, self._selector.fileno(), -1)
+
+    def kernel_events(self, count: int) -> Ready:
+        return self._keyed(self.batch.others()) if count else []
+
+    def take_batch(self) -> list[tuple[int, int, Any]]:
+        """The whole batch, for dispatch_one; no other is waited for until all are done."""
+        batch = self.batch
+        taken = [(fd, events, batch.owner(fd)) for fd, events in batch.take()]
+        batch.queued = len(taken)
+        return taken
+
+    def dispatch_one(self, fd: int, events: int, owner: Any) -> None:
+        """As dispatch, for one event: in debug mode each is a handle of its own, so that slow
+        callbacks are told apart. `owner` is there to be seen in the handle's repr."""
+        self.batch.queued -= 1
+        self.batch.dispatch(fd, events)

@@ -1,0 +1,465 @@
+"""SocketTransport: what the transports of connected stream sockets have in common. The hot path.
+
+The order of callbacks and every rule of closing are those of asyncio's own
+_SelectorSocketTransport; what differs is only where bytes come from and go to: a session
+(StreamTransport), or the kernel's socket (DirectTransport). Each reading callback runs in a context
+of its own, as asyncio's reader handles do; from Python 3.15 on all callbacks of a connection run in
+one.
+
+The shortest ways, plain data to a reading protocol and write() with nothing in front of it, are the
+compiled base class's (_native/hot/stream.c) and end here whenever there is anything more to think
+of.
+"""
+
+import asyncio
+import contextvars
+import warnings
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from .._session.hot import Stream
+from ..errors import error
+from .asyncio_private import LOG_LOST_WRITES, SERVER_KNOWS_CLIENTS, attach, detach, logger
+from .backlog import Backlog
+
+_EAGAIN = -11
+_JOIN = 64 * 1024  # bytes: writelines() joins what is not more
+_GATHER = 64  # pieces of one system call
+READ_FAILED = "Fatal read error on socket transport"
+_WRITE_FAILED = "Fatal write error on socket transport"
+_DATA_FAILED = "Fatal error: protocol.data_received() call failed."
+MISSING: Any = object()
+
+
+class SocketTransport(Stream):
+    """A connected stream socket. Made by the loop, never by the user.
+
+    Of the base class: `_receiving` is true while data goes straight to the protocol (begun, not
+    paused, not closing), `_sending` while write() goes straight out (no backlog, not at its end).
+    """
+
+    _start_tls_compatible = True
+    max_size = 256 * 1024
+
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_backlog",
+        "_begun",
+        "_closing",
+        "_conn_lost",
+        "_eof",
+        "_lasting",
+        "_open",
+        "_paused",
+        "_protocol_connected",
+        "_server",
+        "_unsendable",
+        "_write_context",
+    )
+
+    def _start(self, server: Any, context: contextvars.Context | None) -> None:
+        # The rest of __init__, whose arguments are the base class's.
+        self._server = server
+        self._lasting = context
+        self._backlog: Backlog | None = None
+        self._write_context: contextvars.Context | None = None
+        self._unsendable: OSError | None = None  # why sending failed, while reading goes on
+        self._conn_lost = 0
+        self._open = self._protocol_connected = True
+        self._closing = self._paused = self._eof = False
+        self._begun = False  # connection_made was called
+        if server is not None:
+            attach(server, self)
+
+    if TYPE_CHECKING:  # of asyncio's base class
+
+        def _maybe_pause_protocol(self) -> None: ...
+        def _maybe_resume_protocol(self) -> None: ...
+
+    # ---- where the bytes are: the subclass's ----
+
+    def _enter(self) -> None:
+        """RuntimeError in a thread that may not use it."""
+        raise NotImplementedError
+
+    def _passed_on(self, call: Callable[[], None]) -> bool:
+        """True: this is not the loop's thread, which makes the call instead."""
+        raise NotImplementedError
+
+    def _ended(self) -> OSError | None:
+        """The exception of a socket whose stack has gone."""
+        return None
+
+    def _resume(self) -> None:
+        """Data comes from now on."""
+        raise NotImplementedError
+
+    def _stop_reading(self) -> None:
+        """No data comes: paused."""
+        raise NotImplementedError
+
+    def _quiet(self) -> None:
+        """No data comes, since it is closing; a backlog still goes out."""
+
+    def _tell_writable(self, wanted: bool) -> None:
+        """on_writable() is to be called when the socket takes more."""
+
+    def _forget_unread(self) -> None:
+        """What had arrived is not delivered any more."""
+
+    def _shutdown(self) -> None:
+        """Sends the end of the stream."""
+        raise NotImplementedError
+
+    def _release(self, abort: bool) -> None:
+        """Lets go of the socket."""
+        raise NotImplementedError
+
+    def _abandon(self) -> None:
+        """As _release, for a transport that was collected, perhaps in another thread."""
+        raise NotImplementedError
+
+    # ---- reading ----
+
+    def _new_context(self) -> contextvars.Context:
+        return contextvars.copy_context() if self._lasting is None else self._lasting
+
+    def _run(self, callback: Callable[..., object], *args: Any) -> None:
+        # In the context of reading callbacks; one that was detached by a callback has none.
+        (self._context or self._new_context()).run(callback, *args)
+
+    def begin(self, waiter: "asyncio.Future[None] | None" = None) -> None:
+        """connection_made, then reading, then the waiter: asyncio's three steps in one."""
+        try:
+            self._protocol.connection_made(self)
+        finally:
+            self._begun = True
+            if not self._closing and not self._paused:
+                self._resume()
+            if waiter is not None and not waiter.cancelled():
+                waiter.set_result(None)
+
+    def _fault(self, exc: BaseException) -> None:
+        # data_received raised; called by the compiled half too.
+        self._run(self._fatal_error, exc, _DATA_FAILED)
+
+    def _fill_failed(self, exc: BaseException) -> None:
+        self._run(self._fatal_error, exc, "Fatal error: protocol.get_buffer() call failed.")
+
+    def _update_failed(self, exc: BaseException) -> None:
+        self._run(self._fatal_error, exc, "Fatal error: protocol.buffer_updated() call failed.")
+
+    def on_eof(self) -> None:
+        if self._unsendable is None or isinstance(self._unsendable, BrokenPipeError):
+            self._run(self._read_eof)
+        else:  # a reset that the send was told of
+            self._run(self._fatal_error, self._unsendable, READ_FAILED)
+
+    def _read_eof(self) -> None:
+        if self._loop.get_debug():
+            logger.debug("%r received EOF", self)
+        try:
+            keep_open = self._protocol.eof_received()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, "Fatal error: protocol.eof_received() call failed.")
+            return
+        if not keep_open:
+            self.close()
+        elif self._unsendable is not None:
+            self._fatal_error(self._unsendable, _WRITE_FAILED)
+
+    def is_reading(self) -> bool:
+        return not self._closing and not self._paused
+
+    def pause_reading(self) -> None:
+        if self._closing or self._paused:
+            return
+        self._enter()
+        self._paused = True
+        self._receiving = False
+        if self._begun:
+            self._stop_reading()
+        if self._loop.get_debug():
+            logger.debug("%r pauses reading", self)
+
+    def resume_reading(self) -> None:
+        if self._closing or not self._paused:
+            return
+        self._enter()
+        self._paused = False
+        if self._begun:
+            self._choose_context(self._lasting)
+            self._resume()
+        if self._loop.get_debug():
+            logger.debug("%r resumes reading", self)
+
+    # ---- writing ----
+
+    def _write_slow(self, data: Any) -> None:
+        # What write(), the base class's, does not do by itself.
+        self._enter()
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(
+                f"data argument must be a bytes-like object, not {type(data).__name__!r}"
+            )
+        if self._eof:
+            raise RuntimeError("Cannot call write() after write_eof()")
+        if not data:
+            return
+        if self._conn_lost:
+            if self._conn_lost >= LOG_LOST_WRITES:
+                logger.warning("socket.send() raised exception.")
+            self._conn_lost += 1
+            return
+        if self._unsendable is not None:
+            return
+        if self._backlog is not None:
+            self._backlog.append(data if type(data) is bytes else bytes(data))
+            self._maybe_pause_protocol()
+            return
+        view = data if type(data) is bytes else memoryview(data).cast("B")
+        sent = self._send(view)
+        if sent != len(view):
+            self._write_rest(view, sent)
+
+    def _write_rest(self, data: Any, sent: int) -> None:
+        if sent < 0 and sent != _EAGAIN:
+            self._sending_failed(sent)
+            return
+        self._keep([memoryview(data)[sent:] if sent > 0 else data])
+
+    def _keep(self, chunks: list[Any]) -> None:
+        # The caller may change what is not bytes after we return.
+        first, *rest = (chunk if _is_fixed(chunk) else bytes(chunk) for chunk in chunks)
+        self._backlog = Backlog(first)
+        for chunk in rest:
+            self._backlog.append(chunk)
+        self._sending = False
+        self._write_context = self._new_context()
+        self._tell_writable(True)
+        self._maybe_pause_protocol()
+
+    def tell_paused(self) -> None:
+        """Repeats pause_writing to a protocol that came while writing was paused."""
+        if self._protocol_paused and not self._conn_lost:
+            self._protocol_paused = False
+            self._maybe_pause_protocol()
+
+    def _sending_failed(self, code: int) -> None:
+        # What the peer had sent before is read first, and its end, which is near, is the
+        # connection's: an answer is not lost because what was still being sent was refused.
+        ended = self._ended()
+        exc = ended or error(-code)
+        if not self._receiving or ended is not None:  # nobody reads
+            self._fatal_error(exc, _WRITE_FAILED)
+            return
+        self._unsendable = exc
+        self._backlog = self._write_context = None
+        self._sending = False
+        self._tell_writable(False)
+        if not self._protocol_paused:  # who only writes would never look up
+            self._protocol_paused = True
+            self._protocol.pause_writing()
+
+    def on_writable(self) -> None:
+        if self._backlog is not None and self._write_context is not None:
+            self._write_context.run(self._flush)
+
+    def _flush(self) -> None:
+        backlog = self._backlog
+        while not self._conn_lost:
+            while backlog:
+                data = backlog.take()
+                size = len(data)
+                sent = self._send(data)
+                if sent == size:
+                    continue
+                if sent < 0 and sent != _EAGAIN:
+                    self._sending_failed(sent)
+                    return
+                backlog.put_back(memoryview(data)[sent:] if sent > 0 else data)
+                self._maybe_resume_protocol()
+                return
+            self._maybe_resume_protocol()  # which may write more
+            if not backlog:
+                break
+        else:
+            return
+        self._backlog = self._write_context = None
+        self._tell_writable(False)
+        self._flushed()
+
+    def _flushed(self) -> None:
+        if self._closing:
+            self._conn_lost += 1
+            self._call_connection_lost(None)
+        elif self._eof:
+            self._shutdown()
+        else:
+            self._sending = True
+
+    def writelines(self, list_of_data: Iterable[Any]) -> None:
+        if self._eof:
+            raise RuntimeError("Cannot call writelines() after write_eof()")
+        chunks = [_flat(data) for data in list_of_data]
+        if not self._sending or sum(map(len, chunks)) <= _JOIN:
+            self.write(b"".join(chunks))
+            return
+        self._enter()
+        while chunks:
+            batch, chunks = chunks[:_GATHER], chunks[_GATHER:]
+            sent = self._send_pieces(batch)
+            if sent < 0 and sent != _EAGAIN:
+                self._sending_failed(sent)
+                return
+            if left := _after(batch, max(sent, 0)):
+                self._keep(left + chunks)
+                return
+
+    def write_eof(self) -> None:
+        if self._closing or self._eof:
+            return
+        self._enter()
+        self._eof = True
+        self._sending = False
+        if self._backlog is None:
+            self._shutdown()
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def get_write_buffer_size(self) -> int:
+        return self._backlog.size if self._backlog is not None else 0
+
+    # ---- closing ----
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def close(self) -> None:
+        if self._closing or self._passed_on(self.close):
+            return
+        self._closing = True
+        self._receiving = False
+        self._forget_unread()
+        if self._backlog is None:
+            self._conn_lost += 1
+            self._sending = False
+            self._loop.call_soon(self._call_connection_lost, None, context=self._lasting)
+        self._quiet()
+
+    def abort(self) -> None:
+        if not self._passed_on(self.abort):
+            self._force_close(None)
+
+    def _fatal_error(self, exc: BaseException, message: str = "Fatal error on transport") -> None:
+        if isinstance(exc, OSError):
+            if self._loop.get_debug():
+                logger.debug("%r: %s", self, message, exc_info=exc)
+        else:
+            self._loop.call_exception_handler(
+                {
+                    "message": message,
+                    "exception": exc,
+                    "transport": self,
+                    "protocol": self._protocol,
+                }
+            )
+        self._force_close(exc)
+
+    def _force_close(self, exc: BaseException | None) -> None:
+        if self._conn_lost:
+            return
+        self._backlog = None
+        self._forget_unread()
+        self._closing = True
+        self._receiving = self._sending = False
+        self._conn_lost += 1
+        self._quiet()
+        self._loop.call_soon(self._call_connection_lost, exc, True, context=self._lasting)
+
+    def _call_connection_lost(self, exc: BaseException | None, abort: bool = False) -> None:
+        try:
+            if self._protocol_connected:
+                self._protocol.connection_lost(exc)
+        finally:
+            if self._open:
+                self._open = False
+                self._release(abort)
+            self._protocol = None
+            self._detach()
+            self._loop = None
+            server, self._server = self._server, None
+            if server is not None:
+                detach(server, self)
+
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        if not getattr(self, "_open", False):
+            return
+        self._open = False
+        self._abandon()  # first: a warning may be an error
+        if self._server is not None and SERVER_KNOWS_CLIENTS:
+            self._server._detach(self)
+        _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+
+    # ---- the rest ----
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol_connected = True
+        if self._open:
+            self._choose_protocol(protocol)
+        else:
+            self._protocol = protocol
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._protocol  # type: ignore[no-any-return]
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        # Made when first asked: most connections never need them.
+        value = self._extra.get(name, MISSING)
+        if value is not MISSING:
+            return value
+        if name not in ("peername", "sockname", "socket"):
+            return default
+        value = self._extra[name] = self._make_extra(name)
+        return value
+
+    def _make_extra(self, name: str) -> Any:
+        raise NotImplementedError
+
+    def _named(self, number: str) -> str:
+        info = [type(self).__name__]
+        if not self._open:
+            info.append("closed")
+        elif self._closing:
+            info.append("closing")
+        info.append(number)
+        if self._loop is not None and not self._loop.is_closed():
+            info.append("read=polling" if self._receiving else "read=idle")
+            state = "polling" if self._backlog else "idle"
+            info.append(f"write=<{state}, bufsize={self.get_write_buffer_size()}>")
+        return f"<{' '.join(info)}>"
+
+
+def _flat(data: Any) -> Any:
+    return data if type(data) is bytes else memoryview(data).cast("B")
+
+
+def _after(chunks: list[Any], sent: int) -> list[Any]:
+    """What is left of the chunks after so many bytes; the first is a view where it was cut."""
+    for i, chunk in enumerate(chunks):
+        if sent < len(chunk):
+            return [memoryview(chunk)[sent:] if sent else chunk, *chunks[i + 1 :]]
+        sent -= len(chunk)
+    return []
+
+
+def _is_fixed(chunk: Any) -> bool:
+    return type(chunk) is bytes or (type(chunk) is memoryview and type(chunk.obj) is bytes)
+
+
+if TYPE_CHECKING:
+    _: type[asyncio.Transport] = SocketTransport

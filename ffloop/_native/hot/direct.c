@@ -1,0 +1,387 @@
+/*
+ * direct.c - direct mode: a loop whose sockets are the application's own, in its own epoll.
+ *
+ * Callers: dispatcher.c, stream.c. Each descriptor that a stream or a listener watches has its owner in
+ * a table; all others in the epoll are the selector's. Level-triggered, and watched only for what is
+ * wanted now, so that a paused socket does not keep the loop awake: one request is epoll_wait, recv,
+ * send. Nothing is read before its owner's turn has come, so what a callback pauses or closes is left
+ * in the kernel.
+ *
+ * Invariant: an owner is in the table exactly while its descriptor is in the epoll; the table's
+ * reference keeps a transport alive that nobody else has.
+ */
+#include "hot.h"
+
+#include "addr.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define BATCH 1024
+#define ROOM (256 * 1024) /* bytes of one recv, as asyncio's */
+
+struct counters {
+    uint64_t waits, sleeps, events, accepts, receives, bytes_received, sends, bytes_sent;
+    uint32_t sockets;
+};
+
+struct direct {
+    PyObject **owners;    /* by descriptor */
+    int size;
+    int others; /* events of the selector's descriptors, behind the batch's in `events` */
+    struct counters n;
+    struct epoll_event events[BATCH]; /* of the batch from 0 on, the others from the end */
+    char room[ROOM];
+};
+
+typedef struct {
+    PyObject_HEAD
+    Dispatcher *dispatcher;
+    PyObject *accepted, *failed; /* accepted(descriptor, raw address), failed(errno) */
+    int fd, most, next;          /* at most so many a wake; how many are tried at the next */
+    char watched;
+} Acceptor;
+
+static PyTypeObject *acceptor_type;
+static PyObject *name_on_writable;
+
+struct direct *direct_new(void)
+{
+    struct direct *d = malloc(sizeof(*d));
+    if (!d) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    memset(d, 0, offsetof(struct direct, events));
+    return d;
+}
+
+void direct_free(struct direct *d)
+{
+    PyObject **owners = d->owners;
+    int size = d->size;
+    d->owners = NULL;
+    d->size = 0;
+    for (int i = 0; i < size; i++)
+        Py_XDECREF(owners[i]);
+    free(owners);
+    free(d);
+}
+
+void direct_sent(Dispatcher *d, size_t bytes)
+{
+    if (d->direct) {
+        d->direct->n.sends++;
+        d->direct->n.bytes_sent += bytes;
+    }
+}
+
+void direct_received(Dispatcher *d, size_t bytes)
+{
+    d->direct->n.receives++;
+    d->direct->n.bytes_received += bytes;
+}
+
+char *direct_room(Dispatcher *d, size_t *size)
+{
+    *size = sizeof(d->direct->room);
+    return d->direct->room;
+}
+
+/* ---- the table ----------------------------------------------------------------------------- */
+
+static int grow(struct direct *d, int fd)
+{
+    int size = d->size ? d->size : 64;
+    while (size <= fd)
+        size *= 2;
+    PyObject **grown = realloc(d->owners, (size_t)size * sizeof(*grown));
+    if (!grown) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    memset(grown + d->size, 0, (size_t)(size - d->size) * sizeof(*grown));
+    d->owners = grown;
+    d->size = size;
+    return 0;
+}
+
+static PyObject *owner_of(const struct direct *d, int fd)
+{
+    return fd >= 0 && fd < d->size ? d->owners[fd] : NULL;
+}
+
+int direct_watch(Dispatcher *dispatcher, int fd, unsigned events, unsigned before, PyObject *owner)
+{
+    struct direct *d = dispatcher->direct;
+    struct epoll_event e = {.events = events, .data.u64 = (uint32_t)fd};
+    if (!d) /* the loop is closed */
+        return 0;
+    if (fd >= d->size && grow(d, fd) < 0)
+        return -1;
+    int op = !before ? EPOLL_CTL_ADD : events ? EPOLL_CTL_MOD : EPOLL_CTL_DEL;
+    if (epoll_ctl(dispatcher->epfd, op, fd, &e) < 0 && op != EPOLL_CTL_DEL) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    if (!before || !events) {
+        PyObject *was = d->owners[fd];
+        d->owners[fd] = events ? Py_NewRef(owner) : NULL;
+        d->n.sockets += events ? 1 : -1u;
+        Py_XDECREF(was);
+    }
+    return 0;
+}
+
+PyObject *direct_owner(Dispatcher *dispatcher, int fd)
+{
+    PyObject *owner = dispatcher->direct ? owner_of(dispatcher->direct, fd) : NULL;
+    return Py_NewRef(owner ? owner : Py_None);
+}
+
+/* ---- waiting ------------------------------------------------------------------------------- */
+
+/* Puts the events of owned descriptors at the head, in order, and the selector's at the tail. */
+static void sort_out(Dispatcher *dispatcher, int n, int wake_fd)
+{
+    struct direct *d = dispatcher->direct;
+    for (int i = 0; i < n; i++) {
+        struct epoll_event e = d->events[i];
+        int fd = (int)(uint32_t)e.data.u64; /* the upper half is undefined in Python's */
+        if (owner_of(d, fd))
+            d->events[dispatcher->count++] = e;
+        else if (fd != wake_fd)
+            d->events[BATCH - ++d->others] = e;
+    }
+}
+
+int direct_wait(Dispatcher *dispatcher, int64_t timeout_ns, int wake_fd)
+{
+    struct direct *d = dispatcher->direct;
+    dispatcher->index = dispatcher->count = d->others = 0;
+    d->n.waits++;
+    d->n.sleeps += timeout_ns != 0;
+    /* Half of it: what is not the batch's is put at the other end. */
+    PyThreadState *thread = timeout_ns ? PyEval_SaveThread() : NULL;
+    int n = ffl_epoll_wait(dispatcher->epfd, d->events, BATCH / 2, timeout_ns);
+    if (thread)
+        PyEval_RestoreThread(thread);
+    if (n < 0 && errno != EINTR) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    if (n <= 0)
+        return 0;
+    d->n.events += (uint64_t)n;
+    sort_out(dispatcher, n, wake_fd);
+    return d->others;
+}
+
+static PyObject *pairs(const struct epoll_event *first, int n, int step)
+{
+    PyObject *list = PyList_New(0);
+    for (int i = 0; list && i < n; i++) {
+        const struct epoll_event *e = first + i * step;
+        PyObject *pair = Py_BuildValue("(iI)", (int)(uint32_t)e->data.u64, e->events);
+        if (!pair || PyList_Append(list, pair) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(pair);
+    }
+    return list;
+}
+
+PyObject *direct_others(Dispatcher *dispatcher)
+{
+    struct direct *d = dispatcher->direct;
+    return d ? pairs(&d->events[BATCH - 1], d->others, -1) : PyList_New(0);
+}
+
+PyObject *direct_batch(Dispatcher *dispatcher)
+{
+    struct direct *d = dispatcher->direct;
+    int first = dispatcher->index, n = dispatcher->count - first;
+    dispatcher->index = dispatcher->count = 0;
+    return d ? pairs(&d->events[first], n, 1) : PyList_New(0);
+}
+
+/* ---- handing out --------------------------------------------------------------------------- */
+
+static int stream_ready(Dispatcher *d, PyObject *self, unsigned events)
+{
+    struct stream *s = stream_of(self);
+    int rc = 0;
+    if (events & ~(unsigned)EPOLLOUT && s->watched & EPOLLIN && s->receiving)
+        rc = stream_read(d, self);
+    if (rc == 0 && events & ~(unsigned)EPOLLIN && s->watched & EPOLLOUT)
+        rc = hot_call(self, name_on_writable, NULL);
+    return rc;
+}
+
+static int accept_some(Dispatcher *d, Acceptor *a);
+
+int direct_dispatch(Dispatcher *dispatcher, int fd, unsigned events)
+{
+    struct direct *d = dispatcher->direct;
+    PyObject *owner = d ? owner_of(d, fd) : NULL;
+    if (!owner) /* closed by an earlier callback */
+        return 0;
+    Py_INCREF(owner);
+    int rc = stream_of(owner) ? stream_ready(dispatcher, owner, events)
+                              : accept_some(dispatcher, (Acceptor *)owner);
+    Py_DECREF(owner);
+    return rc;
+}
+
+int direct_dispatch_next(Dispatcher *dispatcher)
+{
+    struct epoll_event e = dispatcher->direct->events[dispatcher->index++];
+    return direct_dispatch(dispatcher, (int)(uint32_t)e.data.u64, e.events);
+}
+
+/* ---- accepting ----------------------------------------------------------------------------- */
+
+static int tell_accepted(Acceptor *a, int fd, const struct sockaddr_storage *ss, socklen_t len)
+{
+    struct ffl_addr peer = {0};
+    if (ss->ss_family == AF_INET || ss->ss_family == AF_INET6)
+        ffl_addr_from_sockaddr(&peer, ss, len);
+    PyObject *r = PyObject_CallFunction(a->accepted, "iy#", fd, (const char *)&peer,
+                                        (Py_ssize_t)sizeof(peer));
+    Py_XDECREF(r);
+    return r ? 0 : -1;
+}
+
+static int tell_failed(Acceptor *a, int err)
+{
+    PyObject *r = PyObject_CallFunction(a->failed, "i", err);
+    Py_XDECREF(r);
+    return r ? 0 : -1;
+}
+
+/* A connection that comes alone costs no second accept in vain, or hardly ever: how many are tried
+ * follows what was there. What is left comes with the next wait. */
+static int accept_some(Dispatcher *d, Acceptor *a)
+{
+    int taken = 0, rc = 0, most = a->next;
+    Py_INCREF((PyObject *)a);
+    while (rc == 0 && taken < most && a->watched) {
+        struct sockaddr_storage ss;
+        socklen_t len = sizeof(ss);
+        int fd = accept4(a->fd, (struct sockaddr *)&ss, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd < 0) {
+            if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
+                rc = tell_failed(a, errno);
+            break;
+        }
+        taken++;
+        if (d->direct)
+            d->direct->n.accepts++;
+        rc = tell_accepted(a, fd, &ss, len);
+    }
+    int next = taken == most ? 2 * most : taken;
+    a->next = next < 1 ? 1 : next > a->most ? a->most : next;
+    Py_DECREF((PyObject *)a);
+    return rc;
+}
+
+static int acceptor_init(PyObject *self, PyObject *args, PyObject *kw)
+{
+    static char *names[] = {"dispatcher", "fd", "most", "accepted", "failed", NULL};
+    Acceptor *a = (Acceptor *)self;
+    PyObject *dispatcher, *accepted, *failed;
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "O!iiOO", names, dispatcher_type, &dispatcher, &a->fd,
+                                     &a->most, &accepted, &failed))
+        return -1;
+    a->next = 1;
+    hot_set_ref((PyObject **)&a->dispatcher, dispatcher);
+    hot_set_ref(&a->accepted, accepted);
+    hot_set_ref(&a->failed, failed);
+    return 0;
+}
+
+static int acceptor_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Acceptor *a = (Acceptor *)self;
+    Py_VISIT(a->dispatcher);
+    Py_VISIT(a->accepted);
+    Py_VISIT(a->failed);
+    Py_VISIT(Py_TYPE(self));
+    return 0;
+}
+
+static int acceptor_clear(PyObject *self)
+{
+    Acceptor *a = (Acceptor *)self;
+    Py_CLEAR(a->dispatcher);
+    Py_CLEAR(a->accepted);
+    Py_CLEAR(a->failed);
+    return 0;
+}
+
+static void acceptor_dealloc(PyObject *self)
+{
+    hot_dealloc(self, acceptor_clear);
+}
+
+/* Accepts from now on, or no more. */
+static PyObject *acceptor_watch(PyObject *self, PyObject *on)
+{
+    Acceptor *a = (Acceptor *)self;
+    char wanted = (char)PyObject_IsTrue(on);
+    if (wanted != a->watched) {
+        unsigned events = wanted ? EPOLLIN : 0, before = a->watched ? EPOLLIN : 0;
+        a->watched = wanted;
+        if (direct_watch(a->dispatcher, a->fd, events, before, self) < 0)
+            return NULL;
+    }
+    return Py_NewRef(Py_None);
+}
+
+static PyMethodDef acceptor_methods[] = {
+    {"watch", acceptor_watch, METH_O, "Whether it accepts."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot acceptor_slots[] = {
+    {Py_tp_doc, "Accepts the connections of a listening descriptor."},
+    {Py_tp_init, acceptor_init},
+    {Py_tp_new, PyType_GenericNew},
+    {Py_tp_dealloc, acceptor_dealloc},
+    {Py_tp_traverse, acceptor_traverse},
+    {Py_tp_clear, acceptor_clear},
+    {Py_tp_methods, acceptor_methods},
+    {0, NULL},
+};
+
+static PyType_Spec acceptor_spec = {
+    .name = "ffloop._native._hot.Acceptor",
+    .basicsize = sizeof(Acceptor),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .slots = acceptor_slots,
+};
+
+/* ---- the rest ------------------------------------------------------------------------------ */
+
+PyObject *direct_counters(Dispatcher *dispatcher)
+{
+    struct counters n = {0};
+    if (dispatcher->direct)
+        n = dispatcher->direct->n;
+    return Py_BuildValue("{sKsKsKsKsKsKsKsKsI}", "waits", n.waits, "sleeps", n.sleeps, "events",
+                         n.events, "accepts", n.accepts, "receives", n.receives, "bytes_received",
+                         n.bytes_received, "sends", n.sends, "bytes_sent", n.bytes_sent, "sockets",
+                         n.sockets);
+}
+
+int direct_exec(PyObject *module)
+{
+    const struct hot_name names[] = {{&name_on_writable, "on_writable"}};
+    if (hot_intern_all(names, FFL_COUNT(names)) < 0)
+        return -1;
+    acceptor_type = (PyTypeObject *)hot_add_type(module, "Acceptor", &acceptor_spec, NULL);
+    return acceptor_type ? 0 : -1;
+}
