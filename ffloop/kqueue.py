@@ -3,21 +3,12 @@
 READ and WRITE filters, of stack sockets and of kernel descriptors (those that epoll can watch).
 """
 
-import fcntl
-import os
-import select
-import socket
-import struct
-import termios
-import time
 import weakref
-from collections import deque
 from collections.abc import Iterable
-from errno import ECONNRESET, EINVAL, ENOENT, EOPNOTSUPP
+from errno import EINVAL, EOPNOTSUPP
 from typing import Any, Self
 
-from ._net.readiness import Readiness, When
-from .errors import error
+from ._session.selector import KernelQueue
 
 # FreeBSD's values, as the select module has them there.
 KQ_FILTER_READ = -1
@@ -56,9 +47,6 @@ KQ_NOTE_PDATAMASK = 0xFFFFF
 KQ_NOTE_TRACK = 0x1
 KQ_NOTE_CHILD = 0x4
 KQ_NOTE_TRACKERR = 0x2
-
-_NO_MORE_TO_READ = select.EPOLLRDHUP | select.EPOLLHUP
-_NOBODY_READS = select.EPOLLHUP | select.EPOLLERR
 
 
 class kevent:
@@ -134,17 +122,6 @@ def _fileno(thing: Any) -> int:
     return fd
 
 
-class _Note:
-    """What a kqueue knows of one descriptor and filter."""
-
-    __slots__ = ("clear", "enabled", "oneshot", "udata")
-
-    def __init__(self) -> None:
-        self.enabled = True
-        self.clear = self.oneshot = False
-        self.udata = 0
-
-
 class Kqueue:
     """As select.kqueue, over stack sockets and kernel descriptors; also a context manager.
 
@@ -154,41 +131,37 @@ class Kqueue:
     """
 
     def __init__(self) -> None:
-        self._ready = Readiness(self._forget)
-        self._notes: dict[tuple[int, int], _Note] = {}
-        self._late: deque[kevent] = deque()  # told by the stack, and there was no room
+        self._queue = KernelQueue()
 
     @classmethod
     def fromfd(cls, fd: int, /) -> Self:
         """Another object for the open Kqueue of this process whose fileno() is `fd`: closing one
         closes both. Raises OSError (EOPNOTSUPP) for any other descriptor: a Kqueue is not the
         kernel's, so none leads to it."""
-        origin = _open.get(fd)
-        if origin is None or origin.closed:
+        queue = _open.get(fd)
+        if queue is None or queue.closed:
             raise OSError(EOPNOTSUPP, f"descriptor {fd} is not the fileno() of an ffloop.Kqueue")
         self = cls.__new__(cls)
-        self.__dict__.update(origin.__dict__, _origin=origin)
+        self._queue = queue
         return self
 
     @property
     def closed(self) -> bool:
         """True if the kqueue is closed."""
-        return self._ready.closed
+        return self._queue.closed
 
     def fileno(self) -> int:
         """The descriptor to poll. Raises ValueError once closed."""
-        fd = self._ready.fileno()
-        _open[fd] = self
+        fd = self._queue.fileno()
+        _open[fd] = self._queue
         return fd
 
     def close(self) -> None:
         """Idempotent; the descriptors that were watched stay open."""
-        self._ready.close()
-        self._notes.clear()
-        self._late.clear()
+        self._queue.close()
 
     def __enter__(self) -> Self:
-        self._ready.check()
+        self._queue.check()
         return self
 
     def __exit__(self, *args: object) -> None:
@@ -204,126 +177,33 @@ class Kqueue:
         for it, an OSError else. Raises ValueError for a negative timeout or max_events, and once
         closed.
         """
-        self._ready.check()
+        self._queue.check()
         if max_events < 0:
             raise ValueError(f"Length of eventlist must be 0 or positive, got {max_events}")
         if timeout is not None and timeout < 0:
             raise ValueError("timeout must be positive or None")
         failed: list[kevent] = []
-        for change in () if changelist is None else _changes(changelist):
+        for one in () if changelist is None else _changes(changelist):
             try:
-                self._change(change)
+                self._change(one)
             except OSError as exc:
                 if len(failed) == max_events:
                     raise
-                failed.append(
-                    kevent(
-                        change.ident,
-                        change.filter,
-                        change.flags | KQ_EV_ERROR,
-                        change.fflags,
-                        exc.errno or EINVAL,
-                        change.udata,
-                    )
-                )
+                flags, code = one.flags | KQ_EV_ERROR, exc.errno or EINVAL
+                failed.append(kevent(one.ident, one.filter, flags, one.fflags, code, one.udata))
         if failed or not max_events:
             return failed
-        return self._wait(max_events, timeout)
+        return [kevent(*fields) for fields in self._queue.wait(timeout, max_events)]
 
-    # ---- changes ----
-
-    def _change(self, change: kevent) -> None:
-        if change.filter not in (KQ_FILTER_READ, KQ_FILTER_WRITE):
-            raise OSError(
-                EINVAL, f"filter {change.filter}: this kqueue has KQ_FILTER_READ and _WRITE"
-            )
-        if change.fflags & KQ_NOTE_LOWAT:
+    def _change(self, one: kevent) -> None:
+        if one.filter not in (KQ_FILTER_READ, KQ_FILTER_WRITE):
+            raise OSError(EINVAL, f"filter {one.filter}: this kqueue has KQ_FILTER_READ and _WRITE")
+        if one.fflags & KQ_NOTE_LOWAT:
             raise OSError(EINVAL, "KQ_NOTE_LOWAT is not offered")
-        key = change.ident, change.filter
-        before = self._notes.get(key)
-        if change.flags & KQ_EV_ADD and before is None:
-            os.fstat(change.ident)  # EBADF
-            note = _Note()
-        elif before is None:
-            raise error(ENOENT)
-        else:
-            note = before
-        if change.flags & KQ_EV_DELETE:
-            self._notes.pop(key, None)
-            self._apply(change.ident)
-            return
-        old = note.enabled, note.clear, note.oneshot, note.udata
-        if change.flags & KQ_EV_ADD:
-            note.udata = change.udata
-            note.clear = bool(change.flags & KQ_EV_CLEAR)
-            note.oneshot = bool(change.flags & KQ_EV_ONESHOT)
-        if change.flags & (KQ_EV_ADD | KQ_EV_ENABLE):
-            note.enabled = True
-        if change.flags & KQ_EV_DISABLE:
-            note.enabled = False
-        self._notes[key] = note
-        try:
-            self._apply(change.ident)
-        except OSError:
-            if before is None:
-                del self._notes[key]
-            note.enabled, note.clear, note.oneshot, note.udata = old
-            raise
-
-    def _apply(self, fd: int) -> None:
-        self._ready.set(fd, self._when(fd, KQ_FILTER_READ), self._when(fd, KQ_FILTER_WRITE))
-
-    def _when(self, fd: int, filter: int) -> When:
-        note = self._notes.get((fd, filter))
-        if note is None or not note.enabled:
-            return When.OFF
-        return When.EDGE if note.clear else When.LEVEL
-
-    def _forget(self, fd: int) -> None:
-        self._notes.pop((fd, KQ_FILTER_READ), None)
-        self._notes.pop((fd, KQ_FILTER_WRITE), None)
-
-    # ---- events ----
-
-    def _wait(self, limit: int, timeout: float | None) -> list[kevent]:
-        until = None if timeout is None else time.monotonic() + timeout
-        late = self._late
-        while not late:
-            left = None if until is None else max(until - time.monotonic(), 0.0)
-            found = self._ready.poll(left, limit)
-            for fd, mask in found:
-                if mask & ~select.EPOLLOUT:
-                    self._tell(fd, KQ_FILTER_READ, mask)
-                if mask & ~(select.EPOLLIN | select.EPOLLRDHUP):
-                    self._tell(fd, KQ_FILTER_WRITE, mask)
-            if not found:
-                break
-        return [late.popleft() for _ in range(min(limit, len(late)))]
-
-    def _tell(self, fd: int, filter: int, mask: int) -> None:
-        note = self._notes.get((fd, filter))
-        if note is None or not note.enabled:
-            return
-        flags = note.clear * KQ_EV_CLEAR | note.oneshot * KQ_EV_ONESHOT | KQ_EV_ADD
-        endpoint = self._ready.stack_socket(fd)
-        reading, problem = filter == KQ_FILTER_READ, 0
-        if endpoint is None:
-            gone = _NO_MORE_TO_READ if reading else _NOBODY_READS
-            data, eof = _kernel_data(fd, reading), bool(mask & gone)
-        elif not endpoint.live:
-            data, eof, problem = 0, True, ECONNRESET
-        else:
-            held = endpoint.client().pending(endpoint.handle)
-            received = held.accepts if endpoint.listen_backlog is not None else held.bytes
-            data, problem = received if reading else held.room, held.error
-            eof = problem != 0 or (reading and held.eof)
-        if note.oneshot:
-            del self._notes[fd, filter]
-            self._apply(fd)
-        self._late.append(kevent(fd, filter, flags | eof * KQ_EV_EOF, problem, data, note.udata))
+        self._queue.change((one.ident, one.filter, one.flags, one.fflags, one.udata))
 
 
-_open: "weakref.WeakValueDictionary[int, Kqueue]" = weakref.WeakValueDictionary()
+_open: "weakref.WeakValueDictionary[int, KernelQueue]" = weakref.WeakValueDictionary()
 
 
 def _changes(changelist: Iterable[kevent]) -> Iterable[kevent]:
@@ -331,24 +211,6 @@ def _changes(changelist: Iterable[kevent]) -> Iterable[kevent]:
         if not isinstance(change, kevent):
             raise TypeError("changelist must be an iterable of ffloop.kevent objects")
         yield change
-
-
-def _kernel_data(fd: int, reading: bool) -> int:
-    """Bytes to read, or room to write, as far as the kernel tells; 1 where it does not (a listener,
-    a device): at least that is there."""
-    try:
-        if reading:
-            return _ioctl(fd, termios.FIONREAD)
-        with socket.socket(fileno=os.dup(fd)) as sock:
-            room = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
-            return max(room - _ioctl(fd, termios.TIOCOUTQ), 1)
-    except OSError:
-        return 1
-
-
-def _ioctl(fd: int, what: int) -> int:
-    found: int = struct.unpack("=i", fcntl.ioctl(fd, what, bytes(4)))[0]
-    return found
 
 
 __all__ = [

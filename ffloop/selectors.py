@@ -1,44 +1,23 @@
 """FFSelector: a selector for stack sockets and kernel descriptors together."""
 
-import select
 import selectors
 
-from ._net.readiness import Readiness, When
-
-_IN, _OUT, _RDHUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLRDHUP
+from ._session.selector import Selector
 
 
-class _Epoll:
-    """What EpollSelector uses of select.epoll, over a Readiness."""
-
-    def __init__(self) -> None:
-        self._ready = Readiness()
+class _Epoll(Selector):
+    """What EpollSelector uses of select.epoll."""
 
     def register(self, fd: int, mask: int) -> None:
-        self._set(fd, mask)
+        self.set(fd, mask)
 
-    def modify(self, fd: int, mask: int) -> None:
-        self._set(fd, mask)
+    modify = register
 
     def unregister(self, fd: int) -> None:
-        self._ready.set(fd, When.OFF, When.OFF)
+        self.set(fd, 0)
 
-    def _set(self, fd: int, mask: int) -> None:
-        self._ready.set(
-            fd,
-            When.LEVEL if mask & _IN else When.OFF,
-            When.LEVEL if mask & _OUT else When.OFF,
-        )
-
-    def poll(self, timeout: float, limit: int) -> list[tuple[int, int]]:
-        found = self._ready.poll(None if timeout < 0 else timeout, limit)
-        return [(fd, mask & ~_RDHUP | _IN if mask & _RDHUP else mask) for fd, mask in found]
-
-    def fileno(self) -> int:
-        return self._ready.fileno()
-
-    def close(self) -> None:
-        self._ready.close()
+    def poll(self, timeout: float | None, limit: int) -> list[tuple[int, int]]:
+        return super().poll(None if timeout is None or timeout < 0 else timeout, limit)
 
 
 class FFSelector(selectors.EpollSelector):

@@ -187,8 +187,7 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
         return True
 
     def on_writable(self) -> None:
-        if self._endpoint.watchers is not None:
-            self._endpoint.stir(WRITE)
+        self._endpoint.call_writers()
         self._context.run(self._flush)
 
     def _flush(self) -> None:

@@ -14,7 +14,6 @@ from .._net.endpoint import READ, WRITE, Endpoint
 from .._net.inherited import Inherited
 from .._net.promoted import can_promote, followers, number_of, promote, stack_socket
 from .._net.sockets import StackSocket
-from .._net.writers import Writer
 from .._session.carrying import StaysOnKernel
 from .._session.routing import Router
 from .._session.session import Session, stands_for
@@ -89,22 +88,16 @@ class SockCalls(SelectorLoop):
             session = self._own_session(StackSocket._borrow(endpoint))
             if endpoint.handle not in session.receivers:
                 endpoint.take()
-        self._remove_writer(number)
+        endpoint.remove_writer(number)
         handle = Handle(callback, args, self, context)
-        if endpoint.writers is None:
-            endpoint.writers = {}
-        endpoint.writers[number] = Writer(self, endpoint, handle)
+        endpoint.set_writer(number, handle, self)
         return handle
 
     def _remove_writer(self, fd: Any, **more: Any) -> bool:
         number, endpoint = self._endpoint_of(fd)
         if endpoint is None:
             return super()._remove_writer(fd, **more)
-        writer = (endpoint.writers or {}).pop(number, None)
-        if writer is None or writer.handle.cancelled():
-            return False
-        writer.cancel()
-        return True
+        return endpoint.remove_writer(number)
 
     # ---- sock_* ----
 

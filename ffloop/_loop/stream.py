@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Any
 
-from .._net.endpoint import WRITE, Endpoint
+from .._net.endpoint import Endpoint
 from .._net.sockets import StackSocket
 from .._session.binding import raw_push, raw_untake
 from ..errors import error
@@ -189,8 +189,7 @@ class StreamTransport(SocketTransport):
         self._defer(self._drain, code, first=True)
 
     def on_writable(self) -> None:
-        if self._endpoint.watchers is not None:
-            self._endpoint.stir(WRITE)
+        self._endpoint.call_writers()
         super().on_writable()
 
     def on_connect(self, code: int) -> None: ...

@@ -11,6 +11,7 @@
 #include "client.h"
 #include "option.h"
 #include "place.h"
+#include "selector.h"
 #include "setting.h"
 #include "spin.h"
 #include "stats.h"
@@ -74,6 +75,22 @@ static void waiting_stop(struct ffl_direct *d)
     PyEval_RestoreThread(thread);
 }
 
+#define WAITS_ON(NAME, PARAMETERS, ARGUMENTS)                                                      \
+    static int waiting_##NAME PARAMETERS                                                           \
+    {                                                                                              \
+        PyThreadState *thread = timeout_ns ? PyEval_SaveThread() : NULL;                           \
+        int rc = ffl_##NAME ARGUMENTS;                                                             \
+        if (thread)                                                                                \
+            PyEval_RestoreThread(thread);                                                          \
+        return rc;                                                                                 \
+    }
+
+WAITS_ON(selector_poll, (struct ffl_selector * s, int *pairs, int max, int64_t timeout_ns),
+         (s, pairs, max, timeout_ns))
+WAITS_ON(kqueue_wait,
+         (struct ffl_kqueue * kq, struct kevent *events, int room, int64_t timeout_ns),
+         (kq, events, room, timeout_ns))
+
 static void waiting_detach(struct ffl_client *c)
 {
     PyThreadState *thread = PyEval_SaveThread();
@@ -97,3 +114,5 @@ static void waiting_detach(struct ffl_client *c)
 #define ffl_client_setsockopt waiting_setsockopt
 #define ffl_client_addresses waiting_addresses
 #define ffl_client_ping waiting_ping
+#define ffl_selector_poll waiting_selector_poll
+#define ffl_kqueue_wait waiting_kqueue_wait

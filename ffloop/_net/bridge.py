@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import queue
+import select
 import socket
 import struct
 import threading
@@ -19,9 +20,9 @@ from typing import Any
 
 from .._session.binding import Client
 from .._session.log import log
+from .._session.selector import Selector
 from .._session.session import Session
 from .endpoint import Endpoint
-from .readiness import Readiness, When
 
 _CHUNK = 64 * 1024  # bytes moved at once
 _ROUNDS = 16  # of those in one iteration, then the other links' turn
@@ -72,18 +73,10 @@ class Link:
         if self._stack_ended and self._kernel_ended and not (into_kernel or into_stack):
             self._end(failed=False)
             return False
-        ready = self.bridge.ready
-        on = (When.OFF, When.LEVEL)
-        ready.set(
-            self._fds[0],
-            on[not self._kernel_ended and not into_stack],
-            on[into_kernel],
-        )
-        ready.set(
-            self._fds[1],
-            on[not self._stack_ended and not into_kernel],
-            on[into_stack],
-        )
+        reads = not self._kernel_ended and not into_stack, not self._stack_ended and not into_kernel
+        writes = into_kernel, into_stack
+        for fd, read, write in zip(self._fds, reads, writes, strict=True):
+            self.bridge.ready.set(fd, read * select.EPOLLIN | write * select.EPOLLOUT)
         return True
 
     # Each returns whether bytes are left that found no room.
@@ -131,7 +124,7 @@ class Link:
     def _end(self, *, failed: bool) -> None:
         for fd in self._fds:
             with contextlib.suppress(OSError):
-                self.bridge.ready.set(fd, When.OFF, When.OFF)
+                self.bridge.ready.set(fd, 0)
         if failed:  # at either end: the other one is to see it
             with contextlib.suppress(OSError):
                 self._kernel.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -157,7 +150,7 @@ class _Bridge:
 
     def __init__(self, client: Client) -> None:
         self.key = client.path, client.instance_pid
-        self.ready = Readiness()
+        self.ready = Selector()
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._links: dict[int, Link] = {}  # by either descriptor
@@ -214,7 +207,7 @@ class _Bridge:
 
     def _run(self, client: Client) -> None:
         self._session = Session(client)
-        self.ready.set(self._wake, When.LEVEL, When.OFF)
+        self.ready.set(self._wake, select.EPOLLIN)
         while not self._over():
             try:
                 self._once()

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from .._session.address import unset
 from .._session.binding import READ, WRITE, Client, addresses
@@ -17,16 +17,6 @@ from .._session.session import Session
 from ..errors import error
 
 _ONE = (1).to_bytes(8, "little")
-
-
-class Watcher(Protocol):
-    """Wants to hear of an endpoint's changes (a selector, a kqueue)."""
-
-    def stir(self, filters: int) -> None:
-        """READ or WRITE may succeed now."""
-
-    def forget(self) -> None:
-        """The endpoint is closed."""
 
 
 class Endpoint:
@@ -37,8 +27,10 @@ class Endpoint:
     __slots__ = (
         "__weakref__",
         "_addresses",
+        "_called",
         "_connecting",
         "_descriptor",
+        "_loop",
         "_readers",
         "_writers",
         "accepting",
@@ -52,7 +44,6 @@ class Endpoint:
         "proto",
         "refs",
         "session",
-        "watchers",
         "writers",
     )
 
@@ -81,8 +72,9 @@ class Endpoint:
         self._writers: list[asyncio.Future[None]] | None = None
         self._connecting: asyncio.Future[None] | None = None
         self._descriptor = -1
-        self.watchers: list[Watcher] | None = None
-        self.writers: dict[int, Any] | None = None  # of loop.add_writer, by descriptor
+        self.writers: dict[int, asyncio.Handle] | None = None  # of loop.add_writer, by descriptor
+        self._called = False  # they are, in the next iteration
+        self._loop: asyncio.AbstractEventLoop
 
     def __repr__(self) -> str:
         state = "closed" if self.session is None else "open" if self.live else "lost"
@@ -145,8 +137,7 @@ class Endpoint:
         session.close_socket(self.handle, self.generation, abort)
         self.close_descriptor(session)
         self._wake(cancel=True)
-        for watcher in self.watchers or ():
-            watcher.forget()
+        self.writers = None
 
     def abandon(self) -> None:
         """release(), for who was collected, perhaps in another thread."""
@@ -213,8 +204,7 @@ class Endpoint:
 
     def leave(self, fd: int) -> None:
         """A descriptor that stands for this socket is about to be closed."""
-        if (writer := (self.writers or {}).pop(fd, None)) is not None:
-            writer.cancel()
+        self.remove_writer(fd)
         if self.session is not None:
             self.session.forget_descriptor(fd)
 
@@ -276,21 +266,51 @@ class Endpoint:
             else:
                 fut.set_result(None)
 
-    def stir(self, filters: int) -> None:
-        for watcher in self.watchers or ():
-            watcher.stir(filters)
+    def set_writer(self, fd: int, handle: asyncio.Handle, loop: asyncio.AbstractEventLoop) -> None:
+        """loop.add_writer: called once an iteration of the loop for as long as there is room."""
+        if self.writers is None:
+            self.writers = {}
+        self.writers[fd] = handle
+        self._loop = loop
+        self._want_room()
+
+    def remove_writer(self, fd: int) -> bool:
+        """Was there one?"""
+        handle = (self.writers or {}).pop(fd, None)
+        if handle is None or handle.cancelled():
+            return False
+        handle.cancel()
+        return True
+
+    def _want_room(self) -> None:
+        if self.writers and self.live:
+            self.client().want(self.handle, WRITE)
+        elif self.writers:  # to try, as after a reset
+            self.call_writers()
+
+    def call_writers(self) -> None:
+        """There is room, or the connection has failed."""
+        if self.writers and not self._called:
+            self._called = True
+            self._loop.call_soon(self._run_writers)
+
+    def _run_writers(self) -> None:
+        self._called = False
+        try:
+            for handle in list((self.writers or {}).values()):
+                if not handle.cancelled():
+                    handle._run()
+        finally:
+            self._want_room()
 
     def on_readable(self) -> None:
-        if self.watchers is not None:
-            self.stir(READ)
         readers, self._readers = self._readers, None
         for fut in readers or ():
             if not fut.done():
                 fut.set_result(None)
 
     def on_writable(self) -> None:
-        if self.watchers is not None:
-            self.stir(WRITE)
+        self.call_writers()
         writers, self._writers = self._writers, None
         for fut in writers or ():
             if not fut.done():
@@ -301,7 +321,7 @@ class Endpoint:
         if code == 0:
             with contextlib.suppress(OSError):  # reset already: the next call says so
                 self.learn()
-        self.stir(READ | WRITE)
+        self.call_writers()
         if fut is None or fut.done():
             return
         if code:
@@ -335,7 +355,7 @@ class Endpoint:
             self._renew_descriptors()
         elif self._descriptor >= 0:
             os.write(self._descriptor, _ONE)
-        self.stir(READ | WRITE)
+        self.call_writers()
 
     def resume(self, handle: int) -> None:
         """The session is attached again, and this handle is the same socket as before."""

@@ -34,7 +34,6 @@ EV_FD: int = lib.FFL_EV_FD
 EV_LOST: int = lib.FFL_EV_LOST
 
 READ, WRITE = 1, 2
-EDGE: int = lib.FFL_EDGE  # with READ in want(): what comes, not what is there
 WINDOW_MAX = 1024
 
 CTL_MAX: int = lib.FFL_CTL_MAX  # bytes of control messages with a datagram
@@ -50,16 +49,6 @@ EVENT_SIZE = 16
 _new_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
 
 Event = tuple[int, int, int, int]  # kind, handle, arg, off (see client.h)
-
-
-class Pending(NamedTuple):
-    """What a socket holds (see client.h, struct ffl_pending)."""
-
-    bytes: int
-    accepts: int
-    room: int
-    eof: bool
-    error: int
 
 
 class Receiver(Protocol):
@@ -302,19 +291,9 @@ class Client:
     def want(self, handle: int, filters: int) -> None:
         self._check(lib.ffl_client_want(self.c, handle, filters))
 
-    def ready(self, handle: int) -> int:
-        return int(lib.ffl_client_ready(self.c, handle))
-
-    def pending(self, handle: int) -> Pending:
-        """What kqueue's events say of a socket. Raises OSError (EBADF)."""
-        out = ffi.new("struct ffl_pending *")
-        self._check(lib.ffl_client_pending(self.c, handle, out))
-        return Pending(out.bytes, out.accepts, out.room, bool(out.eof), out.error)
-
-    def show(self) -> bool:
-        """Until the next wait the doorbell tells of everything that a wait would give. True: there
-        is something already."""
-        return bool(lib.ffl_client_show(self.c))
+    def quiet(self, on: bool) -> None:
+        """Nobody takes the events of this session: it has no wait()."""
+        lib.ffl_client_quiet(self.c, on)
 
     def unsent(self, handle: int) -> int:
         return int(lib.ffl_client_unsent(self.c, handle))

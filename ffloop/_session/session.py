@@ -19,18 +19,14 @@ from typing import Any, Protocol, TypeVar
 from ..errors import InstanceGone, gone
 from .binding import (
     EV_ACCEPT,
-    EV_CLOSED,
     EV_CONNECT,
     EV_DATA,
     EV_EOF,
     EV_ERROR,
-    EV_FD,
-    EV_LOST,
     EV_READABLE,
     EV_WRITABLE,
     Client,
     Receiver,
-    decode_events,
     new_word,
 )
 from .log import log
@@ -45,7 +41,6 @@ _FROM_A_THREAD = "a stack socket made outside of a loop is used by the thread th
 _OF_ITS_THREAD = (
     "F-Stack belongs to the thread that made the loop: run and close the loop in that thread"
 )
-_CLOSED_MOST = 256
 _ANSWER_S = 10.0  # for a call that another thread is asked to make
 
 
@@ -58,10 +53,23 @@ class Selector(Protocol):
     def register(self, fileobj: Any, events: int, data: Any = None) -> Any: ...
 
 
-class Owned(Protocol):
-    """What has a handle and perhaps a descriptor: an Endpoint."""
+class User(Protocol):
+    """Waits for sockets of the session, where there is no loop."""
+
+    def forget(self, fd: int) -> None: ...
+    def lose(self, session: "Session") -> None:
+        """It ends, and its sockets with it."""
+
+
+class Orphan(Protocol):
+    """Was collected without close()."""
 
     def release(self) -> None: ...
+
+
+class Owned(Orphan, Protocol):
+    """What has a handle and perhaps a descriptor: an Endpoint."""
+
     def close_descriptor(self, session: "Session") -> None: ...
 
 
@@ -70,25 +78,24 @@ class Session:
 
     `receivers`: handle to who gets its events; `orphans`: Endpoints that were collected without
     close(), perhaps in another thread; `descriptors`: number to the Endpoint that it stands for;
-    `selectors`: which hold some of those; `users`: the Readiness objects that wait on the session.
+    `selectors`: which hold some of those; `users`: Selectors and KernelQueues that hold
+    some where there is no loop.
     """
 
     def __init__(self, client: Client, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self.receivers: dict[int, Receiver] = {}
-        self.orphans: collections.deque[Owned] = collections.deque()
+        self.orphans: collections.deque[Orphan] = collections.deque()
         self.descriptors: dict[int, Owned] = {}
         self.dups: set[int] = set()  # of those numbers: a dup()'s own...
         self.stand_ins: set[int] = set()  # ...and placeholders that poll as the socket does
         self.detached: set[int] = set()  # ...and what detach() returned
         self.selectors: weakref.WeakSet[Selector] = weakref.WeakSet()
-        self.users: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.users: weakref.WeakSet[User] = weakref.WeakSet()
         self.generation = 0
         self.closed = False
         self._client: Client | None = None
         self._lost = ""  # why, once it was
         self._word, self.word_address = new_word()  # the owner's thread, for the compiled half
-        self._turning = False
-        self._closed_sockets = 0  # since the last iteration
         self._loop = None if loop is None else weakref.ref(loop)
         self._own()
         self.attach(client)
@@ -110,10 +117,16 @@ class Session:
     def belongs_to(self, loop: asyncio.AbstractEventLoop) -> None:
         """A loop takes over what a thread without one has used."""
         self._loop = weakref.ref(loop)
+        self.client.quiet(False)
 
     @property
     def of_loop(self) -> bool:
         return self._loop is not None
+
+    @property
+    def mine(self) -> bool:
+        """Is it this thread's?"""
+        return self._thread == threading.get_ident()
 
     def enter(self) -> None:
         """This thread uses it from now on. Raises RuntimeError while another one does."""
@@ -194,6 +207,7 @@ class Session:
     def attach(self, client: Client) -> None:
         """It begins, or begins again: handles from before are void."""
         self._client = client
+        client.quiet(not self.of_loop)
         self._pid = client.pid
         self._lost = ""
         self.generation += 1
@@ -224,8 +238,13 @@ class Session:
             for receiver in receivers:
                 receiver.on_lost(exc)
         finally:
+            self._lose_users()
             client.close()
         return exc
+
+    def _lose_users(self) -> None:
+        for user in list(self.users):
+            user.lose(self)
 
     def gone(self) -> InstanceGone:
         """The exception for a call on it when it has ended."""
@@ -245,6 +264,7 @@ class Session:
         for owned in set(self.descriptors.values()):
             owned.close_descriptor(self)
         self.descriptors.clear()
+        self._lose_users()
         if client is not None:
             client.close()
 
@@ -255,18 +275,15 @@ class Session:
 
     # ---- what it owns ----
 
-    # A program without a loop that never waits, but tries each call until it succeeds, has its
-    # turns here: a closed socket's handle is free again, and forgotten, after one.
-
     def open_socket(self, family: int, kind: int, proto: int = 0, nodelay: bool = False) -> int:
         """A new handle. Raises OSError."""
         try:
             return self.client.open_socket(family, kind, proto, nodelay)
         except OSError as exc:
-            if exc.errno != errno.EMFILE or not self._may_iterate():
+            if exc.errno != errno.EMFILE or self.of_loop or self.ended:
                 raise
+        self.close_orphans()
         self.client.ping()  # what was closed before is free when this is answered
-        self.iterate(-1, 0)
         return self.client.open_socket(family, kind, proto, nodelay)
 
     def close_socket(self, handle: int, generation: int, abort: bool = False) -> None:
@@ -275,12 +292,6 @@ class Session:
             client = self.client
             self.receivers.pop(handle, None)
             client.close_socket(handle, abort)
-            self._closed_sockets += 1
-            if self._closed_sockets >= _CLOSED_MOST and self._may_iterate():
-                self.iterate(-1, 0)
-
-    def _may_iterate(self) -> bool:
-        return not self.of_loop and not self._turning and not self.ended
 
     def close_orphans(self) -> None:
         while self.orphans:
@@ -294,6 +305,8 @@ class Session:
         self.stand_ins.discard(fd)
         for selector in self.selectors:
             selector.forget(fd)
+        for user in self.users:
+            user.forget(fd)
 
     @contextlib.contextmanager
     def swapped(self, fd: int) -> Iterator[None]:
@@ -326,27 +339,6 @@ class Session:
     @property
     def events(self) -> memoryview:
         return self.client.events
-
-    def iterate(self, epfd: int, timeout_ns: int) -> list[tuple[int, int]]:
-        """Waits once (-1: for ever) and tells the sockets; the kernel descriptors of `epfd` that
-        are ready are returned as (fd, epoll events)."""
-        client = self.client
-        if self.orphans:
-            self.close_orphans()
-        ready = []
-        self._turning = True
-        try:
-            for kind, handle, arg, off in decode_events(client.wait(epfd, timeout_ns)):
-                if kind == EV_FD:
-                    ready.append((handle, arg))
-                elif kind == EV_LOST:
-                    self.lost()
-                elif kind != EV_CLOSED:
-                    self.receive(kind, handle, arg, off)
-        finally:
-            self._turning = False
-            self._closed_sockets = 0
-        return ready
 
     def receive(self, kind: int, handle: int, arg: int, off: int) -> None:
         """Hands one event of a socket (not FD, DOWN or CLOSED) to its receiver."""

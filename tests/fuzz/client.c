@@ -429,7 +429,7 @@ static void call(struct input *in)
         break;
     case 15:
         if (!s.watches)
-            (void)ffl_client_want(c, h, 1 + k / 32 % 7);
+            (void)ffl_client_want(c, h, 1 + k / 32 % 3);
         else
             ffl_client_want_room(c, h);
         break;

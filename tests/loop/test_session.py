@@ -314,13 +314,14 @@ def test_a_watch_of_a_collected_socket_is_gone():
         sock.connect(listener.getsockname())
     number = sock.fileno()
     kq.control([ffloop.kevent(number, ffloop.KQ_FILTER_READ)], 0)
-    assert kq._ready.stack_socket(number) is not None
+    kq.control([ffloop.kevent(number, ffloop.KQ_FILTER_READ, ffloop.KQ_EV_ENABLE)], 0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         del sock
         gc.collect()
     kq.control(None, 1, 0)
-    assert kq._ready.stack_socket(number) is None
+    with pytest.raises(FileNotFoundError):  # its filter is not there any more
+        kq.control([ffloop.kevent(number, ffloop.KQ_FILTER_READ, ffloop.KQ_EV_ENABLE)], 0)
     kq.close()
     listener.close()
     ownership.end()

@@ -11,6 +11,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -19,6 +20,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define CHECK(x)                                                                                   \
@@ -509,6 +511,114 @@ static void own_sockets_only(void)
     CHECK(close(mine.epfd) == 0 && close(mine.shared) == 0);
 }
 
+/* ---- EPOLLEXCLUSIVE --------------------------------------------------------------------------- */
+
+enum { LISTENERS = 4, LISTENER = 1, PING = 2 };
+
+static struct one { /* a thread with an epoll of its own */
+    int epfd, ping, go;
+    _Atomic pid_t tid;
+} ones[LISTENERS];
+static int told, from; /* told: an event for main; from: the listener */
+static _Atomic int seen, served;
+
+static void post(int fd)
+{
+    uint64_t n = 1;
+    CHECK(write(fd, &n, sizeof(n)) == sizeof(n));
+}
+
+static void take(int fd)
+{
+    uint64_t n;
+    CHECK(read(fd, &n, sizeof(n)) == sizeof(n));
+}
+
+static void *waits_beside_others(void *arg)
+{
+    struct one *mine = arg;
+    mine->tid = (pid_t)syscall(SYS_gettid);
+    for (;;) {
+        struct epoll_event ev[2];
+        bool some = false, pinged = false;
+        int n = epoll_wait(mine->epfd, ev, 2, -1);
+        CHECK(n > 0);
+        for (int i = 0; i < n; i++) {
+            some |= ev[i].data.u32 == LISTENER;
+            pinged |= ev[i].data.u32 == PING;
+        }
+        seen += some;
+        if (pinged)
+            take(mine->ping);
+        if (some && !pinged) {
+            served = (int)(mine - ones);
+            post(told);
+            take(mine->go);
+            int fd = accept(from, NULL, NULL);
+            if (fd < 0)
+                return NULL; /* the listener is shut down */
+            CHECK(close(fd) == 0);
+        }
+        post(told);
+    }
+}
+
+static bool in_epoll(pid_t tid)
+{
+    char path[64], text[16] = {0};
+    snprintf(path, sizeof(path), "/proc/self/task/%d/syscall", (int)tid);
+    int fd = tid ? open(path, O_RDONLY) : -1;
+    CHECK(!tid || (fd >= 0 && read(fd, text, sizeof(text) - 1) > 0 && close(fd) == 0));
+    int number = tid ? atoi(text) : -1;
+#ifdef SYS_epoll_wait
+    if (number == SYS_epoll_wait)
+        return true;
+#endif
+    return tid && (number == SYS_epoll_pwait || number == SYS_epoll_pwait2);
+}
+
+static void all_wait(void)
+{
+    for (int i = 0; i < LISTENERS; i++)
+        while (!in_epoll(ones[i].tid))
+            sched_yield();
+}
+
+/* A connection wakes one of the threads that wait for it, and the others do not hear of it. */
+static void exclusive(void)
+{
+    pthread_t t[LISTENERS];
+    from = listener();
+    told = eventfd(0, EFD_SEMAPHORE);
+    for (int i = 0; i < LISTENERS; i++) {
+        struct epoll_event e = {.events = EPOLLIN | EPOLLEXCLUSIVE, .data.u32 = LISTENER};
+        struct epoll_event p = {.events = EPOLLIN, .data.u32 = PING};
+        ones[i] = (struct one){epoll_create1(0), eventfd(0, 0), eventfd(0, 0), 0};
+        CHECK(epoll_ctl(ones[i].epfd, EPOLL_CTL_ADD, from, &e) == 0);
+        CHECK(epoll_ctl(ones[i].epfd, EPOLL_CTL_ADD, ones[i].ping, &p) == 0);
+        t[i] = start(waits_beside_others, &ones[i]);
+    }
+    for (int round = 1; round <= ROUNDS; round++) {
+        all_wait();
+        int fd = connect_to(address_of(from));
+        take(told);
+        for (int i = 0; i < LISTENERS; i++)
+            if (i != served) {
+                post(ones[i].ping);
+                take(told);
+            }
+        CHECK(seen == round);
+        post(ones[served].go);
+        take(told);
+        CHECK(close(fd) == 0);
+    }
+    CHECK(shutdown(from, SHUT_RDWR) == 0); /* which all hear of */
+    for (int i = 0; i < LISTENERS; i++) {
+        post(ones[i].go);
+        end(t[i]);
+    }
+}
+
 static void *leaves(void *arg)
 {
     struct epoll_event ev = {.events = EPOLLIN};
@@ -546,6 +656,7 @@ static const struct {
     CASE(close_beside_an_epoll),
     CASE(close_of_the_epoll),
     CASE(churning),
+    CASE(exclusive),
 #define OF_A_THREAD(name) {#name, name}
     OF_A_THREAD(own_sockets_only),
     OF_A_THREAD(left_by_a_thread),

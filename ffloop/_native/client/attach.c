@@ -327,7 +327,7 @@ bool ffl_client_moved(struct ffl_client *c, int from, int to)
         return false;
     *fds[i] = to;
     c->ch.peer_bell = c->inst_bell;
-    c->poll.wake_fd = c->app_bell;
+    c->poll.wake_fd = -1; /* its reader asks before it sleeps */
     int epfd = c->own_epfd;
     if (epfd != to && open_own_epoll(c) == 0) {
         (void)dup3(c->own_epfd, epfd, O_CLOEXEC); /* both are open */
@@ -388,7 +388,7 @@ int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *o, 
         client_free(c);
         return rc;
     }
-    c->poll.wake_fd = c->app_bell;
+    c->poll.wake_fd = -1; /* its reader asks before it sleeps */
     ffl_client_at_fork();
     pthread_mutex_lock(&all_lock);
     c->next = all;
@@ -406,8 +406,7 @@ static void flush_submissions(struct ffl_client *c)
     if (!c->detached)
         client_commit(c);
     while (c->ch.over.n && !c->detached && (now = ffl_now_ns()) < until) {
-        if (!client_idle(c, until - now))
-            client_sleep(c, none, 0, c->own_epfd, until - now);
+        client_sleep(c, none, 0, c->own_epfd, until - now, false);
         client_reap(c);
     }
 }
@@ -495,7 +494,7 @@ void client_lose(struct ffl_client *c, int err, const char *why)
     ffl_log(FFL_LOG_INFO, "session with instance %d ended: %s", c->inst_pid, why);
     for (uint32_t h = 0; h < 2 * c->n; h++) /* the next call of each says so */
         if (c->table[h])
-            csock_tell(c->table[h]);
+            csock_tell(c->table[h], FFL_WATCH_ALL);
 }
 
 void client_lost(struct ffl_client *c)

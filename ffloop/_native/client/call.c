@@ -88,8 +88,7 @@ static int wait_answer(struct ffl_client *c)
             ffl_cpu_relax();
             continue;
         }
-        if (!client_idle(c, until - now))
-            client_sleep(c, none, 0, c->own_epfd, until - now);
+        client_sleep(c, none, 0, c->own_epfd, until - now, false);
     }
 }
 

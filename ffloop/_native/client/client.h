@@ -142,11 +142,6 @@ _Static_assert(sizeof(struct ffl_event) == 16, "event ABI");
 int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epfd,
                     int64_t timeout_ns);
 
-/* For a caller who polls the doorbell (or an epoll that holds it) itself: until the next wait it is
- * rung for everything that a wait would give, also for what other calls found in the rings. True:
- * there is something already. */
-bool ffl_client_show(struct ffl_client *c);
-
 /* Puts the data event of `handle` in the current batch back at the head of its queue: the caller
  * was paused between the wait and the event. -EINVAL if the batch has none. */
 int ffl_client_unread(struct ffl_client *c, int handle);
@@ -159,12 +154,21 @@ struct ffl_source *ffl_client_source(const struct ffl_client *c, int h);
  * caller does not use ffl_client_wait: it reaps, reads its polls' ready lists, and sleeps on the
  * doorbell and the session socket between doze and rouse. */
 int ffl_client_watch(struct ffl_client *c, int h, struct ffl_source *source);
+/* Nobody takes this client's events (it has no ffl_client_wait): a closed handle is free at once. */
+void ffl_client_quiet(struct ffl_client *c, bool on);
 void ffl_client_reap(
     struct ffl_client *c); /* takes over what has come; finds a dead instance not */
-/* Says that we sleep, then looks again: false when something is there (do not block). Several
- * threads may sleep; after each wake-up the word is raised anew, or lowered by rouse. */
+/* Spins or yields, as may be, and sleeps in epoll_wait(epfd) unless something comes; for FFL_LOOK_NS at
+ * most. `looks`: at epfd's events also if it does. Its events, or -errno of epoll (-EINTR, too). */
+int ffl_client_sleep(struct ffl_client *c, struct epoll_event *ev, int max, int epfd,
+                     int64_t timeout_ns, bool looks);
+/* Of that a part, for a caller with several: says that we sleep, then looks again: false when something
+ * is there (do not block). Several threads may sleep; after each wake-up the word is raised anew, or
+ * lowered by rouse. */
 bool ffl_client_doze(struct ffl_client *c);
 void ffl_client_rouse(struct ffl_client *c);
+/* While on: somebody polls the doorbell without us, and no rouse takes that away. */
+void ffl_client_shown(struct ffl_client *c, bool on);
 /* Of that the statistics (`ffloop stat`) know only what is told: it sleeps now; it has spun. */
 void ffl_client_sleeps(struct ffl_client *c);
 void ffl_client_spun(struct ffl_client *c, bool hit);
@@ -249,10 +253,8 @@ void ffl_client_alone(struct ffl_client *c, int h, bool alone);
 /* Is it known whether a listener has a connection? Else arm asks. */
 bool ffl_client_asks(const struct ffl_client *c, int h);
 
-/* One-shot interest, FFL_READ 1 | FFL_WRITE 2: one READABLE / WRITABLE event each when true
- * (also at once; with FFL_EDGE only for what arrives after the call). Arms the socket for
- * reading. */
-#define FFL_EDGE 4u
+/* One-shot interest, FFL_READ 1 | FFL_WRITE 2: one READABLE / WRITABLE event each when true (also
+ * at once). Arms the socket for reading. */
 int ffl_client_want(struct ffl_client *c, int h, unsigned filters);
 /* What is true now: FFL_READ, FFL_WRITE. */
 unsigned ffl_client_ready(const struct ffl_client *c, int h);

@@ -107,7 +107,9 @@ struct ffl_client {
     uint32_t n, serial;
     struct ffl_ids ids; /* our handles */
     int open;
-    struct ffl_poll poll; /* sockets with events; asleep: somebody polls the doorbell (show) */
+    struct ffl_poll poll; /* sockets with events */
+    unsigned shown;       /* who polls the doorbell, and does not call us (shown) */
+    bool quiet;
     uint32_t *closed, closed_n, cap_closed;     /* handles whose CLOSED event is due */
     struct client_sock *settled;                /* returning, nothing more comes; by acc_next */
     struct client_sock *waiters, **waiters_end; /* want to write, the longest wait first */
@@ -173,10 +175,12 @@ void client_evacuate(struct ffl_client *c, struct client_sock *s);
 bool client_crowded(const struct ffl_client *c); /* over half of the receive pool is outstanding */
 void mirror_update(struct client_sock *s);
 
-/* It may be readable, writable, failed or connected now. */
-static inline void csock_tell(struct client_sock *s)
+/* `what` may be so now; FFL_WATCH_ALL: its state has changed. */
+#define CSOCK_READ (EPOLLIN | EPOLLRDNORM)
+#define CSOCK_WRITE (EPOLLOUT | EPOLLWRNORM)
+static inline void csock_tell(struct client_sock *s, uint32_t what)
 {
-    ffl_source_tell(s->source);
+    ffl_source_tell(s->source, what);
 }
 
 /* socket.c */
@@ -216,12 +220,9 @@ void client_round(
     struct ffl_client *c); /* a wait begins: turns of large writes are counted in them */
 bool client_pending(struct ffl_client *c);
 bool client_doze(struct ffl_client *c); /* says that we sleep; false: something is there */
-/* Spins or yields before a sleep, as may be. True: something has come. */
-bool client_idle(struct ffl_client *c, int64_t timeout_ns);
-int client_sleep(struct ffl_client *c, struct ffl_event *ev, int max, int epfd, int64_t timeout_ns);
-/* Kernel events as FD events: how many, or -errno of epoll. */
-int client_fd_events(struct ffl_client *c, struct ffl_event *out, int max, int epfd,
-                     int64_t timeout_ns);
+/* ffl_client_sleep, whose events are FD events; the doorbell's and the session's are for us. */
+int client_sleep(struct ffl_client *c, struct ffl_event *ev, int max, int epfd, int64_t timeout_ns,
+                 bool looks);
 #define FD_PERIOD_NS 50000 /* kernel events are looked at this often while the stack is busy */
 
 #endif

@@ -61,6 +61,21 @@ void ffl_watch_del(struct ffl_watch *w)
         take_off(w);
 }
 
+void ffl_source_tell(struct ffl_source *s, uint32_t what)
+{
+    bool served = false, all = what & (EPOLLERR | EPOLLHUP);
+    for (struct ffl_watch *w = s->watches; w; w = w->next) {
+        bool exclusive = w->events & EPOLLEXCLUSIVE && !all;
+        if (!(w->events & what & FFL_WATCH_ALL) || (exclusive && served))
+            continue;
+        ffl_watch_tell(w);
+        if (exclusive && w->poll->waits > w->poll->served) {
+            w->poll->served++;
+            served = true;
+        }
+    }
+}
+
 void ffl_watch_tell(struct ffl_watch *w)
 {
     struct ffl_poll *p = w->poll;
@@ -70,7 +85,7 @@ void ffl_watch_tell(struct ffl_watch *w)
     if (p->asleep)
         ffl_poll_kick(p);
     if (p->self)
-        ffl_source_tell(p->self);
+        ffl_source_tell(p->self, EPOLLIN | EPOLLRDNORM);
 }
 
 static uint32_t ask(struct ffl_watch *w)

@@ -41,7 +41,8 @@ struct ffl_source {
 struct ffl_poll {
     struct ffl_watch *head, *tail; /* may be ready; the one that waits longest first */
     unsigned watches;
-    unsigned asleep;         /* who sleeps on it: woken by `wake_fd` */
+    unsigned asleep;         /* calls that sleep on it: woken by `wake_fd` */
+    unsigned waits, served;  /* calls that are to read the list; that something was told for */
     int wake_fd;             /* an eventfd, edge-triggered and never read, or -1 */
     bool passing;            /* of one waiting call: it goes with it */
     struct ffl_source *self; /* who polls this poll; or NULL */
@@ -55,11 +56,10 @@ void ffl_watch_tell(struct ffl_watch *w);
 /* Begun or changed: told if it is ready now. */
 void ffl_watch_begin(struct ffl_watch *w);
 
-static inline void ffl_source_tell(struct ffl_source *s)
-{
-    for (struct ffl_watch *w = s->watches; w; w = w->next)
-        ffl_watch_tell(w);
-}
+/* Of `what` (epoll's bits; FFL_WATCH_ALL: its state has changed) something may be so now. Of exclusive
+ * watches one poll where a call waits is told, and those before it in the list, for a call to come; all
+ * of an error or a hang-up. */
+void ffl_source_tell(struct ffl_source *s, uint32_t what);
 
 /* The head of the ready list, taken off it; NULL: it is empty. */
 struct ffl_watch *ffl_poll_take(struct ffl_poll *p);

@@ -118,7 +118,7 @@ static int on_recv(struct ffl_client *c, struct client_sock *s, struct ffl_entry
         if (!s->push && client_crowded(c))
             client_evacuate(c, s);
     }
-    csock_tell(s);
+    csock_tell(s, s->eof ? FFL_WATCH_ALL : CSOCK_READ);
     mirror_update(s);
     return 0;
 }
@@ -161,7 +161,7 @@ static int on_accept(struct ffl_client *c, struct client_sock *l, struct ffl_ent
     if (l->closing) { /* accepted ahead, and nobody will want it: CLOSED of the listener closes it */
         return 0;
     }
-    csock_tell(l);
+    csock_tell(l, CSOCK_READ);
     mirror_update(l);
     return 0;
 }
@@ -180,7 +180,7 @@ static void on_fail(struct ffl_client *c, struct client_sock *s, int err, bool s
         s->give_error = s->failed || s->push;
     }
     if (!s->waits)
-        csock_tell(s);
+        csock_tell(s, FFL_WATCH_ALL);
     mirror_update(s);
 }
 
@@ -200,7 +200,7 @@ static int on_connect(struct ffl_client *c, struct client_sock *s, struct ffl_en
         s->failed = s->type == SOCK_STREAM;
     }
     s->give_connect = true;
-    csock_tell(s);
+    csock_tell(s, FFL_WATCH_ALL);
     return 0;
 }
 
@@ -326,7 +326,7 @@ void client_wake_writers(struct ffl_client *c)
         }
         *p = s->wait_next;
         s->waiting_w = false;
-        csock_tell(s);
+        csock_tell(s, CSOCK_WRITE);
     }
     c->waiters_end = p;
 }

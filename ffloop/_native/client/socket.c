@@ -72,7 +72,7 @@ void csock_free(struct ffl_client *c, struct client_sock *s)
     drop_rx(c, s);
     if (s->waiting_w)
         unwait(c, s);
-    while (s->own.watches) /* the batch's and others': as epoll does for a socket that is closed */
+    while (s->own.watches)
         ffl_watch_del(s->own.watches);
     c->table[s->handle] = NULL;
     c->open--;
@@ -89,7 +89,7 @@ void handle_release(struct ffl_client *c, uint32_t handle)
 /* Its last completion was reaped: the handle may come back with the very next one. */
 void csock_closed(struct ffl_client *c, struct client_sock *s)
 {
-    if (s->silent) { /* the handle is free at once */
+    if (s->silent || c->quiet) { /* the handle is free at once */
         handle_release(c, s->handle);
         csock_free(c, s);
         return;
@@ -358,7 +358,7 @@ int ffl_client_accepting(struct ffl_client *c, int h, int window, unsigned flags
         client_submit(
             c, (struct ffl_entry){.op = FFL_OP_DISARM, .handle = (uint32_t)h, .buf = FFL_NO_BUF});
     if (s->push && s->acc_head)
-        csock_tell(s);
+        csock_tell(s, CSOCK_READ);
     return 0;
 }
 
@@ -468,7 +468,8 @@ uint32_t csock_ask(struct ffl_source *own, const struct ffl_watch *w)
     if (w->events & EPOLLOUT && !(st & FFL_ST_WRITE))
         ffl_client_want_room(s->c, (int)s->handle);
     return (st & FFL_ST_READ ? EPOLLIN : 0) | (st & FFL_ST_WRITE ? EPOLLOUT : 0) |
-           (st & FFL_ST_EOF ? EPOLLRDHUP : 0) | (st & FFL_ST_ERROR ? EPOLLERR : 0);
+           (st & FFL_ST_EOF ? EPOLLRDHUP : 0) | (st & FFL_ST_ERROR ? EPOLLERR : 0) |
+           (st & FFL_ST_FAILED ? EPOLLHUP : 0);
 }
 
 /* ---- reading on and off -------------------------------------------------------------------- */
@@ -513,7 +514,7 @@ int ffl_client_push(struct ffl_client *c, int h, bool on)
     if (on) {
         csock_arm(c, s);
         if (s->rx_head || s->eof || s->give_error)
-            csock_tell(s);
+            csock_tell(s, CSOCK_READ);
         return 0;
     }
     if (s->armed && s->mirror < 0) { /* a mirrored socket stays armed: its descriptor must tell */
@@ -543,8 +544,8 @@ int ffl_client_want(struct ffl_client *c, int h, unsigned filters)
         if (!s->connecting && !tx_writable(c, s))
             tx_wait(c, s);
     }
-    if (!s->connecting && !(filters & FFL_EDGE) && ffl_client_ready(c, h) & filters)
-        csock_tell(s);
+    if (!s->connecting && ffl_client_ready(c, h) & filters)
+        ffl_watch_tell(&s->batch);
     return 0;
 }
 
@@ -667,9 +668,21 @@ void ffl_client_set_error(struct ffl_client *c, int h, int err)
 
 /* ---- close --------------------------------------------------------------------------------- */
 
+/* As epoll does for a socket that is closed. But for the batch, which gives CLOSED. */
+static void unwatch(struct client_sock *s)
+{
+    struct ffl_watch *next;
+    for (struct ffl_watch *w = s->own.watches; w; w = next) {
+        next = w->next;
+        if (w != &s->batch)
+            ffl_watch_del(w);
+    }
+}
+
 static void submit_close(struct ffl_client *c, struct client_sock *s, unsigned flags)
 {
     s->closing = true;
+    unwatch(s);
     s->source = &s->own; /* the caller's goes */
     s->give_connect = s->give_error = s->want_r = s->want_w = s->push = false;
     s->mirror = -1;

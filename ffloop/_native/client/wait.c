@@ -44,7 +44,7 @@ int ffl_client_unread(struct ffl_client *c, int h)
         s->rx_tail = s->given;
     s->given = NULL;
     if (s->push)
-        csock_tell(s);
+        csock_tell(s, CSOCK_READ);
     return 0;
 }
 
@@ -208,26 +208,6 @@ bool client_pending(struct ffl_client *c)
            (c->waiters && tx_unwritable(c) != c->tx_unwritable);
 }
 
-/* Kernel events as FD events; the doorbell's and the session's are for us. -errno of epoll. */
-int client_fd_events(struct ffl_client *c, struct ffl_event *out, int max, int epfd,
-                     int64_t timeout_ns)
-{
-    struct epoll_event ev[64];
-    int room = max < (int)FFL_COUNT(ev) - 2 ? max + 2 : (int)FFL_COUNT(ev);
-    int got = ffl_epoll_wait(epfd, ev, room, timeout_ns), n = 0;
-    if (got < 0)
-        return errno == EINTR ? 0 : -errno;
-    for (int i = 0; i < got; i++) {
-        if (ev[i].data.fd == c->sock) {
-            client_lost(c);
-        } else if (ev[i].data.fd != c->app_bell && n < max) {
-            out[n++] = (struct ffl_event){
-                .kind = FFL_EV_FD, .handle = (uint32_t)ev[i].data.fd, .arg = ev[i].events};
-        } /* beyond max: level-triggered, so they come again */
-    }
-    return n;
-}
-
 /* ---- sleeping ------------------------------------------------------------------------------ */
 
 bool client_doze(struct ffl_client *c)
@@ -243,27 +223,86 @@ static bool more(const struct ffl_client *c)
     return c->poll.head || c->closed_n;
 }
 
-int client_sleep(struct ffl_client *c, struct ffl_event *ev, int max, int epfd, int64_t timeout_ns)
+static bool shares_core(const struct ffl_client *c)
 {
-    int n = 0;
-    if (timeout_ns < 0 || timeout_ns > FFL_LOOK_NS)
-        timeout_ns = FFL_LOOK_NS;
-    if (c->driver)
-        return client_drive_until(c, ev, max, epfd, timeout_ns);
-    if (client_doze(c)) {
-        ffl_client_sleeps(c);
-        n = client_fd_events(c, ev, max, epfd, timeout_ns);
-    }
-    ffl_channel_rouse(&c->ch);
-    return n;
+    return atomic_load_explicit(&c->map.seg->inst.cpu, memory_order_relaxed) ==
+           (uint32_t)sched_getcpu();
 }
 
-bool ffl_client_show(struct ffl_client *c)
+static bool came(void *arg, bool yields)
 {
-    if (c->detached)
-        return !c->lost_given;
-    c->poll.asleep = 1;
-    return !client_doze(c) || more(c);
+    if (yields)
+        (void)sched_yield(); /* it has no errors */
+    return client_pending(arg);
+}
+
+/* Spins or yields, as may be. True: something has come. */
+static bool client_idle(struct ffl_client *c, int64_t timeout_ns)
+{
+    enum ffl_idled how;
+    int64_t limit = c->idle.spin.limit_ns;
+    bool may_spin = limit < 0 || (limit > 0 && !shares_core(c));
+    bool hit = ffl_idle(&c->idle, timeout_ns, may_spin, came, c, &how);
+    if (how == FFL_IDLED_SPIN)
+        ffl_client_spun(c, hit);
+    if (hit && limit)
+        ffl_spin_hit(&c->idle.spin, ffl_now_ns());
+    return hit;
+}
+
+static bool prepare(struct ffl_client *c, int64_t timeout_ns)
+{
+    if (client_idle(c, timeout_ns) || !ffl_client_doze(c))
+        return false;
+    ffl_client_sleeps(c);
+    return true;
+}
+
+static int64_t time_left(int64_t timeout_ns, int64_t since)
+{
+    int64_t spent = ffl_now_ns() - since;
+    return timeout_ns < 0 ? -1 : timeout_ns > spent ? timeout_ns - spent : 0;
+}
+
+int ffl_client_sleep(struct ffl_client *c, struct epoll_event *ev, int max, int epfd,
+                     int64_t timeout_ns, bool looks)
+{
+    int64_t began = ffl_now_ns();
+    bool sleeps = timeout_ns && (c->detached || prepare(c, timeout_ns));
+    int64_t left = sleeps ? time_left(timeout_ns, began) : 0;
+    if (!c->detached && (left < 0 || left > FFL_LOOK_NS))
+        left = FFL_LOOK_NS;
+    int n = sleeps || looks ? ffl_epoll_wait(epfd, ev, max, left) : 0, err = errno;
+    if (timeout_ns)
+        ffl_client_rouse(c);
+    return n < 0 ? -err : n;
+}
+
+int client_sleep(struct ffl_client *c, struct ffl_event *out, int max, int epfd, int64_t timeout_ns,
+                 bool looks)
+{
+    struct epoll_event ev[64];
+    int room = max < (int)FFL_COUNT(ev) - 2 ? max + 2 : (int)FFL_COUNT(ev), n = 0;
+    int got = ffl_client_sleep(c, ev, room, epfd, timeout_ns, looks);
+    for (int i = 0; i < got; i++) {
+        if (ev[i].data.fd == c->sock) {
+            client_lost(c);
+        } else if (ev[i].data.fd != c->app_bell && n < max) {
+            out[n++] = (struct ffl_event){
+                .kind = FFL_EV_FD, .handle = (uint32_t)ev[i].data.fd, .arg = ev[i].events};
+        } /* beyond max: level-triggered, so they come again */
+    }
+    return got < 0 && got != -EINTR ? got : n;
+}
+
+void ffl_client_shown(struct ffl_client *c, bool on)
+{
+    c->shown += on ? 1 : -1;
+}
+
+void ffl_client_quiet(struct ffl_client *c, bool on)
+{
+    c->quiet = on;
 }
 
 /* ---- for a caller that sleeps itself (the shim) -------------------------------------------- */
@@ -282,7 +321,7 @@ bool ffl_client_doze(struct ffl_client *c)
 
 void ffl_client_rouse(struct ffl_client *c)
 {
-    if (!c->detached)
+    if (!c->detached && !c->shown)
         ffl_channel_rouse(&c->ch);
 }
 
@@ -307,32 +346,6 @@ void ffl_client_lost(struct ffl_client *c)
 
 /* ---- the wait ------------------------------------------------------------------------------ */
 
-static bool shares_core(const struct ffl_client *c)
-{
-    return atomic_load_explicit(&c->map.seg->inst.cpu, memory_order_relaxed) ==
-           (uint32_t)sched_getcpu();
-}
-
-static bool came(void *arg, bool yields)
-{
-    if (yields)
-        (void)sched_yield(); /* it has no errors */
-    return client_pending(arg);
-}
-
-bool client_idle(struct ffl_client *c, int64_t timeout_ns)
-{
-    enum ffl_idled how;
-    int64_t limit = c->idle.spin.limit_ns;
-    if (c->driver)
-        return false;
-    bool may_spin = limit < 0 || (limit > 0 && !shares_core(c));
-    bool hit = ffl_idle(&c->idle, timeout_ns, may_spin, came, c, &how);
-    if (how == FFL_IDLED_SPIN)
-        ffl_client_spun(c, hit);
-    return hit;
-}
-
 static int gather(struct ffl_client *c, struct ffl_event *ev, int max)
 {
     client_reap(c);
@@ -349,12 +362,6 @@ void client_round(struct ffl_client *c)
         client_wake_writers(c);
 }
 
-static int64_t time_left(int64_t timeout_ns, int64_t since)
-{
-    int64_t spent = ffl_now_ns() - since;
-    return timeout_ns > spent ? timeout_ns - spent : 0;
-}
-
 int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epfd,
                     int64_t timeout_ns)
 {
@@ -362,7 +369,6 @@ int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epf
         return -EINVAL;
     if (epfd < 0)
         epfd = c->own_epfd;
-    c->poll.asleep = 0;
     batch_release(c);
     client_drive(c);
     client_round(c);
@@ -370,23 +376,17 @@ int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epf
     bool due = now - c->fd_checked >= FD_PERIOD_NS;
     int room = due ? max - max / 4 : max; /* a busy ring leaves the kernel's events a place */
     int n = gather(c, ev, room), fds;
-    if (n == 0 && timeout_ns != 0 && !c->detached && !more(c) && client_idle(c, timeout_ns)) {
-        now = ffl_now_ns();
-        n = gather(c, ev, room);
-    }
     if (n > 0 && c->idle.spin.limit_ns)
         ffl_spin_hit(&c->idle.spin, now);
     if (n == 0 && timeout_ns != 0 && !more(c)) {
-        if (timeout_ns > 0)
-            timeout_ns = time_left(timeout_ns, now);
-        fds = c->detached ? client_fd_events(c, ev, room, epfd, timeout_ns)
-                          : client_sleep(c, ev, room, epfd, timeout_ns);
-        c->fd_checked = now;
+        fds = client_sleep(c, ev, room, epfd, timeout_ns, due);
+        if (due) /* or soon, if it has not slept */
+            c->fd_checked = now;
         return fds < 0 ? fds : fds + gather(c, ev + fds, max - fds);
     }
     if (!due && n > 0)
         return n;
     c->fd_checked = now;
-    fds = client_fd_events(c, ev + n, max - n, epfd, 0);
+    fds = client_sleep(c, ev + n, max - n, epfd, 0, true);
     return fds < 0 && n == 0 ? fds : n + (fds > 0 ? fds : 0);
 }

@@ -22,7 +22,7 @@ void epoll_forked(struct epoll_shadow *ep)
     if (ep->opened)
         waiter_close(&ep->w);
     ffl_poll_clear(&ep->poll);
-    ep->poll.asleep = 0;
+    ep->poll.asleep = ep->poll.waits = ep->poll.served = 0;
     ep->poll.wake_fd = -1;
     ep->inherited = true;
     ep->foreign |= ep->opened;

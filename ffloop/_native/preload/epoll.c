@@ -28,7 +28,7 @@ void epoll_kick(struct epoll_shadow *ep)
 {
     if (ep->poll.asleep)
         ffl_poll_kick(&ep->poll);
-    ffl_source_tell(&ep->node.source);
+    ffl_source_tell(&ep->node.source, EPOLLIN | EPOLLRDNORM);
 }
 
 /* ---- registrations ------------------------------------------------------------------------- */
@@ -59,8 +59,11 @@ void epoll_free(struct epoll_shadow *ep)
         fd_each(forget_of, &ep->poll);
     if (ep->opened)
         waiter_close(&ep->w);
-    if (ep->kq)
-        kqueue_free(ep->kq);
+    if (ep->kq.ops) {
+        int writes = ffl_kqueue_free(&ep->kq);
+        if (writes >= 0)
+            fd_ours_close(writes);
+    }
     free(ep);
 }
 
@@ -331,10 +334,14 @@ static struct call *wait_call(struct epoll_shadow *ep)
 {
     int rc;
     struct call *k = call_open(0, &rc);
-    if (k)
-        (void)call_hold(k, &ep->node, 0);
-    else
+    if (!k) {
         errno = -rc;
+        return NULL;
+    }
+    (void)call_hold(k, &ep->node, 0);
+    if (!k->reads)
+        ep->poll.waits++;
+    k->reads = &ep->poll;
     return k;
 }
 

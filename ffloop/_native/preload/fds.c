@@ -106,10 +106,12 @@ static void forget_kqueues(struct sock *s, int fd)
 {
     struct ffl_watch *next;
     for (struct ffl_watch *w = s->node.source.watches; w; w = next) {
-        const struct epoll_shadow *ep = watch_epoll(w);
+        struct epoll_shadow *ep = watch_epoll(w);
         next = w->next;
-        if (ep && ep->kq && watch_item(w)->fd == fd)
-            kqueue_closed(watch_item(w));
+        if (!ep || !ep->kq.ops || watch_item(w)->fd != fd)
+            continue;
+        ffl_kqueue_forget(&ep->kq, fd); /* both filters, each with an item */
+        epoll_forget(watch_item(w));
     }
 }
 

@@ -54,7 +54,7 @@ static void inherit(int fd, struct node *n, void *arg)
     n->held = 0;  /* and calls of the others are the parent's */
     if (n->kind != NODE_OURS)
         source_forked(&n->source);
-    if (n->kind == NODE_EPOLL && ((struct epoll_shadow *)n)->kq) {
+    if (n->kind == NODE_EPOLL && ((struct epoll_shadow *)n)->kq.ops) {
         ((struct epoll_shadow *)n)->inherited = true;
         fd_drop(fd);
         real.close(fd);

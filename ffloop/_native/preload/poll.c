@@ -67,7 +67,7 @@ uint32_t sock_ask(struct ffl_source *source, const struct ffl_watch *w)
 {
     struct sock *s = ffl_container_of(source, struct sock, node.source);
     const struct epoll_shadow *ep = watch_epoll(w);
-    if (ep && ep->kq && s->type == SOCK_STREAM && (!s->session || s->state == SOCK_BOUND))
+    if (ep && ep->kq.ops && s->type == SOCK_STREAM && (!s->session || s->state == SOCK_BOUND))
         return 0; /* kqueue says nothing of it; epoll that it is hung up */
     return sock_poll(s, w->events);
 }

@@ -7,7 +7,7 @@
  * sock.c    the life of a socket; accept             connect.c connect
  * recv.c    receive                                  send.c    send
  * epoll.c   epoll                                    poll.c    poll, select
- * kqueue.c  kqueue, over epoll.c                     ff_syscall.h  for programs: kqueue, type flags
+ * kqueue.c  kqueue, over epoll.c
  * raw.c     syscall(2)                               dual.c    FFLOOP_DUAL_LISTEN
  * again.c   an epoll after a fork                    alloc.c   memory of our own
  * dgram.c   datagrams
@@ -36,6 +36,7 @@
 #include "addr.h"
 #include "carry.h"
 #include "client.h"
+#include "kqueue.h"
 #include "real.h"
 #include "setting.h"
 #include "thread.h"
@@ -234,7 +235,7 @@ struct epoll_shadow {
     bool foreign;       /* and has its doorbells: not to be waited on */
     bool stale;         /* since a fork its sockets are not read ahead */
     int64_t checked;
-    struct kq *kq; /* it is a kqueue's */
+    struct ffl_kqueue kq; /* with ops: it is a kqueue's */
 };
 
 static inline struct node *watch_node(const struct ffl_watch *w)
@@ -281,13 +282,6 @@ void epoll_stale(struct epoll_shadow *ep);  /* a socket of it was disarmed */
 void epoll_revive(struct epoll_shadow *ep); /* imports and arms its sockets */
 void epoll_revive_waited(void);             /* those in which threads wait */
 void source_forked(struct ffl_source *s);   /* forgets the parent's waiting calls */
-
-/* ---- kqueue (kqueue.c) --------------------------------------------------------------------- */
-
-void kqueue_free(struct kq *kq);
-/* The kqueue's descriptor that an item stands for is closed: its filter goes with it. */
-void kqueue_closed(struct item *it);
-int kqueue_writes(struct epoll_shadow *ep); /* where its kernel descriptors' EVFILT_WRITE are */
 
 /* ---- receive and send (recv.c, send.c) --------------------------------------------------------------- */
 

@@ -199,6 +199,7 @@ static void move_epolls(int fd, struct node *n, void *arg)
         return;
     move(arg, &ep->w.wake_fd);
     move(arg, &ep->w.epfd);
+    move(arg, &ep->kq.writes);
     ep->poll.wake_fd = ep->w.wake_fd;
 }
 

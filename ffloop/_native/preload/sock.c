@@ -63,7 +63,7 @@ struct sock *sock_new(int domain, int type, int proto)
 
 void sock_tell(struct sock *s)
 {
-    ffl_source_tell(&s->node.source);
+    ffl_source_tell(&s->node.source, FFL_WATCH_ALL);
 }
 
 static void drop_options(struct sock *s)
@@ -153,7 +153,7 @@ int sock_to_kernel(struct sock *s, int fd)
         struct epoll_event ev = {.events = w->events, .data.u64 = w->data};
         if (rc == 0)
             rc = epoll_use(ep, ep->w.epfd);
-        int epfd = it->writes ? kqueue_writes(ep) : ep->w.epfd;
+        int epfd = it->writes ? ffl_kqueue_writes(&ep->kq) : ep->w.epfd;
         if (real.epoll_ctl(epfd, EPOLL_CTL_ADD, it->fd, &ev) < 0)
             rc = -errno;
         ep->kernel++;

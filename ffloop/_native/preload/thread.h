@@ -145,6 +145,7 @@ struct call {
     struct pollfd *kernel;      /* poll's: the kernel's descriptors */
     struct epoll_shadow *plain; /* in the kernel's own wait */
     struct ffl_poll *on;        /* asleep on it */
+    struct ffl_poll *reads;     /* an epoll's: it takes what is told there */
     bool away;                  /* without the lock */
     const char *frame;
 };

@@ -83,6 +83,11 @@ static void call_end(void)
         k->on = NULL;
         tls.asleep = NULL;
     }
+    if (k->reads) {
+        k->reads->waits--;
+        k->reads->served -= k->reads->served > 0;
+        k->reads = NULL;
+    }
     if (k->plain)
         k->plain->plain--;
     k->plain = NULL;
@@ -140,7 +145,7 @@ void calls_forked(void)
 {
     for (struct call *k = tls.call; k; k = k->outer) {
         k->n = 0; /* `held` was set to 0 everywhere */
-        k->on = NULL;
+        k->on = k->reads = NULL;
         k->plain = NULL;
     }
     if (tls.waiter) { /* its epoll is the parent's too */

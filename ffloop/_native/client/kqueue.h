@@ -1,0 +1,56 @@
+/*
+ * kqueue.h - FreeBSD's kqueue over something that is like an epoll: filters, changes, events.
+ *
+ * Callers: the shim's kqueue() and kevent() over its epolls, ffloop.Kqueue over an ffl_selector. A
+ * filter of a stack socket is a registration of the owner's (ops); one of a kernel descriptor is the
+ * kernel's, EVFILT_WRITE in a second epoll inside the first, since each filter has flags of its own.
+ * Returns 0, a count, or -errno.
+ */
+#ifndef FFL_KQUEUE_H
+#define FFL_KQUEUE_H
+
+#include "client.h"
+#include "ff_syscall.h"
+
+#define FFL_KERNELS 1 /* of ops->ctl: a kernel descriptor */
+
+struct ffl_kqueue;
+struct ffl_kqueue_ops {
+    /* As epoll_ctl, of a stack socket's filter (`writes`: EVFILT_WRITE); or FFL_KERNELS. */
+    int (*ctl)(struct ffl_kqueue *kq, int op, int fd, bool writes, struct epoll_event *ev);
+    /* Of a stack socket: its k->data and k->fflags. False: a kernel descriptor. */
+    bool (*data)(struct ffl_kqueue *kq, int fd, bool writes, struct kevent *k);
+    int (*wait)(struct ffl_kqueue *kq, struct epoll_event *ev, int max, int64_t timeout_ns);
+    int (*place_fd)(int fd); /* as in ffl_client_opts; or NULL */
+};
+
+struct ffl_note { /* what it knows of a descriptor's filter */
+    bool there, enabled;
+    unsigned short flags; /* EV_ONESHOT, EV_CLEAR, EV_DISPATCH */
+    void *udata;
+    uint64_t ext[4];
+};
+
+struct ffl_kqueue {
+    const struct ffl_kqueue_ops *ops;
+    const int *epfd; /* the owner's */
+    int writes;      /* the second epoll, or -1: made when it is needed */
+    int n;
+    struct ffl_note (*notes)[2]; /* by descriptor: READ, WRITE */
+};
+
+/* Frees what it points to, but for `writes`, which it returns if ops->place_fd has placed it. */
+int ffl_kqueue_free(struct ffl_kqueue *kq);
+void ffl_kqueue_forget(struct ffl_kqueue *kq, int fd); /* it is closed */
+int ffl_kqueue_writes(struct ffl_kqueue *kq);          /* the second epoll */
+
+int ffl_kqueue_change(struct ffl_kqueue *kq, const struct kevent *k);
+/* As kevent: a change that fails is an event while there is room. */
+int ffl_kqueue_change_all(struct ffl_kqueue *kq, const struct kevent *changes, int n,
+                          struct kevent *events, int room);
+/* Until there is an event or the time is over (-1: for ever); 0 also when ops->wait says so. */
+int ffl_kqueue_wait(struct ffl_kqueue *kq, struct kevent *events, int room, int64_t timeout_ns);
+/* What an event says of the client's socket; NULL: its session has ended. */
+void ffl_kqueue_data(const struct ffl_client *c, int h, bool writes, struct kevent *k);
+
+#endif
