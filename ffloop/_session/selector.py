@@ -9,7 +9,7 @@ import errno
 import time
 from typing import Any
 
-from .binding import error
+from ..errors import error
 from .native import ffi, lib
 from .session import Session, stands_for
 

@@ -30,7 +30,7 @@ void client_drive(struct ffl_client *c)
 
 struct waiting {
     struct ffl_client *c;
-    struct ffl_event *ev;
+    struct epoll_event *ev;
     int max, epfd;
     int64_t until;
     int n; /* kernel events, or -errno */
@@ -44,14 +44,18 @@ static bool enough(void *caller)
     int64_t now = ffl_now_ns();
     if (now - w->c->fd_checked >= FD_PERIOD_NS) {
         w->c->fd_checked = now;
-        w->n = client_fd_events(w->c, w->ev, w->max, w->epfd, 0);
+        w->n = ffl_epoll_wait(w->epfd, w->ev, w->max, 0);
+        if (w->n < 0)
+            w->n = -errno;
     }
     return w->n != 0 || now >= w->until;
 }
 
-int client_drive_until(struct ffl_client *c, struct ffl_event *ev, int max, int epfd,
+int client_drive_until(struct ffl_client *c, struct epoll_event *ev, int max, int epfd,
                        int64_t timeout_ns)
 {
+    if (timeout_ns < 0 || timeout_ns > FFL_LOOK_NS)
+        timeout_ns = FFL_LOOK_NS;
     struct waiting w = {
         .c = c, .ev = ev, .max = max, .epfd = epfd, .until = ffl_now_ns() + timeout_ns};
     c->driver->submit(c->driver->arg);

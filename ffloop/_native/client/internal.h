@@ -142,8 +142,8 @@ int client_shake_hands(int s, const struct ffl_hello *h, struct ffl_reply *r, in
 /* direct.c */
 /* One iteration of the stack's, if it is in this thread. */
 void client_drive(struct ffl_client *c);
-/* Iterations until something has come, as client_sleep. */
-int client_drive_until(struct ffl_client *c, struct ffl_event *ev, int max, int epfd,
+/* Iterations until something has come, as ffl_client_sleep. */
+int client_drive_until(struct ffl_client *c, struct epoll_event *ev, int max, int epfd,
                        int64_t timeout_ns);
 
 /* ticket.c */

@@ -64,6 +64,16 @@ struct ffl_selector *ffl_selector_new(void)
     return NULL;
 }
 
+/* From here on until the next wait: what comes makes epfd readable. */
+static void show(struct ffl_selector *s)
+{
+    s->poll.asleep = 1;
+    while (s->c && !ffl_client_doze(s->c))
+        ffl_client_reap(s->c);
+    if (ffl_poll_ready(&s->poll))
+        ffl_poll_kick(&s->poll);
+}
+
 static void leave(struct ffl_selector *s)
 {
     if (s->shown)
@@ -116,8 +126,10 @@ int ffl_selector_use(struct ffl_selector *s, struct ffl_client *c)
         rc = enter(s, ffl_client_session_fd(c), EPOLLIN | EPOLLRDHUP, MARK(MARK_END));
     if (rc == 0)
         s->c = c;
-    if (rc == 0 && s->shown)
+    if (rc == 0 && s->shown) {
         ffl_client_shown(c, true);
+        show(s);
+    }
     return rc;
 }
 
@@ -226,7 +238,8 @@ static int strip(struct ffl_selector *s, struct epoll_event *ev, int n)
 static int kernel(struct ffl_selector *s, struct epoll_event *ev, int max, int64_t timeout_ns)
 {
     int n = max > 0 ? ffl_epoll_wait(s->epfd, ev, max, timeout_ns) : 0;
-    return strip(s, ev, n < 0 ? -errno : n);
+    int kept = strip(s, ev, n < 0 ? -errno : n);
+    return kept == 0 && n == max ? strip(s, ev, ffl_epoll_wait(s->epfd, ev, max, 0)) : kept;
 }
 
 /* What there is now: neither side keeps the other from its turn. */
@@ -248,16 +261,6 @@ static int sleep_once(struct ffl_selector *s, struct epoll_event *ev, int max, i
     int n = strip(s, ev, ffl_client_sleep(s->c, ev, max, s->epfd, timeout_ns, false));
     ffl_client_reap(s->c);
     return n < 0 ? n : n + ffl_poll_harvest(&s->poll, ev + n, max - n);
-}
-
-/* From here on until the next wait: what comes makes epfd readable. */
-static void show(struct ffl_selector *s)
-{
-    s->poll.asleep = 1;
-    while (s->c && !ffl_client_doze(s->c))
-        ffl_client_reap(s->c);
-    if (ffl_poll_ready(&s->poll))
-        ffl_poll_kick(&s->poll);
 }
 
 static int wait(struct ffl_selector *s, struct epoll_event *ev, int max, int64_t timeout_ns)

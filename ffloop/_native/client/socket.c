@@ -326,7 +326,7 @@ void csock_offered(struct ffl_client *c, struct client_sock *l)
         csock_grant(c, l);
     else if (!l->alone) /* who polls is told of each, as of an edge */
         submit_arm(c, l, 0);
-    csock_tell(l);
+    csock_tell(l, CSOCK_READ);
 }
 
 void csock_took(struct client_sock *l, int32_t what)
@@ -334,7 +334,7 @@ void csock_took(struct client_sock *l, int32_t what)
     l->offered = what == FFL_TAKE_MORE;
     l->asking = what == FFL_TAKE_NONE || (what == FFL_TAKE_LAST && !l->alone);
     if (!l->asking)
-        csock_tell(l); /* who waits is to ask again */
+        csock_tell(l, CSOCK_READ); /* who waits is to ask again */
 }
 
 int ffl_client_accepting(struct ffl_client *c, int h, int window, unsigned flags)

@@ -268,6 +268,8 @@ int ffl_client_sleep(struct ffl_client *c, struct epoll_event *ev, int max, int 
                      int64_t timeout_ns, bool looks)
 {
     int64_t began = ffl_now_ns();
+    if (c->driver && timeout_ns && !c->detached)
+        return client_drive_until(c, ev, max, epfd, timeout_ns);
     bool sleeps = timeout_ns && (c->detached || prepare(c, timeout_ns));
     int64_t left = sleeps ? time_left(timeout_ns, began) : 0;
     if (!c->detached && (left < 0 || left > FFL_LOOK_NS))
@@ -309,6 +311,7 @@ void ffl_client_quiet(struct ffl_client *c, bool on)
 
 void ffl_client_reap(struct ffl_client *c)
 {
+    client_drive(c);
     if (!c->detached)
         client_round(c);
     client_reap(c);
@@ -321,8 +324,12 @@ bool ffl_client_doze(struct ffl_client *c)
 
 void ffl_client_rouse(struct ffl_client *c)
 {
-    if (!c->detached && !c->shown)
+    if (c->detached)
+        return;
+    if (!c->shown)
         ffl_channel_rouse(&c->ch);
+    else if (!client_doze(c)) /* who polls the doorbell is to look */
+        client_ring(c->app_bell);
 }
 
 void ffl_client_sleeps(struct ffl_client *c)
