@@ -301,7 +301,7 @@ def test_a_module(tmp_path):
     ("line", "words"),
     [
         ("ffloop st", {"stat"}),
-        ("ffloop run --stack ", {"host", "sim", "fstack"}),
+        ("ffloop run --stack ", {"host", "fstack"}),
         ("ffloop stat --js", {"--json"}),
         ("ffloop bench --load ", {"wrk", "python"}),
     ],

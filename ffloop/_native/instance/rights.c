@@ -61,11 +61,12 @@ void rights_start(struct ffl_instance *in)
     take_off((d[0].effective | (uint64_t)d[1].effective << 32) & LENT);
 }
 
-/* Only root is believed: whoever else has a capability may have got it by an exec since it came. */
+/* Only root is believed: whoever else has a capability may have got it by an exec since it came. Root of
+ * a PID namespace that is not seen from here (pid 0) has none: a container's may have been taken away. */
 uint64_t rights_of(const struct ffl_instance *in, const struct ucred *cred)
 {
     char path[64], line[256];
-    unsigned long long caps = LENT;
+    unsigned long long caps = 0;
     if (!in->o.stack->kernel || cred->uid != 0)
         return 0;
     snprintf(path, sizeof(path), "/proc/%d/status", (int)cred->pid);

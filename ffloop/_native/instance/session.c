@@ -17,6 +17,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77
+#endif
+
 #define PUBLISH_EVERY 8 /* entries: the application, when awake, works while we go on */
 
 /* ---- submissions --------------------------------------------------------------------------- */
@@ -142,6 +146,17 @@ static int session_alloc(struct ffl_session *s, const struct ffl_hello *h)
     return 0;
 }
 
+/* The kernel's word on who connected holds in every PID namespace (Linux 6.5); a pid of 0 is of one that
+ * is not seen from here. */
+static int pidfd_of(int sock, pid_t pid)
+{
+    int fd = -1;
+    socklen_t len = sizeof(fd);
+    if (getsockopt(sock, SOL_SOCKET, SO_PEERPIDFD, &fd, &len) == 0)
+        return fd;
+    return pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+}
+
 static int session_watch(struct ffl_session *s)
 {
     s->src_sock = (struct src){SRC_SESSION, s};
@@ -151,7 +166,7 @@ static int session_watch(struct ffl_session *s)
     if (rc == 0)
         rc = ctl_add(s->in, s->inst_bell, EPOLLIN | EPOLLET, &s->src_bell);
     /* A child that was forked without exec keeps the socket open: the process's end counts too. */
-    s->pidfd = (int)syscall(SYS_pidfd_open, s->pid, 0);
+    s->pidfd = pidfd_of(s->sock, s->pid);
     if (rc == 0 && s->pidfd >= 0)
         rc = ctl_add(s->in, s->pidfd, EPOLLIN, &s->src_pid);
     return rc;
