@@ -26,16 +26,18 @@ static int many(int most)
 
 /* ---- the clients ------------------------------------------------------------------------------- */
 
-/* Another program, natively: `idle clients PORT N`. */
+/* Another program, natively: `idle clients PORT N`. They end in a reset, and leave the ports free. */
 static int clients(int port, int n)
 {
     char byte;
+    static const struct linger reset = {1, 0};
     struct sockaddr_in a = anywhere();
     a.sin_port = htons((uint16_t)port);
     (void)many(n);
     fds = calloc((size_t)n, sizeof(*fds));
     for (int i = 0; i < n; i++) {
         fds[i] = socket(AF_INET, SOCK_STREAM, 0);
+        NEED(setsockopt(fds[i], SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)) == 0);
         NEED(connect(fds[i], (struct sockaddr *)&a, sizeof(a)) == 0);
     }
     NEED(write(3, "a", 1) == 1 && read(4, &byte, 1) == 1);

@@ -168,6 +168,48 @@ CASE(listener_closes_before_accept)
     saw("recv", recv(client, buffer, 1, 0));
 }
 
+/* ---- a datagram in pieces ---------------------------------------------------------------------- */
+
+static void datagrams(struct sockaddr_in *a)
+{
+    *a = anywhere();
+    server = socket(AF_INET, SOCK_DGRAM, 0);
+    client = socket(AF_INET, SOCK_DGRAM, 0);
+    NEED(bind(server, (struct sockaddr *)a, sizeof(*a)) == 0);
+    *a = where(server);
+    NEED(connect(client, (struct sockaddr *)a, sizeof(*a)) == 0);
+}
+
+static void comes(void)
+{
+    ssize_t n = recv(server, buffer, sizeof(buffer), 0);
+    printf("%zd %.*s\n", n, (int)n, buffer);
+}
+
+CASE(more_of_a_datagram)
+{
+    static char large[65507];
+    struct sockaddr_in a;
+    struct iovec two[] = {{"cd", 2}, {"ef", 2}};
+    struct msghdr m = {.msg_iov = two, .msg_iovlen = 2};
+    datagrams(&a);
+    saw("send", send(client, "ab", 2, MSG_MORE));
+    saw("sendmsg", sendmsg(client, &m, MSG_MORE));
+    saw("recv", recv(server, buffer, 1, MSG_DONTWAIT));
+    saw("write", write(client, "gh", 2));
+    comes();
+    saw("send", send(client, "ij", 2, MSG_MORE));
+    saw("too much", send(client, large, sizeof(large), 0));
+    saw("send", send(client, "kl", 2, 0));
+    comes();
+    saw("sendto", sendto(client, "mn", 2, MSG_MORE, (struct sockaddr *)&a, sizeof(a)));
+    saw("nothing more", send(client, "", 0, 0));
+    comes();
+    saw("kept", send(client, "op", 2, MSG_MORE));
+    saw("close", close(client));
+    connected(); /* a test looks for a connection */
+}
+
 /* ---- back to what it was ----------------------------------------------------------------------- */
 
 CASE(dissolved)
@@ -184,6 +226,34 @@ CASE(dissolved)
     server = accept(listener, NULL, NULL);
     saw("write", write(client, "again", 5));
     heard(server, 5);
+}
+
+/* Set before and after it was connected, an option is the socket's. */
+CASE(options_outlive_a_connection)
+{
+    static const struct {
+        int level, name, value;
+    } set[] = {{SOL_SOCKET, SO_KEEPALIVE, 1},   {IPPROTO_TCP, TCP_NODELAY, 1},
+               {IPPROTO_TCP, TCP_KEEPIDLE, 77}, {SOL_SOCKET, SO_RCVBUF, 70000},
+               {IPPROTO_TCP, TCP_KEEPINTVL, 9}, {IPPROTO_IP, IP_TOS, 16}};
+    struct sockaddr none = {.sa_family = AF_UNSPEC};
+    listens();
+    struct sockaddr_in a = where(listener);
+    client = socket(AF_INET, SOCK_STREAM, 0);
+    for (size_t i = 0; i < sizeof(set) / sizeof(*set); i++) {
+        if (i == 2)
+            NEED(connect(client, (struct sockaddr *)&a, sizeof(a)) == 0);
+        NEED(setsockopt(client, set[i].level, set[i].name, &set[i].value, sizeof(int)) == 0);
+    }
+    saw("connect", connect(client, &none, sizeof(none)));
+    NEED(connect(client, (struct sockaddr *)&a, sizeof(a)) == 0);
+    for (size_t i = 0; i < sizeof(set) / sizeof(*set); i++) {
+        int value = 0;
+        socklen_t len = sizeof(value);
+        NEED(getsockopt(client, set[i].level, set[i].name, &value, &len) == 0);
+        printf("%d\n", value);
+    }
+    saw("accept", accept(listener, NULL, NULL) >= 0);
 }
 
 CASE(dissolved_before_it_was_connected)

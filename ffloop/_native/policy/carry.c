@@ -2,7 +2,6 @@
 #include "carry.h"
 
 #include "groups.h"
-#include "option.h"
 #include "route.h"
 
 #include <errno.h>
@@ -96,6 +95,27 @@ static bool due(const struct ffl_carry *k, unsigned row, const struct ffl_option
     return (o->flags & both) == FFL_OPTION_CARRY;
 }
 
+void ffl_carry_as_set(const struct ffl_option *o, void *value)
+{
+    int n;
+    if (o->kind != FFL_OPTION_HALVED)
+        return;
+    memcpy(&n, value, sizeof(n));
+    n /= 2;
+    memcpy(value, &n, sizeof(n));
+}
+
+const struct ffl_option *ffl_carry_noted(const uint64_t noted[FFL_CARRY_WORDS], unsigned *row)
+{
+    const struct ffl_option *o;
+    while (*row < ROWS && (o = ffl_option_at(*row))) {
+        unsigned i = (*row)++;
+        if (noted[i / 64] >> i % 64 & 1)
+            return o;
+    }
+    return NULL;
+}
+
 /* Twice round, the socket's own level the second time: IP_TOS sets SO_PRIORITY as well. */
 bool ffl_carry_next(struct ffl_carry *k, struct ffl_optarg *out)
 {
@@ -104,12 +124,7 @@ bool ffl_carry_next(struct ffl_carry *k, struct ffl_optarg *out)
         const struct ffl_option *o = ffl_option_at(row);
         if (!o || (o->level == SOL_SOCKET) != second || !due(k, row, o) || !differs(k, o, out))
             continue;
-        if (o->kind == FFL_OPTION_HALVED) {
-            int n;
-            memcpy(&n, out->data, sizeof(n));
-            n /= 2;
-            memcpy(out->data, &n, sizeof(n));
-        }
+        ffl_carry_as_set(o, out->data);
         return true;
     }
     return k->groups && ffl_groups_next(k->groups, k->apart, out);

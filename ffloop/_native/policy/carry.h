@@ -11,6 +11,7 @@
 #define FFL_CARRY_H
 
 #include "layout.h"
+#include "option.h"
 
 #define FFL_CARRY_WORDS 3 /* room for a bit per row of the table of options */
 
@@ -33,6 +34,11 @@ void ffl_carry_end(struct ffl_carry *k);
 
 /* This option was set. False: it cannot be read back, so keep its value. */
 bool ffl_carry_note(uint64_t noted[FFL_CARRY_WORDS], int level, int name);
+
+/* The first that was noted from *row on, which moves past it; NULL: there is none. */
+const struct ffl_option *ffl_carry_noted(const uint64_t noted[FFL_CARRY_WORDS], unsigned *row);
+/* What setsockopt takes, of what getsockopt has said. */
+void ffl_carry_as_set(const struct ffl_option *o, void *value);
 
 enum ffl_carry_fate {
     FFL_CARRY_STAYS,   /* the stack is this kernel: the socket stays there, which has taken it */

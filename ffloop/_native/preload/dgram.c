@@ -14,6 +14,13 @@
 #include <time.h>
 
 #define LARGEST 65536
+#define SENDABLE 65507
+
+struct cork { /* what MSG_MORE has kept of a datagram */
+    struct ffl_dgram d;
+    size_t len;
+    char data[SENDABLE];
+};
 
 /* ---- receive ------------------------------------------------------------------------------- */
 
@@ -140,6 +147,52 @@ static int64_t give(struct sock *s, const struct iovec *iov, size_t n, struct ff
     return rc;
 }
 
+static ssize_t send_one(struct sock *s, const struct iovec *iov, size_t n, int flags,
+                        struct ffl_dgram *d)
+{
+    bool wait = !no_wait(s, flags);
+    int64_t until = until_of(wait ? s->sndtimeo : 0);
+    d->len = total_of(iov, n);
+    ffl_client_reap(s->session->c); /* perhaps nobody is there */
+    for (;;) {
+        int64_t sent = give(s, iov, n, d);
+        if (sent != -EAGAIN)
+            return (ssize_t)sent;
+        ffl_client_want_room(s->session->c, s->h);
+        int slept = wait ? sock_wait(s, until) : -EAGAIN;
+        if (slept < 0)
+            return slept;
+    }
+}
+
+/* Adds to the datagram that MSG_MORE keeps; without it, that one goes. What fails takes all of it along. */
+static ssize_t send_more(struct sock *s, const struct iovec *iov, size_t n, int flags,
+                         const struct ffl_dgram *d)
+{
+    struct cork *k = s->cork ? s->cork : malloc(sizeof(*k));
+    size_t total = total_of(iov, n);
+    if (!k)
+        return -ENOMEM;
+    if (!s->cork) {
+        k->d = *d;
+        k->len = 0;
+    }
+    s->cork = k;
+    ssize_t rc = total > sizeof(k->data) - k->len ? -EMSGSIZE : 0;
+    for (size_t i = 0; i < n && rc == 0; i++) {
+        rc = ffl_user_copy(k->data + k->len, iov[i].iov_base, iov[i].iov_len) ? 0 : -EFAULT;
+        k->len += iov[i].iov_len;
+    }
+    if (rc == 0 && flags & MSG_MORE)
+        return (ssize_t)total;
+    struct iovec all = {k->data, k->len};
+    s->cork = NULL;
+    if (rc == 0)
+        rc = send_one(s, &all, 1, flags, &k->d);
+    free(k);
+    return rc < 0 ? rc : (ssize_t)total;
+}
+
 static ssize_t send_to(struct sock *s, const struct iovec *iov, size_t n, int flags,
                        struct ffl_dgram *d)
 {
@@ -152,21 +205,10 @@ static ssize_t send_to(struct sock *s, const struct iovec *iov, size_t n, int fl
     int rc = d->addr.family ? mismatch(s, &d->addr) : 0;
     if (rc < 0)
         return rc;
-    d->len = total_of(iov, n);
-    if (d->len > 65507)
+    if (total_of(iov, n) > SENDABLE)
         return -EMSGSIZE;
-    bool wait = !no_wait(s, flags);
-    int64_t until = until_of(wait ? s->sndtimeo : 0);
-    ffl_client_reap(s->session->c); /* perhaps nobody is there */
-    for (;;) {
-        int64_t sent = give(s, iov, n, d);
-        if (sent != -EAGAIN)
-            return (ssize_t)sent;
-        ffl_client_want_room(s->session->c, s->h);
-        int slept = wait ? sock_wait(s, until) : -EAGAIN;
-        if (slept < 0)
-            return slept;
-    }
+    bool more = flags & MSG_MORE || s->cork;
+    return more ? send_more(s, iov, n, flags, d) : send_one(s, iov, n, flags, d);
 }
 
 ssize_t dgram_send(struct sock *s, const struct iovec *iov, size_t n, int flags)

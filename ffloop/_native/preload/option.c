@@ -91,6 +91,8 @@ API int setsockopt(int fd, int level, int name, const void *val, socklen_t len)
         rc = set_local(s, level, name, val, len);
         if (rc == 0)
             rc = ffl_client_setsockopt(s->session->c, s->h, level, name, val, len);
+        if (rc == 0) /* it may start again: shutdown.c */
+            (void)ffl_carry_note(s->noted, level, name);
         if (rc == 0 && s->type == SOCK_DGRAM && ffl_route_same_kernel(s->session->stack))
             (void)real.setsockopt(fd, level, name, val, len); /* it may go there yet */
         if (rc > 0)

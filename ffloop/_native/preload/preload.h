@@ -157,6 +157,7 @@ struct sock {
     struct ffl_addr bound;      /* FF_MULTI_SC: family 0 but for those that are spread, */
     int ordinal;                /* the ordinal-th of this address */
     int64_t rcvtimeo, sndtimeo; /* ns; 0: none */
+    struct cork *cork;          /* a datagram that MSG_MORE keeps, or NULL */
     struct option *opts, **opts_end;
     uint64_t noted[FFL_CARRY_WORDS]; /* options that were set and can be read back: carry.h */
     /* inherited and not imported yet (share.c) */

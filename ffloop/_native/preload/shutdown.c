@@ -9,7 +9,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Options that were set since it is on the stack go with the old one. 0 or -errno. */
+/* What was set on s, on its new socket too, as far as the stack says what it is. */
+static void carry_options(const struct sock *s, int to)
+{
+    struct ffl_client *c = s->session->c;
+    const struct ffl_option *o;
+    for (unsigned row = 0; (o = ffl_carry_noted(s->noted, &row));) {
+        uint8_t value[FFL_OPT_MAX];
+        uint32_t len = o->size;
+        if (ffl_client_getsockopt(c, s->h, o->level, o->name, value, &len) < 0)
+            continue;
+        ffl_carry_as_set(o, value);
+        (void)ffl_client_setsockopt(c, to, o->level, o->name, value, len); /* s has taken it */
+    }
+}
+
+/* 0 or -errno. */
 static int start_again(struct sock *s, bool abort)
 {
     struct ffl_client *c = s->session->c;
@@ -17,6 +32,7 @@ static int start_again(struct sock *s, bool abort)
     int h = ffl_client_socket(c, s->domain, s->type, s->proto, 0);
     if (h < 0)
         return h;
+    carry_options(s, h);
     static const struct linger reset = {1, 0};
     if (abort) /* a failure shows the peer an end, no reset */
         (void)ffl_client_setsockopt(c, s->h, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));

@@ -100,6 +100,7 @@ void sock_free(struct sock *s)
     if (s->kernel_fd >= 0)
         fd_ours_close(s->kernel_fd);
     drop_options(s);
+    free(s->cork);
     free(s);
 }
 
