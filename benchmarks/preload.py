@@ -154,7 +154,7 @@ def on_fstack(stack: contextlib.ExitStack, args: argparse.Namespace) -> list[Ser
         place.stopped = [instance, app]
         for each in reversed(place.stopped):
             each.send_signal(signal.SIGSTOP)
-        servers.append(Server(place, app.pid, PORT, instance.pid))
+        servers.append(Server(place, "raw", 0, app.pid, PORT, instance.pid))
     return servers
 
 
@@ -192,7 +192,7 @@ def nginx(stack: contextlib.ExitStack, args: argparse.Namespace) -> list[Server]
         owner = procs.listener(port) if before else None
         workers = [int(pid) for pid in children.split() if int(pid) != owner]
         place = Place(name, name, "127.0.0.1", frozenset({STACK_CPU}))
-        servers.append(Server(place, workers[-1], port, owner))
+        servers.append(Server(place, "raw", 0, workers[-1], port, owner))
     return servers
 
 
@@ -216,7 +216,7 @@ def main() -> int:
     print(f"{'connections':>11} {'':8}" + "".join(f"{key:>13}" for key in keys))
 
     def run(server: Server, connections: int, warm: bool) -> dict[str, float]:
-        return load("wrk", server, connections, 1 if warm else args.seconds)
+        return load(True, server, connections, 1 if warm else args.seconds)
 
     rows: list[dict[str, Any]] = []
     try:

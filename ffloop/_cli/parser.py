@@ -13,9 +13,9 @@ from .. import __version__
 from .._session.options import KERNEL_SOCKETS, STACKS
 from . import arguments
 
-LOOPS = ("asyncio", "uvloop", "ffloop")
-APPS = ("raw", "aiohttp", "ring")
-LOADS = ("wrk", "python")
+LOOPS = ("asyncio", "uvloop", "rloop", "ffloop", "ffloop-ring")
+APPS = ("raw", "aiohttp", "tls", "connect", "echo-protocol", "echo-streams", "echo-sockets", "ring")
+LOADS = ("wrk", "own")
 CHARTS = (".png", ".svg")
 
 
@@ -205,20 +205,22 @@ def _doctor(parser: argparse.ArgumentParser) -> None:
 def bench(parser: argparse.ArgumentParser) -> None:
     """The options of `ffloop bench`, and of benchmarks/run.py."""
     add = parser.add_argument
-    for option, words in (("--loops", LOOPS), ("--apps", APPS)):
+    for option, words, usual in (
+        ("--loops", LOOPS, ["asyncio", "uvloop", "ffloop", "ffloop-ring"]),
+        ("--apps", APPS, ["raw", "aiohttp", "echo-streams", "ring"]),
+    ):
         add(
             option,
             type=arguments.words(words),
-            default=list(words),
+            default=usual,
             metavar=f"{option[2:-1].upper()},...",
-            help=f"of {', '.join(words)} (all)",
+            help=f"of {', '.join(words)} ({','.join(usual)})",
         )
     add(
         "--bytes",
         type=arguments.numbers(0),
-        default=[0, 65536, 1048576],
         metavar="N,...",
-        help="of a body; 0: a small one (0,65536,1048576)",
+        help="of a body or message; 0: a small one (0,65536,1048576; echo: 1024,10240,102400)",
     )
     add(
         "--connections",
@@ -250,8 +252,7 @@ def bench(parser: argparse.ArgumentParser) -> None:
     add(
         "--load",
         choices=LOADS,
-        help="what makes the requests: wrk where it is installed, else a client in Python, whose "
-        "own speed then bounds the requests a second",
+        help="what makes HTTP's requests: wrk where it is installed, else ffloop's own client",
     )
     add("--json", type=pathlib.Path, metavar="FILE", help="write everything, all rounds too")
     add(

@@ -151,7 +151,7 @@ def test_ctrl_c_of_a_script(tmp_path, workers):
 
 def test_ctrl_c_of_a_benchmark():
     """Its server ends as well, whether it has begun to serve or not."""
-    args = ("--loops=asyncio", "--apps=raw", "--bytes=0", "--connections=1", "--load=python")
+    args = ("--loops=asyncio", "--apps=raw", "--bytes=0", "--connections=1", "--load=own")
     with subprocess.Popen(
         [*COMMAND, "bench", *args, "--seconds=60"], stdout=-1, stderr=-1, text=True
     ) as process:

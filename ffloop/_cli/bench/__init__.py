@@ -1,6 +1,5 @@
 """`ffloop bench`: asyncio, uvloop and ffloop compared on this machine.
 
 `command` is the command and its tables, `measure` runs servers and load, `chart` draws. `server.py`
-and `client.py` are programs, run by their paths, so that a server of asyncio or uvloop imports
-nothing of ffloop.
+is a program, run by its path, so that a server of asyncio or uvloop imports nothing of ffloop.
 """

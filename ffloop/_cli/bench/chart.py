@@ -5,8 +5,14 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
-_COLORS = {"asyncio": "#9aa5b1", "uvloop": "#4c78a8", "ffloop": "#e4572e"}
-_METRICS = (("rps", "requests a second"), ("cpu", "CPU µs a request (light: the instance's)"))
+_COLORS = {
+    "asyncio": "#9aa5b1",
+    "uvloop": "#4c78a8",
+    "rloop": "#72b7b2",
+    "ffloop": "#e4572e",
+    "ffloop-ring": "#f2a541",
+}
+_METRICS = (("rps", "requests per second"), ("cpu_us", "CPU µs per request (light: instance)"))
 
 
 def draw(results: list[dict[str, Any]], path: pathlib.Path, title: str) -> None:
@@ -37,12 +43,10 @@ def _bars(
         at = [i + (number - (len(loops) - 1) / 2) * width for i in range(len(cases))]
         mine = [found[(*case, loop)] for case in cases]
         color = _COLORS.get(loop.partition(",")[0])
-        first = "rps" if metric == "rps" else "app_us"
-        heights = [r[first] for r in mine]
+        instance = [r["instance_us"] if metric == "cpu_us" else 0 for r in mine]
+        heights = [r[metric] - above for r, above in zip(mine, instance, strict=True)]
         axis.bar(at, heights, width, label=loop, color=color)
-        if metric == "cpu":
-            above = [r["instance_us"] for r in mine]
-            axis.bar(at, above, width, bottom=heights, color=color, alpha=0.4)
+        axis.bar(at, instance, width, bottom=heights, color=color, alpha=0.4)
     axis.set_xticks(range(len(cases)), [_case(*case) for case in cases], fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
 

@@ -35,16 +35,20 @@ _RING = {
 
 def _missing(args: argparse.Namespace) -> str | None:
     """What is not installed and was asked for, and what to do."""
-    wanted = {"uvloop": args.loops, "aiohttp": args.apps, "matplotlib": ["matplotlib"]}
-    if args.chart is None:
-        del wanted["matplotlib"]
-    for package, words in wanted.items():
+    wanted = {
+        "uvloop": (args.loops, ", or measure without it: --loops asyncio,ffloop"),
+        "rloop": (args.loops, ""),
+        "aiohttp": (args.apps, ", or measure without it: --apps raw,ring"),
+        "matplotlib": (["matplotlib"] if args.chart else [], ""),
+    }
+    for package, (words, other) in wanted.items():
         if package in words and importlib.util.find_spec(package) is None:
-            without = {"uvloop": "--loops asyncio,ffloop", "aiohttp": "--apps raw,ring"}
-            other = f", or measure without it: {without[package]}" if package in without else ""
             return f"{package} is not installed: pip install 'ffloop[bench]'{other}"
-    if args.load == "wrk" and shutil.which("wrk") is None:
-        return "wrk is not installed (Debian: apt-get install wrk); --load python does without"
+    tls = "tls" in args.apps
+    for program, needed in (("wrk", args.load == "wrk" or tls), ("openssl", tls)):
+        if needed and shutil.which(program) is None:
+            without = "leave tls out of --apps" if tls else "--load own does without"
+            return f"{program} is not installed (Debian: apt-get install {program}); {without}"
     for path in (args.json, args.chart):
         if path is None:
             continue
@@ -65,25 +69,26 @@ def main(args: argparse.Namespace, places: Any = None, base: str = "uvloop") -> 
         print(f"ffloop bench: {problem}", file=sys.stderr)
         return 2
     if args.load is None:
-        args.load = "wrk" if shutil.which("wrk") else "python"
+        args.load = "wrk" if shutil.which("wrk") else "own"
     about = machine(args.load)
     done: dict[str, Any] = {"machine": about, "results": [], "ring": []}
+    status = 0
     try:
         with places or contextlib.nullcontext(measure.plain(args.loops)) as found:
             _measure(args, found, done)
     except Failed as exc:
         print(f"ffloop bench: {exc}", file=sys.stderr)
-        return 1
+        status = 1
     except KeyboardInterrupt:
         return 130
-    _report(args, done, base)
-    return 0
+    _report(args, done, base)  # what was measured before one failed is not lost
+    return status
 
 
 def machine(load: str) -> dict[str, Any]:
     """What the figures depend on."""
     versions = {}
-    for package in ("ffloop", "uvloop", "aiohttp"):
+    for package in ("ffloop", "uvloop", "rloop", "aiohttp"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     return {
@@ -110,19 +115,20 @@ def _measure(args: argparse.Namespace, places: list[Place], done: dict[str, Any]
                     step(f"{app}, {row['loop']}, idle")
         return
     runs = len(places) * (args.rounds + 1)
-    total = len(apps) * len(args.bytes) * len(args.connections) * runs
+    cases = [(app, size) for app in apps for size in args.bytes or measure.APPS[app].sizes]
+    total = len(cases) * len(args.connections) * runs
     with _progress(total + ("ring" in args.apps)) as step:
 
         def load(where: Server, connections: int, warm: bool) -> dict[str, float]:
-            measured = measure.load(args.load, where, connections, 1 if warm else args.seconds)
+            seconds = 1 if warm else args.seconds
+            measured = measure.load(args.load == "wrk", where, connections, seconds)
             step(f"{app}, {where.place.name}, {connections} connections")
             return measured
 
-        for app in apps:
-            for size in args.bytes:
-                done["results"] += measure.compare(
-                    places, app, size, args.connections, args.rounds, load
-                )
+        for app, size in cases:
+            done["results"] += measure.compare(
+                places, app, size, args.connections, args.rounds, load
+            )
         if "ring" in args.apps:
             done["ring"] = measure.ring(4)
             step("ring")
@@ -153,8 +159,6 @@ def _report(args: argparse.Namespace, done: dict[str, Any], base: str) -> None:
         console.print(_idle_table(results))
     elif results:
         console.print(_table(results, base))
-        if about["load"] == "python":
-            console.print("The load was a client in Python (wrk is faster): it bounds req/s.")
     if done["ring"]:
         console.print(_ring_table(done["ring"]))
     if args.json is not None:
@@ -177,10 +181,10 @@ def _table(results: list[dict[str, Any]], base: str) -> Table:
     """The medians. The last two columns: times that of `base`, in the same case."""
     found = next((r["loop"] for r in results if base in r["loop"]), None)
     peers = {(r["app"], r["bytes"], r["connections"]): r for r in results if r["loop"] == found}
-    ratios = (f"req/s x {found}", "app CPU x") if found else ()
+    ratios = (f"req/s x {found}", "CPU x") if found else ()
     table = _new_table(
-        "HTTP: medians; CPU µs a request, latency in µs",
-        *("app", "loop", "body", "conn.", "req/s", "MiB/s", "app CPU", "instance CPU"),
+        "Medians; CPU µs per request (of it the instance's), latency in µs",
+        *("app", "loop", "bytes", "conn.", "req/s", "MiB/s", "CPU", "instance"),
         *("p50", "p99", *ratios),
         left=2,
     )
@@ -191,11 +195,11 @@ def _table(results: list[dict[str, Any]], base: str) -> Table:
             table.add_section()
         before = case
         cells = [r["app"], r["loop"], str(r["bytes"] or "small"), str(r["connections"])]
-        cells += [f"{r['rps']:.0f}", f"{r['mib_s']:.0f}", f"{r['app_us']:.2f}"]
+        cells += [f"{r['rps']:.0f}", f"{r['mib_s']:.0f}", f"{r['cpu_us']:.2f}"]
         cells += [f"{r['instance_us']:.2f}" if r["instance_us"] else "-"]
         cells += [f"{r['p50_us']:.0f}", f"{r['p99_us']:.0f}"]
         if found and r["loop"] != found:
-            cells += [f"{r[key] / max(peers[case][key], 1e-9):.2f}" for key in ("rps", "app_us")]
+            cells += [f"{r[key] / max(peers[case][key], 1e-9):.2f}" for key in ("rps", "cpu_us")]
         table.add_row(*cells)
     return table
 

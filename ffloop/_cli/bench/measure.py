@@ -27,6 +27,27 @@ from . import procs
 _HERE = pathlib.Path(__file__).resolve().parent
 
 
+@dataclass(frozen=True)
+class App:
+    """What a server does: the traffic that measures it, the sizes that are measured (bytes; 0: a
+    small answer), and the name that server.py has for it where that is another."""
+
+    traffic: str
+    sizes: tuple[int, ...]
+    server: str = ""
+
+
+APPS = {
+    "raw": App("http", (0, 65536, 1048576)),
+    "aiohttp": App("http", (0, 65536, 1048576)),
+    "tls": App("https", (0, 65536)),
+    "connect": App("connect", (0,), "raw"),
+    "echo-protocol": App("echo", (1024, 10240, 102400)),
+    "echo-streams": App("echo", (1024, 10240, 102400)),
+    "echo-sockets": App("echo", (1024, 10240, 102400)),
+}
+
+
 @dataclass
 class Place:
     """Where a loop is measured: host, CPUs, network namespaces (descriptors), and an instance that
@@ -69,13 +90,15 @@ class Place:
 
 
 def plain(loops: list[str]) -> list[Place]:
-    """The loops on this machine's loopback, each ffloop server with an instance of its own."""
+    """The loops on this machine's loopback."""
     return [Place(loop, loop) for loop in loops]
 
 
 @dataclass
 class Server:
     place: Place
+    app: str
+    size: int
     pid: int
     port: int
     instance: int | None
@@ -97,7 +120,10 @@ def server(place: Place, app: str, size: int) -> Iterator[Server]:
     environ = {k: v for k, v in os.environ.items() if k != "_FFLOOP_EMBEDDED"}
     process = place.popen(
         place.server_namespace,
-        [sys.executable, "-P", str(_HERE / "server.py"), place.loop, app, str(size), place.host],
+        [
+            *(sys.executable, "-P", str(_HERE / "server.py")),
+            *(place.loop, APPS[app].server or app, str(size), place.host),
+        ],
         stdin=subprocess.PIPE,
         env=environ | place.environ,
     )
@@ -110,10 +136,8 @@ def server(place: Place, app: str, size: int) -> Iterator[Server]:
             raise Failed(f"the {place.name} server of {app} did not start")
         said = json.loads(line)
         owner = said["instance"] or procs.listener(said["port"])
-        if place.loop == "ffloop" and owner in (None, said["pid"]):
-            raise Failed("the ffloop server listens on the kernel, not in an instance")
         instance = None if owner == said["pid"] else owner
-        yield Server(place, said["pid"], said["port"], instance)
+        yield Server(place, app, size, said["pid"], said["port"], instance)
     finally:
         process.stdin.close()
         process.terminate()
@@ -125,24 +149,29 @@ def server(place: Place, app: str, size: int) -> Iterator[Server]:
         process.stdout.close()
 
 
-def _command(generator: str, where: Server, connections: int, seconds: float) -> list[str]:
+def _program(name: str) -> pathlib.Path:
+    return pathlib.Path(executable()).with_name(name)
+
+
+def _command(wrk: bool, where: Server, connections: int, seconds: float) -> list[str]:
     host, port = where.place.host, str(where.port)
-    if generator == "wrk":
+    traffic = APPS[where.app].traffic
+    if wrk and traffic in ("http", "https"):
         command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"]
-        return [*command, "-s", str(_HERE / "report.lua"), f"http://{host}:{port}/"]
-    client = [sys.executable, "-P", str(_HERE / "client.py")]
-    return [*client, host, port, str(connections), str(seconds)]
+        return [*command, "-s", str(_HERE / "report.lua"), f"{traffic}://{host}:{port}/"]
+    program = str(_program("ffloop-load"))
+    return [program, traffic, host, port, str(connections), str(seconds), str(where.size)]
 
 
-def load(generator: str, where: Server, connections: int, seconds: float) -> dict[str, float]:
-    """One run of load on a server, with what it cost the server: requests and MiB a second, CPU
-    microseconds a request, microseconds of latency. Raises Failed."""
+def load(wrk: bool, where: Server, connections: int, seconds: float) -> dict[str, float]:
+    """One run of load on a server, of HTTP by wrk or else by ffloop-load, with what it cost the
+    server: requests and MiB per second, CPU microseconds per request, microseconds of latency.
+    Raises Failed."""
     place = where.place
     with place.running():
         app, instance = where.cpu()
-        process = place.popen(
-            place.load_namespace, _command(generator, where, connections, seconds)
-        )
+        command = _command(wrk, where, connections, seconds)
+        process = place.popen(place.load_namespace, command)
         try:
             output, _ = process.communicate()
         finally:
@@ -150,7 +179,7 @@ def load(generator: str, where: Server, connections: int, seconds: float) -> dic
         app_after, instance_after = where.cpu()
     found = re.search(r"^RESULT (.*)$", output, re.M)
     if process.returncode or found is None:
-        raise Failed(f"{generator} said:\n{output}")
+        raise Failed(f"{command[0]} said:\n{output}")
     said: dict[str, float] = json.loads(found[1])
     if said["errors"] or not said["requests"]:
         raise Failed(f"{place.name}: {said['errors']} errors in {said['requests']} requests")
@@ -158,6 +187,7 @@ def load(generator: str, where: Server, connections: int, seconds: float) -> dic
     return {
         "rps": said["requests"] / said["seconds"],
         "mib_s": said["bytes"] / said["seconds"] / 2**20,
+        "cpu_us": (app_after - app + instance_after - instance) / requests * 1e6,
         "app_us": (app_after - app) / requests * 1e6,
         "instance_us": (instance_after - instance) / requests * 1e6,
         "p50_us": said["p50"],
@@ -231,7 +261,7 @@ def idle(places: list[Place], app: str, count: int, seconds: float) -> Iterator[
 def ring(scale: int) -> list[dict[str, Any]]:
     """Round trips over the ring, without Python: name and nanoseconds. `scale` divides their
     number. Raises Failed."""
-    program = pathlib.Path(executable()).with_name("ffloop-ring-bench")
+    program = _program("ffloop-ring-bench")
     try:
         done = subprocess.run(
             [program, "--scale", str(scale), "--json", "-"], capture_output=True, text=True

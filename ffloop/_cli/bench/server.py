@@ -1,5 +1,6 @@
-"""One HTTP server, for `ffloop bench`: `server.py LOOP APP BYTES [HOST]` (asyncio, uvloop, ffloop;
-raw, aiohttp).
+"""One server, for `ffloop bench`: `server.py LOOP APP BYTES [HOST]`. LOOP: asyncio, uvloop, rloop,
+ffloop, ffloop-ring. APP: of HTTP, raw (an asyncio.Protocol), tls (the same over TLS), aiohttp; of
+echo, echo-protocol, echo-streams, echo-sockets.
 
 Prints one line of JSON when it listens: its port, and the pid of the ffloop instance if there is
 one. Ends on SIGTERM, or when its standard input does (so that it cannot outlive the benchmark).
@@ -9,26 +10,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import importlib
 import json
 import os
 import signal
+import socket
+import ssl
+import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Coroutine
 
+CHUNK = 256 * 1024  # bytes that an echo reads at once, at most
 RAW_RESPONSE = 602  # bytes in all, for BYTES = 0: a small page with its header
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
+    """A loop by its name in the tables."""
     if name == "asyncio":
         return asyncio.SelectorEventLoop
-    if name == "uvloop":
-        import uvloop
+    if name == "ffloop-ring":
+        import ffloop
 
-        factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-        return factory
-    import ffloop
-
-    return ffloop.new_event_loop
+        return functools.partial(ffloop.new_event_loop, instance="spawn")
+    factory: Callable[[], asyncio.AbstractEventLoop]
+    factory = importlib.import_module(name).new_event_loop
+    return factory
 
 
 def raw_response(size: int) -> bytes:
@@ -39,20 +47,102 @@ def raw_response(size: int) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % body + b"x" * body
 
 
-async def serve_raw(size: int, host: str) -> int:
+async def serve(
+    factory: Callable[[], asyncio.BaseProtocol], host: str, tls: ssl.SSLContext | None = None
+) -> int:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(factory, host, 0, backlog=1024, ssl=tls)
+    port: int = server.sockets[0].getsockname()[1]
+    return port
+
+
+class Written(asyncio.Protocol):
+    """What both protocols do at first: keep the transport's write."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.write = transport.write  # type: ignore[attr-defined]
+
+
+async def serve_raw(size: int, host: str, tls: ssl.SSLContext | None = None) -> int:
     response = raw_response(size)
 
-    class Http(asyncio.Protocol):
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            self.write = transport.write  # type: ignore[attr-defined]
-
+    class Http(Written):
         def data_received(self, data: bytes) -> None:
             if data.endswith(b"\r\n\r\n"):
                 self.write(response)
 
-    server = await asyncio.get_running_loop().create_server(Http, host, 0, backlog=1024)
+    return await serve(Http, host, tls)
+
+
+def tls_context() -> ssl.SSLContext:
+    """With a certificate of its own, that nobody is to trust. Raises CalledProcessError where
+    openssl fails."""
+    made = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=bench"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with tempfile.TemporaryDirectory() as folder:
+        files = (f"{folder}/certificate", f"{folder}/key")
+        command = ["openssl", *made.split(), "-out", files[0], "-keyout", files[1]]
+        subprocess.run(command, check=True, capture_output=True)
+        context.load_cert_chain(*files)
+    return context
+
+
+async def serve_tls(size: int, host: str) -> int:
+    return await serve_raw(size, host, tls_context())
+
+
+class Echo(Written):
+    def data_received(self, data: bytes) -> None:
+        self.write(data)
+
+
+async def serve_protocol(size: int, host: str) -> int:
+    return await serve(Echo, host)
+
+
+async def serve_streams(size: int, host: str) -> int:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+            while data := await reader.read(CHUNK):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(echo, host, 0, backlog=1024)
     port: int = server.sockets[0].getsockname()[1]
     return port
+
+
+async def serve_sockets(size: int, host: str) -> int:
+    loop = asyncio.get_running_loop()
+    listener = new_socket(loop)
+    listener.bind((host, 0))
+    listener.listen(1024)
+
+    async def echo(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(ConnectionError):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            while data := await loop.sock_recv(connection, CHUNK):
+                await loop.sock_sendall(connection, data)
+
+    async def accept() -> None:
+        while True:
+            connection, _ = await loop.sock_accept(listener)
+            task = loop.create_task(echo(connection))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+    tasks = {loop.create_task(accept())}
+    port: int = listener.getsockname()[1]
+    return port
+
+
+def new_socket(loop: asyncio.AbstractEventLoop) -> socket.socket:
+    """Of the loop's own kind, non-blocking."""
+    module = sys.modules.get("ffloop")
+    made: socket.socket = (socket if module is None else module).socket()
+    made.setblocking(False)
+    return made
 
 
 async def serve_aiohttp(size: int, host: str) -> int:
@@ -74,6 +164,16 @@ async def serve_aiohttp(size: int, host: str) -> int:
     return port
 
 
+APPS: dict[str, Callable[[int, str], Coroutine[None, None, int]]] = {
+    "raw": serve_raw,
+    "tls": serve_tls,
+    "aiohttp": serve_aiohttp,
+    "echo-protocol": serve_protocol,
+    "echo-streams": serve_streams,
+    "echo-sockets": serve_sockets,
+}
+
+
 def instance_pid(loop: asyncio.AbstractEventLoop) -> int | None:
     instance = getattr(loop, "instance", None)
     return getattr(instance, "pid", None)
@@ -84,7 +184,7 @@ async def main(app: str, size: int, host: str = "127.0.0.1") -> None:
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_reader(0, stop.set)
-    port = await {"raw": serve_raw, "aiohttp": serve_aiohttp}[app](size, host)
+    port = await APPS[app](size, host)
     line = {"port": port, "pid": os.getpid(), "instance": instance_pid(loop)}
     with contextlib.suppress(BrokenPipeError):  # the command was interrupted and has gone
         os.write(1, json.dumps(line).encode() + b"\n")
