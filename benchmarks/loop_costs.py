@@ -1,4 +1,5 @@
-"""What a loop itself costs: callbacks, timers, wake-ups, literals. CPU time is the clock.
+"""What a loop itself costs: callbacks, timers, wake-ups, literals, connections with both ends in it.
+CPU time is the clock.
 
 `python benchmarks/loop_costs.py` compares asyncio, uvloop, rloop (those that are installed) and
 ffloop in one run: each row is done by each loop in turn, five rounds interleaved, a process per
@@ -101,6 +102,96 @@ async def getaddrinfo_of_a_literal(loop: asyncio.AbstractEventLoop, count: int) 
         await loop.getaddrinfo("127.0.0.1", 80)
 
 
+class _Echo(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.write = transport.write  # type: ignore[attr-defined]
+
+    def data_received(self, data: bytes) -> None:
+        self.write(data)
+
+
+class _Asks(asyncio.Protocol):
+    """Sends so many messages, each after the answer to the one before."""
+
+    def __init__(self, done: "asyncio.Future[None]", size: int, count: int) -> None:
+        self.done, self.message, self.left, self.missing = done, b"x" * size, count, size
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: Any = transport
+        self.transport.write(self.message)
+
+    def data_received(self, data: bytes) -> None:
+        self.missing -= len(data)
+        if self.missing:
+            return
+        self.left -= 1
+        if not self.left:
+            self.transport.close()
+            self.done.set_result(None)
+            return
+        self.missing = len(self.message)
+        self.transport.write(self.message)
+
+
+async def echo_1_kib(loop: asyncio.AbstractEventLoop, count: int) -> None:
+    """Both ends in this loop."""
+    server = await loop.create_server(_Echo, "127.0.0.1", 0)
+    done: asyncio.Future[None] = loop.create_future()
+    address = server.sockets[0].getsockname()
+    await loop.create_connection(lambda: _Asks(done, 1024, count), *address)
+    await done
+    server.close()
+
+
+async def streams_echo_1_kib(loop: asyncio.AbstractEventLoop, count: int) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(4096):
+            writer.write(data)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    for _ in range(count):
+        writer.write(b"x" * 1024)
+        await reader.readexactly(1024)
+    writer.close()
+    server.close()
+
+
+async def bulk_stream_64_kib(loop: asyncio.AbstractEventLoop, count: int) -> None:
+    """Pieces of 64 KiB from one end to the other, with flow control; both in this loop."""
+    done: asyncio.Future[None] = loop.create_future()
+    left = count * 65536
+
+    class Sink(asyncio.Protocol):
+        def data_received(self, data: bytes) -> None:
+            nonlocal left
+            left -= len(data)
+            if not left:
+                done.set_result(None)
+
+    server = await loop.create_server(Sink, "127.0.0.1", 0)
+    _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    piece = b"x" * 65536
+    for _ in range(count):
+        writer.write(piece)
+        await writer.drain()
+    await done
+    writer.close()
+    server.close()
+
+
+async def new_connections(loop: asyncio.AbstractEventLoop, count: int) -> None:
+    """Connect, one message and its answer, close."""
+    server = await loop.create_server(_Echo, "127.0.0.1", 0)
+    address = server.sockets[0].getsockname()
+    for _ in range(count):
+        done: asyncio.Future[None] = loop.create_future()
+        await loop.create_connection(lambda done=done: _Asks(done, 16, 1), *address)  # type: ignore[misc]
+        await done
+    server.close()
+
+
 ROWS: dict[str, tuple[Row, int]] = {
     "call_soon": (call_soon, 300_000),
     "call_soon, 3 arguments": (call_soon_with_arguments, 300_000),
@@ -109,6 +200,10 @@ ROWS: dict[str, tuple[Row, int]] = {
     "call_soon_threadsafe": (call_soon_threadsafe, 20_000),
     "sleep(0)": (sleep_zero, 200_000),
     "getaddrinfo of a literal": (getaddrinfo_of_a_literal, 10_000),
+    "echo of 1 KiB": (echo_1_kib, 20_000),
+    "streams echo of 1 KiB": (streams_echo_1_kib, 20_000),
+    "bulk stream of 64 KiB": (bulk_stream_64_kib, 10_000),
+    "connect, ask, close": (new_connections, 3_000),
 }
 
 
@@ -133,6 +228,7 @@ def measure(name: str, row: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--one", nargs=2, metavar=("LOOP", "ROW"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
@@ -140,7 +236,7 @@ def main() -> None:
         return
     loops = [name for name in LOOPS if importlib.util.find_spec(name)]
     print(f"{'ns of CPU':26}" + "".join(f"{name:>18}" for name in loops))
-    for row in ROWS:
+    for row in args.rows:
         seen: dict[str, list[float]] = {name: [] for name in loops}
         for _ in range(args.rounds):
             for name in loops:

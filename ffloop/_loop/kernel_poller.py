@@ -1,8 +1,8 @@
 """The selectors of loops: what they have in common, and that of direct mode.
 
 `select` returns kernel (key, mask) pairs, as any selector does, and leaves the events of the loop's
-own sockets in the dispatcher, `batch`. The loop then schedules `dispatch` once for the whole batch,
-behind what was scheduled before. When a callback raises KeyboardInterrupt or SystemExit, what is
+own sockets in the dispatcher, `batch`. The loop then queues the dispatcher itself, once for the
+whole batch, behind what was scheduled before. When a callback raises KeyboardInterrupt or SystemExit, what is
 left of the batch stays, and nothing is waited for until it is done. The compiled Scheduler waits on
 the dispatcher itself and comes here for the selector's descriptors.
 """
@@ -70,11 +70,6 @@ class BasePoller(selectors.EpollSelector):
                     event |= selectors.EVENT_READ
                 ready.append((key, event & key.events))
         return ready
-
-    def dispatch(self) -> None:
-        """Hands every event of the batch to its receiver."""
-        if self.batch is not None:
-            self.batch.run()
 
 
 class KernelPoller(BasePoller):

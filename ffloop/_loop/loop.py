@@ -70,7 +70,6 @@ class Loop(SelectorLoop):
         # The rest of __init__, with the selector that the subclass has made.
         super().__init__(poller)
         self._poller = poller
-        self._dispatch = Handle(poller.dispatch, (), self, contextvars.Context())
         self._batches, self._wake_fd = poller.batch, poller.wake_fd
 
     def run_forever(self) -> None:
@@ -78,7 +77,11 @@ class Loop(SelectorLoop):
         self._check_closed()
         self._check_running()
         self._own_thread()
-        super().run_forever()
+        self._forever = True
+        try:
+            super().run_forever()
+        finally:
+            self._forever = False
 
     def _own_thread(self) -> None:
         """The loop's sockets are this thread's."""
@@ -97,7 +100,7 @@ class Loop(SelectorLoop):
         self._let_go()
         super().close()
         self._wake_fd = -1
-        self._batches = self._dispatch = None
+        self._batches = None
 
     # ---- events ----
 
@@ -113,7 +116,7 @@ class Loop(SelectorLoop):
                     )
             else:
                 poller.batch.queued = 1
-                self._ready.append(self._dispatch)
+                self._ready.append(poller.batch)
 
     # The rare ways of the compiled Scheduler.
 

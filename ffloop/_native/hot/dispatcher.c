@@ -215,11 +215,10 @@ static int dispatch(Dispatcher *d, struct ffl_event e)
     return stream_deliver(to, (const char *)d->segment.buf + e.off, e.arg);
 }
 
-static PyObject *dispatcher_run(PyObject *self, PyObject *unused)
+int dispatcher_hand_out(Dispatcher *d)
 {
-    Dispatcher *d = (Dispatcher *)self;
     int rc = 0;
-    Py_INCREF(self);
+    Py_INCREF((PyObject *)d);
     d->queued = 0;
     while (rc == 0 && d->index < d->count) {
         if (d->direct) {
@@ -230,10 +229,13 @@ static PyObject *dispatcher_run(PyObject *self, PyObject *unused)
         if (e.kind != FFL_EV_FD && e.kind != FFL_EV_CLOSED)
             rc = dispatch(d, e);
     }
-    Py_DECREF(self);
-    if (rc < 0)
-        return NULL;
-    return Py_NewRef(Py_None);
+    Py_DECREF((PyObject *)d);
+    return rc;
+}
+
+static PyObject *dispatcher_run(PyObject *self, PyObject *unused)
+{
+    return dispatcher_hand_out((Dispatcher *)self) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 static PyObject *dispatcher_skip(PyObject *self, PyObject *unused)
@@ -293,6 +295,7 @@ static PyMemberDef dispatcher_members[] = {
     {"index", T_INT, offsetof(Dispatcher, index), READONLY, "the next event"},
     {"count", T_INT, offsetof(Dispatcher, count), READONLY, "events in the batch"},
     {"queued", T_INT, offsetof(Dispatcher, queued), 0, "handles in the queue that will dispatch"},
+    {"_cancelled", T_BOOL, offsetof(Dispatcher, cancelled), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -301,6 +304,7 @@ static PyMethodDef dispatcher_methods[] = {
      "Waits for a batch, nanoseconds at most (< 0: for ever). How many events to look through for "
      "those of kernel descriptors."},
     {"run", dispatcher_run, METH_NOARGS, "Hands out the events from index on."},
+    {"_run", dispatcher_run, METH_NOARGS, "The same, as a handle's."},
     {"skip", dispatcher_skip, METH_NOARGS, "The batch was taken: nothing is left of it."},
     {"close", dispatcher_close, METH_NOARGS, "Lets go of the ring; what is left is dropped."},
     {"others", py_others, METH_NOARGS, "Direct mode: [(fd, epoll events)] of the selector's."},

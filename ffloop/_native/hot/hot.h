@@ -57,7 +57,8 @@ typedef struct {
     int epfd;
     long long longest_ns; /* no wait is longer; < 0: no limit */
     int index, count;     /* the next event, and how many the batch has */
-    int queued;           /* handles in the loop's queue that will dispatch */
+    int queued;           /* it, or handles that will dispatch, are in the loop's queue */
+    char cancelled;       /* never: for asyncio's own _run_once, which takes it for a handle */
     unsigned long thread; /* direct mode: who runs the loop */
 } Dispatcher;
 
@@ -93,6 +94,8 @@ int hot_call(PyObject *self, PyObject *name, PyObject *a);
 /* Waits for a batch (see ffl_client_wait). The number of its events when kernel descriptors other
  * than wake_fd are among them, else 0; -1 with an exception. */
 int dispatcher_wait(Dispatcher *d, int64_t timeout_ns, int wake_fd);
+/* Hands out the events from index on. 0, or -1 with an exception: what is left stays. */
+int dispatcher_hand_out(Dispatcher *d);
 extern PyTypeObject *dispatcher_type;
 
 /* Direct mode (direct.c). */

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #define NS 1e9
+#define AT_ONCE 100 /* iterations, then the interpreter has a look: other threads, tracing */
 #define LONGEST_S 86400.0 /* as asyncio's MAXIMUM_SELECT_TIMEOUT */
 
 typedef struct {
@@ -26,11 +27,11 @@ typedef struct {
     PyObject *ready;      /* queue.h */
     PyObject *timers;     /* a list: timers.h */
     PyObject *batches;    /* the session's Dispatcher, or None */
-    PyObject *dispatch;   /* the handle that hands a batch out */
     Py_ssize_t cancelled; /* timers in the list that were cancelled */
     double resolution;    /* of the clock, seconds */
     int wake_fd;          /* an eventfd, or -1 */
     char closed, debug, stopping, awake;
+    char forever; /* run_forever calls: _run_once may do several iterations */
     char own_call_at;
     PyTypeObject *looked_up; /* the class that own_call_at is of; never followed */
 } Scheduler;
@@ -38,7 +39,7 @@ typedef struct {
 static PyObject *base; /* asyncio.BaseEventLoop */
 static PyObject *future_type, *no_args, *scheduler_call_at;
 static PyObject *name_call_soon, *name_call_soon_threadsafe, *name_call_at, *name_call_later,
-    *name_run_once, *name_time, *name_poll, *name_kernel_ready, *name_context, *name_loop;
+    *name_run_once, *name_failed, *name_time, *name_poll, *name_kernel_ready, *name_context, *name_loop;
 
 static int done(PyObject *result)
 {
@@ -69,7 +70,6 @@ static int scheduler_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(s->ready);
     Py_VISIT(s->timers);
     Py_VISIT(s->batches);
-    Py_VISIT(s->dispatch);
     Py_VISIT(Py_TYPE(self));
     return 0;
 }
@@ -80,7 +80,6 @@ static int scheduler_clear(PyObject *self)
     Py_CLEAR(s->ready);
     Py_CLEAR(s->timers);
     Py_CLEAR(s->batches);
-    Py_CLEAR(s->dispatch);
     return 0;
 }
 
@@ -329,7 +328,7 @@ static int wait_events(Scheduler *s, int64_t ns)
         rc = kernel_ready(s, rc);
     if (rc == 0 && d->count) {
         d->queued = 1;
-        rc = queue_append(s->ready, s->dispatch);
+        rc = queue_append(s->ready, batches);
     }
     Py_DECREF(batches);
     return rc;
@@ -356,6 +355,20 @@ static int queue_due_timers(Scheduler *s)
     return rc;
 }
 
+/* A handle, or the Dispatcher, whose batch is handed out in its place among them. */
+static int run_one(Scheduler *s, PyObject *handle)
+{
+    if (Py_TYPE(handle) != dispatcher_type)
+        return handle_run(handle, (PyObject *)s);
+    if (dispatcher_hand_out((Dispatcher *)handle) == 0)
+        return 0;
+    PyObject *exc = hot_take_exception();
+    PyObject *r =
+        exc ? PyObject_CallMethodObjArgs((PyObject *)s, name_failed, handle, exc, NULL) : NULL;
+    Py_XDECREF(exc);
+    return done(r);
+}
+
 /* What is queued now; not what that queues. */
 static int run_ready(Scheduler *s)
 {
@@ -364,27 +377,37 @@ static int run_ready(Scheduler *s)
         PyObject *handle = queue_popleft(s->ready);
         if (!handle)
             break; /* a callback took it */
-        rc = handle_run(handle, (PyObject *)s);
+        rc = run_one(s, handle);
         Py_DECREF(handle);
     }
     return rc;
 }
 
-static PyObject *run_once(PyObject *self, PyObject *unused)
+static int iterate(Scheduler *s)
 {
-    Scheduler *s = (Scheduler *)self;
     int64_t ns;
-    s->awake = 0; /* asyncio's way does not tell when it sleeps */
-    if (s->debug || !s->timers)
-        return asyncio_call(name_run_once, self, NULL, 0, NULL);
     int rc = next_timeout(s, &ns);
     if (rc == 0)
         rc = wait_events(s, ns);
     s->awake = 1;
     if (rc == 0)
         rc = queue_due_timers(s);
-    if (rc == 0)
-        rc = run_ready(s);
+    return rc == 0 ? run_ready(s) : rc;
+}
+
+/* One iteration; or, for run_forever, which asks after each whether to stop, several. */
+static PyObject *run_once(PyObject *self, PyObject *unused)
+{
+    Scheduler *s = (Scheduler *)self;
+    int rc, left = s->forever ? AT_ONCE : 1;
+    do {
+        s->awake = 0; /* asyncio's way does not tell when it sleeps */
+        if (s->debug || !s->timers)
+            return asyncio_call(name_run_once, self, NULL, 0, NULL);
+        rc = iterate(s);
+        if (rc == 0 && s->forever)
+            rc = PyErr_CheckSignals();
+    } while (rc == 0 && --left > 0 && s->forever && !s->stopping);
     return rc < 0 ? NULL : Py_NewRef(Py_None);
 }
 
@@ -439,6 +462,7 @@ static PyGetSetDef scheduler_getset[] = {
     FLAG("_closed", closed),
     FLAG("_debug", debug),
     FLAG("_stopping", stopping),
+    FLAG("_forever", forever),
     {"_ready", get_ready, set_ready, NULL, NULL},
     {"_scheduled", get_timers, set_timers, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
@@ -449,7 +473,6 @@ static PyMemberDef scheduler_members[] = {
     {"_clock_resolution", T_DOUBLE, offsetof(Scheduler, resolution), 0, NULL},
     {"_wake_fd", T_INT, offsetof(Scheduler, wake_fd), 0, "an eventfd that ends a wait, or -1"},
     {"_batches", T_OBJECT, offsetof(Scheduler, batches), 0, "the session's Dispatcher, or None"},
-    {"_dispatch", T_OBJECT, offsetof(Scheduler, dispatch), 0, "the handle that hands a batch out"},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -491,7 +514,7 @@ int scheduler_exec(PyObject *module)
     const struct hot_name names[] = {
         {&name_call_soon, "call_soon"}, {&name_call_soon_threadsafe, "call_soon_threadsafe"},
         {&name_call_at, "call_at"},     {&name_call_later, "call_later"},
-        {&name_run_once, "_run_once"},  {&name_time, "time"},
+        {&name_failed, "_failed"}, {&name_run_once, "_run_once"},  {&name_time, "time"},
         {&name_poll, "_poll"},          {&name_kernel_ready, "_kernel_ready"},
         {&name_context, "context"},     {&name_loop, "loop"},
     };
