@@ -295,9 +295,6 @@ class Client:
         """Nobody takes the events of this session: it has no wait()."""
         lib.ffl_client_quiet(self.c, on)
 
-    def unsent(self, handle: int) -> int:
-        return int(lib.ffl_client_unsent(self.c, handle))
-
     def recv(self, handle: int, size: int, flags: int = 0) -> bytes:
         if size < 0:
             raise ValueError("negative buffersize in recv")

@@ -9,24 +9,35 @@ from typing import Any
 from ffloop._session import discovery
 
 
-def start(
+def launch(
     path: str | os.PathLike[str],
     *options: str,
     prefix: tuple[str, ...] = (),
     executable: str = "",
     **popen: Any,
 ) -> "subprocess.Popen[bytes]":
-    """An instance that listens at `path`, once it is ready; `prefix` is what starts it (prlimit),
-    `executable` the installed one, unless told. AssertionError, with its words where stderr is a
-    pipe, when it does not start."""
+    """An instance that is to listen at `path`; `prefix` is what starts it (prlimit), `executable`
+    the installed one unless told."""
     command = [*prefix, executable or discovery.executable(), "--socket", os.fspath(path), *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, **popen)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, **popen)
+
+
+def come_up(process: "subprocess.Popen[bytes]") -> bytes:
+    """Its start-up line, once it is ready. AssertionError, with what it said where stderr is a
+    pipe, when it does not start."""
     assert process.stdout
     ready = process.stdout.readline()
     if not ready.startswith(b"ffloop instance ready"):
         process.kill()
         said = process.communicate()[1]
         raise AssertionError(f"the instance did not start: {said!r}")
+    return ready
+
+
+def start(path: str | os.PathLike[str], *options: str, **how: Any) -> "subprocess.Popen[bytes]":
+    """launch, and come_up."""
+    process = launch(path, *options, **how)
+    come_up(process)
     return process
 
 

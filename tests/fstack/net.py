@@ -32,6 +32,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from common import instances
+
 import ffloop
 from ffloop import InstanceError
 from ffloop._session import binding, native
@@ -180,18 +182,19 @@ class Instance:
 
     def launch(self) -> None:
         """In the main thread: it would end with another one that started it."""
-        command = ["setpriv", "--pdeathsig", "KILL", executable(), "--stack", "fstack"]
-        command += ["--socket", self.path, "--log-level", "info", *self.options]
+        options = ("--stack", "fstack", "--log-level", "info", *self.options)
         with within(self.net.stack), self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+            self.process = instances.launch(
+                self.path, *options, prefix=("setpriv", "--pdeathsig", "KILL"), stderr=log
+            )
 
     def come_up(self) -> None:
-        assert self.process.stdout is not None
-        with self.process.stdout as output:
-            self.ready = output.readline()
-            if not self.ready.startswith(b"ffloop instance ready"):
-                self.process.wait()
-                raise RuntimeError(f"F-Stack did not start:\n{self.words()}")
+        try:
+            self.ready = instances.come_up(self.process)
+        except AssertionError:
+            raise RuntimeError(f"F-Stack did not start:\n{self.words()}") from None
+        finally:
+            self.process.stdout.close()
 
     @property
     def pid(self) -> int:

@@ -1,6 +1,7 @@
 """Socket options on FreeBSD's stack, by Linux's names, numbers and values."""
 
 import asyncio
+import contextlib
 import errno
 import socket
 import struct
@@ -121,6 +122,27 @@ def ancillary(sock, names, level):
         sock.setsockopt(level, name, 1)
 
 
+async def readable(sock):
+    loop = asyncio.get_running_loop()
+    told = loop.create_future()
+    loop.add_reader(sock, told.set_result, None)
+    await told
+    loop.remove_reader(sock)
+
+
+@contextlib.contextmanager
+def datagrams(family, at, theirs):
+    """(ours, bound to `at` on the stack; the peer's, the kernel's)."""
+    import ffloop
+
+    with ffloop.socket(family, socket.SOCK_DGRAM) as ours:
+        with socket.socket(family, socket.SOCK_DGRAM) as peer:
+            ours.bind((at, 0))
+            peer.bind((theirs, 0))
+            peer.setblocking(False)
+            yield ours, peer
+
+
 def by_type(messages):
     return {(level, kind): data for level, kind, data in messages}
 
@@ -130,22 +152,12 @@ def test_control_messages(on_fstack):
     import ffloop
 
     async def main():
-        loop = asyncio.get_running_loop()
-        with (
-            ffloop.socket(socket.AF_INET, socket.SOCK_DGRAM) as ours,
-            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer,
-        ):
-            ours.bind(("", 0))
-            peer.bind((net.PEER, 0))
-            peer.setblocking(False)
+        with datagrams(socket.AF_INET, "", net.PEER) as (ours, peer):
             ancillary(ours, (8, 12, 13), IP)
             sent = [(IP, 1, struct.pack("i", 0x20)), (IP, 2, struct.pack("i", 9))]
             at = net.STACKS[1]
             peer.sendmsg([b"in"], sent, 0, (at, ours.getsockname()[1]))
-            readable = loop.create_future()
-            loop.add_reader(ours, readable.set_result, None)
-            await readable
-            loop.remove_reader(ours)
+            await readable(ours)
             data, messages, flags, source = ours.recvmsg(100, 500)
             assert (data, flags, source) == (b"in", 0, peer.getsockname())
             got = by_type(messages)
@@ -154,14 +166,7 @@ def test_control_messages(on_fstack):
             assert got[IP, 1][0] == 0x20
 
     async def answered():
-        loop = asyncio.get_running_loop()
-        with (
-            ffloop.socket(socket.AF_INET, socket.SOCK_DGRAM) as ours,
-            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer,
-        ):
-            ours.bind(("", 0))
-            peer.bind((net.PEER, 0))
-            peer.setblocking(False)
+        with datagrams(socket.AF_INET, "", net.PEER) as (ours, peer):
             ancillary(peer, (13,), IP)
             at = net.STACKS[1]
             sent = [
@@ -169,10 +174,7 @@ def test_control_messages(on_fstack):
                 (IP, 8, struct.pack("=I4s4x", 0, socket.inet_aton(at))),
             ]
             ours.sendmsg([b"out"], sent, 0, peer.getsockname())
-            there = loop.create_future()
-            loop.add_reader(peer, there.set_result, None)
-            await there
-            loop.remove_reader(peer)
+            await readable(peer)
             data, messages, _, source = peer.recvmsg(100, 500)
             assert (data, source) == (b"out", (at, ours.getsockname()[1]))
             got = by_type(messages)
@@ -186,20 +188,11 @@ def test_control_messages_of_ipv6(on_fstack):
     import ffloop
 
     async def main():
-        loop = asyncio.get_running_loop()
-        with (
-            ffloop.socket(socket.AF_INET6, socket.SOCK_DGRAM) as ours,
-            socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as peer,
-        ):
-            ours.bind((net.STACK6, 0))
-            peer.bind((net.PEER6, 0))
+        with datagrams(socket.AF_INET6, net.STACK6, net.PEER6) as (ours, peer):
             ancillary(ours, (49, 51, 66), IP6)
             sent = [(IP6, 52, struct.pack("i", 9)), (IP6, 67, struct.pack("i", 0x20))]
             peer.sendmsg([b"in"], sent, 0, ours.getsockname())
-            there = loop.create_future()
-            loop.add_reader(ours, there.set_result, None)
-            await there
-            loop.remove_reader(ours)
+            await readable(ours)
             data, messages, _, _ = ours.recvmsg(100, 500)
             got = by_type(messages)
             assert data == b"in"

@@ -21,8 +21,10 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+from common import instances
+
 import ffloop
-from ffloop._session import discovery, stats_page
+from ffloop._session import stats_page
 
 LIMIT = 20.0  # for anything that is waited for
 PROGRAMS = Path(__file__).with_name("programs.py")
@@ -53,6 +55,16 @@ class Program:
         self.process.stdout.close()
 
 
+class Started:
+    """An instance."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self.process, self.pid = process, process.pid
+
+    def kill(self) -> None:
+        instances.stop(self.process)
+
+
 class OnHost:
     """Instances with the host stack, named a and b. Another stack has the same members."""
 
@@ -67,9 +79,7 @@ class OnHost:
 
     async def instance(self, name: str) -> Any:
         """Starts it; what comes back has a pid, and kill() and its end in that."""
-        started = Program(discovery.executable(), "--socket", self.path(name), "--no-huge")
-        assert (await started.line())[:3] == ["ffloop", "instance", "ready:"]
-        return started
+        return Started(await asyncio.to_thread(instances.start, self.path(name), "--no-huge"))
 
     async def connect(self, name: str, port: int) -> Streams:
         """To a port of the instance's, from outside."""

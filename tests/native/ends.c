@@ -14,20 +14,7 @@ static int peer;
 /* Handle 0 is connected to `peer`; `flags` of its ARM, or not armed. */
 static void connected(bool armed)
 {
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t len = sizeof(at);
-    listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    CHECK_EQ(bind(listener, (struct sockaddr *)&at, len), 0);
-    CHECK_EQ(listen(listener, 1), 0);
-    CHECK_EQ(getsockname(listener, (struct sockaddr *)&at, &len), 0);
-    lab_defaults("host");
-    lab_start("");
-    raw_attach(&r);
-    raw_connect(&r, 0, "127.0.0.1", ntohs(at.sin_port));
-    struct ffl_entry e = raw_expect(&r, FFL_OP_CONNECT, 0);
-    CHECK_EQ(e.arg, 0);
-    raw_give(&r, e.buf);
-    peer = accept(listener, NULL, NULL);
+    peer = raw_connected(&r, &listener);
     if (armed)
         raw_op(&r, FFL_OP_ARM, 0, 0, 0);
     iterations(2);

@@ -569,20 +569,7 @@ TEST(options_that_point)
 {
     static uint8_t victim[4096];
     struct raw r;
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t len = sizeof(at);
-    int l = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    CHECK_EQ(bind(l, (struct sockaddr *)&at, len), 0);
-    CHECK_EQ(listen(l, 1), 0);
-    CHECK_EQ(getsockname(l, (struct sockaddr *)&at, &len), 0);
-    lab_defaults("host");
-    lab_start("");
-    raw_attach(&r);
-    raw_connect(&r, 0, "127.0.0.1", ntohs(at.sin_port));
-    struct ffl_entry e = raw_expect(&r, FFL_OP_CONNECT, 0);
-    CHECK_EQ(e.arg, 0);
-    raw_give(&r, e.buf);
-    int peer = accept(l, NULL, NULL);
+    int l, peer = raw_connected(&r, &l);
     CHECK_EQ(send(peer, "written by a peer", 17, 0), 17);
     struct { /* of TCP_ZEROCOPY_RECEIVE (35): linux/tcp.h goes not with netinet/tcp.h */
         uint64_t address;
@@ -600,7 +587,7 @@ TEST(options_that_point)
     raw_put(&r,
             (struct ffl_entry){
                 .op = FFL_OP_GETSOCKOPT, .handle = 0, .tag = 7, .buf = raw_arg(&r, &o, sizeof(o))});
-    e = raw_expect(&r, FFL_OP_GETSOCKOPT, 0);
+    struct ffl_entry e = raw_expect(&r, FFL_OP_GETSOCKOPT, 0);
     CHECK_EQ(victim[0], 0);
     CHECK_EQ(e.arg, -ENOPROTOOPT);
     close(peer);

@@ -349,6 +349,24 @@ void raw_connect(struct raw *r, uint32_t handle, const char *ip, int port)
     with_addr(r, FFL_OP_CONNECT, handle, ip, port);
 }
 
+int raw_connected(struct raw *r, int *listener)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(at);
+    *listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK_EQ(bind(*listener, (struct sockaddr *)&at, len), 0);
+    CHECK_EQ(listen(*listener, 1), 0);
+    CHECK_EQ(getsockname(*listener, (struct sockaddr *)&at, &len), 0);
+    lab_defaults("host");
+    lab_start("");
+    raw_attach(r);
+    raw_connect(r, 0, "127.0.0.1", ntohs(at.sin_port));
+    struct ffl_entry e = raw_expect(r, FFL_OP_CONNECT, 0);
+    CHECK_EQ(e.arg, 0);
+    raw_give(r, e.buf);
+    return accept(*listener, NULL, NULL);
+}
+
 void raw_send(struct raw *r, uint32_t handle, const void *data, size_t len)
 {
     raw_put(r, (struct ffl_entry){.op = FFL_OP_SEND,

@@ -83,6 +83,9 @@ bool raw_next(struct raw *r, struct ffl_entry *e); /* the next completion, if th
 void raw_give(struct raw *r, uint32_t buf);        /* a receive buffer back */
 int raw_avail(struct raw *r);
 
+/* Handle 0 of an instance on the host stack is connected to the kernel's *listener: the socket that
+ * it has accepted. */
+int raw_connected(struct raw *r, int *listener);
 /* The next completion after as many iterations as it takes; fails if it is not `op` of `handle`. */
 struct ffl_entry raw_expect(struct raw *r, enum ffl_op op, uint32_t handle);
 void raw_nothing(struct raw *r); /* a few iterations bring no completion */

@@ -235,7 +235,6 @@ static int alloc_tables(struct ffl_client *c)
     c->tx_handle = calloc(ntx, sizeof(uint32_t));
     c->tx_serial = calloc(ntx, sizeof(uint32_t));
     c->rx = calloc(nrx, sizeof(*c->rx));
-    c->batch_cap = nrx;
     c->batch = calloc(nrx, sizeof(*c->batch));
     c->batch_sock = calloc(nrx, sizeof(*c->batch_sock));
     c->batch_addresses = calloc(nrx, sizeof(*c->batch_addresses));

@@ -120,7 +120,7 @@ struct ffl_client {
     struct rx_item **batch; /* handed out by the last wait */
     uint32_t *batch_addresses;
     struct client_sock **batch_sock;
-    uint32_t batch_n, batch_addresses_n, batch_cap;
+    uint32_t batch_n, batch_addresses_n;
     struct call call;
     uint16_t next_tag;
     struct ffl_idle idle;

@@ -30,7 +30,7 @@ struct counters {
 };
 
 struct direct {
-    PyObject **owners;    /* by descriptor */
+    PyObject **owners; /* by descriptor */
     int size;
     int others; /* events of the selector's descriptors, behind the batch's in `events` */
     struct counters n;
@@ -293,8 +293,8 @@ static int acceptor_init(PyObject *self, PyObject *args, PyObject *kw)
     static char *names[] = {"dispatcher", "fd", "most", "accepted", "failed", NULL};
     Acceptor *a = (Acceptor *)self;
     PyObject *dispatcher, *accepted, *failed;
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "O!iiOO", names, dispatcher_type, &dispatcher, &a->fd,
-                                     &a->most, &accepted, &failed))
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "O!iiOO", names, dispatcher_type, &dispatcher,
+                                     &a->fd, &a->most, &accepted, &failed))
         return -1;
     a->next = 1;
     hot_set_ref((PyObject **)&a->dispatcher, dispatcher);

@@ -37,8 +37,8 @@ struct stream {
     PyObject *dispatcher;        /* direct mode: whose descriptor it is */
     PyObject *context;           /* of reading callbacks */
     PyObject *deliver, *get_buffer, *buffer_updated; /* the protocol's; NULL where it has none */
-    int handle;         /* a descriptor in direct mode; -1: closed */
-    unsigned watched;   /* direct mode: the epoll's events */
+    int handle;                                      /* a descriptor in direct mode; -1: closed */
+    unsigned watched;                                /* direct mode: the epoll's events */
     char protocol_paused;
     char receiving; /* data goes to the protocol at once: begun, not paused, not closing */
     char sending;   /* write() goes out at once: no backlog, no end of file, not closed */
@@ -48,10 +48,11 @@ struct direct; /* direct.c */
 
 typedef struct {
     PyObject_HEAD
-    struct ffl_client *c;         /* NULL: closed, and the buffers are released; or direct mode */
-    struct direct *direct;        /* direct mode, or NULL */
-    Py_buffer segment, events;    /* the shared memory; the batch */
-    PyObject *ring, *receivers, *orphans; /* receivers: handle -> Stream or another; orphans: handles
+    struct ffl_client *c;      /* NULL: closed, and the buffers are released; or direct mode */
+    struct direct *direct;     /* direct mode, or NULL */
+    Py_buffer segment, events; /* the shared memory; the batch */
+    PyObject *ring, *receivers,
+        *orphans;    /* receivers: handle -> Stream or another; orphans: handles
                                              to close */
     PyObject *other; /* other(kind, handle, arg, off) for what is not plain data */
     int epfd;
@@ -104,8 +105,9 @@ void direct_free(struct direct *d);
 int direct_wait(Dispatcher *d, int64_t timeout_ns, int wake_fd); /* as dispatcher_wait */
 int direct_dispatch(Dispatcher *d, int fd, unsigned events);
 int direct_dispatch_next(Dispatcher *d); /* the event at index */
-PyObject *direct_others(Dispatcher *d); /* [(descriptor, epoll events)] that are the selector's */
-PyObject *direct_batch(Dispatcher *d);  /* [(descriptor, epoll events)] of the batch, which is taken */
+PyObject *direct_others(Dispatcher *d);  /* [(descriptor, epoll events)] that are the selector's */
+PyObject *
+direct_batch(Dispatcher *d); /* [(descriptor, epoll events)] of the batch, which is taken */
 PyObject *direct_owner(Dispatcher *d, int fd); /* a Stream, an Acceptor or None: a new reference */
 PyObject *direct_counters(Dispatcher *d);
 /* The owner gets the descriptor's events from now on (0: none). 0, or -1 with an exception. */

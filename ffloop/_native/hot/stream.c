@@ -23,7 +23,8 @@ static PyTypeObject *stream_type;
 static Py_ssize_t stream_at; /* where the fields stand */
 static PyObject *buffered_protocol, *copy_context;
 static PyObject *name_write_slow, *name_write_rest, *name_fault, *name_run, *name_deliver,
-    *name_get_buffer, *name_buffer_updated, *name_on_eof, *name_on_error, *name_fill_failed, *name_update_failed;
+    *name_get_buffer, *name_buffer_updated, *name_on_eof, *name_on_error, *name_fill_failed,
+    *name_update_failed;
 
 struct stream *stream_of(PyObject *self)
 {
@@ -120,13 +121,13 @@ static PyObject *set_context(PyObject *self, PyObject *context)
 
 static int stream_init(PyObject *self, PyObject *args, PyObject *kw)
 {
-    static char *names[] = {"loop", "protocol", "handle", "context", "extra", "client", "thread",
-                            "dispatcher", NULL};
+    static char *names[] = {"loop",   "protocol", "handle",     "context", "extra",
+                            "client", "thread",   "dispatcher", NULL};
     struct stream *s = of(self);
     PyObject *loop, *protocol, *context, *extra, *client = NULL, *thread = NULL, *dispatcher = NULL;
     int handle;
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "OOiOO|OOO", names, &loop, &protocol, &handle, &context,
-                                     &extra, &client, &thread, &dispatcher))
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "OOiOO|OOO", names, &loop, &protocol, &handle,
+                                     &context, &extra, &client, &thread, &dispatcher))
         return -1;
     hot_set_ref(&s->loop, loop);
     s->high_water = HIGH_WATER;
@@ -414,7 +415,8 @@ static PyMemberDef stream_members[] = {
 static PyMethodDef stream_methods[] = {
     {"write", stream_write, METH_O, "As asyncio's."},
     {"_send", py_send, METH_O, "Sends a bytes-like object now: how many bytes, or -errno."},
-    {"_send_pieces", py_send_pieces, METH_O, "The same of a list of them, as far as one call goes."},
+    {"_send_pieces", py_send_pieces, METH_O,
+     "The same of a list of them, as far as one call goes."},
     {"_choose_protocol", set_protocol, METH_O, "Data goes to this protocol."},
     {"_choose_context", set_context, METH_O, "Reading callbacks run in it; None: in a copy."},
     {"_watch", stream_watch, METH_VARARGS, "Direct mode: (reading, writing)."},
@@ -458,6 +460,7 @@ int stream_exec(PyObject *module)
         hot_import(&copy_context, "contextvars", "copy_context") < 0 ||
         hot_import(&buffered_protocol, "asyncio.protocols", "BufferedProtocol") < 0)
         return -1;
-    return hot_add_subtype(module, "Stream", &stream_spec, "asyncio.transports", "_FlowControlMixin",
-                           stream_members, sizeof(struct stream), &stream_at, &stream_type);
+    return hot_add_subtype(module, "Stream", &stream_spec, "asyncio.transports",
+                           "_FlowControlMixin", stream_members, sizeof(struct stream), &stream_at,
+                           &stream_type);
 }

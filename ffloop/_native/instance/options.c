@@ -197,8 +197,7 @@ static void show_version(struct ffl_instance_opts *o, const struct row *r, const
 #define AT(member) offsetof(struct ffl_instance_opts, member)
 
 static const struct row rows[] = {
-    {"stack", "NAME", set_stack, 0, 0, 0,
-     "host (this kernel's TCP, the default), fstack"},
+    {"stack", "NAME", set_stack, 0, 0, 0, "host (this kernel's TCP, the default), fstack"},
     {"socket", "PATH", set_string, AT(path), 0, 0,
      "unix socket to listen on; \"@name\" is an abstract one (default: "
      "$XDG_RUNTIME_DIR/ffloop/instance.sock, or under /run)"},

@@ -27,9 +27,10 @@
 static const struct ffl_setting table[] = {
     {"FFLOOP_INSTANCE", "instance", FFL_SETTING_TEXT, BOTH, true, FIELD(instance),
      .otherwise = "the usual places",
-     .meaning = "socket of the instance; `@name` is an abstract address. Of a loop also `direct` (no "
-                "instance: the kernel's sockets, in the loop's own thread, which is what a loop "
-                "does where no instance runs) and `spawn` (a child process with the host stack)"},
+     .meaning =
+         "socket of the instance; `@name` is an abstract address. Of a loop also `direct` (no "
+         "instance: the kernel's sockets, in the loop's own thread, which is what a loop "
+         "does where no instance runs) and `spawn` (a child process with the host stack)"},
     {"FFLOOP_STACK", "stack", FFL_SETTING_WORD, BOTH, true, FIELD(stack),
      .words = WORDS("host", "fstack"), .otherwise = "any",
      .meaning = "insist on this stack: it is an error when the instance runs another"},

@@ -35,9 +35,8 @@ static void describe(int fd, struct node *n, void *arg)
         fstat(fd, &st) < 0)
         return;
     char one[160];
-    int k = snprintf(one, sizeof(one), ";%lu:%d:%d:%d:%d:%d:%d:%lld:%lld", (unsigned long)st.st_ino,
-                     s->h, s->domain, s->type, s->proto, s->state, s->nonblock,
-                     (long long)s->rcvtimeo, (long long)s->sndtimeo);
+    int k = snprintf(one, sizeof(one), ";%lu:", (unsigned long)st.st_ino);
+    k += sock_describe(s, one + k, sizeof(one) - (size_t)k);
     if (x->len + (size_t)k >= x->cap)
         return; /* there is room for what ARG_MAX lets pass */
     memcpy(x->p + x->len, one, (size_t)k + 1);
@@ -285,26 +284,14 @@ static bool inherit_fd(struct ticket *t, int fd, unsigned long ino, const char *
 {
     for (const char *p = strchr(list, ';'); p; p = strchr(p + 1, ';')) {
         unsigned long want;
-        unsigned h;
-        int domain, type, proto, state, nonblock;
-        long long rcv, snd;
-        if (sscanf(p, ";%lu:%u:%d:%d:%d:%d:%d:%lld:%lld", &want, &h, &domain, &type, &proto, &state,
-                   &nonblock, &rcv, &snd) != 9 ||
-            want != ino)
+        int at = 0;
+        if (sscanf(p, ";%lu:%n", &want, &at) != 1 || want != ino || !at)
             continue;
-        struct sock *s = sock_new(domain, type | (nonblock ? SOCK_NONBLOCK : 0), proto);
-        if (!s || fd_set_node(fd, &s->node) < 0) {
-            free(s);
+        if (!ticket_sock(fd, t, p + at))
             return false;
-        }
-        s->state = (uint8_t)state;
-        s->told = s->named = true;
-        s->rcvtimeo = rcv;
-        s->sndtimeo = snd;
-        s->ticket = t;
-        s->ticket_handle = h;
-        t->socks++;
-        (void)ffl_ticket_send(t->t.fd, FFL_TICKET_MARK, &h, 1); /* gone: the import says so */
+        const struct sock *s = (struct sock *)fd_node(fd);
+        /* it is gone: the import says so */
+        (void)ffl_ticket_send(t->t.fd, FFL_TICKET_MARK, &s->ticket_handle, 1);
         return true;
     }
     return false;

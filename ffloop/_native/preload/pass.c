@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #define MOST_FDS 253 /* the kernel's limit of a message */
-#define FORM "ffloop-socket %u:%llu:%d:%u:%d:%d:%d:%d:%d:%lld:%lld"
+#define TICKET "ffloop-socket %u:%llu:%d:"
 
 /* ---- descriptors in control messages ---------------------------------------------------------- */
 
@@ -52,9 +52,9 @@ static int seal(struct sock *s)
     if (rc == 0 && real.socketpair(AF_UNIX, type, 0, ends) < 0)
         rc = -errno;
     if (rc == 0) {
-        int n = snprintf(text, sizeof(text), FORM, t->t.id, (unsigned long long)t->t.key, t->index,
-                         (unsigned)s->h, s->domain, s->type, s->proto, s->state, s->nonblock,
-                         (long long)s->rcvtimeo, (long long)s->sndtimeo);
+        int n =
+            snprintf(text, sizeof(text), TICKET, t->t.id, (unsigned long long)t->t.key, t->index);
+        n += sock_describe(s, text + n, sizeof(text) - (size_t)n);
         struct iovec v = {text, (size_t)n};
         struct msghdr m = {
             .msg_iov = &v, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof(room)};
@@ -151,26 +151,11 @@ static int take_out(int fd, char *text, size_t size)
 static bool open_envelope(int fd, struct ticket *t, const char *text)
 {
     unsigned long long key;
-    unsigned h;
-    int domain, type, proto, state, nonblock;
-    long long rcv, snd;
-    if (sscanf(text, FORM, &t->t.id, &key, &t->index, &h, &domain, &type, &proto, &state, &nonblock,
-               &rcv, &snd) != 11)
+    int at = 0;
+    if (sscanf(text, TICKET "%n", &t->t.id, &key, &t->index, &at) != 3 || !at)
         return false;
-    struct sock *s = sock_new(domain, type | (nonblock ? SOCK_NONBLOCK : 0), proto);
-    if (!s || fd_set_node(fd, &s->node) < 0) {
-        free(s);
-        return false;
-    }
-    s->state = (uint8_t)state;
-    s->told = s->named = true;
-    s->rcvtimeo = rcv;
-    s->sndtimeo = snd;
-    s->ticket = t;
-    s->ticket_handle = h;
     t->t.key = key;
-    t->socks = 1;
-    return true;
+    return ticket_sock(fd, t, text + at);
 }
 
 static bool received(void *place, void *peeked)

@@ -15,7 +15,12 @@ struct ticket { /* references to sockets, for another process (client.h) */
 };
 
 void ticket_put(struct ticket *t); /* a socket less; the last closes it */
-/* A ticket with references to the sockets of session (`exec`: those that stay open), or NULL (reported). Locked. */
+/* A socket in words, for the process that has its ticket: their length. */
+int sock_describe(const struct sock *s, char *text, size_t len);
+/* `fd` is that socket from now on, t's to import. False: no memory, or no such words. Locked. */
+bool ticket_sock(int fd, struct ticket *t, const char *text);
+/* A ticket with references to the sockets of `session` (`exec`: those that stay open), or NULL
+ * (reported). Locked. */
 struct ticket *export_all(struct session *session, bool exec);
 struct ticket *export_sock(struct sock *s); /* the same with s alone */
 void import_all(void);                      /* what was inherited and is not ours yet. Locked */

@@ -8,9 +8,42 @@
 #include "proc.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+/* ---- a socket in words --------------------------------------------------------------------- */
+
+#define WORDS "%u:%d:%d:%d:%d:%d:%lld:%lld"
+
+int sock_describe(const struct sock *s, char *text, size_t len)
+{
+    return snprintf(text, len, WORDS, (unsigned)s->h, s->domain, s->type, s->proto, s->state,
+                    s->nonblock, (long long)s->rcvtimeo, (long long)s->sndtimeo);
+}
+
+bool ticket_sock(int fd, struct ticket *t, const char *text)
+{
+    unsigned h;
+    int domain, type, proto, state, nonblock;
+    long long rcv, snd;
+    if (sscanf(text, WORDS, &h, &domain, &type, &proto, &state, &nonblock, &rcv, &snd) != 8)
+        return false;
+    struct sock *s = sock_new(domain, type | (nonblock ? SOCK_NONBLOCK : 0), proto);
+    if (!s || fd_set_node(fd, &s->node) < 0) {
+        free(s);
+        return false;
+    }
+    s->state = (uint8_t)state;
+    s->told = s->named = true;
+    s->rcvtimeo = rcv;
+    s->sndtimeo = snd;
+    s->ticket = t;
+    s->ticket_handle = h;
+    t->socks++;
+    return true;
+}
 
 /* ---- importing ----------------------------------------------------------------------------- */
 
