@@ -321,3 +321,19 @@ def test_completion(tmp_path, line, words):
     done = subprocess.run(COMMAND, env={**os.environ, **asked}, capture_output=True, text=True)
     assert done.returncode == 0, done
     assert {word.strip() for word in answers.read_text().splitlines()} == words
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="`python -m asyncio ps` is of Python 3.14")
+def test_tasks_are_shown_from_outside():
+    program = (
+        "import asyncio, os, sys, ffloop\n"
+        "async def main():\n"
+        "    asyncio.create_task(asyncio.sleep(60), name='a-sleeper')\n"
+        "    ask = (sys.executable, '-m', 'asyncio', 'ps', str(os.getpid()))\n"
+        "    await (await asyncio.create_subprocess_exec(*ask)).wait()\n"
+        "ffloop.run(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    if "permission" in done.stderr.lower():
+        pytest.skip("this user may not look into processes (ptrace)")
+    assert "a-sleeper" in done.stdout, done
