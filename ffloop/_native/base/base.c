@@ -68,12 +68,12 @@ bool ffl_log_enabled(enum ffl_log_level level)
     return level <= log_level;
 }
 
-#define LINES_PER_SECOND 100 /* of a level, of all that has no budget of its own */
-#define BUDGET_PER_SECOND 20 /* of one budget */
+#define LINES_PER_SECOND 100 /* per level, for callers without a budget */
+#define BUDGET_PER_SECOND 20 /* per budget */
 
-static atomic_uint lost; /* lines that found no room since the last that did */
+static atomic_uint lost; /* lines dropped since the last one that was written */
 
-/* Whether this second's lines are used up. `out`: how many were left out, of a second before. */
+/* Whether this second's lines are used up. `out`: lines left out in an earlier second. */
 static bool enough(enum ffl_log_level level, time_t now, unsigned *out)
 {
     static _Atomic time_t second[FFL_LOG_DEBUG];
@@ -95,8 +95,8 @@ static bool spent(struct ffl_log_budget *b, unsigned *out)
     return b->lines++ >= BUDGET_PER_SECOND;
 }
 
-/* Before Linux 6.4 a pipe cannot be written to without waiting; but it takes a line whole where it
- * polls writable. A terminal, too. */
+/* Before Linux 6.4 a write to a pipe may wait; a pipe or terminal that polls writable takes a whole
+ * line. */
 static ssize_t write_if_writable(const char *line, size_t n)
 {
     struct pollfd p = {.fd = log_fd, .events = POLLOUT};

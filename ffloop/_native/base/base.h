@@ -20,8 +20,8 @@
 
 #define FFL_NS_PER_SEC 1000000000LL
 
-/* A side that sleeps looks at its rings so often all the same: a doorbell that was lost delays, and
- * does not stall. */
+/* A sleeping side looks at its rings this often, rung or not: a lost doorbell delays and does not
+ * stall. */
 #define FFL_LOOK_NS FFL_NS_PER_SEC
 
 /* CLOCK_MONOTONIC in nanoseconds (vDSO: about 25 ns, no system call). */
@@ -51,14 +51,13 @@ enum ffl_log_level { FFL_LOG_ERROR, FFL_LOG_WARNING, FFL_LOG_INFO, FFL_LOG_DEBUG
  */
 void ffl_log_open(int fd, enum ffl_log_level level);
 /* Parses "error", "warning", "info", "debug"; -EINVAL for anything else. */
-bool ffl_log_moved(int from,
-                   int to); /* its descriptor has another number now; false: it is not its */
+bool ffl_log_moved(int from, int to); /* its descriptor has moved; false: it is not the log's */
 int ffl_log_level_parse(const char *name);
 bool ffl_log_enabled(enum ffl_log_level level);
 void ffl_log(enum ffl_log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* The same, of what somebody may cause: of each second's lines the first are written, and whoever has
- * used up a budget has used up no other. One thread. */
+/* The same for what a peer may cause: the first lines of each second are written, and each caller's
+ * budget is its own. One thread. */
 struct ffl_log_budget {
     int64_t since; /* ffl_now_ns at the second's begin */
     unsigned lines;
@@ -66,10 +65,10 @@ struct ffl_log_budget {
 void ffl_log_within(struct ffl_log_budget *b, enum ffl_log_level level, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* Closes *fd, if it is one (by `how`, where the descriptor is not just close's); it is -1 then. */
+/* Closes *fd unless it is negative, by `how` where close is not enough, and makes it -1. */
 void ffl_close(int *fd, void (*how)(int fd));
 
-/* strerror of a positive errno, with the limit that it comes from where that is one of the process's. */
+/* strerror of a positive errno; where a limit of the process caused it, with that limit. */
 const char *ffl_strerror(int err);
 
 /*

@@ -1,4 +1,4 @@
-/* calls.c - the kernel's calls that an instance stands on. See calls.h. */
+/* calls.c - the system calls that an instance needs. See calls.h. */
 #include "calls.h"
 
 #include "base.h"

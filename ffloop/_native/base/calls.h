@@ -1,8 +1,8 @@
 /*
- * calls.h - the kernel's calls that an instance stands on: which there are, and which it lacks here.
+ * calls.h - the system calls that an instance needs, and which of them this kernel lacks.
  *
- * An old kernel says ENOSYS, the seccomp profile of a container EPERM or what else it likes. Callers:
- * the instance before it starts, `ffloop doctor`; whoever has another way (ffl_lacks).
+ * An old kernel says ENOSYS, a container's seccomp profile EPERM or any other errno. Callers: the
+ * instance before it starts, `ffloop doctor`; code with a second way (ffl_lacks).
  */
 #ifndef FFL_CALLS_H
 #define FFL_CALLS_H
@@ -11,8 +11,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Does this errno say that the call is not there, in place of what the call itself may say? (Not for
- * calls that are refused for want of rights, as bind is.) */
+/* Does this errno say that the kernel lacks the call? (Not for calls that fail for want of rights, as
+ * bind does.) */
 static inline bool ffl_lacks(int err)
 {
     return err == ENOSYS || err == EPERM || err == EACCES;
@@ -32,12 +32,12 @@ enum ffl_call {
     FFL_CALLS
 };
 const char *ffl_call_name(enum ffl_call call);
-/* What it is like without the call; NULL: nothing works. */
+/* What is lost without the call; NULL: everything. */
 const char *ffl_call_without(enum ffl_call call);
-/* Makes it, to no effect: 0, or the errno of one that is not there. */
+/* Makes the call, without effect: 0, or the errno of a call that the kernel lacks. */
 int ffl_call_try(enum ffl_call call);
 
-/* -errno and a sentence in `why` when a call is not there that nothing works without; else 0. */
+/* 0, or -errno with a sentence in `why` when an indispensable call is missing. */
 int ffl_calls_check(char *why, size_t len);
 
 #endif

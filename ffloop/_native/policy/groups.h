@@ -1,8 +1,8 @@
 /*
- * groups.h - the multicast groups that a kernel socket has joined, which no option tells of.
+ * groups.h - the multicast groups that a kernel socket has joined; no socket option lists them.
  *
- * Callers: carry.c. The kernel lists the groups of its interfaces, and answers whether a socket is in
- * one (MCAST_MSFILTER). IPv4 groups, and IPv6's of an IPv6 socket. Does not wait.
+ * Callers: carry.c. The kernel lists each interface's groups (/proc/net/igmp) and says whether a socket
+ * is in one (MCAST_MSFILTER). IPv4 groups; IPv6 groups of an IPv6 socket. Does not wait.
  */
 #ifndef FFL_GROUPS_H
 #define FFL_GROUPS_H
@@ -11,7 +11,7 @@
 
 struct ffl_groups;
 
-/* NULL: no memory, or the lists are not to be read (no /proc): none are known then. */
+/* NULL, and no groups are known: no memory, or no /proc. */
 struct ffl_groups *ffl_groups_open(int fd);
 /* The next thing to set so that another socket of this kernel (`apart`: of another stack, whose
  * interfaces are not these: its default one) is in the same groups. False after the last. */

@@ -1,5 +1,5 @@
 /*
- * place.h - is a socket's path one where nobody else can put another socket?
+ * place.h - whether a unix socket's path is safe: no other user can put a socket there.
  *
  * Callers: the instance before it binds, the client before it connects, `ffloop doctor`. Any thread;
  * does not wait.
@@ -15,13 +15,13 @@
  * to root or to this process's user; to one that connects also to the socket's own user, who has to
  * be root or this one in a directory where everybody may write.
  *
- * 0, or -ENOTUNIQ with a sentence in `why`. What is not there is for bind or connect to say. *owner
- * gets the socket's owner when it is there, for ffl_place_peer; may be NULL: this is for binding.
+ * 0, or -ENOTUNIQ with a sentence in `why`. A missing path is left to bind or connect. *owner is set to
+ * the owner of the socket at the path, for ffl_place_peer; NULL when the caller binds.
  * Abstract addresses ("@name") have no directory.
  */
 int ffl_place_check(const char *path, uid_t *owner, char *why, size_t whylen);
 
-/* After the connect: whoever listens there is root, this user or the socket's owner. The same. */
+/* After the connect: the listener is root, this user or the socket's owner. Returns the same. */
 int ffl_place_peer(int sock, const char *path, uid_t owner, char *why, size_t whylen);
 
 #endif

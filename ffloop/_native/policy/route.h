@@ -12,7 +12,7 @@
 #include "addr.h"
 
 #define FFL_ROUTE_RULES 64
-#define FFL_BLANKS " \t\r\n" /* that do not matter around a value */
+#define FFL_BLANKS " \t\r\n" /* ignored around a value */
 
 struct ffl_route {
     unsigned n;
@@ -23,15 +23,14 @@ struct ffl_route {
     } rule[FFL_ROUTE_RULES];
 };
 
-/* 0; or -EINVAL, and a sentence that names the rule and says what is wrong with it: no rule is used
- * then. `source`: what to call them, "FFLOOP_ROUTES". */
+/* 0, or -EINVAL with a sentence that names the malformed rule, and no rule in force. `source`: the
+ * setting's name, "FFLOOP_ROUTES". */
 int ffl_route_parse(struct ffl_route *r, const char *source, const char *text, char *why,
                     size_t whylen);
 /* stack: what the instance runs. */
 bool ffl_route_on_stack(const struct ffl_route *r, const char *stack, const struct ffl_addr *a);
 
-/* Is this stack the very kernel that a socket left alone would be on? Else ports and addresses are
- * the stack's own. */
+/* Is this stack the application's own kernel? Else the stack has ports and addresses of its own. */
 bool ffl_route_same_kernel(const char *stack);
 
 #endif

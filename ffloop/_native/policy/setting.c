@@ -231,7 +231,7 @@ static bool trim(char *out, size_t len, const char *text)
 int ffl_config_set(struct ffl_config *c, const struct ffl_setting *row, const char *source,
                    const char *value, char *why, size_t whylen)
 {
-    struct ffl_config made = *c; /* what is malformed changes nothing */
+    struct ffl_config made = *c; /* a malformed value changes nothing */
     void *field = (char *)&made + row->field;
     char text[64], wanted[128];
     if (row->kind == FFL_SETTING_TEXT) {

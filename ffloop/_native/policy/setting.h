@@ -3,8 +3,8 @@
  *
  * Callers: the shim at its start, the loop for its arguments and the environment, docs (the table in
  * docs/configuration.md is printed from this one). Blanks around a value and upper case do not matter,
- * an empty value is none. A process with more rights than who started it (set-user-id, file
- * capabilities) takes none: who started it must not choose where its data goes.
+ * an empty value is none. A process with more rights than its starter (set-user-id, file
+ * capabilities) ignores the environment: its starter must not choose where its data goes.
  */
 #ifndef FFL_SETTING_H
 #define FFL_SETTING_H
@@ -50,13 +50,13 @@ struct ffl_setting {
     const char *argument; /* new_event_loop's and run's, "" for none */
     int kind;             /* enum ffl_setting_kind */
     unsigned users;       /* enum ffl_setting_user */
-    bool places;          /* it decides where sockets go: none is placed while it is malformed */
+    bool places;          /* it says where sockets go: while it is malformed no socket is placed */
     size_t field;         /* offset in struct ffl_config */
     int64_t min, max;
     const char *unit;
     const char *const *words; /* of WORD; NULL after the last */
-    const char *otherwise;    /* what holds when it is not set, for the documentation; or NULL */
-    const char *meaning;      /* the same: what it means */
+    const char *otherwise;    /* the default, in words, for the documentation; or NULL */
+    const char *meaning;      /* its meaning, for the documentation */
 };
 
 /* The i-th row, NULL after the last. */
@@ -69,20 +69,20 @@ void ffl_setting_expected(const struct ffl_setting *row, char *out, size_t len);
 void ffl_config_init(struct ffl_config *c);
 /*
  * Sets the row's field. Texts and words are not copied: words are the table's, a text is `value`.
- * `source`: the name that a sentence calls it by (the variable, the argument). 0, or -EINVAL with a
- * sentence: SOURCE='VALUE': expected ...
+ * `source`: the variable's or argument's name, for the sentence. 0, or -EINVAL with a sentence:
+ * SOURCE='VALUE': expected ...
  */
 int ffl_config_set(struct ffl_config *c, const struct ffl_setting *row, const char *source,
                    const char *value, char *why, size_t whylen);
 /*
- * Takes the environment's values for `user`, each from `get`, which gives a text that stays, or NULL.
- * `bad` is told each sentence; what is malformed is not set. False: one of those that say where sockets
- * go is malformed.
+ * Sets what the environment has for `user`. `get` returns a variable's text, which must stay valid, or
+ * NULL. Malformed values are not set; `bad` is called with a sentence for each. False: one of them says
+ * where sockets go.
  */
 bool ffl_config_read(struct ffl_config *c, unsigned user, const char *(*get)(const char *variable),
                      void (*bad)(const char *why));
 
-/* Is the environment to be believed? Else nothing is taken from it. */
+/* May the environment be used? Not in a process with more rights than its starter. */
 bool ffl_setting_trusted(void);
 
 #endif

@@ -1,8 +1,7 @@
 /*
  * addr.h - struct ffl_addr: to and from Linux's sockaddr, and which addresses mean the same.
  *
- * Callers: everything that meets an address; nobody compares or converts one by himself. Pure
- * functions. An IPv4-mapped IPv6 address (::ffff:a.b.c.d) means the IPv4 address, so comparisons
+ * Callers: all code that compares or converts an address. Pure functions. An IPv4-mapped IPv6 address (::ffff:a.b.c.d) means the IPv4 address, so comparisons
  * are between plain ones.
  */
 #ifndef FFL_ADDR_H
@@ -12,7 +11,7 @@
 
 struct sockaddr_storage;
 
-/* *len is what bind and connect want. AF_UNSPEC (family 0) dissolves a datagram socket's association.
+/* *len is set to the length that bind and connect take. AF_UNSPEC (family 0) dissolves a datagram socket's association.
  * 0, or -EAFNOSUPPORT. */
 int ffl_addr_to_sockaddr(const struct ffl_addr *a, struct sockaddr_storage *ss, uint32_t *len);
 /* Family 0: `sa` is of another family, or shorter than its family needs (24 bytes are enough for
@@ -28,13 +27,13 @@ bool ffl_addr_wildcard(const struct ffl_addr *a);
 bool ffl_addr_loopback(const struct ffl_addr *a);                          /* mapped ones too */
 bool ffl_addr_same_ip(const struct ffl_addr *a, const struct ffl_addr *b); /* and family */
 bool ffl_addr_same(const struct ffl_addr *a, const struct ffl_addr *b); /* port and scope as well */
-/* Do the first `bits` agree? Of one family. */
+/* Do the first `bits` of two addresses of one family agree? */
 bool ffl_addr_within(const struct ffl_addr *a, const struct ffl_addr *net, unsigned bits);
 
 /* How well a socket that is bound to `own` fits the plain destination `to`: 0 not, 1 as a wildcard,
  * 2 exactly. only: its IPV6_V6ONLY. Ports are not looked at. */
 int ffl_addr_fit(const struct ffl_addr *own, bool only, const struct ffl_addr *to);
-/* Could a packet be for both? only: the IPV6_V6ONLY of each. */
+/* Could one packet match both? only: the IPV6_V6ONLY of each. */
 bool ffl_addr_overlap(const struct ffl_addr *a, bool a_only, const struct ffl_addr *b, bool b_only);
 
 #endif

@@ -1,5 +1,5 @@
 /*
- * channel.h - a side's end of a session: what it sends, what it receives, and the sleep between.
+ * channel.h - one side's end of a session: entries out, entries in, sleep and doorbells.
  *
  * Callers: client/, instance/, bench/. Both sides use this and nothing below it. What a side has put
  * or given back is committed: made visible, then the peer's wait word is looked at and its
@@ -68,7 +68,7 @@ static inline void ffl_wait_lower(_Atomic uint32_t *word)
 
 /* ---- sending ------------------------------------------------------------------------------- */
 
-/* -ENOMEM: neither ring nor memory for it. */
+/* Queues an entry. -ENOMEM: the ring is full, and there is no memory to queue it here. */
 static inline int ffl_channel_put(struct ffl_channel *ch, struct ffl_entry e)
 {
     ch->fresh |= FFL_WAIT_QUEUE;
@@ -81,7 +81,7 @@ static inline int ffl_channel_put(struct ffl_channel *ch, struct ffl_entry e)
     return 0;
 }
 
-/* Gives one of the peer's buffers back. There is room for all of them: none is only a lie. */
+/* Gives one of the peer's buffers back. The ring has a slot per buffer: a full one is the peer's lie. */
 static inline int ffl_channel_give(struct ffl_channel *ch, uint32_t buf)
 {
     ch->fresh |= FFL_WAIT_FREE;
@@ -91,19 +91,19 @@ static inline int ffl_channel_give(struct ffl_channel *ch, uint32_t buf)
     return 0;
 }
 
-/* Another shared word was changed, seq_cst, that the peer sleeps on with these bits. */
+/* The caller has changed another shared word (seq_cst) that the peer waits for with these bits. */
 static inline void ffl_channel_touch(struct ffl_channel *ch, uint32_t bits)
 {
     ch->fresh |= bits;
 }
 
-/* Is it asleep until there is something in the queue? It may be wrong by the time that this returns. */
+/* Does the peer sleep until an entry comes? The answer may be stale on return. */
 static inline bool ffl_channel_peer_sleeps(const struct ffl_channel *ch)
 {
     return atomic_load_explicit(ch->peer_waits, memory_order_relaxed) & FFL_WAIT_QUEUE;
 }
 
-/* In a long batch: a peer that is awake may begin. The commit that ends the batch is still due. */
+/* In a long batch: lets a peer that is awake begin. A commit must still end the batch. */
 static inline void ffl_channel_show(struct ffl_channel *ch)
 {
     ffl_ring_commit_quiet(&ch->out);
@@ -111,8 +111,8 @@ static inline void ffl_channel_show(struct ffl_channel *ch)
 
 int ffl_channel_do_commit(struct ffl_channel *ch);
 
-/* Publishes all that was put and given, and wakes the peer if it sleeps on that. Also what the bell
- * returns (the entries are committed then). */
+/* Makes all that was put and given visible, and wakes the peer if it waits for that. Returns -errno of
+ * the doorbell's write as well; the entries are visible all the same. */
 static inline int ffl_channel_commit(struct ffl_channel *ch)
 {
     return ch->fresh || ch->over.n ? ffl_channel_do_commit(ch) : 0;
@@ -120,8 +120,8 @@ static inline int ffl_channel_commit(struct ffl_channel *ch)
 
 /* ---- receiving ----------------------------------------------------------------------------- */
 
-/* Hands `most` entries at most to `on`, in order, until it does not return 0, and the slots back to the
- * peer (who waits for them is woken by the next commit). How many; or what `on` returned, if negative. */
+/* Calls `on` with at most `most` entries, in order, until it returns other than 0, and gives the slots
+ * back (the next commit wakes a peer that waits for them). Returns the count, or `on`'s negative result. */
 static inline int ffl_channel_drain(struct ffl_channel *ch, int most,
                                     int (*on)(void *arg, struct ffl_entry e), void *arg)
 {
@@ -138,7 +138,7 @@ static inline int ffl_channel_drain(struct ffl_channel *ch, int most,
     return rc < 0 ? rc : i;
 }
 
-/* The same for buffers of ours that came back; all of them. Nobody waits for room there. */
+/* The same for all of this side's buffers that came back. Nobody waits for slots there. */
 static inline int ffl_channel_reclaim(struct ffl_channel *ch, int (*on)(void *arg, uint32_t buf),
                                       void *arg)
 {
@@ -153,7 +153,7 @@ static inline int ffl_channel_reclaim(struct ffl_channel *ch, int (*on)(void *ar
 
 /* ---- sleeping ------------------------------------------------------------------------------ */
 
-/* Is there something of `bits`: entries, buffers that came back, room for what is queued? */
+/* Has what `bits` names come: entries, returned buffers, room for queued entries? */
 static inline bool ffl_channel_pending(const struct ffl_channel *ch, uint32_t bits)
 {
     return (bits & FFL_WAIT_QUEUE && ffl_ring_pending(&ch->in)) ||
@@ -161,9 +161,9 @@ static inline bool ffl_channel_pending(const struct ffl_channel *ch, uint32_t bi
            (ch->over.n && ffl_ring_given(&ch->out));
 }
 
-/* Commits, says that this side sleeps until there is something of `bits` (or room for what is
- * queued), and looks again. 1: nothing is there, block on the doorbell; 0: something is; or what
- * commit returned. Another call, or rouse, ends it. */
+/* Commits, raises this side's wait word for `bits` (and for room, when entries are queued), and looks
+ * again. 1: nothing has come, so block on the doorbell; 0: something has; or commit's -errno. Any other
+ * call, or rouse, lowers the word. */
 static inline int ffl_channel_doze(struct ffl_channel *ch, uint32_t bits)
 {
     int rc = ffl_channel_commit(ch);

@@ -1,8 +1,8 @@
 /*
- * handshake.h - the words exchanged on an instance's unix socket (SOCK_SEQPACKET).
+ * handshake.h - the messages on an instance's unix socket (SOCK_SEQPACKET).
  *
- * Callers: client/attach.c, instance/admit.c and instance/ticket.c. One hello, one reply; then the socket carries
- * nothing more and only says, by closing, that a side is gone. A reply to an attach carries three
+ * Callers: client/attach.c, instance/admit.c and instance/ticket.c. One hello, one reply; then the
+ * socket carries nothing but, by its end, that a side is gone. A reply to an attach carries three
  * descriptors: the memfd, the application's doorbell, the instance's doorbell. A reply to a stats
  * query carries one: the instance's stats page, read only.
  */
@@ -42,17 +42,17 @@ struct ffl_reply {
     uint32_t session; /* id; of a ticket: its */
     char stack[16];   /* "host", "fstack" */
     char why[128];    /* for the user, when status is not OK */
-    uint64_t key;     /* of a ticket; versions that refuse each other agree on what is before it */
+    uint64_t key;     /* of a ticket; what comes before this is the same in every version */
 };
 
 /*
- * A ticket: the connection stays, and holds references to stack sockets (FFL_OP_EXPORT) for a
- * process that does not exist yet. Its holder sends these; there are no replies.
+ * A ticket: a connection that holds references to stack sockets (FFL_OP_EXPORT) for a process that may
+ * not exist yet. Its holder sends these messages; there are no replies.
  */
 enum ffl_ticket_what {
-    FFL_TICKET_CONNECT, /* with one end of a socketpair: a peer that may attach, whoever it is */
+    FFL_TICKET_CONNECT, /* with one end of a socketpair, whose other end may attach, whoever has it */
     FFL_TICKET_DROP,    /* these handles are not wanted */
-    FFL_TICKET_MARK,    /* these are; then SWEEP: the others are not */
+    FFL_TICKET_MARK,    /* these handles are wanted; SWEEP then drops the others */
     FFL_TICKET_SWEEP
 };
 
@@ -72,8 +72,8 @@ int ffl_unix_addr(const char *path, struct sockaddr_un *sa, socklen_t *len);
 /*
  * Sends or receives one message with descriptors (received CLOEXEC). Never waits, whatever the
  * socket's O_NONBLOCK says, which a peer may share. Returns the bytes of the message, or -errno.
- * recv: *nfds in: room, out: how many came, which are the caller's to close whatever is returned;
- * those beyond the room are closed. A message that was cut is -EPROTO.
+ * recv: *nfds is the room for descriptors, then their count; the caller closes them whatever is
+ * returned. Descriptors beyond the room are closed. A message that was cut is -EPROTO.
  */
 int ffl_msg_send(int sock, const void *data, size_t len, const int *fds, int nfds);
 int ffl_msg_recv(int sock, void *data, size_t len, int *fds, int *nfds);

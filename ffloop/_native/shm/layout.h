@@ -63,7 +63,7 @@ enum ffl_op {
     FFL_OP_IMPORT, /* open `handle` (application's range), buf: ffl_import / FFL_IMPORT_* */
     FFL_OP_TAKE, /* listener: one connection, now; arg = accepts to add / after its ACCEPT, where it
                     * has a tag: enum ffl_take */
-    FFL_OP_OFFER, /* - / on a listener: a connection waits, for whoever takes it first */
+    FFL_OP_OFFER, /* - / on a listener: a connection waits, and the first TAKE gets it */
     FFL_OP_NOP,   /* answers with its own arg (tests, round-trip benchmark) */
     FFL_OP_COUNT
 };
@@ -160,8 +160,8 @@ struct ffl_ring_ctl {
     _Alignas(FFL_CACHELINE) _Atomic uint32_t head; /* written by the consumer */
 };
 
-/* What a sleeping side waits for. 0: awake. The other side writes the eventfd only when the bit
- * of what it just committed is set, and clears the word when it does (one wake a sleep). */
+/* What a sleeping side waits for; 0: awake. The other side rings only when the bit of what it has just
+ * committed is set, and clears the word (one wake per sleep). */
 #define FFL_WAIT_QUEUE 1u /* new entries: CQ (application), SQ (instance) */
 #define FFL_WAIT_FREE                                                                              \
     2u /* buffers came back: tx-free (application; tx_unwritable too), rx-free (instance) */

@@ -1,9 +1,9 @@
 /*
- * option.h - the one table of socket options: what each is, who may set it, which stack has it.
+ * option.h - the table of socket options: each one's type, rights and stacks.
  *
- * Callers: stack/ (what it lets through, and how), client/ and what is above it (what a socket takes
- * along when it is placed, promoted or adopted). What is in no row is ENOPROTOOPT everywhere. Whose
- * rights count is not for here: the kernel says (instance/rights.c).
+ * Callers: stack/ (which options it takes, and how); client/, the shim and the loop (which ones carry
+ * over when a socket is placed, promoted or adopted). An option without a row is ENOPROTOOPT everywhere.
+ * Rights are checked by the kernel (instance/rights.c).
  */
 #ifndef FFL_OPTION_H
 #define FFL_OPTION_H
@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* What the value is, and so how a setting is read from one socket and set on another. */
+/* The value's type, and so how it is read from one socket and set on another. */
 enum ffl_option_kind {
     FFL_OPTION_INT,
     FFL_OPTION_BOOL,   /* an int; FreeBSD gives any other value than 0 for "on" */
@@ -22,18 +22,18 @@ enum ffl_option_kind {
 
 #define FFL_OPTION_GET 0x01u /* the host stack lets it be read */
 #define FFL_OPTION_SET 0x02u /* the host stack lets it be set; without both: no stack has it */
-/* A setting: what one socket tells can be set on another to the same effect; one that no stack has is
- * refused by its name there. The others are state, or are done (a membership) and not told of. */
+/* Its value, read from one socket, can be set on another to the same effect; a stack that lacks it
+ * refuses it by name. The others are state, or an act (a membership) that cannot be read back. */
 #define FFL_OPTION_CARRY 0x04u
-/* It narrows whom the socket serves or reaches, or how: whoever loses it does what its owner has ruled
- * out. Never dropped in silence. */
+/* It restricts whom the socket serves or reaches, or how, and so is never dropped in silence. */
 #define FFL_OPTION_RESTRICTS 0x08u
 #define FFL_OPTION_ADMIN 0x10u /* setting it takes CAP_NET_ADMIN, or CAP_NET_RAW for some */
 #define FFL_OPTION_CTL 0x20u   /* asks for control messages, which a datagram socket gets */
 #define FFL_OPTION_DGRAM 0x40u /* not on a stream: its control messages do not cross the ring */
-#define FFL_OPTION_LOCAL 0x80u /* of the calls, not of the connection: its owner keeps to it */
+#define FFL_OPTION_LOCAL                                                                           \
+    0x80u /* concerns the calls, not the connection: the application's side keeps to it */
 
-/* How F-Stack has it: FreeBSD's level and name, and what is to be done with the value. */
+/* F-Stack's form of it: FreeBSD's level and name, and how the value is turned. */
 enum ffl_option_bsd {
     FFL_BSD_NONE,
     FFL_BSD_VALUE, /* the same value */

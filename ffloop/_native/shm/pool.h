@@ -2,8 +2,8 @@
  * pool.h - the free buffers of one pool, kept by the pool's owner in private memory.
  *
  * Owner: the instance for the receive pool, the application for the transmit pool. The peer sees
- * buffer ids only. LIFO a class, so that the same few pages stay in the cache. `out` marks buffers
- * that are with the peer: an id that comes back twice, or was never given, is -EPROTO.
+ * buffer ids only. LIFO per class, so that the same few pages stay in the cache. `out` marks the
+ * outstanding buffers: an id that comes back twice, or was never given, is -EPROTO.
  */
 #ifndef FFL_POOL_H
 #define FFL_POOL_H
@@ -25,7 +25,7 @@ void ffl_pool_fini(struct ffl_pool *p);
 /* The smallest free buffer that holds `want` bytes, else the largest that is free, else
  * FFL_NO_BUF. Marks it out. */
 uint32_t ffl_pool_get(struct ffl_pool *p, uint32_t want);
-/* The same, but the last quarter of each class is left to those who hold nothing yet. */
+/* The same, but leaves the last quarter of each class to sockets that hold nothing yet. */
 uint32_t ffl_pool_get_spare(struct ffl_pool *p, uint32_t want);
 
 /* Takes back an id that came from the peer (or was never sent). 0 or -EPROTO. */

@@ -58,7 +58,7 @@ static inline uint32_t ffl_buf_size(uint32_t id)
     return ffl_class_size(id >> FFL_BUF_CLASS_SHIFT);
 }
 
-/* A dense number for a buffer, to index private arrays of ffl_pool_total entries. */
+/* A buffer's index in private arrays of ffl_pool_total entries. */
 static inline uint32_t ffl_buf_slot(const struct ffl_pool_geo *p, uint32_t id)
 {
     uint32_t cls = id >> FFL_BUF_CLASS_SHIFT, slot = id & FFL_BUF_INDEX_MASK;

@@ -5,10 +5,10 @@
  * while events come closer together than the limit; the gap is an exponentially weighted mean, so that
  * one long pause does not turn it off and one burst does not turn it on.
  *
- * Who does not spin gives its CPU to others once before it sleeps: where the peer, or those who make
- * the requests, are waiting for this CPU, there is work in the ring afterwards, more at a time, and
- * neither a doorbell nor a wake was needed. Where that brings nothing it is tried less often; where somebody
- * keeps the CPU for long, whom a wake would have preempted, hardly ever.
+ * A side that does not spin yields its CPU once before it sleeps: where the peer, or whoever makes the
+ * requests, waits for this CPU, the ring then has entries, more at a time, without doorbell or wake.
+ * Where yielding brings nothing it is tried less often; where another process keeps the CPU for long,
+ * hardly ever.
  */
 #ifndef FFL_SPIN_H
 #define FFL_SPIN_H
@@ -50,7 +50,7 @@ static inline int64_t ffl_spin_until(const struct ffl_spin *s, int64_t now)
 }
 
 struct ffl_yield {
-    unsigned skip, left; /* how many sleeps go without; of these, still to come */
+    unsigned skip, left; /* sleeps without a yield; how many of them are still to come */
     unsigned vain;
 };
 
@@ -73,9 +73,9 @@ struct ffl_idle { /* of one sleeper */
     struct ffl_yield yield;
 };
 
-/* What a side does before it sleeps, before its wait word is raised so that nobody need ring: spins
- * for a slice of time (`most_ns` at most, then others have their turn), or yields, or neither. `came`
- * looks, after it has yielded if it `yields`. True: it has. */
+/* Before a sleep, with the wait word still down so that nobody rings: spins for a slice of time (at most
+ * `most_ns`, then others have their turn), or yields, or neither. `came` looks whether work has come.
+ * True: it has. */
 enum ffl_idled { FFL_IDLED_NOT, FFL_IDLED_YIELD, FFL_IDLED_SPIN };
 typedef bool ffl_came_fn(void *arg, bool yields);
 bool ffl_idle(struct ffl_idle *i, int64_t most_ns, bool may_spin, ffl_came_fn *came, void *arg,

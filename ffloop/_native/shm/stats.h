@@ -3,9 +3,9 @@
  * other writable mapping), read by whoever got it through FFL_HELLO_STATS or opened /proc/PID/fd/N,
  * which needs no answer from the instance and so works on one that is stopped or stuck.
  *
- * A header, a table of sessions, a table of sockets. A slot is free while its first word is 0, which
- * is also cleared before a slot is filled anew and set last: a reader that sees the same non-zero
- * word before and after copying a slot has a slot of one occupant. Counters are relaxed.
+ * A header, a table of sessions, a table of sockets. A slot's first word is 0 while it is free, and is
+ * set last when the slot is filled: a reader that finds the same non-zero word before and after its copy
+ * has one occupant's slot. Counters are relaxed.
  */
 #ifndef FFL_STATS_H
 #define FFL_STATS_H
@@ -49,7 +49,7 @@ struct ffl_stat_socket {
     _Atomic uint8_t state;
     uint8_t pad[2];
     _Atomic uint64_t bytes_in, bytes_out; /* from and to the stack */
-    _Atomic uint32_t rx_held;             /* buffer bytes that the application has not given back */
+    _Atomic uint32_t rx_held;             /* bytes of receive buffers outstanding */
     _Atomic uint32_t tx_queued;           /* bytes that the stack has not taken */
     struct ffl_addresses addresses;
 };
@@ -71,7 +71,7 @@ struct ffl_instance_page {
     uint32_t size;             /* of the whole file, bytes */
     uint32_t session_off, session_slots, socket_off, socket_slots;
     _Atomic uint32_t socket_top; /* slots at and above it were never used */
-    _Atomic uint64_t unlisted;   /* sockets and sessions that found no slot, ever */
+    _Atomic uint64_t unlisted;   /* sockets and sessions so far that found no slot */
     char path[112];              /* of the unix socket; "@name": abstract */
     char describe[160];          /* the stack, in its own words */
 };
