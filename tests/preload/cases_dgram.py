@@ -724,7 +724,24 @@ def addresses_of_the_other_kind():
             target = socket.socket(socket.AF_INET6, UDP)
             target.bind((to, 0))
             seen.append(attempt(s.sendto, b"x", target.getsockname()))
-    return seen
+    s.connect(target.getsockname())  # to one of its kind: it reaches others all the same
+    return [
+        *seen,
+        s.getpeername()[0],
+        attempt(s.sendto, b"x", bound(socket.AF_INET6).getsockname()),
+    ]
+
+
+@case
+def multicast_by_an_interface_that_was_set_first():
+    index = struct.pack("=4s4si", bytes(4), bytes(4), socket.if_nametoindex("lo"))
+    a, b = socket.socket(type=UDP), socket.socket(type=UDP)
+    a.setsockopt(IP, socket.IP_MULTICAST_IF, index)
+    b.bind(("", 0))
+    group = socket.inet_aton("224.0.2.19")
+    b.setsockopt(IP, socket.IP_ADD_MEMBERSHIP, group + index[4:])
+    sent = attempt(a.sendto, b"hello", ("224.0.2.19", b.getsockname()[1]))
+    return [sent, wait(b), attempt(b.recv, 10)]
 
 
 @case

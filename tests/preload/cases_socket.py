@@ -894,5 +894,28 @@ def a_peek_that_throws_away():
         ]
 
 
+SO_RCVBUFFORCE, CLONE_NEWUSER = 33, 0x10000000
+
+
+@case
+def rights_in_a_user_namespace_of_its_own():
+    """Who is root there only may do no more than others."""
+    with pair() as (a, _):
+        pid = os.fork()
+        if pid == 0:
+            alone = c("unshare", CLONE_NEWUSER)
+            forced = attempt(a.setsockopt, socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 20)
+            os._exit(1 if alone else 2 if forced == "EPERM" else 3)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@case
+def credentials_are_no_matter():
+    with pair() as (a, _):
+        name = (socket.SOL_SOCKET, socket.SO_PASSCRED)
+        seen = [attempt(a.getsockopt, *name), attempt(a.setsockopt, *name, 1)]
+        return [*seen, attempt(a.getsockopt, *name)]
+
+
 if __name__ == "__main__":
     main()

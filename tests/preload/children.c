@@ -75,6 +75,34 @@ CASE(forked_without_handlers)
     child_of(_Fork);
 }
 
+CASE(vforked)
+{
+    static int ends_of[2], first;
+    connected();
+    NEED(pipe2(ends_of, O_NONBLOCK) == 0);
+    for (int i = 0; i < 50; i++) { /* the parent goes on when it has ended */
+        pid_t pid = vfork();
+        if (pid == 0)
+            _exit(write(ends_of[1], "x", 1) != 1);
+        first += read(ends_of[0], buffer, 1) == 1;
+        NEED(pid > 0 && waitpid(pid, NULL, 0) == pid);
+    }
+    saw("before its parent", first);
+    pid_t pid = vfork();
+    if (pid == 0)
+        _exit(write(server, "done", 4) != 4);
+    ends(pid);
+    heard(client, 4);
+    pid = vfork();
+    if (pid == 0) {
+        execl("/bin/sh", "sh", "-c", "exit 5", NULL);
+        _exit(1);
+    }
+    ends(pid);
+    saw("the parent's still", write(server, "x", 1));
+    heard(client, 1);
+}
+
 CASE(cloned)
 {
     child_of(with_function);

@@ -14,6 +14,7 @@
 #include <linux/capability.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -61,13 +62,23 @@ void rights_start(struct ffl_instance *in)
     take_off((d[0].effective | (uint64_t)d[1].effective << 32) & LENT);
 }
 
+/* Root of a user namespace of its own has no rights in ours. */
+static bool foreign_root(int pid)
+{
+    char path[64];
+    struct stat ours, its;
+    snprintf(path, sizeof(path), "/proc/%d/ns/user", pid);
+    return stat("/proc/self/ns/user", &ours) == 0 && stat(path, &its) == 0 &&
+           (ours.st_ino != its.st_ino || ours.st_dev != its.st_dev);
+}
+
 /* Only root is believed: whoever else has a capability may have got it by an exec since it came. Root of
  * a PID namespace that is not seen from here (pid 0) has none: a container's may have been taken away. */
 uint64_t rights_of(const struct ffl_instance *in, const struct ucred *cred)
 {
     char path[64], line[256];
     unsigned long long caps = 0;
-    if (!in->o.stack->kernel || cred->uid != 0)
+    if (!in->o.stack->kernel || cred->uid != 0 || foreign_root((int)cred->pid))
         return 0;
     snprintf(path, sizeof(path), "/proc/%d/status", (int)cred->pid);
     FILE *f = fopen(path, "re");

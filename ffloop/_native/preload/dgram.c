@@ -114,8 +114,8 @@ ssize_t dgram_recv(struct sock *s, const struct iovec *iov, size_t n, int flags,
 
 /* ---- send ---------------------------------------------------------------------------------- */
 
-/* An IPv6 socket that has an address of one kind reaches none of the other. The stack would say so when the
- * call has returned. */
+/* An IPv6 socket that has an address of one kind reaches none of the other, but a connected one IPv4. The stack
+ * would say so when the call has returned. */
 static int mismatch(struct sock *s, const struct ffl_addr *to)
 {
     static const uint8_t wildcard[16];
@@ -125,7 +125,9 @@ static int mismatch(struct sock *s, const struct ffl_addr *to)
         return 0;
     bool mapped = IN6_IS_ADDR_V4MAPPED((const struct in6_addr *)addresses.local.ip);
     bool wants = IN6_IS_ADDR_V4MAPPED((const struct in6_addr *)to->ip);
-    return mapped == wants ? 0 : mapped ? -EAFNOSUPPORT : -ENETUNREACH;
+    if (mapped == wants || (wants && s->state == SOCK_CONNECTED))
+        return 0;
+    return mapped ? -EAFNOSUPPORT : -ENETUNREACH;
 }
 
 static int64_t give(struct sock *s, const struct iovec *iov, size_t n, struct ffl_dgram *d)

@@ -100,12 +100,6 @@ static void fork_child(void)
 
 /* ---- the ways to fork ------------------------------------------------------------------------ */
 
-API pid_t vfork(void)
-{ /* a child that shares our memory would change our tables; and a wrapper cannot return twice */
-    return fork();
-}
-ALSO(vfork, __vfork);
-
 /* Those that run no handlers do what the handlers do. */
 static void begins(void)
 {
@@ -139,6 +133,17 @@ API pid_t _Fork(void)
     begins();
     return forked(real._Fork());
 }
+
+/* The parent stops until the child execs or ends, but the child has memory of its own: it would change our
+ * tables, and a wrapper cannot return twice. With threads it is a fork, so that its malloc is not locked. */
+API pid_t vfork(void)
+{
+    if (!looks() || !ffl_thread_alone())
+        return fork();
+    begins();
+    return forked((pid_t)real.syscall(SYS_clone, CLONE_VFORK | SIGCHLD, 0, 0, 0, 0));
+}
+ALSO(vfork, __vfork);
 
 /* A new process with memory of its own? With CLONE_VFORK it shares ours until it execs: see vfork. */
 static bool is_fork(unsigned long flags)

@@ -49,7 +49,9 @@ static int set_local(struct sock *s, int level, int name, const void *val, sockl
 
 static int note(struct sock *s, int level, int name, const void *val, socklen_t len)
 {
-    if (ffl_carry_note(s->noted, level, name))
+    bool in_part =
+        level == IPPROTO_IP && name == IP_MULTICAST_IF; /* read back, the index is lost */
+    if (!in_part && ffl_carry_note(s->noted, level, name))
         return 0;
     struct option *o = malloc(sizeof(*o) + len);
     if (!o)

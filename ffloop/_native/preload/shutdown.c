@@ -88,6 +88,7 @@ static int shut(struct sock *s, int how)
         return how == SHUT_WR ? 0 : stop_listening(s);
     if (s->type == SOCK_STREAM && s->state == SOCK_CONNECTING && sock_pending_connect(s) < 0)
         return give_up(s);
+    ffl_client_reap(s->session->c); /* perhaps the peer has gone */
     unsigned st = ffl_client_state(s->session->c, s->h);
     bool over = st & FFL_ST_FAILED || (st & FFL_ST_EOF && st & FFL_ST_SHUT_WR);
     if (s->state == SOCK_CONNECTED ? over : s->type == SOCK_STREAM)

@@ -105,7 +105,7 @@ static void counted(int sig, siginfo_t *info, void *context)
     tls.ran.interrupts += !(a->sa_flags & SA_RESTART);
     struct signals before = tls.before; /* the handler may make calls of its own */
     struct waiter *asleep = tls.asleep;
-    sigjmp_buf *fault = tls.fault; /* not the handler's own */
+    void **fault = tls.fault; /* not the handler's own */
     tls.fault = NULL;
     if (asleep) {
         int saved = errno;

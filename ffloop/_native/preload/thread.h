@@ -8,7 +8,6 @@
 #include "spin.h"
 
 #include <poll.h>
-#include <setjmp.h>
 #include <signal.h>
 #include <sys/epoll.h>
 
@@ -50,10 +49,18 @@ struct tls {
     struct waiter *waiter;
     struct call *call, *spare;    /* calls that wait, the innermost first (wait.c) */
     int cancel;                   /* its cancel state outside */
-    sigjmp_buf *fault;            /* where a bad pointer of the program's leads to (user.c) */
+    void **fault;                 /* where a bad pointer of the program's leads to (user.c) */
     struct session_list sessions; /* FF_THREAD_SOCKET */
     const struct ffl_ticket *via; /* attach through it (share.c) */
 };
+extern char __libc_single_threaded __attribute__((weak)); /* glibc 2.32 and later have it */
+
+/* Are there no others? */
+static inline bool ffl_thread_alone(void)
+{
+    return &__libc_single_threaded && __libc_single_threaded;
+}
+
 extern __thread struct tls tls __attribute__((tls_model("initial-exec")));
 
 /* A call begins that may block: handlers count from now on. */

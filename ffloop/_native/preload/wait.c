@@ -25,7 +25,6 @@ __thread struct tls tls __attribute__((tls_model("initial-exec")));
 static pthread_mutex_t big = PTHREAD_MUTEX_INITIALIZER;
 static pthread_key_t at_end; /* of a thread that has something here */
 static char mark_bell, mark_wake;
-extern char __libc_single_threaded __attribute__((weak)); /* glibc 2.32 and later have it */
 
 /* ---- the lock ------------------------------------------------------------------------------ */
 
@@ -33,8 +32,7 @@ static void take(void)
 {
     tls.inside = true; /* first: a handler that comes from now on is put off */
     atomic_signal_fence(memory_order_seq_cst);
-    bool alone = &__libc_single_threaded && __libc_single_threaded;
-    tls.locked = !options.per_thread && !alone;
+    tls.locked = !options.per_thread && !ffl_thread_alone();
     if (tls.locked) {
         (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &tls.cancel); /* it has no errors */
         pthread_mutex_lock(&big);

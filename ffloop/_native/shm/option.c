@@ -86,6 +86,7 @@ static const struct ffl_option table[] = {
     SOCK(SO_NO_CHECK, RW, BOOL, NO),
     SOCK(SO_BSDCOMPAT, DOES, BOOL, NO),
     SOCK(SO_DEBUG, DOES | ADMIN, BOOL, NO),
+    SOCK(SO_PASSCRED, RW, BOOL, NO), /* without effect */
     SOCK(SO_MARK, RW | NARROW | ADMIN, INT, NO),
     SOCK(SO_BINDTODEVICE, RW | NARROW, STRING(16), NO),
     SOCK(SO_BINDTOIFINDEX, DOES | NARROW, INT, NO),
