@@ -14,7 +14,7 @@
 #include <sys/socket.h>
 
 #define BULK_FROM 16384 /* bytes: from here a write takes 64 KiB buffers, below it pages */
-#define PUBLISH_EVERY (256 * 1024) /* bytes of one large write: the instance may sleep in between */
+#define COMMIT_EVERY (256 * 1024) /* bytes of one large write: the instance may sleep in between */
 #define TX_WINDOW (2 * 1024 * 1024) /* bytes of bulk on their way to the stack */
 
 bool rx_readable(const struct client_sock *s)
@@ -404,7 +404,7 @@ int64_t ffl_client_sendv(struct ffl_client *c, int h, const struct iovec *iov, i
         }
         put_send(c, s, buf, part, 0);
         left -= part;
-        if ((len - left) % PUBLISH_EVERY == 0)
+        if ((len - left) % COMMIT_EVERY == 0)
             client_commit(c);
     }
     client_commit(c);

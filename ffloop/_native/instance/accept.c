@@ -10,7 +10,7 @@
 
 #define ACCEPTS_PER_ITERATION 64
 
-/* False: no memory for it, and the connection is closed. */
+/* Makes the connection an endpoint of l's session. False: no memory, and the connection is closed. */
 static bool adopt(struct endpoint *l, int fd, uint32_t handle, struct ffl_addresses *addresses,
                   struct group *unread)
 {
@@ -92,7 +92,7 @@ int data_accept(struct endpoint *l)
     return fd < 0 ? fd : 0;
 }
 
-/* Ahead, for an application that alone has the listener. */
+/* Accepting ahead is for a listener that one application alone has. */
 bool accept_pump(struct endpoint *l)
 {
     if (!l->group || l->failed || l->s->dying || l->s->dead)

@@ -1,10 +1,10 @@
 /*
- * admit.c - who is admitted: the one place that decides on a peer of the unix socket.
+ * admit.c - admission: decides on each peer of the unix socket.
  *
- * Callers: listen.c (who connects), ticket.c (whom a ticket brings in). A peer is a connected
- * SOCK_SEQPACKET socket. The kernel says whose it is, before anything of it is read: whoever may
- * not attach is told so, and not heard. The others have a few seconds for their hello, and what they
- * ask for is charged to their user (ledger.h). A peer that says nothing never delays the instance.
+ * Callers: listen.c (peers that connect), ticket.c (peers that a ticket brings in). A peer is a connected
+ * SOCK_SEQPACKET socket. The kernel names its user before anything is read from it: a peer that may not
+ * attach is told so, and nothing is read. The others have a few seconds for their hello, and what they
+ * ask for is charged to their user (ledger.h). A silent peer never delays the instance.
  */
 #include "internal.h"
 
@@ -25,7 +25,7 @@ struct pending {               /* connected, its hello not read yet */
     struct timer timer;
     struct ucred cred;
     int sock;  /* -1: done, freed after the batch of events that may name it */
-    bool deaf; /* refused: it may read why, and nothing is read of it */
+    bool deaf; /* refused: it may still read the reason, and nothing is read from it */
 };
 
 /* ---- answers ------------------------------------------------------------------------------- */
@@ -59,7 +59,7 @@ static void note_pending(struct ffl_instance *in)
                           memory_order_relaxed);
 }
 
-/* Its place is free; `sock`, unless somebody has taken it over, is closed. */
+/* Frees its place, and closes `sock` unless it was taken over. */
 static void leave(struct pending *p)
 {
     if (p->src.kind == SRC_NONE)
@@ -91,7 +91,7 @@ void admit_sweep(struct ffl_instance *in, bool all)
     }
 }
 
-/* Nobody keeps others out by saying nothing: the oldest of the user who has most places gives way. */
+/* Silent peers keep no others out: the oldest of the user with most places gives way. */
 bool admit_make_room(struct ffl_instance *in)
 {
     const struct account *most = ledger_most(&in->ledger, CHARGE_PENDING);
@@ -121,7 +121,7 @@ static int sock_option(int sock, int name)
     return getsockopt(sock, SOL_SOCKET, name, &value, &len) < 0 ? -1 : value;
 }
 
-/* Of anything else nobody would ever hear that its other side has gone. */
+/* Other kinds of socket do not tell that their other side is gone. */
 static bool is_peer(int sock, struct ucred *cred)
 {
     struct sockaddr_un sa;
@@ -132,7 +132,7 @@ static bool is_peer(int sock, struct ucred *cred)
            getsockopt(sock, SOL_SOCKET, SO_PEERCRED, cred, &credlen) == 0;
 }
 
-/* Until it hangs up, or its time is over, it may read why. */
+/* The peer may read the reason until it hangs up or its time is over. */
 static void turn_away(struct pending *p)
 {
     char why[128];
@@ -236,7 +236,7 @@ static bool attach(struct pending *p, const struct ffl_hello *h)
     return true;
 }
 
-/* True: somebody else has the socket now. */
+/* True: the socket was taken over. */
 static bool serve_hello(struct pending *p, const struct ffl_hello *h, int n)
 {
     char why[128];

@@ -1,11 +1,11 @@
 /*
- * closer.c - closes what others have sent, on a thread of its own.
+ * closer.c - closes descriptors that peers have sent, on a thread of its own.
  *
- * Callers: admit.c, ticket.c, session.c. A last close takes as long as whoever made the file has
- * arranged: a TCP socket lingers, a huge file without a name is freed. A socket whose queue holds
- * such descriptors closes them with itself. So nothing of that kind is closed on the instance's
- * thread. One thread a process, made when it is first needed, which is when somebody is hostile; a
- * close that waits is interrupted (interrupt.c), and the file goes all the same.
+ * Callers: admit.c, ticket.c, session.c. A last close takes as long as the file's maker has
+ * arranged: a TCP socket lingers, a huge unlinked file is freed. Closing a socket also closes the
+ * descriptors in its queue. So the instance's own thread closes nothing of the kind. One thread per
+ * process, made when first needed, which is when a peer is hostile; a close that waits is interrupted
+ * (interrupt.c), and the file is closed all the same.
  */
 #include "internal.h"
 
@@ -17,11 +17,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define BUSY 64 /* descriptors that wait: from there on nobody new is heard */
+#define BUSY 64 /* descriptors that wait: from this many on, no new peer is heard */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t some = PTHREAD_COND_INITIALIZER;
-static int *queue; /* a stack: which goes first is all the same */
+static int *queue; /* a stack: the order does not matter */
 static unsigned n, cap;
 static bool started;
 

@@ -2,8 +2,8 @@
  * control.c - executes the entries of a session's SQ.
  *
  * Callers: serve.c and session_end. Per socket, operations take effect in order: what queued before
- * a SHUTDOWN or CLOSE is sent first. An entry that no correct client writes (unknown op, a handle it
- * does not have, a buffer out of range or used twice) is -EPROTO and ends the session.
+ * a SHUTDOWN or CLOSE is sent first. An entry that no correct client writes (an unknown op, a handle that
+ * is not open, a buffer out of range or used twice) is -EPROTO and ends the session.
  */
 #include "internal.h"
 #include "option.h"
@@ -23,7 +23,7 @@ static int bad(const char **why, const char *reason)
 
 /* ---- arguments and answers ----------------------------------------------------------------- */
 
-/* The argument block of an entry, in a buffer that may be one; or NULL. */
+/* The entry's argument block; NULL: its buffer is none that the session may use. */
 static const void *arg_of(struct ffl_session *s, struct ffl_entry e)
 {
     const struct ffl_pool_geo *p = &s->map.geo.tx;
@@ -31,7 +31,7 @@ static const void *arg_of(struct ffl_session *s, struct ffl_entry e)
     return sound ? session_buf(s, p, e.buf) : NULL;
 }
 
-/* Copies it out and gives the buffer back. */
+/* Copies the argument block out and gives the buffer back. */
 static int take_arg(struct ffl_session *s, struct ffl_entry e, void *arg, size_t len)
 {
     const void *from = arg_of(s, e);
@@ -57,7 +57,7 @@ static int take_option(struct ffl_session *s, struct ffl_entry e, struct ffl_opt
     return 0;
 }
 
-/* A receive buffer with an answer in it, for a socket `e` or for nobody; FFL_NO_BUF if none. */
+/* A receive buffer that holds an answer, counted for `e` if not NULL; FFL_NO_BUF: none is free. */
 static uint32_t put_answer(struct ffl_session *s, const void *data, size_t len)
 {
     uint32_t buf = ffl_pool_get(&s->rx, (uint32_t)len);
@@ -115,7 +115,7 @@ static int op_bind(struct endpoint *e, struct ffl_entry q)
     return 0;
 }
 
-/* Registers for events once: a connect may be tried again after a refusal. */
+/* Registers for events, once: a refused connect may be tried again. */
 static int watch(struct endpoint *e, unsigned filters)
 {
     struct ffl_instance *in = e->s->in;

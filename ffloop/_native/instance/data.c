@@ -15,7 +15,7 @@
 
 #define READS_PER_ITERATION 4       /* then the next socket's turn */
 #define GATHER 64                   /* buffers in one sendmsg, */
-#define GATHER_BYTES (1024u * 1024) /* and bytes: the copy is not to take long */
+#define GATHER_BYTES (1024u * 1024) /* and bytes: bounds the time of one copy */
 #define SENDS_PER_ITERATION 4
 #define DGRAM_MAX 65507
 
@@ -76,8 +76,8 @@ void data_fail_sends(struct endpoint *e, int err)
     endpoint_ready(e);
 }
 
-/* The last byte was read. Where a reset was met by a send first, the stack has told of it and gives
- * an end that it never had; one after the end (EPIPE) is none of the reader's business. */
+/* The last byte was read. When a send met the reset first, the stack has told it there, and here gives
+ * an end that the stream never had; an error after the end (EPIPE) does not concern the reader. */
 static void end_of_stream(struct endpoint *e)
 {
     if (e->send_error && e->send_error != EPIPE) {
@@ -171,11 +171,12 @@ static bool read_dgram(struct endpoint *e)
     int n = OPS(in)->recv(ST(in), e->fd, &iov, 1, &d.from, &d.ctl, &msg_flags);
     if (n < 0) {
         e->readable = n != -EAGAIN;
-        if (n != -EAGAIN && n != -EINTR) /* an ICMP error: reported, and the socket lives on */
+        if (n != -EAGAIN && n != -EINTR) /* an ICMP error: reported, and the socket goes on */
             dgram_error(e, n);
         return n != -EAGAIN;
     }
-    if (n == 0 && !d.from.family) { /* of nobody: it is shut, and would say so for ever */
+    if (n == 0 &&
+        !d.from.family) { /* without a sender: the socket is shut, and would return 0 for ever */
         end_of_stream(e);
         return false;
     }
@@ -205,7 +206,7 @@ static bool pump_rx(struct endpoint *e)
     if (!e->armed || !(e->readable || given) || e->rx_done || e->failed)
         return false;
     if (e->s->dying)
-        return false; /* nobody reads there; what was given back is for others */
+        return false; /* not armed: what was given back is for other references */
     for (int i = 0; i < READS_PER_ITERATION; i++) {
         if (session_stuffed(e->s))
             return true;
@@ -241,14 +242,14 @@ int data_rxfree(struct ffl_session *s)
     if (n <= 0)
         return n;
     struct endpoint *e;
-    while ((e = TAILQ_FIRST(&s->stalled))) /* they look again, in the order in which they stalled */
+    while ((e = TAILQ_FIRST(&s->stalled))) /* pumped again in the order in which they stalled */
         endpoint_ready(e);
     return n;
 }
 
 /* ---- transmit ------------------------------------------------------------------------------ */
 
-/* So many bytes more (or, wrapped round, less) wait for the stack. */
+/* `bytes` more (or, wrapped round, fewer) wait for the stack. */
 static void unwritable_bytes(struct ffl_session *s, uint64_t bytes)
 {
     s->tx_unwritable += bytes;
@@ -350,7 +351,7 @@ static int send_dgram(struct endpoint *e)
     const struct tx_slot *t = &s->tx[ffl_buf_slot(&s->map.geo.tx, e->tx_head)];
     uint8_t *data = session_buf(s, &s->map.geo.tx, e->tx_head);
     struct ffl_addr to;
-    struct ffl_ctl ctl = {0}; /* a copy: the application may write there while it is looked at */
+    struct ffl_ctl ctl = {0}; /* a copy: the application may write to the buffer meanwhile */
     size_t skip = t->flags & FFL_F_ADDR ? sizeof(to) : 0, front = ffl_front_bytes(t->flags);
     memcpy(&to, data, skip);
     memcpy(&ctl, data + skip, front - skip);

@@ -1,8 +1,8 @@
 /*
  * direct.h - an instance in the thread of its application (shm/driver.h).
  *
- * Callers: stack/fstack_module.c, tests. Used by one thread. The instance is what it is in a process of
- * its own, but for what is the process's: signals, scheduling, SIGBUS of shared memory.
+ * Callers: stack/fstack_module.c, tests. Used by one thread. The instance is as in a
+ * process of its own, but leaves to the application what is the process's: signals, scheduling, SIGBUS.
  */
 #ifndef FFL_DIRECT_H
 #define FFL_DIRECT_H

@@ -1,9 +1,9 @@
 /*
  * drain.c - the graceful end: listeners stop, sessions are told, what was submitted is sent.
  *
- * Callers: serve.c, at the end of an iteration. The unix socket goes first, so that a successor may have
- * its path. A listener hands over the connections that it has and fails with ESHUTDOWN, which is how
- * an application hears of it; connections go on until they close or the time is up.
+ * Callers: serve.c, at the end of an iteration. The unix socket is closed first, so that a successor may
+ * have its path. A listener hands over its connections and fails with ESHUTDOWN, which tells the
+ * application; connections go on until they close or the time is up.
  */
 #include "internal.h"
 

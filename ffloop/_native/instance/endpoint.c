@@ -1,9 +1,9 @@
 /*
  * endpoint.c - an endpoint's life: one session's reference to one stack socket.
  *
- * Callers: the other files of instance/. It is in its session's table and list until CLOSED is posted,
- * in the ready list or in the stalled one meanwhile, and then in the graveyard until the iteration ends:
- * the stack's events of this iteration may still name it.
+ * Callers: the other files of instance/. An endpoint is in its session's table and list until CLOSED is
+ * posted, may be in the ready or the stalled list meanwhile, and is then in the graveyard until the
+ * iteration ends, since the stack's events of this iteration may still name it.
  */
 #include "internal.h"
 
@@ -123,8 +123,8 @@ int fd_reset(struct ffl_instance *in, int fd)
     return OPS(in)->close(ST(in), fd);
 }
 
-/* Does the stack hold bytes that nobody will read? This kernel looks itself when a socket is closed;
- * FreeBSD's stack ends the stream as if all had been read. */
+/* Does the stack have unread bytes? This kernel resets such a socket by itself at its close; FreeBSD's
+ * stack ends the stream as if all had been read. */
 static bool left_unread(const struct endpoint *e)
 {
     struct ffl_instance *in = e->s->in;
@@ -140,7 +140,7 @@ static bool ends_in_a_reset(const struct endpoint *e)
            (e->reset || group_has(e) || left_unread(e));
 }
 
-/* The stack socket is given up, with what is charged for it. */
+/* Gives the stack socket and its charge up. */
 void endpoint_close_fd(struct endpoint *e, bool reset)
 {
     struct ffl_instance *in = e->s->in;

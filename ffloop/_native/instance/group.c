@@ -1,10 +1,10 @@
 /*
  * group.c - stack sockets that several processes have, and where sockets are bound.
  *
- * Callers: control.c, data.c, session.c, ticket.c, handover.c. What one reference to a socket had read
- * ahead or accepted ahead, and gave back, the next one that wants some gets first. It is charged to
- * the user of who gave it: memory as CHARGE_BYTES, a connection as CHARGE_SOCKET. A connection that came
- * from a listener uses its group, so that it can be given back.
+ * Callers: control.c, data.c, session.c, ticket.c, handover.c. Bytes read ahead, and connections accepted
+ * ahead, that one reference gave back go to the next that reads or accepts, before the stack's. They are
+ * charged to the giver's user: bytes as CHARGE_BYTES, a connection as CHARGE_SOCKET. A connection keeps
+ * its listener's group, so that it can be given back.
  */
 #include "internal.h"
 
@@ -18,7 +18,7 @@ struct back { /* given back: bytes, or a connection with its peer's address */
     struct account *account;
     int fd;
     struct ffl_addr peer;
-    struct group *unread; /* of a connection: what had been read ahead of it, or NULL */
+    struct group *unread; /* of a connection: its bytes that were read ahead, or NULL */
     uint32_t len, off;
     uint8_t flags; /* a datagram's */
     uint8_t data[];
@@ -32,7 +32,7 @@ static void unuse(struct group *g)
         free(g);
 }
 
-/* The bytes' memory is given up; a connection's descriptor is the caller's. */
+/* Frees the bytes' memory; a connection's descriptor is the caller's to close. */
 static void pop(struct ffl_instance *in, struct group *g)
 {
     struct back *b = STAILQ_FIRST(&g->back);
@@ -51,7 +51,7 @@ struct group *group_ref(struct group *g)
     return g;
 }
 
-/* The last reference closes what was given back: nobody will want it. */
+/* The last reference closes what was given back. */
 void group_unref(struct ffl_instance *in, struct group *g)
 {
     if (!g)

@@ -3,9 +3,9 @@
  *
  * Callers: control.c, session.c, rights.c. With SO_REUSEPORT on both, a second listener of the same
  * user at the same address, in whichever session, becomes a second reference to the first one's stack
- * socket: there is one backlog, so nothing that waits in it goes with the first to leave. (The kernel
- * splits the connections among sockets, and resets those in the queue of one that closes.) Users are
- * kept apart here, since to the stack every socket may be the instance's own.
+ * socket: with one backlog, no connection is lost when one of them closes. (The kernel splits the
+ * connections among the sockets, and resets those that wait in one that closes.) Users are kept apart
+ * here, since to the stack all sockets may be one user's, the instance's.
  */
 #include "internal.h"
 
@@ -17,7 +17,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-struct kept { /* a listener that no application has: its backlog waits for the next */
+struct kept { /* a listener without an application: its backlog waits for the next owner */
     TAILQ_ENTRY(kept) link;
     struct timer timer;
     struct ffl_instance *in;
@@ -56,7 +56,7 @@ int handover_may_bind(const struct endpoint *e, const struct ffl_addr *a)
 
 /* ---- sharing ------------------------------------------------------------------------------- */
 
-/* The listener of the same user's that `e`, bound to `local`, is to share; or NULL. */
+/* The listener of e's user that `e`, bound to `local`, is to share; or NULL. */
 static struct group *find(const struct endpoint *e, const struct ffl_addr *local)
 {
     struct ffl_instance *in = e->s->in;
@@ -68,7 +68,7 @@ static struct group *find(const struct endpoint *e, const struct ffl_addr *local
     return NULL;
 }
 
-/* `e`, bound and nothing more yet, becomes the reference `fd` with that group. */
+/* Makes `e`, so far only bound, a reference to the group's socket, `fd`. */
 static void take_over(struct endpoint *e, int fd, struct group *g)
 {
     struct ffl_instance *in = e->s->in;
@@ -124,7 +124,7 @@ static void on_timer(struct timer *t)
     end_kept(ffl_container_of(t, struct kept, timer));
 }
 
-/* Charged as a socket and as one that is kept, or not at all. */
+/* Charges a socket and a kept listener, or nothing. */
 static int charge(struct ledger *l, struct account *a)
 {
     int rc = ledger_charge(l, a, CHARGE_KEPT, 1);
@@ -169,7 +169,7 @@ void handover_end(struct ffl_instance *in)
 
 /* ---- what an application never heard of ---------------------------------------------------- */
 
-/* Connections are given to whoever else has the listener, with the bytes that came first. The entry
+/* Gives the connections to the listener's other references, with the bytes that came first. The entry
  * lay where the application could write. */
 static void unseen(struct ffl_session *s, struct ffl_entry q)
 {

@@ -23,18 +23,18 @@ struct ffl_instance_opts {
     bool direct;        /* in its application's thread (direct.h) */
     int64_t spin_us;    /* FFL_SPIN_* or microseconds */
     int64_t sq_poll_us; /* stacks that poll: how long each iteration may look at the SQs */
-    bool huge;          /* sessions on huge pages, as long as there are some */
+    bool huge;          /* sessions on huge pages, while there are any */
     unsigned max_sessions;
-    uint32_t max_sockets;   /* a session */
-    uint32_t pool_kib;      /* a session's buffers, a side */
-    uint32_t rx_cap;        /* bytes read ahead a socket */
-    uint32_t entries;       /* a session's submissions in flight, and completions: a power of two */
-    unsigned user_sessions; /* of one user; 0: no other bound than max_sessions */
-    int64_t slice_ns;       /* of an iteration, for one session's work; 0: what suits the stack */
-    int64_t drain_ns;       /* how long a drain may take */
-    int64_t keep_ns;        /* how long a listener stays when nobody has it any more */
+    uint32_t max_sockets;     /* a session */
+    uint32_t pool_kib;        /* a session's buffers, a side */
+    uint32_t rx_cap;          /* bytes read ahead a socket */
+    uint32_t entries;         /* slots of a session's SQ and of its CQ: a power of two */
+    unsigned user_sessions;   /* per user; 0: max_sessions is the only bound */
+    int64_t slice_ns;         /* of each iteration, per session; 0: the stack's default */
+    int64_t drain_ns;         /* how long a drain may take */
+    int64_t keep_ns;          /* how long a kept listener stays */
     struct ffl_policy policy; /* who may attach and bind */
-    int mode;                 /* of the unix socket's path; -1: what goes with the policy */
+    int mode;                 /* of the unix socket's path; -1: the policy's */
 };
 
 void ffl_instance_opts_default(struct ffl_instance_opts *o);
@@ -46,13 +46,13 @@ int ffl_instance_start(struct ffl_instance **out, const struct ffl_instance_opts
 /* One iteration (a ffl_iterate_fn): never blocks. */
 int64_t ffl_instance_iterate(void *instance);
 
-/* Turns and sleeps until ffl_instance_stop. 0 or -errno of the stack. */
+/* Iterates and sleeps until ffl_instance_stop. 0 or -errno of the stack. */
 int ffl_instance_run(struct ffl_instance *in);
 
 void ffl_instance_stop(struct ffl_instance *in);
 
-/* The same, gracefully: nobody attaches, listeners stop and their sessions are told (ESHUTDOWN), and
- * the end comes when no socket is left or after drain_ns, with what was submitted sent. */
+/* The graceful end: nobody attaches any more, listeners fail with ESHUTDOWN, submitted data is sent, and
+ * the instance ends when no socket is left, or after drain_ns. */
 void ffl_instance_drain(struct ffl_instance *in);
 void ffl_instance_free(struct ffl_instance *in); /* closes every session and socket */
 

@@ -1,10 +1,10 @@
 /*
- * interrupt.c - calls that somebody else can make wait, cut short: a doorbell's write, a close.
+ * interrupt.c - ends system calls that a peer can make wait: a doorbell's write, a close.
  *
- * Callers: session.c, closer.c. An application holds the same eventfd as the instance: it can clear
- * O_NONBLOCK on it and fill its counter, and then a write would wait for ever. So a timer's signal
- * comes again and again while such a call runs, and a call that waits is interrupted (one that need
- * not wait never is). The timer is the thread's; the signal's action is the process's.
+ * Callers: session.c, closer.c. An application has the same eventfd as the instance: it can clear
+ * O_NONBLOCK on it and fill its counter, and a write would then wait for ever. So a timer's signal comes
+ * periodically while such a call runs, and interrupts one that waits (and no other). The timer is per
+ * thread, the signal's action per process.
  */
 #include "internal.h"
 
@@ -26,7 +26,7 @@ static _Thread_local struct {
     timer_t timer;
     bool made;
     volatile sig_atomic_t ticking;
-    volatile sig_atomic_t inside; /* a call is under way: however late it comes, a tick will */
+    volatile sig_atomic_t inside; /* a call is under way, and a tick will come */
     volatile sig_atomic_t used;   /* there was a call since the last tick */
 } guard;
 
@@ -36,7 +36,7 @@ static void set(long ns)
     (void)timer_settime(guard.timer, 0, &t, NULL); /* the timer is there and the time is one */
 }
 
-/* The timer rests after a tick before which no call was made, and during which none is. */
+/* A tick since which no call was made, and during which none runs, stops the timer. */
 static void tick(int sig)
 {
     (void)sig;
@@ -51,7 +51,7 @@ static void tick(int sig)
 
 static void make(void)
 {
-    struct sigaction on = {.sa_handler = tick}; /* no SA_RESTART: that is the point */
+    struct sigaction on = {.sa_handler = tick}; /* no SA_RESTART: the call is to fail with EINTR */
     struct sigevent ev = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = TICK_SIGNAL};
     ev.sigev_notify_thread_id = (pid_t)syscall(SYS_gettid);
     guard.made = sigaction(TICK_SIGNAL, &on, NULL) == 0 &&

@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* One that is freed would take its log budget with it: it stays for the second that this is for. */
+/* An account stays for a second after its last use: its log budget would go with it. */
 static void sweep(struct ledger *l)
 {
     int64_t now = ffl_now_ns();

@@ -1,10 +1,10 @@
 /*
- * ledger.h - what each user holds of an instance, and how much that may be.
+ * ledger.h - accounts: what each user has of an instance, and the limit of it.
  *
- * Callers: the files of instance/, on its one thread. Everything of which there is an end is charged
- * here and nowhere else, to the user whose it is. What one holds may be at most three times what is
- * then left, so one user gets three quarters, the next three quarters of the rest, and there is some
- * for whoever comes. Where one user alone is admitted, it has everything.
+ * Callers: the files of instance/, on its one thread. All that is limited is charged here and
+ * nowhere else, to its user. A user may have at most three times what is then left: the first gets three
+ * quarters, the second three quarters of the rest, and some is left for the next. Where only one user is
+ * admitted, it may have everything.
  */
 #ifndef FFL_LEDGER_H
 #define FFL_LEDGER_H
@@ -20,15 +20,15 @@ enum charge {
     CHARGE_DYING, /* sessions whose application is gone, still sending */
     CHARGE_TICKET,
     CHARGE_KEPT,   /* listeners without an application */
-    CHARGE_SOCKET, /* references to stack sockets: of sessions, tickets, kept, given back */
-    CHARGE_BYTES,  /* of memory for what was given back */
+    CHARGE_SOCKET, /* references to stack sockets, in sessions, tickets, kept listeners and groups */
+    CHARGE_BYTES,  /* bytes that were given back */
     CHARGES
 };
 
 struct account {
     LIST_ENTRY(account) link;
     uid_t uid;
-    unsigned holds; /* who points to it, beside what is charged */
+    unsigned holds; /* pointers to it, beside its charges */
     uint64_t n[CHARGES];
     struct ffl_log_budget log; /* of lines about this user */
 };
@@ -50,13 +50,13 @@ void ledger_free(struct ledger *l);
 int ledger_charge(struct ledger *l, struct account *a, enum charge what, uint64_t n);
 void ledger_discharge(struct ledger *l, struct account *a, enum charge what, uint64_t n);
 
-/* May one who holds `has` of `what` have one more, for others that are not users? */
+/* May a holder of `has` have one more of `what`? For holders that are not users. */
 bool ledger_share(const struct ledger *l, enum charge what, uint64_t has);
 
-/* Who holds most of `what`; NULL: nobody holds any. */
+/* The account with most of `what`; NULL: none has any. */
 struct account *ledger_most(const struct ledger *l, enum charge what);
 
-/* Takes what was charged from `from` to `to`, whatever the limits: it is there already. */
+/* Moves a charge from one account to another, whatever the limits. */
 void ledger_move(struct ledger *l, struct account *a, enum charge from, enum charge to);
 
 #endif

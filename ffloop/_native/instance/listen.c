@@ -14,7 +14,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
-#define ACCEPTS_AT_ONCE 64 /* before those who are in have their turn */
+#define ACCEPTS_AT_ONCE 64 /* then the sessions have their turn */
 #define ACCEPT_AGAIN_NS (FFL_NS_PER_SEC / 100)
 
 int ctl_add(struct ffl_instance *in, int fd, uint32_t events, struct src *src)
@@ -61,7 +61,7 @@ static int open_path(struct ffl_instance *in, char *why, size_t whylen)
     return rc;
 }
 
-/* Where it listens that somebody else has bound. */
+/* The path at which the inherited socket (listen_fd) is bound. */
 static void note_name(struct ffl_instance *in)
 {
     struct sockaddr_un sa = {0};
@@ -123,7 +123,7 @@ static void accept_again(struct timer *t)
         listen_for(in, EPOLLIN);
 }
 
-/* Nobody new for a moment: else whoever waits there would keep the instance awake. */
+/* Accepts nobody for a moment: a peer that waits would keep the instance awake. */
 static void accept_later(struct ffl_instance *in)
 {
     listen_for(in, 0);
@@ -137,7 +137,7 @@ static int accept_one(const struct ffl_instance *in)
     return s < 0 ? -errno : s;
 }
 
-/* No descriptor for a peer: the spare one is for telling it so. */
+/* No descriptor is left: the spare one is given up to tell the peer so. */
 static int accept_and_refuse(struct ffl_instance *in)
 {
     ffl_close(&in->spare_fd, NULL);
@@ -195,7 +195,7 @@ static void ctl_event(struct ffl_instance *in, const struct src *src)
             ffl_log(FFL_LOG_DEBUG, "stop_fd: %s", strerror(errno));
         break;
     }
-    case SRC_DOORBELL: /* edge-triggered, never read: it has done its work by waking us */
+    case SRC_DOORBELL: /* edge-triggered and never read: waking us was its work */
         break;
     }
 }

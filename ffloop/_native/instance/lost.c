@@ -1,5 +1,5 @@
 /*
- * lost.c - memory that an application takes from under the instance.
+ * lost.c - survives the loss of a segment's pages.
  *
  * Callers: serve.c. A segment's seals hold its size, not its pages: the application can punch holes.
  * An ordinary page comes back as zeros; a huge one only while the system has a free one, and then
@@ -31,7 +31,8 @@ static void on_bus(int sig, siginfo_t *si, void *context)
         s->lost = 1;
         return;
     }
-    sigaction(sig, &before, NULL); /* not ours: it happens again, to whoever had the signal */
+    sigaction(sig, &before,
+              NULL); /* not ours: the access faults again, for the handler before us */
     if (si->si_code <= 0)
         raise(sig);
 }

@@ -1,9 +1,10 @@
 /*
  * main.c - the instance executable: signals, the start-up line.
  *
- * Callers: `ffloop instance`, the embedded start in ffloop/_session/discovery.py, service managers. Writes one
- * line to standard output when it is ready and tells the service manager, logs to standard error. Exit
- * status: 0 after SIGTERM (a drain; the second ends at once) or SIGINT, 1 when it could not start, 2 for a usage error.
+ * Callers: `ffloop instance`, the embedded start in ffloop/_session/discovery.py, service managers. Once
+ * ready, writes one line to standard output and tells the service manager; logs to standard error. Exit
+ * status: 0 after SIGTERM (a drain; the second ends at once) or SIGINT, 1 when it could not start, 2 for
+ * a usage error.
  */
 #include "instance.h"
 #include "notify.h"
@@ -34,9 +35,9 @@ static void on_signal(int sig)
 
 /*
  * Leaves the application's process group and parentage, so that its Ctrl-C, its waitpid(-1) and its
- * end do not concern this process; the unix socket alone ties it to its sessions. The application's own
- * child stays until the instance is up, and its exit status says whether it is. Returns where to
- * write that word.
+ * end do not concern this process; only the unix socket ties it to its sessions. The application's own
+ * child stays until the instance is up; its exit status says whether it is. Returns the descriptor to
+ * tell it that.
  */
 static int detach(void)
 {
@@ -94,7 +95,8 @@ int main(int argc, char **argv)
     options_parse(argc, argv, &o);
     int up = o.embedded ? detach() : -1;
     umask(077);
-    int notify = o.embedded ? 0 : ffl_notify_open(); /* embedded: the application's, not ours */
+    int notify =
+        o.embedded ? 0 : ffl_notify_open(); /* embedded: NOTIFY_SOCKET is the application's */
     if (notify < 0)
         ffl_log(FFL_LOG_WARNING, "NOTIFY_SOCKET cannot be used: %s", strerror(-notify));
     struct sigaction ignore = {.sa_handler = SIG_IGN}, stop = {.sa_handler = on_signal};

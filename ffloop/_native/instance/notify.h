@@ -1,5 +1,5 @@
 /*
- * notify.h - what a service manager hears: sd_notify's protocol, without its library.
+ * notify.h - messages to a service manager: sd_notify's protocol, without its library.
  *
  * Callers: main.c opens, main.c and drain.c send. One process, one thread. Without NOTIFY_SOCKET,
  * or before ffl_notify_open, nothing is sent.
@@ -7,11 +7,11 @@
 #ifndef FFL_NOTIFY_H
 #define FFL_NOTIFY_H
 
-/* Takes NOTIFY_SOCKET (a path or "@name") out of the environment. 0, or -errno: it cannot be used. */
+/* Takes NOTIFY_SOCKET (a path or "@name") out of the environment. 0, or -errno: it is unusable. */
 int ffl_notify_open(void);
 void ffl_notify_close(void);
 
-/* One datagram of NAME=value lines. What cannot be delivered is logged; nothing waits for it. */
+/* Sends one datagram of NAME=value lines. Never waits; a failure is logged. */
 void ffl_notify(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 #endif

@@ -1,11 +1,11 @@
 /*
- * offer.c - connections of a listener that several processes have: told of, and taken by who accepts.
+ * offer.c - connections of a listener that several processes have: offered to all, taken by accept().
  *
- * Callers: control.c, data.c, group.c. Nobody has a connection before the program's own accept() asks for
- * it (FFL_OP_TAKE): one that serves a slow request keeps none from the others. One connection at most is
- * taken off the stack before that, into the group's `back`, so that what is told is true. As in the kernel
- * all who poll are told of it, and one of those who sleep in accept() or have said EPOLLEXCLUSIVE; if
- * that one does not come for it, the others are told.
+ * Callers: control.c, data.c, group.c. A process gets a connection only when its program's accept() asks
+ * (FFL_OP_TAKE), so that one that is busy keeps none from the others. At most one connection is taken
+ * off the stack before that, into the group's `back`, so that an offer is true. As in the kernel, all
+ * pollers are told of it, and one of the sleepers in accept() or with EPOLLEXCLUSIVE; if that one does
+ * not take it, the others are told.
  */
 #include "internal.h"
 
@@ -40,7 +40,7 @@ static void tell_all(struct group *g, bool alone)
     }
 }
 
-/* The one that was told is busy with something else, or is no longer there. */
+/* The asker that was told has not come for it. */
 static void on_slow(struct timer *t)
 {
     struct group *g = ffl_container_of(t, struct group, slow);
@@ -70,7 +70,7 @@ void offer_leave(struct endpoint *l)
     }
 }
 
-/* first: it has got none the last time. */
+/* first: it got none the last time. */
 static void ask(struct endpoint *l, bool first)
 {
     struct group *g = l->group;
@@ -104,7 +104,7 @@ static bool waits(struct endpoint *l)
     return true;
 }
 
-/* One that sleeps; else all of them, since none is woken by it. */
+/* Tells one sleeper; where none sleeps, all askers, since that wakes none. */
 static void tell_alone(struct group *g)
 {
     struct endpoint *e;
@@ -133,7 +133,7 @@ int offer_take(struct endpoint *l, bool again)
     int rc;
     offer_leave(l);
     do
-        rc = l->credits ? data_accept(l) : -EAGAIN; /* none: what it may have is on its way */
+        rc = l->credits ? data_accept(l) : -EAGAIN; /* no credit: its accepts are under way */
     while (rc == -ECONNABORTED || rc == -EINTR || rc == -EPROTO);
     if (rc < 0 && rc != -EAGAIN)
         return rc;

@@ -22,15 +22,15 @@ struct row {
     const char *name; /* NULL: `help` is a heading */
     const char *arg;  /* NULL: it takes none */
     setter set;
-    size_t at; /* of a number, flag or string: where it goes in the options, */
+    size_t at; /* of a number, flag or string: its offset in the options, */
     long min, max;
     const char *help;
 };
 
-/* The stack's own options become key=value. Kept for the process's life. */
+/* The stack's options, as key=value; they live as long as the process. */
 static char *stack_args[64];
 static int stack_argc;
-static long proc_id; /* of several instances: names the usual socket, and F-Stack's process */
+static long proc_id; /* which of several instances: part of the usual path, and F-Stack's proc_id */
 
 /* ---- what an option does ------------------------------------------------------------------- */
 
@@ -303,7 +303,7 @@ static void show_help(struct ffl_instance_opts *o, const struct row *r, const ch
 
 /* ---- parsing ------------------------------------------------------------------------------- */
 
-/* Where applications look when nothing names an instance; its folder is made. */
+/* The usual path, at which applications look; its directory is made. */
 static const char *usual_path(void)
 {
     static char path[FFL_CHOICE_PATH];

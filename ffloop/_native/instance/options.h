@@ -9,8 +9,8 @@
 
 #include "instance.h"
 
-/* Into `o`, which has the defaults. Strings stay argv's, or are for the process's life. --help and
- * --version exit with 0, what is wrong is said and exits with 2. */
+/* Parses into `o`, which has the defaults. Strings point into argv, or live as long as the process.
+ * --help and --version exit with 0; a wrong option is named, and exits with 2. */
 void options_parse(int argc, char **argv, struct ffl_instance_opts *o);
 
 #endif

@@ -1,11 +1,11 @@
 /*
- * path.c - the unix socket's place in the file system: one instance has it at a time, and nobody gets
- * at the socket before it has its group and its mode.
+ * path.c - the unix socket's path: one instance has it at a time, and nobody can connect before the
+ * socket has its group and mode.
  *
  * Callers: listen.c. A file beside the socket, NAME.lock, is locked from before the instance looks
- * whether the place is free until it has left it. The socket is bound in a directory that only this
- * user may enter, gets group and mode there, listens, and is then renamed to its place: whoever may
- * write in the place's directory has nothing to swap for it meanwhile.
+ * whether the path is free until it has left it. The socket is bound in a directory that only this user
+ * may enter, gets group and mode there, listens, and is then renamed: meanwhile nobody who may write in
+ * the path's directory can swap it.
  */
 #include "internal.h"
 
@@ -21,7 +21,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define LOCK_TRIES 10 /* the one before removes its lock when it ends */
+#define LOCK_TRIES 10 /* an instance that ends removes its lock file */
 
 /* ---- the lock ------------------------------------------------------------------------------ */
 
@@ -37,7 +37,7 @@ static bool same_file(int dir, const char *name, int fd)
            a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
-/* 0; -EADDRINUSE: another instance has it; -ENOTUNIQ: somebody else's file is there. */
+/* 0; -EADDRINUSE: another instance has the lock; -ENOTUNIQ: the file is another user's. */
 static int take_lock(struct path *p)
 {
     char name[sizeof(p->name) + 8];
@@ -68,15 +68,16 @@ static void drop_lock(struct path *p)
     char name[sizeof(p->name) + 8];
     lock_name(p, name, sizeof(name));
     if (p->lock >= 0)
-        (void)unlinkat(p->dir, name, 0); /* ours: who opens it now finds that it is gone */
+        (void)unlinkat(p->dir, name,
+                       0); /* we have the lock: a later opener sees that the file is unlinked */
     ffl_close(&p->lock, NULL);
     ffl_close(&p->dir, NULL);
 }
 
 /* ---- the socket ---------------------------------------------------------------------------- */
 
-/* 0: nothing is there, or a socket on which nobody listens; -EADDRINUSE: somebody does; -EEXIST:
- * something else is there. */
+/* 0: the path is free, or a socket on which nobody listens; -EADDRINUSE: somebody listens; -EEXIST: it
+ * is no socket. */
 static int check_free(const struct path *p, const struct sockaddr_un *sa, socklen_t len)
 {
     struct stat st;
@@ -93,7 +94,7 @@ static int check_free(const struct path *p, const struct sockaddr_un *sa, sockle
     return rc;
 }
 
-/* bind knows no directory but the current one: that is changed for a moment. */
+/* bind has no dirfd: the current directory is changed for a moment. */
 static int bind_in(int dir, int s, const char *name)
 {
     struct sockaddr_un sa;
@@ -121,7 +122,7 @@ static int give_access(const struct ffl_instance *in, int dir, char *why, size_t
     return fchmodat(dir, name, mode, 0) < 0 ? -errno : 0;
 }
 
-/* Bound, with its access, listening; then it is put in its place. */
+/* Binds, sets group and mode, listens, and renames it to its path. */
 static int put_in_place(struct ffl_instance *in, int s, char *why, size_t whylen)
 {
     struct path *p = &in->path;
@@ -197,6 +198,6 @@ void path_leave(struct ffl_instance *in)
     struct stat st;
     if (p->lock >= 0 && fstatat(p->dir, p->name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
         st.st_dev == p->dev && st.st_ino == p->ino)
-        (void)unlinkat(p->dir, p->name, 0); /* what was bound here, and nothing else */
-    drop_lock(p);                           /* a successor may have the place from now on */
+        (void)unlinkat(p->dir, p->name, 0); /* only what was bound here */
+    drop_lock(p);                           /* a successor may take the path from now on */
 }

@@ -127,7 +127,7 @@ mode_t ffl_policy_mode(const struct ffl_policy *p)
     return p->has_group ? 0660 : 0600;
 }
 
-/* The groups that the peer had when it connected, the kernel's word for it. */
+/* The peer's groups when it connected, as the kernel tells them. */
 static bool in_group(int sock, gid_t group)
 {
     gid_t few[64], *groups = few;

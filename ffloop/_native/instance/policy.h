@@ -31,8 +31,8 @@ struct ffl_policy {
     unsigned nports;
 };
 
-/* Each adds what an option says; 0, or -errno with a sentence in `why`. Users and groups are names
- * or numbers. */
+/* Each adds one option's value; 0, or -errno with a sentence in `why`. Users and groups are names or
+ * numbers. */
 int ffl_policy_add_user(struct ffl_policy *p, const char *user, char *why, size_t whylen);
 int ffl_policy_set_group(struct ffl_policy *p, const char *group, char *why, size_t whylen);
 /* "USER=PORT[-PORT][,PORT[-PORT]...]"; USER may be "*", for everyone. */
@@ -44,7 +44,7 @@ mode_t ffl_policy_mode(const struct ffl_policy *p);
 /* May the peer of this connected unix socket attach? This process's user and root always may. */
 bool ffl_policy_admits(const struct ffl_policy *p, int sock, uid_t uid, gid_t gid);
 
-/* Port 0, a free one, is everybody's. */
+/* May the user bind this port? Port 0 (any free one): everybody may. */
 bool ffl_policy_may_bind(const struct ffl_policy *p, uid_t uid, uint16_t port);
 
 #endif

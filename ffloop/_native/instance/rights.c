@@ -1,11 +1,11 @@
 /*
- * rights.c - whose rights count where a stack's sockets are the kernel's: those of the application.
+ * rights.c - the application's rights, where a stack's sockets are the kernel's.
  *
  * Callers: serve.c, session.c, control.c, data.c. An instance may have rights that its applications
- * have not. So it goes without those of the network, and takes up for a call what the application
- * has itself (root), or what a rule of the policy gives it; the kernel says what comes of it. And
- * each socket is given to the application's user: with SO_REUSEPORT the kernel shares a port among
- * the sockets of one user. Where the instance may not give sockets away, such a port must be free.
+ * lack. So it drops its network capabilities, and for a call takes up those that the application has
+ * (root), or that a rule of the policy gives; the kernel then decides. And each socket is given to the
+ * application's user, since with SO_REUSEPORT the kernel shares a port among one user's sockets. Where
+ * the instance may not give sockets away, such a port must be free.
  */
 #include "internal.h"
 
@@ -19,13 +19,13 @@
 #include <unistd.h>
 
 #define BIT(cap) (1ULL << (cap))
-/* What can be lent to a socket. CAP_CHOWN stays, to give sockets away. */
+/* The capabilities that a call may need. CAP_CHOWN stays in force, to give sockets away. */
 #define LENT                                                                                       \
     (BIT(CAP_NET_BIND_SERVICE) | BIT(CAP_NET_BROADCAST) | BIT(CAP_NET_ADMIN) | BIT(CAP_NET_RAW))
 
 static struct {
     uint64_t effective, permitted, inheritable;
-} own; /* the instance's: effective is what it goes about with */
+} own; /* the instance's own; effective: those in force between calls */
 
 static bool act_with(uint64_t effective)
 {
@@ -37,7 +37,7 @@ static bool act_with(uint64_t effective)
     return syscall(SYS_capset, &h, d) == 0;
 }
 
-/* True: from now on it has these as well, as far as it may. */
+/* Takes up those of `caps` that the instance has. True: they are in force. */
 static bool put_on(uint64_t caps)
 {
     return (caps & own.permitted) && act_with(own.effective | (caps & own.permitted));
@@ -72,8 +72,8 @@ static bool foreign_root(int pid)
            (ours.st_ino != its.st_ino || ours.st_dev != its.st_dev);
 }
 
-/* Only root is believed: whoever else has a capability may have got it by an exec since it came. Root of
- * a PID namespace that is not seen from here (pid 0) has none: a container's may have been taken away. */
+/* Only root counts: any other process may have got a capability by an exec since it connected. Root of
+ * a PID namespace that is not seen from here (pid 0) has none, as a container's may be reduced. */
 uint64_t rights_of(const struct ffl_instance *in, const struct ucred *cred)
 {
     char path[64], line[256];
@@ -95,7 +95,7 @@ void rights_own(struct ffl_session *s, int fd)
         s->foreign = fchown(fd, s->uid, (gid_t)-1) < 0;
 }
 
-/* The same address without SO_REUSEPORT: then the kernel finds whoever is there, too. */
+/* Binds without SO_REUSEPORT, so that the kernel refuses a port that is in use. */
 static int bind_alone(struct endpoint *e, const struct ffl_addr *a)
 {
     struct ffl_instance *in = e->s->in;

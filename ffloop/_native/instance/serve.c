@@ -1,10 +1,10 @@
 /*
  * serve.c - the iteration: drain the SQs, poll the stack, pump what is ready, commit and wake once.
  *
- * Callers: main.c, tests. Only rings that are not empty and endpoints that are ready cost anything:
- * an idle iteration is a load or two a session and the stack's poll. A stack with a loop of its own
- * (ops->run) calls the iteration from there, and the iteration then goes on looking at the SQs for a bounded
- * time: otherwise the stack's transmit delay would gate the pick-up of every answer too.
+ * Callers: main.c, tests. Only non-empty rings and ready endpoints cost time: an idle iteration is a load
+ * or two per session and the stack's poll. A stack with a loop of its own (ops->run) calls the iteration,
+ * which then looks at the SQs for a bounded time more: else the stack's transmit delay would hold up
+ * each answer as well.
  */
 #include "internal.h"
 #include "calls.h"
@@ -21,21 +21,21 @@
 #include <unistd.h>
 
 #define SQ_BUDGET 1024  /* entries a session an iteration */
-#define OVER_LIMIT 1024 /* completions queued privately: then its SQ waits */
+#define OVER_LIMIT 1024 /* completions queued privately; beyond it the SQ waits */
 #define STACK_EVENTS 128
 #define SLICE_NS 200000LL
 #define POLLING_SLICE_NS 100000LL /* where the stack polls: half a millisecond fills 512 packets */
-#define CTL_PERIOD_NS 1000000LL   /* how long a busy instance may leave its control epoll alone */
+#define CTL_PERIOD_NS 1000000LL   /* between a busy instance's looks at its control epoll */
 #define EMPTY_PERIOD_NS 100000000LL
-#define STUFFED_NS 1000000LL /* endpoints wait behind a full CQ: only their sends can go on */
+#define STUFFED_NS 1000000LL /* between looks while the CQ is full: only sends go on */
 #define EMBEDDED_LINGER_NS 500000000LL
 #define EMBEDDED_START_NS (10 * FFL_NS_PER_SEC)
 
 /* ---- sessions ------------------------------------------------------------------------------ */
 
-/* Pumps each ready endpoint once, until the slice is over; those with more to do, or left over, stay
- * in the list. While the CQ is full nothing but sends can move, and that is not called work: the
- * application's reaping wakes us. */
+/* Pumps each ready endpoint once, until the slice is over; those with more to do, or not reached, stay in
+ * the list. While the CQ is full only sends move, which does not count as work: the application's
+ * reaping wakes us. */
 static bool pump_ready(struct ffl_session *s)
 {
     struct endpoint *last = TAILQ_LAST(&s->ready, endpoint_list), *e;
@@ -100,7 +100,7 @@ static bool poll_stack(struct ffl_instance *in)
 
 /* ---- timers -------------------------------------------------------------------------------- */
 
-/* Embedded: ends when its last session has been gone for a while, or none ever came. */
+/* Embedded: ends when there has been no session for a while. */
 static bool embedded_over(struct ffl_instance *in, int64_t now)
 {
     if (!in->o.embedded)
@@ -142,8 +142,8 @@ static int64_t next_due(struct ffl_instance *in, int64_t now)
     return due > now ? due - now : 0;
 }
 
-/* Where this side runs, so that an application on the same core does not spin against it; and
- * what the stats pages say of now. */
+/* Stores the CPU of this side, so that an application on it does not spin, and the stats pages'
+ * present values. */
 static void take_notes(struct ffl_instance *in, int64_t now)
 {
     uint32_t cpu = (uint32_t)sched_getcpu();
@@ -198,7 +198,7 @@ static bool all_asleep(const struct ffl_instance *in)
     return true;
 }
 
-/* For stacks that poll by nature: a bounded look at the SQs before the stack has its turn. */
+/* For stacks that poll: looks at the SQs for a bounded time before the stack has its turn. */
 static void linger_on_sqs(struct ffl_instance *in, int64_t now)
 {
     int64_t until = now + in->o.sq_poll_us * 1000;
@@ -248,7 +248,7 @@ static void lower_waits(struct ffl_instance *in)
         ffl_channel_rouse(&s->ch);
 }
 
-/* Says that we sleep, to each. False: something is there. */
+/* Raises each session's wait word. False: an entry is there. */
 static bool raise_waits(struct ffl_instance *in)
 {
     struct ffl_session *s;
@@ -328,7 +328,7 @@ void ffl_instance_opts_default(struct ffl_instance_opts *o)
 #define SESSION_FDS                                                                                \
     6 /* descriptors of this process: memory, bells, unix socket, pidfd; and a spare */
 
-/* Of the descriptors that there may be, some are for who attaches, however many sockets are open. */
+/* Some of the process's descriptors are kept for sessions, however many sockets are open. */
 static uint64_t sockets_limit(const struct ffl_instance *in)
 {
     struct rlimit rl;
@@ -357,7 +357,7 @@ static void set_limits(struct ffl_instance *in)
     l->user_limit[CHARGE_KEPT] = USER_KEPT;
     l->limit[CHARGE_SOCKET] = sockets_limit(in);
     l->limit[CHARGE_BYTES] = 16 * pool;
-    l->user_limit[CHARGE_BYTES] = 4 * pool; /* what is given back was in a receive pool before */
+    l->user_limit[CHARGE_BYTES] = 4 * pool; /* bytes given back come out of receive pools */
 }
 
 static int open_control(struct ffl_instance *in)
@@ -419,7 +419,7 @@ int ffl_instance_start(struct ffl_instance **out, const struct ffl_instance_opts
     }
     rights_start(in);
     if (!o->direct)
-        lost_guard(in); /* after the stack: F-Stack's start has the signal for a while */
+        lost_guard(in); /* after the stack: F-Stack's start handles the signal for a while */
     *out = in;
     return 0;
 }

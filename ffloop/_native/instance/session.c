@@ -1,11 +1,10 @@
 /*
  * session.c - a session's life, and posting to its CQ.
  *
- * Callers: the other files of instance/. A session is attached, then dying (its application is gone;
- * what it had submitted is still being sent, and its sockets are closed a slice per iteration), then freed
- * at the end of an iteration. Completions that find the CQ full wait in a private queue, in order; while
- * there are any, the pumps produce nothing more for this session, so the queue is bounded by what was
- * already under way.
+ * Callers: the other files of instance/. A session is attached, then dying (its application is gone, its
+ * submitted data is still being sent, its sockets are closed a slice per iteration), then freed at the
+ * end of an iteration. Completions that find the CQ full wait in a private queue, in order; meanwhile
+ * the pumps post nothing for this session, so the queue is bounded by what was under way.
  */
 #include "internal.h"
 
@@ -21,13 +20,13 @@
 #define SO_PEERPIDFD 77
 #endif
 
-#define PUBLISH_EVERY 8 /* entries: the application, when awake, works while we go on */
+#define COMMIT_EVERY 8 /* entries: an application that is awake works meanwhile */
 
 /* ---- submissions --------------------------------------------------------------------------- */
 
-#define CHEAP_ENTRIES 16 /* so many without a look at the clock */
+#define CHEAP_ENTRIES 16 /* between looks at the clock */
 
-/* Those that only queue, or set a flag; the others call the stack. */
+/* Operations that only queue or set a flag; the others call the stack. */
 static bool is_cheap(uint8_t op)
 {
     return op == FFL_OP_SEND || op == FFL_OP_ARM || op == FFL_OP_DISARM || op == FFL_OP_NOP;
@@ -65,7 +64,7 @@ void session_post(struct ffl_session *s, struct ffl_entry e)
     int rc = ffl_channel_put(&s->ch, e);
     if (ffl_unlikely(rc < 0))
         session_kill(s, rc == -EPROTO ? "CQ head out of range" : "out of memory for completions");
-    else if (s->ch.out.tail % PUBLISH_EVERY == 0)
+    else if (s->ch.out.tail % COMMIT_EVERY == 0)
         ffl_channel_show(&s->ch);
 }
 
@@ -94,8 +93,8 @@ void *session_buf(struct ffl_session *s, const struct ffl_pool_geo *p, uint32_t 
     return (char *)s->map.seg + ffl_buf_off(p, buf);
 }
 
-/* The tx-free ring holds every buffer of the pool and each is in it once at most (tx[].outstanding), so
- * there is room unless the application has moved its head backwards. */
+/* The tx-free ring has a slot for each buffer of the pool, which is in it at most once (tx[].outstanding):
+ * it is full only when the application has moved its head backwards. */
 void session_tx_release(struct ffl_session *s, uint32_t buf)
 {
     s->tx[ffl_buf_slot(&s->map.geo.tx, buf)].outstanding = false;
@@ -146,8 +145,8 @@ static int session_alloc(struct ffl_session *s, const struct ffl_hello *h)
     return 0;
 }
 
-/* The kernel's word on who connected holds in every PID namespace (Linux 6.5); a pid of 0 is of one that
- * is not seen from here. */
+/* The kernel's pidfd of the peer holds in every PID namespace (Linux 6.5); pid 0: the peer's namespace is
+ * not seen from here. */
 static int pidfd_of(int sock, pid_t pid)
 {
     int fd = -1;
@@ -230,8 +229,8 @@ void session_free(struct ffl_session *s)
     free(s);
 }
 
-/* One that still sends has its memory: there are as many of a user, and of all, as may be attached.
- * Where one more comes, the oldest of the user who has most sends no more. */
+/* A dying session keeps its memory: as many may be dying, per user and in all, as may be attached. One
+ * more cuts off the oldest of the user who has most. */
 static void cut_short(struct ffl_instance *in, struct account *a)
 {
     uint64_t may = in->o.user_sessions ? in->o.user_sessions : in->o.max_sessions;
@@ -248,7 +247,7 @@ static void cut_short(struct ffl_instance *in, struct account *a)
     }
 }
 
-/* Nothing more is heard of its application. */
+/* The application is gone: its socket and its pidfd are closed. */
 static void disconnect(struct ffl_session *s)
 {
     ctl_drop_peer(s->in, &s->sock);
@@ -285,7 +284,7 @@ void session_kill(struct ffl_session *s, const char *why)
     session_last_word(s, why);
 }
 
-/* What it had committed before it went still counts, as write(2) does for a process that exits. */
+/* Entries committed before the application went are executed, as a process's writes before its exit. */
 void session_end(struct ffl_session *s)
 {
     if (s->dying || s->ended)
@@ -313,14 +312,14 @@ static void last_entries(struct ffl_session *s)
     go_dying(s);
 }
 
-/* A socket of a session that is dying: at once, or when its rest is sent. */
+/* Closes a dying session's socket: at once, or when its rest is sent. */
 static void leave(struct endpoint *e)
 {
     if (e->s->cut) {
         endpoint_close(e);
         return;
     }
-    if (e->from && !e->touched) /* accepted ahead: whoever else has the listener takes it */
+    if (e->from && !e->touched) /* accepted ahead: given back for the listener's other references */
         e->reset = !group_return(e);
     control_close(e, e->s->dead);
     if (!e->dead)

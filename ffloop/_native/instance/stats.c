@@ -1,9 +1,9 @@
 /*
- * stats.c - the stats pages: made at the start, a slot a session and a socket. See shm/stats.h. Every
- * change of a socket's state passes here, and is logged here.
+ * stats.c - the stats pages: a slot per session and per socket. See shm/stats.h. Each change of a
+ * socket's state passes here and is logged.
  *
- * Callers: serve.c, session.c, control.c, data.c. What finds no slot is noted in a place that nobody
- * reads, so that the pumps need not ask.
+ * Callers: serve.c, session.c, control.c, data.c. A session or socket without a slot writes to a
+ * dummy, so that the pumps need not ask.
  */
 #include "internal.h"
 
@@ -33,7 +33,7 @@ int stats_open(struct ffl_instance *in, char *why, size_t whylen)
         return rc;
     }
     void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    /* ours is the last writable mapping: a peer that opens its descriptor anew gets no other */
+    /* ours stays the only writable mapping, also when a peer opens the file anew */
     (void)fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL);
     char path[64];
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
@@ -134,7 +134,7 @@ static const char *text(const struct ffl_addr *a, char *to, size_t len)
     return to;
 }
 
-/* Listeners are few, and what an instance is there for; the rest is for who looks for a fault. */
+/* Listeners are few and matter; the other sockets are for debugging. */
 static void log_state(const struct endpoint *e, const char *what)
 {
     enum ffl_log_level level = e->listener ? FFL_LOG_INFO : FFL_LOG_DEBUG;

@@ -1,11 +1,11 @@
 /*
- * ticket.c - references to stack sockets for a process that does not exist yet: a child, a program
- * after exec.
+ * ticket.c - tickets: references to stack sockets for a process that may not exist yet, such as a child or
+ * the program after exec.
  *
- * Callers: admit.c, control.c, listen.c, serve.c. A ticket is a unix connection. Whoever holds it may
- * attach through it, import each reference once, or drop it; whoever knows its key puts some in. It
- * ends, with what is left in it, when its last copy is closed. References are charged to who exported
- * them; those that nobody wants are closed a few in each iteration.
+ * Callers: admit.c, control.c, listen.c, serve.c. A ticket is a unix connection. Its holder may attach
+ * through it, and import or drop each reference, once; a process that knows its key puts references in.
+ * It ends, with those left in it, when its last copy is closed. References are charged to their
+ * exporter's user; dropped ones are closed a few per iteration.
  */
 #include "internal.h"
 
@@ -16,7 +16,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-#define MSGS_AT_ONCE 16 /* of one ticket, before the others have their turn */
+#define MSGS_AT_ONCE 16 /* per ticket, then the others have their turn */
 
 struct ticket {
     LIST_ENTRY(ticket) link;
@@ -31,7 +31,7 @@ struct ticket {
 
 /* ---- tickets ------------------------------------------------------------------------------- */
 
-/* -ENOENT: there is none (any more); -EPROTO: that was a guess. */
+/* -ENOENT: there is no such ticket (any more); -EPROTO: the key is wrong. */
 static int find(struct ffl_instance *in, const struct ffl_import *x, struct ticket **out)
 {
     struct ticket *t;
@@ -77,7 +77,7 @@ static uint32_t held_list(uint32_t ticket, uint32_t handle)
     return (ticket * 0x9e3779b1u ^ handle) % HELD_LISTS;
 }
 
-/* The one that was exported as `handle`, or NULL. */
+/* The reference that was exported as `handle`, or NULL. */
 static struct held *held_at(const struct ticket *t, uint32_t handle)
 {
     struct held *h;
@@ -93,7 +93,7 @@ static void take_out(struct held *h)
     TAILQ_REMOVE(&h->ticket->held, h, all);
 }
 
-/* Nobody imports it any more; it is closed later in this iteration, or in one that follows. */
+/* Drops a reference: it is closed in this iteration or a later one. */
 static void drop_held(struct held *h)
 {
     take_out(h);
@@ -173,7 +173,7 @@ static int act(struct ticket *t, const struct ffl_ticket_msg *m)
 void ticket_event(struct ticket *t)
 {
     struct ffl_ticket_msg m;
-    for (int i = 0; i < MSGS_AT_ONCE; i++) { /* what is left makes another event */
+    for (int i = 0; i < MSGS_AT_ONCE; i++) { /* the rest causes another event */
         int fd = -1, n = closer_busy() ? -EPROTO : closer_recv(t->sock, &m, sizeof(m), &fd);
         if (n == -EAGAIN)
             return;
@@ -244,7 +244,7 @@ int ticket_import(struct ffl_session *s, uint32_t handle, const struct ffl_impor
     e->listener = h->listener;
     e->connecting = h->connecting;
     e->watched = true;
-    e->readable = true; /* who knows what came meanwhile: a read tells */
+    e->readable = true; /* data may have come meanwhile: a read tells */
     group_join(e, h->group);
     int flags =
         (h->listener ? FFL_IMPORT_LISTENER : 0) | (h->connecting ? FFL_IMPORT_CONNECTING : 0);

@@ -1,7 +1,7 @@
 /* timers.c - see timers.h. */
 #include "timers.h"
 
-/* Two heaps, each without siblings, become one. */
+/* Melds two heaps, each without siblings. */
 static struct timer *meld(struct timer *a, struct timer *b)
 {
     if (!a || !b)
@@ -19,7 +19,7 @@ static struct timer *meld(struct timer *a, struct timer *b)
     return a;
 }
 
-/* The children of one that goes: melded in pairs, then the pairs from the last to the first. */
+/* Melds a removed timer's children in pairs, then the pairs from last to first. */
 static struct timer *meld_siblings(struct timer *t)
 {
     struct timer *pairs = NULL, *all = NULL;

@@ -1,8 +1,8 @@
 /*
- * timers.h - what is to happen later: a pairing heap of timers that lie in what they are for.
+ * timers.h - timers: a pairing heap of nodes that lie in their owners.
  *
- * Callers: the files of instance/, on its one thread. Setting a timer cannot fail. The first is at
- * hand; setting one is constant, taking one out logarithmic, amortized.
+ * Callers: the files of instance/, on its one thread. Setting a timer cannot fail. Reading
+ * the first and setting one take constant time, taking one out logarithmic, amortized.
  */
 #ifndef FFL_TIMERS_H
 #define FFL_TIMERS_H
@@ -12,7 +12,7 @@
 struct timer {
     struct timer *child, *next, *prev; /* prev: the elder sibling, or the parent */
     int64_t due;                       /* on ffl_now_ns's clock */
-    void (*fire)(struct timer *t);     /* it is not set any more; may set it again, may free it */
+    void (*fire)(struct timer *t); /* the timer is unset before; may set it again, may free it */
     bool set;
 };
 
@@ -29,7 +29,7 @@ static inline int64_t timers_due(const struct timers *ts)
     return ts->first ? ts->first->due : INT64_MAX;
 }
 
-/* Fires those that are due, until `until`: what is left is due still. */
+/* Fires the due timers, but stops at `until`: the rest stay due. */
 void timers_run(struct timers *ts, int64_t now, int64_t until);
 
 #endif
