@@ -1,4 +1,4 @@
-"""What a loop itself costs: callbacks, timers, wake-ups, literals, connections with both ends in it.
+"""What a loop itself costs: callbacks, timers, wake-ups, literals, connections of its own.
 CPU time is the clock.
 
 `python benchmarks/loop_costs.py` compares asyncio, uvloop, rloop (those that are installed) and

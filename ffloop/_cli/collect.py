@@ -19,6 +19,7 @@ def collect(target: str | None = None) -> tuple[list[Instance], list[str]]:
         except InstanceError as exc:
             if stats_page.alive(pid):
                 refused.append(str(exc.strerror))
+    found += stats_page.loops()
     return found, refused
 
 

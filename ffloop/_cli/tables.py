@@ -115,7 +115,7 @@ def _instances_table(instances: list[Instance], rates: "Rates") -> _Table:
         key, totals = (one.pid,), one.totals
         table.add_row(
             *(str(one.pid), one.user, one.stack, _state(one.state), one.path or "-"),
-            *(str(len(one.sessions)), str(len(one.sockets))),
+            *(str(len(one.sessions)), str(one.open_sockets)),
             *(rates.of(key, name, totals[name]) for name in ("accepts", "turns", "sleeps")),
             *(str(totals[f"sessions_{name}"]) for name in ("refused", "killed")),
             _age(time.time() - one.started),

@@ -15,7 +15,7 @@ import pwd
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import InstanceDenied, InstanceError, InstanceNotFound, VersionMismatch
@@ -127,6 +127,7 @@ class Instance:
     totals: dict[str, int]
     sessions: list[Session]
     sockets: list[Socket]
+    open_sockets: int
 
     def queued(self) -> Counter[int]:
         """Bytes sent that the stack has not taken, by session."""
@@ -150,6 +151,34 @@ def pids() -> list[int]:
     return sorted(found)
 
 
+def loops() -> Iterator[Instance]:
+    """What processes with loops in direct mode show, those that may be looked at: an Instance each,
+    without sessions and with the path "direct"."""
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal():
+            # What may not be looked at, has gone meanwhile, or is of another ffloop.
+            with contextlib.suppress(OSError):
+                if _stat(int(entry))[0] != _COMM and (found := _loops_of(int(entry))):
+                    yield found
+
+
+def _loops_of(pid: int) -> Instance | None:
+    owner = os.stat(f"/proc/{pid}").st_uid
+    found: list[Instance] = []
+    for number in sorted(map(int, os.listdir(f"/proc/{pid}/fd"))):
+        with contextlib.suppress(FileNotFoundError):
+            fd = _open(pid, number, _PAGE_NAME)
+            with _mapped(fd, "struct ffl_instance_page", _MOST_PAGE) as page:
+                with _view(page, "struct ffl_instance_page") as head:
+                    inherited = head.pid != pid  # a child that was forked has its parent's
+                if not inherited:
+                    found.append(_read(pid, owner, page, False))
+    if not found:
+        return None
+    sums = {name: sum(one.totals[name] for one in found) for name in _TOTALS}
+    return replace(found[0], totals=sums, open_sockets=sum(one.open_sockets for one in found))
+
+
 def alive(pid: int) -> bool:
     """Whether it is still there."""
     return os.path.exists(f"/proc/{pid}")
@@ -165,13 +194,15 @@ def user(uid: int) -> str:
 
 
 def read(pid: int, sockets: bool = True) -> Instance:
-    """What the instance with this pid shows now.
+    """What the instance with this pid shows now, or the process's loops in direct mode.
 
     Raises InstanceDenied for another user's, InstanceNotFound when there is none, VersionMismatch
     for one of another ffloop.
     """
     try:
         owner = os.stat(f"/proc/{pid}").st_uid
+        if _stat(pid)[0] != _COMM and (loops := _loops_of(pid)):
+            return loops
         with _mapped(_open_page(pid), "struct ffl_instance_page", _MOST_PAGE) as page:
             return _read(pid, owner, page, sockets)
     except PermissionError:
@@ -278,6 +309,7 @@ def _read(pid: int, owner: int, mapped: mmap.mmap, with_sockets: bool) -> Instan
             totals={name: int(getattr(page, name)) for name in _TOTALS},
             sessions=_sessions(pid, mapped, page.session_off, page.session_slots),
             sockets=_sockets(mapped, page.socket_off, page.socket_top) if with_sockets else [],
+            open_sockets=page.sockets,
         )
 
 

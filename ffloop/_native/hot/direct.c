@@ -24,16 +24,13 @@
 #define BATCH 1024
 #define ROOM (256 * 1024) /* bytes of one recv, as asyncio's */
 
-struct counters {
-    uint64_t waits, sleeps, events, accepts, receives, bytes_received, sends, bytes_sent;
-    uint32_t sockets;
-};
-
 struct direct {
     PyObject **owners; /* by descriptor */
     int size;
     int others; /* events of the selector's descriptors, behind the batch's in `events` */
-    struct counters n;
+    struct direct_counters n;
+    struct ffl_instance_page *page; /* page.c, and its descriptor; or NULL */
+    int page_fd;
     struct epoll_event events[BATCH]; /* of the batch from 0 on, the others from the end */
     char room[ROOM];
 };
@@ -57,6 +54,7 @@ struct direct *direct_new(void)
         return NULL;
     }
     memset(d, 0, offsetof(struct direct, events));
+    d->page = page_open(&d->page_fd);
     return d;
 }
 
@@ -69,6 +67,7 @@ void direct_free(struct direct *d)
     for (int i = 0; i < size; i++)
         Py_XDECREF(owners[i]);
     free(owners);
+    page_close(d->page, d->page_fd);
     free(d);
 }
 
@@ -165,6 +164,8 @@ int direct_wait(Dispatcher *dispatcher, int64_t timeout_ns, int wake_fd)
     dispatcher->index = dispatcher->count = d->others = 0;
     d->n.waits++;
     d->n.sleeps += timeout_ns != 0;
+    if (d->page)
+        page_note(d->page, &d->n);
     /* Half of it: what is not the batch's is put at the other end. */
     PyThreadState *thread = timeout_ns ? PyEval_SaveThread() : NULL;
     int n = ffl_epoll_wait(dispatcher->epfd, d->events, BATCH / 2, timeout_ns);
@@ -368,7 +369,7 @@ static PyType_Spec acceptor_spec = {
 
 PyObject *direct_counters(Dispatcher *dispatcher)
 {
-    struct counters n = {0};
+    struct direct_counters n = {0};
     if (dispatcher->direct)
         n = dispatcher->direct->n;
     return Py_BuildValue("{sKsKsKsKsKsKsKsKsI}", "waits", n.waits, "sleeps", n.sleeps, "events",

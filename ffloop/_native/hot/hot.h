@@ -99,6 +99,15 @@ int dispatcher_wait(Dispatcher *d, int64_t timeout_ns, int wake_fd);
 int dispatcher_hand_out(Dispatcher *d);
 extern PyTypeObject *dispatcher_type;
 
+struct direct_counters {
+    uint64_t waits, sleeps, events, accepts, receives, bytes_received, sends, bytes_sent;
+    uint32_t sockets;
+};
+struct ffl_instance_page;
+struct ffl_instance_page *page_open(int *fd); /* NULL: there is none */
+void page_close(struct ffl_instance_page *page, int fd);
+void page_note(struct ffl_instance_page *page, const struct direct_counters *n);
+
 /* Direct mode (direct.c). */
 struct direct *direct_new(void);
 void direct_free(struct direct *d);

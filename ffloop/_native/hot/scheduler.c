@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 #define NS 1e9
-#define AT_ONCE 100 /* iterations, then the interpreter has a look: other threads, tracing */
+#define AT_ONCE 100       /* iterations, then the interpreter has a look: other threads, tracing */
 #define LONGEST_S 86400.0 /* as asyncio's MAXIMUM_SELECT_TIMEOUT */
 
 typedef struct {
@@ -39,7 +39,8 @@ typedef struct {
 static PyObject *base; /* asyncio.BaseEventLoop */
 static PyObject *future_type, *no_args, *scheduler_call_at;
 static PyObject *name_call_soon, *name_call_soon_threadsafe, *name_call_at, *name_call_later,
-    *name_run_once, *name_failed, *name_time, *name_poll, *name_kernel_ready, *name_context, *name_loop;
+    *name_run_once, *name_failed, *name_time, *name_poll, *name_kernel_ready, *name_context,
+    *name_loop;
 
 static int done(PyObject *result)
 {
@@ -512,11 +513,17 @@ static PyType_Spec scheduler_spec = {
 int scheduler_exec(PyObject *module)
 {
     const struct hot_name names[] = {
-        {&name_call_soon, "call_soon"}, {&name_call_soon_threadsafe, "call_soon_threadsafe"},
-        {&name_call_at, "call_at"},     {&name_call_later, "call_later"},
-        {&name_failed, "_failed"}, {&name_run_once, "_run_once"},  {&name_time, "time"},
-        {&name_poll, "_poll"},          {&name_kernel_ready, "_kernel_ready"},
-        {&name_context, "context"},     {&name_loop, "loop"},
+        {&name_call_soon, "call_soon"},
+        {&name_call_soon_threadsafe, "call_soon_threadsafe"},
+        {&name_call_at, "call_at"},
+        {&name_call_later, "call_later"},
+        {&name_failed, "_failed"},
+        {&name_run_once, "_run_once"},
+        {&name_time, "time"},
+        {&name_poll, "_poll"},
+        {&name_kernel_ready, "_kernel_ready"},
+        {&name_context, "context"},
+        {&name_loop, "loop"},
     };
     if (hot_intern_all(names, FFL_COUNT(names)) < 0 || handle_exec(module) < 0 ||
         queue_exec(module) < 0 || hot_import(&base, "asyncio.base_events", "BaseEventLoop") < 0 ||

@@ -1,0 +1,69 @@
+/*
+ * page.c - the statistics page of a loop in direct mode: the header of an instance's (shm/stats.h), in a
+ * sealed memfd, so that `ffloop stat` reads it as any other, also of a process that is stopped.
+ *
+ * Caller: direct.c. A loop without a page (memfd_create denied, no descriptor left) works as well.
+ */
+#include "hot.h"
+
+#include "stats.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SIZE 4096
+
+static void fill(struct ffl_instance_page *page)
+{
+    page->version = FFL_STATS_VERSION;
+    page->pid = (int32_t)getpid();
+    page->start_realtime = (int64_t)time(NULL);
+    page->size = page->session_off = page->socket_off = SIZE; /* no tables */
+    snprintf(page->stack, sizeof(page->stack), "host");
+    snprintf(page->path, sizeof(page->path), "direct");
+    snprintf(page->describe, sizeof(page->describe),
+             "direct mode: this kernel's TCP, in the application's own thread");
+    page->magic = FFL_STATS_MAGIC;
+}
+
+struct ffl_instance_page *page_open(int *fd)
+{
+    *fd = memfd_create(FFL_STATS_NAME, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (*fd < 0)
+        return NULL;
+    void *p = ftruncate(*fd, SIZE) < 0
+                  ? MAP_FAILED
+                  : mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
+    if (p == MAP_FAILED) {
+        ffl_close(fd, NULL);
+        return NULL;
+    }
+    /* Without the seals nobody maps it: then it only shows nothing. */
+    (void)fcntl(*fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL);
+    fill(p);
+    return p;
+}
+
+void page_close(struct ffl_instance_page *page, int fd)
+{
+    if (page) {
+        munmap(page, SIZE);
+        close(fd);
+    }
+}
+
+static void set(_Atomic uint64_t *to, uint64_t value)
+{
+    atomic_store_explicit(to, value, memory_order_relaxed);
+}
+
+void page_note(struct ffl_instance_page *page, const struct direct_counters *n)
+{
+    set(&page->accepts, n->accepts);
+    set(&page->turns, n->waits);
+    set(&page->sleeps, n->sleeps);
+    atomic_store_explicit(&page->sockets, n->sockets, memory_order_relaxed);
+}

@@ -1,0 +1,293 @@
+"""Direct mode: what is seen of it, and what it costs."""
+
+import asyncio
+import contextlib
+import gc
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+
+import pytest
+from conftest import open_fds
+
+import ffloop
+
+from .util import Log, pair, serve
+
+RESET = struct.pack("=ii", 1, 0)
+
+
+def children(pid):
+    task = pathlib.Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in task.read_text().split()] if task.exists() else []
+
+
+@pytest.fixture
+def run(monkeypatch):
+    monkeypatch.setenv("FFLOOP_INSTANCE", "direct")
+
+    def run_one(main, **options):
+        return ffloop.run(main, **options)
+
+    return run_one
+
+
+def test_it_says_so(run, caplog):
+    async def main():
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, ffloop.Loop)
+        assert repr(loop).startswith("<DirectLoop direct stack=host running=True")
+        assert loop.instance == ffloop.InstanceInfo("", "host", os.getpid(), True, True)
+        assert ffloop.instance() == loop.instance
+
+    with caplog.at_level("INFO", "ffloop"):
+        run(main())
+    assert "using this kernel's sockets directly" in caplog.text
+
+
+def test_nothing_else_is_there(monkeypatch):
+    """No child, no thread, no socket to an instance; and nothing is named or running."""
+    monkeypatch.delenv("FFLOOP_INSTANCE", raising=False)
+
+    async def main():
+        async with serve(Log), pair():
+            assert children(os.getpid()) == []
+            assert len(os.listdir("/proc/self/task")) == threading.active_count()
+            assert not any("segment" in name for name in open_fds())
+
+    ffloop.run(main())
+
+
+def test_sockets_are_the_applications_own(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        sock = ffloop.socket()
+        assert type(sock) is socket.socket
+        assert sock.gettimeout() == 0
+        async with serve(Log) as (server, addr):
+            await loop.sock_connect(sock, addr)
+            transport, _ = await loop.create_connection(Log, sock=sock)
+            inner = transport.get_extra_info("socket")
+            assert inner.fileno() == sock.fileno()
+            assert type(server.sockets[0]._sock) is socket.socket
+            transport.abort()
+
+    run(main())
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
+def test_a_request_is_three_calls(tmp_path):
+    """epoll_wait, recv, send: no more."""
+    program = """
+import asyncio, ffloop, sys
+class Echo(asyncio.Protocol):
+    def connection_made(self, transport): self.transport = transport
+    def data_received(self, data): self.transport.write(data)
+async def main():
+    server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+ffloop.run(main(), instance="direct")
+"""
+    trace = tmp_path / "trace"
+    command = ["strace", "-f", "-o", trace, sys.executable, "-P", "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        line = process.stdout.readline()
+        if not line:
+            pytest.skip("strace may not trace here")
+        with socket.create_connection(("127.0.0.1", int(line))) as sock:
+            for number in range(4):
+                sock.sendall(b"ask %d" % number)
+                assert sock.recv(100) == b"ask %d" % number
+        process.send_signal(signal.SIGTERM)
+        for child in children(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        process.kill()
+    words = re.sub(r"^\d+ +", "", trace.read_text(), flags=re.M)
+    asked = words[words.index('"ask 1"') : words.index('"ask 3"')]
+    calls = re.findall(r"^(\w+)\(", asked, flags=re.M)
+    assert calls == ["sendto", "epoll_wait", "recvfrom"] * 2
+
+
+def test_a_reset_while_paused_is_told_on_resume(run):
+    async def main():
+        async with serve() as (_, addr):
+            pass
+        made = asyncio.get_running_loop().create_future()
+        async with serve(lambda: made.set_result(Log()) or made.result()) as (_, addr):
+            peer = socket.create_connection(addr)
+            protocol = await made
+            await protocol.made
+            protocol.transport.pause_reading()
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            peer.close()
+            before = asyncio.get_running_loop().ffloop_stats()["waits"]
+            for _ in range(3):
+                await asyncio.sleep(0)
+            assert protocol.calls == ["made"]
+            assert asyncio.get_running_loop().ffloop_stats()["waits"] - before < 10
+            protocol.transport.resume_reading()
+            assert isinstance(await protocol.lost, ConnectionResetError)
+
+    run(main())
+
+
+def test_who_only_writes_is_paused_when_that_fails(run):
+    """Reading goes on until the end is found; drain() waits for it, and then raises."""
+
+    async def main():
+        async with serve(lambda: Closes()) as (_, addr):
+            _, writer = await asyncio.open_connection(*addr)
+            with pytest.raises(ConnectionError):
+                while True:
+                    writer.write(b"x" * 1000)
+                    await writer.drain()
+            writer.close()
+
+    class Closes(asyncio.Protocol):
+        def connection_made(self, transport):
+            transport.abort()
+
+    run(main())
+
+
+def test_pieces_go_out_in_order(run):
+    """More pieces than one call takes, and more bytes than the kernel does."""
+
+    async def main():
+        async with pair() as (client, server):
+            pieces = [bytes([i % 251]) * 40_000 for i in range(200)]
+            client.transport.writelines([bytearray(pieces[0]), *map(memoryview, pieces[1:])])
+            assert client.transport.get_write_buffer_size() > 0
+            assert await server.got(200 * 40_000) == b"".join(pieces)
+
+    run(main())
+
+
+def test_a_file_is_sent_by_the_kernel(run, tmp_path):
+    (tmp_path / "file").write_bytes(os.urandom(3_000_000))
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with pair() as (client, server):
+            client.transport.write(b"head")
+            with (tmp_path / "file").open("rb") as file:
+                sending = loop.create_task(loop.sendfile(client.transport, file, fallback=False))
+                await asyncio.sleep(0)
+                with pytest.raises(RuntimeError, match="sendfile is in progress"):
+                    client.transport.write(b"within")
+                assert await sending == 3_000_000
+            client.transport.write(b"tail")
+            expected = b"head" + (tmp_path / "file").read_bytes() + b"tail"
+            assert await server.got(len(expected)) == expected
+
+    run(main())
+
+
+def test_descriptors_of_transports_are_not_watched(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with pair() as (client, _):
+            fd = client.transport.get_extra_info("socket").fileno()
+            for call in (loop.add_reader, loop.add_writer):
+                with pytest.raises(RuntimeError, match="is used by transport"):
+                    call(fd, print)
+
+    run(main())
+
+
+def test_another_threads_write_is_an_error(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with pair() as (client, server):
+            with pytest.raises(RuntimeError, match="call_soon_threadsafe"):
+                await loop.run_in_executor(None, client.transport.write, b"x")
+            await loop.run_in_executor(None, client.transport.close)
+            assert await server.lost is None
+
+    run(main())
+
+
+def test_twenty_loops_in_twenty_threads(run, no_leaks):
+    async def main():
+        async with pair() as (client, server):
+            for i in range(50):
+                client.transport.write(b"x" * 1000)
+                await server.got(1000 * (i + 1))
+
+    failed = []
+
+    def one():
+        try:
+            run(main())
+        except BaseException as exc:
+            failed.append(exc)
+
+    threads = [threading.Thread(target=one) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    gc.collect()
+
+
+def test_stat_shows_it(run):
+    """Also of a process that is stopped."""
+    program = """
+import asyncio, ffloop
+async def main():
+    server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+ffloop.run(main(), instance="direct")
+"""
+    command = [sys.executable, "-P", "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            port = int(process.stdout.readline())
+            with socket.create_connection(("127.0.0.1", port)) as sock:
+                with contextlib.suppress(TimeoutError):
+                    sock.settimeout(0.2)
+                    sock.recv(1)
+                process.send_signal(signal.SIGSTOP)
+                stat = [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "ffloop",
+                    "stat",
+                    "--json",
+                    "--instance",
+                    str(process.pid),
+                ]
+                done = subprocess.run(stat, capture_output=True, text=True, check=True)
+                (one,) = json.loads(done.stdout)["instances"]
+                assert (one["path"], one["stack"], one["pid"]) == ("direct", "host", process.pid)
+                assert one["totals"]["accepts"] == 1
+                assert one["state"] == "stopped"
+                everybody = subprocess.run(stat[:-2], capture_output=True, text=True, check=True)
+                found = [each["pid"] for each in json.loads(everybody.stdout)["instances"]]
+                assert process.pid in found
+        finally:
+            process.kill()
+
+
+def test_an_idle_loop_sleeps(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with pair(), serve(Log):
+            before = loop.ffloop_stats()["waits"]
+            await asyncio.sleep(0.05)
+            assert loop.ffloop_stats()["waits"] - before <= 3
+
+    run(main())
