@@ -1,11 +1,10 @@
 /*
  * again.c - an epoll after a fork.
  *
- * Callers: epoll.c, poll.c, fork.c. Natively parent and child have one epoll. Here each has its own
- * registrations of the sockets on the stack, and the doorbells of one would not do for the other: a
- * child that uses an epoll which had any puts one of its own in its place, with the kernel's
- * registrations of the old one. In both, the sockets were given back before the fork; who waits
- * reads ahead again.
+ * Callers: epoll.c, poll.c, fork.c. Natively parent and child share one epoll. Here each has its own
+ * registrations of stack sockets, and one's doorbells are of no use to the other: a child that uses an
+ * inherited epoll with doorbells replaces it by one of its own, with the kernel's registrations of the
+ * old. Before the fork, what was read ahead was given back; a wait, in either, arms the sockets again.
  */
 #include "preload.h"
 
@@ -158,7 +157,7 @@ void epoll_revive(struct epoll_shadow *ep)
     fd_each(begin_one, ep);
 }
 
-/* Does a thread sleep there, that cannot do it? */
+/* Does a thread sleep there, which cannot arm its sockets itself? */
 static bool waited(const struct epoll_shadow *ep)
 {
     bool yes = ep->poll.asleep > 0;

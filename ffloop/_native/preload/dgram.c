@@ -1,9 +1,9 @@
 /*
  * dgram.c - datagram sockets on the stack: receive, send, connect.
  *
- * Callers: recv.c, send.c, connect.c, option.c. As with streams a socket begins as the kernel's; it is placed by
- * bind, connect or the first address that it sends to. One that asked for what does not cross the
- * ring (the error queue, UDP's own options) before that stays on the kernel.
+ * Callers: recv.c, send.c, connect.c, option.c. As a stream, a datagram socket
+ * begins on the kernel; bind, connect or the first address it sends to places it. One that has asked for
+ * what does not cross the ring (the error queue, UDP's own options) stays on the kernel.
  */
 #include "preload.h"
 #include "option.h"

@@ -1,5 +1,5 @@
 /*
- * exec.c - what becomes of stack sockets in another program: exec, spawn.
+ * exec.c - stack sockets across exec and spawn.
  *
  * Callers: the program, start.c. A program after exec finds in its environment which descriptors (by
  * their placeholders' inodes, so however they were moved) are stack sockets, and the ticket.
@@ -38,7 +38,7 @@ static void describe(int fd, struct node *n, void *arg)
     int k = snprintf(one, sizeof(one), ";%lu:", (unsigned long)st.st_ino);
     k += sock_describe(s, one + k, sizeof(one) - (size_t)k);
     if (x->len + (size_t)k >= x->cap)
-        return; /* there is room for what ARG_MAX lets pass */
+        return; /* more than ARG_MAX lets pass */
     memcpy(x->p + x->len, one, (size_t)k + 1);
     x->len += (size_t)k;
     x->any = true;
@@ -65,8 +65,8 @@ static int count(char *const envp[])
     return n;
 }
 
-/* What brought the shim here, as it was at the start. It goes along with the sockets, also where a
- * program makes a new environment of its own (nginx, for a binary upgrade). */
+/* The variables that brought the shim here, as they were at the start. They go along with the sockets,
+ * even when a program makes a new environment (nginx, for a binary upgrade). */
 static char *brought[64];
 
 static void keep_environment(void)

@@ -1,10 +1,10 @@
 /*
- * fds.c - which descriptor is what; dup and close.
+ * fds.c - the table of descriptors; dup and close.
  *
  * Callers: everything. A table by descriptor, in chunks made when first used, read without a lock:
- * a descriptor without a node is the kernel's, and its calls go straight there. Descriptors of the
- * shim itself are moved to high numbers, so that the program gets those it would get without us,
- * and its close, dup2 and closefrom do not reach them.
+ * a descriptor without a node is the kernel's, and its calls go straight there. The shim's own
+ * descriptors are moved to high numbers: the program gets the numbers that it would get natively, and
+ * its close, dup2 and closefrom do not reach the shim's.
  */
 #include "preload.h"
 
@@ -40,7 +40,7 @@ static _Atomic(struct node *) *slot(int fd)
 
 /* ---- whose is it ---------------------------------------------------------------------------- */
 
-/* FF_THREAD_SOCKET: for who looks at all descriptors, against who drops one or takes one over. */
+/* FF_THREAD_SOCKET: held to look at all descriptors, and to drop one or take one over. */
 static pthread_mutex_t table = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 
 static void table_lock(void)
@@ -327,7 +327,7 @@ API void closefrom(int low)
 
 /* ---- dup ----------------------------------------------------------------------------------- */
 
-/* `copy` was made of fd by the kernel: it means the same. */
+/* `copy`, which the kernel made of fd, gets fd's node. */
 static int copied(int fd, int copy)
 {
     if (copy < 0)

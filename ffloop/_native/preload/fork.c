@@ -1,5 +1,5 @@
 /*
- * fork.c - a child's stack sockets.
+ * fork.c - stack sockets across fork.
  *
  * Callers: the C library at fork, the program. The parent gives back what was read or accepted ahead of
  * sockets in which no thread waits, and puts a reference to each socket into a ticket that the child

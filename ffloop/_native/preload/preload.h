@@ -2,8 +2,8 @@
  * preload.h - what the files of the shim share: descriptors, sockets, waiters, the lock.
  *
  * start.c   environment, log, the constructor        real.h    the C library's own functions
- * fds.c     which descriptor is what; dup, close     session.c      sessions
- * wait.c    the lock, waiting calls, sleeping        thread.h  what a thread has
+ * fds.c     the table of descriptors; dup, close     session.c sessions
+ * wait.c    the lock, waiting calls, sleeping        thread.h  the state of a thread
  * sock.c    the life of a socket; accept             connect.c connect
  * recv.c    receive                                  send.c    send
  * epoll.c   epoll                                    poll.c    poll, select
@@ -13,22 +13,21 @@
  * dgram.c   datagrams
  * place.c   which stack, instance, CPU               option.c  socket options, ioctl
  * share.c   sockets of several processes (proc.h)    file.c    sendfile, splice
- * fork.c    children                                 exec.c    other programs
- * pass.c    SCM_RIGHTS                               shutdown.c  back to what a socket was
- * made.c    what makes other descriptors             stdio.c   the C library's streams
+ * fork.c    fork, clone                              exec.c    exec, posix_spawn
+ * pass.c    SCM_RIGHTS                               shutdown.c shutdown, connect(AF_UNSPEC)
+ * made.c    calls that make other descriptors        stdio.c   the C library's streams
  * user.c    the program's memory                     control.c control messages
  *
- * A socket begins as what it is natively: a kernel socket, whose descriptor stays. At bind, listen
- * or connect it is put on the stack (sock->session) or given up to the kernel; a stack socket's
- * descriptor is only a placeholder from then on, so that numbers, dup, flags, inheritance and /proc
- * are the kernel's own.
+ * A socket begins as a kernel socket. At bind, listen or connect it is placed: put on the stack
+ * (sock->session) or left to the kernel. A stack socket's descriptor is a placeholder from then on, so
+ * that numbers, dup, flags, inheritance and /proc are the kernel's own.
  *
- * Locking: one lock for everything here (FF_THREAD_SOCKET: none, and a thread touches its own
- * nodes only: node_mine). Without it nobody looks into a node: another thread may free it. A thread that holds
- * it is `inside`: calls of the client pass through. Nothing
- * blocks while holding it but control operations that wait for the instance. Readiness is kept as the
- * kernel keeps it (client/ready.h): a socket's changes are told to who watches it (an epoll's
- * registrations, a waiting call), and whoever reads a ready list asks each socket's state anew.
+ * Locking: one lock for everything here (FF_THREAD_SOCKET: none, and a thread touches its own nodes
+ * only: node_mine). No code looks into a node without it, since another thread may free the node. A
+ * thread that has the lock is `inside`, and its own calls of the C library pass through. Only control
+ * operations that wait for the instance block with the lock. Readiness is as in the kernel
+ * (client/ready.h): a socket tells its watches (an epoll's registrations, a waiting call) of a change,
+ * and the reader of a ready list asks each socket anew.
  */
 #ifndef FFL_PRELOAD_H
 #define FFL_PRELOAD_H
@@ -58,8 +57,8 @@
 /* ---- options (start.c) --------------------------------------------------------------------- */
 
 extern struct ffl_config options;
-extern bool misplaced; /* a value that says where sockets go is malformed: none is placed */
-extern bool started;   /* the constructor has run: calls are looked at */
+extern bool misplaced; /* a setting that says where sockets go is malformed: no socket is placed */
+extern bool started;   /* the constructor has run; before that all calls pass through */
 void report(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* to stderr, always */
 
 struct kept { /* `ffloop preload`'s, inherited: the instance at `path` stays up, and admits who */
@@ -75,10 +74,10 @@ struct node {
     enum node_kind kind;
     int fds;   /* descriptors that mean it */
     int held;  /* by calls that wait */
-    ino_t ino; /* of a socket's placeholder: what they are to the kernel */
+    ino_t ino; /* of a socket's placeholder */
     struct ffl_source source;
-    /* FF_THREAD_SOCKET: n, thread n's, since it is on the stack; -n, who used it last; 0, nobody yet;
-     * NODE_LEFT, its thread has ended: it can be closed, by any */
+    /* FF_THREAD_SOCKET: n: thread n's, since it is on the stack; -n: not placed, last used by thread n; 0:
+     * not used yet; NODE_LEFT: its thread has ended, and any thread may close it */
     _Atomic int owner;
 };
 #define NODE_LEFT INT32_MAX
@@ -96,29 +95,32 @@ static inline struct node *fd_node(int fd)
     return chunk ? atomic_load_explicit(&chunk[fd % FD_CHUNK], memory_order_acquire) : NULL;
 }
 
-/* FF_THREAD_SOCKET: may the calling thread touch it? Reported when not. Else true. Locked. */
+/* FF_THREAD_SOCKET: may the calling thread touch the node? If not, that is reported. Without the option:
+ * true. Locked. */
 bool node_mine(struct node *n);
-void node_placed(struct node *n); /* it is the calling thread's for good */
-/* FF_THREAD_SOCKET: an epoll without stack sockets: any thread's, and the kernel's alone. */
+void node_placed(struct node *n); /* the node is the calling thread's from now on */
+/* FF_THREAD_SOCKET: is it an epoll without stack sockets, which any thread may use? */
 static inline bool node_shared(const struct node *n)
 {
     return options.per_thread && n->kind == NODE_EPOLL && n->owner <= 0;
 }
 void node_put(struct node *n);           /* a hold less */
 int fd_set_node(int fd, struct node *n); /* counts; -ENOMEM. Locked */
-/* Is fd still what the table says? It may have ended past us; then it is forgotten. Locked. */
+/* Does fd still mean its node? If it was closed past the shim, it is dropped. Locked. */
 bool fd_holds(int fd);
 void fd_ended(int fd);
-/* `fd` has just been made, by the kernel's call: whatever it was before has ended. Returns it. */
+/* The kernel has just made `fd`: a node that it had is dropped. Returns fd. */
 static inline int fd_made(int fd)
 {
     if (ffl_unlikely(fd_node(fd) != NULL))
         fd_ended(fd);
     return fd;
 }
-void fd_drop(int fd); /* forgets; the last one frees what it meant. Locked */
-int fd_ours(int fd);  /* moves a new descriptor of ours out of the way: its number, or -errno */
-void fd_ours_keep(int fd); /* inherited: out of the program's reach, where it is */
+void fd_drop(int fd); /* fd loses its node, and the last descriptor frees it. Locked */
+int fd_ours(
+    int fd); /* moves a new descriptor of the shim's out of the program's way: its number, or -errno */
+void fd_ours_keep(
+    int fd); /* an inherited descriptor of the shim's stays where it is, out of the program's reach */
 void fd_ours_close(int fd);
 /* Calls f for each descriptor with a node (FF_THREAD_SOCKET: of the calling thread). Locked. */
 void fd_each(void (*f)(int fd, struct node *n, void *arg), void *arg);
@@ -128,8 +130,7 @@ void fd_forked(void (*f)(int fd, struct node *n, void *arg)); /* the child: all 
 
 enum sock_state { SOCK_FRESH, SOCK_BOUND, SOCK_LISTENING, SOCK_CONNECTING, SOCK_CONNECTED };
 
-struct
-    option { /* set before the socket was on the stack, and not to be read back: set again there */
+struct option { /* set before the socket was placed, and unreadable: set again on the stack */
     struct option *next;
     int level, name;
     uint32_t len;
@@ -150,8 +151,8 @@ struct sock {
     int64_t stamp; /* the last one, ns; 0: none has come, STAMP_UNKNOWN */
     bool named;    /* a datagram socket: it has a port */
     bool force_stack, force_kernel, shared, exported, reuse_port;
-    bool unseen;                /* nothing was asked of it since a fork: what waits, nobody knows */
-    bool spawned;               /* a spawn's file actions named it */
+    bool unseen;                /* not asked since a fork: what waits at the instance is unknown */
+    bool spawned;               /* named by a spawn's file actions */
     bool lost;                  /* a listener whose instance has ended, and accept() has said so */
     int kernel_fd;              /* FFLOOP_DUAL_LISTEN: the kernel's listener beside it, or -1 */
     struct ffl_addr bound;      /* FF_MULTI_SC: family 0 but for those that are spread, */
@@ -171,25 +172,25 @@ struct item { /* an epoll's registration of a socket, or of an epoll */
     bool writes; /* a kqueue's EVFILT_WRITE */
 };
 
-/* Locks and finds: the stack socket of fd, or NULL (unlocked: the call is the kernel's). */
+/* Locks, and finds the socket of fd; or NULL, unlocked: the call is the kernel's. */
 struct sock *sock_enter(int fd);
-struct sock *sock_enter_stack(int fd); /* the same, of one that is placed on the stack */
+struct sock *sock_enter_stack(int fd); /* the same, of stack sockets only */
 static inline bool maybe_ours(int fd)
 {
     return ffl_unlikely(fd_node(fd) != NULL) && !tls.inside;
 }
 
 struct sock *sock_new(int domain, int type, int proto);
-void sock_free(struct sock *s); /* no descriptor means it any more, nobody waits in it */
-/* Where a socket goes when it is bound or connected: 1 the stack, 0 the kernel (s may be gone), or
+void sock_free(struct sock *s); /* no descriptor means it any more, and no call waits in it */
+/* Places a socket that is bound or connected: 1 on the stack, 0 on the kernel (s may be gone), or
  * -errno. */
 int sock_place(struct sock *s, int fd, const struct ffl_addr *a, bool binds);
-/* False: not an address of this family. */
+/* False: no address of this family. */
 bool sock_addr_in(struct ffl_addr *a, int domain, const struct sockaddr *sa, socklen_t len);
 /* Into the program's memory: 0 or -errno, as a bad pointer's. */
 int sock_addr_out(const struct ffl_addr *a, int domain, struct sockaddr *sa, socklen_t *len);
 void sock_tell(struct sock *s); /* it changed */
-/* What poll(2) would say, and asks to be told of what of `want` is not so. */
+/* What poll(2) would say; and arms what of `want` is not ready. */
 uint32_t sock_poll(struct sock *s, uint32_t want);
 uint32_t sock_ask(struct ffl_source *source, const struct ffl_watch *w); /* its source's */
 /* Reads or accepts ahead from now on, if `want` (epoll's bits) needs that. */
@@ -199,10 +200,12 @@ void sock_arm(struct sock *s, uint32_t want);
 /* Sleeps until s has changed, `until` (ns, -1: never) or a signal. Locked before and after.
  * 0: look again; -EAGAIN: the time is over; -EINTR. */
 int sock_wait(struct sock *s, int64_t until);
-/* Nothing is here: may there be something at the instance? Then it is on its way no more: look again. */
+/* Nothing has come: asks the instance, when something may wait there. True: look again. */
 bool sock_look(struct sock *s);
 void sock_rearm(struct sock *s); /* it listens or connects now: registrations want to be told */
-int sock_to_kernel(struct sock *s, int fd); /* gives it up; its epoll registrations move */
+int sock_to_kernel(
+    struct sock *s,
+    int fd); /* the socket stays a kernel socket; its epoll registrations move there */
 /* Bytes that recv would give now. */
 static inline size_t sock_queued(const struct sock *s)
 {
@@ -216,10 +219,11 @@ int sock_pending_connect(struct sock *s); /* learns how a connect ended */
 
 /* ---- a port on both (dual.c) --------------------------------------------------------------- */
 
-/* s listens on the stack: on the kernel too, if it is to. What fails is reported. */
+/* s listens on the stack, and now on the kernel too where configured. A failure is reported. */
 void dual_listen(struct sock *s, int fd, int backlog);
-void dual_follow(const struct item *it, int op); /* an epoll's registration of s: the kernel's */
-/* The kernel's connection: a descriptor, or -EAGAIN. */
+void dual_follow(const struct item *it,
+                 int op); /* mirrors an epoll's registration of s for the kernel's listener */
+/* Accepts at the kernel's listener: a descriptor, or -EAGAIN. */
 int dual_accept(struct sock *s, struct sockaddr *sa, socklen_t *len, int flags);
 
 /* ---- epoll (epoll.c) ----------------------------------------------------------------------- */
@@ -229,9 +233,9 @@ struct epoll_shadow {
     struct ffl_poll poll; /* its stack sockets; who polls it is in node.source */
     struct waiter w;
     _Atomic int kernel; /* others (a hint) */
-    int plain;          /* threads in the kernel's own wait: it had no stack socket */
+    int plain;          /* threads in the kernel's own wait, begun without stack sockets */
     bool opened;        /* w is */
-    bool observed;      /* somebody polled this epoll itself: no doorbells in it */
+    bool observed;      /* this epoll was itself polled: it has no doorbells */
     bool inherited;     /* the kernel's epoll is the parent's too, */
     bool foreign;       /* and has its doorbells: not to be waited on */
     bool stale;         /* since a fork its sockets are not read ahead */
@@ -263,17 +267,18 @@ int epoll_register(struct epoll_shadow *ep, int epfd, int op, struct item *model
 /* epoll_pwait2 of an open shadow: events, 0, or -1 with errno. Locked before and after. */
 int epoll_sleep(struct epoll_shadow *ep, struct epoll_event *ev, int max, int64_t timeout_ns,
                 const sigset_t *mask);
-void epoll_forget(struct item *it); /* its socket goes */
-void epoll_begin(struct item *it);  /* tells it, if its socket is ready, and when it will be */
-void epoll_kick(struct epoll_shadow *ep); /* who sleeps there looks again */
+void epoll_forget(struct item *it);       /* its socket goes */
+void epoll_begin(struct item *it);        /* tells of its socket's readiness, now and later */
+void epoll_kick(struct epoll_shadow *ep); /* its sleepers look again */
 void epoll_free(struct epoll_shadow *ep);
-/* From now on its own readiness is its kernel descriptors' alone, and watchers are told the rest. */
+/* It is polled from now on: as a descriptor it is ready for kernel descriptors only, and its watchers are
+ * told of stack sockets. */
 void epoll_observe(struct epoll_shadow *ep);
 
 /* ---- an epoll after a fork (again.c) -------------------------------------------------------- */
 
 void epoll_forked(struct epoll_shadow *ep); /* in the child */
-/* Before an inherited one is used: the child gets a kernel epoll of its own. 0 or -errno. */
+/* Before the child uses an inherited epoll: gives it a kernel epoll of its own. 0 or -errno. */
 int epoll_private(struct epoll_shadow *ep, int epfd);
 static inline int epoll_use(struct epoll_shadow *ep, int epfd)
 {
@@ -311,12 +316,11 @@ int sock_connected(struct sock *s, int flags, int64_t until, int otherwise);
  * file, are the kernel's to refuse: false. */
 bool sock_plainly(off64_t at, int flags, struct sock **s, int fd);
 int iov_check(const struct iovec *iov, size_t n); /* -errno of a bad vector, or 0 */
-int msg_check(
-    const struct msghdr *m); /* the same of a message, in which a long vector is another error */
+int msg_check(const struct msghdr *m);            /* the same of a message */
 /* Blocking or not, as the socket and flags say. Locked. Count or -errno. */
 ssize_t sock_recv(struct sock *s, const struct iovec *iov, size_t n, int flags);
 ssize_t sock_send(struct sock *s, const struct iovec *iov, size_t n, int flags);
-ssize_t sock_sent(ssize_t rc, int flags); /* ends a sending call: SIGPIPE, errno */
+ssize_t sock_sent(ssize_t rc, int flags); /* ends a sending call: unlocks, SIGPIPE, errno */
 
 /* ---- datagrams (dgram.c): locked, -errno, unless it says otherwise ------------------------- */
 
@@ -336,32 +340,33 @@ int ffl_control_put(struct msghdr *m, const struct ffl_ctl *ctl, int *flags);
 void ffl_control_inq(struct ffl_ctl *to, size_t bytes);
 /* -ENOTSOCK: the kernel's call. */
 int dgram_connect(struct sock *s, int fd, const struct sockaddr *sa, socklen_t len);
-/* From the stack to the kernel, if it is bound and no more; then s is gone. 0 or -errno. */
+/* Moves a socket that is only bound from the stack to the kernel; s is gone then. 0 or -errno. */
 int dgram_to_kernel(struct sock *s, int fd);
 /* Does it switch something on that the ring does not carry? */
 bool dgram_option_refused(int level, int name, const void *val, socklen_t len);
 
 /* ---- where to (place.c), and other processes (share.c) -------------------------------------- */
 
-/* Which of several instances s goes to, by bind to `a` or (NULL) otherwise. */
+/* The instance, of several, for s: by its bind to `a`, or (NULL) otherwise. */
 int place_instance(struct sock *s, const struct ffl_addr *a);
-void place_attached(bool first);           /* a session has begun: the thread to its CPU */
+void place_attached(bool first);           /* a session has begun: pins the thread to its CPU */
 void place_imported(const struct sock *s); /* FF_MULTI_SC: a child has its listener */
 
 void stdio_start(void);
 void ffl_signal_start(void);
 
-/* Makes an inherited socket ours: a reference of our own, in our session. */
+/* Imports an inherited socket: a reference in this process's session. */
 int proc_import(struct sock *s);
 void proc_disown(struct sock *s); /* closed before it was used */
-/* SCM_RIGHTS (pass.c): real.sendmsg, with stack sockets for the receiver; what recvmsg has brought. */
+/* SCM_RIGHTS (pass.c): real.sendmsg that can pass stack sockets; and a look at what recvmsg brought. */
 ssize_t pass_send(int to, const struct msghdr *m, int flags);
 void pass_received(const struct msghdr *m, int flags);
 void proc_end(void);
-bool share_moved(int from, int to); /* the same of tickets, and of kernel listeners beside ours */
-/* syscall(2) with the number of a fork: as fork. Not *known: it makes no process of its own. */
+bool share_moved(int from, int to); /* session_moved for tickets, and for dual listeners */
+/* syscall(2) with the number of a fork, made as fork. Not *known: it makes no new process. */
 long fork_by_number(long number, const long *a, bool *known);
-void proc_leave(struct sock *s); /* closed: what it has is for the others who share it */
+void proc_leave(
+    struct sock *s); /* s closes: gives back what it has for other processes that share it */
 void sock_on_stack(struct sock *s, struct session *session, int h);
 
 static inline bool timespec_bad(const struct timespec *ts)

@@ -2,8 +2,8 @@
  * real.h - the C library's own functions behind the names that the shim exports.
  *
  * Callers: everything in preload/. One table, filled once by real_start (dlsym RTLD_NEXT), before
- * any call is looked at. (Names that may be missing do not belong here: a dlsym that fails asks malloc for
- * its message, and the program's may be what calls us while it starts.) `real.NAME` never comes back into the shim.
+ * any call is looked at. `real.NAME` never comes back into the shim. (Names that may be missing do not
+ * belong here: a failing dlsym allocates its message by the program's malloc, which may be our caller.)
  */
 #ifndef FFL_PRELOAD_REAL_H
 #define FFL_PRELOAD_REAL_H
@@ -139,7 +139,7 @@ struct real_calls {
 extern struct real_calls real;
 void real_load(void);
 
-/* First in every exported call: others' constructors may come before ours. */
+/* First in each exported call: other constructors may run before ours. */
 static inline void real_start(void)
 {
     if (__builtin_expect(!real.syscall, 0))

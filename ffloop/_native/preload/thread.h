@@ -1,5 +1,5 @@
 /*
- * thread.h - what a thread of the program has in the shim: the lock, its sessions, its waiting calls.
+ * thread.h - the state of the program's threads in the shim: the lock, sessions, waiting calls.
  */
 #ifndef FFL_PRELOAD_THREAD_H
 #define FFL_PRELOAD_THREAD_H
@@ -23,13 +23,13 @@ struct session {
     char path[256];
     unsigned socks;
     const char *stack; /* its name */
-    bool ended;        /* its thread (FF_THREAD_SOCKET), and left it sockets */
+    bool ended;        /* its thread has ended (FF_THREAD_SOCKET), and left sockets in it */
 };
 
 struct session_list {
     struct session *first;
     unsigned generation;
-    unsigned sleepers; /* threads; one may have begun before a session did */
+    unsigned sleepers; /* threads that sleep, also since before a session began */
 };
 
 struct signals { /* handlers that ran, and those without SA_RESTART among them */
@@ -37,19 +37,19 @@ struct signals { /* handlers that ran, and those without SA_RESTART among them *
 };
 
 struct tls {
-    bool inside;        /* holds the lock: everything passes through */
+    bool inside;        /* has the lock: its calls of the C library pass through */
     bool locked;        /* the mutex too */
     struct signals ran; /* up to now; when the thread's call began */
     struct signals before;
-    bool put_off;    /* handlers: all signals are blocked since one came `inside` (signal.c), */
-    sigset_t masked; /* and before that these were */
-    struct waiter *asleep; /* what it sleeps on, or is about to: a handler wakes it (signal.c) */
-    int id;                /* FF_THREAD_SOCKET: whose nodes are whose; 0: none yet (fds.c) */
+    bool put_off; /* a handler came `inside` and is put off: all signals are blocked (signal.c), */
+    sigset_t masked;       /* and before that these were */
+    struct waiter *asleep; /* that it sleeps on, or is about to: a handler wakes it (signal.c) */
+    int id;                /* FF_THREAD_SOCKET: its number as owner of nodes; 0: none yet (fds.c) */
     int worker;            /* FF_THREAD_SOCKET: its number, from 1; 0: none yet (place.c) */
     struct waiter *waiter;
     struct call *call, *spare;    /* calls that wait, the innermost first (wait.c) */
     int cancel;                   /* its cancel state outside */
-    void **fault;                 /* where a bad pointer of the program's leads to (user.c) */
+    void **fault;                 /* where a fault at the program's pointer jumps to (user.c) */
     struct session_list sessions; /* FF_THREAD_SOCKET */
     const struct ffl_ticket *via; /* attach through it (share.c) */
 };
@@ -63,14 +63,14 @@ static inline bool ffl_thread_alone(void)
 
 extern __thread struct tls tls __attribute__((tls_model("initial-exec")));
 
-/* A call begins that may block: handlers count from now on. */
+/* A call that may block begins: handlers from now on interrupt it. */
 static inline void call_begins(void)
 {
     tls.before = tls.ran;
 }
 
-/* Has a handler run that ends the call? `restarts`: as read and not as poll, after one with
- * SA_RESTART it goes on. */
+/* Has a handler run that interrupts the call? `restarts`: a call that, as read and unlike poll, goes on
+ * after a handler with SA_RESTART. */
 static inline bool interrupted(bool restarts)
 {
     return restarts ? tls.ran.interrupts != tls.before.interrupts : tls.ran.all != tls.before.all;
@@ -96,24 +96,25 @@ static inline void alloc_after_fork(void)
 }
 #endif
 
-/* The calling thread's session with an instance, attached when first asked. NULL: *why is -errno and
+/* The calling thread's session with an instance, attached on first use. NULL: *why is the -errno, which
  * was reported. Locked. */
 struct session *session_get(int index, int *why);
-void session_reap(void);                   /* all sessions: takes over what has come */
-void session_put(struct session *session); /* a socket less; a dead one goes with the last */
-/* A ticket at its instance, for another process. */
+void session_reap(void); /* takes over what has come, in all sessions */
+void session_put(
+    struct session *session); /* a socket less; a detached session is freed with its last */
+/* Makes a ticket at its instance. */
 int session_ticket(const struct session *session, struct ffl_ticket *out, char *why, size_t whylen);
 void session_forked(void);
-/* A descriptor of a session's, of the thread's waiter or of an epoll has another number. Locked. */
+/* The shim's descriptor `from` has moved: true if it was a session's, a waiter's or an epoll's. Locked. */
 bool session_moved(int from, int to);
 struct session_list *session_list(void); /* the calling thread's */
 static inline struct session *session_first(void)
 {
     return session_list()->first;
 }
-void session_ended(struct session_list *l); /* its thread has: FF_THREAD_SOCKET */
+void session_ended(struct session_list *l); /* its thread has ended (FF_THREAD_SOCKET) */
 void wait_start(void);
-void thread_watch(void); /* its end is to be known: it has something here */
+void thread_watch(void); /* the thread's end must be noticed from now on */
 
 /* ---- the program's memory (user.c) ----------------------------------------------------------- */
 
@@ -128,24 +129,24 @@ void ffl_user_fault(void); /* a fault's handler: back to where it was expected, 
 
 /* ---- waiting (wait.c) ------------------------------------------------------------------------ */
 
-struct waiter {            /* something that a thread can sleep on: an epoll's, or a thread's own */
-    int epfd;              /* ours, whatever number the program has for it */
-    int wake_fd;           /* an eventfd in epfd: another thread has something for the sleeper */
-    unsigned session_seen; /* sessions whose doorbells are in epfd */
+struct waiter {            /* what a thread sleeps on: an epoll's, or the thread's own */
+    int epfd;              /* the shim's own descriptor of it */
+    int wake_fd;           /* an eventfd in epfd, by which other threads wake the sleeper */
+    unsigned session_seen; /* the list's generation + 1 when doorbells were last put into epfd */
     bool lingered;
     struct ffl_idle idle;
 };
 
-struct hold {           /* a node that stays while a call waits, whatever another thread closes */
+struct hold {           /* keeps a node while a call waits, even if another thread closes it */
     struct ffl_watch w; /* of the call's set; or not watching */
     struct node *node;
     int beside; /* a kernel descriptor that the thread's waiter has meanwhile, or -1 */
 };
 
-/* A call that waits. It is in the thread's own memory, and not on the stack: who leaves the call by a
- * cancellation or a longjmp leaves it behind, and the thread's next call or its end puts it right. */
+/* A call that waits. It is in the thread's memory, not on its stack: a cancellation or longjmp leaves it
+ * behind, and the thread's next call, or its end, cleans it up. */
 struct call {
-    struct call *outer; /* that a signal handler's call interrupts */
+    struct call *outer; /* the call that this one, a signal handler's, interrupts */
     struct ffl_poll set;
     struct hold *holds;
     unsigned n, room;
@@ -157,19 +158,19 @@ struct call {
     const char *frame;
 };
 
-/* The calling thread's call, with room for so many holds at least; it ends at unlock. NULL: -errno in
+/* Opens the calling thread's call, with room for at least `room` holds; unlock ends it. NULL: -errno in
  * *rc. Locked. */
 struct call *call_open(unsigned room, int *rc);
-/* The node stays; `events`: and its changes are told to the call's set. */
+/* Keeps the node; with `events`, the call's set is told of its changes. */
 struct hold *call_hold(struct call *k, struct node *n, uint32_t events);
 void call_release(struct call *k, struct hold *h); /* the last */
-/* Unlocks for the kernel's own wait on an epoll without stack sockets; and locks again. */
+/* Unlocks for the kernel's own wait on an epoll without stack sockets; call_back locks again. */
 void call_plain(struct call *k, struct epoll_shadow *ep);
 void call_back(struct call *k);
-int waiter_mine(void); /* makes the thread's own: 0 or -errno */
+int waiter_mine(void); /* makes the thread's own waiter: 0 or -errno */
 void waiter_close(struct waiter *w);
 int waiter_open(struct waiter *w, int epfd); /* takes epfd over */
-/* The doorbells of all sessions into its epfd. Locked. 0 or -errno. */
+/* Puts all sessions' doorbells into its epfd: 0 or -errno. Locked. */
 int waiter_bells(struct waiter *w);
 /* Unlocks for a system call that sleeps on w->epfd: 1. Or, still locked: 0, look again; -EINTR,
  * a handler has run since the call began (`restarts`: see interrupted). One that runs later ends the
@@ -178,10 +179,12 @@ int waiter_bells(struct waiter *w);
 int sleep_begin(struct waiter *w, struct ffl_poll *p, bool restarts);
 void sleep_end(struct waiter *w);
 void calls_forked(void);
-/* Is this event one of ours (a doorbell, a wake, a session's end)? Then it is dealt with. Locked. */
+/* Deals with an event of the shim's own (a doorbell, a wake, a session's end). False: it is the
+ * program's. Locked. */
 bool waiter_event(struct waiter *w, const struct epoll_event *ev);
-void waiter_drain(struct waiter *w); /* a thread's: consumes its own events */
-bool waiter_mark(uint64_t data);     /* of a doorbell or a wake, of this process or its parent */
+void waiter_drain(struct waiter *w); /* consumes the events of a thread's own waiter */
+bool waiter_mark(
+    uint64_t data); /* is it a doorbell's or a wake's, of this process or its parent? */
 /* epoll_pwait with ns; timeout < 0: for ever. */
 int real_epoll(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns, const sigset_t *mask);
 
