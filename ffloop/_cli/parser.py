@@ -86,7 +86,22 @@ def run_options(parser: argparse.ArgumentParser) -> None:
     """The options of `ffloop run`: they may follow an app's name as well."""
     add = parser.add_argument
     add("--stack", choices=STACKS, help="insist on this stack (FFLOOP_STACK)")
-    add("--instance", metavar="PATH", help="the instance's socket (FFLOOP_INSTANCE)")
+    instance = parser.add_mutually_exclusive_group()
+    instance.add_argument(
+        "--instance", metavar="PATH", help="the instance's socket (FFLOOP_INSTANCE)"
+    )
+    instance.add_argument(
+        "--direct",
+        action="store_true",
+        help="no instance: the stack is in each process itself (FFLOOP_INSTANCE=direct); with "
+        "--stack fstack that needs root (docs/fstack.md)",
+    )
+    add(
+        "--fstack",
+        metavar="OPTIONS",
+        help="with --stack fstack --direct: F-Stack's options in one word, with their dashes, as "
+        "`ffloop instance` has them (FFLOOP_FSTACK)",
+    )
     add(
         "--kernel-sockets",
         choices=KERNEL_SOCKETS,

@@ -15,7 +15,7 @@ from functools import partial
 from os.path import dirname
 from typing import Any, NoReturn
 
-from .._session import configuration, discovery
+from .._session import choice, configuration, direct, discovery
 from .._session.binding import keep_alive
 from ..errors import ConfigError, InstanceError, sentence
 from . import apps, parser, program, supervisor, watching
@@ -35,6 +35,10 @@ def main(args: argparse.Namespace) -> int:
         args.parser.error(
             "--port 0 with --workers or --reload: they would listen on different ports"
         )
+    if args.direct:
+        args.instance = choice.DIRECT
+    if args.fstack and args.stack is None:
+        args.stack = "fstack"
     for setting in configuration.SETTINGS.values():
         if (given := vars(args).get(setting.argument)) is not None:
             os.environ[setting.variable] = given
@@ -97,6 +101,8 @@ def _serve_with_workers(
             os.environ["FF_NB_FSTACK_INSTANCE"] = str(instances)
             os.environ["FF_PROC_ID"] = str(config.proc_id + number)
             os.environ["FFLOOP_REUSE_PORT"] = "1"
+            if direct.asked(config) and not config.initial_lcore:
+                os.environ["FF_INITIAL_LCORE_ID"] = f"{1 << min(os.sched_getaffinity(0)):x}"
             if embedded:
                 discovery.embed(embedded[number])
             return serve()
@@ -105,7 +111,9 @@ def _serve_with_workers(
             if args.reload:
                 watching.start(args.reload_dir or ["."])
 
-        return supervisor.run(args.workers, work, args.grace, _is_app(args), watch)
+        return supervisor.run(
+            args.workers, work, args.grace, _is_app(args), watch, led=direct.asked(config)
+        )
 
 
 def _embedded_instances(

@@ -13,6 +13,9 @@ retired: they close their listeners, and the instance gives what was accepted ah
 `grace` seconds later, when the first request of each connection that they have is in, they get
 SIGTERM. If a new one fails, the new ones go and the old ones stay. SIGTERM ends all of them in the
 same two steps; a second one is forwarded.
+
+Where the first worker has what the others use (F-Stack's primary process, in the worker itself),
+it leads: it starts first and ends last, and when it ends, or on SIGHUP, all end and begin anew.
 """
 
 import contextlib
@@ -39,6 +42,8 @@ _LIMIT = 6  # failures in a row
 _LIMIT_AT_START = 2  # while none has ever served: what is wrong with one is wrong with all
 _DELAY, _DELAY_MOST = 0.25, 8.0  # seconds before a worker is replaced that has failed twice, more
 
+_LOOK = 0.05  # seconds: are the workers gone that another one waits for?
+
 _DEADLINE = -1  # among the timers
 _PR_SET_PDEATHSIG = 1
 _SI_KERNEL = 0x80  # a SIGHUP of a terminal that is gone, not of somebody who asks for a reload
@@ -51,14 +56,16 @@ def run(
     grace: float,
     forever: bool,
     ready: Callable[[], None] = lambda: None,
+    led: bool = False,
 ) -> int:
     """Calls ready(), when this process can be signalled, and runs work(0) to work(count - 1), each
     in a process of its own. With `forever` only a signal ends them; else a worker that ends with
-    status 0 is done. Returns an exit status: 0, or that of a worker that failed and was not
-    replaced (128 and the signal where one killed it)."""
+    status 0 is done. `led`: the others need worker 0. Returns an exit status: 0, or that of a
+    worker that failed and was not replaced (128 and the signal where one killed it)."""
+    kind = _LedSupervisor if led else _Supervisor
     with contextlib.closing(_Signals()) as signals:
         ready()
-        return _Supervisor(count, work, grace, forever, signals).run()
+        return kind(count, work, grace, forever, signals).run()
 
 
 def end_with_parent(parent: int) -> None:
@@ -151,12 +158,15 @@ class _Supervisor:
         self._selector.register(signals.fileno(), selectors.EVENT_READ)
 
     def run(self) -> int:
-        for number in self._numbers:
-            self._start(number, _Stage.CURRENT)
+        self._begin()
         while self._workers or self._timers:
             self._wait()
         self._selector.close()
         return self._status
+
+    def _begin(self) -> None:
+        for number in self._numbers:
+            self._start(number, _Stage.CURRENT)
 
     def _start(self, number: int, stage: _Stage) -> None:
         sys.stdout.flush()
@@ -326,6 +336,64 @@ class _Supervisor:
                 each.tell(signal.SIGTERM)
         if serving:
             self._retire(serving)
+
+
+class _LedSupervisor(_Supervisor):
+    """Worker 0 leads: the others live with it."""
+
+    def _leader(self) -> _Worker | None:
+        return next((each for each in self._of(_Stage.CURRENT) if each.number == 0), None)
+
+    def _begin(self) -> None:
+        self._start(0, _Stage.CURRENT)
+
+    def _start(self, number: int, stage: _Stage) -> None:
+        leader = self._leader()
+        if number == 0 and self._workers:  # they use still what the last leader had
+            self._later(0, _LOOK, partial(self._start, 0, stage))
+        elif number == 0 or (leader is not None and leader.serves):
+            super()._start(number, stage)
+
+    def _said(self, one: _Worker) -> None:
+        super()._said(one)
+        if one is self._leader() and one.serves and not self._ending:
+            for number in self._numbers[1:]:
+                self._start(number, _Stage.CURRENT)
+
+    def _replace(self, one: _Worker, status: int, what: str) -> None:
+        if one.number == 0:
+            self._leave()
+        super()._replace(one, status, what)
+
+    def _reload(self) -> None:
+        if not self._ending:
+            _say("reload: the workers have the stack: they end, and others start")
+            self._leave()
+            self._later(0, 0.0, self._begin)
+
+    def _leave(self) -> None:
+        leaving = self._of(_Stage.CURRENT)
+        for each in leaving:
+            each.stage = _Stage.LEAVING
+        self._timers.clear()
+        self._end_in_order(leaving)
+
+    def _terminate(self, workers: list[_Worker]) -> None:
+        self._end_in_order(workers)
+
+    def _end_in_order(self, workers: list[_Worker]) -> None:
+        for each in workers:
+            if each.number and each.pid in self._workers:
+                each.tell(signal.SIGTERM)
+        self._end_leader([each for each in workers if each.number == 0])
+
+    def _end_leader(self, leaders: list[_Worker]) -> None:
+        here = [each for each in leaders if each.pid in self._workers]
+        if here and any(each.number for each in self._workers.values()):
+            self._later(_DEADLINE, _LOOK, partial(self._end_leader, here))
+            return
+        for each in here:
+            each.tell(signal.SIGTERM)
 
 
 def _exit_status(status: int) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import ConfigError, StackUnavailable
 from .binding import Client
+from .choice import DIRECT
 from .configuration import Config
 from .native import NATIVE, Why, ffi, lib
 
@@ -20,6 +21,11 @@ _NOT_BUILT = (
     "this ffloop was installed without F-Stack for its own process: FF_PATH was not set when pip "
     "built it, or F-Stack is compiled without -fPIC (docs/fstack.md)"
 )
+
+
+def asked(config: Config) -> bool:
+    """Is it F-Stack in this process that `config` asks for?"""
+    return config.instance == DIRECT and config.stack == "fstack"
 
 
 def attach(config: Config) -> Client:

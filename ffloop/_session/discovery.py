@@ -19,7 +19,7 @@ from pathlib import Path
 from ..errors import ConfigError, InstanceError, InstanceNotFound, StackUnavailable
 from . import direct
 from .binding import Client
-from .choice import DIRECT, SPAWN, nth, places
+from .choice import SPAWN, nth, places
 from .configuration import Config, environment, value
 from .log import log
 from .native import NATIVE, Why, c_text, ffi, lib
@@ -64,7 +64,7 @@ def _in_a_row(path: str) -> int:
 def attach(config: Config, index: int = 0) -> Client:
     """Attaches to the instance that `config` and the environment lead to, the index-th of several,
     or to an embedded one. Waits. Raises an InstanceError that says what to do."""
-    if config.instance == DIRECT and config.stack == "fstack":
+    if direct.asked(config):
         return direct.attach(config)
     client = attach_running(config, index)
     if client is not None:

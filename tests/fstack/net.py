@@ -238,20 +238,17 @@ def missing_direct() -> str | None:
     return None
 
 
+DIRECT: Any = {"stack": "fstack", "instance": "direct", "fstack": shlex.join(SHORT_FORM)}
+
+
 class Direct:
     """F-Stack in this very process, in a Net: `environ` is what makes loops use it."""
 
     def __init__(self, net: Net) -> None:
         self.net = net
-        self.environ = {
-            "FFLOOP_STACK": "fstack",
-            "FFLOOP_INSTANCE": "direct",
-            "FFLOOP_FSTACK": shlex.join(SHORT_FORM),
-        }
+        self.environ = {f"FFLOOP_{name.upper()}": value for name, value in DIRECT.items()}
         with within(net.stack):  # where its packet socket stays
-            ffloop.new_event_loop(
-                stack="fstack", instance="direct", fstack=self.environ["FFLOOP_FSTACK"]
-            ).close()
+            ffloop.new_event_loop(**DIRECT).close()
 
 
 # ---- the mirror ----

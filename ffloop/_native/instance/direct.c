@@ -6,10 +6,13 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#define REST_NS FFL_NS_PER_SEC /* of a loop's end: peers that take nothing get no more */
+
 struct direct {
     struct ffl_instance *in;
     bool (*enough)(void *caller); /* of the run that is under way */
     void *caller;
+    int64_t until; /* of its end */
 };
 
 static void submit(void *arg)
@@ -53,9 +56,19 @@ int ffl_direct_open(struct ffl_driver *out, const struct ffl_stack_ops *stack,
     return rc;
 }
 
+/* What was submitted before the clients detached, as an instance that goes on sends it. */
+static int64_t send_rest(void *arg)
+{
+    struct direct *d = arg;
+    int64_t next = ffl_instance_iterate(d->in);
+    return ffl_instance_sockets(d->in) && ffl_now_ns() < d->until ? next : -1;
+}
+
 void ffl_direct_close(struct ffl_driver *driver)
 {
     struct direct *d = driver->arg;
+    d->until = ffl_now_ns() + REST_NS;
+    (void)OPS(d->in)->run(ST(d->in), send_rest, d);
     ffl_instance_free(d->in);
     free(d);
 }

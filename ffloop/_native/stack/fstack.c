@@ -32,6 +32,7 @@
 #define BSD_SO_TYPE 0x1008
 #define BSD_MSG_CTRUNC 0x20
 #define DRAIN_NS 50000000LL /* after the last close: FINs leave a transmit delay and a tick later */
+#define LONGEST_DRAIN_NS FFL_NS_PER_SEC
 #define MAX_EVENTS 256
 #define FIRST_PORT 49152 /* of those that a bind to port 0 gets; FreeBSD's own range */
 
@@ -155,18 +156,30 @@ static int fstack_start(void **st, const struct ffl_stack_opts *opts, char *why,
     return rc;
 }
 
+/* Connections that were closed and whose peers have not got everything yet. */
+static uint64_t unsent_closes(void)
+{
+    static const int states[] = {4, 2, 6, 16}; /* net.inet.tcp.states, FreeBSD's numbers */
+    enum { FIN_WAIT_1 = 6, CLOSING = 7, LAST_ACK = 8, STATES = 11 };
+    uint64_t n[STATES] = {0};
+    size_t len = sizeof(n);
+    if (ff_sysctl(states, FFL_COUNT(states), n, &len, NULL, 0) < 0)
+        return 0;
+    return n[FIN_WAIT_1] + n[CLOSING] + n[LAST_ACK];
+}
+
 /* A peer is told of the end only by packets that still leave, so the loop goes on for a while. */
 static int64_t drain(void *arg)
 {
-    const int64_t *until = arg;
-    return ffl_now_ns() < *until ? 0 : -1;
+    int64_t took = ffl_now_ns() - *(const int64_t *)arg;
+    return took < DRAIN_NS || (unsent_closes() && took < LONGEST_DRAIN_NS) ? 0 : -1;
 }
 
 static void fstack_stop(void *st)
 {
     struct fstack *f = st;
-    int64_t until = ffl_now_ns() + DRAIN_NS;
-    fstack_life_run(drain, &until);
+    int64_t since = ffl_now_ns();
+    fstack_life_run(drain, &since);
     f->used = false;
 }
 
