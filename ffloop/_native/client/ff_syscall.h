@@ -1,5 +1,5 @@
 /*
- * ff_syscall.h - what libff_syscall.so offers beside the C library's own addresses.
+ * ff_syscall.h - what libff_syscall.so offers beside the C library's calls.
  *
  * kqueue and kevent, which Linux lacks: FreeBSD's interface, values and structure (as F-Stack has
  * them, so that programs written for its kqueue need no change). EVFILT_READ and EVFILT_WRITE, of

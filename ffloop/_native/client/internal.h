@@ -12,8 +12,9 @@
  * ready.c    readiness: sources, watches, ready lists
  *
  * Invariants: every socket in the table is open or closing; it leaves the table when CLOSED is
- * reaped, since the next ACCEPT may bring its handle again, and CLOSED events go out before others. Received buffers are in exactly one queue (a socket's, or the batch) or
- * back in the rx-free ring. A detached client's shared memory is not touched any more.
+ * reaped, since the next ACCEPT may bring its handle again, and CLOSED events go out before others. Each received
+ * buffer is in one queue (a socket's, or the batch) or back in the rx-free ring. A detached client's
+ * shared memory is not touched any more.
  */
 #ifndef FFL_CLIENT_INTERNAL_H
 #define FFL_CLIENT_INTERNAL_H
@@ -31,13 +32,13 @@ struct rx_item { /* received bytes: in a shared buffer, or (heap) moved out of i
     uint32_t buf; /* FFL_NO_BUF: the bytes follow this struct */
     uint32_t off, len;
     uint8_t flags;
-    bool outstanding; /* the instance has posted this buffer and has not got it back */
+    bool outstanding; /* in a shared buffer, which has not been given back */
     uint8_t heap[];
 };
 
 struct client_sock {
     struct ffl_client *c;
-    struct ffl_source own;     /* its changes, when this side's caller has no source of its own */
+    struct ffl_source own;     /* its changes, unless the caller has a source of its own */
     struct ffl_source *source; /* that, or the caller's */
     struct ffl_watch batch;    /* of `own`, for the events of wait.c */
     struct client_sock *wait_next;
@@ -47,7 +48,7 @@ struct client_sock {
     uint8_t domain, type, proto;
     bool listener, connecting, push, armed, mirrored;
     bool eof, eof_given, shut_wr, closing;
-    bool silent; /* its source is the caller's: it gives no events */
+    bool silent; /* its source is the caller's: no events for wait.c */
     bool want_r, want_w, waiting_w;
     bool give_connect, give_error;
     bool connected;    /* a stream: connect succeeded, or it was accepted */
@@ -57,20 +58,22 @@ struct client_sock {
     int error;       /* pending, > 0 */
     bool failed;     /* an error was met: nothing more will come */
     bool unsendable; /* nothing more is sent; what came, and the end, is still to be read */
-    int send_error;  /* why: for the next send, > 0, or 0 */
+    int send_error;  /* errno for the next send, or 0 */
     int open_error;  /* SOCKET failed: every later call says so */
     struct rx_item *rx_head, *rx_tail;
     struct rx_item *given; /* in the current batch */
-    uint32_t rx_taken;     /* bytes of the stream that the application has, modulo 2^32 */
+    uint32_t rx_taken;     /* bytes of the stream that the application has taken, modulo 2^32 */
     uint32_t tx_out;       /* bytes of the transmit pool it holds */
     uint32_t tx_limit;     /* SO_SNDBUF; 0: not set */
     size_t tx_left;        /* bytes that the last send could not take */
     uint32_t granted;      /* the last round of its turn for a large write */
     struct client_sock *acc_head, *acc_tail;
-    uint32_t acc_n, window, credits; /* accept-ahead: queued, allowed, still with the instance */
-    bool paused;                     /* a listener: disarmed, until somebody asks again */
-    bool offered, asking; /* one waits, for whoever takes it; it is to be told of the next */
-    bool alone;           /* if no other process is */
+    uint32_t acc_n, window,
+        credits; /* accepting ahead: connections queued, allowed, still due from the instance */
+    bool paused; /* a listener: disarmed, until somebody asks again */
+    bool offered,
+        asking; /* a connection waits for the first TAKE; the instance is to tell of the next */
+    bool alone; /* if no other process is */
     uint8_t acc_flags;
     uint32_t addresses_buf; /* an accepted socket's addresses, not handed out yet */
     bool names_known;
@@ -101,7 +104,7 @@ struct ffl_client {
     struct ffl_pool tx;
     uint32_t *tx_handle, *tx_serial;   /* by slot */
     struct rx_item *rx;                /* by slot (shared buffers) */
-    uint64_t rx_total, rx_outstanding; /* bytes of the receive pool; with us */
+    uint64_t rx_total, rx_outstanding; /* bytes of the receive pool; of them outstanding */
     struct client_sock **table;
     struct client_sock *spare; /* freed sockets, by wait_next */
     uint32_t n, serial;
@@ -110,13 +113,14 @@ struct ffl_client {
     struct ffl_poll poll; /* sockets with events */
     unsigned shown;       /* who polls the doorbell, and does not call us (shown) */
     bool quiet;
-    uint32_t *closed, closed_n, cap_closed;     /* handles whose CLOSED event is due */
-    struct client_sock *settled;                /* returning, nothing more comes; by acc_next */
-    struct client_sock *waiters, **waiters_end; /* want to write, the longest wait first */
-    unsigned bulk_waiters;                      /* of those, with a large write */
-    uint32_t round;                             /* waits so far */
+    uint32_t *closed, closed_n, cap_closed; /* handles whose CLOSED event is due */
+    struct client_sock *settled;            /* returning, nothing more comes; by acc_next */
+    struct client_sock *waiters,
+        **waiters_end;      /* sockets that want to write, the longest wait first */
+    unsigned bulk_waiters;  /* of those, with a large write */
+    uint32_t round;         /* waits so far */
     int64_t round_granted;  /* bytes of the window that this round's wakes were for */
-    uint64_t tx_unwritable; /* the instance's, when writers were last woken */
+    uint64_t tx_unwritable; /* the instance's value when writers were last woken */
     struct rx_item **batch; /* handed out by the last wait */
     uint32_t *batch_addresses;
     struct client_sock **batch_sock;
@@ -135,7 +139,7 @@ void client_lost(struct ffl_client *c); /* the session socket has become readabl
 struct client_sock *client_sock(const struct ffl_client *c, int h); /* NULL: no such open socket */
 
 int client_connect(const struct ffl_client_opts *o, char *why, size_t whylen);
-/* Says hello on `s` and reads the reply and exactly `want` descriptors. */
+/* Sends a hello on `s`, and reads the reply with exactly `want` descriptors. */
 int client_shake_hands(int s, const struct ffl_hello *h, struct ffl_reply *r, int *fds, int want,
                        const struct ffl_client_opts *o, char *why, size_t whylen);
 
@@ -152,7 +156,7 @@ int client_connect_via(int ticket);
 int client_give_back(struct ffl_client *c, struct client_sock *s);
 
 /* call.c */
-/* Published at once, so that the instance works on it while the application goes on. */
+/* Puts and commits an entry, so that the instance works on it while the application goes on. */
 void client_submit(struct ffl_client *c, struct ffl_entry e);
 void client_put(struct ffl_client *c, struct ffl_entry e); /* to be committed soon */
 void client_commit(struct ffl_client *c);

@@ -1,11 +1,11 @@
 /*
- * ready.h - readiness: who wants to know of what, and what may be ready.
+ * ready.h - readiness: sources, the watches on them, and the polls' ready lists.
  *
  * Callers: the rest of client/, the shim. As in the kernel: a source (a socket, a poll that is itself
  * polled) has watches; a change of the source puts each of its watches, once, into the ready list of
- * the poll that it belongs to, and wakes who sleeps there. Whoever reads the list asks each source what
- * is true now. A level-triggered watch that is still ready stays in the list; an edge-triggered one
- * leaves it; a one-shot one is disarmed. The program's word (data) comes with each event.
+ * its poll, and wakes the poll's sleepers. The reader of the list asks each source what is true
+ * now. A level-triggered watch that is still ready stays in the list; an edge-triggered one
+ * leaves it; a one-shot one is disarmed. The user data comes with each event.
  *
  * Nothing here knows of rings or descriptors. The owner of a source tells it of changes, whatever
  * brought them. Used under the owner's lock, if several threads have it.
@@ -34,17 +34,17 @@ struct ffl_watch {
 
 struct ffl_source {
     struct ffl_watch *watches;
-    /* What of w->events (and of what is always told) is true; and asks to be told of the rest. */
+    /* Which of w->events, and of the events that are always told, are true; and arms the others. */
     uint32_t (*ask)(struct ffl_source *s, const struct ffl_watch *w);
 };
 
 struct ffl_poll {
-    struct ffl_watch *head, *tail; /* may be ready; the one that waits longest first */
+    struct ffl_watch *head, *tail; /* may be ready, the longest wait first */
     unsigned watches;
     unsigned asleep;         /* calls that sleep on it: woken by `wake_fd` */
     unsigned waits, served;  /* calls that are to read the list; that something was told for */
     int wake_fd;             /* an eventfd, edge-triggered and never read, or -1 */
-    bool passing;            /* of one waiting call: it goes with it */
+    bool passing;            /* of one waiting call, and ends with it */
     struct ffl_source *self; /* who polls this poll; or NULL */
 };
 

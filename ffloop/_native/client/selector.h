@@ -1,5 +1,5 @@
 /*
- * selector.h - what an epoll is, over the stack sockets of one session and kernel descriptors.
+ * selector.h - an epoll over kernel descriptors and the stack sockets of one session.
  *
  * Callers: the cffi module, for FFSelector and Kqueue. For a thread without an event loop: its client
  * is `quiet`, and only one thread uses both. Everything goes by descriptor number; a number that stands for

@@ -1,8 +1,8 @@
 /*
- * made.c - whatever makes a descriptor: its number means that from now on, and no stack socket.
+ * made.c - calls that make a descriptor: its number means no stack socket any more.
  *
- * Callers: the program. A descriptor may have ended where nobody of ours saw it: inside the C library, or
- * by a library's own system call. The kernel then gives its number to the next one that is made.
+ * Callers: the program. A descriptor may have been closed unseen: inside the C library, or by a
+ * library's own system call. The kernel gives its number to the next descriptor that is made.
  */
 #include "preload.h"
 

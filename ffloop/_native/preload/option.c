@@ -1,8 +1,8 @@
 /*
  * option.c - socket options and ioctl.
  *
- * Callers: the program. Before a socket is on the stack its placeholder takes options, with the
- * kernel's checks, and they are noted for the stack. Time-outs and linger are ours to keep.
+ * Callers: the program. Before a socket is placed the kernel's socket takes its options, with the
+ * kernel's checks, and they are noted for the stack. Time-outs and linger are kept by the shim.
  */
 #include "preload.h"
 
@@ -13,7 +13,7 @@
 #include <string.h>
 #include <sys/time.h>
 
-/* Ours: what the stack is not asked about. */
+/* The options that the shim itself keeps. */
 static int set_local(struct sock *s, int level, int name, const void *val, socklen_t len)
 {
     if (level == IPPROTO_TCP && name == TCP_INQ && s->type == SOCK_STREAM) {

@@ -1,11 +1,11 @@
 /*
  * pass.c - stack sockets that are sent to another process (SCM_RIGHTS).
  *
- * Callers: recv.c, send.c, made.c. In place of a stack socket's placeholder goes an envelope: one end of a socket pair
- * whose other end is closed, in whose queue wait a description of the socket and a ticket with a reference
- * to it. The receiver, under the shim too, opens it: the envelope is its placeholder from then on. One that
- * nobody receives is closed by the kernel, the ticket in it as well, and the instance drops the reference. A
- * receiver without the shim has an unconnected unix socket, as a placeholder would be.
+ * Callers: recv.c, send.c, made.c. An envelope is sent in place of a stack socket's placeholder: one end
+ * of a socket pair whose other end is closed, with the socket's description and a ticket that has a
+ * reference to it in its queue. A receiver under the shim opens the envelope, which is its placeholder
+ * from then on. The kernel closes an envelope that nobody receives, and the ticket in it, and the
+ * instance drops the reference. A receiver without the shim has an unconnected unix socket.
  */
 #include "proc.h"
 
@@ -20,7 +20,7 @@
 
 /* ---- descriptors in control messages ---------------------------------------------------------- */
 
-/* Calls f with the place of each descriptor; false from it ends the walk, and is returned. */
+/* Calls f with the place of each descriptor until f returns false, which is returned. */
 static bool each_fd(const struct msghdr *m, bool (*f)(void *place, void *arg), void *arg)
 {
     for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c; c = CMSG_NXTHDR((struct msghdr *)m, c)) {
@@ -42,7 +42,7 @@ static int fd_at(const void *place)
 
 /* ---- sending ---------------------------------------------------------------------------------- */
 
-/* One with a socket's ticket in it, or -errno. Locked. */
+/* Makes an envelope with the socket in it: its descriptor, or -errno. Locked. */
 static int seal(struct sock *s)
 {
     struct ticket *t = export_sock(s);
@@ -125,7 +125,7 @@ ssize_t pass_send(int to, const struct msghdr *m, int flags)
 
 /* ---- receiving -------------------------------------------------------------------------------- */
 
-/* Its description into `text` and the ticket's descriptor, or -1: it is no envelope. */
+/* Takes the description, into `text`, and the ticket's descriptor out; -1: fd is no envelope. */
 static int take_out(int fd, char *text, size_t size)
 {
     int type = 0, ticket = -1;

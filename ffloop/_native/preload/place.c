@@ -14,7 +14,7 @@
 
 /* ---- of several instances ------------------------------------------------------------------ */
 
-static int mine = -1; /* FF_MULTI_SC: this process's, once it has taken its listener */
+static int mine = -1; /* FF_MULTI_SC: this process's instance, once it has its listener */
 
 struct taken {
     const struct sock *s;
@@ -32,7 +32,7 @@ static void note_taken(int fd, struct node *n, void *arg)
         t->ordinals[s->ordinal] = true;
 }
 
-/* The first number that no other socket of the address has. */
+/* The lowest ordinal that no other socket of the address has. */
 static int next_ordinal(const struct sock *s, const struct ffl_addr *a)
 {
     struct taken t = {.s = s, .a = a};
@@ -71,7 +71,7 @@ int place_instance(struct sock *s, const struct ffl_addr *a)
 
 /* ---- CPUs ---------------------------------------------------------------------------------- */
 
-/* The calling thread to the CPU `up` places above the first of the mask. */
+/* Pins the calling thread to the CPU `up` places above the mask's first. */
 static void pin(int64_t up)
 {
     int64_t cpu = ffl_choice_cpu(options.initial_lcore, up);

@@ -1,9 +1,9 @@
 /*
  * poll.c - readiness of single sockets, waiting for one, poll and select.
  *
- * Callers: the program, sock.c, connect.c, recv.c, send.c. A waiting call watches each stack socket that it asks about and
- * sleeps in the kernel's ppoll on the other descriptors and on its thread's waiter. What it says is
- * what the kernel's tcp_poll would say of the same state.
+ * Callers: the program, sock.c, connect.c, recv.c, send.c. A waiting call watches its stack sockets, and
+ * sleeps in the kernel's ppoll on the other descriptors and on its thread's waiter. The events are those
+ * that the kernel's tcp_poll gives for the same state.
  */
 #include "preload.h"
 
@@ -72,8 +72,8 @@ uint32_t sock_ask(struct ffl_source *source, const struct ffl_watch *w)
     return sock_poll(s, w->events);
 }
 
-/* A listener accepts ahead only for one who wants to accept, and a connection that other processes have
- * too is read for one who wants to read; another for whoever asks, since its end is always told. */
+/* A listener accepts ahead only where `want` has EPOLLIN, and so is a shared connection read ahead;
+ * another connection is read for any `want`, since its end is always told. */
 void sock_arm(struct sock *s, uint32_t want)
 {
     if (!s->session || (s->state < SOCK_LISTENING && s->type != SOCK_DGRAM))
@@ -107,7 +107,7 @@ static struct hold *held(struct call *k, const struct node *n)
     return NULL;
 }
 
-/* The thread's next sleep is for s, too. */
+/* Puts s among what the thread's next sleep waits for. */
 static void wait_for(struct call *k, struct sock *s)
 {
     if (held(k, &s->node)) {
@@ -128,7 +128,7 @@ int sock_wait(struct sock *s, int64_t until)
     if (!k)
         return rc;
     struct waiter *w = tls.waiter;
-    bool restarts = until < 0; /* a limit ends it, whatever SA_RESTART says */
+    bool restarts = until < 0; /* with a time-out, SA_RESTART does not count */
     bool beside = false;
     wait_for(k, s);
     while (!k->set.head && !beside) {
@@ -157,10 +157,10 @@ int sock_wait(struct sock *s, int64_t until)
 struct set { /* one call's descriptors */
     struct pollfd *fds;
     nfds_t n;
-    struct call *k; /* a hold each: node NULL, the kernel's */
+    struct call *k; /* a hold per entry; node NULL: the kernel's */
 };
 
-/* Whom poll asks about f; NULL: the kernel alone. */
+/* The node that poll asks about f; NULL: the kernel alone. */
 static struct node *asked(const struct pollfd *f)
 {
     struct node *n = f->fd >= 0 ? fd_node(f->fd) : NULL;
@@ -168,7 +168,7 @@ static struct node *asked(const struct pollfd *f)
         return NULL;
     if (n->kind == NODE_EPOLL) { /* the kernel tells of its part */
         struct epoll_shadow *inner = (struct epoll_shadow *)n;
-        (void)epoll_use(inner, f->fd); /* no descriptor left: what the kernel says */
+        (void)epoll_use(inner, f->fd); /* no descriptor is left: the kernel's events alone */
         if (inner->stale)
             epoll_revive(inner);
         epoll_observe(inner);
@@ -200,7 +200,7 @@ static void watch(struct set *p)
     kernel[p->n] = (struct pollfd){.fd = tls.waiter->epfd, .events = POLLIN};
 }
 
-/* What is ready now, kernel's and stack's; how many. */
+/* Fills in what is ready now, of kernel and stack: the count. */
 static int look(struct set *p)
 {
     int n = 0;
@@ -272,7 +272,7 @@ static int do_poll(struct pollfd *fds, nfds_t n, int64_t timeout_ns, const sigse
     return (int)leave(rc);
 }
 
-/* Is there anything of ours among them? The kernel knows what to say of those that cannot be read. */
+/* Is a stack socket among them? An unreadable array is left to the kernel. */
 static bool any(const struct pollfd *fds, nfds_t n)
 {
     if (n > INT_MAX || !ffl_user_reads(fds, n * sizeof(*fds)))

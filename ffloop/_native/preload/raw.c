@@ -1,8 +1,7 @@
 /*
- * raw.c - syscall(2) with the numbers of calls that we have.
+ * raw.c - syscall(2) with the numbers of calls that the shim has.
  *
- * Callers: programs that call by number through the C library. Without it they would reach the
- * placeholder.
+ * Callers: programs that call by number through the C library, and would reach the placeholder.
  */
 #include "preload.h"
 
@@ -12,7 +11,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Registers as the kernel would get them; pointers are cast where they are used. */
+/* The arguments as the kernel gets them; pointers are cast where they are used. */
 #define P(i) ((void *)(intptr_t)a[i])
 #define I(i) ((int)a[i])
 #define U(i) ((size_t)a[i])

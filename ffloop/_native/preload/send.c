@@ -12,7 +12,7 @@
 
 enum { FEW = 16 };
 
-/* The next FEW pieces of iov after `skip` bytes, in `out`; how many. */
+/* Puts the next FEW pieces of iov after `skip` bytes into `out`: their count. */
 static int rest(struct iovec *out, const struct iovec *iov, size_t n, size_t skip)
 {
     int k = 0;

@@ -39,8 +39,8 @@ static struct ffl_client_opts attach_options(const char *path)
                                     .copy = ffl_user_copy};
 }
 
-/* An embedded instance admits its own user; one of its process tree that has become another user
- * comes in through what it inherited. */
+/* An embedded instance admits its own user; a process of its tree that has become another user attaches
+ * through the ticket that it inherited. */
 static bool refused(int rc, struct ffl_client_opts *o)
 {
     if ((rc != -EPERM && rc != -EACCES) || !kept.path || strcmp(o->path, kept.path) != 0)
@@ -102,7 +102,7 @@ static void complain(int index, int rc, const char *why)
                advice, why);
 }
 
-/* Who sleeps on an epoll takes the new doorbell in. */
+/* Sleepers on an epoll put the new doorbell in. */
 static void wake_sleeper(int fd, struct node *n, void *arg)
 {
     (void)fd;

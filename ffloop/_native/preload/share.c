@@ -1,9 +1,9 @@
 /*
- * share.c - stack sockets that several processes have: into a ticket, out of it, and leaving them.
+ * share.c - stack sockets that several processes have: exporting, importing, leaving.
  *
- * Callers: fork.c, exec.c; everything that finds a socket not imported yet. What was read or accepted ahead
- * of a socket goes back to the instance before another process gets a reference to it, and when this one
- * leaves it: whoever asks next gets it first.
+ * Callers: fork.c, exec.c, pass.c; all code that meets a socket that is not imported yet. What was read or
+ * accepted ahead goes back to the instance before another process gets a reference to the socket, and
+ * when this process leaves it; the next that reads or accepts gets it first.
  */
 #include "proc.h"
 
@@ -121,8 +121,8 @@ static bool goes(const struct export *e, int fd, const struct node *n)
            (!e->only || e->only == s) && (!e->exec || stays_open(fd, s));
 }
 
-/* What was read ahead of it goes back, unless a thread waits in it: that one has asked for it. Who
- * polls it asks again with the next call. */
+/* Gives back what was read ahead, unless a thread waits in the socket and so has asked for it. A poller
+ * arms the socket again with its next call. */
 static bool gives_back(const struct sock *s)
 {
     for (const struct ffl_watch *w = s->node.source.watches; w; w = w->next)

@@ -1,15 +1,15 @@
 /*
- * shutdown.c - sockets that are shut down, and those that go back to what they were.
+ * shutdown.c - shutdown, and sockets that go back to an earlier state.
  *
- * Callers: the program, sock.c. A listener that is shut down, a connect that is given up and a connection
- * that is dissolved leave a socket that is bound, at most: a new one of the stack's in the old one's place.
+ * Callers: the program, sock.c. A listener that is shut down, a connect that is abandoned and a connection
+ * that is dissolved leave a socket that is at most bound: a new stack socket in place of the old.
  */
 #include "preload.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* What was set on s, on its new socket too, as far as the stack says what it is. */
+/* Sets s's options on its new stack socket, as far as the stack tells them. */
 static void carry_options(const struct sock *s, int to)
 {
     struct ffl_client *c = s->session->c;

@@ -1,10 +1,10 @@
 /*
- * signal.c - which handlers end a call.
+ * signal.c - signal handlers: which of them end a call, and when they run.
  *
  * Callers: the program. A blocking call on a stack socket sleeps in epoll, which every handler
  * interrupts; the kernel would go on with a read after a handler with SA_RESTART, and it would end
- * any call for one that ran when the call had begun and did not sleep yet. So handlers are reached
- * through one of ours, which counts, and wakes what the thread is about to sleep on.
+ * any call for one that ran when the call had begun and did not sleep yet. So the shim's
+ * handler runs in their place: it counts, wakes what the thread is about to sleep on, and calls them.
  */
 #include "preload.h"
 
@@ -31,9 +31,9 @@ static bool can_wait(int sig)
 }
 
 /*
- * It came while its thread is `inside`, where a handler would find tables half changed and the lock taken.
- * The signal is sent again, as it was, and the thread goes on with all signals blocked: it, and those that
- * come meanwhile, wait in the kernel until unlock.
+ * A signal came while its thread is `inside`, where a handler would find tables half changed and the lock
+ * taken. It is sent again, as it was, and the thread goes on with all signals blocked: it, and later
+ * ones, wait in the kernel until unlock.
  */
 static void put_off(int sig, siginfo_t *info, ucontext_t *context)
 {
@@ -120,7 +120,7 @@ static void counted(int sig, siginfo_t *info, void *context)
     tls.fault = fault;
 }
 
-/* What the kernel is told in place of `act`. */
+/* The action that the kernel gets in place of `act`. */
 static struct sigaction ours_for(int sig, const struct sigaction *act)
 {
     struct sigaction ours = *act;

@@ -76,8 +76,8 @@ static void drop_options(struct sock *s)
     s->opts_end = &s->opts;
 }
 
-/* What was accepted ahead of a listener that has closed goes to who shares it, or is reset: one round
- * trip for what is on its way to us, one for what that leads to. */
+/* After a listener's close its connections that were accepted ahead go to those that share it, or are
+ * reset: one round trip for those on their way here, one for the consequences. */
 static void settle(struct ffl_client *c)
 {
     if (ffl_client_ping(c) == 0)
@@ -204,7 +204,7 @@ void sock_rearm(struct sock *s)
 
 /* ---- onto the stack ------------------------------------------------------------------------ */
 
-/* On stack socket h: 0; 1: for the sake of this option s is to stay on the kernel; or -errno. */
+/* Sets an option on stack socket h: 0; 1: because of it s must stay on the kernel; or -errno. */
 static int put_option(const struct sock *s, struct session *session, int h, int level, int name,
                       const void *val, uint32_t len)
 {
@@ -219,7 +219,7 @@ static int put_option(const struct sock *s, struct session *session, int h, int 
     return fate == FFL_CARRY_FAILS ? rc : 0;
 }
 
-/* What was set on the placeholder. The same. */
+/* Sets all of the placeholder's options. Returns the same. */
 static int put_options(const struct sock *s, int fd, struct session *session, int h)
 {
     struct ffl_optarg o;

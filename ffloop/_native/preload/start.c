@@ -1,9 +1,9 @@
 /*
- * start.c - the beginning: the C library's functions, the environment, the log.
+ * start.c - the constructor: the C library's functions, the environment, the log.
  *
- * Callers: the dynamic linker. Until the constructor has run every call passes through. Nothing is
- * written to the program's standard output, ever, and nothing to standard error but what the user
- * must know; FFLOOP_LOG=LEVEL and FFLOOP_LOG_FILE=PATH say more.
+ * Callers: the dynamic linker. Until the constructor has run all calls pass through. Nothing is ever
+ * written to the program's standard output, and to standard error only what the user must know;
+ * FFLOOP_LOG=LEVEL and FFLOOP_LOG_FILE=PATH give more.
  */
 #include "proc.h"
 

@@ -1,11 +1,10 @@
 /*
  * stdio.c - the C library's streams on stack sockets.
  *
- * Callers: the C library. A stream reads, writes and closes its descriptor inside of the library, past
- * the names that we have; but it does so through its table of functions, of which there are two: for
- * bytes and for wide characters. Three entries of each lead here: all streams of the process
- * (fdopen's, standard input and output after an exec, C++'s) are then as good as the calls. dprintf has
- * no such table.
+ * Callers: the C library. A stream reads, writes and closes its descriptor inside the library, past the
+ * shim's calls, but through its table of functions; there is one for bytes and one for wide characters.
+ * Three entries of each lead here, so that all streams of the process (fdopen's, standard input and
+ * output after an exec, C++'s) behave as the calls. dprintf has no such table.
  */
 #include "preload.h"
 

@@ -1,8 +1,8 @@
 /*
  * user.c - the program's memory, read and written as the kernel does: a bad pointer is EFAULT.
  *
- * Callers: whatever takes a pointer of the program's, and the client for the bytes that it copies. Nothing
- * is looked up before: the access is made, and a fault (signal.c) comes back here.
+ * Callers: calls that take a pointer of the program's, and the client for the bytes that it copies. The
+ * access is simply made; a fault (signal.c) jumps back here.
  */
 #include "preload.h"
 
