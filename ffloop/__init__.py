@@ -13,9 +13,10 @@ from ._version import __version__
 if TYPE_CHECKING:
     from . import errors as errors
     from . import kqueue as kqueue
+    from . import metrics as metrics
     from . import selectors as selectors
     from . import workers as workers
-    from ._loop.loop import Loop, new_event_loop
+    from ._loop.loop import Loop, LoopLag, new_event_loop
     from ._loop.policy import FFLoopPolicy as FFLoopPolicy
     from ._loop.policy import install as install
     from ._loop.running import instance, run
@@ -51,6 +52,7 @@ __all__ = [
     "InstanceUnsafe",
     "Kqueue",
     "Loop",
+    "LoopLag",
     "LoopOptions",
     "ProtocolError",
     "StackUnavailable",
@@ -71,6 +73,7 @@ _PLACES = {
     "InstanceInfo": "._session.choice",
     "Kqueue": ".kqueue",
     "Loop": "._loop.loop",
+    "LoopLag": "._loop.loop",
     "LoopOptions": "._session.options",
     "install": "._loop.policy",
     "instance": "._loop.running",
@@ -78,7 +81,7 @@ _PLACES = {
     "new_event_loop": "._loop.loop",
     "run": "._loop.running",
 }
-_MODULES = ("errors", "kqueue", "selectors", "workers")
+_MODULES = ("errors", "kqueue", "metrics", "selectors", "workers")
 
 if not TYPE_CHECKING:  # a misspelt name is an error for mypy
 

@@ -13,7 +13,7 @@ import os
 import socket
 import ssl as ssl_module
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self, Unpack, cast
+from typing import Any, NamedTuple, Self, Unpack, cast
 
 from .._session import choice, configuration
 from .._session.address import look_up_literal
@@ -22,6 +22,15 @@ from ..errors import ConfigError
 from .asyncio_private import Handle, SelectorLoop, Server, SSLProtocol, failure, logger, typed_as
 from .serving import Binding
 from .transport import SocketTransport
+
+
+class LoopLag(NamedTuple):
+    """`seconds`: all iterations together. `iterations`: by how long they worked: {bound: how many
+    took less than so many seconds, and not less than the bound before}; the last bound is
+    infinite."""
+
+    seconds: float
+    iterations: dict[float, int]
 
 
 class Loop(SelectorLoop):
@@ -42,6 +51,7 @@ class Loop(SelectorLoop):
     _config: configuration.Config
     _found: Any  # the client of an instance that was found running, if one was
     _poller: Any
+    _lag: Callable[[], tuple[float, list[tuple[float, int]]]]  # the Scheduler's
 
     def __new__(cls, **options: Unpack[LoopOptions]) -> Self:
         config = configuration.load(**options)
@@ -65,6 +75,12 @@ class Loop(SelectorLoop):
         """Counters: in direct mode of the loop's sockets, else of the session with the instance
         (client.h, struct ffl_session_stats)."""
         raise NotImplementedError
+
+    def ffloop_lag(self) -> LoopLag:
+        """How long the loop's iterations have worked so far, which is how long an event may have
+        waited. From any thread. Iterations in debug mode are not counted."""
+        seconds, iterations = self._lag()
+        return LoopLag(seconds, dict(iterations))
 
     def _begin(self, poller: Any) -> None:
         # The rest of __init__, with the selector that the subclass has made.

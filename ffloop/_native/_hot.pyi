@@ -121,6 +121,7 @@ class Scheduler:
     _wake_fd: int
     _batches: Dispatcher | None
     _forever: bool
+    def _lag(self) -> tuple[float, list[tuple[float, int]]]: ...
     def call_soon(
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle: ...

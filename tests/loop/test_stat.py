@@ -6,6 +6,7 @@ import fcntl
 import io
 import json
 import os
+import pathlib
 import random
 import re
 import selectors
@@ -17,6 +18,7 @@ import time
 import urllib.error
 import urllib.request
 
+import prometheus_client
 import pytest
 from common import instances
 from prometheus_client.openmetrics import parser as openmetrics
@@ -29,6 +31,8 @@ from ffloop._session import stats_page
 from ffloop.errors import InstanceDenied, InstanceNotFound, VersionMismatch
 
 from .util import HOST, pair
+
+EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
 
 pytestmark = pytest.mark.ring
 
@@ -267,6 +271,36 @@ def test_prometheus(instance, capsys):
     kinds = {family.name: family.type for family in open_metrics}
     assert kinds["ffloop_instance_sessions"] == "counter"
     assert kinds["ffloop_instance_sessions_open"] == "gauge"
+
+
+def test_the_dashboard(instance, capsys):
+    """Every metric that Grafana's file asks for is one that is served; nothing lies on another."""
+    dashboard = json.loads((EXAMPLES / "deploy" / "grafana.json").read_text())
+    panels = dashboard["panels"]
+    asked = {
+        name
+        for panel in panels
+        for target in panel["targets"]
+        for name in re.findall(r"\bffloop_\w+", target["expr"])
+    }
+    registry = prometheus_client.CollectorRegistry()
+
+    async def main():
+        listener = await asyncio.start_server(lambda reader, writer: None, HOST, 0)
+        command("stat", "--instance", instance.path, "--prometheus")
+        listener.close()
+
+    with contextlib.closing(ffloop.new_event_loop()) as loop:
+        loop.run_until_complete(main())
+        registry.register(ffloop.metrics.LoopCollector(loop))
+        text = capsys.readouterr().out + prometheus_client.generate_latest(registry).decode()
+    served = {s.name for samples in prometheus(text).values() for s in samples}
+    assert asked
+    assert asked <= served
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}
+    assert len(places) == len(panels)
+    assert {panel["datasource"]["uid"] for panel in panels} == {"${datasource}"}
 
 
 @pytest.mark.parametrize("where", ["127.0.0.1", "[::1]", "localhost", "127.0.0.9"])

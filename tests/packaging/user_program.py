@@ -22,7 +22,9 @@ async def main() -> str:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, ffloop.Loop)
     counters: dict[str, int] = loop.ffloop_stats()
-    assert counters["submitted"] >= 0
+    assert all(count >= 0 for count in counters.values())
+    lag: ffloop.LoopLag = loop.ffloop_lag()
+    assert lag.seconds >= 0
     server: asyncio.Server = await loop.create_server(Echo, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()[:2]
     reader, writer = await asyncio.open_connection(host, port)

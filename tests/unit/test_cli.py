@@ -303,7 +303,7 @@ def test_a_module(tmp_path):
         ("ffloop st", {"stat"}),
         ("ffloop run --stack ", {"host", "fstack"}),
         ("ffloop stat --js", {"--json"}),
-        ("ffloop bench --load ", {"wrk", "python"}),
+        ("ffloop bench --load ", set(parser.LOADS)),
     ],
 )
 def test_completion(tmp_path, line, words):

@@ -16,11 +16,13 @@
 #include "queue.h"
 #include "timers.h"
 
+#include <math.h>
 #include <unistd.h>
 
 #define NS 1e9
 #define AT_ONCE 100       /* iterations, then the interpreter has a look: other threads, tracing */
 #define LONGEST_S 86400.0 /* as asyncio's MAXIMUM_SELECT_TIMEOUT */
+#define LAGS 24           /* below 1, 2, 4, ... us (of 1,024 ns); the last one: and above */
 
 typedef struct {
     PyObject_HEAD
@@ -34,6 +36,9 @@ typedef struct {
     char forever; /* run_forever calls: _run_once may do several iterations */
     char own_call_at;
     PyTypeObject *looked_up; /* the class that own_call_at is of; never followed */
+    int64_t woke_ns;         /* when the iteration began to work, or the one before ended */
+    int64_t lag_ns;          /* all iterations' work */
+    uint64_t lags[LAGS];     /* iterations by how long they worked */
 } Scheduler;
 
 static PyObject *base; /* asyncio.BaseEventLoop */
@@ -384,16 +389,48 @@ static int run_ready(Scheduler *s)
     return rc;
 }
 
+/* From when an iteration knew its events until it is done with them: what came just after may have had to
+ * wait for so long. The clock is read once per iteration, and once more where it slept. */
+static void note_lag(Scheduler *s)
+{
+    int64_t end = ffl_now_ns(), lag = end - s->woke_ns;
+    uint64_t us = (uint64_t)lag >> 10;
+    int i = us ? 64 - __builtin_clzll(us) : 0;
+    s->lags[i < LAGS ? i : LAGS - 1]++;
+    s->lag_ns += lag;
+    s->woke_ns = end;
+}
+
 static int iterate(Scheduler *s)
 {
-    int64_t ns;
+    int64_t ns = 0;
     int rc = next_timeout(s, &ns);
     if (rc == 0)
         rc = wait_events(s, ns);
     s->awake = 1;
+    if (ns != 0)
+        s->woke_ns = ffl_now_ns();
     if (rc == 0)
         rc = queue_due_timers(s);
-    return rc == 0 ? run_ready(s) : rc;
+    if (rc == 0)
+        rc = run_ready(s);
+    note_lag(s);
+    return rc;
+}
+
+/* (seconds of work, [(seconds, iterations that worked for less and at least half of it), ...]) */
+static PyObject *lag(PyObject *self, PyObject *unused)
+{
+    const Scheduler *s = (Scheduler *)self;
+    PyObject *list = PyList_New(0);
+    for (int i = 0; list && i < LAGS; i++) {
+        double bound = i == LAGS - 1 ? INFINITY : (double)(1024ULL << i) / NS;
+        PyObject *pair = Py_BuildValue("(dK)", bound, (unsigned long long)s->lags[i]);
+        if (!pair || PyList_Append(list, pair) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(pair);
+    }
+    return list ? Py_BuildValue("(dN)", (double)s->lag_ns / NS, list) : NULL;
 }
 
 /* One iteration; or, for run_forever, which asks after each whether to stop, several. */
@@ -401,6 +438,7 @@ static PyObject *run_once(PyObject *self, PyObject *unused)
 {
     Scheduler *s = (Scheduler *)self;
     int rc, left = s->forever ? AT_ONCE : 1;
+    s->woke_ns = ffl_now_ns();
     do {
         s->awake = 0; /* asyncio's way does not tell when it sleeps */
         if (s->debug || !s->timers)
@@ -488,6 +526,7 @@ static PyMethodDef scheduler_methods[] = {
     {"_timer_handle_cancelled", timer_handle_cancelled, METH_O, NULL},
     {"_write_to_self", write_to_self, METH_NOARGS, NULL},
     {"_run_once", run_once, METH_NOARGS, "One iteration of the loop."},
+    {"_lag", lag, METH_NOARGS, "How long iterations worked: seconds, and a histogram."},
     {NULL, NULL, 0, NULL},
 };
 
