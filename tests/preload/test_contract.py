@@ -26,6 +26,7 @@ PROGRAMS = (
     "pointers",
     "prefork",
     "idle",
+    "leaving",
 )
 FLAGS = ["-Wall", "-Wextra", "-Werror", "-O2", "-D_FORTIFY_SOURCE=2", "-pthread"]
 
