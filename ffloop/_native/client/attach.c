@@ -273,7 +273,7 @@ static void client_free(struct ffl_client *c)
 {
     for (uint32_t h = 0; c->table && h < 2 * c->n; h++)
         if (c->table[h])
-            csock_free(c, c->table[h]);
+            client_sock_free(c, c->table[h]);
     while (c->spare) {
         struct client_sock *s = c->spare;
         c->spare = s->wait_next;
@@ -493,7 +493,7 @@ void client_lose(struct ffl_client *c, int err, const char *why)
     ffl_log(FFL_LOG_INFO, "session with instance %d ended: %s", c->inst_pid, why);
     for (uint32_t h = 0; h < 2 * c->n; h++) /* the next call of each says so */
         if (c->table[h])
-            csock_tell(c->table[h], FFL_WATCH_ALL);
+            client_sock_tell(c->table[h], FFL_WATCH_ALL);
 }
 
 void client_lost(struct ffl_client *c)

@@ -4,7 +4,10 @@
  * attach.c   connect, handshake, map, detach, fork
  * call.c     submitting entries; operations that wait for their answer
  * reap.c     completions and returned buffers become socket state
- * socket.c   the life of a socket: open, bind, listen, connect, accept, options, close
+ * socket.c   the life of a socket: open, bind, listen, connect, close
+ * accept.c   listeners
+ * arm.c      readiness of a socket, reading ahead
+ * options.c  socket options
  * io.c       receive and send
  * wait.c     events: the batch, the spin, the sleep
  * direct.c   an instance in this thread: the stack works where the client would wait
@@ -53,7 +56,8 @@ struct client_sock {
     bool give_connect, give_error;
     bool connected;    /* a stream: connect succeeded, or it was accepted */
     bool connect_told; /* what became of the last connect */
-    bool returning;    /* accepted, not wanted: until nothing more is read ahead (csock_return) */
+    bool
+        returning; /* accepted, not wanted: until nothing more is read ahead (client_sock_return) */
     int connect_result;
     int error;       /* pending, > 0 */
     bool failed;     /* an error was met: nothing more will come */
@@ -180,35 +184,39 @@ bool client_crowded(const struct ffl_client *c); /* over half of the receive poo
 void mirror_update(struct client_sock *s);
 
 /* `what` may be so now; FFL_WATCH_ALL: its state has changed. */
-#define CSOCK_READ (EPOLLIN | EPOLLRDNORM)
-#define CSOCK_WRITE (EPOLLOUT | EPOLLWRNORM)
-static inline void csock_tell(struct client_sock *s, uint32_t what)
+#define CLIENT_SOCK_READ (EPOLLIN | EPOLLRDNORM)
+#define CLIENT_SOCK_WRITE (EPOLLOUT | EPOLLWRNORM)
+static inline void client_sock_tell(struct client_sock *s, uint32_t what)
 {
     ffl_source_tell(s->source, what);
 }
 
 /* socket.c */
 /* A new socket of ours, nothing submitted yet: its handle or -errno. */
-int csock_open(struct ffl_client *c, int domain, int type, int proto);
+int client_sock_open(struct ffl_client *c, int domain, int type, int proto);
 /* Accepted and never used: to another session that has the listener, if there is one, with what was
- * read ahead. That takes a round trip; then it is in c->settled, for csock_settle to close. */
-void csock_return(struct ffl_client *c, struct client_sock *s);
-void csock_settle(struct ffl_client *c);
-void csock_return_queue(struct ffl_client *c,
-                        struct client_sock *l); /* all that it accepted ahead */
-struct client_sock *csock_new(struct ffl_client *c, uint32_t handle);
-void csock_free(struct ffl_client *c, struct client_sock *s);
-void csock_closed(struct ffl_client *c, struct client_sock *s);
+ * read ahead. That takes a round trip; then it is in c->settled, for client_sock_settle to close. */
+void client_sock_return(struct ffl_client *c, struct client_sock *s);
+void client_sock_settle(struct ffl_client *c);
+void client_sock_return_queue(struct ffl_client *c,
+                              struct client_sock *l); /* all that it accepted ahead */
+/* An open socket of a session that is not lost: 0 or -errno. */
+int client_find(const struct ffl_client *c, int h, struct client_sock **s);
+struct client_sock *client_sock_new(struct ffl_client *c, uint32_t handle);
+void client_sock_free(struct ffl_client *c, struct client_sock *s);
+void client_sock_closed(struct ffl_client *c, struct client_sock *s);
 void handle_release(struct ffl_client *c, uint32_t handle);
-void csock_grant(struct ffl_client *c, struct client_sock *l); /* tops the accept credit up */
+void client_sock_accept_ahead(struct ffl_client *c, struct client_sock *l); /* arms a listener */
+void client_sock_grant(struct ffl_client *c, struct client_sock *l); /* tops the accept credit up */
 /* A connection waits, and other processes may take it. */
-void csock_offered(struct ffl_client *c, struct client_sock *l);
-void csock_took(struct client_sock *l, int32_t what); /* enum ffl_take, or -errno */
-void csock_arm(struct ffl_client *c, struct client_sock *s);
-uint32_t csock_ask(struct ffl_source *own, const struct ffl_watch *w);
+void client_sock_offered(struct ffl_client *c, struct client_sock *l);
+void client_sock_took(struct client_sock *l, int32_t what); /* enum ffl_take, or -errno */
+void client_sock_arm(struct ffl_client *c, struct client_sock *s);
+uint32_t client_sock_ask(struct ffl_source *own, const struct ffl_watch *w);
 /* Out of its receive queue, for the instance and not for the application: of a stream what finds
  * room, of datagrams one, as it came. Bytes. */
-uint32_t csock_take_queued(struct ffl_client *c, struct client_sock *s, void *to, uint32_t room);
+uint32_t client_sock_take_queued(struct ffl_client *c, struct client_sock *s, void *to,
+                                 uint32_t room);
 
 /* io.c */
 bool tx_writable(const struct ffl_client *c, const struct client_sock *s);

@@ -202,7 +202,8 @@ static int64_t recv_dgram(struct ffl_client *c, struct client_sock *s, struct ff
     return copied ? (int64_t)part : -EFAULT;
 }
 
-uint32_t csock_take_queued(struct ffl_client *c, struct client_sock *s, void *to, uint32_t room)
+uint32_t client_sock_take_queued(struct ffl_client *c, struct client_sock *s, void *to,
+                                 uint32_t room)
 {
     if (s->type == SOCK_STREAM) {
         uint32_t n = (uint32_t)recv_stream(c, s, to, room, false);
@@ -239,7 +240,7 @@ int64_t ffl_client_recvmsg(struct ffl_client *c, int h, struct ffl_dgram *d, int
     else if (s->eof || s->failed)
         return 0;
     else {
-        csock_arm(c, s);
+        client_sock_arm(c, s);
         return -EAGAIN;
     }
     client_commit(c);

@@ -118,7 +118,7 @@ static int on_recv(struct ffl_client *c, struct client_sock *s, struct ffl_entry
         if (!s->push && client_crowded(c))
             client_evacuate(c, s);
     }
-    csock_tell(s, s->eof ? FFL_WATCH_ALL : CSOCK_READ);
+    client_sock_tell(s, s->eof ? FFL_WATCH_ALL : CLIENT_SOCK_READ);
     mirror_update(s);
     return 0;
 }
@@ -138,7 +138,7 @@ static int on_accept(struct ffl_client *c, struct client_sock *l, struct ffl_ent
     if (e.buf != FFL_NO_BUF && !take_buf(c, e.buf))
         return -EPROTO;
     l->credits--;
-    struct client_sock *s = csock_new(c, h);
+    struct client_sock *s = client_sock_new(c, h);
     if (!s) {
         client_lose(c, ENOMEM, "out of memory for a socket");
         return 0;
@@ -161,7 +161,7 @@ static int on_accept(struct ffl_client *c, struct client_sock *l, struct ffl_ent
     if (l->closing) { /* accepted ahead, and nobody will want it: CLOSED of the listener closes it */
         return 0;
     }
-    csock_tell(l, CSOCK_READ);
+    client_sock_tell(l, CLIENT_SOCK_READ);
     mirror_update(l);
     return 0;
 }
@@ -180,7 +180,7 @@ static void on_fail(struct ffl_client *c, struct client_sock *s, int err, bool s
         s->give_error = s->failed || s->push;
     }
     if (!s->waits)
-        csock_tell(s, FFL_WATCH_ALL);
+        client_sock_tell(s, FFL_WATCH_ALL);
     mirror_update(s);
 }
 
@@ -200,14 +200,14 @@ static int on_connect(struct ffl_client *c, struct client_sock *s, struct ffl_en
         s->failed = s->type == SOCK_STREAM;
     }
     s->give_connect = true;
-    csock_tell(s, FFL_WATCH_ALL);
+    client_sock_tell(s, FFL_WATCH_ALL);
     return 0;
 }
 
 static void on_closed(struct ffl_client *c, struct client_sock *s)
 {
-    csock_return_queue(c, s); /* accepted ahead for a listener that was closed meanwhile */
-    csock_closed(c, s);
+    client_sock_return_queue(c, s); /* accepted ahead for a listener that was closed meanwhile */
+    client_sock_closed(c, s);
 }
 
 static int on_answer(struct ffl_client *c, struct client_sock *s, struct ffl_entry e)
@@ -247,13 +247,13 @@ static int dispatch(struct ffl_client *c, struct ffl_entry e)
     case FFL_OP_OFFER:
         if (!s->listener)
             return -EPROTO;
-        csock_offered(c, s);
+        client_sock_offered(c, s);
         mirror_update(s);
         return 0;
     case FFL_OP_TAKE:
         if (!s->listener)
             return -EPROTO;
-        csock_took(s, e.arg);
+        client_sock_took(s, e.arg);
         mirror_update(s);
         return on_answer(c, s, e);
     case FFL_OP_CONNECT:
@@ -326,7 +326,7 @@ void client_wake_writers(struct ffl_client *c)
         }
         *p = s->wait_next;
         s->waiting_w = false;
-        csock_tell(s, CSOCK_WRITE);
+        client_sock_tell(s, CLIENT_SOCK_WRITE);
     }
     c->waiters_end = p;
 }
@@ -375,6 +375,6 @@ void client_reap(struct ffl_client *c)
     if (!c->detached)
         reap_cq(c);
     if (!c->detached && c->settled)
-        csock_settle(c);
+        client_sock_settle(c);
     client_commit(c);
 }

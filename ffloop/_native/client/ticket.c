@@ -103,7 +103,7 @@ static int give_one(struct ffl_client *c, struct client_sock *s)
         (void)ffl_pool_put(&c->tx, buf); /* it was ours: cannot fail */
         return -ENOBUFS;
     }
-    uint32_t n = csock_take_queued(c, s, to, size);
+    uint32_t n = client_sock_take_queued(c, s, to, size);
     client_submit(c, (struct ffl_entry){.op = FFL_OP_UNREAD,
                                         .flags = flags,
                                         .handle = s->handle,
@@ -135,7 +135,7 @@ int ffl_client_give_back(struct ffl_client *c, int h)
 {
     struct client_sock *s = client_sock(c, h);
     if (s && s->listener)
-        csock_return_queue(c, s);
+        client_sock_return_queue(c, s);
     if (!s || c->detached || !s->rx_head)
         return 0;
     size_t all = queued(s), had = SIZE_MAX;
@@ -170,7 +170,7 @@ int ffl_client_import(struct ffl_client *c, const struct ffl_ticket *t, uint32_t
     uint32_t buf = client_arg(c, &i, sizeof(i));
     if (buf == FFL_NO_BUF)
         return -ENOBUFS;
-    int h = csock_open(c, domain, type, proto);
+    int h = client_sock_open(c, domain, type, proto);
     if (h < 0) {
         (void)ffl_pool_put(&c->tx, buf);
         return h;

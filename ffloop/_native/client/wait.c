@@ -44,7 +44,7 @@ int ffl_client_unread(struct ffl_client *c, int h)
         s->rx_tail = s->given;
     s->given = NULL;
     if (s->push)
-        csock_tell(s, CSOCK_READ);
+        client_sock_tell(s, CLIENT_SOCK_READ);
     return 0;
 }
 
@@ -101,7 +101,7 @@ static int push_events(struct ffl_client *c, struct client_sock *s, struct ffl_e
         int limit = max < EVENTS_A_SOCKET ? max : EVENTS_A_SOCKET;
         while (s->acc_head && n < limit)
             give_accept(c, s, &ev[n++]);
-        csock_grant(c, s);
+        client_sock_grant(c, s);
         *more |= s->acc_head != NULL || (s->give_error && n == max);
         if (!s->acc_head && s->give_error && n < max) { /* it accepts no more: a drain */
             s->give_error = false;

@@ -1,0 +1,117 @@
+/*
+ * options.c - socket options, and the pending error.
+ *
+ * Callers: client.h's users. The instance's stack has the options; SO_SNDBUF also limits this side.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#define SNDBUF_LEAST 4608u /* bytes, Linux's limits */
+#define SNDBUF_MOST (INT32_MAX / 2u)
+
+/* Cannot fail on a sound int: submitted without waiting. */
+static bool sure_option(int level, int name, uint32_t len)
+{
+    if (len != sizeof(int))
+        return false;
+    if (level == SOL_SOCKET)
+        return name == SO_KEEPALIVE || name == SO_REUSEADDR || name == SO_REUSEPORT;
+    return level == IPPROTO_TCP && name == TCP_NODELAY;
+}
+
+/* As Linux: twice what was asked for, and not less than it takes. */
+static uint32_t send_limit(const void *val)
+{
+    uint32_t n;
+    memcpy(&n, val, sizeof(n));
+    n = n > SNDBUF_MOST ? SNDBUF_MOST : n;
+    return 2 * n < SNDBUF_LEAST ? SNDBUF_LEAST : 2 * n;
+}
+
+int ffl_client_setsockopt(struct ffl_client *c, int h, int level, int name, const void *val,
+                          uint32_t len)
+{
+    struct client_sock *s;
+    int rc = client_find(c, h, &s);
+    if (rc < 0)
+        return rc;
+    if (len > FFL_OPT_MAX)
+        return -EINVAL;
+    struct ffl_optarg o = {.level = level, .name = name, .len = len};
+    memcpy(o.data, val, len);
+    struct ffl_entry e = {.op = FFL_OP_SETSOCKOPT, .handle = (uint32_t)h};
+    e.buf = client_arg(c, &o, ffl_optarg_bytes(len));
+    if (e.buf == FFL_NO_BUF)
+        return -ENOBUFS;
+    if (level == SOL_SOCKET && name == SO_SNDBUF && len >= sizeof(int))
+        s->tx_limit = send_limit(val);
+    if (!sure_option(level, name, len))
+        return client_call(c, e, NULL, 0);
+    client_submit(c, e);
+    return 0;
+}
+
+int ffl_client_getsockopt(struct ffl_client *c, int h, int level, int name, void *val,
+                          uint32_t *len)
+{
+    struct client_sock *s;
+    int rc = client_find(c, h, &s);
+    if (rc < 0)
+        return rc;
+    if (*len > FFL_OPT_MAX)
+        *len = FFL_OPT_MAX;
+    if (level == SOL_SOCKET && *len >= sizeof(int)) {
+        int v = name == SO_TYPE         ? s->type
+                : name == SO_DOMAIN     ? s->domain
+                : name == SO_ACCEPTCONN ? s->listener
+                : name == SO_ERROR      ? ffl_client_take_error(c, h)
+                : name == SO_PROTOCOL   ? (s->proto                 ? s->proto
+                                           : s->type == SOCK_STREAM ? IPPROTO_TCP
+                                                                    : IPPROTO_UDP)
+                                        : -1;
+        if (v >= 0) {
+            memcpy(val, &v, sizeof(v));
+            *len = sizeof(v);
+            return 0;
+        }
+    }
+    struct ffl_optarg o = {.level = level, .name = name, .len = *len};
+    struct ffl_entry e = {.op = FFL_OP_GETSOCKOPT, .handle = (uint32_t)h};
+    e.buf = client_arg(c, &o, ffl_optarg_bytes(0));
+    if (e.buf == FFL_NO_BUF)
+        return -ENOBUFS;
+    rc = client_call(c, e, &o, sizeof(o));
+    if (rc < 0)
+        return rc;
+    if (o.len > *len)
+        return -EPROTO;
+    memcpy(val, o.data, o.len);
+    *len = o.len;
+    return 0;
+}
+
+int ffl_client_take_error(struct ffl_client *c, int h)
+{
+    struct client_sock *s = client_sock(c, h);
+    if (!s)
+        return 0;
+    if (s->connecting)
+        client_look(c);
+    int err = s->error ? s->error : s->send_error ? s->send_error : s->open_error;
+    s->error = s->send_error = 0;
+    s->connect_told |= err != 0; /* the next connect tries again */
+    mirror_update(s);
+    return err;
+}
+
+void ffl_client_set_error(struct ffl_client *c, int h, int err)
+{
+    struct client_sock *s = client_sock(c, h);
+    if (s)
+        s->error = err;
+}
