@@ -21,82 +21,13 @@ static int bad(const char **why, const char *reason)
     return -EPROTO;
 }
 
-/* ---- arguments and answers ----------------------------------------------------------------- */
-
-/* The entry's argument block; NULL: its buffer is none that the session may use. */
-static const void *arg_of(struct ffl_session *s, struct ffl_entry e)
-{
-    const struct ffl_pool_geo *p = &s->map.geo.tx;
-    bool sound = ffl_buf_ok(p, e.buf) && !s->tx[ffl_buf_slot(p, e.buf)].outstanding;
-    return sound ? session_buf(s, p, e.buf) : NULL;
-}
-
-/* Copies the argument block out and gives the buffer back. */
-static int take_arg(struct ffl_session *s, struct ffl_entry e, void *arg, size_t len)
-{
-    const void *from = arg_of(s, e);
-    if (!from)
-        return -EPROTO;
-    memcpy(arg, from, len); /* every class holds this much */
-    session_tx_release(s, e.buf);
-    return 0;
-}
-
-/* The same for an option, whose length is in the block; `set`: the value as well. */
-static int take_option(struct ffl_session *s, struct ffl_entry e, struct ffl_optarg *o, bool set)
-{
-    const uint8_t *from = arg_of(s, e);
-    if (!from)
-        return -EPROTO;
-    memcpy(o, from, ffl_optarg_bytes(0));
-    if (o->len > FFL_OPT_MAX || (set && ffl_optarg_bytes(o->len) > ffl_buf_size(e.buf)))
-        return -EPROTO;
-    if (set)
-        memcpy(o->data, from + ffl_optarg_bytes(0), o->len);
-    session_tx_release(s, e.buf);
-    return 0;
-}
-
-/* A receive buffer that holds an answer, counted for `e` if not NULL; FFL_NO_BUF: none is free. */
-static uint32_t put_answer(struct ffl_session *s, const void *data, size_t len)
-{
-    uint32_t buf = ffl_pool_get(&s->rx, (uint32_t)len);
-    if (buf != FFL_NO_BUF && ffl_buf_size(buf) < len) {
-        (void)ffl_pool_put(&s->rx, buf); /* only smaller ones are left */
-        return FFL_NO_BUF;
-    }
-    if (buf == FFL_NO_BUF)
-        return buf;
-    s->rx_owner[ffl_buf_slot(&s->rx.geo, buf)] = 0; /* counted for no endpoint */
-    memcpy(session_buf(s, &s->rx.geo, buf), data, len);
-    return buf;
-}
-
-static void answer(struct ffl_session *s, struct ffl_entry q, int32_t res, uint32_t buf)
-{
-    session_post(s, (struct ffl_entry){
-                        .op = q.op, .tag = q.tag, .handle = q.handle, .arg = res, .buf = buf});
-}
-
-static uint32_t names_answer(struct endpoint *e)
-{
-    struct ffl_addresses n = {0};
-    struct ffl_instance *in = e->s->in;
-    (void)OPS(in)->sockname(ST(in), e->fd, false, &n.local); /* unknown: family 0 says so */
-    if (!e->listener)
-        (void)OPS(in)->sockname(ST(in), e->fd, true, &n.peer);
-    e->st->addresses = n;
-    stats_state(e);
-    return put_answer(e->s, &n, sizeof(n));
-}
-
 /* ---- operations on endpoints --------------------------------------------------------------- */
 
 static int op_bind(struct endpoint *e, struct ffl_entry q)
 {
     struct ffl_instance *in = e->s->in;
     struct ffl_addr a;
-    if (take_arg(e->s, q, &a, sizeof(a)) < 0)
+    if (answer_arg(e->s, q, &a, sizeof(a)) < 0)
         return -EPROTO;
     int rc = e->fd < 0 ? -e->open_error : 0;
     if (rc == 0 && !ffl_policy_may_bind(&in->o.policy, e->s->uid, ntohs(a.port_be))) {
@@ -111,7 +42,7 @@ static int op_bind(struct endpoint *e, struct ffl_entry q)
         rc = rights_bind(e, &a);
     if (rc == 0 && e->dgram)
         rc = group_place(e);
-    answer(e->s, q, rc, rc < 0 ? FFL_NO_BUF : names_answer(e));
+    answer_post(e->s, q, rc, rc < 0 ? FFL_NO_BUF : answer_addresses(e));
     return 0;
 }
 
@@ -143,7 +74,7 @@ static int op_listen(struct endpoint *e, struct ffl_entry q)
     }
     if (rc == 0)
         rc = watch(e, FFL_READ);
-    answer(e->s, q, rc, rc < 0 ? FFL_NO_BUF : names_answer(e));
+    answer_post(e->s, q, rc, rc < 0 ? FFL_NO_BUF : answer_addresses(e));
     return 0;
 }
 
@@ -166,10 +97,10 @@ void control_connected(struct endpoint *e)
         e->failed = true;
         stats_state(e);
         data_drop_tx(e);
-        answer(e->s, q, -err, FFL_NO_BUF);
+        answer_post(e->s, q, -err, FFL_NO_BUF);
         return;
     }
-    answer(e->s, q, 0, names_answer(e));
+    answer_post(e->s, q, 0, answer_addresses(e));
     endpoint_ready(e);
 }
 
@@ -177,10 +108,10 @@ static int op_connect(struct endpoint *e, struct ffl_entry q)
 {
     struct ffl_instance *in = e->s->in;
     struct ffl_addr a;
-    if (take_arg(e->s, q, &a, sizeof(a)) < 0)
+    if (answer_arg(e->s, q, &a, sizeof(a)) < 0)
         return -EPROTO;
     if (e->connecting) {
-        answer(e->s, q, -EALREADY, FFL_NO_BUF);
+        answer_post(e->s, q, -EALREADY, FFL_NO_BUF);
         return 0;
     }
     int rc = e->fd < 0 ? -e->open_error : OPS(in)->connect(ST(in), e->fd, &a);
@@ -203,7 +134,7 @@ static int op_connect(struct endpoint *e, struct ffl_entry q)
     if (rc == 0 && e->dgram)
         rc = group_place(e); /* it may have got a port */
     if (!e->connecting)      /* else data_event answers */
-        answer(e->s, q, rc, rc < 0 ? FFL_NO_BUF : names_answer(e));
+        answer_post(e->s, q, rc, rc < 0 ? FFL_NO_BUF : answer_addresses(e));
     return 0;
 }
 
@@ -239,7 +170,7 @@ static int op_take(struct endpoint *e, struct ffl_entry q)
     e->armed = true;
     int rc = e->group && !e->failed ? offer_take(e, !q.tag) : -EINVAL;
     if (q.tag)
-        answer(e->s, q, rc, FFL_NO_BUF);
+        answer_post(e->s, q, rc, FFL_NO_BUF);
     else if (rc < 0)
         data_accept_later(e, -rc);
     return 0;
@@ -267,7 +198,7 @@ static int op_unread(struct endpoint *e, struct ffl_entry q)
 static int op_export(struct endpoint *e, struct ffl_entry q)
 {
     struct ffl_import x;
-    if (take_arg(e->s, q, &x, sizeof(x)) < 0)
+    if (answer_arg(e->s, q, &x, sizeof(x)) < 0)
         return -EPROTO;
     int rc = ticket_export(e, &x);
     if (rc == -EPROTO) /* a guess */
@@ -355,7 +286,7 @@ static bool lost_on_a_stream(const struct endpoint *e, const struct ffl_optarg *
 static int op_setsockopt(struct endpoint *e, struct ffl_entry q)
 {
     struct ffl_optarg o;
-    if (take_option(e->s, q, &o, true) < 0)
+    if (answer_option(e->s, q, &o, true) < 0)
         return -EPROTO;
     if (e->tx_head != FFL_NO_BUF && !e->unwritable && !e->connecting)
         data_flush(e); /* it applies to what is sent after it */
@@ -363,7 +294,7 @@ static int op_setsockopt(struct endpoint *e, struct ffl_entry q)
              : lost_on_a_stream(e, &o) ? -ENOPROTOOPT
                                        : rights_setsockopt(e, &o);
     if (q.tag)
-        answer(e->s, q, rc, FFL_NO_BUF);
+        answer_post(e->s, q, rc, FFL_NO_BUF);
     return 0;
 }
 
@@ -371,17 +302,18 @@ static int op_getsockopt(struct endpoint *e, struct ffl_entry q)
 {
     struct ffl_instance *in = e->s->in;
     struct ffl_optarg o;
-    if (take_option(e->s, q, &o, false) < 0)
+    if (answer_option(e->s, q, &o, false) < 0)
         return -EPROTO;
     int rc = e->fd < 0 ? -e->open_error
                        : OPS(in)->getsockopt(ST(in), e->fd, o.level, o.name, o.data, &o.len);
-    answer(e->s, q, rc, rc < 0 ? FFL_NO_BUF : put_answer(e->s, &o, ffl_optarg_bytes(o.len)));
+    answer_post(e->s, q, rc, rc < 0 ? FFL_NO_BUF : answer_put(e->s, &o, ffl_optarg_bytes(o.len)));
     return 0;
 }
 
 static int op_addresses(struct endpoint *e, struct ffl_entry q)
 {
-    answer(e->s, q, e->fd < 0 ? -e->open_error : 0, e->fd < 0 ? FFL_NO_BUF : names_answer(e));
+    answer_post(e->s, q, e->fd < 0 ? -e->open_error : 0,
+                e->fd < 0 ? FFL_NO_BUF : answer_addresses(e));
     return 0;
 }
 
@@ -436,7 +368,7 @@ static int op_socket(struct ffl_session *s, struct ffl_entry q, const char **why
     if (rc == 0 && e->dgram)
         rc = watch(e, FFL_READ | FFL_WRITE);
     if (rc < 0)
-        answer(s, q, rc, FFL_NO_BUF); /* success is silent */
+        answer_post(s, q, rc, FFL_NO_BUF); /* success is silent */
     return 0;
 }
 
@@ -445,7 +377,7 @@ static int op_import(struct ffl_session *s, struct ffl_entry q, const char **why
     struct ffl_import i;
     if (q.handle >= s->n || s->table[q.handle])
         return bad(why, "IMPORT with a handle that is taken or out of range");
-    if (take_arg(s, q, &i, sizeof(i)) < 0)
+    if (answer_arg(s, q, &i, sizeof(i)) < 0)
         return bad(why, "IMPORT with a bad buffer");
     int rc = ticket_import(s, q.handle, &i);
     if (rc == -EPROTO)
@@ -456,7 +388,7 @@ static int op_import(struct ffl_session *s, struct ffl_entry q, const char **why
             return bad(why, "out of memory for a socket");
         e->open_error = -rc;
     }
-    answer(s, q, rc, FFL_NO_BUF);
+    answer_post(s, q, rc, FFL_NO_BUF);
     return 0;
 }
 
@@ -493,7 +425,7 @@ int control_entry(struct ffl_session *s, struct ffl_entry q, const char **why)
     if (q.op == FFL_OP_IMPORT)
         return op_import(s, q, why);
     if (q.op == FFL_OP_NOP) {
-        answer(s, q, q.arg, FFL_NO_BUF);
+        answer_post(s, q, q.arg, FFL_NO_BUF);
         return 0;
     }
     if (q.op >= FFL_OP_COUNT || (!endpoint_ops[q.op] && q.op != FFL_OP_CLOSE))

@@ -13,6 +13,7 @@
  * endpoint.c  an endpoint's life
  * lost.c      outlives the loss of an application's memory
  * control.c   the operations of the SQ
+ * answer.c    their arguments and answers
  * data.c      the receive and transmit pumps
  * accept.c    the accept pump
  * group.c     sockets that several processes have, and where sockets are bound
@@ -378,6 +379,16 @@ void interrupt_end(void);
 /* lost.c */
 void lost_guard(struct ffl_instance *in);
 void lost_unguard(struct ffl_instance *in);
+
+/* answer.c */
+/* Copies the entry's argument block out and gives its buffer back. 0 or -EPROTO. */
+int answer_arg(struct ffl_session *s, struct ffl_entry e, void *arg, size_t len);
+/* The same for an option, whose length is in the block; `set`: the value as well. */
+int answer_option(struct ffl_session *s, struct ffl_entry e, struct ffl_optarg *o, bool set);
+/* A receive buffer that holds an answer; FFL_NO_BUF: none is free. */
+uint32_t answer_put(struct ffl_session *s, const void *data, size_t len);
+uint32_t answer_addresses(struct endpoint *e); /* the same with the socket's addresses */
+void answer_post(struct ffl_session *s, struct ffl_entry q, int32_t res, uint32_t buf);
 
 /* control.c: executes one SQ entry. 0, or -EPROTO with a reason when the session must end. */
 int control_entry(struct ffl_session *s, struct ffl_entry e, const char **why);

@@ -1,0 +1,73 @@
+/*
+ * answer.c - the arguments of control operations, and their answers.
+ *
+ * Callers: control.c.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* The entry's argument block; NULL: its buffer is none that the session may use. */
+static const void *arg_of(struct ffl_session *s, struct ffl_entry e)
+{
+    const struct ffl_pool_geo *p = &s->map.geo.tx;
+    bool sound = ffl_buf_ok(p, e.buf) && !s->tx[ffl_buf_slot(p, e.buf)].outstanding;
+    return sound ? session_buf(s, p, e.buf) : NULL;
+}
+
+int answer_arg(struct ffl_session *s, struct ffl_entry e, void *arg, size_t len)
+{
+    const void *from = arg_of(s, e);
+    if (!from)
+        return -EPROTO;
+    memcpy(arg, from, len); /* every class holds this much */
+    session_tx_release(s, e.buf);
+    return 0;
+}
+
+int answer_option(struct ffl_session *s, struct ffl_entry e, struct ffl_optarg *o, bool set)
+{
+    const uint8_t *from = arg_of(s, e);
+    if (!from)
+        return -EPROTO;
+    memcpy(o, from, ffl_optarg_bytes(0));
+    if (o->len > FFL_OPT_MAX || (set && ffl_optarg_bytes(o->len) > ffl_buf_size(e.buf)))
+        return -EPROTO;
+    if (set)
+        memcpy(o->data, from + ffl_optarg_bytes(0), o->len);
+    session_tx_release(s, e.buf);
+    return 0;
+}
+
+uint32_t answer_put(struct ffl_session *s, const void *data, size_t len)
+{
+    uint32_t buf = ffl_pool_get(&s->rx, (uint32_t)len);
+    if (buf != FFL_NO_BUF && ffl_buf_size(buf) < len) {
+        (void)ffl_pool_put(&s->rx, buf); /* only smaller ones are left */
+        return FFL_NO_BUF;
+    }
+    if (buf == FFL_NO_BUF)
+        return buf;
+    s->rx_owner[ffl_buf_slot(&s->rx.geo, buf)] = 0; /* counted for no endpoint */
+    memcpy(session_buf(s, &s->rx.geo, buf), data, len);
+    return buf;
+}
+
+void answer_post(struct ffl_session *s, struct ffl_entry q, int32_t res, uint32_t buf)
+{
+    session_post(s, (struct ffl_entry){
+                        .op = q.op, .tag = q.tag, .handle = q.handle, .arg = res, .buf = buf});
+}
+
+uint32_t answer_addresses(struct endpoint *e)
+{
+    struct ffl_addresses n = {0};
+    struct ffl_instance *in = e->s->in;
+    (void)OPS(in)->sockname(ST(in), e->fd, false, &n.local); /* unknown: family 0 says so */
+    if (!e->listener)
+        (void)OPS(in)->sockname(ST(in), e->fd, true, &n.peer);
+    e->st->addresses = n;
+    stats_state(e);
+    return answer_put(e->s, &n, sizeof(n));
+}
