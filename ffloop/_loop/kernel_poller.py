@@ -3,8 +3,8 @@
 `select` returns kernel (key, mask) pairs, as any selector does, and leaves the events of the loop's
 own sockets in the dispatcher, `batch`. The loop then queues the dispatcher itself, once for the
 whole batch, behind what was scheduled before. When a callback raises KeyboardInterrupt or
-SystemExit, what is left of the batch stays, and nothing is waited for until it is done. The compiled
-Scheduler waits on the dispatcher itself and comes here for the selector's descriptors.
+SystemExit, what is left of the batch stays, and nothing is waited for until it is done. The
+compiled Scheduler waits on the dispatcher itself and comes here for the selector's descriptors.
 """
 
 import os

@@ -282,6 +282,19 @@ ffloop.run(main(), instance="direct")
             process.kill()
 
 
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="asyncio does so from Python 3.13 on")
+def test_a_unix_servers_file_goes_with_it(run, tmp_path):
+    path = tmp_path / "sock"
+
+    async def main():
+        server = await asyncio.get_running_loop().create_unix_server(Log, path)
+        assert path.exists()
+        server.close()
+        assert not path.exists()
+
+    run(main())
+
+
 def test_an_idle_loop_sleeps(run):
     async def main():
         loop = asyncio.get_running_loop()
