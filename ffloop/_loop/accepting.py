@@ -9,7 +9,8 @@ import asyncio
 import contextvars
 from typing import Any
 
-from .asyncio_private import SSLProtocol, logger
+from .asyncio_private import logger
+from .tls import SSLProtocol
 
 
 class Accepting:

@@ -6,7 +6,7 @@ change there shows here first.
 
 import asyncio
 import sys
-from asyncio import base_events, constants, events, format_helpers, sslproto, transports, trsock
+from asyncio import base_events, constants, events, format_helpers, transports, trsock
 from asyncio.log import logger
 from collections import deque
 from collections.abc import Callable
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .._session.hot import Scheduler
 
-SSLProtocol: Any = sslproto.SSLProtocol
 Server: Any = base_events.Server
 TransportSocket: Any = trsock.TransportSocket
 Handle: Any = events.Handle
@@ -152,7 +151,6 @@ __all__ = [
     "SERVER_KNOWS_CLIENTS",
     "FlowControl",
     "Handle",
-    "SSLProtocol",
     "SelectorLoop",
     "Server",
     "TransportSocket",

@@ -37,7 +37,7 @@ class DirectTransport(SocketTransport):
 
     _sendfile_compatible = SENDFILE_TRY_NATIVE
 
-    __slots__ = ("_flushing", "_listener", "_peer", "_sock", "lent")
+    __slots__ = ("_flushing", "_listener", "_peer", "_sock")
 
     def __init__(
         self,
@@ -58,7 +58,6 @@ class DirectTransport(SocketTransport):
         self._listener = listener
         self._peer = peer
         self._flushing: asyncio.Future[None] | None = None
-        self.lent = False  # sendfile has the descriptor
         self._start(server, context)
 
     # ---- where the bytes are ----

@@ -19,8 +19,9 @@ from .._session import choice, configuration
 from .._session.address import look_up_literal
 from .._session.options import LoopOptions
 from ..errors import ConfigError
-from .asyncio_private import Handle, SelectorLoop, Server, SSLProtocol, failure, logger, typed_as
+from .asyncio_private import Handle, SelectorLoop, Server, failure, logger, typed_as
 from .serving import Binding
+from .tls import SSLProtocol
 from .transport import SocketTransport
 
 
