@@ -15,7 +15,7 @@ import pytest
 
 import ffloop
 
-from .util import HOST, until
+from .util import PEER, until
 
 
 async def connected(listener):
@@ -144,7 +144,7 @@ def test_uses(run_std, no_leaks, use, where):
     """As the kernel's own, in the loop's thread too, where nobody turns the loop meanwhile."""
 
     async def main():
-        with socket.create_server((HOST, 0)) as listener:
+        with socket.create_server((PEER, 0)) as listener:
             sock, peer = await connected(listener)
             with sock, peer:
                 if where == "a thread":
@@ -165,7 +165,7 @@ async def bridges_end():
 
 def test_it_goes_on_without_the_loop(run_std):
     async def main():
-        listener = socket.create_server((HOST, 0))
+        listener = socket.create_server((PEER, 0))
         return listener, *await connected(listener)
 
     async def blocking():
@@ -183,7 +183,7 @@ def test_it_goes_on_without_the_loop(run_std):
 def test_what_was_read_ahead_comes_first(run_std):
     async def main():
         loop = asyncio.get_running_loop()
-        with socket.create_server((HOST, 0)) as listener:
+        with socket.create_server((PEER, 0)) as listener:
             sock, peer = await connected(listener)
             with sock, peer:
                 peer.sendall(bytes(range(256)) * 400)
@@ -228,7 +228,7 @@ def test_tls_by_wrap_socket(run_std, tls):
                 remove(number)
 
     async def main():
-        with socket.create_server((HOST, 0)) as listener:
+        with socket.create_server((PEER, 0)) as listener:
             for blocking in (True, False):
                 thread = threading.Thread(target=echo, args=(listener,))
                 thread.start()
@@ -260,7 +260,7 @@ def test_tls_by_wrap_socket(run_std, tls):
 def test_a_socket_of_ffloops_own_is_detached(run_ff, no_leaks):
     async def main():
         loop = asyncio.get_running_loop()
-        with socket.create_server((HOST, 0)) as listener:
+        with socket.create_server((PEER, 0)) as listener:
             sock = ffloop.socket()
             await loop.sock_connect(sock, listener.getsockname())
             peer, _ = listener.accept()
@@ -280,7 +280,7 @@ def test_a_socket_of_ffloops_own_is_detached(run_ff, no_leaks):
 def test_what_cannot_leave_says_so(run_ff):
     async def main():
         loop = asyncio.get_running_loop()
-        with socket.create_server((HOST, 0)) as listener:
+        with socket.create_server((PEER, 0)) as listener:
             sock, peer = await connected(listener)
             transport, _ = await loop.create_connection(asyncio.Protocol, sock=sock)
             for call in (lambda: sock.settimeout(1), sock.makefile, lambda: sock.setblocking(True)):
@@ -318,7 +318,7 @@ def test_sendfile_sends_from_its_offset(run_std, tmp_path):
 
     async def main():
         loop = asyncio.get_running_loop()
-        with socket.create_server((HOST, 0)) as listener:
+        with socket.create_server((PEER, 0)) as listener:
             for kind in ("transport", "socket"):
                 for read in (0, 40):
                     for offset, count in ((0, None), (0, 10), (10, None), (95, 50), (200, 5)):

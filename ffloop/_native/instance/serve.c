@@ -332,6 +332,8 @@ void ffl_instance_opts_default(struct ffl_instance_opts *o)
 static uint64_t sockets_limit(const struct ffl_instance *in)
 {
     struct rlimit rl;
+    if (OPS(in)->capacity)
+        return (uint64_t)OPS(in)->capacity(ST(in)) / 4 * 3; /* others are closing, or accepted */
     if (!in->o.stack->kernel || getrlimit(RLIMIT_NOFILE, &rl) < 0 || rl.rlim_cur == RLIM_INFINITY)
         return INT64_MAX / 4;
     uint64_t for_peers =

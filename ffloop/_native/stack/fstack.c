@@ -30,6 +30,7 @@
 #define BSD_SOL_SOCKET 0xffff
 #define BSD_SO_REUSEPORT_LB 0x10000
 #define BSD_SO_TYPE 0x1008
+#define BSD_IPV6_V6ONLY 27
 #define BSD_MSG_CTRUNC 0x20
 #define DRAIN_NS 50000000LL /* after the last close: FINs leave a transmit delay and a tick later */
 #define LONGEST_DRAIN_NS FFL_NS_PER_SEC
@@ -262,9 +263,21 @@ static bool is_stream(int fd)
     return bsd_option(fd, BSD_SO_TYPE) == SOCK_STREAM; /* its Linux name is not translated */
 }
 
-static bool is_shared(int fd)
+static bool is_v6only(int fd, const struct ffl_addr *a)
 {
-    return bsd_option(fd, BSD_SO_REUSEPORT_LB) != 0;
+    int value = 0;
+    socklen_t len = sizeof(value);
+    return a->family == AF_INET6 &&
+           ff_getsockopt_freebsd(fd, IPPROTO_IPV6, BSD_IPV6_V6ONLY, &value, &len) == 0 && value;
+}
+
+/* What `fd` is, or would be, as a listener at an address. */
+static struct fstack_listener listener(int fd, const struct ffl_addr *a)
+{
+    return (struct fstack_listener){.fd = fd,
+                                    .shared = bsd_option(fd, BSD_SO_REUSEPORT_LB) != 0,
+                                    .v6only = is_v6only(fd, a),
+                                    .a = *a};
 }
 
 /*
@@ -278,10 +291,12 @@ static int bind_some_port(struct fstack *f, int fd, struct ffl_addr a, struct so
     bool stream = is_stream(fd);
     if (f->conf.nprocs > 1 && stream)
         return ff_bind(fd, (struct linux_sockaddr *)in, sizeof(*in)) < 0 ? fail() : 0;
+    struct fstack_listener l = listener(fd, &a);
+    l.shared = false; /* nobody knows the port */
     for (int tries = 0; tries <= 65535 - FIRST_PORT; tries++) {
-        in->sin_port = a.port_be = htons(f->next_port);
+        in->sin_port = l.a.port_be = htons(f->next_port);
         f->next_port = f->next_port == 65535 ? FIRST_PORT : f->next_port + 1;
-        if (stream && fstack_ports_taken(&f->ports, fd, &a, false))
+        if (stream && fstack_ports_taken(&f->ports, &l))
             continue;
         if (ff_bind(fd, (struct linux_sockaddr *)in, sizeof(*in)) == 0)
             return 0;
@@ -305,11 +320,12 @@ static int fstack_bind(void *st, int fd, const struct ffl_addr *a)
         return bind_some_port(f, fd, *a, (struct sockaddr_in *)&ss);
     if (!is_stream(fd))
         return bind_now(fd, a);
-    bool shared = is_shared(fd);
-    if (fstack_ports_taken(&f->ports, fd, a, shared))
+    struct fstack_listener l = listener(fd, a);
+    if (fstack_ports_taken(&f->ports, &l))
         return -EADDRINUSE;
-    if (shared && fstack_ports_beside(&f->ports, a))
-        return fstack_ports_add(&f->ports, fd, a, true, true);
+    l.late = true;
+    if (l.shared && fstack_ports_beside(&f->ports, a))
+        return fstack_ports_add(&f->ports, &l);
     return bind_now(fd, a);
 }
 
@@ -495,17 +511,31 @@ static int fstack_listen(void *st, int fd, int backlog)
 {
     struct fstack *f = st;
     struct ffl_addr a;
-    bool shared = is_shared(fd);
     int rc = bind_late(f, fd);
     if (rc == 0)
         rc = fstack_sockname(st, fd, false, &a);
-    if (rc == 0 && fstack_ports_taken(&f->ports, fd, &a, shared))
+    if (rc < 0)
+        return rc;
+    struct fstack_listener l = listener(fd, &a);
+    if (fstack_ports_taken(&f->ports, &l))
         return -EADDRINUSE;
-    if (rc == 0 && ff_listen(fd, backlog) < 0)
-        rc = fail();
-    if (rc == 0) /* a name only now: listen without bind */
-        rc = fstack_sockname(st, fd, false, &a);
-    return rc < 0 ? rc : fstack_ports_add(&f->ports, fd, &a, shared, false);
+    if (ff_listen(fd, backlog) < 0)
+        return fail();
+    rc = fstack_sockname(st, fd, false, &l.a); /* a name only now: listen without bind */
+    return rc < 0 ? rc : fstack_ports_add(&f->ports, &l);
+}
+
+/* Sockets that it can have. By its name, whose number FreeBSD gives. */
+static int64_t fstack_capacity(void *st)
+{
+    static const int by_name[] = {0, 3};
+    static const char name[] = "kern.ipc.maxsockets";
+    int number[24], value = 0;
+    size_t len = sizeof(number), size = sizeof(value);
+    if (ff_sysctl(by_name, 2, number, &len, name, strlen(name)) < 0 ||
+        ff_sysctl(number, (unsigned)(len / sizeof(*number)), &value, &size, NULL, 0) < 0)
+        return INT64_MAX;
+    return value;
 }
 
 /* ---- options ------------------------------------------------------------------------------- */
@@ -645,6 +675,7 @@ const struct ffl_stack_ops ffl_fstack_ops = {
     .stop = fstack_stop,
     .run = fstack_run,
     .describe = fstack_describe,
+    .capacity = fstack_capacity,
     .socket = fstack_socket,
     .dup = fstack_dup,
     .close = fstack_close,

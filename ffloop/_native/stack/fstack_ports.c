@@ -6,12 +6,14 @@
 #include <string.h>
 #include <sys/socket.h>
 
-bool fstack_ports_taken(const struct fstack_ports *p, int fd, const struct ffl_addr *a, bool shared)
+bool fstack_ports_taken(const struct fstack_ports *p, const struct fstack_listener *l)
 {
-    for (int i = 0; i < p->n; i++)
-        if (p->v[i].fd != fd && !p->v[i].late && ffl_addr_overlap(&p->v[i].a, true, a, true) &&
-            !(shared && p->v[i].shared))
+    for (int i = 0; i < p->n; i++) {
+        const struct fstack_listener *o = &p->v[i];
+        if (o->fd != l->fd && !o->late && !(o->shared && l->shared) &&
+            ffl_addr_overlap(&o->a, o->v6only, &l->a, l->v6only))
             return true;
+    }
     return false;
 }
 
@@ -33,10 +35,9 @@ const struct ffl_addr *fstack_ports_late(const struct fstack_ports *p, int fd)
     return NULL;
 }
 
-int fstack_ports_add(struct fstack_ports *p, int fd, const struct ffl_addr *a, bool shared,
-                     bool late)
+int fstack_ports_add(struct fstack_ports *p, const struct fstack_listener *l)
 {
-    fstack_ports_remove(p, fd); /* listen may be called again */
+    fstack_ports_remove(p, l->fd); /* listen may be called again */
     if (p->n == p->cap) {
         int cap = p->cap ? 2 * p->cap : 16;
         struct fstack_listener *v = realloc(p->v, (size_t)cap * sizeof(*v));
@@ -45,7 +46,7 @@ int fstack_ports_add(struct fstack_ports *p, int fd, const struct ffl_addr *a, b
         p->v = v;
         p->cap = cap;
     }
-    p->v[p->n++] = (struct fstack_listener){fd, shared, late, *a};
+    p->v[p->n++] = *l;
     return 0;
 }
 
@@ -54,7 +55,9 @@ int fstack_ports_dup(struct fstack_ports *p, int fd, int copy)
     for (int i = 0; i < p->n; i++)
         if (p->v[i].fd == fd) {
             struct fstack_listener l = p->v[i]; /* add may move the table */
-            return fstack_ports_add(p, copy, &l.a, l.shared, false);
+            l.fd = copy;
+            l.late = false;
+            return fstack_ports_add(p, &l);
         }
     return 0;
 }

@@ -14,21 +14,20 @@ struct fstack_ports {
     struct fstack_listener {
         int fd;
         bool shared;
+        bool v6only;
         bool late; /* not listening, not even bound: until it listens or connects */
         struct ffl_addr a;
     } *v;
     int n, cap;
 };
 
-/* Does another socket than `fd` listen where `a` would? */
-bool fstack_ports_taken(const struct fstack_ports *p, int fd, const struct ffl_addr *a,
-                        bool shared);
+/* Does another socket listen where this one would? */
+bool fstack_ports_taken(const struct fstack_ports *p, const struct fstack_listener *l);
 /* Does a shared one listen at this very address? */
 bool fstack_ports_beside(const struct fstack_ports *p, const struct ffl_addr *a);
 /* The address that `fd` is to be bound to, or NULL. */
 const struct ffl_addr *fstack_ports_late(const struct fstack_ports *p, int fd);
-int fstack_ports_add(struct fstack_ports *p, int fd, const struct ffl_addr *a, bool shared,
-                     bool late);
+int fstack_ports_add(struct fstack_ports *p, const struct fstack_listener *l);
 int fstack_ports_dup(struct fstack_ports *p, int fd, int copy); /* 0 if fd does not listen */
 void fstack_ports_remove(struct fstack_ports *p, int fd);
 

@@ -58,6 +58,8 @@ struct ffl_stack_ops {
     int64_t (*deadline)(void *st);
     /* A line that describes the stack for the start-up message (address, port, MAC). */
     void (*describe)(void *st, char *buf, size_t len);
+    /* How many sockets there may be at once. NULL: its descriptors are the process's. */
+    int64_t (*capacity)(void *st);
 
     int (*socket)(void *st, int domain, int type, int proto);
     int (*dup)(void *st, int fd); /* another reference to the same socket */
