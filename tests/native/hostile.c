@@ -265,6 +265,37 @@ TEST(r7_each_lie_ends_its_session_only)
     neighbour_end(&n);
 }
 
+/* What an application leaves behind when it goes (handshake.h), and is no such thing. */
+TEST(r7_a_rest_that_is_none)
+{
+    struct neighbour n;
+    struct ffl_entry lie = {.op = 250, .handle = 7};
+    enum { PIPE, OPEN, SHORT, FOREIGN, LIE, CASES };
+    lab_start_manual("");
+    quiet();
+    neighbour_start(&n);
+    int fds = test_open_fds();
+    for (int k = 0; k < CASES; k++) {
+        struct raw r;
+        struct ffl_rest rest = {.magic = FFL_MAGIC + (k == FOREIGN), .n = k == SHORT ? 2 : 1};
+        int fd = memfd_create("rest", MFD_ALLOW_SEALING), ends[2];
+        CHECK(fd >= 0 && pipe(ends) == 0);
+        CHECK_EQ(write(fd, &lie, sizeof(lie)), sizeof(lie));
+        CHECK(k == OPEN || fcntl(fd, F_ADD_SEALS, FFL_REST_SEALS) == 0);
+        raw_attach(&r);
+        CHECK(ffl_msg_send(r.sock, &rest, sizeof(rest), k == PIPE ? &ends[0] : &fd, 1) > 0);
+        raw_gone(&r);
+        close(fd);
+        close(ends[0]);
+        close(ends[1]);
+        iterations(5);
+        CHECK_EQ(lab_sessions(), 1);
+        neighbour_works(&n);
+    }
+    lab_settled(fds);
+    neighbour_end(&n);
+}
+
 /* ---- memory that is taken away -------------------------------------------------------------- */
 
 /* The size is sealed. Holes can be punched: on ordinary pages they are zeros, and that is a lie or

@@ -397,30 +397,56 @@ int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *o, 
     return 0;
 }
 
-/* What found the SQ full goes before the session does: send has said that it was taken. */
-static void flush_submissions(struct ffl_client *c)
+static int write_rest(int fd, const struct ffl_fifo *rest)
 {
-    struct ffl_event none[2];
-    int64_t now, until = ffl_now_ns() + c->timeout_ms * 1000000LL;
-    if (!c->detached)
-        client_commit(c);
-    while (c->ch.over.n && !c->detached && (now = ffl_now_ns()) < until) {
-        client_sleep(c, none, 0, c->own_epfd, until - now, false);
+    const char *from = (const char *)(rest->e + rest->head);
+    size_t left = rest->n * sizeof(*rest->e);
+    while (left) {
+        ssize_t n = write(fd, from, left);
+        if (n < 0)
+            return -errno;
+        from += n;
+        left -= (size_t)n;
+    }
+    return fcntl(fd, F_ADD_SEALS, FFL_REST_SEALS) < 0 ? -errno : 0;
+}
+
+/* What found the SQ full goes on without us: send has said that it was taken. */
+static void leave_rest(struct ffl_client *c)
+{
+    if (c->detached)
+        return;
+    client_commit(c);
+    for (uint32_t before = 0; c->driver && c->ch.over.n && c->ch.over.n != before;) {
+        before = c->ch.over.n;
+        client_drive(c);
         client_reap(c);
     }
+    struct ffl_rest r = {.magic = FFL_MAGIC, .n = c->ch.over.n};
+    if (!r.n || c->detached)
+        return;
+    ffl_close(&c->app_bell, c->close_fd); /* there is a descriptor to be had */
+    int fd = memfd_create("ffloop-rest", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    int rc = fd < 0 ? -errno : write_rest(fd, &c->ch.over);
+    if (rc == 0)
+        rc = ffl_msg_send(c->sock, &r, sizeof(r), &fd, 1);
+    if (fd >= 0)
+        close(fd);
+    if (rc < 0)
+        ffl_log(FFL_LOG_ERROR, "%u submissions are lost with their session: %s", r.n,
+                strerror(-rc));
 }
 
 /* Listeners go first: who shares them gets what nobody here will use. */
 static void close_listeners(struct ffl_client *c)
 {
-    bool any = false;
-    for (uint32_t h = 0; h < 2 * c->n && !c->detached; h++) {
-        struct client_sock *s = c->table[h];
-        any |= s && (s->listener || s->returning);
-        if (s && s->listener && !s->closing)
+    bool returning = false;
+    for (uint32_t h = 0; h < 2 * c->n && !c->detached; h++)
+        if (c->table[h] && c->table[h]->listener && !c->table[h]->closing)
             (void)ffl_client_close(c, (int)h, false);
-    }
-    if (!any)
+    for (uint32_t h = 0; h < 2 * c->n && !c->detached; h++)
+        returning |= c->table[h] && c->table[h]->returning;
+    if (!returning) /* what we have not seen yet is the instance's to return */
         return;
     int usual = c->timeout_ms;
     if (usual > LAST_CALLS_MS)
@@ -442,7 +468,7 @@ void ffl_client_detach(struct ffl_client *c)
         }
     pthread_mutex_unlock(&all_lock);
     close_listeners(c);
-    flush_submissions(c);
+    leave_rest(c);
     client_free(c);
 }
 

@@ -81,8 +81,7 @@ void ffl_client_before_fork(void);
 void ffl_client_after_fork(bool child);
 
 /* Ends the session; the instance sends what was submitted, then closes the sockets. Frees `c`.
- * Waits only when the SQ is full, until it has taken what was submitted; and with listeners, a second
- * at most, until what they accepted ahead was returned. */
+ * Waits only, half a second at most, until what was accepted and read ahead is returned. */
 void ffl_client_detach(struct ffl_client *c);
 
 /* A descriptor of the client's has moved (place_fd's numbers); the old one goes. False: it has no such. */

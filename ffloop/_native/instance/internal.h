@@ -148,7 +148,7 @@ struct ffl_session {
     struct ffl_instance *in;
     TAILQ_ENTRY(ffl_session) link;
     uint32_t id;
-    int sock, pidfd;
+    int sock, pidfd, rest; /* rest: what found its SQ full (handshake.h); or -1 */
     int app_bell, inst_bell; /* eventfds */
     pid_t pid;
     uid_t uid;
@@ -174,6 +174,7 @@ struct ffl_session {
     unsigned nsockets;      /* of CHARGE_SOCKET */
     unsigned cheap;         /* entries since the last look at the clock */
     unsigned last;          /* ended: entries that it had committed, not yet executed */
+    uint32_t rest_at, rest_n; /* of the rest: executed; all */
     uint64_t tx_unwritable; /* the sum of tx_outstanding of unwritable endpoints */
     bool ended, cut;        /* ended: its application is gone; cut: nothing more is sent */
     bool dying, dead;

@@ -9,10 +9,12 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -185,6 +187,7 @@ int session_new(struct ffl_instance *in, int sock, const struct ffl_hello *h,
     *s = (struct ffl_session){.in = in,
                               .sock = sock,
                               .pidfd = -1,
+                              .rest = -1,
                               .app_bell = -1,
                               .inst_bell = -1,
                               .pid = cred->pid,
@@ -215,6 +218,7 @@ void session_free(struct ffl_session *s)
     stats_session_end(s);
     ctl_drop_peer(s->in, &s->sock);
     ffl_close(&s->pidfd, NULL);
+    ffl_close(&s->rest, NULL);
     ffl_close(&s->app_bell, NULL);
     ctl_drop(s->in, &s->inst_bell);
     ffl_pool_fini(&s->rx);
@@ -284,6 +288,26 @@ void session_kill(struct ffl_session *s, const char *why)
     session_last_word(s, why);
 }
 
+/* Its last message, if there is one. A memfd that cannot change any more: reading it never waits. */
+static void take_rest(struct ffl_session *s)
+{
+    struct ffl_rest r;
+    struct stat st;
+    int fd = -1, got = s->sock < 0 ? 0 : closer_recv(s->sock, &r, sizeof(r), &fd);
+    if (fd < 0)
+        return;
+    int seals = fcntl(fd, F_GET_SEALS);
+    if (got != sizeof(r) || r.magic != FFL_MAGIC || seals < 0 ||
+        (seals & FFL_REST_SEALS) != FFL_REST_SEALS || fstat(fd, &st) < 0 ||
+        (size_t)st.st_size != r.n * sizeof(struct ffl_entry)) {
+        closer_close(fd);
+        session_kill(s, "what it leaves behind is not a rest");
+        return;
+    }
+    s->rest = fd;
+    s->rest_n = r.n;
+}
+
 /* Entries committed before the application went are executed, as a process's writes before its exit. */
 void session_end(struct ffl_session *s)
 {
@@ -292,9 +316,30 @@ void session_end(struct ffl_session *s)
     s->ended = true;
     int n = ffl_ring_avail(&s->ch.in);
     s->last = n > 0 ? (unsigned)n : 0;
+    take_rest(s);
     disconnect(s);
     ffl_log_within(&s->account->log, FFL_LOG_INFO, "session %u (pid %d) detached, %u sockets open",
                    s->id, (int)s->pid, s->open);
+}
+
+#define REST_ENTRIES 64 /* read at once */
+
+static void execute_rest(struct ffl_session *s)
+{
+    struct ffl_entry e[REST_ENTRIES];
+    bool more = true;
+    while (more && s->rest_at < s->rest_n) {
+        uint32_t n = s->rest_n - s->rest_at < REST_ENTRIES ? s->rest_n - s->rest_at : REST_ENTRIES;
+        ssize_t got = pread(s->rest, e, n * sizeof(*e), (off_t)(s->rest_at * sizeof(*e)));
+        if (got != (ssize_t)(n * sizeof(*e))) {
+            session_kill(s, "its rest cannot be read");
+            return;
+        }
+        for (uint32_t i = 0; more && i < n; i++) {
+            s->rest_at++;
+            more = execute(s, e[i]) == 0;
+        }
+    }
 }
 
 static void last_entries(struct ffl_session *s)
@@ -305,7 +350,9 @@ static void last_entries(struct ffl_session *s)
         if (slice_over(s->in))
             break;
     }
-    if (s->last && !s->dead)
+    if (!s->last && !s->dead)
+        execute_rest(s);
+    if ((s->last || s->rest_at < s->rest_n) && !s->dead)
         return;
     if (!s->dead)
         handover_unseen(s);

@@ -1,8 +1,9 @@
 /*
  * handshake.h - the messages on an instance's unix socket (SOCK_SEQPACKET).
  *
- * Callers: client/attach.c, instance/admit.c and instance/ticket.c. One hello, one reply; then the
- * socket carries nothing but, by its end, that a side is gone. A reply to an attach carries three
+ * Callers: client/attach.c, instance/admit.c, session.c and ticket.c. One hello, one reply; then the
+ * socket carries at most one last message of each side, the instance's reason or the application's rest,
+ * and says by its end that a side is gone. A reply to an attach carries three
  * descriptors: the memfd, the application's doorbell, the instance's doorbell. A reply to a stats
  * query carries one: the instance's stats page, read only.
  */
@@ -44,6 +45,14 @@ struct ffl_reply {
     char why[128];    /* for the user, when status is not OK */
     uint64_t key;     /* of a ticket; what comes before this is the same in every version */
 };
+
+/* An application that goes leaves what has found its SQ full, in the memfd that comes with this, which can
+ * be written to no more: so its end waits for nobody. */
+struct ffl_rest {
+    uint64_t magic;
+    uint32_t n; /* entries */
+};
+#define FFL_REST_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
 
 /*
  * A ticket: a connection that holds references to stack sockets (FFL_OP_EXPORT) for a process that may
