@@ -182,3 +182,35 @@ TEST(buffers_do_not_overlap)
     free(used);
     ffl_segment_drop(&m);
 }
+
+/* However much some hold, each socket that holds nothing finds a small buffer; the shares do not count
+ * on those. */
+TEST(the_reserve_is_for_those_who_hold_nothing)
+{
+    struct ffl_pool p;
+    struct ffl_geo geo;
+    enum { SOCKETS = 5000 };
+    static uint32_t got[SOCKETS], more[SOCKETS];
+    ffl_geo_default(&geo, SOCKETS, 1024);
+    CHECK_EQ(ffl_pool_init(&p, &geo.tx), 0);
+    uint64_t total = p.total_bytes;
+    CHECK(total <= 2u << 20);
+    for (int round = 0; round < 2; round++) {
+        unsigned n = 0;
+        for (unsigned i = 0; i < SOCKETS; i++) { /* none of them ever gives anything back */
+            got[i] = ffl_pool_get(&p, 65536);
+            CHECK(got[i] != FFL_NO_BUF);
+            more[i] = ffl_pool_get_spare(&p, 1);
+            n += more[i] != FFL_NO_BUF;
+        }
+        CHECK(n < SOCKETS / 2);
+        CHECK_EQ(p.free_bytes, 0);
+        for (unsigned i = 0; i < SOCKETS; i++) {
+            CHECK_EQ(ffl_pool_put(&p, got[i]), 0);
+            if (more[i] != FFL_NO_BUF)
+                CHECK_EQ(ffl_pool_put(&p, more[i]), 0);
+        }
+        CHECK_EQ(p.free_bytes, total);
+    }
+    ffl_pool_fini(&p);
+}

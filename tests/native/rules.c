@@ -636,6 +636,47 @@ TEST(r3_large_writes_take_turns)
     lab_stop();
 }
 
+/* However many readers are slow, who has nothing unsent can send something: an answer is on its way. */
+TEST(r3_slow_readers_leave_room_for_others)
+{
+    enum { N = 400 };
+    static uint8_t data[65536];
+    struct ffl_event ev[64];
+    int h[N], last = 0, peer = 0;
+    char byte;
+    lab_defaults("sim");
+    lab.o.pool_kib = 256;
+    lab.o.max_sockets = N + 1;
+    lab_start_manual("window=200");
+    int l = sim_listen("10.0.0.9", 90);
+    struct ffl_client *c = lab_attach_stepped();
+    struct ffl_addr a = addr4("10.0.0.9", 90);
+    for (int i = 0; i <= N; i++) {
+        last = ffl_client_socket(c, AF_INET, SOCK_STREAM, 0, 0);
+        CHECK_EQ(ffl_client_connect(c, last, &a), -EINPROGRESS);
+        iterations(3);
+        peer = sim_answer(l);
+        if (i < N)
+            h[i] = last;
+    }
+    for (int i = 0; i < 10; i++, iterations(1))
+        CHECK(ffl_client_wait(c, ev, 64, -1, 0) >= 0);
+    for (int k = 0; k < 20; k++, iterations(2)) /* until the stack takes no more, nor the pool */
+        for (int i = 0; i < N; i++) {
+            int64_t n = ffl_client_send(c, h[i], data, sizeof(data));
+            CHECK(n > 0 || n == -EAGAIN);
+        }
+    for (int k = 0; k < 3; k++) {
+        CHECK_EQ(ffl_client_send(c, last, "x", 1), 1);
+        iterations(2);
+        CHECK_EQ(sim_take(peer, &byte, 1), 1);
+        CHECK(ffl_client_wait(c, ev, 64, -1, 0) >= 0);
+    }
+    ffl_client_detach(c);
+    iterations(3);
+    lab_stop();
+}
+
 /* ---- 4: full rings ------------------------------------------------------------------------- */
 
 /* SQ and CQ full at once: iterations end, others are served, and all answers come, in order. */

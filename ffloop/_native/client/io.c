@@ -73,7 +73,7 @@ bool tx_writable(const struct ffl_client *c, const struct client_sock *s)
     if (tx_is_bulk(s) && !tx_turn(c, s))
         return false;
     if (s->tx_out == 0)
-        return c->tx.free_bytes > 0;
+        return ffl_pool_has_any(&c->tx);
     uint64_t limit = tx_share(c, s);
     return s->tx_out <= (s->waiting_w ? limit / 2 : limit - 1) && limit > 0;
 }

@@ -148,7 +148,7 @@ struct ffl_session {
     struct ffl_instance *in;
     TAILQ_ENTRY(ffl_session) link;
     uint32_t id;
-    int sock, pidfd, rest; /* rest: what found its SQ full (handshake.h); or -1 */
+    int sock, pidfd, rest;   /* rest: what found its SQ full (handshake.h); or -1 */
     int app_bell, inst_bell; /* eventfds */
     pid_t pid;
     uid_t uid;
@@ -170,13 +170,13 @@ struct ffl_session {
     struct endpoint_list endpoints; /* all that are open */
     struct endpoint *sweep;         /* dying: the next endpoint to close */
     struct endpoint_list ready, stalled;
-    unsigned open;          /* endpoints */
-    unsigned nsockets;      /* of CHARGE_SOCKET */
-    unsigned cheap;         /* entries since the last look at the clock */
-    unsigned last;          /* ended: entries that it had committed, not yet executed */
+    unsigned open;            /* endpoints */
+    unsigned nsockets;        /* of CHARGE_SOCKET */
+    unsigned cheap;           /* entries since the last look at the clock */
+    unsigned last;            /* ended: entries that it had committed, not yet executed */
     uint32_t rest_at, rest_n; /* of the rest: executed; all */
-    uint64_t tx_unwritable; /* the sum of tx_outstanding of unwritable endpoints */
-    bool ended, cut;        /* ended: its application is gone; cut: nothing more is sent */
+    uint64_t tx_unwritable;   /* the sum of tx_outstanding of unwritable endpoints */
+    bool ended, cut;          /* ended: its application is gone; cut: nothing more is sent */
     bool dying, dead;
     volatile int lost; /* set by a signal handler: its shared memory is gone (lost.c) */
 };

@@ -204,6 +204,7 @@ enum ffl_ring_id { FFL_SQ, FFL_RXFREE, FFL_CQ, FFL_TXFREE, FFL_RINGS };
 struct ffl_pool_geo {
     uint32_t count[FFL_CLASSES]; /* buffers in each class */
     uint32_t off[FFL_CLASSES];   /* of the class's first buffer, from the segment's start */
+    uint32_t reserve; /* of the smallest: for sockets that hold nothing; no part of the shares */
 };
 
 struct ffl_geo {

@@ -4,6 +4,11 @@
 #include <errno.h>
 #include <stdlib.h>
 
+static uint32_t reserve_of(const struct ffl_pool_geo *geo, unsigned c)
+{
+    return c ? 0 : geo->reserve;
+}
+
 int ffl_pool_init(struct ffl_pool *p, const struct ffl_pool_geo *geo)
 {
     *p = (struct ffl_pool){.geo = *geo};
@@ -17,7 +22,7 @@ int ffl_pool_init(struct ffl_pool *p, const struct ffl_pool_geo *geo)
         for (uint32_t i = 0; i < geo->count[c]; i++) /* the lowest index on top */
             p->stack[c][i] = c << FFL_BUF_CLASS_SHIFT | (geo->count[c] - 1 - i);
         p->n[c] = geo->count[c];
-        p->total_bytes += (uint64_t)geo->count[c] << ffl_class_shift[c];
+        p->total_bytes += (uint64_t)(geo->count[c] - reserve_of(geo, c)) << ffl_class_shift[c];
     }
     p->free_bytes = p->total_bytes;
     return 0;
@@ -42,37 +47,45 @@ static unsigned class_for(uint32_t want)
     return c;
 }
 
+/* Is there one in the class; `spare`: beyond what is kept for those who hold nothing? */
+static bool has(const struct ffl_pool *p, unsigned c, bool spare)
+{
+    uint32_t reserve = reserve_of(&p->geo, c);
+    return p->n[c] > (spare ? reserve + (p->geo.count[c] - reserve) / 4 : 0);
+}
+
 /* The class to take from: the one that fits, else a larger one, else a smaller one. */
-static int class_free(const struct ffl_pool *p, unsigned fit, unsigned keep_shift)
+static int class_free(const struct ffl_pool *p, unsigned fit, bool spare)
 {
     for (unsigned c = fit; c < FFL_CLASSES; c++)
-        if (p->n[c] > p->geo.count[c] >> keep_shift)
+        if (has(p, c, spare))
             return (int)c;
     for (unsigned c = fit; c-- > 0;)
-        if (p->n[c] > p->geo.count[c] >> keep_shift)
+        if (has(p, c, spare))
             return (int)c;
     return -1;
 }
 
-static uint32_t get(struct ffl_pool *p, uint32_t want, unsigned keep_shift)
+static uint32_t get(struct ffl_pool *p, uint32_t want, bool spare)
 {
-    int c = class_free(p, class_for(want), keep_shift);
+    int c = class_free(p, class_for(want), spare);
     if (ffl_unlikely(c < 0))
         return FFL_NO_BUF;
     uint32_t id = p->stack[c][--p->n[c]];
-    p->free_bytes -= ffl_class_size((unsigned)c);
+    if (p->n[c] >= reserve_of(&p->geo, (unsigned)c))
+        p->free_bytes -= ffl_class_size((unsigned)c);
     p->out[ffl_buf_slot(&p->geo, id)] = 1;
     return id;
 }
 
 uint32_t ffl_pool_get(struct ffl_pool *p, uint32_t want)
 {
-    return get(p, want, 31); /* none is kept back */
+    return get(p, want, false);
 }
 
 uint32_t ffl_pool_get_spare(struct ffl_pool *p, uint32_t want)
 {
-    return get(p, want, 2);
+    return get(p, want, true);
 }
 
 int ffl_pool_put(struct ffl_pool *p, uint32_t id)
@@ -84,7 +97,8 @@ int ffl_pool_put(struct ffl_pool *p, uint32_t id)
         return -EPROTO;
     *out = 0;
     unsigned c = id >> FFL_BUF_CLASS_SHIFT;
+    if (p->n[c] >= reserve_of(&p->geo, c))
+        p->free_bytes += ffl_class_size(c);
     p->stack[c][p->n[c]++] = id;
-    p->free_bytes += ffl_class_size(c);
     return 0;
 }

@@ -13,9 +13,9 @@
 struct ffl_pool {
     struct ffl_pool_geo geo;
     uint32_t *stack[FFL_CLASSES];
-    uint32_t n[FFL_CLASSES]; /* free buffers */
-    uint64_t free_bytes, total_bytes;
-    uint8_t *out; /* ffl_pool_total flags */
+    uint32_t n[FFL_CLASSES];          /* free buffers */
+    uint64_t free_bytes, total_bytes; /* without the reserve */
+    uint8_t *out;                     /* ffl_pool_total flags */
 };
 
 /* 0 or -ENOMEM. */
@@ -25,8 +25,13 @@ void ffl_pool_fini(struct ffl_pool *p);
 /* The smallest free buffer that holds `want` bytes, else the largest that is free, else
  * FFL_NO_BUF. Marks it out. */
 uint32_t ffl_pool_get(struct ffl_pool *p, uint32_t want);
-/* The same, but leaves the last quarter of each class to sockets that hold nothing yet. */
+/* The same, but leaves the reserve and the last quarter of each class to sockets that hold nothing. */
 uint32_t ffl_pool_get_spare(struct ffl_pool *p, uint32_t want);
+
+static inline bool ffl_pool_has_any(const struct ffl_pool *p)
+{
+    return p->n[0] || p->n[1] || p->n[2];
+}
 
 /* Takes back an id that came from the peer (or was never sent). 0 or -EPROTO. */
 int ffl_pool_put(struct ffl_pool *p, uint32_t id);

@@ -45,6 +45,9 @@ static void pool_default(struct ffl_pool_geo *p, uint32_t kib)
     p->count[0] = p->count[1];
 }
 
+/* As many small ones as there are sockets: however much others hold, each can send something. */
+#define RESERVE_MOST (1u << 17)
+
 void ffl_geo_default(struct ffl_geo *geo, uint32_t max_sockets, uint32_t pool_kib)
 {
     memset(geo, 0, sizeof(*geo));
@@ -53,6 +56,8 @@ void ffl_geo_default(struct ffl_geo *geo, uint32_t max_sockets, uint32_t pool_ki
     geo->max_sockets = max_sockets;
     pool_default(&geo->rx, pool_kib);
     pool_default(&geo->tx, pool_kib);
+    geo->tx.reserve = max_sockets < RESERVE_MOST ? max_sockets : RESERVE_MOST;
+    geo->tx.count[0] += geo->tx.reserve;
     geo->ring_size[FFL_SQ] = 4096;
     geo->ring_size[FFL_CQ] = 4096;
     /* a free ring can hold every buffer of its pool, so giving one back cannot fail */
@@ -92,6 +97,8 @@ static int check_span(uint64_t *at, uint64_t off, uint64_t len, uint64_t size)
 static int check_pool(const struct ffl_pool_geo *p, uint64_t *at, uint32_t free_ring, uint64_t size)
 {
     uint64_t total = 0;
+    if (p->reserve > p->count[0])
+        return -EPROTO;
     for (int c = 0; c < FFL_CLASSES; c++) {
         if (p->count[c] == 0 || p->count[c] > (1u << 20))
             return -EPROTO;
