@@ -37,7 +37,7 @@ static uint32_t pow2_at_least(uint32_t n)
     return p;
 }
 
-/* A quarter of the bytes in pages, three quarters in bulk, and one small buffer a page. */
+/* A quarter of the bytes in pages, three quarters in bulk, and one small buffer per page. */
 static void pool_default(struct ffl_pool_geo *p, uint32_t kib)
 {
     p->count[1] = kib / 4 / 4 < 64 ? 64 : kib / 4 / 4;

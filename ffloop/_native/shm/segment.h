@@ -17,7 +17,7 @@ struct ffl_map {
     int memfd;
 };
 
-/* The default geometry for at most max_sockets sockets and about pool_kib KiB of buffers a side. */
+/* The default geometry for at most max_sockets sockets and about pool_kib KiB of buffers per side. */
 void ffl_geo_default(struct ffl_geo *geo, uint32_t max_sockets, uint32_t pool_kib);
 
 /* Checks every size and offset of a geometry against `size`. 0 or -EPROTO. */
