@@ -765,6 +765,18 @@ def connected_elsewhere_after_a_send():
 
 
 @case
+def could_not_be_sent():
+    """Where a socket has no peer that is an error of the call, and none of the socket."""
+    a = bound()
+    a.setblocking(False)
+    attempt(a.sendto, b"x", ("255.255.255.255", 9))  # not without SO_BROADCAST
+    a.setsockopt(IP, socket.IP_TTL, 55)  # it is known by now
+    seen = [wait(a, select.POLLIN | select.POLLOUT), attempt(a.recv, 9)]
+    seen += [a.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), wait(a, select.POLLIN, 0)]
+    return [*seen, attempt(a.sendto, b"x", ("255.255.255.255", 9))]
+
+
+@case
 def connected_to_port_0():
     seen = []
     for host in ("127.0.0.1", "0.0.0.0"):

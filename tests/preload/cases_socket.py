@@ -894,6 +894,17 @@ def a_peek_that_throws_away():
         ]
 
 
+@case
+def refused_before_anything_is_sent():
+    """An address that is on each link: the call says it, and no event after it."""
+    with socket.socket(socket.AF_INET6) as s, listener(socket.AF_INET6) as server:
+        s.setblocking(False)
+        seen = [attempt(s.connect, ("fe80::1", 9)) for _ in range(2)]
+        seen += [s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), wait(s, seconds=0)]
+        s.setblocking(True)
+        return [*seen, attempt(s.connect, server.getsockname())]
+
+
 SO_RCVBUFFORCE, CLONE_NEWUSER = 33, 0x10000000
 
 

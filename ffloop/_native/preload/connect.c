@@ -5,6 +5,7 @@
  */
 #include "preload.h"
 
+#include <netinet/in.h>
 #include <string.h>
 
 int sock_pending_connect(struct sock *s)
@@ -44,6 +45,15 @@ static int connect_wait(struct sock *s)
     return connect_told(s);
 }
 
+/* Asked at once, the stack has refused it before anything is sent: an address that is on each link, and
+ * none is named. That is no end of a connect that has begun. */
+static bool refused_at_once(struct sock *s, const struct ffl_addr *a)
+{
+    bool on_any = a->family == AF_INET6 && !a->scope_id &&
+                  IN6_IS_ADDR_LINKLOCAL((const struct in6_addr *)a->ip);
+    return on_any && ffl_client_ping(s->session->c) == 0 && sock_pending_connect(s) == 0;
+}
+
 static int connect_start(struct sock *s, int fd, const struct sockaddr *sa, socklen_t len)
 {
     struct ffl_addr a;
@@ -63,7 +73,9 @@ static int connect_start(struct sock *s, int fd, const struct sockaddr *sa, sock
     s->told = false;
     (void)ffl_client_arm(s->session->c, s->h, 0); /* who only writes learns of its end, too */
     sock_rearm(s);
-    return s->nonblock ? -EINPROGRESS : connect_wait(s);
+    if (s->nonblock && !refused_at_once(s, &a))
+        return -EINPROGRESS;
+    return connect_wait(s);
 }
 
 API int connect(int fd, const struct sockaddr *sa, socklen_t len)

@@ -22,6 +22,14 @@ struct cork { /* what MSG_MORE has kept of a datagram */
     char data[SENDABLE];
 };
 
+void ffl_dgram_settle(struct sock *s)
+{
+    struct ffl_client *c = s->session->c;
+    if (s->state != SOCK_CONNECTED && ffl_client_state(c, s->h) & FFL_ST_ERROR &&
+        !ffl_client_detached(c))
+        s->late_error = ffl_client_take_error(c, s->h);
+}
+
 /* ---- receive ------------------------------------------------------------------------------- */
 
 static bool scatter(const struct iovec *iov, size_t n, const char *data, size_t len)
@@ -99,6 +107,7 @@ ssize_t dgram_recv(struct sock *s, const struct iovec *iov, size_t n, int flags,
     bool wait = !no_wait(s, flags);
     int64_t until = until_of(wait ? s->rcvtimeo : 0);
     for (;;) {
+        ffl_dgram_settle(s);
         int64_t len = take(s, iov, n, flags, d);
         if (len >= 0)
             note_stamp(s, d);
@@ -156,6 +165,12 @@ static ssize_t send_one(struct sock *s, const struct iovec *iov, size_t n, int f
     int64_t until = until_of(wait ? s->sndtimeo : 0);
     d->len = total_of(iov, n);
     ffl_client_reap(s->session->c); /* perhaps nobody is there */
+    ffl_dgram_settle(s);
+    if (ffl_unlikely(s->late_error)) {
+        int err = s->late_error;
+        s->late_error = 0;
+        return -err;
+    }
     for (;;) {
         int64_t sent = give(s, iov, n, d);
         if (sent != -EAGAIN)

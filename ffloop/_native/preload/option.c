@@ -127,6 +127,8 @@ static int get_option(struct sock *s, int level, int name, void *val, socklen_t 
     }
     if (level == SOL_SOCKET && name == SO_ERROR)
         ffl_client_reap(s->session->c);
+    if (s->type == SOCK_DGRAM)
+        ffl_dgram_settle(s);
     uint8_t data[FFL_OPT_MAX];
     uint32_t n = room < sizeof(int) ? sizeof(int) : room > sizeof(data) ? sizeof(data) : room;
     int rc = ffl_client_getsockopt(s->session->c, s->h, level, name, data, &n);

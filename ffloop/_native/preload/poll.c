@@ -17,6 +17,8 @@
 /* As the kernel's datagram_poll. */
 static uint32_t dgram_poll(struct sock *s, uint32_t want)
 {
+    if (s->session)
+        ffl_dgram_settle(s);
     unsigned st = s->session ? ffl_client_state(s->session->c, s->h) : FFL_ST_WRITE;
     uint32_t got = st & FFL_ST_ERROR ? EPOLLERR : 0;
     if (s->shut_rd)

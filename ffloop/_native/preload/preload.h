@@ -60,6 +60,7 @@ extern struct ffl_config options;
 extern bool misplaced; /* a setting that says where sockets go is malformed: no socket is placed */
 extern bool started;   /* the constructor has run; before that all calls pass through */
 void report(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* to stderr, always */
+bool ffl_report_seen(void); /* is stderr what it was, and no file that the program has put there? */
 
 struct kept { /* `ffloop preload`'s, inherited: the instance at `path` stays up, and admits who */
     struct ffl_ticket ticket; /* has dropped its rights */
@@ -146,10 +147,11 @@ struct sock {
     int domain, type, proto;
     uint8_t state;
     bool nonblock, shut_rd, told, abort;
-    bool inq;      /* TCP_INQ */
-    bool stamps;   /* somebody has asked when datagrams came (SIOCGSTAMP): */
-    int64_t stamp; /* the last one, ns; 0: none has come, STAMP_UNKNOWN */
-    bool named;    /* a datagram socket: it has a port */
+    bool inq;       /* TCP_INQ */
+    int late_error; /* why a datagram without a peer could not be sent: for the next send */
+    bool stamps;    /* somebody has asked when datagrams came (SIOCGSTAMP): */
+    int64_t stamp;  /* the last one, ns; 0: none has come, STAMP_UNKNOWN */
+    bool named;     /* a datagram socket: it has a port */
     bool force_stack, force_kernel, shared, exported, reuse_port;
     bool unseen;                /* not asked since a fork: what waits at the instance is unknown */
     bool spawned;               /* named by a spawn's file actions */
@@ -326,6 +328,8 @@ ssize_t sock_sent(ssize_t rc, int flags); /* ends a sending call: unlocks, SIGPI
 
 ssize_t dgram_recv(struct sock *s, const struct iovec *iov, size_t n, int flags,
                    struct ffl_dgram *d); /* its address, control messages and flags */
+/* Without a peer a socket has no error of its own: why a datagram could not be sent is for the next send. */
+void ffl_dgram_settle(struct sock *s);
 /* When the last one came, ns; and from now on it is noted. -ENOENT: none has. */
 int64_t ffl_dgram_stamp(struct sock *s);
 ssize_t dgram_send(struct sock *s, const struct iovec *iov, size_t n, int flags);

@@ -25,7 +25,7 @@ static bool no_io_uring(void)
     static _Atomic bool told;
     if (!started || tls.inside)
         return false;
-    if (!atomic_exchange(&told, true))
+    if (!atomic_exchange(&told, true) && ffl_report_seen())
         report(options.io_uring
                    ? "FFLOOP_IO_URING=1: what the program does through io_uring is the kernel's, "
                      "which sees no socket of the stack"

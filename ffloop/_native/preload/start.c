@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -65,6 +66,16 @@ void real_load(void)
     OLD(closefrom, old_closefrom);
     OLD(execveat, old_execveat);
     OLD(posix_spawn_file_actions_addclosefrom_np, old_addclosefrom);
+}
+
+static struct stat error_output; /* as the program began */
+
+bool ffl_report_seen(void)
+{
+    struct stat now;
+    return !error_output.st_ino ||
+           (fstat(STDERR_FILENO, &now) == 0 && now.st_ino == error_output.st_ino &&
+            now.st_dev == error_output.st_dev);
 }
 
 void report(const char *fmt, ...)
@@ -130,6 +141,7 @@ __attribute__((constructor)) static void start(void)
     real_start();
     if (started)
         return;
+    (void)fstat(STDERR_FILENO, &error_output); /* none: st_ino is 0 */
     read_options();
     open_log();
     wait_start();
