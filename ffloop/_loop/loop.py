@@ -13,7 +13,7 @@ import os
 import socket
 import ssl as ssl_module
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Self, Unpack, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, Unpack, cast
 
 from .._session import choice, configuration
 from .._session.address import look_up_literal
@@ -23,6 +23,9 @@ from .asyncio_private import Handle, SelectorLoop, Server, failure, logger, type
 from .serving import Binding
 from .tls import SSLProtocol
 from .transport import SocketTransport
+
+if TYPE_CHECKING:
+    from .._net.sockets import StackSocket
 
 
 class LoopLag(NamedTuple):
@@ -228,7 +231,7 @@ class Loop(SelectorLoop):
         *,
         family: int = socket.AF_UNSPEC,
         flags: int = socket.AI_PASSIVE,
-        sock: socket.socket | None = None,
+        sock: "socket.socket | StackSocket | None" = None,
         backlog: int = 100,
         ssl: ssl_module.SSLContext | bool | None = None,
         reuse_address: bool | None = None,
