@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import itertools
 import pathlib
 import re
 import signal
@@ -56,7 +57,7 @@ def steps() -> list[tuple[str, str]]:
     given = blocks()
     return [
         (one, two)
-        for (first, one), (second, two) in zip(given, given[1:], strict=False)
+        for (first, one), (second, two) in itertools.pairwise(given)
         if (first, second) == ("terminal 1", "terminal 2")
     ]
 
