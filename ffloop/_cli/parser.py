@@ -64,8 +64,8 @@ def build() -> argparse.ArgumentParser:
         bench,
         description="Serves HTTP with each loop, a raw Protocol and aiohttp, each server a "
         "process of its own, under wrk: requests per second, CPU per request of the application "
-        "and of the instance, latency; and measures the ring alone. Load, servers and instance share "
-        "this machine's cores: figures of a busy machine mean nothing.",
+        "and of the instance, latency; and measures the ring alone. Load, servers and instance "
+        "share this machine's cores: figures of a busy machine mean nothing.",
     )
     return parser
 
