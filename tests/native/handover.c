@@ -162,55 +162,75 @@ TEST(the_last_one_accepts_ahead)
 }
 
 /* Accepted for one that ended before it looked: the other gets them, with every byte. */
-TEST(what_an_application_never_heard_of)
+static void never_heard_of(int64_t slice_ns)
 {
+    enum { N = 48 };
     struct raw a, b;
-    int peer[3];
-    static uint8_t data[10000], got[sizeof(data)];
+    int peer[N];
+    static uint8_t data[200], got[sizeof(data)];
     for (size_t i = 0; i < sizeof(data); i++)
         data[i] = (uint8_t)(i * 7 + i / 251);
-    sim_lab();
+    lab_defaults("sim");
+    lab.o.slice_ns = slice_ns;
+    lab_start_manual("");
+    ffl_log_open(-1, FFL_LOG_ERROR);
     raw_attach(&a);
     raw_attach(&b);
-    listen_at(&a, 0, 8, true);
-    dial(peer, 3);
-    for (int i = 0; i < 3; i++)
+    listen_at(&a, 0, N, true);
+    dial(peer, N);
+    for (int i = 0; i < N; i++)
         CHECK_EQ(sim_put(peer[i], data, sizeof(data) / 2), sizeof(data) / 2);
-    iterations(5);
-    CHECK(raw_avail(&a) >= 6); /* three connections, and what came on them */
-    listen_at(&b, 0, 8, true);
+    for (int i = 0; i < 1000 && raw_avail(&a) < 2 * N; i++)
+        iterations(1);
+    CHECK_EQ(raw_avail(&a), 2 * N); /* the connections, and what came on them */
+    listen_at(&b, 0, N, true);
     raw_gone(&a);
     iterations(3);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < N; i++)
         CHECK_EQ(sim_put(peer[i], data + sizeof(data) / 2, sizeof(data) / 2), sizeof(data) / 2);
     uint32_t first = 0;
-    size_t have[3] = {0};
+    size_t have[N] = {0};
     struct ffl_entry e;
-    for (int quiet = 0; quiet < 10;) {
+    for (int quiet = 0; quiet < 400;) {
         iterations(1);
         if (!raw_next(&b, &e)) {
             quiet++;
             continue;
         }
+        quiet = 0;
         if (e.op == FFL_OP_ACCEPT) {
             first = first ? first : (uint32_t)e.arg;
         } else {
             CHECK_EQ(e.op, FFL_OP_RECV);
             uint32_t i = e.handle - first;
-            CHECK(i < 3 && e.arg > 0 && have[i] + (size_t)e.arg <= sizeof(data));
+            CHECK(i < N && e.arg > 0 && have[i] + (size_t)e.arg <= sizeof(data));
             CHECK_EQ(memcmp(data + have[i], raw_rx(&b, e.buf), (size_t)e.arg), 0);
             have[i] += (size_t)e.arg;
         }
         raw_give(&b, e.buf);
     }
-    for (int i = 0; i < 3; i++) { /* and they are whole connections */
+    for (int i = 0; i < N; i++) { /* and they are whole connections */
         CHECK_EQ(have[i], sizeof(data));
         raw_send(&b, first + (uint32_t)i, "answer", 6);
-        iterations(3);
+        iterations(8);
         CHECK_EQ(sim_take(peer[i], got, sizeof(got)), 6);
     }
-    shut(peer, 3);
+    for (int i = 0; i < N; i++)
+        raw_op(&b, FFL_OP_CLOSE, first + (uint32_t)i, 0, FFL_F_ABORT);
+    shut(peer, N);
+    iterations(4 * N); /* a slice each */
     raw_finish(&b);
+}
+
+TEST(what_an_application_never_heard_of)
+{
+    never_heard_of(0);
+}
+
+/* Nor does it read that again while it ends, a slice per iteration. */
+TEST(what_an_application_never_heard_of_by_slices)
+{
+    never_heard_of(1);
 }
 
 /* What it has seen it may have answered: nobody else gets that. */

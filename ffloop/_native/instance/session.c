@@ -381,10 +381,12 @@ static bool session_go(struct ffl_session *s)
         go_dying(s);
     else if (s->ended && !s->dying)
         last_entries(s);
-    while (s->sweep && !slice_over(s->in)) {
+    while (s->sweep) { /* one at least: it comes to an end */
         struct endpoint *e = s->sweep;
         s->sweep = TAILQ_NEXT(e, all);
         leave(e);
+        if (slice_over(s->in))
+            break;
     }
     return s->dying && TAILQ_EMPTY(&s->endpoints);
 }
