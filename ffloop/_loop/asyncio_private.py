@@ -142,6 +142,20 @@ else:
         """asyncio's loop with its queues, timers and iteration compiled."""
 
 
+def transport_repr(transport: Any, number: str, reads: bool, sends: bool, unsent: int) -> str:
+    """As asyncio's transports; `unsent`: bytes."""
+    info = [type(transport).__name__]
+    if not transport._open:
+        info.append("closed")
+    elif transport._closing:
+        info.append("closing")
+    info.append(number)
+    if transport._loop is not None and not transport._loop.is_closed():
+        info.append("read=polling" if reads else "read=idle")
+        info.append(f"write=<{'polling' if sends else 'idle'}, bufsize={unsent}>")
+    return f"<{' '.join(info)}>"
+
+
 __all__ = [
     "ACCEPT_RETRY_DELAY",
     "LOG_LOST_WRITES",
@@ -159,5 +173,6 @@ __all__ = [
     "failure",
     "logger",
     "set_nodelay",
+    "transport_repr",
     "typed_as",
 ]

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 from .._net.endpoint import READ, WRITE, Endpoint
 from .._net.sockets import StackSocket
 from ..errors import error
-from .asyncio_private import LOG_LOST_WRITES, PY313, FlowControl, TransportSocket, logger
+from .asyncio_private import (
+    LOG_LOST_WRITES,
+    PY313,
+    FlowControl,
+    TransportSocket,
+    logger,
+    transport_repr,
+)
 
 _LARGEST = 65536  # bytes: no datagram is larger
 _PER_ITERATION = 64  # datagrams of one socket, then the others' turn
@@ -267,17 +274,8 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
         return self._protocol  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
-        info = [type(self).__name__]
-        if not self._open:
-            info.append("closed")
-        elif self._closing:
-            info.append("closing")
-        info.append(f"handle={self._handle}")
-        if self._loop is not None and not self._loop.is_closed():
-            state = "polling" if self._buffer else "idle"
-            info.append("read=idle" if self._closing else "read=polling")
-            info.append(f"write=<{state}, bufsize={self._buffer_size}>")
-        return f"<{' '.join(info)}>"
+        number, sends = f"handle={self._handle}", bool(self._buffer)
+        return transport_repr(self, number, not self._closing, sends, self._buffer_size)
 
 
 def _peer(sock: StackSocket) -> Any:

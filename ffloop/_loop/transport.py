@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from .._session.hot import Stream
 from ..errors import error
-from .asyncio_private import LOG_LOST_WRITES, SERVER_KNOWS_CLIENTS, attach, detach, logger
+from .asyncio_private import (
+    LOG_LOST_WRITES,
+    SERVER_KNOWS_CLIENTS,
+    attach,
+    detach,
+    logger,
+    transport_repr,
+)
 from .backlog import Backlog
 
 _EAGAIN = -11
@@ -431,17 +438,8 @@ class SocketTransport(Stream):
         raise NotImplementedError
 
     def _named(self, number: str) -> str:
-        info = [type(self).__name__]
-        if not self._open:
-            info.append("closed")
-        elif self._closing:
-            info.append("closing")
-        info.append(number)
-        if self._loop is not None and not self._loop.is_closed():
-            info.append("read=polling" if self._receiving else "read=idle")
-            state = "polling" if self._backlog else "idle"
-            info.append(f"write=<{state}, bufsize={self.get_write_buffer_size()}>")
-        return f"<{' '.join(info)}>"
+        size = self.get_write_buffer_size()
+        return transport_repr(self, number, self._receiving, bool(self._backlog), size)
 
 
 def _flat(data: Any) -> Any:
