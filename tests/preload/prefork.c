@@ -285,6 +285,32 @@ CASE(asked_without_waiting)
     saw("another", accept(listener, NULL, NULL) >= 0);
 }
 
+/* The parent alone accepts; what it was told of is given to it unasked when the others have gone. */
+CASE(the_others_go)
+{
+    struct pollfd p;
+    int hold[2];
+    char byte;
+    listens();
+    NEED(pipe(hold) == 0);
+    p = (struct pollfd){.fd = listener, .events = POLLIN};
+    pid_t pid = fork();
+    if (pid == 0) {
+        close(hold[1]);
+        _exit(read(hold[0], &byte, 1) != 0);
+    }
+    int first = connects();
+    saw("poll", poll(&p, 1, -1));
+    close(hold[1]);
+    ends(pid);
+    int second = connects();
+    saw("accept", accept(listener, NULL, NULL) >= 0);
+    saw("accept", accept(listener, NULL, NULL) >= 0);
+    saw("no more", poll(&p, 1, 0));
+    close(first);
+    close(second);
+}
+
 int main(int argc, char **argv)
 {
     return run_case(argc, argv);

@@ -6,11 +6,14 @@ While idle they take no CPU. .ci/run installs them; one that is not here is skip
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import sysconfig
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -492,3 +495,52 @@ def test_unbound(instance: Instance, tmp_path: Path) -> None:
         return at_once(4, client)
 
     same(instance, tmp_path / "log", command, talk)
+
+
+# ---- a database --------------------------------------------------------------------------------
+
+
+def listens(pid: int, port: int) -> bool:
+    """Is the kernel's listener there its own?"""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    inodes = {
+        f"socket:[{row[9]}]" for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A"
+    }
+    assert inodes
+    return any(os.readlink(fd) in inodes for fd in Path(f"/proc/{pid}/fd").iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root: it becomes another user")
+def test_postgresql() -> None:
+    """A process for each connection, of another user; eight clients of pgbench."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    if not found:
+        pytest.skip("postgresql is not installed")
+    programs = found[-1].parent
+    as_user = [need("setpriv"), "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+    plain = {k: v for k, v in os.environ.items() if not k.startswith(("FFLOOP", "FF_"))}
+    with tempfile.TemporaryDirectory() as folder:  # within reach of that user
+        data = Path(folder, "data")
+        shutil.chown(folder, "postgres")
+        made = [*as_user, programs / "initdb", "-A", "trust", "-N", "-D", data]
+        subprocess.run(made, check=True, capture_output=True, cwd=folder)
+        seen = []
+        for under in ([], [str(Path(sysconfig.get_path("scripts"), "ffloop")), "preload", "--"]):
+            port = unused_port()
+            words = [*under, *as_user, programs / "postgres", "-D", data, "-k", "", "-F"]
+            words += ["-h", HERE, "-p", str(port)]
+            with served([str(w) for w in words], port, plain, Path(folder, "log")) as process:
+                where = ["-h", HERE, "-p", str(port), "-U", "postgres"]
+                while subprocess.run([programs / "pg_isready", "-q", *where]).returncode:
+                    time.sleep(0.05)
+                outcome = []
+                for what in (["-i", "-q"], ["-c", "8", "-j", "2", "-t", "20", "-n"]):
+                    done = subprocess.run(
+                        [programs / "pgbench", *where, *what, "postgres"],
+                        env=plain, capture_output=True, text=True, timeout=60,
+                    )  # fmt: skip
+                    outcome.append((done.returncode, "160/160" in done.stdout))
+                assert listens(process.pid, port) == (not under), "not on the stack"
+                process.send_signal(signal.SIGINT)  # a fast shutdown
+                seen.append((outcome, process.wait(30)))
+        assert seen[1] == seen[0] == ([(0, False), (0, True)], 0)
