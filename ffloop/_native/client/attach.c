@@ -6,12 +6,10 @@
  */
 #include "internal.h"
 
-#include "place.h"
 #include "stats.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,7 +18,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define DEFAULT_TIMEOUT_MS 10000
 #define LAST_CALLS_MS 500
 #define DEFAULT_TX_CAP (1024 * 1024)
 
@@ -77,150 +74,6 @@ static void register_fork(void)
 void ffl_client_at_fork(void)
 {
     pthread_once(&fork_once, register_fork);
-}
-
-/* ---- the handshake ------------------------------------------------------------------------- */
-
-static int limit_ms(int timeout_ms)
-{
-    return timeout_ms > 0 ? timeout_ms : DEFAULT_TIMEOUT_MS;
-}
-
-struct readable {
-    int fd;
-    int64_t until;
-};
-
-static bool is_readable(void *arg)
-{
-    const struct readable *r = arg;
-    struct pollfd p = {.fd = r->fd, .events = POLLIN};
-    return poll(&p, 1, 0) != 0 || ffl_now_ns() >= r->until;
-}
-
-static int wait_readable(int fd, int timeout_ms, const struct ffl_driver *driver)
-{
-    struct pollfd p = {.fd = fd, .events = POLLIN};
-    int64_t until = ffl_now_ns() + timeout_ms * 1000000LL;
-    if (driver)
-        driver->run(driver->arg, is_readable, &(struct readable){fd, until});
-    for (;;) {
-        int64_t left = until - ffl_now_ns();
-        int n = poll(&p, 1, left > 0 ? (int)((left + 999999) / 1000000) : 0);
-        if (n > 0)
-            return 0;
-        if (n == 0)
-            return -ETIMEDOUT;
-        if (errno != EINTR)
-            return -errno;
-    }
-}
-
-/* A stopped instance's queue of connections fills up, and connect() waits for room in it. */
-static int connect_within(int s, const struct sockaddr_un *sa, socklen_t len, int timeout_ms)
-{
-    int64_t until = ffl_now_ns() + limit_ms(timeout_ms) * 1000000LL, left;
-    while ((left = until - ffl_now_ns()) > 0) {
-        int64_t us = left / 1000 + 1; /* 0 would be for ever */
-        struct timeval tv = {.tv_sec = us / 1000000, .tv_usec = us % 1000000};
-        if (setsockopt(s, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv)) < 0)
-            return -errno;
-        if (connect(s, (const struct sockaddr *)sa, len) == 0)
-            return 0;
-        if (errno != EINTR && errno != EAGAIN)
-            return -errno;
-    }
-    return -ETIMEDOUT;
-}
-
-int client_connect(const struct ffl_client_opts *o, char *why, size_t whylen)
-{
-    if (o->via) {
-        int s = client_connect_via(o->via->fd);
-        if (s < 0)
-            snprintf(why, whylen, "the parent's instance is gone: %s", strerror(-s));
-        return s;
-    }
-    const char *path = o->path;
-    struct sockaddr_un sa;
-    socklen_t len;
-    int rc = ffl_unix_addr(path, &sa, &len);
-    if (rc < 0) {
-        snprintf(why, whylen, "'%s' is not a usable socket path: %s", path, strerror(-rc));
-        return rc;
-    }
-    uid_t owner;
-    rc = ffl_place_check(path, &owner, why, whylen);
-    if (rc < 0)
-        return rc;
-    int s = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-    if (s < 0)
-        return -errno;
-    rc = connect_within(s, &sa, len, o->timeout_ms);
-    if (rc == 0)
-        rc = ffl_place_peer(s, path, owner, why, whylen);
-    if (rc == 0)
-        return s;
-    close(s);
-    if (rc == -ENOTUNIQ)
-        return rc;
-    const char *hint = rc == -ENOENT         ? "there is no such socket"
-                       : rc == -ECONNREFUSED ? "no instance listens there (it has ended)"
-                       : rc == -EPROTOTYPE   ? "that socket is not an ffloop instance's"
-                                             : strerror(-rc);
-    snprintf(why, whylen, "cannot reach an instance at '%s': %s", path, hint);
-    return rc == -EPROTOTYPE ? -EPROTO : rc;
-}
-
-static int reply_error(const struct ffl_reply *r, char *why, size_t whylen)
-{
-    static const int codes[] = {[FFL_REPLY_VERSION] = -EPROTONOSUPPORT,
-                                [FFL_REPLY_REFUSED] = -EPERM,
-                                [FFL_REPLY_QUOTA] = -EUSERS,
-                                [FFL_REPLY_BAD] = -EPROTO,
-                                [FFL_REPLY_NOMEM] = -ENOMEM};
-    snprintf(why, whylen, "%.*s", (int)sizeof(r->why), r->why);
-    return r->status < FFL_COUNT(codes) ? codes[r->status] : -EPROTO;
-}
-
-/* An instance's words go to terminals and logs. */
-static void clean(char *text, size_t size)
-{
-    for (size_t i = 0; i < size && text[i]; i++)
-        if (text[i] < ' ' || text[i] > '~')
-            text[i] = '?';
-}
-
-/* Says hello on `s` and reads the reply and exactly `want` descriptors. */
-int client_shake_hands(int s, const struct ffl_hello *h, struct ffl_reply *r, int *fds, int want,
-                       const struct ffl_client_opts *o, char *why, size_t whylen)
-{
-    int n = 0;
-    int rc = ffl_msg_send(s, h, sizeof(*h), NULL, 0);
-    if (rc >= 0 || rc == -EPIPE) /* turned away unheard: why, is there to be read */
-        rc = wait_readable(s, limit_ms(o->timeout_ms), o->driver);
-    if (rc >= 0) {
-        n = want;
-        rc = ffl_msg_recv(s, r, sizeof(*r), fds, &n);
-    }
-    if (rc < 0 || rc == 0) {
-        for (int i = 0; i < n; i++)
-            close(fds[i]);
-        snprintf(why, whylen, "the handshake failed: %s",
-                 rc == 0 ? "the peer closed the connection" : strerror(-rc));
-        return rc == 0 ? -ECONNREFUSED : rc;
-    }
-    clean(r->stack, sizeof(r->stack));
-    clean(r->why, sizeof(r->why));
-    if (rc == sizeof(*r) && r->magic == FFL_MAGIC && r->status == FFL_REPLY_OK && n == want)
-        return 0;
-    for (int i = 0; i < n; i++)
-        close(fds[i]);
-    if (rc >= (int)offsetof(struct ffl_reply, key) && r->magic == FFL_MAGIC &&
-        r->status != FFL_REPLY_OK)
-        return reply_error(r, why, whylen);
-    snprintf(why, whylen, "the peer's reply is not an ffloop instance's");
-    return -EPROTO;
 }
 
 /* ---- attach and detach --------------------------------------------------------------------- */
@@ -356,7 +209,7 @@ int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *o, 
                              .inst_bell = -1,
                              .own_epfd = -1,
                              .copy = o->copy ? o->copy : plain_copy,
-                             .timeout_ms = limit_ms(o->timeout_ms),
+                             .timeout_ms = client_limit_ms(o->timeout_ms),
                              .driver = o->driver,
                              .map = {.memfd = -1},
                              .tx_cap = o->tx_cap ? o->tx_cap : DEFAULT_TX_CAP};
@@ -530,7 +383,7 @@ void client_lost(struct ffl_client *c)
     int n = ffl_msg_recv(c->sock, said, sizeof(said) - 1, NULL, NULL);
     if (n > 0) {
         said[n] = '\0';
-        clean(said, sizeof(said));
+        client_clean(said, sizeof(said));
         memcpy(last, said, sizeof(last));
     }
     client_lose(c, ECONNRESET, last);

@@ -1,7 +1,8 @@
 /*
  * internal.h - what the files of the client share: the session and its sockets' local state.
  *
- * attach.c   connect, handshake, map, detach, fork
+ * attach.c   attach, detach, fork
+ * hello.c    the instance's unix socket, the handshake
  * call.c     submitting entries; operations that wait for their answer
  * reap.c     completions and returned buffers become socket state
  * socket.c   the life of a socket: open, bind, listen, connect, close
@@ -137,15 +138,18 @@ struct ffl_client {
     const struct ffl_driver *driver;
 };
 
-/* attach.c */
-void client_lose(struct ffl_client *c, int err, const char *why);
-void client_lost(struct ffl_client *c); /* the session socket has become readable */
-struct client_sock *client_sock(const struct ffl_client *c, int h); /* NULL: no such open socket */
-
+/* hello.c */
+int client_limit_ms(int timeout_ms);        /* of the options: the default for 0 */
+void client_clean(char *text, size_t size); /* an instance's words go to terminals and logs */
 int client_connect(const struct ffl_client_opts *o, char *why, size_t whylen);
 /* Sends a hello on `s`, and reads the reply with exactly `want` descriptors. */
 int client_shake_hands(int s, const struct ffl_hello *h, struct ffl_reply *r, int *fds, int want,
                        const struct ffl_client_opts *o, char *why, size_t whylen);
+
+/* attach.c */
+void client_lose(struct ffl_client *c, int err, const char *why);
+void client_lost(struct ffl_client *c); /* the session socket has become readable */
+struct client_sock *client_sock(const struct ffl_client *c, int h); /* NULL: no such open socket */
 
 /* direct.c */
 /* One iteration of the stack's, if it is in this thread. */
