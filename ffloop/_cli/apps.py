@@ -19,23 +19,37 @@ from typing import Any
 from .._loop.loop import Loop, new_event_loop
 from .program import Refused, log_to_stderr
 
+_LOOPBACK, _BACKLOG = "127.0.0.1", 2048
 _CANNOT_LISTEN = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM)
 
 
-def prepare(args: argparse.Namespace) -> None:
-    """What the app's process or processes have in common: args.sock, the listening socket of --uds
-    or --fd, or None. Raises Refused."""
-    args.sock = None
+def prepare(args: argparse.Namespace, shared: bool) -> None:
+    """What the app's process or processes have in common: args.socks, the listening sockets of
+    --uds and --fd; with `shared` those of --host and --port as well: the kernel hands nobody's
+    queue on, so it is all workers' own. None where each makes its own. Raises Refused."""
+    args.socks = None
+    what = f"{args.host or _LOOPBACK}:{args.port}"
     try:
         if args.uds is not None:
-            args.sock = _unix(args.uds)
+            what = f"--uds {args.uds}"
+            args.socks = [_unix(args.uds)]
         elif args.fd is not None:
-            args.sock = socket.socket(fileno=args.fd)
-            if args.sock.type != socket.SOCK_STREAM:
+            what = f"--fd {args.fd}"
+            args.socks = [socket.socket(fileno=args.fd)]
+            if args.socks[0].type != socket.SOCK_STREAM:
                 raise OSError(0, "not a stream socket")
+        elif shared:
+            args.socks = _bound(args.host or _LOOPBACK, args.port)
     except OSError as exc:
-        what = f"--uds {args.uds}" if args.fd is None else f"--fd {args.fd}"
         raise Refused(f"{what}: {exc.strerror}") from None
+
+
+def _bound(host: str, port: int) -> list[socket.socket]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return [
+        socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+        for family, _, _, _, address in found
+    ]
 
 
 def _unix(path: str) -> socket.socket:
@@ -62,8 +76,8 @@ def app(args: argparse.Namespace) -> int:
     if _is_factory(app):
         app = app()
     loop = new_event_loop()
-    if args.host is None and args.sock is None:
-        args.host = "127.0.0.1" if loop.instance.stack == "host" else "0.0.0.0"
+    if args.host is None and args.socks is None:
+        args.host = _LOOPBACK if loop.instance.stack == "host" else "0.0.0.0"
     if _is_aiohttp(app) or inspect.isawaitable(app):
         return _serve_aiohttp(app, loop, args, tls)
     if callable(app):
@@ -138,9 +152,9 @@ def _serve_aiohttp(
     web = importlib.import_module("aiohttp.web")
     if inspect.isawaitable(app):
         app = _awaited(app)
-    port = None if args.sock is not None else args.port
+    port, host = (args.port, args.host) if args.socks is None else (None, None)
     try:
-        web.run_app(app, host=args.host, port=port, sock=args.sock, ssl_context=tls, loop=loop)
+        web.run_app(app, host=host, port=port, sock=args.socks, ssl_context=tls, loop=loop)
     except OSError as exc:
         if exc.errno not in _CANNOT_LISTEN:
             raise
@@ -174,7 +188,7 @@ def _serve_asgi(app: Any, loop: Loop, args: argparse.Namespace) -> int:
     server = uvicorn.Server(config)
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
         try:
-            runner.run(server.serve([args.sock] if args.sock is not None else None))
+            runner.run(server.serve(args.socks))
         except KeyboardInterrupt:  # uvicorn has shut down, and raises the signal again
             pass
     return 0 if server.started else 1

@@ -46,7 +46,7 @@ def main(args: argparse.Namespace) -> int:
     try:
         config = configuration.load()
         if is_app:
-            apps.prepare(args)
+            apps.prepare(args, shared=args.workers is not None and _without_instance(config))
         return serve() if args.workers is None else _serve_with_workers(args, config, serve)
     except (program.Refused, ConfigError, InstanceError) as exc:
         print(f"ffloop run: {sentence(exc)}", file=sys.stderr)
@@ -116,12 +116,18 @@ def _serve_with_workers(
         )
 
 
+def _without_instance(config: configuration.Config) -> bool:
+    return choice.is_direct(config) or (
+        choice.may_be_direct(config) and not discovery.running(config)
+    )
+
+
 def _embedded_instances(
     count: int, config: configuration.Config, kept: contextlib.ExitStack
 ) -> list[str]:
-    """One for each worker, where none runs that they could use: it stays while the worker is
-    replaced, and goes with `kept`."""
-    if config.instance is not None or config.stack == "fstack" or discovery.running(config):
+    """One for each worker, where workers start one: it stays while the worker is replaced, and
+    goes with `kept`."""
+    if config.instance != choice.SPAWN:
         return []
     paths = [discovery.start(config.stack or "host") for _ in range(count)]
     for path in paths:

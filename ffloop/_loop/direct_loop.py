@@ -157,7 +157,8 @@ class DirectLoop(Loop):
         listener = self._accepting.pop(sock, None)
         if listener is not None:
             listener.stop()
-        super()._stop_serving(sock, **more)  # which removes a unix socket's file, too
+        if sock.fileno() >= 0:  # a server that closes may have been retired
+            super()._stop_serving(sock, **more)  # which removes a unix socket's file, too
 
     def _retire(self) -> None:
         """Serves no new connection: the listeners are closed, what waits in them is for those that
