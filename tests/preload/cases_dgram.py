@@ -777,6 +777,11 @@ def could_not_be_sent():
 
 
 @case
+def no_mark():
+    return attempt(fcntl.ioctl, bound(), 0x8905, bytes(4))
+
+
+@case
 def connected_to_port_0():
     seen = []
     for host in ("127.0.0.1", "0.0.0.0"):

@@ -37,6 +37,8 @@ CASE(bytes_out)
     saw("write", write(client, nowhere, 5));
     saw("send", send(client, nowhere, 5, 0));
     saw("sendto", sendto(client, nowhere, 5, 0, NULL, 0));
+    saw("to nowhere", sendto(client, "hello", 5, 0, nowhere, 16));
+    saw("of no length", sendto(client, "hello", 5, 0, (struct sockaddr *)page, (socklen_t)-1));
     for (int i = 0; i < 3000; i++) /* each has had a buffer of the pool for a moment */
         NEED(write(client, nowhere, 4096) < 0 && errno == EFAULT);
     arrives("hello");
@@ -77,6 +79,12 @@ CASE(messages)
     saw("recvmmsg", recvmmsg(server, nowhere, 1, MSG_DONTWAIT, NULL));
     saw("sendmmsg", sendmmsg(client, nowhere, 1, 0));
     saw("no time-out", recvmmsg(server, many, 2, 0, &(struct timespec){1, 1000000000}));
+    struct msghdr control = {.msg_iov = &iov, .msg_iovlen = 1, .msg_controllen = 64};
+    int ends_of[2];
+    iov.iov_base = buffer;
+    control.msg_control = nowhere;
+    NEED(socketpair(AF_UNIX, SOCK_STREAM, 0, ends_of) == 0);
+    saw("its control messages", sendmsg(ends_of[0], &control, 0));
     saw("before time", recvmmsg(server, many, 2, 0, &(struct timespec){-1, 0}));
     heard(server, 5);
 }
@@ -117,6 +125,9 @@ CASE(names)
     saw("its length", getsockname(server, (struct sockaddr *)&a, nowhere));
     saw("a negative one", getsockname(server, (struct sockaddr *)&a, &negative));
     saw("getpeername", getpeername(server, nowhere, &len));
+    arrives("once");
+    saw("a negative one", recvfrom(server, buffer, 2, 0, (struct sockaddr *)&a, &negative));
+    saw("no length", recvfrom(server, buffer, 2, 0, (struct sockaddr *)&a, nowhere));
     saw("bind", bind(socket(AF_INET, SOCK_STREAM, 0), nowhere, len));
     saw("connect", connect(socket(AF_INET, SOCK_STREAM, 0), nowhere, len));
     saw("too long", connect(socket(AF_INET, SOCK_STREAM, 0), (struct sockaddr *)page, 4000));
@@ -182,6 +193,9 @@ CASE(by_number)
     saw("no pair", syscall(SYS_pselect6, server + 1, &set, NULL, NULL, NULL, nowhere));
     saw("no time", syscall(SYS_ppoll, &p, 1, nowhere, NULL, 8));
     saw("no time", syscall(SYS_pselect6, server + 1, &set, NULL, NULL, nowhere, NULL));
+#ifdef SYS_select
+    saw("no time", syscall(SYS_select, server + 1, &set, NULL, NULL, nowhere));
+#endif
     saw("wrong time", syscall(SYS_ppoll, &p, 1, &wrong, NULL, 8));
     saw("over", syscall(SYS_ppoll, &p, 1, &limit, NULL, 8));
     saw("nothing is left", limit.tv_sec == 0 && limit.tv_nsec == 0);

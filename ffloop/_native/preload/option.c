@@ -192,7 +192,7 @@ API int ioctl(int fd, unsigned long what, ...)
     case SIOCOUTQ:
         return (int)leave(give_int(arg, (int)ffl_client_unsent(s->session->c, s->h)));
     case SIOCATMARK:
-        return (int)leave(give_int(arg, 0));
+        return (int)leave(s->type == SOCK_DGRAM ? -ENOTTY : give_int(arg, 0));
     case SIOCGSTAMP:
     case SIOCGSTAMPNS:
         return (int)leave(give_stamp(s, arg, what == SIOCGSTAMPNS));

@@ -101,7 +101,8 @@ static bool replace(void *place, void *arg)
 
 ssize_t pass_send(int to, const struct msghdr *m, int flags)
 {
-    if (tls.inside || !m || !m->msg_control || each_fd(m, is_plain, NULL))
+    if (tls.inside || !m || !m->msg_control || !ffl_user_reads(m->msg_control, m->msg_controllen) ||
+        each_fd(m, is_plain, NULL))
         return real.sendmsg(to, m, flags);
     struct sealed e = {.n = 0};
     struct msghdr copy = *m;

@@ -224,7 +224,9 @@ static long by_number(long number, const long *a, bool *known)
     case SYS_poll:
         return poll(P(0), (nfds_t)a[1], I(2));
     case SYS_select:
-        return select(I(0), P(1), P(2), P(3), P(4));
+        return a[4] && !ffl_user_reads(P(4), sizeof(struct timeval))
+                   ? fails(EFAULT) /* the C library's would crash */
+                   : select(I(0), P(1), P(2), P(3), P(4));
     case SYS_epoll_create:
         return epoll_create(I(0));
     case SYS_epoll_wait:

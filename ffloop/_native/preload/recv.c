@@ -222,7 +222,14 @@ API ssize_t recvfrom(int fd, void *buf, size_t len, int flags, struct sockaddr *
     }
     ssize_t got = sock_recv(s, &iov, 1, flags);
     static const socklen_t nobody = 0; /* a stream names no sender */
-    return leave(got < 0 || !sa || ffl_user_copy(n, &nobody, sizeof(nobody)) ? got : -EFAULT);
+    socklen_t room;
+    if (got < 0 || !sa)
+        return leave(got);
+    if (!ffl_user_copy(&room, n, sizeof(room)))
+        return leave(-EFAULT);
+    if ((int)room < 0)
+        return leave(-EINVAL);
+    return leave(ffl_user_copy(n, &nobody, sizeof(nobody)) ? got : -EFAULT);
 }
 
 static ssize_t recvmsg_kernel(int fd, struct msghdr *m, int flags)

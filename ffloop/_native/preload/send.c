@@ -174,7 +174,11 @@ API ssize_t sendto(int fd, const void *buf, size_t len, int flags, const struct 
         return dgram_sendmsg(s, fd, &m, flags);
     if (opens(s, sa, flags))
         return open_and_send(fd, &m, flags);
-    if (s && s->session) /* a connected stream: the address is not looked at */
+    struct sockaddr_storage unused; /* a connected stream's, but it must be one */
+    int bad = s && s->session && sa ? ffl_user_address(&unused, sa, n) : 0;
+    if (bad < 0)
+        return leave(bad);
+    if (s && s->session)
         return send_iov(s, &iov, 1, flags);
     if (s)
         unlock();
