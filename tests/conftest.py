@@ -246,7 +246,10 @@ def _in_direct_mode(item: pytest.Item) -> bool:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [
-        item for item in items if not (_in_direct_mode(item) and item.get_closest_marker("ring"))
+        item
+        for item in items
+        if not _in_direct_mode(item)
+        or not (item.get_closest_marker("ring") or "adopt" in item.callspec.params.values())  # type: ignore[attr-defined]
     ]
     exceptions = _exceptions()
     for item in items:

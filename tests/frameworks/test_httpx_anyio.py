@@ -56,7 +56,7 @@ def test_httpx(run_ff, tls):
                 assert [a.text for a in answers] == [f"/{i}" for i in range(50)]
                 stream = answers[0].extensions["network_stream"]
                 sock = stream.get_extra_info("socket")._sock
-                assert type(sock).__module__.startswith("ffloop._net.")
+                assert type(sock).__module__.startswith("ffloop._net.") is run_ff.by_ring
                 assert len((await client.get("/big")).content) == 1 << 20
                 # The server closes a kept-alive connection: httpx must see it before it reuses it.
                 for _ in range(5):

@@ -87,8 +87,10 @@ def process(*argv: str | os.PathLike[str], **options: Any) -> Iterator[Process]:
 
 
 def on_stack(transport: Any) -> bool:
-    """Whether a transport's socket is ffloop's, not the kernel's."""
+    """Whether a transport's socket is ffloop's; in direct mode: the kernel's, whole."""
     sock = transport.get_extra_info("socket")
+    if os.environ.get("FFLOOP_INSTANCE") == "direct":
+        return type(sock._sock) is socket.socket
     return type(getattr(sock, "_sock", sock)).__module__.startswith("ffloop._net.")
 
 
@@ -113,6 +115,10 @@ def answers(port: int, host: str | None = None) -> bool:
         peer.getresponse().read()
         return True
     return False
+
+
+# What `type(loop).__module__` says of ffloop's loops.
+LOOPS = ("ffloop._loop.direct_loop", "ffloop._loop.session_loop")
 
 
 def server_at(port: int) -> str:
