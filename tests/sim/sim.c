@@ -118,7 +118,7 @@ static int sim_start(void **st, const struct ffl_stack_opts *opts, char *why, si
     m->window = DEFAULT_WINDOW;
     m->max_fds = 1u << 24;
     m->clock = FFL_NS_PER_SEC;
-    m->next_port = 32768;
+    m->next_port = 10000;
     m->ready.prev = m->ready.next = &m->ready;
     int rc = options(m, opts, why, whylen);
     if (rc < 0) {

@@ -6,8 +6,9 @@
  */
 #include "sim_internal.h"
 
-#define EPHEMERAL_LOW 32768
-#define EPHEMERAL_HIGH 60999
+/* Not the kernel's range: a port of ours may be listened at on the kernel as well. */
+#define EPHEMERAL_LOW 10000
+#define EPHEMERAL_HIGH 32767
 
 struct ffl_addr sim_as(const struct ffl_addr *a, uint8_t domain)
 {
