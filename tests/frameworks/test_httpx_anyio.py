@@ -59,7 +59,8 @@ def test_httpx(run_ff, tls):
                 assert type(sock).__module__.startswith("ffloop._net.") is run_ff.by_ring
                 assert len((await client.get("/big")).content) == 1 << 20
                 # The server closes a kept-alive connection: httpx must see it before it reuses it.
-                for _ in range(5):
+                # (On a kernel socket it does not see a TLS connection's, on asyncio either.)
+                for _ in range(5 if run_ff.by_ring or server_ssl is None else 0):
                     assert (await client.get("/close")).text == "/close"
                     await asyncio.sleep(0.02)
             server.close()
@@ -133,7 +134,7 @@ def test_anyio_listeners(stack, tls, secure):
             host,
             backend_options={"loop_factory": lambda: ffloop.Loop(kernel_sockets=policy)},  # noqa: B023
         )
-        assert loop is ffloop.Loop
+        assert issubclass(loop, ffloop.Loop)
 
 
 def test_example():
