@@ -49,7 +49,7 @@ struct tls {
     struct waiter *waiter;
     struct call *call, *spare;    /* calls that wait, the innermost first (wait.c) */
     int cancel;                   /* its cancel state outside */
-    void **fault;                 /* where a fault at the program's pointer jumps to (user.c) */
+    void *fault;                  /* where a fault at the program's pointer jumps to (user.c) */
     struct session_list sessions; /* FF_THREAD_SOCKET */
     const struct ffl_ticket *via; /* attach through it (share.c) */
 };

@@ -6,23 +6,34 @@
  */
 #include "preload.h"
 
+#include <setjmp.h>
 #include <string.h>
 #include <sys/socket.h>
 
 #define PAGE 4096 /* or more: the smallest there is */
 
-/* The compiler's own: a few stores, where the C library's costs ten times as much. */
-#define EXPECT_FAULT(place) (tls.fault = (place), __builtin_setjmp(place) != 0)
+/* The compiler's own: a few stores, where the C library's costs ten times as much. (clang has it for few
+ * machines.) */
+#ifdef __x86_64__
+typedef void *place_type[5];
+#define COME_BACK(place) __builtin_setjmp(place)
+#define GO_BACK(place) __builtin_longjmp(place, 1)
+#else
+typedef jmp_buf place_type;
+#define COME_BACK(place) _setjmp(place)
+#define GO_BACK(place) _longjmp(place, 1)
+#endif
+#define EXPECT_FAULT(place) (tls.fault = &(place), COME_BACK(place) != 0)
 
 void ffl_user_fault(void)
 {
     if (tls.fault)
-        __builtin_longjmp(tls.fault, 1);
+        GO_BACK(*(place_type *)tls.fault);
 }
 
 bool ffl_user_copy(void *to, const void *from, size_t n)
 {
-    void *place[5];
+    place_type place;
     if (EXPECT_FAULT(place)) {
         tls.fault = NULL;
         return false;
@@ -46,7 +57,7 @@ __attribute__((noinline)) static void touch(const char *p, size_t n, bool writes
 
 static bool reached(const void *p, size_t n, bool writes)
 {
-    void *place[5];
+    place_type place;
     if (EXPECT_FAULT(place)) {
         tls.fault = NULL;
         return false;
