@@ -111,8 +111,19 @@ def _serve_with_workers(
             if args.reload:
                 watching.start(args.reload_dir or ["."])
 
+        def close_listeners() -> None:
+            # Of those that all workers have: else connections would wait in the last one's queue.
+            for sock in getattr(args, "socks", None) or ():
+                sock.close()
+
         return supervisor.run(
-            args.workers, work, args.grace, _is_app(args), watch, led=direct.asked(config)
+            args.workers,
+            work,
+            args.grace,
+            _is_app(args),
+            watch,
+            led=direct.asked(config),
+            at_end=close_listeners,
         )
 
 

@@ -57,15 +57,17 @@ def run(
     forever: bool,
     ready: Callable[[], None] = lambda: None,
     led: bool = False,
+    at_end: Callable[[], None] = lambda: None,
 ) -> int:
     """Calls ready(), when this process can be signalled, and runs work(0) to work(count - 1), each
     in a process of its own. With `forever` only a signal ends them; else a worker that ends with
-    status 0 is done. `led`: the others need worker 0. Returns an exit status: 0, or that of a
+    status 0 is done. `led`: the others need worker 0. at_end() when SIGTERM ends all: nobody is
+    to connect any more. Returns an exit status: 0, or that of a
     worker that failed and was not replaced (128 and the signal where one killed it)."""
     kind = _LedSupervisor if led else _Supervisor
     with contextlib.closing(_Signals()) as signals:
         ready()
-        return kind(count, work, grace, forever, signals).run()
+        return kind(count, work, grace, forever, signals, at_end).run()
 
 
 def end_with_parent(parent: int) -> None:
@@ -144,8 +146,10 @@ class _Supervisor:
         grace: float,
         forever: bool,
         signals: _Signals,
+        at_end: Callable[[], None],
     ) -> None:
         self._work, self._grace, self._forever, self._signals = work, grace, forever, signals
+        self._at_end = at_end
         self._numbers = range(count)
         self._workers: dict[int, _Worker] = {}  # by pid
         self._failures = [0] * count  # of each number, in a row
@@ -329,6 +333,7 @@ class _Supervisor:
 
     def _end(self) -> None:
         self._ending = True
+        self._at_end()
         self._timers.clear()
         serving = [each for each in self._workers.values() if each.serves]
         for each in self._workers.values():

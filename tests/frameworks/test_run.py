@@ -87,9 +87,10 @@ def test_apps(stack, apps, target):
     port = unused_port()
     with server(FFLOOP, "run", target, "--port", str(port), port=port) as made:
         assert get(port)["loop"] in LOOPS
-        assert server_at(port) == "stack"
+        direct = os.environ.get("FFLOOP_INSTANCE") == "direct"
+        assert server_at(port) == ("kernel" if direct else "stack")
         assert made.stop() in (0, -signal.SIGTERM)
-        assert f": stack {stack}, pid" in made.output
+        assert ("directly (stack host)" if direct else f": stack {stack}, pid") in made.output
 
 
 @pytest.mark.parametrize("target", ["asgi:app", "aio:app"])
@@ -380,6 +381,7 @@ def test_scripts(stack, tmp_path, how):
         assert greeted.result() == HOST
 
 
+@pytest.mark.ring
 def test_a_script_that_spawns_workers(stack, apps, tmp_path):
     """uvicorn's own: they are prepared too, and what they do with the parent's socket is said."""
     pytest.importorskip("uvicorn")
@@ -472,7 +474,7 @@ def test_a_script_that_finds_no_instance(tmp_path):
 )
 def test_a_bad_variable_is_told(apps, name, value, words):
     environ = {k: v for k, v in os.environ.items() if k != discovery._ENV}
-    done = run("asgi:app", env={**environ, name: value})
+    done = run("asgi:app", env={**environ, "FFLOOP_INSTANCE": "spawn", name: value})
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("ffloop run: ")
     assert words in done.stderr
