@@ -227,7 +227,7 @@ class SocketTransport(Stream):
             self._backlog.append(data if type(data) is bytes else bytes(data))
             self._maybe_pause_protocol()
             return
-        view = data if type(data) is bytes else memoryview(data).cast("B")
+        view = _flat(data)
         sent = self._send(view)
         if sent != len(view):
             self._write_rest(view, sent)
@@ -443,7 +443,11 @@ class SocketTransport(Stream):
 
 
 def _flat(data: Any) -> Any:
-    return data if type(data) is bytes else memoryview(data).cast("B")
+    """Its bytes, one after the other: copied where a view's are not."""
+    if type(data) is bytes:
+        return data
+    view = memoryview(data)
+    return view.cast("B") if view.c_contiguous else view.tobytes()
 
 
 def _after(chunks: list[Any], sent: int) -> list[Any]:

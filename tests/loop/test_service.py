@@ -290,7 +290,9 @@ def test_wrong_options(options, words):
 
 def test_version():
     done = subprocess.run([discovery.executable(), "--version"], capture_output=True, text=True)
-    assert done.stdout == f"ffloop-instance {metadata.version('ffloop')}\n"
+    version, stacks = done.stdout.splitlines()
+    assert version == f"ffloop-instance {metadata.version('ffloop')}"
+    assert stacks.startswith("stacks: host")
 
 
 def test_something_else_is_there(tmp_path):

@@ -193,6 +193,20 @@ def test_what_write_takes(run, kind):
     run(main())
 
 
+def test_a_view_of_every_other_byte_is_written(run_ff):
+    async def main():
+        async with pair() as (client, server):
+            sent = 0
+            for size in (10, MB):  # the second time some must wait
+                view = memoryview(b"ab" * size)[::2]
+                client.transport.write(view)
+                client.transport.writelines([view, b"", view])
+                sent += 3 * size
+                assert await server.got(sent) == b"a" * sent
+
+    run_ff(main())
+
+
 def test_a_bytearray_may_change_after_write(run_ff):
     async def main():
         async with pair() as (client, server):
