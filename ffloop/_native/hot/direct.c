@@ -250,8 +250,14 @@ static int tell_accepted(Acceptor *a, int fd, const struct sockaddr_storage *ss,
     struct ffl_addr peer = {0};
     if (ss->ss_family == AF_INET || ss->ss_family == AF_INET6)
         ffl_addr_from_sockaddr(&peer, ss, len);
-    PyObject *r = PyObject_CallFunction(a->accepted, "iy#", fd, (const char *)&peer,
-                                        (Py_ssize_t)sizeof(peer));
+    /* (No format with "#": what newer headers make of it, older interpreters do not take.) */
+    PyObject *raw = PyBytes_FromStringAndSize((const char *)&peer, sizeof(peer));
+    if (!raw) {
+        close(fd);
+        return -1;
+    }
+    PyObject *r = PyObject_CallFunction(a->accepted, "iO", fd, raw);
+    Py_DECREF(raw);
     Py_XDECREF(r);
     return r ? 0 : -1;
 }
