@@ -190,6 +190,8 @@ exec prlimit --memlock=0:0 chroot /mnt "$@"
 @pytest.mark.parametrize("instance", ["direct", "spawn"])
 def test_a_read_only_root_without_run_shm_or_locked_memory(instance):
     """As in a container: read-only, the default limits. The shared memory is no file of a mount."""
+    if sys.executable.startswith("/tmp/"):
+        pytest.skip("the interpreter is in /tmp, which is empty in there")
     given = call("unshare", "--mount", "sh", "-c", BARE, "sh", "sh", "-c", "touch /tmp/x /run/x /x")
     assert given.stderr.count("Read-only file system") == 3, given
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("FFLOOP", "XDG"))}
