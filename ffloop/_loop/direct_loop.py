@@ -11,7 +11,6 @@ from typing import Any, Unpack, cast
 from .._session.choice import InstanceInfo
 from .._session.log import log
 from .._session.options import LoopOptions
-from . import worker
 from .direct import FROM_ANOTHER_THREAD, DirectListener, transport_of
 from .kernel_poller import KernelPoller
 from .loop import Loop, pin
@@ -31,7 +30,7 @@ class DirectLoop(Loop):
             self._closed = True  # nothing is left to __del__
             poller.close()
             raise
-        self._accepting: dict[Any, DirectListener] = {}
+        self._listeners: dict[Any, DirectListener] = {}
         log.info("using this kernel's sockets directly (stack host)")
 
     @property
@@ -53,9 +52,9 @@ class DirectLoop(Loop):
         )
 
     def _let_go(self) -> None:
-        for listener in self._accepting.values():
+        for listener in self._listeners.values():
             listener.stop()
-        self._accepting.clear()
+        self._listeners.clear()
         self._batches.close()
 
     # ---- whose thread ----
@@ -127,41 +126,13 @@ class DirectLoop(Loop):
     def _bind_sockets(self, infos: list[Any], how: Binding) -> list[Any]:
         return bind_sockets(infos, how)
 
-    def _start_serving(
-        self,
-        protocol_factory: Any,
-        sock: Any,
-        sslcontext: Any = None,
-        server: Any = None,
-        backlog: int = 100,
-        ssl_handshake_timeout: float | None = None,
-        ssl_shutdown_timeout: float | None = None,
-        *more: Any,
-        context: contextvars.Context | None = None,
-        **named: Any,
-    ) -> None:
-        self._accepting[sock] = DirectListener(
-            self,
-            sock,
-            protocol_factory,
-            sslcontext,
-            server,
-            backlog,
-            ssl_handshake_timeout,
-            ssl_shutdown_timeout,
-            context,
-        )
-        worker.serving(self)
+    def _accept_at(self, sock: Any, *how: Any) -> bool:
+        self._listeners[sock] = DirectListener(self, sock, *how)
+        return True
 
     def _stop_serving(self, sock: Any, **more: Any) -> None:
-        listener = self._accepting.pop(sock, None)
+        listener = self._listeners.pop(sock, None)
         if listener is not None:
             listener.stop()
         if sock.fileno() >= 0:  # a server that closes may have been retired
             super()._stop_serving(sock, **more)  # which removes a unix socket's file, too
-
-    def _retire(self) -> None:
-        """Serves no new connection: the listeners are closed, what waits in them is for those that
-        share their addresses. Servers do not know of it; connections go on."""
-        for sock in list(self._accepting):
-            self._stop_serving(sock)

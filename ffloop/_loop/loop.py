@@ -19,6 +19,7 @@ from .._session import choice, configuration
 from .._session.address import look_up_literal
 from .._session.options import LoopOptions
 from ..errors import ConfigError
+from . import worker
 from .asyncio_private import Handle, SelectorLoop, Server, failure, logger, typed_as
 from .serving import Binding
 from .tls import SSLProtocol
@@ -51,6 +52,8 @@ class Loop(SelectorLoop):
     With an instance it attaches at once: raises InstanceError (an OSError) when there is none, and
     ConfigError (a ValueError) for an option that cannot be.
     """
+
+    _listeners: dict[Any, Any]  # what it accepts at; by socket
 
     _config: configuration.Config
     _found: Any  # the client of an instance that was found running, if one was
@@ -295,6 +298,36 @@ class Loop(SelectorLoop):
     def _bind_sockets(self, infos: list[Any], how: Binding) -> list[Any]:
         """Bound, not yet listening, sockets for getaddrinfo's answers."""
         raise NotImplementedError
+
+    def _start_serving(
+        self,
+        protocol_factory: Any,
+        sock: Any,
+        sslcontext: Any = None,
+        server: Any = None,
+        backlog: int = 100,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+        *more: Any,
+        context: contextvars.Context | None = None,
+        **named: Any,
+    ) -> None:
+        how = (sslcontext, server, backlog, ssl_handshake_timeout, ssl_shutdown_timeout)
+        if not self._accept_at(sock, protocol_factory, *how, context):
+            if context is not None:
+                named["context"] = context
+            super()._start_serving(protocol_factory, sock, *how, *more, **named)
+        worker.serving(self)
+
+    def _accept_at(self, sock: Any, *how: Any) -> bool:
+        """Accepts at `sock` from now on, `how` Accepting says. False: asyncio is to do so."""
+        raise NotImplementedError
+
+    def _retire(self) -> None:
+        """Serves no new connection: the listeners are closed, what waits in them is for those that
+        share their addresses. Servers do not know of it; connections go on."""
+        for sock in list(self._listeners):
+            self._stop_serving(sock)
 
     def _given_to_serve(self, sock: Any) -> list[Any]:
         if sock is None:

@@ -19,7 +19,6 @@ from .._session.log import log
 from .._session.options import LoopOptions
 from .._session.routing import Router, same_kernel
 from .._session.session import Session
-from . import worker
 from .asyncio_private import typed_as
 from .datagram import DatagramTransport, open_datagram
 from .listener import Listener
@@ -312,51 +311,15 @@ class SessionLoop(SockCalls, Loop):
         stack._ep().nodelay = True
         return given
 
-    def _start_serving(
-        self,
-        protocol_factory: Any,
-        sock: Any,
-        sslcontext: Any = None,
-        server: Any = None,
-        backlog: int = 100,
-        ssl_handshake_timeout: float | None = None,
-        ssl_shutdown_timeout: float | None = None,
-        *more: Any,
-        context: contextvars.Context | None = None,
-        **named: Any,
-    ) -> None:
+    def _accept_at(self, sock: Any, *how: Any) -> bool:
         stack = stack_socket(sock)
         if stack is None:
-            if context is not None:
-                named["context"] = context
-            super()._start_serving(
-                protocol_factory,
-                sock,
-                sslcontext,
-                server,
-                backlog,
-                ssl_handshake_timeout,
-                ssl_shutdown_timeout,
-                *more,
-                **named,
-            )
-            worker.serving(self)
-            return
+            return False
         self._own_session(stack)
-        listener = Listener(
-            self,
-            stack._ep(),
-            protocol_factory,
-            sslcontext,
-            server,
-            backlog,
-            ssl_handshake_timeout,
-            ssl_shutdown_timeout,
-            context,
-        )
+        listener = Listener(self, stack._ep(), *how)
         listener.start()
         self._listeners[stack] = listener
-        worker.serving(self)
+        return True
 
     def _stop_serving(self, sock: Any, **more: Any) -> None:
         stack = stack_socket(sock)
@@ -367,12 +330,6 @@ class SessionLoop(SockCalls, Loop):
         if listener is not None:
             listener.stop()
         sock.close()
-
-    def _retire(self) -> None:
-        """Serves no new connection on the stack: the listeners are closed, what waits in them is
-        for those that share their addresses. Servers do not know of it; connections go on."""
-        for sock in list(self._listeners):
-            self._stop_serving(sock)
 
     # ---- the instance goes and comes back ----
 

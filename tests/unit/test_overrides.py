@@ -34,7 +34,8 @@ def overrides() -> dict[str, tuple[Callable[..., Any], Callable[..., Any]]]:
 
 def test_there_are_overrides() -> None:
     assert {
-        "DirectLoop._start_serving",
+        "DirectLoop._make_socket_transport",
+        "Loop._start_serving",
         "Loop.create_server",
         "SockCalls.sock_recv",
         "SessionLoop._make_socket_transport",
