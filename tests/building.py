@@ -47,7 +47,9 @@ def builder(new_folder: Callable[[str], Path]) -> Build:
         if sanitize not in folders:
             folder = new_folder("native-" + (sanitize or "plain").replace(",", "-"))
             command = [cmake, "-S", str(NATIVE), "-B", str(folder), "-DFFL_TESTS=ON"]
-            flags = "-Werror -g" + (" --coverage" if os.environ.get("FFL_COVERAGE") else "")
+            flags = "-Werror -g"
+            if os.environ.get("FFL_COVERAGE"):  # threads count with atomics, or counts are lost
+                flags += " --coverage -fprofile-update=atomic"
             command += [f"-DFFL_SANITIZE={sanitize}", f"-DCMAKE_C_FLAGS={flags}"]
             if ninja := tool("ninja"):
                 command += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
