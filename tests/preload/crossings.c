@@ -290,6 +290,76 @@ static void close_beside_a_poll(void)
     }
 }
 
+static pthread_barrier_t looking;
+
+/* Why recv fails in the end; or what poll says that neither a silent socket nor a closed one has. */
+static void *looks_on(void *arg)
+{
+    struct pollfd p = {.fd = fd_of(arg), .events = POLLIN};
+    char byte;
+    pthread_barrier_wait(&looking);
+    for (;;) {
+        if (poll(&p, 1, 0) && p.revents != POLLNVAL)
+            return result(p.revents);
+        ssize_t n = recv(p.fd, &byte, 1, MSG_DONTWAIT);
+        if (n == 0 || errno != EAGAIN)
+            return result(n);
+    }
+}
+
+static int by_close(int fd, int other)
+{
+    (void)other;
+    return close(fd);
+}
+
+static int by_dup2(int fd, int other)
+{
+    return dup2(other, fd) == fd ? 0 : -1;
+}
+
+static int by_range(int fd, int other)
+{
+    (void)other;
+    return close_range((unsigned)fd, (unsigned)fd, 0);
+}
+
+/* Who looks meanwhile sees the socket, or what comes after it: nothing of how it is made. */
+static void ends_beside_looks(int (*ends_it)(int fd, int other), int after)
+{
+    int other = eventfd(0, 0);
+    CHECK(other >= 0 && pthread_barrier_init(&looking, NULL, 2) == 0);
+    for (int i = 0; i < 20 * ROUNDS; i++) {
+        int ends[2];
+        pair(ends);
+        pthread_t t = start(looks_on, &ends[1]);
+        pthread_barrier_wait(&looking);
+        CHECK(ends_it(ends[1], other) == 0);
+        intptr_t got = end(t);
+        if (got != -after) {
+            fprintf(stderr, "round %d: %ld\n", i, (long)got);
+            exit(1);
+        }
+        CHECK(close(ends[0]) == 0 && (after == EBADF || close(ends[1]) == 0));
+    }
+    CHECK(close(other) == 0 && pthread_barrier_destroy(&looking) == 0);
+}
+
+static void close_beside_looks(void)
+{
+    ends_beside_looks(by_close, EBADF);
+}
+
+static void close_range_beside_looks(void)
+{
+    ends_beside_looks(by_range, EBADF);
+}
+
+static void dup2_beside_looks(void)
+{
+    ends_beside_looks(by_dup2, ENOTSOCK);
+}
+
 struct waits {
     int epfd, bell;
 };
@@ -656,6 +726,9 @@ static const struct {
     CASE(shutdown_ends_a_writer),
     CASE(shutdown_ends_an_accept),
     CASE(close_beside_a_poll),
+    CASE(close_beside_looks),
+    CASE(close_range_beside_looks),
+    CASE(dup2_beside_looks),
     CASE(close_beside_an_epoll),
     CASE(close_of_the_epoll),
     CASE(churning),

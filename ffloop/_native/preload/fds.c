@@ -18,6 +18,9 @@
 _Atomic(_Atomic(struct node *) *) fd_chunks[FD_CHUNKS];
 
 static struct node ours = {.kind = NODE_OURS, .fds = 1};
+/* In place of a number's node until the kernel has closed it: who looks without the lock meets the socket
+ * or nothing, never its placeholder. */
+static struct node closing = {.kind = NODE_OURS, .fds = 1};
 
 static _Atomic(struct node *) *slot(int fd)
 {
@@ -131,19 +134,24 @@ void node_put(struct node *n)
         node_free(n);
 }
 
-void fd_drop(int fd)
+static void replace(int fd, struct node *by)
 {
     _Atomic(struct node *) *p = slot(fd);
     struct node *n = p ? atomic_load_explicit(p, memory_order_relaxed) : NULL;
     if (!n)
         return;
     table_lock();
-    atomic_store_explicit(p, NULL, memory_order_release);
+    atomic_store_explicit(p, by, memory_order_release);
     table_unlock();
     if (n->kind == NODE_SOCK)
         forget_kqueues((struct sock *)n, fd);
     if (n->kind != NODE_OURS && --n->fds == 0 && !n->held)
         node_free(n);
+}
+
+void fd_drop(int fd)
+{
+    replace(fd, NULL);
 }
 
 static void each(void (*f)(int fd, struct node *n, void *arg), void *arg, bool all)
@@ -216,14 +224,14 @@ void fd_ours_close(int fd)
 /* ---- what ended past us -------------------------------------------------------------------- */
 
 /* False: another thread's. What an ended thread has left can be closed by any. */
-static bool drop(int fd, struct node *n)
+static bool drop(int fd, struct node *n, struct node *by)
 {
     bool left = n->owner == NODE_LEFT;
     if (!left && !node_mine(n))
         return false;
     if (left)
         table_lock();
-    fd_drop(fd);
+    replace(fd, by);
     if (left)
         table_unlock();
     return true;
@@ -235,7 +243,7 @@ bool fd_holds(int fd)
     struct stat st;
     if (!n || n->kind != NODE_SOCK || (fstat(fd, &st) == 0 && st.st_ino == n->ino))
         return n != NULL;
-    (void)drop(fd, n); /* another thread's: that one will see it */
+    (void)drop(fd, n, NULL); /* another thread's: that one will see it */
     return false;
 }
 
@@ -249,12 +257,20 @@ void fd_ended(int fd)
     if (n && n->kind == NODE_OURS)
         atomic_store_explicit(slot(fd), NULL, memory_order_release);
     else if (n)
-        (void)drop(fd, n); /* another thread's: that one's calls fail */
+        (void)drop(fd, n, NULL); /* another thread's: that one's calls fail */
     unlock();
     errno = saved;
 }
 
 /* ---- close --------------------------------------------------------------------------------- */
+
+/* The kernel has closed fd; a new descriptor may have its number already. */
+static void closed(int fd, struct node *n, void *unused)
+{
+    (void)unused;
+    if (n == &closing)
+        atomic_compare_exchange_strong(slot(fd), &n, NULL);
+}
 
 API int close(int fd)
 {
@@ -265,10 +281,12 @@ API int close(int fd)
     struct node *n = fd_node(fd);
     if (n && n->kind == NODE_OURS) /* as if it were not open: the program has not opened it */
         return (int)leave(-EBADF);
-    if (n && !drop(fd, n))
+    if (n && !drop(fd, n, &closing))
         return (int)leave(-EXDEV);
-    int rc = real.close(fd);
-    return (int)leave(rc < 0 ? -errno : 0);
+    int rc = real.close(fd) < 0 ? -errno : 0;
+    if (n)
+        closed(fd, &closing, NULL);
+    return (int)leave(rc);
 }
 ALSO(close, __close);
 
@@ -282,7 +300,7 @@ static void close_in(int fd, struct node *n, void *arg)
     struct range *r = arg;
     if ((unsigned)fd < r->first || (unsigned)fd > r->last)
         return;
-    if (n->kind != NODE_OURS && drop(fd, n))
+    if (n->kind != NODE_OURS && drop(fd, n, &closing))
         return;
     if (r->cuts < (int)FFL_COUNT(r->cut))
         r->cut[r->cuts++] = fd;
@@ -303,6 +321,7 @@ static int close_all(unsigned first, unsigned last, int flags)
         if (i < r.cuts)
             first = (unsigned)r.cut[i] + 1;
     }
+    each(closed, NULL, true);
     return (int)leave(rc);
 }
 
@@ -334,7 +353,7 @@ static int copied(int fd, int copy)
         return -errno;
     struct node *n = fd_holds(fd) ? fd_node(fd) : NULL, *was = fd != copy ? fd_node(copy) : NULL;
     if (was)
-        (void)drop(copy, was); /* it had ended past us */
+        (void)drop(copy, was, NULL); /* it had ended past us */
     if (!n)
         return copy;
     if (n->kind == NODE_OURS || !node_mine(n)) {
@@ -386,11 +405,6 @@ static int dup_to(int fd, int to, int flags, bool three)
     }
     if (n && n->owner != NODE_LEFT && !node_mine(n))
         return -EXDEV;
-    if (fd != to && n) { /* only if the kernel will do it */
-        if (real.fcntl(fd, F_GETFD) < 0)
-            return -errno;
-        fd_drop(to);
-    }
     int copy = three ? real.dup3(fd, to, flags) : real.dup2(fd, to);
     return fd == to ? (copy < 0 ? -errno : copy) : copied(fd, copy);
 }
