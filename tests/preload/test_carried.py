@@ -29,7 +29,7 @@ SOL, TCP, IP, IP6 = (
     socket.IPPROTO_IPV6,
 )
 SO_MAX_PACING_RATE, SO_ATTACH_FILTER, IP_MINTTL, IPV6_MINHOPCOUNT = 47, 26, 21, 73
-IP_MTU_DISCOVER, IPV6_DONTFRAG, IP_FREEBIND, SO_ZEROCOPY = 10, 62, 15, 60
+IP_MTU_DISCOVER, IPV6_DONTFRAG, IP_FREEBIND, SO_TIMESTAMPING = 10, 62, 15, 37
 
 # What: level, name, value (an int, or bytes in hexadecimal).
 STREAM: dict[str, tuple[int, int, Any]] = {
@@ -307,10 +307,10 @@ def test_a_restriction_that_is_off_restricts_nothing(apart: Instance) -> None:
 
 
 def test_a_hint_is_named_in_the_log(apart: Instance, caplog: pytest.LogCaptureFixture) -> None:
-    row = (SOL, SO_ZEROCOPY, 1)
+    row = (SOL, SO_TIMESTAMPING, 16)
     said, errors = one(apart.environment(FFLOOP_LOG="warning"), row)
     assert said == "listens\n"
-    assert "SO_ZEROCOPY was set on the socket, and the sim stack refuses it" in errors
+    assert "SO_TIMESTAMPING was set on the socket, and the sim stack refuses it" in errors
 
     async def adopt() -> None:
         s = socket.socket()
@@ -321,7 +321,7 @@ def test_a_hint_is_named_in_the_log(apart: Instance, caplog: pytest.LogCaptureFi
         server.close()
 
     ffloop.run(adopt(), instance=apart.path)
-    assert re.search("SO_ZEROCOPY was set.*sim stack refuses it", caplog.text)
+    assert re.search("SO_TIMESTAMPING was set.*sim stack refuses it", caplog.text)
 
 
 def filter_all() -> tuple[Any, bytes]:

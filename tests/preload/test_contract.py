@@ -21,6 +21,7 @@ PROGRAMS = (
     "children",
     "passing",
     "states",
+    "settings",
     "storm",
     "small",
     "pointers",

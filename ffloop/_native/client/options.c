@@ -4,6 +4,7 @@
  * Callers: client.h's users. The instance's stack has the options; SO_SNDBUF also limits this side.
  */
 #include "internal.h"
+#include "option.h"
 
 #include <errno.h>
 #include <netinet/in.h>
@@ -33,6 +34,23 @@ static uint32_t send_limit(const void *val)
     return 2 * n < SNDBUF_LEAST ? SNDBUF_LEAST : 2 * n;
 }
 
+/* What no stack has, and brings more than the data, is off: saying so is no error, and asking tells it. */
+static bool always_off(int level, int name)
+{
+    const struct ffl_option *o = ffl_option_find(level, name);
+    bool had = o && o->flags & (FFL_OPTION_GET | FFL_OPTION_SET) && !(o->flags & FFL_OPTION_CTL);
+    bool flag = o && o->kind == FFL_OPTION_BOOL && !(o->flags & FFL_OPTION_RESTRICTS);
+    return (flag && !had) || (level == IPPROTO_IP && name == IP_OPTIONS);
+}
+
+static bool switches_off(int level, int name, const void *val, uint32_t len)
+{
+    int value = 1;
+    if (len >= sizeof(value))
+        memcpy(&value, val, sizeof(value));
+    return always_off(level, name) && (name == IP_OPTIONS && level == IPPROTO_IP ? !len : !value);
+}
+
 int ffl_client_setsockopt(struct ffl_client *c, int h, int level, int name, const void *val,
                           uint32_t len)
 {
@@ -50,8 +68,10 @@ int ffl_client_setsockopt(struct ffl_client *c, int h, int level, int name, cons
         return -ENOBUFS;
     if (level == SOL_SOCKET && name == SO_SNDBUF && len >= sizeof(int))
         s->tx_limit = send_limit(val);
-    if (!sure_option(level, name, len))
-        return client_call(c, e, NULL, 0);
+    if (!sure_option(level, name, len)) {
+        rc = client_call(c, e, NULL, 0);
+        return rc == -ENOPROTOOPT && switches_off(level, name, val, len) ? 0 : rc;
+    }
     client_submit(c, e);
     return 0;
 }
@@ -86,6 +106,12 @@ int ffl_client_getsockopt(struct ffl_client *c, int h, int level, int name, void
     if (e.buf == FFL_NO_BUF)
         return -ENOBUFS;
     rc = client_call(c, e, &o, sizeof(o));
+    if (rc == -ENOPROTOOPT && always_off(level, name)) {
+        uint32_t none = level == IPPROTO_IP && name == IP_OPTIONS ? 0 : sizeof(int);
+        *len = *len < none ? *len : none;
+        memset(val, 0, *len);
+        return 0;
+    }
     if (rc < 0)
         return rc;
     if (o.len > *len)

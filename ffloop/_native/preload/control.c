@@ -103,12 +103,16 @@ int ffl_control_put(struct msghdr *m, const struct ffl_ctl *ctl, int *flags)
     return good ? 0 : -EFAULT;
 }
 
+void ffl_control_one(struct ffl_ctl *to, int level, int type, const void *data, size_t len)
+{
+    struct cmsghdr c = {.cmsg_len = CMSG_LEN(len), .cmsg_level = level, .cmsg_type = type};
+    memcpy(to->data, &c, sizeof(c));
+    memcpy(to->data + CMSG_LEN(0), data, len);
+    to->len = CMSG_SPACE(len);
+}
+
 void ffl_control_inq(struct ffl_ctl *to, size_t bytes)
 {
     int value = (int)bytes;
-    struct cmsghdr c = {
-        .cmsg_len = CMSG_LEN(sizeof(value)), .cmsg_level = IPPROTO_TCP, .cmsg_type = TCP_CM_INQ};
-    memcpy(to->data, &c, sizeof(c));
-    memcpy(to->data + CMSG_LEN(0), &value, sizeof(value));
-    to->len = CMSG_SPACE(sizeof(value));
+    ffl_control_one(to, IPPROTO_TCP, TCP_CM_INQ, &value, sizeof(value));
 }

@@ -14,16 +14,41 @@
 #include <sys/time.h>
 
 /* The options that the shim itself keeps. */
+enum own { OWN_NONE, OWN_INQ, OWN_ZEROCOPY, OWN_PEEK_OFF };
+
+/* Of a stream: they concern calls, not the connection. */
+static enum own own(const struct sock *s, int level, int name)
+{
+    if (s->type != SOCK_STREAM)
+        return OWN_NONE;
+    if (level == IPPROTO_TCP)
+        return name == TCP_INQ ? OWN_INQ : OWN_NONE;
+    return level != SOL_SOCKET   ? OWN_NONE
+           : name == SO_ZEROCOPY ? OWN_ZEROCOPY
+           : name == SO_PEEK_OFF ? OWN_PEEK_OFF
+                                 : OWN_NONE;
+}
+
+static int set_own(struct sock *s, enum own which, const void *val, socklen_t len)
+{
+    int value;
+    if (len < sizeof(value))
+        return -EINVAL;
+    memcpy(&value, val, sizeof(value));
+    if (which == OWN_PEEK_OFF)
+        s->peek_off = value;
+    else if (value != 0 && value != 1)
+        return -EINVAL;
+    else
+        *(which == OWN_INQ ? &s->inq : &s->zerocopy) = value;
+    return 1;
+}
+
 static int set_local(struct sock *s, int level, int name, const void *val, socklen_t len)
 {
-    if (level == IPPROTO_TCP && name == TCP_INQ && s->type == SOCK_STREAM) {
-        int on;
-        if (len < sizeof(on))
-            return -EINVAL;
-        memcpy(&on, val, sizeof(on));
-        s->inq = on == 1;
-        return on == 0 || on == 1 ? 1 : -EINVAL;
-    }
+    enum own which = own(s, level, name);
+    if (which != OWN_NONE)
+        return set_own(s, which, val, len);
     if (level != SOL_SOCKET)
         return 0;
     if (name == SO_RCVTIMEO || name == SO_SNDTIMEO) {
@@ -121,9 +146,10 @@ static int get_option(struct sock *s, int level, int name, void *val, socklen_t 
         struct timeval tv = {us / 1000000, us % 1000000};
         return give_option(val, len, room, &tv, sizeof(tv));
     }
-    if (level == IPPROTO_TCP && name == TCP_INQ && s->type == SOCK_STREAM) {
-        int on = s->inq;
-        return give_option(val, len, room, &on, sizeof(on));
+    enum own which = own(s, level, name);
+    if (which != OWN_NONE) {
+        int value = which == OWN_INQ ? s->inq : which == OWN_ZEROCOPY ? s->zerocopy : s->peek_off;
+        return give_option(val, len, room, &value, sizeof(value));
     }
     if (level == SOL_SOCKET && name == SO_ERROR)
         ffl_client_reap(s->session->c);

@@ -50,7 +50,7 @@ uint32_t sock_poll(struct sock *s, uint32_t want)
     }
     if (s->state == SOCK_BOUND)
         return EPOLLOUT | EPOLLWRNORM | EPOLLHUP | (st & FFL_ST_ERROR ? EPOLLERR : 0);
-    uint32_t got = st & FFL_ST_ERROR ? EPOLLERR : 0;
+    uint32_t got = st & FFL_ST_ERROR || ffl_errqueue_any(s) ? EPOLLERR : 0;
     bool over = s->shut_rd || st & (FFL_ST_EOF | FFL_ST_FAILED);
     if (st & FFL_ST_READ || over)
         got |= EPOLLIN | EPOLLRDNORM;

@@ -148,6 +148,9 @@ struct sock {
     uint8_t state;
     bool nonblock, shut_rd, told, abort;
     bool inq;       /* TCP_INQ */
+    bool zerocopy;  /* SO_ZEROCOPY: sends with MSG_ZEROCOPY are numbered, */
+    uint32_t numbered, reported; /* so many so far; and reported as done (errqueue.c) */
+    int peek_off;                /* SO_PEEK_OFF of a stream; negative: off */
     int late_error; /* why a datagram without a peer could not be sent: for the next send */
     bool stamps;    /* somebody has asked when datagrams came (SIOCGSTAMP): */
     int64_t stamp;  /* the last one, ns; 0: none has come, STAMP_UNKNOWN */
@@ -324,6 +327,16 @@ ssize_t sock_recv(struct sock *s, const struct iovec *iov, size_t n, int flags);
 ssize_t sock_send(struct sock *s, const struct iovec *iov, size_t n, int flags);
 ssize_t sock_sent(ssize_t rc, int flags); /* ends a sending call: unlocks, SIGPIPE, errno */
 
+/* ---- a stream's error queue (errqueue.c): locked ------------------------------------------- */
+
+void ffl_errqueue_sent(struct sock *s); /* something, with MSG_ZEROCOPY */
+static inline bool ffl_errqueue_any(const struct sock *s)
+{
+    return s->numbered != s->reported;
+}
+/* recv with MSG_ERRQUEUE: 0, its control message in `to`; or -EAGAIN. */
+ssize_t ffl_errqueue_take(struct sock *s, struct ffl_ctl *to);
+
 /* ---- datagrams (dgram.c): locked, -errno, unless it says otherwise ------------------------- */
 
 ssize_t dgram_recv(struct sock *s, const struct iovec *iov, size_t n, int flags,
@@ -340,6 +353,7 @@ ssize_t dgram_sendmsg(struct sock *s, int fd, const struct msghdr *m, int flags)
 int ffl_control_get(struct ffl_ctl *to, const struct msghdr *m);
 /* Into the program's message, as far as they find room: flags get MSG_CTRUNC. 0 or -errno. */
 int ffl_control_put(struct msghdr *m, const struct ffl_ctl *ctl, int *flags);
+void ffl_control_one(struct ffl_ctl *to, int level, int type, const void *data, size_t len);
 /* The one that TCP_INQ asks for: so many bytes are left. */
 void ffl_control_inq(struct ffl_ctl *to, size_t bytes);
 /* -ENOTSOCK: the kernel's call. */

@@ -54,18 +54,22 @@ static int64_t take(struct sock *s, const struct iovec *iov, size_t n, size_t sk
 static int64_t peek(struct sock *s, const struct iovec *iov, size_t n, size_t total, int flags)
 {
     struct ffl_client *c = s->session->c;
-    if (n == 1 && !(flags & MSG_TRUNC))
+    size_t skip = s->peek_off > 0 ? (size_t)s->peek_off : 0;
+    if (n == 1 && !(flags & MSG_TRUNC) && !skip)
         return ffl_client_recv(c, s->h, iov->iov_base, iov->iov_len, MSG_PEEK, NULL, NULL);
     size_t have = sock_queued(s);
-    size_t size = total < have ? total : have;
-    char *all = malloc(size ? size : 1);
+    if (skip && have <= skip)
+        return -EAGAIN;
+    size_t size = total < have - skip ? total : have - skip;
+    char *all = malloc(skip + size ? skip + size : 1);
     if (!all)
         return -ENOMEM;
-    int64_t got = ffl_client_recv(c, s->h, all, size, MSG_PEEK, NULL, NULL);
+    int64_t got = ffl_client_recv(c, s->h, all, skip + size, MSG_PEEK, NULL, NULL);
+    got = got > 0 ? got - (int64_t)skip : got;
     size_t off = 0;
     for (size_t i = 0; i < n && got > 0 && off < (size_t)got && !(flags & MSG_TRUNC); i++) {
         size_t part = (size_t)got - off < iov[i].iov_len ? (size_t)got - off : iov[i].iov_len;
-        if (!ffl_user_copy(iov[i].iov_base, all + off, part))
+        if (!ffl_user_copy(iov[i].iov_base, all + skip + off, part))
             got = off ? (int64_t)off : -EFAULT;
         off += part;
     }
@@ -88,16 +92,8 @@ static int64_t discard(struct sock *s, size_t len)
     return got;
 }
 
-ssize_t sock_recv(struct sock *s, const struct iovec *iov, size_t n, int flags)
+static ssize_t recv_stream(struct sock *s, const struct iovec *iov, size_t n, int flags)
 {
-    if (ffl_unlikely(s->type == SOCK_DGRAM)) {
-        struct ffl_dgram d;
-        return dgram_recv(s, iov, n, flags, &d);
-    }
-    if (flags & MSG_OOB)
-        return -EINVAL;
-    if (flags & MSG_ERRQUEUE)
-        return -EAGAIN;
     int64_t until = no_wait(s, flags) ? 0 : until_of(s->rcvtimeo);
     int rc = sock_connected(s, flags, until, -ENOTCONN);
     if (ffl_unlikely(rc < 0))
@@ -126,6 +122,29 @@ ssize_t sock_recv(struct sock *s, const struct iovec *iov, size_t n, int flags)
         if ((rc = sock_wait(s, until)) < 0)
             return got ? (ssize_t)got : rc;
     }
+}
+
+/* SO_PEEK_OFF goes with what is peeked at, and back with what is read. */
+static void peek_moves(struct sock *s, int flags, ssize_t got)
+{
+    int64_t at = s->peek_off + (int64_t)(flags & MSG_PEEK ? got : -got);
+    s->peek_off = at < 0 ? 0 : (int)at;
+}
+
+ssize_t sock_recv(struct sock *s, const struct iovec *iov, size_t n, int flags)
+{
+    if (ffl_unlikely(s->type == SOCK_DGRAM)) {
+        struct ffl_dgram d;
+        return dgram_recv(s, iov, n, flags, &d);
+    }
+    if (flags & MSG_OOB)
+        return -EINVAL;
+    if (flags & MSG_ERRQUEUE)
+        return ffl_errqueue_take(s, &(struct ffl_ctl){.len = 0});
+    ssize_t got = recv_stream(s, iov, n, flags);
+    if (ffl_unlikely(s->peek_off >= 0) && got > 0)
+        peek_moves(s, flags, got);
+    return got;
 }
 
 static ssize_t recv_iov(struct sock *s, const struct iovec *iov, size_t n, int flags)
@@ -242,14 +261,16 @@ static ssize_t recvmsg_kernel(int fd, struct msghdr *m, int flags)
 
 static ssize_t recv_piece(struct sock *s, struct msghdr *m, int flags)
 {
-    ssize_t got = sock_recv(s, m->msg_iov, m->msg_iovlen, flags);
+    struct ffl_ctl ctl;
+    ctl.len = 0;
+    bool reports = flags & MSG_ERRQUEUE;
+    ssize_t got =
+        reports ? ffl_errqueue_take(s, &ctl) : sock_recv(s, m->msg_iov, m->msg_iovlen, flags);
     if (got < 0)
         return got;
     m->msg_namelen = 0;
-    m->msg_flags = 0;
-    struct ffl_ctl ctl;
-    ctl.len = 0;
-    if (ffl_unlikely(s->inq)) {
+    m->msg_flags = reports ? MSG_ERRQUEUE : 0;
+    if (ffl_unlikely(s->inq) && !reports) {
         size_t more = sock_queued(s);
         bool over =
             ffl_client_state(s->session->c, s->h) & FFL_ST_EOF; /* the end is to be read, too */

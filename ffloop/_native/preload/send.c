@@ -47,12 +47,8 @@ static int64_t give(struct sock *s, const struct iovec *iov, size_t n, size_t sk
     return sent;
 }
 
-ssize_t sock_send(struct sock *s, const struct iovec *iov, size_t n, int flags)
+static ssize_t send_stream(struct sock *s, const struct iovec *iov, size_t n, int flags)
 {
-    if (ffl_unlikely(s->type == SOCK_DGRAM))
-        return dgram_send(s, iov, n, flags);
-    if (flags & MSG_OOB)
-        return -EOPNOTSUPP; /* urgent data does not cross the ring */
     int64_t until = no_wait(s, flags) ? 0 : until_of(s->sndtimeo);
     int rc = sock_connected(s, flags, until, -EPIPE);
     if (ffl_unlikely(rc < 0))
@@ -73,6 +69,18 @@ ssize_t sock_send(struct sock *s, const struct iovec *iov, size_t n, int flags)
         if ((rc = sock_wait(s, until)) < 0)
             return sent ? (ssize_t)sent : rc;
     }
+}
+
+ssize_t sock_send(struct sock *s, const struct iovec *iov, size_t n, int flags)
+{
+    if (ffl_unlikely(s->type == SOCK_DGRAM))
+        return dgram_send(s, iov, n, flags);
+    if (flags & MSG_OOB)
+        return -EOPNOTSUPP; /* urgent data does not cross the ring */
+    ssize_t rc = send_stream(s, iov, n, flags);
+    if (ffl_unlikely(s->zerocopy) && flags & MSG_ZEROCOPY && rc > 0)
+        ffl_errqueue_sent(s);
+    return rc;
 }
 
 ssize_t sock_sent(ssize_t rc, int flags)

@@ -55,7 +55,7 @@ struct sock *sock_new(int domain, int type, int proto)
     s->domain = domain;
     s->type = type & 0xf;
     s->proto = proto;
-    s->h = s->kernel_fd = -1;
+    s->h = s->kernel_fd = s->peek_off = -1;
     s->opts_end = &s->opts;
     s->nonblock = type & SOCK_NONBLOCK;
     return s;
@@ -368,6 +368,8 @@ static int accept_now(struct sock *l, struct ffl_addresses *addresses, int flags
             s->state = SOCK_CONNECTED;
             s->told = true;
             s->inq = l->inq;
+            s->zerocopy = l->zerocopy;
+            s->peek_off = l->peek_off;
             sock_on_stack(s, l->session, rc);
             return fd;
         }
