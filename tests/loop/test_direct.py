@@ -87,16 +87,32 @@ def test_sockets_are_the_applications_own(run):
     run(main())
 
 
-@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
-def test_a_request_is_three_calls(tmp_path):
-    """epoll_wait, recv, send: no more."""
-    program = """
-import asyncio, ffloop, sys
+BY_PROTOCOL = """
 class Echo(asyncio.Protocol):
     def connection_made(self, transport): self.transport = transport
     def data_received(self, data): self.transport.write(data)
+async def serve():
+    return await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0)
+"""
+BY_STREAMS = """
+async def echo(reader, writer):
+    while data := await reader.read(100):
+        writer.write(data)
+        await writer.drain()
+async def serve():
+    return await asyncio.start_server(echo, "127.0.0.1", 0)
+"""
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
+@pytest.mark.parametrize("served", [BY_PROTOCOL, BY_STREAMS], ids=["protocol", "streams"])
+def test_a_request_is_three_calls(tmp_path, served):
+    """epoll_wait, recv, send: no more."""
+    program = f"""
+import asyncio, ffloop, sys
+{served}
 async def main():
-    server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0)
+    server = await serve()
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 ffloop.run(main(), instance="direct")

@@ -192,6 +192,33 @@ def test_a_turn_runs_what_was_queued_before_it(run_std):
     run_std(main())
 
 
+def test_callbacks_without_end_leave_room_for_events(run):
+    """A few iterations may pass between two looks at the events, not many."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.setblocking(False)
+            steps = 0
+            seen = loop.create_future()
+            loop.add_reader(ours, lambda: seen.done() or seen.set_result(steps))
+
+            def step():
+                nonlocal steps
+                steps += 1
+                if steps == 1000:
+                    theirs.send(b"x")
+                if not seen.done():
+                    loop.call_soon(step)
+
+            step()
+            assert await seen < 1000 + 20
+            loop.remove_reader(ours)
+
+    run(main())
+
+
 def test_debug_mode_may_change_at_any_time(run_std, caplog):
     async def main():
         loop = asyncio.get_running_loop()

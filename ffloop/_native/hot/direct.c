@@ -40,6 +40,7 @@ typedef struct {
     Dispatcher *dispatcher;
     PyObject *accepted, *failed; /* accepted(descriptor, raw address), failed(errno) */
     int fd, most, next;          /* at most so many a wake; how many are tried at the next */
+    uint64_t at;                 /* the wait that last brought connections */
     char watched;
 } Acceptor;
 
@@ -269,11 +270,13 @@ static int tell_failed(Acceptor *a, int err)
     return r ? 0 : -1;
 }
 
-/* A connection that comes alone costs no second accept in vain, or hardly ever: how many are tried
- * follows what was there. What is left comes with the next wait. */
+/* A connection that comes alone costs no second accept in vain: how many are tried follows what was
+ * there, and grows while wait after wait brings some. What is left comes with the next wait. */
 static int accept_some(Dispatcher *d, Acceptor *a)
 {
     int taken = 0, rc = 0, most = a->next;
+    bool again = d->direct->n.waits == a->at + 1;
+    a->at = d->direct->n.waits;
     Py_INCREF((PyObject *)a);
     while (rc == 0 && taken < most && a->watched) {
         struct sockaddr_storage ss;
@@ -289,7 +292,7 @@ static int accept_some(Dispatcher *d, Acceptor *a)
             d->direct->n.accepts++;
         rc = tell_accepted(a, fd, &ss, len);
     }
-    int next = taken == most ? 2 * most : taken;
+    int next = taken == most && again ? 2 * most : taken;
     a->next = next < 1 ? 1 : next > a->most ? a->most : next;
     Py_DECREF((PyObject *)a);
     return rc;

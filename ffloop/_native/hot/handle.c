@@ -163,12 +163,6 @@ static PyObject *enter(PyObject *context, PyObject *callback, PyObject *args)
     return r;
 }
 
-static int done(PyObject *result)
-{
-    Py_XDECREF(result);
-    return result ? 0 : -1;
-}
-
 static int is_true(PyObject *of, PyObject *attribute)
 {
     PyObject *v = PyObject_GetAttr(of, attribute);
@@ -182,7 +176,7 @@ static int run_other(PyObject *handle)
     int off = is_true(handle, name_cancelled);
     if (off)
         return off < 0 ? -1 : 0;
-    return done(PyObject_CallMethodObjArgs(handle, name_run_handle, NULL));
+    return hot_done(PyObject_CallMethodObjArgs(handle, name_run_handle, NULL));
 }
 
 int handle_run(PyObject *handle, PyObject *loop)
@@ -200,13 +194,13 @@ int handle_run(PyObject *handle, PyObject *loop)
     Py_DECREF(args);
     Py_DECREF(context);
     if (r)
-        return done(r);
+        return hot_done(r);
     PyObject *exc = hot_take_exception();
     if (!exc)
         return -1;
     r = PyObject_CallMethodObjArgs(loop, name_failed, handle, exc, NULL);
     Py_DECREF(exc);
-    return done(r);
+    return hot_done(r);
 }
 
 /* ---- timers -------------------------------------------------------------------------------- */

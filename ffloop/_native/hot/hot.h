@@ -2,8 +2,8 @@
  * hot.h - the compiled half of the Python face: what its parts share.
  *
  * Stream (stream.c) is a transport's base class with its short ways, Dispatcher (dispatcher.c) waits for
- * a batch of events and hands it out, direct.c does so without a session, Scheduler (scheduler.c) queues and runs the loop's callbacks, which are
- * handles (handle.c), some of them in a heap of timers (timers.c). Each has one short way here and a
+ * a batch of events and hands it out, direct.c does so without a session, Scheduler (scheduler.c,
+ * iteration.c) queues and runs the loop's callbacks, which are handles (handle.c), some of them in a heap of timers (timers.c). Each has one short way here and a
  * long way in Python for whatever is not plain. Limited API of 3.11, so that one wheel serves every
  * later one.
  */
@@ -89,6 +89,8 @@ PyObject *hot_take_exception(void);
 struct stream *stream_of(PyObject *self);
 /* len bytes for a plain protocol. 0 or -1. */
 int stream_deliver(PyObject *self, const char *data, size_t len);
+/* A call's result, which nobody wants: 0, or -1 of NULL. */
+int hot_done(PyObject *result);
 /* self.name(a): 0 or -1. a may be NULL. */
 int hot_call(PyObject *self, PyObject *name, PyObject *a);
 

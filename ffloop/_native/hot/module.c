@@ -9,6 +9,12 @@ void hot_set_ref(PyObject **to, PyObject *value)
     Py_XDECREF(old);
 }
 
+int hot_done(PyObject *result)
+{
+    Py_XDECREF(result);
+    return result ? 0 : -1;
+}
+
 int hot_intern_all(const struct hot_name *names, size_t n)
 {
     for (size_t i = 0; i < n; i++)
