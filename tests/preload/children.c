@@ -155,6 +155,114 @@ CASE(shares_memory_until_it_execs)
     heard(client, sizeof(buffer));
 }
 
+/* ---- what a child makes of a socket ---------------------------------------------------------- */
+
+/* The parent's socket, of which nothing was asked before; the child makes something of it, and goes. */
+static void by_a_child(int fd, void (*make)(int fd))
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        make(fd);
+        _exit(0);
+    }
+    ends(pid);
+}
+
+static void connects_it(int fd)
+{
+    struct sockaddr_in a = where(listener);
+    NEED(connect(fd, (struct sockaddr *)&a, sizeof(a)) == 0 && write(fd, "child", 5) == 5);
+}
+
+static void binds_it(int fd)
+{
+    struct sockaddr_in a = anywhere();
+    NEED(bind(fd, (struct sockaddr *)&a, sizeof(a)) == 0);
+}
+
+static void listens_on_it(int fd)
+{
+    NEED(listen(fd, 8) == 0);
+}
+
+static void binds_and_listens(int fd)
+{
+    binds_it(fd);
+    listens_on_it(fd);
+}
+
+CASE(a_child_connects_it)
+{
+    struct sockaddr_in a;
+    socklen_t len = sizeof(a);
+    listens();
+    client = socket(AF_INET, SOCK_STREAM, 0);
+    by_a_child(client, connects_it);
+    server = accept(listener, NULL, NULL);
+    heard(server, 5);
+    saw("getpeername", getpeername(client, (struct sockaddr *)&a, &len));
+    printf("%d\n", a.sin_port == where(listener).sin_port);
+    saw("write", write(client, "parent", 6));
+    heard(server, 6);
+    saw("back", write(server, "back", 4));
+    heard(client, 4);
+}
+
+CASE(a_child_connects_it_and_the_parent_polls)
+{
+    listens();
+    client = socket(AF_INET, SOCK_STREAM, 0);
+    by_a_child(client, connects_it);
+    server = accept(listener, NULL, NULL);
+    NEED(write(server, "back", 4) == 4);
+    struct pollfd p = {.fd = client, .events = POLLIN};
+    saw("poll", poll(&p, 1, 5000));
+    printf("%x\n", (unsigned)p.revents);
+    heard(client, 4);
+}
+
+static void serves(int fd)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    listener = fd;
+    client = connects();
+    saw("poll", poll(&p, 1, 5000));
+    server = accept(fd, NULL, NULL);
+    NEED(write(client, "hello", 5) == 5);
+    heard(server, 5);
+}
+
+CASE(a_child_binds_it_and_listens)
+{
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    by_a_child(fd, binds_and_listens);
+    serves(fd);
+}
+
+CASE(a_child_binds_it)
+{
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    by_a_child(fd, binds_it);
+    printf("has a port %d\n", where(fd).sin_port != 0);
+    listens_on_it(fd);
+    serves(fd);
+}
+
+CASE(a_child_listens_on_it)
+{
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    binds_it(fd);
+    by_a_child(fd, listens_on_it);
+    serves(fd);
+}
+
+CASE(the_next_child_uses_it)
+{
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    by_a_child(fd, binds_and_listens);
+    by_a_child(fd, serves);
+}
+
 /* ---- what it does first ----------------------------------------------------------------------- */
 
 /* Until the process sleeps, or has ended. */

@@ -71,6 +71,8 @@ static int op_listen(struct endpoint *e, struct ffl_entry q)
     if (rc == 0 && !e->listener) {
         e->listener = true;
         rc = group_place(e);
+        if (rc == 0)
+            e->group->listens = true; /* for who has it and does not know */
     }
     if (rc == 0)
         rc = watch(e, FFL_READ);

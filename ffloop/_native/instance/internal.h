@@ -110,6 +110,7 @@ struct group {
     struct ffl_addr at;
     bool dgram, only, shares; /* only, shares: its IPV6_V6ONLY and SO_REUSEPORT */
     bool placed;
+    bool listens;
     int connect_error; /* of the last connect: the stack tells it once */
     unsigned refs;     /* references: each may take what was given back */
     unsigned uses;     /* refs, and connections that were accepted from it */

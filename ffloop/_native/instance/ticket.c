@@ -191,6 +191,16 @@ void ticket_event(struct ticket *t)
 
 /* ---- in and out ---------------------------------------------------------------------------- */
 
+/* One of those that have it has begun to connect it. */
+static bool connects(const struct group *g)
+{
+    const struct endpoint *e;
+    LIST_FOREACH(e, &g->members, member)
+    if (e->connecting)
+        break;
+    return e;
+}
+
 int ticket_export(struct endpoint *e, const struct ffl_import *x)
 {
     struct ffl_session *s = e->s;
@@ -217,9 +227,9 @@ int ticket_export(struct endpoint *e, const struct ffl_import *x)
                        .account = s->account,
                        .handle = e->handle,
                        .fd = fd,
-                       .listener = e->listener,
+                       .listener = e->group->listens,
                        .dgram = e->dgram,
-                       .connecting = e->connecting};
+                       .connecting = connects(e->group)};
     LIST_INSERT_HEAD(&in->held[held_list(t->id, h->handle)], h, key);
     TAILQ_INSERT_HEAD(&t->held, h, all);
     return 0;

@@ -130,6 +130,14 @@ bool ffl_route_on_stack(const struct ffl_route *r, const char *stack, const stru
     return strcmp(stack, "fstack") != 0 || !ffl_addr_loopback(&plain);
 }
 
+bool ffl_route_all(const struct ffl_route *r, const char *stack)
+{
+    for (unsigned i = 0; i < r->n; i++)
+        if (!r->rule[i].stack)
+            return false;
+    return strcmp(stack, "fstack") != 0;
+}
+
 bool ffl_route_same_kernel(const char *stack)
 {
     return strcmp(stack, "host") == 0;

@@ -30,6 +30,9 @@ int ffl_route_parse(struct ffl_route *r, const char *source, const char *text, c
 /* stack: what the instance runs. */
 bool ffl_route_on_stack(const struct ffl_route *r, const char *stack, const struct ffl_addr *a);
 
+/* Is every address the stack's? */
+bool ffl_route_all(const struct ffl_route *r, const char *stack);
+
 /* Is this stack the application's own kernel? Else the stack has ports and addresses of its own. */
 bool ffl_route_same_kernel(const char *stack);
 

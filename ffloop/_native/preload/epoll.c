@@ -188,8 +188,8 @@ int epoll_register(struct epoll_shadow *ep, int epfd, int op, struct item *model
         rc = kernel_ctl(ep, epfd, op, model->fd, ev);
     } else {
         struct sock *s = (struct sock *)n;
-        if (op != EPOLL_CTL_DEL && s->ticket && !s->session)
-            proc_import(s);
+        if (op != EPOLL_CTL_DEL)
+            sock_current(s);
     }
     return rc < 0 ? rc : control(ep, epfd, op, model, ev);
 }

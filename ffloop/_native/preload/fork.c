@@ -17,10 +17,18 @@
 
 static struct ticket *forking;
 
+static void place_one(int fd, struct node *n, void *unused)
+{
+    (void)unused;
+    if (n->kind == NODE_SOCK)
+        sock_place_early((struct sock *)n, fd);
+}
+
 static void before_fork(void)
 {
     lock();
     import_all();
+    fd_each(place_one, NULL);
     for (struct session *session = session_first(); session; session = session->next) {
         if (!session->socks || ffl_client_detached(session->c))
             continue;

@@ -177,8 +177,7 @@ static struct node *asked(const struct pollfd *f)
         return n;
     }
     struct sock *s = (struct sock *)n;
-    if (s->ticket && !s->session)
-        proc_import(s);
+    sock_current(s);
     if (!s->session)
         return NULL; /* the placeholder tells */
     sock_arm(s, (uint32_t)(unsigned short)f->events);

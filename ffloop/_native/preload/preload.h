@@ -375,6 +375,15 @@ void ffl_signal_start(void);
 
 /* Imports an inherited socket: a reference in this process's session. */
 int proc_import(struct sock *s);
+/* Before a call of it: it is imported; and what another process that has it, too, has made of it is known. */
+void sock_learn(struct sock *s);
+static inline void sock_current(struct sock *s)
+{
+    if (ffl_unlikely(s->ticket || (s->shared && s->state == SOCK_BOUND)))
+        sock_learn(s);
+}
+/* On the stack before it is connected or listens, so that a child's is the same: where that is sure. */
+void sock_place_early(struct sock *s, int fd);
 void proc_disown(struct sock *s); /* closed before it was used */
 /* SCM_RIGHTS (pass.c): real.sendmsg that can pass stack sockets; and a look at what recvmsg brought. */
 ssize_t pass_send(int to, const struct msghdr *m, int flags);

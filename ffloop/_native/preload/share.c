@@ -198,6 +198,47 @@ struct ticket *export_sock(struct sock *s)
     return export_to_ticket(s->session, false, s);
 }
 
+static void state_of(struct sock *s)
+{
+    struct ffl_client *c = s->session->c;
+    struct ffl_addresses a;
+    int listens = 0;
+    uint32_t len = sizeof(listens);
+    (void)ffl_client_getsockopt(c, s->h, SOL_SOCKET, SO_ACCEPTCONN, &listens,
+                                &len); /* it is open */
+    bool named = !listens && ffl_client_addresses(c, s->h, &a) == 0;
+    if (listens)
+        s->state = SOCK_LISTENING;
+    else if (ffl_client_state(c, s->h) & FFL_ST_CONNECTING)
+        s->state = SOCK_CONNECTING;
+    else if (named && a.peer.port_be)
+        s->state = SOCK_CONNECTED;
+    s->told = s->state == SOCK_CONNECTED;
+    if (s->state != SOCK_BOUND)
+        sock_rearm(s);
+}
+
+/* By a new reference to it, which begins with what the socket is now. */
+void sock_learn(struct sock *s)
+{
+    if (s->ticket && !s->session)
+        proc_import(s);
+    if (!s->session || s->state != SOCK_BOUND || s->type != SOCK_STREAM)
+        return;
+    struct ffl_client *c = s->session->c;
+    struct ticket *t = export_sock(s);
+    int h = t ? ffl_client_import(c, &t->t, (uint32_t)s->h, s->domain, s->type, s->proto) : -1;
+    if (t)
+        fd_ours_close(t->t.fd);
+    free(t);
+    if (h < 0)
+        return; /* reported; or its session has ended, as its next call says */
+    (void)ffl_client_close(c, s->h, false); /* it is open */
+    s->h = h;
+    (void)ffl_client_watch(c, h, &s->node.source);
+    state_of(s);
+}
+
 void proc_leave(struct sock *s)
 {
     if (s->shared && ffl_client_disarm(s->session->c, s->h) && ffl_client_ping(s->session->c) == 0)

@@ -112,9 +112,9 @@ struct sock *sock_enter(int fd)
     lock();
     struct node *n = fd_node(fd);
     struct sock *s = n && n->kind == NODE_SOCK && node_mine(n) ? (struct sock *)n : NULL;
-    if (s && s->ticket && !s->session)
-        proc_import(s);
-    if (!s)
+    if (s)
+        sock_current(s);
+    else
         unlock();
     return s;
 }
@@ -274,6 +274,18 @@ int sock_place(struct sock *s, int fd, const struct ffl_addr *a, bool binds)
     if (s->type == SOCK_DGRAM)
         sock_rearm(s); /* what comes, comes without a connection */
     return 1;
+}
+
+void sock_place_early(struct sock *s, int fd)
+{
+    const struct ffl_addr any = {.family = (uint16_t)s->domain};
+    bool one = options.instances <= 1 && !options.per_thread && !misplaced;
+    int rc;
+    if (s->session || s->ticket || s->type != SOCK_STREAM || s->force_kernel || !one)
+        return;
+    const struct session *session = session_get(place_instance(s, NULL), &rc);
+    if (session && (s->force_stack || ffl_route_all(&options.routes, session->stack)))
+        (void)sock_place(s, fd, &any, false); /* else it is each process's own */
 }
 
 API int bind(int fd, const struct sockaddr *sa, socklen_t len)
