@@ -4,7 +4,8 @@
  * Each attack is a row of valid entries, some ten thousand sockets large; at the end the session that
  * made it dies with all that it has. No iteration may take long, by the thread's own clock: what else the
  * machine does is not counted. A neighbour's message goes and comes within a few iterations all the while.
- * On the host stack with as many sockets as the limits of this process allow.
+ * On the host stack with as many sockets as the limits of this process allow. How much of the attackers' is
+ * done in one iteration is counted too: entries, bytes, closed sockets.
  */
 #include "lab.h"
 
@@ -14,7 +15,8 @@
 #include <time.h>
 
 #define MANY 10000u
-#define ITERATION_NS (10 * 1000000LL * TEST_SLOW) /* a fifth of what another may be delayed */
+#define ITERATION_NS (25 * 1000000LL * TEST_SLOW) /* half of what another may be delayed */
+#define SLICE_NS 200000
 
 static uint32_t many;
 static struct raw bad;
@@ -203,8 +205,8 @@ static void start_lab(const char *stack)
     struct rlimit rl;
     lab_defaults(stack);
     lab.o.max_sockets = 65536;
-    lab.o.pool_kib = 4096;
-    lab.o.slice_ns = 200000;
+    lab.o.pool_kib = 16384;
+    lab.o.slice_ns = SLICE_NS;
     lab_start(lab.o.stack->kernel ? "" : "clock=manual max_sockets=65536");
     CHECK_EQ(getrlimit(RLIMIT_NOFILE, &rl), 0);
     many = rl.rlim_cur < 3 * MANY && lab.o.stack->kernel ? (uint32_t)rl.rlim_cur / 3 : MANY;
@@ -298,4 +300,128 @@ TEST(slices_churn)
 TEST(slices_churn_host)
 {
     attack("host", churn);
+}
+
+/* ---- how much is done in one iteration ------------------------------------------------------- */
+
+#define ENTRIES (SLICE_NS / SLICE_ENTRY_NS) /* of the cheapest */
+#define CALLS (SLICE_NS / SLICE_CALL_NS)
+
+/* Iterates until nothing is left: no iteration does more than `most` of it. */
+static void falls(uint64_t (*left)(void), uint64_t most)
+{
+    uint64_t before = left(), now;
+    CHECK(before > 2 * most); /* else nothing is shown */
+    for (int i = 0; before; before = now, i++) {
+        CHECK(i < 100000);
+        (void)iterate();
+        now = left();
+        CHECK(before - now <= most);
+    }
+}
+
+static uint64_t waiting(const struct raw *r)
+{
+    return atomic_load(&r->sq.ctl->tail) - atomic_load(&r->sq.ctl->head);
+}
+
+static struct raw crowd[64];
+
+static uint64_t crowd_waiting(void)
+{
+    uint64_t n = 0;
+    for (size_t i = 0; i < FFL_COUNT(crowd); i++)
+        n += waiting(&crowd[i]);
+    return n;
+}
+
+/* A neighbour waits for eight of them, however many there are. */
+TEST(slices_count_a_crowd)
+{
+    start_lab("sim");
+    for (size_t i = 0; i < FFL_COUNT(crowd); i++)
+        raw_attach_sized(&crowd[i], 16, 256);
+    for (size_t i = 0; i < FFL_COUNT(crowd); i++)
+        while (ffl_ring_room(&crowd[i].sq, 1) > 0)
+            raw_op(&crowd[i], FFL_OP_NOP, 0, 0, 0);
+    falls(crowd_waiting, WHOLE_SLICES * ENTRIES);
+    for (size_t i = 0; i < FFL_COUNT(crowd); i++)
+        raw_gone(&crowd[i]);
+    lab_stop();
+}
+
+static uint64_t bad_waiting(void)
+{
+    return waiting(&bad);
+}
+
+TEST(slices_count_calls)
+{
+    start_lab("sim");
+    raw_attach(&bad);
+    for (uint32_t h = 0; h < 4 * CALLS; h++)
+        open_socket(h, SOCK_STREAM);
+    falls(bad_waiting, CALLS);
+    raw_gone(&bad);
+    lab_stop();
+}
+
+static uint64_t to_send;
+
+static uint64_t unsent(void)
+{
+    return to_send - atomic_load(&bad.map.seg->inst.bytes_out);
+}
+
+TEST(slices_count_bytes)
+{
+    static uint8_t much[60000];
+    struct ffl_addr a = addr4("10.0.0.3", 9);
+    memcpy(much, &a, sizeof(a));
+    start_lab("sim");
+    raw_attach(&bad);
+    for (uint32_t h = 0; h < 64; h++)
+        open_socket(h, SOCK_DGRAM);
+    settle();
+    for (uint32_t h = 0; bad.tx.n[2] > 1; h++) {
+        raw_put(&bad, (struct ffl_entry){.op = FFL_OP_SEND,
+                                         .flags = FFL_F_ADDR,
+                                         .handle = h % 64,
+                                         .arg = sizeof(much),
+                                         .buf = raw_arg(&bad, much, sizeof(much))});
+        to_send += sizeof(much) - sizeof(a);
+    }
+    falls(unsent, SLICE_NS / SLICE_KIB_NS * 1024);
+    raw_gone(&bad);
+    lab_stop();
+}
+
+static uint64_t sockets(void)
+{
+    return ffl_instance_sockets(lab.in);
+}
+
+TEST(slices_count_a_drain)
+{
+    start_lab("sim");
+    many = 8 * CALLS;
+    raw_attach(&bad);
+    listeners();
+    settle();
+    ffl_instance_drain(lab.in);
+    falls(sockets, CALLS);
+    raw_gone(&bad);
+    lab_stop();
+}
+
+TEST(slices_count_a_death)
+{
+    start_lab("sim");
+    many = 8 * CALLS;
+    raw_attach(&bad);
+    listeners();
+    settle();
+    raw_gone(&bad);
+    falls(sockets, CALLS);
+    lab_stop();
 }

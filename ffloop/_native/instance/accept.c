@@ -110,7 +110,8 @@ bool accept_pump(struct endpoint *l)
             data_accept_later(l, -rc); /* its quota may be used up */
             return false;
         }
-        if (i % 8 == 7 && slice_over(l->s->in))
+        slice_spend(&l->s->in->slice, 3 * SLICE_CALL_NS); /* accept, sockname, watch */
+        if (slice_over(&l->s->in->slice))
             break;
     }
     return (l->readable || group_has(l)) && wants_accept(l);

@@ -192,6 +192,7 @@ static int op_unread(struct endpoint *e, struct ffl_entry q)
                  : group_unread(e, session_buf(s, p, q.buf), (uint32_t)q.arg,
                                 q.flags & (FFL_F_ADDR | FFL_F_TRUNC | FFL_F_CTL | FFL_F_CTL_CUT));
     session_tx_release(s, q.buf);
+    slice_spend_call(&s->in->slice, (uint32_t)q.arg);
     if (rc < 0)
         data_fail(e, -rc); /* bytes are missing now */
     return 0;

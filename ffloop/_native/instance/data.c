@@ -111,6 +111,7 @@ static bool read_stream(struct endpoint *e)
     }
     struct iovec iov = {session_buf(s, &s->rx.geo, buf), ffl_buf_size(buf)};
     int n = OPS(in)->recv(ST(in), e->fd, &iov, 1, NULL, NULL, NULL);
+    slice_spend_call(&in->slice, n > 0 ? (size_t)n : 0);
     if (n > 0) {
         bool full = (size_t)n == iov.iov_len;
         e->rx_big = full || n > (int)ffl_class_size(1);
@@ -169,6 +170,7 @@ static bool read_dgram(struct endpoint *e)
     d.from = (struct ffl_addr){0};
     d.ctl.len = 0;
     int n = OPS(in)->recv(ST(in), e->fd, &iov, 1, &d.from, &d.ctl, &msg_flags);
+    slice_spend_call(&in->slice, n > 0 ? (size_t)n : 0);
     if (n < 0) {
         e->readable = n != -EAGAIN;
         if (n != -EAGAIN && n != -EINTR) /* an ICMP error: reported, and the socket goes on */
@@ -196,6 +198,7 @@ static bool read_given(struct endpoint *e)
         return false;
     }
     uint32_t n = group_take(e, session_buf(s, &s->rx.geo, buf), ffl_buf_size(buf), &flags);
+    slice_spend_call(&s->in->slice, n);
     post_data(e, buf, n, flags);
     return true;
 }
@@ -359,6 +362,7 @@ static int send_dgram(struct endpoint *e)
     int n = ffl_ctl_sendable(&ctl)
                 ? OPS(in)->send(ST(in), e->fd, &iov, 1, skip ? &to : NULL, ctl.len ? &ctl : NULL)
                 : -EINVAL;
+    slice_spend_call(&in->slice, n > 0 ? (size_t)n : 0);
     if (n == -EAGAIN || n == -EINTR)
         return n;
     if (n < 0)
@@ -379,6 +383,7 @@ static int send_stream(struct endpoint *e)
     size_t bytes;
     int n = gather(e, iov, &bytes);
     int sent = bytes ? OPS(in)->send(ST(in), e->fd, iov, n, NULL, NULL) : 0;
+    slice_spend_call(&in->slice, sent > 0 ? (size_t)sent : 0);
     if (sent < 0)
         return sent;
     tx_advance(e, (size_t)sent);
@@ -392,7 +397,7 @@ void data_flush(struct endpoint *e)
     if (e->connecting || e->dead || e->fd < 0)
         return;
     for (int i = 0; i < SENDS_PER_ITERATION && e->tx_head != FFL_NO_BUF && !e->unwritable; i++) {
-        if (i && slice_over(in))
+        if (i && slice_over(&in->slice))
             return;
         int rc = e->dgram ? send_dgram(e) : send_stream(e);
         if (rc == -EAGAIN)

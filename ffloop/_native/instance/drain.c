@@ -11,15 +11,15 @@
 
 #include <errno.h>
 
-#define LAST_ACCEPTS 64 /* rounds of data_pump: what its backlog holds and the application takes */
-
-static void stop_listener(struct endpoint *e)
+/* False: its backlog has more that the application takes. */
+static bool stop_listener(struct endpoint *e)
 {
     e->readable = true;
-    for (int i = 0; i < LAST_ACCEPTS && e->armed && data_pump(e); i++)
-        continue;
+    if (e->armed && data_pump(e))
+        return false;
     if (e->dead || e->fd < 0)
-        return;
+        return true;
+    slice_spend_call(&e->s->in->slice, 0);
     endpoint_close_fd(e, false);
     e->open_error = ESHUTDOWN;
     e->failed = true;
@@ -28,9 +28,10 @@ static void stop_listener(struct endpoint *e)
     session_post(
         e->s, (struct ffl_entry){
                   .op = FFL_OP_ERROR, .handle = e->handle, .arg = -ESHUTDOWN, .buf = FFL_NO_BUF});
+    return true;
 }
 
-void drain_begin(struct ffl_instance *in, int64_t now)
+static void begin(struct ffl_instance *in, int64_t now)
 {
     in->draining = true;
     in->drain_due = now + in->o.drain_ns;
@@ -39,18 +40,44 @@ void drain_begin(struct ffl_instance *in, int64_t now)
             (long long)(in->o.drain_ns / FFL_NS_PER_SEC));
     ffl_notify("STOPPING=1\nSTATUS=draining: %u sessions, %u sockets", ffl_instance_sessions(in),
                ffl_instance_sockets(in));
-    in->slice_end = INT64_MAX;
     listen_close(in);
     handover_end(in);
     struct ffl_session *s;
     TAILQ_FOREACH(s, &in->sessions, link)
-    {
-        struct endpoint *e;
-        TAILQ_FOREACH(e, &s->endpoints, all) /* those that are accepted now are no listeners */
-        if (!s->dying && !s->dead && e->listener && !e->closing)
-            stop_listener(e);
-        session_commit(s);
+    if (!s->ended && !s->dying && !s->dead)
+        s->sweep = TAILQ_FIRST(&s->endpoints);
+}
+
+/* True: it has more. */
+static bool stop_some(struct ffl_session *s)
+{
+    if (s->ended || s->dying || s->dead)
+        return false; /* its end closes them */
+    slice_begin(s->in);
+    while (s->sweep) { /* those that are accepted now are no listeners */
+        struct endpoint *e = s->sweep;
+        slice_spend(&s->in->slice, SLICE_ENTRY_NS);
+        bool done = !e->listener || e->closing || e->failed || stop_listener(e);
+        if (done && s->sweep == e)
+            s->sweep = TAILQ_NEXT(e, all);
+        if (slice_over(&s->in->slice) || session_stuffed(s))
+            break;
     }
+    session_commit(s);
+    return s->sweep && !s->dead && !session_stuffed(s);
+}
+
+bool drain_listeners(struct ffl_instance *in, int64_t now)
+{
+    struct ffl_session *s;
+    bool more = false;
+    if (atomic_load_explicit(&in->end_asked, memory_order_relaxed) != END_DRAIN)
+        return false;
+    if (!in->draining)
+        begin(in, now);
+    TAILQ_FOREACH(s, &in->sessions, link)
+    more |= stop_some(s);
+    return more;
 }
 
 /* Executes what was submitted and lets the stack have what it takes of it. */
@@ -71,7 +98,7 @@ bool drain_over(struct ffl_instance *in, int64_t now)
     struct ffl_session *s;
     if (left && now < in->drain_due)
         return false;
-    in->slice_end = INT64_MAX; /* the last iteration takes the time that it takes */
+    slice_endless(in); /* the last iteration takes the time that it takes */
     TAILQ_FOREACH(s, &in->sessions, link)
     send_the_rest(s);
     if (left)

@@ -39,6 +39,7 @@
 #include "instance.h"
 #include "ledger.h"
 #include "pool.h"
+#include "slice.h"
 #include "spin.h"
 #include "stats.h"
 #include "timers.h"
@@ -169,11 +170,10 @@ struct ffl_session {
     uint32_t n;
     struct ffl_ids ids;             /* the instance's handles */
     struct endpoint_list endpoints; /* all that are open */
-    struct endpoint *sweep;         /* dying: the next endpoint to close */
+    struct endpoint *sweep; /* the next endpoint to close: of all (dying), of listeners (draining) */
     struct endpoint_list ready, stalled;
     unsigned open;            /* endpoints */
     unsigned nsockets;        /* of CHARGE_SOCKET */
-    unsigned cheap;           /* entries since the last look at the clock */
     unsigned last;            /* ended: entries that it had committed, not yet executed */
     uint32_t rest_at, rest_n; /* of the rest: executed; all */
     uint64_t tx_unwritable;   /* the sum of tx_outstanding of unwritable endpoints */
@@ -220,7 +220,7 @@ struct ffl_instance {
     struct ffl_spin spin;
     struct ffl_yield yield;
     struct endpoint_list graveyard;
-    int64_t slice_end;    /* when the slice of the session at work ends */
+    struct slice slice;   /* of the session at work */
     int64_t ctl_due;      /* when to look at the control epoll even if busy */
     int64_t empty_since;  /* embedded: no session since; 0: there are sessions */
     atomic_int end_asked; /* enum end_kind, by a signal handler too */
@@ -344,7 +344,8 @@ void session_end(struct ffl_session *s);                        /* its unix sock
 bool session_reap(struct ffl_instance *in);
 void session_free(struct ffl_session *s);
 void session_post(struct ffl_session *s, struct ffl_entry e);
-/* Executes at most `most` submitted entries: the count, or < 0 and the session is dead. */
+/* Executes submitted entries, `most` at most, until the slice is over: the count, or < 0 and the session
+ * is dead. */
 int session_drain(struct ffl_session *s, int most);
 void session_commit(struct ffl_session *s); /* commits completions and returned buffers */
 void session_committed(struct ffl_session *s, int rc); /* what a commit returned */
@@ -398,7 +399,8 @@ void control_connected(struct endpoint *e);
 void control_close(struct endpoint *e, bool abort);
 
 /* drain.c */
-void drain_begin(struct ffl_instance *in, int64_t now);
+/* Stops the listeners, a slice of each session's per iteration. True: there are more. */
+bool drain_listeners(struct ffl_instance *in, int64_t now);
 bool drain_over(struct ffl_instance *in, int64_t now); /* true: this iteration is the last */
 
 /* stats.c */
@@ -439,15 +441,18 @@ void data_fail(struct endpoint *e, int err);
 void data_fail_sends(struct endpoint *e, int err);
 int data_rxfree(struct ffl_session *s); /* takes receive buffers back; count or -EPROTO */
 
-/* Begins one slice of the iteration; and whether it is over. */
+#define WHOLE_SLICES 8 /* of more sessions each gets less: an iteration does not grow with them */
+
 static inline void slice_begin(struct ffl_instance *in)
 {
-    in->slice_end = ffl_now_ns() + in->o.slice_ns;
+    int64_t n = (int64_t)(in->ledger.n[CHARGE_SESSION] + in->ledger.n[CHARGE_DYING]);
+    slice_open(&in->slice, n > WHOLE_SLICES ? in->o.slice_ns / n * WHOLE_SLICES : in->o.slice_ns);
 }
 
-static inline bool slice_over(const struct ffl_instance *in)
+/* For what has no end but its own. */
+static inline void slice_endless(struct ffl_instance *in)
 {
-    return ffl_now_ns() >= in->slice_end;
+    in->slice = (struct slice){.end = INT64_MAX, .left = INT64_MAX};
 }
 
 #define OPS(in) ((in)->stack.ops)

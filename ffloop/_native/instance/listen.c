@@ -206,10 +206,11 @@ void ctl_wait(struct ffl_instance *in, int64_t timeout_ns)
     int n = ffl_epoll_wait(in->ctl, ev, FFL_COUNT(ev), timeout_ns);
     slice_begin(in);
     for (int i = 0; i < n; i++) {
-        if (i && slice_over(in)) { /* what is left is told again */
+        if (i && slice_over(&in->slice)) { /* what is left is told again */
             in->stack_quiet = false;
             break;
         }
+        slice_spend_call(&in->slice, 0);
         ctl_event(in, ev[i].data.ptr);
     }
     admit_sweep(in, false);

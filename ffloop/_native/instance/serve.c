@@ -20,7 +20,6 @@
 #include <sched.h>
 #include <unistd.h>
 
-#define SQ_BUDGET 1024  /* entries a session an iteration */
 #define OVER_LIMIT 1024 /* completions queued privately; beyond it the SQ waits */
 #define STACK_EVENTS 128
 #define SLICE_NS 200000LL
@@ -45,9 +44,10 @@ static bool pump_ready(struct ffl_session *s)
         e = TAILQ_FIRST(&s->ready);
         TAILQ_REMOVE(&s->ready, e, queue);
         e->in_ready = false;
+        slice_spend(&s->in->slice, SLICE_ENTRY_NS);
         if (data_pump(e))
             endpoint_ready(e);
-    } while (e != last && !slice_over(s->in));
+    } while (e != last && !slice_over(&s->in->slice));
     return !session_stuffed(s);
 }
 
@@ -64,7 +64,7 @@ static bool serve_sessions(struct ffl_instance *in)
             if (ffl_channel_pending(&s->ch, FFL_WAIT_FREE) && data_rxfree(s) < 0)
                 session_kill(s, "a receive buffer came back that was not out");
             if (s->ch.over.n <= OVER_LIMIT)
-                work |= session_drain(s, SQ_BUDGET) > 0;
+                work |= session_drain(s, INT32_MAX) > 0;
         }
         if (!s->dead)
             work |= pump_ready(s);
@@ -118,10 +118,7 @@ static bool embedded_over(struct ffl_instance *in, int64_t now)
 /* At the end of an iteration: was it the last? */
 static bool over(struct ffl_instance *in, int64_t now)
 {
-    int asked = atomic_load_explicit(&in->end_asked, memory_order_relaxed);
-    if (asked == END_DRAIN && !in->draining)
-        drain_begin(in, now);
-    return asked == END_NOW || embedded_over(in, now) || (in->draining && drain_over(in, now));
+    return atomic_load_explicit(&in->end_asked, memory_order_relaxed) == END_NOW || embedded_over(in, now) || (in->draining && drain_over(in, now));
 }
 
 static int64_t next_due(struct ffl_instance *in, int64_t now)
@@ -225,10 +222,11 @@ int64_t ffl_instance_iterate(void *p)
         in->ctl_due = now + CTL_PERIOD_NS;
         take_notes(in, now);
         slice_begin(in);
-        timers_run(&in->timers, now, in->slice_end);
+        timers_run(&in->timers, now, in->slice.end);
     }
     slice_begin(in);
     work |= tickets_close(in);
+    work |= drain_listeners(in, now);
     endpoint_bury(in);
     work |= session_reap(in);
     if (over(in, now)) {

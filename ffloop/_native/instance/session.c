@@ -26,8 +26,6 @@
 
 /* ---- submissions --------------------------------------------------------------------------- */
 
-#define CHEAP_ENTRIES 16 /* between looks at the clock */
-
 /* Operations that only queue or set a flag; the others call the stack. */
 static bool is_cheap(uint8_t op)
 {
@@ -42,9 +40,8 @@ static int execute(void *arg, struct ffl_entry e)
         session_kill(s, why);
     if (s->dead)
         return -ECANCELED;
-    if (is_cheap(e.op) && ++s->cheap % CHEAP_ENTRIES)
-        return 0;
-    return slice_over(s->in);
+    slice_spend(&s->in->slice, is_cheap(e.op) ? SLICE_ENTRY_NS : SLICE_CALL_NS);
+    return slice_over(&s->in->slice);
 }
 
 int session_drain(struct ffl_session *s, int most)
@@ -314,6 +311,7 @@ void session_end(struct ffl_session *s)
     if (s->dying || s->ended)
         return;
     s->ended = true;
+    s->sweep = NULL;
     int n = ffl_ring_avail(&s->ch.in);
     s->last = n > 0 ? (unsigned)n : 0;
     take_rest(s);
@@ -347,7 +345,7 @@ static void last_entries(struct ffl_session *s)
     while (s->last && !s->dead) {
         int n = session_drain(s, s->last > INT32_MAX ? INT32_MAX : (int)s->last);
         s->last = n > 0 ? s->last - (unsigned)n : 0;
-        if (slice_over(s->in))
+        if (slice_over(&s->in->slice))
             break;
     }
     if (!s->last && !s->dead)
@@ -385,7 +383,8 @@ static bool session_go(struct ffl_session *s)
         struct endpoint *e = s->sweep;
         s->sweep = TAILQ_NEXT(e, all);
         leave(e);
-        if (slice_over(s->in))
+        slice_spend_call(&s->in->slice, 0);
+        if (slice_over(&s->in->slice))
             break;
     }
     return s->dying && TAILQ_EMPTY(&s->endpoints);

@@ -110,8 +110,9 @@ static void free_held(struct ffl_instance *in, struct held *h)
 bool tickets_close(struct ffl_instance *in)
 {
     struct held *h;
-    while ((h = TAILQ_FIRST(&in->dropped)) && !slice_over(in)) {
+    while ((h = TAILQ_FIRST(&in->dropped)) && !slice_over(&in->slice)) {
         TAILQ_REMOVE(&in->dropped, h, all);
+        slice_spend_call(&in->slice, 0);
         (void)OPS(in)->close(ST(in), h->fd); /* a reference of ours: it was open */
         free_held(in, h);
     }
@@ -137,7 +138,7 @@ void tickets_end(struct ffl_instance *in)
     for (unsigned i = 0; i < TICKET_LISTS; i++)
         while ((t = LIST_FIRST(&in->tickets[i])))
             ticket_end(t);
-    in->slice_end = INT64_MAX;
+    slice_endless(in);
     (void)tickets_close(in);
 }
 
