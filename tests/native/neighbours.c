@@ -1,158 +1,156 @@
 /*
  * neighbours.c - what a good application gets beside bad ones.
  *
- * Five processes: the instance (host stack), a good client, and three beside it. Its share is what
- * it gets while the three do the same work as it does. Then the three are a slow reader, one whose
- * pools are full, and a hostile one that attaches, writes entries at random until its session is
- * ended, and attaches again. The two settings take turns, so that the machine's moods meet both, and
- * the medians are compared: the good one must get 0.8 of its share.
+ * One thread steps the instance and plays all its applications and their peers, on the sim, so that the
+ * same happens each time. The good one's share is what it gets beside three that do the same work. Then
+ * the three are a slow reader, one whose pools are full, and a hostile one that attaches, writes entries at
+ * random until its session is ended, and attaches again. What the instance does meanwhile is counted
+ * in calls of the stack and bytes: per message of the good one it may be a quarter more than beside equals.
  */
 #include "lab.h"
 
-#include "../../ffloop/_native/client/internal.h"
 #include "../../ffloop/_native/instance/internal.h"
-
-#include <poll.h>
-#include <signal.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 
 #define SIZE 1024      /* bytes a message */
 #define CONNECTIONS 16 /* of a worker, each with one message under way */
-#define ROUNDS 7
-#define TRIES 3
-#define ROUND_NS (FFL_NS_PER_SEC / 5)
+#define POURED 32      /* connections of one that does not read */
+#define ROUNDS 500
 
-static _Atomic uint64_t *done; /* messages that went there and back: of the good one */
-static _Atomic uint64_t *hostile_sessions;
-static double full_pool; /* what is free of it */
+/* ---- what the instance does ------------------------------------------------------------------ */
 
-static struct ffl_client *attach(void)
+static uint64_t work; /* in bytes; a call is as much as 10 KiB (slice.h) */
+static struct ffl_stack_ops counted;
+
+static int weigh(int n)
 {
-    struct ffl_client_opts o = {.path = lab.path, .timeout_ms = 5000};
-    struct ffl_client *c;
-    char why[256];
-    return ffl_client_attach(&c, &o, why, sizeof(why)) < 0 ? NULL : c;
+    work += SLICE_CALL_NS * 1024 / SLICE_KIB_NS + (n > 0 ? (uint64_t)n : 0);
+    return n;
 }
 
-static int listener(struct ffl_client *c, struct ffl_addr *a)
+static int count_send(void *st, int fd, const struct iovec *iov, int n, const struct ffl_addr *to,
+                      const struct ffl_ctl *ctl)
 {
-    struct ffl_addresses addresses;
-    *a = addr4("127.0.0.1", 0);
-    int h = ffl_client_socket(c, AF_INET, SOCK_STREAM, 0, 0);
-    CHECK_EQ(ffl_client_bind(c, h, a), 0);
-    CHECK_EQ(ffl_client_listen(c, h, 128, FFL_F_NODELAY), 0);
-    CHECK_EQ(ffl_client_accepting(c, h, 64, FFL_F_ARM_NEW), 0);
-    CHECK_EQ(ffl_client_addresses(c, h, &addresses), 0);
-    *a = addresses.local;
-    return h;
+    return weigh(ffl_sim_ops.send(st, fd, iov, n, to, ctl));
 }
 
-/* Sends itself messages over connections of its own, both ends of which are in its session: all the
- * work is this process's and the instance's. */
-static void work(_Atomic uint64_t *count)
+static int count_recv(void *st, int fd, const struct iovec *iov, int n, struct ffl_addr *from,
+                      struct ffl_ctl *ctl, int *flags)
 {
-    static char text[SIZE];
-    struct ffl_event ev[256];
-    struct ffl_addr a;
-    struct ffl_client *c = attach();
-    CHECK(c);
-    int l = listener(c, &a);
-    for (int i = 0; i < CONNECTIONS; i++) {
-        int h = ffl_client_socket(c, AF_INET, SOCK_STREAM, 0, FFL_F_NODELAY);
-        CHECK_EQ(ffl_client_push(c, h, true), 0);
-        CHECK_EQ(ffl_client_connect(c, h, &a), -EINPROGRESS);
-    }
-    for (;;) {
-        int n = ffl_client_wait(c, ev, 256, -1, -1);
-        CHECK(n >= 0);
-        for (int i = 0; i < n; i++) {
-            if (ev[i].kind == FFL_EV_ACCEPT && (int)ev[i].handle == l)
-                CHECK_EQ(ffl_client_push(c, (int)ev[i].arg, true), 0);
-            else if (ev[i].kind == FFL_EV_CONNECT)
-                CHECK(ev[i].arg == 0 && ffl_client_send(c, (int)ev[i].handle, text, SIZE) == SIZE);
-            else if (ev[i].kind == FFL_EV_DATA) { /* in whatever pieces: the same bytes back */
-                CHECK_EQ(ffl_client_send(c, (int)ev[i].handle, text, ev[i].arg), ev[i].arg);
-                atomic_fetch_add(count, ev[i].arg);
-            } else
-                CHECK(ev[i].kind != FFL_EV_LOST);
-        }
-    }
+    return weigh(ffl_sim_ops.recv(st, fd, iov, n, from, ctl, flags));
 }
 
-static int dial(const struct ffl_addr *a)
+static int count_accept(void *st, int fd, struct ffl_addr *peer)
 {
-    struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = a->port_be};
-    memcpy(&in.sin_addr, a->ip, 4);
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    CHECK_EQ(connect(fd, (struct sockaddr *)&in, sizeof(in)), 0);
+    int got = ffl_sim_ops.accept(st, fd, peer);
+    (void)weigh(0);
+    return got;
+}
+
+static int count_socket(void *st, int domain, int type, int proto)
+{
+    int fd = ffl_sim_ops.socket(st, domain, type, proto);
+    (void)weigh(0);
     return fd;
 }
 
-static void *pour(void *arg) /* as fast as the peer takes it */
+static void start(void)
+{
+    lab_defaults("sim");
+    counted = ffl_sim_ops;
+    counted.send = count_send;
+    counted.recv = count_recv;
+    counted.accept = count_accept;
+    counted.socket = count_socket;
+    lab.o.stack = &counted;
+    lab.o.pool_kib = 2048;
+    lab_start_manual("");
+    quiet();
+}
+
+/* ---- applications and their peers ------------------------------------------------------------ */
+
+struct app {
+    struct raw r;
+    uint32_t h[POURED];
+    int peer[POURED];
+    unsigned n;
+};
+
+static void begin(struct app *a, int port, unsigned n, uint8_t flags)
+{
+    raw_attach(&a->r);
+    raw_listen(&a->r, 0, "10.0.0.1", port, 64, flags);
+    a->n = n;
+    for (unsigned i = 0; i < n; i++)
+        a->h[i] = raw_accepted(&a->r, 0, port, &a->peer[i]);
+}
+
+static void end(struct app *a)
+{
+    for (unsigned i = 0; i < a->n; i++)
+        sim_shut(a->peer[i]);
+    raw_gone(&a->r);
+    iterations(10);
+}
+
+/* Both ends of a worker's connections send back what comes. Bytes that its peers got. */
+static uint64_t echo(struct app *a)
 {
     static char text[65536];
-    while (send(*(int *)arg, text, sizeof(text), MSG_NOSIGNAL) > 0)
-        ;
-    return NULL;
+    struct ffl_entry e;
+    uint64_t got = 0;
+    for (unsigned i = 0; i < a->n; i++)
+        for (int n; (n = sim_take(a->peer[i], text, sizeof(text))) > 0; got += (uint64_t)n)
+            CHECK_EQ(sim_put(a->peer[i], text, (size_t)n), n);
+    while (raw_next(&a->r, &e)) {
+        CHECK_EQ(e.op, FFL_OP_RECV);
+        raw_send(&a->r, e.handle, raw_rx(&a->r, e.buf), (size_t)e.arg);
+        raw_give(&a->r, e.buf);
+    }
+    return got;
 }
 
-static int accepted(struct ffl_client *c)
+static void begin_echo(struct app *a, int port)
 {
-    struct ffl_event ev[16];
-    for (;;)
-        for (int n = ffl_client_wait(c, ev, 16, -1, -1); n-- > 0;)
-            if (ev[n].kind == FFL_EV_ACCEPT)
-                return (int)ev[n].arg;
+    static char text[SIZE];
+    begin(a, port, CONNECTIONS, FFL_F_ARM_NEW);
+    for (unsigned i = 0; i < a->n; i++)
+        CHECK_EQ(sim_put(a->peer[i], text, sizeof(text)), SIZE);
 }
 
-/* Four peers pour; it reads a little every ten milliseconds. */
-static void read_slowly(void)
+/* Its peers send as much as they may. */
+static void pour(struct app *a)
+{
+    static char text[65536];
+    for (unsigned i = 0; i < a->n; i++)
+        while (sim_put(a->peer[i], text, sizeof(text)) > 0)
+            ;
+}
+
+/* It takes one buffer in ten rounds. */
+static void read_slowly(struct app *a, int round)
+{
+    struct ffl_entry e;
+    pour(a);
+    if (round % 10 == 0 && raw_next(&a->r, &e))
+        raw_give(&a->r, e.buf);
+}
+
+/* Its transmit pool is full of what peers do not take, its receive pool of what it does not give back; and
+ * it tries to send on. */
+static void fill_pools(struct app *a, int round)
 {
     static char text[4096];
-    struct ffl_addr a;
-    struct ffl_client *c = attach();
-    pthread_t t[4];
-    int fd[4], h[4];
-    CHECK(c);
-    (void)listener(c, &a);
-    for (int i = 0; i < 4; i++) {
-        fd[i] = dial(&a);
-        h[i] = accepted(c);
-        CHECK_EQ(pthread_create(&t[i], NULL, pour, &fd[i]), 0);
-    }
-    for (;;) {
-        for (int i = 0; i < 4; i++)
-            (void)ffl_client_recv(c, h[i], text, sizeof(text), 0, NULL, NULL);
-        (void)poll(NULL, 0, 10);
-    }
-}
-
-/* Its transmit pool is full of what peers do not take, its receive pool of what it does not give
- * back; and it tries to send on. */
-static void fill_pools(void)
-{
-    static char text[65536];
-    struct ffl_event ev[16];
-    struct ffl_addr a;
-    struct ffl_client *c = attach();
-    pthread_t t[32];
-    int fd[32], h[32];
-    CHECK(c);
-    (void)listener(c, &a);
-    for (int i = 0; i < 32; i++) {
-        fd[i] = dial(&a);
-        h[i] = accepted(c);
-        CHECK_EQ(pthread_create(&t[i], NULL, pour, &fd[i]), 0);
-        (void)ffl_client_arm(c, h[i], 0);
-    }
-    for (;;) {
-        for (int i = 0; i < 32; i++) {
-            (void)ffl_client_send(c, h[i], text, sizeof(text));
-            (void)ffl_client_want(c, h[i], 2);
-        }
-        (void)ffl_client_wait(c, ev, 16, -1, FFL_NS_PER_SEC / 1000);
+    struct raw *r = &a->r;
+    struct ffl_entry e;
+    pour(a);
+    while (raw_next(r, &e)) /* kept */
+        ;
+    for (unsigned i = 0; i < a->n; i++) {
+        uint32_t h = a->h[(i + (unsigned)round) % a->n];
+        if (ffl_ring_room(&r->sq, 2) >= 2 && r->tx.n[1] + r->tx.n[2] > 1)
+            raw_send(r, h, text, sizeof(text));
+        raw_op(r, FFL_OP_ARM, h, 0, 0);
     }
 }
 
@@ -167,132 +165,89 @@ static struct ffl_entry some_entry(uint64_t *seed)
                               .buf = x % 3 ? test_random(seed) % 64 : FFL_NO_BUF};
 }
 
-static void be_hostile(void)
+static unsigned hostile_sessions;
+
+static void be_hostile(struct raw *r, uint64_t *seed)
 {
-    uint64_t seed = 7;
-    quiet();
-    for (;;) {
-        struct ffl_client *c = attach();
-        if (!c)
-            continue;
-        atomic_fetch_add(hostile_sessions, 1);
-        struct pollfd p = {.fd = c->sock, .events = POLLIN | POLLRDHUP};
-        while (poll(&p, 1, 0) == 0) {
-            for (int i = 0; i < 8 && ffl_ring_room(&c->ch.out, 1) > 0; i++)
-                ffl_ring_put_entry(&c->ch.out, some_entry(&seed));
-            ffl_ring_commit(&c->ch.out);
-            (void)client_ring(c->inst_bell);
-        }
-        ffl_client_detach(c);
+    if (r->sock && !raw_alive(r))
+        raw_gone(r);
+    if (!r->sock) {
+        raw_attach(r);
+        hostile_sessions++;
     }
+    for (int i = 0; i < 8 && ffl_ring_room(&r->sq, 1) > 0; i++)
+        raw_put(r, some_entry(seed));
 }
 
-static pid_t begin(int role)
+/* ---- the comparison -------------------------------------------------------------------------- */
+
+static struct app good, other[3];
+
+static void turn(void)
 {
-    pid_t pid = fork();
-    CHECK(pid >= 0);
-    if (pid > 0)
-        return pid;
-    static _Atomic uint64_t unseen;
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    alarm(0);
-    role == 0   ? work(done)
-    : role == 1 ? work(&unseen)
-    : role == 2 ? read_slowly()
-    : role == 3 ? fill_pools()
-                : be_hostile();
-    _exit(1);
+    step(1000000, 2);
 }
 
-static void end(pid_t pid)
-{
-    int status;
-    CHECK_EQ(kill(pid, SIGKILL), 0);
-    CHECK_EQ(waitpid(pid, &status, 0), pid);
-    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL); /* none has failed */
-}
+struct share { /* bytes of the good one's; work of the instance per byte */
+    uint64_t got;
+    double cost;
+};
 
-/* What the receive pool of a process's session has free, as the instance's page has it. */
-static double rx_free(pid_t pid)
+static struct share beside_equals(void)
 {
-    for (uint32_t i = 0; i < lab.in->page->session_slots; i++) {
-        const struct ffl_stat_session *s = &lab.in->stat_sessions[i];
-        if (atomic_load(&s->id) && s->pid == pid)
-            return (double)atomic_load(&s->rx_free) / (double)s->rx_total;
-    }
-    FAIL("process %d has no session", (int)pid);
-}
-
-/* Messages a second of the good one, beside three of these. */
-static double beside(const int *roles)
-{
-    pid_t others[3];
+    uint64_t got = 0;
     for (int i = 0; i < 3; i++)
-        others[i] = begin(roles[i]);
-    (void)poll(NULL, 0, 300); /* until they are what they are */
-    uint64_t before = atomic_load(done);
-    int64_t began = ffl_now_ns();
-    (void)poll(NULL, 0, (int)(ROUND_NS / 1000000));
-    double got = (double)(atomic_load(done) - before) / SIZE;
-    double took = (double)(ffl_now_ns() - began) / 1e9;
-    full_pool = roles[1] == 3 ? rx_free(others[1]) : full_pool;
-    for (int i = 0; i < 3; i++)
-        end(others[i]);
-    (void)poll(NULL, 0, 50); /* what they left is being cleared away */
-    return got / took;
-}
-
-static int by_size(const void *a, const void *b)
-{
-    return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b);
-}
-
-static double median(double *v)
-{
-    qsort(v, ROUNDS, sizeof(*v), by_size);
-    return v[ROUNDS / 2];
-}
-
-/* One comparison: true when the good one gets 0.8 of its share. */
-static bool compare(void)
-{
-    static const int equal[] = {1, 1, 1}, bad[] = {2, 3, 4};
-    double share[ROUNDS], got[ROUNDS];
-    uint64_t before = atomic_load(hostile_sessions);
-    for (int i = 0; i < ROUNDS; i++) {
-        share[i] = beside(equal);
-        got[i] = beside(bad);
+        begin_echo(&other[i], 81 + i);
+    work = 0;
+    for (int round = 0; round < ROUNDS; round++) {
+        got += echo(&good);
+        for (int i = 0; i < 3; i++)
+            (void)echo(&other[i]);
+        turn();
     }
-    double a = median(share), b = median(got);
-    printf(
-        "share %.0f messages a second, beside bad ones %.0f: %.2f of it; %.0f%% of the full pool "
-        "free; %llu hostile sessions\n",
-        a, b, b / a, 100 * full_pool, (unsigned long long)(*hostile_sessions - before));
-    CHECK(*hostile_sessions > before);
-    CHECK(full_pool < 0.5); /* what the shares leave of it (pool.h) */
-    return b > 0.8 * a;
+    struct share share = {got, (double)work / (double)got};
+    for (int i = 0; i < 3; i++)
+        end(&other[i]);
+    return share;
+}
+
+static struct share beside_bad_ones(void)
+{
+    struct raw hostile = {0};
+    uint64_t seed = 7, got = 0;
+    begin(&other[0], 81, 4, FFL_F_ARM_NEW);
+    begin(&other[1], 82, POURED, FFL_F_ARM_NEW);
+    work = 0;
+    for (int round = 0; round < ROUNDS; round++) {
+        got += echo(&good);
+        read_slowly(&other[0], round);
+        fill_pools(&other[1], round);
+        be_hostile(&hostile, &seed);
+        turn();
+    }
+    struct share share = {got, (double)work / (double)got};
+    const struct ffl_stat_session *s = lab.in->stat_sessions; /* the full one's is not the first */
+    while (atomic_load(&s->id) != other[1].r.session)
+        s++;
+    CHECK(atomic_load(&s->rx_free) < s->rx_total / 2); /* what the shares leave of it (pool.h) */
+    CHECK(hostile_sessions > 10);
+    if (hostile.sock)
+        raw_gone(&hostile);
+    end(&other[0]);
+    end(&other[1]);
+    return share;
 }
 
 TEST(a_good_one_gets_its_share)
 {
-    done = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    CHECK(done != MAP_FAILED);
-    hostile_sessions = done + 8;
-    lab_defaults("host");
-    lab.o.pool_kib = 2048;
-    lab_start("");
-    pid_t in = fork();
-    if (in == 0) {
-        quiet();
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        _exit(ffl_instance_run(lab.in) != 0);
-    }
-    pid_t good = begin(0);
-    bool fair = false;
-    for (int i = 0; i < TRIES && !fair; i++) /* a machine that does other things has its moods */
-        fair = compare();
-    end(good);
-    end(in);
-    CHECK(fair);
-    ffl_instance_free(lab.in);
+    start();
+    begin_echo(&good, 80);
+    struct share equal = beside_equals(), bad = beside_bad_ones();
+    printf("%llu bytes for %.0f each beside equals, %llu for %.0f beside bad ones\n",
+           (unsigned long long)equal.got, equal.cost, (unsigned long long)bad.got, bad.cost);
+    CHECK(equal.got >= (uint64_t)SIZE * CONNECTIONS * ROUNDS / 4);
+    CHECK(bad.got >= equal.got - equal.got / 5);
+    CHECK(bad.cost < 1.25 * equal.cost);
+    end(&good);
+    lab_stop();
 }

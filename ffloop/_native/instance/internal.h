@@ -170,7 +170,8 @@ struct ffl_session {
     uint32_t n;
     struct ffl_ids ids;             /* the instance's handles */
     struct endpoint_list endpoints; /* all that are open */
-    struct endpoint *sweep; /* the next endpoint to close: of all (dying), of listeners (draining) */
+    struct endpoint
+        *sweep; /* the next endpoint to close: of all (dying), of listeners (draining) */
     struct endpoint_list ready, stalled;
     unsigned open;            /* endpoints */
     unsigned nsockets;        /* of CHARGE_SOCKET */

@@ -118,7 +118,8 @@ static bool embedded_over(struct ffl_instance *in, int64_t now)
 /* At the end of an iteration: was it the last? */
 static bool over(struct ffl_instance *in, int64_t now)
 {
-    return atomic_load_explicit(&in->end_asked, memory_order_relaxed) == END_NOW || embedded_over(in, now) || (in->draining && drain_over(in, now));
+    return atomic_load_explicit(&in->end_asked, memory_order_relaxed) == END_NOW ||
+           embedded_over(in, now) || (in->draining && drain_over(in, now));
 }
 
 static int64_t next_due(struct ffl_instance *in, int64_t now)

@@ -10,9 +10,9 @@
 
 #include "base.h"
 
-#define SLICE_ENTRY_NS 100 /* an entry that only queues or sets a flag */
-#define SLICE_CALL_NS 1000 /* a call of the stack */
-#define SLICE_KIB_NS 100   /* a copy of 1 KiB */
+#define SLICE_ENTRY_NS 100  /* an entry that only queues or sets a flag */
+#define SLICE_CALL_NS 1000  /* a call of the stack */
+#define SLICE_KIB_NS 100    /* a copy of 1 KiB */
 #define SLICE_CLOCK_NS 1600 /* between looks at the clock, which cost 25 ns */
 
 struct slice {
