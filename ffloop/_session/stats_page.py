@@ -52,6 +52,7 @@ _APP = [
     "pool_empty",
     "bytes_sent",
     "bytes_received",
+    "late_looks",
 ]
 _INST = [
     "consumed",
@@ -70,6 +71,7 @@ _TOTALS = [
     "accepts",
     "turns",
     "sleeps",
+    "late_looks",
     "unlisted",
     "pending",
 ]

@@ -329,8 +329,8 @@ static void look(struct input *in)
     while ((w = ffl_poll_take(&s.poll)))
         CHECK(s.mine[w - s.watch]);
     if (take(in, 1) % 2) {
-        (void)ffl_client_doze(s.c);
-        ffl_client_rouse(s.c);
+        (void)ffl_sleep_doze(s.c);
+        ffl_sleep_rouse(s.c);
     }
 }
 

@@ -90,17 +90,17 @@ TEST(who_polls_its_descriptor_hears_of_what_comes)
 TEST(a_call_that_waits_leaves_the_doorbell_on)
 {
     begin();
-    CHECK(ffl_client_doze(c));
-    ffl_client_rouse(c);
+    CHECK(ffl_sleep_doze(c));
+    ffl_sleep_rouse(c);
     CHECK_EQ(sim_put(peer, "x", 1), 1);
     step(1000000, 8);
     CHECK(outer_ready());
     CHECK_EQ(found(), EPOLLIN);
-    CHECK(ffl_client_doze(c)); /* what it finds is known already */
+    CHECK(ffl_sleep_doze(c)); /* what it finds is known already */
     CHECK_EQ(sim_put(peer, "y", 1), 1);
     step(1000000, 8);
-    CHECK(!ffl_client_doze(c));
-    ffl_client_rouse(c);
+    CHECK(!ffl_sleep_doze(c));
+    ffl_sleep_rouse(c);
     CHECK(outer_ready());
     sim_shut(peer);
     end();

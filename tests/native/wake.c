@@ -5,8 +5,10 @@
  */
 #include "lab.h"
 
+#include "../../ffloop/_native/client/internal.h"
 #include "../../ffloop/_native/instance/internal.h"
 
+#include <sched.h>
 #include <time.h>
 
 /* ---- 5: committing and waking -------------------------------------------------------------- */
@@ -313,6 +315,53 @@ TEST(r6_idle_means_asleep)
     if (used > 10000000 * TEST_SLOW || mine_used > 10000000 * TEST_SLOW)
         FAIL("a second of idleness cost the instance %lld us, the application %lld us",
              (long long)used / 1000, (long long)mine_used / 1000);
+    ffl_client_detach(c);
+    lab_stop();
+}
+
+/* ---- a doorbell that is lost ----------------------------------------------------------------- */
+
+static int deaf(int fd)
+{
+    return 0;
+}
+
+/* Committed, and not rung: found by the sleeper's own look, which is counted. */
+TEST(r5_a_lost_doorbell_is_counted_by_the_instance)
+{
+    struct raw r;
+    struct ffl_entry e;
+    lab_start("");
+    raw_attach(&r);
+    lab_run();
+    while (!atomic_load(&r.map.seg->waits.inst))
+        (void)sched_yield();
+    raw_op(&r, FFL_OP_NOP, 0, 1, 0);
+    while (!raw_next(&r, &e))
+        (void)sched_yield();
+    CHECK_EQ(atomic_load(&lab.in->page->late_looks), 1);
+    lab_stop();
+    raw_gone(&r);
+}
+
+static void *ping(void *c)
+{
+    CHECK_EQ(ffl_client_ping(c), 0);
+    return NULL;
+}
+
+TEST(r5_a_lost_doorbell_is_counted_by_the_client)
+{
+    pthread_t t;
+    lab_start("");
+    struct ffl_client *c = lab_attach_stepped();
+    TAILQ_FIRST(&lab.in->sessions)->ch.ring_bell = deaf;
+    CHECK_EQ(pthread_create(&t, NULL, ping, c), 0);
+    while (!atomic_load(&c->map.seg->waits.app))
+        (void)sched_yield();
+    iterations(2);
+    pthread_join(t, NULL);
+    CHECK_EQ(atomic_load(&c->map.seg->app.late_looks), 1);
     ffl_client_detach(c);
     lab_stop();
 }

@@ -19,6 +19,7 @@
 #include "handshake.h"
 #include "layout.h"
 #include "ready.h"
+#include "spin.h"
 
 #include <sys/uio.h>
 
@@ -157,20 +158,34 @@ int ffl_client_watch(struct ffl_client *c, int h, struct ffl_source *source);
 void ffl_client_quiet(struct ffl_client *c, bool on);
 void ffl_client_reap(
     struct ffl_client *c); /* takes over what has come; finds a dead instance not */
-/* Spins or yields, as may be, and sleeps in epoll_wait(epfd) unless something comes; for FFL_LOOK_NS at
- * most. `looks`: at epfd's events also if it does. Its events, or -errno of epoll (-EINTR, too). */
+
+/* ---- sleeping -------------------------------------------------------------------------------- */
+
+/* Sleeps in epoll_wait(epfd) unless something comes; for FFL_LOOK_NS at most. `looks`: at epfd's events
+ * also if it does. Its events, or -errno of epoll (-EINTR, too). */
 int ffl_client_sleep(struct ffl_client *c, struct epoll_event *ev, int max, int epfd,
                      int64_t timeout_ns, bool looks);
-/* Of that a part, for a caller with several: says that we sleep, then looks again: false when something
- * is there (do not block). Several threads may sleep; after each wake-up the word is raised anew, or
- * lowered by rouse. */
-bool ffl_client_doze(struct ffl_client *c);
-void ffl_client_rouse(struct ffl_client *c);
+
+/* The parts of that, for a caller that sleeps by itself, for one client or a list of them (`first`;
+ * NULL: none). A sleeper is one thread's. Several threads may sleep: who changes something while others
+ * do dozes again; the last to wake rouses. */
+struct ffl_sleeper {
+    struct ffl_idle idle;
+    bool whole; /* it sleeps for FFL_LOOK_NS */
+};
+void ffl_client_join(struct ffl_client **first, struct ffl_client *c);
+void ffl_client_part(struct ffl_client **first, struct ffl_client *c);
+/* Spins or yields, as may be, and dozes. True: block for *left_ns at most (which is what is left of it,
+ * FFL_LOOK_NS at most; negative: for ever), then call woken, and rouse. False: look at what has come. */
+bool ffl_sleep_prepare(struct ffl_sleeper *s, struct ffl_client *const *first, int64_t *left_ns,
+                       ffl_came_fn *came, void *arg);
+/* Raises the wait words, and looks again. False: something is there; do not block. */
+bool ffl_sleep_doze(struct ffl_client *first);
+/* Before anything is reaped: counts what nobody has rung for. */
+void ffl_sleep_woken(const struct ffl_sleeper *s, struct ffl_client *first, bool timed_out);
+void ffl_sleep_rouse(struct ffl_client *first); /* lowers the words */
 /* While on: somebody polls the doorbell without us, and no rouse takes that away. */
 void ffl_client_shown(struct ffl_client *c, bool on);
-/* Of that the statistics (`ffloop stat`) know only what is told: it sleeps now; it has spun. */
-void ffl_client_sleeps(struct ffl_client *c);
-void ffl_client_spun(struct ffl_client *c, bool hit);
 /* The session socket has become readable: reaps the rest; the client is detached from now on. */
 void ffl_client_lost(struct ffl_client *c);
 /* Reads ahead from now on, as the first recv that finds nothing does; a listener accepts ahead,

@@ -10,7 +10,8 @@
  * arm.c      readiness of a socket, reading ahead
  * options.c  socket options
  * io.c       receive and send
- * wait.c     events: the batch, the spin, the sleep
+ * wait.c     events: the batch, and the wait for it
+ * sleep.c    spinning, yielding, sleeping
  * direct.c   an instance in this thread: the stack works where the client would wait
  * ticket.c   sockets for a child or for what comes after exec
  * ready.c    readiness: sources, watches, ready lists
@@ -132,7 +133,8 @@ struct ffl_client {
     uint32_t batch_n, batch_addresses_n;
     struct call call;
     uint16_t next_tag;
-    struct ffl_idle idle;
+    struct ffl_sleeper sleeper;
+    struct ffl_client *beside; /* those that one sleeper waits for */
     int64_t fd_checked;
     int64_t looked; /* for a dead instance, by client_look */
     const struct ffl_driver *driver;
@@ -235,7 +237,7 @@ void tx_wait(struct ffl_client *c, struct client_sock *s);
 void client_round(
     struct ffl_client *c); /* a wait begins: turns of large writes are counted in them */
 bool client_pending(struct ffl_client *c);
-bool client_doze(struct ffl_client *c); /* says that we sleep; false: something is there */
+uint32_t client_wait_bits(const struct ffl_client *c);
 /* ffl_client_sleep, whose events are FD events; the doorbell's and the session's are for us. */
 int client_sleep(struct ffl_client *c, struct ffl_event *ev, int max, int epfd, int64_t timeout_ns,
                  bool looks);

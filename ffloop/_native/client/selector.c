@@ -68,7 +68,7 @@ struct ffl_selector *ffl_selector_new(void)
 static void show(struct ffl_selector *s)
 {
     s->poll.asleep = 1;
-    while (s->c && !ffl_client_doze(s->c))
+    while (!ffl_sleep_doze(s->c))
         ffl_client_reap(s->c);
     if (ffl_poll_ready(&s->poll))
         ffl_poll_kick(&s->poll);

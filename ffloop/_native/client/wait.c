@@ -1,5 +1,5 @@
 /*
- * wait.c - events: the batch, the spin, the sleep.
+ * wait.c - events: the batch, and the wait for it.
  *
  * Callers: client.h's users; call.c for its own sleep. A wait first gives the last batch's buffers
  * back, so an event's data is valid until the next wait. Sleeping: raise the wait word, look at
@@ -8,7 +8,6 @@
 #include "internal.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -196,7 +195,7 @@ static int collect(struct ffl_client *c, struct ffl_event *ev, int max)
 
 /* ---- kernel events ------------------------------------------------------------------------- */
 
-static uint32_t wait_bits(const struct ffl_client *c)
+uint32_t client_wait_bits(const struct ffl_client *c)
 {
     return FFL_WAIT_QUEUE | (c->waiters ? FFL_WAIT_FREE : 0);
 }
@@ -204,80 +203,15 @@ static uint32_t wait_bits(const struct ffl_client *c)
 /* Is there anything for us in the shared memory? */
 bool client_pending(struct ffl_client *c)
 {
-    return ffl_channel_pending(&c->ch, wait_bits(c)) ||
+    return ffl_channel_pending(&c->ch, client_wait_bits(c)) ||
            (c->waiters && tx_unwritable(c) != c->tx_unwritable);
 }
 
 /* ---- sleeping ------------------------------------------------------------------------------ */
 
-bool client_doze(struct ffl_client *c)
-{
-    int rc = ffl_channel_doze(&c->ch, wait_bits(c));
-    if (rc < 0)
-        client_lose(c, EPROTO, "SQ head out of range");
-    return rc > 0 && !(c->waiters && tx_unwritable(c) != c->tx_unwritable);
-}
-
 static bool more(const struct ffl_client *c)
 {
     return c->poll.head || c->closed_n;
-}
-
-static bool shares_core(const struct ffl_client *c)
-{
-    return atomic_load_explicit(&c->map.seg->inst.cpu, memory_order_relaxed) ==
-           (uint32_t)sched_getcpu();
-}
-
-static bool came(void *arg, bool yields)
-{
-    if (yields)
-        (void)sched_yield(); /* it has no errors */
-    return client_pending(arg);
-}
-
-/* Spins or yields, as may be. True: something has come. */
-static bool client_idle(struct ffl_client *c, int64_t timeout_ns)
-{
-    enum ffl_idled how;
-    int64_t limit = c->idle.spin.limit_ns;
-    bool may_spin = limit < 0 || (limit > 0 && !shares_core(c));
-    bool hit = ffl_idle(&c->idle, timeout_ns, may_spin, came, c, &how);
-    if (how == FFL_IDLED_SPIN)
-        ffl_client_spun(c, hit);
-    if (hit && limit)
-        ffl_spin_hit(&c->idle.spin, ffl_now_ns());
-    return hit;
-}
-
-static bool prepare(struct ffl_client *c, int64_t timeout_ns)
-{
-    if (client_idle(c, timeout_ns) || !ffl_client_doze(c))
-        return false;
-    ffl_client_sleeps(c);
-    return true;
-}
-
-static int64_t time_left(int64_t timeout_ns, int64_t since)
-{
-    int64_t spent = ffl_now_ns() - since;
-    return timeout_ns < 0 ? -1 : timeout_ns > spent ? timeout_ns - spent : 0;
-}
-
-int ffl_client_sleep(struct ffl_client *c, struct epoll_event *ev, int max, int epfd,
-                     int64_t timeout_ns, bool looks)
-{
-    int64_t began = ffl_now_ns();
-    if (c->driver && timeout_ns && !c->detached)
-        return client_drive_until(c, ev, max, epfd, timeout_ns);
-    bool sleeps = timeout_ns && (c->detached || prepare(c, timeout_ns));
-    int64_t left = sleeps ? time_left(timeout_ns, began) : 0;
-    if (!c->detached && (left < 0 || left > FFL_LOOK_NS))
-        left = FFL_LOOK_NS;
-    int n = sleeps || looks ? ffl_epoll_wait(epfd, ev, max, left) : 0, err = errno;
-    if (timeout_ns)
-        ffl_client_rouse(c);
-    return n < 0 ? -err : n;
 }
 
 int client_sleep(struct ffl_client *c, struct ffl_event *out, int max, int epfd, int64_t timeout_ns,
@@ -307,43 +241,12 @@ void ffl_client_quiet(struct ffl_client *c, bool on)
     c->quiet = on;
 }
 
-/* ---- for a caller that sleeps itself (the shim) -------------------------------------------- */
-
 void ffl_client_reap(struct ffl_client *c)
 {
     client_drive(c);
     if (!c->detached)
         client_round(c);
     client_reap(c);
-}
-
-bool ffl_client_doze(struct ffl_client *c)
-{
-    return c->detached || client_doze(c); /* dead: nothing will ever ring */
-}
-
-void ffl_client_rouse(struct ffl_client *c)
-{
-    if (c->detached)
-        return;
-    if (!c->shown)
-        ffl_channel_rouse(&c->ch);
-    else if (!client_doze(c)) /* who polls the doorbell is to look */
-        client_ring(c->app_bell);
-}
-
-void ffl_client_sleeps(struct ffl_client *c)
-{
-    struct ffl_app_stats *st = &c->map.seg->app;
-    ffl_stat_add(&st->sleeps, 1);
-    atomic_store_explicit(&st->cpu, (uint32_t)sched_getcpu(), memory_order_relaxed);
-}
-
-void ffl_client_spun(struct ffl_client *c, bool hit)
-{
-    struct ffl_app_stats *st = &c->map.seg->app;
-    ffl_stat_add(&st->spins, 1);
-    ffl_stat_add(&st->spin_hits, hit);
 }
 
 void ffl_client_lost(struct ffl_client *c)
@@ -383,8 +286,8 @@ int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epf
     bool due = now - c->fd_checked >= FD_PERIOD_NS;
     int room = due ? max - max / 4 : max; /* a busy ring leaves the kernel's events a place */
     int n = gather(c, ev, room), fds;
-    if (n > 0 && c->idle.spin.limit_ns)
-        ffl_spin_hit(&c->idle.spin, now);
+    if (n > 0 && c->sleeper.idle.spin.limit_ns)
+        ffl_spin_hit(&c->sleeper.idle.spin, now);
     if (n == 0 && timeout_ns != 0 && !more(c)) {
         fds = client_sleep(c, ev, room, epfd, timeout_ns, due);
         if (due) /* or soon, if it has not slept */

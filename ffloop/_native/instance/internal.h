@@ -237,8 +237,8 @@ int ctl_add(struct ffl_instance *in, int fd, uint32_t events, struct src *src);
 /* Takes fd out of the control epoll and closes it. Closing alone is not enough where another process
  * has the same file, as an application has its doorbells. */
 void ctl_drop(struct ffl_instance *in, int *fd);
-/* Waits up to timeout_ns for the control epoll and handles what came. */
-void ctl_wait(struct ffl_instance *in, int64_t timeout_ns);
+/* Waits up to timeout_ns for the control epoll and handles what came: the count, or < 0. */
+int ctl_wait(struct ffl_instance *in, int64_t timeout_ns);
 
 /* The same for a socket in whose queue a peer's descriptors may wait (closer.c). */
 void ctl_drop_peer(struct ffl_instance *in, int *sock);

@@ -200,7 +200,7 @@ static void ctl_event(struct ffl_instance *in, const struct src *src)
     }
 }
 
-void ctl_wait(struct ffl_instance *in, int64_t timeout_ns)
+int ctl_wait(struct ffl_instance *in, int64_t timeout_ns)
 {
     struct epoll_event ev[64];
     int n = ffl_epoll_wait(in->ctl, ev, FFL_COUNT(ev), timeout_ns);
@@ -214,4 +214,5 @@ void ctl_wait(struct ffl_instance *in, int64_t timeout_ns)
         ctl_event(in, ev[i].data.ptr);
     }
     admit_sweep(in, false);
+    return n;
 }

@@ -219,7 +219,7 @@ int64_t ffl_instance_iterate(void *p)
     if (work)
         ffl_spin_hit(&in->spin, now);
     if (now >= in->ctl_due) {
-        ctl_wait(in, 0);
+        (void)ctl_wait(in, 0);
         in->ctl_due = now + CTL_PERIOD_NS;
         take_notes(in, now);
         slice_begin(in);
@@ -265,6 +265,15 @@ static bool raise_waits(struct ffl_instance *in)
     return true;
 }
 
+/* Entries for which nobody has rung. */
+static void count_late(struct ffl_instance *in)
+{
+    const struct ffl_session *s;
+    TAILQ_FOREACH(s, &in->sessions, link)
+    if (!s->dying && !s->dead && ffl_channel_pending(&s->ch, FFL_WAIT_QUEUE))
+        ffl_stat_add(&in->page->late_looks, 1);
+}
+
 static void sleep_for(struct ffl_instance *in, int64_t timeout_ns)
 {
     if (ffl_yield_due(&in->yield)) {
@@ -275,7 +284,8 @@ static void sleep_for(struct ffl_instance *in, int64_t timeout_ns)
     if (raise_waits(in)) {
         ffl_stat_add(&in->page->sleeps, 1);
         in->stack_quiet = in->src_stack.owner != NULL; /* ctl_wait says otherwise */
-        ctl_wait(in, timeout_ns);
+        if (ctl_wait(in, timeout_ns) == 0 && timeout_ns >= FFL_LOOK_NS)
+            count_late(in);
         int64_t now = ffl_now_ns();
         in->ctl_due = now + CTL_PERIOD_NS;
         take_notes(in, now);

@@ -290,7 +290,7 @@ static int sleep_observed(struct epoll_shadow *ep, struct call *k, struct epoll_
     struct hold *h = call_hold(k, &ep->node, FFL_WATCH_ALL);
     if (ep->poll.head)
         ffl_watch_tell(&h->w);
-    int n = sleep_begin(w, &k->set, false), saved = n < 0 ? -n : errno;
+    int n = sleep_begin(w, &k->set, &timeout_ns, false), saved = n < 0 ? -n : errno;
     bool kernel = false;
     if (n > 0) {
         struct pollfd p[2] = {{.fd = ep->w.epfd, .events = POLLIN},
@@ -298,7 +298,7 @@ static int sleep_observed(struct epoll_shadow *ep, struct call *k, struct epoll_
         struct timespec ts = {timeout_ns / FFL_NS_PER_SEC, timeout_ns % FFL_NS_PER_SEC};
         n = real.ppoll(p, 2, timeout_ns < 0 ? NULL : &ts, mask);
         saved = errno;
-        sleep_end(w);
+        sleep_end(w, n == 0);
         kernel = n > 0 && p[0].revents;
         if (n > 0 && p[1].revents)
             waiter_drain(w);
@@ -316,13 +316,13 @@ static int sleep_once(struct epoll_shadow *ep, struct call *k, struct epoll_even
         return sleep_observed(ep, k, ev, max, timeout_ns, mask);
     int rc = waiter_bells(&ep->w);
     if (rc == 0)
-        rc = sleep_begin(&ep->w, &ep->poll, false);
+        rc = sleep_begin(&ep->w, &ep->poll, &timeout_ns, false);
     if (rc <= 0) {
         errno = -rc;
         return rc < 0 ? -1 : 0;
     }
     int n = real_epoll(ep->w.epfd, ev, max, timeout_ns, mask), saved = errno;
-    sleep_end(&ep->w);
+    sleep_end(&ep->w, n == 0);
     ep->checked = ffl_now_ns();
     n = n > 0 ? strip(ep, ev, n) : n;
     errno = saved;

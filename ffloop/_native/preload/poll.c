@@ -137,13 +137,13 @@ int sock_wait(struct sock *s, int64_t until)
         int64_t left = until < 0 ? -1 : until - ffl_now_ns();
         if (until >= 0 && left <= 0)
             return -EAGAIN;
-        if ((rc = sleep_begin(w, &k->set, restarts)) < 0)
+        if ((rc = sleep_begin(w, &k->set, &left, restarts)) < 0)
             return rc;
         if (!rc)
             continue;
         struct epoll_event ev[8];
         int n = real_epoll(w->epfd, ev, FFL_COUNT(ev), left, NULL), err = errno;
-        sleep_end(w);
+        sleep_end(w, n == 0);
         for (int i = 0; i < n; i++)
             beside |= !waiter_event(w, &ev[i]);
         if (n < 0 && err != EINTR)
@@ -235,22 +235,20 @@ static int poll_loop(struct set *p, int64_t timeout_ns, const sigset_t *mask)
             int k = real.ppoll(kernel, p->n, &zero, NULL);
             return k < 0 ? -errno : look(p);
         }
-        int sleeps = sleep_begin(w, &p->k->set, false);
+        int sleeps = sleep_begin(w, &p->k->set, &left, false);
         if (sleeps < 0)
             return sleeps;
         if (!sleeps)
             continue;
         struct timespec ts = {left / FFL_NS_PER_SEC, left % FFL_NS_PER_SEC};
         int k = real.ppoll(kernel, p->n + 1, left < 0 ? NULL : &ts, mask), err = errno;
-        sleep_end(w);
+        sleep_end(w, k == 0);
         if (k < 0)
             return -err;
         if (kernel[p->n].revents)
             waiter_drain(w);
         if ((n = look(p)))
             return n;
-        if (k == 0 && !p->k->set.head)
-            return 0;
     }
 }
 

@@ -130,6 +130,7 @@ struct session *session_get(int index, int *why_rc)
     bool first = !l->first;
     session->next = l->first;
     l->first = session;
+    ffl_client_join(&l->clients, session->c);
     l->generation++;
     if (options.per_thread)
         thread_watch();
@@ -153,6 +154,7 @@ static void forget(struct session *session)
     while (*p && *p != session)
         p = &(*p)->next;
     *p = session->next;
+    ffl_client_part(&session_list()->clients, session->c);
     session_end(session);
 }
 
@@ -176,6 +178,7 @@ void session_ended(struct session_list *l)
             forget(session);
     }
     l->first = NULL;
+    l->clients = NULL;
 }
 
 struct moved {

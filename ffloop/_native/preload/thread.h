@@ -5,7 +5,6 @@
 #define FFL_PRELOAD_THREAD_H
 
 #include "client.h"
-#include "spin.h"
 
 #include <poll.h>
 #include <signal.h>
@@ -28,6 +27,7 @@ struct session {
 
 struct session_list {
     struct session *first;
+    struct ffl_client *clients; /* theirs */
     unsigned generation;
     unsigned sleepers; /* threads that sleep, also since before a session began */
 };
@@ -133,8 +133,7 @@ struct waiter {            /* what a thread sleeps on: an epoll's, or the thread
     int epfd;              /* the shim's own descriptor of it */
     int wake_fd;           /* an eventfd in epfd, by which other threads wake the sleeper */
     unsigned session_seen; /* the list's generation + 1 when doorbells were last put into epfd */
-    bool lingered;
-    struct ffl_idle idle;
+    struct ffl_sleeper sleeper;
 };
 
 struct hold {           /* keeps a node while a call waits, even if another thread closes it */
@@ -172,12 +171,12 @@ void waiter_close(struct waiter *w);
 int waiter_open(struct waiter *w, int epfd); /* takes epfd over */
 /* Puts all sessions' doorbells into its epfd: 0 or -errno. Locked. */
 int waiter_bells(struct waiter *w);
-/* Unlocks for a system call that sleeps on w->epfd: 1. Or, still locked: 0, look again; -EINTR,
+/* Unlocks for a system call that sleeps on w->epfd, for *left_ns at most: 1. Or, still locked: 0, look again; -EINTR,
  * a handler has run since the call began (`restarts`: see interrupted). One that runs later ends the
  * sleep, even if it is before the system call. sleep_end locks again and takes over what has come.
  * The thread has a call open. */
-int sleep_begin(struct waiter *w, struct ffl_poll *p, bool restarts);
-void sleep_end(struct waiter *w);
+int sleep_begin(struct waiter *w, struct ffl_poll *p, int64_t *left_ns, bool restarts);
+void sleep_end(struct waiter *w, bool timed_out);
 void calls_forked(void);
 /* Deals with an event of the shim's own (a doorbell, a wake, a session's end). False: it is the
  * program's. Locked. */

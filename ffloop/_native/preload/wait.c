@@ -42,9 +42,8 @@ static void take(void)
 static void pass(void)
 {
     const struct session_list *l = session_list();
-    for (struct session *session = l->sleepers ? l->first : NULL; session; session = session->next)
-        while (!ffl_client_doze(session->c))
-            ffl_client_reap(session->c);
+    while (l->sleepers && !ffl_sleep_doze(l->clients))
+        session_reap();
     bool locked = tls.locked; /* a handler's calls have their own */
     int cancel = tls.cancel;
     if (locked)
@@ -215,7 +214,7 @@ int waiter_open(struct waiter *w, int epfd)
     *w = (struct waiter){.epfd = epfd, .wake_fd = -1};
     if (epfd < 0)
         return epfd;
-    ffl_spin_init(&w->idle.spin, options.spin_us);
+    ffl_spin_init(&w->sleeper.idle.spin, options.spin_us);
     w->wake_fd = fd_ours(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (w->wake_fd >= 0)
         return 0;
@@ -390,43 +389,18 @@ static bool came(void *arg, bool yields)
     return l->p->head || interrupted(l->restarts);
 }
 
-/* Looks at the rings a little longer. True: time has passed, perhaps something has come; the next time
- * it is the sleep's turn. */
-static bool linger(struct waiter *w, struct look *l)
-{
-    if (w->lingered)
-        return w->lingered = false;
-    enum ffl_idled how;
-    w->idle.spin.last_ns = ffl_now_ns(); /* its gap is how long a wait takes */
-    bool hit = ffl_idle(&w->idle, -1, true, came, l, &how);
-    if (how == FFL_IDLED_NOT)
-        return false;
-    for (struct session *session = how == FFL_IDLED_SPIN ? session_first() : NULL; session;
-         session = session->next)
-        if (!ffl_client_detached(session->c))
-            ffl_client_spun(session->c, hit);
-    if (hit)
-        ffl_spin_hit(&w->idle.spin, ffl_now_ns());
-    w->lingered = !hit;
-    return true;
-}
-
-/* Anything to do instead of sleeping? */
-static bool awake(const struct ffl_poll *p)
-{
-    for (struct session *session = session_first(); session; session = session->next)
-        if (!ffl_client_doze(session->c)) {
-            ffl_client_reap(session->c);
-            return true;
-        }
-    return p->head != NULL;
-}
-
-int sleep_begin(struct waiter *w, struct ffl_poll *p, bool restarts)
+int sleep_begin(struct waiter *w, struct ffl_poll *p, int64_t *left_ns, bool restarts)
 {
     struct call *k = tls.call;
-    if (linger(w, &(struct look){p, restarts}) || awake(p))
+    struct look look = {p, restarts};
+    w->sleeper.idle.spin.last_ns = ffl_now_ns(); /* its gap is how long a wait takes */
+    bool sleeps = ffl_sleep_prepare(&w->sleeper, &session_list()->clients, left_ns, came, &look);
+    if (!sleeps)
+        session_reap();
+    if (p->head)
         return 0;
+    if (!sleeps)
+        return interrupted(restarts) ? -EINTR : 0;
     tls.asleep = w; /* before the look: a handler after it wakes */
     atomic_signal_fence(memory_order_seq_cst);
     if (interrupted(restarts)) {
@@ -435,9 +409,6 @@ int sleep_begin(struct waiter *w, struct ffl_poll *p, bool restarts)
     }
     session_list()->sleepers++;
     p->asleep++;
-    for (struct session *session = session_first(); session; session = session->next)
-        if (!ffl_client_detached(session->c))
-            ffl_client_sleeps(session->c);
     k->frame = __builtin_frame_address(0);
     k->on = p;
     k->away = true;
@@ -445,7 +416,7 @@ int sleep_begin(struct waiter *w, struct ffl_poll *p, bool restarts)
     return 1;
 }
 
-void sleep_end(struct waiter *w)
+void sleep_end(struct waiter *w, bool timed_out)
 {
     int saved = errno;
     struct call *k = tls.call;
@@ -456,12 +427,12 @@ void sleep_end(struct waiter *w)
         k->on->asleep--;
         k->on = NULL;
         struct session_list *l = session_list();
+        ffl_sleep_woken(&w->sleeper, l->clients, timed_out);
         if (--l->sleepers == 0)
-            for (struct session *session = l->first; session; session = session->next)
-                ffl_client_rouse(session->c);
+            ffl_sleep_rouse(l->clients);
     }
-    if (w->idle.spin.limit_ns)
-        ffl_spin_hit(&w->idle.spin, ffl_now_ns());
+    if (w->sleeper.idle.spin.limit_ns)
+        ffl_spin_hit(&w->sleeper.idle.spin, ffl_now_ns());
     session_reap();
     errno = saved;
 }

@@ -182,6 +182,7 @@ struct ffl_app_stats {
     _Atomic uint64_t bytes_sent, bytes_received;
     _Atomic uint32_t cpu; /* where it last slept or woke */
     _Atomic uint32_t sockets;
+    _Atomic uint64_t late_looks; /* of FFL_LOOK_NS, that found what no doorbell had told */
 };
 
 struct ffl_inst_stats {

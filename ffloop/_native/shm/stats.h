@@ -14,7 +14,7 @@
 
 #define FFL_STATS_NAME "ffloop-stats"         /* the memfd's, as /proc/PID/fd shows it */
 #define FFL_STATS_MAGIC 0x74617453534c4646ULL /* "FFLSStat" */
-#define FFL_STATS_VERSION 2u
+#define FFL_STATS_VERSION 3u
 #define FFL_STATS_SOCKETS (1u << 18) /* slots; pages that were never used take no memory */
 
 enum ffl_sock_state {
@@ -67,8 +67,9 @@ struct ffl_instance_page {
     _Atomic uint32_t pending;  /* connections to the unix socket without a hello yet */
     _Atomic uint64_t sessions_total, sessions_refused, sessions_killed;
     _Atomic uint64_t accepts, turns, sleeps;
-    _Atomic int64_t heartbeat; /* CLOCK_MONOTONIC, ns: its last look at everything */
-    uint32_t size;             /* of the whole file, bytes */
+    _Atomic uint64_t late_looks; /* of FFL_LOOK_NS, that found what no doorbell had told */
+    _Atomic int64_t heartbeat;   /* CLOCK_MONOTONIC, ns: its last look at everything */
+    uint32_t size;               /* of the whole file, bytes */
     uint32_t session_off, session_slots, socket_off, socket_slots;
     _Atomic uint32_t socket_top; /* slots at and above it were never used */
     _Atomic uint64_t unlisted;   /* sockets and sessions so far that found no slot */
