@@ -340,6 +340,18 @@ def connect_nonblocking_refused_error_once():
 
 
 @case
+def connect_again_after_its_error_was_read():
+    port = free_port()
+    with socket.socket() as s:
+        s.setblocking(False)
+        first = attempt(s.connect, ("127.0.0.1", port))
+        wait(s, select.POLLOUT)
+        error = s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        again = [attempt(s.connect, ("127.0.0.1", port)) for _ in range(2)]
+        return first, error, again
+
+
+@case
 def connect_nonblocking_refused_read():
     with socket.socket() as s:
         s.setblocking(False)

@@ -247,6 +247,9 @@ int ffl_client_addresses(struct ffl_client *c, int h, struct ffl_addresses *out)
 
 /* Starts a connect: -EINPROGRESS, then FFL_EV_CONNECT; or the -errno known at once. */
 int ffl_client_connect(struct ffl_client *c, int h, const struct ffl_addr *a);
+/* What a further connect says, as Linux: -EALREADY: it is under way; then, once, 0 or why it failed
+ * (-ECONNABORTED: SO_ERROR has told); then -EISCONN, or -EAGAIN: a new one may begin. */
+int ffl_client_connect_result(struct ffl_client *c, int h);
 
 /* Push mode delivers data and accepted sockets as events and arms the socket; turning it off stops
  * the arming (what was read ahead stays queued, copied out of the shared pool). */

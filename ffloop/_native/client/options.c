@@ -130,7 +130,6 @@ int ffl_client_take_error(struct ffl_client *c, int h)
         client_look(c);
     int err = s->error ? s->error : s->send_error ? s->send_error : s->open_error;
     s->error = s->send_error = 0;
-    s->connect_told |= err != 0; /* the next connect tries again */
     mirror_update(s);
     return err;
 }

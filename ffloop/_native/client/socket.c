@@ -196,21 +196,21 @@ int ffl_client_listen(struct ffl_client *c, int h, int backlog, unsigned flags)
     return rc;
 }
 
-/* As Linux: the first call after the end tells it; later ones say that it is connected, or try again
- * (-EAGAIN: nothing is under way). */
-static int connect_again(struct ffl_client *c, struct client_sock *s)
+int ffl_client_connect_result(struct ffl_client *c, int h)
 {
-    if (s->connecting)
+    struct client_sock *s = client_sock(c, h);
+    if (s && s->connecting)
         client_look(c);
-    if (s->connecting)
-        return -EALREADY;
-    bool tell = (s->connected || s->connect_result) && !s->connect_told;
+    if (!s || s->connecting)
+        return s ? -EALREADY : -EBADF;
+    if (s->connect_told || !(s->connected || s->connect_result))
+        return s->connected ? -EISCONN : -EAGAIN;
     s->connect_told = true;
-    if (tell) {
-        s->error = 0;
-        return -s->connect_result;
-    }
-    return s->connected ? -EISCONN : -EAGAIN;
+    if (!s->failed && !s->connect_result)
+        return 0;
+    int err = s->error;
+    s->error = 0;
+    return err ? -err : -ECONNABORTED;
 }
 
 int ffl_client_connect(struct ffl_client *c, int h, const struct ffl_addr *a)
@@ -222,7 +222,7 @@ int ffl_client_connect(struct ffl_client *c, int h, const struct ffl_addr *a)
         return rc;
     if (s->listener)
         return -EOPNOTSUPP;
-    rc = connect_again(c, s);
+    rc = ffl_client_connect_result(c, h);
     if (rc != -EAGAIN)
         return rc;
     rc = submit_addr(c, &e, a);

@@ -19,17 +19,15 @@ int sock_pending_connect(struct sock *s)
     return 0;
 }
 
-/* The first call after the end tells it; after that it is connected, or may be tried again. */
+/* After that it is connected, or may be tried again. */
 static int connect_told(struct sock *s)
 {
-    if (s->told)
+    int rc = ffl_client_connect_result(s->session->c, s->h);
+    if (rc == -EAGAIN) /* another process has connected it */
         return -EISCONN;
-    s->told = true;
-    if (!(ffl_client_state(s->session->c, s->h) & FFL_ST_FAILED))
-        return 0;
-    int err = ffl_client_take_error(s->session->c, s->h);
-    s->state = SOCK_BOUND;
-    return err ? -err : -ECONNABORTED;
+    if (rc < 0 && rc != -EISCONN)
+        s->state = SOCK_BOUND;
+    return rc;
 }
 
 static int connect_wait(struct sock *s)
@@ -70,7 +68,6 @@ static int connect_start(struct sock *s, int fd, const struct sockaddr *sa, sock
     if (rc != -EINPROGRESS)
         return rc;
     s->state = SOCK_CONNECTING;
-    s->told = false;
     (void)ffl_client_arm(s->session->c, s->h, 0); /* who only writes learns of its end, too */
     sock_rearm(s);
     if (s->nonblock && !refused_at_once(s, &a))

@@ -146,7 +146,7 @@ struct sock {
     int h;
     int domain, type, proto;
     uint8_t state;
-    bool nonblock, shut_rd, told, abort;
+    bool nonblock, shut_rd, abort;
     bool inq;       /* TCP_INQ */
     bool zerocopy;  /* SO_ZEROCOPY: sends with MSG_ZEROCOPY are numbered, */
     uint32_t numbered, reported; /* so many so far; and reported as done (errqueue.c) */

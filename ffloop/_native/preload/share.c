@@ -36,7 +36,7 @@ bool ticket_sock(int fd, struct ticket *t, const char *text)
         return false;
     }
     s->state = (uint8_t)state;
-    s->told = s->named = true;
+    s->named = true;
     s->rcvtimeo = rcv;
     s->sndtimeo = snd;
     s->ticket = t;

@@ -378,7 +378,6 @@ static int accept_now(struct sock *l, struct ffl_addresses *addresses, int flags
             rc = ffl_client_accept(c, l->h, addresses);
         if (rc >= 0) {
             s->state = SOCK_CONNECTED;
-            s->told = true;
             s->inq = l->inq;
             s->zerocopy = l->zerocopy;
             s->peek_off = l->peek_off;
