@@ -147,8 +147,8 @@ struct sock {
     int domain, type, proto;
     uint8_t state;
     bool nonblock, shut_rd, abort;
-    bool inq;       /* TCP_INQ */
-    bool zerocopy;  /* SO_ZEROCOPY: sends with MSG_ZEROCOPY are numbered, */
+    bool inq;                    /* TCP_INQ */
+    bool zerocopy;               /* SO_ZEROCOPY: sends with MSG_ZEROCOPY are numbered, */
     uint32_t numbered, reported; /* so many so far; and reported as done (errqueue.c) */
     int peek_off;                /* SO_PEEK_OFF of a stream; negative: off */
     int late_error; /* why a datagram without a peer could not be sent: for the next send */
