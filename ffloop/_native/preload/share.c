@@ -213,7 +213,6 @@ static void state_of(struct sock *s)
         s->state = SOCK_CONNECTING;
     else if (named && a.peer.port_be)
         s->state = SOCK_CONNECTED;
-    s->told = s->state == SOCK_CONNECTED;
     if (s->state != SOCK_BOUND)
         sock_rearm(s);
 }
