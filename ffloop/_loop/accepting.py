@@ -79,14 +79,17 @@ class Accepting:
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
-            loop.call_exception_handler(
-                {
-                    "message": f"Exception in callback {protocol!r}.connection_made()",
-                    "exception": exc,
-                    "transport": transport,
-                    "protocol": protocol,
-                }
-            )
+            self._begin_failed(exc, protocol, transport)
+
+    def _begin_failed(self, exc: BaseException, protocol: Any, transport: Any) -> None:
+        self._loop.call_exception_handler(
+            {
+                "message": f"Exception in callback {protocol!r}.connection_made()",
+                "exception": exc,
+                "transport": transport,
+                "protocol": protocol,
+            }
+        )
 
     def _accept_tls(
         self, connection: Any, protocol: Any, context: contextvars.Context | None

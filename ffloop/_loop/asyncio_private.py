@@ -10,7 +10,6 @@ from asyncio import base_events, constants, events, format_helpers, transports, 
 from asyncio.log import logger
 from collections import deque
 from collections.abc import Callable
-from inspect import signature
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .._session.hot import Scheduler
@@ -26,8 +25,6 @@ SENDFILE_FALLBACK: Any = constants._SendfileMode.FALLBACK
 SENDFILE_TRY_NATIVE: Any = constants._SendfileMode.TRY_NATIVE
 set_nodelay: Callable[[Any], None] = base_events._set_nodelay  # type: ignore[attr-defined]
 
-# Python 3.13 tells the server which transport attaches.
-SERVER_KNOWS_CLIENTS = len(signature(Server._attach).parameters) > 1
 # Python 3.13: create_server(keep_alive=), and an address that is not local is skipped.
 PY313 = sys.version_info >= (3, 13)
 
@@ -47,22 +44,6 @@ def failure(handle: Any, exc: BaseException) -> dict[str, Any]:
         return {"message": "Exception in the event loop's sockets", "exception": exc}
     source = format_helpers._format_callback_source(callback, handle._args)
     return {"message": f"Exception in callback {source}", "exception": exc, "handle": handle}
-
-
-def attach(server: Any, transport: Any) -> None:
-    """server._attach, whichever signature it has."""
-    if SERVER_KNOWS_CLIENTS:
-        server._attach(transport)
-    else:
-        server._attach()
-
-
-def detach(server: Any, transport: Any) -> None:
-    """server._detach, whichever signature it has."""
-    if SERVER_KNOWS_CLIENTS:
-        server._detach(transport)
-    else:
-        server._detach()
 
 
 if TYPE_CHECKING:
@@ -162,14 +143,11 @@ __all__ = [
     "PY313",
     "SENDFILE_FALLBACK",
     "SENDFILE_TRY_NATIVE",
-    "SERVER_KNOWS_CLIENTS",
     "FlowControl",
     "Handle",
     "SelectorLoop",
     "Server",
     "TransportSocket",
-    "attach",
-    "detach",
     "failure",
     "logger",
     "set_nodelay",

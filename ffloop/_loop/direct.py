@@ -6,7 +6,6 @@ kernel, and whatever happens then is seen when reading is resumed, as with async
 """
 
 import asyncio
-import contextvars
 import errno
 import os
 import socket
@@ -37,28 +36,7 @@ class DirectTransport(SocketTransport):
 
     _sendfile_compatible = SENDFILE_TRY_NATIVE
 
-    __slots__ = ("_flushing", "_listener", "_peer", "_sock")
-
-    def __init__(
-        self,
-        loop: Any,
-        fd: int,
-        protocol: asyncio.BaseProtocol,
-        extra: dict[str, Any] | None = None,
-        server: Any = None,
-        context: contextvars.Context | None = None,
-        sock: socket.socket | None = None,
-        listener: "DirectListener | None" = None,
-        peer: bytes = b"",
-    ) -> None:
-        """`sock`: the application's own socket object, whose descriptor it is; `peer`: a struct
-        ffl_addr."""
-        super().__init__(loop, protocol, fd, context, extra, dispatcher=loop._batches)
-        self._sock: Any = sock
-        self._listener = listener
-        self._peer = peer
-        self._flushing: asyncio.Future[None] | None = None
-        self._start(server, context)
+    __slots__ = ()
 
     # ---- where the bytes are ----
 
@@ -69,41 +47,11 @@ class DirectTransport(SocketTransport):
     def _passed_on(self, call: Callable[[], None]) -> bool:
         return self._loop is not None and self._loop._pass_on(call)
 
-    def _resume(self) -> None:
-        self._receiving = True
-        self._watch(True, self._backlog is not None)
-
-    def _stop_reading(self) -> None:
-        self._watch(False, self._backlog is not None)
-
-    _quiet = _stop_reading
-
-    def _tell_writable(self, wanted: bool) -> None:
-        self._watch(self._receiving, wanted)
-
-    def _read_eof(self) -> None:
-        super()._read_eof()
-        if not self._closing:  # only writing goes on
-            self._receiving = False
-            self._stop_reading()
-
     def on_error(self, code: int) -> None:
         self._run(self._fatal_error, self._unsendable or error(code), READ_FAILED)
 
     def _shutdown(self) -> None:
         self._socket().shutdown(socket.SHUT_WR)
-
-    def _release(self, abort: bool) -> None:
-        self._watch(False, False)
-        self._abandon()
-        self._flush_told()
-
-    def _abandon(self) -> None:
-        fd, self._handle = self._handle, -1
-        if self._sock is not None:
-            self._sock.close()
-        elif fd >= 0:
-            os.close(fd)
 
     # ---- sendfile ----
 
@@ -182,7 +130,16 @@ def transport_of(
             extra.setdefault(name, None)
     extra.setdefault("socket", TransportSocket(sock))
     set_nodelay(sock)
-    return DirectTransport(loop, sock.fileno(), protocol, extra, server, context, sock)
+    return DirectTransport(
+        loop,
+        protocol,
+        sock.fileno(),
+        context,
+        extra,
+        dispatcher=loop._batches,
+        server=server,
+        sock=sock,
+    )
 
 
 class DirectListener(Accepting):
@@ -193,8 +150,9 @@ class DirectListener(Accepting):
         set_nodelay(sock)  # accepted sockets inherit it
         self.address = sock.getsockname()
         self._sock = sock
+        plain = self._ssl is None and not self._lasting
         self._accepts: Any = Acceptor(
-            loop._batches, sock.fileno(), self._window, self._accepted, self._failed
+            loop._batches, sock.fileno(), self._window, self, DirectTransport, plain
         )
         self._accepts.watch(True)
 
@@ -209,9 +167,10 @@ class DirectListener(Accepting):
 
     def _new_transport(self, connection: Any, protocol: Any, context: Any) -> DirectTransport:
         fd, peer = connection
-        return DirectTransport(
-            self._loop, fd, protocol, None, self._server, context, None, self, peer
-        )
+        how = {"dispatcher": self._loop._batches, "server": self._server}
+        transport = DirectTransport(self._loop, protocol, fd, context, **how)
+        transport._listener, transport._peer = self, peer
+        return transport
 
     def _drop(self, connection: Any) -> None:
         os.close(connection[0])

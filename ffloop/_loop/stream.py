@@ -38,14 +38,20 @@ class StreamTransport(SocketTransport):
         client = endpoint.client()
         session = endpoint.open_session()
         super().__init__(
-            loop, protocol, endpoint.handle, context, extra, client.address, session.word_address
+            loop,
+            protocol,
+            endpoint.handle,
+            context,
+            extra,
+            client.address,
+            session.word_address,
+            server=server,
         )
         self._endpoint = endpoint
         self._c = client.c
         self._mm = client.mm
         self._owner: Any = None
         self._deferred: collections.deque[tuple[Callable[..., None], tuple[Any, ...]]] | None = None
-        self._start(server, context)
         session.receivers[self._handle] = self
 
     def own(self, sock: Any, stack: StackSocket) -> None:

@@ -6,14 +6,13 @@ _SelectorSocketTransport; what differs is only where bytes come from and go to: 
 of its own, as asyncio's reader handles do; from Python 3.15 on all callbacks of a connection run in
 one.
 
-The shortest ways, plain data to a reading protocol and write() with nothing in front of it, are the
-compiled base class's (_native/hot/stream.c) and end here whenever there is anything more to think
-of.
+The shortest ways are the compiled base class's (_native/hot) and end here whenever there is
+anything more to think of: plain data to a reading protocol, write() with nothing in front of it,
+and how a connection begins and ends.
 """
 
 import asyncio
 import contextvars
-import warnings
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +20,6 @@ from .._session.hot import Stream
 from ..errors import error
 from .asyncio_private import (
     LOG_LOST_WRITES,
-    SERVER_KNOWS_CLIENTS,
-    attach,
-    detach,
     logger,
     transport_repr,
 )
@@ -41,50 +37,22 @@ MISSING: Any = object()
 class SocketTransport(Stream):
     """A connected stream socket. Made by the loop, never by the user.
 
-    Of the base class: `_receiving` is true while data goes straight to the protocol (begun, not
-    paused, not closing), `_sending` while write() goes straight out (no backlog, not at its end).
+    Its state is the base class's: `_receiving` is true while data goes straight to the protocol
+    (begun, not paused, not closing), `_sending` while write() goes straight out (no backlog, not at
+    its end).
     """
 
     _start_tls_compatible = True
     max_size = 256 * 1024
 
-    __slots__ = (
-        "__dict__",
-        "__weakref__",
-        "_backlog",
-        "_begun",
-        "_closing",
-        "_conn_lost",
-        "_eof",
-        "_lasting",
-        "_open",
-        "_paused",
-        "_protocol_connected",
-        "_server",
-        "_unsendable",
-        "_write_context",
-    )
-
-    def _start(self, server: Any, context: contextvars.Context | None) -> None:
-        # The rest of __init__, whose arguments are the base class's.
-        self._server = server
-        self._lasting = context
-        self._backlog: Backlog | None = None
-        self._write_context: contextvars.Context | None = None
-        self._unsendable: OSError | None = None  # why sending failed, while reading goes on
-        self._conn_lost = 0
-        self._open = self._protocol_connected = True
-        self._closing = self._paused = self._eof = False
-        self._begun = False  # connection_made was called
-        if server is not None:
-            attach(server, self)
+    __slots__ = ("__dict__", "__weakref__")
 
     if TYPE_CHECKING:  # of asyncio's base class
 
         def _maybe_pause_protocol(self) -> None: ...
         def _maybe_resume_protocol(self) -> None: ...
 
-    # ---- where the bytes are: the subclass's ----
+    # ---- where the bytes are: the subclass's, or the base class's in direct mode ----
 
     def _enter(self) -> None:
         """RuntimeError in a thread that may not use it."""
@@ -98,20 +66,6 @@ class SocketTransport(Stream):
         """The exception of a socket whose stack has gone."""
         return None
 
-    def _resume(self) -> None:
-        """Data comes from now on."""
-        raise NotImplementedError
-
-    def _stop_reading(self) -> None:
-        """No data comes: paused."""
-        raise NotImplementedError
-
-    def _quiet(self) -> None:
-        """No data comes, since it is closing; a backlog still goes out."""
-
-    def _tell_writable(self, wanted: bool) -> None:
-        """on_writable() is to be called when the socket takes more."""
-
     def _forget_unread(self) -> None:
         """What had arrived is not delivered any more."""
 
@@ -120,7 +74,7 @@ class SocketTransport(Stream):
         raise NotImplementedError
 
     def _release(self, abort: bool) -> None:
-        """Lets go of the socket."""
+        """Lets go of a session's socket."""
         raise NotImplementedError
 
     def _abandon(self) -> None:
@@ -135,17 +89,6 @@ class SocketTransport(Stream):
     def _run(self, callback: Callable[..., object], *args: Any) -> None:
         # In the context of reading callbacks; one that was detached by a callback has none.
         (self._context or self._new_context()).run(callback, *args)
-
-    def begin(self, waiter: "asyncio.Future[None] | None" = None) -> None:
-        """connection_made, then reading, then the waiter: asyncio's three steps in one."""
-        try:
-            self._protocol.connection_made(self)
-        finally:
-            self._begun = True
-            if not self._closing and not self._paused:
-                self._resume()
-            if waiter is not None and not waiter.cancelled():
-                waiter.set_result(None)
 
     def _fault(self, exc: BaseException) -> None:
         # data_received raised; called by the compiled half too.
@@ -163,23 +106,16 @@ class SocketTransport(Stream):
         else:  # a reset that the send was told of
             self._run(self._fatal_error, self._unsendable, READ_FAILED)
 
-    def _read_eof(self) -> None:
-        if self._loop.get_debug():
-            logger.debug("%r received EOF", self)
-        try:
-            keep_open = self._protocol.eof_received()
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self._fatal_error(exc, "Fatal error: protocol.eof_received() call failed.")
-            return
-        if not keep_open:
-            self.close()
-        elif self._unsendable is not None:
-            self._fatal_error(self._unsendable, _WRITE_FAILED)
+    def _log_eof(self) -> None:
+        logger.debug("%r received EOF", self)
 
-    def is_reading(self) -> bool:
-        return not self._closing and not self._paused
+    def _eof_failed(self, exc: BaseException) -> None:
+        self._fatal_error(exc, "Fatal error: protocol.eof_received() call failed.")
+
+    def _kept_open(self) -> None:
+        # Writing goes on after the peer's end, if it can.
+        if self._unsendable is not None:
+            self._fatal_error(self._unsendable, _WRITE_FAILED)
 
     def pause_reading(self) -> None:
         if self._closing or self._paused:
@@ -343,21 +279,6 @@ class SocketTransport(Stream):
 
     # ---- closing ----
 
-    def is_closing(self) -> bool:
-        return self._closing
-
-    def close(self) -> None:
-        if self._closing or self._passed_on(self.close):
-            return
-        self._closing = True
-        self._receiving = False
-        self._forget_unread()
-        if self._backlog is None:
-            self._conn_lost += 1
-            self._sending = False
-            self._loop.call_soon(self._call_connection_lost, None, context=self._lasting)
-        self._quiet()
-
     def abort(self) -> None:
         if not self._passed_on(self.abort):
             self._force_close(None)
@@ -388,30 +309,6 @@ class SocketTransport(Stream):
         self._quiet()
         self._loop.call_soon(self._call_connection_lost, exc, True, context=self._lasting)
 
-    def _call_connection_lost(self, exc: BaseException | None, abort: bool = False) -> None:
-        try:
-            if self._protocol_connected:
-                self._protocol.connection_lost(exc)
-        finally:
-            if self._open:
-                self._open = False
-                self._release(abort)
-            self._protocol = None
-            self._detach()
-            self._loop = None
-            server, self._server = self._server, None
-            if server is not None:
-                detach(server, self)
-
-    def __del__(self, _warn: Any = warnings.warn) -> None:
-        if not getattr(self, "_open", False):
-            return
-        self._open = False
-        self._abandon()  # first: a warning may be an error
-        if self._server is not None and SERVER_KNOWS_CLIENTS:
-            self._server._detach(self)
-        _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
-
     # ---- the rest ----
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
@@ -420,9 +317,6 @@ class SocketTransport(Stream):
             self._choose_protocol(protocol)
         else:
             self._protocol = protocol
-
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        return self._protocol  # type: ignore[no-any-return]
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         # Made when first asked: most connections never need them.

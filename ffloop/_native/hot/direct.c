@@ -10,15 +10,12 @@
  * Invariant: an owner is in the table exactly while its descriptor is in the epoll; the table's
  * reference keeps a transport alive that nobody else has.
  */
-#include "hot.h"
-
-#include "addr.h"
+#include "stream.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #define BATCH 1024
@@ -35,16 +32,6 @@ struct direct {
     char room[ROOM];
 };
 
-typedef struct {
-    PyObject_HEAD
-    Dispatcher *dispatcher;
-    PyObject *accepted, *failed; /* accepted(descriptor, raw address), failed(errno) */
-    int fd, most, next;          /* at most so many a wake; how many are tried at the next */
-    uint64_t at;                 /* the wait that last brought connections */
-    char watched;
-} Acceptor;
-
-static PyTypeObject *acceptor_type;
 static PyObject *name_on_writable;
 
 struct direct *direct_new(void)
@@ -70,6 +57,17 @@ void direct_free(struct direct *d)
     free(owners);
     page_close(d->page, d->page_fd);
     free(d);
+}
+
+uint64_t direct_waits(const Dispatcher *d)
+{
+    return d->direct ? d->direct->n.waits : 0;
+}
+
+void direct_accepted(Dispatcher *d)
+{
+    if (d->direct)
+        d->direct->n.accepts++;
 }
 
 void direct_sent(Dispatcher *d, size_t bytes)
@@ -223,8 +221,6 @@ static int stream_ready(Dispatcher *d, PyObject *self, unsigned events)
     return rc;
 }
 
-static int accept_some(Dispatcher *d, Acceptor *a);
-
 int direct_dispatch(Dispatcher *dispatcher, int fd, unsigned events)
 {
     struct direct *d = dispatcher->direct;
@@ -232,8 +228,7 @@ int direct_dispatch(Dispatcher *dispatcher, int fd, unsigned events)
     if (!owner) /* closed by an earlier callback */
         return 0;
     Py_INCREF(owner);
-    int rc = stream_of(owner) ? stream_ready(dispatcher, owner, events)
-                              : accept_some(dispatcher, (Acceptor *)owner);
+    int rc = stream_of(owner) ? stream_ready(dispatcher, owner, events) : acceptor_ready(owner);
     Py_DECREF(owner);
     return rc;
 }
@@ -243,136 +238,6 @@ int direct_dispatch_next(Dispatcher *dispatcher)
     struct epoll_event e = dispatcher->direct->events[dispatcher->index++];
     return direct_dispatch(dispatcher, (int)(uint32_t)e.data.u64, e.events);
 }
-
-/* ---- accepting ----------------------------------------------------------------------------- */
-
-static int tell_accepted(Acceptor *a, int fd, const struct sockaddr_storage *ss, socklen_t len)
-{
-    struct ffl_addr peer = {0};
-    if (ss->ss_family == AF_INET || ss->ss_family == AF_INET6)
-        ffl_addr_from_sockaddr(&peer, ss, len);
-    /* (No format with "#": what newer headers make of it, older interpreters do not take.) */
-    PyObject *raw = PyBytes_FromStringAndSize((const char *)&peer, sizeof(peer));
-    if (!raw) {
-        close(fd);
-        return -1;
-    }
-    PyObject *r = PyObject_CallFunction(a->accepted, "iO", fd, raw);
-    Py_DECREF(raw);
-    Py_XDECREF(r);
-    return r ? 0 : -1;
-}
-
-static int tell_failed(Acceptor *a, int err)
-{
-    PyObject *r = PyObject_CallFunction(a->failed, "i", err);
-    Py_XDECREF(r);
-    return r ? 0 : -1;
-}
-
-/* A connection that comes alone costs no second accept in vain: how many are tried follows what was
- * there, and grows while wait after wait brings some. What is left comes with the next wait. */
-static int accept_some(Dispatcher *d, Acceptor *a)
-{
-    int taken = 0, rc = 0, most = a->next;
-    bool again = d->direct->n.waits == a->at + 1;
-    a->at = d->direct->n.waits;
-    Py_INCREF((PyObject *)a);
-    while (rc == 0 && taken < most && a->watched) {
-        struct sockaddr_storage ss;
-        socklen_t len = sizeof(ss);
-        int fd = accept4(a->fd, (struct sockaddr *)&ss, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (fd < 0) {
-            if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
-                rc = tell_failed(a, errno);
-            break;
-        }
-        taken++;
-        if (d->direct)
-            d->direct->n.accepts++;
-        rc = tell_accepted(a, fd, &ss, len);
-    }
-    int next = taken == most && again ? 2 * most : taken;
-    a->next = next < 1 ? 1 : next > a->most ? a->most : next;
-    Py_DECREF((PyObject *)a);
-    return rc;
-}
-
-static int acceptor_init(PyObject *self, PyObject *args, PyObject *kw)
-{
-    static char *names[] = {"dispatcher", "fd", "most", "accepted", "failed", NULL};
-    Acceptor *a = (Acceptor *)self;
-    PyObject *dispatcher, *accepted, *failed;
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "O!iiOO", names, dispatcher_type, &dispatcher,
-                                     &a->fd, &a->most, &accepted, &failed))
-        return -1;
-    a->next = 1;
-    hot_set_ref((PyObject **)&a->dispatcher, dispatcher);
-    hot_set_ref(&a->accepted, accepted);
-    hot_set_ref(&a->failed, failed);
-    return 0;
-}
-
-static int acceptor_traverse(PyObject *self, visitproc visit, void *arg)
-{
-    Acceptor *a = (Acceptor *)self;
-    Py_VISIT(a->dispatcher);
-    Py_VISIT(a->accepted);
-    Py_VISIT(a->failed);
-    Py_VISIT(Py_TYPE(self));
-    return 0;
-}
-
-static int acceptor_clear(PyObject *self)
-{
-    Acceptor *a = (Acceptor *)self;
-    Py_CLEAR(a->dispatcher);
-    Py_CLEAR(a->accepted);
-    Py_CLEAR(a->failed);
-    return 0;
-}
-
-static void acceptor_dealloc(PyObject *self)
-{
-    hot_dealloc(self, acceptor_clear);
-}
-
-/* Accepts from now on, or no more. */
-static PyObject *acceptor_watch(PyObject *self, PyObject *on)
-{
-    Acceptor *a = (Acceptor *)self;
-    char wanted = (char)PyObject_IsTrue(on);
-    if (wanted != a->watched) {
-        unsigned events = wanted ? EPOLLIN : 0, before = a->watched ? EPOLLIN : 0;
-        a->watched = wanted;
-        if (direct_watch(a->dispatcher, a->fd, events, before, self) < 0)
-            return NULL;
-    }
-    return Py_NewRef(Py_None);
-}
-
-static PyMethodDef acceptor_methods[] = {
-    {"watch", acceptor_watch, METH_O, "Whether it accepts."},
-    {NULL, NULL, 0, NULL},
-};
-
-static PyType_Slot acceptor_slots[] = {
-    {Py_tp_doc, "Accepts the connections of a listening descriptor."},
-    {Py_tp_init, acceptor_init},
-    {Py_tp_new, PyType_GenericNew},
-    {Py_tp_dealloc, acceptor_dealloc},
-    {Py_tp_traverse, acceptor_traverse},
-    {Py_tp_clear, acceptor_clear},
-    {Py_tp_methods, acceptor_methods},
-    {0, NULL},
-};
-
-static PyType_Spec acceptor_spec = {
-    .name = "ffloop._native._hot.Acceptor",
-    .basicsize = sizeof(Acceptor),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
-    .slots = acceptor_slots,
-};
 
 /* ---- the rest ------------------------------------------------------------------------------ */
 
@@ -387,11 +252,8 @@ PyObject *direct_counters(Dispatcher *dispatcher)
                          n.sockets);
 }
 
-int direct_exec(PyObject *module)
+int direct_exec(void)
 {
     const struct hot_name names[] = {{&name_on_writable, "on_writable"}};
-    if (hot_intern_all(names, FFL_COUNT(names)) < 0)
-        return -1;
-    acceptor_type = (PyTypeObject *)hot_add_type(module, "Acceptor", &acceptor_spec, NULL);
-    return acceptor_type ? 0 : -1;
+    return hot_intern_all(names, FFL_COUNT(names));
 }

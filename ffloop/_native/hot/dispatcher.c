@@ -11,7 +11,7 @@
  * call but counted references. No wait (it would give the batch's buffers back) before the batch is
  * done: who waits looks at index, count and queued first.
  */
-#include "hot.h"
+#include "stream.h"
 
 #include <errno.h>
 

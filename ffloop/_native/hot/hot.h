@@ -27,23 +27,7 @@
 #undef Py_RETURN_NOTIMPLEMENTED
 #pragma GCC poison Py_RETURN_NONE Py_RETURN_TRUE Py_RETURN_FALSE Py_RETURN_NOTIMPLEMENTED
 
-/* The fields of a Stream, a transport's compiled base class; they stand behind asyncio's own
- * (stream_of). */
-struct stream {
-    PyObject *loop, *protocol, *extra; /* under asyncio's names */
-    Py_ssize_t high_water, low_water;
-    struct ffl_client *c;        /* of a session; NULL: the kernel's socket, or detached */
-    const unsigned long *thread; /* whose the loop is */
-    PyObject *dispatcher;        /* direct mode: whose descriptor it is */
-    PyObject *context;           /* of reading callbacks */
-    PyObject *deliver, *get_buffer, *buffer_updated; /* the protocol's; NULL where it has none */
-    int handle;                                      /* a descriptor in direct mode; -1: closed */
-    unsigned watched;                                /* direct mode: the epoll's events */
-    char protocol_paused;
-    char receiving; /* data goes to the protocol at once: begun, not paused, not closing */
-    char sending;   /* write() goes out at once: no backlog, no end of file, not closed */
-};
-
+struct stream; /* stream.h */
 struct direct; /* direct.c */
 
 typedef struct {
@@ -85,7 +69,7 @@ int hot_add_subtype(PyObject *module, const char *name, PyType_Spec *spec, const
  * (KeyboardInterrupt, SystemExit), which stays set. */
 PyObject *hot_take_exception(void);
 
-/* The fields of a Stream; NULL for any other object. */
+/* The fields of a Stream (stream.h); NULL for any other object. */
 struct stream *stream_of(PyObject *self);
 /* len bytes for a plain protocol. 0 or -1. */
 int stream_deliver(PyObject *self, const char *data, size_t len);
@@ -93,6 +77,8 @@ int stream_deliver(PyObject *self, const char *data, size_t len);
 int hot_done(PyObject *result);
 /* self.name(a): 0 or -1. a may be NULL. */
 int hot_call(PyObject *self, PyObject *name, PyObject *a);
+/* self.name(exc) of the exception that is set. */
+int hot_fault(PyObject *self, PyObject *name);
 
 /* Waits for a batch (see ffl_client_wait). The number of its events when kernel descriptors other
  * than wake_fd are among them, else 0; -1 with an exception. */
@@ -123,13 +109,19 @@ PyObject *direct_owner(Dispatcher *d, int fd); /* a Stream, an Acceptor or None:
 PyObject *direct_counters(Dispatcher *d);
 /* The owner gets the descriptor's events from now on (0: none). 0, or -1 with an exception. */
 int direct_watch(Dispatcher *d, int fd, unsigned events, unsigned before, PyObject *owner);
+uint64_t direct_waits(const Dispatcher *d); /* how many there were */
+void direct_accepted(Dispatcher *d);
 void direct_sent(Dispatcher *d, size_t bytes);
 void direct_received(Dispatcher *d, size_t bytes);
 char *direct_room(Dispatcher *d, size_t *size); /* where recv puts what goes to a plain protocol */
 /* One recv, and what comes of it. */
 int stream_read(Dispatcher *d, PyObject *self);
 
-int direct_exec(PyObject *module);
+/* Accepts what has come: acceptor.c. */
+int acceptor_ready(PyObject *acceptor);
+
+int direct_exec(void);
+int acceptor_exec(PyObject *module);
 int stream_exec(PyObject *module);
 int dispatcher_exec(PyObject *module);
 

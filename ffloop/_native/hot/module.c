@@ -89,7 +89,8 @@ PyObject *hot_take_exception(void)
 
 static int module_exec(PyObject *module)
 {
-    if (stream_exec(module) < 0 || dispatcher_exec(module) < 0 || direct_exec(module) < 0)
+    if (stream_exec(module) < 0 || dispatcher_exec(module) < 0 || direct_exec() < 0 ||
+        acceptor_exec(module) < 0)
         return -1;
     return scheduler_exec(module);
 }

@@ -1,0 +1,235 @@
+/*
+ * transfer.c - a Stream's short ways: data to its protocol, write() to its socket. See stream.h.
+ */
+#include "stream.h"
+
+#include <errno.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#define GATHER 64 /* pieces of one system call */
+
+static PyObject *name_write_slow, *name_write_rest, *name_fault, *name_run, *name_on_error,
+    *name_fill_failed, *name_update_failed;
+
+/* ---- reading ------------------------------------------------------------------------------- */
+
+int hot_call(PyObject *self, PyObject *name, PyObject *a)
+{
+    Py_INCREF(self);
+    PyObject *r = PyObject_CallMethodObjArgs(self, name, a, NULL);
+    Py_DECREF(self);
+    Py_XDECREF(r);
+    return r ? 0 : -1;
+}
+
+int hot_fault(PyObject *self, PyObject *name)
+{
+    PyObject *exc = hot_take_exception();
+    int rc = exc ? hot_call(self, name, exc) : -1;
+    Py_XDECREF(exc);
+    return rc;
+}
+
+PyObject *stream_run(struct stream *s, PyObject *callback, PyObject *a)
+{
+    PyObject *context = Py_NewRef(s->context);
+    Py_INCREF(callback);
+    PyObject *r = PyObject_CallMethodObjArgs(context, name_run, callback, a, NULL);
+    Py_DECREF(callback);
+    Py_DECREF(context);
+    return r;
+}
+
+int stream_deliver(PyObject *self, const char *data, size_t len)
+{
+    PyObject *bytes = PyBytes_FromStringAndSize(data, (Py_ssize_t)len);
+    if (!bytes)
+        return -1;
+    Py_INCREF(self);
+    PyObject *r = stream_run(stream_of(self), stream_of(self)->deliver, bytes);
+    Py_DECREF(bytes);
+    int rc = r ? 0 : hot_fault(self, name_fault);
+    Py_XDECREF(r);
+    Py_DECREF(self);
+    return rc;
+}
+
+static int hot_call_int(PyObject *self, PyObject *name, long value)
+{
+    PyObject *v = PyLong_FromLong(value);
+    int rc = v ? hot_call(self, name, v) : -1;
+    Py_XDECREF(v);
+    return rc;
+}
+
+/* What recv said, if that was not data: the end, an error, or nothing after all. */
+static int no_data(PyObject *self, ssize_t got, int err)
+{
+    if (got == 0)
+        return stream_eof(self, stream_of(self));
+    if (err == EAGAIN || err == EINTR)
+        return 0;
+    return hot_call_int(self, name_on_error, err);
+}
+
+/* get_buffer(-1) into *room: 0; -1 with an exception. */
+static int get_buffer(struct stream *s, Py_buffer *room)
+{
+    PyObject *hint = PyLong_FromLong(-1);
+    PyObject *given = hint ? stream_run(s, s->get_buffer, hint) : NULL;
+    Py_XDECREF(hint);
+    int rc = given ? PyObject_GetBuffer(given, room, PyBUF_WRITABLE) : -1;
+    Py_XDECREF(given);
+    if (rc == 0 && room->len == 0) {
+        PyBuffer_Release(room);
+        PyErr_SetString(PyExc_RuntimeError, "get_buffer() returned an empty buffer");
+        rc = -1;
+    }
+    return rc;
+}
+
+/* Straight into a BufferedProtocol's buffer. */
+static int read_into(Dispatcher *d, PyObject *self)
+{
+    struct stream *s = stream_of(self);
+    Py_buffer room;
+    if (get_buffer(s, &room) < 0)
+        return hot_fault(self, name_fill_failed);
+    if (!s->receiving || s->handle < 0 || !s->buffer_updated) { /* get_buffer() has changed that */
+        PyBuffer_Release(&room);
+        return 0;
+    }
+    ssize_t got = recv(s->handle, room.buf, (size_t)room.len, 0);
+    int err = errno;
+    PyBuffer_Release(&room);
+    if (got <= 0)
+        return no_data(self, got, err);
+    direct_received(d, (size_t)got);
+    PyObject *n = PyLong_FromSsize_t(got);
+    PyObject *r = n ? stream_run(s, s->buffer_updated, n) : NULL;
+    Py_XDECREF(n);
+    Py_XDECREF(r);
+    return r ? 0 : hot_fault(self, name_update_failed);
+}
+
+int stream_read(Dispatcher *d, PyObject *self)
+{
+    struct stream *s = stream_of(self);
+    int rc = 0;
+    Py_INCREF(self);
+    if (s->buffer_updated && s->get_buffer) {
+        rc = read_into(d, self);
+    } else if (s->deliver) {
+        size_t size;
+        char *room = direct_room(d, &size);
+        ssize_t got = recv(s->handle, room, size, 0);
+        if (got > 0) {
+            direct_received(d, (size_t)got);
+            rc = stream_deliver(self, room, (size_t)got);
+        } else {
+            rc = no_data(self, got, errno);
+        }
+    }
+    Py_DECREF(self);
+    return rc;
+}
+
+/* ---- writing ------------------------------------------------------------------------------- */
+
+/* Bytes that were taken, or -errno. */
+static int64_t send_now(struct stream *s, const void *data, size_t len)
+{
+    if (s->c)
+        return ffl_client_send(s->c, s->handle, data, len);
+    ssize_t sent = send(s->handle, data, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent < 0)
+        return errno == EINTR ? -EAGAIN : -errno;
+    if (s->dispatcher)
+        direct_sent((Dispatcher *)s->dispatcher, (size_t)sent);
+    return sent;
+}
+
+static PyObject *call_two(PyObject *self, PyObject *name, PyObject *a, PyObject *b)
+{
+    Py_INCREF(self);
+    PyObject *r = PyObject_CallMethodObjArgs(self, name, a, b, NULL);
+    Py_DECREF(self);
+    return r;
+}
+
+PyObject *stream_write(PyObject *self, PyObject *data)
+{
+    struct stream *s = stream_of(self);
+    char *bytes;
+    Py_ssize_t len;
+    if (!s->sending || !PyBytes_CheckExact(data) || *s->thread != PyThread_get_thread_ident())
+        return call_two(self, name_write_slow, data, NULL);
+    if (PyBytes_AsStringAndSize(data, &bytes, &len) < 0)
+        return NULL;
+    if (!len)
+        return Py_NewRef(Py_None);
+    int64_t sent = send_now(s, bytes, (size_t)len);
+    if (sent == len)
+        return Py_NewRef(Py_None);
+    PyObject *n = PyLong_FromLongLong(sent);
+    PyObject *r = n ? call_two(self, name_write_rest, data, n) : NULL;
+    Py_XDECREF(n);
+    return r;
+}
+
+PyObject *stream_send(PyObject *self, PyObject *data)
+{
+    Py_buffer view;
+    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0)
+        return NULL;
+    int64_t sent = send_now(stream_of(self), view.buf, (size_t)view.len);
+    PyBuffer_Release(&view);
+    return PyLong_FromLongLong(sent);
+}
+
+/* sendmsg, or the client's like. */
+static int64_t send_pieces(struct stream *s, struct iovec *iov, int n)
+{
+    if (s->c)
+        return ffl_client_sendv(s->c, s->handle, iov, n);
+    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)n};
+    ssize_t sent = sendmsg(s->handle, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent < 0)
+        return errno == EINTR ? -EAGAIN : -errno;
+    if (s->dispatcher)
+        direct_sent((Dispatcher *)s->dispatcher, (size_t)sent);
+    return sent;
+}
+
+/* As _send, of the first pieces of a list: bytes that were taken of them, or -errno. */
+PyObject *stream_send_pieces(PyObject *self, PyObject *list)
+{
+    Py_buffer views[GATHER];
+    struct iovec iov[GATHER];
+    int n = 0, rc = 0;
+    Py_ssize_t size = PyList_Size(list);
+    for (; rc == 0 && n < size && n < GATHER; n += rc == 0) {
+        rc = PyObject_GetBuffer(PyList_GetItem(list, n), &views[n], PyBUF_SIMPLE);
+        if (rc == 0)
+            iov[n] = (struct iovec){.iov_base = views[n].buf, .iov_len = (size_t)views[n].len};
+    }
+    int64_t sent = rc == 0 && size >= 0 ? send_pieces(stream_of(self), iov, n) : 0;
+    while (n > 0)
+        PyBuffer_Release(&views[--n]);
+    return rc < 0 || size < 0 ? NULL : PyLong_FromLongLong(sent);
+}
+
+int transfer_exec(void)
+{
+    const struct hot_name names[] = {
+        {&name_write_slow, "_write_slow"},
+        {&name_write_rest, "_write_rest"},
+        {&name_fault, "_fault"},
+        {&name_fill_failed, "_fill_failed"},
+        {&name_update_failed, "_update_failed"},
+        {&name_run, "run"},
+        {&name_on_error, "on_error"},
+    };
+    return hot_intern_all(names, FFL_COUNT(names));
+}
