@@ -22,6 +22,7 @@ PROGRAMS = (
     "passing",
     "states",
     "settings",
+    "async",
     "storm",
     "small",
     "pointers",

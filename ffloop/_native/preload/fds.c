@@ -169,10 +169,19 @@ static void each(void (*f)(int fd, struct node *n, void *arg), void *arg, bool a
     }
 }
 
+static struct node *hidden;
+
+void fd_hidden(struct node *n)
+{
+    hidden = n;
+}
+
 void fd_each(void (*f)(int fd, struct node *n, void *arg), void *arg)
 {
     table_lock();
     each(f, arg, !options.per_thread);
+    if (hidden)
+        f(-1, hidden, arg);
     table_unlock();
 }
 
@@ -451,7 +460,7 @@ API int fcntl(int fd, int cmd, ...)
         struct sock *s = sock_enter(fd);
         if (s) {
             s->nonblock = (int)(long)arg & O_NONBLOCK;
-            unlock();
+            rc = (int)leave(ffl_async_set(s, fd, (int)(long)arg & O_ASYNC));
         }
     }
     return rc;

@@ -91,6 +91,7 @@ static void inherit(int fd, struct node *n, void *arg)
 static void fork_child(void)
 {
     alloc_after_fork();
+    ffl_async_forked();
     fd_forked(inherit);
     while (forking) {
         struct ticket *t = forking;

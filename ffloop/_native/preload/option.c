@@ -207,7 +207,7 @@ API int ioctl(int fd, unsigned long what, ...)
     if (!s)
         return real.ioctl(fd, what, arg);
     int rc;
-    switch (s->session || what == FIONBIO ? what : 0) {
+    switch (s->session || what == FIONBIO || what == FIOASYNC ? what : 0) {
     case FIONREAD:
         ffl_client_reap(s->session->c);
         if (s->state == SOCK_LISTENING)
@@ -227,6 +227,9 @@ API int ioctl(int fd, unsigned long what, ...)
         if (rc == 0)
             s->nonblock = *(int *)arg != 0;
         return (int)leave(rc);
+    case FIOASYNC:
+        rc = real.ioctl(fd, what, arg) < 0 ? -errno : 0;
+        return (int)leave(rc < 0 ? rc : ffl_async_set(s, fd, *(int *)arg != 0));
     default:
         unlock();
         return real.ioctl(fd, what, arg);

@@ -125,6 +125,7 @@ void fd_ours_keep(
 void fd_ours_close(int fd);
 /* Calls f for each descriptor with a node (FF_THREAD_SOCKET: of the calling thread). Locked. */
 void fd_each(void (*f)(int fd, struct node *n, void *arg), void *arg);
+void fd_hidden(struct node *n); /* one without a descriptor, which fd_each has as -1; or NULL */
 void fd_forked(void (*f)(int fd, struct node *n, void *arg)); /* the child: all are its thread's */
 
 /* ---- sockets (sock.c) ---------------------------------------------------------------------- */
@@ -147,7 +148,9 @@ struct sock {
     int domain, type, proto;
     uint8_t state;
     bool nonblock, shut_rd, abort;
-    bool inq;                    /* TCP_INQ */
+    bool inq;    /* TCP_INQ */
+    bool async;  /* O_ASYNC; on the stack (async.c): */
+    int bell[2]; /* what is written to the first, its placeholder has: that is the second. Or -1 */
     bool zerocopy;               /* SO_ZEROCOPY: sends with MSG_ZEROCOPY are numbered, */
     uint32_t numbered, reported; /* so many so far; and reported as done (errqueue.c) */
     int peek_off;                /* SO_PEEK_OFF of a stream; negative: off */
@@ -326,6 +329,14 @@ int msg_check(const struct msghdr *m);            /* the same of a message */
 ssize_t sock_recv(struct sock *s, const struct iovec *iov, size_t n, int flags);
 ssize_t sock_send(struct sock *s, const struct iovec *iov, size_t n, int flags);
 ssize_t sock_sent(ssize_t rc, int flags); /* ends a sending call: unlocks, SIGPIPE, errno */
+
+/* ---- O_ASYNC (async.c): locked ---------------------------------------------------------------- */
+
+/* Its flag is `on` now: 0 or -errno. */
+int ffl_async_set(struct sock *s, int fd, bool on);
+int ffl_async_begin(struct sock *s, int fd); /* it is on the stack now */
+void ffl_async_free(struct sock *s);
+void ffl_async_forked(void); /* the child */
 
 /* ---- a stream's error queue (errqueue.c): locked ------------------------------------------- */
 

@@ -312,7 +312,9 @@ static void move_one(int fd, struct node *n, void *arg)
     struct moved *m = arg;
     struct sock *s = (struct sock *)n;
     int *held[] = {n->kind == NODE_SOCK ? &s->kernel_fd : NULL,
-                   n->kind == NODE_SOCK && s->ticket ? &s->ticket->t.fd : NULL};
+                   n->kind == NODE_SOCK && s->ticket ? &s->ticket->t.fd : NULL,
+                   n->kind == NODE_SOCK ? &s->bell[0] : NULL,
+                   n->kind == NODE_SOCK ? &s->bell[1] : NULL};
     for (size_t i = 0; i < FFL_COUNT(held); i++)
         if (held[i] && *held[i] == m->from) {
             *held[i] = m->to;

@@ -55,7 +55,7 @@ struct sock *sock_new(int domain, int type, int proto)
     s->domain = domain;
     s->type = type & 0xf;
     s->proto = proto;
-    s->h = s->kernel_fd = s->peek_off = -1;
+    s->h = s->kernel_fd = s->peek_off = s->bell[0] = s->bell[1] = -1;
     s->opts_end = &s->opts;
     s->nonblock = type & SOCK_NONBLOCK;
     return s;
@@ -99,6 +99,7 @@ void sock_free(struct sock *s)
     }
     if (s->kernel_fd >= 0)
         fd_ours_close(s->kernel_fd);
+    ffl_async_free(s);
     drop_options(s);
     free(s->cork);
     free(s);
@@ -271,6 +272,8 @@ int sock_place(struct sock *s, int fd, const struct ffl_addr *a, bool binds)
     drop_options(s);
     sock_on_stack(s, session, h);
     s->state = SOCK_BOUND;
+    if (s->async && (rc = ffl_async_begin(s, fd)) < 0)
+        ffl_log(FFL_LOG_WARNING, "descriptor %d: O_ASYNC gives no signals: %s", fd, strerror(-rc));
     if (s->type == SOCK_DGRAM)
         sock_rearm(s); /* what comes, comes without a connection */
     return 1;

@@ -1,0 +1,156 @@
+/*
+ * async.c - O_ASYNC: signals for what comes to a stack socket.
+ *
+ * Callers: fds.c, option.c, sock.c, fork.c. The kernel sends them, to whom F_SETOWN and by the number that
+ * F_SETSIG says: the placeholder becomes one end of a socket pair, and a thread of the shim's, which sleeps in
+ * an epoll of its own while the program does something else, writes to the other end.
+ */
+#include "preload.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define WHAT (EPOLLIN | EPOLLRDHUP | EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLET)
+
+static struct epoll_shadow *asked; /* the sockets with O_ASYNC; NULL: there were none yet */
+
+/* ---- the thread ------------------------------------------------------------------------------ */
+
+static void ring(const struct sock *s)
+{
+    char rung[64];
+    while (real.recv(s->bell[1], rung, sizeof(rung), MSG_DONTWAIT) > 0)
+        ;
+    (void)real.send(s->bell[0], "", 1, MSG_DONTWAIT | MSG_NOSIGNAL); /* it has room */
+}
+
+static void *rings(void *unused)
+{
+    struct epoll_event ev[16];
+    for (int n = 0; n >= 0;) {
+        call_begins();
+        lock();
+        n = epoll_sleep(asked, ev, FFL_COUNT(ev), -1, NULL);
+        for (int i = 0; i < n; i++)
+            ring(ev[i].data.ptr);
+        unlock();
+    }
+    return unused;
+}
+
+/* With all signals blocked: they are the program's. */
+static int start_thread(void)
+{
+    pthread_t t;
+    sigset_t all, were;
+    sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &were);
+    int rc = pthread_create(&t, NULL, rings, NULL);
+    if (rc == 0)
+        (void)pthread_detach(t);
+    (void)pthread_sigmask(SIG_SETMASK, &were, NULL);
+    return -rc;
+}
+
+static int start(void)
+{
+    if (asked)
+        return 0;
+    struct epoll_shadow *ep = epoll_new();
+    int rc = ep ? waiter_open(&ep->w, fd_ours(real.epoll_create1(EPOLL_CLOEXEC))) : -ENOMEM;
+    if (rc == 0) {
+        ep->opened = true;
+        ep->poll.wake_fd = ep->w.wake_fd;
+        ep->node.fds = 1;
+        asked = ep;
+        rc = start_thread();
+    }
+    if (rc == 0) {
+        fd_hidden(&ep->node);
+        return 0;
+    }
+    asked = NULL;
+    if (ep)
+        epoll_free(ep);
+    return rc;
+}
+
+void ffl_async_forked(void)
+{
+    if (asked)
+        asked->poll.asleep = 0; /* the thread is the parent's */
+    asked = NULL;
+    fd_hidden(NULL);
+}
+
+/* ---- sockets --------------------------------------------------------------------------------- */
+
+struct swap {
+    const struct sock *s;
+    int by;
+};
+
+static void swap_one(int fd, struct node *n, void *arg)
+{
+    const struct swap *w = arg;
+    if (n == &w->s->node)
+        (void)real.dup3(w->by, fd, real.fcntl(fd, F_GETFD) & FD_CLOEXEC ? O_CLOEXEC : 0);
+}
+
+/* The placeholder, of all of its descriptors, becomes one that can be rung. */
+static int make_bell(struct sock *s, int fd)
+{
+    int ends[2], flags = real.fcntl(fd, F_GETFL);
+    struct f_owner_ex owner;
+    struct stat st;
+    if (real.socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
+        return -errno;
+    if (real.fcntl(fd, F_GETOWN_EX, &owner) == 0)
+        (void)real.fcntl(ends[1], F_SETOWN_EX, &owner); /* ESRCH: it has gone meanwhile */
+    (void)real.fcntl(ends[1], F_SETSIG, real.fcntl(fd, F_GETSIG));
+    (void)real.fcntl(ends[1], F_SETFL, flags & ~O_ASYNC);
+    fd_each(swap_one, &(struct swap){s, ends[1]});
+    (void)real.fcntl(fd, F_SETFL, flags | O_ASYNC); /* last: signals name the number */
+    if (fstat(fd, &st) == 0)
+        s->node.ino = st.st_ino;
+    s->bell[0] = fd_ours(ends[0]);
+    s->bell[1] = fd_ours(ends[1]);
+    return 0;
+}
+
+int ffl_async_begin(struct sock *s, int fd)
+{
+    int rc = options.per_thread ? -EXDEV : start();
+    if (rc == 0 && s->bell[0] < 0)
+        rc = make_bell(s, fd);
+    struct item *it = rc == 0 ? malloc(sizeof(*it)) : NULL;
+    if (!it)
+        return rc < 0 ? rc : -ENOMEM;
+    *it = (struct item){.fd = fd, .w = {.events = WHAT, .data = (uintptr_t)s}};
+    ffl_watch_add(&asked->poll, &s->node.source, &it->w); /* of what comes from now on */
+    sock_arm(s, WHAT);
+    return 0;
+}
+
+int ffl_async_set(struct sock *s, int fd, bool on)
+{
+    if (on == s->async)
+        return 0;
+    s->async = on;
+    if (on)
+        return s->session ? ffl_async_begin(s, fd) : 0;
+    struct ffl_watch *w = s->node.source.watches;
+    while (w && (!asked || w->poll != &asked->poll))
+        w = w->next;
+    if (w)
+        epoll_forget(watch_item(w));
+    return 0;
+}
+
+void ffl_async_free(struct sock *s)
+{
+    fd_ours_close(s->bell[0]);
+    fd_ours_close(s->bell[1]);
+}
