@@ -151,6 +151,7 @@ def test_uses(run_std, no_leaks, use, where):
                     await asyncio.to_thread(use, sock, peer)
                 else:
                     use(sock, peer)
+            assert sock.fileno() == -1
         await bridges_end()
 
     run_std(main())

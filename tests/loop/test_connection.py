@@ -142,7 +142,7 @@ def test_cancelled_at_any_point(run, iterations, no_leaks):
             # The loop goes on as before.
             transport, protocol = await loop.create_connection(Log, *addr)
             transport.abort()
-            await protocol.lost
+            assert await protocol.lost is None
 
     run(main())
 

@@ -169,6 +169,7 @@ def test_reset_before_the_loop_has_looked(run):
         last = socket.create_connection(address)
         last.sendall(b"!")
         await until(lambda: any(p.data for p in protocols))
+        assert [p.data for p in protocols if p.data] == [b"!"]
         for protocol in protocols:
             if not protocol.data:
                 await asyncio.wait_for(protocol.lost, 5)

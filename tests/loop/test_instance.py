@@ -377,7 +377,7 @@ def test_loops_leave_no_descriptor(alone, no_leaks):
         async with pair() as (client, server):
             client.transport.get_extra_info("socket").fileno()
             client.transport.write(b"x")
-            await server.got(1)
+            assert await server.got(1) == b"x"
 
     for _ in range(20):
         ffloop.run(main())

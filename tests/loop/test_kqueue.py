@@ -302,6 +302,7 @@ def test_inside_another_loop(pair):
                 other.send(b"x")
                 await asyncio.sleep(0)
             await done
+            assert got == b"x" * 500
             loop.remove_reader(kq.fileno())
 
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:

@@ -85,7 +85,11 @@ def test_reuse_port(run):
         first = await loop.create_server(Log, HOST, 0, reuse_port=True)
         port = first.sockets[0].getsockname()[1]
         second = await loop.create_server(Log, HOST, port, reuse_port=True)
-        first.close()
+        assert second.sockets[0].getsockname()[1] == port
+        first.close()  # the other one goes on
+        transport, _ = await loop.create_connection(Log, HOST, port)
+        assert transport.get_extra_info("peername")[1] == port
+        transport.abort()
         second.close()
 
     run(main())
@@ -221,7 +225,7 @@ def test_close_and_abort_clients(run_std, method):
             server.close()
             getattr(server, method)()
             await server.wait_closed()
-            await seen[0].lost
+            assert await seen[0].lost is None
             await client.lost
 
     run_std(main())

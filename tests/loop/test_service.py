@@ -585,5 +585,6 @@ def test_a_successor_takes_over(no_leaks, service):
                 service(path=path)
             await until(lambda: process.poll() is not None)
             await until(lambda: _answers(address))
+            assert process.returncode == 0
 
     ffloop.run(main(), instance=path)

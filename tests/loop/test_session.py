@@ -156,7 +156,7 @@ def test_a_close_from_another_thread_is_passed_on(run_std, how):
         async with pair() as (client, server):
             await in_thread(getattr(client.transport, how))
             asyncio.get_running_loop().call_soon(int)  # asyncio's own is not woken by it
-            await client.lost
+            assert await client.lost is None
             await server.lost
 
     run_std(main())
@@ -300,8 +300,8 @@ def test_what_is_collected_unclosed_is_closed(run_ff):
                     await loop.sock_connect(sock, addr)
                     del sock
                 gc.collect()
-            while loop.ffloop_stats()["app_sockets"] > before + 2:
-                await asyncio.sleep(0.001)
+            await until(lambda: loop.ffloop_stats()["app_sockets"] <= before + 2)
+            assert loop.ffloop_stats()["app_sockets"] >= before
 
     run_ff(main())
 

@@ -73,6 +73,7 @@ def test_plain_client_at_a_tls_server(run, tls):
             transport, client = await asyncio.get_running_loop().create_connection(Log, *addr)
             transport.write(b"GET / HTTP/1.1\r\n\r\n" * 10)
             await client.lost
+            assert b"HTTP" not in client.data
 
     run(main())
 
@@ -83,6 +84,7 @@ def test_handshake_timeout(run, tls):
         async with serve(ssl=server_ctx, ssl_handshake_timeout=0.1) as (_, addr):
             _, client = await asyncio.get_running_loop().create_connection(Log, *addr)
             await client.lost
+            assert not client.data  # the server was to speak second
 
     run(main())
 
@@ -157,6 +159,6 @@ def test_peer_vanishes_in_the_handshake(run_std, tls):
             transport, client = await asyncio.get_running_loop().create_connection(Log, *addr)
             await until(lambda: made)
             transport.abort()
-            await client.lost
+            assert await client.lost is None
 
     run_std(main())

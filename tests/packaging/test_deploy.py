@@ -46,7 +46,9 @@ def test_unit(unit: pathlib.Path, tmp_path: pathlib.Path) -> None:
 def test_manifest(manifest: pathlib.Path) -> None:
     """Kubernetes's own schema, no field too many."""
     validate = pytest.importorskip("kubernetes_validate")
-    for resource in resources(manifest):
+    found = list(resources(manifest))
+    assert found
+    for resource in found:
         validate.validate(resource, "1.29", strict=True)  # the first with sidecars
 
 
