@@ -304,6 +304,19 @@ TEST(slices_churn_host)
 
 /* ---- how much is done in one iteration ------------------------------------------------------- */
 
+/* However often it is asked, and whatever is spent after that. */
+TEST(slices_stay_over)
+{
+    struct slice s;
+    slice_open(&s, FFL_NS_PER_SEC);
+    s.end = 0;
+    CHECK(!slice_over(&s)); /* too little to look at the clock */
+    slice_spend(&s, SLICE_CLOCK_NS);
+    CHECK(slice_over(&s) && slice_over(&s));
+    slice_spend(&s, SLICE_ENTRY_NS);
+    CHECK(slice_over(&s));
+}
+
 #define ENTRIES (SLICE_NS / SLICE_ENTRY_NS) /* of the cheapest */
 #define CALLS (SLICE_NS / SLICE_CALL_NS)
 

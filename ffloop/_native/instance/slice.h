@@ -37,12 +37,15 @@ static inline void slice_spend_call(struct slice *s, size_t bytes)
     slice_spend(s, SLICE_CALL_NS + (int64_t)bytes * SLICE_KIB_NS / 1024);
 }
 
+/* Once it is, it stays so. */
 static inline bool slice_over(struct slice *s)
 {
-    if (s->left > 0 && s->unlooked < SLICE_CLOCK_NS)
-        return false;
-    s->unlooked = 0;
-    return s->left <= 0 || ffl_now_ns() >= s->end;
+    if (s->left > 0 && s->unlooked >= SLICE_CLOCK_NS) {
+        s->unlooked = 0;
+        if (ffl_now_ns() >= s->end)
+            s->left = 0;
+    }
+    return s->left <= 0;
 }
 
 #endif
