@@ -26,7 +26,7 @@ if(FFL_FF_INCLUDE AND FFL_FF_LIBRARY)
       -Wl,--wrap=rte_eal_init,--wrap=rte_eal_mp_remote_launch,--wrap=rte_delay_us_sleep,--wrap=exit
       -Wl,--whole-archive ${FFL_FF_LIBRARY} -Wl,--no-whole-archive
       ${dpdk_libs} -lrt -lm -ldl -lcrypto -pthread -lnuma)
-    add_library(ffl_fstack OBJECT stack/fstack.c stack/fstack_life.c stack/fstack_conf.c stack/fstack_ports.c)
+    add_library(ffl_fstack OBJECT stack/fstack.c stack/fstack_data.c stack/fstack_option.c stack/fstack_life.c stack/fstack_conf.c stack/fstack_ports.c)
     target_include_directories(ffl_fstack SYSTEM PRIVATE ${FFL_FF_INCLUDE})
     target_link_libraries(ffl_fstack PUBLIC ffl_stack)
 

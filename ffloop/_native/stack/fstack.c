@@ -1,17 +1,15 @@
 /*
- * fstack.c - the stack seam over F-Stack (FreeBSD's TCP on DPDK). Nobody else but fstack_life.c includes
- * ff_api.h.
+ * fstack.c - the stack seam over F-Stack (FreeBSD's TCP on DPDK): its life, sockets, events.
  *
  * Callers: instance/ and client/, through ffl_fstack_ops. Everything runs on the thread that started it, which
- * F-Stack pins to its lcore. kqueue directly, every socket non-blocking, events "clear". What
- * F-Stack hands through raw is translated here: SO_ERROR, option names by an allow list, message
- * flags (none are passed in), addresses. The facts behind this file are in docs/fstack.md.
+ * F-Stack pins to its lcore. kqueue directly, every socket non-blocking, events "clear".
+ * The facts behind this file are in docs/fstack.md.
  */
 #include "stack.h"
 
 #include "fstack_life.h"
 #include "fstack_ports.h"
-#include "option.h"
+#include "fstack_sock.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -31,7 +29,6 @@
 #define BSD_SO_REUSEPORT_LB 0x10000
 #define BSD_SO_TYPE 0x1008
 #define BSD_IPV6_V6ONLY 27
-#define BSD_MSG_CTRUNC 0x20
 #define DRAIN_NS 50000000LL /* after the last close: FINs leave a transmit delay and a tick later */
 #define LONGEST_DRAIN_NS FFL_NS_PER_SEC
 #define MAX_EVENTS 256
@@ -45,38 +42,6 @@ struct fstack {
     bool used;          /* between start and stop */
     uint16_t next_port; /* for bind to port 0 */
 };
-
-/* ---- errno --------------------------------------------------------------------------------- */
-
-/* FreeBSD's numbers, where they differ from Linux's, for what arrives raw (SO_ERROR, fflags). */
-static int linux_errno(int bsd)
-{
-    static const uint8_t map[] = {
-        [ff_EDEADLK] = EDEADLK,           [ff_EAGAIN] = EAGAIN,
-        [ff_EINPROGRESS] = EINPROGRESS,   [ff_EALREADY] = EALREADY,
-        [ff_ENOTSOCK] = ENOTSOCK,         [ff_EDESTADDRREQ] = EDESTADDRREQ,
-        [ff_EMSGSIZE] = EMSGSIZE,         [ff_EPROTOTYPE] = EPROTOTYPE,
-        [ff_ENOPROTOOPT] = ENOPROTOOPT,   [ff_EPROTONOSUPPORT] = EPROTONOSUPPORT,
-        [ff_EOPNOTSUPP] = EOPNOTSUPP,     [ff_EAFNOSUPPORT] = EAFNOSUPPORT,
-        [ff_EADDRINUSE] = EADDRINUSE,     [ff_EADDRNOTAVAIL] = EADDRNOTAVAIL,
-        [ff_ENETDOWN] = ENETDOWN,         [ff_ENETUNREACH] = ENETUNREACH,
-        [ff_ENETRESET] = ENETRESET,       [ff_ECONNABORTED] = ECONNABORTED,
-        [ff_ECONNRESET] = ECONNRESET,     [ff_ENOBUFS] = ENOBUFS,
-        [ff_EISCONN] = EISCONN,           [ff_ENOTCONN] = ENOTCONN,
-        [ff_ESHUTDOWN] = ESHUTDOWN,       [ff_ETIMEDOUT] = ETIMEDOUT,
-        [ff_ECONNREFUSED] = ECONNREFUSED, [ff_EHOSTDOWN] = EHOSTDOWN,
-        [ff_EHOSTUNREACH] = EHOSTUNREACH,
-    };
-    if (bsd > 0 && bsd < (int)FFL_COUNT(map) && map[bsd])
-        return map[bsd];
-    return bsd > 0 && bsd <= ff_ERANGE ? bsd : EIO; /* 1 to 34 are the same, but for EDEADLK */
-}
-
-/* The wrappers set errno to Linux's number; a call that failed without one must not look well. */
-static int fail(void)
-{
-    return errno > 0 ? -errno : -EIO;
-}
 
 /* ---- start, run, stop ---------------------------------------------------------------------- */
 
@@ -124,7 +89,7 @@ static int begin(struct fstack *f, const struct ffl_stack_opts *opts, char *why,
     ffl_close(&f->conf.memfd, NULL); /* it was read */
     if (rc == 0) {
         f->kq = ff_kqueue();
-        rc = f->kq < 0 ? fail() : 0;
+        rc = f->kq < 0 ? fstack_fail() : 0;
     }
     /* Not from the start of the range each time: the last run's peers may still hold those. */
     f->next_port = (uint16_t)(FIRST_PORT + ffl_now_ns() / 1000 % (65536 - FIRST_PORT));
@@ -201,7 +166,7 @@ static void fstack_describe(void *st, char *buf, size_t len)
 static int fstack_socket(void *st, int domain, int type, int proto)
 {
     int fd = ff_socket(domain, type | SOCK_NONBLOCK, proto);
-    return fd < 0 ? fail() : fd;
+    return fd < 0 ? fstack_fail() : fd;
 }
 
 static int bind_now(int fd, const struct ffl_addr *a)
@@ -211,7 +176,7 @@ static int bind_now(int fd, const struct ffl_addr *a)
     int rc = ffl_addr_to_sockaddr(a, &ss, &len);
     if (rc < 0)
         return rc;
-    return ff_bind(fd, (struct linux_sockaddr *)&ss, len) < 0 ? fail() : 0;
+    return ff_bind(fd, (struct linux_sockaddr *)&ss, len) < 0 ? fstack_fail() : 0;
 }
 
 /*
@@ -237,7 +202,7 @@ static int fstack_dup(void *st, int fd)
         return rc;
     int copy = ff_dup(fd);
     if (copy < 0)
-        return fail();
+        return fstack_fail();
     rc = fstack_ports_dup(&f->ports, fd, copy);
     if (rc < 0)
         ff_close(copy);
@@ -248,7 +213,7 @@ static int fstack_close(void *st, int fd)
 {
     struct fstack *f = st;
     fstack_ports_remove(&f->ports, fd);
-    return ff_close(fd) < 0 ? fail() : 0;
+    return ff_close(fd) < 0 ? fstack_fail() : 0;
 }
 
 static int bsd_option(int fd, int name)
@@ -290,7 +255,7 @@ static int bind_some_port(struct fstack *f, int fd, struct ffl_addr a, struct so
 {
     bool stream = is_stream(fd);
     if (f->conf.nprocs > 1 && stream)
-        return ff_bind(fd, (struct linux_sockaddr *)in, sizeof(*in)) < 0 ? fail() : 0;
+        return ff_bind(fd, (struct linux_sockaddr *)in, sizeof(*in)) < 0 ? fstack_fail() : 0;
     struct fstack_listener l = listener(fd, &a);
     l.shared = false; /* nobody knows the port */
     for (int tries = 0; tries <= 65535 - FIRST_PORT; tries++) {
@@ -301,7 +266,7 @@ static int bind_some_port(struct fstack *f, int fd, struct ffl_addr a, struct so
         if (ff_bind(fd, (struct linux_sockaddr *)in, sizeof(*in)) == 0)
             return 0;
         if (errno != EADDRINUSE)
-            return fail();
+            return fstack_fail();
     }
     return -EADDRINUSE;
 }
@@ -335,7 +300,7 @@ static int fstack_accept(void *st, int fd, struct ffl_addr *peer)
     socklen_t len = sizeof(ss);
     int got = ff_accept4(fd, (struct linux_sockaddr *)&ss, &len, SOCK_NONBLOCK);
     if (got < 0)
-        return fail();
+        return fstack_fail();
     ffl_addr_from_sockaddr(peer, &ss, sizeof(ss));
     return got;
 }
@@ -349,144 +314,12 @@ static int fstack_connect(void *st, int fd, const struct ffl_addr *a)
         rc = bind_late(st, fd);
     if (rc < 0)
         return rc;
-    return ff_connect(fd, (struct linux_sockaddr *)&ss, len) < 0 ? fail() : 0;
-}
-
-/* Control messages by Linux's and FreeBSD's names. F-Stack itself knows IPv4's IP_TOS and IP_TTL, both
- * ways, and hands the others through as they are. */
-static const struct {
-    int level, type, bsd_level, bsd_type;
-} ctl_names[] = {
-    {IPPROTO_IP, IP_PKTINFO, IPPROTO_IP, 7}, /* the address alone */
-    {IPPROTO_IPV6, IPV6_PKTINFO, IPPROTO_IPV6, 46},
-    {IPPROTO_IPV6, IPV6_HOPLIMIT, IPPROTO_IPV6, 47},
-    {IPPROTO_IPV6, IPV6_TCLASS, IPPROTO_IPV6, 61},
-};
-
-static void ctl_put(struct ffl_ctl *ctl, int level, int type, const void *data, size_t len)
-{
-    struct cmsghdr c = {.cmsg_len = CMSG_LEN(len), .cmsg_level = level, .cmsg_type = type};
-    if (ctl->len + CMSG_SPACE(len) > sizeof(ctl->data))
-        return;
-    memset(ctl->data + ctl->len, 0, CMSG_SPACE(len));
-    memcpy(ctl->data + ctl->len, &c, sizeof(c));
-    memcpy(ctl->data + ctl->len + CMSG_LEN(0), data, len);
-    ctl->len += CMSG_SPACE(len);
-}
-
-static bool is_pktinfo(int level, int type)
-{
-    return level == IPPROTO_IP && type == IP_PKTINFO;
-}
-
-/* Goes through `from`'s messages; each, under its other name, to `to`. */
-static void ctl_translate(struct ffl_ctl *to, const void *from, size_t len, bool to_bsd)
-{
-    struct msghdr m = {.msg_control = (void *)(uintptr_t)from, .msg_controllen = len};
-    to->len = 0;
-    for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
-        int level = c->cmsg_level, type = c->cmsg_type;
-        size_t n = c->cmsg_len - CMSG_LEN(0);
-        const uint8_t *data = CMSG_DATA(c);
-        for (size_t i = 0; i < FFL_COUNT(ctl_names); i++) {
-            if (to_bsd && ctl_names[i].level == c->cmsg_level &&
-                ctl_names[i].type == c->cmsg_type) {
-                level = ctl_names[i].bsd_level;
-                type = ctl_names[i].bsd_type;
-            } else if (!to_bsd && ctl_names[i].bsd_level == c->cmsg_level &&
-                       ctl_names[i].bsd_type == c->cmsg_type) {
-                level = ctl_names[i].level;
-                type = ctl_names[i].type;
-            }
-        }
-        struct in_pktinfo info = {0};
-        if (to_bsd && is_pktinfo(c->cmsg_level, c->cmsg_type)) {
-            memcpy(&info, data, n < sizeof(info) ? n : sizeof(info));
-            if (info.ipi_spec_dst.s_addr)
-                ctl_put(to, level, type, &info.ipi_spec_dst, sizeof(info.ipi_spec_dst));
-        } else if (!to_bsd && is_pktinfo(level, type) && n == sizeof(info.ipi_addr)) {
-            memcpy(&info.ipi_addr, data, n);
-            info.ipi_spec_dst = info.ipi_addr;
-            ctl_put(to, level, type, &info, sizeof(info));
-        } else {
-            ctl_put(to, level, type, data, n);
-        }
-    }
-}
-
-static int send_dgram(int fd, const struct iovec *iov, const struct ffl_addr *to,
-                      const struct ffl_ctl *ctl)
-{
-    struct sockaddr_storage ss;
-    struct msghdr msg = {.msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = 1};
-    _Alignas(8) struct ffl_ctl bsd;
-    if (to) {
-        uint32_t len;
-        int rc = ffl_addr_to_sockaddr(to, &ss, &len);
-        if (rc < 0)
-            return rc;
-        msg.msg_name = &ss;
-        msg.msg_namelen = len;
-    }
-    if (!ctl) {
-        ssize_t sent = ff_sendto(fd, iov->iov_base, iov->iov_len, 0, msg.msg_name, msg.msg_namelen);
-        return sent < 0 ? fail() : (int)sent;
-    }
-    _Alignas(8) uint8_t data[sizeof(bsd.data)];
-    ctl_translate(&bsd, memcpy(data, ctl->data, sizeof(data)), ctl->len, true);
-    memcpy(data, bsd.data, sizeof(data));
-    msg.msg_control = bsd.len ? data : NULL;
-    msg.msg_controllen = bsd.len;
-    ssize_t sent = ff_sendmsg(fd, &msg, 0);
-    return sent < 0 ? fail() : (int)sent;
-}
-
-static int fstack_send(void *st, int fd, const struct iovec *iov, int n, const struct ffl_addr *to,
-                       const struct ffl_ctl *ctl)
-{
-    if ((to || ctl) && n != 1)
-        return -EINVAL;
-    if (to || ctl)
-        return send_dgram(fd, iov, to, ctl);
-    ssize_t sent = n == 1 ? ff_write(fd, iov->iov_base, iov->iov_len) : ff_writev(fd, iov, n);
-    return sent < 0 ? fail() : (int)sent;
-}
-
-static int recv_dgram(int fd, const struct iovec *iov, struct ffl_addr *from, struct ffl_ctl *ctl,
-                      int *msg_flags)
-{
-    struct sockaddr_storage ss = {0};
-    _Alignas(8) uint8_t data[sizeof(ctl->data)];
-    struct msghdr msg = {.msg_name = &ss,
-                         .msg_namelen = sizeof(ss),
-                         .msg_iov = (struct iovec *)(uintptr_t)iov,
-                         .msg_iovlen = 1,
-                         .msg_control = data,
-                         .msg_controllen = sizeof(data)};
-    ssize_t got = ff_recvmsg(fd, &msg, 0);
-    if (got < 0)
-        return fail();
-    ffl_addr_from_sockaddr(from, &ss, sizeof(ss));
-    ctl_translate(ctl, data, msg.msg_controllen, false);
-    *msg_flags =
-        msg.msg_flags & BSD_MSG_CTRUNC ? MSG_CTRUNC : 0; /* iov holds the largest datagram */
-    return (int)got;
-}
-
-static int fstack_recv(void *st, int fd, const struct iovec *iov, int n, struct ffl_addr *from,
-                       struct ffl_ctl *ctl, int *msg_flags)
-{
-    if (from && (n != 1 || !ctl))
-        return -EINVAL;
-    if (from)
-        return recv_dgram(fd, iov, from, ctl, msg_flags);
-    ssize_t got = n == 1 ? ff_read(fd, iov->iov_base, iov->iov_len) : ff_readv(fd, iov, n);
-    return got < 0 ? fail() : (int)got;
+    return ff_connect(fd, (struct linux_sockaddr *)&ss, len) < 0 ? fstack_fail() : 0;
 }
 
 static int fstack_shutdown(void *st, int fd, int how)
 {
-    return ff_shutdown(fd, how) < 0 ? fail() : 0;
+    return ff_shutdown(fd, how) < 0 ? fstack_fail() : 0;
 }
 
 static int fstack_sockname(void *st, int fd, bool peer, struct ffl_addr *a)
@@ -502,7 +335,7 @@ static int fstack_sockname(void *st, int fd, bool peer, struct ffl_addr *a)
     int rc = peer ? ff_getpeername(fd, (struct linux_sockaddr *)&ss, &len)
                   : ff_getsockname(fd, (struct linux_sockaddr *)&ss, &len);
     if (rc < 0)
-        return fail();
+        return fstack_fail();
     ffl_addr_from_sockaddr(a, &ss, sizeof(ss));
     return 0;
 }
@@ -520,7 +353,7 @@ static int fstack_listen(void *st, int fd, int backlog)
     if (fstack_ports_taken(&f->ports, &l))
         return -EADDRINUSE;
     if (ff_listen(fd, backlog) < 0)
-        return fail();
+        return fstack_fail();
     rc = fstack_sockname(st, fd, false, &l.a); /* a name only now: listen without bind */
     return rc < 0 ? rc : fstack_ports_add(&f->ports, &l);
 }
@@ -538,103 +371,6 @@ static int64_t fstack_capacity(void *st)
     return value;
 }
 
-/* ---- options ------------------------------------------------------------------------------- */
-
-/* Linux's struct tcp_info begins as FreeBSD's does, which was made after it; the two count the states
- * and the window in other ways. */
-static int tcp_info(int fd, const struct ffl_option *o, void *val, uint32_t *len)
-{
-    static const uint8_t states[] = {
-        TCP_CLOSE,     TCP_LISTEN,  TCP_SYN_SENT, TCP_SYN_RECV,  TCP_ESTABLISHED, TCP_CLOSE_WAIT,
-        TCP_FIN_WAIT1, TCP_CLOSING, TCP_LAST_ACK, TCP_FIN_WAIT2, TCP_TIME_WAIT,
-    };
-    union {
-        struct tcp_info linux_one;
-        uint8_t room[512]; /* FreeBSD's is longer */
-    } u = {.room = {0}};
-    socklen_t n = sizeof(u);
-    if (ff_getsockopt_freebsd(fd, o->bsd_level, o->bsd_name, &u, &n) < 0)
-        return fail();
-    struct tcp_info *t = &u.linux_one;
-    uint32_t mss = t->tcpi_snd_mss ? t->tcpi_snd_mss : 1,
-             same = offsetof(struct tcp_info, tcpi_total_retrans);
-    t->tcpi_state = t->tcpi_state < sizeof(states) ? states[t->tcpi_state] : TCP_CLOSE;
-    t->tcpi_snd_cwnd /= mss;
-    t->tcpi_snd_ssthresh = t->tcpi_snd_ssthresh / mss;
-    *len = *len < same ? *len : same;
-    memcpy(val, &u, *len);
-    return 0;
-}
-
-static int set_bsd(int fd, int level, int name, const void *val, uint32_t len)
-{
-    return ff_setsockopt_freebsd(fd, level, name, val, len) < 0 ? fail() : 0;
-}
-
-static int get_bsd(int fd, int level, int name, void *val, uint32_t *len)
-{
-    socklen_t n = *len;
-    if (ff_getsockopt_freebsd(fd, level, name, val, &n) < 0)
-        return fail();
-    *len = n;
-    return 0;
-}
-
-static int set_source(int fd, const struct ffl_option *o, const void *val, uint32_t len)
-{
-    struct ip_mreq_source m;
-    if (len < sizeof(m))
-        return -EINVAL;
-    memcpy(&m, val, sizeof(m));
-    struct in_addr bsd[] = {m.imr_multiaddr, m.imr_sourceaddr, m.imr_interface};
-    return set_bsd(fd, o->bsd_level, o->bsd_name, bsd, sizeof(bsd));
-}
-
-/* Nothing is passed through by number: an unknown one may hit another option of FreeBSD's. */
-static const struct ffl_option *known(int level, int name, unsigned right)
-{
-    const struct ffl_option *o = ffl_option_find(level, name);
-    return o && o->bsd != FFL_BSD_NONE && o->flags & right ? o : NULL;
-}
-
-static int fstack_setsockopt(void *st, int fd, int level, int name, const void *val, uint32_t len)
-{
-    const struct ffl_option *o = known(level, name, FFL_OPTION_SET);
-    if (!o)
-        return -ENOPROTOOPT;
-    if (o->bsd == FFL_BSD_SOURCE)
-        return set_source(fd, o, val, len);
-    if (o->bsd != FFL_BSD_FAMILY)
-        return set_bsd(fd, o->bsd_level, o->bsd_name, val, len);
-    int rc = set_bsd(fd, IPPROTO_IP, o->bsd_name, val, len);
-    return rc < 0 ? set_bsd(fd, IPPROTO_IPV6, o->bsd_name, val, len) : rc;
-}
-
-static int fstack_getsockopt(void *st, int fd, int level, int name, void *val, uint32_t *len)
-{
-    const struct ffl_option *o = known(level, name, FFL_OPTION_GET);
-    if (!o)
-        return -ENOPROTOOPT;
-    if (o->bsd == FFL_BSD_TCP_INFO)
-        return tcp_info(fd, o, val, len);
-    bool family = o->bsd == FFL_BSD_FAMILY;
-    int rc = get_bsd(fd, family ? IPPROTO_IP : o->bsd_level, o->bsd_name, val, len);
-    if (rc < 0 && family)
-        rc = get_bsd(fd, IPPROTO_IPV6, o->bsd_name, val, len);
-    int v;
-    if (rc < 0 || *len != sizeof(v))
-        return rc;
-    memcpy(&v, val, sizeof(v));
-    if (o->bsd == FFL_BSD_ERRNO)
-        v = v ? linux_errno(v) : 0;
-    else if (o->kind == FFL_OPTION_BOOL)
-        v = v != 0; /* FreeBSD gives the flag's bit */
-    else if (family && v < 0)
-        v = 0; /* never set */
-    memcpy(val, &v, sizeof(v));
-    return 0;
-}
-
 /* ---- events -------------------------------------------------------------------------------- */
 
 static int fstack_watch(void *st, int fd, unsigned filters, void *udata)
@@ -646,7 +382,7 @@ static int fstack_watch(void *st, int fd, unsigned filters, void *udata)
         EV_SET(&kev[n++], fd, EVFILT_READ, EV_ADD | EV_CLEAR, 0, 0, udata);
     if (filters & FFL_WRITE)
         EV_SET(&kev[n++], fd, EVFILT_WRITE, EV_ADD | EV_CLEAR, 0, 0, udata);
-    return ff_kevent(f->kq, kev, n, NULL, 0, NULL) < 0 ? fail() : 0;
+    return ff_kevent(f->kq, kev, n, NULL, 0, NULL) < 0 ? fstack_fail() : 0;
 }
 
 static int fstack_poll(void *st, struct ffl_stack_event *out, int max)
@@ -656,7 +392,7 @@ static int fstack_poll(void *st, struct ffl_stack_event *out, int max)
     struct kevent kev[MAX_EVENTS];
     int n = ff_kevent(f->kq, NULL, 0, kev, max < MAX_EVENTS ? max : MAX_EVENTS, &now);
     if (n < 0)
-        return fail();
+        return fstack_fail();
     for (int i = 0; i < n; i++)
         out[i] = (struct ffl_stack_event){
             .udata = kev[i].udata,

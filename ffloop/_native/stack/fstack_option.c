@@ -1,0 +1,135 @@
+/*
+ * fstack_option.c - socket options over F-Stack, by shm/option.h's table.
+ *
+ * Callers: fstack.c. Option names go by an allow list, and values that F-Stack hands through raw
+ * (SO_ERROR, TCP_INFO) are translated.
+ */
+#include "fstack_sock.h"
+#include "option.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "ff_api.h"
+
+/* FreeBSD's numbers, where they differ from Linux's, for what arrives raw (SO_ERROR, fflags). */
+static int linux_errno(int bsd)
+{
+    static const uint8_t map[] = {
+        [ff_EDEADLK] = EDEADLK,           [ff_EAGAIN] = EAGAIN,
+        [ff_EINPROGRESS] = EINPROGRESS,   [ff_EALREADY] = EALREADY,
+        [ff_ENOTSOCK] = ENOTSOCK,         [ff_EDESTADDRREQ] = EDESTADDRREQ,
+        [ff_EMSGSIZE] = EMSGSIZE,         [ff_EPROTOTYPE] = EPROTOTYPE,
+        [ff_ENOPROTOOPT] = ENOPROTOOPT,   [ff_EPROTONOSUPPORT] = EPROTONOSUPPORT,
+        [ff_EOPNOTSUPP] = EOPNOTSUPP,     [ff_EAFNOSUPPORT] = EAFNOSUPPORT,
+        [ff_EADDRINUSE] = EADDRINUSE,     [ff_EADDRNOTAVAIL] = EADDRNOTAVAIL,
+        [ff_ENETDOWN] = ENETDOWN,         [ff_ENETUNREACH] = ENETUNREACH,
+        [ff_ENETRESET] = ENETRESET,       [ff_ECONNABORTED] = ECONNABORTED,
+        [ff_ECONNRESET] = ECONNRESET,     [ff_ENOBUFS] = ENOBUFS,
+        [ff_EISCONN] = EISCONN,           [ff_ENOTCONN] = ENOTCONN,
+        [ff_ESHUTDOWN] = ESHUTDOWN,       [ff_ETIMEDOUT] = ETIMEDOUT,
+        [ff_ECONNREFUSED] = ECONNREFUSED, [ff_EHOSTDOWN] = EHOSTDOWN,
+        [ff_EHOSTUNREACH] = EHOSTUNREACH,
+    };
+    if (bsd > 0 && bsd < (int)FFL_COUNT(map) && map[bsd])
+        return map[bsd];
+    return bsd > 0 && bsd <= ff_ERANGE ? bsd : EIO; /* 1 to 34 are the same, but for EDEADLK */
+}
+
+/* Linux's struct tcp_info begins as FreeBSD's does, which was made after it; the two count the states
+ * and the window in other ways. */
+static int tcp_info(int fd, const struct ffl_option *o, void *val, uint32_t *len)
+{
+    static const uint8_t states[] = {
+        TCP_CLOSE,     TCP_LISTEN,  TCP_SYN_SENT, TCP_SYN_RECV,  TCP_ESTABLISHED, TCP_CLOSE_WAIT,
+        TCP_FIN_WAIT1, TCP_CLOSING, TCP_LAST_ACK, TCP_FIN_WAIT2, TCP_TIME_WAIT,
+    };
+    union {
+        struct tcp_info linux_one;
+        uint8_t room[512]; /* FreeBSD's is longer */
+    } u = {.room = {0}};
+    socklen_t n = sizeof(u);
+    if (ff_getsockopt_freebsd(fd, o->bsd_level, o->bsd_name, &u, &n) < 0)
+        return fstack_fail();
+    struct tcp_info *t = &u.linux_one;
+    uint32_t mss = t->tcpi_snd_mss ? t->tcpi_snd_mss : 1,
+             same = offsetof(struct tcp_info, tcpi_total_retrans);
+    t->tcpi_state = t->tcpi_state < sizeof(states) ? states[t->tcpi_state] : TCP_CLOSE;
+    t->tcpi_snd_cwnd /= mss;
+    t->tcpi_snd_ssthresh = t->tcpi_snd_ssthresh / mss;
+    *len = *len < same ? *len : same;
+    memcpy(val, &u, *len);
+    return 0;
+}
+
+static int set_bsd(int fd, int level, int name, const void *val, uint32_t len)
+{
+    return ff_setsockopt_freebsd(fd, level, name, val, len) < 0 ? fstack_fail() : 0;
+}
+
+static int get_bsd(int fd, int level, int name, void *val, uint32_t *len)
+{
+    socklen_t n = *len;
+    if (ff_getsockopt_freebsd(fd, level, name, val, &n) < 0)
+        return fstack_fail();
+    *len = n;
+    return 0;
+}
+
+static int set_source(int fd, const struct ffl_option *o, const void *val, uint32_t len)
+{
+    struct ip_mreq_source m;
+    if (len < sizeof(m))
+        return -EINVAL;
+    memcpy(&m, val, sizeof(m));
+    struct in_addr bsd[] = {m.imr_multiaddr, m.imr_sourceaddr, m.imr_interface};
+    return set_bsd(fd, o->bsd_level, o->bsd_name, bsd, sizeof(bsd));
+}
+
+/* Nothing is passed through by number: an unknown one may hit another option of FreeBSD's. */
+static const struct ffl_option *known(int level, int name, unsigned right)
+{
+    const struct ffl_option *o = ffl_option_find(level, name);
+    return o && o->bsd != FFL_BSD_NONE && o->flags & right ? o : NULL;
+}
+
+int fstack_setsockopt(void *st, int fd, int level, int name, const void *val, uint32_t len)
+{
+    const struct ffl_option *o = known(level, name, FFL_OPTION_SET);
+    if (!o)
+        return -ENOPROTOOPT;
+    if (o->bsd == FFL_BSD_SOURCE)
+        return set_source(fd, o, val, len);
+    if (o->bsd != FFL_BSD_FAMILY)
+        return set_bsd(fd, o->bsd_level, o->bsd_name, val, len);
+    int rc = set_bsd(fd, IPPROTO_IP, o->bsd_name, val, len);
+    return rc < 0 ? set_bsd(fd, IPPROTO_IPV6, o->bsd_name, val, len) : rc;
+}
+
+int fstack_getsockopt(void *st, int fd, int level, int name, void *val, uint32_t *len)
+{
+    const struct ffl_option *o = known(level, name, FFL_OPTION_GET);
+    if (!o)
+        return -ENOPROTOOPT;
+    if (o->bsd == FFL_BSD_TCP_INFO)
+        return tcp_info(fd, o, val, len);
+    bool family = o->bsd == FFL_BSD_FAMILY;
+    int rc = get_bsd(fd, family ? IPPROTO_IP : o->bsd_level, o->bsd_name, val, len);
+    if (rc < 0 && family)
+        rc = get_bsd(fd, IPPROTO_IPV6, o->bsd_name, val, len);
+    int v;
+    if (rc < 0 || *len != sizeof(v))
+        return rc;
+    memcpy(&v, val, sizeof(v));
+    if (o->bsd == FFL_BSD_ERRNO)
+        v = v ? linux_errno(v) : 0;
+    else if (o->kind == FFL_OPTION_BOOL)
+        v = v != 0; /* FreeBSD gives the flag's bit */
+    else if (family && v < 0)
+        v = 0; /* never set */
+    memcpy(val, &v, sizeof(v));
+    return 0;
+}

@@ -1,0 +1,29 @@
+/*
+ * fstack_sock.h - what the files of the seam over F-Stack share.
+ *
+ * Callers: fstack.c. Only the files of stack/ that are named fstack include ff_api.h.
+ */
+#ifndef FFL_FSTACK_SOCK_H
+#define FFL_FSTACK_SOCK_H
+
+#include "stack.h"
+
+#include <errno.h>
+
+/* The wrappers set errno to Linux's number; a call that failed without one must not look well. */
+static inline int fstack_fail(void)
+{
+    return errno > 0 ? -errno : -EIO;
+}
+
+/* fstack_data.c: ffl_stack_ops.send, .recv */
+int fstack_send(void *st, int fd, const struct iovec *iov, int n, const struct ffl_addr *to,
+                const struct ffl_ctl *ctl);
+int fstack_recv(void *st, int fd, const struct iovec *iov, int n, struct ffl_addr *from,
+                struct ffl_ctl *ctl, int *msg_flags);
+
+/* fstack_option.c: ffl_stack_ops.setsockopt, .getsockopt */
+int fstack_setsockopt(void *st, int fd, int level, int name, const void *val, uint32_t len);
+int fstack_getsockopt(void *st, int fd, int level, int name, void *val, uint32_t *len);
+
+#endif
