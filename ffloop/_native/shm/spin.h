@@ -1,7 +1,7 @@
 /*
  * spin.h - whether to look at the ring a little longer before sleeping.
  *
- * Callers: client/wait.c, instance/serve.c, preload/wait.c. Each side owns one of each. Spinning pays
+ * Callers: client/sleep.c, instance/serve.c. Each side owns one of each. Spinning pays
  * while events come closer together than the limit; the gap is an exponentially weighted mean, so that
  * one long pause does not turn it off and one burst does not turn it on.
  *
