@@ -326,7 +326,8 @@ static int deaf(int fd)
     return 0;
 }
 
-/* Committed, and not rung: found by the sleeper's own look, which is counted. */
+/* Committed, and not rung: found by the sleeper's own look, which is counted. An entry that comes
+ * between the raised word and the look before the sleep is found at once: then another one is sent. */
 TEST(r5_a_lost_doorbell_is_counted_by_the_instance)
 {
     struct raw r;
@@ -334,12 +335,13 @@ TEST(r5_a_lost_doorbell_is_counted_by_the_instance)
     lab_start("");
     raw_attach(&r);
     lab_run();
-    while (!atomic_load(&r.map.seg->waits.inst))
-        (void)sched_yield();
-    raw_op(&r, FFL_OP_NOP, 0, 1, 0);
-    while (!raw_next(&r, &e))
-        (void)sched_yield();
-    CHECK_EQ(atomic_load(&lab.in->page->late_looks), 1);
+    while (!atomic_load(&lab.in->page->late_looks)) {
+        while (!atomic_load(&r.map.seg->waits.inst))
+            (void)sched_yield();
+        raw_op(&r, FFL_OP_NOP, 0, 1, 0);
+        while (!raw_next(&r, &e))
+            (void)sched_yield();
+    }
     lab_stop();
     raw_gone(&r);
 }
@@ -352,16 +354,17 @@ static void *ping(void *c)
 
 TEST(r5_a_lost_doorbell_is_counted_by_the_client)
 {
-    pthread_t t;
     lab_start("");
     struct ffl_client *c = lab_attach_stepped();
     TAILQ_FIRST(&lab.in->sessions)->ch.ring_bell = deaf;
-    CHECK_EQ(pthread_create(&t, NULL, ping, c), 0);
-    while (!atomic_load(&c->map.seg->waits.app))
-        (void)sched_yield();
-    iterations(2);
-    pthread_join(t, NULL);
-    CHECK_EQ(atomic_load(&c->map.seg->app.late_looks), 1);
+    while (!atomic_load(&c->map.seg->app.late_looks)) {
+        pthread_t t;
+        CHECK_EQ(pthread_create(&t, NULL, ping, c), 0);
+        while (!atomic_load(&c->map.seg->waits.app))
+            (void)sched_yield();
+        iterations(2);
+        pthread_join(t, NULL);
+    }
     ffl_client_detach(c);
     lab_stop();
 }
