@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import socket
 
 import pytest
 
@@ -161,5 +162,104 @@ def test_peer_resets(run):
         except ConnectionResetError:
             pass
         server.close()
+
+    run(main())
+
+
+class Reader(asyncio.StreamReader):
+    def feed_data(self, data):
+        super().feed_data(data.upper())
+
+
+class ReaderProtocol(asyncio.StreamReaderProtocol):
+    def data_received(self, data):
+        super().data_received(data + b"!")
+
+
+@pytest.mark.parametrize(
+    ("reader_class", "protocol_class", "seen"),
+    [
+        (asyncio.StreamReader, asyncio.StreamReaderProtocol, b"bytes"),
+        (Reader, asyncio.StreamReaderProtocol, b"BYTES"),
+        (asyncio.StreamReader, ReaderProtocol, b"bytes!"),
+    ],
+)
+def test_derived_streams_are_asked(run, reader_class, protocol_class, seen):
+    """asyncio's own are fed in compiled code, others by their methods."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            reader = reader_class(loop=loop)
+            protocol = protocol_class(reader, loop=loop)
+            transport, _ = await loop.create_connection(lambda: protocol, sock=ours)
+            theirs.send(b"bytes")
+            assert await reader.readexactly(len(seen)) == seen
+            transport.close()
+
+    run(main())
+
+
+def test_methods_changed_in_the_class_are_used(run, monkeypatch):
+    fed: list[bytes] = []
+    feed_data = asyncio.StreamReader.feed_data
+
+    def note(self, data):
+        fed.append(data)
+        feed_data(self, data)
+
+    monkeypatch.setattr(asyncio.StreamReader, "feed_data", note)
+
+    async def main():
+        ours, theirs = socket.socketpair()
+        with theirs:
+            reader, writer = await asyncio.open_connection(sock=ours)
+            theirs.send(b"bytes")
+            assert await reader.readexactly(5) == b"bytes"
+            writer.close()
+        assert fed == [b"bytes"]
+
+    run(main())
+
+
+def test_a_reader_is_paused_at_twice_its_limit(run):
+    async def main():
+        ours, theirs = socket.socketpair()
+        with theirs:
+            reader, writer = await asyncio.open_connection(sock=ours, limit=100)
+            for chunk in (b"a" * 100, b"b" * 100):  # as much as it may hold
+                theirs.send(chunk)
+                await until(lambda chunk=chunk: reader._buffer.endswith(chunk))
+                assert writer.transport.is_reading()
+            theirs.send(b"c")
+            await until(lambda: not writer.transport.is_reading())
+            assert await reader.readexactly(201) == b"a" * 100 + b"b" * 100 + b"c"
+            assert writer.transport.is_reading()
+            writer.close()
+
+    async def until(true):
+        while not true():
+            await asyncio.sleep(0)
+
+    run(main())
+
+
+def test_who_waits_and_is_cancelled_loses_nothing(run):
+    async def main():
+        ours, theirs = socket.socketpair()
+        with theirs:
+            reader, writer = await asyncio.open_connection(sock=ours)
+            waits = asyncio.ensure_future(reader.readexactly(5))
+            await asyncio.sleep(0)
+            waits.cancel()
+            theirs.send(b"by")
+            with pytest.raises(asyncio.CancelledError):
+                await waits
+            theirs.send(b"tes")
+            assert await reader.readexactly(5) == b"bytes"
+            theirs.close()
+            assert await reader.read() == b""
+            writer.close()
 
     run(main())

@@ -28,6 +28,8 @@ typedef struct {
 static PyObject *name_accepted, *name_accept_failed, *name_begin_failed, *name_failed, *name_copy,
     *name_run, *name_make;
 
+static PyTypeObject *acceptor_type;
+
 /* ---- a connection -------------------------------------------------------------------------- */
 
 /* listener.name(exc, protocol, transport) of the exception that is set. */
@@ -100,6 +102,11 @@ static int tell_failed(Acceptor *a, int err)
     int rc = code ? hot_call(a->listener, name_failed, code) : -1;
     Py_XDECREF(code);
     return rc;
+}
+
+bool acceptor_is(PyObject *owner)
+{
+    return Py_TYPE(owner) == acceptor_type;
 }
 
 /* A connection that comes alone costs no second accept in vain: how many are tried follows what was
@@ -235,5 +242,6 @@ int acceptor_exec(PyObject *module)
     };
     if (hot_intern_all(names, FFL_COUNT(names)) < 0)
         return -1;
-    return hot_add_type(module, "Acceptor", &acceptor_spec, NULL) ? 0 : -1;
+    acceptor_type = (PyTypeObject *)hot_add_type(module, "Acceptor", &acceptor_spec, NULL);
+    return acceptor_type ? 0 : -1;
 }

@@ -212,7 +212,7 @@ PyObject *direct_batch(Dispatcher *dispatcher)
 
 static int stream_ready(Dispatcher *d, PyObject *self, unsigned events)
 {
-    struct stream *s = stream_of(self);
+    struct stream *s = stream_fields(self);
     int rc = 0;
     if (events & ~(unsigned)EPOLLOUT && s->watched & EPOLLIN && s->receiving)
         rc = stream_read(d, self);
@@ -228,7 +228,7 @@ int direct_dispatch(Dispatcher *dispatcher, int fd, unsigned events)
     if (!owner) /* closed by an earlier callback */
         return 0;
     Py_INCREF(owner);
-    int rc = stream_of(owner) ? stream_ready(dispatcher, owner, events) : acceptor_ready(owner);
+    int rc = acceptor_is(owner) ? acceptor_ready(owner) : stream_ready(dispatcher, owner, events);
     Py_DECREF(owner);
     return rc;
 }

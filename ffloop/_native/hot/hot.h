@@ -118,6 +118,7 @@ char *direct_room(Dispatcher *d, size_t *size); /* where recv puts what goes to 
 int stream_read(Dispatcher *d, PyObject *self);
 
 /* Accepts what has come: acceptor.c. */
+bool acceptor_is(PyObject *owner);
 int acceptor_ready(PyObject *acceptor);
 
 int direct_exec(void);

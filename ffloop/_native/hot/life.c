@@ -36,7 +36,7 @@ int stream_attach(PyObject *self, struct stream *s)
 
 static int watch(PyObject *self, bool reading, bool writing)
 {
-    struct stream *s = stream_of(self);
+    struct stream *s = stream_fields(self);
     unsigned events = (reading ? (unsigned)EPOLLIN : 0) | (writing ? (unsigned)EPOLLOUT : 0);
     if (events == s->watched || s->handle < 0)
         return 0;
@@ -47,14 +47,14 @@ static int watch(PyObject *self, bool reading, bool writing)
 
 static int resume(PyObject *self)
 {
-    struct stream *s = stream_of(self);
+    struct stream *s = stream_fields(self);
     s->receiving = 1;
     return watch(self, true, is_set(s->backlog));
 }
 
 static int stop_reading(PyObject *self)
 {
-    return watch(self, false, is_set(stream_of(self)->backlog));
+    return watch(self, false, is_set(stream_fields(self)->backlog));
 }
 
 PyObject *stream_resume(PyObject *self, PyObject *unused)
@@ -69,13 +69,13 @@ PyObject *stream_stop_reading(PyObject *self, PyObject *unused)
 
 PyObject *stream_tell_writable(PyObject *self, PyObject *wanted)
 {
-    struct stream *s = stream_of(self);
+    struct stream *s = stream_fields(self);
     return none_or_error(s->dispatcher ? watch(self, s->receiving, wanted == Py_True) : 0);
 }
 
 /* ---- the beginning ------------------------------------------------------------------------- */
 
-static int tell_waiter(PyObject *waiter)
+int stream_tell_waiter(PyObject *waiter)
 {
     PyObject *off = PyObject_CallMethodObjArgs(waiter, name_cancelled, NULL);
     int rc = off ? PyObject_IsTrue(off) : -1;
@@ -86,7 +86,7 @@ static int tell_waiter(PyObject *waiter)
 /* begin(waiter=None): connection_made, then reading, then the waiter: asyncio's three steps in one. */
 PyObject *stream_begin(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
-    struct stream *s = stream_of(self);
+    struct stream *s = stream_fields(self);
     PyObject *type, *value, *trace;
     int rc = hot_call(s->protocol, name_connection_made, self);
     PyErr_Fetch(&type, &value, &trace);
@@ -96,7 +96,7 @@ PyObject *stream_begin(PyObject *self, PyObject *const *args, Py_ssize_t n)
     else
         rc = 0;
     if (rc == 0 && n > 0 && args[0] != Py_None)
-        rc = tell_waiter(args[0]);
+        rc = stream_tell_waiter(args[0]);
     if (rc == 0) {
         PyErr_Restore(type, value, trace);
         return type ? NULL : Py_NewRef(Py_None);
@@ -159,7 +159,7 @@ static int passed_on(PyObject *self, const struct stream *s)
 
 PyObject *stream_close(PyObject *self, PyObject *unused)
 {
-    struct stream *s = stream_of(self);
+    struct stream *s = stream_fields(self);
     int passed = s->closing ? 1 : passed_on(self, s);
     return none_or_error(passed ? passed : begin_to_close(self, s));
 }
@@ -167,7 +167,7 @@ PyObject *stream_close(PyObject *self, PyObject *unused)
 /* eof_received, in the context of reading callbacks. */
 PyObject *stream_read_eof(PyObject *self, PyObject *unused)
 {
-    struct stream *s = stream_of(self);
+    struct stream *s = stream_fields(self);
     if (scheduler_debug(s->loop) && hot_call(self, name_log_eof, NULL) < 0)
         return NULL;
     PyObject *r = PyObject_CallMethodObjArgs(s->protocol, name_eof_received, NULL);
@@ -234,7 +234,7 @@ static int let_go(PyObject *self, struct stream *s, PyObject *abort)
 /* _call_connection_lost(exc, abort=False) */
 PyObject *stream_end(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
-    struct stream *s = stream_of(self);
+    struct stream *s = stream_fields(self);
     PyObject *type, *value, *trace;
     int rc = s->protocol_connected ? hot_call(s->protocol, name_connection_lost, args[0]) : 0;
     PyErr_Fetch(&type, &value, &trace);
@@ -262,7 +262,7 @@ static int abandon(PyObject *self, struct stream *s)
 
 void stream_finalize(PyObject *self)
 {
-    struct stream *s = stream_of(self);
+    struct stream *s = stream_fields(self);
     if (!s->open)
         return;
     PyObject *type, *value, *trace;
@@ -276,12 +276,12 @@ void stream_finalize(PyObject *self)
 
 PyObject *stream_is_closing(PyObject *self, PyObject *unused)
 {
-    return PyBool_FromLong(stream_of(self)->closing);
+    return PyBool_FromLong(stream_fields(self)->closing);
 }
 
 PyObject *stream_is_reading(PyObject *self, PyObject *unused)
 {
-    const struct stream *s = stream_of(self);
+    const struct stream *s = stream_fields(self);
     return PyBool_FromLong(!s->closing && !s->paused);
 }
 

@@ -13,26 +13,20 @@
 #define HIGH_WATER (64 * 1024)
 
 static PyTypeObject *stream_type;
-static Py_ssize_t stream_at; /* where the fields stand */
+Py_ssize_t stream_at;
 static PyObject *buffered_protocol, *copy_context;
 static PyObject *name_deliver, *name_get_buffer, *name_buffer_updated;
 
 struct stream *stream_of(PyObject *self)
 {
-    return PyObject_TypeCheck(self, stream_type) ? (struct stream *)((char *)self + stream_at)
-                                                 : NULL;
-}
-
-static struct stream *of(PyObject *self)
-{
-    return (struct stream *)((char *)self + stream_at);
+    return PyObject_TypeCheck(self, stream_type) ? stream_fields(self) : NULL;
 }
 
 /* ---- memory -------------------------------------------------------------------------------- */
 
 static int stream_traverse(PyObject *self, visitproc visit, void *arg)
 {
-    PyObject **refs = &of(self)->loop;
+    PyObject **refs = &stream_fields(self)->loop;
     for (size_t i = 0; i < STREAM_REFS; i++)
         Py_VISIT(refs[i]);
     Py_VISIT(Py_TYPE(self));
@@ -48,7 +42,7 @@ static void forget_protocol(struct stream *s)
 
 static int stream_clear(PyObject *self)
 {
-    PyObject **refs = &of(self)->loop;
+    PyObject **refs = &stream_fields(self)->loop;
     for (size_t i = 0; i < STREAM_REFS; i++)
         Py_CLEAR(refs[i]);
     return 0;
@@ -77,8 +71,12 @@ static int choose_protocol(struct stream *s, PyObject *protocol)
         return -1;
     hot_set_ref(&s->protocol, protocol);
     forget_protocol(s);
-    if (!buffered)
-        return method_of(protocol, name_deliver, &s->deliver);
+    s->feeds = 0;
+    if (!buffered) {
+        int feeds = feed_serves(protocol);
+        s->feeds = feeds > 0;
+        return feeds < 0 ? -1 : method_of(protocol, name_deliver, &s->deliver);
+    }
     if (method_of(protocol, name_get_buffer, &s->get_buffer) < 0)
         return -1;
     return method_of(protocol, name_buffer_updated, &s->buffer_updated);
@@ -86,12 +84,12 @@ static int choose_protocol(struct stream *s, PyObject *protocol)
 
 static PyObject *set_protocol(PyObject *self, PyObject *protocol)
 {
-    return choose_protocol(of(self), protocol) < 0 ? NULL : Py_NewRef(Py_None);
+    return choose_protocol(stream_fields(self), protocol) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 static PyObject *get_protocol(PyObject *self, PyObject *unused)
 {
-    PyObject *protocol = of(self)->protocol;
+    PyObject *protocol = stream_fields(self)->protocol;
     return Py_NewRef(protocol ? protocol : Py_None);
 }
 
@@ -108,7 +106,7 @@ static int choose_context(struct stream *s, PyObject *context)
 
 static PyObject *set_context(PyObject *self, PyObject *context)
 {
-    return choose_context(of(self), context) < 0 ? NULL : Py_NewRef(Py_None);
+    return choose_context(stream_fields(self), context) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 /* The fields that all have. `dispatcher`, of a loop in direct mode, or NULL. */
@@ -128,7 +126,7 @@ static void begin_fields(struct stream *s, PyObject *loop, PyObject *dispatcher,
 /* Last, since from here on it owns what it is given: `handle`. */
 static int open_stream(PyObject *self, PyObject *protocol, int handle)
 {
-    struct stream *s = of(self);
+    struct stream *s = stream_fields(self);
     if (!s->extra && !(s->extra = PyDict_New()))
         return -1;
     if (choose_context(s, s->lasting) < 0 || choose_protocol(s, protocol) < 0 ||
@@ -143,7 +141,7 @@ static int stream_init(PyObject *self, PyObject *args, PyObject *kw)
 {
     static char *names[] = {"loop",   "protocol",   "handle", "context", "extra", "client",
                             "thread", "dispatcher", "server", "sock",    NULL};
-    struct stream *s = of(self);
+    struct stream *s = stream_fields(self);
     PyObject *loop, *protocol, *context = Py_None, *extra = Py_None, *client = NULL, *thread = NULL;
     PyObject *dispatcher = NULL, *server = Py_None, *sock = Py_None;
     int handle;
@@ -174,7 +172,7 @@ PyObject *stream_new(PyTypeObject *type, PyObject *protocol, const struct accept
     PyObject *self = PyType_GenericAlloc(type, 0);
     if (!self)
         return NULL;
-    struct stream *s = of(self);
+    struct stream *s = stream_fields(self);
     begin_fields(s, from->loop, from->dispatcher, from->server);
     hot_set_ref(&s->listener, from->listener);
     hot_set_ref(&s->peer, from->peer);
@@ -195,7 +193,7 @@ void stream_detach(struct stream *s)
 
 static PyObject *py_detach(PyObject *self, PyObject *unused)
 {
-    stream_detach(of(self));
+    stream_detach(stream_fields(self));
     return Py_NewRef(Py_None);
 }
 
@@ -282,7 +280,7 @@ int stream_exec(PyObject *module)
         {&name_buffer_updated, "buffer_updated"},
     };
     if (hot_intern_all(names, FFL_COUNT(names)) < 0 || transfer_exec() < 0 || life_exec() < 0 ||
-        hot_import(&copy_context, "contextvars", "copy_context") < 0 ||
+        feed_exec() < 0 || hot_import(&copy_context, "contextvars", "copy_context") < 0 ||
         hot_import(&buffered_protocol, "asyncio.protocols", "BufferedProtocol") < 0)
         return -1;
     return hot_add_subtype(module, "Stream", &stream_spec, "asyncio.transports",

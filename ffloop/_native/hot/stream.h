@@ -1,6 +1,6 @@
 /*
  * stream.h - Stream, the compiled base class of stream transports. stream.c is the type, transfer.c
- * reads and writes, life.c is how a connection begins and ends.
+ * reads and writes, life.c is how a connection begins and ends, feed.c feeds asyncio's streams.
  */
 #ifndef FFL_STREAM_H
 #define FFL_STREAM_H
@@ -26,10 +26,19 @@ struct stream {
     int conn_lost;
     char protocol_paused, protocol_connected;
     char open, begun, paused, closing, eof; /* begun: connection_made was called */
+    char feeds;                             /* the protocol is one of asyncio's streams: feed.c */
     char receiving; /* data goes to the protocol at once: begun, not paused, not closing */
     char sending;   /* write() goes out at once: no backlog, no end of file, not closed */
 };
 #define STREAM_REFS (offsetof(struct stream, high_water) / sizeof(PyObject *))
+
+extern Py_ssize_t stream_at; /* where the fields stand */
+
+/* Of what is known to be a Stream. */
+static inline struct stream *stream_fields(PyObject *self)
+{
+    return (struct stream *)((char *)self + stream_at);
+}
 
 static inline bool is_set(const PyObject *field)
 {
@@ -49,7 +58,13 @@ void stream_detach(struct stream *s); /* no more events; writes take the long wa
 
 int stream_attach(PyObject *self, struct stream *s); /* to its server */
 int stream_eof(PyObject *self, struct stream *s);    /* the peer has sent its last byte */
+int stream_tell_waiter(PyObject *waiter);            /* set_result(None), unless it was cancelled */
 void stream_finalize(PyObject *self);
+
+/* feed.c. Is it one of asyncio's StreamReaderProtocols, as they are? -1 with an exception. */
+int feed_serves(PyObject *protocol);
+/* Its data_received: 1; 0: nothing is done, it is to be called; -1 with an exception. */
+int feed_reader(PyObject *protocol, const char *data, size_t len);
 
 /* Methods of transfer.c, then of life.c. */
 PyObject *stream_write(PyObject *self, PyObject *data);
@@ -67,5 +82,6 @@ PyObject *stream_tell_writable(PyObject *self, PyObject *wanted);
 
 int transfer_exec(void);
 int life_exec(void);
+int feed_exec(void);
 
 #endif

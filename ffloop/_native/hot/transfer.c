@@ -43,11 +43,15 @@ PyObject *stream_run(struct stream *s, PyObject *callback, PyObject *a)
 
 int stream_deliver(PyObject *self, const char *data, size_t len)
 {
+    struct stream *s = stream_fields(self);
+    int fed = s->feeds ? feed_reader(s->protocol, data, len) : 0;
+    if (fed)
+        return fed > 0 ? 0 : hot_fault(self, name_fault);
     PyObject *bytes = PyBytes_FromStringAndSize(data, (Py_ssize_t)len);
     if (!bytes)
         return -1;
     Py_INCREF(self);
-    PyObject *r = stream_run(stream_of(self), stream_of(self)->deliver, bytes);
+    PyObject *r = stream_run(s, s->deliver, bytes);
     Py_DECREF(bytes);
     int rc = r ? 0 : hot_fault(self, name_fault);
     Py_XDECREF(r);
@@ -67,7 +71,7 @@ static int hot_call_int(PyObject *self, PyObject *name, long value)
 static int no_data(PyObject *self, ssize_t got, int err)
 {
     if (got == 0)
-        return stream_eof(self, stream_of(self));
+        return stream_eof(self, stream_fields(self));
     if (err == EAGAIN || err == EINTR)
         return 0;
     return hot_call_int(self, name_on_error, err);
@@ -92,7 +96,7 @@ static int get_buffer(struct stream *s, Py_buffer *room)
 /* Straight into a BufferedProtocol's buffer. */
 static int read_into(Dispatcher *d, PyObject *self)
 {
-    struct stream *s = stream_of(self);
+    struct stream *s = stream_fields(self);
     Py_buffer room;
     if (get_buffer(s, &room) < 0)
         return hot_fault(self, name_fill_failed);
@@ -115,7 +119,7 @@ static int read_into(Dispatcher *d, PyObject *self)
 
 int stream_read(Dispatcher *d, PyObject *self)
 {
-    struct stream *s = stream_of(self);
+    struct stream *s = stream_fields(self);
     int rc = 0;
     Py_INCREF(self);
     if (s->buffer_updated && s->get_buffer) {
@@ -160,7 +164,7 @@ static PyObject *call_two(PyObject *self, PyObject *name, PyObject *a, PyObject 
 
 PyObject *stream_write(PyObject *self, PyObject *data)
 {
-    struct stream *s = stream_of(self);
+    struct stream *s = stream_fields(self);
     char *bytes;
     Py_ssize_t len;
     if (!s->sending || !PyBytes_CheckExact(data) || *s->thread != PyThread_get_thread_ident())
@@ -183,7 +187,7 @@ PyObject *stream_send(PyObject *self, PyObject *data)
     Py_buffer view;
     if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0)
         return NULL;
-    int64_t sent = send_now(stream_of(self), view.buf, (size_t)view.len);
+    int64_t sent = send_now(stream_fields(self), view.buf, (size_t)view.len);
     PyBuffer_Release(&view);
     return PyLong_FromLongLong(sent);
 }
@@ -214,7 +218,7 @@ PyObject *stream_send_pieces(PyObject *self, PyObject *list)
         if (rc == 0)
             iov[n] = (struct iovec){.iov_base = views[n].buf, .iov_len = (size_t)views[n].len};
     }
-    int64_t sent = rc == 0 && size >= 0 ? send_pieces(stream_of(self), iov, n) : 0;
+    int64_t sent = rc == 0 && size >= 0 ? send_pieces(stream_fields(self), iov, n) : 0;
     while (n > 0)
         PyBuffer_Release(&views[--n]);
     return rc < 0 || size < 0 ? NULL : PyLong_FromLongLong(sent);
