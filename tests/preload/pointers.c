@@ -173,6 +173,20 @@ CASE(readiness)
     saw("poll after all", poll(&p, 1, 1000));
 }
 
+CASE(events_beyond_the_first)
+{
+    struct epoll_event ev = {.events = EPOLLOUT}, *last;
+    int ep = epoll_create1(0);
+    pages();
+    last = (struct epoll_event *)((char *)nowhere - sizeof(*last));
+    NEED(epoll_ctl(ep, EPOLL_CTL_ADD, server, &ev) == 0);
+    NEED(epoll_ctl(ep, EPOLL_CTL_ADD, client, &ev) == 0);
+    saw("both", epoll_wait(ep, last - 1, 2, 1000));
+    saw("one finds room", epoll_wait(ep, last, 2, 1000));
+    saw("none", epoll_wait(ep, nowhere, 2, 1000));
+    saw("both", epoll_wait(ep, last - 1, 2, 1000));
+}
+
 CASE(by_number)
 {
     struct pollfd p = {.fd = 0, .events = POLLIN};

@@ -5,6 +5,7 @@
  */
 #include "cases.h"
 
+#include <netinet/tcp.h>
 #include <pthread.h>
 
 enum {
@@ -140,6 +141,115 @@ CASE(fills)
 {
     connected();
     takes(fill);
+}
+
+static void other_spellings(void)
+{
+    struct iovec v = {buffer, 5};
+    struct mmsghdr many[2] = {{.msg_hdr = {.msg_iov = &v, .msg_iovlen = 1}},
+                              {.msg_hdr = {.msg_iov = &v, .msg_iovlen = 1}}};
+    NEED(writev(client, &v, 1) == 5 && readv(server, &v, 1) == 5);
+    NEED(pwritev2(client, &v, 1, -1, 0) == 5 && preadv2(server, &v, 1, -1, 0) == 5);
+    NEED(sendto(client, buffer, 5, 0, NULL, 0) == 5);
+    NEED(recvfrom(server, buffer, 5, MSG_WAITALL, NULL, NULL) == 5);
+    NEED(sendmmsg(client, many, 2, 0) == 2);
+    NEED(recvmmsg(server, many, 2, MSG_WAITALL, NULL) == 2);
+    NEED(dprintf(client, "%s", "text") == 4 && recv(server, buffer, 4, MSG_WAITALL) == 4);
+}
+
+static void other_waits(void)
+{
+    struct pollfd p = {.fd = server, .events = POLLOUT};
+    struct timespec limit = {1, 0};
+    struct epoll_event ev = {.events = EPOLLOUT};
+    fd_set set;
+    FD_ZERO(&set);
+    FD_SET(server, &set);
+    NEED(ppoll(&p, 1, &limit, NULL) == 1 &&
+         pselect(server + 1, NULL, &set, NULL, &limit, NULL) == 1);
+    NEED(syscall(SYS_ppoll, &p, 1, &limit, NULL, 8) == 1);
+    int ep = epoll_create1(0), outer = epoll_create1(0);
+    NEED(epoll_ctl(ep, EPOLL_CTL_ADD, server, &ev) == 0);
+    NEED(epoll_pwait(ep, &ev, 1, 100, NULL) == 1 && epoll_pwait2(ep, &ev, 1, &limit, NULL) == 1);
+    ev.events = EPOLLIN;
+    NEED(epoll_ctl(outer, EPOLL_CTL_ADD, ep, &ev) == 0 && epoll_wait(outer, &ev, 1, 100) == 1);
+    NEED(close(ep) == 0 && close(outer) == 0);
+}
+
+static void asks(void)
+{
+    struct sockaddr_in a = anywhere();
+    socklen_t len = sizeof(a);
+    int fd = socket(AF_INET, SOCK_DGRAM, 0), n;
+    struct tcp_info info;
+    NEED(bind(fd, (struct sockaddr *)&a, len) == 0);
+    NEED(getsockname(fd, (struct sockaddr *)&a, &len) == 0);
+    NEED(sendto(fd, "x", 1, 0, (struct sockaddr *)&a, len) == 1);
+    NEED(recvfrom(fd, buffer, 1, 0, (struct sockaddr *)&a, &len) == 1 && close(fd) == 0);
+    len = sizeof(a);
+    NEED(getpeername(server, (struct sockaddr *)&a, &len) == 0);
+    NEED(ioctl(server, FIONREAD, &n) == 0 && fcntl(server, F_GETFL) >= 0);
+    len = sizeof(info);
+    NEED(getsockopt(server, IPPROTO_TCP, TCP_INFO, &info, &len) == 0);
+    int copied = fcntl(server, F_DUPFD_CLOEXEC, 50);
+    NEED(copied >= 50 && dup2(server, copied) == copied && close_range(50, 60, 0) == 0);
+}
+
+static int ends_of[2];
+
+static void passes(void)
+{
+    char room[CMSG_SPACE(sizeof(int))] = {0};
+    struct iovec v = {buffer, 1};
+    struct msghdr m = {
+        .msg_iov = &v, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof(room)};
+    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+    *c = (struct cmsghdr){CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
+    memcpy(CMSG_DATA(c), &server, sizeof(int));
+    NEED(sendmsg(ends_of[0], &m, 0) == 1 && recvmsg(ends_of[1], &m, 0) == 1);
+    memcpy(&server, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof(int));
+    NEED(write(client, "x", 1) == 1 && read(server, buffer, 1) == 1);
+}
+
+static void forks(void)
+{
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(write(client, "x", 1) != 1);
+    int status;
+    NEED(pid > 0 && waitpid(pid, &status, 0) == pid && status == 0);
+    NEED(read(server, buffer, 1) == 1);
+}
+
+CASE(talks_otherwise)
+{
+    connected();
+    takes(other_spellings);
+}
+
+CASE(waits_otherwise)
+{
+    connected();
+    takes(other_waits);
+}
+
+CASE(is_asked)
+{
+    connected();
+    takes(asks);
+}
+
+CASE(is_passed_on)
+{
+    connected();
+    NEED(socketpair(AF_UNIX, SOCK_STREAM, 0, ends_of) == 0);
+    takes(passes);
+}
+
+CASE(has_children)
+{
+    connected();
+    takes(forks);
 }
 
 int main(int argc, char **argv)

@@ -418,7 +418,9 @@ static int any_wait(int epfd, struct epoll_event *ev, int max, int64_t timeout_n
     }
     if (!node_mine(&ep->node))
         return (int)leave(-EXDEV);
-    if (ep->opened && !ffl_user_writes(ev, sizeof(*ev))) /* the first: the others are beside it */
+    if (ep->opened) /* as many as can be written, as the kernel gives */
+        max = (int)(ffl_user_room(ev, (size_t)max * sizeof(*ev)) / sizeof(*ev));
+    if (max == 0)
         return (int)leave(-EFAULT);
     int rc = epoll_use(ep, epfd);
     if (rc < 0)

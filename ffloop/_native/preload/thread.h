@@ -122,6 +122,7 @@ void thread_watch(void); /* the thread's end must be noticed from now on */
 bool ffl_user_copy(void *to, const void *from, size_t n);
 bool ffl_user_reads(const void *p, size_t n); /* can it be read? */
 bool ffl_user_writes(void *p, size_t n);      /* and written? It keeps what it has */
+size_t ffl_user_room(void *p, size_t n);      /* how many of the bytes can be written */
 struct sockaddr_storage;
 /* A copy of an address: 0 or -errno. */
 int ffl_user_address(struct sockaddr_storage *to, const struct sockaddr *sa, socklen_t len);

@@ -45,38 +45,49 @@ bool ffl_user_copy(void *to, const void *from, size_t n)
     return true;
 }
 
-/* A call of its own: the compiler knows of none but calls that they may end at `place`. */
-__attribute__((noinline)) static void touch(const char *p, size_t n, bool writes)
+/* A call of its own: the compiler knows of none but calls that they may end at `place`. `at`: how far. */
+__attribute__((noinline)) static void touch(const char *p, size_t n, bool writes,
+                                            volatile size_t *at)
 {
-    for (size_t at = 0; at < n; at += at ? PAGE : PAGE - (uintptr_t)p % PAGE)
+    while (*at < n) {
         if (writes)
-            (void)__atomic_fetch_or((char *)p + at, 0, __ATOMIC_RELAXED);
+            (void)__atomic_fetch_or((char *)p + *at, 0, __ATOMIC_RELAXED);
         else
-            (void)*(const volatile char *)(p + at);
+            (void)*((const volatile char *)p + *at);
+        *at += PAGE - ((uintptr_t)p + *at) % PAGE;
+    }
 }
 
-static bool reached(const void *p, size_t n, bool writes)
+/* How many of the bytes: n or more means all of them. */
+__attribute__((noinline)) static size_t reach(const void *p, size_t n, bool writes)
 {
     place_type place;
+    volatile size_t at = 0;
     if (EXPECT_FAULT(place)) {
         tls.fault = NULL;
-        return false;
+        return at;
     }
     atomic_signal_fence(memory_order_seq_cst);
-    touch(p, n, writes);
+    touch(p, n, writes, &at);
     atomic_signal_fence(memory_order_seq_cst);
     tls.fault = NULL;
-    return true;
+    return at;
+}
+
+size_t ffl_user_room(void *p, size_t n)
+{
+    size_t at = reach(p, n, true);
+    return at < n ? at : n;
 }
 
 bool ffl_user_reads(const void *p, size_t n)
 {
-    return reached(p, n, false);
+    return reach(p, n, false) >= n;
 }
 
 bool ffl_user_writes(void *p, size_t n)
 {
-    return reached(p, n, true);
+    return reach(p, n, true) >= n;
 }
 
 int ffl_user_address(struct sockaddr_storage *to, const struct sockaddr *sa, socklen_t len)
