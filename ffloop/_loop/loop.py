@@ -187,6 +187,54 @@ class Loop(SelectorLoop):
         self._make_socket_transport(rawsock, tls, extra=extra, server=server, **more)
         return tls._app_transport
 
+    @typed_as(asyncio.SelectorEventLoop.start_tls)
+    async def start_tls(
+        self,
+        transport: Any,
+        protocol: Any,
+        sslcontext: Any,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> Any:
+        """As asyncio's newest: what a server's StreamReader has read ahead is of the handshake."""
+        if not isinstance(sslcontext, ssl_module.SSLContext):
+            raise TypeError(f"sslcontext must be an ssl.SSLContext, got {sslcontext!r}")
+        if not getattr(transport, "_start_tls_compatible", False):
+            raise TypeError(f"transport {transport!r} is not supported by start_tls()")
+        waiter = self.create_future()
+        tls = SSLProtocol(
+            self,
+            protocol,
+            sslcontext,
+            waiter,
+            server_side,
+            server_hostname,
+            call_connection_made=False,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        transport.pause_reading()  # nothing comes before connection_made
+        if server_side:
+            tls.take_read_ahead(protocol)
+        transport.set_protocol(tls)
+        steps = (
+            self.call_soon(tls.connection_made, transport),
+            self.call_soon(transport.resume_reading),
+        )
+        try:
+            await waiter
+        except BaseException:
+            transport.close()
+            for step in steps:
+                step.cancel()
+            raise
+        finally:
+            del waiter  # its exception has this frame
+        return tls._app_transport
+
     async def _sendfile_fallback(
         self, transp: Any, file: Any, offset: int, *args: Any, **more: Any
     ) -> Any:

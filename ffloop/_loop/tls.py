@@ -1,31 +1,72 @@
-"""SSLProtocol: asyncio's, with the way of plain data made shorter."""
+"""TLS: asyncio's SSLProtocol with the short ways of the compiled Tls (_native/hot/tls.c) before it.
 
+Handshake, shutdown, errors and time-outs are asyncio's.
+"""
+
+import ssl
 from asyncio import sslproto
+from collections.abc import Iterable
 from typing import Any
 
-_RECORD = 16384  # bytes: SSL_read gives no more at once
-_Base: Any = sslproto.SSLProtocol
+from .._session.hot import Tls
+
+_Protocol: Any = sslproto.SSLProtocol
+_Transport: Any = sslproto._SSLProtocolTransport
 
 
-class SSLProtocol(_Base):  # type: ignore[misc]
-    """asyncio asks until OpenSSL says "want read", which is an exception each time, and with room
-    for 256 KiB, which is allocated each time. Here nothing is asked for when nothing is left."""
+class SSLTransport(_Transport):  # type: ignore[misc]
+    """What the application's protocol has. Made by the loop, never by the user."""
 
-    def _do_read__copied(self) -> None:
-        read, incoming = self._sslobj.read, self._incoming
-        chunks: list[bytes] = []
-        ended = False
-        try:
-            while chunk := read(_RECORD):
-                chunks.append(chunk)
-                if not incoming.pending and not self._sslobj.pending():
-                    break
-            else:
-                ended = True
-        except sslproto.SSLAgainErrors:
-            pass
-        if chunks:
-            self._app_protocol.data_received(chunks[0] if len(chunks) == 1 else b"".join(chunks))
-        if ended:  # close_notify
-            self._call_eof_received()
-            self._start_shutdown()
+    def __init__(self, loop: Any, protocol: "SSLProtocol") -> None:
+        super().__init__(loop, protocol)
+        self.write = protocol.write  # compiled, with no frame of Python's before it
+
+    def writelines(self, list_of_data: Iterable[Any]) -> None:
+        self.write(b"".join(list_of_data))
+
+
+class SSLProtocol(Tls, _Protocol):  # type: ignore[misc]
+    """The protocol of the stream, and its application's transport's other half."""
+
+    # asyncio makes a buffer so large for each connection. A stream of ffloop's has one for all, so
+    # only another's, which calls get_buffer(), needs it.
+    max_size = 0
+    _app_transport: Any
+    _app_transport_created: bool
+
+    def __init__(self, loop: Any, *args: Any, **more: Any) -> None:
+        """As asyncio's."""
+        super().__init__(loop, *args, **more)
+        face: Any = self._sslobj
+        own = type(face) is not ssl.SSLObject  # an application's, by its context's sslobject_class
+        self._use(loop._batches, face if own else face._sslobj)
+
+    def take_read_ahead(self, protocol: Any) -> None:
+        """What a stream's reader has of the bytes that follow the plain ones."""
+        reader = getattr(protocol, "_stream_reader", None)
+        if reader is not None and reader._buffer:
+            self._incoming.write(reader._buffer)
+            reader._buffer.clear()
+
+    def get_buffer(self, n: int) -> Any:
+        self.max_size = _Protocol.max_size
+        return super().get_buffer(n)
+
+    def _get_app_transport(self) -> Any:
+        if not self._app_transport_created:
+            self._app_transport = SSLTransport(self._loop, self)
+            self._app_transport_created = True
+        return super()._get_app_transport()
+
+    def _write_slow(self, data: Any) -> None:
+        # What write(), the base class's, does not do by itself.
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"data: expecting a bytes-like instance, got {type(data).__name__}")
+        if type(data) is not bytes:
+            self.write(bytes(data))
+        elif data:
+            self._write_later(memoryview(data))
+
+    def _write_later(self, view: memoryview) -> None:
+        # A view, since asyncio takes slices, a record at a time.
+        self._write_appdata((view,))

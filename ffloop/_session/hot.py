@@ -37,10 +37,12 @@ if TYPE_CHECKING:
     from .._native._hot import Handle as Handle
     from .._native._hot import Scheduler as Scheduler
     from .._native._hot import Stream as Stream
+    from .._native._hot import Tls as Tls
 else:
     _hot = _load()
     Acceptor = _hot.Acceptor  # of a listening descriptor, in direct mode
     Stream = _hot.Stream  # the base class of stream transports
+    Tls = _hot.Tls  # what stands before asyncio's SSLProtocol
     Dispatcher = _hot.Dispatcher  # waits for a batch and hands it out
     Scheduler = _hot.Scheduler  # the loop's call_soon, timers and _run_once
     Handle = _hot.Handle

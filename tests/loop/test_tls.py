@@ -162,3 +162,134 @@ def test_peer_vanishes_in_the_handshake(run_std, tls):
             assert await client.lost is None
 
     run_std(main())
+
+
+def test_bytes_one_at_a_time(run_std, tls):
+    async def main():
+        server_ctx, client_ctx = tls
+        async with serve(ssl=server_ctx) as (server, addr):
+            del server
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            peer = client_ctx.wrap_bio(incoming, outgoing, server_hostname="localhost")
+            reader, writer = await asyncio.open_connection(*addr)
+
+            async def ask(call, *args):
+                while True:
+                    try:
+                        return call(*args)
+                    except ssl.SSLWantReadError:
+                        writer.write(outgoing.read())
+                        incoming.write(await reader.read(65536))
+
+            await ask(peer.do_handshake)
+            peer.write(b"x" * 100)
+            for byte in outgoing.read():
+                writer.write(bytes([byte]))
+                await writer.drain()
+            with pytest.raises(ssl.SSLWantReadError):  # nothing came back of an incomplete record
+                peer.read()
+            peer.write(b"last")
+            with pytest.raises(ssl.SSLWantReadError):
+                peer.unwrap()
+            writer.write(outgoing.read())  # the data and close_notify at once, and nothing after it
+            await ask(peer.unwrap)
+            assert await reader.read() == b""
+            writer.close()
+
+    run_std(main())
+
+
+def test_a_reader_that_pauses_and_buffers(run_std, tls):
+    payload = os.urandom(700_000)
+
+    class Buffered(asyncio.BufferedProtocol):
+        def __init__(self):
+            self.done = asyncio.get_running_loop().create_future()
+
+        def connection_made(self, transport):
+            self.transport, self.data, self.room = (
+                transport,
+                bytearray(),
+                memoryview(bytearray(1000)),
+            )
+
+        def get_buffer(self, sizehint):
+            return self.room
+
+        def buffer_updated(self, nbytes):
+            self.data += self.room[:nbytes]
+            self.transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self.transport.resume_reading)
+            if len(self.data) == len(payload):
+                self.done.set_result(None)
+
+    async def main():
+        server_ctx, client_ctx = tls
+        async with pair(Buffered, ssl_server=server_ctx, ssl_client=client_ctx) as (client, server):
+            client.transport.write(payload)
+            client.transport.writelines([])
+            await server.done
+            assert server.data == payload
+
+    run_std(main())
+
+
+def test_a_large_write_to_a_slow_reader(run_std, tls):
+    payload = os.urandom(12_000_000)
+
+    async def main():
+        server_ctx, client_ctx = tls
+        async with pair(ssl_server=server_ctx, ssl_client=client_ctx) as (client, server):
+            server.transport.pause_reading()
+            client.transport.write(payload)
+            client.transport.writelines([bytearray(b"tail"), memoryview(b"end")])
+            server.transport.resume_reading()
+            assert await server.got(len(payload) + 7) == payload + b"tailend"
+
+    run_std(main())
+
+
+def test_a_fault_of_the_protocol_ends_the_connection(run_std, tls):
+    class Faulty(Log):
+        def data_received(self, data):
+            raise ZeroDivisionError
+
+    async def main():
+        server_ctx, client_ctx = tls
+        async with pair(Faulty, ssl_server=server_ctx, ssl_client=client_ctx) as (client, server):
+            client.transport.write(b"x")
+            assert isinstance(await server.lost, ZeroDivisionError)
+            with pytest.raises(TypeError):
+                client.transport.write("text")
+
+    run_std(main())
+    assert [type(error["exception"]) for error in run_std.errors] == [ZeroDivisionError]
+    run_std.errors.clear()
+
+
+def test_what_was_read_ahead_of_start_tls(run, tls):
+    if run.name != "ffloop":
+        pytest.skip("asyncio's own from Python 3.14 on")
+
+    async def main():
+        server_ctx, client_ctx = tls
+        got = asyncio.get_running_loop().create_future()
+
+        async def upgrade(reader, writer):
+            await reader.readline()
+            while not reader._buffer:  # the beginning of the handshake
+                await reader._wait_for_data("test")
+            await writer.start_tls(server_ctx)
+            got.set_result(await reader.readline())
+            writer.close()
+
+        server = await asyncio.start_server(upgrade, HOST, 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
+        writer.write(b"STARTTLS\n")
+        await writer.start_tls(client_ctx, server_hostname="localhost")
+        writer.write(b"secret\n")
+        assert await got == b"secret\n"
+        writer.close()
+        server.close()
+
+    run(main())

@@ -19,7 +19,6 @@
 #include <unistd.h>
 
 #define BATCH 1024
-#define ROOM (256 * 1024) /* bytes of one recv, as asyncio's */
 
 struct direct {
     PyObject **owners; /* by descriptor */
@@ -29,7 +28,6 @@ struct direct {
     struct ffl_instance_page *page; /* page.c, and its descriptor; or NULL */
     int page_fd;
     struct epoll_event events[BATCH]; /* of the batch from 0 on, the others from the end */
-    char room[ROOM];
 };
 
 static PyObject *name_on_writable;
@@ -82,12 +80,6 @@ void direct_received(Dispatcher *d, size_t bytes)
 {
     d->direct->n.receives++;
     d->direct->n.bytes_received += bytes;
-}
-
-char *direct_room(Dispatcher *d, size_t *size)
-{
-    *size = sizeof(d->direct->room);
-    return d->direct->room;
 }
 
 /* ---- the table ----------------------------------------------------------------------------- */

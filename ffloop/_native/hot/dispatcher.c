@@ -14,6 +14,9 @@
 #include "stream.h"
 
 #include <errno.h>
+#include <stdlib.h>
+
+#define ROOM (256 * 1024) /* bytes of one recv, as asyncio's */
 
 PyTypeObject *dispatcher_type;
 static PyObject *name_close_orphans;
@@ -25,11 +28,21 @@ static void dispatcher_release(Dispatcher *d)
     d->direct = NULL;
     if (direct)
         direct_free(direct);
+    free(d->room);
+    d->room = NULL;
     d->index = d->count = d->queued = 0;
     if (d->segment.obj)
         PyBuffer_Release(&d->segment);
     if (d->events.obj)
         PyBuffer_Release(&d->events);
+}
+
+char *dispatcher_room(Dispatcher *d, size_t *size)
+{
+    *size = ROOM;
+    if (!d->room && !(d->room = malloc(ROOM)))
+        PyErr_NoMemory();
+    return d->room;
 }
 
 /* The ring's attribute, as a new reference in *to. */

@@ -2,10 +2,11 @@
  * hot.h - the compiled half of the Python face: what its parts share.
  *
  * Stream (stream.c) is a transport's base class with its short ways, Dispatcher (dispatcher.c) waits for
- * a batch of events and hands it out, direct.c does so without a session, Scheduler (scheduler.c,
- * iteration.c) queues and runs the loop's callbacks, which are handles (handle.c), some of them in a heap of timers (timers.c). Each has one short way here and a
- * long way in Python for whatever is not plain. Limited API of 3.11, so that one wheel serves every
- * later one.
+ * a batch of events and hands it out, direct.c does so without a session, Tls (tls.c) stands between
+ * a stream and its protocol, Scheduler (scheduler.c, iteration.c) queues and runs the loop's callbacks,
+ * which are handles (handle.c), some of them in a heap of timers (timers.c). Each has one short way here
+ * and a long way in Python for whatever is not plain. Limited API of 3.11, so that one wheel serves
+ * every later one.
  */
 #ifndef FFL_HOT_H
 #define FFL_HOT_H
@@ -42,6 +43,7 @@ typedef struct {
     int epfd;
     long long longest_ns; /* no wait is longer; < 0: no limit */
     int index, count;     /* the next event, and how many the batch has */
+    char *room;           /* dispatcher_room(), or NULL: not asked for yet */
     int queued;           /* it, or handles that will dispatch, are in the loop's queue */
     char cancelled;       /* never: for asyncio's own _run_once, which takes it for a handle */
     unsigned long thread; /* direct mode: who runs the loop */
@@ -85,6 +87,9 @@ int hot_fault(PyObject *self, PyObject *name);
 int dispatcher_wait(Dispatcher *d, int64_t timeout_ns, int wake_fd);
 /* Hands out the events from index on. 0, or -1 with an exception: what is left stays. */
 int dispatcher_hand_out(Dispatcher *d);
+/* What is on its way to a plain protocol, until it is `bytes`: *size bytes of memory, or NULL with an
+ * exception. A callback may use it for something else. */
+char *dispatcher_room(Dispatcher *d, size_t *size);
 extern PyTypeObject *dispatcher_type;
 
 struct direct_counters {
@@ -113,7 +118,6 @@ uint64_t direct_waits(const Dispatcher *d); /* how many there were */
 void direct_accepted(Dispatcher *d);
 void direct_sent(Dispatcher *d, size_t bytes);
 void direct_received(Dispatcher *d, size_t bytes);
-char *direct_room(Dispatcher *d, size_t *size); /* where recv puts what goes to a plain protocol */
 /* One recv, and what comes of it. */
 int stream_read(Dispatcher *d, PyObject *self);
 
@@ -121,7 +125,10 @@ int stream_read(Dispatcher *d, PyObject *self);
 bool acceptor_is(PyObject *owner);
 int acceptor_ready(PyObject *acceptor);
 
+bool tls_is(PyObject *protocol); /* a Tls, which takes data as a plain protocol */
+
 int direct_exec(void);
+int tls_exec(PyObject *module);
 int acceptor_exec(PyObject *module);
 int stream_exec(PyObject *module);
 int dispatcher_exec(PyObject *module);

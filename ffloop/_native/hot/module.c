@@ -92,7 +92,7 @@ static int module_exec(PyObject *module)
     if (stream_exec(module) < 0 || dispatcher_exec(module) < 0 || direct_exec() < 0 ||
         acceptor_exec(module) < 0)
         return -1;
-    return scheduler_exec(module);
+    return tls_exec(module) < 0 ? -1 : scheduler_exec(module);
 }
 
 static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, module_exec}, {0, NULL}};

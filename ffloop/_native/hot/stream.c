@@ -66,7 +66,8 @@ static int method_of(PyObject *protocol, PyObject *name, PyObject **out)
 
 static int choose_protocol(struct stream *s, PyObject *protocol)
 {
-    int buffered = PyObject_IsInstance(protocol, buffered_protocol);
+    s->lends = tls_is(protocol);
+    int buffered = s->lends ? 0 : PyObject_IsInstance(protocol, buffered_protocol);
     if (buffered < 0)
         return -1;
     hot_set_ref(&s->protocol, protocol);

@@ -47,12 +47,13 @@ int stream_deliver(PyObject *self, const char *data, size_t len)
     int fed = s->feeds ? feed_reader(s->protocol, data, len) : 0;
     if (fed)
         return fed > 0 ? 0 : hot_fault(self, name_fault);
-    PyObject *bytes = PyBytes_FromStringAndSize(data, (Py_ssize_t)len);
-    if (!bytes)
+    PyObject *given = s->lends ? PyMemoryView_FromMemory((char *)data, (Py_ssize_t)len, PyBUF_READ)
+                               : PyBytes_FromStringAndSize(data, (Py_ssize_t)len);
+    if (!given)
         return -1;
     Py_INCREF(self);
-    PyObject *r = stream_run(s, s->deliver, bytes);
-    Py_DECREF(bytes);
+    PyObject *r = stream_run(s, s->deliver, given);
+    Py_DECREF(given);
     int rc = r ? 0 : hot_fault(self, name_fault);
     Py_XDECREF(r);
     Py_DECREF(self);
@@ -117,6 +118,19 @@ static int read_into(Dispatcher *d, PyObject *self)
     return r ? 0 : hot_fault(self, name_update_failed);
 }
 
+static int read_plain(Dispatcher *d, PyObject *self, int fd)
+{
+    size_t size;
+    char *room = dispatcher_room(d, &size);
+    if (!room)
+        return -1;
+    ssize_t got = recv(fd, room, size, 0);
+    if (got <= 0)
+        return no_data(self, got, errno);
+    direct_received(d, (size_t)got);
+    return stream_deliver(self, room, (size_t)got);
+}
+
 int stream_read(Dispatcher *d, PyObject *self)
 {
     struct stream *s = stream_fields(self);
@@ -125,15 +139,7 @@ int stream_read(Dispatcher *d, PyObject *self)
     if (s->buffer_updated && s->get_buffer) {
         rc = read_into(d, self);
     } else if (s->deliver) {
-        size_t size;
-        char *room = direct_room(d, &size);
-        ssize_t got = recv(s->handle, room, size, 0);
-        if (got > 0) {
-            direct_received(d, (size_t)got);
-            rc = stream_deliver(self, room, (size_t)got);
-        } else {
-            rc = no_data(self, got, errno);
-        }
+        rc = read_plain(d, self, s->handle);
     }
     Py_DECREF(self);
     return rc;
