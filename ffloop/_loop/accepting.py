@@ -7,6 +7,7 @@ has a context of its own, a copy of the one in which serving began.
 
 import asyncio
 import contextvars
+import operator
 from typing import Any
 
 from .asyncio_private import logger
@@ -32,7 +33,7 @@ class Accepting:
         self._factory = factory
         self._ssl = sslcontext
         self._server = server
-        self._window = max(1, backlog)
+        self._window = max(1, operator.index(backlog))
         self._timeouts = handshake_timeout, shutdown_timeout
         # Python 3.15 gives one: each connection keeps a copy of it for all its callbacks.
         self._lasting = context is not None

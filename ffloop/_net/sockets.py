@@ -4,6 +4,7 @@ non-blocking. It is what an application makes itself, and what `get_extra_info("
 
 import contextlib
 import errno
+import operator
 import os
 import socket
 import warnings
@@ -259,7 +260,7 @@ class StackSocket:
         """Listens, with room for `backlog` connections."""
         client, handle = self._live()
         endpoint = self._ep()
-        client.listen(handle, max(backlog, 0), endpoint.nodelay)
+        client.listen(handle, max(operator.index(backlog), 0), endpoint.nodelay)
         endpoint.listen_backlog = backlog
         endpoint.learn()
 

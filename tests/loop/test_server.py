@@ -40,6 +40,15 @@ def test_port_zero_is_a_real_port(run, no_leaks):
     run(main())
 
 
+@pytest.mark.parametrize("backlog", [1.5, "1", None])
+def test_a_backlog_is_an_integer(run, backlog):
+    async def main():
+        with pytest.raises(TypeError, match="integer"):
+            await asyncio.get_running_loop().create_server(Log, HOST, 0, backlog=backlog)
+
+    run(main())
+
+
 def test_several_hosts(run_std):  # uvloop listens twice on a host that is named twice
     async def main():
         loop = asyncio.get_running_loop()

@@ -55,6 +55,8 @@ struct accepted {
 PyObject *stream_new(PyTypeObject *type, PyObject *protocol, const struct accepted *from);
 /* context.run(callback, a), as a new reference. The callback may replace both. */
 PyObject *stream_run(struct stream *s, PyObject *callback, PyObject *a);
+/* What a BufferedProtocol's get_buffer() gave, a new reference or NULL, as *room: 0; -1 with an exception. */
+int stream_room(PyObject *given, Py_buffer *room);
 void stream_detach(struct stream *s); /* no more events; writes take the long way */
 
 int stream_attach(PyObject *self, struct stream *s); /* to its server */

@@ -98,7 +98,7 @@ static int fatal(PyObject *self)
     return r ? 0 : -1;
 }
 
-/* self.name() as a number; -1 with an exception. `called`: a method, else an attribute. */
+/* A new reference, or NULL, as a number; -1 with an exception. */
 static Py_ssize_t number(PyObject *value)
 {
     Py_ssize_t n = value ? PyLong_AsSsize_t(value) : -1;
@@ -199,15 +199,8 @@ static int get_buffer(Tls *t, Py_buffer *room)
     PyObject *hint = n < 0 ? NULL : PyLong_FromSsize_t(n);
     PyObject *given =
         hint ? PyObject_CallMethodObjArgs(t->protocol, name_get_buffer, hint, NULL) : NULL;
-    int rc = given ? PyObject_GetBuffer(given, room, PyBUF_WRITABLE) : -1;
     Py_XDECREF(hint);
-    Py_XDECREF(given);
-    if (rc == 0 && room->len == 0) {
-        PyBuffer_Release(room);
-        PyErr_SetString(PyExc_RuntimeError, "get_buffer() returned an empty buffer");
-        rc = -1;
-    }
-    return rc;
+    return stream_room(given, room);
 }
 
 /* Into a BufferedProtocol's buffer; when that is full, again in the next iteration. */

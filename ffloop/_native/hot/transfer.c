@@ -78,12 +78,8 @@ static int no_data(PyObject *self, ssize_t got, int err)
     return hot_call_int(self, name_on_error, err);
 }
 
-/* get_buffer(-1) into *room: 0; -1 with an exception. */
-static int get_buffer(struct stream *s, Py_buffer *room)
+int stream_room(PyObject *given, Py_buffer *room)
 {
-    PyObject *hint = PyLong_FromLong(-1);
-    PyObject *given = hint ? stream_run(s, s->get_buffer, hint) : NULL;
-    Py_XDECREF(hint);
     int rc = given ? PyObject_GetBuffer(given, room, PyBUF_WRITABLE) : -1;
     Py_XDECREF(given);
     if (rc == 0 && room->len == 0) {
@@ -91,6 +87,14 @@ static int get_buffer(struct stream *s, Py_buffer *room)
         PyErr_SetString(PyExc_RuntimeError, "get_buffer() returned an empty buffer");
         rc = -1;
     }
+    return rc;
+}
+
+static int get_buffer(struct stream *s, Py_buffer *room)
+{
+    PyObject *hint = PyLong_FromLong(-1);
+    int rc = stream_room(hint ? stream_run(s, s->get_buffer, hint) : NULL, room);
+    Py_XDECREF(hint);
     return rc;
 }
 
