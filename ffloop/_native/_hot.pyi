@@ -181,6 +181,20 @@ class Scheduler:
 class Tls:
     """The short ways between a stream and the protocol of a TLS connection."""
 
+    _state: Any
+    _incoming: Any
+    _outgoing: Any
+    _transport: Any
+    _app_protocol: Any
+    _write_backlog: Any
+    _write_buffer_size: int
+    _outgoing_high_water: int
+    _incoming_high_water: int
+    _app_protocol_is_buffer: bool
+    _app_reading_paused: bool
+    _app_writing_paused: bool
+    _ssl_reading_paused: bool
+    _ssl_writing_paused: bool
     def data_received(self, data: bytes, /) -> None: ...
     def write(self, data: Any, /) -> None: ...
     def _do_read(self) -> None: ...
