@@ -31,7 +31,7 @@ class DirectLoop(Loop):
             poller.close()
             raise
         self._listeners: dict[Any, DirectListener] = {}
-        log.info("using this kernel's sockets directly (stack host)")
+        log.debug("using this kernel's sockets directly (stack host)")
 
     @property
     def instance(self) -> InstanceInfo:

@@ -48,9 +48,11 @@ def test_it_says_so(run, caplog):
         assert loop.instance == ffloop.InstanceInfo("", "host", os.getpid(), True, True)
         assert ffloop.instance() == loop.instance
 
-    with caplog.at_level("INFO", "ffloop"):
+    with caplog.at_level("DEBUG", "ffloop"):
         run(main())
-    assert "using this kernel's sockets directly" in caplog.text
+    (said,) = (line for line in caplog.records if line.name == "ffloop")
+    assert said.getMessage() == "using this kernel's sockets directly (stack host)"
+    assert said.levelname == "DEBUG"  # a default that changes nothing; asyncio's says its selector
 
 
 def test_nothing_else_is_there(monkeypatch):
