@@ -74,7 +74,7 @@ def test_every_traffic(tmp_path: pathlib.Path, app: str) -> None:
         pytest.skip("wrk is not installed")
     out = tmp_path / "result.json"
     loops = ("--loops", "asyncio,ffloop")
-    size = "0" if app in ("tls", "connect") else "100000"
+    size = "100000" if app in ("echo-streams", "echo-sockets") else "0"
     done = bench(*SMALL, *loops, "--apps", app, "--bytes", size, "--json", out)
     assert done.returncode == 0, done.stderr
     rows = json.loads(out.read_text())["results"]
@@ -123,6 +123,7 @@ def test_the_sources_script(tmp_path: pathlib.Path) -> None:
         (["--apps", "raw,flask"], 2, "'flask' is none of"),
         (["--bytes", "many"], 2, "'many' is no list of numbers"),
         (["--connections", "0"], 2, "0: 1 or more"),
+        (["--connections", "4,99999999"], 2, "99999999 connections take more than"),
         (["--seconds", "0"], 2, "more than 0"),
         (["--rounds", "0"], 2, "1 or more"),
         (["--idle", "0"], 2, "1 or more"),

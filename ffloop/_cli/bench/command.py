@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import platform
+import resource
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -49,6 +50,10 @@ def _missing(args: argparse.Namespace) -> str | None:
         if needed and shutil.which(program) is None:
             without = "leave tls out of --apps" if tls else "--load own does without"
             return f"{program} is not installed (Debian: apt-get install {program}); {without}"
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for count in (*args.connections, args.idle or 0):
+        if count + 64 > descriptors:  # and what a process has besides
+            return f"{count} connections take more than {descriptors} descriptors: raise ulimit -n"
     for path in (args.json, args.chart):
         if path is None:
             continue

@@ -1,10 +1,10 @@
 /*
  * load.c - the load of `ffloop bench`: `ffloop-load WHAT HOST PORT CONNECTIONS SECONDS BYTES`.
  *
- * One thread, kernel sockets, a message under way per connection. WHAT: "echo" sends BYTES and
- * waits until as many came back; "http" asks for / and waits for the whole answer; "connect" does the
- * same on a new connection each time. Prints one line, RESULT and JSON: requests, seconds, bytes that
- * came, p50 and p99 in microseconds, errors.
+ * One thread, kernel sockets, a message under way per connection. WHAT: "echo" sends BYTES (0: a
+ * small message) and waits until as many came back; "http" asks for / and waits for the whole answer;
+ * "connect" does the same on a new connection each time. Prints one line, RESULT and JSON: requests,
+ * seconds, bytes that came, p50 and p99 in microseconds, errors.
  */
 #include "base.h"
 
@@ -213,7 +213,7 @@ static void set_message(size_t bytes)
 {
     load.message = REQUEST;
     load.len = strlen(REQUEST);
-    if (load.what != ECHO)
+    if (load.what != ECHO || !bytes)
         return;
     char *made = malloc(bytes);
     if (!made)
@@ -232,8 +232,8 @@ int main(int argc, char **argv)
     int count = argc == 7 ? atoi(argv[4]) : 0;
     double seconds = argc == 7 ? atof(argv[5]) : 0;
     long bytes = argc == 7 ? atol(argv[6]) : 0;
-    if (argc != 7 || what == FFL_COUNT(WHATS) || count < 1 || seconds <= 0 ||
-        (what == ECHO && bytes < 1) || inet_pton(AF_INET, argv[2], &load.to.sin_addr) != 1) {
+    if (argc != 7 || what == FFL_COUNT(WHATS) || count < 1 || seconds <= 0 || bytes < 0 ||
+        inet_pton(AF_INET, argv[2], &load.to.sin_addr) != 1) {
         fprintf(stderr,
                 "usage: ffloop-load echo|http|connect IPV4 PORT CONNECTIONS SECONDS BYTES\n");
         return 2;
