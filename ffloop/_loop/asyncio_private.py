@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         _closed: bool
         _debug: bool
         _clock_resolution: float
+        _signal_handlers: dict[int, Any]
 
         def _run_once(self) -> None: ...
         def _check_closed(self) -> None: ...

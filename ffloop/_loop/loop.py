@@ -12,6 +12,7 @@ import itertools
 import os
 import socket
 import ssl as ssl_module
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, Unpack, cast
 
@@ -121,6 +122,9 @@ class Loop(SelectorLoop):
         if self.is_closed():
             return
         self._let_go()
+        # asyncio's close() does so when the pipe is gone that a signal is written to.
+        for sig in () if sys.is_finalizing() else list(self._signal_handlers):
+            self.remove_signal_handler(sig)
         super().close()
         self._wake_fd = -1
         self._batches = None

@@ -13,6 +13,8 @@ import time
 
 import pytest
 
+import ffloop
+
 from .util import HOST, Log, pair, serve, until
 
 
@@ -126,6 +128,23 @@ def test_call_soon_threadsafe_wakes_a_sleeping_loop(run):
     run(main())
 
 
+@pytest.mark.parametrize("way", ["direct", "spawn"])
+def test_a_signal_while_the_loop_closes(monkeypatch, capfd, way):
+    """There is no moment in which it is written to a pipe that is closed."""
+    loop = ffloop.new_event_loop(instance=way)
+    loop.add_signal_handler(signal.SIGWINCH, print)
+    close = loop._close_self_pipe
+
+    def close_and_signal():
+        close()
+        signal.raise_signal(signal.SIGWINCH)  # whose default is to do nothing
+
+    monkeypatch.setattr(loop, "_close_self_pipe", close_and_signal)
+    loop.close()
+    assert capfd.readouterr().err == ""
+    assert signal.getsignal(signal.SIGWINCH) is signal.SIG_DFL
+
+
 def test_timers_are_never_early(run_std):
     async def main():
         loop = asyncio.get_running_loop()
@@ -192,8 +211,6 @@ def test_slow_callbacks_are_told_apart(run_ff, caplog):
 @pytest.mark.parametrize("exception", [KeyboardInterrupt, SystemExit])
 def test_interrupt_in_the_middle_of_a_batch(debug, exception, no_leaks):
     """What is left of the batch is delivered when the loop runs again."""
-    import ffloop
-
     loop = ffloop.new_event_loop()
     loop.set_debug(debug)
     made = []
@@ -370,8 +387,6 @@ def test_asynchronous_generators_are_closed(run, no_leaks):
 
 
 def test_loops_in_threads(no_leaks):
-    import ffloop
-
     async def main():
         async with pair() as (client, server):
             client.transport.write(b"x" * 100_000)
@@ -394,8 +409,6 @@ def test_loops_in_threads(no_leaks):
 
 
 def test_run_in_a_test_of_unittest_and_policy():
-    import ffloop
-
     old = asyncio.get_event_loop_policy()
     try:
         ffloop.install()
