@@ -144,10 +144,13 @@ async def echo_1_kib(loop: asyncio.AbstractEventLoop, count: int) -> None:
 
 
 async def streams_echo_1_kib(loop: asyncio.AbstractEventLoop, count: int) -> None:
+    served = loop.create_future()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(4096):
             writer.write(data)
         writer.close()
+        served.set_result(None)
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
@@ -155,6 +158,7 @@ async def streams_echo_1_kib(loop: asyncio.AbstractEventLoop, count: int) -> Non
         writer.write(b"x" * 1024)
         await reader.readexactly(1024)
     writer.close()
+    await served
     server.close()
 
 
