@@ -16,8 +16,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define ROOM (256 * 1024) /* bytes of one recv, as asyncio's */
-
 PyTypeObject *dispatcher_type;
 static PyObject *name_close_orphans;
 
@@ -37,10 +35,9 @@ static void dispatcher_release(Dispatcher *d)
         PyBuffer_Release(&d->events);
 }
 
-char *dispatcher_room(Dispatcher *d, size_t *size)
+char *dispatcher_room(Dispatcher *d)
 {
-    *size = ROOM;
-    if (!d->room && !(d->room = malloc(ROOM)))
+    if (!d->room && !(d->room = malloc(DISPATCHER_ROOM)))
         PyErr_NoMemory();
     return d->room;
 }

@@ -87,9 +87,10 @@ int hot_fault(PyObject *self, PyObject *name);
 int dispatcher_wait(Dispatcher *d, int64_t timeout_ns, int wake_fd);
 /* Hands out the events from index on. 0, or -1 with an exception: what is left stays. */
 int dispatcher_hand_out(Dispatcher *d);
-/* What is on its way to a plain protocol, until it is `bytes`: *size bytes of memory, or NULL with an
+#define DISPATCHER_ROOM (256 * 1024) /* bytes of one recv, as asyncio's */
+/* So many bytes of memory for data on its way to a plain protocol, until that is `bytes`; NULL with an
  * exception. A callback may use it for something else. */
-char *dispatcher_room(Dispatcher *d, size_t *size);
+char *dispatcher_room(Dispatcher *d);
 extern PyTypeObject *dispatcher_type;
 
 struct direct_counters {

@@ -28,6 +28,7 @@ struct stream {
     char open, begun, paused, closing, eof; /* begun: connection_made was called */
     char feeds;                             /* the protocol is one of asyncio's streams: feed.c */
     char lends;     /* the protocol is a Tls: what it is handed is copied at once, so it is lent */
+    char bulk;      /* direct mode: the last recv brought much */
     char receiving; /* data goes to the protocol at once: begun, not paused, not closing */
     char sending;   /* write() goes out at once: no backlog, no end of file, not closed */
 };

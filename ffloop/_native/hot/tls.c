@@ -182,15 +182,14 @@ static Py_ssize_t fill(Tls *t, char *room, Py_ssize_t size, bool *ended)
 /* As bytes to data_received(). 1: there may be more; 0; -1 with an exception. */
 static int read_copied(Tls *t, bool *ended)
 {
-    size_t size;
-    char *room = dispatcher_room(t->dispatcher, &size);
-    Py_ssize_t got = room ? fill(t, room, (Py_ssize_t)size, ended) : -1;
+    char *room = dispatcher_room(t->dispatcher);
+    Py_ssize_t got = room ? fill(t, room, DISPATCHER_ROOM, ended) : -1;
     if (got <= 0)
         return (int)got;
     PyObject *data = PyBytes_FromStringAndSize(room, got);
     int rc = data ? hot_call(t->protocol, name_data_received, data) : -1;
     Py_XDECREF(data);
-    return rc < 0 ? -1 : got == (Py_ssize_t)size;
+    return rc < 0 ? -1 : got == DISPATCHER_ROOM;
 }
 
 static int get_buffer(Tls *t, Py_buffer *room)

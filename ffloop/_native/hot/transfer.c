@@ -4,10 +4,12 @@
 #include "stream.h"
 
 #include <errno.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-#define GATHER 64 /* pieces of one system call */
+#define GATHER 64      /* pieces of one system call */
+#define BULK (1 << 15) /* bytes of one recv; the next one is likely to bring as many */
 
 static PyObject *name_write_slow, *name_write_rest, *name_fault, *name_run, *name_on_error,
     *name_fill_failed, *name_update_failed;
@@ -41,14 +43,10 @@ PyObject *stream_run(struct stream *s, PyObject *callback, PyObject *a)
     return r;
 }
 
-int stream_deliver(PyObject *self, const char *data, size_t len)
+/* Steals `given`: bytes, or a view of what is lent; NULL: an exception is set. */
+static int hand_over(PyObject *self, PyObject *given)
 {
     struct stream *s = stream_fields(self);
-    int fed = s->feeds ? feed_reader(s->protocol, data, len) : 0;
-    if (fed)
-        return fed > 0 ? 0 : hot_fault(self, name_fault);
-    PyObject *given = s->lends ? PyMemoryView_FromMemory((char *)data, (Py_ssize_t)len, PyBUF_READ)
-                               : PyBytes_FromStringAndSize(data, (Py_ssize_t)len);
     if (!given)
         return -1;
     Py_INCREF(self);
@@ -58,6 +56,17 @@ int stream_deliver(PyObject *self, const char *data, size_t len)
     Py_XDECREF(r);
     Py_DECREF(self);
     return rc;
+}
+
+int stream_deliver(PyObject *self, const char *data, size_t len)
+{
+    struct stream *s = stream_fields(self);
+    int fed = s->feeds ? feed_reader(s->protocol, data, len) : 0;
+    if (fed)
+        return fed > 0 ? 0 : hot_fault(self, name_fault);
+    return hand_over(self, s->lends
+                               ? PyMemoryView_FromMemory((char *)data, (Py_ssize_t)len, PyBUF_READ)
+                               : PyBytes_FromStringAndSize(data, (Py_ssize_t)len));
 }
 
 static int hot_call_int(PyObject *self, PyObject *name, long value)
@@ -122,17 +131,52 @@ static int read_into(Dispatcher *d, PyObject *self)
     return r ? 0 : hot_fault(self, name_update_failed);
 }
 
-static int read_plain(Dispatcher *d, PyObject *self, int fd)
+static void note_received(Dispatcher *d, struct stream *s, size_t got)
 {
-    size_t size;
-    char *room = dispatcher_room(d, &size);
+    direct_received(d, got);
+    s->bulk = got >= BULK;
+}
+
+/* Into the loop's own buffer, and from there into as many bytes as came. */
+static int read_some(Dispatcher *d, PyObject *self)
+{
+    struct stream *s = stream_fields(self);
+    char *room = dispatcher_room(d);
     if (!room)
         return -1;
-    ssize_t got = recv(fd, room, size, 0);
+    ssize_t got = recv(s->handle, room, DISPATCHER_ROOM, 0);
     if (got <= 0)
         return no_data(self, got, errno);
-    direct_received(d, (size_t)got);
+    note_received(d, s, (size_t)got);
     return stream_deliver(self, room, (size_t)got);
+}
+
+/* Straight into the `size` bytes that the protocol gets, which are there. */
+static int read_bulk(Dispatcher *d, PyObject *self, size_t size)
+{
+    struct stream *s = stream_fields(self);
+    PyObject *given = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+    if (!given)
+        return -1;
+    ssize_t got = recv(s->handle, PyBytes_AsString(given), size, 0);
+    if (got == (ssize_t)size) {
+        note_received(d, s, size);
+        return hand_over(self, given);
+    }
+    int err = errno; /* the descriptor has another reader */
+    int rc = got <= 0 ? no_data(self, got, err)
+                      : stream_deliver(self, PyBytes_AsString(given), (size_t)got);
+    Py_DECREF(given);
+    return rc;
+}
+
+static int read_plain(Dispatcher *d, PyObject *self)
+{
+    const struct stream *s = stream_fields(self);
+    int n = 0;
+    if (!s->bulk || s->feeds || s->lends || ioctl(s->handle, FIONREAD, &n) < 0 || n < BULK)
+        return read_some(d, self);
+    return read_bulk(d, self, (size_t)n < DISPATCHER_ROOM ? (size_t)n : DISPATCHER_ROOM);
 }
 
 int stream_read(Dispatcher *d, PyObject *self)
@@ -143,7 +187,7 @@ int stream_read(Dispatcher *d, PyObject *self)
     if (s->buffer_updated && s->get_buffer) {
         rc = read_into(d, self);
     } else if (s->deliver) {
-        rc = read_plain(d, self, s->handle);
+        rc = read_plain(d, self);
     }
     Py_DECREF(self);
     return rc;
