@@ -5,13 +5,14 @@ thread and this loop's epoll; connected streams, of whatever family, get transpo
 
 import contextvars
 import os
+import socket
 from collections.abc import Callable
 from typing import Any, Unpack, cast
 
 from .._session.choice import InstanceInfo
 from .._session.log import log
 from .._session.options import LoopOptions
-from .direct import FROM_ANOTHER_THREAD, DirectListener, transport_of
+from .direct import FROM_ANOTHER_THREAD, DirectListener, DirectTransport, transport_of
 from .kernel_poller import KernelPoller
 from .loop import Loop, pin
 from .serving import Binding, bind_sockets
@@ -99,6 +100,10 @@ class DirectLoop(Loop):
         context: contextvars.Context | None = None,
         **more: Any,
     ) -> Any:
+        if _has_its_own_way(sock):
+            how = {"extra": extra, "server": server, **more}
+            how |= {} if context is None else {"context": context}
+            return super()._make_socket_transport(sock, protocol, waiter, **how)
         self._ensure_fd_no_transport(sock)
         transport = transport_of(self, sock, protocol, extra, server, context)
         self.call_soon(transport.begin, waiter, context=context)
@@ -107,6 +112,8 @@ class DirectLoop(Loop):
     async def _sendfile_native(
         self, transp: Any, file: Any, offset: int, count: Any, **more: Any
     ) -> Any:
+        if not isinstance(transp, DirectTransport):
+            return await super()._sendfile_native(transp, file, offset, count, **more)
         # As asyncio's, whose transports are in a table by descriptor.
         reading = transp.is_reading()
         transp.pause_reading()
@@ -127,6 +134,8 @@ class DirectLoop(Loop):
         return bind_sockets(infos, how)
 
     def _accept_at(self, sock: Any, *how: Any) -> bool:
+        if _has_its_own_way(sock):
+            return False
         self._listeners[sock] = DirectListener(self, sock, *how)
         return True
 
@@ -136,3 +145,13 @@ class DirectLoop(Loop):
             listener.stop()
         if sock.fileno() >= 0:  # a server that closes may have been retired
             super()._stop_serving(sock, **more)  # which removes a unix socket's file, too
+
+
+def _has_its_own_way(sock: Any) -> bool:
+    """Whether a class of somebody's own does what descriptors do otherwise: that is called, so its
+    transport and its listener are asyncio's."""
+    kind = type(sock)
+    return kind is not socket.socket and any(
+        getattr(kind, name, None) is not getattr(socket.socket, name)
+        for name in ("accept", "recv", "recv_into", "send", "sendmsg", "shutdown")
+    )

@@ -89,6 +89,53 @@ def test_sockets_are_the_applications_own(run):
     run(main())
 
 
+class Counted(socket.socket):
+    """Somebody's own, that knows what passes."""
+
+    def __init__(self, *args, **more):
+        self.passed = dict.fromkeys(("accept", "recv", "send"), 0)
+        super().__init__(*args, **more)
+
+    def accept(self):
+        self.passed["accept"] += 1
+        return super().accept()
+
+    def recv(self, *args):
+        self.passed["recv"] += 1
+        return super().recv(*args)
+
+    def send(self, *args):
+        self.passed["send"] += 1
+        return super().send(*args)
+
+
+def test_what_a_class_of_its_own_does_is_done(run, tmp_path):
+    file = tmp_path / "sent"
+    file.write_bytes(b"x" * 1000)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        listener, client, served = Counted(), Counted(), Log()
+        listener.bind(("127.0.0.1", 0))
+        server = await loop.create_server(lambda: served, sock=listener)
+        client.connect(listener.getsockname())
+        transport, made = await loop.create_connection(Log, sock=client)
+        transport.write(b"ask")
+        with file.open("rb") as opened:
+            await loop.sendfile(transport, opened)
+        assert await served.got(1003) == b"ask" + b"x" * 1000
+        served.transport.write(b"answer")
+        assert await made.got(6) == b"answer"
+        transport.close()
+        await asyncio.gather(made.lost, served.lost)
+        server.close()
+        assert listener.passed["accept"] > 0
+        assert client.passed["recv"] > 0
+        assert client.passed["send"] > 0
+
+    run(main())
+
+
 BY_PROTOCOL = """
 class Echo(asyncio.Protocol):
     def connection_made(self, transport): self.transport = transport
