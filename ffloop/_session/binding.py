@@ -143,9 +143,11 @@ class Client:
         return self._direct is not None
 
     def __del__(self) -> None:
-        # Attached for a loop that was closed meanwhile.
-        with contextlib.suppress(Exception):
+        # Attached for a loop that was closed meanwhile. Modules may be gone with the interpreter.
+        try:
             self.close()
+        except Exception:
+            pass
 
     def _wait(self, call: Any, *args: Any) -> int:
         self.waits = True

@@ -269,9 +269,11 @@ class Session:
             client.close()
 
     def __del__(self) -> None:
-        # The thread and the last of its sockets are gone.
-        with contextlib.suppress(Exception):
+        # The thread and the last of its sockets are gone; or the interpreter, its modules with it.
+        try:
             self.close()
+        except Exception:
+            pass
 
     # ---- what it owns ----
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import warnings
 
@@ -583,6 +584,18 @@ def test_a_close_waits_for_no_instance(instance):
         kept.clear()
         gc.collect()
     process.send_signal(signal.SIGCONT)
+
+
+def test_a_session_that_outlives_the_interpreters_modules():
+    """Something of C's holds it to the very end; then nothing is told."""
+    program = """
+import ffloop, _thread
+_thread.kept = ffloop.new_event_loop(instance="spawn")
+_thread.kept.close()
+"""
+    command = [sys.executable, "-P", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_forked_child_runs_on(instance):
