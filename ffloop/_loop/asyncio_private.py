@@ -5,6 +5,7 @@ change there shows here first.
 """
 
 import asyncio
+import socket
 import sys
 from asyncio import base_events, constants, events, format_helpers, transports, trsock
 from asyncio.log import logger
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
         _closed: bool
         _debug: bool
         _clock_resolution: float
+        _csock: socket.socket  # of the self-pipe: signals write to it
         _signal_handlers: dict[int, Any]
 
         def _run_once(self) -> None: ...

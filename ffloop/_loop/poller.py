@@ -22,7 +22,6 @@ from .._session.session import Session
 from .kernel_poller import BasePoller, Ready
 
 _SIGNAL_CHECK_NS = 50_000_000  # a spin without end still lets Python look at its signals
-_SIGNAL_CHECK_DIRECT_NS = 1_000_000
 
 
 def _never(code: int) -> None: ...
@@ -35,11 +34,7 @@ class Poller(BasePoller):
         super().__init__()
         self._session: Session | None = None
         self._on_down = on_lost
-        self._longest = -1  # of one wait: a stack that polls is not interrupted by signals
-        if session.client.direct:
-            self._longest = _SIGNAL_CHECK_DIRECT_NS
-        elif spin_us == SPIN_FOREVER:
-            self._longest = _SIGNAL_CHECK_NS
+        self._longest = _SIGNAL_CHECK_NS if spin_us == SPIN_FOREVER else -1  # of one wait
         session.selectors.add(self)
         self.attach(session)
 

@@ -194,11 +194,30 @@ def test_signals(on_fstack_direct):
     ffloop.run(main())
     with pytest.raises(KeyboardInterrupt):
         ffloop.run(interrupted())
+    assert signal.set_wakeup_fd(-1) == -1  # what told the loop of signals is closed
 
 
 async def interrupted():
     threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGINT)).start()
     await asyncio.Event().wait()
+
+
+def test_a_thread_that_computes(on_fstack_direct):
+    """It has the interpreter meanwhile, and the stack works on: a loop that had something to look
+    for in Python would wait for it with its stack, each time for 5 ms."""
+
+    def compute():
+        total = 0
+        for i in range(5_000_000):
+            total += i
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        before = sum(loop.ffloop_lag().iterations.values())
+        await asyncio.to_thread(compute)
+        return sum(loop.ffloop_lag().iterations.values()) - before
+
+    assert ffloop.run(main()) < 10
 
 
 def test_the_kernels_own(on_fstack_direct, tmp_path):
