@@ -87,9 +87,10 @@ def process(*argv: str | os.PathLike[str], **options: Any) -> Iterator[Process]:
 
 
 def on_stack(transport: Any) -> bool:
-    """Whether a transport's socket is ffloop's; in direct mode: the kernel's, whole."""
+    """Whether a transport's socket is ffloop's; in direct mode on the host: the kernel's, whole."""
     sock = transport.get_extra_info("socket")
-    if os.environ.get("FFLOOP_INSTANCE") == "direct":
+    direct = os.environ.get("FFLOOP_INSTANCE") == "direct"
+    if direct and os.environ.get("FFLOOP_STACK") != "fstack":
         return type(sock._sock) is socket.socket
     return type(getattr(sock, "_sock", sock)).__module__.startswith("ffloop._net.")
 
