@@ -79,6 +79,8 @@ def test_everything_in_one_process(run_std, tmp_path, no_leaks):
         unix.close()
         assert loop.remove_signal_handler(signal.SIGTERM)
         await loop.shutdown_default_executor()
+        if echoes := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(echoes)  # each until its peer's end has come
 
     run_std(main())
 
