@@ -6,6 +6,7 @@ kernel, and whatever happens then is seen when reading is resumed, as with async
 """
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -129,7 +130,8 @@ def transport_of(
         except OSError:
             extra.setdefault(name, None)
     extra.setdefault("socket", TransportSocket(sock))
-    set_nodelay(sock)
+    with contextlib.suppress(OSError):  # a unix socket's
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return DirectTransport(
         loop,
         protocol,

@@ -3,12 +3,15 @@ thread and this loop's epoll; connected streams, of whatever family, get transpo
 (direct.py). Everything else is asyncio's.
 """
 
+import asyncio
 import contextvars
 import os
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Unpack, cast
 
+from .._session.address import is_literal
 from .._session.choice import InstanceInfo
 from .._session.log import log
 from .._session.options import LoopOptions
@@ -17,6 +20,11 @@ from .kernel_poller import KernelPoller
 from .loop import Loop, pin
 from .serving import Binding, bind_sockets
 from .transport import SocketTransport
+
+
+def _settle(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class DirectLoop(Loop):
@@ -88,6 +96,37 @@ class DirectLoop(Loop):
         owner = self._batches.owner(number) if self._batches is not None else None
         if isinstance(owner, SocketTransport):
             raise RuntimeError(f"File descriptor {fd!r} is used by transport {owner!r}")
+        if isinstance(owner, asyncio.Future):  # of sock_connect
+            self._batches.forget(number, owner)
+            handle = self._add_writer(number, _settle, owner)
+            owner.add_done_callback(partial(self._sock_write_done, number, handle=handle))
+
+    def _connects(self, sock: Any, address: Any) -> bool:
+        """Is nobody else told of the descriptor, and nobody to be asked for the address?"""
+        if self._debug or type(sock) is not socket.socket or not is_literal(sock.family, address):
+            return False
+        fd = sock.fileno()
+        return self._batches.owner(fd) is None and not self._selector.watches(fd)
+
+    async def sock_connect(self, sock: Any, address: Any) -> None:
+        """As asyncio's. Raises OSError, and ValueError in debug mode for a blocking socket."""
+        self._check_closed()
+        if not self._connects(sock, address):
+            await super().sock_connect(sock, address)
+            return
+        try:
+            sock.connect(address)
+            return
+        except (BlockingIOError, InterruptedError):
+            pass
+        fd, batches, connected = sock.fileno(), self._batches, self.create_future()
+        try:
+            batches.writable(fd, connected)
+            await connected
+        finally:
+            batches.forget(fd, connected)
+        if err := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise OSError(err, f"Connect call failed {address}")
 
     def _make_socket_transport(
         self,

@@ -53,6 +53,10 @@ class BasePoller(selectors.EpollSelector):
         wait_ns = -1 if timeout is None else int(timeout * 1e9) + 1 if timeout > 0 else 0
         return self.kernel_events(batch.wait(wait_ns))
 
+    def watches(self, fd: int) -> bool:
+        """Is the descriptor one of the selector's?"""
+        return fd in self._fd_to_key  # type: ignore[attr-defined]
+
     def kernel_events(self, count: int) -> Ready:
         """What the selector's descriptors have to say, out of `count` events."""
         raise NotImplementedError

@@ -29,6 +29,18 @@ def look_up_literal(
         return None  # a name, or an error that the whole look-up words
 
 
+def is_literal(family: int, address: Any) -> bool:
+    """Is it an address that connect() takes as it stands?"""
+    if family not in (socket.AF_INET, socket.AF_INET6):
+        return True  # others have no names
+    try:
+        host, port = address[:2]
+        socket.inet_pton(family, host)
+    except (OSError, TypeError, ValueError):
+        return False
+    return isinstance(port, int)
+
+
 def decode(raw: bytes) -> SockAddr | None:
     """28 bytes to a tuple, or None where the family is 0 (no address known)."""
     family, port, flowinfo, scope_id, ip = _PACK.unpack(raw)

@@ -373,3 +373,75 @@ def test_an_idle_loop_sleeps(run):
             assert loop.ffloop_stats()["waits"] - before <= 3
 
     run(main())
+
+
+@contextlib.contextmanager
+def listener():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+def client():
+    sock = socket.socket()
+    sock.setblocking(False)
+    return sock
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_socket_that_connects_may_be_watched(run, when):
+    """By the selector, which has the descriptor then: one epoll takes it once."""
+
+    async def main():
+        loop, readable = asyncio.get_running_loop(), asyncio.Event()
+        with listener() as server, client() as sock:
+            if when == "before":
+                loop.add_reader(sock, lambda: None)
+            connecting = asyncio.ensure_future(loop.sock_connect(sock, server.getsockname()))
+            watching = asyncio.ensure_future(watch(loop, sock, readable))
+            await asyncio.gather(connecting, watching)
+            with server.accept()[0] as accepted:
+                accepted.send(b"x")
+                await readable.wait()
+            assert loop.remove_reader(sock) and not loop.remove_writer(sock)
+
+    async def watch(loop, sock, readable):
+        loop.add_reader(sock, readable.set)
+        assert loop._selector.get_key(sock)
+
+    run(main())
+
+
+def test_a_connect_that_is_cancelled_or_refused_leaves_nothing(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        with listener() as server:
+            address = server.getsockname()
+            with client() as sock:
+                connecting = asyncio.ensure_future(loop.sock_connect(sock, address))
+                loop.call_soon(connecting.cancel)
+                with pytest.raises(asyncio.CancelledError):
+                    await connecting
+                assert loop._batches.owner(sock.fileno()) is None
+                loop.add_writer(sock, lambda: None)
+                assert loop.remove_writer(sock)
+        with client() as sock:
+            with pytest.raises(ConnectionRefusedError, match="Connect call failed"):
+                await loop.sock_connect(sock, address)
+            assert loop._batches.owner(sock.fileno()) is None
+        with client() as sock, pytest.raises(ConnectionRefusedError):  # a name, which is looked up
+            await loop.sock_connect(sock, ("localhost", address[1]))
+
+    run(main())
+
+
+def test_a_loop_that_closes_while_a_socket_connects(run):
+    loop = ffloop.new_event_loop()
+    with listener() as server, client() as sock:
+        connecting = loop.create_task(loop.sock_connect(sock, server.getsockname()))
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+        loop.close()
+        assert not connecting.done()
+        del connecting
+        gc.collect()
+        assert sock.fileno() >= 0

@@ -127,6 +127,12 @@ int direct_watch(Dispatcher *dispatcher, int fd, unsigned events, unsigned befor
     return 0;
 }
 
+int direct_forget(Dispatcher *dispatcher, int fd, const PyObject *owner)
+{
+    struct direct *d = dispatcher->direct;
+    return d && owner_of(d, fd) == owner ? direct_watch(dispatcher, fd, 0, EPOLLOUT, NULL) : 0;
+}
+
 PyObject *direct_owner(Dispatcher *dispatcher, int fd)
 {
     PyObject *owner = dispatcher->direct ? owner_of(dispatcher->direct, fd) : NULL;
@@ -213,6 +219,11 @@ static int stream_ready(Dispatcher *d, PyObject *self, unsigned events)
     return rc;
 }
 
+static int future_ready(Dispatcher *d, PyObject *future, int fd)
+{
+    return direct_forget(d, fd, future) < 0 ? -1 : stream_tell_waiter(future);
+}
+
 int direct_dispatch(Dispatcher *dispatcher, int fd, unsigned events)
 {
     struct direct *d = dispatcher->direct;
@@ -220,7 +231,9 @@ int direct_dispatch(Dispatcher *dispatcher, int fd, unsigned events)
     if (!owner) /* closed by an earlier callback */
         return 0;
     Py_INCREF(owner);
-    int rc = acceptor_is(owner) ? acceptor_ready(owner) : stream_ready(dispatcher, owner, events);
+    int rc = acceptor_is(owner) ? acceptor_ready(owner)
+             : stream_of(owner) ? stream_ready(dispatcher, owner, events)
+                                : future_ready(dispatcher, owner, fd);
     Py_DECREF(owner);
     return rc;
 }

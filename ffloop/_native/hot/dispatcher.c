@@ -285,6 +285,26 @@ static PyObject *py_owner(PyObject *self, PyObject *fd)
     return direct_owner((Dispatcher *)self, (int)number);
 }
 
+static PyObject *py_writable(PyObject *self, PyObject *args)
+{
+    PyObject *future;
+    int fd;
+    if (!PyArg_ParseTuple(args, "iO", &fd, &future) ||
+        direct_watch((Dispatcher *)self, fd, EPOLLOUT, 0, future) < 0)
+        return NULL;
+    return Py_NewRef(Py_None);
+}
+
+static PyObject *py_forget(PyObject *self, PyObject *args)
+{
+    PyObject *owner;
+    int fd;
+    if (!PyArg_ParseTuple(args, "iO", &fd, &owner) ||
+        direct_forget((Dispatcher *)self, fd, owner) < 0)
+        return NULL;
+    return Py_NewRef(Py_None);
+}
+
 static PyObject *py_counters(PyObject *self, PyObject *unused)
 {
     return direct_counters((Dispatcher *)self);
@@ -321,6 +341,10 @@ static PyMethodDef dispatcher_methods[] = {
     {"take", py_batch, METH_NOARGS, "Direct mode: the batch's [(fd, epoll events)], taken."},
     {"dispatch", py_dispatch, METH_VARARGS, "Direct mode: hands out one event, (fd, events)."},
     {"owner", py_owner, METH_O, "Direct mode: who watches the descriptor, or None."},
+    {"writable", py_writable, METH_VARARGS,
+     "Direct mode: sets the future's result when the descriptor is writable, (fd, future). Raises "
+     "OSError."},
+    {"forget", py_forget, METH_VARARGS, "Direct mode: not any more, (fd, future)."},
     {"counters", py_counters, METH_NOARGS, "Direct mode: what was done, by name."},
     {"own", py_own, METH_NOARGS, "Direct mode: this thread runs the loop."},
     {"is_own", py_is_own, METH_NOARGS, "Direct mode: does this thread?"},

@@ -111,10 +111,13 @@ int direct_dispatch_next(Dispatcher *d); /* the event at index */
 PyObject *direct_others(Dispatcher *d);  /* [(descriptor, epoll events)] that are the selector's */
 PyObject *
 direct_batch(Dispatcher *d); /* [(descriptor, epoll events)] of the batch, which is taken */
-PyObject *direct_owner(Dispatcher *d, int fd); /* a Stream, an Acceptor or None: a new reference */
+/* A Stream, an Acceptor, the Future of who waits until it is writable, or None: a new reference. */
+PyObject *direct_owner(Dispatcher *d, int fd);
 PyObject *direct_counters(Dispatcher *d);
 /* The owner gets the descriptor's events from now on (0: none). 0, or -1 with an exception. */
 int direct_watch(Dispatcher *d, int fd, unsigned events, unsigned before, PyObject *owner);
+/* It gets none any more, if it is the owner still. */
+int direct_forget(Dispatcher *d, int fd, const PyObject *owner);
 uint64_t direct_waits(const Dispatcher *d); /* how many there were */
 void direct_accepted(Dispatcher *d);
 void direct_sent(Dispatcher *d, size_t bytes);
