@@ -193,7 +193,7 @@ class _Supervisor:
             sibling.control.close()
         self._selector.close()
         self._signals.close()
-        worker.begin(control)
+        worker.begin(control.detach())
 
     def _later(self, key: int, delay: float, call: Callable[[], None]) -> None:
         self._timers[key] = (time.monotonic() + delay, call)

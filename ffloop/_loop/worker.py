@@ -8,16 +8,15 @@ application's, neither a signal nor a handler.
 
 import contextlib
 import os
-import socket
 from typing import Any
 
-_supervisor: socket.socket | None = None  # in a worker, to the parent
+_supervisor = -1  # in a worker: the descriptor of the stream to the parent
 _pid = 0  # of that worker: a child that it forks is nobody's worker
 _told = False
 
 
-def begin(supervisor: socket.socket) -> None:
-    """This process is a worker, from now on."""
+def begin(supervisor: int) -> None:
+    """This process is a worker, from now on; it keeps the descriptor `supervisor` to its end."""
     global _supervisor, _pid, _told
     _supervisor, _pid, _told = supervisor, os.getpid(), False
 
@@ -26,16 +25,15 @@ def serving(loop: Any) -> None:
     """A loop has begun to serve: in a worker, tells the parent. The loop's `_retire` is called
     when the worker is to be replaced."""
     global _told
-    if _supervisor is None or os.getpid() != _pid:
+    if os.getpid() != _pid:
         return
-    loop._add_reader(_supervisor.fileno(), _retire, loop)
+    loop._add_reader(_supervisor, _retire, loop)
     if not _told:
         _told = True
         with contextlib.suppress(OSError):  # the parent is gone
-            _supervisor.send(b"s")
+            os.write(_supervisor, b"s")
 
 
 def _retire(loop: Any) -> None:
-    assert _supervisor is not None
-    loop._remove_reader(_supervisor.fileno())
+    loop._remove_reader(_supervisor)
     loop._retire()

@@ -55,7 +55,10 @@ def parent(tmp_path):
         program = program.replace("COUNT", str(count)).replace("FOREVER", str(forever))
         program = program.replace("LONG", str(settled))
         process = subprocess.Popen(
-            [sys.executable, "-P", "-c", program], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-P", "-X", "dev", "-c", program],  # it is warned of nothing
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         started.append(process)
         return process
