@@ -1,9 +1,9 @@
 /*
  * acceptor.c - direct mode: accepts a listening descriptor's connections and makes their transports.
  *
- * Callers: direct.c; _loop/direct.py makes it. Between accept4 and the protocol's factory there is no frame
- * of Python's. Each connection has a context of its own, a copy of the one in which serving began. TLS,
- * debug mode and what fails are the listener's, in Python (_accepted, _accept_failed, _begin_failed, _failed).
+ * Callers: direct.c; _loop/direct.py makes Acceptors. No Python frame runs between accept4 and the
+ * protocol's factory. Each connection has a context of its own, a copy of the one in which serving began.
+ * TLS, debug mode and errors are the listener's, in Python (_accepted, _accept_failed, _begin_failed, _failed).
  */
 #include "scheduler.h"
 #include "stream.h"
@@ -17,10 +17,11 @@
 
 typedef struct {
     PyObject_HEAD
-    PyObject *dispatcher, *listener; /* a Dispatcher, a DirectListener; and what that has: */
-    PyObject *loop, *server, *factory, *context, *transport;
-    int fd, most, next; /* at most so many a wake; how many are tried at the next */
-    uint64_t at;        /* the wait that last brought connections */
+    PyObject *dispatcher, *listener;             /* a Dispatcher, a DirectListener */
+    PyObject *loop, *server, *factory, *context; /* the listener's */
+    PyObject *transport;                         /* a class */
+    int fd, most, next;                          /* accepts per wake, at most; at the next wake */
+    uint64_t at; /* the number of the wait that last brought connections */
     char watched, plain;
 } Acceptor;
 #define REFS (offsetof(Acceptor, fd) - offsetof(Acceptor, dispatcher)) / sizeof(PyObject *)
@@ -32,7 +33,7 @@ static PyTypeObject *acceptor_type;
 
 /* ---- a connection -------------------------------------------------------------------------- */
 
-/* listener.name(exc, protocol, transport) of the exception that is set. */
+/* listener.name(exc, protocol, transport) with the exception that is set. */
 static int tell_listener(Acceptor *a, PyObject *name, PyObject *protocol, PyObject *transport)
 {
     PyObject *exc = hot_take_exception();
@@ -109,8 +110,8 @@ bool acceptor_is(PyObject *owner)
     return Py_TYPE(owner) == acceptor_type;
 }
 
-/* A connection that comes alone costs no second accept in vain: how many are tried follows what was
- * there, and grows while wait after wait brings some. What is left comes with the next wait. */
+/* As many accepts as the last wake found connections, so that one that comes alone costs no second accept
+ * in vain; twice as many while each wait brings some. The rest comes with the next wait. */
 int acceptor_ready(PyObject *self)
 {
     Acceptor *a = (Acceptor *)self;
@@ -206,8 +207,9 @@ static PyObject *acceptor_watch(PyObject *self, PyObject *on)
 }
 
 static PyMethodDef acceptor_methods[] = {
-    {"watch", acceptor_watch, METH_O, "Whether it accepts."},
-    {"_make", (PyCFunction)(void (*)(void))make, METH_FASTCALL, "Of a connection: its transport."},
+    {"watch", acceptor_watch, METH_O, "watch(on): whether connections are accepted."},
+    {"_make", (PyCFunction)(void (*)(void))make, METH_FASTCALL,
+     "_make(fd, peer): the transport of a connection."},
     {NULL, NULL, 0, NULL},
 };
 

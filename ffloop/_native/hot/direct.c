@@ -1,14 +1,14 @@
 /*
  * direct.c - direct mode: a loop whose sockets are the application's own, in its own epoll.
  *
- * Callers: dispatcher.c, stream.c. Each descriptor that a stream or a listener watches has its owner in
- * a table; all others in the epoll are the selector's. Level-triggered, and watched only for what is
- * wanted now, so that a paused socket does not keep the loop awake: one request is epoll_wait, recv,
- * send. Nothing is read before its owner's turn has come, so what a callback pauses or closes is left
- * in the kernel.
+ * Callers: dispatcher.c, acceptor.c, transfer.c, life.c. A table has the owner, of
+ * each descriptor that one watches; all others in the epoll are the selector's. The epoll is level-triggered
+ * and has only the events that are wanted now, so that a paused socket does not keep the loop awake: a
+ * request is epoll_wait, recv, send. A socket is read only when its own event is handed out, so the data of
+ * one that an earlier callback paused or closed stays in the kernel.
  *
- * Invariant: an owner is in the table exactly while its descriptor is in the epoll; the table's
- * reference keeps a transport alive that nobody else has.
+ * Invariant: an owner is in the table exactly while its descriptor is in the epoll. The table's reference
+ * keeps a transport alive that nothing else refers to.
  */
 #include "stream.h"
 
@@ -23,7 +23,7 @@
 struct direct {
     PyObject **owners; /* by descriptor */
     int size;
-    int others; /* events of the selector's descriptors, behind the batch's in `events` */
+    int others; /* how many events of the selector's descriptors stand at the end of `events` */
     struct direct_counters n;
     struct ffl_instance_page *page; /* page.c, and its descriptor; or NULL */
     int page_fd;
@@ -147,7 +147,8 @@ static void sort_out(Dispatcher *dispatcher, int n, int wake_fd)
     struct direct *d = dispatcher->direct;
     for (int i = 0; i < n; i++) {
         struct epoll_event e = d->events[i];
-        int fd = (int)(uint32_t)e.data.u64; /* the upper half is undefined in Python's */
+        int fd =
+            (int)(uint32_t)e.data.u64; /* Python's select.epoll leaves the upper half undefined */
         if (owner_of(d, fd))
             d->events[dispatcher->count++] = e;
         else if (fd != wake_fd)
@@ -163,7 +164,7 @@ int direct_wait(Dispatcher *dispatcher, int64_t timeout_ns, int wake_fd)
     d->n.sleeps += timeout_ns != 0;
     if (d->page)
         page_note(d->page, &d->n);
-    /* Half of it: what is not the batch's is put at the other end. */
+    /* Half of the array: the selector's events move to its other end. */
     PyThreadState *thread = timeout_ns ? PyEval_SaveThread() : NULL;
     int n = ffl_epoll_wait(dispatcher->epfd, d->events, BATCH / 2, timeout_ns);
     if (thread)

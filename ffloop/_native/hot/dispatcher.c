@@ -1,15 +1,14 @@
 /*
  * dispatcher.c - Dispatcher: waits for a batch of events and hands it out.
  *
- * Callers: ffloop/_loop/poller.py, scheduler.c. With a session (`ring`) its client waits, and what is
- * said below of events and handles holds; with None it is direct mode, whose waiting and handing out are
- * direct.c's. Plain data for a reading protocol goes there directly; every
- * other event is the poller's (other(kind, handle, arg, off)).
+ * Callers: ffloop/_loop/poller.py, iteration.c. With a session (`ring`) its client waits; plain data goes
+ * straight to a reading protocol, and every other event to the poller (other(kind, handle, arg, off)).
+ * Without one (direct mode) direct.c waits and hands out.
  *
- * Invariants: index is ahead of the event that is being handled, so that an exception loses nothing;
- * callbacks may pause, close or detach anything at any time, so nothing is kept in a local across a
- * call but counted references. No wait (it would give the batch's buffers back) before the batch is
- * done: who waits looks at index, count and queued first.
+ * Invariants: index is ahead of the event that is being handled, so that an exception loses no event.
+ * A callback may pause, close or detach anything, so that only counted references are kept across a call.
+ * A wait gives the batch's buffers back, so none begins before the batch is done: callers look at index,
+ * count and queued first.
  */
 #include "stream.h"
 
@@ -42,7 +41,7 @@ char *dispatcher_room(Dispatcher *d)
     return d->room;
 }
 
-/* The ring's attribute, as a new reference in *to. */
+/* The attribute of the ring, as a new reference in *to. */
 static int take(PyObject *ring, const char *name, PyObject **to)
 {
     Py_XDECREF(*to);
@@ -137,8 +136,8 @@ static int close_orphans(Dispatcher *d)
     return r ? 0 : -1;
 }
 
-/* Kernel descriptors have something to say at the head of a batch or at its end. How many do, and
- * in *woken whether one of them is wake_fd. */
+/* Events of kernel descriptors stand at the head of a batch or at its end. Their number, and in *woken
+ * whether one of them is wake_fd's. */
 static int kernel_events(const struct ffl_event *ev, int n, int wake_fd, bool *woken)
 {
     int first = 0, last = 0;
@@ -165,7 +164,7 @@ int dispatcher_wait(Dispatcher *d, int64_t timeout_ns, int wake_fd)
     if (d->longest_ns >= 0 && (timeout_ns < 0 || timeout_ns > d->longest_ns))
         timeout_ns = d->longest_ns;
     d->index = d->count = 0;
-    /* Without a time-out it does not wait: giving the interpreter up would cost more than the call. */
+    /* A call that does not wait costs less than giving up the interpreter's lock. */
     PyThreadState *thread = timeout_ns ? PyEval_SaveThread() : NULL;
     int n = ffl_client_wait(d->c, ev, room, d->epfd, timeout_ns);
     if (thread)
@@ -331,23 +330,24 @@ static PyMemberDef dispatcher_members[] = {
 
 static PyMethodDef dispatcher_methods[] = {
     {"wait", py_wait, METH_O,
-     "Waits for a batch, nanoseconds at most (< 0: for ever). How many events to look through for "
-     "those of kernel descriptors."},
+     "wait(ns): waits for a batch, nanoseconds at most (< 0: for ever). The number of events, of "
+     "which "
+     "some are kernel descriptors'; 0: none is."},
     {"run", dispatcher_run, METH_NOARGS, "Hands out the events from index on."},
     {"_run", dispatcher_run, METH_NOARGS, "The same, as a handle's."},
-    {"skip", dispatcher_skip, METH_NOARGS, "The batch was taken: nothing is left of it."},
-    {"close", dispatcher_close, METH_NOARGS, "Lets go of the ring; what is left is dropped."},
+    {"skip", dispatcher_skip, METH_NOARGS, "Drops the batch, which was taken."},
+    {"close", dispatcher_close, METH_NOARGS, "Lets go of the ring; drops the rest of the batch."},
     {"others", py_others, METH_NOARGS, "Direct mode: [(fd, epoll events)] of the selector's."},
     {"take", py_batch, METH_NOARGS, "Direct mode: the batch's [(fd, epoll events)], taken."},
     {"dispatch", py_dispatch, METH_VARARGS, "Direct mode: hands out one event, (fd, events)."},
-    {"owner", py_owner, METH_O, "Direct mode: who watches the descriptor, or None."},
+    {"owner", py_owner, METH_O, "Direct mode: a Stream, an Acceptor, a Future, or None."},
     {"writable", py_writable, METH_VARARGS,
      "Direct mode: sets the future's result when the descriptor is writable, (fd, future). Raises "
      "OSError."},
     {"forget", py_forget, METH_VARARGS, "Direct mode: not any more, (fd, future)."},
-    {"counters", py_counters, METH_NOARGS, "Direct mode: what was done, by name."},
-    {"own", py_own, METH_NOARGS, "Direct mode: this thread runs the loop."},
-    {"is_own", py_is_own, METH_NOARGS, "Direct mode: does this thread?"},
+    {"counters", py_counters, METH_NOARGS, "Direct mode: the counters, by name."},
+    {"own", py_own, METH_NOARGS, "Direct mode: from now on this thread runs the loop."},
+    {"is_own", py_is_own, METH_NOARGS, "Direct mode: whether this thread runs the loop."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,9 +1,8 @@
 /*
  * feed.c - data for asyncio's streams: StreamReaderProtocol.data_received and StreamReader.feed_data in one.
  *
- * Callers: stream.c asks which protocols are served so, transfer.c does it. Bytes go straight into the
- * reader's buffer and wake who waits for them. Whatever is not plain goes the usual way: classes that
- * were derived or changed, a reader that has gone, a buffer that is about to be full.
+ * Callers: stream.c, transfer.c. Bytes go straight into the reader's buffer, and its waiter is woken. Subclasses,
+ * changed methods, a reader that has gone and a buffer that is nearly full go through data_received.
  */
 #include "stream.h"
 
@@ -29,7 +28,7 @@ int feed_serves(PyObject *protocol)
     return rc > 0 ? is_original(reader_type, name_feed_data, feed_data) : rc;
 }
 
-/* The protocol's reader as a new reference: NULL, without an exception, where that is none of asyncio's. */
+/* The protocol's reader as a new reference; NULL without an exception: it has gone, or is a subclass. */
 static PyObject *reader_of(PyObject *protocol)
 {
     PyObject *weak = PyObject_GetAttr(protocol, name_reader);
@@ -40,12 +39,12 @@ static PyObject *reader_of(PyObject *protocol)
     return reader;
 }
 
-/* May it have so many bytes more, without being paused? -1 with an exception. */
+/* Do len bytes more leave the reader below the size at which it pauses its transport? -1 with an exception. */
 static int has_room(PyObject *reader, PyObject *buffer, size_t len)
 {
     PyObject *limit = PyObject_GetAttr(reader, name_limit);
     PyObject *eof = limit ? PyObject_GetAttr(reader, name_eof) : NULL;
-    double most = eof ? PyFloat_AsDouble(limit) : -1; /* a limit may be larger than any size */
+    double most = eof ? PyFloat_AsDouble(limit) : -1; /* the limit may exceed a Py_ssize_t */
     int rc = PyErr_Occurred()  ? -1
              : eof != Py_False ? 0
                                : (double)PyByteArray_Size(buffer) + (double)len <= 2 * most;

@@ -1,8 +1,8 @@
 /*
  * handle.c - Handle and TimerHandle. See handle.h.
  *
- * A class made in Python cannot be traversed or freed by a subclass in C, so the base's own slots
- * stay empty for ever: the fields stand behind them, and descriptors of the same names cover them.
+ * A subclass in C cannot traverse or free the slots of a base class made in Python, so those stay empty:
+ * the fields stand behind them, and descriptors of the same names hide them.
  */
 #include "handle.h"
 #include "scheduler.h"
@@ -107,7 +107,7 @@ PyObject *timer_new(PyObject *loop, double when, PyObject *const *args, Py_ssize
 
 /* ---- cancelling ---------------------------------------------------------------------------- */
 
-/* As asyncio's: a loop in debug mode keeps what the repr says. */
+/* Cancels as asyncio does: a loop in debug mode keeps the repr. */
 static PyObject *py_cancel(PyObject *self, PyObject *unused)
 {
     struct handle *h = fields(self);
@@ -186,7 +186,7 @@ int handle_run(PyObject *handle, PyObject *loop)
         return run_other(handle);
     if (h->cancelled || !h->callback || !h->args || !h->context)
         return 0;
-    /* It may cancel itself meanwhile. */
+    /* The callback may cancel its handle. */
     PyObject *callback = Py_NewRef(h->callback), *args = Py_NewRef(h->args);
     PyObject *context = Py_NewRef(h->context);
     PyObject *r = enter(context, callback, args);

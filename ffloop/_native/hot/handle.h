@@ -15,13 +15,13 @@ PyObject *handle_new(PyObject *loop, PyObject *const *args, Py_ssize_t n, PyObje
 PyObject *timer_new(PyObject *loop, double when, PyObject *const *args, Py_ssize_t n,
                     PyObject *context);
 
-/* Runs any Handle, asyncio's own too; nothing if it was cancelled. A callback's exception goes to
+/* Runs any Handle, asyncio's own too, unless it was cancelled. A callback's exception goes to
  * loop._failed(handle, exception). 0, or -1 with an exception that ends the program. */
 int handle_run(PyObject *handle, PyObject *loop);
 
-/* Of any TimerHandle. -1 with an exception. */
+/* For any TimerHandle. -1 with an exception. */
 int timer_when(PyObject *timer, double *when);
-int timer_cancelled(PyObject *timer); /* 0 or 1, too */
+int timer_cancelled(PyObject *timer); /* 0 or 1; -1 with an exception */
 int timer_scheduled(PyObject *timer); /* the same */
 int timer_set_scheduled(PyObject *timer, bool scheduled);
 

@@ -1,12 +1,11 @@
 /*
  * hot.h - the compiled half of the Python face: what its parts share.
  *
- * Stream (stream.c) is a transport's base class with its short ways, Dispatcher (dispatcher.c) waits for
- * a batch of events and hands it out, direct.c does so without a session, Tls (tls.c) stands between
- * a stream and its protocol, Scheduler (scheduler.c, iteration.c) queues and runs the loop's callbacks,
- * which are handles (handle.c), some of them in a heap of timers (timers.c). Each has one short way here
- * and a long way in Python for whatever is not plain. Limited API of 3.11, so that one wheel serves
- * every later one.
+ * Stream (stream.c) is the base class of stream transports. Dispatcher (dispatcher.c) waits for a batch of
+ * events and hands it out; direct.c does so without a session. Tls (tls.c) stands between a stream and its
+ * protocol. Scheduler (scheduler.c, iteration.c) queues and runs the loop's callbacks, which are handles
+ * (handle.c), some of them in a heap of timers (timers.c). The plain cases are here, all others in Python.
+ * The limited API of Python 3.11: one wheel serves every later version.
  */
 #ifndef FFL_HOT_H
 #define FFL_HOT_H
@@ -20,8 +19,8 @@
 
 #include <stdbool.h>
 
-/* Headers from 3.12 on hand out None, True and False without a reference, which 3.11 would miss: what
- * is built with one interpreter runs on the others, so every reference is counted (Py_NewRef). */
+/* Headers from 3.12 on return None, True and False without counting a reference, which 3.11 would miss.
+ * A module built with one version runs on the others, so every reference is counted (Py_NewRef). */
 #undef Py_RETURN_NONE
 #undef Py_RETURN_TRUE
 #undef Py_RETURN_FALSE
@@ -36,17 +35,17 @@ typedef struct {
     struct ffl_client *c;      /* NULL: closed, and the buffers are released; or direct mode */
     struct direct *direct;     /* direct mode, or NULL */
     Py_buffer segment, events; /* the shared memory; the batch */
-    PyObject *ring, *receivers,
-        *orphans;    /* receivers: handle -> Stream or another; orphans: handles
-                                             to close */
-    PyObject *other; /* other(kind, handle, arg, off) for what is not plain data */
+    PyObject *ring;            /* the session's Client (binding.py), or None: direct mode */
+    PyObject *receivers;       /* of that Client: {handle: Stream or another endpoint} */
+    PyObject *orphans;         /* of that Client: the handles to close */
+    PyObject *other;           /* other(kind, handle, arg, off) takes every event but plain data */
     int epfd;
     long long longest_ns; /* no wait is longer; < 0: no limit */
     int index, count;     /* the next event, and how many the batch has */
     char *room;           /* dispatcher_room(), or NULL: not asked for yet */
-    int queued;           /* it, or handles that will dispatch, are in the loop's queue */
-    char cancelled;       /* never: for asyncio's own _run_once, which takes it for a handle */
-    unsigned long thread; /* direct mode: who runs the loop */
+    int queued;     /* the Dispatcher, or handles that will dispatch, are in the loop's queue */
+    char cancelled; /* always 0: asyncio's own _run_once takes a Dispatcher for a handle */
+    unsigned long thread; /* direct mode: the thread that runs the loop */
 } Dispatcher;
 
 /* Replaces a counted reference (Py_XSETREF is not in the limited API). */
@@ -58,12 +57,12 @@ struct hot_name {
 int hot_intern_all(const struct hot_name *names, size_t n);
 /* module.name, as a new reference in *to. */
 int hot_import(PyObject **to, const char *module, const char *name);
-/* An object of a type of ours goes: `clear` drops what it refers to. */
+/* tp_dealloc of this module's types: `clear` drops the object's references. */
 void hot_dealloc(PyObject *self, inquiry clear);
 /* Makes the type and adds it to the module: a borrowed reference, or NULL. */
 PyObject *hot_add_type(PyObject *module, const char *name, PyType_Spec *spec, PyObject *bases);
-/* The same of a subclass of a class made in Python (from.base_name), whose own slots stay empty: the
- * fields, `size` bytes, stand behind them, at *at, and the offsets of members count from there. */
+/* The same for a subclass of a class made in Python (from.base_name), whose own slots stay empty: the
+ * fields, `size` bytes, stand behind these slots, at *at, and the offsets of members count from there. */
 int hot_add_subtype(PyObject *module, const char *name, PyType_Spec *spec, const char *from,
                     const char *base_name, PyMemberDef *members, size_t size, Py_ssize_t *at,
                     PyTypeObject **out);
@@ -73,13 +72,13 @@ PyObject *hot_take_exception(void);
 
 /* The fields of a Stream (stream.h); NULL for any other object. */
 struct stream *stream_of(PyObject *self);
-/* len bytes for a plain protocol. 0 or -1. */
+/* Hands len bytes to a plain protocol. 0 or -1. */
 int stream_deliver(PyObject *self, const char *data, size_t len);
-/* A call's result, which nobody wants: 0, or -1 of NULL. */
+/* Drops a call's result: 0, or -1 for NULL. */
 int hot_done(PyObject *result);
 /* self.name(a): 0 or -1. a may be NULL. */
 int hot_call(PyObject *self, PyObject *name, PyObject *a);
-/* self.name(exc) of the exception that is set. */
+/* self.name(exc) with the exception that is set. */
 int hot_fault(PyObject *self, PyObject *name);
 
 /* Waits for a batch (see ffl_client_wait). The number of its events when kernel descriptors other
@@ -87,9 +86,9 @@ int hot_fault(PyObject *self, PyObject *name);
 int dispatcher_wait(Dispatcher *d, int64_t timeout_ns, int wake_fd);
 /* Hands out the events from index on. 0, or -1 with an exception: what is left stays. */
 int dispatcher_hand_out(Dispatcher *d);
-#define DISPATCHER_ROOM (256 * 1024) /* bytes of one recv, as asyncio's */
-/* So many bytes of memory for data on its way to a plain protocol, until that is `bytes`; NULL with an
- * exception. A callback may use it for something else. */
+#define DISPATCHER_ROOM (256 * 1024) /* bytes per recv, as asyncio's */
+/* DISPATCHER_ROOM bytes of memory for data on its way to a plain protocol, or NULL with an exception. Any
+ * callback may overwrite them. */
 char *dispatcher_room(Dispatcher *d);
 extern PyTypeObject *dispatcher_type;
 
@@ -111,25 +110,25 @@ int direct_dispatch_next(Dispatcher *d); /* the event at index */
 PyObject *direct_others(Dispatcher *d);  /* [(descriptor, epoll events)] that are the selector's */
 PyObject *
 direct_batch(Dispatcher *d); /* [(descriptor, epoll events)] of the batch, which is taken */
-/* A Stream, an Acceptor, the Future of who waits until it is writable, or None: a new reference. */
+/* A Stream, an Acceptor, the Future of a wait until it is writable, or None: a new reference. */
 PyObject *direct_owner(Dispatcher *d, int fd);
 PyObject *direct_counters(Dispatcher *d);
-/* The owner gets the descriptor's events from now on (0: none). 0, or -1 with an exception. */
+/* Gives the descriptor's events to the owner from now on (0: none); `before`: the events until now. 0, or
+ * -1 with an exception. */
 int direct_watch(Dispatcher *d, int fd, unsigned events, unsigned before, PyObject *owner);
-/* It gets none any more, if it is the owner still. */
+/* Ends that, if `owner` is the descriptor's owner still. */
 int direct_forget(Dispatcher *d, int fd, const PyObject *owner);
-uint64_t direct_waits(const Dispatcher *d); /* how many there were */
+uint64_t direct_waits(const Dispatcher *d); /* waits so far */
 void direct_accepted(Dispatcher *d);
 void direct_sent(Dispatcher *d, size_t bytes);
 void direct_received(Dispatcher *d, size_t bytes);
-/* One recv, and what comes of it. */
+/* One recv, and its data, end or error handed on. */
 int stream_read(Dispatcher *d, PyObject *self);
 
-/* Accepts what has come: acceptor.c. */
 bool acceptor_is(PyObject *owner);
-int acceptor_ready(PyObject *acceptor);
+int acceptor_ready(PyObject *acceptor); /* accepts the connections that have come */
 
-bool tls_is(PyObject *protocol); /* a Tls, which takes data as a plain protocol */
+bool tls_is(PyObject *protocol); /* a Tls takes data as a plain protocol does */
 
 int direct_exec(void);
 int tls_exec(PyObject *module);

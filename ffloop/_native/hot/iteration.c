@@ -1,16 +1,15 @@
 /*
  * iteration.c - a Scheduler's iterations (_run_once). See scheduler.h.
  *
- * The order of things is that of asyncio's BaseEventLoop._run_once: wait for events, queue what they
- * schedule, queue the timers that are due, run what was queued up to here. Events are not asked for in
- * each iteration while callbacks are queued: what a batch scheduled runs before the next one is asked
- * for (uvloop's order), and while nothing is found ever fewer iterations ask. The rare ways are the
- * loop's, in Python: _poll (no session, or a batch that an interrupt left unfinished), _kernel_ready
- * (descriptors), _failed (a callback raised).
+ * The order is that of asyncio's BaseEventLoop._run_once: wait for events, queue their callbacks, queue the
+ * timers that are due, run the handles queued up to here. While callbacks are queued, not every iteration
+ * asks for events: the callbacks of one batch run before the next batch is asked for (uvloop's order), and
+ * ever fewer iterations ask while none is found. The loop does the rare cases in Python: _poll (no session,
+ * or a batch that an interrupt left unfinished), _kernel_ready (descriptors), _failed (a callback raised).
  *
- * Waking from another thread: `awake` is lowered before the queue is looked at for the last time
- * before a sleep, and the interpreter's lock is held from there to the wait, so a handle that was
- * appended while the loop is awake is seen, and any other one writes to the wake descriptor.
+ * Waking from another thread: `awake` is lowered before the last look at the queue, and the interpreter's
+ * lock is held from there to the wait. So a handle that another thread appends before is seen, and for one
+ * that it appends later it writes to the wake descriptor.
  */
 #include "queue.h"
 #include "scheduler.h"
@@ -34,7 +33,7 @@ static int first_due(Scheduler *s, double from, double *left)
     return 0;
 }
 
-/* How long there is nothing to do: -1 for ever. */
+/* The time until something is due, nanoseconds; -1: for ever. */
 static int next_timeout(Scheduler *s, int64_t *ns)
 {
     Py_ssize_t timers = PyList_Size(s->timers);
@@ -73,14 +72,14 @@ static int kernel_ready(Scheduler *s, int events)
     return hot_done(r);
 }
 
-/* How many iterations are not to ask for events: one, after a sleep or where some were `found`. */
+/* The number of iterations that will not ask for events: one, after a sleep or where some were `found`. */
 static void plan_skips(Scheduler *s, bool found)
 {
     int most = found || !s->skips ? 1 : 2 * s->skips;
     s->skips = s->left = most < MOST_SKIPS ? most : MOST_SKIPS;
 }
 
-/* Waits, and queues what the events schedule. */
+/* Waits, and queues the batch. */
 static int wait_events(Scheduler *s, int64_t ns)
 {
     PyObject *batches = s->batches;
@@ -124,7 +123,7 @@ static int queue_due_timers(Scheduler *s)
     return rc;
 }
 
-/* A handle, or the Dispatcher, whose batch is handed out in its place among them. */
+/* Runs a handle, or hands out the batch where the Dispatcher stands among the handles. */
 static int run_one(Scheduler *s, PyObject *handle)
 {
     if (Py_TYPE(handle) != dispatcher_type)
@@ -138,7 +137,7 @@ static int run_one(Scheduler *s, PyObject *handle)
     return hot_done(r);
 }
 
-/* What is queued now; not what that queues. */
+/* Runs the handles that are queued now, not those that they queue. */
 static int run_ready(Scheduler *s)
 {
     int rc = 0;
@@ -152,9 +151,9 @@ static int run_ready(Scheduler *s)
     return rc;
 }
 
-/* From when an iteration knew its events until the next one asks: what came just after may have had to
- * wait for so long. The clock is read once per iteration, and once more where it slept. `more`: an
- * iteration follows. */
+/* The lag: from when an iteration knew its events until the next one asks, which is how long an event that
+ * came just after had to wait. The clock is read once per iteration, and once more where it slept. `more`:
+ * an iteration follows. */
 static void note_lag(Scheduler *s, bool more)
 {
     int64_t end = ffl_now_ns(), lag = end - s->woke_ns;
@@ -208,8 +207,7 @@ PyObject *scheduler_lag(PyObject *self, PyObject *unused)
     return list ? Py_BuildValue("(dN)", (double)s->lag_ns / NS, list) : NULL;
 }
 
-/* One iteration; or, for run_forever, which asks after each whether to stop, several. The first one asks for
- * events. */
+/* One iteration; for run_forever several, until one says stop. The first one asks for events. */
 PyObject *scheduler_run_once(PyObject *self, PyObject *unused)
 {
     Scheduler *s = (Scheduler *)self;
@@ -218,7 +216,7 @@ PyObject *scheduler_run_once(PyObject *self, PyObject *unused)
     s->woke_ns = ffl_now_ns();
     s->skipping = 0;
     do {
-        s->awake = 0; /* asyncio's way does not tell when it sleeps */
+        s->awake = 0; /* asyncio's _run_once does not tell when it sleeps */
         if (s->debug || !s->timers)
             return scheduler_asyncio(name_run_once, self, NULL, 0, NULL);
         s->awake = s->skipping;

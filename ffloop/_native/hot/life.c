@@ -1,9 +1,9 @@
 /*
  * life.c - how a connection begins and ends: connection_made, eof_received, close, connection_lost.
  *
- * Callers: acceptor.c, stream.c, and _loop/transport.py for what is rare. The order of callbacks and every
- * rule of closing are those of asyncio's _SelectorSocketTransport. A session's socket is let go of in
- * Python (_forget_unread, _quiet, _release, _abandon); a descriptor here.
+ * Callers: acceptor.c, stream.c, _loop/transport.py. The order of callbacks and the rules of closing are those
+ * of asyncio's _SelectorSocketTransport. A descriptor is closed here, a session's socket in Python
+ * (_forget_unread, _quiet, _release, _abandon).
  */
 #include "scheduler.h"
 #include "stream.h"
@@ -21,7 +21,7 @@ static PyObject *none_or_error(int rc)
     return rc < 0 ? NULL : Py_NewRef(Py_None);
 }
 
-/* server.name([self]): from Python 3.13 on it is told which transport. */
+/* server.name(), or from Python 3.13 on server.name(self). */
 static int tell_server(PyObject *server, PyObject *name, PyObject *self)
 {
     return hot_call(server, name, Py_Version >= 0x030d0000 ? self : NULL);
@@ -32,7 +32,7 @@ int stream_attach(PyObject *self, struct stream *s)
     return is_set(s->server) ? tell_server(s->server, name_attach, self) : 0;
 }
 
-/* ---- what of the descriptor is waited for: direct mode ------------------------------------- */
+/* ---- the events that direct mode watches for ------------------------------------------------ */
 
 static int watch(PyObject *self, bool reading, bool writing)
 {
@@ -83,7 +83,7 @@ int stream_tell_waiter(PyObject *waiter)
     return rc == 0 ? hot_call(waiter, name_set_result, Py_None) : rc < 0 ? -1 : 0;
 }
 
-/* begin(waiter=None): connection_made, then reading, then the waiter: asyncio's three steps in one. */
+/* begin(waiter=None): connection_made, then reading, then the waiter, which are three callbacks in asyncio. */
 PyObject *stream_begin(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct stream *s = stream_fields(self);
@@ -144,7 +144,7 @@ static int begin_to_close(PyObject *self, struct stream *s)
     return s->dispatcher ? stop_reading(self) : hot_call(self, name_quiet, NULL);
 }
 
-/* Has another thread, which runs the loop, been asked to close it? -1 with an exception. */
+/* Was the close passed on to the thread that runs the loop? -1 with an exception. */
 static int passed_on(PyObject *self, const struct stream *s)
 {
     if (s->dispatcher && *s->thread == PyThread_get_thread_ident())
@@ -249,7 +249,7 @@ PyObject *stream_end(PyObject *self, PyObject *const *args, Py_ssize_t n)
     return NULL;
 }
 
-/* Nobody has it any more, and nobody closed it: perhaps in another thread. */
+/* A transport that was collected without close(), perhaps in another thread. */
 static int abandon(PyObject *self, struct stream *s)
 {
     s->open = 0; /* first: a warning may be an error */
@@ -272,7 +272,7 @@ void stream_finalize(PyObject *self)
     PyErr_Restore(type, value, trace);
 }
 
-/* ---- what is asked often ------------------------------------------------------------------- */
+/* ---- state ---------------------------------------------------------------------------------- */
 
 PyObject *stream_is_closing(PyObject *self, PyObject *unused)
 {

@@ -1,8 +1,8 @@
 /*
- * page.c - the statistics page of a loop in direct mode: the header of an instance's (shm/stats.h), in a
- * sealed memfd, so that `ffloop stat` reads it as any other, also of a process that is stopped.
+ * page.c - the stats page of a loop in direct mode: the header of an instance's page (shm/stats.h) in a sealed
+ * memfd, which `ffloop stat` reads as it reads an instance's, also where the process is stopped.
  *
- * Caller: direct.c. A loop without a page (memfd_create denied, no descriptor left) works as well.
+ * Caller: direct.c. A loop works without a page, too (memfd_create denied, no descriptor left).
  */
 #include "hot.h"
 
@@ -41,7 +41,7 @@ struct ffl_instance_page *page_open(int *fd)
         ffl_close(fd, NULL);
         return NULL;
     }
-    /* Without the seals nobody maps it: then it only shows nothing. */
+    /* If that fails: no reader maps a page without seals. */
     (void)fcntl(*fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL);
     fill(p);
     return p;

@@ -1,8 +1,8 @@
-/* queue.c - a ring of references that grows. See queue.h. */
+/* queue.c - a circular array of references that grows. See queue.h. */
 #include "queue.h"
 
 #define FIRST_ROOM 64
-#define KEPT_ROOM 4096 /* what an empty queue keeps */
+#define KEPT_ROOM 4096 /* an empty queue keeps so many places at most */
 
 typedef struct {
     PyObject_HEAD
@@ -28,7 +28,7 @@ Py_ssize_t queue_size(PyObject *queue)
     return (Py_ssize_t)((Queue *)queue)->size;
 }
 
-/* Moves what there is into a ring of that room. */
+/* Moves the items to an array of `room` places. */
 static int resize(Queue *q, size_t room)
 {
     PyObject **items = PyMem_Calloc(room, sizeof(*items));
@@ -134,7 +134,7 @@ static PyMethodDef queue_methods[] = {
 };
 
 static PyType_Slot queue_slots[] = {
-    {Py_tp_doc, "Handles that are to run, first come first served."},
+    {Py_tp_doc, "Handles that are to run, first in, first out."},
     {Py_tp_dealloc, queue_dealloc},
     {Py_tp_traverse, queue_traverse},
     {Py_tp_clear, queue_clear},

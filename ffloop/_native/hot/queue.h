@@ -1,7 +1,8 @@
 /*
- * queue.h - Queue: the handles that are to run, first come first served.
+ * queue.h - Queue: the handles that are to run, first in, first out.
  *
- * Caller: scheduler.c; asyncio's own code, which takes it for a collections.deque, in debug mode.
+ * Callers: scheduler.c, iteration.c; in debug mode asyncio's own code, which takes a Queue for a
+ * collections.deque.
  */
 #ifndef FFL_QUEUE_H
 #define FFL_QUEUE_H
@@ -11,7 +12,7 @@
 PyObject *queue_new(void);
 /* 0, or -1 with an exception. */
 int queue_append(PyObject *queue, PyObject *item);
-/* The first, as a new reference; NULL without an exception: there is none. */
+/* The first item, as a new reference; NULL without an exception: the queue is empty. */
 PyObject *queue_popleft(PyObject *queue);
 Py_ssize_t queue_size(PyObject *queue);
 

@@ -1,9 +1,9 @@
 /*
- * scheduler.c - Scheduler: the part of a loop that queues callbacks and runs them.
+ * scheduler.c - Scheduler: queues a loop's callbacks. See scheduler.h.
  *
- * Base class of ffloop's loop, in front of asyncio.SelectorEventLoop, whose flags and queues
- * (_closed, _debug, _stopping, _ready, _scheduled, ...) are fields here, under the same names. A loop in
- * debug mode takes asyncio's own methods.
+ * A base class of ffloop's loops, in front of asyncio.SelectorEventLoop, whose flags and queues (_closed,
+ * _debug, _stopping, _ready, _scheduled, ...) are fields here, under the same names. A loop in debug mode
+ * uses asyncio's own methods.
  */
 #include "scheduler.h"
 #include "queue.h"
@@ -57,7 +57,7 @@ static void scheduler_dealloc(PyObject *self)
     hot_dealloc(self, scheduler_clear);
 }
 
-/* ---- asyncio's methods, for a loop in debug mode and for whatever is not plain -------------- */
+/* ---- asyncio's methods, for debug mode and calls that are not plain -------------------------- */
 
 PyObject *scheduler_asyncio(PyObject *method, PyObject *self, PyObject *const *args, Py_ssize_t n,
                             PyObject *keys)
@@ -114,7 +114,7 @@ static PyObject *write_to_self(PyObject *self, PyObject *unused)
     Scheduler *s = (Scheduler *)self;
     uint64_t one = 1;
     if (s->wake_fd >= 0 && write(s->wake_fd, &one, sizeof(one)) < 0) {
-        /* EAGAIN: the counter is full. Nothing reads it: the edge was given all the same. */
+        /* EAGAIN: the counter, which nobody reads, is full. The write has woken the epoll all the same. */
     }
     return Py_NewRef(Py_None);
 }
@@ -130,7 +130,7 @@ static PyObject *call_soon_threadsafe(PyObject *self, PyObject *const *args, Py_
     if (handle && queue_append(s->ready, handle) < 0)
         Py_CLEAR(handle);
     if (handle && !s->awake) {
-        s->awake = 1; /* the next one need not write: what it appends is seen too */
+        s->awake = 1; /* a further call need not write: the loop will see its handle as well */
         Py_DECREF(write_to_self(self, NULL));
     }
     return handle;
@@ -170,7 +170,7 @@ int scheduler_now(Scheduler *s, double *out)
     return rc;
 }
 
-/* 0: a subclass has a call_at of its own. */
+/* Whether call_at is this class's: 1; 0: a subclass overrides it; -1 with an exception. */
 static int own_call_at(Scheduler *s)
 {
     PyTypeObject *type = Py_TYPE((PyObject *)s);
@@ -223,7 +223,7 @@ void scheduler_timer_cancelled(PyObject *loop)
     ((Scheduler *)loop)->cancelled++;
 }
 
-/* Of a timer that was made in debug mode. */
+/* asyncio calls this for a timer that was made in debug mode. */
 static PyObject *timer_handle_cancelled(PyObject *self, PyObject *timer)
 {
     if (timer_scheduled(timer) > 0)
@@ -251,7 +251,7 @@ static PyObject *get_ready(PyObject *self, void *unused)
     return Py_NewRef(((Scheduler *)self)->ready);
 }
 
-/* asyncio's __init__ brings an empty deque; the queue that is here takes its place. */
+/* asyncio's __init__ sets _ready to an empty deque: the Queue stays in its place. */
 static int set_ready(PyObject *self, PyObject *value, void *unused)
 {
     if (value && PyObject_Size(value) == 0)
@@ -307,7 +307,7 @@ static PyMethodDef scheduler_methods[] = {
     {"_timer_handle_cancelled", timer_handle_cancelled, METH_O, NULL},
     {"_write_to_self", write_to_self, METH_NOARGS, NULL},
     {"_run_once", scheduler_run_once, METH_NOARGS, "One iteration of the loop."},
-    {"_lag", scheduler_lag, METH_NOARGS, "How long iterations worked: seconds, and a histogram."},
+    {"_lag", scheduler_lag, METH_NOARGS, "The iterations' work: seconds, and a histogram."},
     {NULL, NULL, 0, NULL},
 };
 

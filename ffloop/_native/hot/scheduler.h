@@ -1,5 +1,5 @@
 /*
- * scheduler.h - Scheduler, the compiled base class of ffloop's loop: scheduler.c is the type and queues
+ * scheduler.h - Scheduler, the compiled base class of ffloop's loops. scheduler.c has the type and queues
  * callbacks, iteration.c runs them.
  */
 #ifndef FFL_SCHEDULER_H
@@ -8,7 +8,7 @@
 #include "hot.h"
 
 #define NS 1e9
-#define LAGS 24 /* below 1, 2, 4, ... us (of 1,024 ns); the last one: and above */
+#define LAGS 24 /* counters: below 1, 2, 4, ... us (of 1,024 ns); the last one has all others */
 
 typedef struct {
     PyObject_HEAD
@@ -21,20 +21,21 @@ typedef struct {
     char closed, debug, stopping, awake;
     char forever; /* run_forever calls: _run_once may do several iterations */
     char own_call_at;
-    char skipping;           /* the next iteration does not ask for events */
-    int skips, left;         /* how many do not, after the last that did; and are still to come */
+    char skipping;   /* the next iteration does not ask for events */
+    int skips, left; /* iterations without asking, after the last that asked; those to come */
     PyTypeObject *looked_up; /* the class that own_call_at is of; never followed */
     int64_t woke_ns;         /* when events were last asked for */
-    int64_t lag_ns;          /* all iterations' work */
-    uint64_t lags[LAGS]; /* iterations by how long they worked; those without asking count as one */
+    int64_t lag_ns;          /* the work of all iterations */
+    uint64_t lags[LAGS]; /* iterations by their work; one that asked counts with those that follow
+                                without asking */
 } Scheduler;
 
 /* `loop` is a Scheduler. */
 bool scheduler_debug(PyObject *loop);
-void scheduler_timer_cancelled(PyObject *loop); /* one that is in its heap */
+void scheduler_timer_cancelled(PyObject *loop); /* counts a cancelled timer in the loop's heap */
 /* loop.time(), in seconds. 0 or -1. */
 int scheduler_now(Scheduler *s, double *out);
-/* asyncio's own method; arguments as METH_FASTCALL | METH_KEYWORDS gives them. */
+/* Calls asyncio's own method; arguments as METH_FASTCALL | METH_KEYWORDS gives them. */
 PyObject *scheduler_asyncio(PyObject *method, PyObject *self, PyObject *const *args, Py_ssize_t n,
                             PyObject *keys);
 

@@ -1,12 +1,12 @@
 /*
  * stream.c - Stream: the base class of stream transports. See stream.h.
  *
- * Callers: ffloop/_loop/transport.py and its subclasses. Whatever is not plain data for a reading
- * protocol, or a write with nothing in front of it, is the subclass's business (on_data, on_eof, on_error,
- * _write_slow, _write_rest, _fault).
+ * Callers: ffloop/_loop/transport.py and its subclasses. Data for a protocol that reads, and writes without
+ * a backlog, are served here, everything else in the subclass (on_data, on_eof, on_error, _write_slow,
+ * _write_rest, _fault).
  *
- * A subclass of asyncio's _FlowControlMixin, which is made in Python: its slots stay empty, the fields
- * stand behind them, and members of the same names cover them.
+ * The base class is asyncio's _FlowControlMixin, made in Python: its slots stay empty, the fields stand
+ * behind them, and members of the same names hide them.
  */
 #include "stream.h"
 
@@ -94,7 +94,7 @@ static PyObject *get_protocol(PyObject *self, PyObject *unused)
     return Py_NewRef(protocol ? protocol : Py_None);
 }
 
-/* Reading callbacks run in `context`, or, of None, in a copy of the current one. */
+/* Reading callbacks run in `context`; None: in a copy of the current one. */
 static int choose_context(struct stream *s, PyObject *context)
 {
     PyObject *used = is_set(context) ? Py_NewRef(context) : PyObject_CallNoArgs(copy_context);
@@ -110,7 +110,7 @@ static PyObject *set_context(PyObject *self, PyObject *context)
     return choose_context(stream_fields(self), context) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
-/* The fields that all have. `dispatcher`, of a loop in direct mode, or NULL. */
+/* Sets the fields that every Stream has. dispatcher: of a loop in direct mode, or NULL. */
 static void begin_fields(struct stream *s, PyObject *loop, PyObject *dispatcher, PyObject *server)
 {
     hot_set_ref(&s->loop, loop);
@@ -124,7 +124,7 @@ static void begin_fields(struct stream *s, PyObject *loop, PyObject *dispatcher,
     s->sending = s->protocol_connected = 1;
 }
 
-/* Last, since from here on it owns what it is given: `handle`. */
+/* The last step of making a Stream: from here on it owns `handle`. */
 static int open_stream(PyObject *self, PyObject *protocol, int handle)
 {
     struct stream *s = stream_fields(self);
@@ -234,7 +234,7 @@ static PyMemberDef stream_members[] = {
 #define FAST(f) (PyCFunction)(void (*)(void)) f, METH_FASTCALL
 static PyMethodDef stream_methods[] = {
     {"write", stream_write, METH_O, "As asyncio's."},
-    {"_send", stream_send, METH_O, "Sends a bytes-like object now: how many bytes, or -errno."},
+    {"_send", stream_send, METH_O, "Sends a bytes-like object now: the bytes taken, or -errno."},
     {"_send_pieces", stream_send_pieces, METH_O,
      "The same of a list of them, as far as one call goes."},
     {"begin", FAST(stream_begin), "connection_made, then reading, then the waiter's result."},
@@ -242,21 +242,23 @@ static PyMethodDef stream_methods[] = {
     {"is_closing", stream_is_closing, METH_NOARGS, "As asyncio's."},
     {"is_reading", stream_is_reading, METH_NOARGS, "As asyncio's."},
     {"get_protocol", get_protocol, METH_NOARGS, "As asyncio's."},
-    {"_call_connection_lost", FAST(stream_end), "connection_lost, then lets go of everything."},
-    {"_read_eof", stream_read_eof, METH_NOARGS, "eof_received, and what it asks for."},
-    {"_resume", stream_resume, METH_NOARGS, "Direct mode: data comes from now on."},
-    {"_stop_reading", stream_stop_reading, METH_NOARGS, "Direct mode: no data comes."},
-    {"_quiet", stream_stop_reading, METH_NOARGS, "The same, since it is closing."},
+    {"_call_connection_lost", FAST(stream_end), "connection_lost, then drops all references."},
+    {"_read_eof", stream_read_eof, METH_NOARGS,
+     "eof_received, then closes unless it returned true."},
+    {"_resume", stream_resume, METH_NOARGS, "Direct mode: reads from now on."},
+    {"_stop_reading", stream_stop_reading, METH_NOARGS, "Direct mode: does not read."},
+    {"_quiet", stream_stop_reading, METH_NOARGS, "The same, for a transport that closes."},
     {"_tell_writable", stream_tell_writable, METH_O,
      "Direct mode: on_writable() is to be called when the socket takes more."},
-    {"_choose_protocol", set_protocol, METH_O, "Data goes to this protocol."},
-    {"_choose_context", set_context, METH_O, "Reading callbacks run in it; None: in a copy."},
+    {"_choose_protocol", set_protocol, METH_O, "Data goes to this protocol from now on."},
+    {"_choose_context", set_context, METH_O,
+     "Reading callbacks run in this context; None: in a copy of the current one."},
     {"_detach", py_detach, METH_NOARGS, "No more events; writes take the long way."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot stream_slots[] = {
-    {Py_tp_doc, "A stream transport's short ways: data to its protocol, write() to its socket."},
+    {Py_tp_doc, "The base of stream transports: data to the protocol, write() to the socket."},
     {Py_tp_init, stream_init},
     {Py_tp_finalize, stream_finalize},
     {Py_tp_dealloc, stream_dealloc},

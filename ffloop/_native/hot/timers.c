@@ -9,13 +9,13 @@ static int when_at(PyObject *list, Py_ssize_t i, double *when)
     return timer_when(PyList_GetItem(list, i), when);
 }
 
-/* Copies a reference to another place; what was there goes. */
+/* Copies a reference to another place, and drops the one that was there. */
 static void move(PyObject *list, Py_ssize_t from, Py_ssize_t to)
 {
     PyList_SetItem(list, to, Py_NewRef(PyList_GetItem(list, from)));
 }
 
-/* Both let the others close up to the place that is left, and put the timer of place i there. */
+/* Both move timers into the gap at place i until the timer of place i fits, and put it there. */
 static int sift_up(PyObject *list, Py_ssize_t i)
 {
     PyObject *timer = Py_NewRef(PyList_GetItem(list, i));
@@ -73,7 +73,7 @@ PyObject *timers_pop(PyObject *list)
     return head;
 }
 
-/* Keeps those that are not cancelled, then orders what is left. */
+/* Drops cancelled timers, then orders the others. */
 static int rebuild(PyObject *list)
 {
     Py_ssize_t n = PyList_Size(list), kept = 0;

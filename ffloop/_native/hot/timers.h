@@ -12,8 +12,8 @@
 int timers_push(PyObject *list, PyObject *timer);
 /* Takes the earliest out: a new reference, marked as not scheduled. The list is not empty. */
 PyObject *timers_pop(PyObject *list);
-/* Takes cancelled timers out: those at the head, or all when they are many. *cancelled counts those
- * that are in the list. */
+/* Takes cancelled timers out: those at the head, or all where they are many. *cancelled: how many are in
+ * the list. */
 int timers_tidy(PyObject *list, Py_ssize_t *cancelled);
 
 #endif

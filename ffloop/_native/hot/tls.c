@@ -1,15 +1,13 @@
 /*
- * tls.c - Tls: what stands before asyncio's SSLProtocol, with the short ways of a connection that has
- * its handshake behind it and no end before it.
+ * tls.c - Tls: the base class of ffloop's SSLProtocol, with the reads and writes of a connection between its
+ * handshake and its shutdown.
  *
- * Callers: stream.c, ffloop/_loop/tls.py. Bytes come in (data_received), go through the SSL object's
- * memory BIOs and to the application's protocol; write() does the reverse. Handshake, shutdown, errors,
- * time-outs and writes that must wait are asyncio's own code, which finds the fields here under its own
- * names.
+ * Callers: stream.c, ffloop/_loop/tls.py. data_received() takes bytes through the SSL object's memory BIOs to
+ * the application's protocol; write() does the reverse. Handshake, shutdown, errors, time-outs and writes
+ * that must wait are asyncio's own code, which finds the fields here under its own names.
  *
- * Invariant: nothing is asked of OpenSSL when nothing is left, since its "want read" is an exception
- * each time. A read that got less than it had room for leaves nothing decrypted, so what is left is in
- * the BIO.
+ * Invariant: OpenSSL is not asked when it has nothing, since each "want read" costs an exception. After a
+ * read that did not fill its buffer nothing is left but in the BIO.
  */
 #include "stream.h"
 
@@ -17,14 +15,14 @@ typedef struct {
     PyObject_HEAD
     PyObject *state, *incoming, *outgoing, *transport, *protocol,
         *backlog;           /* under asyncio's names */
-    PyObject *ssl;          /* reads and writes: what asyncio's SSLObject is a face of */
-    Dispatcher *dispatcher; /* whose room it decrypts into */
+    PyObject *ssl;          /* the _ssl._SSLSocket inside asyncio's SSLObject */
+    Dispatcher *dispatcher; /* data is decrypted into its room */
     Py_ssize_t unsent, outgoing_high, incoming_high;
     char buffered, reading_paused, writing_paused; /* the application's protocol */
     char stream_reading_paused, stream_writing_paused;
 } Tls;
 
-enum { FAILED = -2, AGAIN = -1, END = 0 }; /* what a read says, if that is not bytes */
+enum { FAILED = -2, AGAIN = -1, END = 0 }; /* results of a read that are no count of bytes */
 
 static PyTypeObject *tls_type;
 static PyObject *wrapped, *flushing, *again;
@@ -85,9 +83,9 @@ static PyObject *tls_use(PyObject *self, PyObject *args)
     return Py_NewRef(Py_None);
 }
 
-/* ---- what both directions need --------------------------------------------------------------- */
+/* ---- both directions ------------------------------------------------------------------------- */
 
-/* What was raised is the connection's end, as asyncio's SSLProtocol has it. */
+/* Ends the connection with the exception that is set, as asyncio's SSLProtocol does. */
 static int fatal(PyObject *self)
 {
     PyObject *exc = hot_take_exception();
@@ -98,7 +96,7 @@ static int fatal(PyObject *self)
     return r ? 0 : -1;
 }
 
-/* A new reference, or NULL, as a number; -1 with an exception. */
+/* The number in a new reference, which is dropped; -1 with an exception, also for NULL. */
 static Py_ssize_t number(PyObject *value)
 {
     Py_ssize_t n = value ? PyLong_AsSsize_t(value) : -1;
@@ -111,8 +109,8 @@ static Py_ssize_t pending(PyObject *bio)
     return number(PyObject_GetAttr(bio, name_pending));
 }
 
-/* What is encrypted goes to the transport, unless that must wait; the application's protocol is paused
- * or resumed accordingly. 0 or -1. */
+/* Hands encrypted bytes to the transport unless that has paused writing, and pauses or resumes the
+ * application's protocol by what is left. 0 or -1. */
 static int flush(PyObject *self)
 {
     Tls *t = (Tls *)self;
@@ -166,8 +164,8 @@ static Py_ssize_t read_once(Tls *t, char *room, Py_ssize_t size)
     return AGAIN;
 }
 
-/* Decrypts until the room is full or nothing is left: bytes, or -1 with an exception. *ended:
- * close_notify was what came last. */
+/* Decrypts until the room is full or nothing is left: bytes, or -1 with an exception. *ended: close_notify
+ * came. */
 static Py_ssize_t fill(Tls *t, char *room, Py_ssize_t size, bool *ended)
 {
     Py_ssize_t got = 0, n = 0, left = 1;
@@ -179,7 +177,7 @@ static Py_ssize_t fill(Tls *t, char *room, Py_ssize_t size, bool *ended)
     return n == FAILED || left < 0 ? -1 : got;
 }
 
-/* As bytes to data_received(). 1: there may be more; 0; -1 with an exception. */
+/* Hands bytes to data_received(). 1: there may be more; 0; -1 with an exception. */
 static int read_copied(Tls *t, bool *ended)
 {
     char *room = dispatcher_room(t->dispatcher);
@@ -202,7 +200,7 @@ static int get_buffer(Tls *t, Py_buffer *room)
     return stream_room(given, room);
 }
 
-/* Into a BufferedProtocol's buffer; when that is full, again in the next iteration. */
+/* Decrypts into a BufferedProtocol's buffer; where that is full, goes on in the next iteration. */
 static int read_buffered(PyObject *self, bool *ended)
 {
     Tls *t = (Tls *)self;
@@ -231,7 +229,7 @@ static bool reads(const Tls *t)
     return !t->reading_paused && (t->state == wrapped || t->state == flushing);
 }
 
-/* What has come goes to the protocol, and whatever that and OpenSSL want to send goes out. */
+/* Hands on what has come, then sends what the protocol and OpenSSL have written. */
 static int deliver(PyObject *self)
 {
     Tls *t = (Tls *)self;
@@ -249,7 +247,7 @@ static int deliver(PyObject *self)
     return waiting < 0 ? -1 : waiting ? hot_call(self, name_do_write, NULL) : flush(self);
 }
 
-/* Stops the transport while what was not decrypted yet is too much. */
+/* Pauses the transport while too many bytes are not decrypted. */
 static int control_reading(PyObject *self)
 {
     Tls *t = (Tls *)self;
@@ -279,7 +277,7 @@ static PyObject *tls_data_received(PyObject *self, PyObject *data)
         return NULL;
     if (t->state == wrapped)
         return tls_do_read(self, NULL);
-    PyObject *none = PyLong_FromLong(0); /* it has been written: asyncio does what comes of it */
+    PyObject *none = PyLong_FromLong(0); /* the bytes are in the BIO: asyncio's part is the rest */
     PyObject *r = none ? PyObject_CallMethodObjArgs(self, name_buffer_updated, none, NULL) : NULL;
     Py_XDECREF(none);
     return r;
@@ -296,7 +294,7 @@ static PyObject *after(PyObject *data, Py_ssize_t off, Py_ssize_t len)
     return rest;
 }
 
-/* A record at a time, as OpenSSL takes it. Bytes that were taken: all, or there is an exception. */
+/* Encrypts record by record. The bytes taken; fewer than len: an exception is set. */
 static Py_ssize_t encrypt(Tls *t, PyObject *data, Py_ssize_t len)
 {
     Py_ssize_t off = 0, n = 0;
@@ -311,7 +309,7 @@ static Py_ssize_t encrypt(Tls *t, PyObject *data, Py_ssize_t len)
     return off;
 }
 
-/* It wants to read first: what is left of the data waits for that. */
+/* OpenSSL must read first: the rest of the data waits for that. */
 static PyObject *write_later(PyObject *self, PyObject *data, Py_ssize_t off, Py_ssize_t len)
 {
     PyErr_Clear();
@@ -355,8 +353,8 @@ static PyMemberDef tls_members[] = {
 };
 
 static PyMethodDef tls_methods[] = {
-    {"data_received", tls_data_received, METH_O, "What the peer sent, encrypted."},
-    {"write", tls_write, METH_O, "The transport's, for the application."},
+    {"data_received", tls_data_received, METH_O, "Takes encrypted bytes from the peer."},
+    {"write", tls_write, METH_O, "Takes the application's bytes."},
     {"_do_read", tls_do_read, METH_NOARGS, "As asyncio's SSLProtocol."},
     {"_process_outgoing", tls_process_outgoing, METH_NOARGS, "As asyncio's SSLProtocol."},
     {"_use", tls_use, METH_VARARGS, "(dispatcher, SSL object): before anything else."},
@@ -364,7 +362,7 @@ static PyMethodDef tls_methods[] = {
 };
 
 static PyType_Slot tls_slots[] = {
-    {Py_tp_doc, "The short ways between a stream and the protocol of a TLS connection."},
+    {Py_tp_doc, "Reads and writes of a TLS connection between its handshake and its shutdown."},
     {Py_tp_new, PyType_GenericNew},
     {Py_tp_dealloc, tls_dealloc},
     {Py_tp_traverse, tls_traverse},

@@ -1,5 +1,5 @@
 /*
- * transfer.c - a Stream's short ways: data to its protocol, write() to its socket. See stream.h.
+ * transfer.c - reads and writes of a Stream: data to its protocol, write() to its socket. See stream.h.
  */
 #include "stream.h"
 
@@ -8,7 +8,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-#define GATHER 64      /* pieces of one system call */
+#define GATHER 64      /* pieces per system call */
 #define BULK (1 << 15) /* bytes of one recv; the next one is likely to bring as many */
 
 static PyObject *name_write_slow, *name_write_rest, *name_fault, *name_run, *name_on_error,
@@ -77,7 +77,7 @@ static int hot_call_int(PyObject *self, PyObject *name, long value)
     return rc;
 }
 
-/* What recv said, if that was not data: the end, an error, or nothing after all. */
+/* A recv without data: the end, an error, or EAGAIN. */
 static int no_data(PyObject *self, ssize_t got, int err)
 {
     if (got == 0)
@@ -114,7 +114,8 @@ static int read_into(Dispatcher *d, PyObject *self)
     Py_buffer room;
     if (get_buffer(s, &room) < 0)
         return hot_fault(self, name_fill_failed);
-    if (!s->receiving || s->handle < 0 || !s->buffer_updated) { /* get_buffer() has changed that */
+    if (!s->receiving || s->handle < 0 ||
+        !s->buffer_updated) { /* get_buffer() paused or closed it */
         PyBuffer_Release(&room);
         return 0;
     }
@@ -195,7 +196,7 @@ int stream_read(Dispatcher *d, PyObject *self)
 
 /* ---- writing ------------------------------------------------------------------------------- */
 
-/* Bytes that were taken, or -errno. */
+/* The bytes taken, or -errno. */
 static int64_t send_now(struct stream *s, const void *data, size_t len)
 {
     if (s->c)
@@ -246,7 +247,7 @@ PyObject *stream_send(PyObject *self, PyObject *data)
     return PyLong_FromLongLong(sent);
 }
 
-/* sendmsg, or the client's like. */
+/* sendmsg, or ffl_client_sendv. */
 static int64_t send_pieces(struct stream *s, struct iovec *iov, int n)
 {
     if (s->c)
@@ -260,7 +261,7 @@ static int64_t send_pieces(struct stream *s, struct iovec *iov, int n)
     return sent;
 }
 
-/* As _send, of the first pieces of a list: bytes that were taken of them, or -errno. */
+/* _send_pieces(list): sends its first GATHER pieces; the bytes taken, or -errno. */
 PyObject *stream_send_pieces(PyObject *self, PyObject *list)
 {
     Py_buffer views[GATHER];
