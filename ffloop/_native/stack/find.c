@@ -1,4 +1,4 @@
-/* find.c - a stack by its name, of those that the executable has. */
+/* find.c - finds a stack of this executable by its name. */
 #include "stack.h"
 
 #include <string.h>

@@ -1,9 +1,9 @@
 /*
  * fstack.c - the stack seam over F-Stack (FreeBSD's TCP on DPDK): its life, sockets, events.
  *
- * Callers: instance/ and client/, through ffl_fstack_ops. Everything runs on the thread that started it, which
- * F-Stack pins to its lcore. kqueue directly, every socket non-blocking, events "clear".
- * The facts behind this file are in docs/fstack.md.
+ * Callers: instance/, through ffl_fstack_ops. All calls are made on the thread that started F-Stack, which
+ * pins it to its lcore. Sockets are non-blocking, kqueue's events EV_CLEAR. docs/fstack.md has the facts
+ * behind this file.
  */
 #include "stack.h"
 
@@ -29,25 +29,26 @@
 #define BSD_SO_REUSEPORT_LB 0x10000
 #define BSD_SO_TYPE 0x1008
 #define BSD_IPV6_V6ONLY 27
-#define DRAIN_NS 50000000LL /* after the last close: FINs leave a transmit delay and a tick later */
+#define DRAIN_NS                                                                                   \
+    50000000LL /* after the last close: its FIN leaves a transmit delay and a tick later */
 #define LONGEST_DRAIN_NS FFL_NS_PER_SEC
 #define MAX_EVENTS 256
-#define FIRST_PORT 49152 /* of those that a bind to port 0 gets; FreeBSD's own range */
+#define FIRST_PORT 49152 /* the first that a bind to port 0 may get, as in FreeBSD */
 
 struct fstack {
     int kq;
     struct fstack_conf conf;
     struct fstack_ports ports;
-    char *words;        /* its options, as given */
+    char *words;        /* the options that started it */
     bool used;          /* between start and stop */
     uint16_t next_port; /* for bind to port 0 */
 };
 
 /* ---- start, run, stop ---------------------------------------------------------------------- */
 
-static struct fstack *the_stack; /* F-Stack is once in a process, and stays */
+static struct fstack *the_stack; /* a process has F-Stack once, to its end */
 
-/* The words that it was started with, one after the other. NULL: no memory. */
+/* The options, joined. NULL: no memory. */
 static char *joined(const struct ffl_stack_opts *opts)
 {
     size_t len = 1;
@@ -86,12 +87,12 @@ static int begin(struct fstack *f, const struct ffl_stack_opts *opts, char *why,
     int rc = fstack_conf_read(&f->conf, opts, why, whylen);
     if (rc == 0)
         rc = fstack_life_begin(&f->conf, why, whylen);
-    ffl_close(&f->conf.memfd, NULL); /* it was read */
+    ffl_close(&f->conf.memfd, NULL); /* F-Stack has read it */
     if (rc == 0) {
         f->kq = ff_kqueue();
         rc = f->kq < 0 ? fstack_fail() : 0;
     }
-    /* Not from the start of the range each time: the last run's peers may still hold those. */
+    /* Each run begins elsewhere: peers of the last run may still hold its connections. */
     f->next_port = (uint16_t)(FIRST_PORT + ffl_now_ns() / 1000 % (65536 - FIRST_PORT));
     f->used = true;
     if (rc < 0)
@@ -122,7 +123,7 @@ static int fstack_start(void **st, const struct ffl_stack_opts *opts, char *why,
     return rc;
 }
 
-/* Connections that were closed and whose peers have not got everything yet. */
+/* Closed connections whose peers have not acknowledged everything yet. */
 static uint64_t unsent_closes(void)
 {
     static const int states[] = {4, 2, 6, 16}; /* net.inet.tcp.states, FreeBSD's numbers */
@@ -134,7 +135,7 @@ static uint64_t unsent_closes(void)
     return n[FIN_WAIT_1] + n[CLOSING] + n[LAST_ACK];
 }
 
-/* A peer is told of the end only by packets that still leave, so the loop goes on for a while. */
+/* The last packets of closed connections leave only while F-Stack's loop runs. */
 static int64_t drain(void *arg)
 {
     int64_t took = ffl_now_ns() - *(const int64_t *)arg;
@@ -180,9 +181,9 @@ static int bind_now(int fd, const struct ffl_addr *a)
 }
 
 /*
- * SYNs are led to every socket of an address that is bound with SO_REUSEPORT_LB, and refused by one
- * that does not listen yet. So beside a listener a socket is bound at the last moment: when it
- * listens itself (mostly it does not: it becomes a reference to the one that is there) or connects.
+ * F-Stack spreads SYNs over all sockets that are bound to an address with SO_REUSEPORT_LB; one that does
+ * not listen refuses its SYNs. So where another socket listens, a further one is bound only when it listens
+ * itself (mostly it becomes a reference to that listener instead) or connects.
  */
 static int bind_late(struct fstack *f, int fd)
 {
@@ -236,7 +237,7 @@ static bool is_v6only(int fd, const struct ffl_addr *a)
            ff_getsockopt_freebsd(fd, IPPROTO_IPV6, BSD_IPV6_V6ONLY, &value, &len) == 0 && value;
 }
 
-/* What `fd` is, or would be, as a listener at an address. */
+/* The table's entry for `fd` as a listener at an address. */
 static struct fstack_listener listener(int fd, const struct ffl_addr *a)
 {
     return (struct fstack_listener){.fd = fd,
@@ -246,10 +247,10 @@ static struct fstack_listener listener(int fd, const struct ffl_addr *a)
 }
 
 /*
- * F-Stack leaves port 0 of an IPv4 socket open until it connects, since only then is it known which
- * source ports lead back to this one of several processes. Linux names a port at once, and whoever
- * listens or receives needs one. So the port is chosen here, but for a stream socket of several
- * processes, which keeps F-Stack's way: it may connect, and a port 0 to listen on is EINVAL.
+ * F-Stack chooses the port of an IPv4 socket bound to port 0 only at connect, since only then are the source
+ * ports known whose packets come back to this one of several processes. Linux chooses at bind, and listeners
+ * and receivers need a port. So the port is chosen here. A stream socket of several processes keeps
+ * F-Stack's way: connect works, and listen on port 0 is EINVAL.
  */
 static int bind_some_port(struct fstack *f, int fd, struct ffl_addr a, struct sockaddr_in *in)
 {
@@ -257,7 +258,7 @@ static int bind_some_port(struct fstack *f, int fd, struct ffl_addr a, struct so
     if (f->conf.nprocs > 1 && stream)
         return ff_bind(fd, (struct linux_sockaddr *)in, sizeof(*in)) < 0 ? fstack_fail() : 0;
     struct fstack_listener l = listener(fd, &a);
-    l.shared = false; /* nobody knows the port */
+    l.shared = false; /* a port that is chosen is not one that others share */
     for (int tries = 0; tries <= 65535 - FIRST_PORT; tries++) {
         in->sin_port = l.a.port_be = htons(f->next_port);
         f->next_port = f->next_port == 65535 ? FIRST_PORT : f->next_port + 1;
@@ -354,11 +355,12 @@ static int fstack_listen(void *st, int fd, int backlog)
         return -EADDRINUSE;
     if (ff_listen(fd, backlog) < 0)
         return fstack_fail();
-    rc = fstack_sockname(st, fd, false, &l.a); /* a name only now: listen without bind */
+    rc = fstack_sockname(st, fd, false,
+                         &l.a); /* after a listen without bind it has an address only now */
     return rc < 0 ? rc : fstack_ports_add(&f->ports, &l);
 }
 
-/* Sockets that it can have. By its name, whose number FreeBSD gives. */
+/* kern.ipc.maxsockets, asked for by its name: the number of that is FreeBSD's choice. */
 static int64_t fstack_capacity(void *st)
 {
     static const int by_name[] = {0, 3};

@@ -11,7 +11,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-struct args { /* as given; NULL: not */
+struct args { /* from the command line; NULL: not given */
     const char *conf, *proc_type, *proc_id, *eal, *iface, *addr, *gateway, *addr6, *gateway6,
         *delay, *idle_sleep, *lcore_mask;
 };
@@ -106,7 +106,7 @@ static int check_hugepages(const struct args *a, char *why, size_t whylen)
     return 0;
 }
 
-/* The first port's addresses, for the start-up line; and that the file is F-Stack's at all. */
+/* Reads the first port's addresses, for the start-up line, and checks that the file is F-Stack's. */
 static int scan_conf(struct fstack_conf *c, char *why, size_t whylen)
 {
     char line[512], section[64] = "";
@@ -140,7 +140,7 @@ static int scan_conf(struct fstack_conf *c, char *why, size_t whylen)
 
 struct net4 {
     char addr[16], mask[16], broadcast[16], gateway[16];
-    char more[256]; /* further addresses, as F-Stack writes them: "A;B" */
+    char more[256]; /* further addresses in F-Stack's form: "A;B" */
 };
 
 static int parse_prefix(const char *text, int af, void *out, int max, char *host, size_t hostlen)
@@ -190,7 +190,7 @@ static int derive4(const struct args *a, struct net4 *n, char *why, size_t whyle
     inet_ntop(AF_INET, &x, n->mask, sizeof(n->mask));
     x.s_addr = ip.s_addr | ~mask;
     inet_ntop(AF_INET, &x, n->broadcast, sizeof(n->broadcast));
-    x.s_addr = htonl(ntohl(ip.s_addr & mask) + 1); /* by custom; F-Stack wants some gateway */
+    x.s_addr = htonl(ntohl(ip.s_addr & mask) + 1); /* the customary one: F-Stack needs a gateway */
     inet_ntop(AF_INET, &x, n->gateway, sizeof(n->gateway));
     if (a->gateway) {
         if (inet_pton(AF_INET, a->gateway, &x) != 1)
@@ -260,7 +260,7 @@ static int write_conf(struct fstack_conf *c, const struct args *a, char *why, si
         rc = complain(why, whylen, -EIO, "cannot write a configuration");
     snprintf(c->path, sizeof(c->path), "/proc/self/fd/%d", c->memfd);
     snprintf(c->iface, sizeof(c->iface), "%s", a->iface);
-    /* --in-memory: its huge pages are free again however it ends */
+    /* --in-memory: the huge pages are free again however the process ends */
     snprintf(vdev, sizeof(vdev),
              "--in-memory --no-pci "
              "--vdev=net_af_packet0,iface=%s,blocksz=4096,framesz=2048,framecnt=512,qpairs=1",
@@ -270,7 +270,7 @@ static int write_conf(struct fstack_conf *c, const struct args *a, char *why, si
 
 /* ---- reading ------------------------------------------------------------------------------- */
 
-/* text: as given, NULL for not. */
+/* text: NULL if not given. */
 static int check_number(const char *key, const char *text, long max, int *v, char *why,
                         size_t whylen)
 {
@@ -335,7 +335,7 @@ void fstack_conf_free(struct fstack_conf *c)
     *c = (struct fstack_conf){.memfd = -1};
 }
 
-/* DPDK's call, declared here so that its headers, which set the compiler's flags, stay out. */
+/* DPDK's call, declared here: DPDK's headers set the compiler's flags. */
 struct rte_ether_addr {
     uint8_t addr_bytes[6];
 } __attribute__((aligned(2)));

@@ -1,9 +1,9 @@
 /*
  * fstack_conf.h - the options of the F-Stack stack, and the configuration file they lead to.
  *
- * Callers: fstack.c. Either conf=PATH names F-Stack's own file, used as it is, or iface=NAME and
- * addr=A.B.C.D/BITS write a small one over DPDK's net_af_packet, for machines without a NIC that
- * DPDK may have. Everything that can be checked before ff_init is, since ff_init exits on failure.
+ * Callers: fstack.c. conf=PATH names F-Stack's own file, used unchanged; or iface=NAME and
+ * addr=A.B.C.D/BITS write a small one over DPDK's net_af_packet, for machines without a NIC for DPDK.
+ * Everything that can be checked before ff_init is, since ff_init exits on failure.
  */
 #ifndef FFL_FSTACK_CONF_H
 #define FFL_FSTACK_CONF_H
@@ -16,7 +16,7 @@ struct fstack_conf {
     char path[256];     /* of the configuration file */
     char proc_type[16]; /* primary, secondary, auto */
     int proc_id;
-    int nprocs;                /* lcores of the mask: each is a process */
+    int nprocs;                /* lcores of the mask: one process each */
     char *eal[FSTACK_MAX_EAL]; /* extra arguments, each owned */
     int neal;
     int memfd;                /* of the written configuration, or -1 */

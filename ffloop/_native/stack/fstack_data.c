@@ -1,5 +1,5 @@
 /*
- * fstack_data.c - sends and receives over F-Stack; control messages by their other names.
+ * fstack_data.c - sends and receives over F-Stack, and translates control messages.
  *
  * Callers: fstack.c. No message flags are passed in: F-Stack would take Linux's numbers for FreeBSD's.
  */
@@ -13,8 +13,8 @@
 
 #define BSD_MSG_CTRUNC 0x20
 
-/* Control messages by Linux's and FreeBSD's names. F-Stack itself knows IPv4's IP_TOS and IP_TTL, both
- * ways, and hands the others through as they are. */
+/* Linux's and FreeBSD's numbers of control messages. F-Stack itself translates IPv4's IP_TOS and IP_TTL, both
+ * ways, and passes the others through. */
 static const struct {
     int level, type, bsd_level, bsd_type;
 } ctl_names[] = {
@@ -40,7 +40,7 @@ static bool is_pktinfo(int level, int type)
     return level == IPPROTO_IP && type == IP_PKTINFO;
 }
 
-/* Goes through `from`'s messages; each, under its other name, to `to`. */
+/* Appends `from`'s messages, translated, to `to`. */
 static void ctl_translate(struct ffl_ctl *to, const void *from, size_t len, bool to_bsd)
 {
     struct msghdr m = {.msg_control = (void *)(uintptr_t)from, .msg_controllen = len};

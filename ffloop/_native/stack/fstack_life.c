@@ -18,25 +18,25 @@ int __real_rte_eal_mp_remote_launch(int (*f)(void *), void *arg, int call);
 int __wrap_rte_eal_mp_remote_launch(int (*f)(void *), void *arg, int call);
 void __wrap_rte_delay_us_sleep(unsigned us);
 void __wrap_exit(int status) __attribute__((noreturn));
-int rte_eal_cleanup(void); /* DPDK's; its headers, which set the compiler's flags, stay out */
+int rte_eal_cleanup(void); /* DPDK's, whose headers set the compiler's flags */
 
 static struct {
-    enum { OUTSIDE, BEGINNING, LAUNCHING, RUNNING } in; /* what of F-Stack's we are in */
-    jmp_buf out;                                        /* ...and the way out of it */
-    const struct fstack_conf *conf; /* while BEGINNING: ff_init takes no argument of ours */
+    enum { OUTSIDE, BEGINNING, LAUNCHING, RUNNING } in; /* the part of F-Stack that runs */
+    jmp_buf out;                                        /* the way out of that part */
+    const struct fstack_conf *conf; /* while BEGINNING: for the calls that come out of ff_init */
     bool tried, begun;
     pid_t pid;
     pthread_t thread;
-    int (*loop)(void *); /* F-Stack's, and what it is called with */
+    int (*loop)(void *); /* F-Stack's, and its argument */
     void *loop_arg;
     ffl_iterate_fn iterate; /* while RUNNING */
     void *arg;
-    int64_t next; /* what it returned last */
+    int64_t next; /* the last result of iterate */
 } life;
 
 /* ---- F-Stack's calls to the outside -------------------------------------------------------- */
 
-/* F-Stack builds the EAL's arguments from its configuration; ours come after them. */
+/* Adds the extra arguments to those that F-Stack builds from its configuration. */
 int __wrap_rte_eal_init(int argc, char **argv)
 {
     char *args[128];
@@ -56,7 +56,7 @@ void __wrap_exit(int status)
     __real_exit(status);
 }
 
-/* ff_run is about to start its loop, and would end F-Stack for good after it. */
+/* ff_run starts its loop with this call, and ends F-Stack when the call returns. */
 int __wrap_rte_eal_mp_remote_launch(int (*f)(void *), void *arg, int call)
 {
     if (life.in != LAUNCHING)
@@ -66,7 +66,7 @@ int __wrap_rte_eal_mp_remote_launch(int (*f)(void *), void *arg, int call)
     longjmp(life.out, 1);
 }
 
-/* idle_sleep, at the end of an idle iteration, whatever the iteration's call has found. */
+/* idle_sleep: F-Stack sleeps after an iteration without packets, even if `iterate` has work left. */
 void __wrap_rte_delay_us_sleep(unsigned us)
 {
     if (life.in == RUNNING && life.next < (int64_t)us * 1000)
@@ -80,14 +80,14 @@ void __wrap_rte_delay_us_sleep(unsigned us)
 static void end_with_process(void)
 {
     if (life.begun && life.pid == getpid())
-        (void)rte_eal_cleanup(); /* nobody is left to be told */
+        (void)rte_eal_cleanup(); /* the process ends: nobody hears of a failure */
 }
 
 static int call_turn(void *unused)
 {
     life.next = life.iterate(life.arg);
     if (life.next < 0)
-        longjmp(life.out, 1); /* F-Stack's loop holds nothing here */
+        longjmp(life.out, 1); /* F-Stack's loop holds no resource at this point */
     return 0;
 }
 
@@ -110,7 +110,7 @@ static bool init(const struct fstack_conf *conf)
     return life.loop != NULL;
 }
 
-/* ff_init prints its configuration on standard output, which is not its own. */
+/* ff_init prints its configuration on standard output, which is the application's. */
 static int init_quietly(const struct fstack_conf *conf, bool *well)
 {
     fflush(stdout);

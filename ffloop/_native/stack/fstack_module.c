@@ -1,4 +1,4 @@
-/* fstack_module.c - what libffloop_fstack.so exports: instances on F-Stack for the caller's own thread
+/* fstack_module.c - the export of libffloop_fstack.so: instances on F-Stack in the caller's own thread
  * (shm/driver.h). */
 #include "direct.h"
 

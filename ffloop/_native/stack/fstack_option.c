@@ -1,8 +1,8 @@
 /*
  * fstack_option.c - socket options over F-Stack, by shm/option.h's table.
  *
- * Callers: fstack.c. Option names go by an allow list, and values that F-Stack hands through raw
- * (SO_ERROR, TCP_INFO) are translated.
+ * Callers: fstack.c. Only the table's options pass, and values that F-Stack passes through raw (SO_ERROR,
+ * TCP_INFO) are translated.
  */
 #include "fstack_sock.h"
 #include "option.h"
@@ -15,7 +15,7 @@
 
 #include "ff_api.h"
 
-/* FreeBSD's numbers, where they differ from Linux's, for what arrives raw (SO_ERROR, fflags). */
+/* FreeBSD's errno numbers that differ from Linux's, for values that F-Stack passes through raw. */
 static int linux_errno(int bsd)
 {
     static const uint8_t map[] = {
@@ -39,8 +39,8 @@ static int linux_errno(int bsd)
     return bsd > 0 && bsd <= ff_ERANGE ? bsd : EIO; /* 1 to 34 are the same, but for EDEADLK */
 }
 
-/* Linux's struct tcp_info begins as FreeBSD's does, which was made after it; the two count the states
- * and the window in other ways. */
+/* FreeBSD's struct tcp_info was modelled on Linux's and begins alike, but numbers the states otherwise and
+ * counts windows in other units. */
 static int tcp_info(int fd, const struct ffl_option *o, void *val, uint32_t *len)
 {
     static const uint8_t states[] = {
@@ -89,7 +89,7 @@ static int set_source(int fd, const struct ffl_option *o, const void *val, uint3
     return set_bsd(fd, o->bsd_level, o->bsd_name, bsd, sizeof(bsd));
 }
 
-/* Nothing is passed through by number: an unknown one may hit another option of FreeBSD's. */
+/* An option is never passed by a number that the table lacks: FreeBSD may have another option there. */
 static const struct ffl_option *known(int level, int name, unsigned right)
 {
     const struct ffl_option *o = ffl_option_find(level, name);
@@ -129,7 +129,7 @@ int fstack_getsockopt(void *st, int fd, int level, int name, void *val, uint32_t
     else if (o->kind == FFL_OPTION_BOOL)
         v = v != 0; /* FreeBSD gives the flag's bit */
     else if (family && v < 0)
-        v = 0; /* never set */
+        v = 0; /* FreeBSD's "never set" */
     memcpy(val, &v, sizeof(v));
     return 0;
 }

@@ -1,4 +1,4 @@
-/* fstack_ports.c - who listens where. See fstack_ports.h. */
+/* fstack_ports.c - the table of listeners. See fstack_ports.h. */
 #include "fstack_ports.h"
 
 #include <errno.h>

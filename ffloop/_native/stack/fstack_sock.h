@@ -1,5 +1,5 @@
 /*
- * fstack_sock.h - what the files of the seam over F-Stack share.
+ * fstack_sock.h - declarations that the files of the seam over F-Stack share.
  *
  * Callers: fstack.c. Only the files of stack/ that are named fstack include ff_api.h.
  */
@@ -10,7 +10,7 @@
 
 #include <errno.h>
 
-/* The wrappers set errno to Linux's number; a call that failed without one must not look well. */
+/* F-Stack's wrappers set errno, in Linux's numbers. A call that failed without errno is -EIO. */
 static inline int fstack_fail(void)
 {
     return errno > 0 ? -errno : -EIO;

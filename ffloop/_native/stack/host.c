@@ -1,9 +1,9 @@
 /*
  * host.c - the stack seam over this kernel's TCP: non-blocking sockets and one epoll.
  *
- * Callers: instance/, through ffl_host_ops. Needs no privilege. A stack `fd` is the kernel's. Every
- * socket is watched once, edge-triggered, for both directions, so that no epoll_ctl is needed when
- * the application pauses or a send falls short.
+ * Callers: instance/, through ffl_host_ops. Needs no privilege. An `fd` is the kernel's descriptor. Every
+ * socket is registered once, edge-triggered, for both directions, so that a pause or a short send needs no
+ * epoll_ctl.
  */
 #include "stack.h"
 
@@ -22,7 +22,7 @@
 
 struct host {
     int epfd;
-    uint8_t *shared; /* by descriptor, a bit: it was duplicated or is a duplicate */
+    uint8_t *shared; /* a bit per descriptor: it was duplicated or is a duplicate */
     int nshared;     /* bytes */
 };
 
@@ -42,10 +42,10 @@ static int host_start(void **st, const struct ffl_stack_opts *opts, char *why, s
         free(h);
         return rc;
     }
-    struct rlimit rl; /* a descriptor a connection: take what the hard limit allows */
+    struct rlimit rl; /* one descriptor per connection: take what the hard limit allows */
     if (getrlimit(RLIMIT_NOFILE, &rl) == 0 && rl.rlim_cur < rl.rlim_max) {
         rl.rlim_cur = rl.rlim_max;
-        (void)setrlimit(RLIMIT_NOFILE, &rl); /* else the lower limit stands, as EMFILE tells */
+        (void)setrlimit(RLIMIT_NOFILE, &rl); /* else EMFILE comes at the lower limit */
     }
     *st = h;
     return 0;
@@ -106,7 +106,7 @@ static int host_close(void *st, int fd)
 {
     struct host *h = st;
     if (fd / 8 < h->nshared && h->shared[fd / 8] & 1u << fd % 8) {
-        /* the socket lives on, and with it our registration of this descriptor */
+        /* the socket lives on, and so would its registration under this descriptor */
         (void)epoll_ctl(h->epfd, EPOLL_CTL_DEL, fd, NULL); /* ENOENT: never watched */
         h->shared[fd / 8] &= (uint8_t)~(1u << fd % 8);
     }
@@ -154,7 +154,7 @@ static int host_connect(void *st, int fd, const struct ffl_addr *a)
     if (rc < 0)
         return rc;
     rc = connect(fd, (struct sockaddr *)&ss, len) < 0 ? -errno : 0;
-    if (rc == -ECONNABORTED) /* a connect before it failed: the kernel says so once, then tries */
+    if (rc == -ECONNABORTED) /* an earlier connect failed: the kernel says so once, then tries */
         rc = connect(fd, (struct sockaddr *)&ss, len) < 0 ? -errno : 0;
     return rc;
 }
@@ -218,7 +218,7 @@ static int host_shutdown(void *st, int fd, int how)
     return shutdown(fd, how) < 0 ? -errno : 0;
 }
 
-#define NO_OPTION INT_MAX /* the kernel's own words for one that is not there, or no such level */
+#define NO_OPTION INT_MAX /* a number that the kernel has no option for: it gives its own error */
 
 static int host_setsockopt(void *st, int fd, int level, int name, const void *val, uint32_t len)
 {
