@@ -15,8 +15,8 @@ from .tls import SSLProtocol
 
 
 class Accepting:
-    """The base of listeners. The subclass's `_new_transport`, `_drop` and `_describe` take what it
-    accepts, a connection without a transport."""
+    """The base of listeners. The subclass's `_new_transport`, `_drop` and `_describe` take an
+    accepted connection that has no transport yet."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class Accepting:
 
     def _accept_failed(self, exc: BaseException, protocol: Any, transport: Any = None) -> None:
         if not self._loop.get_debug():
-            return  # as asyncio: whoever connects must not fill the log
+            return  # as asyncio: clients must not be able to fill the log
         context = {
             "message": "Error on transport creation for incoming connection",
             "exception": exc,

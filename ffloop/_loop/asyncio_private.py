@@ -1,7 +1,6 @@
-"""What ffloop uses of asyncio beyond its documented face, in one place.
+"""Every private name of asyncio's that ffloop uses.
 
-All of it is the same from Python 3.11 to 3.15, but for arguments that newer ones give by keyword; a
-change there shows here first.
+They are the same from Python 3.11 to 3.15, but for arguments that newer versions pass by keyword.
 """
 
 import asyncio
@@ -34,7 +33,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def typed_as(overridden: _F) -> Callable[[Callable[..., Any]], _F]:
-    """A method has the type of asyncio's that it overrides: what users see is typed no worse."""
+    """Gives a method the type of asyncio's method that it overrides."""
     return lambda method: cast(_F, method)
 
 

@@ -1,4 +1,4 @@
-"""Backlog: what a transport could not send yet."""
+"""Backlog: the bytes that a transport could not send yet."""
 
 import collections
 from itertools import islice
@@ -9,8 +9,8 @@ _COUNT = 1024  # chunks that are joined at the most
 
 
 class Backlog:
-    """Chunks of a stream in order, bytes or memoryviews. Each method costs the same however much
-    waits. `size`: bytes."""
+    """Chunks of a stream in order, bytes or memoryviews. The cost of each method does not depend on
+    `size`, the bytes that wait."""
 
     __slots__ = ("_chunks", "size")
 
@@ -26,12 +26,12 @@ class Backlog:
         self.size += len(data)
 
     def put_back(self, data: Any) -> None:
-        """The rest of what `take` gave."""
+        """Puts the unsent rest of a `take` back at the head."""
         self._chunks.appendleft(data)
         self.size += len(data)
 
     def take(self) -> Any:
-        """The head, small chunks joined."""
+        """Takes the head off, small chunks joined."""
         chunks = self._chunks
         first = chunks.popleft()
         size, count = len(first), 0

@@ -1,7 +1,7 @@
 """Datagram endpoints on the stack: the transport, and how its socket comes about.
 
 The order of callbacks, the flow control and the errors are those of asyncio's own
-_SelectorDatagramTransport; datagrams are pulled, several a readiness event.
+_SelectorDatagramTransport; datagrams are pulled, several per readiness event.
 """
 
 import asyncio
@@ -47,8 +47,8 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
         address: Any,
         waiter: "asyncio.Future[None]",
     ) -> None:
-        """`sock` is closed with the transport. `address` is where every datagram goes; None:
-        wherever sendto says."""
+        """`sock` is closed with the transport. `address`: the destination of every datagram; None:
+        sendto's argument."""
         endpoint = sock._ep()
         extra = {
             "socket": TransportSocket(sock),
@@ -73,8 +73,7 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
         loop.call_soon(self._begin, waiter)
 
     def own(self, sock: Any) -> None:
-        """The application's socket object, which stands for the stack socket: it is closed with the
-        transport, as asyncio does."""
+        """Closes the application's socket object with the transport, as asyncio does."""
         self._sock = sock
 
     def _begin(self, waiter: "asyncio.Future[None]") -> None:
@@ -296,8 +295,9 @@ async def open_datagram(
     reuse_port: bool,
     broadcast: bool,
 ) -> tuple[StackSocket, Any] | None:
-    """A stack socket bound to `local`, connected to `remote`; and where its datagrams go, if to one
-    address. None: these addresses are the kernel's. Raises what asyncio does."""
+    """A stack socket bound to `local` and connected to `remote`, and the destination of its
+    datagrams if there is one only. None: the router gives these addresses to the kernel. Raises as
+    asyncio."""
     candidates: list[tuple[Any, Any]] = [((family, proto), [None, None])]
     if local or remote:
         candidates = await _resolve(loop, (local, remote), family, proto, flags)

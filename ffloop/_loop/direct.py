@@ -1,8 +1,8 @@
 """Direct mode: transports and listeners of the kernel's sockets, in the loop's own epoll.
 
-A socket is the application's own socket object, whole: options, descriptor, blocking use by others.
-Nothing is read before a callback may have it, so what arrives while reading is paused stays in the
-kernel, and whatever happens then is seen when reading is resumed, as with asyncio.
+A socket is the application's own socket object, with its options and descriptor. Nothing is read
+before a callback may take it: data that arrives while reading is paused stays in the kernel, and
+its end or error is seen when reading is resumed, as with asyncio.
 """
 
 import asyncio
@@ -122,7 +122,7 @@ class DirectTransport(SocketTransport):
 def transport_of(
     loop: Any, sock: socket.socket, protocol: Any, extra: Any, server: Any, context: Any
 ) -> DirectTransport:
-    """For a connected socket of the application's: it is closed with the transport."""
+    """A transport for a connected socket of the application's, which it closes."""
     extra = {} if extra is None else extra
     for name, ask in (("sockname", sock.getsockname), ("peername", sock.getpeername)):
         try:

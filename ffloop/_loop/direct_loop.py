@@ -28,7 +28,7 @@ def _settle(future: "asyncio.Future[None]") -> None:
 
 
 class DirectLoop(Loop):
-    """What `ffloop.Loop()` makes where there is no instance."""
+    """The Loop that `ffloop.Loop()` makes where there is no instance."""
 
     def __init__(self, **options: Unpack[LoopOptions]) -> None:
         pin(self._config.cpu())
@@ -72,7 +72,8 @@ class DirectLoop(Loop):
         self._batches.own()
 
     def _enter_thread(self) -> None:
-        """This thread uses its sockets. Raises RuntimeError while another one runs the loop."""
+        """Called before this thread uses a socket. Raises RuntimeError while another thread runs
+        the loop."""
         batches = self._batches
         if batches is None or batches.is_own():
             return
@@ -81,7 +82,7 @@ class DirectLoop(Loop):
         batches.own()
 
     def _pass_on(self, call: Callable[[], None]) -> bool:
-        """Another thread runs the loop: it will make the call. False: this one may."""
+        """True: another thread runs the loop, and will make the call. False: this thread may."""
         batches = self._batches
         if batches is None or batches.is_own() or not self.is_running():
             return False
@@ -187,8 +188,8 @@ class DirectLoop(Loop):
 
 
 def _has_its_own_way(sock: Any) -> bool:
-    """Whether a class of somebody's own does what descriptors do otherwise: that is called, so its
-    transport and its listener are asyncio's."""
+    """Whether the application's socket class overrides a method that a descriptor's use would pass
+    by: then transport and listener are asyncio's, which call it."""
     kind = type(sock)
     return kind is not socket.socket and any(
         getattr(kind, name, None) is not getattr(socket.socket, name)

@@ -1,10 +1,10 @@
-"""The selectors of loops: what they have in common, and that of direct mode.
+"""The selectors of loops: their base class, and the selector of direct mode.
 
 `select` returns kernel (key, mask) pairs, as any selector does, and leaves the events of the loop's
-own sockets in the dispatcher, `batch`. The loop then queues the dispatcher itself, once for the
-whole batch, behind what was scheduled before. When a callback raises KeyboardInterrupt or
-SystemExit, what is left of the batch stays, and nothing is waited for until it is done. The
-compiled Scheduler waits on the dispatcher itself and comes here for the selector's descriptors.
+own sockets in the dispatcher, `batch`. The loop queues the dispatcher once for the whole batch,
+behind the callbacks scheduled before. When a callback raises KeyboardInterrupt or SystemExit, the
+rest of the batch stays, and no wait begins until it is done. The compiled Scheduler waits on the
+dispatcher itself, and calls the selector only for its descriptors.
 """
 
 import os
@@ -39,7 +39,7 @@ class BasePoller(selectors.EpollSelector):
 
     @property
     def pending(self) -> bool:
-        """Are there events of a batch that nobody has been scheduled to dispatch?"""
+        """Are there events of a batch without a callback in the queue that will dispatch them?"""
         batch = self.batch
         return batch is not None and not batch.queued and batch.index < batch.count
 
@@ -58,7 +58,7 @@ class BasePoller(selectors.EpollSelector):
         return fd in self._fd_to_key  # type: ignore[attr-defined]
 
     def kernel_events(self, count: int) -> Ready:
-        """What the selector's descriptors have to say, out of `count` events."""
+        """(key, mask) pairs of the selector's descriptors, out of `count` events."""
         raise NotImplementedError
 
     def _keyed(self, events: Iterable[tuple[int, int]]) -> Ready:
@@ -87,14 +87,14 @@ class KernelPoller(BasePoller):
         return self._keyed(self.batch.others()) if count else []
 
     def take_batch(self) -> list[tuple[int, int, Any]]:
-        """The whole batch, for dispatch_one; no other is waited for until all are done."""
+        """The whole batch, for dispatch_one; the next wait begins when all are done."""
         batch = self.batch
         taken = [(fd, events, batch.owner(fd)) for fd, events in batch.take()]
         batch.queued = len(taken)
         return taken
 
     def dispatch_one(self, fd: int, events: int, owner: Any) -> None:
-        """As dispatch, for one event: in debug mode each is a handle of its own, so that slow
-        callbacks are told apart. `owner` is there to be seen in the handle's repr."""
+        """Dispatches one event: in debug mode each has a handle of its own, so that a slow callback
+        is named. `owner` is for the handle's repr."""
         self.batch.queued -= 1
         self.batch.dispatch(fd, events)

@@ -1,6 +1,6 @@
-"""Listener: accepts on a stack for a Server; and the sockets of create_server.
+"""Listener: accepts on a stack for a Server.
 
-A connection arrives as an event with its addresses and its reading already begun.
+A connection arrives as an event with its addresses; the instance reads ahead from it already.
 """
 
 import errno
@@ -94,8 +94,8 @@ class Listener(Accepting):
     # ---- after the session was lost ----
 
     def again(self, client: Client) -> int:
-        """Opens, binds and listens with a new client, at the same address and port, in whichever
-        thread has it: the handle, for `resume`. Waits. Raises OSError."""
+        """Opens, binds and listens with a new client, at the same address and port, in the thread
+        that has the client. Returns the handle, for `resume`. Waits. Raises OSError."""
         endpoint = self.endpoint
         handle = client.open_socket(endpoint.family, endpoint.kind, endpoint.proto)
         try:

@@ -1,8 +1,8 @@
 """Loop: asyncio's selector event loop, its queues and its hot path compiled.
 
-What is not here is asyncio's own code, unchanged: tasks, TLS, subprocesses, signals, pipes,
-executors. Each Loop is one of two: a DirectLoop, whose sockets are the kernel's, or a SessionLoop,
-whose TCP and UDP are on an instance's stack.
+Tasks, subprocesses, signals, pipes and executors are asyncio's own code, unchanged. Each Loop is a
+DirectLoop, whose sockets are the kernel's, or a SessionLoop, whose TCP and UDP are on an instance's
+stack.
 """
 
 import asyncio
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 
 class LoopLag(NamedTuple):
-    """`seconds`: all iterations together. `iterations`: by how long they worked: {bound: how many
-    took less than so many seconds, and not less than the bound before}; the last bound is
-    infinite."""
+    """`seconds`: the work of all iterations. `iterations`: a histogram of their work, {bound: how
+    many worked for less than `bound` seconds, and not less than the bound before}; the last bound
+    is infinite."""
 
     seconds: float
     iterations: dict[float, int]
@@ -85,8 +85,8 @@ class Loop(SelectorLoop):
         raise NotImplementedError
 
     def ffloop_lag(self) -> LoopLag:
-        """How long the loop's iterations have worked so far, which is how long an event may have
-        waited. From any thread. Iterations in debug mode are not counted."""
+        """The work of the loop's iterations so far, seconds: an event that came during one waited
+        for its end. Any thread may call it. Iterations in debug mode are not counted."""
         seconds, iterations = self._lag()
         return LoopLag(seconds, dict(iterations))
 
@@ -97,7 +97,7 @@ class Loop(SelectorLoop):
         self._batches, self._wake_fd = poller.batch, poller.wake_fd
 
     def run_forever(self) -> None:
-        """As asyncio's. The loop's sockets are this thread's meanwhile."""
+        """As asyncio's. While it runs, the loop's sockets belong to this thread."""
         self._check_closed()
         self._check_running()
         self._own_thread()
@@ -112,7 +112,7 @@ class Loop(SelectorLoop):
         raise NotImplementedError
 
     def _let_go(self) -> None:
-        """The loop is about to close: its sockets say nothing any more."""
+        """Called before the loop closes: ends the events of its sockets."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -122,7 +122,7 @@ class Loop(SelectorLoop):
         if self.is_closed():
             return
         self._let_go()
-        # asyncio's close() does so when the pipe is gone that a signal is written to.
+        # asyncio's close() does so only after it has closed the pipe that signals are written to.
         for sig in () if sys.is_finalizing() else list(self._signal_handlers):
             self.remove_signal_handler(sig)
         super().close()
@@ -203,7 +203,8 @@ class Loop(SelectorLoop):
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
     ) -> Any:
-        """As asyncio's newest: what a server's StreamReader has read ahead is of the handshake."""
+        """As asyncio's newest: bytes that a server's StreamReader has read ahead belong to the
+        handshake."""
         if not isinstance(sslcontext, ssl_module.SSLContext):
             raise TypeError(f"sslcontext must be an ssl.SSLContext, got {sslcontext!r}")
         if not getattr(transport, "_start_tls_compatible", False):
@@ -268,7 +269,7 @@ class Loop(SelectorLoop):
         proto: int = 0,
         flags: int = 0,
     ) -> Any:
-        """As asyncio's. Numbers are answered at once; names are looked up in the executor."""
+        """As asyncio's. Numeric addresses are answered at once, names looked up in the executor."""
         found = None if self._debug else look_up_literal(host, port, family, type, proto, flags)
         if found is not None:
             return found
@@ -372,12 +373,13 @@ class Loop(SelectorLoop):
         worker.serving(self)
 
     def _accept_at(self, sock: Any, *how: Any) -> bool:
-        """Accepts at `sock` from now on, `how` Accepting says. False: asyncio is to do so."""
+        """Accepts at `sock` from now on; `how`: Accepting's arguments. False: asyncio's code is
+        to."""
         raise NotImplementedError
 
     def _retire(self) -> None:
-        """Serves no new connection: the listeners are closed, what waits in them is for those that
-        share their addresses. Servers do not know of it; connections go on."""
+        """Closes the listeners; connections that wait in them go to listeners that share their
+        addresses. Servers are not told; their connections go on."""
         for sock in list(self._listeners):
             self._stop_serving(sock)
 
@@ -418,8 +420,8 @@ def _kind(config: configuration.Config) -> tuple[Any, Any]:
 
 
 def to_offset(file: Any, offset: int) -> None:
-    """Where sendfile begins. asyncio's fallbacks do not seek to offset 0, and go on where somebody
-    has read up to; sendfile(2) does not care where the file stands."""
+    """Seeks to sendfile's offset. asyncio's fallbacks do not seek for offset 0, and begin at the
+    file's position; sendfile(2) ignores the position."""
     if not offset and getattr(file, "seekable", bool)():
         file.seek(0)
 
@@ -438,5 +440,6 @@ def pin(cpu: int | None) -> None:
 
 
 def new_event_loop(**options: Unpack[LoopOptions]) -> Loop:
-    """A new Loop: for `asyncio.Runner(loop_factory=...)` and everything that takes a factory."""
+    """A new Loop, for `asyncio.Runner(loop_factory=...)` and whatever else takes a factory.
+    Arguments and errors are Loop's."""
     return Loop(**options)

@@ -1,5 +1,5 @@
-"""FFLoopPolicy and install, where Python has event loop policies: they are deprecated from 3.14 and
-go in 3.16."""
+"""FFLoopPolicy and install. Python deprecates event loop policies from 3.14 on and removes them in
+3.16."""
 
 import asyncio
 import warnings

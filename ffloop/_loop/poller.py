@@ -1,5 +1,5 @@
-"""The selector of a loop with a session: one C call waits for kernel descriptors and ring events
-together. Waiting again gives a batch's buffers back, so nothing is waited for before it is done.
+"""The selector of a loop with a session: one C call waits for kernel descriptors and the session's
+events together. A wait gives the last batch's buffers back, so none begins before that is done.
 """
 
 import os
@@ -28,7 +28,7 @@ def _never(code: int) -> None: ...
 
 
 class Poller(BasePoller):
-    """Of a loop with a session. `on_lost(errno)` is called when that is gone."""
+    """Of a loop with a session. on_lost(errno) is called when the session is lost."""
 
     def __init__(self, session: Session, on_lost: Callable[[int], None], spin_us: int) -> None:
         super().__init__()
@@ -59,14 +59,14 @@ class Poller(BasePoller):
             epoll.unregister(fd)
 
     def forget(self, fd: int) -> selectors.SelectorKey | None:
-        """The library is about to close this descriptor: its key."""
+        """Unregisters a descriptor that the library is about to close: its key."""
         try:
             return self.unregister(fd)
         except KeyError:
             return None
 
     def renew(self) -> None:
-        """In a forked child: descriptors of its own, since the parent goes on with these."""
+        """In a forked child: makes new descriptors, since the parent goes on with the old ones."""
         inherited = self._selector
         self._selector = select.epoll()
         inherited.close()
@@ -93,7 +93,7 @@ class Poller(BasePoller):
     # ---- dispatch ----
 
     def take_batch(self) -> list[tuple[Session, Event, Receiver | None]]:
-        """The whole batch, for dispatch_one; no other is waited for until all are done."""
+        """The whole batch, for dispatch_one; the next wait begins when all are done."""
         session, batch = self._session, self.batch
         if session is None:
             return []
@@ -104,8 +104,8 @@ class Poller(BasePoller):
         return [(session, event, session.receivers.get(event[1])) for event in taken]
 
     def dispatch_one(self, session: Session, event: Event, receiver: Receiver | None) -> None:
-        """As dispatch, for one event: in debug mode each is a handle of its own, so that slow
-        callbacks are told apart. `receiver` is there to be seen in the handle's repr."""
+        """Dispatches one event: in debug mode each has a handle of its own, so that a slow callback
+        is named. `receiver` is for the handle's repr."""
         if self._session is session:
             self.batch.queued -= 1
             self._dispatch(*event)

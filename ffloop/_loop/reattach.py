@@ -1,9 +1,8 @@
-"""Reattach: brings a loop back to an instance after its session was lost.
+"""Reattach: attaches a loop again after its session was lost.
 
-Attaching and listening again wait for an instance that may be stopped or silent, so they happen in
-a thread of their own; the loop gets what is ready. Each attempt may fail in any way, and the next
-one follows. A listener that cannot have its address back is tried again by itself: the others, and
-clients, do without it.
+Attaching and listening wait for an instance that may be stopped or silent, so a thread of their own
+does both, and the loop takes the result. Whatever an attempt fails with, the next one follows. A
+listener that cannot have its address back is tried again by itself; all else goes on without it.
 """
 
 import threading
@@ -23,7 +22,7 @@ _Restored = list[tuple[Listener, int | Exception]]  # the new handle, or why the
 
 
 class Reattach:
-    """Of one lost session of a loop's; ends with `done`."""
+    """Attaches again for one lost session of a loop; `done` ends it."""
 
     def __init__(self, loop: Any, session: Session) -> None:
         self._loop = weakref.ref(loop)

@@ -14,8 +14,9 @@ _T = TypeVar("_T")
 def run(
     main: Coroutine[Any, Any, _T], *, debug: bool | None = None, **options: Unpack[LoopOptions]
 ) -> _T:
-    """As asyncio.run, on a Loop made with `options` (see Loop). Raises InstanceError when there is
-    no instance, ConfigError for an option that cannot be, and what `main` raises."""
+    """As asyncio.run, on a Loop made with `options` (see Loop): the result of `main`. Raises what
+    `main` raises, InstanceError where the instance cannot be reached, ConfigError for a wrong
+    option."""
     with asyncio.Runner(debug=debug, loop_factory=lambda: Loop(**options)) as runner:
         return runner.run(main)
 

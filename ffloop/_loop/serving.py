@@ -23,8 +23,8 @@ class Binding:
     debug: bool
 
     def bind(self, make: _Make, info: Any) -> Any:
-        """A bound socket, of `make`'s, for one of getaddrinfo's answers; None for one to skip, as
-        create_server of the running Python does."""
+        """A bound socket, made by `make`, for one of getaddrinfo's answers; None for an answer that
+        create_server of the running Python skips."""
         family, kind, proto, _, address = info
         try:
             sock = make(family, kind, proto)
@@ -70,8 +70,8 @@ class Binding:
 
 
 def _kernels_twin(info: Any, port: int) -> Any:
-    """Where the kernel serves what the stack serves at `info`: the wildcard as it is; this
-    machine's loopback for any other address, since the kernel does not have that one."""
+    """The kernel's address for a dual listen: `info`'s where that is the wildcard, else this
+    machine's loopback, since an address of the stack's is not the kernel's."""
     family, kind, proto, name, address = info
     wildcard, loopback = ("::", "::1") if family == socket.AF_INET6 else ("0.0.0.0", "127.0.0.1")
     host = wildcard if address[0] in (wildcard, "") else loopback
@@ -79,9 +79,8 @@ def _kernels_twin(info: Any, port: int) -> Any:
 
 
 def bind_sockets(infos: list[Any], how: Binding, maker: Maker | None = None) -> list[Any]:
-    """Bound, not yet listening, sockets for getaddrinfo's answers, on the stack where `maker(info)`
-    makes them, else on the kernel. Errors, and what is skipped, are create_server's of the running
-    Python."""
+    """Bound sockets, not yet listening, for getaddrinfo's answers: on the stack where `maker(info)`
+    makes one, else on the kernel. Raises and skips as create_server of the running Python."""
     sockets: list[Any] = []
     twins: dict[Any, None] = {}  # several addresses of the stack's may have one
     try:

@@ -1,7 +1,7 @@
 """SessionLoop: a Loop with TCP and UDP on an instance's stack.
 
-Overridden are the places where a TCP socket is made, connected, listened on or turned into a
-transport, and datagram endpoints.
+It overrides the methods that make, connect or listen on a TCP socket or turn it into a transport,
+and those of datagram endpoints.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from .stream import StreamTransport
 
 
 class SessionLoop(SockCalls, Loop):
-    """What `ffloop.Loop()` makes where an instance is named or runs. Attaches at once."""
+    """The Loop that `ffloop.Loop()` makes where an instance is named or runs. Attaches at once."""
 
     def __init__(self, **options: Unpack[LoopOptions]) -> None:
         self._index = choice.next_index(self._config)
@@ -112,8 +112,8 @@ class SessionLoop(SockCalls, Loop):
         return removed
 
     def _wake_on_signals(self, fd: int) -> None:
-        # A stack that polls is not interrupted by signals. Looking for them would take the
-        # interpreter from threads that compute: each look, and so the stack, would wait 5 ms.
+        # Signals do not interrupt a stack that polls. A look for them takes the interpreter's lock:
+        # where another thread computes, each look, and so the stack, would wait 5 ms.
         if self._session.client.direct:
             with contextlib.suppress(ValueError):  # another thread's loop: the main one has them
                 signal.set_wakeup_fd(fd)
@@ -132,7 +132,8 @@ class SessionLoop(SockCalls, Loop):
 
     @typed_as(asyncio.SelectorEventLoop.add_reader)
     def add_reader(self, fd: Any, callback: Any, *args: Any) -> None:
-        """As asyncio's. TCP sockets of the kernel's that are watched so are reported."""
+        """As asyncio's. Warns of a kernel TCP socket that is watched, since it passes the stack
+        by."""
         fd = number_of(fd)
         self._inherited.watched(fd, callback)
         super().add_reader(fd, callback, *args)
@@ -246,8 +247,8 @@ class SessionLoop(SockCalls, Loop):
         allow_broadcast: bool | None = None,
         sock: Any = None,
     ) -> Any:
-        """As asyncio's. Addresses that the router gives to the stack are there, and so is a socket
-        of AF_INET or AF_INET6 that is bound to none."""
+        """As asyncio's. On the stack for addresses that the router gives to the stack, and for a
+        socket of AF_INET or AF_INET6 without an address."""
         opened = None
         if sock is not None:
             modified = local_addr or remote_addr or family or proto or flags
@@ -387,7 +388,7 @@ class SessionLoop(SockCalls, Loop):
 def _bind_local(
     sock: StackSocket, family: int, local_addr_infos: Any, exceptions: list[OSError]
 ) -> None:
-    """Binds to the first of the local addresses that can be; asyncio's messages when none."""
+    """Binds to the first local address that can be had. Raises OSError in asyncio's words."""
     for info in local_addr_infos:
         address = info[4]
         if info[0] != family:

@@ -1,7 +1,8 @@
 """loop.sock_* for stack sockets; kernel sockets go to asyncio's own.
 
-Each is the non-blocking call, tried again whenever the socket becomes ready. A cancelled call has
-taken nothing: data is copied out only when it is returned.
+Each makes the non-blocking call again whenever the socket becomes ready. A cancelled call has taken
+no data, which is copied out only when it is returned. All raise OSError as the C library's calls
+do, ConnectionResetError also where the session is lost.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from .asyncio_private import Handle, SelectorLoop
 
 
 class SockCalls(SelectorLoop):
-    """Mixed into Loop, which has the session and the router."""
+    """A base class of SessionLoop, which has the session and the router."""
 
     _router: Router
     _inherited: Inherited
@@ -37,8 +38,8 @@ class SockCalls(SelectorLoop):
         return stack_socket(sock)
 
     def _own_session(self, stack: StackSocket) -> Session:
-        """The session of a stack socket that is to be used here. Raises RuntimeError for one of
-        another loop, or of a selector (see _session/ownership.py)."""
+        """The session of a stack socket. Raises RuntimeError for a socket of another loop or of a
+        selector (_session/ownership.py)."""
         session = stack._ep().open_session()
         if session is not self._live_session():
             raise RuntimeError(
@@ -49,7 +50,8 @@ class SockCalls(SelectorLoop):
     # ---- descriptors ----
 
     def _endpoint_of(self, fd: Any) -> tuple[int, Endpoint | None]:
-        """The number of a descriptor or socket, and the stack socket that it stands for."""
+        """The descriptor of `fd`, a number or a socket, and the stack socket's endpoint, or
+        None."""
         number = number_of(fd)
         if not isinstance(number, int):
             number = fd.fileno()
@@ -112,7 +114,7 @@ class SockCalls(SelectorLoop):
         await endpoint.wait_for(filters, self)
 
     async def sock_recv(self, sock: Any, n: int) -> bytes:
-        """At most n bytes; b"" at the end of the stream."""
+        """The next bytes of a stream, `n` at most; b"" at its end."""
         stack = self._check_sock(sock)
         if stack is None:
             return await super().sock_recv(sock, n)
@@ -123,7 +125,8 @@ class SockCalls(SelectorLoop):
                 await self._ready_for(stack, READ)
 
     async def sock_recv_into(self, sock: Any, buf: Any) -> int:
-        """As sock_recv, into a buffer: how many bytes."""
+        """As sock_recv, into the writable buffer `buf`. Returns the number of bytes; 0 at the
+        end."""
         stack = self._check_sock(sock)
         if stack is None:
             return await super().sock_recv_into(sock, buf)
@@ -134,7 +137,7 @@ class SockCalls(SelectorLoop):
                 await self._ready_for(stack, READ)
 
     async def sock_recvfrom(self, sock: Any, bufsize: int) -> tuple[bytes, Any]:
-        """A datagram, of which at most bufsize bytes, and its sender."""
+        """(data, address): a datagram, cut to `bufsize` bytes, and its sender."""
         stack = self._check_sock(sock)
         if stack is None:
             return await super().sock_recvfrom(sock, bufsize)
@@ -145,7 +148,8 @@ class SockCalls(SelectorLoop):
                 await self._ready_for(stack, READ)
 
     async def sock_recvfrom_into(self, sock: Any, buf: Any, nbytes: int = 0) -> tuple[int, Any]:
-        """As sock_recvfrom, into a buffer: how many bytes, and the sender."""
+        """As sock_recvfrom, into the writable buffer `buf`, `nbytes` at most (0: its size). Returns
+        (number of bytes, address)."""
         stack = self._check_sock(sock)
         if stack is None:
             return await super().sock_recvfrom_into(sock, buf, nbytes)
@@ -156,7 +160,7 @@ class SockCalls(SelectorLoop):
                 await self._ready_for(stack, READ)
 
     async def sock_sendall(self, sock: Any, data: Any) -> None:
-        """Sends all of the bytes-like `data`, as the peer takes it."""
+        """Sends all of `data`, a bytes-like object."""
         stack = self._check_sock(sock)
         if stack is None:
             await super().sock_sendall(sock, data)
@@ -170,7 +174,7 @@ class SockCalls(SelectorLoop):
                     await self._ready_for(stack, WRITE)
 
     async def sock_sendto(self, sock: Any, data: Any, address: Any) -> int:
-        """Sends a datagram: how many bytes."""
+        """Sends `data` as a datagram to `address`. Returns the number of bytes."""
         stack = self._check_sock(sock)
         if stack is None:
             return await super().sock_sendto(sock, data, address)
@@ -181,8 +185,8 @@ class SockCalls(SelectorLoop):
                 await self._ready_for(stack, WRITE)
 
     async def sock_accept(self, sock: Any) -> tuple[Any, Any]:
-        """A connection, and its peer's address. A listener of the kernel's is treated as the option
-        `kernel_sockets` says."""
+        """(connection, address): a non-blocking socket, and its peer's address. What becomes of a
+        kernel listener is set by the option `kernel_sockets`."""
         stack = self._check_sock(sock)
         if stack is None:
             if not self._inherited.to_accept(self, sock):
@@ -213,8 +217,8 @@ class SockCalls(SelectorLoop):
                 self._remove_reader(kernel.fileno())
 
     async def sock_connect(self, sock: Any, address: Any) -> None:
-        """Connects. A fresh kernel TCP socket whose destination is the stack's becomes a stack
-        socket, in place."""
+        """Connects to `address`. A fresh kernel TCP socket is promoted, in place, where the router
+        gives the destination to the stack."""
         stack = self._check_sock(sock)
         if stack is None and not can_promote(sock):
             await super().sock_connect(sock, address)

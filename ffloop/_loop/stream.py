@@ -1,7 +1,7 @@
 """StreamTransport: asyncio's transport for a connected stack socket of a session.
 
-Events come from the poller's dispatch (`on_data` and so on) and writes go straight into shared
-memory. What is delivered while reading is paused cannot stay in the client, and is kept here.
+Events come from the poller's dispatch (`on_data` and so on), and writes go straight into shared
+memory. Data that is delivered while reading is paused cannot stay in the client, and is kept here.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ class StreamTransport(SocketTransport):
         session.receivers[self._handle] = self
 
     def own(self, sock: Any, stack: StackSocket) -> None:
-        """The application's socket object: it is closed with the transport, as asyncio does."""
+        """Closes the application's socket object with the transport, as asyncio does."""
         self._owner = sock
         stack._borrowed = True
         endpoint = self._endpoint

@@ -1,4 +1,4 @@
-"""TLS: asyncio's SSLProtocol with the short ways of the compiled Tls (_native/hot/tls.c) before it.
+"""TLS: asyncio's SSLProtocol, with reads and writes by the compiled Tls (_native/hot/tls.c).
 
 Handshake, shutdown, errors and time-outs are asyncio's.
 """
@@ -15,7 +15,7 @@ _Transport: Any = sslproto._SSLProtocolTransport
 
 
 class SSLTransport(_Transport):  # type: ignore[misc]
-    """What the application's protocol has. Made by the loop, never by the user."""
+    """The transport of the application's protocol. Made by the loop, never by the user."""
 
     def __init__(self, loop: Any, protocol: "SSLProtocol") -> None:
         super().__init__(loop, protocol)
@@ -26,7 +26,7 @@ class SSLTransport(_Transport):  # type: ignore[misc]
 
 
 class SSLProtocol(Tls, _Protocol):  # type: ignore[misc]
-    """The protocol of the stream, and its application's transport's other half."""
+    """The stream's protocol, between it and the application's transport and protocol."""
 
     # asyncio makes a buffer so large for each connection. A stream of ffloop's has one for all, so
     # only another's, which calls get_buffer(), needs it.
@@ -42,7 +42,7 @@ class SSLProtocol(Tls, _Protocol):  # type: ignore[misc]
         self._use(loop._batches, face if own else face._sslobj)
 
     def take_read_ahead(self, protocol: Any) -> None:
-        """What a stream's reader has of the bytes that follow the plain ones."""
+        """Takes the bytes that a StreamReader has read ahead, which belong to the handshake."""
         reader = getattr(protocol, "_stream_reader", None)
         if reader is not None and reader._buffer:
             self._incoming.write(reader._buffer)

@@ -1,14 +1,12 @@
-"""SocketTransport: what the transports of connected stream sockets have in common. The hot path.
+"""SocketTransport: the base class of the transports of connected stream sockets.
 
-The order of callbacks and every rule of closing are those of asyncio's own
-_SelectorSocketTransport; what differs is only where bytes come from and go to: a session
-(StreamTransport), or the kernel's socket (DirectTransport). Each reading callback runs in a context
-of its own, as asyncio's reader handles do; from Python 3.15 on all callbacks of a connection run in
-one.
+The order of callbacks and the rules of closing are those of asyncio's _SelectorSocketTransport.
+Bytes are a session's (StreamTransport) or a kernel socket's (DirectTransport). Reading callbacks
+run in a context of their own, as asyncio's reader handles do; from Python 3.15 on all callbacks of
+a connection run in one.
 
-The shortest ways are the compiled base class's (_native/hot) and end here whenever there is
-anything more to think of: plain data to a reading protocol, write() with nothing in front of it,
-and how a connection begins and ends.
+The compiled base class (_native/hot) passes data to a protocol that reads, writes where there is no
+backlog, and begins and ends connections; all else is here.
 """
 
 import asyncio
@@ -55,11 +53,11 @@ class SocketTransport(Stream):
     # ---- where the bytes are: the subclass's, or the base class's in direct mode ----
 
     def _enter(self) -> None:
-        """RuntimeError in a thread that may not use it."""
+        """Raises RuntimeError in a thread that may not use the transport."""
         raise NotImplementedError
 
     def _passed_on(self, call: Callable[[], None]) -> bool:
-        """True: this is not the loop's thread, which makes the call instead."""
+        """True: the loop's thread, which is another one, will make the call."""
         raise NotImplementedError
 
     def _ended(self) -> OSError | None:
@@ -67,7 +65,7 @@ class SocketTransport(Stream):
         return None
 
     def _forget_unread(self) -> None:
-        """What had arrived is not delivered any more."""
+        """Drops data that has arrived and was not delivered."""
 
     def _shutdown(self) -> None:
         """Sends the end of the stream."""
@@ -337,7 +335,7 @@ class SocketTransport(Stream):
 
 
 def _flat(data: Any) -> Any:
-    """Its bytes, one after the other: copied where a view's are not."""
+    """Contiguous bytes: those of a view that is not contiguous are copied."""
     if type(data) is bytes:
         return data
     view = memoryview(data)
@@ -345,7 +343,7 @@ def _flat(data: Any) -> Any:
 
 
 def _after(chunks: list[Any], sent: int) -> list[Any]:
-    """What is left of the chunks after so many bytes; the first is a view where it was cut."""
+    """The chunks without their first bytes; the first chunk is a view where it was cut."""
     for i, chunk in enumerate(chunks):
         if sent < len(chunk):
             return [memoryview(chunk)[sent:] if sent else chunk, *chunks[i + 1 :]]

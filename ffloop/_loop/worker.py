@@ -1,9 +1,9 @@
-"""A worker's side of `ffloop run --workers`: it tells its parent when a loop serves, and stops
-accepting when the parent says so. The parent's side is _cli/supervisor.py.
+"""A worker's side of `ffloop run --workers`: it tells the supervisor (_cli/supervisor.py) when a
+loop serves, and stops accepting when the supervisor says so.
 
-Between the two is a stream socket. One byte from the worker: it serves. Its end, from the parent:
-retire. An end is seen by every loop that looks, now or later, and takes nothing of the
-application's, neither a signal nor a handler.
+Between the two is a stream socket. A byte from the worker: it serves. The end of the stream, from
+the supervisor: retire. Every loop of the worker sees that end, now or later, and it takes neither a
+signal nor a handler from the application.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ def begin(supervisor: int) -> None:
 
 
 def serving(loop: Any) -> None:
-    """A loop has begun to serve: in a worker, tells the parent. The loop's `_retire` is called
-    when the worker is to be replaced."""
+    """Called when a loop has begun to serve: in a worker, tells the supervisor, and lets the loop
+    `_retire` when that says so."""
     global _told
     if os.getpid() != _pid:
         return
