@@ -1,9 +1,9 @@
 """A stack connection for code that wants a kernel socket: blocking calls, select(), TLS, a number.
 
-That code gets one end of a TCP pair over the kernel's loopback. The other end is a Link's: a thread
+That code gets one end of a TCP pair over the kernel's loopback; a Link has the other end. A thread
 with a session of its own takes the connection over (by a ticket, as a forked child does) and moves
-bytes, ends and resets both ways. So it goes on whatever the loop does, also after it. There is one
-thread for each instance, as long as it has links.
+bytes, ends and resets both ways, independently of the loop and its life. There is one thread per
+instance, while it has links.
 """
 
 import concurrent.futures
@@ -38,7 +38,7 @@ class NotConnected(OSError):
 
 
 class Link:
-    """One connection. Bytes wait in one place for each direction; who cannot go on is polled."""
+    """One connection, with a buffer per direction; an end that cannot go on is polled."""
 
     def __init__(
         self,
@@ -57,14 +57,14 @@ class Link:
         self._stack_ended = self._kernel_ended = False
 
     def forked(self) -> None:
-        """In a child, which has no such thread."""
+        """Called in a forked child, which lacks the thread."""
         self._kernel.close()
 
     def fds(self) -> tuple[int, int]:
         return self._fds
 
     def pump(self) -> bool:
-        """Moves what can be moved. False: the connection is over."""
+        """Moves bytes both ways while it can. False: the connection is over."""
         try:
             into_kernel, into_stack = self._inward(), self._outward()
         except OSError:
@@ -160,7 +160,7 @@ class _Bridge:
         ).start()
 
     def do(self, call: Callable[[], Any]) -> Any:
-        """call() in the thread, which never waits for anybody: its result."""
+        """Runs call() in the thread, which never blocks. Returns its result."""
         answer: concurrent.futures.Future[Any] = concurrent.futures.Future()
 
         def job() -> None:
@@ -177,7 +177,7 @@ class _Bridge:
         return answer.result()
 
     def take(self, ticket: Any, of: Endpoint, kernel: socket.socket) -> Link:
-        """The connection `of`, of another session, is imported and served."""
+        """Imports the connection `of` from another session, and serves it."""
         handle = self._session.client.take(ticket, of.handle, of.family, of.kind, of.proto)
         endpoint = Endpoint(self._session, handle, of.family, of.kind, of.proto)
         try:
@@ -272,7 +272,8 @@ def _pair() -> tuple[socket.socket, socket.socket]:
 
 
 def may_leave(endpoint: Endpoint) -> bool:
-    """A connection, and no transport has it; and its instance goes on while this thread waits."""
+    """Whether it is a connection without a transport, whose instance runs while this thread
+    waits."""
     if not endpoint.live or endpoint.kind != socket.SOCK_STREAM or endpoint.peername() is None:
         return False
     if endpoint.open_session().direct:
@@ -289,8 +290,9 @@ def bridged(address: Any) -> bool:
 
 
 def hand_over(endpoint: Endpoint) -> tuple[socket.socket, Link]:
-    """The connection leaves its session: what its user is to have in its place. Waits for the
-    instance. The endpoint is still to be released. Raises OSError, with the connection as it was.
+    """Takes a connection out of its session. Returns the kernel socket that its user gets in its
+    place. Waits for the instance. The caller releases the endpoint. Raises OSError, with the
+    connection unchanged.
     """
     client = endpoint.client()
     endpoint.sockname()  # is known from here on

@@ -18,8 +18,8 @@ def _space(length: int) -> int:
 
 
 def parse(raw: bytes, room: int) -> tuple[list[Message], bool]:
-    """Of a msg_control as the kernel wrote it, the messages that find `room` bytes; and whether
-    that was all of them."""
+    """(messages, complete): the messages of a msg_control that fit into `room` bytes, and whether
+    these are all."""
     messages: list[Message] = []
     at = 0
     while at + _HEADER.size <= len(raw):
@@ -34,7 +34,7 @@ def parse(raw: bytes, room: int) -> tuple[list[Message], bool]:
 
 
 def build(messages: Iterable[tuple[int, int, bytes | bytearray | memoryview]]) -> bytes:
-    """A msg_control. Raises OSError (ENOBUFS): more than an entry of the ring takes."""
+    """The msg_control of these messages. Raises OSError (ENOBUFS) for more than an entry takes."""
     raw = b""
     for level, kind, data in messages:
         packed = _HEADER.pack(_HEADER.size + len(bytes(data)), level, kind) + bytes(data)

@@ -1,8 +1,8 @@
 """Endpoint: a stack socket's identity (session, handle, addresses) and its references.
 
-A StackSocket, its dups and a transport share one endpoint; the last to leave closes the handle.
+A StackSocket, its dups and a transport share one endpoint; the last reference closes the handle.
 Until a transport or a listener takes the handle's events over, the endpoint receives them for the
-loop's sock_ calls: it wakes whoever waits, and they try again.
+loop's sock_ calls: it wakes their futures, and they try again.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ _ONE = (1).to_bytes(8, "little")
 
 
 class Endpoint:
-    """Owned by one session. `session` is None once closed. Where the session was lost, the endpoint
-    is what is left of a socket whose connection was reset: calls say so, its descriptor is
-    readable, and it is still to be closed."""
+    """Owned by one session; `session` is None once closed. Where the session was lost, it is like a
+    socket whose connection was reset: calls fail so, its descriptor is readable, and it is still to
+    be closed."""
 
     __slots__ = (
         "__weakref__",
@@ -90,13 +90,13 @@ class Endpoint:
 
     @property
     def live(self) -> bool:
-        """Not closed, and its session was not lost."""
+        """Whether it is open and its session not lost."""
         session = self.session
         return session is not None and session.attached and self.generation == session.generation
 
     def client(self) -> Client:
-        """For calls with its handle. Raises OSError: EBADF once closed, InstanceGone where the
-        session was lost; RuntimeError in a thread that may not."""
+        """The client, for calls with the handle. Raises OSError: EBADF once closed, InstanceGone
+        where the session was lost; RuntimeError in a thread that may not use it."""
         session = self.open_session()
         client = session.client
         if self.generation != session.generation:
@@ -104,26 +104,26 @@ class Endpoint:
         return client
 
     def check(self) -> None:
-        """Raises what client() does, but in any thread."""
+        """Raises as client(), but in any thread."""
         session = self.open_session()
         if not self.live:
             raise session.gone()
 
     def take(self) -> None:
-        """Receive this handle's events."""
+        """Receives the handle's events from now on."""
         self.client()
         self.open_session().receivers[self.handle] = self
 
     def enter(self) -> Session | None:
-        """This thread may use it, where that matters: RuntimeError else."""
+        """Raises RuntimeError where this thread may not use it."""
         session = self.session
         if session is not None and session.attached:
             session.enter()
         return session
 
     def passed_on(self, call: Callable[[], None]) -> bool:
-        """True: this is not the loop's thread, which makes the call instead (closing may be the
-        collector's doing, in any thread)."""
+        """True: the loop's thread, which is another one, will make the call. (The collector closes
+        in any thread.)"""
         session = self.session
         return session is not None and session.attached and session.pass_on(call)
 
@@ -140,7 +140,7 @@ class Endpoint:
         self.writers = None
 
     def abandon(self) -> None:
-        """release(), for who was collected, perhaps in another thread."""
+        """As release(), for a reference that was collected, perhaps in another thread."""
         session = self.session
         if session is None:
             return
@@ -150,7 +150,8 @@ class Endpoint:
             session.orphans.append(self)
 
     def fileno(self) -> int:
-        """A descriptor of its own that polls readable when something waits; -1 once closed."""
+        """A descriptor that polls readable while data, an end, an error or a connection waits; -1
+        once closed."""
         session = self.session
         if session is not None and not session.closed and self._descriptor < 0:
             session.ask(self._open_descriptor)
@@ -188,14 +189,14 @@ class Endpoint:
         return self.session is not None and fd in self.session.dups
 
     def detached_as(self, fd: int) -> bool:
-        """Is it a dup_descriptor that detach() returned, and still the same file?"""
+        """Whether it is a dup_descriptor that detach() returned, and still the same file."""
         if self.session is None or fd not in self.session.detached:
             return False
         return _event(fd) == _event(self.fileno())
 
     def stand_in(self, fd: int) -> None:
-        """The placeholder of a socket that was the kernel's is polled: it shows what fileno()
-        does, which costs something at each change."""
+        """Called when a promoted socket's placeholder is polled: it shows what fileno() does from
+        now on, at the cost of a system call per change."""
         session = self.open_session()
         shows = fd == self._descriptor or fd in session.dups or fd in session.stand_ins
         if session.descriptors.get(fd) is self and not shows:
@@ -211,7 +212,7 @@ class Endpoint:
     # ---- addresses ----
 
     def known(self) -> tuple[Any, Any]:
-        """(local, peer) as last told; None where not."""
+        """(local, remote) addresses, each None where not known yet."""
         known = self._addresses
         if type(known) is not tuple:
             known = addresses(known) if known else (None, None)
@@ -236,7 +237,7 @@ class Endpoint:
     # ---- waiting, for the loop's sock_ calls ----
 
     def wait_for(self, filters: int, loop: asyncio.AbstractEventLoop) -> "asyncio.Future[None]":
-        """A future that is done when READ or WRITE may succeed; try again then."""
+        """A future that is done when READ or WRITE may succeed: then the caller tries again."""
         client = self.client()
         fut: asyncio.Future[None] = loop.create_future()
         if filters == READ:
@@ -267,7 +268,8 @@ class Endpoint:
                 fut.set_result(None)
 
     def set_writer(self, fd: int, handle: asyncio.Handle, loop: asyncio.AbstractEventLoop) -> None:
-        """loop.add_writer: called once an iteration of the loop for as long as there is room."""
+        """For loop.add_writer: called once per iteration of the loop while the socket is
+        writable."""
         if self.writers is None:
             self.writers = {}
         self.writers[fd] = handle
@@ -275,7 +277,7 @@ class Endpoint:
         self._want_room()
 
     def remove_writer(self, fd: int) -> bool:
-        """Was there one?"""
+        """For loop.remove_writer. Whether there was one."""
         handle = (self.writers or {}).pop(fd, None)
         if handle is None or handle.cancelled():
             return False
@@ -289,7 +291,7 @@ class Endpoint:
             self.call_writers()
 
     def call_writers(self) -> None:
-        """There is room, or the connection has failed."""
+        """Called when the socket is writable or has failed."""
         if self.writers and not self._called:
             self._called = True
             self._loop.call_soon(self._run_writers)
@@ -350,7 +352,7 @@ class Endpoint:
     # ---- the session's end ----
 
     def lose(self) -> None:
-        """The session is lost: whoever polls it, or watches it, is to try, and is told."""
+        """The session is lost: wakes all waiters and watchers, whose next call is told so."""
         if self._descriptor >= 0 and self.open_session().forked:
             self._renew_descriptors()
         elif self._descriptor >= 0:

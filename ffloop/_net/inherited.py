@@ -1,18 +1,19 @@
-"""Kernel sockets that the application hands in: what becomes of them, said once each in the log.
+"""Kernel sockets that the application gives to the loop: served by the stack or by the kernel, each
+told once in the log.
 
 Servers that bind in a parent and serve in its children (uvicorn's workers, gunicorn, hypercorn),
-systemd's socket activation, aiohttp's SockSite and anyio's listeners all hand the loop sockets
-that the kernel made. The policy (`kernel_sockets`) says what a TCP socket to listen on becomes,
-where the routes give its address to the stack:
+systemd's socket activation, aiohttp's SockSite and anyio's listeners all give the loop kernel
+sockets. The option `kernel_sockets` decides about a TCP socket to listen on whose address the
+routes give to the stack:
 
-| policy | |
+| option | |
 |---|---|
 | adopt | the stack listens at the same address, in the kernel socket's place |
 | both | the stack listens there too; the kernel's connections are served as well |
 | kernel | the kernel serves it, as asyncio does |
 | error | RuntimeError |
 
-So it is with a datagram socket; an endpoint has one socket, and "both" is adopt for it.
+The same holds for a datagram socket, but an endpoint has one socket only, so "both" is adopt.
 
 The default is adopt where the stack is not this kernel (both with `dual_listen`; an address that
 the stack does not have stays on the kernel), and kernel with the host stack, which is this kernel.
@@ -48,7 +49,7 @@ _RESET_ON_CLOSE = struct.pack("=ii", 1, 0)  # struct linger
 
 
 class Inherited:
-    """The policy of one loop, and what it said already."""
+    """The option of one loop, and the messages that it has logged."""
 
     def __init__(self, stack: str, config: Config, routes: Router) -> None:
         policy = config.kernel_sockets

@@ -1,9 +1,9 @@
 """Kernel sockets that have become the stack's.
 
-PromotedSocket is a kernel socket that was fresh when the loop was asked to connect it (or that was
-to be served): its class was changed in place, its descriptor stays as a placeholder, and everything
-else happens on the stack. Whoever then asks a connection for what only a kernel socket has
-(blocking calls, its number) gets that: it becomes a BridgedSocket, in place again.
+PromotedSocket is a kernel socket that was fresh when the loop was asked to connect or serve it: its
+class is changed in place, its descriptor stays as a placeholder, and all calls go to the stack. A
+call that only a kernel socket has (a blocking one, fileno) turns it into a BridgedSocket, in place
+again.
 """
 
 import contextlib
@@ -37,8 +37,8 @@ class PromotedSocket(socket.socket):
             raise error(errno.EBADF) from None
 
     def fileno(self) -> int:
-        """A connection's that no transport has: it is a BridgedSocket from now on. Else the
-        placeholder's number, which polls as the stack socket does."""
+        """The placeholder's number, which polls as the stack socket does; a connection without a
+        transport becomes a BridgedSocket first."""
         fd = super().fileno()
         inner = _promoted.get(self)
         if fd >= 0 and inner is not None and not self._leaves(inner):
@@ -182,8 +182,8 @@ class PromotedSocket(socket.socket):
 
 
 class BridgedSocket(socket.socket):
-    """A kernel socket that a Link connects with the stack: it has the connection's addresses and
-    its options; all else is the kernel's."""
+    """A kernel socket that a Link connects with the stack. Addresses and options are the
+    connection's, all else is the kernel's."""
 
     __slots__ = ()
 
@@ -226,7 +226,7 @@ def _bridge(sock: PromotedSocket, inner: StackSocket) -> None:
 
 
 def number_of(sock: Any) -> Any:
-    """The number of a descriptor or a socket, which does not make that one a kernel's."""
+    """The number of a descriptor or a socket; a PromotedSocket is not bridged by this."""
     return socket.socket.fileno(sock) if type(sock) is PromotedSocket else sock
 
 
@@ -246,7 +246,7 @@ def stack_socket(sock: Any) -> StackSocket | None:
 
 
 def can_promote(sock: Any) -> bool:
-    """Whether `sock` is a kernel TCP socket that nothing happened to yet, but perhaps bind."""
+    """Whether `sock` is a kernel TCP socket that is unused, but perhaps bound."""
     if type(sock) is not socket.socket or inet_family(sock) is None:
         return False
     try:

@@ -1,5 +1,5 @@
-"""StackSocket (`ffloop.socket`): a socket on the stack, shaped like socket.socket and always
-non-blocking. It is what an application makes itself, and what `get_extra_info("socket")` shows.
+"""StackSocket (`ffloop.socket`): a socket on the stack with socket.socket's methods, always
+non-blocking. Applications make it, and `get_extra_info("socket")` returns it.
 """
 
 import contextlib
@@ -36,9 +36,10 @@ def _allow(flags: int, allowed: int) -> None:
 class StackSocket:
     """A socket on the stack. The constructor's arguments are socket.socket's.
 
-    Methods are socket.socket's own, on a socket that is always non-blocking: an operation that
-    cannot go on raises BlockingIOError; await `loop.sock_*` instead. `fileno()` is a descriptor to
-    poll with ("data, EOF, a connection or an error waits"), not to read.
+    Methods are socket.socket's, on a socket that is always non-blocking: a call that would wait
+    raises BlockingIOError; await `loop.sock_*` instead. They raise OSError as socket.socket's do,
+    ConnectionResetError also where the instance has gone. `fileno()` is a descriptor for poll only:
+    it is readable while data, the end, a connection or an error waits.
     """
 
     __slots__ = ("__weakref__", "_borrowed", "_endpoint", "_fd", "_quiet")
@@ -142,11 +143,11 @@ class StackSocket:
 
     @property
     def timeout(self) -> float:
-        """As socket.socket.timeout: seconds, 0.0 or None."""
+        """As socket.socket.timeout: 0.0, since no call waits."""
         return 0.0
 
     def fileno(self) -> int:
-        """A descriptor whose readiness mirrors the socket's; -1 when closed."""
+        """A descriptor that polls readable as the socket does; -1 when closed."""
         endpoint = self._endpoint
         if endpoint is None:
             return -1
@@ -188,7 +189,8 @@ class StackSocket:
     # ---- options ----
 
     def getsockopt(self, level: int, optname: int, buflen: int = 0, /) -> int | bytes:
-        """An option: a number, or with a length its bytes. Raises OSError where it has none."""
+        """An option's value: an int, or `buflen` bytes at most. Raises OSError where the stack has
+        no such option."""
         endpoint = self._ep()
         endpoint.check()
         if level == socket.SOL_SOCKET and not buflen:
@@ -231,7 +233,7 @@ class StackSocket:
             raise ValueError("stack sockets are non-blocking: use asyncio.timeout()")
 
     def gettimeout(self) -> float:
-        """What settimeout has set."""
+        """As socket.socket's: seconds, 0.0 or None."""
         return 0.0
 
     def getblocking(self) -> bool:
@@ -265,7 +267,8 @@ class StackSocket:
         endpoint.learn()
 
     def accept(self) -> tuple["StackSocket", Any]:
-        """A connection and its address. Raises BlockingIOError while there is none."""
+        """(connection, address): a StackSocket and the remote address. Raises BlockingIOError while
+        there is none."""
         client, handle = self._live()
         listener = self._ep()
         new, addresses = client.accept(handle)
@@ -278,7 +281,7 @@ class StackSocket:
     # ---- connections ----
 
     def connect(self, address: Any, /) -> None:
-        """Starts it and raises BlockingIOError; await loop.sock_connect instead."""
+        """Starts connecting and raises BlockingIOError; await loop.sock_connect instead."""
         client, handle = self._live()
         client.connect(handle, self._ep().family, address)
 
@@ -294,26 +297,27 @@ class StackSocket:
     # is not there, such as MSG_OOB.)
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
-        """At most so many bytes; b"" at the end of the stream. Raises BlockingIOError."""
+        """The next bytes, `bufsize` at most; b"" at the end of the stream. Raises
+        BlockingIOError."""
         client, handle = self._live()
         _allow(flags, _RECV_FLAGS)
         return client.recv(handle, bufsize, flags)
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
-        """As recv, into a buffer: how many bytes."""
+        """As recv, into a writable buffer. Returns the number of bytes."""
         client, handle = self._live()
         _allow(flags, _RECV_FLAGS)
         return client.recv_into(handle, buffer, nbytes, flags)
 
     def recvfrom(self, bufsize: int, flags: int = 0, /) -> tuple[bytes, Any]:
-        """As recv, with the sender's address."""
+        """(data, address): as recv, and the sender's address."""
         client, handle = self._live()
         _allow(flags, _RECV_FLAGS)
         data, source = client.recvfrom(handle, bufsize, flags)
         return data, None if self.type == socket.SOCK_STREAM else source
 
     def recvfrom_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> tuple[int, Any]:
-        """As recv_into, with the sender's address."""
+        """(number of bytes, address): as recv_into, and the sender's address."""
         client, handle = self._live()
         _allow(flags, _RECV_FLAGS)
         size, source = client.recvfrom_into(handle, buffer, nbytes, flags)
@@ -334,7 +338,7 @@ class StackSocket:
     def recvmsg_into(
         self, buffers: Any, ancbufsize: int = 0, flags: int = 0, /
     ) -> tuple[int, list[Any], int, Any]:
-        """As recv_into, into several buffers; (bytes, ancillary data, flags, address)."""
+        """As recv_into, into several buffers: (number of bytes, ancillary data, flags, address)."""
         with contextlib.ExitStack() as held:
             views = [held.enter_context(memoryview(one)) for one in buffers]
             targets = [held.enter_context(view.cast("B")) for view in views]
@@ -349,7 +353,8 @@ class StackSocket:
         return len(data), messages, told, source
 
     def send(self, data: Any, flags: int = 0, /) -> int:
-        """How many bytes of `data` were taken. Raises BlockingIOError while there is no room."""
+        """Returns the number of bytes of `data` that were taken. Raises BlockingIOError for
+        none."""
         client, handle = self._live()
         if self.type == socket.SOCK_DGRAM:
             _allow(flags, _SEND_FLAGS)
@@ -358,7 +363,8 @@ class StackSocket:
         return client.send(handle, data)
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
-        """As a non-blocking socket's: BlockingIOError after a part; await loop.sock_sendall."""
+        """As a non-blocking socket's: BlockingIOError after a part; await loop.sock_sendall
+        instead."""
         if self.type == socket.SOCK_DGRAM:
             self.send(data, flags)  # whole, or not at all
             return
@@ -416,8 +422,8 @@ class StackSocket:
         return other
 
     def detach(self) -> int:
-        """Gives the socket up without closing it. Of a connection: a kernel socket's descriptor,
-        for whatever takes one. Of any other: a number that `ffloop.socket(fileno=...)` takes."""
+        """Gives the socket up without closing it. Returns for a connection a kernel socket's
+        descriptor, for any other socket a number that `ffloop.socket(fileno=...)` takes."""
         endpoint = self._ep()
         if not self._borrowed and may_leave(endpoint):
             taken, _ = endpoint.open_session().ask(hand_over, endpoint)

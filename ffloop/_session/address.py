@@ -18,8 +18,8 @@ SockAddr = tuple[Any, ...]
 def look_up_literal(
     host: Any, port: Any, family: int, kind: int, proto: int, flags: int
 ) -> list[Any] | None:
-    """socket.getaddrinfo's answer for a numeric host and port, which nobody need be asked for; None
-    for addresses. Raises no error that socket.getaddrinfo would not raise."""
+    """socket.getaddrinfo's answer for a numeric host and port; None for a name. Raises only what
+    socket.getaddrinfo would raise."""
     if not host or not isinstance(host, str | bytes):
         return None
     numeric = flags | socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
@@ -69,7 +69,7 @@ def literal(family: int, address: Any) -> bytes:
 
 
 def unset(family: int) -> SockAddr:
-    """What getsockname says of a socket that was never bound."""
+    """getsockname's answer for a socket that was never bound."""
     return ("::", 0, 0, 0) if family == socket.AF_INET6 else ("0.0.0.0", 0)
 
 

@@ -1,8 +1,8 @@
-"""The one module that touches the C core (ffi and lib): Client, its calls as Python's.
+"""Client: the calls of client.h for Python.
 
 `-errno` becomes an OSError subclass here, once. A Client is attached once and belongs to a Session
-(session.py), which says who may call it and when it is gone. `raw_*` are the C calls of the hot
-path, for _loop/stream.py: their first argument is `Client.c`, they return a count or -errno.
+(session.py), which decides about threads and its end. `raw_*` are C calls of the hot path, for
+_loop/stream.py: their first argument is `Client.c`, and they return a count or -errno.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ Event = tuple[int, int, int, int]  # kind, handle, arg, off (see client.h)
 
 
 class Receiver(Protocol):
-    """Whoever owns a handle. One method an event kind; CLOSED needs none."""
+    """The owner of a handle. One method per kind of event; CLOSED needs none."""
 
     def on_data(self, off: int, size: int) -> None: ...
     def on_eof(self) -> None: ...
@@ -139,7 +139,7 @@ class Client:
 
     @property
     def direct(self) -> bool:
-        """Is its instance in this thread?"""
+        """Whether its instance is in this thread."""
         return self._direct is not None
 
     def __del__(self) -> None:
@@ -158,7 +158,7 @@ class Client:
 
     @property
     def detached(self) -> int:
-        """0, or the positive errno why the session is gone (a fork included)."""
+        """0, or the positive errno for which the session is lost (a fork included)."""
         return -int(lib.ffl_client_detached(self.c))
 
     def _check(self, rc: int) -> int:
@@ -168,13 +168,13 @@ class Client:
         return rc
 
     def reason(self) -> str:
-        """Why it is dead, for the log and for exceptions."""
+        """Why the session is lost, for the log and for exceptions."""
         if os.getpid() != self.pid:
             return "this process is a fork, and sessions are not inherited"
         return f"{self.why() or os.strerror(self.detached)} (instance pid {self.instance_pid})"
 
     def why(self) -> str:
-        """A dead session's reason, as far as it is known: "" or a sentence."""
+        """The reason of a lost session as far as it is known: "" or a sentence."""
         return str(ffi.string(lib.ffl_client_why(self.c)).decode(errors="replace"))
 
     def fds(self) -> tuple[int, int]:
@@ -238,7 +238,8 @@ class Client:
         self._check(self._wait(lib.ffl_client_listen, handle, backlog, flags))
 
     def accepting(self, handle: int, window: int, armed: bool = False) -> None:
-        """Accept ahead, at most `window` connections; 0 stops. armed: they will be read here."""
+        """Accepts ahead, `window` connections at most; 0 stops. armed: this session will read
+        them."""
         flags = lib.FFL_F_ARM_NEW if armed else 0
         window = min(window, WINDOW_MAX)
         self._check(lib.ffl_client_accepting(self.c, handle, window, flags))
@@ -272,7 +273,7 @@ class Client:
             os.close(ticket.fd)
 
     def give(self, handle: int, ticket: Any) -> None:
-        """A reference to the socket goes into the ticket, with what was read ahead."""
+        """Puts a reference to the socket into the ticket; gives back what was read ahead."""
         if lib.ffl_client_disarm(self.c, handle):
             self.ping()
             self._check(self._wait(lib.ffl_client_give_back, handle))
@@ -280,7 +281,7 @@ class Client:
         self.ping()
 
     def take(self, ticket: Any, handle: int, family: int, kind: int, proto: int) -> int:
-        """The socket whose handle there was this one: its handle here."""
+        """Takes the socket that had this handle in the other session. Returns its handle here."""
         return self._check(self._wait(lib.ffl_client_import, ticket, handle, family, kind, proto))
 
     def push(self, handle: int, on: bool) -> None:
@@ -294,7 +295,7 @@ class Client:
         self._check(lib.ffl_client_want(self.c, handle, filters))
 
     def quiet(self, on: bool) -> None:
-        """Nobody takes the events of this session: it has no wait()."""
+        """For a session without wait(), whose events nobody takes."""
         lib.ffl_client_quiet(self.c, on)
 
     def recv(self, handle: int, size: int, flags: int = 0) -> bytes:
@@ -314,7 +315,7 @@ class Client:
     def recvmsg(
         self, handle: int, size: int, flags: int = 0
     ) -> tuple[bytes, bytes, int, SockAddr | None]:
-        """(data, control messages as in msg_control, MSG_TRUNC and MSG_CTRUNC, where from)."""
+        """(data, msg_control's bytes, MSG_TRUNC | MSG_CTRUNC, sender)."""
         if size < 0:
             raise ValueError("negative buffersize in recvfrom")
         data = _new_uncleared("char[]", max(size, 1))
@@ -347,14 +348,15 @@ class Client:
         return self._check(got), decode(bytes(ffi.buffer(addr)))
 
     def send(self, handle: int, data: Any) -> int:
-        """Bytes taken of a stream. Raises BlockingIOError for none."""
+        """Returns the bytes taken of a stream. Raises BlockingIOError for none."""
         if isinstance(data, bytes):
             return self._check(raw_send(self.c, handle, data, len(data)))
         with memoryview(data) as view, view.cast("B") as flat:
             return self._check(raw_send(self.c, handle, ffi.from_buffer(flat), len(flat)))
 
     def sendto(self, handle: int, family: int, data: Any, address: Any) -> int:
-        """One datagram, all or BlockingIOError; to None: where the socket is connected to."""
+        """Sends one datagram whole, or raises BlockingIOError. to=None: to the connected
+        address."""
         to = ffi.NULL if address is None else _addr(encode(family, address, "sendto"))
         with memoryview(data) as view, view.cast("B") as flat:
             return self._check(

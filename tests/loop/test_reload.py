@@ -85,7 +85,8 @@ def start(tmp_path, port):
     script = tmp_path / "server.py"
     script.write_text(SERVER)
     process = subprocess.Popen([sys.executable, "-P", script, str(port)], stdout=subprocess.PIPE)
-    return process, int(process.stdout.readline())
+    with process.stdout as told:
+        return process, int(told.readline())
 
 
 def test_processes_of_one_port(instance, tmp_path):
