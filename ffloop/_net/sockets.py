@@ -233,7 +233,7 @@ class StackSocket:
             raise ValueError("stack sockets are non-blocking: use asyncio.timeout()")
 
     def gettimeout(self) -> float:
-        """As socket.socket's: seconds, 0.0 or None."""
+        """As socket.socket.gettimeout: 0.0, since no call waits."""
         return 0.0
 
     def getblocking(self) -> bool:
