@@ -114,7 +114,7 @@ class SessionLoop(SockCalls, Loop):
     def _wake_on_signals(self, fd: int) -> None:
         # Signals do not interrupt a stack that polls. A look for them takes the interpreter's lock:
         # where another thread computes, each look, and so the stack, would wait 5 ms.
-        if self._session.client.direct:
+        if self._session.direct:
             with contextlib.suppress(ValueError):  # another thread's loop: the main one has them
                 signal.set_wakeup_fd(fd)
 

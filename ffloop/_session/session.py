@@ -197,7 +197,7 @@ class Session:
 
     @property
     def direct(self) -> bool:
-        """Is the instance in its own thread? Asked by any."""
+        """Whether the instance is in the session's own thread. Any thread may ask."""
         return self._client is not None and self._client.direct
 
     @property
