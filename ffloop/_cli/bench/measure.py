@@ -50,25 +50,27 @@ APPS = {
 
 @dataclass
 class Place:
-    """Where a loop is measured: host, CPUs, network namespaces (descriptors), and an instance that
-    polls and is stopped while others are measured."""
+    """Where a loop is measured: host, CPUs, network namespaces (descriptors), and who polls and is
+    stopped while others are measured: an instance, or the server itself."""
 
     name: str
     loop: str
     host: str = "127.0.0.1"
-    cpus: frozenset[int] = frozenset()  # of the server and of the load; empty: any
+    cpus: frozenset[int] = frozenset()  # of the server; empty: any
+    load_cpus: frozenset[int] = frozenset()  # empty: the server's
     server_namespace: int | None = None
     load_namespace: int | None = None
     within: Callable[[int], Any] | None = None  # enters a namespace
     environ: dict[str, str] = field(default_factory=dict)
-    polling: subprocess.Popen[bytes] | None = None
+    polling: subprocess.Popen[Any] | None = None
+    server_polls: bool = False
 
     def popen(
-        self, namespace: int | None, command: list[str], **options: Any
+        self, namespace: int | None, cpus: frozenset[int], command: list[str], **options: Any
     ) -> subprocess.Popen[str]:
-        """A process in a namespace, on the place's CPUs."""
-        if self.cpus:
-            command = ["taskset", "-c", ",".join(map(str, sorted(self.cpus))), *command]
+        """A process in a namespace, on some CPUs (empty: any)."""
+        if cpus:
+            command = ["taskset", "-c", ",".join(map(str, sorted(cpus))), *command]
         with contextlib.ExitStack() as stack:
             if namespace is not None and self.within is not None:
                 stack.enter_context(self.within(namespace))
@@ -120,6 +122,7 @@ def server(place: Place, app: str, size: int) -> Iterator[Server]:
     environ = {k: v for k, v in os.environ.items() if k != "_FFLOOP_EMBEDDED"}
     process = place.popen(
         place.server_namespace,
+        place.cpus,
         [
             *(sys.executable, "-P", str(_HERE / "server.py")),
             *(place.loop, APPS[app].server or app, str(size), place.host),
@@ -129,6 +132,8 @@ def server(place: Place, app: str, size: int) -> Iterator[Server]:
     )
     assert process.stdin is not None
     assert process.stdout is not None
+    if place.server_polls:
+        place.polling = process
     try:
         with place.running():
             line = process.stdout.readline()
@@ -141,6 +146,7 @@ def server(place: Place, app: str, size: int) -> Iterator[Server]:
     finally:
         process.stdin.close()
         process.terminate()
+        process.send_signal(signal.SIGCONT)
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:
@@ -171,7 +177,7 @@ def load(wrk: bool, where: Server, connections: int, seconds: float) -> dict[str
     with place.running():
         app, instance = where.cpu()
         command = _command(wrk, where, connections, seconds)
-        process = place.popen(place.load_namespace, command)
+        process = place.popen(place.load_namespace, place.load_cpus or place.cpus, command)
         try:
             output, _ = process.communicate()
         finally:
