@@ -1,7 +1,8 @@
 """`ffloop bench`, and with `--fstack` on the real F-Stack: `python benchmarks/run.py`.
 
-`--fstack` compares uvloop on kernel sockets with ffloop on F-Stack, over veth pairs, the server and
-the load on one CPU (F-Stack has the other one); it needs what tests/fstack needs.
+`--fstack` compares uvloop on kernel sockets with ffloop on F-Stack, over veth pairs: the server and
+the load on one CPU (an instance has the other one), or on a CPU each (F-Stack in the server's
+process); it needs what tests/fstack needs.
 """
 
 from __future__ import annotations
