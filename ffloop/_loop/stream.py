@@ -174,6 +174,12 @@ class StreamTransport(SocketTransport):
         else:
             self._defer(self.on_eof)
 
+    def _kept_open(self) -> None:
+        super()._kept_open()
+        if not self._closing:
+            self._stop_reading()
+            self._defer(self.on_eof)  # who resumes reading reads the end again, as the kernel's
+
     def on_error(self, code: int) -> None:
         if not self._receiving:
             self._defer(self._drain, code)

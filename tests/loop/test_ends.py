@@ -51,6 +51,41 @@ async def accepted(protocol):
     return server, protocols[0], peer
 
 
+def test_a_reset_after_the_end_is_told_to_who_writes_on(run):
+    """Nothing is read any more, so the write that fails is the connection's end."""
+
+    async def main():
+        _, protocol, peer = await connected(Log)
+        protocol.keep_open = True
+        peer.shutdown(socket.SHUT_WR)
+        await protocol.eof
+        reset(peer)
+        while not protocol.lost.done():
+            protocol.transport.write(b"x")
+            await asyncio.wait([protocol.lost], timeout=0.01)
+        assert isinstance(protocol.lost.exception() or protocol.lost.result(), ConnectionError)
+
+    run(main())
+
+
+def test_who_resumes_reading_after_the_end_reads_it_again(run):
+    async def main():
+        _, protocol, peer = await connected(Log)
+        protocol.keep_open = True
+        with peer:
+            peer.shutdown(socket.SHUT_WR)
+            await protocol.eof
+            protocol.transport.pause_reading()
+            protocol.transport.resume_reading()
+            await until(lambda: protocol.calls.count("eof") == 2)
+            protocol.transport.write(b"still there")
+            assert await asyncio.get_running_loop().run_in_executor(None, peer.recv, 99)
+            protocol.transport.abort()
+            await asyncio.wait([protocol.lost])
+
+    run(main())
+
+
 def test_data_the_end_and_then_nothing(run):
     """Data, the end of the stream and a reset are there before the loop looks."""
 

@@ -177,11 +177,10 @@ PyObject *stream_read_eof(PyObject *self, PyObject *unused)
         return none_or_error(hot_fault(self, name_eof_failed));
     if (!keep_open)
         return stream_close(self, NULL);
+    s->receiving = 0; /* only writing goes on */
     int rc = hot_call(self, name_kept_open, NULL);
-    if (rc == 0 && s->dispatcher && !s->closing) { /* only writing goes on */
-        s->receiving = 0;
+    if (rc == 0 && s->dispatcher && !s->closing)
         rc = stop_reading(self);
-    }
     return none_or_error(rc);
 }
 
