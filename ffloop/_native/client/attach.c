@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 #define LAST_CALLS_MS 500
-#define DEFAULT_TX_CAP (1024 * 1024)
+#define DEFAULT_TX_CAP (4 * 1024 * 1024) /* as the kernel's own send buffers (tcp_wmem) */
 
 static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct ffl_client *all;

@@ -38,7 +38,7 @@ struct ffl_client_opts {
     int64_t spin_us;      /* FFL_SPIN_AUTO, FFL_SPIN_FOREVER, 0: never, else microseconds */
     uint32_t max_sockets; /* 0: the instance's default */
     uint32_t pool_kib;    /* KiB per direction; 0: the instance's default */
-    uint32_t tx_cap;      /* unsent bytes per socket, at most; 0: 1 MiB */
+    uint32_t tx_cap;      /* unsent bytes per socket, at most; 0: 4 MiB */
     int (*place_fd)(
         int fd); /* NULL, or: moves a new descriptor, returns the number; fd < 0: -errno */
     const struct ffl_ticket *via; /* attach through this ticket, not at path; or NULL */

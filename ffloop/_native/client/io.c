@@ -15,7 +15,6 @@
 
 #define BULK_FROM 16384 /* bytes: from here a write takes 64 KiB buffers, below it pages */
 #define COMMIT_EVERY (256 * 1024) /* bytes of one large write: the instance may sleep in between */
-#define TX_WINDOW (2 * 1024 * 1024) /* bytes of bulk on their way to the stack */
 
 bool rx_readable(const struct client_sock *s)
 {
@@ -23,11 +22,17 @@ bool rx_readable(const struct client_sock *s)
 }
 
 /*
- * Large writes take turns: what is on its way to the stack is kept to what stays in the processors'
- * shared cache until the instance copies it. Bytes of sockets that the stack takes no more of are not
- * on their way, so that slow readers do not use up the others' turns; and small writes pass, as does
- * the first buffer of a socket with nothing unsent: an answer of 64 KiB is not worth a turn's wake.
+ * Large writes take turns when half of the pool is on its way to the stack: beyond it the shares fall
+ * below what a large write needs, and all would go on in small pieces. Bytes of sockets that the stack
+ * takes no more of are not on their way, so that slow readers do not use up the others' turns; and small
+ * writes pass, as does the first buffer of a socket with nothing unsent: an answer of 64 KiB is not worth a
+ * turn's wake.
  */
+static int64_t tx_window(const struct ffl_client *c)
+{
+    return (int64_t)(c->tx.total_bytes / 2);
+}
+
 bool tx_is_bulk(const struct client_sock *s)
 {
     return s->tx_left >= BULK_FROM;
@@ -49,12 +54,12 @@ static uint64_t tx_share(const struct ffl_client *c, const struct client_sock *s
 int64_t tx_room(const struct ffl_client *c)
 {
     uint64_t blocked = tx_unwritable(c), used = c->tx.total_bytes - c->tx.free_bytes;
-    return TX_WINDOW - (int64_t)(used > blocked ? used - blocked : 0);
+    return tx_window(c) - (int64_t)(used > blocked ? used - blocked : 0);
 }
 
 bool tx_half_free(const struct ffl_client *c)
 {
-    return tx_room(c) > TX_WINDOW / 2;
+    return tx_room(c) > tx_window(c) / 2;
 }
 
 /* Is it this socket's turn? Those that wait go first, and not before half of the window is free. Who

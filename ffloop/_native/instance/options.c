@@ -217,7 +217,7 @@ static const struct row rows[] = {
      "of one user (default: three quarters where others are admitted, else all)"},
     {"max-sockets", "N", set_unsigned, AT(max_sockets), 16, 1 << 20, "per session (default 65536)"},
     {"pool-kib", "N", set_unsigned, AT(pool_kib), 1024, 400 * 1024,
-     "buffers per session and side (default 16384)"},
+     "buffers per session and side (default 131072)"},
     {"entries", "N", set_entries, 0, 64, 65536,
      "slots of a session's rings, a power of two from 64 to 65536: what it may have in flight "
      "(default 4096)"},

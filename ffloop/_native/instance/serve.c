@@ -322,7 +322,7 @@ void ffl_instance_opts_default(struct ffl_instance_opts *o)
         .sq_poll_us = 20,
         .max_sessions = 64,
         .max_sockets = 65536,
-        .pool_kib = 16 * 1024,
+        .pool_kib = 128 * 1024,
         .rx_cap = 256 * 1024,
         .entries = 4096,
         .drain_ns = 5 * FFL_NS_PER_SEC,
@@ -367,8 +367,8 @@ static void set_limits(struct ffl_instance *in)
     l->limit[CHARGE_KEPT] = KEPT_MAX;
     l->user_limit[CHARGE_KEPT] = USER_KEPT;
     l->limit[CHARGE_SOCKET] = sockets_limit(in);
-    l->limit[CHARGE_BYTES] = 16 * pool;
-    l->user_limit[CHARGE_BYTES] = 4 * pool; /* bytes given back come out of receive pools */
+    l->limit[CHARGE_BYTES] = 2 * pool;
+    l->user_limit[CHARGE_BYTES] = pool / 2; /* bytes given back come out of receive pools */
 }
 
 static int open_control(struct ffl_instance *in)

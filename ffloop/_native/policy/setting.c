@@ -64,7 +64,7 @@ static const struct ffl_setting table[] = {
     {"FFLOOP_POOL_KIB", "pool_kib", COUNT(pool_kib, "KiB", 0, INT_MAX), .users = BOTH,
      .otherwise = "the instance's", .meaning = "buffer memory per side of a session, KiB"},
     {"FFLOOP_TX_CAP", "tx_cap", COUNT(tx_cap, "bytes", 0, INT_MAX), .users = BOTH,
-     .otherwise = "1048576", .meaning = "bytes that one socket may have unsent"},
+     .otherwise = "4194304", .meaning = "bytes that one socket may have unsent"},
     {"FFLOOP_MAX_SOCKETS", "max_sockets", COUNT(max_sockets, "sockets", 0, INT_MAX), .users = BOTH,
      .otherwise = "the instance's", .meaning = "sockets of the session"},
     {"FFLOOP_TIMEOUT_MS", "timeout_ms", COUNT(timeout_ms, "milliseconds", 0, INT_MAX),
