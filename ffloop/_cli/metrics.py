@@ -5,12 +5,15 @@ import signal
 import socket
 import threading
 from collections import Counter
+from itertools import accumulate
+from math import isinf
 from typing import Any
 
-from .._session.stats_page import Instance, Session
+from .._session.stats_page import Instance, Lag, Session
 from ..errors import InstanceError, sentence
 from . import collect
 
+_LAG = "How long the iterations of an application's loop worked."
 _PLAIN = "text/plain; version=0.0.4; charset=utf-8"
 _OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
@@ -20,13 +23,15 @@ def text(instances: list[Instance], openmetrics: bool = False) -> str:
     family's by what is before that; bytes say so; a family's samples are together."""
     families: dict[str, tuple[str, str, list[str]]] = {}
 
-    def add(name: str, kind: str, what: str, value: float, **labels: Any) -> None:
-        lines = families.setdefault(name, (kind, what, []))[2]
+    def add(
+        name: str, kind: str, what: str, value: float, family: str | None = None, **labels: Any
+    ) -> None:
+        lines = families.setdefault(family or name, (kind, what, []))[2]
         text = ",".join(f'{key}="{_escaped(str(label))}"' for key, label in labels.items())
         lines.append(f"{name}{{{text}}} {value}")
 
     for one in instances:
-        where = {"pid": one.pid, "instance_path": one.path}
+        where: dict[str, Any] = {"pid": one.pid, "instance_path": one.path}
         more = {"stack": one.stack, "state": one.state, "user": one.user}
         add("ffloop_instance_info", "gauge", "A running instance.", 1, **where, **more)
         add("ffloop_instance_sessions_open", "gauge", "Sessions.", len(one.sessions), **where)
@@ -38,6 +43,7 @@ def text(instances: list[Instance], openmetrics: bool = False) -> str:
                 continue
             name = name.removesuffix("_total")
             add(f"ffloop_instance_{name}_total", "counter", f"Instance: {name}.", value, **where)
+        _lag_metrics(add, one.lag, where)
         states = Counter((s.type, s.state) for s in one.sockets)
         for (kind, state), count in sorted(states.items()):
             labels = {**where, "type": kind, "state": state}
@@ -55,12 +61,25 @@ def text(instances: list[Instance], openmetrics: bool = False) -> str:
     return "\n".join([*out, *(["# EOF"] if openmetrics else [])]) + "\n"
 
 
+def _lag_metrics(add: Any, lag: Lag | None, labels: dict[str, Any]) -> None:
+    if lag is None:
+        return
+    family = "ffloop_iteration_seconds"
+    so_far = accumulate(lag.iterations.values())
+    for bound, count in zip(lag.iterations, so_far, strict=True):
+        le = "+Inf" if isinf(bound) else bound
+        add(f"{family}_bucket", "histogram", _LAG, count, family, **labels, le=le)
+    add(f"{family}_sum", "histogram", _LAG, lag.seconds, family, **labels)
+    add(f"{family}_count", "histogram", _LAG, sum(lag.iterations.values()), family, **labels)
+
+
 def _session_metrics(add: Any, session: Session, labels: dict[str, Any]) -> None:
     info = {**labels, "user": session.user, "program": session.program[:100]}
     add("ffloop_session_info", "gauge", "A session.", 1, **info)
     add("ffloop_session_sockets", "gauge", "Its sockets.", session.sockets, **labels)
     what = "Receive buffers not in use."
     add("ffloop_session_receive_free_bytes", "gauge", what, session.rx_free, **labels)
+    _lag_metrics(add, session.lag, labels)
     for ring, now in session.rings.items():
         add("ffloop_ring_depth", "gauge", "Entries that wait.", now["depth"], **labels, ring=ring)
     for side, counters in (("app", session.app), ("instance", session.inst)):

@@ -6,6 +6,7 @@ Every cell is a rich Text: what instances and programs call themselves is never 
 import os
 import sys
 import time
+from math import isinf
 from typing import Any
 
 from rich import box
@@ -13,7 +14,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from .._session.stats_page import Instance, Socket
+from .._session.stats_page import Instance, Lag, Socket
 
 
 def console() -> Console:
@@ -40,6 +41,7 @@ _LEFT_OUT = [
     *(
         "killed",
         "refused",
+        "longest",
         "spins",
         "woken",
         "iterations",
@@ -109,7 +111,8 @@ def _instances_table(instances: list[Instance], rates: "Rates") -> _Table:
     table = _Table(
         "Instances",
         *("pid", "user", "stack", "state", "socket", ">sessions", ">sockets"),
-        *(">accepts", ">iterations", ">sleeps", ">refused", ">killed", ">up"),
+        *(">accepts", ">iterations", ">sleeps", ">lag p99", ">longest"),
+        *(">refused", ">killed", ">up"),
     )
     for one in instances:
         key, totals = (one.pid,), one.totals
@@ -117,6 +120,7 @@ def _instances_table(instances: list[Instance], rates: "Rates") -> _Table:
             *(str(one.pid), one.user, one.stack, _state(one.state), one.path or "-"),
             *(str(len(one.sessions)), str(one.open_sockets)),
             *(rates.of(key, name, totals[name]) for name in ("accepts", "turns", "sleeps")),
+            *rates.lag(key, one.lag),
             *(str(totals[f"sessions_{name}"]) for name in ("refused", "killed")),
             _age(time.time() - one.started),
         )
@@ -131,7 +135,7 @@ def _sessions_table(instances: list[Instance], rates: "Rates") -> _Table:
     table = _Table(
         "Sessions",
         *("instance", "id", "pid", "user", "program", ">sockets", ">in", ">out"),
-        *(">queued", ">pool free", ">empty"),
+        *(">queued", ">pool free", ">empty", ">lag p99", ">longest"),
     )
     for one in instances:
         queued = one.queued()
@@ -148,6 +152,7 @@ def _sessions_table(instances: list[Instance], rates: "Rates") -> _Table:
                 _size(queued[session.id]),
                 f"{100 * session.rx_free // max(session.rx_total, 1)}%",
                 rates.of(key, "empty", app.get("pool_empty", 0) + inst.get("pool_empty", 0)),
+                *rates.lag(key, session.lag),
             )
     return table
 
@@ -223,6 +228,18 @@ def _count(value: float) -> str:
     return f"{value:.0f}G"
 
 
+def _within(seconds: float | None) -> str:
+    """What an iteration's work stayed below, of the histogram's bounds."""
+    if seconds is None:
+        return "-"
+    if isinf(seconds):
+        return "more"
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"<{seconds / size:.0f} {unit}"
+    return f"<{seconds * 1e6:.0f} µs"
+
+
 def _age(seconds: float) -> str:
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
@@ -236,6 +253,9 @@ class Rates:
     def __init__(self, before: list[Instance], seconds: float = 0.0) -> None:
         self._seconds = seconds
         self._before = _samples(before)
+        self._lags = {(one.pid,): one.lag for one in before} | {
+            (one.pid, session.id): session.lag for one in before for session in one.sessions
+        }
 
     def of(self, key: tuple[Any, ...], name: str, value: int, text: Any = None) -> str:
         """A counter's cell."""
@@ -243,6 +263,13 @@ class Rates:
         if self._seconds:
             shown = max(value - self._before.get((*key, name), value), 0) / self._seconds
         return str((text or _count)(shown)) + ("/s" if self._seconds else "")
+
+    def lag(self, key: tuple[Any, ...], lag: Lag | None) -> tuple[str, str]:
+        """Two cells: what 99 of 100 iterations of a loop worked for at most, and the longest."""
+        if lag is None:
+            return "-", "-"
+        new = lag.since(self._lags.get(key))
+        return _within(new.below(0.99)), _within(new.below(1))
 
     def weight(self, one: Instance, sock: Socket) -> float:
         """Busy sockets come first."""

@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Unpack, cast
+from typing import Any, Unpack
 
 from .._session.address import is_literal
 from .._session.choice import InstanceInfo
@@ -20,6 +20,11 @@ from .kernel_poller import KernelPoller
 from .loop import Loop, pin
 from .serving import Binding, bind_sockets
 from .transport import SocketTransport
+
+_OF_THE_RINGS = (
+    *("app_wakes", "spins", "spin_hits", "sq_full", "tx_empty"),
+    *("consumed", "posted", "inst_wakes", "cq_full", "rx_empty", "inst_sockets"),
+)
 
 
 def _settle(future: "asyncio.Future[None]") -> None:
@@ -49,10 +54,10 @@ class DirectLoop(Loop):
         return InstanceInfo("", "host", os.getpid(), True, True)
 
     def ffloop_stats(self) -> dict[str, int]:
-        """Counters of the loop's sockets; with an instance, of the session with it
-        (client.h, struct ffl_session_stats)."""
+        """As Loop's. What is of the rings only is 0."""
         self._check_closed()
-        return cast(dict[str, int], self._batches.counters())
+        counters: dict[str, int] = self._batches.counters()
+        return dict.fromkeys(_OF_THE_RINGS, 0) | counters
 
     def __repr__(self) -> str:
         return (

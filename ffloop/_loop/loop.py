@@ -80,8 +80,8 @@ class Loop(SelectorLoop):
         raise NotImplementedError
 
     def ffloop_stats(self) -> dict[str, int]:
-        """Counters: in direct mode of the loop's sockets, else of the session with the instance
-        (client.h, struct ffl_session_stats)."""
+        """Counters so far, in each mode the same: of this loop's sockets; with an instance, of its
+        session, which ends with the instance. docs/operations.md says what each counts."""
         raise NotImplementedError
 
     def ffloop_lag(self) -> LoopLag:

@@ -81,8 +81,8 @@ class SessionLoop(SockCalls, Loop):
         return InstanceInfo(client.path, client.stack, client.instance_pid, client.embedded)
 
     def ffloop_stats(self) -> dict[str, int]:
-        """Counters of the session with the instance (see client.h, struct ffl_session_stats)."""
-        return self._live_session().client.stats()
+        """As Loop's: of the session (client.h, struct ffl_session_stats)."""
+        return {"waits": self._batches.waits} | self._live_session().client.stats()
 
     def __repr__(self) -> str:
         client = self._session.client if self._session.attached else None

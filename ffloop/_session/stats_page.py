@@ -14,7 +14,7 @@ import os
 import pwd
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,6 +40,7 @@ _STATES = {
     lib.FFL_SOCK_FAILED: "failed",
     lib.FFL_SOCK_CLOSING: "closing",
 }
+_BOUNDS = (*((1024 << i) / 1e9 for i in range(lib.FFL_LAGS - 1)), float("inf"))  # of struct ffl_lag
 _RINGS = ("sq", "rxfree", "cq", "txfree")
 _APP = [
     "submitted",
@@ -78,6 +79,31 @@ _TOTALS = [
 
 
 @dataclass(frozen=True, slots=True)
+class Lag:
+    """How long a loop's iterations worked: all together, and as `iterations` how many, by bounds
+    in seconds: {bound: those below it, and not below the one before}; the last is infinite."""
+
+    seconds: float
+    iterations: dict[float, int]
+
+    def since(self, before: "Lag | None") -> "Lag":
+        """What came after `before`."""
+        if before is None or sum(before.iterations.values()) > sum(self.iterations.values()):
+            return self
+        left = {b: n - before.iterations[b] for b, n in self.iterations.items()}
+        return Lag(self.seconds - before.seconds, left)
+
+    def below(self, share: float) -> float | None:
+        """The bound that so many of the iterations are below; None where there were none."""
+        wanted, seen = share * sum(self.iterations.values()), 0
+        for bound, count in self.iterations.items():
+            seen += count
+            if count and seen >= wanted:
+                return bound
+        return None
+
+
+@dataclass(frozen=True, slots=True)
 class Socket:
     """A stack socket, as its instance sees it. Bytes; `rx_held` counts whole buffers."""
 
@@ -96,7 +122,8 @@ class Socket:
 @dataclass(frozen=True, slots=True)
 class Session:
     """An application's session. `app` and `inst` are the counters of its two sides, `rings` the
-    entries that wait in each ring and its size; empty where the segment could not be read."""
+    entries that wait in each ring and its size; empty where the segment could not be read. `lag`:
+    of the application's loop."""
 
     id: int
     pid: int
@@ -111,12 +138,13 @@ class Session:
     rings: dict[str, dict[str, int]] = field(default_factory=dict)
     app: dict[str, int] = field(default_factory=dict)
     inst: dict[str, int] = field(default_factory=dict)
+    lag: Lag | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
     """A running instance. `state`: of the process ("running", "sleeping", "stopped", ...), or
-    "stuck" when it runs and has not come round for a second."""
+    "stuck" when it runs and has not come round for a second. `lag`: of loops in direct mode."""
 
     pid: int
     uid: int
@@ -130,6 +158,7 @@ class Instance:
     sessions: list[Session]
     sockets: list[Socket]
     open_sockets: int
+    lag: Lag | None = None
 
     def queued(self) -> Counter[int]:
         """Bytes sent that the stack has not taken, by session."""
@@ -178,7 +207,20 @@ def _loops_of(pid: int) -> Instance | None:
     if not found:
         return None
     sums = {name: sum(one.totals[name] for one in found) for name in _TOTALS}
-    return replace(found[0], totals=sums, open_sockets=sum(one.open_sockets for one in found))
+    return replace(
+        found[0],
+        totals=sums,
+        open_sockets=sum(one.open_sockets for one in found),
+        lag=_together(one.lag for one in found),
+    )
+
+
+def _together(lags: Iterable[Lag | None]) -> Lag | None:
+    known = [lag for lag in lags if lag is not None]
+    if not known:
+        return None
+    counts = {bound: sum(lag.iterations[bound] for lag in known) for bound in _BOUNDS}
+    return Lag(sum(lag.seconds for lag in known), counts)
 
 
 def alive(pid: int) -> bool:
@@ -312,7 +354,14 @@ def _read(pid: int, owner: int, mapped: mmap.mmap, with_sockets: bool) -> Instan
             sessions=_sessions(pid, mapped, page.session_off, page.session_slots),
             sockets=_sockets(mapped, page.socket_off, page.socket_top) if with_sockets else [],
             open_sockets=page.sockets,
+            lag=None if page.session_slots else _lag(page.lag),
         )
+
+
+def _lag(shown: Any) -> Lag:
+    # cffi knows no arrays of atomics.
+    ns, *counts = ffi.unpack(ffi.cast("uint64_t *", ffi.addressof(shown)), 1 + lib.FFL_LAGS)
+    return Lag(ns / 1e9, dict(zip(_BOUNDS, counts, strict=True)))
 
 
 def _sessions(pid: int, mapped: mmap.mmap, offset: int, slots: int) -> list[Session]:
@@ -364,6 +413,7 @@ def _segment(pid: int, number: int, session: int) -> dict[str, Any]:
             "rings": rings,
             "app": {name: int(getattr(seg.app, name)) for name in _APP},
             "inst": {name: int(getattr(seg.inst, name)) for name in _INST},
+            "lag": _lag(seg.lag),
         }
 
 

@@ -127,7 +127,7 @@ def test_two_applications(fstack, on_fstack):
             await until(lambda: made)
             mine = loop.ffloop_stats()
             # Its sockets are in the instance's count, not in mine.
-            assert mine["app_sockets"] == mine["inst_sockets"] == 2
+            assert mine["sockets"] == mine["inst_sockets"] == 2
             assert fstack.stats()["sockets"] > 2
             assert fstack.stats()["sessions"] == 2
             process.kill()

@@ -36,7 +36,7 @@ def open_sockets(loop) -> tuple[int, int]:
     stats = loop.ffloop_stats()
     if loop.instance.direct:
         return stats["sockets"], stats["sockets"]
-    return stats["app_sockets"], stats["inst_sockets"]
+    return stats["sockets"], stats["inst_sockets"]
 
 
 class Echo(asyncio.Protocol):

@@ -465,7 +465,12 @@ void ffl_client_stats(const struct ffl_client *c, struct ffl_session_stats *o)
                                     .cq_full = LOAD(i->cq_full),
                                     .rx_empty = LOAD(i->pool_empty),
                                     .accepts = LOAD(i->accepts),
-                                    .app_sockets = (uint32_t)c->open,
+                                    .sockets = (uint32_t)c->open,
                                     .inst_sockets = LOAD(i->sockets)};
 #undef LOAD
+}
+
+struct ffl_lag *ffl_client_lag(const struct ffl_client *c)
+{
+    return c->map.seg ? &c->map.seg->lag : NULL;
 }

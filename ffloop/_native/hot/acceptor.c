@@ -116,7 +116,7 @@ int acceptor_ready(PyObject *self)
 {
     Acceptor *a = (Acceptor *)self;
     int taken = 0, rc = 0, most = a->next;
-    uint64_t at = direct_waits((Dispatcher *)a->dispatcher);
+    uint64_t at = ((Dispatcher *)a->dispatcher)->waits;
     bool again = at == a->at + 1;
     a->at = at;
     Py_INCREF(self);

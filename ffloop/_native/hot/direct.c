@@ -57,9 +57,9 @@ void direct_free(struct direct *d)
     free(d);
 }
 
-uint64_t direct_waits(const Dispatcher *d)
+struct ffl_lag *direct_lag(const struct direct *d)
 {
-    return d->direct ? d->direct->n.waits : 0;
+    return page_lag(d->page);
 }
 
 void direct_accepted(Dispatcher *d)
@@ -78,7 +78,6 @@ void direct_sent(Dispatcher *d, size_t bytes)
 
 void direct_received(Dispatcher *d, size_t bytes)
 {
-    d->direct->n.receives++;
     d->direct->n.bytes_received += bytes;
 }
 
@@ -160,10 +159,9 @@ int direct_wait(Dispatcher *dispatcher, int64_t timeout_ns, int wake_fd)
 {
     struct direct *d = dispatcher->direct;
     dispatcher->index = dispatcher->count = d->others = 0;
-    d->n.waits++;
     d->n.sleeps += timeout_ns != 0;
     if (d->page)
-        page_note(d->page, &d->n);
+        page_note(d->page, dispatcher->waits, &d->n);
     /* Half of the array: the selector's events move to its other end. */
     PyThreadState *thread = timeout_ns ? PyEval_SaveThread() : NULL;
     int n = ffl_epoll_wait(dispatcher->epfd, d->events, BATCH / 2, timeout_ns);
@@ -252,9 +250,9 @@ PyObject *direct_counters(Dispatcher *dispatcher)
     struct direct_counters n = {0};
     if (dispatcher->direct)
         n = dispatcher->direct->n;
-    return Py_BuildValue("{sKsKsKsKsKsKsKsKsI}", "waits", n.waits, "sleeps", n.sleeps, "events",
-                         n.events, "accepts", n.accepts, "receives", n.receives, "bytes_received",
-                         n.bytes_received, "sends", n.sends, "bytes_sent", n.bytes_sent, "sockets",
+    return Py_BuildValue("{sKsKsKsKsKsKsKsI}", "waits", dispatcher->waits, "sleeps", n.sleeps,
+                         "reaped", n.events, "submitted", n.sends, "accepts", n.accepts,
+                         "bytes_received", n.bytes_received, "bytes_sent", n.bytes_sent, "sockets",
                          n.sockets);
 }
 

@@ -10,6 +10,7 @@
  * A wait gives the batch's buffers back, so none begins before the batch is done: callers look at index,
  * count and queued first.
  */
+#include "layout.h"
 #include "stream.h"
 
 #include <errno.h>
@@ -23,6 +24,7 @@ static void dispatcher_release(Dispatcher *d)
     struct direct *direct = d->direct;
     d->c = NULL;
     d->direct = NULL;
+    d->lag = NULL;
     if (direct)
         direct_free(direct);
     free(d->room);
@@ -71,8 +73,12 @@ static int dispatcher_init(PyObject *self, PyObject *args, PyObject *kw)
     d->thread = PyThread_get_thread_ident();
     hot_set_ref(&d->ring, ring);
     hot_set_ref(&d->other, other);
-    if (ring == Py_None)
-        return (d->direct = direct_new()) ? 0 : -1;
+    if (ring == Py_None) {
+        if (!(d->direct = direct_new()))
+            return -1;
+        d->lag = direct_lag(d->direct);
+        return 0;
+    }
     if (take(ring, "receivers", &d->receivers) < 0 || take(ring, "orphans", &d->orphans) < 0 ||
         take(ring, "address", &address) < 0)
         return -1;
@@ -87,6 +93,7 @@ static int dispatcher_init(PyObject *self, PyObject *args, PyObject *kw)
     if (take_buffer(ring, "mm", &d->segment) < 0 || take_buffer(ring, "events", &d->events) < 0)
         return -1;
     d->c = c;
+    d->lag = ffl_client_lag(c);
     return 0;
 }
 
@@ -123,6 +130,20 @@ static PyObject *dispatcher_close(PyObject *self, PyObject *unused)
     return Py_NewRef(Py_None);
 }
 
+static void add(_Atomic uint64_t *to, uint64_t n)
+{
+    atomic_store_explicit(to, atomic_load_explicit(to, memory_order_relaxed) + n,
+                          memory_order_relaxed); /* no one else writes it */
+}
+
+void dispatcher_show_lag(Dispatcher *d, int i, int64_t ns)
+{
+    if (d->lag) {
+        add(&d->lag->counts[i], 1);
+        add(&d->lag->ns, (uint64_t)ns);
+    }
+}
+
 /* ---- waiting ------------------------------------------------------------------------------- */
 
 /* Handles whose owner was collected without close(), perhaps in another thread. */
@@ -151,6 +172,7 @@ static int kernel_events(const struct ffl_event *ev, int n, int wake_fd, bool *w
 
 int dispatcher_wait(Dispatcher *d, int64_t timeout_ns, int wake_fd)
 {
+    d->waits++;
     if (d->direct)
         return direct_wait(d, timeout_ns, wake_fd);
     if (!d->c) {
@@ -323,6 +345,7 @@ static PyObject *py_is_own(PyObject *self, PyObject *unused)
 static PyMemberDef dispatcher_members[] = {
     {"index", T_INT, offsetof(Dispatcher, index), READONLY, "the next event"},
     {"count", T_INT, offsetof(Dispatcher, count), READONLY, "events in the batch"},
+    {"waits", T_ULONGLONG, offsetof(Dispatcher, waits), READONLY, "for a batch, so far"},
     {"queued", T_INT, offsetof(Dispatcher, queued), 0, "handles in the queue that will dispatch"},
     {"_cancelled", T_BOOL, offsetof(Dispatcher, cancelled), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},

@@ -46,6 +46,8 @@ typedef struct {
     int queued;     /* the Dispatcher, or handles that will dispatch, are in the loop's queue */
     char cancelled; /* always 0: asyncio's own _run_once takes a Dispatcher for a handle */
     unsigned long thread; /* direct mode: the thread that runs the loop */
+    uint64_t waits;
+    struct ffl_lag *lag; /* in the session's segment or the page, for others to read; or NULL */
 } Dispatcher;
 
 /* Replaces a counted reference (Py_XSETREF is not in the limited API). */
@@ -84,6 +86,8 @@ int hot_fault(PyObject *self, PyObject *name);
 /* Waits for a batch (see ffl_client_wait). The number of its events when kernel descriptors other
  * than wake_fd are among them, else 0; -1 with an exception. */
 int dispatcher_wait(Dispatcher *d, int64_t timeout_ns, int wake_fd);
+/* An iteration has worked for `ns`, which is of the bucket `i`. */
+void dispatcher_show_lag(Dispatcher *d, int i, int64_t ns);
 /* Hands out the events from index on. 0, or -1 with an exception: what is left stays. */
 int dispatcher_hand_out(Dispatcher *d);
 #define DISPATCHER_ROOM (256 * 1024) /* bytes per recv, as asyncio's */
@@ -93,13 +97,14 @@ char *dispatcher_room(Dispatcher *d);
 extern PyTypeObject *dispatcher_type;
 
 struct direct_counters {
-    uint64_t waits, sleeps, events, accepts, receives, bytes_received, sends, bytes_sent;
+    uint64_t sleeps, events, accepts, bytes_received, sends, bytes_sent;
     uint32_t sockets;
 };
 struct ffl_instance_page;
 struct ffl_instance_page *page_open(int *fd); /* NULL: there is none */
 void page_close(struct ffl_instance_page *page, int fd);
-void page_note(struct ffl_instance_page *page, const struct direct_counters *n);
+void page_note(struct ffl_instance_page *page, uint64_t waits, const struct direct_counters *n);
+struct ffl_lag *page_lag(struct ffl_instance_page *page); /* NULL without a page */
 
 /* Direct mode (direct.c). */
 struct direct *direct_new(void);
@@ -113,12 +118,12 @@ direct_batch(Dispatcher *d); /* [(descriptor, epoll events)] of the batch, which
 /* A Stream, an Acceptor, the Future of a wait until it is writable, or None: a new reference. */
 PyObject *direct_owner(Dispatcher *d, int fd);
 PyObject *direct_counters(Dispatcher *d);
+struct ffl_lag *direct_lag(const struct direct *d); /* or NULL */
 /* Gives the descriptor's events to the owner from now on (0: none); `before`: the events until now. 0, or
  * -1 with an exception. */
 int direct_watch(Dispatcher *d, int fd, unsigned events, unsigned before, PyObject *owner);
 /* Ends that, if `owner` is the descriptor's owner still. */
 int direct_forget(Dispatcher *d, int fd, const PyObject *owner);
-uint64_t direct_waits(const Dispatcher *d); /* waits so far */
 void direct_accepted(Dispatcher *d);
 void direct_sent(Dispatcher *d, size_t bytes);
 void direct_received(Dispatcher *d, size_t bytes);

@@ -163,8 +163,12 @@ static void note_lag(Scheduler *s, bool more)
         return;
     uint64_t us = (uint64_t)lag >> 10;
     int i = us ? 64 - __builtin_clzll(us) : 0;
-    s->lags[i < LAGS ? i : LAGS - 1]++;
+    if (i >= FFL_LAGS)
+        i = FFL_LAGS - 1;
+    s->lags[i]++;
     s->lag_ns += lag;
+    if (s->batches && Py_TYPE(s->batches) == dispatcher_type)
+        dispatcher_show_lag((Dispatcher *)s->batches, i, lag);
     s->woke_ns = end;
 }
 
@@ -197,8 +201,8 @@ PyObject *scheduler_lag(PyObject *self, PyObject *unused)
 {
     const Scheduler *s = (Scheduler *)self;
     PyObject *list = PyList_New(0);
-    for (int i = 0; list && i < LAGS; i++) {
-        double bound = i == LAGS - 1 ? INFINITY : (double)(1024ULL << i) / NS;
+    for (int i = 0; list && i < FFL_LAGS; i++) {
+        double bound = i == FFL_LAGS - 1 ? INFINITY : (double)(1024ULL << i) / NS;
         PyObject *pair = Py_BuildValue("(dK)", bound, (unsigned long long)s->lags[i]);
         if (!pair || PyList_Append(list, pair) < 0)
             Py_CLEAR(list);

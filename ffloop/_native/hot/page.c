@@ -60,10 +60,15 @@ static void set(_Atomic uint64_t *to, uint64_t value)
     atomic_store_explicit(to, value, memory_order_relaxed);
 }
 
-void page_note(struct ffl_instance_page *page, const struct direct_counters *n)
+struct ffl_lag *page_lag(struct ffl_instance_page *page)
+{
+    return page ? &page->lag : NULL;
+}
+
+void page_note(struct ffl_instance_page *page, uint64_t waits, const struct direct_counters *n)
 {
     set(&page->accepts, n->accepts);
-    set(&page->turns, n->waits);
+    set(&page->turns, waits);
     set(&page->sleeps, n->sleeps);
     atomic_store_explicit(&page->sockets, n->sockets, memory_order_relaxed);
 }

@@ -6,9 +6,9 @@
 #define FFL_SCHEDULER_H
 
 #include "hot.h"
+#include "layout.h"
 
 #define NS 1e9
-#define LAGS 24 /* counters: below 1, 2, 4, ... us (of 1,024 ns); the last one has all others */
 
 typedef struct {
     PyObject_HEAD
@@ -26,7 +26,8 @@ typedef struct {
     PyTypeObject *looked_up; /* the class that own_call_at is of; never followed */
     int64_t woke_ns;         /* when events were last asked for */
     int64_t lag_ns;          /* the work of all iterations */
-    uint64_t lags[LAGS]; /* iterations by their work; one that asked counts with those that follow
+    uint64_t
+        lags[FFL_LAGS]; /* iterations by their work; one that asked counts with those that follow
                                 without asking */
 } Scheduler;
 

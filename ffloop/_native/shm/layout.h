@@ -198,6 +198,14 @@ struct ffl_inst_stats {
     _Atomic uint32_t sockets;
 };
 
+/* How long the iterations of the application's loop worked: by the application, as the others. */
+#define FFL_LAGS 24
+struct ffl_lag {
+    _Atomic uint64_t ns; /* all of them together */
+    _Atomic uint64_t
+        counts[FFL_LAGS]; /* below 1, 2, 4, ... us (of 1,024 ns); the last: and above */
+};
+
 /* ---- the segment --------------------------------------------------------------------------- */
 
 enum ffl_ring_id { FFL_SQ, FFL_RXFREE, FFL_CQ, FFL_TXFREE, FFL_RINGS };
@@ -226,6 +234,7 @@ struct ffl_segment { /* at offset 0 */
     struct ffl_waits waits;
     _Alignas(4096) struct ffl_app_stats app; /* the stats page */
     struct ffl_inst_stats inst;
+    struct ffl_lag lag;
     uint8_t pad[]; /* slots and buffers follow at geo's offsets */
 };
 

@@ -75,6 +75,7 @@ struct ffl_instance_page {
     _Atomic uint64_t unlisted;   /* sockets and sessions so far that found no slot */
     char path[112];              /* of the unix socket; "@name": abstract */
     char describe[160];          /* the stack, in its own words */
+    struct ffl_lag lag;          /* of a loop in direct mode */
 };
 _Static_assert(sizeof(struct ffl_instance_page) <= 4096, "one page");
 
