@@ -15,7 +15,7 @@
 #include <stdatomic.h>
 
 #define FFL_MAGIC 0x436b636f534c4646ULL /* "FFLSockC" */
-#define FFL_ABI_VERSION 5u
+#define FFL_ABI_VERSION 6u
 
 /* ---- entries ------------------------------------------------------------------------------- */
 
