@@ -33,6 +33,7 @@ from enum import Enum, auto
 from functools import partial
 
 from .._loop import worker
+from .listeners import Listeners
 
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 _WATCHED = (*_ENDING, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
@@ -123,12 +124,17 @@ class _Worker:
     number: int
     pid: int
     control: socket.socket  # see _loop/worker.py
+    asks: socket.socket
     stage: _Stage
     serves: bool = False
     began: float = field(default_factory=time.monotonic)
 
     def tell(self, signum: int) -> None:
         os.kill(self.pid, signum)  # not reaped yet: the pid is still its own
+
+    def close(self) -> None:
+        self.control.close()
+        self.asks.close()
 
     def retire(self) -> None:
         with contextlib.suppress(OSError):
@@ -158,6 +164,7 @@ class _Supervisor:
         self._ending = False
         self._asked_again = False  # for a reload, while one was under way
         self._status = 0
+        self._listeners = Listeners()
         self._selector = selectors.DefaultSelector()
         self._selector.register(signals.fileno(), selectors.EVENT_READ)
 
@@ -176,24 +183,29 @@ class _Supervisor:
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
-        control, its_end = socket.socketpair()
+        control, its_control = socket.socketpair()
+        asks, its_asks = socket.socketpair(type=socket.SOCK_SEQPACKET)
         pid = os.fork()
         if not pid:
             control.close()
-            self._become_worker(parent, its_end)
+            asks.close()
+            self._become_worker(parent, its_control, its_asks)
             sys.exit(self._work(number))
-        its_end.close()
-        self._workers[pid] = _Worker(number, pid, control, stage)
-        self._selector.register(control, selectors.EVENT_READ, self._workers[pid])
+        its_control.close()
+        its_asks.close()
+        one = self._workers[pid] = _Worker(number, pid, control, asks, stage)
+        self._selector.register(control, selectors.EVENT_READ, partial(self._said, one))
+        self._selector.register(asks, selectors.EVENT_READ, partial(self._asked, one))
 
-    def _become_worker(self, parent: int, control: socket.socket) -> None:
+    def _become_worker(self, parent: int, control: socket.socket, asks: socket.socket) -> None:
         os.setpgid(0, 0)
         end_with_parent(parent)
         for sibling in self._workers.values():
-            sibling.control.close()
+            sibling.close()
+        self._listeners.close()
         self._selector.close()
         self._signals.close()
-        worker.begin(control.detach())
+        worker.begin(control.detach(), asks.detach())
 
     def _later(self, key: int, delay: float, call: Callable[[], None]) -> None:
         self._timers[key] = (time.monotonic() + delay, call)
@@ -209,7 +221,7 @@ class _Supervisor:
             timeout = max(0.0, min(when for when, _ in self._timers.values()) - time.monotonic())
         for key, _ in self._selector.select(timeout):
             if key.data is not None:
-                self._said(key.data)
+                key.data()
         for signum, code in self._signals.read():
             self._signalled(signum, code)
         now = time.monotonic()
@@ -242,10 +254,16 @@ class _Supervisor:
         if coming and not self._ending and all(each.serves for each in coming):
             self._take_over(coming)
 
+    def _asked(self, one: _Worker) -> None:
+        if not self._listeners.asked(one.pid, one.asks):
+            self._selector.unregister(one.asks)
+
     def _gone(self, one: _Worker, status: int) -> None:
-        if one.control in self._selector.get_map():
-            self._selector.unregister(one.control)
-        one.control.close()
+        for end in (one.control, one.asks):
+            if end in self._selector.get_map():
+                self._selector.unregister(end)
+        one.close()
+        self._listeners.left(one.pid, replaced=one.stage is _Stage.CURRENT and not self._ending)
         how = f"ended with status {status}" if status >= 0 else f"was killed by signal {-status}"
         what = f"worker {one.number} (pid {one.pid}) {how}"
         if not self._ending and one.stage is _Stage.CURRENT:
@@ -334,6 +352,7 @@ class _Supervisor:
     def _end(self) -> None:
         self._ending = True
         self._at_end()
+        self._listeners.close()
         self._timers.clear()
         serving = [each for each in self._workers.values() if each.serves]
         for each in self._workers.values():

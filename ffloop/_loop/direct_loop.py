@@ -15,6 +15,7 @@ from .._session.address import is_literal
 from .._session.choice import InstanceInfo
 from .._session.log import log
 from .._session.options import LoopOptions
+from . import worker
 from .direct import FROM_ANOTHER_THREAD, DirectListener, DirectTransport, transport_of
 from .kernel_poller import KernelPoller
 from .loop import Loop, pin
@@ -176,7 +177,7 @@ class DirectLoop(Loop):
         return False  # the kernel's is all there is
 
     def _bind_sockets(self, infos: list[Any], how: Binding) -> list[Any]:
-        return bind_sockets(infos, how)
+        return bind_sockets(infos, worker.listening(how))
 
     def _accept_at(self, sock: Any, *how: Any) -> bool:
         if _has_its_own_way(sock):
@@ -188,6 +189,7 @@ class DirectLoop(Loop):
         listener = self._listeners.pop(sock, None)
         if listener is not None:
             listener.stop()
+        worker.closed(sock.fileno())
         if sock.fileno() >= 0:  # a server that closes may have been retired
             super()._stop_serving(sock, **more)  # which removes a unix socket's file, too
 

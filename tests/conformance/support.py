@@ -73,7 +73,7 @@ SOCKETS: dict[str, tuple[tuple[str, ...], str]] = {
     "subprocess_exec": (("subprocess_exec",), ""),
     "subprocess_shell": (("subprocess_shell",), ""),
     "add_signal_handler": (("add_signal_handler",), ""),
-    "remove_signal_handler": (("remove_signal_handler",), ""),
+    "remove_signal_handler": ((), ""),
     "getaddrinfo": (("getaddrinfo",), "the machine's resolver, in the executor"),
     "getnameinfo": (("getnameinfo",), "the machine's resolver, in the executor"),
 }
