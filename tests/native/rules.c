@@ -641,22 +641,50 @@ TEST(r3_large_writes_take_turns)
     lab_stop();
 }
 
-/* With what an instance has by default, a body and its head go in one call, of many sockets at a time:
- * what is left over keeps the application's memory, and costs a wake. */
-TEST(r3_bodies_go_whole)
+/* As many buffers as an instance has by default. */
+static struct ffl_client *usual_pool(const char *options)
 {
-    enum { N = 32, SIZE = 1024 * 1024 + 200 };
-    static uint8_t data[SIZE];
     struct ffl_instance_opts usual;
-    int h[N];
     ffl_instance_opts_default(&usual);
     lab_defaults("sim");
     lab.o.pool_kib = usual.pool_kib;
-    lab_start_manual("window=20000");
-    struct ffl_client *c = lab_attach_stepped();
+    lab_start_manual(options);
+    return lab_attach_stepped();
+}
+
+enum { BODY = 1024 * 1024 + 200 }; /* of 1 MiB, and its head */
+
+/* A body and its head go in one call, of many sockets at a time: what is left over keeps the
+ * application's memory, and costs a wake. */
+TEST(r3_bodies_go_whole)
+{
+    enum { N = 32 };
+    static uint8_t data[BODY];
+    int h[N];
+    struct ffl_client *c = usual_pool("window=20000");
     connect_all(c, h, N);
     for (int i = 0; i < N; i++)
-        CHECK_EQ(ffl_client_send(c, h[i], data, SIZE), SIZE);
+        CHECK_EQ(ffl_client_send(c, h[i], data, BODY), BODY);
+    ffl_client_detach(c);
+    iterations(3);
+    lab_stop();
+}
+
+TEST(r3_a_body_and_its_head_are_one_send)
+{
+    static uint8_t data[BODY];
+    struct ffl_sim_counts before, after;
+    struct ffl_event ev[64];
+    int h;
+    struct ffl_client *c = usual_pool("window=4000000");
+    connect_all(c, &h, 1);
+    ffl_sim_count(sim, &before);
+    CHECK_EQ(ffl_client_send(c, h, data, BODY), BODY);
+    iterations(2);
+    ffl_sim_count(sim, &after);
+    CHECK_EQ(after.sends - before.sends, 1);
+    CHECK_EQ(ffl_client_wait(c, ev, 64, -1, 0), 0);
+    CHECK_EQ(ffl_client_unsent(c, h), 0);
     ffl_client_detach(c);
     iterations(3);
     lab_stop();
