@@ -142,6 +142,31 @@ TEST(one_that_sleeps_is_told)
     }
 }
 
+/* Of one that has not accepted yet everything stays in the backlog, and it is told of each that comes. */
+TEST(nothing_is_accepted_ahead_before_the_first)
+{
+    struct raw r;
+    int peer[4];
+    sim_lab();
+    raw_attach(&r);
+    raw_listen(&r, 0, "10.0.0.1", 80, 1, 0);
+    raw_op(&r, FFL_OP_ARM, 0, 8, FFL_F_OFFER);
+    dial(peer, 1);
+    (void)raw_expect(&r, FFL_OP_OFFER, 0);
+    raw_op(&r, FFL_OP_ARM, 0, 0, FFL_F_OFFER);
+    raw_nothing(&r); /* of the same one */
+    dial(peer + 1, 1);
+    (void)raw_expect(&r, FFL_OP_OFFER, 0);
+    dial(peer + 2, 2);
+    take(&r, 0, FFL_TAKE_MORE, FFL_F_OFFER);
+    raw_op(&r, FFL_OP_ARM, 0, 0, 0);
+    for (int i = 1; i < 4; i++)
+        (void)take_accept(&r, 0);
+    raw_nothing(&r);
+    shut(peer, 4);
+    raw_finish(&r);
+}
+
 /* The only one that is left has what comes without asking for each. */
 TEST(the_last_one_accepts_ahead)
 {

@@ -166,6 +166,25 @@ CASE(listener_closes_before_accept)
     struct pollfd p = {.fd = listener, .events = POLLIN};
     NEED(poll(&p, 1, 5000) == 1 && close(listener) == 0);
     saw("recv", recv(client, buffer, 1, 0));
+    connected(); /* on the stack, as its instance counts */
+}
+
+/* The backlog, which has room for one, is the program's: polled is not accepted. */
+CASE(backlog_of_who_has_not_accepted)
+{
+    struct sockaddr_in a;
+    int late = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    listens();
+    NEED(listen(listener, 0) == 0);
+    a = where(listener);
+    client = connects();
+    struct pollfd p[] = {{.fd = listener, .events = POLLIN}, {.fd = late, .events = POLLOUT}};
+    NEED(poll(p, 1, 5000) == 1);
+    NEED(connect(late, (struct sockaddr *)&a, sizeof(a)) < 0 && errno == EINPROGRESS);
+    saw("connected", poll(p + 1, 1, 100));
+    NEED(shutdown(listener, SHUT_RDWR) == 0);
+    saw("recv", recv(client, buffer, 1, 0));
+    connected(); /* on the stack, as its instance counts */
 }
 
 /* ---- a datagram in pieces ---------------------------------------------------------------------- */

@@ -376,6 +376,12 @@ static int sim_accept(void *st, int fd, struct ffl_addr *peer)
     return sim_do_accept(s, peer);
 }
 
+static int sim_backlog(void *st, int fd)
+{
+    SOCK_OF(st, fd, s);
+    return (int)s->acc_n;
+}
+
 static int sim_connect(void *st, int fd, const struct ffl_addr *a)
 {
     SOCK_OF(st, fd, s);
@@ -466,6 +472,7 @@ const struct ffl_stack_ops ffl_sim_ops = {
     .bind = sim_bind_fd,
     .listen = sim_listen,
     .accept = sim_accept,
+    .backlog = sim_backlog,
     .connect = sim_connect,
     .send = sim_send,
     .recv = sim_recv,

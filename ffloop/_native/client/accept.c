@@ -139,6 +139,10 @@ int ffl_client_accept(struct ffl_client *c, int h, struct ffl_addresses *address
     s->waits = false;
     l->acc_n--;
     client_sock_grant(c, l);
+    if (l->acc_flags & FFL_F_OFFER) {
+        l->acc_flags &= ~FFL_F_OFFER & 0xff;
+        submit_arm(c, l, missing_credit(l));
+    }
     if (addresses)
         *addresses = s->addresses;
     if (s->addresses_buf != FFL_NO_BUF) {

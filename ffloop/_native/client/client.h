@@ -233,7 +233,8 @@ int ffl_client_socket(struct ffl_client *c, int domain, int type, int proto, uns
 
 /* These wait for the instance's answer and return 0 or its -errno. */
 int ffl_client_bind(struct ffl_client *c, int h, const struct ffl_addr *a);
-/* flags: FFL_F_NODELAY; FFL_F_ARM_NEW: the instance reads ahead from accepted sockets at once. */
+/* flags: FFL_F_NODELAY; FFL_F_ARM_NEW: the instance reads ahead from accepted sockets at once;
+ * FFL_F_OFFER: nothing is accepted ahead before the first accept. */
 int ffl_client_listen(struct ffl_client *c, int h, int backlog, unsigned flags);
 int ffl_client_getsockopt(struct ffl_client *c, int h, int level, int name, void *val,
                           uint32_t *len);
@@ -261,9 +262,9 @@ int ffl_client_push(struct ffl_client *c, int h, bool on);
 int ffl_client_accepting(struct ffl_client *c, int h, int window, unsigned flags);
 int ffl_client_accept(struct ffl_client *c, int h,
                       struct ffl_addresses *addresses); /* handle or -EAGAIN */
-/* For a listener that other processes have too, which is not accepted ahead: asks the instance for one
- * connection, unless none can have come since the last time. Waits. 0: accept has one; -EAGAIN: there is
- * none; or an error of accept(2). */
+/* For a listener that is not accepted ahead (FFL_F_OFFER, or other processes have it too): asks the
+ * instance for one connection, unless none can have come since the last time. Waits. 0: accept has one;
+ * -EAGAIN: there is none; or an error of accept(2). */
 int ffl_client_take(struct ffl_client *c, int h);
 /* alone: a thread sleeps in accept, say. Of all such processes one is told of a connection, not each. */
 void ffl_client_alone(struct ffl_client *c, int h, bool alone);

@@ -192,7 +192,7 @@ int ffl_client_listen(struct ffl_client *c, int h, int backlog, unsigned flags)
                           .buf = FFL_NO_BUF};
     rc = take_answer(s, client_call(c, e, &s->addresses, sizeof(s->addresses)));
     s->listener = rc == 0;
-    s->acc_flags = (uint8_t)(flags & FFL_F_ARM_NEW);
+    s->acc_flags = (uint8_t)(flags & (FFL_F_ARM_NEW | FFL_F_OFFER));
     return rc;
 }
 

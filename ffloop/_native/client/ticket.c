@@ -185,8 +185,7 @@ int ffl_client_import(struct ffl_client *c, const struct ffl_ticket *t, uint32_t
         return rc;
     }
     s->listener = rc & FFL_IMPORT_LISTENER;
-    s->acc_flags =
-        FFL_F_ARM_NEW; /* as in listen: the shim's, which wants to know of an end early */
+    s->acc_flags = FFL_F_ARM_NEW | FFL_F_OFFER; /* as in the shim's listen */
     if (!(rc & FFL_IMPORT_CONNECTING))
         s->connecting = false;
     return h;

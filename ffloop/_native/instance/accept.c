@@ -70,10 +70,12 @@ static int take_connection(struct endpoint *l, struct ffl_addresses *addresses,
     if (fd < 0)
         return fd;
     fd = OPS(in)->accept(ST(in), l->fd, &addresses->peer);
-    if (fd < 0)
+    if (fd < 0) {
         session_discharge(s);
-    else
-        rights_own(s, fd);
+        return fd;
+    }
+    l->group->waiting = 0; /* the next one is another */
+    rights_own(s, fd);
     return fd;
 }
 
@@ -92,12 +94,11 @@ int data_accept(struct endpoint *l)
     return fd < 0 ? fd : 0;
 }
 
-/* Accepting ahead is for a listener that one application alone has. */
 bool accept_pump(struct endpoint *l)
 {
     if (!l->group || l->failed || l->s->dying || l->s->dead)
         return false; /* group: it failed before it listened */
-    if (group_shared(l) && !l->s->in->draining) {
+    if (offer_alone(l) && !l->s->in->draining) {
         offer(l);
         return false;
     }

@@ -146,6 +146,7 @@ static int add_credits(struct endpoint *l, struct ffl_entry q)
         return -EPROTO;
     l->credits += (uint32_t)q.arg;
     l->arm_new = q.flags & FFL_F_ARM_NEW;
+    l->offers = q.flags & FFL_F_OFFER;
     return l->credits > 4096 ? -EPROTO : 0;
 }
 

@@ -232,26 +232,6 @@ bool group_return(struct endpoint *e)
     return true;
 }
 
-int group_fetch(struct endpoint *l)
-{
-    struct ffl_instance *in = l->s->in;
-    int rc = ledger_charge(&in->ledger, l->s->account, CHARGE_SOCKET, 1);
-    if (rc < 0)
-        return rc;
-    struct back *b = calloc(1, sizeof(*b));
-    int fd = b ? OPS(in)->accept(ST(in), l->fd, &b->peer) : -ENOMEM;
-    if (fd < 0) {
-        ledger_discharge(&in->ledger, l->s->account, CHARGE_SOCKET, 1);
-        free(b);
-        return fd;
-    }
-    rights_own(l->s, fd);
-    b->account = l->s->account;
-    b->fd = fd;
-    give(l->group, b);
-    return 0;
-}
-
 bool group_has(const struct endpoint *e)
 {
     return e->group && !STAILQ_EMPTY(&e->group->back);

@@ -17,7 +17,7 @@
  * data.c      the receive and transmit pumps
  * accept.c    the accept pump
  * group.c     sockets that several processes have, and where sockets are bound
- * offer.c     connections of listeners that several processes have
+ * offer.c     connections that wait for the program's own accept()
  * ticket.c    sockets for processes to come
  * handover.c  listeners of one address, kept listeners
  * serve.c     the iteration and the sleep
@@ -94,6 +94,7 @@ struct endpoint { /* one session's reference to one stack socket */
     bool touched; /* its application may know of it: an operation named it, or it was read ahead */
     int8_t shut;  /* pending SHUT_* after the queue, or -1 */
     bool in_ready, in_stalled, dead;
+    bool offers;   /* a listener: nothing is accepted ahead for it, also where it is the only one */
     bool asks,
         alone;     /* a listener: it is to be told of a connection; one that is alone is enough */
     uint32_t seen; /* its group's `came` when it was last told, or took one */
@@ -117,7 +118,8 @@ struct group {
     unsigned uses;     /* refs, and connections that were accepted from it */
     LIST_HEAD(, endpoint) members;
     TAILQ_HEAD(, endpoint) askers;
-    uint32_t came; /* connections in `back` so far; begins at 1 */
+    uint32_t came;    /* counts as connections come; begins at 1 */
+    uint32_t waiting; /* of the stack's, those that were counted since the last was taken */
     struct endpoint
         *told;         /* of those that are alone, which has not taken what it was told of yet */
     struct timer slow; /* then the others are told */
@@ -301,8 +303,6 @@ void group_accepted(struct endpoint *l, struct endpoint *e,
 int group_unread(struct endpoint *e, const void *data, uint32_t len, uint8_t flags);
 /* Gives an accepted connection back to its listener's other references. False: there are none. */
 bool group_return(struct endpoint *e);
-/* Keeps a connection from the stack until a reference takes it. 0 or -errno. */
-int group_fetch(struct endpoint *l);
 bool group_shared(const struct endpoint *e); /* has its socket other references? */
 bool group_has(const struct endpoint *e);
 uint32_t group_size(const struct endpoint *e); /* bytes of the first piece that was given back */
@@ -318,6 +318,8 @@ void offer_ask(struct endpoint *l, bool alone);
 void offer_leave(struct endpoint *l); /* it asks no more */
 /* Tells the askers, if a connection waits. */
 void offer(struct endpoint *l);
+/* Is nothing accepted ahead for `l`? */
+bool offer_alone(const struct endpoint *l);
 /* Gives `l` a connection now: FFL_TAKE_*, or -errno. again: then `l` asks, whatever it got. */
 int offer_take(struct endpoint *l, bool again);
 

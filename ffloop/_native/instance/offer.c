@@ -1,11 +1,11 @@
 /*
- * offer.c - connections of a listener that several processes have: offered to all, taken by accept().
+ * offer.c - connections that wait for the program's own accept(): offered to all, taken by it.
  *
- * Callers: control.c, data.c, group.c. A process gets a connection only when its program's accept() asks
- * (FFL_OP_TAKE), so that one that is busy keeps none from the others. At most one connection is taken
- * off the stack before that, into the group's `back`, so that an offer is true. As in the kernel, all
- * pollers are told of it, and one of the sleepers in accept() or with EPOLLEXCLUSIVE; if that one does
- * not take it, the others are told.
+ * Callers: accept.c, control.c, group.c. Where several processes have a listener, or its program has not
+ * accepted yet (FFL_F_OFFER), a process gets a connection only when its program's accept() asks
+ * (FFL_OP_TAKE): one that is busy keeps none from the others, and the backlog is the stack's. As in the
+ * kernel, all pollers are told of it, and one of the sleepers in accept() or with EPOLLEXCLUSIVE; if that
+ * one does not take it, the others are told.
  */
 #include "internal.h"
 
@@ -40,14 +40,27 @@ static void tell_all(struct group *g, bool alone)
     }
 }
 
+/* Does a connection wait? */
+static bool waits(struct endpoint *l)
+{
+    struct ffl_instance *in = l->s->in;
+    struct group *g = l->group;
+    int n = l->readable ? OPS(in)->backlog(ST(in), l->fd) : 0;
+    l->readable = n > 0;
+    if (n > (int)g->waiting)
+        g->came++;
+    g->waiting = l->readable ? (uint32_t)n : 0;
+    return l->readable || group_has(l);
+}
+
 /* The asker that was told has not come for it. */
 static void on_slow(struct timer *t)
 {
     struct group *g = ffl_container_of(t, struct group, slow);
+    struct endpoint *l = TAILQ_FIRST(&g->askers);
     g->told = NULL;
-    if (!STAILQ_EMPTY(&g->back))
+    if (l && waits(l))
         tell_all(g, true);
-    offer_renew(g);
 }
 
 void offer_start(struct group *g)
@@ -87,23 +100,6 @@ void offer_ask(struct endpoint *l, bool alone)
     ask(l, false);
 }
 
-/* Does a connection wait? */
-static bool waits(struct endpoint *l)
-{
-    while (!group_has(l)) {
-        int rc = l->readable ? group_fetch(l) : -EAGAIN;
-        if (rc == 0)
-            break;
-        if (rc == -ECONNABORTED || rc == -EINTR || rc == -EPROTO)
-            continue;
-        l->readable = false;
-        if (rc != -EAGAIN)
-            data_accept_later(l, -rc);
-        return false;
-    }
-    return true;
-}
-
 /* Tells one sleeper; where none sleeps, all askers, since that wakes none. */
 static void tell_alone(struct group *g)
 {
@@ -116,6 +112,11 @@ static void tell_alone(struct group *g)
         return;
     }
     tell_all(g, true);
+}
+
+bool offer_alone(const struct endpoint *l)
+{
+    return l->offers || group_shared(l);
 }
 
 void offer(struct endpoint *l)
@@ -137,7 +138,7 @@ int offer_take(struct endpoint *l, bool again)
     while (rc == -ECONNABORTED || rc == -EINTR || rc == -EPROTO);
     if (rc < 0 && rc != -EAGAIN)
         return rc;
-    bool more = group_shared(l) && waits(l);
+    bool more = offer_alone(l) && waits(l);
     if (!again) /* the answer says whether there is more */
         l->seen = l->group->came;
     if (more)

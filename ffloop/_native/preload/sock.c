@@ -343,7 +343,7 @@ API int listen(int fd, int backlog)
         return real.listen(fd, backlog);
     }
     if (rc > 0)
-        rc = ffl_client_listen(s->session->c, s->h, backlog, FFL_F_ARM_NEW);
+        rc = ffl_client_listen(s->session->c, s->h, backlog, FFL_F_ARM_NEW | FFL_F_OFFER);
     if (rc == 0) {
         s->state = SOCK_LISTENING;
         dual_listen(s, fd, backlog);

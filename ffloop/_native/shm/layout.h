@@ -44,7 +44,7 @@ enum ffl_op {
     FFL_OP_LISTEN,     /* arg = backlog / buf: struct ffl_addresses */
     FFL_OP_CONNECT,    /* buf: struct ffl_addr / when it is decided; buf: struct ffl_addresses */
     FFL_OP_ARM,        /* stream, datagram: start reading ahead; listener: arg = accepts to add, and
-                        * say when a connection waits (OFFER), if other processes have it too */
+                        * say when a connection waits (OFFER), if nothing is accepted ahead */
     FFL_OP_DISARM,     /* stop reading ahead */
     FFL_OP_SEND,       /* buf, arg = bytes in buf (with FFL_F_ADDR the ffl_addr is counted too) */
     FFL_OP_SHUTDOWN,   /* arg = SHUT_*; takes effect after the sends before it */
@@ -74,6 +74,7 @@ enum ffl_op {
 #define FFL_F_NODELAY 0x04u /* SOCKET, LISTEN: TCP_NODELAY on this socket / on accepted ones */
 #define FFL_F_ARM_NEW 0x08u /* ARM on a listener: accepted sockets begin armed */
 #define FFL_F_ALONE 0x01u   /* ARM, TAKE: of those who say so one is told of a connection */
+#define FFL_F_OFFER 0x02u   /* ARM, TAKE: nothing is accepted ahead */
 #define FFL_F_TRUNC 0x10u   /* RECV, UNREAD of a datagram: it was cut to the buffer */
 #define FFL_F_RETURN 0x20u  /* CLOSE: accepted ahead; back to the listener, if others have it */
 #define FFL_F_CTL 0x40u /* SEND, RECV, UNREAD of a datagram: after the ffl_addr a struct ffl_ctl */

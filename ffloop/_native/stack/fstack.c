@@ -28,6 +28,7 @@
 #define BSD_SOL_SOCKET 0xffff
 #define BSD_SO_REUSEPORT_LB 0x10000
 #define BSD_SO_TYPE 0x1008
+#define BSD_SO_LISTENQLEN 0x1012
 #define BSD_IPV6_V6ONLY 27
 #define DRAIN_NS                                                                                   \
     50000000LL /* after the last close: its FIN leaves a transmit delay and a tick later */
@@ -306,6 +307,11 @@ static int fstack_accept(void *st, int fd, struct ffl_addr *peer)
     return got;
 }
 
+static int fstack_backlog(void *st, int fd)
+{
+    return bsd_option(fd, BSD_SO_LISTENQLEN);
+}
+
 static int fstack_connect(void *st, int fd, const struct ffl_addr *a)
 {
     struct sockaddr_storage ss;
@@ -420,6 +426,7 @@ const struct ffl_stack_ops ffl_fstack_ops = {
     .bind = fstack_bind,
     .listen = fstack_listen,
     .accept = fstack_accept,
+    .backlog = fstack_backlog,
     .connect = fstack_connect,
     .send = fstack_send,
     .recv = fstack_recv,

@@ -12,6 +12,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -144,6 +146,15 @@ static int host_accept(void *st, int fd, struct ffl_addr *peer)
         return -errno;
     ffl_addr_from_sockaddr(peer, &ss, sizeof(ss));
     return got;
+}
+
+static int host_backlog(void *st, int fd)
+{
+    struct tcp_info info = {0};
+    socklen_t len = sizeof(info);
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0)
+        return -errno;
+    return (int)info.tcpi_unacked; /* a listener's: its queue */
 }
 
 static int host_connect(void *st, int fd, const struct ffl_addr *a)
@@ -300,6 +311,7 @@ const struct ffl_stack_ops ffl_host_ops = {
     .bind = host_bind,
     .listen = host_listen,
     .accept = host_accept,
+    .backlog = host_backlog,
     .connect = host_connect,
     .send = host_send,
     .recv = host_recv,

@@ -68,6 +68,7 @@ struct ffl_stack_ops {
     int (*bind)(void *st, int fd, const struct ffl_addr *a);
     int (*listen)(void *st, int fd, int backlog);
     int (*accept)(void *st, int fd, struct ffl_addr *peer);     /* new fd, or -EAGAIN */
+    int (*backlog)(void *st, int fd);                           /* connections that wait for it */
     int (*connect)(void *st, int fd, const struct ffl_addr *a); /* 0 or -EINPROGRESS: then WRITE
                                                                    and SO_ERROR tell */
     /* to, from: an address, or NULL. ctl: a datagram's control messages, or NULL; recv gives all that the
