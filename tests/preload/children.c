@@ -360,6 +360,37 @@ CASE(polls_after_exec)
     ends(pid);
 }
 
+/* `children pairs N`: N descriptors, two per connection, that were there before the exec. */
+#define FIRST 100
+
+static int pairs(int n)
+{
+    char byte = 0;
+    for (int fd = FIRST; fd < FIRST + n; fd += 2)
+        NEED(write(fd, "x", 1) == 1 && read(fd + 1, &byte, 1) == 1 && byte == 'x');
+    return 0;
+}
+
+CASE(many_after_exec)
+{
+    struct rlimit r;
+    char n[16];
+    NEED(getrlimit(RLIMIT_NOFILE, &r) == 0);
+    r.rlim_cur = r.rlim_max < 4096 ? r.rlim_max : 4096;
+    NEED(setrlimit(RLIMIT_NOFILE, &r) == 0);
+    int most = r.rlim_cur < 4096 ? (int)r.rlim_cur / 4 * 2 : 3400;
+    listens();
+    for (int i = 0; i < most; i += 2) {
+        client = connects();
+        server = accept(listener, NULL, NULL);
+        NEED(dup2(client, FIRST + i) >= 0 && dup2(server, FIRST + i + 1) >= 0);
+        NEED(close(client) == 0 && close(server) == 0);
+    }
+    snprintf(n, sizeof(n), "%d", most);
+    execl("/proc/self/exe", "children", "pairs", n, "", (char *)0);
+    NEED(false);
+}
+
 /* One process writes, and asks whether it may; what comes is the other's. */
 static void writer_beside_a_reader(short events)
 {
@@ -424,6 +455,8 @@ CASE(takes_its_descriptors_away_by_prlimit)
 
 int main(int argc, char **argv)
 {
+    if (argc == 4)
+        return pairs(atoi(argv[2]));
     if (argc == 3) {
         begins();
         return !by_poll(atoi(argv[2]));

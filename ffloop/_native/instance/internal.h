@@ -94,7 +94,7 @@ struct endpoint { /* one session's reference to one stack socket */
     bool touched; /* its application may know of it: an operation named it, or it was read ahead */
     int8_t shut;  /* pending SHUT_* after the queue, or -1 */
     bool in_ready, in_stalled, dead;
-    bool offers;   /* a listener: nothing is accepted ahead for it, also where it is the only one */
+    bool offers; /* a listener: nothing is accepted ahead for it, also where it is the only one */
     bool asks,
         alone;     /* a listener: it is to be told of a connection; one that is alone is enough */
     uint32_t seen; /* its group's `came` when it was last told, or took one */

@@ -1,8 +1,9 @@
 /*
  * exec.c - stack sockets across exec and spawn.
  *
- * Callers: the program, start.c. A program after exec finds in its environment which descriptors (by
- * their placeholders' inodes, so however they were moved) are stack sockets, and the ticket.
+ * Callers: the program, start.c. A program after exec finds in its environment the ticket, and a memory
+ * file that says which descriptors (by their placeholders' inodes, so however they were moved) are stack
+ * sockets: a variable has no room for many.
  */
 #include "proc.h"
 
@@ -19,29 +20,65 @@
 
 /* ---- exec ---------------------------------------------------------------------------------- */
 
-struct text {
-    char *p;
-    size_t len, cap;
-    bool any;
+/* A descriptor's placeholder, and its socket in words. */
+struct heir {
+    unsigned long ino;
+    char words[120];
+    int fd; /* of the program that finds it; or -1 */
+};
+
+struct testament {
     const struct ticket *t;
+    struct heir *heirs; /* NULL: they are counted */
+    size_t n, room;
 };
 
 static void describe(int fd, struct node *n, void *arg)
 {
-    struct text *x = arg;
+    struct testament *x = arg;
     struct sock *s = (struct sock *)n;
     struct stat st;
-    if (n->kind != NODE_SOCK || !s->session || s->session != x->t->session || !stays_open(fd, s) ||
-        fstat(fd, &st) < 0)
+    if (n->kind != NODE_SOCK || s->session != x->t->session || !stays_open(fd, s))
         return;
-    char one[160];
-    int k = snprintf(one, sizeof(one), ";%lu:", (unsigned long)st.st_ino);
-    k += sock_describe(s, one + k, sizeof(one) - (size_t)k);
-    if (x->len + (size_t)k >= x->cap)
-        return; /* more than ARG_MAX lets pass */
-    memcpy(x->p + x->len, one, (size_t)k + 1);
-    x->len += (size_t)k;
-    x->any = true;
+    if (x->heirs && x->n < x->room && fstat(fd, &st) == 0) {
+        struct heir *h = &x->heirs[x->n];
+        *h = (struct heir){.ino = st.st_ino, .fd = -1};
+        (void)sock_describe(s, h->words, sizeof(h->words));
+    }
+    x->n++;
+}
+
+static int by_inode(const void *a, const void *b)
+{
+    unsigned long x = ((const struct heir *)a)->ino, y = ((const struct heir *)b)->ino;
+    return (x > y) - (x < y);
+}
+
+/* The file with t's sockets, by their inodes; or -errno. */
+static int write_testament(const struct ticket *t)
+{
+    struct testament x = {.t = t};
+    fd_each(describe, &x);
+    x.room = x.n;
+    x.n = 0;
+    x.heirs = calloc(x.room + 1, sizeof(*x.heirs));
+    int fd = x.heirs ? fd_ours(real.memfd_create("ffloop-inherit", 0)) : -ENOMEM;
+    if (fd < 0) {
+        free(x.heirs);
+        return fd;
+    }
+    fd_each(describe, &x);
+    qsort(x.heirs, x.n, sizeof(*x.heirs), by_inode);
+    size_t done = 0, all = x.n * sizeof(*x.heirs);
+    ssize_t k = 1;
+    while (done < all && (k = real.write(fd, (char *)x.heirs + done, all - done)) > 0)
+        done += (size_t)k;
+    free(x.heirs);
+    if (done == all)
+        return fd;
+    int err = errno;
+    fd_ours_close(fd);
+    return -err;
 }
 
 static void stays(int fd, struct node *n, void *arg)
@@ -54,7 +91,8 @@ static void stays(int fd, struct node *n, void *arg)
 struct carry { /* what an exec takes along */
     struct ticket *t;
     char **envp;
-    char *var;
+    int testament;
+    char var[100];
 };
 
 static int count(char *const envp[])
@@ -92,7 +130,7 @@ static bool has_name(char *const envp[], const char *entry)
 static char *const *carry_begin(struct carry *c, char *const envp[])
 {
     bool any = false;
-    *c = (struct carry){0};
+    *c = (struct carry){.testament = -1};
     if (!started || tls.inside)
         return envp;
     lock();
@@ -102,24 +140,25 @@ static char *const *carry_begin(struct carry *c, char *const envp[])
     struct session *session = session_first();
     while (any && session && (!session->socks || ffl_client_detached(session->c)))
         session = session->next;
-    enum { ROOM = 100000 };
     if (any && session && (c->t = export_all(session, true)))
-        c->var = malloc(ROOM);
+        c->testament = write_testament(c->t);
+    if (c->t && c->testament < 0)
+        report("a program after exec will not have this one's sockets: %s",
+               strerror(-c->testament));
     int n = count(envp);
-    if (c->var)
+    if (c->testament >= 0)
         c->envp = malloc(((size_t)n + FFL_COUNT(brought) + 2) * sizeof(*c->envp));
     if (c->envp) {
-        struct text x = {.p = c->var, .cap = ROOM, .t = c->t};
-        x.len = (size_t)snprintf(c->var, ROOM, ENV "=%d:%u:%llu:%d", c->t->t.fd, c->t->t.id,
-                                 (unsigned long long)c->t->t.key, c->t->index);
-        fd_each(describe, &x);
+        snprintf(c->var, sizeof(c->var), ENV "=%d:%u:%llu:%d:%d", c->t->t.fd, c->t->t.id,
+                 (unsigned long long)c->t->t.key, c->t->index, c->testament);
         memcpy(c->envp, envp, (size_t)n * sizeof(*envp));
         for (char **b = brought; b < brought + FFL_COUNT(brought) && *b; b++)
             if (!has_name(envp, *b))
                 c->envp[n++] = *b;
         c->envp[n] = c->var;
         c->envp[n + 1] = NULL;
-        (void)real.fcntl(c->t->t.fd, F_SETFD, 0); /* it is open */
+        (void)real.fcntl(c->t->t.fd, F_SETFD, 0); /* they are open */
+        (void)real.fcntl(c->testament, F_SETFD, 0);
     }
     unlock();
     return c->envp ? c->envp : envp;
@@ -132,10 +171,11 @@ static void carry_end(struct carry *c)
     int saved = errno;
     lock();
     fd_ours_close(c->t->t.fd);
+    if (c->testament >= 0)
+        fd_ours_close(c->testament);
     epoll_revive_waited();
     unlock();
     free(c->t);
-    free(c->var);
     free(c->envp);
     errno = saved;
 }
@@ -280,48 +320,45 @@ API int posix_spawn_file_actions_addclosefrom_np(posix_spawn_file_actions_t *act
 
 /* ---- after exec ---------------------------------------------------------------------------- */
 
-static bool inherit_fd(struct ticket *t, int fd, unsigned long ino, const char *list)
+static void inherit_fd(struct ticket *t, int fd, struct heir *h)
 {
-    for (const char *p = strchr(list, ';'); p; p = strchr(p + 1, ';')) {
-        unsigned long want;
-        int at = 0;
-        if (sscanf(p, ";%lu:%n", &want, &at) != 1 || want != ino || !at)
-            continue;
-        if (!ticket_sock(fd, t, p + at))
-            return false;
-        const struct sock *s = (struct sock *)fd_node(fd);
-        /* it is gone: the import says so */
-        (void)ffl_ticket_send(t->t.fd, FFL_TICKET_MARK, &s->ticket_handle, 1);
-        return true;
+    if (h->fd >= 0) {                          /* copies of one placeholder are one socket */
+        (void)fd_set_node(fd, fd_node(h->fd)); /* ENOMEM: it stays a placeholder */
+        return;
     }
-    return false;
+    h->words[sizeof(h->words) - 1] = 0;
+    if (!ticket_sock(fd, t, h->words))
+        return;
+    h->fd = fd;
+    const struct sock *s = (struct sock *)fd_node(fd);
+    /* it is gone: the import says so */
+    (void)ffl_ticket_send(t->t.fd, FFL_TICKET_MARK, &s->ticket_handle, 1);
 }
 
-static void find_inherited(struct ticket *t, const char *list)
+static void find_inherited(struct ticket *t, struct heir *heirs, size_t n)
 {
     DIR *d = opendir("/proc/self/fd");
-    struct { /* copies of one placeholder are one socket */
-        unsigned long ino;
-        int fd;
-    } seen[1024];
-    int n = 0;
     struct dirent *e;
     while (d && (e = readdir(d))) {
         struct stat st;
-        int fd = atoi(e->d_name), i = 0;
+        int fd = atoi(e->d_name);
         if (e->d_name[0] == '.' || fd == dirfd(d) || fstat(fd, &st) < 0 || !S_ISSOCK(st.st_mode))
             continue;
-        while (i < n && seen[i].ino != st.st_ino)
-            i++;
-        if (i < n) {
-            (void)fd_set_node(fd, fd_node(seen[i].fd)); /* ENOMEM: it stays a placeholder */
-        } else if (inherit_fd(t, fd, st.st_ino, list) && n < (int)FFL_COUNT(seen)) {
-            seen[n].ino = st.st_ino;
-            seen[n++].fd = fd;
-        }
+        struct heir want = {.ino = st.st_ino}, *h;
+        if ((h = bsearch(&want, heirs, n, sizeof(want), by_inode)))
+            inherit_fd(t, fd, h);
     }
     if (d)
         closedir(d);
+}
+
+/* What write_testament wrote: how many; *heirs is to be freed. */
+static size_t read_testament(int fd, struct heir **heirs)
+{
+    struct stat st;
+    *heirs = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) ? malloc((size_t)st.st_size + 1) : NULL;
+    ssize_t got = *heirs ? pread(fd, *heirs, (size_t)st.st_size, 0) : 0;
+    return got > 0 ? (size_t)got / sizeof(**heirs) : 0;
 }
 
 static bool is_inode(int fd, unsigned long ino)
@@ -359,19 +396,23 @@ void exec_start(void)
     if (!v)
         return;
     struct ticket *t = calloc(1, sizeof(*t));
-    char *list = strdup(v);
     unsigned long long key;
+    int testament;
+    bool good =
+        t && sscanf(v, "%d:%u:%llu:%d:%d", &t->t.fd, &t->t.id, &key, &t->index, &testament) == 5;
     unsetenv(ENV);
-    if (!t || !list || sscanf(list, "%d:%u:%llu:%d", &t->t.fd, &t->t.id, &key, &t->index) != 4) {
+    if (!good) {
         free(t);
-        free(list);
         return;
     }
+    struct heir *heirs;
+    size_t n = read_testament(testament, &heirs);
+    real.close(testament);
     t->t.key = key;
     t->socks = 1; /* while we look */
     t->t.fd = fd_ours(t->t.fd);
-    find_inherited(t, list);
+    find_inherited(t, heirs, n);
     (void)ffl_ticket_send(t->t.fd, FFL_TICKET_SWEEP, NULL, 0); /* gone: nothing to sweep */
     ticket_put(t);
-    free(list);
+    free(heirs);
 }
