@@ -40,7 +40,7 @@ static struct ffl_entry take(struct client_sock *l)
 /* Without waiting for it: it comes as those that are accepted ahead. */
 static void take_soon(struct ffl_client *c, struct client_sock *l)
 {
-    l->offered = false;
+    l->offered = 0;
     client_submit(c, take(l));
 }
 
@@ -68,9 +68,9 @@ void client_sock_accept_ahead(struct ffl_client *c, struct client_sock *l)
     }
 }
 
-void client_sock_offered(struct ffl_client *c, struct client_sock *l)
+void client_sock_offered(struct ffl_client *c, struct client_sock *l, int32_t n)
 {
-    l->offered = true;
+    l->offered = n > 0 ? (uint32_t)n : 1;
     l->asking = false;
     if (l->closing)
         return;

@@ -77,9 +77,9 @@ struct client_sock {
     uint32_t acc_n, window,
         credits; /* accepting ahead: connections queued, allowed, still due from the instance */
     bool paused; /* a listener: disarmed, until somebody asks again */
-    bool offered,
-        asking; /* a connection waits for the first TAKE; the instance is to tell of the next */
-    bool alone; /* if no other process is */
+    uint32_t offered; /* connections wait for the first TAKE */
+    bool asking;      /* the instance is to tell of the next */
+    bool alone;       /* if no other process is */
     uint8_t acc_flags;
     uint32_t addresses_buf; /* an accepted socket's addresses, not handed out yet */
     bool names_known;
@@ -215,7 +215,7 @@ void handle_release(struct ffl_client *c, uint32_t handle);
 void client_sock_accept_ahead(struct ffl_client *c, struct client_sock *l); /* arms a listener */
 void client_sock_grant(struct ffl_client *c, struct client_sock *l); /* tops the accept credit up */
 /* A connection waits, and other processes may take it. */
-void client_sock_offered(struct ffl_client *c, struct client_sock *l);
+void client_sock_offered(struct ffl_client *c, struct client_sock *l, int32_t n);
 void client_sock_took(struct client_sock *l, int32_t what); /* enum ffl_take, or -errno */
 void client_sock_arm(struct ffl_client *c, struct client_sock *s);
 uint32_t client_sock_ask(struct ffl_source *own, const struct ffl_watch *w);

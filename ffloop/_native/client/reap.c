@@ -138,7 +138,7 @@ static int on_accept(struct ffl_client *c, struct client_sock *l, struct ffl_ent
     if (e.buf != FFL_NO_BUF && !take_buf(c, e.buf))
         return -EPROTO;
     l->credits--;
-    l->offered = false; /* this is it: no other process has the listener now, or TAKE says */
+    l->offered = 0; /* this is it: no other process has the listener now, or TAKE says */
     struct client_sock *s = client_sock_new(c, h);
     if (!s) {
         client_lose(c, ENOMEM, "out of memory for a socket");
@@ -248,7 +248,7 @@ static int dispatch(struct ffl_client *c, struct ffl_entry e)
     case FFL_OP_OFFER:
         if (!s->listener)
             return -EPROTO;
-        client_sock_offered(c, s);
+        client_sock_offered(c, s, e.arg);
         mirror_update(s);
         return 0;
     case FFL_OP_TAKE:

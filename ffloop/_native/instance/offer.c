@@ -26,8 +26,10 @@ static void tell(struct endpoint *e)
     TAILQ_REMOVE(&e->group->askers, e, asking);
     e->asks = false;
     e->seen = e->group->came;
-    session_post(e->s,
-                 (struct ffl_entry){.op = FFL_OP_OFFER, .handle = e->handle, .buf = FFL_NO_BUF});
+    session_post(e->s, (struct ffl_entry){.op = FFL_OP_OFFER,
+                                          .handle = e->handle,
+                                          .arg = (int32_t)e->group->waiting + group_has(e),
+                                          .buf = FFL_NO_BUF});
 }
 
 static void tell_all(struct group *g, bool alone)

@@ -63,7 +63,7 @@ enum ffl_op {
     FFL_OP_IMPORT, /* open `handle` (application's range), buf: ffl_import / FFL_IMPORT_* */
     FFL_OP_TAKE, /* listener: one connection, now; arg = accepts to add / after its ACCEPT, where it
                     * has a tag: enum ffl_take */
-    FFL_OP_OFFER, /* - / on a listener: a connection waits, and the first TAKE gets it */
+    FFL_OP_OFFER, /* - / on a listener: arg connections wait, for whoever takes them first */
     FFL_OP_NOP,   /* answers with its own arg (tests, round-trip benchmark) */
     FFL_OP_COUNT
 };
