@@ -184,6 +184,13 @@ def _end_own_session() -> None:
 
 
 @pytest.fixture
+def collected() -> Iterator[None]:
+    """What the test leaves to the collector goes with it."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture
 def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     """The test must leave no descriptor behind (uvloop keeps a pipe)."""
     if "uvloop" in request.node.name:

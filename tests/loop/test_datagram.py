@@ -11,7 +11,7 @@ import warnings
 
 import pytest
 
-from .util import HOST, until
+from .util import HOST, asyncio_leaves_sockets, until
 
 V6 = "::1"
 
@@ -122,8 +122,7 @@ def test_many_at_once(run, no_leaks):
     run(main())
 
 
-# asyncio leaves the socket to the collector where the protocol's factory raises.
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+@asyncio_leaves_sockets
 def test_bad_arguments(run_std):
     async def main():
         loop = asyncio.get_running_loop()
@@ -152,7 +151,6 @@ def test_bad_arguments(run_std):
             await make(broken, local_addr=(HOST, 0))
 
     run_std(main())
-    gc.collect()
 
 
 def test_options(run, no_leaks):

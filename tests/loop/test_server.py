@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from .util import HOST, HOST6, HOSTS, Log, pair, serve, until
+from .util import HOST, HOST6, HOSTS, Log, asyncio_leaves_sockets, pair, serve, until
 
 
 def has_ipv6() -> bool:
@@ -40,6 +40,7 @@ def test_port_zero_is_a_real_port(run, no_leaks):
     run(main())
 
 
+@asyncio_leaves_sockets
 @pytest.mark.parametrize("backlog", [1.5, "1", None])
 def test_a_backlog_is_an_integer(run, backlog):
     async def main():
@@ -240,6 +241,7 @@ def test_close_and_abort_clients(run_std, method):
     run_std(main())
 
 
+@asyncio_leaves_sockets
 def test_protocol_factory_raises(run_std):
     """One bad connection is dropped; the server goes on."""
 

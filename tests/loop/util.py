@@ -8,6 +8,8 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import pytest
+
 # Where the loop's own sockets are, the test's kernel sockets (the peer), and what a server's parent
 # binds to on the kernel, which has no address of the stack's. On F-Stack conftest puts the
 # network's addresses in their place, here and in the test's module.
@@ -78,6 +80,12 @@ class Log(asyncio.Protocol):
         self._wake()
         await fut
         return bytes(self.data)
+
+
+def asyncio_leaves_sockets(test: Any) -> Any:
+    """Marks a test in which asyncio's own code leaves a socket to the collector."""
+    ignored = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+    return ignored(pytest.mark.usefixtures("collected")(test))
 
 
 @contextlib.asynccontextmanager

@@ -29,12 +29,6 @@ static inline void ffl_ids_fini(struct ffl_ids *ids)
     ids->freed = NULL;
 }
 
-/* Whether one is left. */
-static inline bool ffl_ids_any(const struct ffl_ids *ids)
-{
-    return ids->nfreed || ids->fresh < ids->end;
-}
-
 /* A number; -EMFILE when all are taken, -ENOMEM. */
 static inline int ffl_ids_take(struct ffl_ids *ids)
 {

@@ -114,6 +114,18 @@ int ffl_client_accepting(struct ffl_client *c, int h, int window, unsigned flags
     return 0;
 }
 
+struct client_sock *client_sock_accepted(struct client_sock *l)
+{
+    struct client_sock *s = l->acc_head;
+    l->acc_head = s->acc_next;
+    if (!l->acc_head)
+        l->acc_tail = NULL;
+    s->acc_next = NULL;
+    s->waits = false;
+    l->acc_n--;
+    return s;
+}
+
 int ffl_client_accept(struct ffl_client *c, int h, struct ffl_addresses *addresses)
 {
     struct client_sock *l;
@@ -124,20 +136,14 @@ int ffl_client_accept(struct ffl_client *c, int h, struct ffl_addresses *address
         return -EINVAL;
     if (!l->acc_head)
         client_look(c);
-    struct client_sock *s = l->acc_head;
-    if (!s) {
+    if (!l->acc_head) {
         if (l->offered)
             take_soon(c, l);
         else if (!l->window || l->paused)
             client_sock_arm(c, l);
         return -EAGAIN;
     }
-    l->acc_head = s->acc_next;
-    if (!l->acc_head)
-        l->acc_tail = NULL;
-    s->acc_next = NULL;
-    s->waits = false;
-    l->acc_n--;
+    struct client_sock *s = client_sock_accepted(l);
     client_sock_grant(c, l);
     if (l->acc_flags & FFL_F_OFFER) {
         l->acc_flags &= ~FFL_F_OFFER & 0xff;

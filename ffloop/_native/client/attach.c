@@ -37,8 +37,8 @@ static void fork_parent(void)
     pthread_mutex_unlock(&all_lock);
 }
 
-/* The segment is not inherited: zeros of the child's own take its place, so that a detached client can
- * be looked at. Without memory for them it stays unmapped. */
+/* In the child, which does not inherit the segment: maps zeros in its place, so that a detached client can be
+ * read. Without memory the segment stays unmapped. */
 static void blank(struct ffl_map *m)
 {
     int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
@@ -264,7 +264,7 @@ static int write_rest(int fd, const struct ffl_fifo *rest)
     return fcntl(fd, F_ADD_SEALS, FFL_REST_SEALS) < 0 ? -errno : 0;
 }
 
-/* What found the SQ full goes on without us: send has said that it was taken. */
+/* Leaves entries that found the SQ full to the instance, in a memfd: send has reported their bytes as taken. */
 static void leave_rest(struct ffl_client *c)
 {
     if (c->detached)
@@ -290,7 +290,7 @@ static void leave_rest(struct ffl_client *c)
                 strerror(-rc));
 }
 
-/* Listeners go first: who shares them gets what nobody here will use. */
+/* Closes listeners first: sessions that share them get the connections that were accepted here. */
 static void close_listeners(struct ffl_client *c)
 {
     bool returning = false;
@@ -304,8 +304,8 @@ static void close_listeners(struct ffl_client *c)
     int usual = c->timeout_ms;
     if (usual > LAST_CALLS_MS)
         c->timeout_ms = LAST_CALLS_MS;
-    /* One round trip for what is on its way to us, one to settle that. Without an answer the
-     * instance resets what is left. */
+    /* One round trip for connections that are on their way here, one to return them. Without an answer the
+     * instance resets the rest. */
     if (ffl_client_ping(c) == 0)
         (void)ffl_client_ping(c);
     c->timeout_ms = usual;

@@ -1,9 +1,9 @@
 /*
  * direct.c - an instance in this thread: loading it, and the stack's work where the client would wait.
  *
- * Callers: wait.c, call.c, reap.c; client.h's users. Nothing is woken and nothing sleeps: a wait hands
- * what was submitted to the stack, lets the stack's loop go round, and looks at the rings and, every
- * 50 us, at the kernel's descriptors.
+ * Callers: wait.c, call.c, reap.c; client.h's users. Nothing sleeps or is woken: a wait runs iterations of the
+ * stack's loop, which takes the submitted entries, and looks at the rings and, every 50 us, at the kernel's
+ * descriptors.
  */
 #include "internal.h"
 

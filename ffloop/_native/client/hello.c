@@ -50,7 +50,7 @@ static int wait_readable(int fd, int timeout_ms, const struct ffl_driver *driver
     }
 }
 
-/* A stopped instance's queue of connections fills up, and connect() waits for room in it. */
+/* connect() waits for room in a stopped instance's queue of connections: with a time-out. */
 static int connect_within(int s, const struct sockaddr_un *sa, socklen_t len, int timeout_ms)
 {
     int64_t until = ffl_now_ns() + client_limit_ms(timeout_ms) * 1000000LL, left;

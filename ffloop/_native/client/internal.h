@@ -1,5 +1,5 @@
 /*
- * internal.h - what the files of the client share: the session and its sockets' local state.
+ * internal.h - the session and its sockets' local state, for the files of the client.
  *
  * attach.c   attach, detach, fork
  * hello.c    the instance's unix socket, the handshake
@@ -16,10 +16,9 @@
  * ticket.c   sockets for a child or for what comes after exec
  * ready.c    readiness: sources, watches, ready lists
  *
- * Invariants: every socket in the table is open or closing; it leaves the table when CLOSED is
- * reaped, since the next ACCEPT may bring its handle again, and CLOSED events go out before others. Each received
- * buffer is in one queue (a socket's, or the batch) or back in the rx-free ring. A detached client's
- * shared memory is not touched any more.
+ * Invariants: every socket in the table is open or closing. It leaves the table when its CLOSED is reaped, since
+ * the next ACCEPT may bring its handle again; CLOSED events go out before others. Each received buffer is in one
+ * queue (a socket's, or the batch) or back in the rx-free ring. The memory of a detached client is not touched.
  */
 #ifndef FFL_CLIENT_INTERNAL_H
 #define FFL_CLIENT_INTERNAL_H
@@ -48,7 +47,7 @@ struct client_sock {
     struct ffl_watch batch;    /* of `own`, for the events of wait.c */
     struct client_sock *wait_next;
     struct client_sock *acc_next; /* in its listener's queue */
-    bool waits; /* there: nobody has heard of it, and nobody of what becomes of it */
+    bool waits; /* in that queue: no event has told of it, and none tells of its end */
     uint32_t handle, serial;
     uint8_t domain, type, proto;
     bool listener, connecting, push, armed, mirrored;
@@ -57,22 +56,21 @@ struct client_sock {
     bool want_r, want_w, waiting_w;
     bool give_connect, give_error;
     bool connected;    /* a stream: connect succeeded, or it was accepted */
-    bool connect_told; /* what became of the last connect */
-    bool
-        returning; /* accepted, not wanted: until nothing more is read ahead (client_sock_return) */
+    bool connect_told; /* the result of the last connect was told */
+    bool returning;    /* client_sock_return: until nothing more is read ahead */
     int connect_result;
     int error;       /* pending, > 0 */
-    bool failed;     /* an error was met: nothing more will come */
-    bool unsendable; /* nothing more is sent; what came, and the end, is still to be read */
+    bool failed;     /* an error has come: nothing more will */
+    bool unsendable; /* sends fail; data that came before, and the end, are still to be read */
     int send_error;  /* errno for the next send, or 0 */
-    int open_error;  /* SOCKET failed: every later call says so */
+    int open_error;  /* of SOCKET: every later call returns it */
     struct rx_item *rx_head, *rx_tail;
     struct rx_item *given; /* in the current batch */
     uint32_t rx_taken;     /* bytes of the stream that the application has taken, modulo 2^32 */
-    uint32_t tx_out;       /* bytes of the transmit pool it holds */
+    uint32_t tx_out;       /* its bytes in the transmit pool */
     uint32_t tx_limit;     /* SO_SNDBUF; 0: not set */
     size_t tx_left;        /* bytes that the last send could not take */
-    uint32_t granted;      /* the last round of its turn for a large write */
+    uint32_t granted;      /* the last round in which it may make a large write */
     struct client_sock *acc_head, *acc_tail;
     uint32_t acc_n, window,
         credits; /* accepting ahead: connections queued, allowed, still due from the instance */
@@ -97,7 +95,7 @@ struct call { /* the one operation that waits */
 struct ffl_client {
     struct ffl_client *next; /* all clients of the process, for fork */
     int detached;            /* errno, or 0 */
-    char why[128];           /* then: why */
+    char why[128];           /* the reason for that */
     bool lost_given;
     int sock, app_bell, inst_bell, own_epfd;
     void (*close_fd)(int fd);
@@ -117,7 +115,7 @@ struct ffl_client {
     struct ffl_ids ids; /* our handles */
     int open;
     struct ffl_poll poll; /* sockets with events */
-    unsigned shown;       /* who polls the doorbell, and does not call us (shown) */
+    unsigned shown; /* pollers of the doorbell that do not call the client (ffl_client_shown) */
     bool quiet;
     uint32_t *closed, closed_n, cap_closed; /* handles whose CLOSED event is due */
     struct client_sock *settled;            /* returning, nothing more comes; by acc_next */
@@ -126,7 +124,7 @@ struct ffl_client {
     unsigned bulk_waiters;  /* of those, with a large write */
     uint32_t round;         /* waits so far */
     int64_t round_granted;  /* bytes of the window that this round's wakes were for */
-    uint64_t tx_unwritable; /* the instance's value when writers were last woken */
+    uint64_t tx_unwritable; /* the instance's counter when writers were last woken */
     struct rx_item **batch; /* handed out by the last wait */
     uint32_t *batch_addresses;
     struct client_sock **batch_sock;
@@ -134,15 +132,16 @@ struct ffl_client {
     struct call call;
     uint16_t next_tag;
     struct ffl_sleeper sleeper;
-    struct ffl_client *beside; /* those that one sleeper waits for */
+    struct ffl_client *beside; /* the next client of one sleeper */
     int64_t fd_checked;
-    int64_t looked; /* for a dead instance, by client_look */
+    int64_t looked; /* when client_look last checked that the instance lives */
     const struct ffl_driver *driver;
 };
 
 /* hello.c */
-int client_limit_ms(int timeout_ms);        /* of the options: the default for 0 */
-void client_clean(char *text, size_t size); /* an instance's words go to terminals and logs */
+int client_limit_ms(int timeout_ms); /* of the options: the default for 0 */
+/* Makes an instance's text fit for terminals and logs. */
+void client_clean(char *text, size_t size);
 int client_connect(const struct ffl_client_opts *o, char *why, size_t whylen);
 /* Sends a hello on `s`, and reads the reply with exactly `want` descriptors. */
 int client_shake_hands(int s, const struct ffl_hello *h, struct ffl_reply *r, int *fds, int want,
@@ -179,8 +178,8 @@ int client_call(struct ffl_client *c, struct ffl_entry e, void *out, size_t len)
 
 /* reap.c */
 void client_reap(struct ffl_client *c); /* everything that is there */
-/* The same before a call says EAGAIN: who asks again and again without a wait gets on too, and hears
- * of the instance's end within FFL_LOOK_NS. */
+/* client_reap before a call returns -EAGAIN: a caller that never waits gets its completions too, and hears of
+ * the instance's end within FFL_LOOK_NS. */
 void client_look(struct ffl_client *c);
 void client_release(struct ffl_client *c, struct rx_item *it);
 void client_release_buf(struct ffl_client *c, uint32_t buf);
@@ -200,8 +199,8 @@ static inline void client_sock_tell(struct client_sock *s, uint32_t what)
 /* socket.c */
 /* A new socket of ours, nothing submitted yet: its handle or -errno. */
 int client_sock_open(struct ffl_client *c, int domain, int type, int proto);
-/* Accepted and never used: to another session that has the listener, if there is one, with what was
- * read ahead. That takes a round trip; then it is in c->settled, for client_sock_settle to close. */
+/* Gives an accepted and unused socket, with the data read ahead, to another session that has the listener, if
+ * there is one. After a round trip the socket is in c->settled, for client_sock_settle to close. */
 void client_sock_return(struct ffl_client *c, struct client_sock *s);
 void client_sock_settle(struct ffl_client *c);
 void client_sock_return_queue(struct ffl_client *c,
@@ -214,13 +213,15 @@ void client_sock_closed(struct ffl_client *c, struct client_sock *s);
 void handle_release(struct ffl_client *c, uint32_t handle);
 void client_sock_accept_ahead(struct ffl_client *c, struct client_sock *l); /* arms a listener */
 void client_sock_grant(struct ffl_client *c, struct client_sock *l); /* tops the accept credit up */
+/* The first socket of its accept queue, which is not empty, taken off it. */
+struct client_sock *client_sock_accepted(struct client_sock *l);
 /* A connection waits, and other processes may take it. */
 void client_sock_offered(struct ffl_client *c, struct client_sock *l, int32_t n);
 void client_sock_took(struct client_sock *l, int32_t what); /* enum ffl_take, or -errno */
 void client_sock_arm(struct ffl_client *c, struct client_sock *s);
 uint32_t client_sock_ask(struct ffl_source *own, const struct ffl_watch *w);
-/* Out of its receive queue, for the instance and not for the application: of a stream what finds
- * room, of datagrams one, as it came. Bytes. */
+/* Takes data out of its receive queue, to give it back to the instance: of a stream up to `room` bytes, of
+ * datagrams one. Returns the bytes. */
 uint32_t client_sock_take_queued(struct ffl_client *c, struct client_sock *s, void *to,
                                  uint32_t room);
 

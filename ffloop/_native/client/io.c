@@ -1,9 +1,9 @@
 /*
  * io.c - receive and send: copies between the caller and the shared pools.
  *
- * Callers: client.h's users. A socket's unsent bytes are counted by the buffers they occupy, so that
- * many small writes cannot take the pool; the limit shrinks as the pool does (ffl_pool_share), and a
- * socket with nothing unsent may always have one buffer.
+ * Callers: client.h's users. Unsent bytes are counted by whole buffers, so that many small writes cannot take
+ * the pool. A socket's limit shrinks with the free part of the pool (ffl_pool_share); a socket without unsent
+ * bytes may always have one buffer.
  */
 #include "internal.h"
 
@@ -22,11 +22,10 @@ bool rx_readable(const struct client_sock *s)
 }
 
 /*
- * Large writes take turns when half of the pool is on its way to the stack: beyond it the shares fall
- * below what a large write needs, and all would go on in small pieces. Bytes of sockets that the stack
- * takes no more of are not on their way, so that slow readers do not use up the others' turns; and small
- * writes pass, as does the first buffer of a socket with nothing unsent: an answer of 64 KiB is not worth a
- * turn's wake.
+ * Large writes go round robin when half of the pool is on its way to the stack: beyond it a socket's share falls
+ * below what a large write needs, and all would go on in small pieces. The bytes of unwritable sockets do not
+ * count, so that slow readers do not hold up the others. Small writes always pass, as does the first buffer of
+ * a socket without unsent bytes: an answer of 64 KiB is not worth a wake.
  */
 static int64_t tx_window(const struct ffl_client *c)
 {
@@ -50,7 +49,7 @@ static uint64_t tx_share(const struct ffl_client *c, const struct client_sock *s
     return s->tx_limit && s->tx_limit < share ? s->tx_limit : share;
 }
 
-/* How many bytes of large writes may be put on their way now; none when <= 0. */
+/* The bytes of large writes that may be submitted now; none when <= 0. */
 int64_t tx_room(const struct ffl_client *c)
 {
     uint64_t blocked = tx_unwritable(c), used = c->tx.total_bytes - c->tx.free_bytes;
@@ -62,8 +61,8 @@ bool tx_half_free(const struct ffl_client *c)
     return tx_room(c) > tx_window(c) / 2;
 }
 
-/* Is it this socket's turn? Those that wait go first, and not before half of the window is free. Who
- * was woken has a few rounds' time. */
+/* May this socket make a large write? Sockets that wait go first, when half of the window is free; one that was
+ * woken has a few rounds' time. */
 static bool tx_turn(const struct ffl_client *c, const struct client_sock *s)
 {
     bool later = s->waiting_w || (c->bulk_waiters && (int32_t)(c->round - s->granted) > 0);

@@ -1,7 +1,7 @@
 /*
  * kqueue.c - kqueue over an epoll. See kqueue.h.
  *
- * An event of the epoll carries its descriptor and filter; what else is known of it is in `notes`.
+ * An event of the epoll carries its descriptor and filter; `notes` has the filter's flags and user data.
  */
 #include "kqueue.h"
 
@@ -172,7 +172,7 @@ void ffl_kqueue_data(const struct ffl_client *c, int h, bool writes, struct keve
     k->fflags = (unsigned)p.error;
 }
 
-/* 1, or 0: nobody waits for it any more. */
+/* 1, or 0: the filter is deleted or disabled. */
 static int tell(struct ffl_kqueue *kq, const struct epoll_event *e, struct kevent *k)
 {
     int fd = (int)(e->data.u64 >> 1);

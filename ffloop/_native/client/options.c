@@ -25,7 +25,7 @@ static bool sure_option(int level, int name, uint32_t len)
     return level == IPPROTO_TCP && name == TCP_NODELAY;
 }
 
-/* As Linux: twice what was asked for, and not less than it takes. */
+/* As Linux: twice the value, within Linux's limits. */
 static uint32_t send_limit(const void *val)
 {
     uint32_t n;
@@ -34,7 +34,7 @@ static uint32_t send_limit(const void *val)
     return 2 * n < SNDBUF_LEAST ? SNDBUF_LEAST : 2 * n;
 }
 
-/* What no stack has, and brings more than the data, is off: saying so is no error, and asking tells it. */
+/* Options that no stack has and that only add to the data are off: setting 0 is no error, and they read as 0. */
 static bool always_off(int level, int name)
 {
     const struct ffl_option *o = ffl_option_find(level, name);

@@ -1,8 +1,8 @@
 /*
  * reap.c - completions and returned buffers become the sockets' local state.
  *
- * Callers: wait.c, call.c, io.c. The instance is not trusted either: a completion with a handle, a
- * buffer or a length that cannot be ends the session (-EPROTO), before it is used.
+ * Callers: wait.c, call.c, io.c. The instance is not trusted either: a completion with an impossible handle,
+ * buffer or length ends the session (-EPROTO) before it is used.
  */
 #include "internal.h"
 
@@ -38,8 +38,8 @@ bool client_crowded(const struct ffl_client *c)
     return c->rx_outstanding > c->rx_total / 2;
 }
 
-/* Moves a socket's queue to private memory, so that one that does not read holds no shared buffers
- * when they run short. What cannot be allocated stays where it is. */
+/* Moves a socket's queue to private memory, so that a socket that is not read keeps no shared buffers when they
+ * run short. Without memory the rest stays. */
 void client_evacuate(struct ffl_client *c, struct client_sock *s)
 {
     struct rx_item *prev = NULL;
@@ -303,8 +303,7 @@ static void reap_cq(struct ffl_client *c)
 
 #define TURN_ROUNDS 4 /* waits: a task that is woken writes one or two later */
 
-/* Wakes those that can write, in the order in which they began to wait; of large writes no more
- * than there is room for. */
+/* Wakes sockets that can write, the longest wait first; no more large writes than the window has room for. */
 void client_wake_writers(struct ffl_client *c)
 {
     struct client_sock **p = &c->waiters;

@@ -64,7 +64,7 @@ struct ffl_selector *ffl_selector_new(void)
     return NULL;
 }
 
-/* From here on until the next wait: what comes makes epfd readable. */
+/* Until the next wait completions make epfd readable. */
 static void show(struct ffl_selector *s)
 {
     s->poll.asleep = 1;
@@ -222,7 +222,7 @@ int ffl_selector_set(struct ffl_selector *s, int fd, uint32_t events)
 
 /* ---- waiting ------------------------------------------------------------------------------- */
 
-/* Without our own. */
+/* Drops the events of the selector's own descriptors. */
 static int strip(struct ffl_selector *s, struct epoll_event *ev, int n)
 {
     int kept = 0;
@@ -242,7 +242,7 @@ static int kernel(struct ffl_selector *s, struct epoll_event *ev, int max, int64
     return kept == 0 && n == max ? strip(s, ev, ffl_epoll_wait(s->epfd, ev, max, 0)) : kept;
 }
 
-/* What there is now: neither side keeps the other from its turn. */
+/* The events that are there now, of stack sockets and kernel descriptors by turns. */
 static int look(struct ffl_selector *s, struct epoll_event *ev, int max)
 {
     s->kernel_first = !s->kernel_first;

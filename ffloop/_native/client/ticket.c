@@ -88,7 +88,7 @@ bool ffl_client_disarm(struct ffl_client *c, int h)
     return true;
 }
 
-/* The head of its queue into a buffer: of a stream what finds room, of datagrams one, whole, with its
+/* Gives the head of its queue back in one buffer: of a stream up to a buffer's size, of datagrams one, with its
  * sender. 0 or -errno. */
 static int give_one(struct ffl_client *c, struct client_sock *s)
 {

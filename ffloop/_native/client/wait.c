@@ -66,13 +66,7 @@ static void give_data(struct ffl_client *c, struct client_sock *s, struct ffl_ev
 
 static void give_accept(struct ffl_client *c, struct client_sock *l, struct ffl_event *ev)
 {
-    struct client_sock *s = l->acc_head;
-    l->acc_head = s->acc_next;
-    if (!l->acc_head)
-        l->acc_tail = NULL;
-    s->acc_next = NULL;
-    s->waits = false;
-    l->acc_n--;
+    struct client_sock *s = client_sock_accepted(l);
     *ev = (struct ffl_event){.kind = FFL_EV_ACCEPT, .handle = l->handle, .arg = s->handle};
     if (s->addresses_buf != FFL_NO_BUF) {
         ev->off = ffl_buf_off(&c->map.geo.rx, s->addresses_buf);
@@ -83,7 +77,7 @@ static void give_accept(struct ffl_client *c, struct client_sock *l, struct ffl_
 
 /* ---- one socket's events ------------------------------------------------------------------- */
 
-#define EVENTS_A_SOCKET 64 /* accepts in one visit; others give three at most */
+#define EVENTS_A_SOCKET 64 /* accepts per visit; other sockets give three events at most */
 
 static int one(struct ffl_event *ev, enum ffl_event_kind kind, const struct client_sock *s,
                uint32_t arg)
@@ -130,7 +124,7 @@ static int push_events(struct ffl_client *c, struct client_sock *s, struct ffl_e
     return n;
 }
 
-/* Fills ev with what `s` has to say; sets *more when it must be visited again. */
+/* Fills ev with the events of `s`; sets *more when the socket must be visited again. */
 static int sock_events(struct ffl_client *c, struct client_sock *s, struct ffl_event *ev, int max,
                        bool *more)
 {
@@ -200,7 +194,7 @@ uint32_t client_wait_bits(const struct ffl_client *c)
     return FFL_WAIT_QUEUE | (c->waiters ? FFL_WAIT_FREE : 0);
 }
 
-/* Is there anything for us in the shared memory? */
+/* Are there completions or returned buffers? */
 bool client_pending(struct ffl_client *c)
 {
     return ffl_channel_pending(&c->ch, client_wait_bits(c)) ||
