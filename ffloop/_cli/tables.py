@@ -257,8 +257,10 @@ class Rates:
             (one.pid, session.id): session.lag for one in before for session in one.sessions
         }
 
-    def of(self, key: tuple[Any, ...], name: str, value: int, text: Any = None) -> str:
-        """A counter's cell."""
+    def of(self, key: tuple[Any, ...], name: str, value: int | None, text: Any = None) -> str:
+        """A counter's cell; None: there is none."""
+        if value is None:
+            return "-"
         shown: float = value
         if self._seconds:
             shown = max(value - self._before.get((*key, name), value), 0) / self._seconds
@@ -274,7 +276,7 @@ class Rates:
     def weight(self, one: Instance, sock: Socket) -> float:
         """Busy sockets come first."""
         key = (one.pid, sock.session, sock.handle, str(sock.peer))
-        total = sock.bytes_in + sock.bytes_out
+        total = (sock.bytes_in or 0) + (sock.bytes_out or 0)
         if not self._seconds:
             return total
         return total - sum(self._before.get((*key, name), 0) for name in ("in", "out"))
@@ -295,5 +297,6 @@ def _samples(instances: list[Instance]) -> dict[tuple[Any, ...], int]:
             found[(*key, "woken")] = inst.get("wakes", 0)
         for sock in one.sockets:
             where = (one.pid, sock.session, sock.handle, str(sock.peer))
-            found[(*where, "in")], found[(*where, "out")] = sock.bytes_in, sock.bytes_out
+            found[(*where, "in")] = sock.bytes_in or 0
+            found[(*where, "out")] = sock.bytes_out or 0
     return found

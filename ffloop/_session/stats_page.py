@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import InstanceDenied, InstanceError, InstanceNotFound, VersionMismatch
+from . import kernel_sockets
 from .address import SockAddr
 from .binding import ABI_VERSION, addresses
 from .native import ffi, lib
@@ -105,7 +106,9 @@ class Lag:
 
 @dataclass(frozen=True, slots=True)
 class Socket:
-    """A stack socket, as its instance sees it. Bytes; `rx_held` counts whole buffers."""
+    """A stack socket, as its instance sees it. Bytes; `rx_held` counts whole buffers. In direct
+    mode one of the process's, as the kernel sees it: `handle` is its descriptor, and what has
+    passed is not counted."""
 
     session: int
     handle: int
@@ -113,8 +116,8 @@ class Socket:
     state: str
     local: SockAddr | None
     peer: SockAddr | None
-    bytes_in: int
-    bytes_out: int
+    bytes_in: int | None
+    bytes_out: int | None
     rx_held: int
     tx_queued: int
 
@@ -210,9 +213,15 @@ def _loops_of(pid: int) -> Instance | None:
     return replace(
         found[0],
         totals=sums,
+        sockets=[_kernels(one) for one in kernel_sockets.of(pid)],
         open_sockets=sum(one.open_sockets for one in found),
         lag=_together(one.lag for one in found),
     )
+
+
+def _kernels(one: kernel_sockets.KernelSocket) -> Socket:
+    fd, kind, state, local, peer, queued, held = one
+    return Socket(0, fd, kind, state, local, peer, None, None, rx_held=held, tx_queued=queued)
 
 
 def _together(lags: Iterable[Lag | None]) -> Lag | None:

@@ -344,6 +344,13 @@ ffloop.run(main(), instance="direct")
                 assert (one["path"], one["stack"], one["pid"]) == ("direct", "host", process.pid)
                 assert one["totals"]["accepts"] == 1
                 assert one["state"] == "stopped"
+                sockets = {
+                    (s["state"], tuple(s["local"]), tuple(s["peer"] or ())) for s in one["sockets"]
+                }
+                assert sockets == {
+                    ("listening", ("127.0.0.1", port), ()),
+                    ("connected", ("127.0.0.1", port), sock.getsockname()),
+                }
                 everybody = subprocess.run(stat[:-2], capture_output=True, text=True, check=True)
                 found = [each["pid"] for each in json.loads(everybody.stdout)["instances"]]
                 assert process.pid in found
