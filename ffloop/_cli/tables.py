@@ -196,7 +196,7 @@ def _sockets_table(instances: list[Instance], limit: int, rates: "Rates") -> _Ta
     for one, sock in rows[:limit]:
         key = (one.pid, sock.session, sock.handle, str(sock.peer))
         table.add_row(
-            *(str(one.pid), str(sock.session), sock.type, sock.state),
+            *(str(one.pid), str(sock.session or "-"), sock.type, sock.state),
             *(_address(sock.local), _address(sock.peer)),
             rates.of(key, "in", sock.bytes_in, _size),
             rates.of(key, "out", sock.bytes_out, _size),
