@@ -126,6 +126,7 @@ def test_anyio_listeners(stack, tls, secure):
                     await stream.send(b"%d" % number)
                     assert await stream.receive() == b"%d" % number
             group.cancel_scope.cancel()
+        await listener.aclose()
         return type(asyncio.get_running_loop())
 
     for policy, host in (("kernel", PEER), ("adopt", HOST)):
