@@ -155,7 +155,7 @@ def descriptors(machine: Machine) -> Iterator[Finding]:
     found = f"{soft} open files (hard limit {hard})"
     if soft < _CONNECTIONS:
         mend = f"`ulimit -n {min(hard, 65536)}`, or LimitNOFILE= in the instance's unit"
-        yield Finding("host", "descriptors", "warn", f"{found}: one a connection", mend)
+        yield Finding("host", "descriptors", "warn", f"{found}: one per connection", mend)
     else:
         yield Finding("host", "descriptors", "ok", found)
 

@@ -5,7 +5,7 @@
  * An ordinary page comes back as zeros; a huge one only while the system has a free one, and then
  * the access is a SIGBUS. The handler puts private zeros in the place of the whole segment, so that
  * the access goes on as if the application had written zeros, and marks the session, which ends
- * with the iteration. Process-wide, as signals are; for one instance a process.
+ * with the iteration. Process-wide, as signals are; for one instance per process.
  */
 #include "internal.h"
 

@@ -196,7 +196,7 @@ static bool all_asleep(const struct ffl_instance *in)
     return true;
 }
 
-/* For stacks that poll: looks at the SQs for a bounded time before the stack has its turn. */
+/* For stacks that poll: looks at the SQs for a bounded time before the stack goes on. */
 static void linger_on_sqs(struct ffl_instance *in, int64_t now)
 {
     int64_t until = now + in->o.sq_poll_us * 1000;
