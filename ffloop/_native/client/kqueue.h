@@ -1,5 +1,5 @@
 /*
- * kqueue.h - FreeBSD's kqueue over something that is like an epoll: filters, changes, events.
+ * kqueue.h - FreeBSD's kqueue over an epoll or its like: filters, changes, events.
  *
  * Callers: the shim's kqueue() and kevent() over its epolls, ffloop.Kqueue over an ffl_selector. A
  * filter of a stack socket is a registration of the owner's (ops); one of a kernel descriptor is the
@@ -24,7 +24,7 @@ struct ffl_kqueue_ops {
     int (*place_fd)(int fd); /* as in ffl_client_opts; or NULL */
 };
 
-struct ffl_note { /* what it knows of a descriptor's filter */
+struct ffl_note { /* a descriptor's filter */
     bool there, enabled;
     unsigned short flags; /* EV_ONESHOT, EV_CLEAR, EV_DISPATCH */
     void *udata;
@@ -39,7 +39,7 @@ struct ffl_kqueue {
     struct ffl_note (*notes)[2]; /* by descriptor: READ, WRITE */
 };
 
-/* Frees what it points to, but for `writes`, which it returns if ops->place_fd has placed it. */
+/* Frees its memory, and closes `writes`; but one that ops->place_fd has placed is returned. */
 int ffl_kqueue_free(struct ffl_kqueue *kq);
 void ffl_kqueue_forget(struct ffl_kqueue *kq, int fd); /* it is closed */
 int ffl_kqueue_writes(struct ffl_kqueue *kq);          /* the second epoll */
@@ -48,9 +48,9 @@ int ffl_kqueue_change(struct ffl_kqueue *kq, const struct kevent *k);
 /* As kevent: a change that fails is an event while there is room. */
 int ffl_kqueue_change_all(struct ffl_kqueue *kq, const struct kevent *changes, int n,
                           struct kevent *events, int room);
-/* Until there is an event or the time is over (-1: for ever); 0 also when ops->wait says so. */
+/* Waits for events, timeout_ns at most (-1: for ever). 0 also when ops->wait returns 0. */
 int ffl_kqueue_wait(struct ffl_kqueue *kq, struct kevent *events, int room, int64_t timeout_ns);
-/* What an event says of the client's socket; NULL: its session has ended. */
+/* Sets data and fflags of an event of the client's socket; c NULL: its session has ended. */
 void ffl_kqueue_data(const struct ffl_client *c, int h, bool writes, struct kevent *k);
 
 #endif
