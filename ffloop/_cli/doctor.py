@@ -24,7 +24,7 @@ from .._session.binding import Client, kernel_calls
 from ..errors import ConfigError, InstanceError, sentence
 
 Level = Literal["ok", "note", "warn", "fail"]
-_SESSION_KIB = 33 * 1024  # an ordinary session's segment
+_SESSION_KIB = 277 * 1024  # an ordinary session's segment
 _CONNECTIONS = 4096  # descriptors that a busy server's host stack wants at least
 _DPDK_DRIVERS = ("vfio-pci", "uio_pci_generic", "igb_uio")
 _FSTACK_PAGES_KIB = 150 * 2048
@@ -167,9 +167,11 @@ def memory(machine: Machine) -> Iterator[Finding]:
     if limit is not None:
         free = min(free, limit // 1024)
         found += f", the control group's limit is {limit >> 20} MiB"
-    if free < 4 * _SESSION_KIB:
-        mend = "a smaller pool: FFLOOP_POOL_KIB=4096, or `ffloop instance --pool-kib 4096`"
-        yield Finding("all", "memory", "warn", f"{found}; a session may use 33 MiB", mend)
+    if free < 2 * _SESSION_KIB:
+        mend = "a smaller pool: FFLOOP_POOL_KIB=16384, or `ffloop instance --pool-kib 16384`"
+        yield Finding(
+            "all", "memory", "warn", f"{found}; a session may use {_SESSION_KIB >> 10} MiB", mend
+        )
     else:
         yield Finding("all", "memory", "ok", found)
 

@@ -19,6 +19,7 @@ from common import instances
 from common.ports import unused_port
 
 import ffloop
+from ffloop._cli import doctor
 from ffloop._session import discovery
 from ffloop._session.binding import instance_stats
 
@@ -377,6 +378,19 @@ def test_too_small_a_limit_for_files(tmp_path, limit):
             assert b"`ulimit -f`" in process.stderr.read()
             assert process.wait(10) == 1
         assert (process.wait(10) == 1) == (limit == 1 << 20)
+
+
+def test_the_limit_for_files_that_the_doctor_asks_for(tmp_path):
+    path = str(tmp_path / "i.sock")
+    command = ["prlimit", f"--fsize={doctor._SESSION_KIB << 10}", discovery.executable()]
+    with subprocess.Popen(
+        [*command, "--no-huge", "--socket", path], stdout=subprocess.PIPE
+    ) as process:
+        try:
+            assert process.stdout.readline()
+            attach(path)
+        finally:
+            process.kill()
 
 
 # ---- where the socket is ----
