@@ -1,5 +1,5 @@
-"""Options that a kernel socket takes along when the stack takes its place: the core's answer
-(ffloop/_native/policy/carry.h), which is the shim's too."""
+"""Options that are carried over when the stack takes a kernel socket's place, by the core's rule
+(ffloop/_native/policy/carry.h), as in the shim."""
 
 import os
 from collections.abc import Iterator
@@ -12,11 +12,12 @@ _said: set[str] = set()
 
 
 class StaysOnKernel(Exception):
-    """The stack refuses an option, and is the kernel that has taken it: the socket stays there."""
+    """The host stack refuses an option that the kernel has taken: the socket stays on the
+    kernel."""
 
 
 class OptionRefused(OSError):
-    """The stack refuses an option without which the socket would do what it is not to do."""
+    """The stack refuses an option that restricts the socket, which may not do without."""
 
 
 def carried(fd: int, stack: str) -> Iterator[tuple[int, int, bytes]]:
@@ -33,8 +34,8 @@ def carried(fd: int, stack: str) -> Iterator[tuple[int, int, bytes]]:
 
 
 def refused(stack: str, level: int, name: int, exc: OSError) -> None:
-    """The stack did not take it: `exc`. Warns once of a hint; else raises StaysOnKernel or
-    OptionRefused."""
+    """Called with the stack's error for an option. Warns once of a hint; else raises StaysOnKernel
+    or OptionRefused."""
     if isinstance(exc, InstanceError):
         raise exc
     why = Why()

@@ -38,7 +38,7 @@ def is_direct(config: Config) -> bool:
 
 
 def may_be_direct(config: Config) -> bool:
-    """Whether a loop does without an instance if none runs."""
+    """Whether a loop is in direct mode if no instance runs."""
     return config.instance is None and config.stack in (None, "host") and config.instances == 1
 
 
@@ -69,5 +69,5 @@ def _room(size: int) -> tuple[Any, int]:
 
 
 def next_index(config: Config) -> int:
-    """Which of `config.instances` instances this process's next loop belongs to."""
+    """The index, of `config.instances`, of the instance for this process's next loop."""
     return int(lib.ffl_choice_index(config.proc_id, next(_loops), config.instances))

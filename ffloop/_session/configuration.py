@@ -1,11 +1,11 @@
-"""Options, from arguments and the environment, checked once and told apart clearly.
+"""Settings, from arguments and the environment, checked once.
 
-The variables, what they may be and what they mean stand in one table in the core
-(ffloop/_native/policy/setting.c), which the shim reads as well; docs/configuration.md shows it. The
-FF_ names are F-Stack's own, with F-Stack's meaning.
+The core has one table of the variables, their values and meaning (ffloop/_native/policy/setting.c),
+which the shim reads as well; docs/configuration.md shows it. The FF_ names are F-Stack's own, with
+F-Stack's meaning.
 
-A process that has more rights than who started it (set-user-id, set-group-id, file capabilities)
-takes nothing of this from the environment: who started it must not choose where its data goes.
+A process with more rights than the user who started it (set-user-id, set-group-id, file
+capabilities) reads none of them: that user must not choose where its data goes.
 """
 
 import os
@@ -22,7 +22,7 @@ SPIN_AUTO: int = lib.FFL_SPIN_AUTO
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What a loop needs to know to attach. Build it with `load`."""
+    """A loop's settings. Made by `load`."""
 
     instance: str | None
     stack: str | None
@@ -42,7 +42,7 @@ class Config:
     initial_lcore: int
 
     def cpu(self) -> int | None:
-        """The CPU that the worker's thread is to run on, or None: where it likes."""
+        """The CPU that the worker's thread runs on; None: any."""
         cpu = int(lib.ffl_choice_cpu(self.initial_lcore, self.proc_id))
         return None if cpu < 0 else cpu
 
@@ -61,7 +61,7 @@ class Setting(NamedTuple):
 
     @property
     def expected(self) -> str:
-        """What a value may be, in words."""
+        """The values that it takes, in words."""
         words = Why()
         lib.ffl_setting_expected(self.row, *words.room)
         return str(words)

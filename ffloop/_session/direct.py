@@ -24,13 +24,13 @@ _NOT_BUILT = (
 
 
 def asked(config: Config) -> bool:
-    """Is it F-Stack in this process that `config` asks for?"""
+    """Whether `config` asks for F-Stack in this process."""
     return config.instance == DIRECT and config.stack == "fstack"
 
 
 def attach(config: Config) -> Client:
-    """Starts F-Stack here, or takes what runs here since before. Raises StackUnavailable with what
-    to do, ConfigError for options that cannot be."""
+    """Starts F-Stack in this thread, or takes the one that runs here. Raises StackUnavailable,
+    which says what to do, and ConfigError for wrong options."""
     path = f"@ffloop-direct-{os.getpid()}"
     instance = _started(config, path)
     try:

@@ -41,16 +41,16 @@ def executable() -> str:
 
 
 def unsafe(path: str) -> str:
-    """Why attach does not trust the socket at `path`, or no instance listens there (others could
-    put one there); or ""."""
+    """Why an instance does not listen at `path` or attach does not trust it: another user could put
+    a socket there. "" if it is safe."""
     why = Why()
     owner = ffi.new("uint32_t *") if os.path.lexists(path) else ffi.NULL
     return str(why) if lib.ffl_place_check(c_text(path, "instance"), owner, *why.room) < 0 else ""
 
 
 def running(config: Config) -> int:
-    """How many instances there seem to be for the workers of `config`: their sockets in a row, at
-    the path given or the usual one."""
+    """The number of instances for the workers of `config`: sockets that exist in sequence, at the
+    path given or the usual one."""
     return max(_in_a_row(place) for place in places(config.instance, 0))
 
 
@@ -79,7 +79,7 @@ def attach(config: Config, index: int = 0) -> Client:
 
 
 def attach_running(config: Config, index: int = 0) -> Client | None:
-    """As attach; None where nobody is named and none runs."""
+    """As attach; None where no instance is named and none runs."""
     for path in () if config.instance == SPAWN else places(config.instance, index):
         try:
             client = Client(path, config)

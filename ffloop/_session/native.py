@@ -1,8 +1,7 @@
 """The compiled core: `ffi` and `lib` of ffloop._native._core, and where it is installed.
 
-The modules of this package that stand on it are the only users: binding (sessions and sockets), and
-those that ask the policy (ffloop/_native/policy), which is the shim's too: configuration, routing,
-discovery.
+Its users are in this package: binding (sessions and sockets), and configuration, routing, carrying
+and discovery, which ask the policy (ffloop/_native/policy), as the shim does.
 """
 
 import importlib
@@ -31,7 +30,7 @@ class Why:
 
 
 def c_text(text: str, source: str) -> Any:
-    """A C string. Raises ConfigError for what would end within: `source` names it."""
+    """A C string. Raises ConfigError, which names `source`, for text with a NUL."""
     if "\0" in text:
         raise ConfigError(f"{source}={text!r}: a null character in it")
     return ffi.new("char[]", os.fsencode(text))

@@ -1,9 +1,10 @@
-"""Whose session a new stack socket belongs to.
+"""The session that a new stack socket belongs to.
 
-In a coroutine it is the running loop's; else that of this thread's newest open loop; else a session
+In a coroutine it is the running loop's; else that of the thread's newest open loop; else a session
 of the thread's own, attached when first needed, for programs without a loop: plain non-blocking
-calls, FFSelector, Kqueue. A loop that is made later in the thread takes that session over, sockets
-and all, so that a listener made before `ffloop.run()` is the loop's; not while a selector uses it.
+calls, FFSelector, Kqueue. A loop that is made later in the thread takes that session over with its
+sockets, so that a listener made before `ffloop.run()` is the loop's, unless a selector uses the
+session.
 """
 
 import asyncio
@@ -35,8 +36,8 @@ def of_loop(session: Session) -> None:
 
 
 def take_over(config: Config) -> Session | None:
-    """For a new loop: the thread's own session, if there is one that was attached as `config` says
-    and that no selector uses."""
+    """For a new loop: the thread's own session, if it was attached by `config` and no selector uses
+    it; else None."""
     own = _mine.own
     if own is None or _mine.config != config or config.instances != 1:
         return None

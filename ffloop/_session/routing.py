@@ -1,4 +1,4 @@
-"""Which stack an address belongs to: the core's answer (ffloop/_native/policy/route.h)."""
+"""Routes: whether an address is the stack's, by the core's rule (ffloop/_native/policy/route.h)."""
 
 import socket
 from typing import Any
@@ -30,5 +30,5 @@ class Router:
 
 
 def same_kernel(stack: str) -> bool:
-    """Whether the stack is this very kernel: else it has ports and addresses of its own."""
+    """Whether the stack is this kernel, or has ports and addresses of its own."""
     return bool(lib.ffl_route_same_kernel(stack.encode()))

@@ -1,8 +1,8 @@
 """Selector and KernelQueue: the C core's epoll and kqueue over stack sockets and kernel descriptors
 (client/selector.h, kqueue.h), for threads without an event loop.
 
-FFSelector, Kqueue and the bridge stand on it. Everything goes by descriptor number; a stack
-socket's is its `fileno()`.
+FFSelector, Kqueue and the bridge use it. Sockets are named by descriptor numbers; a stack socket's
+is its `fileno()`.
 """
 
 import errno
@@ -28,9 +28,9 @@ class Selector:
     # ---- what is watched ----
 
     def set(self, fd: int, events: int) -> None:
-        """Watches a descriptor for epoll's `events`, in place of what it was watched for; 0: not at
-        all. Raises OSError: EBADF; EPERM for what cannot be polled; EINVAL for a stack socket of a
-        loop; RuntimeError for another thread's."""
+        """Watches a descriptor for epoll's `events` in place of those before; 0: not any more.
+        Raises OSError (EBADF; EPERM for a file that cannot be polled; EINVAL for a stack socket of
+        a loop), RuntimeError for another thread's socket."""
         self.check()
         if events:
             self._enter(fd)
@@ -67,12 +67,12 @@ class Selector:
     # (The session's.)
 
     def forget(self, fd: int) -> None:
-        """The number of a stack socket, which is about to be closed."""
+        """Unregisters the number of a stack socket that is about to be closed."""
         if self._c:
             lib.ffl_selector_forget(self._c, fd)
 
     def lose(self, session: Session) -> None:
-        """The session has ended: its sockets are ready, and the next call on them says why."""
+        """The session has ended: its sockets are ready, and their next call raises the reason."""
         if self._c and session is self._session:
             self._session = None
             lib.ffl_selector_use(self._c, ffi.NULL)
@@ -80,8 +80,8 @@ class Selector:
     # ---- waiting ----
 
     def poll(self, timeout: float | None, limit: int) -> list[tuple[int, int]]:
-        """Up to `limit` > 0 pairs (descriptor, epoll's events). timeout: seconds, None for ever.
-        Signals are handled and the wait goes on, as PEP 475 has it."""
+        """Waits: up to `limit` > 0 pairs (descriptor, epoll's events). timeout: seconds, None for
+        ever. After a signal the wait goes on, as PEP 475 has it."""
         limit = min(limit, _MOST)
         pairs = ffi.new("int[]", 2 * limit)
         n = self._wait(timeout, lib.ffl_selector_poll, self._c, pairs, limit)
@@ -104,7 +104,7 @@ class Selector:
                 return max(n, 0)
 
     def fileno(self) -> int:
-        """A descriptor that polls readable when a wait may have something to tell."""
+        """A descriptor that polls readable when poll() may have events."""
         self.check()
         return self._done(lib.ffl_selector_fd(self._c))
 
