@@ -1,21 +1,21 @@
-"""The parent of `ffloop run --workers`: it forks workers before anything is loaded, replaces those
-that end, and all of them on SIGHUP.
+"""The supervisor of `ffloop run --workers`: it forks workers before anything is loaded, replaces
+those that end, and all of them on SIGHUP.
 
-Workers are process groups of their own and do not outlive their parent. A signal that tells
-something, or ends at once (SIGINT, SIGQUIT), is forwarded, so that it arrives once, whether it was
-meant for the parent or for its group.
+Workers are process groups of their own and do not outlive the supervisor. Other signals, and those
+that end at once (SIGINT, SIGQUIT), are forwarded, so that a worker gets each once, whether it was
+sent to the supervisor or to its group.
 
-A worker that ends unasked is replaced, later each time that it fails again; after _LIMIT failures
-in a row the parent ends the others, and itself with the status of the last.
+A worker that ends unasked is replaced, after a longer delay each time that it fails again; after
+_LIMIT failures in a row the supervisor ends the others, and exits with the last one's status.
 
-On SIGHUP the parent forks a second set. When each of them has said that it serves, the old ones are
-retired: they close their listeners, and the instance gives what was accepted ahead to the new ones.
-`grace` seconds later, when the first request of each connection that they have is in, they get
-SIGTERM. If a new one fails, the new ones go and the old ones stay. SIGTERM ends all of them in the
-same two steps; a second one is forwarded.
+On SIGHUP the supervisor forks a second set. When all of the new workers serve, the old ones retire:
+they close their listeners, and the instance gives connections accepted ahead to the new ones.
+`grace` seconds later, which lets requests on open connections come in, they get SIGTERM. If a new
+worker fails, the new ones end and the old ones stay. SIGTERM ends all workers in the same two
+steps; a second one is forwarded.
 
-Where the first worker has what the others use (F-Stack's primary process, in the worker itself),
-it leads: it starts first and ends last, and when it ends, or on SIGHUP, all end and begin anew.
+Where the others depend on worker 0 (F-Stack's primary process is in it), it leads: it starts first
+and ends last, and when it ends, or on SIGHUP, all end and start anew.
 """
 
 import contextlib
@@ -37,13 +37,13 @@ from .listeners import Listeners
 
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 _WATCHED = (*_ENDING, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
-_READY_TIMEOUT = 60.0  # seconds that a new worker has until it serves
-_SETTLED = 10.0  # seconds after which a worker has not failed again, but anew
+_READY_TIMEOUT = 60.0  # seconds within which a new worker must serve
+_SETTLED = 10.0  # seconds; a failure after a longer life is the first in a row
 _LIMIT = 6  # failures in a row
-_LIMIT_AT_START = 2  # while none has ever served: what is wrong with one is wrong with all
-_DELAY, _DELAY_MOST = 0.25, 8.0  # seconds before a worker is replaced that has failed twice, more
+_LIMIT_AT_START = 2  # while none has ever served: all would fail alike
+_DELAY, _DELAY_MOST = 0.25, 8.0  # seconds before a replacement, after two failures; the most
 
-_LOOK = 0.05  # seconds: are the workers gone that another one waits for?
+_LOOK = 0.05  # seconds between looks whether the workers are gone that worker 0 waits for
 
 _DEADLINE = -1  # among the timers
 _PR_SET_PDEATHSIG = 1
@@ -142,8 +142,8 @@ class _Worker:
 
 
 class _Supervisor:
-    """`timers`: what is to be done later, by the number of the worker that is to be replaced, or
-    _DEADLINE: of a reload, or of the end."""
+    """`timers`: calls due later, by the number of the worker to be replaced, or _DEADLINE for a
+    reload or the end."""
 
     def __init__(
         self,

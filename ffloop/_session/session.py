@@ -1,8 +1,8 @@
 """Session: one owner's life with the instance: its thread, its sockets, its descriptors, its end.
 
-A loop has one, and so has a thread that uses stack sockets without a loop. It is attached, or lost
-(the instance has ended it, or a fork has), or closed; a lost one can be attached again, which is
-another generation: handles of an earlier one are void, and calls on them say why it was lost.
+A loop has one, and so has a thread that uses stack sockets without a loop. It is attached, lost
+(the instance or a fork has ended it) or closed. A lost one can be attached again, as the next
+generation: handles of earlier ones are void, and calls on them raise the reason of the loss.
 """
 
 import asyncio
@@ -45,30 +45,30 @@ _ANSWER_S = 10.0  # for a call that another thread is asked to make
 
 
 class Selector(Protocol):
-    """Holds descriptors of the session's sockets."""
+    """A selector that has descriptors of the session's sockets."""
 
     def forget(self, fd: int) -> Any:
-        """The descriptor is about to be closed: its key, if it was held."""
+        """Unregisters a descriptor that is about to be closed: its key, or None."""
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> Any: ...
 
 
 class User(Protocol):
-    """Waits for sockets of the session, where there is no loop."""
+    """A Selector or KernelQueue on the session's sockets, where there is no loop."""
 
     def forget(self, fd: int) -> None: ...
     def lose(self, session: "Session") -> None:
-        """It ends, and its sockets with it."""
+        """The session has ended, and its sockets with it."""
 
 
 class Orphan(Protocol):
-    """Was collected without close()."""
+    """An object that was collected without close()."""
 
     def release(self) -> None: ...
 
 
 class Owned(Orphan, Protocol):
-    """What has a handle and perhaps a descriptor: an Endpoint."""
+    """The owner of a handle and perhaps a descriptor: an Endpoint."""
 
     def close_descriptor(self, session: "Session") -> None: ...
 
@@ -115,7 +115,7 @@ class Session:
         self._thread = self._word[0] = threading.get_ident()
 
     def belongs_to(self, loop: asyncio.AbstractEventLoop) -> None:
-        """A loop takes over what a thread without one has used."""
+        """A loop takes over the session of a thread that had none."""
         self._loop = weakref.ref(loop)
         self.client.quiet(False)
 
@@ -125,11 +125,11 @@ class Session:
 
     @property
     def mine(self) -> bool:
-        """Is it this thread's?"""
+        """Whether it belongs to this thread."""
         return self._thread == threading.get_ident()
 
     def enter(self) -> None:
-        """This thread uses it from now on. Raises RuntimeError while another one does."""
+        """This thread uses it from now on. Raises RuntimeError while another thread does."""
         if self._thread == threading.get_ident():
             return
         if self._loop is None:
@@ -141,7 +141,7 @@ class Session:
         self._own()
 
     def run_by_this_thread(self) -> None:
-        """The loop is about to run, here."""
+        """Called before the loop runs, in its thread."""
         self._own()
 
     @property
@@ -155,7 +155,7 @@ class Session:
         return client
 
     def pass_on(self, call: Callable[[], None]) -> bool:
-        """Another thread runs the loop: it will make the call. False: this one may."""
+        """True: another thread runs the loop, and will make the call. False: this thread may."""
         if self._thread == threading.get_ident():
             return False
         loop = self._loop() if self._loop is not None else None
@@ -192,7 +192,7 @@ class Session:
 
     @property
     def forked(self) -> bool:
-        """Was it attached by this process's parent?"""
+        """Whether this process's parent attached it."""
         return os.getpid() != self._pid
 
     @property
@@ -205,7 +205,7 @@ class Session:
         return self._client is not None
 
     def attach(self, client: Client) -> None:
-        """It begins, or begins again: handles from before are void."""
+        """Begins the first or the next generation: earlier handles are void."""
         self._client = client
         client.quiet(not self.of_loop)
         self._pid = client.pid
@@ -214,17 +214,17 @@ class Session:
 
     @property
     def ended(self) -> bool:
-        """Not attached, or what waits for events will soon be told so."""
+        """Whether it is not attached, or will soon be told so."""
         return self._client is None or bool(self._client.detached)
 
     def check(self) -> None:
-        """Where nobody waits for events: tells the sockets now if the session is gone."""
+        """Where nobody waits for events: tells the sockets now if the session is lost."""
         client = self._client
         if client is not None and client.detached:
             self.lost()
 
     def lost(self) -> InstanceGone:
-        """The client is dead: tells every socket, in one way."""
+        """The client is detached: tells every socket, in one way."""
         client = self._client
         if client is None:
             return self.gone()
@@ -247,14 +247,14 @@ class Session:
             user.lose(self)
 
     def gone(self) -> InstanceGone:
-        """The exception for a call on it when it has ended."""
+        """The exception for a call on a session that has ended."""
         client = self._client
         if client is not None and client.detached:
             return gone(client.reason())
         return gone(self._lost or "it was closed")
 
     def close(self) -> None:
-        """Ends it. Idempotent. What was submitted is still sent by the instance."""
+        """Ends the session. Idempotent. The instance still sends submitted data."""
         self.closed = True
         client, self._client = self._client, None
         receivers = list(self.receivers.values())
@@ -289,7 +289,7 @@ class Session:
         return self.client.open_socket(family, kind, proto, nodelay)
 
     def close_socket(self, handle: int, generation: int, abort: bool = False) -> None:
-        """Frees the handle; events of it that are still in the batch find no receiver."""
+        """Frees the handle; its events that are left in the batch find no receiver."""
         if generation == self.generation and self._client is not None:
             client = self.client
             self.receivers.pop(handle, None)
@@ -300,7 +300,7 @@ class Session:
             self.orphans.popleft().release()
 
     def forget_descriptor(self, fd: int) -> None:
-        """It is about to be closed, or to become another: no selector holds it any more."""
+        """Called before a descriptor is closed or replaced: every selector unregisters it."""
         self.descriptors.pop(fd, None)
         self.dups.discard(fd)
         self.detached.discard(fd)
@@ -312,7 +312,8 @@ class Session:
 
     @contextlib.contextmanager
     def swapped(self, fd: int) -> Iterator[None]:
-        """Inside, the descriptor becomes another file; selectors that hold it go on with that."""
+        """While the context lasts, the descriptor becomes another file; selectors that have it go
+        on with that."""
         self.descriptors.pop(fd, None)
         self.stand_ins.discard(fd)
         held = [(selector, key) for selector in self.selectors if (key := selector.forget(fd))]

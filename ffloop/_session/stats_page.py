@@ -1,9 +1,9 @@
-"""Reads the stats pages of instances: what runs, without asking anybody.
+"""Reads the stats pages of instances, without the instances' help.
 
-An instance writes its counters into a memfd (shm/stats.h) and each session has its own in its
-segment. Both are opened through /proc/PID/fd, read-only, as whoever may trace the process could:
-the instance's user and root. The instance takes no part, so one that is stopped or stuck is read as
-any other. Values are snapshots, each true of a moment, not all of the same one.
+An instance writes its counters into a memfd (shm/stats.h), and each session has counters in its
+segment. Both are opened through /proc/PID/fd, read-only, by users who may trace the process: the
+instance's user and root. An instance that is stopped or stuck is read as any other. Values are
+snapshots, not all of the same moment.
 """
 
 import contextlib
@@ -81,21 +81,22 @@ _TOTALS = [
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """How long a loop's iterations worked: all together, and as `iterations` how many, by bounds
-    in seconds: {bound: those below it, and not below the one before}; the last is infinite."""
+    """The work of a loop's iterations: `seconds` of all, and in `iterations` a histogram {bound in
+    seconds: how many worked for less, and not less than the bound before}; the last is infinite."""
 
     seconds: float
     iterations: dict[float, int]
 
     def since(self, before: "Lag | None") -> "Lag":
-        """What came after `before`."""
+        """The difference from `before`."""
         if before is None or sum(before.iterations.values()) > sum(self.iterations.values()):
             return self
         left = {b: n - before.iterations[b] for b, n in self.iterations.items()}
         return Lag(self.seconds - before.seconds, left)
 
     def below(self, share: float) -> float | None:
-        """The bound that so many of the iterations are below; None where there were none."""
+        """The lowest bound with that share of the iterations below it; None where there were
+        none."""
         wanted, seen = share * sum(self.iterations.values()), 0
         for bound, count in self.iterations.items():
             seen += count
@@ -106,9 +107,9 @@ class Lag:
 
 @dataclass(frozen=True, slots=True)
 class Socket:
-    """A stack socket, as its instance sees it. Bytes; `rx_held` counts whole buffers. In direct
-    mode one of the process's, as the kernel sees it: `handle` is its descriptor, and what has
-    passed is not counted."""
+    """A stack socket, as its instance sees it. Sizes in bytes; `rx_held` counts whole buffers. In
+    direct mode a socket of the process's, as the kernel sees it: `handle` is its descriptor, and
+    the bytes that have passed are not counted."""
 
     session: int
     handle: int
@@ -172,7 +173,7 @@ class Instance:
 
 
 def pids() -> list[int]:
-    """Processes that are instances, whoever they belong to. Raises InstanceError without /proc."""
+    """The processes that are instances, of any user. Raises InstanceError without /proc."""
     if not os.path.exists("/proc/self"):
         raise InstanceError(2, "/proc is not mounted, and instances are found there")
     found = []
@@ -186,8 +187,8 @@ def pids() -> list[int]:
 
 
 def loops() -> Iterator[Instance]:
-    """What processes with loops in direct mode show, those that may be looked at: an Instance each,
-    without sessions and with the path "direct"."""
+    """The processes with loops in direct mode that this user may read: an Instance each, without
+    sessions and with the path "direct"."""
     for entry in os.listdir("/proc"):
         if entry.isdecimal():
             # What may not be looked at, has gone meanwhile, or is of another ffloop.
@@ -233,7 +234,7 @@ def _together(lags: Iterable[Lag | None]) -> Lag | None:
 
 
 def alive(pid: int) -> bool:
-    """Whether it is still there."""
+    """Whether the process is still there."""
     return os.path.exists(f"/proc/{pid}")
 
 
@@ -247,7 +248,7 @@ def user(uid: int) -> str:
 
 
 def read(pid: int, sockets: bool = True) -> Instance:
-    """What the instance with this pid shows now, or the process's loops in direct mode.
+    """The page of the instance with this pid, or of the process's loops in direct mode.
 
     Raises InstanceDenied for another user's, InstanceNotFound when there is none, VersionMismatch
     for one of another ffloop.
