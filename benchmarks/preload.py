@@ -1,6 +1,7 @@
 """The preload shim measured: beside F-Stack's own adapter, and nginx natively and under it.
 
     python benchmarks/preload.py nginx
+    python benchmarks/preload.py fork
     python benchmarks/preload.py fstack --adapter LIB --adapter-instance COMMAND
 
 `fstack` runs epoll_server.c under LIB, F-Stack's adapter (its libff_syscall.so), and under ours,
@@ -10,6 +11,8 @@ becomes the path of a configuration that is written here, {interface} the veth's
 tests/fstack needs, wrk and cc.
 `nginx` compares Debian's nginx on kernel sockets with the host stack; worker and instance are on
 CPU 1, wrk is on CPU 0.
+`fork` has a program with 5,000 sockets fork and spawn, natively and under the shim on the host
+stack: its CPU time and its children's, in ms per child.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import pathlib
 import shlex
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -171,6 +175,49 @@ http {{ access_log off; keepalive_requests 100000000; client_body_temp_path body
 """
 
 
+FORKS = """
+import os, resource, socket
+resource.setrlimit(resource.RLIMIT_NOFILE, (16384, 16384))
+listener, kept = socket.create_server(("127.0.0.1", 0), backlog=64), []
+for _ in range(2500):
+    kept += [socket.create_connection(listener.getsockname()), listener.accept()[0]]
+def cpu():
+    both = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+    return sum(sum(resource.getrusage(who)[:2]) for who in both)
+def fork():
+    return os.fork() or os._exit(0)
+def spawn():
+    return os.posix_spawn("/bin/true", ["true"], os.environ)
+for make in fork, spawn:
+    before = cpu()
+    for _ in range(50):
+        os.waitpid(make(), 0)
+    print((cpu() - before) * 20)
+"""
+
+
+def forks(rounds: int) -> None:
+    """Prints the medians of `rounds` and their ratios. Raises CalledProcessError."""
+    preload = [
+        str(pathlib.Path(sys.executable).with_name("ffloop")),
+        "preload",
+        "--stack",
+        "host",
+        "--",
+    ]
+    seen: dict[bool, list[list[float]]] = {False: [], True: []}
+    for _ in range(rounds):
+        for ours in seen:
+            command = [*(preload if ours else []), sys.executable, "-c", FORKS]
+            out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            seen[ours].append([float(figure) for figure in out.split()])
+    native, ffloop = (
+        [statistics.median(row) for row in zip(*seen[ours], strict=True)] for ours in seen
+    )
+    for name, one, other in zip(("fork", "spawn"), native, ffloop, strict=True):
+        print(f"{name:8} native {one:8.2f}  ffloop {other:8.2f}  ratio {other / one:6.2f}")
+
+
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as some:
         return int(some.getsockname()[1])
@@ -200,7 +247,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("fstack", "nginx"))
+    parser.add_argument("what", choices=("fstack", "nginx", "fork"))
     parser.add_argument("--adapter", metavar="LIB", help="F-Stack's own libff_syscall.so")
     parser.add_argument("--adapter-instance", metavar="COMMAND", help="starts its instance")
     parser.add_argument("--delay", type=int, default=50, metavar="US", help="pkt_tx_delay (50)")
@@ -212,6 +259,9 @@ def main() -> int:
     args = parser.parse_args()
     if args.what == "fstack" and not (args.adapter and args.adapter_instance):
         parser.error("fstack needs --adapter and --adapter-instance")
+    if args.what == "fork":
+        forks(args.rounds)
+        return 0
     keys = ("rps", "p50_us", "p99_us", "app_us", "instance_us")
     print(f"{'connections':>11} {'':8}" + "".join(f"{key:>13}" for key in keys))
 

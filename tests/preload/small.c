@@ -7,6 +7,7 @@
 
 #include <netinet/tcp.h>
 #include <pthread.h>
+#include <sys/resource.h>
 
 enum {
     STACK = 16384,
@@ -250,6 +251,15 @@ CASE(has_children)
 {
     connected();
     takes(forks);
+}
+
+/* As vsftpd's processes, which may have 200 MiB. */
+CASE(little_address_space)
+{
+    NEED(setrlimit(RLIMIT_AS, &(struct rlimit){200 << 20, 200 << 20}) == 0);
+    connected();
+    arrives("hello");
+    heard(server, 5);
 }
 
 int main(int argc, char **argv)

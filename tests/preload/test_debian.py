@@ -3,6 +3,7 @@
 While idle they take no CPU. .ci/run installs them; one that is not here is skipped.
 """
 
+import getpass
 import http.client
 import json
 import os
@@ -270,6 +271,32 @@ def test_rsync_daemon(instance: Instance, tmp_path: Path) -> None:
         conf.write_text(f"use chroot = no\nuid = root\ngid = root\n[files]\npath = {source}\n")
         words = [rsync, "--daemon", "--no-detach", f"--config={conf}", f"--address={HERE}"]
         return [*words, f"--port={port}"]
+
+    same(instance, tmp_path / "log", command, talk)
+
+
+def test_xinetd(instance: Instance, tmp_path: Path) -> None:
+    """A service per connection, which has it as standard input and output."""
+    xinetd, sed = need("xinetd"), need("sed")
+
+    def talk(port: int, pid: int) -> Any:
+        seen = []
+        for word in (b"banana\n", b"salad\n"):
+            with socket.create_connection((HERE, port), timeout=20) as peer:
+                peer.sendall(word)
+                peer.shutdown(socket.SHUT_WR)
+                seen.append(peer.makefile("rb").read())
+        until(lambda: not children(pid))
+        return seen
+
+    def command(port: int) -> list[str]:
+        conf = tmp_path / "xinetd.conf"
+        conf.write_text(
+            "defaults\n{\n}\nservice upper\n{\ntype = UNLISTED\nsocket_type = stream\nwait = no\n"
+            f"protocol = tcp\nport = {port}\nbind = {HERE}\nuser = {getpass.getuser()}\n"
+            f"server = {sed}\nserver_args = -u s/a/A/\n}}\n"
+        )
+        return [xinetd, "-dontfork", "-f", str(conf), "-pidfile", str(tmp_path / "pid")]
 
     same(instance, tmp_path / "log", command, talk)
 

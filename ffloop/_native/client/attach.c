@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define LAST_CALLS_MS 500
@@ -195,6 +196,16 @@ static bool plain_copy(void *to, const void *from, size_t n)
     return true;
 }
 
+/* A quarter of the address space that the program may have, KiB per side; 0: it has no such limit. */
+static uint32_t pool_within_limit(void)
+{
+    struct rlimit as;
+    if (getrlimit(RLIMIT_AS, &as) < 0 || as.rlim_cur == RLIM_INFINITY)
+        return 0;
+    uint64_t kib = as.rlim_cur / 1024 / 8;
+    return kib > INT32_MAX ? INT32_MAX : (uint32_t)kib;
+}
+
 int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *o, char *why,
                       size_t whylen)
 {
@@ -218,7 +229,7 @@ int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *o, 
                           .version = FFL_ABI_VERSION,
                           .kind = FFL_HELLO_ATTACH,
                           .max_sockets = o->max_sockets,
-                          .pool_kib = o->pool_kib};
+                          .pool_kib = o->pool_kib ? o->pool_kib : pool_within_limit()};
     struct ffl_reply r;
     int fds[FFL_ATTACH_FDS];
     int rc = c->sock = client_connect(o, why, whylen);
