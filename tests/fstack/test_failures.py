@@ -59,6 +59,7 @@ def refused(fstack_net, *options, before=()):
         (["--iface", "stack0", "--addr", "10.0.0.2/24", "--addr6", "x"], "--addr6 takes"),
         (["--iface", "stack0", "--addr", "10.0.0.2/24", "--pkt-tx-delay", "500"], "0 to 100"),
         (["--iface", "stack0", "--addr", "10.0.0.2/24", "--idle-sleep", "x"], "--idle-sleep takes"),
+        (["--iface", "stack0", "--addr", "10.0.0.2/24", "--driver", "ring"], "af_packet or af_xdp"),
         (["--iface", "stack0", "--addr", "10.0.0.2/24", "--proc-type", "other"], "--proc-type"),
         (["--iface", "stack0", "--addr", "10.0.0.2/24", "--eal", "--nonsense"], "docs/fstack.md"),
         (["colour=red"], "no option 'colour=red'"),

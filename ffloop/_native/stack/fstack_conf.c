@@ -12,8 +12,8 @@
 #include <unistd.h>
 
 struct args { /* from the command line; NULL: not given */
-    const char *conf, *proc_type, *proc_id, *eal, *iface, *addr, *gateway, *addr6, *gateway6,
-        *delay, *idle_sleep, *lcore_mask;
+    const char *conf, *proc_type, *proc_id, *eal, *iface, *driver, *addr, *gateway, *addr6,
+        *gateway6, *delay, *idle_sleep, *lcore_mask;
 };
 
 static int complain(char *why, size_t len, int rc, const char *fmt, ...)
@@ -39,6 +39,7 @@ static int split(struct args *a, const struct ffl_stack_opts *opts, char *why, s
         {"proc-id", &a->proc_id},
         {"eal", &a->eal},
         {"iface", &a->iface},
+        {"driver", &a->driver},
         {"addr", &a->addr},
         {"gateway", &a->gateway},
         {"addr6", &a->addr6},
@@ -237,16 +238,36 @@ static void print_conf(FILE *f, const struct args *a, const struct net4 *n)
         fprintf(f, "vip_addr=%s\n", n->more);
 }
 
+/* The driver's device for an interface of the kernel's, as arguments of the EAL. */
+static int add_device(struct fstack_conf *c, const struct args *a, char *why, size_t whylen)
+{
+    static const char *const drivers[][2] = {
+        {"af_packet", ",blocksz=4096,framesz=2048,framecnt=512,qpairs=1"}, {"af_xdp", ""}};
+    const char *driver = a->driver ? a->driver : drivers[0][0];
+    char text[160];
+    size_t i = 0;
+    while (i < FFL_COUNT(drivers) && strcmp(driver, drivers[i][0]) != 0)
+        i++;
+    if (i == FFL_COUNT(drivers))
+        return complain(why, whylen, -EINVAL, "--driver takes af_packet or af_xdp, not '%s'",
+                        driver);
+    /* --in-memory: the huge pages are free again however the process ends */
+    snprintf(text, sizeof(text), "--in-memory --no-pci --vdev=net_%s0,iface=%s%s", driver, a->iface,
+             drivers[i][1]);
+    return add_eal(c, text);
+}
+
 static int write_conf(struct fstack_conf *c, const struct args *a, char *why, size_t whylen)
 {
     struct net4 n;
-    char vdev[160];
     if (!a->addr)
         return complain(why, whylen, -EINVAL, "--iface needs --addr A.B.C.D/BITS beside it");
     if (strlen(a->iface) >= IF_NAMESIZE || if_nametoindex(a->iface) == 0)
         return complain(why, whylen, -ENODEV,
                         "there is no interface '%s' in this network namespace", a->iface);
     int rc = derive4(a, &n, why, whylen);
+    if (rc == 0)
+        rc = add_device(c, a, why, whylen);
     if (rc < 0)
         return rc;
     c->memfd = memfd_create("ffloop-fstack-conf", MFD_CLOEXEC);
@@ -260,12 +281,7 @@ static int write_conf(struct fstack_conf *c, const struct args *a, char *why, si
         rc = complain(why, whylen, -EIO, "cannot write a configuration");
     snprintf(c->path, sizeof(c->path), "/proc/self/fd/%d", c->memfd);
     snprintf(c->iface, sizeof(c->iface), "%s", a->iface);
-    /* --in-memory: the huge pages are free again however the process ends */
-    snprintf(vdev, sizeof(vdev),
-             "--in-memory --no-pci "
-             "--vdev=net_af_packet0,iface=%s,blocksz=4096,framesz=2048,framecnt=512,qpairs=1",
-             a->iface);
-    return rc < 0 ? rc : add_eal(c, vdev);
+    return rc;
 }
 
 /* ---- reading ------------------------------------------------------------------------------- */
