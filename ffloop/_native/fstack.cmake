@@ -3,6 +3,34 @@
 # an error that says what is missing; not asked for, it is simply left out.
 
 set(FF_PATH "" CACHE STRING "A built F-Stack; empty: an installed one, if any")
+set(FF_DPDK_DRIVERS "" CACHE STRING "DPDK's drivers to link, as net_ixgbe,net_virtio; empty: all that F-Stack may use")
+
+# dpdk_drivers(WORDS): of pkg-config's words, the drivers that are asked for stay whole, since nothing refers to a
+# driver; of the others comes what those refer to.
+function(dpdk_drivers words)
+  set(kinds "baseband|bus|common|compress|crypto|dma|event|mempool|net|raw|regex|vdpa")
+  set(asked "(bus|common|mempool|net)_.*")
+  if(FF_DPDK_DRIVERS)
+    string(REGEX REPLACE "[ ,;]+" "|" asked "${FF_DPDK_DRIVERS}")
+    set(asked "bus_pci|bus_vdev|mempool_ring|${asked}")
+  endif()
+  foreach(word ${${words}})
+    if(word MATCHES "^-l:librte_(${kinds})_.*\\.a$" AND NOT word MATCHES "^-l:librte_(${asked})\\.a$")
+      list(APPEND others ${word})
+    elseif(word STREQUAL "-Wl,--no-whole-archive")
+      list(APPEND chosen ${word} -Wl,--start-group ${others} -Wl,--end-group)
+    else()
+      list(APPEND chosen ${word})
+    endif()
+  endforeach()
+  string(REPLACE "|" ";" asked "${asked}")
+  foreach(driver ${asked})
+    if(FF_DPDK_DRIVERS AND NOT "-l:librte_${driver}.a" IN_LIST chosen)
+      message(FATAL_ERROR "FF_DPDK_DRIVERS=${FF_DPDK_DRIVERS}: this DPDK has no librte_${driver}.a")
+    endif()
+  endforeach()
+  set(${words} ${chosen} PARENT_SCOPE)
+endfunction()
 
 find_path(FFL_FF_INCLUDE ff_api.h HINTS ${FF_PATH}/lib ${FF_PATH}/include)
 find_library(FFL_FF_LIBRARY libfstack.a HINTS ${FF_PATH}/lib)
@@ -21,7 +49,8 @@ if(FFL_FF_INCLUDE AND FFL_FF_LIBRARY)
     # Static: F-Stack is linked so, and --wrap must see the EAL's entry.
     execute_process(COMMAND ${PKG_CONFIG_EXECUTABLE} --static --libs libdpdk
                     OUTPUT_VARIABLE dpdk_libs OUTPUT_STRIP_TRAILING_WHITESPACE)
-    separate_arguments(dpdk_libs UNIX_COMMAND "${dpdk_libs}")
+    separate_arguments(dpdk_libs UNIX_COMMAND "-Wl,--as-needed ${dpdk_libs}")
+    dpdk_drivers(dpdk_libs)
     set(fstack_libs
       -Wl,--wrap=rte_eal_init,--wrap=rte_eal_mp_remote_launch,--wrap=rte_delay_us_sleep,--wrap=exit
       -Wl,--whole-archive ${FFL_FF_LIBRARY} -Wl,--no-whole-archive

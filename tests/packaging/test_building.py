@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
+import pytest
 from building import NATIVE, tool
+
+
+def refused(tmp_path: Path, *definitions: str) -> str:
+    """What CMake says, in words on one line."""
+    cmake = tool("cmake")
+    assert cmake
+    command = [cmake, "-S", str(NATIVE), "-B", str(tmp_path / "build"), *definitions]
+    if ninja := tool("ninja"):
+        command += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    return " ".join(done.stderr.split())
 
 
 def test_another_c_library_is_named(tmp_path: Path) -> None:
     """musl has a features.h that says nothing of a version."""
-    cmake = tool("cmake")
-    assert cmake
     (tmp_path / "features.h").touch()
-    command = [cmake, "-S", str(NATIVE), "-B", str(tmp_path / "build")]
-    if ninja := tool("ninja"):
-        command += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
-    done = subprocess.run(
-        [*command, f"-DCMAKE_C_FLAGS=-I{tmp_path}"], capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode != 0
-    assert "needs Linux with the GNU C library" in done.stderr
-    assert "musl" in done.stderr
+    said = refused(tmp_path, f"-DCMAKE_C_FLAGS=-I{tmp_path}")
+    assert "needs Linux with the GNU C library" in said
+    assert "musl" in said
+
+
+@pytest.mark.skipif(not os.environ.get("FF_PATH"), reason="FF_PATH does not name a built F-Stack")
+def test_a_driver_that_dpdk_does_not_have(tmp_path: Path) -> None:
+    drivers = "-DFF_DPDK_DRIVERS=net_af_packet, net_none"
+    said = refused(tmp_path, f"-DFF_PATH={os.environ['FF_PATH']}", drivers)
+    assert "this DPDK has no librte_net_none.a" in said
