@@ -376,7 +376,7 @@ static int64_t fstack_capacity(void *st)
     if (ff_sysctl(by_name, 2, number, &len, name, strlen(name)) < 0 ||
         ff_sysctl(number, (unsigned)(len / sizeof(*number)), &value, &size, NULL, 0) < 0)
         return INT64_MAX;
-    return value;
+    return value > 0 ? value : INT64_MAX; /* 0: config.ini names none, and F-Stack has no limit */
 }
 
 /* ---- events -------------------------------------------------------------------------------- */
