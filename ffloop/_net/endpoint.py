@@ -32,6 +32,7 @@ class Endpoint:
         "_descriptor",
         "_loop",
         "_readers",
+        "_was_of",
         "_writers",
         "accepting",
         "family",
@@ -74,6 +75,7 @@ class Endpoint:
         self._descriptor = -1
         self.writers: dict[int, asyncio.Handle] | None = None  # of loop.add_writer, by descriptor
         self._called = False  # they are, in the next iteration
+        self._was_of: Session | None = None  # the session, once closed
         self._loop: asyncio.AbstractEventLoop
 
     def __repr__(self) -> str:
@@ -133,7 +135,7 @@ class Endpoint:
         self.refs -= 1
         if self.refs > 0 or session is None:
             return
-        self.session = None
+        self.session, self._was_of = None, session
         session.close_socket(self.handle, self.generation, abort)
         self.close_descriptor(session)
         self._wake(cancel=True)
@@ -206,8 +208,9 @@ class Endpoint:
     def leave(self, fd: int) -> None:
         """A descriptor that stands for this socket is about to be closed."""
         self.remove_writer(fd)
-        if self.session is not None:
-            self.session.forget_descriptor(fd)
+        session = self.session or self._was_of  # the number may outlive the socket
+        if session is not None:
+            session.forget_descriptor(fd)
 
     # ---- addresses ----
 

@@ -586,6 +586,35 @@ def test_a_close_waits_for_no_instance(instance):
     process.send_signal(signal.SIGCONT)
 
 
+def test_a_closed_connections_number_is_another_files(run_ff):
+    """Of a socket that sock_connect took to the stack, and whose transport is closed."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with serve(Log) as (_, addr):
+            sock = socket.socket()
+            sock.setblocking(False)
+            number = sock.fileno()
+            await loop.sock_connect(sock, addr)
+            transport, made = await loop.create_connection(Log, sock=sock)
+            transport.abort()
+            await made.lost
+        assert sock.fileno() == -1
+        ours, theirs = socket.socketpair()
+        if (fd := ours.detach()) != number:
+            os.dup2(fd, number)
+            os.close(fd)
+        seen = loop.create_future()
+        loop.add_reader(number, seen.set_result, None)
+        theirs.send(b"x")
+        await seen
+        loop.remove_reader(number)
+        os.close(number)
+        theirs.close()
+
+    run_ff(main())
+
+
 def test_a_session_that_outlives_the_interpreters_modules():
     """Something of C's holds it to the very end; then nothing is told."""
     program = """
