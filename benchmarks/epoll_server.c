@@ -1,8 +1,8 @@
 /*
- * epoll_server.c - a kept-alive connection, a 602-byte answer to each read; for preload.py.
+ * epoll_server.c - answers each read with 602 bytes and keeps the connection; for preload.py.
  *
- * Built once, run under both shims, so only with calls that F-Stack's own adapter intercepts:
- * ioctl's FIONBIO, accept, epoll_create after the first socket, a time-out in epoll_wait.
+ * Built once and run under both libraries, so it makes only calls that F-Stack's own adapter
+ * intercepts: ioctl's FIONBIO, accept, epoll_create after the first socket, epoll_wait with a time-out.
  */
 #include <errno.h>
 #include <netinet/in.h>
@@ -56,7 +56,7 @@ int main(int argc, char **argv)
     watch(ep, listener);
     for (;;) {
         n = epoll_wait(ep, ev, 512, 100);
-        if (n < 0 && errno != EINTR) /* it was stopped and went on */
+        if (n < 0 && errno != EINTR) /* EINTR: SIGSTOP and SIGCONT */
             die("epoll_wait");
         for (int i = 0, fd; i < n; i++)
             if (ev[i].data.fd != listener)

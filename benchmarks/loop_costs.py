@@ -1,10 +1,9 @@
-"""What a loop itself costs: callbacks, timers, wake-ups, literals, connections of its own.
-CPU time is the clock.
+"""CPU time that a loop itself costs: callbacks, timers, wake-ups, literals, connections within it.
 
-`python benchmarks/loop_costs.py` compares asyncio, uvloop, rloop (those that are installed) and
-ffloop in one run: each row is done by each loop in turn, five rounds interleaved, a process per
-measurement. A figure is nanoseconds of CPU time per operation of the whole process (median); behind
-it, how many times uvloop's speed that is (more is better).
+`python benchmarks/loop_costs.py` compares asyncio, uvloop and rloop (those that are installed) and
+ffloop in one run: five rounds per row, in each of which every loop does the row in a process of its
+own. A figure is the median of the process's CPU nanoseconds per operation; the one beside it is the
+speed in times uvloop's (more is better).
 """
 
 import argparse
@@ -111,7 +110,7 @@ class _Echo(asyncio.Protocol):
 
 
 class _Asks(asyncio.Protocol):
-    """Sends so many messages, each after the answer to the one before."""
+    """Sends `count` messages of `size` bytes, each after the answer to the one before."""
 
     def __init__(self, done: "asyncio.Future[None]", size: int, count: int) -> None:
         self.done, self.message, self.left, self.missing = done, b"x" * size, count, size
@@ -134,7 +133,7 @@ class _Asks(asyncio.Protocol):
 
 
 async def echo_1_kib(loop: asyncio.AbstractEventLoop, count: int) -> None:
-    """Both ends in this loop."""
+    """One message at a time; both ends are in this loop."""
     server = await loop.create_server(_Echo, "127.0.0.1", 0)
     done: asyncio.Future[None] = loop.create_future()
     address = server.sockets[0].getsockname()
@@ -163,7 +162,7 @@ async def streams_echo_1_kib(loop: asyncio.AbstractEventLoop, count: int) -> Non
 
 
 async def bulk_stream_64_kib(loop: asyncio.AbstractEventLoop, count: int) -> None:
-    """Pieces of 64 KiB from one end to the other, with flow control; both in this loop."""
+    """Pieces of 64 KiB from one end to the other, with flow control; both ends are in this loop."""
     done: asyncio.Future[None] = loop.create_future()
     left = count * 65536
 
@@ -186,7 +185,7 @@ async def bulk_stream_64_kib(loop: asyncio.AbstractEventLoop, count: int) -> Non
 
 
 async def new_connections(loop: asyncio.AbstractEventLoop, count: int) -> None:
-    """Connect, one message and its answer, close."""
+    """Each connects, sends one message, takes its answer and closes."""
     server = await loop.create_server(_Echo, "127.0.0.1", 0)
     address = server.sockets[0].getsockname()
     for _ in range(count):

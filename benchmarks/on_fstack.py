@@ -14,7 +14,7 @@ from ffloop._cli.bench.measure import Failed, Place
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests"))
 STACK_CPU, APP_CPU = frozenset((0,)), frozenset((1,))  # F-Stack polls a CPU of its own
-# A server's CPUs, and its load's. With an instance the server has only what F-Stack leaves.
+# The CPUs of a server and of its load. With an instance both have only what F-Stack leaves.
 UVLOOPS = {
     "uvloop, 1 CPU": (APP_CPU, APP_CPU),
     "uvloop, 2 CPUs": (STACK_CPU | APP_CPU, STACK_CPU | APP_CPU),
@@ -24,9 +24,9 @@ UVLOOPS = {
 
 @contextlib.contextmanager
 def on_fstack(delays: list[int]) -> Iterator[list[Place]]:
-    """uvloop on kernel sockets over a veth pair: with the CPU that F-Stack leaves on this machine,
-    with both, and with F-Stack's; ffloop on F-Stack over equal pairs: by an instance, for each
-    pkt_tx_delay, and direct, on F-Stack's CPU alone. Raises Failed with what is missing."""
+    """The places: uvloop on kernel sockets over a veth pair, on the CPU that F-Stack leaves, on
+    both CPUs, and on F-Stack's; ffloop on F-Stack over equal pairs, by an instance for each
+    pkt_tx_delay (µs), and direct on F-Stack's CPU. Raises Failed with what is missing."""
     from fstack import net
 
     if reason := net.missing() or net.missing_direct():

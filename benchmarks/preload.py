@@ -1,18 +1,18 @@
-"""The preload shim measured: beside F-Stack's own adapter, and nginx natively and under it.
+"""Measures the shim: against F-Stack's own adapter, and nginx natively and under the shim.
 
     python benchmarks/preload.py nginx
     python benchmarks/preload.py fork
     python benchmarks/preload.py fstack --adapter LIB --adapter-instance COMMAND
 
-`fstack` runs epoll_server.c under LIB, F-Stack's adapter (its libff_syscall.so), and under ours,
+`fstack` runs epoll_server.c under LIB (F-Stack's adapter, its libff_syscall.so) and under the shim,
 over equal veth pairs with the same pkt_tx_delay: the stack on CPU 0, the server on CPU 1, wrk on
-CPU 1 or, with --load-cpu 0, beside the stack. COMMAND starts the adapter's instance; {config} in it
-becomes the path of a configuration that is written here, {interface} the veth's name. Needs what
-tests/fstack needs, wrk and cc.
-`nginx` compares Debian's nginx on kernel sockets with the host stack; worker and instance are on
-CPU 1, wrk is on CPU 0.
+CPU 1 or, with --load-cpu 0, beside the stack. COMMAND starts the adapter's instance; in COMMAND,
+{config} becomes the path of a configuration that this program writes, {interface} the veth's name.
+Needs wrk, cc, and what tests/fstack needs.
+`nginx` compares Debian's nginx on kernel sockets with nginx on the host stack; worker and instance
+are on CPU 1, wrk is on CPU 0.
 `fork` has a program with 5,000 sockets fork and spawn, natively and under the shim on the host
-stack: its CPU time and its children's, in ms per child.
+stack: CPU time of the program and its children, in ms per child.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 STACK_CPU, APP_CPU = 0, 1
 PORT = 8080
 
-# What ours has by default (--addr, --gateway, --pkt-tx-delay), in the adapter's words.
+# The adapter's configuration, equal to ffloop's defaults and its --addr, --gateway, --pkt-tx-delay.
 CONFIG = """[dpdk]
 lcore_mask={mask:x}
 channel=4
@@ -74,7 +74,7 @@ net.inet.tcp.functions_default=freebsd
 
 @dataclass
 class Pair(Place):
-    """A server and its instance, both stopped while others are measured."""
+    """A server and its instance; both are stopped while others are measured."""
 
     stopped: list[subprocess.Popen[Any]] = field(default_factory=list)
 
@@ -90,7 +90,7 @@ class Pair(Place):
 
 
 def _started(stack: contextlib.ExitStack, command: list[str], **options: Any) -> Any:
-    """A process that ends with `stack`, stopped or not."""
+    """Starts a process, which ends with `stack`, stopped or not."""
     process = subprocess.Popen(command, **options)
     stack.callback(process.wait)
     stack.callback(process.send_signal, signal.SIGCONT)
@@ -99,7 +99,7 @@ def _started(stack: contextlib.ExitStack, command: list[str], **options: Any) ->
 
 
 def _until(ready: Callable[[], bool], process: subprocess.Popen[Any], what: str) -> None:
-    """Waits for 20 s at most. Raises Failed."""
+    """Waits until ready(), 20 s at most. Raises Failed."""
     until = time.monotonic() + 20
     while not ready():
         if process.poll() is not None or time.monotonic() > until:
@@ -115,7 +115,7 @@ def _answers(host: str, port: int) -> bool:
 
 
 def on_fstack(stack: contextlib.ExitStack, args: argparse.Namespace) -> list[Server]:
-    """epoll_server.c under the adapter, and under ours. Raises Failed."""
+    """Servers of epoll_server.c under the adapter and under the shim. Raises Failed."""
     from fstack import net
 
     from ffloop._cli.preload import library
@@ -139,7 +139,7 @@ def on_fstack(stack: contextlib.ExitStack, args: argparse.Namespace) -> list[Ser
             command = args.adapter_instance.format(config=config, interface="stack0")
             with net.within(veth.stack):
                 instance = _started(stack, shlex.split(command), cwd=work, stdout=log, stderr=log)
-            time.sleep(5)  # it says nothing when it is ready
+            time.sleep(5)  # the adapter's instance does not say when it is ready
             environ |= {"LD_PRELOAD": args.adapter, "FF_INITIAL_LCORE_ID": hex(1 << APP_CPU)}
             environ |= {"FF_NB_FSTACK_INSTANCE": "1", "FF_PROC_ID": "0"}
         else:
@@ -163,7 +163,7 @@ def on_fstack(stack: contextlib.ExitStack, args: argparse.Namespace) -> list[Ser
 
 
 def _preload(environ: dict[str, str]) -> list[str]:
-    """What differs from our own environment, for env(1): taskset is not to run under a shim."""
+    """The variables to set, for env(1): taskset is not to run under a shim."""
     return [f"{k}={v}" for k, v in environ.items() if os.environ.get(k) != v]
 
 
@@ -197,7 +197,7 @@ for make in fork, spawn:
 
 
 def forks(rounds: int) -> None:
-    """Prints the medians of `rounds` and their ratios. Raises CalledProcessError."""
+    """Prints the medians of `rounds` runs, and their ratios. Raises CalledProcessError."""
     preload = [
         str(pathlib.Path(sys.executable).with_name("ffloop")),
         "preload",
@@ -224,7 +224,7 @@ def _free_port() -> int:
 
 
 def nginx(stack: contextlib.ExitStack, args: argparse.Namespace) -> list[Server]:
-    """nginx natively, and under the shim on the host stack. Raises Failed."""
+    """Servers of nginx, natively and under the shim on the host stack. Raises Failed."""
     servers = []
     ours = [str(pathlib.Path(sys.executable).with_name("ffloop")), "preload", "--stack", "host"]
     for name, before in (("native", []), ("ffloop", [*ours, "--"])):

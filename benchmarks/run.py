@@ -1,8 +1,8 @@
-"""`ffloop bench`, and with `--fstack` on the real F-Stack: `python benchmarks/run.py`.
+"""`python benchmarks/run.py`: `ffloop bench`, and with `--fstack` the same on the real F-Stack.
 
-`--fstack` compares uvloop on kernel sockets with ffloop on F-Stack, over veth pairs: the server and
-the load on one CPU (an instance has the other one), or on a CPU each (F-Stack in the server's
-process); it needs what tests/fstack needs.
+`--fstack` compares uvloop on kernel sockets with ffloop on F-Stack, over veth pairs: with an
+instance on one CPU, server and load share the other; with F-Stack in the server's process, server
+and load have a CPU each. It needs what tests/fstack needs.
 """
 
 from __future__ import annotations

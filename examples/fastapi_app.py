@@ -1,4 +1,4 @@
-"""A FastAPI app, without a word of ffloop. In this folder, each of these serves it on ffloop:
+"""A FastAPI app that does not mention ffloop. In this folder, each command serves it on ffloop:
 
     ffloop run fastapi_app:app
     ffloop run --workers 2 fastapi_app:app

@@ -23,7 +23,7 @@ def main(port: int) -> None:
 
 
 def echo(selector: ffloop.FFSelector, key: selectors.SelectorKey) -> None:
-    """Reads when nothing waits to be sent; else sends as much as is taken."""
+    """Reads when nothing waits to be sent, and sends as much as the socket takes."""
     sock, waiting = key.fileobj, key.data
     try:
         if not waiting:

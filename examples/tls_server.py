@@ -1,6 +1,6 @@
 """A TLS server: `python examples/tls_server.py`, then `curl -k https://localhost:8443/`.
 
-Makes a certificate of its own with the `openssl` command, for this run only.
+The `openssl` command makes a certificate for this run.
 """
 
 import asyncio

@@ -8,7 +8,7 @@ import ffloop
 
 
 def setUpModule() -> None:
-    if sys.version_info < (3, 13):  # it has no loop_factory there
+    if sys.version_info < (3, 13):  # IsolatedAsyncioTestCase has no loop_factory there
         ffloop.install()
 
 

@@ -1,7 +1,7 @@
 /*
- * epoll_threads.c - a thread, a listener, an epoll and a session each: nothing is shared, and
- * FF_THREAD_SOCKET=1 takes the shim's lock away. Of several instances (FF_NB_FSTACK_INSTANCE) each
- * thread has the next one.
+ * epoll_threads.c - each thread has a listener, an epoll and a session of its own: nothing is
+ * shared, and FF_THREAD_SOCKET=1 takes the shim's lock away. Of several instances
+ * (FF_NB_FSTACK_INSTANCE) each thread attaches to the next one.
  *
  *     cc -O2 -pthread epoll_threads.c -o epoll_threads
  *     FF_THREAD_SOCKET=1 ffloop preload -- ./epoll_threads 8080 2

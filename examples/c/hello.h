@@ -1,7 +1,7 @@
 /*
  * hello.h - what the five servers share: a page, a listener, an accepted connection, an answer.
  *
- * Ordinary sockets, as for the kernel. A request is one read, as it is of curl's and wrk's.
+ * Ordinary socket calls, as for the kernel. A request is one read, as curl's and wrk's are.
  */
 #ifndef HELLO_H
 #define HELLO_H
@@ -27,7 +27,7 @@ static inline void die(const char *what)
     exit(1);
 }
 
-/* A non-blocking listener; `flags` are added to socket's type. Port 0: a free one. */
+/* A non-blocking listener; `flags` are added to the socket's type. Port 0: a free port. */
 static inline int listen_at(uint32_t address, int port, int flags)
 {
     struct sockaddr_in a = {.sin_family = AF_INET,
@@ -61,18 +61,18 @@ static inline void say_port(int port)
     fflush(stdout);
 }
 
-/* The next connection, non-blocking, or -1: there is none. */
+/* The next connection, non-blocking; -1 where there is none. */
 static inline int accept_one(int listener)
 {
     int yes = 1, fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
     if (fd >= 0)
-        (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes)); /* it works without */
+        (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes)); /* optional */
     else if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
         perror("accept4");
     return fd;
 }
 
-/* Answers what has come, or closes the connection when it is over. */
+/* Answers a request, or closes a connection that has ended. */
 static inline void answer(int fd)
 {
     char request[4096];

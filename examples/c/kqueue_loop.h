@@ -30,8 +30,8 @@ static void serve(int listener)
         for (int i = 0; i < n; i++) {
             int fd = (int)ev[i].ident;
             if (fd != listener)
-                answer(fd); /* of EV_EOF too: recv tells it, after the data */
-            else            /* data: how many wait to be accepted */
+                answer(fd); /* EV_EOF too: recv returns the end after the data */
+            else            /* data: connections that wait to be accepted */
                 for (int64_t k = ev[i].data; k > 0 && (fd = accept_one(listener)) >= 0; k--)
                     watch(kq, fd);
         }

@@ -1,7 +1,7 @@
 /*
- * kqueue_threads.c - a thread, a listener, a kqueue and a session each: nothing is shared, and
- * FF_THREAD_SOCKET=1 takes the shim's lock away. Of several instances (FF_NB_FSTACK_INSTANCE) each
- * thread has the next one.
+ * kqueue_threads.c - each thread has a listener, a kqueue and a session of its own: nothing is
+ * shared, and FF_THREAD_SOCKET=1 takes the shim's lock away. Of several instances
+ * (FF_NB_FSTACK_INSTANCE) each thread attaches to the next one.
  *
  *     cc -O2 -pthread $(ffloop preload --cflags) kqueue_threads.c -o kqueue_threads \
  *         $(ffloop preload --libs)

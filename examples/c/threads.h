@@ -12,7 +12,7 @@
 static int port;
 static sem_t listens;
 
-/* A thread's own: made where it is used, as FF_THREAD_SOCKET=1 demands. */
+/* The thread's listener, made in the thread that uses it, as FF_THREAD_SOCKET=1 demands. */
 static int thread_listener(void)
 {
     int fd = listen_at(INADDR_ANY, port, 0);
@@ -27,7 +27,7 @@ static int run_threads(int argc, char **argv, void *(*body)(void *))
     int threads = argc > 2 ? atoi(argv[2]) : 2;
     port = argc > 1 ? atoi(argv[1]) : 8080;
     sem_init(&listens, 0, 0);
-    for (int i = 0; i < threads; i++) { /* one after the other: the first may choose the port */
+    for (int i = 0; i < threads; i++) { /* one by one: port 0 becomes the first's */
         pthread_t t;
         if (pthread_create(&t, NULL, body, NULL))
             die("pthread_create");

@@ -1,4 +1,4 @@
-"""Runs a whole suite of pytest-asyncio's on ffloop, with nothing in its tests changed.
+"""Runs a whole pytest-asyncio suite on ffloop, its tests unchanged.
 
 `pytest examples/pytest_suite`. Needs `pip install ffloop pytest pytest-asyncio`.
 """

@@ -1,4 +1,4 @@
-"""A user's tests: they know of asyncio only."""
+"""A user's tests, written for asyncio."""
 
 import asyncio
 

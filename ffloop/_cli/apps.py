@@ -24,9 +24,9 @@ _CANNOT_LISTEN = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPE
 
 
 def prepare(args: argparse.Namespace, shared: bool) -> None:
-    """What the app's process or processes have in common: args.socks, the listening sockets of
-    --uds and --fd; with `shared` those of --host and --port as well: the kernel hands nobody's
-    queue on, so it is all workers' own. None where each makes its own. Raises Refused."""
+    """Sets args.socks: the listening sockets that all workers inherit, or None where each process
+    makes its own. Made for --uds and --fd, and with `shared` for --host and --port too, since the
+    kernel drops the accept queue of a listener that is closed. Raises Refused."""
     args.socks = None
     what = f"{args.host or _LOOPBACK}:{args.port}"
     try:
@@ -53,7 +53,8 @@ def _bound(host: str, port: int) -> list[socket.socket]:
 
 
 def _unix(path: str) -> socket.socket:
-    """As uvicorn's and aiohttp's: one that was left there goes; whoever may enter may connect."""
+    """Replaces a socket left at the path. Mode 0666, as uvicorn's and aiohttp's: the directory
+    decides who may connect."""
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISSOCK(os.stat(path).st_mode):
             os.unlink(path)
@@ -64,7 +65,8 @@ def _unix(path: str) -> socket.socket:
 
 
 def app(args: argparse.Namespace) -> int:
-    """Serves args.target where args say. Raises Refused."""
+    """Serves args.target at args.socks, or else at args.host and args.port. Returns an exit
+    status. Raises Refused."""
     log_to_stderr()
     if args.log_config is not None:
         _configure_logging(Path(args.log_config))
@@ -94,12 +96,13 @@ def _configure_logging(path: Path) -> None:
             logging.config.dictConfig(importlib.import_module("yaml").safe_load(path.read_text()))
         else:
             logging.config.fileConfig(path, disable_existing_loggers=False)
-    except Exception as exc:  # of the parsers, and of whatever class the file names
+    except Exception as exc:  # the file may name any class
         raise Refused(f"--log-config {path}: {exc}") from None
 
 
 def _tls(args: argparse.Namespace) -> ssl.SSLContext | None:
-    """Tried before the app is loaded, whoever makes the one that serves."""
+    """The server's context; None without --ssl-certfile. Raises Refused before the app is loaded,
+    also for ASGI, where uvicorn makes a context of its own."""
     if args.ssl_certfile is None:
         if args.ssl_keyfile is not None:
             raise Refused("--ssl-keyfile without --ssl-certfile")
@@ -114,7 +117,7 @@ def _tls(args: argparse.Namespace) -> ssl.SSLContext | None:
 
 
 def load(target: str) -> Any:
-    """What MODULE:APP names. Raises Refused."""
+    """The object that MODULE:APP names. Raises Refused."""
     module_name, _, names = target.partition(":")
     try:
         found = importlib.import_module(module_name)
@@ -142,7 +145,7 @@ def _is_factory(app: Any) -> bool:
 
 
 def _is_aiohttp(app: Any) -> bool:
-    web = sys.modules.get("aiohttp.web")  # who has made one has imported it
+    web = sys.modules.get("aiohttp.web")  # imported by whoever made an Application
     return web is not None and isinstance(app, web.Application)
 
 

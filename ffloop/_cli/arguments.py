@@ -1,4 +1,4 @@
-"""Kinds of arguments that the commands share, for argparse: each says in words what it takes."""
+"""The argparse types that commands share; the error of each says what the type accepts."""
 
 import argparse
 import pathlib
@@ -22,7 +22,7 @@ def whole(least: int, most: int | None = None) -> Callable[[str], int]:
 
 
 def seconds(zero: bool = False) -> Callable[[str], float]:
-    """Seconds, more than 0 (or 0 too), of an hour at most."""
+    """Seconds: more than 0 (with `zero`, 0 too), 3600 at most."""
 
     def parse(text: str) -> float:
         try:
@@ -48,15 +48,15 @@ def target(text: str) -> str:
 
 
 def endpoint(text: str) -> tuple[str, int]:
-    """[ADDRESS:]PORT, an IPv6 address in brackets or not: the address ("127.0.0.1" where there is
-    none) and the port."""
+    """[ADDRESS:]PORT as (address, port): "127.0.0.1" for PORT alone, "0.0.0.0" for :PORT. An IPv6
+    address may stand in brackets."""
     address, colon, number = text.rpartition(":")
     address = address.removeprefix("[").removesuffix("]")
     return address or ("0.0.0.0" if colon else "127.0.0.1"), port(number)
 
 
 def words(known: tuple[str, ...]) -> Callable[[str], list[str]]:
-    """Some of the known ones, with commas between."""
+    """Words of `known`, separated by commas."""
 
     def parse(text: str) -> list[str]:
         given = text.split(",")
@@ -69,7 +69,7 @@ def words(known: tuple[str, ...]) -> Callable[[str], list[str]]:
 
 
 def numbers(least: int) -> Callable[[str], list[int]]:
-    """Whole numbers from `least`, with commas between."""
+    """Whole numbers of `least` or more, separated by commas."""
 
     def parse(text: str) -> list[int]:
         try:
@@ -84,7 +84,7 @@ def numbers(least: int) -> Callable[[str], list[int]]:
 
 
 def file_named(suffixes: tuple[str, ...]) -> Callable[[str], pathlib.Path]:
-    """A path with one of the suffixes."""
+    """A path that ends in one of the suffixes."""
 
     def parse(text: str) -> pathlib.Path:
         path = pathlib.Path(text)

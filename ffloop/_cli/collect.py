@@ -1,4 +1,4 @@
-"""What `ffloop stat` and `ffloop top` show: every instance that may be looked at."""
+"""Finds what `ffloop stat` and `ffloop top` show: instances, and processes with direct loops."""
 
 from .._session import stats_page
 from .._session.stats_page import Instance
@@ -6,8 +6,9 @@ from ..errors import InstanceDenied, InstanceError, InstanceNotFound
 
 
 def collect(target: str | None = None) -> tuple[list[Instance], list[str]]:
-    """Every instance that may be looked at, and a sentence for each that may not. With a target
-    (path or pid) that one; raises an InstanceError when it cannot be read."""
+    """Every instance and direct loop that this user may read, and a sentence for each instance that
+    he may not. With a target (path or pid) that instance; raises an InstanceError when it cannot be
+    read."""
     if target is not None:
         return [stats_page.read(stats_page.find(target))], []
     found, refused = [], []
@@ -24,7 +25,7 @@ def collect(target: str | None = None) -> tuple[list[Instance], list[str]]:
 
 
 def some(target: str | None) -> tuple[list[Instance], list[str]]:
-    """As collect, but raises InstanceNotFound where it finds none."""
+    """As collect(), but raises InstanceNotFound where nothing is found."""
     instances, refused = collect(target)
     if not instances:
         why = "; ".join(refused) or "no ffloop instance runs on this machine"

@@ -1,6 +1,6 @@
 """`ffloop doctor`: what this machine has and lacks for each stack, and how to mend it.
 
-Each check is a function of a Machine that yields findings; a Machine reads /proc, /sys and the
+A check is a function that takes a Machine and yields findings. A Machine reads /proc, /sys and the
 environment, or a tree that a test made.
 """
 
@@ -25,7 +25,7 @@ from ..errors import ConfigError, InstanceError, sentence
 
 Level = Literal["ok", "note", "warn", "fail"]
 _SESSION_KIB = 277 * 1024  # an ordinary session's segment
-_CONNECTIONS = 4096  # descriptors that a busy server's host stack wants at least
+_CONNECTIONS = 4096  # least descriptors for a busy server on the host stack
 _DPDK_DRIVERS = ("vfio-pci", "uio_pci_generic", "igb_uio")
 _FSTACK_PAGES_KIB = 150 * 2048
 _CAPABILITIES = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW", 14: "CAP_IPC_LOCK", 21: "CAP_SYS_ADMIN"}
@@ -33,10 +33,10 @@ _CAPABILITIES = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW", 14: "CAP_IPC_LOCK", 21:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was looked at, how it is, and what would mend it ("" where nothing has to be).
+    """The thing checked (`what`), its state (`found`), and how to mend it ("": nothing to mend).
 
-    ok: as it should be. note: works, and could be better. warn: will get in the way. fail: the
-    stack cannot run so.
+    ok: as it should be. note: works, could be better. warn: will get in the way. fail: the stack
+    cannot run.
     """
 
     stack: str  # "all", "host", "fstack"
@@ -55,7 +55,7 @@ class Machine:
         self.uid = os.geteuid()
 
     def text(self, path: str) -> str:
-        """A file's text, "" where there is none to read."""
+        """A file's text; "" where the file cannot be read."""
         try:
             return (self.root / path.lstrip("/")).read_text(errors="replace")
         except OSError:
@@ -66,14 +66,14 @@ class Machine:
         return int(found) if found.isdecimal() else None
 
     def names(self, path: str) -> list[str]:
-        """What is in a directory."""
+        """A directory's entries, sorted; none where it cannot be read."""
         try:
             return sorted(entry.name for entry in (self.root / path.lstrip("/")).iterdir())
         except OSError:
             return []
 
     def link(self, path: str) -> str:
-        """The last part of where a link leads, "" for none."""
+        """The last part of a link's target; "" where there is no link."""
         try:
             return os.path.basename((self.root / path.lstrip("/")).readlink())
         except OSError:
@@ -100,7 +100,7 @@ def versions(machine: Machine) -> Iterator[Finding]:
 
 
 def proc(machine: Machine) -> Iterator[Finding]:
-    """Instances open their own descriptors there, and are found there."""
+    """Instances are found in /proc, and open their own descriptors through it."""
     if machine.text("/proc/self/status"):
         yield Finding("all", "/proc", "ok", "mounted")
     else:
@@ -109,7 +109,7 @@ def proc(machine: Machine) -> Iterator[Finding]:
 
 
 def file_size(machine: Machine) -> Iterator[Finding]:
-    """Shared memory counts as a file."""
+    """RLIMIT_FSIZE: a session's segment counts as a file."""
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     if limit != resource.RLIM_INFINITY and limit < _SESSION_KIB * 1024:
         mend = "`ulimit -f unlimited`, or LimitFSIZE=infinity: shared memory counts as a file"
@@ -120,7 +120,7 @@ def file_size(machine: Machine) -> Iterator[Finding]:
 
 
 def kernel(machine: Machine) -> Iterator[Finding]:
-    """The calls that sessions stand on, tried."""
+    """Tries the system calls that sessions need."""
     release = machine.text("/proc/sys/kernel/osrelease").strip() or platform.release()
     calls = kernel_calls()
     for call in calls:
@@ -177,7 +177,7 @@ def memory(machine: Machine) -> Iterator[Finding]:
 
 
 def variables(machine: Machine) -> Iterator[Finding]:
-    """The environment, as loop and shim will read it."""
+    """The environment's settings, parsed as the loop and the shim parse them."""
     given = [name for name in configuration.SETTINGS if machine.environ.get(name)]
     malformed = 0
     for name in given:
@@ -192,7 +192,7 @@ def variables(machine: Machine) -> Iterator[Finding]:
 
 
 def place(machine: Machine) -> Iterator[Finding]:
-    """Where instances listen and applications look when nothing is said."""
+    """The default paths of instances, and the instances that run."""
     for socket in choice.places(None, 0):
         directory = os.path.dirname(socket)
         if found := discovery.unsafe(socket):
@@ -221,7 +221,7 @@ def place(machine: Machine) -> Iterator[Finding]:
 
 
 def built(machine: Machine) -> Iterator[Finding]:
-    """The executable and the stacks in it."""
+    """The instance's executable, and the stacks built into it."""
     try:
         path = discovery.executable()
         done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10)
@@ -250,7 +250,7 @@ def built(machine: Machine) -> Iterator[Finding]:
 
 
 def trial(machine: Machine) -> Iterator[Finding]:
-    """An embedded instance with the host stack, a session, a round trip."""
+    """Starts an embedded instance with the host stack, attaches, and makes one round trip."""
     began = time.monotonic()
     try:
         client = Client(discovery.start("host"), configuration.load({}))
@@ -294,7 +294,7 @@ def hugepages(machine: Machine) -> Iterator[Finding]:
 
 
 def devices(machine: Machine) -> Iterator[Finding]:
-    """Network devices on PCI, and who drives them."""
+    """Network devices on PCI, and their drivers."""
     ready: list[str] = []
     others: list[str] = []
     for address in machine.names("/sys/bus/pci/devices"):
@@ -337,12 +337,12 @@ CHECKS: list[Callable[[Machine], Iterator[Finding]]] = [
 def _look(check: Callable[[Machine], Iterator[Finding]], machine: Machine) -> Iterator[Finding]:
     try:
         yield from check(machine)
-    except OSError as exc:  # a machine where even looking fails
+    except OSError as exc:  # the machine refuses even to be examined
         yield Finding("all", check.__name__, "fail", sentence(exc), "see the other findings")
 
 
 def examine(machine: Machine) -> list[Finding]:
-    """Every finding, those of one stack together."""
+    """The findings of every check, grouped by stack."""
     found = [finding for check in CHECKS for finding in _look(check, machine)]
     return sorted(found, key=lambda finding: ("all", "host", "fstack").index(finding.stack))
 
@@ -351,7 +351,7 @@ def examine(machine: Machine) -> list[Finding]:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Prints the findings. Returns 1 where the stack cannot run."""
+    """Prints the findings. Returns 1 where args.stack cannot run."""
     findings = examine(Machine())
     if args.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))

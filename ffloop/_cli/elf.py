@@ -1,4 +1,4 @@
-"""What an executable's header says of whether a preloaded library will see its calls."""
+"""Whether a preloaded library would see a program's calls, by the program's ELF header."""
 
 import os
 import struct
@@ -10,8 +10,8 @@ _GO = b"Go\0\0"  # the owner of the note that Go's linker writes: its build id
 
 
 def obstacle(path: str) -> str | None:
-    """Why a preloaded library would not see the program's sockets, in words that follow its name;
-    None: nothing is known against it (scripts, programs that cannot be read, those in C)."""
+    """Why a preloaded library would not see the program's sockets, in words that follow its name.
+    None where no reason is known: a C program, a script, a file that cannot be read."""
     if not os.access(path, os.R_OK):
         return None
     segments = _segments(path)
@@ -29,7 +29,8 @@ def obstacle(path: str) -> str | None:
 
 
 def _segments(path: str) -> list[tuple[int, bytes]]:
-    """Kind and beginning of each segment of a 64-bit ELF file; of other files none."""
+    """Type and first 4 KiB of the PT_INTERP and PT_NOTE segments of a 64-bit ELF file; [] for any
+    other file."""
     with open(path, "rb") as f:
         head = f.read(64)
         if len(head) < 64 or head[:5] != b"\x7fELF\x02":
@@ -47,5 +48,5 @@ def _segments(path: str) -> list[tuple[int, bytes]]:
 
 
 def _owner(note: bytes) -> bytes:
-    """Of the first note of a segment."""
+    """The owner of a segment's first note."""
     return note[12 : 12 + struct.unpack_from("=I", note)[0]] if len(note) >= 16 else b""

@@ -1,9 +1,9 @@
-"""What workers in direct mode listen at, held by their parent.
+"""The listening sockets of workers in direct mode, held by the supervisor.
 
-A listening socket's queue ends with its last descriptor. So the socket of an address is made here,
-once, and each worker that serves there has a descriptor of it (_loop/worker.py asks): a worker that
-goes, by a reload or a crash, takes no connection with it that nobody has accepted. It is closed
-when the last worker that had it has closed its server or was replaced by one that has none.
+A listening socket's queue ends with its last descriptor. So the supervisor makes the socket of each
+address once, and gives every worker that serves there a descriptor of it (_loop/worker.py asks): a
+worker that ends, by a reload or a crash, loses no connection that waits to be accepted. The
+supervisor closes the socket when no worker holds it any more, and none that held it is replaced.
 """
 
 import contextlib
@@ -16,14 +16,14 @@ from .._loop.serving import Binding
 
 
 class Listeners:
-    """By what workers ask for: the socket, and the pids of those that have it."""
+    """For each listener that a worker has asked for: its socket, and the pids of its holders."""
 
     def __init__(self) -> None:
         self._sockets: dict[str, socket.socket] = {}
         self._holders: dict[str, set[int]] = {}
 
     def asked(self, pid: int, channel: socket.socket) -> bool:
-        """Answers one request of a worker's. False: it has closed its end."""
+        """Answers one request of a worker. False: the worker has closed its end."""
         try:
             request = channel.recv(worker.REQUEST_SIZE).decode()
         except OSError:
@@ -31,7 +31,7 @@ class Listeners:
         if not request:
             return False
         wanted, key = request[0] == worker.WANTED, request[1:]
-        with contextlib.suppress(OSError):  # it has gone meanwhile
+        with contextlib.suppress(OSError):  # the worker has ended meanwhile
             if wanted:
                 self._hand(pid, key, channel)
             else:
@@ -56,7 +56,7 @@ class Listeners:
         socket.send_fds(channel, [b"{}"], [self._sockets[key].fileno()])
 
     def left(self, pid: int, *, replaced: bool) -> None:
-        """The worker has gone. `replaced`: another one takes its place, and will ask as it did."""
+        """The worker has ended. `replaced`: another takes its place, and will ask for the same."""
         for holders in self._holders.values():
             holders.discard(pid)
         if not replaced:
@@ -68,7 +68,7 @@ class Listeners:
             del self._holders[key]
 
     def close(self) -> None:
-        """Nobody is to connect any more; in a worker: they are the parent's."""
+        """Closes all: nobody is to connect any more, or this is a worker after the fork."""
         for sock in self._sockets.values():
             sock.close()
         self._sockets.clear()

@@ -1,5 +1,5 @@
 # PYTHON_ARGCOMPLETE_OK: what `activate-global-python-argcomplete` looks for.
-"""The command `ffloop`: reads the command line, and calls the module that does it."""
+"""The command `ffloop`: parses the command line, and calls the command's module."""
 
 import argparse
 import importlib
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from ..errors import ConfigError, sentence
 from . import parser
 
-# Each has main(args), which returns an exit status.
+# The main(args) of each module returns an exit status.
 _MODULES = {
     "run": ".run",
     "preload": ".preload",
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = "ffloop"
     try:
         known = parser.build()
-        if "_ARGCOMPLETE" in os.environ:  # a shell asks
+        if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions
             importlib.import_module("argcomplete").autocomplete(known)
         args, rest = known.parse_known_args(argv)
         name = f"ffloop {args.command}"
@@ -42,17 +42,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             return status
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # `ffloop stat | head`: who reads has seen enough
+    except BrokenPipeError:  # `ffloop stat | head`: the reader has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ConfigError, ImportError, OSError) as exc:
         print(f"{name}: {sentence(exc)}", file=sys.stderr)
         return 1
-    return call(args)  # what the program raises is the program's
+    return call(args)  # no `except` here: what the program raises is its own
 
 
 def _instance(rest: list[str]) -> int:
-    # The instance takes this process's place: signals and the exit status are its own.
+    # The instance replaces this process, so that signals reach it and its exit status is seen.
     from .._session.discovery import executable
 
     path = executable()

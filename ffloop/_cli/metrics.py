@@ -1,4 +1,4 @@
-"""What runs, for Prometheus: as text, and at an endpoint."""
+"""The instances' figures for Prometheus: as text, and served over HTTP."""
 
 import http.server
 import signal
@@ -19,8 +19,8 @@ _OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
 def text(instances: list[Instance], openmetrics: bool = False) -> str:
-    """Prometheus's text format 0.0.4, or OpenMetrics 1.0. Counters end in _total, and are another
-    family's by what is before that; bytes say so; a family's samples are together."""
+    """Prometheus's text format 0.0.4, or OpenMetrics 1.0. A counter's name ends in _total (its
+    OpenMetrics family's does not), a name of bytes says so, and a family's samples are together."""
     families: dict[str, tuple[str, str, list[str]]] = {}
 
     def add(
@@ -93,7 +93,7 @@ def _escaped(text: str) -> str:
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    target: str | None = None  # of a subclass: the instance, or None for all
+    target: str | None = None  # set by a subclass: one instance; None: all
 
     def do_GET(self) -> None:
         if self.path.partition("?")[0] != "/metrics":
@@ -119,7 +119,7 @@ class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
     def server_bind(self) -> None:
-        if self.address_family == socket.AF_INET6:  # "::": IPv4 as well
+        if self.address_family == socket.AF_INET6:  # "::" serves IPv4 as well
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
 
@@ -134,7 +134,7 @@ def serve(address: str, port: int, target: str | None) -> int:
     except OSError as exc:
         raise OSError(exc.errno, f"cannot serve at {_url(address, port)}: {exc.strerror}") from None
     ends = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # waited for: background jobs ignore SIGINT
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # for sigwait: background jobs ignore SIGINT
     with server:
         threading.Thread(target=server.serve_forever).start()
         print(f"metrics at http://{_url(address, server.server_port)}/metrics", flush=True)

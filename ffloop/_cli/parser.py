@@ -1,7 +1,7 @@
-"""The command line: every command's options, and the module that does it.
+"""The command line: every command and its options.
 
-Nothing here imports what a command needs: that is the module's, which `main` imports when the
-command is called.
+This module imports nothing that a command needs to run: `main` imports the command's own module
+when the command is called.
 """
 
 import argparse
@@ -20,7 +20,8 @@ CHARTS = (".png", ".svg")
 
 
 def build() -> argparse.ArgumentParser:
-    """The parser of `ffloop`. In what it parses, `module` does the command, `parser` is its own."""
+    """The parser of `ffloop`. It sets `command` to the command's name and, except for `instance`,
+    `parser` to the command's own parser."""
     parser = argparse.ArgumentParser(prog="ffloop", description="asyncio on a user-space TCP stack")
     parser.add_argument("--version", action="version", version=f"ffloop {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -83,7 +84,7 @@ def _run(parser: argparse.ArgumentParser) -> None:
 
 
 def run_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `ffloop run`: they may follow an app's name as well."""
+    """The options of `ffloop run`, which may also follow an app's name."""
     add = parser.add_argument
     add("--stack", choices=STACKS, help="insist on this stack (FFLOOP_STACK)")
     instance = parser.add_mutually_exclusive_group()
@@ -218,7 +219,7 @@ def _doctor(parser: argparse.ArgumentParser) -> None:
 
 
 def bench(parser: argparse.ArgumentParser) -> None:
-    """The options of `ffloop bench`, and of benchmarks/run.py."""
+    """The options of `ffloop bench` and of benchmarks/run.py."""
     add = parser.add_argument
     for option, words, usual in (
         ("--loops", LOOPS, ["asyncio", "uvloop", "ffloop", "ffloop-ring"]),

@@ -1,4 +1,4 @@
-"""`ffloop preload`: an unmodified program under the shim, with its instance found or started."""
+"""`ffloop preload`: finds or starts an instance, and runs an unmodified program under the shim."""
 
 import argparse
 import contextlib
@@ -15,11 +15,11 @@ from .._session.binding import keep_alive
 from ..errors import ConfigError, InstanceError, InstanceNotFound, sentence
 from .elf import obstacle
 
-_KEEP_FROM = 200  # descriptors of programs are below
+_KEEP_FROM = 200  # above the descriptors that programs use
 
 
 class _Refused(Exception):
-    """What cannot be preloaded, in a sentence."""
+    """A sentence that says why a program cannot be preloaded."""
 
 
 def library() -> str:
@@ -31,7 +31,8 @@ def library() -> str:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Becomes the program. Returns an exit status where it cannot."""
+    """Replaces this process by the program. Returns an exit status where it cannot, and after
+    --cflags or --libs."""
     try:
         if args.cflags or args.libs:
             print(_flags(args.cflags, args.libs))
@@ -55,7 +56,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _flags(cflags: bool, libs: bool) -> str:
-    """For a C compiler. A program that is linked needs no LD_PRELOAD."""
+    """The C compiler's options. A program that is linked with the shim needs no LD_PRELOAD."""
     folder = Path(library()).parent
     words = [f"-I{folder / 'include'}"] if cflags else []
     if libs:
@@ -64,15 +65,15 @@ def _flags(cflags: bool, libs: bool) -> str:
 
 
 def _found(config: configuration.Config) -> dict[str, str]:
-    """The variables that lead to the instance; one that is embedded is kept up."""
+    """The variables that name the instance. An embedded instance is kept up by a descriptor."""
     client = discovery.attach(config)
     with contextlib.closing(client):
         if not client.embedded:
             return {"FFLOOP_INSTANCE": config.instance or client.path}
         fd = keep_alive(client.path)
-        kept = fcntl.fcntl(fd, fcntl.F_DUPFD, _KEEP_FROM)  # inherited: children keep it up too
+        kept = fcntl.fcntl(fd, fcntl.F_DUPFD, _KEEP_FROM)  # inherited: children keep it too
         os.close(fd)
-        inode = os.fstat(kept).st_ino  # found again by it, should a program want its number
+        inode = os.fstat(kept).st_ino  # identifies it, should the program take its number
         return {"FFLOOP_INSTANCE": client.path, "_FFLOOP_KEEP": f"{kept}:{inode}:{client.path}"}
 
 
@@ -87,7 +88,7 @@ def _find(program: str) -> str:
 
 
 def _check(path: str, force: bool) -> None:
-    """Raises _Refused for a program whose sockets the shim would not see; with `force` says so."""
+    """Raises _Refused for a program whose sockets the shim would not see; with `force` warns."""
     why = obstacle(path)
     if why is None:
         return

@@ -1,8 +1,8 @@
-"""A process whose every loop is ffloop's, and a script in it.
+"""Runs a script in a process whose every loop is ffloop's.
 
-Every way in which a script may come by a loop leads to ffloop: the policy, asyncio's own selector
-loop, and uvloop, where it is installed and asked for. Processes that multiprocessing spawns
-(uvicorn's and hypercorn's workers) are prepared in the same way.
+Every way to a loop leads to ffloop: the policy, asyncio's own selector loop, and uvloop where it is
+installed. Processes that multiprocessing spawns (uvicorn's and hypercorn's workers) are prepared in
+the same way.
 """
 
 import asyncio
@@ -22,10 +22,10 @@ from .._session.log import log
 
 
 class Refused(Exception):
-    """What cannot be run, in a sentence."""
+    """A sentence that says why a target cannot be run."""
 
 
-# Servers whose sockets are not the loop's, by the module with which they serve.
+# Servers whose sockets are not the loop's, by the module that serves.
 _ON_THE_KERNEL = {
     "granian.server": "granian serves from a runtime of its own, in Rust",
     "tornado.netutil": "Tornado makes its own sockets",
@@ -34,7 +34,7 @@ _ON_THE_KERNEL = {
 
 
 class _Watch(importlib.abc.MetaPathFinder):
-    """Says of a server that is imported that it stays on the kernel. Finds nothing."""
+    """Warns when a server is imported that stays on the kernel. Finds no module."""
 
     def find_spec(self, name: str, path: object, target: object = None) -> None:
         if why := _ON_THE_KERNEL.get(name):
@@ -42,14 +42,14 @@ class _Watch(importlib.abc.MetaPathFinder):
 
 
 class _Stderr(logging.StreamHandler[Any]):
-    """Shows ffloop's own lines unless the program has set up logging itself."""
+    """Shows ffloop's log lines unless the program has set up logging itself."""
 
     def filter(self, record: logging.LogRecord) -> Any:
         return not logging.root.handlers
 
 
 def log_to_stderr() -> None:
-    """Shows what ffloop logs, where the program does not show it."""
+    """Shows ffloop's log, from INFO, on stderr where the program has set up no logging."""
     handler = _Stderr()
     handler.setFormatter(logging.Formatter("ffloop: %(message)s"))
     log.addHandler(handler)
@@ -57,7 +57,7 @@ def log_to_stderr() -> None:
 
 
 def script(path: str, args: list[str]) -> int:
-    """Runs it as `python path args...` does, on ffloop."""
+    """Runs a script as `python path args...` does, on ffloop."""
     take_over()
     sys.argv = [path, *args]
     if not sys.flags.safe_path:
@@ -67,7 +67,7 @@ def script(path: str, args: list[str]) -> int:
 
 
 def module(name: str, args: list[str]) -> int:
-    """Runs it as `python -m name args...` does, on ffloop. Raises Refused."""
+    """Runs a module as `python -m name args...` does, on ffloop. Raises Refused."""
     take_over()
     sys.argv = [name, *args]
     if not sys.flags.safe_path:
@@ -75,7 +75,7 @@ def module(name: str, args: list[str]) -> int:
     try:
         found = importlib.util.find_spec(name)
     except ModuleNotFoundError:
-        found = None  # not even its package
+        found = None  # its package is missing
     if found is None:
         raise Refused(f"there is no module {name!r} here or in sys.path")
     runpy.run_module(name, run_name="__main__", alter_sys=True)
@@ -83,14 +83,14 @@ def module(name: str, args: list[str]) -> int:
 
 
 def take_over() -> None:
-    """Makes every loop of this process an ffloop.Loop, and of those that it spawns."""
+    """Makes every loop of this process, and of processes it spawns, an ffloop.Loop."""
     log_to_stderr()
     standard: Any = asyncio
     if policy.available():
         policy.install()
     else:
         standard.new_event_loop = standard.events.new_event_loop = new_event_loop
-    for name in ("SelectorEventLoop", "EventLoop"):  # the second is of Python 3.13
+    for name in ("SelectorEventLoop", "EventLoop"):  # EventLoop: Python 3.13
         if hasattr(standard, name):
             setattr(standard, name, _SelectorEventLoop)
     if importlib.util.find_spec("uvloop") is not None:
@@ -101,7 +101,7 @@ def take_over() -> None:
 
 
 class _SelectorEventLoop(Loop):
-    """asyncio.SelectorEventLoop's constructor."""
+    """An ffloop.Loop with the constructor of asyncio.SelectorEventLoop."""
 
     def __init__(self, selector: Any = None) -> None:
         if selector is not None:
@@ -110,7 +110,7 @@ class _SelectorEventLoop(Loop):
 
 
 def _uvloop() -> types.ModuleType:
-    """A module in uvloop's place. `ffloop run` is the newer word on which loop it is to be."""
+    """A module in uvloop's place: `ffloop run` overrides the program's choice of loop."""
 
     def run(main: Any, *, loop_factory: Any = new_event_loop, debug: Any = None, **_: Any) -> Any:
         with asyncio.Runner(loop_factory=loop_factory, debug=debug) as runner:

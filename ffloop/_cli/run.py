@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
         return serve() if args.workers is None else _serve_with_workers(args, config, serve)
     except (program.Refused, ConfigError, InstanceError) as exc:
         print(f"ffloop run: {sentence(exc)}", file=sys.stderr)
-        warnings.simplefilter("ignore", RuntimeWarning)  # its coroutine that was never awaited
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a coroutine that was never awaited
         return 1
 
 
@@ -59,8 +59,8 @@ def _is_app(args: argparse.Namespace) -> bool:
 
 
 def _what(args: argparse.Namespace) -> Callable[[], int]:
-    """What is to be done in the process, or in each worker. Ends with a hint where it is nothing
-    that can be run."""
+    """The call that serves, in this process or in each worker. Exits with a hint where the target
+    is nothing that can be run."""
     if args.m:
         return partial(program.module, args.m[0], args.m[1:])
     if args.m is not None or args.target is None:
@@ -70,7 +70,7 @@ def _what(args: argparse.Namespace) -> Callable[[], int]:
             _explain(args)
         after = argparse.ArgumentParser(prog=args.parser.prog, usage=args.parser.usage)
         parser.run_options(after)
-        after.parse_args(args.rest, args)  # options may follow the app's name
+        after.parse_args(args.rest, args)  # options that follow the app's name
         return partial(apps.app, args)
     if os.path.isdir(args.target) and not os.path.exists(f"{args.target}/__main__.py"):
         args.parser.error(f"{args.target!r} is a directory without a __main__.py")
@@ -96,7 +96,7 @@ def _serve_with_workers(
         embedded = _embedded_instances(args.workers, config, kept)
 
         def work(number: int) -> int:
-            kept.close()  # the parent has its own
+            kept.close()  # the supervisor has its own
             instances = max(config.instances, discovery.running(config))
             os.environ["FF_NB_FSTACK_INSTANCE"] = str(instances)
             os.environ["FF_PROC_ID"] = str(config.proc_id + number)
@@ -112,7 +112,8 @@ def _serve_with_workers(
                 watching.start(args.reload_dir or ["."])
 
         def close_listeners() -> None:
-            # Of those that all workers have: else connections would wait in the last one's queue.
+            # The sockets that all workers share: left open, they would queue connections that no
+            # worker accepts.
             for sock in getattr(args, "socks", None) or ():
                 sock.close()
 
@@ -136,8 +137,8 @@ def _without_instance(config: configuration.Config) -> bool:
 def _embedded_instances(
     count: int, config: configuration.Config, kept: contextlib.ExitStack
 ) -> list[str]:
-    """One for each worker, where workers start one: it stays while the worker is replaced, and
-    goes with `kept`."""
+    """The path of one embedded instance per worker, where workers use one; else []. It outlives its
+    worker's replacement, and ends with `kept`."""
     if config.instance != choice.SPAWN:
         return []
     paths = [discovery.start(config.stack or "host") for _ in range(count)]
@@ -147,9 +148,9 @@ def _embedded_instances(
 
 
 def _excepthook(kind: Any, exc: BaseException, trace: types.TracebackType | None) -> None:
-    """Shows what the program raised as Python does, without the frames of how it was started."""
+    """Shows the program's exception as Python does, without the frames that started the program."""
     if issubclass(kind, KeyboardInterrupt):
-        return  # Ctrl-C; the process ends by the signal
+        return  # Ctrl-C: the signal ends the process
     at = trace
     while at is not None:
         if at.tb_frame.f_code in _STARTING:

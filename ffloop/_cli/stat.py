@@ -1,4 +1,4 @@
-"""`ffloop stat`: what runs, once: as tables, JSON or Prometheus's text."""
+"""`ffloop stat`: shows instances once, as tables, JSON or Prometheus's text; or serves metrics."""
 
 import argparse
 import json
@@ -10,7 +10,8 @@ from . import collect, metrics
 
 
 def main(args: argparse.Namespace) -> int:
-    """Shows it. Raises InstanceError where there is nothing to show."""
+    """Prints the instances, or serves their metrics. Returns an exit status. Raises InstanceError
+    where no instance can be read."""
     if args.metrics is not None:
         address, port = args.metrics
         return metrics.serve(address, port, args.instance)

@@ -1,21 +1,22 @@
-"""The supervisor of `ffloop run --workers`: it forks workers before anything is loaded, replaces
-those that end, and all of them on SIGHUP.
+"""The supervisor of `ffloop run --workers`: forks workers before the program is loaded, replaces
+each that ends, and all of them on SIGHUP.
 
-Workers are process groups of their own and do not outlive the supervisor. Other signals, and those
-that end at once (SIGINT, SIGQUIT), are forwarded, so that a worker gets each once, whether it was
-sent to the supervisor or to its group.
+Each worker is a process group of its own, and ends with the supervisor. The supervisor forwards
+SIGINT, SIGQUIT, SIGUSR1, SIGUSR2 and a lost terminal's SIGHUP, so that a worker gets each signal
+once, whether the supervisor or its group was sent the signal.
 
-A worker that ends unasked is replaced, after a longer delay each time that it fails again; after
-_LIMIT failures in a row the supervisor ends the others, and exits with the last one's status.
+A worker that ends unasked is replaced, after a longer delay at each further failure. After _LIMIT
+failures in a row (_LIMIT_AT_START while no worker has served) the supervisor ends the others, and
+exits with the last failure's status.
 
-On SIGHUP the supervisor forks a second set. When all of the new workers serve, the old ones retire:
-they close their listeners, and the instance gives connections accepted ahead to the new ones.
-`grace` seconds later, which lets requests on open connections come in, they get SIGTERM. If a new
-worker fails, the new ones end and the old ones stay. SIGTERM ends all workers in the same two
-steps; a second one is forwarded.
+On SIGHUP the supervisor forks a second set. When all new workers serve, the old ones retire: they
+close their listeners, and the instance hands the connections that it accepted ahead to the new
+ones. `grace` seconds later, in which requests on open connections may come in, the old workers get
+SIGTERM. If a new worker fails, the new ones end and the old ones stay. SIGTERM ends all workers in
+the same two steps; a second SIGTERM is forwarded.
 
-Where the others depend on worker 0 (F-Stack's primary process is in it), it leads: it starts first
-and ends last, and when it ends, or on SIGHUP, all end and start anew.
+Where the others depend on worker 0 (it has F-Stack's primary process), worker 0 leads: it starts
+first and ends last, and when it ends, or on SIGHUP, all end and start anew.
 """
 
 import contextlib
@@ -40,14 +41,14 @@ _WATCHED = (*_ENDING, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
 _READY_TIMEOUT = 60.0  # seconds within which a new worker must serve
 _SETTLED = 10.0  # seconds; a failure after a longer life is the first in a row
 _LIMIT = 6  # failures in a row
-_LIMIT_AT_START = 2  # while none has ever served: all would fail alike
-_DELAY, _DELAY_MOST = 0.25, 8.0  # seconds before a replacement, after two failures; the most
+_LIMIT_AT_START = 2  # the same while no worker has ever served: all would fail alike
+_DELAY, _DELAY_MOST = 0.25, 8.0  # seconds before a replacement: after two failures; at most
 
-_LOOK = 0.05  # seconds between looks whether the workers are gone that worker 0 waits for
+_LOOK = 0.05  # seconds between looks at the workers whose end worker 0 waits for
 
-_DEADLINE = -1  # among the timers
+_DEADLINE = -1  # the key of a reload's or the end's timer
 _PR_SET_PDEATHSIG = 1
-_SI_KERNEL = 0x80  # a SIGHUP of a terminal that is gone, not of somebody who asks for a reload
+_SI_KERNEL = 0x80  # si_code of a SIGHUP by a lost terminal, which asks for no reload
 _SIGNALFD_SIZE = 128
 
 
@@ -60,11 +61,11 @@ def run(
     led: bool = False,
     at_end: Callable[[], None] = lambda: None,
 ) -> int:
-    """Calls ready(), when this process can be signalled, and runs work(0) to work(count - 1), each
-    in a process of its own. With `forever` only a signal ends them; else a worker that ends with
-    status 0 is done. `led`: the others need worker 0. at_end() when SIGTERM ends all: nobody is
-    to connect any more. Returns an exit status: 0, or that of a
-    worker that failed and was not replaced (128 and the signal where one killed it)."""
+    """Runs work(0) to work(count - 1), each in a process of its own; before that, ready(), when
+    signals to this process are kept. With `forever` a worker that ends with status 0 is replaced too;
+    else it is done. `led`: the others need worker 0. at_end() is called when SIGTERM or repeated
+    failures end all: nobody is to connect any more. Returns an exit status: 0, or that of a worker
+    that failed and was not replaced (128 plus the signal that killed it)."""
     kind = _LedSupervisor if led else _Supervisor
     with contextlib.closing(_Signals()) as signals:
         ready()
@@ -72,9 +73,9 @@ def run(
 
 
 def end_with_parent(parent: int) -> None:
-    """This process, a child of `parent`, gets SIGTERM when that ends."""
+    """Has this process, a child of `parent`, get SIGTERM when `parent` ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it went before that
+    if os.getppid() != parent:  # `parent` ended before the prctl
         os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -83,7 +84,7 @@ def _say(text: str) -> None:
 
 
 class _Signals:
-    """Those of _WATCHED, from a signalfd(2): they are waited for beside the workers' sockets."""
+    """The signals of _WATCHED, from a signalfd(2), which a selector takes beside sockets."""
 
     def __init__(self) -> None:
         self._before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
@@ -96,7 +97,7 @@ class _Signals:
             raise OSError(ctypes.get_errno(), "signalfd: " + os.strerror(ctypes.get_errno()))
 
     def close(self) -> None:
-        """Gives the signals back. Idempotent."""
+        """Restores the signal mask. Idempotent."""
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = -1
@@ -106,7 +107,7 @@ class _Signals:
         return self._fd
 
     def read(self) -> Iterator[tuple[int, int]]:
-        """Each signal that has come: its number, and how it was sent (si_code)."""
+        """Each signal that has come: its number and si_code (how it was sent)."""
         with contextlib.suppress(BlockingIOError):
             while info := os.read(self._fd, _SIGNALFD_SIZE):
                 number, _, code = struct.unpack_from("=Iii", info)
@@ -114,23 +115,23 @@ class _Signals:
 
 
 class _Stage(Enum):
-    COMING = auto()  # of a reload, until all of them serve
+    COMING = auto()  # new in a reload, until all new workers serve
     CURRENT = auto()
-    LEAVING = auto()  # replaced by a reload, or given up with it
+    LEAVING = auto()  # replaced by a reload, or new in one that was given up
 
 
 @dataclass(eq=False, slots=True)
 class _Worker:
     number: int
     pid: int
-    control: socket.socket  # see _loop/worker.py
-    asks: socket.socket
+    control: socket.socket  # a byte: serves; shut down: retire (_loop/worker.py)
+    asks: socket.socket  # requests for listeners
     stage: _Stage
     serves: bool = False
     began: float = field(default_factory=time.monotonic)
 
     def tell(self, signum: int) -> None:
-        os.kill(self.pid, signum)  # not reaped yet: the pid is still its own
+        os.kill(self.pid, signum)  # not reaped yet, so the pid is still the worker's
 
     def close(self) -> None:
         self.control.close()
@@ -142,7 +143,7 @@ class _Worker:
 
 
 class _Supervisor:
-    """`timers`: calls due later, by the number of the worker to be replaced, or _DEADLINE for a
+    """`_timers`: calls due later, by the number of the worker to be replaced, or _DEADLINE for a
     reload or the end."""
 
     def __init__(
@@ -158,11 +159,11 @@ class _Supervisor:
         self._at_end = at_end
         self._numbers = range(count)
         self._workers: dict[int, _Worker] = {}  # by pid
-        self._failures = [0] * count  # of each number, in a row
+        self._failures = [0] * count  # in a row, by worker number
         self._timers: dict[int, tuple[float, Callable[[], None]]] = {}
         self._proven = False  # a worker has served, or settled
         self._ending = False
-        self._asked_again = False  # for a reload, while one was under way
+        self._asked_again = False  # SIGHUP came while a reload was under way
         self._status = 0
         self._listeners = Listeners()
         self._selector = selectors.DefaultSelector()
@@ -232,7 +233,7 @@ class _Supervisor:
     def _signalled(self, signum: int, code: int) -> None:
         if signum == signal.SIGCHLD:
             for pid, status in _ended():
-                if pid in self._workers:  # else an orphan, where this is process 1
+                if pid in self._workers:  # else an orphan, adopted where this is process 1
                     self._gone(self._workers.pop(pid), status)
         elif signum == signal.SIGHUP and code != _SI_KERNEL:
             self._reload()
@@ -246,7 +247,7 @@ class _Supervisor:
                 each.tell(signum)
 
     def _said(self, one: _Worker) -> None:
-        self._selector.unregister(one.control)  # once: it serves, or has closed its end
+        self._selector.unregister(one.control)  # one byte is all: it serves, or has closed its end
         if not one.control.recv(1):
             return
         one.serves = self._proven = True
@@ -272,7 +273,7 @@ class _Supervisor:
         if not self._ending and one.stage is _Stage.COMING:
             self._abandon(f"{what} before it served")
             return
-        if status != 0 and -status not in _ENDING:  # it was asked to end, and ended otherwise
+        if status != 0 and -status not in _ENDING:  # asked to end, it ended otherwise
             _say(what)
             if self._ending:
                 self._status = self._status or _exit_status(status)
@@ -332,7 +333,7 @@ class _Supervisor:
             each.stage = _Stage.LEAVING
         for each in coming:
             each.stage = _Stage.CURRENT
-        self._timers.clear()  # the set is whole
+        self._timers.clear()  # the new set is complete
         self._failures = [0] * len(self._numbers)
         self._retire(old)
 
@@ -363,7 +364,7 @@ class _Supervisor:
 
 
 class _LedSupervisor(_Supervisor):
-    """Worker 0 leads: the others live with it."""
+    """Worker 0 leads: it starts before the others and ends after them."""
 
     def _leader(self) -> _Worker | None:
         return next((each for each in self._of(_Stage.CURRENT) if each.number == 0), None)
@@ -373,7 +374,7 @@ class _LedSupervisor(_Supervisor):
 
     def _start(self, number: int, stage: _Stage) -> None:
         leader = self._leader()
-        if number == 0 and self._workers:  # they use still what the last leader had
+        if number == 0 and self._workers:  # they still use the last leader's stack
             self._later(0, _LOOK, partial(self._start, 0, stage))
         elif number == 0 or (leader is not None and leader.serves):
             super()._start(number, stage)
@@ -421,13 +422,13 @@ class _LedSupervisor(_Supervisor):
 
 
 def _exit_status(status: int) -> int:
-    """Of a worker that failed, for the parent's own: as a shell's."""
+    """The supervisor's exit status for a failed worker's, by the shell's rule."""
     return status if status > 0 else 128 - status if status < 0 else 1
 
 
 def _ended() -> Iterator[tuple[int, int]]:
-    # Of one SIGCHLD: (pid, exit code, negative for a signal). Each is reaped by itself:
-    # the others' pids are theirs meanwhile, and may be signalled.
+    # (pid, exit code, negative for a signal) of each child that has ended, reaped one by one: the
+    # pids of those not reaped yet stay theirs, and may be signalled meanwhile.
     with contextlib.suppress(ChildProcessError):
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)

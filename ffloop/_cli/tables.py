@@ -1,6 +1,6 @@
-"""What runs as tables for the terminal.
+"""Instances, sessions, rings and sockets as tables for the terminal.
 
-Every cell is a rich Text: what instances and programs call themselves is never read as markup.
+Every cell is a rich Text, so that names of instances and programs are never read as markup.
 """
 
 import os
@@ -18,14 +18,15 @@ from .._session.stats_page import Instance, Lag, Socket
 
 
 def console() -> Console:
-    """Standard output. What is not read on a terminal is not cut to its width."""
+    """Standard output: as wide as the terminal; 200 columns where it is none."""
     return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=200)
 
 
 def tables(
     instances: list[Instance], refused: list[str], limit: int, before: "Rates | None" = None
 ) -> Group:
-    """Everything for the terminal. `before`: rates instead of totals."""
+    """The tables, then the lines of `refused`. `limit`: sockets shown; `before`: rates in place of
+    totals."""
     rates = before or Rates([])
     parts: list[Any] = [_instances_table(instances, rates)]
     if any(one.sessions for one in instances):
@@ -36,7 +37,7 @@ def tables(
     return Group(*parts)
 
 
-# Where a terminal is narrow these columns are left out, in this order.
+# Columns that a narrow terminal leaves out, in this order.
 _LEFT_OUT = [
     *(
         "killed",
@@ -53,11 +54,11 @@ _LEFT_OUT = [
     ),
     *("posted", "sleeps", "queued", "stack", "sockets", "instance", "session", "id"),
 ]
-_FOLDS, _FOLDED = ("socket", "program"), 16  # these take several lines; figures stay whole
+_FOLDS, _FOLDED = ("socket", "program"), 16  # columns that may wrap, and their width
 
 
 class _Table:
-    """A table of as many columns as fit; those named ">so" are figures."""
+    """A table of as many columns as fit. A name that begins with ">" is a column of figures."""
 
     def __init__(self, title: str, *columns: str) -> None:
         self._title, self._columns = title, columns
@@ -158,7 +159,7 @@ def _sessions_table(instances: list[Instance], rates: "Rates") -> _Table:
 
 
 def _short(program: str) -> str:
-    """A command line's beginning, without the folders of the program and its script."""
+    """A command line's first 40 characters, without the folders of its program and script."""
     words = program.split(" ")
     return " ".join([word.rpartition("/")[2] or word for word in words[:2]] + words[2:])[:40]
 
@@ -229,7 +230,7 @@ def _count(value: float) -> str:
 
 
 def _within(seconds: float | None) -> str:
-    """What an iteration's work stayed below, of the histogram's bounds."""
+    """A bound of the lag histogram as a cell: the iterations worked for less."""
     if seconds is None:
         return "-"
     if isinf(seconds):
@@ -248,7 +249,7 @@ def _age(seconds: float) -> str:
 
 
 class Rates:
-    """What changed since the sample before, a second. Without one: totals."""
+    """Changes per second since the sample `before`, which is `seconds` old; with 0 s, totals."""
 
     def __init__(self, before: list[Instance], seconds: float = 0.0) -> None:
         self._seconds = seconds
@@ -258,7 +259,7 @@ class Rates:
         }
 
     def of(self, key: tuple[Any, ...], name: str, value: int | None, text: Any = None) -> str:
-        """A counter's cell; None: there is none."""
+        """A counter's cell. `value` None: the counter does not exist."""
         if value is None:
             return "-"
         shown: float = value
@@ -267,14 +268,14 @@ class Rates:
         return str((text or _count)(shown)) + ("/s" if self._seconds else "")
 
     def lag(self, key: tuple[Any, ...], lag: Lag | None) -> tuple[str, str]:
-        """Two cells: what 99 of 100 iterations of a loop worked for at most, and the longest."""
+        """Two cells: the time that 99 of 100 iterations of a loop stayed below, and the longest."""
         if lag is None:
             return "-", "-"
         new = lag.since(self._lags.get(key))
         return _within(new.below(0.99)), _within(new.below(1))
 
     def weight(self, one: Instance, sock: Socket) -> float:
-        """Busy sockets come first."""
+        """The socket's bytes in this sample, or in all without one: busy sockets sort first."""
         key = (one.pid, sock.session, sock.handle, str(sock.peer))
         total = (sock.bytes_in or 0) + (sock.bytes_out or 0)
         if not self._seconds:

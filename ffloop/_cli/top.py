@@ -1,4 +1,4 @@
-"""`ffloop top`: what runs, live, with rates. It ends with q, Ctrl-C or after --count screens."""
+"""`ffloop top`: shows instances live, with rates, until q, Ctrl-C or --count screens."""
 
 import argparse
 import contextlib
@@ -16,7 +16,8 @@ from . import collect, tables
 
 
 def main(args: argparse.Namespace) -> int:
-    """Shows it until it is ended. Raises InstanceError where there is nothing to show."""
+    """Shows the instances until the user ends it. Returns an exit status. Raises InstanceError
+    where no instance can be read."""
     seen, began = collect.some(args.instance), time.monotonic()
     shown = 0
     screen = Live(
@@ -40,8 +41,8 @@ def main(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _keys() -> Iterator[int | None]:
-    """The terminal on standard input, told to give each key at once; None where there is none, or
-    where it is another job's."""
+    """The descriptor of the terminal on standard input, set to deliver each key at once; None where
+    there is no terminal, or another job has it."""
     try:
         fd = sys.stdin.fileno()
         if os.tcgetpgrp(fd) != os.getpgrp():
@@ -61,7 +62,7 @@ def _keys() -> Iterator[int | None]:
 
 
 def _quits(keys: int | None, seconds: float) -> bool:
-    """Waits so long, or until q is pressed."""
+    """Waits `seconds`, or until q is pressed: then True."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         if not select.select([keys] if keys is not None else [], [], [], left)[0]:

@@ -1,4 +1,4 @@
-"""`ffloop run --reload`: a process that asks its parent for a reload when a file has changed."""
+"""`ffloop run --reload`: a process that sends the supervisor SIGHUP when a file has changed."""
 
 import importlib
 import os
@@ -10,7 +10,7 @@ from .supervisor import end_with_parent
 
 
 def start(folders: Sequence[str]) -> None:
-    """Sends this process SIGHUP whenever a Python file in the folders has changed.
+    """Forks a process that sends this one SIGHUP whenever a Python file in the folders has changed.
 
     Raises Refused."""
     try:
@@ -24,7 +24,7 @@ def start(folders: Sequence[str]) -> None:
     if os.fork():
         return
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent ends first, in its way
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the supervisor ends first, then this
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         end_with_parent(parent)
         for _ in watchfiles.watch(*folders, watch_filter=watchfiles.PythonFilter()):

@@ -1,4 +1,4 @@
-"""A chart of the comparison, by matplotlib: PNG or SVG, as the file's name says."""
+"""Draws the comparison with matplotlib, as PNG or SVG by the file's suffix."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _METRICS = (("rps", "requests per second"), ("cpu_us", "CPU µs per request (lig
 
 
 def draw(results: list[dict[str, Any]], path: pathlib.Path, title: str) -> None:
-    """`results`: rows of measure.compare. The instance's CPU is the lighter part of its bar."""
+    """Draws rows of measure.compare to `path`. The lighter part of a CPU bar is the instance's."""
     from matplotlib.figure import Figure
 
     apps = list(dict.fromkeys(str(r["app"]) for r in results))

@@ -1,4 +1,4 @@
-"""The command: whether it can be measured, progress, tables, files."""
+"""The command `ffloop bench`: checks the request, shows progress, prints tables, writes files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ _RING = {
 
 
 def _missing(args: argparse.Namespace) -> str | None:
-    """What is not installed and was asked for, and what to do."""
+    """Why args cannot be measured (a package, program, descriptor or file is missing), and what to
+    do; None: nothing is missing."""
     wanted = {
         "uvloop": (args.loops, ", or measure without it: --loops asyncio,ffloop"),
         "rloop": (args.loops, ""),
@@ -52,7 +53,7 @@ def _missing(args: argparse.Namespace) -> str | None:
             return f"{program} is not installed (Debian: apt-get install {program}); {without}"
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     for count in (*args.connections, args.idle or 0):
-        if count + 64 > descriptors:  # and what a process has besides
+        if count + 64 > descriptors:  # and a process's other descriptors
             return f"{count} connections take more than {descriptors} descriptors: raise ulimit -n"
     for path in (args.json, args.chart):
         if path is None:
@@ -67,8 +68,8 @@ def _missing(args: argparse.Namespace) -> str | None:
 
 
 def main(args: argparse.Namespace, places: Any = None, base: str = "uvloop") -> int:
-    """Measures and reports. `places`: a context manager of other places than this machine's
-    loopback; `base`: whose figures the ratios compare with. Returns an exit status."""
+    """Measures and reports. `places`: a context manager of the places to measure in (default: this
+    machine's loopback); `base`: the loop whose figures are 1.00. Returns an exit status."""
     problem = _missing(args)
     if problem is not None:
         print(f"ffloop bench: {problem}", file=sys.stderr)
@@ -86,12 +87,12 @@ def main(args: argparse.Namespace, places: Any = None, base: str = "uvloop") -> 
         status = 1
     except KeyboardInterrupt:
         return 130
-    _report(args, done, base)  # what was measured before one failed is not lost
+    _report(args, done, base)  # a failure loses nothing measured before
     return status
 
 
 def machine(load: str) -> dict[str, Any]:
-    """What the figures depend on."""
+    """The versions and the machine that the figures depend on."""
     versions = {}
     for package in ("ffloop", "uvloop", "rloop", "aiohttp"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -183,7 +184,7 @@ def _new_table(title: str, *columns: str, left: int = 1) -> Table:
 
 
 def _table(results: list[dict[str, Any]], base: str) -> Table:
-    """The medians. The last two columns: times that of `base`, in the same case."""
+    """The medians. The last two columns are ratios to `base` in the same case."""
     found = next((r["loop"] for r in results if base in r["loop"]), None)
     peers = {(r["app"], r["bytes"], r["connections"]): r for r in results if r["loop"] == found}
     ratios = (f"req/s x {found}", "CPU x") if found else ()

@@ -1,7 +1,7 @@
-"""Servers in processes of their own, load on them, and what both cost.
+"""Runs each server in a process of its own, loads it, and measures the cost.
 
-The rounds of one case go through the loops in turn, so that a machine that slows down slows them
-all; a case is an application, a body's size and a number of connections.
+A case is an application, a body's size and a number of connections. Each round of a case measures
+every loop, so that a machine that slows down slows all of them.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _HERE = pathlib.Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class App:
-    """What a server does: the traffic that measures it, the sizes that are measured (bytes; 0: a
-    small answer), and the name that server.py has for it where that is another."""
+    """An application: the traffic that measures it, the sizes measured (bytes; 0: a small answer),
+    and its name in server.py ("": the same name)."""
 
     traffic: str
     sizes: tuple[int, ...]
@@ -50,8 +50,8 @@ APPS = {
 
 @dataclass
 class Place:
-    """Where a loop is measured: host, CPUs, network namespaces (descriptors), and who polls and is
-    stopped while others are measured: an instance, or the server itself."""
+    """Where a loop is measured: host, CPUs, network namespaces (descriptors), and the process that
+    polls (an instance, or the server itself), which is stopped while others are measured."""
 
     name: str
     loop: str
@@ -68,13 +68,13 @@ class Place:
     def popen(
         self, namespace: int | None, cpus: frozenset[int], command: list[str], **options: Any
     ) -> subprocess.Popen[str]:
-        """A process in a namespace, on some CPUs (empty: any)."""
+        """Starts a process in a namespace, on the CPUs (empty: any)."""
         if cpus:
             command = ["taskset", "-c", ",".join(map(str, sorted(cpus))), *command]
         with contextlib.ExitStack() as stack:
             if namespace is not None and self.within is not None:
                 stack.enter_context(self.within(namespace))
-            # A group of its own: Ctrl-C is for the command, which ends it.
+            # A group of its own: Ctrl-C reaches the command, which ends the process.
             return subprocess.Popen(
                 command, stdout=subprocess.PIPE, text=True, process_group=0, **options
             )
@@ -106,19 +106,19 @@ class Server:
     instance: int | None
 
     def cpu(self) -> tuple[float, float]:
-        """Seconds so far, of the application and of the instance."""
+        """CPU seconds so far of the application and of the instance."""
         instance = procs.cpu_seconds(self.instance) if self.instance else 0.0
         return procs.cpu_seconds(self.pid), instance
 
 
 class Failed(Exception):
-    """What could not be measured, in a sentence."""
+    """A sentence that says what could not be measured."""
 
 
 @contextlib.contextmanager
 def server(place: Place, app: str, size: int) -> Iterator[Server]:
     """A server of `app` that answers with `size` bytes (0: a small answer). Raises Failed."""
-    # It has an embedded instance of its own, not that of whoever started us.
+    # The server gets an embedded instance of its own, not this process's.
     environ = {k: v for k, v in os.environ.items() if k != "_FFLOOP_EMBEDDED"}
     process = place.popen(
         place.server_namespace,
@@ -170,9 +170,8 @@ def _command(wrk: bool, where: Server, connections: int, seconds: float) -> list
 
 
 def load(wrk: bool, where: Server, connections: int, seconds: float) -> dict[str, float]:
-    """One run of load on a server, of HTTP by wrk or else by ffloop-load, with what it cost the
-    server: requests and MiB per second, CPU microseconds per request, microseconds of latency.
-    Raises Failed."""
+    """Loads a server once, by wrk (`wrk`, HTTP only) or else by ffloop-load. Returns requests and
+    MiB per second, CPU microseconds per request, and latency in microseconds. Raises Failed."""
     place = where.place
     with place.running():
         app, instance = where.cpu()
@@ -209,8 +208,9 @@ def compare(
     rounds: int,
     run: Callable[[Server, int, bool], dict[str, float]],
 ) -> Iterator[dict[str, Any]]:
-    """The medians, a row for each number of connections and loop. `run(server, connections, warm)`
-    makes the load; before the rounds each server has a run that warms it up."""
+    """Starts a server per place, and yields the medians, a row per number of connections and loop.
+    `run(server, connections, warm)` makes the load; each server has a warm run before the rounds.
+    Raises Failed."""
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(server(place, app, size)) for place in places]
         for row in round_robin(servers, connections, rounds, run):
@@ -223,7 +223,7 @@ def round_robin(
     rounds: int,
     run: Callable[[Server, int, bool], dict[str, float]],
 ) -> Iterator[dict[str, Any]]:
-    """compare(), of servers that run."""
+    """As compare(), for servers that run already; rows without app and bytes."""
     for count in connections:
         runs: dict[str, list[dict[str, float]]] = {each.place.name: [] for each in servers}
         for each in servers:
@@ -241,7 +241,8 @@ def round_robin(
 
 
 def idle(places: list[Place], app: str, count: int, seconds: float) -> Iterator[dict[str, Any]]:
-    """CPU and memory of a server with `count` idle connections."""
+    """Yields CPU (%) and memory (KiB) of each place's server with `count` idle connections. Raises
+    Failed."""
     for place in places:
         with server(place, app, 0) as each, contextlib.ExitStack() as stack:
             for _ in range(count):
@@ -265,8 +266,8 @@ def idle(places: list[Place], app: str, count: int, seconds: float) -> Iterator[
 
 
 def ring(scale: int) -> list[dict[str, Any]]:
-    """Round trips over the ring, without Python: name and nanoseconds. `scale` divides their
-    number. Raises Failed."""
+    """Measures round trips over the ring, without Python: a row of names and nanoseconds per way
+    of waiting. `scale` divides the number of trips. Raises Failed."""
     program = _program("ffloop-ring-bench")
     try:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What /proc says: CPU time of a process, and who owns a listening port."""
+"""CPU time, memory and listening ports of processes, from /proc."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PROC = pathlib.Path("/proc")
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of every thread. schedstat counts nanoseconds, stat ticks of 10 ms."""
+    """User and system time of all threads: from schedstat (nanoseconds), or else stat (ticks)."""
     total = 0
     try:
         for task in (PROC / str(pid) / "task").iterdir():
@@ -29,7 +29,8 @@ def resident_kib(pid: int) -> int:
 
 
 def listener(port: int) -> int | None:
-    """The process whose descriptor listens on a TCP port of this kernel, if it may be seen."""
+    """The pid of the process that listens on a TCP port of this kernel; None where none can be
+    seen."""
     inodes = set()
     for table in ("tcp", "tcp6"):
         for line in (PROC / "net" / table).read_text().splitlines()[1:]:

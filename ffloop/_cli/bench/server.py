@@ -1,9 +1,10 @@
-"""One server, for `ffloop bench`: `server.py LOOP APP BYTES [HOST]`. LOOP: asyncio, uvloop, rloop,
-ffloop, ffloop-ring. APP: of HTTP, raw (an asyncio.Protocol), tls (the same over TLS), aiohttp; of
-echo, echo-protocol, echo-streams, echo-sockets.
+"""A server for `ffloop bench`: `server.py LOOP APP BYTES [HOST]`.
 
-Prints one line of JSON when it listens: its port, and the pid of the ffloop instance if there is
-one. Ends on SIGTERM, or when its standard input does (so that it cannot outlive the benchmark).
+LOOP: asyncio, uvloop, rloop, ffloop, ffloop-ring. APP, HTTP: raw (an asyncio.Protocol), tls (raw
+over TLS), aiohttp; echo: echo-protocol, echo-streams, echo-sockets.
+
+Prints one line of JSON when it listens: its port and pid, and the pid of the ffloop instance or
+null. Ends on SIGTERM, or with its standard input, so that it cannot outlive the benchmark.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Coroutine
 
-CHUNK = 256 * 1024  # bytes that an echo reads at once, at most
-RAW_RESPONSE = 602  # bytes in all, for BYTES = 0: a small page with its header
+CHUNK = 256 * 1024  # bytes that an echo reads at once at most
+RAW_RESPONSE = 602  # bytes of the response for BYTES = 0: a small page with its header
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    """A loop by its name in the tables."""
+    """A function that makes a loop, by the loop's name in the tables."""
     if name == "asyncio":
         return asyncio.SelectorEventLoop
     if name == "ffloop-ring":
@@ -57,7 +58,7 @@ async def serve(
 
 
 class Written(asyncio.Protocol):
-    """What both protocols do at first: keep the transport's write."""
+    """Base of both protocols: keeps the transport's write."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.write = transport.write  # type: ignore[attr-defined]
@@ -75,8 +76,8 @@ async def serve_raw(size: int, host: str, tls: ssl.SSLContext | None = None) -> 
 
 
 def tls_context() -> ssl.SSLContext:
-    """With a certificate of its own, that nobody is to trust. Raises CalledProcessError where
-    openssl fails."""
+    """A server context with a self-signed certificate. Raises CalledProcessError where openssl
+    fails."""
     made = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=bench"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with tempfile.TemporaryDirectory() as folder:
@@ -138,7 +139,7 @@ async def serve_sockets(size: int, host: str) -> int:
 
 
 def new_socket(loop: asyncio.AbstractEventLoop) -> socket.socket:
-    """Of the loop's own kind, non-blocking."""
+    """A non-blocking socket: ffloop.socket where ffloop is loaded, else socket.socket."""
     module = sys.modules.get("ffloop")
     made: socket.socket = (socket if module is None else module).socket()
     made.setblocking(False)
@@ -186,7 +187,7 @@ async def main(app: str, size: int, host: str = "127.0.0.1") -> None:
     loop.add_reader(0, stop.set)
     port = await APPS[app](size, host)
     line = {"port": port, "pid": os.getpid(), "instance": instance_pid(loop)}
-    with contextlib.suppress(BrokenPipeError):  # the command was interrupted and has gone
+    with contextlib.suppress(BrokenPipeError):  # the command was interrupted and has ended
         os.write(1, json.dumps(line).encode() + b"\n")
         await stop.wait()
 
