@@ -62,10 +62,10 @@ def run(
     at_end: Callable[[], None] = lambda: None,
 ) -> int:
     """Runs work(0) to work(count - 1), each in a process of its own; before that, ready(), when
-    signals to this process are kept. With `forever` a worker that ends with status 0 is replaced too;
-    else it is done. `led`: the others need worker 0. at_end() is called when SIGTERM or repeated
-    failures end all: nobody is to connect any more. Returns an exit status: 0, or that of a worker
-    that failed and was not replaced (128 plus the signal that killed it)."""
+    signals to this process are kept. With `forever` also a worker that ends with status 0 is
+    replaced. `led`: the others need worker 0. at_end() is called when SIGTERM or repeated failures
+    end all: nobody is to connect any more. Returns an exit status: 0, or that of a worker that
+    failed and was not replaced (128 plus the signal that killed it)."""
     kind = _LedSupervisor if led else _Supervisor
     with contextlib.closing(_Signals()) as signals:
         ready()
