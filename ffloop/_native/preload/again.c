@@ -1,10 +1,11 @@
 /*
  * again.c - an epoll after a fork.
  *
- * Callers: epoll.c, poll.c, fork.c. Natively parent and child share one epoll. Here each has its own
- * registrations of stack sockets, and one's doorbells are of no use to the other: a child that uses an
- * inherited epoll with doorbells replaces it by one of its own, with the kernel's registrations of the
- * old. Before the fork, what was read ahead was given back; a wait, in either, arms the sockets again.
+ * Callers: epoll.c, poll.c, fork.c, exec.c, share.c. Natively parent and child share one epoll.
+ * Under the shim each has its own registrations of stack sockets, and cannot use the other's
+ * doorbells: a child that uses an inherited epoll with doorbells replaces it by an epoll of its
+ * own, with the kernel's registrations of the old. Before the fork, data read ahead was given back;
+ * a wait, in parent or child, arms the sockets again.
  */
 #include "preload.h"
 
@@ -14,7 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* ---- the child's ---------------------------------------------------------------------------- */
+/* ---- the child's epolls --------------------------------------------------------------------- */
 
 void epoll_forked(struct epoll_shadow *ep)
 {
@@ -30,22 +31,22 @@ void epoll_forked(struct epoll_shadow *ep)
     ep->plain = 0;
 }
 
-/* One registration, as /proc says it, into the epoll `to`. 0 or -errno. */
+/* Makes the registration of a line of /proc/self/fdinfo in the epoll `to`. 0 or -errno. */
 static int copy(const char *line, int to)
 {
     struct stat st;
     unsigned long long data;
     unsigned long ino;
-    unsigned events; /* (struct epoll_event is packed) */
+    unsigned events; /* struct epoll_event is packed: no pointers into it */
     int fd;
     if (sscanf(line, "tfd: %d events: %x data: %llx pos:%*i ino:%lx", &fd, &events, &data, &ino) !=
         4)
         return 0;
     struct node *n = fd_node(fd);
     if (waiter_mark(data) || (n && n->kind != NODE_EPOLL))
-        return 0; /* ours, or closed by us since */
+        return 0; /* the shim's, or its number is the shim's or a stack socket's now */
     if (fstat(fd, &st) < 0 || st.st_ino != ino)
-        return 0; /* closed meanwhile, and open elsewhere */
+        return 0; /* its number is closed, or another file's now */
     int rc = n ? epoll_use((struct epoll_shadow *)n, fd) : 0;
     struct epoll_event ev = {.events = events, .data.u64 = data};
     if (rc == 0 && real.epoll_ctl(to, EPOLL_CTL_ADD, fd, &ev) < 0)
@@ -96,7 +97,7 @@ int epoll_private(struct epoll_shadow *ep, int epfd)
     if (rc == 0) {
         fd_each(replace, &(struct change){ep, fresh});
         ep->inherited = ep->foreign = false;
-        ep->w.epfd = fresh; /* until it has its own */
+        ep->w.epfd = fresh; /* for dual_follow; epoll_open sets it */
         fd_each(beside, ep);
     } else {
         report("the registrations of an inherited epoll cannot be read from /proc: %s",
@@ -125,14 +126,14 @@ static void arm_one(int fd, struct node *n, void *arg)
             continue;
         if (n->kind == NODE_EPOLL) {
             struct epoll_shadow *inner = (struct epoll_shadow *)n;
-            (void)epoll_use(inner, fd); /* no descriptor left: without its stack sockets */
+            (void)epoll_use(inner, fd); /* EMFILE: without its stack sockets */
             if (inner->stale)
                 epoll_revive(inner);
             continue;
         }
         struct sock *s = (struct sock *)n;
         if (s->ticket && !s->session)
-            (void)proc_import(s); /* it has reported */
+            (void)proc_import(s); /* proc_import reports */
         if (w->events & (EPOLLIN | EPOLLRDNORM))
             s->unseen = false;
         sock_arm(s, w->events);
@@ -152,12 +153,12 @@ void epoll_revive(struct epoll_shadow *ep)
     ep->stale = false;
     fd_each(arm_one, ep);
     for (struct session *session = session_first(); session; session = session->next)
-        if (ffl_client_ping(session->c) == 0)  /* what waits there is on its way, */
-            (void)ffl_client_ping(session->c); /* and has come */
+        if (ffl_client_ping(session->c) == 0)  /* the instance has armed the sockets, */
+            (void)ffl_client_ping(session->c); /* and read what waited in them */
     fd_each(begin_one, ep);
 }
 
-/* Does a thread sleep there, which cannot arm its sockets itself? */
+/* Does a thread sleep on the epoll, or on one around it? It cannot arm the sockets itself. */
 static bool waited(const struct epoll_shadow *ep)
 {
     bool yes = ep->poll.asleep > 0;

@@ -1,10 +1,11 @@
 /*
- * alloc.c - the library's own memory: malloc and its kin, seen by nobody else.
+ * alloc.c - the shim's own malloc, free, calloc, realloc and strdup, not exported.
  *
- * Callers: everything that is linked into the library, by the usual names. A signal handler may call socket()
- * while it interrupts the program's malloc, so the C library's cannot be used here. Blocks are powers of two in
- * pieces of mapped memory, kept by size when they are freed; large ones are mappings of their own. The lock is
- * held for a few instructions, `inside`, when handlers are put off (signal.c).
+ * Callers: everything that is linked into the shim. A signal handler may call socket() while it
+ * interrupts the program's malloc, so the shim cannot use the C library's. Blocks are powers of two
+ * in pieces of mapped memory; freed blocks are kept by size; a large block is a mapping of its own.
+ * The lock is held `inside`, for a few instructions, and signal handlers are put off then
+ * (signal.c).
  */
 #include "preload.h"
 
@@ -12,19 +13,19 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define LEAST 5 /* 32 bytes, with the head */
-#define MOST 17 /* 128 KiB; above it a mapping */
+#define LEAST 5 /* blocks of 32 bytes, with the head */
+#define MOST 17 /* blocks of 128 KiB; larger: a mapping */
 #define PIECE ((size_t)1 << 18)
 
 struct head { /* before each block */
     size_t size;
-    struct head *next; /* when it is free */
+    struct head *next; /* of a free block */
 };
 _Static_assert(sizeof(struct head) == 16, "blocks are as aligned as malloc's");
 
 static struct head *free_blocks[MOST + 1];
 static char *piece;
-static size_t left; /* of it */
+static size_t left; /* bytes of the piece */
 static atomic_flag taken = ATOMIC_FLAG_INIT;
 
 static bool enter(void)
@@ -65,7 +66,7 @@ static void *map(size_t size)
 
 static struct head *carve(size_t size)
 {
-    if (left < size) { /* what is left of the piece is lost */
+    if (left < size) { /* the rest of the piece is lost */
         char *fresh = map(PIECE);
         if (!fresh)
             return NULL;
@@ -121,7 +122,7 @@ void free(void *p)
         return;
     if (h->size > (size_t)1 << MOST) {
         int saved = errno;
-        (void)munmap(h, h->size); /* it is a mapping of ours */
+        (void)munmap(h, h->size); /* cannot fail: mapped by malloc */
         errno = saved;
         return;
     }

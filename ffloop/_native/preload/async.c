@@ -1,9 +1,9 @@
 /*
  * async.c - O_ASYNC: signals for what comes to a stack socket.
  *
- * Callers: fds.c, option.c, sock.c, fork.c. The kernel sends them, to whom F_SETOWN and by the number that
- * F_SETSIG says: the placeholder becomes one end of a socket pair, and a thread of the shim's, which sleeps in
- * an epoll of its own while the program does something else, writes to the other end.
+ * Callers: fds.c, option.c, sock.c, fork.c. The kernel sends the signals, as F_SETOWN and F_SETSIG
+ * say: the placeholder becomes one end of a socket pair, and a thread of the shim's, which sleeps
+ * in an epoll of its own, writes to the other end.
  */
 #include "preload.h"
 
@@ -14,7 +14,7 @@
 
 #define WHAT (EPOLLIN | EPOLLRDHUP | EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLET)
 
-static struct epoll_shadow *asked; /* the sockets with O_ASYNC; NULL: there were none yet */
+static struct epoll_shadow *asked; /* has the sockets with O_ASYNC; NULL: no thread yet */
 
 /* ---- the thread ------------------------------------------------------------------------------ */
 
@@ -23,7 +23,7 @@ static void ring(const struct sock *s)
     char rung[64];
     while (real.recv(s->bell[1], rung, sizeof(rung), MSG_DONTWAIT) > 0)
         ;
-    (void)real.send(s->bell[0], "", 1, MSG_DONTWAIT | MSG_NOSIGNAL); /* it has room */
+    (void)real.send(s->bell[0], "", 1, MSG_DONTWAIT | MSG_NOSIGNAL); /* has room: emptied above */
 }
 
 static void *rings(void *unused)
@@ -40,7 +40,7 @@ static void *rings(void *unused)
     return unused;
 }
 
-/* With all signals blocked: they are the program's. */
+/* With all signals blocked: the program's handlers run in the program's threads. */
 static int start_thread(void)
 {
     pthread_t t;
@@ -99,7 +99,7 @@ static void swap_one(int fd, struct node *n, void *arg)
         (void)real.dup3(w->by, fd, real.fcntl(fd, F_GETFD) & FD_CLOEXEC ? O_CLOEXEC : 0);
 }
 
-/* The placeholder, of all of its descriptors, becomes one that can be rung. */
+/* Makes all of the socket's descriptors one end of a socket pair. */
 static int make_bell(struct sock *s, int fd)
 {
     int ends[2], flags = real.fcntl(fd, F_GETFL);
@@ -108,11 +108,11 @@ static int make_bell(struct sock *s, int fd)
     if (real.socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
         return -errno;
     if (real.fcntl(fd, F_GETOWN_EX, &owner) == 0)
-        (void)real.fcntl(ends[1], F_SETOWN_EX, &owner); /* ESRCH: it has gone meanwhile */
+        (void)real.fcntl(ends[1], F_SETOWN_EX, &owner); /* ESRCH: the owner has ended */
     (void)real.fcntl(ends[1], F_SETSIG, real.fcntl(fd, F_GETSIG));
     (void)real.fcntl(ends[1], F_SETFL, flags & ~O_ASYNC);
     fd_each(swap_one, &(struct swap){s, ends[1]});
-    (void)real.fcntl(fd, F_SETFL, flags | O_ASYNC); /* last: signals name the number */
+    (void)real.fcntl(fd, F_SETFL, flags | O_ASYNC); /* last: signals name this descriptor */
     if (fstat(fd, &st) == 0)
         s->node.ino = st.st_ino;
     s->bell[0] = fd_ours(ends[0]);
@@ -129,7 +129,7 @@ int ffl_async_begin(struct sock *s, int fd)
     if (!it)
         return rc < 0 ? rc : -ENOMEM;
     *it = (struct item){.fd = fd, .w = {.events = WHAT, .data = (uintptr_t)s}};
-    ffl_watch_add(&asked->poll, &s->node.source, &it->w); /* of what comes from now on */
+    ffl_watch_add(&asked->poll, &s->node.source, &it->w); /* told of what comes from now on */
     sock_arm(s, WHAT);
     return 0;
 }

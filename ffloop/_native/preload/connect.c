@@ -1,5 +1,6 @@
 /*
- * connect.c - connect(2) of streams: its beginning, the wait, and how the program learns of the end.
+ * connect.c - connect(2) of streams: its beginning, the wait, and how the program learns of the
+ * end.
  *
  * Callers: the program; dgram.c has connect(2) of datagram sockets, shutdown.c AF_UNSPEC's.
  */
@@ -19,11 +20,11 @@ int sock_pending_connect(struct sock *s)
     return 0;
 }
 
-/* After that it is connected, or may be tried again. */
+/* The connect's end, for the program: 0 or -errno. After an error the program may connect again. */
 static int connect_told(struct sock *s)
 {
     int rc = ffl_client_connect_result(s->session->c, s->h);
-    if (rc == -EAGAIN) /* another process has connected it */
+    if (rc == -EAGAIN) /* another process has connected the socket */
         return -EISCONN;
     if (rc < 0 && rc != -EISCONN)
         s->state = SOCK_BOUND;
@@ -38,13 +39,13 @@ static int connect_wait(struct sock *s)
         if (rc < 0)
             return rc == -EAGAIN ? -EINPROGRESS : rc;
     }
-    if (s->state == SOCK_BOUND) /* another thread has shut it down, or told */
+    if (s->state == SOCK_BOUND) /* another thread has shut it down, or has got the error */
         return -ECONNRESET;
     return connect_told(s);
 }
 
-/* Asked at once, the stack has refused it before anything is sent: an address that is on each link, and
- * none is named. That is no end of a connect that has begun. */
+/* Has the stack refused the address, before a packet is sent? So it does with a link-local address
+ * without a scope; connect says that at once, as the kernel does, and not EINPROGRESS. */
 static bool refused_at_once(struct sock *s, const struct ffl_addr *a)
 {
     bool on_any = a->family == AF_INET6 && !a->scope_id &&
@@ -63,12 +64,12 @@ static int connect_start(struct sock *s, int fd, const struct sockaddr *sa, sock
         return -EINVAL;
     int rc = sock_place(s, fd, &a, false);
     if (rc <= 0)
-        return rc < 0 ? rc : -ENOTSOCK; /* the kernel's: the caller asks it */
+        return rc < 0 ? rc : -ENOTSOCK; /* the caller makes the kernel's call */
     rc = ffl_client_connect(s->session->c, s->h, &a);
     if (rc != -EINPROGRESS)
         return rc;
     s->state = SOCK_CONNECTING;
-    (void)ffl_client_arm(s->session->c, s->h, 0); /* who only writes learns of its end, too */
+    (void)ffl_client_arm(s->session->c, s->h, 0); /* a program that only writes learns of the end */
     sock_rearm(s);
     if (s->nonblock && !refused_at_once(s, &a))
         return -EINPROGRESS;

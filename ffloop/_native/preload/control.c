@@ -1,8 +1,8 @@
 /*
  * control.c - control messages, out of the program's memory and into it.
  *
- * Callers: recv.c, dgram.c. The checks are the kernel's, since the instance sends a datagram only when the call
- * has returned.
+ * Callers: recv.c, dgram.c, errqueue.c. The checks of the kernel are made here, since the instance
+ * sends a datagram only after the call has returned.
  */
 #include "preload.h"
 
@@ -15,8 +15,8 @@
 
 static const struct sendable {
     int level, type;
-    size_t len; /* of its value; */
-    int min;    /* ANY, or: it is a number, from here to 255 */
+    size_t len; /* bytes of the value */
+    int min;    /* of an int, up to 255; or ANY: not checked */
 } sendable[] = {
     {IPPROTO_IP, IP_PKTINFO, sizeof(struct in_pktinfo), ANY},
     {IPPROTO_IP, IP_TTL, sizeof(int), 1},
@@ -27,7 +27,7 @@ static const struct sendable {
     {IPPROTO_IPV6, IPV6_TCLASS, sizeof(int), -1},
 };
 
-/* 0; 1: it is not one that crosses the ring; -EINVAL. */
+/* 0; 1: the ring does not carry this message; -EINVAL. */
 static int check(const struct cmsghdr *c, const void *data)
 {
     int rc = 1, value;
@@ -68,7 +68,8 @@ int ffl_control_get(struct ffl_ctl *to, const struct msghdr *m)
     return rc;
 }
 
-/* One at m->msg_control + *used, as the kernel's put_cmsg: what finds no room is cut, and that is said. */
+/* Puts a message at m->msg_control + *used, as the kernel's put_cmsg: cut to the room, with
+ * MSG_CTRUNC. False: a bad pointer. */
 static bool put(const struct msghdr *m, size_t *used, const struct cmsghdr *c, const void *data,
                 int *flags)
 {

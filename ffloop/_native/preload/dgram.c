@@ -1,9 +1,9 @@
 /*
  * dgram.c - datagram sockets on the stack: receive, send, connect.
  *
- * Callers: recv.c, send.c, connect.c, option.c. As a stream, a datagram socket
- * begins on the kernel; bind, connect or the first address it sends to places it. One that has asked for
- * what does not cross the ring (the error queue, UDP's own options) stays on the kernel.
+ * Callers: recv.c, send.c, connect.c, option.c, poll.c. Like a stream, a datagram socket begins on
+ * the kernel; bind, connect or the first address that it sends to places it. A socket whose options
+ * the ring does not carry (the error queue, UDP's own) stays on the kernel.
  */
 #include "preload.h"
 #include "option.h"
@@ -16,7 +16,7 @@
 #define LARGEST 65536
 #define SENDABLE 65507
 
-struct cork { /* what MSG_MORE has kept of a datagram */
+struct cork { /* a datagram that MSG_MORE has begun */
     struct ffl_dgram d;
     size_t len;
     char data[SENDABLE];
@@ -44,7 +44,7 @@ static bool scatter(const struct iovec *iov, size_t n, const char *data, size_t 
     return true;
 }
 
-/* One datagram, if it is there: its length (MSG_TRUNC: the whole, else what found room). */
+/* Takes one datagram: its length (with MSG_TRUNC the whole, else what found room), or -errno. */
 static int64_t take(struct sock *s, const struct iovec *iov, size_t n, int flags,
                     struct ffl_dgram *d)
 {
@@ -73,14 +73,14 @@ static int64_t take(struct sock *s, const struct iovec *iov, size_t n, int flags
 static int64_t wall_ns(void)
 {
     struct timespec now;
-    (void)clock_gettime(CLOCK_REALTIME, &now); /* there is such a clock */
+    (void)clock_gettime(CLOCK_REALTIME, &now); /* cannot fail */
     return now.tv_sec * FFL_NS_PER_SEC + now.tv_nsec;
 }
 
 int64_t ffl_dgram_stamp(struct sock *s)
 {
     s->stamps = true;
-    if (s->stamp == STAMP_UNKNOWN) /* as the kernel: the first who asks gets the time of asking */
+    if (s->stamp == STAMP_UNKNOWN) /* as the kernel: the first answer is the time of asking */
         s->stamp = wall_ns();
     return s->stamp ? s->stamp : -ENOENT;
 }
@@ -90,7 +90,7 @@ static void note_stamp(struct sock *s, const struct ffl_dgram *d)
     struct cmsghdr first;
     memcpy(&first, d->ctl.data, sizeof(first));
     if (d->ctl.len >= sizeof(first) && first.cmsg_level == SOL_SOCKET)
-        return; /* it has come with the datagram */
+        return; /* the stamp has come with the datagram */
     if (s->stamps)
         s->stamp = wall_ns();
     else if (!s->stamp)
@@ -123,8 +123,9 @@ ssize_t dgram_recv(struct sock *s, const struct iovec *iov, size_t n, int flags,
 
 /* ---- send ---------------------------------------------------------------------------------- */
 
-/* An IPv6 socket that has an address of one kind reaches none of the other, but a connected one IPv4. The stack
- * would say so when the call has returned. */
+/* 0, or the -errno of an IPv6 socket whose local address is of another kind (IPv4-mapped or not)
+ * than `to`; a connected socket reaches IPv4. The stack's error would come after the call has
+ * returned. */
 static int mismatch(struct sock *s, const struct ffl_addr *to)
 {
     static const uint8_t wildcard[16];
@@ -164,7 +165,7 @@ static ssize_t send_one(struct sock *s, const struct iovec *iov, size_t n, int f
     bool wait = !no_wait(s, flags);
     int64_t until = until_of(wait ? s->sndtimeo : 0);
     d->len = total_of(iov, n);
-    ffl_client_reap(s->session->c); /* perhaps nobody is there */
+    ffl_client_reap(s->session->c); /* for an error of the last datagram */
     ffl_dgram_settle(s);
     if (ffl_unlikely(s->late_error)) {
         int err = s->late_error;
@@ -182,7 +183,8 @@ static ssize_t send_one(struct sock *s, const struct iovec *iov, size_t n, int f
     }
 }
 
-/* Adds to the datagram that MSG_MORE keeps; without it, that one goes. What fails takes all of it along. */
+/* Adds to the datagram that MSG_MORE has begun; without MSG_MORE, sends it. A failure drops all of
+ * it. */
 static ssize_t send_more(struct sock *s, const struct iovec *iov, size_t n, int flags,
                          const struct ffl_dgram *d)
 {
@@ -236,7 +238,7 @@ ssize_t dgram_send(struct sock *s, const struct iovec *iov, size_t n, int flags)
     return send_to(s, iov, n, flags, &d);
 }
 
-/* An address to send or connect to: 0 or -errno. IPv6 sockets speak IPv4 too. */
+/* The program's address to send or connect to: 0 or -errno. An IPv6 socket takes IPv4's too. */
 static int address(const struct sock *s, const struct sockaddr *sa, socklen_t len,
                    struct ffl_addr *to)
 {
@@ -254,8 +256,8 @@ static int address(const struct sock *s, const struct sockaddr *sa, socklen_t le
     return 0;
 }
 
-/* The first address that it sends to decides; as the kernel, it gets a port at once. 1: the stack's,
- * 0: the kernel's (s is gone), or -errno. */
+/* Places a socket by the first address that it sends to, and, as the kernel does, gives it a port
+ * at once. 1: the stack's, 0: the kernel's (s is gone), or -errno. */
 static int place(struct sock *s, int fd, const struct ffl_addr *to)
 {
     struct ffl_addr any = {.family = (uint16_t)s->domain};
@@ -299,18 +301,18 @@ ssize_t dgram_sendmsg(struct sock *s, int fd, const struct msghdr *m, int flags)
 
 int dgram_connect(struct sock *s, int fd, const struct sockaddr *sa, socklen_t len)
 {
-    struct ffl_addr a = {.family = AF_UNSPEC}; /* dissolves it */
+    struct ffl_addr a = {.family = AF_UNSPEC};
     bool dissolves = len >= 2 && sa->sa_family == AF_UNSPEC;
     int rc = dissolves ? 0 : address(s, sa, len, &a);
     if (rc < 0)
         return rc;
     rc = s->session ? 1 : dissolves ? 0 : sock_place(s, fd, &a, false);
     if (rc <= 0)
-        return rc < 0 ? rc : -ENOTSOCK; /* the kernel's: the caller asks it */
+        return rc < 0 ? rc : -ENOTSOCK; /* the caller makes the kernel's call */
     rc = ffl_client_connect(s->session->c, s->h, &a);
     if (rc != -EINPROGRESS)
         return rc;
-    s->state = SOCK_CONNECTING; /* no packet is waited for, only the instance's answer */
+    s->state = SOCK_CONNECTING; /* waits for the instance's answer, not for a packet */
     while (sock_pending_connect(s) < 0)
         if ((rc = sock_wait(s, -1)) < 0 && rc != -EINTR)
             return rc;
@@ -319,7 +321,7 @@ int dgram_connect(struct sock *s, int fd, const struct sockaddr *sa, socklen_t l
         rc = ffl_client_detached(s->session->c);
     if (!dissolves && rc == 0) {
         (void)ffl_client_arm(s->session->c, s->h,
-                             0); /* who only sends learns that nobody is there, too */
+                             0); /* a program that only sends learns of ECONNREFUSED, too */
         return 0;
     }
     struct ffl_addresses addresses;
@@ -329,7 +331,7 @@ int dgram_connect(struct sock *s, int fd, const struct sockaddr *sa, socklen_t l
     return rc;
 }
 
-/* ---- what the stack does not do ------------------------------------------------------------ */
+/* ---- back to the kernel -------------------------------------------------------------------- */
 
 bool dgram_option_refused(int level, int name, const void *val, socklen_t len)
 {
@@ -337,14 +339,14 @@ bool dgram_option_refused(int level, int name, const void *val, socklen_t len)
     int on = 0;
     if (val && len >= sizeof(on))
         memcpy(&on, val, sizeof(on));
-    if (!on) /* off, as it is */
+    if (!on)
         return false;
     bool nobody_has = o && o->flags & FFL_OPTION_CARRY && !(o->flags & FFL_OPTION_SET);
     return level == IPPROTO_UDP || nobody_has;
 }
 
-/* The placeholder takes its addresses: its address beside the stack's socket, or after it where the stack is
- * this kernel. */
+/* Gives the placeholder the stack socket's addresses: before the stack socket is closed, or after
+ * it where the stack is this kernel and the address is in use. */
 int dgram_to_kernel(struct sock *s, int fd)
 {
     struct ffl_client *c = s->session->c;
@@ -360,7 +362,7 @@ int dgram_to_kernel(struct sock *s, int fd)
     int rc = real.bind(fd, (struct sockaddr *)&sa, len) < 0 ? -errno : 0;
     if (rc < 0 && (rc != -EADDRINUSE || !ffl_route_same_kernel(s->session->stack)))
         return -ENOPROTOOPT;
-    (void)ffl_client_close(c, s->h, true); /* it is open */
+    (void)ffl_client_close(c, s->h, true); /* cannot fail: open */
     if (rc < 0 && (rc = ffl_client_ping(c)) == 0 && real.bind(fd, (struct sockaddr *)&sa, len) < 0)
         rc = -errno;
     if (rc == 0 && connected && real.connect(fd, (struct sockaddr *)&peer, peer_len) < 0)

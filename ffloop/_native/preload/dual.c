@@ -1,17 +1,17 @@
 /*
  * dual.c - FFLOOP_DUAL_LISTEN: what the stack serves is served on the kernel too.
  *
- * Callers: sock.c, epoll.c. Beside the stack's listener stands one of the kernel, of ours, at the
- * wildcard address where the program asked for that, else at loopback (health checks). An epoll
- * that has the one has the other, under the program's data. With the host stack, which is this kernel,
- * there is nothing to serve besides.
+ * Callers: sock.c, epoll.c, again.c. Beside the stack's listener the shim opens a kernel listener:
+ * at the wildcard address where the program listens on that, else at loopback (health checks). An
+ * epoll that has the stack's listener has the kernel's too, with the program's user data. The host
+ * stack is this kernel: no second listener.
  */
 #include "preload.h"
 
 #include <netinet/in.h>
 #include <string.h>
 
-/* What was set on the placeholder, from one socket of the kernel's to another. */
+/* Sets the options of the placeholder on the kernel's listener. */
 static int copy_options(int from, int to)
 {
     struct ffl_optarg o;
@@ -75,7 +75,7 @@ void dual_follow(const struct item *it, int op)
         return;
     struct epoll_event ev = {.events = it->w.events, .data.u64 = it->w.data};
     (void)real.epoll_ctl(ep->w.epfd, op, ((const struct sock *)n)->kernel_fd,
-                         &ev); /* a kqueue's WRITE: it is there */
+                         &ev); /* EEXIST: a kqueue has read and write */
     ep->kernel += op == EPOLL_CTL_ADD;
 }
 

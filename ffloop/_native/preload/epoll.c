@@ -1,11 +1,11 @@
 /*
  * epoll.c - epoll over kernel and stack descriptors.
  *
- * Callers: the program. The kernel's epoll stays what it is: kernel descriptors are registered
- * there, and a wait on an epoll without stack sockets is the kernel's call. Beside it a shadow has the
- * stack sockets' registrations, watches of a poll (client/ready.h). The doorbells are in the kernel's
- * epoll, so that one call sleeps on all; not in one that is itself polled (`observed`), whose readiness
- * would lie.
+ * Callers: the program. Kernel descriptors are registered in the kernel's epoll, and a wait on an
+ * epoll without stack sockets is the kernel's call. Beside the kernel's epoll a shadow has the
+ * stack sockets' registrations, watches of a poll (client/ready.h). The doorbells are in the
+ * kernel's epoll, so that one call sleeps on all; but not in an epoll that is itself polled
+ * (`observed`), which a doorbell would show as ready.
  */
 #include "preload.h"
 
@@ -15,7 +15,7 @@
 
 #define EXCLUSIVE_OK                                                                               \
     (EPOLLIN | EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLWAKEUP | EPOLLET | EPOLLEXCLUSIVE)
-#define KERNEL_PERIOD_NS 50000 /* kernel events are looked at this often while the stack has some */
+#define KERNEL_PERIOD_NS 50000 /* while stack sockets are ready, the kernel is asked this often */
 
 static uint32_t ask(struct ffl_source *source, const struct ffl_watch *w)
 {
@@ -53,7 +53,7 @@ static void forget_of(int fd, struct node *n, void *arg)
 
 void epoll_free(struct epoll_shadow *ep)
 {
-    while (ep->node.source.watches) /* nobody waits in it: such a call holds it */
+    while (ep->node.source.watches) /* epolls' only: a waiting call would hold the node */
         epoll_forget(watch_item(ep->node.source.watches));
     if (ep->poll.watches)
         fd_each(forget_of, &ep->poll);
@@ -76,7 +76,6 @@ static struct item *find(const struct epoll_shadow *ep, const struct item *model
     return NULL;
 }
 
-/* A new registration or a new mask: is it ready now, and is it told when it will be? */
 void epoll_begin(struct item *it)
 {
     struct node *n = watch_node(&it->w);
@@ -91,7 +90,7 @@ int epoll_open(struct epoll_shadow *ep, int epfd)
         return 0;
     int rc = ep->inherited && !ep->plain ? epoll_private(ep, epfd) : 0;
     if (rc == 0)
-        rc = waiter_open(&ep->w, fd_ours(real.dup(epfd))); /* the program may close its number */
+        rc = waiter_open(&ep->w, fd_ours(real.dup(epfd))); /* the program may close epfd */
     ep->poll.wake_fd = ep->w.wake_fd;
     ep->opened = rc == 0;
     return rc;
@@ -118,7 +117,7 @@ static int add(struct epoll_shadow *ep, int epfd, struct item *model, const stru
     epoll_begin(it);
     if (ep->plain && !ep->observed && waiter_bells(&ep->w) == 0)
         ffl_poll_kick(
-            &ep->poll); /* who sleeps there learns that it is no longer the kernel's alone */
+            &ep->poll); /* threads in the kernel's own wait begin to wait for stack sockets */
     return 0;
 }
 
@@ -180,7 +179,7 @@ int epoll_register(struct epoll_shadow *ep, int epfd, int op, struct item *model
     if (!node_mine(&ep->node) || !node_mine(n))
         return -EXDEV;
     model->w.source = &n->source;
-    if (n->kind == NODE_EPOLL) { /* the kernel keeps the kernel's part, and finds loops */
+    if (n->kind == NODE_EPOLL) { /* in the kernel too: for kernel descriptors, and to find loops */
         struct epoll_shadow *inner = (struct epoll_shadow *)n;
         if ((rc = epoll_use(inner, model->fd)) < 0)
             return rc;
@@ -243,7 +242,7 @@ static int shadow(int fd)
         return fd;
     struct epoll_shadow *ep = epoll_new();
     if (!ep)
-        return fd; /* it holds kernel descriptors only; a stack socket's ADD says ENOMEM */
+        return fd; /* no memory: an epoll of the kernel's only */
     lock();
     if (fd_set_node(fd, &ep->node) < 0)
         free(ep);
@@ -265,7 +264,7 @@ API int epoll_create1(int flags)
 
 /* ---- waiting ------------------------------------------------------------------------------- */
 
-/* Takes our own events out of what the kernel gave. Locked. */
+/* Takes the shim's own events out of the kernel's: how many are left. Locked. */
 static int strip(struct epoll_shadow *ep, struct epoll_event *ev, int n)
 {
     int kept = 0;
@@ -282,7 +281,7 @@ static int kernel_now(struct epoll_shadow *ep, int epfd, struct epoll_event *ev,
     return n > 0 ? strip(ep, ev, n) : 0;
 }
 
-/* An epoll that is polled itself has no doorbells: the thread's own waiter has them. */
+/* sleep_once for an observed epoll, which has no doorbells: the thread's own waiter has them. */
 static int sleep_observed(struct epoll_shadow *ep, struct call *k, struct epoll_event *ev, int max,
                           int64_t timeout_ns, const sigset_t *mask)
 {
@@ -308,7 +307,8 @@ static int sleep_observed(struct epoll_shadow *ep, struct call *k, struct epoll_
     return n < 0 ? -1 : kernel ? kernel_now(ep, ep->w.epfd, ev, max) : 0;
 }
 
-/* Sleeps once. Kernel events found, 0 to look again or for time-out, -1 with errno. Locked. */
+/* Sleeps once: the number of kernel events, 0 to look again or for time-out, -1 with errno.
+ * Locked. */
 static int sleep_once(struct epoll_shadow *ep, struct call *k, struct epoll_event *ev, int max,
                       int64_t timeout_ns, const sigset_t *mask)
 {
@@ -329,7 +329,7 @@ static int sleep_once(struct epoll_shadow *ep, struct call *k, struct epoll_even
     return n;
 }
 
-/* Opens the call, which keeps the epoll while we wait, whatever another thread closes. */
+/* Opens the call, which holds the epoll even if another thread closes it. */
 static struct call *wait_call(struct epoll_shadow *ep)
 {
     int rc;
@@ -386,9 +386,8 @@ int epoll_sleep(struct epoll_shadow *ep, struct epoll_event *ev, int max, int64_
     return k ? wait_in(ep, k, ev, max, timeout_ns, mask) : -1;
 }
 
-/* The kernel's call on an epoll that has had no stack socket. If one joins meanwhile, our own events are
- * not the program's, and the wait goes on. (They stay in it: one that reached the program would be lost
- * to the other threads.) Locked before and after. */
+/* The kernel's call on an epoll that has had no stack socket. If a stack socket joins meanwhile,
+ * the shim's own events are taken out, and the wait goes on. Locked before and after. */
 static int kernel_wait(struct epoll_shadow *ep, int epfd, struct epoll_event *ev, int max,
                        int64_t timeout_ns, const sigset_t *mask)
 {
@@ -396,7 +395,7 @@ static int kernel_wait(struct epoll_shadow *ep, int epfd, struct epoll_event *ev
     struct call *k = wait_call(ep);
     if (!k)
         return -1;
-    call_plain(k, ep); /* add() looks after its link */
+    call_plain(k, ep); /* add() sees k->plain and wakes this thread */
     int n = real_epoll(epfd, ev, max, timeout_ns, mask), saved = errno;
     call_back(k);
     errno = saved;
@@ -418,7 +417,7 @@ static int any_wait(int epfd, struct epoll_event *ev, int max, int64_t timeout_n
     }
     if (!node_mine(&ep->node))
         return (int)leave(-EXDEV);
-    if (ep->opened) /* as many as can be written, as the kernel gives */
+    if (ep->opened) /* as the kernel: as many as can be written */
         max = (int)(ffl_user_room(ev, (size_t)max * sizeof(*ev)) / sizeof(*ev));
     if (max == 0)
         return (int)leave(-EFAULT);

@@ -1,8 +1,9 @@
 /*
- * errqueue.c - the error queue of a stream: what became of its sends with MSG_ZEROCOPY.
+ * errqueue.c - the error queue of a stream: reports of its sends with MSG_ZEROCOPY.
  *
- * Callers: send.c, recv.c, poll.c. A send has copied when it returns, as the kernel's has where a packet's way
- * needs that: the report says so, of all sends since the last one, and the program may use its memory again.
+ * Callers: send.c, recv.c, poll.c. A send has copied the data when it returns, as the kernel may do
+ * too. One report covers all sends since the last report, and says SO_EE_CODE_ZEROCOPY_COPIED: the
+ * program may use its memory again.
  */
 #include "preload.h"
 

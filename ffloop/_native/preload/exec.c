@@ -1,9 +1,9 @@
 /*
  * exec.c - stack sockets across exec and spawn.
  *
- * Callers: the program, start.c. A program after exec finds in its environment the ticket, and a memory
- * file that says which descriptors (by their placeholders' inodes, so however they were moved) are stack
- * sockets: a variable has no room for many.
+ * Callers: the program, start.c. The environment names the ticket, and a memory file (the
+ * testament) that says which descriptors are stack sockets: by their placeholders' inodes, since a
+ * spawn may move descriptors. A variable has no room for many sockets.
  */
 #include "proc.h"
 
@@ -16,20 +16,20 @@
 #include <unistd.h>
 
 #define ENV "_FFLOOP_INHERIT"
-#define KEEP "_FFLOOP_KEEP" /* of `ffloop preload`: descriptor:inode:path, see struct kept */
+#define KEEP "_FFLOOP_KEEP" /* from `ffloop preload`: descriptor:inode:path (struct kept) */
 
-/* ---- exec ---------------------------------------------------------------------------------- */
+/* ---- before exec ---------------------------------------------------------------------------- */
 
-/* A descriptor's placeholder, and its socket in words. */
+/* A placeholder's inode, and its socket in words. */
 struct heir {
     unsigned long ino;
     char words[120];
-    int fd; /* of the program that finds it; or -1 */
+    int fd; /* after exec: the first descriptor found; or -1 */
 };
 
 struct testament {
     const struct ticket *t;
-    struct heir *heirs; /* NULL: they are counted */
+    struct heir *heirs; /* NULL: count only */
     size_t n, room;
 };
 
@@ -54,7 +54,7 @@ static int by_inode(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* The file with t's sockets, by their inodes; or -errno. */
+/* Writes t's sockets, sorted by inode, into a memory file: its descriptor, or -errno. */
 static int write_testament(const struct ticket *t)
 {
     struct testament x = {.t = t};
@@ -88,7 +88,7 @@ static void stays(int fd, struct node *n, void *arg)
         *(bool *)arg = true;
 }
 
-struct carry { /* what an exec takes along */
+struct carry { /* what an exec or spawn takes along */
     struct ticket *t;
     char **envp;
     int testament;
@@ -103,8 +103,8 @@ static int count(char *const envp[])
     return n;
 }
 
-/* The variables that brought the shim here, as they were at the start. They go along with the sockets,
- * even when a program makes a new environment (nginx, for a binary upgrade). */
+/* The shim's variables, as they were at the start. They go along with the sockets, even when a
+ * program makes a new environment (nginx, for a binary upgrade). */
 static char *brought[64];
 
 static void keep_environment(void)
@@ -114,7 +114,7 @@ static void keep_environment(void)
     for (char **e = environ; e && *e && n < FFL_COUNT(brought); e++)
         for (size_t i = 0; i < FFL_COUNT(names); i++)
             if (!strncmp(*e, names[i], strlen(names[i])) && (brought[n] = strdup(*e)))
-                n++; /* no memory: it does not go along */
+                n++; /* no memory: without it */
 }
 
 static bool has_name(char *const envp[], const char *entry)
@@ -126,7 +126,8 @@ static bool has_name(char *const envp[], const char *entry)
     return false;
 }
 
-/* Prepares an exec or a spawn: envp with ours in it. Unlocked before and after. */
+/* Prepares an exec or a spawn: envp with the shim's variables, or envp. Unlocked before and
+ * after. */
 static char *const *carry_begin(struct carry *c, char *const envp[])
 {
     bool any = false;
@@ -157,7 +158,7 @@ static char *const *carry_begin(struct carry *c, char *const envp[])
                 c->envp[n++] = *b;
         c->envp[n] = c->var;
         c->envp[n + 1] = NULL;
-        (void)real.fcntl(c->t->t.fd, F_SETFD, 0); /* they are open */
+        (void)real.fcntl(c->t->t.fd, F_SETFD, 0); /* cannot fail: both are open */
         (void)real.fcntl(c->testament, F_SETFD, 0);
     }
     unlock();
@@ -297,7 +298,8 @@ API int posix_spawn_file_actions_adddup2(posix_spawn_file_actions_t *actions, in
     return real.posix_spawn_file_actions_adddup2(actions, fd, newfd);
 }
 
-/* Those that are open, but not ours: a child needs the ticket. */
+/* Closes the open descriptors from `low` on one by one, but for the shim's: a child needs the
+ * ticket. */
 API int posix_spawn_file_actions_addclosefrom_np(posix_spawn_file_actions_t *actions, int low)
 {
     real_start();
@@ -323,7 +325,7 @@ API int posix_spawn_file_actions_addclosefrom_np(posix_spawn_file_actions_t *act
 static void inherit_fd(struct ticket *t, int fd, struct heir *h)
 {
     if (h->fd >= 0) {                          /* copies of one placeholder are one socket */
-        (void)fd_set_node(fd, fd_node(h->fd)); /* ENOMEM: it stays a placeholder */
+        (void)fd_set_node(fd, fd_node(h->fd)); /* ENOMEM: a placeholder without a socket */
         return;
     }
     h->words[sizeof(h->words) - 1] = 0;
@@ -331,7 +333,7 @@ static void inherit_fd(struct ticket *t, int fd, struct heir *h)
         return;
     h->fd = fd;
     const struct sock *s = (struct sock *)fd_node(fd);
-    /* it is gone: the import says so */
+    /* an instance that has gone: the import says so */
     (void)ffl_ticket_send(t->t.fd, FFL_TICKET_MARK, &s->ticket_handle, 1);
 }
 
@@ -352,7 +354,7 @@ static void find_inherited(struct ticket *t, struct heir *heirs, size_t n)
         closedir(d);
 }
 
-/* What write_testament wrote: how many; *heirs is to be freed. */
+/* Reads what write_testament wrote: the number of heirs; the caller frees *heirs. */
 static size_t read_testament(int fd, struct heir **heirs)
 {
     struct stat st;
@@ -367,7 +369,8 @@ static bool is_inode(int fd, unsigned long ino)
     return fstat(fd, &st) == 0 && S_ISSOCK(st.st_mode) && st.st_ino == ino;
 }
 
-/* A program before this one may have wanted its number (fd_ours moves then). */
+/* Finds the descriptor of KEEP by its inode: a program before this one may have moved it
+ * (make_way). */
 static void find_kept(const char *keep)
 {
     unsigned long ino;
@@ -382,14 +385,14 @@ static void find_kept(const char *keep)
     if (d)
         closedir(d);
     if (!is_inode(kept.ticket.fd, ino))
-        return; /* it was closed on the way */
+        return; /* closed by a program before this one */
     fd_ours_keep(kept.ticket.fd);
-    kept.path = strdup(keep + path); /* ENOMEM: without it */
+    kept.path = strdup(keep + path); /* ENOMEM: not used */
 }
 
 void exec_start(void)
 {
-    (void)at_quick_exit(proc_end); /* ENOMEM: as if it was killed */
+    (void)at_quick_exit(proc_end); /* ENOMEM: as if killed */
     keep_environment();
     find_kept(secure_getenv(KEEP));
     const char *v = secure_getenv(ENV);
@@ -409,10 +412,10 @@ void exec_start(void)
     size_t n = read_testament(testament, &heirs);
     real.close(testament);
     t->t.key = key;
-    t->socks = 1; /* while we look */
+    t->socks = 1; /* until ticket_put below */
     t->t.fd = fd_ours(t->t.fd);
     find_inherited(t, heirs, n);
-    (void)ffl_ticket_send(t->t.fd, FFL_TICKET_SWEEP, NULL, 0); /* gone: nothing to sweep */
+    (void)ffl_ticket_send(t->t.fd, FFL_TICKET_SWEEP, NULL, 0); /* instance gone: nothing to sweep */
     ticket_put(t);
     free(heirs);
 }

@@ -2,9 +2,9 @@
  * fds.c - the table of descriptors; dup and close.
  *
  * Callers: everything. A table by descriptor, in chunks made when first used, read without a lock:
- * a descriptor without a node is the kernel's, and its calls go straight there. The shim's own
- * descriptors are moved to high numbers: the program gets the numbers that it would get natively, and
- * its close, dup2 and closefrom do not reach the shim's.
+ * a call on a descriptor without a node goes straight to the kernel. The shim's own descriptors are
+ * moved to high numbers: the program gets the numbers that it would get natively, and its close,
+ * dup2 and closefrom do not reach the shim's.
  */
 #include "preload.h"
 
@@ -18,8 +18,8 @@
 _Atomic(_Atomic(struct node *) *) fd_chunks[FD_CHUNKS];
 
 static struct node ours = {.kind = NODE_OURS, .fds = 1};
-/* In place of a number's node until the kernel has closed it: who looks without the lock meets the socket
- * or nothing, never its placeholder. */
+/* In place of a descriptor's node until the kernel has closed the descriptor: a thread that looks
+ * without the lock never takes the placeholder for a kernel socket. */
 static struct node closing = {.kind = NODE_OURS, .fds = 1};
 
 static _Atomic(struct node *) *slot(int fd)
@@ -41,9 +41,9 @@ static _Atomic(struct node *) *slot(int fd)
     return &chunk[fd % FD_CHUNK];
 }
 
-/* ---- whose is it ---------------------------------------------------------------------------- */
+/* ---- the thread that owns a node ------------------------------------------------------------- */
 
-/* FF_THREAD_SOCKET: held to look at all descriptors, and to drop one or take one over. */
+/* FF_THREAD_SOCKET: held to look at all nodes, and to drop a node or take it over. */
 static pthread_mutex_t table = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 
 static void table_lock(void)
@@ -113,7 +113,7 @@ static void forget_kqueues(struct sock *s, int fd)
         next = w->next;
         if (!ep || !ep->kq.ops || watch_item(w)->fd != fd)
             continue;
-        ffl_kqueue_forget(&ep->kq, fd); /* both filters, each with an item */
+        ffl_kqueue_forget(&ep->kq, fd); /* both filters; each has an item */
         epoll_forget(watch_item(w));
     }
 }
@@ -128,7 +128,7 @@ static void node_free(struct node *n)
 
 void node_put(struct node *n)
 {
-    if (n->held) /* 0: in a child, by a call that began in the parent */
+    if (n->held) /* 0: in a child, the call began in the parent */
         n->held--;
     if (!n->held && !n->fds)
         node_free(n);
@@ -191,7 +191,8 @@ void fd_forked(void (*f)(int fd, struct node *n, void *arg))
     each(f, NULL, true);
 }
 
-/* Where our descriptors go: near the limit, but not so high that the kernel's table grows. */
+/* The lowest number for the shim's descriptors: near the limit, but the kernel's table stays
+ * small. */
 static int high(void)
 {
     struct rlimit rl;
@@ -230,9 +231,10 @@ void fd_ours_close(int fd)
         real.close(fd);
 }
 
-/* ---- what ended past us -------------------------------------------------------------------- */
+/* ---- descriptors closed past the shim ------------------------------------------------------ */
 
-/* False: another thread's. What an ended thread has left can be closed by any. */
+/* Puts `by` in the place of fd's node n. False: n is another thread's; any thread may drop a node
+ * whose thread has ended. */
 static bool drop(int fd, struct node *n, struct node *by)
 {
     bool left = n->owner == NODE_LEFT;
@@ -252,21 +254,21 @@ bool fd_holds(int fd)
     struct stat st;
     if (!n || n->kind != NODE_SOCK || (fstat(fd, &st) == 0 && st.st_ino == n->ino))
         return n != NULL;
-    (void)drop(fd, n, NULL); /* another thread's: that one will see it */
+    (void)drop(fd, n, NULL); /* another thread's: that thread will see it */
     return false;
 }
 
 void fd_ended(int fd)
 {
     if (tls.inside)
-        return; /* one of ours, which says so itself */
+        return; /* the shim's own call: it keeps the table itself */
     int saved = errno;
     lock();
     struct node *n = fd_node(fd);
     if (n && n->kind == NODE_OURS)
         atomic_store_explicit(slot(fd), NULL, memory_order_release);
     else if (n)
-        (void)drop(fd, n, NULL); /* another thread's: that one's calls fail */
+        (void)drop(fd, n, NULL); /* another thread's: that thread's calls fail */
     unlock();
     errno = saved;
 }
@@ -288,7 +290,7 @@ API int close(int fd)
         return real.close(fd);
     lock();
     struct node *n = fd_node(fd);
-    if (n && n->kind == NODE_OURS) /* as if it were not open: the program has not opened it */
+    if (n && n->kind == NODE_OURS) /* the program has not opened it */
         return (int)leave(-EBADF);
     if (n && !drop(fd, n, &closing))
         return (int)leave(-EXDEV);
@@ -301,7 +303,7 @@ ALSO(close, __close);
 
 struct range {
     unsigned first, last;
-    int cut[256], cuts; /* within, not the thread's to close; ascending */
+    int cut[256], cuts; /* in the range, not to be closed: the shim's, other threads'; ascending */
 };
 
 static void close_in(int fd, struct node *n, void *arg)
@@ -340,7 +342,7 @@ API int close_range(unsigned first, unsigned last, int flags)
     if (tls.inside || !started || first > last || (flags & ~(2 | 4))) /* UNSHARE, CLOEXEC */
         return real.close_range(first, last, flags);
     if (flags & 4)
-        return real.close_range(first, last, flags); /* ours close on exec already */
+        return real.close_range(first, last, flags); /* the shim's have CLOEXEC already */
     return close_all(first, last, flags);
 }
 
@@ -355,14 +357,14 @@ API void closefrom(int low)
 
 /* ---- dup ----------------------------------------------------------------------------------- */
 
-/* `copy`, which the kernel made of fd, gets fd's node. */
+/* `copy`, which the kernel made of fd, gets fd's node: copy or -errno. */
 static int copied(int fd, int copy)
 {
     if (copy < 0)
         return -errno;
     struct node *n = fd_holds(fd) ? fd_node(fd) : NULL, *was = fd != copy ? fd_node(copy) : NULL;
     if (was)
-        (void)drop(copy, was, NULL); /* it had ended past us */
+        (void)drop(copy, was, NULL); /* it was closed past the shim */
     if (!n)
         return copy;
     if (n->kind == NODE_OURS || !node_mine(n)) {
@@ -385,13 +387,13 @@ API int dup(int fd)
     return (int)leave(copied(fd, real.dup(fd)));
 }
 
-/* The program wants the number of one of ours, which moves. What another thread sleeps on stays:
- * dup2(2) has an error for that, "a race with open() and dup()". */
+/* Moves the shim's descriptor from a number that the program wants: 0, or EBUSY, dup2(2)'s error
+ * for "a race with open() and dup()", for a descriptor that cannot be moved. */
 static int make_way(int fd)
 {
     int to = real.fcntl(fd, F_DUPFD_CLOEXEC, high());
     if (to < 0)
-        to = real.fcntl(fd, F_DUPFD_CLOEXEC, 3); /* the program wants all of them */
+        to = real.fcntl(fd, F_DUPFD_CLOEXEC, 3); /* no number that high is free */
     if (to < 0)
         return -EBUSY;
     if (!session_moved(fd, to) && !share_moved(fd, to) && !ffl_log_moved(fd, to)) {

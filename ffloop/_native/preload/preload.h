@@ -9,9 +9,9 @@
  * epoll.c   epoll                                    poll.c    poll, select
  * kqueue.c  kqueue, over epoll.c
  * raw.c     syscall(2)                               dual.c    FFLOOP_DUAL_LISTEN
- * again.c   an epoll after a fork                    alloc.c   memory of our own
+ * again.c   an epoll after a fork                    alloc.c   the shim's own memory
  * dgram.c   datagrams
- * place.c   which stack, instance, CPU               option.c  socket options, ioctl
+ * place.c   which instance, which CPU                option.c  socket options, ioctl
  * share.c   sockets of several processes (proc.h)    file.c    sendfile, splice
  * fork.c    fork, clone                              exec.c    exec, posix_spawn
  * pass.c    SCM_RIGHTS                               shutdown.c shutdown, connect(AF_UNSPEC)
@@ -19,15 +19,16 @@
  * user.c    the program's memory                     control.c control messages
  *
  * A socket begins as a kernel socket. At bind, listen or connect it is placed: put on the stack
- * (sock->session) or left to the kernel. A stack socket's descriptor is a placeholder from then on, so
- * that numbers, dup, flags, inheritance and /proc are the kernel's own.
+ * (sock->session) or left to the kernel. A stack socket's descriptor is a placeholder, so that
+ * numbers, dup, flags, inheritance and /proc are the kernel's own.
  *
- * Locking: one lock for everything here (FF_THREAD_SOCKET: none, and a thread touches its own nodes
- * only: node_mine). No code looks into a node without it, since another thread may free the node. A
- * thread that has the lock is `inside`, and its own calls of the C library pass through. Only control
- * operations that wait for the instance block with the lock. Readiness is as in the kernel
- * (client/ready.h): a socket tells its watches (an epoll's registrations, a waiting call) of a change,
- * and the reader of a ready list asks each socket anew.
+ * Locking: one lock for the whole shim (FF_THREAD_SOCKET: none, and a thread touches its own nodes
+ * only: node_mine). No code looks into a node without the lock, since another thread may free the
+ * node. A thread that has the lock is `inside`, and its own calls of the C library pass through. A
+ * thread blocks with the lock only in a control operation that waits for the instance.
+ *
+ * Readiness is as in the kernel (client/ready.h): a socket tells its watches (an epoll's
+ * registrations, a waiting call) of a change, and the reader of a ready list asks each socket anew.
  */
 #ifndef FFL_PRELOAD_H
 #define FFL_PRELOAD_H
@@ -45,7 +46,7 @@
 #include <stdatomic.h>
 
 #define API __attribute__((visibility("default")))
-/* The C library's other name for an exported call, after it. */
+/* The C library's other name for an exported call; stands after the call. */
 #if __has_attribute(copy)
 #define SAME_AS(name) copy(name),
 #else
@@ -54,17 +55,19 @@
 #define ALSO(name, other)                                                                          \
     extern __typeof(name) other __attribute__((SAME_AS(name) alias(#name), visibility("default")))
 
-/* ---- options (start.c) --------------------------------------------------------------------- */
+/* ---- settings (start.c) -------------------------------------------------------------------- */
 
 extern struct ffl_config options;
-extern bool misplaced; /* a setting that says where sockets go is malformed: no socket is placed */
-extern bool started;   /* the constructor has run; before that all calls pass through */
+extern bool misplaced; /* a setting that says where sockets go is malformed: placing fails */
+extern bool started;   /* the constructor has run; before, all calls pass through */
 void report(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* to stderr, always */
-bool ffl_report_seen(void); /* is stderr what it was, and no file that the program has put there? */
+bool ffl_report_seen(void); /* is stderr still the file that the program started with? */
 
-struct kept { /* `ffloop preload`'s, inherited: the instance at `path` stays up, and admits who */
-    struct ffl_ticket ticket; /* has dropped its rights */
-    char *path;               /* NULL: none */
+/* Inherited from `ffloop preload`: the instance at `path` stays up, and admits a process that has
+ * become another user. */
+struct kept {
+    struct ffl_ticket ticket;
+    char *path; /* NULL: none */
 };
 extern struct kept kept;
 
@@ -73,12 +76,12 @@ extern struct kept kept;
 enum node_kind { NODE_SOCK, NODE_EPOLL, NODE_OURS };
 struct node {
     enum node_kind kind;
-    int fds;   /* descriptors that mean it */
-    int held;  /* by calls that wait */
+    int fds;   /* descriptors of the node */
+    int held;  /* waiting calls that hold the node */
     ino_t ino; /* of a socket's placeholder */
     struct ffl_source source;
-    /* FF_THREAD_SOCKET: n: thread n's, since it is on the stack; -n: not placed, last used by thread n; 0:
-     * not used yet; NODE_LEFT: its thread has ended, and any thread may close it */
+    /* FF_THREAD_SOCKET: n: placed by thread n; -n: not placed, last used by thread n; 0: not used
+     * yet; NODE_LEFT: its thread has ended, and any thread may close the node */
     _Atomic int owner;
 };
 #define NODE_LEFT INT32_MAX
@@ -96,43 +99,44 @@ static inline struct node *fd_node(int fd)
     return chunk ? atomic_load_explicit(&chunk[fd % FD_CHUNK], memory_order_acquire) : NULL;
 }
 
-/* FF_THREAD_SOCKET: may the calling thread touch the node? If not, that is reported. Without the option:
- * true. Locked. */
+/* May the calling thread touch the node? Without FF_THREAD_SOCKET: true. The first refusal of the
+ * process is reported. Locked. */
 bool node_mine(struct node *n);
-void node_placed(struct node *n); /* the node is the calling thread's from now on */
-/* FF_THREAD_SOCKET: is it an epoll without stack sockets, which any thread may use? */
+void node_placed(struct node *n); /* the node belongs to the calling thread from now on */
+/* FF_THREAD_SOCKET: is the node an epoll without stack sockets, which any thread may use? */
 static inline bool node_shared(const struct node *n)
 {
     return options.per_thread && n->kind == NODE_EPOLL && n->owner <= 0;
 }
-void node_put(struct node *n);           /* a hold less */
-int fd_set_node(int fd, struct node *n); /* counts; -ENOMEM. Locked */
-/* Does fd still mean its node? If it was closed past the shim, it is dropped. Locked. */
+void node_put(struct node *n);           /* ends one hold */
+int fd_set_node(int fd, struct node *n); /* 0 or -ENOMEM. Locked */
+/* Does fd still stand for its node? If fd was closed past the shim, it is dropped. Locked. */
 bool fd_holds(int fd);
 void fd_ended(int fd);
-/* The kernel has just made `fd`: a node that it had is dropped. Returns fd. */
+/* The kernel has just made `fd`: drops the node of an earlier descriptor of that number. Returns
+ * fd. */
 static inline int fd_made(int fd)
 {
     if (ffl_unlikely(fd_node(fd) != NULL))
         fd_ended(fd);
     return fd;
 }
-void fd_drop(int fd); /* fd loses its node, and the last descriptor frees it. Locked */
+void fd_drop(int fd); /* fd loses its node; the last descriptor frees the node. Locked */
 int fd_ours(
     int fd); /* moves a new descriptor of the shim's out of the program's way: its number, or -errno */
 void fd_ours_keep(
-    int fd); /* an inherited descriptor of the shim's stays where it is, out of the program's reach */
+    int fd); /* the shim's descriptor keeps its number; the program's close, dup and dup2 miss it */
 void fd_ours_close(int fd);
 /* Calls f for each descriptor with a node (FF_THREAD_SOCKET: of the calling thread). Locked. */
 void fd_each(void (*f)(int fd, struct node *n, void *arg), void *arg);
-void fd_hidden(struct node *n); /* one without a descriptor, which fd_each has as -1; or NULL */
-void fd_forked(void (*f)(int fd, struct node *n, void *arg)); /* the child: all are its thread's */
+void fd_hidden(struct node *n); /* fd_each calls f for this node too, with fd -1; NULL: none */
+void fd_forked(void (*f)(int fd, struct node *n, void *arg)); /* in the child: every node */
 
 /* ---- sockets (sock.c) ---------------------------------------------------------------------- */
 
 enum sock_state { SOCK_FRESH, SOCK_BOUND, SOCK_LISTENING, SOCK_CONNECTING, SOCK_CONNECTED };
 
-struct option { /* set before the socket was placed, and unreadable: set again on the stack */
+struct option { /* set before the socket was placed; cannot be read back: set again on the stack */
     struct option *next;
     int level, name;
     uint32_t len;
@@ -149,24 +153,24 @@ struct sock {
     uint8_t state;
     bool nonblock, shut_rd, abort;
     bool inq;    /* TCP_INQ */
-    bool async;  /* O_ASYNC; on the stack (async.c): */
-    int bell[2]; /* what is written to the first, its placeholder has: that is the second. Or -1 */
-    bool zerocopy;               /* SO_ZEROCOPY: sends with MSG_ZEROCOPY are numbered, */
-    uint32_t numbered, reported; /* so many so far; and reported as done (errqueue.c) */
+    bool async;  /* O_ASYNC (async.c) */
+    int bell[2]; /* O_ASYNC on the stack: a socket pair, the placeholder is a copy of [1]; or -1 */
+    bool zerocopy;               /* SO_ZEROCOPY */
+    uint32_t numbered, reported; /* sends with MSG_ZEROCOPY; of them reported (errqueue.c) */
     int peek_off;                /* SO_PEEK_OFF of a stream; negative: off */
-    int late_error; /* why a datagram without a peer could not be sent: for the next send */
-    bool stamps;    /* somebody has asked when datagrams came (SIOCGSTAMP): */
-    int64_t stamp;  /* the last one, ns; 0: none has come, STAMP_UNKNOWN */
-    bool named;     /* a datagram socket: it has a port */
+    int late_error; /* errno of an unconnected socket's failed datagram, for the next send */
+    bool stamps;    /* the program has asked when datagrams came (SIOCGSTAMP) */
+    int64_t stamp;  /* when the last datagram came, ns; 0: none has come; or STAMP_UNKNOWN */
+    bool named;     /* bound to a port */
     bool force_stack, force_kernel, shared, exported, reuse_port;
-    bool unseen;                /* not asked since a fork: what waits at the instance is unknown */
-    bool spawned;               /* named by a spawn's file actions */
-    bool lost;                  /* a listener whose instance has ended, and accept() has said so */
-    int kernel_fd;              /* FFLOOP_DUAL_LISTEN: the kernel's listener beside it, or -1 */
-    struct ffl_addr bound;      /* FF_MULTI_SC: family 0 but for those that are spread, */
-    int ordinal;                /* the ordinal-th of this address */
+    bool unseen;   /* the instance was not asked since a fork: what waits there is unknown */
+    bool spawned;  /* named by a spawn's file actions */
+    bool lost;     /* a listener whose session has ended, and accept() has said so */
+    int kernel_fd; /* FFLOOP_DUAL_LISTEN: the kernel's listener at the same port, or -1 */
+    struct ffl_addr bound;      /* FF_MULTI_SC: a listener's address, if it is spread; */
+    int ordinal;                /* this listener's number at that address */
     int64_t rcvtimeo, sndtimeo; /* ns; 0: none */
-    struct cork *cork;          /* a datagram that MSG_MORE keeps, or NULL */
+    struct cork *cork;          /* a datagram that MSG_MORE has begun, or NULL */
     struct option *opts, **opts_end;
     uint64_t noted[FFL_CARRY_WORDS]; /* options that were set and can be read back: carry.h */
     /* inherited and not imported yet (share.c) */
@@ -180,7 +184,7 @@ struct item { /* an epoll's registration of a socket, or of an epoll */
     bool writes; /* a kqueue's EVFILT_WRITE */
 };
 
-/* Locks, and finds the socket of fd; or NULL, unlocked: the call is the kernel's. */
+/* Locks, and returns the socket of fd; or NULL, unlocked: the call is the kernel's. */
 struct sock *sock_enter(int fd);
 struct sock *sock_enter_stack(int fd); /* the same, of stack sockets only */
 static inline bool maybe_ours(int fd)
@@ -189,32 +193,32 @@ static inline bool maybe_ours(int fd)
 }
 
 struct sock *sock_new(int domain, int type, int proto);
-void sock_free(struct sock *s); /* no descriptor means it any more, and no call waits in it */
+void sock_free(struct sock *s); /* s has no descriptor and no waiting call left */
 /* Places a socket that is bound or connected: 1 on the stack, 0 on the kernel (s may be gone), or
  * -errno. */
 int sock_place(struct sock *s, int fd, const struct ffl_addr *a, bool binds);
 /* False: no address of this family. */
 bool sock_addr_in(struct ffl_addr *a, int domain, const struct sockaddr *sa, socklen_t len);
-/* Into the program's memory: 0 or -errno, as a bad pointer's. */
+/* Into the program's memory: 0 or -errno (-EFAULT for a bad pointer). */
 int sock_addr_out(const struct ffl_addr *a, int domain, struct sockaddr *sa, socklen_t *len);
-void sock_tell(struct sock *s); /* it changed */
-/* What poll(2) would say; and arms what of `want` is not ready. */
+void sock_tell(struct sock *s); /* tells all watches of s */
+/* The events that poll(2) would return; of `want`, arms those that are not ready. */
 uint32_t sock_poll(struct sock *s, uint32_t want);
-uint32_t sock_ask(struct ffl_source *source, const struct ffl_watch *w); /* its source's */
-/* Reads or accepts ahead from now on, if `want` (epoll's bits) needs that. */
+uint32_t sock_ask(struct ffl_source *source, const struct ffl_watch *w); /* a socket's `ask` */
+/* Asks the instance to read or accept ahead, if `want` (epoll's bits) needs that. */
 void sock_arm(struct sock *s, uint32_t want);
 #define SOCK_WINDOW                                                                                \
-    16 /* connections accepted ahead of accept(), where no other process may have them */
+    16 /* connections accepted ahead of accept(), where no other process shares the listener */
 /* Sleeps until s has changed, `until` (ns, -1: never) or a signal. Locked before and after.
- * 0: look again; -EAGAIN: the time is over; -EINTR. */
+ * 0: look again; -EAGAIN: the time is over; -EINTR; another -errno. */
 int sock_wait(struct sock *s, int64_t until);
-/* Nothing has come: asks the instance, when something may wait there. True: look again. */
+/* After a fork, asks the instance once for data that may wait there. True: look again. */
 bool sock_look(struct sock *s);
-void sock_rearm(struct sock *s); /* it listens or connects now: registrations want to be told */
+void sock_rearm(struct sock *s); /* s has changed state: arms it for its watches, and tells them */
 int sock_to_kernel(
     struct sock *s,
     int fd); /* the socket stays a kernel socket; its epoll registrations move there */
-/* Bytes that recv would give now. */
+/* Bytes that recv would return now. */
 static inline size_t sock_queued(const struct sock *s)
 {
     struct ffl_pending p = {0};
@@ -223,11 +227,11 @@ static inline size_t sock_queued(const struct sock *s)
 }
 /* connect(AF_UNSPEC) of a stream (shutdown.c): 0 or -errno. */
 int sock_disconnect(struct sock *s);
-int sock_pending_connect(struct sock *s); /* learns how a connect ended */
+int sock_pending_connect(struct sock *s); /* 0: no connect is under way any more; or -EAGAIN */
 
-/* ---- a port on both (dual.c) --------------------------------------------------------------- */
+/* ---- FFLOOP_DUAL_LISTEN (dual.c) ----------------------------------------------------------- */
 
-/* s listens on the stack, and now on the kernel too where configured. A failure is reported. */
+/* s listens on the stack: listens on the kernel too, where configured. A failure is reported. */
 void dual_listen(struct sock *s, int fd, int backlog);
 void dual_follow(const struct item *it,
                  int op); /* mirrors an epoll's registration of s for the kernel's listener */
@@ -238,17 +242,17 @@ int dual_accept(struct sock *s, struct sockaddr *sa, socklen_t *len, int flags);
 
 struct epoll_shadow {
     struct node node;
-    struct ffl_poll poll; /* its stack sockets; who polls it is in node.source */
+    struct ffl_poll poll; /* of its stack sockets' watches */
     struct waiter w;
-    _Atomic int kernel; /* others (a hint) */
-    int plain;          /* threads in the kernel's own wait, begun without stack sockets */
-    bool opened;        /* w is */
-    bool observed;      /* this epoll was itself polled: it has no doorbells */
-    bool inherited;     /* the kernel's epoll is the parent's too, */
-    bool foreign;       /* and has its doorbells: not to be waited on */
-    bool stale;         /* since a fork its sockets are not read ahead */
-    int64_t checked;
-    struct ffl_kqueue kq; /* with ops: it is a kqueue's */
+    _Atomic int kernel;   /* kernel descriptors in it (a hint) */
+    int plain;            /* threads in the kernel's own wait, begun without stack sockets */
+    bool opened;          /* w is open */
+    bool observed;        /* polled itself: has no doorbells */
+    bool inherited;       /* the parent has the same kernel epoll */
+    bool foreign;         /* that kernel epoll has the parent's doorbells: not to be waited on */
+    bool stale;           /* after a fork: its sockets are not read ahead */
+    int64_t checked;      /* when the kernel's events were last looked at, ns */
+    struct ffl_kqueue kq; /* ops set: the epoll of a kqueue */
 };
 
 static inline struct node *watch_node(const struct ffl_watch *w)
@@ -261,26 +265,26 @@ static inline struct item *watch_item(struct ffl_watch *w)
     return ffl_container_of(w, struct item, w);
 }
 
-/* Whose registration it is; NULL: a waiting call's. */
+/* The epoll that has the registration; NULL: w belongs to a waiting call. */
 static inline struct epoll_shadow *watch_epoll(const struct ffl_watch *w)
 {
     return w->poll->passing ? NULL : ffl_container_of(w->poll, struct epoll_shadow, poll);
 }
 
 struct epoll_shadow *epoll_new(void);
-int epoll_open(struct epoll_shadow *ep, int epfd); /* for stack sockets: 0 or -errno */
+int epoll_open(struct epoll_shadow *ep, int epfd); /* makes ep->w: 0 or -errno */
 /* epoll_ctl of a descriptor with a node: model has fd and writes. 0 or -errno. */
 int epoll_register(struct epoll_shadow *ep, int epfd, int op, struct item *model,
                    struct epoll_event *ev);
 /* epoll_pwait2 of an open shadow: events, 0, or -1 with errno. Locked before and after. */
 int epoll_sleep(struct epoll_shadow *ep, struct epoll_event *ev, int max, int64_t timeout_ns,
                 const sigset_t *mask);
-void epoll_forget(struct item *it);       /* its socket goes */
-void epoll_begin(struct item *it);        /* tells of its socket's readiness, now and later */
-void epoll_kick(struct epoll_shadow *ep); /* its sleepers look again */
+void epoll_forget(struct item *it); /* ends the registration */
+void epoll_begin(struct item *it);  /* of a new or changed registration: arms and asks its socket */
+void epoll_kick(struct epoll_shadow *ep); /* wakes its sleepers and tells its watches */
 void epoll_free(struct epoll_shadow *ep);
-/* It is polled from now on: as a descriptor it is ready for kernel descriptors only, and its watchers are
- * told of stack sockets. */
+/* The epoll is itself polled from now on: its descriptor is ready for kernel descriptors only, and
+ * its watches are told of stack sockets. */
 void epoll_observe(struct epoll_shadow *ep);
 
 /* ---- an epoll after a fork (again.c) -------------------------------------------------------- */
@@ -292,12 +296,12 @@ static inline int epoll_use(struct epoll_shadow *ep, int epfd)
 {
     return ffl_unlikely(ep->foreign) ? epoll_open(ep, epfd) : 0;
 }
-void epoll_stale(struct epoll_shadow *ep);  /* a socket of it was disarmed */
+void epoll_stale(struct epoll_shadow *ep);  /* a socket in the epoll was disarmed */
 void epoll_revive(struct epoll_shadow *ep); /* imports and arms its sockets */
-void epoll_revive_waited(void);             /* those in which threads wait */
+void epoll_revive_waited(void);             /* epoll_revive of the epolls that threads sleep on */
 void source_forked(struct ffl_source *s);   /* forgets the parent's waiting calls */
 
-/* ---- receive and send (recv.c, send.c) --------------------------------------------------------------- */
+/* ---- receive and send (recv.c, send.c) ----------------------------------------------------- */
 
 static inline size_t total_of(const struct iovec *iov, size_t n)
 {
@@ -312,99 +316,104 @@ static inline bool no_wait(const struct sock *s, int flags)
     return s->nonblock || (flags & MSG_DONTWAIT);
 }
 
-/* The end of a wait that SO_RCVTIMEO or SO_SNDTIMEO limits, 0: no limit. */
+/* When a wait of `limit` ns (SO_RCVTIMEO, SO_SNDTIMEO) from now ends; 0, no limit: -1. */
 static inline int64_t until_of(int64_t limit)
 {
     return limit ? ffl_now_ns() + limit : -1;
 }
 
-/* A stream is ready for data: 0, -EAGAIN while it connects and may not wait, or why it is not. */
+/* Waits until stream s is connected: 0, -EAGAIN while it connects and the call may not wait, the
+ * socket's error, or `otherwise`. */
 int sock_connected(struct sock *s, int flags, int64_t until, int otherwise);
-/* Of preadv2 and pwritev2: enters the socket. RWF_NOWAIT is MSG_DONTWAIT; other flags, and places in a
- * file, are the kernel's to refuse: false. */
+/* For preadv2 and pwritev2: enters the socket. False: the kernel's, which refuses offsets and flags
+ * other than RWF_NOWAIT. */
 bool sock_plainly(off64_t at, int flags, struct sock **s, int fd);
 int iov_check(const struct iovec *iov, size_t n); /* -errno of a bad vector, or 0 */
 int msg_check(const struct msghdr *m);            /* the same of a message */
-/* Blocking or not, as the socket and flags say. Locked. Count or -errno. */
+/* Block or not, as the socket and `flags` say. Locked. Bytes or -errno. */
 ssize_t sock_recv(struct sock *s, const struct iovec *iov, size_t n, int flags);
 ssize_t sock_send(struct sock *s, const struct iovec *iov, size_t n, int flags);
 ssize_t sock_sent(ssize_t rc, int flags); /* ends a sending call: unlocks, SIGPIPE, errno */
 
 /* ---- O_ASYNC (async.c): locked ---------------------------------------------------------------- */
 
-/* Its flag is `on` now: 0 or -errno. */
+/* The program has set O_ASYNC to `on`: 0 or -errno. */
 int ffl_async_set(struct sock *s, int fd, bool on);
-int ffl_async_begin(struct sock *s, int fd); /* it is on the stack now */
+int ffl_async_begin(struct sock *s, int fd); /* for a stack socket with O_ASYNC: 0 or -errno */
 void ffl_async_free(struct sock *s);
-void ffl_async_forked(void); /* the child */
+void ffl_async_forked(void); /* in the child */
 
 /* ---- a stream's error queue (errqueue.c): locked ------------------------------------------- */
 
-void ffl_errqueue_sent(struct sock *s); /* something, with MSG_ZEROCOPY */
+void ffl_errqueue_sent(struct sock *s); /* a send with MSG_ZEROCOPY has sent something */
 static inline bool ffl_errqueue_any(const struct sock *s)
 {
     return s->numbered != s->reported;
 }
-/* recv with MSG_ERRQUEUE: 0, its control message in `to`; or -EAGAIN. */
+/* recv with MSG_ERRQUEUE: 0 with the report in `to`; or -EAGAIN. */
 ssize_t ffl_errqueue_take(struct sock *s, struct ffl_ctl *to);
 
-/* ---- datagrams (dgram.c): locked, -errno, unless it says otherwise ------------------------- */
+/* ---- datagrams (dgram.c): locked, -errno, but where noted ---------------------------------- */
 
 ssize_t dgram_recv(struct sock *s, const struct iovec *iov, size_t n, int flags,
-                   struct ffl_dgram *d); /* its address, control messages and flags */
-/* Without a peer a socket has no error of its own: why a datagram could not be sent is for the next send. */
+                   struct ffl_dgram *d); /* the sender's address, control messages and flags */
+/* An unconnected socket's error is not for SO_ERROR or poll, but for the next send. */
 void ffl_dgram_settle(struct sock *s);
-/* When the last one came, ns; and from now on it is noted. -ENOENT: none has. */
+/* When the last datagram came, ns; notes the time of each from now on. -ENOENT: none has come. */
 int64_t ffl_dgram_stamp(struct sock *s);
 ssize_t dgram_send(struct sock *s, const struct iovec *iov, size_t n, int flags);
-/* Ends sendmsg(2) on a datagram socket, with an address or not: unlocks; errno. */
+/* sendmsg(2) on a datagram socket, with an address or not: unlocks, sets errno. */
 ssize_t dgram_sendmsg(struct sock *s, int fd, const struct msghdr *m, int flags);
-/* A copy of the program's control messages (control.c): 0; 1: there are some that the ring does not
- * carry; -errno. */
+/* Copies the program's control messages (control.c): 0; 1: the ring does not carry some of them;
+ * -errno. */
 int ffl_control_get(struct ffl_ctl *to, const struct msghdr *m);
-/* Into the program's message, as far as they find room: flags get MSG_CTRUNC. 0 or -errno. */
+/* Copies ctl into the program's message; what finds no room is cut, with MSG_CTRUNC in *flags. 0 or
+ * -errno. */
 int ffl_control_put(struct msghdr *m, const struct ffl_ctl *ctl, int *flags);
 void ffl_control_one(struct ffl_ctl *to, int level, int type, const void *data, size_t len);
-/* The one that TCP_INQ asks for: so many bytes are left. */
+/* The control message that TCP_INQ asks for: `bytes` are left. */
 void ffl_control_inq(struct ffl_ctl *to, size_t bytes);
-/* -ENOTSOCK: the kernel's call. */
+/* -ENOTSOCK: the caller makes the kernel's call. */
 int dgram_connect(struct sock *s, int fd, const struct sockaddr *sa, socklen_t len);
 /* Moves a socket that is only bound from the stack to the kernel; s is gone then. 0 or -errno. */
 int dgram_to_kernel(struct sock *s, int fd);
-/* Does it switch something on that the ring does not carry? */
+/* Does the option switch on what the ring does not carry? */
 bool dgram_option_refused(int level, int name, const void *val, socklen_t len);
 
-/* ---- where to (place.c), and other processes (share.c) -------------------------------------- */
+/* ---- which instance (place.c); other processes (share.c) ------------------------------------ */
 
-/* The instance, of several, for s: by its bind to `a`, or (NULL) otherwise. */
+/* The number of the instance for s, which is bound to `a`; NULL: not by bind. */
 int place_instance(struct sock *s, const struct ffl_addr *a);
-void place_attached(bool first);           /* a session has begun: pins the thread to its CPU */
-void place_imported(const struct sock *s); /* FF_MULTI_SC: a child has its listener */
+void place_attached(bool first); /* a session has begun; `first`: of the list. Pins the thread */
+void place_imported(const struct sock *s); /* FF_MULTI_SC: the child uses the listener's instance */
 
 void stdio_start(void);
 void ffl_signal_start(void);
 
-/* Imports an inherited socket: a reference in this process's session. */
+/* Imports an inherited socket into this process's session: 0 or -errno (reported). */
 int proc_import(struct sock *s);
-/* Before a call of it: it is imported; and what another process that has it, too, has made of it is known. */
+/* Before a call on s: imports s, and learns whether another process has made it listen or
+ * connect. */
 void sock_learn(struct sock *s);
 static inline void sock_current(struct sock *s)
 {
     if (ffl_unlikely(s->ticket || (s->shared && s->state == SOCK_BOUND)))
         sock_learn(s);
 }
-/* On the stack before it is connected or listens, so that a child's is the same: where that is sure. */
+/* Before a fork: places a fresh socket, where every route leads to the stack, so that parent and
+ * child share one stack socket. */
 void sock_place_early(struct sock *s, int fd);
-void proc_disown(struct sock *s); /* closed before it was used */
-/* SCM_RIGHTS (pass.c): real.sendmsg that can pass stack sockets; and a look at what recvmsg brought. */
+void proc_disown(struct sock *s); /* closed before it was imported */
+/* SCM_RIGHTS (pass.c): real.sendmsg that passes stack sockets; recvmsg's descriptors become
+ * sockets. */
 ssize_t pass_send(int to, const struct msghdr *m, int flags);
 void pass_received(const struct msghdr *m, int flags);
-void proc_end(void);
-bool share_moved(int from, int to); /* session_moved for tickets, and for dual listeners */
-/* syscall(2) with the number of a fork, made as fork. Not *known: it makes no new process. */
+void proc_end(void);                /* the process is about to end: proc_leave for all */
+bool share_moved(int from, int to); /* session_moved of tickets, dual listeners and bells */
+/* syscall(2) with a number of fork, vfork or clone. Not *known: the kernel's call. */
 long fork_by_number(long number, const long *a, bool *known);
 void proc_leave(
-    struct sock *s); /* s closes: gives back what it has for other processes that share it */
+    struct sock *s); /* s closes: gives what was read ahead back to the processes that share s */
 void sock_on_stack(struct sock *s, struct session *session, int h);
 
 static inline bool timespec_bad(const struct timespec *ts)
@@ -412,14 +421,14 @@ static inline bool timespec_bad(const struct timespec *ts)
     return ts && (ts->tv_sec < 0 || ts->tv_nsec < 0 || ts->tv_nsec >= FFL_NS_PER_SEC);
 }
 
-static inline int64_t timespec_ns(const struct timespec *ts) /* NULL: for ever, -1 */
+static inline int64_t timespec_ns(const struct timespec *ts) /* NULL, for ever: -1 */
 {
     return !ts                       ? -1
            : ts->tv_sec > 1000000000 ? INT64_MAX / 2
                                      : ts->tv_sec * FFL_NS_PER_SEC + ts->tv_nsec;
 }
 
-/* Ends a call: unlocks, sets errno from -errno. */
+/* Ends a call: unlocks; of -errno makes -1 and errno. */
 static inline ssize_t leave(ssize_t rc)
 {
     unlock();

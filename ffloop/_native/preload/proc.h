@@ -9,22 +9,24 @@
 struct ticket { /* references to sockets, for another process (client.h) */
     struct ffl_ticket t;
     struct ticket *next;     /* during a fork */
-    struct session *session; /* during a fork: the session whose sockets it holds */
+    struct session *session; /* of the exporting process, whose sockets the ticket has */
     int index;               /* of the instance */
-    int socks;               /* not imported, not disowned */
+    int socks;               /* sockets neither imported nor disowned yet */
 };
 
-void ticket_put(struct ticket *t); /* a socket less; the last one closes the ticket */
-/* A socket in words, for the process that has its ticket: their length. */
+void ticket_put(struct ticket *t); /* a socket less; the last closes the ticket */
+/* Writes the socket in words, for the process that has its ticket: their length. */
 int sock_describe(const struct sock *s, char *text, size_t len);
-/* `fd` is that socket from now on, t's to import. False: no memory, or no such words. Locked. */
+/* Makes `fd` the socket of these words, to be imported from t. False: no memory, or malformed.
+ * Locked. */
 bool ticket_sock(int fd, struct ticket *t, const char *text);
 /* A ticket with references to the sockets of `session` (`exec`: those that stay open), or NULL
  * (reported). Locked. */
 struct ticket *export_all(struct session *session, bool exec);
-struct ticket *export_sock(struct sock *s); /* the same with s alone */
-void import_all(void); /* imports all inherited sockets that were not yet. Locked */
-/* A spawn's file actions may give it to the child under another number, close-on-exec or not. */
+struct ticket *export_sock(struct sock *s); /* with s alone */
+void import_all(void); /* imports the inherited sockets that are not imported yet. Locked */
+/* Does fd stay open after exec? A socket that a spawn's file actions name does, under another
+ * number. */
 bool stays_open(int fd, const struct sock *s);
 
 void fork_start(void);

@@ -1,9 +1,8 @@
 /*
  * real.h - the C library's own functions behind the names that the shim exports.
  *
- * Callers: everything in preload/. One table, filled once by real_start (dlsym RTLD_NEXT), before
- * any call is looked at. `real.NAME` never comes back into the shim. (Names that may be missing do not
- * belong here: a failing dlsym allocates its message by the program's malloc, which may be our caller.)
+ * Callers: everything in preload/. One table, filled by the first real_start (dlsym RTLD_NEXT).
+ * `real.NAME` never comes back into the shim.
  */
 #ifndef FFL_PRELOAD_REAL_H
 #define FFL_PRELOAD_REAL_H
@@ -139,7 +138,7 @@ struct real_calls {
 extern struct real_calls real;
 void real_load(void);
 
-/* First in each exported call: other constructors may run before ours. */
+/* First in each exported call: other constructors may run before the shim's. */
 static inline void real_start(void)
 {
     if (__builtin_expect(!real.syscall, 0))
