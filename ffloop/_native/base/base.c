@@ -1,4 +1,4 @@
-/* base.c - the clock, the log, what an error means, the number of CPUs. See base.h. */
+/* base.c - the clock, the log, words for errors, the number of CPUs. See base.h. */
 #include "base.h"
 
 #include "calls.h"
@@ -73,7 +73,7 @@ bool ffl_log_enabled(enum ffl_log_level level)
 
 static atomic_uint lost; /* lines dropped since the last one that was written */
 
-/* Whether this second's lines are used up. `out`: lines left out in an earlier second. */
+/* Are this second's lines used up? `*out` gets the number that an earlier second dropped. */
 static bool enough(enum ffl_log_level level, time_t now, unsigned *out)
 {
     static _Atomic time_t second[FFL_LOG_DEBUG];
@@ -95,8 +95,8 @@ static bool spent(struct ffl_log_budget *b, unsigned *out)
     return b->lines++ >= BUDGET_PER_SECOND;
 }
 
-/* Before Linux 6.4 a write to a pipe may wait; a pipe or terminal that polls writable takes a whole
- * line. */
+/* Where a write cannot be told not to wait (a pipe before Linux 6.4, a terminal): once it polls
+ * writable, it takes a whole line. */
 static ssize_t write_if_writable(const char *line, size_t n)
 {
     struct pollfd p = {.fd = log_fd, .events = POLLOUT};
@@ -108,7 +108,7 @@ static bool put_line(const char *line, size_t n)
     struct iovec iov = {(void *)line, n};
     struct stat st = {0};
     ssize_t done = -1;
-    (void)fstat(log_fd, &st); /* else the write fails as well */
+    (void)fstat(log_fd, &st); /* where it fails, the write fails too */
     if (S_ISSOCK(st.st_mode))
         done = send(log_fd, line, n, MSG_DONTWAIT | MSG_NOSIGNAL);
     else if (S_ISFIFO(st.st_mode))
@@ -139,7 +139,7 @@ static void __attribute__((format(printf, 3, 0))) log_line(enum ffl_log_level le
         n = sizeof(line) - 2;
     line[n++] = '\n';
     if (!put_line(line, n))
-        atomic_fetch_add(&lost, out + 1); /* a log that cannot be written says so when it can */
+        atomic_fetch_add(&lost, out + 1); /* the next line that is written tells the number */
 }
 
 void ffl_log(enum ffl_log_level level, const char *fmt, ...)

@@ -1,8 +1,8 @@
 /*
- * base.h - what every folder of the core uses: checks, the clock, the log, words for errors.
+ * base.h - checks, the clock, the log, words for errors.
  *
- * Callers: everything. Owns nothing, takes no lock, allocates nothing.
- * Errors are returned as -errno; errno itself is left alone.
+ * Callers: every folder of the core. Takes no lock, allocates nothing. Errors are returned as
+ * -errno, but for ffl_epoll_wait's; logging leaves errno alone.
  */
 #ifndef FFL_BASE_H
 #define FFL_BASE_H
@@ -20,14 +20,14 @@
 
 #define FFL_NS_PER_SEC 1000000000LL
 
-/* A sleeping side looks at its rings this often, rung or not: a lost doorbell delays and does not
- * stall. */
+/* How often a sleeping side looks at its rings unasked: a lost doorbell delays a session and does
+ * not stall it. */
 #define FFL_LOOK_NS FFL_NS_PER_SEC
 
 /* CLOCK_MONOTONIC in nanoseconds (vDSO: about 25 ns, no system call). */
 int64_t ffl_now_ns(void);
 
-/* epoll_wait with a time-out in nanoseconds (never early): 0 does not wait, a negative one or INT64_MAX
+/* epoll_wait with a time-out in nanoseconds: 0 does not wait, a negative time-out or INT64_MAX
  * waits for ever. The count, or -1 with errno, as epoll_wait. */
 struct epoll_event;
 int ffl_epoll_wait(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns);
@@ -46,18 +46,19 @@ enum ffl_log_level { FFL_LOG_ERROR, FFL_LOG_WARNING, FFL_LOG_INFO, FFL_LOG_DEBUG
 
 /*
  * The log: one line per call to a descriptor (standard error unless set), with time, level and pid.
- * Safe from any thread; a line is one write(2). Level: messages above it are dropped, and so is what
- * the descriptor has no room for: nothing waits for whoever reads the log.
+ * Safe from any thread; a line is one write(2). Dropped are messages above the level, lines for
+ * which the descriptor has no room (nothing waits for the log's reader), and, but for DEBUG, each
+ * level's lines beyond 100 per second.
  */
 void ffl_log_open(int fd, enum ffl_log_level level);
+bool ffl_log_moved(int from, int to); /* false: `from` is not the log's descriptor */
 /* Parses "error", "warning", "info", "debug"; -EINVAL for anything else. */
-bool ffl_log_moved(int from, int to); /* its descriptor has moved; false: it is not the log's */
 int ffl_log_level_parse(const char *name);
 bool ffl_log_enabled(enum ffl_log_level level);
 void ffl_log(enum ffl_log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* The same for what a peer may cause: the first lines of each second are written, and each caller's
- * budget is its own. One thread. */
+/* The same for lines that a peer may cause: a budget's first 20 of each second are written. A
+ * budget belongs to one thread. */
 struct ffl_log_budget {
     int64_t since; /* ffl_now_ns at the second's begin */
     unsigned lines;
@@ -65,15 +66,15 @@ struct ffl_log_budget {
 void ffl_log_within(struct ffl_log_budget *b, enum ffl_log_level level, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* Closes *fd unless it is negative, by `how` where close is not enough, and makes it -1. */
+/* Closes *fd unless it is negative, by `how` (NULL: close), and makes it -1. */
 void ffl_close(int *fd, void (*how)(int fd));
 
-/* strerror of a positive errno; where a limit of the process caused it, with that limit. */
+/* strerror of a positive errno; where a limit of the process may be its cause, names the limit. */
 const char *ffl_strerror(int err);
 
 /*
- * Number of CPUs that this process may use, and whether two threads that take turns gain from
- * spinning: with fewer than three, a spinning side only keeps its peer from running.
+ * Number of CPUs that this process may use. With fewer than three, a side that spins keeps the
+ * other side from running (shm/spin.c).
  */
 int ffl_cpu_count(void);
 

@@ -1,8 +1,8 @@
 /*
  * ids.h - small numbers that are taken and given back: handles, slots of a table.
  *
- * Callers: client, instance; one thread. Numbers that came back are taken again before fresh ones. Room
- * for a number's return is made when it is taken, so that giving back cannot fail.
+ * Callers: client, instance; one thread. Numbers that came back are taken again before fresh ones.
+ * Room for a number's return is made when it is taken, so that giving back cannot fail.
  */
 #ifndef FFL_IDS_H
 #define FFL_IDS_H
@@ -49,7 +49,7 @@ static inline int ffl_ids_take(struct ffl_ids *ids)
 
 static inline void ffl_ids_give(struct ffl_ids *ids, uint32_t id)
 {
-    if (ids->nfreed < ids->cap) /* always, of a number that was taken */
+    if (ids->nfreed < ids->cap) /* always true of a number that was taken */
         ids->freed[ids->nfreed++] = id;
 }
 

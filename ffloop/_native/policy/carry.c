@@ -49,7 +49,7 @@ int ffl_carry_begin(struct ffl_carry *k, int fd, const char *stack, const uint64
     if (type == SOCK_DGRAM && !noted)
         k->groups = ffl_groups_open(fd);
     k->fresh = socket(domain, type | SOCK_CLOEXEC, proto);
-    if (k->fresh >= 0 || noted) /* what was noted can do without */
+    if (k->fresh >= 0 || noted) /* noted options need no fresh socket */
         return 0;
     int rc = -errno;
     ffl_groups_close(k->groups);
@@ -62,7 +62,7 @@ void ffl_carry_end(struct ffl_carry *k)
     ffl_groups_close(k->groups);
 }
 
-/* What the socket says, in `out`; or -errno, and nothing in it. */
+/* Reads the option of `fd` into `out`; or -errno, and `out` has no value. */
 static int read_one(int fd, const struct ffl_option *o, struct ffl_optarg *out)
 {
     socklen_t len = o->size;
@@ -83,7 +83,7 @@ static bool differs(const struct ffl_carry *k, const struct ffl_option *o, struc
     if (k->fresh < 0 || hint || (is_v6only(o) && k->six_apart))
         return rc == 0; /* the stack's default is not known here */
     if (rc != read_one(k->fresh, o, &fresh))
-        return true; /* a filter that is too long to read is one */
+        return true; /* a filter too long to read differs too */
     return rc == 0 && memcmp(out, &fresh, sizeof(fresh)) != 0;
 }
 
@@ -116,7 +116,7 @@ const struct ffl_option *ffl_carry_noted(const uint64_t noted[FFL_CARRY_WORDS], 
     return NULL;
 }
 
-/* Twice round, the socket's own level the second time: IP_TOS sets SO_PRIORITY as well. */
+/* Two rounds, SOL_SOCKET's options in the second: setting IP_TOS also sets SO_PRIORITY. */
 bool ffl_carry_next(struct ffl_carry *k, struct ffl_optarg *out)
 {
     while (k->next < 2 * ROWS) {
@@ -143,7 +143,7 @@ bool ffl_carry_note(uint64_t bits[FFL_CARRY_WORDS], int level, int name)
 
 /* ---- refused ------------------------------------------------------------------------------- */
 
-/* Not the option's fault: the session's, or the machine's. */
+/* An error of the session or the machine, not of the option. */
 static bool broken(int rc)
 {
     return rc == -ECONNRESET || rc == -EPROTO || rc == -ETIMEDOUT || rc == -ENOBUFS ||

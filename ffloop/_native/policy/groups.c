@@ -16,7 +16,7 @@ struct ffl_groups {
     int fd;
     FILE *lists[2]; /* IPv4's, IPv6's; NULL: done, or not wanted */
     unsigned ifindex;
-    bool join_due; /* of the group that is in `filter`; then its sources, from `source` on */
+    bool join_due; /* `filter`'s group is to be joined; then its sources follow, from `source` on */
     unsigned source;
     union {
         struct group_filter filter;
@@ -52,7 +52,7 @@ static bool parse4(struct ffl_groups *g, const char *line, struct ffl_addr *grou
 {
     unsigned ip;
     if (line[0] != '\t') {
-        (void)sscanf(line, "%u", &g->ifindex); /* the title has none */
+        (void)sscanf(line, "%u", &g->ifindex); /* the title line has none */
         return false;
     }
     if (sscanf(line, " %8x", &ip) != 1)
@@ -80,7 +80,7 @@ static int level_of(const struct ffl_groups *g)
     return g->filter.gf_group.ss_family == AF_INET6 ? IPPROTO_IPV6 : IPPROTO_IP;
 }
 
-/* Is the socket in it? With its sources then, in g->filter. */
+/* Is the socket in the group? Then g->filter has the group's sources. */
 static bool ask(struct ffl_groups *g, const struct ffl_addr *group)
 {
     socklen_t len = sizeof(g->room);
@@ -124,7 +124,7 @@ static void put_group(const struct ffl_groups *g, bool apart, struct ffl_optarg 
     struct group_req here;
     struct ip_mreq there = {.imr_interface.s_addr = INADDR_ANY};
     struct ipv6_mreq there6 = {.ipv6mr_interface = 0};
-    memset(&here, 0, sizeof(here)); /* what pads it too */
+    memset(&here, 0, sizeof(here)); /* the padding too */
     here.gr_interface = g->ifindex;
     here.gr_group = g->filter.gf_group;
     if (!apart) {
@@ -138,12 +138,12 @@ static void put_group(const struct ffl_groups *g, bool apart, struct ffl_optarg 
     }
 }
 
-/* Sources that are let in, or kept out; of the default interface where the stack is apart. */
+/* A source to let in or keep out; on the default interface where the stack is apart. */
 static void put_source(const struct ffl_groups *g, bool apart, unsigned i, struct ffl_optarg *out)
 {
     bool in = g->filter.gf_fmode == MCAST_INCLUDE;
     struct group_source_req r;
-    memset(&r, 0, sizeof(r)); /* what pads it too */
+    memset(&r, 0, sizeof(r)); /* the padding too */
     r.gsr_interface = apart ? 0 : g->ifindex;
     r.gsr_group = g->filter.gf_group;
     r.gsr_source = g->filter.gf_slist[i];

@@ -14,7 +14,7 @@ static bool trusted(uid_t uid)
     return uid == 0 || uid == geteuid();
 }
 
-/* The directory of a path, cut to what an address holds in any case. */
+/* The directory of a path; cut only where the path is too long for an address. */
 static void dir_of(const char *path, char *dir, size_t size)
 {
     const char *slash = strrchr(path, '/');
@@ -37,7 +37,7 @@ int ffl_place_check(const char *path, uid_t *owner, char *why, size_t whylen)
         return 0;
     bool there = lstat(path, &s) == 0, open = d.st_mode & S_IWOTH;
     if (owner && !there)
-        return 0; /* one that comes meanwhile is for ffl_place_peer */
+        return 0; /* a socket made meanwhile is checked by ffl_place_peer */
     if (S_ISLNK(d.st_mode))
         snprintf(why, whylen, "'%s' is a symbolic link: name the directory itself", dir);
     else if (open && !(d.st_mode & S_ISVTX))

@@ -1,8 +1,8 @@
 /*
  * place.h - whether a unix socket's path is safe: no other user can put a socket there.
  *
- * Callers: the instance before it binds, the client before it connects, `ffloop doctor`. Any thread;
- * does not wait.
+ * Callers: the instance before it binds, the client before it connects, `ffloop doctor`. Any
+ * thread; does not wait.
  */
 #ifndef FFL_PLACE_H
 #define FFL_PLACE_H
@@ -11,17 +11,19 @@
 #include <sys/types.h>
 
 /*
- * The directory must be no symbolic link, and be writable by others only if it is sticky. It belongs
- * to root or to this process's user; to one that connects also to the socket's own user, who has to
- * be root or this one in a directory where everybody may write.
+ * The directory must be no symbolic link, must be sticky if every user may write in it, and must
+ * belong to root or to this process's user. A caller that connects also accepts a directory of the
+ * socket's owner; the socket must then be no symbolic link, and belong to root or this user if
+ * every user, or the group of another user's directory, may write there.
  *
- * 0, or -ENOTUNIQ with a sentence in `why`. A missing path is left to bind or connect. *owner is set to
- * the owner of the socket at the path, for ffl_place_peer; NULL when the caller binds.
- * Abstract addresses ("@name") have no directory.
+ * 0, or -ENOTUNIQ with a sentence in `why`. A missing path is left to bind or connect. `owner`:
+ * NULL when the caller binds; else *owner is set to the owner of the socket at the path, for
+ * ffl_place_peer. Abstract addresses ("@name") have no directory.
  */
 int ffl_place_check(const char *path, uid_t *owner, char *why, size_t whylen);
 
-/* After the connect: the listener is root, this user or the socket's owner. Returns the same. */
+/* After the connect: 0 when the listener is root's, this user's or the socket owner's; else the
+ * same. */
 int ffl_place_peer(int sock, const char *path, uid_t owner, char *why, size_t whylen);
 
 #endif

@@ -9,7 +9,7 @@
 
 #define MAPPED_BITS 96
 
-/* The text without blanks around it; `end` is cut to it. */
+/* The text's begin after blanks; *end moves to before the blanks behind it. */
 static const char *trim(const char *p, const char **end)
 {
     while (p < *end && strchr(FFL_BLANKS, *p))
@@ -54,7 +54,7 @@ static bool host_bits(struct ffl_addr *a, unsigned bits)
     return any;
 }
 
-#define HINT 96 /* room for a sentence of parse_network's own */
+#define HINT 96 /* room for a sentence that parse_network makes */
 
 static const char *parse_network(char *text, struct ffl_route_rule *r, char *hint)
 {
@@ -83,7 +83,7 @@ static const char *parse_network(char *text, struct ffl_route_rule *r, char *hin
     return hint;
 }
 
-/* NULL, or what is wrong. */
+/* NULL, or a sentence that says what is malformed. */
 static const char *parse_rule(const char *p, const char *end, struct ffl_route_rule *r, char *hint)
 {
     char network[64], where[16];

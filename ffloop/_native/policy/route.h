@@ -2,9 +2,10 @@
  * route.h - whether an address is the stack's or the kernel's: FFLOOP_ROUTES.
  *
  * Callers: loop and shim, for each socket that is bound or connected. Rules are
- * "NETWORK[/BITS]=stack|kernel", separated by commas; blanks and upper case do not matter, the first
- * that matches decides. Without a match everything is the stack's, but loopback with fstack, which has
- * none of the machine's. A mapped address (::ffff:a.b.c.d) is the IPv4 address, in rules too.
+ * "NETWORK[/BITS]=stack|kernel", separated by commas; blanks and case do not matter, and the first
+ * match decides. Without a match an address is the stack's; but with fstack loopback is the
+ * kernel's, since F-Stack cannot reach the machine's. A mapped address (::ffff:a.b.c.d) is the IPv4
+ * address, in rules too.
  */
 #ifndef FFL_ROUTE_H
 #define FFL_ROUTE_H
@@ -27,7 +28,7 @@ struct ffl_route {
  * setting's name, "FFLOOP_ROUTES". */
 int ffl_route_parse(struct ffl_route *r, const char *source, const char *text, char *why,
                     size_t whylen);
-/* stack: what the instance runs. */
+/* `stack`: the name of the stack that the instance runs. */
 bool ffl_route_on_stack(const struct ffl_route *r, const char *stack, const struct ffl_addr *a);
 
 /* Is every address the stack's? */

@@ -214,7 +214,7 @@ static bool parse(const struct ffl_setting *row, const char *text, void *field)
     }
 }
 
-/* Without blanks around it; false: longer than any value is. */
+/* Copies the text without blanks around it. False: longer than any value. */
 static bool trim(char *out, size_t len, const char *text)
 {
     text += strspn(text, FFL_BLANKS);

@@ -1,9 +1,9 @@
 /*
  * setting.h - every variable of the environment (FFLOOP_*, FF_*): one table, one parser.
  *
- * Callers: the shim at its start, the loop for its arguments and the environment, docs (the table in
- * docs/configuration.md is printed from this one). Blanks around a value and upper case do not matter,
- * an empty value is none. A process with more rights than its starter (set-user-id, file
+ * Callers: the shim at its start, the loop for its arguments and the environment, docs (the table
+ * in docs/configuration.md is printed from this one). Blanks around a value and upper case do not
+ * matter, an empty value is none. A process with more rights than its starter (set-user-id, file
  * capabilities) ignores the environment: its starter must not choose where its data goes.
  */
 #ifndef FFL_SETTING_H
@@ -13,13 +13,13 @@
 
 #define FFL_SETTING_WHY 320 /* room for a sentence */
 
-/* A config's values: its fields are the table's rows. */
+/* A value per row of the table. */
 struct ffl_config {
     const char *instance; /* NULL: the usual places */
     const char *stack;    /* NULL: any */
     const char *fstack;   /* F-Stack's options, for instance=direct */
     struct ffl_route routes;
-    const char *kernel_sockets; /* NULL: as the stack is */
+    const char *kernel_sockets; /* NULL: the stack decides */
     const char *fallback;       /* "kernel", or NULL */
     bool dual_listen, reconnect, reuse_port;
     int64_t spin_us; /* or FFL_SPIN_* */
@@ -50,7 +50,7 @@ struct ffl_setting {
     const char *argument; /* new_event_loop's and run's, "" for none */
     int kind;             /* enum ffl_setting_kind */
     unsigned users;       /* enum ffl_setting_user */
-    bool places;          /* it says where sockets go: while it is malformed no socket is placed */
+    bool places;          /* it says where sockets go: while malformed, no socket is placed */
     size_t field;         /* offset in struct ffl_config */
     int64_t min, max;
     const char *unit;
@@ -62,7 +62,7 @@ struct ffl_setting {
 /* The i-th row, NULL after the last. */
 const struct ffl_setting *ffl_setting_at(unsigned i);
 
-/* What a value may be: "a whole number (KiB) from 0 to 5". */
+/* The row's values, in words: "a whole number (KiB) from 0 to 5". */
 void ffl_setting_expected(const struct ffl_setting *row, char *out, size_t len);
 
 /* A config in which nothing is set. */
@@ -75,9 +75,9 @@ void ffl_config_init(struct ffl_config *c);
 int ffl_config_set(struct ffl_config *c, const struct ffl_setting *row, const char *source,
                    const char *value, char *why, size_t whylen);
 /*
- * Sets what the environment has for `user`. `get` returns a variable's text, which must stay valid, or
- * NULL. Malformed values are not set; `bad` is called with a sentence for each. False: one of them says
- * where sockets go.
+ * Sets the fields of the environment's variables for `user`. `get` returns a variable's text, which
+ * must stay valid, or NULL. Malformed values are not set; `bad` is called with a sentence for each.
+ * False: a malformed value says where sockets go.
  */
 bool ffl_config_read(struct ffl_config *c, unsigned user, const char *(*get)(const char *variable),
                      void (*bad)(const char *why));

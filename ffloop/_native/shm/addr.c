@@ -5,7 +5,7 @@
 #include <netinet/in.h>
 #include <string.h>
 
-#define IN6_WITHOUT_SCOPE 24 /* the kernel takes this much for a whole address */
+#define IN6_WITHOUT_SCOPE 24 /* bytes that the kernel accepts as an AF_INET6 address */
 
 static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
 

@@ -1,13 +1,13 @@
 /*
  * channel.h - one side's end of a session: entries out, entries in, sleep and doorbells.
  *
- * Callers: client/, instance/, bench/. Both sides use this and nothing below it. What a side has put
- * or given back is committed: made visible, then the peer's wait word is looked at and its
- * doorbell rung. A side that goes to sleep commits first and looks at its own rings after it has
- * raised its word, so nothing stays uncommitted or unseen while both sleep. Nothing waits for room:
- * entries that find their ring full are queued here, in order. Used by one thread at a time.
+ * Callers: client/, instance/, bench/. A commit makes visible the entries and buffers that a side
+ * has put and given back, then looks at the other side's wait word and rings its doorbell. A side
+ * that goes to sleep commits, raises its wait word and only then looks at its rings, so nothing
+ * stays uncommitted or unseen while both sleep. Nothing waits for room: entries that find their
+ * ring full are queued here, in order. Used by one thread at a time.
  *
- * Returns: 0 or a count; -EPROTO where the peer's words cannot be; else as said.
+ * Returns: 0 or a count; -EPROTO where the other side's words are impossible; else as said.
  */
 #ifndef FFL_CHANNEL_H
 #define FFL_CHANNEL_H
@@ -21,18 +21,18 @@ struct ffl_channel_counters {
 };
 
 struct ffl_channel {
-    /* to the peer */
+    /* to the other side */
     struct ffl_ring out;  /* entries */
-    struct ffl_ring back; /* the peer's buffers, free again */
+    struct ffl_ring back; /* the other side's buffers, free again */
     struct ffl_fifo over; /* entries that found `out` full */
-    uint32_t fresh;       /* FFL_WAIT_*: changed since the peer's wait word was last looked at */
+    uint32_t fresh;       /* FFL_WAIT_*: changed since the other side's wait word was read */
     uint32_t counted;     /* out.tail when `sent` was last counted */
     _Atomic uint32_t *peer_waits;
     int peer_bell;
-    int (*ring_bell)(int fd); /* 0 or -errno: commit returns it */
-    /* from the peer */
+    int (*ring_bell)(int fd); /* 0, or -errno for commit to return */
+    /* from the other side */
     struct ffl_ring in;
-    struct ffl_ring freed; /* buffers of ours */
+    struct ffl_ring freed; /* this side's buffers */
     _Atomic uint32_t *waits;
     struct ffl_channel_counters n;
 };
@@ -46,7 +46,7 @@ void ffl_channel_close(struct ffl_channel *ch);
 
 /* ---- wait words ---------------------------------------------------------------------------- */
 
-/* True when the peer sleeps on one of `bits`: the caller must ring its doorbell, once. */
+/* True when the other side sleeps on one of `bits`: the caller must ring its doorbell, once. */
 static inline bool ffl_wait_take(_Atomic uint32_t *word, uint32_t bits)
 {
     uint32_t w = atomic_load_explicit(word, memory_order_seq_cst); /* R3 */
@@ -68,7 +68,7 @@ static inline void ffl_wait_lower(_Atomic uint32_t *word)
 
 /* ---- sending ------------------------------------------------------------------------------- */
 
-/* Queues an entry. -ENOMEM: the ring is full, and there is no memory to queue it here. */
+/* Puts an entry. -ENOMEM: the ring is full, and there is no memory to queue the entry here. */
 static inline int ffl_channel_put(struct ffl_channel *ch, struct ffl_entry e)
 {
     ch->fresh |= FFL_WAIT_QUEUE;
@@ -81,7 +81,8 @@ static inline int ffl_channel_put(struct ffl_channel *ch, struct ffl_entry e)
     return 0;
 }
 
-/* Gives one of the peer's buffers back. The ring has a slot per buffer: a full one is the peer's lie. */
+/* Gives a buffer back to the other side. The ring has a slot per buffer: where it looks full, the
+ * other side's head is false. */
 static inline int ffl_channel_give(struct ffl_channel *ch, uint32_t buf)
 {
     ch->fresh |= FFL_WAIT_FREE;
@@ -91,19 +92,20 @@ static inline int ffl_channel_give(struct ffl_channel *ch, uint32_t buf)
     return 0;
 }
 
-/* The caller has changed another shared word (seq_cst) that the peer waits for with these bits. */
+/* The caller has changed another shared word (seq_cst) for which the other side waits with these
+ * bits. */
 static inline void ffl_channel_touch(struct ffl_channel *ch, uint32_t bits)
 {
     ch->fresh |= bits;
 }
 
-/* Does the peer sleep until an entry comes? The answer may be stale on return. */
+/* Does the other side sleep until an entry comes? The answer may be stale on return. */
 static inline bool ffl_channel_peer_sleeps(const struct ffl_channel *ch)
 {
     return atomic_load_explicit(ch->peer_waits, memory_order_relaxed) & FFL_WAIT_QUEUE;
 }
 
-/* In a long batch: lets a peer that is awake begin. A commit must still end the batch. */
+/* In a long batch: lets the other side begin if it is awake. A commit must still end the batch. */
 static inline void ffl_channel_show(struct ffl_channel *ch)
 {
     ffl_ring_commit_quiet(&ch->out);
@@ -111,8 +113,8 @@ static inline void ffl_channel_show(struct ffl_channel *ch)
 
 int ffl_channel_do_commit(struct ffl_channel *ch);
 
-/* Makes all that was put and given visible, and wakes the peer if it waits for that. Returns -errno of
- * the doorbell's write as well; the entries are visible all the same. */
+/* Makes visible all that was put and given, and wakes the other side if it waits for that. Also
+ * returns -errno of the doorbell's write, after which the entries are visible all the same. */
 static inline int ffl_channel_commit(struct ffl_channel *ch)
 {
     return ch->fresh || ch->over.n ? ffl_channel_do_commit(ch) : 0;
@@ -120,8 +122,9 @@ static inline int ffl_channel_commit(struct ffl_channel *ch)
 
 /* ---- receiving ----------------------------------------------------------------------------- */
 
-/* Calls `on` with at most `most` entries, in order, until it returns other than 0, and gives the slots
- * back (the next commit wakes a peer that waits for them). Returns the count, or `on`'s negative result. */
+/* Calls `on` with at most `most` entries, in order, until `on` returns other than 0, and gives the
+ * slots back (the next commit wakes the other side if it waits for room). Returns the count, or
+ * `on`'s negative result. */
 static inline int ffl_channel_drain(struct ffl_channel *ch, int most,
                                     int (*on)(void *arg, struct ffl_entry e), void *arg)
 {
@@ -138,7 +141,8 @@ static inline int ffl_channel_drain(struct ffl_channel *ch, int most,
     return rc < 0 ? rc : i;
 }
 
-/* The same for all of this side's buffers that came back. Nobody waits for slots there. */
+/* The same for all of this side's buffers that came back. Neither side waits for room in that
+ * ring. */
 static inline int ffl_channel_reclaim(struct ffl_channel *ch, int (*on)(void *arg, uint32_t buf),
                                       void *arg)
 {
@@ -153,7 +157,7 @@ static inline int ffl_channel_reclaim(struct ffl_channel *ch, int (*on)(void *ar
 
 /* ---- sleeping ------------------------------------------------------------------------------ */
 
-/* Has what `bits` names come: entries, returned buffers, room for queued entries? */
+/* Have entries or returned buffers come, as `bits` asks, or room for queued entries? */
 static inline bool ffl_channel_pending(const struct ffl_channel *ch, uint32_t bits)
 {
     return (bits & FFL_WAIT_QUEUE && ffl_ring_pending(&ch->in)) ||
@@ -161,9 +165,9 @@ static inline bool ffl_channel_pending(const struct ffl_channel *ch, uint32_t bi
            (ch->over.n && ffl_ring_given(&ch->out));
 }
 
-/* Commits, raises this side's wait word for `bits` (and for room, when entries are queued), and looks
- * again. 1: nothing has come, so block on the doorbell; 0: something has; or commit's -errno. Any other
- * call, or rouse, lowers the word. */
+/* Commits, raises this side's wait word for `bits` (and for room, when entries are queued), and
+ * looks at the rings again. 1: nothing has come, so block on the doorbell; 0: something has; or
+ * commit's -errno. ffl_channel_rouse lowers the word. */
 static inline int ffl_channel_doze(struct ffl_channel *ch, uint32_t bits)
 {
     int rc = ffl_channel_commit(ch);

@@ -1,8 +1,8 @@
 /*
  * fifo.h - the private queue of entries that found their ring full: neither side waits for room.
  *
- * Owner: one side of a session, in private memory. While it is not empty, new entries go behind it, not
- * into the ring.
+ * Owner: one side of a session, in private memory. While the queue has entries, new entries go
+ * behind them, not into the ring.
  */
 #ifndef FFL_FIFO_H
 #define FFL_FIFO_H
@@ -35,7 +35,8 @@ static inline int ffl_fifo_push(struct ffl_fifo *f, struct ffl_entry e)
     return 0;
 }
 
-/* Moves as many entries as fit into the ring, uncommitted. The count, or -EPROTO (ffl_ring_room). */
+/* Moves as many entries as fit into the ring, uncommitted. The count, or -EPROTO
+ * (ffl_ring_room). */
 static inline int ffl_fifo_drain(struct ffl_fifo *f, struct ffl_ring *to)
 {
     int moved = 0;

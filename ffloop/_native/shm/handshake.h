@@ -1,11 +1,11 @@
 /*
  * handshake.h - the messages on an instance's unix socket (SOCK_SEQPACKET).
  *
- * Callers: client/attach.c, instance/admit.c, session.c and ticket.c. One hello, one reply; then the
- * socket carries at most one last message of each side, the instance's reason or the application's rest,
- * and says by its end that a side is gone. A reply to an attach carries three
- * descriptors: the memfd, the application's doorbell, the instance's doorbell. A reply to a stats
- * query carries one: the instance's stats page, read only.
+ * Callers: client/, instance/. One hello, one reply. After an attach each side sends at most one
+ * last message, the instance its reason and the application its rest; the socket's end says that
+ * the other side is gone. A reply to an attach carries three descriptors: the memfd, the
+ * application's doorbell, the instance's doorbell. A reply to a stats query carries one: the
+ * instance's stats page, read only.
  */
 #ifndef FFL_HANDSHAKE_H
 #define FFL_HANDSHAKE_H
@@ -22,7 +22,7 @@ struct ffl_hello {
     uint32_t version;
     uint32_t kind;        /* enum ffl_hello_kind */
     uint32_t max_sockets; /* wanted; 0: the instance's default */
-    uint32_t pool_kib;    /* wanted a side; 0: the instance's default */
+    uint32_t pool_kib;    /* wanted per side; 0: the instance's default */
     uint32_t reserved[4];
 };
 
@@ -32,7 +32,7 @@ enum ffl_reply_status {
     FFL_REPLY_REFUSED, /* the peer's uid may not use this instance */
     FFL_REPLY_QUOTA,   /* too many sessions, of all or of one user */
     FFL_REPLY_BAD,     /* not a hello */
-    FFL_REPLY_NOMEM,   /* the segment could not be made */
+    FFL_REPLY_NOMEM,   /* no memory or descriptor; for a ticket, also too many of one user */
 };
 
 struct ffl_reply {
@@ -40,14 +40,14 @@ struct ffl_reply {
     uint32_t version;
     uint32_t status;
     int32_t pid;      /* the instance's */
-    uint32_t session; /* id; of a ticket: its */
+    uint32_t session; /* the session's id, or the ticket's */
     char stack[16];   /* "host", "fstack" */
-    char why[128];    /* for the user, when status is not OK */
-    uint64_t key;     /* of a ticket; what comes before this is the same in every version */
+    char why[128];    /* a sentence for the user, when status is not OK */
+    uint64_t key;     /* of a ticket; the fields before this are the same in every version */
 };
 
-/* An application that goes leaves what has found its SQ full, in the memfd that comes with this, which can
- * be written to no more: so its end waits for nobody. */
+/* The last message of an application that detaches: with it comes a memfd, sealed against writing,
+ * of the entries that found the SQ full. So detaching does not wait for room. */
 struct ffl_rest {
     uint64_t magic;
     uint32_t n; /* entries */
@@ -55,11 +55,11 @@ struct ffl_rest {
 #define FFL_REST_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
 
 /*
- * A ticket: a connection that holds references to stack sockets (FFL_OP_EXPORT) for a process that may
- * not exist yet. Its holder sends these messages; there are no replies.
+ * A ticket: a connection that holds references to stack sockets (FFL_OP_EXPORT) for a process that
+ * may not exist yet. Its holder sends these messages; there are no replies.
  */
 enum ffl_ticket_what {
-    FFL_TICKET_CONNECT, /* with one end of a socketpair, whose other end may attach, whoever has it */
+    FFL_TICKET_CONNECT, /* brings one end of a socketpair; a holder of the other end may attach */
     FFL_TICKET_DROP,    /* these handles are not wanted */
     FFL_TICKET_MARK,    /* these handles are wanted; SWEEP then drops the others */
     FFL_TICKET_SWEEP
@@ -80,9 +80,10 @@ int ffl_unix_addr(const char *path, struct sockaddr_un *sa, socklen_t *len);
 
 /*
  * Sends or receives one message with descriptors (received CLOEXEC). Never waits, whatever the
- * socket's O_NONBLOCK says, which a peer may share. Returns the bytes of the message, or -errno.
- * recv: *nfds is the room for descriptors, then their count; the caller closes them whatever is
- * returned. Descriptors beyond the room are closed. A message that was cut is -EPROTO.
+ * socket's O_NONBLOCK says, since another process may share that flag. Returns the bytes of the
+ * message, or -errno. recv: *nfds is the room for descriptors, then their count; the caller closes
+ * them also after an error. Descriptors beyond the room are closed. A message that was cut is
+ * -EPROTO.
  */
 int ffl_msg_send(int sock, const void *data, size_t len, const int *fds, int nfds);
 int ffl_msg_recv(int sock, void *data, size_t len, int *fds, int *nfds);

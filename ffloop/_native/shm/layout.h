@@ -24,7 +24,7 @@
 struct ffl_entry {
     uint8_t op;      /* enum ffl_op */
     uint8_t flags;   /* FFL_F_* */
-    uint16_t tag;    /* SQ: echoed by the completion of a control operation; 0: nobody waits */
+    uint16_t tag;    /* SQ: echoed by the completion of a control operation; 0: no call waits */
     uint32_t handle; /* the session's name for a socket */
     int32_t arg;
     uint32_t buf; /* buffer id, or FFL_NO_BUF */
@@ -35,35 +35,35 @@ _Static_assert(sizeof(struct ffl_entry) == 16, "entry ABI");
 
 /*
  * Operations. SQ meaning / CQ meaning. Control operations answer with a completion of the same
- * op and tag, result in `arg`; SEND, ARM, DISARM, SHUTDOWN do not answer when they succeed.
+ * op and tag, result in `arg`; SOCKET, SEND, ARM, DISARM, SHUTDOWN do not answer when they succeed.
  */
 enum ffl_op {
     FFL_OP_NONE,
     FFL_OP_SOCKET,     /* open `handle` (application's range); arg = domain | type<<8 | proto<<16 */
     FFL_OP_BIND,       /* buf: struct ffl_addr / buf: the address bound, a struct ffl_addresses */
     FFL_OP_LISTEN,     /* arg = backlog / buf: struct ffl_addresses */
-    FFL_OP_CONNECT,    /* buf: struct ffl_addr / when it is decided; buf: struct ffl_addresses */
+    FFL_OP_CONNECT,    /* buf: struct ffl_addr / when it has ended; buf: struct ffl_addresses */
     FFL_OP_ARM,        /* stream, datagram: start reading ahead; listener: arg = accepts to add, and
                         * say when a connection waits (OFFER), if nothing is accepted ahead */
     FFL_OP_DISARM,     /* stop reading ahead */
     FFL_OP_SEND,       /* buf, arg = bytes in buf (with FFL_F_ADDR the ffl_addr is counted too) */
     FFL_OP_SHUTDOWN,   /* arg = SHUT_*; takes effect after the sends before it */
     FFL_OP_CLOSE,      /* after the sends before it, or at once with FFL_F_ABORT; arg = bytes of the
-                        * stream that the application took (the low 31): where it left some, it is a
-                        * reset / - */
+                        * stream that the application took, modulo 2^32: where it left some, the
+                        * close is a reset / - */
     FFL_OP_SETSOCKOPT, /* buf: struct ffl_optarg / result */
     FFL_OP_GETSOCKOPT, /* buf: struct ffl_optarg / buf: struct ffl_optarg */
     FFL_OP_ADDRESSES,  /* - / buf: struct ffl_addresses */
     FFL_OP_RECV,       /* - / data: buf, arg = bytes; arg = 0 and no buf: end of stream */
     FFL_OP_ACCEPT, /* - / on a listener: arg = new handle (instance's range), buf: ffl_addresses */
     FFL_OP_ERROR,  /* - / arg = -errno: the socket failed; on a stream the last, but for CLOSED */
-    FFL_OP_CLOSED, /* - / the last completion of a handle; it may be used again */
-    FFL_OP_UNREAD, /* buf, arg = bytes: read ahead and given back, for whoever reads next / - */
+    FFL_OP_CLOSED, /* - / the last completion of a handle, which may then be used again */
+    FFL_OP_UNREAD, /* buf, arg = bytes: read ahead and given back, for the next reader / - */
     FFL_OP_EXPORT, /* buf: ffl_import (its handle says nothing): a reference for a ticket / - */
     FFL_OP_IMPORT, /* open `handle` (application's range), buf: ffl_import / FFL_IMPORT_* */
     FFL_OP_TAKE, /* listener: one connection, now; arg = accepts to add / after its ACCEPT, where it
                     * has a tag: enum ffl_take */
-    FFL_OP_OFFER, /* - / on a listener: arg connections wait, for whoever takes them first */
+    FFL_OP_OFFER, /* - / on a listener: arg connections wait, for the first TAKEs */
     FFL_OP_NOP,   /* answers with its own arg (tests, round-trip benchmark) */
     FFL_OP_COUNT
 };
@@ -73,16 +73,17 @@ enum ffl_op {
 #define FFL_F_ABORT 0x02u   /* CLOSE: drop what was not sent */
 #define FFL_F_NODELAY 0x04u /* SOCKET, LISTEN: TCP_NODELAY on this socket / on accepted ones */
 #define FFL_F_ARM_NEW 0x08u /* ARM on a listener: accepted sockets begin armed */
-#define FFL_F_ALONE 0x01u   /* ARM, TAKE: of those who say so one is told of a connection */
+#define FFL_F_ALONE 0x01u   /* ARM, TAKE: one of the endpoints with it is told of a connection */
 #define FFL_F_OFFER 0x02u   /* ARM, TAKE: nothing is accepted ahead */
 #define FFL_F_TRUNC 0x10u   /* RECV, UNREAD of a datagram: it was cut to the buffer */
-#define FFL_F_RETURN 0x20u  /* CLOSE: accepted ahead; back to the listener, if others have it */
+#define FFL_F_RETURN 0x20u  /* CLOSE: accepted ahead; back to the listener's other references */
 #define FFL_F_CTL 0x40u /* SEND, RECV, UNREAD of a datagram: after the ffl_addr a struct ffl_ctl */
 #define FFL_F_CTL_CUT 0x80u /* RECV, UNREAD of a datagram: not all control messages found room */
 #define FFL_F_SENDING                                                                              \
-    0x80u /* ERROR of a stream: of its sends alone; what came is still to be read */
+    0x80u /* ERROR of a stream: its sends alone fail; received data is still to be read */
 
-/* What a TAKE found. Who asks is told of the next (OFFER): NONE; LAST without FFL_F_ALONE. */
+/* The result of a TAKE. An OFFER tells of the next connection after NONE, and after LAST unless the
+ * TAKE had FFL_F_ALONE. */
 enum ffl_take { FFL_TAKE_NONE, FFL_TAKE_LAST, FFL_TAKE_MORE };
 
 /* ---- argument blocks, at the start of a buffer --------------------------------------------- */
@@ -103,7 +104,7 @@ struct ffl_ctl { /* control messages, as in Linux's msg_control */
 };
 _Static_assert(sizeof(struct ffl_ctl) == 256, "ctl ABI");
 
-/* What of a SEND's or RECV's bytes comes before the data. */
+/* Bytes of a SEND or RECV that come before its data. */
 static inline uint32_t ffl_front_bytes(uint8_t flags)
 {
     return (flags & FFL_F_ADDR ? (uint32_t)sizeof(struct ffl_addr) : 0) +
@@ -125,13 +126,13 @@ struct ffl_optarg {     /* Linux level and option names */
 };
 _Static_assert(sizeof(struct ffl_optarg) == 524, "optarg ABI");
 
-/* What of it is in the buffer, with `len` bytes of data. */
+/* Bytes of a struct ffl_optarg in a buffer, with `len` bytes of data. */
 static inline uint32_t ffl_optarg_bytes(uint32_t len)
 {
     return (uint32_t)offsetof(struct ffl_optarg, data) + len;
 }
 
-struct ffl_import { /* of a ticket (handshake.h), and what leaves it */
+struct ffl_import { /* names a reference in a ticket (handshake.h) */
     uint64_t key;
     uint32_t ticket;
     uint32_t handle; /* the exporting session's */
@@ -161,8 +162,8 @@ struct ffl_ring_ctl {
     _Alignas(FFL_CACHELINE) _Atomic uint32_t head; /* written by the consumer */
 };
 
-/* What a sleeping side waits for; 0: awake. The other side rings only when the bit of what it has just
- * committed is set, and clears the word (one wake per sleep). */
+/* The wait word: what a sleeping side waits for; 0: awake. The other side rings only if the bit of
+ * its latest commit is set, and clears the word: one wake per sleep. */
 #define FFL_WAIT_QUEUE 1u /* new entries: CQ (application), SQ (instance) */
 #define FFL_WAIT_FREE                                                                              \
     2u /* buffers came back: tx-free (application; tx_unwritable too), rx-free (instance) */
@@ -173,36 +174,36 @@ struct ffl_waits {
     _Alignas(FFL_CACHELINE) _Atomic uint32_t inst;
 };
 
-/* Counters, each written by one side only, relaxed; readable by anyone who maps the page. */
+/* Counters, each written by one side only, relaxed. */
 struct ffl_app_stats {
     _Alignas(FFL_CACHELINE) _Atomic uint64_t submitted;
     _Atomic uint64_t reaped;
-    _Atomic uint64_t sleeps, wakes; /* times it blocked; eventfds written to the instance */
+    _Atomic uint64_t sleeps, wakes; /* times the application blocked; rang the instance */
     _Atomic uint64_t spins, spin_hits;
     _Atomic uint64_t sq_full, pool_empty;
     _Atomic uint64_t bytes_sent, bytes_received;
-    _Atomic uint32_t cpu; /* where it last slept or woke */
+    _Atomic uint32_t cpu; /* on which the application last slept or woke */
     _Atomic uint32_t sockets;
-    _Atomic uint64_t late_looks; /* of FFL_LOOK_NS, that found what no doorbell had told */
+    _Atomic uint64_t late_looks; /* after FFL_LOOK_NS, that found unannounced entries */
 };
 
 struct ffl_inst_stats {
     _Alignas(FFL_CACHELINE) _Atomic uint64_t consumed;
     _Atomic uint64_t posted;
-    _Atomic uint64_t wakes; /* eventfds written to the application */
+    _Atomic uint64_t wakes; /* times the instance rang the application */
     _Atomic uint64_t cq_full, pool_empty;
     _Atomic uint64_t bytes_in, bytes_out;
     _Atomic uint64_t accepts;
     _Atomic uint64_t
-        tx_unwritable; /* bytes of transmit buffers whose sockets the stack takes no more of */
+        tx_unwritable; /* bytes of transmit buffers of unwritable sockets: the stack takes none */
     _Atomic uint32_t cpu;
     _Atomic uint32_t sockets;
 };
 
-/* How long the iterations of the application's loop worked: by the application, as the others. */
+/* How long the iterations of the application's loop worked; the application writes it. */
 #define FFL_LAGS 24
 struct ffl_lag {
-    _Atomic uint64_t ns; /* all of them together */
+    _Atomic uint64_t ns; /* the sum */
     _Atomic uint64_t
         counts[FFL_LAGS]; /* below 1, 2, 4, ... us (of 1,024 ns); the last: and above */
 };
@@ -214,7 +215,7 @@ enum ffl_ring_id { FFL_SQ, FFL_RXFREE, FFL_CQ, FFL_TXFREE, FFL_RINGS };
 struct ffl_pool_geo {
     uint32_t count[FFL_CLASSES]; /* buffers in each class */
     uint32_t off[FFL_CLASSES];   /* of the class's first buffer, from the segment's start */
-    uint32_t reserve; /* of the smallest: for sockets that hold nothing; no part of the shares */
+    uint32_t reserve; /* smallest buffers kept for sockets that hold none; no part of the shares */
 };
 
 struct ffl_geo {

@@ -46,7 +46,7 @@
 #define NO FFL_BSD_NONE, 0, 0
 #define BSD(level, name) FFL_BSD_VALUE, level, name
 
-#define OPT(...) OPT_(__VA_ARGS__) /* once more, so that INT and the like become two */
+#define OPT(...) OPT_(__VA_ARGS__) /* expanded twice: INT and the like become two arguments */
 #define OPT_(level_, name_, text_, flags_, kind_, size_, bsd_, bsd_level_, bsd_name_)              \
     {.text = text_,                                                                                \
      .level = level_,                                                                              \
@@ -67,7 +67,7 @@
 /* clang-format off */
 static const struct ffl_option table[] = {
     SOCK(SO_REUSEADDR, RW, BOOL, BSD(BSD_SOL, 0x4)),
-    /* alone, FreeBSD's SO_REUSEPORT lets the last listener have everything: this is its _LB */
+    /* FreeBSD's SO_REUSEPORT alone gives the last listener everything: this is SO_REUSEPORT_LB */
     SOCK(SO_REUSEPORT, RW, BOOL, BSD(BSD_SOL, 0x10000)),
     SOCK(SO_KEEPALIVE, RW, BOOL, BSD(BSD_SOL, 0x8)),
     SOCK(SO_BROADCAST, RW, BOOL, BSD(BSD_SOL, 0x20)),
@@ -98,12 +98,12 @@ static const struct ffl_option table[] = {
     SOCK(SO_TIMESTAMP_NEW, CTL_DGRAM, BOOL, NO),
     SOCK(SO_TIMESTAMPNS_NEW, CTL_DGRAM, BOOL, NO),
     SOCK(SO_RXQ_OVFL, CTL_DGRAM, BOOL, NO),
-    /* they point into the caller's memory or name a descriptor of his: they would be the instance's */
+    /* pointers into, or descriptors of, the caller's process: the instance would use its own */
     SOCK(SO_ATTACH_FILTER, NARROW | FFL_OPTION_CARRY, STRUCT(16), NO),
     SOCK(SO_ATTACH_BPF, NARROW, INT, NO),
     SOCK(SO_ATTACH_REUSEPORT_CBPF, NARROW, STRUCT(16), NO),
     SOCK(SO_ATTACH_REUSEPORT_EBPF, NARROW, INT, NO),
-    /* what they bring comes by the error queue, which does not cross the ring */
+    /* they need the error queue, or the stack's receive queue: neither crosses the ring */
     SOCK(SO_TIMESTAMPING, FFL_OPTION_CARRY, INT, NO),
     SOCK(SO_ZEROCOPY, FFL_OPTION_CARRY, BOOL, NO),
     SOCK(SO_TXTIME, FFL_OPTION_CARRY, STRUCT(8), NO),
@@ -127,7 +127,7 @@ static const struct ffl_option table[] = {
     TCP(TCP_INFO, R, STRUCT(FFL_OPT_MAX), FFL_BSD_TCP_INFO, IPPROTO_TCP, 0x20),
     TCP(TCP_CONGESTION, RW, STRING(16), BSD(IPPROTO_TCP, 0x40)),
     TCP(TCP_CC_INFO, R, STRUCT(64), NO),
-    TCP(TCP_ULP, R, STRING(16), NO), /* setting it would change what the bytes are */
+    TCP(TCP_ULP, R, STRING(16), NO), /* setting it would change the bytes' meaning */
     TCP(TCP_MD5SIG, W | NARROW, STRUCT(216), NO),
     TCP(TCP_MD5SIG_EXT, W | NARROW, STRUCT(216), NO),
     TCP(TCP_QUICKACK, DOES, BOOL, NO),
@@ -147,7 +147,7 @@ static const struct ffl_option table[] = {
     TCP(TCP_SAVE_SYN, RW, BOOL, NO),
     TCP(TCP_SAVED_SYN, R, STRUCT(FFL_OPT_MAX), NO),
     TCP(TCP_TX_DELAY, RW, INT, NO),
-    TCP(TCP_INQ, FFL_OPTION_CARRY, BOOL, NO), /* by control messages, as those below */
+    TCP(TCP_INQ, FFL_OPTION_CARRY, BOOL, NO), /* by a stream's control messages */
 
     UDP(UDP_CORK, FFL_OPTION_CARRY, BOOL, NO),
     UDP(UDP_SEGMENT, FFL_OPTION_CARRY, INT, NO),
@@ -186,7 +186,7 @@ static const struct ffl_option table[] = {
     IP(IP_IPSEC_POLICY, NARROW, STRUCT(FFL_OPT_MAX), NO),
     IP(IP_XFRM_POLICY, NARROW, STRUCT(FFL_OPT_MAX), NO),
     IP(IP_RECVERR, FFL_OPTION_CARRY, BOOL, NO),
-    IP(IP_PKTINFO, CTL, BOOL, BSD(IPPROTO_IP, 7)), /* there, its address alone */
+    IP(IP_PKTINFO, CTL, BOOL, BSD(IPPROTO_IP, 7)), /* FreeBSD gives the address alone */
     IP(IP_RECVTTL, CTL, BOOL, BSD(IPPROTO_IP, 65)),
     IP(IP_RECVTOS, CTL, BOOL, BSD(IPPROTO_IP, 68)),
     IP(IP_RECVOPTS, CTL, BOOL, NO),

@@ -1,9 +1,9 @@
 /*
- * option.h - the table of socket options: each one's type, rights and stacks.
+ * option.h - the table of socket options: the type, rights and stacks of each.
  *
- * Callers: stack/ (which options it takes, and how); client/, the shim and the loop (which ones carry
- * over when a socket is placed, promoted or adopted). An option without a row is ENOPROTOOPT everywhere.
- * Rights are checked by the kernel (instance/rights.c).
+ * Callers: stack/ (the options that it takes, and how); client/, the shim and the loop (the options
+ * that carry over when a socket is placed, promoted or adopted). An option without a row is
+ * ENOPROTOOPT everywhere. Rights are checked by the kernel (instance/rights.c).
  */
 #ifndef FFL_OPTION_H
 #define FFL_OPTION_H
@@ -11,36 +11,36 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* The value's type, and so how it is read from one socket and set on another. */
+/* The value's type: how to read it from one socket and set it on another. */
 enum ffl_option_kind {
     FFL_OPTION_INT,
     FFL_OPTION_BOOL,   /* an int; FreeBSD gives any other value than 0 for "on" */
     FFL_OPTION_HALVED, /* an int of which Linux gives back twice what was set */
     FFL_OPTION_STRUCT, /* `size` bytes at most */
-    FFL_OPTION_STRING  /* the same; may end before, with or without a NUL */
+    FFL_OPTION_STRING  /* the same; may be shorter, with or without a NUL */
 };
 
-#define FFL_OPTION_GET 0x01u /* the host stack lets it be read */
-#define FFL_OPTION_SET 0x02u /* the host stack lets it be set; without both: no stack has it */
+#define FFL_OPTION_GET 0x01u /* the host stack can read it */
+#define FFL_OPTION_SET 0x02u /* the host stack can set it; without both: no stack has it */
 /* Its value, read from one socket, can be set on another to the same effect; a stack that lacks it
  * refuses it by name. The others are state, or an act (a membership) that cannot be read back. */
 #define FFL_OPTION_CARRY 0x04u
-/* It restricts whom the socket serves or reaches, or how, and so is never dropped in silence. */
+/* It restricts which peers the socket serves or reaches, or how: never dropped in silence. */
 #define FFL_OPTION_RESTRICTS 0x08u
 #define FFL_OPTION_ADMIN 0x10u /* setting it takes CAP_NET_ADMIN, or CAP_NET_RAW for some */
 #define FFL_OPTION_CTL 0x20u   /* asks for control messages, which a datagram socket gets */
 #define FFL_OPTION_DGRAM 0x40u /* not on a stream: its control messages do not cross the ring */
 #define FFL_OPTION_LOCAL                                                                           \
-    0x80u /* concerns the calls, not the connection: the application's side keeps to it */
+    0x80u /* concerns the calls, not the connection: the application's side applies it */
 
-/* F-Stack's form of it: FreeBSD's level and name, and how the value is turned. */
+/* How F-Stack's value is made: FreeBSD's level and name are in the row. */
 enum ffl_option_bsd {
     FFL_BSD_NONE,
     FFL_BSD_VALUE, /* the same value */
     FFL_BSD_ERRNO,
     FFL_BSD_TCP_INFO,
     FFL_BSD_SOURCE, /* struct ip_mreq_source: its fields stand in another order */
-    FFL_BSD_FAMILY  /* at IPv4's or IPv6's level, whichever the socket is of */
+    FFL_BSD_FAMILY  /* at the level of the socket's family, IPv4 or IPv6 */
 };
 
 struct ffl_option {
@@ -57,8 +57,8 @@ const struct ffl_option *ffl_option_find(int level, int name); /* NULL: in no ro
 const struct ffl_option *ffl_option_at(unsigned i);            /* NULL after the last */
 
 struct ffl_ctl;
-/* Are these control messages that an application may send: well-formed, and of IP_PKTINFO, IP_TOS,
- * IP_TTL and IPv6's like? */
+/* May an application send these control messages: well-formed, and only IP_PKTINFO, IP_TOS, IP_TTL
+ * and their IPv6 counterparts? */
 bool ffl_ctl_sendable(const struct ffl_ctl *ctl);
 
 #endif

@@ -47,14 +47,15 @@ static unsigned class_for(uint32_t want)
     return c;
 }
 
-/* Is there one in the class; `spare`: beyond what is kept for those who hold nothing? */
+/* Has the class a free buffer? `spare`: beyond those that are kept for sockets that hold
+ * nothing. */
 static bool has(const struct ffl_pool *p, unsigned c, bool spare)
 {
     uint32_t reserve = reserve_of(&p->geo, c);
     return p->n[c] > (spare ? reserve + (p->geo.count[c] - reserve) / 4 : 0);
 }
 
-/* The class to take from: the one that fits, else a larger one, else a smaller one. */
+/* The class to take from: that which fits, else a larger, else a smaller. */
 static int class_free(const struct ffl_pool *p, unsigned fit, bool spare)
 {
     for (unsigned c = fit; c < FFL_CLASSES; c++)

@@ -1,9 +1,9 @@
 /*
  * pool.h - the free buffers of one pool, kept by the pool's owner in private memory.
  *
- * Owner: the instance for the receive pool, the application for the transmit pool. The peer sees
- * buffer ids only. LIFO per class, so that the same few pages stay in the cache. `out` marks the
- * outstanding buffers: an id that comes back twice, or was never given, is -EPROTO.
+ * Owner: the instance for the receive pool, the application for the transmit pool. The other side
+ * sees buffer ids only. LIFO per class, so that the same few pages stay in the cache. `out` marks
+ * the outstanding buffers: an id that comes back twice, or was never given, is -EPROTO.
  */
 #ifndef FFL_POOL_H
 #define FFL_POOL_H
@@ -25,7 +25,8 @@ void ffl_pool_fini(struct ffl_pool *p);
 /* The smallest free buffer that holds `want` bytes, else the largest that is free, else
  * FFL_NO_BUF. Marks it out. */
 uint32_t ffl_pool_get(struct ffl_pool *p, uint32_t want);
-/* The same, but leaves the reserve and the last quarter of each class to sockets that hold nothing. */
+/* The same, but leaves the reserve and the last quarter of each class to sockets that hold
+ * nothing. */
 uint32_t ffl_pool_get_spare(struct ffl_pool *p, uint32_t want);
 
 static inline bool ffl_pool_has_any(const struct ffl_pool *p)
@@ -33,19 +34,19 @@ static inline bool ffl_pool_has_any(const struct ffl_pool *p)
     return p->n[0] || p->n[1] || p->n[2];
 }
 
-/* Takes back an id that came from the peer (or was never sent). 0 or -EPROTO. */
+/* Takes back an id that came from the other side (or was never sent). 0 or -EPROTO. */
 int ffl_pool_put(struct ffl_pool *p, uint32_t id);
 
 /*
- * How many bytes one socket may hold: `cap`, less as the pool runs low, so that slow sockets cannot
- * take the whole pool from the others: a quarter of what is free when all is free, and falling with
- * its cube. A quarter alone is no limit: each socket that never gives anything back leaves 3/4 of
- * what it found, and thirty of them nothing; so k of them leave 1 / sqrt(1 + k / 2) of the pool.
+ * Bytes that one socket may hold: `cap`, or its share, so that slow sockets leave buffers to
+ * others. The share is a quarter of the pool while all is free, and falls with the cube of the free
+ * bytes: k sockets that give nothing back leave 1 / sqrt(1 + k / 2) of the pool. A plain quarter of
+ * the free bytes would be no limit, as they would leave (3/4)^k.
  */
 static inline uint64_t ffl_pool_share(const struct ffl_pool *p, uint64_t cap)
 {
     uint64_t f = p->free_bytes, total = p->total_bytes;
-    if (ffl_likely(f > total / 2 && total / 32 >= cap)) /* what follows would be no less */
+    if (ffl_likely(f > total / 2 && total / 32 >= cap)) /* the share would be no less */
         return cap;
     uint64_t share = f * f / total * f / total / 4;
     return share < cap ? share : cap;

@@ -2,16 +2,16 @@
  * ring.h - a single-producer single-consumer ring, as one side sees it.
  *
  * Callers: channel.h. Each side keeps a private struct ffl_ring; the shared words are in struct
- * ffl_ring_ctl. The peer is hostile: its word is copied once, checked against the ring's
- * size, and the copy is used; a distance beyond the size is -EPROTO and ends the session.
+ * ffl_ring_ctl. The other side is hostile: its word is copied once, the copy is checked against the
+ * ring's size and used; a distance beyond the size is -EPROTO and ends the session.
  * No call blocks or makes a system call.
  *
  * Ordering pairs:
  *   R1 producer's store of tail (commit)  -> consumer's load of tail (avail): slots are visible.
  *   R2 consumer's store of head (consumed) -> producer's load of head (room): slots may be reused.
- *   R3 commit is seq_cst and so is the load of the peer's wait word after it; the sleeper stores
- *      its wait word seq_cst and then loads tail seq_cst. One of the two must see the other (the
- *      store buffer is drained in between), so no wake-up is lost. Sequentially consistent
+ *   R3 commit is seq_cst and so is the load of the sleeper's wait word after it; the sleeper stores
+ *      its wait word seq_cst and then loads tail seq_cst. One of the two must see the other's store
+ *      (the store buffer is drained in between), so no wake-up is lost. Sequentially consistent
  *      accesses rather than fences: the same instruction on x86, and ThreadSanitizer knows them.
  */
 #ifndef FFL_RING_H
@@ -68,7 +68,7 @@ static inline void ffl_ring_commit_quiet(struct ffl_ring *r)
     atomic_store_explicit(&r->ctl->tail, r->tail, memory_order_release);
 }
 
-/* R1 and R3. The caller looks at the peer's wait word next (channel.h). */
+/* R1 and R3. The caller looks at the other side's wait word next (channel.h). */
 static inline void ffl_ring_commit(struct ffl_ring *r)
 {
     atomic_store_explicit(&r->ctl->tail, r->tail, memory_order_seq_cst);
@@ -93,13 +93,13 @@ static inline bool ffl_ring_pending(const struct ffl_ring *r)
     return atomic_load_explicit(&r->ctl->tail, memory_order_seq_cst) != r->head;
 }
 
-/* A producer's look: has it got slots back since it last saw the ring full? */
+/* The producer's look: have slots come back since it last saw the ring full? */
 static inline bool ffl_ring_given(const struct ffl_ring *r)
 {
     return atomic_load_explicit(&r->ctl->head, memory_order_seq_cst) != r->head;
 }
 
-/* Copies the entry at a position of the ring's. */
+/* Copies the entry at position `at` (free-running). */
 static inline struct ffl_entry ffl_ring_peek_entry(const struct ffl_ring *r, uint32_t at)
 {
     const volatile uint64_t *p =

@@ -1,8 +1,8 @@
 /*
  * segment.c - makes, checks and maps a session's memfd. See segment.h.
  *
- * Callers: instance/session.c, client/attach.c. Everything that the peer wrote is checked here
- * before a pointer is made of it.
+ * Callers: instance/session.c, client/attach.c. What the other side wrote is checked here before
+ * a pointer is made of it.
  */
 #include "segment.h"
 
@@ -45,7 +45,7 @@ static void pool_default(struct ffl_pool_geo *p, uint32_t kib)
     p->count[0] = p->count[1];
 }
 
-/* As many small ones as there are sockets: however much others hold, each can send something. */
+/* A small buffer per socket: each can send something, however much the others hold. */
 #define RESERVE_MOST (1u << 17)
 
 void ffl_geo_default(struct ffl_geo *geo, uint32_t max_sockets, uint32_t pool_kib)

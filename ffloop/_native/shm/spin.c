@@ -4,9 +4,9 @@
 #include <sched.h>
 
 #define AUTO_LIMIT_US 50
-#define LONG_NS 1000000 /* a time slice is longer, a turn of a busy peer shorter */
+#define LONG_NS 1000000 /* a time slice is longer, the other side's work shorter */
 #define SKIP_IDLE 15
-#define VAIN 8 /* yields that bring nothing make skip one more */
+#define VAIN 8 /* yields that bring nothing and raise `skip` by one */
 #define SKIP_LONG 1023
 
 void ffl_spin_init(struct ffl_spin *s, int64_t limit_us)
@@ -15,7 +15,7 @@ void ffl_spin_init(struct ffl_spin *s, int64_t limit_us)
         limit_us = ffl_cpu_count() >= 3 ? AUTO_LIMIT_US : 0;
     *s = (struct ffl_spin){
         .limit_ns = limit_us < 0 ? FFL_SPIN_FOREVER : limit_us * 1000,
-        .gap_ns = INT64_MAX / 16, /* not before events have come close together */
+        .gap_ns = INT64_MAX / 16, /* no spinning before events come close together */
         .last_ns = ffl_now_ns(),
     };
     if (s->limit_ns > 0)
@@ -25,7 +25,7 @@ void ffl_spin_init(struct ffl_spin *s, int64_t limit_us)
 int64_t ffl_yield(void)
 {
     int64_t began = ffl_now_ns();
-    (void)sched_yield(); /* it has no errors */
+    (void)sched_yield(); /* cannot fail */
     return ffl_now_ns() - began;
 }
 
@@ -41,7 +41,7 @@ void ffl_yield_done(struct ffl_yield *y, int64_t took_ns, bool came)
 }
 
 #define SLICE_NS                                                                                   \
-    50000 /* of spinning, then the kernel's events and the program's signals have their turn */
+    50000 /* of spinning; then the caller looks at the kernel's events and at signals */
 
 static bool yield_once(struct ffl_idle *i, ffl_came_fn *came, void *arg)
 {
@@ -55,7 +55,7 @@ bool ffl_idle(struct ffl_idle *i, int64_t most_ns, bool may_spin, ffl_came_fn *c
               enum ffl_idled *how)
 {
     int64_t now =
-        may_spin && i->spin.limit_ns ? ffl_now_ns() : 0; /* the clock takes a while, too */
+        may_spin && i->spin.limit_ns ? ffl_now_ns() : 0; /* reading the clock costs, too */
     int64_t until = now ? ffl_spin_until(&i->spin, now) : 0;
     bool spins = until > now;
     *how = spins ? FFL_IDLED_SPIN : ffl_yield_due(&i->yield) ? FFL_IDLED_YIELD : FFL_IDLED_NOT;

@@ -1,14 +1,14 @@
 /*
  * spin.h - whether to look at the ring a little longer before sleeping.
  *
- * Callers: client/sleep.c, instance/serve.c. Each side owns one of each. Spinning pays
- * while events come closer together than the limit; the gap is an exponentially weighted mean, so that
- * one long pause does not turn it off and one burst does not turn it on.
+ * Callers: client/sleep.c, instance/serve.c; each side has a state of its own. Spinning pays while
+ * events come closer together than the limit. The gap is an exponentially weighted mean: one long
+ * pause does not end spinning, and one burst does not begin it.
  *
- * A side that does not spin yields its CPU once before it sleeps: where the peer, or whoever makes the
- * requests, waits for this CPU, the ring then has entries, more at a time, without doorbell or wake.
- * Where yielding brings nothing it is tried less often; where another process keeps the CPU for long,
- * hardly ever.
+ * A side that does not spin yields its CPU once before it sleeps: where the other side, or the
+ * process that makes the requests, waits for this CPU, entries then come several at a time, without
+ * doorbell or wake. Where yielding brings nothing, a side yields less often; where another process
+ * keeps the CPU for long, hardly ever.
  */
 #ifndef FFL_SPIN_H
 #define FFL_SPIN_H
@@ -54,7 +54,7 @@ struct ffl_yield {
     unsigned vain;
 };
 
-/* Before a sleep: to yield first? */
+/* Before a sleep: yield first? */
 static inline bool ffl_yield_due(struct ffl_yield *y)
 {
     if (ffl_likely(y->left == 0))
@@ -63,7 +63,7 @@ static inline bool ffl_yield_due(struct ffl_yield *y)
     return false;
 }
 
-/* Yields. The time that it took, in ns: for ffl_yield_done. */
+/* Yields. Returns the time that yielding took, in ns, for ffl_yield_done. */
 int64_t ffl_yield(void);
 /* `came`: there was work afterwards. */
 void ffl_yield_done(struct ffl_yield *y, int64_t took_ns, bool came);
@@ -73,9 +73,9 @@ struct ffl_idle { /* of one sleeper */
     struct ffl_yield yield;
 };
 
-/* Before a sleep, with the wait word still down so that nobody rings: spins for a slice of time (at most
- * `most_ns`, then others have their turn), or yields, or neither. `came` looks whether work has come.
- * True: it has. */
+/* Before a sleep, with the wait word still down so that the other side does not ring: spins for a
+ * slice of time (at most `most_ns`), or yields, or neither. `came` looks whether work has come.
+ * True: work has come. */
 enum ffl_idled { FFL_IDLED_NOT, FFL_IDLED_YIELD, FFL_IDLED_SPIN };
 typedef bool ffl_came_fn(void *arg, bool yields);
 bool ffl_idle(struct ffl_idle *i, int64_t most_ns, bool may_spin, ffl_came_fn *came, void *arg,

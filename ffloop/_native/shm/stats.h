@@ -1,11 +1,11 @@
 /*
- * stats.h - the instance's stats pages: a memfd written by the instance only (sealed against any
- * other writable mapping), read by whoever got it through FFL_HELLO_STATS or opened /proc/PID/fd/N,
- * which needs no answer from the instance and so works on one that is stopped or stuck.
+ * stats.h - the instance's stats pages: a memfd that the instance alone writes (a seal forbids
+ * other writable mappings). A reader gets it by FFL_HELLO_STATS, or opens /proc/PID/fd/N, which
+ * works on a stopped or stuck instance too.
  *
- * A header, a table of sessions, a table of sockets. A slot's first word is 0 while it is free, and is
- * set last when the slot is filled: a reader that finds the same non-zero word before and after its copy
- * has one occupant's slot. Counters are relaxed.
+ * A header, a table of sessions, a table of sockets. A slot's first word is 0 while the slot is
+ * free, and is set last when the slot is filled: a reader that finds the same non-zero word before
+ * and after its copy has copied one occupant. Counters are relaxed.
  */
 #ifndef FFL_STATS_H
 #define FFL_STATS_H
@@ -23,7 +23,7 @@ enum ffl_sock_state {
     FFL_SOCK_LISTENING,
     FFL_SOCK_CONNECTING,
     FFL_SOCK_CONNECTED,
-    FFL_SOCK_PEER_DONE, /* connected, and the peer has sent all it will */
+    FFL_SOCK_PEER_DONE, /* connected, and the peer has ended its stream */
     FFL_SOCK_FAILED,
     FFL_SOCK_CLOSING, /* closed by the application, still sending */
 };
@@ -35,7 +35,7 @@ struct ffl_stat_session {
     int32_t memfd; /* the segment, as the instance's descriptor number */
     int64_t start_realtime;
     _Atomic uint32_t sockets;
-    _Atomic uint32_t dying;   /* gone, still sending what it had submitted */
+    _Atomic uint32_t dying;   /* its application is gone, its data still being sent */
     _Atomic uint64_t rx_free; /* bytes of the receive pool; as of the last look, 1 ms ago at most */
     uint64_t rx_total;
     uint8_t pad[16];
@@ -62,17 +62,17 @@ struct ffl_instance_page {
     int64_t start_realtime; /* seconds since the epoch */
     char stack[16];
     _Atomic uint32_t sessions; /* attached now */
-    _Atomic uint32_t dying;    /* gone, still sending what they had submitted */
+    _Atomic uint32_t dying;    /* their application is gone, their data still being sent */
     _Atomic uint32_t sockets;  /* stack sockets open */
     _Atomic uint32_t pending;  /* connections to the unix socket without a hello yet */
     _Atomic uint64_t sessions_total, sessions_refused, sessions_killed;
     _Atomic uint64_t accepts, turns, sleeps;
-    _Atomic uint64_t late_looks; /* of FFL_LOOK_NS, that found what no doorbell had told */
-    _Atomic int64_t heartbeat;   /* CLOCK_MONOTONIC, ns: its last look at everything */
+    _Atomic uint64_t late_looks; /* after FFL_LOOK_NS, that found unannounced entries */
+    _Atomic int64_t heartbeat;   /* CLOCK_MONOTONIC, ns: the instance's last look */
     uint32_t size;               /* of the whole file, bytes */
     uint32_t session_off, session_slots, socket_off, socket_slots;
     _Atomic uint32_t socket_top; /* slots at and above it were never used */
-    _Atomic uint64_t unlisted;   /* sockets and sessions so far that found no slot */
+    _Atomic uint64_t unlisted;   /* sockets and sessions that found no slot, so far */
     char path[112];              /* of the unix socket; "@name": abstract */
     char describe[160];          /* the stack, in its own words */
     struct ffl_lag lag;          /* of a loop in direct mode */
