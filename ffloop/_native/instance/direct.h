@@ -1,8 +1,8 @@
 /*
  * direct.h - an instance in the thread of its application (shm/driver.h).
  *
- * Callers: stack/fstack_module.c, tests. Used by one thread. The instance is as in a
- * process of its own, but leaves to the application what is the process's: signals, scheduling, SIGBUS.
+ * Callers: stack/fstack_module.c, tests. Used by one thread. The instance is as in a process of its
+ * own, but leaves the process's own affairs to the application: signals, scheduling, SIGBUS.
  */
 #ifndef FFL_DIRECT_H
 #define FFL_DIRECT_H

@@ -1,8 +1,8 @@
 /*
  * instance.h - an instance: one stack, its sessions, one thread.
  *
- * Callers: main.c, and tests that step an instance in their own process. Not thread-safe but for
- * ffl_instance_stop and ffl_instance_drain, which are async-signal-safe.
+ * Callers: main.c, direct.c, and tests that step an instance in their own process. Not thread-safe
+ * but for ffl_instance_stop and ffl_instance_drain, which are async-signal-safe.
  */
 #ifndef FFL_INSTANCE_H
 #define FFL_INSTANCE_H
@@ -25,15 +25,15 @@ struct ffl_instance_opts {
     int64_t sq_poll_us; /* stacks that poll: how long each iteration may look at the SQs */
     bool huge;          /* sessions on huge pages, while there are any */
     unsigned max_sessions;
-    uint32_t max_sockets;     /* a session */
-    uint32_t pool_kib;        /* a session's buffers, a side */
-    uint32_t rx_cap;          /* bytes read ahead a socket */
+    uint32_t max_sockets;     /* per session */
+    uint32_t pool_kib;        /* of buffers, per session and side */
+    uint32_t rx_cap;          /* bytes read ahead, per socket */
     uint32_t entries;         /* slots of a session's SQ and of its CQ: a power of two */
-    unsigned user_sessions;   /* per user; 0: max_sessions is the only bound */
+    unsigned user_sessions;   /* per user; 0: the user's share of max_sessions (ledger.h) */
     int64_t slice_ns;         /* of each iteration, per session; 0: the stack's default */
     int64_t drain_ns;         /* how long a drain may take */
     int64_t keep_ns;          /* how long a kept listener stays */
-    struct ffl_policy policy; /* who may attach and bind */
+    struct ffl_policy policy; /* users that may attach, ports that they may bind */
     int mode;                 /* of the unix socket's path; -1: the policy's */
 };
 
@@ -46,13 +46,13 @@ int ffl_instance_start(struct ffl_instance **out, const struct ffl_instance_opts
 /* One iteration (a ffl_iterate_fn): never blocks. */
 int64_t ffl_instance_iterate(void *instance);
 
-/* Iterates and sleeps until ffl_instance_stop. 0 or -errno of the stack. */
+/* Iterates and sleeps until the instance ends. 0 or -errno of the stack. */
 int ffl_instance_run(struct ffl_instance *in);
 
 void ffl_instance_stop(struct ffl_instance *in);
 
-/* The graceful end: nobody attaches any more, listeners fail with ESHUTDOWN, submitted data is sent, and
- * the instance ends when no socket is left, or after drain_ns. */
+/* The graceful end: no application attaches any more, listeners fail with ESHUTDOWN, submitted data
+ * is sent, and the instance ends when no socket is left, or after drain_ns. */
 void ffl_instance_drain(struct ffl_instance *in);
 void ffl_instance_free(struct ffl_instance *in); /* closes every session and socket */
 

@@ -1,10 +1,10 @@
 /*
- * internal.h - what the files of the instance share: the instance, sessions, endpoints.
+ * internal.h - shared by the files of the instance: the instance, sessions, endpoints.
  *
  * listen.c    the unix socket, the control epoll
  * path.c      the unix socket's place in the file system
- * admit.c     who is admitted; the handshake
- * rights.c    whose rights count where a socket is the kernel's
+ * admit.c     admission of peers; the handshake
+ * rights.c    the applications' rights, where a socket is the kernel's
  * ledger.c    each user's account
  * timers.c    timers
  * closer.c    closes received descriptors, on a thread of its own
@@ -16,19 +16,19 @@
  * answer.c    their arguments and answers
  * data.c      the receive and transmit pumps
  * accept.c    the accept pump
- * group.c     sockets that several processes have, and where sockets are bound
- * offer.c     connections that wait for the program's own accept()
+ * group.c     sockets that several processes have; sockets by address
+ * offer.c     connections that wait for the application's accept()
  * ticket.c    sockets for processes to come
  * handover.c  listeners of one address, kept listeners
  * serve.c     the iteration and the sleep
  * stats.c     the stats pages
  * drain.c     the graceful end
- * policy.c    who may attach, who may bind which ports
- * notify.c    the service manager
+ * policy.c    users that may attach, ports that they may bind
+ * notify.c    messages to the service manager
  *
- * Invariants: an endpoint is in its session's table under its handle until CLOSED is posted, then in
- * the graveyard until the iteration ends (the stack's events of this iteration may still name it).
- * Shared memory is copied, and the copy checked, before it is used.
+ * Invariants: an endpoint is in its session's table under its handle until CLOSED is posted, then
+ * in the graveyard until the iteration ends (the stack's events of this iteration may still name
+ * it). Shared memory is copied, and the copy checked, before it is used.
  */
 #ifndef FFL_INSTANCE_INTERNAL_H
 #define FFL_INSTANCE_INTERNAL_H
@@ -44,7 +44,7 @@
 #include "stats.h"
 #include "timers.h"
 
-/* What a descriptor in the control epoll belongs to. */
+/* The owner of a descriptor in the control epoll. */
 enum src_kind {
     SRC_NONE,
     SRC_LISTEN,
@@ -63,11 +63,11 @@ struct src {
 
 struct endpoint { /* one session's reference to one stack socket */
     struct ffl_session *s;
-    struct ffl_stat_socket *st;   /* its slot of the stats page, which is only written */
+    struct ffl_stat_socket *st;   /* its slot of the stats page */
     TAILQ_ENTRY(endpoint) all;    /* of its session */
     TAILQ_ENTRY(endpoint) queue;  /* in the ready or the stalled list; then in the graveyard */
     LIST_ENTRY(endpoint) member;  /* of its group */
-    TAILQ_ENTRY(endpoint) asking; /* in its group's list of who is to be told of a connection */
+    TAILQ_ENTRY(endpoint) asking; /* in its group's askers */
     struct timer timer;
     uint32_t handle;
     uint32_t serial; /* tells the buffers of a reused handle apart */
@@ -75,13 +75,13 @@ struct endpoint { /* one session's reference to one stack socket */
     int open_error;
     uint32_t credits;          /* listener: accepts that the application has room for */
     uint32_t rx_outstanding;   /* bytes of the receive pool with the application */
-    uint32_t rx_posted;        /* bytes of the stream so far, modulo 2^32 */
+    uint32_t rx_posted;        /* bytes of the stream completed so far, modulo 2^32 */
     int32_t rx_due;            /* bytes that the stack says are readable */
     uint32_t tx_head, tx_tail; /* queued transmit buffers, through session->tx[].next */
     uint32_t tx_off;           /* bytes of the head already sent */
     uint32_t tx_outstanding;   /* bytes of the queue's buffers */
     struct group *group;       /* that its stack socket's references share, or NULL */
-    struct group *from;        /* accepted from a listener of that group */
+    struct group *from;        /* the group of the listener that accepted it, or NULL */
     uint16_t connect_tag;
     bool dgram, listener;
     bool armed, arm_new, readable, rx_big, rx_done;
@@ -89,40 +89,40 @@ struct endpoint { /* one session's reference to one stack socket */
     bool connecting, unwritable; /* unwritable: the stack takes no more for now (data_unwritable) */
     bool watched, closing;
     bool failed;    /* ERROR was posted: nothing more is received or sent */
-    int send_error; /* of a stream's sends alone, whose received data is still read; or 0 */
-    bool reset;     /* received data was not read: its close is a reset */
+    int send_error; /* of a stream's sends alone: received data is still read; or 0 */
+    bool reset;     /* its close is a reset: received data was not read */
     bool touched; /* its application may know of it: an operation named it, or it was read ahead */
     int8_t shut;  /* pending SHUT_* after the queue, or -1 */
     bool in_ready, in_stalled, dead;
     bool offers; /* a listener: nothing is accepted ahead for it, also where it is the only one */
     bool asks,
-        alone;     /* a listener: it is to be told of a connection; one that is alone is enough */
-    uint32_t seen; /* its group's `came` when it was last told, or took one */
+        alone;     /* a listener: it is to be told of a connection; of those alone, one is told */
+    uint32_t seen; /* its group's `came` when it was last told of, or took, a connection */
 };
 TAILQ_HEAD(endpoint_list, endpoint);
 
 /*
- * What the references to one stack socket share, whether endpoints of any session, tickets or a kept
- * listener: its user and its address (in->places finds it by that); bytes read ahead, and connections
- * accepted ahead, that a reference gave back.
+ * The common state of the references to one stack socket, be they endpoints of any session, in
+ * tickets or a kept listener: the socket's user; its address, by which in->places finds the group;
+ * bytes read ahead and connections accepted ahead that a reference gave back.
  */
 struct group {
-    LIST_ENTRY(group) place; /* of its port; while it listens, or receives datagrams */
+    LIST_ENTRY(group) place; /* in in->places, once the socket listens or receives datagrams */
     struct account *account;
     struct ffl_addr at;
     bool dgram, only, shares; /* only, shares: its IPV6_V6ONLY and SO_REUSEPORT */
     bool placed;
     bool listens;
     int connect_error; /* of the last connect: the stack tells it once */
-    unsigned refs;     /* references: each may take what was given back */
+    unsigned refs;     /* references: each may take a thing given back */
     unsigned uses;     /* refs, and connections that were accepted from it */
     LIST_HEAD(, endpoint) members;
     TAILQ_HEAD(, endpoint) askers;
-    uint32_t came;    /* counts as connections come; begins at 1 */
-    uint32_t waiting; /* of the stack's, those that were counted since the last was taken */
+    uint32_t came;    /* counts up when connections come; begins at 1 */
+    uint32_t waiting; /* the stack's connections at the last count; 0 after an accept */
     struct endpoint
-        *told;         /* of those that are alone, which has not taken what it was told of yet */
-    struct timer slow; /* then the others are told */
+        *told;         /* the asker that is alone, was told of a connection and has not taken it */
+    struct timer slow; /* when it fires, the other askers are told */
     struct ffl_instance *in;
     STAILQ_HEAD(, back) back;
     struct kept *kept;
@@ -135,14 +135,14 @@ struct held {
     TAILQ_ENTRY(held) all; /* of its ticket; then in->dropped */
     struct ticket *ticket;
     struct group *group;
-    struct account *account; /* it is charged to */
+    struct account *account; /* charged with it */
     uint32_t handle;         /* the exporting session's */
     int fd;
     bool listener, dgram, connecting, mark;
 };
 TAILQ_HEAD(held_list, held);
 
-struct tx_slot { /* what the instance keeps, in private, of an outstanding transmit buffer */
+struct tx_slot { /* the instance's private record of a transmit buffer */
     uint32_t next, len;
     uint8_t flags;
     bool outstanding;
@@ -152,14 +152,14 @@ struct ffl_session {
     struct ffl_instance *in;
     TAILQ_ENTRY(ffl_session) link;
     uint32_t id;
-    int sock, pidfd, rest;   /* rest: what found its SQ full (handshake.h); or -1 */
+    int sock, pidfd, rest;   /* rest: the memfd of its last message (handshake.h), or -1 */
     int app_bell, inst_bell; /* eventfds */
     pid_t pid;
     uid_t uid;
     struct account *account;
     uint64_t
-        caps; /* the peer's network capabilities, with which the instance acts for it (rights.c) */
-    bool foreign; /* its sockets cannot be given to its user */
+        caps; /* the application's network capabilities: the instance acts with them (rights.c) */
+    bool foreign; /* the instance may not give sockets to its user */
     struct src src_sock, src_pid, src_bell;
     struct ffl_stat_session *st;
     struct ffl_map map;
@@ -177,8 +177,8 @@ struct ffl_session {
     struct endpoint_list ready, stalled;
     unsigned open;            /* endpoints */
     unsigned nsockets;        /* of CHARGE_SOCKET */
-    unsigned last;            /* ended: entries that it had committed, not yet executed */
-    uint32_t rest_at, rest_n; /* of the rest: executed; all */
+    unsigned last;            /* ended: committed entries, not yet executed */
+    uint32_t rest_at, rest_n; /* entries of the rest: executed; in all */
     uint64_t tx_unwritable;   /* the sum of tx_outstanding of unwritable endpoints */
     bool ended, cut;          /* ended: its application is gone; cut: nothing more is sent */
     bool dying, dead;
@@ -188,7 +188,7 @@ struct ffl_session {
 struct path { /* of the unix socket, where it is a file (path.c) */
     int dir, lock;
     char name[108];
-    dev_t dev; /* of what was bound */
+    dev_t dev; /* of the bound socket */
     ino_t ino;
 };
 
@@ -208,15 +208,15 @@ struct ffl_instance {
     struct timer accept_timer;
     struct timers timers;
     struct ledger ledger;
-    TAILQ_HEAD(, pending) pending; /* accepted on the unix socket, hello not read yet */
+    TAILQ_HEAD(, pending) pending;                  /* peers whose hello is not read yet */
     TAILQ_HEAD(session_list, ffl_session) sessions; /* the oldest first */
     uint32_t next_id, next_serial, next_ticket;
     LIST_HEAD(ticket_list, ticket) tickets[TICKET_LISTS]; /* by id */
     LIST_HEAD(, held) held[HELD_LISTS];
-    struct held_list dropped; /* to be closed, a few per iteration */
+    struct held_list dropped; /* to be closed, a slice per iteration */
     TAILQ_HEAD(, kept) kept;  /* listeners without an application */
     struct group_list places[PLACE_LISTS];
-    struct ffl_instance_page *page; /* and its tables */
+    struct ffl_instance_page *page; /* then its tables */
     struct ffl_stat_session *stat_sessions;
     struct ffl_stat_socket *stat_sockets;
     struct ffl_ids stat_ids; /* slots of stat_sockets */
@@ -236,27 +236,27 @@ struct ffl_instance {
 int listen_open(struct ffl_instance *in, char *why, size_t whylen);
 void listen_close(struct ffl_instance *in);
 int ctl_add(struct ffl_instance *in, int fd, uint32_t events, struct src *src);
-/* Takes fd out of the control epoll and closes it. Closing alone is not enough where another process
- * has the same file, as an application has its doorbells. */
+/* Takes fd out of the control epoll and closes it. Closing alone is not enough where another
+ * process has the same file, as an application has the doorbells. */
 void ctl_drop(struct ffl_instance *in, int *fd);
-/* Waits up to timeout_ns for the control epoll and handles what came: the count, or < 0. */
+/* Waits up to timeout_ns for the control epoll and handles its events: the count, or < 0. */
 int ctl_wait(struct ffl_instance *in, int64_t timeout_ns);
 
-/* The same for a socket in whose queue a peer's descriptors may wait (closer.c). */
+/* ctl_drop for a socket in whose queue a peer's descriptors may wait (closer.c). */
 void ctl_drop_peer(struct ffl_instance *in, int *sock);
 
 /* path.c */
 /* Binds to o.path, and listens. 0, or -errno with or without a sentence in `why`. */
 int path_bind(struct ffl_instance *in, int s, char *why, size_t whylen);
-void path_leave(struct ffl_instance *in); /* if it has it */
+void path_leave(struct ffl_instance *in); /* if the instance has it */
 
 /* admit.c */
 /* Takes sock over. brought: a ticket's holder answers for the peer; else the policy decides. */
 void admit_peer(struct ffl_instance *in, int sock, bool brought);
-void admit_not(struct ffl_instance *in, int sock, const char *why); /* says why, and closes */
+void admit_not(struct ffl_instance *in, int sock, const char *why); /* sends `why`, and closes */
 void admit_event(struct pending *p);
-bool admit_make_room(struct ffl_instance *in);       /* false: nobody is waiting */
-void admit_sweep(struct ffl_instance *in, bool all); /* frees the pending that are done, or all */
+bool admit_make_room(struct ffl_instance *in);       /* false: no peer is waiting */
+void admit_sweep(struct ffl_instance *in, bool all); /* frees the peers that are done, or all */
 
 /* closer.c */
 void closer_close(int fd); /* takes it, and returns at once */
@@ -268,20 +268,20 @@ int closer_recv(int sock, void *data, size_t len, int *fd);
 
 /* rights.c */
 void rights_start(struct ffl_instance *in);
-/* What the peer itself may do in the kernel's network. */
+/* The network capabilities that the peer itself has. */
 uint64_t rights_of(const struct ffl_instance *in, const struct ucred *cred);
 void rights_own(struct ffl_session *s, int fd); /* gives a new socket to the session's user */
 int rights_bind(struct endpoint *e, const struct ffl_addr *a);
 int rights_setsockopt(struct endpoint *e, const struct ffl_optarg *o);
 
 /* ticket.c */
-/* Takes sock. -EDQUOT: as many as there may be, or as the user may have. */
+/* Takes sock over on success. -EDQUOT: too many tickets, of all or of the user. */
 int ticket_new(struct ffl_instance *in, int sock, struct account *a, uint32_t *id, uint64_t *key);
 void ticket_event(struct ticket *t);
 void tickets_end(struct ffl_instance *in); /* all of them */
 /* Closes dropped references for a slice. True: there are more. */
 bool tickets_close(struct ffl_instance *in);
-/* Into the ticket: -EPROTO for a wrong key, -ENOENT for none (it may have ended). */
+/* Puts a reference into the ticket. -EPROTO: a wrong key; -ENOENT: no such ticket (any more). */
 int ticket_export(struct endpoint *e, const struct ffl_import *x);
 /* Opens `handle`; FFL_IMPORT_*, or as above, or -errno. */
 int ticket_import(struct ffl_session *s, uint32_t handle, const struct ffl_import *x);
@@ -292,22 +292,23 @@ void group_join(struct endpoint *e, struct group *g);
 void group_leave(struct endpoint *e); /* it is closed */
 struct group *group_ref(struct group *g);
 void group_unref(struct ffl_instance *in, struct group *g); /* NULL is none */
-/* The socket listens, or receives: it is found at its address from now on. 0 or -ENOMEM. */
+/* The socket listens, or receives: group_at finds it from now on. 0 or -ENOMEM. */
 int group_place(struct endpoint *e);
-/* The first group of that kind at `port`. next: the one after g. */
+/* The first group of that kind at the port. group_next: the next after g. */
 struct group *group_at(const struct ffl_instance *in, uint16_t port_be, bool dgram);
 struct group *group_next(const struct group *g);
 void group_accepted(struct endpoint *l, struct endpoint *e,
                     struct group *unread); /* of group_accept, or NULL */
-/* flags: FFL_F_ADDR and FFL_F_TRUNC of a datagram. */
+/* Gives bytes back. flags: FFL_F_* of a datagram. 0 or -ENOBUFS. */
 int group_unread(struct endpoint *e, const void *data, uint32_t len, uint8_t flags);
 /* Gives an accepted connection back to its listener's other references. False: there are none. */
 bool group_return(struct endpoint *e);
-bool group_shared(const struct endpoint *e); /* has its socket other references? */
+bool group_shared(const struct endpoint *e); /* has the socket other references? */
 bool group_has(const struct endpoint *e);
 uint32_t group_size(const struct endpoint *e); /* bytes of the first piece that was given back */
 uint32_t group_take(struct endpoint *e, void *to, uint32_t room, uint8_t *flags);
-/* A connection that was given back, charged to l's session. -EMFILE: its quota is used up. */
+/* A connection that was given back, charged to l's session. -EMFILE: the session's quota is used
+ * up. */
 int group_accept(struct endpoint *l, struct ffl_addr *peer, struct group **unread);
 
 /* offer.c */
@@ -320,7 +321,7 @@ void offer_leave(struct endpoint *l); /* it asks no more */
 void offer(struct endpoint *l);
 /* Is nothing accepted ahead for `l`? */
 bool offer_alone(const struct endpoint *l);
-/* Gives `l` a connection now: FFL_TAKE_*, or -errno. again: then `l` asks, whatever it got. */
+/* Gives `l` a connection now: FFL_TAKE_*, or -errno. again: then `l` asks, with or without one. */
 int offer_take(struct endpoint *l, bool again);
 
 /* handover.c */
@@ -328,39 +329,41 @@ int offer_take(struct endpoint *l, bool again);
 bool handover_ours(const struct endpoint *e, const struct ffl_addr *a);
 /* 0, or -EADDRINUSE: at `a` another user's socket of this instance listens or receives. */
 int handover_may_bind(const struct endpoint *e, const struct ffl_addr *a);
-/* Before `e` listens: 1 when it now shares an earlier listener, 0 when it is the first, or -errno. */
+/* Before `e` listens: 1 when it now shares an earlier listener, 0 when it is the first, or
+ * -errno. */
 int handover_share(struct endpoint *e);
-/* Before a gone application's sockets are closed: gives back what it was never told of. */
+/* Before a gone application's sockets are closed: gives back the connections it never heard of. */
 void handover_unseen(struct ffl_session *s);
-/* Before `e` is closed: keeps its listener for a while if it was the last at its address. */
+/* Before `e` is closed: keeps its listener for a while if `e` is the last reference. */
 void handover_keep(struct endpoint *e);
-void handover_end(struct ffl_instance *in); /* none is kept any more */
+void handover_end(struct ffl_instance *in); /* closes the kept listeners */
 
 /* session.c */
-/* Takes sock. -EDQUOT: as many as there may be, or as the user may have. */
+/* Takes sock over on success. -EDQUOT: too many sessions, of all or of the user. */
 int session_new(struct ffl_instance *in, int sock, const struct ffl_hello *h,
                 const struct ucred *cred, struct account *a, struct ffl_session **out);
 void session_kill(struct ffl_session *s, const char *why);      /* a bad entry */
 void session_last_word(struct ffl_session *s, const char *why); /* to its application's log */
-void session_end(struct ffl_session *s);                        /* its unix socket closed */
-/* Works on the sessions that end, a slice each, and frees those that are done. True: there is more. */
+void session_end(struct ffl_session *s);                        /* its application is gone */
+/* Works on the sessions that end, a slice each, and frees those that are done. True: there is
+ * more. */
 bool session_reap(struct ffl_instance *in);
 void session_free(struct ffl_session *s);
 void session_post(struct ffl_session *s, struct ffl_entry e);
-/* Executes submitted entries, `most` at most, until the slice is over: the count, or < 0 and the session
- * is dead. */
+/* Executes submitted entries, `most` at most, until the slice is over: the count, or < 0 and the
+ * session is dead. */
 int session_drain(struct ffl_session *s, int most);
 void session_commit(struct ffl_session *s); /* commits completions and returned buffers */
-void session_committed(struct ffl_session *s, int rc); /* what a commit returned */
+void session_committed(struct ffl_session *s, int rc); /* acts on a commit's result */
 bool session_stuffed(const struct ffl_session *s);     /* the CQ is full: no pump may post more */
 void session_tx_release(struct ffl_session *s, uint32_t buf);
 void *session_buf(struct ffl_session *s, const struct ffl_pool_geo *p, uint32_t buf);
 
-/* A handle for an accepted socket, or -EMFILE, -ENOMEM. And the return of any handle. */
+/* A handle for an accepted socket, or -EMFILE, -ENOMEM. The release takes any handle back. */
 int endpoint_handle(struct ffl_session *s);
 void endpoint_handle_release(struct ffl_session *s, uint32_t handle);
-/* Charges the session for one more reference to a stack socket; and gives one back. -EMFILE: its quota,
- * or its user's, is used up. */
+/* Charges the session with one more reference to a stack socket; discharges one. -EMFILE: the
+ * session's quota, or its user's, is used up. */
 int session_charge(struct ffl_session *s);
 void session_discharge(struct ffl_session *s);
 /* fd, if there is one, has been charged. */
@@ -389,7 +392,7 @@ void lost_unguard(struct ffl_instance *in);
 /* answer.c */
 /* Copies the entry's argument block out and gives its buffer back. 0 or -EPROTO. */
 int answer_arg(struct ffl_session *s, struct ffl_entry e, void *arg, size_t len);
-/* The same for an option, whose length is in the block; `set`: the value as well. */
+/* The same for an option, whose length is in the block; `set`: copies the value as well. */
 int answer_option(struct ffl_session *s, struct ffl_entry e, struct ffl_optarg *o, bool set);
 /* A receive buffer that holds an answer; FFL_NO_BUF: none is free. */
 uint32_t answer_put(struct ffl_session *s, const void *data, size_t len);
@@ -402,7 +405,7 @@ void control_connected(struct endpoint *e);
 void control_close(struct endpoint *e, bool abort);
 
 /* drain.c */
-/* Stops the listeners, a slice of each session's per iteration. True: there are more. */
+/* Stops the listeners, a slice per session and iteration. True: there are more. */
 bool drain_listeners(struct ffl_instance *in, int64_t now);
 bool drain_over(struct ffl_instance *in, int64_t now); /* true: this iteration is the last */
 
@@ -411,7 +414,7 @@ int stats_open(struct ffl_instance *in, char *why, size_t whylen);
 void stats_close(struct ffl_instance *in);
 void stats_session(struct ffl_session *s);
 void stats_session_end(struct ffl_session *s);
-void stats_sessions(struct ffl_instance *in); /* how many, as the ledger has it */
+void stats_sessions(struct ffl_instance *in); /* their numbers, from the ledger */
 void stats_socket(struct endpoint *e);
 void stats_socket_end(struct endpoint *e);
 void stats_state(struct endpoint *e); /* after a change of its state */
@@ -429,7 +432,7 @@ static inline void stats_queued(struct endpoint *e, uint32_t more, uint32_t less
 
 /* data.c */
 void data_event(struct endpoint *e, const struct ffl_stack_event *ev);
-bool accept_pump(struct endpoint *l); /* the same of a listener's connections */
+bool accept_pump(struct endpoint *l); /* data_pump of a listener */
 bool data_pump(struct endpoint *e);   /* true: there is more to do next iteration */
 int data_accept(struct endpoint *l);  /* one connection for `l`: 0 or -errno */
 /* A shortage that may end: `l` is looked at again in a second, as asyncio does. */
@@ -452,7 +455,7 @@ static inline void slice_begin(struct ffl_instance *in)
     slice_open(&in->slice, n > WHOLE_SLICES ? in->o.slice_ns / n * WHOLE_SLICES : in->o.slice_ns);
 }
 
-/* For what has no end but its own. */
+/* For work that nothing cuts short. */
 static inline void slice_endless(struct ffl_instance *in)
 {
     in->slice = (struct slice){.end = INT64_MAX, .left = INT64_MAX};

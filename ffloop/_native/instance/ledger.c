@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* An account stays for a second after its last use: its log budget would go with it. */
+/* An account stays for a second after its last use, for its log budget. */
 static void sweep(struct ledger *l)
 {
     int64_t now = ffl_now_ns();

@@ -1,10 +1,10 @@
 /*
- * ledger.h - accounts: what each user has of an instance, and the limit of it.
+ * ledger.h - accounts: each user's part of an instance, and the limits.
  *
  * Callers: the files of instance/, on its one thread. All that is limited is charged here and
- * nowhere else, to its user. A user may have at most three times what is then left: the first gets three
- * quarters, the second three quarters of the rest, and some is left for the next. Where only one user is
- * admitted, it may have everything.
+ * nowhere else, to its user. A user may have at most three times the rest: the first user gets
+ * three quarters, the second three quarters of the remainder, and some is left for the next. Where
+ * only one user is admitted, that user may have everything.
  */
 #ifndef FFL_LEDGER_H
 #define FFL_LEDGER_H
@@ -17,7 +17,7 @@
 enum charge {
     CHARGE_PENDING, /* connections to the unix socket without a hello yet */
     CHARGE_SESSION,
-    CHARGE_DYING, /* sessions whose application is gone, still sending */
+    CHARGE_DYING, /* sessions whose application is gone, their data being sent */
     CHARGE_TICKET,
     CHARGE_KEPT,   /* listeners without an application */
     CHARGE_SOCKET, /* references to stack sockets, in sessions, tickets, kept listeners and groups */
@@ -35,7 +35,7 @@ struct account {
 
 struct ledger {
     LIST_HEAD(, account) accounts;
-    bool shared; /* more users than one may come */
+    bool shared; /* several users may attach */
     uint64_t n[CHARGES];
     uint64_t limit[CHARGES];
     uint64_t user_limit[CHARGES]; /* in place of the share; 0: the share */
@@ -50,13 +50,13 @@ void ledger_free(struct ledger *l);
 int ledger_charge(struct ledger *l, struct account *a, enum charge what, uint64_t n);
 void ledger_discharge(struct ledger *l, struct account *a, enum charge what, uint64_t n);
 
-/* May a holder of `has` have one more of `what`? For holders that are not users. */
+/* May a session that has `has` of `what` have one more? */
 bool ledger_share(const struct ledger *l, enum charge what, uint64_t has);
 
-/* The account with most of `what`; NULL: none has any. */
+/* The account with most of `what`; NULL: no account has any. */
 struct account *ledger_most(const struct ledger *l, enum charge what);
 
-/* Moves a charge from one account to another, whatever the limits. */
+/* Moves a charge of the account from one kind to another, whatever the limits. */
 void ledger_move(struct ledger *l, struct account *a, enum charge from, enum charge to);
 
 #endif

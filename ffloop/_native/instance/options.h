@@ -1,8 +1,7 @@
 /*
  * options.h - the instance executable's command line.
  *
- * Callers: main.c. One table gives what is parsed and what --help says; the manual page is compared
- * with it by a test.
+ * Callers: main.c. One table drives the parser and --help; a test compares the manual page with it.
  */
 #ifndef FFL_OPTIONS_H
 #define FFL_OPTIONS_H

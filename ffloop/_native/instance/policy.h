@@ -1,8 +1,9 @@
 /*
- * policy.h - who may use an instance: users that attach, ports that they bind.
+ * policy.h - the users that may attach to an instance, and the ports that they may bind.
  *
- * Callers: options.c fills it in; listen.c, admit.c, control.c and rights.c ask. Plain data, copied with
- * the options; names are looked up once, when it is filled in.
+ * Callers: options.c fills a policy in; path.c, admit.c, control.c and rights.c ask. Plain data,
+ * copied with the options; names of users and groups are looked up once, when the policy is filled
+ * in.
  */
 #ifndef FFL_POLICY_H
 #define FFL_POLICY_H
@@ -17,7 +18,7 @@
 
 struct ffl_policy_ports {
     uid_t uid;
-    bool everyone; /* then uid says nothing */
+    bool everyone; /* then uid is unused */
     uint16_t first, last;
 };
 
@@ -31,14 +32,14 @@ struct ffl_policy {
     unsigned nports;
 };
 
-/* Each adds one option's value; 0, or -errno with a sentence in `why`. Users and groups are names or
- * numbers. */
+/* Each adds one option's value; 0, or -errno with a sentence in `why`. Users and groups are names
+ * or numbers. */
 int ffl_policy_add_user(struct ffl_policy *p, const char *user, char *why, size_t whylen);
 int ffl_policy_set_group(struct ffl_policy *p, const char *group, char *why, size_t whylen);
 /* "USER=PORT[-PORT][,PORT[-PORT]...]"; USER may be "*", for everyone. */
 int ffl_policy_add_ports(struct ffl_policy *p, const char *rule, char *why, size_t whylen);
 
-/* The unix socket's mode that goes with it. */
+/* The unix socket's mode under the policy. */
 mode_t ffl_policy_mode(const struct ffl_policy *p);
 
 /* May the peer of this connected unix socket attach? This process's user and root always may. */

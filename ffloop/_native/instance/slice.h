@@ -1,9 +1,9 @@
 /*
  * slice.h - how much of an iteration one session gets.
  *
- * Callers: the files of instance/. A slice ends by a tariff, what its operations cost in all likelihood:
- * how many there are between two looks at another session does not depend on the clock. It ends by
- * the clock as well, since some cost more. At least one operation is done in each slice.
+ * Callers: the files of instance/. A slice ends by a tariff of its operations' likely costs, so
+ * that their number does not depend on the clock; and by the clock, since some operations cost
+ * more. Each slice does at least one operation.
  */
 #ifndef FFL_INSTANCE_SLICE_H
 #define FFL_INSTANCE_SLICE_H
@@ -37,7 +37,7 @@ static inline void slice_spend_call(struct slice *s, size_t bytes)
     slice_spend(s, SLICE_CALL_NS + (int64_t)bytes * SLICE_KIB_NS / 1024);
 }
 
-/* Once it is, it stays so. */
+/* A slice that is over stays over. */
 static inline bool slice_over(struct slice *s)
 {
     if (s->left > 0 && s->unlooked >= SLICE_CLOCK_NS) {

@@ -1,8 +1,8 @@
 /*
  * timers.h - timers: a pairing heap of nodes that lie in their owners.
  *
- * Callers: the files of instance/, on its one thread. Setting a timer cannot fail. Reading
- * the first and setting one take constant time, taking one out logarithmic, amortized.
+ * Callers: the files of instance/, on its one thread. Setting a timer cannot fail. Reading the
+ * first and setting a timer take constant time, cancelling a timer logarithmic, amortized.
  */
 #ifndef FFL_TIMERS_H
 #define FFL_TIMERS_H
@@ -12,7 +12,7 @@
 struct timer {
     struct timer *child, *next, *prev; /* prev: the elder sibling, or the parent */
     int64_t due;                       /* on ffl_now_ns's clock */
-    void (*fire)(struct timer *t); /* the timer is unset before; may set it again, may free it */
+    void (*fire)(struct timer *t);     /* called with the timer unset; may set it, may free it */
     bool set;
 };
 
