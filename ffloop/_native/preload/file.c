@@ -1,5 +1,5 @@
 /*
- * file.c - sendfile and splice with a stack socket: copies, with the kernel's bookkeeping.
+ * file.c - sendfile and splice with a stack socket, by copying; offsets and errors as the kernel's.
  *
  * Callers: the program. Files and pipes are read and written without the lock.
  */
@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define CHUNK 65536 /* bytes; not on the caller's stack, which may be a small one */
+#define CHUNK 65536 /* bytes; on the heap, since a caller's stack may be small */
 
 static bool on_stack(int fd)
 {
@@ -42,7 +42,7 @@ static ssize_t copy_file(int out, int in, off64_t *at, size_t count, char *data)
         ssize_t got = pread64(in, data, want, *at);
         if (got <= 0) {
             if (got < 0 && errno == ESPIPE)
-                errno = EINVAL; /* sendfile(2) reads what can be mapped */
+                errno = EINVAL; /* as sendfile(2): no pipes or sockets */
             return sent || got == 0 ? (ssize_t)sent : -1;
         }
         ssize_t n = send_part(out, data, (size_t)got);
@@ -84,7 +84,7 @@ API ssize_t sendfile64(int out, int in, off64_t *offset, size_t count)
     if (offset)
         *offset = at;
     else
-        (void)lseek64(in, at, SEEK_SET); /* it was asked for its position above */
+        (void)lseek64(in, at, SEEK_SET); /* cannot fail: seekable, see above */
     errno = saved;
     return n;
 }
@@ -97,7 +97,7 @@ API ssize_t sendfile(int out, int in, off_t *offset, size_t count)
 
 /* ---- splice -------------------------------------------------------------------------------- */
 
-/* SPLICE_F_NONBLOCK is about the pipe; the socket has its own flag. */
+/* SPLICE_F_NONBLOCK is the pipe's; the socket has its own flag. */
 static bool would_block(int pipe, short events, bool nonblock)
 {
     struct pollfd p = {.fd = pipe, .events = events};
@@ -107,7 +107,7 @@ static bool would_block(int pipe, short events, bool nonblock)
     return true;
 }
 
-/* From the socket into a pipe: what the pipe takes is taken from the socket. */
+/* Socket to pipe: takes from the socket the bytes that the pipe took. */
 static ssize_t to_pipe(int in, int out, size_t len, bool nonblock, char *data)
 {
     struct sock *s = would_block(out, POLLOUT, nonblock) ? NULL : sock_enter_stack(in);
@@ -120,12 +120,12 @@ static ssize_t to_pipe(int in, int out, size_t len, bool nonblock, char *data)
     ssize_t put = real.write(out, data, (size_t)got);
     if (put > 0 && (s = sock_enter_stack(in))) {
         iov.iov_len = (size_t)put;
-        (void)leave(sock_recv(s, &iov, 1, MSG_DONTWAIT)); /* it was there */
+        (void)leave(sock_recv(s, &iov, 1, MSG_DONTWAIT)); /* peeked at above */
     }
     return put;
 }
 
-/* From a pipe: no more is read from it than the socket has room for. */
+/* Pipe to socket: reads no more from the pipe than the socket has room for. */
 static ssize_t from_pipe(int in, int out, size_t len, bool nonblock, char *data)
 {
     struct ffl_pending p = {0};
@@ -137,7 +137,7 @@ static ssize_t from_pipe(int in, int out, size_t len, bool nonblock, char *data)
             errno = EBADF;
             return -1;
         }
-        (void)ffl_client_pending(s->session->c, s->h, &p); /* it is open */
+        (void)ffl_client_pending(s->session->c, s->h, &p); /* cannot fail: open */
         if (p.room || sock_poll(s, EPOLLOUT) & (EPOLLERR | EPOLLHUP))
             break;
         if (s->nonblock)

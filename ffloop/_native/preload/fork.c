@@ -1,9 +1,10 @@
 /*
  * fork.c - stack sockets across fork.
  *
- * Callers: the C library at fork, the program. The parent gives back what was read or accepted ahead of
- * sockets in which no thread waits, and puts a reference to each socket into a ticket that the child
- * inherits. The child attaches when it first uses one, through the ticket, and imports it (of epolls: again.c).
+ * Callers: the C library at fork, the program. The parent gives back what was read or accepted
+ * ahead, but for sockets in which a thread waits, and puts a reference to each socket into a ticket
+ * that the child inherits. At its first call on a socket the child attaches through the ticket and
+ * imports the socket. Epolls: again.c.
  */
 #include "proc.h"
 
@@ -58,8 +59,8 @@ static void inherit(int fd, struct node *n, void *arg)
 {
     (void)fd;
     (void)arg;
-    n->owner = 0; /* there is one thread, */
-    n->held = 0;  /* and calls of the others are the parent's */
+    n->owner = 0; /* the child has one thread; */
+    n->held = 0;  /* the other threads' calls are the parent's */
     if (n->kind != NODE_OURS)
         source_forked(&n->source);
     if (n->kind == NODE_EPOLL && ((struct epoll_shadow *)n)->kq.ops) {
@@ -109,7 +110,7 @@ static void fork_child(void)
 
 /* ---- the ways to fork ------------------------------------------------------------------------ */
 
-/* Those that run no handlers do what the handlers do. */
+/* For a fork that runs no fork handlers. */
 static void begins(void)
 {
     ffl_client_before_fork();
@@ -133,7 +134,7 @@ static bool looks(void)
 API pid_t _Fork(void)
 {
     real_start();
-    if (!real._Fork) { /* a C library that is older than the call */
+    if (!real._Fork) { /* a C library older than _Fork */
         errno = ENOSYS;
         return -1;
     }
@@ -143,8 +144,9 @@ API pid_t _Fork(void)
     return forked(real._Fork());
 }
 
-/* The parent stops until the child execs or ends, but the child has memory of its own: it would change our
- * tables, and a wrapper cannot return twice. With threads it is a fork, so that its malloc is not locked. */
+/* The parent stops until the child execs or ends, as in vfork(2). But the child has memory of its
+ * own: in shared memory it would change the parent's tables, and this function could not return
+ * twice. A process with threads forks, so that the child's malloc is not locked. */
 API pid_t vfork(void)
 {
     if (!looks() || !ffl_thread_alone())
@@ -154,7 +156,7 @@ API pid_t vfork(void)
 }
 ALSO(vfork, __vfork);
 
-/* A new process with memory of its own? With CLONE_VFORK it shares ours until it execs: see vfork. */
+/* Do the flags make a new process with memory of its own? CLONE_VFORK: as in vfork. */
 static bool is_fork(unsigned long flags)
 {
     return looks() && (!(flags & CLONE_VM) || (flags & CLONE_VFORK)) && !(flags & CLONE_THREAD);
@@ -162,7 +164,7 @@ static bool is_fork(unsigned long flags)
 
 #define NOT_SHARED(flags) ((flags) & ~(unsigned long)(CLONE_VM | CLONE_VFORK))
 
-struct first { /* what a child begins with */
+struct first { /* the child's first function */
     int (*f)(void *);
     void *arg;
 };
@@ -178,7 +180,7 @@ API int clone(int (*f)(void *), void *stack, int flags, void *arg, ...)
 {
     real_start();
     va_list ap;
-    va_start(ap, arg); /* what is not given is not looked at */
+    va_start(ap, arg); /* the flags say which of them clone uses */
     pid_t *parent = va_arg(ap, pid_t *);
     void *own = va_arg(ap, void *);
     pid_t *child = va_arg(ap, pid_t *);
@@ -213,16 +215,17 @@ long fork_by_number(long number, const long *a, bool *known)
     return forked((pid_t)real.syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0)); /* fork, vfork */
 }
 
-/* ---- a child that may open nothing ----------------------------------------------------------- */
+/* ---- a process that may open no descriptors -------------------------------------------------- */
 
-/* No more descriptors than `most`: what the sockets that are here need is made before. */
+/* Before a low limit of descriptors: imports the inherited sockets, and makes the thread's
+ * waiter. */
 static void fewer(const struct rlimit64 *most)
 {
     if (!most || !looks() || most->rlim_cur > 64)
         return;
     lock();
     import_all();
-    (void)waiter_mine(); /* -EMFILE: there are none left now already */
+    (void)waiter_mine(); /* -EMFILE: none is free already */
     unlock();
 }
 

@@ -23,7 +23,7 @@ static int ctl(struct ffl_kqueue *kq, int op, int fd, bool writes, struct epoll_
     struct item model = {.fd = fd, .writes = writes};
     if (n)
         return epoll_register(ep, ep->w.epfd, op, &model, ev);
-    ep->kernel = 1; /* some */
+    ep->kernel = 1; /* at least one */
     return FFL_KERNELS;
 }
 
@@ -36,7 +36,7 @@ static bool data(struct ffl_kqueue *kq, int fd, bool writes, struct kevent *k)
     const struct sock *s = (const struct sock *)n;
     ffl_kqueue_data(s->session->c, s->h, writes, k);
     if (s->kernel_fd >= 0 && !k->data)
-        k->data = 1; /* the connection is the kernel's */
+        k->data = 1; /* a connection at the kernel's listener */
     return true;
 }
 
@@ -86,7 +86,7 @@ API int kevent(int kqfd, const struct kevent *changes, int nchanges, struct keve
     struct call *k = call_open(0, &rc);
     if (!k)
         return (int)leave(rc);
-    (void)call_hold(k, n, 0); /* it stays while we wait */
+    (void)call_hold(k, n, 0); /* even if another thread closes it */
     rc = ffl_kqueue_change_all(&ep->kq, changes, nchanges, events, nevents);
     if (rc == 0 && nevents > 0)
         rc = ffl_kqueue_wait(&ep->kq, events, nevents, timespec_ns(timeout));

@@ -1,8 +1,9 @@
 /*
- * made.c - calls that make a descriptor: its number means no stack socket any more.
+ * made.c - calls that make a descriptor: drop the stack socket that had its number before.
  *
- * Callers: the program. A descriptor may have been closed unseen: inside the C library, or by a
- * library's own system call. The kernel gives its number to the next descriptor that is made.
+ * Callers: the program. A stack socket's descriptor may have been closed past the shim: inside the
+ * C library, or by a library's own system call. The kernel gives the number to a descriptor made
+ * later.
  */
 #include "preload.h"
 
@@ -58,7 +59,7 @@ API int signalfd(int fd, const sigset_t *mask, int flags)
     return rc == fd ? rc : fd_made(rc);
 }
 
-/* ---- open: with a mode where one is made ----------------------------------------------------- */
+/* ---- open: the mode is passed where a file is made ------------------------------------------- */
 
 #define OPENS(name, before, first, args)                                                           \
     API int name before                                                                            \
@@ -78,12 +79,12 @@ OPENS(openat64, (int dir, const char *path, int flags, ...), dir, (dir, path, fl
 ALSO(open, __open);
 ALSO(open64, __open64);
 
-/* ---- two ------------------------------------------------------------------------------------- */
+/* ---- two descriptors ------------------------------------------------------------------------- */
 
 static int made_two(int rc, const int two[2])
 {
     if (rc == 0) {
-        (void)fd_made(two[0]); /* that is what they are */
+        (void)fd_made(two[0]);
         (void)fd_made(two[1]);
     }
     return rc;

@@ -1,8 +1,9 @@
 /*
  * option.c - socket options and ioctl.
  *
- * Callers: the program. Before a socket is placed the kernel's socket takes its options, with the
- * kernel's checks, and they are noted for the stack. Time-outs and linger are kept by the shim.
+ * Callers: the program. Before a socket is placed, its options are set on the kernel socket, with
+ * the kernel's checks, and noted for the stack. The shim keeps time-outs and options that concern
+ * calls.
  */
 #include "preload.h"
 
@@ -13,10 +14,9 @@
 #include <string.h>
 #include <sys/time.h>
 
-/* The options that the shim itself keeps. */
+/* Options of a stream that the shim keeps: they concern calls, not the connection. */
 enum own { OWN_NONE, OWN_INQ, OWN_ZEROCOPY, OWN_PEEK_OFF };
 
-/* Of a stream: they concern calls, not the connection. */
 static enum own own(const struct sock *s, int level, int name)
 {
     if (s->type != SOCK_STREAM)
@@ -75,7 +75,7 @@ static int set_local(struct sock *s, int level, int name, const void *val, sockl
 static int note(struct sock *s, int level, int name, const void *val, socklen_t len)
 {
     bool in_part =
-        level == IPPROTO_IP && name == IP_MULTICAST_IF; /* read back, the index is lost */
+        level == IPPROTO_IP && name == IP_MULTICAST_IF; /* reading back loses the index */
     if (!in_part && ffl_carry_note(s->noted, level, name))
         return 0;
     struct option *o = malloc(sizeof(*o) + len);
@@ -118,10 +118,10 @@ API int setsockopt(int fd, int level, int name, const void *val, socklen_t len)
         rc = set_local(s, level, name, val, len);
         if (rc == 0)
             rc = ffl_client_setsockopt(s->session->c, s->h, level, name, val, len);
-        if (rc == 0) /* it may start again: shutdown.c */
+        if (rc == 0) /* for a new stack socket in its place: shutdown.c */
             (void)ffl_carry_note(s->noted, level, name);
         if (rc == 0 && s->type == SOCK_DGRAM && ffl_route_same_kernel(s->session->stack))
-            (void)real.setsockopt(fd, level, name, val, len); /* it may go there yet */
+            (void)real.setsockopt(fd, level, name, val, len); /* for dgram_to_kernel */
         if (rc > 0)
             rc = 0;
     }
@@ -181,7 +181,7 @@ static int dgram_next(struct sock *s)
     return n < 0 ? 0 : (int)n;
 }
 
-/* Into the program's memory: 0 or -errno. */
+/* Writes to the program's memory: 0 or -errno. */
 static int give_int(void *to, int value)
 {
     return ffl_user_copy(to, &value, sizeof(value)) ? 0 : -EFAULT;
@@ -213,7 +213,7 @@ API int ioctl(int fd, unsigned long what, ...)
         if (s->state == SOCK_LISTENING)
             return (int)leave(-EINVAL);
         rc = give_int(arg, s->type == SOCK_DGRAM ? dgram_next(s) : (int)sock_queued(s));
-        (void)ffl_client_arm(s->session->c, s->h, 0); /* the next time it knows more */
+        (void)ffl_client_arm(s->session->c, s->h, 0); /* for the next FIONREAD */
         return (int)leave(rc);
     case SIOCOUTQ:
         return (int)leave(give_int(arg, (int)ffl_client_unsent(s->session->c, s->h)));
@@ -223,7 +223,7 @@ API int ioctl(int fd, unsigned long what, ...)
     case SIOCGSTAMPNS:
         return (int)leave(give_stamp(s, arg, what == SIOCGSTAMPNS));
     case FIONBIO:
-        rc = real.ioctl(fd, what, arg) < 0 ? -errno : 0; /* its flags are the placeholder's */
+        rc = real.ioctl(fd, what, arg) < 0 ? -errno : 0; /* the placeholder has the flag */
         if (rc == 0)
             s->nonblock = *(int *)arg != 0;
         return (int)leave(rc);

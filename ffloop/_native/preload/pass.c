@@ -1,11 +1,12 @@
 /*
  * pass.c - stack sockets that are sent to another process (SCM_RIGHTS).
  *
- * Callers: recv.c, send.c, made.c. An envelope is sent in place of a stack socket's placeholder: one end
- * of a socket pair whose other end is closed, with the socket's description and a ticket that has a
- * reference to it in its queue. A receiver under the shim opens the envelope, which is its placeholder
- * from then on. The kernel closes an envelope that nobody receives, and the ticket in it, and the
- * instance drops the reference. A receiver without the shim has an unconnected unix socket.
+ * Callers: recv.c, send.c. An envelope is sent in place of a stack socket's placeholder: one end of
+ * a socket pair whose other end is closed. In its queue are the socket's description and a ticket
+ * with a reference to the socket. A receiver under the shim opens the envelope, and the envelope
+ * becomes the placeholder. The kernel closes an envelope that no process receives, with the ticket
+ * in it, and the instance drops the reference. A receiver without the shim has an unconnected unix
+ * socket.
  */
 #include "proc.h"
 
@@ -15,12 +16,12 @@
 #include <string.h>
 #include <unistd.h>
 
-#define MOST_FDS 253 /* the kernel's limit of a message */
+#define MOST_FDS 253 /* the kernel's limit per message */
 #define TICKET "ffloop-socket %u:%llu:%d:"
 
-/* ---- descriptors in control messages ---------------------------------------------------------- */
+/* ---- descriptors in control messages --------------------------------------------------------- */
 
-/* Calls f with the place of each descriptor until f returns false, which is returned. */
+/* Calls f with the place of each descriptor until f returns false. False: f did. */
 static bool each_fd(const struct msghdr *m, bool (*f)(void *place, void *arg), void *arg)
 {
     for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c; c = CMSG_NXTHDR((struct msghdr *)m, c)) {
@@ -36,13 +37,13 @@ static bool each_fd(const struct msghdr *m, bool (*f)(void *place, void *arg), v
 static int fd_at(const void *place)
 {
     int fd;
-    memcpy(&fd, place, sizeof(fd)); /* control messages are as aligned as their sender made them */
+    memcpy(&fd, place, sizeof(fd)); /* control messages may be unaligned */
     return fd;
 }
 
-/* ---- sending ---------------------------------------------------------------------------------- */
+/* ---- sending --------------------------------------------------------------------------------- */
 
-/* Makes an envelope with the socket in it: its descriptor, or -errno. Locked. */
+/* Makes an envelope for the socket: the envelope's descriptor, or -errno. Locked. */
 static int seal(struct sock *s)
 {
     struct ticket *t = export_sock(s);
@@ -87,7 +88,7 @@ static bool replace(void *place, void *arg)
     struct sealed *e = arg;
     struct sock *s = sock_enter_stack(fd_at(place));
     if (!s)
-        return true; /* the kernel's, or not placed yet */
+        return true; /* no stack socket */
     int fd = e->n < MOST_FDS ? seal(s) : -EINVAL;
     unlock();
     if (fd < 0) {
@@ -124,9 +125,10 @@ ssize_t pass_send(int to, const struct msghdr *m, int flags)
     return rc;
 }
 
-/* ---- receiving -------------------------------------------------------------------------------- */
+/* ---- receiving ------------------------------------------------------------------------------- */
 
-/* Takes the description, into `text`, and the ticket's descriptor out; -1: fd is no envelope. */
+/* Takes the description, into `text`, and the ticket out of an envelope: the ticket's descriptor;
+ * -1: fd is no envelope. */
 static int take_out(int fd, char *text, size_t size)
 {
     int type = 0, ticket = -1;
@@ -170,7 +172,7 @@ static bool received(void *place, void *peeked)
     struct ticket *t = calloc(1, sizeof(*t));
     if (t)
         t->t.fd = fd_ours(ticket);
-    if (!t || !open_envelope(fd, t, text)) { /* no memory: the descriptor is a unix socket */
+    if (!t || !open_envelope(fd, t, text)) { /* no memory, or malformed: fd stays a unix socket */
         t ? fd_ours_close(t->t.fd) : (void)real.close(ticket);
         free(t);
     }

@@ -1,9 +1,10 @@
 /*
- * place.c - which instance a socket goes to, and where the thread runs.
+ * place.c - which instance a socket goes to, and which CPU the thread runs on.
  *
- * Callers: sock.c, at bind, listen or connect. Of several instances (choice.h) a process uses number
- * FF_PROC_ID; with FF_THREAD_SOCKET its next thread the next one; with FF_MULTI_SC listeners of one
- * address are spread over all, for the children of a fork to take one each.
+ * Callers: sock.c, session.c, share.c. Of several instances (choice.h) a process uses number
+ * FF_PROC_ID. With FF_THREAD_SOCKET the process's n-th thread uses the n-th instance from there;
+ * with FF_MULTI_SC listeners at one address are spread over all instances, and each child of a fork
+ * takes one listener.
  */
 #include "preload.h"
 #include "choice.h"
@@ -12,9 +13,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- of several instances ------------------------------------------------------------------ */
+/* ---- instances ----------------------------------------------------------------------------- */
 
-static int mine = -1; /* FF_MULTI_SC: this process's instance, once it has its listener */
+static int mine = -1; /* FF_MULTI_SC: the instance of the listener that it imported; or -1 */
 
 struct taken {
     const struct sock *s;
@@ -32,7 +33,7 @@ static void note_taken(int fd, struct node *n, void *arg)
         t->ordinals[s->ordinal] = true;
 }
 
-/* The lowest ordinal that no other socket of the address has. */
+/* The lowest ordinal that no other socket at the address has. */
 static int next_ordinal(const struct sock *s, const struct ffl_addr *a)
 {
     struct taken t = {.s = s, .a = a};
@@ -71,7 +72,7 @@ int place_instance(struct sock *s, const struct ffl_addr *a)
 
 /* ---- CPUs ---------------------------------------------------------------------------------- */
 
-/* Pins the calling thread to the CPU `up` places above the mask's first. */
+/* Pins the calling thread to the CPU `up` places above the first CPU of FF_INITIAL_LCORE_ID. */
 static void pin(int64_t up)
 {
     int64_t cpu = ffl_choice_cpu(options.initial_lcore, up);

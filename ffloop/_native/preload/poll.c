@@ -1,9 +1,9 @@
 /*
- * poll.c - readiness of single sockets, waiting for one, poll and select.
+ * poll.c - a socket's readiness, the wait for a socket, poll and select.
  *
- * Callers: the program, sock.c, connect.c, recv.c, send.c. A waiting call watches its stack sockets, and
- * sleeps in the kernel's ppoll on the other descriptors and on its thread's waiter. The events are those
- * that the kernel's tcp_poll gives for the same state.
+ * Callers: the program, all calls that wait for a socket. poll watches its stack sockets, and
+ * sleeps in the kernel's ppoll on the other descriptors and on its thread's waiter. The events are
+ * those of the kernel's tcp_poll for the same state.
  */
 #include "preload.h"
 
@@ -42,10 +42,10 @@ uint32_t sock_poll(struct sock *s, uint32_t want)
     if (st & FFL_ST_CONNECTING)
         return 0;
     if (s->lost)
-        return 0; /* servers accept again and again while there seems to be something */
+        return 0; /* else a server calls accept without end */
     if (s->state == SOCK_LISTENING && !(st & FFL_ST_FAILED)) {
         if (!(st & FFL_ST_READ) && want & (EPOLLIN | EPOLLRDNORM))
-            (void)ffl_client_arm(s->session->c, s->h, SOCK_WINDOW); /* it is open */
+            (void)ffl_client_arm(s->session->c, s->h, SOCK_WINDOW); /* cannot fail: open */
         return st & FFL_ST_READ ? EPOLLIN | EPOLLRDNORM : 0;
     }
     if (s->state == SOCK_BOUND)
@@ -70,12 +70,13 @@ uint32_t sock_ask(struct ffl_source *source, const struct ffl_watch *w)
     struct sock *s = ffl_container_of(source, struct sock, node.source);
     const struct epoll_shadow *ep = watch_epoll(w);
     if (ep && ep->kq.ops && s->type == SOCK_STREAM && (!s->session || s->state == SOCK_BOUND))
-        return 0; /* kqueue says nothing of it; epoll that it is hung up */
+        return 0; /* of an unconnected stream kqueue has no event; epoll has EPOLLHUP */
     return sock_poll(s, w->events);
 }
 
-/* A listener accepts ahead only where `want` has EPOLLIN, and so is a shared connection read ahead;
- * another connection is read for any `want`, since its end is always told. */
+/* A listener accepts ahead, and a shared connection is read ahead, only for EPOLLIN or EPOLLRDHUP
+ * in `want`; a connection of this process alone is read for any `want`, since its end is always
+ * told. */
 void sock_arm(struct sock *s, uint32_t want)
 {
     if (!s->session || (s->state < SOCK_LISTENING && s->type != SOCK_DGRAM))
@@ -87,9 +88,9 @@ void sock_arm(struct sock *s, uint32_t want)
     if (s->state == SOCK_LISTENING)
         ffl_client_alone(c, s->h, want & EPOLLEXCLUSIVE && !(want & EPOLLET));
     bool known = s->state != SOCK_LISTENING || ffl_client_asks(c, s->h);
-    (void)ffl_client_arm(c, s->h, SOCK_WINDOW); /* it is open */
+    (void)ffl_client_arm(c, s->h, SOCK_WINDOW); /* cannot fail: open */
     if (!known && ffl_client_ping(c) == 0)
-        (void)ffl_client_ping(c); /* the session is detached: so is the socket */
+        (void)ffl_client_ping(c); /* fails: the session is lost */
 }
 
 bool sock_look(struct sock *s)
@@ -97,7 +98,7 @@ bool sock_look(struct sock *s)
     if (!s->unseen || !s->session || s->state == SOCK_LISTENING)
         return false;
     s->unseen = false;
-    (void)ffl_client_arm(s->session->c, s->h, SOCK_WINDOW); /* it is open */
+    (void)ffl_client_arm(s->session->c, s->h, SOCK_WINDOW); /* cannot fail: open */
     return ffl_client_ping(s->session->c) == 0 && ffl_client_ping(s->session->c) == 0;
 }
 
@@ -109,18 +110,18 @@ static struct hold *held(struct call *k, const struct node *n)
     return NULL;
 }
 
-/* Puts s among what the thread's next sleep waits for. */
+/* The thread's next sleep waits for s, and for the kernel's listener at the same port. */
 static void wait_for(struct call *k, struct sock *s)
 {
     if (held(k, &s->node)) {
-        ffl_poll_clear(&k->set); /* the caller has looked since */
+        ffl_poll_clear(&k->set); /* the caller has looked at s since */
         return;
     }
     struct hold *h = call_hold(k, &s->node, FFL_WATCH_ALL);
     struct epoll_event beside = {.events = EPOLLIN};
     if (s->kernel_fd >= 0 &&
         real.epoll_ctl(tls.waiter->epfd, EPOLL_CTL_ADD, s->kernel_fd, &beside) == 0)
-        h->beside = s->kernel_fd; /* ENOMEM: the stack's only */
+        h->beside = s->kernel_fd; /* ENOMEM: the stack's listener only */
 }
 
 int sock_wait(struct sock *s, int64_t until)
@@ -130,7 +131,7 @@ int sock_wait(struct sock *s, int64_t until)
     if (!k)
         return rc;
     struct waiter *w = tls.waiter;
-    bool restarts = until < 0; /* with a time-out, SA_RESTART does not count */
+    bool restarts = until < 0; /* as the kernel: not with a time-out */
     bool beside = false;
     wait_for(k, s);
     while (!k->set.head && !beside) {
@@ -156,21 +157,21 @@ int sock_wait(struct sock *s, int64_t until)
 
 /* ---- poll ---------------------------------------------------------------------------------- */
 
-struct set { /* one call's descriptors */
+struct set { /* a call's descriptors */
     struct pollfd *fds;
     nfds_t n;
-    struct call *k; /* a hold per entry; node NULL: the kernel's */
+    struct call *k; /* a hold per descriptor; node NULL: the kernel's */
 };
 
-/* The node that poll asks about f; NULL: the kernel alone. */
+/* The node that has f's readiness; NULL: the kernel has it. */
 static struct node *asked(const struct pollfd *f)
 {
     struct node *n = f->fd >= 0 ? fd_node(f->fd) : NULL;
     if (!n || n->kind == NODE_OURS || node_shared(n) || !node_mine(n))
         return NULL;
-    if (n->kind == NODE_EPOLL) { /* the kernel tells of its part */
+    if (n->kind == NODE_EPOLL) { /* the kernel tells of the kernel descriptors in it */
         struct epoll_shadow *inner = (struct epoll_shadow *)n;
-        (void)epoll_use(inner, f->fd); /* no descriptor is left: the kernel's events alone */
+        (void)epoll_use(inner, f->fd); /* EMFILE: the kernel's events alone */
         if (inner->stale)
             epoll_revive(inner);
         epoll_observe(inner);
@@ -179,7 +180,7 @@ static struct node *asked(const struct pollfd *f)
     struct sock *s = (struct sock *)n;
     sock_current(s);
     if (!s->session)
-        return NULL; /* the placeholder tells */
+        return NULL; /* not placed: a kernel socket */
     sock_arm(s, (uint32_t)(unsigned short)f->events);
     return n;
 }
@@ -192,7 +193,7 @@ static void watch(struct set *p)
         kernel[i] = p->fds[i];
         kernel[i].revents = 0;
         if (n && n->kind == NODE_SOCK)
-            kernel[i].fd = ((struct sock *)n)->kernel_fd; /* the kernel's beside it, or none */
+            kernel[i].fd = ((struct sock *)n)->kernel_fd; /* the kernel's listener, or -1 */
         if (n)
             (void)call_hold(p->k, n, FFL_WATCH_ALL);
         else
@@ -201,7 +202,7 @@ static void watch(struct set *p)
     kernel[p->n] = (struct pollfd){.fd = tls.waiter->epfd, .events = POLLIN};
 }
 
-/* Fills in what is ready now, of kernel and stack: the count. */
+/* Fills in the events of kernel and stack: the number of ready descriptors. */
 static int look(struct set *p)
 {
     int n = 0;
@@ -231,7 +232,7 @@ static int poll_loop(struct set *p, int64_t timeout_ns, const sigset_t *mask)
         int n = look(p);
         int64_t left = until < 0 ? -1 : until - ffl_now_ns();
         bool last = n > 0 || (until >= 0 && left <= 0);
-        if (last) { /* the kernel's descriptors without waiting */
+        if (last) { /* asks the kernel too, without waiting */
             int k = real.ppoll(kernel, p->n, &zero, NULL);
             return k < 0 ? -errno : look(p);
         }
@@ -264,14 +265,15 @@ static int do_poll(struct pollfd *fds, nfds_t n, int64_t timeout_ns, const sigse
     struct set p = {.fds = fds, .n = n, .k = call_open((unsigned)n, &rc)};
     if (p.k) {
         watch(&p);
-        rc = waiter_bells(tls.waiter); /* sessions that began with an inherited socket, too */
+        rc = waiter_bells(tls.waiter); /* watch may have begun sessions, by an import */
         if (rc == 0)
             rc = poll_loop(&p, timeout_ns, mask);
     }
     return (int)leave(rc);
 }
 
-/* Is a stack socket among them? An unreadable array is left to the kernel. */
+/* Has a descriptor of the array a node? False for an unreadable array: the kernel gives the
+ * error. */
 static bool any(const struct pollfd *fds, nfds_t n)
 {
     if (n > INT_MAX || !ffl_user_reads(fds, n * sizeof(*fds)))
@@ -291,12 +293,13 @@ API int poll(struct pollfd *fds, nfds_t n, int timeout)
 }
 ALSO(poll, __poll);
 
-/* Copies of the program's time-out and mask, if it gives them, in their place. False: a bad one. */
+/* Copies the program's time-out and mask, and points *ts and *mask to the copies. False: a bad
+ * pointer or time-out. */
 static bool get_limit(const struct timespec **ts, struct timespec *limit, const sigset_t **mask,
                       sigset_t *open)
 {
     if ((*ts && (!ffl_user_copy(limit, *ts, sizeof(*limit)) || timespec_bad(limit))) ||
-        (*mask && !ffl_user_copy(open, *mask, _NSIG / 8))) /* the kernel's is as long as that */
+        (*mask && !ffl_user_copy(open, *mask, _NSIG / 8))) /* the size of the kernel's mask */
         return false;
     *ts = *ts ? limit : NULL;
     *mask = *mask ? open : NULL;
@@ -350,7 +353,7 @@ static void put(int fd, fd_set *set)
     ((unsigned long *)set)[fd / (8 * (int)sizeof(long))] |= 1UL << (fd % (8 * (int)sizeof(long)));
 }
 
-/* Whole words, as the kernel's. */
+/* Bytes of a set of n descriptors: whole words, as the kernel's. */
 static size_t set_bytes(int n)
 {
     size_t bits = 8 * sizeof(long);
@@ -426,11 +429,11 @@ API int select(int n, fd_set *r, fd_set *w, fd_set *e, struct timeval *tv)
     int64_t start = ffl_now_ns();
     int64_t limit = tv ? given.tv_sec * FFL_NS_PER_SEC + given.tv_usec * 1000 : -1;
     int rc = do_select(n, r, w, e, limit, NULL);
-    if (tv) { /* Linux says how much is left */
+    if (tv) { /* as Linux: gets what is left of the time */
         int64_t left = limit - (ffl_now_ns() - start);
         left = left < 0 || rc == 0 ? 0 : left / 1000;
         given = (struct timeval){left / 1000000, left % 1000000};
-        (void)ffl_user_copy(tv, &given, sizeof(given)); /* it cannot be written: as the kernel */
+        (void)ffl_user_copy(tv, &given, sizeof(given)); /* unwritable: ignored, as in the kernel */
     }
     return rc;
 }

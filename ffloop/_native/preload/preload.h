@@ -335,7 +335,7 @@ ssize_t sock_recv(struct sock *s, const struct iovec *iov, size_t n, int flags);
 ssize_t sock_send(struct sock *s, const struct iovec *iov, size_t n, int flags);
 ssize_t sock_sent(ssize_t rc, int flags); /* ends a sending call: unlocks, SIGPIPE, errno */
 
-/* ---- O_ASYNC (async.c): locked ---------------------------------------------------------------- */
+/* ---- O_ASYNC (async.c): locked --------------------------------------------------------------- */
 
 /* The program has set O_ASYNC to `on`: 0 or -errno. */
 int ffl_async_set(struct sock *s, int fd, bool on);

@@ -1,7 +1,7 @@
 /*
- * raw.c - syscall(2) with the numbers of calls that the shim has.
+ * raw.c - syscall(2) with the numbers of calls that the shim has; io_uring.
  *
- * Callers: programs that call by number through the C library, and would reach the placeholder.
+ * Callers: programs that make system calls by number, which would reach the placeholder.
  */
 #include "preload.h"
 
@@ -18,8 +18,8 @@
 
 /* ---- io_uring ------------------------------------------------------------------------------- */
 
-/* What goes through it does not come here: a socket on the stack would be an unconnected one there.
- * Programs that can do without it find that the kernel has none. True: refused. */
+/* Operations through io_uring do not reach the shim, and the kernel would see the placeholder. So
+ * setting up a ring fails with ENOSYS, as on a kernel without io_uring. True: refuse. */
 static bool no_io_uring(void)
 {
     static _Atomic bool told;
@@ -42,7 +42,7 @@ int io_uring_queue_init_mem(unsigned n, struct io_uring *ring, struct io_uring_p
                             size_t size);
 int io_uring_setup(unsigned n, struct io_uring_params *p);
 
-/* liburing makes its system calls itself. A program that has it there need not be linked with it here. */
+/* liburing's system calls go past syscall(2). dlsym: the shim is not linked with liburing. */
 #define URING(name, params, args)                                                                  \
     API int name params                                                                            \
     {                                                                                              \
@@ -76,14 +76,15 @@ static bool mask_bad(long mask, long size)
     return mask && size != _NSIG / 8;
 }
 
-/* The system calls say what is left of the time-out, as the C library's do not. */
+/* Writes what is left of the time-out to *to, as the system calls do and the C library's do not.
+ * Returns rc. */
 static long timed(long rc, int64_t began, struct timespec limit, struct timespec *to)
 {
     int saved = errno;
     int64_t left = timespec_ns(&limit) - (ffl_now_ns() - began);
     left = left > 0 && rc != 0 ? left : 0;
     limit = (struct timespec){left / FFL_NS_PER_SEC, left % FFL_NS_PER_SEC};
-    (void)ffl_user_copy(to, &limit, sizeof(limit)); /* it cannot be written: as the kernel */
+    (void)ffl_user_copy(to, &limit, sizeof(limit)); /* unwritable: ignored, as in the kernel */
     errno = saved;
     return rc;
 }
@@ -106,7 +107,7 @@ static long ppoll_by_number(const long *a)
 static long pselect_by_number(const long *a)
 {
     struct timespec limit, *ts = P(4);
-    long mask[2] = {0, 0}; /* a pair with its size */
+    long mask[2] = {0, 0}; /* the mask and its size */
     if (a[5] && !ffl_user_copy(mask, P(5), sizeof(mask)))
         return fails(EFAULT);
     if (mask_bad(mask[0], mask[1]))
@@ -162,7 +163,7 @@ static long by_number(long number, const long *a, bool *known)
         return write(I(0), P(1), U(2));
     case SYS_writev:
         return writev(I(0), P(1), I(2));
-    case SYS_preadv2: /* the place is in two registers, of which 64-bit machines use one */
+    case SYS_preadv2: /* the offset is in two registers; 64-bit machines use the first */
         return preadv64v2(I(0), P(1), I(2), a[3], I(5));
     case SYS_pwritev2:
         return pwritev64v2(I(0), P(1), I(2), a[3], I(5));
@@ -213,7 +214,7 @@ static long by_number(long number, const long *a, bool *known)
         return 0;
     case SYS_accept:
         return accept(I(0), P(1), P(2));
-#ifdef SYS_poll /* older machines have the older calls too */
+#ifdef SYS_poll /* of architectures that have the older calls too */
     case SYS_fork:
     case SYS_vfork:
         return fork_by_number(number, a, known);
@@ -225,7 +226,7 @@ static long by_number(long number, const long *a, bool *known)
         return poll(P(0), (nfds_t)a[1], I(2));
     case SYS_select:
         return a[4] && !ffl_user_reads(P(4), sizeof(struct timeval))
-                   ? fails(EFAULT) /* the C library's would crash */
+                   ? fails(EFAULT) /* select(3) would crash */
                    : select(I(0), P(1), P(2), P(3), P(4));
     case SYS_epoll_create:
         return epoll_create(I(0));
@@ -255,7 +256,7 @@ API long syscall(long number, ...)
     if (known)
         return rc;
     rc = real.syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]);
-    if (rc > 0 && ffl_unlikely(maybe_ours((int)rc))) { /* perhaps a descriptor that it has made */
+    if (rc > 0 && ffl_unlikely(maybe_ours((int)rc))) { /* perhaps a new descriptor */
         lock();
         (void)fd_holds((int)rc);
         unlock();

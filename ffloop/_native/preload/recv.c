@@ -1,8 +1,8 @@
 /*
- * recv.c - receiving, blocking or not, in all the spellings of the call.
+ * recv.c - the receiving calls, blocking or not.
  *
- * Callers: the program, file.c. In steady state a call copies from the shared pools and makes
- * no system call. Datagrams go on to dgram.c.
+ * Callers: the program, file.c, send.c. In steady state a call copies from the receive pool and
+ * makes no system call. Datagrams go on to dgram.c.
  */
 #include "preload.h"
 
@@ -15,7 +15,7 @@ int sock_connected(struct sock *s, int flags, int64_t until, int otherwise)
 {
     while (ffl_unlikely(s->state != SOCK_CONNECTED)) {
         if (s->state != SOCK_CONNECTING) {
-            int err = ffl_client_take_error(s->session->c, s->h); /* why it is not, once */
+            int err = ffl_client_take_error(s->session->c, s->h); /* once */
             return err ? -err : otherwise;
         }
         if (sock_pending_connect(s) == 0)
@@ -27,7 +27,8 @@ int sock_connected(struct sock *s, int flags, int64_t until, int otherwise)
     return 0;
 }
 
-/* Fills iov from byte `skip` on. Count, 0 at the end of the stream, -EAGAIN, or the error. */
+/* Fills iov from byte `skip` on. Bytes, 0 at the end of the stream, or -errno (-EAGAIN: no
+ * data). */
 static int64_t take(struct sock *s, const struct iovec *iov, size_t n, size_t skip)
 {
     int64_t got = 0;
@@ -114,7 +115,7 @@ static ssize_t recv_stream(struct sock *s, const struct iovec *iov, size_t n, in
         if (over || (got && (!all || got >= total)))
             return (ssize_t)got;
         if (r > 0 && !peeks)
-            continue; /* the end may be behind it, and told already */
+            continue; /* before a wait: the end may be behind the data */
         if (!got && no_wait(s, flags) && sock_look(s))
             continue;
         if (no_wait(s, flags))
@@ -124,7 +125,7 @@ static ssize_t recv_stream(struct sock *s, const struct iovec *iov, size_t n, in
     }
 }
 
-/* SO_PEEK_OFF goes with what is peeked at, and back with what is read. */
+/* SO_PEEK_OFF rises by the bytes peeked at, and falls by the bytes read. */
 static void peek_moves(struct sock *s, int flags, ssize_t got)
 {
     int64_t at = s->peek_off + (int64_t)(flags & MSG_PEEK ? got : -got);
@@ -273,7 +274,7 @@ static ssize_t recv_piece(struct sock *s, struct msghdr *m, int flags)
     if (ffl_unlikely(s->inq) && !reports) {
         size_t more = sock_queued(s);
         bool over =
-            ffl_client_state(s->session->c, s->h) & FFL_ST_EOF; /* the end is to be read, too */
+            ffl_client_state(s->session->c, s->h) & FFL_ST_EOF; /* the end is to be read, too: 1 */
         ffl_control_inq(&ctl, more ? more : over);
     }
     int rc = ffl_control_put(m, &ctl, &m->msg_flags);

@@ -1,8 +1,8 @@
 /*
- * send.c - sending, blocking or not, in all the spellings of the call.
+ * send.c - the sending calls, blocking or not.
  *
- * Callers: the program, file.c. In steady state a call copies to the shared pools and makes
- * no system call. Datagrams go on to dgram.c.
+ * Callers: the program, file.c. In steady state a call copies to the transmit pool and makes no
+ * system call. Datagrams go on to dgram.c.
  */
 #include "preload.h"
 
@@ -12,7 +12,7 @@
 
 enum { FEW = 16 };
 
-/* Puts the next FEW pieces of iov after `skip` bytes into `out`: their count. */
+/* Puts the next FEW pieces of iov after `skip` bytes into `out`: how many. */
 static int rest(struct iovec *out, const struct iovec *iov, size_t n, size_t skip)
 {
     int k = 0;
@@ -54,7 +54,7 @@ static ssize_t send_stream(struct sock *s, const struct iovec *iov, size_t n, in
     if (ffl_unlikely(rc < 0))
         return rc;
     size_t sent = 0, total = total_of(iov, n);
-    ffl_client_reap(s->session->c); /* perhaps the peer has gone */
+    ffl_client_reap(s->session->c); /* the peer may have reset */
     for (;;) {
         int64_t r = give(s, iov, n, sent);
         if (r > 0)
@@ -89,7 +89,7 @@ ssize_t sock_sent(ssize_t rc, int flags)
     if (ffl_likely(rc >= 0))
         return rc;
     if (rc == -EPIPE && !(flags & MSG_NOSIGNAL))
-        (void)raise(SIGPIPE); /* a handler that returns finds EPIPE */
+        (void)raise(SIGPIPE); /* before errno: a handler may change it */
     errno = (int)-rc;
     return -1;
 }
@@ -127,7 +127,7 @@ static ssize_t send_vector(struct sock *s, const struct iovec *iov, int n, int f
 {
     int rc = iov_check(iov, (size_t)n);
     if (rc < 0 || (s->type == SOCK_DGRAM && !total_of(iov, (size_t)n)))
-        return leave(rc); /* write sends an empty one, writev does not */
+        return leave(rc); /* write sends an empty datagram, writev none */
     return send_iov(s, iov, (size_t)n, flags);
 }
 
@@ -154,7 +154,7 @@ API ssize_t pwritev2(int fd, const struct iovec *iov, int n, off_t at, int flags
     return pwritev64v2(fd, iov, n, at, flags);
 }
 
-/* MSG_FASTOPEN connects, and sends then. */
+/* Does the call connect before it sends (MSG_FASTOPEN)? */
 static bool opens(const struct sock *s, const struct sockaddr *sa, int flags)
 {
     return s && s->type == SOCK_STREAM && sa && (flags & MSG_FASTOPEN);
@@ -182,7 +182,7 @@ API ssize_t sendto(int fd, const void *buf, size_t len, int flags, const struct 
         return dgram_sendmsg(s, fd, &m, flags);
     if (opens(s, sa, flags))
         return open_and_send(fd, &m, flags);
-    struct sockaddr_storage unused; /* a connected stream's, but it must be one */
+    struct sockaddr_storage unused; /* of a stream; but its pointer is checked */
     int bad = s && s->session && sa ? ffl_user_address(&unused, sa, n) : 0;
     if (bad < 0)
         return leave(bad);
@@ -216,7 +216,7 @@ API ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
 API int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
 {
     real_start();
-    bool control = false; /* perhaps with descriptors, which pass_send looks at */
+    bool control = false; /* perhaps with descriptors: for pass_send */
     n = n < IOV_MAX ? n : IOV_MAX;
     bool bad = !ffl_user_reads(v, n * sizeof(*v));
     for (unsigned k = 0; !tls.inside && !bad && k < n; k++)

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct session_list shared; /* the process's sessions, but for FF_THREAD_SOCKET */
+static struct session_list shared; /* the process's sessions; FF_THREAD_SOCKET: unused */
 
 struct session_list *session_list(void)
 {
@@ -39,8 +39,8 @@ static struct ffl_client_opts attach_options(const char *path)
                                     .copy = ffl_user_copy};
 }
 
-/* An embedded instance admits its own user; a process of its tree that has become another user attaches
- * through the ticket that it inherited. */
+/* Was the process refused by the instance of `ffloop preload`, which admits its own user? A process
+ * that has become another user attaches through the inherited ticket: o->via is set. */
 static bool refused(int rc, struct ffl_client_opts *o)
 {
     if ((rc != -EPERM && rc != -EACCES) || !kept.path || strcmp(o->path, kept.path) != 0)
@@ -69,7 +69,7 @@ static int attach(struct session *session, int index, char *why, size_t whylen)
     for (unsigned i = 0; ffl_choice_next(rc); i++) {
         int place =
             ffl_choice_place(options.instance, i, index, session->path, sizeof(session->path));
-        if (place == -ENOENT) /* that was the last one */
+        if (place == -ENOENT) /* no further path */
             return rc;
         if (place < 0) {
             snprintf(why, whylen, "the path of the instance's socket is too long");
@@ -102,7 +102,7 @@ static void complain(int index, int rc, const char *why)
                advice, why);
 }
 
-/* Sleepers on an epoll put the new doorbell in. */
+/* Wakes the sleepers on an epoll, so that they put the new doorbell into it. */
 static void wake_sleeper(int fd, struct node *n, void *arg)
 {
     (void)fd;
@@ -219,7 +219,7 @@ bool session_moved(int from, int to)
     return m.done;
 }
 
-/* The child has no session: its client is detached already (client.h). */
+/* In the child, where the clients of the parent's sessions are detached already (client.h). */
 void session_forked(void)
 {
     while (session_first())

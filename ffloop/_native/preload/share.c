@@ -1,9 +1,9 @@
 /*
  * share.c - stack sockets that several processes have: exporting, importing, leaving.
  *
- * Callers: fork.c, exec.c, pass.c; all code that meets a socket that is not imported yet. What was read or
- * accepted ahead goes back to the instance before another process gets a reference to the socket, and
- * when this process leaves it; the next that reads or accepts gets it first.
+ * Callers: fork.c, exec.c, pass.c, again.c, sock.c, poll.c. What was read or accepted ahead goes
+ * back to the instance before another process gets a reference to the socket, and when this process
+ * leaves the socket; the next process that reads or accepts gets that first.
  */
 #include "proc.h"
 
@@ -67,7 +67,7 @@ int proc_import(struct sock *s)
                     : rc;
     s->ticket = NULL;
     ticket_put(t);
-    if (h < 0) { /* the placeholder answers from now on */
+    if (h < 0) { /* calls go to the placeholder from now on */
         report("an inherited socket is lost: %s", strerror(-h));
         return h;
     }
@@ -80,7 +80,7 @@ int proc_import(struct sock *s)
 void proc_disown(struct sock *s)
 {
     struct ticket *t = s->ticket;
-    (void)ffl_ticket_send(t->t.fd, FFL_TICKET_DROP, &s->ticket_handle, 1); /* gone: so is it */
+    (void)ffl_ticket_send(t->t.fd, FFL_TICKET_DROP, &s->ticket_handle, 1); /* else it has ended */
     s->ticket = NULL;
     ticket_put(t);
 }
@@ -91,7 +91,7 @@ static void import_one(int fd, struct node *n, void *arg)
     (void)arg;
     struct sock *s = (struct sock *)n;
     if (n->kind == NODE_SOCK && s->ticket && !s->session)
-        (void)proc_import(s); /* it has reported */
+        (void)proc_import(s); /* reports */
 }
 
 void import_all(void)
@@ -109,11 +109,11 @@ bool stays_open(int fd, const struct sock *s)
 struct export {
     struct session *session;
     const struct ffl_ticket *ticket;
-    bool exec;               /* only what stays open */
-    const struct sock *only; /* or NULL: all */
+    bool exec;               /* only the sockets that stay open */
+    const struct sock *only; /* NULL: all sockets */
 };
 
-/* Does it go into the ticket? */
+/* Does the node's socket go into the ticket? */
 static bool goes(const struct export *e, int fd, const struct node *n)
 {
     const struct sock *s = (const struct sock *)n;
@@ -121,8 +121,8 @@ static bool goes(const struct export *e, int fd, const struct node *n)
            (!e->only || e->only == s) && (!e->exec || stays_open(fd, s));
 }
 
-/* Gives back what was read ahead, unless a thread waits in the socket and so has asked for it. A poller
- * arms the socket again with its next call. */
+/* Does s give back what was read ahead? Not while a thread waits in it. An epoll arms s again with
+ * its next wait. */
 static bool gives_back(const struct sock *s)
 {
     for (const struct ffl_watch *w = s->node.source.watches; w; w = w->next)
@@ -148,7 +148,7 @@ static void export_one(int fd, struct node *n, void *arg)
     if (!goes(e, fd, n))
         return;
     if (gives_back(s))
-        (void)ffl_client_give_back(s->session->c, s->h); /* no buffers: it stays; dead: so is s */
+        (void)ffl_client_give_back(s->session->c, s->h); /* -ENOBUFS: the data stays */
     int rc = ffl_client_export(s->session->c, s->h, e->ticket);
     if (rc < 0)
         report("a child will not have a socket of its parent's: %s", strerror(-rc));
@@ -205,7 +205,7 @@ static void state_of(struct sock *s)
     int listens = 0;
     uint32_t len = sizeof(listens);
     (void)ffl_client_getsockopt(c, s->h, SOL_SOCKET, SO_ACCEPTCONN, &listens,
-                                &len); /* it is open */
+                                &len); /* cannot fail: open */
     bool named = !listens && ffl_client_addresses(c, s->h, &a) == 0;
     if (listens)
         s->state = SOCK_LISTENING;
@@ -217,7 +217,7 @@ static void state_of(struct sock *s)
         sock_rearm(s);
 }
 
-/* By a new reference to it, which begins with what the socket is now. */
+/* Of a bound stream: takes a new reference, which begins with the socket's present state. */
 void sock_learn(struct sock *s)
 {
     if (s->ticket && !s->session)
@@ -231,8 +231,8 @@ void sock_learn(struct sock *s)
         fd_ours_close(t->t.fd);
     free(t);
     if (h < 0)
-        return; /* reported; or its session has ended, as its next call says */
-    (void)ffl_client_close(c, s->h, false); /* it is open */
+        return; /* reported; or the session is lost, and the next call on s fails */
+    (void)ffl_client_close(c, s->h, false); /* cannot fail: open */
     s->h = h;
     (void)ffl_client_watch(c, h, &s->node.source);
     state_of(s);
@@ -271,7 +271,6 @@ static void return_shared(int fd, struct node *n, void *arg)
     (void)fd;
 }
 
-/* The process is about to end: proc_leave for all. */
 void proc_end(void)
 {
     if (!started || tls.inside || !session_first())
@@ -300,7 +299,7 @@ API void _exit(int status)
 }
 ALSO(_exit, _Exit);
 
-/* ---- a descriptor of ours moves -------------------------------------------------------------- */
+/* ---- descriptors of the shim's that move ----------------------------------------------------- */
 
 struct moved {
     int from, to;
@@ -328,7 +327,7 @@ bool share_moved(int from, int to)
     struct moved m = {from, to, kept.path && kept.ticket.fd == from};
     if (m.done) {
         kept.ticket.fd = to;
-        (void)real.fcntl(to, F_SETFD, 0); /* what is exec'ed has it too */
+        (void)real.fcntl(to, F_SETFD, 0); /* for the program after exec */
     }
     fd_each(move_one, &m);
     return m.done;

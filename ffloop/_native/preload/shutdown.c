@@ -1,15 +1,16 @@
 /*
  * shutdown.c - shutdown, and sockets that go back to an earlier state.
  *
- * Callers: the program, sock.c. A listener that is shut down, a connect that is abandoned and a connection
- * that is dissolved leave a socket that is at most bound: a new stack socket in place of the old.
+ * Callers: the program, connect.c. A listener or an unfinished connect that is shut down, and a
+ * connection that connect(AF_UNSPEC) dissolves, leave a socket that is at most bound: a new stack
+ * socket in place of the old.
  */
 #include "preload.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* Sets s's options on its new stack socket, as far as the stack tells them. */
+/* Sets the options of s, as far as they can be read, on the new stack socket `to`. */
 static void carry_options(const struct sock *s, int to)
 {
     struct ffl_client *c = s->session->c;
@@ -20,11 +21,11 @@ static void carry_options(const struct sock *s, int to)
         if (ffl_client_getsockopt(c, s->h, o->level, o->name, value, &len) < 0)
             continue;
         ffl_carry_as_set(o, value);
-        (void)ffl_client_setsockopt(c, to, o->level, o->name, value, len); /* s has taken it */
+        (void)ffl_client_setsockopt(c, to, o->level, o->name, value, len); /* s took it */
     }
 }
 
-/* 0 or -errno. */
+/* Replaces the stack socket of s: 0 or -errno. `abort`: the old socket is reset. */
 static int start_again(struct sock *s, bool abort)
 {
     struct ffl_client *c = s->session->c;
@@ -34,23 +35,23 @@ static int start_again(struct sock *s, bool abort)
         return h;
     carry_options(s, h);
     static const struct linger reset = {1, 0};
-    if (abort) /* a failure shows the peer an end, no reset */
+    if (abort) /* on failure the peer sees an end, not a reset */
         (void)ffl_client_setsockopt(c, s->h, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
     bool bound = s->named && ffl_client_addresses(c, s->h, &addresses) == 0;
-    (void)ffl_client_close(c, s->h, abort); /* it is open */
+    (void)ffl_client_close(c, s->h, abort); /* cannot fail: open */
     s->h = h;
-    (void)ffl_client_watch(c, h, &s->node.source); /* it is open */
+    (void)ffl_client_watch(c, h, &s->node.source); /* cannot fail: open */
     if (bound)
-        (void)ffl_client_bind(c, h, &addresses.local); /* taken meanwhile: it has no name */
+        (void)ffl_client_bind(c, h, &addresses.local); /* EADDRINUSE: unbound */
     s->state = SOCK_BOUND;
     s->shut_rd = false;
     return 0;
 }
 
-/* Who waits in accept() learns it. */
+/* A thread that waits in accept() gets EINVAL. */
 static int stop_listening(struct sock *s)
 {
-    s->named = true; /* listen() has given it a port, if bind() has not */
+    s->named = true; /* listen() binds a socket that bind() has not */
     int rc = start_again(s, false);
     if (rc == 0 && s->kernel_fd >= 0) {
         fd_ours_close(s->kernel_fd);
@@ -71,7 +72,7 @@ int sock_disconnect(struct sock *s)
     return rc;
 }
 
-/* Who waits in connect(), or asks later, finds it reset. */
+/* A thread that waits in connect(), or the next call, gets ECONNRESET. */
 static int give_up(struct sock *s)
 {
     int rc = start_again(s, true);
@@ -88,7 +89,7 @@ static int shut(struct sock *s, int how)
         return how == SHUT_WR ? 0 : stop_listening(s);
     if (s->type == SOCK_STREAM && s->state == SOCK_CONNECTING && sock_pending_connect(s) < 0)
         return give_up(s);
-    ffl_client_reap(s->session->c); /* perhaps the peer has gone */
+    ffl_client_reap(s->session->c); /* the peer may have reset */
     unsigned st = ffl_client_state(s->session->c, s->h);
     bool over = st & FFL_ST_FAILED || (st & FFL_ST_EOF && st & FFL_ST_SHUT_WR);
     if (s->state == SOCK_CONNECTED ? over : s->type == SOCK_STREAM)
@@ -97,7 +98,7 @@ static int shut(struct sock *s, int how)
     if (rc == 0 && how != SHUT_WR)
         s->shut_rd = true;
     if (rc == 0 && s->state == SOCK_BOUND)
-        return -ENOTCONN; /* a datagram socket without a peer: said, and done all the same */
+        return -ENOTCONN; /* an unconnected datagram socket: the error, but it is shut down */
     return rc;
 }
 

@@ -2,9 +2,9 @@
  * signal.c - signal handlers: which of them end a call, and when they run.
  *
  * Callers: the program. A blocking call on a stack socket sleeps in epoll, which every handler
- * interrupts; the kernel would go on with a read after a handler with SA_RESTART, and it would end
- * any call for one that ran when the call had begun and did not sleep yet. So the shim's
- * handler runs in their place: it counts, wakes what the thread is about to sleep on, and calls them.
+ * interrupts. The kernel goes on with a read after a handler with SA_RESTART, and ends a call also
+ * for a handler that ran after the call began and before it slept. So the shim's handler runs in
+ * place of the program's: it counts, wakes the thread's waiter, and calls the program's handler.
  */
 #include "preload.h"
 
@@ -16,11 +16,11 @@
 #define SIGNALS 65
 
 static struct sigaction handlers[SIGNALS];
-static bool no_restart[SIGNALS]; /* siginterrupt: of handlers that signal() sets */
+static bool no_restart[SIGNALS]; /* set by siginterrupt, for signal() */
 
 /* ---- handlers that are put off --------------------------------------------------------------- */
 
-/* What a fault raises cannot wait, and 32 and 33 are the C library's own. */
+/* A fault's signal cannot wait; 32 and 33 are the C library's own. */
 static bool can_wait(int sig)
 {
     static const int not[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT, 32, 33};
@@ -31,20 +31,20 @@ static bool can_wait(int sig)
 }
 
 /*
- * A signal came while its thread is `inside`, where a handler would find tables half changed and the lock
- * taken. It is sent again, as it was, and the thread goes on with all signals blocked: it, and later
- * ones, wait in the kernel until unlock.
+ * A signal came while its thread is `inside`, where a handler would find tables half changed and
+ * the lock taken. The signal is sent again, with its siginfo, and the thread goes on with the
+ * signals that can wait blocked: they wait in the kernel until unlock.
  */
 static void put_off(int sig, siginfo_t *info, ucontext_t *context)
 {
     if (!tls.put_off)
-        memcpy(&tls.masked, &context->uc_sigmask, _NSIG / 8); /* the kernel's is as long as that */
+        memcpy(&tls.masked, &context->uc_sigmask, _NSIG / 8); /* the size of the kernel's mask */
     tls.put_off = true;
     for (int i = 1; i < SIGNALS; i++)
         if (can_wait(i))
             sigaddset(&context->uc_sigmask, i);
     int saved = errno;
-    (void)real.syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), sig, info); /* to ourselves */
+    (void)real.syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), sig, info); /* to this thread */
     errno = saved;
 }
 
@@ -52,12 +52,13 @@ void signals_allow(void)
 {
     sigset_t mask = tls.masked;
     tls.put_off = false;
-    (void)pthread_sigmask(SIG_SETMASK, &mask, NULL); /* those that wait run before it returns */
+    (void)pthread_sigmask(SIG_SETMASK, &mask, NULL); /* waiting signals run before it returns */
 }
 
 /* ---- bad pointers ---------------------------------------------------------------------------- */
 
-/* Ours whatever the program sets, since a fault may be a bad pointer's that it gave to a call (user.c). */
+/* Does the signal keep the shim's handler whatever the program sets? A fault may come from a
+ * pointer that the program gave to a call (user.c). */
 static bool stays_ours(int sig)
 {
     return sig == SIGSEGV || sig == SIGBUS;
@@ -68,12 +69,12 @@ static bool is_handler(const struct sigaction *a)
     return a->sa_handler != SIG_IGN && a->sa_handler != SIG_DFL;
 }
 
-/* The program has no handler: what the signal does then comes as soon as ours returns. */
+/* The program has no handler: the default action comes when the shim's handler returns. */
 static void to_default(int sig, siginfo_t *info)
 {
     static const struct sigaction none = {.sa_handler = SIG_DFL};
-    (void)real.sigaction(sig, &none, NULL); /* a good number */
-    if (info->si_code <= 0)                 /* sent, and not a fault that happens again */
+    (void)real.sigaction(sig, &none, NULL); /* a valid signal */
+    if (info->si_code <= 0)                 /* sent; a fault happens again by itself */
         (void)real.syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), sig, info);
 }
 
@@ -82,7 +83,7 @@ static void to_default(int sig, siginfo_t *info)
 static void counted(int sig, siginfo_t *info, void *context)
 {
     if (tls.fault && stays_ours(sig) && info->si_code > 0) {
-        sigset_t mask; /* as it was: it is not the return that restores it */
+        sigset_t mask; /* restored here, since the jump goes past the handler's return */
         memcpy(&mask, &((ucontext_t *)context)->uc_sigmask, _NSIG / 8);
         (void)real.syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, _NSIG / 8);
         ffl_user_fault();
@@ -97,24 +98,24 @@ static void counted(int sig, siginfo_t *info, void *context)
         to_default(sig, info);
         return;
     }
-    if (a->sa_flags & SA_RESETHAND) { /* ours to do: the kernel would when it is put off, too */
+    if (a->sa_flags & SA_RESETHAND) { /* done here: the kernel's would reset at put_off, too */
         static const struct sigaction none = {.sa_handler = SIG_DFL};
-        (void)real.sigaction(sig, &none, NULL); /* a good number */
+        (void)real.sigaction(sig, &none, NULL); /* a valid signal */
     }
     tls.ran.all++;
     tls.ran.interrupts += !(a->sa_flags & SA_RESTART);
     struct signals before = tls.before; /* the handler may make calls of its own */
     struct waiter *asleep = tls.asleep;
-    void **fault = tls.fault; /* not the handler's own */
+    void **fault = tls.fault; /* not for faults of the handler's */
     tls.fault = NULL;
     if (asleep) {
         int saved = errno;
         uint64_t one = 1;
-        ssize_t n = real.write(asleep->wake_fd, &one, sizeof(one)); /* full: readable already */
+        ssize_t n = real.write(asleep->wake_fd, &one, sizeof(one)); /* EAGAIN: readable */
         (void)n;
         errno = saved;
     }
-    a->sa_sigaction(sig, info, context); /* the kernel, too, passes three to any */
+    a->sa_sigaction(sig, info, context); /* as the kernel: three arguments to any handler */
     tls.before = before;
     tls.asleep = asleep;
     tls.fault = fault;
@@ -139,7 +140,7 @@ void ffl_signal_start(void)
     struct sigaction was;
     for (int sig = 1; sig < SIGNALS; sig++)
         if (stays_ours(sig) && real.sigaction(sig, NULL, &was) == 0 && was.sa_handler == SIG_DFL)
-            (void)sigaction(sig, &none, NULL); /* a good number */
+            (void)sigaction(sig, &none, NULL); /* a valid signal */
 }
 
 API int sigaction(int sig, const struct sigaction *act, struct sigaction *old)
@@ -186,7 +187,7 @@ static sighandler_t set(int sig, sighandler_t handler, int flags)
         return SIG_ERR;
     }
     if (!(flags & SA_NODEFER))
-        sigaddset(&a.sa_mask, sig); /* a wrong number: sigaction says so */
+        sigaddset(&a.sa_mask, sig); /* an invalid signal: sigaction fails */
     return sigaction(sig, &a, &old) < 0 ? SIG_ERR : old.sa_handler;
 }
 

@@ -1,8 +1,8 @@
 /*
  * sock.c - the life of a socket: from a kernel socket to the stack, and its end.
  *
- * Callers: the program, fds.c. A call that the socket's state does not allow, or with arguments that
- * are not sound, is made on the placeholder: the kernel then gives the error that it would give.
+ * Callers: the program, the other files of the shim. A bad call on a socket that is not placed is
+ * made on the kernel socket, for the kernel's own error.
  */
 #include "preload.h"
 #include "ff_syscall.h"
@@ -23,10 +23,10 @@ bool sock_addr_in(struct ffl_addr *a, int domain, const struct sockaddr *sa, soc
     return a->family == domain;
 }
 
-/* As the kernel does: cut to the caller's room, the length that it would have had. */
+/* As the kernel: cuts the address to *len, and sets *len to its full length. */
 int sock_addr_out(const struct ffl_addr *a, int domain, struct sockaddr *sa, socklen_t *len)
 {
-    struct ffl_addr of = *a; /* none at all has the socket's family */
+    struct ffl_addr of = *a; /* an empty address has family 0 */
     struct sockaddr_storage ss;
     uint32_t n;
     of.family = (uint16_t)domain;
@@ -76,21 +76,21 @@ static void drop_options(struct sock *s)
     s->opts_end = &s->opts;
 }
 
-/* After a listener's close its connections that were accepted ahead go to those that share it, or are
- * reset: one round trip for those on their way here, one for the consequences. */
+/* After a listener's close, connections accepted ahead go to a session that shares the listener, or
+ * are reset: one round trip for those on their way here, one for their return. */
 static void settle(struct ffl_client *c)
 {
     if (ffl_client_ping(c) == 0)
-        (void)ffl_client_ping(c); /* the session is detached: so are they */
+        (void)ffl_client_ping(c); /* fails: the session is lost */
 }
 
 void sock_free(struct sock *s)
 {
-    while (s->node.source.watches) /* nobody waits in it: such a call holds it */
+    while (s->node.source.watches) /* epolls' only: a waiting call would hold the node */
         epoll_forget(watch_item(s->node.source.watches));
     if (s->session) {
         proc_leave(s);
-        (void)ffl_client_close(s->session->c, s->h, s->abort); /* cannot fail: it is open */
+        (void)ffl_client_close(s->session->c, s->h, s->abort); /* cannot fail: open */
         if (s->state == SOCK_LISTENING)
             settle(s->session->c);
         session_put(s->session);
@@ -180,7 +180,7 @@ API int socket(int domain, int type, int proto)
     int fd = real.socket(domain, plain, proto);
     if (fd < 0 || !started || tls.inside || (type & SOCK_KERNEL))
         return fd;
-    (void)fd_made(fd); /* that is what it is */
+    (void)fd_made(fd);
     if ((domain != AF_INET && domain != AF_INET6) || !carried(plain & 0xf, proto))
         return fd;
     lock();
@@ -205,7 +205,7 @@ void sock_rearm(struct sock *s)
 
 /* ---- onto the stack ------------------------------------------------------------------------ */
 
-/* Sets an option on stack socket h: 0; 1: because of it s must stay on the kernel; or -errno. */
+/* Sets an option on stack socket h: 0; 1: for this option s stays on the kernel; or -errno. */
 static int put_option(const struct sock *s, struct session *session, int h, int level, int name,
                       const void *val, uint32_t len)
 {
@@ -220,7 +220,8 @@ static int put_option(const struct sock *s, struct session *session, int h, int 
     return fate == FFL_CARRY_FAILS ? rc : 0;
 }
 
-/* Sets all of the placeholder's options. Returns the same. */
+/* Sets the options of kernel socket fd, and those that cannot be read back. Returns as
+ * put_option. */
 static int put_options(const struct sock *s, int fd, struct session *session, int h)
 {
     struct ffl_optarg o;
@@ -242,7 +243,7 @@ void sock_on_stack(struct sock *s, struct session *session, int h)
     s->h = h;
     session->socks++;
     node_placed(&s->node);
-    (void)ffl_client_watch(session->c, h, &s->node.source); /* it is open */
+    (void)ffl_client_watch(session->c, h, &s->node.source); /* cannot fail: open */
 }
 
 int sock_place(struct sock *s, int fd, const struct ffl_addr *a, bool binds)
@@ -266,7 +267,7 @@ int sock_place(struct sock *s, int fd, const struct ffl_addr *a, bool binds)
     if (h < 0)
         return h;
     if ((rc = put_options(s, fd, session, h)) != 0) {
-        (void)ffl_client_close(session->c, h, true); /* it is open */
+        (void)ffl_client_close(session->c, h, true); /* cannot fail: open */
         return rc < 0 ? rc : sock_to_kernel(s, fd);
     }
     drop_options(s);
@@ -275,7 +276,7 @@ int sock_place(struct sock *s, int fd, const struct ffl_addr *a, bool binds)
     if (s->async && (rc = ffl_async_begin(s, fd)) < 0)
         ffl_log(FFL_LOG_WARNING, "descriptor %d: O_ASYNC gives no signals: %s", fd, strerror(-rc));
     if (s->type == SOCK_DGRAM)
-        sock_rearm(s); /* what comes, comes without a connection */
+        sock_rearm(s); /* data comes without a connection */
     return 1;
 }
 
@@ -288,7 +289,7 @@ void sock_place_early(struct sock *s, int fd)
         return;
     const struct session *session = session_get(place_instance(s, NULL), &rc);
     if (session && (s->force_stack || ffl_route_all(&options.routes, session->stack)))
-        (void)sock_place(s, fd, &any, false); /* else it is each process's own */
+        (void)sock_place(s, fd, &any, false); /* else parent and child each place it */
 }
 
 API int bind(int fd, const struct sockaddr *sa, socklen_t len)
@@ -303,7 +304,7 @@ API int bind(int fd, const struct sockaddr *sa, socklen_t len)
     if (bad < 0)
         return (int)leave(bad);
     sa = (const struct sockaddr *)&copy;
-    struct sockaddr_in *forgot = (struct sockaddr_in *)&copy; /* its family, and IPv4's is meant */
+    struct sockaddr_in *forgot = (struct sockaddr_in *)&copy; /* its family; as the kernel */
     if (s->domain == AF_INET && len >= sizeof(*forgot) && sa->sa_family == AF_UNSPEC &&
         forgot->sin_addr.s_addr == INADDR_ANY)
         forgot->sin_family = AF_INET;
@@ -330,7 +331,7 @@ API int listen(int fd, int backlog)
     real_start();
     struct ffl_addr any = {0};
     struct sock *s = sock_enter(fd);
-    if (s && s->type == SOCK_DGRAM) { /* EOPNOTSUPP */
+    if (s && s->type == SOCK_DGRAM) { /* the kernel's EOPNOTSUPP */
         unlock();
         s = NULL;
     }
@@ -358,7 +359,7 @@ static int accept_now(struct sock *l, struct ffl_addresses *addresses, int flags
 {
     struct ffl_client *c = l->session->c;
     if (l->state != SOCK_LISTENING)
-        return -EINVAL; /* no longer */
+        return -EINVAL; /* shut down meanwhile */
     if (ffl_client_detached(c)) {
         l->lost = true;
         return -ECONNABORTED;
@@ -369,10 +370,10 @@ static int accept_now(struct sock *l, struct ffl_addresses *addresses, int flags
         ffl_client_reap(c);
     if (!(ffl_client_state(c, l->h) & FFL_ST_READ) && (!l->nonblock || ffl_client_asks(c, l->h)))
         return ffl_client_arm(c, l->h, SOCK_WINDOW) < 0 ? -EBADF : -EAGAIN;
-    /* the placeholder first: a program at its limit leaves the connection where it is */
+    /* the placeholder first: at the limit of descriptors (EMFILE) the connection stays queued */
     int fd = real.socket(AF_UNIX, SOCK_STREAM | (flags & (SOCK_NONBLOCK | SOCK_CLOEXEC)), 0);
     if (fd_node(fd))
-        fd_drop(fd); /* it had ended past us */
+        fd_drop(fd); /* closed past the shim */
     struct sock *s = fd < 0 ? NULL : sock_new(l->domain, l->type | flags, l->proto);
     int rc = fd < 0 ? -errno : s ? fd_set_node(fd, &s->node) : -ENOMEM;
     if (rc == 0) {
@@ -448,13 +449,13 @@ static int name_of(struct sock *s, bool peer, struct sockaddr *sa, socklen_t *le
 {
     struct ffl_addresses addresses;
     if (peer)
-        ffl_client_reap(s->session->c); /* perhaps it has gone */
+        ffl_client_reap(s->session->c); /* the peer may have reset */
     if (peer && (sock_pending_connect(s) < 0 || s->state != SOCK_CONNECTED ||
                  ffl_client_state(s->session->c, s->h) & FFL_ST_FAILED))
         return -ENOTCONN;
     int rc = ffl_client_addresses(s->session->c, s->h, &addresses);
     if (rc == 0 && peer && !addresses.peer.port_be)
-        return -ENOTCONN; /* a datagram socket's that is connected to port 0 */
+        return -ENOTCONN; /* a datagram socket connected to port 0 */
     if (rc == 0)
         rc = sock_addr_out(peer ? &addresses.peer : &addresses.local, s->domain, sa, len);
     return rc;

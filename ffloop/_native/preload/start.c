@@ -1,8 +1,8 @@
 /*
  * start.c - the constructor: the C library's functions, the environment, the log.
  *
- * Callers: the dynamic linker. Until the constructor has run all calls pass through. Nothing is ever
- * written to the program's standard output, and to standard error only what the user must know;
+ * Callers: the dynamic linker. Until the constructor has run all calls pass through. The shim
+ * writes nothing to standard output, and to standard error only what the user must know;
  * FFLOOP_LOG=LEVEL and FFLOOP_LOG_FILE=PATH give more.
  */
 #include "proc.h"
@@ -23,7 +23,7 @@ struct kept kept;
 bool misplaced;
 bool started;
 
-/* What a C library lacks that is older than the call: a program may ask for it by dlsym or by number. */
+/* Calls that an older C library lacks; a program may find them by dlsym, or make them by number. */
 
 static int old_epoll_pwait2(int epfd, struct epoll_event *ev, int max, const struct timespec *ts,
                             const sigset_t *mask)
@@ -68,7 +68,7 @@ void real_load(void)
     OLD(posix_spawn_file_actions_addclosefrom_np, old_addclosefrom);
 }
 
-static struct stat error_output; /* as the program began */
+static struct stat error_output; /* stderr's file when the program started */
 
 bool ffl_report_seen(void)
 {
@@ -141,7 +141,7 @@ __attribute__((constructor)) static void start(void)
     real_start();
     if (started)
         return;
-    (void)fstat(STDERR_FILENO, &error_output); /* none: st_ino is 0 */
+    (void)fstat(STDERR_FILENO, &error_output); /* closed: st_ino stays 0 */
     read_options();
     open_log();
     wait_start();

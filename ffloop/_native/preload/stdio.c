@@ -1,10 +1,11 @@
 /*
  * stdio.c - the C library's streams on stack sockets.
  *
- * Callers: the C library. A stream reads, writes and closes its descriptor inside the library, past the
- * shim's calls, but through its table of functions; there is one for bytes and one for wide characters.
- * Three entries of each lead here, so that all streams of the process (fdopen's, standard input and
- * output after an exec, C++'s) behave as the calls. dprintf has no such table.
+ * Callers: the C library. A stream reads, writes and closes its descriptor inside the library, past
+ * the shim's calls, but through a table of functions: one table for bytes, one for wide characters.
+ * Three entries of each table are replaced, so that all streams of the process (fdopen's, standard
+ * input and output after an exec, C++'s) behave as read, write and close. dprintf uses no such
+ * table.
  */
 #include "preload.h"
 
@@ -17,14 +18,15 @@
 #include <unistd.h>
 #include <wchar.h>
 
-/* The table follows the stream's structure; its entries (libioP.h) have not moved since 1999. */
+/* The pointer to the table follows the FILE; its entries (libioP.h) have not moved since 1999. */
 enum { READ = 14, WRITE = 15, CLOSE = 17, ENTRIES = 21 };
 
 static ssize_t (*file_read)(FILE *, void *, ssize_t);
 static ssize_t (*file_write)(FILE *, const void *, ssize_t);
 static int (*file_close)(FILE *);
 
-/* A stream has gone to its descriptor: time enough to make sure that it is still the socket. */
+/* Does the stream's descriptor still stand for a stack socket? A stream asks seldom enough for
+ * fd_holds. */
 static bool on_socket(const FILE *f)
 {
     if (ffl_likely(!maybe_ours(f->_fileno)))
@@ -40,7 +42,7 @@ static ssize_t stream_read(FILE *f, void *to, ssize_t len)
     return on_socket(f) ? read(f->_fileno, to, (size_t)len) : file_read(f, to, len);
 }
 
-/* What could be written; less than asked for is an error, which the stream keeps. */
+/* The bytes written; fewer than `len`: an error, which the stream's flags keep. */
 static ssize_t stream_write(FILE *f, const void *from, ssize_t len)
 {
     if (!on_socket(f))
@@ -79,7 +81,7 @@ static int write_table(void **table)
     return mprotect((void *)first, len, PROT_READ) < 0 ? -errno : 0;
 }
 
-/* Is it the table that we know? The library exports the functions that are in it. */
+/* Has the table, at the places that we know, the functions that the C library exports? */
 static bool known(void **table)
 {
     return table[READ] == dlsym(RTLD_DEFAULT, "_IO_file_read") &&
@@ -91,9 +93,9 @@ void stdio_start(void)
 {
     FILE *f = fdopen(real.eventfd(0, EFD_CLOEXEC), "r");
     if (!f)
-        return; /* no descriptor, or none allowed: no sockets either */
+        return; /* no descriptor, or no memory */
     void **bytes = table_of(f);
-    (void)fwide(f, 1); /* it is for wide characters from now on */
+    (void)fwide(f, 1); /* f has the other table from now on */
     void **wide = table_of(f);
     (void)fclose(f);
     if (!known(bytes) || !known(wide)) {
@@ -116,7 +118,7 @@ void stdio_start(void)
 static FILE *made(FILE *f)
 {
     if (f)
-        (void)fd_made(f->_fileno); /* that is what it is */
+        (void)fd_made(f->_fileno);
     return f;
 }
 
@@ -147,7 +149,7 @@ static int write_all(int fd, const char *text, int len)
     return len;
 }
 
-/* `flag`: as _FORTIFY_SOURCE has it, 0 without. */
+/* `flag`: of _FORTIFY_SOURCE; 0: not fortified. */
 API int __vdprintf_chk(int fd, int flag, const char *format, va_list ap)
 {
     real_start();

@@ -1,8 +1,8 @@
 /*
  * user.c - the program's memory, read and written as the kernel does: a bad pointer is EFAULT.
  *
- * Callers: calls that take a pointer of the program's, and the client for the bytes that it copies. The
- * access is simply made; a fault (signal.c) jumps back here.
+ * Callers: calls that take a pointer from the program, and the client for the bytes that it copies.
+ * The access is made without a check; the handler of a fault (signal.c) jumps back here.
  */
 #include "preload.h"
 
@@ -10,10 +10,10 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#define PAGE 4096 /* or more: the smallest there is */
+#define PAGE 4096 /* the smallest page there is */
 
-/* The compiler's own: a few stores, where the C library's costs ten times as much. (clang has it for few
- * machines.) */
+/* The compiler's setjmp is a few stores; the C library's costs ten times as much. clang has the
+ * compiler's for few machines. */
 #ifdef __x86_64__
 typedef void *place_type[5];
 #define COME_BACK(place) __builtin_setjmp(place)
@@ -45,7 +45,8 @@ bool ffl_user_copy(void *to, const void *from, size_t n)
     return true;
 }
 
-/* A call of its own: the compiler knows of none but calls that they may end at `place`. `at`: how far. */
+/* Touches each page of p[*at, n), and counts in *at. Not inlined: the compiler expects only calls
+ * to jump to `place`. */
 __attribute__((noinline)) static void touch(const char *p, size_t n, bool writes,
                                             volatile size_t *at)
 {
@@ -58,7 +59,7 @@ __attribute__((noinline)) static void touch(const char *p, size_t n, bool writes
     }
 }
 
-/* How many of the bytes: n or more means all of them. */
+/* How many of the n bytes can be read, or written; n or more: all. */
 __attribute__((noinline)) static size_t reach(const void *p, size_t n, bool writes)
 {
     place_type place;

@@ -1,14 +1,14 @@
 /*
  * wait.c - the lock, calls that wait, and sleeping.
  *
- * Callers: everything. Several threads may sleep, each on a descriptor of its own (an epoll's or its
- * thread's waiter) that holds every session's doorbell, exclusively: one wakes, takes over what has
- * come for all, and wakes those it concerns. While anyone sleeps the wait word is raised anew at each
- * unlock, after which the rings are looked at again: no entry stays unseen.
+ * Callers: everything. Several threads may sleep, each on a waiter (an epoll's, or the thread's
+ * own) that has every session's doorbell, exclusively: one thread wakes, takes the completions for
+ * all, and wakes the threads concerned. While a thread sleeps, each unlock raises the wait words,
+ * and then looks at the rings again: no completion stays unseen.
  *
- * With the lock a thread cannot be cancelled; where it sleeps, it can. What a waiting call holds is in
- * the thread's memory (struct call): a call that is left, by a cancellation or by a longjmp from a
- * handler, is put right by the thread's next call, or by its end.
+ * With the lock a thread cannot be cancelled; asleep, it can. What a waiting call holds is in the
+ * thread's memory (struct call): after a cancellation or a longjmp from a handler, the thread's
+ * next call, or the thread's end, cleans up.
  */
 #include "preload.h"
 #include "calls.h"
@@ -20,21 +20,21 @@
 
 __thread struct tls tls __attribute__((tls_model("initial-exec")));
 
-#define FEW 4 /* nodes that a call holds, but for poll */
+#define FEW 4 /* nodes per call, at least; poll has more */
 
 static pthread_mutex_t big = PTHREAD_MUTEX_INITIALIZER;
-static pthread_key_t at_end; /* of a thread that has something here */
+static pthread_key_t at_end; /* set: the thread's end calls thread_gone */
 static char mark_bell, mark_wake;
 
 /* ---- the lock ------------------------------------------------------------------------------ */
 
 static void take(void)
 {
-    tls.inside = true; /* first: a handler that comes from now on is put off */
+    tls.inside = true; /* first: handlers are put off from now on */
     atomic_signal_fence(memory_order_seq_cst);
     tls.locked = !options.per_thread && !ffl_thread_alone();
     if (tls.locked) {
-        (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &tls.cancel); /* it has no errors */
+        (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &tls.cancel); /* cannot fail */
         pthread_mutex_lock(&big);
     }
 }
@@ -44,7 +44,7 @@ static void pass(void)
     const struct session_list *l = session_list();
     while (l->sleepers && !ffl_sleep_doze(l->clients))
         session_reap();
-    bool locked = tls.locked; /* a handler's calls have their own */
+    bool locked = tls.locked; /* a copy: a handler's calls change tls */
     int cancel = tls.cancel;
     if (locked)
         pthread_mutex_unlock(&big);
@@ -74,7 +74,7 @@ static void call_end(void)
     k->outer = tls.spare;
     tls.spare = k;
     k->away = false;
-    if (k->on) { /* it was left */
+    if (k->on) { /* left in its sleep */
         k->on->asleep--;
         session_list()->sleepers--;
         k->on = NULL;
@@ -92,8 +92,8 @@ static void call_end(void)
         call_release(k, &k->holds[k->n - 1]);
 }
 
-/* Is `k` no longer on the stack below this call? A handler's frames, which may be of a call inside it,
- * are beyond what the kernel puts between: more than this. */
+/* A handler that interrupts a call runs further down the stack than the call's frame, by more than
+ * these bytes, since the kernel's signal frame is between. */
 #define SIGNAL_FRAME 512
 
 static bool within(const stack_t *s, const char *p)
@@ -102,6 +102,7 @@ static bool within(const stack_t *s, const char *p)
            p < (char *)s->ss_sp + s->ss_size;
 }
 
+/* Has the thread left call k by a jump? k's frame is not above this one on the stack then. */
 static bool left(const struct call *k)
 {
     const char *here = __builtin_frame_address(0);
@@ -141,11 +142,11 @@ void source_forked(struct ffl_source *s)
 void calls_forked(void)
 {
     for (struct call *k = tls.call; k; k = k->outer) {
-        k->n = 0; /* `held` was set to 0 everywhere */
+        k->n = 0; /* each node's `held` is 0 already (fork.c) */
         k->on = k->reads = NULL;
         k->plain = NULL;
     }
-    if (tls.waiter) { /* its epoll is the parent's too */
+    if (tls.waiter) { /* the parent has the same kernel epoll */
         waiter_close(tls.waiter);
         free(tls.waiter);
         tls.waiter = NULL;
@@ -174,7 +175,7 @@ static void leave_behind(int fd, struct node *n, void *unused)
     n->owner = n->owner > 0 ? NODE_LEFT : 0;
 }
 
-/* Its sockets are not closed by that, natively: with any its session stays. */
+/* Natively a thread's end closes no sockets: a session that has some stays. */
 static void thread_gone(void *unused)
 {
     (void)unused;
@@ -193,12 +194,12 @@ static void thread_gone(void *unused)
 
 void wait_start(void)
 {
-    (void)pthread_key_create(&at_end, thread_gone); /* else a thread's end leaks three */
+    (void)pthread_key_create(&at_end, thread_gone); /* EAGAIN: thread ends leak */
 }
 
 void thread_watch(void)
 {
-    (void)pthread_setspecific(at_end, &tls); /* ENOMEM: what it has lasts as the process */
+    (void)pthread_setspecific(at_end, &tls); /* ENOMEM: the thread's end leaks */
 }
 
 /* ---- waiters ------------------------------------------------------------------------------- */
@@ -276,7 +277,7 @@ bool waiter_event(struct waiter *w, const struct epoll_event *ev)
         if (ev->data.ptr != session)
             continue;
         if (ffl_client_detached(session->c) == 0) {
-            ffl_client_lost(session->c); /* all that wait for its sockets are told */
+            ffl_client_lost(session->c); /* tells the watches of its sockets */
             report("instance %d (pid %d) has ended: its connections are reset", session->index,
                    ffl_client_instance_pid(session->c));
         }
@@ -341,7 +342,7 @@ struct call *call_open(unsigned room, int *rc)
 
 struct hold *call_hold(struct call *k, struct node *n, uint32_t events)
 {
-    if (k->n == k->room) /* one that it has asked for before */
+    if (k->n == k->room) /* full: the last hold is of an earlier wait of the call */
         call_release(k, &k->holds[k->n - 1]);
     struct hold *h = &k->holds[k->n++];
     *h = (struct hold){.node = n, .beside = -1, .w = {.events = events}};
@@ -382,7 +383,7 @@ static bool came(void *arg, bool yields)
     tls.call->away = true;
     pass();
     if (yields || tls.locked) /* another thread may need the lock */
-        (void)sched_yield();  /* it has no errors */
+        (void)sched_yield();  /* cannot fail */
     take();
     tls.call->away = false;
     session_reap();
@@ -393,7 +394,7 @@ int sleep_begin(struct waiter *w, struct ffl_poll *p, int64_t *left_ns, bool res
 {
     struct call *k = tls.call;
     struct look look = {p, restarts};
-    w->sleeper.idle.spin.last_ns = ffl_now_ns(); /* its gap is how long a wait takes */
+    w->sleeper.idle.spin.last_ns = ffl_now_ns(); /* a gap is how long a wait takes */
     bool sleeps = ffl_sleep_prepare(&w->sleeper, &session_list()->clients, left_ns, came, &look);
     if (!sleeps)
         session_reap();
@@ -401,7 +402,7 @@ int sleep_begin(struct waiter *w, struct ffl_poll *p, int64_t *left_ns, bool res
         return 0;
     if (!sleeps)
         return interrupted(restarts) ? -EINTR : 0;
-    tls.asleep = w; /* before the look: a handler after it wakes */
+    tls.asleep = w; /* before the look at handlers: a later handler wakes w */
     atomic_signal_fence(memory_order_seq_cst);
     if (interrupted(restarts)) {
         tls.asleep = NULL;
