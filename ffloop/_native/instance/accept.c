@@ -1,5 +1,6 @@
 /*
- * accept.c - the accept pump: a listener's connections to its session, or to those that share it.
+ * accept.c - the accept pump: moves a listener's connections to its session, or offers them to the
+ * sessions that share the listener.
  *
  * Callers: data.c, for a listener in its session's ready list.
  */
@@ -10,7 +11,8 @@
 
 #define ACCEPTS_PER_ITERATION 64
 
-/* Makes the connection an endpoint of l's session. False: no memory, and the connection is closed. */
+/* Makes the connection an endpoint of l's session. False: no memory, and the connection is
+ * closed. */
 static bool adopt(struct endpoint *l, int fd, uint32_t handle, struct ffl_addresses *addresses,
                   struct group *unread)
 {
@@ -58,7 +60,7 @@ void data_accept_later(struct endpoint *l, int err)
     endpoint_timer(l, ffl_now_ns() + ACCEPT_RETRY_NS);
 }
 
-/* A connection for l's session, which is charged with it; or -errno. */
+/* A connection, charged to l's session; or -errno. */
 static int take_connection(struct endpoint *l, struct ffl_addresses *addresses,
                            struct group **unread)
 {
@@ -74,7 +76,7 @@ static int take_connection(struct endpoint *l, struct ffl_addresses *addresses,
         session_discharge(s);
         return fd;
     }
-    l->group->waiting = 0; /* the next one is another */
+    l->group->waiting = 0; /* the next connection is to be counted anew */
     rights_own(s, fd);
     return fd;
 }
@@ -97,7 +99,7 @@ int data_accept(struct endpoint *l)
 bool accept_pump(struct endpoint *l)
 {
     if (!l->group || l->failed || l->s->dying || l->s->dead)
-        return false; /* group: it failed before it listened */
+        return false; /* no group: `l` failed before it listened */
     if (offer_alone(l) && !l->s->in->draining) {
         offer(l);
         return false;
@@ -108,7 +110,7 @@ bool accept_pump(struct endpoint *l)
             return true;
         int rc = data_accept(l);
         if (rc < 0 && rc != -EAGAIN && rc != -ECONNABORTED && rc != -EINTR && rc != -EPROTO) {
-            data_accept_later(l, -rc); /* its quota may be used up */
+            data_accept_later(l, -rc); /* the session's quota may be used up */
             return false;
         }
         slice_spend(&l->s->in->slice, 3 * SLICE_CALL_NS); /* accept, sockname, watch */

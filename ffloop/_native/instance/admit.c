@@ -1,10 +1,10 @@
 /*
  * admit.c - admission: decides on each peer of the unix socket.
  *
- * Callers: listen.c (peers that connect), ticket.c (peers that a ticket brings in). A peer is a connected
- * SOCK_SEQPACKET socket. The kernel names its user before anything is read from it: a peer that may not
- * attach is told so, and nothing is read. The others have a few seconds for their hello, and what they
- * ask for is charged to their user (ledger.h). A silent peer never delays the instance.
+ * Callers: listen.c (peers that connect), ticket.c (peers that a ticket brings in). A peer is a
+ * connected SOCK_SEQPACKET socket, whose user the kernel names. A peer that may not attach gets the
+ * reason, and nothing is read from it. The others have a few seconds for their hello, and their
+ * requests are charged to their user (ledger.h). A silent peer never delays the instance.
  */
 #include "internal.h"
 
@@ -17,15 +17,15 @@
 
 #define HELLO_NS (5 * FFL_NS_PER_SEC)
 
-struct pending {               /* connected, its hello not read yet */
+struct pending {               /* a peer whose hello is not read yet */
     TAILQ_ENTRY(pending) link; /* the oldest first */
     struct ffl_instance *in;
     struct account *account;
     struct src src;
     struct timer timer;
     struct ucred cred;
-    int sock;  /* -1: done, freed after the batch of events that may name it */
-    bool deaf; /* refused: it may still read the reason, and nothing is read from it */
+    int sock;  /* -1: done; freed after the batch of events that may name it */
+    bool deaf; /* refused: the peer may still read the reason, and nothing is read from it */
 };
 
 /* ---- answers ------------------------------------------------------------------------------- */
@@ -38,7 +38,7 @@ static void send_reply(struct ffl_instance *in, int sock, struct ffl_reply *r, c
     r->pid = (int32_t)getpid();
     snprintf(r->stack, sizeof(r->stack), "%s", OPS(in)->name);
     int rc = ffl_msg_send(sock, r, sizeof(*r), fds, nfds);
-    if (rc < 0) /* its end follows */
+    if (rc < 0) /* the end of its socket follows */
         ffl_log(FFL_LOG_DEBUG, "attach: the peer went before the reply: %s", strerror(-rc));
 }
 
@@ -51,7 +51,7 @@ static void refuse(struct pending *p, enum ffl_reply_status status, const char *
     send_reply(p->in, p->sock, &r, NULL, 0);
 }
 
-/* ---- waiting places ------------------------------------------------------------------------ */
+/* ---- peers that wait ----------------------------------------------------------------------- */
 
 static void note_pending(struct ffl_instance *in)
 {
@@ -59,7 +59,7 @@ static void note_pending(struct ffl_instance *in)
                           memory_order_relaxed);
 }
 
-/* Frees its place, and closes `sock` unless it was taken over. */
+/* Frees the peer's place, and closes `sock` unless that was taken over. */
 static void leave(struct pending *p)
 {
     if (p->src.kind == SRC_NONE)
@@ -91,7 +91,7 @@ void admit_sweep(struct ffl_instance *in, bool all)
     }
 }
 
-/* Silent peers keep no others out: the oldest of the user with most places gives way. */
+/* Silent peers keep no others out: the oldest peer of the user with most peers gives way. */
 bool admit_make_room(struct ffl_instance *in)
 {
     const struct account *most = ledger_most(&in->ledger, CHARGE_PENDING);
@@ -112,7 +112,7 @@ static int charge_place(struct ffl_instance *in, struct account *a)
     return rc;
 }
 
-/* ---- who comes ----------------------------------------------------------------------------- */
+/* ---- peers that come ----------------------------------------------------------------------- */
 
 static int sock_option(int sock, int name)
 {
@@ -121,7 +121,7 @@ static int sock_option(int sock, int name)
     return getsockopt(sock, SOL_SOCKET, name, &value, &len) < 0 ? -1 : value;
 }
 
-/* Other kinds of socket do not tell that their other side is gone. */
+/* Sockets of other kinds do not tell when their other end is gone. */
 static bool is_peer(int sock, struct ucred *cred)
 {
     struct sockaddr_un sa;
@@ -180,9 +180,9 @@ void admit_peer(struct ffl_instance *in, int sock, bool brought)
         leave(p);
 }
 
-/* ---- what it asks for ---------------------------------------------------------------------- */
+/* ---- peers' hellos ------------------------------------------------------------------------- */
 
-/* A ticket; takes the socket over on success. */
+/* Opens a ticket; takes the socket over on success. */
 static bool give_ticket(struct pending *p)
 {
     struct ffl_reply r = {.status = FFL_REPLY_OK};
@@ -250,7 +250,7 @@ static bool serve_hello(struct pending *p, const struct ffl_hello *h, int n)
         struct ffl_reply r = {.status = FFL_REPLY_OK};
         send_reply(p->in, p->sock, &r, &p->in->stats_fd, 1);
     } else if (n == sizeof(*h) && (h->kind == FFL_HELLO_ATTACH || h->kind == FFL_HELLO_TICKET)) {
-        epoll_ctl(p->in->ctl, EPOLL_CTL_DEL, p->sock, NULL); /* it is added as something else */
+        epoll_ctl(p->in->ctl, EPOLL_CTL_DEL, p->sock, NULL); /* its new owner adds it again */
         return h->kind == FFL_HELLO_TICKET ? give_ticket(p) : attach(p, h);
     } else {
         refuse(p, FFL_REPLY_BAD, "unknown kind of hello");
@@ -264,7 +264,7 @@ void admit_event(struct pending *p)
     int fd = -1, n = p->deaf ? 0 : closer_recv(p->sock, &h, sizeof(h), &fd);
     if (n == -EAGAIN)
         return;
-    if (fd >= 0) /* nobody has asked for it */
+    if (fd >= 0) /* no hello brings a descriptor */
         closer_close(fd);
     if (n > 0 && fd < 0 && serve_hello(p, &h, n))
         p->sock = -1;

@@ -8,7 +8,7 @@
 #include <errno.h>
 #include <string.h>
 
-/* The entry's argument block; NULL: its buffer is none that the session may use. */
+/* The entry's argument block; NULL: the session may not use that buffer. */
 static const void *arg_of(struct ffl_session *s, struct ffl_entry e)
 {
     const struct ffl_pool_geo *p = &s->map.geo.tx;
@@ -21,7 +21,7 @@ int answer_arg(struct ffl_session *s, struct ffl_entry e, void *arg, size_t len)
     const void *from = arg_of(s, e);
     if (!from)
         return -EPROTO;
-    memcpy(arg, from, len); /* every class holds this much */
+    memcpy(arg, from, len); /* a buffer of any class holds it */
     session_tx_release(s, e.buf);
     return 0;
 }
@@ -44,7 +44,7 @@ uint32_t answer_put(struct ffl_session *s, const void *data, size_t len)
 {
     uint32_t buf = ffl_pool_get(&s->rx, (uint32_t)len);
     if (buf != FFL_NO_BUF && ffl_buf_size(buf) < len) {
-        (void)ffl_pool_put(&s->rx, buf); /* only smaller ones are left */
+        (void)ffl_pool_put(&s->rx, buf); /* only smaller buffers are left */
         return FFL_NO_BUF;
     }
     if (buf == FFL_NO_BUF)
@@ -64,7 +64,7 @@ uint32_t answer_addresses(struct endpoint *e)
 {
     struct ffl_addresses n = {0};
     struct ffl_instance *in = e->s->in;
-    (void)OPS(in)->sockname(ST(in), e->fd, false, &n.local); /* unknown: family 0 says so */
+    (void)OPS(in)->sockname(ST(in), e->fd, false, &n.local); /* family 0 if it is unknown */
     if (!e->listener)
         (void)OPS(in)->sockname(ST(in), e->fd, true, &n.peer);
     e->st->addresses = n;

@@ -1,11 +1,11 @@
 /*
  * closer.c - closes descriptors that peers have sent, on a thread of its own.
  *
- * Callers: admit.c, ticket.c, session.c. A last close takes as long as the file's maker has
- * arranged: a TCP socket lingers, a huge unlinked file is freed. Closing a socket also closes the
- * descriptors in its queue. So the instance's own thread closes nothing of the kind. One thread per
- * process, made when first needed, which is when a peer is hostile; a close that waits is interrupted
- * (interrupt.c), and the file is closed all the same.
+ * Callers: listen.c, admit.c, ticket.c, session.c. A file's last close takes as long as its sender
+ * has arranged: a TCP socket lingers, a huge unlinked file is freed; and closing a socket closes
+ * the descriptors in its queue too. So the instance's own thread closes no such file. One thread
+ * per process, made when first needed, which only a hostile peer causes. A close that waits is
+ * interrupted (interrupt.c), and the file is closed all the same.
  */
 #include "internal.h"
 
@@ -17,7 +17,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define BUSY 64 /* descriptors that wait: from this many on, no new peer is heard */
+#define BUSY 64 /* descriptors that wait: from this number on, no new peer is heard */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t some = PTHREAD_COND_INITIALIZER;
@@ -45,7 +45,8 @@ static void *work(void *arg)
     return arg;
 }
 
-/* The process's signals are for its other threads; the one that interrupts is this thread's own. */
+/* The process's signals are for its other threads; only SIGURG, which interrupts a close, comes
+ * here. */
 static bool start(void)
 {
     pthread_attr_t attr;
@@ -85,7 +86,7 @@ void closer_close(int fd)
     pthread_mutex_unlock(&lock);
     if (taken)
         return;
-    interrupt_begin(); /* no memory, no thread: at least it is cut short */
+    interrupt_begin(); /* no memory or no thread: at least the close is cut short */
     close(fd);
     interrupt_end();
 }
@@ -101,9 +102,9 @@ bool closer_busy(void)
 void closer_drop(int sock)
 {
     char c;
-    (void)shutdown(sock, SHUT_RD); /* from here on nothing more comes into its queue */
+    (void)shutdown(sock, SHUT_RD); /* from here on nothing comes into its queue */
     ssize_t got = recv(sock, &c, 1, MSG_PEEK | MSG_DONTWAIT);
-    if (got < 0) /* a reset is told once, before what is in the queue */
+    if (got < 0) /* a reset is told once, ahead of the queue */
         got = recv(sock, &c, 1, MSG_PEEK | MSG_DONTWAIT);
     if (got == 0)
         close(sock);

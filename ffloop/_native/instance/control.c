@@ -1,9 +1,9 @@
 /*
  * control.c - executes the entries of a session's SQ.
  *
- * Callers: serve.c and session_end. Per socket, operations take effect in order: what queued before
- * a SHUTDOWN or CLOSE is sent first. An entry that no correct client writes (an unknown op, a handle that
- * is not open, a buffer out of range or used twice) is -EPROTO and ends the session.
+ * Callers: session.c. Per socket, operations take effect in order: sends queued before a SHUTDOWN
+ * or CLOSE go first. An entry that no correct client writes (an unknown op, a handle that is not
+ * open, a buffer out of range or used twice) is -EPROTO and ends the session.
  */
 #include "internal.h"
 #include "option.h"
@@ -72,7 +72,7 @@ static int op_listen(struct endpoint *e, struct ffl_entry q)
         e->listener = true;
         rc = group_place(e);
         if (rc == 0)
-            e->group->listens = true; /* for who has it and does not know */
+            e->group->listens = true; /* for references in other processes */
     }
     if (rc == 0)
         rc = watch(e, FFL_READ);
@@ -80,7 +80,7 @@ static int op_listen(struct endpoint *e, struct ffl_entry q)
     return 0;
 }
 
-/* Tells how a connect ended; what was queued meanwhile may go. */
+/* Answers a connect that has ended; sends queued meanwhile may go. */
 void control_connected(struct endpoint *e)
 {
     struct ffl_instance *in = e->s->in;
@@ -120,7 +120,7 @@ static int op_connect(struct endpoint *e, struct ffl_entry q)
     if (rc == 0 || rc == -EINPROGRESS) {
         e->failed = e->rx_done = e->eof_hint = e->fin = false;
         e->send_error = 0;
-        e->readable = e->dgram; /* what came before it was connected is still there */
+        e->readable = e->dgram; /* datagrams that came before are still there */
         e->connecting = rc == -EINPROGRESS;
         if (e->group)
             e->group->connect_error = 0;
@@ -134,7 +134,7 @@ static int op_connect(struct endpoint *e, struct ffl_entry q)
     }
     stats_state(e);
     if (rc == 0 && e->dgram)
-        rc = group_place(e); /* it may have got a port */
+        rc = group_place(e); /* the connect may have given it a port */
     if (!e->connecting)      /* else data_event answers */
         answer_post(e->s, q, rc, rc < 0 ? FFL_NO_BUF : answer_addresses(e));
     return 0;
@@ -164,7 +164,7 @@ static int op_arm(struct endpoint *e, struct ffl_entry q)
     return 0;
 }
 
-/* An accept() of the program's own. */
+/* The application's own accept(). */
 static int op_take(struct endpoint *e, struct ffl_entry q)
 {
     if (!e->listener || add_credits(e, q) < 0)
@@ -195,7 +195,7 @@ static int op_unread(struct endpoint *e, struct ffl_entry q)
     session_tx_release(s, q.buf);
     slice_spend_call(&s->in->slice, (uint32_t)q.arg);
     if (rc < 0)
-        data_fail(e, -rc); /* bytes are missing now */
+        data_fail(e, -rc); /* the stream lacks these bytes */
     return 0;
 }
 
@@ -205,9 +205,9 @@ static int op_export(struct endpoint *e, struct ffl_entry q)
     if (answer_arg(e->s, q, &x, sizeof(x)) < 0)
         return -EPROTO;
     int rc = ticket_export(e, &x);
-    if (rc == -EPROTO) /* a guess */
+    if (rc == -EPROTO) /* a guessed key */
         return rc;
-    if (rc < 0) /* the one who imports it learns */
+    if (rc < 0) /* the import will fail */
         ffl_log_within(&e->s->account->log, FFL_LOG_WARNING, "session %u: export: %s", e->s->id,
                        strerror(-rc));
     return 0;
@@ -215,7 +215,7 @@ static int op_export(struct endpoint *e, struct ffl_entry q)
 
 static int op_disarm(struct endpoint *e, struct ffl_entry q)
 {
-    e->armed = false; /* a listener keeps its credit: the two sides count the same */
+    e->armed = false; /* a listener keeps its credit: both sides count alike */
     if (e->listener && e->group)
         offer_leave(e);
     return 0;
@@ -233,7 +233,7 @@ static int op_send(struct endpoint *e, struct ffl_entry q)
     if (slot->outstanding)
         return -EPROTO;
     if (e->failed || e->send_error ||
-        e->fd < 0) { /* the error was reported; what follows it is dropped */
+        e->fd < 0) { /* the error was reported; later sends are dropped */
         session_tx_release(s, q.buf);
         return 0;
     }
@@ -262,7 +262,7 @@ void control_close(struct endpoint *e, bool abort)
     e->armed = false;
     stats_state(e);
     if (abort && e->tx_head != FFL_NO_BUF && !e->failed && !e->unwritable) {
-        e->closing = false; /* what the stack takes at once was sent before the abort */
+        e->closing = false; /* bytes that the stack takes at once are sent before the abort */
         data_flush(e);
         e->closing = true;
     }
@@ -280,7 +280,7 @@ void control_close(struct endpoint *e, bool abort)
         endpoint_timer(e, ffl_now_ns() + LINGER_NS);
 }
 
-/* Its control messages do not cross the ring with a stream's bytes. */
+/* Does the option ask for control messages, which do not cross the ring with a stream's bytes? */
 static bool lost_on_a_stream(const struct endpoint *e, const struct ffl_optarg *arg)
 {
     const struct ffl_option *o = ffl_option_find(arg->level, arg->name);
@@ -293,7 +293,7 @@ static int op_setsockopt(struct endpoint *e, struct ffl_entry q)
     if (answer_option(e->s, q, &o, true) < 0)
         return -EPROTO;
     if (e->tx_head != FFL_NO_BUF && !e->unwritable && !e->connecting)
-        data_flush(e); /* it applies to what is sent after it */
+        data_flush(e); /* the option is for later sends */
     int rc = e->fd < 0                 ? -e->open_error
              : lost_on_a_stream(e, &o) ? -ENOPROTOOPT
                                        : rights_setsockopt(e, &o);
@@ -323,7 +323,7 @@ static int op_addresses(struct endpoint *e, struct ffl_entry q)
 
 /* ---- dispatch ------------------------------------------------------------------------------ */
 
-/* The stack would open others (raw, packet, netlink) too, with the instance's rights. */
+/* The stack would open raw, packet and netlink sockets too, with the instance's rights. */
 static int may_open(int domain, int type, int proto)
 {
     if (domain != AF_INET && domain != AF_INET6)
@@ -414,12 +414,12 @@ static const endpoint_op endpoint_ops[FFL_OP_COUNT] = {
     [FFL_OP_ADDRESSES] = op_addresses,
 };
 
-/* Datagrams that wait go with the peer and the options of the moment at which they were sent. */
+/* Queued datagrams keep the peer and the options that the socket had when they were submitted. */
 static void send_before(struct endpoint *e)
 {
     while (e->dgram && e->tx_head != FFL_NO_BUF && !e->unwritable && !e->connecting && !e->dead &&
            e->fd >= 0)
-        data_flush(e); /* one at least */
+        data_flush(e); /* at least one datagram goes */
 }
 
 int control_entry(struct ffl_session *s, struct ffl_entry q, const char **why)

@@ -13,8 +13,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#define READS_PER_ITERATION 4 /* then the next socket's turn */
-#define GATHER 64             /* buffers in one sendmsg, */
+#define READS_PER_ITERATION 4 /* then the next socket is read */
+#define GATHER 64             /* buffers in one send, */
 #define GATHER_BYTES                                                                               \
     (1088u * 1024) /* and bytes, a body of 1 MiB and its head: bounds the time of one copy */
 #define SENDS_PER_ITERATION 4
@@ -77,8 +77,9 @@ void data_fail_sends(struct endpoint *e, int err)
     endpoint_ready(e);
 }
 
-/* The last byte was read. When a send met the reset first, the stack has told it there, and here gives
- * an end that the stream never had; an error after the end (EPIPE) does not concern the reader. */
+/* The last byte was read. Where a send has met a reset before, the stack reported the reset to the
+ * send and reports to the read an end that the stream never had. EPIPE, an error after the end,
+ * does not concern the reader. */
 static void end_of_stream(struct endpoint *e)
 {
     if (e->send_error && e->send_error != EPIPE) {
@@ -99,7 +100,7 @@ static bool rx_room(const struct endpoint *e)
     return e->rx_outstanding == 0 || e->rx_outstanding < share;
 }
 
-/* One read. False when the socket is drained, stalled or finished. */
+/* One read. False: the socket is drained, stalled or finished. */
 static bool read_stream(struct endpoint *e)
 {
     struct ffl_session *s = e->s;
@@ -117,13 +118,13 @@ static bool read_stream(struct endpoint *e)
         bool full = (size_t)n == iov.iov_len;
         e->rx_big = full || n > (int)ffl_class_size(1);
         post_data(e, buf, (uint32_t)n, 0);
-        /* a short read has drained a stream, unless the stack knows of more (behind an urgent byte,
-         * where a read ends), or of its end */
+        /* a short read has drained a stream, unless the stack told of more bytes (a read stops at
+         * an urgent byte) or of the end */
         e->rx_due -= n < e->rx_due ? n : e->rx_due;
         e->readable = full || e->eof_hint || e->rx_due;
         return e->readable;
     }
-    (void)ffl_pool_put(&s->rx, buf); /* it was ours: cannot fail */
+    (void)ffl_pool_put(&s->rx, buf); /* just taken: cannot fail */
     if (n == 0 || (n == -EAGAIN && e->send_error))
         end_of_stream(e);
     else if (n == -EAGAIN || n == -EINTR)
@@ -139,8 +140,8 @@ static void dgram_error(struct endpoint *e, int rc)
                            .op = FFL_OP_ERROR, .handle = e->handle, .arg = rc, .buf = FFL_NO_BUF});
 }
 
-/* Address, control messages if there are any, and `n` bytes. Beside the largest datagrams there is no
- * room for control messages. */
+/* Address, control messages if there are any, and `n` bytes. Beside the largest datagrams there is
+ * no room for control messages. */
 static void post_dgram(struct endpoint *e, const struct dgram *d, uint32_t n, int msg_flags)
 {
     struct ffl_session *s = e->s;
@@ -149,14 +150,14 @@ static void post_dgram(struct endpoint *e, const struct dgram *d, uint32_t n, in
     if (ffl_front_bytes(flags) + n > ffl_class_size(2))
         flags = (uint8_t)((flags & ~FFL_F_CTL) | FFL_F_CTL_CUT);
     uint32_t front = ffl_front_bytes(flags);
-    uint32_t buf = ffl_pool_get(&s->rx, front + n); /* a class 2 buffer is free: it fits */
+    uint32_t buf = ffl_pool_get(&s->rx, front + n); /* fits: read_dgram saw a free class 2 buffer */
     uint8_t *to = session_buf(s, &s->rx.geo, buf);
     memcpy(to, d, front);
     memcpy(to + front, d->data, n);
     post_data(e, buf, front + n, flags);
 }
 
-/* One datagram, through a private buffer, since its size is not known before. */
+/* One datagram, through a private buffer, since its size is not known beforehand. */
 static bool read_dgram(struct endpoint *e)
 {
     static struct dgram d;
@@ -179,7 +180,7 @@ static bool read_dgram(struct endpoint *e)
         return n != -EAGAIN;
     }
     if (n == 0 &&
-        !d.from.family) { /* without a sender: the socket is shut, and would return 0 for ever */
+        !d.from.family) { /* no sender: the socket is shut down, and would return 0 for ever */
         end_of_stream(e);
         return false;
     }
@@ -210,7 +211,7 @@ static bool pump_rx(struct endpoint *e)
     if (!e->armed || !(e->readable || given) || e->rx_done || e->failed)
         return false;
     if (e->s->dying)
-        return false; /* not armed: what was given back is for other references */
+        return false; /* not armed: bytes given back are for other references */
     for (int i = 0; i < READS_PER_ITERATION; i++) {
         if (session_stuffed(e->s))
             return true;
@@ -370,7 +371,7 @@ static int send_dgram(struct endpoint *e)
         dgram_error(e, n);
     else
         tx_sent(e, (size_t)n);
-    if (!e->group && group_place(e) < 0) /* it has got a port with its first datagram */
+    if (!e->group && group_place(e) < 0) /* its first datagram gave it a port */
         data_fail(e, ENOMEM);
     if (e->tx_head != FFL_NO_BUF)
         tx_pop(e);
@@ -391,7 +392,7 @@ static int send_stream(struct endpoint *e)
     return (size_t)sent < bytes ? -EAGAIN : 0;
 }
 
-/* Sends what is queued until the stack takes no more; then the shutdown or close that waits. */
+/* Sends queued buffers until the stack takes no more; then does a shutdown or close that waits. */
 void data_flush(struct endpoint *e)
 {
     struct ffl_instance *in = e->s->in;
@@ -404,7 +405,7 @@ void data_flush(struct endpoint *e)
         if (rc == -EAGAIN)
             data_unwritable(e, true); /* until a WRITE event */
         else if (rc < 0 && rc != -EINTR)
-            data_fail_sends(e, -rc); /* a stream's: a datagram's errors are told by send_dgram */
+            data_fail_sends(e, -rc); /* of a stream: send_dgram reports a datagram's errors */
     }
     if (e->tx_head != FFL_NO_BUF)
         return;
@@ -420,8 +421,8 @@ void data_flush(struct endpoint *e)
 
 /* ---- events -------------------------------------------------------------------------------- */
 
-/* A stream is in error. The stack says so once, to whoever asks first: the reader is to hear of it
- * after what came before it, and not at all when the end came before it. */
+/* A stream is in error. The stack reports the error once: the reader is to hear of it after the
+ * bytes that came before, and not at all where the end came before. */
 static void take_error(struct endpoint *e)
 {
     struct ffl_instance *in = e->s->in;

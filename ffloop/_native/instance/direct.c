@@ -6,19 +6,19 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define REST_NS FFL_NS_PER_SEC /* of a loop's end: peers that take nothing get no more */
+#define REST_NS FFL_NS_PER_SEC /* at a loop's end, for peers to take the rest */
 
 struct direct {
     struct ffl_instance *in;
-    bool (*enough)(void *caller); /* of the run that is under way */
+    bool (*enough)(void *caller); /* of the run under way */
     void *caller;
-    int64_t until; /* of its end */
+    int64_t until; /* when send_rest gives up */
 };
 
 static void submit(void *arg)
 {
     struct direct *d = arg;
-    (void)ffl_instance_iterate(d->in); /* nobody has asked it to end */
+    (void)ffl_instance_iterate(d->in); /* < 0, the end, is not asked for here */
 }
 
 static int64_t turn(void *arg)
@@ -33,7 +33,7 @@ static void run(void *arg, bool (*enough)(void *caller), void *caller)
     struct direct *d = arg;
     d->enough = enough;
     d->caller = caller;
-    (void)OPS(d->in)->run(ST(d->in), turn, d); /* its iterations tell what fails */
+    (void)OPS(d->in)->run(ST(d->in), turn, d); /* its iterations report errors */
 }
 
 int ffl_direct_open(struct ffl_driver *out, const struct ffl_stack_ops *stack,
@@ -56,7 +56,7 @@ int ffl_direct_open(struct ffl_driver *out, const struct ffl_stack_ops *stack,
     return rc;
 }
 
-/* What was submitted before the clients detached, as an instance that goes on sends it. */
+/* Sends data that was submitted before the clients detached, as any instance does. */
 static int64_t send_rest(void *arg)
 {
     struct direct *d = arg;

@@ -1,9 +1,9 @@
 /*
- * drain.c - the graceful end: listeners stop, sessions are told, what was submitted is sent.
+ * drain.c - the graceful end: listeners stop, applications are told, submitted data is sent.
  *
- * Callers: serve.c, at the end of an iteration. The unix socket is closed first, so that a successor may
- * have its path. A listener hands over its connections and fails with ESHUTDOWN, which tells the
- * application; connections go on until they close or the time is up.
+ * Callers: serve.c, at the end of an iteration. The unix socket is closed first, so that a
+ * successor may have its path. A listener's waiting connections are accepted, then it fails with
+ * ESHUTDOWN, which tells the application; connections go on until they close or the time is up.
  */
 #include "internal.h"
 
@@ -11,7 +11,7 @@
 
 #include <errno.h>
 
-/* False: its backlog has more that the application takes. */
+/* False: its backlog has more connections that the application takes. */
 static bool stop_listener(struct endpoint *e)
 {
     e->readable = true;
@@ -48,13 +48,13 @@ static void begin(struct ffl_instance *in, int64_t now)
         s->sweep = TAILQ_FIRST(&s->endpoints);
 }
 
-/* True: it has more. */
+/* True: the session has more. */
 static bool stop_some(struct ffl_session *s)
 {
     if (s->ended || s->dying || s->dead)
         return false; /* its end closes them */
     slice_begin(s->in);
-    while (s->sweep) { /* those that are accepted now are no listeners */
+    while (s->sweep) { /* connections accepted meanwhile join the list's end: no listeners */
         struct endpoint *e = s->sweep;
         slice_spend(&s->in->slice, SLICE_ENTRY_NS);
         bool done = !e->listener || e->closing || e->failed || stop_listener(e);
@@ -80,7 +80,7 @@ bool drain_listeners(struct ffl_instance *in, int64_t now)
     return more;
 }
 
-/* Executes what was submitted and lets the stack have what it takes of it. */
+/* Executes the submitted entries and sends as much as the stack takes. */
 static void send_the_rest(struct ffl_session *s)
 {
     struct endpoint *e, *next;
@@ -98,7 +98,7 @@ bool drain_over(struct ffl_instance *in, int64_t now)
     struct ffl_session *s;
     if (left && now < in->drain_due)
         return false;
-    slice_endless(in); /* the last iteration takes the time that it takes */
+    slice_endless(in); /* nothing waits behind the last iteration */
     TAILQ_FOREACH(s, &in->sessions, link)
     send_the_rest(s);
     if (left)

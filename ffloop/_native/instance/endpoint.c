@@ -1,9 +1,7 @@
 /*
  * endpoint.c - an endpoint's life: one session's reference to one stack socket.
  *
- * Callers: the other files of instance/. An endpoint is in its session's table and list until CLOSED is
- * posted, may be in the ready or the stalled list meanwhile, and is then in the graveyard until the
- * iteration ends, since the stack's events of this iteration may still name it.
+ * Callers: the other files of instance/. The lists that an endpoint is in, and when: internal.h.
  */
 #include "internal.h"
 
@@ -118,12 +116,12 @@ int fd_reset(struct ffl_instance *in, int fd)
 {
     const struct linger at_once = {.l_onoff = 1};
     int rc = OPS(in)->setsockopt(ST(in), fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
-    if (rc < 0 && rc != -EINVAL) /* FreeBSD's, of one that is reset already */
+    if (rc < 0 && rc != -EINVAL) /* FreeBSD's answer where the peer has reset it */
         ffl_log(FFL_LOG_WARNING, "a close cannot be a reset: %s", strerror(-rc));
     return OPS(in)->close(ST(in), fd);
 }
 
-/* Does the stack have unread bytes? This kernel resets such a socket by itself at its close; FreeBSD's
+/* Does the stack have unread bytes? The kernel then makes a close a reset by itself; FreeBSD's
  * stack ends the stream as if all had been read. */
 static bool left_unread(const struct endpoint *e)
 {
@@ -140,7 +138,7 @@ static bool ends_in_a_reset(const struct endpoint *e)
            (e->reset || group_has(e) || left_unread(e));
 }
 
-/* Gives the stack socket and its charge up. */
+/* Gives up the stack socket and its charge. */
 void endpoint_close_fd(struct endpoint *e, bool reset)
 {
     struct ffl_instance *in = e->s->in;

@@ -1,10 +1,10 @@
 /*
  * interrupt.c - ends system calls that a peer can make wait: a doorbell's write, a close.
  *
- * Callers: session.c, closer.c. An application has the same eventfd as the instance: it can clear
- * O_NONBLOCK on it and fill its counter, and a write would then wait for ever. So a timer's signal comes
- * periodically while such a call runs, and interrupts one that waits (and no other). The timer is per
- * thread, the signal's action per process.
+ * Callers: session.c, closer.c. An application shares its eventfd with the instance: it can clear
+ * O_NONBLOCK and fill the counter, and the instance's write would wait for ever. So a timer's
+ * signal comes periodically while such a call runs, and interrupts the call if it waits. The timer
+ * is per thread, the signal's action per process.
  */
 #include "internal.h"
 
@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #define TICK_NS 5000000L
-#define TICK_SIGNAL SIGURG /* ignored unless somebody wants it */
+#define TICK_SIGNAL SIGURG /* ignored by default */
 
 #ifndef sigev_notify_thread_id
 #define sigev_notify_thread_id _sigev_un._tid
@@ -33,10 +33,10 @@ static _Thread_local struct {
 static void set(long ns)
 {
     const struct itimerspec t = {.it_interval.tv_nsec = ns, .it_value.tv_nsec = ns};
-    (void)timer_settime(guard.timer, 0, &t, NULL); /* the timer is there and the time is one */
+    (void)timer_settime(guard.timer, 0, &t, NULL); /* timer and time are valid: cannot fail */
 }
 
-/* A tick since which no call was made, and during which none runs, stops the timer. */
+/* Stops the timer where no call was made since the last tick, and none runs. */
 static void tick(int sig)
 {
     (void)sig;

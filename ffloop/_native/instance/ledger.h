@@ -17,7 +17,7 @@
 enum charge {
     CHARGE_PENDING, /* connections to the unix socket without a hello yet */
     CHARGE_SESSION,
-    CHARGE_DYING, /* sessions whose application is gone, their data being sent */
+    CHARGE_DYING, /* sessions whose application is gone, data being sent */
     CHARGE_TICKET,
     CHARGE_KEPT,   /* listeners without an application */
     CHARGE_SOCKET, /* references to stack sockets, in sessions, tickets, kept listeners and groups */
