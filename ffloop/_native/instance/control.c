@@ -1,9 +1,9 @@
 /*
  * control.c - executes the entries of a session's SQ.
  *
- * Callers: session.c. Per socket, operations take effect in order: sends queued before a SHUTDOWN
- * or CLOSE go first. An entry that no correct client writes (an unknown op, a handle that is not
- * open, a buffer out of range or used twice) is -EPROTO and ends the session.
+ * Callers: session.c, data.c. Per socket, operations take effect in order: sends queued before a
+ * SHUTDOWN or CLOSE go first. An entry that no correct client writes (an unknown op, a handle that
+ * is not open, a buffer out of range or used twice) is -EPROTO and ends the session.
  */
 #include "internal.h"
 #include "option.h"

@@ -1,10 +1,10 @@
 /*
- * group.c - stack sockets that several processes have, and where sockets are bound.
+ * group.c - stack sockets that several processes have, and sockets by their address.
  *
- * Callers: control.c, data.c, session.c, ticket.c, handover.c. Bytes read ahead, and connections accepted
- * ahead, that one reference gave back go to the next that reads or accepts, before the stack's. They are
- * charged to the giver's user: bytes as CHARGE_BYTES, a connection as CHARGE_SOCKET. A connection keeps
- * its listener's group, so that it can be given back.
+ * Callers: the other files of instance/. Bytes read ahead and connections accepted ahead that a
+ * reference gave back go to the next reference that reads or accepts, before the stack's. They are
+ * charged to the giver's user: bytes as CHARGE_BYTES, a connection as CHARGE_SOCKET. A connection
+ * keeps its listener's group, so that it can be given back.
  */
 #include "internal.h"
 
@@ -18,9 +18,9 @@ struct back { /* given back: bytes, or a connection with its peer's address */
     struct account *account;
     int fd;
     struct ffl_addr peer;
-    struct group *unread; /* of a connection: its bytes that were read ahead, or NULL */
+    struct group *unread; /* of a connection: the group with its bytes read ahead, or NULL */
     uint32_t len, off;
-    uint8_t flags; /* a datagram's */
+    uint8_t flags; /* FFL_F_* of a datagram */
     uint8_t data[];
 };
 
@@ -51,7 +51,7 @@ struct group *group_ref(struct group *g)
     return g;
 }
 
-/* The last reference closes what was given back. */
+/* The last reference frees bytes, and closes connections, that were given back. */
 void group_unref(struct ffl_instance *in, struct group *g)
 {
     if (!g)
@@ -60,8 +60,8 @@ void group_unref(struct ffl_instance *in, struct group *g)
         struct back *b;
         while ((b = STAILQ_FIRST(&g->back))) {
             if (b->fd >= 0)
-                (void)fd_reset(in, b->fd); /* as the kernel does when a listener goes */
-            group_unref(in, b->unread);    /* a connection's: it holds no further one */
+                (void)fd_reset(in, b->fd); /* as the kernel, where a listener closes */
+            group_unref(in, b->unread);    /* a connection: its group has bytes only */
             pop(in, g);
         }
         if (g->placed)
@@ -70,7 +70,7 @@ void group_unref(struct ffl_instance *in, struct group *g)
         ledger_drop(&in->ledger, g->account);
     }
     if (g->refs == 1)
-        offer_renew(g); /* the only one accepts ahead */
+        offer_renew(g); /* the only reference accepts ahead */
     unuse(g);
 }
 
@@ -87,7 +87,7 @@ struct group *group_of(struct endpoint *e)
     struct group *g = calloc(1, sizeof(*g));
     if (!g)
         return NULL;
-    g->account = ledger_hold(&e->s->in->ledger, e->s->uid); /* it is there */
+    g->account = ledger_hold(&e->s->in->ledger, e->s->uid); /* it exists */
     g->dgram = e->dgram;
     g->in = e->s->in;
     LIST_INIT(&g->members);
@@ -112,7 +112,7 @@ void group_leave(struct endpoint *e)
     group_unref(e->s->in, g);
 }
 
-/* ---- places -------------------------------------------------------------------------------- */
+/* ---- groups by address --------------------------------------------------------------------- */
 
 static struct group_list *places_of(struct ffl_instance *in, uint16_t port_be, bool dgram)
 {
@@ -160,7 +160,7 @@ struct group *group_next(const struct group *g)
     return same_kind(LIST_NEXT(g, place), g->at.port_be, g->dgram);
 }
 
-/* ---- giving back --------------------------------------------------------------------------- */
+/* ---- bytes and connections given back ------------------------------------------------------ */
 
 void group_accepted(struct endpoint *l, struct endpoint *e, struct group *unread)
 {
@@ -168,7 +168,7 @@ void group_accepted(struct endpoint *l, struct endpoint *e, struct group *unread
     e->from->uses++;
     if (unread) {
         group_join(e, unread);
-        group_unref(e->s->in, unread); /* `back` had it */
+        group_unref(e->s->in, unread); /* the reference that `back` had */
         endpoint_ready(e);
     }
 }
@@ -200,7 +200,7 @@ int group_unread(struct endpoint *e, const void *data, uint32_t len, uint8_t fla
     }
     *b = (struct back){.account = e->s->account, .fd = -1, .len = len, .flags = flags};
     memcpy(b->data, data, len);
-    e->rx_done = false; /* the end was behind these: the stack says it again */
+    e->rx_done = false; /* the end was behind these bytes: the stack tells it again */
     e->readable = e->eof_hint = true;
     give(g, b);
     return 0;
@@ -218,7 +218,7 @@ bool group_return(struct endpoint *e)
     if (!g || !g->refs || ledger_charge(&in->ledger, e->s->account, CHARGE_SOCKET, 1) < 0)
         return false;
     struct back *b = calloc(1, sizeof(*b));
-    int fd = b ? OPS(in)->dup(ST(in), e->fd) : -ENOMEM; /* without our registration */
+    int fd = b ? OPS(in)->dup(ST(in), e->fd) : -ENOMEM; /* not registered for events */
     if (fd < 0) {
         ledger_discharge(&in->ledger, e->s->account, CHARGE_SOCKET, 1);
         free(b);

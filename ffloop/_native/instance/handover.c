@@ -1,11 +1,11 @@
 /*
  * handover.c - listeners of one address: an application is replaced while its port stays open.
  *
- * Callers: control.c, session.c, rights.c. With SO_REUSEPORT on both, a second listener of the same
- * user at the same address, in whichever session, becomes a second reference to the first one's stack
- * socket: with one backlog, no connection is lost when one of them closes. (The kernel splits the
- * connections among the sockets, and resets those that wait in one that closes.) Users are kept apart
- * here, since to the stack all sockets may be one user's, the instance's.
+ * Callers: the other files of instance/. With SO_REUSEPORT on both, a second listener of the same
+ * user at the same address, in whichever session, becomes a second reference to the first
+ * listener's stack socket: with one backlog, no connection is lost when either closes. (The kernel
+ * splits connections among the sockets, and resets those that wait in a socket that closes.) Users
+ * are kept apart here, since to the stack all sockets may be one user's, the instance's.
  */
 #include "internal.h"
 
@@ -72,9 +72,9 @@ static struct group *find(const struct endpoint *e, const struct ffl_addr *local
 static void take_over(struct endpoint *e, int fd, struct group *g)
 {
     struct ffl_instance *in = e->s->in;
-    (void)OPS(in)->close(ST(in), e->fd); /* it was bound, no more */
+    (void)OPS(in)->close(ST(in), e->fd); /* only bound: nothing is lost */
     e->fd = fd;
-    e->readable = true; /* who knows what waits there */
+    e->readable = true; /* connections may wait there */
     group_join(e, g);
 }
 
@@ -96,8 +96,8 @@ int handover_share(struct endpoint *e)
     struct ffl_instance *in = e->s->in;
     struct ffl_addr local;
     if (e->group || OPS(in)->sockname(ST(in), e->fd, false, &local) < 0 || !local.port_be)
-        return 0;                          /* not bound: listen says what comes of it */
-    int rc = handover_may_bind(e, &local); /* it may have begun since */
+        return 0;                          /* not bound: listen binds it, or fails */
+    int rc = handover_may_bind(e, &local); /* a listener may have begun since e's bind */
     struct group *g = rc == 0 ? find(e, &local) : NULL;
     if (!g)
         return rc;
@@ -115,7 +115,7 @@ int handover_share(struct endpoint *e)
 
 static void end_kept(struct kept *k)
 {
-    (void)OPS(k->in)->close(ST(k->in), k->fd); /* a reference of ours: it was open */
+    (void)OPS(k->in)->close(ST(k->in), k->fd); /* the instance's own reference: it was open */
     drop_kept(k);
 }
 
@@ -144,7 +144,7 @@ void handover_keep(struct endpoint *e)
         !g->shares || charge(&in->ledger, g->account) < 0)
         return;
     struct kept *k = malloc(sizeof(*k));
-    int fd = k ? OPS(in)->dup(ST(in), e->fd) : -ENOMEM; /* without our registration */
+    int fd = k ? OPS(in)->dup(ST(in), e->fd) : -ENOMEM; /* not registered for events */
     if (fd < 0) {
         ledger_discharge(&in->ledger, g->account, CHARGE_KEPT, 1);
         ledger_discharge(&in->ledger, g->account, CHARGE_SOCKET, 1);
@@ -167,10 +167,10 @@ void handover_end(struct ffl_instance *in)
         end_kept(k);
 }
 
-/* ---- what an application never heard of ---------------------------------------------------- */
+/* ---- completions that an application never saw --------------------------------------------- */
 
-/* Gives the connections to the listener's other references, with the bytes that came first. The entry
- * lay where the application could write. */
+/* Marks an unseen connection as one to give back, and gives back its bytes. The application could
+ * have written to the entry, so each field is checked. */
 static void unseen(struct ffl_session *s, struct ffl_entry q)
 {
     const struct ffl_pool_geo *p = &s->map.geo.rx;
@@ -189,7 +189,7 @@ static void unseen(struct ffl_session *s, struct ffl_entry q)
         return;
     s->rx_owner[slot] = 0; /* once */
     if (group_unread(e, session_buf(s, p, q.buf), (uint32_t)q.arg, 0) < 0)
-        e->touched = true; /* without them nobody can serve it */
+        e->touched = true; /* without its bytes no process can serve it */
 }
 
 void handover_unseen(struct ffl_session *s)
@@ -198,7 +198,7 @@ void handover_unseen(struct ffl_session *s)
     const struct ffl_fifo *over = &s->ch.over;
     uint32_t head = atomic_load_explicit(&cq->ctl->head, memory_order_acquire); /* R2 */
     if (cq->tail - head > cq->size)
-        return; /* it lies */
+        return; /* a false head */
     for (; head != cq->tail; head++)
         unseen(s, ffl_ring_peek_entry(cq, head));
     for (uint32_t i = 0; i < over->n; i++)

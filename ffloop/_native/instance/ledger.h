@@ -20,7 +20,7 @@ enum charge {
     CHARGE_DYING, /* sessions whose application is gone, data being sent */
     CHARGE_TICKET,
     CHARGE_KEPT,   /* listeners without an application */
-    CHARGE_SOCKET, /* references to stack sockets, in sessions, tickets, kept listeners and groups */
+    CHARGE_SOCKET, /* references to stack sockets: of sessions, tickets, kept listeners, groups */
     CHARGE_BYTES,  /* bytes that were given back */
     CHARGES
 };

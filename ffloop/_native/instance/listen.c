@@ -1,8 +1,8 @@
 /*
- * listen.c - the instance's unix socket, and the control epoll that holds everything the instance may
- * sleep on.
+ * listen.c - the instance's unix socket, and the control epoll, which has every descriptor that
+ * wakes the instance.
  *
- * Callers: serve.c. Who connects is admit.c's.
+ * Callers: serve.c. admit.c takes the peers that connect.
  */
 #include "internal.h"
 
@@ -14,7 +14,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
-#define ACCEPTS_AT_ONCE 64 /* then the sessions have their turn */
+#define ACCEPTS_AT_ONCE 64 /* then the sessions are served */
 #define ACCEPT_AGAIN_NS (FFL_NS_PER_SEC / 100)
 
 int ctl_add(struct ffl_instance *in, int fd, uint32_t events, struct src *src)
@@ -108,12 +108,12 @@ void listen_close(struct ffl_instance *in)
     in->listen_fd = -1;
 }
 
-/* ---- who connects --------------------------------------------------------------------------- */
+/* ---- peers that connect --------------------------------------------------------------------- */
 
 static void listen_for(struct ffl_instance *in, uint32_t events)
 {
     struct epoll_event ev = {.events = events, .data.ptr = &in->src_listen};
-    (void)epoll_ctl(in->ctl, EPOLL_CTL_MOD, in->listen_fd, &ev); /* it is there: cannot fail */
+    (void)epoll_ctl(in->ctl, EPOLL_CTL_MOD, in->listen_fd, &ev); /* was added: cannot fail */
 }
 
 static void accept_again(struct timer *t)
@@ -123,7 +123,7 @@ static void accept_again(struct timer *t)
         listen_for(in, EPOLLIN);
 }
 
-/* Accepts nobody for a moment: a peer that waits would keep the instance awake. */
+/* Accepts no peer for a moment: a peer that waits would keep the instance awake. */
 static void accept_later(struct ffl_instance *in)
 {
     listen_for(in, 0);
@@ -137,7 +137,7 @@ static int accept_one(const struct ffl_instance *in)
     return s < 0 ? -errno : s;
 }
 
-/* No descriptor is left: the spare one is given up to tell the peer so. */
+/* No descriptor is left: gives up the spare descriptor to tell the peer so. */
 static int accept_and_refuse(struct ffl_instance *in)
 {
     ffl_close(&in->spare_fd, NULL);
@@ -189,13 +189,13 @@ static void ctl_event(struct ffl_instance *in, const struct src *src)
     case SRC_STACK:
         in->stack_quiet = false;
         break;
-    case SRC_STOP: { /* end_asked says what; the iteration looks */
+    case SRC_STOP: { /* the iteration looks at end_asked */
         uint64_t n;
         if (read(in->stop_fd, &n, sizeof(n)) < 0)
             ffl_log(FFL_LOG_DEBUG, "stop_fd: %s", strerror(errno));
         break;
     }
-    case SRC_DOORBELL: /* edge-triggered and never read: waking us was its work */
+    case SRC_DOORBELL: /* edge-triggered and never read: it has woken the instance */
         break;
     }
 }
@@ -206,7 +206,7 @@ int ctl_wait(struct ffl_instance *in, int64_t timeout_ns)
     int n = ffl_epoll_wait(in->ctl, ev, FFL_COUNT(ev), timeout_ns);
     slice_begin(in);
     for (int i = 0; i < n; i++) {
-        if (i && slice_over(&in->slice)) { /* what is left is told again */
+        if (i && slice_over(&in->slice)) { /* the other events are told again */
             in->stack_quiet = false;
             break;
         }

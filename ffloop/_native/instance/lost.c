@@ -1,11 +1,11 @@
 /*
  * lost.c - survives the loss of a segment's pages.
  *
- * Callers: serve.c. A segment's seals hold its size, not its pages: the application can punch holes.
- * An ordinary page comes back as zeros; a huge one only while the system has a free one, and then
- * the access is a SIGBUS. The handler puts private zeros in the place of the whole segment, so that
- * the access goes on as if the application had written zeros, and marks the session, which ends
- * with the iteration. Process-wide, as signals are; for one instance per process.
+ * Callers: serve.c. A segment's seals keep its size, not its pages: the application can punch
+ * holes. An ordinary page comes back as zeros; so does a huge page while the system has a free huge
+ * page, else the access is a SIGBUS. The handler maps private zeros in place of the whole segment,
+ * so that the access goes on as if the application had written zeros, and marks the session, which
+ * the next iteration ends. Process-wide, as signals are; for one instance per process.
  */
 #include "internal.h"
 
@@ -32,7 +32,7 @@ static void on_bus(int sig, siginfo_t *si, void *context)
         return;
     }
     sigaction(sig, &before,
-              NULL); /* not ours: the access faults again, for the handler before us */
+              NULL); /* not a segment's: the access faults again, for the earlier handler */
     if (si->si_code <= 0)
         raise(sig);
 }
@@ -49,5 +49,5 @@ void lost_unguard(struct ffl_instance *in)
     if (guarded != in)
         return;
     guarded = NULL;
-    (void)sigaction(SIGBUS, &before, NULL); /* it was valid when it was set */
+    (void)sigaction(SIGBUS, &before, NULL); /* `before` came from the kernel: valid */
 }

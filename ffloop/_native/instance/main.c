@@ -1,10 +1,10 @@
 /*
  * main.c - the instance executable: signals, the start-up line.
  *
- * Callers: `ffloop instance`, the embedded start in ffloop/_session/discovery.py, service managers. Once
- * ready, writes one line to standard output and tells the service manager; logs to standard error. Exit
- * status: 0 after SIGTERM (a drain; the second ends at once) or SIGINT, 1 when it could not start, 2 for
- * a usage error.
+ * Callers: `ffloop instance`, the embedded start in ffloop/_session/discovery.py, service managers.
+ * Once ready, writes one line to standard output and tells the service manager; logs to standard
+ * error. Exit status: 0 after SIGTERM (a drain; the second ends at once) or SIGINT, 1 when it could
+ * not start, 2 for a usage error.
  */
 #include "instance.h"
 #include "notify.h"
@@ -34,10 +34,10 @@ static void on_signal(int sig)
 }
 
 /*
- * Leaves the application's process group and parentage, so that its Ctrl-C, its waitpid(-1) and its
- * end do not concern this process; only the unix socket ties it to its sessions. The application's own
- * child stays until the instance is up; its exit status says whether it is. Returns the descriptor to
- * tell it that.
+ * Leaves the application's process group and parentage, so that the application's Ctrl-C,
+ * waitpid(-1) and end do not concern this process; only the unix socket ties the instance to its
+ * sessions. The application's own child stays until the instance is up, and tells by its exit
+ * status whether it is. Returns the descriptor on which the instance tells that child.
  */
 static int detach(void)
 {
@@ -74,9 +74,9 @@ static int detach(void)
 }
 
 /*
- * A stack that sleeps is woken by every first submission. As a batch task the woken instance takes an
- * idle CPU at once but does not push an application off its own in the middle of its work, which
- * would cost a doorbell and two switches an answer. A stack that polls has its core to itself.
+ * Each first submission wakes an instance whose stack sleeps. As a batch task the instance takes an
+ * idle CPU at once, but does not push an application off its CPU in the middle of its work, which
+ * would cost a doorbell and two switches per answer. A stack that polls has its core to itself.
  */
 static void be_patient(const struct ffl_stack_ops *stack)
 {

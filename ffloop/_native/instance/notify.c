@@ -21,7 +21,7 @@ int ffl_notify_open(void)
     if (!path || !*path)
         return 0;
     int rc = path[0] == '/' || path[0] == '@' ? ffl_unix_addr(path, &sa, &len) : -EINVAL;
-    unsetenv("NOTIFY_SOCKET"); /* it is this process's own */
+    unsetenv("NOTIFY_SOCKET"); /* for this process alone */
     if (rc < 0)
         return rc;
     int s = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

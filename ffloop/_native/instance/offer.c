@@ -1,11 +1,12 @@
 /*
- * offer.c - connections that wait for the program's own accept(): offered to all, taken by it.
+ * offer.c - connections that wait for the application's accept(): offered to all, taken by a call.
  *
- * Callers: accept.c, control.c, group.c. Where several processes have a listener, or its program has not
- * accepted yet (FFL_F_OFFER), a process gets a connection only when its program's accept() asks
- * (FFL_OP_TAKE): one that is busy keeps none from the others, and the backlog is the stack's. As in the
- * kernel, all pollers are told of it, and one of the sleepers in accept() or with EPOLLEXCLUSIVE; if that
- * one does not take it, the others are told.
+ * Callers: accept.c, control.c, group.c. Where several processes have a listener, or the
+ * application has not accepted yet (FFL_F_OFFER), a process gets a connection only when its
+ * accept() asks (FFL_OP_TAKE): a busy process keeps no connection from the others, and the backlog
+ * is the stack's. As in the kernel, all pollers are told of a connection, and one of those that
+ * sleep in accept() or with EPOLLEXCLUSIVE; if that process does not take it in 2 ms, the others
+ * are told.
  */
 #include "internal.h"
 
@@ -18,7 +19,7 @@ void offer_renew(struct group *g)
     struct endpoint *e =
         TAILQ_EMPTY(&g->askers) ? LIST_FIRST(&g->members) : TAILQ_FIRST(&g->askers);
     if (e && e->listener)
-        endpoint_ready(e); /* for all of them */
+        endpoint_ready(e); /* pumps the whole group */
 }
 
 static void tell(struct endpoint *e)
@@ -55,7 +56,7 @@ static bool waits(struct endpoint *l)
     return l->readable || group_has(l);
 }
 
-/* The asker that was told has not come for it. */
+/* The asker that was told has not taken the connection. */
 static void on_slow(struct timer *t)
 {
     struct group *g = ffl_container_of(t, struct group, slow);
@@ -85,7 +86,7 @@ void offer_leave(struct endpoint *l)
     }
 }
 
-/* first: it got none the last time. */
+/* first: `l` got no connection the last time. */
 static void ask(struct endpoint *l, bool first)
 {
     struct group *g = l->group;
@@ -102,7 +103,7 @@ void offer_ask(struct endpoint *l, bool alone)
     ask(l, false);
 }
 
-/* Tells one sleeper; where none sleeps, all askers, since that wakes none. */
+/* Tells one asker that sleeps; where none sleeps, all askers, since that wakes no process. */
 static void tell_alone(struct group *g)
 {
     struct endpoint *e;
@@ -136,12 +137,12 @@ int offer_take(struct endpoint *l, bool again)
     int rc;
     offer_leave(l);
     do
-        rc = l->credits ? data_accept(l) : -EAGAIN; /* no credit: its accepts are under way */
+        rc = l->credits ? data_accept(l) : -EAGAIN; /* no credit: accepts are under way */
     while (rc == -ECONNABORTED || rc == -EINTR || rc == -EPROTO);
     if (rc < 0 && rc != -EAGAIN)
         return rc;
     bool more = offer_alone(l) && waits(l);
-    if (!again) /* the answer says whether there is more */
+    if (!again) /* the answer tells `l` whether more wait */
         l->seen = l->group->came;
     if (more)
         endpoint_ready(l); /* the others are told */

@@ -30,9 +30,9 @@ struct row {
 /* The stack's options, as key=value; they live as long as the process. */
 static char *stack_args[64];
 static int stack_argc;
-static long proc_id; /* which of several instances: part of the usual path, and F-Stack's proc_id */
+static long proc_id; /* the instance's number: part of the usual path, and F-Stack's proc_id */
 
-/* ---- what an option does ------------------------------------------------------------------- */
+/* ---- setters of options -------------------------------------------------------------------- */
 
 static void __attribute__((noreturn, format(printf, 1, 2))) wrong(const char *fmt, ...)
 {
@@ -262,7 +262,7 @@ static const struct row rows[] = {
 
 /* ---- help ---------------------------------------------------------------------------------- */
 
-/* Words from `column` on, in lines of HELP_WIDTH; the line has `used` characters already. */
+/* Prints words from HELP_COLUMN to HELP_WIDTH; the line has `used` characters already. */
 static void print_wrapped(const char *text, size_t used)
 {
     while (*text) {
@@ -304,7 +304,7 @@ static void show_help(struct ffl_instance_opts *o, const struct row *r, const ch
 
 /* ---- parsing ------------------------------------------------------------------------------- */
 
-/* The usual path, at which applications look; its directory is made. */
+/* The first of the usual paths at which applications look; makes its directory. */
 static const char *usual_path(void)
 {
     static char path[FFL_CHOICE_PATH];

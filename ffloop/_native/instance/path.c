@@ -1,11 +1,11 @@
 /*
- * path.c - the unix socket's path: one instance has it at a time, and nobody can connect before the
- * socket has its group and mode.
+ * path.c - the unix socket's path: one instance has it at a time, and no process can connect before
+ * the socket has its group and mode.
  *
- * Callers: listen.c. A file beside the socket, NAME.lock, is locked from before the instance looks
- * whether the path is free until it has left it. The socket is bound in a directory that only this user
- * may enter, gets group and mode there, listens, and is then renamed: meanwhile nobody who may write in
- * the path's directory can swap it.
+ * Callers: listen.c. The instance locks a file beside the socket, NAME.lock, before it looks
+ * whether the path is free, and until it has left the path. The socket is bound in a directory that
+ * only this user may enter, gets group and mode there, listens, and is then renamed: until then no
+ * other user who may write in the path's directory can swap it.
  */
 #include "internal.h"
 
@@ -69,15 +69,15 @@ static void drop_lock(struct path *p)
     lock_name(p, name, sizeof(name));
     if (p->lock >= 0)
         (void)unlinkat(p->dir, name,
-                       0); /* we have the lock: a later opener sees that the file is unlinked */
+                       0); /* locked: an instance that opens it later sees that it is unlinked */
     ffl_close(&p->lock, NULL);
     ffl_close(&p->dir, NULL);
 }
 
 /* ---- the socket ---------------------------------------------------------------------------- */
 
-/* 0: the path is free, or a socket on which nobody listens; -EADDRINUSE: somebody listens; -EEXIST: it
- * is no socket. */
+/* 0: the path is free, or a socket on which no process listens; -EADDRINUSE: a process listens;
+ * -EEXIST: no socket. */
 static int check_free(const struct path *p, const struct sockaddr_un *sa, socklen_t len)
 {
     struct stat st;
@@ -102,7 +102,7 @@ static int bind_in(int dir, int s, const char *name)
     int rc = ffl_unix_addr(name, &sa, &len), here = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (rc == 0)
         rc = fchdir(dir) < 0 || bind(s, (struct sockaddr *)&sa, len) < 0 ? -errno : 0;
-    if ((here < 0 || fchdir(here) < 0) && chdir("/") < 0) /* one that it may not enter again */
+    if ((here < 0 || fchdir(here) < 0) && chdir("/") < 0) /* `here` may not be entered again */
         ffl_log(FFL_LOG_WARNING, "chdir /: %s", strerror(errno));
     ffl_close(&here, NULL);
     return rc;
@@ -122,7 +122,7 @@ static int give_access(const struct ffl_instance *in, int dir, char *why, size_t
     return fchmodat(dir, name, mode, 0) < 0 ? -errno : 0;
 }
 
-/* Binds, sets group and mode, listens, and renames it to its path. */
+/* Binds the socket, sets group and mode, listens, and renames the socket to its path. */
 static int put_in_place(struct ffl_instance *in, int s, char *why, size_t whylen)
 {
     struct path *p = &in->path;
@@ -145,7 +145,7 @@ static int put_in_place(struct ffl_instance *in, int s, char *why, size_t whylen
         p->dev = st.st_dev;
         p->ino = st.st_ino;
     } else if (dir >= 0) {
-        (void)unlinkat(dir, p->name, 0); /* if it was bound at all */
+        (void)unlinkat(dir, p->name, 0); /* if the socket was bound */
     }
     ffl_close(&dir, NULL);
     (void)unlinkat(p->dir, private, AT_REMOVEDIR);
@@ -198,6 +198,6 @@ void path_leave(struct ffl_instance *in)
     struct stat st;
     if (p->lock >= 0 && fstatat(p->dir, p->name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
         st.st_dev == p->dev && st.st_ino == p->ino)
-        (void)unlinkat(p->dir, p->name, 0); /* only what was bound here */
+        (void)unlinkat(p->dir, p->name, 0); /* only the socket bound here */
     drop_lock(p);                           /* a successor may take the path from now on */
 }

@@ -122,12 +122,12 @@ out:
 
 mode_t ffl_policy_mode(const struct ffl_policy *p)
 {
-    if (p->any_user || p->nusers) /* connecting is open to all, attaching is not */
+    if (p->any_user || p->nusers) /* all may connect, few may attach */
         return 0666;
     return p->has_group ? 0660 : 0600;
 }
 
-/* The peer's groups when it connected, as the kernel tells them. */
+/* Was the peer in the group when it connected? The kernel knows. */
 static bool in_group(int sock, gid_t group)
 {
     gid_t few[64], *groups = few;

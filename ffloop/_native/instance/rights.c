@@ -1,11 +1,12 @@
 /*
  * rights.c - the application's rights, where a stack's sockets are the kernel's.
  *
- * Callers: serve.c, session.c, control.c, data.c. An instance may have rights that its applications
- * lack. So it drops its network capabilities, and for a call takes up those that the application has
- * (root), or that a rule of the policy gives; the kernel then decides. And each socket is given to the
- * application's user, since with SO_REUSEPORT the kernel shares a port among one user's sockets. Where
- * the instance may not give sockets away, such a port must be free.
+ * Callers: serve.c, session.c, control.c, accept.c. An instance may have rights that its
+ * applications lack. So it drops its network capabilities, and for a call takes up those that the
+ * application has (root), or that a rule of the policy gives; the kernel then decides. And each
+ * socket is given to the application's user, since with SO_REUSEPORT the kernel shares a port among
+ * one user's sockets. Where the instance may not give sockets away, the application's port must be
+ * free.
  */
 #include "internal.h"
 
@@ -62,7 +63,7 @@ void rights_start(struct ffl_instance *in)
     take_off((d[0].effective | (uint64_t)d[1].effective << 32) & LENT);
 }
 
-/* Root of a user namespace of its own has no rights in ours. */
+/* Is the process in another user namespace? Its root has no rights in the instance's. */
 static bool foreign_root(int pid)
 {
     char path[64];
@@ -72,8 +73,9 @@ static bool foreign_root(int pid)
            (ours.st_ino != its.st_ino || ours.st_dev != its.st_dev);
 }
 
-/* Only root counts: any other process may have got a capability by an exec since it connected. Root of
- * a PID namespace that is not seen from here (pid 0) has none, as a container's may be reduced. */
+/* Only root counts: another user's process may have got a capability by an exec since it connected.
+ * Root of a PID namespace that is not seen from here (pid 0) has no rights, as a container's root
+ * may be reduced. */
 uint64_t rights_of(const struct ffl_instance *in, const struct ucred *cred)
 {
     char path[64], line[256];

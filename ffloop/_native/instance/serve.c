@@ -1,10 +1,10 @@
 /*
  * serve.c - the iteration: drain the SQs, poll the stack, pump what is ready, commit and wake once.
  *
- * Callers: main.c, tests. Only non-empty rings and ready endpoints cost time: an idle iteration is a load
- * or two per session and the stack's poll. A stack with a loop of its own (ops->run) calls the iteration,
- * which then looks at the SQs for a bounded time more: else the stack's transmit delay would hold up
- * each answer as well.
+ * Callers: main.c, direct.c, tests. Only non-empty rings and ready endpoints cost time: an idle
+ * iteration is a load or two per session and the stack's poll. A stack with a loop of its own
+ * (ops->run) calls the iteration, which then looks at the SQs for a bounded time more: else the
+ * stack's transmit delay would hold up each answer.
  */
 #include "internal.h"
 #include "calls.h"
@@ -32,9 +32,9 @@
 
 /* ---- sessions ------------------------------------------------------------------------------ */
 
-/* Pumps each ready endpoint once, until the slice is over; those with more to do, or not reached, stay in
- * the list. While the CQ is full only sends move, which does not count as work: the application's
- * reaping wakes us. */
+/* Pumps each ready endpoint once, until the slice is over; endpoints with more to do, or not
+ * reached, stay in the list. While the CQ is full only sends move, which does not count as work:
+ * when the application reaps, it wakes the instance. */
 static bool pump_ready(struct ffl_session *s)
 {
     struct endpoint *last = TAILQ_LAST(&s->ready, endpoint_list), *e;
@@ -140,8 +140,8 @@ static int64_t next_due(struct ffl_instance *in, int64_t now)
     return due > now ? due - now : 0;
 }
 
-/* Stores the CPU of this side, so that an application on it does not spin, and the stats pages'
- * present values. */
+/* Stores this side's CPU, so that an application on the same CPU does not spin, and the stats
+ * pages' present values. */
 static void take_notes(struct ffl_instance *in, int64_t now)
 {
     uint32_t cpu = (uint32_t)sched_getcpu();
@@ -231,7 +231,7 @@ int64_t ffl_instance_iterate(void *p)
     endpoint_bury(in);
     work |= session_reap(in);
     if (over(in, now)) {
-        close_sessions(in); /* a stack that is left open could tell its peers nothing */
+        close_sessions(in); /* while the stack can still tell their peers */
         return -1;
     }
     return work ? 0 : sessions_due(in, next_due(in, now));
@@ -265,7 +265,7 @@ static bool raise_waits(struct ffl_instance *in)
     return true;
 }
 
-/* Entries for which nobody has rung. */
+/* Counts sessions with entries for which no doorbell was rung. */
 static void count_late(struct ffl_instance *in)
 {
     const struct ffl_session *s;
@@ -279,11 +279,11 @@ static void sleep_for(struct ffl_instance *in, int64_t timeout_ns)
     if (ffl_yield_due(&in->yield)) {
         int64_t took = ffl_yield();
         ffl_yield_done(&in->yield, took, serve_sessions(in));
-        return; /* also if nothing came: time has passed */
+        return; /* time has passed, even if nothing came */
     }
     if (raise_waits(in)) {
         ffl_stat_add(&in->page->sleeps, 1);
-        in->stack_quiet = in->src_stack.owner != NULL; /* ctl_wait says otherwise */
+        in->stack_quiet = in->src_stack.owner != NULL; /* unless ctl_wait hears of it */
         if (ctl_wait(in, timeout_ns) == 0 && timeout_ns >= FFL_LOOK_NS)
             count_late(in);
         int64_t now = ffl_now_ns();
@@ -337,7 +337,7 @@ void ffl_instance_opts_default(struct ffl_instance_opts *o)
 #define SESSION_FDS                                                                                \
     6 /* descriptors of this process: memory, bells, unix socket, pidfd; and a spare */
 
-/* Some of the process's descriptors are kept for sessions, however many sockets are open. */
+/* Keeps some of the process's descriptors for sessions, however many sockets are open. */
 static uint64_t sockets_limit(const struct ffl_instance *in)
 {
     struct rlimit rl;

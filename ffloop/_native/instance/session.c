@@ -1,10 +1,11 @@
 /*
  * session.c - a session's life, and posting to its CQ.
  *
- * Callers: the other files of instance/. A session is attached, then dying (its application is gone, its
- * submitted data is still being sent, its sockets are closed a slice per iteration), then freed at the
- * end of an iteration. Completions that find the CQ full wait in a private queue, in order; meanwhile
- * the pumps post nothing for this session, so the queue is bounded by what was under way.
+ * Callers: the other files of instance/. A session is attached, then dying (its application is
+ * gone, its submitted data is still being sent, its sockets are closed a slice per iteration), then
+ * freed at the end of an iteration. Completions that find the CQ full wait in a private queue, in
+ * order; meanwhile the pumps post nothing for this session, so operations under way bound the
+ * queue.
  */
 #include "internal.h"
 
@@ -59,7 +60,7 @@ int session_drain(struct ffl_session *s, int most)
 void session_post(struct ffl_session *s, struct ffl_entry e)
 {
     if (s->dying)
-        return; /* nobody reads; buffers go with the session */
+        return; /* no application reads; buffers go with the session */
     int rc = ffl_channel_put(&s->ch, e);
     if (ffl_unlikely(rc < 0))
         session_kill(s, rc == -EPROTO ? "CQ head out of range" : "out of memory for completions");
@@ -92,8 +93,8 @@ void *session_buf(struct ffl_session *s, const struct ffl_pool_geo *p, uint32_t 
     return (char *)s->map.seg + ffl_buf_off(p, buf);
 }
 
-/* The tx-free ring has a slot for each buffer of the pool, which is in it at most once (tx[].outstanding):
- * it is full only when the application has moved its head backwards. */
+/* The tx-free ring has a slot per buffer of the pool, and each buffer at most once
+ * (tx[].outstanding): it is full only where the application has moved its head backwards. */
 void session_tx_release(struct ffl_session *s, uint32_t buf)
 {
     s->tx[ffl_buf_slot(&s->map.geo.tx, buf)].outstanding = false;
@@ -144,8 +145,8 @@ static int session_alloc(struct ffl_session *s, const struct ffl_hello *h)
     return 0;
 }
 
-/* The kernel's pidfd of the peer holds in every PID namespace (Linux 6.5); pid 0: the peer's namespace is
- * not seen from here. */
+/* The socket's pidfd (Linux 6.5) is the peer's in every PID namespace; pid 0: the peer's namespace
+ * is not seen from here. */
 static int pidfd_of(int sock, pid_t pid)
 {
     int fd = -1;
@@ -163,7 +164,7 @@ static int session_watch(struct ffl_session *s)
     int rc = ctl_add(s->in, s->sock, EPOLLIN | EPOLLRDHUP, &s->src_sock);
     if (rc == 0)
         rc = ctl_add(s->in, s->inst_bell, EPOLLIN | EPOLLET, &s->src_bell);
-    /* A child that was forked without exec keeps the socket open: the process's end counts too. */
+    /* A child forked without exec keeps the socket open, so the process's end counts too. */
     s->pidfd = pidfd_of(s->sock, s->pid);
     if (rc == 0 && s->pidfd >= 0)
         rc = ctl_add(s->in, s->pidfd, EPOLLIN, &s->src_pid);
@@ -189,7 +190,7 @@ int session_new(struct ffl_instance *in, int sock, const struct ffl_hello *h,
                               .inst_bell = -1,
                               .pid = cred->pid,
                               .uid = cred->uid,
-                              .account = ledger_hold(&in->ledger, cred->uid), /* it is there */
+                              .account = ledger_hold(&in->ledger, cred->uid), /* it exists */
                               .id = ++in->next_id,
                               .map = {.memfd = -1}};
     TAILQ_INIT(&s->endpoints);
@@ -230,8 +231,8 @@ void session_free(struct ffl_session *s)
     free(s);
 }
 
-/* A dying session keeps its memory: as many may be dying, per user and in all, as may be attached. One
- * more cuts off the oldest of the user who has most. */
+/* A dying session keeps its memory: as many may be dying, per user and in all, as may be attached.
+ * One more cuts off the oldest: the user's own, else of the user with most. */
 static void cut_short(struct ffl_instance *in, struct account *a)
 {
     uint64_t may = in->o.user_sessions ? in->o.user_sessions : in->o.max_sessions;
@@ -248,7 +249,7 @@ static void cut_short(struct ffl_instance *in, struct account *a)
     }
 }
 
-/* The application is gone: its socket and its pidfd are closed. */
+/* The application is gone: its socket, pidfd and doorbell are closed. */
 static void disconnect(struct ffl_session *s)
 {
     ctl_drop_peer(s->in, &s->sock);
@@ -271,7 +272,7 @@ static void go_dying(struct ffl_session *s)
 void session_last_word(struct ffl_session *s, const char *why)
 {
     if (s->sock >= 0)
-        (void)ffl_msg_send(s->sock, why, strlen(why), NULL, 0); /* it may be gone, or not listen */
+        (void)ffl_msg_send(s->sock, why, strlen(why), NULL, 0); /* the application may be gone */
 }
 
 void session_kill(struct ffl_session *s, const char *why)
@@ -285,7 +286,8 @@ void session_kill(struct ffl_session *s, const char *why)
     session_last_word(s, why);
 }
 
-/* Its last message, if there is one. A memfd that cannot change any more: reading it never waits. */
+/* Takes the application's last message, if there is one: a memfd that can change no more, so that
+ * reading it never waits. */
 static void take_rest(struct ffl_session *s)
 {
     struct ffl_rest r;
@@ -305,7 +307,8 @@ static void take_rest(struct ffl_session *s)
     s->rest_n = r.n;
 }
 
-/* Entries committed before the application went are executed, as a process's writes before its exit. */
+/* Entries that the application committed before its end will be executed, as a process's writes
+ * before its exit are sent. */
 void session_end(struct ffl_session *s)
 {
     if (s->dying || s->ended)
@@ -364,14 +367,14 @@ static void leave(struct endpoint *e)
         endpoint_close(e);
         return;
     }
-    if (e->from && !e->touched) /* accepted ahead: given back for the listener's other references */
+    if (e->from && !e->touched) /* accepted ahead: goes back to the listener's other references */
         e->reset = !group_return(e);
     control_close(e, e->s->dead);
     if (!e->dead)
         endpoint_timer(e, ffl_now_ns() + DYING_LINGER_NS);
 }
 
-/* True: it is done with. */
+/* True: the session can be freed. */
 static bool session_go(struct ffl_session *s)
 {
     slice_begin(s->in);
@@ -379,7 +382,7 @@ static bool session_go(struct ffl_session *s)
         go_dying(s);
     else if (s->ended && !s->dying)
         last_entries(s);
-    while (s->sweep) { /* one at least: it comes to an end */
+    while (s->sweep) { /* at least one endpoint per slice: the sweep ends */
         struct endpoint *e = s->sweep;
         s->sweep = TAILQ_NEXT(e, all);
         leave(e);
@@ -403,7 +406,7 @@ bool session_reap(struct ffl_instance *in)
             continue;
         }
         TAILQ_REMOVE(&in->sessions, s, link);
-        endpoint_bury(in); /* they point to the session */
+        endpoint_bury(in); /* buried endpoints point to the session */
         ledger_discharge(&in->ledger, s->account, CHARGE_DYING, 1);
         stats_sessions(in);
         session_free(s);

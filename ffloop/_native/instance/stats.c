@@ -2,8 +2,8 @@
  * stats.c - the stats pages: a slot per session and per socket. See shm/stats.h. Each change of a
  * socket's state passes here and is logged.
  *
- * Callers: serve.c, session.c, control.c, data.c. A session or socket without a slot writes to a
- * dummy, so that the pumps need not ask.
+ * Callers: the other files of instance/. A session or socket without a slot writes to a dummy slot,
+ * so that the pumps need not ask.
  */
 #include "internal.h"
 
@@ -33,11 +33,11 @@ int stats_open(struct ffl_instance *in, char *why, size_t whylen)
         return rc;
     }
     void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    /* ours stays the only writable mapping, also when a peer opens the file anew */
+    /* this stays the only writable mapping, even where a peer opens the file anew */
     (void)fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL);
     char path[64];
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-    in->stats_fd = open(path, O_RDONLY | O_CLOEXEC); /* what peers get */
+    in->stats_fd = open(path, O_RDONLY | O_CLOEXEC); /* for peers */
     int rc = p == MAP_FAILED || in->stats_fd < 0 ? -errno : 0;
     if (rc == -ENOENT)
         snprintf(why, whylen, "%s is not there: an instance needs /proc to be mounted", path);

@@ -1,11 +1,12 @@
 /*
- * ticket.c - tickets: references to stack sockets for a process that may not exist yet, such as a child or
- * the program after exec.
+ * ticket.c - tickets: references to stack sockets for a process that may not exist yet, such as a
+ * child or the program after exec.
  *
- * Callers: admit.c, control.c, listen.c, serve.c. A ticket is a unix connection. Its holder may attach
- * through it, and import or drop each reference, once; a process that knows its key puts references in.
- * It ends, with those left in it, when its last copy is closed. References are charged to their
- * exporter's user; dropped ones are closed a few per iteration.
+ * Callers: admit.c, control.c, listen.c, serve.c. A ticket is a unix connection. Its holder may
+ * attach through it, and import or drop each reference, once; a process that knows its key puts
+ * references in. When the connection's last descriptor is closed the ticket ends, with the
+ * references left in it. References are charged to their exporter's user; dropped references are
+ * closed a slice per iteration.
  */
 #include "internal.h"
 
@@ -16,12 +17,12 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-#define MSGS_AT_ONCE 16 /* per ticket, then the others have their turn */
+#define MSGS_AT_ONCE 16 /* per ticket; then the others are heard */
 
 struct ticket {
     LIST_ENTRY(ticket) link;
     struct ffl_instance *in;
-    struct account *account; /* of who opened it */
+    struct account *account; /* of the user that opened it */
     struct src src;
     int sock;
     uint32_t id;
@@ -60,7 +61,7 @@ int ticket_new(struct ffl_instance *in, int sock, struct account *a, uint32_t *i
         ledger_discharge(&in->ledger, a, CHARGE_TICKET, 1);
         goto out;
     }
-    t->account = ledger_hold(&in->ledger, a->uid); /* it is there */
+    t->account = ledger_hold(&in->ledger, a->uid); /* it exists */
     LIST_INSERT_HEAD(&in->tickets[t->id % TICKET_LISTS], t, link);
     *id = t->id;
     *key = t->key;
@@ -70,7 +71,7 @@ out:
     return rc;
 }
 
-/* ---- what is in them ----------------------------------------------------------------------- */
+/* ---- references in tickets ----------------------------------------------------------------- */
 
 static uint32_t held_list(uint32_t ticket, uint32_t handle)
 {
@@ -113,7 +114,7 @@ bool tickets_close(struct ffl_instance *in)
     while ((h = TAILQ_FIRST(&in->dropped)) && !slice_over(&in->slice)) {
         TAILQ_REMOVE(&in->dropped, h, all);
         slice_spend_call(&in->slice, 0);
-        (void)OPS(in)->close(ST(in), h->fd); /* a reference of ours: it was open */
+        (void)OPS(in)->close(ST(in), h->fd); /* the instance's own reference: it was open */
         free_held(in, h);
     }
     return h;
@@ -142,7 +143,7 @@ void tickets_end(struct ffl_instance *in)
     (void)tickets_close(in);
 }
 
-/* ---- what their holders say ---------------------------------------------------------------- */
+/* ---- holders' messages --------------------------------------------------------------------- */
 
 static void sweep(struct ticket *t)
 {
@@ -174,7 +175,7 @@ static int act(struct ticket *t, const struct ffl_ticket_msg *m)
 void ticket_event(struct ticket *t)
 {
     struct ffl_ticket_msg m;
-    for (int i = 0; i < MSGS_AT_ONCE; i++) { /* the rest causes another event */
+    for (int i = 0; i < MSGS_AT_ONCE; i++) { /* messages left cause another event */
         int fd = -1, n = closer_busy() ? -EPROTO : closer_recv(t->sock, &m, sizeof(m), &fd);
         if (n == -EAGAIN)
             return;
@@ -190,9 +191,9 @@ void ticket_event(struct ticket *t)
     }
 }
 
-/* ---- in and out ---------------------------------------------------------------------------- */
+/* ---- export and import --------------------------------------------------------------------- */
 
-/* One of those that have it has begun to connect it. */
+/* Has an endpoint of the group begun to connect? */
 static bool connects(const struct group *g)
 {
     const struct endpoint *e;
@@ -255,14 +256,14 @@ int ticket_import(struct ffl_session *s, uint32_t handle, const struct ffl_impor
     e->listener = h->listener;
     e->connecting = h->connecting;
     e->watched = true;
-    e->readable = true; /* data may have come meanwhile: a read tells */
+    e->readable = true; /* data may have come meanwhile */
     group_join(e, h->group);
     int flags =
         (h->listener ? FFL_IMPORT_LISTENER : 0) | (h->connecting ? FFL_IMPORT_CONNECTING : 0);
     take_out(h);
     free_held(in, h);
     rc = OPS(in)->watch(ST(in), e->fd, e->listener ? FFL_READ : FFL_READ | FFL_WRITE, e);
-    (void)OPS(in)->sockname(ST(in), e->fd, false, &e->st->addresses.local); /* for observers */
+    (void)OPS(in)->sockname(ST(in), e->fd, false, &e->st->addresses.local); /* for stats */
     (void)OPS(in)->sockname(ST(in), e->fd, true, &e->st->addresses.peer);
     stats_state(e);
     if (rc < 0)
