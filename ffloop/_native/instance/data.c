@@ -1,9 +1,9 @@
 /*
  * data.c - moves data between the stack and a session: the receive and transmit pumps.
  *
- * Callers: serve.c (ready endpoints, events), control.c. An endpoint is pumped when it is in its
- * session's ready list; it leaves the list when the stack, the application's credit or the pool
- * has no more to give, and something puts it back: an event, an ARM or SEND, a returned buffer.
+ * Callers: serve.c (ready endpoints, events) and the other files of instance/. An endpoint in its
+ * session's ready list is pumped. It leaves the list when the stack, the application's credit or
+ * the pool has no more to give; an event, an ARM or SEND, or a returned buffer puts it back.
  */
 #include "internal.h"
 

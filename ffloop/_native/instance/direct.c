@@ -18,7 +18,7 @@ struct direct {
 static void submit(void *arg)
 {
     struct direct *d = arg;
-    (void)ffl_instance_iterate(d->in); /* < 0, the end, is not asked for here */
+    (void)ffl_instance_iterate(d->in); /* < 0 only after a stop: not asked for here */
 }
 
 static int64_t turn(void *arg)

@@ -169,8 +169,8 @@ void handover_end(struct ffl_instance *in)
 
 /* ---- completions that an application never saw --------------------------------------------- */
 
-/* Marks an unseen connection as one to give back, and gives back its bytes. The application could
- * have written to the entry, so each field is checked. */
+/* Marks an unseen connection to be given back, and gives back its bytes. The application could have
+ * written to the entry, so each field is checked. */
 static void unseen(struct ffl_session *s, struct ffl_entry q)
 {
     const struct ffl_pool_geo *p = &s->map.geo.rx;

@@ -94,7 +94,7 @@ struct endpoint { /* one session's reference to one stack socket */
     bool touched; /* its application may know of it: an operation named it, or it was read ahead */
     int8_t shut;  /* pending SHUT_* after the queue, or -1 */
     bool in_ready, in_stalled, dead;
-    bool offers; /* a listener: nothing is accepted ahead for it, also where it is the only one */
+    bool offers; /* a listener: nothing is accepted ahead, even for the only reference */
     bool asks,
         alone;     /* a listener: it is to be told of a connection; of those alone, one is told */
     uint32_t seen; /* its group's `came` when it was last told of, or took, a connection */
@@ -313,7 +313,7 @@ int group_accept(struct endpoint *l, struct ffl_addr *peer, struct group **unrea
 
 /* offer.c */
 void offer_start(struct group *g);
-void offer_renew(struct group *g); /* after a connection has come or a reference has gone */
+void offer_renew(struct group *g); /* after a connection came or a reference went */
 /* `l` asks to be told of the next connection that waits. */
 void offer_ask(struct endpoint *l, bool alone);
 void offer_leave(struct endpoint *l); /* it asks no more */
@@ -321,7 +321,7 @@ void offer_leave(struct endpoint *l); /* it asks no more */
 void offer(struct endpoint *l);
 /* Is nothing accepted ahead for `l`? */
 bool offer_alone(const struct endpoint *l);
-/* Gives `l` a connection now: FFL_TAKE_*, or -errno. again: then `l` asks, with or without one. */
+/* Gives `l` a connection now: FFL_TAKE_*, or -errno. again: `l` then asks in any case. */
 int offer_take(struct endpoint *l, bool again);
 
 /* handover.c */
@@ -396,7 +396,7 @@ int answer_arg(struct ffl_session *s, struct ffl_entry e, void *arg, size_t len)
 int answer_option(struct ffl_session *s, struct ffl_entry e, struct ffl_optarg *o, bool set);
 /* A receive buffer that holds an answer; FFL_NO_BUF: none is free. */
 uint32_t answer_put(struct ffl_session *s, const void *data, size_t len);
-uint32_t answer_addresses(struct endpoint *e); /* the same with the socket's addresses */
+uint32_t answer_addresses(struct endpoint *e); /* answer_put of the socket's addresses */
 void answer_post(struct ffl_session *s, struct ffl_entry q, int32_t res, uint32_t buf);
 
 /* control.c: executes one SQ entry. 0, or -EPROTO with a reason when the session must end. */
@@ -447,7 +447,7 @@ void data_fail(struct endpoint *e, int err);
 void data_fail_sends(struct endpoint *e, int err);
 int data_rxfree(struct ffl_session *s); /* takes receive buffers back; count or -EPROTO */
 
-#define WHOLE_SLICES 8 /* of more sessions each gets less: an iteration does not grow with them */
+#define WHOLE_SLICES 8 /* of more sessions each gets less, so that an iteration does not grow */
 
 static inline void slice_begin(struct ffl_instance *in)
 {
@@ -465,7 +465,7 @@ static inline void slice_endless(struct ffl_instance *in)
 #define ST(in) ((in)->stack.st)
 
 #define LINGER_NS (60 * FFL_NS_PER_SEC)       /* for a closed socket to send its rest */
-#define DYING_LINGER_NS (10 * FFL_NS_PER_SEC) /* the same when its application is gone */
+#define DYING_LINGER_NS (10 * FFL_NS_PER_SEC) /* LINGER_NS when its application is gone */
 #define ACCEPT_RETRY_NS (FFL_NS_PER_SEC)      /* after EMFILE and the like, as asyncio does */
 
 #endif

@@ -2,9 +2,9 @@
  * ledger.h - accounts: each user's part of an instance, and the limits.
  *
  * Callers: the files of instance/, on its one thread. All that is limited is charged here and
- * nowhere else, to its user. A user may have at most three times the rest: the first user gets
- * three quarters, the second three quarters of the remainder, and some is left for the next. Where
- * only one user is admitted, that user may have everything.
+ * nowhere else, to its user. A user may have one, and at most three times the rest: the first user
+ * gets three quarters, the second three quarters of the remainder, and some is left for the next.
+ * Where only one user is admitted, that user may have everything.
  */
 #ifndef FFL_LEDGER_H
 #define FFL_LEDGER_H

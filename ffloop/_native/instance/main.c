@@ -3,8 +3,8 @@
  *
  * Callers: `ffloop instance`, the embedded start in ffloop/_session/discovery.py, service managers.
  * Once ready, writes one line to standard output and tells the service manager; logs to standard
- * error. Exit status: 0 after SIGTERM (a drain; the second ends at once) or SIGINT, 1 when it could
- * not start, 2 for a usage error.
+ * error. Exit status: 0 after SIGTERM (a drain; a second SIGTERM ends at once) or SIGINT, 1 when
+ * the instance could not start, 2 for a usage error.
  */
 #include "instance.h"
 #include "notify.h"

@@ -1,5 +1,6 @@
 /*
- * serve.c - the iteration: drain the SQs, poll the stack, pump what is ready, commit and wake once.
+ * serve.c - the iteration: drain the SQs, poll the stack, pump ready endpoints, commit and wake
+ * once.
  *
  * Callers: main.c, direct.c, tests. Only non-empty rings and ready endpoints cost time: an idle
  * iteration is a load or two per session and the stack's poll. A stack with a loop of its own

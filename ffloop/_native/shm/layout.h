@@ -25,7 +25,7 @@ struct ffl_entry {
     uint8_t op;      /* enum ffl_op */
     uint8_t flags;   /* FFL_F_* */
     uint16_t tag;    /* SQ: echoed by the completion of a control operation; 0: no call waits */
-    uint32_t handle; /* the session's name for a socket */
+    uint32_t handle; /* of a socket, in its session */
     int32_t arg;
     uint32_t buf; /* buffer id, or FFL_NO_BUF */
 };
@@ -70,7 +70,7 @@ enum ffl_op {
 
 /* Flags. */
 #define FFL_F_ADDR 0x01u    /* SEND, RECV, UNREAD: the buffer begins with a struct ffl_addr */
-#define FFL_F_ABORT 0x02u   /* CLOSE: drop what was not sent */
+#define FFL_F_ABORT 0x02u   /* CLOSE: drop unsent data */
 #define FFL_F_NODELAY 0x04u /* SOCKET, LISTEN: TCP_NODELAY on this socket / on accepted ones */
 #define FFL_F_ARM_NEW 0x08u /* ARM on a listener: accepted sockets begin armed */
 #define FFL_F_ALONE 0x01u   /* ARM, TAKE: one of the endpoints with it is told of a connection */
@@ -162,8 +162,8 @@ struct ffl_ring_ctl {
     _Alignas(FFL_CACHELINE) _Atomic uint32_t head; /* written by the consumer */
 };
 
-/* The wait word: what a sleeping side waits for; 0: awake. The other side rings only if the bit of
- * its latest commit is set, and clears the word: one wake per sleep. */
+/* The wait word: what a sleeping side waits for; 0: awake. The other side rings only if a bit is
+ * set that its commit concerns, and clears the word: one wake per sleep. */
 #define FFL_WAIT_QUEUE 1u /* new entries: CQ (application), SQ (instance) */
 #define FFL_WAIT_FREE                                                                              \
     2u /* buffers came back: tx-free (application; tx_unwritable too), rx-free (instance) */

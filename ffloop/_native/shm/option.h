@@ -25,7 +25,8 @@ enum ffl_option_kind {
 /* Its value, read from one socket, can be set on another to the same effect; a stack that lacks it
  * refuses it by name. The others are state, or an act (a membership) that cannot be read back. */
 #define FFL_OPTION_CARRY 0x04u
-/* It restricts which peers the socket serves or reaches, or how: never dropped in silence. */
+/* The option restricts which peers the socket serves or reaches, or how: never dropped in
+ * silence. */
 #define FFL_OPTION_RESTRICTS 0x08u
 #define FFL_OPTION_ADMIN 0x10u /* setting it takes CAP_NET_ADMIN, or CAP_NET_RAW for some */
 #define FFL_OPTION_CTL 0x20u   /* asks for control messages, which a datagram socket gets */

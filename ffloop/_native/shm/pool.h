@@ -22,8 +22,8 @@ struct ffl_pool {
 int ffl_pool_init(struct ffl_pool *p, const struct ffl_pool_geo *geo);
 void ffl_pool_fini(struct ffl_pool *p);
 
-/* The smallest free buffer that holds `want` bytes, else the largest that is free, else
- * FFL_NO_BUF. Marks it out. */
+/* The smallest free buffer that holds `want` bytes, else the largest free buffer, else FFL_NO_BUF.
+ * Marks the buffer outstanding. */
 uint32_t ffl_pool_get(struct ffl_pool *p, uint32_t want);
 /* The same, but leaves the reserve and the last quarter of each class to sockets that hold
  * nothing. */

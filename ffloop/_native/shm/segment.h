@@ -17,7 +17,8 @@ struct ffl_map {
     int memfd;
 };
 
-/* The default geometry for at most max_sockets sockets and about pool_kib KiB of buffers per side. */
+/* The default geometry for at most max_sockets sockets and about pool_kib KiB of buffers per
+ * side. */
 void ffl_geo_default(struct ffl_geo *geo, uint32_t max_sockets, uint32_t pool_kib);
 
 /* Checks every size and offset of a geometry against `size`. 0 or -EPROTO. */
@@ -29,7 +30,7 @@ int ffl_geo_check(const struct ffl_geo *geo, uint64_t size);
  */
 int ffl_segment_create(struct ffl_map *m, struct ffl_geo *geo, bool huge);
 
-/* Maps a received memfd after checking its seals, size, magic, version and geometry. Takes the
+/* Maps a received memfd and checks its seals, size, magic, version and geometry. Takes the
  * descriptor over on success only. 0, -EPROTO or -errno. */
 int ffl_segment_map(struct ffl_map *m, int memfd);
 

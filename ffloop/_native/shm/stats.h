@@ -36,7 +36,7 @@ struct ffl_stat_session {
     int64_t start_realtime;
     _Atomic uint32_t sockets;
     _Atomic uint32_t dying;   /* its application is gone, its data still being sent */
-    _Atomic uint64_t rx_free; /* bytes of the receive pool; as of the last look, 1 ms ago at most */
+    _Atomic uint64_t rx_free; /* free bytes of the receive pool at the heartbeat */
     uint64_t rx_total;
     uint8_t pad[16];
 };
@@ -68,7 +68,7 @@ struct ffl_instance_page {
     _Atomic uint64_t sessions_total, sessions_refused, sessions_killed;
     _Atomic uint64_t accepts, turns, sleeps;
     _Atomic uint64_t late_looks; /* after FFL_LOOK_NS, that found unannounced entries */
-    _Atomic int64_t heartbeat;   /* CLOCK_MONOTONIC, ns: the instance's last look */
+    _Atomic int64_t heartbeat;   /* CLOCK_MONOTONIC, ns: the last look at all sessions */
     uint32_t size;               /* of the whole file, bytes */
     uint32_t session_off, session_slots, socket_off, socket_slots;
     _Atomic uint32_t socket_top; /* slots at and above it were never used */
