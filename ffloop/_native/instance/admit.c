@@ -28,7 +28,7 @@ struct pending {               /* a peer whose hello is not read yet */
     bool deaf; /* refused: the peer may still read the reason, and nothing is read from it */
 };
 
-/* ---- answers ------------------------------------------------------------------------------- */
+/* ---- replies to peers ---------------------------------------------------------------------- */
 
 static void send_reply(struct ffl_instance *in, int sock, struct ffl_reply *r, const int *fds,
                        int nfds)

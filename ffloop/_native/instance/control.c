@@ -321,7 +321,7 @@ static int op_addresses(struct endpoint *e, struct ffl_entry q)
     return 0;
 }
 
-/* ---- dispatch ------------------------------------------------------------------------------ */
+/* ---- dispatch of entries ------------------------------------------------------------------- */
 
 /* The stack would open raw, packet and netlink sockets too, with the instance's rights. */
 static int may_open(int domain, int type, int proto)

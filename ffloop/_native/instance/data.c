@@ -28,7 +28,7 @@ struct dgram { /* as it is in a buffer; without control messages the data follow
 _Static_assert(offsetof(struct dgram, data) == sizeof(struct ffl_addr) + sizeof(struct ffl_ctl),
                "what comes before the data is one piece");
 
-/* ---- receive ------------------------------------------------------------------------------- */
+/* ---- the receive pump ---------------------------------------------------------------------- */
 
 static void post_data(struct endpoint *e, uint32_t buf, uint32_t len, uint8_t flags)
 {
@@ -252,7 +252,7 @@ int data_rxfree(struct ffl_session *s)
     return n;
 }
 
-/* ---- transmit ------------------------------------------------------------------------------ */
+/* ---- the transmit pump --------------------------------------------------------------------- */
 
 /* `bytes` more (or, wrapped round, fewer) wait for the stack. */
 static void unwritable_bytes(struct ffl_session *s, uint64_t bytes)
@@ -419,7 +419,7 @@ void data_flush(struct endpoint *e)
         endpoint_close(e);
 }
 
-/* ---- events -------------------------------------------------------------------------------- */
+/* ---- events of the stack ------------------------------------------------------------------- */
 
 /* A stream is in error. The stack reports the error once: the reader is to hear of it after the
  * bytes that came before, and not at all where the end came before. */

@@ -24,7 +24,7 @@ struct back { /* given back: bytes, or a connection with its peer's address */
     uint8_t data[];
 };
 
-/* ---- references ---------------------------------------------------------------------------- */
+/* ---- references to a group ----------------------------------------------------------------- */
 
 static void unuse(struct group *g)
 {

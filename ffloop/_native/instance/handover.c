@@ -54,7 +54,7 @@ int handover_may_bind(const struct endpoint *e, const struct ffl_addr *a)
     return g ? -EADDRINUSE : 0;
 }
 
-/* ---- sharing ------------------------------------------------------------------------------- */
+/* ---- sharing a listener -------------------------------------------------------------------- */
 
 /* The listener of e's user that `e`, bound to `local`, is to share; or NULL. */
 static struct group *find(const struct endpoint *e, const struct ffl_addr *local)

@@ -11,9 +11,9 @@
  * interrupt.c ends system calls that a peer can make wait
  * session.c   a session's life; posting completions
  * endpoint.c  an endpoint's life
- * lost.c      outlives the loss of an application's memory
+ * lost.c      survives the loss of a segment's pages
  * control.c   the operations of the SQ
- * answer.c    their arguments and answers
+ * answer.c    arguments and answers of operations
  * data.c      the receive and transmit pumps
  * accept.c    the accept pump
  * group.c     sockets that several processes have; sockets by address
@@ -114,7 +114,7 @@ struct group {
     bool placed;
     bool listens;
     int connect_error; /* of the last connect: the stack tells it once */
-    unsigned refs;     /* references: each may take a thing given back */
+    unsigned refs;     /* references: each may take bytes and connections given back */
     unsigned uses;     /* refs, and connections that were accepted from it */
     LIST_HEAD(, endpoint) members;
     TAILQ_HEAD(, endpoint) askers;

@@ -40,7 +40,7 @@ void ctl_drop_peer(struct ffl_instance *in, int *sock)
     *sock = -1;
 }
 
-/* ---- opening ------------------------------------------------------------------------------- */
+/* ---- opening the unix socket --------------------------------------------------------------- */
 
 static int open_path(struct ffl_instance *in, char *why, size_t whylen)
 {

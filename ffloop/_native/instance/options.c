@@ -192,7 +192,7 @@ static void show_version(struct ffl_instance_opts *o, const struct row *r, const
     exit(0);
 }
 
-/* ---- the table ----------------------------------------------------------------------------- */
+/* ---- the table of options ------------------------------------------------------------------ */
 
 #define AT(member) offsetof(struct ffl_instance_opts, member)
 
@@ -260,7 +260,7 @@ static const struct row rows[] = {
     {"lcore-mask", "HEX", add_stack_arg, 0, 0, 0, "the CPU to run on"},
 };
 
-/* ---- help ---------------------------------------------------------------------------------- */
+/* ---- the help text ------------------------------------------------------------------------- */
 
 /* Prints words from HELP_COLUMN to HELP_WIDTH; the line has `used` characters already. */
 static void print_wrapped(const char *text, size_t used)
@@ -302,7 +302,7 @@ static void show_help(struct ffl_instance_opts *o, const struct row *r, const ch
     exit(0);
 }
 
-/* ---- parsing ------------------------------------------------------------------------------- */
+/* ---- parsing the command line -------------------------------------------------------------- */
 
 /* The first of the usual paths at which applications look; makes its directory. */
 static const char *usual_path(void)

@@ -23,7 +23,7 @@
 
 #define LOCK_TRIES 10 /* an instance that ends removes its lock file */
 
-/* ---- the lock ------------------------------------------------------------------------------ */
+/* ---- the path's lock ----------------------------------------------------------------------- */
 
 static void lock_name(const struct path *p, char *to, size_t len)
 {

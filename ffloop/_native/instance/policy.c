@@ -14,7 +14,7 @@
 #define SO_PEERGROUPS 59
 #endif
 
-/* ---- parsing ------------------------------------------------------------------------------- */
+/* ---- parsing the policy -------------------------------------------------------------------- */
 
 static bool whole_number(const char *text, unsigned long max, unsigned long *out)
 {
@@ -118,7 +118,7 @@ out:
     return rc;
 }
 
-/* ---- asking -------------------------------------------------------------------------------- */
+/* ---- asking the policy --------------------------------------------------------------------- */
 
 mode_t ffl_policy_mode(const struct ffl_policy *p)
 {

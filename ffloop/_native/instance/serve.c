@@ -31,7 +31,7 @@
 #define EMBEDDED_LINGER_NS 500000000LL
 #define EMBEDDED_START_NS (10 * FFL_NS_PER_SEC)
 
-/* ---- sessions ------------------------------------------------------------------------------ */
+/* ---- serving sessions ---------------------------------------------------------------------- */
 
 /* Pumps each ready endpoint once, until the slice is over; endpoints with more to do, or not
  * reached, stay in the list. While the CQ is full only sends move, which does not count as work:
@@ -74,7 +74,7 @@ static bool serve_sessions(struct ffl_instance *in)
     return work;
 }
 
-/* ---- the stack ----------------------------------------------------------------------------- */
+/* ---- polling the stack --------------------------------------------------------------------- */
 
 static bool poll_stack(struct ffl_instance *in)
 {
@@ -99,7 +99,7 @@ static bool poll_stack(struct ffl_instance *in)
     return true;
 }
 
-/* ---- timers -------------------------------------------------------------------------------- */
+/* ---- the end of an iteration --------------------------------------------------------------- */
 
 /* Embedded: ends when there has been no session for a while. */
 static bool embedded_over(struct ffl_instance *in, int64_t now)
@@ -238,7 +238,7 @@ int64_t ffl_instance_iterate(void *p)
     return work ? 0 : sessions_due(in, next_due(in, now));
 }
 
-/* ---- sleeping ------------------------------------------------------------------------------ */
+/* ---- the sleep ----------------------------------------------------------------------------- */
 
 static void lower_waits(struct ffl_instance *in)
 {
@@ -313,7 +313,7 @@ int ffl_instance_run(struct ffl_instance *in)
     }
 }
 
-/* ---- start and stop ------------------------------------------------------------------------ */
+/* ---- the instance's start and end ---------------------------------------------------------- */
 
 void ffl_instance_opts_default(struct ffl_instance_opts *o)
 {

@@ -104,7 +104,7 @@ void session_tx_release(struct ffl_session *s, uint32_t buf)
         session_kill(s, "tx-free head out of range");
 }
 
-/* ---- life ---------------------------------------------------------------------------------- */
+/* ---- a session's life ---------------------------------------------------------------------- */
 
 static int session_alloc(struct ffl_session *s, const struct ffl_hello *h)
 {

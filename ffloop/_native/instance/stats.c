@@ -71,7 +71,7 @@ void stats_close(struct ffl_instance *in)
     in->page = NULL;
 }
 
-/* ---- sessions ------------------------------------------------------------------------------ */
+/* ---- slots of sessions --------------------------------------------------------------------- */
 
 void stats_session(struct ffl_session *s)
 {
@@ -107,7 +107,7 @@ void stats_sessions(struct ffl_instance *in)
     atomic_store_explicit(&in->page->dying, (uint32_t)n[CHARGE_DYING], memory_order_relaxed);
 }
 
-/* ---- sockets ------------------------------------------------------------------------------- */
+/* ---- slots of sockets ---------------------------------------------------------------------- */
 
 void stats_socket(struct endpoint *e)
 {

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* ---- reading ------------------------------------------------------------------------------- */
+/* ---- reading a socket's options ------------------------------------------------------------ */
 
 static int ask(int fd, int name)
 {
@@ -141,7 +141,7 @@ bool ffl_carry_note(uint64_t bits[FFL_CARRY_WORDS], int level, int name)
     return false;
 }
 
-/* ---- refused ------------------------------------------------------------------------------- */
+/* ---- options that a stack refuses ---------------------------------------------------------- */
 
 /* An error of the session or the machine, not of the option. */
 static bool broken(int rc)

@@ -113,7 +113,7 @@ const struct ffl_setting *ffl_setting_at(unsigned i)
     return i < FFL_COUNT(table) ? &table[i] : NULL;
 }
 
-/* ---- parsing ------------------------------------------------------------------------------- */
+/* ---- parsing values ------------------------------------------------------------------------ */
 
 static int find(const char *text, const char *const *words)
 {

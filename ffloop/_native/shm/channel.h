@@ -66,7 +66,7 @@ static inline void ffl_wait_lower(_Atomic uint32_t *word)
     atomic_store_explicit(word, 0, memory_order_relaxed);
 }
 
-/* ---- sending ------------------------------------------------------------------------------- */
+/* ---- sending to the other side ------------------------------------------------------------- */
 
 /* Puts an entry. -ENOMEM: the ring is full, and there is no memory to queue the entry here. */
 static inline int ffl_channel_put(struct ffl_channel *ch, struct ffl_entry e)
@@ -120,7 +120,7 @@ static inline int ffl_channel_commit(struct ffl_channel *ch)
     return ch->fresh || ch->over.n ? ffl_channel_do_commit(ch) : 0;
 }
 
-/* ---- receiving ----------------------------------------------------------------------------- */
+/* ---- receiving from the other side --------------------------------------------------------- */
 
 /* Calls `on` with at most `most` entries, in order, until `on` returns other than 0, and gives the
  * slots back (the next commit wakes the other side if it waits for room). Returns the count, or
@@ -155,7 +155,7 @@ static inline int ffl_channel_reclaim(struct ffl_channel *ch, int (*on)(void *ar
     return rc < 0 ? rc : n;
 }
 
-/* ---- sleeping ------------------------------------------------------------------------------ */
+/* ---- going to sleep ------------------------------------------------------------------------ */
 
 /* Have entries or returned buffers come, as `bits` asks, or room for queued entries? */
 static inline bool ffl_channel_pending(const struct ffl_channel *ch, uint32_t bits)
