@@ -254,7 +254,7 @@ int data_rxfree(struct ffl_session *s)
 
 /* ---- the transmit pump --------------------------------------------------------------------- */
 
-/* `bytes` more (or, wrapped round, fewer) wait for the stack. */
+/* Adds `bytes` (wrapped round: subtracts) to the session's bytes that wait for the stack. */
 static void unwritable_bytes(struct ffl_session *s, uint64_t bytes)
 {
     s->tx_unwritable += bytes;

@@ -52,7 +52,7 @@ static void begin(struct ffl_instance *in, int64_t now)
 static bool stop_some(struct ffl_session *s)
 {
     if (s->ended || s->dying || s->dead)
-        return false; /* its end closes them */
+        return false; /* the session's end closes its listeners */
     slice_begin(s->in);
     while (s->sweep) { /* connections accepted meanwhile join the list's end: no listeners */
         struct endpoint *e = s->sweep;
