@@ -47,8 +47,7 @@ enum ffl_log_level { FFL_LOG_ERROR, FFL_LOG_WARNING, FFL_LOG_INFO, FFL_LOG_DEBUG
 /*
  * The log: one line per call to a descriptor (standard error unless set), with time, level and pid.
  * Safe from any thread; a line is one write(2). Dropped are messages above the level, lines for
- * which the descriptor has no room (nothing waits for the log's reader), and, but for DEBUG, each
- * level's lines beyond 100 per second.
+ * which the descriptor has no room, and, but for DEBUG, each level's lines beyond 100 per second.
  */
 void ffl_log_open(int fd, enum ffl_log_level level);
 bool ffl_log_moved(int from, int to); /* false: `from` is not the log's descriptor */

@@ -1,8 +1,8 @@
 /*
  * ids.h - small numbers that are taken and given back: handles, slots of a table.
  *
- * Callers: client, instance; one thread. Numbers that came back are taken again before fresh ones.
- * Room for a number's return is made when it is taken, so that giving back cannot fail.
+ * Callers: client, instance; one thread. Returned numbers are taken before fresh ones. Taking makes
+ * room for the return, which therefore cannot fail.
  */
 #ifndef FFL_IDS_H
 #define FFL_IDS_H

@@ -2,9 +2,9 @@
  * admit.c - admission: decides on each peer of the unix socket.
  *
  * Callers: listen.c (peers that connect), ticket.c (peers that a ticket brings in). A peer is a
- * connected SOCK_SEQPACKET socket, whose user the kernel names. A peer that may not attach gets the
- * reason, and nothing is read from it. The others have a few seconds for their hello, and their
- * requests are charged to their user (ledger.h). A silent peer never delays the instance.
+ * connected SOCK_SEQPACKET socket, whose user the kernel names. A peer that may not attach is told
+ * why, and never read. The others have 5 seconds for their hello; their requests are charged to
+ * their user (ledger.h). A silent peer never delays the instance.
  */
 #include "internal.h"
 

@@ -2,10 +2,9 @@
  * closer.c - closes descriptors that peers have sent, on a thread of its own.
  *
  * Callers: listen.c, admit.c, ticket.c, session.c. A file's last close takes as long as its sender
- * has arranged: a TCP socket lingers, a huge unlinked file is freed; and closing a socket closes
- * the descriptors in its queue too. So the instance's own thread closes no such file. One thread
- * per process, made when first needed, which only a hostile peer causes. A close that waits is
- * interrupted (interrupt.c), and the file is closed all the same.
+ * arranged: a TCP socket lingers, a huge unlinked file is freed; and a socket's close also closes
+ * the descriptors in its queue. One thread per process, made when a hostile peer first causes such
+ * a close. A close that waits is interrupted (interrupt.c): the file is closed all the same.
  */
 #include "internal.h"
 

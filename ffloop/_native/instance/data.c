@@ -77,9 +77,8 @@ void data_fail_sends(struct endpoint *e, int err)
     endpoint_ready(e);
 }
 
-/* The last byte was read. Where a send has met a reset before, the stack reported the reset to the
- * send and reports to the read an end that the stream never had. EPIPE, an error after the end,
- * does not concern the reader. */
+/* The last byte was read. Where a send met a reset, the stack told only the send of the reset: the
+ * end is false. EPIPE, an error after the end, does not concern the reader. */
 static void end_of_stream(struct endpoint *e)
 {
     if (e->send_error && e->send_error != EPIPE) {
@@ -421,8 +420,8 @@ void data_flush(struct endpoint *e)
 
 /* ---- events of the stack ------------------------------------------------------------------- */
 
-/* A stream is in error. The stack reports the error once: the reader is to hear of it after the
- * bytes that came before, and not at all where the end came before. */
+/* A stream is in error, which the stack reports once. The reader hears of the error after the bytes
+ * before it, and not at all after the end. */
 static void take_error(struct endpoint *e)
 {
     struct ffl_instance *in = e->s->in;

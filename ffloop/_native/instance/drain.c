@@ -2,8 +2,8 @@
  * drain.c - the graceful end: listeners stop, applications are told, submitted data is sent.
  *
  * Callers: serve.c, at the end of an iteration. The unix socket is closed first, so that a
- * successor may have its path. A listener's waiting connections are accepted, then it fails with
- * ESHUTDOWN, which tells the application; connections go on until they close or the time is up.
+ * successor may have its path. Listeners accept their backlog, then fail with ESHUTDOWN, which
+ * tells the application; connections go on until they close or the time is up.
  */
 #include "internal.h"
 

@@ -1,10 +1,10 @@
 /*
  * group.c - stack sockets that several processes have, and sockets by their address.
  *
- * Callers: the other files of instance/. Bytes read ahead and connections accepted ahead that a
- * reference gave back go to the next reference that reads or accepts, before the stack's. They are
- * charged to the giver's user: bytes as CHARGE_BYTES, a connection as CHARGE_SOCKET. A connection
- * keeps its listener's group, so that it can be given back.
+ * Callers: the other files of instance/. Bytes and connections that one reference read or accepted
+ * ahead and gave back go to the next that reads or accepts, before the stack's, and are charged to
+ * the giver's user: bytes as CHARGE_BYTES, a connection as CHARGE_SOCKET. A connection keeps its
+ * listener's group, for its return.
  */
 #include "internal.h"
 

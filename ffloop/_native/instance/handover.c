@@ -1,11 +1,11 @@
 /*
  * handover.c - listeners of one address: an application is replaced while its port stays open.
  *
- * Callers: the other files of instance/. With SO_REUSEPORT on both, a second listener of the same
- * user at the same address, in whichever session, becomes a second reference to the first
- * listener's stack socket: with one backlog, no connection is lost when either closes. (The kernel
- * splits connections among the sockets, and resets those that wait in a socket that closes.) Users
- * are kept apart here, since to the stack all sockets may be one user's, the instance's.
+ * Callers: the other files of instance/. With SO_REUSEPORT on both, a user's second listener
+ * at an address, in any session, becomes a second reference to the first listener's stack socket:
+ * with one backlog, no connection is lost when either closes. (The kernel has a backlog per socket,
+ * and resets those of a socket that closes.) Users are kept apart here, since to the stack all
+ * sockets may be the instance's user's.
  */
 #include "internal.h"
 

@@ -102,9 +102,8 @@ struct endpoint { /* one session's reference to one stack socket */
 TAILQ_HEAD(endpoint_list, endpoint);
 
 /*
- * The common state of the references to one stack socket, be they endpoints of any session, in
- * tickets or a kept listener: the socket's user; its address, by which in->places finds the group;
- * bytes read ahead and connections accepted ahead that a reference gave back.
+ * Shared by the references to one stack socket, which are endpoints of any session, in tickets, or
+ * a kept listener: user, address (the key of in->places), bytes and connections given back.
  */
 struct group {
     LIST_ENTRY(group) place; /* in in->places, once the socket listens or receives datagrams */

@@ -1,10 +1,9 @@
 /*
  * interrupt.c - ends system calls that a peer can make wait: a doorbell's write, a close.
  *
- * Callers: session.c, closer.c. An application shares its eventfd with the instance: it can clear
- * O_NONBLOCK and fill the counter, and the instance's write would wait for ever. So a timer's
- * signal comes periodically while such a call runs, and interrupts the call if it waits. The timer
- * is per thread, the signal's action per process.
+ * Callers: session.c, closer.c. An application can clear O_NONBLOCK on its doorbell and fill
+ * the counter: the instance's write would wait for ever. So a periodic timer's signal interrupts
+ * such a call if it waits. The timer is per thread, the signal's action per process.
  */
 #include "internal.h"
 

@@ -1,10 +1,9 @@
 /*
  * ledger.h - accounts: each user's part of an instance, and the limits.
  *
- * Callers: the files of instance/, on its one thread. All that is limited is charged here and
- * nowhere else, to its user. A user may have one, and at most three times the rest: the first user
- * gets three quarters, the second three quarters of the remainder, and some is left for the next.
- * Where only one user is admitted, that user may have everything.
+ * Callers: the files of instance/, on its one thread. All that is limited is charged here, to its
+ * user. A user may have one, and at most three times the rest: the first gets three quarters, the
+ * second three quarters of the remainder, and so on. A single admitted user may have everything.
  */
 #ifndef FFL_LEDGER_H
 #define FFL_LEDGER_H

@@ -1,11 +1,10 @@
 /*
  * lost.c - survives the loss of a segment's pages.
  *
- * Callers: serve.c. A segment's seals keep its size, not its pages: the application can punch
- * holes. An ordinary page comes back as zeros; so does a huge page while the system has a free huge
- * page, else the access is a SIGBUS. The handler maps private zeros in place of the whole segment,
- * so that the access goes on as if the application had written zeros, and marks the session, which
- * the next iteration ends. Process-wide, as signals are; for one instance per process.
+ * Callers: serve.c. Seals keep a segment's size, not its pages: the application can punch holes. A
+ * page comes back as zeros; but where the system has no free huge page, access to a lost huge page
+ * is a SIGBUS. The handler maps private zeros in place of the segment, so that the access goes on,
+ * and marks the session, which the next iteration ends. For one instance per process.
  */
 #include "internal.h"
 

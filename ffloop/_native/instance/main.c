@@ -34,10 +34,9 @@ static void on_signal(int sig)
 }
 
 /*
- * Leaves the application's process group and parentage, so that the application's Ctrl-C,
- * waitpid(-1) and end do not concern this process; only the unix socket ties the instance to its
- * sessions. The application's own child stays until the instance is up, and tells by its exit
- * status whether it is. Returns the descriptor on which the instance tells that child.
+ * Leaves the application's process group and parentage: its Ctrl-C, waitpid(-1) and end do not
+ * concern the instance. The application's own child stays until the instance is up, and its exit
+ * status says whether it is. Returns the descriptor on which to tell that child.
  */
 static int detach(void)
 {
@@ -74,9 +73,9 @@ static int detach(void)
 }
 
 /*
- * Each first submission wakes an instance whose stack sleeps. As a batch task the instance takes an
- * idle CPU at once, but does not push an application off its CPU in the middle of its work, which
- * would cost a doorbell and two switches per answer. A stack that polls has its core to itself.
+ * Each first submission wakes an instance whose stack sleeps. A batch task takes an idle CPU at
+ * once, but does not push an application off its CPU, which would cost a doorbell and two switches
+ * per answer. A stack that polls has its core to itself.
  */
 static void be_patient(const struct ffl_stack_ops *stack)
 {

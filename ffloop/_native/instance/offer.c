@@ -2,11 +2,10 @@
  * offer.c - connections that wait for the application's accept(): offered to all, taken by a call.
  *
  * Callers: accept.c, control.c, group.c. Where several processes have a listener, or the
- * application has not accepted yet (FFL_F_OFFER), a process gets a connection only when its
- * accept() asks (FFL_OP_TAKE): a busy process keeps no connection from the others, and the backlog
- * is the stack's. As in the kernel, all pollers are told of a connection, and one of those that
- * sleep in accept() or with EPOLLEXCLUSIVE; if that process does not take it in 2 ms, the others
- * are told.
+ * application has not accepted yet (FFL_F_OFFER), a process gets a connection only by accept()
+ * (FFL_OP_TAKE): a busy process keeps none from the others. As in the kernel, all pollers are told
+ * of a connection, but of the sleepers in accept() or with EPOLLEXCLUSIVE only one; if that sleeper
+ * does not take it in 2 ms, the others are told.
  */
 #include "internal.h"
 

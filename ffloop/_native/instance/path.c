@@ -2,10 +2,10 @@
  * path.c - the unix socket's path: one instance has it at a time, and no process can connect before
  * the socket has its group and mode.
  *
- * Callers: listen.c. The instance locks a file beside the socket, NAME.lock, before it looks
- * whether the path is free, and until it has left the path. The socket is bound in a directory that
- * only this user may enter, gets group and mode there, listens, and is then renamed: until then no
- * other user who may write in the path's directory can swap it.
+ * Callers: listen.c. The instance holds a lock, NAME.lock beside the socket, from before it looks
+ * whether the path is free until it has left the path. The socket is bound in a directory that only
+ * this user may enter, gets group and mode there, listens, and is then renamed: no other user can
+ * swap it meanwhile.
  */
 #include "internal.h"
 

@@ -2,8 +2,7 @@
  * policy.h - the users that may attach to an instance, and the ports that they may bind.
  *
  * Callers: options.c fills a policy in; path.c, admit.c, control.c and rights.c ask. Plain data,
- * copied with the options; names of users and groups are looked up once, when the policy is filled
- * in.
+ * copied with the options; names are looked up while it is filled in.
  */
 #ifndef FFL_POLICY_H
 #define FFL_POLICY_H

@@ -2,11 +2,10 @@
  * rights.c - the application's rights, where a stack's sockets are the kernel's.
  *
  * Callers: serve.c, session.c, control.c, accept.c. An instance may have rights that its
- * applications lack. So it drops its network capabilities, and for a call takes up those that the
- * application has (root), or that a rule of the policy gives; the kernel then decides. And each
- * socket is given to the application's user, since with SO_REUSEPORT the kernel shares a port among
- * one user's sockets. Where the instance may not give sockets away, the application's port must be
- * free.
+ * applications lack. So it drops its network capabilities, and takes up, per call, those that the
+ * application has (root) or a rule of the policy gives: the kernel decides. Each socket is given to
+ * the application's user, since the kernel shares a port (SO_REUSEPORT) among one user's sockets;
+ * where that is not allowed, the port must be free.
  */
 #include "internal.h"
 
@@ -73,9 +72,8 @@ static bool foreign_root(int pid)
            (ours.st_ino != its.st_ino || ours.st_dev != its.st_dev);
 }
 
-/* Only root counts: another user's process may have got a capability by an exec since it connected.
- * Root of a PID namespace that is not seen from here (pid 0) has no rights, as a container's root
- * may be reduced. */
+/* Only root counts: another process may have got a capability by an exec since it connected. Root
+ * of an unseen PID namespace (pid 0) has no rights, as a container's root may be reduced. */
 uint64_t rights_of(const struct ffl_instance *in, const struct ucred *cred)
 {
     char path[64], line[256];

@@ -2,10 +2,9 @@
  * serve.c - the iteration: drain the SQs, poll the stack, pump ready endpoints, commit and wake
  * once.
  *
- * Callers: main.c, direct.c, tests. Only non-empty rings and ready endpoints cost time: an idle
- * iteration is a load or two per session and the stack's poll. A stack with a loop of its own
- * (ops->run) calls the iteration, which then looks at the SQs for a bounded time more: else the
- * stack's transmit delay would hold up each answer.
+ * Callers: main.c, direct.c, tests. An idle iteration is a load or two per session and the
+ * stack's poll. A stack with a loop of its own (ops->run) calls the iteration, which then looks at
+ * the SQs for a bounded time more: else the stack's transmit delay would hold up each answer.
  */
 #include "internal.h"
 #include "calls.h"
@@ -33,9 +32,9 @@
 
 /* ---- serving sessions ---------------------------------------------------------------------- */
 
-/* Pumps each ready endpoint once, until the slice is over; endpoints with more to do, or not
- * reached, stay in the list. While the CQ is full only sends move, which does not count as work:
- * when the application reaps, it wakes the instance. */
+/* Pumps each ready endpoint once, until the slice is over; endpoints with more to do stay in the
+ * list. While the CQ is full only sends move, which is no work: the application wakes the instance
+ * when it reaps. */
 static bool pump_ready(struct ffl_session *s)
 {
     struct endpoint *last = TAILQ_LAST(&s->ready, endpoint_list), *e;

@@ -2,10 +2,9 @@
  * session.c - a session's life, and posting to its CQ.
  *
  * Callers: the other files of instance/. A session is attached, then dying (its application is
- * gone, its submitted data is still being sent, its sockets are closed a slice per iteration), then
- * freed at the end of an iteration. Completions that find the CQ full wait in a private queue, in
- * order; meanwhile the pumps post nothing for this session, so operations under way bound the
- * queue.
+ * gone, submitted data is still sent, sockets are closed a slice per iteration), then freed.
+ * Completions that find the CQ full wait in a private queue; meanwhile the pumps post nothing for
+ * the session, so that operations under way bound the queue.
  */
 #include "internal.h"
 

@@ -1,9 +1,9 @@
 /*
  * slice.h - how much of an iteration one session gets.
  *
- * Callers: the files of instance/. A slice ends by a tariff of its operations' likely costs, so
- * that their number does not depend on the clock; and by the clock, since some operations cost
- * more. Each slice does at least one operation.
+ * Callers: the files of instance/. A slice ends by a tariff, so that the number of its
+ * operations does not depend on the clock; and by the clock, since some operations cost more. At
+ * least one operation is done.
  */
 #ifndef FFL_INSTANCE_SLICE_H
 #define FFL_INSTANCE_SLICE_H

@@ -2,8 +2,7 @@
  * stats.c - the stats pages: a slot per session and per socket. See shm/stats.h. Each change of a
  * socket's state passes here and is logged.
  *
- * Callers: the other files of instance/. A session or socket without a slot writes to a dummy slot,
- * so that the pumps need not ask.
+ * Callers: the other files of instance/. Sessions and sockets without a slot write to a dummy slot.
  */
 #include "internal.h"
 

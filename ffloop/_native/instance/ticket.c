@@ -3,10 +3,9 @@
  * child or the program after exec.
  *
  * Callers: admit.c, control.c, listen.c, serve.c. A ticket is a unix connection. Its holder may
- * attach through it, and import or drop each reference, once; a process that knows its key puts
- * references in. When the connection's last descriptor is closed the ticket ends, with the
- * references left in it. References are charged to their exporter's user; dropped references are
- * closed a slice per iteration.
+ * attach through it, and import or drop each reference once; a process that knows its key exports
+ * references to it. The ticket ends, with its references, when the connection's last descriptor is
+ * closed. References are charged to the exporter's user.
  */
 #include "internal.h"
 

@@ -2,10 +2,10 @@
  * carry.h - the options that a kernel socket carries over to the stack socket in its place, and the
  * fate of the call when the stack refuses an option.
  *
- * Callers: the shim when it places a socket, the loop when it promotes one (sock_connect) or adopts
- * one (create_server). The options in which the kernel socket differs from a fresh one are set on
- * the stack socket, and its multicast groups are joined. Options that cannot be read back (a key)
- * carry over in the shim only, which has seen them set. Does not wait.
+ * Callers: the shim when it places a socket, the loop when it promotes or adopts a socket. Options
+ * in which the kernel socket differs from a fresh socket are set on the stack socket, and its
+ * multicast groups are joined. Options that cannot be read back (a key) carry over in the shim
+ * only, which has seen them set. Does not wait.
  */
 #ifndef FFL_CARRY_H
 #define FFL_CARRY_H

@@ -2,7 +2,7 @@
  * choice.h - which instance an application uses: its path, its number of several, its CPU.
  *
  * Callers: the loop, the shim, `ffloop doctor`; the instance, for its own path. An application
- * tries the path that is named (FFLOOP_INSTANCE), else the usual paths until an instance answers.
+ * tries the named path (FFLOOP_INSTANCE), else the usual paths until an instance answers.
  * Of several instances (FF_NB_FSTACK_INSTANCE) the n-th loop, thread or listener of worker
  * FF_PROC_ID uses number FF_PROC_ID + n, round robin. Pure, but for the environment
  * (XDG_RUNTIME_DIR).

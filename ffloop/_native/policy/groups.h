@@ -1,9 +1,8 @@
 /*
  * groups.h - the multicast groups that a kernel socket has joined; no socket option lists them.
  *
- * Callers: carry.c. The kernel lists each interface's groups (/proc/net/igmp, igmp6) and says of
- * each whether a socket is in it (MCAST_MSFILTER). IPv6 groups are looked up for IPv6 sockets only.
- * Does not wait.
+ * Callers: carry.c. The kernel lists each interface's groups (/proc/net/igmp, igmp6) and says
+ * whether a socket is in a group (MCAST_MSFILTER). IPv6 groups only of IPv6 sockets. Does not wait.
  */
 #ifndef FFL_GROUPS_H
 #define FFL_GROUPS_H

@@ -11,14 +11,14 @@
 #include <sys/types.h>
 
 /*
- * The directory must be no symbolic link, must be sticky if every user may write in it, and must
- * belong to root or to this process's user. A caller that connects also accepts a directory of the
- * socket's owner; the socket must then be no symbolic link, and belong to root or this user if
- * every user, or the group of another user's directory, may write there.
+ * The directory must be no symbolic link, sticky if every user may write in it, and root's or this
+ * user's. A caller that connects also accepts the socket owner's directory; the socket must then be
+ * no symbolic link, and root's or this user's if every user (or, unless the directory is the socket
+ * owner's, its group) may write there.
  *
  * 0, or -ENOTUNIQ with a sentence in `why`. A missing path is left to bind or connect. `owner`:
- * NULL when the caller binds; else *owner is set to the owner of the socket at the path, for
- * ffl_place_peer. Abstract addresses ("@name") have no directory.
+ * NULL when the caller binds; else *owner is set to the socket's owner, for ffl_place_peer.
+ * Abstract addresses ("@name") have no directory.
  */
 int ffl_place_check(const char *path, uid_t *owner, char *why, size_t whylen);
 

@@ -3,9 +3,8 @@
  *
  * Callers: loop and shim, for each socket that is bound or connected. Rules are
  * "NETWORK[/BITS]=stack|kernel", separated by commas; blanks and case do not matter, and the first
- * match decides. Without a match an address is the stack's; but with fstack loopback is the
- * kernel's, since F-Stack cannot reach the machine's. A mapped address (::ffff:a.b.c.d) is the IPv4
- * address, in rules too.
+ * match decides. Without a match an address is the stack's, but with fstack loopback is the
+ * kernel's. A mapped address (::ffff:a.b.c.d) is the IPv4 address, in rules too.
  */
 #ifndef FFL_ROUTE_H
 #define FFL_ROUTE_H

@@ -1,10 +1,10 @@
 /*
  * setting.h - every variable of the environment (FFLOOP_*, FF_*): one table, one parser.
  *
- * Callers: the shim at its start, the loop for its arguments and the environment, docs (the table
- * in docs/configuration.md is printed from this one). Blanks around a value and case do not matter,
- * but for texts; an empty value is none. A process with more rights than its starter (set-user-id,
- * file capabilities) ignores the environment: its starter must not choose where its data goes.
+ * Callers: the shim, the loop for its arguments and the environment, docs/configuration.md's table.
+ * Blanks around a value and case do not matter, but for texts; an empty value is none. A process
+ * with more rights than its starter (set-user-id, file capabilities) ignores the environment: its
+ * starter must not choose where its data goes.
  */
 #ifndef FFL_SETTING_H
 #define FFL_SETTING_H

@@ -1,11 +1,10 @@
 /*
  * channel.h - one side's end of a session: entries out, entries in, sleep and doorbells.
  *
- * Callers: client/, instance/, bench/. A commit makes visible the entries and buffers that a side
- * has put and given back, then looks at the other side's wait word and rings its doorbell. A side
- * that goes to sleep commits, raises its wait word and only then looks at its rings, so nothing
- * stays uncommitted or unseen while both sleep. Nothing waits for room: entries that find their
- * ring full are queued here, in order. Used by one thread at a time.
+ * Callers: client/, instance/, bench/. A commit makes visible the entries put and the buffers given
+ * back, then looks at the other side's wait word and rings its doorbell. A side that goes to sleep
+ * commits, raises its wait word, then looks at its rings: nothing stays uncommitted or unseen while
+ * both sleep. Entries that find their ring full are queued here, in order. One thread at a time.
  *
  * Returns: 0 or a count; -EPROTO where the other side's words are impossible; else as said.
  */
@@ -113,8 +112,8 @@ static inline void ffl_channel_show(struct ffl_channel *ch)
 
 int ffl_channel_do_commit(struct ffl_channel *ch);
 
-/* Makes visible all that was put and given, and wakes the other side if it waits for that. Also
- * returns -errno of the doorbell's write, after which the entries are visible all the same. */
+/* Makes visible all that was put and given, and wakes the other side if it waits for that. On
+ * -errno of the doorbell's write the entries are visible all the same. */
 static inline int ffl_channel_commit(struct ffl_channel *ch)
 {
     return ch->fresh || ch->over.n ? ffl_channel_do_commit(ch) : 0;
@@ -166,8 +165,8 @@ static inline bool ffl_channel_pending(const struct ffl_channel *ch, uint32_t bi
 }
 
 /* Commits, raises this side's wait word for `bits` (and for room, when entries are queued), and
- * looks at the rings again. 1: nothing has come, so block on the doorbell; 0: something has; or
- * commit's -errno. ffl_channel_rouse lowers the word. */
+ * looks at the rings. 1: block on the doorbell; 0: work has come; or commit's -errno.
+ * ffl_channel_rouse lowers the word. */
 static inline int ffl_channel_doze(struct ffl_channel *ch, uint32_t bits)
 {
     int rc = ffl_channel_commit(ch);

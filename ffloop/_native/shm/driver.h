@@ -2,8 +2,8 @@
  * driver.h - an instance in the application's own thread: how the client drives it.
  *
  * Callers: client/, which drives the instance where it would ring a doorbell or sleep;
- * instance/direct.c, which makes the driver. Session, rings and rules are those between two
- * processes, but neither side is ever woken: one thread does the work of both by turns.
+ * instance/direct.c, which makes the driver. Sessions and rings are as between two processes,
+ * but neither side is ever woken: one thread does the work of both.
  */
 #ifndef FFL_DRIVER_H
 #define FFL_DRIVER_H

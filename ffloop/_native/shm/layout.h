@@ -3,8 +3,8 @@
  *
  * Callers: ring.h, segment.c and through them both sides. Fixed-width types and offsets only.
  * Invariants: FFL_ABI_VERSION changes with any change here; the two sides agree on it in the
- * handshake before either maps anything. The geometry in the header is written once, by the
- * instance, before the application sees the memory; both sides copy it and never read it again.
+ * handshake. The instance writes the geometry once, before the application sees the memory; both
+ * sides copy it and never read it again.
  * docs/shared-memory.md draws this picture and lists the ordering pairs.
  */
 #ifndef FFL_LAYOUT_H

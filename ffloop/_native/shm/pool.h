@@ -38,10 +38,9 @@ static inline bool ffl_pool_has_any(const struct ffl_pool *p)
 int ffl_pool_put(struct ffl_pool *p, uint32_t id);
 
 /*
- * Bytes that one socket may hold: `cap`, or its share, so that slow sockets leave buffers to
- * others. The share is a quarter of the pool while all is free, and falls with the cube of the free
- * bytes: k sockets that give nothing back leave 1 / sqrt(1 + k / 2) of the pool. A plain quarter of
- * the free bytes would be no limit, as they would leave (3/4)^k.
+ * Bytes that one socket may hold: `cap`, or its share if less, so that slow sockets leave buffers
+ * to others. The share is a quarter of the pool while all is free, and falls with the cube of the
+ * free bytes: k sockets that return nothing leave 1 / sqrt(1 + k / 2) of the pool, not (3/4)^k.
  */
 static inline uint64_t ffl_pool_share(const struct ffl_pool *p, uint64_t cap)
 {

@@ -6,9 +6,8 @@
  * pause does not end spinning, and one burst does not begin it.
  *
  * A side that does not spin yields its CPU once before it sleeps: where the other side, or the
- * process that makes the requests, waits for this CPU, entries then come several at a time, without
- * doorbell or wake. Where yielding brings nothing, a side yields less often; where another process
- * keeps the CPU for long, hardly ever.
+ * requests' sender, waits for this CPU, entries then come several at a time, without a wake. A side
+ * yields less often where that brings nothing, and hardly ever where another process keeps the CPU.
  */
 #ifndef FFL_SPIN_H
 #define FFL_SPIN_H

@@ -3,9 +3,9 @@
  * other writable mappings). A reader gets it by FFL_HELLO_STATS, or opens /proc/PID/fd/N, which
  * works on a stopped or stuck instance too.
  *
- * A header, a table of sessions, a table of sockets. A slot's first word is 0 while the slot is
- * free, and is set last when the slot is filled: a reader that finds the same non-zero word before
- * and after its copy has copied one occupant. Counters are relaxed.
+ * A header, a table of sessions, a table of sockets. A free slot's first word is 0; it is set last:
+ * a reader that finds the same non-zero word before and after its copy has copied one occupant.
+ * Counters are relaxed.
  */
 #ifndef FFL_STATS_H
 #define FFL_STATS_H
