@@ -1,7 +1,7 @@
 /*
  * accept.c - listeners: accepting ahead, connections that other processes may take, accept.
  *
- * Callers: client.h's users; reap.c, for what the instance says of a listener.
+ * Callers: client.h's users; reap.c, for completions of a listener.
  */
 #include "internal.h"
 
@@ -37,7 +37,7 @@ static struct ffl_entry take(struct client_sock *l)
     return asks(l, FFL_OP_TAKE, missing_credit(l));
 }
 
-/* Without waiting for it: it comes as those that are accepted ahead. */
+/* Without waiting: the connection comes as those that are accepted ahead. */
 static void take_soon(struct ffl_client *c, struct client_sock *l)
 {
     l->offered = 0;
@@ -47,7 +47,7 @@ static void take_soon(struct ffl_client *c, struct client_sock *l)
 void client_sock_grant(struct ffl_client *c, struct client_sock *l)
 {
     uint32_t add = missing_credit(l);
-    bool half = add && add * 2 >= l->window; /* an entry for many accepts */
+    bool half = add && add * 2 >= l->window; /* one entry per many accepts */
     if (l->closing || l->paused)
         return;
     if (l->push && l->offered && l->acc_n < l->window)
@@ -58,7 +58,7 @@ void client_sock_grant(struct ffl_client *c, struct client_sock *l)
 
 void client_sock_accept_ahead(struct ffl_client *c, struct client_sock *l)
 {
-    if (!l->window) /* pulled, not pushed: what it will not take is not lost */
+    if (!l->window) /* not in push mode: one connection ahead */
         l->window = 1;
     if (l->paused || (!l->asking && !l->offered)) {
         l->paused = false;
@@ -76,7 +76,7 @@ void client_sock_offered(struct ffl_client *c, struct client_sock *l, int32_t n)
         return;
     if (l->push)
         client_sock_grant(c, l);
-    else if (!l->alone) /* who polls is told of each, as of an edge */
+    else if (!l->alone) /* a poller is told of each connection, as of an edge */
         submit_arm(c, l, 0);
     client_sock_tell(l, CLIENT_SOCK_READ);
 }
@@ -86,7 +86,7 @@ void client_sock_took(struct client_sock *l, int32_t what)
     l->offered = what == FFL_TAKE_MORE;
     l->asking = what == FFL_TAKE_NONE || (what == FFL_TAKE_LAST && !l->alone);
     if (!l->asking)
-        client_sock_tell(l, CLIENT_SOCK_READ); /* who waits is to ask again */
+        client_sock_tell(l, CLIENT_SOCK_READ); /* waiting calls ask again */
 }
 
 int ffl_client_accepting(struct ffl_client *c, int h, int window, unsigned flags)
@@ -97,14 +97,14 @@ int ffl_client_accepting(struct ffl_client *c, int h, int window, unsigned flags
         return rc;
     if (!s->listener || window < 0 || window > 1024)
         return -EINVAL;
-    if (window) /* what is under way was accepted as it was said before */
+    if (window) /* connections under way keep the flags of before */
         s->acc_flags = (uint8_t)(flags & FFL_F_ARM_NEW);
     s->window = (uint32_t)window;
     s->push = s->alone = window > 0;
     s->paused = false;
     if (s->push && s->offered)
         take_soon(c, s);
-    else if (window) /* also with nothing to add: it may have been disarmed */
+    else if (window) /* also without missing credit: the listener may be disarmed */
         submit_arm(c, s, missing_credit(s));
     else
         client_submit(
@@ -172,7 +172,7 @@ void ffl_client_alone(struct ffl_client *c, int h, bool alone)
     if (!l || l->alone == alone)
         return;
     l->alone = alone;
-    l->asking = false; /* it is to be said */
+    l->asking = false; /* asks anew, with the flag */
 }
 
 int ffl_client_take(struct ffl_client *c, int h)
@@ -186,7 +186,7 @@ int ffl_client_take(struct ffl_client *c, int h)
     if (l->acc_head)
         return 0;
     client_look(c);
-    while (rc >= 0 && !l->acc_head && (l->offered || !l->asking)) /* offered: while it was asked */
+    while (rc >= 0 && !l->acc_head && (l->offered || !l->asking)) /* offered meanwhile */
         rc = client_call(c, take(l), NULL, 0);
     return rc < 0 ? rc : l->acc_head ? 0 : -EAGAIN;
 }

@@ -86,7 +86,7 @@ int ffl_client_push(struct ffl_client *c, int h, bool on)
             client_sock_tell(s, CLIENT_SOCK_READ);
         return 0;
     }
-    if (s->armed && s->mirror < 0) { /* a mirrored socket stays armed: its descriptor must tell */
+    if (s->armed && s->mirror < 0) { /* a mirrored socket stays armed, for its eventfd */
         s->armed = false;
         client_submit(
             c, (struct ffl_entry){.op = FFL_OP_DISARM, .handle = s->handle, .buf = FFL_NO_BUF});

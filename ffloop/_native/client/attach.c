@@ -38,8 +38,8 @@ static void fork_parent(void)
     pthread_mutex_unlock(&all_lock);
 }
 
-/* In the child, which does not inherit the segment: maps zeros in its place, so that a detached client can be
- * read. Without memory the segment stays unmapped. */
+/* In the child, which does not inherit the segment: maps zeros in the segment's place, so that a
+ * detached client can be read. Without memory there is no segment. */
 static void blank(struct ffl_map *m)
 {
     int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
@@ -68,7 +68,7 @@ void ffl_client_after_fork(bool child)
 
 static void register_fork(void)
 {
-    /* ENOMEM: as without it */
+    /* ENOMEM: without handlers */
     (void)pthread_atfork(ffl_client_before_fork, fork_parent, fork_child);
 }
 
@@ -154,7 +154,7 @@ static void client_free(struct ffl_client *c)
     free(c);
 }
 
-/* The epoll is made anew, since it knows its descriptors by number too. */
+/* Moves the client's descriptors by place_fd. The epoll, which has them by number, is made anew. */
 static int place_fds(struct ffl_client *c, const struct ffl_client_opts *o)
 {
     ffl_close(&c->own_epfd, c->close_fd);
@@ -169,7 +169,8 @@ static int place_fds(struct ffl_client *c, const struct ffl_client_opts *o)
     return rc;
 }
 
-/* Its own epoll knows them by number: it becomes a new one, in the old one's place. */
+/* The client's epoll has the descriptors by number: a new epoll takes its place, under the old
+ * number. */
 bool ffl_client_moved(struct ffl_client *c, int from, int to)
 {
     int *fds[] = {&c->sock, &c->app_bell, &c->inst_bell, &c->map.memfd, &c->own_epfd};
@@ -180,10 +181,10 @@ bool ffl_client_moved(struct ffl_client *c, int from, int to)
         return false;
     *fds[i] = to;
     c->ch.peer_bell = c->inst_bell;
-    c->poll.wake_fd = -1; /* its reader asks before it sleeps */
+    c->poll.wake_fd = -1;
     int epfd = c->own_epfd;
     if (epfd != to && open_own_epoll(c) == 0) {
-        (void)dup3(c->own_epfd, epfd, O_CLOEXEC); /* both are open */
+        (void)dup3(c->own_epfd, epfd, O_CLOEXEC); /* cannot fail: both are open */
         close(c->own_epfd);
     }
     c->own_epfd = epfd;
@@ -196,7 +197,7 @@ static bool plain_copy(void *to, const void *from, size_t n)
     return true;
 }
 
-/* A quarter of the address space that the program may have, KiB per side; 0: it has no such limit. */
+/* Pool size, KiB per direction: an eighth of RLIMIT_AS; 0: no limit. */
 static uint32_t pool_within_limit(void)
 {
     struct rlimit as;
@@ -251,7 +252,7 @@ int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *o, 
         client_free(c);
         return rc;
     }
-    c->poll.wake_fd = -1; /* its reader asks before it sleeps */
+    c->poll.wake_fd = -1; /* no kicks: a wait reads the ready list before it sleeps */
     ffl_client_at_fork();
     pthread_mutex_lock(&all_lock);
     c->next = all;
@@ -275,7 +276,8 @@ static int write_rest(int fd, const struct ffl_fifo *rest)
     return fcntl(fd, F_ADD_SEALS, FFL_REST_SEALS) < 0 ? -errno : 0;
 }
 
-/* Leaves entries that found the SQ full to the instance, in a memfd: send has reported their bytes as taken. */
+/* Leaves entries that found the SQ full to the instance, in a memfd: send has reported their bytes
+ * as taken. */
 static void leave_rest(struct ffl_client *c)
 {
     if (c->detached)
@@ -289,7 +291,7 @@ static void leave_rest(struct ffl_client *c)
     struct ffl_rest r = {.magic = FFL_MAGIC, .n = c->ch.over.n};
     if (!r.n || c->detached)
         return;
-    ffl_close(&c->app_bell, c->close_fd); /* there is a descriptor to be had */
+    ffl_close(&c->app_bell, c->close_fd); /* frees a descriptor for the memfd */
     int fd = memfd_create("ffloop-rest", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     int rc = fd < 0 ? -errno : write_rest(fd, &c->ch.over);
     if (rc == 0)
@@ -301,7 +303,7 @@ static void leave_rest(struct ffl_client *c)
                 strerror(-rc));
 }
 
-/* Closes listeners first: sessions that share them get the connections that were accepted here. */
+/* Closes listeners: sessions that share them get the connections that were accepted ahead. */
 static void close_listeners(struct ffl_client *c)
 {
     bool returning = false;
@@ -310,12 +312,12 @@ static void close_listeners(struct ffl_client *c)
             (void)ffl_client_close(c, (int)h, false);
     for (uint32_t h = 0; h < 2 * c->n && !c->detached; h++)
         returning |= c->table[h] && c->table[h]->returning;
-    if (!returning) /* what we have not seen yet is the instance's to return */
+    if (!returning) /* connections not reaped yet: the instance returns them */
         return;
     int usual = c->timeout_ms;
     if (usual > LAST_CALLS_MS)
         c->timeout_ms = LAST_CALLS_MS;
-    /* One round trip for connections that are on their way here, one to return them. Without an answer the
+    /* One round trip for connections on their way here, one for their return. Without an answer the
      * instance resets the rest. */
     if (ffl_client_ping(c) == 0)
         (void)ffl_client_ping(c);
@@ -381,7 +383,7 @@ void client_lose(struct ffl_client *c, int err, const char *why)
     c->detached = err;
     snprintf(c->why, sizeof(c->why), "%s", why);
     ffl_log(FFL_LOG_INFO, "session with instance %d ended: %s", c->inst_pid, why);
-    for (uint32_t h = 0; h < 2 * c->n; h++) /* the next call of each says so */
+    for (uint32_t h = 0; h < 2 * c->n; h++) /* their next calls fail */
         if (c->table[h])
             client_sock_tell(c->table[h], FFL_WATCH_ALL);
 }
@@ -390,7 +392,7 @@ void client_lost(struct ffl_client *c)
 {
     char last[sizeof(c->why)] = "the instance ended";
     char said[sizeof(last)];
-    client_reap(c); /* what it had posted before it went */
+    client_reap(c); /* completions from before its end */
     int n = ffl_msg_recv(c->sock, said, sizeof(said) - 1, NULL, NULL);
     if (n > 0) {
         said[n] = '\0';

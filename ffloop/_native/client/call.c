@@ -1,8 +1,8 @@
 /*
  * call.c - submitting entries, and operations that wait for their answer.
  *
- * Callers: the other files of client/. An entry that finds the SQ full waits in a private queue, in
- * order; nothing ever waits for room. One operation at a time waits, found by its tag.
+ * Callers: the other files of client/. An entry that finds the SQ full goes to a private queue, in
+ * order; no call waits for room. One operation at a time waits; its tag finds the answer.
  */
 #include "internal.h"
 
@@ -34,7 +34,7 @@ void client_put(struct ffl_client *c, struct ffl_entry e)
     int rc = ffl_channel_put(&c->ch, e);
     if (ffl_unlikely(rc == -EPROTO))
         client_lose(c, EPROTO, "SQ head out of range");
-    else if (ffl_unlikely(rc < 0)) /* one lost is an order broken */
+    else if (ffl_unlikely(rc < 0)) /* a lost entry breaks the order */
         client_lose(c, ENOMEM, "out of memory for submissions");
 }
 
@@ -48,7 +48,7 @@ uint32_t client_buf(struct ffl_client *c, uint32_t want)
 {
     uint32_t buf = ffl_pool_get(&c->tx, want);
     if (buf == FFL_NO_BUF) {
-        client_reap(c); /* returned buffers may be waiting */
+        client_reap(c); /* may bring buffers back */
         buf = ffl_pool_get(&c->tx, want);
     }
     if (buf != FFL_NO_BUF)
@@ -59,7 +59,7 @@ uint32_t client_buf(struct ffl_client *c, uint32_t want)
 uint32_t client_arg(struct ffl_client *c, const void *data, size_t len)
 {
     uint32_t buf = client_buf(c, (uint32_t)len);
-    if (buf != FFL_NO_BUF && ffl_buf_size(buf) < len) { /* only smaller ones are left */
+    if (buf != FFL_NO_BUF && ffl_buf_size(buf) < len) { /* only smaller buffers are left */
         (void)ffl_pool_put(&c->tx, buf);
         return FFL_NO_BUF;
     }
@@ -68,7 +68,7 @@ uint32_t client_arg(struct ffl_client *c, const void *data, size_t len)
     return buf;
 }
 
-/* Looks for the answer a little, then sleeps until the doorbell, the time-out or the end. */
+/* Spins for the answer, then sleeps until the doorbell, the time-out or the session's end. */
 static int wait_answer(struct ffl_client *c)
 {
     int64_t now = ffl_now_ns();

@@ -1,15 +1,15 @@
 /*
  * client.h - the application's end of a session: attach, sockets, readiness.
  *
- * Callers: the cffi module (ffloop/_session/binding.py), hot/ and the shim. One thread at a time uses a client;
- * the shim adds its own lock. Unless its comment says "waits", a call touches memory only: it never blocks, and
- * its only system call is the write that wakes an instance that sleeps. Calls that wait take at most the
- * session's time-out (ffl_client_opts.timeout_ms) and return at once when the instance dies.
- * Returns: a count or handle, 0, or -errno in Linux's numbers. A lost session is always -ECONNRESET (see
- * ffl_client_detached).
+ * Callers: the cffi module (ffloop/_session/binding.py), hot/ and the shim. One thread at a time
+ * uses a client; the shim adds its own lock. Unless its comment says "waits", a call never blocks:
+ * it touches memory, rings the doorbell of an instance that sleeps, writes a mirror, and once per
+ * second looks whether the instance lives. Calls that wait take at most the session's time-out
+ * (ffl_client_opts.timeout_ms) and return at once when the instance dies. Returns: a count or
+ * handle, 0, or -errno in Linux's numbers. A detached client: ffl_client_detached's.
  *
  * A socket is a handle: an int >= 0, dense enough to index a table. A handle stays taken until its
- * FFL_EV_CLOSED; after ffl_client_close the caller must not use it again.
+ * FFL_EV_CLOSED; after ffl_client_close the caller must not use the handle.
  */
 #ifndef FFL_CLIENT_H
 #define FFL_CLIENT_H
@@ -26,7 +26,7 @@ struct ffl_client;
 
 /* ---- session ------------------------------------------------------------------------------- */
 
-struct ffl_ticket { /* a connection that holds sockets for another process (handshake.h) */
+struct ffl_ticket { /* a connection that has references for another process (handshake.h) */
     int fd;
     uint32_t id;
     uint64_t key;
@@ -62,8 +62,8 @@ struct ffl_client_opts {
 int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *opts, char *why,
                       size_t whylen);
 
-/* Starts an instance in this thread, for ffl_client_opts.driver: loads `module` (a shared object, which stays),
- * which takes the stack's options and listens at `path`. Waits. 0, or -errno with a sentence:
+/* Starts an instance in this thread, for ffl_client_opts.driver: loads `module`, a shared object that stays
+ * loaded; the instance takes the stack's options and listens at `path`. Waits. 0, or -errno with a sentence:
  *   -ENOENT, -ELIBBAD  no such module; the module cannot be loaded
  *   -EPERM, -EBUSY     this process is a fork; another thread has the stack
  *   -EINVAL, ...       the options are wrong, or this machine cannot run the stack */
@@ -73,30 +73,33 @@ int ffl_direct_start(struct ffl_direct **out, const char *module, int argc, char
 const struct ffl_driver *ffl_direct_driver(const struct ffl_direct *d);
 void ffl_direct_stop(struct ffl_direct *d); /* in the process that started it */
 
-/* Registers the client's fork handlers now; attach does it too. Handlers that are registered later run
- * earlier in the parent, and later in the child, where every client is detached by then. */
+/* Registers the client's fork handlers; attach does so too. Handlers registered later run before
+ * the client's in the parent, and after them in the child, where every client is detached by
+ * then. */
 void ffl_client_at_fork(void);
-/* The handlers themselves, for a fork that runs none (_Fork, clone). */
+/* The handlers, for a fork that runs no handlers (_Fork, clone). */
 void ffl_client_before_fork(void);
 void ffl_client_after_fork(bool child);
 
-/* Ends the session; the instance sends the submitted data, then closes the sockets. Frees `c`. Waits, half a
- * second at most, only to return connections that were accepted ahead. */
+/* Ends the session; the instance sends the submitted data, then closes the sockets. Frees `c`.
+ * Waits only to return connections that were accepted ahead, half a second per round trip. */
 void ffl_client_detach(struct ffl_client *c);
 
-/* The client's descriptor `from` is now at number `to` (place_fd), and `from` is closed. False: the client has
- * no such descriptor. */
+/* The client's descriptor `from` is now at number `to` (place_fd), and `from` is closed. False: the
+ * client has no such descriptor. */
 bool ffl_client_moved(struct ffl_client *c, int from, int to);
 
-/* 0, or -errno: the session is lost (-ECONNRESET), or the instance broke the protocol (-EPROTO).
- * In a forked child the parent's client is detached. */
+/* 0, or -errno: the session is lost (-ECONNRESET), the instance broke the protocol (-EPROTO), or
+ * memory or buffers ran out (-ENOMEM, -ENOBUFS). In a forked child the parent's client is
+ * detached. */
 int ffl_client_detached(const struct ffl_client *c);
-/* A sentence that says why: the instance's own where it ended the session; "" while attached. */
+/* Why the client is detached, a sentence: the instance's own where it ended the session; "" while
+ * attached. */
 const char *ffl_client_why(const struct ffl_client *c);
 
-/* Descriptors to wait on (ffl_client_wait does so if they are in its epoll): the doorbell, to be registered
- * EPOLLIN|EPOLLET and never read, and the session socket, EPOLLIN|EPOLLRDHUP, which becomes readable when
- * the session ends. */
+/* Descriptors to wait on (ffl_client_wait does so if they are in its epoll): the doorbell, to be
+ * registered EPOLLIN|EPOLLET and never read, and the session socket, EPOLLIN|EPOLLRDHUP, which
+ * becomes readable when the session ends. */
 int ffl_client_doorbell_fd(const struct ffl_client *c);
 int ffl_client_session_fd(const struct ffl_client *c);
 int ffl_client_memfd(const struct ffl_client *c);
@@ -109,7 +112,7 @@ const char *ffl_client_stack(const struct ffl_client *c); /* "host", "fstack" */
 enum ffl_event_kind {
     FFL_EV_DATA =
         1, /* push mode: arg = bytes at segment offset `off`, valid until the next wait. off = 0:
-                        they were moved out of the pool while the socket was paused: take them by
+                        the bytes were moved out of the pool while the socket was paused: take them by
                         ffl_client_recv(h, ..., arg) */
     FFL_EV_EOF,     /* the peer sends no more; after the last data */
     FFL_EV_ERROR,   /* arg = errno > 0: the socket failed, and only CLOSED follows. After the queued
@@ -132,67 +135,73 @@ struct ffl_event { /* four words, so that Python decodes a batch in one go */
 _Static_assert(sizeof(struct ffl_event) == 16, "event ABI");
 
 /*
- * Gives the last batch's buffers back, reaps completions, and fills `ev`, with one DATA per socket at most, so
- * that sockets are served round robin. While there is none: spins as the options say, then sleeps in
- * epoll_wait(epfd) for timeout_ns at most (-1: for ever, 0: not at all). Kernel events of epfd are looked at
- * in every sleep and, while the rings are busy, at least every 50 us. epfd must hold the doorbell and the
- * session socket, which give no FD events; -1: sleeps on those two alone.
- * Returns the number of events, at most `max` >= 4, or -errno of epoll. 0: the time is over, a signal came,
- * or a second (FFL_LOOK_NS) went by: the caller looks at its signals and waits again.
+ * Gives the last batch's buffers back, reaps completions, and fills `ev`, with one DATA per socket
+ * at most, so that sockets are served round robin. While there is none: spins as the options say,
+ * then sleeps in epoll_wait(epfd) for timeout_ns at most (-1: for ever, 0: not at all). Kernel
+ * events of epfd are looked at in every sleep and, while the rings are busy, at least every 50 us.
+ * epfd must hold the doorbell and the session socket, which give no FD events; -1: sleeps on those
+ * two alone. Returns the number of events, at most `max` >= 4, or -errno of epoll. 0: the time is
+ * over, a signal came, or a second (FFL_LOOK_NS) went by: the caller looks at its signals and waits
+ * again.
  */
 int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epfd,
                     int64_t timeout_ns);
 
-/* Puts the DATA event of `handle` in the current batch back at the head of the socket's queue, for a socket
- * that was paused after the wait. -EINVAL: the batch has none. */
+/* Takes the DATA event of `handle` out of the current batch, and puts its bytes back at the head of
+ * the socket's queue: for a socket that was paused after the wait. -EINVAL: the batch has no such
+ * event. */
 int ffl_client_unread(struct ffl_client *c, int handle);
 
 /* ---- watching: for a caller with polls of its own (ready.h) ---------------------------------- */
 
-/* The socket's source, which is told of its changes; NULL: no such socket. Its watches go with the socket. */
+/* The source that is told of the socket's changes; NULL: no such socket. Its watches end with the
+ * socket. */
 struct ffl_source *ffl_client_source(const struct ffl_client *c, int h);
-/* From now on the caller's `source` is told in its place, and the socket gives no events. Such a caller does
- * not use ffl_client_wait: it reaps, reads its polls' ready lists, and sleeps on the doorbell and the session
- * socket between doze and rouse. */
+/* From now on the caller's `source` is told of the socket's changes, and the socket gives no
+ * events. Such a caller does not use ffl_client_wait: it reaps, reads its polls' ready lists, and
+ * sleeps on the doorbell and the session socket between doze and rouse. */
 int ffl_client_watch(struct ffl_client *c, int h, struct ffl_source *source);
-/* For a client whose events nobody takes (no ffl_client_wait): a closed handle is free at once. */
+/* While on: the caller does not use ffl_client_wait, and a closed handle is free without its
+ * event. */
 void ffl_client_quiet(struct ffl_client *c, bool on);
-/* Takes completions and returned buffers from the rings; does not notice that an instance has died. */
+/* Takes completions and returned buffers from the rings; does not notice that an instance has
+ * died. */
 void ffl_client_reap(struct ffl_client *c);
 
 /* ---- sleeping -------------------------------------------------------------------------------- */
 
-/* Sleeps in epoll_wait(epfd), FFL_LOOK_NS at most, unless completions come first. `looks`: asks epfd for
- * events even then. The number of epfd's events, or -errno of epoll (-EINTR, too). */
+/* Sleeps in epoll_wait(epfd), FFL_LOOK_NS at most, unless completions come first. `looks`: asks
+ * epfd for events in any case. The number of epfd's events, or -errno of epoll (-EINTR, too). */
 int ffl_client_sleep(struct ffl_client *c, struct epoll_event *ev, int max, int epfd,
                      int64_t timeout_ns, bool looks);
 
-/* The parts of ffl_client_sleep, for a caller that blocks by itself, for one client or a list of them (`first`;
- * NULL: none). Each thread has a sleeper of its own. Where several threads sleep, a thread that uses a client
- * dozes again before it returns; the last one to wake rouses. */
+/* The parts of ffl_client_sleep, for a caller that blocks by itself, for one client or a list of
+ * them (`first`; NULL: none). Each thread has a sleeper of its own. Where several threads sleep, a
+ * thread that uses a client dozes again before it returns; the last one to wake rouses. */
 struct ffl_sleeper {
     struct ffl_idle idle;
-    bool whole; /* it sleeps for FFL_LOOK_NS */
+    bool whole; /* the sleep was cut to FFL_LOOK_NS */
 };
 void ffl_client_join(struct ffl_client **first, struct ffl_client *c);
 void ffl_client_part(struct ffl_client **first, struct ffl_client *c);
-/* Spins or yields, then dozes. True: block for *left_ns at most (the rest of the time; FFL_LOOK_NS at most;
- * negative: for ever), then call woken and rouse. False: look at the rings. */
+/* Spins or yields, then dozes. True: block for *left_ns at most (the rest of the time; FFL_LOOK_NS
+ * at most; negative: for ever), then call woken and rouse. False: look at the rings. */
 bool ffl_sleep_prepare(struct ffl_sleeper *s, struct ffl_client *const *first, int64_t *left_ns,
                        ffl_came_fn *came, void *arg);
-/* Raises the wait words, then looks again. False: completions are there; do not block. */
+/* Raises the wait words, then looks at the rings. False: completions are there; do not block. */
 bool ffl_sleep_doze(struct ffl_client *first);
-/* Called before anything is reaped: counts completions for which no doorbell was rung. */
+/* Before the first reap after a sleep: counts late looks, which found completions without a
+ * doorbell. */
 void ffl_sleep_woken(const struct ffl_sleeper *s, struct ffl_client *first, bool timed_out);
 void ffl_sleep_rouse(struct ffl_client *first); /* lowers the wait words */
 /* While on: other code polls the doorbell, so the wait word stays raised in spite of rouse. */
 void ffl_client_shown(struct ffl_client *c, bool on);
 /* The session socket has become readable: reaps the rest; the client is detached from now on. */
 void ffl_client_lost(struct ffl_client *c);
-/* Reads ahead from now on, as after a recv that found nothing; a listener accepts ahead, `window` connections
- * at most. */
+/* Asks the instance to read ahead, as a recv that finds nothing does; for a listener, to accept
+ * ahead, `window` connections at most. */
 int ffl_client_arm(struct ffl_client *c, int h, int window);
-/* The source of a socket that is not writable is told when it is. */
+/* Of a socket that is not writable: its source is told when the socket is writable. */
 void ffl_client_want_room(struct ffl_client *c, int h);
 
 enum {                   /* ffl_client_state */
@@ -212,22 +221,22 @@ unsigned ffl_client_state(const struct ffl_client *c, int h);
 int ffl_client_ticket(const struct ffl_client_opts *o, struct ffl_ticket *out, char *why,
                       size_t whylen);
 int ffl_ticket_send(int fd, enum ffl_ticket_what what, const uint32_t *handles, uint32_t n);
-/* Before an export: disarm stops reading (or accepting) ahead (false: the socket did not); after a ping,
- * give_back returns the unread rest to the instance (-ENOBUFS: no buffer for it; it stays). The next recv or
- * accept that finds nothing arms the socket again. */
+/* Before an export: disarm stops reading (or accepting) ahead (false: the socket did not); after a
+ * ping, give_back returns the unread rest to the instance (-ENOBUFS: no buffer for it; it stays).
+ * The next recv or accept that finds nothing arms the socket again. */
 bool ffl_client_disarm(struct ffl_client *c, int h);
 int ffl_client_give_back(struct ffl_client *c, int h);
-/* Puts a reference to the socket into a ticket. 0, -ENOBUFS, or a lost session's -errno; other failures show
- * at the import. May wait. */
+/* Puts a reference to the socket into a ticket. 0, -ENOBUFS, or a lost session's -errno; other
+ * failures show at the import. May wait. */
 int ffl_client_export(struct ffl_client *c, int h, const struct ffl_ticket *t);
-/* Takes a reference out of a ticket, by the exporting session's handle: a handle of this session, or -errno
- * (-ENOENT: the ticket has no such reference). Waits. */
+/* Takes a reference out of a ticket, by the exporting session's handle: a handle of this session,
+ * or -errno (-ENOENT: the ticket has no such reference). Waits. */
 int ffl_client_import(struct ffl_client *c, const struct ffl_ticket *t, uint32_t handle, int domain,
                       int type, int proto);
 
 /* ---- sockets ------------------------------------------------------------------------------- */
 
-/* Opens; does not wait: a failure surfaces on the next call that waits. flags: FFL_F_NODELAY.
+/* Opens a socket; does not wait: a failure shows at the socket's later calls. flags: FFL_F_NODELAY.
  * -EAFNOSUPPORT, -EMFILE (the session's quota). */
 int ffl_client_socket(struct ffl_client *c, int domain, int type, int proto, unsigned flags);
 
@@ -238,8 +247,9 @@ int ffl_client_bind(struct ffl_client *c, int h, const struct ffl_addr *a);
 int ffl_client_listen(struct ffl_client *c, int h, int backlog, unsigned flags);
 int ffl_client_getsockopt(struct ffl_client *c, int h, int level, int name, void *val,
                           uint32_t *len);
-/* SO_SNDBUF limits the unsent bytes of this side, too. Options that cannot fail on a sound value (TCP_NODELAY,
- * SO_KEEPALIVE and its times, SO_REUSE*) are submitted without waiting; others wait. */
+/* SO_SNDBUF limits the socket's bytes in the transmit pool, too. Options that cannot fail on a
+ * sound value (TCP_NODELAY, SO_KEEPALIVE, SO_REUSEADDR, SO_REUSEPORT) are submitted without
+ * waiting; others wait. */
 int ffl_client_setsockopt(struct ffl_client *c, int h, int level, int name, const void *val,
                           uint32_t len);
 
@@ -248,33 +258,35 @@ int ffl_client_addresses(struct ffl_client *c, int h, struct ffl_addresses *out)
 
 /* Starts a connect: -EINPROGRESS, then FFL_EV_CONNECT; or the -errno known at once. */
 int ffl_client_connect(struct ffl_client *c, int h, const struct ffl_addr *a);
-/* The result of a further connect, as in Linux: -EALREADY while the first is under way; then, once, 0 or its
- * error (-ECONNABORTED: SO_ERROR has told that); then -EISCONN, or -EAGAIN: a new connect may begin. */
+/* The result of a second connect, as in Linux: -EALREADY while the first is under way; then, once,
+ * the first one's 0 or error (-ECONNABORTED: SO_ERROR has told the error); then -EISCONN, or
+ * -EAGAIN: a new connect may begin. */
 int ffl_client_connect_result(struct ffl_client *c, int h);
 
-/* Push mode arms the socket, and its data comes in DATA events; off: the socket is disarmed, and data read
- * ahead stays queued, copied out of the pool. */
+/* Push mode arms the socket, and its data comes in DATA events; off: the socket is disarmed, and
+ * data read ahead stays queued, copied out of a crowded pool. */
 int ffl_client_push(struct ffl_client *c, int h, bool on);
 
-/* A listener's push mode: accepts ahead, `window` connections at most (1 to 1024; 0: stops), which come in
- * ACCEPT events. Without it, use want and accept. flags: FFL_F_ARM_NEW if this session will read the accepted
- * sockets. */
+/* A listener's push mode: accepts ahead, `window` connections at most (1 to 1024; 0: stops), which
+ * come in ACCEPT events. Without push mode, use want and accept. flags: FFL_F_ARM_NEW if this
+ * session will read the accepted sockets. */
 int ffl_client_accepting(struct ffl_client *c, int h, int window, unsigned flags);
 int ffl_client_accept(struct ffl_client *c, int h,
                       struct ffl_addresses *addresses); /* handle or -EAGAIN */
-/* For a listener that is not accepted ahead (FFL_F_OFFER, or other processes have it too): asks the
- * instance for one connection, unless none can have come since the last time. Waits. 0: accept has one;
- * -EAGAIN: there is none; or an error of accept(2). */
+/* For a listener that does not accept ahead (FFL_F_OFFER, or other processes share it): asks the
+ * instance for a connection, unless no connection can have come since the last time. Waits. 0:
+ * accept has a connection; -EAGAIN: there is none; or an error of accept(2). */
 int ffl_client_take(struct ffl_client *c, int h);
-/* alone: a thread sleeps in accept, say. Of all such processes one is told of a connection, not each. */
+/* alone (say, a thread sleeps in accept): of the sharing processes that are alone, the instance
+ * tells one of a connection, not each. */
 void ffl_client_alone(struct ffl_client *c, int h, bool alone);
 /* Does the client know whether the listener has a connection? If not, arm asks. */
 bool ffl_client_asks(const struct ffl_client *c, int h);
 
-/* One-shot interest, FFL_READ 1 | FFL_WRITE 2: one READABLE or WRITABLE event when the socket is ready, now or
- * later. Arms the socket for reading. */
+/* One-shot interest, FFL_READ 1 | FFL_WRITE 2: one READABLE or WRITABLE event when the socket is
+ * ready, now or later. Arms the socket for reading. */
 int ffl_client_want(struct ffl_client *c, int h, unsigned filters);
-/* FFL_READ, FFL_WRITE: those for which the socket is ready now. */
+/* FFL_READ, FFL_WRITE: what the socket is ready for now. */
 unsigned ffl_client_ready(const struct ffl_client *c, int h);
 
 /* The bytes and connections that recv, accept and send could take now. 0 or -EBADF. */
@@ -285,21 +297,21 @@ struct ffl_pending {
 int ffl_client_pending(const struct ffl_client *c, int h, struct ffl_pending *out);
 
 /*
- * Copies out of the receive queue; arms the socket if it was not. Bytes, 0 at the end of the stream, -EAGAIN,
- * or the socket's error. Datagrams: one per call, cut to len; `from` may be NULL; *msg_flags gets MSG_TRUNC.
- * flags: MSG_PEEK.
+ * Copies out of the receive queue; arms the socket if the queue is empty. Bytes, 0 at the end of
+ * the stream, -EAGAIN, or the socket's error. Datagrams: one per call, cut to len; `from` may be
+ * NULL; *msg_flags gets MSG_TRUNC. flags: MSG_PEEK.
  */
 int64_t ffl_client_recv(struct ffl_client *c, int h, void *data, size_t len, int flags,
                         struct ffl_addr *from, int *msg_flags);
 
 /*
- * Copies into the transmit pool and submits. Stream: the bytes taken, if fewer than len followed by one
- * WRITABLE event when there is credit again; -EAGAIN for none, or the socket's error (-EPIPE after shutdown).
- * Datagram: all of it, or -EAGAIN, -EMSGSIZE.
+ * Copies into the transmit pool and submits. Stream: the bytes taken; if fewer than len, a WRITABLE
+ * event follows when there is credit again; -EAGAIN: no credit; or the socket's error (-EPIPE after
+ * shutdown). Datagram: all of it, or -EAGAIN, -EMSGSIZE.
  */
 int64_t ffl_client_send(struct ffl_client *c, int h, const void *data, size_t len);
-/* A datagram with its control messages: received, those that the socket's options ask for; sent, IP_PKTINFO,
- * IP_TOS, IP_TTL and their like of IPv6 (-EINVAL for others). */
+/* A datagram with its control messages. Received: those that the socket's options ask for. Sent:
+ * IP_PKTINFO, IP_TOS, IP_TTL and IPv6's counterparts (-EINVAL for others). */
 struct ffl_dgram {
     void *data;
     size_t len;           /* bytes; received: room */
@@ -317,22 +329,25 @@ int64_t ffl_client_sendv(struct ffl_client *c, int h, const struct iovec *iov, i
 uint32_t ffl_client_unsent(const struct ffl_client *c, int h);
 
 int ffl_client_shutdown(struct ffl_client *c, int h, int how); /* after the sends before it */
-/* The caller took `bytes` of a stream but will not use them: a close resets, as with unread bytes. */
+/* The caller took `bytes` of a stream but will not use them: a close resets, as with unread
+ * bytes. */
 void ffl_client_untake(struct ffl_client *c, int h, uint32_t bytes);
-/* Closes after the sends before it; abort drops those. Never fails. FFL_EV_CLOSED follows, but for a detached
- * client and for an accepted socket that was never handed on. */
+/* Closes after the sends before it; abort drops those. Fails only with -EBADF. FFL_EV_CLOSED
+ * follows, also of a listener's sockets that were not handed on; but not for a detached or quiet
+ * client, or after ffl_client_watch. */
 int ffl_client_close(struct ffl_client *c, int h, bool abort);
 
-/* Closes an accepted socket that nobody has used: a session that shares the listener gets the connection, with
- * its data; if there is none, it is reset. */
+/* Closes an accepted, unused socket: a session that shares the listener gets the connection, with
+ * its data; without such a session the connection is reset. */
 int ffl_client_return(struct ffl_client *c, int h);
 
 /* The socket's pending error, as SO_ERROR gives it: cleared by the call. */
 int ffl_client_take_error(struct ffl_client *c, int h);
 void ffl_client_set_error(struct ffl_client *c, int h, int err); /* errno > 0, for the next call */
 
-/* From now on the caller's eventfd (non-blocking, value 0) is readable while data, EOF, an accepted socket or an
- * error waits; the socket stays armed. The caller closes it, after the socket. 0 or -errno. */
+/* From now on the caller's eventfd (non-blocking, value 0) is readable while data, EOF, an accepted
+ * socket or an error waits; the socket stays armed. The caller closes the eventfd, after the
+ * socket. 0 or -errno. */
 int ffl_client_mirror(struct ffl_client *c, int h, int fd);
 
 /* A NOP round trip through the instance. Waits. 0 or -errno. */

@@ -1,9 +1,10 @@
 /*
- * direct.c - an instance in this thread: loading it, and the stack's work where the client would wait.
+ * direct.c - an instance in this thread: loading it, and the stack's work where the client would
+ * wait.
  *
- * Callers: wait.c, call.c, reap.c; client.h's users. Nothing sleeps or is woken: a wait runs iterations of the
- * stack's loop, which takes the submitted entries, and looks at the rings and, every 50 us, at the kernel's
- * descriptors.
+ * Callers: wait.c, sleep.c, attach.c, reap.c; client.h's users. No side sleeps or is woken: a wait
+ * submits the entries, runs iterations of the stack's loop, and looks at the rings and, every 50
+ * us, at the kernel's descriptors.
  */
 #include "internal.h"
 
@@ -108,7 +109,7 @@ const struct ffl_driver *ffl_direct_driver(const struct ffl_direct *d)
 
 void ffl_direct_stop(struct ffl_direct *d)
 {
-    if (d->pid == getpid()) /* a fork has the stack's memory, which is its parent's */
+    if (d->pid == getpid()) /* a forked child's stack is its parent's */
         d->module->close(&d->driver);
     free(d);
 }

@@ -1,9 +1,9 @@
 /*
  * ff_syscall.h - what libff_syscall.so offers beside the C library's calls.
  *
- * kqueue and kevent, which Linux lacks: FreeBSD's interface, values and structure (as F-Stack has
- * them, so that programs written for its kqueue need no change). EVFILT_READ and EVFILT_WRITE, of
- * stack sockets and of every descriptor that epoll can watch. And two flags for socket's type.
+ * kqueue and kevent, which Linux lacks: FreeBSD's interface, values and structure, as F-Stack has
+ * them, so that programs written for F-Stack's kqueue need no change. EVFILT_READ and EVFILT_WRITE,
+ * of stack sockets and of every descriptor that epoll can watch. And two flags for socket's type.
  * `ffloop preload --cflags` and `--libs` say how to compile and link.
  */
 #ifndef FF_SYSCALL_H
@@ -18,7 +18,8 @@
 extern "C" {
 #endif
 
-/* socket(domain, type | SOCK_FSTACK, ...): on the stack, whatever the routes say; on the kernel. */
+/* socket(domain, type | SOCK_FSTACK, ...): on the stack, whatever the routes say; SOCK_KERNEL: on
+ * the kernel. */
 #define SOCK_FSTACK 0x01000000
 #define SOCK_KERNEL 0x02000000
 
@@ -33,7 +34,7 @@ extern "C" {
 #define EV_ENABLE 0x0004
 #define EV_DISABLE 0x0008
 #define EV_ONESHOT 0x0010  /* told once, then deleted */
-#define EV_CLEAR 0x0020    /* told again only when more has come */
+#define EV_CLEAR 0x0020    /* told again only after a change, as EPOLLET */
 #define EV_RECEIPT 0x0040  /* an EV_ERROR event for each change, data 0 if it was done */
 #define EV_DISPATCH 0x0080 /* told once, then disabled */
 /* What has happened. */
@@ -60,13 +61,13 @@ struct kevent {
 
 #endif
 
-/* A descriptor, closed on exec and, as on FreeBSD, not there in a forked child; -1 with errno. */
+/* A new descriptor, closed on exec and, as on FreeBSD, in a forked child; -1 with errno. */
 int kqueue(void);
 
-/* Applies the changes, then waits for up to nevents events until `timeout` (NULL: for ever); not
- * at all for nevents 0. The number of events; -1 with errno. A change that fails is an event with
- * EV_ERROR while there is room, else errno: EBADF, ENOENT (no such filter there), EINVAL (a filter
- * but READ and WRITE), EPERM (epoll cannot watch it). */
+/* Applies the changes, then waits for up to nevents events until `timeout` (NULL: for ever); does
+ * not wait for nevents 0. The number of events; -1 with errno. A change that fails is an event with
+ * EV_ERROR while there is room, else errno: EBADF, ENOENT (the descriptor has no such filter),
+ * EINVAL (a filter other than READ and WRITE), EPERM (epoll cannot watch the descriptor). */
 int kevent(int kq, const struct kevent *changes, int nchanges, struct kevent *events, int nevents,
            const struct timespec *timeout);
 

@@ -50,7 +50,7 @@ static int wait_readable(int fd, int timeout_ms, const struct ffl_driver *driver
     }
 }
 
-/* connect() waits for room in a stopped instance's queue of connections: with a time-out. */
+/* connect() with a time-out: it waits while a stopped instance's backlog is full. */
 static int connect_within(int s, const struct sockaddr_un *sa, socklen_t len, int timeout_ms)
 {
     int64_t until = ffl_now_ns() + client_limit_ms(timeout_ms) * 1000000LL, left;
@@ -124,13 +124,12 @@ void client_clean(char *text, size_t size)
             text[i] = '?';
 }
 
-/* Says hello on `s` and reads the reply and exactly `want` descriptors. */
 int client_shake_hands(int s, const struct ffl_hello *h, struct ffl_reply *r, int *fds, int want,
                        const struct ffl_client_opts *o, char *why, size_t whylen)
 {
     int n = 0;
     int rc = ffl_msg_send(s, h, sizeof(*h), NULL, 0);
-    if (rc >= 0 || rc == -EPIPE) /* turned away unheard: why, is there to be read */
+    if (rc >= 0 || rc == -EPIPE) /* refused before the hello: the reason can be read */
         rc = wait_readable(s, client_limit_ms(o->timeout_ms), o->driver);
     if (rc >= 0) {
         n = want;

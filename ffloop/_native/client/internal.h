@@ -13,12 +13,15 @@
  * wait.c     events: the batch, and the wait for it
  * sleep.c    spinning, yielding, sleeping
  * direct.c   an instance in this thread: the stack works where the client would wait
- * ticket.c   sockets for a child or for what comes after exec
+ * ticket.c   sockets for another process
  * ready.c    readiness: sources, watches, ready lists
+ * selector.c an epoll over kernel descriptors and stack sockets
+ * kqueue.c   a kqueue over such an epoll, or the shim's
  *
- * Invariants: every socket in the table is open or closing. It leaves the table when its CLOSED is reaped, since
- * the next ACCEPT may bring its handle again; CLOSED events go out before others. Each received buffer is in one
- * queue (a socket's, or the batch) or back in the rx-free ring. The memory of a detached client is not touched.
+ * Invariants: every socket in the table is open or closing. A socket leaves the table when its
+ * CLOSED is reaped, since the next ACCEPT may bring its handle again; CLOSED events go out before
+ * others. Each received buffer is in one queue (a socket's, or the batch) or back in the rx-free
+ * ring. A detached client's segment is not written.
  */
 #ifndef FFL_CLIENT_INTERNAL_H
 #define FFL_CLIENT_INTERNAL_H
@@ -36,23 +39,23 @@ struct rx_item { /* received bytes: in a shared buffer, or (heap) moved out of i
     uint32_t buf; /* FFL_NO_BUF: the bytes follow this struct */
     uint32_t off, len;
     uint8_t flags;
-    bool outstanding; /* in a shared buffer, which has not been given back */
+    bool outstanding; /* the shared buffer has not been given back */
     uint8_t heap[];
 };
 
 struct client_sock {
     struct ffl_client *c;
-    struct ffl_source own;     /* its changes, unless the caller has a source of its own */
-    struct ffl_source *source; /* that, or the caller's */
+    struct ffl_source own;     /* told of changes, unless the caller has a source */
+    struct ffl_source *source; /* `own`, or the caller's */
     struct ffl_watch batch;    /* of `own`, for the events of wait.c */
     struct client_sock *wait_next;
     struct client_sock *acc_next; /* in its listener's queue */
-    bool waits; /* in that queue: no event has told of it, and none tells of its end */
+    bool waits;                   /* in that queue: its errors are not told yet */
     uint32_t handle, serial;
     uint8_t domain, type, proto;
     bool listener, connecting, push, armed, mirrored;
     bool eof, eof_given, shut_wr, closing;
-    bool silent; /* its source is the caller's: no events for wait.c */
+    bool silent; /* the source is the caller's: no events for wait.c */
     bool want_r, want_w, waiting_w;
     bool give_connect, give_error;
     bool connected;    /* a stream: connect succeeded, or it was accepted */
@@ -60,24 +63,24 @@ struct client_sock {
     bool returning;    /* client_sock_return: until nothing more is read ahead */
     int connect_result;
     int error;       /* pending, > 0 */
-    bool failed;     /* an error has come: nothing more will */
+    bool failed;     /* after an error: nothing more comes */
     bool unsendable; /* sends fail; data that came before, and the end, are still to be read */
     int send_error;  /* errno for the next send, or 0 */
-    int open_error;  /* of SOCKET: every later call returns it */
+    int open_error;  /* errno of SOCKET, for every later call */
     struct rx_item *rx_head, *rx_tail;
     struct rx_item *given; /* in the current batch */
     uint32_t rx_taken;     /* bytes of the stream that the application has taken, modulo 2^32 */
-    uint32_t tx_out;       /* its bytes in the transmit pool */
+    uint32_t tx_out;       /* the socket's bytes in the transmit pool, in whole buffers */
     uint32_t tx_limit;     /* SO_SNDBUF; 0: not set */
     size_t tx_left;        /* bytes that the last send could not take */
-    uint32_t granted;      /* the last round in which it may make a large write */
+    uint32_t granted;      /* the last round in which the socket may make a large write */
     struct client_sock *acc_head, *acc_tail;
     uint32_t acc_n, window,
         credits; /* accepting ahead: connections queued, allowed, still due from the instance */
-    bool paused; /* a listener: disarmed, until somebody asks again */
-    uint32_t offered; /* connections wait for the first TAKE */
-    bool asking;      /* the instance is to tell of the next */
-    bool alone;       /* if no other process is */
+    bool paused; /* a listener: disarmed, until the next accept or arm */
+    uint32_t offered; /* connections that wait at the instance for a TAKE */
+    bool asking;      /* the instance will tell of the next connection, */
+    bool alone;       /* one of the processes that are alone, not each (FFL_F_ALONE) */
     uint8_t acc_flags;
     uint32_t addresses_buf; /* an accepted socket's addresses, not handed out yet */
     bool names_known;
@@ -95,7 +98,7 @@ struct call { /* the one operation that waits */
 struct ffl_client {
     struct ffl_client *next; /* all clients of the process, for fork */
     int detached;            /* errno, or 0 */
-    char why[128];           /* the reason for that */
+    char why[128];           /* why it is detached */
     bool lost_given;
     int sock, app_bell, inst_bell, own_epfd;
     void (*close_fd)(int fd);
@@ -106,26 +109,26 @@ struct ffl_client {
     struct ffl_map map;
     struct ffl_channel ch;
     struct ffl_pool tx;
-    uint32_t *tx_handle, *tx_serial;   /* by slot */
+    uint32_t *tx_handle, *tx_serial;   /* the sockets of transmit buffers, by slot */
     struct rx_item *rx;                /* by slot (shared buffers) */
     uint64_t rx_total, rx_outstanding; /* bytes of the receive pool; of them outstanding */
     struct client_sock **table;
     struct client_sock *spare; /* freed sockets, by wait_next */
     uint32_t n, serial;
-    struct ffl_ids ids; /* our handles */
+    struct ffl_ids ids; /* handles that the client chooses */
     int open;
     struct ffl_poll poll; /* sockets with events */
     unsigned shown; /* pollers of the doorbell that do not call the client (ffl_client_shown) */
     bool quiet;
     uint32_t *closed, closed_n, cap_closed; /* handles whose CLOSED event is due */
-    struct client_sock *settled;            /* returning, nothing more comes; by acc_next */
+    struct client_sock *settled;            /* returned, to be closed; by acc_next */
     struct client_sock *waiters,
         **waiters_end;      /* sockets that want to write, the longest wait first */
-    unsigned bulk_waiters;  /* of those, with a large write */
+    unsigned bulk_waiters;  /* waiters with a large write */
     uint32_t round;         /* waits so far */
-    int64_t round_granted;  /* bytes of the window that this round's wakes were for */
+    int64_t round_granted;  /* bytes of the window that this round has granted */
     uint64_t tx_unwritable; /* the instance's counter when writers were last woken */
-    struct rx_item **batch; /* handed out by the last wait */
+    struct rx_item **batch; /* data handed out by the last wait */
     uint32_t *batch_addresses;
     struct client_sock **batch_sock;
     uint32_t batch_n, batch_addresses_n;
@@ -139,8 +142,8 @@ struct ffl_client {
 };
 
 /* hello.c */
-int client_limit_ms(int timeout_ms); /* of the options: the default for 0 */
-/* Makes an instance's text fit for terminals and logs. */
+int client_limit_ms(int timeout_ms); /* of ffl_client_opts; 0: the default */
+/* Replaces unprintable characters of an instance's text by '?'. */
 void client_clean(char *text, size_t size);
 int client_connect(const struct ffl_client_opts *o, char *why, size_t whylen);
 /* Sends a hello on `s`, and reads the reply with exactly `want` descriptors. */
@@ -153,33 +156,35 @@ void client_lost(struct ffl_client *c); /* the session socket has become readabl
 struct client_sock *client_sock(const struct ffl_client *c, int h); /* NULL: no such open socket */
 
 /* direct.c */
-/* One iteration of the stack's, if it is in this thread. */
+/* Runs one iteration of the stack, if the stack is in this thread. */
 void client_drive(struct ffl_client *c);
-/* Iterations until something has come, as ffl_client_sleep. */
+/* ffl_client_sleep, by iterations of the stack. */
 int client_drive_until(struct ffl_client *c, struct epoll_event *ev, int max, int epfd,
                        int64_t timeout_ns);
 
 /* ticket.c */
 int client_connect_via(int ticket);
-/* 0 or -errno, with a part of it given back. */
+/* Gives the socket's queue back to the instance: 0, or -errno with a part given back. */
 int client_give_back(struct ffl_client *c, struct client_sock *s);
 
 /* call.c */
 /* Puts and commits an entry, so that the instance works on it while the application goes on. */
 void client_submit(struct ffl_client *c, struct ffl_entry e);
-void client_put(struct ffl_client *c, struct ffl_entry e); /* to be committed soon */
+void client_put(struct ffl_client *c, struct ffl_entry e); /* the caller commits */
 void client_commit(struct ffl_client *c);
 int client_ring(int bell); /* the instance's doorbell */
-/* A transmit buffer, perhaps a smaller one than that, or NO_BUF; and one with an argument block. */
+/* A transmit buffer for `want` bytes, perhaps a smaller one; and one that has a copy of `data`.
+ * FFL_NO_BUF: none is free. */
 uint32_t client_buf(struct ffl_client *c, uint32_t want);
 uint32_t client_arg(struct ffl_client *c, const void *data, size_t len);
-/* Submits with a tag and waits. The answer's buffer is copied to out (up to len). */
+/* Submits with a tag and waits for the answer: its result. Its buffer is copied to out, up to len
+ * bytes. */
 int client_call(struct ffl_client *c, struct ffl_entry e, void *out, size_t len);
 
 /* reap.c */
-void client_reap(struct ffl_client *c); /* everything that is there */
-/* client_reap before a call returns -EAGAIN: a caller that never waits gets its completions too, and hears of
- * the instance's end within FFL_LOOK_NS. */
+void client_reap(struct ffl_client *c); /* takes all completions and returned buffers */
+/* client_reap before a call returns -EAGAIN: a caller that never waits gets completions too, and
+ * hears of the instance's end within FFL_LOOK_NS. */
 void client_look(struct ffl_client *c);
 void client_release(struct ffl_client *c, struct rx_item *it);
 void client_release_buf(struct ffl_client *c, uint32_t buf);
@@ -188,7 +193,7 @@ void client_evacuate(struct ffl_client *c, struct client_sock *s);
 bool client_crowded(const struct ffl_client *c); /* over half of the receive pool is outstanding */
 void mirror_update(struct client_sock *s);
 
-/* `what` may be so now; FFL_WATCH_ALL: its state has changed. */
+/* Conditions `what` may be true now; FFL_WATCH_ALL: any may. */
 #define CLIENT_SOCK_READ (EPOLLIN | EPOLLRDNORM)
 #define CLIENT_SOCK_WRITE (EPOLLOUT | EPOLLWRNORM)
 static inline void client_sock_tell(struct client_sock *s, uint32_t what)
@@ -197,15 +202,16 @@ static inline void client_sock_tell(struct client_sock *s, uint32_t what)
 }
 
 /* socket.c */
-/* A new socket of ours, nothing submitted yet: its handle or -errno. */
+/* A new socket, nothing submitted yet: its handle or -errno. */
 int client_sock_open(struct ffl_client *c, int domain, int type, int proto);
-/* Gives an accepted and unused socket, with the data read ahead, to another session that has the listener, if
- * there is one. After a round trip the socket is in c->settled, for client_sock_settle to close. */
+/* Gives an accepted, unused socket, with the data read ahead, to a session that shares the
+ * listener, or resets it. After a round trip the socket is in c->settled, for client_sock_settle to
+ * close. */
 void client_sock_return(struct ffl_client *c, struct client_sock *s);
 void client_sock_settle(struct ffl_client *c);
 void client_sock_return_queue(struct ffl_client *c,
-                              struct client_sock *l); /* all that it accepted ahead */
-/* An open socket of a session that is not lost: 0 or -errno. */
+                              struct client_sock *l); /* all that l accepted ahead */
+/* The open socket of handle h, of an attached client: 0 or -errno. */
 int client_find(const struct ffl_client *c, int h, struct client_sock **s);
 struct client_sock *client_sock_new(struct ffl_client *c, uint32_t handle);
 void client_sock_free(struct ffl_client *c, struct client_sock *s);
@@ -213,21 +219,21 @@ void client_sock_closed(struct ffl_client *c, struct client_sock *s);
 void handle_release(struct ffl_client *c, uint32_t handle);
 void client_sock_accept_ahead(struct ffl_client *c, struct client_sock *l); /* arms a listener */
 void client_sock_grant(struct ffl_client *c, struct client_sock *l); /* tops the accept credit up */
-/* The first socket of its accept queue, which is not empty, taken off it. */
+/* Takes the first socket off the listener's accept queue, which is not empty. */
 struct client_sock *client_sock_accepted(struct client_sock *l);
-/* A connection waits, and other processes may take it. */
+/* n connections wait at the instance; other processes may take them. */
 void client_sock_offered(struct ffl_client *c, struct client_sock *l, int32_t n);
 void client_sock_took(struct client_sock *l, int32_t what); /* enum ffl_take, or -errno */
 void client_sock_arm(struct ffl_client *c, struct client_sock *s);
 uint32_t client_sock_ask(struct ffl_source *own, const struct ffl_watch *w);
-/* Takes data out of its receive queue, to give it back to the instance: of a stream up to `room` bytes, of
- * datagrams one. Returns the bytes. */
+/* Takes data out of the socket's receive queue, to give it back to the instance: of a stream up to
+ * `room` bytes, else one datagram. Returns the bytes. */
 uint32_t client_sock_take_queued(struct ffl_client *c, struct client_sock *s, void *to,
                                  uint32_t room);
 
 /* io.c */
 bool tx_writable(const struct ffl_client *c, const struct client_sock *s);
-bool tx_is_bulk(const struct client_sock *s); /* its last send was a large one, and is not done */
+bool tx_is_bulk(const struct client_sock *s); /* its last send left much: a large write */
 int64_t tx_room(const struct ffl_client *c);
 bool tx_half_free(const struct ffl_client *c); /* large writes that wait may go on */
 uint64_t tx_unwritable(const struct ffl_client *c);
@@ -236,12 +242,13 @@ void tx_wait(struct ffl_client *c, struct client_sock *s);
 
 /* wait.c */
 void client_round(
-    struct ffl_client *c); /* a wait begins: turns of large writes are counted in them */
+    struct ffl_client *c); /* a wait begins: grants of large writes are counted in waits */
 bool client_pending(struct ffl_client *c);
 uint32_t client_wait_bits(const struct ffl_client *c);
-/* ffl_client_sleep, whose events are FD events; the doorbell's and the session's are for us. */
+/* ffl_client_sleep; gives FD events, and takes those of the doorbell and the session socket
+ * itself. */
 int client_sleep(struct ffl_client *c, struct ffl_event *ev, int max, int epfd, int64_t timeout_ns,
                  bool looks);
-#define FD_PERIOD_NS 50000 /* kernel events are looked at this often while the stack is busy */
+#define FD_PERIOD_NS 50000 /* kernel events are taken this often while the rings are busy */
 
 #endif
