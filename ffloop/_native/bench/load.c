@@ -2,9 +2,9 @@
  * load.c - the load of `ffloop bench`: `ffloop-load WHAT HOST PORT CONNECTIONS SECONDS BYTES`.
  *
  * One thread, kernel sockets, a message under way per connection. WHAT: "echo" sends BYTES (0: a
- * small message) and waits until as many came back; "http" asks for / and waits for the whole answer;
- * "connect" does the same on a new connection each time. Prints one line, RESULT and JSON: requests,
- * seconds, bytes that came, p50 and p99 in microseconds, errors.
+ * small message) and waits until as many came back; "http" asks for / and waits for the whole
+ * answer; "connect" does as "http" on a new connection per request. Prints one line, RESULT and
+ * JSON: requests, seconds, bytes received, p50 and p99 in microseconds, errors.
  */
 #include "base.h"
 
@@ -26,7 +26,7 @@ enum what { ECHO, HTTP, CONNECT };
 struct conn {
     int fd;
     size_t unsent;
-    size_t missing; /* bytes of the answer; of HTTP's only once its head is whole */
+    size_t missing; /* bytes of the answer; of HTTP: of its body, 0 until the head is whole */
     bool in_head;
     size_t head_len;
     char head[512];
@@ -117,7 +117,7 @@ static void answered(struct conn *c)
     }
 }
 
-/* Looks for the end of the head. How many bytes of `data` are the head's, or -1. */
+/* Looks for the end of the head: the bytes of `data` that are the head's, or -1: a bad answer. */
 static long parse_head(struct conn *c, const char *data, size_t len)
 {
     size_t before = c->head_len, take = sizeof(c->head) - 1 - before;
@@ -136,7 +136,7 @@ static long parse_head(struct conn *c, const char *data, size_t len)
     return end + 4 - c->head - (long)before;
 }
 
-/* True when the answer is whole. */
+/* Takes received bytes. True: the answer is whole. */
 static bool take(struct conn *c, const char *data, size_t len)
 {
     load.bytes += len;
@@ -171,7 +171,7 @@ static void ready(struct conn *c)
         }
         if (take(c, data, (size_t)n)) {
             answered(c);
-            return; /* a new connection, or nothing can have come yet */
+            return; /* a later event brings the next answer */
         }
     }
 }

@@ -1,10 +1,10 @@
 /*
  * ring.c - how long a round trip over the ring takes: `ffloop-ring-bench`.
  *
- * Two threads, as the application and the instance would run: one asks, one answers, over one SQ
- * and one CQ in a real segment. Spinning on two CPUs, sleeping on two, sleeping on one; then the
- * same through the client library and an instance (a NOP). Prints a table; with --json PATH ("-":
- * standard output) a JSON line too. --scale N divides the number of round trips by N.
+ * Two threads, in place of application and instance: one asks, one answers, over the SQ and the CQ
+ * of a segment. Spinning on two CPUs, sleeping on two, sleeping on one; then the same through the
+ * client and an instance (a NOP). Prints a table; with --json PATH ("-": standard output) a JSON
+ * line too. --scale N divides the number of round trips by N.
  */
 #include "channel.h"
 #include "client.h"
@@ -21,7 +21,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#define BATCH 200 /* round trips a sample when spinning: the clock itself takes 20-50 ns */
+#define BATCH 200 /* round trips per sample when spinning: reading the clock takes 20-50 ns */
 
 struct side {
     struct ffl_channel ch;
@@ -34,7 +34,7 @@ struct side {
 struct result {
     const char *name, *key;
     bool done;
-    double p50, p99, min; /* ns a round trip */
+    double p50, p99, min; /* ns per round trip */
 };
 
 static void die(const char *what, int err)
@@ -187,7 +187,7 @@ static void through_instance(struct result *r, int cpu_a, int cpu_b, bool sleeps
     char why[256], path[64];
     ffl_instance_opts_default(&o);
     snprintf(path, sizeof(path), "@ffloop-ring-bench-%d", (int)getpid());
-    o.stack = ffl_stack_find("host"); /* the NOP does not reach it */
+    o.stack = ffl_stack_find("host"); /* a NOP does not reach the stack */
     o.path = path;
     o.spin_us = sleeps ? 0 : FFL_SPIN_FOREVER;
     struct served s = {.cpu = cpu_b};

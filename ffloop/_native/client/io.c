@@ -1,9 +1,9 @@
 /*
  * io.c - receive and send: copies between the caller and the shared pools.
  *
- * Callers: client.h's users. Unsent bytes are counted by whole buffers, so that many small writes cannot take
- * the pool. A socket's limit shrinks with the free part of the pool (ffl_pool_share); a socket without unsent
- * bytes may always have one buffer.
+ * Callers: client.h's users. Unsent bytes are counted by whole buffers, so that many small writes
+ * cannot take the pool. A socket's limit shrinks with the free part of the pool (ffl_pool_share); a
+ * socket without unsent bytes may always have one buffer.
  */
 #include "internal.h"
 
@@ -22,10 +22,11 @@ bool rx_readable(const struct client_sock *s)
 }
 
 /*
- * Large writes go round robin when half of the pool is on its way to the stack: beyond it a socket's share falls
- * below what a large write needs, and all would go on in small pieces. The bytes of unwritable sockets do not
- * count, so that slow readers do not hold up the others. Small writes always pass, as does the first buffer of
- * a socket without unsent bytes: an answer of 64 KiB is not worth a wake.
+ * Large writes go round robin when half of the pool is on its way to the stack: beyond it a
+ * socket's share falls below what a large write needs, and all would go on in small pieces. The
+ * bytes of unwritable sockets do not count, so that slow readers do not hold up the others. Small
+ * writes always pass, as does the first buffer of a socket without unsent bytes: an answer of 64
+ * KiB is not worth a wake.
  */
 static int64_t tx_window(const struct ffl_client *c)
 {
@@ -42,7 +43,8 @@ uint64_t tx_unwritable(const struct ffl_client *c)
     return atomic_load_explicit(&c->map.seg->inst.tx_unwritable, memory_order_seq_cst);
 }
 
-/* Bytes of the pool that the socket may hold: its SO_SNDBUF, where the application has set one. */
+/* Bytes of the transmit pool that the socket may have: its share, or SO_SNDBUF where that is
+ * less. */
 static uint64_t tx_share(const struct ffl_client *c, const struct client_sock *s)
 {
     uint64_t share = ffl_pool_share(&c->tx, c->tx_cap);
@@ -61,19 +63,19 @@ bool tx_half_free(const struct ffl_client *c)
     return tx_room(c) > tx_window(c) / 2;
 }
 
-/* May this socket make a large write? Sockets that wait go first, when half of the window is free; one that was
- * woken has a few rounds' time. */
+/* May the socket make a large write? Waiting sockets go first, when half of the window is free; a
+ * woken socket has a few rounds' time (reap.c). */
 static bool tx_turn(const struct ffl_client *c, const struct client_sock *s)
 {
     bool later = s->waiting_w || (c->bulk_waiters && (int32_t)(c->round - s->granted) > 0);
     return later ? tx_half_free(c) : tx_room(c) > 0;
 }
 
-/* Room for one buffer at least, and half of the limit free again after it was reached. */
+/* May the socket have a buffer? After the limit was reached, only when half of it is free again. */
 bool tx_writable(const struct ffl_client *c, const struct client_sock *s)
 {
     if (s->error || s->failed || s->unsendable || s->shut_wr)
-        return true; /* the call says which */
+        return true; /* send returns the error */
     if (tx_is_bulk(s) && !tx_turn(c, s))
         return false;
     if (s->tx_out == 0)
@@ -162,7 +164,7 @@ static void pop_item(struct ffl_client *c, struct client_sock *s)
     client_release(c, it);
 }
 
-/* Bytes, or -EFAULT when none found a place. */
+/* The bytes copied, or -EFAULT: none. */
 static int64_t recv_stream(struct ffl_client *c, struct client_sock *s, uint8_t *to, size_t len,
                            bool peek)
 {
@@ -201,7 +203,7 @@ static int64_t recv_dgram(struct ffl_client *c, struct client_sock *s, struct ff
     d->flags = (n > d->len || it->flags & FFL_F_TRUNC ? MSG_TRUNC : 0) |
                (it->flags & FFL_F_CTL_CUT ? MSG_CTRUNC : 0);
     bool copied = c->copy(d->data, data + front, part);
-    if (!(flags & MSG_PEEK)) /* a bad pointer or not */
+    if (!(flags & MSG_PEEK)) /* also after a bad pointer */
         pop_item(c, s);
     return copied ? (int64_t)part : -EFAULT;
 }
@@ -233,7 +235,7 @@ int64_t ffl_client_recvmsg(struct ffl_client *c, int h, struct ffl_dgram *d, int
     if (s->open_error)
         return -s->open_error;
     if (!s->rx_head)
-        client_look(c); /* it may be there already */
+        client_look(c); /* data may be in the CQ */
     int64_t n;
     if (s->rx_head && s->type == SOCK_STREAM)
         n = recv_stream(c, s, d->data, d->len, flags & MSG_PEEK);
@@ -313,7 +315,7 @@ static uint32_t want_for(size_t left)
     return ffl_class_size(left < BULK_FROM ? 1 : 2);
 }
 
-/* The largest buffer size within `room`, the smallest there is for less. */
+/* The largest buffer size within `room`; the smallest size, if none is. */
 static uint32_t fitting(uint64_t room)
 {
     unsigned cls = FFL_CLASSES - 1;
@@ -322,8 +324,8 @@ static uint32_t fitting(uint64_t room)
     return ffl_class_size(cls);
 }
 
-/* A smaller buffer for a stream, when the pool is low and what it wants is beyond its share. One
- * that holds nothing gets the smallest there is; others nothing beyond the share. */
+/* For a stream that wants more than its share of a low pool: a smaller buffer, within the share;
+ * the smallest size in any case for a socket without unsent bytes. */
 static uint32_t tx_take_part(struct ffl_client *c, const struct client_sock *s, uint64_t share)
 {
     if (!s->tx_out)
@@ -331,7 +333,7 @@ static uint32_t tx_take_part(struct ffl_client *c, const struct client_sock *s, 
     uint64_t room = share > s->tx_out ? share - s->tx_out : 0;
     uint32_t buf =
         room < ffl_class_size(0) ? FFL_NO_BUF : ffl_pool_get_spare(&c->tx, fitting(room));
-    if (buf != FFL_NO_BUF && ffl_buf_size(buf) > room) { /* only larger ones are left */
+    if (buf != FFL_NO_BUF && ffl_buf_size(buf) > room) { /* only larger buffers are left */
         (void)ffl_pool_put(&c->tx, buf);
         buf = FFL_NO_BUF;
     }
@@ -351,8 +353,8 @@ static uint32_t tx_take(struct ffl_client *c, const struct client_sock *s, uint3
     return s->tx_out < share ? ffl_pool_get_spare(&c->tx, want) : FFL_NO_BUF;
 }
 
-/* A transmit buffer if the socket may have one more; looks for returned ones before it says no.
- * `part`: a smaller one will do. */
+/* A transmit buffer, if the socket may have another; reaps returned buffers before it fails.
+ * `part`: a smaller buffer will do. */
 static uint32_t tx_get(struct ffl_client *c, struct client_sock *s, uint32_t want, bool part)
 {
     uint32_t buf = tx_take(c, s, want, part);
@@ -403,7 +405,7 @@ int64_t ffl_client_sendv(struct ffl_client *c, int h, const struct iovec *iov, i
         uint32_t part = ffl_buf_size(buf) < left ? ffl_buf_size(buf) : (uint32_t)left;
         uint8_t *to = (uint8_t *)c->map.seg + ffl_buf_off(&c->tx.geo, buf);
         if (ffl_unlikely(!gather(c, to, part, &iov, &off))) {
-            (void)ffl_pool_put(&c->tx, buf); /* ours a moment ago */
+            (void)ffl_pool_put(&c->tx, buf); /* cannot fail: just taken */
             rc = -EFAULT;
             break;
         }
@@ -426,11 +428,11 @@ int64_t ffl_client_send(struct ffl_client *c, int h, const void *data, size_t le
     return ffl_client_sendv(c, h, &(struct iovec){(void *)(uintptr_t)data, len}, 1);
 }
 
-/* A transmit buffer that holds so many bytes, or none. */
+/* A transmit buffer of `bytes` or more, or FFL_NO_BUF. */
 static uint32_t tx_whole(struct ffl_client *c, struct client_sock *s, size_t bytes)
 {
     uint32_t buf = tx_get(c, s, (uint32_t)bytes, false);
-    if (buf != FFL_NO_BUF && ffl_buf_size(buf) < bytes) { /* only smaller ones are left */
+    if (buf != FFL_NO_BUF && ffl_buf_size(buf) < bytes) { /* only smaller buffers are left */
         (void)ffl_pool_put(&c->tx, buf);
         buf = FFL_NO_BUF;
     }
@@ -459,7 +461,7 @@ int64_t ffl_client_sendmsg(struct ffl_client *c, int h, const struct ffl_dgram *
     memcpy(p, &d->addr, skip);
     memcpy(p + skip, &d->ctl, front - skip);
     if (ffl_unlikely(!c->copy(p + front, d->data, d->len))) {
-        (void)ffl_pool_put(&c->tx, buf); /* ours a moment ago */
+        (void)ffl_pool_put(&c->tx, buf); /* cannot fail: just taken */
         return -EFAULT;
     }
     put_send(c, s, buf, (uint32_t)d->len + front, flags);

@@ -1,7 +1,8 @@
 /*
  * kqueue.c - kqueue over an epoll. See kqueue.h.
  *
- * An event of the epoll carries its descriptor and filter; `notes` has the filter's flags and user data.
+ * An event of the epoll carries its descriptor and filter; `notes` has the filter's flags and user
+ * data.
  */
 #include "kqueue.h"
 
@@ -14,7 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define WRITES (UINT64_MAX / 2) /* the event of the second epoll */
+#define WRITES (UINT64_MAX / 2) /* user data of the second epoll */
 #define BATCH 256
 
 static uint64_t token(int fd, bool writes)
@@ -50,7 +51,7 @@ int ffl_kqueue_writes(struct ffl_kqueue *kq)
     if (placed < 0)
         return placed;
     struct epoll_event ev = {.events = EPOLLIN, .data.u64 = WRITES};
-    kq->writes = placed; /* goes with the kqueue */
+    kq->writes = placed; /* also on failure: closed with the kqueue */
     return epoll_ctl(*kq->epfd, EPOLL_CTL_ADD, placed, &ev) < 0 ? -errno : placed;
 }
 
@@ -81,14 +82,14 @@ static int control(struct ffl_kqueue *kq, int op, int fd, bool writes, struct ep
     return epoll_ctl(epfd, op, fd, ev) < 0 ? -errno : 0;
 }
 
-/* Watched from now on, or not. */
+/* Registers the filter; !on: ends the registration. */
 static int watch(struct ffl_kqueue *kq, int fd, bool writes, bool on, bool clear)
 {
     struct epoll_event ev = {.events = writes ? EPOLLOUT : EPOLLIN | EPOLLRDHUP,
                              .data.u64 = token(fd, writes)};
     ev.events |= clear ? (uint32_t)EPOLLET : 0;
     if (!on) {
-        (void)control(kq, EPOLL_CTL_DEL, fd, writes, &ev); /* or it was closed meanwhile */
+        (void)control(kq, EPOLL_CTL_DEL, fd, writes, &ev); /* ENOENT: closed meanwhile */
         return 0;
     }
     int rc = control(kq, EPOLL_CTL_ADD, fd, writes, &ev);
@@ -103,7 +104,7 @@ int ffl_kqueue_change(struct ffl_kqueue *kq, const struct kevent *k)
         return -EBADF;
     int fd = (int)k->ident;
     bool writes = k->filter == EVFILT_WRITE, adds = k->flags & EV_ADD;
-    if (adds && fcntl(fd, F_GETFD) < 0) /* before a note is made for any number */
+    if (adds && fcntl(fd, F_GETFD) < 0) /* no notes for numbers that are not open */
         return -errno;
     struct ffl_note *note = note_of(kq, fd, writes, adds);
     if (!note || (!note->there && !adds))
@@ -155,11 +156,11 @@ static int64_t kernel_data(int fd, bool writes)
 {
     int n = 0, room = 0;
     socklen_t len = sizeof(room);
-    if (!writes) /* a listener, a device: at least that is there */
+    if (!writes) /* a listener or a device: 1 */
         return ioctl(fd, FIONREAD, &n) == 0 ? n : 1;
     if (getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, &len) < 0)
         return 1;
-    (void)ioctl(fd, SIOCOUTQ, &n); /* else nothing waits */
+    (void)ioctl(fd, SIOCOUTQ, &n); /* fails: as for 0 unsent */
     return room > n ? room - n : 1;
 }
 
@@ -167,12 +168,12 @@ void ffl_kqueue_data(const struct ffl_client *c, int h, bool writes, struct keve
 {
     struct ffl_pending p = {.error = ECONNRESET};
     if (c && !ffl_client_detached(c))
-        (void)ffl_client_pending(c, h, &p); /* it is open */
+        (void)ffl_client_pending(c, h, &p); /* cannot fail: open */
     k->data = writes ? p.room : p.accepts ? p.accepts : p.bytes;
     k->fflags = (unsigned)p.error;
 }
 
-/* 1, or 0: the filter is deleted or disabled. */
+/* Makes a kevent of an epoll event: 1; 0: the filter is deleted or disabled. */
 static int tell(struct ffl_kqueue *kq, const struct epoll_event *e, struct kevent *k)
 {
     int fd = (int)(e->data.u64 >> 1);

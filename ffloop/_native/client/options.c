@@ -1,7 +1,8 @@
 /*
  * options.c - socket options, and the pending error.
  *
- * Callers: client.h's users. The instance's stack has the options; SO_SNDBUF also limits this side.
+ * Callers: client.h's users. The instance's stack has the options; SO_SNDBUF also limits the
+ * socket's bytes in the transmit pool.
  */
 #include "internal.h"
 #include "option.h"
@@ -15,7 +16,7 @@
 #define SNDBUF_LEAST 4608u /* bytes, Linux's limits */
 #define SNDBUF_MOST (INT32_MAX / 2u)
 
-/* Cannot fail on a sound int: submitted without waiting. */
+/* Can the option not fail on a sound int? Then it is submitted without waiting. */
 static bool sure_option(int level, int name, uint32_t len)
 {
     if (len != sizeof(int))
@@ -25,7 +26,7 @@ static bool sure_option(int level, int name, uint32_t len)
     return level == IPPROTO_TCP && name == TCP_NODELAY;
 }
 
-/* As Linux: twice the value, within Linux's limits. */
+/* SO_SNDBUF's limit, as Linux: twice the value, within Linux's limits. */
 static uint32_t send_limit(const void *val)
 {
     uint32_t n;
@@ -34,7 +35,8 @@ static uint32_t send_limit(const void *val)
     return 2 * n < SNDBUF_LEAST ? SNDBUF_LEAST : 2 * n;
 }
 
-/* Options that no stack has and that only add to the data are off: setting 0 is no error, and they read as 0. */
+/* An option that no stack has and that only adds to the data is off: it reads as 0, and may be set
+ * to 0. */
 static bool always_off(int level, int name)
 {
     const struct ffl_option *o = ffl_option_find(level, name);

@@ -1,8 +1,8 @@
 /*
  * reap.c - completions and returned buffers become the sockets' local state.
  *
- * Callers: wait.c, call.c, io.c. The instance is not trusted either: a completion with an impossible handle,
- * buffer or length ends the session (-EPROTO) before it is used.
+ * Callers: the other files of client/. The instance is not trusted either: a completion with an
+ * impossible handle, buffer or length ends the session (-EPROTO) before it is used.
  */
 #include "internal.h"
 
@@ -38,8 +38,8 @@ bool client_crowded(const struct ffl_client *c)
     return c->rx_outstanding > c->rx_total / 2;
 }
 
-/* Moves a socket's queue to private memory, so that a socket that is not read keeps no shared buffers when they
- * run short. Without memory the rest stays. */
+/* Moves a socket's queue to private memory, so that a socket that the application does not read
+ * keeps no shared buffers when they run short. Without memory the rest stays. */
 void client_evacuate(struct ffl_client *c, struct client_sock *s)
 {
     struct rx_item *prev = NULL;
@@ -66,7 +66,7 @@ void client_evacuate(struct ffl_client *c, struct client_sock *s)
 
 /* ---- readiness ----------------------------------------------------------------------------- */
 
-/* The mirror descriptor is an eventfd: readable while something waits. */
+/* The mirror, an eventfd, is readable while the socket is. */
 void mirror_update(struct client_sock *s)
 {
     bool now = rx_readable(s);
@@ -80,7 +80,7 @@ void mirror_update(struct client_sock *s)
 
 /* ---- completions --------------------------------------------------------------------------- */
 
-/* Accepts a buffer that the instance has posted: its item, or NULL if it cannot be. */
+/* The item of a completion's buffer; NULL: out of range, or outstanding already. */
 static struct rx_item *take_buf(struct ffl_client *c, uint32_t buf)
 {
     if (!ffl_buf_ok(&c->map.geo.rx, buf))
@@ -105,7 +105,7 @@ static int on_recv(struct ffl_client *c, struct client_sock *s, struct ffl_entry
             return -EPROTO;
         it->len = (uint32_t)e.arg;
         it->flags = e.flags;
-        if (s->closing) { /* read ahead, and nobody will want it */
+        if (s->closing) { /* read ahead before the close */
             client_release(c, it);
             return 0;
         }
@@ -138,7 +138,7 @@ static int on_accept(struct ffl_client *c, struct client_sock *l, struct ffl_ent
     if (e.buf != FFL_NO_BUF && !take_buf(c, e.buf))
         return -EPROTO;
     l->credits--;
-    l->offered = 0; /* this is it: no other process has the listener now, or TAKE says */
+    l->offered = 0; /* if more are offered, the answer to TAKE says so */
     struct client_sock *s = client_sock_new(c, h);
     if (!s) {
         client_lose(c, ENOMEM, "out of memory for a socket");
@@ -159,7 +159,7 @@ static int on_accept(struct ffl_client *c, struct client_sock *l, struct ffl_ent
         l->acc_head = s;
     l->acc_tail = s;
     l->acc_n++;
-    if (l->closing) { /* accepted ahead, and nobody will want it: CLOSED of the listener closes it */
+    if (l->closing) { /* accepted ahead before the close: CLOSED of the listener returns it */
         return 0;
     }
     client_sock_tell(l, CLIENT_SOCK_READ);
@@ -169,7 +169,7 @@ static int on_accept(struct ffl_client *c, struct client_sock *l, struct ffl_ent
 
 static void on_fail(struct ffl_client *c, struct client_sock *s, int err, bool sending)
 {
-    bool told = s->unsendable && !s->send_error; /* by a send: an error is told once */
+    bool told = s->unsendable && !s->send_error; /* a send has returned the error */
     s->failed |= !sending && s->type == SOCK_STREAM;
     if (sending) {
         s->unsendable = true;
@@ -207,7 +207,7 @@ static int on_connect(struct ffl_client *c, struct client_sock *s, struct ffl_en
 
 static void on_closed(struct ffl_client *c, struct client_sock *s)
 {
-    client_sock_return_queue(c, s); /* accepted ahead for a listener that was closed meanwhile */
+    client_sock_return_queue(c, s); /* connections accepted ahead before the listener's close */
     client_sock_closed(c, s);
 }
 
@@ -224,9 +224,9 @@ static int on_answer(struct ffl_client *c, struct client_sock *s, struct ffl_ent
     if (e.op == FFL_OP_SOCKET && e.arg < 0 && s)
         s->open_error = -e.arg;
     if (e.buf != FFL_NO_BUF)
-        client_release_buf(c, e.buf); /* the caller's time was up; or it was for what follows */
+        client_release_buf(c, e.buf); /* the call timed out; or client_sock_return's */
     if (e.op == FFL_OP_ADDRESSES && s && s->returning) {
-        s->returning = false; /* closed at the end of the reaping: that may reap once more */
+        s->returning = false; /* closed after the reap, since closing may reap */
         s->acc_next = c->settled;
         c->settled = s;
     }
@@ -296,14 +296,15 @@ static int on_entry(void *arg, struct ffl_entry e)
 static void reap_cq(struct ffl_client *c)
 {
     if (ffl_channel_drain(&c->ch, INT32_MAX, on_entry, c) < 0)
-        client_lose(c, EPROTO, "CQ tail out of range"); /* unless it is dead already */
+        client_lose(c, EPROTO, "CQ tail out of range"); /* or lost already */
 }
 
-/* ---- transmit buffers that came back ------------------------------------------------------- */
+/* ---- returned transmit buffers ------------------------------------------------------------- */
 
-#define TURN_ROUNDS 4 /* waits: a task that is woken writes one or two later */
+#define TURN_ROUNDS 4 /* waits; a woken task writes one or two waits later */
 
-/* Wakes sockets that can write, the longest wait first; no more large writes than the window has room for. */
+/* Wakes sockets that can write, the longest wait first; large writes only while the window has
+ * room. */
 void client_wake_writers(struct ffl_client *c)
 {
     struct client_sock **p = &c->waiters;
@@ -343,7 +344,7 @@ static int on_freed(void *arg, uint32_t buf)
     return 0;
 }
 
-/* Did any? */
+/* Takes the returned buffers. True: there were some. */
 static bool reap_txfree(struct ffl_client *c)
 {
     int n = ffl_channel_reclaim(&c->ch, on_freed, c);

@@ -1,8 +1,8 @@
 /*
  * selector.c - epoll over stack sockets and kernel descriptors. See selector.h.
  *
- * Kernel descriptors are in a kernel epoll, with the session's doorbell; stack sockets are watches of a
- * poll (ready.h). A wait looks at both and then sleeps in the kernel's.
+ * Kernel descriptors are in a kernel epoll, with the session's doorbell; stack sockets have watches
+ * of a poll (ready.h). A wait looks at both and then sleeps on the kernel epoll.
  */
 #include "selector.h"
 
@@ -11,25 +11,25 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-enum { MARK_BELL = 1, MARK_END, MARK_KICK }; /* counted down from UINT64_MAX */
+enum { MARK_BELL = 1, MARK_END, MARK_KICK }; /* user data of the selector's own descriptors */
 
 #define MARK(which) (UINT64_MAX - (which))
 
 struct place { /* a number that stands for a stack socket */
-    int h;     /* < 0: its session has ended */
+    int h;     /* < 0: the socket's session has ended */
     struct ffl_watch w[2];
 };
 
 struct ffl_selector {
     struct ffl_poll poll;
-    struct ffl_source over; /* the sockets of a session that has ended */
+    struct ffl_source over; /* of sockets whose session has ended: always ready */
     struct ffl_client *c;   /* or NULL */
     int epfd;
-    bool shown; /* somebody polls epfd */
+    bool shown; /* other code polls epfd */
     bool kernel_first;
     int n;
-    struct place **places;     /* by number; NULL: the kernel's */
-    struct epoll_event *found; /* by poll */
+    struct place **places;     /* by number; NULL: a kernel descriptor */
+    struct epoll_event *found; /* the events of a poll */
     int room;
     struct ffl_kqueue kq;
 };
@@ -64,7 +64,7 @@ struct ffl_selector *ffl_selector_new(void)
     return NULL;
 }
 
-/* Until the next wait completions make epfd readable. */
+/* From now until the next wait, completions make epfd readable. */
 static void show(struct ffl_selector *s)
 {
     s->poll.asleep = 1;
@@ -98,7 +98,7 @@ void ffl_selector_free(struct ffl_selector *s)
     free(s);
 }
 
-/* ---- whose sockets ------------------------------------------------------------------------- */
+/* ---- the client and its sockets ------------------------------------------------------------ */
 
 static void end_place(struct ffl_selector *s, struct place *p)
 {
@@ -178,7 +178,7 @@ static int begin(struct ffl_selector *s, struct place *p, struct ffl_watch *w,
     w->events = ev->events | EPOLLERR | EPOLLHUP;
     w->data = ev->data.u64;
     if (p->h >= 0 && ev->events & EPOLLIN)
-        (void)ffl_client_arm(s->c, p->h, 1); /* it is open */
+        (void)ffl_client_arm(s->c, p->h, 1); /* cannot fail: open */
     ffl_watch_begin(w);
     return 0;
 }
@@ -213,7 +213,7 @@ int ffl_selector_set(struct ffl_selector *s, int fd, uint32_t events)
 {
     struct epoll_event ev = {.events = events, .data.fd = fd};
     if (!events) {
-        (void)ctl(s, EPOLL_CTL_DEL, fd, &ev); /* or it was closed meanwhile */
+        (void)ctl(s, EPOLL_CTL_DEL, fd, &ev); /* ENOENT: closed meanwhile */
         return 0;
     }
     int rc = ctl(s, EPOLL_CTL_ADD, fd, &ev);
@@ -242,7 +242,7 @@ static int kernel(struct ffl_selector *s, struct epoll_event *ev, int max, int64
     return kept == 0 && n == max ? strip(s, ev, ffl_epoll_wait(s->epfd, ev, max, 0)) : kept;
 }
 
-/* The events that are there now, of stack sockets and kernel descriptors by turns. */
+/* Takes the events that are there now; stack sockets and kernel descriptors come first by turns. */
 static int look(struct ffl_selector *s, struct epoll_event *ev, int max)
 {
     s->kernel_first = !s->kernel_first;
@@ -311,7 +311,7 @@ int ffl_selector_fd(struct ffl_selector *s)
     return s->epfd;
 }
 
-/* ---- a kqueue's ---------------------------------------------------------------------------- */
+/* ---- kqueue -------------------------------------------------------------------------------- */
 
 static struct ffl_selector *selector_of(struct ffl_kqueue *kq)
 {

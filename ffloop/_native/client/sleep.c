@@ -1,7 +1,7 @@
 /*
- * sleep.c - the one way to sleep: spin or yield, raise the wait words, look again; and the way back.
+ * sleep.c - sleeping: spin or yield, raise the wait words, look at the rings; after it, lower them.
  *
- * Callers: wait.c and call.c for one client, the shim for those of a process. See client.h.
+ * Callers: wait.c and selector.c for one client, the shim for a list of clients. See client.h.
  */
 #include "internal.h"
 
@@ -43,7 +43,7 @@ static bool shares_core(struct ffl_client *first)
     return false;
 }
 
-/* `came` may change the list. */
+/* Spins or yields. `came` may change the list. */
 static bool idle(struct ffl_idle *i, struct ffl_client *const *first, int64_t most_ns,
                  ffl_came_fn *came, void *arg)
 {
@@ -101,12 +101,12 @@ bool ffl_sleep_prepare(struct ffl_sleeper *s, struct ffl_client *const *first, i
     return true;
 }
 
-/* ---- after it -------------------------------------------------------------------------------- */
+/* ---- after the sleep ------------------------------------------------------------------------- */
 
 void ffl_sleep_woken(const struct ffl_sleeper *s, struct ffl_client *first, bool timed_out)
 {
     EACH_ATTACHED(c, timed_out && s->whole ? first : NULL)
-    if (client_pending(c)) /* for which nobody has rung */
+    if (client_pending(c)) /* without a doorbell */
         ffl_stat_add(&c->map.seg->app.late_looks, 1);
 }
 
@@ -114,7 +114,7 @@ static void rouse(struct ffl_client *c)
 {
     if (!c->shown)
         ffl_channel_rouse(&c->ch);
-    else if (!doze(c)) /* who polls the doorbell is to look */
+    else if (!doze(c)) /* pollers of the doorbell are to look */
         client_ring(c->app_bell);
 }
 
@@ -129,7 +129,7 @@ void ffl_sleep_rouse(struct ffl_client *first)
 static bool came(void *arg, bool yields)
 {
     if (yields)
-        (void)sched_yield(); /* it has no errors */
+        (void)sched_yield(); /* cannot fail */
     return client_pending(arg);
 }
 

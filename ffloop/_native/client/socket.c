@@ -1,8 +1,8 @@
 /*
  * socket.c - the life of a socket: open, bind, listen, connect, addresses, close.
  *
- * Callers: client.h's users. Handles of [0, n) are ours, [n, 2n) the instance's (accepted sockets);
- * both are free again when CLOSED has been handed out.
+ * Callers: client.h's users. The client chooses handles in [0, n), the instance those of accepted
+ * sockets in [n, 2n). A handle in [0, n) is free again when its CLOSED has been handed out.
  */
 #include "internal.h"
 
@@ -79,7 +79,7 @@ void handle_release(struct ffl_client *c, uint32_t handle)
         ffl_ids_give(&c->ids, handle);
 }
 
-/* Its last completion was reaped: the handle may come back with the very next one. */
+/* CLOSED was reaped: the next completion may bring an accepted socket's handle again. */
 void client_sock_closed(struct ffl_client *c, struct client_sock *s)
 {
     if (s->silent || c->quiet) { /* the handle is free at once */
@@ -101,7 +101,6 @@ void client_sock_closed(struct ffl_client *c, struct client_sock *s)
     client_sock_free(c, s);
 }
 
-/* The socket of a handle, or why a call on it fails. */
 int client_find(const struct ffl_client *c, int h, struct client_sock **s)
 {
     *s = NULL;
@@ -158,8 +157,8 @@ static int submit_addr(struct ffl_client *c, struct ffl_entry *e, const struct f
     return e->buf == FFL_NO_BUF ? -ENOBUFS : 0;
 }
 
-/* An operation that answers with the socket's addresses; without a buffer for them it is done all the
- * same, and they are asked for when they are wanted. */
+/* The result of an operation that answers with the socket's addresses. -ENOBUFS: done, but the
+ * instance had no buffer for the addresses; ffl_client_addresses asks for them. */
 static int take_answer(struct client_sock *s, int rc)
 {
     if (rc == 0 || rc == -ENOBUFS)
@@ -232,7 +231,7 @@ int ffl_client_connect(struct ffl_client *c, int h, const struct ffl_addr *a)
     s->give_connect = false;
     s->connect_result = 0;
     s->names_known = s->failed = s->unsendable = s->eof = s->eof_given = false;
-    s->shut_wr &= s->type == SOCK_DGRAM; /* for good, whomever it is connected to */
+    s->shut_wr &= s->type == SOCK_DGRAM; /* a datagram socket stays shut */
     s->error = s->send_error = 0;
     client_submit(c, e);
     return -EINPROGRESS;
@@ -260,7 +259,7 @@ int ffl_client_addresses(struct ffl_client *c, int h, struct ffl_addresses *out)
 
 /* ---- close --------------------------------------------------------------------------------- */
 
-/* As epoll does for a socket that is closed. But for the batch, which gives CLOSED. */
+/* Ends the watches of a closed socket, as epoll does; client_sock_free ends the batch's. */
 static void unwatch(struct client_sock *s)
 {
     struct ffl_watch *next;
@@ -275,7 +274,7 @@ static void submit_close(struct ffl_client *c, struct client_sock *s, unsigned f
 {
     s->closing = true;
     unwatch(s);
-    s->source = &s->own; /* the caller's goes */
+    s->source = &s->own; /* the caller may free its source */
     s->give_connect = s->give_error = s->want_r = s->want_w = s->push = false;
     s->mirror = -1;
     drop_rx(c, s);

@@ -1,9 +1,9 @@
 /*
- * ticket.c - sockets for a process that does not exist yet (handshake.h, instance/ticket.c).
+ * ticket.c - sockets for another process, which may not exist yet (handshake.h, instance/ticket.c).
  *
- * Callers: the shim, around fork and exec. The parent settles its sockets (nothing read ahead stays
- * with it), exports them into a ticket, and closes its copy; the child attaches through its own and
- * imports what it uses.
+ * Callers: the shim, for fork, exec and SCM_RIGHTS. The exporting process gives back what was read
+ * ahead, puts references to its sockets into a ticket, and closes its descriptor of the ticket; the
+ * other process attaches through the ticket and imports the sockets that it uses.
  */
 #include "internal.h"
 
@@ -35,7 +35,7 @@ int ffl_client_ticket(const struct ffl_client_opts *o, struct ffl_ticket *out, c
     return out->fd < 0 ? out->fd : 0;
 }
 
-/* Waits for room where the instance is behind with reading. */
+/* Sends a message on the ticket; waits for room. */
 static int tell(int ticket, const struct ffl_ticket_msg *m, const int *fds, int nfds)
 {
     struct pollfd p = {.fd = ticket, .events = POLLOUT};
@@ -88,8 +88,8 @@ bool ffl_client_disarm(struct ffl_client *c, int h)
     return true;
 }
 
-/* Gives the head of its queue back in one buffer: of a stream up to a buffer's size, of datagrams one, with its
- * sender. 0 or -errno. */
+/* Gives the head of the socket's queue back in one buffer: of a stream up to a buffer's size, else
+ * one datagram with its sender. 0 or -errno. */
 static int give_one(struct ffl_client *c, struct client_sock *s)
 {
     bool dgram = s->type == SOCK_DGRAM;
@@ -100,7 +100,7 @@ static int give_one(struct ffl_client *c, struct client_sock *s)
     uint32_t size = ffl_buf_size(buf);
     char *to = (char *)c->map.seg + ffl_buf_off(&c->tx.geo, buf);
     if (dgram && size < want) {
-        (void)ffl_pool_put(&c->tx, buf); /* it was ours: cannot fail */
+        (void)ffl_pool_put(&c->tx, buf); /* cannot fail: just taken */
         return -ENOBUFS;
     }
     uint32_t n = client_sock_take_queued(c, s, to, size);
@@ -119,7 +119,7 @@ int client_give_back(struct ffl_client *c, struct client_sock *s)
         ;
     if (rc < 0)
         return rc;
-    s->eof = false; /* the end is behind them: it is said again */
+    s->eof = false; /* the instance completes the end again, after the data */
     return 0;
 }
 
@@ -141,7 +141,7 @@ int ffl_client_give_back(struct ffl_client *c, int h)
     size_t all = queued(s), had = SIZE_MAX;
     int rc = client_give_back(c, s);
     while (rc == -ENOBUFS && queued(s) < had && ffl_client_ping(c) == 0) {
-        had = queued(s); /* the instance has taken what was given: its buffers are free */
+        had = queued(s); /* the instance has taken the data: the buffers are free */
         rc = client_give_back(c, s);
     }
     if (rc == -ENOBUFS && queued(s) < all) /* the rest would come in the wrong order */
@@ -153,7 +153,7 @@ int ffl_client_export(struct ffl_client *c, int h, const struct ffl_ticket *t)
 {
     struct ffl_import x = {.key = t->key, .ticket = t->id};
     uint32_t buf = c->detached ? FFL_NO_BUF : client_arg(c, &x, sizeof(x));
-    if (buf == FFL_NO_BUF && ffl_client_ping(c) == 0) /* then the instance has read the others */
+    if (buf == FFL_NO_BUF && ffl_client_ping(c) == 0) /* brings buffers back */
         buf = client_arg(c, &x, sizeof(x));
     if (buf == FFL_NO_BUF)
         return c->detached ? -c->detached : -ENOBUFS;
@@ -177,7 +177,7 @@ int ffl_client_import(struct ffl_client *c, const struct ffl_ticket *t, uint32_t
     }
     struct client_sock *s = client_sock(c, h);
     s->connecting =
-        true; /* until the answer says no, or its end comes: it may be with the answer */
+        true; /* until the answer says no, or CONNECT is reaped, perhaps with the answer */
     int rc = client_call(
         c, (struct ffl_entry){.op = FFL_OP_IMPORT, .handle = (uint32_t)h, .buf = buf}, NULL, 0);
     if (rc < 0) {

@@ -2,8 +2,7 @@
  * wait.c - events: the batch, and the wait for it.
  *
  * Callers: client.h's users; call.c for its own sleep. A wait first gives the last batch's buffers
- * back, so an event's data is valid until the next wait. Sleeping: raise the wait word, look at
- * the rings again, block (ring.h, R3).
+ * back, so an event's data is valid until the next wait.
  */
 #include "internal.h"
 
@@ -52,7 +51,7 @@ static void give_data(struct ffl_client *c, struct client_sock *s, struct ffl_ev
     struct rx_item *it = s->rx_head;
     *ev = (struct ffl_event){.kind = FFL_EV_DATA, .handle = s->handle, .arg = it->len};
     if (it->buf == FFL_NO_BUF)
-        return; /* off 0: the caller takes it with recv */
+        return; /* off 0: the caller takes the bytes with recv */
     ev->off = ffl_buf_off(&c->map.geo.rx, it->buf) + it->off;
     s->rx_head = it->next;
     if (!s->rx_head)
@@ -96,7 +95,7 @@ static int push_events(struct ffl_client *c, struct client_sock *s, struct ffl_e
             give_accept(c, s, &ev[n++]);
         client_sock_grant(c, s);
         *more |= s->acc_head != NULL || (s->give_error && n == max);
-        if (!s->acc_head && s->give_error && n < max) { /* it accepts no more: a drain */
+        if (!s->acc_head && s->give_error && n < max) { /* the instance drains: no more accepts */
             s->give_error = false;
             n += one(&ev[n], FFL_EV_ERROR, s, (uint32_t)s->error);
         }
@@ -105,14 +104,14 @@ static int push_events(struct ffl_client *c, struct client_sock *s, struct ffl_e
     if (s->rx_head && !s->given && max > 0)
         give_data(c, s, &ev[n++]);
     if (s->rx_head ||
-        (s->given && (s->eof || s->give_error))) { /* an end is an iteration of its own */
+        (s->given && (s->eof || s->give_error))) { /* the end comes in a later batch */
         *more = true;
         return n;
     }
     bool eof = s->eof && !s->eof_given;
     if (n == max) {
         *more |= eof || s->give_error;
-    } else if (eof) { /* what failed after the end is the writer's business */
+    } else if (eof) { /* an error after the end is for send alone */
         s->eof_given = true;
         s->give_error = false;
         n += one(&ev[n], FFL_EV_EOF, s, 0);
@@ -137,7 +136,7 @@ static int sock_events(struct ffl_client *c, struct client_sock *s, struct ffl_e
         n += one(&ev[n], FFL_EV_CONNECT, s, (uint32_t)s->connect_result);
     }
     if (s->want_w && !s->connecting && !tx_writable(c, s)) {
-        tx_wait(c, s); /* the room it was woken for went to another socket meanwhile */
+        tx_wait(c, s); /* another socket has taken the room meanwhile */
     } else if (s->want_w && !s->connecting) {
         if (n == max) {
             *more = true;
@@ -155,7 +154,7 @@ static int sock_events(struct ffl_client *c, struct client_sock *s, struct ffl_e
         }
         s->want_r = false;
         n += one(&ev[n], FFL_EV_READABLE, s, 0);
-    } else if (s->give_error && n < max) { /* paused: an error is told all the same */
+    } else if (s->give_error && n < max) { /* also while paused */
         s->give_error = false;
         n += one(&ev[n], FFL_EV_ERROR, s, (uint32_t)s->error);
     }
@@ -187,14 +186,14 @@ static int collect(struct ffl_client *c, struct ffl_event *ev, int max)
     return n;
 }
 
-/* ---- kernel events ------------------------------------------------------------------------- */
+/* ---- what a wait looks for ----------------------------------------------------------------- */
 
 uint32_t client_wait_bits(const struct ffl_client *c)
 {
     return FFL_WAIT_QUEUE | (c->waiters ? FFL_WAIT_FREE : 0);
 }
 
-/* Are there completions or returned buffers? */
+/* Are there completions, or room for sockets that wait to write? */
 bool client_pending(struct ffl_client *c)
 {
     return ffl_channel_pending(&c->ch, client_wait_bits(c)) ||
@@ -262,7 +261,7 @@ void client_round(struct ffl_client *c)
 {
     c->round++;
     c->round_granted = 0;
-    if (c->bulk_waiters && tx_half_free(c)) /* who was woken last did not use it */
+    if (c->bulk_waiters && tx_half_free(c)) /* woken sockets left room */
         client_wake_writers(c);
 }
 
@@ -278,13 +277,13 @@ int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epf
     client_round(c);
     int64_t now = ffl_now_ns();
     bool due = now - c->fd_checked >= FD_PERIOD_NS;
-    int room = due ? max - max / 4 : max; /* a busy ring leaves the kernel's events a place */
+    int room = due ? max - max / 4 : max; /* of a busy ring a quarter is left for kernel events */
     int n = gather(c, ev, room), fds;
     if (n > 0 && c->sleeper.idle.spin.limit_ns)
         ffl_spin_hit(&c->sleeper.idle.spin, now);
     if (n == 0 && timeout_ns != 0 && !more(c)) {
         fds = client_sleep(c, ev, room, epfd, timeout_ns, due);
-        if (due) /* or soon, if it has not slept */
+        if (due) /* client_sleep has asked epfd */
             c->fd_checked = now;
         return fds < 0 ? fds : fds + gather(c, ev + fds, max - fds);
     }
