@@ -1,8 +1,8 @@
 /*
  * attach.c - a session's beginning and end, in this process and across fork.
  *
- * Callers: client.h's users. The segment is not inherited by forked children (MADV_DONTFORK), and
- * the descriptors are closed in them: a child that outlives its parent must not keep the session.
+ * Callers: client.h's users. A forked child does not inherit the segment (MADV_DONTFORK), and
+ * closes the descriptors: a child that outlives its parent must not keep the session.
  */
 #include "internal.h"
 

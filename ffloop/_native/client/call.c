@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SPIN_CALL_NS 20000 /* an answer usually comes within this when the instance is awake */
+#define SPIN_CALL_NS 20000 /* an awake instance usually answers within this time */
 
 int client_ring(int bell)
 {

@@ -45,13 +45,13 @@ struct ffl_client_opts {
     void (*close_fd)(int fd);     /* with place_fd: closes a descriptor that was placed */
     /* NULL, or: memcpy from and to the caller's data; false (a bad pointer) becomes -EFAULT */
     bool (*copy)(void *to, const void *from, size_t n);
-    /* NULL, or: the driver of an instance in this thread, which outlives the client */
+    /* NULL, or: the driver of an instance in this thread; outlives the client */
     const struct ffl_driver *driver;
 };
 
 /*
  * Connects, shakes hands, maps the segment. Waits. On failure writes a sentence to `why` and returns
- *   -ENOENT, -ECONNREFUSED, -EACCES  no instance at the path, a dead one's socket, no permission
+ *   -ENOENT, -ECONNREFUSED, -EACCES  no instance at the path, a dead instance's socket, no permission
  *   -EPROTONOSUPPORT                 the instance speaks another version
  *   -EPERM                           the instance refused this user
  *   -ENOTUNIQ                        another user could have put a socket there (place.h)
@@ -71,7 +71,7 @@ struct ffl_direct;
 int ffl_direct_start(struct ffl_direct **out, const char *module, int argc, char **argv,
                      const char *path, char *why, size_t whylen);
 const struct ffl_driver *ffl_direct_driver(const struct ffl_direct *d);
-void ffl_direct_stop(struct ffl_direct *d); /* in the process that started it */
+void ffl_direct_stop(struct ffl_direct *d); /* a forked child only frees d */
 
 /* Registers the client's fork handlers; attach does so too. Handlers registered later run before
  * the client's in the parent, and after them in the child, where every client is detached by
@@ -323,7 +323,7 @@ int64_t ffl_client_recvmsg(struct ffl_client *c, int h, struct ffl_dgram *d, int
 int64_t ffl_client_sendmsg(struct ffl_client *c, int h, const struct ffl_dgram *d);
 int64_t ffl_client_sendto(struct ffl_client *c, int h, const void *data, size_t len,
                           const struct ffl_addr *to);
-/* As ffl_client_send, for several pieces of a stream, in as few buffers as they fit in. */
+/* ffl_client_send of several pieces of a stream, in as few buffers as the bytes fit in. */
 int64_t ffl_client_sendv(struct ffl_client *c, int h, const struct iovec *iov, int n);
 /* The socket's bytes in the transmit pool: submitted, not yet taken by the stack. */
 uint32_t ffl_client_unsent(const struct ffl_client *c, int h);
@@ -353,7 +353,7 @@ int ffl_client_mirror(struct ffl_client *c, int h, int fd);
 /* A NOP round trip through the instance. Waits. 0 or -errno. */
 int ffl_client_ping(struct ffl_client *c);
 
-/* Sockets that this client has open; for leak checks. */
+/* The number of the client's sockets in the table, for leak checks. */
 int ffl_client_open_sockets(const struct ffl_client *c);
 
 /* The session's counters, the application's and the instance's. */

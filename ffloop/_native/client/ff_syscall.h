@@ -35,11 +35,11 @@ extern "C" {
 #define EV_DISABLE 0x0008
 #define EV_ONESHOT 0x0010  /* told once, then deleted */
 #define EV_CLEAR 0x0020    /* told again only after a change, as EPOLLET */
-#define EV_RECEIPT 0x0040  /* an EV_ERROR event for each change, data 0 if it was done */
+#define EV_RECEIPT 0x0040  /* an EV_ERROR event per change; data 0: done */
 #define EV_DISPATCH 0x0080 /* told once, then disabled */
 /* What has happened. */
 #define EV_ERROR 0x4000 /* a change failed: data is the errno */
-#define EV_EOF 0x8000   /* the peer sends no more (READ), nobody reads (WRITE); fflags: the errno */
+#define EV_EOF 0x8000 /* the peer sends no more (READ), reads no more (WRITE); fflags: the errno */
 
 struct kevent {
     uintptr_t ident; /* descriptor */

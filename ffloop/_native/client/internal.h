@@ -34,7 +34,7 @@
 #include "pool.h"
 #include "spin.h"
 
-struct rx_item { /* received bytes: in a shared buffer, or (heap) moved out of it */
+struct rx_item { /* received bytes: in a shared buffer, or (heap) moved out of the pool */
     struct rx_item *next;
     uint32_t buf; /* FFL_NO_BUF: the bytes follow this struct */
     uint32_t off, len;
@@ -135,7 +135,7 @@ struct ffl_client {
     struct call call;
     uint16_t next_tag;
     struct ffl_sleeper sleeper;
-    struct ffl_client *beside; /* the next client of one sleeper */
+    struct ffl_client *beside; /* the next client in a sleeper's list */
     int64_t fd_checked;
     int64_t looked; /* when client_look last checked that the instance lives */
     const struct ffl_driver *driver;

@@ -13,8 +13,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#define BULK_FROM 16384 /* bytes: from here a write takes 64 KiB buffers, below it pages */
-#define COMMIT_EVERY (256 * 1024) /* bytes of one large write: the instance may sleep in between */
+#define BULK_FROM 16384 /* bytes: such a write takes 64 KiB buffers, a smaller write pages */
+#define COMMIT_EVERY (256 * 1024) /* bytes of a large write: the instance works on them meanwhile */
 
 bool rx_readable(const struct client_sock *s)
 {
@@ -272,7 +272,7 @@ int64_t ffl_client_recv(struct ffl_client *c, int h, void *data, size_t len, int
 
 static int take_send_error(struct client_sock *s)
 {
-    int err = s->send_error ? s->send_error : EPIPE; /* as Linux: the error once, then this */
+    int err = s->send_error ? s->send_error : EPIPE; /* as Linux: the error once, then EPIPE */
     s->send_error = 0;
     return -err;
 }

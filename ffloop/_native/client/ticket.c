@@ -61,7 +61,8 @@ int ffl_ticket_send(int fd, enum ffl_ticket_what what, const uint32_t *handles, 
     return 0;
 }
 
-/* One end of a new socketpair goes to the instance, as if it had connected. */
+/* Sends one end of a new socketpair to the instance, in place of a connect: the other end, or
+ * -errno. */
 int client_connect_via(int ticket)
 {
     struct ffl_ticket_msg m = {.what = FFL_TICKET_CONNECT};

@@ -375,7 +375,7 @@ static int wait_in(struct epoll_shadow *ep, struct call *k, struct epoll_event *
         now = ffl_now_ns();
     }
     if (ep->poll.head && ep->poll.asleep)
-        ffl_poll_kick(&ep->poll); /* there may be more for the next thread */
+        ffl_poll_kick(&ep->poll); /* there may be more events, for another thread */
     return n;
 }
 

@@ -324,7 +324,7 @@ API int posix_spawn_file_actions_addclosefrom_np(posix_spawn_file_actions_t *act
 
 static void inherit_fd(struct ticket *t, int fd, struct heir *h)
 {
-    if (h->fd >= 0) {                          /* copies of one placeholder are one socket */
+    if (h->fd >= 0) {                          /* descriptors of a placeholder are one socket */
         (void)fd_set_node(fd, fd_node(h->fd)); /* ENOMEM: a placeholder without a socket */
         return;
     }

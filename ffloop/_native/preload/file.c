@@ -164,7 +164,7 @@ API ssize_t splice(int in, off64_t *in_at, int out, off64_t *out_at, size_t len,
     struct stat pipe;
     if (fstat(from ? out : in, &pipe) < 0)
         return -1;
-    if (!S_ISFIFO(pipe.st_mode)) { /* one of them must be a pipe */
+    if (!S_ISFIFO(pipe.st_mode)) { /* one descriptor must be a pipe */
         errno = EINVAL;
         return -1;
     }

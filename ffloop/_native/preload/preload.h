@@ -7,10 +7,10 @@
  * sock.c    the life of a socket; accept             connect.c connect
  * recv.c    receive                                  send.c    send
  * epoll.c   epoll                                    poll.c    poll, select
- * kqueue.c  kqueue, over epoll.c
+ * kqueue.c  kqueue, over epoll.c                     async.c   O_ASYNC
  * raw.c     syscall(2)                               dual.c    FFLOOP_DUAL_LISTEN
  * again.c   an epoll after a fork                    alloc.c   the shim's own memory
- * dgram.c   datagrams
+ * dgram.c   datagrams                                errqueue.c a stream's error queue
  * place.c   which instance, which CPU                option.c  socket options, ioctl
  * share.c   sockets of several processes (proc.h)    file.c    sendfile, splice
  * fork.c    fork, clone                              exec.c    exec, posix_spawn
@@ -186,7 +186,7 @@ struct item { /* an epoll's registration of a socket, or of an epoll */
 
 /* Locks, and returns the socket of fd; or NULL, unlocked: the call is the kernel's. */
 struct sock *sock_enter(int fd);
-struct sock *sock_enter_stack(int fd); /* the same, of stack sockets only */
+struct sock *sock_enter_stack(int fd); /* sock_enter, of stack sockets only */
 static inline bool maybe_ours(int fd)
 {
     return ffl_unlikely(fd_node(fd) != NULL) && !tls.inside;
@@ -329,7 +329,7 @@ int sock_connected(struct sock *s, int flags, int64_t until, int otherwise);
  * other than RWF_NOWAIT. */
 bool sock_plainly(off64_t at, int flags, struct sock **s, int fd);
 int iov_check(const struct iovec *iov, size_t n); /* -errno of a bad vector, or 0 */
-int msg_check(const struct msghdr *m);            /* the same of a message */
+int msg_check(const struct msghdr *m);            /* -errno of a bad message, or 0 */
 /* Block or not, as the socket and `flags` say. Locked. Bytes or -errno. */
 ssize_t sock_recv(struct sock *s, const struct iovec *iov, size_t n, int flags);
 ssize_t sock_send(struct sock *s, const struct iovec *iov, size_t n, int flags);
@@ -375,7 +375,8 @@ void ffl_control_one(struct ffl_ctl *to, int level, int type, const void *data, 
 void ffl_control_inq(struct ffl_ctl *to, size_t bytes);
 /* -ENOTSOCK: the caller makes the kernel's call. */
 int dgram_connect(struct sock *s, int fd, const struct sockaddr *sa, socklen_t len);
-/* Moves a socket that is only bound from the stack to the kernel; s is gone then. 0 or -errno. */
+/* Moves a bound or connected datagram socket from the stack to the kernel; s is gone then. 0, or
+ * -errno: -ENOPROTOOPT, s stays on the stack. */
 int dgram_to_kernel(struct sock *s, int fd);
 /* Does the option switch on what the ring does not carry? */
 bool dgram_option_refused(int level, int name, const void *val, socklen_t len);

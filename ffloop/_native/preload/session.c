@@ -225,6 +225,6 @@ void session_forked(void)
     while (session_first())
         forget(session_first());
     session_list()->generation++;
-    session_list()->sleepers = 0; /* those threads are the parent's */
+    session_list()->sleepers = 0; /* the parent's threads */
     calls_forked();
 }

@@ -242,7 +242,7 @@ void proc_leave(struct sock *s)
 {
     if (s->shared && ffl_client_disarm(s->session->c, s->h) && ffl_client_ping(s->session->c) == 0)
         (void)ffl_client_give_back(s->session->c,
-                                   s->h); /* the session is detached: so is the socket */
+                                   s->h); /* fails: the session is lost, and the socket with it */
 }
 
 /* ---- the end ------------------------------------------------------------------------------- */
@@ -267,7 +267,7 @@ static void return_shared(int fd, struct node *n, void *arg)
     struct sock *s = (struct sock *)n;
     if (n->kind == NODE_SOCK && s->session == l->session && s->shared)
         (void)ffl_client_give_back(s->session->c,
-                                   s->h); /* the session is detached: so is the socket */
+                                   s->h); /* fails: the session is lost, and the socket with it */
     (void)fd;
 }
 

@@ -405,7 +405,7 @@ static int do_accept(int fd, struct sockaddr *sa, socklen_t *len, int flags)
         return -ENOTSOCK;
     if (!s->session || s->type == SOCK_DGRAM) {
         unlock();
-        return -ENOTSOCK; /* the kernel says EINVAL or EOPNOTSUPP */
+        return -ENOTSOCK; /* the kernel's EINVAL or EOPNOTSUPP */
     }
     if (flags & ~(SOCK_NONBLOCK | SOCK_CLOEXEC) || s->state != SOCK_LISTENING)
         return (int)leave(-EINVAL);

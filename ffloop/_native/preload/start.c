@@ -91,7 +91,7 @@ void report(const char *fmt, ...)
     line[n++] = '\n';
     int saved = errno;
     ssize_t done = real.write(STDERR_FILENO, line, (size_t)n);
-    (void)done; /* nobody to tell */
+    (void)done; /* stderr cannot be written: no other way to tell */
     errno = saved;
 }
 

@@ -28,7 +28,7 @@ struct session {
 struct session_list {
     struct session *first;
     struct ffl_client *clients; /* of these sessions */
-    unsigned generation;        /* counts the sessions that began */
+    unsigned generation;        /* changes when a session begins, and in a forked child */
     unsigned sleepers;          /* threads that sleep */
 };
 
