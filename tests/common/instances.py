@@ -45,7 +45,7 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
     """Ends it, also one that was stopped, and forgets it."""
     process.kill()
     process.wait()
-    if process.stdout:
+    if process.stdout and not process.stdout.closed:
         process.stdout.read()  # to its end: the instance itself has gone, not only its prefix
     for pipe in (process.stdout, process.stderr):
         if pipe:
