@@ -314,8 +314,10 @@ def test_stat_shows_it(run):
     """Also of a process that is stopped."""
     program = """
 import asyncio, ffloop
+async def serve(reader, writer):
+    await reader.read()
 async def main():
-    server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 ffloop.run(main(), instance="direct")

@@ -2,12 +2,14 @@
 
 import os
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 from programs import Load, alive, children, either_stack, need, running, until
 from shim import Instance, OnFStack
+from test_modes import start
 from test_nginx import PAGE, configure
 from test_redis import redis_server
 
@@ -69,6 +71,48 @@ def test_instance(instance: Instance, tmp_path: Path) -> None:
     assert not any(alive(pid) for pid in workers)
     lines = log.read_text().splitlines()
     assert len(lines) < 1000, lines[-5:]  # it does not spin on a dead listener
+
+
+ACCEPTS = """
+import errno, select, socket, sys
+listener = socket.create_server((sys.argv[1], 0))
+print(listener.getsockname()[1], flush=True)
+poller = select.poll()
+poller.register(listener)
+poller.poll()
+print("offered", flush=True)
+sys.stdin.readline()
+try:
+    listener.accept()
+except OSError as e:
+    print(errno.errorcode[e.errno], flush=True)
+poller.poll(50)
+"""
+
+
+def in_accept(pid: int) -> bool:
+    """It sleeps, and not in the read() of its standard input."""
+    return Path(f"/proc/{pid}/syscall").read_text().split()[0] not in ("running", "0")
+
+
+def test_instance_while_accept_asks(instance: Instance) -> None:
+    """The call that waits for its answer ends as one after the end, which is said once."""
+    if isinstance(instance, OnFStack):
+        pytest.skip("the listener is reached over the host stack's loopback")
+    process = start(ACCEPTS, instance.address, **instance.environment())
+    assert process.stdin
+    assert process.stdout
+    address = (instance.address, int(process.stdout.readline()))
+    with socket.create_connection(address):
+        assert process.stdout.readline() == "offered\n"
+        instance.process.send_signal(signal.SIGSTOP)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        until(lambda: in_accept(process.pid))
+        instance.process.kill()
+        out, said = process.communicate(timeout=20)
+    assert out == "ECONNABORTED\n"
+    assert said.count("has ended: its connections are reset") == 1
 
 
 def test_redis(instance: Instance, tmp_path: Path) -> None:

@@ -355,15 +355,19 @@ API int listen(int fd, int backlog)
 
 /* ---- accept -------------------------------------------------------------------------------- */
 
+static int listener_lost(struct sock *l)
+{
+    l->lost = true;
+    return -ECONNABORTED;
+}
+
 static int accept_now(struct sock *l, struct ffl_addresses *addresses, int flags)
 {
     struct ffl_client *c = l->session->c;
     if (l->state != SOCK_LISTENING)
         return -EINVAL; /* shut down meanwhile */
-    if (ffl_client_detached(c)) {
-        l->lost = true;
-        return -ECONNABORTED;
-    }
+    if (ffl_client_detached(c))
+        return listener_lost(l);
     if (!l->nonblock)
         ffl_client_alone(c, l->h, true);
     if (!(ffl_client_state(c, l->h) & FFL_ST_READ))
@@ -394,7 +398,7 @@ static int accept_now(struct sock *l, struct ffl_addresses *addresses, int flags
     }
     if (fd >= 0)
         real.close(fd);
-    return rc;
+    return ffl_client_detached(c) ? listener_lost(l) : rc; /* the instance ended meanwhile */
 }
 
 static int do_accept(int fd, struct sockaddr *sa, socklen_t *len, int flags)

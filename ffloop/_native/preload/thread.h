@@ -23,6 +23,7 @@ struct session {
     unsigned socks;
     const char *stack; /* the stack's name */
     bool ended;        /* FF_THREAD_SOCKET: its thread has ended, and left sockets in the session */
+    bool end_told;     /* its instance has ended, and the program's error output says so */
 };
 
 struct session_list {

@@ -276,8 +276,10 @@ bool waiter_event(struct waiter *w, const struct epoll_event *ev)
     for (struct session *session = session_first(); session; session = session->next) {
         if (ev->data.ptr != session)
             continue;
-        if (ffl_client_detached(session->c) == 0) {
+        if (ffl_client_detached(session->c) == 0)
             ffl_client_lost(session->c); /* tells the watches of its sockets */
+        if (!session->end_told) {
+            session->end_told = true;
             report("instance %d (pid %d) has ended: its connections are reset", session->index,
                    ffl_client_instance_pid(session->c));
         }
