@@ -6,7 +6,6 @@ its end or error is seen when reading is resumed, as with asyncio.
 """
 
 import asyncio
-import contextlib
 import errno
 import os
 import socket
@@ -130,8 +129,7 @@ def transport_of(
         except OSError:
             extra.setdefault(name, None)
     extra.setdefault("socket", TransportSocket(sock))
-    with contextlib.suppress(OSError):  # a unix socket's
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    set_nodelay(sock)
     return DirectTransport(
         loop,
         protocol,

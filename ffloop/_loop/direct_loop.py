@@ -14,6 +14,7 @@ from typing import Any, Unpack
 from .._session.address import is_literal
 from .._session.choice import InstanceInfo
 from .._session.log import log
+from .._session.native import ffi
 from .._session.options import LoopOptions
 from . import worker
 from .direct import FROM_ANOTHER_THREAD, DirectListener, DirectTransport, transport_of
@@ -21,11 +22,6 @@ from .kernel_poller import KernelPoller
 from .loop import Loop, pin
 from .serving import Binding, bind_sockets
 from .transport import SocketTransport
-
-_OF_THE_RINGS = (
-    *("app_wakes", "spins", "spin_hits", "sq_full", "tx_empty"),
-    *("consumed", "posted", "inst_wakes", "cq_full", "rx_empty", "inst_sockets"),
-)
 
 
 def _settle(future: "asyncio.Future[None]") -> None:
@@ -58,7 +54,8 @@ class DirectLoop(Loop):
         """As Loop's. What is of the rings only is 0."""
         self._check_closed()
         counters: dict[str, int] = self._batches.counters()
-        return dict.fromkeys(_OF_THE_RINGS, 0) | counters
+        names = (name for name, _ in ffi.typeof("struct ffl_session_stats").fields)
+        return dict.fromkeys(names, 0) | counters
 
     def __repr__(self) -> str:
         return (

@@ -146,8 +146,8 @@ static void sort_out(Dispatcher *dispatcher, int n, int wake_fd)
     struct direct *d = dispatcher->direct;
     for (int i = 0; i < n; i++) {
         struct epoll_event e = d->events[i];
-        int fd =
-            (int)(uint32_t)e.data.u64; /* Python's select.epoll leaves the upper half undefined */
+        /* Python's select.epoll leaves the upper half undefined */
+        int fd = (int)(uint32_t)e.data.u64;
         if (owner_of(d, fd))
             d->events[dispatcher->count++] = e;
         else if (fd != wake_fd)

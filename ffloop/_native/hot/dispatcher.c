@@ -354,8 +354,7 @@ static PyMemberDef dispatcher_members[] = {
 static PyMethodDef dispatcher_methods[] = {
     {"wait", py_wait, METH_O,
      "wait(ns): waits for a batch, nanoseconds at most (< 0: for ever). The number of events, of "
-     "which "
-     "some are kernel descriptors'; 0: none is."},
+     "which some are kernel descriptors'; 0: none is."},
     {"run", dispatcher_run, METH_NOARGS, "Hands out the events from index on."},
     {"_run", dispatcher_run, METH_NOARGS, "The same, as a handle's."},
     {"skip", dispatcher_skip, METH_NOARGS, "Drops the batch, which was taken."},

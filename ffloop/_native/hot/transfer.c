@@ -114,8 +114,8 @@ static int read_into(Dispatcher *d, PyObject *self)
     Py_buffer room;
     if (get_buffer(s, &room) < 0)
         return hot_fault(self, name_fill_failed);
-    if (!s->receiving || s->handle < 0 ||
-        !s->buffer_updated) { /* get_buffer() paused or closed it */
+    /* get_buffer() may have paused or closed it */
+    if (!s->receiving || s->handle < 0 || !s->buffer_updated) {
         PyBuffer_Release(&room);
         return 0;
     }
