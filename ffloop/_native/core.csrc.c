@@ -48,9 +48,6 @@ WAITS(ping, (struct ffl_client * c), (c))
 WAITS(ticket,
       (const struct ffl_client_opts *o, struct ffl_ticket *out, char *why, size_t whylen),
       (o, out, why, whylen))
-WAITS(query,
-      (const char *path, int timeout_ms, struct ffl_instance_stats *out, char *why, size_t whylen),
-      (path, timeout_ms, out, why, whylen))
 
 WAITS(give_back, (struct ffl_client * c, int h), (c, h))
 WAITS(export, (struct ffl_client * c, int h, const struct ffl_ticket *t), (c, h, t))
@@ -104,7 +101,6 @@ static void waiting_detach(struct ffl_client *c)
 #define ffl_client_give_back waiting_give_back
 #define ffl_client_export waiting_export
 #define ffl_client_import waiting_import
-#define ffl_client_query waiting_query
 #define ffl_client_detach waiting_detach
 #define ffl_client_attach waiting_attach
 #define ffl_client_wait waiting_wait

@@ -424,17 +424,6 @@ def kernel_calls() -> list[KernelCall]:
     return found
 
 
-def instance_stats(path: str, timeout_ms: int = 0) -> dict[str, int]:
-    """The counters of the instance at `path` (client.h, struct ffl_instance_stats), without a
-    session. Raises an InstanceError."""
-    out = ffi.new("struct ffl_instance_stats *")
-    why = ffi.new("char[]", 256)
-    rc = lib.ffl_client_query(os.fsencode(path), timeout_ms, out, why, 256)
-    if rc < 0:
-        raise attach_error(-rc, path, ffi.string(why).decode(errors="replace"))
-    return {name: int(getattr(out, name)) for name in dir(out) if name != "stack"}
-
-
 def keep_alive(path: str) -> int:
     """A descriptor: while a copy of it is open, an embedded instance stays. Raises an
     InstanceError."""

@@ -35,8 +35,7 @@ from typing import Any
 from common import instances
 
 import ffloop
-from ffloop import InstanceError
-from ffloop._session import binding, native
+from ffloop._session import binding, native, stats_page
 from ffloop._session.discovery import executable
 
 PEER, PEER6 = "10.97.0.1", "fd97::1"
@@ -204,15 +203,14 @@ class Instance:
         """The end of its log."""
         return self.log.read_text(errors="replace")[-2000:]
 
-    def stats(self) -> dict[str, int]:
-        return binding.instance_stats(self.path)
+    def stats(self) -> stats_page.Instance:
+        """What its page shows, but for each socket."""
+        return stats_page.read(self.pid, sockets=False)
 
     def revive(self) -> None:
         """Starts it again where a test has killed it; AssertionError where it ended by itself."""
-        try:
-            self.stats()
-        except InstanceError:
-            status, words = self.process.wait(10), self.words()
+        if (status := self.process.poll()) is not None:
+            words = self.words()
             self.start()
             assert status == -signal.SIGKILL, f"the instance ended, status {status}:\n{words}"
 
@@ -302,6 +300,6 @@ def example(name: str, instance: Instance, port: int) -> Iterator[subprocess.Pop
 def drained(instance: Instance, limit: float = 15.0) -> None:
     """Until the instance has no session and no socket; AssertionError when that does not come."""
     until = time.monotonic() + limit
-    while (seen := instance.stats())["sockets"] or seen["sessions"] or seen["dying"]:
+    while (seen := instance.stats()).open_sockets or seen.sessions:
         assert time.monotonic() < until, seen
         time.sleep(0.002)

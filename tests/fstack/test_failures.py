@@ -127,7 +127,7 @@ def test_out_of_sockets(on_fstack, configured):
             assert await made[0].got(7) == b"goes on"
             for each in kept:
                 each.close()
-            while instance.stats()["sockets"] > 2:
+            while instance.stats().open_sockets > 2:
                 await asyncio.sleep(0)
             again = ffloop.socket()
             again.bind((net.STACK, 0))

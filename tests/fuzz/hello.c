@@ -42,8 +42,7 @@ static size_t message(struct input *in, uint8_t *to, size_t room)
     size_t n = sizeof(struct ffl_hello);
     struct ffl_hello h = {.magic = FFL_MAGIC,
                           .version = FFL_ABI_VERSION,
-                          .kind = k % 3 ? k % 3 == 1 ? FFL_HELLO_TICKET : FFL_HELLO_STATS
-                                        : FFL_HELLO_ATTACH};
+                          .kind = k % 3 ? FFL_HELLO_TICKET : FFL_HELLO_ATTACH};
     if (k % 6 == 0) {
         h.max_sockets = take(in, 2);
         h.pool_kib = take(in, 2);

@@ -20,8 +20,7 @@ from common.ports import unused_port
 
 import ffloop
 from ffloop._cli import doctor
-from ffloop._session import discovery
-from ffloop._session.binding import instance_stats
+from ffloop._session import discovery, stats_page
 
 from .util import HOST, Log, serve, until
 
@@ -331,7 +330,7 @@ def test_log_levels(service, level):
         return "{}:{}".format(*address)
 
     address = ffloop.run(main(), instance=path)
-    while instance_stats(path)["sessions"]:  # it has seen that the session ended
+    while stats_page.read(process.pid).sessions:  # it has seen that the session ended
         pass
     process.send_signal(signal.SIGINT)
     process.wait(10)

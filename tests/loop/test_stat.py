@@ -433,7 +433,7 @@ def test_a_page_without_an_end(page, table):
     if table == "sessions":
         struct.session_slots = 2**32 - 1
     else:
-        struct.socket_top = struct.socket_slots = 2**32 - 1
+        struct.socket_top = 2**32 - 1
     with pretender(data, 1 << 42) as pid:
         began = time.monotonic()
         with pytest.raises(InstanceNotFound, match="is not an ffloop instance"):

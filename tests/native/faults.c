@@ -188,8 +188,8 @@ TEST(r3_readers_that_never_read)
         slow[i] = kernel_dial(&a);
         handle[i] = (int)await(c, FFL_EV_ACCEPT, -1).arg;
     }
-    int full =
-        0; /* rounds in a row in which every one said no: the kernel's buffers are full too */
+    /* Rounds in a row in which every one said no: the kernel's buffers are full too. */
+    int full = 0;
     for (int64_t until = ffl_now_ns() + 20 * SEC; full < 20;) {
         struct ffl_event ev[16];
         bool all = true;

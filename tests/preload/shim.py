@@ -1,6 +1,7 @@
 """An instance of a test's own, and the environment of programs under the shim."""
 
 import os
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from common import instances
 
 import ffloop
-from ffloop._session import binding
+from ffloop._session import stats_page
 
 NATIVE = Path(ffloop.__path__[0], "_native")
 
@@ -40,6 +41,20 @@ class Instance:
             **more,
         }
 
+    def same(self, *command: str | Path) -> None:
+        """The program does well natively, and the same under the shim, on the stack."""
+        shimmed = self.environment()
+        plain = {k: v for k, v in shimmed.items() if k != "LD_PRELOAD"}
+        seen = []
+        for environment in (plain, shimmed):
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=150
+            )
+            seen.append((done.returncode, done.stdout, done.stderr))
+        assert seen[0][0] == 0, seen[0]
+        assert seen[1] == seen[0]
+        assert self.stats().totals["accepts"], "not on the stack"
+
     def holds(self, port: int) -> int:
         """How many of this kernel's TCP sockets at a local port are this instance's."""
         inodes = set()
@@ -50,10 +65,14 @@ class Instance:
         fds = Path("/proc", str(self.process.pid), "fd")
         return sum(os.readlink(fd) in inodes for fd in fds.iterdir())
 
+    def stats(self) -> stats_page.Instance:
+        """What its page shows, but for each socket."""
+        return stats_page.read(self.process.pid, sockets=False)
+
     def drained(self) -> None:
         """Until it has no session and no socket; AssertionError when that does not come."""
         late = time.monotonic() + 15
-        while (seen := binding.instance_stats(self.path))["sockets"] or seen["sessions"]:
+        while (seen := self.stats()).open_sockets or seen.sessions:
             assert time.monotonic() < late, f"left behind: {seen}"
             time.sleep(0.005)
 

@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 from shim import NATIVE, Instance
 
-from ffloop._session import binding
-
 HERE = Path(__file__).parent
 CASES = re.findall(r"^(?:CASE|EXEC)\((\w+)", (HERE / "calls.c").read_text(), re.MULTILINE)
 
@@ -61,17 +59,7 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.mark.parametrize("case", CASES)
 def test_call(program: Path, instance: Instance, case: str) -> None:
-    shimmed = instance.environment()
-    plain = {k: v for k, v in shimmed.items() if k != "LD_PRELOAD"}
-    seen = []
-    for environment in (plain, shimmed):
-        done = subprocess.run(
-            [program, case], env=environment, capture_output=True, text=True, timeout=30
-        )
-        seen.append((done.returncode, done.stdout, done.stderr))
-    assert seen[0][0] == 0, seen[0]
-    assert seen[1] == seen[0]
-    assert binding.instance_stats(instance.path)["accepts"], "not on the stack"
+    instance.same(program, case)
 
 
 def test_the_program_calls_the_twins(program: Path) -> None:

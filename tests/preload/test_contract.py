@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 from shim import Instance
 
-from ffloop._session import binding
-
 HERE = Path(__file__).parent
 PROGRAMS = (
     "streams",
@@ -59,14 +57,4 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.mark.parametrize(("program", "case"), [(p, c) for p in PROGRAMS for c in cases(p)])
 def test_same(built, instance: Instance, program: str, case: str) -> None:
-    shimmed = instance.environment()
-    plain = {k: v for k, v in shimmed.items() if k != "LD_PRELOAD"}
-    seen = []
-    for environment in (plain, shimmed):
-        done = subprocess.run(
-            [built(program), case], env=environment, capture_output=True, text=True, timeout=150
-        )
-        seen.append((done.returncode, done.stdout, done.stderr))
-    assert seen[0][0] == 0, seen[0]
-    assert seen[1] == seen[0]
-    assert binding.instance_stats(instance.path)["accepts"], "not on the stack"
+    instance.same(built(program), case)

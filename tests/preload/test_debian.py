@@ -28,8 +28,6 @@ from common.ports import unused_port
 from programs import alive, children, get, need, until, until_up
 from shim import Instance
 
-from ffloop._session import binding
-
 pytestmark = pytest.mark.timeout(120)
 
 HERE = "127.0.0.1"
@@ -97,7 +95,7 @@ def same(
             until(lambda: not any(alive(pid) for pid in left))  # noqa: B023
     assert seen[0][1], "it does not idle natively"
     assert seen[1] == seen[0], log.read_text(errors="replace")
-    assert binding.instance_stats(instance.path)["accepts"], "not on the stack"
+    assert instance.stats().totals["accepts"], "not on the stack"
 
 
 def by_datagram(port: int, question: bytes) -> bytes:

@@ -6,8 +6,6 @@
  */
 #include "internal.h"
 
-#include "stats.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -336,42 +334,6 @@ void ffl_client_detach(struct ffl_client *c)
     close_listeners(c);
     leave_rest(c);
     client_free(c);
-}
-
-int ffl_client_query(const char *path, int timeout_ms, struct ffl_instance_stats *out, char *why,
-                     size_t whylen)
-{
-    struct ffl_hello h = {.magic = FFL_MAGIC, .version = FFL_ABI_VERSION, .kind = FFL_HELLO_STATS};
-    struct ffl_reply r;
-    int fd = -1;
-    why[0] = '\0';
-    struct ffl_client_opts o = {.path = path, .timeout_ms = timeout_ms};
-    int s = client_connect(&o, why, whylen);
-    if (s < 0)
-        return s;
-    int rc = client_shake_hands(s, &h, &r, &fd, 1, &o, why, whylen);
-    close(s);
-    if (rc < 0)
-        return rc;
-    const struct ffl_instance_page *p = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);
-    rc = p == MAP_FAILED ? -errno : 0;
-    close(fd);
-    if (rc < 0)
-        return rc;
-    *out = (struct ffl_instance_stats){.pid = p->pid, .start_realtime = p->start_realtime};
-    memcpy(out->stack, p->stack, sizeof(out->stack));
-    out->stack[sizeof(out->stack) - 1] = '\0';
-    out->sessions = atomic_load_explicit(&p->sessions, memory_order_relaxed);
-    out->dying = atomic_load_explicit(&p->dying, memory_order_relaxed);
-    out->sockets = atomic_load_explicit(&p->sockets, memory_order_relaxed);
-    out->sessions_total = atomic_load_explicit(&p->sessions_total, memory_order_relaxed);
-    out->sessions_refused = atomic_load_explicit(&p->sessions_refused, memory_order_relaxed);
-    out->sessions_killed = atomic_load_explicit(&p->sessions_killed, memory_order_relaxed);
-    out->accepts = atomic_load_explicit(&p->accepts, memory_order_relaxed);
-    out->turns = atomic_load_explicit(&p->turns, memory_order_relaxed);
-    out->sleeps = atomic_load_explicit(&p->sleeps, memory_order_relaxed);
-    munmap((void *)p, 4096);
-    return 0;
 }
 
 /* ---- small accessors ----------------------------------------------------------------------- */

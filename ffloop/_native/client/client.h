@@ -367,15 +367,4 @@ void ffl_client_stats(const struct ffl_client *c, struct ffl_session_stats *out)
 /* Where the loop shows its lag while the client is attached; NULL before and after. */
 struct ffl_lag *ffl_client_lag(const struct ffl_client *c);
 
-/* Asks the instance at `path` for its stats page and copies it. Waits; errors as attach. */
-struct ffl_instance_stats {
-    int32_t pid;
-    uint32_t sessions, dying, sockets;
-    uint64_t sessions_total, sessions_refused, sessions_killed, accepts, turns, sleeps;
-    int64_t start_realtime; /* seconds since the epoch */
-    char stack[16];
-};
-int ffl_client_query(const char *path, int timeout_ms, struct ffl_instance_stats *out, char *why,
-                     size_t whylen);
-
 #endif

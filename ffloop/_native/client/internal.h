@@ -75,9 +75,9 @@ struct client_sock {
     size_t tx_left;        /* bytes that the last send could not take */
     uint32_t granted;      /* the last round in which the socket may make a large write */
     struct client_sock *acc_head, *acc_tail;
-    uint32_t acc_n, window,
-        credits; /* accepting ahead: connections queued, allowed, still due from the instance */
-    bool paused; /* a listener: disarmed, until the next accept or arm */
+    /* Accepting ahead: connections queued, allowed, still due from the instance. */
+    uint32_t acc_n, window, credits;
+    bool paused;      /* a listener: disarmed, until the next accept or arm */
     uint32_t offered; /* connections that wait at the instance for a TAKE */
     bool asking;      /* the instance will tell of the next connection, */
     bool alone;       /* one of the processes that are alone, not each (FFL_F_ALONE) */
@@ -122,8 +122,8 @@ struct ffl_client {
     bool quiet;
     uint32_t *closed, closed_n, cap_closed; /* handles whose CLOSED event is due */
     struct client_sock *settled;            /* returned, to be closed; by acc_next */
-    struct client_sock *waiters,
-        **waiters_end;      /* sockets that want to write, the longest wait first */
+    /* Sockets that want to write, the longest wait first. */
+    struct client_sock *waiters, **waiters_end;
     unsigned bulk_waiters;  /* waiters with a large write */
     uint32_t round;         /* waits so far */
     int64_t round_granted;  /* bytes of the window that this round has granted */
@@ -241,8 +241,8 @@ bool rx_readable(const struct client_sock *s);
 void tx_wait(struct ffl_client *c, struct client_sock *s);
 
 /* wait.c */
-void client_round(
-    struct ffl_client *c); /* a wait begins: grants of large writes are counted in waits */
+/* A wait begins: grants of large writes are counted in waits. */
+void client_round(struct ffl_client *c);
 bool client_pending(struct ffl_client *c);
 uint32_t client_wait_bits(const struct ffl_client *c);
 /* ffl_client_sleep; gives FD events, and takes those of the doorbell and the session socket

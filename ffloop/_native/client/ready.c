@@ -32,8 +32,8 @@ static void take_off(struct ffl_watch *w)
 void ffl_poll_kick(struct ffl_poll *p)
 {
     uint64_t one = 1;
-    ssize_t n =
-        p->wake_fd < 0 ? 0 : write(p->wake_fd, &one, sizeof(one)); /* EAGAIN: readable already */
+    /* EAGAIN: readable already. */
+    ssize_t n = p->wake_fd < 0 ? 0 : write(p->wake_fd, &one, sizeof(one));
     (void)n;
 }
 

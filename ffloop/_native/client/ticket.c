@@ -177,8 +177,8 @@ int ffl_client_import(struct ffl_client *c, const struct ffl_ticket *t, uint32_t
         return h;
     }
     struct client_sock *s = client_sock(c, h);
-    s->connecting =
-        true; /* until the answer says no, or CONNECT is reaped, perhaps with the answer */
+    /* Until the answer says no, or CONNECT is reaped, perhaps with the answer. */
+    s->connecting = true;
     int rc = client_call(
         c, (struct ffl_entry){.op = FFL_OP_IMPORT, .handle = (uint32_t)h, .buf = buf}, NULL, 0);
     if (rc < 0) {

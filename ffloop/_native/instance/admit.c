@@ -246,9 +246,6 @@ static bool serve_hello(struct pending *p, const struct ffl_hello *h, int n)
         snprintf(why, sizeof(why), "the application speaks version %u, the instance %u", h->version,
                  FFL_ABI_VERSION);
         refuse(p, FFL_REPLY_VERSION, why);
-    } else if (n == sizeof(*h) && h->kind == FFL_HELLO_STATS) {
-        struct ffl_reply r = {.status = FFL_REPLY_OK};
-        send_reply(p->in, p->sock, &r, &p->in->stats_fd, 1);
     } else if (n == sizeof(*h) && (h->kind == FFL_HELLO_ATTACH || h->kind == FFL_HELLO_TICKET)) {
         epoll_ctl(p->in->ctl, EPOLL_CTL_DEL, p->sock, NULL); /* its new owner adds it again */
         return h->kind == FFL_HELLO_TICKET ? give_ticket(p) : attach(p, h);

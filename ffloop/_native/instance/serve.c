@@ -334,8 +334,8 @@ void ffl_instance_opts_default(struct ffl_instance_opts *o)
 #define TICKETS_MAX 4096
 #define KEPT_MAX 1024
 #define USER_KEPT 64
-#define SESSION_FDS                                                                                \
-    6 /* descriptors of this process: memory, bells, unix socket, pidfd; and a spare */
+/* Descriptors of this process: memory, bells, unix socket, pidfd; and a spare. */
+#define SESSION_FDS 6
 
 /* Keeps some of the process's descriptors for sessions, however many sockets are open. */
 static uint64_t sockets_limit(const struct ffl_instance *in)
@@ -481,14 +481,4 @@ void ffl_instance_describe(struct ffl_instance *in, char *buf, size_t len)
     buf[0] = '\0';
     if (OPS(in)->describe)
         OPS(in)->describe(ST(in), buf, len);
-}
-
-unsigned ffl_instance_sessions(const struct ffl_instance *in)
-{
-    return (unsigned)in->ledger.n[CHARGE_SESSION];
-}
-
-unsigned ffl_instance_sockets(const struct ffl_instance *in)
-{
-    return atomic_load_explicit(&in->page->sockets, memory_order_relaxed);
 }

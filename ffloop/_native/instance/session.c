@@ -117,8 +117,6 @@ static int session_alloc(struct ffl_session *s, const struct ffl_hello *h)
     ffl_geo_default(&geo, sockets, kib);
     geo.ring_size[FFL_SQ] = geo.ring_size[FFL_CQ] = o->entries;
     geo.session = s->id;
-    geo.inst_pid = (int32_t)getpid();
-    geo.app_pid = s->pid;
     int rc = ffl_segment_create(&s->map, &geo, o->huge);
     if (rc < 0)
         return rc;

@@ -36,7 +36,7 @@ int stats_open(struct ffl_instance *in, char *why, size_t whylen)
     (void)fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL);
     char path[64];
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-    in->stats_fd = open(path, O_RDONLY | O_CLOEXEC); /* for peers */
+    in->stats_fd = open(path, O_RDONLY | O_CLOEXEC); /* for readers, by /proc */
     int rc = p == MAP_FAILED || in->stats_fd < 0 ? -errno : 0;
     if (rc == -ENOENT)
         snprintf(why, whylen, "%s is not there: an instance needs /proc to be mounted", path);
@@ -54,7 +54,6 @@ int stats_open(struct ffl_instance *in, char *why, size_t whylen)
     page->session_off = 4096;
     page->session_slots = sessions;
     page->socket_off = socket_off;
-    page->socket_slots = FFL_STATS_SOCKETS;
     ffl_ids_init(&in->stat_ids, 0, FFL_STATS_SOCKETS);
     in->stat_sessions = (void *)((char *)p + page->session_off);
     in->stat_sockets = (void *)((char *)p + page->socket_off);
@@ -68,6 +67,16 @@ void stats_close(struct ffl_instance *in)
         munmap(in->page, in->page->size);
     ffl_ids_fini(&in->stat_ids);
     in->page = NULL;
+}
+
+unsigned ffl_instance_sessions(const struct ffl_instance *in)
+{
+    return (unsigned)in->ledger.n[CHARGE_SESSION];
+}
+
+unsigned ffl_instance_sockets(const struct ffl_instance *in)
+{
+    return atomic_load_explicit(&in->page->sockets, memory_order_relaxed);
 }
 
 /* ---- slots of sessions --------------------------------------------------------------------- */

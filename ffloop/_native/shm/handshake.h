@@ -4,8 +4,7 @@
  * Callers: client/, instance/. One hello, one reply. After an attach each side sends at most one
  * last message, the instance its reason and the application its rest; the socket's end says that
  * the other side is gone. A reply to an attach carries three descriptors: the memfd, the
- * application's doorbell, the instance's doorbell. A reply to a stats query carries one: the
- * instance's stats page, read only.
+ * application's doorbell, the instance's doorbell.
  */
 #ifndef FFL_HANDSHAKE_H
 #define FFL_HANDSHAKE_H
@@ -15,7 +14,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-enum ffl_hello_kind { FFL_HELLO_ATTACH = 1, FFL_HELLO_STATS = 2, FFL_HELLO_TICKET = 3 };
+enum ffl_hello_kind { FFL_HELLO_ATTACH = 1, FFL_HELLO_TICKET = 2 };
 
 struct ffl_hello {
     uint64_t magic;

@@ -15,7 +15,7 @@
 #include <stdatomic.h>
 
 #define FFL_MAGIC 0x436b636f534c4646ULL /* "FFLSockC" */
-#define FFL_ABI_VERSION 6u
+#define FFL_ABI_VERSION 7u
 
 /* ---- entries ------------------------------------------------------------------------------- */
 
@@ -79,8 +79,8 @@ enum ffl_op {
 #define FFL_F_RETURN 0x20u  /* CLOSE: accepted ahead; back to the listener's other references */
 #define FFL_F_CTL 0x40u /* SEND, RECV, UNREAD of a datagram: after the ffl_addr a struct ffl_ctl */
 #define FFL_F_CTL_CUT 0x80u /* RECV, UNREAD of a datagram: not all control messages found room */
-#define FFL_F_SENDING                                                                              \
-    0x80u /* ERROR of a stream: its sends alone fail; received data is still to be read */
+/* ERROR of a stream: its sends alone fail; received data is still to be read. */
+#define FFL_F_SENDING 0x80u
 
 /* The result of a TAKE. An OFFER tells of the next connection after NONE, and after LAST unless the
  * TAKE had FFL_F_ALONE. */
@@ -165,8 +165,8 @@ struct ffl_ring_ctl {
 /* The wait word: what a sleeping side waits for; 0: awake. The other side rings only if a bit is
  * set that its commit concerns, and clears the word: one wake per sleep. */
 #define FFL_WAIT_QUEUE 1u /* new entries: CQ (application), SQ (instance) */
-#define FFL_WAIT_FREE                                                                              \
-    2u /* buffers came back: tx-free (application; tx_unwritable too), rx-free (instance) */
+/* Buffers came back: tx-free (application; tx_unwritable too), rx-free (instance). */
+#define FFL_WAIT_FREE 2u
 #define FFL_WAIT_SPACE 4u /* room: in the SQ (application), in the CQ (instance) */
 
 struct ffl_waits {
@@ -194,8 +194,8 @@ struct ffl_inst_stats {
     _Atomic uint64_t cq_full, pool_empty;
     _Atomic uint64_t bytes_in, bytes_out;
     _Atomic uint64_t accepts;
-    _Atomic uint64_t
-        tx_unwritable; /* bytes of transmit buffers of unwritable sockets: the stack takes none */
+    /* Bytes of transmit buffers of unwritable sockets: the stack takes none. */
+    _Atomic uint64_t tx_unwritable;
     _Atomic uint32_t cpu;
     _Atomic uint32_t sockets;
 };
@@ -204,8 +204,8 @@ struct ffl_inst_stats {
 #define FFL_LAGS 24
 struct ffl_lag {
     _Atomic uint64_t ns; /* the sum */
-    _Atomic uint64_t
-        counts[FFL_LAGS]; /* below 1, 2, 4, ... us (of 1,024 ns); the last: and above */
+    /* Below 1, 2, 4, ... us (of 1,024 ns); the last: and above. */
+    _Atomic uint64_t counts[FFL_LAGS];
 };
 
 /* ---- the segment --------------------------------------------------------------------------- */
@@ -227,7 +227,6 @@ struct ffl_geo {
     uint32_t ring_size[FFL_RINGS]; /* slots, a power of two */
     uint32_t ring_off[FFL_RINGS];  /* of the slots */
     struct ffl_pool_geo rx, tx;
-    int32_t inst_pid, app_pid;
 };
 
 struct ffl_segment { /* at offset 0 */

@@ -31,8 +31,8 @@ enum ffl_option_kind {
 #define FFL_OPTION_ADMIN 0x10u /* setting it takes CAP_NET_ADMIN, or CAP_NET_RAW for some */
 #define FFL_OPTION_CTL 0x20u   /* asks for control messages, which a datagram socket gets */
 #define FFL_OPTION_DGRAM 0x40u /* not on a stream: its control messages do not cross the ring */
-#define FFL_OPTION_LOCAL                                                                           \
-    0x80u /* concerns the calls, not the connection: the application's side applies it */
+/* Concerns the calls, not the connection: the application's side applies it. */
+#define FFL_OPTION_LOCAL 0x80u
 
 /* How F-Stack's value is made: FreeBSD's level and name are in the row. */
 enum ffl_option_bsd {

@@ -40,8 +40,8 @@ void ffl_yield_done(struct ffl_yield *y, int64_t took_ns, bool came)
     y->left = y->skip;
 }
 
-#define SLICE_NS                                                                                   \
-    50000 /* of spinning; then the caller looks at the kernel's events and at signals */
+/* Of spinning; then the caller looks at the kernel's events and at signals. */
+#define SLICE_NS 50000
 
 static bool yield_once(struct ffl_idle *i, ffl_came_fn *came, void *arg)
 {
@@ -54,8 +54,8 @@ static bool yield_once(struct ffl_idle *i, ffl_came_fn *came, void *arg)
 bool ffl_idle(struct ffl_idle *i, int64_t most_ns, bool may_spin, ffl_came_fn *came, void *arg,
               enum ffl_idled *how)
 {
-    int64_t now =
-        may_spin && i->spin.limit_ns ? ffl_now_ns() : 0; /* reading the clock costs, too */
+    /* Reading the clock costs, too. */
+    int64_t now = may_spin && i->spin.limit_ns ? ffl_now_ns() : 0;
     int64_t until = now ? ffl_spin_until(&i->spin, now) : 0;
     bool spins = until > now;
     *how = spins ? FFL_IDLED_SPIN : ffl_yield_due(&i->yield) ? FFL_IDLED_YIELD : FFL_IDLED_NOT;

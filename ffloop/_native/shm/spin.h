@@ -15,9 +15,8 @@
 #include "base.h"
 
 #define FFL_SPIN_FOREVER (-1)
-#define FFL_SPIN_AUTO                                                                              \
-    (-2) /* 50 us where there are three CPUs or more and the sides do not share
-                              a CPU, else 0 */
+/* 50 us where there are three CPUs or more and the sides do not share a CPU, else 0. */
+#define FFL_SPIN_AUTO (-2)
 
 struct ffl_spin {
     int64_t limit_ns; /* 0: never; FFL_SPIN_FOREVER */

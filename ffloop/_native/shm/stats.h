@@ -1,7 +1,7 @@
 /*
  * stats.h - the instance's stats pages: a memfd that the instance alone writes (a seal forbids
- * other writable mappings). A reader gets it by FFL_HELLO_STATS, or opens /proc/PID/fd/N, which
- * works on a stopped or stuck instance too.
+ * other writable mappings). A reader opens /proc/PID/fd/N, which works on a stopped or stuck instance
+ * too.
  *
  * A header, a table of sessions, a table of sockets. A free slot's first word is 0; it is set last:
  * a reader that finds the same non-zero word before and after its copy has copied one occupant.
@@ -14,7 +14,7 @@
 
 #define FFL_STATS_NAME "ffloop-stats"         /* the memfd's, as /proc/PID/fd shows it */
 #define FFL_STATS_MAGIC 0x74617453534c4646ULL /* "FFLSStat" */
-#define FFL_STATS_VERSION 3u
+#define FFL_STATS_VERSION 4u
 #define FFL_STATS_SOCKETS (1u << 18) /* slots; pages that were never used take no memory */
 
 enum ffl_sock_state {
@@ -70,7 +70,7 @@ struct ffl_instance_page {
     _Atomic uint64_t late_looks; /* after FFL_LOOK_NS, that found unannounced entries */
     _Atomic int64_t heartbeat;   /* CLOCK_MONOTONIC, ns: the last look at all sessions */
     uint32_t size;               /* of the whole file, bytes */
-    uint32_t session_off, session_slots, socket_off, socket_slots;
+    uint32_t session_off, session_slots, socket_off;
     _Atomic uint32_t socket_top; /* slots at and above it were never used */
     _Atomic uint64_t unlisted;   /* sockets and sessions that found no slot, so far */
     char path[112];              /* of the unix socket; "@name": abstract */
