@@ -13,8 +13,8 @@
 #include <stdlib.h>
 
 struct ffl_ids {
-    uint32_t first, fresh,
-        end; /* numbers are [first, end); those from `fresh` on were never used */
+    /* Numbers are [first, end); those from `fresh` on were never used. */
+    uint32_t first, fresh, end;
     uint32_t *freed, nfreed, cap;
 };
 

@@ -13,8 +13,8 @@
 
 typedef struct {
     PyObject_HEAD
-    PyObject *state, *incoming, *outgoing, *transport, *protocol,
-        *backlog;           /* under asyncio's names */
+    /* Under asyncio's names. */
+    PyObject *state, *incoming, *outgoing, *transport, *protocol, *backlog;
     PyObject *ssl;          /* the _ssl._SSLSocket inside asyncio's SSLObject */
     Dispatcher *dispatcher; /* data is decrypted into its room */
     Py_ssize_t unsent, outgoing_high, incoming_high;

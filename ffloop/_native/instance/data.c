@@ -15,8 +15,8 @@
 
 #define READS_PER_ITERATION 4 /* then the next socket is read */
 #define GATHER 64             /* buffers in one send, */
-#define GATHER_BYTES                                                                               \
-    (1088u * 1024) /* and bytes, a body of 1 MiB and its head: bounds the time of one copy */
+/* And bytes, a body of 1 MiB and its head: bounds the time of one copy. */
+#define GATHER_BYTES (1088u * 1024)
 #define SENDS_PER_ITERATION 4
 #define DGRAM_MAX 65507
 

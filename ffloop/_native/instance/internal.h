@@ -95,8 +95,8 @@ struct endpoint { /* one session's reference to one stack socket */
     int8_t shut;  /* pending SHUT_* after the queue, or -1 */
     bool in_ready, in_stalled, dead;
     bool offers; /* a listener: nothing is accepted ahead, even for the only reference */
-    bool asks,
-        alone;     /* a listener: it is to be told of a connection; of those alone, one is told */
+    /* A listener: it is to be told of a connection; of those alone, one is told. */
+    bool asks, alone;
     uint32_t seen; /* its group's `came` when it was last told of, or took, a connection */
 };
 TAILQ_HEAD(endpoint_list, endpoint);
@@ -119,8 +119,8 @@ struct group {
     TAILQ_HEAD(, endpoint) askers;
     uint32_t came;    /* counts up when connections come; begins at 1 */
     uint32_t waiting; /* the stack's connections at the last count; 0 after an accept */
-    struct endpoint
-        *told;         /* the asker that is alone, was told of a connection and has not taken it */
+    /* The asker that is alone, was told of a connection and has not taken it. */
+    struct endpoint *told;
     struct timer slow; /* when it fires, the other askers are told */
     struct ffl_instance *in;
     STAILQ_HEAD(, back) back;
@@ -156,8 +156,8 @@ struct ffl_session {
     pid_t pid;
     uid_t uid;
     struct account *account;
-    uint64_t
-        caps; /* the application's network capabilities: the instance acts with them (rights.c) */
+    /* The application's network capabilities: the instance acts with them (rights.c). */
+    uint64_t caps;
     bool foreign; /* the instance may not give sockets to its user */
     struct src src_sock, src_pid, src_bell;
     struct ffl_stat_session *st;
@@ -171,8 +171,8 @@ struct ffl_session {
     uint32_t n;
     struct ffl_ids ids;             /* the instance's handles */
     struct endpoint_list endpoints; /* all that are open */
-    struct endpoint
-        *sweep; /* the next endpoint to close: of all (dying), of listeners (draining) */
+    /* The next endpoint to close: of all (dying), of listeners (draining). */
+    struct endpoint *sweep;
     struct endpoint_list ready, stalled;
     unsigned open;            /* endpoints */
     unsigned nsockets;        /* of CHARGE_SOCKET */

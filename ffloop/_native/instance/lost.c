@@ -30,8 +30,8 @@ static void on_bus(int sig, siginfo_t *si, void *context)
         s->lost = 1;
         return;
     }
-    sigaction(sig, &before,
-              NULL); /* not a segment's: the access faults again, for the earlier handler */
+    /* Not a segment's: the access faults again, for the earlier handler. */
+    sigaction(sig, &before, NULL);
     if (si->si_code <= 0)
         raise(sig);
 }

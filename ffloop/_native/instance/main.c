@@ -94,8 +94,8 @@ int main(int argc, char **argv)
     options_parse(argc, argv, &o);
     int up = o.embedded ? detach() : -1;
     umask(077);
-    int notify =
-        o.embedded ? 0 : ffl_notify_open(); /* embedded: NOTIFY_SOCKET is the application's */
+    /* Embedded: NOTIFY_SOCKET is the application's. */
+    int notify = o.embedded ? 0 : ffl_notify_open();
     if (notify < 0)
         ffl_log(FFL_LOG_WARNING, "NOTIFY_SOCKET cannot be used: %s", strerror(-notify));
     struct sigaction ignore = {.sa_handler = SIG_IGN}, stop = {.sa_handler = on_signal};

@@ -74,8 +74,8 @@ static int set_local(struct sock *s, int level, int name, const void *val, sockl
 
 static int note(struct sock *s, int level, int name, const void *val, socklen_t len)
 {
-    bool in_part =
-        level == IPPROTO_IP && name == IP_MULTICAST_IF; /* reading back loses the index */
+    /* Reading back loses the index. */
+    bool in_part = level == IPPROTO_IP && name == IP_MULTICAST_IF;
     if (!in_part && ffl_carry_note(s->noted, level, name))
         return 0;
     struct option *o = malloc(sizeof(*o) + len);

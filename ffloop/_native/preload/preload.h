@@ -122,10 +122,10 @@ static inline int fd_made(int fd)
     return fd;
 }
 void fd_drop(int fd); /* fd loses its node; the last descriptor frees the node. Locked */
-int fd_ours(
-    int fd); /* moves a new descriptor of the shim's out of the program's way: its number, or -errno */
-void fd_ours_keep(
-    int fd); /* the shim's descriptor keeps its number; the program's close, dup and dup2 miss it */
+/* Moves a new descriptor of the shim's out of the program's way: its number, or -errno. */
+int fd_ours(int fd);
+/* The shim's descriptor keeps its number; the program's close, dup and dup2 miss it. */
+void fd_ours_keep(int fd);
 void fd_ours_close(int fd);
 /* Calls f for each descriptor with a node (FF_THREAD_SOCKET: of the calling thread). Locked. */
 void fd_each(void (*f)(int fd, struct node *n, void *arg), void *arg);
@@ -207,17 +207,16 @@ uint32_t sock_poll(struct sock *s, uint32_t want);
 uint32_t sock_ask(struct ffl_source *source, const struct ffl_watch *w); /* a socket's `ask` */
 /* Asks the instance to read or accept ahead, if `want` (epoll's bits) needs that. */
 void sock_arm(struct sock *s, uint32_t want);
-#define SOCK_WINDOW                                                                                \
-    16 /* connections accepted ahead of accept(), where no other process shares the listener */
+/* Connections accepted ahead of accept(), where no other process shares the listener. */
+#define SOCK_WINDOW 16
 /* Sleeps until s has changed, `until` (ns, -1: never) or a signal. Locked before and after.
  * 0: look again; -EAGAIN: the time is over; -EINTR; another -errno. */
 int sock_wait(struct sock *s, int64_t until);
 /* After a fork, asks the instance once for data that may wait there. True: look again. */
 bool sock_look(struct sock *s);
 void sock_rearm(struct sock *s); /* s has changed state: arms it for its watches, and tells them */
-int sock_to_kernel(
-    struct sock *s,
-    int fd); /* the socket stays a kernel socket; its epoll registrations move there */
+/* The socket stays a kernel socket; its epoll registrations move there. */
+int sock_to_kernel(struct sock *s, int fd);
 /* Bytes that recv would return now. */
 static inline size_t sock_queued(const struct sock *s)
 {
@@ -413,8 +412,8 @@ void proc_end(void);                /* the process is about to end: proc_leave f
 bool share_moved(int from, int to); /* session_moved of tickets, dual listeners and bells */
 /* syscall(2) with a number of fork, vfork or clone. Not *known: the kernel's call. */
 long fork_by_number(long number, const long *a, bool *known);
-void proc_leave(
-    struct sock *s); /* s closes: gives what was read ahead back to the processes that share s */
+/* `s` closes: gives what was read ahead back to the processes that share s. */
+void proc_leave(struct sock *s);
 void sock_on_stack(struct sock *s, struct session *session, int h);
 
 static inline bool timespec_bad(const struct timespec *ts)

@@ -273,8 +273,8 @@ static ssize_t recv_piece(struct sock *s, struct msghdr *m, int flags)
     m->msg_flags = reports ? MSG_ERRQUEUE : 0;
     if (ffl_unlikely(s->inq) && !reports) {
         size_t more = sock_queued(s);
-        bool over =
-            ffl_client_state(s->session->c, s->h) & FFL_ST_EOF; /* the end is to be read, too: 1 */
+        /* The end is to be read, too: 1. */
+        bool over = ffl_client_state(s->session->c, s->h) & FFL_ST_EOF;
         ffl_control_inq(&ctl, more ? more : over);
     }
     int rc = ffl_control_put(m, &ctl, &m->msg_flags);

@@ -101,8 +101,8 @@ static inline void alloc_after_fork(void)
  * and the first is reported. Locked. */
 struct session *session_get(int index, int *why);
 void session_reap(void); /* takes the completions of all sessions */
-void session_put(
-    struct session *session); /* a socket less; a detached session is freed with its last */
+/* A socket less; a detached session is freed with its last. */
+void session_put(struct session *session);
 /* Makes a ticket at the session's instance: 0 or -errno. */
 int session_ticket(const struct session *session, struct ffl_ticket *out, char *why, size_t whylen);
 void session_forked(void);
@@ -185,8 +185,8 @@ void calls_forked(void);
  * event. Locked. */
 bool waiter_event(struct waiter *w, const struct epoll_event *ev);
 void waiter_drain(struct waiter *w); /* takes the events of a thread's own waiter */
-bool waiter_mark(
-    uint64_t data); /* user data of a doorbell or a wake, of this process or its parent? */
+/* User data of a doorbell or a wake, of this process or its parent? */
+bool waiter_mark(uint64_t data);
 /* epoll_pwait with a time-out in ns; < 0: for ever. */
 int real_epoll(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns, const sigset_t *mask);
 

@@ -30,8 +30,8 @@
 #define BSD_SO_TYPE 0x1008
 #define BSD_SO_LISTENQLEN 0x1012
 #define BSD_IPV6_V6ONLY 27
-#define DRAIN_NS                                                                                   \
-    50000000LL /* after the last close: its FIN leaves a transmit delay and a tick later */
+/* After the last close: its FIN leaves a transmit delay and a tick later. */
+#define DRAIN_NS 50000000LL
 #define LONGEST_DRAIN_NS FFL_NS_PER_SEC
 #define MAX_EVENTS 256
 #define FIRST_PORT 49152 /* the first that a bind to port 0 may get, as in FreeBSD */
@@ -361,8 +361,8 @@ static int fstack_listen(void *st, int fd, int backlog)
         return -EADDRINUSE;
     if (ff_listen(fd, backlog) < 0)
         return fstack_fail();
-    rc = fstack_sockname(st, fd, false,
-                         &l.a); /* after a listen without bind it has an address only now */
+    /* After a listen without bind it has an address only now. */
+    rc = fstack_sockname(st, fd, false, &l.a);
     return rc < 0 ? rc : fstack_ports_add(&f->ports, &l);
 }
 

@@ -25,9 +25,9 @@ struct ffl_stack_event {
     uint8_t filter; /* FFL_READ or FFL_WRITE, or both where the stack knows both at once */
     uint8_t eof;    /* the peer has shut its side, or the socket has failed: read to the end */
     uint8_t error;  /* the socket has failed: SO_ERROR says why, once */
-    int32_t
-        data; /* READ: bytes, of a listener connections, that are there at the least; 0: not known;
-                       INT32_MAX: read until -EAGAIN */
+    /* READ: bytes, of a listener connections, that are there at the least; 0: not known; INT32_MAX:
+     * read until -EAGAIN. */
+    int32_t data;
 };
 
 struct ffl_stack_opts {
@@ -41,8 +41,8 @@ typedef int64_t (*ffl_iterate_fn)(void *arg);
 
 struct ffl_stack_ops {
     const char *name;
-    bool
-        kernel; /* an `fd` is a socket of this kernel's, whose checks of the caller's rights apply */
+    /* An `fd` is a socket of this kernel's, whose checks of the caller's rights apply. */
+    bool kernel;
 
     /* Starts the stack; *st is its state. On failure writes a sentence for the user to `why`. */
     int (*start)(void **st, const struct ffl_stack_opts *opts, char *why, size_t whylen);
