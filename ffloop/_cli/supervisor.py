@@ -387,22 +387,21 @@ class _LedSupervisor(_Supervisor):
 
     def _replace(self, one: _Worker, status: int, what: str) -> None:
         if one.number == 0:
-            self._end_in_order(self._left())
+            self._leave()
         super()._replace(one, status, what)
 
     def _reload(self) -> None:
-        if self._ending or self._leader() is None:  # those that start next are new ones
-            return
-        _say("reload: the workers have the stack: they end, and others start")
-        self._retire(self._left())
-        self._later(0, 0.0, self._begin)
+        if not self._ending:
+            _say("reload: the workers have the stack: they end, and others start")
+            self._leave()
+            self._later(0, 0.0, self._begin)
 
-    def _left(self) -> list[_Worker]:
+    def _leave(self) -> None:
         leaving = self._of(_Stage.CURRENT)
         for each in leaving:
             each.stage = _Stage.LEAVING
         self._timers.clear()
-        return leaving
+        self._end_in_order(leaving)
 
     def _terminate(self, workers: list[_Worker]) -> None:
         self._end_in_order(workers)

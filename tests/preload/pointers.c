@@ -1,6 +1,7 @@
 /* pointers.c - bad pointers: EFAULT, as from the kernel, and the socket and its bytes are as before. */
 #include "cases.h"
 
+#include <pthread.h>
 #include <sys/mman.h>
 
 static char *page;     /* the last bytes that are there; then comes nothing */
@@ -284,6 +285,159 @@ CASE(its_own_handler)
     heard(server, 16);
     NEED(sigaction(SIGSEGV, NULL, &a) == 0);
     saw("it is there", a.sa_sigaction == mended && (a.sa_flags & SA_SIGINFO));
+}
+
+/* ---- where the signals of faults do not come ------------------------------------------------- */
+
+static sigset_t faults(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGSEGV);
+    sigaddset(&set, SIGBUS);
+    return set;
+}
+
+/* One of each way to use the program's memory. */
+static void bad_pointers(void)
+{
+    struct epoll_event ev = {.events = EPOLLIN};
+    int ep = epoll_create1(0);
+    NEED(ep >= 0 && epoll_ctl(ep, EPOLL_CTL_ADD, server, &ev) == 0);
+    arrives("x");
+    saw("read", read(server, nowhere, 1));
+    saw("write", write(client, nowhere, 1));
+    saw("readv", readv(server, nowhere, 1));
+    saw("sendmsg", sendmsg(client, nowhere, 0));
+    saw("poll", poll(nowhere, 1, 0));
+    saw("select", select(server + 1, nowhere, NULL, NULL, NULL));
+    saw("epoll_wait", epoll_wait(ep, nowhere, 1, 0));
+    saw("getsockname", getsockname(server, nowhere, nowhere));
+    heard(server, 1);
+    close(ep);
+}
+
+CASE(blocked)
+{
+    sigset_t set = faults(), now;
+    pages();
+    NEED(sigprocmask(SIG_BLOCK, &set, NULL) == 0);
+    bad_pointers();
+    NEED(sigprocmask(SIG_BLOCK, NULL, &now) == 0);
+    saw("still blocked", sigismember(&now, SIGSEGV) + 2 * sigismember(&now, SIGBUS));
+    NEED(sigprocmask(SIG_UNBLOCK, &set, NULL) == 0);
+    bad_pointers();
+    sigfillset(&set);
+    NEED(pthread_sigmask(SIG_SETMASK, &set, NULL) == 0);
+    bad_pointers();
+    sigemptyset(&set);
+    NEED(syscall(SYS_rt_sigprocmask, SIG_SETMASK, &set, NULL, _NSIG / 8) == 0);
+    bad_pointers();
+    sigfillset(&set);
+    NEED(syscall(SYS_rt_sigprocmask, SIG_SETMASK, &set, NULL, _NSIG / 8) == 0);
+    bad_pointers();
+}
+
+static void *in_a_thread(void *unused)
+{
+    bad_pointers();
+    return unused;
+}
+
+CASE(blocked_in_a_new_thread)
+{
+    sigset_t set = faults(), were;
+    pthread_t t;
+    pages();
+    NEED(pthread_sigmask(SIG_BLOCK, &set, &were) == 0);
+    NEED(pthread_create(&t, NULL, in_a_thread, NULL) == 0);
+    NEED(pthread_sigmask(SIG_SETMASK, &were, NULL) == 0);
+    NEED(pthread_join(t, NULL) == 0);
+    bad_pointers();
+}
+
+CASE(ignored)
+{
+    pages();
+    signal(SIGSEGV, SIG_IGN);
+    signal(SIGBUS, SIG_IGN);
+    bad_pointers();
+    NEED(raise(SIGSEGV) == 0 && raise(SIGBUS) == 0);
+    saw("ignored", signal(SIGSEGV, SIG_DFL) == SIG_IGN);
+    bad_pointers();
+}
+
+static void in_its_handler(int number)
+{
+    (void)number;
+    bad_pointers();
+    NEED(mprotect(nowhere, 4096, PROT_READ | PROT_WRITE) == 0);
+}
+
+CASE(in_the_handler_of_a_fault)
+{
+    pages();
+    signal(SIGSEGV, in_its_handler);
+    *(volatile char *)nowhere = 1;
+    NEED(mprotect(nowhere, 4096, PROT_NONE) == 0);
+    bad_pointers();
+}
+
+static void in_a_handler(int number)
+{
+    (void)number;
+    bad_pointers();
+}
+
+CASE(blocked_by_a_handler)
+{
+    struct sigaction a = {.sa_handler = in_a_handler, .sa_mask = faults()};
+    pages();
+    NEED(sigaction(SIGUSR1, &a, NULL) == 0 && raise(SIGUSR1) == 0);
+    bad_pointers();
+}
+
+/* It was sent while it is blocked: it waits, whatever the thread reads meanwhile. */
+CASE(blocked_and_sent)
+{
+    sigset_t set = faults(), waiting;
+    pages();
+    signal(SIGSEGV, count);
+    NEED(sigprocmask(SIG_BLOCK, &set, NULL) == 0 && raise(SIGSEGV) == 0);
+    arrives("hello");
+    heard(server, 5);
+    NEED(sigpending(&waiting) == 0);
+    saw("waits", sigismember(&waiting, SIGSEGV) + 2 * signals);
+    NEED(sigprocmask(SIG_UNBLOCK, &set, NULL) == 0);
+    saw("has come", signals);
+}
+
+/* A fault that is the program's own ends it, blocked or not. */
+CASE(blocked_and_its_own)
+{
+    sigset_t set = faults();
+    pages();
+    signal(SIGSEGV, count);
+    pid_t pid = fork();
+    if (pid == 0) {
+        NEED(sigprocmask(SIG_BLOCK, &set, NULL) == 0);
+        *(volatile char *)nowhere = 1;
+        _exit(3);
+    }
+    ends(pid);
+}
+
+/* A mapping is longer than its file: SIGBUS. */
+CASE(a_file_cut_short)
+{
+    sigset_t set = faults();
+    int fd = memfd_create("short", 0);
+    connected();
+    nowhere = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    NEED(nowhere != MAP_FAILED);
+    bad_pointers();
+    NEED(sigprocmask(SIG_BLOCK, &set, NULL) == 0);
+    bad_pointers();
 }
 
 static sigset_t masked;

@@ -59,6 +59,7 @@ def test_instance(instance: Instance, tmp_path: Path) -> None:
     with Load(instance.address, port, PAGE) as load:
         load.answered_more(50)
         workers = children(process.pid)
+        until(lambda: len(instance.stats().sessions) > len(workers))
         instance.process.kill()
         instance.process.wait()
         if not isinstance(instance, OnFStack):  # its TCP ends with it: peers wait
@@ -113,6 +114,38 @@ def test_instance_while_accept_asks(instance: Instance) -> None:
         out, said = process.communicate(timeout=20)
     assert out == "ECONNABORTED\n"
     assert said.count("has ended: its connections are reset") == 1
+
+
+INHERITS = """
+import errno, os, select, socket, sys
+listener = socket.create_server((sys.argv[1], 0))
+if not os.fork():
+    print("forked", flush=True)
+    sys.stdin.readline()
+    for poller in select.poll(), select.epoll():
+        poller.register(listener, select.POLLIN)
+    try:
+        listener.accept()
+    except OSError as e:
+        print(errno.errorcode[e.errno], poller.poll(0))
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_instance_before_a_child_uses_a_listener(instance: Instance) -> None:
+    """It cannot be had any more: accept says so, and a server that waits for it waits."""
+    process = start(INHERITS, instance.address, **instance.environment())
+    assert process.stdin
+    assert process.stdout
+    assert process.stdout.readline() == "forked\n"
+    instance.process.kill()
+    instance.process.wait()
+    process.stdin.write("\n")
+    process.stdin.flush()
+    out, said = process.communicate(timeout=20)
+    assert out == "ECONNABORTED []\n"
+    assert "an inherited socket is lost" in said
 
 
 def test_redis(instance: Instance, tmp_path: Path) -> None:

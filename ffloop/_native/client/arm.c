@@ -56,9 +56,9 @@ void client_sock_arm(struct ffl_client *c, struct client_sock *s)
         client_sock_accept_ahead(c, s);
         return;
     }
-    if (s->armed || s->eof || s->failed)
+    if (client_armed(s) || s->eof || s->failed)
         return;
-    s->armed = true;
+    s->armed = c->arming;
     client_submit(c, (struct ffl_entry){.op = FFL_OP_ARM, .handle = s->handle, .buf = FFL_NO_BUF});
 }
 
@@ -86,8 +86,8 @@ int ffl_client_push(struct ffl_client *c, int h, bool on)
             client_sock_tell(s, CLIENT_SOCK_READ);
         return 0;
     }
-    if (s->armed && s->mirror < 0) { /* a mirrored socket stays armed, for its eventfd */
-        s->armed = false;
+    if (client_armed(s) && s->mirror < 0) { /* a mirrored socket stays armed, for its eventfd */
+        s->armed = 0;
         client_submit(
             c, (struct ffl_entry){.op = FFL_OP_DISARM, .handle = s->handle, .buf = FFL_NO_BUF});
     }

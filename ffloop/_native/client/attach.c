@@ -56,6 +56,7 @@ static void fork_child(void)
         ffl_close(&c->inst_bell, c->close_fd);
         ffl_close(&c->own_epfd, c->close_fd);
     }
+    all = NULL; /* the child's own children need nothing of these */
     pthread_mutex_unlock(&all_lock);
 }
 
@@ -224,6 +225,7 @@ int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *o, 
                              .map = {.memfd = -1},
                              .tx_cap = o->tx_cap ? o->tx_cap : DEFAULT_TX_CAP};
     c->waiters_end = &c->waiters;
+    c->arming = 2; /* 0: never armed; 1: disarmed */
     struct ffl_hello h = {.magic = FFL_MAGIC,
                           .version = FFL_ABI_VERSION,
                           .kind = FFL_HELLO_ATTACH,

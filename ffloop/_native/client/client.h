@@ -229,6 +229,13 @@ int ffl_client_give_back(struct ffl_client *c, int h);
 /* Puts a reference to the socket into a ticket. 0, -ENOBUFS, or a lost session's -errno; other
  * failures show at the import. May wait. */
 int ffl_client_export(struct ffl_client *c, int h, const struct ffl_ticket *t);
+/* Disarms all sockets, and puts references to them into a ticket, at the cost of one operation.
+ * Before it, listeners are disarmed one by one and exported; after it, give_back returns what was
+ * read ahead. Waits. 0 or -errno. */
+int ffl_client_share(struct ffl_client *c, const struct ffl_ticket *t);
+bool ffl_client_holds_bytes(const struct ffl_client *c); /* false: nothing is to be given back */
+/* Arms the socket if it was disarmed by the last share, or by disarm since. */
+void ffl_client_rearm(struct ffl_client *c, int h);
 /* Takes a reference out of a ticket, by the exporting session's handle: a handle of this session,
  * or -errno (-ENOENT: the ticket has no such reference). Waits. */
 int ffl_client_import(struct ffl_client *c, const struct ffl_ticket *t, uint32_t handle, int domain,

@@ -52,8 +52,9 @@ struct client_sock {
     struct client_sock *acc_next; /* in its listener's queue */
     bool waits;                   /* in that queue: its errors are not told yet */
     uint32_t handle, serial;
+    uint32_t armed; /* == the client's `arming`: reads ahead (client_armed); 0: never did */
     uint8_t domain, type, proto;
-    bool listener, connecting, push, armed, mirrored;
+    bool listener, connecting, push, mirrored;
     bool eof, eof_given, shut_wr, closing;
     bool silent; /* the source is the caller's: no events for wait.c */
     bool want_r, want_w, waiting_w;
@@ -112,9 +113,11 @@ struct ffl_client {
     uint32_t *tx_handle, *tx_serial;   /* the sockets of transmit buffers, by slot */
     struct rx_item *rx;                /* by slot (shared buffers) */
     uint64_t rx_total, rx_outstanding; /* bytes of the receive pool; of them outstanding */
+    size_t rx_moved;                   /* items that were moved out of the pool */
     struct client_sock **table;
     struct client_sock *spare; /* freed sockets, by wait_next */
     uint32_t n, serial;
+    uint32_t arming;    /* rises when a SHARE has disarmed all sockets; at least 2 */
     struct ffl_ids ids; /* handles that the client chooses */
     int open;
     struct ffl_poll poll; /* sockets with events */
@@ -192,6 +195,11 @@ void client_wake_writers(struct ffl_client *c);
 void client_evacuate(struct ffl_client *c, struct client_sock *s);
 bool client_crowded(const struct ffl_client *c); /* over half of the receive pool is outstanding */
 void mirror_update(struct client_sock *s);
+
+static inline bool client_armed(const struct client_sock *s)
+{
+    return s->armed == s->c->arming;
+}
 
 /* Conditions `what` may be true now; FFL_WATCH_ALL: any may. */
 #define CLIENT_SOCK_READ (EPOLLIN | EPOLLRDNORM)

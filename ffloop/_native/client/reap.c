@@ -27,10 +27,12 @@ void client_release_buf(struct ffl_client *c, uint32_t buf)
 
 void client_release(struct ffl_client *c, struct rx_item *it)
 {
-    if (it->buf == FFL_NO_BUF)
-        free(it);
-    else
+    if (it->buf != FFL_NO_BUF) {
         client_release_buf(c, it->buf);
+        return;
+    }
+    c->rx_moved--;
+    free(it);
 }
 
 bool client_crowded(const struct ffl_client *c)
@@ -49,6 +51,7 @@ void client_evacuate(struct ffl_client *c, struct client_sock *s)
         struct rx_item *copy = malloc(sizeof(*copy) + it->len);
         if (!copy)
             return;
+        c->rx_moved++;
         *copy = (struct rx_item){
             .next = it->next, .buf = FFL_NO_BUF, .len = it->len, .flags = it->flags};
         memcpy(copy->heap, (char *)c->map.seg + ffl_buf_off(&c->map.geo.rx, it->buf) + it->off,
@@ -148,7 +151,7 @@ static int on_accept(struct ffl_client *c, struct client_sock *l, struct ffl_ent
     s->type = l->type;
     s->proto = l->proto;
     s->connected = s->connect_told = true;
-    s->armed = l->acc_flags & FFL_F_ARM_NEW;
+    s->armed = l->acc_flags & FFL_F_ARM_NEW ? c->arming : 0;
     s->waits = true;
     s->addresses_buf = e.buf;
     if (e.buf != FFL_NO_BUF)

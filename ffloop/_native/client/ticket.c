@@ -80,10 +80,11 @@ int client_connect_via(int ticket)
 bool ffl_client_disarm(struct ffl_client *c, int h)
 {
     struct client_sock *s = client_sock(c, h);
-    if (!s || c->detached || (s->listener ? !s->window || s->paused : !s->armed))
+    if (!s || c->detached || (s->listener ? !s->window || s->paused : !client_armed(s)))
         return false;
     s->paused = s->listener;
-    s->armed = s->asking = false;
+    s->asking = false;
+    s->armed = c->arming - 1; /* for rearm */
     client_submit(c,
                   (struct ffl_entry){.op = FFL_OP_DISARM, .handle = s->handle, .buf = FFL_NO_BUF});
     return true;
@@ -150,7 +151,9 @@ int ffl_client_give_back(struct ffl_client *c, int h)
     return rc;
 }
 
-int ffl_client_export(struct ffl_client *c, int h, const struct ffl_ticket *t)
+/* Submits an operation that names the ticket. 0 or -errno. */
+static int submit_ticket(struct ffl_client *c, enum ffl_op op, uint32_t handle,
+                         const struct ffl_ticket *t)
 {
     struct ffl_import x = {.key = t->key, .ticket = t->id};
     uint32_t buf = c->detached ? FFL_NO_BUF : client_arg(c, &x, sizeof(x));
@@ -158,8 +161,34 @@ int ffl_client_export(struct ffl_client *c, int h, const struct ffl_ticket *t)
         buf = client_arg(c, &x, sizeof(x));
     if (buf == FFL_NO_BUF)
         return c->detached ? -c->detached : -ENOBUFS;
-    client_submit(c, (struct ffl_entry){.op = FFL_OP_EXPORT, .handle = (uint32_t)h, .buf = buf});
+    client_submit(c, (struct ffl_entry){.op = (uint8_t)op, .handle = handle, .buf = buf});
     return 0;
+}
+
+int ffl_client_export(struct ffl_client *c, int h, const struct ffl_ticket *t)
+{
+    return submit_ticket(c, FFL_OP_EXPORT, (uint32_t)h, t);
+}
+
+int ffl_client_share(struct ffl_client *c, const struct ffl_ticket *t)
+{
+    int rc = submit_ticket(c, FFL_OP_SHARE, 0, t);
+    if (rc == 0)
+        rc = ffl_client_ping(c); /* what was read ahead until then is here */
+    c->arming++;
+    return rc;
+}
+
+bool ffl_client_holds_bytes(const struct ffl_client *c)
+{
+    return c->rx_outstanding || c->rx_moved;
+}
+
+void ffl_client_rearm(struct ffl_client *c, int h)
+{
+    struct client_sock *s = client_sock(c, h);
+    if (s && (s->listener ? s->paused : s->armed + 1 == c->arming))
+        client_sock_arm(c, s);
 }
 
 int ffl_client_import(struct ffl_client *c, const struct ffl_ticket *t, uint32_t handle, int domain,

@@ -26,7 +26,8 @@ static bool adopt(struct endpoint *l, int fd, uint32_t handle, struct ffl_addres
         return false;
     }
     l->credits--;
-    e->armed = e->touched = l->arm_new;
+    e->touched = l->arm_new;
+    e->armed = l->arm_new ? s->arming : 0;
     group_accepted(l, e, unread);
     (void)OPS(in)->sockname(ST(in), fd, false, &addresses->local);
     e->st->addresses = *addresses;
@@ -49,7 +50,7 @@ static bool adopt(struct endpoint *l, int fd, uint32_t handle, struct ffl_addres
 
 static bool wants_accept(const struct endpoint *l)
 {
-    return l->armed && l->credits && !l->failed && !l->s->dying && !l->s->dead;
+    return endpoint_armed(l) && l->credits && !l->failed && !l->s->dying && !l->s->dead;
 }
 
 void data_accept_later(struct endpoint *l, int err)

@@ -158,7 +158,7 @@ static int op_arm(struct endpoint *e, struct ffl_entry q)
         if (e->group)
             offer_ask(e, q.flags & FFL_F_ALONE);
     }
-    e->armed = true;
+    e->armed = e->s->arming;
     if (e->readable || e->listener || e->group)
         endpoint_ready(e);
     return 0;
@@ -170,7 +170,7 @@ static int op_take(struct endpoint *e, struct ffl_entry q)
     if (!e->listener || add_credits(e, q) < 0)
         return -EPROTO;
     e->alone = q.flags & FFL_F_ALONE;
-    e->armed = true;
+    e->armed = e->s->arming;
     int rc = e->group && !e->failed ? offer_take(e, !q.tag) : -EINVAL;
     if (q.tag)
         answer_post(e->s, q, rc, FFL_NO_BUF);
@@ -215,7 +215,7 @@ static int op_export(struct endpoint *e, struct ffl_entry q)
 
 static int op_disarm(struct endpoint *e, struct ffl_entry q)
 {
-    e->armed = false; /* a listener keeps its credit: both sides count alike */
+    e->armed = 0; /* a listener keeps its credit: both sides count alike */
     if (e->listener && e->group)
         offer_leave(e);
     return 0;
@@ -259,7 +259,8 @@ static int op_shutdown(struct endpoint *e, struct ffl_entry q)
 void control_close(struct endpoint *e, bool abort)
 {
     e->closing = true;
-    e->armed = false;
+    e->closed = e->s->in->next_serial;
+    e->armed = 0;
     stats_state(e);
     if (abort && e->tx_head != FFL_NO_BUF && !e->failed && !e->unwritable) {
         e->closing = false; /* bytes that the stack takes at once are sent before the abort */
@@ -376,6 +377,21 @@ static int op_socket(struct ffl_session *s, struct ffl_entry q, const char **why
     return 0;
 }
 
+static int op_share(struct ffl_session *s, struct ffl_entry q, const char **why)
+{
+    struct ffl_import x;
+    if (answer_arg(s, q, &x, sizeof(x)) < 0)
+        return bad(why, "SHARE with a bad buffer");
+    s->arming += s->arming == UINT32_MAX ? 2 : 1; /* nothing is armed now */
+    int rc = ticket_share(s, &x);
+    if (rc == -EPROTO)
+        return bad(why, "SHARE with a wrong key");
+    if (rc < 0) /* the imports will fail */
+        ffl_log_within(&s->account->log, FFL_LOG_WARNING, "session %u: share: %s", s->id,
+                       strerror(-rc));
+    return 0;
+}
+
 static int op_import(struct ffl_session *s, struct ffl_entry q, const char **why)
 {
     struct ffl_import i;
@@ -428,6 +444,8 @@ int control_entry(struct ffl_session *s, struct ffl_entry q, const char **why)
         return op_socket(s, q, why);
     if (q.op == FFL_OP_IMPORT)
         return op_import(s, q, why);
+    if (q.op == FFL_OP_SHARE)
+        return op_share(s, q, why);
     if (q.op == FFL_OP_NOP) {
         answer_post(s, q, q.arg, FFL_NO_BUF);
         return 0;
@@ -439,8 +457,9 @@ int control_entry(struct ffl_session *s, struct ffl_entry q, const char **why)
         return bad(why, "operation on a handle that is not open");
     e->touched = true;
     if (q.op == FFL_OP_CLOSE) {
-        bool returned = q.flags & FFL_F_RETURN && group_return(e);
-        e->reset = !returned && (q.flags & FFL_F_RETURN || (uint32_t)q.arg != e->rx_posted);
+        e->returned = q.flags & FFL_F_RETURN;
+        bool given = e->returned && group_return(e);
+        e->reset = !given && (e->returned || (uint32_t)q.arg != e->rx_posted);
         control_close(e, e->reset || q.flags & FFL_F_ABORT);
         return 0;
     }

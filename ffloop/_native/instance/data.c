@@ -207,7 +207,7 @@ static bool read_given(struct endpoint *e)
 static bool pump_rx(struct endpoint *e)
 {
     bool given = group_has(e);
-    if (!e->armed || !(e->readable || given) || e->rx_done || e->failed)
+    if (!endpoint_armed(e) || !(e->readable || given) || e->rx_done || e->failed)
         return false;
     if (e->s->dying)
         return false; /* not armed: bytes given back are for other references */
@@ -452,7 +452,8 @@ void data_event(struct endpoint *e, const struct ffl_stack_event *ev)
         e->fin = true;
     if (ev->eof && !e->rx_done)
         e->eof_hint = e->readable = true;
-    if ((e->readable && (e->armed || e->listener)) || e->tx_head != FFL_NO_BUF || e->closing)
+    if ((e->readable && (endpoint_armed(e) || e->listener)) || e->tx_head != FFL_NO_BUF ||
+        e->closing)
         endpoint_ready(e);
 }
 

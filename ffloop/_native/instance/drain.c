@@ -15,7 +15,7 @@
 static bool stop_listener(struct endpoint *e)
 {
     e->readable = true;
-    if (e->armed && data_pump(e))
+    if (endpoint_armed(e) && data_pump(e))
         return false;
     if (e->dead || e->fd < 0)
         return true;
@@ -23,7 +23,8 @@ static bool stop_listener(struct endpoint *e)
     endpoint_close_fd(e, false);
     e->open_error = ESHUTDOWN;
     e->failed = true;
-    e->armed = e->readable = false;
+    e->armed = 0;
+    e->readable = false;
     stats_state(e);
     session_post(
         e->s, (struct ffl_entry){

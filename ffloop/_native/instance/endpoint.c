@@ -160,6 +160,7 @@ void endpoint_close(struct endpoint *e)
         return;
     handover_keep(e);
     bool reset = e->fd >= 0 && ends_in_a_reset(e);
+    ticket_keep(e);
     group_leave(e);
     data_drop_tx(e);
     endpoint_close_fd(e, reset);

@@ -183,7 +183,7 @@ static void give(struct group *g, struct back *b)
         return;
     }
     LIST_FOREACH(e, &g->members, member)
-    if (e->armed)
+    if (endpoint_armed(e))
         endpoint_ready(e);
 }
 
@@ -208,7 +208,7 @@ int group_unread(struct endpoint *e, const void *data, uint32_t len, uint8_t fla
 
 bool group_shared(const struct endpoint *e)
 {
-    return e->group && e->group->refs > 1;
+    return (e->group && e->group->refs > 1) || ticket_shares(e);
 }
 
 bool group_return(struct endpoint *e)

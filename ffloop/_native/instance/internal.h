@@ -84,15 +84,18 @@ struct endpoint { /* one session's reference to one stack socket */
     struct group *from;        /* the group of the listener that accepted it, or NULL */
     uint16_t connect_tag;
     bool dgram, listener;
-    bool armed, arm_new, readable, rx_big, rx_done;
+    bool arm_new, readable, rx_big, rx_done;
     bool eof_hint, fin; /* the stack has seen the end; the peer ended the stream, not by a reset */
     bool connecting, unwritable; /* unwritable: the stack takes no more for now (data_unwritable) */
     bool watched, closing;
     bool failed;    /* ERROR was posted: nothing more is received or sent */
     int send_error; /* of a stream's sends alone: received data is still read; or 0 */
     bool reset;     /* its close is a reset: received data was not read */
+    bool returned;  /* closed before its program knew of it (FFL_F_RETURN) */
     bool touched; /* its application may know of it: an operation named it, or it was read ahead */
     int8_t shut;  /* pending SHUT_* after the queue, or -1 */
+    uint32_t armed;  /* == its session's `arming`: it is armed (endpoint_armed) */
+    uint32_t closed; /* closing: in->next_serial when the application closed it */
     bool in_ready, in_stalled, dead;
     bool offers; /* a listener: nothing is accepted ahead, even for the only reference */
     /* A listener: it is to be told of a connection; of those alone, one is told. */
@@ -174,12 +177,14 @@ struct ffl_session {
     /* The next endpoint to close: of all (dying), of listeners (draining). */
     struct endpoint *sweep;
     struct endpoint_list ready, stalled;
-    unsigned open;            /* endpoints */
-    unsigned nsockets;        /* of CHARGE_SOCKET */
-    unsigned last;            /* ended: committed entries, not yet executed */
-    uint32_t rest_at, rest_n; /* entries of the rest: executed; in all */
-    uint64_t tx_unwritable;   /* the sum of tx_outstanding of unwritable endpoints */
-    bool ended, cut;          /* ended: its application is gone; cut: nothing more is sent */
+    unsigned open;              /* endpoints */
+    unsigned nsockets;          /* of CHARGE_SOCKET */
+    unsigned last;              /* ended: committed entries, not yet executed */
+    uint32_t rest_at, rest_n;   /* entries of the rest: executed; in all */
+    uint64_t tx_unwritable;     /* the sum of tx_outstanding of unwritable endpoints */
+    uint32_t arming;            /* changes when all endpoints are disarmed at once; never 0 */
+    LIST_HEAD(, ticket) shares; /* tickets with references to all its sockets (FFL_OP_SHARE) */
+    bool ended, cut;            /* ended: its application is gone; cut: nothing more is sent */
     bool dying, dead;
     volatile int lost; /* set by a signal handler: its shared memory is gone (lost.c) */
 };
@@ -280,6 +285,13 @@ void ticket_event(struct ticket *t);
 void tickets_end(struct ffl_instance *in); /* all of them */
 /* Closes dropped references for a slice. True: there are more. */
 bool tickets_close(struct ffl_instance *in);
+/* Puts references to all sockets that the session has now into the ticket, without a look at each:
+ * a reference is made when it is imported, or when its socket is closed. Errors as below, or
+ * -EBUSY, -ENOMEM. */
+int ticket_share(struct ffl_session *s, const struct ffl_import *x);
+bool ticket_shares(const struct endpoint *e); /* has such a ticket a reference to e's socket? */
+void ticket_keep(struct endpoint *e);         /* before e is closed: makes the references to it */
+void tickets_forget(struct ffl_session *s);   /* before s is freed */
 /* Puts a reference into the ticket. -EPROTO: a wrong key; -ENOENT: no such ticket (any more). */
 int ticket_export(struct endpoint *e, const struct ffl_import *x);
 /* Opens `handle`; FFL_IMPORT_*, or as above, or -errno. */
@@ -372,6 +384,10 @@ int fd_reset(struct ffl_instance *in, int fd);
 void endpoint_close(struct endpoint *e); /* closes the stack socket, posts CLOSED, buries */
 void endpoint_close_fd(struct endpoint *e,
                        bool reset); /* the stack socket alone; the endpoint stays */
+static inline bool endpoint_armed(const struct endpoint *e)
+{
+    return e->armed == e->s->arming;
+}
 /* Into the ready list, to be pumped; into the stalled list, until a receive buffer comes back. */
 void endpoint_ready(struct endpoint *e);
 void endpoint_stall(struct endpoint *e);

@@ -159,6 +159,7 @@ static void close_sessions(struct ffl_instance *in)
 {
     struct ffl_session *s;
     struct endpoint *e;
+    tickets_end(in); /* first: they need no references to sockets that close */
     TAILQ_FOREACH(s, &in->sessions, link)
     {
         if (!s->dead && !s->ended && !s->dying)
@@ -167,7 +168,6 @@ static void close_sessions(struct ffl_instance *in)
         while ((e = TAILQ_FIRST(&s->endpoints)))
             endpoint_close(e);
     }
-    tickets_end(in);
     handover_end(in);
     endpoint_bury(in);
 }

@@ -191,6 +191,8 @@ int session_new(struct ffl_instance *in, int sock, const struct ffl_hello *h,
                               .id = ++in->next_id,
                               .map = {.memfd = -1}};
     TAILQ_INIT(&s->endpoints);
+    LIST_INIT(&s->shares);
+    s->arming = 1;
     rc = session_alloc(s, h);
     if (rc == 0)
         rc = session_watch(s);
@@ -211,6 +213,7 @@ int session_new(struct ffl_instance *in, int sock, const struct ffl_hello *h,
 void session_free(struct ffl_session *s)
 {
     stats_session_end(s);
+    tickets_forget(s);
     ctl_drop_peer(s->in, &s->sock);
     ffl_close(&s->pidfd, NULL);
     ffl_close(&s->rest, NULL);

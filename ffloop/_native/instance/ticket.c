@@ -5,7 +5,8 @@
  * Callers: admit.c, control.c, listen.c, serve.c. A ticket is a unix connection. Its holder may
  * attach through it, and import or drop each reference once; a process that knows its key exports
  * references to it. The ticket ends, with its references, when the connection's last descriptor is
- * closed. References are charged to the exporter's user.
+ * closed. References are charged to the exporter's user, those of a SHARE when they are made: at
+ * their import, or when the session closes their socket.
  */
 #include "internal.h"
 
@@ -27,6 +28,10 @@ struct ticket {
     uint32_t id;
     uint64_t key;
     struct held_list held;
+    LIST_ENTRY(ticket) share;
+    struct ffl_session *of; /* the session that has shared all its sockets; NULL: none, or ended */
+    uint32_t at;            /* in->next_serial when it did */
+    uint8_t *gone;          /* of these, by handle: a bit: imported or dropped */
 };
 
 /* ---- tickets ------------------------------------------------------------------------------- */
@@ -87,8 +92,16 @@ static struct held *held_at(const struct ticket *t, uint32_t handle)
     return h;
 }
 
+/* `handle`'s reference is imported or dropped: once. */
+static void note_gone(struct ticket *t, uint32_t handle)
+{
+    if (t->of && handle < 2 * t->of->n)
+        t->gone[handle / 8] |= (uint8_t)(1u << handle % 8);
+}
+
 static void take_out(struct held *h)
 {
+    note_gone(h->ticket, h->handle);
     LIST_REMOVE(h, key);
     TAILQ_REMOVE(&h->ticket->held, h, all);
 }
@@ -119,12 +132,22 @@ bool tickets_close(struct ffl_instance *in)
     return h;
 }
 
+static void unshare(struct ticket *t)
+{
+    if (t->of)
+        LIST_REMOVE(t, share);
+    t->of = NULL;
+    free(t->gone);
+    t->gone = NULL;
+}
+
 static void ticket_end(struct ticket *t)
 {
     struct ffl_instance *in = t->in;
     struct held *h;
     while ((h = TAILQ_FIRST(&t->held)))
         drop_held(h);
+    unshare(t);
     LIST_REMOVE(t, link);
     ledger_discharge(&in->ledger, t->account, CHARGE_TICKET, 1);
     ledger_drop(&in->ledger, t->account);
@@ -165,6 +188,8 @@ static int act(struct ticket *t, const struct ffl_ticket_msg *m)
             h->mark = true;
         else if (h && m->what == FFL_TICKET_DROP)
             drop_held(h);
+        else if (m->what == FFL_TICKET_DROP)
+            note_gone(t, m->handles[i]);
     }
     if (m->what == FFL_TICKET_SWEEP)
         sweep(t);
@@ -202,18 +227,15 @@ static bool connects(const struct group *g)
     return e;
 }
 
-int ticket_export(struct endpoint *e, const struct ffl_import *x)
+/* Makes a reference, unless the ticket has it. 0 or -errno. */
+static int hold(struct ticket *t, struct endpoint *e)
 {
     struct ffl_session *s = e->s;
     struct ffl_instance *in = s->in;
-    struct ticket *t;
-    int rc = find(in, x, &t);
-    if (rc == 0 && e->fd < 0)
-        rc = -e->open_error;
-    if (rc == 0 && held_at(t, e->handle))
-        rc = -EEXIST;
-    if (rc == 0)
-        rc = ledger_charge(&in->ledger, s->account, CHARGE_SOCKET, 1);
+    if (held_at(t, e->handle))
+        return 0; /* a program's socket may have several descriptors */
+    slice_spend_call(&in->slice, 0);
+    int rc = e->fd < 0 ? -e->open_error : ledger_charge(&in->ledger, s->account, CHARGE_SOCKET, 1);
     if (rc < 0)
         return rc;
     struct held *h = group_of(e) ? calloc(1, sizeof(*h)) : NULL;
@@ -236,6 +258,85 @@ int ticket_export(struct endpoint *e, const struct ffl_import *x)
     return 0;
 }
 
+int ticket_export(struct endpoint *e, const struct ffl_import *x)
+{
+    struct ticket *t;
+    int rc = find(e->s->in, x, &t);
+    return rc < 0 ? rc : hold(t, e);
+}
+
+/* ---- all sockets of a session ---------------------------------------------------------------- */
+
+int ticket_share(struct ffl_session *s, const struct ffl_import *x)
+{
+    struct ticket *t;
+    int rc = find(s->in, x, &t);
+    if (rc == 0 && t->of)
+        rc = -EBUSY;
+    if (rc == 0 && !(t->gone = calloc(2 * (size_t)s->n / 8 + 1, 1)))
+        rc = -ENOMEM;
+    if (rc < 0)
+        return rc;
+    t->of = s;
+    t->at = ++s->in->next_serial;
+    LIST_INSERT_HEAD(&s->shares, t, share);
+    return 0;
+}
+
+static bool before(uint32_t serial, uint32_t other)
+{
+    return (int32_t)(serial - other) < 0;
+}
+
+/* Was e open, and its program's, when its session shared its sockets, and is the reference still
+ * there? */
+static bool has(const struct ticket *t, const struct endpoint *e)
+{
+    return before(e->serial, t->at) && !(e->closing && before(e->closed, t->at)) && e->fd >= 0 &&
+           !e->returned && !(t->gone[e->handle / 8] & 1u << e->handle % 8);
+}
+
+bool ticket_shares(const struct endpoint *e)
+{
+    const struct ticket *t;
+    LIST_FOREACH(t, &e->s->shares, share)
+    if (has(t, e))
+        break;
+    return t;
+}
+
+void ticket_keep(struct endpoint *e)
+{
+    struct ticket *t;
+    LIST_FOREACH(t, &e->s->shares, share)
+    {
+        slice_spend(&t->in->slice, SLICE_ENTRY_NS);
+        int rc = has(t, e) ? hold(t, e) : 0;
+        if (rc < 0)
+            ffl_log_within(&e->s->account->log, FFL_LOG_WARNING,
+                           "session %u: a forked process loses a socket: %s", e->s->id,
+                           strerror(-rc));
+    }
+}
+
+void tickets_forget(struct ffl_session *s)
+{
+    struct ticket *t;
+    while ((t = LIST_FIRST(&s->shares)))
+        unshare(t);
+}
+
+/* The reference to import, made if it is one of a SHARE. NULL: *rc. */
+static struct held *wanted(struct ticket *t, uint32_t handle, int *rc)
+{
+    struct endpoint *e = t->of && handle < 2 * t->of->n ? t->of->table[handle] : NULL;
+    struct held *h = held_at(t, handle);
+    *rc = -ENOENT;
+    if (!h && e && has(t, e) && (*rc = hold(t, e)) == 0)
+        h = held_at(t, handle);
+    return h;
+}
+
 int ticket_import(struct ffl_session *s, uint32_t handle, const struct ffl_import *x)
 {
     struct ffl_instance *in = s->in;
@@ -243,8 +344,9 @@ int ticket_import(struct ffl_session *s, uint32_t handle, const struct ffl_impor
     int rc = find(in, x, &t);
     if (rc < 0)
         return rc;
-    struct held *h = held_at(t, x->handle);
-    rc = h ? session_charge(s) : -ENOENT;
+    struct held *h = wanted(t, x->handle, &rc);
+    if (h)
+        rc = session_charge(s);
     if (rc < 0)
         return rc;
     struct endpoint *e = endpoint_new(s, handle, h->fd, h->dgram);

@@ -132,10 +132,10 @@ static void arm_one(int fd, struct node *n, void *arg)
             continue;
         }
         struct sock *s = (struct sock *)n;
-        if (s->ticket && !s->session)
+        if (s->session && s->session->inherited)
             (void)proc_import(s); /* proc_import reports */
-        if (w->events & (EPOLLIN | EPOLLRDNORM))
-            s->unseen = false;
+        if (s->session && w->events & (EPOLLIN | EPOLLRDNORM))
+            s->seen = s->session->shares;
         sock_arm(s, w->events);
     }
 }

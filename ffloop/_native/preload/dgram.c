@@ -354,7 +354,7 @@ int dgram_to_kernel(struct sock *s, int fd)
     struct sockaddr_in6 sa, peer;
     socklen_t len = sizeof(sa), peer_len = sizeof(peer);
     bool connected = s->state == SOCK_CONNECTED;
-    if ((s->state != SOCK_BOUND && !connected) || s->shared || s->bell[0] >= 0 ||
+    if ((s->state != SOCK_BOUND && !connected) || sock_shared(s) || s->bell[0] >= 0 ||
         ffl_client_addresses(c, s->h, &addresses) < 0 ||
         sock_addr_out(&addresses.local, s->domain, (struct sockaddr *)&sa, &len) < 0 ||
         sock_addr_out(&addresses.peer, s->domain, (struct sockaddr *)&peer, &peer_len) < 0)

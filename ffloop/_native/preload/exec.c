@@ -20,32 +20,39 @@
 
 /* ---- before exec ---------------------------------------------------------------------------- */
 
-/* A placeholder's inode, and its socket in words. */
-struct heir {
-    unsigned long ino;
-    char words[120];
-    int fd; /* after exec: the first descriptor found; or -1 */
+struct heir {          /* a descriptor, and its socket */
+    unsigned long ino; /* of the placeholder */
+    int fd;            /* its number before the exec */
+    struct portrait p;
+    struct node *made; /* after the exec: the socket; NULL: not found yet */
 };
 
-struct testament {
-    const struct ticket *t;
-    struct heir *heirs; /* NULL: count only */
-    size_t n, room;
+struct heirs {
+    struct sock_list l;
+    bool moved; /* some get other numbers: a spawn's file actions name them */
 };
 
-static void describe(int fd, struct node *n, void *arg)
+/* Lists the descriptors of sockets that stay open. */
+static void list_heir(int fd, struct node *n, void *arg)
 {
-    struct testament *x = arg;
+    struct heirs *x = arg;
     struct sock *s = (struct sock *)n;
-    struct stat st;
-    if (n->kind != NODE_SOCK || s->session != x->t->session || !stays_open(fd, s))
+    if (n->kind != NODE_SOCK || n->cloexec || !s->session ||
+        (!s->spawned && real.fcntl(fd, F_GETFD) & FD_CLOEXEC))
         return;
-    if (x->heirs && x->n < x->room && fstat(fd, &st) == 0) {
-        struct heir *h = &x->heirs[x->n];
-        *h = (struct heir){.ino = st.st_ino, .fd = -1};
-        (void)sock_describe(s, h->words, sizeof(h->words));
-    }
-    x->n++;
+    sock_current(s);
+    if (s->session)
+        sock_list_add(&x->l, s, fd);
+    x->moved |= s->spawned;
+}
+
+/* The session of the first socket that is attached: only its sockets go along. NULL: none is. */
+static struct session *one_session(const struct sock_list *l)
+{
+    size_t i = 0;
+    while (i < l->n && ffl_client_detached(l->m[i].s->session->c))
+        i++;
+    return i < l->n ? l->m[i].s->session : NULL;
 }
 
 static int by_inode(const void *a, const void *b)
@@ -54,44 +61,42 @@ static int by_inode(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Writes t's sockets, sorted by inode, into a memory file: its descriptor, or -errno. */
-static int write_testament(const struct ticket *t)
+static int write_all(const char *name, const void *data, size_t size)
 {
-    struct testament x = {.t = t};
-    fd_each(describe, &x);
-    x.room = x.n;
-    x.n = 0;
-    x.heirs = calloc(x.room + 1, sizeof(*x.heirs));
-    int fd = x.heirs ? fd_ours(real.memfd_create("ffloop-inherit", 0)) : -ENOMEM;
-    if (fd < 0) {
-        free(x.heirs);
-        return fd;
-    }
-    fd_each(describe, &x);
-    qsort(x.heirs, x.n, sizeof(*x.heirs), by_inode);
-    size_t done = 0, all = x.n * sizeof(*x.heirs);
+    int fd = fd_ours(real.memfd_create(name, 0));
+    size_t done = 0;
     ssize_t k = 1;
-    while (done < all && (k = real.write(fd, (char *)x.heirs + done, all - done)) > 0)
+    while (fd >= 0 && done < size &&
+           (k = real.write(fd, (const char *)data + done, size - done)) > 0)
         done += (size_t)k;
-    free(x.heirs);
-    if (done == all)
+    if (fd < 0 || done == size)
         return fd;
     int err = errno;
     fd_ours_close(fd);
     return -err;
 }
 
-static void stays(int fd, struct node *n, void *arg)
+/* Writes the session's sockets, sorted by inode, into a memory file: its descriptor, or -errno. */
+static int write_testament(const struct session *session, const struct sock_list *l)
 {
-    const struct sock *s = (struct sock *)n;
-    if (n->kind == NODE_SOCK && (s->session || s->ticket) && stays_open(fd, s))
-        *(bool *)arg = true;
+    struct heir *heirs = calloc(l->n, sizeof(*heirs));
+    size_t n = 0;
+    if (!heirs)
+        return -ENOMEM;
+    for (size_t i = 0; i < l->n; i++)
+        if (l->m[i].s->session == session)
+            heirs[n++] = (struct heir){
+                .ino = l->m[i].s->node.ino, .fd = l->m[i].fd, .p = sock_portrait(l->m[i].s)};
+    qsort(heirs, n, sizeof(*heirs), by_inode);
+    int fd = write_all("ffloop-inherit", heirs, n * sizeof(*heirs));
+    free(heirs);
+    return fd;
 }
 
 struct carry { /* what an exec or spawn takes along */
-    struct ticket *t;
-    char **envp;
+    struct ffl_ticket t;
     int testament;
+    char **envp;
     char var[100];
 };
 
@@ -126,57 +131,63 @@ static bool has_name(char *const envp[], const char *entry)
     return false;
 }
 
-/* Prepares an exec or a spawn: envp with the shim's variables, or envp. Unlocked before and
- * after. */
+/* envp with the shim's variables, and that which names ticket and testament. */
+static char **environment(struct carry *c, int index, bool moved, char *const envp[])
+{
+    int n = count(envp);
+    char **all = malloc(((size_t)n + FFL_COUNT(brought) + 2) * sizeof(*all));
+    if (!all)
+        return NULL;
+    snprintf(c->var, sizeof(c->var), ENV "=%d:%u:%llu:%d:%d:%d", c->t.fd, c->t.id,
+             (unsigned long long)c->t.key, index, c->testament, moved);
+    memcpy(all, envp, (size_t)n * sizeof(*envp));
+    for (char **b = brought; b < brought + FFL_COUNT(brought) && *b; b++)
+        if (!has_name(envp, *b))
+            all[n++] = *b;
+    all[n] = c->var;
+    all[n + 1] = NULL;
+    (void)real.fcntl(c->t.fd, F_SETFD, 0); /* cannot fail: both are open */
+    (void)real.fcntl(c->testament, F_SETFD, 0);
+    return all;
+}
+
+/* Prepares an exec or a spawn: the environment for it. Unlocked before and after. */
 static char *const *carry_begin(struct carry *c, char *const envp[])
 {
-    bool any = false;
-    *c = (struct carry){.testament = -1};
+    *c = (struct carry){.t.fd = -1, .testament = -1};
     if (!started || tls.inside)
         return envp;
+    ffl_signal_exec(true);
     lock();
-    fd_each(stays, &any);
-    if (any)
-        import_all();
-    struct session *session = session_first();
-    while (any && session && (!session->socks || ffl_client_detached(session->c)))
-        session = session->next;
-    if (any && session && (c->t = export_all(session, true)))
-        c->testament = write_testament(c->t);
-    if (c->t && c->testament < 0)
+    struct heirs x = {.moved = false};
+    fd_each(list_heir, &x);
+    struct session *session = one_session(&x.l);
+    if (session)
+        c->t = export_socks(session, &x.l, false);
+    if (c->t.fd >= 0)
+        c->testament = write_testament(session, &x.l);
+    if (c->t.fd >= 0 && c->testament < 0)
         report("a program after exec will not have this one's sockets: %s",
                strerror(-c->testament));
-    int n = count(envp);
     if (c->testament >= 0)
-        c->envp = malloc(((size_t)n + FFL_COUNT(brought) + 2) * sizeof(*c->envp));
-    if (c->envp) {
-        snprintf(c->var, sizeof(c->var), ENV "=%d:%u:%llu:%d:%d", c->t->t.fd, c->t->t.id,
-                 (unsigned long long)c->t->t.key, c->t->index, c->testament);
-        memcpy(c->envp, envp, (size_t)n * sizeof(*envp));
-        for (char **b = brought; b < brought + FFL_COUNT(brought) && *b; b++)
-            if (!has_name(envp, *b))
-                c->envp[n++] = *b;
-        c->envp[n] = c->var;
-        c->envp[n + 1] = NULL;
-        (void)real.fcntl(c->t->t.fd, F_SETFD, 0); /* cannot fail: both are open */
-        (void)real.fcntl(c->testament, F_SETFD, 0);
-    }
+        c->envp = environment(c, session->index, x.moved, envp);
+    free(x.l.m);
     unlock();
     return c->envp ? c->envp : envp;
 }
 
 static void carry_end(struct carry *c)
 {
-    if (!c->t)
-        return;
     int saved = errno;
+    ffl_signal_exec(false);
+    errno = saved;
+    if (c->t.fd < 0)
+        return;
     lock();
-    fd_ours_close(c->t->t.fd);
-    if (c->testament >= 0)
-        fd_ours_close(c->testament);
-    epoll_revive_waited();
+    fd_ours_close(c->t.fd);
+    fd_ours_close(c->testament); /* negative: none */
+    export_done();
     unlock();
-    free(c->t);
     free(c->envp);
     errno = saved;
 }
@@ -291,8 +302,10 @@ API int posix_spawn_file_actions_adddup2(posix_spawn_file_actions_t *actions, in
     if (maybe_ours(fd)) {
         lock();
         struct node *n = fd_node(fd);
-        if (n && n->kind == NODE_SOCK)
+        if (n && n->kind == NODE_SOCK) {
             ((struct sock *)n)->spawned = true;
+            n->cloexec = false;
+        }
         unlock();
     }
     return real.posix_spawn_file_actions_adddup2(actions, fd, newfd);
@@ -322,36 +335,62 @@ API int posix_spawn_file_actions_addclosefrom_np(posix_spawn_file_actions_t *act
 
 /* ---- after exec ---------------------------------------------------------------------------- */
 
-static void inherit_fd(struct ticket *t, int fd, struct heir *h)
+struct inheritance {
+    struct session *session;
+    struct heir *heirs; /* sorted by inode */
+    size_t n;
+    uint32_t *wanted, k; /* handles of those that are found */
+};
+
+/* Makes fd the socket of heir i, if it is that placeholder. */
+static void inherit_fd(struct inheritance *x, int fd, size_t i)
 {
-    if (h->fd >= 0) {                          /* descriptors of a placeholder are one socket */
-        (void)fd_set_node(fd, fd_node(h->fd)); /* ENOMEM: a placeholder without a socket */
+    struct stat st;
+    struct heir *h = &x->heirs[i];
+    if (fd_node(fd) || fstat(fd, &st) < 0 || !S_ISSOCK(st.st_mode) || st.st_ino != h->ino)
+        return;
+    while (i > 0 && x->heirs[i - 1].ino == h->ino)
+        h = &x->heirs[--i]; /* descriptors of a placeholder are one socket: */
+    struct node *n = h->made;
+    if (n) {
+        (void)fd_set_node(fd, n); /* ENOMEM: a placeholder without a socket */
         return;
     }
-    h->words[sizeof(h->words) - 1] = 0;
-    if (!ticket_sock(fd, t, h->words))
-        return;
-    h->fd = fd;
-    const struct sock *s = (struct sock *)fd_node(fd);
-    /* an instance that has gone: the import says so */
-    (void)ffl_ticket_send(t->t.fd, FFL_TICKET_MARK, &s->ticket_handle, 1);
+    h->made = n = sock_inherit(fd, st.st_ino, x->session, &h->p);
+    if (n)
+        x->wanted[x->k++] = (uint32_t)h->p.handle;
 }
 
-static void find_inherited(struct ticket *t, struct heir *heirs, size_t n)
+/* Looks at all descriptors, since a spawn has moved some. */
+static void find_moved(struct inheritance *x)
 {
     DIR *d = opendir("/proc/self/fd");
     struct dirent *e;
     while (d && (e = readdir(d))) {
         struct stat st;
         int fd = atoi(e->d_name);
-        if (e->d_name[0] == '.' || fd == dirfd(d) || fstat(fd, &st) < 0 || !S_ISSOCK(st.st_mode))
+        if (e->d_name[0] == '.' || fd == dirfd(d) || fstat(fd, &st) < 0)
             continue;
         struct heir want = {.ino = st.st_ino}, *h;
-        if ((h = bsearch(&want, heirs, n, sizeof(want), by_inode)))
-            inherit_fd(t, fd, h);
+        if ((h = bsearch(&want, x->heirs, x->n, sizeof(want), by_inode)))
+            inherit_fd(x, fd, (size_t)(h - x->heirs));
     }
     if (d)
         closedir(d);
+}
+
+static void find_inherited(struct inheritance *x, bool moved)
+{
+    x->wanted = malloc((x->n + 1) * sizeof(*x->wanted));
+    for (size_t i = 0; x->wanted && i < x->n; i++)
+        inherit_fd(x, x->heirs[i].fd, i);
+    if (x->wanted && moved)
+        find_moved(x);
+    /* an instance that has gone: the imports say so */
+    if (x->k)
+        (void)ffl_ticket_send(x->session->ticket.fd, FFL_TICKET_MARK, x->wanted, x->k);
+    (void)ffl_ticket_send(x->session->ticket.fd, FFL_TICKET_SWEEP, NULL, 0);
+    free(x->wanted);
 }
 
 /* Reads what write_testament wrote: the number of heirs; the caller frees *heirs. */
@@ -398,24 +437,22 @@ void exec_start(void)
     const char *v = secure_getenv(ENV);
     if (!v)
         return;
-    struct ticket *t = calloc(1, sizeof(*t));
+    struct ffl_ticket t;
     unsigned long long key;
-    int testament;
+    int index, testament, moved;
     bool good =
-        t && sscanf(v, "%d:%u:%llu:%d:%d", &t->t.fd, &t->t.id, &key, &t->index, &testament) == 5;
+        sscanf(v, "%d:%u:%llu:%d:%d:%d", &t.fd, &t.id, &key, &index, &testament, &moved) == 6;
     unsetenv(ENV);
-    if (!good) {
-        free(t);
+    if (!good)
         return;
-    }
-    struct heir *heirs;
-    size_t n = read_testament(testament, &heirs);
+    struct inheritance x = {0};
+    x.n = read_testament(testament, &x.heirs);
     real.close(testament);
-    t->t.key = key;
-    t->socks = 1; /* until ticket_put below */
-    t->t.fd = fd_ours(t->t.fd);
-    find_inherited(t, heirs, n);
-    (void)ffl_ticket_send(t->t.fd, FFL_TICKET_SWEEP, NULL, 0); /* instance gone: nothing to sweep */
-    ticket_put(t);
-    free(heirs);
+    t.key = key;
+    t.fd = fd_ours(t.fd);
+    if ((x.session = session_inherit(&t, index))) {
+        find_inherited(&x, moved);
+        session_put(x.session);
+    }
+    free(x.heirs);
 }

@@ -97,9 +97,10 @@ int fd_set_node(int fd, struct node *n)
     if (!p)
         return -ENOMEM;
     struct stat st;
-    if (n->kind == NODE_SOCK && !n->fds && fstat(fd, &st) == 0)
+    if (n->kind == NODE_SOCK && !n->ino && fstat(fd, &st) == 0)
         n->ino = st.st_ino;
     n->fds++;
+    n->cloexec = false;
     atomic_store_explicit(p, n, memory_order_release);
     return 0;
 }
@@ -154,16 +155,24 @@ void fd_drop(int fd)
     replace(fd, NULL);
 }
 
+/* May the calling thread look at the node? */
+static bool reaches(const struct node *n)
+{
+    int owner = n->owner;
+    return abs(owner) == self() || owner == NODE_LEFT || n->kind == NODE_OURS;
+}
+
+#define AHEAD 8 /* nodes: a pass over thousands of them mostly waits for memory */
+
 static void each(void (*f)(int fd, struct node *n, void *arg), void *arg, bool all)
 {
-    int me = self();
     for (int i = 0; i < FD_CHUNKS; i++) {
         _Atomic(struct node *) *chunk = atomic_load_explicit(&fd_chunks[i], memory_order_relaxed);
         for (int k = 0; chunk && k < FD_CHUNK; k++) {
             struct node *n = atomic_load_explicit(&chunk[k], memory_order_relaxed);
-            int owner = n ? n->owner : 0;
-            owner = abs(owner);
-            if (n && (all || owner == me || owner == NODE_LEFT || n->kind == NODE_OURS))
+            if (k + AHEAD < FD_CHUNK)
+                __builtin_prefetch(atomic_load_explicit(&chunk[k + AHEAD], memory_order_relaxed));
+            if (n && (all || reaches(n)))
                 f(i * FD_CHUNK + k, n, arg);
         }
     }
@@ -322,9 +331,11 @@ static int close_all(unsigned first, unsigned last, int flags)
     struct range r = {.first = first, .last = last};
     int rc = 0;
     lock();
+    proc_disowns(true);
     table_lock();
     each(close_in, &r, true);
     table_unlock();
+    proc_disowns(false);
     for (int i = 0; i <= r.cuts && rc == 0; i++) {
         unsigned end = i < r.cuts ? (unsigned)r.cut[i] - 1 : last;
         if (first <= end)
@@ -439,6 +450,16 @@ API int dup3(int fd, int to, int flags)
     return (int)leave(dup_to(fd, to, flags, true));
 }
 
+/* The program changes the flag. */
+static void ask_cloexec(int fd)
+{
+    lock();
+    struct node *n = fd_node(fd);
+    if (n)
+        n->cloexec = false;
+    unlock();
+}
+
 static int duplicate(int fd, int cmd, int low)
 {
     lock();
@@ -457,6 +478,8 @@ API int fcntl(int fd, int cmd, ...)
         return copies ? fd_made(real.fcntl(fd, cmd, arg)) : real.fcntl(fd, cmd, arg);
     if (copies)
         return duplicate(fd, cmd, (int)(long)arg);
+    if (cmd == F_SETFD)
+        ask_cloexec(fd);
     int rc = real.fcntl(fd, cmd, arg); /* the placeholder keeps all flags */
     if (rc == 0 && cmd == F_SETFL) {
         struct sock *s = sock_enter(fd);

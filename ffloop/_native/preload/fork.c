@@ -2,9 +2,10 @@
  * fork.c - stack sockets across fork.
  *
  * Callers: the C library at fork, the program. The parent gives back what was read or accepted
- * ahead, but for sockets in which a thread waits, and puts a reference to each socket into a ticket
- * that the child inherits. At its first call on a socket the child attaches through the ticket and
- * imports the socket. Epolls: again.c.
+ * ahead, and puts references to all sockets into a ticket that the child inherits. At its first
+ * call on a socket the child attaches through the ticket and imports the socket. A program may have
+ * thousands of sockets and fork often: parent and child read each record, and write to few, since
+ * a write costs a copy of the page. Epolls: again.c.
  */
 #include "proc.h"
 
@@ -16,51 +17,52 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static struct ticket *forking;
-
-static void place_one(int fd, struct node *n, void *unused)
+static void look_at(int fd, struct node *n, void *listeners)
 {
-    (void)unused;
-    if (n->kind == NODE_SOCK)
-        sock_place_early((struct sock *)n, fd);
+    struct epoll_shadow *ep = (struct epoll_shadow *)n;
+    struct sock *s = (struct sock *)n;
+    if (n->kind == NODE_EPOLL && ep->poll.watches)
+        epoll_stale(ep);
+    if (n->kind != NODE_SOCK)
+        return;
+    if (!s->session)
+        sock_place_early(s, fd);
+    if (s->state == SOCK_LISTENING && s->session)
+        sock_list_add(listeners, s, fd);
 }
 
 static void before_fork(void)
 {
+    struct sock_list listeners = {0};
     lock();
     import_all();
-    fd_each(place_one, NULL);
-    for (struct session *session = session_first(); session; session = session->next) {
-        if (!session->socks || ffl_client_detached(session->c))
-            continue;
-        struct ticket *t = export_all(session, false);
-        if (t) {
-            t->next = forking;
-            forking = t;
-        }
-    }
+    fd_each(look_at, &listeners);
+    for (struct session *session = session_first(); session; session = session->next)
+        if (session->socks && !ffl_client_detached(session->c))
+            session->ticket = export_socks(session, &listeners, true);
+    free(listeners.m);
     alloc_before_fork();
 }
 
 static void fork_parent(void)
 {
     alloc_after_fork();
-    while (forking) {
-        struct ticket *t = forking;
-        forking = t->next;
-        fd_ours_close(t->t.fd);
-        free(t);
+    for (struct session *session = session_first(); session; session = session->next) {
+        fd_ours_close(session->ticket.fd);
+        session->ticket.fd = -1;
     }
-    epoll_revive_waited();
+    export_done();
     unlock();
 }
 
 static void inherit(int fd, struct node *n, void *arg)
 {
-    (void)fd;
+    struct sock *s = (struct sock *)n;
     (void)arg;
-    n->owner = 0; /* the child has one thread; */
-    n->held = 0;  /* the other threads' calls are the parent's */
+    if (n->owner)
+        n->owner = 0; /* the child has one thread; */
+    if (n->held)
+        n->held = 0; /* the other threads' calls are the parent's */
     if (n->kind != NODE_OURS)
         source_forked(&n->source);
     if (n->kind == NODE_EPOLL && ((struct epoll_shadow *)n)->kq.ops) {
@@ -69,42 +71,18 @@ static void inherit(int fd, struct node *n, void *arg)
         real.close(fd);
         return;
     }
-    if (n->kind == NODE_EPOLL) {
+    if (n->kind == NODE_EPOLL)
         epoll_forked((struct epoll_shadow *)n);
-        return;
-    }
-    if (n->kind != NODE_SOCK)
-        return;
-    struct sock *s = (struct sock *)n;
-    if (!s->session || s->ticket)
-        return;
-    struct ticket *t = forking;
-    while (t && t->session != s->session)
-        t = t->next;
-    s->session = NULL;
-    s->ticket = t;
-    s->ticket_handle = (uint32_t)s->h;
-    s->h = -1;
-    if (t)
-        t->socks++;
+    if (options.per_thread && n->kind == NODE_SOCK && s->session && !s->session->inherited)
+        s->session = NULL; /* another thread's */
 }
 
 static void fork_child(void)
 {
     alloc_after_fork();
     ffl_async_forked();
-    fd_forked(inherit);
-    while (forking) {
-        struct ticket *t = forking;
-        forking = t->next;
-        t->session = NULL;
-        t->next = NULL;
-        if (!t->socks) {
-            fd_ours_close(t->t.fd);
-            free(t);
-        }
-    }
     session_forked();
+    fd_forked(inherit);
     unlock();
 }
 

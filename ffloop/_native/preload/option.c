@@ -207,6 +207,8 @@ API int ioctl(int fd, unsigned long what, ...)
     if (!s)
         return real.ioctl(fd, what, arg);
     int rc;
+    if (what == FIONCLEX)
+        s->node.cloexec = false;
     switch (s->session || what == FIONBIO || what == FIOASYNC ? what : 0) {
     case FIONREAD:
         ffl_client_reap(s->session->c);

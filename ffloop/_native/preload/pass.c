@@ -11,13 +11,19 @@
 #include "proc.h"
 
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #define MOST_FDS 253 /* the kernel's limit per message */
-#define TICKET "ffloop-socket %u:%llu:%d:"
+
+struct envelope { /* what is written in it; the ticket's descriptor comes along */
+    char magic[16];
+    struct ffl_ticket t;
+    int index;
+    struct portrait p;
+};
+#define MAGIC "ffloop-socket-1"
 
 /* ---- descriptors in control messages --------------------------------------------------------- */
 
@@ -46,30 +52,26 @@ static int fd_at(const void *place)
 /* Makes an envelope for the socket: the envelope's descriptor, or -errno. Locked. */
 static int seal(struct sock *s)
 {
-    struct ticket *t = export_sock(s);
-    char text[200], room[CMSG_SPACE(sizeof(int))] = {0};
-    int ends[2], rc = t ? 0 : -ENETDOWN;
-    int type = SOCK_SEQPACKET | SOCK_CLOEXEC | (s->nonblock ? SOCK_NONBLOCK : 0);
-    if (rc == 0 && real.socketpair(AF_UNIX, type, 0, ends) < 0)
-        rc = -errno;
+    struct envelope e = {.magic = MAGIC, .index = s->session->index, .p = sock_portrait(s)};
+    char room[CMSG_SPACE(sizeof(int))] = {0};
+    int ends[2], type = SOCK_SEQPACKET | SOCK_CLOEXEC | (s->nonblock ? SOCK_NONBLOCK : 0);
+    struct sock_list one = {&(struct member){s, -1}, 1, 1};
+    e.t = export_socks(s->session, &one, false);
+    export_done();
+    int rc = e.t.fd < 0 ? -ENETDOWN : real.socketpair(AF_UNIX, type, 0, ends) < 0 ? -errno : 0;
     if (rc == 0) {
-        int n =
-            snprintf(text, sizeof(text), TICKET, t->t.id, (unsigned long long)t->t.key, t->index);
-        n += sock_describe(s, text + n, sizeof(text) - (size_t)n);
-        struct iovec v = {text, (size_t)n};
+        struct iovec v = {&e, sizeof(e)};
         struct msghdr m = {
             .msg_iov = &v, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof(room)};
         struct cmsghdr *c = CMSG_FIRSTHDR(&m);
         *c = (struct cmsghdr){CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
-        memcpy(CMSG_DATA(c), &t->t.fd, sizeof(int));
+        memcpy(CMSG_DATA(c), &e.t.fd, sizeof(int));
         rc = real.sendmsg(ends[0], &m, MSG_DONTWAIT) < 0 ? -errno : ends[1];
         real.close(ends[0]);
         if (rc < 0)
             real.close(ends[1]);
     }
-    if (t)
-        fd_ours_close(t->t.fd);
-    free(t);
+    fd_ours_close(e.t.fd);
     return rc;
 }
 
@@ -127,54 +129,40 @@ ssize_t pass_send(int to, const struct msghdr *m, int flags)
 
 /* ---- receiving ------------------------------------------------------------------------------- */
 
-/* Takes the description, into `text`, and the ticket out of an envelope: the ticket's descriptor;
- * -1: fd is no envelope. */
-static int take_out(int fd, char *text, size_t size)
+/* Empties an envelope. False: fd is none. */
+static bool open_envelope(int fd, struct envelope *e)
 {
-    int type = 0, ticket = -1;
+    int type = 0;
     socklen_t len = sizeof(type);
     char room[CMSG_SPACE(sizeof(int))];
-    struct iovec v = {text, size - 1};
+    struct iovec v = {e, sizeof(*e)};
     struct msghdr m = {
         .msg_iov = &v, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof(room)};
-    static const char magic[] = "ffloop-socket ";
     if (real.getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_SEQPACKET)
-        return -1;
-    ssize_t n = real.recv(fd, text, size - 1, MSG_PEEK | MSG_DONTWAIT);
-    if (n < (ssize_t)sizeof(magic) || memcmp(text, magic, sizeof(magic) - 1) != 0)
-        return -1;
-    n = real.recvmsg(fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    const struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&m) : NULL;
-    if (c && c->cmsg_type == SCM_RIGHTS && c->cmsg_len == CMSG_LEN(sizeof(int)))
-        memcpy(&ticket, CMSG_DATA(c), sizeof(ticket));
-    text[n > 0 ? n : 0] = '\0';
-    return ticket;
-}
-
-static bool open_envelope(int fd, struct ticket *t, const char *text)
-{
-    unsigned long long key;
-    int at = 0;
-    if (sscanf(text, TICKET "%n", &t->t.id, &key, &t->index, &at) != 3 || !at)
         return false;
-    t->t.key = key;
-    return ticket_sock(fd, t, text + at);
+    if (real.recv(fd, e, sizeof(*e), MSG_PEEK | MSG_DONTWAIT) != sizeof(*e) ||
+        memcmp(e->magic, MAGIC, sizeof(e->magic)) != 0)
+        return false;
+    ssize_t n = real.recvmsg(fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    const struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&m) : NULL;
+    if (!c || c->cmsg_type != SCM_RIGHTS || c->cmsg_len != CMSG_LEN(sizeof(int)))
+        return false;
+    memcpy(&e->t.fd, CMSG_DATA(c), sizeof(e->t.fd));
+    return true;
 }
 
 static bool received(void *place, void *peeked)
 {
-    char text[200];
+    struct envelope e;
     int fd = fd_made(fd_at(place));
-    int ticket = peeked || !started ? -1 : take_out(fd, text, sizeof(text));
-    if (ticket < 0)
+    if (peeked || !started || !open_envelope(fd, &e))
         return true;
     lock();
-    struct ticket *t = calloc(1, sizeof(*t));
-    if (t)
-        t->t.fd = fd_ours(ticket);
-    if (!t || !open_envelope(fd, t, text)) { /* no memory, or malformed: fd stays a unix socket */
-        t ? fd_ours_close(t->t.fd) : (void)real.close(ticket);
-        free(t);
+    e.t.fd = fd_ours(e.t.fd);
+    struct session *session = session_inherit(&e.t, e.index);
+    if (session) {
+        (void)sock_inherit(fd, 0, session, &e.p); /* no memory: fd stays a unix socket */
+        session_put(session);
     }
     unlock();
     return true;

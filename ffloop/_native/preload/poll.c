@@ -17,9 +17,9 @@
 /* As the kernel's datagram_poll. */
 static uint32_t dgram_poll(struct sock *s, uint32_t want)
 {
-    if (s->session)
+    if (sock_live(s))
         ffl_dgram_settle(s);
-    unsigned st = s->session ? ffl_client_state(s->session->c, s->h) : FFL_ST_WRITE;
+    unsigned st = sock_live(s) ? ffl_client_state(s->session->c, s->h) : FFL_ST_WRITE;
     uint32_t got = st & FFL_ST_ERROR ? EPOLLERR : 0;
     if (s->shut_rd)
         got |= EPOLLIN | EPOLLRDNORM | EPOLLRDHUP | (st & FFL_ST_SHUT_WR ? EPOLLHUP : 0);
@@ -36,13 +36,13 @@ uint32_t sock_poll(struct sock *s, uint32_t want)
 {
     if (s->type == SOCK_DGRAM)
         return dgram_poll(s, want);
-    if (!s->session)
+    if (s->lost)
+        return 0; /* else a server calls accept without end */
+    if (!sock_live(s))
         return EPOLLOUT | EPOLLWRNORM | EPOLLHUP; /* neither listening nor connected */
     unsigned st = ffl_client_state(s->session->c, s->h);
     if (st & FFL_ST_CONNECTING)
         return 0;
-    if (s->lost)
-        return 0; /* else a server calls accept without end */
     if (s->state == SOCK_LISTENING && !(st & FFL_ST_FAILED)) {
         if (!(st & FFL_ST_READ) && want & (EPOLLIN | EPOLLRDNORM))
             (void)ffl_client_arm(s->session->c, s->h, SOCK_WINDOW); /* cannot fail: open */
@@ -79,9 +79,9 @@ uint32_t sock_ask(struct ffl_source *source, const struct ffl_watch *w)
  * told. */
 void sock_arm(struct sock *s, uint32_t want)
 {
-    if (!s->session || (s->state < SOCK_LISTENING && s->type != SOCK_DGRAM))
+    if (!sock_live(s) || (s->state < SOCK_LISTENING && s->type != SOCK_DGRAM))
         return;
-    bool spared = s->state == SOCK_LISTENING || s->shared;
+    bool spared = s->state == SOCK_LISTENING || sock_shared(s);
     if (spared && !(want & (EPOLLIN | EPOLLRDNORM | EPOLLRDHUP)))
         return;
     struct ffl_client *c = s->session->c;
@@ -95,9 +95,9 @@ void sock_arm(struct sock *s, uint32_t want)
 
 bool sock_look(struct sock *s)
 {
-    if (!s->unseen || !s->session || s->state == SOCK_LISTENING)
+    if (s->seen == s->session->shares || s->state == SOCK_LISTENING)
         return false;
-    s->unseen = false;
+    s->seen = s->session->shares;
     (void)ffl_client_arm(s->session->c, s->h, SOCK_WINDOW); /* cannot fail: open */
     return ffl_client_ping(s->session->c) == 0 && ffl_client_ping(s->session->c) == 0;
 }
@@ -179,7 +179,7 @@ static struct node *asked(const struct pollfd *f)
     }
     struct sock *s = (struct sock *)n;
     sock_current(s);
-    if (!s->session)
+    if (!s->session && !s->lost)
         return NULL; /* not placed: a kernel socket */
     sock_arm(s, (uint32_t)(unsigned short)f->events);
     return n;

@@ -76,9 +76,10 @@ extern struct kept kept;
 enum node_kind { NODE_SOCK, NODE_EPOLL, NODE_OURS };
 struct node {
     enum node_kind kind;
-    int fds;   /* descriptors of the node */
-    int held;  /* waiting calls that hold the node */
-    ino_t ino; /* of a socket's placeholder */
+    int fds;      /* descriptors of the node */
+    int held;     /* waiting calls that hold the node */
+    bool cloexec; /* its one descriptor was made with close-on-exec, and is so; false: ask */
+    ino_t ino;    /* of a socket's placeholder */
     struct ffl_source source;
     /* FF_THREAD_SOCKET: n: placed by thread n; -n: not placed, last used by thread n; 0: not used
      * yet; NODE_LEFT: its thread has ended, and any thread may close the node */
@@ -148,7 +149,7 @@ struct option { /* set before the socket was placed; cannot be read back: set ag
 struct sock {
     struct node node;
     struct session *session; /* NULL: not on the stack yet */
-    int h;
+    int h;                   /* its handle in the session; inherited: in the parent's */
     int domain, type, proto;
     uint8_t state;
     bool nonblock, shut_rd, abort;
@@ -162,8 +163,10 @@ struct sock {
     bool stamps;    /* the program has asked when datagrams came (SIOCGSTAMP) */
     int64_t stamp;  /* when the last datagram came, ns; 0: none has come; or STAMP_UNKNOWN */
     bool named;     /* bound to a port */
-    bool force_stack, force_kernel, shared, exported, reuse_port;
-    bool unseen;   /* the instance was not asked since a fork: what waits there is unknown */
+    bool force_stack, force_kernel, reuse_port;
+    bool shared;   /* imported or exported alone: another process has it too (sock_shared) */
+    uint32_t born; /* its session's `shares` when it came on the stack, */
+    uint32_t seen; /* and when the instance was last asked: before a fork: what waits is unknown */
     bool spawned;  /* named by a spawn's file actions */
     bool lost;     /* a listener whose session has ended, and accept() has said so */
     int kernel_fd; /* FFLOOP_DUAL_LISTEN: the kernel's listener at the same port, or -1 */
@@ -173,10 +176,19 @@ struct sock {
     struct cork *cork;          /* a datagram that MSG_MORE has begun, or NULL */
     struct option *opts, **opts_end;
     uint64_t noted[FFL_CARRY_WORDS]; /* options that were set and can be read back: carry.h */
-    /* inherited and not imported yet (share.c) */
-    struct ticket *ticket;
-    uint32_t ticket_handle;
 };
+
+/* Is the socket on the stack, and imported? */
+static inline bool sock_live(const struct sock *s)
+{
+    return s->session && !s->session->inherited;
+}
+
+/* May another process have the socket? Of a socket on the stack. */
+static inline bool sock_shared(const struct sock *s)
+{
+    return s->shared || s->born != s->session->shares;
+}
 
 struct item { /* an epoll's registration of a socket, or of an epoll */
     struct ffl_watch w;
@@ -298,7 +310,8 @@ static inline int epoll_use(struct epoll_shadow *ep, int epfd)
 void epoll_stale(struct epoll_shadow *ep);  /* a socket in the epoll was disarmed */
 void epoll_revive(struct epoll_shadow *ep); /* imports and arms its sockets */
 void epoll_revive_waited(void);             /* epoll_revive of the epolls that threads sleep on */
-void source_forked(struct ffl_source *s);   /* forgets the parent's waiting calls */
+bool source_waited(const struct ffl_source *s); /* does a call wait for it? */
+void source_forked(struct ffl_source *s);       /* forgets the parent's waiting calls */
 
 /* ---- receive and send (recv.c, send.c) ----------------------------------------------------- */
 
@@ -389,6 +402,7 @@ void place_imported(const struct sock *s); /* FF_MULTI_SC: the child uses the li
 
 void stdio_start(void);
 void ffl_signal_start(void);
+void ffl_signal_exec(bool begins); /* a program after exec ignores what this one does */
 
 /* Imports an inherited socket into this process's session: 0 or -errno (reported). */
 int proc_import(struct sock *s);
@@ -397,19 +411,21 @@ int proc_import(struct sock *s);
 void sock_learn(struct sock *s);
 static inline void sock_current(struct sock *s)
 {
-    if (ffl_unlikely(s->ticket || (s->shared && s->state == SOCK_BOUND)))
+    if (s->session &&
+        ffl_unlikely(s->session->inherited || (s->state == SOCK_BOUND && sock_shared(s))))
         sock_learn(s);
 }
 /* Before a fork: places a fresh socket, where every route leads to the stack, so that parent and
  * child share one stack socket. */
 void sock_place_early(struct sock *s, int fd);
 void proc_disown(struct sock *s); /* closed before it was imported */
+void proc_disowns(bool begin);    /* around many proc_disown: tells the instance of all at once */
 /* SCM_RIGHTS (pass.c): real.sendmsg that passes stack sockets; recvmsg's descriptors become
  * sockets. */
 ssize_t pass_send(int to, const struct msghdr *m, int flags);
 void pass_received(const struct msghdr *m, int flags);
 void proc_end(void);                /* the process is about to end: proc_leave for all */
-bool share_moved(int from, int to); /* session_moved of tickets, dual listeners and bells */
+bool share_moved(int from, int to); /* session_moved of dual listeners and bells */
 /* syscall(2) with a number of fork, vfork or clone. Not *known: the kernel's call. */
 long fork_by_number(long number, const long *a, bool *known);
 /* `s` closes: gives what was read ahead back to the processes that share s. */

@@ -1,33 +1,37 @@
 /*
- * proc.h - tickets, for fork.c, exec.c, pass.c and share.c.
+ * proc.h - sockets for other processes, for fork.c, exec.c, pass.c and share.c.
  */
 #ifndef FFL_PRELOAD_PROC_H
 #define FFL_PRELOAD_PROC_H
 
 #include "preload.h"
 
-struct ticket { /* references to sockets, for another process (client.h) */
-    struct ffl_ticket t;
-    struct ticket *next;     /* during a fork */
-    struct session *session; /* of the exporting process, whose sockets the ticket has */
-    int index;               /* of the instance */
-    int socks;               /* sockets neither imported nor disowned yet */
+struct portrait { /* a socket, for the process that has its ticket */
+    int64_t rcvtimeo, sndtimeo;
+    int32_t handle, domain, type, proto;
+    uint8_t state, nonblock;
 };
 
-void ticket_put(struct ticket *t); /* a socket less; the last closes the ticket */
-/* Writes the socket in words, for the process that has its ticket: their length. */
-int sock_describe(const struct sock *s, char *text, size_t len);
-/* Makes `fd` the socket of these words, to be imported from t. False: no memory, or malformed.
- * Locked. */
-bool ticket_sock(int fd, struct ticket *t, const char *text);
-/* A ticket with references to the sockets of `session` (`exec`: those that stay open), or NULL
- * (reported). Locked. */
-struct ticket *export_all(struct session *session, bool exec);
-struct ticket *export_sock(struct sock *s); /* with s alone */
-void import_all(void); /* imports the inherited sockets that are not imported yet. Locked */
-/* Does fd stay open after exec? A socket that a spawn's file actions name does, under another
- * number. */
-bool stays_open(int fd, const struct sock *s);
+struct portrait sock_portrait(const struct sock *s);
+/* Makes `fd`, of inode `ino` (0: not known), the socket of the portrait, in an inherited session.
+ * NULL: no memory. Locked. */
+struct node *sock_inherit(int fd, ino_t ino, struct session *session, const struct portrait *p);
+
+struct sock_list {
+    struct member {
+        struct sock *s;
+        int fd;
+    } *m;
+    size_t n, room;
+};
+void sock_list_add(struct sock_list *l, struct sock *s, int fd); /* reports that memory lacks */
+
+/* A ticket with references to those of the sockets that are the session's; `all`: and to all its
+ * others, its listeners being among the sockets. fd -1: there is none (reported). Then
+ * export_done. Locked. */
+struct ffl_ticket export_socks(struct session *session, const struct sock_list *l, bool all);
+void export_done(void); /* waiting calls read ahead again */
+void import_all(void);  /* imports the inherited sockets that are not imported yet. Locked */
 
 void fork_start(void);
 void exec_start(void);

@@ -208,6 +208,10 @@ static long by_number(long number, const long *a, bool *known)
         return fork_by_number(number, a, known);
     case SYS_prlimit64:
         return prlimit64((pid_t)a[0], (enum __rlimit_resource)I(1), P(2), P(3));
+    case SYS_rt_sigprocmask:
+        tls.faults = FAULTS_UNKNOWN;
+        *known = false;
+        return 0;
     case SYS_exit_group:
         proc_end();
         *known = false;

@@ -80,6 +80,7 @@ int close_range(unsigned first, unsigned last, int flags); /* in glibc's headers
     X(int, setrlimit64, (__rlimit_resource_t, const struct rlimit64 *))                            \
     X(int, prlimit64, (pid_t, enum __rlimit_resource, const struct rlimit64 *, struct rlimit64 *)) \
     X(int, sigaction, (int, const struct sigaction *, struct sigaction *))                         \
+    X(int, pthread_sigmask, (int, const sigset_t *, sigset_t *))                                   \
     X(int, execve, (const char *, char *const[], char *const[]))                                   \
     X(int, execvpe, (const char *, char *const[], char *const[]))                                  \
     X(int, execveat, (int, const char *, char *const[], char *const[], int))                       \

@@ -11,6 +11,9 @@
 #include <string.h>
 
 static struct session_list shared; /* the process's sessions; FF_THREAD_SOCKET: unused */
+static struct session *inherited;  /* by `next` */
+/* Of that list and its sessions' `socks`: with FF_THREAD_SOCKET each thread imports its sockets. */
+static pthread_mutex_t inheriting = PTHREAD_MUTEX_INITIALIZER;
 
 struct session_list *session_list(void)
 {
@@ -126,6 +129,7 @@ struct session *session_get(int index, int *why_rc)
         return NULL;
     }
     session->index = index;
+    session->ticket.fd = -1;
     struct session_list *l = session_list();
     bool first = !l->first;
     session->next = l->first;
@@ -158,8 +162,59 @@ static void forget(struct session *session)
     session_end(session);
 }
 
+/* A socket less; the last ends the session, and with it the ticket. */
+static void disinherit(struct session *session)
+{
+    struct session **p = &inherited;
+    pthread_mutex_lock(&inheriting);
+    bool last = --session->socks == 0;
+    while (last && *p != session)
+        p = &(*p)->next;
+    if (last)
+        *p = session->next;
+    pthread_mutex_unlock(&inheriting);
+    if (!last)
+        return;
+    fd_ours_close(session->ticket.fd);
+    if (session->c)
+        ffl_client_detach(session->c);
+    free(session);
+}
+
+bool session_inherited(void)
+{
+    return inherited;
+}
+
+static void inherit(struct session *session)
+{
+    pthread_mutex_lock(&inheriting);
+    session->inherited = true;
+    session->next = inherited;
+    inherited = session;
+    pthread_mutex_unlock(&inheriting);
+}
+
+struct session *session_inherit(const struct ffl_ticket *ticket, int index)
+{
+    struct session *session = calloc(1, sizeof(*session));
+    if (!session) {
+        fd_ours_close(ticket->fd);
+        return NULL;
+    }
+    session->ticket = *ticket;
+    session->index = index;
+    session->socks = 1;
+    inherit(session);
+    return session;
+}
+
 void session_put(struct session *session)
 {
+    if (session->inherited) {
+        disinherit(session);
+        return;
+    }
     if (--session->socks)
         return;
     if (session->ended)
@@ -211,6 +266,8 @@ bool session_moved(int from, int to)
     struct moved m = {from, to, false};
     for (struct session *session = session_first(); session && !m.done; session = session->next)
         m.done = ffl_client_moved(session->c, from, to);
+    for (struct session *session = inherited; session; session = session->next)
+        move(&m, &session->ticket.fd);
     if (tls.waiter) {
         move(&m, &tls.waiter->wake_fd);
         move(&m, &tls.waiter->epfd);
@@ -219,12 +276,22 @@ bool session_moved(int from, int to)
     return m.done;
 }
 
-/* In the child, where the clients of the parent's sessions are detached already (client.h). */
+/* In the child, where the clients of the parent's sessions are detached already (client.h). The
+ * sockets keep their sessions, so that a fork does not touch each. */
 void session_forked(void)
 {
-    while (session_first())
-        forget(session_first());
-    session_list()->generation++;
-    session_list()->sleepers = 0; /* the parent's threads */
+    struct session_list *l = session_list();
+    struct session *next;
+    inheriting = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER; /* perhaps another thread had it */
+    for (struct session *session = l->first; session; session = next) {
+        next = session->next;
+        session->socks++;
+        inherit(session);
+        disinherit(session); /* ends it here if it has no sockets */
+    }
+    l->first = NULL;
+    l->clients = NULL;
+    l->generation++;
+    l->sleepers = 0; /* the parent's threads */
     calls_forked();
 }

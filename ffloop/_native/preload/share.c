@@ -8,194 +8,210 @@
 #include "proc.h"
 
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-/* ---- a socket in words --------------------------------------------------------------------- */
+/* ---- a socket's portrait -------------------------------------------------------------------- */
 
-#define WORDS "%u:%d:%d:%d:%d:%d:%lld:%lld"
-
-int sock_describe(const struct sock *s, char *text, size_t len)
+struct portrait sock_portrait(const struct sock *s)
 {
-    return snprintf(text, len, WORDS, (unsigned)s->h, s->domain, s->type, s->proto, s->state,
-                    s->nonblock, (long long)s->rcvtimeo, (long long)s->sndtimeo);
+    return (struct portrait){.rcvtimeo = s->rcvtimeo,
+                             .sndtimeo = s->sndtimeo,
+                             .handle = s->h,
+                             .domain = s->domain,
+                             .type = s->type,
+                             .proto = s->proto,
+                             .state = s->state,
+                             .nonblock = s->nonblock};
 }
 
-bool ticket_sock(int fd, struct ticket *t, const char *text)
+struct node *sock_inherit(int fd, ino_t ino, struct session *session, const struct portrait *p)
 {
-    unsigned h;
-    int domain, type, proto, state, nonblock;
-    long long rcv, snd;
-    if (sscanf(text, WORDS, &h, &domain, &type, &proto, &state, &nonblock, &rcv, &snd) != 8)
-        return false;
-    struct sock *s = sock_new(domain, type | (nonblock ? SOCK_NONBLOCK : 0), proto);
+    struct sock *s = sock_new(p->domain, p->type | (p->nonblock ? SOCK_NONBLOCK : 0), p->proto);
+    if (s)
+        s->node.ino = ino;
     if (!s || fd_set_node(fd, &s->node) < 0) {
         free(s);
-        return false;
+        return NULL;
     }
-    s->state = (uint8_t)state;
+    s->state = p->state;
     s->named = true;
-    s->rcvtimeo = rcv;
-    s->sndtimeo = snd;
-    s->ticket = t;
-    s->ticket_handle = h;
-    t->socks++;
-    return true;
+    s->rcvtimeo = p->rcvtimeo;
+    s->sndtimeo = p->sndtimeo;
+    s->h = p->handle;
+    s->session = session;
+    session->socks++;
+    return &s->node;
 }
 
 /* ---- importing ----------------------------------------------------------------------------- */
 
-void ticket_put(struct ticket *t)
-{
-    if (--t->socks > 0)
-        return;
-    fd_ours_close(t->t.fd);
-    free(t);
-}
-
 int proc_import(struct sock *s)
 {
-    struct ticket *t = s->ticket;
-    int rc = 0;
-    tls.via = &t->t;
-    struct session *session = session_get(t->index, &rc);
+    struct session *from = s->session;
+    bool there = from->ticket.fd >= 0; /* else the parent has reported why not */
+    int rc = -ENETDOWN;
+    tls.via = &from->ticket;
+    struct session *session = there ? session_get(from->index, &rc) : NULL;
     tls.via = NULL;
-    int h = session ? ffl_client_import(session->c, &t->t, s->ticket_handle, s->domain, s->type,
-                                        s->proto)
+    int h = session ? ffl_client_import(session->c, &from->ticket, (uint32_t)s->h, s->domain,
+                                        s->type, s->proto)
                     : rc;
-    s->ticket = NULL;
-    ticket_put(t);
+    s->session = NULL;
+    session_put(from);
     if (h < 0) { /* calls go to the placeholder from now on */
-        report("an inherited socket is lost: %s", strerror(-h));
+        if (there)
+            report("an inherited socket is lost: %s", strerror(-h));
         return h;
     }
-    s->shared = s->unseen = true;
+    s->shared = true;
     sock_on_stack(s, session, h);
+    s->seen--; /* what waits there is unknown */
     place_imported(s);
     return 0;
 }
 
+/* Handles in one ticket whose references are not wanted, to be told in one message. */
+static __thread struct {
+    bool gathers;
+    int ticket;
+    uint32_t n, handles[FFL_COUNT(((struct ffl_ticket_msg *)0)->handles)];
+} disowned;
+
+static void tell_disowned(void)
+{
+    if (disowned.n) /* fails: the ticket has ended */
+        (void)ffl_ticket_send(disowned.ticket, FFL_TICKET_DROP, disowned.handles, disowned.n);
+    disowned.n = 0;
+}
+
+void proc_disowns(bool begin)
+{
+    disowned.gathers = begin;
+    if (!begin)
+        tell_disowned();
+}
+
 void proc_disown(struct sock *s)
 {
-    struct ticket *t = s->ticket;
-    (void)ffl_ticket_send(t->t.fd, FFL_TICKET_DROP, &s->ticket_handle, 1); /* else it has ended */
-    s->ticket = NULL;
-    ticket_put(t);
+    struct session *session = s->session;
+    s->session = NULL;
+    if (disowned.ticket != session->ticket.fd || disowned.n == FFL_COUNT(disowned.handles))
+        tell_disowned();
+    disowned.ticket = session->ticket.fd;
+    disowned.handles[disowned.n++] = (uint32_t)s->h;
+    if (!disowned.gathers || session->socks == 1) /* the last closes the ticket */
+        tell_disowned();
+    session_put(session);
 }
 
 static void import_one(int fd, struct node *n, void *arg)
 {
+    struct sock *s = (struct sock *)n;
+    if (n->kind == NODE_SOCK && s->session && s->session->inherited)
+        (void)proc_import(s); /* reports */
     (void)fd;
     (void)arg;
-    struct sock *s = (struct sock *)n;
-    if (n->kind == NODE_SOCK && s->ticket && !s->session)
-        (void)proc_import(s); /* reports */
 }
 
 void import_all(void)
 {
-    fd_each(import_one, NULL);
+    if (session_inherited())
+        fd_each(import_one, NULL);
 }
 
 /* ---- exporting ----------------------------------------------------------------------------- */
 
-bool stays_open(int fd, const struct sock *s)
+void sock_list_add(struct sock_list *l, struct sock *s, int fd)
 {
-    return s->spawned || !(real.fcntl(fd, F_GETFD) & FD_CLOEXEC);
+    if (l->n == l->room) {
+        size_t room = (l->room + 64) * 2;
+        struct member *grown = realloc(l->m, room * sizeof(*grown));
+        if (!grown) {
+            report("another process will not have a socket of this one's: %s", strerror(ENOMEM));
+            return;
+        }
+        l->m = grown;
+        l->room = room;
+    }
+    l->m[l->n++] = (struct member){s, fd};
 }
 
-struct export {
-    struct session *session;
-    const struct ffl_ticket *ticket;
-    bool exec;               /* only the sockets that stay open */
-    const struct sock *only; /* NULL: all sockets */
-};
-
-/* Does the node's socket go into the ticket? */
-static bool goes(const struct export *e, int fd, const struct node *n)
+/* Stops reading ahead; an epoll arms s again with its next wait. */
+static void disarm(struct sock *s)
 {
-    const struct sock *s = (const struct sock *)n;
-    return n->kind == NODE_SOCK && s->session == e->session && !s->exported &&
-           (!e->only || e->only == s) && (!e->exec || stays_open(fd, s));
-}
-
-/* Does s give back what was read ahead? Not while a thread waits in it. An epoll arms s again with
- * its next wait. */
-static bool gives_back(const struct sock *s)
-{
-    for (const struct ffl_watch *w = s->node.source.watches; w; w = w->next)
-        if (w->poll->passing)
-            return false;
-    return true;
-}
-
-static void disarm_one(int fd, struct node *n, void *arg)
-{
-    struct sock *s = (struct sock *)n;
-    if (!goes(arg, fd, n) || !gives_back(s) || !ffl_client_disarm(s->session->c, s->h))
+    if (!ffl_client_disarm(s->session->c, s->h))
         return;
-    s->unseen = true;
+    s->seen = s->session->shares - 1;
     for (struct ffl_watch *w = s->node.source.watches; w; w = w->next)
-        epoll_stale(watch_epoll(w));
+        if (watch_epoll(w))
+            epoll_stale(watch_epoll(w));
 }
 
-static void export_one(int fd, struct node *n, void *arg)
+static void give_back(const struct sock *s)
 {
-    const struct export *e = arg;
-    struct sock *s = (struct sock *)n;
-    if (!goes(e, fd, n))
-        return;
-    if (gives_back(s))
-        (void)ffl_client_give_back(s->session->c, s->h); /* -ENOBUFS: the data stays */
-    int rc = ffl_client_export(s->session->c, s->h, e->ticket);
-    if (rc < 0)
-        report("a child will not have a socket of its parent's: %s", strerror(-rc));
-    s->shared = s->exported = true;
+    (void)ffl_client_give_back(s->session->c, s->h); /* -ENOBUFS: the data stays */
 }
 
-static void unmark(int fd, struct node *n, void *arg)
+static void give_back_one(int fd, struct node *n, void *session)
 {
+    const struct sock *s = (struct sock *)n;
+    if (n->kind == NODE_SOCK && s->session == session)
+        give_back(s);
     (void)fd;
-    (void)arg;
-    if (n->kind == NODE_SOCK)
-        ((struct sock *)n)->exported = false;
 }
 
-static struct ticket *export_to_ticket(struct session *session, bool exec, const struct sock *only)
+static int export_one(struct sock *s, const struct ffl_ticket *t)
+{
+    give_back(s);
+    s->shared = true;
+    return ffl_client_export(s->session->c, s->h, t);
+}
+
+struct ffl_ticket export_socks(struct session *session, const struct sock_list *l, bool all)
 {
     char why[256];
-    struct ticket *t = calloc(1, sizeof(*t));
-    int rc = t ? session_ticket(session, &t->t, why, sizeof(why)) : -ENOMEM;
+    struct ffl_ticket t = {.fd = -1};
+    int rc = session_ticket(session, &t, why, sizeof(why));
     if (rc < 0) {
-        free(t);
         report("another process will not have this one's sockets: %s", why);
-        return NULL;
+        return (struct ffl_ticket){.fd = -1};
     }
-    t->session = session;
-    t->index = session->index;
-    struct export e = {.session = session, .ticket = &t->t, .exec = exec, .only = only};
-    fd_each(disarm_one, &e);
-    rc = ffl_client_ping(session->c); /* nothing more is read ahead */
-    if (rc == 0)
-        fd_each(export_one, &e);
-    fd_each(unmark, NULL);
+    for (size_t i = 0; i < l->n; i++)
+        if (l->m[i].s->session == session)
+            disarm(l->m[i].s);
+    rc = all ? ffl_client_share(session->c, &t)
+             : ffl_client_ping(session->c); /* nothing more is read ahead */
+    if (all)
+        session->shares++;
+    if (all && ffl_client_holds_bytes(session->c))
+        fd_each(give_back_one, session);
+    for (size_t i = 0; i < l->n && rc == 0; i++)
+        if (l->m[i].s->session == session)
+            rc = export_one(l->m[i].s, &t);
     if (rc == 0)
         rc = ffl_client_ping(session->c);
     if (rc < 0)
-        ffl_log(FFL_LOG_WARNING, "export: %s", strerror(-rc));
+        report("another process will not have all of this one's sockets: %s", strerror(-rc));
     return t;
 }
 
-struct ticket *export_all(struct session *session, bool exec)
+static void rearm_waited(int fd, struct node *n, void *arg)
 {
-    return export_to_ticket(session, exec, NULL);
+    const struct sock *s = (struct sock *)n;
+    if (n->kind == NODE_SOCK && source_waited(&n->source) && sock_live(s))
+        ffl_client_rearm(s->session->c, s->h);
+    (void)fd;
+    (void)arg;
 }
 
-struct ticket *export_sock(struct sock *s)
+void export_done(void)
 {
-    return export_to_ticket(s->session, false, s);
+    if (!session_list()->sleepers)
+        return;
+    epoll_revive_waited();
+    fd_each(rearm_waited, NULL);
 }
 
 static void state_of(struct sock *s)
@@ -220,16 +236,17 @@ static void state_of(struct sock *s)
 /* Of a bound stream: takes a new reference, which begins with the socket's present state. */
 void sock_learn(struct sock *s)
 {
-    if (s->ticket && !s->session)
-        proc_import(s);
+    if (s->session->inherited)
+        (void)proc_import(s); /* reports */
     if (!s->session || s->state != SOCK_BOUND || s->type != SOCK_STREAM)
         return;
     struct ffl_client *c = s->session->c;
-    struct ticket *t = export_sock(s);
-    int h = t ? ffl_client_import(c, &t->t, (uint32_t)s->h, s->domain, s->type, s->proto) : -1;
-    if (t)
-        fd_ours_close(t->t.fd);
-    free(t);
+    struct sock_list one = {&(struct member){s, -1}, 1, 1};
+    struct ffl_ticket t = export_socks(s->session, &one, false);
+    int h =
+        t.fd < 0 ? t.fd : ffl_client_import(c, &t, (uint32_t)s->h, s->domain, s->type, s->proto);
+    fd_ours_close(t.fd);
+    export_done();
     if (h < 0)
         return; /* reported; or the session is lost, and the next call on s fails */
     (void)ffl_client_close(c, s->h, false); /* cannot fail: open */
@@ -240,7 +257,8 @@ void sock_learn(struct sock *s)
 
 void proc_leave(struct sock *s)
 {
-    if (s->shared && ffl_client_disarm(s->session->c, s->h) && ffl_client_ping(s->session->c) == 0)
+    if (sock_shared(s) && ffl_client_disarm(s->session->c, s->h) &&
+        ffl_client_ping(s->session->c) == 0)
         (void)ffl_client_give_back(s->session->c,
                                    s->h); /* fails: the session is lost, and the socket with it */
 }
@@ -256,7 +274,7 @@ static void pause_shared(int fd, struct node *n, void *arg)
 {
     struct leaving *l = arg;
     struct sock *s = (struct sock *)n;
-    if (n->kind == NODE_SOCK && s->session == l->session && s->shared)
+    if (n->kind == NODE_SOCK && s->session == l->session && sock_shared(s))
         l->any |= ffl_client_disarm(s->session->c, s->h);
     (void)fd;
 }
@@ -265,7 +283,7 @@ static void return_shared(int fd, struct node *n, void *arg)
 {
     const struct leaving *l = arg;
     struct sock *s = (struct sock *)n;
-    if (n->kind == NODE_SOCK && s->session == l->session && s->shared)
+    if (n->kind == NODE_SOCK && s->session == l->session && sock_shared(s))
         (void)ffl_client_give_back(s->session->c,
                                    s->h); /* fails: the session is lost, and the socket with it */
     (void)fd;
@@ -311,7 +329,6 @@ static void move_one(int fd, struct node *n, void *arg)
     struct moved *m = arg;
     struct sock *s = (struct sock *)n;
     int *held[] = {n->kind == NODE_SOCK ? &s->kernel_fd : NULL,
-                   n->kind == NODE_SOCK && s->ticket ? &s->ticket->t.fd : NULL,
                    n->kind == NODE_SOCK ? &s->bell[0] : NULL,
                    n->kind == NODE_SOCK ? &s->bell[1] : NULL};
     for (size_t i = 0; i < FFL_COUNT(held); i++)

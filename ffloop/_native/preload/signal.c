@@ -30,6 +30,13 @@ static bool can_wait(int sig)
     return true;
 }
 
+static void send_again(int sig, siginfo_t *info)
+{
+    int saved = errno;
+    (void)real.syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), sig, info); /* to this thread */
+    errno = saved;
+}
+
 /*
  * A signal came while its thread is `inside`, where a handler would find tables half changed and
  * the lock taken. The signal is sent again, with its siginfo, and the thread goes on with the
@@ -43,9 +50,7 @@ static void put_off(int sig, siginfo_t *info, ucontext_t *context)
     for (int i = 1; i < SIGNALS; i++)
         if (can_wait(i))
             sigaddset(&context->uc_sigmask, i);
-    int saved = errno;
-    (void)real.syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), sig, info); /* to this thread */
-    errno = saved;
+    send_again(sig, info);
 }
 
 void signals_allow(void)
@@ -69,20 +74,38 @@ static bool is_handler(const struct sigaction *a)
     return a->sa_handler != SIG_IGN && a->sa_handler != SIG_DFL;
 }
 
+static bool is_sent(const siginfo_t *info)
+{
+    return info->si_code <= 0; /* else the thread's own fault */
+}
+
 /* The program has no handler: the default action comes when the shim's handler returns. */
-static void to_default(int sig, siginfo_t *info)
+static void without_handler(int sig, siginfo_t *info)
 {
     static const struct sigaction none = {.sa_handler = SIG_DFL};
+    if (handlers[sig].sa_handler == SIG_IGN && is_sent(info))
+        return;                             /* a fault is not ignored */
     (void)real.sigaction(sig, &none, NULL); /* a valid signal */
-    if (info->si_code <= 0)                 /* sent; a fault happens again by itself */
-        (void)real.syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), sig, info);
+    if (is_sent(info))                      /* a fault happens again by itself */
+        send_again(sig, info);
+}
+
+/* The thread blocks the signal, and let it through for an access (user.c). */
+static void block_sent(int sig, siginfo_t *info, ucontext_t *context)
+{
+    sigaddset(&context->uc_sigmask, sig);
+    send_again(sig, info);
 }
 
 /* ---- handlers -------------------------------------------------------------------------------- */
 
 static void counted(int sig, siginfo_t *info, void *context)
 {
-    if (tls.fault && stays_ours(sig) && info->si_code > 0) {
+    if (tls.lent && stays_ours(sig) && is_sent(info)) {
+        block_sent(sig, info, context);
+        return;
+    }
+    if (tls.fault && stays_ours(sig) && !is_sent(info)) {
         sigset_t mask; /* restored here, since the jump goes past the handler's return */
         memcpy(&mask, &((ucontext_t *)context)->uc_sigmask, _NSIG / 8);
         (void)real.syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, _NSIG / 8);
@@ -95,7 +118,7 @@ static void counted(int sig, siginfo_t *info, void *context)
     struct sigaction copy = handlers[sig];
     const struct sigaction *a = &copy;
     if (!is_handler(a)) {
-        to_default(sig, info);
+        without_handler(sig, info);
         return;
     }
     if (a->sa_flags & SA_RESETHAND) { /* done here: the kernel's would reset at put_off, too */
@@ -107,7 +130,9 @@ static void counted(int sig, siginfo_t *info, void *context)
     struct signals before = tls.before; /* the handler may make calls of its own */
     struct waiter *asleep = tls.asleep;
     void **fault = tls.fault; /* not for faults of the handler's */
+    enum faults faults = tls.faults;
     tls.fault = NULL;
+    tls.faults = FAULTS_UNKNOWN; /* the handler may have them blocked, and may leave by a jump */
     if (asleep) {
         int saved = errno;
         uint64_t one = 1;
@@ -119,13 +144,14 @@ static void counted(int sig, siginfo_t *info, void *context)
     tls.before = before;
     tls.asleep = asleep;
     tls.fault = fault;
+    tls.faults = faults;
 }
 
 /* The action that the kernel gets in place of `act`. */
 static struct sigaction ours_for(int sig, const struct sigaction *act)
 {
     struct sigaction ours = *act;
-    if (!is_handler(act) && !(stays_ours(sig) && act->sa_handler == SIG_DFL))
+    if (!is_handler(act) && !stays_ours(sig))
         return ours;
     ours.sa_flags = (ours.sa_flags | SA_SIGINFO) & (int)~SA_RESETHAND;
     if (!is_handler(act))
@@ -136,11 +162,39 @@ static struct sigaction ours_for(int sig, const struct sigaction *act)
 
 void ffl_signal_start(void)
 {
-    static const struct sigaction none = {.sa_handler = SIG_DFL};
     struct sigaction was;
     for (int sig = 1; sig < SIGNALS; sig++)
-        if (stays_ours(sig) && real.sigaction(sig, NULL, &was) == 0 && was.sa_handler == SIG_DFL)
-            (void)sigaction(sig, &none, NULL); /* a valid signal */
+        if (stays_ours(sig) && real.sigaction(sig, NULL, &was) == 0 && !is_handler(&was))
+            (void)sigaction(sig, &was, NULL); /* a valid signal */
+}
+
+void ffl_signal_exec(bool begins)
+{
+    for (int sig = 1; sig < SIGNALS; sig++)
+        if (stays_ours(sig) && handlers[sig].sa_handler == SIG_IGN) {
+            struct sigaction a = begins ? handlers[sig] : ours_for(sig, &handlers[sig]);
+            (void)real.sigaction(sig, &a, NULL); /* a valid signal */
+        }
+}
+
+API int pthread_sigmask(int how, const sigset_t *set, sigset_t *old)
+{
+    real_start();
+    unsigned long mask;                                          /* the kernel's part */
+    bool known = set && ffl_user_copy(&mask, set, sizeof(mask)); /* `old` may be the same place */
+    int rc = real.pthread_sigmask(how, set, old);
+    if (rc == 0 && known)
+        ffl_user_masked(how, mask);
+    return rc;
+}
+
+API int sigprocmask(int how, const sigset_t *set, sigset_t *old)
+{
+    int rc = pthread_sigmask(how, set, old);
+    if (rc == 0)
+        return 0;
+    errno = rc;
+    return -1;
 }
 
 API int sigaction(int sig, const struct sigaction *act, struct sigaction *old)

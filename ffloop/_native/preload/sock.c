@@ -88,14 +88,14 @@ void sock_free(struct sock *s)
 {
     while (s->node.source.watches) /* epolls' only: a waiting call would hold the node */
         epoll_forget(watch_item(s->node.source.watches));
-    if (s->session) {
+    if (s->session && s->session->inherited) {
+        proc_disown(s);
+    } else if (s->session) {
         proc_leave(s);
         (void)ffl_client_close(s->session->c, s->h, s->abort); /* cannot fail: open */
         if (s->state == SOCK_LISTENING)
             settle(s->session->c);
         session_put(s->session);
-    } else if (s->ticket) {
-        proc_disown(s);
     }
     if (s->kernel_fd >= 0)
         fd_ours_close(s->kernel_fd);
@@ -192,6 +192,7 @@ API int socket(int domain, int type, int proto)
         return (int)leave(rc);
     }
     s->force_stack = type & SOCK_FSTACK;
+    s->node.cloexec = plain & SOCK_CLOEXEC;
     return (int)leave(fd);
 }
 ALSO(socket, __socket);
@@ -241,6 +242,7 @@ void sock_on_stack(struct sock *s, struct session *session, int h)
 {
     s->session = session;
     s->h = h;
+    s->born = s->seen = session->shares;
     session->socks++;
     node_placed(&s->node);
     (void)ffl_client_watch(session->c, h, &s->node.source); /* cannot fail: open */
@@ -285,7 +287,7 @@ void sock_place_early(struct sock *s, int fd)
     const struct ffl_addr any = {.family = (uint16_t)s->domain};
     bool one = options.instances <= 1 && !options.per_thread && !misplaced;
     int rc;
-    if (s->session || s->ticket || s->type != SOCK_STREAM || s->force_kernel || !one)
+    if (s->session || s->type != SOCK_STREAM || s->force_kernel || !one)
         return;
     const struct session *session = session_get(place_instance(s, NULL), &rc);
     if (session && (s->force_stack || ffl_route_all(&options.routes, session->stack)))
@@ -386,6 +388,7 @@ static int accept_now(struct sock *l, struct ffl_addresses *addresses, int flags
             rc = ffl_client_accept(c, l->h, addresses);
         if (rc >= 0) {
             s->state = SOCK_CONNECTED;
+            s->node.cloexec = flags & SOCK_CLOEXEC;
             s->inq = l->inq;
             s->zerocopy = l->zerocopy;
             s->peek_off = l->peek_off;
@@ -407,6 +410,8 @@ static int do_accept(int fd, struct sockaddr *sa, socklen_t *len, int flags)
     struct sock *s = sock_enter(fd);
     if (!s)
         return -ENOTSOCK;
+    if (!s->session && s->state == SOCK_LISTENING) /* inherited, and lost with its instance */
+        return (int)leave(listener_lost(s));
     if (!s->session || s->type == SOCK_DGRAM) {
         unlock();
         return -ENOTSOCK; /* the kernel's EINVAL or EOPNOTSUPP */

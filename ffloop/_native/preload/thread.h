@@ -17,10 +17,13 @@ struct epoll_shadow;
 
 struct session {
     struct session *next;
-    struct ffl_client *c;
-    int index; /* of the instance, from 0 */
+    struct ffl_client *c; /* inherited: the parent's, of no use; or NULL */
+    int index;            /* of the instance, from 0 */
     char path[256];
     unsigned socks;
+    uint32_t shares;          /* forks that gave a child references to all its sockets */
+    struct ffl_ticket ticket; /* with these, during a fork; inherited: with those to be imported */
+    bool inherited;    /* from the parent or over an exec: a socket is imported when first used */
     const char *stack; /* the stack's name */
     bool ended;        /* FF_THREAD_SOCKET: its thread has ended, and left sockets in the session */
     bool end_told;     /* its instance has ended, and the program's error output says so */
@@ -37,6 +40,8 @@ struct signals { /* handlers that ran; of them those without SA_RESTART */
     unsigned all, interrupts;
 };
 
+enum faults { FAULTS_UNKNOWN, FAULTS_COME, FAULTS_BLOCKED };
+
 struct tls {
     bool inside;           /* has the lock: its calls of the C library pass through */
     bool locked;           /* has the mutex too */
@@ -51,6 +56,8 @@ struct tls {
     struct call *call, *spare;    /* waiting calls, the innermost first; unused ones (wait.c) */
     int cancel;                   /* its cancel state without the lock */
     void *fault;                  /* where a fault at the program's pointer jumps to (user.c) */
+    enum faults faults;           /* are SIGSEGV and SIGBUS blocked? */
+    bool lent;                    /* they are, and are let through for an access */
     struct session_list sessions; /* FF_THREAD_SOCKET */
     const struct ffl_ticket *via; /* attach through this ticket (share.c) */
 };
@@ -106,6 +113,10 @@ void session_put(struct session *session);
 /* Makes a ticket at the session's instance: 0 or -errno. */
 int session_ticket(const struct session *session, struct ffl_ticket *out, char *why, size_t whylen);
 void session_forked(void);
+/* An inherited session, for sockets in the ticket, which it takes over; the caller ends with
+ * session_put. NULL: no memory, and the ticket is closed. */
+struct session *session_inherit(const struct ffl_ticket *ticket, int index);
+bool session_inherited(void); /* is there an inherited session? */
 /* The shim's descriptor `from` has moved to `to`. True: it was a session's, a waiter's or an
  * epoll's. Locked. */
 bool session_moved(int from, int to);
@@ -128,6 +139,8 @@ size_t ffl_user_room(void *p, size_t n);      /* how many of the bytes can be wr
 struct sockaddr_storage;
 /* Copies an address: 0 or -errno. */
 int ffl_user_address(struct sockaddr_storage *to, const struct sockaddr *sa, socklen_t len);
+/* What the thread's next access to the program's memory may do, after the mask has changed. */
+void ffl_user_masked(int how, unsigned long set);
 void ffl_user_fault(void); /* from a fault's handler: jumps to tls.fault; returns if that is NULL */
 
 /* ---- waiting (wait.c) ------------------------------------------------------------------------ */

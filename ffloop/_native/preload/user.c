@@ -2,13 +2,15 @@
  * user.c - the program's memory, read and written as the kernel does: a bad pointer is EFAULT.
  *
  * Callers: calls that take a pointer from the program, and the client for the bytes that it copies.
- * The access is made without a check; the handler of a fault (signal.c) jumps back here.
+ * The access is made without a check; the handler of a fault (signal.c) jumps back here. A thread
+ * that blocks the signals of faults would die of one: it lets them through for the access.
  */
 #include "preload.h"
 
 #include <setjmp.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 
 #define PAGE 4096 /* the smallest page there is */
 
@@ -31,7 +33,41 @@ void ffl_user_fault(void)
         GO_BACK(*(place_type *)tls.fault);
 }
 
-bool ffl_user_copy(void *to, const void *from, size_t n)
+/* ---- signals of faults that are blocked ------------------------------------------------------- */
+
+#define FAULTS (1UL << (SIGSEGV - 1) | 1UL << (SIGBUS - 1)) /* in the kernel's mask */
+
+void ffl_user_masked(int how, unsigned long set)
+{
+    bool any = set & FAULTS;
+    if (any || (how == SIG_UNBLOCK && tls.faults == FAULTS_BLOCKED))
+        tls.faults = FAULTS_UNKNOWN;
+    else if (how == SIG_SETMASK)
+        tls.faults = FAULTS_COME;
+}
+
+/* Returns those that were blocked. */
+static unsigned long let_through(void)
+{
+    unsigned long faults = FAULTS, were = 0;
+    tls.lent = true; /* first: a signal that waits comes at once, and is sent again */
+    (void)real.syscall(SYS_rt_sigprocmask, SIG_UNBLOCK, &faults, &were, _NSIG / 8);
+    tls.lent = were & FAULTS;
+    tls.faults = tls.lent ? FAULTS_BLOCKED : FAULTS_COME;
+    return were & FAULTS;
+}
+
+static void block_again(unsigned long faults)
+{
+    if (!tls.lent)
+        return;
+    tls.lent = false;
+    (void)real.syscall(SYS_rt_sigprocmask, SIG_BLOCK, &faults, NULL, _NSIG / 8);
+}
+
+/* ---- access ---------------------------------------------------------------------------------- */
+
+static bool copy(void *to, const void *from, size_t n)
 {
     place_type place;
     if (EXPECT_FAULT(place)) {
@@ -43,6 +79,16 @@ bool ffl_user_copy(void *to, const void *from, size_t n)
     atomic_signal_fence(memory_order_seq_cst);
     tls.fault = NULL;
     return true;
+}
+
+bool ffl_user_copy(void *to, const void *from, size_t n)
+{
+    if (ffl_likely(tls.faults == FAULTS_COME || tls.lent))
+        return copy(to, from, n);
+    unsigned long were = let_through();
+    bool good = copy(to, from, n);
+    block_again(were);
+    return good;
 }
 
 /* Touches each page of p[*at, n), and counts in *at. Not inlined: the compiler expects only calls
@@ -59,8 +105,7 @@ __attribute__((noinline)) static void touch(const char *p, size_t n, bool writes
     }
 }
 
-/* How many of the n bytes can be read, or written; n or more: all. */
-__attribute__((noinline)) static size_t reach(const void *p, size_t n, bool writes)
+__attribute__((noinline)) static size_t touched(const void *p, size_t n, bool writes)
 {
     place_type place;
     volatile size_t at = 0;
@@ -72,6 +117,17 @@ __attribute__((noinline)) static size_t reach(const void *p, size_t n, bool writ
     touch(p, n, writes, &at);
     atomic_signal_fence(memory_order_seq_cst);
     tls.fault = NULL;
+    return at;
+}
+
+/* How many of the n bytes can be read, or written; n or more: all. */
+static size_t reach(const void *p, size_t n, bool writes)
+{
+    if (ffl_likely(tls.faults == FAULTS_COME || tls.lent))
+        return touched(p, n, writes);
+    unsigned long were = let_through();
+    size_t at = touched(p, n, writes);
+    block_again(were);
     return at;
 }
 

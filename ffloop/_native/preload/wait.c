@@ -128,6 +128,14 @@ void unlock(void)
     pass();
 }
 
+bool source_waited(const struct ffl_source *s)
+{
+    const struct ffl_watch *w = s->watches;
+    while (w && !w->poll->passing)
+        w = w->next;
+    return w;
+}
+
 /* In the child: the other threads' calls are the parent's. */
 void source_forked(struct ffl_source *s)
 {

@@ -60,6 +60,8 @@ enum ffl_op {
     FFL_OP_CLOSED, /* - / the last completion of a handle, which may then be used again */
     FFL_OP_UNREAD, /* buf, arg = bytes: read ahead and given back, for the next reader / - */
     FFL_OP_EXPORT, /* buf: ffl_import (its handle says nothing): a reference for a ticket / - */
+    FFL_OP_SHARE,  /* of no handle; buf as EXPORT: references to all sockets of the session for a
+                    * ticket, and nothing more is read ahead / - */
     FFL_OP_IMPORT, /* open `handle` (application's range), buf: ffl_import / FFL_IMPORT_* */
     FFL_OP_TAKE, /* listener: one connection, now; arg = accepts to add / after its ACCEPT, where it
                     * has a tag: enum ffl_take */

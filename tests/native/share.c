@@ -1,0 +1,210 @@
+/*
+ * share.c - all sockets of a session go into a ticket by one operation, for a forked process.
+ */
+#include "lab.h"
+
+#include "internal.h"
+
+enum { N = 40 }; /* sockets, by handle */
+
+static void share(struct raw *r, const struct ffl_ticket *t)
+{
+    struct ffl_import x = {.key = t->key, .ticket = t->id};
+    raw_put(r, (struct ffl_entry){.op = FFL_OP_SHARE, .buf = raw_arg(r, &x, sizeof(x))});
+    iterations(1);
+}
+
+static int32_t import(struct raw *r, const struct ffl_ticket *t, uint32_t from, uint32_t handle)
+{
+    struct ffl_import x = {.key = t->key, .ticket = t->id, .handle = from};
+    raw_put(r, (struct ffl_entry){
+                   .op = FFL_OP_IMPORT, .handle = handle, .buf = raw_arg(r, &x, sizeof(x))});
+    return raw_expect(r, FFL_OP_IMPORT, handle).arg;
+}
+
+static void drop(const struct ffl_ticket *t, uint32_t handle)
+{
+    CHECK_EQ(ffl_ticket_send(t->fd, FFL_TICKET_DROP, &handle, 1), 0);
+    iterations(2);
+}
+
+static void close_it(struct raw *r, uint32_t handle)
+{
+    raw_op(r, FFL_OP_CLOSE, handle, 0, FFL_F_ABORT);
+    (void)raw_expect(r, FFL_OP_CLOSED, handle);
+}
+
+static uint64_t references(void)
+{
+    return lab.in->ledger.n[CHARGE_SOCKET];
+}
+
+/* A parent with N sockets that are in the ticket, and a child. */
+static void family(struct raw *parent, struct raw *child, struct ffl_ticket *t)
+{
+    lab_defaults("sim");
+    lab_start_manual("");
+    raw_attach(parent);
+    raw_attach(child);
+    for (uint32_t h = 0; h < N; h++)
+        raw_socket(parent, h, SOCK_STREAM);
+    CHECK(lab_ticket(t));
+    share(parent, t);
+}
+
+static void end(struct raw *parent, struct raw *child, const struct ffl_ticket *t, bool alive)
+{
+    close(t->fd);
+    iterations(5);
+    if (alive)
+        raw_gone(parent);
+    iterations(N);
+    raw_finish(child);
+}
+
+TEST(a_reference_is_made_when_it_is_imported)
+{
+    struct raw parent, child;
+    struct ffl_ticket t;
+    family(&parent, &child, &t);
+    CHECK_EQ(references(), N);
+    CHECK_EQ(import(&child, &t, 7, 0), 0);
+    CHECK_EQ(import(&child, &t, 7, 1), -ENOENT); /* once */
+    CHECK_EQ(import(&child, &t, N, 2), -ENOENT); /* the parent has no such socket */
+    CHECK_EQ(references(), N + 1);
+    close_it(&parent, 7);
+    CHECK_EQ(references(), N);
+    end(&parent, &child, &t, true);
+}
+
+TEST(a_socket_that_its_parent_closes_stays)
+{
+    struct raw parent, child;
+    struct ffl_ticket t;
+    family(&parent, &child, &t);
+    close_it(&parent, 3);
+    CHECK_EQ(references(), N); /* the parent's is the ticket's now */
+    raw_socket(&parent, 3, SOCK_STREAM);
+    CHECK_EQ(import(&child, &t, 3, 0), 0);       /* the closed one, */
+    CHECK_EQ(import(&child, &t, 3, 1), -ENOENT); /* not that which has its handle now */
+    close_it(&parent, 3);
+    CHECK_EQ(references(), N);
+    end(&parent, &child, &t, true);
+}
+
+TEST(what_the_child_drops_goes)
+{
+    struct raw parent, child;
+    struct ffl_ticket t;
+    family(&parent, &child, &t);
+    drop(&t, 5);
+    close_it(&parent, 5);
+    CHECK_EQ(references(), N - 1);
+    close_it(&parent, 6);
+    CHECK_EQ(references(), N - 1);
+    drop(&t, 6);
+    CHECK_EQ(references(), N - 2);
+    CHECK_EQ(import(&child, &t, 5, 0), -ENOENT);
+    CHECK_EQ(import(&child, &t, 6, 1), -ENOENT);
+    end(&parent, &child, &t, true);
+}
+
+TEST(sockets_outlive_the_parent_and_end_with_the_ticket)
+{
+    struct raw parent, child;
+    struct ffl_ticket t;
+    family(&parent, &child, &t);
+    raw_gone(&parent);
+    iterations(2 * N); /* a slice each */
+    CHECK_EQ(references(), N);
+    CHECK_EQ(import(&child, &t, 0, 0), 0);
+    close(t.fd);
+    iterations(2 * N);
+    CHECK_EQ(references(), 1);
+    raw_finish(&child);
+}
+
+TEST(two_children_have_each_a_reference)
+{
+    struct raw parent, child;
+    struct ffl_ticket t, other;
+    family(&parent, &child, &t);
+    CHECK(lab_ticket(&other));
+    raw_socket(&parent, N, SOCK_STREAM); /* after the first child's fork */
+    share(&parent, &other);
+    CHECK_EQ(import(&child, &t, N, 0), -ENOENT);
+    CHECK_EQ(import(&child, &other, N, 1), 0);
+    close_it(&parent, 1);
+    CHECK_EQ(references(), N + 1 + 2); /* the child's; and two in tickets, for the parent's */
+    CHECK_EQ(import(&child, &t, 1, 2), 0);
+    CHECK_EQ(import(&child, &other, 1, 3), 0);
+    close(other.fd);
+    end(&parent, &child, &t, true);
+}
+
+/* The second share of a ticket is refused; a wrong key ends the session. */
+TEST(a_ticket_is_shared_once)
+{
+    struct raw parent, child;
+    struct ffl_ticket t;
+    family(&parent, &child, &t);
+    quiet();
+    share(&parent, &t);
+    CHECK(raw_alive(&parent));
+    t.key ^= 1;
+    share(&parent, &t);
+    CHECK(!raw_alive(&parent));
+    raw_gone(&parent);
+    end(&parent, &child, &t, false);
+}
+
+/* What a program has closed, or has never heard of, is no other process's, though the instance has
+ * not closed it yet. */
+TEST(closed_before_the_fork)
+{
+    struct raw r;
+    struct ffl_ticket t;
+    static uint8_t much[4096];
+    int peer, other;
+    raw_server(&r, "window=1000", 0);
+    uint32_t closed = raw_accepted(&r, 0, 80, &peer), unknown = raw_accepted(&r, 0, 80, &other);
+    for (int i = 0; i < 12; i++) /* more than the stack takes */
+        raw_send(&r, closed, much, sizeof(much));
+    raw_op(&r, FFL_OP_CLOSE, closed, 0, 0);
+    CHECK(lab_ticket(&t));
+    share(&r, &t);
+    raw_op(&r, FFL_OP_CLOSE, unknown, 0, FFL_F_ABORT | FFL_F_RETURN);
+    (void)raw_expect(&r, FFL_OP_CLOSED, unknown);
+    /* the listener, that which is still to be sent, and that which the listener has again */
+    CHECK_EQ(references(), 3);
+    for (int i = 0; i < 1000 && references() > 2; i++) {
+        while (sim_take(peer, much, sizeof(much)) > 0)
+            ;
+        iterations(1);
+    }
+    CHECK_EQ(references(), 2);
+    sim_shut(peer);
+    sim_shut(other);
+    close(t.fd);
+    iterations(3);
+    raw_finish(&r);
+}
+
+TEST(nothing_more_is_read_ahead)
+{
+    struct raw r;
+    struct ffl_ticket t;
+    int peer;
+    raw_server(&r, "", FFL_F_ARM_NEW);
+    uint32_t h = raw_accepted(&r, 0, 80, &peer);
+    CHECK(lab_ticket(&t));
+    share(&r, &t);
+    CHECK_EQ(sim_put(peer, "hello", 5), 5);
+    raw_nothing(&r);
+    raw_op(&r, FFL_OP_ARM, h, 0, 0);
+    raw_give(&r, raw_expect(&r, FFL_OP_RECV, h).buf);
+    sim_shut(peer);
+    close(t.fd);
+    iterations(3);
+    raw_finish(&r);
+}
