@@ -387,21 +387,22 @@ class _LedSupervisor(_Supervisor):
 
     def _replace(self, one: _Worker, status: int, what: str) -> None:
         if one.number == 0:
-            self._leave()
+            self._end_in_order(self._left())
         super()._replace(one, status, what)
 
     def _reload(self) -> None:
-        if not self._ending:
-            _say("reload: the workers have the stack: they end, and others start")
-            self._leave()
-            self._later(0, 0.0, self._begin)
+        if self._ending or self._leader() is None:  # those that start next are new ones
+            return
+        _say("reload: the workers have the stack: they end, and others start")
+        self._retire(self._left())
+        self._later(0, 0.0, self._begin)
 
-    def _leave(self) -> None:
+    def _left(self) -> list[_Worker]:
         leaving = self._of(_Stage.CURRENT)
         for each in leaving:
             each.stage = _Stage.LEAVING
         self._timers.clear()
-        self._end_in_order(leaving)
+        return leaving
 
     def _terminate(self, workers: list[_Worker]) -> None:
         self._end_in_order(workers)

@@ -15,6 +15,7 @@ import sys
 import time
 
 import pytest
+from common import serving
 from loop.util import BIND, HOST, PEER
 
 from ffloop._session import choice, discovery
@@ -205,39 +206,10 @@ def test_reload(stack, apps, target):
         assert "another takes its place" not in made.output
 
 
-SERVES = """
-import asyncio, json, os, signal, sys
-
-class Answer(asyncio.Protocol):
-    open = 0
-    def connection_made(self, transport):
-        Answer.open += 1
-        self.transport = transport
-    def data_received(self, data):
-        body = json.dumps({"pid": os.getpid()})
-        head = f"HTTP/1.1 200 OK\\r\\nContent-Length: {len(body)}\\r\\n\\r\\n"
-        self.transport.write((head + body).encode())
-        self.transport.close()
-    def connection_lost(self, exc):
-        Answer.open -= 1
-
-async def main():
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
-    server = await loop.create_server(Answer, sys.argv[1], int(sys.argv[2]))
-    await stop.wait()
-    server.close()
-    while Answer.open:
-        await asyncio.sleep(0.001)
-
-asyncio.run(main())
-"""
-
-
 def test_a_scripts_port_outlives_its_workers(stack, tmp_path):
     """SIGHUP, and a worker's end: what has connected, and nobody has accepted, is served."""
     script, port = tmp_path / "serves.py", unused_port()
-    script.write_text(SERVES)
+    script.write_text(serving.PROGRAM)
     argv = (FFLOOP, "run", "--workers=1", "--grace=0", script, HOST, str(port))
     with server(*argv, port=port) as made:
         (first,) = pids(port, 1)

@@ -8,40 +8,11 @@ import sys
 import threading
 
 import pytest
-from common import instances
+from common import instances, serving
 
 from .util import HOST, Log, until
 
 pytestmark = [pytest.mark.ring, pytest.mark.timeout(120)]
-
-# One process of a server: a request a connection; SIGTERM closes the listener, then the rest ends.
-SERVER = """
-import asyncio, os, signal, sys, ffloop
-
-class Serve(asyncio.Protocol):
-    open = 0
-    def connection_made(self, transport):
-        Serve.open += 1
-        self.transport = transport
-    def data_received(self, data):
-        self.transport.write(b"from %d" % os.getpid())
-        self.transport.close()
-    def connection_lost(self, exc):
-        Serve.open -= 1
-
-async def main():
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(Serve, "127.0.0.1", int(sys.argv[1]), reuse_port=True)
-    stop = asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await stop.wait()
-    server.close()
-    while Serve.open:
-        await asyncio.sleep(0.001)
-
-ffloop.run(main())
-"""
 
 
 @pytest.fixture
@@ -64,7 +35,7 @@ def load(port, clients=16):
                 with socket.create_connection((HOST, port), 20) as sock:
                     sock.sendall(b"question")
                     answer = sock.makefile("rb").read()
-                if not answer.startswith(b"from "):
+                if not answer.startswith(b"HTTP/1.1 200 OK"):
                     failures.append(answer)
                 answers[answer] = answers.get(answer, 0) + 1
             except OSError as exc:
@@ -83,8 +54,9 @@ def load(port, clients=16):
 
 def start(tmp_path, port):
     script = tmp_path / "server.py"
-    script.write_text(SERVER)
-    process = subprocess.Popen([sys.executable, "-P", script, str(port)], stdout=subprocess.PIPE)
+    script.write_text("import ffloop\n" + serving.PROGRAM.replace("asyncio.run(", "ffloop.run("))
+    command = [sys.executable, "-P", script, HOST, str(port), "shared"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
     with process.stdout as told:
         return process, int(told.readline())
 
@@ -92,17 +64,17 @@ def start(tmp_path, port):
 def test_processes_of_one_port(instance, tmp_path):
     """Two processes under load, each replaced twice by one that knows nothing of it."""
     first, port = start(tmp_path, 0)
-    serving = [first, start(tmp_path, port)[0]]
+    running = [first, start(tmp_path, port)[0]]
     with load(port) as (answers, failures):
         for _ in range(4):
-            old = serving.pop(0)
-            serving.append(start(tmp_path, port)[0])
-            mine = b"from %d" % serving[-1].pid
+            old = running.pop(0)
+            running.append(start(tmp_path, port)[0])
+            mine = serving.answer(running[-1].pid)
             while mine not in answers:
-                assert serving[-1].poll() is None
+                assert running[-1].poll() is None
             old.terminate()
             assert old.wait(30) == 0
-    for process in serving:
+    for process in running:
         process.terminate()
         assert process.wait(30) == 0
     assert not failures, failures[:5]
@@ -112,16 +84,16 @@ def test_processes_of_one_port(instance, tmp_path):
 @pytest.mark.parametrize("instance", [["--keep-listeners", "60"]], indirect=True)
 def test_a_crash(instance, tmp_path):
     """Between two processes clients wait; what the first had begun is lost with it."""
-    serving, port = start(tmp_path, 0)
+    running, port = start(tmp_path, 0)
     with load(port) as (answers, failures):
         for _ in range(3):
-            while b"from %d" % serving.pid not in answers:
-                assert serving.poll() is None
-            serving.kill()
-            serving.wait()
-            serving, _ = start(tmp_path, port)
-    serving.terminate()
-    assert serving.wait(30) == 0
+            while serving.answer(running.pid) not in answers:
+                assert running.poll() is None
+            running.kill()
+            running.wait()
+            running, _ = start(tmp_path, port)
+    running.terminate()
+    assert running.wait(30) == 0
     refused = [f for f in failures if isinstance(f, ConnectionRefusedError | TimeoutError)]
     assert not refused
     assert len(answers) >= 3
@@ -137,7 +109,7 @@ def test_they_share(instance, tmp_path):
             sock.sendall(b"question")
             answers.append(sock.makefile("rb").read())
     for process in (first, second):
-        assert answers.count(b"from %d" % process.pid) >= 10
+        assert answers.count(serving.answer(process.pid)) >= 10
         process.terminate()
         assert process.wait(30) == 0
 

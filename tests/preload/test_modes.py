@@ -1,5 +1,6 @@
 """The modes with F-Stack's names: several instances, threads, CPUs, type flags, both stacks."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -137,12 +138,32 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize(("limit", "spins"), [("0", False), ("100000", True), ("forever", True)])
+@contextlib.contextmanager
+def apart(instance: int, program: int) -> Iterator[None]:
+    """On a CPU each: a side that shares the other's does not spin."""
+    before = os.sched_getaffinity(instance)
+    cpus = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(instance, cpus[:1])
+    os.sched_setaffinity(program, cpus[-1:])
+    yield
+    os.sched_setaffinity(instance, before)
+
+
+two_cpus = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU")
+
+
+@two_cpus
+@pytest.mark.parametrize(("limit", "spins"), [("0", False), ("10000000", True), ("forever", True)])
 def test_spin(instance: Instance, limit: str, spins: bool) -> None:
-    """FFLOOP_SPIN_US: it looks at the rings before it sleeps; `ffloop stat` has both counts."""
+    """FFLOOP_SPIN_US: it looks at the rings before it sleeps; `ffloop stat` has both counts. (Ten
+    seconds: however busy the machine is, requests come closer together.)"""
     process = start(ECHO, instance.address, **instance.environment(FFLOOP_SPIN_US=limit))
     assert process.stdout
-    with socket.create_connection((instance.address, int(process.stdout.readline()))) as peer:
+    port = int(process.stdout.readline())
+    with (
+        apart(instance.process.pid, process.pid),
+        socket.create_connection((instance.address, port)) as peer,
+    ):
         for _ in range(50):
             peer.sendall(b"some")
             assert peer.recv(100) == b"some"
@@ -154,7 +175,7 @@ def test_spin(instance: Instance, limit: str, spins: bool) -> None:
         assert end(process) == ""
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU")
+@two_cpus
 def test_multi_sc(two: list[Instance]) -> None:
     """The parent's listeners of one port are spread; a child that takes one is at its instance, for
     all that it does, and on its CPU."""

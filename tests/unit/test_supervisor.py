@@ -14,7 +14,7 @@ pytestmark = pytest.mark.timeout(60)
 
 # Workers without an application: each appends a line to a log, and does what the test's body says.
 PROGRAM = """
-import os, pathlib, signal, sys, time
+import os, pathlib, select, signal, sys, time
 from ffloop._cli import supervisor
 from ffloop._loop import worker
 
@@ -32,6 +32,9 @@ def serve():
         _add_reader = staticmethod(lambda *args: None)
     worker.serving(Loop())
 
+def retired():
+    select.select([worker._supervisor], [], [])
+
 def sleep():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     while True:
@@ -41,19 +44,19 @@ def work(number):
     say(f"worker {number} is {os.getpid()}")
 BODY
 
-sys.exit(supervisor.run(COUNT, work, 0.05, FOREVER))
+sys.exit(supervisor.run(COUNT, work, 0.05, FOREVER, led=WHETHER))
 """
 
 
 @pytest.fixture
 def parent(tmp_path):
-    """parent(body of work, count, forever): its process; `log()` what its workers have said."""
+    """parent(body of work, ...): its process; `log()` what its workers have said."""
     started = []
 
-    def start(body, count=1, forever=True, settled=10.0):
+    def start(body, count=1, forever=True, settled=10.0, led=False):
         program = PROGRAM.replace("BODY", textwrap.indent(textwrap.dedent(body), "    "))
         program = program.replace("COUNT", str(count)).replace("FOREVER", str(forever))
-        program = program.replace("LONG", str(settled))
+        program = program.replace("LONG", str(settled)).replace("WHETHER", str(led))
         process = subprocess.Popen(
             [sys.executable, "-P", "-X", "dev", "-c", program],  # it is warned of nothing
             cwd=tmp_path,
@@ -164,6 +167,28 @@ def test_an_end_between_two_tries(parent, log):
     process.communicate()
     assert process.returncode == 0
     assert len(log()) == 3
+
+
+def test_workers_that_are_led_retire_first(parent, log):
+    """A reload lets them finish, then ends worker 0 last; asked for twice, it is one."""
+    body = """
+        signal.signal(signal.SIGTERM, lambda *_: (say(f"{number} ends"), sys.exit(0)))
+        say(f"{number} serves"); serve()
+        retired(); say(f"{number} is retired")
+        os.kill(os.getppid(), signal.SIGHUP)
+        while True:
+            signal.pause()
+    """
+    process = parent(body, count=2, led=True)
+    wait_for(process, log, lambda lines: "1 serves" in lines)
+    process.send_signal(signal.SIGHUP)
+    lines = wait_for(process, log, lambda lines: lines.count("1 serves") == 2)
+    *retired, last, leader = [line for line in lines if line.endswith(("retired", "ends"))]
+    assert sorted(retired) == ["0 is retired", "1 is retired"]
+    assert (last, leader) == ("1 ends", "0 ends")
+    process.terminate()
+    process.communicate()
+    assert process.returncode == 0
 
 
 # A server that uses what signals there are, and is slow to go.
