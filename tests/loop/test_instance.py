@@ -78,6 +78,16 @@ def test_embedded_ends_with_its_last_session(alone, caplog):
     wait_gone(info.pid)
 
 
+def test_embedded_is_in_the_applications_session(alone):
+    """The kernel shares CPUs out by session; a terminal's signals go to a process group."""
+    loop = ffloop.Loop()
+    pid = loop.instance.pid
+    assert os.getsid(pid) == os.getsid(0)
+    assert os.getpgid(pid) != os.getpgrp()
+    loop.close()
+    wait_gone(pid)
+
+
 def test_embedded_ends_after_kill_9(alone):
     code = (
         "import asyncio, ffloop\n"

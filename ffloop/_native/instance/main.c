@@ -35,8 +35,11 @@ static void on_signal(int sig)
 
 /*
  * Leaves the application's process group and parentage: its Ctrl-C, waitpid(-1) and end do not
- * concern the instance. The application's own child stays until the instance is up, and its exit
- * status says whether it is. Returns the descriptor on which to tell that child.
+ * concern the instance. It stays in the application's session: the kernel's autogroups share a
+ * CPU out between sessions first, and where other processes keep the CPUs busy two sessions that
+ * wake each other wait a time slice for each wake. The application's own child stays until the
+ * instance is up, and its exit status says whether it is. Returns the descriptor on which to tell
+ * that child.
  */
 static int detach(void)
 {
@@ -57,7 +60,7 @@ static int detach(void)
             _exit(i == 0 && read(up[0], &word, 1) != 1);
         }
         if (i == 0)
-            setsid();
+            setpgid(0, 0); /* cannot fail in a fresh child */
     }
     close(up[0]);
     if (chdir("/") < 0)
@@ -100,6 +103,7 @@ int main(int argc, char **argv)
         ffl_log(FFL_LOG_WARNING, "NOTIFY_SOCKET cannot be used: %s", strerror(-notify));
     struct sigaction ignore = {.sa_handler = SIG_IGN}, stop = {.sa_handler = on_signal};
     sigaction(SIGPIPE, &ignore, NULL);
+    sigaction(SIGTTOU, &ignore, NULL); /* embedded, it logs to the application's terminal */
     sigaction(SIGXFSZ, &ignore, NULL); /* shared memory counts as a file: EFBIG says so */
     struct ffl_instance *in;
     if (ffl_instance_start(&in, &o, why, sizeof(why)) < 0) {
