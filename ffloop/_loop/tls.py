@@ -14,12 +14,22 @@ _Protocol: Any = sslproto.SSLProtocol
 _Transport: Any = sslproto._SSLProtocolTransport
 
 
+def _drop(data: Any) -> None:
+    """The write() of a transport that has let go of its connection."""
+
+
 class SSLTransport(_Transport):  # type: ignore[misc]
     """The transport of the application's protocol. Made by the loop, never by the user."""
 
     def __init__(self, loop: Any, protocol: "SSLProtocol") -> None:
         super().__init__(loop, protocol)
         self.write = protocol.write  # compiled, with no frame of Python's before it
+
+    def close(self) -> None:
+        """As asyncio's: the second call lets go of the connection, and of its context."""
+        super().close()
+        if self._ssl_protocol is None:
+            self.write = _drop
 
     def writelines(self, list_of_data: Iterable[Any]) -> None:
         self.write(b"".join(list_of_data))

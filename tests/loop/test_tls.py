@@ -1,8 +1,10 @@
 """TLS: servers and clients, start_tls on both sides, TLS in TLS, half-open and failing peers."""
 
 import asyncio
+import gc
 import os
 import ssl
+import weakref
 
 import pytest
 
@@ -265,6 +267,25 @@ def test_a_fault_of_the_protocol_ends_the_connection(run_std, tls):
     run_std(main())
     assert [type(error["exception"]) for error in run_std.errors] == [ZeroDivisionError]
     run_std.errors.clear()
+
+
+def test_a_closed_transport_keeps_nothing(run_std, tls):
+    """asyncio's transport lets go of its connection when it is closed once more."""
+
+    async def main():
+        server_ctx, client_ctx = tls
+        async with pair(ssl_server=server_ctx, ssl_client=client_ctx) as (client, server):
+            transport = client.transport
+            connection = weakref.ref(transport._ssl_protocol)
+            transport.close()
+            transport.close()
+            await asyncio.wait_for(client.lost, 10)
+            await asyncio.sleep(0)  # the callback that told has ended
+            gc.collect()
+            assert connection() is None
+            assert transport.is_closing()
+
+    run_std(main())
 
 
 def test_what_was_read_ahead_of_start_tls(run, tls):
