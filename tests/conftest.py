@@ -84,7 +84,7 @@ def fstack_direct() -> Iterator[Any]:
     """A fstack.net.Direct: F-Stack in this process, from now on."""
     from fstack import net
 
-    if reason := net.missing() or net.missing_direct():
+    if reason := net.missing():
         pytest.skip(reason)
     made = net.Net()
     yield net.Direct(made)

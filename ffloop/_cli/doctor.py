@@ -221,7 +221,7 @@ def place(machine: Machine) -> Iterator[Finding]:
 
 
 def built(machine: Machine) -> Iterator[Finding]:
-    """The instance's executable, and the stacks built into it."""
+    """The instance's executable, and what it says of F-Stack."""
     try:
         path = discovery.executable()
         done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10)
@@ -230,23 +230,15 @@ def built(machine: Machine) -> Iterator[Finding]:
         yield Finding("all", "executable", "fail", str(exc), mend)
         return
     if done.returncode != 0:
-        mend = "install what it names (F-Stack's and DPDK's shared libraries), or reinstall"
+        mend = "reinstall: pip install --force-reinstall ffloop"
         yield Finding("all", "executable", "fail", done.stderr.strip()[:200], mend)
         return
     yield Finding("all", "executable", "ok", path)
-    if version := re.search(r"\bfstack \((.*)\)", done.stdout):
-        yield Finding("fstack", "built in", "ok", version.group(1))
-        return
-    given = machine.environ.get("FF_PATH")
-    if not given:
-        mend = "FF_PATH=/path/to/f-stack pip install . (docs/fstack.md)"
-        yield Finding("fstack", "built in", "fail", "no", mend)
-    elif not os.path.exists(os.path.join(given, "lib", "libfstack.a")):
-        mend = "build F-Stack's lib/ first, then FF_PATH=... pip install ."
-        yield Finding("fstack", "built in", "fail", f"no; FF_PATH={given} has no library", mend)
+    if version := re.search(r"^stacks: .*, fstack \((.*)\)$", done.stdout, re.M):
+        yield Finding("fstack", "ffloop-fstack", "ok", version.group(1))
     else:
-        mend = "install again with FF_PATH set: pip install --force-reinstall ."
-        yield Finding("fstack", "built in", "fail", f"no; FF_PATH={given} has the library", mend)
+        found, _, mend = done.stdout.partition("no fstack: ")[2].strip().rpartition(": ")
+        yield Finding("fstack", "ffloop-fstack", "fail", found, mend)
 
 
 def trial(machine: Machine) -> Iterator[Finding]:

@@ -56,11 +56,11 @@ WAITS(import,
        int proto),
       (c, t, handle, domain, type, proto))
 
-static int waiting_start(struct ffl_direct **out, const char *module, int argc, char **argv,
+static int waiting_start(struct ffl_direct **out, const char *native, int argc, char **argv,
                          const char *path, char *why, size_t whylen)
 {
     PyThreadState *thread = PyEval_SaveThread();
-    int rc = ffl_direct_start(out, module, argc, argv, path, why, whylen);
+    int rc = ffl_direct_start(out, native, argc, argv, path, why, whylen);
     PyEval_RestoreThread(thread);
     return rc;
 }

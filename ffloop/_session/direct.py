@@ -1,4 +1,4 @@
-"""F-Stack in the application's own thread: its module is loaded, started and given a Client.
+"""F-Stack in the application's own thread: it is loaded, started and given a Client.
 
 F-Stack begins once in a process, belongs to the thread that began it, and stays until the process
 ends; it works while that thread runs a loop. Its options are those of `ffloop instance`.
@@ -15,12 +15,6 @@ from .binding import Client
 from .choice import DIRECT
 from .configuration import Config
 from .native import NATIVE, Why, ffi, lib
-
-_MODULE = NATIVE / "libffloop_fstack.so"
-_NOT_BUILT = (
-    "this ffloop was installed without F-Stack for its own process: FF_PATH was not set when pip "
-    "built it, or F-Stack is compiled without -fPIC (docs/fstack.md)"
-)
 
 
 def asked(config: Config) -> bool:
@@ -67,15 +61,13 @@ def _started(config: Config, path: str) -> Any:
     out, why = ffi.new("struct ffl_direct **"), Why()
     cpus, before = os.sched_getaffinity(0), set(os.listdir("/proc/self/fd"))
     rc = lib.ffl_direct_start(
-        out, os.fsencode(_MODULE), len(held), argv, os.fsencode(path), *why.room
+        out, os.fsencode(NATIVE), len(held), argv, os.fsencode(path), *why.room
     )
     # DPDK binds the thread to one CPU, which every thread and process made here would share with
     # a stack that polls; and leaves its descriptors to them.
     os.sched_setaffinity(0, cpus)
     for fd in set(os.listdir("/proc/self/fd")) - before:
         _close_on_exec(int(fd))
-    if rc == -errno.ENOENT and not _MODULE.exists():
-        raise StackUnavailable(-rc, _NOT_BUILT)
     if rc == -errno.EINVAL:
         raise ConfigError(str(why))
     if rc < 0:

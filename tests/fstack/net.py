@@ -35,7 +35,7 @@ from typing import Any
 from common import instances
 
 import ffloop
-from ffloop._session import binding, native, stats_page
+from ffloop._session import binding, stats_page
 from ffloop._session.discovery import executable
 
 PEER, PEER6 = "10.97.0.1", "fd97::1"
@@ -57,8 +57,8 @@ def missing() -> str | None:
         return "FF_PATH does not name a built F-Stack"
     if os.geteuid() != 0:
         return "F-Stack needs root"
-    if "fstack" not in run(executable(), "--version"):
-        return "ffloop was installed without FF_PATH: its instance has no F-Stack"
+    if " fstack (" not in (said := run(executable(), "--version")):
+        return said.splitlines()[-1]
     memory = pathlib.Path("/proc/meminfo").read_text()
     if int(memory.partition("HugePages_Free:")[2].split()[0]) < 150:
         return "fewer than 150 huge pages are free: sysctl -w vm.nr_hugepages=512"
@@ -227,13 +227,6 @@ class Instance:
             self.kill()
             raise
         assert status == 0, f"exit status {status}\n{self.words()}"
-
-
-def missing_direct() -> str | None:
-    """Why F-Stack cannot be in this process, or None."""
-    if not native.NATIVE.joinpath("libffloop_fstack.so").exists():
-        return "F-Stack was compiled without -fPIC: there is no libffloop_fstack.so"
-    return None
 
 
 DIRECT: Any = {"stack": "fstack", "instance": "direct", "fstack": shlex.join(SHORT_FORM)}

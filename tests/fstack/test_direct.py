@@ -75,18 +75,6 @@ for _ in range(2):
     assert "not tried twice" in again
 
 
-def test_without_the_module(fstack_net):
-    script = """
-from ffloop._session import direct
-direct._MODULE = direct._MODULE.with_name("nothing.so")
-try:
-    ffloop.new_event_loop(**OPTIONS)
-except ffloop.StackUnavailable as exc:
-    print(exc)
-"""
-    assert "FF_PATH was not set" in alone(fstack_net, script)
-
-
 def refused(**options):
     with pytest.raises((OSError, ValueError)) as caught:
         ffloop.new_event_loop(**options)

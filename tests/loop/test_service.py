@@ -290,7 +290,7 @@ def test_wrong_options(options, words):
 
 def test_version():
     done = subprocess.run([discovery.executable(), "--version"], capture_output=True, text=True)
-    version, stacks = done.stdout.splitlines()
+    version, stacks, *_ = done.stdout.splitlines()
     assert version == f"ffloop-instance {metadata.version('ffloop')}"
     assert stacks.startswith("stacks: host")
 

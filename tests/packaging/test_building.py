@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,13 @@ def refused(tmp_path: Path, *definitions: str) -> str:
     return " ".join(done.stderr.split())
 
 
+def test_versions() -> None:
+    """ffloop-fstack is for this very ffloop."""
+    both = tomllib.loads((NATIVE / "pyproject.toml").read_text())["project"]
+    assert both["version"] == metadata.version("ffloop")
+    assert both["dependencies"] == [f"ffloop=={both['version']}"]
+
+
 def test_another_c_library_is_named(tmp_path: Path) -> None:
     """musl has a features.h that says nothing of a version."""
     (tmp_path / "features.h").touch()
@@ -30,8 +39,13 @@ def test_another_c_library_is_named(tmp_path: Path) -> None:
     assert "musl" in said
 
 
+def test_no_fstack_is_named(tmp_path: Path) -> None:
+    said = refused(tmp_path, "-DFFL_FSTACK=ON", f"-DFF_PATH={tmp_path}")
+    assert f"FF_PATH='{tmp_path}' has no lib/libfstack.a" in said
+
+
 @pytest.mark.skipif(not os.environ.get("FF_PATH"), reason="FF_PATH does not name a built F-Stack")
 def test_a_driver_that_dpdk_does_not_have(tmp_path: Path) -> None:
     drivers = "-DFF_DPDK_DRIVERS=net_af_packet, net_none"
-    said = refused(tmp_path, f"-DFF_PATH={os.environ['FF_PATH']}", drivers)
+    said = refused(tmp_path, "-DFFL_FSTACK=ON", f"-DFF_PATH={os.environ['FF_PATH']}", drivers)
     assert "this DPDK has no librte_net_none.a" in said

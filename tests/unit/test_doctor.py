@@ -175,9 +175,8 @@ def test_an_instance_that_is_named_and_not_there(machine, monkeypatch):
 def test_the_executable(machine, monkeypatch):
     found = {finding.what: finding for finding in doctor.built(machine())}
     assert found["executable"].level == "ok"
-    help = subprocess.run([discovery.executable(), "--help"], capture_output=True, text=True)
-    lacking = "F-Stack is not in this build" in help.stdout
-    assert found["built in"].level == ("fail" if lacking else "ok")
+    fstack = found["ffloop-fstack"]
+    assert fstack.level == ("fail" if "pip install ffloop-fstack" in fstack.mend else "ok")
 
     def missing():
         raise InstanceNotFound(2, "ffloop-instance is missing")
@@ -188,11 +187,11 @@ def test_the_executable(machine, monkeypatch):
 
 @pytest.fixture
 def executable(monkeypatch, tmp_path):
-    """Puts one in the instance's place that says these stacks are built in."""
+    """Puts one in the instance's place that says this of its stacks."""
 
     def make(stacks):
         path = tmp_path / "ffloop-instance"
-        path.write_text(f"#!/bin/sh\necho ffloop-instance 1.0\necho 'stacks: {stacks}'\n")
+        path.write_text(f"#!/bin/sh\ncat <<.\nffloop-instance 1.0\n{stacks}\n.\n")
         path.chmod(0o755)
         monkeypatch.setattr(discovery, "executable", lambda: str(path))
 
@@ -200,20 +199,17 @@ def executable(monkeypatch, tmp_path):
 
 
 def test_the_versions_of_fstack(machine, executable):
-    executable("host, fstack (F-Stack 1.25, DPDK 23.11.5)")
-    found = {finding.what: finding for finding in doctor.built(machine())}
-    assert found["built in"].level == "ok"
-    assert found["built in"].found == "F-Stack 1.25, DPDK 23.11.5"
+    executable("stacks: host, fstack (F-Stack 1.25, DPDK 23.11.5)")
+    *_, found = doctor.built(machine())
+    assert (found.level, found.found) == ("ok", "F-Stack 1.25, DPDK 23.11.5")
 
 
-def test_a_build_without_fstack(machine, executable, monkeypatch, tmp_path):
-    executable("host")
-    monkeypatch.delenv("FF_PATH", raising=False)
-    found = {finding.what: finding for finding in doctor.built(machine())}
-    assert found["built in"].level == "fail"
-    assert "FF_PATH=/path" in found["built in"].mend
-    monkeypatch.setenv("FF_PATH", str(tmp_path))
-    assert "has no library" in list(doctor.built(machine()))[-1].found
+def test_without_fstack(machine, executable):
+    """What the instance says of it: what is so, and after the last colon what mends it."""
+    executable("stacks: host\nno fstack: it cannot be (x.so: no such file): install fstack (page)")
+    *_, found = doctor.built(machine())
+    assert (found.level, found.mend) == ("fail", "install fstack (page)")
+    assert found.found == "it cannot be (x.so: no such file)"
 
 
 def test_the_trial(machine, monkeypatch):

@@ -114,7 +114,7 @@ def test_the_ith_worker_attaches_to_the_ith_instance(tmp_path):
 
 
 def test_an_embedded_instance_that_cannot_start():
-    with pytest.raises(ffloop.InstanceError, match=r"did not start: .*no stack 'none'"):
+    with pytest.raises(ffloop.InstanceError, match=r"did not start: .*host or fstack, not 'none'"):
         discovery.start("none")
 
 

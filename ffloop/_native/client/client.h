@@ -62,13 +62,14 @@ struct ffl_client_opts {
 int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *opts, char *why,
                       size_t whylen);
 
-/* Starts an instance in this thread, for ffl_client_opts.driver: loads `module`, a shared object that stays
- * loaded; the instance takes the stack's options and listens at `path`. Waits. 0, or -errno with a sentence:
- *   -ENOENT, -ELIBBAD  no such module; the module cannot be loaded
+/* Starts an instance on F-Stack in this thread, for ffl_client_opts.driver; it takes the stack's options
+ * and listens at `path`. `native` is the folder of ffloop's compiled files. Waits. 0, or -errno with a
+ * sentence:
+ *   -ENOENT, -ELIBBAD  F-Stack is not installed, or cannot be loaded (shm/module.h)
  *   -EPERM, -EBUSY     this process is a fork; another thread has the stack
  *   -EINVAL, ...       the options are wrong, or this machine cannot run the stack */
 struct ffl_direct;
-int ffl_direct_start(struct ffl_direct **out, const char *module, int argc, char **argv,
+int ffl_direct_start(struct ffl_direct **out, const char *native, int argc, char **argv,
                      const char *path, char *why, size_t whylen);
 const struct ffl_driver *ffl_direct_driver(const struct ffl_direct *d);
 void ffl_direct_stop(struct ffl_direct *d); /* a forked child only frees d */

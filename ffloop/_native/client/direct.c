@@ -8,9 +8,9 @@
  */
 #include "internal.h"
 
-#include <dlfcn.h>
+#include "module.h"
+
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -64,35 +64,22 @@ int client_drive_until(struct ffl_client *c, struct epoll_event *ev, int max, in
     return w.n;
 }
 
-/* ---- the module ---------------------------------------------------------------------------- */
+/* ---- F-Stack's module ---------------------------------------------------------------------- */
 
 struct ffl_direct {
     struct ffl_driver driver;
-    const struct ffl_direct_module *module;
+    const struct ffl_module *module;
     pid_t pid;
 };
 
-static int load(const struct ffl_direct_module **out, const char *file, char *why, size_t whylen)
-{
-    if (access(file, F_OK) < 0) {
-        snprintf(why, whylen, "there is no %s", file);
-        return -ENOENT;
-    }
-    void *module = dlopen(file, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
-    *out = module ? dlsym(module, FFL_DIRECT_SYMBOL) : NULL;
-    if (!*out)
-        snprintf(why, whylen, "%s", dlerror());
-    return *out ? 0 : -ELIBBAD;
-}
-
-int ffl_direct_start(struct ffl_direct **out, const char *module, int argc, char **argv,
+int ffl_direct_start(struct ffl_direct **out, const char *native, int argc, char **argv,
                      const char *path, char *why, size_t whylen)
 {
     struct ffl_direct *d = calloc(1, sizeof(*d));
     if (!d)
         return -ENOMEM;
     d->pid = getpid();
-    int rc = load(&d->module, module, why, whylen);
+    int rc = ffl_module_load(&d->module, native, why, whylen);
     if (rc == 0)
         rc = d->module->open(&d->driver, argc, argv, path, why, whylen);
     if (rc < 0)

@@ -2,18 +2,22 @@
 #include "options.h"
 
 #include "choice.h"
+#include "module.h"
 
 #include <errno.h>
 #include <getopt.h>
+#include <libgen.h>
 #include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define HELP_COLUMN 22
 #define HELP_WIDTH 96
+#define WHY 400 /* room for a sentence */
 
 struct row;
 typedef void (*setter)(struct ffl_instance_opts *o, const struct row *r, const char *text);
@@ -100,19 +104,30 @@ static void set_false(struct ffl_instance_opts *o, const struct row *r, const ch
     *(bool *)field(o, r) = false;
 }
 
+/* NULL: `why` is a sentence. */
+static const struct ffl_module *fstack(char why[WHY])
+{
+    char native[PATH_MAX] = "";
+    const struct ffl_module *module = NULL;
+    if (readlink("/proc/self/exe", native, sizeof(native) - 1) < 0)
+        snprintf(why, WHY, "/proc/self/exe cannot be read: mount -t proc proc /proc");
+    else
+        ffl_module_load(&module, dirname(native), why, WHY);
+    return module;
+}
+
 static void set_stack(struct ffl_instance_opts *o, const struct row *r, const char *text)
 {
+    char why[WHY];
     o->stack = ffl_stack_find(text);
-    if (o->stack)
-        return;
-    fprintf(stderr, "ffloop-instance: no stack '%s' in this build; it has:", text);
-    for (int i = 0; ffl_stacks[i]; i++)
-        fprintf(stderr, " %s", ffl_stacks[i]->name);
-    fprintf(stderr, "%s\n",
-            strcmp(text, "fstack")
-                ? ""
-                : " (F-Stack is built in when FF_PATH is set at install time: docs/fstack.md)");
-    exit(2);
+    if (!o->stack && strcmp(text, "fstack") == 0) {
+        const struct ffl_module *module = fstack(why);
+        if (!module)
+            wrong("%s", why);
+        o->stack = module->stack;
+    }
+    if (!o->stack)
+        wrong("--stack takes host or fstack, not '%s'", text);
 }
 
 static void set_entries(struct ffl_instance_opts *o, const struct row *r, const char *text)
@@ -188,7 +203,15 @@ static void show_help(struct ffl_instance_opts *o, const struct row *r, const ch
 
 static void show_version(struct ffl_instance_opts *o, const struct row *r, const char *text)
 {
-    printf("ffloop-instance %s\nstacks: %s\n", FFL_VERSION, FFL_STACKS);
+    char why[WHY];
+    printf("ffloop-instance %s\nstacks: ", FFL_VERSION);
+    for (int i = 0; ffl_stacks[i]; i++)
+        printf("%s%s", i ? ", " : "", ffl_stacks[i]->name);
+    const struct ffl_module *module = fstack(why);
+    if (module)
+        printf(", fstack (%s)\n", module->built);
+    else
+        printf("\nno fstack: %s\n", why);
     exit(0);
 }
 
@@ -243,7 +266,7 @@ static const struct row rows[] = {
      "next application at its address (default 0)"},
     {"log-level", "LEVEL", set_log_level, 0, 0, 0, "error, warning, info, debug (default warning)"},
     {"help", NULL, show_help, 0, 0, 0, "print this"},
-    {"version", NULL, show_version, 0, 0, 0, "print it, and the stacks that are built in"},
+    {"version", NULL, show_version, 0, 0, 0, "print it, and the stacks that are installed"},
     {NULL, NULL, NULL, 0, 0, 0, "F-Stack (--stack fstack; the same as key=value):"},
     {"conf", "FILE", add_stack_arg, 0, 0, 0, "F-Stack's config.ini, as it is"},
     {"proc-type", "TYPE", add_stack_arg, 0, 0, 0, "primary (default), secondary, auto"},
@@ -297,8 +320,6 @@ static void show_help(struct ffl_instance_opts *o, const struct row *r, const ch
     printf("usage: ffloop-instance [options] [STACK OPTION key=value ...]\n");
     for (size_t i = 0; i < FFL_COUNT(rows); i++)
         print_row(&rows[i]);
-    if (!ffl_stack_find("fstack"))
-        printf("(F-Stack is not in this build.)\n");
     exit(0);
 }
 

@@ -105,7 +105,8 @@ static const struct ffl_setting table[] = {
     {"FF_KERNEL_EVENT", "", FFL_SETTING_WORD, SHIM, false, FIELD(kernel_event), .words = WORDS("1"),
      .otherwise = "1", .meaning = "always so: kernel and stack descriptors in one epoll"},
     {"FF_PATH", "", FFL_SETTING_TEXT, FFL_SETTING_BUILD, false, FIELD(ff_path),
-     .otherwise = "no fstack", .meaning = "F-Stack's folder, for `pip install`"},
+     .otherwise = "an installed one",
+     .meaning = "F-Stack's folder, for `pip install ffloop-fstack`"},
 };
 
 const struct ffl_setting *ffl_setting_at(unsigned i)

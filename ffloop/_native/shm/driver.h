@@ -19,17 +19,4 @@ struct ffl_driver {
     void (*run)(void *arg, bool (*enough)(void *caller), void *caller);
 };
 
-/* The export (FFL_DIRECT_SYMBOL) of a module with a stack: opens instances in the caller's thread.
- * The number in its name changes with these calls. */
-struct ffl_direct_module {
-    /* A stack's options are "key=value"; `path` is where the instance listens as well (for ffloop
-     * stat). 0, or -errno with a sentence. */
-    int (*open)(struct ffl_driver *out, int argc, char **argv, const char *path, char *why,
-                size_t whylen);
-    void (*close)(struct ffl_driver *d); /* after its clients are detached */
-};
-
-#define FFL_DIRECT_MODULE ffl_direct_module_1
-#define FFL_DIRECT_SYMBOL "ffl_direct_module_1"
-
 #endif

@@ -1,6 +1,6 @@
-/* fstack_module.c - the export of libffloop_fstack.so: instances on F-Stack in the caller's own thread
- * (shm/driver.h). */
+/* fstack_module.c - the export of libffloop_fstack.so (shm/module.h). */
 #include "direct.h"
+#include "module.h"
 
 extern const struct ffl_stack_ops ffl_fstack_ops;
 
@@ -11,8 +11,10 @@ static int open_fstack(struct ffl_driver *out, int argc, char **argv, const char
     return ffl_direct_open(out, &ffl_fstack_ops, &opts, path, why, whylen);
 }
 
-extern const struct ffl_direct_module FFL_DIRECT_MODULE;
-__attribute__((visibility("default"))) const struct ffl_direct_module FFL_DIRECT_MODULE = {
+__attribute__((visibility("default"))) const struct ffl_module ffl_module = {
+    .version = FFL_VERSION,
+    .built = FFL_FSTACK_BUILT,
+    .stack = &ffl_fstack_ops,
     .open = open_fstack,
     .close = ffl_direct_close,
 };

@@ -95,7 +95,7 @@ struct ffl_stack {
     void *st;
 };
 
-/* The stacks built into this executable, NULL-terminated. */
+/* The stacks in this executable, NULL-terminated. */
 extern const struct ffl_stack_ops *const ffl_stacks[];
 const struct ffl_stack_ops *ffl_stack_find(const char *name);
 

@@ -1,15 +1,6 @@
-/* stacks.c - the table of stacks in this executable: the one #ifdef site for F-Stack. */
+/* stacks.c - the stacks in ffloop's own executables. F-Stack is in an object of its own (shm/module.h). */
 #include "stack.h"
 
 extern const struct ffl_stack_ops ffl_host_ops;
-#ifdef FFL_FSTACK
-extern const struct ffl_stack_ops ffl_fstack_ops;
-#endif
 
-const struct ffl_stack_ops *const ffl_stacks[] = {
-    &ffl_host_ops,
-#ifdef FFL_FSTACK
-    &ffl_fstack_ops,
-#endif
-    NULL,
-};
+const struct ffl_stack_ops *const ffl_stacks[] = {&ffl_host_ops, NULL};
