@@ -29,6 +29,8 @@ from .transport import SocketTransport
 if TYPE_CHECKING:
     from .._net.sockets import StackSocket
 
+    AnySocket = socket.socket | StackSocket
+
 
 class LoopLag(NamedTuple):
     """`seconds`: the work of all iterations. `iterations`: a histogram of their work, {bound: how
@@ -89,6 +91,19 @@ class Loop(SelectorLoop):
         for its end. Any thread may call it. Iterations in debug mode are not counted."""
         seconds, iterations = self._lag()
         return LoopLag(seconds, dict(iterations))
+
+    if TYPE_CHECKING:  # asyncio's own take no stack socket
+
+        async def sock_recv(self, sock: AnySocket, n: int) -> bytes: ...
+        async def sock_recv_into(self, sock: AnySocket, buf: Any) -> int: ...
+        async def sock_recvfrom(self, sock: AnySocket, bufsize: int) -> tuple[bytes, Any]: ...
+        async def sock_recvfrom_into(
+            self, sock: AnySocket, buf: Any, nbytes: int = 0
+        ) -> tuple[int, Any]: ...
+        async def sock_sendall(self, sock: AnySocket, data: Any) -> None: ...
+        async def sock_sendto(self, sock: AnySocket, data: Any, address: Any) -> int: ...
+        async def sock_accept(self, sock: AnySocket) -> tuple[Any, Any]: ...
+        async def sock_connect(self, sock: AnySocket, address: Any) -> None: ...
 
     def _begin(self, poller: Any) -> None:
         # The rest of __init__, with the selector that the subclass has made.

@@ -55,6 +55,11 @@ async def types(loop: ffloop.Loop, host: str, port: int) -> None:
         served = await loop.create_server(Echo, sock=listener, dual_listen=False)
         assert_type(served, asyncio.Server)
         served.close()
+    with ffloop.socket() as client:
+        client.setblocking(False)
+        await loop.sock_connect(client, (host, port))
+        await loop.sock_sendall(client, b"hello")
+        assert_type(await loop.sock_recv(client, 5), bytes)
     assert_type(await loop.create_server(Echo, "127.0.0.1", 0, start_serving=False), asyncio.Server)
     found = await loop.getaddrinfo("127.0.0.1", 80)
     family: socket.AddressFamily = found[0][0]
