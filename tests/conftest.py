@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from building import Build, builder
+from common import ON_FSTACK
 from hypothesis import settings
 from loop.runner import Runner
 
@@ -24,9 +25,6 @@ settings.load_profile("repeatable")
 # sessions and instances is of the ring only: mark it so (pytest.mark.ring).
 WAYS = {"direct": "direct", "ring": "spawn"}  # FFLOOP_INSTANCE
 LOOPS = ("asyncio", "uvloop", *WAYS)
-# ffloop twice more, on the real F-Stack, where one is built: by an instance, and in this process.
-# See fstack/net.py.
-ON_FSTACK = ("fstack", "fstack-direct") if os.environ.get("FF_PATH") else ()
 FIXTURES = {"fstack": "on_fstack", "fstack-direct": "on_fstack_direct"}
 
 

@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 FFLOOP = str(pathlib.Path(sysconfig.get_path("scripts"), "ffloop"))
 LIMIT = 500  # seconds: for what hangs, on a machine that has much else to do
 pytestmark = pytest.mark.timeout(LIMIT + 60)
-SMALL = ("--rounds", "1", "--seconds", "1", "--bytes", "0", "--connections", "4")
+SMALL = ("--rounds", "1", "--seconds", "0.5", "--bytes", "0", "--connections", "4")
 
 
 def bench(

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from common import ON_FSTACK
 from shim import Instance
 
-ON_FSTACK = ("fstack",) if os.environ.get("FF_PATH") else ()
 EXAMPLES = Path(__file__).parents[2] / "examples"
-either_stack = pytest.mark.parametrize("instance", ["host", *ON_FSTACK], indirect=True)
+either_stack = pytest.mark.parametrize("instance", ["host", *ON_FSTACK[:1]], indirect=True)
 FULL = os.environ.get("FFLOOP_SCALE") == "full"
 
 

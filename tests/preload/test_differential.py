@@ -21,7 +21,7 @@ def names(path: Path) -> list[str]:
     """The cases of a module, asked of itself."""
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(HERE)!r}); "
                f"import {path.stem}, lib; print('\\n'.join(lib.cases))"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT)
     return done.stdout.split()
 
 

@@ -126,7 +126,7 @@ def _measure(args: argparse.Namespace, places: list[Place], done: dict[str, Any]
     with _progress(total + ("ring" in args.apps)) as step:
 
         def load(where: Server, connections: int, warm: bool) -> dict[str, float]:
-            seconds = 1 if warm else args.seconds
+            seconds = min(1, args.seconds) if warm else args.seconds
             measured = measure.load(args.load == "wrk", where, connections, seconds)
             step(f"{app}, {where.place.name}, {connections} connections")
             return measured
