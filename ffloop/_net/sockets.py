@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from .._session import ownership
 from .._session.binding import Client
+from .._session.carrying import lasting
 from .._session.session import Session, stands_for
 from ..errors import error
 from .bridge import hand_over, may_leave
@@ -22,9 +23,12 @@ _WHEN_ASKED = -2
 # MSG_ flags that a socket without blocking calls, SIGPIPE and descriptors in messages heeds by
 # itself. MSG_MORE is a hint to TCP (the instance gathers what is sent together), not to UDP.
 _HEEDED = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-_SEND_FLAGS = _HEEDED | socket.MSG_CONFIRM
+_ZEROCOPY = 0x4000000  # MSG_ZEROCOPY, which Python has no name for: copies, and says so
+_SEND_FLAGS = _HEEDED | socket.MSG_CONFIRM | _ZEROCOPY
 _SEND_FLAGS_STREAM = _SEND_FLAGS | socket.MSG_MORE | socket.MSG_EOR
-_RECV_FLAGS = _HEEDED | socket.MSG_PEEK | socket.MSG_WAITALL | socket.MSG_CMSG_CLOEXEC
+_RECV_FLAGS = (
+    _HEEDED | socket.MSG_PEEK | socket.MSG_WAITALL | socket.MSG_CMSG_CLOEXEC | socket.MSG_ERRQUEUE
+)
 
 
 def _allow(flags: int, allowed: int) -> None:
@@ -220,7 +224,7 @@ class StackSocket:
         if not self._borrowed:
             if endpoint.options is None:
                 endpoint.options = []
-            endpoint.options.append((level, optname, value))
+            endpoint.options.append((level, optname, lasting(level, optname, value)))
 
     def setblocking(self, flag: bool) -> None:
         """Calls never wait: raises ValueError for True."""
@@ -326,7 +330,7 @@ class StackSocket:
     def recvmsg(
         self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /
     ) -> tuple[bytes, list[Any], int, Any]:
-        """As socket.socket's; a stream has no ancillary data."""
+        """As socket.socket's."""
         client, handle = self._live()
         _allow(flags, _RECV_FLAGS)
         data, control, told, source = client.recvmsg(handle, bufsize, flags)
@@ -356,11 +360,15 @@ class StackSocket:
         """Returns the number of bytes of `data` that were taken. Raises BlockingIOError for
         none."""
         client, handle = self._live()
-        if self.type == socket.SOCK_DGRAM:
-            _allow(flags, _SEND_FLAGS)
-            return client.sendto(handle, self._ep().family, data, None)
-        _allow(flags, _SEND_FLAGS_STREAM)
-        return client.send(handle, data)
+        dgram = self.type == socket.SOCK_DGRAM
+        _allow(flags, _SEND_FLAGS if dgram else _SEND_FLAGS_STREAM)
+        if dgram:
+            sent = client.sendto(handle, self._ep().family, data, None)
+        else:
+            sent = client.send(handle, data)
+        if flags & _ZEROCOPY:
+            client.zerocopy(handle)
+        return sent
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
         """As a non-blocking socket's: BlockingIOError after a part; await loop.sock_sendall

@@ -315,7 +315,7 @@ class Client:
     def recvmsg(
         self, handle: int, size: int, flags: int = 0
     ) -> tuple[bytes, bytes, int, SockAddr | None]:
-        """(data, msg_control's bytes, MSG_TRUNC | MSG_CTRUNC, sender)."""
+        """(data, msg_control's bytes, MSG_TRUNC | MSG_CTRUNC | MSG_ERRQUEUE, sender)."""
         if size < 0:
             raise ValueError("negative buffersize in recvfrom")
         data = _new_uncleared("char[]", max(size, 1))
@@ -372,6 +372,10 @@ class Client:
         d.ctl.len = len(control)
         ffi.memmove(d.ctl.data, control, len(control))
         return self._check(lib.ffl_client_sendmsg(self.c, handle, d))
+
+    def zerocopy(self, handle: int) -> None:
+        """Something was sent with MSG_ZEROCOPY."""
+        lib.ffl_client_zerocopy(self.c, handle)
 
     def shutdown(self, handle: int, how: int) -> None:
         self._check(lib.ffl_client_shutdown(self.c, handle, how))

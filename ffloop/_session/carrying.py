@@ -2,12 +2,15 @@
 (ffloop/_native/policy/carry.h), as in the shim."""
 
 import os
+import struct
 from collections.abc import Iterator
+from typing import Any
 
 from ..errors import InstanceError
 from .log import log
 from .native import Why, ffi, lib
 
+_FPROG = struct.Struct("@HP")  # struct sock_fprog
 _said: set[str] = set()
 
 
@@ -31,6 +34,25 @@ def carried(fd: int, stack: str) -> Iterator[tuple[int, int, bytes]]:
             yield option.level, option.name, bytes(ffi.buffer(option.data, option.len))
     finally:
         lib.ffl_carry_end(carry)
+
+
+class _Program(bytes):
+    """A struct sock_fprog, with the program that it points to."""
+
+    program: Any
+
+
+def lasting(level: int, name: int, value: Any) -> Any:
+    """The option's value, to be set again later: with a copy of a program that it points to."""
+    row = lib.ffl_option_find(level, name)
+    if row == ffi.NULL or row.kind != lib.FFL_OPTION_PROGRAM:
+        return value
+    count, address = _FPROG.unpack(value)
+    program = ffi.new("uint64_t[]", count)
+    ffi.memmove(program, ffi.cast("char *", address), ffi.sizeof(program))
+    lasts = _Program(_FPROG.pack(count, int(ffi.cast("uintptr_t", program))))
+    lasts.program = program
+    return lasts
 
 
 def refused(stack: str, level: int, name: int, exc: OSError) -> None:

@@ -7,6 +7,8 @@
  */
 #include "lab.h"
 
+#include <linux/filter.h>
+
 #include "../../ffloop/_native/instance/internal.h"
 
 #include <fcntl.h>
@@ -137,6 +139,51 @@ static void lie_option_wanted_too_long(struct raw *r)
     raw_put(r, (struct ffl_entry){
                    .op = FFL_OP_GETSOCKOPT, .handle = mine, .buf = raw_arg(r, &o, sizeof(o))});
 }
+/* An address in this process, where the instance would read. */
+static void lie_option_that_points_to_a_program(struct raw *r)
+{
+    static struct sock_filter all = {BPF_RET | BPF_K, 0, 0, UINT32_MAX};
+    struct sock_fprog p = {1, &all};
+    struct ffl_optarg o = {.level = SOL_SOCKET, .name = SO_ATTACH_FILTER, .len = sizeof(p)};
+    memcpy(o.data, &p, sizeof(p));
+    raw_put(r, (struct ffl_entry){
+                   .op = FFL_OP_SETSOCKOPT, .handle = mine, .buf = raw_arg(r, &o, sizeof(o))});
+}
+static void filter_entry(struct raw *r, int name, uint32_t len)
+{
+    struct {
+        struct ffl_filter head;
+        struct sock_filter code[2];
+    } f = {{.level = SOL_SOCKET, .name = name, .len = len}, {{BPF_RET | BPF_K, 0, 0, UINT32_MAX}}};
+    raw_put(r,
+            (struct ffl_entry){
+                .op = FFL_OP_FILTER, .handle = mine, .tag = 3, .buf = raw_arg(r, &f, sizeof(f))});
+}
+static void lie_filter_of_another_option(struct raw *r)
+{
+    filter_entry(r, SO_RCVBUF, 1);
+}
+static void lie_filter_without_a_program(struct raw *r)
+{
+    filter_entry(r, SO_ATTACH_FILTER, 0);
+}
+static void lie_filter_beyond_its_buffer(struct raw *r)
+{
+    filter_entry(r, SO_ATTACH_FILTER, 31);
+}
+static void lie_filter_too_long(struct raw *r)
+{
+    filter_entry(r, SO_ATTACH_FILTER, FFL_FILTER_MAX + 1);
+}
+static void lie_control_messages_of_a_stream_given_back(struct raw *r)
+{
+    struct ffl_ctl none = {0};
+    raw_put(r, (struct ffl_entry){.op = FFL_OP_UNREAD,
+                                  .flags = FFL_F_CTL,
+                                  .handle = mine,
+                                  .arg = sizeof(none),
+                                  .buf = raw_arg(r, &none, sizeof(none))});
+}
 static void lie_shutdown_how(struct raw *r)
 {
     raw_op(r, FFL_OP_SHUTDOWN, mine, 3, 0);
@@ -217,6 +264,12 @@ static const struct {
     LIE(option_too_long),
     LIE(option_beyond_its_buffer),
     LIE(option_wanted_too_long),
+    LIE(option_that_points_to_a_program),
+    LIE(filter_of_another_option),
+    LIE(filter_without_a_program),
+    LIE(filter_beyond_its_buffer),
+    LIE(filter_too_long),
+    LIE(control_messages_of_a_stream_given_back),
     LIE(shutdown_how),
     LIE(credit_negative),
     LIE(credit_huge),

@@ -821,7 +821,7 @@ def when_it_came():
 
 @case
 def wants_the_error_queue():
-    """An option that the ring does not carry: the socket stays on the kernel, and works."""
+    """Set before the socket is placed."""
     b = socket.socket(type=UDP)
     b.setsockopt(IP, IP_RECVERR, 1)
     b.bind(("127.0.0.1", 0))
@@ -832,7 +832,7 @@ def wants_the_error_queue():
 
 @case
 def wants_the_error_queue_later():
-    """It moves there when it was only bound, with its options, its copies and its epolls."""
+    """Set on a bound socket that has copies and epolls."""
     b = bound()
     copy, ep, name = socket.socket(fileno=os.dup(b.fileno())), select.epoll(), b.getsockname()
     ep.register(b, select.EPOLLIN)

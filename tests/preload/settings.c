@@ -100,6 +100,46 @@ CASE(peeks_on_as_its_listener)
     peeks(2);
 }
 
+/* ---- time stamps ------------------------------------------------------------------------------ */
+
+/* The kernel begins to stamp some time after the first socket has asked for it. */
+static void stamps_begin(void)
+{
+    struct pollfd never = {.fd = -1};
+    for (bool stamped = false; !stamped; (void)poll(&never, 1, 1)) {
+        char room[200];
+        struct iovec v = {buffer, 1};
+        struct msghdr m = {
+            .msg_iov = &v, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof(room)};
+        NEED(write(client, "x", 1) == 1 && recvmsg(server, &m, 0) == 1);
+        stamped = m.msg_controllen > 0;
+    }
+}
+
+static void stamped(size_t len)
+{
+    char room[200];
+    struct iovec v = {buffer, len};
+    struct msghdr m = {.msg_iov = &v, .msg_iovlen = 1, .msg_control = room, .msg_controllen = 200};
+    saw("recvmsg", recvmsg(server, &m, 0));
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c))
+        printf("%d %d %zu\n", c->cmsg_level, c->cmsg_type, c->cmsg_len);
+}
+
+CASE(stamps_of_a_stream)
+{
+    connected();
+    SET(SOL_SOCKET, SO_TIMESTAMP, 1);
+    stamps_begin();
+    arrives("0123456789");
+    stamped(4);
+    stamped(1);
+    SET(IPPROTO_TCP, TCP_INQ, 1);
+    stamped(2);
+    stamped(20);
+    SET(SOL_SOCKET, SO_TIMESTAMP, 0);
+}
+
 /* ---- SO_ZEROCOPY ------------------------------------------------------------------------------ */
 
 /* One report, or -1. */

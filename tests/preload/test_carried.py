@@ -324,55 +324,80 @@ def test_a_hint_is_named_in_the_log(apart: Instance, caplog: pytest.LogCaptureFi
     assert re.search("SO_TIMESTAMPING was set.*sim stack refuses it", caplog.text)
 
 
-def filter_all() -> tuple[Any, bytes]:
-    """A socket filter that drops every packet, and what keeps its memory."""
-    program = (ctypes.c_uint64 * 1)(0x06)  # return 0
-    return program, struct.pack("HP", 1, ctypes.addressof(program))
+# ---- filters, and what the host stack refuses -------------------------------------------------
 
-
-def test_what_the_same_kernel_refuses_stays_on_it(shared_instance: Instance) -> None:
-    """A socket filter points into this process's memory: it is the kernel's alone."""
-    code = """
+FILTERED = """
 import socket, sys
 sys.path[:0] = sys.argv[1].split(":")
-from test_carried import SO_ATTACH_FILTER, SOL, filter_all
-with socket.socket() as s, socket.socket() as c:
-    kept, value = filter_all()
-    s.setsockopt(SOL, SO_ATTACH_FILTER, value)
-    s.bind(("127.0.0.1", 0)); s.listen()
-    c.settimeout(0.5)
-    try: c.connect(s.getsockname()); print("connected")
-    except TimeoutError: print("dropped")
+from test_carried import only_longer, seen_through
+with socket.socket(type=socket.SOCK_DGRAM) as s:
+    only_longer(s)
+    s.bind(("127.0.0.1", 0))
+    seen_through(s.getsockname())
+    print(s.recv(100))
 """
+
+
+def only_longer(sock: socket.socket) -> None:
+    """Attaches a filter that drops datagrams of less than four bytes; its memory is lost then."""
+    words = [(0x80, 0, 0, 0), (0x35, 0, 1, 8 + 4), (0x06, 0, 0, 0xFFFF), (0x06, 0, 0, 0)]
+    program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *w) for w in words))
+    value = struct.pack("@HP", len(words), ctypes.addressof(program))
+    sock.setsockopt(SOL, SO_ATTACH_FILTER, value)
+    ctypes.memset(program, 0, 32)
+
+
+def seen_through(address: Any) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as peer:
+        for text in (b"no", b"longer"):
+            peer.sendto(text, address)
+
+
+def test_a_filter_goes_along(shared_instance: Instance) -> None:
+    """The program that it points to, not the address."""
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code, PATH],
+        [sys.executable, "-P", "-c", FILTERED, PATH],
         env=shared_instance.environment(FFLOOP_LOG="warning"),
         capture_output=True,
         text=True,
         timeout=30,
     )
-    assert done.stdout == "dropped\n"
-    assert "SO_ATTACH_FILTER was set on the socket, and the host stack refuses" in done.stderr
-    assert "stays on the kernel" in done.stderr
+    assert (done.stdout, done.stderr) == ("b'longer'\n", "")
 
-    async def both_ways() -> None:
-        kept, value = filter_all()
-        with socket.create_server(("127.0.0.1", 0)) as kernel, socket.socket() as s:
-            s.setblocking(False)
-            s.setsockopt(SOL, SO_ATTACH_FILTER, value)
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.2):
-                    await asyncio.get_running_loop().sock_connect(s, kernel.getsockname())
-            assert type(s) is socket.socket
-        s = socket.socket()
-        s.setsockopt(SOL, SO_ATTACH_FILTER, value)
+    class Told(asyncio.DatagramProtocol):
+        def __init__(self) -> None:
+            self.first: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        def datagram_received(self, data: bytes, addr: Any) -> None:
+            self.first.set_result(data)
+
+    async def adopted() -> None:
+        s = socket.socket(type=socket.SOCK_DGRAM)
+        only_longer(s)
         s.bind(("127.0.0.1", 0))
-        server = await asyncio.start_server(lambda r, w: None, sock=s)
-        assert type(s) is socket.socket
-        server.close()
-        del kept
+        transport, told = await asyncio.get_running_loop().create_datagram_endpoint(Told, sock=s)
+        assert type(s) is not socket.socket
+        seen_through(s.getsockname())
+        assert await told.first == b"longer"
+        transport.close()
 
-    ffloop.run(both_ways(), instance=shared_instance.path, kernel_sockets="adopt")
+    ffloop.run(adopted(), instance=shared_instance.path, kernel_sockets="adopt")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the option takes CAP_NET_ADMIN")
+def test_what_the_same_kernel_refuses_stays_on_it(shared_instance: Instance) -> None:
+    """An option of the kernel's that is in no row (TCP_REPAIR, off)."""
+    words = [PATH, str(TCP), "19", "0"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", ONE, *words],
+        env=shared_instance.environment(FFLOOP_LOG="warning"),
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.stdout == "listens\n"
+    assert "option 19 of level 6 was set on the socket, and the host stack refuses" in done.stderr
+    assert "stays on the kernel" in done.stderr
 
 
 def test_the_kernels_twin_has_them_too(apart: Instance) -> None:

@@ -36,7 +36,7 @@ unsigned ffl_client_state(const struct ffl_client *c, int h)
            (!s->listener && tx_writable(c, s) ? FFL_ST_WRITE : 0) | (s->eof ? FFL_ST_EOF : 0) |
            (s->error || s->send_error || s->open_error ? FFL_ST_ERROR : 0) |
            (s->failed || (s->unsendable && s->eof) ? FFL_ST_FAILED : 0) |
-           (s->shut_wr ? FFL_ST_SHUT_WR : 0);
+           (s->shut_wr ? FFL_ST_SHUT_WR : 0) | (client_reports(s) ? FFL_ST_REPORT : 0);
 }
 
 uint32_t client_sock_ask(struct ffl_source *own, const struct ffl_watch *w)
@@ -46,7 +46,8 @@ uint32_t client_sock_ask(struct ffl_source *own, const struct ffl_watch *w)
     if (w->events & EPOLLOUT && !(st & FFL_ST_WRITE))
         ffl_client_want_room(s->c, (int)s->handle);
     return (st & FFL_ST_READ ? EPOLLIN : 0) | (st & FFL_ST_WRITE ? EPOLLOUT : 0) |
-           (st & FFL_ST_EOF ? EPOLLRDHUP : 0) | (st & FFL_ST_ERROR ? EPOLLERR : 0) |
+           (st & FFL_ST_EOF ? EPOLLRDHUP : 0) |
+           (st & (FFL_ST_ERROR | FFL_ST_REPORT) ? EPOLLERR : 0) |
            (st & FFL_ST_FAILED ? EPOLLHUP : 0);
 }
 

@@ -56,13 +56,19 @@ uint32_t client_buf(struct ffl_client *c, uint32_t want)
     return buf;
 }
 
-uint32_t client_arg(struct ffl_client *c, const void *data, size_t len)
+uint32_t client_whole_buf(struct ffl_client *c, uint32_t want)
 {
-    uint32_t buf = client_buf(c, (uint32_t)len);
-    if (buf != FFL_NO_BUF && ffl_buf_size(buf) < len) { /* only smaller buffers are left */
+    uint32_t buf = client_buf(c, want);
+    if (buf != FFL_NO_BUF && ffl_buf_size(buf) < want) { /* only smaller buffers are left */
         (void)ffl_pool_put(&c->tx, buf);
         return FFL_NO_BUF;
     }
+    return buf;
+}
+
+uint32_t client_arg(struct ffl_client *c, const void *data, size_t len)
+{
+    uint32_t buf = client_whole_buf(c, (uint32_t)len);
     if (buf != FFL_NO_BUF)
         memcpy((char *)c->map.seg + ffl_buf_off(&c->tx.geo, buf), data, len);
     return buf;

@@ -213,6 +213,7 @@ enum {                   /* ffl_client_state */
        FFL_ST_FAILED = 16,
        FFL_ST_SHUT_WR = 32,
        FFL_ST_CONNECTING = 64,
+       FFL_ST_REPORT = 128, /* the error queue is not empty */
 };
 unsigned ffl_client_state(const struct ffl_client *c, int h);
 
@@ -261,6 +262,18 @@ int ffl_client_getsockopt(struct ffl_client *c, int h, int level, int name, void
 int ffl_client_setsockopt(struct ffl_client *c, int h, int level, int name, const void *val,
                           uint32_t len);
 
+/* Options that concern the calls, which the client applies by itself; of an imported socket they
+ * are unset. */
+struct ffl_own {
+    bool inq, zerocopy;          /* TCP_INQ of a stream, SO_ZEROCOPY */
+    int peek_off;                /* SO_PEEK_OFF; negative: off */
+    uint32_t numbered, reported; /* sends with MSG_ZEROCOPY; of them reported */
+};
+#define FFL_OWN_UNSET ((struct ffl_own){.peek_off = -1})
+struct ffl_own ffl_client_own(const struct ffl_client *c, int h);
+/* 0, -EBADF or -ENOMEM. */
+int ffl_client_set_own(struct ffl_client *c, int h, const struct ffl_own *own);
+
 /* Local and remote address, family 0: none. Waits only where the client does not know them. */
 int ffl_client_addresses(struct ffl_client *c, int h, struct ffl_addresses *out);
 
@@ -307,7 +320,7 @@ int ffl_client_pending(const struct ffl_client *c, int h, struct ffl_pending *ou
 /*
  * Copies out of the receive queue; arms the socket if the queue is empty. Bytes, 0 at the end of
  * the stream, -EAGAIN, or the socket's error. Datagrams: one per call, cut to len; `from` may be
- * NULL; *msg_flags gets MSG_TRUNC. flags: MSG_PEEK.
+ * NULL; *msg_flags gets MSG_TRUNC. flags: MSG_PEEK, MSG_ERRQUEUE.
  */
 int64_t ffl_client_recv(struct ffl_client *c, int h, void *data, size_t len, int flags,
                         struct ffl_addr *from, int *msg_flags);
@@ -318,19 +331,24 @@ int64_t ffl_client_recv(struct ffl_client *c, int h, void *data, size_t len, int
  * shutdown). Datagram: all of it, or -EAGAIN, -EMSGSIZE.
  */
 int64_t ffl_client_send(struct ffl_client *c, int h, const void *data, size_t len);
-/* A datagram with its control messages. Received: those that the socket's options ask for. Sent:
- * IP_PKTINFO, IP_TOS, IP_TTL and IPv6's counterparts (-EINVAL for others). */
+/* Data with its control messages. Received: those that the socket's options ask for. Sent, with a
+ * datagram: those of ffl_ctl_check (-EINVAL for others). */
 struct ffl_dgram {
     void *data;
     size_t len;           /* bytes; received: room */
     struct ffl_addr addr; /* family 0: none */
     struct ffl_ctl ctl;
-    int flags; /* received: MSG_TRUNC, MSG_CTRUNC */
+    int flags; /* received: MSG_TRUNC, MSG_CTRUNC, MSG_ERRQUEUE */
 };
+/* With MSG_ERRQUEUE: the next report of the error queue, or -EAGAIN. */
 int64_t ffl_client_recvmsg(struct ffl_client *c, int h, struct ffl_dgram *d, int flags);
 int64_t ffl_client_sendmsg(struct ffl_client *c, int h, const struct ffl_dgram *d);
 int64_t ffl_client_sendto(struct ffl_client *c, int h, const void *data, size_t len,
                           const struct ffl_addr *to);
+/* The control messages of a stream's last receive. */
+void ffl_client_control(const struct ffl_client *c, int h, struct ffl_ctl *to);
+/* A send with MSG_ZEROCOPY has sent something: with SO_ZEROCOPY a report follows. */
+void ffl_client_zerocopy(struct ffl_client *c, int h);
 /* ffl_client_send of several pieces of a stream, in as few buffers as the bytes fit in. */
 int64_t ffl_client_sendv(struct ffl_client *c, int h, const struct iovec *iov, int n);
 /* The socket's bytes in the transmit pool: submitted, not yet taken by the stack. */

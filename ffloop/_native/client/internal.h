@@ -9,7 +9,9 @@
  * accept.c   listeners
  * arm.c      readiness of a socket, reading ahead
  * options.c  socket options
- * io.c       receive and send
+ * errqueue.c the error queue, a stream's control messages
+ * recv.c     receive
+ * send.c     send
  * wait.c     events: the batch, and the wait for it
  * sleep.c    spinning, yielding, sleeping
  * direct.c   an instance in this thread: the stack works where the client would wait
@@ -40,7 +42,15 @@ struct rx_item { /* received bytes: in a shared buffer, or (heap) moved out of t
     uint32_t off, len;
     uint8_t flags;
     bool outstanding; /* the shared buffer has not been given back */
+    bool stamped;     /* a stream's: a struct ffl_ctl is at the start */
     uint8_t heap[];
+};
+
+struct client_beside { /* what few sockets have: it comes beside the data */
+    struct ffl_own own;
+    struct ffl_ctl ctl;                     /* of the last bytes taken from the stream */
+    struct rx_item *reports, **reports_end; /* the error queue, in private memory */
+    unsigned n;                             /* reports in it */
 };
 
 struct client_sock {
@@ -86,7 +96,8 @@ struct client_sock {
     uint32_t addresses_buf; /* an accepted socket's addresses, not handed out yet */
     bool names_known;
     struct ffl_addresses addresses;
-    int mirror; /* the caller's eventfd, or -1 */
+    int mirror;                   /* the caller's eventfd, or -1 */
+    struct client_beside *beside; /* or NULL */
 };
 
 struct call { /* the one operation that waits */
@@ -176,9 +187,10 @@ void client_submit(struct ffl_client *c, struct ffl_entry e);
 void client_put(struct ffl_client *c, struct ffl_entry e); /* the caller commits */
 void client_commit(struct ffl_client *c);
 int client_ring(int bell); /* the instance's doorbell */
-/* A transmit buffer for `want` bytes, perhaps a smaller one; and one that has a copy of `data`.
- * FFL_NO_BUF: none is free. */
+/* A transmit buffer for `want` bytes, perhaps a smaller one; one of `want` bytes at least; and one
+ * that has a copy of `data`. FFL_NO_BUF: none is free. */
 uint32_t client_buf(struct ffl_client *c, uint32_t want);
+uint32_t client_whole_buf(struct ffl_client *c, uint32_t want);
 uint32_t client_arg(struct ffl_client *c, const void *data, size_t len);
 /* Submits with a tag and waits for the answer: its result. Its buffer is copied to out, up to len
  * bytes. */
@@ -239,13 +251,27 @@ uint32_t client_sock_ask(struct ffl_source *own, const struct ffl_watch *w);
 uint32_t client_sock_take_queued(struct ffl_client *c, struct client_sock *s, void *to,
                                  uint32_t room);
 
-/* io.c */
+/* errqueue.c */
+struct client_beside *client_beside(struct client_sock *s); /* makes it; NULL: no memory */
+void client_beside_free(struct client_sock *s);
+bool client_reports(const struct client_sock *s); /* the error queue is not empty */
+/* Queues a report: `len` bytes of a REPORT's buffer. */
+void client_report(struct client_sock *s, const void *data, uint32_t len, uint8_t flags);
+int64_t client_take_report(struct ffl_client *c, struct client_sock *s, struct ffl_dgram *d);
+
+/* recv.c */
+bool rx_readable(const struct client_sock *s);
+int client_take_error(struct client_sock *s); /* the pending error, negative: told once */
+/* Copies a datagram or report out, from byte `skip` of its data on: bytes, or -EFAULT. */
+int64_t client_item_out(struct ffl_client *c, const struct rx_item *it, size_t skip,
+                        struct ffl_dgram *d);
+
+/* send.c */
 bool tx_writable(const struct ffl_client *c, const struct client_sock *s);
 bool tx_is_bulk(const struct client_sock *s); /* its last send left much: a large write */
 int64_t tx_room(const struct ffl_client *c);
 bool tx_half_free(const struct ffl_client *c); /* large writes that wait may go on */
 uint64_t tx_unwritable(const struct ffl_client *c);
-bool rx_readable(const struct client_sock *s);
 void tx_wait(struct ffl_client *c, struct client_sock *s);
 
 /* wait.c */

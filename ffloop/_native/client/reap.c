@@ -48,14 +48,20 @@ void client_evacuate(struct ffl_client *c, struct client_sock *s)
     for (struct rx_item *it = s->rx_head; it; prev = it, it = it->next) {
         if (it->buf == FFL_NO_BUF)
             continue;
-        struct rx_item *copy = malloc(sizeof(*copy) + it->len);
+        uint32_t front = it->stamped ? it->off : 0;
+        struct rx_item *copy = malloc(sizeof(*copy) + front + it->len);
         if (!copy)
             return;
         c->rx_moved++;
-        *copy = (struct rx_item){
-            .next = it->next, .buf = FFL_NO_BUF, .len = it->len, .flags = it->flags};
-        memcpy(copy->heap, (char *)c->map.seg + ffl_buf_off(&c->map.geo.rx, it->buf) + it->off,
-               it->len);
+        *copy = (struct rx_item){.next = it->next,
+                                 .buf = FFL_NO_BUF,
+                                 .off = front,
+                                 .len = it->len,
+                                 .flags = it->flags,
+                                 .stamped = it->stamped};
+        memcpy(copy->heap,
+               (char *)c->map.seg + ffl_buf_off(&c->map.geo.rx, it->buf) + it->off - front,
+               front + it->len);
         if (prev)
             prev->next = copy;
         else
@@ -72,7 +78,7 @@ void client_evacuate(struct ffl_client *c, struct client_sock *s)
 /* The mirror, an eventfd, is readable while the socket is. */
 void mirror_update(struct client_sock *s)
 {
-    bool now = rx_readable(s);
+    bool now = rx_readable(s) || client_reports(s);
     uint64_t word = 1;
     if (s->mirror < 0 || now == s->mirrored)
         return;
@@ -108,6 +114,12 @@ static int on_recv(struct ffl_client *c, struct client_sock *s, struct ffl_entry
             return -EPROTO;
         it->len = (uint32_t)e.arg;
         it->flags = e.flags;
+        if (ffl_unlikely(s->type == SOCK_STREAM && e.flags & FFL_F_CTL)) {
+            it->stamped = true;
+            it->off = sizeof(struct ffl_ctl);
+            it->len -= it->off;
+            it->flags = 0;
+        }
         if (s->closing) { /* read ahead before the close */
             client_release(c, it);
             return 0;
@@ -122,6 +134,20 @@ static int on_recv(struct ffl_client *c, struct client_sock *s, struct ffl_entry
             client_evacuate(c, s);
     }
     client_sock_tell(s, s->eof ? FFL_WATCH_ALL : CLIENT_SOCK_READ);
+    mirror_update(s);
+    return 0;
+}
+
+static int on_report(struct ffl_client *c, struct client_sock *s, struct ffl_entry e)
+{
+    if (!take_buf(c, e.buf) || e.arg < 0 || (uint32_t)e.arg > ffl_buf_size(e.buf) ||
+        (uint32_t)e.arg < ffl_front_bytes(e.flags))
+        return -EPROTO;
+    if (!s->closing)
+        client_report(s, (char *)c->map.seg + ffl_buf_off(&c->map.geo.rx, e.buf), (uint32_t)e.arg,
+                      e.flags);
+    client_release_buf(c, e.buf);
+    client_sock_tell(s, FFL_WATCH_ALL);
     mirror_update(s);
     return 0;
 }
@@ -153,6 +179,8 @@ static int on_accept(struct ffl_client *c, struct client_sock *l, struct ffl_ent
     s->connected = s->connect_told = true;
     s->armed = l->acc_flags & FFL_F_ARM_NEW ? c->arming : 0;
     s->waits = true;
+    if (ffl_unlikely(l->beside != NULL)) /* without memory they are unset */
+        (void)ffl_client_set_own(c, (int)h, &l->beside->own);
     s->addresses_buf = e.buf;
     if (e.buf != FFL_NO_BUF)
         take_addresses(c, s, e.buf);
@@ -246,6 +274,8 @@ static int dispatch(struct ffl_client *c, struct ffl_entry e)
     switch (e.op) {
     case FFL_OP_RECV:
         return on_recv(c, s, e);
+    case FFL_OP_REPORT:
+        return on_report(c, s, e);
     case FFL_OP_ACCEPT:
         return on_accept(c, s, e);
     case FFL_OP_OFFER:
@@ -277,6 +307,7 @@ static int dispatch(struct ffl_client *c, struct ffl_entry e)
     case FFL_OP_BIND:
     case FFL_OP_LISTEN:
     case FFL_OP_SETSOCKOPT:
+    case FFL_OP_FILTER:
     case FFL_OP_GETSOCKOPT:
     case FFL_OP_ADDRESSES:
         return on_answer(c, s, e);

@@ -63,6 +63,7 @@ static void drop_rx(struct ffl_client *c, struct client_sock *s)
 void client_sock_free(struct ffl_client *c, struct client_sock *s)
 {
     drop_rx(c, s);
+    client_beside_free(s);
     if (s->waiting_w)
         unwait(c, s);
     while (s->own.watches)

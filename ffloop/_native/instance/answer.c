@@ -4,8 +4,10 @@
  * Callers: control.c.
  */
 #include "internal.h"
+#include "option.h"
 
 #include <errno.h>
+#include <linux/filter.h>
 #include <string.h>
 
 /* The entry's argument block; NULL: the session may not use that buffer. */
@@ -32,10 +34,29 @@ int answer_option(struct ffl_session *s, struct ffl_entry e, struct ffl_optarg *
     if (!from)
         return -EPROTO;
     memcpy(o, from, ffl_optarg_bytes(0));
-    if (o->len > FFL_OPT_MAX || (set && ffl_optarg_bytes(o->len) > ffl_buf_size(e.buf)))
+    if (o->len > FFL_OPT_MAX)
         return -EPROTO;
-    if (set)
+    const struct ffl_option *row = ffl_option_find(o->level, o->name);
+    bool given = set || (row && row->flags & FFL_OPTION_ASKS);
+    if (given && ffl_optarg_bytes(o->len) > ffl_buf_size(e.buf))
+        return -EPROTO;
+    if (given)
         memcpy(o->data, from + ffl_optarg_bytes(0), o->len);
+    session_tx_release(s, e.buf);
+    return 0;
+}
+
+int answer_filter(struct ffl_session *s, struct ffl_entry e, struct ffl_filter *f,
+                  struct sock_filter *code)
+{
+    const uint8_t *from = arg_of(s, e);
+    if (!from)
+        return -EPROTO;
+    memcpy(f, from, sizeof(*f));
+    if (!f->len || f->len > FFL_FILTER_MAX ||
+        sizeof(*f) + f->len * sizeof(code[0]) > ffl_buf_size(e.buf))
+        return -EPROTO;
+    memcpy(code, from + sizeof(*f), f->len * sizeof(code[0]));
     session_tx_release(s, e.buf);
     return 0;
 }

@@ -9,6 +9,7 @@
 #include "option.h"
 
 #include <errno.h>
+#include <linux/filter.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
@@ -185,7 +186,8 @@ static int op_unread(struct endpoint *e, struct ffl_entry q)
     const struct ffl_pool_geo *p = &s->map.geo.tx;
     if (!ffl_buf_ok(p, q.buf) || s->tx[ffl_buf_slot(p, q.buf)].outstanding || q.arg < 0 ||
         (uint32_t)q.arg > ffl_buf_size(q.buf) || e->listener ||
-        !(q.flags & FFL_F_ADDR) == e->dgram || (uint32_t)q.arg < ffl_front_bytes(q.flags))
+        !(q.flags & FFL_F_ADDR) == e->dgram || (uint32_t)q.arg < ffl_front_bytes(q.flags) ||
+        (q.flags & FFL_F_CTL && !e->dgram))
         return -EPROTO;
     e->rx_posted -= (uint32_t)q.arg - ffl_front_bytes(q.flags);
     int rc = e->failed
@@ -281,11 +283,16 @@ void control_close(struct endpoint *e, bool abort)
         endpoint_timer(e, ffl_now_ns() + LINGER_NS);
 }
 
-/* Does the option ask for control messages, which do not cross the ring with a stream's bytes? */
-static bool lost_on_a_stream(const struct endpoint *e, const struct ffl_optarg *arg)
+static int set_option(struct endpoint *e, const struct ffl_option *o, const struct ffl_optarg *arg)
 {
-    const struct ffl_option *o = ffl_option_find(arg->level, arg->name);
-    return !e->dgram && o && o->flags & FFL_OPTION_DGRAM;
+    if (e->tx_head != FFL_NO_BUF && !e->unwritable && !e->connecting)
+        data_flush(e); /* the option is for later sends */
+    int rc = e->fd < 0 ? -e->open_error : rights_setsockopt(e, arg);
+    if (rc == 0 && o) {
+        e->stamped |= (o->flags & FFL_OPTION_STAMP) != 0;
+        e->reporting |= (o->flags & FFL_OPTION_REPORT) != 0;
+    }
+    return rc;
 }
 
 static int op_setsockopt(struct endpoint *e, struct ffl_entry q)
@@ -293,13 +300,28 @@ static int op_setsockopt(struct endpoint *e, struct ffl_entry q)
     struct ffl_optarg o;
     if (answer_option(e->s, q, &o, true) < 0)
         return -EPROTO;
-    if (e->tx_head != FFL_NO_BUF && !e->unwritable && !e->connecting)
-        data_flush(e); /* the option is for later sends */
-    int rc = e->fd < 0                 ? -e->open_error
-             : lost_on_a_stream(e, &o) ? -ENOPROTOOPT
-                                       : rights_setsockopt(e, &o);
+    const struct ffl_option *row = ffl_option_find(o.level, o.name);
+    if (row && row->kind == FFL_OPTION_PROGRAM)
+        return -EPROTO; /* its address would be one of this process */
+    int rc = set_option(e, row, &o);
     if (q.tag)
         answer_post(e->s, q, rc, FFL_NO_BUF);
+    return 0;
+}
+
+static int op_filter(struct endpoint *e, struct ffl_entry q)
+{
+    static struct sock_filter code[FFL_FILTER_MAX];
+    struct ffl_filter f;
+    if (answer_filter(e->s, q, &f, code) < 0)
+        return -EPROTO;
+    const struct ffl_option *row = ffl_option_find(f.level, f.name);
+    if (!row || row->kind != FFL_OPTION_PROGRAM)
+        return -EPROTO;
+    struct sock_fprog program = {(uint16_t)f.len, code};
+    struct ffl_optarg o = {.level = f.level, .name = f.name, .len = sizeof(program)};
+    memcpy(o.data, &program, sizeof(program));
+    answer_post(e->s, q, set_option(e, row, &o), FFL_NO_BUF);
     return 0;
 }
 
@@ -426,6 +448,7 @@ static const endpoint_op endpoint_ops[FFL_OP_COUNT] = {
     [FFL_OP_SEND] = op_send,
     [FFL_OP_SHUTDOWN] = op_shutdown,
     [FFL_OP_SETSOCKOPT] = op_setsockopt,
+    [FFL_OP_FILTER] = op_filter,
     [FFL_OP_GETSOCKOPT] = op_getsockopt,
     [FFL_OP_ADDRESSES] = op_addresses,
 };
@@ -463,7 +486,7 @@ int control_entry(struct ffl_session *s, struct ffl_entry q, const char **why)
         control_close(e, e->reset || q.flags & FFL_F_ABORT);
         return 0;
     }
-    if (q.op == FFL_OP_CONNECT || q.op == FFL_OP_SETSOCKOPT)
+    if (q.op == FFL_OP_CONNECT || q.op == FFL_OP_SETSOCKOPT || q.op == FFL_OP_FILTER)
         send_before(e);
     if (endpoint_ops[q.op](e, q) < 0)
         return bad(why, "buffer or argument out of range");

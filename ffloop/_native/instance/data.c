@@ -10,6 +10,8 @@
 #include "option.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/udp.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -106,17 +108,26 @@ static bool read_stream(struct endpoint *e)
     struct ffl_instance *in = s->in;
     uint32_t want = e->rx_big ? ffl_class_size(2) : ffl_class_size(1);
     uint32_t buf = rx_room(e) ? ffl_pool_get(&s->rx, want) : FFL_NO_BUF;
+    uint8_t flags = e->stamped ? FFL_F_CTL : 0;
+    uint32_t front = ffl_front_bytes(flags);
+    if (buf != FFL_NO_BUF && ffl_buf_size(buf) <= front) { /* only the smallest are left */
+        (void)ffl_pool_put(&s->rx, buf);
+        buf = FFL_NO_BUF;
+    }
     if (buf == FFL_NO_BUF) {
         endpoint_stall(e);
         return false;
     }
-    struct iovec iov = {session_buf(s, &s->rx.geo, buf), ffl_buf_size(buf)};
-    int n = OPS(in)->recv(ST(in), e->fd, &iov, 1, NULL, NULL, NULL);
+    struct ffl_ctl ctl;
+    uint8_t *to = session_buf(s, &s->rx.geo, buf);
+    struct iovec iov = {to + front, ffl_buf_size(buf) - front};
+    int n = OPS(in)->recv(ST(in), e->fd, &iov, 1, NULL, front ? &ctl : NULL, NULL);
     slice_spend_call(&in->slice, n > 0 ? (size_t)n : 0);
     if (n > 0) {
         bool full = (size_t)n == iov.iov_len;
         e->rx_big = full || n > (int)ffl_class_size(1);
-        post_data(e, buf, (uint32_t)n, 0);
+        memcpy(to, &ctl, front);
+        post_data(e, buf, front + (uint32_t)n, flags);
         /* a short read has drained a stream, unless the stack told of more bytes (a read stops at
          * an urgent byte) or of the end */
         e->rx_due -= n < e->rx_due ? n : e->rx_due;
@@ -139,21 +150,49 @@ static void dgram_error(struct endpoint *e, int rc)
                            .op = FFL_OP_ERROR, .handle = e->handle, .arg = rc, .buf = FFL_NO_BUF});
 }
 
-/* Address, control messages if there are any, and `n` bytes. Beside the largest datagrams there is
- * no room for control messages. */
-static void post_dgram(struct endpoint *e, const struct dgram *d, uint32_t n, int msg_flags)
+/* UDP_GRO: the bytes of each datagram in a piece that came as one; 0: it is one datagram. */
+static uint32_t segment_size(const struct ffl_ctl *ctl)
+{
+    struct cmsghdr c;
+    int size = 0;
+    for (uint32_t at = 0; at + CMSG_LEN(sizeof(size)) <= ctl->len;
+         at += (uint32_t)CMSG_ALIGN(c.cmsg_len)) {
+        memcpy(&c, ctl->data + at, sizeof(c));
+        if (c.cmsg_level == IPPROTO_UDP && c.cmsg_type == UDP_GRO)
+            memcpy(&size, ctl->data + at + CMSG_LEN(0), sizeof(size));
+    }
+    return (uint32_t)size;
+}
+
+/* Address, control messages if there are any, and `n` bytes from `data` on. read_dgram saw the free
+ * class 2 buffers that it takes. */
+static void post_piece(struct endpoint *e, const struct dgram *d, const uint8_t *data, uint32_t n,
+                       uint8_t flags)
 {
     struct ffl_session *s = e->s;
-    uint8_t flags = FFL_F_ADDR | (msg_flags & MSG_TRUNC ? FFL_F_TRUNC : 0) |
-                    (msg_flags & MSG_CTRUNC ? FFL_F_CTL_CUT : 0) | (d->ctl.len ? FFL_F_CTL : 0);
-    if (ffl_front_bytes(flags) + n > ffl_class_size(2))
-        flags = (uint8_t)((flags & ~FFL_F_CTL) | FFL_F_CTL_CUT);
-    uint32_t front = ffl_front_bytes(flags);
-    uint32_t buf = ffl_pool_get(&s->rx, front + n); /* fits: read_dgram saw a free class 2 buffer */
+    uint32_t front = ffl_front_bytes(flags), buf = ffl_pool_get(&s->rx, front + n);
     uint8_t *to = session_buf(s, &s->rx.geo, buf);
     memcpy(to, d, front);
-    memcpy(to + front, d->data, n);
+    memcpy(to + front, data, n);
     post_data(e, buf, front + n, flags);
+}
+
+/* Beside the largest datagrams there is no room for control messages; many that came as one are
+ * told in two pieces. */
+static void post_dgram(struct endpoint *e, const struct dgram *d, uint32_t n, int msg_flags)
+{
+    uint8_t flags = FFL_F_ADDR | (msg_flags & MSG_TRUNC ? FFL_F_TRUNC : 0) |
+                    (msg_flags & MSG_CTRUNC ? FFL_F_CTL_CUT : 0) | (d->ctl.len ? FFL_F_CTL : 0);
+    uint32_t room = ffl_class_size(2) - ffl_front_bytes(flags), first = n;
+    if (n > room) {
+        uint32_t size = segment_size(&d->ctl);
+        first = size && size <= room ? room - room % size : n;
+    }
+    if (first > room)
+        flags = (uint8_t)((flags & ~FFL_F_CTL) | FFL_F_CTL_CUT);
+    post_piece(e, d, d->data, first, flags);
+    if (first < n)
+        post_piece(e, d, d->data + first, n - first, flags);
 }
 
 /* One datagram, through a private buffer, since its size is not known beforehand. */
@@ -162,7 +201,7 @@ static bool read_dgram(struct endpoint *e)
     static struct dgram d;
     struct ffl_session *s = e->s;
     struct ffl_instance *in = s->in;
-    if (!rx_room(e) || s->rx.n[2] == 0) {
+    if (!rx_room(e) || s->rx.n[2] < (e->stamped ? 2 : 1)) {
         endpoint_stall(e);
         return false;
     }
@@ -174,7 +213,8 @@ static bool read_dgram(struct endpoint *e)
     slice_spend_call(&in->slice, n > 0 ? (size_t)n : 0);
     if (n < 0) {
         e->readable = n != -EAGAIN;
-        if (n != -EAGAIN && n != -EINTR) /* an ICMP error: reported, and the socket goes on */
+        bool error = n != -EAGAIN && n != -EINTR; /* ICMP: told, and the socket goes on */
+        if (error && !(e->reporting && report_pump(e)))
             dgram_error(e, n);
         return n != -EAGAIN;
     }
@@ -360,9 +400,11 @@ static int send_dgram(struct endpoint *e)
     memcpy(&to, data, skip);
     memcpy(&ctl, data + skip, front - skip);
     struct iovec iov = {data + front, t->len - front};
-    int n = ffl_ctl_sendable(&ctl)
-                ? OPS(in)->send(ST(in), e->fd, &iov, 1, skip ? &to : NULL, ctl.len ? &ctl : NULL)
-                : -EINVAL;
+    if (e->reporting)
+        (void)report_pump(e);
+    int n = ffl_ctl_check(&ctl);
+    if (n == 0)
+        n = OPS(in)->send(ST(in), e->fd, &iov, 1, skip ? &to : NULL, ctl.len ? &ctl : NULL);
     slice_spend_call(&in->slice, n > 0 ? (size_t)n : 0);
     if (n == -EAGAIN || n == -EINTR)
         return n;
@@ -435,6 +477,10 @@ void data_event(struct endpoint *e, const struct ffl_stack_event *ev)
 {
     if (e->dead)
         return;
+    if (ev->error && !e->s->dying) {
+        e->reports = true;
+        endpoint_ready(e);
+    }
     if (ev->filter & FFL_READ) {
         e->readable = true;
         e->rx_due = ev->data;
@@ -459,11 +505,13 @@ void data_event(struct endpoint *e, const struct ffl_stack_event *ev)
 
 bool data_pump(struct endpoint *e)
 {
+    if (e->reports)
+        (void)report_pump(e);
     if (e->tx_head != FFL_NO_BUF || e->shut >= 0 || e->closing)
         data_flush(e);
     if (e->dead)
         return false;
-    bool more = e->tx_head != FFL_NO_BUF && !e->unwritable && !e->connecting;
+    bool more = e->reports || (e->tx_head != FFL_NO_BUF && !e->unwritable && !e->connecting);
     if (e->listener)
         return accept_pump(e) || more;
     return pump_rx(e) || more;

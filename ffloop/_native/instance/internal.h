@@ -15,6 +15,7 @@
  * control.c   the operations of the SQ
  * answer.c    arguments and answers of operations
  * data.c      the receive and transmit pumps
+ * report.c    the error queue
  * accept.c    the accept pump
  * group.c     sockets that several processes have; sockets by address
  * offer.c     connections that wait for the application's accept()
@@ -88,6 +89,9 @@ struct endpoint { /* one session's reference to one stack socket */
     bool eof_hint, fin; /* the stack has seen the end; the peer ended the stream, not by a reset */
     bool connecting, unwritable; /* unwritable: the stack takes no more for now (data_unwritable) */
     bool watched, closing;
+    bool stamped;   /* its bytes come with control messages; or datagrams, several as one */
+    bool reporting; /* its options ask for reports in the error queue */
+    bool reports;   /* the error queue is to be looked at */
     bool failed;    /* ERROR was posted: nothing more is received or sent */
     int send_error; /* of a stream's sends alone: received data is still read; or 0 */
     bool reset;     /* its close is a reset: received data was not read */
@@ -140,7 +144,7 @@ struct held {
     struct account *account; /* charged with it */
     uint32_t handle;         /* the exporting session's */
     int fd;
-    bool listener, dgram, connecting, mark;
+    bool listener, dgram, connecting, mark, stamped, reporting;
 };
 TAILQ_HEAD(held_list, held);
 
@@ -409,6 +413,9 @@ void lost_unguard(struct ffl_instance *in);
 int answer_arg(struct ffl_session *s, struct ffl_entry e, void *arg, size_t len);
 /* The same for an option, whose length is in the block; `set`: copies the value as well. */
 int answer_option(struct ffl_session *s, struct ffl_entry e, struct ffl_optarg *o, bool set);
+struct sock_filter;
+int answer_filter(struct ffl_session *s, struct ffl_entry e, struct ffl_filter *f,
+                  struct sock_filter *code); /* FFL_FILTER_MAX of them */
 /* A receive buffer that holds an answer; FFL_NO_BUF: none is free. */
 uint32_t answer_put(struct ffl_session *s, const void *data, size_t len);
 uint32_t answer_addresses(struct endpoint *e); /* answer_put of the socket's addresses */
@@ -453,6 +460,7 @@ int data_accept(struct endpoint *l);  /* one connection for `l`: 0 or -errno */
 /* A shortage that may end: `l` is looked at again in a second, as asyncio does. */
 void data_accept_later(struct endpoint *l, int err);
 void data_flush(struct endpoint *e);
+bool report_pump(struct endpoint *e); /* report.c. True: there were reports */
 void data_drop_tx(struct endpoint *e);
 void data_queue(struct endpoint *e, uint32_t buf); /* at the tail of e's sends */
 void data_unwritable(struct endpoint *e,

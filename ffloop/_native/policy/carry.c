@@ -5,8 +5,10 @@
 #include "route.h"
 
 #include <errno.h>
+#include <linux/filter.h>
 #include <netinet/in.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -60,6 +62,7 @@ void ffl_carry_end(struct ffl_carry *k)
 {
     ffl_close(&k->fresh, NULL);
     ffl_groups_close(k->groups);
+    free(k->program);
 }
 
 /* Reads the option of `fd` into `out`; or -errno, and `out` has no value. */
@@ -75,15 +78,31 @@ static int read_one(int fd, const struct ffl_option *o, struct ffl_optarg *out)
     return 0;
 }
 
-static bool differs(const struct ffl_carry *k, const struct ffl_option *o, struct ffl_optarg *out)
+/* A filter is read by instructions, and set by the address of its program. */
+static bool has_program(struct ffl_carry *k, const struct ffl_option *o, struct ffl_optarg *out)
+{
+    socklen_t n = FFL_FILTER_MAX;
+    if (!k->program)
+        k->program = malloc(n * sizeof(*k->program));
+    if (!k->program || getsockopt(k->fd, o->level, o->name, k->program, &n) < 0 || !n)
+        return false;
+    struct sock_fprog p = {(uint16_t)n, k->program};
+    *out = (struct ffl_optarg){.level = o->level, .name = o->name, .len = sizeof(p)};
+    memcpy(out->data, &p, sizeof(p));
+    return true;
+}
+
+static bool differs(struct ffl_carry *k, const struct ffl_option *o, struct ffl_optarg *out)
 {
     struct ffl_optarg fresh;
+    if (o->kind == FFL_OPTION_PROGRAM)
+        return has_program(k, o, out);
     int rc = read_one(k->fd, o, out);
     bool hint = k->noted && k->apart && !(o->flags & FFL_OPTION_RESTRICTS);
     if (k->fresh < 0 || hint || (is_v6only(o) && k->six_apart))
         return rc == 0; /* the stack's default is not known here */
     if (rc != read_one(k->fresh, o, &fresh))
-        return true; /* a filter too long to read differs too */
+        return true;
     return rc == 0 && memcmp(out, &fresh, sizeof(fresh)) != 0;
 }
 

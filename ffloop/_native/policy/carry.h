@@ -13,15 +13,18 @@
 #include "layout.h"
 #include "option.h"
 
-#define FFL_CARRY_WORDS 3 /* room for a bit per row of the table of options */
+#define FFL_CARRY_WORDS 4 /* room for a bit per row of the table of options */
 
 struct ffl_carry {
     int fd, fresh;
     const uint64_t *noted;
     bool apart, six_apart; /* the stack's defaults are not this kernel's; an IPv6 socket */
     unsigned next;
-    struct ffl_groups *groups; /* of a datagram socket, when nothing is noted */
+    struct ffl_groups *groups;   /* of a datagram socket, when nothing is noted */
+    struct sock_filter *program; /* of a filter: the last option's value points to it */
 };
+
+struct sock_filter;
 
 /*
  * Reads the options of the kernel socket `fd` for `stack`, one by one: those in `noted`

@@ -2,11 +2,10 @@
  * dgram.c - datagram sockets on the stack: receive, send, connect.
  *
  * Callers: recv.c, send.c, connect.c, option.c, poll.c. Like a stream, a datagram socket begins on
- * the kernel; bind, connect or the first address that it sends to places it. A socket whose options
- * the ring does not carry (the error queue, UDP's own) stays on the kernel.
+ * the kernel; bind, connect or the first address that it sends to places it. Streams use the
+ * receiving part for the error queue.
  */
 #include "preload.h"
-#include "option.h"
 
 #include <netinet/in.h>
 #include <stdlib.h>
@@ -25,8 +24,9 @@ struct cork { /* a datagram that MSG_MORE has begun */
 void ffl_dgram_settle(struct sock *s)
 {
     struct ffl_client *c = s->session->c;
-    if (s->state != SOCK_CONNECTED && ffl_client_state(c, s->h) & FFL_ST_ERROR &&
-        !ffl_client_detached(c))
+    unsigned st = ffl_client_state(c, s->h);
+    bool late = st & FFL_ST_ERROR && !(st & FFL_ST_REPORT); /* a report's error is told at once */
+    if (s->state != SOCK_CONNECTED && late && !ffl_client_detached(c))
         s->late_error = ffl_client_take_error(c, s->h);
 }
 
@@ -49,18 +49,18 @@ static int64_t take(struct sock *s, const struct iovec *iov, size_t n, int flags
                     struct ffl_dgram *d)
 {
     struct ffl_client *c = s->session->c;
-    int peek = flags & MSG_PEEK;
+    int how = flags & (MSG_PEEK | MSG_ERRQUEUE);
     if (n == 1 && !(flags & MSG_TRUNC)) {
         d->data = iov->iov_base;
         d->len = iov->iov_len;
-        return ffl_client_recvmsg(c, s->h, d, peek);
+        return ffl_client_recvmsg(c, s->h, d, how);
     }
     d->data = malloc(LARGEST);
     d->len = LARGEST;
     if (!d->data)
         return -ENOMEM;
     size_t room = total_of(iov, n);
-    int64_t len = ffl_client_recvmsg(c, s->h, d, peek);
+    int64_t len = ffl_client_recvmsg(c, s->h, d, how);
     if (len > 0 && !scatter(iov, n, d->data, (size_t)len))
         len = -EFAULT;
     free(d->data);
@@ -103,7 +103,7 @@ ssize_t dgram_recv(struct sock *s, const struct iovec *iov, size_t n, int flags,
     if (flags & MSG_OOB)
         return -EOPNOTSUPP;
     if (flags & MSG_ERRQUEUE)
-        return -EAGAIN;
+        return (ssize_t)take(s, iov, n, flags, d);
     bool wait = !no_wait(s, flags);
     int64_t until = until_of(wait ? s->rcvtimeo : 0);
     for (;;) {
@@ -227,7 +227,10 @@ static ssize_t send_to(struct sock *s, const struct iovec *iov, size_t n, int fl
     if (total_of(iov, n) > SENDABLE)
         return -EMSGSIZE;
     bool more = flags & MSG_MORE || s->cork;
-    return more ? send_more(s, iov, n, flags, d) : send_one(s, iov, n, flags, d);
+    ssize_t sent = more ? send_more(s, iov, n, flags, d) : send_one(s, iov, n, flags, d);
+    if (ffl_unlikely(flags & MSG_ZEROCOPY) && sent >= 0)
+        ffl_client_zerocopy(s->session->c, s->h);
+    return sent;
 }
 
 ssize_t dgram_send(struct sock *s, const struct iovec *iov, size_t n, int flags)
@@ -279,15 +282,10 @@ ssize_t dgram_sendmsg(struct sock *s, int fd, const struct msghdr *m, int flags)
 {
     struct ffl_dgram d;
     d.addr.family = 0;
-    int uncarried = ffl_control_get(&d.ctl, m);
-    if (uncarried < 0)
-        return leave(uncarried);
-    if (uncarried && s->session) {
-        int rc = dgram_to_kernel(s, fd);
-        return rc < 0 ? leave(rc == -ENOPROTOOPT ? -EOPNOTSUPP : rc) : to_kernel(fd, m, flags);
-    }
-    s->force_kernel |= uncarried > 0;
-    int rc = m->msg_name ? address(s, m->msg_name, m->msg_namelen, &d.addr) : s->session ? 1 : 0;
+    int rc = ffl_control_get(&d.ctl, m);
+    if (rc < 0)
+        return leave(rc);
+    rc = m->msg_name ? address(s, m->msg_name, m->msg_namelen, &d.addr) : s->session ? 1 : 0;
     if (rc == 0 && m->msg_name)
         rc = place(s, fd, &d.addr);
     if (rc < 0)
@@ -329,49 +327,4 @@ int dgram_connect(struct sock *s, int fd, const struct sockaddr *sa, socklen_t l
     s->named &=
         ffl_client_addresses(s->session->c, s->h, &addresses) == 0 && addresses.local.port_be;
     return rc;
-}
-
-/* ---- back to the kernel -------------------------------------------------------------------- */
-
-bool dgram_option_refused(int level, int name, const void *val, socklen_t len)
-{
-    const struct ffl_option *o = ffl_option_find(level, name);
-    int on = 0;
-    if (val && len >= sizeof(on))
-        memcpy(&on, val, sizeof(on));
-    if (!on)
-        return false;
-    bool nobody_has = o && o->flags & FFL_OPTION_CARRY && !(o->flags & FFL_OPTION_SET);
-    return level == IPPROTO_UDP || nobody_has;
-}
-
-/* Gives the placeholder the stack socket's addresses: before the stack socket is closed, or after
- * it where the stack is this kernel and the address is in use. */
-int dgram_to_kernel(struct sock *s, int fd)
-{
-    struct ffl_client *c = s->session->c;
-    struct ffl_addresses addresses;
-    struct sockaddr_in6 sa, peer;
-    socklen_t len = sizeof(sa), peer_len = sizeof(peer);
-    bool connected = s->state == SOCK_CONNECTED;
-    if ((s->state != SOCK_BOUND && !connected) || sock_shared(s) || s->bell[0] >= 0 ||
-        ffl_client_addresses(c, s->h, &addresses) < 0 ||
-        sock_addr_out(&addresses.local, s->domain, (struct sockaddr *)&sa, &len) < 0 ||
-        sock_addr_out(&addresses.peer, s->domain, (struct sockaddr *)&peer, &peer_len) < 0)
-        return -ENOPROTOOPT;
-    int rc = real.bind(fd, (struct sockaddr *)&sa, len) < 0 ? -errno : 0;
-    if (rc < 0 && (rc != -EADDRINUSE || !ffl_route_same_kernel(s->session->stack)))
-        return -ENOPROTOOPT;
-    (void)ffl_client_close(c, s->h, true); /* cannot fail: open */
-    if (rc < 0 && (rc = ffl_client_ping(c)) == 0 && real.bind(fd, (struct sockaddr *)&sa, len) < 0)
-        rc = -errno;
-    if (rc == 0 && connected && real.connect(fd, (struct sockaddr *)&peer, peer_len) < 0)
-        rc = -errno;
-    ffl_log(FFL_LOG_WARNING,
-            "descriptor %d goes to the kernel: it wants what does not cross the ring", fd);
-    session_put(s->session);
-    s->session = NULL;
-    s->state = SOCK_FRESH;
-    int moved = sock_to_kernel(s, fd);
-    return rc < 0 ? rc : moved;
 }

@@ -6,7 +6,9 @@
  * calls.
  */
 #include "preload.h"
+#include "option.h"
 
+#include <linux/filter.h>
 #include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -14,44 +16,23 @@
 #include <string.h>
 #include <sys/time.h>
 
-/* Options of a stream that the shim keeps: they concern calls, not the connection. */
-enum own { OWN_NONE, OWN_INQ, OWN_ZEROCOPY, OWN_PEEK_OFF };
+#define RCVTIMEO_NEW 66 /* names that an older C library lacks; here the values are the same */
+#define SNDTIMEO_NEW 67
 
-static enum own own(const struct sock *s, int level, int name)
+/* The time-out that the option is; or NULL. */
+static int64_t *timeout_of(struct sock *s, int name)
 {
-    if (s->type != SOCK_STREAM)
-        return OWN_NONE;
-    if (level == IPPROTO_TCP)
-        return name == TCP_INQ ? OWN_INQ : OWN_NONE;
-    return level != SOL_SOCKET   ? OWN_NONE
-           : name == SO_ZEROCOPY ? OWN_ZEROCOPY
-           : name == SO_PEEK_OFF ? OWN_PEEK_OFF
-                                 : OWN_NONE;
-}
-
-static int set_own(struct sock *s, enum own which, const void *val, socklen_t len)
-{
-    int value;
-    if (len < sizeof(value))
-        return -EINVAL;
-    memcpy(&value, val, sizeof(value));
-    if (which == OWN_PEEK_OFF)
-        s->peek_off = value;
-    else if (value != 0 && value != 1)
-        return -EINVAL;
-    else
-        *(which == OWN_INQ ? &s->inq : &s->zerocopy) = value;
-    return 1;
+    return name == SO_RCVTIMEO || name == RCVTIMEO_NEW   ? &s->rcvtimeo
+           : name == SO_SNDTIMEO || name == SNDTIMEO_NEW ? &s->sndtimeo
+                                                         : NULL;
 }
 
 static int set_local(struct sock *s, int level, int name, const void *val, socklen_t len)
 {
-    enum own which = own(s, level, name);
-    if (which != OWN_NONE)
-        return set_own(s, which, val, len);
     if (level != SOL_SOCKET)
         return 0;
-    if (name == SO_RCVTIMEO || name == SO_SNDTIMEO) {
+    int64_t *limit = timeout_of(s, name);
+    if (limit) {
         struct timeval tv;
         if (len < sizeof(tv))
             return -EINVAL;
@@ -59,11 +40,13 @@ static int set_local(struct sock *s, int level, int name, const void *val, sockl
         if (tv.tv_usec < 0 || tv.tv_usec >= 1000000)
             return -EDOM;
         int64_t ns = tv.tv_sec < 0 ? 1 : tv.tv_sec * FFL_NS_PER_SEC + tv.tv_usec * 1000;
-        *(name == SO_RCVTIMEO ? &s->rcvtimeo : &s->sndtimeo) = ns;
+        *limit = ns;
         return 1;
     }
     if (name == SO_REUSEPORT && len >= sizeof(int))
         s->reuse_port = *(const int *)val != 0;
+    if (name == SO_SELECT_ERR_QUEUE && len >= sizeof(int))
+        s->reports_pri = *(const int *)val != 0;
     if (name == SO_LINGER && len >= sizeof(struct linger)) {
         struct linger l;
         memcpy(&l, val, sizeof(l));
@@ -72,17 +55,55 @@ static int set_local(struct sock *s, int level, int name, const void *val, sockl
     return 0;
 }
 
+/* SO_ATTACH_REUSEPORT_CBPF ends with its socket's program: nothing of it is left to set. */
+static void forget_program(struct sock *s)
+{
+    for (struct option **p = &s->opts; *p;) {
+        struct option *o = *p;
+        if (o->level == SOL_SOCKET && o->name == SO_ATTACH_REUSEPORT_CBPF) {
+            *p = o->next;
+            free(o);
+        } else {
+            p = &o->next;
+        }
+        s->opts_end = p;
+    }
+}
+
+/* The option, with a copy of a program that its value points to. */
+static struct option *copy_option(int level, int name, const void *val, socklen_t len)
+{
+    const struct ffl_option *row = ffl_option_find(level, name);
+    struct sock_fprog p = {0};
+    if (row && row->kind == FFL_OPTION_PROGRAM)
+        memcpy(&p, val, sizeof(p)); /* as long as that: the kernel has taken it */
+    size_t bytes = p.len * sizeof(*p.filter), data = (len + 7u) & ~7u;
+    struct option *o = malloc(sizeof(*o) + data + bytes);
+    if (!o)
+        return NULL;
+    *o = (struct option){.level = level, .name = name, .len = len};
+    memcpy(o->data, val, len);
+    if (p.len) {
+        memcpy(o->data + data, p.filter, bytes);
+        p.filter = (struct sock_filter *)(void *)(o->data + data);
+        memcpy(o->data, &p, sizeof(p));
+    }
+    return o;
+}
+
 static int note(struct sock *s, int level, int name, const void *val, socklen_t len)
 {
     /* Reading back loses the index. */
     bool in_part = level == IPPROTO_IP && name == IP_MULTICAST_IF;
     if (!in_part && ffl_carry_note(s->noted, level, name))
         return 0;
-    struct option *o = malloc(sizeof(*o) + len);
+    if (level == SOL_SOCKET && name == SO_DETACH_REUSEPORT_BPF)
+        forget_program(s);
+    if (level == SOL_SOCKET && (name == SO_DETACH_FILTER || name == SO_DETACH_REUSEPORT_BPF))
+        return 0; /* a filter that is still there is read back */
+    struct option *o = copy_option(level, name, val, len);
     if (!o)
         return -ENOMEM;
-    *o = (struct option){.level = level, .name = name, .len = len};
-    memcpy(o->data, val, len);
     *s->opts_end = o;
     s->opts_end = &o->next;
     return 0;
@@ -102,15 +123,7 @@ API int setsockopt(int fd, int level, int name, const void *val, socklen_t len)
     if (rc < 0)
         return (int)leave(rc);
     val = copy;
-    bool refused = s->type == SOCK_DGRAM && dgram_option_refused(level, name, val, len);
-    if (refused && s->session) {
-        if ((rc = dgram_to_kernel(s, fd)) < 0)
-            return (int)leave(rc);
-        unlock();
-        return real.setsockopt(fd, level, name, val, len);
-    }
     if (!s->session) {
-        s->force_kernel |= refused;
         rc = real.setsockopt(fd, level, name, val, len) < 0 ? -errno : 0;
         if (rc == 0 && set_local(s, level, name, val, len) == 0)
             rc = note(s, level, name, val, len);
@@ -120,8 +133,6 @@ API int setsockopt(int fd, int level, int name, const void *val, socklen_t len)
             rc = ffl_client_setsockopt(s->session->c, s->h, level, name, val, len);
         if (rc == 0) /* for a new stack socket in its place: shutdown.c */
             (void)ffl_carry_note(s->noted, level, name);
-        if (rc == 0 && s->type == SOCK_DGRAM && ffl_route_same_kernel(s->session->stack))
-            (void)real.setsockopt(fd, level, name, val, len); /* for dgram_to_kernel */
         if (rc > 0)
             rc = 0;
     }
@@ -141,22 +152,21 @@ static int get_option(struct sock *s, int level, int name, void *val, socklen_t 
         return -EFAULT;
     if ((int)room < 0)
         return -EINVAL;
-    if (level == SOL_SOCKET && (name == SO_RCVTIMEO || name == SO_SNDTIMEO)) {
-        int64_t us = (name == SO_RCVTIMEO ? s->rcvtimeo : s->sndtimeo) / 1000;
+    const int64_t *limit = level == SOL_SOCKET ? timeout_of(s, name) : NULL;
+    if (limit) {
+        int64_t us = *limit / 1000;
         struct timeval tv = {us / 1000000, us % 1000000};
         return give_option(val, len, room, &tv, sizeof(tv));
-    }
-    enum own which = own(s, level, name);
-    if (which != OWN_NONE) {
-        int value = which == OWN_INQ ? s->inq : which == OWN_ZEROCOPY ? s->zerocopy : s->peek_off;
-        return give_option(val, len, room, &value, sizeof(value));
     }
     if (level == SOL_SOCKET && name == SO_ERROR)
         ffl_client_reap(s->session->c);
     if (s->type == SOCK_DGRAM)
         ffl_dgram_settle(s);
     uint8_t data[FFL_OPT_MAX];
+    const struct ffl_option *row = ffl_option_find(level, name);
     uint32_t n = room < sizeof(int) ? sizeof(int) : room > sizeof(data) ? sizeof(data) : room;
+    if (row && row->flags & FFL_OPTION_ASKS && !ffl_user_copy(data, val, n < room ? n : room))
+        return -EFAULT;
     int rc = ffl_client_getsockopt(s->session->c, s->h, level, name, data, &n);
     return rc < 0 ? rc : give_option(val, len, room, data, n);
 }

@@ -20,7 +20,9 @@ static uint32_t dgram_poll(struct sock *s, uint32_t want)
     if (sock_live(s))
         ffl_dgram_settle(s);
     unsigned st = sock_live(s) ? ffl_client_state(s->session->c, s->h) : FFL_ST_WRITE;
-    uint32_t got = st & FFL_ST_ERROR ? EPOLLERR : 0;
+    uint32_t got = st & (FFL_ST_ERROR | FFL_ST_REPORT) ? EPOLLERR : 0;
+    if (got && s->reports_pri)
+        got |= EPOLLPRI;
     if (s->shut_rd)
         got |= EPOLLIN | EPOLLRDNORM | EPOLLRDHUP | (st & FFL_ST_SHUT_WR ? EPOLLHUP : 0);
     if (st & FFL_ST_READ && (!(st & FFL_ST_ERROR) || sock_queued(s)))
@@ -50,7 +52,7 @@ uint32_t sock_poll(struct sock *s, uint32_t want)
     }
     if (s->state == SOCK_BOUND)
         return EPOLLOUT | EPOLLWRNORM | EPOLLHUP | (st & FFL_ST_ERROR ? EPOLLERR : 0);
-    uint32_t got = st & FFL_ST_ERROR || ffl_errqueue_any(s) ? EPOLLERR : 0;
+    uint32_t got = st & (FFL_ST_ERROR | FFL_ST_REPORT) ? EPOLLERR : 0;
     bool over = s->shut_rd || st & (FFL_ST_EOF | FFL_ST_FAILED);
     if (st & FFL_ST_READ || over)
         got |= EPOLLIN | EPOLLRDNORM;

@@ -10,7 +10,7 @@
  * kqueue.c  kqueue, over epoll.c                     async.c   O_ASYNC
  * raw.c     syscall(2)                               dual.c    FFLOOP_DUAL_LISTEN
  * again.c   an epoll after a fork                    alloc.c   the shim's own memory
- * dgram.c   datagrams                                errqueue.c a stream's error queue
+ * dgram.c   datagrams
  * place.c   which instance, which CPU                option.c  socket options, ioctl
  * share.c   sockets of several processes (proc.h)    file.c    sendfile, splice
  * fork.c    fork, clone                              exec.c    exec, posix_spawn
@@ -153,17 +153,15 @@ struct sock {
     int domain, type, proto;
     uint8_t state;
     bool nonblock, shut_rd, abort;
-    bool inq;    /* TCP_INQ */
     bool async;  /* O_ASYNC (async.c) */
     int bell[2]; /* O_ASYNC on the stack: a socket pair, the placeholder is a copy of [1]; or -1 */
-    bool zerocopy;               /* SO_ZEROCOPY */
-    uint32_t numbered, reported; /* sends with MSG_ZEROCOPY; of them reported (errqueue.c) */
-    int peek_off;                /* SO_PEEK_OFF of a stream; negative: off */
-    int late_error; /* errno of an unconnected socket's failed datagram, for the next send */
-    bool stamps;    /* the program has asked when datagrams came (SIOCGSTAMP) */
-    int64_t stamp;  /* when the last datagram came, ns; 0: none has come; or STAMP_UNKNOWN */
-    bool named;     /* bound to a port */
-    bool force_stack, force_kernel, reuse_port;
+    bool reports_pri;   /* SO_SELECT_ERR_QUEUE */
+    struct ffl_own own; /* of the client; not imported yet */
+    int late_error;     /* errno of an unconnected socket's failed datagram, for the next send */
+    bool stamps;        /* the program has asked when datagrams came (SIOCGSTAMP) */
+    int64_t stamp;      /* when the last datagram came, ns; 0: none has come; or STAMP_UNKNOWN */
+    bool named;         /* bound to a port */
+    bool force_stack, reuse_port;
     bool shared;   /* imported or exported alone: another process has it too (sock_shared) */
     uint32_t born; /* its session's `shares` when it came on the stack, */
     uint32_t seen; /* and when the instance was last asked: before a fork: what waits is unknown */
@@ -355,18 +353,9 @@ int ffl_async_begin(struct sock *s, int fd); /* for a stack socket with O_ASYNC:
 void ffl_async_free(struct sock *s);
 void ffl_async_forked(void); /* in the child */
 
-/* ---- a stream's error queue (errqueue.c): locked ------------------------------------------- */
-
-void ffl_errqueue_sent(struct sock *s); /* a send with MSG_ZEROCOPY has sent something */
-static inline bool ffl_errqueue_any(const struct sock *s)
-{
-    return s->numbered != s->reported;
-}
-/* recv with MSG_ERRQUEUE: 0 with the report in `to`; or -EAGAIN. */
-ssize_t ffl_errqueue_take(struct sock *s, struct ffl_ctl *to);
-
 /* ---- datagrams (dgram.c): locked, -errno, but where noted ---------------------------------- */
 
+/* With MSG_ERRQUEUE of streams, too. */
 ssize_t dgram_recv(struct sock *s, const struct iovec *iov, size_t n, int flags,
                    struct ffl_dgram *d); /* the sender's address, control messages and flags */
 /* An unconnected socket's error is not for SO_ERROR or poll, but for the next send. */
@@ -376,22 +365,13 @@ int64_t ffl_dgram_stamp(struct sock *s);
 ssize_t dgram_send(struct sock *s, const struct iovec *iov, size_t n, int flags);
 /* sendmsg(2) on a datagram socket, with an address or not: unlocks, sets errno. */
 ssize_t dgram_sendmsg(struct sock *s, int fd, const struct msghdr *m, int flags);
-/* Copies the program's control messages (control.c): 0; 1: the ring does not carry some of them;
- * -errno. */
+/* Copies the program's control messages (control.c): 0 or -errno. */
 int ffl_control_get(struct ffl_ctl *to, const struct msghdr *m);
 /* Copies ctl into the program's message; what finds no room is cut, with MSG_CTRUNC in *flags. 0 or
  * -errno. */
 int ffl_control_put(struct msghdr *m, const struct ffl_ctl *ctl, int *flags);
-void ffl_control_one(struct ffl_ctl *to, int level, int type, const void *data, size_t len);
-/* The control message that TCP_INQ asks for: `bytes` are left. */
-void ffl_control_inq(struct ffl_ctl *to, size_t bytes);
 /* -ENOTSOCK: the caller makes the kernel's call. */
 int dgram_connect(struct sock *s, int fd, const struct sockaddr *sa, socklen_t len);
-/* Moves a bound or connected datagram socket from the stack to the kernel; s is gone then. 0, or
- * -errno: -ENOPROTOOPT, s stays on the stack. */
-int dgram_to_kernel(struct sock *s, int fd);
-/* Does the option switch on what the ring does not carry? */
-bool dgram_option_refused(int level, int name, const void *val, socklen_t len);
 
 /* ---- which instance (place.c); other processes (share.c) ------------------------------------ */
 

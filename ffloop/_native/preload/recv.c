@@ -55,22 +55,17 @@ static int64_t take(struct sock *s, const struct iovec *iov, size_t n, size_t sk
 static int64_t peek(struct sock *s, const struct iovec *iov, size_t n, size_t total, int flags)
 {
     struct ffl_client *c = s->session->c;
-    size_t skip = s->peek_off > 0 ? (size_t)s->peek_off : 0;
-    if (n == 1 && !(flags & MSG_TRUNC) && !skip)
+    if (n == 1 && !(flags & MSG_TRUNC))
         return ffl_client_recv(c, s->h, iov->iov_base, iov->iov_len, MSG_PEEK, NULL, NULL);
-    size_t have = sock_queued(s);
-    if (skip && have <= skip)
-        return -EAGAIN;
-    size_t size = total < have - skip ? total : have - skip;
-    char *all = malloc(skip + size ? skip + size : 1);
+    size_t have = sock_queued(s), size = total < have ? total : have;
+    char *all = malloc(size ? size : 1);
     if (!all)
         return -ENOMEM;
-    int64_t got = ffl_client_recv(c, s->h, all, skip + size, MSG_PEEK, NULL, NULL);
-    got = got > 0 ? got - (int64_t)skip : got;
+    int64_t got = ffl_client_recv(c, s->h, all, size, MSG_PEEK, NULL, NULL);
     size_t off = 0;
     for (size_t i = 0; i < n && got > 0 && off < (size_t)got && !(flags & MSG_TRUNC); i++) {
         size_t part = (size_t)got - off < iov[i].iov_len ? (size_t)got - off : iov[i].iov_len;
-        if (!ffl_user_copy(iov[i].iov_base, all + skip + off, part))
+        if (!ffl_user_copy(iov[i].iov_base, all + off, part))
             got = off ? (int64_t)off : -EFAULT;
         off += part;
     }
@@ -93,6 +88,15 @@ static int64_t discard(struct sock *s, size_t len)
     return got;
 }
 
+/* Is a peek with MSG_WAITALL to wait for more? It peeks once, since SO_PEEK_OFF moves with it. */
+static bool too_early(struct sock *s, size_t total)
+{
+    int off = ffl_client_own(s->session->c, s->h).peek_off;
+    ffl_client_reap(s->session->c);
+    bool over = ffl_client_state(s->session->c, s->h) & (FFL_ST_EOF | FFL_ST_FAILED);
+    return !over && !s->shut_rd && sock_queued(s) < total + (size_t)(off > 0 ? off : 0);
+}
+
 static ssize_t recv_stream(struct sock *s, const struct iovec *iov, size_t n, int flags)
 {
     int64_t until = no_wait(s, flags) ? 0 : until_of(s->rcvtimeo);
@@ -104,7 +108,9 @@ static ssize_t recv_stream(struct sock *s, const struct iovec *iov, size_t n, in
     for (;;) {
         if (s->shut_rd && !sock_queued(s))
             return (ssize_t)got;
-        int64_t r = peeks                 ? peek(s, iov, n, total, flags)
+        bool early = peeks && all && !no_wait(s, flags) && too_early(s, total);
+        int64_t r = early                 ? -EAGAIN
+                    : peeks               ? peek(s, iov, n, total, flags)
                     : (flags & MSG_TRUNC) ? discard(s, total - got)
                                           : take(s, iov, n, got);
         if (r > 0)
@@ -120,32 +126,21 @@ static ssize_t recv_stream(struct sock *s, const struct iovec *iov, size_t n, in
             continue;
         if (no_wait(s, flags))
             return got ? (ssize_t)got : -EAGAIN;
-        if ((rc = sock_wait(s, until)) < 0)
-            return got ? (ssize_t)got : rc;
+        if ((rc = sock_wait(s, until)) >= 0)
+            continue;
+        if (early && (r = peek(s, iov, n, total, flags)) > 0)
+            return (ssize_t)r;
+        return got ? (ssize_t)got : rc;
     }
-}
-
-/* SO_PEEK_OFF rises by the bytes peeked at, and falls by the bytes read. */
-static void peek_moves(struct sock *s, int flags, ssize_t got)
-{
-    int64_t at = s->peek_off + (int64_t)(flags & MSG_PEEK ? got : -got);
-    s->peek_off = at < 0 ? 0 : (int)at;
 }
 
 ssize_t sock_recv(struct sock *s, const struct iovec *iov, size_t n, int flags)
 {
-    if (ffl_unlikely(s->type == SOCK_DGRAM)) {
+    if (ffl_unlikely(s->type == SOCK_DGRAM || flags & MSG_ERRQUEUE)) {
         struct ffl_dgram d;
         return dgram_recv(s, iov, n, flags, &d);
     }
-    if (flags & MSG_OOB)
-        return -EINVAL;
-    if (flags & MSG_ERRQUEUE)
-        return ffl_errqueue_take(s, &(struct ffl_ctl){.len = 0});
-    ssize_t got = recv_stream(s, iov, n, flags);
-    if (ffl_unlikely(s->peek_off >= 0) && got > 0)
-        peek_moves(s, flags, got);
-    return got;
+    return flags & MSG_OOB ? -EINVAL : recv_stream(s, iov, n, flags);
 }
 
 static ssize_t recv_iov(struct sock *s, const struct iovec *iov, size_t n, int flags)
@@ -263,20 +258,12 @@ static ssize_t recvmsg_kernel(int fd, struct msghdr *m, int flags)
 static ssize_t recv_piece(struct sock *s, struct msghdr *m, int flags)
 {
     struct ffl_ctl ctl;
-    ctl.len = 0;
-    bool reports = flags & MSG_ERRQUEUE;
-    ssize_t got =
-        reports ? ffl_errqueue_take(s, &ctl) : sock_recv(s, m->msg_iov, m->msg_iovlen, flags);
+    ssize_t got = sock_recv(s, m->msg_iov, m->msg_iovlen, flags);
     if (got < 0)
         return got;
     m->msg_namelen = 0;
-    m->msg_flags = reports ? MSG_ERRQUEUE : 0;
-    if (ffl_unlikely(s->inq) && !reports) {
-        size_t more = sock_queued(s);
-        /* The end is to be read, too: 1. */
-        bool over = ffl_client_state(s->session->c, s->h) & FFL_ST_EOF;
-        ffl_control_inq(&ctl, more ? more : over);
-    }
+    m->msg_flags = 0;
+    ffl_client_control(s->session->c, s->h, &ctl);
     int rc = ffl_control_put(m, &ctl, &m->msg_flags);
     return rc < 0 ? rc : got;
 }
@@ -307,7 +294,7 @@ API ssize_t recvmsg(int fd, struct msghdr *m, int flags)
     int bad = ffl_user_writes(m, sizeof(*m)) ? msg_check(m) : -EFAULT;
     if (bad < 0)
         return leave(bad);
-    if (s->type == SOCK_DGRAM)
+    if (s->type == SOCK_DGRAM || flags & MSG_ERRQUEUE)
         return leave(recv_message(s, m, flags));
     return leave(recv_piece(s, m, flags));
 }

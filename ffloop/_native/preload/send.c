@@ -78,8 +78,8 @@ ssize_t sock_send(struct sock *s, const struct iovec *iov, size_t n, int flags)
     if (flags & MSG_OOB)
         return -EOPNOTSUPP; /* urgent data does not cross the ring */
     ssize_t rc = send_stream(s, iov, n, flags);
-    if (ffl_unlikely(s->zerocopy) && flags & MSG_ZEROCOPY && rc > 0)
-        ffl_errqueue_sent(s);
+    if (ffl_unlikely(flags & MSG_ZEROCOPY) && rc > 0)
+        ffl_client_zerocopy(s->session->c, s->h);
     return rc;
 }
 

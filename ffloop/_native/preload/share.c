@@ -18,6 +18,7 @@ struct portrait sock_portrait(const struct sock *s)
 {
     return (struct portrait){.rcvtimeo = s->rcvtimeo,
                              .sndtimeo = s->sndtimeo,
+                             .own = ffl_client_own(s->session->c, s->h),
                              .handle = s->h,
                              .domain = s->domain,
                              .type = s->type,
@@ -37,6 +38,7 @@ struct node *sock_inherit(int fd, ino_t ino, struct session *session, const stru
     }
     s->state = p->state;
     s->named = true;
+    s->own = p->own;
     s->rcvtimeo = p->rcvtimeo;
     s->sndtimeo = p->sndtimeo;
     s->h = p->handle;
@@ -58,6 +60,7 @@ int proc_import(struct sock *s)
     int h = session ? ffl_client_import(session->c, &from->ticket, (uint32_t)s->h, s->domain,
                                         s->type, s->proto)
                     : rc;
+    struct ffl_own own = from->c ? ffl_client_own(from->c, s->h) : s->own;
     s->session = NULL;
     session_put(from);
     if (h < 0) { /* calls go to the placeholder from now on */
@@ -68,6 +71,7 @@ int proc_import(struct sock *s)
     s->shared = true;
     sock_on_stack(s, session, h);
     s->seen--; /* what waits there is unknown */
+    (void)ffl_client_set_own(session->c, h, &own); /* without memory they are unset */
     place_imported(s);
     return 0;
 }

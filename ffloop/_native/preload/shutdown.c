@@ -6,6 +6,7 @@
  * socket in place of the old.
  */
 #include "preload.h"
+#include "option.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -18,8 +19,11 @@ static void carry_options(const struct sock *s, int to)
     for (unsigned row = 0; (o = ffl_carry_noted(s->noted, &row));) {
         uint8_t value[FFL_OPT_MAX];
         uint32_t len = o->size;
-        if (ffl_client_getsockopt(c, s->h, o->level, o->name, value, &len) < 0)
+        if (ffl_client_getsockopt(c, s->h, o->level, o->name, value, &len) < 0) {
+            if (o->flags & FFL_OPTION_RESTRICTS)
+                ffl_log(FFL_LOG_WARNING, "%s of a socket is lost: it cannot be read back", o->text);
             continue;
+        }
         ffl_carry_as_set(o, value);
         (void)ffl_client_setsockopt(c, to, o->level, o->name, value, len); /* s took it */
     }

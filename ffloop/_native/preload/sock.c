@@ -55,7 +55,8 @@ struct sock *sock_new(int domain, int type, int proto)
     s->domain = domain;
     s->type = type & 0xf;
     s->proto = proto;
-    s->h = s->kernel_fd = s->peek_off = s->bell[0] = s->bell[1] = -1;
+    s->h = s->kernel_fd = s->bell[0] = s->bell[1] = -1;
+    s->own = FFL_OWN_UNSET;
     s->opts_end = &s->opts;
     s->nonblock = type & SOCK_NONBLOCK;
     return s;
@@ -258,12 +259,7 @@ int sock_place(struct sock *s, int fd, const struct ffl_addr *a, bool binds)
     struct session *session = session_get(place_instance(s, binds ? a : NULL), &rc);
     if (!session && !options.fallback)
         return rc;
-    bool stack = session && !s->force_kernel &&
-                 (s->force_stack || ffl_route_on_stack(&options.routes, session->stack, a));
-    if (s->force_kernel)
-        ffl_log(FFL_LOG_WARNING,
-                "descriptor %d stays on the kernel: it wants what does not cross the ring", fd);
-    if (!stack)
+    if (!session || !(s->force_stack || ffl_route_on_stack(&options.routes, session->stack, a)))
         return sock_to_kernel(s, fd);
     int h = ffl_client_socket(session->c, s->domain, s->type, s->proto, 0);
     if (h < 0)
@@ -287,7 +283,7 @@ void sock_place_early(struct sock *s, int fd)
     const struct ffl_addr any = {.family = (uint16_t)s->domain};
     bool one = options.instances <= 1 && !options.per_thread && !misplaced;
     int rc;
-    if (s->session || s->type != SOCK_STREAM || s->force_kernel || !one)
+    if (s->session || s->type != SOCK_STREAM || !one)
         return;
     const struct session *session = session_get(place_instance(s, NULL), &rc);
     if (session && (s->force_stack || ffl_route_all(&options.routes, session->stack)))
@@ -389,9 +385,6 @@ static int accept_now(struct sock *l, struct ffl_addresses *addresses, int flags
         if (rc >= 0) {
             s->state = SOCK_CONNECTED;
             s->node.cloexec = flags & SOCK_CLOEXEC;
-            s->inq = l->inq;
-            s->zerocopy = l->zerocopy;
-            s->peek_off = l->peek_off;
             sock_on_stack(s, l->session, rc);
             return fd;
         }

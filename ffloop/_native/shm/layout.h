@@ -65,8 +65,10 @@ enum ffl_op {
     FFL_OP_IMPORT, /* open `handle` (application's range), buf: ffl_import / FFL_IMPORT_* */
     FFL_OP_TAKE, /* listener: one connection, now; arg = accepts to add / after its ACCEPT, where it
                     * has a tag: enum ffl_take */
-    FFL_OP_OFFER, /* - / on a listener: arg connections wait, for the first TAKEs */
-    FFL_OP_NOP,   /* answers with its own arg (tests, round-trip benchmark) */
+    FFL_OP_OFFER,  /* - / on a listener: arg connections wait, for the first TAKEs */
+    FFL_OP_FILTER, /* buf: struct ffl_filter / result */
+    FFL_OP_REPORT, /* - / from the error queue; buf, arg = bytes, as a RECV of a datagram */
+    FFL_OP_NOP,    /* answers with its own arg (tests, round-trip benchmark) */
     FFL_OP_COUNT
 };
 
@@ -79,7 +81,9 @@ enum ffl_op {
 #define FFL_F_OFFER 0x02u   /* ARM, TAKE: nothing is accepted ahead */
 #define FFL_F_TRUNC 0x10u   /* RECV, UNREAD of a datagram: it was cut to the buffer */
 #define FFL_F_RETURN 0x20u  /* CLOSE: accepted ahead; back to the listener's other references */
-#define FFL_F_CTL 0x40u /* SEND, RECV, UNREAD of a datagram: after the ffl_addr a struct ffl_ctl */
+#define FFL_F_CTL                                                                                  \
+    0x40u /* SEND, RECV, UNREAD of a datagram: after the ffl_addr a struct ffl_ctl; RECV of a         \
+           * stream: at the start */
 #define FFL_F_CTL_CUT 0x80u /* RECV, UNREAD of a datagram: not all control messages found room */
 /* ERROR of a stream: its sends alone fail; received data is still to be read. */
 #define FFL_F_SENDING 0x80u
@@ -133,6 +137,15 @@ static inline uint32_t ffl_optarg_bytes(uint32_t len)
 {
     return (uint32_t)offsetof(struct ffl_optarg, data) + len;
 }
+
+#define FFL_FILTER_MAX 4096 /* instructions, Linux's limit */
+struct ffl_filter {         /* SO_ATTACH_FILTER and the like; the program follows */
+    int32_t level;
+    int32_t name;
+    uint32_t len; /* instructions, each a struct sock_filter of 8 bytes */
+    uint32_t reserved;
+};
+_Static_assert(sizeof(struct ffl_filter) == 16, "filter ABI");
 
 struct ffl_import { /* names a reference in a ticket (handshake.h) */
     uint64_t key;

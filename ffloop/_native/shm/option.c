@@ -4,6 +4,8 @@
 #include "base.h"
 #include "layout.h"
 
+#include <errno.h>
+#include <linux/filter.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <string.h>
@@ -14,6 +16,42 @@
 #ifndef SO_TIMESTAMP_NEW
 #define SO_TIMESTAMP_NEW 63
 #define SO_TIMESTAMPNS_NEW 64
+#define SO_TIMESTAMPING_NEW 65
+#define SO_RCVTIMEO_NEW 66
+#define SO_SNDTIMEO_NEW 67
+#define SO_DETACH_REUSEPORT_BPF 68
+#endif
+#ifndef SO_PREFER_BUSY_POLL
+#define SO_PREFER_BUSY_POLL 69
+#define SO_BUSY_POLL_BUDGET 70
+#endif
+#ifndef SO_NETNS_COOKIE
+#define SO_NETNS_COOKIE 71
+#define SO_BUF_LOCK 72
+#endif
+#ifndef SO_RESERVE_MEM
+#define SO_RESERVE_MEM 73
+#define SO_TXREHASH 74
+#define SO_RCVMARK 75
+#endif
+#ifndef IPV6_ROUTER_ALERT_ISOLATE
+#define IPV6_ROUTER_ALERT_ISOLATE 30
+#endif
+#ifndef SO_RCVPRIORITY
+#define SO_RCVPRIORITY 82
+#endif
+#ifndef TCP_IS_MPTCP
+#define TCP_IS_MPTCP 43
+#define TCP_RTO_MAX_MS 44
+#define TCP_RTO_MIN_US 45
+#define TCP_DELACK_MAX_US 46
+#endif
+#ifndef UDP_NO_CHECK6_TX
+#define UDP_NO_CHECK6_TX 101
+#define UDP_NO_CHECK6_RX 102
+#endif
+#ifndef IP_RECVERR_RFC4884
+#define IP_RECVERR_RFC4884 26
 #endif
 #ifndef IP_LOCAL_PORT_RANGE
 #define IP_LOCAL_PORT_RANGE 51
@@ -21,9 +59,24 @@
 #ifndef IP_PROTOCOL
 #define IP_PROTOCOL 52
 #endif
+#ifndef IPV6_RECVERR_RFC4884
+#define IPV6_RECVERR_RFC4884 31
+#endif
 #ifndef IPV6_FREEBIND
 #define IPV6_FREEBIND 78
 #endif
+/* Names that are the kernel's alone. */
+#define SO_ORIGINAL_DST 80
+#define IP6T_SO_ORIGINAL_DST 80
+#define IPV6_2292PKTINFO 2
+#define IPV6_2292HOPOPTS 3
+#define IPV6_2292DSTOPTS 4
+#define IPV6_2292RTHDR 5
+#define IPV6_2292PKTOPTIONS 6
+#define IPV6_2292HOPLIMIT 8
+#define IPV6_FLOWINFO 11
+#define IPV6_FLOWLABEL_MGR 32
+#define IPV6_FLOWINFO_SEND 33
 
 /* FreeBSD's numbers. Levels are Linux's but for the socket's own. */
 #define BSD_SOL 0xffff
@@ -35,13 +88,16 @@
 #define NARROW FFL_OPTION_RESTRICTS
 #define ADMIN FFL_OPTION_ADMIN
 #define CTL (RW | FFL_OPTION_CTL)
-#define CTL_DGRAM (CTL | FFL_OPTION_DGRAM)
+#define ASKS FFL_OPTION_ASKS
+#define STAMP (CTL | FFL_OPTION_STAMP)
+#define REPORT (RW | FFL_OPTION_REPORT)
 
 #define INT FFL_OPTION_INT, 4
 #define BOOL FFL_OPTION_BOOL, 4
 #define HALVED FFL_OPTION_HALVED, 4
 #define STRUCT(n) FFL_OPTION_STRUCT, n
 #define STRING(n) FFL_OPTION_STRING, n
+#define PROGRAM FFL_OPTION_PROGRAM, sizeof(struct sock_fprog)
 
 #define NO FFL_BSD_NONE, 0, 0
 #define BSD(level, name) FFL_BSD_VALUE, level, name
@@ -81,6 +137,8 @@ static const struct ffl_option table[] = {
     SOCK(SO_RCVLOWAT, RW, INT, BSD(BSD_SOL, 0x1004)),
     SOCK(SO_RCVTIMEO, RW | FFL_OPTION_LOCAL, STRUCT(16), NO),
     SOCK(SO_SNDTIMEO, RW | FFL_OPTION_LOCAL, STRUCT(16), NO),
+    SOCK(SO_RCVTIMEO_NEW, RW | FFL_OPTION_LOCAL, STRUCT(16), NO),
+    SOCK(SO_SNDTIMEO_NEW, RW | FFL_OPTION_LOCAL, STRUCT(16), NO),
     SOCK(SO_LINGER, RW | NARROW, STRUCT(8), BSD(BSD_SOL, 0x80)),
     SOCK(SO_PRIORITY, RW, INT, FFL_BSD_FAMILY, 0, 75), /* the frame's priority, 802.1p */
     SOCK(SO_NO_CHECK, RW, BOOL, NO),
@@ -93,21 +151,42 @@ static const struct ffl_option table[] = {
     SOCK(SO_MAX_PACING_RATE, RW, STRUCT(8), NO),
     SOCK(SO_INCOMING_CPU, RW, INT, NO),
     SOCK(SO_BUSY_POLL, RW | ADMIN, INT, NO),
-    SOCK(SO_TIMESTAMP, CTL_DGRAM, BOOL, NO), /* F-Stack's clock begins when it starts */
-    SOCK(SO_TIMESTAMPNS, CTL_DGRAM, BOOL, NO),
-    SOCK(SO_TIMESTAMP_NEW, CTL_DGRAM, BOOL, NO),
-    SOCK(SO_TIMESTAMPNS_NEW, CTL_DGRAM, BOOL, NO),
-    SOCK(SO_RXQ_OVFL, CTL_DGRAM, BOOL, NO),
-    /* pointers into, or descriptors of, the caller's process: the instance would use its own */
-    SOCK(SO_ATTACH_FILTER, NARROW | FFL_OPTION_CARRY, STRUCT(16), NO),
+    SOCK(SO_PREFER_BUSY_POLL, RW | ADMIN, BOOL, NO),
+    SOCK(SO_BUSY_POLL_BUDGET, W | ADMIN, INT, NO),
+    SOCK(SO_BUF_LOCK, RW, INT, NO),
+    SOCK(SO_RESERVE_MEM, RW, INT, NO),
+    SOCK(SO_TXREHASH, RW, INT, NO),
+    SOCK(SO_NOFCS, RW, BOOL, NO),
+    SOCK(SO_CNX_ADVICE, W, INT, NO),
+    SOCK(SO_PASSSEC, DOES, BOOL, NO),
+    SOCK(SO_PEERNAME, R, STRUCT(28), NO),
+    SOCK(SO_PEERGROUPS, R, STRUCT(FFL_OPT_MAX), NO),
+    SOCK(SO_BPF_EXTENSIONS, R, INT, NO),
+    SOCK(SO_NETNS_COOKIE, R, STRUCT(8), NO),
+    SOCK(SO_TIMESTAMP, STAMP, BOOL, NO), /* F-Stack's clock begins when it starts */
+    SOCK(SO_TIMESTAMPNS, STAMP, BOOL, NO),
+    SOCK(SO_TIMESTAMP_NEW, STAMP, BOOL, NO),
+    SOCK(SO_TIMESTAMPNS_NEW, STAMP, BOOL, NO),
+    SOCK(SO_TIMESTAMPING, STAMP | REPORT, STRUCT(8), NO),
+    SOCK(SO_TIMESTAMPING_NEW, STAMP | REPORT, STRUCT(8), NO),
+    SOCK(SO_RXQ_OVFL, CTL, BOOL, NO),
+    SOCK(SO_RCVMARK, CTL, BOOL, NO),
+    SOCK(SO_RCVPRIORITY, CTL, BOOL, NO),
+    SOCK(SO_WIFI_STATUS, CTL, BOOL, NO),
+    SOCK(SO_TXTIME, REPORT, STRUCT(8), NO),
+    SOCK(SO_SELECT_ERR_QUEUE, RW, BOOL, NO),
+    /* the program itself crosses the ring (FFL_OP_FILTER), not its address */
+    SOCK(SO_ATTACH_FILTER, W | NARROW | FFL_OPTION_CARRY, PROGRAM, NO),
+    SOCK(SO_ATTACH_REUSEPORT_CBPF, W | NARROW, PROGRAM, NO),
+    SOCK(SO_DETACH_FILTER, W, INT, NO),
+    SOCK(SO_DETACH_REUSEPORT_BPF, W, INT, NO),
+    SOCK(SO_LOCK_FILTER, RW, BOOL, NO), /* after the filter */
+    /* descriptors of the caller's process: the instance would use its own */
     SOCK(SO_ATTACH_BPF, NARROW, INT, NO),
-    SOCK(SO_ATTACH_REUSEPORT_CBPF, NARROW, STRUCT(16), NO),
     SOCK(SO_ATTACH_REUSEPORT_EBPF, NARROW, INT, NO),
-    /* they need the error queue, or the stack's receive queue: neither crosses the ring */
-    SOCK(SO_TIMESTAMPING, FFL_OPTION_CARRY, INT, NO),
-    SOCK(SO_ZEROCOPY, FFL_OPTION_CARRY, BOOL, NO),
-    SOCK(SO_TXTIME, FFL_OPTION_CARRY, STRUCT(8), NO),
-    SOCK(SO_PEEK_OFF, FFL_OPTION_CARRY, INT, NO),
+    /* the client's (struct ffl_own) */
+    SOCK(SO_ZEROCOPY, RW, BOOL, NO),
+    SOCK(SO_PEEK_OFF, RW, INT, NO),
     SOCK(SO_ERROR, R, INT, FFL_BSD_ERRNO, BSD_SOL, 0x1007),
     SOCK(SO_TYPE, R, INT, BSD(BSD_SOL, 0x1008)),
     SOCK(SO_DOMAIN, R, INT, NO), /* FreeBSD's AF_INET6 is another number; the client knows */
@@ -147,12 +226,18 @@ static const struct ffl_option table[] = {
     TCP(TCP_SAVE_SYN, RW, BOOL, NO),
     TCP(TCP_SAVED_SYN, R, STRUCT(FFL_OPT_MAX), NO),
     TCP(TCP_TX_DELAY, RW, INT, NO),
-    TCP(TCP_INQ, FFL_OPTION_CARRY, BOOL, NO), /* by a stream's control messages */
+    TCP(TCP_IS_MPTCP, R, INT, NO),
+    TCP(TCP_RTO_MAX_MS, RW, INT, NO),
+    TCP(TCP_RTO_MIN_US, RW, INT, NO),
+    TCP(TCP_DELACK_MAX_US, RW, INT, NO),
+    TCP(TCP_INQ, RW, BOOL, NO), /* the client's (struct ffl_own) */
 
-    UDP(UDP_CORK, FFL_OPTION_CARRY, BOOL, NO),
-    UDP(UDP_SEGMENT, FFL_OPTION_CARRY, INT, NO),
-    UDP(UDP_GRO, FFL_OPTION_CARRY, BOOL, NO),
-    UDP(UDP_ENCAP, FFL_OPTION_CARRY, INT, NO),
+    UDP(UDP_CORK, RW, BOOL, NO),
+    UDP(UDP_SEGMENT, RW, INT, NO),
+    UDP(UDP_GRO, STAMP, BOOL, NO),
+    UDP(UDP_ENCAP, RW, INT, NO),
+    UDP(UDP_NO_CHECK6_TX, RW, BOOL, NO),
+    UDP(UDP_NO_CHECK6_RX, RW, BOOL, NO),
 
     IP(IP_TOS, RW, INT, BSD(IPPROTO_IP, 3)),
     IP(IP_TTL, RW | NARROW, INT, BSD(IPPROTO_IP, 4)),
@@ -181,11 +266,19 @@ static const struct ffl_option table[] = {
     IP(MCAST_LEAVE_SOURCE_GROUP, W, STRUCT(264), NO),
     IP(MCAST_BLOCK_SOURCE, W | NARROW, STRUCT(264), NO),
     IP(MCAST_UNBLOCK_SOURCE, W, STRUCT(264), NO),
-    IP(IP_MSFILTER, DOES | NARROW, STRUCT(FFL_OPT_MAX), NO),
-    IP(IP_OPTIONS, FFL_OPTION_CARRY | NARROW, STRUCT(40), NO),
+    IP(IP_MSFILTER, DOES | NARROW | ASKS, STRUCT(FFL_OPT_MAX), NO),
+    IP(MCAST_MSFILTER, DOES | NARROW | ASKS, STRUCT(FFL_OPT_MAX), NO),
+    IP(IP_HDRINCL, DOES, BOOL, NO), /* of raw sockets: for the kernel's own errors */
+    IP(IP_ROUTER_ALERT, DOES, INT, NO),
+    IP(IP_NODEFRAG, DOES, BOOL, NO),
+    IP(IP_PKTOPTIONS, R, STRUCT(FFL_OPT_MAX), NO),
+    IP(SO_ORIGINAL_DST, R, STRUCT(16), NO),
+    IP(IP_OPTIONS, RW | NARROW, STRUCT(40), NO),
     IP(IP_IPSEC_POLICY, NARROW, STRUCT(FFL_OPT_MAX), NO),
     IP(IP_XFRM_POLICY, NARROW, STRUCT(FFL_OPT_MAX), NO),
-    IP(IP_RECVERR, FFL_OPTION_CARRY, BOOL, NO),
+    IP(IP_RECVERR, REPORT, BOOL, NO),
+    IP(IP_RECVERR_RFC4884, REPORT, BOOL, NO),
+    IP(IP_PASSSEC, CTL, BOOL, NO),
     IP(IP_PKTINFO, CTL, BOOL, BSD(IPPROTO_IP, 7)), /* FreeBSD gives the address alone */
     IP(IP_RECVTTL, CTL, BOOL, BSD(IPPROTO_IP, 65)),
     IP(IP_RECVTOS, CTL, BOOL, BSD(IPPROTO_IP, 68)),
@@ -222,7 +315,33 @@ static const struct ffl_option table[] = {
     IP6(MCAST_UNBLOCK_SOURCE, W, STRUCT(264), NO),
     IP6(IPV6_IPSEC_POLICY, NARROW, STRUCT(FFL_OPT_MAX), NO),
     IP6(IPV6_XFRM_POLICY, NARROW, STRUCT(FFL_OPT_MAX), NO),
-    IP6(IPV6_RECVERR, FFL_OPTION_CARRY, BOOL, NO),
+    IP6(IPV6_RECVERR, REPORT, BOOL, NO),
+    IP6(IPV6_RECVERR_RFC4884, REPORT, BOOL, NO),
+    IP6(IPV6_ADDRFORM, R, INT, NO), /* setting it would make an IPv4 socket of it */
+    IP6(IPV6_ROUTER_ALERT, DOES, INT, NO),
+    IP6(IPV6_JOIN_ANYCAST, W, STRUCT(20), NO),
+    IP6(IPV6_LEAVE_ANYCAST, W, STRUCT(20), NO),
+    IP6(IPV6_FLOWLABEL_MGR, DOES | ASKS, STRUCT(32), NO),
+    IP6(IPV6_FLOWINFO_SEND, RW, BOOL, NO),
+    IP6(IPV6_ROUTER_ALERT_ISOLATE, RW, BOOL, NO),
+    IP6(IPV6_PKTINFO, DOES, STRUCT(20), NO),
+    IP6(IPV6_HOPOPTS, DOES, STRUCT(FFL_OPT_MAX), NO),
+    IP6(IPV6_RTHDRDSTOPTS, DOES, STRUCT(FFL_OPT_MAX), NO),
+    IP6(IPV6_RTHDR, DOES, STRUCT(FFL_OPT_MAX), NO),
+    IP6(IPV6_DSTOPTS, DOES, STRUCT(FFL_OPT_MAX), NO),
+    IP6(IP6T_SO_ORIGINAL_DST, R, STRUCT(28), NO),
+    IP6(MCAST_MSFILTER, DOES | NARROW | ASKS, STRUCT(FFL_OPT_MAX), NO),
+    IP6(IPV6_2292PKTOPTIONS, DOES, STRUCT(FFL_OPT_MAX), NO),
+    IP6(IPV6_2292PKTINFO, CTL, BOOL, NO),
+    IP6(IPV6_2292HOPOPTS, CTL, BOOL, NO),
+    IP6(IPV6_2292DSTOPTS, CTL, BOOL, NO),
+    IP6(IPV6_2292RTHDR, CTL, BOOL, NO),
+    IP6(IPV6_2292HOPLIMIT, CTL, BOOL, NO),
+    IP6(IPV6_FLOWINFO, CTL, BOOL, NO),
+    IP6(IPV6_RECVHOPOPTS, CTL, BOOL, NO),
+    IP6(IPV6_RECVRTHDR, CTL, BOOL, NO),
+    IP6(IPV6_RECVDSTOPTS, CTL, BOOL, NO),
+    IP6(IPV6_RECVPATHMTU, CTL, BOOL, NO),
     IP6(IPV6_RECVPKTINFO, CTL, BOOL, BSD(IPPROTO_IPV6, 36)),
     IP6(IPV6_RECVHOPLIMIT, CTL, BOOL, BSD(IPPROTO_IPV6, 37)),
     IP6(IPV6_RECVTCLASS, CTL, BOOL, BSD(IPPROTO_IPV6, 57)),
@@ -244,25 +363,51 @@ const struct ffl_option *ffl_option_find(int level, int name)
     return NULL;
 }
 
-bool ffl_ctl_sendable(const struct ffl_ctl *ctl)
+#define ANY INT32_MIN
+
+static const struct sendable {
+    int level, type;
+    size_t len; /* bytes of the value */
+    int min;    /* of an int, up to 255; or ANY: not checked here */
+} sendable[] = {
+    {SOL_SOCKET, SO_TIMESTAMPING, sizeof(uint32_t), ANY},
+    {SOL_SOCKET, SO_TXTIME, sizeof(uint64_t), ANY},
+    {IPPROTO_UDP, UDP_SEGMENT, sizeof(uint16_t), ANY},
+    {IPPROTO_IP, IP_PKTINFO, sizeof(struct in_pktinfo), ANY},
+    {IPPROTO_IP, IP_TTL, sizeof(int), 1},
+    {IPPROTO_IP, IP_TOS, sizeof(int), 0},
+    {IPPROTO_IP, IP_TOS, 1, ANY},
+    {IPPROTO_IPV6, IPV6_PKTINFO, 20, ANY},
+    {IPPROTO_IPV6, IPV6_HOPLIMIT, sizeof(int), -1},
+    {IPPROTO_IPV6, IPV6_TCLASS, sizeof(int), -1},
+    {IPPROTO_IPV6, IPV6_DONTFRAG, sizeof(int), ANY},
+};
+
+static bool sendable_one(const struct cmsghdr *c, const void *data)
 {
-    static const int sendable[][2] = {
-        {IPPROTO_IP, IP_PKTINFO},     {IPPROTO_IP, IP_TOS},          {IPPROTO_IP, IP_TTL},
-        {IPPROTO_IPV6, IPV6_PKTINFO}, {IPPROTO_IPV6, IPV6_HOPLIMIT}, {IPPROTO_IPV6, IPV6_TCLASS},
-    };
-    if (ctl->len > FFL_CTL_MAX)
-        return false;
-    for (uint32_t at = 0; at + sizeof(struct cmsghdr) <= ctl->len;) {
-        struct cmsghdr c;
-        memcpy(&c, ctl->data + at, sizeof(c));
-        if (c.cmsg_len < sizeof(c) || c.cmsg_len > ctl->len - at)
-            return false;
-        bool known = false;
-        for (size_t i = 0; i < FFL_COUNT(sendable); i++)
-            known |= sendable[i][0] == c.cmsg_level && sendable[i][1] == c.cmsg_type;
-        if (!known)
-            return false;
-        at += (uint32_t)CMSG_ALIGN(c.cmsg_len);
+    int value;
+    for (size_t i = 0; i < FFL_COUNT(sendable); i++) {
+        const struct sendable *s = &sendable[i];
+        if (s->level != c->cmsg_level || s->type != c->cmsg_type || c->cmsg_len != CMSG_LEN(s->len))
+            continue;
+        if (s->min == ANY)
+            return true;
+        memcpy(&value, data, sizeof(value));
+        return value >= s->min && value <= 255;
     }
-    return true;
+    return false;
+}
+
+int ffl_ctl_check(const struct ffl_ctl *ctl)
+{
+    struct cmsghdr c;
+    if (ctl->len > FFL_CTL_MAX)
+        return -EINVAL;
+    for (uint32_t at = 0; at + sizeof(c) <= ctl->len; at += (uint32_t)CMSG_ALIGN(c.cmsg_len)) {
+        memcpy(&c, ctl->data + at, sizeof(c));
+        if (c.cmsg_len < sizeof(c) || c.cmsg_len > ctl->len - at ||
+            !sendable_one(&c, ctl->data + at + CMSG_LEN(0)))
+            return -EINVAL;
+    }
+    return 0;
 }

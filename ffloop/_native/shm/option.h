@@ -17,7 +17,8 @@ enum ffl_option_kind {
     FFL_OPTION_BOOL,   /* an int; FreeBSD gives any other value than 0 for "on" */
     FFL_OPTION_HALVED, /* an int of which Linux gives back twice what was set */
     FFL_OPTION_STRUCT, /* `size` bytes at most */
-    FFL_OPTION_STRING  /* the same; may be shorter, with or without a NUL */
+    FFL_OPTION_STRING, /* the same; may be shorter, with or without a NUL */
+    FFL_OPTION_PROGRAM /* a struct sock_fprog, which points to a program for classic BPF */
 };
 
 #define FFL_OPTION_GET 0x01u /* the host stack can read it */
@@ -30,9 +31,11 @@ enum ffl_option_kind {
 #define FFL_OPTION_RESTRICTS 0x08u
 #define FFL_OPTION_ADMIN 0x10u /* setting it takes CAP_NET_ADMIN, or CAP_NET_RAW for some */
 #define FFL_OPTION_CTL 0x20u   /* asks for control messages, which a datagram socket gets */
-#define FFL_OPTION_DGRAM 0x40u /* not on a stream: its control messages do not cross the ring */
+#define FFL_OPTION_STAMP 0x40u /* asks for control messages, which a stream gets, too */
 /* Concerns the calls, not the connection: the application's side applies it. */
 #define FFL_OPTION_LOCAL 0x80u
+#define FFL_OPTION_REPORT 0x100u /* asks for reports in the error queue */
+#define FFL_OPTION_ASKS 0x200u   /* getsockopt reads the value, too: it says what is asked */
 
 /* How F-Stack's value is made: FreeBSD's level and name are in the row. */
 enum ffl_option_bsd {
@@ -49,7 +52,7 @@ struct ffl_option {
     int32_t level, name; /* Linux's */
     uint16_t size;       /* bytes of the value, at most */
     uint8_t kind;        /* enum ffl_option_kind */
-    uint8_t flags;       /* FFL_OPTION_* */
+    uint16_t flags;      /* FFL_OPTION_* */
     uint8_t bsd;         /* enum ffl_option_bsd */
     int32_t bsd_level, bsd_name;
 };
@@ -58,8 +61,8 @@ const struct ffl_option *ffl_option_find(int level, int name); /* NULL: in no ro
 const struct ffl_option *ffl_option_at(unsigned i);            /* NULL after the last */
 
 struct ffl_ctl;
-/* May an application send these control messages: well-formed, and only IP_PKTINFO, IP_TOS, IP_TTL
- * and their IPv6 counterparts? */
-bool ffl_ctl_sendable(const struct ffl_ctl *ctl);
+/* May a datagram be sent with these control messages? 0, or -EINVAL: malformed, a value that the
+ * kernel refuses, or a message that is in no row. */
+int ffl_ctl_check(const struct ffl_ctl *ctl);
 
 #endif

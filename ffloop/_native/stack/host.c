@@ -195,13 +195,9 @@ static int host_send(void *st, int fd, const struct iovec *iov, int n, const str
     return sent < 0 ? -errno : (int)sent;
 }
 
-static int host_recv(void *st, int fd, const struct iovec *iov, int n, struct ffl_addr *from,
-                     struct ffl_ctl *ctl, int *msg_flags)
+static int receive(int fd, const struct iovec *iov, int n, struct ffl_addr *from,
+                   struct ffl_ctl *ctl, int *msg_flags, int flags)
 {
-    if (!from && n == 1) {
-        ssize_t got = recv(fd, iov->iov_base, iov->iov_len, MSG_DONTWAIT);
-        return got < 0 ? -errno : (int)got;
-    }
     struct sockaddr_storage ss = {0};
     struct msghdr msg = {.msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)n};
     if (from) {
@@ -212,7 +208,7 @@ static int host_recv(void *st, int fd, const struct iovec *iov, int n, struct ff
         msg.msg_control = ctl->data;
         msg.msg_controllen = sizeof(ctl->data);
     }
-    ssize_t got = recvmsg(fd, &msg, MSG_DONTWAIT);
+    ssize_t got = recvmsg(fd, &msg, flags | MSG_DONTWAIT);
     if (got < 0)
         return -errno;
     if (ctl)
@@ -222,6 +218,21 @@ static int host_recv(void *st, int fd, const struct iovec *iov, int n, struct ff
     if (msg_flags)
         *msg_flags = msg.msg_flags;
     return (int)got;
+}
+
+static int host_recv(void *st, int fd, const struct iovec *iov, int n, struct ffl_addr *from,
+                     struct ffl_ctl *ctl, int *msg_flags)
+{
+    if (from || ctl || n != 1)
+        return receive(fd, iov, n, from, ctl, msg_flags, 0);
+    ssize_t got = recv(fd, iov->iov_base, iov->iov_len, MSG_DONTWAIT);
+    return got < 0 ? -errno : (int)got;
+}
+
+static int host_report(void *st, int fd, const struct iovec *iov, struct ffl_addr *to,
+                       struct ffl_ctl *ctl, int *msg_flags)
+{
+    return receive(fd, iov, 1, to, ctl, msg_flags, MSG_ERRQUEUE);
 }
 
 static int host_shutdown(void *st, int fd, int how)
@@ -315,6 +326,7 @@ const struct ffl_stack_ops ffl_host_ops = {
     .connect = host_connect,
     .send = host_send,
     .recv = host_recv,
+    .report = host_report,
     .shutdown = host_shutdown,
     .setsockopt = host_setsockopt,
     .getsockopt = host_getsockopt,

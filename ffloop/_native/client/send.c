@@ -1,5 +1,5 @@
 /*
- * io.c - receive and send: copies between the caller and the shared pools.
+ * send.c - send: copies from the caller to the shared transmit pool.
  *
  * Callers: client.h's users. Unsent bytes are counted by whole buffers, so that many small writes
  * cannot take the pool. A socket's limit shrinks with the free part of the pool (ffl_pool_share); a
@@ -15,11 +15,6 @@
 
 #define BULK_FROM 16384 /* bytes: such a write takes 64 KiB buffers, a smaller write pages */
 #define COMMIT_EVERY (256 * 1024) /* bytes of a large write: the instance works on them meanwhile */
-
-bool rx_readable(const struct client_sock *s)
-{
-    return s->rx_head || s->acc_head || s->offered || s->eof || s->error || s->failed;
-}
 
 /*
  * Large writes go round robin when half of the pool is on its way to the stack: beyond it a
@@ -135,140 +130,7 @@ uint32_t ffl_client_unsent(const struct ffl_client *c, int h)
     return s ? s->tx_out : 0;
 }
 
-/* ---- receive ------------------------------------------------------------------------------- */
-
-static int take_error(struct client_sock *s)
-{
-    int err = s->error;
-    s->error = s->send_error = 0;
-    s->give_error = false;
-    if (s->failed)
-        s->eof = true; /* as Linux: the error once, then end of stream */
-    mirror_update(s);
-    return -err;
-}
-
-static const uint8_t *item_data(const struct ffl_client *c, const struct rx_item *it)
-{
-    if (it->buf == FFL_NO_BUF)
-        return it->heap + it->off;
-    return (const uint8_t *)c->map.seg + ffl_buf_off(&c->map.geo.rx, it->buf) + it->off;
-}
-
-static void pop_item(struct ffl_client *c, struct client_sock *s)
-{
-    struct rx_item *it = s->rx_head;
-    s->rx_head = it->next;
-    if (!s->rx_head)
-        s->rx_tail = NULL;
-    client_release(c, it);
-}
-
-/* The bytes copied, or -EFAULT: none. */
-static int64_t recv_stream(struct ffl_client *c, struct client_sock *s, uint8_t *to, size_t len,
-                           bool peek)
-{
-    size_t got = 0;
-    struct rx_item *next;
-    for (struct rx_item *it = s->rx_head; it && got < len; it = next) {
-        size_t n = it->len < len - got ? it->len : len - got;
-        if (ffl_unlikely(!c->copy(to + got, item_data(c, it), n)))
-            return got ? (int64_t)got : -EFAULT;
-        got += n;
-        next = it->next;
-        if (peek)
-            continue;
-        s->rx_taken += (uint32_t)n;
-        it->off += (uint32_t)n;
-        it->len -= (uint32_t)n;
-        if (it->len == 0)
-            pop_item(c, s);
-    }
-    return (int64_t)got;
-}
-
-static int64_t recv_dgram(struct ffl_client *c, struct client_sock *s, struct ffl_dgram *d,
-                          int flags)
-{
-    struct rx_item *it = s->rx_head;
-    const uint8_t *data = item_data(c, it);
-    size_t skip = it->flags & FFL_F_ADDR ? sizeof(d->addr) : 0, front = ffl_front_bytes(it->flags);
-    size_t n = it->len - front, part = n < d->len ? n : d->len;
-    d->addr = (struct ffl_addr){0};
-    d->ctl.len = 0;
-    memcpy(&d->addr, data, skip);
-    memcpy(&d->ctl, data + skip, front - skip);
-    if (d->ctl.len > FFL_CTL_MAX)
-        d->ctl.len = FFL_CTL_MAX;
-    d->flags = (n > d->len || it->flags & FFL_F_TRUNC ? MSG_TRUNC : 0) |
-               (it->flags & FFL_F_CTL_CUT ? MSG_CTRUNC : 0);
-    bool copied = c->copy(d->data, data + front, part);
-    if (!(flags & MSG_PEEK)) /* also after a bad pointer */
-        pop_item(c, s);
-    return copied ? (int64_t)part : -EFAULT;
-}
-
-uint32_t client_sock_take_queued(struct ffl_client *c, struct client_sock *s, void *to,
-                                 uint32_t room)
-{
-    if (s->type == SOCK_STREAM) {
-        uint32_t n = (uint32_t)recv_stream(c, s, to, room, false);
-        s->rx_taken -= n;
-        return n;
-    }
-    uint32_t n = s->rx_head->len;
-    memcpy(to, item_data(c, s->rx_head), n);
-    pop_item(c, s);
-    return n;
-}
-
-int64_t ffl_client_recvmsg(struct ffl_client *c, int h, struct ffl_dgram *d, int flags)
-{
-    struct client_sock *s = client_sock(c, h);
-    d->flags = 0;
-    d->addr = (struct ffl_addr){0};
-    d->ctl.len = 0;
-    if (c->detached)
-        return -c->detached;
-    if (!s)
-        return -EBADF;
-    if (s->open_error)
-        return -s->open_error;
-    if (!s->rx_head)
-        client_look(c); /* data may be in the CQ */
-    int64_t n;
-    if (s->rx_head && s->type == SOCK_STREAM)
-        n = recv_stream(c, s, d->data, d->len, flags & MSG_PEEK);
-    else if (s->rx_head)
-        n = recv_dgram(c, s, d, flags);
-    else if (s->error)
-        return take_error(s);
-    else if (s->eof || s->failed)
-        return 0;
-    else {
-        client_sock_arm(c, s);
-        return -EAGAIN;
-    }
-    client_commit(c);
-    mirror_update(s);
-    return n;
-}
-
-int64_t ffl_client_recv(struct ffl_client *c, int h, void *data, size_t len, int flags,
-                        struct ffl_addr *from, int *msg_flags)
-{
-    struct ffl_dgram d;
-    d.data = data;
-    d.len = len;
-    int64_t n = ffl_client_recvmsg(c, h, &d, flags);
-    if (from)
-        *from = d.addr;
-    if (msg_flags)
-        *msg_flags = d.flags & MSG_TRUNC;
-    return n;
-}
-
-/* ---- send ---------------------------------------------------------------------------------- */
+/* ---- submitting ---------------------------------------------------------------------------- */
 
 static int take_send_error(struct client_sock *s)
 {
@@ -285,7 +147,7 @@ static int send_check(struct ffl_client *c, int h, struct client_sock **out)
     if (ffl_unlikely(!s))
         return -EBADF;
     if (ffl_unlikely(s->open_error || s->error))
-        return s->open_error ? -s->open_error : take_error(s);
+        return s->open_error ? -s->open_error : client_take_error(s);
     if (ffl_unlikely(s->unsendable))
         return take_send_error(s);
     if (ffl_unlikely(s->failed || s->shut_wr))
@@ -447,8 +309,8 @@ int64_t ffl_client_sendmsg(struct ffl_client *c, int h, const struct ffl_dgram *
         return rc;
     uint8_t flags = (d->addr.family ? FFL_F_ADDR : 0) | (d->ctl.len ? FFL_F_CTL : 0);
     uint32_t front = ffl_front_bytes(flags);
-    if (!ffl_ctl_sendable(&d->ctl))
-        return -EINVAL;
+    if ((rc = ffl_ctl_check(&d->ctl)) < 0)
+        return rc;
     if (d->len > 65507 || d->len + front > ffl_class_size(2))
         return -EMSGSIZE;
     uint32_t buf = tx_whole(c, s, d->len + front);
