@@ -19,6 +19,8 @@
 #define SO_TIMESTAMPING_NEW 65
 #define SO_RCVTIMEO_NEW 66
 #define SO_SNDTIMEO_NEW 67
+#endif
+#ifndef SO_DETACH_REUSEPORT_BPF
 #define SO_DETACH_REUSEPORT_BPF 68
 #endif
 #ifndef SO_PREFER_BUSY_POLL
@@ -49,6 +51,9 @@
 #ifndef UDP_NO_CHECK6_TX
 #define UDP_NO_CHECK6_TX 101
 #define UDP_NO_CHECK6_RX 102
+#endif
+#ifndef IP_NODEFRAG
+#define IP_NODEFRAG 22
 #endif
 #ifndef IP_RECVERR_RFC4884
 #define IP_RECVERR_RFC4884 26
