@@ -70,7 +70,7 @@ int proc_import(struct sock *s)
     }
     s->shared = true;
     sock_on_stack(s, session, h);
-    s->seen--; /* what waits there is unknown */
+    s->seen--;                                     /* what waits there is unknown */
     (void)ffl_client_set_own(session->c, h, &own); /* without memory they are unset */
     place_imported(s);
     return 0;
