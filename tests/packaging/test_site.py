@@ -33,6 +33,13 @@ def test_no_link_is_broken(tmp_path: pathlib.Path) -> None:
     assert (tmp_path / "api.html").read_text().count("doc-heading") > 20
 
 
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+def test_lists_are_lists_in_the_site(page: pathlib.Path) -> None:
+    """A block in an item is indented by four, and the next number stands apart from it."""
+    assert not re.findall(r"^ {1,3}```.*$", page.read_text(), re.M)
+    assert not re.findall(r"^ {4}.*\n\d+\. .*$", page.read_text(), re.M)
+
+
 def test_the_tests_that_are_named() -> None:
     """Of asked.md."""
     named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (DOCS / "asked.md").read_text())
