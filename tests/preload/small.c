@@ -7,6 +7,7 @@
 
 #include <netinet/tcp.h>
 #include <pthread.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 
 enum {
@@ -260,6 +261,34 @@ CASE(little_address_space)
     connected();
     arrives("hello");
     heard(server, 5);
+}
+
+/* The limit comes when the process has its sockets: it is for the program's memory. */
+CASE(a_limit_of_memory_that_comes_late)
+{
+    struct rlimit limit = {200 << 20, 200 << 20};
+    connected();
+    NEED(setrlimit(RLIMIT_AS, &limit) == 0);
+    limit.rlim_cur = 190 << 20;
+    NEED(setrlimit(RLIMIT_AS, &limit) == 0);
+    NEED(getrlimit(RLIMIT_AS, &limit) == 0);
+    printf("%ld of %ld MiB\n", (long)limit.rlim_cur >> 20, (long)limit.rlim_max >> 20);
+    NEED(syscall(SYS_prlimit64, 0, RLIMIT_AS, NULL, &limit) == 0);
+    printf("%ld of %ld MiB\n", (long)limit.rlim_cur >> 20, (long)limit.rlim_max >> 20);
+    void *some = mmap(NULL, 64 << 20, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    saw("64 MiB", some != MAP_FAILED);
+    saw("1 GiB", mmap(NULL, 1 << 30, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED);
+    for (int i = 0; i < 200; i++)
+        NEED(connects() >= 0 && accept(listener, NULL, NULL) >= 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        NEED(read(server, buffer, 5) == 5);
+        NEED(mmap(NULL, 64 << 20, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED);
+        _exit(write(server, "there", 5) != 5);
+    }
+    NEED(write(client, "hello", 5) == 5);
+    ends(pid);
+    heard(client, 5);
 }
 
 int main(int argc, char **argv)

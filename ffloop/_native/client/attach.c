@@ -60,6 +60,11 @@ static void fork_child(void)
     pthread_mutex_unlock(&all_lock);
 }
 
+void ffl_client_unmap(struct ffl_client *c)
+{
+    ffl_segment_drop(&c->map);
+}
+
 void ffl_client_after_fork(bool child)
 {
     child ? fork_child() : fork_parent();

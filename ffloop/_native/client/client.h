@@ -86,6 +86,10 @@ void ffl_client_after_fork(bool child);
  * Waits only to return connections that were accepted ahead, half a second per round trip. */
 void ffl_client_detach(struct ffl_client *c);
 
+/* In a forked child, of the parent's client, which is only to be detached from now on: gives its
+ * memory up (RLIMIT_AS counts it). */
+void ffl_client_unmap(struct ffl_client *c);
+
 /* The client's descriptor `from` is now at number `to` (place_fd), and `from` is closed. False: the
  * client has no such descriptor. */
 bool ffl_client_moved(struct ffl_client *c, int from, int to);

@@ -222,6 +222,8 @@ static long by_number(long number, const long *a, bool *known)
     case SYS_fork:
     case SYS_vfork:
         return fork_by_number(number, a, known);
+    case SYS_getrlimit:
+        return getrlimit((__rlimit_resource_t)I(0), P(1));
     case SYS_setrlimit:
         return setrlimit((__rlimit_resource_t)I(0), P(1));
     case SYS_dup2:

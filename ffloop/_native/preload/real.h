@@ -77,7 +77,6 @@ int close_range(unsigned first, unsigned last, int flags); /* in glibc's headers
     X(void, _exit, (int))                                                                          \
     X(pid_t, _Fork, (void))                                                                        \
     X(int, clone, (int (*)(void *), void *, int, void *, ...))                                     \
-    X(int, setrlimit64, (__rlimit_resource_t, const struct rlimit64 *))                            \
     X(int, prlimit64, (pid_t, enum __rlimit_resource, const struct rlimit64 *, struct rlimit64 *)) \
     X(int, sigaction, (int, const struct sigaction *, struct sigaction *))                         \
     X(int, pthread_sigmask, (int, const sigset_t *, sigset_t *))                                   \

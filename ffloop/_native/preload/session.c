@@ -286,6 +286,7 @@ void session_forked(void)
     for (struct session *session = l->first; session; session = next) {
         next = session->next;
         session->socks++;
+        ffl_client_unmap(session->c);
         inherit(session);
         disinherit(session); /* ends it here if it has no sockets */
     }
