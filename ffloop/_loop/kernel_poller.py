@@ -1,10 +1,10 @@
 """The selectors of loops: their base class, and the selector of direct mode.
 
 `select` returns kernel (key, mask) pairs, as any selector does, and leaves the events of the loop's
-own sockets in the dispatcher, `batch`. The loop queues the dispatcher once for the whole batch,
-behind the callbacks scheduled before. When a callback raises KeyboardInterrupt or SystemExit, the
+own sockets in the dispatcher, `batch`. When a callback raises KeyboardInterrupt or SystemExit, the
 rest of the batch stays, and no wait begins until it is done. The compiled Scheduler waits on the
-dispatcher itself, and calls the selector only for its descriptors.
+dispatcher itself and hands the batch out; it calls the selector only for its descriptors. In debug
+mode each event of a batch has a handle of its own, behind the callbacks scheduled before.
 """
 
 import os

@@ -150,15 +150,9 @@ class Loop(SelectorLoop):
         if event_list:
             super()._process_events(event_list)
         poller = self._poller
-        if poller.pending:
-            if self._debug:
-                for taken in poller.take_batch():
-                    self._ready.append(
-                        Handle(poller.dispatch_one, taken, self, contextvars.Context())
-                    )
-            else:
-                poller.batch.queued = 1
-                self._ready.append(poller.batch)
+        if poller.pending:  # in debug mode; else the Scheduler hands the batch out
+            for taken in poller.take_batch():
+                self._ready.append(Handle(poller.dispatch_one, taken, self, contextvars.Context()))
 
     # The rare ways of the compiled Scheduler.
 

@@ -94,6 +94,43 @@ def test_handles(run_std):
     run_std(main())
 
 
+def test_a_handle_is_new(run_std):
+    """Whatever became of those before it."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        calls: list[object] = []
+        ways = (loop.call_soon, lambda *call: loop.call_later(0, *call))
+        for call in ways * 3:
+            handle = call(calls.append, "cancelled")
+            handle.cancel()
+            gone = weakref.ref(handle)
+            del handle
+            await asyncio.sleep(0.001)
+            assert gone() is None
+            handle = call(calls.append, call)
+            assert not handle.cancelled()
+            await asyncio.sleep(0.001)
+        assert calls == [*ways] * 3
+
+    run_std(main())
+
+
+def test_who_looks_at_the_timers_changes_nothing(run_ff):
+    async def main():
+        loop = asyncio.get_running_loop()
+        calls: list[object] = []
+        timers = [loop.call_later(i / 1000, calls.append, i) for i in (3, 1, 2)]
+        assert set(timers) <= set(loop._scheduled)
+        timers[1].cancel()
+        assert set(timers) <= set(loop._scheduled)
+        await asyncio.sleep(0.01)
+        assert calls == [2, 3]
+        assert not loop._scheduled
+
+    run_ff(main())
+
+
 def test_a_callback_that_raises(run_std):
     """It is reported with its handle, and the rest of the iteration runs."""
 

@@ -250,7 +250,6 @@ int dispatcher_hand_out(Dispatcher *d)
 {
     int rc = 0;
     Py_INCREF((PyObject *)d);
-    d->queued = 0;
     while (rc == 0 && d->index < d->count) {
         if (d->direct) {
             rc = direct_dispatch_next(d);
@@ -262,11 +261,6 @@ int dispatcher_hand_out(Dispatcher *d)
     }
     Py_DECREF((PyObject *)d);
     return rc;
-}
-
-static PyObject *dispatcher_run(PyObject *self, PyObject *unused)
-{
-    return dispatcher_hand_out((Dispatcher *)self) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 static PyObject *dispatcher_skip(PyObject *self, PyObject *unused)
@@ -346,8 +340,7 @@ static PyMemberDef dispatcher_members[] = {
     {"index", T_INT, offsetof(Dispatcher, index), READONLY, "the next event"},
     {"count", T_INT, offsetof(Dispatcher, count), READONLY, "events in the batch"},
     {"waits", T_ULONGLONG, offsetof(Dispatcher, waits), READONLY, "for a batch, so far"},
-    {"queued", T_INT, offsetof(Dispatcher, queued), 0, "handles in the queue that will dispatch"},
-    {"_cancelled", T_BOOL, offsetof(Dispatcher, cancelled), READONLY, NULL},
+    {"queued", T_INT, offsetof(Dispatcher, queued), 0, "handles of debug mode that will dispatch"},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -355,8 +348,6 @@ static PyMethodDef dispatcher_methods[] = {
     {"wait", py_wait, METH_O,
      "wait(ns): waits for a batch, nanoseconds at most (< 0: for ever). The number of events, of "
      "which some are kernel descriptors'; 0: none is."},
-    {"run", dispatcher_run, METH_NOARGS, "Hands out the events from index on."},
-    {"_run", dispatcher_run, METH_NOARGS, "The same, as a handle's."},
     {"skip", dispatcher_skip, METH_NOARGS, "Drops the batch, which was taken."},
     {"close", dispatcher_close, METH_NOARGS, "Lets go of the ring; drops the rest of the batch."},
     {"others", py_others, METH_NOARGS, "Direct mode: [(fd, epoll events)] of the selector's."},

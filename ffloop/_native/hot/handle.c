@@ -1,8 +1,9 @@
 /*
  * handle.c - Handle and TimerHandle. See handle.h.
  *
- * A subclass in C cannot traverse or free the slots of a base class made in Python, so those stay empty:
- * the fields stand behind them, and descriptors of the same names hide them.
+ * A subclass in C cannot traverse or free the slots of a base class made in Python. So the fields stand in
+ * their place, or behind them where a Python's base class has others; descriptors of the same names hide
+ * them. Freed handles are kept for use again: most live for one iteration.
  */
 #include "handle.h"
 #include "scheduler.h"
@@ -10,6 +11,7 @@
 struct handle {
     PyObject *callback, *args, *context, *loop, *repr, *source_traceback;
     char cancelled;
+    PyObject *weakrefs; /* the base class's; unused where the fields stand behind it */
 };
 
 struct timer {
@@ -18,23 +20,36 @@ struct timer {
     char scheduled;
 };
 
-static PyTypeObject *handle_type, *timer_type;
-static Py_ssize_t handle_at, timer_at; /* where the fields stand */
+#define SPARE 256 /* handles of a kind that are kept */
+
+struct kind {
+    PyTypeObject *type;
+    Py_ssize_t at; /* where the fields stand */
+    int spares;
+    PyObject *spare[SPARE]; /* freed: untracked, all references NULL */
+};
+
+static struct kind handles, timers;
 static PyObject *copy_context;
 static PyObject *name_run, *name_run_handle, *name_when, *name_cancelled, *name_scheduled,
     *name_failed;
 
 static struct timer *timer_fields(PyObject *self)
 {
-    return (struct timer *)((char *)self + timer_at);
+    return (struct timer *)((char *)self + timers.at);
+}
+
+static bool is_timer(PyObject *self)
+{
+    return Py_TYPE(self) == timers.type;
 }
 
 /* NULL for a handle that asyncio's own code made. */
 static struct handle *fields(PyObject *self)
 {
-    if (Py_TYPE(self) == handle_type)
-        return (struct handle *)((char *)self + handle_at);
-    return Py_TYPE(self) == timer_type ? &timer_fields(self)->handle : NULL;
+    if (Py_TYPE(self) == handles.type)
+        return (struct handle *)((char *)self + handles.at);
+    return is_timer(self) ? &timer_fields(self)->handle : NULL;
 }
 
 /* ---- memory -------------------------------------------------------------------------------- */
@@ -64,16 +79,32 @@ static int handle_clear(PyObject *self)
     return 0;
 }
 
+static PyObject *take_spare(struct kind *kind)
+{
+    if (!kind->spares)
+        return PyType_GenericAlloc(kind->type, 0);
+    PyObject *self = PyObject_Init(kind->spare[--kind->spares], kind->type);
+    PyObject_GC_Track(self);
+    return self;
+}
+
 static void handle_dealloc(PyObject *self)
 {
+    struct kind *kind = is_timer(self) ? &timers : &handles;
     PyObject_GC_UnTrack(self); /* weak references have callbacks */
     PyObject_ClearWeakRefs(self);
-    hot_dealloc(self, handle_clear);
+    if (handle_clear(self) == 0 && kind->spares < SPARE) {
+        Py_DECREF((PyObject *)kind->type); /* an instance's reference */
+        kind->spare[kind->spares++] = self;
+    } else {
+        hot_dealloc(self, handle_clear);
+    }
 }
 
 static int fill(struct handle *h, PyObject *loop, PyObject *const *args, Py_ssize_t n,
                 PyObject *context)
 {
+    h->cancelled = 0;
     h->args = PyTuple_New(n - 1);
     h->context = context == Py_None ? PyObject_CallNoArgs(copy_context) : Py_NewRef(context);
     if (!h->args || !h->context)
@@ -87,7 +118,7 @@ static int fill(struct handle *h, PyObject *loop, PyObject *const *args, Py_ssiz
 
 PyObject *handle_new(PyObject *loop, PyObject *const *args, Py_ssize_t n, PyObject *context)
 {
-    PyObject *self = PyType_GenericAlloc(handle_type, 0);
+    PyObject *self = take_spare(&handles);
     if (self && fill(fields(self), loop, args, n, context) < 0)
         Py_CLEAR(self);
     return self;
@@ -96,10 +127,11 @@ PyObject *handle_new(PyObject *loop, PyObject *const *args, Py_ssize_t n, PyObje
 PyObject *timer_new(PyObject *loop, double when, PyObject *const *args, Py_ssize_t n,
                     PyObject *context)
 {
-    PyObject *self = PyType_GenericAlloc(timer_type, 0);
+    PyObject *self = take_spare(&timers);
     if (!self)
         return NULL;
     timer_fields(self)->when = when;
+    timer_fields(self)->scheduled = 0;
     if (fill(fields(self), loop, args, n, context) < 0)
         Py_CLEAR(self);
     return self;
@@ -207,7 +239,7 @@ int handle_run(PyObject *handle, PyObject *loop)
 
 int timer_when(PyObject *timer, double *when)
 {
-    if (Py_TYPE(timer) == timer_type) {
+    if (is_timer(timer)) {
         *when = timer_fields(timer)->when;
         return 0;
     }
@@ -219,18 +251,17 @@ int timer_when(PyObject *timer, double *when)
 
 int timer_cancelled(PyObject *timer)
 {
-    return Py_TYPE(timer) == timer_type ? fields(timer)->cancelled : is_true(timer, name_cancelled);
+    return is_timer(timer) ? timer_fields(timer)->handle.cancelled : is_true(timer, name_cancelled);
 }
 
 int timer_scheduled(PyObject *timer)
 {
-    return Py_TYPE(timer) == timer_type ? timer_fields(timer)->scheduled
-                                        : is_true(timer, name_scheduled);
+    return is_timer(timer) ? timer_fields(timer)->scheduled : is_true(timer, name_scheduled);
 }
 
 int timer_set_scheduled(PyObject *timer, bool scheduled)
 {
-    if (Py_TYPE(timer) != timer_type)
+    if (!is_timer(timer))
         return PyObject_SetAttr(timer, name_scheduled, scheduled ? Py_True : Py_False);
     timer_fields(timer)->scheduled = scheduled;
     return 0;
@@ -290,6 +321,20 @@ static PyType_Spec timer_spec = {
     .slots = timer_slots,
 };
 
+/* Fields that begin there have their gap where the base classes have their weak references. */
+static int choose_place(void)
+{
+    PyObject *base = NULL;
+    int rc = hot_import(&base, "asyncio.events", "Handle");
+    PyObject *weakrefs = rc == 0 ? PyObject_GetAttrString(base, "__weakrefoffset__") : NULL;
+    size_t expected = sizeof(PyObject) + offsetof(struct handle, weakrefs);
+    if (weakrefs && PyLong_AsSize_t(weakrefs) == expected)
+        handles.at = timers.at = sizeof(PyObject);
+    Py_XDECREF(weakrefs);
+    Py_XDECREF(base);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
 int handle_exec(PyObject *module)
 {
     const struct hot_name names[] = {
@@ -301,11 +346,11 @@ int handle_exec(PyObject *module)
         {&name_failed, "_failed"},
     };
     if (hot_intern_all(names, FFL_COUNT(names)) < 0 ||
-        hot_import(&copy_context, "contextvars", "copy_context") < 0)
+        hot_import(&copy_context, "contextvars", "copy_context") < 0 || choose_place() < 0)
         return -1;
     if (hot_add_subtype(module, "Handle", &handle_spec, "asyncio.events", "Handle", handle_members,
-                        sizeof(struct handle), &handle_at, &handle_type) < 0)
+                        sizeof(struct handle), &handles.at, &handles.type) < 0)
         return -1;
     return hot_add_subtype(module, "TimerHandle", &timer_spec, "asyncio.events", "TimerHandle",
-                           timer_members, sizeof(struct timer), &timer_at, &timer_type);
+                           timer_members, sizeof(struct timer), &timers.at, &timers.type);
 }

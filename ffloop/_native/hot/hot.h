@@ -43,8 +43,7 @@ typedef struct {
     long long longest_ns; /* no wait is longer; < 0: no limit */
     int index, count;     /* the next event, and how many the batch has */
     char *room;           /* dispatcher_room(), or NULL: not asked for yet */
-    int queued;     /* the Dispatcher, or handles that will dispatch, are in the loop's queue */
-    char cancelled; /* always 0: asyncio's own _run_once takes a Dispatcher for a handle */
+    int queued; /* handles of debug mode in the loop's queue that will dispatch one event each */
     unsigned long thread; /* direct mode: the thread that runs the loop */
     uint64_t waits;
     struct ffl_lag *lag; /* in the session's segment or the page, for others to read; or NULL */
@@ -64,7 +63,8 @@ void hot_dealloc(PyObject *self, inquiry clear);
 /* Makes the type and adds it to the module: a borrowed reference, or NULL. */
 PyObject *hot_add_type(PyObject *module, const char *name, PyType_Spec *spec, PyObject *bases);
 /* The same for a subclass of a class made in Python (from.base_name), whose own slots stay empty: the
- * fields, `size` bytes, stand behind these slots, at *at, and the offsets of members count from there. */
+ * fields, `size` bytes, stand at *at, or behind the slots where that is 0; it is set to the place, from
+ * which the offsets of members count. */
 int hot_add_subtype(PyObject *module, const char *name, PyType_Spec *spec, const char *from,
                     const char *base_name, PyMemberDef *members, size_t size, Py_ssize_t *at,
                     PyTypeObject **out);
@@ -127,7 +127,7 @@ int direct_forget(Dispatcher *d, int fd, const PyObject *owner);
 void direct_accepted(Dispatcher *d);
 void direct_sent(Dispatcher *d, size_t bytes);
 void direct_received(Dispatcher *d, size_t bytes);
-/* One recv, and its data, end or error handed on. */
+/* One recv, or several of a bulk stream, and their data, end or error handed on. */
 int stream_read(Dispatcher *d, PyObject *self);
 
 bool acceptor_is(PyObject *owner);

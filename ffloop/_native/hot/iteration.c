@@ -1,11 +1,10 @@
 /*
  * iteration.c - a Scheduler's iterations (_run_once). See scheduler.h.
  *
- * The order is that of asyncio's BaseEventLoop._run_once: wait for events, queue their callbacks, queue the
- * timers that are due, run the handles queued up to here. While callbacks are queued, not every iteration
- * asks for events: the callbacks of one batch run before the next batch is asked for (uvloop's order), and
- * ever fewer iterations ask while none is found. The loop does the rare cases in Python: _poll (no session,
- * or a batch that an interrupt left unfinished), _kernel_ready (descriptors), _failed (a callback raised).
+ * The order is uvloop's: wait for events and hand them out, queue the timers that are due, run the handles
+ * queued up to here. What events schedule runs before the next wait. While callbacks are queued, ever fewer
+ * iterations ask for events while none is found. The loop does the rare cases in Python: _poll (no session,
+ * or events that have handles in the queue since debug mode), _kernel_ready (descriptors), _failed (a callback raised).
  *
  * Waking from another thread: `awake` is lowered before the last look at the queue, and the interpreter's
  * lock is held from there to the wait. So a handle that another thread appends before is seen, and for one
@@ -13,46 +12,52 @@
  */
 #include "queue.h"
 #include "scheduler.h"
-#include "timers.h"
 
 #include <math.h>
 
 #define AT_ONCE 100        /* iterations, then the interpreter has a look: other threads, tracing */
 #define LONGEST_S 86400.0  /* as asyncio's MAXIMUM_SELECT_TIMEOUT */
 #define MOST_SKIPS 16      /* iterations that do not ask for events, between two that do */
-#define LONGEST_SKIP 50000 /* ns from a wait on; one iteration may always follow */
+#define LONGEST_SKIP 50000 /* ns from a wait on */
 
 static PyObject *name_run_once, *name_failed, *name_poll, *name_kernel_ready;
 
-/* When the first timer is due, less `from`, in seconds; there is one. */
-static int first_due(Scheduler *s, double from, double *left)
+/* Where there are timers: the loop's time. It may be the application's own code, so the timers are taken
+ * back after it. */
+static int timers_at(Scheduler *s, double *at)
 {
-    if (timer_when(PyList_GetItem(s->timers, 0), left) < 0)
-        return -1;
-    *left -= from;
-    return 0;
+    if (!s->timers.n && !s->listed)
+        return 0;
+    return scheduler_now(s, at) < 0 ? -1 : scheduler_own_timers(s);
 }
 
 /* The time until something is due, nanoseconds; -1: for ever. */
 static int next_timeout(Scheduler *s, int64_t *ns)
 {
-    Py_ssize_t timers = PyList_Size(s->timers);
-    double at = 0, left = 0;
-    if (timers > 0 && s->cancelled > 0) {
-        if (timers_tidy(s->timers, &s->cancelled) < 0)
-            return -1;
-        timers = PyList_Size(s->timers);
-    }
-    if (timers > 0 && (scheduler_now(s, &at) < 0 || first_due(s, at, &left) < 0))
+    const struct timers *timers = &s->timers;
+    double at = 0;
+    if (s->cancelled > 0 &&
+        (scheduler_own_timers(s) < 0 || timers_tidy(&s->timers, &s->cancelled) < 0))
         return -1;
+    if (!queue_size(s->ready) && timers_at(s, &at) < 0)
+        return -1;
+    double left = timers->n ? timers->heap[0].when - at : 0;
     s->awake = 0;
     if (queue_size(s->ready) || s->stopping)
         *ns = 0;
-    else if (!timers)
+    else if (!timers->n)
         *ns = -1;
     else
         *ns = left <= 0 ? 0 : (int64_t)((left < LONGEST_S ? left : LONGEST_S) * NS) + 1;
     return 0;
+}
+
+/* After a wait of up to `ns`: a sleep is no work. */
+static void awake_again(Scheduler *s, int64_t ns)
+{
+    s->awake = 1;
+    if (ns != 0)
+        s->woke_ns = ffl_now_ns();
 }
 
 static int poll_loop(Scheduler *s, int64_t ns)
@@ -60,6 +65,7 @@ static int poll_loop(Scheduler *s, int64_t ns)
     PyObject *timeout = PyLong_FromLongLong(ns);
     PyObject *r =
         timeout ? PyObject_CallMethodObjArgs((PyObject *)s, name_poll, timeout, NULL) : NULL;
+    awake_again(s, ns);
     Py_XDECREF(timeout);
     return hot_done(r);
 }
@@ -72,69 +78,59 @@ static int kernel_ready(Scheduler *s, int events)
     return hot_done(r);
 }
 
-/* The number of iterations that will not ask for events: one, after a sleep or where some were `found`. */
+/* s->_failed(handle, exc) with the exception that is set. 0, or -1 with one that ends the program. */
+static int tell_failed(Scheduler *s, PyObject *handle)
+{
+    PyObject *exc = hot_take_exception();
+    PyObject *r =
+        exc ? PyObject_CallMethodObjArgs((PyObject *)s, name_failed, handle, exc, NULL) : NULL;
+    Py_XDECREF(exc);
+    return hot_done(r);
+}
+
+/* The number of iterations that will not ask for events: none after one that slept or `found` some. */
 static void plan_skips(Scheduler *s, bool found)
 {
-    int most = found || !s->skips ? 1 : 2 * s->skips;
+    int most = found ? 0 : !s->skips ? 1 : 2 * s->skips;
     s->skips = s->left = most < MOST_SKIPS ? most : MOST_SKIPS;
 }
 
-/* Waits, and queues the batch. */
-static int wait_events(Scheduler *s, int64_t ns)
+static int wait_batch(Scheduler *s, Dispatcher *d, int64_t ns)
+{
+    int rc = dispatcher_wait(d, ns, s->wake_fd);
+    awake_again(s, ns);
+    plan_skips(s, ns != 0 || rc > 0 || d->count);
+    return rc > 0 ? kernel_ready(s, rc) : rc;
+}
+
+/* Waits, unless an interrupt has left a batch unfinished, and hands the batch out. */
+static int serve_events(Scheduler *s, int64_t ns)
 {
     PyObject *batches = s->batches;
-    if (!batches || !PyObject_TypeCheck(batches, dispatcher_type))
-        return poll_loop(s, ns);
     Dispatcher *d = (Dispatcher *)batches;
-    if (d->queued || d->index < d->count)
+    if (!batches || !PyObject_TypeCheck(batches, dispatcher_type) || d->queued)
         return poll_loop(s, ns);
     Py_INCREF(batches); /* what is called may end the session */
-    int rc = dispatcher_wait(d, ns, s->wake_fd);
-    s->awake = 1;
-    plan_skips(s, ns != 0 || rc > 0 || d->count);
-    if (rc > 0)
-        rc = kernel_ready(s, rc);
-    if (rc == 0 && d->count) {
-        d->queued = 1;
-        rc = queue_append(s->ready, batches);
-    }
+    int rc = d->index < d->count ? 0 : wait_batch(s, d, ns);
+    while (rc == 0 && d->index < d->count)
+        rc = dispatcher_hand_out(d) < 0 ? tell_failed(s, batches) : 0;
     Py_DECREF(batches);
     return rc;
 }
 
 static int queue_due_timers(Scheduler *s)
 {
-    double end, left;
-    if (PyList_Size(s->timers) <= 0)
-        return 0;
-    if (scheduler_now(s, &end) < 0)
-        return -1;
-    int rc = 0;
-    while (rc == 0 && PyList_Size(s->timers) > 0) {
-        rc = first_due(s, end + s->resolution, &left);
-        if (rc < 0 || left >= 0)
-            break;
-        PyObject *timer = timers_pop(s->timers);
+    struct timers *timers = &s->timers;
+    double end = 0;
+    int rc = timers_at(s, &end);
+    while (rc == 0 && timers->n && timers->heap[0].when < end + s->resolution) {
+        PyObject *timer = timers_pop(timers);
         int off = timer ? timer_cancelled(timer) : -1;
         s->cancelled -= off > 0;
         rc = off ? off < 0 ? -1 : 0 : queue_append(s->ready, timer);
         Py_XDECREF(timer);
     }
     return rc;
-}
-
-/* Runs a handle, or hands out the batch where the Dispatcher stands among the handles. */
-static int run_one(Scheduler *s, PyObject *handle)
-{
-    if (Py_TYPE(handle) != dispatcher_type)
-        return handle_run(handle, (PyObject *)s);
-    if (dispatcher_hand_out((Dispatcher *)handle) == 0)
-        return 0;
-    PyObject *exc = hot_take_exception();
-    PyObject *r =
-        exc ? PyObject_CallMethodObjArgs((PyObject *)s, name_failed, handle, exc, NULL) : NULL;
-    Py_XDECREF(exc);
-    return hot_done(r);
 }
 
 /* Runs the handles that are queued now, not those that they queue. */
@@ -145,7 +141,7 @@ static int run_ready(Scheduler *s)
         PyObject *handle = queue_popleft(s->ready);
         if (!handle)
             break; /* a callback took it */
-        rc = run_one(s, handle);
+        rc = handle_run(handle, (PyObject *)s);
         Py_DECREF(handle);
     }
     return rc;
@@ -157,8 +153,7 @@ static int run_ready(Scheduler *s)
 static void note_lag(Scheduler *s, bool more)
 {
     int64_t end = ffl_now_ns(), lag = end - s->woke_ns;
-    s->skipping =
-        more && s->left > 0 && queue_size(s->ready) && (s->skips == 1 || lag < LONGEST_SKIP);
+    s->skipping = more && s->left > 0 && queue_size(s->ready) && lag < LONGEST_SKIP;
     if (s->skipping)
         return;
     uint64_t us = (uint64_t)lag >> 10;
@@ -176,12 +171,7 @@ static int ask_for_events(Scheduler *s)
 {
     int64_t ns = 0;
     int rc = next_timeout(s, &ns);
-    if (rc == 0)
-        rc = wait_events(s, ns);
-    s->awake = 1;
-    if (ns != 0)
-        s->woke_ns = ffl_now_ns();
-    return rc;
+    return rc == 0 ? serve_events(s, ns) : rc;
 }
 
 static int iterate(Scheduler *s)
@@ -221,7 +211,7 @@ PyObject *scheduler_run_once(PyObject *self, PyObject *unused)
     s->skipping = 0;
     do {
         s->awake = 0; /* asyncio's _run_once does not tell when it sleeps */
-        if (s->debug || !s->timers)
+        if (s->debug)
             return scheduler_asyncio(name_run_once, self, NULL, 0, NULL);
         s->awake = s->skipping;
         rc = iterate(s);

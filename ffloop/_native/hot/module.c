@@ -60,11 +60,13 @@ int hot_add_subtype(PyObject *module, const char *name, PyType_Spec *spec, const
     if (hot_import(&base, from, base_name) < 0)
         return -1;
     base_size = PyObject_GetAttrString(base, "__basicsize__");
-    if (base_size && !*at) {
-        *at = PyLong_AsSsize_t(base_size);
+    if (base_size && !spec->basicsize) {
+        Py_ssize_t behind = PyLong_AsSsize_t(base_size), end;
+        *at = *at ? *at : behind;
         for (PyMemberDef *m = members; m->name; m++)
             m->offset += *at;
-        spec->basicsize = (int)(*at + (Py_ssize_t)size);
+        end = *at + (Py_ssize_t)size;
+        spec->basicsize = (int)(end > behind ? end : behind);
     }
     if (base_size)
         *out = (PyTypeObject *)hot_add_type(module, name, spec, base);

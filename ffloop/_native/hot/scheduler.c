@@ -7,7 +7,6 @@
  */
 #include "scheduler.h"
 #include "queue.h"
-#include "timers.h"
 
 #include <unistd.h>
 
@@ -37,18 +36,19 @@ static int scheduler_traverse(PyObject *self, visitproc visit, void *arg)
 {
     Scheduler *s = (Scheduler *)self;
     Py_VISIT(s->ready);
-    Py_VISIT(s->timers);
+    Py_VISIT(s->listed);
     Py_VISIT(s->batches);
     Py_VISIT(Py_TYPE(self));
-    return 0;
+    return timers_traverse(&s->timers, visit, arg);
 }
 
 static int scheduler_clear(PyObject *self)
 {
     Scheduler *s = (Scheduler *)self;
     Py_CLEAR(s->ready);
-    Py_CLEAR(s->timers);
+    Py_CLEAR(s->listed);
     Py_CLEAR(s->batches);
+    timers_clear(&s->timers);
     return 0;
 }
 
@@ -139,10 +139,21 @@ static PyObject *call_soon_threadsafe(PyObject *self, PyObject *const *args, Py_
 static PyObject *add_timer(Scheduler *s, double when, PyObject *const *args, Py_ssize_t n,
                            PyObject *context)
 {
+    if (scheduler_own_timers(s) < 0)
+        return NULL;
     PyObject *timer = timer_new((PyObject *)s, when, args, n, context);
-    if (timer && timers_push(s->timers, timer) < 0)
+    if (timer && timers_push(&s->timers, timer, when) < 0)
         Py_CLEAR(timer);
     return timer;
+}
+
+int scheduler_own_timers(Scheduler *s)
+{
+    if (!s->listed)
+        return 0;
+    int rc = timers_take(&s->timers, s->listed);
+    Py_CLEAR(s->listed);
+    return rc;
 }
 
 static int get_time(PyObject *v, double *out)
@@ -263,8 +274,10 @@ static int set_ready(PyObject *self, PyObject *value, void *unused)
 
 static PyObject *get_timers(PyObject *self, void *unused)
 {
-    PyObject *timers = ((Scheduler *)self)->timers;
-    return Py_NewRef(timers ? timers : Py_None);
+    Scheduler *s = (Scheduler *)self;
+    if (!s->listed)
+        s->listed = timers_give(&s->timers);
+    return s->listed ? Py_NewRef(s->listed) : NULL;
 }
 
 static int set_timers(PyObject *self, PyObject *value, void *unused)
@@ -273,7 +286,11 @@ static int set_timers(PyObject *self, PyObject *value, void *unused)
         PyErr_SetString(PyExc_TypeError, "_scheduled must be a list");
         return -1;
     }
-    hot_set_ref(&((Scheduler *)self)->timers, value);
+    Scheduler *s = (Scheduler *)self;
+    PyObject *was = s->listed;
+    s->listed = Py_NewRef(value);
+    timers_clear(&s->timers);
+    Py_XDECREF(was);
     return 0;
 }
 

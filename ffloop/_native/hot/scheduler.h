@@ -7,15 +7,17 @@
 
 #include "hot.h"
 #include "layout.h"
+#include "timers.h"
 
 #define NS 1e9
 
 typedef struct {
     PyObject_HEAD
-    PyObject *ready;      /* queue.h */
-    PyObject *timers;     /* a list: timers.h */
-    PyObject *batches;    /* the session's Dispatcher, or None */
-    Py_ssize_t cancelled; /* timers in the list that were cancelled */
+    PyObject *ready;   /* queue.h */
+    PyObject *listed;  /* the timers while asyncio's own code has them, or NULL */
+    PyObject *batches; /* the session's Dispatcher, or None */
+    struct timers timers;
+    Py_ssize_t cancelled; /* timers that were cancelled and are still there */
     double resolution;    /* of the clock, seconds */
     int wake_fd;          /* an eventfd, or -1 */
     char closed, debug, stopping, awake;
@@ -34,6 +36,8 @@ typedef struct {
 /* `loop` is a Scheduler. */
 bool scheduler_debug(PyObject *loop);
 void scheduler_timer_cancelled(PyObject *loop); /* counts a cancelled timer in the loop's heap */
+/* Takes the timers back from asyncio's own code. 0 or -1. */
+int scheduler_own_timers(Scheduler *s);
 /* loop.time(), in seconds. 0 or -1. */
 int scheduler_now(Scheduler *s, double *out);
 /* Calls asyncio's own method; arguments as METH_FASTCALL | METH_KEYWORDS gives them. */

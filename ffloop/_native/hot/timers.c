@@ -1,111 +1,137 @@
 /* timers.c - the heap of timers. See timers.h. */
 #include "timers.h"
 
-#define TIDY_FROM 100 /* timers; below, only cancelled ones at the head are taken out */
+#define FIRST_ROOM 64
+#define KEPT_ROOM 4096 /* an empty heap keeps so many places at most */
+#define TIDY_FROM 100  /* timers; below, only cancelled ones at the head are taken out */
 
-/* The time of the timer at place i. */
-static int when_at(PyObject *list, Py_ssize_t i, double *when)
+/* Puts e at place i, or above it, not above `top`. */
+static void sift_up(struct timer_at *heap, Py_ssize_t i, Py_ssize_t top, struct timer_at e)
 {
-    return timer_when(PyList_GetItem(list, i), when);
+    for (Py_ssize_t above; i > top && heap[above = (i - 1) / 2].when > e.when; i = above)
+        heap[i] = heap[above];
+    heap[i] = e;
 }
 
-/* Copies a reference to another place, and drops the one that was there. */
-static void move(PyObject *list, Py_ssize_t from, Py_ssize_t to)
+/* Puts e at place `top`, or below it: from the bottom up, since most belong near it. */
+static void sift_down(struct timers *t, Py_ssize_t top, struct timer_at e)
 {
-    PyList_SetItem(list, to, Py_NewRef(PyList_GetItem(list, from)));
-}
-
-/* Both move timers into the gap at place i until the timer of place i fits, and put it there. */
-static int sift_up(PyObject *list, Py_ssize_t i)
-{
-    PyObject *timer = Py_NewRef(PyList_GetItem(list, i));
-    double when, above = 0;
-    int rc = timer_when(timer, &when);
-    for (; rc == 0 && i > 0; i = (i - 1) / 2) {
-        rc = when_at(list, (i - 1) / 2, &above);
-        if (rc < 0 || above <= when)
-            break;
-        move(list, (i - 1) / 2, i);
+    struct timer_at *heap = t->heap;
+    Py_ssize_t i = top;
+    for (Py_ssize_t child; (child = 2 * i + 1) < t->n; i = child) {
+        child += child + 1 < t->n && heap[child + 1].when <= heap[child].when;
+        heap[i] = heap[child];
     }
-    PyList_SetItem(list, i, timer);
-    return rc;
+    sift_up(heap, i, top, e);
 }
 
-static int sift_down(PyObject *list, Py_ssize_t i)
+static int add(struct timers *t, PyObject *timer, double when)
 {
-    Py_ssize_t n = PyList_Size(list);
-    PyObject *timer = Py_NewRef(PyList_GetItem(list, i));
-    double when, left = 0, right = 0;
-    int rc = timer_when(timer, &when);
-    for (Py_ssize_t child; rc == 0 && (child = 2 * i + 1) < n; i = child) {
-        rc = when_at(list, child, &left);
-        if (rc == 0 && child + 1 < n)
-            rc = when_at(list, child + 1, &right);
-        if (rc == 0 && child + 1 < n && right < left) {
-            left = right;
-            child++;
+    if (t->n == t->room) {
+        Py_ssize_t room = t->room ? 2 * t->room : FIRST_ROOM;
+        struct timer_at *heap = PyMem_Realloc(t->heap, (size_t)room * sizeof(*heap));
+        if (!heap) {
+            PyErr_NoMemory();
+            return -1;
         }
-        if (rc < 0 || when <= left)
-            break;
-        move(list, child, i);
+        t->heap = heap;
+        t->room = room;
     }
-    PyList_SetItem(list, i, timer);
-    return rc;
+    sift_up(t->heap, t->n++, 0, (struct timer_at){when, Py_NewRef(timer)});
+    return 0;
 }
 
-int timers_push(PyObject *list, PyObject *timer)
+int timers_push(struct timers *t, PyObject *timer, double when)
 {
-    if (PyList_Append(list, timer) < 0)
-        return -1;
-    if (sift_up(list, PyList_Size(list) - 1) < 0)
-        return -1;
-    return timer_set_scheduled(timer, true);
+    return add(t, timer, when) < 0 ? -1 : timer_set_scheduled(timer, true);
 }
 
-PyObject *timers_pop(PyObject *list)
+PyObject *timers_pop(struct timers *t)
 {
-    Py_ssize_t last = PyList_Size(list) - 1;
-    PyObject *head = Py_NewRef(PyList_GetItem(list, 0));
-    move(list, last, 0);
-    if (PyList_SetSlice(list, last, last + 1, NULL) < 0 || (last > 0 && sift_down(list, 0) < 0) ||
-        timer_set_scheduled(head, false) < 0)
-        Py_CLEAR(head);
-    return head;
+    PyObject *first = t->heap[0].timer;
+    if (--t->n)
+        sift_down(t, 0, t->heap[t->n]);
+    else if (t->room > KEPT_ROOM)
+        timers_clear(t);
+    if (timer_set_scheduled(first, false) < 0)
+        Py_CLEAR(first);
+    return first;
 }
 
 /* Drops cancelled timers, then orders the others. */
-static int rebuild(PyObject *list)
+static int rebuild(struct timers *t)
 {
-    Py_ssize_t n = PyList_Size(list), kept = 0;
-    for (Py_ssize_t i = 0; i < n; i++) {
-        int off = timer_cancelled(PyList_GetItem(list, i));
-        if (off > 0)
-            off = timer_set_scheduled(PyList_GetItem(list, i), false);
-        else if (off == 0)
-            move(list, i, kept++);
-        if (off < 0)
-            return -1;
+    struct timers kept = {0};
+    int rc = 0;
+    for (Py_ssize_t i = 0; rc == 0 && i < t->n; i++) {
+        PyObject *timer = t->heap[i].timer;
+        rc = timer_cancelled(timer);
+        if (rc > 0)
+            rc = timer_set_scheduled(timer, false);
+        else if (rc == 0)
+            rc = add(&kept, timer, t->heap[i].when);
     }
-    int rc = PyList_SetSlice(list, kept, n, NULL);
-    for (Py_ssize_t i = kept / 2 - 1; rc == 0 && i >= 0; i--)
-        rc = sift_down(list, i);
+    struct timers was = *t;
+    if (rc == 0)
+        *t = kept;
+    timers_clear(rc == 0 ? &was : &kept);
     return rc;
 }
 
-int timers_tidy(PyObject *list, Py_ssize_t *cancelled)
+int timers_tidy(struct timers *t, Py_ssize_t *cancelled)
 {
-    if (PyList_Size(list) > TIDY_FROM && *cancelled > PyList_Size(list) / 2) {
+    if (t->n > TIDY_FROM && *cancelled > t->n / 2) {
         *cancelled = 0;
-        return rebuild(list);
+        return rebuild(t);
     }
     int off = 0;
-    while (*cancelled > 0 && PyList_Size(list) > 0 &&
-           (off = timer_cancelled(PyList_GetItem(list, 0))) > 0) {
-        PyObject *head = timers_pop(list);
-        if (!head)
+    while (*cancelled > 0 && t->n && (off = timer_cancelled(t->heap[0].timer)) > 0) {
+        PyObject *first = timers_pop(t);
+        if (!first)
             return -1;
-        Py_DECREF(head);
+        Py_DECREF(first);
         (*cancelled)--;
     }
     return off < 0 ? -1 : 0;
+}
+
+PyObject *timers_give(struct timers *t)
+{
+    PyObject *list = PyList_New(t->n);
+    for (Py_ssize_t i = 0; list && i < t->n; i++)
+        PyList_SetItem(list, i, t->heap[i].timer);
+    if (list)
+        t->n = 0;
+    return list;
+}
+
+int timers_take(struct timers *t, PyObject *list)
+{
+    double when;
+    for (Py_ssize_t i = 0; i < PyList_Size(list); i++) {
+        PyObject *timer = Py_NewRef(PyList_GetItem(list, i));
+        int rc = timer_when(timer, &when) < 0 ? -1 : add(t, timer, when);
+        Py_DECREF(timer);
+        if (rc < 0) {
+            timers_clear(t);
+            return -1;
+        }
+    }
+    return PyList_SetSlice(list, 0, PyList_Size(list), NULL);
+}
+
+int timers_traverse(const struct timers *t, visitproc visit, void *arg)
+{
+    for (Py_ssize_t i = 0; i < t->n; i++)
+        Py_VISIT(t->heap[i].timer);
+    return 0;
+}
+
+void timers_clear(struct timers *t)
+{
+    struct timers was = *t;
+    *t = (struct timers){0};
+    for (Py_ssize_t i = 0; i < was.n; i++)
+        Py_DECREF(was.heap[i].timer);
+    PyMem_Free(was.heap);
 }

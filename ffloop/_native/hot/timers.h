@@ -1,19 +1,35 @@
 /*
- * timers.h - a heap of TimerHandles in a Python list, the earliest first: heapq's shape, so that
- * asyncio's own code, which uses the same list while a loop is in debug mode, finds it in order.
+ * timers.h - a heap of TimerHandles, the earliest first. asyncio's own code, which a loop in debug mode
+ * uses, keeps them in a list instead: timers_give and timers_take move them there and back.
  *
- * Caller: scheduler.c. 0 or -1 with an exception.
+ * Caller: scheduler.c, iteration.c. 0 or -1 with an exception.
  */
 #ifndef FFL_TIMERS_H
 #define FFL_TIMERS_H
 
 #include "handle.h"
 
-int timers_push(PyObject *list, PyObject *timer);
-/* Takes the earliest out: a new reference, marked as not scheduled. The list is not empty. */
-PyObject *timers_pop(PyObject *list);
+struct timer_at {
+    double when; /* the timer's, so that ordering reads no timer */
+    PyObject *timer;
+};
+
+struct timers {
+    struct timer_at *heap;
+    Py_ssize_t n, room;
+};
+
+int timers_push(struct timers *t, PyObject *timer, double when);
+/* Takes the earliest out: a new reference, marked as not scheduled. There is one. */
+PyObject *timers_pop(struct timers *t);
 /* Takes cancelled timers out: those at the head, or all where they are many. *cancelled: how many are in
- * the list. */
-int timers_tidy(PyObject *list, Py_ssize_t *cancelled);
+ * the heap. */
+int timers_tidy(struct timers *t, Py_ssize_t *cancelled);
+
+PyObject *timers_give(struct timers *t);           /* all of them: a new list in heapq's order */
+int timers_take(struct timers *t, PyObject *list); /* empties the list */
+
+int timers_traverse(const struct timers *t, visitproc visit, void *arg);
+void timers_clear(struct timers *t);
 
 #endif
