@@ -11,17 +11,25 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Unpack
 
-from .._session.address import is_literal
+from .._session.address import is_literal, numeric
 from .._session.choice import InstanceInfo
 from .._session.log import log
 from .._session.native import ffi
 from .._session.options import LoopOptions
 from . import worker
+from .asyncio_private import typed_as
 from .direct import FROM_ANOTHER_THREAD, DirectListener, DirectTransport, transport_of
 from .kernel_poller import KernelPoller
 from .loop import Loop, pin
 from .serving import Binding, bind_sockets
 from .transport import SocketTransport
+
+# create_connection's options that change nothing for a numeric address.
+_PLAIN = {
+    **dict.fromkeys(("ssl", "sock", "local_addr", "server_hostname", "interleave")),
+    **dict.fromkeys(("ssl_handshake_timeout", "ssl_shutdown_timeout", "happy_eyeballs_delay")),
+    **dict.fromkeys(("family", "proto", "flags", "all_errors"), 0),
+}
 
 
 def _settle(future: "asyncio.Future[None]") -> None:
@@ -115,9 +123,12 @@ class DirectLoop(Loop):
     async def sock_connect(self, sock: Any, address: Any) -> None:
         """As asyncio's. Raises OSError, and ValueError in debug mode for a blocking socket."""
         self._check_closed()
-        if not self._connects(sock, address):
+        if self._connects(sock, address):
+            await self._connect(sock, address)
+        else:
             await super().sock_connect(sock, address)
-            return
+
+    async def _connect(self, sock: socket.socket, address: Any) -> None:
         try:
             sock.connect(address)
             return
@@ -131,6 +142,32 @@ class DirectLoop(Loop):
             batches.forget(fd, connected)
         if err := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             raise OSError(err, f"Connect call failed {address}")
+
+    @typed_as(asyncio.SelectorEventLoop.create_connection)
+    async def create_connection(
+        self, protocol_factory: Any, host: Any = None, port: Any = None, **how: Any
+    ) -> Any:
+        """As asyncio's."""
+        known = None if self._debug else numeric(host, port)
+        if known is None or not how.items() <= _PLAIN.items():
+            return await super().create_connection(protocol_factory, host, port, **how)
+        family, address = known
+        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        try:
+            sock.setblocking(False)
+            await self._connect(sock, address)
+            protocol = protocol_factory()
+        except BaseException:
+            sock.close()
+            raise
+        waiter = self.create_future()
+        transport = self._make_socket_transport(sock, protocol, waiter)
+        try:
+            await waiter
+        except BaseException:
+            transport.close()
+            raise
+        return transport, protocol
 
     def _make_socket_transport(
         self,

@@ -41,6 +41,18 @@ def is_literal(family: int, address: Any) -> bool:
     return isinstance(port, int)
 
 
+def numeric(host: Any, port: Any) -> tuple[int, SockAddr] | None:
+    """The family and the address of a numeric host and port without a scope; None for others."""
+    if type(host) is str and type(port) is int:
+        for family, more in ((socket.AF_INET, ()), (socket.AF_INET6, (0, 0))):
+            try:
+                socket.inet_pton(family, host)
+            except (OSError, ValueError):
+                continue
+            return family, (host, port, *more)
+    return None
+
+
 def decode(raw: bytes) -> SockAddr | None:
     """28 bytes to a tuple, or None where the family is 0 (no address known)."""
     family, port, flowinfo, scope_id, ip = _PACK.unpack(raw)

@@ -384,6 +384,106 @@ def test_an_idle_loop_sleeps(run):
     run(main())
 
 
+@contextlib.asynccontextmanager
+async def connected(protocol):
+    """A transport of one end of a pair of sockets, and the other end."""
+    mine, theirs = socket.socketpair()
+    with theirs:
+        transport, _ = await asyncio.get_running_loop().create_connection(
+            lambda: protocol, sock=mine
+        )
+        yield transport, theirs
+        transport.abort()
+
+
+def test_events_come_before_what_is_queued(run):
+    """As with uvloop: a callback's answer is read before the callbacks that it has queued run."""
+
+    async def main():
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+        calls: list[object] = []
+
+        class Notes(asyncio.Protocol):
+            def data_received(self, data):
+                calls.append(data)
+                if data == b"first":
+                    loop.call_soon(queued)
+
+        def queued():
+            calls.append("queued")
+            peer.send(b"second")
+            loop.call_soon(lambda: (calls.append("later"), done.set()))
+
+        async with connected(Notes()) as (_, peer):
+            peer.send(b"first")
+            await done.wait()
+        assert calls == [b"first", "queued", b"second", "later"]
+
+    run(main())
+
+
+def test_the_end_of_a_bulk_stream_is_not_in_its_datas_turn(run):
+    async def main():
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        calls: list[str] = []
+
+        class Notes(asyncio.Protocol):
+            def data_received(self, data):
+                calls.append("data")
+                loop.call_soon(calls.append, "turn")
+
+            def eof_received(self):
+                calls.append("eof")
+                ended.set()
+
+        async with connected(Notes()) as (_, peer):
+            peer.sendall(bytes(64 * 1024))
+            while "turn" not in calls:
+                await asyncio.sleep(0)
+            peer.sendall(bytes(64 * 1024))
+            peer.shutdown(socket.SHUT_WR)
+            await ended.wait()
+        assert calls[-2:] == ["turn", "eof"]
+
+    run(main())
+
+
+def test_a_bulk_stream_is_paused_by_its_data(run):
+    """Whoever pauses while much is there gets no more until he resumes."""
+
+    async def main():
+        pieces: list[int] = []
+
+        class Pauses(asyncio.Protocol):
+            def connection_made(self, transport):
+                self.transport = transport
+
+            def data_received(self, data):
+                pieces.append(len(data))
+                self.transport.pause_reading()
+
+        loop = asyncio.get_running_loop()
+        with listener() as server:
+            transport, _ = await loop.create_connection(Pauses, *server.getsockname())
+            peer = server.accept()[0]
+        with peer:
+            peer.setblocking(False)
+            sent = 0
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    sent += peer.send(bytes(1 << 20))
+            while sum(pieces) < sent:
+                seen = len(pieces)
+                transport.resume_reading()
+                while len(pieces) == seen:
+                    await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                assert len(pieces) == seen + 1
+            transport.abort()
+
+    run(main())
+
+
 @contextlib.contextmanager
 def listener():
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -439,6 +539,20 @@ def test_a_connect_that_is_cancelled_or_refused_leaves_nothing(run):
             assert loop._batches.owner(sock.fileno()) is None
         with client() as sock, pytest.raises(ConnectionRefusedError):  # a name, which is looked up
             await loop.sock_connect(sock, ("localhost", address[1]))
+
+    run(main())
+
+
+def test_a_factory_that_raises_leaves_no_connection(run):
+    async def main():
+        def broken():
+            raise LookupError
+
+        with listener() as server:
+            with pytest.raises(LookupError):
+                await asyncio.get_running_loop().create_connection(broken, *server.getsockname())
+            with server.accept()[0] as accepted:
+                assert accepted.recv(1) == b""
 
     run(main())
 

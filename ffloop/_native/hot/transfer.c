@@ -10,6 +10,7 @@
 
 #define GATHER 64      /* pieces per system call */
 #define BULK (1 << 15) /* bytes of one recv; the next one is likely to bring as many */
+#define MOST_BULK 16   /* recvs per event */
 
 static PyObject *name_write_slow, *name_write_rest, *name_fault, *name_run, *name_on_error,
     *name_fill_failed, *name_update_failed;
@@ -171,13 +172,29 @@ static int read_bulk(Dispatcher *d, PyObject *self, size_t size)
     return rc;
 }
 
+/* The bytes that read_bulk may take; 0: too few, or they go another way. */
+static size_t bulk_size(const struct stream *s)
+{
+    int n = 0;
+    if (!s->bulk || !s->receiving || !s->deliver || s->feeds || s->lends || s->handle < 0 ||
+        ioctl(s->handle, FIONREAD, &n) < 0 || n < BULK)
+        return 0;
+    return (size_t)n < DISPATCHER_ROOM ? (size_t)n : DISPATCHER_ROOM;
+}
+
+/* One recv; of a bulk stream several, all of which find data: its end comes with a later event. */
 static int read_plain(Dispatcher *d, PyObject *self)
 {
     const struct stream *s = stream_fields(self);
-    int n = 0;
-    if (!s->bulk || s->feeds || s->lends || ioctl(s->handle, FIONREAD, &n) < 0 || n < BULK)
+    size_t size = bulk_size(s);
+    if (!size)
         return read_some(d, self);
-    return read_bulk(d, self, (size_t)n < DISPATCHER_ROOM ? (size_t)n : DISPATCHER_ROOM);
+    int rc = 0;
+    for (int left = MOST_BULK; rc == 0 && left > 0 && size; left--) {
+        rc = read_bulk(d, self, size);
+        size = bulk_size(s);
+    }
+    return rc;
 }
 
 int stream_read(Dispatcher *d, PyObject *self)
