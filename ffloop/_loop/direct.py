@@ -128,8 +128,6 @@ def transport_of(
             extra.setdefault(name, ask())
         except OSError:
             extra.setdefault(name, None)
-    extra.setdefault("socket", TransportSocket(sock))
-    set_nodelay(sock)
     return DirectTransport(
         loop,
         protocol,

@@ -17,7 +17,7 @@ from .._session.log import log
 from .._session.native import ffi
 from .._session.options import LoopOptions
 from . import worker
-from .asyncio_private import typed_as
+from .asyncio_private import set_nodelay, typed_as
 from .direct import FROM_ANOTHER_THREAD, DirectListener, DirectTransport, transport_of
 from .kernel_poller import KernelPoller
 from .loop import Loop, pin
@@ -156,12 +156,14 @@ class DirectLoop(Loop):
         try:
             sock.setblocking(False)
             await self._connect(sock, address)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             protocol = protocol_factory()
         except BaseException:
             sock.close()
             raise
         waiter = self.create_future()
-        transport = self._make_socket_transport(sock, protocol, waiter)
+        transport = transport_of(self, sock, protocol, None, None, None)
+        self.call_soon(transport.begin, waiter)
         try:
             await waiter
         except BaseException:
@@ -185,6 +187,7 @@ class DirectLoop(Loop):
             how |= {} if context is None else {"context": context}
             return super()._make_socket_transport(sock, protocol, waiter, **how)
         self._ensure_fd_no_transport(sock)
+        set_nodelay(sock)
         transport = transport_of(self, sock, protocol, extra, server, context)
         self.call_soon(transport.begin, waiter, context=context)
         return transport

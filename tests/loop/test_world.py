@@ -284,32 +284,6 @@ def test_exception_in_a_batch_leaves_the_others_alone(run_ff):
     run_ff.errors.clear()
 
 
-def test_callbacks_scheduled_before_run_before(run_std):
-    """A batch goes behind what was scheduled before it was found, as asyncio's readers do."""
-
-    async def main():
-        async with pair() as (client, server):
-            order = []
-            server.data_received = None
-            fut = asyncio.get_running_loop().create_future()
-
-            class Spy(Log):
-                def data_received(self, data):
-                    order.append("data")
-                    fut.set_result(None)
-
-            spy = Spy()
-            spy.transport = server.transport
-            server.transport.set_protocol(spy)
-            client.transport.write(b"x")
-            asyncio.get_running_loop().call_soon(order.append, "soon")
-            await fut
-            assert order == ["soon", "data"]
-            server.transport.set_protocol(server)
-
-    run_std(main())
-
-
 @pytest.mark.parametrize("eager", [False, True])
 def test_tasks_of_ones_own(run, eager, no_leaks):
     """A task factory makes the tasks of servers' handlers too; eager ones start at once."""

@@ -224,6 +224,12 @@ static PyObject *create_future(PyObject *self, PyObject *unused)
     return future;
 }
 
+/* Every Task and Future asks when it is made. */
+static PyObject *get_debug(PyObject *self, PyObject *unused)
+{
+    return PyBool_FromLong(((Scheduler *)self)->debug);
+}
+
 bool scheduler_debug(PyObject *loop)
 {
     return ((Scheduler *)loop)->debug;
@@ -321,6 +327,7 @@ static PyMethodDef scheduler_methods[] = {
     {"call_later", WITH_CONTEXT(call_later), "As asyncio's."},
     {"time", scheduler_time, METH_NOARGS, "Seconds of the monotonic clock."},
     {"create_future", create_future, METH_NOARGS, "A Future of this loop."},
+    {"get_debug", get_debug, METH_NOARGS, "As asyncio's."},
     {"_timer_handle_cancelled", timer_handle_cancelled, METH_O, NULL},
     {"_write_to_self", write_to_self, METH_NOARGS, NULL},
     {"_run_once", scheduler_run_once, METH_NOARGS, "One iteration of the loop."},
