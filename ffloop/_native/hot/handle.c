@@ -11,7 +11,7 @@
 struct handle {
     PyObject *callback, *args, *context, *loop, *repr, *source_traceback;
     char cancelled;
-    PyObject *weakrefs; /* the base class's; unused where the fields stand behind it */
+    PyObject *weakrefs; /* the base class's in Python 3.11, else unused */
 };
 
 struct timer {
@@ -321,14 +321,15 @@ static PyType_Spec timer_spec = {
     .slots = timer_slots,
 };
 
-/* Fields that begin there have their gap where the base classes have their weak references. */
+/* Behind the object's head, unless the base classes' weak references, which a Python from 3.12 on has before
+ * it, are elsewhere than in the fields' gap. */
 static int choose_place(void)
 {
     PyObject *base = NULL;
     int rc = hot_import(&base, "asyncio.events", "Handle");
     PyObject *weakrefs = rc == 0 ? PyObject_GetAttrString(base, "__weakrefoffset__") : NULL;
-    size_t expected = sizeof(PyObject) + offsetof(struct handle, weakrefs);
-    if (weakrefs && PyLong_AsSize_t(weakrefs) == expected)
+    Py_ssize_t found = weakrefs ? PyLong_AsSsize_t(weakrefs) : 0;
+    if (found < 0 || found == (Py_ssize_t)(sizeof(PyObject) + offsetof(struct handle, weakrefs)))
         handles.at = timers.at = sizeof(PyObject);
     Py_XDECREF(weakrefs);
     Py_XDECREF(base);
