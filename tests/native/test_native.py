@@ -18,7 +18,8 @@ import pytest
 from building import placed
 
 HERE = Path(__file__).resolve().parent
-TIME_LIMIT = 60  # seconds a case; the executable's own alarm comes first and says where it was
+# Seconds a case, on a busy machine too; the executable's own alarm comes first and says where it was.
+TIME_LIMIT = 160
 STACKS = ("host", "sim")
 TWO_THREADS = {"ring", "channel"}  # under ThreadSanitizer too
 BY_STACK = {"seam"}  # run once for each stack, whose name is the argument
