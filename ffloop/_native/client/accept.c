@@ -23,6 +23,13 @@ static void submit_arm(struct ffl_client *c, struct client_sock *l, uint32_t add
     client_submit(c, asks(l, FFL_OP_ARM, add));
 }
 
+/* The open listener of handle h: 0 or -errno. */
+static int find_listener(const struct ffl_client *c, int h, struct client_sock **l)
+{
+    int rc = client_find(c, h, l);
+    return rc == 0 && !(*l)->listener ? -EINVAL : rc;
+}
+
 static uint32_t missing_credit(const struct client_sock *l)
 {
     uint32_t have = l->credits + l->acc_n;
@@ -92,10 +99,10 @@ void client_sock_took(struct client_sock *l, int32_t what)
 int ffl_client_accepting(struct ffl_client *c, int h, int window, unsigned flags)
 {
     struct client_sock *s;
-    int rc = client_find(c, h, &s);
+    int rc = find_listener(c, h, &s);
     if (rc < 0)
         return rc;
-    if (!s->listener || window < 0 || window > 1024)
+    if (window < 0 || window > 1024)
         return -EINVAL;
     if (window) /* connections under way keep the flags of before */
         s->acc_flags = (uint8_t)(flags & FFL_F_ARM_NEW);
@@ -107,8 +114,7 @@ int ffl_client_accepting(struct ffl_client *c, int h, int window, unsigned flags
     else if (window) /* also without missing credit: the listener may be disarmed */
         submit_arm(c, s, missing_credit(s));
     else
-        client_submit(
-            c, (struct ffl_entry){.op = FFL_OP_DISARM, .handle = (uint32_t)h, .buf = FFL_NO_BUF});
+        client_submit(c, client_entry(FFL_OP_DISARM, (uint32_t)h));
     if (s->push && s->acc_head)
         client_sock_tell(s, CLIENT_SOCK_READ);
     return 0;
@@ -129,11 +135,9 @@ struct client_sock *client_sock_accepted(struct client_sock *l)
 int ffl_client_accept(struct ffl_client *c, int h, struct ffl_addresses *addresses)
 {
     struct client_sock *l;
-    int rc = client_find(c, h, &l);
+    int rc = find_listener(c, h, &l);
     if (rc < 0)
         return rc;
-    if (!l->listener)
-        return -EINVAL;
     if (!l->acc_head)
         client_look(c);
     if (!l->acc_head) {
@@ -178,11 +182,9 @@ void ffl_client_alone(struct ffl_client *c, int h, bool alone)
 int ffl_client_take(struct ffl_client *c, int h)
 {
     struct client_sock *l;
-    int rc = client_find(c, h, &l);
+    int rc = find_listener(c, h, &l);
     if (rc < 0)
         return rc;
-    if (!l->listener)
-        return -EINVAL;
     if (l->acc_head)
         return 0;
     client_look(c);

@@ -60,7 +60,7 @@ void client_sock_arm(struct ffl_client *c, struct client_sock *s)
     if (client_armed(s) || s->eof || s->failed)
         return;
     s->armed = c->arming;
-    client_submit(c, (struct ffl_entry){.op = FFL_OP_ARM, .handle = s->handle, .buf = FFL_NO_BUF});
+    client_submit(c, client_entry(FFL_OP_ARM, s->handle));
 }
 
 int ffl_client_arm(struct ffl_client *c, int h, int window)
@@ -89,8 +89,7 @@ int ffl_client_push(struct ffl_client *c, int h, bool on)
     }
     if (client_armed(s) && s->mirror < 0) { /* a mirrored socket stays armed, for its eventfd */
         s->armed = 0;
-        client_submit(
-            c, (struct ffl_entry){.op = FFL_OP_DISARM, .handle = s->handle, .buf = FFL_NO_BUF});
+        client_submit(c, client_entry(FFL_OP_DISARM, s->handle));
     }
     if (client_crowded(c)) {
         client_evacuate(c, s);

@@ -357,7 +357,7 @@ void client_lose(struct ffl_client *c, int err, const char *why)
             client_sock_tell(c->table[h], FFL_WATCH_ALL);
 }
 
-void client_lost(struct ffl_client *c)
+void ffl_client_lost(struct ffl_client *c)
 {
     char last[sizeof(c->why)] = "the instance ended";
     char said[sizeof(last)];

@@ -125,5 +125,5 @@ int client_call(struct ffl_client *c, struct ffl_entry e, void *out, size_t len)
 
 int ffl_client_ping(struct ffl_client *c)
 {
-    return client_call(c, (struct ffl_entry){.op = FFL_OP_NOP, .buf = FFL_NO_BUF}, NULL, 0);
+    return client_call(c, client_entry(FFL_OP_NOP, 0), NULL, 0);
 }

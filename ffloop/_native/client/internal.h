@@ -166,7 +166,6 @@ int client_shake_hands(int s, const struct ffl_hello *h, struct ffl_reply *r, in
 
 /* attach.c */
 void client_lose(struct ffl_client *c, int err, const char *why);
-void client_lost(struct ffl_client *c); /* the session socket has become readable */
 struct client_sock *client_sock(const struct ffl_client *c, int h); /* NULL: no such open socket */
 
 /* direct.c */
@@ -182,6 +181,11 @@ int client_connect_via(int ticket);
 int client_give_back(struct ffl_client *c, struct client_sock *s);
 
 /* call.c */
+/* An operation without an argument. */
+static inline struct ffl_entry client_entry(enum ffl_op op, uint32_t handle)
+{
+    return (struct ffl_entry){.op = (uint8_t)op, .handle = handle, .buf = FFL_NO_BUF};
+}
 /* Puts and commits an entry, so that the instance works on it while the application goes on. */
 void client_submit(struct ffl_client *c, struct ffl_entry e);
 void client_put(struct ffl_client *c, struct ffl_entry e); /* the caller commits */

@@ -246,10 +246,8 @@ int ffl_client_addresses(struct ffl_client *c, int h, struct ffl_addresses *out)
     if (!s->names_known) {
         int rc = client_find(c, h, &s);
         if (rc == 0)
-            rc = client_call(c,
-                             (struct ffl_entry){
-                                 .op = FFL_OP_ADDRESSES, .handle = (uint32_t)h, .buf = FFL_NO_BUF},
-                             &s->addresses, sizeof(s->addresses));
+            rc = client_call(c, client_entry(FFL_OP_ADDRESSES, (uint32_t)h), &s->addresses,
+                             sizeof(s->addresses));
         if (rc < 0)
             return rc;
         s->names_known = true;
@@ -298,9 +296,8 @@ void client_sock_return(struct ffl_client *c, struct client_sock *s)
         return;
     }
     s->returning = true;
-    client_put(c, (struct ffl_entry){.op = FFL_OP_DISARM, .handle = s->handle, .buf = FFL_NO_BUF});
-    client_submit(
-        c, (struct ffl_entry){.op = FFL_OP_ADDRESSES, .handle = s->handle, .buf = FFL_NO_BUF});
+    client_put(c, client_entry(FFL_OP_DISARM, s->handle));
+    client_submit(c, client_entry(FFL_OP_ADDRESSES, s->handle));
 }
 
 void client_sock_settle(struct ffl_client *c)

@@ -85,8 +85,7 @@ bool ffl_client_disarm(struct ffl_client *c, int h)
     s->paused = s->listener;
     s->asking = false;
     s->armed = c->arming - 1; /* for rearm */
-    client_submit(c,
-                  (struct ffl_entry){.op = FFL_OP_DISARM, .handle = s->handle, .buf = FFL_NO_BUF});
+    client_submit(c, client_entry(FFL_OP_DISARM, s->handle));
     return true;
 }
 

@@ -215,7 +215,7 @@ int client_sleep(struct ffl_client *c, struct ffl_event *out, int max, int epfd,
     int got = ffl_client_sleep(c, ev, room, epfd, timeout_ns, looks);
     for (int i = 0; i < got; i++) {
         if (ev[i].data.fd == c->sock) {
-            client_lost(c);
+            ffl_client_lost(c);
         } else if (ev[i].data.fd != c->app_bell && n < max) {
             out[n++] = (struct ffl_event){
                 .kind = FFL_EV_FD, .handle = (uint32_t)ev[i].data.fd, .arg = ev[i].events};
@@ -240,11 +240,6 @@ void ffl_client_reap(struct ffl_client *c)
     if (!c->detached)
         client_round(c);
     client_reap(c);
-}
-
-void ffl_client_lost(struct ffl_client *c)
-{
-    client_lost(c);
 }
 
 /* ---- the wait ------------------------------------------------------------------------------ */
