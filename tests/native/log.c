@@ -63,9 +63,9 @@ static unsigned count(const char *text, const char *what)
     return n;
 }
 
-TEST(log_budgets_are_apart)
+TEST(log_limits_are_apart)
 {
-    struct ffl_log_budget loud = {0}, quiet = {0};
+    struct ffl_log_limit loud = {0}, quiet = {0};
     int p[2];
     CHECK_EQ(pipe2(p, O_CLOEXEC), 0);
     ffl_log_open(p[1], FFL_LOG_INFO);

@@ -68,8 +68,8 @@ bool ffl_log_enabled(enum ffl_log_level level)
     return level <= log_level;
 }
 
-#define LINES_PER_SECOND 100 /* per level, for callers without a budget */
-#define BUDGET_PER_SECOND 20 /* per budget */
+#define LINES_PER_SECOND 100 /* per level, for callers without a limit of their own */
+#define LIMIT_PER_SECOND 20  /* per limit */
 
 static atomic_uint lost; /* lines dropped since the last one that was written */
 
@@ -85,14 +85,14 @@ static bool enough(enum ffl_log_level level, time_t now, unsigned *out)
     return atomic_fetch_add(&lines[level], 1) >= LINES_PER_SECOND;
 }
 
-static bool spent(struct ffl_log_budget *b, unsigned *out)
+static bool spent(struct ffl_log_limit *b, unsigned *out)
 {
     int64_t now = ffl_now_ns();
     if (now - b->since >= FFL_NS_PER_SEC) {
-        *out = b->lines > BUDGET_PER_SECOND ? b->lines - BUDGET_PER_SECOND : 0;
-        *b = (struct ffl_log_budget){.since = now};
+        *out = b->lines > LIMIT_PER_SECOND ? b->lines - LIMIT_PER_SECOND : 0;
+        *b = (struct ffl_log_limit){.since = now};
     }
-    return b->lines++ >= BUDGET_PER_SECOND;
+    return b->lines++ >= LIMIT_PER_SECOND;
 }
 
 /* Where a write cannot be told not to wait (a pipe before Linux 6.4, a terminal): once it polls
@@ -157,7 +157,7 @@ void ffl_log(enum ffl_log_level level, const char *fmt, ...)
     errno = saved;
 }
 
-void ffl_log_within(struct ffl_log_budget *b, enum ffl_log_level level, const char *fmt, ...)
+void ffl_log_within(struct ffl_log_limit *b, enum ffl_log_level level, const char *fmt, ...)
 {
     if (level > log_level || log_fd < 0)
         return;

@@ -56,13 +56,13 @@ int ffl_log_level_parse(const char *name);
 bool ffl_log_enabled(enum ffl_log_level level);
 void ffl_log(enum ffl_log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* The same for lines that a peer may cause: a budget's first 20 of each second are written. A
- * budget belongs to one thread. */
-struct ffl_log_budget {
+/* The same for lines that a peer may cause: a limit's first 20 of each second are written. A
+ * limit belongs to one thread. */
+struct ffl_log_limit {
     int64_t since; /* ffl_now_ns at the second's begin */
     unsigned lines;
 };
-void ffl_log_within(struct ffl_log_budget *b, enum ffl_log_level level, const char *fmt, ...)
+void ffl_log_within(struct ffl_log_limit *b, enum ffl_log_level level, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
 /* Closes *fd unless it is negative, by `how` (NULL: close), and makes it -1. */

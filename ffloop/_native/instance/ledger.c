@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* An account stays for a second after its last use, for its log budget. */
+/* An account stays for a second after its last use, for the limit of its log. */
 static void sweep(struct ledger *l)
 {
     int64_t now = ffl_now_ns();

@@ -29,7 +29,7 @@ struct account {
     uid_t uid;
     unsigned holds; /* pointers to it, beside its charges */
     uint64_t n[CHARGES];
-    struct ffl_log_budget log; /* of lines about this user */
+    struct ffl_log_limit log; /* of lines about this user */
 };
 
 struct ledger {
