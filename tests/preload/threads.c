@@ -10,30 +10,11 @@
  * higher. It prints its port, serves until standard input ends, and ends with status 0 when everything is
  * closed. The last two are for FF_THREAD_SOCKET=1 as well.
  */
-#define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <netinet/in.h>
-#include <poll.h>
-#include <pthread.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
-#include <sys/socket.h>
-#include <unistd.h>
+#include "check.h"
 
-#define CHECK(x)                                                                                   \
-    do {                                                                                           \
-        if (!(x)) {                                                                                \
-            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #x, strerror(errno));           \
-            _exit(1);                                                                              \
-        }                                                                                          \
-    } while (0)
+#include <fcntl.h>
+#include <stdbool.h>
+#include <sys/eventfd.h>
 
 enum { CORES = 2, COMPUTERS = 2 };
 
