@@ -1,7 +1,9 @@
-"""examples/deploy: what systemd, Kubernetes and hadolint say of it; its commands are ffloop's."""
+"""examples/deploy, by systemd, Kubernetes, Grafana and hadolint; its commands are ffloop's."""
 
 from __future__ import annotations
 
+import importlib
+import json
 import pathlib
 import re
 import shlex
@@ -55,6 +57,34 @@ def test_manifest(manifest: pathlib.Path) -> None:
 def resources(manifest: pathlib.Path) -> Iterator[Any]:
     yaml = pytest.importorskip("yaml")
     yield from yaml.safe_load_all(manifest.read_text())
+
+
+def test_dashboard() -> None:
+    """Grafana's own types, which drop what they do not know, keep all of it."""
+    models = pytest.importorskip("grafana_foundation_sdk.models.dashboard")
+    encoder = importlib.import_module("grafana_foundation_sdk.cog.encoder")
+    importlib.import_module("grafana_foundation_sdk.cog.plugins").register_default_plugins()
+    dashboard = json.loads((DEPLOY / "grafana.json").read_text())
+    kept = json.loads(encoder.JSONEncoder().encode(models.Dashboard.from_json(dashboard)))
+    assert list(lost(dashboard, kept)) == []
+    dashboard["panels"][0]["gridPosition"] = dashboard["panels"][0].pop("gridPos")
+    kept = json.loads(encoder.JSONEncoder().encode(models.Dashboard.from_json(dashboard)))
+    assert list(lost(dashboard, kept)) == ["panels.0.gridPosition"]
+
+
+def lost(given: Any, kept: Any) -> Iterator[str]:
+    """Where `kept` is not as `given`; it may have more."""
+    if isinstance(given, dict | list):
+        pairs = given.items() if isinstance(given, dict) else enumerate(given)
+        for key, value in pairs:
+            try:
+                below = kept[key]
+            except (KeyError, IndexError, TypeError):
+                yield str(key)
+                continue
+            yield from (f"{key}.{more}" if more else str(key) for more in lost(value, below))
+    elif given != kept:
+        yield ""
 
 
 def test_containerfile() -> None:
