@@ -56,8 +56,9 @@ def _unix(path: str) -> socket.socket:
     """Replaces a socket left at the path. Mode 0666, as uvicorn's and aiohttp's: the directory
     decides who may connect."""
     with contextlib.suppress(FileNotFoundError):
-        if stat.S_ISSOCK(os.stat(path).st_mode):
-            os.unlink(path)
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise OSError(errno.EEXIST, "what is there is no socket")
+        os.unlink(path)
     sock = socket.socket(socket.AF_UNIX)
     sock.bind(path)
     os.chmod(path, 0o666)
@@ -90,14 +91,17 @@ def app(args: argparse.Namespace) -> int:
 
 def _configure_logging(path: Path) -> None:
     try:
+        text = path.read_text()
         if path.suffix == ".json":
-            logging.config.dictConfig(json.loads(path.read_text()))
+            logging.config.dictConfig(json.loads(text))
         elif path.suffix in (".yaml", ".yml"):
-            logging.config.dictConfig(importlib.import_module("yaml").safe_load(path.read_text()))
+            logging.config.dictConfig(importlib.import_module("yaml").safe_load(text))
         else:
             logging.config.fileConfig(path, disable_existing_loggers=False)
+    except OSError as exc:
+        raise Refused(f"--log-config {path}: {exc.strerror or exc}") from None
     except Exception as exc:  # the file may name any class
-        raise Refused(f"--log-config {path}: {exc}") from None
+        raise Refused(f"--log-config {path}: {type(exc).__name__}: {exc}") from None
 
 
 def _tls(args: argparse.Namespace) -> ssl.SSLContext | None:
@@ -112,7 +116,9 @@ def _tls(args: argparse.Namespace) -> ssl.SSLContext | None:
         context.load_cert_chain(args.ssl_certfile, args.ssl_keyfile)
     except OSError as exc:  # SSLError too
         files = " and ".join(filter(None, (args.ssl_certfile, args.ssl_keyfile)))
-        raise Refused(f"{files}: {exc.strerror or exc}") from None
+        wrong = isinstance(exc, ssl.SSLError)
+        why = f"no certificate and key in PEM form, {exc}" if wrong else exc.strerror
+        raise Refused(f"{files}: {why}") from None
     return context
 
 

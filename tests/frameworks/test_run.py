@@ -457,14 +457,15 @@ def test_a_script_that_fails(tmp_path):
         (["--reload", "asgi.py"], 2, "--reload is for MODULE:APP"),
         (["--reload", "--reload-dir=/no/such", "asgi:app"], 1, "/no/such: no such directory"),
         (["--uds=/no/such/app.sock", "asgi:app"], 1, "--uds /no/such/app.sock: No such file"),
+        (["--uds=asgi.py", "asgi:app"], 1, "--uds asgi.py: what is there is no socket"),
         (["--fd=77", "asgi:app"], 1, "--fd 77: Bad file descriptor"),
         (["--fd=0", "asgi:app"], 1, "--fd 0: "),
         (["--fd=3", "--uds=x", "asgi:app"], 2, "not allowed with"),
         (["--ssl-certfile=/no/such", "asgi:app"], 1, "/no/such: No such file"),
-        (["--ssl-certfile=asgi.py", "aio:app"], 1, "asgi.py: "),
+        (["--ssl-certfile=asgi.py", "aio:app"], 1, "asgi.py: no certificate and key in PEM form"),
         (["--ssl-keyfile=asgi.py", "aio:app"], 1, "without --ssl-certfile"),
-        (["--log-config=/no/such", "asgi:app"], 1, "--log-config /no/such: "),
-        (["--log-config=asgi.py", "asgi:app"], 1, "--log-config asgi.py: "),
+        (["--log-config=/no/such", "asgi:app"], 1, "--log-config /no/such: No such file"),
+        (["--log-config=asgi.py", "asgi:app"], 1, "File contains no section headers"),
     ],
 )
 def test_mistakes(apps, argv, status, words):
