@@ -100,6 +100,23 @@ CASE(peeks_on_as_its_listener)
     peeks(2);
 }
 
+CASE(peeks_after_a_fork)
+{
+    connected();
+    arrives("0123456789");
+    SET(SOL_SOCKET, SO_PEEK_OFF, 2);
+    SET(IPPROTO_TCP, TCP_INQ, 1);
+    pid_t child = fork();
+    if (child == 0) {
+        peeks(3);
+        _exit(0);
+    }
+    NEED(child > 0 && waitpid(child, NULL, 0) == child);
+    SET(SOL_SOCKET, SO_PEEK_OFF, 4);
+    saw("peek", recv(server, buffer, 6, MSG_PEEK | MSG_WAITALL));
+    printf("%.6s\n", buffer);
+}
+
 /* ---- time stamps ------------------------------------------------------------------------------ */
 
 /* The kernel begins to stamp some time after the first socket has asked for it. */

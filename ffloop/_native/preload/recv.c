@@ -92,6 +92,7 @@ static int64_t discard(struct sock *s, size_t len)
 static bool too_early(struct sock *s, size_t total)
 {
     int off = ffl_client_own(s->session->c, s->h).peek_off;
+    (void)ffl_client_arm(s->session->c, s->h, 0); /* cannot fail: open */
     ffl_client_reap(s->session->c);
     bool over = ffl_client_state(s->session->c, s->h) & (FFL_ST_EOF | FFL_ST_FAILED);
     return !over && !s->shut_rd && sock_queued(s) < total + (size_t)(off > 0 ? off : 0);
