@@ -117,6 +117,30 @@ CASE(datagrams)
     heard(server, 6);
 }
 
+CASE(lengths_of_addresses)
+{
+    static const int lengths[] = {-1, 0, 15, 128, 129, 4000};
+    struct iovec iov = {"hello", 5};
+    pages();
+    struct sockaddr *to = (struct sockaddr *)page;
+    server = socket(AF_INET, SOCK_DGRAM, 0);
+    *(struct sockaddr_in *)page = anywhere();
+    NEED(bind(server, to, sizeof(struct sockaddr_in)) == 0);
+    *(struct sockaddr_in *)page = where(server);
+    for (size_t i = 0; i < sizeof(lengths) / sizeof(*lengths); i++) {
+        struct msghdr m = {.msg_name = to, .msg_iov = &iov, .msg_iovlen = 1};
+        socklen_t len = m.msg_namelen = (socklen_t)lengths[i];
+        client = socket(AF_INET, SOCK_DGRAM, 0);
+        saw("sendto", sendto(client, "hello", 5, 0, to, len));
+        saw("sendmsg", sendmsg(client, &m, 0));
+        saw("connect", connect(client, to, len));
+        NEED(connect(client, to, sizeof(struct sockaddr_in)) == 0);
+        saw("sendto, connected", sendto(client, "hello", 5, 0, to, len));
+        saw("sendmsg, connected", sendmsg(client, &m, 0));
+        close(client);
+    }
+}
+
 CASE(names)
 {
     struct sockaddr_in a;

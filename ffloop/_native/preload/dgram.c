@@ -246,7 +246,7 @@ static int address(const struct sock *s, const struct sockaddr *sa, socklen_t le
                    struct ffl_addr *to)
 {
     struct sockaddr_storage copy = {0};
-    int rc = ffl_user_address(&copy, sa, len < sizeof(copy) ? len : sizeof(copy));
+    int rc = ffl_user_address(&copy, sa, len);
     if (rc < 0)
         return rc;
     sa = (const struct sockaddr *)&copy;

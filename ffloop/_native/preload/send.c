@@ -193,6 +193,17 @@ API ssize_t sendto(int fd, const void *buf, size_t len, int flags, const struct 
     return real.sendto(fd, buf, len, flags, sa, n);
 }
 
+/* A message's name as the kernel takes it: cut where it is too long, none where it has no length. */
+static ssize_t send_datagram(struct sock *s, int fd, const struct msghdr *m, int flags)
+{
+    struct msghdr named = *m;
+    if (named.msg_namelen > sizeof(struct sockaddr_storage))
+        named.msg_namelen = sizeof(struct sockaddr_storage);
+    if (!named.msg_namelen)
+        named.msg_name = NULL;
+    return dgram_sendmsg(s, fd, &named, flags);
+}
+
 API ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
 {
     real_start();
@@ -203,7 +214,7 @@ API ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
     if (bad < 0)
         return leave(bad);
     if (s && s->type == SOCK_DGRAM)
-        return dgram_sendmsg(s, fd, m, flags);
+        return send_datagram(s, fd, m, flags);
     if (opens(s, m->msg_name, flags))
         return open_and_send(fd, m, flags);
     if (s && s->session)
