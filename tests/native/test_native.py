@@ -18,7 +18,8 @@ import pytest
 from building import placed
 
 HERE = Path(__file__).resolve().parent
-# Seconds a case, on a busy machine too; the executable's own alarm comes first and says where it was.
+# Seconds per case, on a busy machine too; the executable's own alarm comes first and says where it
+# was.
 TIME_LIMIT = 160
 STACKS = ("host", "sim")
 TWO_THREADS = {"ring", "channel"}  # under ThreadSanitizer too
