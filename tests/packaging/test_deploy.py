@@ -14,9 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
-from ffloop._cli import parser
-from ffloop._session import discovery
+from common.commands import check
 
 DEPLOY = pathlib.Path(__file__).resolve().parents[2] / "examples" / "deploy"
 SCRIPTS = sysconfig.get_path("scripts")
@@ -115,18 +113,9 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 
 def test_commands() -> None:
     """They have no option that this ffloop has not."""
-    instance = subprocess.run(
-        [discovery.executable(), "--help"], capture_output=True, text=True, check=True
-    ).stdout
     found = list(commands())
     assert {name for name, _ in found} == {
         path.name for path in [*UNITS, *MANIFESTS, DEPLOY / "Containerfile"]
     }
-    for name, argv in found:
-        if argv[0] == "instance":
-            options = {word for word in argv if word.startswith("--")}
-            assert all(f"{option} " in instance for option in options), (name, argv)
-        else:
-            args, rest = parser.build().parse_known_args(argv)
-            assert not rest, (name, argv)
-            assert args.command == argv[0]
+    for _, argv in found:
+        check(argv)

@@ -6,11 +6,14 @@ import itertools
 import os
 import pathlib
 import re
+import shlex
 import signal
 import subprocess
 import sysconfig
+from collections.abc import Iterator
 
 import pytest
+from common.commands import check
 from common.ports import unused_port
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -38,6 +41,25 @@ def test_lists_are_lists_in_the_site(page: pathlib.Path) -> None:
     """A block in an item is indented by four, and the next number stands apart from it."""
     assert not re.findall(r"^ {1,3}```.*$", page.read_text(), re.M)
     assert not re.findall(r"^ {4}.*\n\d+\. .*$", page.read_text(), re.M)
+
+
+def lines() -> Iterator[list[str]]:
+    """The words of every command line in the pages and README, without variables before it."""
+    for page in (*DOCS.glob("*.md"), ROOT / "README.md"):
+        for block in re.findall(r"^ *```sh.*?\n(.*?)^ *```", page.read_text(), re.M | re.S):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = itertools.dropwhile(
+                    lambda word: re.match(r"\w+=", word), shlex.split(line, comments=True)
+                )
+                yield list(words)
+
+
+def test_commands() -> None:
+    """They are ffloop's, with options that there are."""
+    found = [words[1:] for words in lines() if words[:1] == ["ffloop"]]
+    assert len(found) > 25
+    for argv in found:
+        check([word for word in argv if word not in ("&", ">/dev/null")])
 
 
 def test_the_tests_that_are_named() -> None:
