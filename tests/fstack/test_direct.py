@@ -323,27 +323,18 @@ asyncio.run(main())
 
 @pytest.fixture
 def workers(fstack_net, tmp_path):
-    """start(count): `ffloop run --direct` on a net_tap port of its own, serving."""
+    """start(count, grace): `ffloop run --direct` on a net_tap port of its own, serving."""
     prefix, namespace = f"ffloop-test-direct-{os.getpid()}", net._new_namespace()
     (tmp_path / "app.py").write_text(WORKER)
     started = []
 
-    def start(count):
+    def start(count, grace=0):
         config = tmp_path / "config.ini"
         config.write_text(CONFIG.format(mask=(1 << count) - 1, prefix=prefix))
         fstack = f"--conf {config} --eal '--no-pci --vdev=net_tap0,iface=tap0'"
         command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-P", "-m", "ffloop", "run"]
-        command += [
-            "--stack",
-            "fstack",
-            "--direct",
-            "--fstack",
-            fstack,
-            "--workers",
-            str(count),
-            "--grace",
-            "0",
-        ]
+        command += ["--stack", "fstack", "--direct", "--fstack", fstack]
+        command += [f"--workers={count}", f"--grace={grace}"]
         with net.within(namespace), (tmp_path / "log").open("wb") as log:
             process = subprocess.Popen([*command, str(tmp_path / "app.py")], stdout=-1, stderr=log)
             started.append(process)
@@ -386,4 +377,20 @@ def test_workers(workers):
     assert len(set(told.values())) == 2
     assert {cpu for _, cpu in told.values()} == {0, 1}
     process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+
+
+def test_a_reload_answers_what_is_under_way(workers):
+    """By the worker that has retired; then another has the stack."""
+    process, namespace = workers(1, grace=3)
+    with net.within(namespace), socket.create_connection((net.STACK, PORT), 10) as sock:
+        process.send_signal(signal.SIGHUP)
+        with contextlib.suppress(ConnectionRefusedError):
+            while True:  # until it has retired
+                socket.create_connection((net.STACK, PORT), 10).close()
+        sock.sendall(b"?")
+        _, old, _ = sock.makefile("rb").read().split()
+    assert int(old) != process.pid
+    assert process.stdout.readline() == b"serves\n"
+    process.terminate()
     assert process.wait(60) == 0
