@@ -3,6 +3,7 @@
 
 #include <dirent.h>
 #include <linux/sched.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <sys/resource.h>
@@ -553,6 +554,63 @@ CASE(closes_all)
     ends(pid);
     close(server);
     heard(client, 1);
+}
+
+static void shuts_down(int fd)
+{
+    NEED(shutdown(fd, SHUT_WR) == 0);
+}
+
+CASE(a_child_shuts_it_down)
+{
+    connected();
+    by_a_child(server, shuts_down);
+    heard(client, 1); /* its end */
+    saw("the parent's send", send(server, "x", 1, MSG_NOSIGNAL));
+    NEED(write(client, "hello", 5) == 5);
+    heard(server, 5);
+}
+
+static void sends_at_once(int fd)
+{
+    int on = 1;
+    NEED(setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) == 0);
+}
+
+CASE(a_child_sets_an_option)
+{
+    int on = 0;
+    socklen_t len = sizeof(on);
+    connected();
+    by_a_child(server, sends_at_once);
+    NEED(getsockopt(server, IPPROTO_TCP, TCP_NODELAY, &on, &len) == 0);
+    saw("it is on", on != 0);
+}
+
+/* Nobody has read what came: the last close is a reset, whoever closes last. */
+CASE(closed_unread_by_the_parent_first)
+{
+    connected();
+    arrives("unread");
+    pid_t pid = child_that_waits();
+    close(server);
+    close(held);
+    ends(pid);
+    saw("read", read(client, buffer, 1));
+}
+
+CASE(closed_unread_by_the_child_first)
+{
+    connected();
+    arrives("unread");
+    pid_t pid = fork();
+    if (pid == 0) {
+        close(server);
+        _exit(0);
+    }
+    ends(pid);
+    close(server);
+    saw("read", read(client, buffer, 1));
 }
 
 /* ---- threads that wait meanwhile --------------------------------------------------------------- */

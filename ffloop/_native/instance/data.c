@@ -433,6 +433,17 @@ static int send_stream(struct endpoint *e)
     return (size_t)sent < bytes ? -EAGAIN : 0;
 }
 
+/* The other processes that have the socket cannot send any more either. */
+static void tell_of_shutdown(struct endpoint *e, int how)
+{
+    struct endpoint *m;
+    if (!e->group || how == SHUT_RD)
+        return;
+    LIST_FOREACH(m, &e->group->members, member)
+    if (m != e && !m->dgram && !m->closing)
+        data_fail_sends(m, EPIPE);
+}
+
 /* Sends queued buffers until the stack takes no more; then does a shutdown or close that waits. */
 void data_flush(struct endpoint *e)
 {
@@ -454,6 +465,7 @@ void data_flush(struct endpoint *e)
         int rc = OPS(in)->shutdown(ST(in), e->fd, e->shut);
         if (rc < 0 && rc != -ENOTCONN)
             ffl_log(FFL_LOG_INFO, "session %u: shutdown: %s", e->s->id, strerror(-rc));
+        tell_of_shutdown(e, e->shut);
         e->shut = -1;
     }
     if (e->closing)

@@ -120,13 +120,28 @@ static void free_held(struct ffl_instance *in, struct held *h)
     free(h);
 }
 
+/* Was a stream, of which this is the last reference, not read to its end? What was given back is
+ * unread as well. */
+static bool unread(struct ffl_instance *in, const struct held *h)
+{
+    uint8_t byte;
+    struct iovec iov = {&byte, sizeof(byte)};
+    if (h->dgram || h->listener || h->connecting || h->group->refs > 1)
+        return false;
+    return !STAILQ_EMPTY(&h->group->back) ||
+           (!OPS(in)->kernel && OPS(in)->recv(ST(in), h->fd, &iov, 1, NULL, NULL, NULL) > 0);
+}
+
 bool tickets_close(struct ffl_instance *in)
 {
     struct held *h;
     while ((h = TAILQ_FIRST(&in->dropped)) && !slice_over(&in->slice)) {
         TAILQ_REMOVE(&in->dropped, h, all);
         slice_spend_call(&in->slice, 0);
-        (void)OPS(in)->close(ST(in), h->fd); /* the instance's own reference: it was open */
+        if (unread(in, h))
+            (void)fd_reset(in, h->fd);
+        else
+            (void)OPS(in)->close(ST(in), h->fd); /* the instance's own reference: it was open */
         free_held(in, h);
     }
     return h;

@@ -278,8 +278,10 @@ static void pause_shared(int fd, struct node *n, void *arg)
 {
     struct leaving *l = arg;
     struct sock *s = (struct sock *)n;
-    if (n->kind == NODE_SOCK && s->session == l->session && sock_shared(s))
-        l->any |= ffl_client_disarm(s->session->c, s->h);
+    if (n->kind != NODE_SOCK || s->session != l->session || !sock_shared(s))
+        return;
+    (void)ffl_client_disarm(s->session->c, s->h);
+    l->any = true; /* what was done to it is done before the parent hears of the end */
     (void)fd;
 }
 
