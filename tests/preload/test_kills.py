@@ -58,8 +58,9 @@ def test_instance(instance: Instance, tmp_path: Path) -> None:
     process = subprocess.Popen([*command, "-g", "daemon off;"], env=instance.environment())
     with Load(instance.address, port, PAGE) as load:
         load.answered_more(50)
+        until(lambda: len(children(process.pid)) == 4)
         workers = children(process.pid)
-        until(lambda: len(instance.stats().sessions) > len(workers))
+        until(lambda: set(workers) <= {s.pid for s in instance.stats().sessions})
         instance.process.kill()
         instance.process.wait()
         if not isinstance(instance, OnFStack):  # its TCP ends with it: peers wait
