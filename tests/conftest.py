@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from building import Build, builder
-from common import ON_FSTACK
+from common import ON_FSTACK, open_fds
 from hypothesis import settings
 from loop.runner import Runner
 
@@ -162,17 +162,6 @@ def tls() -> Any:
     client = ssl.create_default_context()
     ca.configure_trust(client)
     return server, client
-
-
-def open_fds() -> set[str]:
-    """The descriptors of this process, by number and target."""
-    found = set()
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            found.add(f"{fd}->{os.readlink(f'/proc/self/fd/{fd}')}")
-        except FileNotFoundError:
-            pass
-    return found
 
 
 def _end_own_session() -> None:

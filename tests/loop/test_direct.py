@@ -16,7 +16,7 @@ import sys
 import threading
 
 import pytest
-from conftest import open_fds
+from common import open_fds
 
 import ffloop
 
