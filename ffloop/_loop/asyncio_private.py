@@ -25,6 +25,10 @@ SENDFILE_FALLBACK: Any = constants._SendfileMode.FALLBACK
 SENDFILE_TRY_NATIVE: Any = constants._SendfileMode.TRY_NATIVE
 set_nodelay: Callable[[Any], None] = base_events._set_nodelay  # type: ignore[attr-defined]
 
+# Bytes that a read of asyncio's own transports of UDP sockets and pipes makes room for: the largest
+# datagram, a whole pipe. malloc maps asyncio's max_size, 256 KiB, anew for each read.
+READ_SIZE = 65536
+
 # Python 3.13: create_server(keep_alive=), and an address that is not local is skipped.
 PY313 = sys.version_info >= (3, 13)
 
@@ -90,6 +94,7 @@ if TYPE_CHECKING:
             extra: Any = None,
             **more: Any,
         ) -> Any: ...
+        def _make_read_pipe_transport(self, *args: Any, **more: Any) -> Any: ...
         def _start_serving(
             self, protocol_factory: Any, sock: Any, *args: Any, **more: Any
         ) -> None: ...

@@ -24,6 +24,7 @@ class BasePoller(selectors.EpollSelector):
     """Used by one loop."""
 
     _selector: select.epoll
+    _fd_to_key: dict[int, selectors.SelectorKey]
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +56,7 @@ class BasePoller(selectors.EpollSelector):
 
     def watches(self, fd: int) -> bool:
         """Is the descriptor one of the selector's?"""
-        return fd in self._fd_to_key  # type: ignore[attr-defined]
+        return fd in self._fd_to_key
 
     def kernel_events(self, count: int) -> Ready:
         """(key, mask) pairs of the selector's descriptors, out of `count` events."""
@@ -63,7 +64,7 @@ class BasePoller(selectors.EpollSelector):
 
     def _keyed(self, events: Iterable[tuple[int, int]]) -> Ready:
         ready: Ready = []
-        keys = self._fd_to_key  # type: ignore[attr-defined]
+        keys = self._fd_to_key
         for fd, mask in events:
             key = keys.get(fd)
             if key is not None:
@@ -81,7 +82,7 @@ class KernelPoller(BasePoller):
 
     def __init__(self) -> None:
         super().__init__()
-        self.batch = Dispatcher(None, None, self._selector.fileno(), -1)
+        self.batch = Dispatcher(None, None, self._selector.fileno(), -1, self._fd_to_key)
 
     def kernel_events(self, count: int) -> Ready:
         return self._keyed(self.batch.others()) if count else []

@@ -21,7 +21,7 @@ from .._session.address import look_up_literal
 from .._session.options import LoopOptions
 from ..errors import ConfigError
 from . import worker
-from .asyncio_private import Handle, SelectorLoop, Server, failure, logger, typed_as
+from .asyncio_private import READ_SIZE, Handle, SelectorLoop, Server, failure, logger, typed_as
 from .serving import Binding
 from .tls import SSLProtocol
 from .transport import SocketTransport
@@ -159,9 +159,6 @@ class Loop(SelectorLoop):
     def _poll(self, wait_ns: int) -> None:
         self._process_events(self._poller.select(None if wait_ns < 0 else wait_ns / 1e9))
 
-    def _kernel_ready(self, count: int) -> None:
-        super()._process_events(self._poller.kernel_events(count))
-
     def _failed(self, handle: Any, exc: BaseException) -> None:
         self.call_exception_handler(failure(handle, exc))
 
@@ -171,6 +168,17 @@ class Loop(SelectorLoop):
         raise ValueError("nest_asyncio cannot nest an ffloop loop; run that code in another thread")
 
     # ---- transports ----
+
+    def _make_datagram_transport(self, sock: Any, *args: Any, **more: Any) -> Any:
+        transport = super()._make_datagram_transport(sock, *args, **more)
+        if sock.family != socket.AF_UNIX:  # whose datagrams may be larger
+            transport.max_size = READ_SIZE
+        return transport
+
+    def _make_read_pipe_transport(self, *args: Any, **more: Any) -> Any:
+        transport = super()._make_read_pipe_transport(*args, **more)
+        transport.max_size = READ_SIZE
+        return transport
 
     def _make_ssl_transport(
         self,

@@ -45,7 +45,9 @@ class Poller(BasePoller):
         epoll.register(bell, select.EPOLLIN | select.EPOLLET)
         epoll.register(end, select.EPOLLIN | select.EPOLLRDHUP)
         self._session = session
-        self.batch = Dispatcher(session, self._dispatch, epoll.fileno(), self._longest)
+        self.batch = Dispatcher(
+            session, self._dispatch, epoll.fileno(), self._longest, self._fd_to_key
+        )
 
     def detach(self) -> None:
         """Kernel descriptors only, until the next attach. Drops what is left of a batch."""

@@ -199,6 +199,21 @@ def test_too_large(run_std, no_leaks):
     run_std(main())
 
 
+def test_a_large_one_of_the_kernels(run_std, tmp_path):
+    """A unix datagram may be larger than UDP's largest."""
+    large = bytes(range(256)) * 600
+
+    async def main():
+        address = str(tmp_path / "socket")
+        async with endpoint(local_addr=address, family=socket.AF_UNIX) as (_, box):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                sender.sendto(large, address)
+            await until(lambda: box.got)
+            assert box.got[0][0] == large
+
+    run_std(main())
+
+
 def test_empty(run_std, no_leaks):
     """Python 3.13 sends empty datagrams, earlier ones do not."""
 

@@ -191,6 +191,15 @@ static PyObject *pairs(const struct epoll_event *first, int n, int step)
     return list;
 }
 
+int direct_kernel_events(const Dispatcher *dispatcher, kernel_event_fn *fn, void *arg)
+{
+    const struct direct *d = dispatcher->direct;
+    int rc = 0;
+    for (int i = 1; rc == 0 && i <= d->others; i++)
+        rc = fn(arg, (int)(uint32_t)d->events[BATCH - i].data.u64, d->events[BATCH - i].events);
+    return rc;
+}
+
 PyObject *direct_others(Dispatcher *dispatcher)
 {
     struct direct *d = dispatcher->direct;

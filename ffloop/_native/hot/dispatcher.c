@@ -63,16 +63,17 @@ static int take_buffer(PyObject *ring, const char *name, Py_buffer *to)
 
 static int dispatcher_init(PyObject *self, PyObject *args, PyObject *kw)
 {
-    static char *names[] = {"ring", "other", "epfd", "longest_ns", NULL};
+    static char *names[] = {"ring", "other", "epfd", "longest_ns", "keys", NULL};
     Dispatcher *d = (Dispatcher *)self;
-    PyObject *ring, *other, *address = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "OOiL", names, &ring, &other, &d->epfd,
-                                     &d->longest_ns))
+    PyObject *ring, *other, *keys, *address = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "OOiLO!", names, &ring, &other, &d->epfd,
+                                     &d->longest_ns, &PyDict_Type, &keys))
         return -1;
     dispatcher_release(d);
     d->thread = PyThread_get_thread_ident();
     hot_set_ref(&d->ring, ring);
     hot_set_ref(&d->other, other);
+    hot_set_ref(&d->keys, keys);
     if (ring == Py_None) {
         if (!(d->direct = direct_new()))
             return -1;
@@ -104,6 +105,7 @@ static int dispatcher_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(d->receivers);
     Py_VISIT(d->orphans);
     Py_VISIT(d->other);
+    Py_VISIT(d->keys);
     Py_VISIT(Py_TYPE(self));
     return 0;
 }
@@ -116,6 +118,7 @@ static int dispatcher_clear(PyObject *self)
     Py_CLEAR(d->receivers);
     Py_CLEAR(d->orphans);
     Py_CLEAR(d->other);
+    Py_CLEAR(d->keys);
     return 0;
 }
 
@@ -202,6 +205,18 @@ int dispatcher_wait(Dispatcher *d, int64_t timeout_ns, int wake_fd)
     int kernel = kernel_events(ev, n, wake_fd, &woken);
     d->count = kernel < n ? n : 0;
     return kernel > woken ? n : 0;
+}
+
+int dispatcher_kernel_events(const Dispatcher *d, int n, kernel_event_fn *fn, void *arg)
+{
+    if (d->direct)
+        return direct_kernel_events(d, fn, arg);
+    const struct ffl_event *ev = d->events.buf;
+    int rc = 0;
+    for (int i = 0; rc == 0 && i < n; i++)
+        if (ev[i].kind == FFL_EV_FD)
+            rc = fn(arg, (int)ev[i].handle, ev[i].arg);
+    return rc;
 }
 
 static PyObject *py_wait(PyObject *self, PyObject *timeout)

@@ -203,9 +203,15 @@ static int is_true(PyObject *of, PyObject *attribute)
     return rc;
 }
 
+int handle_cancelled(PyObject *handle)
+{
+    const struct handle *h = fields(handle);
+    return h ? h->cancelled : is_true(handle, name_cancelled);
+}
+
 static int run_other(PyObject *handle)
 {
-    int off = is_true(handle, name_cancelled);
+    int off = handle_cancelled(handle);
     if (off)
         return off < 0 ? -1 : 0;
     return hot_done(PyObject_CallMethodObjArgs(handle, name_run_handle, NULL));
@@ -247,11 +253,6 @@ int timer_when(PyObject *timer, double *when)
     *when = v ? PyFloat_AsDouble(v) : -1;
     Py_XDECREF(v);
     return *when == -1 && PyErr_Occurred() ? -1 : 0;
-}
-
-int timer_cancelled(PyObject *timer)
-{
-    return is_timer(timer) ? timer_fields(timer)->handle.cancelled : is_true(timer, name_cancelled);
 }
 
 int timer_scheduled(PyObject *timer)

@@ -19,10 +19,11 @@ PyObject *timer_new(PyObject *loop, double when, PyObject *const *args, Py_ssize
  * loop._failed(handle, exception). 0, or -1 with an exception that ends the program. */
 int handle_run(PyObject *handle, PyObject *loop);
 
+int handle_cancelled(PyObject *handle); /* any Handle: 0 or 1; -1 with an exception */
+
 /* For any TimerHandle. -1 with an exception. */
 int timer_when(PyObject *timer, double *when);
-int timer_cancelled(PyObject *timer); /* 0 or 1; -1 with an exception */
-int timer_scheduled(PyObject *timer); /* the same */
+int timer_scheduled(PyObject *timer); /* 0 or 1 */
 int timer_set_scheduled(PyObject *timer, bool scheduled);
 
 int handle_exec(PyObject *module);

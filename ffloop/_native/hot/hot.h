@@ -39,6 +39,7 @@ typedef struct {
     PyObject *receivers;       /* of that Client: {handle: Stream or another endpoint} */
     PyObject *orphans;         /* of that Client: the handles to close */
     PyObject *other;           /* other(kind, handle, arg, off) takes every event but plain data */
+    PyObject *keys;            /* of the selector: {descriptor: its SelectorKey} */
     int epfd;
     long long longest_ns; /* no wait is longer; < 0: no limit */
     int index, count;     /* the next event, and how many the batch has */
@@ -86,6 +87,10 @@ int hot_fault(PyObject *self, PyObject *name);
 /* Waits for a batch (see ffl_client_wait). The number of its events when kernel descriptors other
  * than wake_fd are among them, else 0; -1 with an exception. */
 int dispatcher_wait(Dispatcher *d, int64_t timeout_ns, int wake_fd);
+/* Calls fn(arg, descriptor, epoll events) for each of the selector's descriptors among the `n` events that
+ * dispatcher_wait returned, until it returns -1. */
+typedef int kernel_event_fn(void *arg, int fd, unsigned events);
+int dispatcher_kernel_events(const Dispatcher *d, int n, kernel_event_fn *fn, void *arg);
 /* An iteration has worked for `ns`, which is of the bucket `i`. */
 void dispatcher_show_lag(Dispatcher *d, int i, int64_t ns);
 /* Hands out the events from index on. 0, or -1 with an exception: what is left stays. */
@@ -112,7 +117,8 @@ void direct_free(struct direct *d);
 int direct_wait(Dispatcher *d, int64_t timeout_ns, int wake_fd); /* as dispatcher_wait */
 int direct_dispatch(Dispatcher *d, int fd, unsigned events);
 int direct_dispatch_next(Dispatcher *d); /* the event at index */
-PyObject *direct_others(Dispatcher *d);  /* [(descriptor, epoll events)] that are the selector's */
+int direct_kernel_events(const Dispatcher *d, kernel_event_fn *fn, void *arg);
+PyObject *direct_others(Dispatcher *d); /* [(descriptor, epoll events)] that are the selector's */
 PyObject *
 direct_batch(Dispatcher *d); /* [(descriptor, epoll events)] of the batch, which is taken */
 /* A Stream, an Acceptor, the Future of a wait until it is writable, or None: a new reference. */

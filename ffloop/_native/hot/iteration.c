@@ -4,7 +4,7 @@
  * The order is uvloop's: wait for events and hand them out, queue the timers that are due, run the handles
  * queued up to here. What events schedule runs before the next wait. While callbacks are queued, ever fewer
  * iterations ask for events while none is found. The loop does the rare cases in Python: _poll (no session,
- * or events that have handles in the queue since debug mode), _kernel_ready (descriptors), _failed (a callback raised).
+ * or events that have handles in the queue since debug mode), _failed (a callback raised).
  *
  * Waking from another thread: `awake` is lowered before the last look at the queue, and the interpreter's
  * lock is held from there to the wait. So a handle that another thread appends before is seen, and for one
@@ -14,13 +14,14 @@
 #include "scheduler.h"
 
 #include <math.h>
+#include <sys/epoll.h>
 
 #define AT_ONCE 100        /* iterations, then the interpreter has a look: other threads, tracing */
 #define LONGEST_S 86400.0  /* as asyncio's MAXIMUM_SELECT_TIMEOUT */
 #define MOST_SKIPS 16      /* iterations that do not ask for events, between two that do */
 #define LONGEST_SKIP 50000 /* ns from a wait on */
 
-static PyObject *name_run_once, *name_failed, *name_poll, *name_kernel_ready;
+static PyObject *name_run_once, *name_failed, *name_poll, *name_remove_reader, *name_remove_writer;
 
 /* Where there are timers: the loop's time. It may be the application's own code, so the timers are taken
  * back after it. */
@@ -70,12 +71,34 @@ static int poll_loop(Scheduler *s, int64_t ns)
     return hot_done(r);
 }
 
-static int kernel_ready(Scheduler *s, int events)
+/* Queues the handle of add_reader() or add_writer(), or None, as asyncio's _process_events. */
+static int queue_watcher(Scheduler *s, PyObject *fd, PyObject *handle, PyObject *remove)
 {
-    PyObject *n = PyLong_FromLong(events);
-    PyObject *r = n ? PyObject_CallMethodObjArgs((PyObject *)s, name_kernel_ready, n, NULL) : NULL;
-    Py_XDECREF(n);
-    return hot_done(r);
+    if (handle == Py_None)
+        return 0;
+    int off = handle_cancelled(handle);
+    if (off)
+        return off < 0 ? -1 : hot_done(PyObject_CallMethodObjArgs((PyObject *)s, remove, fd, NULL));
+    return queue_append(s->ready, handle);
+}
+
+/* A descriptor of the selector's. Its key is (fileobj, fd, events, (reader, writer)). */
+static int kernel_ready(void *scheduler, int fd, unsigned events)
+{
+    Scheduler *s = scheduler;
+    PyObject *number = PyLong_FromLong(fd);
+    PyObject *key =
+        number ? PyDict_GetItemWithError(((Dispatcher *)s->batches)->keys, number) : NULL;
+    PyObject *handles = key ? PyTuple_GetItem(key, 3) : NULL;
+    int rc = PyErr_Occurred() ? -1 : 0;
+    Py_XINCREF(handles);
+    if (handles && events & ~(unsigned)EPOLLOUT)
+        rc = queue_watcher(s, number, PyTuple_GetItem(handles, 0), name_remove_reader);
+    if (rc == 0 && handles && events & ~(unsigned)EPOLLIN)
+        rc = queue_watcher(s, number, PyTuple_GetItem(handles, 1), name_remove_writer);
+    Py_XDECREF(handles);
+    Py_XDECREF(number);
+    return rc;
 }
 
 /* s->_failed(handle, exc) with the exception that is set. 0, or -1 with one that ends the program. */
@@ -100,7 +123,7 @@ static int wait_batch(Scheduler *s, Dispatcher *d, int64_t ns)
     int rc = dispatcher_wait(d, ns, s->wake_fd);
     awake_again(s, ns);
     plan_skips(s, ns != 0 || rc > 0 || d->count);
-    return rc > 0 ? kernel_ready(s, rc) : rc;
+    return rc > 0 ? dispatcher_kernel_events(d, rc, kernel_ready, s) : rc;
 }
 
 /* Waits, unless an interrupt has left a batch unfinished, and hands the batch out. */
@@ -125,7 +148,7 @@ static int queue_due_timers(Scheduler *s)
     int rc = timers_at(s, &end);
     while (rc == 0 && timers->n && timers->heap[0].when < end + s->resolution) {
         PyObject *timer = timers_pop(timers);
-        int off = timer ? timer_cancelled(timer) : -1;
+        int off = timer ? handle_cancelled(timer) : -1;
         s->cancelled -= off > 0;
         rc = off ? off < 0 ? -1 : 0 : queue_append(s->ready, timer);
         Py_XDECREF(timer);
@@ -229,7 +252,8 @@ int iteration_exec(void)
         {&name_failed, "_failed"},
         {&name_run_once, "_run_once"},
         {&name_poll, "_poll"},
-        {&name_kernel_ready, "_kernel_ready"},
+        {&name_remove_reader, "_remove_reader"},
+        {&name_remove_writer, "_remove_writer"},
     };
     return hot_intern_all(names, FFL_COUNT(names));
 }

@@ -65,7 +65,7 @@ static int rebuild(struct timers *t)
     int rc = 0;
     for (Py_ssize_t i = 0; rc == 0 && i < t->n; i++) {
         PyObject *timer = t->heap[i].timer;
-        rc = timer_cancelled(timer);
+        rc = handle_cancelled(timer);
         if (rc > 0)
             rc = timer_set_scheduled(timer, false);
         else if (rc == 0)
@@ -85,7 +85,7 @@ int timers_tidy(struct timers *t, Py_ssize_t *cancelled)
         return rebuild(t);
     }
     int off = 0;
-    while (*cancelled > 0 && t->n && (off = timer_cancelled(t->heap[0].timer)) > 0) {
+    while (*cancelled > 0 && t->n && (off = handle_cancelled(t->heap[0].timer)) > 0) {
         PyObject *first = timers_pop(t);
         if (!first)
             return -1;
