@@ -2,10 +2,15 @@
 
 import asyncio
 import errno
+import os
+import pathlib
+import signal
 import socket
 import struct
 
 import pytest
+
+import ffloop
 
 from . import util
 from .util import Log, until
@@ -49,6 +54,36 @@ async def accepted(protocol):
     await loop.sock_connect(peer, server.sockets[0].getsockname())
     await until(lambda: protocols and protocols[0].transport is not None)
     return server, protocols[0], peer
+
+
+def in_state(port, state):
+    """Is a socket of this kernel in this state, at the other end of the port on 127.0.0.1?"""
+    rows = pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return any(row.split()[2:4] == [f"0100007F:{port:04X}", state] for row in rows)
+
+
+def test_the_end_comes_with_the_connection():
+    """The instance hears at once of the connection, its data and its end."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+            address = listener.getsockname()
+            with socket.create_connection(address):  # keeps the others out
+                connecting = asyncio.ensure_future(asyncio.open_connection(*address))
+                await until(lambda: in_state(address[1], "02"))  # SYN_SENT
+                os.kill(loop.instance.pid, signal.SIGSTOP)
+                for _ in range(2):
+                    peer, _ = listener.accept()
+                    peer.sendall(b"x")
+                    peer.close()
+                os.kill(loop.instance.pid, signal.SIGCONT)
+            reader, writer = await connecting
+            assert await reader.read() == b"x"
+            writer.close()
+            await writer.wait_closed()
+
+    ffloop.run(main(), instance="spawn")
 
 
 def test_a_reset_after_the_end_is_told_to_who_writes_on(run):

@@ -500,9 +500,11 @@ void data_event(struct endpoint *e, const struct ffl_stack_event *ev)
     if (ev->filter & FFL_WRITE)
         data_unwritable(e, false);
     if (e->connecting) {
-        if (ev->filter & FFL_WRITE || ev->eof)
-            control_connected(e);
-        return;
+        if (!(ev->filter & FFL_WRITE || ev->eof))
+            return;
+        control_connected(e);
+        if (e->failed)
+            return;
     }
     if (ev->error && !e->dgram && !e->listener)
         take_error(e);
