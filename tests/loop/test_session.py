@@ -292,7 +292,7 @@ def test_what_is_collected_unclosed_is_closed(run_ff):
     async def main():
         loop = asyncio.get_running_loop()
         async with serve() as (_, addr):
-            before = loop.ffloop_stats()["sockets"]
+            before = loop.ffloop_stats()["app_sockets"]
             with warnings.catch_warnings():
                 warnings.simplefilter("error", ResourceWarning)
                 for make in (ffloop.socket, socket.socket):
@@ -301,8 +301,8 @@ def test_what_is_collected_unclosed_is_closed(run_ff):
                     await loop.sock_connect(sock, addr)
                     del sock
                 gc.collect()
-            await until(lambda: loop.ffloop_stats()["sockets"] <= before + 2)
-            assert loop.ffloop_stats()["sockets"] >= before
+            await until(lambda: loop.ffloop_stats()["app_sockets"] <= before + 2)
+            assert loop.ffloop_stats()["app_sockets"] >= before
 
     run_ff(main())
 

@@ -777,7 +777,7 @@ def test_ten_thousand_connections(run_ff, no_leaks):
             await asyncio.gather(*(some() for _ in range(10)))
         server.close()
         if not run_ff.by_ring:
-            await until_told(lambda: loop.ffloop_stats()["sockets"] == 0)
+            await until_told(lambda: loop.ffloop_stats()["app_sockets"] == 0)
             return
         await until(lambda: not loop._session.receivers)
         loop._session.client.ping()

@@ -447,7 +447,7 @@ void ffl_client_stats(const struct ffl_client *c, struct ffl_session_stats *o)
                                     .cq_full = LOAD(i->cq_full),
                                     .rx_empty = LOAD(i->pool_empty),
                                     .accepts = LOAD(i->accepts),
-                                    .sockets = (uint32_t)c->open,
+                                    .app_sockets = (uint32_t)c->open,
                                     .inst_sockets = LOAD(i->sockets)};
 #undef LOAD
 }

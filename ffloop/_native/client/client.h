@@ -391,7 +391,7 @@ struct ffl_session_stats {
     uint64_t submitted, reaped, sleeps, app_wakes, spins, spin_hits, sq_full, tx_empty;
     uint64_t bytes_sent, bytes_received;
     uint64_t consumed, posted, inst_wakes, cq_full, rx_empty, accepts;
-    uint32_t sockets, inst_sockets;
+    uint32_t app_sockets, inst_sockets;
 };
 void ffl_client_stats(const struct ffl_client *c, struct ffl_session_stats *out);
 /* Where the loop shows its lag while the client is attached; NULL before and after. */

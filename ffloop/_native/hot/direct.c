@@ -261,8 +261,8 @@ PyObject *direct_counters(Dispatcher *dispatcher)
         n = dispatcher->direct->n;
     return Py_BuildValue("{sKsKsKsKsKsKsKsI}", "waits", dispatcher->waits, "sleeps", n.sleeps,
                          "reaped", n.events, "submitted", n.sends, "accepts", n.accepts,
-                         "bytes_received", n.bytes_received, "bytes_sent", n.bytes_sent, "sockets",
-                         n.sockets);
+                         "bytes_received", n.bytes_received, "bytes_sent", n.bytes_sent,
+                         "app_sockets", n.sockets);
 }
 
 int direct_exec(void)
