@@ -128,7 +128,7 @@ def test_two_applications(fstack, on_fstack):
             await until(lambda: made)
             mine = loop.ffloop_stats()
             # Its sockets are in the instance's count, not in mine.
-            assert mine["sockets"] == mine["inst_sockets"] == 2
+            assert mine["app_sockets"] == mine["inst_sockets"] == 2
             assert fstack.stats().open_sockets > 2
             assert len(fstack.stats().sessions) == 2
             process.kill()

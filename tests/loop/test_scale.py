@@ -35,8 +35,8 @@ def open_sockets(loop) -> tuple[int, int]:
     """As the application and as the instance count them, if there is one."""
     stats = loop.ffloop_stats()
     if loop.instance.direct:
-        return stats["sockets"], stats["sockets"]
-    return stats["sockets"], stats["inst_sockets"]
+        return stats["app_sockets"], stats["app_sockets"]
+    return stats["app_sockets"], stats["inst_sockets"]
 
 
 class Echo(asyncio.Protocol):
