@@ -253,6 +253,15 @@ int waiter_mine(void)
     return 0;
 }
 
+static void tell_end(struct session *session)
+{
+    if (session->end_told)
+        return;
+    session->end_told = true;
+    report("instance %d (pid %d) has ended: its connections are reset", session->index,
+           ffl_client_instance_pid(session->c));
+}
+
 int waiter_bells(struct waiter *w)
 {
     unsigned now = session_list()->generation + 1;
@@ -260,8 +269,10 @@ int waiter_bells(struct waiter *w)
         return 0;
     int rc = add(w->epfd, w->wake_fd, EPOLLIN | EPOLLET, &mark_wake);
     for (struct session *session = session_first(); session && rc == 0; session = session->next) {
-        if (ffl_client_detached(session->c))
+        if (ffl_client_detached(session->c)) { /* before any call waited */
+            tell_end(session);
             continue;
+        }
         rc = add(w->epfd, ffl_client_doorbell_fd(session->c), EPOLLIN | EPOLLET | EPOLLEXCLUSIVE,
                  &mark_bell);
         if (rc == 0)
@@ -286,11 +297,7 @@ bool waiter_event(struct waiter *w, const struct epoll_event *ev)
             continue;
         if (ffl_client_detached(session->c) == 0)
             ffl_client_lost(session->c); /* tells the watches of its sockets */
-        if (!session->end_told) {
-            session->end_told = true;
-            report("instance %d (pid %d) has ended: its connections are reset", session->index,
-                   ffl_client_instance_pid(session->c));
-        }
+        tell_end(session);
         (void)real.epoll_ctl(w->epfd, EPOLL_CTL_DEL, ffl_client_session_fd(session->c), NULL);
         return true;
     }
