@@ -217,6 +217,14 @@ static int run_other(PyObject *handle)
     return hot_done(PyObject_CallMethodObjArgs(handle, name_run_handle, NULL));
 }
 
+int handle_failed(PyObject *handle, PyObject *loop)
+{
+    PyObject *exc = hot_take_exception();
+    PyObject *r = exc ? PyObject_CallMethodObjArgs(loop, name_failed, handle, exc, NULL) : NULL;
+    Py_XDECREF(exc);
+    return hot_done(r);
+}
+
 int handle_run(PyObject *handle, PyObject *loop)
 {
     struct handle *h = fields(handle);
@@ -231,14 +239,7 @@ int handle_run(PyObject *handle, PyObject *loop)
     Py_DECREF(callback);
     Py_DECREF(args);
     Py_DECREF(context);
-    if (r)
-        return hot_done(r);
-    PyObject *exc = hot_take_exception();
-    if (!exc)
-        return -1;
-    r = PyObject_CallMethodObjArgs(loop, name_failed, handle, exc, NULL);
-    Py_DECREF(exc);
-    return hot_done(r);
+    return r ? hot_done(r) : handle_failed(handle, loop);
 }
 
 /* ---- timers -------------------------------------------------------------------------------- */

@@ -18,6 +18,8 @@ PyObject *timer_new(PyObject *loop, double when, PyObject *const *args, Py_ssize
 /* Runs any Handle, asyncio's own too, unless it was cancelled. A callback's exception goes to
  * loop._failed(handle, exception). 0, or -1 with an exception that ends the program. */
 int handle_run(PyObject *handle, PyObject *loop);
+/* Calls loop._failed(handle, exception) with the exception that is set. 0, or -1 likewise. */
+int handle_failed(PyObject *handle, PyObject *loop);
 
 int handle_cancelled(PyObject *handle); /* any Handle: 0 or 1; -1 with an exception */
 

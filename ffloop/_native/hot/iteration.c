@@ -21,7 +21,7 @@
 #define MOST_SKIPS 16      /* iterations that do not ask for events, between two that do */
 #define LONGEST_SKIP 50000 /* ns from a wait on */
 
-static PyObject *name_run_once, *name_failed, *name_poll, *name_remove_reader, *name_remove_writer;
+static PyObject *name_run_once, *name_poll, *name_remove_reader, *name_remove_writer;
 
 /* Where there are timers: the loop's time. It may be the application's own code, so the timers are taken
  * back after it. */
@@ -101,16 +101,6 @@ static int kernel_ready(void *scheduler, int fd, unsigned events)
     return rc;
 }
 
-/* s->_failed(handle, exc) with the exception that is set. 0, or -1 with one that ends the program. */
-static int tell_failed(Scheduler *s, PyObject *handle)
-{
-    PyObject *exc = hot_take_exception();
-    PyObject *r =
-        exc ? PyObject_CallMethodObjArgs((PyObject *)s, name_failed, handle, exc, NULL) : NULL;
-    Py_XDECREF(exc);
-    return hot_done(r);
-}
-
 /* The number of iterations that will not ask for events: none after one that slept or `found` some. */
 static void plan_skips(Scheduler *s, bool found)
 {
@@ -136,7 +126,7 @@ static int serve_events(Scheduler *s, int64_t ns)
     Py_INCREF(batches); /* what is called may end the session */
     int rc = d->index < d->count ? 0 : wait_batch(s, d, ns);
     while (rc == 0 && d->index < d->count)
-        rc = dispatcher_hand_out(d) < 0 ? tell_failed(s, batches) : 0;
+        rc = dispatcher_hand_out(d) < 0 ? handle_failed(batches, (PyObject *)s) : 0;
     Py_DECREF(batches);
     return rc;
 }
@@ -249,7 +239,6 @@ PyObject *scheduler_run_once(PyObject *self, PyObject *unused)
 int iteration_exec(void)
 {
     const struct hot_name names[] = {
-        {&name_failed, "_failed"},
         {&name_run_once, "_run_once"},
         {&name_poll, "_poll"},
         {&name_remove_reader, "_remove_reader"},
