@@ -46,9 +46,11 @@ void ffl_user_masked(int how, unsigned long set)
         tls.faults = FAULTS_COME;
 }
 
-/* Returns those that were blocked. */
+/* Returns those that were blocked; 0: none was, or they are let through already. */
 static unsigned long let_through(void)
 {
+    if (ffl_likely(tls.faults == FAULTS_COME || tls.lent))
+        return 0;
     unsigned long faults = FAULTS, were = 0;
     tls.lent = true; /* first: a signal that waits comes at once, and is sent again */
     (void)real.syscall(SYS_rt_sigprocmask, SIG_UNBLOCK, &faults, &were, _NSIG / 8);
@@ -59,7 +61,7 @@ static unsigned long let_through(void)
 
 static void block_again(unsigned long faults)
 {
-    if (!tls.lent)
+    if (ffl_likely(!faults))
         return;
     tls.lent = false;
     (void)real.syscall(SYS_rt_sigprocmask, SIG_BLOCK, &faults, NULL, _NSIG / 8);
@@ -67,7 +69,7 @@ static void block_again(unsigned long faults)
 
 /* ---- access ---------------------------------------------------------------------------------- */
 
-static bool copy(void *to, const void *from, size_t n)
+__attribute__((noinline)) static bool copy(void *to, const void *from, size_t n)
 {
     place_type place;
     if (EXPECT_FAULT(place)) {
@@ -83,8 +85,6 @@ static bool copy(void *to, const void *from, size_t n)
 
 bool ffl_user_copy(void *to, const void *from, size_t n)
 {
-    if (ffl_likely(tls.faults == FAULTS_COME || tls.lent))
-        return copy(to, from, n);
     unsigned long were = let_through();
     bool good = copy(to, from, n);
     block_again(were);
@@ -123,8 +123,6 @@ __attribute__((noinline)) static size_t touched(const void *p, size_t n, bool wr
 /* How many of the n bytes can be read, or written; n or more: all. */
 static size_t reach(const void *p, size_t n, bool writes)
 {
-    if (ffl_likely(tls.faults == FAULTS_COME || tls.lent))
-        return touched(p, n, writes);
     unsigned long were = let_through();
     size_t at = touched(p, n, writes);
     block_again(were);
