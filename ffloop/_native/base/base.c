@@ -142,34 +142,32 @@ static void __attribute__((format(printf, 3, 0))) log_line(enum ffl_log_level le
         atomic_fetch_add(&lost, out + 1); /* the next line that is written tells the number */
 }
 
-void ffl_log(enum ffl_log_level level, const char *fmt, ...)
+static void __attribute__((format(printf, 3, 0)))
+log_limited(struct ffl_log_limit *b, enum ffl_log_level level, const char *fmt, va_list ap)
 {
     if (level > log_level || log_fd < 0)
         return;
     int saved = errno;
     unsigned out = 0;
-    if (level == FFL_LOG_DEBUG || !enough(level, time(NULL), &out)) {
-        va_list ap;
-        va_start(ap, fmt);
+    if (b ? !spent(b, &out) : level == FFL_LOG_DEBUG || !enough(level, time(NULL), &out))
         log_line(level, out, fmt, ap);
-        va_end(ap);
-    }
     errno = saved;
+}
+
+void ffl_log(enum ffl_log_level level, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    log_limited(NULL, level, fmt, ap);
+    va_end(ap);
 }
 
 void ffl_log_within(struct ffl_log_limit *b, enum ffl_log_level level, const char *fmt, ...)
 {
-    if (level > log_level || log_fd < 0)
-        return;
-    int saved = errno;
-    unsigned out = 0;
-    if (!spent(b, &out)) {
-        va_list ap;
-        va_start(ap, fmt);
-        log_line(level, out, fmt, ap);
-        va_end(ap);
-    }
-    errno = saved;
+    va_list ap;
+    va_start(ap, fmt);
+    log_limited(b, level, fmt, ap);
+    va_end(ap);
 }
 
 void ffl_close(int *fd, void (*how)(int fd))
