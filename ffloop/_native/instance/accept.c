@@ -34,14 +34,10 @@ static bool adopt(struct endpoint *l, int fd, uint32_t handle, struct ffl_addres
     (void)OPS(in)->sockname(ST(in), fd, false, &addresses->local);
     e->st->addresses = *addresses;
     stats_state(e);
-    uint32_t buf = ffl_pool_get(&s->rx, sizeof(*addresses));
-    if (buf != FFL_NO_BUF) {
-        s->rx_owner[ffl_buf_slot(&s->rx.geo, buf)] = 0;
-        memcpy(session_buf(s, &s->rx.geo, buf), addresses, sizeof(*addresses));
-    }
-    session_post(s,
-                 (struct ffl_entry){
-                     .op = FFL_OP_ACCEPT, .handle = l->handle, .arg = (int32_t)handle, .buf = buf});
+    session_post(s, (struct ffl_entry){.op = FFL_OP_ACCEPT,
+                                       .handle = l->handle,
+                                       .arg = (int32_t)handle,
+                                       .buf = answer_put(s, addresses, sizeof(*addresses))});
     ffl_stat_add(&s->map.seg->inst.accepts, 1);
     ffl_stat_add(&in->page->accepts, 1);
     int rc = OPS(in)->watch(ST(in), fd, FFL_READ | FFL_WRITE, e);

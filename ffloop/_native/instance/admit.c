@@ -68,7 +68,7 @@ static void leave(struct pending *p)
     timers_cancel(&p->in->timers, &p->timer);
     ledger_discharge(&p->in->ledger, p->account, CHARGE_PENDING, 1);
     note_pending(p->in);
-    ctl_drop_peer(p->in, &p->sock);
+    ctl_drop(p->in, &p->sock, closer_drop);
 }
 
 static void on_timer(struct timer *t)

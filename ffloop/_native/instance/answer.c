@@ -1,7 +1,7 @@
 /*
  * answer.c - the arguments of control operations, and their answers.
  *
- * Callers: control.c.
+ * Callers: control.c; accept.c and report.c for what they tell beside an entry.
  */
 #include "internal.h"
 #include "option.h"
@@ -61,17 +61,25 @@ int answer_filter(struct ffl_session *s, struct ffl_entry e, struct ffl_filter *
     return 0;
 }
 
+void *answer_room(struct ffl_session *s, size_t len, uint32_t *buf)
+{
+    *buf = ffl_pool_get(&s->rx, (uint32_t)len);
+    if (*buf != FFL_NO_BUF && ffl_buf_size(*buf) < len) {
+        (void)ffl_pool_put(&s->rx, *buf); /* only smaller buffers are left */
+        *buf = FFL_NO_BUF;
+    }
+    if (*buf == FFL_NO_BUF)
+        return NULL;
+    s->rx_owner[ffl_buf_slot(&s->rx.geo, *buf)] = 0; /* counted for no endpoint */
+    return session_buf(s, &s->rx.geo, *buf);
+}
+
 uint32_t answer_put(struct ffl_session *s, const void *data, size_t len)
 {
-    uint32_t buf = ffl_pool_get(&s->rx, (uint32_t)len);
-    if (buf != FFL_NO_BUF && ffl_buf_size(buf) < len) {
-        (void)ffl_pool_put(&s->rx, buf); /* only smaller buffers are left */
-        return FFL_NO_BUF;
-    }
-    if (buf == FFL_NO_BUF)
-        return buf;
-    s->rx_owner[ffl_buf_slot(&s->rx.geo, buf)] = 0; /* counted for no endpoint */
-    memcpy(session_buf(s, &s->rx.geo, buf), data, len);
+    uint32_t buf;
+    void *to = answer_room(s, len, &buf);
+    if (to)
+        memcpy(to, data, len);
     return buf;
 }
 
@@ -83,12 +91,6 @@ void answer_post(struct ffl_session *s, struct ffl_entry q, int32_t res, uint32_
 
 uint32_t answer_addresses(struct endpoint *e)
 {
-    struct ffl_addresses n = {0};
-    struct ffl_instance *in = e->s->in;
-    (void)OPS(in)->sockname(ST(in), e->fd, false, &n.local); /* family 0 if it is unknown */
-    if (!e->listener)
-        (void)OPS(in)->sockname(ST(in), e->fd, true, &n.peer);
-    e->st->addresses = n;
-    stats_state(e);
-    return answer_put(e->s, &n, sizeof(n));
+    endpoint_addresses(e);
+    return answer_put(e->s, &e->st->addresses, sizeof(e->st->addresses));
 }

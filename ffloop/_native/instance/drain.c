@@ -22,13 +22,8 @@ static bool stop_listener(struct endpoint *e)
     slice_spend_call(&e->s->in->slice, 0);
     endpoint_close_fd(e, false);
     e->open_error = ESHUTDOWN;
-    e->failed = true;
     e->armed = 0;
-    e->readable = false;
-    stats_state(e);
-    session_post(
-        e->s, (struct ffl_entry){
-                  .op = FFL_OP_ERROR, .handle = e->handle, .arg = -ESHUTDOWN, .buf = FFL_NO_BUF});
+    data_fail(e, ESHUTDOWN);
     return true;
 }
 

@@ -6,6 +6,7 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -112,6 +113,30 @@ void endpoint_handle_release(struct ffl_session *s, uint32_t handle)
         ffl_ids_give(&s->ids, handle);
 }
 
+bool endpoint_option(const struct endpoint *e, int level, int name)
+{
+    struct ffl_instance *in = e->s->in;
+    int on = 0;
+    uint32_t len = sizeof(on);
+    return OPS(in)->getsockopt(ST(in), e->fd, level, name, &on, &len) == 0 && on;
+}
+
+bool endpoint_v6only(const struct endpoint *e, const struct ffl_addr *a)
+{
+    return a->family == AF_INET6 && endpoint_option(e, IPPROTO_IPV6, IPV6_V6ONLY);
+}
+
+void endpoint_addresses(struct endpoint *e)
+{
+    struct ffl_addresses n = {0};
+    struct ffl_instance *in = e->s->in;
+    (void)OPS(in)->sockname(ST(in), e->fd, false, &n.local); /* family 0 if it is unknown */
+    if (!e->listener)
+        (void)OPS(in)->sockname(ST(in), e->fd, true, &n.peer);
+    e->st->addresses = n;
+    stats_state(e);
+}
+
 int fd_reset(struct ffl_instance *in, int fd)
 {
     const struct linger at_once = {.l_onoff = 1};
@@ -121,21 +146,18 @@ int fd_reset(struct ffl_instance *in, int fd)
     return OPS(in)->close(ST(in), fd);
 }
 
-/* Does the stack have unread bytes? The kernel then makes a close a reset by itself; FreeBSD's
- * stack ends the stream as if all had been read. */
-static bool left_unread(const struct endpoint *e)
+/* FreeBSD's stack ends a stream with unread bytes as if all had been read. */
+bool fd_unread(struct ffl_instance *in, int fd)
 {
-    struct ffl_instance *in = e->s->in;
     uint8_t byte;
     struct iovec iov = {&byte, sizeof(byte)};
-    return !OPS(in)->kernel && !e->rx_done && !e->failed &&
-           OPS(in)->recv(ST(in), e->fd, &iov, 1, NULL, NULL, NULL) > 0;
+    return !OPS(in)->kernel && OPS(in)->recv(ST(in), fd, &iov, 1, NULL, NULL, NULL) > 0;
 }
 
 static bool ends_in_a_reset(const struct endpoint *e)
 {
     return !e->dgram && !e->listener && !group_shared(e) &&
-           (e->reset || group_has(e) || left_unread(e));
+           (e->reset || group_has(e) || (!e->rx_done && !e->failed && fd_unread(e->s->in, e->fd)));
 }
 
 /* Gives up the stack socket and its charge. */

@@ -119,14 +119,6 @@ static struct group_list *places_of(struct ffl_instance *in, uint16_t port_be, b
     return &in->places[(ntohs(port_be) * 2u + dgram) % PLACE_LISTS];
 }
 
-static int int_option(const struct endpoint *e, int level, int name)
-{
-    struct ffl_instance *in = e->s->in;
-    int value = 0;
-    uint32_t len = sizeof(value);
-    return OPS(in)->getsockopt(ST(in), e->fd, level, name, &value, &len) == 0 && value;
-}
-
 int group_place(struct endpoint *e)
 {
     struct ffl_instance *in = e->s->in;
@@ -135,8 +127,8 @@ int group_place(struct endpoint *e)
         return -ENOMEM;
     if (g->placed || OPS(in)->sockname(ST(in), e->fd, false, &g->at) < 0 || !g->at.port_be)
         return 0;
-    g->only = g->at.family == AF_INET6 && int_option(e, IPPROTO_IPV6, IPV6_V6ONLY);
-    g->shares = int_option(e, SOL_SOCKET, SO_REUSEPORT);
+    g->only = endpoint_v6only(e, &g->at);
+    g->shares = endpoint_option(e, SOL_SOCKET, SO_REUSEPORT);
     g->placed = true;
     LIST_INSERT_HEAD(places_of(in, g->at.port_be, g->dgram), g, place);
     return 0;

@@ -25,18 +25,6 @@ struct kept { /* a listener without an application: its backlog waits for the ne
     int fd;
 };
 
-static int option(struct ffl_instance *in, int fd, int level, int name)
-{
-    int on = 0;
-    uint32_t len = sizeof(on);
-    return OPS(in)->getsockopt(ST(in), fd, level, name, &on, &len) == 0 && on;
-}
-
-static bool v6only(struct ffl_instance *in, int fd, const struct ffl_addr *a)
-{
-    return a->family == AF_INET6 && option(in, fd, IPPROTO_IPV6, IPV6_V6ONLY);
-}
-
 bool handover_ours(const struct endpoint *e, const struct ffl_addr *a)
 {
     struct group *g = group_at(e->s->in, a->port_be, e->dgram);
@@ -47,7 +35,7 @@ bool handover_ours(const struct endpoint *e, const struct ffl_addr *a)
 
 int handover_may_bind(const struct endpoint *e, const struct ffl_addr *a)
 {
-    bool only = v6only(e->s->in, e->fd, a);
+    bool only = endpoint_v6only(e, a);
     struct group *g = a->port_be ? group_at(e->s->in, a->port_be, e->dgram) : NULL;
     while (g && (g->account == e->s->account || !ffl_addr_overlap(&g->at, g->only, a, only)))
         g = group_next(g);
@@ -59,12 +47,11 @@ int handover_may_bind(const struct endpoint *e, const struct ffl_addr *a)
 /* The listener of e's user that `e`, bound to `local`, is to share; or NULL. */
 static struct group *find(const struct endpoint *e, const struct ffl_addr *local)
 {
-    struct ffl_instance *in = e->s->in;
-    struct group *g = group_at(in, local->port_be, false);
+    struct group *g = group_at(e->s->in, local->port_be, false);
     for (; g; g = group_next(g))
         if (g->account == e->s->account && g->shares && ffl_addr_same(&g->at, local) &&
-            g->only == v6only(in, e->fd, local) && (g->kept || !LIST_EMPTY(&g->members)))
-            return option(in, e->fd, SOL_SOCKET, SO_REUSEPORT) ? g : NULL;
+            g->only == endpoint_v6only(e, local) && (g->kept || !LIST_EMPTY(&g->members)))
+            return endpoint_option(e, SOL_SOCKET, SO_REUSEPORT) ? g : NULL;
     return NULL;
 }
 

@@ -244,14 +244,11 @@ struct ffl_instance {
 int listen_open(struct ffl_instance *in, char *why, size_t whylen);
 void listen_close(struct ffl_instance *in);
 int ctl_add(struct ffl_instance *in, int fd, uint32_t events, struct src *src);
-/* Takes fd out of the control epoll and closes it. Closing alone is not enough where another
- * process has the same file, as an application has the doorbells. */
-void ctl_drop(struct ffl_instance *in, int *fd);
+/* Takes fd out of the control epoll and closes it by `how` (ffl_close). Closing alone is not enough
+ * where another process has the same file, as an application has the doorbells. */
+void ctl_drop(struct ffl_instance *in, int *fd, void (*how)(int fd));
 /* Waits up to timeout_ns for the control epoll and handles its events: the count, or < 0. */
 int ctl_wait(struct ffl_instance *in, int64_t timeout_ns);
-
-/* ctl_drop for a socket in whose queue a peer's descriptors may wait (closer.c). */
-void ctl_drop_peer(struct ffl_instance *in, int *sock);
 
 /* path.c */
 /* Binds to o.path, and listens. 0, or -errno with or without a sentence in `why`. */
@@ -269,7 +266,7 @@ void admit_sweep(struct ffl_instance *in, bool all); /* frees the peers that are
 /* closer.c */
 void closer_close(int fd); /* takes it, and returns at once */
 bool closer_busy(void);    /* many descriptors wait to be closed: no new peer is heard */
-/* Closes a socket that peers can send to: at once if its queue is empty. */
+/* Closes a socket in whose queue a peer's descriptors may wait: at once if the queue is empty. */
 void closer_drop(int sock);
 /* ffl_msg_recv for a message with one descriptor at most: *fd, or -1. More are -EPROTO. */
 int closer_recv(int sock, void *data, size_t len, int *fd);
@@ -383,6 +380,12 @@ int session_charge(struct ffl_session *s);
 void session_discharge(struct ffl_session *s);
 /* fd, if there is one, has been charged. */
 struct endpoint *endpoint_new(struct ffl_session *s, uint32_t handle, int fd, bool dgram);
+bool endpoint_option(const struct endpoint *e, int level, int name); /* is it set? */
+bool endpoint_v6only(const struct endpoint *e,
+                     const struct ffl_addr *a); /* bound to `a`: IPV6_V6ONLY */
+void endpoint_addresses(struct endpoint *e);    /* asks the stack, for the stats page */
+/* Does the stack have unread bytes, which its close would not make a reset? The kernel's does. */
+bool fd_unread(struct ffl_instance *in, int fd);
 /* Closes a connection so that its peer sees a reset. */
 int fd_reset(struct ffl_instance *in, int fd);
 void endpoint_close(struct endpoint *e); /* closes the stack socket, posts CLOSED, buries */
@@ -416,7 +419,9 @@ int answer_option(struct ffl_session *s, struct ffl_entry e, struct ffl_optarg *
 struct sock_filter;
 int answer_filter(struct ffl_session *s, struct ffl_entry e, struct ffl_filter *f,
                   struct sock_filter *code); /* FFL_FILTER_MAX of them */
-/* A receive buffer that holds an answer; FFL_NO_BUF: none is free. */
+/* A receive buffer that holds `len` bytes, and counts for no endpoint; NULL and FFL_NO_BUF: none is
+ * free. answer_put copies `data` into it. */
+void *answer_room(struct ffl_session *s, size_t len, uint32_t *buf);
 uint32_t answer_put(struct ffl_session *s, const void *data, size_t len);
 uint32_t answer_addresses(struct endpoint *e); /* answer_put of the socket's addresses */
 void answer_post(struct ffl_session *s, struct ffl_entry q, int32_t res, uint32_t buf);

@@ -23,21 +23,11 @@ int ctl_add(struct ffl_instance *in, int fd, uint32_t events, struct src *src)
     return epoll_ctl(in->ctl, EPOLL_CTL_ADD, fd, &ev) < 0 ? -errno : 0;
 }
 
-void ctl_drop(struct ffl_instance *in, int *fd)
+void ctl_drop(struct ffl_instance *in, int *fd, void (*how)(int fd))
 {
-    if (*fd < 0)
-        return;
-    (void)epoll_ctl(in->ctl, EPOLL_CTL_DEL, *fd, NULL); /* ENOENT: it was never added */
-    ffl_close(fd, NULL);
-}
-
-void ctl_drop_peer(struct ffl_instance *in, int *sock)
-{
-    if (*sock < 0)
-        return;
-    (void)epoll_ctl(in->ctl, EPOLL_CTL_DEL, *sock, NULL);
-    closer_drop(*sock);
-    *sock = -1;
+    if (*fd >= 0)
+        (void)epoll_ctl(in->ctl, EPOLL_CTL_DEL, *fd, NULL); /* ENOENT: it was never added */
+    ffl_close(fd, how);
 }
 
 /* ---- opening the unix socket --------------------------------------------------------------- */

@@ -23,15 +23,10 @@ static void post(struct endpoint *e, const struct report *r, uint32_t n, int msg
     struct ffl_session *s = e->s;
     uint8_t flags = FFL_F_ADDR | (msg_flags & MSG_TRUNC ? FFL_F_TRUNC : 0) |
                     (msg_flags & MSG_CTRUNC ? FFL_F_CTL_CUT : 0) | (r->ctl.len ? FFL_F_CTL : 0);
-    uint32_t front = ffl_front_bytes(flags), buf = ffl_pool_get(&s->rx, front + n);
-    if (buf != FFL_NO_BUF && ffl_buf_size(buf) < front + n) {
-        (void)ffl_pool_put(&s->rx, buf); /* only smaller buffers are left */
+    uint32_t front = ffl_front_bytes(flags), buf;
+    uint8_t *to = answer_room(s, front + n, &buf);
+    if (!to)
         return;
-    }
-    if (buf == FFL_NO_BUF)
-        return;
-    uint8_t *to = session_buf(s, &s->rx.geo, buf);
-    s->rx_owner[ffl_buf_slot(&s->rx.geo, buf)] = 0; /* counted for no endpoint */
     memcpy(to, r, front);
     memcpy(to + front, r->data, n);
     session_post(s, (struct ffl_entry){.op = FFL_OP_REPORT,

@@ -99,10 +99,8 @@ void rights_own(struct ffl_session *s, int fd)
 static int bind_alone(struct endpoint *e, const struct ffl_addr *a)
 {
     struct ffl_instance *in = e->s->in;
-    int off = 0, on = 0;
-    uint32_t len = sizeof(on);
-    int rc = OPS(in)->getsockopt(ST(in), e->fd, SOL_SOCKET, SO_REUSEPORT, &on, &len);
-    if (rc == 0 && on)
+    int off = 0, on = endpoint_option(e, SOL_SOCKET, SO_REUSEPORT), rc = 0;
+    if (on)
         rc = OPS(in)->setsockopt(ST(in), e->fd, SOL_SOCKET, SO_REUSEPORT, &off, sizeof(off));
     if (rc == 0)
         rc = OPS(in)->bind(ST(in), e->fd, a);

@@ -210,15 +210,21 @@ int session_new(struct ffl_instance *in, int sock, const struct ffl_hello *h,
     return 0;
 }
 
+/* The application is gone: its socket, pidfd and doorbell are closed. */
+static void disconnect(struct ffl_session *s)
+{
+    ctl_drop(s->in, &s->sock, closer_drop);
+    ffl_close(&s->pidfd, NULL);
+    ctl_drop(s->in, &s->inst_bell, NULL);
+}
+
 void session_free(struct ffl_session *s)
 {
     stats_session_end(s);
     tickets_forget(s);
-    ctl_drop_peer(s->in, &s->sock);
-    ffl_close(&s->pidfd, NULL);
+    disconnect(s);
     ffl_close(&s->rest, NULL);
     ffl_close(&s->app_bell, NULL);
-    ctl_drop(s->in, &s->inst_bell);
     ffl_pool_fini(&s->rx);
     ffl_segment_drop(&s->map);
     free(s->table);
@@ -247,14 +253,6 @@ static void cut_short(struct ffl_instance *in, struct account *a)
         s->cut = true;
         s->sweep = TAILQ_FIRST(&s->endpoints);
     }
-}
-
-/* The application is gone: its socket, pidfd and doorbell are closed. */
-static void disconnect(struct ffl_session *s)
-{
-    ctl_drop_peer(s->in, &s->sock);
-    ffl_close(&s->pidfd, NULL);
-    ctl_drop(s->in, &s->inst_bell);
 }
 
 static void go_dying(struct ffl_session *s)

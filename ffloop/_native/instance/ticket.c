@@ -124,12 +124,9 @@ static void free_held(struct ffl_instance *in, struct held *h)
  * unread as well. */
 static bool unread(struct ffl_instance *in, const struct held *h)
 {
-    uint8_t byte;
-    struct iovec iov = {&byte, sizeof(byte)};
     if (h->dgram || h->listener || h->connecting || h->group->refs > 1)
         return false;
-    return !STAILQ_EMPTY(&h->group->back) ||
-           (!OPS(in)->kernel && OPS(in)->recv(ST(in), h->fd, &iov, 1, NULL, NULL, NULL) > 0);
+    return !STAILQ_EMPTY(&h->group->back) || fd_unread(in, h->fd);
 }
 
 bool tickets_close(struct ffl_instance *in)
@@ -166,7 +163,7 @@ static void ticket_end(struct ticket *t)
     LIST_REMOVE(t, link);
     ledger_discharge(&in->ledger, t->account, CHARGE_TICKET, 1);
     ledger_drop(&in->ledger, t->account);
-    ctl_drop_peer(in, &t->sock);
+    ctl_drop(in, &t->sock, closer_drop);
     free(t);
 }
 
@@ -383,9 +380,7 @@ int ticket_import(struct ffl_session *s, uint32_t handle, const struct ffl_impor
     take_out(h);
     free_held(in, h);
     rc = OPS(in)->watch(ST(in), e->fd, e->listener ? FFL_READ : FFL_READ | FFL_WRITE, e);
-    (void)OPS(in)->sockname(ST(in), e->fd, false, &e->st->addresses.local); /* for stats */
-    (void)OPS(in)->sockname(ST(in), e->fd, true, &e->st->addresses.peer);
-    stats_state(e);
+    endpoint_addresses(e);
     if (rc < 0)
         data_fail(e, -rc);
     return flags;
