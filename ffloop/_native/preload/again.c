@@ -9,7 +9,6 @@
  */
 #include "preload.h"
 
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -67,19 +66,6 @@ static int copy_all(int from, int to)
     return rc;
 }
 
-struct change {
-    struct epoll_shadow *ep;
-    int fd;
-};
-
-static void replace(int fd, struct node *n, void *arg)
-{
-    const struct change *c = arg;
-    int flags = n == &c->ep->node ? real.fcntl(fd, F_GETFD) : -1;
-    if (flags >= 0)
-        (void)real.dup3(c->fd, fd, flags & FD_CLOEXEC ? O_CLOEXEC : 0); /* both are open */
-}
-
 static void beside(int fd, struct node *n, void *arg)
 {
     for (struct ffl_watch *w = n->source.watches; w; w = w->next)
@@ -95,7 +81,7 @@ int epoll_private(struct epoll_shadow *ep, int epfd)
         return -errno;
     int rc = ep->kernel > 0 ? copy_all(epfd, fresh) : 0;
     if (rc == 0) {
-        fd_each(replace, &(struct change){ep, fresh});
+        fd_become(&ep->node, fresh);
         ep->inherited = ep->foreign = false;
         ep->w.epfd = fresh; /* for dual_follow; epoll_open sets it */
         fd_each(beside, ep);

@@ -87,18 +87,6 @@ void ffl_async_forked(void)
 
 /* ---- sockets --------------------------------------------------------------------------------- */
 
-struct swap {
-    const struct sock *s;
-    int by;
-};
-
-static void swap_one(int fd, struct node *n, void *arg)
-{
-    const struct swap *w = arg;
-    if (n == &w->s->node)
-        (void)real.dup3(w->by, fd, real.fcntl(fd, F_GETFD) & FD_CLOEXEC ? O_CLOEXEC : 0);
-}
-
 /* Makes all of the socket's descriptors one end of a socket pair. */
 static int make_bell(struct sock *s, int fd)
 {
@@ -111,7 +99,7 @@ static int make_bell(struct sock *s, int fd)
         (void)real.fcntl(ends[1], F_SETOWN_EX, &owner); /* ESRCH: the owner has ended */
     (void)real.fcntl(ends[1], F_SETSIG, real.fcntl(fd, F_GETSIG));
     (void)real.fcntl(ends[1], F_SETFL, flags & ~O_ASYNC);
-    fd_each(swap_one, &(struct swap){s, ends[1]});
+    fd_become(&s->node, ends[1]);
     (void)real.fcntl(fd, F_SETFL, flags | O_ASYNC); /* last: signals name this descriptor */
     if (fstat(fd, &st) == 0)
         s->node.ino = st.st_ino;

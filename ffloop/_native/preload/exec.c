@@ -192,41 +192,30 @@ static void carry_end(struct carry *c)
     errno = saved;
 }
 
-API int execve(const char *path, char *const argv[], char *const envp[])
-{
-    real_start();
-    struct carry c;
-    int rc = real.execve(path, argv, carry_begin(&c, envp));
-    carry_end(&c);
-    return rc;
-}
+#define CARRIES(name, params, args)                                                                \
+    API int name params                                                                            \
+    {                                                                                              \
+        real_start();                                                                              \
+        struct carry c;                                                                            \
+        envp = carry_begin(&c, envp);                                                              \
+        int rc = real.name args;                                                                   \
+        carry_end(&c);                                                                             \
+        return rc;                                                                                 \
+    }
 
-API int execvpe(const char *file, char *const argv[], char *const envp[])
-{
-    real_start();
-    struct carry c;
-    int rc = real.execvpe(file, argv, carry_begin(&c, envp));
-    carry_end(&c);
-    return rc;
-}
-
-API int fexecve(int fd, char *const argv[], char *const envp[])
-{
-    real_start();
-    struct carry c;
-    int rc = real.fexecve(fd, argv, carry_begin(&c, envp));
-    carry_end(&c);
-    return rc;
-}
-
-API int execveat(int dir, const char *path, char *const argv[], char *const envp[], int flags)
-{
-    real_start();
-    struct carry c;
-    int rc = real.execveat(dir, path, argv, carry_begin(&c, envp), flags);
-    carry_end(&c);
-    return rc;
-}
+CARRIES(execve, (const char *path, char *const argv[], char *const envp[]), (path, argv, envp))
+CARRIES(execvpe, (const char *file, char *const argv[], char *const envp[]), (file, argv, envp))
+CARRIES(fexecve, (int fd, char *const argv[], char *const envp[]), (fd, argv, envp))
+CARRIES(execveat, (int dir, const char *path, char *const argv[], char *const envp[], int flags),
+        (dir, path, argv, envp, flags))
+CARRIES(posix_spawn,
+        (pid_t * pid, const char *path, const posix_spawn_file_actions_t *actions,
+         const posix_spawnattr_t *attr, char *const argv[], char *const envp[]),
+        (pid, path, actions, attr, argv, envp))
+CARRIES(posix_spawnp,
+        (pid_t * pid, const char *file, const posix_spawn_file_actions_t *actions,
+         const posix_spawnattr_t *attr, char *const argv[], char *const envp[]),
+        (pid, file, actions, attr, argv, envp))
 
 API int execv(const char *path, char *const argv[])
 {
@@ -276,26 +265,6 @@ API int execle(const char *path, const char *arg, ...)
     return execve(path, argv, envp);
 }
 
-API int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,
-                    const posix_spawnattr_t *attr, char *const argv[], char *const envp[])
-{
-    real_start();
-    struct carry c;
-    int rc = real.posix_spawn(pid, path, actions, attr, argv, carry_begin(&c, envp));
-    carry_end(&c);
-    return rc;
-}
-
-API int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t *actions,
-                     const posix_spawnattr_t *attr, char *const argv[], char *const envp[])
-{
-    real_start();
-    struct carry c;
-    int rc = real.posix_spawnp(pid, file, actions, attr, argv, carry_begin(&c, envp));
-    carry_end(&c);
-    return rc;
-}
-
 API int posix_spawn_file_actions_adddup2(posix_spawn_file_actions_t *actions, int fd, int newfd)
 {
     real_start();
@@ -311,26 +280,45 @@ API int posix_spawn_file_actions_adddup2(posix_spawn_file_actions_t *actions, in
     return real.posix_spawn_file_actions_adddup2(actions, fd, newfd);
 }
 
-/* Closes the open descriptors from `low` on one by one, but for the shim's: a child needs the
- * ticket. */
+/* Calls f for each open descriptor of the process. False: /proc cannot be read. */
+static bool each_open(void (*f)(int fd, void *arg), void *arg)
+{
+    DIR *d = opendir("/proc/self/fd");
+    struct dirent *e;
+    if (!d)
+        return false;
+    while ((e = readdir(d)))
+        if (e->d_name[0] != '.' && atoi(e->d_name) != dirfd(d))
+            f(atoi(e->d_name), arg);
+    closedir(d);
+    return true;
+}
+
+struct closefrom {
+    posix_spawn_file_actions_t *actions;
+    int low, rc;
+};
+
+static void add_close(int fd, void *arg)
+{
+    struct closefrom *c = arg;
+    const struct node *n = fd_node(fd);
+    if (c->rc == 0 && fd >= c->low && !(n && n->kind == NODE_OURS)) /* a child needs the ticket */
+        c->rc = posix_spawn_file_actions_addclose(c->actions, fd);
+}
+
+/* Closes the descriptors one by one. */
 API int posix_spawn_file_actions_addclosefrom_np(posix_spawn_file_actions_t *actions, int low)
 {
     real_start();
-    DIR *d = started && !tls.inside ? opendir("/proc/self/fd") : NULL;
-    struct dirent *e;
-    int rc = 0;
-    if (!d)
-        return real.posix_spawn_file_actions_addclosefrom_np(actions, low);
-    lock();
-    while (rc == 0 && (e = readdir(d))) {
-        int fd = atoi(e->d_name);
-        const struct node *n = fd_node(fd);
-        if (e->d_name[0] != '.' && fd >= low && fd != dirfd(d) && !(n && n->kind == NODE_OURS))
-            rc = posix_spawn_file_actions_addclose(actions, fd);
+    struct closefrom c = {actions, low, 0};
+    bool listed = false;
+    if (started && !tls.inside) {
+        lock();
+        listed = each_open(add_close, &c);
+        unlock();
     }
-    unlock();
-    closedir(d);
-    return rc;
+    return listed ? c.rc : real.posix_spawn_file_actions_addclosefrom_np(actions, low);
 }
 
 /* ---- after exec ---------------------------------------------------------------------------- */
@@ -361,22 +349,16 @@ static void inherit_fd(struct inheritance *x, int fd, size_t i)
         x->wanted[x->k++] = (uint32_t)h->p.handle;
 }
 
-/* Looks at all descriptors, since a spawn has moved some. */
-static void find_moved(struct inheritance *x)
+/* For any descriptor, since a spawn has moved some. */
+static void inherit_moved(int fd, void *arg)
 {
-    DIR *d = opendir("/proc/self/fd");
-    struct dirent *e;
-    while (d && (e = readdir(d))) {
-        struct stat st;
-        int fd = atoi(e->d_name);
-        if (e->d_name[0] == '.' || fd == dirfd(d) || fstat(fd, &st) < 0)
-            continue;
-        struct heir want = {.ino = st.st_ino}, *h;
-        if ((h = bsearch(&want, x->heirs, x->n, sizeof(want), by_inode)))
-            inherit_fd(x, fd, (size_t)(h - x->heirs));
-    }
-    if (d)
-        closedir(d);
+    struct inheritance *x = arg;
+    struct stat st = {0};
+    (void)fstat(fd, &st); /* no heir has inode 0 */
+    struct heir want = {.ino = st.st_ino};
+    const struct heir *h = bsearch(&want, x->heirs, x->n, sizeof(want), by_inode);
+    if (h)
+        inherit_fd(x, fd, (size_t)(h - x->heirs));
 }
 
 static void find_inherited(struct inheritance *x, bool moved)
@@ -385,7 +367,7 @@ static void find_inherited(struct inheritance *x, bool moved)
     for (size_t i = 0; x->wanted && i < x->n; i++)
         inherit_fd(x, x->heirs[i].fd, i);
     if (x->wanted && moved)
-        find_moved(x);
+        (void)each_open(inherit_moved, x); /* no /proc: those stay placeholders */
     /* an instance that has gone: the imports say so */
     if (x->k)
         (void)ffl_ticket_send(x->session->ticket.fd, FFL_TICKET_MARK, x->wanted, x->k);
@@ -408,6 +390,12 @@ static bool is_inode(int fd, unsigned long ino)
     return fstat(fd, &st) == 0 && S_ISSOCK(st.st_mode) && st.st_ino == ino;
 }
 
+static void keep_if(int fd, void *ino)
+{
+    if (is_inode(fd, *(const unsigned long *)ino))
+        kept.ticket.fd = fd;
+}
+
 /* Finds the descriptor of KEEP by its inode: a program before this one may have moved it
  * (make_way). */
 static void find_kept(const char *keep)
@@ -416,13 +404,8 @@ static void find_kept(const char *keep)
     int path = 0;
     if (!keep || sscanf(keep, "%d:%lu:%n", &kept.ticket.fd, &ino, &path) != 2 || !path)
         return;
-    DIR *d = is_inode(kept.ticket.fd, ino) ? NULL : opendir("/proc/self/fd");
-    struct dirent *e;
-    while (d && (e = readdir(d)))
-        if (e->d_name[0] != '.' && is_inode(atoi(e->d_name), ino))
-            kept.ticket.fd = atoi(e->d_name);
-    if (d)
-        closedir(d);
+    if (!is_inode(kept.ticket.fd, ino))
+        (void)each_open(keep_if, &ino);
     if (!is_inode(kept.ticket.fd, ino))
         return; /* closed by a program before this one */
     fd_ours_keep(kept.ticket.fd);

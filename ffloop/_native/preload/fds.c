@@ -405,15 +405,14 @@ static int make_way(int fd)
     int to = real.fcntl(fd, F_DUPFD_CLOEXEC, high());
     if (to < 0)
         to = real.fcntl(fd, F_DUPFD_CLOEXEC, 3); /* no number that high is free */
-    if (to < 0)
-        return -EBUSY;
-    if (!session_moved(fd, to) && !share_moved(fd, to) && !ffl_log_moved(fd, to)) {
-        real.close(to);
-        return -EBUSY;
+    if (to >= 0 && fd_ours_moved(fd, to)) {
+        fd_ours_keep(to);
+        atomic_store_explicit(slot(fd), NULL, memory_order_release);
+        return 0;
     }
-    fd_ours_keep(to);
-    atomic_store_explicit(slot(fd), NULL, memory_order_release);
-    return 0;
+    if (to >= 0)
+        real.close(to);
+    return -EBUSY;
 }
 
 static int dup_to(int fd, int to, int flags, bool three)

@@ -174,12 +174,9 @@ static int get_option(struct sock *s, int level, int name, void *val, socklen_t 
 API int getsockopt(int fd, int level, int name, void *val, socklen_t *len)
 {
     real_start();
-    struct sock *s = sock_enter(fd);
-    if (s && s->session)
-        return (int)leave(get_option(s, level, name, val, len));
-    if (s)
-        unlock();
-    return real.getsockopt(fd, level, name, val, len);
+    struct sock *s = sock_enter_stack(fd);
+    return s ? (int)leave(get_option(s, level, name, val, len))
+             : real.getsockopt(fd, level, name, val, len);
 }
 
 /* The length of the next datagram. */

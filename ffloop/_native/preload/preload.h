@@ -17,6 +17,7 @@
  * pass.c    SCM_RIGHTS                               shutdown.c shutdown, connect(AF_UNSPEC)
  * made.c    calls that make other descriptors        stdio.c   the C library's streams
  * user.c    the program's memory                     control.c control messages
+ * move.c    descriptors that become other files
  *
  * A socket begins as a kernel socket. At bind, listen or connect it is placed: put on the stack
  * (sock->session) or left to the kernel. A stack socket's descriptor is a placeholder, so that
@@ -128,8 +129,22 @@ int fd_ours(int fd);
 /* The shim's descriptor keeps its number; the program's close, dup and dup2 miss it. */
 void fd_ours_keep(int fd);
 void fd_ours_close(int fd);
+/* A descriptor of the shim's that moves to another number, and whether its owner has been told. */
+struct move {
+    int from, to;
+    bool done;
+};
+static inline void move_fd(struct move *m, int *fd)
+{
+    if (*fd == m->from) {
+        *fd = m->to;
+        m->done = true;
+    }
+}
+bool fd_ours_moved(int from, int to); /* false: it has no owner that could be told. Locked */
 /* Calls f for each descriptor with a node (FF_THREAD_SOCKET: of the calling thread). Locked. */
 void fd_each(void (*f)(int fd, struct node *n, void *arg), void *arg);
+void fd_become(const struct node *n, int file); /* makes n's descriptors copies of `file` */
 void fd_hidden(struct node *n); /* fd_each calls f for this node too, with fd -1; NULL: none */
 void fd_forked(void (*f)(int fd, struct node *n, void *arg)); /* in the child: every node */
 
@@ -404,8 +419,7 @@ void proc_disowns(bool begin);    /* around many proc_disown: tells the instance
  * sockets. */
 ssize_t pass_send(int to, const struct msghdr *m, int flags);
 void pass_received(const struct msghdr *m, int flags);
-void proc_end(void);                /* the process is about to end: proc_leave for all */
-bool share_moved(int from, int to); /* session_moved of dual listeners and bells */
+void proc_end(void); /* the process is about to end: proc_leave for all */
 /* syscall(2) with a number of fork, vfork or clone. Not *known: the kernel's call. */
 long fork_by_number(long number, const long *a, bool *known);
 /* `s` closes: gives what was read ahead back to the processes that share s. */

@@ -236,44 +236,12 @@ void session_ended(struct session_list *l)
     l->clients = NULL;
 }
 
-struct moved {
-    int from, to;
-    bool done;
-};
-
-static void move(struct moved *m, int *fd)
+void session_move(struct move *m)
 {
-    if (*fd == m->from) {
-        *fd = m->to;
-        m->done = true;
-    }
-}
-
-static void move_epolls(int fd, struct node *n, void *arg)
-{
-    struct epoll_shadow *ep = (struct epoll_shadow *)n;
-    (void)fd;
-    if (n->kind != NODE_EPOLL || !ep->opened)
-        return;
-    move(arg, &ep->w.wake_fd);
-    move(arg, &ep->w.epfd);
-    move(arg, &ep->kq.writes);
-    ep->poll.wake_fd = ep->w.wake_fd;
-}
-
-bool session_moved(int from, int to)
-{
-    struct moved m = {from, to, false};
-    for (struct session *session = session_first(); session && !m.done; session = session->next)
-        m.done = ffl_client_moved(session->c, from, to);
+    for (struct session *session = session_first(); session && !m->done; session = session->next)
+        m->done = ffl_client_moved(session->c, m->from, m->to);
     for (struct session *session = inherited; session; session = session->next)
-        move(&m, &session->ticket.fd);
-    if (tls.waiter) {
-        move(&m, &tls.waiter->wake_fd);
-        move(&m, &tls.waiter->epfd);
-    }
-    fd_each(move_epolls, &m);
-    return m.done;
+        move_fd(m, &session->ticket.fd);
 }
 
 /* In the child, where the clients of the parent's sessions are detached already (client.h). The

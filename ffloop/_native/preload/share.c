@@ -7,7 +7,6 @@
  */
 #include "proc.h"
 
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -322,36 +321,3 @@ API void _exit(int status)
     __builtin_unreachable();
 }
 ALSO(_exit, _Exit);
-
-/* ---- descriptors of the shim's that move ----------------------------------------------------- */
-
-struct moved {
-    int from, to;
-    bool done;
-};
-
-static void move_one(int fd, struct node *n, void *arg)
-{
-    struct moved *m = arg;
-    struct sock *s = (struct sock *)n;
-    int *held[] = {n->kind == NODE_SOCK ? &s->kernel_fd : NULL,
-                   n->kind == NODE_SOCK ? &s->bell[0] : NULL,
-                   n->kind == NODE_SOCK ? &s->bell[1] : NULL};
-    for (size_t i = 0; i < FFL_COUNT(held); i++)
-        if (held[i] && *held[i] == m->from) {
-            *held[i] = m->to;
-            m->done = true;
-        }
-    (void)fd;
-}
-
-bool share_moved(int from, int to)
-{
-    struct moved m = {from, to, kept.path && kept.ticket.fd == from};
-    if (m.done) {
-        kept.ticket.fd = to;
-        (void)real.fcntl(to, F_SETFD, 0); /* for the program after exec */
-    }
-    fd_each(move_one, &m);
-    return m.done;
-}

@@ -109,12 +109,9 @@ static int shut(struct sock *s, int how)
 API int shutdown(int fd, int how)
 {
     real_start();
-    struct sock *s = sock_enter(fd);
-    if (!s || !s->session) {
-        if (s)
-            unlock();
+    struct sock *s = sock_enter_stack(fd);
+    if (!s)
         return real.shutdown(fd, how);
-    }
     int rc = shut(s, how);
     sock_tell(s);
     return (int)leave(rc);

@@ -466,21 +466,13 @@ static int name_of(struct sock *s, bool peer, struct sockaddr *sa, socklen_t *le
 API int getsockname(int fd, struct sockaddr *sa, socklen_t *len)
 {
     real_start();
-    struct sock *s = sock_enter(fd);
-    if (s && s->session)
-        return (int)leave(name_of(s, false, sa, len));
-    if (s)
-        unlock();
-    return real.getsockname(fd, sa, len);
+    struct sock *s = sock_enter_stack(fd);
+    return s ? (int)leave(name_of(s, false, sa, len)) : real.getsockname(fd, sa, len);
 }
 
 API int getpeername(int fd, struct sockaddr *sa, socklen_t *len)
 {
     real_start();
-    struct sock *s = sock_enter(fd);
-    if (s && s->session)
-        return (int)leave(name_of(s, true, sa, len));
-    if (s)
-        unlock();
-    return real.getpeername(fd, sa, len);
+    struct sock *s = sock_enter_stack(fd);
+    return s ? (int)leave(name_of(s, true, sa, len)) : real.getpeername(fd, sa, len);
 }

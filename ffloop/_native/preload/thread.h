@@ -117,9 +117,8 @@ void session_forked(void);
  * session_put. NULL: no memory, and the ticket is closed. */
 struct session *session_inherit(const struct ffl_ticket *ticket, int index);
 bool session_inherited(void); /* is there an inherited session? */
-/* The shim's descriptor `from` has moved to `to`. True: it was a session's, a waiter's or an
- * epoll's. Locked. */
-bool session_moved(int from, int to);
+struct move;
+void session_move(struct move *m);       /* the descriptors of sessions (move.c). Locked */
 struct session_list *session_list(void); /* the calling thread's */
 static inline struct session *session_first(void)
 {

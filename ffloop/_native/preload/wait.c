@@ -147,6 +147,14 @@ void source_forked(struct ffl_source *s)
     }
 }
 
+static void drop_waiter(void)
+{
+    if (tls.waiter)
+        waiter_close(tls.waiter);
+    free(tls.waiter);
+    tls.waiter = NULL;
+}
+
 void calls_forked(void)
 {
     for (struct call *k = tls.call; k; k = k->outer) {
@@ -154,11 +162,7 @@ void calls_forked(void)
         k->on = k->reads = NULL;
         k->plain = NULL;
     }
-    if (tls.waiter) { /* the parent has the same kernel epoll */
-        waiter_close(tls.waiter);
-        free(tls.waiter);
-        tls.waiter = NULL;
-    }
+    drop_waiter(); /* the parent has the same kernel epoll */
 }
 
 /* ---- a thread's end ------------------------------------------------------------------------ */
@@ -189,11 +193,7 @@ static void thread_gone(void *unused)
     (void)unused;
     take();
     free_calls();
-    if (tls.waiter) {
-        waiter_close(tls.waiter);
-        free(tls.waiter);
-        tls.waiter = NULL;
-    }
+    drop_waiter();
     if (options.per_thread)
         fd_each(leave_behind, NULL);
     session_ended(&tls.sessions);
