@@ -16,6 +16,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from .._session.binding import Client
@@ -26,7 +27,7 @@ from .endpoint import Endpoint
 
 _CHUNK = 64 * 1024  # bytes moved at once
 _ROUNDS = 16  # of those in one iteration, then the other links' turn
-_RESET = struct.pack("=ii", 1, 0)  # struct linger: close() resets
+RESET_ON_CLOSE = struct.pack("=ii", 1, 0)  # struct linger: close() resets
 _ALIVE_S = 30  # seconds without a byte, then the kernel asks whether the other end is still there
 
 _lock = threading.Lock()
@@ -37,8 +38,39 @@ class NotConnected(OSError):
     """The connection is over."""
 
 
+class _Way:
+    """One direction of a Link. `full`: bytes are left that found no room."""
+
+    def __init__(
+        self, recv: Callable[[int], bytes], send: Callable[[bytes], int], end: Callable[[], Any]
+    ) -> None:
+        self._recv, self._send, self._end = recv, send, end
+        self._left = b""
+        self.ended = self.full = False
+
+    def pump(self) -> None:
+        """Moves bytes while it can, and the end."""
+        self.full = False
+        for _ in range(_ROUNDS):
+            if not self._left and not self.ended:
+                try:
+                    self._left = self._recv(_CHUNK)
+                except (BlockingIOError, InterruptedError):
+                    return
+                if not self._left:
+                    self.ended = True
+                    self._end()
+            if not self._left:
+                return
+            try:
+                self._left = self._left[self._send(self._left) :]
+            except (BlockingIOError, InterruptedError):
+                break
+        self.full = bool(self._left)
+
+
 class Link:
-    """One connection, with a buffer per direction; an end that cannot go on is polled."""
+    """One connection; an end that cannot go on is polled."""
 
     def __init__(
         self,
@@ -52,97 +84,55 @@ class Link:
         self.addresses = addresses
         self.remote = kernel.getpeername()
         self._kernel = kernel
-        self._fds = kernel.fileno(), endpoint.fileno()
-        self._to_kernel = self._to_stack = b""
-        self._stack_ended = self._kernel_ended = False
+        self.fds = kernel.fileno(), endpoint.fileno()
+        call = self._call
+        self._inward = _Way(call("recv"), kernel.send, partial(kernel.shutdown, socket.SHUT_WR))
+        self._outward = _Way(kernel.recv, call("send"), partial(call("shutdown"), socket.SHUT_WR))
+
+    def _call(self, name: str) -> Callable[..., Any]:
+        # That call of the client, on the endpoint's handle.
+        endpoint = self.endpoint
+        return lambda *args: getattr(endpoint.client(), name)(endpoint.handle, *args)
 
     def forked(self) -> None:
         """Called in a forked child, which lacks the thread."""
         self._kernel.close()
 
-    def fds(self) -> tuple[int, int]:
-        return self._fds
-
     def pump(self) -> bool:
         """Moves bytes both ways while it can. False: the connection is over."""
+        ways = self._inward, self._outward
         try:
-            into_kernel, into_stack = self._inward(), self._outward()
+            for way in ways:
+                way.pump()
         except OSError:
             self._end(failed=True)
             return False
-        if self._stack_ended and self._kernel_ended and not (into_kernel or into_stack):
+        if all(way.ended and not way.full for way in ways):
             self._end(failed=False)
             return False
-        reads = not self._kernel_ended and not into_stack, not self._stack_ended and not into_kernel
-        writes = into_kernel, into_stack
-        for fd, read, write in zip(self._fds, reads, writes, strict=True):
-            self.bridge.ready.set(fd, read * select.EPOLLIN | write * select.EPOLLOUT)
+        for fd, to, of in zip(self.fds, ways, reversed(ways), strict=True):
+            reads, writes = not (of.ended or of.full), to.full
+            self.bridge.ready.set(fd, reads * select.EPOLLIN | writes * select.EPOLLOUT)
         return True
 
-    # Each returns whether bytes are left that found no room.
-
-    def _inward(self) -> bool:
-        client, handle = self.endpoint.client(), self.endpoint.handle
-        for _ in range(_ROUNDS):
-            if not self._to_kernel:
-                if self._stack_ended:
-                    break
-                try:
-                    self._to_kernel = client.recv(handle, _CHUNK)
-                except (BlockingIOError, InterruptedError):
-                    break
-                if not self._to_kernel:
-                    self._stack_ended = True
-                    self._kernel.shutdown(socket.SHUT_WR)
-                    break
-            try:
-                self._to_kernel = self._to_kernel[self._kernel.send(self._to_kernel) :]
-            except (BlockingIOError, InterruptedError):
-                return True
-        return bool(self._to_kernel)
-
-    def _outward(self) -> bool:
-        client, handle = self.endpoint.client(), self.endpoint.handle
-        for _ in range(_ROUNDS):
-            if not self._to_stack:
-                if self._kernel_ended:
-                    break
-                try:
-                    self._to_stack = self._kernel.recv(_CHUNK)
-                except (BlockingIOError, InterruptedError):
-                    break
-                if not self._to_stack:
-                    self._kernel_ended = True
-                    client.shutdown(handle, socket.SHUT_WR)
-                    break
-            try:
-                self._to_stack = self._to_stack[client.send(handle, self._to_stack) :]
-            except (BlockingIOError, InterruptedError):
-                return True
-        return bool(self._to_stack)
-
     def _end(self, *, failed: bool) -> None:
-        for fd in self._fds:
+        for fd in self.fds:
             with contextlib.suppress(OSError):
                 self.bridge.ready.set(fd, 0)
         if failed:  # at either end: the other one is to see it
             with contextlib.suppress(OSError):
-                self._kernel.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                self._kernel.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self._kernel.close()
         self.endpoint.release(abort=failed)
 
     # ---- for the socket object, in any thread ----
 
-    def getsockopt(self, level: int, name: int, size: int) -> int | bytes:
-        value: int | bytes = self.bridge.do(
-            lambda: self.endpoint.client().getsockopt(self.endpoint.handle, level, name, size)
-        )
+    def getsockopt(self, *args: Any) -> int | bytes:
+        value: int | bytes = self.bridge.do(partial(self._call("getsockopt"), *args))
         return value
 
-    def setsockopt(self, level: int, name: int, value: Any) -> None:
-        self.bridge.do(
-            lambda: self.endpoint.client().setsockopt(self.endpoint.handle, level, name, value)
-        )
+    def setsockopt(self, *args: Any) -> None:
+        self.bridge.do(partial(self._call("setsockopt"), *args))
 
 
 class _Bridge:
@@ -186,7 +176,7 @@ class _Bridge:
         except BaseException:
             endpoint.release(abort=True)
             raise
-        for fd in link.fds():
+        for fd in link.fds:
             self._links[fd] = link
         self._pump(link)  # which asks for what the peer has sent
         self._session.client.ping()
@@ -201,8 +191,8 @@ class _Bridge:
             link.forked()
 
     def _pump(self, link: Link) -> None:
-        if link.fds()[0] in self._links and not link.pump():
-            for fd in link.fds():
+        if link.fds[0] in self._links and not link.pump():
+            for fd in link.fds:
                 del self._links[fd]
 
     def _run(self, client: Client) -> None:

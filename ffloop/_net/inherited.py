@@ -30,7 +30,6 @@ import errno
 import os
 import socket
 import stat
-import struct
 import sys
 import weakref
 from typing import Any
@@ -41,11 +40,10 @@ from .._session.log import log
 from .._session.routing import Router, same_kernel
 from .._session.session import stands_for
 from ..errors import ConfigError
-from .bridge import bridged
+from .bridge import RESET_ON_CLOSE, bridged
 from .promoted import adopt, close_with, inet_family
 
 _BYPASSES = ("aiofastnet",)  # libraries with transports of their own on raw descriptors
-_RESET_ON_CLOSE = struct.pack("=ii", 1, 0)  # struct linger
 
 
 class Inherited:
@@ -303,7 +301,7 @@ class _Gate:
 
 def _refuse(listener: socket.socket) -> tuple[str, Any, str]:
     connection, peer = listener.accept()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     connection.close()
     return "connection", peer, "reset"
 
