@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from .._loop.loop import Loop, new_event_loop
-from .program import Refused, log_to_stderr
+from .arguments import Refused
+from .program import log_to_stderr
 
 _LOOPBACK, _BACKLOG = "127.0.0.1", 2048
 _CANNOT_LISTEN = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM)

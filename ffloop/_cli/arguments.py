@@ -1,8 +1,12 @@
-"""The argparse types that commands share; the error of each says what the type accepts."""
+"""What commands share: the argparse types, whose errors say what each accepts, and Refused."""
 
 import argparse
 import pathlib
 from collections.abc import Callable
+
+
+class Refused(Exception):
+    """A sentence that says why a command cannot do what it is told."""
 
 
 def whole(least: int, most: int | None = None) -> Callable[[str], int]:

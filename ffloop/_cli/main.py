@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from ..errors import ConfigError, sentence
 from . import parser
+from .arguments import Refused
 
 # The main(args) of each module returns an exit status.
 _MODULES = {
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `ffloop stat | head`: the reader has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ConfigError, ImportError, OSError) as exc:
+    except (Refused, ConfigError, ImportError, OSError) as exc:
         print(f"{name}: {sentence(exc)}", file=sys.stderr)
         return 1
     return call(args)  # no `except` here: what the program raises is its own

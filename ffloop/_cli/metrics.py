@@ -9,6 +9,7 @@ from itertools import accumulate
 from math import isinf
 from typing import Any
 
+from .._session.address import text as text_of
 from .._session.stats_page import Instance, Lag, Session
 from ..errors import InstanceError, sentence
 from . import collect
@@ -132,12 +133,14 @@ def serve(address: str, port: int, target: str | None) -> int:
     try:
         server = server_class(where[:2], handler)
     except OSError as exc:
-        raise OSError(exc.errno, f"cannot serve at {_url(address, port)}: {exc.strerror}") from None
+        raise OSError(
+            exc.errno, f"cannot serve at {text_of(address, port)}: {exc.strerror}"
+        ) from None
     ends = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # for sigwait: background jobs ignore SIGINT
     with server:
         threading.Thread(target=server.serve_forever).start()
-        print(f"metrics at http://{_url(address, server.server_port)}/metrics", flush=True)
+        print(f"metrics at http://{text_of(address, server.server_port)}/metrics", flush=True)
         signal.sigwait(ends)
         server.shutdown()
     return 0
@@ -147,8 +150,6 @@ def _resolved(address: str, port: int) -> list[Any]:
     try:
         return socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as exc:
-        raise OSError(exc.errno, f"cannot serve at {_url(address, port)}: {exc.strerror}") from None
-
-
-def _url(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        raise OSError(
+            exc.errno, f"cannot serve at {text_of(address, port)}: {exc.strerror}"
+        ) from None

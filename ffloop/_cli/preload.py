@@ -12,14 +12,11 @@ from pathlib import Path
 
 from .._session import configuration, discovery
 from .._session.binding import keep_alive
-from ..errors import ConfigError, InstanceError, InstanceNotFound, sentence
+from ..errors import InstanceNotFound
+from .arguments import Refused
 from .elf import obstacle
 
 _KEEP_FROM = 200  # above the descriptors that programs use
-
-
-class _Refused(Exception):
-    """A sentence that says why a program cannot be preloaded."""
 
 
 def library() -> str:
@@ -31,28 +28,24 @@ def library() -> str:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Replaces this process by the program. Returns an exit status where it cannot, and after
-    --cflags or --libs."""
+    """Replaces this process by the program; returns 0 after --cflags or --libs. Raises Refused,
+    ConfigError, InstanceError."""
+    if args.cflags or args.libs:
+        print(_flags(args.cflags, args.libs))
+        return 0
+    if args.program is None:
+        args.parser.error("which PROGRAM?")
+    path = _find(args.program)
+    _check(path, args.force)
+    config = configuration.load(instance=args.instance, stack=args.stack)
+    environ = dict(os.environ)
+    before = environ.get("LD_PRELOAD")
+    environ["LD_PRELOAD"] = f"{library()}:{before}" if before else library()
+    environ.update(_found(config))
     try:
-        if args.cflags or args.libs:
-            print(_flags(args.cflags, args.libs))
-            return 0
-        if args.program is None:
-            args.parser.error("which PROGRAM?")
-        path = _find(args.program)
-        _check(path, args.force)
-        config = configuration.load(instance=args.instance, stack=args.stack)
-        environ = dict(os.environ)
-        before = environ.get("LD_PRELOAD")
-        environ["LD_PRELOAD"] = f"{library()}:{before}" if before else library()
-        environ.update(_found(config))
-        try:
-            os.execve(path, [args.program, *args.rest], environ)
-        except OSError as exc:
-            raise _Refused(f"{args.program}: {exc.strerror}") from None
-    except (_Refused, ConfigError, InstanceError) as exc:
-        print(f"ffloop preload: {sentence(exc)}", file=sys.stderr)
-    return 1
+        os.execve(path, [args.program, *args.rest], environ)
+    except OSError as exc:
+        raise Refused(f"{args.program}: {exc.strerror}") from None
 
 
 def _flags(cflags: bool, libs: bool) -> str:
@@ -81,19 +74,19 @@ def _find(program: str) -> str:
     path = shutil.which(program)
     if path is None:
         what = "cannot be executed" if os.path.exists(program) else "no such program"
-        raise _Refused(f"{program}: {what}")
+        raise Refused(f"{program}: {what}")
     if os.stat(path).st_mode & (stat.S_ISUID | stat.S_ISGID):
-        raise _Refused(f"{path} changes its user or group: the dynamic linker preloads nothing")
+        raise Refused(f"{path} changes its user or group: the dynamic linker preloads nothing")
     return path
 
 
 def _check(path: str, force: bool) -> None:
-    """Raises _Refused for a program whose sockets the shim would not see; with `force` warns."""
+    """Raises Refused for a program whose sockets the shim would not see; with `force` warns."""
     why = obstacle(path)
     if why is None:
         return
     if not force:
-        raise _Refused(
+        raise Refused(
             f"{path} {why}: its sockets would be the kernel's (--force starts it all the same, for "
             "the programs that it starts)"
         )

@@ -19,11 +19,7 @@ from typing import Any
 from .._loop import policy
 from .._loop.loop import Loop, new_event_loop
 from .._session.log import log
-
-
-class Refused(Exception):
-    """A sentence that says why a target cannot be run."""
-
+from .arguments import Refused
 
 # Servers whose sockets are not the loop's, by the module that serves.
 _ON_THE_KERNEL = {

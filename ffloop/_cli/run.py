@@ -19,6 +19,7 @@ from .._session import choice, configuration, direct, discovery
 from .._session.binding import keep_alive
 from ..errors import ConfigError, InstanceError, sentence
 from . import apps, parser, program, supervisor, watching
+from .arguments import Refused
 
 _APP = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
 
@@ -48,7 +49,7 @@ def main(args: argparse.Namespace) -> int:
         if is_app:
             apps.prepare(args, shared=args.workers is not None and _without_instance(config))
         return serve() if args.workers is None else _serve_with_workers(args, config, serve)
-    except (program.Refused, ConfigError, InstanceError) as exc:
+    except (Refused, ConfigError, InstanceError) as exc:
         print(f"ffloop run: {sentence(exc)}", file=sys.stderr)
         warnings.simplefilter("ignore", RuntimeWarning)  # of a coroutine that was never awaited
         return 1

@@ -14,7 +14,8 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from .._session.stats_page import Instance, Lag, Socket
+from .._session.address import text as text_of
+from .._session.stats_page import Instance, Lag, Session, Socket
 
 
 def console() -> Console:
@@ -39,20 +40,9 @@ def tables(
 
 # Columns that a narrow terminal leaves out, in this order.
 _LEFT_OUT = [
-    *(
-        "killed",
-        "refused",
-        "longest",
-        "spins",
-        "woken",
-        "iterations",
-        "type",
-        "outstanding",
-        "user",
-        "empty",
-        "up",
-    ),
-    *("posted", "sleeps", "queued", "stack", "sockets", "instance", "session", "id"),
+    *("killed", "refused", "longest", "spins", "woken", "iterations", "type", "outstanding"),
+    *("user", "empty", "up", "posted", "sleeps", "queued", "stack", "sockets", "instance"),
+    *("session", "id"),
 ]
 _FOLDS, _FOLDED = ("socket", "program"), 16  # columns that may wrap, and their width
 
@@ -141,18 +131,18 @@ def _sessions_table(instances: list[Instance], rates: "Rates") -> _Table:
     for one in instances:
         queued = one.queued()
         for session in one.sessions:
-            key, app, inst = (one.pid, session.id), session.app, session.inst
+            key, of = (one.pid, session.id), _figures(session)
             table.add_row(
                 *(str(one.pid), str(session.id), str(session.pid), session.user),
                 Text.assemble(_short(session.program), (" (ending)" * session.dying, "red")),
                 str(session.sockets),
                 *(
-                    rates.of(key, name, inst.get(name, 0), _size)
+                    rates.of(key, name, of.get(name, 0), _size)
                     for name in ("bytes_in", "bytes_out")
                 ),
                 _size(queued[session.id]),
                 f"{100 * session.rx_free // max(session.rx_total, 1)}%",
-                rates.of(key, "empty", app.get("pool_empty", 0) + inst.get("pool_empty", 0)),
+                rates.of(key, "empty", of.get("empty", 0)),
                 *rates.lag(key, session.lag),
             )
     return table
@@ -164,6 +154,9 @@ def _short(program: str) -> str:
     return " ".join([word.rpartition("/")[2] or word for word in words[:2]] + words[2:])[:40]
 
 
+_RING_FIGURES = ("submitted", "posted", "full", "spins", "sleeps", "wakes", "woken")
+
+
 def _rings_table(instances: list[Instance], rates: "Rates") -> _Table:
     table = _Table(
         "Rings",
@@ -172,16 +165,11 @@ def _rings_table(instances: list[Instance], rates: "Rates") -> _Table:
     )
     for one in instances:
         for session in one.sessions:
-            key, app, inst = (one.pid, session.id), session.app, session.inst
-            table.add_row(
-                *(str(one.pid), str(session.id)),
-                rates.of(key, "submitted", app.get("submitted", 0)),
-                rates.of(key, "posted", inst.get("posted", 0)),
-                *(str(session.rings[ring]["depth"]) if app else "-" for ring in ("sq", "cq")),
-                rates.of(key, "full", app.get("sq_full", 0) + inst.get("cq_full", 0)),
-                *(rates.of(key, name, app.get(name, 0)) for name in ("spins", "sleeps", "wakes")),
-                rates.of(key, "woken", inst.get("wakes", 0)),
-            )
+            key, of = (one.pid, session.id), _figures(session)
+            cells = {name: rates.of(key, name, of.get(name, 0)) for name in _RING_FIGURES}
+            depths = (str(session.rings[ring]["depth"]) if of else "-" for ring in ("sq", "cq"))
+            first = (cells.pop("submitted"), cells.pop("posted"))
+            table.add_row(str(one.pid), str(session.id), *first, *depths, *cells.values())
     return table
 
 
@@ -195,7 +183,7 @@ def _sockets_table(instances: list[Instance], limit: int, rates: "Rates") -> _Ta
         *(">in", ">out", ">outstanding", ">queued"),
     )
     for one, sock in rows[:limit]:
-        key = (one.pid, sock.session, sock.handle, str(sock.peer))
+        key = _key(one, sock)
         table.add_row(
             *(str(one.pid), str(sock.session or "-"), sock.type, sock.state),
             *(_address(sock.local), _address(sock.peer)),
@@ -207,10 +195,7 @@ def _sockets_table(instances: list[Instance], limit: int, rates: "Rates") -> _Ta
 
 
 def _address(address: Any) -> str:
-    if address is None:
-        return "-"
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return "-" if address is None else text_of(*address[:2])
 
 
 def _size(value: float) -> str:
@@ -276,28 +261,39 @@ class Rates:
 
     def weight(self, one: Instance, sock: Socket) -> float:
         """The socket's bytes in this sample, or in all without one: busy sockets sort first."""
-        key = (one.pid, sock.session, sock.handle, str(sock.peer))
+        key = _key(one, sock)
         total = (sock.bytes_in or 0) + (sock.bytes_out or 0)
         if not self._seconds:
             return total
         return total - sum(self._before.get((*key, name), 0) for name in ("in", "out"))
 
 
+def _figures(session: Session) -> dict[str, int]:
+    """The counters that tables show; nothing where the segment could not be read."""
+    app, inst = session.app, session.inst
+    if not (app and inst):
+        return {}
+    return {
+        **app,
+        **{name: inst[name] for name in ("bytes_in", "bytes_out", "posted")},
+        "woken": inst["wakes"],
+        "full": app["sq_full"] + inst["cq_full"],
+        "empty": app["pool_empty"] + inst["pool_empty"],
+    }
+
+
+def _key(one: Instance, sock: Socket) -> tuple[Any, ...]:
+    return one.pid, sock.session, sock.handle, str(sock.peer)
+
+
 def _samples(instances: list[Instance]) -> dict[tuple[Any, ...], int]:
     found: dict[tuple[Any, ...], int] = {}
     for one in instances:
-        found.update({(one.pid, name): value for name, value in one.totals.items()})
+        found |= {(one.pid, name): value for name, value in one.totals.items()}
         for session in one.sessions:
-            key = (one.pid, session.id)
-            found.update({(*key, name): value for name, value in session.app.items()})
-            for name in ("bytes_in", "bytes_out", "posted"):
-                found[(*key, name)] = session.inst.get(name, 0)
-            app, inst = session.app, session.inst
-            found[(*key, "full")] = app.get("sq_full", 0) + inst.get("cq_full", 0)
-            found[(*key, "empty")] = app.get("pool_empty", 0) + inst.get("pool_empty", 0)
-            found[(*key, "woken")] = inst.get("wakes", 0)
+            of = _figures(session)
+            found |= {(one.pid, session.id, name): value for name, value in of.items()}
         for sock in one.sockets:
-            where = (one.pid, sock.session, sock.handle, str(sock.peer))
-            found[(*where, "in")] = sock.bytes_in or 0
-            found[(*where, "out")] = sock.bytes_out or 0
+            key = _key(one, sock)
+            found |= {(*key, "in"): sock.bytes_in or 0, (*key, "out"): sock.bytes_out or 0}
     return found

@@ -5,7 +5,7 @@ import os
 import signal
 from collections.abc import Sequence
 
-from .program import Refused
+from .arguments import Refused
 from .supervisor import end_with_parent
 
 

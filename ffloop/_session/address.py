@@ -80,6 +80,11 @@ def literal(family: int, address: Any) -> bytes:
     return _PACK.pack(family, b"\0\0", b"\0\0\0\0", 0, bytes(16))
 
 
+def text(host: str, port: int) -> str:
+    """HOST:PORT; an IPv6 address stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def unset(family: int) -> SockAddr:
     """getsockname's answer for a socket that was never bound."""
     return ("::", 0, 0, 0) if family == socket.AF_INET6 else ("0.0.0.0", 0)
