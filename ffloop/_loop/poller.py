@@ -33,7 +33,7 @@ class Poller(BasePoller):
     def __init__(self, session: Session, on_lost: Callable[[int], None], spin_us: int) -> None:
         super().__init__()
         self._session: Session | None = None
-        self._on_down = on_lost
+        self._on_lost = on_lost
         self._longest = _SIGNAL_CHECK_NS if spin_us == SPIN_FOREVER else -1  # of one wait
         session.selectors.add(self)
         self.attach(session)
@@ -84,7 +84,7 @@ class Poller(BasePoller):
 
     def close(self) -> None:
         super().close()
-        self._on_down = _never  # the loop's: without it the two go by their reference counts
+        self._on_lost = _never  # the loop's: without it the two go by their reference counts
 
     def kernel_events(self, count: int) -> Ready:
         if not count or self._session is None:
@@ -114,7 +114,7 @@ class Poller(BasePoller):
 
     def _dispatch(self, kind: int, handle: int, arg: int, off: int) -> None:
         if kind == EV_LOST:
-            self._on_down(arg)
+            self._on_lost(arg)
             return
         if kind != EV_CLOSED and self._session is not None:
             self._session.receive(kind, handle, arg, off)

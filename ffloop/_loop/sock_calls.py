@@ -9,16 +9,20 @@ import asyncio
 import contextvars
 import socket
 import ssl
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from .._net.endpoint import READ, WRITE, Endpoint
+from .._net.endpoint import Endpoint
 from .._net.inherited import Inherited
 from .._net.promoted import can_promote, followers, number_of, promote, stack_socket
 from .._net.sockets import StackSocket
+from .._session.binding import READ, WRITE
 from .._session.carrying import StaysOnKernel
 from .._session.routing import Router
 from .._session.session import Session, stands_for
 from .asyncio_private import Handle, SelectorLoop
+
+_T = TypeVar("_T")
 
 
 class SockCalls(SelectorLoop):
@@ -113,16 +117,21 @@ class SockCalls(SelectorLoop):
             endpoint.take()
         await endpoint.wait_for(filters, self)
 
+    async def _until(
+        self, stack: StackSocket, filters: int, call: Callable[..., _T], *args: Any
+    ) -> _T:
+        while True:
+            try:
+                return call(*args)
+            except (BlockingIOError, InterruptedError):
+                await self._ready_for(stack, filters)
+
     async def sock_recv(self, sock: Any, n: int) -> bytes:
         """The next bytes of a stream, `n` at most; b"" at its end."""
         stack = self._check_sock(sock)
         if stack is None:
             return await super().sock_recv(sock, n)
-        while True:
-            try:
-                return stack.recv(n)
-            except (BlockingIOError, InterruptedError):
-                await self._ready_for(stack, READ)
+        return await self._until(stack, READ, stack.recv, n)
 
     async def sock_recv_into(self, sock: Any, buf: Any) -> int:
         """As sock_recv, into the writable buffer `buf`. Returns the number of bytes; 0 at the
@@ -130,22 +139,14 @@ class SockCalls(SelectorLoop):
         stack = self._check_sock(sock)
         if stack is None:
             return await super().sock_recv_into(sock, buf)
-        while True:
-            try:
-                return stack.recv_into(buf)
-            except (BlockingIOError, InterruptedError):
-                await self._ready_for(stack, READ)
+        return await self._until(stack, READ, stack.recv_into, buf)
 
     async def sock_recvfrom(self, sock: Any, bufsize: int) -> tuple[bytes, Any]:
         """(data, address): a datagram, cut to `bufsize` bytes, and its sender."""
         stack = self._check_sock(sock)
         if stack is None:
             return await super().sock_recvfrom(sock, bufsize)
-        while True:
-            try:
-                return stack.recvfrom(bufsize)
-            except (BlockingIOError, InterruptedError):
-                await self._ready_for(stack, READ)
+        return await self._until(stack, READ, stack.recvfrom, bufsize)
 
     async def sock_recvfrom_into(self, sock: Any, buf: Any, nbytes: int = 0) -> tuple[int, Any]:
         """As sock_recvfrom, into the writable buffer `buf`, `nbytes` at most (0: its size). Returns
@@ -153,11 +154,7 @@ class SockCalls(SelectorLoop):
         stack = self._check_sock(sock)
         if stack is None:
             return await super().sock_recvfrom_into(sock, buf, nbytes)
-        while True:
-            try:
-                return stack.recvfrom_into(buf, nbytes or len(buf))
-            except (BlockingIOError, InterruptedError):
-                await self._ready_for(stack, READ)
+        return await self._until(stack, READ, stack.recvfrom_into, buf, nbytes or len(buf))
 
     async def sock_sendall(self, sock: Any, data: Any) -> None:
         """Sends all of `data`, a bytes-like object."""
@@ -168,21 +165,14 @@ class SockCalls(SelectorLoop):
         with memoryview(data) as view, view.cast("B") as flat:
             done = 0
             while done < len(flat):
-                try:
-                    done += stack.send(flat[done:])
-                except (BlockingIOError, InterruptedError):
-                    await self._ready_for(stack, WRITE)
+                done += await self._until(stack, WRITE, stack.send, flat[done:])
 
     async def sock_sendto(self, sock: Any, data: Any, address: Any) -> int:
         """Sends `data` as a datagram to `address`. Returns the number of bytes."""
         stack = self._check_sock(sock)
         if stack is None:
             return await super().sock_sendto(sock, data, address)
-        while True:
-            try:
-                return stack.sendto(data, address)
-            except (BlockingIOError, InterruptedError):
-                await self._ready_for(stack, WRITE)
+        return await self._until(stack, WRITE, stack.sendto, data, address)
 
     async def sock_accept(self, sock: Any) -> tuple[Any, Any]:
         """(connection, address): a non-blocking socket, and its peer's address. What becomes of a
@@ -195,11 +185,7 @@ class SockCalls(SelectorLoop):
         kernels = [one for one in followers(sock) if isinstance(one, socket.socket)]
         if kernels:
             return await self._accept_both(stack, kernels[0])
-        while True:
-            try:
-                return stack.accept()
-            except (BlockingIOError, InterruptedError):
-                await self._ready_for(stack, READ)
+        return await self._until(stack, READ, stack.accept)
 
     async def _accept_both(self, stack: StackSocket, kernel: socket.socket) -> tuple[Any, Any]:
         while True:

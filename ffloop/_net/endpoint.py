@@ -7,6 +7,7 @@ loop's sock_ calls: it wakes their futures, and they try again.
 
 import asyncio
 import contextlib
+import errno
 import os
 from collections.abc import Callable
 from typing import Any
@@ -87,7 +88,7 @@ class Endpoint:
     def open_session(self) -> Session:
         """Raises OSError (EBADF) once closed."""
         if self.session is None:
-            raise error(9)
+            raise error(errno.EBADF)
         return self.session
 
     @property
@@ -263,12 +264,10 @@ class Endpoint:
         for fut in waiting:
             if fut.done() or fut.get_loop().is_closed():
                 continue
-            if exc is not None:
-                fut.set_exception(exc)
-            elif cancel:
+            if cancel:
                 fut.cancel()
             else:
-                fut.set_result(None)
+                _settle(fut, exc)
 
     def set_writer(self, fd: int, handle: asyncio.Handle, loop: asyncio.AbstractEventLoop) -> None:
         """For loop.add_writer: called once per iteration of the loop while the socket is
@@ -311,15 +310,13 @@ class Endpoint:
     def on_readable(self) -> None:
         readers, self._readers = self._readers, None
         for fut in readers or ():
-            if not fut.done():
-                fut.set_result(None)
+            _settle(fut)
 
     def on_writable(self) -> None:
         self.call_writers()
         writers, self._writers = self._writers, None
         for fut in writers or ():
-            if not fut.done():
-                fut.set_result(None)
+            _settle(fut)
 
     def on_connect(self, code: int) -> None:
         fut, self._connecting = self._connecting, None
@@ -327,12 +324,8 @@ class Endpoint:
             with contextlib.suppress(OSError):  # reset already: the next call says so
                 self.learn()
         self.call_writers()
-        if fut is None or fut.done():
-            return
-        if code:
-            fut.set_exception(error(code))
-        else:
-            fut.set_result(None)
+        if fut is not None:
+            _settle(fut, error(code) if code else None)
 
     def on_eof(self) -> None:
         self.on_readable()
@@ -389,9 +382,15 @@ class Endpoint:
         self._wake(exc=session.gone() if session is not None else None)
 
 
+def _settle(fut: "asyncio.Future[None]", exc: BaseException | None = None) -> None:
+    if fut.done():
+        return
+    if exc is None:
+        fut.set_result(None)
+    else:
+        fut.set_exception(exc)
+
+
 def _event(fd: int) -> str:
     with open(f"/proc/self/fdinfo/{fd}") as info:
         return next((line for line in info if line.startswith("eventfd-id")), "")
-
-
-__all__ = ["READ", "WRITE", "Endpoint"]
