@@ -45,15 +45,9 @@ class Loop(SelectorLoop):
     """An event loop. Its TCP and UDP are the kernel's, in its own thread (direct mode); or, where
     an ffloop instance is named or runs at its usual place, that instance's.
 
-    Keyword arguments (LoopOptions; each has a variable too: docs/configuration.md): `instance`,
-    the path of an instance's socket, or "direct", or "spawn" for an instance of this process's own;
-    `stack`, "host" or "fstack", to insist on one; `reconnect`, whether to attach and listen again
-    when the instance ended; `routes`; `dual_listen`, whether what the stack serves is served on the
-    kernel too; `kernel_sockets`, what becomes of those that the application hands in; `reuse_port`;
-    `spin_us`; `pool_kib`; `tx_cap`; `max_sockets`; `timeout_ms`.
-
-    With an instance it attaches at once: raises InstanceError (an OSError) when there is none, and
-    ConfigError (a ValueError) for an option that cannot be.
+    Keyword arguments are LoopOptions. With an instance the loop attaches at once: raises
+    InstanceError (an OSError) when there is none, and ConfigError (a ValueError) for an option that
+    cannot be.
     """
 
     _listeners: dict[Any, Any]  # what it accepts at; by socket
