@@ -7,7 +7,7 @@ import asyncio
 import socket
 import sys
 from asyncio import base_events, constants, events, format_helpers, transports, trsock
-from asyncio.log import logger
+from asyncio.log import logger as logger
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -143,22 +143,3 @@ def transport_repr(transport: Any, number: str, reads: bool, sends: bool, unsent
         info.append("read=polling" if reads else "read=idle")
         info.append(f"write=<{'polling' if sends else 'idle'}, bufsize={unsent}>")
     return f"<{' '.join(info)}>"
-
-
-__all__ = [
-    "ACCEPT_RETRY_DELAY",
-    "LOG_LOST_WRITES",
-    "PY313",
-    "SENDFILE_FALLBACK",
-    "SENDFILE_TRY_NATIVE",
-    "FlowControl",
-    "Handle",
-    "SelectorLoop",
-    "Server",
-    "TransportSocket",
-    "failure",
-    "logger",
-    "set_nodelay",
-    "transport_repr",
-    "typed_as",
-]

@@ -12,8 +12,9 @@ import socket
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from .._net.endpoint import READ, WRITE, Endpoint
+from .._net.endpoint import Endpoint
 from .._net.sockets import StackSocket
+from .._session.binding import READ, WRITE
 from ..errors import error
 from .asyncio_private import (
     LOG_LOST_WRITES,
@@ -357,6 +358,3 @@ async def _resolve(
     if not pairs:
         raise ValueError("can not get address information")
     return pairs
-
-
-__all__ = ["DatagramTransport", "open_datagram"]

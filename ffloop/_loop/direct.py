@@ -13,14 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 from .._session.address import decode
-from .._session.hot import Acceptor, Dispatcher
+from .._session.hot import Acceptor
 from ..errors import error
 from .accepting import Accepting
 from .asyncio_private import (
     ACCEPT_RETRY_DELAY,
     SENDFILE_TRY_NATIVE,
     TransportSocket,
-    logger,
     set_nodelay,
 )
 from .transport import READ_FAILED, SocketTransport
@@ -192,6 +191,3 @@ class DirectListener(Accepting):
     def _retry(self) -> None:
         if self._accepts is not None:
             self._accepts.watch(True)
-
-
-__all__ = ["DirectListener", "DirectTransport", "Dispatcher", "logger", "transport_of"]

@@ -359,18 +359,3 @@ def close_with(sock: socket.socket, other: Any) -> None:
 def followers(sock: Any) -> list[Any]:
     """What close_with was given for `sock`."""
     return _followers.get(sock, []) if type(sock) is PromotedSocket else []
-
-
-__all__ = [
-    "BridgedSocket",
-    "PromotedSocket",
-    "StackSocket",
-    "adopt",
-    "can_promote",
-    "close_with",
-    "followers",
-    "inet_family",
-    "number_of",
-    "promote",
-    "stack_socket",
-]

@@ -491,6 +491,3 @@ class StackSocket:
 
 def default_proto(kind: int) -> int:
     return socket.IPPROTO_TCP if kind == socket.SOCK_STREAM else socket.IPPROTO_UDP
-
-
-__all__ = ["StackSocket", "default_proto"]

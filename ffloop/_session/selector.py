@@ -164,6 +164,3 @@ class KernelQueue(Selector):
             (e.ident, e.filter, e.flags, e.fflags, e.data, int(ffi.cast("uintptr_t", e.udata)))
             for e in events[0:n]
         ]
-
-
-__all__ = ["KernelQueue", "Selector"]

@@ -44,8 +44,8 @@ _OF_ITS_THREAD = (
 _ANSWER_S = 10.0  # for a call that another thread is asked to make
 
 
-class Selector(Protocol):
-    """A selector that has descriptors of the session's sockets."""
+class LoopSelector(Protocol):
+    """A loop's selector, which has descriptors of the session's sockets."""
 
     def forget(self, fd: int) -> Any:
         """Unregisters a descriptor that is about to be closed: its key, or None."""
@@ -89,7 +89,7 @@ class Session:
         self.dups: set[int] = set()  # of those numbers: a dup()'s own...
         self.stand_ins: set[int] = set()  # ...and placeholders that poll as the socket does
         self.detached: set[int] = set()  # ...and what detach() returned
-        self.selectors: weakref.WeakSet[Selector] = weakref.WeakSet()
+        self.selectors: weakref.WeakSet[LoopSelector] = weakref.WeakSet()
         self.users: weakref.WeakSet[User] = weakref.WeakSet()
         self.generation = 0
         self.closed = False
@@ -97,7 +97,7 @@ class Session:
         self._lost = ""  # why, once it was
         self._word, self.word_address = new_word()  # the owner's thread, for the compiled half
         self._loop = None if loop is None else weakref.ref(loop)
-        self._own()
+        self.run_by_this_thread()
         self.attach(client)
         _all.add(self)
 
@@ -110,7 +110,8 @@ class Session:
         if client is not None and client.thread not in (None, threading.get_ident()):
             raise RuntimeError(_OF_ITS_THREAD)
 
-    def _own(self) -> None:
+    def run_by_this_thread(self) -> None:
+        """This thread is the owner from now on."""
         self.check_thread()
         self._thread = self._word[0] = threading.get_ident()
 
@@ -138,11 +139,7 @@ class Session:
         busy = self._client is not None and self._client.waits
         if busy or (loop is not None and loop.is_running()):
             raise RuntimeError(_FROM_A_LOOP)
-        self._own()
-
-    def run_by_this_thread(self) -> None:
-        """Called before the loop runs, in its thread."""
-        self._own()
+        self.run_by_this_thread()
 
     @property
     def client(self) -> Client:
@@ -344,7 +341,7 @@ class Session:
         return self.client.events
 
     def receive(self, kind: int, handle: int, arg: int, off: int) -> None:
-        """Hands one event of a socket (not FD, DOWN or CLOSED) to its receiver."""
+        """Hands one event of a socket (not FD, LOST or CLOSED) to its receiver."""
         receiver = self.receivers.get(handle)
         if receiver is None:
             if kind == EV_ACCEPT:  # its listener was closed by an earlier event
@@ -371,6 +368,3 @@ def stands_for(fd: int) -> Any:
         if (endpoint := session.descriptors.get(fd)) is not None:
             return endpoint
     return None
-
-
-__all__ = ["Selector", "Session", "stands_for"]
