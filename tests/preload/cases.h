@@ -28,22 +28,7 @@
 #include <time.h>
 #include <unistd.h>
 
-struct named {
-    const char *name;
-    void (*run)(void);
-    struct named *next;
-};
-static struct named *cases;
-
-#define CASE(which)                                                                                \
-    static void which(void);                                                                       \
-    __attribute__((constructor)) static void add_##which(void)                                     \
-    {                                                                                              \
-        static struct named it = {#which, which, NULL};                                            \
-        it.next = cases;                                                                           \
-        cases = &it;                                                                               \
-    }                                                                                              \
-    static void which(void)
+#include "named.h"
 
 extern char **environ;
 static int listener = -1, client = -1, server = -1;
@@ -126,6 +111,19 @@ static inline void heard(int fd, size_t want)
     printf("heard %.*s\n", (int)n, buffer);
 }
 
+/* A message with one descriptor. */
+static inline struct msghdr *with_fd(int fd)
+{
+    static char room[CMSG_SPACE(sizeof(int))];
+    static struct iovec v = {buffer, 1};
+    static struct msghdr m;
+    m = (struct msghdr){
+        .msg_iov = &v, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof(room)};
+    *CMSG_FIRSTHDR(&m) = (struct cmsghdr){CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
+    memcpy(CMSG_DATA(CMSG_FIRSTHDR(&m)), &fd, sizeof(int));
+    return &m;
+}
+
 static inline void ends(pid_t pid)
 {
     int status;
@@ -187,12 +185,6 @@ static inline int some_file(void)
 static inline int run_case(int argc, char **argv)
 {
     alarm(20);
-    for (struct named *it = cases; it && argc == 2; it = it->next)
-        if (strcmp(it->name, argv[1]) == 0) {
-            setenv("FROM", "the parent", 1);
-            it->run();
-            return 0;
-        }
-    fprintf(stderr, "which CASE?\n");
-    return 2;
+    setenv("FROM", "the parent", 1);
+    return run_named(argc, argv);
 }

@@ -20,11 +20,13 @@ from lib import (
     buf,
     c,
     case,
+    drain,
+    fill,
+    fill_for_good,
     handler,
     iov,
     listener,
     main,
-    name_of,
     pair,
     reset,
     wait,
@@ -195,29 +197,15 @@ def blocking_send_takes_all():
 def nonblocking_send_until_full():
     with pair() as (a, _):
         a.setblocking(False)
-        total = 0
-        while True:
-            try:
-                total += a.send(b"x" * 100000)
-            except BlockingIOError as exc:
-                if not wait(a, select.POLLOUT, 0.2):  # full for good
-                    return [name_of(exc.errno), total > 100000]
+        return [fill_for_good(a) > 100000, attempt(a.send, b"x")]
 
 
 @case
 def writable_again_after_reading():
     with pair() as (a, b):
         a.setblocking(False)
-        total = 0
-        try:
-            while True:
-                total += a.send(b"x" * 100000)
-        except BlockingIOError:
-            pass
-        got = 0
-        while got < total:
-            got += len(b.recv(1 << 20))
-        return [got == total, wait(a, select.POLLOUT)]
+        total = fill(a)
+        return [drain(b, total) == total, wait(a, select.POLLOUT)]
 
 
 @case
@@ -543,12 +531,7 @@ def interrupted_accept():
 def interrupted_send():
     with pair() as (a, _), handler(signal.SIGALRM, restart=False) as seen:
         a.setblocking(False)
-        while True:
-            try:
-                a.send(b"x" * 100000)
-            except BlockingIOError:
-                if not wait(a, select.POLLOUT, 0.2):
-                    break
+        fill_for_good(a)
         a.setblocking(True)
         data = buf(1 << 24)
         signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)  # again: the call may begin late

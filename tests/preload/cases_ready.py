@@ -15,7 +15,9 @@ from lib import (
     buf,
     c,
     case,
+    drain,
     epoll_names,
+    fill,
     handler,
     libc,
     listener,
@@ -397,21 +399,10 @@ def epoll_out_edge_after_full(ep, a, b):
     a.setblocking(False)
     ep.register(a, OUT | ET)
     out = [got(ep.poll(5), {"a": a})]
-    total = 0
-    try:
-        while True:
-            total += a.send(b"x" * 100000)
-    except BlockingIOError:
-        pass
-    while ep.poll(0.05):
-        try:  # it was not full for good
-            while True:
-                total += a.send(b"x" * 100000)
-        except BlockingIOError:
-            pass
-    n = 0
-    while n < total:
-        n += len(b.recv(1 << 20))
+    total = fill(a)
+    while ep.poll(0.05):  # it was not full for good
+        total += fill(a)
+    drain(b, total)
     return [*out, got(ep.poll(5), {"a": a})]
 
 

@@ -681,15 +681,8 @@ static void forks_and_writes(void)
 static void passes_and_writes(void)
 {
     int two[2];
-    char room[CMSG_SPACE(sizeof(int))] = {0};
-    struct iovec v = {buffer, 1};
-    struct msghdr m = {
-        .msg_iov = &v, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof(room)};
-    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-    *c = (struct cmsghdr){CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
-    memcpy(CMSG_DATA(c), &server, sizeof(int));
     NEED(socketpair(AF_UNIX, SOCK_STREAM, 0, two) == 0);
-    NEED(sendmsg(two[0], &m, 0) == 1);
+    NEED(sendmsg(two[0], with_fd(server), 0) == 1);
     NEED(write(client, "hello", 5) == 5);
 }
 

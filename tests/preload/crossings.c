@@ -12,48 +12,9 @@
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
 
+#define OF_A_THREAD(name) CASE(name) /* for FF_THREAD_SOCKET=1 */
+
 enum { ROUNDS = 20, BYTES = 1 << 20 };
-
-static struct sockaddr_in address_of(int fd)
-{
-    struct sockaddr_in sa;
-    socklen_t len = sizeof(sa);
-    CHECK(getsockname(fd, (struct sockaddr *)&sa, &len) == 0);
-    return sa;
-}
-
-static int bound(int type)
-{
-    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int fd = socket(AF_INET, type, 0);
-    CHECK(fd >= 0);
-    CHECK(bind(fd, (struct sockaddr *)&sa, sizeof(sa)) == 0);
-    return fd;
-}
-
-static int listener(void)
-{
-    int fd = bound(SOCK_STREAM);
-    CHECK(listen(fd, 64) == 0);
-    return fd;
-}
-
-static int connect_to(struct sockaddr_in sa)
-{
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    CHECK(fd >= 0);
-    CHECK(connect(fd, (struct sockaddr *)&sa, sizeof(sa)) == 0);
-    return fd;
-}
-
-/* Two ends of a connection. */
-static void pair(int ends[2])
-{
-    int l = listener();
-    ends[0] = connect_to(address_of(l));
-    ends[1] = accept(l, NULL, NULL);
-    CHECK(ends[1] >= 0 && close(l) == 0);
-}
 
 static pthread_t start(void *(*body)(void *), void *arg)
 {
@@ -112,10 +73,10 @@ static void *receives(void *arg)
 }
 
 /* Of each end one thread reads while another writes. */
-static void both_ways(void)
+CASE(both_ways)
 {
     int ends[2];
-    pair(ends);
+    pair(SOCK_STREAM, &ends[0], &ends[1]);
     pthread_t t[] = {start(sends, &ends[0]), start(receives, &ends[0]), start(sends, &ends[1]),
                      start(receives, &ends[1])};
     for (int i = 0; i < 4; i++)
@@ -133,11 +94,11 @@ static void *counts(void *arg)
 }
 
 /* Several read one socket, each through its own copy: no byte is lost or given twice. */
-static void readers_of_one(void)
+CASE(readers_of_one)
 {
     int ends[2], copies[3];
     pthread_t t[3];
-    pair(ends);
+    pair(SOCK_STREAM, &ends[0], &ends[1]);
     for (int i = 0; i < 3; i++) {
         CHECK((copies[i] = dup(ends[1])) >= 0);
         t[i] = start(counts, &copies[i]);
@@ -172,7 +133,7 @@ static void *datagrams_in(void *arg)
 }
 
 /* A datagram socket that sends to itself, in four threads. */
-static void datagrams(void)
+CASE(datagrams)
 {
     int fd = bound(SOCK_DGRAM), stop = -1;
     struct sockaddr_in sa = address_of(fd);
@@ -202,11 +163,11 @@ static void *sends_on(void *arg)
     return result(n);
 }
 
-static void shutdown_ends_a_reader(void)
+CASE(shutdown_ends_a_reader)
 {
     for (int i = 0; i < ROUNDS; i++) {
         int ends[2];
-        pair(ends);
+        pair(SOCK_STREAM, &ends[0], &ends[1]);
         pthread_t t = start(receives_once, &ends[1]);
         CHECK(shutdown(ends[1], SHUT_RD) == 0);
         CHECK(end(t) == 0);
@@ -214,11 +175,11 @@ static void shutdown_ends_a_reader(void)
     }
 }
 
-static void shutdown_ends_a_writer(void)
+CASE(shutdown_ends_a_writer)
 {
     for (int i = 0; i < ROUNDS; i++) {
         int ends[2];
-        pair(ends);
+        pair(SOCK_STREAM, &ends[0], &ends[1]);
         pthread_t t = start(sends_on, &ends[0]);
         CHECK(shutdown(ends[0], SHUT_WR) == 0);
         CHECK(end(t) == -EPIPE);
@@ -231,10 +192,10 @@ static void *accepts(void *arg)
     return result(accept(fd_of(arg), NULL, NULL));
 }
 
-static void shutdown_ends_an_accept(void)
+CASE(shutdown_ends_an_accept)
 {
     for (int i = 0; i < ROUNDS; i++) {
-        int l = listener();
+        int l = listening(SOCK_STREAM);
         pthread_t t = start(accepts, &l);
         CHECK(shutdown(l, SHUT_RDWR) == 0);
         CHECK(end(t) == -EINVAL);
@@ -252,11 +213,11 @@ static void *polls(void *arg)
 }
 
 /* The one that waits keeps it open: what comes wakes it. */
-static void close_beside_a_poll(void)
+CASE(close_beside_a_poll)
 {
     for (int i = 0; i < ROUNDS; i++) {
         int ends[2];
-        pair(ends);
+        pair(SOCK_STREAM, &ends[0], &ends[1]);
         int fd = ends[1];
         pthread_t t = start(polls, &fd);
         CHECK(close(ends[1]) == 0);
@@ -312,7 +273,7 @@ static void ends_beside_looks(int (*ends_it)(int fd, int other), int after)
     CHECK(other >= 0 && pthread_barrier_init(&looking, NULL, 2) == 0);
     for (int i = 0; i < 20 * ROUNDS; i++) {
         int ends[2];
-        pair(ends);
+        pair(SOCK_STREAM, &ends[0], &ends[1]);
         pthread_t t = start(looks_on, &ends[1]);
         pthread_barrier_wait(&looking);
         CHECK(ends_it(ends[1], other) == 0);
@@ -326,17 +287,17 @@ static void ends_beside_looks(int (*ends_it)(int fd, int other), int after)
     CHECK(close(other) == 0 && pthread_barrier_destroy(&looking) == 0);
 }
 
-static void close_beside_looks(void)
+CASE(close_beside_looks)
 {
     ends_beside_looks(by_close, EBADF);
 }
 
-static void close_range_beside_looks(void)
+CASE(close_range_beside_looks)
 {
     ends_beside_looks(by_range, EBADF);
 }
 
-static void dup2_beside_looks(void)
+CASE(dup2_beside_looks)
 {
     ends_beside_looks(by_dup2, ENOTSOCK);
 }
@@ -356,7 +317,7 @@ static void *waits_for_bell(void *arg)
 }
 
 /* The registration goes with the descriptor. */
-static void close_beside_an_epoll(void)
+CASE(close_beside_an_epoll)
 {
     struct waits w = {.epfd = epoll_create1(0), .bell = eventfd(0, 0)};
     uint64_t one = 1;
@@ -365,7 +326,7 @@ static void close_beside_an_epoll(void)
     for (int i = 0; i < ROUNDS; i++) {
         int ends[2];
         pthread_t t = start(waits_for_bell, &w);
-        pair(ends);
+        pair(SOCK_STREAM, &ends[0], &ends[1]);
         ev = (struct epoll_event){.events = EPOLLIN | EPOLLET, .data.fd = ends[1]};
         CHECK(epoll_ctl(w.epfd, EPOLL_CTL_ADD, ends[1], &ev) == 0);
         CHECK(send(ends[0], "x", 1, 0) == 1);
@@ -378,7 +339,7 @@ static void close_beside_an_epoll(void)
 }
 
 /* An epoll that one thread closes while another waits in it, with a stack socket and without. */
-static void close_of_the_epoll(void)
+CASE(close_of_the_epoll)
 {
     for (int i = 0; i < 2 * ROUNDS; i++) {
         struct waits w = {.epfd = epoll_create1(0), .bell = eventfd(0, 0)};
@@ -387,7 +348,7 @@ static void close_of_the_epoll(void)
         int ends[2] = {-1, -1};
         CHECK(epoll_ctl(w.epfd, EPOLL_CTL_ADD, w.bell, &ev) == 0);
         if (i % 2) {
-            pair(ends);
+            pair(SOCK_STREAM, &ends[0], &ends[1]);
             ev.data.fd = ends[1];
             CHECK(epoll_ctl(w.epfd, EPOLL_CTL_ADD, ends[1], &ev) == 0);
         }
@@ -417,7 +378,7 @@ static void *connects_and_goes(void *arg)
 {
     char data[1000] = {1}, back[1000];
     for (int i = 0; i < CONNECTIONS; i++) {
-        int fd = connect_to(churn.sa);
+        int fd = connect_to(churn.sa, SOCK_STREAM);
         CHECK(send(fd, data, sizeof(data), 0) == sizeof(data));
         CHECK(recv(fd, back, sizeof(back), MSG_WAITALL) == sizeof(back));
         CHECK(memcmp(data, back, sizeof(data)) == 0);
@@ -487,10 +448,10 @@ static void *epolls(void *arg)
 }
 
 /* Descriptors come and go, in other threads than where they are used; numbers are used again. */
-static void churning(void)
+CASE(churning)
 {
     pthread_t clients[CHURNERS], servers[CHURNERS];
-    churn.l = listener();
+    churn.l = listening(SOCK_STREAM);
     churn.sa = address_of(churn.l);
     CHECK(pipe(churn.pipe) == 0);
     pthread_t closer = start(closes, NULL), looker = start(looks, NULL),
@@ -502,7 +463,7 @@ static void churning(void)
     for (int i = 0; i < CHURNERS; i++)
         end(clients[i]);
     for (int i = 0; i < CHURNERS; i++)
-        CHECK(close(connect_to(churn.sa)) == 0); /* one ends each */
+        CHECK(close(connect_to(churn.sa, SOCK_STREAM)) == 0); /* one ends each */
     for (int i = 0; i < CHURNERS; i++)
         end(servers[i]);
     churn.over = true;
@@ -540,17 +501,17 @@ static void *uses_anothers(void *arg)
     CHECK(close(mine.epfd) == -1 && errno == EXDEV);
     CHECK(epoll_wait(mine.shared, &ev, 1, 0) == 0);
     CHECK(listen(mine.fresh, 8) == 0);
-    int fd = connect_to(address_of(mine.fresh));
+    int fd = connect_to(address_of(mine.fresh), SOCK_STREAM);
     CHECK(epoll_ctl(own, EPOLL_CTL_ADD, mine.fresh, &ev) == 0 && epoll_wait(own, &ev, 1, -1) == 1);
     CHECK(close(fd) == 0 && close(mine.fresh) == 0 && close(own) == 0);
     return arg;
 }
 
-static void own_sockets_only(void)
+OF_A_THREAD(own_sockets_only)
 {
     struct epoll_event ev = {.events = EPOLLIN};
     char byte;
-    pair(mine.ends);
+    pair(SOCK_STREAM, &mine.ends[0], &mine.ends[1]);
     mine.epfd = epoll_create1(0);
     mine.shared = epoll_create1(0);
     mine.fresh = socket(AF_INET, SOCK_STREAM, 0);
@@ -639,10 +600,10 @@ static void all_wait(void)
 }
 
 /* A connection wakes one of the threads that wait for it, and the others do not hear of it. */
-static void exclusive(void)
+CASE(exclusive)
 {
     pthread_t t[LISTENERS];
-    from = listener();
+    from = listening(SOCK_STREAM);
     told = eventfd(0, EFD_SEMAPHORE);
     for (int i = 0; i < LISTENERS; i++) {
         struct epoll_event e = {.events = EPOLLIN | EPOLLEXCLUSIVE, .data.u32 = LISTENER};
@@ -654,7 +615,7 @@ static void exclusive(void)
     }
     for (int round = 1; round <= ROUNDS; round++) {
         all_wait();
-        int fd = connect_to(address_of(from));
+        int fd = connect_to(address_of(from), SOCK_STREAM);
         take(told);
         for (int i = 0; i < LISTENERS; i++)
             if (i != served) {
@@ -676,14 +637,14 @@ static void exclusive(void)
 static void *leaves(void *arg)
 {
     struct epoll_event ev = {.events = EPOLLIN};
-    pair(mine.ends);
+    pair(SOCK_STREAM, &mine.ends[0], &mine.ends[1]);
     mine.epfd = epoll_create1(0);
     CHECK(epoll_ctl(mine.epfd, EPOLL_CTL_ADD, mine.ends[1], &ev) == 0);
     return arg;
 }
 
 /* Threads come and go; what they leave can be closed, in any order. */
-static void left_by_a_thread(void)
+OF_A_THREAD(left_by_a_thread)
 {
     char byte;
     for (int i = 0; i < 4; i++) {
@@ -695,37 +656,8 @@ static void left_by_a_thread(void)
     }
 }
 
-static const struct {
-    const char *name;
-    void (*run)(void);
-} cases[] = {
-#define CASE(name) {#name, name}
-    CASE(both_ways),
-    CASE(readers_of_one),
-    CASE(datagrams),
-    CASE(shutdown_ends_a_reader),
-    CASE(shutdown_ends_a_writer),
-    CASE(shutdown_ends_an_accept),
-    CASE(close_beside_a_poll),
-    CASE(close_beside_looks),
-    CASE(close_range_beside_looks),
-    CASE(dup2_beside_looks),
-    CASE(close_beside_an_epoll),
-    CASE(close_of_the_epoll),
-    CASE(churning),
-    CASE(exclusive),
-#define OF_A_THREAD(name) {#name, name}
-    OF_A_THREAD(own_sockets_only),
-    OF_A_THREAD(left_by_a_thread),
-};
-
 int main(int argc, char **argv)
 {
     alarm(60);
-    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++)
-        if (argc == 2 && !strcmp(argv[1], cases[i].name)) {
-            cases[i].run();
-            return 0;
-        }
-    return 2;
+    return run_named(argc, argv);
 }

@@ -5,75 +5,12 @@
  */
 #include <ff_syscall.h>
 
-#include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <netinet/in.h>
-#include <poll.h>
-#include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
-#include <unistd.h>
+#include "check.h"
 
-#define CHECK_EQ(a, b)                                                                             \
-    do {                                                                                           \
-        long long a_ = (long long)(a), b_ = (long long)(b);                                        \
-        if (a_ != b_) {                                                                            \
-            fprintf(stderr, "%d: %s is %lld, not %lld (%s)\n", __LINE__, #a, a_, b_,               \
-                    strerror(errno));                                                              \
-            _exit(1);                                                                              \
-        }                                                                                          \
-    } while (0)
-#define CHECK(c) CHECK_EQ(!!(c), 1)
+#include <fcntl.h>
+#include <sys/wait.h>
 
 static int kq;
-
-static struct sockaddr_in address_of(int fd)
-{
-    struct sockaddr_in a;
-    socklen_t n = sizeof(a);
-    CHECK_EQ(getsockname(fd, (struct sockaddr *)&a, &n), 0);
-    return a;
-}
-
-static int bound(int type)
-{
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int s = socket(AF_INET, SOCK_STREAM | type, 0);
-    CHECK(s >= 0);
-    CHECK_EQ(bind(s, (struct sockaddr *)&a, sizeof(a)), 0);
-    return s;
-}
-
-static int listener(int type)
-{
-    int s = bound(type);
-    CHECK_EQ(listen(s, 16), 0);
-    return s;
-}
-
-static int join(int l, int type)
-{
-    struct sockaddr_in a = address_of(l);
-    int s = socket(AF_INET, SOCK_STREAM | type, 0);
-    CHECK(s >= 0);
-    CHECK_EQ(connect(s, (struct sockaddr *)&a, sizeof(a)), 0);
-    return s;
-}
-
-/* Two ends, of a stack (type 0) or a kernel (SOCK_KERNEL) connection. */
-static void pair(int type, int *a, int *b)
-{
-    int l = listener(type);
-    *a = join(l, type);
-    *b = accept(l, NULL, NULL);
-    CHECK(*b >= 0);
-    close(l);
-}
 
 static int change(int fd, int filter, int flags, void *udata)
 {
@@ -102,15 +39,13 @@ static int nothing(void)
     return now(&k, 1) == 0;
 }
 
-#define CASE(name) static void name(void)
-
 /* As F-Stack's example does it: a listener, then its connections, in the same kqueue. */
 CASE(server)
 {
-    int l = listener(0);
+    int l = listening(SOCK_STREAM);
     CHECK_EQ(change(l, EVFILT_READ, EV_ADD, &kq), 0);
     CHECK(nothing());
-    int a = join(l, 0), b = join(l, 0);
+    int a = connect_to(address_of(l), SOCK_STREAM), b = connect_to(address_of(l), SOCK_STREAM);
     struct kevent k = wait_one();
     CHECK_EQ(k.ident, l);
     CHECK_EQ(k.filter, EVFILT_READ);
@@ -143,7 +78,7 @@ static void both_filters(int type)
 {
     int a, b, mark;
     struct kevent k[4];
-    pair(type, &a, &b);
+    pair(SOCK_STREAM | type, &a, &b);
     CHECK_EQ(change(b, EVFILT_READ, EV_ADD, NULL), 0);
     CHECK_EQ(change(b, EVFILT_WRITE, EV_ADD | EV_CLEAR, &mark), 0);
     k[0] = wait_one();
@@ -179,8 +114,8 @@ CASE(filters_of_a_kernel_socket)
 CASE(kernel_and_stack_together)
 {
     int a, b, c, d;
-    pair(0, &a, &b);
-    pair(SOCK_KERNEL, &c, &d);
+    pair(SOCK_STREAM, &a, &b);
+    pair(SOCK_STREAM | SOCK_KERNEL, &c, &d);
     CHECK_EQ(change(b, EVFILT_READ, EV_ADD, NULL), 0);
     CHECK_EQ(change(d, EVFILT_READ, EV_ADD, NULL), 0);
     CHECK(nothing());
@@ -215,7 +150,7 @@ CASE(pipe_as_well)
 CASE(clear)
 {
     int a, b;
-    pair(0, &a, &b);
+    pair(SOCK_STREAM, &a, &b);
     CHECK_EQ(change(b, EVFILT_READ, EV_ADD | EV_CLEAR, NULL), 0);
     CHECK_EQ(write(a, "x", 1), 1);
     CHECK_EQ(wait_one().data, 1);
@@ -228,7 +163,7 @@ CASE(clear)
 static void once(int type)
 {
     int a, b;
-    pair(type, &a, &b);
+    pair(SOCK_STREAM | type, &a, &b);
     CHECK_EQ(write(a, "x", 1), 1);
     CHECK_EQ(change(b, EVFILT_READ, EV_ADD | EV_ONESHOT, NULL), 0);
     CHECK_EQ(wait_one().data, 1);
@@ -259,7 +194,7 @@ CASE(errors)
 {
     struct kevent k[3], out[3];
     int a, b;
-    pair(0, &a, &b);
+    pair(SOCK_STREAM, &a, &b);
     EV_SET(&k[0], 999, EVFILT_READ, EV_ADD, 0, 0, NULL);
     EV_SET(&k[1], b, -7, EV_ADD, 0, 0, NULL);
     EV_SET(&k[2], b, EVFILT_READ, EV_DELETE, 0, 0, &k);
@@ -285,7 +220,7 @@ CASE(errors)
 /* Nothing before a connect has ended, then how it ended. */
 CASE(connecting)
 {
-    int l = listener(0), s = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    int l = listening(SOCK_STREAM), s = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     struct sockaddr_in a = address_of(l);
     CHECK_EQ(change(s, EVFILT_WRITE, EV_ADD, NULL), 0);
     CHECK_EQ(change(s, EVFILT_READ, EV_ADD, NULL), 0);
@@ -309,7 +244,7 @@ CASE(reset)
 {
     int a, b;
     struct linger now_ = {1, 0};
-    pair(0, &a, &b);
+    pair(SOCK_STREAM, &a, &b);
     CHECK_EQ(change(b, EVFILT_READ, EV_ADD, NULL), 0);
     CHECK_EQ(setsockopt(a, SOL_SOCKET, SO_LINGER, &now_, sizeof(now_)), 0);
     close(a);
@@ -322,7 +257,7 @@ CASE(reset)
 CASE(closed_descriptor)
 {
     int a, b;
-    pair(0, &a, &b);
+    pair(SOCK_STREAM, &a, &b);
     CHECK_EQ(change(b, EVFILT_READ, EV_ADD, NULL), 0);
     int copy = dup(b);
     CHECK_EQ(write(a, "x", 1), 1);
@@ -344,7 +279,7 @@ CASE(wakes_a_sleeper)
 {
     int a, b;
     pthread_t t;
-    pair(0, &a, &b);
+    pair(SOCK_STREAM, &a, &b);
     CHECK_EQ(change(b, EVFILT_READ, EV_ADD, NULL), 0);
     CHECK_EQ(pthread_create(&t, NULL, from_a_thread, &a), 0);
     CHECK_EQ(wait_one().ident, b);
@@ -358,7 +293,7 @@ static void *serves(void *arg)
     usleep(20000); /* the other one sleeps by now, most likely; if not, it is as well */
     CHECK_EQ(bind(l, (struct sockaddr *)&any, sizeof(any)), 0);
     CHECK_EQ(listen(l, 16), 0);
-    (void)join(l, 0);
+    (void)connect_to(address_of(l), SOCK_STREAM);
     return NULL;
 }
 
@@ -388,7 +323,7 @@ CASE(polled_itself)
 {
     int a, b, ep = epoll_create1(0);
     struct epoll_event ev = {.events = EPOLLIN}, got;
-    pair(0, &a, &b);
+    pair(SOCK_STREAM, &a, &b);
     CHECK_EQ(change(b, EVFILT_READ, EV_ADD, NULL), 0);
     CHECK_EQ(epoll_ctl(ep, EPOLL_CTL_ADD, kq, &ev), 0);
     struct pollfd p = {.fd = kq, .events = POLLIN};
@@ -413,39 +348,10 @@ CASE(not_in_a_child)
     CHECK(nothing()); /* the parent's works on */
 }
 
-static const struct {
-    const char *name;
-    void (*run)(void);
-} cases[] = {
-#define X(name) {#name, name}
-    X(server),
-    X(filters_of_a_stack_socket),
-    X(filters_of_a_kernel_socket),
-    X(kernel_and_stack_together),
-    X(pipe_as_well),
-    X(clear),
-    X(oneshot_and_dispatch),
-    X(oneshot_and_dispatch_kernel),
-    X(errors),
-    X(connecting),
-    X(reset),
-    X(closed_descriptor),
-    X(wakes_a_sleeper),
-    X(attached_while_asleep),
-    X(timeout),
-    X(polled_itself),
-    X(not_in_a_child),
-};
-
 int main(int argc, char **argv)
 {
     alarm(20);
     kq = kqueue();
     CHECK(kq >= 0);
-    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++)
-        if (argc == 2 && !strcmp(argv[1], cases[i].name)) {
-            cases[i].run();
-            return 0;
-        }
-    return 2;
+    return run_named(argc, argv);
 }

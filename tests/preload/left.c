@@ -13,26 +13,8 @@
 #include <sys/select.h>
 #include <sys/syscall.h>
 
-static int listener(struct sockaddr_in *sa)
-{
-    socklen_t len = sizeof(*sa);
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    *sa = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    CHECK(fd >= 0 && bind(fd, (struct sockaddr *)sa, sizeof(*sa)) == 0 && listen(fd, 8) == 0);
-    CHECK(getsockname(fd, (struct sockaddr *)sa, &len) == 0);
-    return fd;
-}
-
-static int connect_to(const struct sockaddr_in *sa)
-{
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    CHECK(fd >= 0 && connect(fd, (const struct sockaddr *)sa, sizeof(*sa)) == 0);
-    return fd;
-}
-
 /* What the calls are made on: a connection, and a listener. */
 struct scene {
-    struct sockaddr_in sa;
     int l, peer, fd;
     _Atomic int tid;
     long (*call)(struct scene *s);
@@ -44,10 +26,9 @@ static struct scene scene;
 
 static void open_scene(struct scene *s)
 {
-    s->l = listener(&s->sa);
-    s->peer = connect_to(&s->sa);
-    s->fd = accept(s->l, NULL, NULL);
-    CHECK(s->fd >= 0);
+    s->l = listening(SOCK_STREAM);
+    s->peer = connect_to(address_of(s->l), SOCK_STREAM);
+    s->fd = accepted(s->l);
 }
 
 /* The socket goes on as if the call had not been made; and its close is one. */
@@ -58,8 +39,8 @@ static void goes_on(struct scene *s)
     CHECK(recv(s->fd, b, 4, 0) == 3);
     CHECK(send(s->fd, "de", 2, 0) == 2);
     CHECK(recv(s->peer, b, 4, 0) == 2);
-    int another = connect_to(&s->sa), fd = accept(s->l, NULL, NULL);
-    CHECK(fd >= 0 && close(fd) == 0 && close(another) == 0);
+    int another = connect_to(address_of(s->l), SOCK_STREAM), fd = accepted(s->l);
+    CHECK(close(fd) == 0 && close(another) == 0);
     CHECK(close(s->fd) == 0);
     CHECK(recv(s->peer, b, 4, 0) == 0);
     CHECK(close(s->peer) == 0 && close(s->l) == 0);
@@ -201,7 +182,7 @@ static void *feeds_main(void *arg)
     return NULL;
 }
 
-static void call_in_a_handler(void)
+CASE(call_in_a_handler)
 {
     pthread_t t;
     char b;
@@ -216,7 +197,7 @@ static void call_in_a_handler(void)
 }
 
 /* Linux lets the call run to its end. */
-static void closed_beside_a_reader(void)
+CASE(closed_beside_a_reader)
 {
     pthread_t t;
     void *result;
@@ -241,7 +222,7 @@ static long in_moved(struct scene *s)
 }
 
 /* An epoll is itself, whatever number it has, and whoever has the number that it had. */
-static void epoll_by_another_number(void)
+CASE(epoll_by_another_number)
 {
     struct epoll_event ev = {.events = EPOLLIN, .data.u32 = 7}, got;
     pthread_t t;
@@ -256,7 +237,7 @@ static void epoll_by_another_number(void)
     CHECK(recv(scene.fd, &got, 1, 0) == 1);
     int other = epoll_create1(0);
     CHECK(other == ep);
-    int beside = connect_to(&scene.sa);
+    int beside = connect_to(address_of(scene.l), SOCK_STREAM);
     CHECK(epoll_ctl(other, EPOLL_CTL_ADD, beside, &ev) == 0);
     scene.call = in_moved;
     CHECK(pthread_create(&t, NULL, makes_the_call, &scene) == 0);
@@ -270,46 +251,30 @@ static void epoll_by_another_number(void)
     CHECK(close(moved) == 0 && close(other) == 0 && close(one) == 0 && close(beside) == 0);
 }
 
-static void cancelled_in_calls(void)
+CASE(cancelled_in_calls)
 {
     for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]) - 1; i++)
         cancelled(calls[i]);
 }
 
-static void cancelled_in_epoll(void)
+CASE(cancelled_in_epoll)
 {
     cancelled(in_epoll);
 }
 
-static void jumped_out_of_calls(void)
+CASE(jumped_out_of_calls)
 {
     for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]) - 1; i++)
         jumped_out(calls[i]);
 }
 
-static void jumped_out_of_epoll(void)
+CASE(jumped_out_of_epoll)
 {
     jumped_out(in_epoll);
 }
 
-static const struct {
-    const char *name;
-    void (*run)(void);
-} cases[] = {
-#define CASE(name) {#name, name}
-    CASE(cancelled_in_calls),      CASE(cancelled_in_epoll), CASE(jumped_out_of_calls),
-    CASE(jumped_out_of_epoll),     CASE(call_in_a_handler),  CASE(closed_beside_a_reader),
-    CASE(epoll_by_another_number),
-};
-
 int main(int argc, char **argv)
 {
     alarm(30);
-    for (size_t i = 0; argc == 2 && i < sizeof(cases) / sizeof(cases[0]); i++)
-        if (strcmp(argv[1], cases[i].name) == 0) {
-            cases[i].run();
-            return 0;
-        }
-    fprintf(stderr, "usage: left CASE\n");
-    return 2;
+    return run_named(argc, argv);
 }

@@ -134,6 +134,32 @@ def epoll_names(value: int) -> list[str]:
     return bits(value, EPOLL)
 
 
+def fill(s: socket.socket) -> int:
+    """Sends to a non-blocking socket until it takes no more; the bytes."""
+    total = 0
+    try:
+        while True:
+            total += s.send(b"x" * 100000)
+    except BlockingIOError:
+        return total
+
+
+def fill_for_good(s: socket.socket) -> int:
+    """fill() until the socket stays full."""
+    total = fill(s)
+    while wait(s, select.POLLOUT, 0.2):
+        total += fill(s)
+    return total
+
+
+def drain(s: socket.socket, total: int) -> int:
+    """Receives so many bytes."""
+    got = 0
+    while got < total:
+        got += len(s.recv(1 << 20))
+    return got
+
+
 def reset(s: socket.socket) -> None:
     """Closes with a RST."""
     s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -123,20 +123,12 @@ CASE(by_accept_of_a_unix_socket)
 /* A descriptor comes over a unix socket. */
 CASE(by_scm_rights)
 {
-    char byte = 'x', room[CMSG_SPACE(sizeof(int))] = {0};
-    struct iovec v = {&byte, 1};
-    struct msghdr m = {
-        .msg_iov = &v, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof(room)};
-    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-    c->cmsg_level = SOL_SOCKET;
-    c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(sizeof(int));
     spare = open("/dev/null", O_RDWR);
-    memcpy(CMSG_DATA(c), &spare, sizeof(int));
-    NEED(socketpair(AF_UNIX, SOCK_STREAM, 0, two) == 0 && sendmsg(two[0], &m, 0) == 1);
+    struct msghdr *m = with_fd(spare);
+    NEED(socketpair(AF_UNIX, SOCK_STREAM, 0, two) == 0 && sendmsg(two[0], m, 0) == 1);
     int number = freed(), fd;
-    NEED(recvmsg(two[1], &m, 0) == 1);
-    memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof(int));
+    NEED(recvmsg(two[1], m, 0) == 1);
+    memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(m)), sizeof(int));
     is_itself("recvmsg", fd, number);
 }
 

@@ -226,6 +226,17 @@ CASE(came_before_anybody_accepted)
     all_end();
 }
 
+static void the_last_answers(void)
+{
+    for (int i = 0; i < QUICK; i++) {
+        int fd = connects();
+        is_answered(fd);
+        close(fd);
+    }
+    saw("answered by the last", QUICK);
+    all_end();
+}
+
 /* Of several that wait some die: what was offered to them is the others'. */
 CASE(some_that_wait_are_killed)
 {
@@ -236,13 +247,7 @@ CASE(some_that_wait_are_killed)
         waitpid(children[i], NULL, 0);
         close(fd);
     }
-    for (int i = 0; i < QUICK; i++) {
-        int fd = connects();
-        is_answered(fd);
-        close(fd);
-    }
-    saw("answered by the last", QUICK);
-    all_end();
+    the_last_answers();
 }
 
 /* Some are stopped while they wait. */
@@ -251,13 +256,7 @@ CASE(some_that_wait_are_stopped)
     begins_with(polled, false);
     for (int i = 0; i < CHILDREN - 1; i++)
         kill(children[i], SIGSTOP);
-    for (int i = 0; i < QUICK; i++) {
-        int fd = connects();
-        is_answered(fd);
-        close(fd);
-    }
-    saw("answered by the last", QUICK);
-    all_end();
+    the_last_answers();
 }
 
 /* Who asks without waiting is told the truth, also when a child has taken it. */

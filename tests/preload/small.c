@@ -201,15 +201,9 @@ static int ends_of[2];
 
 static void passes(void)
 {
-    char room[CMSG_SPACE(sizeof(int))] = {0};
-    struct iovec v = {buffer, 1};
-    struct msghdr m = {
-        .msg_iov = &v, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof(room)};
-    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-    *c = (struct cmsghdr){CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
-    memcpy(CMSG_DATA(c), &server, sizeof(int));
-    NEED(sendmsg(ends_of[0], &m, 0) == 1 && recvmsg(ends_of[1], &m, 0) == 1);
-    memcpy(&server, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof(int));
+    struct msghdr *m = with_fd(server);
+    NEED(sendmsg(ends_of[0], m, 0) == 1 && recvmsg(ends_of[1], m, 0) == 1);
+    memcpy(&server, CMSG_DATA(CMSG_FIRSTHDR(m)), sizeof(int));
     NEED(write(client, "x", 1) == 1 && read(server, buffer, 1) == 1);
 }
 

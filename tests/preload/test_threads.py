@@ -26,9 +26,9 @@ PER_THREAD = {"FF_THREAD_SOCKET": "1"}
 
 
 CROSSINGS = (HERE / "crossings.c").read_text()
-CASES = re.findall(r"^    CASE\((\w+)\)", CROSSINGS, re.MULTILINE)
-LEFT = re.findall(r"^    CASE\((\w+)\)", (HERE / "left.c").read_text(), re.MULTILINE)
-OF_A_THREAD = re.findall(r"^    OF_A_THREAD\((\w+)\)", CROSSINGS, re.MULTILINE)
+CASES = re.findall(r"^CASE\((\w+)\)", CROSSINGS, re.MULTILINE)
+LEFT = re.findall(r"^CASE\((\w+)\)", (HERE / "left.c").read_text(), re.MULTILINE)
+OF_A_THREAD = re.findall(r"^OF_A_THREAD\((\w+)\)", CROSSINGS, re.MULTILINE)
 
 
 class Programs:
@@ -144,16 +144,17 @@ def races(errors: str) -> list[str]:
     return [r for r in reports if "WARNING" in r and "Location is file descriptor" not in r]
 
 
+def run(
+    command: list[str], instance: Instance, mode: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    env = environment(instance, mode)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
+
+
 @pytest.mark.parametrize("kind", [NATIVE_RUN, PLAIN, TSAN])
 @pytest.mark.parametrize("case", CASES)
 def test_crossings(programs: Programs, instance: Instance, case: str, kind: str) -> None:
-    done = subprocess.run(
-        programs.command("crossings", kind, case),
-        env=environment(instance, ONE_LOCK),
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+    done = run(programs.command("crossings", kind, case), instance, ONE_LOCK)
     if kind == TSAN and case == "churning" and done.returncode == 66:
         assert races(done.stderr) == []
     else:
@@ -164,13 +165,7 @@ def test_crossings(programs: Programs, instance: Instance, case: str, kind: str)
 @pytest.mark.parametrize("case", OF_A_THREAD)
 def test_sockets_of_a_thread(programs: Programs, instance: Instance, case: str, kind: str) -> None:
     """FF_THREAD_SOCKET: what is another thread's fails, says so once, and is not touched."""
-    done = subprocess.run(
-        programs.command("crossings", kind, case),
-        env=environment(instance, PER_THREAD),
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+    done = run(programs.command("crossings", kind, case), instance, PER_THREAD)
     assert (done.returncode, done.stderr.count("\n")) == (0, 1), done.stderr
     assert "FF_THREAD_SOCKET=1: a socket or an epoll belongs to another thread" in done.stderr
 
@@ -179,11 +174,5 @@ def test_sockets_of_a_thread(programs: Programs, instance: Instance, case: str, 
 @pytest.mark.parametrize("case", LEFT)
 def test_left(programs: Programs, instance: Instance, case: str, kind: str) -> None:
     """A thread that is cancelled in a call, or jumps out of one, leaves nothing behind there."""
-    done = subprocess.run(
-        programs.command("left", kind, case),
-        env=environment(instance, ONE_LOCK),
-        capture_output=True,
-        text=True,
-        timeout=40,
-    )
+    done = run(programs.command("left", kind, case), instance, ONE_LOCK)
     assert (done.returncode, done.stderr) == (0, "")
