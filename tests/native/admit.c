@@ -218,26 +218,9 @@ TEST(only_peers_are_brought_in)
 
 /* ---- whose rights count ---------------------------------------------------------------------- */
 
-static int bind_at(struct raw *r, uint32_t h, int port, bool share)
-{
-    struct ffl_addr a = addr4("127.0.0.1", port);
-    struct ffl_optarg o = {.level = SOL_SOCKET, .name = SO_REUSEPORT, .len = sizeof(int)};
-    memcpy(o.data, &(int){share}, sizeof(int));
-    raw_socket(r, h, SOCK_STREAM);
-    raw_put(r,
-            (struct ffl_entry){
-                .op = FFL_OP_SETSOCKOPT, .handle = h, .tag = 1, .buf = raw_arg(r, &o, sizeof(o))});
-    CHECK_EQ(raw_expect(r, FFL_OP_SETSOCKOPT, h).arg, 0);
-    raw_put(r, (struct ffl_entry){
-                   .op = FFL_OP_BIND, .handle = h, .tag = 2, .buf = raw_arg(r, &a, sizeof(a))});
-    struct ffl_entry e = raw_expect(r, FFL_OP_BIND, h);
-    raw_give(r, e.buf);
-    return e.arg;
-}
-
 static int listen_at(struct raw *r, uint32_t h, int port)
 {
-    int rc = bind_at(r, h, port, true);
+    int rc = raw_bind(r, h, "127.0.0.1", port, true);
     if (rc < 0)
         return rc;
     raw_op(r, FFL_OP_LISTEN, h, 8, 0);
@@ -298,8 +281,8 @@ TEST(rights_are_the_callers)
     low = low_port();
     int l = kernel_listener(&port);
     rights_lab(&root, &other);
-    CHECK_EQ(bind_at(&other, 0, low, false), -EACCES);
-    CHECK_EQ(bind_at(&root, 0, low, false), 0);
+    CHECK_EQ(raw_bind(&other, 0, "127.0.0.1", low, false), -EACCES);
+    CHECK_EQ(raw_bind(&root, 0, "127.0.0.1", low, false), 0);
     CHECK_EQ(listen_at(&other, 1, port), -EADDRINUSE); /* root's own, in the kernel */
     CHECK_EQ(listen_at(&root, 1, port), 0);
     as_user(STRANGER);
@@ -332,7 +315,7 @@ TEST(rights_that_a_rule_gives)
     raw_attach(&other);
     as_user(0);
     rights_start(lab.in);
-    CHECK_EQ(bind_at(&other, 0, low, false), 0);
+    CHECK_EQ(raw_bind(&other, 0, "127.0.0.1", low, false), 0);
     raw_finish(&other);
 }
 

@@ -14,24 +14,11 @@ static void sim_lab(void)
 
 static void listen_at_port(struct raw *r, uint32_t handle, int port, uint32_t credits, bool shared)
 {
-    struct ffl_addr a = addr4("10.0.0.1", port);
-    struct ffl_optarg o = {.level = SOL_SOCKET, .name = SO_REUSEPORT, .len = sizeof(int)};
-    memcpy(o.data, &(int){1}, sizeof(int));
-    raw_socket(r, handle, SOCK_STREAM);
-    if (shared)
-        raw_put(r, (struct ffl_entry){.op = FFL_OP_SETSOCKOPT,
-                                      .handle = handle,
-                                      .buf = raw_arg(r, &o, sizeof(o))});
-    raw_put(r,
-            (struct ffl_entry){
-                .op = FFL_OP_BIND, .handle = handle, .tag = 1, .buf = raw_arg(r, &a, sizeof(a))});
-    struct ffl_entry e = raw_expect(r, FFL_OP_BIND, handle);
-    CHECK_EQ(e.arg, shared ? 0 : -EADDRINUSE);
+    CHECK_EQ(raw_bind(r, handle, "10.0.0.1", port, shared), shared ? 0 : -EADDRINUSE);
     if (!shared)
         return;
-    raw_give(r, e.buf);
     raw_op(r, FFL_OP_LISTEN, handle, 64, 0);
-    e = raw_expect(r, FFL_OP_LISTEN, handle);
+    struct ffl_entry e = raw_expect(r, FFL_OP_LISTEN, handle);
     CHECK_EQ(e.arg, 0);
     raw_give(r, e.buf);
     raw_op(r, FFL_OP_ARM, handle, (int32_t)credits, FFL_F_ARM_NEW);

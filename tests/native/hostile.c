@@ -23,46 +23,6 @@
 
 static uint32_t mine; /* a connected handle of the liar */
 
-static void lie_op_zero(struct raw *r)
-{
-    raw_op(r, FFL_OP_NONE, 0, 0, 0);
-}
-static void lie_op_unknown(struct raw *r)
-{
-    raw_op(r, FFL_OP_COUNT, 0, 0, 0);
-}
-static void lie_op_255(struct raw *r)
-{
-    raw_op(r, (enum ffl_op)255, mine, 0, 0);
-}
-static void lie_op_completion_only(struct raw *r)
-{
-    raw_op(r, FFL_OP_CLOSED, mine, 0, 0);
-}
-static void lie_handle_not_open(struct raw *r)
-{
-    raw_op(r, FFL_OP_ARM, 77, 0, 0);
-}
-static void lie_handle_out_of_range(struct raw *r)
-{
-    raw_op(r, FFL_OP_CLOSE, 2 * r->map.geo.max_sockets, 0, 0);
-}
-static void lie_handle_max(struct raw *r)
-{
-    raw_op(r, FFL_OP_CLOSE, UINT32_MAX, 0, 0);
-}
-static void lie_handle_of_a_neighbour(struct raw *r)
-{
-    raw_op(r, FFL_OP_CLOSE, r->map.geo.max_sockets + 1, 0, 0);
-}
-static void lie_socket_twice(struct raw *r)
-{
-    raw_socket(r, 0, SOCK_STREAM);
-}
-static void lie_socket_in_the_instances_range(struct raw *r)
-{
-    raw_socket(r, r->map.geo.max_sockets, SOCK_STREAM);
-}
 static void lie_close_twice(struct raw *r)
 {
     raw_op(r, FFL_OP_CLOSE, mine, 0, FFL_F_ABORT);
@@ -74,30 +34,7 @@ static void send_entry(struct raw *r, int32_t len, uint32_t buf, uint8_t flags)
     raw_put(r, (struct ffl_entry){
                    .op = FFL_OP_SEND, .flags = flags, .handle = mine, .arg = len, .buf = buf});
 }
-static void lie_send_no_buffer(struct raw *r)
-{
-    send_entry(r, 10, FFL_NO_BUF, 0);
-}
-static void lie_send_class_out_of_range(struct raw *r)
-{
-    send_entry(r, 10, 3u << FFL_BUF_CLASS_SHIFT, 0);
-}
-static void lie_send_index_out_of_range(struct raw *r)
-{
-    send_entry(r, 10, 2u << FFL_BUF_CLASS_SHIFT | r->map.geo.tx.count[2], 0);
-}
-static void lie_send_negative(struct raw *r)
-{
-    send_entry(r, -1, raw_arg(r, "x", 1), 0);
-}
-static void lie_send_longer_than_the_buffer(struct raw *r)
-{
-    send_entry(r, 257, raw_arg(r, "x", 1), 0);
-}
-static void lie_send_huge(struct raw *r)
-{
-    send_entry(r, INT32_MAX, raw_arg(r, "x", 1), 0);
-}
+
 static void lie_send_one_buffer_twice(struct raw *r)
 {
     uint32_t buf = raw_arg(r, "x", 1);
@@ -108,24 +45,19 @@ static void lie_send_one_buffer_twice(struct raw *r)
     send_entry(r, 1, buf, 0);
     send_entry(r, 1, buf, 0);
 }
-static void lie_send_address_cut_short(struct raw *r)
-{
-    send_entry(r, (int32_t)sizeof(struct ffl_addr) - 1, raw_arg(r, "x", 1), FFL_F_ADDR);
-}
-static void lie_argument_without_a_buffer(struct raw *r)
-{
-    raw_op(r, FFL_OP_CONNECT, mine, 0, 0);
-}
+
 static void lie_argument_in_a_foreign_buffer(struct raw *r)
 {
     raw_put(r, (struct ffl_entry){.op = FFL_OP_SETSOCKOPT, .handle = mine, .buf = 0xefffffff});
 }
+
 static void lie_option_too_long(struct raw *r)
 {
     struct ffl_optarg o = {.level = SOL_SOCKET, .name = SO_KEEPALIVE, .len = FFL_OPT_MAX + 1};
     raw_put(r, (struct ffl_entry){
                    .op = FFL_OP_SETSOCKOPT, .handle = mine, .buf = raw_arg(r, &o, sizeof(o))});
 }
+
 static void lie_option_beyond_its_buffer(struct raw *r)
 {
     struct ffl_optarg o = {.level = SOL_SOCKET, .name = SO_KEEPALIVE, .len = FFL_OPT_MAX};
@@ -133,12 +65,14 @@ static void lie_option_beyond_its_buffer(struct raw *r)
     CHECK(ffl_buf_size(buf) < sizeof(o));
     raw_put(r, (struct ffl_entry){.op = FFL_OP_SETSOCKOPT, .handle = mine, .buf = buf});
 }
+
 static void lie_option_wanted_too_long(struct raw *r)
 {
     struct ffl_optarg o = {.level = SOL_SOCKET, .name = SO_KEEPALIVE, .len = UINT32_MAX};
     raw_put(r, (struct ffl_entry){
                    .op = FFL_OP_GETSOCKOPT, .handle = mine, .buf = raw_arg(r, &o, sizeof(o))});
 }
+
 /* An address in this process, where the instance would read. */
 static void lie_option_that_points_to_a_program(struct raw *r)
 {
@@ -149,6 +83,7 @@ static void lie_option_that_points_to_a_program(struct raw *r)
     raw_put(r, (struct ffl_entry){
                    .op = FFL_OP_SETSOCKOPT, .handle = mine, .buf = raw_arg(r, &o, sizeof(o))});
 }
+
 static void filter_entry(struct raw *r, int name, uint32_t len)
 {
     struct {
@@ -159,22 +94,7 @@ static void filter_entry(struct raw *r, int name, uint32_t len)
             (struct ffl_entry){
                 .op = FFL_OP_FILTER, .handle = mine, .tag = 3, .buf = raw_arg(r, &f, sizeof(f))});
 }
-static void lie_filter_of_another_option(struct raw *r)
-{
-    filter_entry(r, SO_RCVBUF, 1);
-}
-static void lie_filter_without_a_program(struct raw *r)
-{
-    filter_entry(r, SO_ATTACH_FILTER, 0);
-}
-static void lie_filter_beyond_its_buffer(struct raw *r)
-{
-    filter_entry(r, SO_ATTACH_FILTER, 31);
-}
-static void lie_filter_too_long(struct raw *r)
-{
-    filter_entry(r, SO_ATTACH_FILTER, FFL_FILTER_MAX + 1);
-}
+
 static void lie_control_messages_of_a_stream_given_back(struct raw *r)
 {
     struct ffl_ctl none = {0};
@@ -184,45 +104,19 @@ static void lie_control_messages_of_a_stream_given_back(struct raw *r)
                                   .arg = sizeof(none),
                                   .buf = raw_arg(r, &none, sizeof(none))});
 }
-static void lie_shutdown_how(struct raw *r)
-{
-    raw_op(r, FFL_OP_SHUTDOWN, mine, 3, 0);
-}
-static void lie_credit_negative(struct raw *r)
-{
-    raw_op(r, FFL_OP_ARM, 0, -1, 0);
-}
+
 static void lie_credit_huge(struct raw *r)
 {
     for (int i = 0; i < 10; i++)
         raw_op(r, FFL_OP_ARM, 0, 4096, 0);
 }
-static void lie_sq_tail(struct raw *r)
-{
-    atomic_store(&r->sq.ctl->tail, r->sq.tail + r->sq.size + 1);
-}
-static void lie_sq_tail_backwards(struct raw *r)
-{
-    atomic_store(&r->sq.ctl->tail, r->sq.tail - 1);
-}
+
 static void lie_cq_head(struct raw *r)
 {
     /* seen when the instance looks: when its own copy shows the ring full */
     atomic_store(&r->cq.ctl->head, r->cq.head + 100000);
     for (uint32_t i = 0; i < r->cq.size + 2; i++)
         raw_op(r, FFL_OP_NOP, 0, 0, 0), (void)(i % 512 == 511 ? iterate() : 0);
-}
-static void lie_rxfree_foreign(struct raw *r)
-{
-    raw_give(r, FFL_NO_BUF - 1);
-}
-static void lie_rxfree_never_given(struct raw *r)
-{
-    raw_give(r, 2u << FFL_BUF_CLASS_SHIFT | 1);
-}
-static void lie_rxfree_tail(struct raw *r)
-{
-    atomic_store(&r->rxfree.ctl->tail, r->rxfree.tail + r->rxfree.size + 1);
 }
 
 /* The eventfd is shared, its O_NONBLOCK too: full and blocking, it would hold whoever rings it. */
@@ -235,50 +129,63 @@ static void lie_doorbell_that_blocks(struct raw *r)
     raw_op(r, FFL_OP_NOP, 0, 0, 0);
 }
 
+/* Of one entry each. */
+#define LIES(X)                                                                                    \
+    X(op_zero, raw_op(r, FFL_OP_NONE, 0, 0, 0))                                                    \
+    X(op_unknown, raw_op(r, FFL_OP_COUNT, 0, 0, 0))                                                \
+    X(op_255, raw_op(r, (enum ffl_op)255, mine, 0, 0))                                             \
+    X(op_completion_only, raw_op(r, FFL_OP_CLOSED, mine, 0, 0))                                    \
+    X(handle_not_open, raw_op(r, FFL_OP_ARM, 77, 0, 0))                                            \
+    X(handle_out_of_range, raw_op(r, FFL_OP_CLOSE, 2 * r->map.geo.max_sockets, 0, 0))              \
+    X(handle_max, raw_op(r, FFL_OP_CLOSE, UINT32_MAX, 0, 0))                                       \
+    X(handle_of_a_neighbour, raw_op(r, FFL_OP_CLOSE, r->map.geo.max_sockets + 1, 0, 0))            \
+    X(socket_twice, raw_socket(r, 0, SOCK_STREAM))                                                 \
+    X(socket_in_the_instances_range, raw_socket(r, r->map.geo.max_sockets, SOCK_STREAM))           \
+    X(send_no_buffer, send_entry(r, 10, FFL_NO_BUF, 0))                                            \
+    X(send_class_out_of_range, send_entry(r, 10, 3u << FFL_BUF_CLASS_SHIFT, 0))                    \
+    X(send_index_out_of_range,                                                                     \
+      send_entry(r, 10, 2u << FFL_BUF_CLASS_SHIFT | r->map.geo.tx.count[2], 0))                    \
+    X(send_negative, send_entry(r, -1, raw_arg(r, "x", 1), 0))                                     \
+    X(send_longer_than_the_buffer, send_entry(r, 257, raw_arg(r, "x", 1), 0))                      \
+    X(send_huge, send_entry(r, INT32_MAX, raw_arg(r, "x", 1), 0))                                  \
+    X(send_address_cut_short,                                                                      \
+      send_entry(r, (int32_t)sizeof(struct ffl_addr) - 1, raw_arg(r, "x", 1), FFL_F_ADDR))         \
+    X(argument_without_a_buffer, raw_op(r, FFL_OP_CONNECT, mine, 0, 0))                            \
+    X(filter_of_another_option, filter_entry(r, SO_RCVBUF, 1))                                     \
+    X(filter_without_a_program, filter_entry(r, SO_ATTACH_FILTER, 0))                              \
+    X(filter_beyond_its_buffer, filter_entry(r, SO_ATTACH_FILTER, 31))                             \
+    X(filter_too_long, filter_entry(r, SO_ATTACH_FILTER, FFL_FILTER_MAX + 1))                      \
+    X(shutdown_how, raw_op(r, FFL_OP_SHUTDOWN, mine, 3, 0))                                        \
+    X(credit_negative, raw_op(r, FFL_OP_ARM, 0, -1, 0))                                            \
+    X(sq_tail, atomic_store(&r->sq.ctl->tail, r->sq.tail + r->sq.size + 1))                        \
+    X(sq_tail_backwards, atomic_store(&r->sq.ctl->tail, r->sq.tail - 1))                           \
+    X(rxfree_foreign, raw_give(r, FFL_NO_BUF - 1))                                                 \
+    X(rxfree_never_given, raw_give(r, 2u << FFL_BUF_CLASS_SHIFT | 1))                              \
+    X(rxfree_tail, atomic_store(&r->rxfree.ctl->tail, r->rxfree.tail + r->rxfree.size + 1))
+
+#define TELL(name, entry)                                                                          \
+    static void lie_##name(struct raw *r)                                                          \
+    {                                                                                              \
+        entry;                                                                                     \
+    }
+LIES(TELL)
+
 #define LIE(name) {#name, lie_##name}
+#define ROW(name, entry) LIE(name),
 static const struct {
     const char *name;
     void (*tell)(struct raw *r);
 } lies[] = {
-    LIE(op_zero),
-    LIE(op_unknown),
-    LIE(op_255),
-    LIE(op_completion_only),
-    LIE(handle_not_open),
-    LIE(handle_out_of_range),
-    LIE(handle_max),
-    LIE(handle_of_a_neighbour),
-    LIE(socket_twice),
-    LIE(socket_in_the_instances_range),
-    LIE(close_twice),
-    LIE(send_no_buffer),
-    LIE(send_class_out_of_range),
-    LIE(send_index_out_of_range),
-    LIE(send_negative),
-    LIE(send_longer_than_the_buffer),
-    LIE(send_huge),
+    LIES(ROW) LIE(close_twice),
     LIE(send_one_buffer_twice),
-    LIE(send_address_cut_short),
-    LIE(argument_without_a_buffer),
     LIE(argument_in_a_foreign_buffer),
     LIE(option_too_long),
     LIE(option_beyond_its_buffer),
     LIE(option_wanted_too_long),
     LIE(option_that_points_to_a_program),
-    LIE(filter_of_another_option),
-    LIE(filter_without_a_program),
-    LIE(filter_beyond_its_buffer),
-    LIE(filter_too_long),
     LIE(control_messages_of_a_stream_given_back),
-    LIE(shutdown_how),
-    LIE(credit_negative),
     LIE(credit_huge),
-    LIE(sq_tail),
-    LIE(sq_tail_backwards),
     LIE(cq_head),
-    LIE(rxfree_foreign),
-    LIE(rxfree_never_given),
-    LIE(rxfree_tail),
     LIE(doorbell_that_blocks),
 };
 
@@ -623,7 +530,7 @@ TEST(handshake_answers)
     lab_stop();
 }
 
-/* Only what an application may have, though the stack could open more, with the instance's rights. */
+/* Only what an application may have, though the stack, with the instance's rights, has more. */
 TEST(sockets_of_other_kinds)
 {
     static const struct {
@@ -648,7 +555,7 @@ TEST(sockets_of_other_kinds)
     raw_finish(&r);
 }
 
-/* An option that says where to write: the address is one of the instance's, which is this process. */
+/* An option that says where to write: at an address in the instance, which is this process. */
 TEST(options_that_point)
 {
     static uint8_t victim[4096];

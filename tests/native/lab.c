@@ -443,6 +443,23 @@ void sim_shut(int fd)
     CHECK_EQ(ffl_sim_ops.close(sim, fd), 0);
 }
 
+int raw_bind(struct raw *r, uint32_t h, const char *ip, int port, bool share)
+{
+    struct ffl_addr a = addr4(ip, port);
+    struct ffl_optarg o = {.level = SOL_SOCKET, .name = SO_REUSEPORT, .len = sizeof(int)};
+    memcpy(o.data, &(int){share}, sizeof(int));
+    raw_socket(r, h, SOCK_STREAM);
+    raw_put(r,
+            (struct ffl_entry){
+                .op = FFL_OP_SETSOCKOPT, .handle = h, .tag = 1, .buf = raw_arg(r, &o, sizeof(o))});
+    CHECK_EQ(raw_expect(r, FFL_OP_SETSOCKOPT, h).arg, 0);
+    raw_put(r, (struct ffl_entry){
+                   .op = FFL_OP_BIND, .handle = h, .tag = 2, .buf = raw_arg(r, &a, sizeof(a))});
+    struct ffl_entry e = raw_expect(r, FFL_OP_BIND, h);
+    raw_give(r, e.buf);
+    return e.arg;
+}
+
 void raw_server(struct raw *r, const char *options, uint8_t flags)
 {
     lab_start_manual(options);

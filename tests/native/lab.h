@@ -126,6 +126,8 @@ int sim_put(int fd, const void *p, size_t n);
 int sim_take(int fd, void *p, size_t n);
 void sim_shut(int fd); /* closes */
 
+/* A stream socket with SO_REUSEPORT as `share`, bound: 0 or -errno. */
+int raw_bind(struct raw *r, uint32_t h, const char *ip, int port, bool share);
 /* A stepped lab with these options, where `r` listens (handle 0) at 10.0.0.1:80. */
 void raw_server(struct raw *r, const char *options, uint8_t flags);
 /* An accepted connection: the application's handle, the peer's descriptor. */

@@ -45,6 +45,16 @@ static __attribute__((unused)) void net_stop(void)
     st = NULL;
 }
 
+static __attribute__((unused)) void net_close(const int *fds, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        CHECK_EQ(ops->close(st, fds[i]), 0);
+    net_stop();
+}
+
+/* Closes these sockets, and stops the stack. */
+#define net_end(...) net_close((int[]){__VA_ARGS__}, FFL_COUNT(((int[]){__VA_ARGS__})))
+
 /* One poll; the number of events. */
 static __attribute__((unused)) int pump(void)
 {

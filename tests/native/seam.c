@@ -39,8 +39,7 @@ TEST(wrong_family)
     struct ffl_addr a = v6("::1", 0);
     CHECK_EQ(ops->bind(st, fd, &a), -EAFNOSUPPORT);
     CHECK_EQ(ops->connect(st, fd, &a), -EAFNOSUPPORT);
-    CHECK_EQ(ops->close(st, fd), 0);
-    net_stop();
+    net_end(fd);
 }
 
 TEST(bad_descriptor)
@@ -75,8 +74,7 @@ TEST(echo)
     CHECK_EQ(take(a.fd, buf, 2), 2);
     CHECK_EQ(take(a.fd, buf + 2, 60), 3);
     CHECK(memcmp(buf, "world", 5) == 0);
-    shut_pair(&a, &b);
-    net_stop();
+    net_end(a.fd, b.fd);
 }
 
 TEST(gather_and_scatter)
@@ -94,8 +92,7 @@ TEST(gather_and_scatter)
     CHECK_EQ(ops->recv(st, b.fd, in, 2, &from, NULL, &flags), 8);
     CHECK(memcmp(x, "onet", 4) == 0 && memcmp(y, "hree", 4) == 0);
     CHECK_EQ(flags & MSG_TRUNC, 0);
-    shut_pair(&a, &b);
-    net_stop();
+    net_end(a.fd, b.fd);
 }
 
 TEST(names)
@@ -124,9 +121,7 @@ TEST(names)
     CHECK_EQ(ops->sockname(st, a.fd, true, &x), 0);
     CHECK_EQ(ops->sockname(st, b.fd, false, &y), 0);
     CHECK(same_addr(&x, &y) && same_addr(&x, &at));
-    shut_pair(&a, &b);
-    CHECK_EQ(ops->close(st, l.fd), 0);
-    net_stop();
+    net_end(a.fd, b.fd, l.fd);
 }
 
 TEST(ipv6)
@@ -143,9 +138,7 @@ TEST(ipv6)
     CHECK_EQ(put(b.fd, "six", 3), 3);
     char buf[8];
     take_all(&a, buf, 3);
-    shut_pair(&a, &b);
-    CHECK_EQ(ops->close(st, l.fd), 0);
-    net_stop();
+    net_end(a.fd, b.fd, l.fd);
 }
 
 /* A wildcard IPv6 listener takes IPv4 too, unless IPV6_V6ONLY. */
@@ -182,8 +175,7 @@ TEST(dual_stack)
         CHECK_EQ(ops->close(st, six), 0);
     }
     CHECK_EQ(rc, 0); /* both families on one port, as asyncio does */
-    CHECK_EQ(ops->close(st, v4only), 0);
-    net_stop();
+    net_end(v4only);
 }
 
 TEST(refused)
@@ -203,8 +195,7 @@ TEST(refused)
         CHECK_EQ(get_int(fd, SOL_SOCKET, SO_ERROR), ECONNREFUSED);
         CHECK_EQ(get_int(fd, SOL_SOCKET, SO_ERROR), 0); /* cleared by the look */
     }
-    CHECK_EQ(ops->close(st, fd), 0);
-    net_stop();
+    net_end(fd);
 }
 
 TEST(connect_twice)
@@ -220,9 +211,7 @@ TEST(connect_twice)
     int rc = ops->connect(st, a.fd, &at);
     CHECK(rc == -EISCONN || rc == 0); /* Linux says 0 once to the call that learns of it */
     CHECK_EQ(ops->connect(st, a.fd, &at), -EISCONN);
-    shut_pair(&a, &b);
-    CHECK_EQ(ops->close(st, l.fd), 0);
-    net_stop();
+    net_end(a.fd, b.fd, l.fd);
 }
 
 TEST(not_connected)
@@ -235,8 +224,7 @@ TEST(not_connected)
     CHECK_EQ(put(fd, "x", 1), -EPIPE);
     CHECK_EQ(ops->shutdown(st, fd, SHUT_WR), -ENOTCONN);
     CHECK_EQ(ops->accept(st, fd, &a), -EINVAL);
-    CHECK_EQ(ops->close(st, fd), 0);
-    net_stop();
+    net_end(fd);
 }
 
 TEST(port_in_use)
@@ -255,8 +243,7 @@ TEST(port_in_use)
     CHECK_EQ(ops->bind(st, fd, &at), 0);
     struct ffl_addr other = v4("127.0.0.1", 0);
     CHECK_EQ(ops->bind(st, fd, &other), -EINVAL); /* bound once */
-    CHECK_EQ(ops->close(st, fd), 0);
-    net_stop();
+    net_end(fd);
 }
 
 TEST(reuse_port)
@@ -273,10 +260,7 @@ TEST(reuse_port)
     CHECK_EQ(ops->bind(st, c, &at), -EADDRINUSE);
     CHECK_EQ(ops->listen(st, a, 8), 0);
     CHECK_EQ(ops->listen(st, b, 8), 0);
-    CHECK_EQ(ops->close(st, a), 0);
-    CHECK_EQ(ops->close(st, b), 0);
-    CHECK_EQ(ops->close(st, c), 0);
-    net_stop();
+    net_end(a, b, c);
 }
 
 TEST(address_not_local)
@@ -292,8 +276,7 @@ TEST(address_not_local)
     CHECK_EQ(ops->bind(st, fd, &a), -EADDRNOTAVAIL);
     a = v4("127.0.0.1", 0);
     CHECK_EQ(ops->bind(st, fd, &a), 0);
-    CHECK_EQ(ops->close(st, fd), 0);
-    net_stop();
+    net_end(fd);
 }
 
 /* Sends until the stack says no, reads all, and is told that there is room again. */
@@ -329,8 +312,7 @@ TEST(window_fills_and_opens)
     await(&a, FFL_WRITE);
     CHECK(put(a.fd, "x", 1) == 1);
     take_all(&b, back, 1);
-    shut_pair(&a, &b);
-    net_stop();
+    net_end(a.fd, b.fd);
 }
 
 /* A large transfer with edges alone: any lost edge stops it. */
@@ -374,8 +356,7 @@ TEST(transfer_by_edges)
         can_send |= (a.ready & FFL_WRITE) != 0;
         a.ready = b.ready = 0;
     }
-    shut_pair(&a, &b);
-    net_stop();
+    net_end(a.fd, b.fd);
 }
 
 TEST(half_close)
@@ -400,8 +381,7 @@ TEST(half_close)
     while (take(a.fd, buf, sizeof(buf)) == -EAGAIN)
         await(&a, FFL_READ);
     CHECK_EQ(take(a.fd, buf, sizeof(buf)), 0);
-    shut_pair(&a, &b);
-    net_stop();
+    net_end(a.fd, b.fd);
 }
 
 TEST(close_ends_the_stream)
@@ -419,8 +399,7 @@ TEST(close_ends_the_stream)
     CHECK_EQ(rc, 0);
     while (!b.eof)
         await(&b, FFL_READ);
-    CHECK_EQ(ops->close(st, b.fd), 0);
-    net_stop();
+    net_end(b.fd);
 }
 
 /* Closing with unread data is a reset, and what arrives after a close is answered with one. */
@@ -440,8 +419,7 @@ TEST(reset_on_unread_data)
     CHECK(a.eof || await_or_not(&a, FFL_READ | FFL_WRITE, FFL_NS_PER_SEC));
     CHECK_EQ(take(a.fd, buf, sizeof(buf)), 0); /* the error is told once */
     CHECK_EQ(put(a.fd, "x", 1), -EPIPE);
-    CHECK_EQ(ops->close(st, a.fd), 0);
-    net_stop();
+    net_end(a.fd);
 }
 
 /* The stack's thread serves everybody: nobody's SO_LINGER makes it wait in close. */
@@ -458,8 +436,7 @@ TEST(linger_does_not_wait)
     int64_t began = ffl_now_ns();
     CHECK_EQ(ops->close(st, a.fd), 0);
     CHECK(ffl_now_ns() - began < 10 * FFL_NS_PER_SEC);
-    CHECK_EQ(ops->close(st, b.fd), 0);
-    net_stop();
+    net_end(b.fd);
 }
 
 TEST(send_after_the_peer_closed)
@@ -475,8 +452,7 @@ TEST(send_after_the_peer_closed)
         rc = put(a.fd, "two", 3);
     }
     CHECK(rc == -EPIPE || rc == -ECONNRESET);
-    CHECK_EQ(ops->close(st, a.fd), 0);
-    net_stop();
+    net_end(a.fd);
 }
 
 TEST(linger_zero_is_a_reset)
@@ -492,8 +468,7 @@ TEST(linger_zero_is_a_reset)
     while ((rc = take(b.fd, buf, sizeof(buf))) == -EAGAIN)
         await(&b, FFL_READ);
     CHECK_EQ(rc, -ECONNRESET);
-    CHECK_EQ(ops->close(st, b.fd), 0);
-    net_stop();
+    net_end(b.fd);
 }
 
 TEST(so_error_tells_of_a_reset)
@@ -507,8 +482,7 @@ TEST(so_error_tells_of_a_reset)
     while (!a.eof)
         await(&a, FFL_READ);
     CHECK_EQ(get_int(a.fd, SOL_SOCKET, SO_ERROR), ECONNRESET);
-    CHECK_EQ(ops->close(st, a.fd), 0);
-    net_stop();
+    net_end(a.fd);
 }
 
 /* A closed listener resets those who were waiting to be accepted. */
@@ -527,8 +501,7 @@ TEST(listener_closes)
     while ((rc = take(a.fd, &c, 1)) == -EAGAIN)
         await(&a, FFL_READ);
     CHECK_EQ(rc, -ECONNRESET);
-    CHECK_EQ(ops->close(st, a.fd), 0);
-    net_stop();
+    net_end(a.fd);
 }
 
 TEST(many_accepts)
@@ -547,8 +520,7 @@ TEST(many_accepts)
         await(&a[i], FFL_WRITE);
         shut_pair(&a[i], &b[i]);
     }
-    CHECK_EQ(ops->close(st, l.fd), 0);
-    net_stop();
+    net_end(l.fd);
 }
 
 /* The first event after a watch tells what is true already. */
@@ -571,9 +543,7 @@ TEST(watch_tells_what_is_true)
     await(&b, FFL_READ);
     await(&b, FFL_WRITE);
     CHECK_EQ(take(b.fd, buf, sizeof(buf)), 4);
-    shut_pair(&a, &b);
-    CHECK_EQ(ops->close(st, l.fd), 0);
-    net_stop();
+    net_end(a.fd, b.fd, l.fd);
 }
 
 TEST(closing_ends_events)
@@ -589,8 +559,7 @@ TEST(closing_ends_events)
     while (pump() > 0)
         ;
     CHECK_EQ(b.events, 0);
-    CHECK_EQ(ops->close(st, a.fd), 0);
-    net_stop();
+    net_end(a.fd);
 }
 
 /* No event without news: an idle, drained socket stays silent. */
@@ -610,8 +579,7 @@ TEST(edges_not_levels)
     await(&b, FFL_READ); /* news */
     char buf[16];
     take_all(&b, buf, 7);
-    shut_pair(&a, &b);
-    net_stop();
+    net_end(a.fd, b.fd);
 }
 
 /* A second descriptor keeps the socket, with its own watch; the last close ends it. */
@@ -635,8 +603,7 @@ TEST(dup_is_another_reference)
     while ((rc = take(a.fd, buf, sizeof(buf))) == -EAGAIN)
         await(&a, FFL_READ);
     CHECK_EQ(rc, 0);
-    CHECK_EQ(ops->close(st, a.fd), 0);
-    net_stop();
+    net_end(a.fd);
 }
 
 TEST(options)
@@ -674,9 +641,7 @@ TEST(options)
     answer(&b, &l);
     CHECK_EQ(get_int(b.fd, IPPROTO_TCP, TCP_NODELAY), 1); /* from its listener */
     CHECK_EQ(get_int(a.fd, IPPROTO_TCP, TCP_NODELAY), 0);
-    shut_pair(&a, &b);
-    CHECK_EQ(ops->close(st, fd), 0);
-    net_stop();
+    net_end(a.fd, b.fd, fd);
 }
 
 /* Beyond what fits a small buffer; not on the sim, whose options are few. */
@@ -743,8 +708,7 @@ TEST(datagrams)
     take_all(&a, buf, 4);
     static char big[66000];
     CHECK_EQ(put(fb, big, sizeof(big)), -EMSGSIZE);
-    shut_pair(&a, &b);
-    net_stop();
+    net_end(a.fd, b.fd);
 }
 
 /* A connected datagram socket hears its peer only, and learns that nobody listens. */
@@ -777,6 +741,5 @@ TEST(connected_datagrams)
         CHECK(await_or_not(&b, FFL_READ | FFL_WRITE, 5 * FFL_NS_PER_SEC));
     CHECK_EQ(ops->connect(st, fb, &none), 0);
     CHECK_EQ(put(fb, "x", 1), -EDESTADDRREQ);
-    shut_pair(&b, &c);
-    net_stop();
+    net_end(b.fd, c.fd);
 }

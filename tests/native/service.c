@@ -119,24 +119,6 @@ TEST(quotas_of_a_session_and_of_a_user)
     raw_finish(&r);
 }
 
-static int bind_shared(struct raw *r, uint32_t h)
-{
-    struct ffl_addr a = addr4("10.0.0.1", 80);
-    struct ffl_optarg o = {.level = SOL_SOCKET, .name = SO_REUSEPORT, .len = sizeof(int)};
-    memcpy(o.data, &(int){1}, sizeof(int));
-    raw_socket(r, h, SOCK_STREAM);
-    raw_put(r,
-            (struct ffl_entry){
-                .op = FFL_OP_SETSOCKOPT, .handle = h, .tag = 1, .buf = raw_arg(r, &o, sizeof(o))});
-    CHECK_EQ(raw_expect(r, FFL_OP_SETSOCKOPT, h).arg, 0);
-    raw_put(r, (struct ffl_entry){
-                   .op = FFL_OP_BIND, .handle = h, .tag = 2, .buf = raw_arg(r, &a, sizeof(a))});
-    struct ffl_entry e = raw_expect(r, FFL_OP_BIND, h);
-    if (e.buf != FFL_NO_BUF)
-        raw_give(r, e.buf);
-    return e.arg;
-}
-
 /* A listener that waits in a ticket for its process is its user's all the same. */
 TEST(ports_in_tickets)
 {
@@ -148,7 +130,7 @@ TEST(ports_in_tickets)
     lab.o.policy.any_user = true;
     lab_start_manual("");
     raw_attach(&a);
-    CHECK_EQ(bind_shared(&a, 0), 0);
+    CHECK_EQ(raw_bind(&a, 0, "10.0.0.1", 80, true), 0);
     raw_op(&a, FFL_OP_LISTEN, 0, 8, 0);
     CHECK_EQ(raw_expect(&a, FFL_OP_LISTEN, 0).arg, 0);
     CHECK(lab_ticket(&t));
@@ -158,12 +140,12 @@ TEST(ports_in_tickets)
     CHECK_EQ(seteuid(54321), 0);
     raw_attach(&b);
     CHECK_EQ(seteuid(0), 0);
-    CHECK_EQ(bind_shared(&b, 0), -EADDRINUSE);
-    CHECK_EQ(bind_shared(&a, 1), 0);
+    CHECK_EQ(raw_bind(&b, 0, "10.0.0.1", 80, true), -EADDRINUSE);
+    CHECK_EQ(raw_bind(&a, 1, "10.0.0.1", 80, true), 0);
     close(t.fd);
     raw_gone(&a);
     iterations(3);
-    CHECK_EQ(bind_shared(&b, 1), 0);
+    CHECK_EQ(raw_bind(&b, 1, "10.0.0.1", 80, true), 0);
     raw_finish(&b);
 }
 

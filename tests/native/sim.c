@@ -123,9 +123,7 @@ TEST(latency_is_one_way)
     CHECK(b.ready & FFL_READ);
     CHECK_EQ(b.data, 4);
     CHECK_EQ(take(b.fd, buf, 8), 4);
-    shut_pair(&a, &b);
-    CHECK_EQ(ops->close(st, l.fd), 0);
-    net_stop();
+    net_end(a.fd, b.fd, l.fd);
 }
 
 TEST(window_opens_after_the_latency)
@@ -152,9 +150,7 @@ TEST(window_opens_after_the_latency)
     pump();
     CHECK_EQ(a.ready, FFL_WRITE);
     CHECK_EQ(put(a.fd, buf, 4000), 1000);
-    shut_pair(&a, &b);
-    CHECK_EQ(ops->close(st, l.fd), 0);
-    net_stop();
+    net_end(a.fd, b.fd, l.fd);
 }
 
 /* What came before a reset and was not read belongs to no later connection of the socket. */
@@ -178,9 +174,7 @@ TEST(a_connection_tried_again_begins_empty)
         CHECK_EQ(put(b.fd, buf, 2000), 1000);
         CHECK_EQ(take(a.fd, buf, 2000), 1000);
     }
-    shut_pair(&a, &b);
-    CHECK_EQ(ops->close(st, l.fd), 0);
-    net_stop();
+    net_end(a.fd, b.fd, l.fd);
 }
 
 /* The WRITE event is owed to a send that fell short, and to no other. */
@@ -205,8 +199,7 @@ TEST(no_write_event_without_a_short_send)
     CHECK_EQ(take(b.fd, buf, 500), 500);
     pump();
     CHECK_EQ(a.ready, FFL_WRITE);
-    shut_pair(&a, &b);
-    net_stop();
+    net_end(a.fd, b.fd);
 }
 
 TEST(order_on_the_wire)
@@ -232,9 +225,7 @@ TEST(order_on_the_wire)
     CHECK_EQ(take(b.fd, buf, 1), -EAGAIN); /* the FIN comes last */
     ffl_sim_advance(st, 1);
     CHECK_EQ(take(b.fd, buf, 1), 0);
-    shut_pair(&a, &b);
-    CHECK_EQ(ops->close(st, l.fd), 0);
-    net_stop();
+    net_end(a.fd, b.fd, l.fd);
 }
 
 TEST(blackhole_never_answers)
@@ -250,8 +241,7 @@ TEST(blackhole_never_answers)
     CHECK_EQ(ops->connect(st, a.fd, &four), -EALREADY);
     CHECK_EQ(put(a.fd, "x", 1), -EAGAIN);
     CHECK_EQ(take(a.fd, &(char){0}, 1), -EAGAIN);
-    shut_pair(&a, &b);
-    net_stop();
+    net_end(a.fd, b.fd);
 }
 
 TEST(no_route_to_what_is_not_local)
@@ -260,8 +250,7 @@ TEST(no_route_to_what_is_not_local)
     int fd = sock(AF_INET, SOCK_STREAM);
     struct ffl_addr away = v4("10.0.0.2", 80);
     CHECK_EQ(ops->connect(st, fd, &away), -ENETUNREACH);
-    CHECK_EQ(ops->close(st, fd), 0);
-    net_stop();
+    net_end(fd);
 }
 
 /* One more than the backlog is taken, as on Linux; the rest connect when there is room. */
@@ -288,8 +277,7 @@ TEST(backlog)
         CHECK(a[i].ready & FFL_WRITE);
         shut_pair(&a[i], &b[i]);
     }
-    CHECK_EQ(ops->close(st, l.fd), 0);
-    net_stop();
+    net_end(l.fd);
 }
 
 TEST(waiting_connects_are_refused_with_the_listener)
@@ -307,10 +295,7 @@ TEST(waiting_connects_are_refused_with_the_listener)
     CHECK_EQ(get_int(a[0].fd, SOL_SOCKET, SO_ERROR), ECONNRESET);
     CHECK_EQ(get_int(a[1].fd, SOL_SOCKET, SO_ERROR), ECONNREFUSED);
     CHECK_EQ(get_int(a[3].fd, SOL_SOCKET, SO_ERROR), ECONNREFUSED);
-    CHECK_EQ(ops->close(st, a[0].fd), 0);
-    CHECK_EQ(ops->close(st, a[1].fd), 0);
-    CHECK_EQ(ops->close(st, a[3].fd), 0);
-    net_stop();
+    net_end(a[0].fd, a[1].fd, a[3].fd);
 }
 
 TEST(out_of_descriptors)
@@ -326,9 +311,7 @@ TEST(out_of_descriptors)
     CHECK_EQ(ops->close(st, extra), 0);
     int fd = ops->accept(st, l.fd, &peer); /* it had stayed in the queue */
     CHECK(fd >= 0);
-    CHECK_EQ(ops->close(st, fd), 0);
-    shut_pair(&l, &a);
-    net_stop();
+    net_end(fd, l.fd, a.fd);
 }
 
 TEST(reuse_port_takes_turns)
@@ -376,9 +359,7 @@ TEST(best_listener)
         ;
     CHECK(one.ready & FFL_READ);
     CHECK(!(any.ready & FFL_READ));
-    CHECK_EQ(ops->close(st, a.fd), 0);
-    shut_pair(&any, &one);
-    net_stop();
+    net_end(a.fd, any.fd, one.fd);
 }
 
 /* Connections at any stage of their life end with the stack; ASan looks for what is left. */
@@ -510,9 +491,7 @@ TEST(datagrams_are_dropped_when_the_queue_is_full)
     CHECK_EQ(got, 3);
     CHECK_EQ(ops->send(st, fa, &iov, 1, &at, NULL), 1000);
     CHECK_EQ(take(fb, buf, sizeof(buf)), 1000); /* there is room again */
-    CHECK_EQ(ops->close(st, fa), 0);
-    CHECK_EQ(ops->close(st, fb), 0);
-    net_stop();
+    net_end(fa, fb);
 }
 
 /* ---- the load source ----------------------------------------------------------------------- */
