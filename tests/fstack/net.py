@@ -270,6 +270,31 @@ FULL = os.environ.get("FFLOOP_FSTACK_FULL") == "1"  # the sizes of a release, no
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
 
 
+def config(mask: int = 1, dpdk: str = "", boot: str = "", sysctl: str = "") -> str:
+    """F-Stack's own configuration, of one port; with more lines of these sections."""
+    return f"""
+[dpdk]
+lcore_mask={mask:x}
+channel=4
+memory=128
+port_list=0
+pkt_tx_delay=10
+{dpdk}
+[freebsd.boot]
+hz=100
+fd_reserve=1024
+{boot}
+[freebsd.sysctl]
+kern.ipc.somaxconn=1024
+{sysctl}
+[port0]
+addr={STACK}
+netmask=255.255.255.0
+broadcast=10.97.0.255
+gateway={PEER}
+"""
+
+
 @contextlib.contextmanager
 def example(name: str, instance: Instance, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """One of examples/, unmodified, on the instance; serving when this returns."""

@@ -281,26 +281,6 @@ def test_what_was_written_is_sent(on_fstack_direct):
 
 # ---- ffloop run ----
 
-CONFIG = f"""
-[dpdk]
-lcore_mask={{mask}}
-channel=4
-memory=128
-port_list=0
-pkt_tx_delay=10
-idle_sleep=20
-file_prefix={{prefix}}
-[freebsd.boot]
-hz=100
-fd_reserve=1024
-[freebsd.sysctl]
-kern.ipc.somaxconn=1024
-[port0]
-addr={net.STACK}
-netmask=255.255.255.0
-broadcast=10.97.0.255
-gateway={net.PEER}
-"""
 WORKER = f"""
 import asyncio, os, signal
 
@@ -330,7 +310,7 @@ def workers(fstack_net, tmp_path):
 
     def start(count, grace=0):
         config = tmp_path / "config.ini"
-        config.write_text(CONFIG.format(mask=(1 << count) - 1, prefix=prefix))
+        config.write_text(net.config((1 << count) - 1, f"idle_sleep=20\nfile_prefix={prefix}"))
         fstack = f"--conf {config} --eal '--no-pci --vdev=net_tap0,iface=tap0'"
         command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-P", "-m", "ffloop", "run"]
         command += ["--stack", "fstack", "--direct", "--fstack", fstack]

@@ -12,26 +12,6 @@ import ffloop
 from ffloop._session.discovery import executable
 from fstack import net
 
-CONFIG = f"""
-[dpdk]
-lcore_mask=1
-channel=4
-memory=128
-port_list=0
-pkt_tx_delay=10
-[freebsd.boot]
-hz=100
-fd_reserve=1024
-kern.ipc.maxsockets={{sockets}}
-[freebsd.sysctl]
-kern.ipc.somaxconn=1024
-net.inet.tcp.msl=2000
-[port0]
-addr={net.STACK}
-netmask=255.255.255.0
-broadcast=10.97.0.255
-gateway={net.PEER}
-"""
 EAL = "--in-memory --no-pci --vdev=net_af_packet0,iface=stack0"
 
 
@@ -87,9 +67,10 @@ def test_too_little_memory(fstack_net):
 def configured(fstack, tmp_path, monkeypatch):
     """Replaces the instance by one with F-Stack's own configuration file."""
 
-    def start(**values):
+    def start(sockets):
         path = tmp_path / "config.ini"
-        path.write_text(CONFIG.format(**values))
+        limit = f"kern.ipc.maxsockets={sockets}"
+        path.write_text(net.config(boot=limit, sysctl="net.inet.tcp.msl=2000"))
         fstack.close()
         options = ("--conf", str(path), "--eal", EAL)
         made.append(net.Instance(fstack.net, *options, name="configured"))

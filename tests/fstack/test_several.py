@@ -24,26 +24,6 @@ from fstack import net
 pytestmark = pytest.mark.skipif(os.cpu_count() < 2, reason="an lcore for each of two processes")
 PORT = 8092
 PREFIX = f"ffloop-test-{os.getpid()}"
-CONFIG = f"""
-[dpdk]
-lcore_mask=3
-channel=4
-memory=128
-port_list=0
-pkt_tx_delay=10
-idle_sleep=20
-file_prefix={PREFIX}
-[freebsd.boot]
-hz=100
-fd_reserve=1024
-[freebsd.sysctl]
-kern.ipc.somaxconn=1024
-[port0]
-addr={net.STACK}
-netmask=255.255.255.0
-broadcast=10.97.0.255
-gateway={net.PEER}
-"""
 WORKER = f"""
 import asyncio, os
 import ffloop
@@ -71,7 +51,7 @@ def instances(fstack_net, tmp_path_factory):
     namespace = net._new_namespace()
     where = types.SimpleNamespace(stack=namespace, peer=namespace, directory=directory)
     config = pathlib.Path(directory.name, "config.ini")
-    config.write_text(CONFIG)
+    config.write_text(net.config(3, f"idle_sleep=20\nfile_prefix={PREFIX}"))
     options = ["--conf", str(config), "--eal", "--no-pci --vdev=net_tap0,iface=tap0"]
     started = []
     try:
