@@ -429,28 +429,19 @@ class Buffered(asyncio.BufferedProtocol):
         self.lost.set_result(exc)
 
 
-@pytest.mark.parametrize("size", [1, 1000, 65536])
-def test_buffered_protocol(run, size):
+class PausesInBetween(Buffered):
+    def buffer_updated(self, nbytes):
+        super().buffer_updated(nbytes)
+        self.transport.pause_reading()
+        asyncio.get_running_loop().call_soon(self.transport.resume_reading)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"), [(Buffered, 1), (Buffered, 1000), (Buffered, 65536), (PausesInBetween, 997)]
+)
+def test_buffered_protocol(run, kind, size):
     async def main():
-        async with pair(lambda: Buffered(size)) as (client, server):
-            payload = os.urandom(100_000)
-            client.transport.write(payload)
-            client.transport.write_eof()
-            await server.eof
-            assert server.data == payload
-
-    run(main())
-
-
-def test_buffered_protocol_pauses_in_between(run):
-    async def main():
-        class Slow(Buffered):
-            def buffer_updated(self, nbytes):
-                super().buffer_updated(nbytes)
-                self.transport.pause_reading()
-                asyncio.get_running_loop().call_soon(self.transport.resume_reading)
-
-        async with pair(lambda: Slow(997)) as (client, server):
+        async with pair(lambda: kind(size)) as (client, server):
             payload = os.urandom(100_000)
             client.transport.write(payload)
             client.transport.write_eof()
