@@ -4,7 +4,6 @@ thread and this loop's epoll; connected streams, of whatever family, get transpo
 """
 
 import asyncio
-import contextvars
 import os
 import socket
 from collections.abc import Callable
@@ -172,22 +171,13 @@ class DirectLoop(Loop):
         return transport, protocol
 
     def _make_socket_transport(
-        self,
-        sock: Any,
-        protocol: Any,
-        waiter: Any = None,
-        *,
-        extra: Any = None,
-        server: Any = None,
-        context: contextvars.Context | None = None,
-        **more: Any,
+        self, sock: Any, protocol: Any, waiter: Any = None, **how: Any
     ) -> Any:
         if _has_its_own_way(sock):
-            how = {"extra": extra, "server": server, **more}
-            how |= {} if context is None else {"context": context}
             return super()._make_socket_transport(sock, protocol, waiter, **how)
         self._ensure_fd_no_transport(sock)
         set_nodelay(sock)
+        extra, server, context = map(how.get, ("extra", "server", "context"))
         transport = transport_of(self, sock, protocol, extra, server, context)
         self.call_soon(transport.begin, waiter, context=context)
         return transport

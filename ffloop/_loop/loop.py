@@ -183,8 +183,6 @@ class Loop(SelectorLoop):
         *,
         server_side: bool = False,
         server_hostname: str | None = None,
-        extra: Any = None,
-        server: Any = None,
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
         **more: Any,
@@ -199,7 +197,7 @@ class Loop(SelectorLoop):
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
-        self._make_socket_transport(rawsock, tls, extra=extra, server=server, **more)
+        self._make_socket_transport(rawsock, tls, **more)
         return tls._app_transport
 
     @typed_as(asyncio.SelectorEventLoop.start_tls)

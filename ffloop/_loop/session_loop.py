@@ -6,7 +6,6 @@ and those of datagram endpoints.
 
 import asyncio
 import contextlib
-import contextvars
 import signal
 import socket
 from typing import Any, Unpack
@@ -157,24 +156,13 @@ class SessionLoop(SockCalls, Loop):
     # ---- transports ----
 
     def _make_socket_transport(
-        self,
-        sock: Any,
-        protocol: Any,
-        waiter: Any = None,
-        *,
-        extra: Any = None,
-        server: Any = None,
-        context: contextvars.Context | None = None,
-        **more: Any,
+        self, sock: Any, protocol: Any, waiter: Any = None, **how: Any
     ) -> Any:
         stack = stack_socket(sock)
         if stack is None:
-            if context is not None:
-                more["context"] = context
-            return super()._make_socket_transport(
-                sock, protocol, waiter, extra=extra, server=server, **more
-            )
+            return super()._make_socket_transport(sock, protocol, waiter, **how)
         self._own_session(stack)
+        extra, server, context = map(how.get, ("extra", "server", "context"))
         transport = StreamTransport(self, stack._ep(), protocol, extra, server, context)
         transport.own(sock, stack)
         self.call_soon(transport.begin, waiter, context=context)
