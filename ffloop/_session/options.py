@@ -32,7 +32,7 @@ class LoopOptions(TypedDict, total=False):
     # The session with an instance.
     reconnect: bool | None  # attach and listen again after its end
     spin_us: int | Literal["auto", "forever"] | None  # microseconds to look again before sleeping
-    pool_kib: int | None  # KiB of buffers per direction
+    pool_kib: int | None  # KiB of buffer memory per side
     tx_cap: int | None  # bytes that one socket may have unsent
     max_sockets: int | None
     timeout_ms: int | None  # milliseconds: of attaching, and of each call that waits

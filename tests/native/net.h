@@ -163,16 +163,21 @@ static __attribute__((unused)) int take(int fd, void *p, size_t n)
     return ops->recv(st, fd, &iov, 1, NULL, NULL, NULL);
 }
 
+/* take, but it waits for what there is. */
+static __attribute__((unused)) int take_soon(struct watch *w, void *p, size_t n)
+{
+    int rc;
+    while ((rc = take(w->fd, p, n)) == -EAGAIN)
+        await(w, FFL_READ);
+    return rc;
+}
+
 /* Receives exactly n bytes, waiting for events. */
 static __attribute__((unused)) void take_all(struct watch *w, void *p, size_t n)
 {
     size_t got = 0;
     while (got < n) {
-        int rc = take(w->fd, (char *)p + got, n - got);
-        if (rc == -EAGAIN) {
-            await(w, FFL_READ);
-            continue;
-        }
+        int rc = take_soon(w, (char *)p + got, n - got);
         if (rc <= 0)
             FAIL("recv gave %d after %zu of %zu bytes", rc, got, n);
         got += (size_t)rc;

@@ -299,11 +299,7 @@ TEST(window_fills_and_opens)
     a.ready &= ~FFL_WRITE;
     CHECK(!await_or_not(&a, FFL_WRITE, 20000000)); /* full is full until it is read */
     while (got < sent) {
-        rc = take(b.fd, back, sizeof(back));
-        if (rc == -EAGAIN) {
-            await(&b, FFL_READ);
-            continue;
-        }
+        rc = take_soon(&b, back, sizeof(back));
         CHECK(rc > 0);
         for (int i = 0; i < rc; i++)
             CHECK_EQ(back[i], buf[(got + (size_t)i) % sizeof(buf)]);
@@ -369,18 +365,14 @@ TEST(half_close)
     CHECK_EQ(ops->shutdown(st, a.fd, SHUT_WR), 0);
     CHECK_EQ(put(a.fd, "x", 1), -EPIPE);
     take_all(&b, buf, 4);
-    while (take(b.fd, buf, sizeof(buf)) == -EAGAIN)
-        await(&b, FFL_READ);
+    CHECK_EQ(take_soon(&b, buf, sizeof(buf)), 0);
     while (!b.eof)
         await(&b, FFL_READ);
-    CHECK_EQ(take(b.fd, buf, sizeof(buf)), 0);
     CHECK_EQ(take(b.fd, buf, sizeof(buf)), 0); /* for ever */
     CHECK_EQ(put(b.fd, "answer", 6), 6);       /* the other half is open */
     take_all(&a, buf, 6);
     CHECK_EQ(ops->shutdown(st, b.fd, SHUT_WR), 0);
-    while (take(a.fd, buf, sizeof(buf)) == -EAGAIN)
-        await(&a, FFL_READ);
-    CHECK_EQ(take(a.fd, buf, sizeof(buf)), 0);
+    CHECK_EQ(take_soon(&a, buf, sizeof(buf)), 0);
     net_end(a.fd, b.fd);
 }
 
@@ -393,10 +385,7 @@ TEST(close_ends_the_stream)
     CHECK_EQ(put(a.fd, "bye", 3), 3);
     CHECK_EQ(ops->close(st, a.fd), 0);
     take_all(&b, buf, 3);
-    int rc;
-    while ((rc = take(b.fd, buf, sizeof(buf))) == -EAGAIN)
-        await(&b, FFL_READ);
-    CHECK_EQ(rc, 0);
+    CHECK_EQ(take_soon(&b, buf, sizeof(buf)), 0);
     while (!b.eof)
         await(&b, FFL_READ);
     net_end(b.fd);
@@ -412,10 +401,7 @@ TEST(reset_on_unread_data)
     CHECK_EQ(put(a.fd, "unread", 6), 6);
     await(&b, FFL_READ);
     CHECK_EQ(ops->close(st, b.fd), 0);
-    int rc;
-    while ((rc = take(a.fd, buf, sizeof(buf))) == -EAGAIN)
-        await(&a, FFL_READ);
-    CHECK_EQ(rc, -ECONNRESET);
+    CHECK_EQ(take_soon(&a, buf, sizeof(buf)), -ECONNRESET);
     CHECK(a.eof || await_or_not(&a, FFL_READ | FFL_WRITE, FFL_NS_PER_SEC));
     CHECK_EQ(take(a.fd, buf, sizeof(buf)), 0); /* the error is told once */
     CHECK_EQ(put(a.fd, "x", 1), -EPIPE);
@@ -464,10 +450,7 @@ TEST(linger_zero_is_a_reset)
     CHECK_EQ(ops->setsockopt(st, a.fd, SOL_SOCKET, SO_LINGER, &l, sizeof(l)), 0);
     CHECK_EQ(ops->close(st, a.fd), 0);
     char buf[4];
-    int rc;
-    while ((rc = take(b.fd, buf, sizeof(buf))) == -EAGAIN)
-        await(&b, FFL_READ);
-    CHECK_EQ(rc, -ECONNRESET);
+    CHECK_EQ(take_soon(&b, buf, sizeof(buf)), -ECONNRESET);
     net_end(b.fd);
 }
 
@@ -497,10 +480,7 @@ TEST(listener_closes)
     await(&a, FFL_WRITE);
     CHECK_EQ(ops->close(st, l.fd), 0);
     char c;
-    int rc;
-    while ((rc = take(a.fd, &c, 1)) == -EAGAIN)
-        await(&a, FFL_READ);
-    CHECK_EQ(rc, -ECONNRESET);
+    CHECK_EQ(take_soon(&a, &c, 1), -ECONNRESET);
     net_end(a.fd);
 }
 
@@ -599,10 +579,7 @@ TEST(dup_is_another_reference)
     CHECK_EQ(put(c.fd, "here", 4), 4);
     take_all(&a, buf, 4);
     CHECK_EQ(ops->close(st, c.fd), 0);
-    int rc;
-    while ((rc = take(a.fd, buf, sizeof(buf))) == -EAGAIN)
-        await(&a, FFL_READ);
-    CHECK_EQ(rc, 0);
+    CHECK_EQ(take_soon(&a, buf, sizeof(buf)), 0);
     net_end(a.fd);
 }
 

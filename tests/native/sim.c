@@ -501,12 +501,18 @@ struct server {
     int n;
 };
 
+static struct ffl_sim_load_counts load(void)
+{
+    struct ffl_sim_load_counts n;
+    ffl_sim_load_count(st, &n);
+    return n;
+}
+
 /* A server of the load, stepped until `requests` were answered or nothing happens any more. */
 static void serve(struct server *s, uint32_t response, bool echo, int iterations)
 {
     static uint8_t buf[1 << 20];
     struct ffl_addr peer;
-    struct ffl_sim_load_counts load;
     for (int t = 0; t < iterations; t++) {
         pump();
         int fd;
@@ -530,12 +536,13 @@ static void serve(struct server *s, uint32_t response, bool echo, int iterations
                 CHECK_EQ(put(c->fd, buf, response), response);
             }
         }
-        ffl_sim_load_count(st, &load);
-        if (load.finished && !moved)
+        if (load().finished && !moved)
             return;
         ffl_sim_advance(st, 1000);
     }
 }
+
+static char report_path[64];
 
 static void end_server(struct server *s)
 {
@@ -549,9 +556,8 @@ static void end_server(struct server *s)
     CHECK_EQ(n.fds, 0);
     CHECK_EQ(n.sockets, 0);
     net_stop();
+    unlink(report_path);
 }
-
-static char report_path[64];
 
 static void load_start(struct server *s, const char *options)
 {
@@ -561,13 +567,10 @@ static void load_start(struct server *s, const char *options)
     unlink(report_path);
     start(text);
     struct ffl_addr at = v4("0.0.0.0", 80);
-    struct ffl_sim_load_counts load;
-    ffl_sim_load_count(st, &load);
-    CHECK(!load.started);
+    CHECK(!load().started);
     memset(s, 0, sizeof(*s));
     listener(&s->l, &at, 1024);
-    ffl_sim_load_count(st, &load);
-    CHECK(load.started);
+    CHECK(load().started);
 }
 
 static void check_report(const char *want)
@@ -587,15 +590,13 @@ static void check_report(const char *want)
 TEST(load_closed_loop)
 {
     struct server s;
-    struct ffl_sim_load_counts load;
     load_start(&s, "connections=10 requests=1000");
     serve(&s, 602, false, 100000);
-    ffl_sim_load_count(st, &load);
-    CHECK(load.finished);
-    CHECK_EQ(load.requests, 1000);
-    CHECK_EQ(load.bytes_in, 1000 * 602);
-    CHECK(load.bytes_out >= 1000 * 86 && load.bytes_out <= 1010 * 86);
-    CHECK_EQ(load.surplus + load.broken + load.mismatches, 0);
+    CHECK(load().finished);
+    CHECK_EQ(load().requests, 1000);
+    CHECK_EQ(load().bytes_in, 1000 * 602);
+    CHECK(load().bytes_out >= 1000 * 86 && load().bytes_out <= 1010 * 86);
+    CHECK_EQ(load().surplus + load().broken + load().mismatches, 0);
     CHECK_EQ(s.n, 10);
     check_report("\"requests\": 1000,");
     end_server(&s);
@@ -615,19 +616,16 @@ TEST(load_with_latency_measures_it)
     CHECK(p && sscanf(p, "\"p50_us\": %lf", &p50) == 1);
     if (p50 < 19 || p50 > 23)
         FAIL("two ways of 10 us take %f us", p50);
-    unlink(report_path);
     end_server(&s);
 }
 
 TEST(load_duration)
 {
     struct server s;
-    struct ffl_sim_load_counts load;
     load_start(&s, "connections=2 duration_ms=5");
     serve(&s, 602, false, 100000);
-    ffl_sim_load_count(st, &load);
-    CHECK(load.finished);
-    CHECK(load.requests > 1000 && load.requests < 12000);
+    CHECK(load().finished);
+    CHECK(load().requests > 1000 && load().requests < 12000);
     check_report("\"seconds\": 0.005");
     end_server(&s);
 }
@@ -636,12 +634,10 @@ TEST(load_duration)
 TEST(load_verify)
 {
     struct server s;
-    struct ffl_sim_load_counts load;
     load_start(&s, "connections=4 requests=40 request_bytes=300001 response_bytes=300001 verify=1");
     serve(&s, 0, true, 100000);
-    ffl_sim_load_count(st, &load);
-    CHECK_EQ(load.requests, 40);
-    CHECK_EQ(load.mismatches, 0);
+    CHECK_EQ(load().requests, 40);
+    CHECK_EQ(load().mismatches, 0);
     check_report("\"mismatches\": 0,");
     end_server(&s);
 }
@@ -649,7 +645,6 @@ TEST(load_verify)
 TEST(load_verify_sees_a_wrong_byte)
 {
     struct server s;
-    struct ffl_sim_load_counts load;
     uint8_t buf[100];
     struct ffl_addr peer;
     load_start(&s, "connections=2 requests=4 request_bytes=100 response_bytes=100 verify=1");
@@ -657,17 +652,13 @@ TEST(load_verify_sees_a_wrong_byte)
     CHECK_EQ(take(a, buf, 100), 100);
     buf[57] ^= 1;
     CHECK_EQ(put(a, buf, 100), 100);
-    ffl_sim_load_count(st, &load);
-    CHECK_EQ(load.mismatches, 1);
+    CHECK_EQ(load().mismatches, 1);
     CHECK_EQ(take(a, buf, 100), 100);
     CHECK_EQ(put(b, buf, 100), 100); /* one connection's data given to the other */
-    ffl_sim_load_count(st, &load);
-    CHECK(load.mismatches > 50);
+    CHECK(load().mismatches > 50);
     CHECK_EQ(ops->close(st, a), 0);
     CHECK_EQ(ops->close(st, b), 0);
-    unlink(report_path);
     end_server(&s);
-    unlink(report_path);
 }
 
 TEST(load_request_file)
@@ -699,38 +690,30 @@ TEST(load_request_file)
 TEST(load_counts_surplus_and_broken)
 {
     struct server s;
-    struct ffl_sim_load_counts load;
     struct ffl_addr peer;
     char buf[1000] = {0};
     load_start(&s, "connections=2 requests=10");
     int a = ops->accept(st, s.l.fd, &peer), b = ops->accept(st, s.l.fd, &peer);
     CHECK_EQ(put(a, buf, 700), 700);
-    ffl_sim_load_count(st, &load);
-    CHECK_EQ(load.requests, 1);
-    CHECK_EQ(load.surplus, 98);
+    CHECK_EQ(load().requests, 1);
+    CHECK_EQ(load().surplus, 98);
     CHECK_EQ(ops->close(st, b), 0);
-    ffl_sim_load_count(st, &load);
-    CHECK_EQ(load.broken, 1);
-    CHECK_EQ(load.open, 1);
+    CHECK_EQ(load().broken, 1);
+    CHECK_EQ(load().open, 1);
     ffl_sim_advance(st, 2 * MS);
-    ffl_sim_load_count(st, &load);
-    CHECK_EQ(load.open, 2); /* it came again */
+    CHECK_EQ(load().open, 2); /* it came again */
     CHECK_EQ(ops->close(st, a), 0);
     end_server(&s);
-    unlink(report_path);
 }
 
 TEST(load_new_connections)
 {
     struct server s;
-    struct ffl_sim_load_counts load;
     load_start(&s, "connections=3 requests=200 per_connection=1");
     serve(&s, 602, false, 100000);
-    ffl_sim_load_count(st, &load);
-    CHECK_EQ(load.requests, 200);
-    CHECK_EQ(load.broken, 0);
+    CHECK_EQ(load().requests, 200);
+    CHECK_EQ(load().broken, 0);
     CHECK(s.n >= 200);
-    unlink(report_path);
     end_server(&s);
 }
 
@@ -738,7 +721,6 @@ TEST(load_new_connections)
 TEST(load_survives_its_server)
 {
     struct server s;
-    struct ffl_sim_load_counts load;
     struct ffl_addr at = v4("0.0.0.0", 80);
     load_start(&s, "connections=5 requests=100 latency=100");
     serve(&s, 602, false, 3);
@@ -746,15 +728,12 @@ TEST(load_survives_its_server)
         CHECK_EQ(ops->close(st, s.conn[i].fd), 0);
     CHECK_EQ(ops->close(st, s.l.fd), 0);
     ffl_sim_advance(st, 10 * MS);
-    ffl_sim_load_count(st, &load);
-    CHECK_EQ(load.open, 0);
-    CHECK(!load.finished);
+    CHECK_EQ(load().open, 0);
+    CHECK(!load().finished);
     memset(&s, 0, sizeof(s));
     listener(&s.l, &at, 64);
     serve(&s, 602, false, 100000);
-    ffl_sim_load_count(st, &load);
-    CHECK(load.finished);
-    CHECK_EQ(load.requests, 100);
-    unlink(report_path);
+    CHECK(load().finished);
+    CHECK_EQ(load().requests, 100);
     end_server(&s);
 }

@@ -24,6 +24,16 @@ static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct ffl_client *all;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 
+/* The client's descriptors; the epoll, which has some of the others, is last. */
+#define FDS(c) {&(c)->sock, &(c)->app_bell, &(c)->inst_bell, &(c)->map.memfd, &(c)->own_epfd}
+
+static void close_fds(struct ffl_client *c)
+{
+    int *fds[] = FDS(c);
+    for (size_t i = 0; i < FFL_COUNT(fds); i++)
+        ffl_close(fds[i], c->close_fd);
+}
+
 /* ---- fork ---------------------------------------------------------------------------------- */
 
 void ffl_client_before_fork(void)
@@ -50,11 +60,7 @@ static void fork_child(void)
     for (struct ffl_client *c = all; c; c = c->next) {
         c->detached = ECONNRESET;
         blank(&c->map);
-        ffl_close(&c->map.memfd, c->close_fd);
-        ffl_close(&c->sock, c->close_fd);
-        ffl_close(&c->app_bell, c->close_fd);
-        ffl_close(&c->inst_bell, c->close_fd);
-        ffl_close(&c->own_epfd, c->close_fd);
+        close_fds(c);
     }
     all = NULL; /* the child's own children need nothing of these */
     pthread_mutex_unlock(&all_lock);
@@ -137,12 +143,7 @@ static void client_free(struct ffl_client *c)
         c->spare = s->wait_next;
         free(s);
     }
-    ffl_close(&c->sock, c->close_fd);
-    ffl_close(&c->app_bell, c->close_fd);
-    ffl_close(&c->inst_bell, c->close_fd);
-    ffl_close(&c->own_epfd, c->close_fd);
-    if (c->map.seg)
-        ffl_close(&c->map.memfd, c->close_fd);
+    close_fds(c);
     ffl_segment_drop(&c->map);
     ffl_pool_fini(&c->tx);
     free(c->table);
@@ -163,7 +164,7 @@ static int place_fds(struct ffl_client *c, const struct ffl_client_opts *o)
 {
     ffl_close(&c->own_epfd, c->close_fd);
     c->close_fd = o->close_fd;
-    int *fds[] = {&c->sock, &c->app_bell, &c->inst_bell, &c->map.memfd, &c->own_epfd};
+    int *fds[] = FDS(c);
     for (size_t i = 0; i < FFL_COUNT(fds) - 1; i++)
         *fds[i] = o->place_fd(*fds[i]);
     c->ch.peer_bell = c->inst_bell;
@@ -177,7 +178,7 @@ static int place_fds(struct ffl_client *c, const struct ffl_client_opts *o)
  * number. */
 bool ffl_client_moved(struct ffl_client *c, int from, int to)
 {
-    int *fds[] = {&c->sock, &c->app_bell, &c->inst_bell, &c->map.memfd, &c->own_epfd};
+    int *fds[] = FDS(c);
     size_t i = 0;
     while (i < FFL_COUNT(fds) && *fds[i] != from)
         i++;

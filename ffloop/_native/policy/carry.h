@@ -24,8 +24,6 @@ struct ffl_carry {
     struct sock_filter *program; /* of a filter: the last option's value points to it */
 };
 
-struct sock_filter;
-
 /*
  * Reads the options of the kernel socket `fd` for `stack`, one by one: those in `noted`
  * (ffl_carry_note), or with NULL any. 0, or -errno (no descriptor left). ffl_carry_next: false
