@@ -22,7 +22,7 @@ from .asyncio_private import (
     TransportSocket,
     set_nodelay,
 )
-from .transport import READ_FAILED, SocketTransport
+from .transport import READ_FAILED, Socket, SocketTransport
 
 FROM_ANOTHER_THREAD = (
     "a transport is used by the thread that runs its loop: from another one, call "
@@ -63,6 +63,7 @@ class DirectTransport(SocketTransport):
     def _make_empty_waiter(self) -> "asyncio.Future[None]":
         if self._flushing is not None:
             raise RuntimeError("Empty waiter is already set")
+        self._send_kept()
         self._flushing = self._loop.create_future()
         self._sending = False
         if self._backlog is None:
@@ -102,7 +103,7 @@ class DirectTransport(SocketTransport):
     def _make_extra(self, name: str) -> Any:
         if name == "socket":
             sock = self._socket()
-            return None if sock is None else TransportSocket(sock)
+            return None if sock is None else Socket(sock)
         if name == "peername" and self._peer and (known := decode(self._peer)) is not None:
             return known
         try:

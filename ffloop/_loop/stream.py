@@ -15,8 +15,8 @@ from .._net.endpoint import Endpoint
 from .._net.sockets import StackSocket
 from .._session.binding import raw_push, raw_untake
 from ..errors import error
-from .asyncio_private import SENDFILE_FALLBACK, TransportSocket
-from .transport import READ_FAILED, SocketTransport
+from .asyncio_private import SENDFILE_FALLBACK
+from .transport import READ_FAILED, Socket, SocketTransport
 
 
 class StreamTransport(SocketTransport):
@@ -279,7 +279,7 @@ class StreamTransport(SocketTransport):
             return endpoint.peername()
         if name == "sockname":
             return endpoint.sockname()
-        return TransportSocket(self._owner or StackSocket._borrow(endpoint))
+        return Socket(self._owner or StackSocket._borrow(endpoint))
 
     def __repr__(self) -> str:
         return self._named(f"handle={self._handle}")

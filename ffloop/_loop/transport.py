@@ -11,6 +11,7 @@ backlog, and begins and ends connections; all else is here.
 
 import asyncio
 import contextvars
+import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from .._session.hot import Stream
 from ..errors import error
 from .asyncio_private import (
     LOG_LOST_WRITES,
+    TransportSocket,
     logger,
     transport_repr,
 )
@@ -164,13 +166,14 @@ class SocketTransport(Stream):
         view = _flat(data)
         sent = self._send(view)
         if sent != len(view):
-            self._write_rest(view, sent)
+            self._write_rest([view], sent)
 
-    def _write_rest(self, data: Any, sent: int) -> None:
+    def _write_rest(self, chunks: list[Any], sent: int) -> None:
+        # So many bytes of the chunks were sent, not all; or -errno. The compiled half calls it too.
         if sent < 0 and sent != _EAGAIN:
             self._sending_failed(sent)
-            return
-        self._keep([memoryview(data)[sent:] if sent > 0 else data])
+        else:
+            self._keep(_after(chunks, max(sent, 0)))
 
     def _keep(self, chunks: list[Any]) -> None:
         # The caller may change what is not bytes after we return.
@@ -246,21 +249,23 @@ class SocketTransport(Stream):
         if self._eof:
             raise RuntimeError("Cannot call writelines() after write_eof()")
         chunks = [_flat(data) for data in list_of_data]
-        if not self._sending or sum(map(len, chunks)) <= _JOIN:
+        large = sum(map(len, chunks)) > _JOIN
+        if large:
+            self._send_kept()
+        if not large or not self._sending:
             self.write(b"".join(chunks))
             return
         self._enter()
         while chunks:
-            batch, chunks = chunks[:_GATHER], chunks[_GATHER:]
+            batch = chunks[:_GATHER]
             sent = self._send_pieces(batch)
-            if sent < 0 and sent != _EAGAIN:
-                self._sending_failed(sent)
+            if sent != sum(map(len, batch)):
+                self._write_rest(chunks, sent)
                 return
-            if left := _after(batch, max(sent, 0)):
-                self._keep(left + chunks)
-                return
+            del chunks[:_GATHER]
 
     def write_eof(self) -> None:
+        self._send_kept()
         if self._closing or self._eof:
             return
         self._enter()
@@ -273,6 +278,7 @@ class SocketTransport(Stream):
         return True
 
     def get_write_buffer_size(self) -> int:
+        self._send_kept()
         return self._backlog.size if self._backlog is not None else 0
 
     # ---- closing ----
@@ -297,6 +303,7 @@ class SocketTransport(Stream):
         self._force_close(exc)
 
     def _force_close(self, exc: BaseException | None) -> None:
+        self._send_kept()
         if self._conn_lost:
             return
         self._backlog = None
@@ -332,6 +339,20 @@ class SocketTransport(Stream):
     def _named(self, number: str) -> str:
         size = self.get_write_buffer_size()
         return transport_repr(self, number, self._receiving, bool(self._backlog), size)
+
+
+os.register_at_fork(before=Stream._send_kept)  # else the child would send it, too
+
+
+class Socket(TransportSocket):  # type: ignore[misc]
+    """The socket that get_extra_info() gives."""
+
+    __slots__ = ()
+
+    def shutdown(self, how: int) -> None:
+        """As asyncio's: behind what was written."""
+        Stream._send_kept()
+        super().shutdown(how)
 
 
 def _flat(data: Any) -> Any:

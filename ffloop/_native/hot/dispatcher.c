@@ -261,18 +261,20 @@ static int dispatch(Dispatcher *d, struct ffl_event e)
     return stream_deliver(to, (const char *)d->segment.buf + e.off, e.arg);
 }
 
+static int dispatch_next(Dispatcher *d)
+{
+    struct ffl_event e = ((const struct ffl_event *)d->events.buf)[d->index++];
+    return e.kind != FFL_EV_FD && e.kind != FFL_EV_CLOSED ? dispatch(d, e) : 0;
+}
+
 int dispatcher_hand_out(Dispatcher *d)
 {
     int rc = 0;
     Py_INCREF((PyObject *)d);
     while (rc == 0 && d->index < d->count) {
-        if (d->direct) {
-            rc = direct_dispatch_next(d);
-            continue;
-        }
-        struct ffl_event e = ((const struct ffl_event *)d->events.buf)[d->index++];
-        if (e.kind != FFL_EV_FD && e.kind != FFL_EV_CLOSED)
-            rc = dispatch(d, e);
+        rc = d->direct ? direct_dispatch_next(d) : dispatch_next(d);
+        if (rc == 0)
+            rc = gather_next();
     }
     Py_DECREF((PyObject *)d);
     return rc;

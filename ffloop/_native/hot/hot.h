@@ -136,6 +136,12 @@ void direct_received(Dispatcher *d, size_t bytes);
 /* One recv, or several of a bulk stream, and their data, end or error handed on. */
 int stream_read(Dispatcher *d, PyObject *self);
 
+/* gather.c: a loop's callbacks begin, one has ended and another begins, they end with `rc`. What they have
+ * written goes out. 0, or -1 with an exception. */
+int gather_begin(void);
+int gather_next(void);
+int gather_end(int rc);
+
 bool acceptor_is(PyObject *owner);
 int acceptor_ready(PyObject *acceptor); /* accepts the connections that have come */
 

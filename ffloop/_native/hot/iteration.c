@@ -156,6 +156,8 @@ static int run_ready(Scheduler *s)
             break; /* a callback took it */
         rc = handle_run(handle, (PyObject *)s);
         Py_DECREF(handle);
+        if (rc == 0)
+            rc = gather_next();
     }
     return rc;
 }
@@ -189,14 +191,14 @@ static int ask_for_events(Scheduler *s)
 
 static int iterate(Scheduler *s)
 {
-    int rc = 0;
+    int rc = gather_begin();
     if (s->skipping)
         s->left--;
-    else
+    else if (rc == 0)
         rc = ask_for_events(s);
     if (rc == 0)
         rc = queue_due_timers(s);
-    return rc == 0 ? run_ready(s) : rc;
+    return gather_end(rc == 0 ? run_ready(s) : rc);
 }
 
 /* (seconds of work, [(seconds, iterations that worked for less and at least half of it), ...]) */

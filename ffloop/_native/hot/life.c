@@ -131,6 +131,9 @@ static int schedule_end(PyObject *self, struct stream *s)
 
 static int begin_to_close(PyObject *self, struct stream *s)
 {
+    int rc = gather_flush();
+    if (rc < 0 || s->closing) /* what was written could not be sent */
+        return rc;
     s->closing = 1;
     s->receiving = 0;
     if (!s->dispatcher && hot_call(self, name_forget_unread, NULL) < 0)

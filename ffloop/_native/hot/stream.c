@@ -192,6 +192,11 @@ void stream_detach(struct stream *s)
     Py_CLEAR(s->context);
 }
 
+static PyObject *send_kept(PyObject *none, PyObject *unused)
+{
+    return gather_flush() < 0 ? NULL : Py_NewRef(Py_None);
+}
+
 static PyObject *py_detach(PyObject *self, PyObject *unused)
 {
     stream_detach(stream_fields(self));
@@ -237,6 +242,7 @@ static PyMethodDef stream_methods[] = {
     {"_send", stream_send, METH_O, "Sends a bytes-like object now: the bytes taken, or -errno."},
     {"_send_pieces", stream_send_pieces, METH_O,
      "The same of a list of them, as far as one call goes."},
+    {"_send_kept", send_kept, METH_NOARGS | METH_STATIC, "Sends what write() has kept."},
     {"begin", FAST(stream_begin), "connection_made, then reading, then the waiter's result."},
     {"close", stream_close, METH_NOARGS, "As asyncio's."},
     {"is_closing", stream_is_closing, METH_NOARGS, "As asyncio's."},
@@ -283,7 +289,8 @@ int stream_exec(PyObject *module)
         {&name_buffer_updated, "buffer_updated"},
     };
     if (hot_intern_all(names, FFL_COUNT(names)) < 0 || transfer_exec() < 0 || life_exec() < 0 ||
-        feed_exec() < 0 || hot_import(&copy_context, "contextvars", "copy_context") < 0 ||
+        feed_exec() < 0 || gather_exec() < 0 ||
+        hot_import(&copy_context, "contextvars", "copy_context") < 0 ||
         hot_import(&buffered_protocol, "asyncio.protocols", "BufferedProtocol") < 0)
         return -1;
     return hot_add_subtype(module, "Stream", &stream_spec, "asyncio.transports",

@@ -1,6 +1,7 @@
 /*
  * stream.h - Stream, the compiled base class of stream transports. stream.c has the type, transfer.c
- * reads and writes, life.c begins and ends connections, feed.c feeds asyncio's streams.
+ * reads and writes, gather.c joins writes, life.c begins and ends connections, feed.c feeds asyncio's
+ * streams.
  */
 #ifndef FFL_STREAM_H
 #define FFL_STREAM_H
@@ -30,7 +31,10 @@ struct stream {
     char lends;     /* the protocol is a Tls, which copies its data at once: it is lent memory */
     char bulk;      /* direct mode: the last recv brought BULK bytes or more */
     char receiving; /* data goes to the protocol at once: begun, not paused, not closing */
-    char sending;   /* write() goes out at once: no backlog, no end of file, not closed */
+    char sending;   /* write() needs no backlog: there is none, no end of file, not closed */
+    char gathers,
+        writes; /* gather.c: the last callback that wrote wrote several times; writes (2: or */
+    unsigned wrote_in; /* more) of the callback of this number */
 };
 #define STREAM_REFS (offsetof(struct stream, high_water) / sizeof(PyObject *))
 
@@ -72,6 +76,13 @@ int feed_serves(PyObject *protocol);
  * exception. */
 int feed_reader(PyObject *protocol, const char *data, size_t len);
 
+/* gather.c. Sends what is kept, or what is kept of another stream. 0 or -1. */
+int gather_flush(void);
+int gather_make_way(const PyObject *stream);
+/* Is the write that the stream is about to make to be kept? */
+bool gather_wants(struct stream *s);
+int gather_keep(PyObject *stream, PyObject *data, Py_ssize_t size);
+
 /* Methods of transfer.c, then of life.c. */
 PyObject *stream_write(PyObject *self, PyObject *data);
 PyObject *stream_send(PyObject *self, PyObject *data);
@@ -89,5 +100,6 @@ PyObject *stream_tell_writable(PyObject *self, PyObject *wanted);
 int transfer_exec(void);
 int life_exec(void);
 int feed_exec(void);
+int gather_exec(void);
 
 #endif

@@ -234,22 +234,32 @@ static PyObject *call_two(PyObject *self, PyObject *name, PyObject *a, PyObject 
     return r;
 }
 
+static PyObject *write_slow(PyObject *self, PyObject *data)
+{
+    return gather_flush() < 0 ? NULL : call_two(self, name_write_slow, data, NULL);
+}
+
 PyObject *stream_write(PyObject *self, PyObject *data)
 {
     struct stream *s = stream_fields(self);
     char *bytes;
     Py_ssize_t len;
+    if (gather_make_way(self) < 0)
+        return NULL;
     if (!s->sending || !PyBytes_CheckExact(data) || *s->thread != PyThread_get_thread_ident())
-        return call_two(self, name_write_slow, data, NULL);
+        return write_slow(self, data);
     if (PyBytes_AsStringAndSize(data, &bytes, &len) < 0)
         return NULL;
     if (!len)
         return Py_NewRef(Py_None);
+    if (gather_wants(s))
+        return gather_keep(self, data, len) < 0 ? NULL : Py_NewRef(Py_None);
     int64_t sent = send_now(s, bytes, (size_t)len);
     if (sent == len)
         return Py_NewRef(Py_None);
-    PyObject *n = PyLong_FromLongLong(sent);
-    PyObject *r = n ? call_two(self, name_write_rest, data, n) : NULL;
+    PyObject *n = PyLong_FromLongLong(sent), *pieces = Py_BuildValue("[O]", data);
+    PyObject *r = n && pieces ? call_two(self, name_write_rest, pieces, n) : NULL;
+    Py_XDECREF(pieces);
     Py_XDECREF(n);
     return r;
 }
