@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <linux/sockios.h>
+#include <netinet/udp.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -254,6 +255,28 @@ TEST(r7_a_rest_that_is_none)
     }
     lab_settled(fds);
     neighbour_end(&n);
+}
+
+/* Answers that nobody will read: none is kept, however many are asked for. */
+TEST(r7_a_rest_that_asks)
+{
+    enum { N = 20000 };
+    static struct ffl_entry ask[N];
+    struct ffl_rest rest = {.magic = FFL_MAGIC, .n = N};
+    struct raw r;
+    for (int i = 0; i < N; i++)
+        ask[i] = (struct ffl_entry){.op = FFL_OP_NOP, .tag = 1, .buf = FFL_NO_BUF};
+    int fd = memfd_create("rest", MFD_ALLOW_SEALING);
+    CHECK_EQ(write(fd, ask, sizeof(ask)), sizeof(ask));
+    CHECK_EQ(fcntl(fd, F_ADD_SEALS, FFL_REST_SEALS), 0);
+    lab_start_manual("");
+    raw_attach(&r);
+    CHECK(ffl_msg_send(r.sock, &rest, sizeof(rest), &fd, 1) > 0);
+    close(fd);
+    iterations(5);
+    CHECK_EQ(ffl_instance_sessions(lab.in), 0);
+    CHECK_EQ(raw_avail(&r), 0);
+    raw_finish(&r);
 }
 
 /* ---- memory that is taken away -------------------------------------------------------------- */
@@ -583,6 +606,75 @@ TEST(options_that_point)
     CHECK_EQ(e.arg, -ENOPROTOOPT);
     close(peer);
     close(l);
+    raw_finish(&r);
+}
+
+/* A bound datagram socket as handles 0 and 1; its address. */
+static struct sockaddr_in twice(struct raw *r, struct ffl_ticket *t)
+{
+    struct ffl_addr a = addr4("127.0.0.1", 0);
+    struct ffl_addresses at;
+    raw_socket(r, 0, SOCK_DGRAM);
+    raw_put(r, (struct ffl_entry){.op = FFL_OP_BIND, .tag = 1, .buf = raw_arg(r, &a, sizeof(a))});
+    struct ffl_entry e = raw_expect(r, FFL_OP_BIND, 0);
+    memcpy(&at, raw_rx(r, e.buf), sizeof(at));
+    raw_give(r, e.buf);
+    CHECK(lab_ticket(t));
+    raw_export(r, 0, t);
+    struct ffl_import x = {.key = t->key, .ticket = t->id};
+    raw_put(r,
+            (struct ffl_entry){.op = FFL_OP_IMPORT, .handle = 1, .buf = raw_arg(r, &x, sizeof(x))});
+    CHECK(raw_expect(r, FFL_OP_IMPORT, 1).arg >= 0);
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = at.local.port_be};
+    memcpy(&to.sin_addr, at.local.ip, sizeof(to.sin_addr));
+    return to;
+}
+
+/* Answers take all receive buffers but one of the largest. Returns their number. */
+static uint32_t hold_buffers(struct raw *r, uint32_t *held, uint32_t room)
+{
+    uint32_t n = 0, large = 0;
+    while (large < r->map.geo.rx.count[2] - 1) {
+        CHECK(n < room);
+        raw_put(r, (struct ffl_entry){.op = FFL_OP_ADDRESSES, .tag = 1, .buf = FFL_NO_BUF});
+        held[n] = raw_expect(r, FFL_OP_ADDRESSES, 0).buf;
+        large += held[n++] >> FFL_BUF_CLASS_SHIFT == 2;
+    }
+    return n;
+}
+
+/* Two references to one socket: an option set through one of them is the other's, too. Here it
+ * makes many datagrams one, which takes two buffers. */
+TEST(an_option_of_another_reference)
+{
+    struct ffl_optarg o = {.level = IPPROTO_UDP, .name = UDP_GRO, .len = sizeof(int), .data = {1}};
+    static uint8_t text[65340];
+    const int size = 1210, n = sizeof(text);
+    uint32_t held[256];
+    struct ffl_ticket t;
+    struct ffl_entry e;
+    struct raw r;
+    lab_defaults("host");
+    lab_start("");
+    raw_attach(&r);
+    struct sockaddr_in to = twice(&r, &t);
+    raw_put(&r, (struct ffl_entry){
+                    .op = FFL_OP_SETSOCKOPT, .tag = 1, .buf = raw_arg(&r, &o, sizeof(o))});
+    CHECK_EQ(raw_expect(&r, FFL_OP_SETSOCKOPT, 0).arg, 0);
+    uint32_t nheld = hold_buffers(&r, held, FFL_COUNT(held));
+    raw_op(&r, FFL_OP_ARM, 1, 0, 0);
+    int s = socket(AF_INET, SOCK_DGRAM, 0);
+    CHECK_EQ(setsockopt(s, IPPROTO_UDP, UDP_SEGMENT, &size, sizeof(size)), 0);
+    CHECK_EQ(sendto(s, text, sizeof(text), 0, (struct sockaddr *)&to, sizeof(to)), n);
+    raw_nothing(&r);
+    while (nheld)
+        raw_give(&r, held[--nheld]);
+    for (int left = n; left > 0; raw_give(&r, e.buf)) {
+        e = raw_expect(&r, FFL_OP_RECV, 1);
+        left -= e.arg - (int)ffl_front_bytes(e.flags);
+    }
+    close(s);
+    close(t.fd);
     raw_finish(&r);
 }
 

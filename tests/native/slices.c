@@ -409,6 +409,30 @@ TEST(slices_count_bytes)
     lab_stop();
 }
 
+/* Datagrams before an option, and before a connect: they are sent as they were submitted. */
+TEST(slices_count_datagrams_before_an_option)
+{
+    const struct ffl_addr to = addr4("10.0.0.3", 9);
+    const uint8_t text[sizeof(to) + 1] = {0};
+    struct ffl_optarg o = {.level = SOL_SOCKET, .name = SO_BROADCAST, .len = sizeof(int)};
+    start_lab("sim");
+    raw_attach(&bad);
+    open_socket(0, SOCK_DGRAM);
+    settle();
+    for (to_send = 0; to_send < 4 * CALLS; to_send++) {
+        uint32_t buf = raw_arg(&bad, text, sizeof(text));
+        memcpy(raw_tx(&bad, buf), &to, sizeof(to));
+        raw_put(&bad, (struct ffl_entry){
+                          .op = FFL_OP_SEND, .flags = FFL_F_ADDR, .arg = sizeof(text), .buf = buf});
+    }
+    with_block(FFL_OP_SETSOCKOPT, 0, &o, ffl_optarg_bytes(o.len));
+    falls(unsent, CALLS + 2); /* one more from the ready list, before and after the stack's poll */
+    struct ffl_entry e = raw_expect(&bad, FFL_OP_SETSOCKOPT, 0);
+    CHECK_EQ(e.arg, 0);
+    raw_gone(&bad);
+    lab_stop();
+}
+
 static uint64_t sockets(void)
 {
     return ffl_instance_sockets(lab.in);

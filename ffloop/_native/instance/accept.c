@@ -28,8 +28,7 @@ static bool adopt(struct endpoint *l, int fd, uint32_t handle, struct ffl_addres
     l->credits--;
     e->touched = l->arm_new;
     e->armed = l->arm_new ? s->arming : 0;
-    e->stamped = l->stamped;
-    e->reporting = l->reporting;
+    e->settings = *group_settings(l); /* inherited from the listener */
     group_accepted(l, e, unread);
     (void)OPS(in)->sockname(ST(in), fd, false, &addresses->local);
     e->st->addresses = *addresses;

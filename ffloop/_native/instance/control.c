@@ -289,8 +289,8 @@ static int set_option(struct endpoint *e, const struct ffl_option *o, const stru
         data_flush(e); /* the option is for later sends */
     int rc = e->fd < 0 ? -e->open_error : rights_setsockopt(e, arg);
     if (rc == 0 && o) {
-        e->stamped |= (o->flags & FFL_OPTION_STAMP) != 0;
-        e->reporting |= (o->flags & FFL_OPTION_REPORT) != 0;
+        group_settings(e)->stamped |= (o->flags & FFL_OPTION_STAMP) != 0;
+        group_settings(e)->reporting |= (o->flags & FFL_OPTION_REPORT) != 0;
     }
     return rc;
 }
@@ -453,12 +453,17 @@ static const endpoint_op endpoint_ops[FFL_OP_COUNT] = {
     [FFL_OP_ADDRESSES] = op_addresses,
 };
 
-/* Queued datagrams keep the peer and the options that the socket had when they were submitted. */
-static void send_before(struct endpoint *e)
+/* Queued datagrams keep the peer and the options that the socket had when they were submitted.
+ * False: the slice is over before they are sent. */
+static bool send_before(struct endpoint *e)
 {
     while (e->dgram && e->tx_head != FFL_NO_BUF && !e->unwritable && !e->connecting && !e->dead &&
-           e->fd >= 0)
+           e->fd >= 0) {
+        if (slice_over(&e->s->in->slice))
+            return false;
         data_flush(e); /* at least one datagram goes */
+    }
+    return true;
 }
 
 int control_entry(struct ffl_session *s, struct ffl_entry q, const char **why)
@@ -486,8 +491,9 @@ int control_entry(struct ffl_session *s, struct ffl_entry q, const char **why)
         control_close(e, e->reset || q.flags & FFL_F_ABORT);
         return 0;
     }
-    if (q.op == FFL_OP_CONNECT || q.op == FFL_OP_SETSOCKOPT || q.op == FFL_OP_FILTER)
-        send_before(e);
+    bool changes = q.op == FFL_OP_CONNECT || q.op == FFL_OP_SETSOCKOPT || q.op == FFL_OP_FILTER;
+    if (changes && !send_before(e))
+        return FFL_CHANNEL_LATER;
     if (endpoint_ops[q.op](e, q) < 0)
         return bad(why, "buffer or argument out of range");
     return 0;

@@ -108,7 +108,7 @@ static bool read_stream(struct endpoint *e)
     struct ffl_instance *in = s->in;
     uint32_t want = e->rx_big ? ffl_class_size(2) : ffl_class_size(1);
     uint32_t buf = rx_room(e) ? ffl_pool_get(&s->rx, want) : FFL_NO_BUF;
-    uint8_t flags = e->stamped ? FFL_F_CTL : 0;
+    uint8_t flags = group_settings(e)->stamped ? FFL_F_CTL : 0;
     uint32_t front = ffl_front_bytes(flags);
     if (buf != FFL_NO_BUF && ffl_buf_size(buf) <= front) { /* only the smallest are left */
         (void)ffl_pool_put(&s->rx, buf);
@@ -164,14 +164,15 @@ static uint32_t segment_size(const struct ffl_ctl *ctl)
     return (uint32_t)size;
 }
 
-/* Address, control messages if there are any, and `n` bytes from `data` on. read_dgram saw the free
- * class 2 buffers that it takes. */
+/* Address, control messages if there are any, and `n` bytes from `data` on; or nothing, where no
+ * buffer holds them, as the kernel without memory. */
 static void post_piece(struct endpoint *e, const struct dgram *d, const uint8_t *data, uint32_t n,
                        uint8_t flags)
 {
-    struct ffl_session *s = e->s;
-    uint32_t front = ffl_front_bytes(flags), buf = ffl_pool_get(&s->rx, front + n);
-    uint8_t *to = session_buf(s, &s->rx.geo, buf);
+    uint32_t front = ffl_front_bytes(flags), buf;
+    uint8_t *to = answer_room(e->s, front + n, &buf);
+    if (!to)
+        return;
     memcpy(to, d, front);
     memcpy(to + front, data, n);
     post_data(e, buf, front + n, flags);
@@ -201,7 +202,7 @@ static bool read_dgram(struct endpoint *e)
     static struct dgram d;
     struct ffl_session *s = e->s;
     struct ffl_instance *in = s->in;
-    if (!rx_room(e) || s->rx.n[2] < (e->stamped ? 2 : 1)) {
+    if (!rx_room(e) || s->rx.n[2] < (group_settings(e)->stamped ? 2 : 1)) {
         endpoint_stall(e);
         return false;
     }
@@ -214,7 +215,7 @@ static bool read_dgram(struct endpoint *e)
     if (n < 0) {
         e->readable = n != -EAGAIN;
         bool error = n != -EAGAIN && n != -EINTR; /* ICMP: told, and the socket goes on */
-        if (error && !(e->reporting && report_pump(e)))
+        if (error && !(group_settings(e)->reporting && report_pump(e)))
             dgram_error(e, n);
         return n != -EAGAIN;
     }
@@ -400,7 +401,7 @@ static int send_dgram(struct endpoint *e)
     memcpy(&to, data, skip);
     memcpy(&ctl, data + skip, front - skip);
     struct iovec iov = {data + front, t->len - front};
-    if (e->reporting)
+    if (group_settings(e)->reporting)
         (void)report_pump(e);
     int n = ffl_ctl_check(&ctl);
     if (n == 0)

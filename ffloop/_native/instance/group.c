@@ -89,6 +89,7 @@ struct group *group_of(struct endpoint *e)
         return NULL;
     g->account = ledger_hold(&e->s->in->ledger, e->s->uid); /* it exists */
     g->dgram = e->dgram;
+    g->settings = e->settings;
     g->in = e->s->in;
     LIST_INIT(&g->members);
     STAILQ_INIT(&g->back);

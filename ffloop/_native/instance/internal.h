@@ -62,6 +62,12 @@ struct src {
     void *owner;
 };
 
+/* What a stack socket's options ask for, whichever of its references they were set through. */
+struct settings {
+    bool stamped;   /* bytes come with control messages; or datagrams, several as one */
+    bool reporting; /* reports in the error queue */
+};
+
 struct endpoint { /* one session's reference to one stack socket */
     struct ffl_session *s;
     struct ffl_stat_socket *st;   /* its slot of the stats page */
@@ -89,13 +95,12 @@ struct endpoint { /* one session's reference to one stack socket */
     bool eof_hint, fin; /* the stack has seen the end; the peer ended the stream, not by a reset */
     bool connecting, unwritable; /* unwritable: the stack takes no more for now (data_unwritable) */
     bool watched, closing;
-    bool stamped;   /* its bytes come with control messages; or datagrams, several as one */
-    bool reporting; /* its options ask for reports in the error queue */
-    bool reports;   /* the error queue is to be looked at */
-    bool failed;    /* ERROR was posted: nothing more is received or sent */
-    int send_error; /* of a stream's sends alone: received data is still read; or 0 */
-    bool reset;     /* its close is a reset: received data was not read */
-    bool returned;  /* closed before its program knew of it (FFL_F_RETURN) */
+    struct settings settings; /* without a group; see group_settings */
+    bool reports;             /* the error queue is to be looked at */
+    bool failed;              /* ERROR was posted: nothing more is received or sent */
+    int send_error;           /* of a stream's sends alone: received data is still read; or 0 */
+    bool reset;               /* its close is a reset: received data was not read */
+    bool returned;            /* closed before its program knew of it (FFL_F_RETURN) */
     bool touched; /* its application may know of it: an operation named it, or it was read ahead */
     int8_t shut;  /* pending SHUT_* after the queue, or -1 */
     uint32_t armed;  /* == its session's `arming`: it is armed (endpoint_armed) */
@@ -119,6 +124,7 @@ struct group {
     bool dgram, only, shares; /* only, shares: its IPV6_V6ONLY and SO_REUSEPORT */
     bool placed;
     bool listens;
+    struct settings settings;
     int connect_error; /* of the last connect: the stack tells it once */
     unsigned refs;     /* references: each may take bytes and connections given back */
     unsigned uses;     /* refs, and connections that were accepted from it */
@@ -144,7 +150,7 @@ struct held {
     struct account *account; /* charged with it */
     uint32_t handle;         /* the exporting session's */
     int fd;
-    bool listener, dgram, connecting, mark, stamped, reporting;
+    bool listener, dgram, connecting, mark;
 };
 TAILQ_HEAD(held_list, held);
 
@@ -304,6 +310,10 @@ void group_join(struct endpoint *e, struct group *g);
 void group_leave(struct endpoint *e); /* it is closed */
 struct group *group_ref(struct group *g);
 void group_unref(struct ffl_instance *in, struct group *g); /* NULL is none */
+static inline struct settings *group_settings(struct endpoint *e)
+{
+    return e->group ? &e->group->settings : &e->settings;
+}
 /* The socket listens, or receives: group_at finds it from now on. 0 or -ENOMEM. */
 int group_place(struct endpoint *e);
 /* The first group of that kind at the port. group_next: the next after g. */
@@ -426,7 +436,8 @@ uint32_t answer_put(struct ffl_session *s, const void *data, size_t len);
 uint32_t answer_addresses(struct endpoint *e); /* answer_put of the socket's addresses */
 void answer_post(struct ffl_session *s, struct ffl_entry q, int32_t res, uint32_t buf);
 
-/* control.c: executes one SQ entry. 0, or -EPROTO with a reason when the session must end. */
+/* control.c: executes one SQ entry. 0; FFL_CHANNEL_LATER: nothing is done, the slice is over; or
+ * -EPROTO with a reason when the session must end. */
 int control_entry(struct ffl_session *s, struct ffl_entry e, const char **why);
 void control_connected(struct endpoint *e);
 void control_close(struct endpoint *e, bool abort);

@@ -36,10 +36,13 @@ static int execute(void *arg, struct ffl_entry e)
 {
     struct ffl_session *s = arg;
     const char *why = NULL;
-    if (control_entry(s, e, &why) < 0)
+    int rc = control_entry(s, e, &why);
+    if (rc < 0)
         session_kill(s, why);
     if (s->dead)
         return -ECANCELED;
+    if (rc == FFL_CHANNEL_LATER)
+        return rc;
     slice_spend(&s->in->slice, is_cheap(e.op) ? SLICE_ENTRY_NS : SLICE_CALL_NS);
     return slice_over(&s->in->slice);
 }
@@ -58,8 +61,10 @@ int session_drain(struct ffl_session *s, int most)
 
 void session_post(struct ffl_session *s, struct ffl_entry e)
 {
-    if (s->dying)
-        return; /* no application reads; buffers go with the session */
+    /* No application reads; buffers go with the session. Connections and data go to others
+     * (handover_unseen). */
+    if (s->dying || (s->ended && e.op != FFL_OP_ACCEPT && e.op != FFL_OP_RECV))
+        return;
     int rc = ffl_channel_put(&s->ch, e);
     if (ffl_unlikely(rc < 0))
         session_kill(s, rc == -EPROTO ? "CQ head out of range" : "out of memory for completions");
@@ -335,8 +340,9 @@ static void execute_rest(struct ffl_session *s)
             return;
         }
         for (uint32_t i = 0; more && i < n; i++) {
-            s->rest_at++;
-            more = execute(s, e[i]) == 0;
+            int rc = execute(s, e[i]);
+            s->rest_at += rc != FFL_CHANNEL_LATER;
+            more = rc == 0;
         }
     }
 }
@@ -345,8 +351,9 @@ static void last_entries(struct ffl_session *s)
 {
     while (s->last && !s->dead) {
         int n = session_drain(s, s->last > INT32_MAX ? INT32_MAX : (int)s->last);
-        s->last = n > 0 ? s->last - (unsigned)n : 0;
-        if (slice_over(&s->in->slice))
+        bool over = slice_over(&s->in->slice);
+        s->last = n > 0 ? s->last - (unsigned)n : over ? s->last : 0;
+        if (over)
             break;
     }
     if (!s->last && !s->dead)

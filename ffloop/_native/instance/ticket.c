@@ -264,8 +264,6 @@ static int hold(struct ticket *t, struct endpoint *e)
                        .fd = fd,
                        .listener = e->group->listens,
                        .dgram = e->dgram,
-                       .stamped = e->stamped,
-                       .reporting = e->reporting,
                        .connecting = connects(e->group)};
     LIST_INSERT_HEAD(&in->held[held_list(t->id, h->handle)], h, key);
     TAILQ_INSERT_HEAD(&t->held, h, all);
@@ -369,8 +367,6 @@ int ticket_import(struct ffl_session *s, uint32_t handle, const struct ffl_impor
         return -ENOMEM;
     }
     e->listener = h->listener;
-    e->stamped = h->stamped;
-    e->reporting = h->reporting;
     e->connecting = h->connecting;
     e->watched = true;
     e->readable = true; /* data may have come meanwhile */

@@ -121,6 +121,8 @@ static inline int ffl_channel_commit(struct ffl_channel *ch)
 
 /* ---- receiving from the other side --------------------------------------------------------- */
 
+#define FFL_CHANNEL_LATER 2 /* from `on`: the entry is to come again, in the next drain */
+
 /* Calls `on` with at most `most` entries, in order, until `on` returns other than 0, and gives the
  * slots back (the next commit wakes the other side if it waits for room). Returns the count, or
  * `on`'s negative result. */
@@ -133,6 +135,10 @@ static inline int ffl_channel_drain(struct ffl_channel *ch, int most,
     while (i < n && i < most && rc == 0) {
         rc = on(arg, ffl_ring_get_entry(&ch->in));
         i++;
+    }
+    if (ffl_unlikely(rc == FFL_CHANNEL_LATER)) {
+        ch->in.head--;
+        i--;
     }
     ffl_ring_consumed(&ch->in);
     ffl_stat_add(ch->n.received, (uint64_t)i);
