@@ -18,7 +18,7 @@ from typing import Any
 
 from .._loop.loop import Loop, new_event_loop
 from .arguments import Refused
-from .program import log_to_stderr
+from .program import is_part, log_to_stderr, search_here
 
 _LOOPBACK, _BACKLOG = "127.0.0.1", 2048
 _CANNOT_LISTEN = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM)
@@ -29,7 +29,8 @@ def prepare(args: argparse.Namespace, shared: bool) -> None:
     makes its own. Made for --uds and --fd, and with `shared` for --host and --port too, since the
     kernel drops the accept queue of a listener that is closed. Raises Refused."""
     args.socks = None
-    what = f"{args.host or _LOOPBACK}:{args.port}"
+    host = _LOOPBACK if args.host is None else args.host
+    what = f"{host}:{args.port}"
     try:
         if args.uds is not None:
             what = f"--uds {args.uds}"
@@ -40,13 +41,20 @@ def prepare(args: argparse.Namespace, shared: bool) -> None:
             if args.socks[0].type != socket.SOCK_STREAM:
                 raise OSError(0, "not a stream socket")
         elif shared:
-            args.socks = _bound(args.host or _LOOPBACK, args.port)
-    except OSError as exc:
-        raise Refused(f"{what}: {exc.strerror}") from None
+            args.socks = _bound(host, args.port)
+    except (OSError, UnicodeError) as exc:
+        raise Refused(f"{what}: {_why(exc)}") from None
+
+
+def _why(exc: OSError | UnicodeError) -> str:
+    """Without what socket.create_server adds."""
+    number = getattr(exc, "errno", None) or 0
+    return os.strerror(number) if number > 0 else getattr(exc, "strerror", None) or str(exc)
 
 
 def _bound(host: str, port: int) -> list[socket.socket]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    flags = socket.AI_PASSIVE  # an empty host: every address
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
     return [
         socket.create_server(address[:2], family=family, backlog=_BACKLOG)
         for family, _, _, _, address in found
@@ -58,7 +66,7 @@ def _unix(path: str) -> socket.socket:
     decides who may connect."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise OSError(errno.EEXIST, "what is there is no socket")
+            raise OSError(0, "what is there is no socket")
         os.unlink(path)
     sock = socket.socket(socket.AF_UNIX)
     sock.bind(path)
@@ -74,8 +82,7 @@ def app(args: argparse.Namespace) -> int:
         _configure_logging(Path(args.log_config))
     tls = _tls(args)
     sys.argv = [args.target]
-    if not sys.flags.safe_path:
-        sys.path[0] = os.getcwd()
+    search_here()
     app = load(args.target)
     if _is_factory(app):
         app = app()
@@ -102,7 +109,8 @@ def _configure_logging(path: Path) -> None:
     except OSError as exc:
         raise Refused(f"--log-config {path}: {exc.strerror or exc}") from None
     except Exception as exc:  # the file may name any class
-        raise Refused(f"--log-config {path}: {type(exc).__name__}: {exc}") from None
+        words = " ".join(str(exc).split())
+        raise Refused(f"--log-config {path}: {type(exc).__name__}: {words}") from None
 
 
 def _tls(args: argparse.Namespace) -> ssl.SSLContext | None:
@@ -129,7 +137,7 @@ def load(target: str) -> Any:
     try:
         found = importlib.import_module(module_name)
     except ModuleNotFoundError as exc:
-        if exc.name is None or not f"{module_name}.".startswith(f"{exc.name}."):
+        if not is_part(exc.name, module_name):
             raise
         raise Refused(f"there is no module {exc.name!r} here or in sys.path") from None
     for name in names.split("."):

@@ -1,12 +1,19 @@
-"""What commands share: the argparse types, whose errors say what each accepts, and Refused."""
+"""What commands share: the argparse types, whose errors say what each accepts, and words."""
 
 import argparse
 import pathlib
+import sys
 from collections.abc import Callable
 
 
 class Refused(Exception):
     """A sentence that says why a command cannot do what it is told."""
+
+
+def say(words: str) -> None:
+    """A line of `ffloop run`'s on standard error, in one piece: other workers write there too."""
+    sys.stderr.write(f"ffloop run: {words}\n")
+    sys.stderr.flush()
 
 
 def whole(least: int, most: int | None = None) -> Callable[[str], int]:
@@ -55,6 +62,8 @@ def endpoint(text: str) -> tuple[str, int]:
     """[ADDRESS:]PORT as (address, port): "127.0.0.1" for PORT alone, "0.0.0.0" for :PORT. An IPv6
     address may stand in brackets."""
     address, colon, number = text.rpartition(":")
+    if address.startswith("[") != address.endswith("]"):
+        raise argparse.ArgumentTypeError(f"[ADDRESS:]PORT, not {text!r}")
     address = address.removeprefix("[").removesuffix("]")
     return address or ("0.0.0.0" if colon else "127.0.0.1"), port(number)
 
@@ -72,19 +81,10 @@ def words(known: tuple[str, ...]) -> Callable[[str], list[str]]:
     return parse
 
 
-def numbers(least: int) -> Callable[[str], list[int]]:
-    """Whole numbers of `least` or more, separated by commas."""
-
-    def parse(text: str) -> list[int]:
-        try:
-            given = [int(word) for word in text.split(",")]
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers") from None
-        if min(given) < least:
-            raise argparse.ArgumentTypeError(f"{min(given)}: {least} or more")
-        return given
-
-    return parse
+def numbers(least: int, most: int | None = None) -> Callable[[str], list[int]]:
+    """Whole numbers from `least` (to `most`), separated by commas."""
+    one = whole(least, most)
+    return lambda text: [one(word) for word in text.split(",")]
 
 
 def file_named(suffixes: tuple[str, ...]) -> Callable[[str], pathlib.Path]:

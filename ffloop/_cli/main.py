@@ -25,6 +25,7 @@ _MODULES = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `ffloop` command. Returns an exit status."""
     name = "ffloop"
+    _have_streams()
     try:
         known = parser.build()
         if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions
@@ -50,6 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{name}: {sentence(exc)}", file=sys.stderr)
         return 1
     return call(args)  # no `except` here: what the program raises is its own
+
+
+def _have_streams() -> None:
+    """Where the caller has closed one (`>&-`), what is written goes nowhere."""
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:
+            setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
 
 
 def _instance(rest: list[str]) -> int:

@@ -149,7 +149,6 @@ def serve(address: str, port: int, target: str | None) -> int:
 def _resolved(address: str, port: int) -> list[Any]:
     try:
         return socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror as exc:
-        raise OSError(
-            exc.errno, f"cannot serve at {text_of(address, port)}: {exc.strerror}"
-        ) from None
+    except (socket.gaierror, UnicodeError) as exc:
+        why = getattr(exc, "strerror", None) or exc
+        raise OSError(0, f"cannot serve at {text_of(address, port)}: {why}") from None

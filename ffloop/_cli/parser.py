@@ -110,7 +110,7 @@ def run_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--workers",
-        type=arguments.whole(1),
+        type=arguments.whole(1, 1024),
         metavar="N",
         help="processes; the i-th uses the i-th instance, where several run. One that ends is "
         "replaced; SIGHUP replaces all, and no connection is lost",
@@ -123,27 +123,29 @@ def run_options(parser: argparse.ArgumentParser) -> None:
         help="with --workers: how long they go on, without new connections, before SIGTERM: when "
         "they are replaced, and when SIGTERM ends all (1)",
     )
-    add("--host", help="of an app: 127.0.0.1 with the host stack, else 0.0.0.0")
-    add("--port", type=arguments.port, default=8000, help="of an app: 8000")
-    handed = parser.add_mutually_exclusive_group()
-    handed.add_argument("--uds", metavar="PATH", help="of an app: a unix socket in place of a port")
+    app = parser.add_argument_group("of an app, MODULE:APP")
+    add = app.add_argument
+    add("--host", help="127.0.0.1 with the host stack, else 0.0.0.0")
+    add("--port", type=arguments.port, default=8000, help="8000")
+    handed = app.add_mutually_exclusive_group()
+    handed.add_argument("--uds", metavar="PATH", help="a unix socket in place of a port")
     handed.add_argument(
         "--fd",
-        type=arguments.whole(0),
+        type=arguments.whole(0, 2**31 - 1),
         metavar="N",
-        help="of an app: a listening socket that was inherited, in place of a port",
+        help="a listening socket that was inherited, in place of a port",
     )
-    add("--ssl-certfile", metavar="FILE", help="of an app: serves TLS with this certificate chain")
+    add("--ssl-certfile", metavar="FILE", help="serves TLS with this certificate chain")
     add("--ssl-keyfile", metavar="FILE", help="its key, where it is not in the same file")
     add(
         "--log-config",
         metavar="FILE",
-        help="of an app: what logging.config takes: .json, .yaml (takes PyYAML), else an .ini",
+        help="what logging.config takes: .json, .yaml (takes PyYAML), else an .ini",
     )
     add(
         "--reload",
         action="store_true",
-        help="of an app, for development: new workers when a file changes; the old ones stay where "
+        help="for development: new workers when a file changes; the old ones stay where "
         "the new do not start (takes watchfiles)",
     )
     add(
@@ -234,7 +236,7 @@ def bench(parser: argparse.ArgumentParser) -> None:
         )
     add(
         "--bytes",
-        type=arguments.numbers(0),
+        type=arguments.numbers(0, 2**30),
         metavar="N,...",
         help="of a body or message; 0: a small one (0,65536,1048576; echo: 1024,10240,102400)",
     )

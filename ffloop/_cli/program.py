@@ -6,7 +6,9 @@ the same way.
 """
 
 import asyncio
+import contextlib
 import importlib.abc
+import importlib.machinery
 import importlib.util
 import logging
 import multiprocessing.spawn
@@ -66,16 +68,37 @@ def module(name: str, args: list[str]) -> int:
     """Runs a module as `python -m name args...` does, on ffloop. Raises Refused."""
     take_over()
     sys.argv = [name, *args]
-    if not sys.flags.safe_path:
-        sys.path[0] = os.getcwd()
-    try:
-        found = importlib.util.find_spec(name)
-    except ModuleNotFoundError:
-        found = None  # its package is missing
-    if found is None:
+    search_here()
+    if not (found := spec(name)):
         raise Refused(f"there is no module {name!r} here or in sys.path")
+    if found.submodule_search_locations is not None and not spec(f"{name}.__main__"):
+        raise Refused(f"{name!r} is a package without a module __main__")
     runpy.run_module(name, run_name="__main__", alter_sys=True)
     return 0
+
+
+def search_here() -> None:
+    """Modules are looked for in the current directory first, as by `python -m`."""
+    if not sys.flags.safe_path:
+        with contextlib.suppress(FileNotFoundError):  # it was removed
+            sys.path[0] = os.getcwd()
+
+
+def spec(name: str) -> importlib.machinery.ModuleSpec | None:
+    """Of the module `name`; None where it, or a package that it is in, is not there."""
+    try:
+        return importlib.util.find_spec(name)
+    except ValueError:  # a name that no module has: empty, or "__main__"
+        return None
+    except ModuleNotFoundError as exc:
+        if not is_part(exc.name, name):
+            raise  # by its package
+        return None
+
+
+def is_part(missing: str | None, name: str) -> bool:
+    """Whether the module that was not found is `name` or a package that it is in."""
+    return missing is not None and f"{name}.".startswith(f"{missing}.")
 
 
 def take_over() -> None:

@@ -19,7 +19,7 @@ from .._session import choice, configuration, direct, discovery
 from .._session.binding import keep_alive
 from ..errors import ConfigError, InstanceError, sentence
 from . import apps, parser, program, supervisor, watching
-from .arguments import Refused
+from .arguments import Refused, say
 
 _APP = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
 
@@ -28,8 +28,10 @@ def main(args: argparse.Namespace) -> int:
     """Runs args.target, or the module args.m. Returns an exit status."""
     serve = _what(args)
     is_app = _is_app(args)
-    if args.reload and not is_app:
-        args.parser.error("--reload is for MODULE:APP")
+    if not is_app:
+        _refuse_options_of_apps(args)
+    if args.reload_dir and not args.reload:
+        args.parser.error("--reload-dir without --reload")
     if args.reload and args.workers is None:
         args.workers, args.grace = 1, 0.0
     if args.workers is not None and args.port == 0 and is_app:
@@ -50,13 +52,26 @@ def main(args: argparse.Namespace) -> int:
             apps.prepare(args, shared=args.workers is not None and _without_instance(config))
         return serve() if args.workers is None else _serve_with_workers(args, config, serve)
     except (Refused, ConfigError, InstanceError) as exc:
-        print(f"ffloop run: {sentence(exc)}", file=sys.stderr)
+        say(sentence(exc))
         warnings.simplefilter("ignore", RuntimeWarning)  # of a coroutine that was never awaited
         return 1
 
 
 def _is_app(args: argparse.Namespace) -> bool:
     return args.m is None and not os.path.exists(args.target)
+
+
+_OF_APPS = (
+    *("host", "port", "uds", "fd", "ssl_certfile", "ssl_keyfile", "log_config"),
+    *("reload", "reload_dir"),
+)
+
+
+def _refuse_options_of_apps(args: argparse.Namespace) -> None:
+    """A script would not see them: its own options come after its name."""
+    for name in _OF_APPS:
+        if getattr(args, name) != args.parser.get_default(name):
+            args.parser.error(f"--{name.replace('_', '-')} is for MODULE:APP")
 
 
 def _what(args: argparse.Namespace) -> Callable[[], int]:
@@ -75,6 +90,8 @@ def _what(args: argparse.Namespace) -> Callable[[], int]:
         return partial(apps.app, args)
     if os.path.isdir(args.target) and not os.path.exists(f"{args.target}/__main__.py"):
         args.parser.error(f"{args.target!r} is a directory without a __main__.py")
+    if not os.access(args.target, os.R_OK):
+        args.parser.error(f"{args.target}: Permission denied")
     return partial(program.script, args.target, args.rest)
 
 
@@ -154,7 +171,7 @@ def _excepthook(kind: Any, exc: BaseException, trace: types.TracebackType | None
         return  # Ctrl-C: the signal ends the process
     at = trace
     while at is not None:
-        if at.tb_frame.f_code in _STARTING:
+        if at.tb_frame.f_code.co_filename in _STARTING:
             trace = at.tb_next
         at = at.tb_next
     while trace is not None and _imports(trace.tb_frame.f_code.co_filename):
@@ -162,7 +179,7 @@ def _excepthook(kind: Any, exc: BaseException, trace: types.TracebackType | None
     sys.__excepthook__(kind, exc.with_traceback(trace), trace)
 
 
-_STARTING = {f.__code__ for f in (program.script, program.module, apps.app, apps.load)}
+_STARTING = {program.__file__, apps.__file__}
 
 
 def _imports(filename: str) -> bool:

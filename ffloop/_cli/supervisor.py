@@ -13,7 +13,8 @@ On SIGHUP the supervisor forks a second set. When all new workers serve, the old
 close their listeners, and the instance hands the connections that it accepted ahead to the new
 ones. `grace` seconds later, in which requests on open connections may come in, the old workers get
 SIGTERM. If a new worker fails, the new ones end and the old ones stay. SIGTERM ends all workers in
-the same two steps; a second SIGTERM is forwarded.
+the same two steps; a second one, or SIGINT, is forwarded, and whatever is to end it after that
+kills.
 
 Where the others depend on worker 0 (it has F-Stack's primary process), worker 0 leads: it starts
 first and ends last, and when it ends, or on SIGHUP, all end and start anew.
@@ -34,6 +35,7 @@ from enum import Enum, auto
 from functools import partial
 
 from .._loop import worker
+from .arguments import say
 from .listeners import Listeners
 
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
@@ -77,10 +79,6 @@ def end_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # `parent` ended before the prctl
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _say(text: str) -> None:
-    print(f"ffloop run: {text}", file=sys.stderr, flush=True)
 
 
 class _Signals:
@@ -163,6 +161,7 @@ class _Supervisor:
         self._timers: dict[int, tuple[float, Callable[[], None]]] = {}
         self._proven = False  # a worker has served, or settled
         self._ending = False
+        self._forwarded = False  # a signal that is to end the workers
         self._asked_again = False  # SIGHUP came while a reload was under way
         self._status = 0
         self._listeners = Listeners()
@@ -241,7 +240,8 @@ class _Supervisor:
             self._end()
         else:
             if signum in _ENDING:
-                self._ending = True
+                signum = signal.SIGKILL if self._forwarded else signum
+                self._ending = self._forwarded = True
                 self._timers.clear()
             for each in self._workers.values():
                 each.tell(signum)
@@ -274,7 +274,7 @@ class _Supervisor:
             self._abandon(f"{what} before it served")
             return
         if status != 0 and -status not in _ENDING:  # asked to end, it ended otherwise
-            _say(what)
+            say(what)
             if self._ending:
                 self._status = self._status or _exit_status(status)
         if self._ending and not self._workers:
@@ -290,23 +290,23 @@ class _Supervisor:
         failures = 1 if settled else self._failures[one.number] + 1
         self._failures[one.number] = failures
         if failures >= (_LIMIT if self._proven else _LIMIT_AT_START):
-            _say(f"{what}, failure {failures} in a row: giving up")
+            say(f"{what}, failure {failures} in a row: giving up")
             self._status = _exit_status(status)
             self._end()
             return
         delay = min(_DELAY * 2 ** (failures - 2), _DELAY_MOST) if failures > 1 else 0.0
-        _say(f"{what}; another takes its place" + (f" in {delay:g} s" if delay else ""))
+        say(f"{what}; another takes its place" + (f" in {delay:g} s" if delay else ""))
         self._later(one.number, delay, partial(self._start, one.number, _Stage.CURRENT))
 
     # ---- replacing all, and the end ----
 
     def _reload(self) -> None:
         if self._ending or _DEADLINE in self._timers:
-            _say("SIGHUP while a reload is under way: another follows")
+            say("SIGHUP while a reload is under way: another follows")
             self._asked_again = True
             return
         self._asked_again = False
-        _say("reload: starting new workers")
+        say("reload: starting new workers")
         for number in self._numbers:
             self._start(number, _Stage.COMING)
         self._later(_DEADLINE, _READY_TIMEOUT, self._reload_is_late)
@@ -320,7 +320,7 @@ class _Supervisor:
         self._abandon(f"{len(silent)} serve nothing yet")
 
     def _abandon(self, why: str) -> None:
-        _say(f"reload given up, the old workers stay: {why}")
+        say(f"reload given up, the old workers stay: {why}")
         self._timers.pop(_DEADLINE, None)
         for each in self._of(_Stage.COMING):
             each.stage = _Stage.LEAVING
@@ -347,7 +347,7 @@ class _Supervisor:
             if each.pid in self._workers:
                 each.tell(signal.SIGTERM)
         if not self._ending:
-            _say(f"reload: done, {len(self._of(_Stage.CURRENT))} workers")
+            say(f"reload: done, {len(self._of(_Stage.CURRENT))} workers")
             self._reload_again()
 
     def _end(self) -> None:
@@ -393,7 +393,7 @@ class _LedSupervisor(_Supervisor):
     def _reload(self) -> None:
         if self._ending or self._leader() is None:  # those that start next are new ones
             return
-        _say("reload: the workers have the stack: they end, and others start")
+        say("reload: the workers have the stack: they end, and others start")
         self._retire(self._left())
         self._later(0, 0.0, self._begin)
 

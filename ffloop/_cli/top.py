@@ -8,8 +8,9 @@ import sys
 import termios
 import time
 import tty
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from rich.console import Group
 from rich.live import Live
 
 from . import collect, tables
@@ -20,23 +21,35 @@ def main(args: argparse.Namespace) -> int:
     where no instance can be read."""
     seen, began = collect.some(args.instance), time.monotonic()
     shown = 0
-    screen = Live(
-        tables.tables(*seen, args.sockets),
-        auto_refresh=False,
-        console=tables.console(),
-        screen=sys.stdout.isatty(),
-    )
-    with contextlib.suppress(KeyboardInterrupt), _keys() as keys, screen:
+    screen = _screen(tables.tables(*seen, args.sockets))
+    with contextlib.suppress(KeyboardInterrupt), _keys() as keys, screen as show:
         while not args.count or shown < args.count:
             if _quits(keys, args.interval):
                 break
             before, seen = seen, collect.some(args.instance)
             now = time.monotonic()
             rates = tables.Rates(before[0], now - began)
-            screen.update(tables.tables(*seen, args.sockets, rates), refresh=True)
+            show(tables.tables(*seen, args.sockets, rates))
             began = now
             shown += 1
     return 0
+
+
+@contextlib.contextmanager
+def _screen(first: Group) -> Iterator[Callable[[Group], None]]:
+    """A call that shows one screen after the other: in the terminal's place, begun with `first`; or
+    below each other in a file or pipe."""
+    console = tables.console()
+
+    def append(one: Group) -> None:
+        console.print(one)
+        sys.stdout.flush()
+
+    if not sys.stdout.isatty():
+        yield append
+        return
+    with Live(first, auto_refresh=False, console=console, screen=True) as live:
+        yield lambda one: live.update(one, refresh=True)
 
 
 @contextlib.contextmanager

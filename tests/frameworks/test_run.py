@@ -69,6 +69,7 @@ app = make()
 
 @pytest.fixture
 def apps(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
     (tmp_path / "asgi.py").write_text(ASGI)
     (tmp_path / "aio.py").write_text(AIOHTTP)
     monkeypatch.chdir(tmp_path)
@@ -445,7 +446,7 @@ def test_a_script_that_fails(tmp_path):
         (["--grace", "nan", "asgi:app"], 2, "seconds, from 0 to 3600, not 'nan'"),
         (["asgi:app", "--bogus"], 2, "--bogus"),
         (["--bogus", "asgi:app"], 2, "--bogus"),
-        (["--workers", "0", "asgi:app"], 2, "1 or more"),
+        (["--workers", "0", "asgi:app"], 2, "from 1 to 1024"),
         (["--workers", "2", "--port", "0", "asgi:app"], 2, "different ports"),
         (["--stack", "linux", "asgi:app"], 2, "linux"),
         (["--kernel-sockets", "steal", "asgi:app"], 2, "steal"),
@@ -458,14 +459,21 @@ def test_a_script_that_fails(tmp_path):
         (["--reload", "--reload-dir=/no/such", "asgi:app"], 1, "/no/such: no such directory"),
         (["--uds=/no/such/app.sock", "asgi:app"], 1, "--uds /no/such/app.sock: No such file"),
         (["--uds=asgi.py", "asgi:app"], 1, "--uds asgi.py: what is there is no socket"),
+        ([f"--uds={'x' * 120}", "asgi:app"], 1, "x: AF_UNIX path too long\n"),
+        (["--host=a..b", "--workers=1", "asgi:app"], 1, "a..b:8000: "),
+        (["--uds=x", "asgi.py"], 2, "--uds is for MODULE:APP"),
+        (["--reload-dir=x", "asgi:app"], 2, "--reload-dir without --reload"),
+        (["-m", "folder"], 1, "'folder' is a package without a module __main__"),
+        (["-m", ""], 1, "no module ''"),
         (["--fd=77", "asgi:app"], 1, "--fd 77: Bad file descriptor"),
         (["--fd=0", "asgi:app"], 1, "--fd 0: "),
+        ([f"--fd={2**31}", "asgi:app"], 2, "from 0 to 2147483647"),
         (["--fd=3", "--uds=x", "asgi:app"], 2, "not allowed with"),
         (["--ssl-certfile=/no/such", "asgi:app"], 1, "/no/such: No such file"),
         (["--ssl-certfile=asgi.py", "aio:app"], 1, "asgi.py: no certificate and key in PEM form"),
         (["--ssl-keyfile=asgi.py", "aio:app"], 1, "without --ssl-certfile"),
         (["--log-config=/no/such", "asgi:app"], 1, "--log-config /no/such: No such file"),
-        (["--log-config=asgi.py", "asgi:app"], 1, "File contains no section headers"),
+        (["--log-config=asgi.py", "asgi:app"], 1, "File contains no section headers. file: Posix"),
     ],
 )
 def test_mistakes(apps, argv, status, words):
@@ -475,6 +483,19 @@ def test_mistakes(apps, argv, status, words):
     assert done.returncode == status
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+    if status == 1:
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_import_that_fails_is_shown(tmp_path):
+    """Where it is: what is missing is not the module that was asked for."""
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").write_text("import nothing_like_it\n")
+    for target in (["package.module:app"], ["-m", "package.module"]):
+        done = run(*target, cwd=tmp_path)
+        assert done.returncode == 1
+        assert "No module named 'nothing_like_it'" in done.stderr
+        assert "_cli" not in done.stderr  # the program's own frames only
 
 
 def test_a_script_that_finds_no_instance(tmp_path):
@@ -630,7 +651,10 @@ def test_a_configuration_of_the_log(apps, suffix):
 def test_a_port_in_use_is_told(apps, target):
     pytest.importorskip("uvicorn" if target.startswith("asgi") else "aiohttp")
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        done = run(f"--port={listener.getsockname()[1]}", target)
+        port = listener.getsockname()[1]
+        done = run(f"--port={port}", target)
+        shared = run(f"--port={port}", "--workers=1", target)
     assert done.returncode != 0
     assert "in use" in done.stderr
     assert "Traceback" not in done.stderr
+    assert shared.stderr == f"ffloop run: 127.0.0.1:{port}: Address already in use\n"

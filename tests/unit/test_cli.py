@@ -207,7 +207,56 @@ def test_top_ends(running, key):
     os.close(controller)
 
 
+def test_top_into_a_pipe(running):
+    """One screen after the other, each when it is due."""
+    with subprocess.Popen(
+        [*COMMAND, "top", "--instance", running, "--interval", "0.01"], stdout=-1, text=True
+    ) as process:
+        screens = 0
+        while screens < 2:
+            line = process.stdout.readline()
+            assert line
+            screens += line.startswith("Instances")
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-"])
+@pytest.mark.parametrize("words", ["stat --json", "doctor", "run nothing:app"])
+def test_a_stream_that_is_closed(running, closed, words):
+    command = ["sh", "-c", f'"$@" {words} {closed}', "sh", *COMMAND]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == (1 if "nothing" in words else 0), done
+    assert "Traceback" not in done.stderr
+
+
 # ---- what it says ----
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        ("stat --metrics [::1:80", 2, "[ADDRESS:]PORT, not '[::1:80'"),
+        ("stat --metrics a..b:80", 1, "cannot serve at a..b:80: "),
+        (f"bench --bytes {2**80}", 2, "from 0 to 1073741824"),
+    ],
+)
+def test_bad_values(words, status, said):
+    done = subprocess.run([*COMMAND, *words.split()], capture_output=True, text=True)
+    assert done.returncode == status
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_directory_that_was_removed(tmp_path):
+    command = ["sh", "-c", 'rmdir "$0"; "$@"', tmp_path / "gone", *COMMAND]
+    for words in (["run", "nothing:app"], ["run", "-m", "nothing"]):
+        (tmp_path / "gone").mkdir()
+        done = subprocess.run(
+            [*command, *words], cwd=tmp_path / "gone", capture_output=True, text=True
+        )
+        assert done.stderr == "ffloop run: there is no module 'nothing' here or in sys.path\n"
 
 
 def test_commands_of_others(tmp_path):

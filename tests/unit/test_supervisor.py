@@ -169,6 +169,25 @@ def test_an_end_between_two_tries(parent, log):
     assert len(log()) == 3
 
 
+@pytest.mark.parametrize(("signum", "times"), [(signal.SIGINT, 2), (signal.SIGTERM, 3)])
+def test_workers_that_do_not_end_are_killed(parent, log, signum, times):
+    body = """
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+        serve(); say('serves')
+        while True:
+            say(f'got {signal.sigwait({signal.SIGTERM, signal.SIGINT}).name}')
+    """
+    process = parent(body)
+    wait_for(process, log, lambda lines: "serves" in lines)
+    for sent in range(1, times):
+        process.send_signal(signum)
+        wait_for(process, log, lambda lines, n=sent: lines.count(f"got {signum.name}") == n)
+    process.send_signal(signum)
+    _, words = process.communicate()
+    assert "was killed by signal 9" in words
+    assert process.returncode == 128 + signal.SIGKILL
+
+
 def test_workers_that_are_led_retire_first(parent, log):
     """A reload lets them finish, then ends worker 0 last; asked for twice, it is one."""
     body = """
