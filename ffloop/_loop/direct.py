@@ -94,25 +94,23 @@ class DirectTransport(SocketTransport):
     # ---- names ----
 
     def _socket(self) -> Any:
-        if self._sock is None:
-            if self._handle < 0:
-                return None
+        if self._sock is None and self._handle >= 0:
             self._sock = socket.socket(fileno=self._handle)
+        elif self._sock is None:  # asked too late: as asyncio's, it is a closed one
+            self._sock = socket.socket()
+            self._sock.close()
         return self._sock
 
     def _make_extra(self, name: str) -> Any:
         if name == "socket":
-            sock = self._socket()
-            return None if sock is None else Socket(sock)
+            return Socket(self._socket())
         if name == "peername" and self._peer and (known := decode(self._peer)) is not None:
             return known
         try:
-            if (sock := self._socket()) is None:
-                raise error(errno.EBADF)
+            sock = self._socket()
             return sock.getpeername() if name == "peername" else sock.getsockname()
         except OSError:
-            listener = self._listener if name == "sockname" else None
-            return None if listener is None else listener.address
+            return self._bound if name == "sockname" else None
 
     def __repr__(self) -> str:
         return self._named(f"fd={self._handle}")
@@ -167,7 +165,7 @@ class DirectListener(Accepting):
         fd, peer = connection
         how = {"dispatcher": self._loop._batches, "server": self._server}
         transport = DirectTransport(self._loop, protocol, fd, context, **how)
-        transport._listener, transport._peer = self, peer
+        transport._bound, transport._peer = self.address, peer
         return transport
 
     def _drop(self, connection: Any) -> None:

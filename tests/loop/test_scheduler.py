@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import ffloop
 
-from .util import HOST
+from .util import HOST, Log, serve
 
 VAR: contextvars.ContextVar[str] = contextvars.ContextVar("VAR", default="none")
 
@@ -318,7 +318,17 @@ async def serve_once():
     await server.wait_closed()
 
 
-@pytest.mark.parametrize("work", [None, lambda: asyncio.sleep(0.001), serve_once])
+async def serve_for_good():
+    """The server's factory knows its protocols, and they their transports."""
+    made = []
+    async with serve(lambda: made.append(Log()) or made[-1]) as (_, address):
+        transport, client = await asyncio.get_running_loop().create_connection(Log, *address)
+        transport.close()
+        await client.lost
+        await made[0].lost
+
+
+@pytest.mark.parametrize("work", [None, lambda: asyncio.sleep(0.001), serve_once, serve_for_good])
 def test_a_closed_loop_goes_by_its_reference_count(run_ff, work):
     """Nothing of the loop's own refers to it in a circle."""
     gc.collect()
@@ -333,6 +343,22 @@ def test_a_closed_loop_goes_by_its_reference_count(run_ff, work):
         assert ref() is None
     finally:
         gc.enable()
+
+
+def test_a_loop_that_nobody_closed_is_collected(run_ff, warned, no_leaks):
+    """With its open connections, whose descriptors it watches."""
+
+    async def main():
+        server = await asyncio.start_server(lambda reader, writer: None, HOST, 0)
+        await asyncio.open_connection(*server.sockets[0].getsockname())
+
+    loop = ffloop.new_event_loop()
+    loop.run_until_complete(main())
+    ref = weakref.ref(loop)
+    del loop
+    gc.collect()
+    assert ref() is None
+    assert any("unclosed event loop" in str(one.message) for one in warned)
 
 
 CAPTURED = ("call_soon", "call_soon_threadsafe", "call_later", "call_at")

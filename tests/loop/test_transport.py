@@ -656,6 +656,21 @@ def test_extra_info(run):
     run(main())
 
 
+def test_the_socket_of_a_connection_that_is_lost(run_std):
+    """Asked for the first time after the end, say in a task that begins late: a closed one."""
+
+    async def main():
+        async with pair() as (client, server):
+            client.transport.abort()
+            await server.lost
+            sock = server.transport.get_extra_info("socket")
+            assert sock.fileno() == -1
+            with pytest.raises(OSError):
+                sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+    run_std(main())
+
+
 def test_dup_keeps_the_connection(run_std):
     async def main():
         async with pair() as (client, server):

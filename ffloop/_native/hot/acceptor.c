@@ -19,6 +19,7 @@ typedef struct {
     PyObject_HEAD
     PyObject *dispatcher, *listener;             /* a Dispatcher, a DirectListener */
     PyObject *loop, *server, *factory, *context; /* the listener's */
+    PyObject *address;
     PyObject *transport;                         /* a class */
     int fd, most, next;                          /* accepts per wake, at most; at the next wake */
     uint64_t at; /* the number of the wait that last brought connections */
@@ -49,7 +50,7 @@ static int tell_listener(Acceptor *a, PyObject *name, PyObject *protocol, PyObje
 static PyObject *make(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     Acceptor *a = (Acceptor *)self;
-    struct accepted from = {a->loop, a->dispatcher, a->server, a->listener, args[1], -1};
+    struct accepted from = {a->loop, a->dispatcher, a->server, a->address, args[1], -1};
     from.fd = (int)PyLong_AsLong(args[0]);
     PyObject *protocol = PyObject_CallNoArgs(a->factory), *begun = NULL;
     PyObject *transport =
@@ -165,7 +166,8 @@ static int acceptor_init(PyObject *self, PyObject *args, PyObject *kw)
     hot_set_ref(&a->transport, transport);
     if (take_field(listener, "_loop", &a->loop) < 0 ||
         take_field(listener, "_server", &a->server) < 0 ||
-        take_field(listener, "_factory", &a->factory) < 0)
+        take_field(listener, "_factory", &a->factory) < 0 ||
+        take_field(listener, "address", &a->address) < 0)
         return -1;
     return take_field(listener, "_context", &a->context);
 }

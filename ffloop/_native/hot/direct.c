@@ -57,6 +57,13 @@ void direct_free(struct direct *d)
     free(d);
 }
 
+int direct_traverse(const struct direct *d, visitproc visit, void *arg)
+{
+    for (int i = 0; i < d->size; i++)
+        Py_VISIT(d->owners[i]);
+    return 0;
+}
+
 struct ffl_lag *direct_lag(const struct direct *d)
 {
     return page_lag(d->page);

@@ -107,7 +107,7 @@ static int dispatcher_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(d->other);
     Py_VISIT(d->keys);
     Py_VISIT(Py_TYPE(self));
-    return 0;
+    return d->direct ? direct_traverse(d->direct, visit, arg) : 0;
 }
 
 static int dispatcher_clear(PyObject *self)

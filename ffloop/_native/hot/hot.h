@@ -114,6 +114,7 @@ struct ffl_lag *page_lag(struct ffl_instance_page *page); /* NULL without a page
 /* Direct mode (direct.c). */
 struct direct *direct_new(void);
 void direct_free(struct direct *d);
+int direct_traverse(const struct direct *d, visitproc visit, void *arg);
 int direct_wait(Dispatcher *d, int64_t timeout_ns, int wake_fd); /* as dispatcher_wait */
 int direct_dispatch(Dispatcher *d, int fd, unsigned events);
 int direct_dispatch_next(Dispatcher *d); /* the event at index */

@@ -175,7 +175,7 @@ PyObject *stream_new(PyTypeObject *type, PyObject *protocol, const struct accept
         return NULL;
     struct stream *s = stream_fields(self);
     begin_fields(s, from->loop, from->dispatcher, from->server);
-    hot_set_ref(&s->listener, from->listener);
+    hot_set_ref(&s->bound, from->bound);
     hot_set_ref(&s->peer, from->peer);
     if (open_stream(self, protocol, from->fd) < 0)
         Py_CLEAR(self);
@@ -214,7 +214,7 @@ static PyMemberDef stream_members[] = {
     FIELD("_write_context", T_OBJECT, write_context),
     FIELD("_unsendable", T_OBJECT, unsendable),
     FIELD("_sock", T_OBJECT, sock),
-    FIELD("_listener", T_OBJECT, listener),
+    FIELD("_bound", T_OBJECT, bound),
     FIELD("_peer", T_OBJECT, peer),
     FIELD("_flushing", T_OBJECT, flushing),
     FIELD("_conn_lost", T_INT, conn_lost),

@@ -18,7 +18,7 @@ struct stream {
     PyObject *deliver, *get_buffer, *buffer_updated; /* the protocol's; NULL where it has none */
     PyObject *backlog, *write_context;
     PyObject *unsendable;                        /* why sending failed, while reading goes on */
-    PyObject *sock, *listener, *peer, *flushing; /* direct mode: direct.py's */
+    PyObject *sock, *bound, *peer, *flushing; /* direct mode: direct.py's */
     Py_ssize_t high_water, low_water;            /* behind the last reference (STREAM_REFS) */
     struct ffl_client *c;        /* of a session; NULL: the kernel's socket, or detached */
     const unsigned long *thread; /* the thread that runs the loop */
@@ -53,7 +53,7 @@ static inline bool is_set(const PyObject *field)
 
 /* A connection that was accepted in direct mode, for stream_new. */
 struct accepted {
-    PyObject *loop, *dispatcher, *server, *listener, *peer;
+    PyObject *loop, *dispatcher, *server, *bound, *peer;
     int fd;
 };
 /* A transport that owns the descriptor, of a subclass without an __init__ of its own. */
