@@ -41,6 +41,7 @@ int ffl_client_unread(struct ffl_client *c, int h)
     if (!s->rx_tail)
         s->rx_tail = s->given;
     s->given = NULL;
+    mirror_update(s);
     if (s->push)
         client_sock_tell(s, CLIENT_SOCK_READ);
     return 0;
@@ -145,8 +146,11 @@ static int sock_events(struct ffl_client *c, struct client_sock *s, struct ffl_e
         s->want_w = false;
         n += one(&ev[n], FFL_EV_WRITABLE, s, 0);
     }
-    if (s->push)
-        return n + push_events(c, s, ev + n, max - n, more);
+    if (s->push) {
+        n += push_events(c, s, ev + n, max - n, more);
+        mirror_update(s);
+        return n;
+    }
     if (s->want_r && rx_readable(s)) {
         if (n == max) {
             *more = true;
