@@ -93,6 +93,9 @@ if TYPE_CHECKING:
         async def _create_server_getaddrinfo(
             self, host: Any, port: Any, family: Any, flags: Any
         ) -> Any: ...
+        def _check_sendfile_params(
+            self, sock: Any, file: Any, offset: int, count: Any
+        ) -> None: ...
         async def _sendfile_fallback(
             self, transp: Any, file: Any, offset: int, *args: Any, **more: Any
         ) -> Any: ...

@@ -328,7 +328,10 @@ async def open_datagram(
             if sock is not None:
                 sock.close()
             raise
-    raise errors[0]
+    try:
+        raise errors[0]
+    finally:
+        del errors  # no cycle through the traceback
 
 
 async def _resolve(

@@ -252,6 +252,8 @@ class Loop(SelectorLoop):
     async def _sendfile_fallback(
         self, transp: Any, file: Any, offset: int, *args: Any, **more: Any
     ) -> Any:
+        if isinstance(transp, SocketTransport):  # whose native sendfile checks them
+            self._check_sendfile_params(transp.get_extra_info("socket"), file, offset, *args)
         to_offset(file, offset)
         # asyncio gives the protocol back as if writing went on. Where the last bytes still wait,
         # the protocol would be told to resume what nobody told it to pause.
