@@ -41,6 +41,12 @@ class SockCalls(SelectorLoop):
             raise ValueError("the socket must be non-blocking")
         return stack_socket(sock)
 
+    def _check_reader(self, sock: Any) -> StackSocket | None:
+        stack = self._check_sock(sock)
+        if stack is not None:  # the loop does not wait for the answer to a first look
+            stack._ep().client().arm(stack._ep().handle)
+        return stack
+
     def _own_session(self, stack: StackSocket) -> Session:
         """The session of a stack socket. Raises RuntimeError for a socket of another loop or of a
         selector (_session/ownership.py)."""
@@ -128,7 +134,7 @@ class SockCalls(SelectorLoop):
 
     async def sock_recv(self, sock: Any, n: int) -> bytes:
         """The next bytes of a stream, `n` at most; b"" at its end."""
-        stack = self._check_sock(sock)
+        stack = self._check_reader(sock)
         if stack is None:
             return await super().sock_recv(sock, n)
         return await self._until(stack, READ, stack.recv, n)
@@ -136,14 +142,14 @@ class SockCalls(SelectorLoop):
     async def sock_recv_into(self, sock: Any, buf: Any) -> int:
         """As sock_recv, into the writable buffer `buf`. Returns the number of bytes; 0 at the
         end."""
-        stack = self._check_sock(sock)
+        stack = self._check_reader(sock)
         if stack is None:
             return await super().sock_recv_into(sock, buf)
         return await self._until(stack, READ, stack.recv_into, buf)
 
     async def sock_recvfrom(self, sock: Any, bufsize: int) -> tuple[bytes, Any]:
         """(data, address): a datagram, cut to `bufsize` bytes, and its sender."""
-        stack = self._check_sock(sock)
+        stack = self._check_reader(sock)
         if stack is None:
             return await super().sock_recvfrom(sock, bufsize)
         return await self._until(stack, READ, stack.recvfrom, bufsize)
@@ -151,7 +157,7 @@ class SockCalls(SelectorLoop):
     async def sock_recvfrom_into(self, sock: Any, buf: Any, nbytes: int = 0) -> tuple[int, Any]:
         """As sock_recvfrom, into the writable buffer `buf`, `nbytes` at most (0: its size). Returns
         (number of bytes, address)."""
-        stack = self._check_sock(sock)
+        stack = self._check_reader(sock)
         if stack is None:
             return await super().sock_recvfrom_into(sock, buf, nbytes)
         return await self._until(stack, READ, stack.recvfrom_into, buf, nbytes or len(buf))
@@ -177,7 +183,7 @@ class SockCalls(SelectorLoop):
     async def sock_accept(self, sock: Any) -> tuple[Any, Any]:
         """(connection, address): a non-blocking socket, and its peer's address. What becomes of a
         kernel listener is set by the option `kernel_sockets`."""
-        stack = self._check_sock(sock)
+        stack = self._check_reader(sock)
         if stack is None:
             if not self._inherited.to_accept(self, sock):
                 return await super().sock_accept(sock)

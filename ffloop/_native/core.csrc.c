@@ -43,6 +43,7 @@ WAITS(setsockopt,
       (struct ffl_client * c, int h, int level, int name, const void *val, uint32_t len),
       (c, h, level, name, val, len))
 WAITS(addresses, (struct ffl_client * c, int h, struct ffl_addresses *out), (c, h, out))
+WAITS(look, (struct ffl_client * c, int h), (c, h))
 WAITS(ping, (struct ffl_client * c), (c))
 
 WAITS(ticket,
@@ -109,6 +110,7 @@ static void waiting_detach(struct ffl_client *c)
 #define ffl_client_getsockopt waiting_getsockopt
 #define ffl_client_setsockopt waiting_setsockopt
 #define ffl_client_addresses waiting_addresses
+#define ffl_client_look waiting_look
 #define ffl_client_ping waiting_ping
 #define ffl_selector_poll waiting_selector_poll
 #define ffl_kqueue_wait waiting_kqueue_wait

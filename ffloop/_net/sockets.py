@@ -118,6 +118,13 @@ class StackSocket:
         endpoint = self._ep()
         return endpoint.client(), endpoint.handle
 
+    def _looked(self) -> tuple[Client, int]:
+        # Nothing is read ahead of a socket that was never read: its first call waits for the answer
+        # whether something has come.
+        client, handle = self._live()
+        client.look(handle)
+        return client, handle
+
     def _ep(self) -> Endpoint:
         if self._endpoint is None:
             raise error(errno.EBADF)
@@ -273,7 +280,7 @@ class StackSocket:
     def accept(self) -> tuple["StackSocket", Any]:
         """(connection, address): a StackSocket and the remote address. Raises BlockingIOError while
         there is none."""
-        client, handle = self._live()
+        client, handle = self._looked()
         listener = self._ep()
         new, addresses = client.accept(handle)
         endpoint = Endpoint(
@@ -285,9 +292,15 @@ class StackSocket:
     # ---- connections ----
 
     def connect(self, address: Any, /) -> None:
-        """Starts connecting and raises BlockingIOError; await loop.sock_connect instead."""
+        """Starts connecting and raises BlockingIOError; await loop.sock_connect instead. A datagram
+        socket is connected when it returns."""
         client, handle = self._live()
-        client.connect(handle, self._ep().family, address)
+        endpoint = self._ep()
+        if self.type == socket.SOCK_DGRAM:
+            client.connect_now(handle, endpoint.family, address)
+            endpoint.learn()
+        else:
+            client.connect(handle, endpoint.family, address)
 
     def connect_ex(self, address: Any, /) -> int:
         """As connect; returns an errno in place of an exception."""
@@ -303,26 +316,26 @@ class StackSocket:
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
         """The next bytes, `bufsize` at most; b"" at the end of the stream. Raises
         BlockingIOError."""
-        client, handle = self._live()
+        client, handle = self._looked()
         _allow(flags, _RECV_FLAGS)
         return client.recv(handle, bufsize, flags)
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         """As recv, into a writable buffer. Returns the number of bytes."""
-        client, handle = self._live()
+        client, handle = self._looked()
         _allow(flags, _RECV_FLAGS)
         return client.recv_into(handle, buffer, nbytes, flags)
 
     def recvfrom(self, bufsize: int, flags: int = 0, /) -> tuple[bytes, Any]:
         """(data, address): as recv, and the sender's address."""
-        client, handle = self._live()
+        client, handle = self._looked()
         _allow(flags, _RECV_FLAGS)
         data, source = client.recvfrom(handle, bufsize, flags)
         return data, None if self.type == socket.SOCK_STREAM else source
 
     def recvfrom_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> tuple[int, Any]:
         """(number of bytes, address): as recv_into, and the sender's address."""
-        client, handle = self._live()
+        client, handle = self._looked()
         _allow(flags, _RECV_FLAGS)
         size, source = client.recvfrom_into(handle, buffer, nbytes, flags)
         return size, None if self.type == socket.SOCK_STREAM else source
@@ -331,7 +344,7 @@ class StackSocket:
         self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /
     ) -> tuple[bytes, list[Any], int, Any]:
         """As socket.socket's."""
-        client, handle = self._live()
+        client, handle = self._looked()
         _allow(flags, _RECV_FLAGS)
         data, control, told, source = client.recvmsg(handle, bufsize, flags)
         messages, whole = parse(control, ancbufsize)
@@ -385,10 +398,11 @@ class StackSocket:
         """sendto(data, address) or sendto(data, flags, address)."""
         if not 1 <= len(args) <= 2:
             raise TypeError("sendto() takes 2 or 3 arguments")
+        flags = args[0] if len(args) == 2 else 0
+        if self.type == socket.SOCK_STREAM:
+            return self.send(data, flags)  # a connection's peer is known
         client, handle = self._live()
-        stream = self.type == socket.SOCK_STREAM
-        if len(args) == 2:
-            _allow(args[0], _SEND_FLAGS_STREAM if stream else _SEND_FLAGS)
+        _allow(flags, _SEND_FLAGS)
         return client.sendto(handle, self._ep().family, data, args[-1])
 
     def sendmsg(

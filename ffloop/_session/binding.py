@@ -255,6 +255,15 @@ class Client:
         packed = encode(family, address, "connect")
         self._check(lib.ffl_client_connect(self.c, handle, _addr(packed)))
 
+    def connect_now(self, handle: int, family: int, address: Any) -> None:
+        """Connects a datagram socket. Waits."""
+        with contextlib.suppress(BlockingIOError):
+            self.connect(handle, family, address)
+        self.ping()
+        result = lib.ffl_client_connect_result(self.c, handle)
+        if result != -errno.EAGAIN:  # a datagram socket may be connected again
+            self._check(result)
+
     def addresses(self, handle: int) -> bytes:
         """The struct ffl_addresses of the socket. May wait."""
         addresses = ffi.new("struct ffl_addresses *")
@@ -286,6 +295,15 @@ class Client:
 
     def push(self, handle: int, on: bool) -> None:
         self._check(raw_push(self.c, handle, on))
+
+    def look(self, handle: int) -> None:
+        """What has come on the socket until now is there; an error is the next call's. May wait,
+        once until it is disarmed."""
+        self._wait(lib.ffl_client_look, handle)
+
+    def arm(self, handle: int) -> None:
+        """As look, without waiting."""
+        lib.ffl_client_arm(self.c, handle, 0)
 
     def unread(self, handle: int) -> None:
         """Puts the batch's data of this socket back at the head of its queue."""
@@ -335,10 +353,12 @@ class Client:
         if size < 0:
             raise ValueError("negative buffersize in recv_into")
         with memoryview(buffer) as view, view.cast("B") as flat:
+            if flat.readonly:
+                raise TypeError(f"a read-write bytes-like object is required, not {buffer!r}")
             if size > len(flat):
                 raise ValueError("buffer too small for requested bytes")
             addr = ffi.new("struct ffl_addr *")
-            room = ffi.from_buffer("char[]", flat, require_writable=True)
+            room = ffi.from_buffer("char[]", flat)
             try:
                 got = lib.ffl_client_recv(
                     self.c, handle, room, size or len(flat), flags, addr, ffi.NULL

@@ -1,6 +1,7 @@
 """Stack sockets without a loop and without a selector: each call is tried until it succeeds, as
 with any non-blocking socket."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -138,3 +139,77 @@ def test_the_instances_end_is_noticed():
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(ConnectionResetError):
             until(one.recv, 1)
+
+
+@contextlib.contextmanager
+def after(call):
+    """A connection whose peer has called call(peer) before anybody asked the socket for input."""
+    with socket.create_server((HOST, 0)) as server:
+        one, codes = connected(server.getsockname())
+        assert codes[-1] == 0
+        peer, _ = server.accept()
+        with peer, one:
+            call(peer)
+            yield one
+
+
+@pytest.mark.parametrize("flags", [0, socket.MSG_PEEK, socket.MSG_PEEK | socket.MSG_DONTWAIT])
+def test_the_first_look_finds_what_has_come(flags):
+    """As a pool does before it uses a kept connection again: once, without waiting."""
+    with after(lambda peer: peer.sendall(b"bytes")) as sock:
+        assert sock.recv(3, flags) == b"byt"
+    with after(socket.socket.close) as sock:
+        assert sock.recv(1, flags) == b""
+    with after(lambda peer: None) as sock, pytest.raises(BlockingIOError):
+        sock.recv(1, flags)
+
+
+def test_the_first_accept_and_recvfrom_find_what_has_come():
+    with listener() as server, socket.create_connection(server.getsockname()) as peer:
+        other, address = server.accept()
+        with other:
+            assert address == peer.getsockname()
+    with (
+        ffloop.socket(type=socket.SOCK_DGRAM) as one,
+        socket.socket(type=socket.SOCK_DGRAM) as peer,
+    ):
+        one.bind((HOST, 0))
+        peer.sendto(b"x", one.getsockname())
+        assert one.recvfrom(10)[0] == b"x"
+        with pytest.raises(OSError) as caught:
+            one.accept()
+        assert caught.value.errno == errno.EOPNOTSUPP
+
+
+def test_a_datagram_socket_is_connected_at_once():
+    with (
+        ffloop.socket(type=socket.SOCK_DGRAM) as one,
+        socket.socket(type=socket.SOCK_DGRAM) as left,
+        socket.socket(type=socket.SOCK_DGRAM) as right,
+    ):
+        for peer in (left, right):
+            peer.settimeout(DEADLINE)
+            peer.bind((HOST, 0))
+            assert one.connect_ex(peer.getsockname()) == 0
+            assert one.getpeername() == peer.getsockname()
+            assert one.send(b"x") == 1
+            assert peer.recvfrom(9) == (b"x", one.getsockname())
+
+
+def test_sendto_of_a_connection_sends_the_bytes_alone():
+    one, other = pair()
+    with one, other:
+        assert one.sendto(b"by", other.getsockname()) == 2
+        assert one.sendto(b"te", socket.MSG_DONTWAIT, other.getsockname()) == 2
+        assert one.sendmsg([b"s", b"!"], [], 0, other.getsockname()) == 2
+        one.shutdown(socket.SHUT_WR)
+        got = b""
+        while part := until(other.recv, 10):
+            got += part
+    assert got == b"bytes!"
+
+
+def test_a_buffer_that_cannot_be_written_to():
+    one, other = pair()
+    with one, other, pytest.raises(TypeError, match="read-write"):
+        one.recv_into(b"fixed")

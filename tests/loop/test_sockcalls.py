@@ -4,18 +4,20 @@ import asyncio
 import errno
 import os
 import pickle
+import select
+import signal
 import socket
 
 import pytest
 
-from .util import HOST, Log, serve, until
+import ffloop
+
+from .util import HOST, Log, pair, serve, until
 
 
 def make(run, kind=socket.SOCK_STREAM):
     """A non-blocking socket for the loop under test."""
     if run.name == "ffloop":
-        import ffloop
-
         return ffloop.socket(socket.AF_INET, kind)
     sock = socket.socket(socket.AF_INET, kind)
     sock.setblocking(False)
@@ -108,6 +110,29 @@ def test_sendfile_falls_back(run_std, tmp_path):
             assert await made[1].got(1000) == path.read_bytes()[100:1100]
             transport.abort()
             await protocol.lost
+
+    run_std(main())
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [((-1,), ValueError), ((0, 0), ValueError), ((0, "1"), TypeError), (("0",), TypeError)],
+)
+def test_sendfile_of_what_cannot_be(run_std, tmp_path, what, expected):
+    """Before a byte is sent."""
+    path = tmp_path / "file"
+    path.write_bytes(b"bytes")
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with pair() as (client, server):
+            with path.open("rb") as file, pytest.raises(expected):
+                await loop.sendfile(client.transport, file, *what)
+            with path.open() as text, pytest.raises(ValueError, match="binary"):
+                await loop.sendfile(client.transport, text)
+            client.transport.close()
+            await server.lost
+            assert server.data == b""
 
     run_std(main())
 
@@ -513,3 +538,58 @@ def test_streams_with_sock(run, tls, no_leaks):
             await accepted.lost
 
     run(main())
+
+
+def test_a_descriptor_is_quiet_again_when_its_bytes_were_delivered(run_std):
+    """httpx asks the descriptor of a kept connection whether it is still good."""
+
+    async def main():
+        async with pair() as (client, server):
+            fd = server.transport.get_extra_info("socket").fileno()
+            with select.epoll() as poll:
+                poll.register(fd, select.EPOLLIN)
+                server.transport.pause_reading()
+                client.transport.write(b"bytes")
+                await until(lambda: poll.poll(0))
+                server.transport.resume_reading()
+                assert await server.got(5) == b"bytes"
+                assert poll.poll(0) == []
+
+    run_std(main())
+
+
+def test_a_listeners_descriptor_is_quiet_again(run_std):
+    async def main():
+        made = []
+        async with serve(lambda: made.append(Log()) or made[-1]) as (server, address):
+            with select.epoll() as poll:
+                poll.register(server.sockets[0].fileno(), select.EPOLLIN)
+                with socket.create_connection(address):
+                    await until(lambda: made)
+                    assert poll.poll(0) == []
+            await made[0].lost
+
+    run_std(main())
+
+
+def test_a_stopped_instance_does_not_hold_up_a_first_recv(monkeypatch):
+    """What a socket's own recv waits for, sock_recv leaves to the loop."""
+    monkeypatch.setenv("FFLOOP_INSTANCE", "spawn")
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        with socket.create_server((HOST, 0)) as listener, ffloop.socket() as sock:
+            await loop.sock_connect(sock, listener.getsockname())
+            peer, _ = listener.accept()
+            pid = loop.instance.pid
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                receiving = loop.create_task(loop.sock_recv(sock, 5))
+                await asyncio.sleep(0)  # it has begun, and did not wait
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            with peer:
+                peer.sendall(b"bytes")
+                assert await receiving == b"bytes"
+
+    ffloop.run(main(), timeout_ms=60_000)

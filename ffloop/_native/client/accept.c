@@ -6,6 +6,7 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <sys/socket.h>
 
 static struct ffl_entry asks(struct client_sock *l, enum ffl_op op, uint32_t add)
 {
@@ -27,7 +28,9 @@ static void submit_arm(struct ffl_client *c, struct client_sock *l, uint32_t add
 static int find_listener(const struct ffl_client *c, int h, struct client_sock **l)
 {
     int rc = client_find(c, h, l);
-    return rc == 0 && !(*l)->listener ? -EINVAL : rc;
+    if (rc == 0 && !(*l)->listener)
+        rc = (*l)->type == SOCK_STREAM ? -EINVAL : -EOPNOTSUPP;
+    return rc;
 }
 
 static uint32_t missing_credit(const struct client_sock *l)

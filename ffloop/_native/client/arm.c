@@ -74,6 +74,17 @@ int ffl_client_arm(struct ffl_client *c, int h, int window)
     return 0;
 }
 
+int ffl_client_look(struct ffl_client *c, int h)
+{
+    struct client_sock *s;
+    int rc = client_find(c, h, &s);
+    if (rc < 0 || rx_readable(s) || s->connecting || (s->listener ? s->asking : client_armed(s)))
+        return rc;
+    client_sock_arm(c, s);
+    rc = ffl_client_ping(c);                   /* the instance has armed the socket, */
+    return rc < 0 ? rc : ffl_client_ping(c); /* and read what waited in it */
+}
+
 int ffl_client_push(struct ffl_client *c, int h, bool on)
 {
     struct client_sock *s;

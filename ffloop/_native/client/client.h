@@ -206,6 +206,8 @@ void ffl_client_lost(struct ffl_client *c);
 /* Asks the instance to read ahead, as a recv that finds nothing does; for a listener, to accept
  * ahead, `window` connections at most. */
 int ffl_client_arm(struct ffl_client *c, int h, int window);
+/* Arms the socket and, if it was not, waits for what has come on it until now. 0 or -errno. */
+int ffl_client_look(struct ffl_client *c, int h);
 /* Of a socket that is not writable: its source is told when the socket is writable. */
 void ffl_client_want_room(struct ffl_client *c, int h);
 
