@@ -81,8 +81,7 @@ int ffl_client_look(struct ffl_client *c, int h)
     if (rc < 0 || rx_readable(s) || s->connecting || (s->listener ? s->asking : client_armed(s)))
         return rc;
     client_sock_arm(c, s);
-    rc = ffl_client_ping(c);                   /* the instance has armed the socket, */
-    return rc < 0 ? rc : ffl_client_ping(c); /* and read what waited in it */
+    return ffl_client_catch_up(c);
 }
 
 int ffl_client_push(struct ffl_client *c, int h, bool on)

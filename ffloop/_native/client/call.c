@@ -127,3 +127,10 @@ int ffl_client_ping(struct ffl_client *c)
 {
     return client_call(c, client_entry(FFL_OP_NOP, 0), NULL, 0);
 }
+
+int ffl_client_catch_up(struct ffl_client *c)
+{
+    struct ffl_entry e = client_entry(FFL_OP_NOP, 0);
+    e.flags = FFL_F_LOOK;
+    return client_call(c, e, NULL, 0);
+}

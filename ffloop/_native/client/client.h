@@ -384,6 +384,8 @@ int ffl_client_mirror(struct ffl_client *c, int h, int fd);
 
 /* A NOP round trip through the instance. Waits. 0 or -errno. */
 int ffl_client_ping(struct ffl_client *c);
+/* The same; and what has come on armed sockets until now is here. */
+int ffl_client_catch_up(struct ffl_client *c);
 
 /* The number of the client's sockets in the table, for leak checks. */
 int ffl_client_open_sockets(const struct ffl_client *c);

@@ -474,6 +474,11 @@ int control_entry(struct ffl_session *s, struct ffl_entry q, const char **why)
         return op_import(s, q, why);
     if (q.op == FFL_OP_SHARE)
         return op_share(s, q, why);
+    if (q.op == FFL_OP_NOP && q.flags & FFL_F_LOOK && !s->looking) {
+        s->look = q;
+        s->looking = s->in->looking = true;
+        return 0;
+    }
     if (q.op == FFL_OP_NOP) {
         answer_post(s, q, q.arg, FFL_NO_BUF);
         return 0;

@@ -194,7 +194,9 @@ struct ffl_session {
     uint64_t tx_unwritable;     /* the sum of tx_outstanding of unwritable endpoints */
     uint32_t arming;            /* changes when all endpoints are disarmed at once; never 0 */
     LIST_HEAD(, ticket) shares; /* tickets with references to all its sockets (FFL_OP_SHARE) */
-    bool ended, cut;            /* ended: its application is gone; cut: nothing more is sent */
+    struct ffl_entry look;      /* looking: the NOP that waits for the next look at the stack */
+    bool looking;
+    bool ended, cut; /* ended: its application is gone; cut: nothing more is sent */
     bool dying, dead;
     volatile int lost; /* set by a signal handler: its shared memory is gone (lost.c) */
 };
@@ -242,7 +244,7 @@ struct ffl_instance {
     int64_t empty_since;  /* embedded: no session since; 0: there are sessions */
     atomic_int end_asked; /* enum end_kind, by a signal handler too */
     int64_t drain_due;
-    bool had_session, stack_quiet, draining;
+    bool had_session, stack_quiet, draining, looking;
     struct path path;
 };
 

@@ -98,6 +98,21 @@ static bool poll_stack(struct ffl_instance *in)
     return true;
 }
 
+/* What the stack had is posted: an application that asked for it is told so. */
+static void answer_looks(struct ffl_instance *in)
+{
+    struct ffl_session *s;
+    in->looking = false;
+    TAILQ_FOREACH(s, &in->sessions, link)
+    {
+        if (!s->looking || s->dead)
+            continue;
+        s->looking = false;
+        answer_post(s, s->look, 0, FFL_NO_BUF);
+        session_commit(s);
+    }
+}
+
 /* ---- the end of an iteration --------------------------------------------------------------- */
 
 /* Embedded: ends when there has been no session for a while. */
@@ -210,9 +225,11 @@ int64_t ffl_instance_iterate(void *p)
     struct ffl_instance *in = p;
     ffl_stat_add(&in->page->turns, 1);
     bool work = serve_sessions(in);
-    if (!in->stack_quiet)
+    if (!in->stack_quiet || in->looking)
         work |= poll_stack(in);
     in->stack_quiet = false;
+    if (ffl_unlikely(in->looking))
+        answer_looks(in);
     int64_t now = ffl_now_ns();
     if (OPS(in)->run && !in->o.direct && !TAILQ_EMPTY(&in->sessions) && in->o.sq_poll_us)
         linger_on_sqs(in, now);

@@ -139,8 +139,7 @@ void epoll_revive(struct epoll_shadow *ep)
     ep->stale = false;
     fd_each(arm_one, ep);
     for (struct session *session = session_first(); session; session = session->next)
-        if (ffl_client_ping(session->c) == 0)  /* the instance has armed the sockets, */
-            (void)ffl_client_ping(session->c); /* and read what waited in them */
+        (void)ffl_client_catch_up(session->c); /* fails: the session is lost */
     fd_each(begin_one, ep);
 }
 

@@ -91,8 +91,8 @@ void sock_arm(struct sock *s, uint32_t want)
         ffl_client_alone(c, s->h, want & EPOLLEXCLUSIVE && !(want & EPOLLET));
     bool known = s->state != SOCK_LISTENING || ffl_client_asks(c, s->h);
     (void)ffl_client_arm(c, s->h, SOCK_WINDOW); /* cannot fail: open */
-    if (!known && ffl_client_ping(c) == 0)
-        (void)ffl_client_ping(c); /* fails: the session is lost */
+    if (!known)
+        (void)ffl_client_catch_up(c); /* fails: the session is lost */
 }
 
 bool sock_look(struct sock *s)
@@ -101,7 +101,7 @@ bool sock_look(struct sock *s)
         return false;
     s->seen = s->session->shares;
     (void)ffl_client_arm(s->session->c, s->h, SOCK_WINDOW); /* cannot fail: open */
-    return ffl_client_ping(s->session->c) == 0 && ffl_client_ping(s->session->c) == 0;
+    return ffl_client_catch_up(s->session->c) == 0;
 }
 
 static struct hold *held(struct call *k, const struct node *n)

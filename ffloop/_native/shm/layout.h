@@ -68,7 +68,7 @@ enum ffl_op {
     FFL_OP_OFFER,  /* - / on a listener: arg connections wait, for the first TAKEs */
     FFL_OP_FILTER, /* buf: struct ffl_filter / result */
     FFL_OP_REPORT, /* - / from the error queue; buf, arg = bytes, as a RECV of a datagram */
-    FFL_OP_NOP,    /* answers with its own arg (tests, round-trip benchmark) */
+    FFL_OP_NOP,    /* answers with its own arg: a round trip */
     FFL_OP_COUNT
 };
 
@@ -77,6 +77,7 @@ enum ffl_op {
 #define FFL_F_ABORT 0x02u   /* CLOSE: drop unsent data */
 #define FFL_F_NODELAY 0x04u /* SOCKET, LISTEN: TCP_NODELAY on this socket / on accepted ones */
 #define FFL_F_ARM_NEW 0x08u /* ARM on a listener: accepted sockets begin armed */
+#define FFL_F_LOOK 0x01u    /* NOP: to be answered when the stack was looked at */
 #define FFL_F_ALONE 0x01u   /* ARM, TAKE: one of the endpoints with it is told of a connection */
 #define FFL_F_OFFER 0x02u   /* ARM, TAKE: nothing is accepted ahead */
 #define FFL_F_TRUNC 0x10u   /* RECV, UNREAD of a datagram: it was cut to the buffer */
