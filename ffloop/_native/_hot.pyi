@@ -73,7 +73,7 @@ class Stream(transports._FlowControlMixin, asyncio.Transport):
     _write_context: Context | None
     _unsendable: OSError | None
     _sock: Any
-    _listener: Any
+    _bound: Any
     _peer: bytes | None
     _flushing: asyncio.Future[None] | None
     _conn_lost: int

@@ -30,8 +30,7 @@
         return rc;                                                                                 \
     }
 
-WAITS(attach,
-      (struct ffl_client * *out, const struct ffl_client_opts *o, char *why, size_t whylen),
+WAITS(attach, (struct ffl_client * *out, const struct ffl_client_opts *o, char *why, size_t whylen),
       (out, o, why, whylen))
 WAITS(wait, (struct ffl_client * c, struct ffl_event *ev, int max, int epfd, int64_t timeout_ns),
       (c, ev, max, epfd, timeout_ns))
@@ -46,8 +45,7 @@ WAITS(addresses, (struct ffl_client * c, int h, struct ffl_addresses *out), (c, 
 WAITS(look, (struct ffl_client * c, int h), (c, h))
 WAITS(ping, (struct ffl_client * c), (c))
 
-WAITS(ticket,
-      (const struct ffl_client_opts *o, struct ffl_ticket *out, char *why, size_t whylen),
+WAITS(ticket, (const struct ffl_client_opts *o, struct ffl_ticket *out, char *why, size_t whylen),
       (o, out, why, whylen))
 
 WAITS(give_back, (struct ffl_client * c, int h), (c, h))
@@ -85,8 +83,7 @@ static void waiting_stop(struct ffl_direct *d)
 
 WAITS_ON(selector_poll, (struct ffl_selector * s, int *pairs, int max, int64_t timeout_ns),
          (s, pairs, max, timeout_ns))
-WAITS_ON(kqueue_wait,
-         (struct ffl_kqueue * kq, struct kevent *events, int room, int64_t timeout_ns),
+WAITS_ON(kqueue_wait, (struct ffl_kqueue * kq, struct kevent *events, int room, int64_t timeout_ns),
          (kq, events, room, timeout_ns))
 
 static void waiting_detach(struct ffl_client *c)

@@ -341,7 +341,7 @@ def test_no_garbage_of_a_refused_connect(run_std):
                         await loop.create_connection(Log, *free.getsockname())
                 assert gc.collect() < 20
                 for _ in range(20 if run_std.by_ring else 0):
-                    with pytest.raises(OSError, match="not available|assign"):
+                    with pytest.raises(OSError, match="address"):
                         await loop.create_datagram_endpoint(Log, local_addr=("192.0.2.1", 0))
                 assert gc.collect() < 20
             finally:

@@ -564,10 +564,11 @@ def test_a_listeners_descriptor_is_quiet_again(run_std):
         async with serve(lambda: made.append(Log()) or made[-1]) as (server, address):
             with select.epoll() as poll:
                 poll.register(server.sockets[0].fileno(), select.EPOLLIN)
-                with socket.create_connection(address):
-                    await until(lambda: made)
-                    assert poll.poll(0) == []
-            await made[0].lost
+                transport, _ = await asyncio.get_running_loop().create_connection(Log, *address)
+                await until(lambda: made)
+                assert poll.poll(0) == []
+                transport.close()
+                await made[0].lost
 
     run_std(main())
 

@@ -20,9 +20,9 @@ typedef struct {
     PyObject *dispatcher, *listener;             /* a Dispatcher, a DirectListener */
     PyObject *loop, *server, *factory, *context; /* the listener's */
     PyObject *address;
-    PyObject *transport;                         /* a class */
-    int fd, most, next;                          /* accepts per wake, at most; at the next wake */
-    uint64_t at; /* the number of the wait that last brought connections */
+    PyObject *transport; /* a class */
+    int fd, most, next;  /* accepts per wake, at most; at the next wake */
+    uint64_t at;         /* the number of the wait that last brought connections */
     char watched, plain;
 } Acceptor;
 #define REFS (offsetof(Acceptor, fd) - offsetof(Acceptor, dispatcher)) / sizeof(PyObject *)

@@ -17,9 +17,9 @@ struct stream {
     PyObject *lasting;                               /* from Python 3.15 on: of all callbacks */
     PyObject *deliver, *get_buffer, *buffer_updated; /* the protocol's; NULL where it has none */
     PyObject *backlog, *write_context;
-    PyObject *unsendable;                        /* why sending failed, while reading goes on */
+    PyObject *unsendable;                     /* why sending failed, while reading goes on */
     PyObject *sock, *bound, *peer, *flushing; /* direct mode: direct.py's */
-    Py_ssize_t high_water, low_water;            /* behind the last reference (STREAM_REFS) */
+    Py_ssize_t high_water, low_water;         /* behind the last reference (STREAM_REFS) */
     struct ffl_client *c;        /* of a session; NULL: the kernel's socket, or detached */
     const unsigned long *thread; /* the thread that runs the loop */
     int handle;                  /* a descriptor in direct mode; -1: closed */
