@@ -36,11 +36,19 @@ static void dispatcher_release(Dispatcher *d)
         PyBuffer_Release(&d->events);
 }
 
+/* In the middle of a page: `rep movsb` of AMD's Zen 3, the kernel's copy and libc's, takes ten times as long
+ * where the target is up to 20 bytes ahead of its source, modulo 4096. The kernel's data begins with a page,
+ * a large block of malloc's 16 bytes behind that. */
+#define PAGE 4096
+#define MIDDLE (PAGE / 2)
+
 char *dispatcher_room(Dispatcher *d)
 {
-    if (!d->room && !(d->room = malloc(DISPATCHER_ROOM)))
+    if (!d->room && !(d->room = aligned_alloc(PAGE, DISPATCHER_ROOM + PAGE))) {
         PyErr_NoMemory();
-    return d->room;
+        return NULL;
+    }
+    return d->room + MIDDLE;
 }
 
 /* The attribute of the ring, as a new reference in *to. */

@@ -43,7 +43,7 @@ typedef struct {
     int epfd;
     long long longest_ns; /* no wait is longer; < 0: no limit */
     int index, count;     /* the next event, and how many the batch has */
-    char *room;           /* dispatcher_room(), or NULL: not asked for yet */
+    char *room;           /* dispatcher_room()'s block, or NULL: not asked for yet */
     int queued; /* handles of debug mode in the loop's queue that will dispatch one event each */
     unsigned long thread; /* direct mode: the thread that runs the loop */
     uint64_t waits;
