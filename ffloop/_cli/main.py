@@ -1,71 +1,17 @@
 # PYTHON_ARGCOMPLETE_OK: what `activate-global-python-argcomplete` looks for.
-"""The command `ffloop`: parses the command line, and calls the command's module."""
+"""The command `ffloop`."""
 
-import argparse
-import importlib
-import os
 import sys
-from collections.abc import Callable, Sequence
-
-from ..errors import ConfigError, sentence
-from . import parser
-from .arguments import Refused
-
-# The main(args) of each module returns an exit status.
-_MODULES = {
-    "run": ".run",
-    "preload": ".preload",
-    "stat": ".stat",
-    "top": ".top",
-    "doctor": ".doctor",
-    "bench": ".bench.command",
-}
+from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `ffloop` command. Returns an exit status."""
-    name = "ffloop"
-    _have_streams()
     try:
-        known = parser.build()
-        if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions
-            importlib.import_module("argcomplete").autocomplete(known)
-        args, rest = known.parse_known_args(argv)
-        name = f"ffloop {args.command}"
-        if args.command == "instance":
-            return _instance(rest)
-        if rest:
-            args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
-        call: Callable[[argparse.Namespace], int]
-        call = importlib.import_module(_MODULES[args.command], __package__).main
-        if args.command != "run":
-            status = call(args)
-            sys.stdout.flush()
-            return status
+        from . import dispatch  # here, since Ctrl-C may come while it is imported
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # `ffloop stat | head`: the reader has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (Refused, ConfigError, ImportError, OSError) as exc:
-        print(f"{name}: {sentence(exc)}", file=sys.stderr)
-        return 1
-    return call(args)  # no `except` here: what the program raises is its own
-
-
-def _have_streams() -> None:
-    """Where the caller has closed one (`>&-`), what is written goes nowhere."""
-    for stream in ("stdout", "stderr"):
-        if getattr(sys, stream) is None:
-            setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
-
-
-def _instance(rest: list[str]) -> int:
-    # The instance replaces this process, so that signals reach it and its exit status is seen.
-    from .._session.discovery import executable
-
-    path = executable()
-    os.execv(path, [path, *rest])
+    return dispatch.main(argv)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ _APP = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
 
 def main(args: argparse.Namespace) -> int:
     """Runs args.target, or the module args.m. Returns an exit status."""
+    sys.excepthook = _excepthook
     serve = _what(args)
     is_app = _is_app(args)
     if not is_app:
@@ -45,7 +46,6 @@ def main(args: argparse.Namespace) -> int:
     for setting in configuration.SETTINGS.values():
         if (given := vars(args).get(setting.argument)) is not None:
             os.environ[setting.variable] = given
-    sys.excepthook = _excepthook
     try:
         config = configuration.load()
         if is_app:

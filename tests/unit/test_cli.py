@@ -149,6 +149,20 @@ def test_ctrl_c_of_a_script(tmp_path, workers):
     assert process.returncode == (0 if workers else -signal.SIGINT)
 
 
+def test_ctrl_c_before_the_command_is_loaded():
+    code = """
+import sys
+class CtrlC:
+    def find_spec(self, name, *_):
+        if name == "ffloop._cli.dispatch": raise KeyboardInterrupt
+sys.meta_path.insert(0, CtrlC())
+from ffloop._cli.main import main
+sys.exit(main(["stat"]))
+"""
+    done = python(code)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 def test_ctrl_c_of_a_benchmark():
     """Its server ends as well, whether it has begun to serve or not."""
     args = ("--loops=asyncio", "--apps=raw", "--bytes=0", "--connections=1", "--load=own")

@@ -267,7 +267,7 @@ def test_public_methods_say_what_they_do(public):
 
 def test_cli_runs_the_executable(monkeypatch):
     seen = []
-    monkeypatch.setattr(main.os, "execv", lambda path, argv: seen.append((path, argv)))
+    monkeypatch.setattr("os.execv", lambda path, argv: seen.append((path, argv)))
     main.main(["instance", "--stack", "host", "--socket", "/x"])
     ((path, argv),) = seen
     assert path.endswith("ffloop-instance")
