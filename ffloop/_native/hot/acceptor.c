@@ -5,6 +5,7 @@
  * protocol's factory. Each connection has a context of its own, a copy of the one in which serving began.
  * TLS, debug mode and errors are the listener's, in Python (_accepted, _accept_failed, _begin_failed, _failed).
  */
+#include "context.h"
 #include "scheduler.h"
 #include "stream.h"
 
@@ -27,8 +28,7 @@ typedef struct {
 } Acceptor;
 #define REFS (offsetof(Acceptor, fd) - offsetof(Acceptor, dispatcher)) / sizeof(PyObject *)
 
-static PyObject *name_accepted, *name_accept_failed, *name_begin_failed, *name_failed, *name_copy,
-    *name_run, *name_make;
+static PyObject *name_accepted, *name_accept_failed, *name_begin_failed, *name_failed;
 
 static PyTypeObject *acceptor_type;
 
@@ -46,18 +46,16 @@ static int tell_listener(Acceptor *a, PyObject *name, PyObject *protocol, PyObje
     return hot_done(r);
 }
 
-/* _make(descriptor, peer), in the connection's context. */
-static PyObject *make(PyObject *self, PyObject *const *args, Py_ssize_t n)
+/* In the connection's context: the protocol and its transport, which owns the descriptor. */
+static int make(Acceptor *a, int fd, PyObject *peer)
 {
-    Acceptor *a = (Acceptor *)self;
-    struct accepted from = {a->loop, a->dispatcher, a->server, a->address, args[1], -1};
-    from.fd = (int)PyLong_AsLong(args[0]);
+    struct accepted from = {a->loop, a->dispatcher, a->server, a->address, peer, fd};
     PyObject *protocol = PyObject_CallNoArgs(a->factory), *begun = NULL;
     PyObject *transport =
         protocol ? stream_new((PyTypeObject *)a->transport, protocol, &from) : NULL;
     int rc = 0;
     if (!transport) {
-        close(from.fd);
+        close(fd);
         rc = tell_listener(a, name_accept_failed, protocol, NULL);
     } else if (!(begun = stream_begin(transport, NULL, 0))) {
         rc = tell_listener(a, name_begin_failed, protocol, transport);
@@ -65,17 +63,18 @@ static PyObject *make(PyObject *self, PyObject *const *args, Py_ssize_t n)
     Py_XDECREF(begun);
     Py_XDECREF(transport);
     Py_XDECREF(protocol);
-    return rc < 0 ? NULL : Py_NewRef(Py_None);
+    return rc;
 }
 
-static PyObject *make_in_context(Acceptor *a, PyObject *fd, PyObject *peer)
+static int make_in_context(Acceptor *a, int fd, PyObject *peer)
 {
-    PyObject *context = PyObject_CallMethodObjArgs(a->context, name_copy, NULL);
-    PyObject *f = context ? PyObject_GetAttr((PyObject *)a, name_make) : NULL;
-    PyObject *r = f ? PyObject_CallMethodObjArgs(context, name_run, f, fd, peer, NULL) : NULL;
-    Py_XDECREF(f);
+    PyObject *context = context_copy(a->context), *r = NULL;
+    if (context && context_enter(context) == 0)
+        r = context_leave(context, make(a, fd, peer) < 0 ? NULL : Py_NewRef(Py_None));
+    else
+        close(fd);
     Py_XDECREF(context);
-    return r;
+    return hot_done(r);
 }
 
 static int take(Acceptor *a, int fd, const struct sockaddr_storage *ss, socklen_t len)
@@ -83,17 +82,17 @@ static int take(Acceptor *a, int fd, const struct sockaddr_storage *ss, socklen_
     struct ffl_addr peer = {0};
     if (ss->ss_family == AF_INET || ss->ss_family == AF_INET6)
         ffl_addr_from_sockaddr(&peer, ss, len);
-    PyObject *raw = PyBytes_FromStringAndSize((const char *)&peer, sizeof(peer));
-    PyObject *number = raw ? PyLong_FromLong(fd) : NULL, *r = NULL;
-    if (!number)
-        close(fd);
-    else if (a->plain && !scheduler_debug(a->loop))
-        r = make_in_context(a, number, raw);
+    PyObject *raw = PyBytes_FromStringAndSize((const char *)&peer, sizeof(peer)), *number = NULL;
+    int rc = -1;
+    if (raw && a->plain && !scheduler_debug(a->loop))
+        rc = make_in_context(a, fd, raw);
+    else if (raw && (number = PyLong_FromLong(fd)))
+        rc = hot_done(PyObject_CallMethodObjArgs(a->listener, name_accepted, number, raw, NULL));
     else
-        r = PyObject_CallMethodObjArgs(a->listener, name_accepted, number, raw, NULL);
+        close(fd);
     Py_XDECREF(number);
     Py_XDECREF(raw);
-    return hot_done(r);
+    return rc;
 }
 
 /* ---- a wake -------------------------------------------------------------------------------- */
@@ -210,8 +209,6 @@ static PyObject *acceptor_watch(PyObject *self, PyObject *on)
 
 static PyMethodDef acceptor_methods[] = {
     {"watch", acceptor_watch, METH_O, "watch(on): whether connections are accepted."},
-    {"_make", (PyCFunction)(void (*)(void))make, METH_FASTCALL,
-     "_make(fd, peer): the transport of a connection."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -240,9 +237,6 @@ int acceptor_exec(PyObject *module)
         {&name_accept_failed, "_accept_failed"},
         {&name_begin_failed, "_begin_failed"},
         {&name_failed, "_failed"},
-        {&name_copy, "copy"},
-        {&name_run, "run"},
-        {&name_make, "_make"},
     };
     if (hot_intern_all(names, FFL_COUNT(names)) < 0)
         return -1;

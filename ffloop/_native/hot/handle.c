@@ -5,6 +5,7 @@
  * their place, or behind them where a Python's base class has others; descriptors of the same names hide
  * them. Freed handles are kept for use again: most live for one iteration.
  */
+#include "context.h"
 #include "handle.h"
 #include "scheduler.h"
 
@@ -30,9 +31,7 @@ struct kind {
 };
 
 static struct kind handles, timers;
-static PyObject *copy_context;
-static PyObject *name_run, *name_run_handle, *name_when, *name_cancelled, *name_scheduled,
-    *name_failed;
+static PyObject *name_run, *name_when, *name_cancelled, *name_scheduled, *name_failed;
 
 static struct timer *timer_fields(PyObject *self)
 {
@@ -106,7 +105,7 @@ static int fill(struct handle *h, PyObject *loop, PyObject *const *args, Py_ssiz
 {
     h->cancelled = 0;
     h->args = PyTuple_New(n - 1);
-    h->context = context == Py_None ? PyObject_CallNoArgs(copy_context) : Py_NewRef(context);
+    h->context = context == Py_None ? context_copy_current() : Py_NewRef(context);
     if (!h->args || !h->context)
         return -1;
     h->callback = Py_NewRef(args[0]);
@@ -168,33 +167,6 @@ static PyObject *py_cancel_timer(PyObject *self, PyObject *unused)
 
 /* ---- running ------------------------------------------------------------------------------- */
 
-#define FEW 4 /* arguments that need no tuple of their own */
-
-/* context.run(callback, *args): a new reference. */
-static PyObject *enter(PyObject *context, PyObject *callback, PyObject *args)
-{
-    Py_ssize_t n = PyTuple_Size(args);
-    PyObject *a[FEW] = {NULL}; /* the first NULL ends the arguments */
-    if (n < 0)
-        return NULL;
-    if (n <= FEW) {
-        for (Py_ssize_t i = 0; i < n; i++)
-            a[i] = PyTuple_GetItem(args, i);
-        return PyObject_CallMethodObjArgs(context, name_run, callback, a[0], a[1], a[2], a[3],
-                                          NULL);
-    }
-    PyObject *all = PyTuple_New(n + 1), *run = PyObject_GetAttr(context, name_run), *r = NULL;
-    if (all && run) {
-        PyTuple_SetItem(all, 0, Py_NewRef(callback));
-        for (Py_ssize_t i = 0; i < n; i++)
-            PyTuple_SetItem(all, i + 1, Py_NewRef(PyTuple_GetItem(args, i)));
-        r = PyObject_Call(run, all, NULL);
-    }
-    Py_XDECREF(all);
-    Py_XDECREF(run);
-    return r;
-}
-
 static int is_true(PyObject *of, PyObject *attribute)
 {
     PyObject *v = PyObject_GetAttr(of, attribute);
@@ -214,7 +186,7 @@ static int run_other(PyObject *handle)
     int off = handle_cancelled(handle);
     if (off)
         return off < 0 ? -1 : 0;
-    return hot_done(PyObject_CallMethodObjArgs(handle, name_run_handle, NULL));
+    return hot_done(PyObject_CallMethodObjArgs(handle, name_run, NULL));
 }
 
 int handle_failed(PyObject *handle, PyObject *loop)
@@ -235,7 +207,7 @@ int handle_run(PyObject *handle, PyObject *loop)
     /* The callback may cancel its handle. */
     PyObject *callback = Py_NewRef(h->callback), *args = Py_NewRef(h->args);
     PyObject *context = Py_NewRef(h->context);
-    PyObject *r = enter(context, callback, args);
+    PyObject *r = context_run(context, callback, args);
     Py_DECREF(callback);
     Py_DECREF(args);
     Py_DECREF(context);
@@ -341,15 +313,13 @@ static int choose_place(void)
 int handle_exec(PyObject *module)
 {
     const struct hot_name names[] = {
-        {&name_run, "run"},
-        {&name_run_handle, "_run"},
+        {&name_run, "_run"},
         {&name_when, "_when"},
         {&name_cancelled, "_cancelled"},
         {&name_scheduled, "_scheduled"},
         {&name_failed, "_failed"},
     };
-    if (hot_intern_all(names, FFL_COUNT(names)) < 0 ||
-        hot_import(&copy_context, "contextvars", "copy_context") < 0 || choose_place() < 0)
+    if (hot_intern_all(names, FFL_COUNT(names)) < 0 || choose_place() < 0)
         return -1;
     if (hot_add_subtype(module, "Handle", &handle_spec, "asyncio.events", "Handle", handle_members,
                         sizeof(struct handle), &handles.at, &handles.type) < 0)

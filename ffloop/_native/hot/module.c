@@ -1,4 +1,5 @@
 /* module.c - ffloop._native._hot and the helpers of its parts. See hot.h. */
+#include "context.h"
 #include "scheduler.h"
 
 void hot_set_ref(PyObject **to, PyObject *value)
@@ -91,8 +92,8 @@ PyObject *hot_take_exception(void)
 
 static int module_exec(PyObject *module)
 {
-    if (stream_exec(module) < 0 || dispatcher_exec(module) < 0 || direct_exec() < 0 ||
-        acceptor_exec(module) < 0)
+    if (context_exec() < 0 || stream_exec(module) < 0 || dispatcher_exec(module) < 0 ||
+        direct_exec() < 0 || acceptor_exec(module) < 0)
         return -1;
     return tls_exec(module) < 0 ? -1 : scheduler_exec(module);
 }

@@ -9,12 +9,13 @@
  * behind them, and members of the same names hide them.
  */
 #include "stream.h"
+#include "context.h"
 
 #define HIGH_WATER (64 * 1024)
 
 static PyTypeObject *stream_type;
 Py_ssize_t stream_at;
-static PyObject *buffered_protocol, *copy_context;
+static PyObject *buffered_protocol;
 static PyObject *name_deliver, *name_get_buffer, *name_buffer_updated;
 
 struct stream *stream_of(PyObject *self)
@@ -97,7 +98,7 @@ static PyObject *get_protocol(PyObject *self, PyObject *unused)
 /* Reading callbacks run in `context`; None: in a copy of the current one. */
 static int choose_context(struct stream *s, PyObject *context)
 {
-    PyObject *used = is_set(context) ? Py_NewRef(context) : PyObject_CallNoArgs(copy_context);
+    PyObject *used = is_set(context) ? Py_NewRef(context) : context_copy_current();
     if (!used)
         return -1;
     hot_set_ref(&s->context, used);
@@ -290,7 +291,6 @@ int stream_exec(PyObject *module)
     };
     if (hot_intern_all(names, FFL_COUNT(names)) < 0 || transfer_exec() < 0 || life_exec() < 0 ||
         feed_exec() < 0 || gather_exec() < 0 ||
-        hot_import(&copy_context, "contextvars", "copy_context") < 0 ||
         hot_import(&buffered_protocol, "asyncio.protocols", "BufferedProtocol") < 0)
         return -1;
     return hot_add_subtype(module, "Stream", &stream_spec, "asyncio.transports",

@@ -2,6 +2,7 @@
  * transfer.c - reads and writes of a Stream: data to its protocol, write() to its socket. See stream.h.
  */
 #include "stream.h"
+#include "context.h"
 
 #include <errno.h>
 #include <sys/ioctl.h>
@@ -12,8 +13,8 @@
 #define BULK (1 << 15) /* bytes of one recv; the next one is likely to bring as many */
 #define MOST_BULK 16   /* recvs per event */
 
-static PyObject *name_write_slow, *name_write_rest, *name_fault, *name_run, *name_on_error,
-    *name_fill_failed, *name_update_failed;
+static PyObject *name_write_slow, *name_write_rest, *name_fault, *name_on_error, *name_fill_failed,
+    *name_update_failed;
 
 /* ---- reading ------------------------------------------------------------------------------- */
 
@@ -38,7 +39,9 @@ PyObject *stream_run(struct stream *s, PyObject *callback, PyObject *a)
 {
     PyObject *context = Py_NewRef(s->context);
     Py_INCREF(callback);
-    PyObject *r = PyObject_CallMethodObjArgs(context, name_run, callback, a, NULL);
+    PyObject *r = NULL;
+    if (context_enter(context) == 0)
+        r = context_leave(context, PyObject_CallFunctionObjArgs(callback, a, NULL));
     Py_DECREF(callback);
     Py_DECREF(context);
     return r;
@@ -314,7 +317,6 @@ int transfer_exec(void)
         {&name_fault, "_fault"},
         {&name_fill_failed, "_fill_failed"},
         {&name_update_failed, "_update_failed"},
-        {&name_run, "run"},
         {&name_on_error, "on_error"},
     };
     return hot_intern_all(names, FFL_COUNT(names));
