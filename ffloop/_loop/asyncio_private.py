@@ -6,7 +6,7 @@ They are the same from Python 3.11 to 3.15, but for arguments that newer version
 import asyncio
 import socket
 import sys
-from asyncio import base_events, constants, events, format_helpers, transports, trsock
+from asyncio import base_events, constants, format_helpers, transports, trsock, unix_events
 from asyncio.log import logger as logger
 from collections import deque
 from collections.abc import Callable
@@ -16,8 +16,9 @@ from .._session.hot import Scheduler
 
 Server: Any = base_events.Server
 TransportSocket: Any = trsock.TransportSocket
-Handle: Any = events.Handle
 FlowControl = transports._FlowControlMixin
+UnixReadPipe: Any = unix_events._UnixReadPipeTransport  # type: ignore[attr-defined]
+UnixWritePipe: Any = unix_events._UnixWritePipeTransport  # type: ignore[attr-defined]
 
 LOG_LOST_WRITES: int = constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
 ACCEPT_RETRY_DELAY: int = constants.ACCEPT_RETRY_DELAY
@@ -75,7 +76,6 @@ if TYPE_CHECKING:
         def _make_socket_transport(self, *args: Any, **more: Any) -> Any: ...
         def _make_ssl_transport(self, *args: Any, **more: Any) -> Any: ...
         def _make_datagram_transport(self, *args: Any, **more: Any) -> Any: ...
-        def _make_read_pipe_transport(self, *args: Any, **more: Any) -> Any: ...
         def _start_serving(
             self, protocol_factory: Any, sock: Any, *args: Any, **more: Any
         ) -> None: ...

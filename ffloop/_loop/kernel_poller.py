@@ -10,7 +10,7 @@ mode each event of a batch has a handle of its own, behind the callbacks schedul
 import os
 import select
 import selectors
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .._session.hot import Dispatcher
@@ -20,11 +20,18 @@ _NOT_READ = ~select.EPOLLIN
 _NOT_WRITE = ~select.EPOLLOUT
 
 
+def _replaced(handles: tuple[Any, Any], event: int, handle: Any) -> tuple[Any, Any]:
+    # (that of add_reader, that of add_writer), a key's data
+    reader, writer = handles
+    return (handle, writer) if event == selectors.EVENT_READ else (reader, handle)
+
+
 class BasePoller(selectors.EpollSelector):
-    """Used by one loop."""
+    """Used by one loop. The data of its keys are a pair of handles."""
 
     _selector: select.epoll
     _fd_to_key: dict[int, selectors.SelectorKey]
+    _fileobj_lookup: Callable[[Any], int]
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,6 +60,27 @@ class BasePoller(selectors.EpollSelector):
         # Rounded up: never early.
         wait_ns = -1 if timeout is None else int(timeout * 1e9) + 1 if timeout > 0 else 0
         return self.kernel_events(batch.wait(wait_ns))
+
+    def set_handle(self, fileobj: Any, event: int, handle: Any) -> Any:
+        """The handle is to run when the descriptor is ready for `event`, EVENT_READ or EVENT_WRITE.
+        Returns the one before it, or None. Raises ValueError for what is no descriptor, OSError."""
+        key = self._fd_to_key.get(self._fileobj_lookup(fileobj))
+        if key is None:
+            self.register(fileobj, event, _replaced((None, None), event, handle))
+            return None
+        self.modify(fileobj, key.events | event, _replaced(key.data, event, handle))
+        return key.data[event >> 1]
+
+    def take_handle(self, fileobj: Any, event: int) -> Any:
+        """Ends what set_handle began. Returns the handle, or None."""
+        key = self._fd_to_key.get(self._fileobj_lookup(fileobj))
+        if key is None:
+            return None
+        if left := key.events & ~event:
+            self.modify(fileobj, left, _replaced(key.data, event, None))
+        else:
+            self.unregister(fileobj)
+        return key.data[event >> 1]
 
     def watches(self, fd: int) -> bool:
         """Is the descriptor one of the selector's?"""

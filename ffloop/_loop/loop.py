@@ -14,14 +14,17 @@ import socket
 import ssl as ssl_module
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, Unpack, cast
 
 from .._session import choice, configuration
 from .._session.address import look_up_literal
+from .._session.hot import Handle
 from .._session.options import LoopOptions
 from ..errors import ConfigError
 from . import worker
-from .asyncio_private import READ_SIZE, Handle, SelectorLoop, Server, failure, logger, typed_as
+from .asyncio_private import READ_SIZE, SelectorLoop, Server, failure, logger, typed_as
+from .pipes import ReadPipeTransport, WritePipeTransport
 from .serving import Binding
 from .tls import SSLProtocol
 from .transport import SocketTransport
@@ -148,6 +151,39 @@ class Loop(SelectorLoop):
             for taken in poller.take_batch():
                 self._ready.append(Handle(poller.dispatch_one, taken, self, contextvars.Context()))
 
+    def _add_reader(self, fd: Any, *args: Any, **more: Any) -> Any:
+        return self._watch(fd, EVENT_READ, *args, **more)
+
+    def _add_writer(self, fd: Any, *args: Any, **more: Any) -> Any:
+        return self._watch(fd, EVENT_WRITE, *args, **more)
+
+    def _remove_reader(self, fd: Any) -> bool:
+        return self._unwatch(fd, EVENT_READ)
+
+    def _remove_writer(self, fd: Any, **more: Any) -> bool:
+        return self._unwatch(fd, EVENT_WRITE)
+
+    def _watch(
+        self,
+        fd: Any,
+        event: int,
+        callback: Any,
+        *args: Any,
+        context: contextvars.Context | None = None,
+    ) -> Any:
+        self._check_closed()
+        handle = Handle(callback, args, self, context)
+        was = self._selector.set_handle(fd, event, handle)
+        if was is not None:
+            was.cancel()
+        return handle
+
+    def _unwatch(self, fd: Any, event: int) -> bool:
+        was = None if self._closed else self._selector.take_handle(fd, event)
+        if was is not None:
+            was.cancel()
+        return was is not None
+
     # The rare ways of the compiled Scheduler.
 
     def _poll(self, wait_ns: int) -> None:
@@ -170,9 +206,10 @@ class Loop(SelectorLoop):
         return transport
 
     def _make_read_pipe_transport(self, *args: Any, **more: Any) -> Any:
-        transport = super()._make_read_pipe_transport(*args, **more)
-        transport.max_size = READ_SIZE
-        return transport
+        return ReadPipeTransport(self, *args, **more)
+
+    def _make_write_pipe_transport(self, *args: Any, **more: Any) -> Any:
+        return WritePipeTransport(self, *args, **more)
 
     def _make_ssl_transport(
         self,

@@ -18,9 +18,10 @@ from .._net.promoted import can_promote, followers, number_of, promote, stack_so
 from .._net.sockets import StackSocket
 from .._session.binding import READ, WRITE
 from .._session.carrying import StaysOnKernel
+from .._session.hot import Handle
 from .._session.routing import Router
 from .._session.session import Session, stands_for
-from .asyncio_private import Handle, SelectorLoop
+from .asyncio_private import SelectorLoop
 
 _T = TypeVar("_T")
 

@@ -28,6 +28,16 @@ class TimerHandle(events.TimerHandle):
     _scheduled: bool
     def cancel(self) -> None: ...
 
+class PipeReader:
+    """In front of asyncio's _UnixReadPipeTransport."""
+
+    def _read_ready(self) -> None: ...
+
+class PipeWriter:
+    """In front of asyncio's _UnixWritePipeTransport."""
+
+    def write(self, data: Any, /) -> None: ...
+
 class Queue:
     """Handles that are to run, first come first served."""
 

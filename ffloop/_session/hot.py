@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from .._native._hot import Acceptor as Acceptor
     from .._native._hot import Dispatcher as Dispatcher
     from .._native._hot import Handle as Handle
+    from .._native._hot import PipeReader as PipeReader
+    from .._native._hot import PipeWriter as PipeWriter
     from .._native._hot import Scheduler as Scheduler
     from .._native._hot import Stream as Stream
     from .._native._hot import Tls as Tls
@@ -46,3 +48,5 @@ else:
     Dispatcher = _hot.Dispatcher  # waits for a batch and hands it out
     Scheduler = _hot.Scheduler  # the loop's call_soon, timers and _run_once
     Handle = _hot.Handle
+    PipeReader = _hot.PipeReader  # in front of asyncio's transports of pipes
+    PipeWriter = _hot.PipeWriter

@@ -4,7 +4,7 @@
  * Stream (stream.c) is the base class of stream transports. Dispatcher (dispatcher.c) waits for a batch of
  * events and hands it out; direct.c does so without a session. Tls (tls.c) stands between a stream and its
  * protocol. Scheduler (scheduler.c, iteration.c) queues and runs the loop's callbacks, which are handles
- * (handle.c), some of them in a heap of timers (timers.c). The plain cases are here, all others in Python.
+ * (handle.c), some of them in a heap of timers (timers.c). pipe.c serves pipes. The plain cases are here, all others in Python.
  * The limited API of Python 3.11: one wheel serves every later version.
  */
 #ifndef FFL_HOT_H
@@ -151,6 +151,7 @@ bool tls_is(PyObject *protocol); /* a Tls takes data as a plain protocol does */
 int direct_exec(void);
 int tls_exec(PyObject *module);
 int acceptor_exec(PyObject *module);
+int pipe_exec(PyObject *module);
 int stream_exec(PyObject *module);
 int dispatcher_exec(PyObject *module);
 

@@ -93,7 +93,7 @@ PyObject *hot_take_exception(void)
 static int module_exec(PyObject *module)
 {
     if (context_exec() < 0 || stream_exec(module) < 0 || dispatcher_exec(module) < 0 ||
-        direct_exec() < 0 || acceptor_exec(module) < 0)
+        direct_exec() < 0 || acceptor_exec(module) < 0 || pipe_exec(module) < 0)
         return -1;
     return tls_exec(module) < 0 ? -1 : scheduler_exec(module);
 }

@@ -1,0 +1,162 @@
+/*
+ * pipe.c - PipeReader and PipeWriter: what asyncio's transports of pipes do most often.
+ *
+ * Base classes, without fields, in front of asyncio's own (_loop/pipes.py), whose attributes they read. Data
+ * that has come goes to the protocol, and what the pipe takes at once is written; all else, an end and an
+ * error too, is left to asyncio's method, which meets it again.
+ */
+#include "stream.h"
+
+#include <unistd.h>
+
+static PyObject *read_ready_slow, *write_slow; /* asyncio's */
+static PyObject *name_read_ready, *name_write, *name_fileno, *name_protocol, *name_loop,
+    *name_batches, *name_buffer, *name_closing, *name_conn_lost, *name_data_received;
+
+static int descriptor_of(PyObject *self)
+{
+    PyObject *number = PyObject_GetAttr(self, name_fileno);
+    long fd = number ? PyLong_AsLong(number) : -1;
+    Py_XDECREF(number);
+    return (int)fd;
+}
+
+/* ---- reading ------------------------------------------------------------------------------- */
+
+static int deliver(PyObject *protocol, const char *data, size_t len)
+{
+    int serves = feed_serves(protocol);
+    int fed = serves > 0 ? feed_reader(protocol, data, len) : serves;
+    if (fed)
+        return fed > 0 ? 0 : -1;
+    PyObject *bytes = PyBytes_FromStringAndSize(data, (Py_ssize_t)len);
+    int rc = bytes ? hot_call(protocol, name_data_received, bytes) : -1;
+    Py_XDECREF(bytes);
+    return rc;
+}
+
+/* The transport's loop's; NULL: it has none. */
+static char *room_of(PyObject *self)
+{
+    PyObject *loop = PyObject_GetAttr(self, name_loop);
+    PyObject *batches = loop ? PyObject_GetAttr(loop, name_batches) : NULL;
+    char *room = NULL;
+    if (batches && PyObject_TypeCheck(batches, dispatcher_type))
+        room = dispatcher_room((Dispatcher *)batches);
+    Py_XDECREF(batches);
+    Py_XDECREF(loop);
+    return room;
+}
+
+static PyObject *read_ready(PyObject *self, PyObject *unused)
+{
+    char *room = room_of(self);
+    int fd = room ? descriptor_of(self) : -1;
+    if (PyErr_Occurred())
+        return NULL;
+    ssize_t got = room ? read(fd, room, DISPATCHER_ROOM) : 0;
+    if (got <= 0)
+        return PyObject_CallFunctionObjArgs(read_ready_slow, self, NULL);
+    PyObject *protocol = PyObject_GetAttr(self, name_protocol);
+    int rc = protocol ? deliver(protocol, room, (size_t)got) : -1;
+    Py_XDECREF(protocol);
+    return rc < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+/* ---- writing ------------------------------------------------------------------------------- */
+
+static bool is_false(PyObject *self, PyObject *name)
+{
+    PyObject *value = PyObject_GetAttr(self, name);
+    bool no = value && PyObject_Not(value) == 1;
+    Py_XDECREF(value);
+    return no;
+}
+
+static bool writes_at_once(PyObject *self, PyObject *data)
+{
+    return PyBytes_CheckExact(data) && PyBytes_Size(data) && is_false(self, name_buffer) &&
+           is_false(self, name_closing) && is_false(self, name_conn_lost);
+}
+
+/* memoryview(data)[from:] */
+static PyObject *rest_of(PyObject *data, Py_ssize_t from)
+{
+    PyObject *view = PyMemoryView_FromObject(data);
+    PyObject *rest = view ? PySequence_GetSlice(view, from, PyBytes_Size(data)) : NULL;
+    Py_XDECREF(view);
+    return rest;
+}
+
+static PyObject *pipe_write(PyObject *self, PyObject *data)
+{
+    ssize_t sent = 0;
+    int fd = writes_at_once(self, data) ? descriptor_of(self) : -1;
+    if (PyErr_Occurred())
+        return NULL;
+    if (fd >= 0)
+        sent = write(fd, PyBytes_AsString(data), (size_t)PyBytes_Size(data));
+    if (fd >= 0 && sent == PyBytes_Size(data))
+        return Py_NewRef(Py_None);
+    PyObject *rest = sent > 0 ? rest_of(data, sent) : Py_NewRef(data);
+    PyObject *done = rest ? PyObject_CallFunctionObjArgs(write_slow, self, rest, NULL) : NULL;
+    Py_XDECREF(rest);
+    return done;
+}
+
+/* ---- the types ----------------------------------------------------------------------------- */
+
+static PyMethodDef reader_methods[] = {
+    {"_read_ready", read_ready, METH_NOARGS, "As asyncio's."},
+    {NULL, NULL, 0, NULL},
+};
+static PyMethodDef writer_methods[] = {
+    {"write", pipe_write, METH_O, "As asyncio's."},
+    {NULL, NULL, 0, NULL},
+};
+static PyType_Slot reader_slots[] = {{Py_tp_methods, reader_methods}, {0, NULL}};
+static PyType_Slot writer_slots[] = {{Py_tp_methods, writer_methods}, {0, NULL}};
+
+#define SPEC(type_name, type_slots)                                                                \
+    {.name = "ffloop._native._hot." type_name,                                                     \
+     .basicsize = sizeof(PyObject),                                                                \
+     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,                                            \
+     .slots = type_slots}
+static PyType_Spec reader_spec = SPEC("PipeReader", reader_slots);
+static PyType_Spec writer_spec = SPEC("PipeWriter", writer_slots);
+
+/* asyncio's own method, which a subclass's `type` stands before. */
+static int find_slow(PyObject **to, const char *type, PyObject *method)
+{
+    PyObject *found = NULL;
+    if (hot_import(&found, "asyncio.unix_events", type) < 0)
+        return -1;
+    Py_XDECREF(*to);
+    *to = PyObject_GetAttr(found, method);
+    Py_DECREF(found);
+    return *to ? 0 : -1;
+}
+
+int pipe_exec(PyObject *module)
+{
+    const struct hot_name names[] = {
+        {&name_read_ready, "_read_ready"},
+        {&name_write, "write"},
+        {&name_fileno, "_fileno"},
+        {&name_protocol, "_protocol"},
+        {&name_loop, "_loop"},
+        {&name_batches, "_batches"},
+        {&name_buffer, "_buffer"},
+        {&name_closing, "_closing"},
+        {&name_conn_lost, "_conn_lost"},
+        {&name_data_received, "data_received"},
+    };
+    if (hot_intern_all(names, FFL_COUNT(names)) < 0 ||
+        find_slow(&read_ready_slow, "_UnixReadPipeTransport", name_read_ready) < 0 ||
+        find_slow(&write_slow, "_UnixWritePipeTransport", name_write) < 0)
+        return -1;
+    return hot_add_type(module, "PipeReader", &reader_spec, NULL) &&
+                   hot_add_type(module, "PipeWriter", &writer_spec, NULL)
+               ? 0
+               : -1;
+}
