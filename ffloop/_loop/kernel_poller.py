@@ -11,11 +11,13 @@ import os
 import select
 import selectors
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from .._session.hot import Dispatcher
 
 Ready = list[tuple[selectors.SelectorKey, int]]
+_POLLED = (0, select.EPOLLIN, select.EPOLLOUT)  # of EVENT_READ, EVENT_WRITE
 _NOT_READ = ~select.EPOLLIN
 _NOT_WRITE = ~select.EPOLLOUT
 
@@ -64,9 +66,12 @@ class BasePoller(selectors.EpollSelector):
     def set_handle(self, fileobj: Any, event: int, handle: Any) -> Any:
         """The handle is to run when the descriptor is ready for `event`, EVENT_READ or EVENT_WRITE.
         Returns the one before it, or None. Raises ValueError for what is no descriptor, OSError."""
-        key = self._fd_to_key.get(self._fileobj_lookup(fileobj))
+        fd = self._fileobj_lookup(fileobj)
+        key = self._fd_to_key.get(fd)
         if key is None:
-            self.register(fileobj, event, _replaced((None, None), event, handle))
+            self._selector.register(fd, _POLLED[event])
+            handles = _replaced((None, None), event, handle)
+            self._fd_to_key[fd] = selectors.SelectorKey(fileobj, fd, event, handles)
             return None
         self.modify(fileobj, key.events | event, _replaced(key.data, event, handle))
         return key.data[event >> 1]
@@ -79,7 +84,9 @@ class BasePoller(selectors.EpollSelector):
         if left := key.events & ~event:
             self.modify(fileobj, left, _replaced(key.data, event, None))
         else:
-            self.unregister(fileobj)
+            del self._fd_to_key[key.fd]
+            with suppress(OSError):  # it is closed
+                self._selector.unregister(key.fd)
         return key.data[event >> 1]
 
     def watches(self, fd: int) -> bool:
