@@ -192,13 +192,16 @@ def variables(machine: Machine) -> Iterator[Finding]:
 
 
 def place(machine: Machine) -> Iterator[Finding]:
-    """The default paths of instances, and the instances that run."""
-    for socket in choice.places(None, 0):
-        directory = os.path.dirname(socket)
+    """The paths of instances, the one that is named or the default ones, and the instances that
+    run."""
+    named = machine.environ.get("FFLOOP_INSTANCE") or None
+    if named in (choice.DIRECT, choice.SPAWN):
+        named = None
+    for socket in choice.places(named, 0):
+        directory = os.path.dirname(socket) or "."
         if found := discovery.unsafe(socket):
             mend = f"chown {machine.uid} {directory}; chmod 755 {directory}"
-            yield Finding("all", "usual place", "warn", found, mend)
-    named = machine.environ.get("FFLOOP_INSTANCE")
+            yield Finding("all", "place" if named else "usual place", "warn", found, mend)
     running = []
     for pid in stats_page.pids():
         try:
@@ -211,10 +214,17 @@ def place(machine: Machine) -> Iterator[Finding]:
             yield Finding("all", "instance", "warn", f"pid {pid} is {one.state}", mend)
     found = "; ".join(running) or "none of yours: programs start an embedded one"
     yield Finding("all", "instances", "ok", found)
-    if named and not any(f" at {named} " in text for text in running):
+    if named and not _runs_at(named):
         mend = f"start it: ffloop instance --socket {named}; or unset FFLOOP_INSTANCE"
         found = f"FFLOOP_INSTANCE={named}, and no instance of yours is there"
         yield Finding("all", "instance", "warn", found, mend)
+
+
+def _runs_at(path: str) -> bool:
+    try:
+        return bool(stats_page.find(path))
+    except InstanceError:
+        return False
 
 
 # ---- the stacks ------------------------------------------------------------------------------

@@ -356,7 +356,7 @@ def _read(pid: int, owner: int, mapped: mmap.mmap, with_sockets: bool) -> Instan
             uid=owner,
             user=user(owner),
             state=_state(pid, page.heartbeat),
-            path=_text(page.path),
+            path=_path(pid, _text(page.path)) if page.session_slots else _text(page.path),
             stack=_text(page.stack),
             describe=_text(page.describe),
             started=page.start_realtime,
@@ -366,6 +366,13 @@ def _read(pid: int, owner: int, mapped: mmap.mmap, with_sockets: bool) -> Instan
             open_sockets=page.sockets,
             lag=None if page.session_slots else _lag(page.lag),
         )
+
+
+def _path(pid: int, path: str) -> str:
+    """The socket's path, absolute where the instance was given one from its own directory."""
+    if path.startswith(("@", "/")) or not path:
+        return path
+    return os.path.normpath(os.path.join(_printable(os.readlink(f"/proc/{pid}/cwd")), path))
 
 
 def _lag(shown: Any) -> Lag:

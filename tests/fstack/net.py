@@ -209,7 +209,10 @@ class Instance:
 
     def revive(self) -> None:
         """Starts it again where a test has killed it; AssertionError where it ended by itself."""
-        if (status := self.process.poll()) is not None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+            ended = probe.connect_ex(self.path) != 0
+        if ended:
+            status = self.process.wait(30)  # its sockets go first, then its huge pages
             words = self.words()
             self.start()
             assert status == -signal.SIGKILL, f"the instance ended, status {status}:\n{words}"

@@ -342,6 +342,13 @@ def test_metrics_server(instance, end):
         assert process.wait() == 0
 
 
+def test_a_path_from_its_own_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with instances.running("./mine.sock") as process:
+        for name in ("mine.sock", f"../{tmp_path.name}/mine.sock", str(tmp_path / "mine.sock")):
+            assert stats_page.find(name) == process.pid
+
+
 def test_no_such_instance(capsys, tmp_path):
     command("stat", "--instance", str(tmp_path / "none.sock"), status=1)
     assert "no instance of yours listens at" in capsys.readouterr().err

@@ -279,6 +279,43 @@ TEST(r7_a_rest_that_asks)
     raw_finish(&r);
 }
 
+/* Bytes of a file in memory. */
+static uint64_t memory(int fd)
+{
+    struct stat st;
+    CHECK_EQ(fstat(fd, &st), 0);
+    return (uint64_t)st.st_blocks * 512;
+}
+
+/* The memory that an application leaves behind is released by pieces: much would hold up the
+ * others. */
+TEST(r7_memory_that_is_left_behind)
+{
+    enum { MUCH = 16 << 20, MOST = 3 << 20 }; /* bytes; MOST: of one iteration */
+    struct neighbour n;
+    struct raw r;
+    lab_defaults("sim");
+    lab.o.pool_kib = MUCH >> 10;
+    lab.o.slice_ns = 1000; /* the least work */
+    lab_start("clock=manual");
+    neighbour_start(&n);
+    raw_attach(&r);
+    int fd = dup(r.map.memfd);
+    memset((char *)r.map.seg + r.map.geo.rx.off[0], 1, MUCH);
+    raw_gone(&r);
+    uint64_t before = memory(fd), now;
+    CHECK(before >= MUCH);
+    for (int i = 0; lab_sessions() + atomic_load(&lab.in->page->dying) > 1; before = now, i++) {
+        CHECK(i < 1000);
+        (void)iterate();
+        now = memory(fd);
+        CHECK(before - now <= MOST);
+    }
+    CHECK(before <= 4096); /* a note of the iteration, on the stats page */
+    close(fd);
+    neighbour_end(&n);
+}
+
 /* ---- memory that is taken away -------------------------------------------------------------- */
 
 /* The size is sealed. Holes can be punched: on ordinary pages they are zeros, and that is a lie or
@@ -676,6 +713,63 @@ TEST(an_option_of_another_reference)
     close(s);
     close(t.fd);
     raw_finish(&r);
+}
+
+/* The answer to a TAKE, and the connection that comes before it, if one does. */
+static int32_t take(struct raw *r, uint32_t listener, uint32_t *connection)
+{
+    raw_put(r, (struct ffl_entry){
+                   .op = FFL_OP_TAKE, .tag = 9, .handle = listener, .arg = 1, .buf = FFL_NO_BUF});
+    struct ffl_entry e;
+    for (int i = 0; i < 20; i++) {
+        iterations(1);
+        while (raw_next(r, &e)) {
+            raw_give(r, e.buf);
+            if (e.op == FFL_OP_ACCEPT)
+                *connection = (uint32_t)e.arg;
+            if (e.op == FFL_OP_TAKE)
+                return e.arg;
+        }
+    }
+    FAIL("no answer to a TAKE");
+}
+
+/* A listener that another reference takes for a stream: bytes given back are no connections, nor
+ * connections bytes, and neither stay behind. */
+TEST(bytes_and_connections_given_back)
+{
+    struct raw r;
+    struct ffl_ticket t;
+    uint32_t c = 0;
+    lab_start_manual("");
+    quiet();
+    raw_attach(&r);
+    CHECK_EQ(raw_bind(&r, 0, "10.0.0.1", 80, false), 0);
+    CHECK(lab_ticket(&t));
+    raw_export(&r, 0, &t);
+    struct ffl_import x = {.key = t.key, .ticket = t.id};
+    raw_put(&r, (struct ffl_entry){
+                    .op = FFL_OP_IMPORT, .handle = 1, .buf = raw_arg(&r, &x, sizeof(x))});
+    CHECK_EQ(raw_expect(&r, FFL_OP_IMPORT, 1).arg, 0);
+    raw_put(&r, (struct ffl_entry){
+                    .op = FFL_OP_UNREAD, .handle = 1, .arg = 1, .buf = raw_arg(&r, "x", 1)});
+    raw_op(&r, FFL_OP_LISTEN, 0, 64, 0);
+    struct ffl_entry e = raw_expect(&r, FFL_OP_LISTEN, 0);
+    raw_give(&r, e.buf);
+    int peer = sim_dial("10.0.0.1", 80);
+    iterations(3);
+    CHECK_EQ(take(&r, 0, &c), FFL_TAKE_LAST);
+    raw_op(&r, FFL_OP_CLOSE, c, 0, FFL_F_RETURN);
+    raw_op(&r, FFL_OP_ARM, 1, 0, 0);
+    iterations(3);
+    CHECK_EQ(take(&r, 0, &c), FFL_TAKE_LAST);
+    raw_gone(&r);
+    close(t.fd);
+    iterations(5);
+    for (int i = 0; i < CHARGES; i++)
+        CHECK_EQ(lab.in->ledger.n[i], 0);
+    sim_shut(peer);
+    lab_stop();
 }
 
 /* Those who connect and say nothing take neither the instance's time nor its places for ever. */

@@ -172,6 +172,18 @@ def test_an_instance_that_is_named_and_not_there(machine, monkeypatch):
     assert "ffloop instance --socket /nowhere/x.sock" in found.mend
 
 
+@pytest.mark.parametrize("word", ["direct", "spawn"])
+def test_a_word_is_no_place(machine, monkeypatch, word):
+    monkeypatch.setenv("FFLOOP_INSTANCE", word)
+    assert not [f for f in doctor.place(machine()) if word in f.found]
+
+
+def test_a_named_place_that_others_may_write(machine, tmp_path, monkeypatch):
+    monkeypatch.setenv("FFLOOP_INSTANCE", str(tmp_path / "x.sock"))
+    tmp_path.chmod(0o777)
+    assert "place" in [f.what for f in doctor.place(machine()) if str(tmp_path) in f.found]
+
+
 def test_the_executable(machine, monkeypatch):
     found = {finding.what: finding for finding in doctor.built(machine())}
     assert found["executable"].level == "ok"

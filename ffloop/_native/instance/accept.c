@@ -64,7 +64,7 @@ static int take_connection(struct endpoint *l, struct ffl_addresses *addresses,
 {
     struct ffl_session *s = l->s;
     struct ffl_instance *in = s->in;
-    if (group_has(l))
+    if (group_has_connection(l))
         return group_accept(l, &addresses->peer, unread);
     int fd = session_charge(s);
     if (fd < 0)
@@ -102,7 +102,8 @@ bool accept_pump(struct endpoint *l)
         offer(l);
         return false;
     }
-    for (int i = 0; i < ACCEPTS_PER_ITERATION && wants_accept(l) && (l->readable || group_has(l));
+    for (int i = 0;
+         i < ACCEPTS_PER_ITERATION && wants_accept(l) && (l->readable || group_has_connection(l));
          i++) {
         if (session_stuffed(l->s))
             return true;
@@ -115,5 +116,5 @@ bool accept_pump(struct endpoint *l)
         if (slice_over(&l->s->in->slice))
             break;
     }
-    return (l->readable || group_has(l)) && wants_accept(l);
+    return (l->readable || group_has_connection(l)) && wants_accept(l);
 }

@@ -247,7 +247,7 @@ static bool read_given(struct endpoint *e)
 
 static bool pump_rx(struct endpoint *e)
 {
-    bool given = group_has(e);
+    bool given = group_has_bytes(e);
     if (!endpoint_armed(e) || !(e->readable || given) || e->rx_done || e->failed)
         return false;
     if (e->s->dying)
@@ -258,7 +258,7 @@ static bool pump_rx(struct endpoint *e)
         if (given) {
             if (!read_given(e))
                 return false;
-            given = group_has(e);
+            given = group_has_bytes(e);
             continue;
         }
         if (!(e->dgram ? read_dgram(e) : read_stream(e)))

@@ -33,10 +33,10 @@ static void unuse(struct group *g)
 }
 
 /* Frees the bytes' memory; a connection's descriptor is the caller's to close. */
-static void pop(struct ffl_instance *in, struct group *g)
+static void pop(struct ffl_instance *in, struct back_list *l)
 {
-    struct back *b = STAILQ_FIRST(&g->back);
-    STAILQ_REMOVE_HEAD(&g->back, link);
+    struct back *b = STAILQ_FIRST(l);
+    STAILQ_REMOVE_HEAD(l, link);
     if (b->fd < 0)
         ledger_discharge(&in->ledger, b->account, CHARGE_BYTES, sizeof(*b) + b->len);
     else
@@ -58,11 +58,12 @@ void group_unref(struct ffl_instance *in, struct group *g)
         return;
     if (--g->refs == 0) {
         struct back *b;
-        while ((b = STAILQ_FIRST(&g->back))) {
-            if (b->fd >= 0)
-                (void)fd_reset(in, b->fd); /* as the kernel, where a listener closes */
-            group_unref(in, b->unread);    /* a connection: its group has bytes only */
-            pop(in, g);
+        while (!STAILQ_EMPTY(&g->bytes))
+            pop(in, &g->bytes);
+        while ((b = STAILQ_FIRST(&g->connections))) {
+            (void)fd_reset(in, b->fd); /* as the kernel, where a listener closes */
+            group_unref(in, b->unread);
+            pop(in, &g->connections);
         }
         if (g->placed)
             LIST_REMOVE(g, place);
@@ -92,7 +93,8 @@ struct group *group_of(struct endpoint *e)
     g->settings = e->settings;
     g->in = e->s->in;
     LIST_INIT(&g->members);
-    STAILQ_INIT(&g->back);
+    STAILQ_INIT(&g->bytes);
+    STAILQ_INIT(&g->connections);
     offer_start(g);
     group_join(e, g);
     return g;
@@ -169,7 +171,7 @@ void group_accepted(struct endpoint *l, struct endpoint *e, struct group *unread
 static void give(struct group *g, struct back *b)
 {
     struct endpoint *e;
-    STAILQ_INSERT_TAIL(&g->back, b, link);
+    STAILQ_INSERT_TAIL(b->fd < 0 ? &g->bytes : &g->connections, b, link);
     if (b->fd >= 0) {
         g->came++;
         offer_renew(g);
@@ -225,37 +227,42 @@ bool group_return(struct endpoint *e)
     return true;
 }
 
-bool group_has(const struct endpoint *e)
+bool group_has_bytes(const struct endpoint *e)
 {
-    return e->group && !STAILQ_EMPTY(&e->group->back);
+    return e->group && !STAILQ_EMPTY(&e->group->bytes);
+}
+
+bool group_has_connection(const struct endpoint *l)
+{
+    return l->group && !STAILQ_EMPTY(&l->group->connections);
 }
 
 uint32_t group_size(const struct endpoint *e)
 {
-    const struct back *b = STAILQ_FIRST(&e->group->back);
+    const struct back *b = STAILQ_FIRST(&e->group->bytes);
     return b->len - b->off;
 }
 
 uint32_t group_take(struct endpoint *e, void *to, uint32_t room, uint8_t *flags)
 {
-    struct back *b = STAILQ_FIRST(&e->group->back);
+    struct back *b = STAILQ_FIRST(&e->group->bytes);
     *flags = b->flags;
     uint32_t n = b->len - b->off < room ? b->len - b->off : room;
     memcpy(to, b->data + b->off, n);
     b->off += n;
     if (b->off == b->len)
-        pop(e->s->in, e->group);
+        pop(e->s->in, &e->group->bytes);
     return n;
 }
 
 int group_accept(struct endpoint *l, struct ffl_addr *peer, struct group **unread)
 {
-    struct back *b = STAILQ_FIRST(&l->group->back);
+    struct back *b = STAILQ_FIRST(&l->group->connections);
     int fd = b->fd, rc = session_charge(l->s);
     if (rc < 0)
         return rc;
     *peer = b->peer;
     *unread = b->unread;
-    pop(l->s->in, l->group);
+    pop(l->s->in, &l->group->connections);
     return fd;
 }

@@ -113,6 +113,8 @@ struct endpoint { /* one session's reference to one stack socket */
 };
 TAILQ_HEAD(endpoint_list, endpoint);
 
+STAILQ_HEAD(back_list, back);
+
 /*
  * Shared by the references to one stack socket, which are endpoints of any session, in tickets, or
  * a kept listener: user, address (the key of in->places), bytes and connections given back.
@@ -136,7 +138,7 @@ struct group {
     struct endpoint *told;
     struct timer slow; /* when it fires, the other askers are told */
     struct ffl_instance *in;
-    STAILQ_HEAD(, back) back;
+    struct back_list bytes, connections; /* given back */
     struct kept *kept;
 };
 LIST_HEAD(group_list, group);
@@ -191,6 +193,7 @@ struct ffl_session {
     unsigned nsockets;          /* of CHARGE_SOCKET */
     unsigned last;              /* ended: committed entries, not yet executed */
     uint32_t rest_at, rest_n;   /* entries of the rest: executed; in all */
+    uint64_t released;          /* ended: bytes of the segment, from its start on */
     uint64_t tx_unwritable;     /* the sum of tx_outstanding of unwritable endpoints */
     uint32_t arming;            /* changes when all endpoints are disarmed at once; never 0 */
     LIST_HEAD(, ticket) shares; /* tickets with references to all its sockets (FFL_OP_SHARE) */
@@ -328,7 +331,8 @@ int group_unread(struct endpoint *e, const void *data, uint32_t len, uint8_t fla
 /* Gives an accepted connection back to its listener's other references. False: there are none. */
 bool group_return(struct endpoint *e);
 bool group_shared(const struct endpoint *e); /* has the socket other references? */
-bool group_has(const struct endpoint *e);
+bool group_has_bytes(const struct endpoint *e);
+bool group_has_connection(const struct endpoint *l);
 uint32_t group_size(const struct endpoint *e); /* bytes of the first piece that was given back */
 uint32_t group_take(struct endpoint *e, void *to, uint32_t room, uint8_t *flags);
 /* A connection that was given back, charged to l's session. -EMFILE: the session's quota is used

@@ -26,10 +26,11 @@ static void tell(struct endpoint *e)
     TAILQ_REMOVE(&e->group->askers, e, asking);
     e->asks = false;
     e->seen = e->group->came;
-    session_post(e->s, (struct ffl_entry){.op = FFL_OP_OFFER,
-                                          .handle = e->handle,
-                                          .arg = (int32_t)e->group->waiting + group_has(e),
-                                          .buf = FFL_NO_BUF});
+    session_post(e->s,
+                 (struct ffl_entry){.op = FFL_OP_OFFER,
+                                    .handle = e->handle,
+                                    .arg = (int32_t)e->group->waiting + group_has_connection(e),
+                                    .buf = FFL_NO_BUF});
 }
 
 static void tell_all(struct group *g, bool alone)
@@ -52,7 +53,7 @@ static bool waits(struct endpoint *l)
     if (n > (int)g->waiting)
         g->came++;
     g->waiting = l->readable ? (uint32_t)n : 0;
-    return l->readable || group_has(l);
+    return l->readable || group_has_connection(l);
 }
 
 /* The asker that was told has not taken the connection. */

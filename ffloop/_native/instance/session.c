@@ -289,6 +289,8 @@ void session_kill(struct ffl_session *s, const char *why)
     session_last_word(s, why);
 }
 
+#define REST_MOST (1u << 20) /* entries; more than it has buffers and sockets for */
+
 /* Takes the application's last message, if there is one: a memfd that can change no more, so that
  * reading it never waits. */
 static void take_rest(struct ffl_session *s)
@@ -299,7 +301,7 @@ static void take_rest(struct ffl_session *s)
     if (fd < 0)
         return;
     int seals = fcntl(fd, F_GET_SEALS);
-    if (got != sizeof(r) || r.magic != FFL_MAGIC || seals < 0 ||
+    if (got != sizeof(r) || r.magic != FFL_MAGIC || r.n > REST_MOST || seals < 0 ||
         (seals & FFL_REST_SEALS) != FFL_REST_SEALS || fstat(fd, &st) < 0 ||
         (size_t)st.st_size != r.n * sizeof(struct ffl_entry)) {
         closer_close(fd);
@@ -379,6 +381,23 @@ static void leave(struct endpoint *e)
         endpoint_timer(e, ffl_now_ns() + DYING_LINGER_NS);
 }
 
+#define RELEASE_BYTES (2u << 20) /* of memory at once */
+
+/* Releases the memory that a gone application has left, by pieces: the last close would release all
+ * of it. Huge pages are few. True: it is done. */
+static bool release_memory(struct ffl_session *s)
+{
+    while (s->ended && !s->in->o.huge && s->released < s->map.geo.size) {
+        if (slice_over(&s->in->slice))
+            return false;
+        slice_spend_call(&s->in->slice, 0);
+        (void)fallocate(s->map.memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                        (off_t)s->released, RELEASE_BYTES); /* in vain: the close does it */
+        s->released += RELEASE_BYTES;
+    }
+    return true;
+}
+
 /* True: the session can be freed. */
 static bool session_go(struct ffl_session *s)
 {
@@ -395,7 +414,7 @@ static bool session_go(struct ffl_session *s)
         if (slice_over(&s->in->slice))
             break;
     }
-    return s->dying && TAILQ_EMPTY(&s->endpoints);
+    return s->dying && TAILQ_EMPTY(&s->endpoints) && release_memory(s);
 }
 
 bool session_reap(struct ffl_instance *in)
@@ -407,7 +426,7 @@ bool session_reap(struct ffl_instance *in)
         if (!s->dead && !s->ended && !s->dying)
             continue;
         if (!session_go(s)) {
-            more |= !s->dying || s->sweep;
+            more |= !s->dying || s->sweep || TAILQ_EMPTY(&s->endpoints);
             continue;
         }
         TAILQ_REMOVE(&in->sessions, s, link);

@@ -126,7 +126,7 @@ static bool unread(struct ffl_instance *in, const struct held *h)
 {
     if (h->dgram || h->listener || h->connecting || h->group->refs > 1)
         return false;
-    return !STAILQ_EMPTY(&h->group->back) || fd_unread(in, h->fd);
+    return !STAILQ_EMPTY(&h->group->bytes) || fd_unread(in, h->fd);
 }
 
 bool tickets_close(struct ffl_instance *in)
