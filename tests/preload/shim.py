@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,13 @@ import ffloop
 from ffloop._session import stats_page
 
 NATIVE = Path(ffloop.__path__[0], "_native")
+
+
+def python(code: str, *args: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """A Python program, run to its end."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *args], env=env, capture_output=True, text=True, timeout=50
+    )
 
 
 class Instance:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from common.ports import unused_port
-from shim import Instance
+from shim import Instance, python
 
 from ffloop._session import stats_page
 
@@ -373,8 +373,7 @@ for _ in range(2):
 
 def test_io_uring_is_not_there(instance: Instance) -> None:
     """Said by name, once, with the way out: what goes through it would see placeholders."""
-    done = subprocess.run([sys.executable, "-c", URING], env=instance.environment(),
-                          capture_output=True, text=True, timeout=30)  # fmt: skip
+    done = python(URING, env=instance.environment())
     assert done.stdout.split() == ["ENOSYS", "ENOSYS"]
     assert (done.stderr.count("io_uring,"), done.stderr.count("FFLOOP_IO_URING=1")) == (1, 1)
 
@@ -383,11 +382,7 @@ def test_io_uring_is_the_kernels(instance: Instance) -> None:
     """Where the user says so. (EPERM, ENOSYS: machines that forbid it.)"""
     runs = [instance.environment(FFLOOP_IO_URING="1")]
     runs.append({k: v for k, v in runs[0].items() if k != "LD_PRELOAD"})
-    shimmed, native = (
-        subprocess.run([sys.executable, "-c", URING], env=e, capture_output=True, text=True,
-                       timeout=30)
-        for e in runs
-    )  # fmt: skip
+    shimmed, native = (python(URING, env=e) for e in runs)
     assert shimmed.stdout == native.stdout
     assert shimmed.stderr.count("FFLOOP_IO_URING=1") == 1
 

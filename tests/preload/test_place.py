@@ -1,11 +1,9 @@
 """Where the socket of an instance is: no program under the shim attaches where others may write."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from shim import Instance
+from shim import Instance, python
 
 CREATES = "import socket; socket.create_server(('127.0.0.1', 0))"
 
@@ -34,14 +32,7 @@ def test_unsafe_places(tmp_path, spoil, words):
     instance = Instance(made)
     path = spoil(made) / "instance.sock"
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", CREATES],
-            env=Instance.environment_of(str(path)),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=20,
-        )
+        done = python(CREATES, env=Instance.environment_of(str(path)))
     finally:
         instance.stop()
     assert done.returncode != 0

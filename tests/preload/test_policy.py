@@ -2,12 +2,10 @@
 
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from shim import Instance
+from shim import Instance, python
 
 import ffloop
 from ffloop import ConfigError
@@ -48,13 +46,7 @@ S, K = "stack", "kernel"
     ],
 )
 def test_routes(shared_instance: Instance, routes: str, answers: tuple[str, ...]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", BINDER, *ADDRESSES],
-        env=shared_instance.environment(FFLOOP_ROUTES=routes),
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    done = python(BINDER, *ADDRESSES, env=shared_instance.environment(FFLOOP_ROUTES=routes))
     assert (done.returncode, done.stderr) == (0, "")
     assert tuple(done.stdout.split()) == answers
     assert loop_answers(shared_instance, routes) == answers
@@ -104,13 +96,7 @@ def test_malformed(
     assert sentence.startswith(variable)
     [found] = doctor.variables(doctor.Machine())
     assert (found.level, found.found) == ("fail", sentence)
-    done = subprocess.run(
-        [sys.executable, "-c", BINDER, "127.0.0.1"],
-        env=shared_instance.environment(**{variable: value}),
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    done = python(BINDER, "127.0.0.1", env=shared_instance.environment(**{variable: value}))
     assert f"libff_syscall: {sentence}\n" in done.stderr
     refused = configuration.SETTINGS[variable].places
     assert ("Network is down" in done.stderr) == refused
@@ -132,13 +118,7 @@ def test_the_directory(
         places = [f for f in doctor.place(doctor.Machine()) if f.what == "usual place"]
         environment = instance.environment()
         del environment["FFLOOP_INSTANCE"]
-        shim = subprocess.run(
-            [sys.executable, "-c", BINDER, "127.0.0.1"],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
+        shim = python(BINDER, "127.0.0.1", env=environment)
         if safe:
             assert places == []
             loop = ffloop.new_event_loop()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from common.ports import unused_port
 from programs import either_stack, need, running
-from shim import Instance
+from shim import Instance, python
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -55,10 +55,7 @@ async def main():
 def test_python_loops(instance: Instance, loop: str) -> None:
     pytest.importorskip(loop)
     code = f"{ECHO}\nimport {loop}\n{loop}.run(main())"
-    done = subprocess.run(
-        [sys.executable, "-c", code, instance.address, instance.mirror],
-        env=instance.environment(), capture_output=True, text=True, timeout=30, check=False,
-    )  # fmt: skip
+    done = python(code, instance.address, instance.mirror, env=instance.environment())
     assert done.stdout == "all answered\n", done.stderr
 
 
@@ -143,21 +140,18 @@ print(os.waitpid(pid, 0)[1])
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_a_loop_made_before_a_fork(instance: Instance, loop: str) -> None:
     pytest.importorskip(loop)
-    done = subprocess.run(
-        [sys.executable, "-c", FORKED_LOOP.replace("LOOP", loop)],
-        env=instance.environment(), capture_output=True, text=True, timeout=30, check=False,
-    )  # fmt: skip
+    done = python(FORKED_LOOP.replace("LOOP", loop), env=instance.environment())
     assert done.stdout == "one\ntwo\nend\n0\n", done.stderr
 
 
 def test_no_instance(tmp_path: Path) -> None:
     env = Instance.environment_of(str(tmp_path / "none.sock"))
     code = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); print('bound')"
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    done = python(code, env=env)
     assert "Network is down" in done.stderr
     assert "libff_syscall: no instance" in done.stderr and "none.sock" in done.stderr
     env["FFLOOP_FALLBACK"] = "kernel"
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    done = python(code, env=env)
     assert done.stdout == "bound\n"
     assert done.stderr.count("no instance") == 1
 
@@ -166,11 +160,11 @@ def test_bad_values_are_reported(instance: Instance) -> None:
     """Each by name. One that says where sockets go keeps them from going anywhere."""
     code = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); print('bound')"
     env = instance.environment(FFLOOP_LOG="loud", FFLOOP_SPIN_US="fast")
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    done = python(code, env=env)
     assert "FFLOOP_LOG='loud'" in done.stderr and "FFLOOP_SPIN_US='fast'" in done.stderr
     assert done.stdout == "bound\n"
     env = instance.environment(FFLOOP_ROUTES="127.0.0.0/8=kernel, nowhere=stack")
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    done = python(code, env=env)
     assert "'nowhere=stack' is not NETWORK/BITS=stack" in done.stderr
     assert "sockets are refused" in done.stderr and "Network is down" in done.stderr
     assert done.stdout == ""
@@ -178,10 +172,8 @@ def test_bad_values_are_reported(instance: Instance) -> None:
 
 def test_silent(instance: Instance) -> None:
     code = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=instance.environment(), capture_output=True, check=True
-    )
-    assert done.stdout + done.stderr == b""
+    done = python(code, env=instance.environment())
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 def test_instance_ends(tmp_path: Path) -> None:
@@ -233,10 +225,7 @@ for t in threads: t.join()
 try: done[0].accept()
 except OSError as exc: print(len(done), 'failed')
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=instance.environment(FF_THREAD_SOCKET="1"),
-        capture_output=True, text=True, timeout=30, check=False,
-    )  # fmt: skip
+    done = python(code, env=instance.environment(FF_THREAD_SOCKET="1"))
     assert done.stdout == "4 failed\n", done.stderr
     assert "belongs to another thread" in done.stderr
 
@@ -266,10 +255,7 @@ for t in servers: socket.create_connection(s.getsockname()).sendall(b'end')
 for t in servers: t.join()
 print('done')
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=instance.environment(), capture_output=True, text=True, timeout=40, check=False,
-    )  # fmt: skip
+    done = python(code, env=instance.environment())
     assert done.stdout == "done\n", done.stderr
 
 

@@ -2,11 +2,10 @@
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from shim import NATIVE, Instance
+from shim import NATIVE, Instance, python
 
 pytestmark = pytest.mark.timeout(40)
 
@@ -53,9 +52,6 @@ def test_window(shared_instance: Instance, window: Path, what: str, restart: str
     """read goes on after a handler with SA_RESTART; poll and epoll_wait never do."""
     environment = shared_instance.environment(PYTHONPATH=str(HERE))
     environment["LD_PRELOAD"] = f"{NATIVE / 'libff_syscall.so'}:{window}"
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, window, what, restart],
-        env=environment, capture_output=True, text=True, timeout=30,
-    )  # fmt: skip
+    done = python(PROGRAM, window, what, restart, env=environment)
     wanted = "1" if (what, restart) == ("recv", "restart") else "EINTR"
     assert (done.stdout.split(), done.stderr) == ([wanted, "1", "0"], "")
