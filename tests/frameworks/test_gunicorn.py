@@ -2,10 +2,10 @@
 
 import importlib
 import socket
-import subprocess
 import sys
 
 import pytest
+from common.processes import completed
 from loop.util import BIND, PEER
 
 from .util import EXAMPLES, LOOPS, command, get, process, server, server_at, unused_port
@@ -133,9 +133,7 @@ def test_without_gunicorn():
         "    try: getattr(ffloop.workers, name)\n"
         "    except Exception as exc: print(type(exc).__name__, exc)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60
-    )
+    done = completed(sys.executable, "-P", "-c", code)
     lines = done.stdout.splitlines()
     assert lines[0].startswith("ModuleNotFoundError this worker needs gunicorn and aiohttp")
     assert lines[0].endswith("pip install gunicorn aiohttp")

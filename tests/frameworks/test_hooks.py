@@ -4,10 +4,10 @@ import asyncio
 import re
 import shutil
 import socket
-import subprocess
 import sys
 
 import pytest
+from common.processes import completed
 from loop.util import HOST, PEER
 
 import ffloop
@@ -16,7 +16,7 @@ from .util import EXAMPLES, command
 
 
 def run(*argv, **options):
-    return subprocess.run(argv, capture_output=True, text=True, timeout=60, **options)
+    return completed(*argv, **options)
 
 
 def test_runner(stack):

@@ -10,12 +10,12 @@ import re
 import signal
 import socket
 import ssl
-import subprocess
 import sys
 import time
 
 import pytest
 from common import serving
+from common.processes import completed
 from loop.util import BIND, HOST, PEER
 
 from ffloop._session import choice, discovery
@@ -76,9 +76,7 @@ def apps(tmp_path, monkeypatch):
 
 
 def run(*argv, **options):
-    return subprocess.run(
-        [FFLOOP, "run", *argv], capture_output=True, text=True, timeout=60, **options
-    )
+    return completed(FFLOOP, "run", *argv, **options)
 
 
 @pytest.mark.parametrize(
@@ -527,12 +525,8 @@ def test_a_bad_variable_is_told(apps, name, value, words):
 
 def test_without_uvicorn(apps):
     block = "import sys; sys.modules['uvicorn'] = None; from ffloop._cli.main import main; "
-    done = subprocess.run(
-        [sys.executable, "-c", block + "sys.exit(main(['run', 'asgi:app']))"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=pathlib.Path.cwd(),
+    done = completed(
+        sys.executable, "-c", block + "sys.exit(main(['run', 'asgi:app']))", cwd=pathlib.Path.cwd()
     )
     assert done.returncode == 1
     assert "pip install uvicorn" in done.stderr

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from common.processes import completed
 
 from ffloop._session.binding import kernel_calls
 
@@ -54,7 +55,7 @@ OTHERS = [call.name for call in kernel_calls() if call.without]
 def run(call, *argv):
     env = {k: v for k, v in os.environ.items() if "FFLOOP_" not in k}
     command = [sys.executable, DENIED, call, sys.executable, "-P", *argv]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
+    return completed(*command, env=env)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -100,5 +101,5 @@ def test_without_proc():
     if os.geteuid() != 0 or subprocess.run([*hide, "true"], capture_output=True).returncode != 0:
         pytest.skip("mounting over /proc takes root, and namespaces")
     command = [*hide, sys.executable, "-P", "-c", PROGRAM]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = completed(*command)
     assert "needs /proc to be mounted" in done.stderr

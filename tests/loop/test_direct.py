@@ -17,6 +17,7 @@ import threading
 
 import pytest
 from common import open_fds
+from common.processes import completed
 
 import ffloop
 
@@ -341,7 +342,7 @@ ffloop.run(main(), instance="direct")
                     "--instance",
                     str(process.pid),
                 ]
-                done = subprocess.run(stat, capture_output=True, text=True, check=True)
+                done = completed(*stat, check=True)
                 (one,) = json.loads(done.stdout)["instances"]
                 assert (one["path"], one["stack"], one["pid"]) == ("direct", "host", process.pid)
                 assert one["totals"]["accepts"] == 1
@@ -353,7 +354,7 @@ ffloop.run(main(), instance="direct")
                     ("listening", ("127.0.0.1", port), ()),
                     ("connected", ("127.0.0.1", port), sock.getsockname()),
                 }
-                everybody = subprocess.run(stat[:-2], capture_output=True, text=True, check=True)
+                everybody = completed(*stat[:-2], check=True)
                 found = [each["pid"] for each in json.loads(everybody.stdout)["instances"]]
                 assert process.pid in found
         finally:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 from common.ports import unused_port
+from common.processes import completed
 
 from .util import listeners
 
@@ -114,5 +115,5 @@ def test_suites(command, tmp_path):
     checkout.mkdir()
     shutil.copytree(EXAMPLES, checkout / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(EXAMPLES.parent / "pyproject.toml", checkout)
-    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+    done = completed(*command, cwd=checkout)
     assert done.returncode == 0, done.stdout + done.stderr

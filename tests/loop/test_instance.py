@@ -16,6 +16,7 @@ import threading
 
 import pytest
 from common import instances
+from common.processes import completed
 
 import ffloop
 from ffloop._session import discovery
@@ -447,5 +448,5 @@ def test_process_1_keeps_no_instances_that_ended():
     an init that is the application."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("FFLOOP_")}
     command = [sys.executable, "-P", "-c", SUBREAPER]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
+    done = completed(*command, env=env)
     assert done.stdout == "[False, False, True]\n", done.stderr

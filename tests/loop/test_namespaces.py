@@ -11,6 +11,7 @@ import textwrap
 
 import pytest
 from common import instances
+from common.processes import completed
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="namespaces take root here"),
@@ -68,7 +69,7 @@ def program(body: str = "pass", first: str = "") -> str:
 
 
 def call(*argv: str | os.PathLike[str], **options):
-    return subprocess.run(argv, capture_output=True, text=True, timeout=60, **options)
+    return completed(*argv, **options)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from importlib import metadata
 import pytest
 from common import instances
 from common.ports import unused_port
+from common.processes import completed
 
 import ffloop
 from ffloop._cli import doctor
@@ -52,13 +53,7 @@ def service():
 
 
 def refused_start(*args):
-    done = subprocess.run(
-        [discovery.executable(), "--socket", "@ffloop-never", *args],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=10,
-    )
+    done = completed(discovery.executable(), "--socket", "@ffloop-never", *args)
     return done.returncode, done.stderr
 
 
@@ -289,7 +284,7 @@ def test_wrong_options(options, words):
 
 
 def test_version():
-    done = subprocess.run([discovery.executable(), "--version"], capture_output=True, text=True)
+    done = completed(discovery.executable(), "--version")
     version, stacks, *_ = done.stdout.splitlines()
     assert version == f"ffloop-instance {metadata.version('ffloop')}"
     assert stacks.startswith("stacks: host")

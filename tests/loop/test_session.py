@@ -15,6 +15,7 @@ import threading
 import warnings
 
 import pytest
+from common.processes import completed
 
 import ffloop
 from ffloop._session import discovery, ownership
@@ -627,7 +628,7 @@ _thread.kept = ffloop.new_event_loop(instance="spawn")
 _thread.kept.close()
 """
     command = [sys.executable, "-P", "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = completed(*command)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -21,6 +21,7 @@ import urllib.request
 import prometheus_client
 import pytest
 from common import instances
+from common.processes import completed
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
@@ -213,13 +214,8 @@ def test_as_a_command(instance):
     ffloop_command = os.path.join(os.path.dirname(sys.executable), "ffloop")
     with contextlib.closing(ffloop.new_event_loop()):
         for args in (["stat"], ["top", "--count", "1", "--interval", "0.01"]):
-            done = subprocess.run(
-                [ffloop_command, *args, "--instance", str(instance.pid)],
-                capture_output=True,
-                text=True,
-                timeout=20,
-                env={**os.environ, "TERM": "dumb"},
-            )
+            command = (ffloop_command, *args, "--instance", str(instance.pid))
+            done = completed(*command, env={**os.environ, "TERM": "dumb"})
             assert done.returncode == 0, done.stderr
             for word in ("Instances", "Sessions", "Rings", instance.path, str(os.getpid())):
                 assert word in done.stdout

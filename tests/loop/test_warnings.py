@@ -1,9 +1,9 @@
 """What warns of what: a program whose warnings are errors, in development mode, is told nothing."""
 
-import subprocess
 import sys
 
 import pytest
+from common.processes import completed
 
 PROGRAM = """
 import asyncio, contextlib, gc, os, signal, socket
@@ -55,21 +55,8 @@ gc.collect()
 def test_nothing_is_warned_of(stack, monkeypatch, ends):
     """An echo server and its clients; also where the instance is lost beneath them."""
     monkeypatch.setenv("FFLOOP_RECONNECT", "0")
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-P",
-            "-X",
-            "dev",
-            "-W",
-            "error",
-            "-c",
-            PROGRAM.replace("ENDS", str(ends)),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    done = completed(
+        sys.executable, "-P", "-X", "dev", "-W", "error", "-c", PROGRAM.replace("ENDS", str(ends))
     )
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr

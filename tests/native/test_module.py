@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from common import instances
+from common.processes import completed
 
 import ffloop
 from ffloop._session import direct
@@ -37,7 +38,7 @@ def module(executable: Path) -> Path:
 
 
 def says(executable: Path, *options: str) -> tuple[int, str]:
-    done = subprocess.run([executable, *options], capture_output=True, text=True, timeout=30)
+    done = completed(executable, *options)
     return done.returncode, done.stdout + done.stderr
 
 

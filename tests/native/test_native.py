@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from building import placed
+from common.processes import completed
 
 HERE = Path(__file__).resolve().parent
 # Seconds per case, on a busy machine too; the executable's own alarm comes first and says where it
@@ -80,15 +81,8 @@ def execute(command: list[str], folder: Path) -> str:
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
     try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=TIME_LIMIT,
-            check=False,
+        done = completed(
+            *command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, timeout=TIME_LIMIT
         )
     except subprocess.TimeoutExpired as e:
         pytest.fail(

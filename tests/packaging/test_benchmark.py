@@ -11,6 +11,7 @@ import sys
 import sysconfig
 
 import pytest
+from common.processes import completed
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FFLOOP = str(pathlib.Path(sysconfig.get_path("scripts"), "ffloop"))
@@ -22,13 +23,8 @@ SMALL = ("--rounds", "1", "--seconds", "0.5", "--bytes", "0", "--connections", "
 def bench(
     *options: str | pathlib.Path, command: tuple[str, ...] = (FFLOOP, "bench"), **more: str
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*command, *map(str, options)],
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=LIMIT,
-        env=os.environ | more,
+    return completed(
+        *command, *map(str, options), stdin=subprocess.DEVNULL, timeout=LIMIT, env=os.environ | more
     )
 
 

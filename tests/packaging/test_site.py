@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pathlib
 import re
-import subprocess
 import sysconfig
 
 import pytest
+from common.processes import completed
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -24,7 +24,7 @@ def test_no_link_is_broken(tmp_path: pathlib.Path) -> None:
     if not MKDOCS.exists():
         pytest.skip("mkdocs is not installed: pip install '.[docs]'")
     command = [MKDOCS, "build", "--strict", "-f", ROOT / ".ci" / "mkdocs.yml", "-d", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    done = completed(*command)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "api.html").read_text().count("doc-heading") > 20
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common import instances
+from common.processes import completed
 
 import ffloop
 from ffloop._session import stats_page
@@ -17,9 +18,7 @@ NATIVE = Path(ffloop.__path__[0], "_native")
 
 def python(code: str, *args: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """A Python program, run to its end."""
-    return subprocess.run(
-        [sys.executable, "-c", code, *args], env=env, capture_output=True, text=True, timeout=50
-    )
+    return completed(sys.executable, "-P", "-c", code, *args, env=env)
 
 
 class Instance:

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from common.processes import completed
 from shim import NATIVE, Instance
 
 HERE = Path(__file__).parent
@@ -42,7 +43,7 @@ def symbols(path: Path, *which: str) -> set[str]:
     nm = shutil.which("nm")
     if not nm:
         pytest.skip("no nm")
-    done = subprocess.run([nm, "-D", *which, path], capture_output=True, text=True, check=True)
+    done = completed(nm, "-D", *which, path, check=True)
     return {line.split()[-1].partition("@")[0] for line in done.stdout.splitlines()}
 
 

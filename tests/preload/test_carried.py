@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shim import Instance
+from common.processes import completed
+from shim import Instance, python
 
 import ffloop
 
@@ -114,13 +115,7 @@ print(json.dumps(found))
 
 
 def plain(env: dict[str, str] | None = None) -> dict[str, list[Any]]:
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", PLAIN, PATH],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = python(PLAIN, PATH, env=env)
     assert (done.returncode, done.stderr) == (0, "")
     return dict(json.loads(done.stdout))
 
@@ -272,13 +267,7 @@ with socket.socket() as s:
 
 def one(env: dict[str, str], row: tuple[int, int, Any]) -> tuple[str, str]:
     words = [PATH, str(row[0]), str(row[1]), repr(row[2])]
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", ONE, *words],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    done = python(ONE, *words, env=env)
     return done.stdout, done.stderr
 
 
@@ -355,13 +344,7 @@ def seen_through(address: Any) -> None:
 
 def test_a_filter_goes_along(shared_instance: Instance) -> None:
     """The program that it points to, not the address."""
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", FILTERED, PATH],
-        env=shared_instance.environment(FFLOOP_LOG="warning"),
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    done = python(FILTERED, PATH, env=shared_instance.environment(FFLOOP_LOG="warning"))
     assert (done.stdout, done.stderr) == ("b'longer'\n", "")
 
     class Told(asyncio.DatagramProtocol):
@@ -388,13 +371,7 @@ def test_a_filter_goes_along(shared_instance: Instance) -> None:
 def test_what_the_same_kernel_refuses_stays_on_it(shared_instance: Instance) -> None:
     """An option of the kernel's that is in no row (TCP_REPAIR, off)."""
     words = [PATH, str(TCP), "19", "0"]
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", ONE, *words],
-        env=shared_instance.environment(FFLOOP_LOG="warning"),
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    done = python(ONE, *words, env=shared_instance.environment(FFLOOP_LOG="warning"))
     assert done.stdout == "listens\n"
     assert "option 19 of level 6 was set on the socket, and the host stack refuses" in done.stderr
     assert "stays on the kernel" in done.stderr
@@ -462,20 +439,6 @@ instance.stop()
 @pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace of its own: root")
 def test_a_listener_of_one_interface(tmp_path: Path) -> None:
     """It is in the instance, and who comes over another interface is refused."""
-    done = subprocess.run(
-        [
-            "unshare",
-            "-n",
-            sys.executable,
-            "-P",
-            "-c",
-            INTERFACE,
-            PATH,
-            tmp_path,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=40,
-    )
+    done = completed("unshare", "-n", sys.executable, "-P", "-c", INTERFACE, PATH, tmp_path)
     assert done.stderr == ""
     assert done.stdout == "shim b'v0\\x00' 1 True\nloop PromotedSocket 1 True\n"

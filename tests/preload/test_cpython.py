@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from common.processes import completed
 from shim import Instance
 
 HERE = Path(__file__).parent
@@ -67,10 +68,14 @@ def run(module: str, environment: dict[str, str], only: list[str] | None = None)
         while True:
             todo = ["but", *seen] if only is None else ["only", *(n for n in only if n not in seen)]
             command = [sys.executable, str(HERE / "cpython.py"), module, str(out), *todo]
-            done = subprocess.run(
-                command, env=environment, cwd=folder, stdin=subprocess.DEVNULL,
-                capture_output=True, text=True, errors="replace", timeout=LIMIT, check=False,
-            )  # fmt: skip
+            done = completed(
+                *command,
+                env=environment,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                errors="replace",
+                timeout=LIMIT,
+            )
             began = None
             for line in out.read_text().splitlines() if out.exists() else []:
                 name, outcome, *why = json.loads(line)

@@ -25,6 +25,7 @@ from typing import Any
 
 import pytest
 from common.ports import unused_port
+from common.processes import completed
 from programs import alive, children, get, need, until, until_up
 from shim import Instance
 
@@ -486,7 +487,7 @@ def test_iperf3(instance: Instance, tmp_path: Path, what: list[str]) -> None:
     def talk(port: int, _: int) -> Any:
         words = [iperf3, "-c", HERE, "-p", str(port), "-n", "20M", "-J", *what]
         while True:  # it is busy with the connection by which it was found to be up
-            done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+            done = completed(*words)
             if end := json.loads(done.stdout)["end"]:
                 return sorted(end), len(end["streams"])
 
@@ -569,10 +570,7 @@ def test_postgresql() -> None:
                     time.sleep(0.05)
                 outcome = []
                 for what in (["-i", "-q"], ["-c", "8", "-j", "2", "-t", "20", "-n"]):
-                    done = subprocess.run(
-                        [programs / "pgbench", *where, *what, "postgres"],
-                        env=plain, capture_output=True, text=True, timeout=60,
-                    )  # fmt: skip
+                    done = completed(programs / "pgbench", *where, *what, "postgres", env=plain)
                     outcome.append((done.returncode, "160/160" in done.stdout))
                 assert listens(process.pid, port) == (not under), "not on the stack"
                 process.send_signal(signal.SIGINT)  # a fast shutdown

@@ -6,11 +6,11 @@ case is a test here. A case that ends the process is run alone, so that the othe
 
 import functools
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from common.processes import completed
 
 HERE = Path(__file__).parent
 MODULES = sorted(HERE.glob("cases_*.py"))
@@ -21,20 +21,12 @@ def names(path: Path) -> list[str]:
     """The cases of a module, asked of itself."""
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(HERE)!r}); "
                f"import {path.stem}, lib; print('\\n'.join(lib.cases))"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT)
+    done = completed(*command, check=True, timeout=LIMIT)
     return done.stdout.split()
 
 
 def run(path: Path, environment: dict[str, str], *cases: str) -> dict[str, object]:
-    done = subprocess.run(
-        [sys.executable, str(path), *cases],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-        cwd="/",
-    )
+    done = completed(sys.executable, str(path), *cases, env=environment, timeout=LIMIT, cwd="/")
     seen: dict[str, object] = dict(json.loads(line) for line in done.stdout.splitlines())
     if done.returncode != 0:
         seen[""] = f"status {done.returncode}: {done.stderr[-500:]}"

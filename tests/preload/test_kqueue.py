@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from common.processes import completed
 from shim import Instance
 
 HERE = Path(__file__).parent
@@ -18,7 +19,7 @@ CASES = re.findall(r"^CASE\((\w+)\)", (HERE / "kqueue.c").read_text(), re.MULTIL
 def flags(*which: str) -> list[str]:
     """What `ffloop preload` says of compiling and linking."""
     ffloop = str(Path(sys.executable).with_name("ffloop"))
-    done = subprocess.run([ffloop, "preload", *which], capture_output=True, text=True, check=True)
+    done = completed(ffloop, "preload", *which, check=True)
     return shlex.split(done.stdout)
 
 
@@ -40,9 +41,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_kqueue(program: Path, shared_instance: Instance, case: str) -> None:
     environment = shared_instance.environment()
     del environment["LD_PRELOAD"]  # it is linked
-    done = subprocess.run(
-        [program, case], env=environment, capture_output=True, text=True, timeout=30
-    )
+    done = completed(program, case, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from common.ports import unused_port
+from common.processes import completed
 from shim import Instance, python
 
 from ffloop._session import stats_page
@@ -251,9 +252,7 @@ def test_missing_instance(two: list[Instance]) -> None:
     ],
 )
 def test_bad_values(shared_instance: Instance, name: str, value: str) -> None:
-    done = subprocess.run(
-        ["true"], env=shared_instance.environment(**{name: value}), capture_output=True, text=True
-    )
+    done = completed("true", env=shared_instance.environment(**{name: value}))
     assert f"libff_syscall: {name}" in done.stderr
     assert value in done.stderr
     assert (done.returncode, done.stdout) == (0, "")
@@ -272,7 +271,7 @@ def test_good_values_are_silent(shared_instance: Instance) -> None:
 
 def test_modes_that_exclude_one_another(shared_instance: Instance) -> None:
     environment = shared_instance.environment(FF_MULTI_SC="1", FF_THREAD_SOCKET="1")
-    done = subprocess.run(["true"], env=environment, capture_output=True, text=True, check=True)
+    done = completed("true", env=environment, check=True)
     assert "FF_MULTI_SC" in done.stderr and "FF_THREAD_SOCKET" in done.stderr
 
 

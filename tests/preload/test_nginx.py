@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from common.ports import unused_port
+from common.processes import completed
 from programs import (
     EXAMPLES,
     FULL,
@@ -83,10 +84,9 @@ def test_wrk(instance: Instance, tmp_path: Path, keepalive: bool) -> None:
     wrk = need("wrk")
     with nginx(instance, tmp_path, "nginx.conf") as (port, _):
         more = [] if keepalive else ["-H", "Connection: close"]
-        said = subprocess.run(
-            [wrk, "-t1", "-c64", "-d2", *more, f"http://{instance.address}:{port}/"],
-            capture_output=True, text=True, check=True, timeout=30,
-        ).stdout  # fmt: skip
+        said = completed(
+            wrk, "-t1", "-c64", "-d2", *more, f"http://{instance.address}:{port}/", check=True
+        ).stdout
         assert "Socket errors" not in said and "Non-2xx" not in said, said
         assert int(re.search(r"(\d+) requests in", said)[1]) > 100  # type: ignore[index]
 

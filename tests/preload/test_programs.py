@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from common.ports import unused_port
+from common.processes import completed
 from programs import either_stack, need, running
 from shim import Instance, python
 
@@ -261,9 +262,7 @@ print('done')
 
 def command(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
     ffloop = str(Path(sys.executable).with_name("ffloop"))
-    return subprocess.run(
-        [ffloop, "preload", *words], capture_output=True, text=True, timeout=30, **options
-    )
+    return completed(ffloop, "preload", *words, **options)
 
 
 WHERE = """

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from common.ports import unused_port
+from common.processes import completed
 from programs import EXAMPLES, FULL, either_stack, need, running, until
 from shim import Instance
 
@@ -36,11 +37,9 @@ def test_standard_benchmark(redis: int, instance: Instance, client: str) -> None
     if client == "on the kernel":
         del under["LD_PRELOAD"]
         address = instance.address
-    done = subprocess.run(
-        [need("redis-benchmark"), "-h", address, "-p", str(redis),
-         "-q", "-n", str(COUNT), "-P", "4"],
-        env=under, capture_output=True, text=True, timeout=100, check=True,
-    )  # fmt: skip
+    where = ("-h", address, "-p", str(redis))
+    command = (need("redis-benchmark"), *where, "-q", "-n", str(COUNT), "-P", "4")
+    done = completed(*command, env=under, timeout=100, check=True)
     assert "Error" not in done.stdout + done.stderr
     assert done.stdout.count("requests per second") >= 18, done.stdout
 
@@ -50,11 +49,8 @@ def test_bgsave(redis: int, instance: Instance, tmp_path: Path) -> None:
     under = instance.environment()
 
     def ask(*words: str) -> str:
-        done = subprocess.run(
-            [need("redis-cli"), "-h", instance.mirror, "-p", str(redis), *words],
-            env=under, capture_output=True, text=True, timeout=20, check=True,
-        )  # fmt: skip
-        return done.stdout
+        where = ("-h", instance.mirror, "-p", str(redis))
+        return completed(need("redis-cli"), *where, *words, env=under, check=True).stdout
 
     bench = [need("redis-benchmark"), "-h", instance.mirror, "-p", str(redis)]
     bench += ["-q", "-n", str(5 * COUNT), "-t", "set,get"]

@@ -2,11 +2,11 @@
 
 import os
 import shutil
-import subprocess
 import sysconfig
 from pathlib import Path
 
 import pytest
+from common.processes import completed
 
 FFLOOP = str(Path(sysconfig.get_path("scripts"), "ffloop"))
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("FFLOOP", "FF_"))}
@@ -28,7 +28,7 @@ def build(tmp_path: Path):
     def build(source: str, *flags: str) -> str:
         out, text = tmp_path / "program", tmp_path / "program.c"
         text.write_text(source)
-        done = subprocess.run([compiler, text, "-o", out, *flags], capture_output=True, text=True)
+        done = completed(compiler, text, "-o", out, *flags)
         if done.returncode:
             pytest.skip(f"this compiler cannot: {done.stderr[-200:]}")
         return str(out)
@@ -37,10 +37,7 @@ def build(tmp_path: Path):
 
 
 def preload(*arguments: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [FFLOOP, "preload", *arguments],
-        env=ENVIRONMENT, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    done = completed(FFLOOP, "preload", *arguments, env=ENVIRONMENT)
     return done.returncode, done.stdout, done.stderr
 
 

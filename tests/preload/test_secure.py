@@ -3,13 +3,13 @@ data goes: neither the shim nor FFLOOP_INSTANCE reaches them."""
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from common.processes import completed
 
 import ffloop
 
@@ -36,16 +36,8 @@ def copied(program: str, folder: Path, mode: int) -> str:
 
 
 def output(command: list[str], **environ: str) -> str:
-    done = subprocess.run(
-        command,
-        env={**os.environ, **environ},
-        user=NOBODY,
-        group=NOBODY,
-        extra_groups=[],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        cwd="/",
+    done = completed(
+        *command, env={**os.environ, **environ}, user=NOBODY, group=NOBODY, extra_groups=[], cwd="/"
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -77,12 +69,5 @@ def test_python_ignores_the_environment(folder, tmp_path):
     python = copied(sys.executable, folder, 0o4755)
     said = output([python, "-c", code], **environ)
     assert said == "None None ['/run/ffloop/instance.sock']\n/mine\n"
-    here = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **environ},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        cwd=tmp_path,
-    )
+    here = completed(sys.executable, "-c", code, env={**os.environ, **environ}, cwd=tmp_path)
     assert here.stdout.startswith("/theirs host ['/theirs/ffloop/instance.sock'"), here.stderr

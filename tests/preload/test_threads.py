@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from building import Build, placed
+from common.processes import completed
 from shim import NATIVE, Instance
 
 pytestmark = pytest.mark.timeout(240)  # the first waits for the compiler
@@ -45,9 +46,7 @@ class Programs:
         flags = ["-Wall", "-Wextra", "-Werror", "-O1", "-g", "-pthread"]
         flags += ["-fsanitize=thread"] if kind == TSAN else []
         if not out.exists():
-            done = subprocess.run(
-                [compiler, *flags, HERE / f"{name}.c", "-o", out], capture_output=True, text=True
-            )
+            done = completed(compiler, *flags, HERE / f"{name}.c", "-o", out)
             if done.returncode and kind == TSAN:
                 pytest.skip(f"-fsanitize=thread does not link here: {done.stderr[-300:]}")
             assert done.returncode == 0, done.stderr
@@ -148,7 +147,7 @@ def run(
     command: list[str], instance: Instance, mode: dict[str, str]
 ) -> subprocess.CompletedProcess[str]:
     env = environment(instance, mode)
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
+    return completed(*command, env=env, timeout=100)
 
 
 @pytest.mark.parametrize("kind", [NATIVE_RUN, PLAIN, TSAN])

@@ -1,12 +1,12 @@
 """Servers that start as root and become another user before they have a socket."""
 
 import os
-import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
 import pytest
+from common.processes import completed
 
 FFLOOP = str(Path(sysconfig.get_path("scripts"), "ffloop"))
 
@@ -39,11 +39,7 @@ assert os.wait()[1] == 0
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes root: it becomes another user")
 @pytest.mark.parametrize("first", [True, False], ids=["parent", "child"])
 def test_drops_its_rights(first):
-    done = subprocess.run(
-        [FFLOOP, "preload", "--", sys.executable, "-c", DROPS.replace("FIRST", str(first))],
-        env={k: v for k, v in os.environ.items() if not k.startswith(("FFLOOP", "FF_"))},
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    program = (sys.executable, "-c", DROPS.replace("FIRST", str(first)))
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("FFLOOP", "FF_"))}
+    done = completed(FFLOOP, "preload", "--", *program, env=env)
     assert (done.returncode, done.stderr) == (0, "")

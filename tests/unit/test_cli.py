@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from common import instances
+from common.processes import completed
 
 from ffloop._cli import parser
 
@@ -19,13 +20,7 @@ HEAVY = ("asyncio", "cffi", "ffloop._loop", "ffloop._native", "ffloop._session.b
 
 
 def python(code, *args, **options):
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code, *args],
-        capture_output=True,
-        text=True,
-        timeout=50,
-        **options,
-    )
+    done = completed(sys.executable, "-P", "-c", code, *args, **options)
     assert "Traceback" not in done.stderr, done.stderr
     return done
 
@@ -300,12 +295,7 @@ def test_servers_that_stay_on_the_kernel(tmp_path, module):
     for setting in ("", "logging.basicConfig(level=logging.INFO)\n"):
         script = tmp_path / "script.py"
         script.write_text(f"import logging\n{setting}import {module}\n")
-        done = subprocess.run(
-            [*COMMAND, "run", script],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        )
+        done = completed(*COMMAND, "run", script, env={**os.environ, "PYTHONPATH": str(tmp_path)})
         assert done.returncode == 0, done.stderr
         assert done.stderr.count("stays on the kernel's network, not the stack's") == 1
 
@@ -314,11 +304,7 @@ def test_a_limit_of_files(tmp_path):
     """`ulimit -f 0`: the embedded instance cannot even write why it does not start."""
     script = tmp_path / "script.py"
     script.write_text(WAITS)
-    done = subprocess.run(
-        ["prlimit", "--fsize=0", *COMMAND, "run", "--instance", "spawn", script],
-        capture_output=True,
-        text=True,
-    )
+    done = completed("prlimit", "--fsize=0", *COMMAND, "run", "--instance", "spawn", script)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert "shared memory counts as a file, and `ulimit -f` (LimitFSIZE=) is too low" in done.stderr
@@ -328,7 +314,7 @@ def test_a_limit_of_files(tmp_path):
 @pytest.mark.parametrize("name", ["stat", "top", "doctor"])
 def test_without_proc(name):
     command = f"umount -l /proc && exec {' '.join(COMMAND)} {name}"
-    done = subprocess.run(["unshare", "-m", "sh", "-c", command], capture_output=True, text=True)
+    done = completed("unshare", "-m", "sh", "-c", command)
     if "unshare" in done.stderr:
         pytest.skip(done.stderr)
     assert done.returncode == 1
@@ -344,16 +330,12 @@ def test_a_module(tmp_path):
         "async def main(): print(__name__, *sys.argv[1:], type(asyncio.get_running_loop()))\n"
         "asyncio.run(main())\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "ffloop", "run", "-m", "beside", "--stack", "--help", "x"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
+    words = ("run", "-m", "beside", "--stack", "--help", "x")
+    done = completed(sys.executable, "-m", "ffloop", *words, cwd=tmp_path)
     assert (
         done.stdout == "__main__ --stack --help x <class 'ffloop._loop.direct_loop.DirectLoop'>\n"
     ), done
-    done = subprocess.run([*COMMAND, "run", "-m", "nothing.here"], capture_output=True, text=True)
+    done = completed(*COMMAND, "run", "-m", "nothing.here")
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
         "ffloop run: there is no module 'nothing.here' here or in sys.path"
@@ -381,7 +363,7 @@ def test_completion(tmp_path, line, words):
         "COMP_POINT": str(len(line)),
         "COMP_TYPE": "9",
     }
-    done = subprocess.run(COMMAND, env={**os.environ, **asked}, capture_output=True, text=True)
+    done = completed(*COMMAND, env={**os.environ, **asked})
     assert done.returncode == 0, done
     assert {word.strip() for word in answers.read_text().splitlines()} == words
 
@@ -396,7 +378,7 @@ def test_tasks_are_shown_from_outside():
         "    await (await asyncio.create_subprocess_exec(*ask)).wait()\n"
         "ffloop.run(main())\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = completed(sys.executable, "-c", program)
     if "permission" in done.stderr.lower():
         pytest.skip("this user may not look into processes (ptrace)")
     assert "a-sleeper" in done.stdout, done

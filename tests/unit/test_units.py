@@ -13,6 +13,7 @@ import warnings
 
 import pytest
 from common import instances
+from common.processes import completed
 
 import ffloop
 from ffloop import errors
@@ -321,7 +322,7 @@ def test_a_tree_without_its_compiled_part(tmp_path):
         ignore=shutil.ignore_patterns("*.so", "__pycache__"),
     )
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import ffloop; ffloop.Loop"
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    done = completed(sys.executable, "-P", "-c", code)
     assert done.returncode == 1
     assert f"{tmp_path / 'ffloop'} has no compiled part. If it is ffloop's source" in done.stderr
 
