@@ -87,7 +87,6 @@ TEST(close_never_waits_hello)
     struct neighbour n;
     lab_start_manual("");
     neighbour_start(&n);
-    quiet();
     linger_in_a_hello(1);
     linger_in_a_hello(9);
     neighbour_works(&n);
@@ -109,7 +108,6 @@ TEST(close_never_waits_session)
     struct raw r;
     lab_start_manual("");
     neighbour_start(&n);
-    quiet();
     raw_attach(&r);
     send_lingering(r.sock, "x", 1, 3);
     turns_at_once(4, "a word on a session's socket");
@@ -126,7 +124,6 @@ TEST(close_never_waits_ticket)
     struct neighbour n;
     lab_start_manual("");
     neighbour_start(&n);
-    quiet();
     for (int i = 0; i < 3; i++) {
         struct ffl_ticket t;
         CHECK(lab_ticket(&t));

@@ -144,7 +144,6 @@ static void exhaust_instance(enum point p, unsigned times)
     lab_start("clock=manual");
     neighbour_start(&n);
     neighbour_works(&n);
-    quiet();
     unsigned sockets = ffl_instance_sockets(lab.in);
     int fds = test_open_fds();
     base_fds = sim_fds();

@@ -9,7 +9,7 @@ static void sim_lab(void)
 {
     lab_defaults("sim");
     lab_start_manual("");
-    ffl_log_open(-1, FFL_LOG_ERROR);
+    quiet();
 }
 
 static void listen_at_port(struct raw *r, uint32_t handle, int port, uint32_t credits, bool shared)
@@ -185,7 +185,7 @@ static void never_heard_of(int64_t slice_ns)
     lab_defaults("sim");
     lab.o.slice_ns = slice_ns;
     lab_start_manual("");
-    ffl_log_open(-1, FFL_LOG_ERROR);
+    quiet();
     raw_attach(&a);
     raw_attach(&b);
     listen_at(&a, 0, N, true);
@@ -203,13 +203,13 @@ static void never_heard_of(int64_t slice_ns)
     uint32_t first = 0;
     size_t have[N] = {0};
     struct ffl_entry e;
-    for (int quiet = 0; quiet < 400;) {
+    for (int silent = 0; silent < 400;) {
         iterations(1);
         if (!raw_next(&b, &e)) {
-            quiet++;
+            silent++;
             continue;
         }
-        quiet = 0;
+        silent = 0;
         if (e.op == FFL_OP_ACCEPT) {
             first = first ? first : (uint32_t)e.arg;
         } else {
@@ -315,7 +315,7 @@ static void keeping_lab(int64_t keep_ns)
     lab_defaults("sim");
     lab.o.keep_ns = keep_ns;
     lab_start_manual("");
-    ffl_log_open(-1, FFL_LOG_ERROR);
+    quiet();
 }
 
 /* Two that the first had not looked at, one that came when there was nobody. */
@@ -565,7 +565,7 @@ static void hand_on_a_connect(const char *address, int error)
     struct ffl_addr a = addr4(address, 80);
     lab_defaults("sim");
     lab_start("latency=20000000");
-    ffl_log_open(-1, FFL_LOG_ERROR);
+    quiet();
     int l = sim_listen("10.9.9.9", 80);
     lab_run();
     struct ffl_client_opts o = {.path = lab.path};

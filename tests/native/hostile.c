@@ -196,7 +196,6 @@ TEST(r7_each_lie_ends_its_session_only)
     lab_start("clock=manual");
     neighbour_start(&n);
     unsigned sockets = ffl_instance_sockets(lab.in);
-    quiet();
     int fds = test_open_fds();
     for (size_t i = 0; i < FFL_COUNT(lies); i++) {
         struct raw r;
@@ -326,7 +325,6 @@ TEST(r7_punched_memory)
     struct raw r;
     lab_start("clock=manual");
     neighbour_start(&n);
-    quiet();
     raw_attach(&r);
     raw_listen(&r, 0, "10.0.0.2", 81, 8, 0);
     int fd = r.map.memfd;
@@ -358,7 +356,6 @@ TEST(r7_lost_memory)
     lab_start("clock=manual");
     neighbour_start(&n);
     unsigned sockets = ffl_instance_sockets(lab.in);
-    quiet();
     int fds = test_open_fds();
     for (int ready = 0; ready < 2; ready++) { /* idle, and with data to read and to send */
         raw_attach(&r);
@@ -393,7 +390,6 @@ TEST(r7_punched_huge_pages)
     lab.o.huge = true;
     lab_start("clock=manual");
     neighbour_start(&n);
-    quiet();
     raw_attach(&r);
     raw_listen(&r, 0, "10.0.0.2", 81, 8, 0);
     struct stat st;
@@ -453,7 +449,6 @@ static void fuzz(uint64_t seed, int rounds, void (*more)(struct raw *r, uint64_t
     lab_start("clock=manual max_sockets=64");
     neighbour_start(&n);
     unsigned sockets = ffl_instance_sockets(lab.in);
-    quiet();
     for (int i = 0; i < rounds; i++) {
         struct raw r;
         raw_attach(&r);
@@ -526,7 +521,6 @@ TEST(handshake_garbage)
     uint8_t junk[600];
     lab_start("clock=manual");
     neighbour_start(&n);
-    quiet();
     int fds = test_open_fds();
     for (int i = 0; i < 500; i++) {
         for (size_t k = 0; k < sizeof(junk); k++)
@@ -813,7 +807,6 @@ TEST(ticket_with_kept_copies)
     struct neighbour n;
     lab_start("clock=manual");
     neighbour_start(&n);
-    quiet();
     int fds = test_open_fds();
     for (uint32_t kind = 0; kind < 5; kind++) { /* 0 and 4: no kind of hello */
         struct ffl_hello hello = h;
@@ -851,7 +844,6 @@ TEST(ticket_with_a_socket_that_blocks)
     int ends[2];
     lab_start("clock=manual");
     neighbour_start(&n);
-    quiet();
     CHECK(lab_ticket(&t));
     bring(&t, ends);
     while (send(ends[1], &h, sizeof(h), MSG_DONTWAIT) > 0) /* no room for the answer */
@@ -874,7 +866,6 @@ TEST(ticket_of_somebody_else)
     struct ffl_ticket t;
     lab_start("clock=manual");
     neighbour_start(&n);
-    quiet();
     CHECK(lab_ticket(&t));
     for (int i = 0; i < 3; i++) {
         struct raw r;
@@ -919,7 +910,6 @@ TEST(ticket_that_is_stuffed)
     struct ffl_ticket t;
     lab_start("clock=manual");
     neighbour_start(&n);
-    quiet();
     raw_attach(&r);
     raw_listen(&r, 0, "10.0.0.1", 81, 0, 0);
     CHECK(lab_ticket(&t));
@@ -973,7 +963,6 @@ TEST(tickets_without_number)
     lab_start("clock=manual");
     lab.in->ledger.limit[CHARGE_TICKET] = FFL_COUNT(t);
     neighbour_start(&good);
-    quiet();
     while (n < FFL_COUNT(t) && lab_ticket(&t[n]))
         n++;
     CHECK_EQ(n, 75);
@@ -1007,7 +996,7 @@ TEST(log_that_is_flooded)
     }
     iterations(3);
     time_t took = time(NULL) - began;
-    ffl_log_open(-1, FFL_LOG_ERROR);
+    quiet();
     rewind(log);
     while (fgets(line, sizeof(line), log))
         lines++;

@@ -481,6 +481,7 @@ uint32_t raw_accepted(struct raw *r, uint32_t listener, int port, int *peer)
 void neighbour_start(struct neighbour *n)
 {
     memset(n, 0, sizeof(*n));
+    quiet();
     raw_attach(&n->r);
     raw_listen(&n->r, 0, "10.0.0.1", 80, 8, FFL_F_ARM_NEW);
     n->h = raw_accepted(&n->r, 0, 80, &n->peer);

@@ -106,7 +106,8 @@ struct neighbour {
     uint32_t count;
 };
 
-void neighbour_start(struct neighbour *n); /* on port 80 of 10.0.0.1, on the sim */
+/* On port 80 of 10.0.0.1, on the sim; and quiet. */
+void neighbour_start(struct neighbour *n);
 /* A message each way, byte-exact, with nothing else in between. */
 void neighbour_works(struct neighbour *n);
 void neighbour_end(struct neighbour *n); /* the last session: nothing is left; and the lab's end */

@@ -12,6 +12,12 @@ static void start(void)
     net_start(test_arg, 0, NULL);
 }
 
+static void start_pair(struct watch *a, struct watch *b)
+{
+    start();
+    connected(a, b);
+}
+
 TEST(describes_itself)
 {
     start();
@@ -59,9 +65,8 @@ TEST(bad_descriptor)
 
 TEST(echo)
 {
-    start();
     struct watch a, b;
-    connected(&a, &b);
+    start_pair(&a, &b);
     char buf[64];
     CHECK_EQ(take(b.fd, buf, sizeof(buf)), -EAGAIN);
     CHECK_EQ(put(a.fd, "hello", 5), 5);
@@ -79,9 +84,8 @@ TEST(echo)
 
 TEST(gather_and_scatter)
 {
-    start();
     struct watch a, b;
-    connected(&a, &b);
+    start_pair(&a, &b);
     struct iovec out[] = {{(void *)"one", 3}, {(void *)"", 0}, {(void *)"three", 5}};
     CHECK_EQ(ops->send(st, a.fd, out, 3, NULL, NULL), 8);
     await(&b, FFL_READ);
@@ -282,9 +286,8 @@ TEST(address_not_local)
 /* Sends until the stack says no, reads all, and is told that there is room again. */
 TEST(window_fills_and_opens)
 {
-    start();
     struct watch a, b;
-    connected(&a, &b);
+    start_pair(&a, &b);
     static char buf[32768], back[32768];
     for (size_t i = 0; i < sizeof(buf); i++)
         buf[i] = (char)(i * 7 + i / 251);
@@ -314,9 +317,8 @@ TEST(window_fills_and_opens)
 /* A large transfer with edges alone: any lost edge stops it. */
 TEST(transfer_by_edges)
 {
-    start();
     struct watch a, b;
-    connected(&a, &b);
+    start_pair(&a, &b);
     static uint8_t out[200000], in[65536];
     uint64_t seed = 4, total = (uint64_t)(50u << 20) / TEST_SLOW, sent = 0, got = 0;
     bool can_send = true, can_read = true;
@@ -357,9 +359,8 @@ TEST(transfer_by_edges)
 
 TEST(half_close)
 {
-    start();
     struct watch a, b;
-    connected(&a, &b);
+    start_pair(&a, &b);
     char buf[16];
     CHECK_EQ(put(a.fd, "last", 4), 4);
     CHECK_EQ(ops->shutdown(st, a.fd, SHUT_WR), 0);
@@ -378,9 +379,8 @@ TEST(half_close)
 
 TEST(close_ends_the_stream)
 {
-    start();
     struct watch a, b;
-    connected(&a, &b);
+    start_pair(&a, &b);
     char buf[16];
     CHECK_EQ(put(a.fd, "bye", 3), 3);
     CHECK_EQ(ops->close(st, a.fd), 0);
@@ -394,9 +394,8 @@ TEST(close_ends_the_stream)
 /* Closing with unread data is a reset, and what arrives after a close is answered with one. */
 TEST(reset_on_unread_data)
 {
-    start();
     struct watch a, b;
-    connected(&a, &b);
+    start_pair(&a, &b);
     char buf[16];
     CHECK_EQ(put(a.fd, "unread", 6), 6);
     await(&b, FFL_READ);
@@ -411,9 +410,8 @@ TEST(reset_on_unread_data)
 /* The stack's thread serves everybody: nobody's SO_LINGER makes it wait in close. */
 TEST(linger_does_not_wait)
 {
-    start();
     struct watch a, b;
-    connected(&a, &b);
+    start_pair(&a, &b);
     struct linger l = {.l_onoff = 1, .l_linger = 60};
     static const char much[65536];
     CHECK_EQ(ops->setsockopt(st, a.fd, SOL_SOCKET, SO_LINGER, &l, sizeof(l)), 0);
@@ -427,9 +425,8 @@ TEST(linger_does_not_wait)
 
 TEST(send_after_the_peer_closed)
 {
-    start();
     struct watch a, b;
-    connected(&a, &b);
+    start_pair(&a, &b);
     CHECK_EQ(ops->close(st, b.fd), 0);
     int rc = put(a.fd, "one", 3);
     for (int i = 0; rc > 0; i++) { /* the first is taken; its reset comes back */
@@ -443,9 +440,8 @@ TEST(send_after_the_peer_closed)
 
 TEST(linger_zero_is_a_reset)
 {
-    start();
     struct watch a, b;
-    connected(&a, &b);
+    start_pair(&a, &b);
     struct linger l = {.l_onoff = 1};
     CHECK_EQ(ops->setsockopt(st, a.fd, SOL_SOCKET, SO_LINGER, &l, sizeof(l)), 0);
     CHECK_EQ(ops->close(st, a.fd), 0);
@@ -456,9 +452,8 @@ TEST(linger_zero_is_a_reset)
 
 TEST(so_error_tells_of_a_reset)
 {
-    start();
     struct watch a, b;
-    connected(&a, &b);
+    start_pair(&a, &b);
     CHECK_EQ(put(a.fd, "unread", 6), 6);
     await(&b, FFL_READ);
     CHECK_EQ(ops->close(st, b.fd), 0);
@@ -528,9 +523,8 @@ TEST(watch_tells_what_is_true)
 
 TEST(closing_ends_events)
 {
-    start();
     struct watch a, b;
-    connected(&a, &b);
+    start_pair(&a, &b);
     while (pump() > 0)
         ;
     CHECK_EQ(put(a.fd, "x", 1), 1);
@@ -545,9 +539,8 @@ TEST(closing_ends_events)
 /* No event without news: an idle, drained socket stays silent. */
 TEST(edges_not_levels)
 {
-    start();
     struct watch a, b;
-    connected(&a, &b);
+    start_pair(&a, &b);
     CHECK_EQ(put(a.fd, "xyz", 3), 3);
     await(&b, FFL_READ);
     while (pump() > 0)

@@ -89,7 +89,7 @@ TEST(port_policy_is_kept)
     snprintf(rule, sizeof(rule), "%u=8080", (unsigned)geteuid());
     CHECK_EQ(ffl_policy_add_ports(&lab.o.policy, rule, why, sizeof(why)), 0);
     lab_start_manual("");
-    ffl_log_open(-1, FFL_LOG_ERROR);
+    quiet();
     raw_attach(&r);
     raw_socket(&r, 0, SOCK_STREAM);
     struct ffl_addr a = addr4("10.0.0.1", 8081);
@@ -107,7 +107,7 @@ TEST(quotas_of_a_session_and_of_a_user)
     lab.o.user_sessions = 1;
     lab.o.entries = 64;
     lab_start_manual("");
-    ffl_log_open(-1, FFL_LOG_ERROR);
+    quiet();
     struct ffl_hello h = {.magic = FFL_MAGIC, .version = FFL_ABI_VERSION, .kind = FFL_HELLO_ATTACH};
     CHECK_EQ(raw_try(&a, &h), FFL_REPLY_OK);
     CHECK_EQ(a.map.geo.ring_size[FFL_SQ], 64);
@@ -159,7 +159,7 @@ TEST(quotas_and_sessions_that_linger)
     lab.o.user_sessions = 1;
     lab.o.max_sessions = 8;
     lab_start_manual("");
-    ffl_log_open(-1, FFL_LOG_ERROR);
+    quiet();
     for (size_t i = 0; i < FFL_COUNT(peer); i++) {
         raw_attach(&r);
         raw_listen(&r, 0, "10.0.0.1", 80, 8, 0);
@@ -197,7 +197,7 @@ static void drain_lab(int64_t drain_ns)
     lab_defaults("sim");
     lab.o.drain_ns = drain_ns;
     lab_start_manual("");
-    ffl_log_open(-1, FFL_LOG_ERROR);
+    quiet();
 }
 
 TEST(drain_without_sockets_ends_at_once)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from common.processes import completed
+from programs import need
 from shim import NATIVE, Instance
 
 HERE = Path(__file__).parent
@@ -49,9 +50,7 @@ def symbols(path: Path, *which: str) -> set[str]:
 
 @pytest.fixture(scope="session", params=BUILDS)
 def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("cc")
-    if not compiler:
-        pytest.skip("no C compiler")
+    compiler = need("cc")
     out = tmp_path_factory.mktemp("calls") / "calls"
     command = [compiler, "-Wall", "-Wextra", "-Werror", *BUILDS[request.param]]
     subprocess.run([*command, HERE / "calls.c", "-o", out], check=True)

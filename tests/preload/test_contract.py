@@ -4,12 +4,12 @@ Each program here is one kind of promise; cases.h says how they are built up.
 """
 
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from programs import need
 from shim import Instance
 
 HERE = Path(__file__).parent
@@ -41,9 +41,7 @@ def cases(program: str) -> list[str]:
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Builds a program of this folder, once."""
-    compiler = shutil.which("cc")
-    if not compiler:
-        pytest.skip("no C compiler")
+    compiler = need("cc")
     folder = tmp_path_factory.mktemp("contract")
 
     def build(program: str) -> Path:

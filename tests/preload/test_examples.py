@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from programs import need
 from shim import Instance
 
 pytestmark = pytest.mark.timeout(60)
@@ -33,8 +34,7 @@ def commands(name: str) -> tuple[str, str]:
 @contextmanager
 def serving(name: str, folder: Path, instance: Instance) -> Iterator[list[int]]:
     """The ports that it says it listens at."""
-    if not shutil.which("cc"):
-        pytest.skip("no C compiler")
+    need("cc")
     environment = instance.environment()
     del environment["LD_PRELOAD"]  # `ffloop preload` sets it
     environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

@@ -3,13 +3,13 @@
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from common.processes import completed
+from programs import need
 from shim import Instance
 
 HERE = Path(__file__).parent
@@ -25,9 +25,7 @@ def flags(*which: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("cc")
-    if not compiler:
-        pytest.skip("no C compiler")
+    compiler = need("cc")
     out = tmp_path_factory.mktemp("kqueue") / "kqueue"
     subprocess.run(
         [compiler, "-Wall", "-Wextra", "-Werror", "-pthread", *flags("--cflags"),

@@ -1,12 +1,12 @@
 """Programs whose calls a preloaded library does not see are known before they start."""
 
 import os
-import shutil
 import sysconfig
 from pathlib import Path
 
 import pytest
 from common.processes import completed
+from programs import need
 
 FFLOOP = str(Path(sysconfig.get_path("scripts"), "ffloop"))
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("FFLOOP", "FF_"))}
@@ -21,9 +21,7 @@ __attribute__((section(".note.go.buildid"), used)) static const struct {
 
 @pytest.fixture
 def build(tmp_path: Path):
-    compiler = shutil.which("cc")
-    if not compiler:
-        pytest.skip("no C compiler")
+    compiler = need("cc")
 
     def build(source: str, *flags: str) -> str:
         out, text = tmp_path / "program", tmp_path / "program.c"

@@ -1,10 +1,10 @@
 """A handler that runs between the beginning of a call and its sleep ends it (window.c)."""
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from programs import need
 from shim import NATIVE, Instance, python
 
 pytestmark = pytest.mark.timeout(40)
@@ -38,8 +38,7 @@ with pair() as (a, b), handler(signal.SIGUSR1, restart=sys.argv[3] == "restart")
 
 @pytest.fixture(scope="session")
 def window(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if not shutil.which("cc"):
-        pytest.skip("no C compiler")
+    need("cc")
     out = tmp_path_factory.mktemp("window") / "window.so"
     flags = ["-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
     subprocess.run(["cc", *flags, HERE / "window.c", "-o", out], check=True)

@@ -7,13 +7,13 @@ find nothing at all.
 
 import asyncio
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from building import Build, placed
 from common.processes import completed
+from programs import need
 from shim import NATIVE, Instance
 
 pytestmark = pytest.mark.timeout(240)  # the first waits for the compiler
@@ -39,9 +39,7 @@ class Programs:
         self.folder, self.build = folder, build
 
     def program(self, name: str, kind: str) -> Path:
-        compiler = shutil.which("cc")
-        if not compiler:
-            pytest.skip("no C compiler")
+        compiler = need("cc")
         out = self.folder / f"{name}-{kind}"
         flags = ["-Wall", "-Wextra", "-Werror", "-O1", "-g", "-pthread"]
         flags += ["-fsanitize=thread"] if kind == TSAN else []
