@@ -2,7 +2,8 @@
  * epoll_server.c - answers each read with 602 bytes and keeps the connection; for preload.py.
  *
  * Built once and run under both libraries, so it makes only calls that F-Stack's own adapter
- * intercepts: ioctl's FIONBIO, accept, epoll_create after the first socket, epoll_wait with a time-out.
+ * intercepts: ioctl's FIONBIO, accept, epoll_create after the first socket, epoll_wait with a
+ * time-out.
  */
 #include <errno.h>
 #include <netinet/in.h>

@@ -1,6 +1,6 @@
 /*
- * epoll_kernel.c - one epoll with sockets of both kinds: the service is on the stack, a health check
- * on the kernel's loopback, whatever the routes say.
+ * epoll_kernel.c - one epoll with sockets of both kinds: the service is on the stack, a health
+ * check on the kernel's loopback, whatever the routes say.
  *
  *     cc -O2 $(ffloop preload --cflags) epoll_kernel.c -o epoll_kernel
  *     ffloop preload -- ./epoll_kernel 8080 8081

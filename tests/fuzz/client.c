@@ -1,13 +1,13 @@
 /*
- * client.c - fuzzes what a client reads: the handshake's answer, the geometry, completions, returned
- * buffers, ring words, and memory that changes while it is used.
+ * client.c - fuzzes what a client reads: the handshake's answer, the geometry, completions,
+ * returned buffers, ring words, and memory that changes while it is used.
  *
  * An input is one session: an application that uses the client as client.h allows, and an instance
  * that is played here. That one answers as an instance would, mostly; what it says of handles,
- * lengths, buffers and tags may be wrong at any time. There is no other thread: the client's message
- * calls are replaced by the linker (fuzz/CMakeLists.txt), and answers lie in the ring before the
- * call that waits for them. Afterwards no descriptor may be left. fuzz_units counts completions and
- * returned buffers.
+ * lengths, buffers and tags may be wrong at any time. There is no other thread: the client's
+ * message calls are replaced by the linker (fuzz/CMakeLists.txt), and answers lie in the ring
+ * before the call that waits for them. Afterwards no descriptor may be left. fuzz_units counts
+ * completions and returned buffers.
  */
 #include "fuzz.h"
 

@@ -2,10 +2,10 @@
  * fuzz.h - the fuzz targets' frame: bytes in, decisions out.
  *
  * A target is LLVMFuzzerTestOneInput, as libFuzzer calls it, on one instance (or client) after
- * another in this process. Built by gcc, fuzz.c has a main of its own: it runs kept inputs, or makes
- * as many random ones as it takes for COUNT units (entries, handshakes). A target reads its input as
- * decisions of a hostile peer that are mostly right, since a session ends with its first lie: what
- * only a long session reaches would never be reached otherwise.
+ * another in this process. Built by gcc, fuzz.c has a main of its own: it runs kept inputs, or
+ * makes as many random ones as it takes for COUNT units (entries, handshakes). A target reads its
+ * input as decisions of a hostile peer that are mostly right, since a session ends with its first
+ * lie: what only a long session reaches would never be reached otherwise.
  */
 #ifndef FFL_FUZZ_H
 #define FFL_FUZZ_H

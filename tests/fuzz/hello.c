@@ -1,11 +1,11 @@
 /*
  * hello.c - fuzzes an instance's handshake: what somebody says who connects to its unix socket.
  *
- * One instance for the life of the process; an input is a row of connections, each with a hello that
- * is right, nearly right, cut, too long or noise, with descriptors that nobody asked for, and one
- * that goes before or after the answer; who has got a ticket speaks on it, and may bring others in
- * by it, through a socket of which he keeps both ends. fuzz_units counts the connections. Afterwards nothing of
- * them may be left: no session, no waiting place, no descriptor.
+ * One instance for the life of the process; an input is a row of connections, each with a hello
+ * that is right, nearly right, cut, too long or noise, with descriptors that nobody asked for, and
+ * one that goes before or after the answer; who has got a ticket speaks on it, and may bring others
+ * in by it, through a socket of which he keeps both ends. fuzz_units counts the connections.
+ * Afterwards nothing of them may be left: no session, no waiting place, no descriptor.
  */
 #include "fuzz.h"
 
@@ -64,8 +64,8 @@ static size_t message(struct input *in, uint8_t *to, size_t room)
     return n < room ? n : room;
 }
 
-/* The answer, if there is one, must be whole and honest; what came with it is closed. True: it was
- * a ticket. */
+/* The answer, if there is one, must be whole and honest; what came with it is closed. True:
+ * it was a ticket. */
 static bool listen_to(int s)
 {
     struct ffl_reply r;

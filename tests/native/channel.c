@@ -158,9 +158,9 @@ TEST(what_finds_no_room_follows)
 /* ---- R3: no wake-up is lost ---------------------------------------------------------------- */
 
 /*
- * The litmus test of R3 (store buffering): the end of a batch and the look at the wait word, against
- * going to sleep, let go at the same moment on two CPUs. If each misses the other, a sleeper would
- * never be woken. Needs two CPUs to show anything.
+ * The litmus test of R3 (store buffering): the end of a batch and the look at the wait word,
+ * against going to sleep, let go at the same moment on two CPUs. If each misses the other, a
+ * sleeper would never be woken. Needs two CPUs to show anything.
  */
 enum what { TO_APP, TO_INST, BACK_TO_APP, BACK_TO_INST, ROOM_FOR_APP, ROOM_FOR_INST };
 
@@ -334,9 +334,9 @@ TEST(litmus_room_for_the_instance)
 }
 
 /*
- * Two sides as in the product: each sleeps whenever it finds nothing; a lost wake-up is a sleep that
- * only the time limit of poll ends. Both directions, and the rings are small, so that sleeping for
- * room happens as well.
+ * Two sides as in the product: each sleeps whenever it finds nothing; a lost wake-up is a sleep
+ * that only the time limit of poll ends. Both directions, and the rings are small, so that sleeping
+ * for room happens as well.
  */
 struct side {
     struct ffl_channel *ch;

@@ -1,5 +1,6 @@
 /*
- * direct.c - an instance in the thread of its client: nobody is woken, nobody sleeps, all is served.
+ * direct.c - an instance in the thread of its client: nobody is woken, nobody sleeps, all is
+ * served.
  *
  * The stack is sim's with a loop of its own, as F-Stack has one. Measured by counts of that loop's
  * rounds.
@@ -115,7 +116,8 @@ TEST(serves_in_one_thread)
     finish();
 }
 
-/* What a wait without time does: what was submitted goes to the stack, and its loop goes round once. */
+/* What a wait without time does: what was submitted goes to the stack,
+ * and its loop goes round once. */
 TEST(a_look_is_one_iteration)
 {
     struct ffl_event ev[4];

@@ -1,10 +1,10 @@
 /*
  * exhaust.c - what happens when something fails that hardly ever does.
  *
- * A life (of an application, of a client) is led again and again, and each time one crossing further
- * on a fault point fails (points.h), once or from there on, until a life meets none. Whatever
- * happens to that life is an error that says what it is; afterwards nothing of it may be left, and a
- * neighbour has noticed nothing.
+ * A life (of an application, of a client) is led again and again, and each time one crossing
+ * further on a fault point fails (points.h), once or from there on, until a life meets none.
+ * Whatever happens to that life is an error that says what it is; afterwards nothing of it may be
+ * left, and a neighbour has noticed nothing.
  */
 #include "points.h"
 
@@ -201,8 +201,8 @@ TEST(instance_start)
     }
 }
 
-/* A connection that finds no memory costs its listener neither a handle nor credit: here is one of
- * each. */
+/* A connection that finds no memory costs its listener neither a handle nor credit:
+ * here is one of each. */
 TEST(accept_without_memory)
 {
     unsigned failed = 1;

@@ -367,7 +367,8 @@ TEST(r8_killed_application_leaves_nothing)
     killed(busy_application);
 }
 
-/* A forked child of it lives on, holding copies of its descriptors; the session ends all the same. */
+/* A forked child of it lives on, holding copies of its descriptors;
+ * the session ends all the same. */
 static void forking_application(int ready)
 {
     struct ffl_client *c = attach(0);
@@ -534,8 +535,8 @@ TEST(r4_client_never_waits_for_room)
     end_child_instance(pid, go, ready);
 }
 
-/* What was taken by send before a detach arrives, though the SQ was full when it was taken; and the detach
- * waits for nobody: the instance is stopped until it is over. */
+/* What was taken by send before a detach arrives, though the SQ was full when it was taken; and the
+ * detach waits for nobody: the instance is stopped until it is over. */
 TEST(r8_detach_loses_nothing)
 {
     enum { N = 20 };

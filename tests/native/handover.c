@@ -1,4 +1,5 @@
-/* handover.c - listeners of one address: who accepts has it, and what one leaves the next one gets. */
+/* handover.c - listeners of one address: who accepts has it,
+ * and what one leaves the next one gets. */
 #include "lab.h"
 
 #include <errno.h>
@@ -97,7 +98,8 @@ TEST(who_takes_it_has_it)
     raw_finish(&b);
 }
 
-/* Of those for whom one is enough one that sleeps is told, then the others; and when that one goes, too. */
+/* Of those for whom one is enough one that sleeps is told, then the others;
+ * and when that one goes, too. */
 TEST(one_that_sleeps_is_told)
 {
     for (int goes = 0; goes < 2; goes++) {
@@ -129,7 +131,8 @@ TEST(one_that_sleeps_is_told)
     }
 }
 
-/* Of one that has not accepted yet everything stays in the backlog, and it is told of each that comes. */
+/* Of one that has not accepted yet everything stays in the backlog,
+ * and it is told of each that comes. */
 TEST(nothing_is_accepted_ahead_before_the_first)
 {
     struct raw r;

@@ -2,7 +2,7 @@
  * lab.h - an instance in the test's own process, and applications to put to it.
  *
  * Callers: rules.c, hostile.c, faults.c. Two ways to run it:
- *   stepped   the test's thread calls iterate(); with the sim stack's manual clock all is deterministic.
+ *   stepped   the test's thread calls iterate(); with the sim's manual clock all is deterministic.
  *             The application is a `struct raw`: it writes the rings itself, so it can also lie.
  *   running   ffl_instance_run in a thread of its own, for the client library, whose calls wait.
  * Remote peers are played through the stack's own operations (`sim`) or the kernel's sockets.
@@ -83,8 +83,8 @@ bool raw_next(struct raw *r, struct ffl_entry *e); /* the next completion, if th
 void raw_give(struct raw *r, uint32_t buf);        /* a receive buffer back */
 int raw_avail(struct raw *r);
 
-/* Handle 0 of an instance on the host stack is connected to the kernel's *listener: the socket that
- * it has accepted. */
+/* Handle 0 of an instance on the host stack is connected to the kernel's *listener:
+ * the socket that it has accepted. */
 int raw_connected(struct raw *r, int *listener);
 /* The next completion after as many iterations as it takes; fails if it is not `op` of `handle`. */
 struct ffl_entry raw_expect(struct raw *r, enum ffl_op op, uint32_t handle);

@@ -1,11 +1,12 @@
 /*
  * neighbours.c - what a good application gets beside bad ones.
  *
- * One thread steps the instance and plays all its applications and their peers, on the sim, so that the
- * same happens each time. The good one's share is what it gets beside three that do the same work. Then
- * the three are a slow reader, one whose pools are full, and a hostile one that attaches, writes entries at
- * random until its session is ended, and attaches again. What the instance does meanwhile is counted
- * in calls of the stack and bytes: per message of the good one it may be a quarter more than beside equals.
+ * One thread steps the instance and plays all its applications and their peers, on the sim, so that
+ * the same happens each time. The good one's share is what it gets beside three that do the same
+ * work. Then the three are a slow reader, one whose pools are full, and a hostile one that
+ * attaches, writes entries at random until its session is ended, and attaches again. What the
+ * instance does meanwhile is counted in calls of the stack and bytes: per message of the good one
+ * it may be a quarter more than beside equals.
  */
 #include "lab.h"
 
@@ -136,8 +137,8 @@ static void read_slowly(struct app *a, int round)
         raw_give(&a->r, e.buf);
 }
 
-/* Its transmit pool is full of what peers do not take, its receive pool of what it does not give back; and
- * it tries to send on. */
+/* Its transmit pool is full of what peers do not take, its receive pool of what it does not give
+ * back; and it tries to send on. */
 static void fill_pools(struct app *a, int round)
 {
     static char text[4096];

@@ -4,7 +4,7 @@
  * Callers: exhaust.c. The points are calls that cross a border (memory, descriptors, mappings, the
  * pools, the doorbells, the stack), replaced when the test is linked (--wrap, CMakeLists.txt): the
  * product has no trace of them. One plan at a time: at point `p`, let `skip` crossings pass, then
- * fail `times`. Where: on one thread, or, with `iterations`, in an instance's stepped iterations alone.
+ * fail `times`. Where: on one thread, or, with `iterations`, in an instance's stepped iterations.
  */
 #ifndef FFL_TEST_POINTS_H
 #define FFL_TEST_POINTS_H
@@ -12,11 +12,11 @@
 #include "lab.h"
 
 enum point {
-    POINT_MEMORY,     /* malloc, calloc, realloc: NULL */
-    POINT_DESCRIPTOR, /* socket, socketpair, accept4, eventfd, epoll_create1, memfd_create: EMFILE */
-    POINT_MAPPING,    /* mmap: ENOMEM; epoll_ctl that adds: ENOSPC */
-    POINT_POOL,       /* no buffer of a shared pool is free */
-    POINT_BELL,       /* a doorbell is rung, and nobody hears it */
+    POINT_MEMORY,      /* malloc, calloc, realloc: NULL */
+    POINT_DESCRIPTOR,  /* EMFILE: socket, socketpair, accept4, eventfd, epoll_create1... */
+    POINT_MAPPING,     /* mmap: ENOMEM; epoll_ctl that adds: ENOSPC */
+    POINT_POOL,        /* no buffer of a shared pool is free */
+    POINT_BELL,        /* a doorbell is rung, and nobody hears it */
     POINT_SHORT_READ,  /* half of a message of the handshake comes */
     POINT_SHORT_WRITE, /* half of it goes */
     POINT_INTERRUPT,   /* the stack's accept, recv and send: EINTR */

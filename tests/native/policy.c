@@ -1,4 +1,5 @@
-/* policy.c - routes, variables, places, the choice of an instance, options that are carried over. */
+/* policy.c - routes, variables, places, the choice of an instance,
+ * options that are carried over. */
 #include "harness.h"
 
 #include "carry.h"

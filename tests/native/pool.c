@@ -183,8 +183,8 @@ TEST(buffers_do_not_overlap)
     ffl_segment_drop(&m);
 }
 
-/* However much some hold, each socket that holds nothing finds a small buffer; the shares do not count
- * on those. */
+/* However much some hold, each socket that holds nothing finds a small buffer;
+ * the shares do not count on those. */
 TEST(the_reserve_is_for_those_who_hold_nothing)
 {
     struct ffl_pool p;

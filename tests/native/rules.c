@@ -161,7 +161,8 @@ TEST(r1_handle_is_reused_only_after_closed)
     while (sim_take(a, sink, sizeof(sink)) > 0)
         iterations(1);
     (void)raw_expect(&r, FFL_OP_CLOSED, first);
-    /* CLOSED of the second and the ACCEPT that reuses its handle, in one iteration: in this order */
+    /* CLOSED of the second and the ACCEPT that reuses its handle, in one iteration:
+     * in this order */
     raw_op(&r, FFL_OP_CLOSE, second, 0, FFL_F_ABORT);
     c = sim_dial("10.0.0.1", 80);
     bool closed = false;
@@ -247,7 +248,8 @@ TEST(r2_a_listener_takes_no_more_than_was_asked_for)
     raw_finish(&r);
 }
 
-/* Reads ahead to the cap and stops, so that the peer's window closes; goes on when buffers return. */
+/* Reads ahead to the cap and stops, so that the peer's window closes;
+ * goes on when buffers return. */
 TEST(r2_reads_ahead_to_a_cap)
 {
     struct raw r;
@@ -690,7 +692,8 @@ TEST(r3_a_body_and_its_head_are_one_send)
     lab_stop();
 }
 
-/* However many readers are slow, who has nothing unsent can send something: an answer is on its way. */
+/* However many readers are slow, who has nothing unsent can send something:
+ * an answer is on its way. */
 TEST(r3_slow_readers_leave_room_for_others)
 {
     enum { N = 400 };

@@ -1,4 +1,5 @@
-/* service.c - an instance as a service: who may attach and bind, quotas, notification, the drain. */
+/* service.c - an instance as a service: who may attach and bind, quotas, notification,
+ * the drain. */
 #include "lab.h"
 
 #include "../../ffloop/_native/instance/internal.h"
@@ -149,7 +150,8 @@ TEST(ports_in_tickets)
     raw_finish(&b);
 }
 
-/* Sessions that end, slowly, one after the other: of one user there are never more than it may have. */
+/* Sessions that end, slowly, one after the other:
+ * of one user there are never more than it may have. */
 TEST(quotas_and_sessions_that_linger)
 {
     struct raw r;

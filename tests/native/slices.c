@@ -1,11 +1,12 @@
 /*
  * slices.c - no session delays another, whatever it does that is allowed.
  *
- * Each attack is a row of valid entries, some ten thousand sockets large; at the end the session that
- * made it dies with all that it has. No iteration may take long, by the thread's own clock: what else the
- * machine does is not counted. A neighbour's message goes and comes within a few iterations all the while.
- * On the host stack with as many sockets as the limits of this process allow. How much of the attackers' is
- * done in one iteration is counted too: entries, bytes, closed sockets.
+ * Each attack is a row of valid entries, some ten thousand sockets large; at the end the session
+ * that made it dies with all that it has. No iteration may take long, by the thread's own clock:
+ * what else the machine does is not counted. A neighbour's message goes and comes within a few
+ * iterations all the while. On the host stack with as many sockets as the limits of this process
+ * allow. How much of the attackers' is done in one iteration is counted too: entries, bytes, closed
+ * sockets.
  */
 #include "lab.h"
 

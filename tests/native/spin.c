@@ -1,4 +1,5 @@
-/* spin.c - whether to spin: only while events come closer together than the limit; when to yield. */
+/* spin.c - whether to spin: only while events come closer together than the limit;
+ * when to yield. */
 #include "harness.h"
 
 #include "spin.h"

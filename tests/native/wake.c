@@ -208,7 +208,8 @@ TEST(r6_a_polling_stack_lingers_on_the_sqs)
     lab_stop();
 }
 
-/* Bounded: an application that neither sleeps nor asks keeps the iteration no longer than the limit. */
+/* Bounded: an application that neither sleeps nor asks keeps the iteration no longer than the
+ * limit. */
 TEST(r6_lingering_is_bounded)
 {
     struct raw r;
@@ -239,7 +240,8 @@ static int slow_recv(void *st, int fd, const struct iovec *iov, int n, struct ff
     return ffl_sim_ops.recv(st, fd, iov, n, from, NULL, flags);
 }
 
-/* An iteration that a polling stack waits for is bounded too: what is ready has its turns in order. */
+/* An iteration that a polling stack waits for is bounded too:
+ * what is ready has its turns in order. */
 TEST(r6_a_polling_stack_is_not_kept_waiting)
 {
     struct raw r;
@@ -327,7 +329,8 @@ static int deaf(int fd)
 }
 
 /* Committed, and not rung: found by the sleeper's own look, which is counted. An entry that comes
- * between the raised word and the look before the sleep is found at once: then another one is sent. */
+ * between the raised word and the look before the sleep is found at once: then another one is
+ * sent. */
 TEST(r5_a_lost_doorbell_is_counted_by_the_instance)
 {
     struct raw r;

@@ -2,9 +2,9 @@
  * calls.c - every call that the shim has, made by a C program on a stack socket; see test_calls.py.
  *
  * `calls NAME` runs one case, natively or under the shim, and prints what it saw. Built with
- * _FORTIFY_SOURCE, and once with 64-bit offsets, so that the calls go to the names that the C library's headers
- * make of them: __read_chk, fcntl64, sendfile64. The sizes are volatile: what is known to fit goes
- * to the plain call.
+ * _FORTIFY_SOURCE, and once with 64-bit offsets, so that the calls go to the names that the C
+ * library's headers make of them: __read_chk, fcntl64, sendfile64. The sizes are volatile: what is
+ * known to fit goes to the plain call.
  */
 #include "cases.h"
 

@@ -160,7 +160,8 @@ CASE(shares_memory_until_it_execs)
 
 /* ---- what a child makes of a socket ---------------------------------------------------------- */
 
-/* The parent's socket, of which nothing was asked before; the child makes something of it, and goes. */
+/* The parent's socket, of which nothing was asked before; the child makes something of it,
+ * and goes. */
 static void by_a_child(int fd, void (*make)(int fd))
 {
     pid_t pid = fork();
@@ -266,7 +267,7 @@ CASE(the_next_child_uses_it)
     by_a_child(fd, serves);
 }
 
-/* ---- what it does first ----------------------------------------------------------------------- */
+/* ---- what it does first ---------------------------------------------------------------------- */
 
 /* Until the process sleeps, or has ended. */
 static void until_it_sleeps(pid_t pid)
@@ -394,7 +395,7 @@ CASE(many_after_exec)
     NEED(false);
 }
 
-/* ---- a parent with many ------------------------------------------------------------------------ */
+/* ---- a parent with many ---------------------------------------------------------------------- */
 
 /* Pages that the process and its child touch for a fork, beyond those of a fork before. */
 static long pages_of_a_fork(void)
@@ -613,7 +614,7 @@ CASE(closed_unread_by_the_child_first)
     saw("read", read(client, buffer, 1));
 }
 
-/* ---- threads that wait meanwhile --------------------------------------------------------------- */
+/* ---- threads that wait meanwhile ------------------------------------------------------------- */
 
 static void *reads(void *unused)
 {
@@ -747,7 +748,7 @@ CASE(asks_for_room_beside_a_reader)
     writer_beside_a_reader(POLLOUT);
 }
 
-/* ---- what it may do --------------------------------------------------------------------------- */
+/* ---- what it may do -------------------------------------------------------------------------- */
 
 static void without_descriptors(int (*take)(void))
 {

@@ -234,7 +234,8 @@ CASE(close_beside_a_poll)
 
 static pthread_barrier_t looking;
 
-/* Why recv fails in the end; or what poll says that neither a silent socket nor a closed one has. */
+/* Why recv fails in the end;
+ * or what poll says that neither a silent socket nor a closed one has. */
 static void *looks_on(void *arg)
 {
     struct pollfd p = {.fd = fd_of(arg), .events = POLLIN};
@@ -480,8 +481,8 @@ static struct {
     int ends[2], epfd, fresh, shared;
 } mine;
 
-/* Nothing works on another thread's sockets; a fresh socket is whoever's that binds it; an epoll of kernel
- * descriptors is everybody's. */
+/* Nothing works on another thread's sockets; a fresh socket is whoever's that binds it; an epoll of
+ * kernel descriptors is everybody's. */
 static void *uses_anothers(void *arg)
 {
     char byte;
@@ -526,7 +527,7 @@ OF_A_THREAD(own_sockets_only)
     CHECK(close(mine.epfd) == 0 && close(mine.shared) == 0);
 }
 
-/* ---- EPOLLEXCLUSIVE --------------------------------------------------------------------------- */
+/* ---- EPOLLEXCLUSIVE -------------------------------------------------------------------------- */
 
 enum { LISTENERS = 4, LISTENER = 1, PING = 2 };
 

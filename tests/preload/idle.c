@@ -24,9 +24,10 @@ static int many(int most)
     return n - n % CHILDREN;
 }
 
-/* ---- the clients ------------------------------------------------------------------------------- */
+/* ---- the clients ----------------------------------------------------------------------------- */
 
-/* Another program, natively: `idle clients PORT N`. They end in a reset, and leave the ports free. */
+/* Another program, natively: `idle clients PORT N`. They end in a reset,
+ * and leave the ports free. */
 static int clients(int port, int n)
 {
     char byte;
@@ -95,7 +96,7 @@ static void answers(int fd)
     NEED(recv(fd, &byte, 1, 0) == 1 && send(fd, &byte, 1, 0) == 1);
 }
 
-/* ---- the ways to wait for them ------------------------------------------------------------------ */
+/* ---- the ways to wait for them --------------------------------------------------------------- */
 
 CASE(with_epoll)
 {

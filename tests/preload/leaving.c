@@ -13,7 +13,7 @@
 static int storm = 1000;
 static int epfd, full[2], file; /* an epoll; a connection in which there is no room */
 
-/* ---- the calls: they wait, though the kernel may find room for a byte more ------------------------ */
+/* ---- the calls: they wait, though the kernel may find room for a byte more ------------------- */
 
 static char bytes[65536];
 
@@ -109,7 +109,7 @@ static void (*const calls[])(void) = {
 /* The last one is no cancellation point. */
 enum { CALLS = sizeof(calls) / sizeof(*calls), CANCELLED = CALLS - 1 };
 
-/* ---- before and after ----------------------------------------------------------------------------- */
+/* ---- before and after ------------------------------------------------------------------------ */
 
 static int open_now(void)
 {
@@ -171,7 +171,7 @@ static void goes_on(void)
     heard(client, 1);
 }
 
-/* ---- cancelled ---------------------------------------------------------------------------------- */
+/* ---- cancelled ------------------------------------------------------------------------------- */
 
 static _Atomic int begun;
 
@@ -208,7 +208,7 @@ CASE(cancelled)
     goes_on();
 }
 
-/* ---- jumped out of ------------------------------------------------------------------------------ */
+/* ---- jumped out of --------------------------------------------------------------------------- */
 
 static sigjmp_buf out;
 static volatile int jumps;

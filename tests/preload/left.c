@@ -1,6 +1,6 @@
 /*
- * left.c - calls that do not return: a thread that is cancelled in one, a handler that jumps out of one,
- * a descriptor that is closed beside one. `left CASE`, natively and under the shim.
+ * left.c - calls that do not return: a thread that is cancelled in one, a handler that jumps out of
+ * one, a descriptor that is closed beside one. `left CASE`, natively and under the shim.
  *
  * A case ends with status 0, or says what is not so.
  */

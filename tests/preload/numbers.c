@@ -1,6 +1,6 @@
 /*
- * numbers.c - a descriptor ends, past the names that the shim has, and its number is used again; see
- * test_contract.py.
+ * numbers.c - a descriptor ends, past the names that the shim has, and its number is used again;
+ * see test_contract.py.
  *
  * What ends it is the C library's own close, as in code of the library itself.
  */
@@ -44,7 +44,8 @@ static const char *kind(int fd)
                                   : "other";
 }
 
-/* It is what was made: what is written to it is not the network's, where the connection has ended. */
+/* It is what was made: what is written to it is not the network's,
+ * where the connection has ended. */
 static void is_itself(const char *what, int fd, int number)
 {
     uint64_t one = 1;

@@ -1,4 +1,5 @@
-/* pointers.c - bad pointers: EFAULT, as from the kernel, and the socket and its bytes are as before. */
+/* pointers.c - bad pointers: EFAULT, as from the kernel,
+ * and the socket and its bytes are as before. */
 #include "cases.h"
 
 #include <pthread.h>
@@ -264,7 +265,7 @@ CASE(children)
     saw("too small", syscall(SYS_clone3, page, 8));
 }
 
-/* ---- a program's own faults --------------------------------------------------------------------- */
+/* ---- a program's own faults ------------------------------------------------------------------ */
 
 CASE(no_handler)
 {

@@ -1,4 +1,5 @@
-/* prefork.c - processes that share a listener: nobody has a connection before it accepts; see test_contract.py. */
+/* prefork.c - processes that share a listener: nobody has a connection before it accepts;
+ * see test_contract.py. */
 #include "cases.h"
 
 #include <sys/prctl.h>
@@ -10,7 +11,7 @@
 static pid_t children[CHILDREN];
 static int started[2];
 
-/* ---- the ways to wait for a connection --------------------------------------------------------- */
+/* ---- the ways to wait for a connection ------------------------------------------------------- */
 
 typedef int way(void); /* a connection */
 
@@ -96,7 +97,7 @@ static int exclusively_by_edge(void)
     return with_epoll(EPOLLIN | EPOLLET | EPOLLEXCLUSIVE);
 }
 
-/* ---- the server ------------------------------------------------------------------------------- */
+/* ---- the server ------------------------------------------------------------------------------ */
 
 /* Answers each byte; a connection lasts until its client closes it. */
 static void serves(way *next)
@@ -142,7 +143,8 @@ static void all_end(void)
     }
 }
 
-/* All but one are busy with a connection each that goes on: the others' connections are the last one's. */
+/* All but one are busy with a connection each that goes on:
+ * the others' connections are the last one's. */
 static void beside_slow_ones(way *next, bool blocking)
 {
     int slow[SLOW];
@@ -199,9 +201,10 @@ CASE(epoll_exclusive_by_edge)
     beside_slow_ones(exclusively_by_edge, false);
 }
 
-/* ---- many at once ------------------------------------------------------------------------------ */
+/* ---- many at once ---------------------------------------------------------------------------- */
 
-/* They came before anybody accepts: one child is busy with the first, the rest are for the others. */
+/* They came before anybody accepts: one child is busy with the first,
+ * the rest are for the others. */
 CASE(came_before_anybody_accepted)
 {
     int fd[8];
@@ -284,7 +287,8 @@ CASE(asked_without_waiting)
     saw("another", accept(listener, NULL, NULL) >= 0);
 }
 
-/* The parent alone accepts; what it was told of is given to it unasked when the others have gone. */
+/* The parent alone accepts;
+ * what it was told of is given to it unasked when the others have gone. */
 CASE(the_others_go)
 {
     struct pollfd p;

@@ -33,7 +33,7 @@ CASE(switched_off)
     printf("%u bytes\n", len);
 }
 
-/* ---- SO_PEEK_OFF ------------------------------------------------------------------------------ */
+/* ---- SO_PEEK_OFF ----------------------------------------------------------------------------- */
 
 static void peeks(size_t len)
 {
@@ -117,7 +117,7 @@ CASE(peeks_after_a_fork)
     printf("%.6s\n", buffer);
 }
 
-/* ---- time stamps ------------------------------------------------------------------------------ */
+/* ---- time stamps ----------------------------------------------------------------------------- */
 
 /* The kernel begins to stamp some time after the first socket has asked for it. */
 static void stamps_begin(void)
@@ -157,7 +157,7 @@ CASE(stamps_of_a_stream)
     SET(SOL_SOCKET, SO_TIMESTAMP, 0);
 }
 
-/* ---- SO_ZEROCOPY ------------------------------------------------------------------------------ */
+/* ---- SO_ZEROCOPY ----------------------------------------------------------------------------- */
 
 /* One report, or -1. */
 static int reports(uint32_t *first, uint32_t *last)

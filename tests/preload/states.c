@@ -3,7 +3,7 @@
 
 #include <netinet/tcp.h>
 
-/* ---- the peer has gone ------------------------------------------------------------------------ */
+/* ---- the peer has gone ----------------------------------------------------------------------- */
 
 static void goes(int fd, bool reset)
 {
@@ -187,7 +187,7 @@ CASE(backlog_of_who_has_not_accepted)
     connected(); /* on the stack, as its instance counts */
 }
 
-/* ---- a datagram in pieces ---------------------------------------------------------------------- */
+/* ---- a datagram in pieces -------------------------------------------------------------------- */
 
 static void datagrams(struct sockaddr_in *a)
 {
@@ -229,7 +229,7 @@ CASE(more_of_a_datagram)
     connected(); /* a test looks for a connection */
 }
 
-/* ---- back to what it was ----------------------------------------------------------------------- */
+/* ---- back to what it was --------------------------------------------------------------------- */
 
 CASE(dissolved)
 {
@@ -314,7 +314,7 @@ CASE(shut_down_while_connecting)
     connected(); /* a test looks for a connection */
 }
 
-/* ---- while it is the kernel's still ------------------------------------------------------------ */
+/* ---- while it is the kernel's still ---------------------------------------------------------- */
 
 CASE(bound_without_a_family)
 {

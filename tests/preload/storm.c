@@ -1,7 +1,8 @@
 /*
  * storm.c - signal handlers that make calls, while calls are made; see test_contract.py.
  *
- * A timer sends signals faster than they are taken. What POSIX calls async-signal-safe works in a handler whatever it interrupts: malloc, or a call on the very same socket.
+ * A timer sends signals faster than they are taken. What POSIX calls async-signal-safe works in a
+ * handler whatever it interrupts: malloc, or a call on the very same socket.
  */
 #include "cases.h"
 

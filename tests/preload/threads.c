@@ -1,14 +1,14 @@
 /*
  * threads.c - servers with several threads, each in a form of its own: how sockets meet threads.
  *
- *     threads pipeline   four threads share every socket: one accepts, one reads (epoll), one computes, one
- *                        writes and closes; descriptors go from each to the next
+ *     threads pipeline   four threads share every socket: one accepts, one reads (epoll), one
+ *                        computes, one writes and closes; descriptors go from each to the next
  *     threads cores      a thread, a listener (SO_REUSEPORT), an epoll each
  *     threads data       the same, with two more threads that compute: data crosses, sockets do not
  *
- * A request is a length (4 bytes, big-endian) and so many bytes; the answer is the same with each byte one
- * higher. It prints its port, serves until standard input ends, and ends with status 0 when everything is
- * closed. The last two are for FF_THREAD_SOCKET=1 as well.
+ * A request is a length (4 bytes, big-endian) and so many bytes; the answer is the same with each
+ * byte one higher. It prints its port, serves until standard input ends, and ends with status 0
+ * when everything is closed. The last two are for FF_THREAD_SOCKET=1 as well.
  */
 #include "check.h"
 

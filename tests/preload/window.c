@@ -1,5 +1,6 @@
 /*
- * window.c - preloaded behind the shim: a signal comes when a call has begun and does not sleep yet.
+ * window.c - preloaded behind the shim: a signal comes when a call has begun and does not sleep
+ * yet.
  *
  * `armed`: the next sleep of the shim raises SIGUSR1 first. Without help from the handler it would
  * then sleep as if there had been none.

@@ -164,7 +164,8 @@ bool sim_port_taken(const struct sock *s, const struct ffl_addr *a, bool listeni
 struct sock *sim_listener(struct sim *m, const struct ffl_addr *to);
 bool sim_in(const struct ffl_addr *set, unsigned n, const struct ffl_addr *a);
 struct ffl_addr sim_as(const struct ffl_addr *a, uint8_t domain); /* v4 becomes v4-mapped */
-/* How well a socket bound to `local` fits a plain destination: 0 not, 1 as a wildcard, 2 exactly. */
+/* How well a socket bound to `local` fits a plain destination: 0 not, 1 as a wildcard,
+ * 2 exactly. */
 int sim_fit(const struct sock *s, const struct ffl_addr *local, const struct ffl_addr *dst);
 struct sock **sim_chain(struct sim *m, uint16_t port_be); /* sockets bound to such ports */
 void sim_unbind(struct sock *s);

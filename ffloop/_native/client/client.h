@@ -50,8 +50,8 @@ struct ffl_client_opts {
 };
 
 /*
- * Connects, shakes hands, maps the segment. Waits. On failure writes a sentence to `why` and returns
- *   -ENOENT, -ECONNREFUSED, -EACCES  no instance at the path, a dead instance's socket, no permission
+ * Connects, shakes hands, maps the segment. Waits. 0, or -errno with a sentence:
+ *   -ENOENT, -ECONNREFUSED, -EACCES  no instance at the path, a dead one's socket, no permission
  *   -EPROTONOSUPPORT                 the instance speaks another version
  *   -EPERM                           the instance refused this user
  *   -ENOTUNIQ                        another user could have put a socket there (place.h)
@@ -62,9 +62,9 @@ struct ffl_client_opts {
 int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *opts, char *why,
                       size_t whylen);
 
-/* Starts an instance on F-Stack in this thread, for ffl_client_opts.driver; it takes the stack's options
- * and listens at `path`. `native` is the folder of ffloop's compiled files. Waits. 0, or -errno with a
- * sentence:
+/* Starts an instance on F-Stack in this thread, for ffl_client_opts.driver; it takes the stack's
+ * options and listens at `path`. `native` is the folder of ffloop's compiled files. Waits. 0, or
+ * -errno with a sentence:
  *   -ENOENT, -ELIBBAD  F-Stack is not installed, or cannot be loaded (shm/module.h)
  *   -EPERM, -EBUSY     this process is a fork; another thread has the stack
  *   -EINVAL, ...       the options are wrong, or this machine cannot run the stack */
@@ -98,8 +98,8 @@ bool ffl_client_moved(struct ffl_client *c, int from, int to);
  * memory or buffers ran out (-ENOMEM, -ENOBUFS). In a forked child the parent's client is
  * detached. */
 int ffl_client_detached(const struct ffl_client *c);
-/* Why the client is detached, a sentence: the instance's own where it ended the session; "" while
- * attached. */
+/* Why the client is detached, a sentence: the instance's own where it ended the session;
+ * "" while attached. */
 const char *ffl_client_why(const struct ffl_client *c);
 
 /* Descriptors to wait on (ffl_client_wait does so if they are in its epoll): the doorbell, to be
@@ -115,11 +115,10 @@ const char *ffl_client_stack(const struct ffl_client *c); /* "host", "fstack" */
 /* ---- events -------------------------------------------------------------------------------- */
 
 enum ffl_event_kind {
-    FFL_EV_DATA =
-        1, /* push mode: arg = bytes at segment offset `off`, valid until the next wait. off = 0:
-                        the bytes were moved out of the pool while the socket was paused: take them by
-                        ffl_client_recv(h, ..., arg) */
-    FFL_EV_EOF,     /* the peer sends no more; after the last data */
+    FFL_EV_DATA = 1, /* push mode: arg = bytes at segment offset `off`, valid until the next wait.
+                        off = 0: the bytes were moved out of the pool while the socket was paused:
+                        take them by ffl_client_recv(h, ..., arg) */
+    FFL_EV_EOF,      /* the peer sends no more; after the last data */
     FFL_EV_ERROR,   /* arg = errno > 0: the socket failed, and only CLOSED follows. After the queued
                         data in push mode; at once while push is off */
     FFL_EV_ACCEPT,  /* push mode: arg = new handle, off -> struct ffl_addresses in the segment */
@@ -159,18 +158,18 @@ int ffl_client_unread(struct ffl_client *c, int handle);
 
 /* ---- watching: for a caller with polls of its own (ready.h) ---------------------------------- */
 
-/* The source that is told of the socket's changes; NULL: no such socket. Its watches end with the
- * socket. */
+/* The source that is told of the socket's changes; NULL: no such socket.
+ * Its watches end with the socket. */
 struct ffl_source *ffl_client_source(const struct ffl_client *c, int h);
 /* From now on the caller's `source` is told of the socket's changes, and the socket gives no
  * events. Such a caller does not use ffl_client_wait: it reaps, reads its polls' ready lists, and
  * sleeps on the doorbell and the session socket between doze and rouse. */
 int ffl_client_watch(struct ffl_client *c, int h, struct ffl_source *source);
-/* While on: the caller does not use ffl_client_wait, and a closed handle is free without its
- * event. */
+/* While on: the caller does not use ffl_client_wait,
+ * and a closed handle is free without its event. */
 void ffl_client_quiet(struct ffl_client *c, bool on);
-/* Takes completions and returned buffers from the rings; does not notice that an instance has
- * died. */
+/* Takes completions and returned buffers from the rings;
+ * does not notice that an instance has died. */
 void ffl_client_reap(struct ffl_client *c);
 
 /* ---- sleeping -------------------------------------------------------------------------------- */
@@ -195,8 +194,8 @@ bool ffl_sleep_prepare(struct ffl_sleeper *s, struct ffl_client *const *first, i
                        ffl_came_fn *came, void *arg);
 /* Raises the wait words, then looks at the rings. False: completions are there; do not block. */
 bool ffl_sleep_doze(struct ffl_client *first);
-/* Before the first reap after a sleep: counts late looks, which found completions without a
- * doorbell. */
+/* Before the first reap after a sleep: counts late looks,
+ * which found completions without a doorbell. */
 void ffl_sleep_woken(const struct ffl_sleeper *s, struct ffl_client *first, bool timed_out);
 void ffl_sleep_rouse(struct ffl_client *first); /* lowers the wait words */
 /* While on: other code polls the doorbell, so the wait word stays raised in spite of rouse. */
@@ -268,8 +267,8 @@ int ffl_client_getsockopt(struct ffl_client *c, int h, int level, int name, void
 int ffl_client_setsockopt(struct ffl_client *c, int h, int level, int name, const void *val,
                           uint32_t len);
 
-/* Options that concern the calls, which the client applies by itself; of an imported socket they
- * are unset. */
+/* Options that concern the calls, which the client applies by itself;
+ * of an imported socket they are unset. */
 struct ffl_own {
     bool inq, zerocopy;          /* TCP_INQ of a stream, SO_ZEROCOPY */
     int peek_off;                /* SO_PEEK_OFF; negative: off */
@@ -361,8 +360,8 @@ int64_t ffl_client_sendv(struct ffl_client *c, int h, const struct iovec *iov, i
 uint32_t ffl_client_unsent(const struct ffl_client *c, int h);
 
 int ffl_client_shutdown(struct ffl_client *c, int h, int how); /* after the sends before it */
-/* The caller took `bytes` of a stream but will not use them: a close resets, as with unread
- * bytes. */
+/* The caller took `bytes` of a stream but will not use them: a close resets,
+ * as with unread bytes. */
 void ffl_client_untake(struct ffl_client *c, int h, uint32_t bytes);
 /* Closes after the sends before it; abort drops those. Fails only with -EBADF. FFL_EV_CLOSED
  * follows, also of a listener's sockets that were not handed on; but not for a detached or quiet

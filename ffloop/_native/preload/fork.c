@@ -195,8 +195,8 @@ long fork_by_number(long number, const long *a, bool *known)
 
 /* ---- a process that may open no descriptors -------------------------------------------------- */
 
-/* Before a low limit of descriptors: imports the inherited sockets, and makes the thread's
- * waiter. */
+/* Before a low limit of descriptors: imports the inherited sockets,
+ * and makes the thread's waiter. */
 static void fewer(const struct rlimit64 *most)
 {
     if (!most || !looks() || most->rlim_cur > 64)
@@ -207,10 +207,10 @@ static void fewer(const struct rlimit64 *most)
     unlock();
 }
 
-/* ---- a process with less memory --------------------------------------------------------------- */
+/* ---- a process with less memory -------------------------------------------------------------- */
 
-/* A limit of address space is for the program's memory: the kernel's limit is higher, by what the
- * shim has mapped. */
+/* A limit of address space is for the program's memory: the kernel's limit is higher,
+ * by what the shim has mapped. */
 #define RECORDS ((rlim64_t)16 << 20) /* bytes: the shim's own, to come */
 static rlim64_t lent;
 
@@ -252,7 +252,7 @@ static void take_off(struct rlimit64 *l, rlim64_t by)
     l->rlim_max -= l->rlim_max == RLIM64_INFINITY ? 0 : by;
 }
 
-/* ---- limits ----------------------------------------------------------------------------------- */
+/* ---- limits ---------------------------------------------------------------------------------- */
 
 API int prlimit64(pid_t pid, enum __rlimit_resource what, const struct rlimit64 *to,
                   struct rlimit64 *was)

@@ -193,7 +193,8 @@ API ssize_t sendto(int fd, const void *buf, size_t len, int flags, const struct 
     return real.sendto(fd, buf, len, flags, sa, n);
 }
 
-/* A message's name as the kernel takes it: cut where it is too long, none where it has no length. */
+/* A message's name as the kernel takes it: cut where it is too long,
+ * none where it has no length. */
 static ssize_t send_datagram(struct sock *s, int fd, const struct msghdr *m, int flags)
 {
     struct msghdr named = *m;

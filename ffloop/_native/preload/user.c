@@ -33,7 +33,7 @@ void ffl_user_fault(void)
         GO_BACK(*(place_type *)tls.fault);
 }
 
-/* ---- signals of faults that are blocked ------------------------------------------------------- */
+/* ---- signals of faults that are blocked ------------------------------------------------------ */
 
 #define FAULTS (1UL << (SIGSEGV - 1) | 1UL << (SIGBUS - 1)) /* in the kernel's mask */
 

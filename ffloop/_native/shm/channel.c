@@ -36,7 +36,8 @@ int ffl_channel_do_commit(struct ffl_channel *ch)
     ch->fresh = 0;
     ffl_stat_add(ch->n.sent, ch->out.tail - ch->counted);
     ch->counted = ch->out.tail;
-    /* Each tail is stored again, even where ffl_channel_show stored it: R3 needs a seq_cst store. */
+    /* Each tail is stored again, even where ffl_channel_show stored it:
+     * R3 needs a seq_cst store. */
     if (bits & FFL_WAIT_QUEUE)
         ffl_ring_commit(&ch->out);
     if (bits & FFL_WAIT_FREE)

@@ -83,14 +83,14 @@ enum ffl_op {
 #define FFL_F_TRUNC 0x10u   /* RECV, UNREAD of a datagram: it was cut to the buffer */
 #define FFL_F_RETURN 0x20u  /* CLOSE: accepted ahead; back to the listener's other references */
 #define FFL_F_CTL                                                                                  \
-    0x40u /* SEND, RECV, UNREAD of a datagram: after the ffl_addr a struct ffl_ctl; RECV of a         \
+    0x40u /* SEND, RECV, UNREAD of a datagram: after the ffl_addr a struct ffl_ctl; RECV of a      \
            * stream: at the start */
 #define FFL_F_CTL_CUT 0x80u /* RECV, UNREAD of a datagram: not all control messages found room */
 /* ERROR of a stream: its sends alone fail; received data is still to be read. */
 #define FFL_F_SENDING 0x80u
 
-/* The result of a TAKE. An OFFER tells of the next connection after NONE, and after LAST unless the
- * TAKE had FFL_F_ALONE. */
+/* The result of a TAKE. An OFFER tells of the next connection after NONE,
+ * and after LAST unless the TAKE had FFL_F_ALONE. */
 enum ffl_take { FFL_TAKE_NONE, FFL_TAKE_LAST, FFL_TAKE_MORE };
 
 /* ---- argument blocks, at the start of a buffer --------------------------------------------- */

@@ -1,7 +1,7 @@
 /*
  * stats.h - the instance's stats pages: a memfd that the instance alone writes (a seal forbids
- * other writable mappings). A reader opens /proc/PID/fd/N, which works on a stopped or stuck instance
- * too.
+ * other writable mappings). A reader opens /proc/PID/fd/N, which works on a stopped or stuck
+ * instance too.
  *
  * A header, a table of sessions, a table of sockets. A free slot's first word is 0; it is set last:
  * a reader that finds the same non-zero word before and after its copy has copied one occupant.

@@ -1,9 +1,9 @@
 /*
  * fstack.c - the stack seam over F-Stack (FreeBSD's TCP on DPDK): its life, sockets, events.
  *
- * Callers: instance/, through ffl_fstack_ops. All calls are made on the thread that started F-Stack, which
- * pins it to its lcore. Sockets are non-blocking, kqueue's events EV_CLEAR. docs/fstack.md has the facts
- * behind this file.
+ * Callers: instance/, through ffl_fstack_ops. All calls are made on the thread that started
+ * F-Stack, which pins it to its lcore. Sockets are non-blocking, kqueue's events EV_CLEAR.
+ * docs/fstack.md has the facts behind this file.
  */
 #include "stack.h"
 
@@ -182,9 +182,9 @@ static int bind_now(int fd, const struct ffl_addr *a)
 }
 
 /*
- * F-Stack spreads SYNs over all sockets that are bound to an address with SO_REUSEPORT_LB; one that does
- * not listen refuses its SYNs. So where another socket listens, a further one is bound only when it listens
- * itself (mostly it becomes a reference to that listener instead) or connects.
+ * F-Stack spreads SYNs over all sockets that are bound to an address with SO_REUSEPORT_LB; one that
+ * does not listen refuses its SYNs. So where another socket listens, a further one is bound only
+ * when it listens itself (mostly it becomes a reference to that listener instead) or connects.
  */
 static int bind_late(struct fstack *f, int fd)
 {
@@ -248,10 +248,10 @@ static struct fstack_listener listener(int fd, const struct ffl_addr *a)
 }
 
 /*
- * F-Stack chooses the port of an IPv4 socket bound to port 0 only at connect, since only then are the source
- * ports known whose packets come back to this one of several processes. Linux chooses at bind, and listeners
- * and receivers need a port. So the port is chosen here. A stream socket of several processes keeps
- * F-Stack's way: connect works, and listen on port 0 is EINVAL.
+ * F-Stack chooses the port of an IPv4 socket bound to port 0 only at connect, since only then are
+ * the source ports known whose packets come back to this one of several processes. Linux chooses at
+ * bind, and listeners and receivers need a port. So the port is chosen here. A stream socket of
+ * several processes keeps F-Stack's way: connect works, and listen on port 0 is EINVAL.
  */
 static int bind_some_port(struct fstack *f, int fd, struct ffl_addr a, struct sockaddr_in *in)
 {

@@ -107,7 +107,8 @@ static int check_hugepages(const struct args *a, char *why, size_t whylen)
     return 0;
 }
 
-/* Reads the first port's addresses, for the start-up line, and checks that the file is F-Stack's. */
+/* Reads the first port's addresses, for the start-up line,
+ * and checks that the file is F-Stack's. */
 static int scan_conf(struct fstack_conf *c, char *why, size_t whylen)
 {
     char line[512], section[64] = "";

@@ -2,8 +2,8 @@
  * fstack_conf.h - the options of the F-Stack stack, and the configuration file they lead to.
  *
  * Callers: fstack.c. conf=PATH names F-Stack's own file, used unchanged; or iface=NAME and
- * addr=A.B.C.D/BITS write a small one over DPDK's net_af_packet, for machines without a NIC for DPDK.
- * Everything that can be checked before ff_init is, since ff_init exits on failure.
+ * addr=A.B.C.D/BITS write a small one over DPDK's net_af_packet, for machines without a NIC for
+ * DPDK. Everything that can be checked before ff_init is, since ff_init exits on failure.
  */
 #ifndef FFL_FSTACK_CONF_H
 #define FFL_FSTACK_CONF_H

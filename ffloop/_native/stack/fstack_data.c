@@ -1,7 +1,8 @@
 /*
  * fstack_data.c - sends and receives over F-Stack, and translates control messages.
  *
- * Callers: fstack.c. No message flags are passed in: F-Stack would take Linux's numbers for FreeBSD's.
+ * Callers: fstack.c. No message flags are passed in: F-Stack would take Linux's numbers for
+ * FreeBSD's.
  */
 #include "fstack_sock.h"
 
@@ -13,8 +14,8 @@
 
 #define BSD_MSG_CTRUNC 0x20
 
-/* Linux's and FreeBSD's numbers of control messages. F-Stack itself translates IPv4's IP_TOS and IP_TTL, both
- * ways, and passes the others through. */
+/* Linux's and FreeBSD's numbers of control messages. F-Stack itself translates IPv4's IP_TOS and
+ * IP_TTL, both ways, and passes the others through. */
 static const struct {
     int level, type, bsd_level, bsd_type;
 } ctl_names[] = {

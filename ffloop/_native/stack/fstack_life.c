@@ -66,7 +66,8 @@ int __wrap_rte_eal_mp_remote_launch(int (*f)(void *), void *arg, int call)
     longjmp(life.out, 1);
 }
 
-/* idle_sleep: F-Stack sleeps after an iteration without packets, even if `iterate` has work left. */
+/* idle_sleep: F-Stack sleeps after an iteration without packets,
+ * even if `iterate` has work left. */
 void __wrap_rte_delay_us_sleep(unsigned us)
 {
     if (life.in == RUNNING && life.next < (int64_t)us * 1000)

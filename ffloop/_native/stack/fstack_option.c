@@ -1,8 +1,8 @@
 /*
  * fstack_option.c - socket options over F-Stack, by shm/option.h's table.
  *
- * Callers: fstack.c. Only the table's options pass, and values that F-Stack passes through raw (SO_ERROR,
- * TCP_INFO) are translated.
+ * Callers: fstack.c. Only the table's options pass, and values that F-Stack passes through raw
+ * (SO_ERROR, TCP_INFO) are translated.
  */
 #include "fstack_sock.h"
 #include "option.h"
@@ -39,8 +39,8 @@ static int linux_errno(int bsd)
     return bsd > 0 && bsd <= ff_ERANGE ? bsd : EIO; /* 1 to 34 are the same, but for EDEADLK */
 }
 
-/* FreeBSD's struct tcp_info was modelled on Linux's and begins alike, but numbers the states otherwise and
- * counts windows in other units. */
+/* FreeBSD's struct tcp_info was modelled on Linux's and begins alike, but numbers the states
+ * otherwise and counts windows in other units. */
 static int tcp_info(int fd, const struct ffl_option *o, void *val, uint32_t *len)
 {
     static const uint8_t states[] = {
@@ -89,7 +89,8 @@ static int set_source(int fd, const struct ffl_option *o, const void *val, uint3
     return set_bsd(fd, o->bsd_level, o->bsd_name, bsd, sizeof(bsd));
 }
 
-/* An option is never passed by a number that the table lacks: FreeBSD may have another option there. */
+/* An option is never passed by a number that the table lacks:
+ * FreeBSD may have another option there. */
 static const struct ffl_option *known(int level, int name, unsigned right)
 {
     const struct ffl_option *o = ffl_option_find(level, name);

@@ -1,9 +1,10 @@
 /*
- * fstack_ports.h - the table of listeners, by which bind and listen on F-Stack refuse what Linux refuses.
+ * fstack_ports.h - the table of listeners, by which bind and listen on F-Stack refuse what Linux
+ * refuses.
  *
- * Callers: fstack.c. With SO_REUSEADDR, which every server sets, FreeBSD lets one socket listen on an address
- * and another on the wildcard at the same port, so that one application could take another's connections.
- * Linux does so only where both set SO_REUSEPORT ("shared" here).
+ * Callers: fstack.c. With SO_REUSEADDR, which every server sets, FreeBSD lets one socket listen on
+ * an address and another on the wildcard at the same port, so that one application could take
+ * another's connections. Linux does so only where both set SO_REUSEPORT ("shared" here).
  */
 #ifndef FFL_FSTACK_PORTS_H
 #define FFL_FSTACK_PORTS_H

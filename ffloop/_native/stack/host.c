@@ -1,9 +1,9 @@
 /*
  * host.c - the stack seam over this kernel's TCP: non-blocking sockets and one epoll.
  *
- * Callers: instance/, through ffl_host_ops. Needs no privilege. An `fd` is the kernel's descriptor. Every
- * socket is registered once, edge-triggered, for both directions, so that a pause or a short send needs no
- * epoll_ctl.
+ * Callers: instance/, through ffl_host_ops. Needs no privilege. An `fd` is the kernel's descriptor.
+ * Every socket is registered once, edge-triggered, for both directions, so that a pause or a short
+ * send needs no epoll_ctl.
  */
 #include "stack.h"
 

@@ -1,4 +1,5 @@
-/* stacks.c - the stacks in ffloop's own executables. F-Stack is in an object of its own (shm/module.h). */
+/* stacks.c - the stacks in ffloop's own executables.
+ * F-Stack is in an object of its own (shm/module.h). */
 #include "stack.h"
 
 extern const struct ffl_stack_ops ffl_host_ops;
