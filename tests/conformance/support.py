@@ -238,6 +238,9 @@ def document() -> str:
             [(f"`{n}`", t) for n, t in transport_rows(asyncio.DatagramTransport, datagram)],
         ),
         "",
+        "Of several writes in one callback all but the first may leave when the callback ends: a "
+        "callback that ends the process by `os._exit` ends them too.",
+        "",
         "Servers are `asyncio.Server` itself, over the stack's listeners; TLS is asyncio's own.",
         "",
         "## ffloop.socket",
