@@ -146,7 +146,7 @@ def run_options(parser: argparse.ArgumentParser) -> None:
         "--reload",
         action="store_true",
         help="for development: new workers when a file changes; the old ones stay where "
-        "the new do not start (takes watchfiles)",
+        "the new do not start, until the next change (takes watchfiles)",
     )
     add(
         "--reload-dir",

@@ -142,6 +142,7 @@ def _serve_with_workers(
             _is_app(args),
             watch,
             led=direct.asked(config),
+            patient=args.reload,
             at_end=close_listeners,
         )
 

@@ -61,17 +61,19 @@ def run(
     forever: bool,
     ready: Callable[[], None] = lambda: None,
     led: bool = False,
+    patient: bool = False,
     at_end: Callable[[], None] = lambda: None,
 ) -> int:
     """Runs work(0) to work(count - 1), each in a process of its own; before that, ready(), when
     signals to this process are kept. With `forever` also a worker that ends with status 0 is
-    replaced. `led`: the others need worker 0. at_end() is called when SIGTERM or repeated failures
-    end all: nobody is to connect any more. Returns an exit status: 0, or that of a worker that
-    failed and was not replaced (128 plus the signal that killed it)."""
+    replaced. `led`: the others need worker 0. `patient`: what fails before it serves is tried again
+    at the next SIGHUP. at_end() is called when SIGTERM or repeated failures end all: nobody is to
+    connect any more. Returns an exit status: 0, or that of a worker that failed and was not
+    replaced (128 plus the signal that killed it)."""
     kind = _LedSupervisor if led else _Supervisor
     with contextlib.closing(_Signals()) as signals:
         ready()
-        return kind(count, work, grace, forever, signals, at_end).run()
+        return kind(count, work, grace, forever, signals, at_end, patient).run()
 
 
 def end_with_parent(parent: int) -> None:
@@ -152,9 +154,10 @@ class _Supervisor:
         forever: bool,
         signals: _Signals,
         at_end: Callable[[], None],
+        patient: bool,
     ) -> None:
         self._work, self._grace, self._forever, self._signals = work, grace, forever, signals
-        self._at_end = at_end
+        self._at_end, self._patient = at_end, patient
         self._numbers = range(count)
         self._workers: dict[int, _Worker] = {}  # by pid
         self._failures = [0] * count  # in a row, by worker number
@@ -170,7 +173,7 @@ class _Supervisor:
 
     def run(self) -> int:
         self._begin()
-        while self._workers or self._timers:
+        while self._workers or self._timers or (self._patient and not self._ending):
             self._wait()
         self._selector.close()
         return self._status
@@ -285,6 +288,9 @@ class _Supervisor:
     def _replace(self, one: _Worker, status: int, what: str) -> None:
         if status == 0 and not self._forever:
             return
+        if self._patient and not one.serves:
+            say(f"{what} before it served: the next change starts another")
+            return
         settled = time.monotonic() - one.began >= _SETTLED
         self._proven = self._proven or settled
         failures = 1 if settled else self._failures[one.number] + 1
@@ -320,7 +326,8 @@ class _Supervisor:
         self._abandon(f"{len(silent)} serve nothing yet")
 
     def _abandon(self, why: str) -> None:
-        say(f"reload given up, the old workers stay: {why}")
+        stay = ", the old workers stay" if self._of(_Stage.CURRENT) else ""
+        say(f"reload given up{stay}: {why}")
         self._timers.pop(_DEADLINE, None)
         for each in self._of(_Stage.COMING):
             each.stage = _Stage.LEAVING

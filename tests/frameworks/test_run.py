@@ -552,6 +552,28 @@ def test_a_reload_by_itself(stack, apps):
         assert "Traceback" not in made.output.partition("reload given up")[2]
 
 
+def test_a_reload_of_what_has_never_served(apps):
+    """--reload begins with a mistake, which is mended at the second try."""
+    pytest.importorskip("watchfiles")
+    pytest.importorskip("aiohttp")
+    port = unused_port()
+    app = pathlib.Path("aio.py")
+    good = app.read_text()
+    app.write_text("1/0")
+    with process(FFLOOP, "run", "--reload", f"--port={port}", "aio:app") as made:
+        made.wait_for("before it served: the next change starts another")
+        app.write_text("2/0")
+        made.wait_for("reload given up: worker 0")
+        app.write_text(good)
+        made.wait_for("reload: done, 1 workers")
+        pids(port, 1)
+        assert made.stop(signal.SIGINT) == 0
+    app.write_text("1/0")
+    with process(FFLOOP, "run", "--reload", f"--port={port}", "aio:app") as made:
+        made.wait_for("before it served: the next change starts another")
+        assert made.stop(signal.SIGINT) == 0
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
     trustme = pytest.importorskip("trustme")

@@ -91,6 +91,10 @@ def test_lines_run(page: str, tmp_path: pathlib.Path) -> None:
     pytest.importorskip("uvicorn")
     if (prefix := machine()) is None:
         pytest.skip("this user may not make namespaces")
+    typed = " ".join(f"{one} {two}" for one, two in steps(page))
+    for tool in ("cc", "curl", "nginx"):
+        if re.search(rf"\b{tool} ", typed) and shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
     write_files(page, tmp_path)
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("FFLOOP_", "XDG_"))}
     environ |= {"PATH": f"{SCRIPTS}:{environ['PATH']}", "PIP_NO_INDEX": "1"}
