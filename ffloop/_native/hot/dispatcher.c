@@ -1,14 +1,14 @@
 /*
  * dispatcher.c - Dispatcher: waits for a batch of events and hands it out.
  *
- * Callers: ffloop/_loop/poller.py, iteration.c. With a session (`ring`) its client waits; plain data goes
- * straight to a reading protocol, and every other event to the poller (other(kind, handle, arg, off)).
- * Without one (direct mode) direct.c waits and hands out.
+ * Callers: ffloop/_loop/poller.py, iteration.c. With a session (`ring`) its client waits; plain
+ * data goes straight to a reading protocol, and every other event to the poller (other(kind,
+ * handle, arg, off)). Without one (direct mode) direct.c waits and hands out.
  *
- * Invariants: index is ahead of the event that is being handled, so that an exception loses no event.
- * A callback may pause, close or detach anything, so that only counted references are kept across a call.
- * A wait gives the batch's buffers back, so none begins before the batch is done: callers look at index,
- * count and queued first.
+ * Invariants: index is ahead of the event that is being handled, so that an exception loses no
+ * event. A callback may pause, close or detach anything, so that only counted references are kept
+ * across a call. A wait gives the batch's buffers back, so none begins before the batch is done:
+ * callers look at index, count and queued first.
  */
 #include "layout.h"
 #include "stream.h"
@@ -36,9 +36,9 @@ static void dispatcher_release(Dispatcher *d)
         PyBuffer_Release(&d->events);
 }
 
-/* In the middle of a page: `rep movsb` of AMD's Zen 3, the kernel's copy and libc's, takes ten times as long
- * where the target is up to 20 bytes ahead of its source, modulo 4096. The kernel's data begins with a page,
- * a large block of malloc's 16 bytes behind that. */
+/* In the middle of a page: `rep movsb` of AMD's Zen 3, the kernel's copy and libc's, takes ten
+ * times as long where the target is up to 20 bytes ahead of its source, modulo 4096. The kernel's
+ * data begins with a page, a large block of malloc's 16 bytes behind that. */
 #define PAGE 4096
 #define MIDDLE (PAGE / 2)
 
@@ -168,8 +168,8 @@ static int close_orphans(Dispatcher *d)
     return r ? 0 : -1;
 }
 
-/* Events of kernel descriptors stand at the head of a batch or at its end. Their number, and in *woken
- * whether one of them is wake_fd's. */
+/* Events of kernel descriptors stand at the head of a batch or at its end. Their number, and in
+ * *woken whether one of them is wake_fd's. */
 static int kernel_events(const struct ffl_event *ev, int n, int wake_fd, bool *woken)
 {
     int first = 0, last = 0;

@@ -1,8 +1,10 @@
 /*
- * feed.c - data for asyncio's streams: StreamReaderProtocol.data_received and StreamReader.feed_data in one.
+ * feed.c - data for asyncio's streams: StreamReaderProtocol.data_received and
+ * StreamReader.feed_data in one.
  *
- * Callers: stream.c, transfer.c. Bytes go straight into the reader's buffer, and its waiter is woken. Subclasses,
- * changed methods, a reader that has gone and a buffer that is nearly full go through data_received.
+ * Callers: stream.c, transfer.c. Bytes go straight into the reader's buffer, and its waiter is
+ * woken. Subclasses, changed methods, a reader that has gone and a buffer that is nearly full go
+ * through data_received.
  */
 #include "stream.h"
 
@@ -28,7 +30,8 @@ int feed_serves(PyObject *protocol)
     return rc > 0 ? is_original(reader_type, name_feed_data, feed_data) : rc;
 }
 
-/* The protocol's reader as a new reference; NULL without an exception: it has gone, or is a subclass. */
+/* The protocol's reader as a new reference; NULL without an exception: it has gone, or is a
+ * subclass. */
 static PyObject *reader_of(PyObject *protocol)
 {
     PyObject *weak = PyObject_GetAttr(protocol, name_reader);
@@ -39,7 +42,8 @@ static PyObject *reader_of(PyObject *protocol)
     return reader;
 }
 
-/* Do len bytes more leave the reader below the size at which it pauses its transport? -1 with an exception. */
+/* Do len bytes more leave the reader below the size at which it pauses its transport? -1 with an
+ * exception. */
 static int has_room(PyObject *reader, PyObject *buffer, size_t len)
 {
     PyObject *limit = PyObject_GetAttr(reader, name_limit);

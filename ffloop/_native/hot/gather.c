@@ -1,13 +1,15 @@
 /*
  * gather.c - the writes of one callback to one stream go out together, when the callback ends.
  *
- * Callers: transfer.c keeps what is written, iteration.c and dispatcher.c say where callbacks end; life.c and
- * _loop/transport.py send what is kept before anything that must come behind it.
+ * Callers: transfer.c keeps what is written, iteration.c and dispatcher.c say where callbacks end;
+ * life.c and _loop/transport.py send what is kept before anything that must come behind it.
  *
- * Many protocols write an answer in pieces, each of which would be a system call, or an entry and a wake. A
- * stream's first write of a callback waits only where the callback that wrote before it wrote more than once.
+ * Many protocols write an answer in pieces, each of which would be a system call, or an entry and a
+ * wake. A stream's first write of a callback waits only where the callback that wrote before it
+ * wrote more than once.
  *
- * Invariant: a thread keeps pieces of one stream, which has no backlog, and only while a callback runs.
+ * Invariant: a thread keeps pieces of one stream, which has no backlog, and only while a callback
+ * runs.
  */
 #include "stream.h"
 

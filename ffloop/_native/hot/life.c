@@ -1,9 +1,9 @@
 /*
  * life.c - how a connection begins and ends: connection_made, eof_received, close, connection_lost.
  *
- * Callers: acceptor.c, stream.c, _loop/transport.py. The order of callbacks and the rules of closing are those
- * of asyncio's _SelectorSocketTransport. A descriptor is closed here, a session's socket in Python
- * (_forget_unread, _quiet, _release, _abandon).
+ * Callers: acceptor.c, stream.c, _loop/transport.py. The order of callbacks and the rules of
+ * closing are those of asyncio's _SelectorSocketTransport. A descriptor is closed here, a session's
+ * socket in Python (_forget_unread, _quiet, _release, _abandon).
  */
 #include "scheduler.h"
 #include "stream.h"
@@ -83,7 +83,8 @@ int stream_tell_waiter(PyObject *waiter)
     return rc == 0 ? hot_call(waiter, name_set_result, Py_None) : rc < 0 ? -1 : 0;
 }
 
-/* begin(waiter=None): connection_made, then reading, then the waiter, which are three callbacks in asyncio. */
+/* begin(waiter=None): connection_made, then reading, then the waiter, which are three callbacks in
+ * asyncio. */
 PyObject *stream_begin(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct stream *s = stream_fields(self);

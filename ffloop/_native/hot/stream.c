@@ -1,12 +1,12 @@
 /*
  * stream.c - Stream: the base class of stream transports. See stream.h.
  *
- * Callers: ffloop/_loop/transport.py and its subclasses. Data for a protocol that reads, and writes without
- * a backlog, are served here, everything else in the subclass (on_data, on_eof, on_error, _write_slow,
- * _write_rest, _fault).
+ * Callers: ffloop/_loop/transport.py and its subclasses. Data for a protocol that reads, and writes
+ * without a backlog, are served here, everything else in the subclass (on_data, on_eof, on_error,
+ * _write_slow, _write_rest, _fault).
  *
- * The base class is asyncio's _FlowControlMixin, made in Python: its slots stay empty, the fields stand
- * behind them, and members of the same names hide them.
+ * The base class is asyncio's _FlowControlMixin, made in Python: its slots stay empty, the fields
+ * stand behind them, and members of the same names hide them.
  */
 #include "stream.h"
 #include "context.h"

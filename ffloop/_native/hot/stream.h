@@ -1,7 +1,7 @@
 /*
- * stream.h - Stream, the compiled base class of stream transports. stream.c has the type, transfer.c
- * reads and writes, gather.c joins writes, life.c begins and ends connections, feed.c feeds asyncio's
- * streams.
+ * stream.h - Stream, the compiled base class of stream transports. stream.c has the type,
+ * transfer.c reads and writes, gather.c joins writes, life.c begins and ends connections, feed.c
+ * feeds asyncio's streams.
  */
 #ifndef FFL_STREAM_H
 #define FFL_STREAM_H
@@ -72,8 +72,8 @@ void stream_finalize(PyObject *self);
 
 /* feed.c. Is it a StreamReaderProtocol of asyncio's, unchanged? -1 with an exception. */
 int feed_serves(PyObject *protocol);
-/* Does the work of its data_received: 1; 0: nothing is done, data_received is to be called; -1 with an
- * exception. */
+/* Does the work of its data_received: 1; 0: nothing is done, data_received is to be called; -1 with
+ * an exception. */
 int feed_reader(PyObject *protocol, const char *data, size_t len);
 
 /* gather.c. Sends what is kept, or what is kept of another stream. 0 or -1. */

@@ -1,13 +1,14 @@
 /*
- * tls.c - Tls: the base class of ffloop's SSLProtocol, with the reads and writes of a connection between its
- * handshake and its shutdown.
+ * tls.c - Tls: the base class of ffloop's SSLProtocol, with the reads and writes of a connection
+ * between its handshake and its shutdown.
  *
- * Callers: stream.c, ffloop/_loop/tls.py. data_received() takes bytes through the SSL object's memory BIOs to
- * the application's protocol; write() does the reverse. Handshake, shutdown, errors, time-outs and writes
- * that must wait are asyncio's own code, which finds the fields here under its own names.
+ * Callers: stream.c, ffloop/_loop/tls.py. data_received() takes bytes through the SSL object's
+ * memory BIOs to the application's protocol; write() does the reverse. Handshake, shutdown, errors,
+ * time-outs and writes that must wait are asyncio's own code, which finds the fields here under its
+ * own names.
  *
- * Invariant: OpenSSL is not asked when it has nothing, since each "want read" costs an exception. After a
- * read that did not fill its buffer nothing is left but in the BIO.
+ * Invariant: OpenSSL is not asked when it has nothing, since each "want read" costs an exception.
+ * After a read that did not fill its buffer nothing is left but in the BIO.
  */
 #include "stream.h"
 
@@ -164,8 +165,8 @@ static Py_ssize_t read_once(Tls *t, char *room, Py_ssize_t size)
     return AGAIN;
 }
 
-/* Decrypts until the room is full or nothing is left: bytes, or -1 with an exception. *ended: close_notify
- * came. */
+/* Decrypts until the room is full or nothing is left: bytes, or -1 with an exception. *ended:
+ * close_notify came. */
 static Py_ssize_t fill(Tls *t, char *room, Py_ssize_t size, bool *ended)
 {
     Py_ssize_t got = 0, n = 0, left = 1;

@@ -1,5 +1,6 @@
 /*
- * transfer.c - reads and writes of a Stream: data to its protocol, write() to its socket. See stream.h.
+ * transfer.c - reads and writes of a Stream: data to its protocol, write() to its socket. See
+ * stream.h.
  */
 #include "stream.h"
 #include "context.h"
