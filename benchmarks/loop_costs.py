@@ -215,6 +215,54 @@ async def add_reader(loop: asyncio.AbstractEventLoop, count: int) -> None:
         loop.remove_reader(far.fileno())
 
 
+async def add_and_remove_reader(loop: asyncio.AbstractEventLoop, count: int) -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        for _ in range(count):
+            loop.add_reader(far, print)
+            loop.remove_reader(far)
+
+
+async def sock_calls_echo(loop: asyncio.AbstractEventLoop, count: int) -> None:
+    """512 bytes at a time by sock_sendall and sock_recv; both ends are in this loop."""
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    far.setblocking(False)
+
+    async def serve() -> None:
+        while data := await loop.sock_recv(far, 1024):
+            await loop.sock_sendall(far, data)
+
+    with near, far:
+        served = loop.create_task(serve())
+        for _ in range(count):
+            await loop.sock_sendall(near, b"x" * 512)
+            await loop.sock_recv(near, 1024)
+        near.shutdown(socket.SHUT_WR)
+        await served
+
+
+async def in_the_executor(loop: asyncio.AbstractEventLoop, count: int) -> None:
+    for _ in range(count):
+        await loop.run_in_executor(None, int)
+
+
+async def getaddrinfo_of_a_name(loop: asyncio.AbstractEventLoop, count: int) -> None:
+    for _ in range(count):
+        await loop.getaddrinfo("localhost", 80)
+
+
+async def subprocesses(loop: asyncio.AbstractEventLoop, count: int) -> None:
+    for _ in range(count):
+        child = await asyncio.create_subprocess_exec("true")
+        await child.wait()
+
+
+async def tasks_with_a_timeout(loop: asyncio.AbstractEventLoop, count: int) -> None:
+    for _ in range(count):
+        await asyncio.wait_for(asyncio.sleep(0), 5)
+
+
 async def pipe_512(loop: asyncio.AbstractEventLoop, count: int) -> None:
     """512 bytes at a time, through a pipe's transports to a stream."""
     reader = asyncio.StreamReader()
@@ -274,7 +322,13 @@ ROWS: dict[str, tuple[Row, int]] = {
     "streams echo of 1 KiB": (streams_echo_1_kib, 20_000),
     "UDP echo of 100 bytes": (udp_echo, 20_000),
     "add_reader": (add_reader, 50_000),
+    "add_reader, remove_reader": (add_and_remove_reader, 30_000),
+    "sock_sendall, sock_recv": (sock_calls_echo, 10_000),
     "pipe, 512 bytes": (pipe_512, 20_000),
+    "run_in_executor": (in_the_executor, 5_000),
+    "getaddrinfo of a name": (getaddrinfo_of_a_name, 1_000),
+    "subprocess": (subprocesses, 100),
+    "wait_for": (tasks_with_a_timeout, 20_000),
     "bulk stream of 64 KiB": (bulk_stream_64_kib, 10_000),
     "connect, ask, close": (new_connections, 3_000),
 }

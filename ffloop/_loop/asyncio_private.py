@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 
         _ready: deque[Any]
         _selector: Any
+        _transports: Any  # by descriptor
         _closed: bool
         _debug: bool
         _clock_resolution: float

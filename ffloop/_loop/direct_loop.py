@@ -102,7 +102,8 @@ class DirectLoop(Loop):
     # ---- transports ----
 
     def _ensure_fd_no_transport(self, fd: Any, **more: Any) -> None:
-        super()._ensure_fd_no_transport(fd, **more)
+        if self._transports or not isinstance(fd, int):  # asyncio's own: few, of a weak dictionary
+            super()._ensure_fd_no_transport(fd, **more)
         number = fd if isinstance(fd, int) else fd.fileno()
         owner = self._batches.owner(number) if self._batches is not None else None
         if isinstance(owner, SocketTransport):

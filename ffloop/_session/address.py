@@ -10,6 +10,7 @@ from typing import Any
 
 ADDR_SIZE = 28
 ADDRESSES_SIZE = 2 * ADDR_SIZE
+_OF_IPV4 = "0123456789abcdefABCDEFxX."  # what inet_aton() takes: decimal, octal, hexadecimal
 _PACK = struct.Struct("=H2s4sI16s")  # family, port_be, flowinfo (network order), scope_id, ip
 
 SockAddr = tuple[Any, ...]
@@ -21,6 +22,8 @@ def look_up_literal(
     """socket.getaddrinfo's answer for a numeric host and port; None for a name. Raises only what
     socket.getaddrinfo would raise."""
     if not host or not isinstance(host, str | bytes):
+        return None
+    if isinstance(host, str) and ":" not in host and host.strip(_OF_IPV4):
         return None
     numeric = flags | socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
     try:

@@ -464,6 +464,8 @@ def test_any_timers(run_ff, plans):
         ("127.0.0.1", "80", {"type": socket.SOCK_STREAM}),
         ("::1", 80, {"family": socket.AF_INET6}),
         ("fe80::1%lo", 0, {"proto": socket.IPPROTO_UDP}),
+        ("0X7f.1", 80, {}),
+        ("2130706433", 80, {}),
         (b"127.0.0.1", None, {"flags": socket.AI_PASSIVE}),
         ("localhost", 80, {"family": socket.AF_INET}),
         ("127.0.0.1", "http", {"type": socket.SOCK_STREAM}),

@@ -173,6 +173,16 @@ def test_addresses(family, given, back):
     assert address.decode(raw) == back
 
 
+def test_a_name_asks_nobody_in_the_loop(monkeypatch):
+    def asked(*_):
+        raise AssertionError("it may wait")
+
+    monkeypatch.setattr(address.socket, "getaddrinfo", asked)
+    assert address.look_up_literal("localhost", 80, 0, 0, 0, 0) is None
+    with pytest.raises(AssertionError, match="it may wait"):
+        address.look_up_literal("127.1", 80, 0, 0, 0, 0)
+
+
 @pytest.mark.parametrize(
     ("family", "given", "error"),
     [
