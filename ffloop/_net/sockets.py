@@ -43,7 +43,8 @@ class StackSocket:
     Methods are socket.socket's, on a socket that is always non-blocking: a call that would wait
     raises BlockingIOError; await `loop.sock_*` instead. They raise OSError as socket.socket's do,
     ConnectionResetError also where the instance has gone. `fileno()` is a descriptor for poll only:
-    it is readable while data, the end, a connection or an error waits.
+    it is readable while data, the end, a connection or an error waits, of which the loop learns, or
+    a FFSelector, a Kqueue or the next call where there is no loop.
     """
 
     __slots__ = ("__weakref__", "_borrowed", "_endpoint", "_fd", "_quiet")

@@ -249,7 +249,9 @@ def document() -> str:
         "(AttributeError): "
         + (", ".join(f"`{name}`" for name in socket_missing()) or "none")
         + ".",
-        "Without an event loop: `ffloop.FFSelector`, `ffloop.Kqueue`.",
+        "Without an event loop `ffloop.FFSelector` and `ffloop.Kqueue` wait, or a call is tried "
+        "until it succeeds. With an instance the kernel's own `select` of `fileno()` would wait "
+        "for ever: only calls look at the instance's answers.",
         "",
         "## CPython's own tests",
         "",
