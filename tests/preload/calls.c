@@ -8,6 +8,8 @@
  */
 #include "cases.h"
 
+#include <pthread.h>
+
 /* ---- fortified ----------------------------------------------------------------------------- */
 
 CASE(read_chk)
@@ -349,6 +351,41 @@ CASE(pselect_mask_blocks)
     printf("%d signals %d\n", (int)signals, FD_ISSET(server, &in) != 0);
 }
 
+CASE(masks_of_calls_that_do_not_wait)
+{
+    struct timespec none = {0, 0};
+    sigset_t open;
+    fd_set set;
+    connected();
+    struct pollfd p = {.fd = server, .events = POLLIN};
+    pending(&open);
+    saw("ppoll", ppoll(&p, 1, &none, &open));
+    printf("%d\n", (int)signals);
+    NEED(raise(SIGUSR1) == 0);
+    FD_ZERO(&set);
+    FD_SET(server, &set);
+    saw("pselect", pselect(server + 1, &set, NULL, NULL, &none, &open));
+    printf("%d\n", (int)signals);
+}
+
+static void *closes_soon(void *unused)
+{
+    usleep(50000);
+    close(server);
+    return unused;
+}
+
+CASE(polled_until_it_is_closed)
+{
+    pthread_t t;
+    connected();
+    struct pollfd p = {.fd = server, .events = POLLIN};
+    NEED(pthread_create(&t, NULL, closes_soon, NULL) == 0);
+    saw("poll", poll(&p, 1, 300));
+    printf("%x\n", (unsigned)p.revents);
+    NEED(pthread_join(t, NULL) == 0);
+}
+
 CASE(ppoll_mask)
 {
     sigset_t open;
@@ -608,7 +645,7 @@ CASE(number_data)
     saw("recvmsg", syscall(SYS_recvmsg, server, &m, MSG_WAITALL));
     printf("%s\n", b);
     mm.msg_hdr = m;
-    saw("recvmmsg", syscall(SYS_recvmmsg, server, &mm, 1, MSG_DONTWAIT, NULL));
+    saw("recvmmsg", syscall(SYS_recvmmsg, server, &mm, 1, MSG_WAITALL, NULL));
     int queued = -1;
     saw("ioctl", syscall(SYS_ioctl, server, FIONREAD, &queued));
     printf("%d\n", queued);

@@ -1,6 +1,7 @@
 """Receive and send: every spelling, flags, blocking, signals."""
 
 import ctypes
+import fcntl
 import os
 import select
 import signal
@@ -648,6 +649,24 @@ def splice_into_a_pipe():
         a.sendall(b"spliced")
         wait(b)
         return [splice(b.fileno(), w, 4), os.read(r, 10).decode(), b.recv(10).decode()]
+
+
+@case
+def splice_into_a_small_pipe():
+    with pair() as (a, b):
+        r, w = os.pipe()
+        fcntl.fcntl(w, fcntl.F_SETPIPE_SZ, 4096)
+        a.sendall(bytes(3000) * 2)
+        b.recv(6000, socket.MSG_PEEK | socket.MSG_WAITALL)
+        moved = [splice(b.fileno(), w, 6000), len(os.read(r, 6000))]
+        return moved + [splice(b.fileno(), w, 6000), len(os.read(r, 6000))]
+
+
+@case
+def splice_with_bad_flags():
+    with pair() as (a, b):
+        a.sendall(b"x")
+        return [splice(b.fileno(), os.pipe()[1], 4, 0x100), splice(b.fileno(), os.pipe()[1], 0)]
 
 
 @case

@@ -647,6 +647,21 @@ def epoll_added_while_another_thread_waits(ep, a, b):
 
 
 @with_epoll
+def epoll_one_event_at_a_time(ep, a, b):
+    r, w = os.pipe()
+    ep.register(b, IN)
+    ep.register(r, IN)
+    os.write(w, b"x")
+    a.sendall(b"x")
+    wait(b)
+    seen = set()
+    for _ in range(50):  # neither keeps out the other
+        seen |= {fd for fd, _ in ep.poll(5, 1)}
+        time.sleep(0.0001)
+    return sorted(seen) == sorted([b.fileno(), r])
+
+
+@with_epoll
 def epoll_two_threads_one_event_each(ep, a, b):
     with pair() as (x, y):
         ep.register(b, IN | ET)
@@ -674,6 +689,18 @@ def epoll_nested(ep, a, b):
         inner = got(ep.poll(5), {"b": b})
         b.recv(10)
         return [before, first, inner, outer.poll(0.02)]
+
+
+@with_epoll
+def epoll_nested_by_edges(ep, a, b):
+    with select.epoll() as outer:
+        ep.register(b, IN | ET)
+        outer.register(ep, IN | ET)
+        seen = []
+        for _ in range(3):  # the inner one is not read
+            a.sendall(b"x")
+            seen += [got(outer.poll(5), {"ep": ep}), outer.poll(0.02)]
+        return seen
 
 
 @with_epoll

@@ -572,6 +572,51 @@ CASE(a_child_shuts_it_down)
     heard(server, 5);
 }
 
+/* Until `fd` has been told of its peer's reset, which no call takes. */
+static void told_of_a_reset(int fd)
+{
+    struct pollfd p = {.fd = fd};
+    struct linger now = {1, 0};
+    NEED(setsockopt(client, SOL_SOCKET, SO_LINGER, &now, sizeof(now)) == 0 && close(client) == 0);
+    NEED(poll(&p, 1, 5000) == 1);
+}
+
+static void uses(int fd)
+{
+    saw("the child's recv", recv(fd, buffer, 1, MSG_DONTWAIT));
+    saw("its send", send(fd, "x", 1, MSG_NOSIGNAL));
+    struct pollfd p = {.fd = fd, .events = POLLOUT};
+    NEED(poll(&p, 1, 5000) == 1);
+    printf("%x\n", (unsigned)p.revents);
+}
+
+CASE(a_child_has_what_was_shut_down)
+{
+    connected();
+    NEED(shutdown(server, SHUT_WR) == 0);
+    by_a_child(server, uses);
+}
+
+CASE(a_child_has_what_was_reset)
+{
+    connected();
+    told_of_a_reset(server);
+    by_a_child(server, uses);
+}
+
+static void writes_and_closes(int fd)
+{
+    NEED(write(fd, "first ", 6) == 6 && close(fd) == 0);
+}
+
+CASE(what_a_child_closed_was_sent_before_its_end)
+{
+    connected();
+    by_a_child(server, writes_and_closes);
+    NEED(write(server, "second", 6) == 6);
+    heard(client, 12);
+}
+
 static void sends_at_once(int fd)
 {
     int on = 1;
@@ -700,6 +745,29 @@ CASE(a_thread_reads_while_another_forks)
 {
     connected();
     beside_a_thread(reads, NULL, forks_and_writes);
+}
+
+static void *forks_at_once(void *unused)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        (void)!write(client, "x", 1);
+        _exit(0);
+    }
+    NEED(waitpid(pid, NULL, 0) == pid);
+    return unused;
+}
+
+/* The fork comes before the read, while it looks once more before it sleeps, or later. */
+CASE(a_thread_forks_while_another_begins_to_read)
+{
+    pthread_t t;
+    connected();
+    for (int i = 0; i < 20; i++) {
+        NEED(pthread_create(&t, NULL, forks_at_once, NULL) == 0);
+        NEED(read(server, buffer, 1) == 1 && pthread_join(t, NULL) == 0);
+    }
+    saw("read", 20);
 }
 
 CASE(a_thread_waits_in_epoll_while_another_forks)

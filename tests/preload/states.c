@@ -231,6 +231,94 @@ CASE(more_of_a_datagram)
 
 /* ---- back to what it was --------------------------------------------------------------------- */
 
+/* ---- asked once, without waiting ---------------------------------------------------------------- */
+
+static int receiver(void)
+{
+    struct sockaddr_in a = anywhere();
+    int u = socket(AF_INET, SOCK_DGRAM, 0);
+    NEED(bind(u, (struct sockaddr *)&a, sizeof(a)) == 0);
+    return u;
+}
+
+CASE(datagrams_of_who_has_not_asked)
+{
+    int u = receiver(), later = receiver(), v = socket(AF_INET, SOCK_DGRAM, 0);
+    struct sockaddr_in a = where(u), b = where(later);
+    NEED(sendto(v, "x", 1, 0, (struct sockaddr *)&a, sizeof(a)) == 1);
+    for (int i = 0; i < 4; i++) { /* so the first has come too */
+        NEED(sendto(v, "y", 1, 0, (struct sockaddr *)&b, sizeof(b)) == 1);
+        NEED(recv(later, buffer, 1, 0) == 1);
+    }
+    saw("recv", recv(u, buffer, 1, MSG_DONTWAIT));
+    connected(); /* a test looks for a connection */
+}
+
+CASE(accepts_all_that_wait)
+{
+    int n = 0;
+    listens();
+    NEED(listen(listener, 64) == 0 && fcntl(listener, F_SETFL, O_NONBLOCK) == 0);
+    for (int i = 0; i < 40; i++)
+        (void)connects();
+    while (accept(listener, NULL, NULL) >= 0)
+        n++;
+    saw("accepted", n);
+}
+
+/* ---- an error after a part ------------------------------------------------------------------------ */
+
+CASE(reset_after_a_part)
+{
+    connected();
+    arrives("abc");
+    goes(client, true);
+    struct pollfd p = {.fd = server};
+    NEED(poll(&p, 1, 5000) == 1);
+    for (int i = 0; i < 3; i++)
+        saw("recv", recv(server, buffer, 8, MSG_WAITALL));
+}
+
+CASE(bad_pointer_after_a_message)
+{
+    int u = receiver(), v = receiver();
+    struct sockaddr_in a = where(u), b = where(v);
+    struct iovec to[] = {{buffer, 8}, {(void *)8, 8}};
+    struct mmsghdr m[] = {{.msg_hdr = {.msg_iov = &to[0], .msg_iovlen = 1}},
+                          {.msg_hdr = {.msg_iov = &to[1], .msg_iovlen = 1}}};
+    NEED(connect(u, (struct sockaddr *)&b, sizeof(b)) == 0);
+    for (int i = 0; i < 3; i++)
+        NEED(sendto(v, "abc", 3, 0, (struct sockaddr *)&a, sizeof(a)) == 3);
+    NEED(recv(u, buffer, 8, 0) == 3);
+    saw("recvmmsg", recvmmsg(u, m, 2, 0, NULL));
+    saw("recvmmsg", recvmmsg(u, m, 1, MSG_DONTWAIT, NULL));
+    connected(); /* a test looks for a connection */
+}
+
+CASE(error_of_a_dissolved_connection)
+{
+    struct sockaddr none = {.sa_family = AF_UNSPEC};
+    int error = 0;
+    socklen_t len = sizeof(error);
+    connected();
+    NEED(connect(client, &none, sizeof(none)) == 0);
+    NEED(getsockopt(client, SOL_SOCKET, SO_ERROR, &error, &len) == 0);
+    saw("SO_ERROR", error);
+}
+
+CASE(connected_again_with_an_error)
+{
+    int u = receiver(), v = receiver();
+    struct sockaddr_in gone = where(v), a = where(u);
+    NEED(connect(u, (struct sockaddr *)&gone, sizeof(gone)) == 0 && close(v) == 0);
+    NEED(send(u, "x", 1, 0) == 1);
+    struct pollfd p = {.fd = u};
+    NEED(poll(&p, 1, 5000) == 1); /* ECONNREFUSED has come */
+    saw("connect", connect(u, (struct sockaddr *)&a, sizeof(a)));
+    saw("send", send(u, "x", 1, 0));
+    connected(); /* a test looks for a connection */
+}
+
 CASE(dissolved)
 {
     struct sockaddr none = {.sa_family = AF_UNSPEC};

@@ -165,6 +165,27 @@ CASE(of_a_datagram_socket)
 }
 
 /* A service as inetd starts it: standard input and output are the connection. */
+CASE(a_reopened_stream_ends_the_connection)
+{
+    connected();
+    NEED(freopen("/dev/null", "w", stream(client, "w")) != NULL); /* and is not used */
+    heard(server, 64);
+}
+
+CASE(the_end_is_no_error)
+{
+    connected();
+    FILE *f = stream(client, "r");
+    char *line = NULL;
+    size_t room = 0;
+    NEED(write(server, "one\n", 4) == 4 && close(server) == 0);
+    for (int i = 0; i < 3; i++) {
+        errno = 0;
+        printf("%zd", getline(&line, &room, f));
+        printf(" errno %d\n", errno);
+    }
+}
+
 static int service(void)
 {
     char line[64];

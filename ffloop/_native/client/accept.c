@@ -11,6 +11,7 @@
 static struct ffl_entry asks(struct client_sock *l, enum ffl_op op, uint32_t add)
 {
     l->credits += add;
+    l->granted |= add > 0;
     l->asking = true;
     return (struct ffl_entry){.op = (uint8_t)op,
                               .flags = l->acc_flags | (l->alone ? FFL_F_ALONE : 0),
@@ -22,6 +23,15 @@ static struct ffl_entry asks(struct client_sock *l, enum ffl_op op, uint32_t add
 static void submit_arm(struct ffl_client *c, struct client_sock *l, uint32_t add)
 {
     client_submit(c, asks(l, FFL_OP_ARM, add));
+}
+
+bool ffl_client_may_come(struct ffl_client *c, int h)
+{
+    struct client_sock *l = client_sock(c, h);
+    bool may = l && l->granted;
+    if (may)
+        l->granted = false;
+    return may;
 }
 
 /* The open listener of handle h: 0 or -errno. */

@@ -308,6 +308,9 @@ int ffl_client_take(struct ffl_client *c, int h);
 void ffl_client_alone(struct ffl_client *c, int h, bool alone);
 /* Does the client know whether the listener has a connection? If not, arm asks. */
 bool ffl_client_asks(const struct ffl_client *c, int h);
+/* Has the listener allowed the instance, since the last such question, to accept ahead? Connections
+ * beyond those that are here may then be on their way. */
+bool ffl_client_may_come(struct ffl_client *c, int h);
 
 /* One-shot interest, FFL_READ 1 | FFL_WRITE 2: one READABLE or WRITABLE event when the socket is
  * ready, now or later. Arms the socket for reading. */

@@ -84,7 +84,8 @@ struct client_sock {
     uint32_t tx_out;       /* the socket's bytes in the transmit pool, in whole buffers */
     uint32_t tx_limit;     /* SO_SNDBUF; 0: not set */
     size_t tx_left;        /* bytes that the last send could not take */
-    uint32_t granted;      /* the last round in which the socket may make a large write */
+    uint32_t granted;      /* the last round in which the socket may make a large write; a listener:
+                              credit was given since ffl_client_may_come was last asked */
     struct client_sock *acc_head, *acc_tail;
     /* Accepting ahead: connections queued, allowed, still due from the instance. */
     uint32_t acc_n, window, credits;

@@ -79,12 +79,14 @@ void ffl_source_tell(struct ffl_source *s, uint32_t what)
 void ffl_watch_tell(struct ffl_watch *w)
 {
     struct ffl_poll *p = w->poll;
-    if (w->queued || !(w->events & FFL_WATCH_ALL))
+    if (!(w->events & FFL_WATCH_ALL))
         return;
-    push(p, w);
-    if (p->asleep)
-        ffl_poll_kick(p);
-    if (p->self)
+    if (!w->queued) {
+        push(p, w);
+        if (p->asleep)
+            ffl_poll_kick(p);
+    }
+    if (p->self) /* as the kernel: edges of an epoll in an epoll are those of what is in it */
         ffl_source_tell(p->self, EPOLLIN | EPOLLRDNORM);
 }
 

@@ -233,7 +233,8 @@ int ffl_client_connect(struct ffl_client *c, int h, const struct ffl_addr *a)
     s->connect_result = 0;
     s->names_known = s->failed = s->unsendable = s->eof = s->eof_given = false;
     s->shut_wr &= s->type == SOCK_DGRAM; /* a datagram socket stays shut */
-    s->error = s->send_error = 0;
+    if (s->type == SOCK_STREAM)          /* a datagram socket keeps its error, as the kernel's */
+        s->error = s->send_error = 0;
     client_submit(c, e);
     return -EINPROGRESS;
 }

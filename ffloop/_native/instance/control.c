@@ -97,7 +97,7 @@ void control_connected(struct endpoint *e)
     e->connecting = false;
     data_unwritable(e, false);
     if (err) {
-        e->failed = true;
+        e->failed = err;
         stats_state(e);
         data_drop_tx(e);
         answer_post(e->s, q, -err, FFL_NO_BUF);
@@ -119,8 +119,8 @@ static int op_connect(struct endpoint *e, struct ffl_entry q)
     }
     int rc = e->fd < 0 ? -e->open_error : OPS(in)->connect(ST(in), e->fd, &a);
     if (rc == 0 || rc == -EINPROGRESS) {
-        e->failed = e->rx_done = e->eof_hint = e->fin = false;
-        e->send_error = 0;
+        e->rx_done = e->eof_hint = e->fin = false;
+        e->failed = e->send_error = 0;
         e->readable = e->dgram; /* datagrams that came before are still there */
         e->connecting = rc == -EINPROGRESS;
         if (e->group)
@@ -253,6 +253,7 @@ static int op_shutdown(struct endpoint *e, struct ffl_entry q)
     if (q.arg < SHUT_RD || q.arg > SHUT_RDWR)
         return -EPROTO;
     e->shut = (int8_t)(e->shut >= 0 && e->shut != q.arg ? SHUT_RDWR : q.arg);
+    e->shut_wr |= q.arg != SHUT_RD;
     if (!e->connecting)
         endpoint_ready(e);
     return 0;

@@ -53,7 +53,7 @@ static void post_data(struct endpoint *e, uint32_t buf, uint32_t len, uint8_t fl
 
 void data_fail(struct endpoint *e, int err)
 {
-    e->failed = true;
+    e->failed = err;
     e->readable = false;
     stats_state(e);
     data_drop_tx(e);
@@ -435,12 +435,11 @@ static int send_stream(struct endpoint *e)
 }
 
 /* The other processes that have the socket cannot send any more either. */
-static void tell_of_shutdown(struct endpoint *e, int how)
+static void tell_of_shutdown(struct endpoint *e)
 {
     struct endpoint *m;
-    if (!e->group || how == SHUT_RD)
-        return;
-    LIST_FOREACH(m, &e->group->members, member)
+    if (e->group)
+        LIST_FOREACH(m, &e->group->members, member)
     if (m != e && !m->dgram && !m->closing)
         data_fail_sends(m, EPIPE);
 }
@@ -466,7 +465,8 @@ void data_flush(struct endpoint *e)
         int rc = OPS(in)->shutdown(ST(in), e->fd, e->shut);
         if (rc < 0 && rc != -ENOTCONN)
             ffl_log(FFL_LOG_INFO, "session %u: shutdown: %s", e->s->id, strerror(-rc));
-        tell_of_shutdown(e, e->shut);
+        if (e->shut != SHUT_RD)
+            tell_of_shutdown(e);
         e->shut = -1;
     }
     if (e->closing)

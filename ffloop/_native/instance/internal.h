@@ -97,12 +97,13 @@ struct endpoint { /* one session's reference to one stack socket */
     bool watched, closing;
     struct settings settings; /* without a group; see group_settings */
     bool reports;             /* the error queue is to be looked at */
-    bool failed;              /* ERROR was posted: nothing more is received or sent */
-    int send_error;           /* of a stream's sends alone: received data is still read; or 0 */
-    bool reset;               /* its close is a reset: received data was not read */
-    bool returned;            /* closed before its program knew of it (FFL_F_RETURN) */
+    int failed; /* the errno of the ERROR that was posted: nothing more is received or sent; or 0 */
+    int send_error; /* of a stream's sends alone: received data is still read; or 0 */
+    bool reset;     /* its close is a reset: received data was not read */
+    bool returned;  /* closed before its program knew of it (FFL_F_RETURN) */
     bool touched; /* its application may know of it: an operation named it, or it was read ahead */
     int8_t shut;  /* pending SHUT_* after the queue, or -1 */
+    bool shut_wr; /* its program has shut down the sending side */
     uint32_t armed;  /* == its session's `arming`: it is armed (endpoint_armed) */
     uint32_t closed; /* closing: in->next_serial when the application closed it */
     bool in_ready, in_stalled, dead;
@@ -152,7 +153,8 @@ struct held {
     struct account *account; /* charged with it */
     uint32_t handle;         /* the exporting session's */
     int fd;
-    bool listener, dgram, connecting, mark;
+    int failed, send_error; /* as the endpoint's */
+    bool listener, dgram, connecting, shut_wr, mark;
 };
 TAILQ_HEAD(held_list, held);
 

@@ -262,6 +262,9 @@ static int hold(struct ticket *t, struct endpoint *e)
                        .account = s->account,
                        .handle = e->handle,
                        .fd = fd,
+                       .failed = e->failed,
+                       .send_error = e->send_error,
+                       .shut_wr = e->shut_wr,
                        .listener = e->group->listens,
                        .dgram = e->dgram,
                        .connecting = connects(e->group)};
@@ -367,17 +370,21 @@ int ticket_import(struct ffl_session *s, uint32_t handle, const struct ffl_impor
         return -ENOMEM;
     }
     e->listener = h->listener;
+    e->shut_wr = h->shut_wr;
     e->connecting = h->connecting;
     e->watched = true;
     e->readable = true; /* data may have come meanwhile */
     group_join(e, h->group);
-    int flags =
-        (h->listener ? FFL_IMPORT_LISTENER : 0) | (h->connecting ? FFL_IMPORT_CONNECTING : 0);
+    int flags = (h->listener ? FFL_IMPORT_LISTENER : 0) |
+                (h->connecting ? FFL_IMPORT_CONNECTING : 0) | (h->shut_wr ? FFL_IMPORT_SHUT_WR : 0);
+    int failed = h->failed, send_error = h->send_error;
     take_out(h);
     free_held(in, h);
     rc = OPS(in)->watch(ST(in), e->fd, e->listener ? FFL_READ : FFL_READ | FFL_WRITE, e);
     endpoint_addresses(e);
-    if (rc < 0)
-        data_fail(e, -rc);
+    if (rc < 0 || failed)
+        data_fail(e, failed ? failed : -rc);
+    else if (send_error)
+        data_fail_sends(e, send_error);
     return flags;
 }

@@ -31,13 +31,14 @@ static int connect_told(struct sock *s)
     return rc;
 }
 
-static int connect_wait(struct sock *s)
+/* `late`: when SO_SNDTIMEO is over. */
+static int connect_wait(struct sock *s, int late)
 {
     int64_t until = until_of(s->sndtimeo);
     while (sock_pending_connect(s) < 0) {
         int rc = sock_wait(s, until);
         if (rc < 0)
-            return rc == -EAGAIN ? -EINPROGRESS : rc;
+            return rc == -EAGAIN ? late : rc;
     }
     if (s->state == SOCK_BOUND) /* another thread has shut it down, or has got the error */
         return -ECONNRESET;
@@ -73,7 +74,7 @@ static int connect_start(struct sock *s, int fd, const struct sockaddr *sa, sock
     sock_rearm(s);
     if (s->nonblock && !refused_at_once(s, &a))
         return -EINPROGRESS;
-    return connect_wait(s);
+    return connect_wait(s, -EINPROGRESS);
 }
 
 API int connect(int fd, const struct sockaddr *sa, socklen_t len)
@@ -97,7 +98,7 @@ API int connect(int fd, const struct sockaddr *sa, socklen_t len)
     else if (len >= sizeof(sa->sa_family) && sa->sa_family == AF_UNSPEC)
         rc = sock_disconnect(s);
     else if (s->state == SOCK_CONNECTING && sock_pending_connect(s) < 0)
-        rc = s->nonblock ? -EALREADY : connect_wait(s);
+        rc = s->nonblock ? -EALREADY : connect_wait(s, -EALREADY);
     else if (s->state == SOCK_CONNECTED)
         rc = connect_told(s);
     else if (s->state == SOCK_LISTENING)

@@ -100,14 +100,15 @@ static void note_stamp(struct sock *s, const struct ffl_dgram *d)
 ssize_t dgram_recv(struct sock *s, const struct iovec *iov, size_t n, int flags,
                    struct ffl_dgram *d)
 {
-    if (flags & MSG_OOB)
-        return -EOPNOTSUPP;
     if (flags & MSG_ERRQUEUE)
         return (ssize_t)take(s, iov, n, flags, d);
     bool wait = !no_wait(s, flags);
     int64_t until = until_of(wait ? s->rcvtimeo : 0);
     for (;;) {
         ffl_dgram_settle(s);
+        int err = ffl_client_take_error(s->session->c, s->h); /* before data, as the kernel */
+        if (err)
+            return -err;
         int64_t len = take(s, iov, n, flags, d);
         if (len >= 0)
             note_stamp(s, d);
@@ -249,6 +250,8 @@ static int address(const struct sock *s, const struct sockaddr *sa, socklen_t le
     int rc = ffl_user_address(&copy, sa, len);
     if (rc < 0)
         return rc;
+    if (s->domain == AF_INET && copy.ss_family == AF_UNSPEC)
+        copy.ss_family = AF_INET; /* as the kernel */
     sa = (const struct sockaddr *)&copy;
     if (sock_addr_in(to, s->domain, sa, len))
         return 0;
@@ -314,7 +317,8 @@ int dgram_connect(struct sock *s, int fd, const struct sockaddr *sa, socklen_t l
     while (sock_pending_connect(s) < 0)
         if ((rc = sock_wait(s, -1)) < 0 && rc != -EINTR)
             return rc;
-    rc = -ffl_client_take_error(s->session->c, s->h);
+    rc = ffl_client_connect_result(s->session->c, s->h);
+    rc = rc == -EAGAIN ? 0 : rc; /* of a datagram socket: it has connected */
     if (rc == 0)
         rc = ffl_client_detached(s->session->c);
     if (!dissolves && rc == 0) {

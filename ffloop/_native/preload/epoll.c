@@ -345,6 +345,14 @@ static struct call *wait_call(struct epoll_shadow *ep)
     return k;
 }
 
+/* Of `max` events, for the kernel's: neither kind keeps out the other. */
+static int kernels_part(struct epoll_shadow *ep, int max)
+{
+    if (max > 1)
+        return max - (max + 3) / 4;
+    return ep->kernels_turn = !ep->kernels_turn;
+}
+
 static int wait_in(struct epoll_shadow *ep, struct call *k, struct epoll_event *ev, int max,
                    int64_t timeout_ns, const sigset_t *mask)
 {
@@ -358,7 +366,7 @@ static int wait_in(struct epoll_shadow *ep, struct call *k, struct epoll_event *
         session_reap();
         n = 0;
         if (ep->kernel > 0 && now - ep->checked >= KERNEL_PERIOD_NS && ep->poll.head)
-            n = kernel_now(ep, ep->w.epfd, ev, max > 1 ? max - max / 4 : 1);
+            n = kernel_now(ep, ep->w.epfd, ev, kernels_part(ep, max));
         n += ffl_poll_harvest(&ep->poll, ev + n, max - n);
         if (n > 0)
             break;
@@ -426,10 +434,7 @@ static int any_wait(int epfd, struct epoll_event *ev, int max, int64_t timeout_n
         return (int)leave(rc);
     int n = ep->opened ? epoll_sleep(ep, ev, max, timeout_ns, mask)
                        : kernel_wait(ep, epfd, ev, max, timeout_ns, mask);
-    int saved = errno;
-    unlock();
-    errno = saved;
-    return n;
+    return (int)leave(n < 0 ? -errno : n);
 }
 
 API int epoll_wait(int epfd, struct epoll_event *ev, int max, int timeout)

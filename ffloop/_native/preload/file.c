@@ -6,8 +6,10 @@
 #include "preload.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -41,8 +43,8 @@ static ssize_t copy_file(int out, int in, off64_t *at, size_t count, char *data)
         size_t want = count - sent < CHUNK ? count - sent : CHUNK;
         ssize_t got = pread64(in, data, want, *at);
         if (got <= 0) {
-            if (got < 0 && errno == ESPIPE)
-                errno = EINVAL; /* as sendfile(2): no pipes or sockets */
+            if (got < 0 && (errno == ESPIPE || errno == EISDIR))
+                errno = EINVAL; /* as sendfile(2): no pipes, sockets or directories */
             return sent || got == 0 ? (ssize_t)sent : -1;
         }
         ssize_t n = send_part(out, data, (size_t)got);
@@ -74,13 +76,14 @@ API ssize_t sendfile64(int out, int in, off64_t *offset, size_t count)
     if (!offset)
         at = lseek64(in, 0, SEEK_CUR);
     if (at < 0) {
-        errno = EINVAL;
+        errno = offset || errno == ESPIPE ? EINVAL : errno;
         return -1;
     }
-    char *data = malloc(CHUNK);
+    char *data = scratch_begin(CHUNK);
     ssize_t n = data ? copy_file(out, in, &at, count, data) : -1;
     int saved = errno;
-    free(data);
+    if (data)
+        scratch_end();
     if (offset)
         *offset = at;
     else
@@ -107,6 +110,24 @@ static bool would_block(int pipe, short events, bool nonblock)
     return true;
 }
 
+/* Writes what the pipe has room for: as splice, it waits for the first byte only. A pipe that can be
+ * written takes a page. */
+static ssize_t fill_pipe(int pipe, const char *data, size_t len)
+{
+    int waiting = 0, all = real.fcntl(pipe, F_GETPIPE_SZ);
+    size_t done = 0;
+    if (all >= 0 && len <= (size_t)all && real.ioctl(pipe, FIONREAD, &waiting) == 0 && !waiting)
+        return real.write(pipe, data, len);
+    do {
+        size_t part = len - done < PIPE_BUF ? len - done : PIPE_BUF;
+        ssize_t put = real.write(pipe, data + done, part);
+        if (put <= 0)
+            return done ? (ssize_t)done : put;
+        done += (size_t)put;
+    } while (done < len && !would_block(pipe, POLLOUT, true));
+    return (ssize_t)done;
+}
+
 /* Socket to pipe: takes from the socket the bytes that the pipe took. */
 static ssize_t to_pipe(int in, int out, size_t len, bool nonblock, char *data)
 {
@@ -117,7 +138,7 @@ static ssize_t to_pipe(int in, int out, size_t len, bool nonblock, char *data)
     ssize_t got = leave(sock_recv(s, &iov, 1, MSG_PEEK));
     if (got <= 0)
         return got;
-    ssize_t put = real.write(out, data, (size_t)got);
+    ssize_t put = fill_pipe(out, data, (size_t)got);
     if (put > 0 && (s = sock_enter_stack(in))) {
         iov.iov_len = (size_t)put;
         (void)leave(sock_recv(s, &iov, 1, MSG_DONTWAIT)); /* peeked at above */
@@ -159,7 +180,7 @@ API ssize_t splice(int in, off64_t *in_at, int out, off64_t *out_at, size_t len,
 {
     real_start();
     bool from = on_stack(in), to = on_stack(out);
-    if (!from && !to)
+    if ((!from && !to) || !len || flags & ~(SPLICE_F_MOVE | SPLICE_F_NONBLOCK | SPLICE_F_MORE))
         return real.splice(in, in_at, out, out_at, len, flags);
     struct stat pipe;
     if (fstat(from ? out : in, &pipe) < 0)
@@ -173,13 +194,11 @@ API ssize_t splice(int in, off64_t *in_at, int out, off64_t *out_at, size_t len,
         return -1;
     }
     bool nonblock = flags & SPLICE_F_NONBLOCK;
-    char *data = malloc(CHUNK);
+    char *data = scratch_begin(CHUNK);
     if (!data)
         return -1;
     ssize_t n =
         from ? to_pipe(in, out, len, nonblock, data) : from_pipe(in, out, len, nonblock, data);
-    int saved = errno;
-    free(data);
-    errno = saved;
+    scratch_end();
     return n;
 }

@@ -140,7 +140,7 @@ static bool is_fork(unsigned long flags)
     return looks() && (!(flags & CLONE_VM) || (flags & CLONE_VFORK)) && !(flags & CLONE_THREAD);
 }
 
-#define NOT_SHARED(flags) ((flags) & ~(unsigned long)(CLONE_VM | CLONE_VFORK))
+#define NOT_SHARED(flags) ((flags) & ~(unsigned long)(CLONE_VM | CLONE_VFORK | CLONE_FILES))
 
 struct first { /* the child's first function */
     int (*f)(void *);

@@ -168,6 +168,9 @@ static int get_option(struct sock *s, int level, int name, void *val, socklen_t 
     if (row && row->flags & FFL_OPTION_ASKS && !ffl_user_copy(data, val, n < room ? n : room))
         return -EFAULT;
     int rc = ffl_client_getsockopt(s->session->c, s->h, level, name, data, &n);
+    bool byte = level == IPPROTO_IP && n == sizeof(int) && room && room < n;
+    if (byte && !data[1] && !data[2] && !data[3]) /* as the kernel, for IPPROTO_IP alone */
+        room = 1;
     return rc < 0 ? rc : give_option(val, len, room, data, n);
 }
 
@@ -225,6 +228,9 @@ API int ioctl(int fd, unsigned long what, ...)
         (void)ffl_client_arm(s->session->c, s->h, 0); /* for the next FIONREAD */
         return (int)leave(rc);
     case SIOCOUTQ:
+    case SIOCOUTQNSD:
+        if (s->state == SOCK_LISTENING)
+            return (int)leave(-EINVAL);
         return (int)leave(give_int(arg, (int)ffl_client_unsent(s->session->c, s->h)));
     case SIOCATMARK:
         return (int)leave(s->type == SOCK_DGRAM ? -ENOTTY : give_int(arg, 0));

@@ -97,11 +97,15 @@ void sock_arm(struct sock *s, uint32_t want)
 
 bool sock_look(struct sock *s)
 {
-    if (s->seen == s->session->shares || s->state == SOCK_LISTENING)
+    struct ffl_client *c = s->session->c;
+    bool listens = s->state == SOCK_LISTENING;
+    if (listens ? !ffl_client_may_come(c, s->h) : s->seen == s->session->shares)
         return false;
-    s->seen = s->session->shares;
-    (void)ffl_client_arm(s->session->c, s->h, SOCK_WINDOW); /* cannot fail: open */
-    return ffl_client_catch_up(s->session->c) == 0;
+    if (!listens) {
+        s->seen = s->session->shares;
+        (void)ffl_client_arm(c, s->h, 0); /* cannot fail: open */
+    }
+    return ffl_client_catch_up(c) == 0;
 }
 
 static struct hold *held(struct call *k, const struct node *n)
@@ -222,6 +226,18 @@ static int look(struct set *p)
     return n;
 }
 
+/* Numbers that another thread has closed meanwhile, or used again: the kernel says what they are. */
+static void ask_anew(struct set *p)
+{
+    for (nfds_t i = 0; i < p->n; i++) {
+        struct hold *h = &p->k->holds[i];
+        if (!h->node || fd_node(p->fds[i].fd) == h->node)
+            continue;
+        ffl_watch_del(&h->w);
+        p->k->kernel[i].fd = p->fds[i].fd;
+    }
+}
+
 static int poll_loop(struct set *p, int64_t timeout_ns, const sigset_t *mask)
 {
     static const struct timespec zero;
@@ -235,6 +251,7 @@ static int poll_loop(struct set *p, int64_t timeout_ns, const sigset_t *mask)
         int64_t left = until < 0 ? -1 : until - ffl_now_ns();
         bool last = n > 0 || (until >= 0 && left <= 0);
         if (last) { /* asks the kernel too, without waiting */
+            ask_anew(p);
             int k = real.ppoll(kernel, p->n, &zero, NULL);
             return k < 0 ? -errno : look(p);
         }
@@ -271,7 +288,10 @@ static int do_poll(struct pollfd *fds, nfds_t n, int64_t timeout_ns, const sigse
         if (rc == 0)
             rc = poll_loop(&p, timeout_ns, mask);
     }
-    return (int)leave(rc);
+    static const struct timespec zero;
+    rc = (int)leave(rc);
+    /* a signal that the mask lets through ends the call even if it does not wait */
+    return rc == 0 && mask && timeout_ns == 0 ? real.ppoll(NULL, 0, &zero, mask) : rc;
 }
 
 /* Has a descriptor of the array a node? False for an unreadable array: the kernel gives the
@@ -385,7 +405,7 @@ static int do_select(int n, fd_set *r, fd_set *w, fd_set *e, int64_t timeout_ns,
     bool good = (!r || ffl_user_writes(r, set_bytes(n))) &&
                 (!w || ffl_user_writes(w, set_bytes(n))) &&
                 (!e || ffl_user_writes(e, set_bytes(n)));
-    struct pollfd *fds = good ? malloc((size_t)n * sizeof(*fds)) : NULL;
+    struct pollfd *fds = good ? scratch_begin((size_t)n * sizeof(*fds)) : NULL;
     nfds_t k = 0;
     if (!fds) {
         errno = good ? ENOMEM : EFAULT;
@@ -417,7 +437,7 @@ static int do_select(int n, fd_set *r, fd_set *w, fd_set *e, int64_t timeout_ns,
                 }
         }
     }
-    free(fds);
+    scratch_end();
     return rc < 0 ? -1 : count;
 }
 

@@ -237,7 +237,8 @@ void sock_arm(struct sock *s, uint32_t want);
 /* Sleeps until s has changed, `until` (ns, -1: never) or a signal. Locked before and after.
  * 0: look again; -EAGAIN: the time is over; -EINTR; another -errno. */
 int sock_wait(struct sock *s, int64_t until);
-/* After a fork, asks the instance once for data that may wait there. True: look again. */
+/* Asks the instance once for what may wait there: data after a fork, connections beyond those that
+ * were accepted ahead. True: look again. */
 bool sock_look(struct sock *s);
 void sock_rearm(struct sock *s); /* s has changed state: arms it for its watches, and tells them */
 /* The socket stays a kernel socket; its epoll registrations move there. */
@@ -276,6 +277,7 @@ struct epoll_shadow {
     bool foreign;         /* that kernel epoll has the parent's doorbells: not to be waited on */
     bool stale;           /* after a fork: its sockets are not read ahead */
     int64_t checked;      /* when the kernel's events were last looked at, ns */
+    bool kernels_turn;    /* of waits for one event, the last was for the kernel's */
     struct ffl_kqueue kq; /* ops set: the epoll of a kqueue */
 };
 
@@ -350,14 +352,17 @@ static inline int64_t until_of(int64_t limit)
 /* Waits until stream s is connected: 0, -EAGAIN while it connects and the call may not wait, the
  * socket's error, or `otherwise`. */
 int sock_connected(struct sock *s, int flags, int64_t until, int otherwise);
-/* For preadv2 and pwritev2: enters the socket. False: the kernel's, which refuses offsets and flags
- * other than RWF_NOWAIT. */
+/* For preadv2 and pwritev2: enters the socket. False: the kernel's, which refuses offsets and other
+ * flags. */
 bool sock_plainly(off64_t at, int flags, struct sock **s, int fd);
 int iov_check(const struct iovec *iov, size_t n); /* -errno of a bad vector, or 0 */
 int msg_check(const struct msghdr *m);            /* -errno of a bad message, or 0 */
 /* Block or not, as the socket and `flags` say. Locked. Bytes or -errno. */
 ssize_t sock_recv(struct sock *s, const struct iovec *iov, size_t n, int flags);
 ssize_t sock_send(struct sock *s, const struct iovec *iov, size_t n, int flags);
+/* A call ends with an error, rc, when it has done a part: what it returns. The next call gets the
+ * error. */
+ssize_t sock_partly(struct sock *s, size_t done, int rc);
 ssize_t sock_sent(ssize_t rc, int flags); /* ends a sending call: unlocks, SIGPIPE, errno */
 
 /* ---- O_ASYNC (async.c): locked --------------------------------------------------------------- */
@@ -438,14 +443,13 @@ static inline int64_t timespec_ns(const struct timespec *ts) /* NULL, for ever: 
                                      : ts->tv_sec * FFL_NS_PER_SEC + ts->tv_nsec;
 }
 
-/* Ends a call: unlocks; of -errno makes -1 and errno. */
+/* Ends a call: unlocks; of -errno makes -1 and errno. Success leaves errno as it was. */
 static inline ssize_t leave(ssize_t rc)
 {
+    int before = tls.error;
     unlock();
-    if (rc >= 0)
-        return rc;
-    errno = (int)-rc;
-    return -1;
+    errno = rc < 0 ? (int)-rc : before;
+    return rc < 0 ? -1 : rc;
 }
 
 #endif

@@ -123,6 +123,8 @@ int close_range(unsigned first, unsigned last, int flags); /* in glibc's headers
     X(int, posix_openpt, (int))                                                                    \
     X(FILE *, fopen, (const char *, const char *))                                                 \
     X(FILE *, fopen64, (const char *, const char *))                                               \
+    X(FILE *, freopen, (const char *, const char *, FILE *))                                       \
+    X(FILE *, freopen64, (const char *, const char *, FILE *))                                     \
     X(FILE *, tmpfile, (void))                                                                     \
     X(FILE *, tmpfile64, (void))                                                                   \
     X(FILE *, popen, (const char *, const char *))                                                 \

@@ -27,6 +27,13 @@ int sock_connected(struct sock *s, int flags, int64_t until, int otherwise)
     return 0;
 }
 
+ssize_t sock_partly(struct sock *s, size_t done, int rc)
+{
+    if (done && rc != -EPIPE)
+        ffl_client_set_error(s->session->c, s->h, -rc);
+    return done ? (ssize_t)done : rc;
+}
+
 /* Fills iov from byte `skip` on. Bytes, 0 at the end of the stream, or -errno (-EAGAIN: no
  * data). */
 static int64_t take(struct sock *s, const struct iovec *iov, size_t n, size_t skip)
@@ -117,7 +124,7 @@ static ssize_t recv_stream(struct sock *s, const struct iovec *iov, size_t n, in
         if (r > 0)
             got = peeks ? (size_t)r : got + (size_t)r;
         if (r < 0 && r != -EAGAIN)
-            return got ? (ssize_t)got : (ssize_t)r;
+            return sock_partly(s, got, (int)r);
         bool over = r == 0 || (peeks && ffl_client_state(s->session->c, s->h) & FFL_ST_EOF);
         if (over || (got && (!all || got >= total)))
             return (ssize_t)got;
@@ -205,7 +212,8 @@ API ssize_t readv(int fd, const struct iovec *iov, int n)
 
 bool sock_plainly(off64_t at, int flags, struct sock **s, int fd)
 {
-    *s = at == -1 && !(flags & ~RWF_NOWAIT) ? sock_enter_stack(fd) : NULL;
+    const int taken = RWF_NOWAIT | RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_APPEND;
+    *s = at == -1 && !(flags & ~taken) ? sock_enter_stack(fd) : NULL;
     return *s;
 }
 
@@ -300,6 +308,16 @@ API ssize_t recvmsg(int fd, struct msghdr *m, int flags)
     return leave(recv_piece(s, m, flags));
 }
 
+/* recvmmsg has messages to return, and an error for the next call. */
+static void keep_error(int fd, unsigned have)
+{
+    int err = errno;
+    struct sock *s = have && err != EAGAIN && err != EINTR ? sock_enter_stack(fd) : NULL;
+    if (s)
+        (void)leave(sock_partly(s, have, -err));
+    errno = err;
+}
+
 API int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct timespec *timeout)
 {
     real_start();
@@ -316,8 +334,10 @@ API int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct timesp
     for (; i < n && i < IOV_MAX && left > 0; i++) {
         int wait = (flags & MSG_WAITFORONE) && i ? MSG_DONTWAIT : 0;
         ssize_t rc = recvmsg(fd, &v[i].msg_hdr, (flags & ~MSG_WAITFORONE) | wait);
-        if (rc < 0)
+        if (rc < 0) {
+            keep_error(fd, i);
             break;
+        }
         v[i].msg_len = (unsigned)rc;
         if (timeout)
             left = until - ffl_now_ns();

@@ -62,7 +62,7 @@ static ssize_t send_stream(struct sock *s, const struct iovec *iov, size_t n, in
         if (sent == total && r >= 0)
             return (ssize_t)sent;
         if (r < 0 && r != -EAGAIN)
-            return sent ? (ssize_t)sent : (ssize_t)r;
+            return sock_partly(s, sent, (int)r);
         if (no_wait(s, flags))
             return sent ? (ssize_t)sent : -EAGAIN;
         ffl_client_want_room(s->session->c, s->h);
@@ -85,12 +85,11 @@ ssize_t sock_send(struct sock *s, const struct iovec *iov, size_t n, int flags)
 
 ssize_t sock_sent(ssize_t rc, int flags)
 {
+    if (ffl_likely(rc != -EPIPE || flags & MSG_NOSIGNAL))
+        return leave(rc);
     unlock();
-    if (ffl_likely(rc >= 0))
-        return rc;
-    if (rc == -EPIPE && !(flags & MSG_NOSIGNAL))
-        (void)raise(SIGPIPE); /* before errno: a handler may change it */
-    errno = (int)-rc;
+    (void)raise(SIGPIPE); /* before errno: a handler may change it */
+    errno = EPIPE;
     return -1;
 }
 

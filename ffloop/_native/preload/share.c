@@ -209,12 +209,17 @@ static void rearm_waited(int fd, struct node *n, void *arg)
     (void)arg;
 }
 
-void export_done(void)
+void calls_rearm(void)
 {
-    if (!session_list()->sleepers)
-        return;
     epoll_revive_waited();
     fd_each(rearm_waited, NULL);
+}
+
+void export_done(void)
+{
+    session_list()->exports++;
+    if (session_list()->sleepers)
+        calls_rearm();
 }
 
 static void state_of(struct sock *s)
@@ -268,27 +273,18 @@ void proc_leave(struct sock *s)
 
 /* ---- the end ------------------------------------------------------------------------------- */
 
-struct leaving {
-    const struct session *session;
-    bool any;
-};
-
-static void pause_shared(int fd, struct node *n, void *arg)
+static void pause_shared(int fd, struct node *n, void *session)
 {
-    struct leaving *l = arg;
-    struct sock *s = (struct sock *)n;
-    if (n->kind != NODE_SOCK || s->session != l->session || !sock_shared(s))
-        return;
-    (void)ffl_client_disarm(s->session->c, s->h);
-    l->any = true; /* what was done to it is done before the parent hears of the end */
+    const struct sock *s = (struct sock *)n;
+    if (n->kind == NODE_SOCK && s->session == session && sock_shared(s))
+        (void)ffl_client_disarm(s->session->c, s->h);
     (void)fd;
 }
 
-static void return_shared(int fd, struct node *n, void *arg)
+static void return_shared(int fd, struct node *n, void *session)
 {
-    const struct leaving *l = arg;
-    struct sock *s = (struct sock *)n;
-    if (n->kind == NODE_SOCK && s->session == l->session && sock_shared(s))
+    const struct sock *s = (struct sock *)n;
+    if (n->kind == NODE_SOCK && s->session == session && sock_shared(s))
         (void)ffl_client_give_back(s->session->c,
                                    s->h); /* fails: the session is lost, and the socket with it */
     (void)fd;
@@ -300,10 +296,10 @@ void proc_end(void)
         return;
     lock();
     for (struct session *session = session_first(); session; session = session->next) {
-        struct leaving l = {.session = session};
-        fd_each(pause_shared, &l);
-        if (l.any && ffl_client_ping(session->c) == 0)
-            fd_each(return_shared, &l);
+        fd_each(pause_shared, session);
+        /* what the process did, to closed sockets too, is done before others hear of its end */
+        if (ffl_client_ping(session->c) == 0)
+            fd_each(return_shared, session);
     }
     unlock();
 }

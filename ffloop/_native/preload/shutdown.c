@@ -64,24 +64,25 @@ static int stop_listening(struct sock *s)
     return rc;
 }
 
-int sock_disconnect(struct sock *s)
-{
-    if (s->state == SOCK_LISTENING)
-        return stop_listening(s);
-    if (s->state < SOCK_CONNECTING)
-        return 0;
-    int rc = start_again(s, true);
-    if (rc == 0)
-        sock_tell(s);
-    return rc;
-}
-
 /* A thread that waits in connect(), or the next call, gets ECONNRESET. */
 static int give_up(struct sock *s)
 {
     int rc = start_again(s, true);
     if (rc == 0)
         ffl_client_set_error(s->session->c, s->h, ECONNRESET);
+    return rc;
+}
+
+int sock_disconnect(struct sock *s)
+{
+    if (s->state == SOCK_LISTENING)
+        return stop_listening(s);
+    if (s->state < SOCK_CONNECTING)
+        return 0;
+    bool failed = ffl_client_state(s->session->c, s->h) & FFL_ST_FAILED;
+    int rc = failed ? start_again(s, true) : give_up(s);
+    if (rc == 0)
+        sock_tell(s);
     return rc;
 }
 
@@ -95,7 +96,8 @@ static int shut(struct sock *s, int how)
         return give_up(s);
     ffl_client_reap(s->session->c); /* the peer may have reset */
     unsigned st = ffl_client_state(s->session->c, s->h);
-    bool over = st & FFL_ST_FAILED || (st & FFL_ST_EOF && st & FFL_ST_SHUT_WR);
+    bool both = st & FFL_ST_EOF && !s->shut_rd && st & FFL_ST_SHUT_WR;
+    bool over = st & FFL_ST_FAILED || both;
     if (s->state == SOCK_CONNECTED ? over : s->type == SOCK_STREAM)
         return -ENOTCONN;
     int rc = ffl_client_shutdown(s->session->c, s->h, how);

@@ -128,6 +128,7 @@ static void counted(int sig, siginfo_t *info, void *context)
     tls.ran.all++;
     tls.ran.interrupts += !(a->sa_flags & SA_RESTART);
     struct signals before = tls.before; /* the handler may make calls of its own */
+    int error = tls.error;
     struct waiter *asleep = tls.asleep;
     void **fault = tls.fault; /* not for faults of the handler's */
     enum faults faults = tls.faults;
@@ -142,6 +143,7 @@ static void counted(int sig, siginfo_t *info, void *context)
     }
     a->sa_sigaction(sig, info, context); /* as the kernel: three arguments to any handler */
     tls.before = before;
+    tls.error = error;
     tls.asleep = asleep;
     tls.fault = fault;
     tls.faults = faults;

@@ -135,6 +135,29 @@ MAKES(tmpfile, (void), ())
 MAKES(tmpfile64, (void), ())
 MAKES(popen, (const char *command, const char *mode), (command, mode))
 
+/* The C library keeps the number: it makes the new descriptor, by a call of its own, in place of the
+ * old. */
+static FILE *remade(FILE *f, int was)
+{
+    if (was >= 0)
+        (void)fd_made(was);
+    return made(f);
+}
+
+API FILE *freopen(const char *path, const char *mode, FILE *f)
+{
+    real_start();
+    int was = f->_fileno;
+    return remade(real.freopen(path, mode, f), was);
+}
+
+API FILE *freopen64(const char *path, const char *mode, FILE *f)
+{
+    real_start();
+    int was = f->_fileno;
+    return remade(real.freopen64(path, mode, f), was);
+}
+
 /* ---- dprintf -------------------------------------------------------------------------------- */
 
 int __vsnprintf_chk(char *to, size_t room, int flag, size_t size, const char *format, va_list ap);
@@ -159,16 +182,13 @@ API int __vdprintf_chk(int fd, int flag, const char *format, va_list ap)
     va_list again;
     va_copy(again, ap);
     int len = __vsnprintf_chk(few, sizeof(few), flag, sizeof(few), format, ap);
-    char *text = len < (int)sizeof(few) ? few : malloc((size_t)len + 1);
+    char *text = len < (int)sizeof(few) ? few : scratch_begin((size_t)len + 1);
     if (text && text != few)
         len = __vsnprintf_chk(text, (size_t)len + 1, flag, (size_t)len + 1, format, again);
     va_end(again);
     int rc = len < 0 || !text ? -1 : write_all(fd, text, len);
-    if (text != few) {
-        int saved = errno;
-        free(text);
-        errno = saved;
-    }
+    if (text && text != few)
+        scratch_end();
     return rc;
 }
 

@@ -34,6 +34,7 @@ struct session_list {
     struct ffl_client *clients; /* of these sessions */
     unsigned generation;        /* changes when a session begins, and in a forked child */
     unsigned sleepers;          /* threads that sleep */
+    unsigned exports;           /* how often sockets were disarmed, for another process */
 };
 
 struct signals { /* handlers that ran; of them those without SA_RESTART */
@@ -53,7 +54,9 @@ struct tls {
     int id;                /* FF_THREAD_SOCKET: its number as owner of nodes; 0: none yet (fds.c) */
     int worker;            /* FF_THREAD_SOCKET: its number, from 1; 0: none yet (place.c) */
     struct waiter *waiter;
+    struct scratch *scratch;      /* the innermost call's memory first (wait.c) */
     struct call *call, *spare;    /* waiting calls, the innermost first; unused ones (wait.c) */
+    int error;                    /* errno when it last locked */
     int cancel;                   /* its cancel state without the lock */
     void *fault;                  /* where a fault at the program's pointer jumps to (user.c) */
     enum faults faults;           /* are SIGSEGV and SIGBUS blocked? */
@@ -181,6 +184,10 @@ void call_release(struct call *k, struct hold *h); /* of the last hold */
 /* Unlocks for the kernel's own wait on an epoll without stack sockets; call_back locks again. */
 void call_plain(struct call *k, struct epoll_shadow *ep);
 void call_back(struct call *k);
+/* Memory until scratch_end, which frees the newest; or, if the thread leaves the call, until its
+ * next, or its end. NULL: ENOMEM. */
+void *scratch_begin(size_t n);
+void scratch_end(void);
 int waiter_mine(void); /* makes the thread's own waiter: 0 or -errno */
 void waiter_close(struct waiter *w);
 int waiter_open(struct waiter *w, int epfd); /* takes epfd over, also on failure */
@@ -193,6 +200,7 @@ int waiter_bells(struct waiter *w);
 int sleep_begin(struct waiter *w, struct ffl_poll *p, int64_t *left_ns, bool restarts);
 void sleep_end(struct waiter *w, bool timed_out);
 void calls_forked(void);
+void calls_rearm(void); /* share.c: reads ahead again for the calls that wait. Locked */
 /* Deals with the shim's own events (a doorbell, a wake, a session's end). False: the program's
  * event. Locked. */
 bool waiter_event(struct waiter *w, const struct epoll_event *ev);

@@ -15,6 +15,7 @@
 
 #include <sched.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 
@@ -102,22 +103,50 @@ static bool within(const stack_t *s, const char *p)
            p < (char *)s->ss_sp + s->ss_size;
 }
 
-/* Has the thread left call k by a jump? k's frame is not above this one on the stack then. */
-static bool left(const struct call *k)
+/* Has the thread left `frame` by a jump? It is not above this one on the stack then. */
+static bool left(const char *frame)
 {
     const char *here = __builtin_frame_address(0);
     stack_t other = {.ss_flags = SS_DISABLE};
-    if (!k->away)
-        return true;
     (void)sigaltstack(NULL, &other); /* cannot fail */
-    bool was = within(&other, k->frame), is = within(&other, here);
-    return was == is ? here > k->frame - SIGNAL_FRAME : was;
+    bool was = within(&other, frame), is = within(&other, here);
+    return was == is ? here > frame - SIGNAL_FRAME : was;
+}
+
+/* ---- memory for a call that may be left ------------------------------------------------------ */
+
+struct scratch {
+    struct scratch *outer; /* of a call that this one's handler interrupts */
+    const char *frame;
+    max_align_t data[];
+};
+
+void scratch_end(void)
+{
+    struct scratch *s = tls.scratch;
+    tls.scratch = s->outer;
+    free(s);
+}
+
+void *scratch_begin(size_t n)
+{
+    while (tls.scratch && left(tls.scratch->frame))
+        scratch_end();
+    struct scratch *s = malloc(sizeof(*s) + n);
+    if (!s)
+        return NULL;
+    *s = (struct scratch){tls.scratch, __builtin_frame_address(0)};
+    tls.scratch = s;
+    thread_watch();
+    return s->data;
 }
 
 void lock(void)
 {
+    int error = errno;
     take();
-    while (ffl_unlikely(tls.call != NULL) && left(tls.call))
+    tls.error = error;
+    while (ffl_unlikely(tls.call != NULL) && (!tls.call->away || left(tls.call->frame)))
         call_end();
 }
 
@@ -171,6 +200,8 @@ static void free_calls(void)
 {
     while (tls.call)
         call_end();
+    while (tls.scratch)
+        scratch_end();
     while (tls.spare) {
         struct call *k = tls.spare;
         tls.spare = k->outer;
@@ -411,10 +442,15 @@ int sleep_begin(struct waiter *w, struct ffl_poll *p, int64_t *left_ns, bool res
 {
     struct call *k = tls.call;
     struct look look = {p, restarts};
+    unsigned exports = session_list()->exports;
     w->sleeper.idle.spin.last_ns = ffl_now_ns(); /* a gap is how long a wait takes */
     bool sleeps = ffl_sleep_prepare(&w->sleeper, &session_list()->clients, left_ns, came, &look);
     if (!sleeps)
         session_reap();
+    if (ffl_unlikely(session_list()->exports != exports)) { /* while this thread spun */
+        calls_rearm();
+        return 0;
+    }
     if (p->head)
         return 0;
     if (!sleeps)

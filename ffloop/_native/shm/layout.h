@@ -156,6 +156,7 @@ struct ffl_import { /* names a reference in a ticket (handshake.h) */
 _Static_assert(sizeof(struct ffl_import) == 16, "import ABI");
 #define FFL_IMPORT_LISTENER 1
 #define FFL_IMPORT_CONNECTING 2
+#define FFL_IMPORT_SHUT_WR 4
 
 /* ---- buffers ------------------------------------------------------------------------------- */
 

@@ -391,6 +391,10 @@ static const struct sendable {
 static bool sendable_one(const struct cmsghdr *c, const void *data)
 {
     int value;
+    bool other = c->cmsg_level != SOL_SOCKET && c->cmsg_level != IPPROTO_UDP &&
+                 c->cmsg_level != IPPROTO_IP && c->cmsg_level != IPPROTO_IPV6;
+    if (other || (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS))
+        return true; /* the kernel passes over it */
     for (size_t i = 0; i < FFL_COUNT(sendable); i++) {
         const struct sendable *s = &sendable[i];
         if (s->level != c->cmsg_level || s->type != c->cmsg_type || c->cmsg_len != CMSG_LEN(s->len))
