@@ -144,21 +144,21 @@ CASE(talk_while_it_opens_and_closes)
 
 /* ---- what a handler is told, and how often --------------------------------------------------- */
 
-static volatile sig_atomic_t sum;
+static int sum, added; /* by handlers that may interrupt each other */
 
 static void adds(int number, siginfo_t *info, void *context)
 {
     (void)number;
     (void)context;
-    sum = sum + info->si_value.sival_int;
-    handled = handled + 1;
+    (void)__atomic_add_fetch(&sum, info->si_value.sival_int, __ATOMIC_RELAXED);
+    (void)__atomic_add_fetch(&added, 1, __ATOMIC_RELAXED);
 }
 
 /* Each of a queue of real-time signals arrives once, with its value, whatever it interrupts. */
-CASE(queued_values)
+static void values(int flags, void (*work)(void))
 {
     enum { EACH = 2000 };
-    struct sigaction on = {.sa_sigaction = adds, .sa_flags = SA_RESTART | SA_SIGINFO};
+    struct sigaction on = {.sa_sigaction = adds, .sa_flags = SA_RESTART | SA_SIGINFO | flags};
     connected();
     NEED(sigaction(SIGRTMIN + 3, &on, NULL) == 0);
     pid_t parent = getpid(), pid = fork();
@@ -168,10 +168,21 @@ CASE(queued_values)
                 sched_yield();
         _exit(0);
     }
-    while (handled < EACH)
-        exchanges();
+    while (__atomic_load_n(&added, __ATOMIC_RELAXED) < EACH)
+        work();
     ends(pid);
-    printf("sum %d\n", (int)sum);
+    printf("sum %d\n", sum);
+}
+
+CASE(queued_values)
+{
+    values(0, exchanges);
+}
+
+/* A handler that its own signal may interrupt. */
+CASE(queued_values_without_deferring)
+{
+    values(SA_NODEFER, opens_and_closes);
 }
 
 static void once(int number)

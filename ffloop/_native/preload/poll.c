@@ -155,7 +155,7 @@ int sock_wait(struct sock *s, int64_t until)
             beside |= !waiter_event(w, &ev[i]);
         if (n < 0 && err != EINTR)
             return -err;
-        if (n < 0 && interrupted(restarts))
+        if (n < 0 && (!restarts || interrupted(restarts))) /* as the kernel: a stop ends it, too */
             return -EINTR;
     }
     return 0;

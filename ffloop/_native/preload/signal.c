@@ -30,9 +30,12 @@ static bool can_wait(int sig)
     return true;
 }
 
+/* The signal comes when the shim's handler has returned, even if the program's is SA_NODEFER. */
 static void send_again(int sig, siginfo_t *info)
 {
     int saved = errno;
+    unsigned long later = 1UL << (sig - 1);
+    (void)real.syscall(SYS_rt_sigprocmask, SIG_BLOCK, &later, NULL, _NSIG / 8);
     (void)real.syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), sig, info); /* to this thread */
     errno = saved;
 }
@@ -122,8 +125,9 @@ static void counted(int sig, siginfo_t *info, void *context)
         return;
     }
     if (a->sa_flags & SA_RESETHAND) { /* done here: the kernel's would reset at put_off, too */
-        static const struct sigaction none = {.sa_handler = SIG_DFL};
-        (void)real.sigaction(sig, &none, NULL); /* a valid signal */
+        struct sigaction reset = copy;
+        reset.sa_handler = SIG_DFL;
+        (void)real.sigaction(sig, &reset, NULL); /* a valid signal */
     }
     tls.ran.all++;
     tls.ran.interrupts += !(a->sa_flags & SA_RESTART);
