@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -38,6 +39,8 @@ def main(argv: Sequence[str] | None) -> int:
         call: Callable[[argparse.Namespace], int]
         call = importlib.import_module(_MODULES[args.command], __package__).main
         if args.command != "run":
+            if isinstance(sys.stdout, io.TextIOWrapper):  # names and units, in any locale
+                sys.stdout.reconfigure(errors="replace")
             status = call(args)
             sys.stdout.flush()
             return status

@@ -240,6 +240,20 @@ def test_a_stream_that_is_closed(running, closed, words):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("words", ["stat", "stat --prometheus", "top --count 1 --interval 0.01"])
+def test_a_locale_without_the_letters(tmp_path, words):
+    path = str(tmp_path / "é.sock")
+    with instances.running(path):
+        done = subprocess.run(
+            [*COMMAND, *words.split(), "--instance", path],
+            env={**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "300"},
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stderr
+    assert "?.sock" in done.stdout
+
+
 # ---- what it says ----
 
 
