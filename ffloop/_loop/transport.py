@@ -345,12 +345,20 @@ os.register_at_fork(before=Stream._send_kept)  # else the child would send it, t
 
 
 class Socket(TransportSocket):  # type: ignore[misc]
-    """The socket that get_extra_info() gives."""
+    """The socket that get_extra_info() gives. What was written goes before whatever is done with
+    its descriptor."""
 
     __slots__ = ()
 
+    def fileno(self) -> int:
+        Stream._send_kept()
+        return int(super().fileno())
+
+    def dup(self) -> Any:
+        Stream._send_kept()
+        return super().dup()
+
     def shutdown(self, how: int) -> None:
-        """As asyncio's: behind what was written."""
         Stream._send_kept()
         super().shutdown(how)
 

@@ -142,6 +142,23 @@ def test_two_transports_of_one_callback(run):
     run(main())
 
 
+@pytest.mark.parametrize("way", ["fileno", "dup"])
+def test_who_takes_the_descriptor_comes_behind(run_ff, way):
+    async def main():
+        async with pair() as (client, server):
+            sock = client.transport.get_extra_info("socket")
+            before = submitted()
+            for piece in PIECES:
+                client.transport.write(piece)
+            taken = getattr(sock, way)()
+            assert submitted() == before + 2
+            if way == "dup":
+                taken.close()
+            assert await server.got(15) == b"head body tail."
+
+    run_ff(main())
+
+
 def test_nothing_is_unsent_when_that_is_asked(run_std):
     async def main():
         async with pair() as (client, server):
