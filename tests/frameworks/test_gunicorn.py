@@ -60,10 +60,8 @@ def test_under_ffloop_run(gunicorn, tmp_path):
     (tmp_path / "aio.py").write_text(AIOHTTP)
     port = unused_port()
     argv, home = gunicorn(port, "AiohttpWorker")
-    argv = [*argv[:-1], "-kaiohttp.GunicornWebWorker"]
-    with server(
-        *(command("ffloop"), "run", *argv, "aio:app"), port=port, env=home, cwd=tmp_path
-    ) as made:
+    argv = (command("ffloop"), "run", *argv, "-kaiohttp.GunicornWebWorker", "aio:app")
+    with server(*argv, port=port, env=home, cwd=tmp_path) as made:
         assert get(port)["loop"] in LOOPS
         assert made.stop() == 0
 
