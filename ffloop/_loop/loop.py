@@ -157,7 +157,7 @@ class Loop(SelectorLoop):
     def _add_writer(self, fd: Any, *args: Any, **more: Any) -> Any:
         return self._watch(fd, EVENT_WRITE, *args, **more)
 
-    def _remove_reader(self, fd: Any) -> bool:
+    def _remove_reader(self, fd: Any, **more: Any) -> bool:
         return self._unwatch(fd, EVENT_READ)
 
     def _remove_writer(self, fd: Any, **more: Any) -> bool:
