@@ -120,7 +120,8 @@ def test_short_connections(fstack):
         accepted = fstack.stats().totals["accepts"]
         with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
             took = runner.run(main())
-        assert fstack.stats().totals["accepts"] == accepted + total
+        # The connection that asked whether it serves may be accepted late.
+        assert fstack.stats().totals["accepts"] - total in (accepted, accepted + 1)
     if net.FULL:
         assert took < SECONDS * 1.05, f"{total / took:.0f} a second"
     net.drained(fstack)
