@@ -209,13 +209,22 @@ class Instance:
 
     def revive(self) -> None:
         """Starts it again where a test has killed it; AssertionError where it ended by itself."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-            ended = probe.connect_ex(self.path) != 0
-        if ended:
+        if not self.answers():
             status = self.process.wait(30)  # its sockets go first, then its huge pages
             words = self.words()
             self.start()
             assert status == -signal.SIGKILL, f"the instance ended, status {status}:\n{words}"
+
+    def answers(self) -> bool:
+        """Whether it refuses what is no hello: it can be reached while it ends, too."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+            probe.settimeout(10)
+            try:
+                probe.connect(self.path)
+                probe.send(b"?")
+                return bool(probe.recv(512))
+            except OSError:
+                return False
 
     def kill(self) -> None:
         self.process.kill()
