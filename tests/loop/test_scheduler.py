@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import ffloop
 
-from .util import HOST, Log, serve
+from .util import HOST, Log, serve, until
 
 VAR: contextvars.ContextVar[str] = contextvars.ContextVar("VAR", default="none")
 
@@ -325,6 +325,7 @@ async def serve_for_good():
         transport, client = await asyncio.get_running_loop().create_connection(Log, *address)
         transport.close()
         await client.lost
+        await until(lambda: made)
         await made[0].lost
 
 
