@@ -18,6 +18,8 @@ from common.commands import check, options
 from pages import PAGES, Block, blocks
 from test_readme import commands as two_commands  # .ci/run executes them
 
+pytestmark = pytest.mark.timeout(600)
+
 TERMINAL = pathlib.Path(__file__).with_name("terminal.py")
 SCRIPTS = pathlib.Path(sysconfig.get_path("scripts"))
 BLOCKS = [block for page in PAGES for block in blocks(page)]
@@ -106,7 +108,7 @@ def test_lines_run(page: str, tmp_path: pathlib.Path) -> None:
         env=environ,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=550,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     if page == "tutorial.md":  # "The answer names"
