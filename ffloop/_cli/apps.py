@@ -9,6 +9,7 @@ import inspect
 import json
 import logging.config
 import os
+import signal
 import socket
 import ssl
 import stat
@@ -131,11 +132,24 @@ def _tls(args: argparse.Namespace) -> ssl.SSLContext | None:
     return context
 
 
+def _import(name: str) -> Any:
+    """As importlib.import_module. Ctrl-C ends the process meanwhile: what an import calls may show
+    a KeyboardInterrupt, or go on."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # ignored: nohup
+        return importlib.import_module(name)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        return importlib.import_module(name)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def load(target: str) -> Any:
     """The object that MODULE:APP names. Raises Refused."""
     module_name, _, names = target.partition(":")
     try:
-        found = importlib.import_module(module_name)
+        found = _import(module_name)
     except ModuleNotFoundError as exc:
         if not is_part(exc.name, module_name):
             raise
@@ -167,7 +181,7 @@ def _is_aiohttp(app: Any) -> bool:
 def _serve_aiohttp(
     app: Any, loop: Loop, args: argparse.Namespace, tls: ssl.SSLContext | None
 ) -> int:
-    web = importlib.import_module("aiohttp.web")
+    web = _import("aiohttp.web")
     if inspect.isawaitable(app):
         app = _awaited(app)
     port, host = (args.port, args.host) if args.socks is None else (None, None)
@@ -189,7 +203,7 @@ async def _awaited(made: Any) -> Any:
 
 def _serve_asgi(app: Any, loop: Loop, args: argparse.Namespace) -> int:
     try:
-        uvicorn = importlib.import_module("uvicorn")
+        uvicorn = _import("uvicorn")
     except ModuleNotFoundError:
         loop.close()
         raise Refused("an ASGI app needs uvicorn: pip install uvicorn") from None

@@ -144,6 +144,29 @@ def test_ctrl_c_of_a_script(tmp_path, workers):
     assert process.returncode == (0 if workers else -signal.SIGINT)
 
 
+IMPORTS = """
+import os, time
+try:
+    os.write(1, b"imports\\n")
+    time.sleep(60)
+except BaseException:
+    os.write(1, b"caught\\n")
+"""
+
+
+@pytest.mark.parametrize("workers", [[], ["--workers=2"]], ids=str)
+def test_ctrl_c_while_an_app_is_imported(tmp_path, workers):
+    """It is not for what the app imports."""
+    (tmp_path / "app.py").write_text(IMPORTS)
+    command = [sys.executable, "-m", "ffloop", "run", *workers, "app:app"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=-1, stderr=-1, text=True) as process:
+        for _ in workers * 2 or [""]:
+            assert process.stdout.readline() == "imports\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate() == ("", "")
+    assert process.returncode == (0 if workers else -signal.SIGINT)
+
+
 def test_ctrl_c_before_the_command_is_loaded():
     code = """
 import sys
