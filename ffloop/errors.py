@@ -48,12 +48,11 @@ class StackUnavailable(InstanceError):
     """The stack asked for is not the one that the instance runs."""
 
 
+_NOT_THERE = (InstanceNotFound, "start one with `ffloop instance`, or unset FFLOOP_INSTANCE")
+
 _ATTACH: dict[int, tuple[type[InstanceError], str]] = {
-    errno.ENOENT: (InstanceNotFound, "start one with `ffloop instance`, or unset FFLOOP_INSTANCE"),
-    errno.ECONNREFUSED: (
-        InstanceNotFound,
-        "the instance that made this socket has ended; start it again",
-    ),
+    errno.ENOENT: _NOT_THERE,
+    errno.ECONNREFUSED: _NOT_THERE,
     errno.EACCES: (InstanceDenied, "run as the instance's user or group"),
     errno.EPROTONOSUPPORT: (
         VersionMismatch,

@@ -99,7 +99,7 @@ int client_connect(const struct ffl_client_opts *o, char *why, size_t whylen)
     if (rc == -ENOTUNIQ)
         return rc;
     const char *hint = rc == -ENOENT         ? "there is no such socket"
-                       : rc == -ECONNREFUSED ? "no instance listens there (it has ended)"
+                       : rc == -ECONNREFUSED ? "no instance listens there"
                        : rc == -EPROTOTYPE   ? "that socket is not an ffloop instance's"
                                              : strerror(-rc);
     snprintf(why, whylen, "cannot reach an instance at '%s': %s", path, hint);
