@@ -140,6 +140,28 @@ CASE(closes_and_goes)
     heard(server, 4);
 }
 
+static int closes(void *fd)
+{
+    _exit(close(*(int *)fd));
+}
+
+/* A child that shares descriptors, not memory. What it does to the descriptors of a program that
+ * has stack sockets is its own. */
+CASE(shares_descriptors)
+{
+    int fd = dup(1);
+    pid_t pid = clone(closes, stack + sizeof(stack), CLONE_FILES | SIGCHLD, &fd);
+    NEED(pid > 0);
+    ends(pid);
+    saw("closed", fcntl(fd, F_GETFD));
+    connected();
+    pid = clone(works, stack + sizeof(stack), CLONE_FILES | SIGCHLD, NULL);
+    NEED(pid > 0 && write(client, "work", 4) == 4);
+    ends(pid);
+    heard(client, 4);
+    saw("the parent's still", write(client, "x", 1));
+}
+
 static int execs(void *unused)
 {
     (void)unused;

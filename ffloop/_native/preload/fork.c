@@ -140,7 +140,12 @@ static bool is_fork(unsigned long flags)
     return looks() && (!(flags & CLONE_VM) || (flags & CLONE_VFORK)) && !(flags & CLONE_THREAD);
 }
 
-#define NOT_SHARED(flags) ((flags) & ~(unsigned long)(CLONE_VM | CLONE_VFORK | CLONE_FILES))
+/* Memory is not shared, nor are descriptors where the child closes those of the parent's sessions. */
+static unsigned long not_shared(unsigned long flags)
+{
+    unsigned long files = options.per_thread || session_first() ? CLONE_FILES : 0;
+    return flags & ~(CLONE_VM | CLONE_VFORK | files);
+}
 
 struct first { /* the child's first function */
     int (*f)(void *);
@@ -167,8 +172,8 @@ API int clone(int (*f)(void *), void *stack, int flags, void *arg, ...)
         return real.clone(f, stack, flags, arg, parent, own, child);
     struct first c = {f, arg};
     begins();
-    return forked(
-        real.clone(first, stack, (int)NOT_SHARED((unsigned)flags), &c, parent, own, child));
+    flags = (int)not_shared((unsigned)flags);
+    return forked(real.clone(first, stack, flags, &c, parent, own, child));
 }
 
 long fork_by_number(long number, const long *a, bool *known)
@@ -186,8 +191,8 @@ long fork_by_number(long number, const long *a, bool *known)
         return 0;
     begins();
     if (number == SYS_clone)
-        return forked((pid_t)real.syscall(number, NOT_SHARED(flags), 0, a[2], a[3], a[4]));
-    c.flags = NOT_SHARED(flags);
+        return forked((pid_t)real.syscall(number, not_shared(flags), 0, a[2], a[3], a[4]));
+    c.flags = not_shared(flags);
     if (number == SYS_clone3)
         return forked((pid_t)real.syscall(number, &c, size));
     return forked((pid_t)real.syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0)); /* fork, vfork */
