@@ -117,8 +117,8 @@ def test_the_sources_script(tmp_path: pathlib.Path) -> None:
     [
         (["--loops", "trio"], 2, "'trio' is none of asyncio, uvloop, rloop, ffloop, ffloop-ring"),
         (["--apps", "raw,flask"], 2, "'flask' is none of"),
-        (["--bytes", "many"], 2, "'many' is no list of numbers"),
-        (["--connections", "0"], 2, "0: 1 or more"),
+        (["--bytes", "many"], 2, "a whole number, from 0 to 1073741824, not 'many'"),
+        (["--connections", "0"], 2, "a whole number, 1 or more, not '0'"),
         (["--connections", "4,99999999"], 2, "99999999 connections take more than"),
         (["--seconds", "0"], 2, "more than 0"),
         (["--rounds", "0"], 2, "1 or more"),
