@@ -59,7 +59,7 @@ def test_httpx(run_ff, tls):
                 assert type(sock).__module__.startswith("ffloop._net.") is run_ff.by_ring
                 assert len((await client.get("/big")).content) == 1 << 20
                 # The server closes a kept-alive connection: httpx must see it before it reuses it.
-                # (It does not see a TLS connection's, on asyncio either: the loop has read its end.)
+                # (It does not see a TLS connection's, on asyncio either: the loop has read it.)
                 for _ in range(5 if server_ssl is None else 0):
                     assert (await client.get("/close")).text == "/close"
                     await asyncio.sleep(0.02)
