@@ -273,8 +273,8 @@ int sock_place(struct sock *s, int fd, const struct ffl_addr *a, bool binds)
     s->state = SOCK_BOUND;
     if (s->async && (rc = ffl_async_begin(s, fd)) < 0)
         ffl_log(FFL_LOG_WARNING, "descriptor %d: O_ASYNC gives no signals: %s", fd, strerror(-rc));
-    if (s->type ==
-        SOCK_DGRAM) { /* data comes without a connection: a call that does not wait sees it */
+    if (s->type == SOCK_DGRAM) {
+        /* Data comes without a connection: a call that does not wait sees it. */
         (void)ffl_client_arm(session->c, h, 0); /* cannot fail: open */
         sock_tell(s);
     }
