@@ -137,7 +137,8 @@ TEST(sleeping_commits)
     pair_free(p);
 }
 
-/* What found the ring full follows, in order, when there is room; and a sleeper waits for that. */
+/* What found the ring full follows, in order, when there is room; and a sleeper waits for that, once
+ * the queue stays as long as it is. */
 TEST(what_finds_no_room_follows)
 {
     struct pair *p = pair_new(SLOTS);
@@ -149,6 +150,7 @@ TEST(what_finds_no_room_follows)
         CHECK_EQ(ffl_channel_drain(&p->s.ch, 1000, in_order, &got), SLOTS);
         CHECK_EQ(ffl_channel_commit(&p->s.ch), 0);
         CHECK_EQ(rung(p->s.app_bell), round < 3);
+        CHECK_EQ(ffl_channel_doze(&p->c.ch, FFL_WAIT_QUEUE), round == 3); /* the queue is shorter */
         CHECK_EQ(ffl_channel_doze(&p->c.ch, FFL_WAIT_QUEUE), 1);
     }
     CHECK_EQ(got, 3 * SLOTS);

@@ -171,12 +171,14 @@ static inline bool ffl_channel_pending(const struct ffl_channel *ch, uint32_t bi
 }
 
 /* Commits, raises this side's wait word for `bits` (and for room, when entries are queued), and
- * looks at the rings. 1: block on the doorbell; 0: work has come; or commit's -errno.
- * ffl_channel_rouse lowers the word. */
+ * looks at the rings. 1: block on the doorbell; 0: work has come, or the queue has become shorter,
+ * for which the caller may have held work back; or commit's -errno. ffl_channel_rouse lowers the
+ * word. */
 static inline int ffl_channel_doze(struct ffl_channel *ch, uint32_t bits)
 {
+    uint32_t queued = ch->over.n;
     int rc = ffl_channel_commit(ch);
-    if (rc < 0)
+    if (rc < 0 || ch->over.n < queued)
         return rc;
     ffl_wait_raise(ch->waits, bits | (ch->over.n ? FFL_WAIT_SPACE : 0));
     return !ffl_channel_pending(ch, bits);
