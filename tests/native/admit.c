@@ -346,3 +346,98 @@ TEST(rights_of_an_instance_without_any)
     as_user(0);
     close(l);
 }
+
+/* ---- the handshake ------------------------------------------------------------------------- */
+
+TEST(handshake_garbage)
+{
+    struct neighbour n;
+    uint64_t seed = 3;
+    uint8_t junk[600];
+    lab_start("clock=manual");
+    neighbour_start(&n);
+    int fds = test_open_fds();
+    for (int i = 0; i < 500; i++) {
+        for (size_t k = 0; k < sizeof(junk); k++)
+            junk[k] = (uint8_t)test_random(&seed);
+        size_t len = 1 + test_random(&seed) % sizeof(junk);
+        struct ffl_hello h = {.magic = FFL_MAGIC, .version = FFL_ABI_VERSION, .kind = junk[0]};
+        if (i % 3 == 0 && h.kind != FFL_HELLO_ATTACH)
+            memcpy(junk, &h, len < sizeof(h) ? len : sizeof(h));
+        int s = lab_dial();
+        int extra[2] = {s, s};
+        CHECK_EQ(ffl_msg_send(s, junk, len, extra, i % 5 == 0 ? 2 : 0), len);
+        iterations(3);
+        struct ffl_reply reply;
+        int rc = ffl_msg_recv(s, &reply, sizeof(reply), NULL, NULL);
+        if (rc > 0) {
+            CHECK_EQ(rc, sizeof(reply));
+            CHECK(reply.status != FFL_REPLY_OK);
+            CHECK(reply.why[0]);
+        } else {
+            CHECK(rc == 0 || rc == -ECONNRESET);
+        }
+        close(s);
+        lab_settled(fds);
+    }
+    neighbour_works(&n);
+    neighbour_end(&n);
+}
+
+TEST(handshake_answers)
+{
+    struct raw r;
+    lab_defaults("sim");
+    lab.o.max_sessions = 2;
+    lab_start("clock=manual");
+    quiet();
+    struct ffl_hello h = {
+        .magic = FFL_MAGIC, .version = FFL_ABI_VERSION + 1, .kind = FFL_HELLO_ATTACH};
+    CHECK_EQ(raw_try(&r, &h), FFL_REPLY_VERSION);
+    h.version = FFL_ABI_VERSION;
+    h.kind = 9;
+    CHECK_EQ(raw_try(&r, &h), FFL_REPLY_BAD);
+    h.kind = FFL_HELLO_ATTACH;
+    h.magic = 1;
+    CHECK_EQ(raw_try(&r, &h), FFL_REPLY_BAD);
+    h.magic = FFL_MAGIC;
+    struct raw a, b;
+    h.max_sockets = h.pool_kib = UINT32_MAX; /* wishes: the instance's limits hold */
+    CHECK_EQ(raw_try(&a, &h), FFL_REPLY_OK);
+    CHECK_EQ(a.map.geo.max_sockets, 256);
+    h.max_sockets = h.pool_kib = 1;
+    CHECK_EQ(raw_try(&b, &h), FFL_REPLY_OK);
+    CHECK_EQ(b.map.geo.max_sockets, 1);
+    CHECK_EQ(raw_try(&r, &h), FFL_REPLY_QUOTA);
+    raw_gone(&b);
+    iterations(3);
+    CHECK_EQ(raw_try(&r, &h), FFL_REPLY_OK); /* its place is free again */
+    raw_gone(&a);
+    raw_gone(&r);
+    iterations(3);
+    CHECK_EQ(ffl_instance_sessions(lab.in), 0);
+    lab_stop();
+}
+
+/* Those who connect and say nothing take neither the instance's time nor its places for ever. */
+TEST(handshake_silence)
+{
+    struct neighbour n;
+    int s[200];
+    lab_start("clock=manual");
+    neighbour_start(&n);
+    for (int i = 0; i < 200; i++) {
+        s[i] = lab_dial();
+        (void)iterate();
+        if (i % 50 == 0)
+            neighbour_works(&n);
+    }
+    for (int i = 0; i < 200; i++)
+        close(s[i]);
+    iterations(5);
+    struct raw r;
+    raw_attach(&r);
+    raw_gone(&r);
+    neighbour_works(&n);
+    neighbour_end(&n);
+}

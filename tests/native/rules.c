@@ -1,6 +1,6 @@
 /*
- * rules.c - the nine rules of docs/architecture.md, 1 to 4 (5 and 6: wake.c, 7: hostile.c, 8 and 9
- * and the heavy cases: faults.c).
+ * rules.c - the nine rules of docs/architecture.md, 1 to 4 (5 and 6: wake.c, 7: hostile.c and those
+ * that it names, 8 and 9 and the heavy cases: faults.c).
  *
  * Each case fails when its rule is broken in the instance or the client: that was tried, rule by
  * rule, by breaking it. All of them are stepped.
