@@ -134,6 +134,17 @@ static inline void ends(pid_t pid)
         printf("status %d\n", WEXITSTATUS(status));
 }
 
+/* A child makes something of a socket, and goes. */
+static inline void by_a_child(int fd, void (*make)(int fd))
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        make(fd);
+        _exit(0);
+    }
+    ends(pid);
+}
+
 static volatile sig_atomic_t signals;
 
 static inline void count(int number)

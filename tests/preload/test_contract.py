@@ -17,6 +17,7 @@ PROGRAMS = (
     "streams",
     "numbers",
     "children",
+    "shared",
     "passing",
     "states",
     "settings",

@@ -1,0 +1,414 @@
+/* shared.c - what a process does with a socket while others have it too; see test_contract.py. */
+#include "cases.h"
+
+#include <dirent.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <sys/resource.h>
+
+/* ---- a parent and its child ------------------------------------------------------------------ */
+
+/* Pages that the process and its child touch for a fork, beyond those of a fork before. */
+static long pages_of_a_fork(void)
+{
+    struct rusage before, after;
+    long n = 0;
+    for (int who = RUSAGE_CHILDREN; who <= RUSAGE_SELF; who++) {
+        NEED(getrusage(who, &before) == 0);
+        pid_t pid = fork();
+        if (pid == 0)
+            _exit(0);
+        NEED(pid > 0 && waitpid(pid, NULL, 0) == pid);
+        NEED(getrusage(who, &after) == 0);
+        n += after.ru_minflt - before.ru_minflt;
+    }
+    return n;
+}
+
+CASE(a_fork_touches_no_socket)
+{
+    enum { CONNECTIONS = 600 };
+    struct rlimit r;
+    NEED(getrlimit(RLIMIT_NOFILE, &r) == 0);
+    r.rlim_cur = r.rlim_max < 2048 ? r.rlim_max : 2048;
+    NEED(setrlimit(RLIMIT_NOFILE, &r) == 0);
+    connected();
+    (void)pages_of_a_fork();
+    long few = pages_of_a_fork();
+    for (rlim_t i = 0; i < CONNECTIONS && 2 * i + 300 < r.rlim_cur; i++)
+        NEED(connects() >= 0 && accept(listener, NULL, NULL) >= 0);
+    (void)pages_of_a_fork();
+    saw("as many pages as with few", pages_of_a_fork() < few + 60);
+}
+
+static int held; /* a pipe: the child lives until the parent closes it */
+
+static pid_t child_that_waits(void)
+{
+    int ends_of[2];
+    NEED(pipe(ends_of) == 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        close(ends_of[1]);
+        _exit(read(ends_of[0], buffer, 1) != 0);
+    }
+    close(ends_of[0]);
+    held = ends_of[1];
+    return pid;
+}
+
+/* What was closed before the fork is not the child's, though its bytes are still on their way. */
+CASE(closed_before_the_fork)
+{
+    static char much[1 << 20];
+    size_t n = 0;
+    ssize_t k;
+    connected();
+    NEED(fcntl(server, F_SETFL, O_NONBLOCK) == 0);
+    while ((k = write(server, much, sizeof(much))) > 0)
+        n += (size_t)k;
+    close(server);
+    pid_t pid = child_that_waits();
+    while ((k = read(client, much, sizeof(much))) > 0)
+        n -= (size_t)k;
+    saw("all of it, and the end", k < 0 ? k : (long)n);
+    close(held);
+    ends(pid);
+}
+
+/* Nor is a connection that nobody has accepted yet. */
+CASE(accepted_after_the_fork)
+{
+    connected(); /* the listener has accepted: others may be accepted ahead */
+    close(server);
+    close(client);
+    client = connects();
+    NEED(write(client, "early", 5) == 5);
+    pid_t pid = child_that_waits();
+    server = accept(listener, NULL, NULL);
+    heard(server, 5);
+    close(server);
+    heard(client, 1); /* its end */
+    close(held);
+    ends(pid);
+}
+
+/* The child's is the socket of the fork, not that which the parent has at its number since. */
+CASE(the_parents_numbers_are_used_again)
+{
+    int go[2];
+    connected();
+    NEED(pipe(go) == 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        NEED(read(go[0], buffer, 1) == 1);
+        NEED(read(server, buffer, 5) == 5);
+        _exit(write(server, buffer, 5) != 5);
+    }
+    int old = client, was = server;
+    close(server);
+    client = connects();
+    server = accept(listener, NULL, NULL);
+    saw("the same number", server == was);
+    NEED(write(old, "first", 5) == 5 && write(client, "other", 5) == 5);
+    NEED(write(go[1], "x", 1) == 1);
+    ends(pid);
+    heard(old, 5);
+    heard(server, 5);
+}
+
+/* Read by the parent's library, not by the parent: the child's. */
+CASE(read_by_the_child)
+{
+    connected();
+    arrives("before the fork");
+    pid_t pid = fork();
+    if (pid == 0) {
+        heard(server, 15);
+        fflush(stdout);
+        _exit(0);
+    }
+    ends(pid);
+    NEED(write(client, "after", 5) == 5);
+    heard(server, 5);
+}
+
+/* A process that closes thousands of its parent's sockets has little to say about each. */
+CASE(closes_all)
+{
+    connected();
+    for (int i = 0; i < 200; i++)
+        NEED(connects() >= 0 && accept(listener, NULL, NULL) >= 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        NEED(close_range(3, ~0U, 0) == 0);
+        _exit(read(held, buffer, 1) >= 0);
+    }
+    ends(pid);
+    close(server);
+    heard(client, 1);
+}
+
+static void shuts_down(int fd)
+{
+    NEED(shutdown(fd, SHUT_WR) == 0);
+}
+
+CASE(a_child_shuts_it_down)
+{
+    connected();
+    by_a_child(server, shuts_down);
+    heard(client, 1); /* its end */
+    saw("the parent's send", send(server, "x", 1, MSG_NOSIGNAL));
+    NEED(write(client, "hello", 5) == 5);
+    heard(server, 5);
+}
+
+/* Until `fd` has been told of its peer's reset, which no call takes. */
+static void told_of_a_reset(int fd)
+{
+    struct pollfd p = {.fd = fd};
+    struct linger now = {1, 0};
+    NEED(setsockopt(client, SOL_SOCKET, SO_LINGER, &now, sizeof(now)) == 0 && close(client) == 0);
+    NEED(poll(&p, 1, 5000) == 1);
+}
+
+static void uses(int fd)
+{
+    saw("the child's recv", recv(fd, buffer, 1, MSG_DONTWAIT));
+    saw("its send", send(fd, "x", 1, MSG_NOSIGNAL));
+    struct pollfd p = {.fd = fd, .events = POLLOUT};
+    NEED(poll(&p, 1, 5000) == 1);
+    printf("%x\n", (unsigned)p.revents);
+}
+
+CASE(a_child_has_what_was_shut_down)
+{
+    connected();
+    NEED(shutdown(server, SHUT_WR) == 0);
+    by_a_child(server, uses);
+}
+
+CASE(a_child_has_what_was_reset)
+{
+    connected();
+    told_of_a_reset(server);
+    by_a_child(server, uses);
+}
+
+static void writes_and_closes(int fd)
+{
+    NEED(write(fd, "first ", 6) == 6 && close(fd) == 0);
+}
+
+CASE(what_a_child_closed_was_sent_before_its_end)
+{
+    connected();
+    by_a_child(server, writes_and_closes);
+    NEED(write(server, "second", 6) == 6);
+    heard(client, 12);
+}
+
+static void sends_at_once(int fd)
+{
+    int on = 1;
+    NEED(setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) == 0);
+}
+
+CASE(a_child_sets_an_option)
+{
+    int on = 0;
+    socklen_t len = sizeof(on);
+    connected();
+    by_a_child(server, sends_at_once);
+    NEED(getsockopt(server, IPPROTO_TCP, TCP_NODELAY, &on, &len) == 0);
+    saw("it is on", on != 0);
+}
+
+/* Nobody has read what came: the last close is a reset, whoever closes last. */
+CASE(closed_unread_by_the_parent_first)
+{
+    connected();
+    arrives("unread");
+    pid_t pid = child_that_waits();
+    close(server);
+    close(held);
+    ends(pid);
+    saw("read", read(client, buffer, 1));
+}
+
+CASE(closed_unread_by_the_child_first)
+{
+    connected();
+    arrives("unread");
+    pid_t pid = fork();
+    if (pid == 0) {
+        close(server);
+        _exit(0);
+    }
+    ends(pid);
+    close(server);
+    saw("read", read(client, buffer, 1));
+}
+
+/* ---- threads that wait meanwhile ------------------------------------------------------------- */
+
+static void *reads(void *unused)
+{
+    heard(server, 5);
+    return unused;
+}
+
+static int epoll_of_server(void)
+{
+    int ep = epoll_create1(0);
+    struct epoll_event ev = {.events = EPOLLIN};
+    NEED(epoll_ctl(ep, EPOLL_CTL_ADD, server, &ev) == 0);
+    return ep;
+}
+
+static void *waits_in_epoll(void *ep)
+{
+    struct epoll_event ev;
+    saw("epoll_wait", epoll_wait(*(int *)ep, &ev, 1, 10000));
+    return NULL;
+}
+
+static void *accepts(void *unused)
+{
+    saw("accept", accept(listener, NULL, NULL) >= 0);
+    return unused;
+}
+
+/* The state of the process's other thread; 0: there is none. */
+static char other_thread(void)
+{
+    DIR *d = opendir("/proc/self/task");
+    struct dirent *e;
+    char path[64], state = 0;
+    while (d && (e = readdir(d)))
+        if (e->d_name[0] != '.' && atoi(e->d_name) != getpid()) {
+            snprintf(path, sizeof(path), "/proc/self/task/%d/stat", atoi(e->d_name));
+            FILE *f = fopen(path, "r");
+            NEED(f != NULL && fscanf(f, "%*d (%*[^)]) %c", &state) == 1);
+            fclose(f);
+        }
+    closedir(d);
+    return state;
+}
+
+static void beside_a_thread(void *(*f)(void *), void *arg, void (*meanwhile)(void))
+{
+    pthread_t t;
+    NEED(pthread_create(&t, NULL, f, arg) == 0);
+    while (other_thread() == 'R')
+        ;
+    meanwhile();
+    NEED(pthread_join(t, NULL) == 0);
+}
+
+static void forks_and_writes(void)
+{
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(0);
+    ends(pid);
+    NEED(write(client, "hello", 5) == 5);
+}
+
+static void passes_and_writes(void)
+{
+    int two[2];
+    NEED(socketpair(AF_UNIX, SOCK_STREAM, 0, two) == 0);
+    NEED(sendmsg(two[0], with_fd(server), 0) == 1);
+    NEED(write(client, "hello", 5) == 5);
+}
+
+static void forks_and_connects(void)
+{
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(0);
+    ends(pid);
+    NEED(connects() >= 0);
+}
+
+CASE(a_thread_reads_while_another_forks)
+{
+    connected();
+    beside_a_thread(reads, NULL, forks_and_writes);
+}
+
+static void *forks_at_once(void *unused)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        (void)!write(client, "x", 1);
+        _exit(0);
+    }
+    NEED(waitpid(pid, NULL, 0) == pid);
+    return unused;
+}
+
+/* The fork comes before the read, while it looks once more before it sleeps, or later. */
+CASE(a_thread_forks_while_another_begins_to_read)
+{
+    pthread_t t;
+    connected();
+    for (int i = 0; i < 20; i++) {
+        NEED(pthread_create(&t, NULL, forks_at_once, NULL) == 0);
+        NEED(read(server, buffer, 1) == 1 && pthread_join(t, NULL) == 0);
+    }
+    saw("read", 20);
+}
+
+CASE(a_thread_waits_in_epoll_while_another_forks)
+{
+    connected();
+    int ep = epoll_of_server();
+    beside_a_thread(waits_in_epoll, &ep, forks_and_writes);
+}
+
+CASE(a_thread_waits_in_epoll_while_another_passes_the_socket)
+{
+    connected();
+    int ep = epoll_of_server();
+    beside_a_thread(waits_in_epoll, &ep, passes_and_writes);
+}
+
+CASE(a_thread_accepts_while_another_forks)
+{
+    connected();
+    beside_a_thread(accepts, NULL, forks_and_connects);
+}
+
+/* One process writes, and asks whether it may; what comes is the other's. */
+static void writer_beside_a_reader(short events)
+{
+    enum { ROUNDS = 200 };
+    connected();
+    pid_t reader = fork();
+    if (reader == 0) {
+        for (unsigned i = 0, got; i < ROUNDS; i++)
+            if (recv(server, &got, sizeof(got), MSG_WAITALL) != sizeof(got) || got != i)
+                _exit(1);
+        _exit(0);
+    }
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        struct pollfd p = {.fd = server, .events = events};
+        NEED(write(client, &i, sizeof(i)) == sizeof(i));
+        NEED(poll(&p, 1, 1000) == 1 && write(server, "x", 1) == 1);
+        NEED(read(client, buffer, 1) == 1);
+    }
+    ends(reader);
+}
+
+CASE(asks_for_room_beside_a_reader)
+{
+    writer_beside_a_reader(POLLOUT);
+}
+
+int main(int argc, char **argv)
+{
+    return run_case(argc, argv);
+}
