@@ -123,129 +123,101 @@ static long pselect_by_number(const long *a)
     return timed(pselect(I(0), P(1), P(2), P(3), &limit, open), began, limit, ts);
 }
 
+/* Numbers, and the shim's calls. (preadv2's offset is in two registers; 64-bit machines use the
+ * first.) */
+#define CALLS(X)                                                                                   \
+    X(socket, socket(I(0), I(1), I(2)))                                                            \
+    X(bind, bind(I(0), P(1), (socklen_t)a[2]))                                                     \
+    X(listen, listen(I(0), I(1)))                                                                  \
+    X(accept4, accept4(I(0), P(1), P(2), I(3)))                                                    \
+    X(connect, connect(I(0), P(1), (socklen_t)a[2]))                                               \
+    X(shutdown, shutdown(I(0), I(1)))                                                              \
+    X(getsockname, getsockname(I(0), P(1), P(2)))                                                  \
+    X(getpeername, getpeername(I(0), P(1), P(2)))                                                  \
+    X(getsockopt, getsockopt(I(0), I(1), I(2), P(3), P(4)))                                        \
+    X(setsockopt, setsockopt(I(0), I(1), I(2), P(3), (socklen_t)a[4]))                             \
+    X(close, close(I(0)))                                                                          \
+    X(close_range, close_range((unsigned)a[0], (unsigned)a[1], I(2)))                              \
+    X(dup, dup(I(0)))                                                                              \
+    X(dup3, dup3(I(0), I(1), I(2)))                                                                \
+    X(read, read(I(0), P(1), U(2)))                                                                \
+    X(readv, readv(I(0), P(1), I(2)))                                                              \
+    X(write, write(I(0), P(1), U(2)))                                                              \
+    X(writev, writev(I(0), P(1), I(2)))                                                            \
+    X(preadv2, preadv64v2(I(0), P(1), I(2), a[3], I(5)))                                           \
+    X(pwritev2, pwritev64v2(I(0), P(1), I(2), a[3], I(5)))                                         \
+    X(recvfrom, recvfrom(I(0), P(1), U(2), I(3), P(4), P(5)))                                      \
+    X(recvmsg, recvmsg(I(0), P(1), I(2)))                                                          \
+    X(sendto, sendto(I(0), P(1), U(2), I(3), P(4), (socklen_t)a[5]))                               \
+    X(sendmsg, sendmsg(I(0), P(1), I(2)))                                                          \
+    X(epoll_ctl, epoll_ctl(I(0), I(1), I(2), P(3)))                                                \
+    X(epoll_create1, epoll_create1(I(0)))                                                          \
+    X(epoll_pwait,                                                                                 \
+      mask_bad(a[4], a[5]) ? fails(EINVAL) : epoll_pwait(I(0), P(1), I(2), I(3), P(4)))            \
+    X(epoll_pwait2,                                                                                \
+      mask_bad(a[4], a[5]) ? fails(EINVAL) : epoll_pwait2(I(0), P(1), I(2), P(3), P(4)))           \
+    X(ppoll, ppoll_by_number(a))                                                                   \
+    X(pselect6, pselect_by_number(a))                                                              \
+    X(recvmmsg, recvmmsg(I(0), P(1), (unsigned)a[2], I(3), P(4)))                                  \
+    X(sendmmsg, sendmmsg(I(0), P(1), (unsigned)a[2], I(3)))                                        \
+    X(sendfile, sendfile(I(0), I(1), P(2), U(3)))                                                  \
+    X(splice, splice(I(0), P(1), I(2), P(3), U(4), (unsigned)a[5]))                                \
+    X(fcntl, fcntl(I(0), I(1), a[2]))                                                              \
+    X(ioctl, ioctl(I(0), (unsigned long)a[1], a[2]))                                               \
+    X(execve, execve(P(0), P(1), P(2)))                                                            \
+    X(execveat, execveat(I(0), P(1), P(2), P(3), I(4)))                                            \
+    X(prlimit64, prlimit64((pid_t)a[0], (enum __rlimit_resource)I(1), P(2), P(3)))                 \
+    X(accept, accept(I(0), P(1), P(2)))
+
+#ifdef SYS_poll /* of architectures that have the older calls too */
+static long select_by_number(const long *a)
+{
+    if (a[4] && !ffl_user_reads(P(4), sizeof(struct timeval)))
+        return fails(EFAULT); /* select(3) would crash */
+    return select(I(0), P(1), P(2), P(3), P(4));
+}
+
+#define OLDER_CALLS(X)                                                                             \
+    X(getrlimit, getrlimit((__rlimit_resource_t)I(0), P(1)))                                       \
+    X(setrlimit, setrlimit((__rlimit_resource_t)I(0), P(1)))                                       \
+    X(dup2, dup2(I(0), I(1)))                                                                      \
+    X(poll, poll(P(0), (nfds_t)a[1], I(2)))                                                        \
+    X(select, select_by_number(a))                                                                 \
+    X(epoll_create, epoll_create(I(0)))                                                            \
+    X(epoll_wait, epoll_wait(I(0), P(1), I(2), I(3)))
+#else
+#define OLDER_CALLS(X)
+#endif
+
+#define CASE(name, ...)                                                                            \
+    case SYS_##name:                                                                               \
+        return __VA_ARGS__;
+
 static long by_number(long number, const long *a, bool *known)
 {
     *known = true;
     switch (number) {
-    case SYS_socket:
-        return socket(I(0), I(1), I(2));
-    case SYS_bind:
-        return bind(I(0), P(1), (socklen_t)a[2]);
-    case SYS_listen:
-        return listen(I(0), I(1));
-    case SYS_accept4:
-        return accept4(I(0), P(1), P(2), I(3));
-    case SYS_connect:
-        return connect(I(0), P(1), (socklen_t)a[2]);
-    case SYS_shutdown:
-        return shutdown(I(0), I(1));
-    case SYS_getsockname:
-        return getsockname(I(0), P(1), P(2));
-    case SYS_getpeername:
-        return getpeername(I(0), P(1), P(2));
-    case SYS_getsockopt:
-        return getsockopt(I(0), I(1), I(2), P(3), P(4));
-    case SYS_setsockopt:
-        return setsockopt(I(0), I(1), I(2), P(3), (socklen_t)a[4]);
-    case SYS_close:
-        return close(I(0));
-    case SYS_close_range:
-        return close_range((unsigned)a[0], (unsigned)a[1], I(2));
-    case SYS_dup:
-        return dup(I(0));
-    case SYS_dup3:
-        return dup3(I(0), I(1), I(2));
-    case SYS_read:
-        return read(I(0), P(1), U(2));
-    case SYS_readv:
-        return readv(I(0), P(1), I(2));
-    case SYS_write:
-        return write(I(0), P(1), U(2));
-    case SYS_writev:
-        return writev(I(0), P(1), I(2));
-    case SYS_preadv2: /* the offset is in two registers; 64-bit machines use the first */
-        return preadv64v2(I(0), P(1), I(2), a[3], I(5));
-    case SYS_pwritev2:
-        return pwritev64v2(I(0), P(1), I(2), a[3], I(5));
-    case SYS_recvfrom:
-        return recvfrom(I(0), P(1), U(2), I(3), P(4), P(5));
-    case SYS_recvmsg:
-        return recvmsg(I(0), P(1), I(2));
-    case SYS_sendto:
-        return sendto(I(0), P(1), U(2), I(3), P(4), (socklen_t)a[5]);
-    case SYS_sendmsg:
-        return sendmsg(I(0), P(1), I(2));
-    case SYS_epoll_ctl:
-        return epoll_ctl(I(0), I(1), I(2), P(3));
-    case SYS_epoll_create1:
-        return epoll_create1(I(0));
-    case SYS_epoll_pwait:
-        return mask_bad(a[4], a[5]) ? fails(EINVAL) : epoll_pwait(I(0), P(1), I(2), I(3), P(4));
-    case SYS_epoll_pwait2:
-        return mask_bad(a[4], a[5]) ? fails(EINVAL) : epoll_pwait2(I(0), P(1), I(2), P(3), P(4));
-    case SYS_ppoll:
-        return ppoll_by_number(a);
-    case SYS_pselect6:
-        return pselect_by_number(a);
-    case SYS_recvmmsg:
-        return recvmmsg(I(0), P(1), (unsigned)a[2], I(3), P(4));
-    case SYS_sendmmsg:
-        return sendmmsg(I(0), P(1), (unsigned)a[2], I(3));
-    case SYS_sendfile:
-        return sendfile(I(0), I(1), P(2), U(3));
-    case SYS_splice:
-        return splice(I(0), P(1), I(2), P(3), U(4), (unsigned)a[5]);
-    case SYS_fcntl:
-        return fcntl(I(0), I(1), a[2]);
-    case SYS_ioctl:
-        return ioctl(I(0), (unsigned long)a[1], a[2]);
-    case SYS_execve:
-        return execve(P(0), P(1), P(2));
-    case SYS_execveat:
-        return execveat(I(0), P(1), P(2), P(3), I(4));
+        CALLS(CASE)
+        OLDER_CALLS(CASE)
+#ifdef SYS_fork
+    case SYS_fork:
+    case SYS_vfork:
+#endif
     case SYS_clone:
     case SYS_clone3:
         return fork_by_number(number, a, known);
-    case SYS_prlimit64:
-        return prlimit64((pid_t)a[0], (enum __rlimit_resource)I(1), P(2), P(3));
-    case SYS_rt_sigprocmask:
-        tls.faults = FAULTS_UNKNOWN;
-        *known = false;
-        return 0;
-    case SYS_exit_group:
-        proc_end();
-        *known = false;
-        return 0;
-    case SYS_accept:
-        return accept(I(0), P(1), P(2));
-#ifdef SYS_poll /* of architectures that have the older calls too */
-    case SYS_fork:
-    case SYS_vfork:
-        return fork_by_number(number, a, known);
-    case SYS_getrlimit:
-        return getrlimit((__rlimit_resource_t)I(0), P(1));
-    case SYS_setrlimit:
-        return setrlimit((__rlimit_resource_t)I(0), P(1));
-    case SYS_dup2:
-        return dup2(I(0), I(1));
-    case SYS_poll:
-        return poll(P(0), (nfds_t)a[1], I(2));
-    case SYS_select:
-        return a[4] && !ffl_user_reads(P(4), sizeof(struct timeval))
-                   ? fails(EFAULT) /* select(3) would crash */
-                   : select(I(0), P(1), P(2), P(3), P(4));
-    case SYS_epoll_create:
-        return epoll_create(I(0));
-    case SYS_epoll_wait:
-        return epoll_wait(I(0), P(1), I(2), I(3));
-#endif
     case SYS_io_uring_setup:
         *known = no_io_uring();
         return fails(ENOSYS);
-    default:
-        *known = false;
-        return 0;
+    case SYS_rt_sigprocmask:
+        tls.faults = FAULTS_UNKNOWN;
+        break;
+    case SYS_exit_group:
+        proc_end();
+        break;
     }
+    *known = false;
+    return 0;
 }
 
 API long syscall(long number, ...)
