@@ -85,6 +85,27 @@ def _run(parser: argparse.ArgumentParser) -> None:
 
 def run_options(parser: argparse.ArgumentParser) -> None:
     """The options of `ffloop run`, which may also follow an app's name."""
+    _stack(parser)
+    add = parser.add_argument
+    add(
+        "--workers",
+        type=arguments.whole(1, 1024),
+        metavar="N",
+        help="processes; the i-th uses the i-th instance, where several run. One that ends is "
+        "replaced; SIGHUP replaces all, and no connection is lost",
+    )
+    add(
+        "--grace",
+        type=arguments.seconds(zero=True),
+        default=1.0,
+        metavar="SECONDS",
+        help="with --workers: how long they go on, without new connections, before SIGTERM: when "
+        "they are replaced, and when SIGTERM ends all (1)",
+    )
+    _app(parser.add_argument_group("of an app, MODULE:APP"))
+
+
+def _stack(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--stack", choices=STACKS, help="insist on this stack (FFLOOP_STACK)")
     instance = parser.add_mutually_exclusive_group()
@@ -108,22 +129,9 @@ def run_options(parser: argparse.ArgumentParser) -> None:
         choices=KERNEL_SOCKETS,
         help="what becomes of sockets that the kernel made (FFLOOP_KERNEL_SOCKETS)",
     )
-    add(
-        "--workers",
-        type=arguments.whole(1, 1024),
-        metavar="N",
-        help="processes; the i-th uses the i-th instance, where several run. One that ends is "
-        "replaced; SIGHUP replaces all, and no connection is lost",
-    )
-    add(
-        "--grace",
-        type=arguments.seconds(zero=True),
-        default=1.0,
-        metavar="SECONDS",
-        help="with --workers: how long they go on, without new connections, before SIGTERM: when "
-        "they are replaced, and when SIGTERM ends all (1)",
-    )
-    app = parser.add_argument_group("of an app, MODULE:APP")
+
+
+def _app(app: argparse._ArgumentGroup) -> None:
     add = app.add_argument
     add("--host", help="127.0.0.1 with the host stack, else 0.0.0.0")
     add("--port", type=arguments.port, default=8000, help="8000")

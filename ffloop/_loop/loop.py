@@ -349,12 +349,7 @@ class Loop(SelectorLoop):
         """As asyncio's. Addresses that the router gives to the stack are served there; with
         `dual_listen` (default: the loop's option) the same port is served on the kernel too, at
         the wildcard address or else on loopback."""
-        if isinstance(ssl, bool):
-            raise TypeError("ssl argument must be an SSLContext or None")
-        if ssl_handshake_timeout is not None and ssl is None:
-            raise ValueError("ssl_handshake_timeout is only meaningful with ssl")
-        if ssl_shutdown_timeout is not None and ssl is None:
-            raise ValueError("ssl_shutdown_timeout is only meaningful with ssl")
+        _check_tls(ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
         if host is None and port is None:
             sockets = self._given_to_serve(sock)
         elif sock is not None:
@@ -465,6 +460,15 @@ def _kind(config: configuration.Config) -> tuple[Any, Any]:
     if direct:
         return importlib.import_module("ffloop._loop.direct_loop").DirectLoop, None
     return importlib.import_module("ffloop._loop.session_loop").SessionLoop, client
+
+
+def _check_tls(ssl: Any, handshake_timeout: float | None, shutdown_timeout: float | None) -> None:
+    if isinstance(ssl, bool):
+        raise TypeError("ssl argument must be an SSLContext or None")
+    if handshake_timeout is not None and ssl is None:
+        raise ValueError("ssl_handshake_timeout is only meaningful with ssl")
+    if shutdown_timeout is not None and ssl is None:
+        raise ValueError("ssl_shutdown_timeout is only meaningful with ssl")
 
 
 def to_offset(file: Any, offset: int) -> None:
