@@ -309,13 +309,13 @@ static void is_told(const char *address)
 {
     char got[512];
     int s = manager_at(address);
-    CHECK_EQ(ffl_notify_open(), 0);
+    CHECK_EQ(notify_open(), 0);
     CHECK(!getenv("NOTIFY_SOCKET"));
-    ffl_notify("READY=1\nSTATUS=%d", 5);
+    notify_send("READY=1\nSTATUS=%d", 5);
     CHECK_EQ(recv(s, got, sizeof(got), 0), 16);
     CHECK_EQ(memcmp(got, "READY=1\nSTATUS=5", 16), 0);
-    ffl_notify_close();
-    ffl_notify("nobody hears");
+    notify_close();
+    notify_send("nobody hears");
     CHECK_EQ(recv(s, got, sizeof(got), 0), -1);
     close(s);
 }
@@ -330,8 +330,8 @@ TEST(notify)
     is_told(path);
     unlink(path);
     CHECK_EQ(setenv("NOTIFY_SOCKET", "relative", 1), 0);
-    CHECK_EQ(ffl_notify_open(), -EINVAL);
+    CHECK_EQ(notify_open(), -EINVAL);
     CHECK_EQ(setenv("NOTIFY_SOCKET", "/nowhere/at/all", 1), 0);
-    CHECK_EQ(ffl_notify_open(), -ENOENT);
-    ffl_notify("READY=1");
+    CHECK_EQ(notify_open(), -ENOENT);
+    notify_send("READY=1");
 }

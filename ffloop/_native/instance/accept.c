@@ -99,7 +99,7 @@ bool accept_pump(struct endpoint *l)
     if (!l->group || l->failed || l->s->dying || l->s->dead)
         return false; /* no group: `l` failed before it listened */
     if (offer_alone(l) && !l->s->in->draining) {
-        offer(l);
+        offer_tell(l);
         return false;
     }
     for (int i = 0;

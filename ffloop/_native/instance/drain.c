@@ -34,8 +34,8 @@ static void begin(struct ffl_instance *in, int64_t now)
     ffl_log(FFL_LOG_WARNING, "draining: %u sessions, %u sockets, at most %lld s",
             ffl_instance_sessions(in), ffl_instance_sockets(in),
             (long long)(in->o.drain_ns / FFL_NS_PER_SEC));
-    ffl_notify("STOPPING=1\nSTATUS=draining: %u sessions, %u sockets", ffl_instance_sessions(in),
-               ffl_instance_sockets(in));
+    notify_send("STOPPING=1\nSTATUS=draining: %u sessions, %u sockets", ffl_instance_sessions(in),
+                ffl_instance_sockets(in));
     listen_close(in);
     handover_end(in);
     struct ffl_session *s;

@@ -348,7 +348,7 @@ void offer_renew(struct group *g); /* after a connection came or a reference wen
 void offer_ask(struct endpoint *l, bool alone);
 void offer_leave(struct endpoint *l); /* it asks no more */
 /* Tells the askers, if a connection waits. */
-void offer(struct endpoint *l);
+void offer_tell(struct endpoint *l);
 /* Is nothing accepted ahead for `l`? */
 bool offer_alone(const struct endpoint *l);
 /* Gives `l` a connection now: FFL_TAKE_*, or -errno. again: `l` then asks in any case. */

@@ -98,7 +98,7 @@ int main(int argc, char **argv)
     int up = o.embedded ? detach() : -1;
     umask(077);
     /* Embedded: NOTIFY_SOCKET is the application's. */
-    int notify = o.embedded ? 0 : ffl_notify_open();
+    int notify = o.embedded ? 0 : notify_open();
     if (notify < 0)
         ffl_log(FFL_LOG_WARNING, "NOTIFY_SOCKET cannot be used: %s", strerror(-notify));
     struct sigaction ignore = {.sa_handler = SIG_IGN}, stop = {.sa_handler = on_signal};
@@ -118,7 +118,7 @@ int main(int argc, char **argv)
     printf("ffloop instance ready: stack %s (%s), socket %s, pid %d\n", o.stack->name, desc,
            o.path ? o.path : "inherited", (int)getpid());
     fflush(stdout);
-    ffl_notify("READY=1\nMAINPID=%d\nSTATUS=stack %s (%s)", (int)getpid(), o.stack->name, desc);
+    notify_send("READY=1\nMAINPID=%d\nSTATUS=stack %s (%s)", (int)getpid(), o.stack->name, desc);
     if (up >= 0) {
         if (write(up, "", 1) != 1)
             ffl_log(FFL_LOG_INFO, "who started this instance has gone");
@@ -126,9 +126,9 @@ int main(int argc, char **argv)
     }
     int rc = ffl_instance_run(in);
     running = NULL;
-    ffl_notify("STOPPING=1\nSTATUS=ending");
+    notify_send("STOPPING=1\nSTATUS=ending");
     ffl_instance_free(in);
-    ffl_notify_close();
+    notify_close();
     if (rc < 0)
         fprintf(stderr, "ffloop-instance: %s\n", strerror(-rc));
     return rc < 0;

@@ -13,7 +13,7 @@
 
 static int manager = -1;
 
-int ffl_notify_open(void)
+int notify_open(void)
 {
     const char *path = getenv("NOTIFY_SOCKET");
     struct sockaddr_un sa;
@@ -36,14 +36,14 @@ int ffl_notify_open(void)
     return 0;
 }
 
-void ffl_notify_close(void)
+void notify_close(void)
 {
     if (manager >= 0)
         close(manager);
     manager = -1;
 }
 
-void ffl_notify(const char *fmt, ...)
+void notify_send(const char *fmt, ...)
 {
     char text[512];
     if (manager < 0)

@@ -122,7 +122,7 @@ bool offer_alone(const struct endpoint *l)
     return l->offers || group_shared(l);
 }
 
-void offer(struct endpoint *l)
+void offer_tell(struct endpoint *l)
 {
     struct group *g = l->group;
     if (TAILQ_EMPTY(&g->askers) || !waits(l))

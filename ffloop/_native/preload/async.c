@@ -77,7 +77,7 @@ static int start(void)
     return rc;
 }
 
-void ffl_async_forked(void)
+void async_forked(void)
 {
     if (asked)
         asked->poll.asleep = 0; /* the thread is the parent's */
@@ -108,7 +108,7 @@ static int make_bell(struct sock *s, int fd)
     return 0;
 }
 
-int ffl_async_begin(struct sock *s, int fd)
+int async_begin(struct sock *s, int fd)
 {
     int rc = options.per_thread ? -EXDEV : start();
     if (rc == 0 && s->bell[0] < 0)
@@ -122,13 +122,13 @@ int ffl_async_begin(struct sock *s, int fd)
     return 0;
 }
 
-int ffl_async_set(struct sock *s, int fd, bool on)
+int async_set(struct sock *s, int fd, bool on)
 {
     if (on == s->async)
         return 0;
     s->async = on;
     if (on)
-        return s->session ? ffl_async_begin(s, fd) : 0;
+        return s->session ? async_begin(s, fd) : 0;
     struct ffl_watch *w = s->node.source.watches;
     while (w && (!asked || w->poll != &asked->poll))
         w = w->next;
@@ -137,7 +137,7 @@ int ffl_async_set(struct sock *s, int fd, bool on)
     return 0;
 }
 
-void ffl_async_free(struct sock *s)
+void async_free(struct sock *s)
 {
     fd_ours_close(s->bell[0]);
     fd_ours_close(s->bell[1]);

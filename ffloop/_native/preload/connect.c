@@ -84,7 +84,7 @@ API int connect(int fd, const struct sockaddr *sa, socklen_t len)
     struct sock *s = sock_enter(fd);
     if (!s)
         return real.connect(fd, sa, len);
-    int bad = ffl_user_address(&copy, sa, len);
+    int bad = user_address(&copy, sa, len);
     if (bad < 0)
         return (int)leave(bad);
     sa = (const struct sockaddr *)&copy;

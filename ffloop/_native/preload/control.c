@@ -10,14 +10,14 @@
 #include <string.h>
 #include <sys/socket.h>
 
-int ffl_control_get(struct ffl_ctl *to, const struct msghdr *m)
+int control_get(struct ffl_ctl *to, const struct msghdr *m)
 {
     to->len = 0;
     if (!m->msg_controllen)
         return 0;
     if (m->msg_controllen > sizeof(to->data))
         return -ENOBUFS;
-    if (!ffl_user_copy(to->data, m->msg_control, m->msg_controllen))
+    if (!user_copy(to->data, m->msg_control, m->msg_controllen))
         return -EFAULT;
     to->len = (uint32_t)m->msg_controllen;
     return ffl_ctl_check(to);
@@ -39,11 +39,11 @@ static bool put(const struct msghdr *m, size_t *used, const struct cmsghdr *c, c
         head.cmsg_len = room;
     size_t space = CMSG_ALIGN(head.cmsg_len);
     *used += space < room ? space : room;
-    return ffl_user_copy(to, &head, sizeof(head)) &&
-           ffl_user_copy(to + sizeof(head), data, head.cmsg_len - sizeof(head));
+    return user_copy(to, &head, sizeof(head)) &&
+           user_copy(to + sizeof(head), data, head.cmsg_len - sizeof(head));
 }
 
-int ffl_control_put(struct msghdr *m, const struct ffl_ctl *ctl, int *flags)
+int control_put(struct msghdr *m, const struct ffl_ctl *ctl, int *flags)
 {
     size_t used = 0;
     bool good = true;

@@ -21,7 +21,7 @@ struct cork { /* a datagram that MSG_MORE has begun */
     char data[SENDABLE];
 };
 
-void ffl_dgram_settle(struct sock *s)
+void dgram_settle(struct sock *s)
 {
     struct ffl_client *c = s->session->c;
     unsigned st = ffl_client_state(c, s->h);
@@ -36,7 +36,7 @@ static bool scatter(const struct iovec *iov, size_t n, const char *data, size_t 
 {
     for (size_t i = 0; i < n && len; i++) {
         size_t part = iov[i].iov_len < len ? iov[i].iov_len : len;
-        if (!ffl_user_copy(iov[i].iov_base, data, part))
+        if (!user_copy(iov[i].iov_base, data, part))
             return false;
         data += part;
         len -= part;
@@ -77,7 +77,7 @@ static int64_t wall_ns(void)
     return now.tv_sec * FFL_NS_PER_SEC + now.tv_nsec;
 }
 
-int64_t ffl_dgram_stamp(struct sock *s)
+int64_t dgram_stamp(struct sock *s)
 {
     s->stamps = true;
     if (s->stamp == STAMP_UNKNOWN) /* as the kernel: the first answer is the time of asking */
@@ -105,7 +105,7 @@ ssize_t dgram_recv(struct sock *s, const struct iovec *iov, size_t n, int flags,
     bool wait = !no_wait(s, flags);
     int64_t until = until_of(wait ? s->rcvtimeo : 0);
     for (;;) {
-        ffl_dgram_settle(s);
+        dgram_settle(s);
         int err = ffl_client_take_error(s->session->c, s->h); /* before data, as the kernel */
         if (err)
             return -err;
@@ -151,7 +151,7 @@ static int64_t give(struct sock *s, const struct iovec *iov, size_t n, struct ff
     int64_t rc = d->data ? 0 : -ENOMEM;
     size_t off = 0;
     for (size_t i = 0; i < n && rc == 0; i++) {
-        rc = ffl_user_copy((char *)d->data + off, iov[i].iov_base, iov[i].iov_len) ? 0 : -EFAULT;
+        rc = user_copy((char *)d->data + off, iov[i].iov_base, iov[i].iov_len) ? 0 : -EFAULT;
         off += iov[i].iov_len;
     }
     if (rc == 0)
@@ -167,7 +167,7 @@ static ssize_t send_one(struct sock *s, const struct iovec *iov, size_t n, int f
     int64_t until = until_of(wait ? s->sndtimeo : 0);
     d->len = total_of(iov, n);
     ffl_client_reap(s->session->c); /* for an error of the last datagram */
-    ffl_dgram_settle(s);
+    dgram_settle(s);
     if (ffl_unlikely(s->late_error)) {
         int err = s->late_error;
         s->late_error = 0;
@@ -200,7 +200,7 @@ static ssize_t send_more(struct sock *s, const struct iovec *iov, size_t n, int 
     s->cork = k;
     ssize_t rc = total > sizeof(k->data) - k->len ? -EMSGSIZE : 0;
     for (size_t i = 0; i < n && rc == 0; i++) {
-        rc = ffl_user_copy(k->data + k->len, iov[i].iov_base, iov[i].iov_len) ? 0 : -EFAULT;
+        rc = user_copy(k->data + k->len, iov[i].iov_base, iov[i].iov_len) ? 0 : -EFAULT;
         k->len += iov[i].iov_len;
     }
     if (rc == 0 && flags & MSG_MORE)
@@ -247,7 +247,7 @@ static int address(const struct sock *s, const struct sockaddr *sa, socklen_t le
                    struct ffl_addr *to)
 {
     struct sockaddr_storage copy = {0};
-    int rc = ffl_user_address(&copy, sa, len);
+    int rc = user_address(&copy, sa, len);
     if (rc < 0)
         return rc;
     if (s->domain == AF_INET && copy.ss_family == AF_UNSPEC)
@@ -285,7 +285,7 @@ ssize_t dgram_sendmsg(struct sock *s, int fd, const struct msghdr *m, int flags)
 {
     struct ffl_dgram d;
     d.addr.family = 0;
-    int rc = ffl_control_get(&d.ctl, m);
+    int rc = control_get(&d.ctl, m);
     if (rc < 0)
         return leave(rc);
     rc = m->msg_name ? address(s, m->msg_name, m->msg_namelen, &d.addr) : s->session ? 1 : 0;

@@ -204,7 +204,7 @@ API int epoll_ctl(int epfd, int op, int fd, struct epoll_event *ev)
     real_start();
     struct epoll_event copy;
     if (ffl_likely(!fd_node(epfd)) || tls.inside ||
-        (op != EPOLL_CTL_DEL && !ffl_user_copy(&copy, ev, sizeof(copy))))
+        (op != EPOLL_CTL_DEL && !user_copy(&copy, ev, sizeof(copy))))
         return real.epoll_ctl(epfd, op, fd, ev);
     ev = &copy;
     lock();
@@ -426,7 +426,7 @@ static int any_wait(int epfd, struct epoll_event *ev, int max, int64_t timeout_n
     if (!node_mine(&ep->node))
         return (int)leave(-EXDEV);
     if (ep->opened) /* as the kernel: as many as can be written */
-        max = (int)(ffl_user_room(ev, (size_t)max * sizeof(*ev)) / sizeof(*ev));
+        max = (int)(user_room(ev, (size_t)max * sizeof(*ev)) / sizeof(*ev));
     if (max == 0)
         return (int)leave(-EFAULT);
     int rc = epoll_use(ep, epfd);

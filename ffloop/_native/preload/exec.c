@@ -157,13 +157,13 @@ static char *const *carry_begin(struct carry *c, char *const envp[])
     *c = (struct carry){.t.fd = -1, .testament = -1};
     if (!started || tls.inside)
         return envp;
-    ffl_signal_exec(true);
+    signal_exec(true);
     lock();
     struct heirs x = {.moved = false};
     fd_each(list_heir, &x);
     struct session *session = one_session(&x.l);
     if (session)
-        c->t = export_socks(session, &x.l, false);
+        c->t = proc_export(session, &x.l, false);
     if (c->t.fd >= 0)
         c->testament = write_testament(session, &x.l);
     if (c->t.fd >= 0 && c->testament < 0)
@@ -179,14 +179,14 @@ static char *const *carry_begin(struct carry *c, char *const envp[])
 static void carry_end(struct carry *c)
 {
     int saved = errno;
-    ffl_signal_exec(false);
+    signal_exec(false);
     errno = saved;
     if (c->t.fd < 0)
         return;
     lock();
     fd_ours_close(c->t.fd);
     fd_ours_close(c->testament); /* negative: none */
-    export_done();
+    proc_exported();
     unlock();
     free(c->envp);
     errno = saved;

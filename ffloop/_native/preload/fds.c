@@ -484,7 +484,7 @@ API int fcntl(int fd, int cmd, ...)
         struct sock *s = sock_enter(fd);
         if (s) {
             s->nonblock = (int)(long)arg & O_NONBLOCK;
-            rc = (int)leave(ffl_async_set(s, fd, (int)(long)arg & O_ASYNC));
+            rc = (int)leave(async_set(s, fd, (int)(long)arg & O_ASYNC));
         }
     }
     return rc;

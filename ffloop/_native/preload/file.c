@@ -68,8 +68,7 @@ API ssize_t sendfile64(int out, int in, off64_t *offset, size_t count)
     if (!on_stack(out))
         return real.sendfile64(out, in, offset, count);
     off64_t at = 0;
-    if (offset &&
-        (!ffl_user_copy(&at, offset, sizeof(at)) || !ffl_user_writes(offset, sizeof(at)))) {
+    if (offset && (!user_copy(&at, offset, sizeof(at)) || !user_writes(offset, sizeof(at)))) {
         errno = EFAULT;
         return -1;
     }

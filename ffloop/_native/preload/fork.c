@@ -35,11 +35,11 @@ static void before_fork(void)
 {
     struct sock_list listeners = {0};
     lock();
-    import_all();
+    proc_import_all();
     fd_each(look_at, &listeners);
     for (struct session *session = session_first(); session; session = session->next)
         if (session->socks && !ffl_client_detached(session->c))
-            session->ticket = export_socks(session, &listeners, true);
+            session->ticket = proc_export(session, &listeners, true);
     free(listeners.m);
     alloc_before_fork();
 }
@@ -51,7 +51,7 @@ static void fork_parent(void)
         fd_ours_close(session->ticket.fd);
         session->ticket.fd = -1;
     }
-    export_done();
+    proc_exported();
     unlock();
 }
 
@@ -80,7 +80,7 @@ static void inherit(int fd, struct node *n, void *arg)
 static void fork_child(void)
 {
     alloc_after_fork();
-    ffl_async_forked();
+    async_forked();
     session_forked();
     fd_forked(inherit);
     unlock();
@@ -127,7 +127,7 @@ API pid_t _Fork(void)
  * twice. A process with threads forks, so that the child's malloc is not locked. */
 API pid_t vfork(void)
 {
-    if (!looks() || !ffl_thread_alone())
+    if (!looks() || !thread_alone())
         return fork();
     begins();
     return forked((pid_t)real.syscall(SYS_clone, CLONE_VFORK | SIGCHLD, 0, 0, 0, 0));
@@ -182,7 +182,7 @@ long fork_by_number(long number, const long *a, bool *known)
     size_t size = number == SYS_clone3 ? (size_t)a[1] : 0;
     *known = looks();
     if (number == SYS_clone3 && size >= CLONE_ARGS_SIZE_VER0 && size <= sizeof(c) &&
-        !ffl_user_copy(&c, (const void *)a[0], size))
+        !user_copy(&c, (const void *)a[0], size))
         return *known = 0; /* the kernel's to refuse */
     unsigned long flags = number == SYS_clone ? (unsigned long)a[0] : c.flags;
     bool stack = number == SYS_clone ? a[1] != 0 : number == SYS_clone3 && (c.stack || !size);
@@ -207,7 +207,7 @@ static void fewer(const struct rlimit64 *most)
     if (!most || !looks() || most->rlim_cur > 64)
         return;
     lock();
-    import_all();
+    proc_import_all();
     (void)waiter_mine(); /* -EMFILE: none is free already */
     unlock();
 }
@@ -237,7 +237,7 @@ static rlim64_t mapped(void)
 static int limit_space(pid_t pid, const struct rlimit64 *to, struct rlimit64 *was)
 {
     struct rlimit64 asked;
-    if (!ffl_user_copy(&asked, to, sizeof(asked)))
+    if (!user_copy(&asked, to, sizeof(asked)))
         return real.prlimit64(pid, RLIMIT_AS, to, was);
     rlim64_t by = mapped();
     struct rlimit64 with = {higher(asked.rlim_cur, by), higher(asked.rlim_max, by)};

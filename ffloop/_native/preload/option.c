@@ -118,7 +118,7 @@ API int setsockopt(int fd, int level, int name, const void *val, socklen_t len)
         return real.setsockopt(fd, level, name, val, len);
     int rc = (int)len < 0 ? -EINVAL : 0;
     len = len < sizeof(copy) ? len : sizeof(copy);
-    if (rc == 0 && !ffl_user_copy(copy, val, len))
+    if (rc == 0 && !user_copy(copy, val, len))
         rc = -EFAULT;
     if (rc < 0)
         return (int)leave(rc);
@@ -142,13 +142,13 @@ API int setsockopt(int fd, int level, int name, const void *val, socklen_t len)
 static int give_option(void *val, socklen_t *len, socklen_t room, const void *data, socklen_t n)
 {
     n = n < room ? n : room;
-    return ffl_user_copy(val, data, n) && ffl_user_copy(len, &n, sizeof(n)) ? 0 : -EFAULT;
+    return user_copy(val, data, n) && user_copy(len, &n, sizeof(n)) ? 0 : -EFAULT;
 }
 
 static int get_option(struct sock *s, int level, int name, void *val, socklen_t *len)
 {
     socklen_t room;
-    if (!ffl_user_copy(&room, len, sizeof(room)))
+    if (!user_copy(&room, len, sizeof(room)))
         return -EFAULT;
     if ((int)room < 0)
         return -EINVAL;
@@ -161,11 +161,11 @@ static int get_option(struct sock *s, int level, int name, void *val, socklen_t 
     if (level == SOL_SOCKET && name == SO_ERROR)
         ffl_client_reap(s->session->c);
     if (s->type == SOCK_DGRAM)
-        ffl_dgram_settle(s);
+        dgram_settle(s);
     uint8_t data[FFL_OPT_MAX];
     const struct ffl_option *row = ffl_option_find(level, name);
     uint32_t n = room < sizeof(int) ? sizeof(int) : room > sizeof(data) ? sizeof(data) : room;
-    if (row && row->flags & FFL_OPTION_ASKS && !ffl_user_copy(data, val, n < room ? n : room))
+    if (row && row->flags & FFL_OPTION_ASKS && !user_copy(data, val, n < room ? n : room))
         return -EFAULT;
     int rc = ffl_client_getsockopt(s->session->c, s->h, level, name, data, &n);
     bool byte = level == IPPROTO_IP && n == sizeof(int) && room && room < n;
@@ -194,16 +194,16 @@ static int dgram_next(struct sock *s)
 /* Writes to the program's memory: 0 or -errno. */
 static int give_int(void *to, int value)
 {
-    return ffl_user_copy(to, &value, sizeof(value)) ? 0 : -EFAULT;
+    return user_copy(to, &value, sizeof(value)) ? 0 : -EFAULT;
 }
 
 static int give_stamp(struct sock *s, void *to, bool ns)
 {
-    int64_t stamp = s->type == SOCK_DGRAM ? ffl_dgram_stamp(s) : -ENOENT;
+    int64_t stamp = s->type == SOCK_DGRAM ? dgram_stamp(s) : -ENOENT;
     if (stamp < 0)
         return (int)stamp;
     int64_t pair[2] = {stamp / FFL_NS_PER_SEC, stamp % FFL_NS_PER_SEC / (ns ? 1 : 1000)};
-    return ffl_user_copy(to, pair, sizeof(pair)) ? 0 : -EFAULT;
+    return user_copy(to, pair, sizeof(pair)) ? 0 : -EFAULT;
 }
 
 API int ioctl(int fd, unsigned long what, ...)
@@ -244,7 +244,7 @@ API int ioctl(int fd, unsigned long what, ...)
         return (int)leave(rc);
     case FIOASYNC:
         rc = real.ioctl(fd, what, arg) < 0 ? -errno : 0;
-        return (int)leave(rc < 0 ? rc : ffl_async_set(s, fd, *(int *)arg != 0));
+        return (int)leave(rc < 0 ? rc : async_set(s, fd, *(int *)arg != 0));
     default:
         unlock();
         return real.ioctl(fd, what, arg);

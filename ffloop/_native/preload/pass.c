@@ -56,8 +56,8 @@ static int seal(struct sock *s)
     char room[CMSG_SPACE(sizeof(int))] = {0};
     int ends[2], type = SOCK_SEQPACKET | SOCK_CLOEXEC | (s->nonblock ? SOCK_NONBLOCK : 0);
     struct sock_list one = {&(struct member){s, -1}, 1, 1};
-    e.t = export_socks(s->session, &one, false);
-    export_done();
+    e.t = proc_export(s->session, &one, false);
+    proc_exported();
     int rc = e.t.fd < 0 ? -ENETDOWN : real.socketpair(AF_UNIX, type, 0, ends) < 0 ? -errno : 0;
     if (rc == 0) {
         struct iovec v = {&e, sizeof(e)};
@@ -104,7 +104,7 @@ static bool replace(void *place, void *arg)
 
 ssize_t pass_send(int to, const struct msghdr *m, int flags)
 {
-    if (tls.inside || !m || !m->msg_control || !ffl_user_reads(m->msg_control, m->msg_controllen) ||
+    if (tls.inside || !m || !m->msg_control || !user_reads(m->msg_control, m->msg_controllen) ||
         each_fd(m, is_plain, NULL))
         return real.sendmsg(to, m, flags);
     struct sealed e = {.n = 0};

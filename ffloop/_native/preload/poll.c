@@ -18,7 +18,7 @@
 static uint32_t dgram_poll(struct sock *s, uint32_t want)
 {
     if (sock_live(s))
-        ffl_dgram_settle(s);
+        dgram_settle(s);
     unsigned st = sock_live(s) ? ffl_client_state(s->session->c, s->h) : FFL_ST_WRITE;
     uint32_t got = st & (FFL_ST_ERROR | FFL_ST_REPORT) ? EPOLLERR : 0;
     if (got && s->reports_pri)
@@ -275,7 +275,7 @@ static int poll_loop(struct set *p, int64_t timeout_ns, const sigset_t *mask)
 static int do_poll(struct pollfd *fds, nfds_t n, int64_t timeout_ns, const sigset_t *mask)
 {
     int rc;
-    if (!ffl_user_writes(fds, n * sizeof(*fds))) {
+    if (!user_writes(fds, n * sizeof(*fds))) {
         errno = EFAULT;
         return -1;
     }
@@ -298,7 +298,7 @@ static int do_poll(struct pollfd *fds, nfds_t n, int64_t timeout_ns, const sigse
  * error. */
 static bool any(const struct pollfd *fds, nfds_t n)
 {
-    if (n > INT_MAX || !ffl_user_reads(fds, n * sizeof(*fds)))
+    if (n > INT_MAX || !user_reads(fds, n * sizeof(*fds)))
         return false;
     for (nfds_t i = 0; i < n && !tls.inside; i++)
         if (fds[i].fd >= 0 && fd_node(fds[i].fd))
@@ -320,8 +320,8 @@ ALSO(poll, __poll);
 static bool get_limit(const struct timespec **ts, struct timespec *limit, const sigset_t **mask,
                       sigset_t *open)
 {
-    if ((*ts && (!ffl_user_copy(limit, *ts, sizeof(*limit)) || timespec_bad(limit))) ||
-        (*mask && !ffl_user_copy(open, *mask, _NSIG / 8))) /* the size of the kernel's mask */
+    if ((*ts && (!user_copy(limit, *ts, sizeof(*limit)) || timespec_bad(limit))) ||
+        (*mask && !user_copy(open, *mask, _NSIG / 8))) /* the size of the kernel's mask */
         return false;
     *ts = *ts ? limit : NULL;
     *mask = *mask ? open : NULL;
@@ -390,8 +390,8 @@ static void clear(int n, fd_set *set)
 
 static bool any_in(int n, const fd_set *r, const fd_set *w, const fd_set *e)
 {
-    if (n > FD_CHUNK * FD_CHUNKS || (r && !ffl_user_reads(r, set_bytes(n))) ||
-        (w && !ffl_user_reads(w, set_bytes(n))) || (e && !ffl_user_reads(e, set_bytes(n))))
+    if (n > FD_CHUNK * FD_CHUNKS || (r && !user_reads(r, set_bytes(n))) ||
+        (w && !user_reads(w, set_bytes(n))) || (e && !user_reads(e, set_bytes(n))))
         return false;
     for (int fd = 0; fd < n && !tls.inside; fd++)
         if ((in(fd, r) || in(fd, w) || in(fd, e)) && fd_node(fd))
@@ -402,9 +402,8 @@ static bool any_in(int n, const fd_set *r, const fd_set *w, const fd_set *e)
 static int do_select(int n, fd_set *r, fd_set *w, fd_set *e, int64_t timeout_ns,
                      const sigset_t *mask)
 {
-    bool good = (!r || ffl_user_writes(r, set_bytes(n))) &&
-                (!w || ffl_user_writes(w, set_bytes(n))) &&
-                (!e || ffl_user_writes(e, set_bytes(n)));
+    bool good = (!r || user_writes(r, set_bytes(n))) && (!w || user_writes(w, set_bytes(n))) &&
+                (!e || user_writes(e, set_bytes(n)));
     struct pollfd *fds = good ? scratch_begin((size_t)n * sizeof(*fds)) : NULL;
     nfds_t k = 0;
     if (!fds) {
@@ -445,7 +444,7 @@ API int select(int n, fd_set *r, fd_set *w, fd_set *e, struct timeval *tv)
 {
     real_start();
     struct timeval given = {0};
-    bool bad = n < 0 || (tv && !ffl_user_copy(&given, tv, sizeof(given)));
+    bool bad = n < 0 || (tv && !user_copy(&given, tv, sizeof(given)));
     if (bad || given.tv_sec < 0 || given.tv_usec < 0 || !any_in(n, r, w, e))
         return real.select(n, r, w, e, tv);
     int64_t start = ffl_now_ns();
@@ -455,7 +454,7 @@ API int select(int n, fd_set *r, fd_set *w, fd_set *e, struct timeval *tv)
         int64_t left = limit - (ffl_now_ns() - start);
         left = left < 0 || rc == 0 ? 0 : left / 1000;
         given = (struct timeval){left / 1000000, left % 1000000};
-        (void)ffl_user_copy(tv, &given, sizeof(given)); /* unwritable: ignored, as in the kernel */
+        (void)user_copy(tv, &given, sizeof(given)); /* unwritable: ignored, as in the kernel */
     }
     return rc;
 }

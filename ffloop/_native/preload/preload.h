@@ -62,7 +62,7 @@ extern struct ffl_config options;
 extern bool misplaced; /* a setting that says where sockets go is malformed: placing fails */
 extern bool started;   /* the constructor has run; before, all calls pass through */
 void report(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* to stderr, always */
-bool ffl_report_seen(void); /* is stderr still the file that the program started with? */
+bool report_seen(void); /* is stderr still the file that the program started with? */
 
 /* Inherited from `ffloop preload`: the instance at `path` stays up, and admits a process that has
  * become another user. */
@@ -368,10 +368,10 @@ ssize_t sock_sent(ssize_t rc, int flags); /* ends a sending call: unlocks, SIGPI
 /* ---- O_ASYNC (async.c): locked --------------------------------------------------------------- */
 
 /* The program has set O_ASYNC to `on`: 0 or -errno. */
-int ffl_async_set(struct sock *s, int fd, bool on);
-int ffl_async_begin(struct sock *s, int fd); /* for a stack socket with O_ASYNC: 0 or -errno */
-void ffl_async_free(struct sock *s);
-void ffl_async_forked(void); /* in the child */
+int async_set(struct sock *s, int fd, bool on);
+int async_begin(struct sock *s, int fd); /* for a stack socket with O_ASYNC: 0 or -errno */
+void async_free(struct sock *s);
+void async_forked(void); /* in the child */
 
 /* ---- datagrams (dgram.c): locked, -errno, but where noted ---------------------------------- */
 
@@ -379,17 +379,17 @@ void ffl_async_forked(void); /* in the child */
 ssize_t dgram_recv(struct sock *s, const struct iovec *iov, size_t n, int flags,
                    struct ffl_dgram *d); /* the sender's address, control messages and flags */
 /* An unconnected socket's error is not for SO_ERROR or poll, but for the next send. */
-void ffl_dgram_settle(struct sock *s);
+void dgram_settle(struct sock *s);
 /* When the last datagram came, ns; notes the time of each from now on. -ENOENT: none has come. */
-int64_t ffl_dgram_stamp(struct sock *s);
+int64_t dgram_stamp(struct sock *s);
 ssize_t dgram_send(struct sock *s, const struct iovec *iov, size_t n, int flags);
 /* sendmsg(2) on a datagram socket, with an address or not: unlocks, sets errno. */
 ssize_t dgram_sendmsg(struct sock *s, int fd, const struct msghdr *m, int flags);
 /* Copies the program's control messages (control.c): 0 or -errno. */
-int ffl_control_get(struct ffl_ctl *to, const struct msghdr *m);
+int control_get(struct ffl_ctl *to, const struct msghdr *m);
 /* Copies ctl into the program's message; what finds no room is cut, with MSG_CTRUNC in *flags. 0 or
  * -errno. */
-int ffl_control_put(struct msghdr *m, const struct ffl_ctl *ctl, int *flags);
+int control_put(struct msghdr *m, const struct ffl_ctl *ctl, int *flags);
 /* -ENOTSOCK: the caller makes the kernel's call. */
 int dgram_connect(struct sock *s, int fd, const struct sockaddr *sa, socklen_t len);
 
@@ -401,8 +401,8 @@ void place_attached(bool first); /* a session has begun; `first`: of the list. P
 void place_imported(const struct sock *s); /* FF_MULTI_SC: the child uses the listener's instance */
 
 void stdio_start(void);
-void ffl_signal_start(void);
-void ffl_signal_exec(bool begins); /* a program after exec ignores what this one does */
+void signal_start(void);
+void signal_exec(bool begins); /* a program after exec ignores what this one does */
 
 /* Imports an inherited socket into this process's session: 0 or -errno (reported). */
 int proc_import(struct sock *s);

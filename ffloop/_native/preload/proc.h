@@ -29,10 +29,10 @@ void sock_list_add(struct sock_list *l, struct sock *s, int fd); /* reports that
 
 /* A ticket with references to those of the sockets that are the session's; `all`: and to all its
  * others, its listeners being among the sockets. fd -1: there is none (reported). Then
- * export_done. Locked. */
-struct ffl_ticket export_socks(struct session *session, const struct sock_list *l, bool all);
-void export_done(void); /* waiting calls read ahead again */
-void import_all(void);  /* imports the inherited sockets that are not imported yet. Locked */
+ * proc_exported. Locked. */
+struct ffl_ticket proc_export(struct session *session, const struct sock_list *l, bool all);
+void proc_exported(void);   /* waiting calls read ahead again */
+void proc_import_all(void); /* imports the inherited sockets that are not imported yet. Locked */
 
 void fork_start(void);
 void exec_start(void);

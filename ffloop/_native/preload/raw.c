@@ -25,7 +25,7 @@ static bool no_io_uring(void)
     static _Atomic bool told;
     if (!started || tls.inside)
         return false;
-    if (!atomic_exchange(&told, true) && ffl_report_seen())
+    if (!atomic_exchange(&told, true) && report_seen())
         report(options.io_uring
                    ? "FFLOOP_IO_URING=1: what the program does through io_uring is the kernel's, "
                      "which sees no socket of the stack"
@@ -84,7 +84,7 @@ static long timed(long rc, int64_t began, struct timespec limit, struct timespec
     int64_t left = timespec_ns(&limit) - (ffl_now_ns() - began);
     left = left > 0 && rc != 0 ? left : 0;
     limit = (struct timespec){left / FFL_NS_PER_SEC, left % FFL_NS_PER_SEC};
-    (void)ffl_user_copy(to, &limit, sizeof(limit)); /* unwritable: ignored, as in the kernel */
+    (void)user_copy(to, &limit, sizeof(limit)); /* unwritable: ignored, as in the kernel */
     errno = saved;
     return rc;
 }
@@ -96,7 +96,7 @@ static long ppoll_by_number(const long *a)
         return fails(EINVAL);
     if (!ts)
         return ppoll(P(0), (nfds_t)a[1], NULL, P(3));
-    if (!ffl_user_copy(&limit, ts, sizeof(limit)))
+    if (!user_copy(&limit, ts, sizeof(limit)))
         return fails(EFAULT);
     if (timespec_bad(&limit))
         return fails(EINVAL);
@@ -108,14 +108,14 @@ static long pselect_by_number(const long *a)
 {
     struct timespec limit, *ts = P(4);
     long mask[2] = {0, 0}; /* the mask and its size */
-    if (a[5] && !ffl_user_copy(mask, P(5), sizeof(mask)))
+    if (a[5] && !user_copy(mask, P(5), sizeof(mask)))
         return fails(EFAULT);
     if (mask_bad(mask[0], mask[1]))
         return fails(EINVAL);
     const sigset_t *open = (const sigset_t *)(intptr_t)mask[0];
     if (!ts)
         return pselect(I(0), P(1), P(2), P(3), NULL, open);
-    if (!ffl_user_copy(&limit, ts, sizeof(limit)))
+    if (!user_copy(&limit, ts, sizeof(limit)))
         return fails(EFAULT);
     if (timespec_bad(&limit))
         return fails(EINVAL);
@@ -172,7 +172,7 @@ static long pselect_by_number(const long *a)
 #ifdef SYS_poll /* of architectures that have the older calls too */
 static long select_by_number(const long *a)
 {
-    if (a[4] && !ffl_user_reads(P(4), sizeof(struct timeval)))
+    if (a[4] && !user_reads(P(4), sizeof(struct timeval)))
         return fails(EFAULT); /* select(3) would crash */
     return select(I(0), P(1), P(2), P(3), P(4));
 }

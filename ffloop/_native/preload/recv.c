@@ -72,7 +72,7 @@ static int64_t peek(struct sock *s, const struct iovec *iov, size_t n, size_t to
     size_t off = 0;
     for (size_t i = 0; i < n && got > 0 && off < (size_t)got && !(flags & MSG_TRUNC); i++) {
         size_t part = (size_t)got - off < iov[i].iov_len ? (size_t)got - off : iov[i].iov_len;
-        if (!ffl_user_copy(iov[i].iov_base, all + off, part))
+        if (!user_copy(iov[i].iov_base, all + off, part))
             got = off ? (int64_t)off : -EFAULT;
         off += part;
     }
@@ -180,7 +180,7 @@ int iov_check(const struct iovec *iov, size_t n)
 {
     if (n > IOV_MAX)
         return -EINVAL;
-    if (!ffl_user_reads(iov, n * sizeof(*iov)))
+    if (!user_reads(iov, n * sizeof(*iov)))
         return -EFAULT;
     for (size_t i = 0; i < n; i++)
         if ((ssize_t)iov[i].iov_len < 0)
@@ -249,11 +249,11 @@ API ssize_t recvfrom(int fd, void *buf, size_t len, int flags, struct sockaddr *
     socklen_t room;
     if (got < 0 || !sa)
         return leave(got);
-    if (!ffl_user_copy(&room, n, sizeof(room)))
+    if (!user_copy(&room, n, sizeof(room)))
         return leave(-EFAULT);
     if ((int)room < 0)
         return leave(-EINVAL);
-    return leave(ffl_user_copy(n, &nobody, sizeof(nobody)) ? got : -EFAULT);
+    return leave(user_copy(n, &nobody, sizeof(nobody)) ? got : -EFAULT);
 }
 
 static ssize_t recvmsg_kernel(int fd, struct msghdr *m, int flags)
@@ -273,7 +273,7 @@ static ssize_t recv_piece(struct sock *s, struct msghdr *m, int flags)
     m->msg_namelen = 0;
     m->msg_flags = 0;
     ffl_client_control(s->session->c, s->h, &ctl);
-    int rc = ffl_control_put(m, &ctl, &m->msg_flags);
+    int rc = control_put(m, &ctl, &m->msg_flags);
     return rc < 0 ? rc : got;
 }
 
@@ -289,7 +289,7 @@ static ssize_t recv_message(struct sock *s, struct msghdr *m, int flags)
     else
         m->msg_namelen = 0;
     if (rc == 0)
-        rc = ffl_control_put(m, &d.ctl, &d.flags);
+        rc = control_put(m, &d.ctl, &d.flags);
     m->msg_flags = d.flags | (flags & MSG_CMSG_CLOEXEC);
     return rc < 0 ? rc : got;
 }
@@ -300,7 +300,7 @@ API ssize_t recvmsg(int fd, struct msghdr *m, int flags)
     struct sock *s = sock_enter_stack(fd);
     if (!s)
         return recvmsg_kernel(fd, m, flags);
-    int bad = ffl_user_writes(m, sizeof(*m)) ? msg_check(m) : -EFAULT;
+    int bad = user_writes(m, sizeof(*m)) ? msg_check(m) : -EFAULT;
     if (bad < 0)
         return leave(bad);
     if (s->type == SOCK_DGRAM || flags & MSG_ERRQUEUE)
@@ -322,7 +322,7 @@ API int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct timesp
 {
     real_start();
     struct timespec limit = {0};
-    bool bad = timeout && (!ffl_user_copy(&limit, timeout, sizeof(limit)) || timespec_bad(&limit));
+    bool bad = timeout && (!user_copy(&limit, timeout, sizeof(limit)) || timespec_bad(&limit));
     if (!maybe_ours(fd) || bad) {
         int got = real.recvmmsg(fd, v, n, flags, timeout);
         for (int i = 0; i < got; i++)

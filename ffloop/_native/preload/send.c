@@ -182,7 +182,7 @@ API ssize_t sendto(int fd, const void *buf, size_t len, int flags, const struct 
     if (opens(s, sa, flags))
         return open_and_send(fd, &m, flags);
     struct sockaddr_storage unused; /* of a stream; but its pointer is checked */
-    int bad = s && s->session && sa ? ffl_user_address(&unused, sa, n) : 0;
+    int bad = s && s->session && sa ? user_address(&unused, sa, n) : 0;
     if (bad < 0)
         return leave(bad);
     if (s && s->session)
@@ -207,7 +207,7 @@ static ssize_t send_datagram(struct sock *s, int fd, const struct msghdr *m, int
 API ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
 {
     real_start();
-    if (!ffl_user_reads(m, sizeof(*m)))
+    if (!user_reads(m, sizeof(*m)))
         return real.sendmsg(fd, m, flags);
     struct sock *s = sock_enter(fd);
     int bad = s ? msg_check(m) : 0;
@@ -229,7 +229,7 @@ API int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
     real_start();
     bool control = false; /* perhaps with descriptors: for pass_send */
     n = n < IOV_MAX ? n : IOV_MAX;
-    bool bad = !ffl_user_reads(v, n * sizeof(*v));
+    bool bad = !user_reads(v, n * sizeof(*v));
     for (unsigned k = 0; !tls.inside && !bad && k < n; k++)
         control |= v[k].msg_hdr.msg_controllen > 0;
     if (bad || (!maybe_ours(fd) && !control))

@@ -39,7 +39,7 @@ static struct ffl_client_opts attach_options(const char *path)
                                     .via = tls.via,
                                     .place_fd = fd_ours,
                                     .close_fd = fd_ours_close,
-                                    .copy = ffl_user_copy};
+                                    .copy = user_copy};
 }
 
 /* Was the process refused by the instance of `ffloop preload`, which admits its own user? A process

@@ -118,7 +118,7 @@ static void import_one(int fd, struct node *n, void *arg)
     (void)arg;
 }
 
-void import_all(void)
+void proc_import_all(void)
 {
     if (session_inherited())
         fd_each(import_one, NULL);
@@ -172,7 +172,7 @@ static int export_one(struct sock *s, const struct ffl_ticket *t)
     return ffl_client_export(s->session->c, s->h, t);
 }
 
-struct ffl_ticket export_socks(struct session *session, const struct sock_list *l, bool all)
+struct ffl_ticket proc_export(struct session *session, const struct sock_list *l, bool all)
 {
     char why[256];
     struct ffl_ticket t = {.fd = -1};
@@ -215,7 +215,7 @@ void calls_rearm(void)
     fd_each(rearm_waited, NULL);
 }
 
-void export_done(void)
+void proc_exported(void)
 {
     session_list()->exports++;
     if (session_list()->sleepers)
@@ -250,11 +250,11 @@ void sock_learn(struct sock *s)
         return;
     struct ffl_client *c = s->session->c;
     struct sock_list one = {&(struct member){s, -1}, 1, 1};
-    struct ffl_ticket t = export_socks(s->session, &one, false);
+    struct ffl_ticket t = proc_export(s->session, &one, false);
     int h =
         t.fd < 0 ? t.fd : ffl_client_import(c, &t, (uint32_t)s->h, s->domain, s->type, s->proto);
     fd_ours_close(t.fd);
-    export_done();
+    proc_exported();
     if (h < 0)
         return; /* reported; or the session is lost, and the next call on s fails */
     (void)ffl_client_close(c, s->h, false); /* cannot fail: open */

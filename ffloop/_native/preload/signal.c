@@ -112,7 +112,7 @@ static void counted(int sig, siginfo_t *info, void *context)
         sigset_t mask; /* restored here, since the jump goes past the handler's return */
         memcpy(&mask, &((ucontext_t *)context)->uc_sigmask, _NSIG / 8);
         (void)real.syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, _NSIG / 8);
-        ffl_user_fault();
+        user_fault();
     }
     if (ffl_unlikely(tls.inside) && can_wait(sig)) {
         put_off(sig, info, context);
@@ -166,7 +166,7 @@ static struct sigaction ours_for(int sig, const struct sigaction *act)
     return ours;
 }
 
-void ffl_signal_start(void)
+void signal_start(void)
 {
     struct sigaction was;
     for (int sig = 1; sig < SIGNALS; sig++)
@@ -174,7 +174,7 @@ void ffl_signal_start(void)
             (void)sigaction(sig, &was, NULL); /* a valid signal */
 }
 
-void ffl_signal_exec(bool begins)
+void signal_exec(bool begins)
 {
     for (int sig = 1; sig < SIGNALS; sig++)
         if (stays_ours(sig) && handlers[sig].sa_handler == SIG_IGN) {
@@ -186,11 +186,11 @@ void ffl_signal_exec(bool begins)
 API int pthread_sigmask(int how, const sigset_t *set, sigset_t *old)
 {
     real_start();
-    unsigned long mask;                                          /* the kernel's part */
-    bool known = set && ffl_user_copy(&mask, set, sizeof(mask)); /* `old` may be the same place */
+    unsigned long mask;                                      /* the kernel's part */
+    bool known = set && user_copy(&mask, set, sizeof(mask)); /* `old` may be the same place */
     int rc = real.pthread_sigmask(how, set, old);
     if (rc == 0 && known)
-        ffl_user_masked(how, mask);
+        user_masked(how, mask);
     return rc;
 }
 

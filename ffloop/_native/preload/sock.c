@@ -34,13 +34,11 @@ int sock_addr_out(const struct ffl_addr *a, int domain, struct sockaddr *sa, soc
     int rc = ffl_addr_to_sockaddr(&of, &ss, &n);
     if (rc < 0)
         return rc;
-    if (!ffl_user_copy(&room, len, sizeof(room)))
+    if (!user_copy(&room, len, sizeof(room)))
         return -EFAULT;
     if ((int)room < 0)
         return -EINVAL;
-    return ffl_user_copy(sa, &ss, n < room ? n : room) && ffl_user_copy(len, &n, sizeof(n))
-               ? 0
-               : -EFAULT;
+    return user_copy(sa, &ss, n < room ? n : room) && user_copy(len, &n, sizeof(n)) ? 0 : -EFAULT;
 }
 
 /* ---- making and freeing -------------------------------------------------------------------- */
@@ -100,7 +98,7 @@ void sock_free(struct sock *s)
     }
     if (s->kernel_fd >= 0)
         fd_ours_close(s->kernel_fd);
-    ffl_async_free(s);
+    async_free(s);
     drop_options(s);
     free(s->cork);
     free(s);
@@ -271,7 +269,7 @@ int sock_place(struct sock *s, int fd, const struct ffl_addr *a, bool binds)
     drop_options(s);
     sock_on_stack(s, session, h);
     s->state = SOCK_BOUND;
-    if (s->async && (rc = ffl_async_begin(s, fd)) < 0)
+    if (s->async && (rc = async_begin(s, fd)) < 0)
         ffl_log(FFL_LOG_WARNING, "descriptor %d: O_ASYNC gives no signals: %s", fd, strerror(-rc));
     if (s->type == SOCK_DGRAM) {
         /* Data comes without a connection: a call that does not wait sees it. */
@@ -301,7 +299,7 @@ API int bind(int fd, const struct sockaddr *sa, socklen_t len)
     struct sock *s = sock_enter(fd);
     if (!s)
         return real.bind(fd, sa, len);
-    int bad = ffl_user_address(&copy, sa, len);
+    int bad = user_address(&copy, sa, len);
     if (bad < 0)
         return (int)leave(bad);
     sa = (const struct sockaddr *)&copy;

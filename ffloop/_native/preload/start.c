@@ -70,7 +70,7 @@ void real_load(void)
 
 static struct stat error_output; /* stderr's file when the program started */
 
-bool ffl_report_seen(void)
+bool report_seen(void)
 {
     struct stat now;
     return !error_output.st_ino ||
@@ -146,7 +146,7 @@ __attribute__((constructor)) static void start(void)
     open_log();
     wait_start();
     stdio_start();
-    ffl_signal_start();
+    signal_start();
     fork_start();
     exec_start();
     started = true;

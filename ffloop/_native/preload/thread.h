@@ -67,7 +67,7 @@ struct tls {
 extern char __libc_single_threaded __attribute__((weak)); /* of glibc 2.32 and later */
 
 /* Is the calling thread the process's only one? */
-static inline bool ffl_thread_alone(void)
+static inline bool thread_alone(void)
 {
     return &__libc_single_threaded && __libc_single_threaded;
 }
@@ -134,16 +134,16 @@ void thread_watch(void); /* frees what the thread has here at its end */
 /* ---- the program's memory (user.c) ----------------------------------------------------------- */
 
 /* memcpy from or to the program's memory. False: a bad pointer, and a part may have been copied. */
-bool ffl_user_copy(void *to, const void *from, size_t n);
-bool ffl_user_reads(const void *p, size_t n); /* can all n bytes be read? */
-bool ffl_user_writes(void *p, size_t n);      /* can they be written? Leaves them as they are */
-size_t ffl_user_room(void *p, size_t n);      /* how many of the bytes can be written */
+bool user_copy(void *to, const void *from, size_t n);
+bool user_reads(const void *p, size_t n); /* can all n bytes be read? */
+bool user_writes(void *p, size_t n);      /* can they be written? Leaves them as they are */
+size_t user_room(void *p, size_t n);      /* how many of the bytes can be written */
 struct sockaddr_storage;
 /* Copies an address: 0 or -errno. */
-int ffl_user_address(struct sockaddr_storage *to, const struct sockaddr *sa, socklen_t len);
+int user_address(struct sockaddr_storage *to, const struct sockaddr *sa, socklen_t len);
 /* What the thread's next access to the program's memory may do, after the mask has changed. */
-void ffl_user_masked(int how, unsigned long set);
-void ffl_user_fault(void); /* from a fault's handler: jumps to tls.fault; returns if that is NULL */
+void user_masked(int how, unsigned long set);
+void user_fault(void); /* from a fault's handler: jumps to tls.fault; returns if that is NULL */
 
 /* ---- waiting (wait.c) ------------------------------------------------------------------------ */
 

@@ -27,7 +27,7 @@ typedef jmp_buf place_type;
 #endif
 #define EXPECT_FAULT(place) (tls.fault = &(place), COME_BACK(place) != 0)
 
-void ffl_user_fault(void)
+void user_fault(void)
 {
     if (tls.fault)
         GO_BACK(*(place_type *)tls.fault);
@@ -37,7 +37,7 @@ void ffl_user_fault(void)
 
 #define FAULTS (1UL << (SIGSEGV - 1) | 1UL << (SIGBUS - 1)) /* in the kernel's mask */
 
-void ffl_user_masked(int how, unsigned long set)
+void user_masked(int how, unsigned long set)
 {
     bool any = set & FAULTS;
     if (any || (how == SIG_UNBLOCK && tls.faults == FAULTS_BLOCKED))
@@ -83,7 +83,7 @@ __attribute__((noinline)) static bool copy(void *to, const void *from, size_t n)
     return true;
 }
 
-bool ffl_user_copy(void *to, const void *from, size_t n)
+bool user_copy(void *to, const void *from, size_t n)
 {
     unsigned long were = let_through();
     bool good = copy(to, from, n);
@@ -129,25 +129,25 @@ static size_t reach(const void *p, size_t n, bool writes)
     return at;
 }
 
-size_t ffl_user_room(void *p, size_t n)
+size_t user_room(void *p, size_t n)
 {
     size_t at = reach(p, n, true);
     return at < n ? at : n;
 }
 
-bool ffl_user_reads(const void *p, size_t n)
+bool user_reads(const void *p, size_t n)
 {
     return reach(p, n, false) >= n;
 }
 
-bool ffl_user_writes(void *p, size_t n)
+bool user_writes(void *p, size_t n)
 {
     return reach(p, n, true) >= n;
 }
 
-int ffl_user_address(struct sockaddr_storage *to, const struct sockaddr *sa, socklen_t len)
+int user_address(struct sockaddr_storage *to, const struct sockaddr *sa, socklen_t len)
 {
     if (len > sizeof(*to))
         return -EINVAL;
-    return ffl_user_copy(to, sa, len) ? 0 : -EFAULT;
+    return user_copy(to, sa, len) ? 0 : -EFAULT;
 }

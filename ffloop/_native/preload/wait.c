@@ -33,7 +33,7 @@ static void take(void)
 {
     tls.inside = true; /* first: handlers are put off from now on */
     atomic_signal_fence(memory_order_seq_cst);
-    tls.locked = !options.per_thread && !ffl_thread_alone();
+    tls.locked = !options.per_thread && !thread_alone();
     if (tls.locked) {
         (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &tls.cancel); /* cannot fail */
         pthread_mutex_lock(&big);
