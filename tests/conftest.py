@@ -5,6 +5,7 @@ import os
 import pathlib
 import ssl
 import sys
+import tracemalloc  # noqa: F401  pytest imports it for a warning: not amid another's import
 import warnings
 from collections.abc import Iterator
 from typing import Any
