@@ -354,7 +354,7 @@ static void sleep_on(struct side *s)
         struct pollfd p = {.fd = s->bell, .events = POLLIN};
         int n;
         s->sleeps++;
-        while ((n = poll(&p, 1, 5000)) < 0 && errno == EINTR)
+        while ((n = poll(&p, 1, 60000)) < 0 && errno == EINTR)
             ; /* interrupt.c's timer */
         if (n != 1)
             FAIL("a wake-up was lost after %llu sleeps", (unsigned long long)s->sleeps);
