@@ -463,3 +463,36 @@ TEST(slices_count_a_death)
     falls(sockets, CALLS);
     lab_stop();
 }
+
+/* ---- lists that an application does not choose ------------------------------------------------ */
+
+#define REFERENCES 20u
+
+static void where_references_are(uint32_t at[REFERENCES])
+{
+    start_lab("sim");
+    raw_attach(&bad);
+    CHECK(lab_ticket(&ticket));
+    struct ffl_import x = {.key = ticket.key, .ticket = ticket.id};
+    for (uint32_t h = 0; h < REFERENCES; h++) {
+        open_socket(h, SOCK_STREAM);
+        with_block(FFL_OP_EXPORT, h, &x, sizeof(x));
+    }
+    settle();
+    for (uint32_t i = 0; i < HELD_LISTS; i++) {
+        struct held *held;
+        LIST_FOREACH(held, &lab.in->held[i], key)
+        at[held->handle] = i;
+    }
+    all_gone(0);
+    lab_stop();
+}
+
+/* Tickets are numbered, and handles chosen: who knew the lists could put all references in one. */
+TEST(slices_lists_are_not_known)
+{
+    uint32_t one[REFERENCES] = {0}, other[REFERENCES] = {0};
+    where_references_are(one);
+    where_references_are(other);
+    CHECK(memcmp(one, other, sizeof(one)) != 0);
+}

@@ -94,7 +94,7 @@ void control_connected(struct endpoint *e)
     else if (e->group)
         err = e->group->connect_error;
     struct ffl_entry q = {.op = FFL_OP_CONNECT, .tag = e->connect_tag, .handle = e->handle};
-    e->connecting = false;
+    group_connecting(e, false);
     data_unwritable(e, false);
     if (err) {
         e->failed = err;
@@ -122,14 +122,14 @@ static int op_connect(struct endpoint *e, struct ffl_entry q)
         e->rx_done = e->eof_hint = e->fin = false;
         e->failed = e->send_error = 0;
         e->readable = e->dgram; /* datagrams that came before are still there */
-        e->connecting = rc == -EINPROGRESS;
+        group_connecting(e, rc == -EINPROGRESS);
         if (e->group)
             e->group->connect_error = 0;
         data_unwritable(e, e->connecting);
         e->connect_tag = q.tag;
         int bad_watch = watch(e, FFL_READ | FFL_WRITE);
         if (bad_watch < 0) {
-            e->connecting = false;
+            group_connecting(e, false);
             rc = bad_watch;
         }
     }

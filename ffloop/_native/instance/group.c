@@ -78,7 +78,15 @@ void group_unref(struct ffl_instance *in, struct group *g)
 void group_join(struct endpoint *e, struct group *g)
 {
     e->group = group_ref(g);
+    g->connecting += e->connecting;
     LIST_INSERT_HEAD(&g->members, e, member);
+}
+
+void group_connecting(struct endpoint *e, bool on)
+{
+    if (e->group)
+        e->group->connecting += (unsigned)on - e->connecting;
+    e->connecting = on;
 }
 
 struct group *group_of(struct endpoint *e)
@@ -110,6 +118,7 @@ void group_leave(struct endpoint *e)
         return;
     offer_leave(e);
     LIST_REMOVE(e, member);
+    g->connecting -= e->connecting;
     e->group = NULL;
     offer_renew(g);
     group_unref(e->s->in, g);

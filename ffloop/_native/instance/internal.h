@@ -128,9 +128,10 @@ struct group {
     bool placed;
     bool listens;
     struct settings settings;
-    int connect_error; /* of the last connect: the stack tells it once */
-    unsigned refs;     /* references: each may take bytes and connections given back */
-    unsigned uses;     /* refs, and connections that were accepted from it */
+    unsigned connecting; /* members that wait for a connect's end */
+    int connect_error;   /* of the last connect: the stack tells it once */
+    unsigned refs;       /* references: each may take bytes and connections given back */
+    unsigned uses;       /* refs, and connections that were accepted from it */
     LIST_HEAD(, endpoint) members;
     TAILQ_HEAD(, endpoint) askers;
     uint32_t came;    /* counts up when connections come; begins at 1 */
@@ -233,7 +234,8 @@ struct ffl_instance {
     TAILQ_HEAD(session_list, ffl_session) sessions; /* the oldest first */
     uint32_t next_id, next_serial, next_ticket;
     LIST_HEAD(ticket_list, ticket) tickets[TICKET_LISTS]; /* by id */
-    LIST_HEAD(, held) held[HELD_LISTS];
+    LIST_HEAD(held_heads, held) held[HELD_LISTS];         /* ticket.c */
+    uint64_t held_key[2];     /* random: applications choose handles, and may not choose lists */
     struct held_list dropped; /* to be closed, a slice per iteration */
     TAILQ_HEAD(, kept) kept;  /* listeners without an application */
     struct group_list places[PLACE_LISTS];
@@ -314,7 +316,8 @@ int ticket_import(struct ffl_session *s, uint32_t handle, const struct ffl_impor
 /* group.c */
 struct group *group_of(struct endpoint *e); /* made when there is none; NULL: no memory */
 void group_join(struct endpoint *e, struct group *g);
-void group_leave(struct endpoint *e); /* it is closed */
+void group_leave(struct endpoint *e);               /* it is closed */
+void group_connecting(struct endpoint *e, bool on); /* e->connecting, and the group's count */
 struct group *group_ref(struct group *g);
 void group_unref(struct ffl_instance *in, struct group *g); /* NULL is none */
 static inline struct settings *group_settings(struct endpoint *e)

@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sched.h>
 #include <unistd.h>
@@ -426,6 +427,8 @@ int ffl_instance_start(struct ffl_instance **out, const struct ffl_instance_opts
         in->o.slice_ns = o->stack->run ? POLLING_SLICE_NS : SLICE_NS;
     ffl_spin_init(&in->spin, o->spin_us);
     int rc = ffl_calls_check(why, whylen);
+    if (rc == 0 && getrandom(in->held_key, sizeof(in->held_key), 0) != sizeof(in->held_key))
+        rc = -EIO;
     if (rc == 0)
         rc = stats_open(in, why, whylen);
     if (rc == 0)

@@ -77,16 +77,18 @@ out:
 
 /* ---- references in tickets ----------------------------------------------------------------- */
 
-static uint32_t held_list(uint32_t ticket, uint32_t handle)
+static struct held_heads *held_list(const struct ticket *t, uint32_t handle)
 {
-    return (ticket * 0x9e3779b1u ^ handle) % HELD_LISTS;
+    const uint64_t *key = t->in->held_key;
+    uint64_t hash = (key[0] | 1) * t->id + (key[1] | 1) * handle;
+    return &t->in->held[(hash >> 32) % HELD_LISTS];
 }
 
 /* The reference that was exported as `handle`, or NULL. */
 static struct held *held_at(const struct ticket *t, uint32_t handle)
 {
     struct held *h;
-    LIST_FOREACH(h, &t->in->held[held_list(t->id, handle)], key)
+    LIST_FOREACH(h, held_list(t, handle), key)
     if (h->ticket == t && h->handle == handle)
         break;
     return h;
@@ -229,16 +231,6 @@ void ticket_event(struct ticket *t)
 
 /* ---- export and import --------------------------------------------------------------------- */
 
-/* Has an endpoint of the group begun to connect? */
-static bool connects(const struct group *g)
-{
-    const struct endpoint *e;
-    LIST_FOREACH(e, &g->members, member)
-    if (e->connecting)
-        break;
-    return e;
-}
-
 /* Makes a reference, unless the ticket has it. 0 or -errno. */
 static int hold(struct ticket *t, struct endpoint *e)
 {
@@ -267,8 +259,8 @@ static int hold(struct ticket *t, struct endpoint *e)
                        .shut_wr = e->shut_wr,
                        .listener = e->group->listens,
                        .dgram = e->dgram,
-                       .connecting = connects(e->group)};
-    LIST_INSERT_HEAD(&in->held[held_list(t->id, h->handle)], h, key);
+                       .connecting = e->group->connecting};
+    LIST_INSERT_HEAD(held_list(t, h->handle), h, key);
     TAILQ_INSERT_HEAD(&t->held, h, all);
     return 0;
 }
