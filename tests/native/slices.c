@@ -464,6 +464,89 @@ TEST(slices_count_a_death)
     lab_stop();
 }
 
+/* ---- what a listener's close resets ---------------------------------------------------------- */
+
+static int listener;
+
+static uint64_t backlog(void)
+{
+    int n = OPS(lab.in)->backlog(ST(lab.in), listener);
+    return n > 0 ? (uint64_t)n : 0; /* closed: none */
+}
+
+static void listen_to_many(uint32_t credits)
+{
+    start_lab("sim");
+    raw_attach(&bad);
+    raw_listen(&bad, 0, "10.0.0.3", 80, credits, 0);
+    plain(FFL_OP_LISTEN, 0, 4096, 0);
+    settle();
+    listener = TAILQ_FIRST(&lab.in->sessions)->table[0]->fd;
+    for (uint32_t i = 0; i < 4 * CALLS; i++)
+        (void)sim_dial("10.0.0.3", 80);
+}
+
+TEST(slices_count_a_closed_backlog)
+{
+    listen_to_many(0);
+    plain(FFL_OP_CLOSE, 0, 0, 0);
+    falls(backlog, CALLS);
+    CHECK_EQ(raw_expect(&bad, FFL_OP_CLOSED, 0).arg, 0);
+    raw_finish(&bad);
+}
+
+TEST(slices_count_a_backlog_that_is_left)
+{
+    listen_to_many(0);
+    raw_gone(&bad);
+    falls(backlog, CALLS);
+    lab_stop();
+}
+
+TEST(slices_count_a_backlog_in_a_ticket)
+{
+    listen_to_many(0);
+    CHECK(lab_ticket(&ticket));
+    raw_export(&bad, 0, &ticket);
+    settle();
+    for (uint32_t i = 0; i < HELD_LISTS; i++)
+        if (!LIST_EMPTY(&lab.in->held[i]))
+            listener = LIST_FIRST(&lab.in->held[i])->fd;
+    plain(FFL_OP_CLOSE, 0, 0, 0);
+    settle();
+    CHECK_EQ(backlog(), 4 * CALLS); /* another may still accept them */
+    close(ticket.fd);
+    falls(backlog, CALLS);
+    raw_finish(&bad);
+}
+
+static uint64_t charged(void)
+{
+    return lab.in->ledger.n[CHARGE_SOCKET];
+}
+
+/* Connections that were accepted ahead and given back to a listener, which then closes. */
+TEST(slices_count_connections_given_back)
+{
+    static uint32_t accepted[4 * CALLS];
+    struct ffl_entry e;
+    listen_to_many(4 * CALLS);
+    for (uint32_t n = 0; n < 4 * CALLS;) {
+        (void)iterate();
+        while (raw_next(&bad, &e)) {
+            CHECK_EQ(e.op, FFL_OP_ACCEPT);
+            raw_give(&bad, e.buf);
+            accepted[n++] = (uint32_t)e.arg;
+        }
+    }
+    for (uint32_t n = 0; n < 4 * CALLS; n++)
+        plain(FFL_OP_CLOSE, accepted[n], 0, FFL_F_RETURN);
+    settle();
+    plain(FFL_OP_CLOSE, 0, 0, 0);
+    falls(charged, CALLS);
+    raw_finish(&bad);
+}
+
 /* ---- lists that an application does not choose ------------------------------------------------ */
 
 #define REFERENCES 20u

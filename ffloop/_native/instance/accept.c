@@ -10,6 +10,7 @@
 #include <string.h>
 
 #define ACCEPTS_PER_ITERATION 64
+#define FEW 16 /* connections: a close resets so many itself */
 
 /* Makes the connection an endpoint of l's session. False: no memory, and the connection is
  * closed. */
@@ -117,4 +118,28 @@ bool accept_pump(struct endpoint *l)
             break;
     }
     return (l->readable || group_has_connection(l)) && wants_accept(l);
+}
+
+bool backlog_clear(struct ffl_instance *in, int fd)
+{
+    struct ffl_addr peer;
+    for (int first = 1; OPS(in)->backlog(ST(in), fd) > FEW; first = 0) {
+        if (!first && slice_over(&in->slice))
+            return false;
+        if (first)
+            (void)OPS(in)->listen(ST(in), fd, 0); /* no more are to come */
+        int c = OPS(in)->accept(ST(in), fd, &peer);
+        if (c >= 0)
+            (void)fd_reset(in, c);
+        else if (c != -ECONNABORTED)
+            break;
+        slice_spend(&in->slice, 3 * SLICE_CALL_NS); /* accept, setsockopt, close */
+    }
+    return true;
+}
+
+bool endpoint_clear(const struct endpoint *e)
+{
+    bool last = e->listener && e->fd >= 0 && !group_shared(e) && !handover_keeps(e);
+    return !last || backlog_clear(e->s->in, e->fd);
 }

@@ -491,6 +491,8 @@ int control_entry(struct ffl_session *s, struct ffl_entry q, const char **why)
         return bad(why, "operation on a handle that is not open");
     e->touched = true;
     if (q.op == FFL_OP_CLOSE) {
+        if (!endpoint_clear(e))
+            return FFL_CHANNEL_LATER;
         e->returned = q.flags & FFL_F_RETURN;
         bool given = e->returned && group_return(e);
         e->reset = !given && (e->returned || (uint32_t)q.arg != e->rx_posted);

@@ -19,6 +19,8 @@ static bool stop_listener(struct endpoint *e)
         return false;
     if (e->dead || e->fd < 0)
         return true;
+    if (!endpoint_clear(e))
+        return false;
     slice_spend_call(&e->s->in->slice, 0);
     endpoint_close_fd(e, false);
     e->open_error = ESHUTDOWN;

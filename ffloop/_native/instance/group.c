@@ -51,20 +51,13 @@ struct group *group_ref(struct group *g)
     return g;
 }
 
-/* The last reference frees bytes, and closes connections, that were given back. */
 void group_unref(struct ffl_instance *in, struct group *g)
 {
     if (!g)
         return;
     if (--g->refs == 0) {
-        struct back *b;
-        while (!STAILQ_EMPTY(&g->bytes))
-            pop(in, &g->bytes);
-        while ((b = STAILQ_FIRST(&g->connections))) {
-            (void)fd_reset(in, b->fd); /* as the kernel, where a listener closes */
-            group_unref(in, b->unread);
-            pop(in, &g->connections);
-        }
+        STAILQ_CONCAT(&in->forgotten, &g->bytes);
+        STAILQ_CONCAT(&in->forgotten, &g->connections);
         if (g->placed)
             LIST_REMOVE(g, place);
         timers_cancel(&in->timers, &g->slow);
@@ -73,6 +66,19 @@ void group_unref(struct ffl_instance *in, struct group *g)
     if (g->refs == 1)
         offer_renew(g); /* the only reference accepts ahead */
     unuse(g);
+}
+
+bool groups_forget(struct ffl_instance *in)
+{
+    struct back *b;
+    while ((b = STAILQ_FIRST(&in->forgotten)) && !slice_over(&in->slice)) {
+        slice_spend(&in->slice, b->fd < 0 ? SLICE_ENTRY_NS : 3 * SLICE_CALL_NS);
+        if (b->fd >= 0)
+            (void)fd_reset(in, b->fd); /* as the kernel, where a listener closes */
+        group_unref(in, b->unread);
+        pop(in, &in->forgotten);
+    }
+    return b;
 }
 
 void group_join(struct endpoint *e, struct group *g)

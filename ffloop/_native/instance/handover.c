@@ -108,7 +108,11 @@ static void end_kept(struct kept *k)
 
 static void on_timer(struct timer *t)
 {
-    end_kept(ffl_container_of(t, struct kept, timer));
+    struct kept *k = ffl_container_of(t, struct kept, timer);
+    if (backlog_clear(k->in, k->fd))
+        end_kept(k);
+    else
+        timers_set(&k->in->timers, t, t->due);
 }
 
 /* Charges a socket and a kept listener, or nothing. */
@@ -123,12 +127,18 @@ static int charge(struct ledger *l, struct account *a)
     return rc;
 }
 
+bool handover_keeps(const struct endpoint *e)
+{
+    const struct ffl_instance *in = e->s->in;
+    return in->o.keep_ns && !in->draining && e->listener && e->fd >= 0 && e->group &&
+           e->group->refs == 1 && e->group->shares;
+}
+
 void handover_keep(struct endpoint *e)
 {
     struct ffl_instance *in = e->s->in;
     struct group *g = e->group;
-    if (!in->o.keep_ns || in->draining || !e->listener || e->fd < 0 || !g || g->refs > 1 ||
-        !g->shares || charge(&in->ledger, g->account) < 0)
+    if (!handover_keeps(e) || charge(&in->ledger, g->account) < 0)
         return;
     struct kept *k = malloc(sizeof(*k));
     int fd = k ? OPS(in)->dup(ST(in), e->fd) : -ENOMEM; /* not registered for events */

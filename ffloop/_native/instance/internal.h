@@ -235,9 +235,10 @@ struct ffl_instance {
     uint32_t next_id, next_serial, next_ticket;
     LIST_HEAD(ticket_list, ticket) tickets[TICKET_LISTS]; /* by id */
     LIST_HEAD(held_heads, held) held[HELD_LISTS];         /* ticket.c */
-    uint64_t held_key[2];     /* random: applications choose handles, and may not choose lists */
-    struct held_list dropped; /* to be closed, a slice per iteration */
-    TAILQ_HEAD(, kept) kept;  /* listeners without an application */
+    uint64_t held_key[2];       /* random: applications choose handles, and may not choose lists */
+    struct held_list dropped;   /* to be closed, a slice per iteration */
+    struct back_list forgotten; /* given back, and nobody can get it any more; likewise */
+    TAILQ_HEAD(, kept) kept;    /* listeners without an application */
     struct group_list places[PLACE_LISTS];
     struct ffl_instance_page *page; /* then its tables */
     struct ffl_stat_session *stat_sessions;
@@ -320,6 +321,8 @@ void group_leave(struct endpoint *e);               /* it is closed */
 void group_connecting(struct endpoint *e, bool on); /* e->connecting, and the group's count */
 struct group *group_ref(struct group *g);
 void group_unref(struct ffl_instance *in, struct group *g); /* NULL is none */
+/* Frees what was given back and has no reference any more, for a slice. True: there is more. */
+bool groups_forget(struct ffl_instance *in);
 static inline struct settings *group_settings(struct endpoint *e)
 {
     return e->group ? &e->group->settings : &e->settings;
@@ -369,7 +372,8 @@ int handover_share(struct endpoint *e);
 void handover_unseen(struct ffl_session *s);
 /* Before `e` is closed: keeps its listener for a while if `e` is the last reference. */
 void handover_keep(struct endpoint *e);
-void handover_end(struct ffl_instance *in); /* closes the kept listeners */
+bool handover_keeps(const struct endpoint *e); /* will it, as far as the charges allow? */
+void handover_end(struct ffl_instance *in);    /* closes the kept listeners */
 
 /* session.c */
 /* Takes sock over on success. -EDQUOT: too many sessions, of all or of the user. */
@@ -484,6 +488,10 @@ void data_event(struct endpoint *e, const struct ffl_stack_event *ev);
 bool accept_pump(struct endpoint *l); /* data_pump of a listener */
 bool data_pump(struct endpoint *e);   /* true: there is more to do next iteration */
 int data_accept(struct endpoint *l);  /* one connection for `l`: 0 or -errno */
+/* Before the last reference to a listener is closed: resets the connections that wait there, for a
+ * slice; the close would reset all at once. False: there are more. */
+bool backlog_clear(struct ffl_instance *in, int fd);
+bool endpoint_clear(const struct endpoint *e); /* the same, if `e` is such a reference */
 /* A shortage that may end: `l` is looked at again in a second, as asyncio does. */
 void data_accept_later(struct endpoint *l, int err);
 void data_flush(struct endpoint *e);

@@ -185,6 +185,8 @@ static void close_sessions(struct ffl_instance *in)
             endpoint_close(e);
     }
     handover_end(in);
+    slice_endless(in);
+    (void)groups_forget(in);
     endpoint_bury(in);
 }
 
@@ -245,6 +247,7 @@ int64_t ffl_instance_iterate(void *p)
     }
     slice_begin(in);
     work |= tickets_close(in);
+    work |= groups_forget(in);
     work |= drain_listeners(in, now);
     endpoint_bury(in);
     work |= session_reap(in);
@@ -422,6 +425,7 @@ int ffl_instance_start(struct ffl_instance **out, const struct ffl_instance_opts
     TAILQ_INIT(&in->sessions);
     TAILQ_INIT(&in->graveyard);
     TAILQ_INIT(&in->dropped);
+    STAILQ_INIT(&in->forgotten);
     TAILQ_INIT(&in->kept);
     if (!o->slice_ns)
         in->o.slice_ns = o->stack->run ? POLLING_SLICE_NS : SLICE_NS;

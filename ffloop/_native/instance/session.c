@@ -408,6 +408,8 @@ static bool session_go(struct ffl_session *s)
         last_entries(s);
     while (s->sweep) { /* at least one endpoint per slice: the sweep ends */
         struct endpoint *e = s->sweep;
+        if (!endpoint_clear(e))
+            break;
         s->sweep = TAILQ_NEXT(e, all);
         leave(e);
         slice_spend_call(&s->in->slice, 0);

@@ -135,6 +135,8 @@ bool tickets_close(struct ffl_instance *in)
 {
     struct held *h;
     while ((h = TAILQ_FIRST(&in->dropped)) && !slice_over(&in->slice)) {
+        if (h->listener && h->group->refs == 1 && !backlog_clear(in, h->fd))
+            break;
         TAILQ_REMOVE(&in->dropped, h, all);
         slice_spend_call(&in->slice, 0);
         if (unread(in, h))
