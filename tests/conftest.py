@@ -4,6 +4,7 @@ import gc
 import os
 import pathlib
 import ssl
+import subprocess
 import sys
 import tracemalloc  # noqa: F401  pytest imports it for a warning: not amid another's import
 import warnings
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from building import Build, builder
+from building import Build, builder, tool
 from common import ON_FSTACK, open_fds
 from hypothesis import settings
 from loop.runner import Runner
@@ -153,6 +154,18 @@ def sim(build: Build) -> str:
 
 
 @pytest.fixture(scope="session")
+def window(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A library to preload: see common/window.c."""
+    if (cc := tool("cc")) is None:
+        pytest.skip("cc is not installed")
+    out = tmp_path_factory.mktemp("window") / "window.so"
+    source = pathlib.Path(__file__).parent / "common" / "window.c"
+    flags = ["-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    subprocess.run([cc, *flags, source, "-o", out], check=True)
+    return out
+
+
+@pytest.fixture(scope="session")
 def tls() -> Any:
     """(server context, client context) for localhost and the addresses that tests serve on."""
     trustme = pytest.importorskip("trustme")
@@ -250,9 +263,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folder = item.path.parent.name
         if "sim" in getattr(item, "fixturenames", ()):  # it waits for the compiler
-            item.add_marker(pytest.mark.timeout(300))
-        elif folder == "loop":
-            item.add_marker(pytest.mark.timeout(30))
+            item.add_marker(pytest.mark.timeout(600))
         how = _on_fstack(item)
         if folder not in ("loop", "frameworks") or not how:
             continue

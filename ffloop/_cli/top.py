@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import os
 import select
+import signal
 import sys
 import termios
 import time
@@ -22,9 +23,10 @@ def main(args: argparse.Namespace) -> int:
     seen, began = collect.some(args.instance), time.monotonic()
     shown = 0
     screen = _screen(tables.tables(*seen, args.sockets))
-    with contextlib.suppress(KeyboardInterrupt), _keys() as keys, screen as show:
+    quiet = contextlib.suppress(KeyboardInterrupt)
+    with quiet, _ctrl_c() as interrupted, _keys() as keys, screen as show:
         while not args.count or shown < args.count:
-            if _quits(keys, args.interval):
+            if _quits(interrupted, keys, args.interval):
                 break
             before, seen = seen, collect.some(args.instance)
             now = time.monotonic()
@@ -33,6 +35,24 @@ def main(args: argparse.Namespace) -> int:
             began = now
             shown += 1
     return 0
+
+
+@contextlib.contextmanager
+def _ctrl_c() -> Iterator[int]:
+    """A descriptor that is readable once Ctrl-C was pressed, be it just before a wait. To a
+    terminal nothing is raised besides: interrupted while it begins, Live would leave its screen."""
+    reads, writes = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(writes)
+    before = signal.getsignal(signal.SIGINT)
+    if sys.stdout.isatty() and before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        yield reads
+    finally:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGINT, before)
+        os.close(reads)
+        os.close(writes)
 
 
 @contextlib.contextmanager
@@ -74,13 +94,17 @@ def _keys() -> Iterator[int | None]:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
-def _quits(keys: int | None, seconds: float) -> bool:
-    """Waits `seconds`, or until q is pressed: then True."""
+def _quits(interrupted: int, keys: int | None, seconds: float) -> bool:
+    """Waits `seconds`, or until q or Ctrl-C is pressed: then True."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
-        if not select.select([keys] if keys is not None else [], [], [], left)[0]:
+        watched = [interrupted, *([] if keys is None else [keys])]
+        ready = select.select(watched, [], [], left)[0]
+        if interrupted in ready:
+            return True
+        if keys not in ready:
             continue
-        pressed = os.read(keys, 64) if keys is not None else b""
+        pressed = os.read(keys, 64)
         if b"q" in pressed or b"Q" in pressed:
             return True
         if not pressed:

@@ -13,8 +13,6 @@ from common.processes import completed
 
 from ffloop._cli import parser
 
-pytestmark = pytest.mark.timeout(60)
-
 COMMAND = (sys.executable, "-P", "-m", "ffloop")
 HEAVY = ("asyncio", "cffi", "ffloop._loop", "ffloop._native", "ffloop._session.binding", "rich")
 
@@ -135,7 +133,7 @@ def test_ctrl_c_of_a_script(tmp_path, workers):
     with subprocess.Popen(
         [*COMMAND, "run", *workers, script], stdout=-1, stderr=-1, text=True
     ) as process:
-        for _ in workers or [""]:
+        for _ in workers * 2 or [""]:
             assert process.stdout.readline() == "runs\n"
         process.send_signal(signal.SIGINT)
         _, words = process.communicate()
@@ -209,19 +207,29 @@ def running(tmp_path):
         yield path
 
 
-@pytest.mark.parametrize("key", [b"q", b"\x03"], ids=["q", "ctrl-c"])
-def test_top_ends(running, key):
+# Ctrl-C when nothing but the wait is to come any more.
+LATE = """
+import ctypes, signal, sys
+from ffloop._cli.main import main
+ctypes.c_int.in_dll(ctypes.CDLL(sys.argv.pop(1)), "armed").value = signal.SIGINT
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("key", [b"q", b"\x03", b""], ids=["q", "ctrl-c", "late"])
+def test_top_ends(running, key, window):
     """And leaves the terminal as it was."""
     import termios
 
     controller, terminal = pty.openpty()
     before = termios.tcgetattr(terminal)
+    late = (sys.executable, "-P", "-c", LATE, window)
     with subprocess.Popen(
-        [*COMMAND, "top", "--instance", running, "--interval", "3600"],
+        [*(COMMAND if key else late), "top", "--instance", running, "--interval", "3600"],
         stdin=terminal,
         stdout=terminal,
         stderr=-1,
-        env={**os.environ, "TERM": "xterm"},
+        env={**os.environ, "TERM": "xterm", "LD_PRELOAD": str(window)},
         start_new_session=True,
         preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # the controlling one
     ) as process:
@@ -230,7 +238,9 @@ def test_top_ends(running, key):
             while b"pool free" not in shown and b"Instances" not in shown:
                 shown += os.read(controller, 65536)
             os.write(controller, key)
-            assert process.wait(30) == 0
+            while b"\x1b[?1049l" not in shown:  # the terminal's own screen again
+                shown += os.read(controller, 65536)
+            assert process.wait() == 0
             assert process.stderr.read() == b""
         finally:
             process.kill()
