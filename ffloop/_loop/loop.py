@@ -10,6 +10,7 @@ import contextvars
 import importlib
 import itertools
 import os
+import signal
 import socket
 import ssl as ssl_module
 import sys
@@ -113,11 +114,31 @@ class Loop(SelectorLoop):
         self._check_closed()
         self._check_running()
         self._own_thread()
+        self._wake_on_signals(self._csock.fileno())
         self._forever = True
         try:
             super().run_forever()
         finally:
             self._forever = False
+            if not self._signal_handlers:
+                self._wake_on_signals(-1)
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        """As asyncio's."""
+        removed = super().remove_signal_handler(sig)  # after the last one nothing is woken
+        if self.is_running():
+            self._wake_on_signals(self._csock.fileno())
+        return removed
+
+    def _wake_on_signals(self, fd: int) -> None:
+        # Python runs its handlers between two instructions: a wait that begins just then, or of a
+        # stack that polls, would not end for a signal.
+        try:
+            before = signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+        except ValueError:  # another thread's loop: the main one has them
+            return
+        if before not in (-1, self._csock.fileno()):  # the program's own, or another loop's
+            signal.set_wakeup_fd(before)
 
     def _own_thread(self) -> None:
         """The loop's sockets are this thread's."""

@@ -5,8 +5,6 @@ and those of datagram endpoints.
 """
 
 import asyncio
-import contextlib
-import signal
 import socket
 from typing import Any, Unpack
 
@@ -93,29 +91,6 @@ class SessionLoop(SockCalls, Loop):
 
     def _own_thread(self) -> None:
         self._session.run_by_this_thread()
-        self._wake_on_signals(self._csock.fileno())
-
-    def run_forever(self) -> None:
-        """As Loop's."""
-        try:
-            super().run_forever()
-        finally:
-            if not self._signal_handlers and not self.is_running():
-                self._wake_on_signals(-1)
-
-    def remove_signal_handler(self, sig: int) -> bool:
-        """As asyncio's."""
-        removed = super().remove_signal_handler(sig)  # after the last one nothing is woken
-        if self.is_running():
-            self._wake_on_signals(self._csock.fileno())
-        return removed
-
-    def _wake_on_signals(self, fd: int) -> None:
-        # Signals do not interrupt a stack that polls. A look for them takes the interpreter's lock:
-        # where another thread computes, each look, and so the stack, would wait 5 ms.
-        if self._session.direct:
-            with contextlib.suppress(ValueError):  # another thread's loop: the main one has them
-                signal.set_wakeup_fd(fd)
 
     def _let_go(self) -> None:
         self._session.check_thread()

@@ -12,6 +12,7 @@ import threading
 import time
 
 import pytest
+from common.processes import completed
 
 import ffloop
 
@@ -459,3 +460,45 @@ def test_aiohttp(run, tls, secure, no_leaks):
             await asyncio.get_running_loop().shutdown_default_executor()
 
     run(main())
+
+
+# Ctrl-C when nothing but the wait is to come any more.
+LATE = """
+import asyncio, ctypes, signal, sys, ffloop
+armed = ctypes.c_int.in_dll(ctypes.CDLL(sys.argv[1]), "armed")
+async def main():
+    armed.value = signal.SIGINT
+    await asyncio.Event().wait()
+ffloop.run(main())
+"""
+
+
+def test_a_signal_just_before_the_wait(stack, window):
+    """Python's handler, which runs between two instructions, is not waited for in vain."""
+    preload = f"{os.environ.get('LD_PRELOAD', '')}:{window}"  # behind a sanitizer's run time
+    environ = os.environ | {"LD_PRELOAD": preload}
+    done = completed(sys.executable, "-P", "-c", LATE, window, env=environ)
+    assert done.returncode == -signal.SIGINT, done
+
+
+def test_a_program_that_is_told_of_signals_itself(run_std):
+    """Its descriptor stays the one that Python writes them to."""
+    read, write = socket.socketpair()
+
+    async def main():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        told = await asyncio.get_running_loop().sock_recv(read, 1)
+        assert told == bytes([signal.SIGUSR1])
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    with read, write:
+        read.setblocking(False)
+        write.setblocking(False)
+        signal.set_wakeup_fd(write.fileno())
+        try:
+            run_std(main())
+        finally:
+            assert signal.set_wakeup_fd(-1) == write.fileno()
+            signal.signal(signal.SIGUSR1, before)
+    run_std(asyncio.sleep(0))
+    assert signal.set_wakeup_fd(-1) == -1
