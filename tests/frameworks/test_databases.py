@@ -40,13 +40,13 @@ def running(argv, port, stop, options):
             while True:
                 assert popen.poll() is None, f"{argv[0]} ended"
                 with contextlib.suppress(OSError):
-                    socket.create_connection((PEER, port), timeout=5).close()
+                    socket.create_connection((PEER, port)).close()
                     break
                 time.sleep(0.02)
             yield
         finally:
             popen.send_signal(stop)
-            popen.wait(20)
+            popen.wait()
 
 
 # ---- redis ----

@@ -117,7 +117,7 @@ def test_the_arbiters_listener_cannot_move_to_the_host_stack(gunicorn, tmp_path)
     argv, home = gunicorn(unused_port(), "AiohttpWorker")
     home["FFLOOP_KERNEL_SOCKETS"] = "adopt"
     with process(*argv, "aio:app", env=home, cwd=tmp_path) as made:
-        assert made.popen.wait(30) != 0
+        assert made.popen.wait() != 0
         assert "another process holds the address" in made.output
         assert "kernel_sockets='kernel'" in made.output
 

@@ -159,7 +159,7 @@ async def ask(port, answers, failures, stop):
         try:
             reader, writer = await asyncio.open_connection(HOST, port)
             writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            answer = await asyncio.wait_for(reader.read(), 20)
+            answer = await reader.read()
             writer.close()
         except (OSError, TimeoutError) as exc:
             answer = exc
@@ -314,7 +314,7 @@ def test_workers_do_not_outlive_the_parent(stack, apps):
                 fd = os.pidfd_open(pid)
                 import select
 
-                assert select.select([fd], [], [], 30)[0]
+                assert select.select([fd], [], [])[0]
                 os.close(fd)
         while answers(port):
             time.sleep(0.02)
@@ -393,7 +393,7 @@ def test_scripts(stack, tmp_path, how):
         socket.create_server((PEER, 0)) as listener,
         concurrent.futures.ThreadPoolExecutor() as pool,
     ):
-        listener.settimeout(30)
+        listener.settimeout(60)
         script.write_text(SCRIPT.format(how=how, host=PEER, port=listener.getsockname()[1]))
         greeted = pool.submit(greet, listener)
         done = run(script, "--port", "x", "-v")
@@ -548,7 +548,7 @@ def test_a_reload_by_itself(stack, apps):
         made.wait_for("reload: done, 1 workers")
         assert pids(port, 1) != {first}
         os.killpg(made.popen.pid, signal.SIGINT)  # Ctrl-C
-        assert made.popen.wait(15) == 0
+        assert made.popen.wait() == 0
         assert "Traceback" not in made.output.partition("reload given up")[2]
 
 

@@ -31,7 +31,7 @@ bool test_pin(int n)
 
 #ifndef FFL_LIBFUZZER
 
-#define INPUT_LIMIT_S 30
+#define INPUT_LIMIT_S 120
 
 static int inputs;
 

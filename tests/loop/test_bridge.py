@@ -24,15 +24,15 @@ async def connected(listener):
     sock.setblocking(False)
     await asyncio.get_running_loop().sock_connect(sock, listener.getsockname())
     peer, _ = listener.accept()
-    peer.settimeout(10)
+    peer.settimeout(60)
     return sock, peer
 
 
 def use_timeout(sock, peer):
-    sock.settimeout(5)
+    sock.settimeout(60)
     peer.sendall(b"a")
     assert sock.recv(1) == b"a"
-    assert sock.gettimeout() == 5
+    assert sock.gettimeout() == 60
     with pytest.raises(TimeoutError):
         sock.settimeout(0.01)
         sock.recv(1)
@@ -59,7 +59,7 @@ def use_file(sock, peer):
 
 def use_select(sock, peer):
     peer.sendall(b"a")
-    assert select.select([sock], [sock], [], 5)[0] == [sock]
+    assert select.select([sock], [sock], [], 60)[0] == [sock]
     assert sock.recv(1) == b"a"
     poll = select.poll()
     poll.register(sock, select.POLLIN | select.POLLOUT)
@@ -68,7 +68,7 @@ def use_select(sock, peer):
 
 def use_ioctl(sock, peer):
     peer.sendall(b"abc")
-    assert select.select([sock], [], [], 5)[0]
+    assert select.select([sock], [], [], 60)[0]
     room = array.array("i", [0])
     fcntl.ioctl(sock.fileno(), termios.FIONREAD, room)
     assert room[0] == 3
@@ -83,7 +83,7 @@ def use_number(sock, peer):
 def use_detach(sock, peer):
     with socket.socket(fileno=sock.detach()) as other:
         assert (other.family, other.type) == (socket.AF_INET, socket.SOCK_STREAM)
-        other.settimeout(5)
+        other.settimeout(60)
         peer.sendall(b"a")
         assert other.recv(1) == b"a"
     assert peer.recv(1) == b""
@@ -93,20 +93,20 @@ def use_dup(sock, peer):
     with sock.dup() as other:
         assert other.getpeername() == sock.getpeername()
         sock.close()
-        other.settimeout(5)
+        other.settimeout(60)
         other.sendall(b"x")
         assert peer.recv(1) == b"x"
 
 
 def use_fromfd(sock, peer):
     with socket.fromfd(sock.fileno(), sock.family, sock.type) as other:
-        other.settimeout(5)
+        other.settimeout(60)
         peer.sendall(b"a")
         assert other.recv(1) == b"a"
 
 
 def use_half_close(sock, peer):
-    sock.settimeout(5)
+    sock.settimeout(60)
     peer.sendall(b"last")
     peer.shutdown(socket.SHUT_WR)
     assert sock.recv(10) == b"last"
@@ -118,7 +118,7 @@ def use_half_close(sock, peer):
 
 
 def use_reset(sock, peer):
-    sock.settimeout(5)
+    sock.settimeout(60)
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
     peer.close()
     with pytest.raises(ConnectionResetError):
@@ -171,7 +171,7 @@ def test_it_goes_on_without_the_loop(run_std):
 
     async def blocking():
         listener, sock, peer = await main()
-        sock.settimeout(5)
+        sock.settimeout(60)
         return listener, sock, peer
 
     listener, sock, peer = run_std(blocking())
@@ -189,7 +189,7 @@ def test_what_was_read_ahead_comes_first(run_std):
             with sock, peer:
                 peer.sendall(bytes(range(256)) * 400)
                 got = await loop.sock_recv(sock, 1000)
-                sock.settimeout(5)
+                sock.settimeout(60)
 
                 def rest():
                     data = got
@@ -237,7 +237,7 @@ def test_tls_by_wrap_socket(run_std, tls):
                 sock.setblocking(False)
                 await asyncio.get_running_loop().sock_connect(sock, listener.getsockname())
                 if blocking:
-                    sock.settimeout(10)
+                    sock.settimeout(60)
 
                     def talk(sock=sock):
                         with client_ctx.wrap_socket(sock, server_hostname="localhost") as wrapped:
@@ -270,7 +270,7 @@ def test_a_socket_of_ffloops_own_is_detached(run_ff, no_leaks):
                 with pytest.raises(OSError, match=r"socket\.socket takes it"):
                     ffloop.socket(fileno=number)
                 os.close(number)
-                peer.settimeout(10)
+                peer.settimeout(60)
                 assert peer.recv(1) == b""
         await bridges_end()
 

@@ -132,7 +132,7 @@ def test_data_the_end_and_then_nothing(run):
             if freebsd():
                 await protocol.eof
             reset(peer)
-            assert await asyncio.wait_for(protocol.lost, 5) is None
+            assert await protocol.lost is None
             assert protocol.data == ANSWER
             assert protocol.calls == ["made", "data", "eof", ("lost", type(None))]
 
@@ -147,7 +147,7 @@ def test_data_and_then_the_reset(run):
             _, protocol, peer = await connected(Log)
             peer.sendall(ANSWER)
             reset(peer)
-            assert isinstance(await asyncio.wait_for(protocol.lost, 5), ConnectionResetError)
+            assert isinstance(await protocol.lost, ConnectionResetError)
             assert protocol.data == ANSWER
 
     run(main())
@@ -171,7 +171,7 @@ def test_an_answer_to_a_request_that_is_refused(run_ff, ends):
             for _ in range(50):
                 transport.write(b"more of it")
                 await asyncio.sleep(0)
-            lost = await asyncio.wait_for(protocol.lost, 5)
+            lost = await protocol.lost
             assert protocol.data == ANSWER
             if not freebsd():
                 assert lost is None if ends else isinstance(lost, ConnectionResetError)
@@ -191,7 +191,7 @@ def test_a_stream_reader_gets_the_answer(run):
             assert await reader.read() == b""
         reset(peer)
         if not freebsd():
-            assert await asyncio.wait_for(reader.read(), 5) == ANSWER
+            assert await reader.read() == ANSWER
         writer.close()
 
     run(main())
@@ -242,7 +242,7 @@ def test_reset_before_the_loop_has_looked(run):
         assert [p.data for p in protocols if p.data] == [b"!"]
         for protocol in protocols:
             if not protocol.data:
-                await asyncio.wait_for(protocol.lost, 5)
+                await protocol.lost
         last.close()
         server.close()
         await server.wait_closed()
@@ -267,7 +267,7 @@ def test_close_with_unread_bytes_resets(run_std, way):
         another.close()
         getattr(protocol.transport, way)()
         with pytest.raises(ConnectionResetError):
-            await asyncio.wait_for(asyncio.get_running_loop().sock_recv(peer, 10), 5)
+            await asyncio.get_running_loop().sock_recv(peer, 10)
         peer.close()
         server.close()
 
@@ -281,7 +281,7 @@ def test_close_with_all_read_ends(run):
         await protocol.got(5)
         protocol.transport.close()
         await protocol.lost
-        assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(peer, 10), 5) == b""
+        assert await asyncio.get_running_loop().sock_recv(peer, 10) == b""
         peer.close()
         server.close()
 
@@ -298,7 +298,7 @@ def test_a_listener_that_closes_resets_who_waits():
             server.accept()  # from now on one is accepted ahead
         waiting = [socket.create_connection(server.getsockname()) for _ in range(3)]
     for sock in waiting:
-        sock.settimeout(5)
+        sock.settimeout(60)
         with pytest.raises(OSError) as told:
             sock.recv(1)
         assert told.value.errno == errno.ECONNRESET

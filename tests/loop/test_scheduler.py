@@ -415,7 +415,7 @@ def test_wake_ups_from_other_threads(run_std):
                 answered.clear()
                 loop.call_soon_threadsafe(note, thread, i, answered)
                 if i % 3:  # the loop goes to sleep in between, or has more waiting
-                    assert answered.wait(30)
+                    assert answered.wait(60)
 
         others = [threading.Thread(target=other, args=(n,)) for n in range(threads)]
         for thread in others:

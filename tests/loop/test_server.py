@@ -335,7 +335,7 @@ def test_closing_a_server_with_accepted_ahead_connections(run_ff, no_leaks):
             protocol.transport.abort()
             await protocol.lost
         for sock in socks:
-            sock.settimeout(10)
+            sock.settimeout(60)
             try:
                 assert await asyncio.to_thread(sock.recv, 1) == b""
             except ConnectionResetError:

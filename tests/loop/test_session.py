@@ -490,7 +490,7 @@ def test_attaching_again_does_not_hold_the_loop(instance, how):
         finally:
             loop_module.discovery.attach = real
 
-    ffloop.run(asyncio.wait_for(main(), 20), instance=instance.path)
+    ffloop.run(main(), instance=instance.path)
 
 
 def test_one_port_is_taken_meanwhile(instance, caplog):

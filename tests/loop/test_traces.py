@@ -106,7 +106,7 @@ async def play(keep: dict[str, bool], steps) -> list[object]:
         return ends[side]
 
     async def settle():
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(60):
             while not (
                 settled(wires["server"], wires["client"])
                 and settled(wires["client"], wires["server"])

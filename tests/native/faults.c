@@ -377,7 +377,7 @@ static void forking_application(int ready)
     pid_t pid = (pid_t)syscall(57 /* x86-64: fork without its handlers, as a vfork or clone is */);
     if (pid == 0) {
         prctl(PR_SET_PDEATHSIG, 0);
-        alarm(30);
+        alarm(LIMIT_S);
         for (;;)
             pause();
     }

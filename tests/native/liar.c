@@ -175,7 +175,7 @@ TEST(r7_client_survives_a_lying_instance)
         for (int k = 0; k < 3; k++)
             CHECK(ffl_client_socket(f.c, AF_INET, k ? SOCK_STREAM : SOCK_DGRAM, 0, 0) >= 0);
         for (int k = 0; k < 60; k++) {
-            alarm(20);
+            alarm(LIMIT_S);
             use_client(f.c, &seed);
             if (test_random(&seed) % 2) {
                 ffl_ring_put_entry(&f.cq, random_completion(&f, &seed));

@@ -54,7 +54,7 @@ static void fuzz(uint64_t seed, int rounds, void (*more)(struct raw *r, uint64_t
             if (more)
                 more(&r, &seed);
             ffl_sim_advance(sim, 1000);
-            alarm(20); /* no iteration may hang */
+            alarm(LIMIT_S); /* no iteration may hang */
             (void)iterate();
         }
         neighbour_works(&n);

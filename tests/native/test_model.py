@@ -198,7 +198,6 @@ class Pool(RuleBasedStateMachine):
             assert share == cap if exact >= cap else exact - 2 <= share <= exact
 
 
-@pytest.mark.timeout(300)  # the build among it
 @pytest.mark.parametrize("machine", [Ring, Pool])
 def test_model(lib: ctypes.CDLL, machine: type[RuleBasedStateMachine]) -> None:
     bound = type(machine.__name__, (machine,), {"lib": lib})

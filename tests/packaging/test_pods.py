@@ -18,7 +18,6 @@ import socket
 import subprocess
 import sysconfig
 import threading
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -125,8 +124,8 @@ class Pod:
     def ready(self) -> bool:
         path = self.app["readinessProbe"]["httpGet"]["path"]
         try:
-            return bool(urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=20))
-        except urllib.error.URLError:
+            return bool(urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}"))
+        except OSError:
             return False
 
     def begun(self) -> None:
@@ -140,7 +139,7 @@ class Pod:
             first = first_process(process)
             assert first is not None
             os.kill(first, signal.SIGTERM)
-            assert process.wait(60) == 0
+            assert process.wait() == 0
 
     def kill(self) -> None:
         for process in (self.workers, self.instance):
@@ -184,20 +183,20 @@ class Service:
     def until(self, pod: Pod) -> None:
         """The pod has answered."""
         with self.changed:
-            self.changed.wait_for(lambda: pod.name in self.answered or self.failures, 60)
+            self.changed.wait_for(lambda: pod.name in self.answered or self.failures)
         assert not self.failures, self.failures[:5]
 
     def replace(self, old: Pod, new: Pod) -> None:
         """Returns when nothing that was sent to the old pod waits there, as after preStop."""
         with self.changed:
             self.pods[self.pods.index(old)] = new
-            assert self.changed.wait_for(lambda: not self.under_way[old.name], 60)
+            self.changed.wait_for(lambda: not self.under_way[old.name])
 
 
 def get(port: int, path: str) -> bytes:
     """The body of an answer 200; of another, all; of none, the exception."""
     try:
-        with socket.create_connection(("127.0.0.1", port), 60) as sock:
+        with socket.create_connection(("127.0.0.1", port)) as sock:
             sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
             answer = sock.makefile("rb").read()
     except OSError as exc:

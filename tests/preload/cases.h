@@ -195,7 +195,7 @@ static inline int some_file(void)
 
 static inline int run_case(int argc, char **argv)
 {
-    alarm(20);
+    alarm(120);
     setenv("FROM", "the parent", 1);
     return run_named(argc, argv);
 }

@@ -437,13 +437,13 @@ def polled_fresh():
 def selected():
     a, b = two()
     a.sendto(b"x", b.getsockname())
-    r, w, e = select.select([b], [b], [b], 5)
+    r, w, e = select.select([b], [b], [b], 60)
     while not r:
-        r, w, e = select.select([b], [b], [b], 5)
+        r, w, e = select.select([b], [b], [b], 60)
     return [len(r), len(w), len(e)]
 
 
-def events(ep, timeout=5):
+def events(ep, timeout=60):
     return [epoll_names(e) for _, e in ep.poll(timeout)]
 
 
@@ -488,10 +488,10 @@ def epoll_with_a_pipe():
     ep.register(b, select.EPOLLIN)
     ep.register(r, select.EPOLLIN)
     os.write(w, b"x")
-    got = [fd == r for fd, _ in ep.poll(5)]
+    got = [fd == r for fd, _ in ep.poll(60)]
     os.read(r, 1)
     a.sendto(b"x", b.getsockname())
-    return [got, [fd == b.fileno() for fd, _ in ep.poll(5)]]
+    return [got, [fd == b.fileno() for fd, _ in ep.poll(60)]]
 
 
 @case

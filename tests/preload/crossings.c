@@ -659,6 +659,6 @@ OF_A_THREAD(left_by_a_thread)
 
 int main(int argc, char **argv)
 {
-    alarm(60);
+    alarm(120);
     return run_named(argc, argv);
 }

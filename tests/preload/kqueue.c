@@ -350,7 +350,7 @@ CASE(not_in_a_child)
 
 int main(int argc, char **argv)
 {
-    alarm(20);
+    alarm(120);
     kq = kqueue();
     CHECK(kq >= 0);
     return run_named(argc, argv);

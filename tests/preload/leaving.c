@@ -138,7 +138,7 @@ static void scene(void)
     struct epoll_event in = {.events = EPOLLIN};
     if (getenv("STORM"))
         storm = atoi(getenv("STORM"));
-    alarm(20 + (unsigned)storm / 100);
+    alarm(120 + (unsigned)storm / 100);
     connected();
     full[0] = client;
     full[1] = server;

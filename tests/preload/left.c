@@ -275,6 +275,6 @@ CASE(jumped_out_of_epoll)
 
 int main(int argc, char **argv)
 {
-    alarm(30);
+    alarm(120);
     return run_named(argc, argv);
 }

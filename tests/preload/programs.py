@@ -29,7 +29,7 @@ def need(program: str) -> str:
 
 
 def get(address: str, port: int, path: str = "/") -> bytes:
-    with urllib.request.urlopen(f"http://{address}:{port}{path}", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{address}:{port}{path}") as answer:
         return bytes(answer.read())
 
 
@@ -53,7 +53,7 @@ def running(
         yield process
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(20)
+        process.wait()
 
 
 def until(what: Callable[[], object]) -> None:

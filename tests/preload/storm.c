@@ -35,7 +35,7 @@ static void by_storm(void (*handler)(int), void (*work)(void))
     sigset_t quiet, open;
     if (getenv("STORM")) {
         storm = atoi(getenv("STORM"));
-        alarm(20 + (unsigned)storm / 1000);
+        alarm(120 + (unsigned)storm / 1000);
     }
     sigemptyset(&quiet);
     sigaddset(&quiet, SIGUSR1);

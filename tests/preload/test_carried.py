@@ -209,7 +209,7 @@ print(json.dumps(found))
 
 def test_datagrams_and_order(shared_instance: Instance) -> None:
     command = [sys.executable, "-P", "-c", SEVERAL, PATH]
-    run = functools.partial(subprocess.run, command, check=True, capture_output=True, timeout=30)
+    run = functools.partial(subprocess.run, command, check=True, capture_output=True)
     native = json.loads(run().stdout)
     assert json.loads(run(env=shared_instance.environment()).stdout) == native
 
@@ -396,7 +396,7 @@ print(s.getsockname()[1], flush=True); input()
         assert program.stdout
         with socket.create_connection(("127.0.0.1", int(program.stdout.readline())), 10) as c:
             assert c.getsockopt(TCP, socket.TCP_MAXSEG) <= 900
-        program.communicate("\n", timeout=30)
+        program.communicate("\n")
 
 
 # ---- one interface ----------------------------------------------------------------------------

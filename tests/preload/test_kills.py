@@ -13,7 +13,7 @@ from test_modes import start
 from test_nginx import PAGE, configure
 from test_redis import redis_server
 
-pytestmark = [pytest.mark.timeout(60), either_stack]
+pytestmark = either_stack
 
 
 def kill(pid: int) -> None:
@@ -69,7 +69,7 @@ def test_instance(instance: Instance, tmp_path: Path) -> None:
     log = tmp_path / "error.log"  # nginx has made it its standard error
     until(lambda: log.read_text().count("has ended: its connections are reset") >= len(workers))
     process.send_signal(signal.SIGQUIT)
-    assert process.wait(20) == 0
+    assert process.wait() == 0
     assert not any(alive(pid) for pid in workers)
     lines = log.read_text().splitlines()
     assert len(lines) < 1000, lines[-5:]  # it does not spin on a dead listener
@@ -112,7 +112,7 @@ def test_instance_while_accept_asks(instance: Instance) -> None:
         process.stdin.flush()
         until(lambda: in_accept(process.pid))
         instance.process.kill()
-        out, said = process.communicate(timeout=20)
+        out, said = process.communicate()
     assert out == "ECONNABORTED\n"
     assert said.count("has ended: its connections are reset") == 1
 
@@ -144,7 +144,7 @@ def test_instance_before_a_child_uses_a_listener(instance: Instance) -> None:
     instance.process.wait()
     process.stdin.write("\n")
     process.stdin.flush()
-    out, said = process.communicate(timeout=20)
+    out, said = process.communicate()
     assert out == "ECONNABORTED []\n"
     assert "an inherited socket is lost" in said
 
@@ -163,4 +163,4 @@ def test_redis(instance: Instance, tmp_path: Path) -> None:
             server.kill()
             server.wait()
             client.stdout.read()
-            assert client.wait(20) != 0
+            assert client.wait() != 0

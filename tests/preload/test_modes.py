@@ -15,8 +15,6 @@ from shim import Instance, python
 
 from ffloop._session import stats_page
 
-pytestmark = pytest.mark.timeout(40)
-
 
 @pytest.fixture
 def two(tmp_path: Path) -> Iterator[list[Instance]]:
@@ -39,7 +37,7 @@ def start(code: str, *args: object, **environment: str) -> "subprocess.Popen[str
 
 def end(process: "subprocess.Popen[str]") -> str:
     """Lets it go on to its end: what it wrote to standard error."""
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate()
     assert process.returncode == 0, errors
     return errors
 
@@ -308,7 +306,7 @@ if way == 'epoll':
 elif way == 'poll':
     po = select.poll(); po.register(s, select.POLLIN); ready = lambda: po.poll(10000)
 elif way == 'select':
-    ready = lambda: select.select([s], [], [], 10)[0]
+    ready = lambda: select.select([s], [], [], 60)[0]
 if way != 'blocking': s.setblocking(False)
 def serve():
     ready()

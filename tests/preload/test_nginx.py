@@ -26,7 +26,7 @@ from programs import (
 )
 from shim import Instance
 
-pytestmark = [pytest.mark.timeout(600 if FULL else 60), either_stack]
+pytestmark = [pytest.mark.timeout(600 if FULL else 300), either_stack]
 PAGE = b"nginx on the stack\n"
 FILE = bytes(range(256)) * 8192
 RELOADS = 1000 if FULL else 100
@@ -133,7 +133,7 @@ def daemon(instance: Instance, folder: Path) -> Iterator[int]:
     """The port of an nginx in the background; whoever is its master ends."""
     port, command = configure(instance.address, folder, "single.conf")
     pid = folder / "nginx.pid"
-    subprocess.run(command, env=instance.environment(), check=True, timeout=20)
+    subprocess.run(command, env=instance.environment(), check=True)
     until(lambda: pid.exists() and pid.read_text().strip())
     try:
         yield port

@@ -10,7 +10,7 @@ from common.processes import completed
 from programs import EXAMPLES, FULL, either_stack, need, running, until
 from shim import Instance
 
-pytestmark = [pytest.mark.timeout(120), either_stack]
+pytestmark = either_stack
 COUNT = 20000 if FULL else 2000
 
 

@@ -110,7 +110,7 @@ def test_the_ith_worker_attaches_to_the_ith_instance(tmp_path):
     finally:
         for process in running:
             process.terminate()
-            assert process.wait(10) == 0
+            assert process.wait() == 0
             process.stdout.close()
 
 
