@@ -61,8 +61,11 @@ def test_httpx(run_ff, tls):
                 # The server closes a kept-alive connection: httpx must see it before it reuses it.
                 # (It does not see a TLS connection's, on asyncio either: the loop has read it.)
                 for _ in range(5 if server_ssl is None else 0):
-                    assert (await client.get("/close")).text == "/close"
-                    await asyncio.sleep(0.02)
+                    closed = await client.get("/close")
+                    assert closed.text == "/close"
+                    stream = closed.extensions["network_stream"]
+                    while not stream.get_extra_info("is_readable"):
+                        await asyncio.sleep(0.001)
             server.close()
             await answered()
 

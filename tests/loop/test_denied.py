@@ -46,7 +46,7 @@ with select.epoll() as epoll:
     epoll.register(client, select.EPOLLIN)
     print(epoll.poll(0.01))  # a wait with a time-out
     peer.send(b"x")
-    print(len(epoll.poll(10)), client.recv(10))
+    print(len(epoll.poll(60)), client.recv(10))
 """
 NEEDED = [call.name for call in kernel_calls() if not call.without]
 OTHERS = [call.name for call in kernel_calls() if call.without]

@@ -209,7 +209,7 @@ def test_its_descriptor_can_be_polled(no_leaks):
         def found():
             """What it tells once its descriptor is readable, which it may be in vain."""
             while True:
-                assert outer.poll(10)
+                assert outer.poll(60)
                 if ready := [key.fileobj for key, _ in selector.select(0)]:
                     return ready
 

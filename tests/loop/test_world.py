@@ -469,15 +469,19 @@ armed = ctypes.c_int.in_dll(ctypes.CDLL(sys.argv[1]), "armed")
 async def main():
     armed.value = signal.SIGINT
     await asyncio.Event().wait()
-ffloop.run(main())
+def select():
+    with ffloop.FFSelector() as selector:
+        armed.value = signal.SIGINT
+        selector.select()
 """
 
 
-def test_a_signal_just_before_the_wait(stack, window):
+@pytest.mark.parametrize("what", ["ffloop.run(main())", "select()"])
+def test_a_signal_just_before_the_wait(stack, window, what):
     """Python's handler, which runs between two instructions, is not waited for in vain."""
     preload = f"{os.environ.get('LD_PRELOAD', '')}:{window}"  # behind a sanitizer's run time
     environ = os.environ | {"LD_PRELOAD": preload}
-    done = completed(sys.executable, "-P", "-c", LATE, window, env=environ)
+    done = completed(sys.executable, "-P", "-c", LATE + what, window, env=environ)
     assert done.returncode == -signal.SIGINT, done
 
 

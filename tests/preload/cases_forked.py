@@ -172,7 +172,7 @@ def the_parent_does_not_serve():
     with listener(backlog=64) as s, select.epoll() as ep:
         ep.register(s, IN)
         early = [socket.create_connection(s.getsockname()) for _ in range(3)]
-        seen = len(ep.poll(20))
+        seen = len(ep.poll(60))
         pid = child(lambda: serve(ep, s))
         for client in early:
             client.sendall(b"early")

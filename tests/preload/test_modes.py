@@ -178,10 +178,8 @@ def test_spin(instance: Instance, limit: str, spins: bool) -> None:
 def test_multi_sc(two: list[Instance]) -> None:
     """The parent's listeners of one port are spread; a child that takes one is at its instance, for
     all that it does, and on its CPU."""
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as placeholder:
-        placeholder.bind(("127.0.0.1", 0))
-        port = placeholder.getsockname()[1]
-        placeholder.close()
+    port = unused_port()
+    with socket.create_server(("127.0.0.1", 0)) as server:
         environment = two[0].environment(
             FF_MULTI_SC="1", FF_NB_FSTACK_INSTANCE="2", FF_INITIAL_LCORE_ID="0x1"
         )
@@ -296,15 +294,15 @@ way = sys.argv[1]
 s = socket.socket()
 ready = lambda: None
 if way == 'epoll before':
-    ep = select.epoll(); ep.register(s, select.EPOLLIN); ready = lambda: ep.poll(10)
+    ep = select.epoll(); ep.register(s, select.EPOLLIN); ready = lambda: ep.poll(60)
 s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 s.bind(('127.0.0.1', int(sys.argv[2]))); s.listen()
 port = s.getsockname()[1]
 if way == 'epoll':
     ep = select.epoll(); ep.register(s, select.EPOLLIN | select.EPOLLET)
-    ready = lambda: ep.poll(10)
+    ready = lambda: ep.poll(60)
 elif way == 'poll':
-    po = select.poll(); po.register(s, select.POLLIN); ready = lambda: po.poll(10000)
+    po = select.poll(); po.register(s, select.POLLIN); ready = lambda: po.poll(60000)
 elif way == 'select':
     ready = lambda: select.select([s], [], [], 60)[0]
 if way != 'blocking': s.setblocking(False)
@@ -399,7 +397,7 @@ for _ in range(int(sys.argv[1])):
 print('accepted', flush=True)
 heard = 0
 while heard < len(connections):
-    for fd, _ in watch.poll(10) or sys.exit(f'{heard} heard'):
+    for fd, _ in watch.poll(60) or sys.exit(f'{heard} heard'):
         heard += len(connections[fd].recv(10))
 """
 

@@ -92,7 +92,7 @@ async def ask(port: int, first: int) -> None:
 
 async def load(port: int) -> None:
     """Connections come and go; many are open at a time."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         for _ in range(2):
             await asyncio.gather(*[ask(port, i) for i in range(CONNECTIONS)])
 
@@ -124,7 +124,7 @@ def test_serves(
         asyncio.run(load(int(server.stdout.readline() or 0)))
     finally:
         try:
-            _, errors = server.communicate()
+            _, errors = server.communicate(timeout=60)
         except subprocess.TimeoutExpired:
             server.kill()
             _, errors = server.communicate()
@@ -143,7 +143,7 @@ def run(
     command: list[str], instance: Instance, mode: dict[str, str]
 ) -> subprocess.CompletedProcess[str]:
     env = environment(instance, mode)
-    return completed(*command, env=env, timeout=100)
+    return completed(*command, env=env)
 
 
 @pytest.mark.parametrize("kind", [NATIVE_RUN, PLAIN, TSAN])

@@ -257,7 +257,8 @@ static int look(struct ffl_selector *s, struct epoll_event *ev, int max)
 static int sleep_once(struct ffl_selector *s, struct epoll_event *ev, int max, int64_t timeout_ns)
 {
     if (!s->c)
-        return kernel(s, ev, max, timeout_ns);
+        return kernel(s, ev, max,
+                      timeout_ns < 0 || timeout_ns > FFL_LOOK_NS ? FFL_LOOK_NS : timeout_ns);
     int n = strip(s, ev, ffl_client_sleep(s->c, ev, max, s->epfd, timeout_ns, false));
     ffl_client_reap(s->c);
     return n < 0 ? n : n + ffl_poll_harvest(&s->poll, ev + n, max - n);
