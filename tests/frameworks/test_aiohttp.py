@@ -67,7 +67,7 @@ def test_requests(run_ff):
 
 def test_websocket(run_ff):
     async def echo(request):
-        ws = web.WebSocketResponse(heartbeat=0.2)
+        ws = web.WebSocketResponse(heartbeat=60)
         await ws.prepare(request)
         async for message in ws:
             if message.type is aiohttp.WSMsgType.TEXT:

@@ -51,7 +51,7 @@ def test_httpx(run_ff, tls):
         for scheme, server_ssl in (("http", None), ("https", server_tls)):
             server = await asyncio.start_server(answer, HOST, 0, ssl=server_ssl)
             base = f"{scheme}://{HOST}:{server.sockets[0].getsockname()[1]}"
-            async with httpx.AsyncClient(base_url=base, verify=client_tls) as client:
+            async with httpx.AsyncClient(base_url=base, verify=client_tls, timeout=None) as client:
                 answers = await asyncio.gather(*(client.get(f"/{i}") for i in range(50)))
                 assert [a.text for a in answers] == [f"/{i}" for i in range(50)]
                 stream = answers[0].extensions["network_stream"]

@@ -56,10 +56,11 @@ def test_h1_and_h2(run_ff, tmp_path, policy):
         config = Config()
         config.bind, config.insecure_bind = [f"{BIND}:{secure}"], [f"{BIND}:{plain}"]
         config.certfile, config.keyfile = str(chain), str(key)
+        config.keep_alive_timeout = 600  # as no client of this test's has a limit
         config.accesslog = config.errorlog = None
         stop = asyncio.Event()
         task = asyncio.create_task(serve(app, config, shutdown_trigger=stop.wait))
-        async with httpx.AsyncClient(http2=True, verify=client_tls) as client:
+        async with httpx.AsyncClient(http2=True, verify=client_tls, timeout=None) as client:
 
             async def ask(url):
                 while True:

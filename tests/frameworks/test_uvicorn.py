@@ -54,6 +54,7 @@ def make_app():
 async def serving(app, **options):
     """uvicorn in this loop; its port."""
     config = uvicorn.Config(app, host=HOST, port=0, log_level="warning", loop="none", **options)
+    config.timeout_keep_alive = 600
     server = uvicorn.Server(config)
     server.capture_signals = contextlib.nullcontext
     task = asyncio.create_task(server.serve())

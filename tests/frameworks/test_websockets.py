@@ -12,6 +12,7 @@ websockets = pytest.importorskip("websockets")
 from websockets.asyncio.client import connect  # noqa: E402
 from websockets.asyncio.server import serve  # noqa: E402
 
+PATIENT = {"open_timeout": None, "ping_interval": None, "close_timeout": None}
 BODY = random.Random(6).randbytes(700_000)
 
 
@@ -27,12 +28,12 @@ def test_echo(run_ff, tls, secure):
     scheme = "wss" if secure else "ws"
 
     async def main():
-        async with serve(echo, HOST, 0, ssl=server_tls) as server:
+        async with serve(echo, HOST, 0, ssl=server_tls, **PATIENT) as server:
             port = server.sockets[0].getsockname()[1]
             url = f"{scheme}://{HOST}:{port}/"
 
             async def talk(number):
-                async with connect(url, ssl=client_tls) as connection:
+                async with connect(url, ssl=client_tls, **PATIENT) as connection:
                     assert on_stack(connection.transport)
                     for i in range(20):
                         await connection.send(f"{number} {i}")
@@ -41,7 +42,7 @@ def test_echo(run_ff, tls, secure):
                     await (await connection.ping())
 
             await asyncio.gather(*map(talk, range(10)))
-            async with connect(url, ssl=client_tls) as connection:
+            async with connect(url, ssl=client_tls, **PATIENT) as connection:
                 await connection.send(BODY)
                 assert await connection.recv() == BODY
                 # A fragmented message, and a close with a reason.
@@ -55,14 +56,14 @@ def test_echo(run_ff, tls, secure):
 
 def test_a_server_that_closes(run_ff):
     async def main():
-        server = await serve(echo, HOST, 0)
+        server = await serve(echo, HOST, 0, **PATIENT)
         url = f"ws://{HOST}:{server.sockets[0].getsockname()[1]}/"
-        async with connect(url) as connection:
+        async with connect(url, **PATIENT) as connection:
             server.close()
             with pytest.raises(websockets.ConnectionClosed):
                 await connection.recv()
         await server.wait_closed()
         with pytest.raises(OSError):
-            await connect(url)
+            await connect(url, **PATIENT)
 
     run_ff(main())

@@ -85,7 +85,15 @@ def test_wrk(instance: Instance, tmp_path: Path, keepalive: bool) -> None:
     with nginx(instance, tmp_path, "nginx.conf") as (port, _):
         more = [] if keepalive else ["-H", "Connection: close"]
         said = completed(
-            wrk, "-t1", "-c64", "-d2", "--timeout", "60s", *more, f"http://{instance.address}:{port}/", check=True
+            wrk,
+            "-t1",
+            "-c64",
+            "-d2",
+            "--timeout",
+            "60s",
+            *more,
+            f"http://{instance.address}:{port}/",
+            check=True,
         ).stdout
         assert "Socket errors" not in said and "Non-2xx" not in said, said
         assert int(re.search(r"(\d+) requests in", said)[1]) > 100  # type: ignore[index]

@@ -18,20 +18,20 @@ def call(what, b, ep):
              "poll": ("poll", fd, 1, 60000),
              "epoll": ("epoll_wait", ep.fileno(), buf(12), 1, 60000)}
     window.value = signal.SIGUSR1
+    if sys.argv[2:] == ["recv", "restart"]:
+        threading.Thread(target=send_late).start()
     return c(*calls[what])
+
+def send_late():
+    while window.value:
+        time.sleep(0.01)
+    a.sendall(b"x")
 
 signal.alarm(120)
 with pair() as (a, b), handler(signal.SIGUSR1, restart=sys.argv[3] == "restart") as seen:
     ep = select.epoll()
     if sys.argv[2] == "epoll":
         ep.register(b, select.EPOLLIN)
-    def send_late():
-        while window.value:
-            time.sleep(0.01)
-        a.sendall(b"x")
-    late = threading.Thread(target=send_late)
-    if sys.argv[2:] == ["recv", "restart"]:
-        late.start()
     print(call(sys.argv[2], b, ep), len(seen), window.value)
 """
 
