@@ -14,12 +14,14 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from common import open_fds
 from common.processes import completed
 
 import ffloop
+from ffloop._session import stats_page
 
 from .util import Log, pair, serve
 
@@ -316,7 +318,6 @@ def test_stat_shows_it(run):
     program = """
 import asyncio, ffloop
 async def serve(reader, writer):
-    writer.write(b"x")
     await reader.read()
 async def main():
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -329,7 +330,8 @@ ffloop.run(main(), instance="direct")
         try:
             port = int(process.stdout.readline())
             with socket.create_connection(("127.0.0.1", port)) as sock:
-                assert sock.recv(1) == b"x"  # it has accepted
+                while not stats_page.read(process.pid).totals["accepts"]:
+                    time.sleep(0.001)
                 process.send_signal(signal.SIGSTOP)
                 os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
                 stat = [
