@@ -52,6 +52,10 @@ TEST(sizes)
         CHECK(ffl_pool_total(&m.geo.rx) <= m.geo.ring_size[FFL_RXFREE]);
         CHECK(ffl_pool_total(&m.geo.tx) <= m.geo.ring_size[FFL_TXFREE]);
         CHECK(fcntl(m.memfd, F_GETFD) & FD_CLOEXEC);
+        for (unsigned c = 0; c < FFL_CLASSES; c++) { /* copies at page starts may be slow */
+            CHECK_EQ(m.geo.rx.off[c] % 4096, 2048);
+            CHECK_EQ(m.geo.tx.off[c] % 4096, 2048);
+        }
         ffl_segment_drop(&m);
     }
 }
