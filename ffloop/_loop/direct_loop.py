@@ -23,10 +23,14 @@ from .loop import Loop, pin
 from .serving import Binding, bind_sockets
 from .transport import SocketTransport
 
-# create_connection's options that change nothing for a numeric address.
+# Options that change nothing: of create_unix_connection with a path, and of create_connection with
+# a numeric address.
+_PLAIN_UNIX = dict.fromkeys(
+    ("ssl", "sock", "server_hostname", "ssl_handshake_timeout", "ssl_shutdown_timeout")
+)
 _PLAIN = {
-    **dict.fromkeys(("ssl", "sock", "local_addr", "server_hostname", "interleave")),
-    **dict.fromkeys(("ssl_handshake_timeout", "ssl_shutdown_timeout", "happy_eyeballs_delay")),
+    **_PLAIN_UNIX,
+    **dict.fromkeys(("local_addr", "interleave", "happy_eyeballs_delay")),
     **dict.fromkeys(("family", "proto", "flags", "all_errors"), 0),
 }
 
@@ -153,10 +157,25 @@ class DirectLoop(Loop):
             return await super().create_connection(protocol_factory, host, port, **how)
         family, address = known
         sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return await self._connected(sock, address, protocol_factory)
+
+    @typed_as(asyncio.SelectorEventLoop.create_unix_connection)
+    async def create_unix_connection(
+        self, protocol_factory: Any, path: Any = None, **how: Any
+    ) -> Any:
+        """As asyncio's."""
+        if self._debug or path is None or not how.items() <= _PLAIN_UNIX.items():
+            return await super().create_unix_connection(protocol_factory, path, **how)
+        address = os.fspath(path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        return await self._connected(sock, address, protocol_factory)
+
+    async def _connected(self, sock: socket.socket, address: Any, protocol_factory: Any) -> Any:
+        """Connects the socket: (its transport, its protocol)."""
         try:
             sock.setblocking(False)
             await self._connect(sock, address)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             protocol = protocol_factory()
         except BaseException:
             sock.close()

@@ -376,6 +376,30 @@ def test_a_unix_servers_file_goes_with_it(run, tmp_path):
     run(main())
 
 
+@pytest.mark.parametrize("given", [str, os.fsencode, pathlib.Path])
+def test_a_unix_connection(run, tmp_path, given):
+    path = given(tmp_path / "sock")
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        with pytest.raises(FileNotFoundError):
+            await loop.create_unix_connection(Log, path)
+        with pytest.raises(TypeError, match="family"):
+            await loop.create_unix_connection(Log, path, family=0)
+        server = await loop.create_unix_server(Log, path)
+        with pytest.raises(ZeroDivisionError):  # and leaves no socket, which would be a warning
+            await loop.create_unix_connection(lambda: 1 // 0, path)
+        transport, protocol = await loop.create_unix_connection(Log, path)
+        assert protocol.calls == ["made"]
+        assert transport.get_extra_info("peername") == os.fsdecode(path)
+        assert transport.get_extra_info("socket").family == socket.AF_UNIX
+        transport.close()
+        await protocol.lost
+        server.close()
+
+    run(main())
+
+
 def test_an_idle_loop_sleeps(run):
     async def main():
         loop = asyncio.get_running_loop()
