@@ -8,6 +8,7 @@ A process with more rights than the user who started it (set-user-id, set-group-
 capabilities) reads none of them: that user must not choose where its data goes.
 """
 
+import functools
 import os
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ def _table() -> dict[str, Setting]:
 SETTINGS = _table()  # by variable
 LOOP: int = lib.FFL_SETTING_LOOP  # bits of Setting.users
 SHIM: int = lib.FFL_SETTING_SHIM
+_OF_LOOPS = [(name, row.argument) for name, row in SETTINGS.items() if row.argument]
 
 STACKS = SETTINGS["FFLOOP_STACK"].words
 KERNEL_SOCKETS = SETTINGS["FFLOOP_KERNEL_SOCKETS"].words
@@ -130,17 +132,25 @@ def environment() -> MutableMapping[str, str]:
 def load(environ: Mapping[str, str] | None = None, **arguments: Any) -> Config:
     """Merges arguments (None: not given) over the environment. Raises ConfigError."""
     environ = environment() if environ is None else environ
-    values = _Values()
-    of_loops = [setting for setting in SETTINGS.values() if setting.argument]
-    for setting in of_loops:
-        given, source = arguments.pop(setting.argument, None), setting.argument
-        if given is None:
-            given, source = environ.get(setting.variable) or None, setting.variable
-        if given is not None:
-            values.set(setting, source, _text(given))
+    given: list[tuple[str, str, str]] = []
+    for variable, argument in _OF_LOOPS:
+        chosen = arguments.pop(argument, None)
+        if chosen is not None:
+            given.append((variable, argument, _text(chosen)))
+        elif text := environ.get(variable):
+            given.append((variable, variable, text))
     if arguments:
         raise TypeError(f"unknown option {', '.join(sorted(arguments))}")
-    return Config(**{setting.argument: values.get(setting) for setting in of_loops})
+    return _config(*given)
+
+
+@functools.lru_cache(maxsize=64)
+def _config(*given: tuple[str, str, str]) -> Config:
+    # From (variable, its source, value), of those that are given.
+    values = _Values()
+    for variable, source, text in given:
+        values.set(SETTINGS[variable], source, text)
+    return Config(**{argument: values.get(SETTINGS[name]) for name, argument in _OF_LOOPS})
 
 
 def value(variable: str) -> Any:
