@@ -490,12 +490,4 @@ API int fcntl(int fd, int cmd, ...)
     return rc;
 }
 ALSO(fcntl, __fcntl);
-
-API int fcntl64(int fd, int cmd, ...)
-{
-    va_list ap;
-    va_start(ap, cmd);
-    void *arg = va_arg(ap, void *);
-    va_end(ap);
-    return fcntl(fd, cmd, arg);
-}
+ALSO(fcntl, fcntl64);

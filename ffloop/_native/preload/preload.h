@@ -10,14 +10,14 @@
  * kqueue.c  kqueue, over epoll.c                     async.c   O_ASYNC
  * raw.c     syscall(2)                               dual.c    FFLOOP_DUAL_LISTEN
  * again.c   an epoll after a fork                    alloc.c   the shim's own memory
- * dgram.c   datagrams
+ * dgram.c   datagrams                              waiter.c  what threads sleep on
  * place.c   which instance, which CPU                option.c  socket options, ioctl
  * share.c   sockets of several processes (proc.h)    file.c    sendfile, splice
  * fork.c    fork, clone                              exec.c    exec, posix_spawn
  * pass.c    SCM_RIGHTS                               shutdown.c shutdown, connect(AF_UNSPEC)
  * made.c    calls that make other descriptors        stdio.c   the C library's streams
  * user.c    the program's memory                     control.c control messages
- * move.c    descriptors that become other files
+ * move.c    descriptors that become other files    signal.c  handlers, put off
  *
  * A socket begins as a kernel socket. At bind, listen or connect it is placed: put on the stack
  * (sock->session) or left to the kernel. A stack socket's descriptor is a placeholder, so that

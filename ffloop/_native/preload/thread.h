@@ -145,7 +145,7 @@ int user_address(struct sockaddr_storage *to, const struct sockaddr *sa, socklen
 void user_masked(int how, unsigned long set);
 void user_fault(void); /* from a fault's handler: jumps to tls.fault; returns if that is NULL */
 
-/* ---- waiting (wait.c) ------------------------------------------------------------------------ */
+/* ---- waiting (wait.c, waiter.c) -------------------------------------------------------------- */
 
 struct waiter {            /* what threads sleep on: an epoll's, or a thread's own */
     int epfd;              /* a kernel epoll; the shim's own descriptor */

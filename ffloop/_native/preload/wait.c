@@ -1,5 +1,5 @@
 /*
- * wait.c - the lock, calls that wait, and sleeping.
+ * wait.c - the lock, calls that wait, and sleeping (on waiters: waiter.c).
  *
  * Callers: everything. Several threads may sleep, each on a waiter (an epoll's, or the thread's
  * own) that has every session's doorbell, exclusively: one thread wakes, takes the completions for
@@ -11,13 +11,11 @@
  * next call, or the thread's end, cleans up.
  */
 #include "preload.h"
-#include "calls.h"
 
 #include <sched.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdlib.h>
-#include <sys/eventfd.h>
 
 __thread struct tls tls __attribute__((tls_model("initial-exec")));
 
@@ -25,7 +23,6 @@ __thread struct tls tls __attribute__((tls_model("initial-exec")));
 
 static pthread_mutex_t big = PTHREAD_MUTEX_INITIALIZER;
 static pthread_key_t at_end; /* set: the thread's end calls thread_gone */
-static char mark_bell, mark_wake;
 
 /* ---- the lock ------------------------------------------------------------------------------ */
 
@@ -241,108 +238,6 @@ void thread_watch(void)
     (void)pthread_setspecific(at_end, &tls); /* ENOMEM: the thread's end leaks */
 }
 
-/* ---- waiters ------------------------------------------------------------------------------- */
-
-static int add(int epfd, int fd, uint32_t events, void *mark)
-{
-    struct epoll_event ev = {.events = events, .data.ptr = mark};
-    return real.epoll_ctl(epfd, EPOLL_CTL_ADD, fd, &ev) < 0 && errno != EEXIST ? -errno : 0;
-}
-
-int waiter_open(struct waiter *w, int epfd)
-{
-    *w = (struct waiter){.epfd = epfd, .wake_fd = -1};
-    if (epfd < 0)
-        return epfd;
-    ffl_spin_init(&w->sleeper.idle.spin, options.spin_us);
-    w->wake_fd = fd_ours(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-    if (w->wake_fd >= 0)
-        return 0;
-    fd_ours_close(epfd);
-    return w->wake_fd;
-}
-
-void waiter_close(struct waiter *w)
-{
-    fd_ours_close(w->wake_fd);
-    fd_ours_close(w->epfd);
-    w->wake_fd = w->epfd = -1;
-}
-
-int waiter_mine(void)
-{
-    if (tls.waiter)
-        return 0;
-    struct waiter *w = malloc(sizeof(*w));
-    int rc = w ? waiter_open(w, fd_ours(real.epoll_create1(EPOLL_CLOEXEC))) : -ENOMEM;
-    if (rc < 0) {
-        free(w);
-        return rc;
-    }
-    tls.waiter = w;
-    thread_watch();
-    return 0;
-}
-
-static void tell_end(struct session *session)
-{
-    if (session->end_told)
-        return;
-    session->end_told = true;
-    report("instance %d (pid %d) has ended: its connections are reset", session->index,
-           ffl_client_instance_pid(session->c));
-}
-
-int waiter_bells(struct waiter *w)
-{
-    unsigned now = session_list()->generation + 1;
-    if (w->session_seen == now)
-        return 0;
-    int rc = add(w->epfd, w->wake_fd, EPOLLIN | EPOLLET, &mark_wake);
-    for (struct session *session = session_first(); session && rc == 0; session = session->next) {
-        if (ffl_client_detached(session->c)) { /* before any call waited */
-            tell_end(session);
-            continue;
-        }
-        rc = add(w->epfd, ffl_client_doorbell_fd(session->c), EPOLLIN | EPOLLET | EPOLLEXCLUSIVE,
-                 &mark_bell);
-        if (rc == 0)
-            rc = add(w->epfd, ffl_client_session_fd(session->c), EPOLLIN | EPOLLRDHUP, session);
-    }
-    if (rc == 0)
-        w->session_seen = now;
-    return rc;
-}
-
-bool waiter_mark(uint64_t data)
-{
-    return data == (uintptr_t)&mark_bell || data == (uintptr_t)&mark_wake;
-}
-
-bool waiter_event(struct waiter *w, const struct epoll_event *ev)
-{
-    if (waiter_mark(ev->data.u64))
-        return true;
-    for (struct session *session = session_first(); session; session = session->next) {
-        if (ev->data.ptr != session)
-            continue;
-        if (ffl_client_detached(session->c) == 0)
-            ffl_client_lost(session->c); /* tells the watches of its sockets */
-        tell_end(session);
-        (void)real.epoll_ctl(w->epfd, EPOLL_CTL_DEL, ffl_client_session_fd(session->c), NULL);
-        return true;
-    }
-    return false;
-}
-
-void waiter_drain(struct waiter *w)
-{
-    struct epoll_event ev[8];
-    int n = real_epoll(w->epfd, ev, FFL_COUNT(ev), 0, NULL);
-    for (int i = 0; i < n; i++)
-        (void)waiter_event(w, &ev[i]);
-}
-
 /* ---- a call begins ------------------------------------------------------------------------- */
 
 static struct call *call_new(void)
@@ -489,22 +384,4 @@ void sleep_end(struct waiter *w, bool timed_out)
         ffl_spin_hit(&w->sleeper.idle.spin, ffl_now_ns());
     session_reap();
     errno = saved;
-}
-
-int real_epoll(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns, const sigset_t *mask)
-{
-    static _Atomic bool no_pwait2;
-    if (timeout_ns > 0 && !atomic_load(&no_pwait2)) {
-        struct timespec ts = {timeout_ns / FFL_NS_PER_SEC, timeout_ns % FFL_NS_PER_SEC};
-        int n = real.epoll_pwait2(epfd, ev, max, &ts, mask);
-        if (n >= 0 || !ffl_lacks(errno))
-            return n;
-        atomic_store(&no_pwait2, true);
-    }
-    int64_t ms = timeout_ns <= 0 ? timeout_ns : (timeout_ns + 999999) / 1000000;
-    return real.epoll_pwait(epfd, ev, max,
-                            ms < 0           ? -1
-                            : ms > INT32_MAX ? INT32_MAX
-                                             : (int)ms,
-                            mask);
 }
