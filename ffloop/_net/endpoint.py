@@ -10,11 +10,11 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from .._session.address import unset
 from .._session.binding import READ, WRITE, Client, addresses
-from .._session.session import Session
+from .._session.session import Session, stands_for
 from ..errors import error
 
 _ONE = (1).to_bytes(8, "little")
@@ -84,6 +84,31 @@ class Endpoint:
         return f"<Endpoint handle={self.handle} refs={self.refs} {state}>"
 
     # ---- life ----
+
+    @classmethod
+    def open(
+        cls, session: Session, family: int, kind: int, proto: int, nodelay: bool = False
+    ) -> Self:
+        """Of a new stack socket. Raises OSError."""
+        self = cls(session, session.open_socket(family, kind, proto, nodelay), family, kind, proto)
+        self.take()
+        return self
+
+    @classmethod
+    def detached(cls, fd: int) -> "Endpoint":
+        """The one that detach() has left at the descriptor, which is closed. Raises OSError
+        (EBADF) where there is none."""
+        self = stands_for(fd)
+        if not isinstance(self, cls) or not self.detached_as(fd):
+            raise OSError(
+                errno.EBADF,
+                "not what detach() of a stack socket returned (of a connection it is the kernel's: "
+                "socket.socket takes it)",
+                fd,
+            )
+        self.leave(fd)
+        os.close(fd)
+        return self
 
     def open_session(self) -> Session:
         """Raises OSError (EBADF) once closed."""

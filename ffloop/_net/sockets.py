@@ -13,7 +13,7 @@ from typing import Any, Self
 from .._session import ownership
 from .._session.binding import Client
 from .._session.carrying import lasting
-from .._session.session import Session, stands_for
+from .._session.session import Session
 from ..errors import error
 from .bridge import hand_over, may_leave
 from .control import build, parse
@@ -60,45 +60,25 @@ class StackSocket:
         return sock
 
     def __init__(
-        self,
-        family: int = -1,
-        type: int = -1,
-        proto: int = -1,
-        fileno: int | None = None,
+        self, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None
     ) -> None:
         self._endpoint: Endpoint | None = None
         self._fd = -1  # of a dup(): its own descriptor; _WHEN_ASKED: not made yet
         self._borrowed = False
         self._quiet = False
         if fileno is not None:
-            endpoint = stands_for(fileno)
-            if endpoint is None or not endpoint.detached_as(fileno):
-                raise OSError(
-                    errno.EBADF,
-                    "not what detach() of a stack socket returned (of a connection it is the "
-                    "kernel's: socket.socket takes it)",
-                    fileno,
-                )
-            endpoint.leave(fileno)
-            os.close(fileno)
-            self._endpoint = endpoint
+            self._endpoint = Endpoint.detached(fileno)
             return
         family = socket.AF_INET if family == -1 else family
         kind = (socket.SOCK_STREAM if type == -1 else type) & 0xF
         if family not in (socket.AF_INET, socket.AF_INET6):
             raise error(errno.EAFNOSUPPORT)
         proto = default_proto(kind) if proto in (-1, 0) else proto
-        session = ownership.current()
-        handle = session.open_socket(family, kind, proto)
-        self._endpoint = Endpoint(session, handle, family, kind, proto)
-        self._endpoint.take()
+        self._endpoint = Endpoint.open(ownership.current(), family, kind, proto)
 
     @classmethod
     def _open(cls, session: Session, family: int, kind: int, proto: int, nodelay: bool) -> Self:
-        handle = session.open_socket(family, kind, proto, nodelay)
-        endpoint = Endpoint(session, handle, family, kind, proto)
-        endpoint.take()
-        return cls._own(endpoint)
+        return cls._own(Endpoint.open(session, family, kind, proto, nodelay))
 
     @classmethod
     def _own(cls, endpoint: Endpoint) -> Self:
