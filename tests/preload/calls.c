@@ -637,6 +637,7 @@ CASE(number_data)
     saw("sendmmsg", syscall(SYS_sendmmsg, client, &mm, 1, 0));
     int file = some_file(), p[2];
     saw("sendfile", syscall(SYS_sendfile, client, file, NULL, 0));
+    until_queued(24);
     saw("recvfrom", syscall(SYS_recvfrom, server, b, 6, MSG_WAITALL, NULL, NULL));
     printf("%s\n", b);
     saw("readv", syscall(SYS_readv, server, &in, 1));

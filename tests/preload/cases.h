@@ -90,15 +90,20 @@ static inline void connected(void)
     NEED(server >= 0);
 }
 
-static inline void arrives(const char *text) /* at `server` */
+static inline void until_queued(int bytes) /* at `server` */
 {
     struct pollfd p = {.fd = server, .events = POLLIN};
     int queued = 0;
-    NEED(write(client, text, strlen(text)) == (ssize_t)strlen(text));
-    while (queued < (int)strlen(text)) {
+    while (queued < bytes) {
         NEED(poll(&p, 1, 5000) == 1);
         NEED(ioctl(server, FIONREAD, &queued) == 0);
     }
+}
+
+static inline void arrives(const char *text) /* at `server` */
+{
+    NEED(write(client, text, strlen(text)) == (ssize_t)strlen(text));
+    until_queued((int)strlen(text));
 }
 
 /* What `fd` gives until its end, or until `want` bytes are there. */
