@@ -12,6 +12,7 @@
 
 #include "../../ffloop/_native/instance/internal.h"
 
+#include <linux/filter.h>
 #include <sys/resource.h>
 #include <time.h>
 
@@ -545,6 +546,102 @@ TEST(slices_count_connections_given_back)
     plain(FFL_OP_CLOSE, 0, 0, 0);
     falls(charged, CALLS);
     raw_finish(&bad);
+}
+
+/* ---- what one call of the stack does for many sockets ----------------------------------------- */
+
+static int takes_all(void *st, int fd, int level, int name, const void *val, uint32_t len)
+{
+    return 0;
+}
+
+static int32_t answer_of(enum ffl_op op, uint32_t h, const void *block, size_t len)
+{
+    with_block(op, h, block, len);
+    struct ffl_entry e = raw_expect(&bad, op, h);
+    raw_give(&bad, e.buf);
+    return e.arg;
+}
+
+static int32_t member(uint32_t h, int name)
+{
+    struct ffl_optarg o = {.level = IPPROTO_IPV6, .name = name, .len = 20};
+    return answer_of(FFL_OP_SETSOCKOPT, h, &o, sizeof(o));
+}
+
+static int32_t filter(uint32_t h, uint32_t n)
+{
+    static struct {
+        struct ffl_filter f;
+        struct sock_filter code[FFL_FILTER_MAX];
+    } p;
+    p.f = (struct ffl_filter){.level = SOL_SOCKET, .name = SO_ATTACH_FILTER, .len = n};
+    return answer_of(FFL_OP_FILTER, h, &p, sizeof(p.f) + n * sizeof(p.code[0]));
+}
+
+static struct ffl_stack_ops lenient;
+
+static void start_lenient(void)
+{
+    start_lab("sim");
+    lab_stop();
+    lenient = ffl_sim_ops;
+    lenient.setsockopt = takes_all;
+    lab.o.stack = &lenient;
+    lab_start_manual("");
+    raw_attach(&bad);
+    for (uint32_t h = 0; h < 2; h++)
+        open_socket(h, SOCK_DGRAM);
+}
+
+/* All that an application has joined and attached ends with its sockets. */
+static void nothing_is_charged(void)
+{
+    for (uint32_t h = 0; h < 2; h++)
+        plain(FFL_OP_CLOSE, h, 0, 0);
+    settle();
+    CHECK_EQ(lab.in->ledger.n[CHARGE_MEMBERSHIP], 0);
+    CHECK_EQ(lab.in->ledger.n[CHARGE_FILTER], 0);
+    raw_finish(&bad);
+}
+
+TEST(slices_memberships_are_few)
+{
+    start_lenient();
+    lab.in->ledger.user_limit[CHARGE_MEMBERSHIP] = 3;
+    for (uint32_t i = 0; i < 3; i++)
+        CHECK_EQ(member(i % 2, IPV6_JOIN_GROUP), 0);
+    CHECK_EQ(member(1, IPV6_JOIN_GROUP), -ENOBUFS);
+    CHECK_EQ(member(0, IPV6_LEAVE_GROUP), 0);
+    CHECK_EQ(member(1, MCAST_JOIN_GROUP), 0);
+    CHECK_EQ(member(1, MCAST_JOIN_SOURCE_GROUP), -ENOBUFS);
+    nothing_is_charged();
+}
+
+TEST(slices_filters_are_short)
+{
+    start_lenient();
+    lab.in->ledger.user_limit[CHARGE_FILTER] = 100;
+    CHECK_EQ(filter(0, 40), 0);
+    CHECK_EQ(filter(1, 61), -ENOMEM);
+    CHECK_EQ(filter(1, 50), 0);
+    CHECK_EQ(filter(1, 60), -ENOMEM); /* the old one stays */
+    CHECK_EQ(filter(1, 10), 0);       /* in its place */
+    CHECK_EQ(filter(0, 40), 0);
+    nothing_is_charged();
+}
+
+TEST(slices_few_receive_one_datagram)
+{
+    struct ffl_addr a = addr4("10.0.0.3", 9);
+    start_lenient();
+    lab.in->port_most = 1;
+    CHECK_EQ(answer_of(FFL_OP_BIND, 0, &a, sizeof(a)), 0);
+    a = addr4("10.0.0.4", 9);
+    CHECK_EQ(answer_of(FFL_OP_BIND, 1, &a, sizeof(a)), -ENOBUFS);
+    a.port_be = htons(10);
+    CHECK_EQ(answer_of(FFL_OP_BIND, 1, &a, sizeof(a)), 0);
+    nothing_is_charged();
 }
 
 /* ---- lists that an application does not choose ------------------------------------------------ */

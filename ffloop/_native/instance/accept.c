@@ -29,7 +29,8 @@ static bool adopt(struct endpoint *l, int fd, uint32_t handle, struct ffl_addres
     l->credits--;
     e->touched = l->arm_new;
     e->armed = l->arm_new ? s->arming : 0;
-    e->settings = *group_settings(l); /* inherited from the listener */
+    e->settings.stamped = group_settings(l)->stamped; /* inherited from the listener */
+    e->settings.reporting = group_settings(l)->reporting;
     group_accepted(l, e, unread);
     (void)OPS(in)->sockname(ST(in), fd, false, &addresses->local);
     e->st->addresses = *addresses;

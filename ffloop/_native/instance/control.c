@@ -284,11 +284,16 @@ void control_close(struct endpoint *e, bool abort)
         endpoint_timer(e, ffl_now_ns() + LINGER_NS);
 }
 
-static int set_option(struct endpoint *e, const struct ffl_option *o, const struct ffl_optarg *arg)
+static int set_option(struct endpoint *e, const struct ffl_option *o, const struct ffl_optarg *arg,
+                      uint32_t filter)
 {
     if (e->tx_head != FFL_NO_BUF && !e->unwritable && !e->connecting)
         data_flush(e); /* the option is for later sends */
-    int rc = e->fd < 0 ? -e->open_error : rights_setsockopt(e, arg);
+    int rc = e->fd < 0 ? -e->open_error : burden_charge(e, o, filter);
+    if (rc < 0)
+        return rc;
+    rc = rights_setsockopt(e, arg);
+    burden_settle(e, o, filter, rc == 0);
     if (rc == 0 && o) {
         group_settings(e)->stamped |= (o->flags & FFL_OPTION_STAMP) != 0;
         group_settings(e)->reporting |= (o->flags & FFL_OPTION_REPORT) != 0;
@@ -304,7 +309,7 @@ static int op_setsockopt(struct endpoint *e, struct ffl_entry q)
     const struct ffl_option *row = ffl_option_find(o.level, o.name);
     if (row && row->kind == FFL_OPTION_PROGRAM)
         return -EPROTO; /* its address would be one of this process */
-    int rc = set_option(e, row, &o);
+    int rc = set_option(e, row, &o, 0);
     if (q.tag)
         answer_post(e->s, q, rc, FFL_NO_BUF);
     return 0;
@@ -322,7 +327,8 @@ static int op_filter(struct endpoint *e, struct ffl_entry q)
     struct sock_fprog program = {(uint16_t)f.len, code};
     struct ffl_optarg o = {.level = f.level, .name = f.name, .len = sizeof(program)};
     memcpy(o.data, &program, sizeof(program));
-    answer_post(e->s, q, set_option(e, row, &o), FFL_NO_BUF);
+    int rc = set_option(e, row, &o, burden_of_filter(code, f.len));
+    answer_post(e->s, q, rc, FFL_NO_BUF);
     return 0;
 }
 

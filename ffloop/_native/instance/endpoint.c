@@ -184,6 +184,8 @@ void endpoint_close(struct endpoint *e)
     handover_keep(e);
     bool reset = e->fd >= 0 && ends_in_a_reset(e);
     ticket_keep(e);
+    if (!e->group)
+        burden_end(in, s->account, &e->settings);
     group_leave(e);
     data_drop_tx(e);
     endpoint_close_fd(e, reset);

@@ -56,6 +56,7 @@ void group_unref(struct ffl_instance *in, struct group *g)
     if (!g)
         return;
     if (--g->refs == 0) {
+        burden_end(in, g->account, &g->settings);
         STAILQ_CONCAT(&in->forgotten, &g->bytes);
         STAILQ_CONCAT(&in->forgotten, &g->connections);
         if (g->placed)

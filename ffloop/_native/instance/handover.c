@@ -37,9 +37,13 @@ int handover_may_bind(const struct endpoint *e, const struct ffl_addr *a)
 {
     bool only = endpoint_v6only(e, a);
     struct group *g = a->port_be ? group_at(e->s->in, a->port_be, e->dgram) : NULL;
-    while (g && (g->account == e->s->account || !ffl_addr_overlap(&g->at, g->only, a, only)))
-        g = group_next(g);
-    return g ? -EADDRINUSE : 0;
+    uint32_t own = 0;
+    for (; g; g = group_next(g))
+        if (g->account == e->s->account)
+            own++;
+        else if (ffl_addr_overlap(&g->at, g->only, a, only))
+            return -EADDRINUSE;
+    return e->dgram && own >= e->s->in->port_most ? -ENOBUFS : 0;
 }
 
 /* ---- sharing a listener -------------------------------------------------------------------- */

@@ -16,6 +16,7 @@
  * answer.c    arguments and answers of operations
  * data.c      the receive and transmit pumps
  * report.c    the error queue
+ * burden.c    memberships and filters
  * accept.c    the accept pump
  * group.c     sockets that several processes have; sockets by address
  * offer.c     connections that wait for the application's accept()
@@ -66,6 +67,7 @@ struct src {
 struct settings {
     bool stamped;   /* bytes come with control messages; or datagrams, several as one */
     bool reporting; /* reports in the error queue */
+    uint32_t memberships, filter[2]; /* charged for them (burden.c) */
 };
 
 struct endpoint { /* one session's reference to one stack socket */
@@ -233,6 +235,7 @@ struct ffl_instance {
     TAILQ_HEAD(, pending) pending;                  /* peers whose hello is not read yet */
     TAILQ_HEAD(session_list, ffl_session) sessions; /* the oldest first */
     uint32_t next_id, next_serial, next_ticket;
+    uint32_t port_most; /* datagram sockets of one user at one port: one broadcast is for all */
     LIST_HEAD(ticket_list, ticket) tickets[TICKET_LISTS]; /* by id */
     LIST_HEAD(held_heads, held) held[HELD_LISTS];         /* ticket.c */
     uint64_t held_key[2];       /* random: applications choose handles, and may not choose lists */
@@ -363,7 +366,8 @@ int offer_take(struct endpoint *l, bool again);
 /* handover.c */
 /* Does a socket of e's user listen, or receive, where `e` is to be bound? */
 bool handover_ours(const struct endpoint *e, const struct ffl_addr *a);
-/* 0, or -EADDRINUSE: at `a` another user's socket of this instance listens or receives. */
+/* 0; -EADDRINUSE: at `a` another user's socket of this instance listens or receives; -ENOBUFS:
+ * e's user has port_most sockets at the port. */
 int handover_may_bind(const struct endpoint *e, const struct ffl_addr *a);
 /* Before `e` listens: 1 when it now shares an earlier listener, 0 when it is the first, or
  * -errno. */
@@ -425,6 +429,16 @@ void endpoint_ready(struct endpoint *e);
 void endpoint_stall(struct endpoint *e);
 void endpoint_timer(struct endpoint *e, int64_t due);
 void endpoint_bury(struct ffl_instance *in);
+
+/* burden.c */
+struct sock_filter;
+struct ffl_option;
+uint32_t burden_of_filter(const struct sock_filter *code, uint32_t n); /* instructions */
+/* Before an option is set: 0, -ENOBUFS: its user has its memberships, -ENOMEM: its filters. */
+int burden_charge(struct endpoint *e, const struct ffl_option *o, uint32_t filter);
+/* After it: has it been done? */
+void burden_settle(struct endpoint *e, const struct ffl_option *o, uint32_t filter, bool done);
+void burden_end(struct ffl_instance *in, struct account *a, const struct settings *s);
 
 /* interrupt.c */
 int bell_ring(int fd); /* 0 or -errno; -EINTR when the write would have waited */

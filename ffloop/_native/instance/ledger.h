@@ -21,6 +21,8 @@ enum charge {
     CHARGE_KEPT,   /* listeners without an application */
     CHARGE_SOCKET, /* references to stack sockets: of sessions, tickets, kept listeners, groups */
     CHARGE_BYTES,  /* bytes that were given back */
+    CHARGE_MEMBERSHIP,
+    CHARGE_FILTER, /* instructions */
     CHARGES
 };
 

@@ -355,6 +355,9 @@ void ffl_instance_opts_default(struct ffl_instance_opts *o)
 #define TICKETS_MAX 4096
 #define KEPT_MAX 1024
 #define USER_KEPT 64
+#define USER_MEMBERSHIPS 1024
+#define USER_FILTER 131072 /* instructions */
+#define PORT_MOST 16384
 /* Descriptors of this process: memory, bells, unix socket, pidfd; and a spare. */
 #define SESSION_FDS 6
 
@@ -388,6 +391,10 @@ static void set_limits(struct ffl_instance *in)
     l->limit[CHARGE_KEPT] = KEPT_MAX;
     l->user_limit[CHARGE_KEPT] = USER_KEPT;
     l->limit[CHARGE_SOCKET] = sockets_limit(in);
+    l->limit[CHARGE_MEMBERSHIP] = l->limit[CHARGE_FILTER] = INT64_MAX;
+    l->user_limit[CHARGE_MEMBERSHIP] = USER_MEMBERSHIPS;
+    l->user_limit[CHARGE_FILTER] = USER_FILTER;
+    in->port_most = PORT_MOST;
     l->limit[CHARGE_BYTES] = 2 * pool;
     l->user_limit[CHARGE_BYTES] = pool / 2; /* bytes given back come out of receive pools */
 }

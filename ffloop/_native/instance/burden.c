@@ -1,0 +1,67 @@
+/*
+ * burden.c - memberships and filters: work of the stack that no slice can cut.
+ *
+ * Callers: control.c, endpoint.c, group.c. A close leaves each group, and each time a list of all
+ * memberships is walked (0.5 s of 12,000); a datagram for a group passes the filters of all its
+ * sockets. So their number is limited, per user. They are charged to the user of the socket, until
+ * its last reference is closed.
+ */
+#include "internal.h"
+#include "option.h"
+
+#include <errno.h>
+#include <linux/filter.h>
+#include <sys/socket.h>
+
+#define SEARCH 1000 /* instructions: as much as one that searches all of a packet */
+
+static struct account *payer(const struct endpoint *e)
+{
+    return e->group ? e->group->account : e->s->account;
+}
+
+uint32_t burden_of_filter(const struct sock_filter *code, uint32_t n)
+{
+    uint32_t cost = n;
+    for (uint32_t i = 0; i < n; i++)
+        if (code[i].k == (uint32_t)(SKF_AD_OFF + SKF_AD_NLATTR) ||
+            code[i].k == (uint32_t)(SKF_AD_OFF + SKF_AD_NLATTR_NEST))
+            cost += SEARCH;
+    return cost;
+}
+
+int burden_charge(struct endpoint *e, const struct ffl_option *o, uint32_t filter)
+{
+    struct ledger *l = &e->s->in->ledger;
+    if (o && o->flags & FFL_OPTION_JOIN && ledger_charge(l, payer(e), CHARGE_MEMBERSHIP, 1) < 0)
+        return -ENOBUFS;
+    return ledger_charge(l, payer(e), CHARGE_FILTER, filter) < 0 ? -ENOMEM : 0;
+}
+
+void burden_settle(struct endpoint *e, const struct ffl_option *o, uint32_t filter, bool done)
+{
+    struct ledger *l = &e->s->in->ledger;
+    struct settings *s = group_settings(e);
+    bool joins = o && o->flags & FFL_OPTION_JOIN, leaves = o && o->flags & FFL_OPTION_LEAVE;
+    if (!done) {
+        ledger_discharge(l, payer(e), CHARGE_MEMBERSHIP, joins);
+        ledger_discharge(l, payer(e), CHARGE_FILTER, filter);
+        return;
+    }
+    s->memberships += joins;
+    if (leaves && s->memberships) { /* a source of several, with its group: stays charged */
+        s->memberships--;
+        ledger_discharge(l, payer(e), CHARGE_MEMBERSHIP, 1);
+    }
+    if (filter) {
+        uint32_t *old = &s->filter[o->name == SO_ATTACH_FILTER];
+        ledger_discharge(l, payer(e), CHARGE_FILTER, *old);
+        *old = filter;
+    }
+}
+
+void burden_end(struct ffl_instance *in, struct account *a, const struct settings *s)
+{
+    ledger_discharge(&in->ledger, a, CHARGE_MEMBERSHIP, s->memberships);
+    ledger_discharge(&in->ledger, a, CHARGE_FILTER, (uint64_t)s->filter[0] + s->filter[1]);
+}
