@@ -3,6 +3,7 @@
 import gc
 import os
 import pathlib
+import signal
 import ssl
 import subprocess
 import sys
@@ -16,6 +17,9 @@ from building import Build, builder, tool
 from common import ON_FSTACK, open_fds
 from hypothesis import settings
 from loop.runner import Runner
+
+# A shell's background job ignores Ctrl-C, and so would every process that a test starts and ends so.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples each time, so that a failure is the change's; .ci/run looks at others as well,
 # and prints the seed: pytest --hypothesis-profile fresh --hypothesis-seed=SEED
