@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._net.endpoint import Endpoint
 from .._net.sockets import StackSocket
-from .._session.binding import READ, WRITE
+from .._session.binding import PEER, READ, WRITE
 from ..errors import error
 from .asyncio_private import (
     LOG_LOST_WRITES,
@@ -181,7 +181,7 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
     def _send(self, data: Any, addr: Any) -> bool:
         # False: there is no room now. An error is the protocol's, and the datagram is gone.
         try:
-            to = None if self._connected else addr
+            to = PEER if self._connected else addr
             self._endpoint.client().sendto(self._handle, self._endpoint.family, data, to)
         except (BlockingIOError, InterruptedError):
             return False

@@ -11,7 +11,7 @@ import warnings
 from typing import Any, Self
 
 from .._session import ownership
-from .._session.binding import Client
+from .._session.binding import PEER, Client
 from .._session.carrying import lasting
 from .._session.session import Session
 from ..errors import error
@@ -357,7 +357,7 @@ class StackSocket:
         dgram = self.type == socket.SOCK_DGRAM
         _allow(flags, _SEND_FLAGS if dgram else _SEND_FLAGS_STREAM)
         if dgram:
-            sent = client.sendto(handle, self._ep().family, data, None)
+            sent = client.sendto(handle, self._ep().family, data, PEER)
         else:
             sent = client.send(handle, data)
         if flags & _ZEROCOPY:

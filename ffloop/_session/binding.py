@@ -36,6 +36,8 @@ EV_LOST: int = lib.FFL_EV_LOST
 READ, WRITE = 1, 2
 WINDOW_MAX = 1024
 
+PEER: Any = object()  # sendto()'s address that the socket is connected to
+
 CTL_MAX: int = lib.FFL_CTL_MAX  # bytes of control messages with a datagram
 
 raw_send = lib.ffl_client_send
@@ -375,9 +377,8 @@ class Client:
             return self._check(raw_send(self.c, handle, ffi.from_buffer(flat), len(flat)))
 
     def sendto(self, handle: int, family: int, data: Any, address: Any) -> int:
-        """Sends one datagram whole, or raises BlockingIOError. to=None: to the connected
-        address."""
-        to = ffi.NULL if address is None else _addr(encode(family, address, "sendto"))
+        """Sends one datagram whole to an address or PEER, or raises BlockingIOError."""
+        to = ffi.NULL if address is PEER else _addr(encode(family, address, "sendto"))
         with memoryview(data) as view, view.cast("B") as flat:
             return self._check(
                 lib.ffl_client_sendto(self.c, handle, ffi.from_buffer(flat), len(flat), to)

@@ -144,6 +144,11 @@ def test_bad_arguments(run_std):
                 await make(Box, local_addr=address)
             assert caught.value.errno == errno.EADDRINUSE
 
+            for sent in (None, "there"):  # nowhere
+                transport, box = await make(Box, local_addr=(HOST, 0))
+                transport.sendto(b"x", sent)
+                assert isinstance(await box.lost, TypeError)
+
         def broken():
             raise LookupError
 
@@ -151,6 +156,8 @@ def test_bad_arguments(run_std):
             await make(broken, local_addr=(HOST, 0))
 
     run_std(main())
+    assert [type(context["exception"]) for context in run_std.errors] == [TypeError] * 2
+    run_std.errors.clear()
 
 
 def test_options(run, no_leaks):
