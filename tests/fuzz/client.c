@@ -456,7 +456,7 @@ static void call(struct input *in)
         break;
     case 21:
     case 22:
-        CHECK(ffl_client_sendv(c, h, iov, 2) <= (int64_t)(iov[0].iov_len + iov[1].iov_len));
+        CHECK(ffl_client_sendv(c, h, iov, 2, 0) <= (int64_t)(iov[0].iov_len + iov[1].iov_len));
         break;
     case 23:
         CHECK(ffl_client_sendto(c, h, data, len, k & 32 ? &a : NULL) <= (int64_t)len);

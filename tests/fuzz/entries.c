@@ -268,7 +268,7 @@ static void peer(struct input *in)
         fd = s.npeers < PEERS ? ffl_sim_ops.accept(sim, remote[k / 8 % 2], &from) : -1;
         break;
     case 2:
-        (void)ffl_sim_ops.send(sim, remote_udp, &iov, 1, &a, NULL);
+        (void)ffl_sim_ops.send(sim, remote_udp, &iov, 1, &a, NULL, 0);
         break;
     case 3:
         while (ffl_sim_ops.recv(sim, remote_udp, &iov, 1, &from, NULL, &flags) > 0)
@@ -277,7 +277,7 @@ static void peer(struct input *in)
     case 4:
     case 5:
         if (i >= 0)
-            (void)ffl_sim_ops.send(sim, s.peer[i], &iov, 1, NULL, NULL);
+            (void)ffl_sim_ops.send(sim, s.peer[i], &iov, 1, NULL, NULL, 0);
         break;
     case 6:
         if (i >= 0)

@@ -285,7 +285,7 @@ static void talk(struct ffl_client *c, int h, int peer, int mirror)
     (void)event(c, FFL_EV_READABLE);
     for (int i = 0; i < 3; i++)
         may_fail(ffl_client_recv(c, h, text, sizeof(text), 0, NULL, NULL));
-    may_fail(ffl_client_sendv(c, h, iov, 2));
+    may_fail(ffl_client_sendv(c, h, iov, 2, 0));
     may_fail(ffl_client_send(c, h, text, 20000));
     may_fail(ffl_client_want(c, h, 2));
     (void)event(c, FFL_EV_WRITABLE);

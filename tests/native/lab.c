@@ -429,7 +429,7 @@ int sim_answer(int fd)
 int sim_put(int fd, const void *p, size_t n)
 {
     struct iovec iov = {.iov_base = (void *)p, .iov_len = n};
-    return ffl_sim_ops.send(sim, fd, &iov, 1, NULL, NULL);
+    return ffl_sim_ops.send(sim, fd, &iov, 1, NULL, NULL, 0);
 }
 
 int sim_take(int fd, void *p, size_t n)

@@ -29,9 +29,9 @@ static int weigh(int n)
 }
 
 static int count_send(void *st, int fd, const struct iovec *iov, int n, const struct ffl_addr *to,
-                      const struct ffl_ctl *ctl)
+                      const struct ffl_ctl *ctl, int flags)
 {
-    return weigh(ffl_sim_ops.send(st, fd, iov, n, to, ctl));
+    return weigh(ffl_sim_ops.send(st, fd, iov, n, to, ctl, flags));
 }
 
 static int count_recv(void *st, int fd, const struct iovec *iov, int n, struct ffl_addr *from,

@@ -154,7 +154,7 @@ static __attribute__((unused)) int set_int(int fd, int level, int name, int v)
 static __attribute__((unused)) int put(int fd, const void *p, size_t n)
 {
     struct iovec iov = {.iov_base = (void *)p, .iov_len = n};
-    return ops->send(st, fd, &iov, 1, NULL, NULL);
+    return ops->send(st, fd, &iov, 1, NULL, NULL, 0);
 }
 
 static __attribute__((unused)) int take(int fd, void *p, size_t n)

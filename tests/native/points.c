@@ -125,9 +125,9 @@ static int interrupted_recv(void *st, int fd, const struct iovec *iov, int n, st
 }
 
 static int interrupted_send(void *st, int fd, const struct iovec *iov, int n,
-                            const struct ffl_addr *to, const struct ffl_ctl *ctl)
+                            const struct ffl_addr *to, const struct ffl_ctl *ctl, int flags)
 {
-    return crossing(POINT_INTERRUPT) ? -EINTR : real->send(st, fd, iov, n, to, NULL);
+    return crossing(POINT_INTERRUPT) ? -EINTR : real->send(st, fd, iov, n, to, NULL, flags);
 }
 
 const struct ffl_stack_ops *points_stack(const struct ffl_stack_ops *of)

@@ -849,7 +849,7 @@ TEST(a_shut_datagram_socket_ends_once)
     raw_op(&r, FFL_OP_SHUTDOWN, 0, SHUT_RD, 0);
     int from = ffl_sim_ops.socket(sim, AF_INET, SOCK_DGRAM, 0);
     struct iovec iov = {.iov_base = "x", .iov_len = 1};
-    CHECK_EQ(ffl_sim_ops.send(sim, from, &iov, 1, &a, NULL), 1);
+    CHECK_EQ(ffl_sim_ops.send(sim, from, &iov, 1, &a, NULL, 0), 1);
     struct ffl_entry e = raw_expect(&r, FFL_OP_RECV, 0);
     CHECK(e.arg == 0 && e.buf == FFL_NO_BUF);
     raw_nothing(&r);

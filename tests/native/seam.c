@@ -87,7 +87,7 @@ TEST(gather_and_scatter)
     struct watch a, b;
     start_pair(&a, &b);
     struct iovec out[] = {{(void *)"one", 3}, {(void *)"", 0}, {(void *)"three", 5}};
-    CHECK_EQ(ops->send(st, a.fd, out, 3, NULL, NULL), 8);
+    CHECK_EQ(ops->send(st, a.fd, out, 3, NULL, NULL, 0), 8);
     await(&b, FFL_READ);
     char x[4], y[10];
     struct iovec in[] = {{x, sizeof(x)}, {y, sizeof(y)}};
@@ -657,9 +657,9 @@ TEST(datagrams)
     char buf[64];
     CHECK_EQ(take(fb, buf, sizeof(buf)), -EAGAIN);
     struct iovec iov = {.iov_base = (void *)"datagram", .iov_len = 8};
-    CHECK_EQ(ops->send(st, fa, &iov, 1, &at, NULL), 8);
+    CHECK_EQ(ops->send(st, fa, &iov, 1, &at, NULL, 0), 8);
     iov = (struct iovec){.iov_base = (void *)"", .iov_len = 0};
-    CHECK_EQ(ops->send(st, fa, &iov, 1, &at, NULL), 0); /* an empty one is one */
+    CHECK_EQ(ops->send(st, fa, &iov, 1, &at, NULL, 0), 0); /* an empty one is one */
     await(&b, FFL_READ);
     iov = (struct iovec){.iov_base = buf, .iov_len = 5};
     int flags = 0;
@@ -698,9 +698,9 @@ TEST(connected_datagrams)
     watch(&b, fb);
     watch(&c, fc);
     struct iovec iov = {.iov_base = (void *)"stranger", .iov_len = 8};
-    (void)ops->send(st, fc, &iov, 1, &pb, NULL);
+    (void)ops->send(st, fc, &iov, 1, &pb, NULL, 0);
     iov = (struct iovec){.iov_base = (void *)"friend", .iov_len = 6};
-    CHECK_EQ(ops->send(st, fa, &iov, 1, &pb, NULL), 6);
+    CHECK_EQ(ops->send(st, fa, &iov, 1, &pb, NULL, 0), 6);
     char buf[16];
     await(&b, FFL_READ);
     CHECK_EQ(take(fb, buf, sizeof(buf)), 6);

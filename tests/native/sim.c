@@ -484,12 +484,12 @@ TEST(datagrams_are_dropped_when_the_queue_is_full)
     static char buf[1000];
     struct iovec iov = {.iov_base = buf, .iov_len = sizeof(buf)};
     for (int i = 0; i < 10; i++)
-        CHECK_EQ(ops->send(st, fa, &iov, 1, &at, NULL), 1000);
+        CHECK_EQ(ops->send(st, fa, &iov, 1, &at, NULL, 0), 1000);
     int got = 0;
     while (take(fb, buf, sizeof(buf)) == 1000)
         got++;
     CHECK_EQ(got, 3);
-    CHECK_EQ(ops->send(st, fa, &iov, 1, &at, NULL), 1000);
+    CHECK_EQ(ops->send(st, fa, &iov, 1, &at, NULL, 0), 1000);
     CHECK_EQ(take(fb, buf, sizeof(buf)), 1000); /* there is room again */
     net_end(fa, fb);
 }

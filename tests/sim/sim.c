@@ -389,7 +389,7 @@ static int sim_connect(void *st, int fd, const struct ffl_addr *a)
 }
 
 static int sim_send(void *st, int fd, const struct iovec *iov, int n, const struct ffl_addr *to,
-                    const struct ffl_ctl *ctl)
+                    const struct ffl_ctl *ctl, int flags)
 {
     if (ctl) /* it has none */
         return -EINVAL;

@@ -357,8 +357,10 @@ int64_t ffl_client_sendto(struct ffl_client *c, int h, const void *data, size_t 
 void ffl_client_control(const struct ffl_client *c, int h, struct ffl_ctl *to);
 /* A send with MSG_ZEROCOPY has sent something: with SO_ZEROCOPY a report follows. */
 void ffl_client_zerocopy(struct ffl_client *c, int h);
-/* ffl_client_send of several pieces of a stream, in as few buffers as the bytes fit in. */
-int64_t ffl_client_sendv(struct ffl_client *c, int h, const struct iovec *iov, int n);
+/* ffl_client_send of several pieces of a stream, in as few buffers as the bytes fit in. flags: 0 or
+ * FFL_F_MORE. */
+int64_t ffl_client_sendv(struct ffl_client *c, int h, const struct iovec *iov, int n,
+                         unsigned flags);
 /* The socket's bytes in the transmit pool: submitted, not yet taken by the stack. */
 uint32_t ffl_client_unsent(const struct ffl_client *c, int h);
 

@@ -250,7 +250,8 @@ static bool gather(const struct ffl_client *c, uint8_t *to, uint32_t n, const st
     return true;
 }
 
-int64_t ffl_client_sendv(struct ffl_client *c, int h, const struct iovec *iov, int n)
+int64_t ffl_client_sendv(struct ffl_client *c, int h, const struct iovec *iov, int n,
+                         unsigned flags)
 {
     struct client_sock *s;
     int rc = send_check(c, h, &s);
@@ -271,7 +272,7 @@ int64_t ffl_client_sendv(struct ffl_client *c, int h, const struct iovec *iov, i
             rc = -EFAULT;
             break;
         }
-        put_send(c, s, buf, part, 0);
+        put_send(c, s, buf, part, (uint8_t)flags);
         left -= part;
         if ((len - left) % COMMIT_EVERY == 0)
             client_commit(c);
@@ -287,7 +288,7 @@ int64_t ffl_client_sendv(struct ffl_client *c, int h, const struct iovec *iov, i
 
 int64_t ffl_client_send(struct ffl_client *c, int h, const void *data, size_t len)
 {
-    return ffl_client_sendv(c, h, &(struct iovec){(void *)(uintptr_t)data, len}, 1);
+    return ffl_client_sendv(c, h, &(struct iovec){(void *)(uintptr_t)data, len}, 1, 0);
 }
 
 /* A transmit buffer of `bytes` or more, or FFL_NO_BUF. */

@@ -282,7 +282,7 @@ PyObject *stream_send(PyObject *self, PyObject *data)
 static int64_t send_pieces(struct stream *s, struct iovec *iov, int n)
 {
     if (s->c)
-        return ffl_client_sendv(s->c, s->handle, iov, n);
+        return ffl_client_sendv(s->c, s->handle, iov, n, 0);
     struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)n};
     ssize_t sent = sendmsg(s->handle, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent < 0)

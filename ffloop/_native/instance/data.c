@@ -348,16 +348,22 @@ void data_drop_tx(struct endpoint *e)
         tx_pop(e);
 }
 
-/* Gathers the queue's head into iov; returns the count and the bytes. */
-static int gather(struct endpoint *e, struct iovec *iov, size_t *bytes)
+/* Gathers the queue's head into iov; returns the count and the bytes. *more: are they to wait for
+ * what comes after them? Of all the bytes or none, so that no byte waits that need not. */
+static int gather(struct endpoint *e, struct iovec *iov, size_t *bytes, bool *more)
 {
     struct ffl_session *s = e->s;
     const struct ffl_pool_geo *p = &s->map.geo.tx;
     int n = 0;
     uint32_t off = e->tx_off;
     *bytes = 0;
+    *more = false;
     for (uint32_t b = e->tx_head; b != FFL_NO_BUF && n < GATHER && *bytes < GATHER_BYTES; off = 0) {
         const struct tx_slot *t = &s->tx[ffl_buf_slot(p, b)];
+        bool waits = t->flags & FFL_F_MORE;
+        if (n && waits && !*more)
+            break;
+        *more = waits;
         iov[n].iov_base = (char *)session_buf(s, p, b) + off;
         iov[n].iov_len = t->len - off;
         *bytes += iov[n++].iov_len;
@@ -405,7 +411,7 @@ static int send_dgram(struct endpoint *e)
         (void)report_pump(e);
     int n = ffl_ctl_check(&ctl);
     if (n == 0)
-        n = OPS(in)->send(ST(in), e->fd, &iov, 1, skip ? &to : NULL, ctl.len ? &ctl : NULL);
+        n = OPS(in)->send(ST(in), e->fd, &iov, 1, skip ? &to : NULL, ctl.len ? &ctl : NULL, 0);
     slice_spend_call(&in->slice, n > 0 ? (size_t)n : 0);
     if (n == -EAGAIN || n == -EINTR)
         return n;
@@ -425,8 +431,9 @@ static int send_stream(struct endpoint *e)
     struct ffl_instance *in = e->s->in;
     struct iovec iov[GATHER];
     size_t bytes;
-    int n = gather(e, iov, &bytes);
-    int sent = bytes ? OPS(in)->send(ST(in), e->fd, iov, n, NULL, NULL) : 0;
+    bool more;
+    int n = gather(e, iov, &bytes, &more);
+    int sent = bytes ? OPS(in)->send(ST(in), e->fd, iov, n, NULL, NULL, more ? MSG_MORE : 0) : 0;
     slice_spend_call(&in->slice, sent > 0 ? (size_t)sent : 0);
     if (sent < 0)
         return sent;
@@ -465,6 +472,7 @@ void data_flush(struct endpoint *e)
         int rc = OPS(in)->shutdown(ST(in), e->fd, e->shut);
         if (rc < 0 && rc != -ENOTCONN)
             ffl_log(FFL_LOG_INFO, "session %u: shutdown: %s", e->s->id, strerror(-rc));
+        e->shut_rd |= e->shut != SHUT_WR;
         if (e->shut != SHUT_RD)
             tell_of_shutdown(e);
         e->shut = -1;
@@ -509,7 +517,7 @@ void data_event(struct endpoint *e, const struct ffl_stack_event *ev)
     }
     if (ev->error && !e->dgram && !e->listener)
         take_error(e);
-    else if (ev->eof)
+    else if (ev->eof && !e->shut_rd)
         e->fin = true;
     if (ev->eof && !e->rx_done)
         e->eof_hint = e->readable = true;

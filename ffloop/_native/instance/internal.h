@@ -95,6 +95,7 @@ struct endpoint { /* one session's reference to one stack socket */
     bool dgram, listener;
     bool arm_new, readable, rx_big, rx_done;
     bool eof_hint, fin; /* the stack has seen the end; the peer ended the stream, not by a reset */
+    bool shut_rd;       /* the stack was told to read no more: its end is not the peer's */
     bool connecting, unwritable; /* unwritable: the stack takes no more for now (data_unwritable) */
     bool watched, closing;
     struct settings settings; /* without a group; see group_settings */

@@ -25,7 +25,7 @@ static bool on_stack(int fd)
 
 /* ---- sendfile ------------------------------------------------------------------------------ */
 
-static ssize_t send_part(int out, const void *data, size_t len)
+static ssize_t send_part(int out, const void *data, size_t len, int flags)
 {
     struct sock *s = sock_enter_stack(out);
     struct iovec iov = {(void *)data, len};
@@ -33,7 +33,7 @@ static ssize_t send_part(int out, const void *data, size_t len)
         errno = EBADF; /* closed by another thread */
         return -1;
     }
-    return sock_sent(sock_send(s, &iov, 1, 0), 0);
+    return sock_sent(sock_send(s, &iov, 1, flags), flags);
 }
 
 static ssize_t copy_file(int out, int in, off64_t *at, size_t count, char *data)
@@ -47,7 +47,7 @@ static ssize_t copy_file(int out, int in, off64_t *at, size_t count, char *data)
                 errno = EINVAL; /* as sendfile(2): no pipes, sockets or directories */
             return sent || got == 0 ? (ssize_t)sent : -1;
         }
-        ssize_t n = send_part(out, data, (size_t)got);
+        ssize_t n = send_part(out, data, (size_t)got, 0);
         if (n < 0)
             return sent ? (ssize_t)sent : -1;
         *at += n;
@@ -128,9 +128,10 @@ static ssize_t fill_pipe(int pipe, const char *data, size_t len)
 }
 
 /* Socket to pipe: takes from the socket the bytes that the pipe took. */
-static ssize_t to_pipe(int in, int out, size_t len, bool nonblock, char *data)
+static ssize_t to_pipe(int in, int out, size_t len, unsigned flags, char *data)
 {
-    struct sock *s = would_block(out, POLLOUT, nonblock) ? NULL : sock_enter_stack(in);
+    bool full = would_block(out, POLLOUT, flags & SPLICE_F_NONBLOCK);
+    struct sock *s = full ? NULL : sock_enter_stack(in);
     struct iovec iov = {data, len < CHUNK ? len : CHUNK};
     if (!s)
         return -1; /* EAGAIN, or closed by another thread meanwhile */
@@ -146,11 +147,11 @@ static ssize_t to_pipe(int in, int out, size_t len, bool nonblock, char *data)
 }
 
 /* Pipe to socket: reads no more from the pipe than the socket has room for. */
-static ssize_t from_pipe(int in, int out, size_t len, bool nonblock, char *data)
+static ssize_t from_pipe(int in, int out, size_t len, unsigned flags, char *data)
 {
     struct ffl_pending p = {0};
     struct sock *s;
-    if (would_block(in, POLLIN, nonblock))
+    if (would_block(in, POLLIN, flags & SPLICE_F_NONBLOCK))
         return -1;
     for (;;) {
         if (!(s = sock_enter_stack(out))) {
@@ -172,7 +173,8 @@ static ssize_t from_pipe(int in, int out, size_t len, bool nonblock, char *data)
     if (p.room && want > p.room)
         want = p.room;
     ssize_t got = real.read(in, data, want);
-    return got <= 0 ? got : send_part(out, data, (size_t)got);
+    int more = flags & SPLICE_F_MORE ? MSG_MORE : 0;
+    return got <= 0 ? got : send_part(out, data, (size_t)got, more);
 }
 
 API ssize_t splice(int in, off64_t *in_at, int out, off64_t *out_at, size_t len, unsigned flags)
@@ -192,12 +194,10 @@ API ssize_t splice(int in, off64_t *in_at, int out, off64_t *out_at, size_t len,
         errno = (from ? out_at : in_at) ? ESPIPE : EINVAL;
         return -1;
     }
-    bool nonblock = flags & SPLICE_F_NONBLOCK;
     char *data = scratch_begin(CHUNK);
     if (!data)
         return -1;
-    ssize_t n =
-        from ? to_pipe(in, out, len, nonblock, data) : from_pipe(in, out, len, nonblock, data);
+    ssize_t n = from ? to_pipe(in, out, len, flags, data) : from_pipe(in, out, len, flags, data);
     scratch_end();
     return n;
 }

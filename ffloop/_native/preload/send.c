@@ -27,17 +27,15 @@ static int rest(struct iovec *out, const struct iovec *iov, size_t n, size_t ski
     return k;
 }
 
-static int64_t give(struct sock *s, const struct iovec *iov, size_t n, size_t skip)
+static int64_t give(struct sock *s, const struct iovec *iov, size_t n, size_t skip, int flags)
 {
     struct iovec some[FEW];
     int64_t sent = 0;
-    if (n == 1)
-        return ffl_client_send(s->session->c, s->h, (const char *)iov->iov_base + skip,
-                               iov->iov_len - skip);
+    unsigned more = flags & MSG_MORE ? FFL_F_MORE : 0;
     if (!skip && n <= IOV_MAX)
-        return ffl_client_sendv(s->session->c, s->h, iov, (int)n);
+        return ffl_client_sendv(s->session->c, s->h, iov, (int)n, more);
     for (int k; (k = rest(some, iov, n, skip + (size_t)sent)) > 0;) {
-        int64_t r = ffl_client_sendv(s->session->c, s->h, some, k);
+        int64_t r = ffl_client_sendv(s->session->c, s->h, some, k, more);
         if (r < 0)
             return sent ? sent : r;
         sent += r;
@@ -56,7 +54,7 @@ static ssize_t send_stream(struct sock *s, const struct iovec *iov, size_t n, in
     size_t sent = 0, total = total_of(iov, n);
     ffl_client_reap(s->session->c); /* the peer may have reset */
     for (;;) {
-        int64_t r = give(s, iov, n, sent);
+        int64_t r = give(s, iov, n, sent, flags);
         if (r > 0)
             sent += (size_t)r;
         if (sent == total && r >= 0)
@@ -125,7 +123,7 @@ ALSO(write, __write);
 static ssize_t send_vector(struct sock *s, const struct iovec *iov, int n, int flags)
 {
     int rc = iov_check(iov, (size_t)n);
-    if (rc < 0 || (s->type == SOCK_DGRAM && !total_of(iov, (size_t)n)))
+    if (rc < 0 || !total_of(iov, (size_t)n))
         return leave(rc); /* write sends an empty datagram, writev none */
     return send_iov(s, iov, (size_t)n, flags);
 }

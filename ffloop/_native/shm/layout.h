@@ -15,7 +15,7 @@
 #include <stdatomic.h>
 
 #define FFL_MAGIC 0x436b636f534c4646ULL /* "FFLSockC" */
-#define FFL_ABI_VERSION 7u
+#define FFL_ABI_VERSION 8u
 
 /* ---- entries ------------------------------------------------------------------------------- */
 
@@ -75,6 +75,7 @@ enum ffl_op {
 /* Flags. */
 #define FFL_F_ADDR 0x01u    /* SEND, RECV, UNREAD: the buffer begins with a struct ffl_addr */
 #define FFL_F_ABORT 0x02u   /* CLOSE: drop unsent data */
+#define FFL_F_MORE 0x02u    /* SEND of a stream: more comes soon; the stack may wait for that */
 #define FFL_F_NODELAY 0x04u /* SOCKET, LISTEN: TCP_NODELAY on this socket / on accepted ones */
 #define FFL_F_ARM_NEW 0x08u /* ARM on a listener: accepted sockets begin armed */
 #define FFL_F_LOOK 0x01u    /* NOP: to be answered when the stack was looked at */

@@ -104,7 +104,7 @@ static int send_dgram(int fd, const struct iovec *iov, const struct ffl_addr *to
 }
 
 int fstack_send(void *st, int fd, const struct iovec *iov, int n, const struct ffl_addr *to,
-                const struct ffl_ctl *ctl)
+                const struct ffl_ctl *ctl, int flags)
 {
     if ((to || ctl) && n != 1)
         return -EINVAL;

@@ -18,7 +18,7 @@ static inline int fstack_fail(void)
 
 /* fstack_data.c: ffl_stack_ops.send, .recv */
 int fstack_send(void *st, int fd, const struct iovec *iov, int n, const struct ffl_addr *to,
-                const struct ffl_ctl *ctl);
+                const struct ffl_ctl *ctl, int flags);
 int fstack_recv(void *st, int fd, const struct iovec *iov, int n, struct ffl_addr *from,
                 struct ffl_ctl *ctl, int *msg_flags);
 

@@ -171,12 +171,13 @@ static int host_connect(void *st, int fd, const struct ffl_addr *a)
 }
 
 static int host_send(void *st, int fd, const struct iovec *iov, int n, const struct ffl_addr *to,
-                     const struct ffl_ctl *ctl)
+                     const struct ffl_ctl *ctl, int flags)
 {
     struct sockaddr_storage ss;
     struct msghdr msg = {.msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)n};
+    flags |= MSG_NOSIGNAL | MSG_DONTWAIT;
     if (!to && !ctl && n == 1) {
-        ssize_t sent = send(fd, iov->iov_base, iov->iov_len, MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t sent = send(fd, iov->iov_base, iov->iov_len, flags);
         return sent < 0 ? -errno : (int)sent;
     }
     if (to) {
@@ -191,7 +192,7 @@ static int host_send(void *st, int fd, const struct iovec *iov, int n, const str
         msg.msg_control = (void *)(uintptr_t)ctl->data;
         msg.msg_controllen = ctl->len;
     }
-    ssize_t sent = sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+    ssize_t sent = sendmsg(fd, &msg, flags);
     return sent < 0 ? -errno : (int)sent;
 }
 

@@ -72,11 +72,12 @@ struct ffl_stack_ops {
     int (*backlog)(void *st, int fd);                           /* connections that wait for it */
     int (*connect)(void *st, int fd, const struct ffl_addr *a); /* 0 or -EINPROGRESS: then WRITE
                                                                    and SO_ERROR tell */
-    /* to, from: an address, or NULL. ctl: control messages, or NULL; recv gives all that the
+    /* to, from: an address, or NULL. flags: 0 or MSG_MORE, a hint for streams (F-Stack ignores it).
+     * ctl: control messages, or NULL; recv gives all that the
      * socket's options ask for, ctl->len 0 for none. *msg_flags out: MSG_TRUNC where the data was
      * cut, MSG_CTRUNC where control messages were. */
     int (*send)(void *st, int fd, const struct iovec *iov, int n, const struct ffl_addr *to,
-                const struct ffl_ctl *ctl);
+                const struct ffl_ctl *ctl, int flags);
     int (*recv)(void *st, int fd, const struct iovec *iov, int n, struct ffl_addr *from,
                 struct ffl_ctl *ctl, int *msg_flags);
     /* recv of the error queue: the offending datagram, where it went to, and control messages.
