@@ -159,6 +159,13 @@ def readv_empty():
 
 
 @case
+def writev_nothing_at_the_end():
+    with pair() as (a, _):
+        a.shutdown(socket.SHUT_WR)
+        return [c("writev", a.fileno(), iov(buf(0)), 1), c("send", a.fileno(), b"", 0, 0x4000)]
+
+
+@case
 def large_transfer():
     with pair() as (a, b):
         out, data = [], pattern(BIG)[:BIG]
@@ -266,6 +273,14 @@ def trunc_discards():
         room = buf(b"....")
         n = c("recv", b.fileno(), room, 4, socket.MSG_TRUNC)
         return [n, room.raw.decode(), b.recv(10).decode()]
+
+
+@case
+def trunc_of_nothing_after_a_reset():
+    with pair() as (a, b):
+        reset(a)
+        wait(b)
+        return [c("recv", b.fileno(), buf(1), 0, socket.MSG_TRUNC) for _ in range(2)]
 
 
 @case

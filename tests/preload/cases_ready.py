@@ -552,8 +552,9 @@ def epoll_exclusive(ep, a, b):
 
 @with_epoll
 def epoll_exclusive_mod(ep, a, b):
+    unknown = attempt(ep.modify, b, IN | EXCLUSIVE)
     ep.register(b, IN | EXCLUSIVE)
-    return attempt(ep.modify, b, IN)
+    return [unknown, attempt(ep.modify, b, IN), attempt(ep.register, b, IN | EXCLUSIVE | RDHUP)]
 
 
 @with_epoll

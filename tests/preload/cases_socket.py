@@ -524,6 +524,14 @@ def option_short_room():
 
 
 @case
+def option_of_an_address_in_part():
+    with pair() as (a, _):
+        room, n = buf(b"...."), buf(struct.pack("=I", 3))
+        rc = c("getsockopt", a.fileno(), socket.IPPROTO_IP, socket.IP_MULTICAST_IF, room, n)
+        return [rc, struct.unpack("=I", n.raw)[0], room.raw.hex()]
+
+
+@case
 def linger_zero_resets():
     with pair() as (a, b):
         reset(a)
@@ -821,6 +829,13 @@ def ioctl_of_a_file_is_the_kernels():
 def ioctl_unknown():
     with pair() as (a, _):
         return attempt(fcntl.ioctl, a, 0x1234)
+
+
+@case
+def ioctl_address_of_an_interface():
+    with pair() as ends:
+        ask = struct.pack("=16s24x", b"lo")
+        return [fcntl.ioctl(s, 0x8915, ask)[20:24].hex() for s in ends]  # SIOCGIFADDR
 
 
 @case

@@ -112,6 +112,17 @@ CASE(printed_to_a_descriptor)
     fprintf(stderr, "%.14s", buffer);
 }
 
+CASE(errors_by_name)
+{
+    connected();
+    NEED(dup2(client, 2) == 2);
+    errno = EINVAL;
+    perror("said");
+    printf("%d\n", errno == EINVAL);
+    perror("");
+    heard(server, 40);
+}
+
 CASE(errors_stay_with_the_stream)
 {
     struct linger now = {1, 0};

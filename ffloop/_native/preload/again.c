@@ -120,8 +120,7 @@ static void arm_one(int fd, struct node *n, void *arg)
         struct sock *s = (struct sock *)n;
         if (s->session && s->session->inherited)
             (void)proc_import(s); /* proc_import reports */
-        if (s->session && w->events & (EPOLLIN | EPOLLRDNORM))
-            s->seen = s->session->shares;
+        (void)sock_unseen(s, w->events);
         sock_arm(s, w->events);
     }
 }
@@ -138,8 +137,7 @@ void epoll_revive(struct epoll_shadow *ep)
 {
     ep->stale = false;
     fd_each(arm_one, ep);
-    for (struct session *session = session_first(); session; session = session->next)
-        (void)ffl_client_catch_up(session->c); /* fails: the session is lost */
+    session_catch_up();
     fd_each(begin_one, ep);
 }
 

@@ -79,8 +79,11 @@ static struct item *find(const struct epoll_shadow *ep, const struct item *model
 void epoll_begin(struct item *it)
 {
     struct node *n = watch_node(&it->w);
-    if (n->kind == NODE_SOCK)
+    if (n->kind == NODE_SOCK) {
+        if (sock_unseen((struct sock *)n, it->w.events))
+            epoll_stale(watch_epoll(&it->w)); /* the next wait asks the instance, once for all */
         sock_arm((struct sock *)n, it->w.events);
+    }
     ffl_watch_begin(&it->w);
 }
 
@@ -102,10 +105,6 @@ static int add(struct epoll_shadow *ep, int epfd, struct item *model, const stru
     if (rc < 0)
         return rc;
     node_placed(&ep->node);
-    if (watch_node(&model->w)->kind == NODE_EPOLL && (ev->events & EPOLLEXCLUSIVE))
-        return -EINVAL;
-    if ((ev->events & EPOLLEXCLUSIVE) && ev->events & ~(uint32_t)EXCLUSIVE_OK)
-        return -EINVAL;
     struct item *it = malloc(sizeof(*it));
     if (!it)
         return -ENOMEM;
@@ -121,10 +120,19 @@ static int add(struct epoll_shadow *ep, int epfd, struct item *model, const stru
     return 0;
 }
 
+/* May EPOLLEXCLUSIVE be asked for so? */
+static bool exclusive_ok(const struct item *model, int op, uint32_t events)
+{
+    return op == EPOLL_CTL_ADD && watch_node(&model->w)->kind != NODE_EPOLL &&
+           !(events & ~(uint32_t)EXCLUSIVE_OK);
+}
+
 static int control(struct epoll_shadow *ep, int epfd, int op, struct item *model,
                    const struct epoll_event *ev)
 {
     struct item *it = find(ep, model);
+    if (op != EPOLL_CTL_DEL && ev->events & EPOLLEXCLUSIVE && !exclusive_ok(model, op, ev->events))
+        return -EINVAL;
     switch (op) {
     case EPOLL_CTL_ADD:
         return it ? -EEXIST : add(ep, epfd, model, ev);
@@ -136,7 +144,7 @@ static int control(struct epoll_shadow *ep, int epfd, int op, struct item *model
     case EPOLL_CTL_MOD:
         if (!it)
             return -ENOENT;
-        if ((it->w.events | ev->events) & EPOLLEXCLUSIVE)
+        if (it->w.events & EPOLLEXCLUSIVE)
             return -EINVAL;
         it->w.events = ev->events | EPOLLERR | EPOLLHUP;
         it->w.data = ev->data.u64;

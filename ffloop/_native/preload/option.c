@@ -168,7 +168,8 @@ static int get_option(struct sock *s, int level, int name, void *val, socklen_t 
     if (row && row->flags & FFL_OPTION_ASKS && !user_copy(data, val, n < room ? n : room))
         return -EFAULT;
     int rc = ffl_client_getsockopt(s->session->c, s->h, level, name, data, &n);
-    bool byte = level == IPPROTO_IP && n == sizeof(int) && room && room < n;
+    bool byte =
+        level == IPPROTO_IP && name != IP_MULTICAST_IF && n == sizeof(int) && room && room < n;
     if (byte && !data[1] && !data[2] && !data[3]) /* as the kernel, for IPPROTO_IP alone */
         room = 1;
     return rc < 0 ? rc : give_option(val, len, room, data, n);
@@ -206,6 +207,23 @@ static int give_stamp(struct sock *s, void *to, bool ns)
     return user_copy(to, pair, sizeof(pair)) ? 0 : -EFAULT;
 }
 
+/* The kernel's ioctl. What the placeholder, which may be a unix socket, does not know, a socket of
+ * the program's kind does: interfaces' addresses. */
+static int placeholder_ioctl(int fd, unsigned long what, void *arg, const struct sock *s)
+{
+    int domain = s->domain, type = s->type, rc = real.ioctl(fd, what, arg);
+    if (rc == 0 || errno != ENOTTY)
+        return rc;
+    int other = real.socket(domain, type | SOCK_CLOEXEC, 0);
+    if (other < 0)
+        return -1;
+    rc = real.ioctl(other, what, arg);
+    int saved = errno;
+    real.close(other);
+    errno = saved;
+    return rc;
+}
+
 API int ioctl(int fd, unsigned long what, ...)
 {
     real_start();
@@ -224,6 +242,8 @@ API int ioctl(int fd, unsigned long what, ...)
         ffl_client_reap(s->session->c);
         if (s->state == SOCK_LISTENING)
             return (int)leave(-EINVAL);
+        if (!sock_queued(s))
+            (void)sock_look(s);
         rc = give_int(arg, s->type == SOCK_DGRAM ? dgram_next(s) : (int)sock_queued(s));
         (void)ffl_client_arm(s->session->c, s->h, 0); /* for the next FIONREAD */
         return (int)leave(rc);
@@ -246,7 +266,7 @@ API int ioctl(int fd, unsigned long what, ...)
         rc = real.ioctl(fd, what, arg) < 0 ? -errno : 0;
         return (int)leave(rc < 0 ? rc : async_set(s, fd, *(int *)arg != 0));
     default:
-        unlock();
-        return real.ioctl(fd, what, arg);
+        rc = s->session ? placeholder_ioctl(fd, what, arg, s) : real.ioctl(fd, what, arg);
+        return (int)leave(rc < 0 ? -errno : rc);
     }
 }

@@ -95,17 +95,21 @@ void sock_arm(struct sock *s, uint32_t want)
         (void)ffl_client_catch_up(c); /* fails: the session is lost */
 }
 
+bool sock_unseen(struct sock *s, uint32_t want)
+{
+    if (!sock_live(s) || s->state == SOCK_LISTENING || s->seen == s->session->shares ||
+        !(want & (EPOLLIN | EPOLLRDNORM | EPOLLRDHUP)))
+        return false;
+    s->seen = s->session->shares;
+    (void)ffl_client_arm(s->session->c, s->h, 0); /* cannot fail: open */
+    return true;
+}
+
 bool sock_look(struct sock *s)
 {
     struct ffl_client *c = s->session->c;
-    bool listens = s->state == SOCK_LISTENING;
-    if (listens ? !ffl_client_may_come(c, s->h) : s->seen == s->session->shares)
-        return false;
-    if (!listens) {
-        s->seen = s->session->shares;
-        (void)ffl_client_arm(c, s->h, 0); /* cannot fail: open */
-    }
-    return ffl_client_catch_up(c) == 0;
+    bool may = s->state == SOCK_LISTENING ? ffl_client_may_come(c, s->h) : sock_unseen(s, EPOLLIN);
+    return may && ffl_client_catch_up(c) == 0;
 }
 
 static struct hold *held(struct call *k, const struct node *n)
@@ -167,10 +171,11 @@ struct set { /* a call's descriptors */
     struct pollfd *fds;
     nfds_t n;
     struct call *k; /* a hold per descriptor; node NULL: the kernel's */
+    bool unseen;    /* of a socket: not known what waits at the instance */
 };
 
 /* The node that has f's readiness; NULL: the kernel has it. */
-static struct node *asked(const struct pollfd *f)
+static struct node *asked(struct set *p, const struct pollfd *f)
 {
     struct node *n = f->fd >= 0 ? fd_node(f->fd) : NULL;
     if (!n || n->kind == NODE_OURS || node_shared(n) || !node_mine(n))
@@ -187,7 +192,9 @@ static struct node *asked(const struct pollfd *f)
     sock_current(s);
     if (!s->session && !s->lost)
         return NULL; /* not placed: a kernel socket */
-    sock_arm(s, (uint32_t)(unsigned short)f->events);
+    uint32_t want = (unsigned short)f->events;
+    p->unseen |= sock_unseen(s, want);
+    sock_arm(s, want);
     return n;
 }
 
@@ -195,7 +202,7 @@ static void watch(struct set *p)
 {
     struct pollfd *kernel = p->k->kernel;
     for (nfds_t i = 0; i < p->n; i++) {
-        struct node *n = asked(&p->fds[i]);
+        struct node *n = asked(p, &p->fds[i]);
         kernel[i] = p->fds[i];
         kernel[i].revents = 0;
         if (n && n->kind == NODE_SOCK)
@@ -205,6 +212,8 @@ static void watch(struct set *p)
         else
             p->k->holds[p->k->n++] = (struct hold){.beside = -1};
     }
+    if (p->unseen)
+        session_catch_up();
     kernel[p->n] = (struct pollfd){.fd = tls.waiter->epfd, .events = POLLIN};
 }
 

@@ -240,6 +240,9 @@ int sock_wait(struct sock *s, int64_t until);
 /* Asks the instance once for what may wait there: data after a fork, connections beyond those that
  * were accepted ahead. True: look again. */
 bool sock_look(struct sock *s);
+/* Is it unknown what waits at the instance for s, no listener, since another process got a reference,
+ * and does `want` (epoll's bits) ask? Then s is armed, and after a catch-up what waits is here. */
+bool sock_unseen(struct sock *s, uint32_t want);
 void sock_rearm(struct sock *s); /* s has changed state: arms it for its watches, and tells them */
 /* The socket stays a kernel socket; its epoll registrations move there. */
 int sock_to_kernel(struct sock *s, int fd);
@@ -252,6 +255,7 @@ static inline size_t sock_queued(const struct sock *s)
 }
 /* connect(AF_UNSPEC) of a stream (shutdown.c): 0 or -errno. */
 int sock_disconnect(struct sock *s);
+bool sock_over(const struct sock *s);     /* of a connection: has it ended on both sides? */
 int sock_pending_connect(struct sock *s); /* 0: no connect is under way any more; or -EAGAIN */
 
 /* ---- FFLOOP_DUAL_LISTEN (dual.c) ----------------------------------------------------------- */

@@ -10,7 +10,7 @@ struct portrait { /* a socket, for the process that has its ticket */
     int64_t rcvtimeo, sndtimeo;
     struct ffl_own own;
     int32_t handle, domain, type, proto;
-    uint8_t state, nonblock;
+    uint8_t state, nonblock, shut_rd;
 };
 
 struct portrait sock_portrait(const struct sock *s);

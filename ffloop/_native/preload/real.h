@@ -128,6 +128,7 @@ int close_range(unsigned first, unsigned last, int flags); /* in glibc's headers
     X(FILE *, tmpfile, (void))                                                                     \
     X(FILE *, tmpfile64, (void))                                                                   \
     X(FILE *, popen, (const char *, const char *))                                                 \
+    X(void, perror, (const char *))                                                                \
     X(int, __vdprintf_chk, (int, int, const char *, va_list))                                      \
     X(long, syscall, (long, ...))
 

@@ -105,6 +105,15 @@ static bool too_early(struct sock *s, size_t total)
     return !over && !s->shut_rd && sock_queued(s) < total + (size_t)(off > 0 ? off : 0);
 }
 
+/* Has the program shut the reading side, and is nothing there? */
+static bool reads_no_more(struct sock *s)
+{
+    if (ffl_likely(!s->shut_rd))
+        return false;
+    ffl_client_reap(s->session->c);
+    return !sock_queued(s) && !(sock_look(s) && sock_queued(s));
+}
+
 static ssize_t recv_stream(struct sock *s, const struct iovec *iov, size_t n, int flags)
 {
     int64_t until = no_wait(s, flags) ? 0 : until_of(s->rcvtimeo);
@@ -114,13 +123,13 @@ static ssize_t recv_stream(struct sock *s, const struct iovec *iov, size_t n, in
     size_t got = 0, total = total_of(iov, n);
     bool all = flags & MSG_WAITALL, peeks = flags & MSG_PEEK;
     for (;;) {
-        if (s->shut_rd && !sock_queued(s))
+        if (reads_no_more(s))
             return (ssize_t)got;
         bool early = peeks && all && !no_wait(s, flags) && too_early(s, total);
-        int64_t r = early                 ? -EAGAIN
-                    : peeks               ? peek(s, iov, n, total, flags)
-                    : (flags & MSG_TRUNC) ? discard(s, total - got)
-                                          : take(s, iov, n, got);
+        int64_t r = early                          ? -EAGAIN
+                    : peeks                        ? peek(s, iov, n, total, flags)
+                    : (flags & MSG_TRUNC) && total ? discard(s, total - got)
+                                                   : take(s, iov, n, got);
         if (r > 0)
             got = peeks ? (size_t)r : got + (size_t)r;
         if (r < 0 && r != -EAGAIN)
@@ -138,7 +147,7 @@ static ssize_t recv_stream(struct sock *s, const struct iovec *iov, size_t n, in
             continue;
         if (early && (r = peek(s, iov, n, total, flags)) > 0)
             return (ssize_t)r;
-        return got ? (ssize_t)got : rc;
+        return got || !total ? (ssize_t)got : rc; /* as the kernel: no bytes were asked for */
     }
 }
 

@@ -26,6 +26,12 @@ void session_reap(void)
         ffl_client_reap(session->c);
 }
 
+void session_catch_up(void)
+{
+    for (struct session *session = session_first(); session; session = session->next)
+        (void)ffl_client_catch_up(session->c); /* fails: the session is lost */
+}
+
 /* ---- sessions ------------------------------------------------------------------------------ */
 
 static struct ffl_client_opts attach_options(const char *path)

@@ -23,7 +23,8 @@ struct portrait sock_portrait(const struct sock *s)
                              .type = s->type,
                              .proto = s->proto,
                              .state = s->state,
-                             .nonblock = s->nonblock};
+                             .nonblock = s->nonblock,
+                             .shut_rd = s->shut_rd};
 }
 
 struct node *sock_inherit(int fd, ino_t ino, struct session *session, const struct portrait *p)
@@ -36,6 +37,7 @@ struct node *sock_inherit(int fd, ino_t ino, struct session *session, const stru
         return NULL;
     }
     s->state = p->state;
+    s->shut_rd = p->shut_rd;
     s->named = true;
     s->own = p->own;
     s->rcvtimeo = p->rcvtimeo;

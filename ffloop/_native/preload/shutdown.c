@@ -8,6 +8,8 @@
 #include "preload.h"
 #include "option.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -64,12 +66,32 @@ static int stop_listening(struct sock *s)
     return rc;
 }
 
-/* A thread that waits in connect(), or the next call, gets ECONNRESET. */
+/* Of a stream that is shut down on both sides the stack knows whether the peer has ended it. */
+static bool closed(const struct sock *s)
+{
+    uint8_t state = 0;
+    uint32_t len = sizeof(state);
+    return ffl_client_getsockopt(s->session->c, s->h, IPPROTO_TCP, TCP_INFO, &state, &len) == 0 &&
+           state == TCP_CLOSE;
+}
+
+bool sock_over(const struct sock *s)
+{
+    unsigned st = ffl_client_state(s->session->c, s->h);
+    bool ends = st & FFL_ST_EOF && st & FFL_ST_SHUT_WR && s->type == SOCK_STREAM;
+    return st & FFL_ST_FAILED || (ends && (!s->shut_rd || closed(s)));
+}
+
+/* A thread that waits in connect(), or the next call, gets ECONNRESET, or the error of a connection
+ * that has ended. */
 static int give_up(struct sock *s)
 {
+    struct ffl_client *c = s->session->c;
+    ffl_client_reap(c);
+    int err = sock_over(s) ? ffl_client_take_error(c, s->h) : ECONNRESET;
     int rc = start_again(s, true);
     if (rc == 0)
-        ffl_client_set_error(s->session->c, s->h, ECONNRESET);
+        ffl_client_set_error(c, s->h, err);
     return rc;
 }
 
@@ -79,11 +101,21 @@ int sock_disconnect(struct sock *s)
         return stop_listening(s);
     if (s->state < SOCK_CONNECTING)
         return 0;
-    bool failed = ffl_client_state(s->session->c, s->h) & FFL_ST_FAILED;
-    int rc = failed ? start_again(s, true) : give_up(s);
+    int rc = give_up(s);
     if (rc == 0)
         sock_tell(s);
     return rc;
+}
+
+/* As Linux, a stream that reads no more still gets what comes. The stack would take that for the
+ * end of the stream: it is told when sending ends too, or for the other processes' sake. */
+static int shut_stack(struct sock *s, int how)
+{
+    if (s->type == SOCK_STREAM && how == SHUT_RD && !sock_shared(s))
+        return 0;
+    if (s->type == SOCK_STREAM && how == SHUT_WR && s->shut_rd)
+        how = SHUT_RDWR;
+    return ffl_client_shutdown(s->session->c, s->h, how);
 }
 
 static int shut(struct sock *s, int how)
@@ -95,12 +127,9 @@ static int shut(struct sock *s, int how)
     if (s->type == SOCK_STREAM && s->state == SOCK_CONNECTING && sock_pending_connect(s) < 0)
         return give_up(s);
     ffl_client_reap(s->session->c); /* the peer may have reset */
-    unsigned st = ffl_client_state(s->session->c, s->h);
-    bool both = st & FFL_ST_EOF && !s->shut_rd && st & FFL_ST_SHUT_WR;
-    bool over = st & FFL_ST_FAILED || both;
-    if (s->state == SOCK_CONNECTED ? over : s->type == SOCK_STREAM)
+    if (s->state == SOCK_CONNECTED ? sock_over(s) : s->type == SOCK_STREAM)
         return -ENOTCONN;
-    int rc = ffl_client_shutdown(s->session->c, s->h, how);
+    int rc = shut_stack(s, how);
     if (rc == 0 && how != SHUT_WR)
         s->shut_rd = true;
     if (rc == 0 && s->state == SOCK_BOUND)

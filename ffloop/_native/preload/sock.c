@@ -453,8 +453,7 @@ static int name_of(struct sock *s, bool peer, struct sockaddr *sa, socklen_t *le
     struct ffl_addresses addresses;
     if (peer)
         ffl_client_reap(s->session->c); /* the peer may have reset */
-    if (peer && (sock_pending_connect(s) < 0 || s->state != SOCK_CONNECTED ||
-                 ffl_client_state(s->session->c, s->h) & FFL_ST_FAILED))
+    if (peer && (sock_pending_connect(s) < 0 || s->state != SOCK_CONNECTED || sock_over(s)))
         return -ENOTCONN;
     int rc = ffl_client_addresses(s->session->c, s->h, &addresses);
     if (rc == 0 && peer && !addresses.peer.port_be)

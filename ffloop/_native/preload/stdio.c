@@ -158,6 +158,23 @@ API FILE *freopen64(const char *path, const char *mode, FILE *f)
     return remade(real.freopen64(path, mode, f), was);
 }
 
+/* ---- perror: the C library's writes to a copy of the descriptor ------------------------------- */
+
+API void perror(const char *what)
+{
+    real_start();
+    int fd = fileno(stderr), saved = errno;
+    char room[128];
+    if (!maybe_ours(fd)) {
+        real.perror(what);
+        return;
+    }
+    bool named = what && *what;
+    dprintf(fd, "%s%s%s\n", named ? what : "", named ? ": " : "",
+            strerror_r(saved, room, sizeof(room)));
+    errno = saved;
+}
+
 /* ---- dprintf -------------------------------------------------------------------------------- */
 
 int __vsnprintf_chk(char *to, size_t room, int flag, size_t size, const char *format, va_list ap);

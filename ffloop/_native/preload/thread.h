@@ -110,7 +110,8 @@ static inline void alloc_after_fork(void)
 /* The calling thread's session with an instance, attached on first use. NULL: *why is the -errno,
  * and the first is reported. Locked. */
 struct session *session_get(int index, int *why);
-void session_reap(void); /* takes the completions of all sessions */
+void session_reap(void);     /* takes the completions of all sessions */
+void session_catch_up(void); /* and what has come on armed sockets until now is here */
 /* A socket less; a detached session is freed with its last. */
 void session_put(struct session *session);
 /* Makes a ticket at the session's instance: 0 or -errno. */
