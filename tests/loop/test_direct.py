@@ -379,6 +379,11 @@ def test_a_unix_servers_file_goes_with_it(run, tmp_path):
 @pytest.mark.parametrize("given", [str, os.fsencode, pathlib.Path])
 def test_a_unix_connection(run, tmp_path, given):
     path = given(tmp_path / "sock")
+    served = []
+
+    def serves():
+        served.append(Log())
+        return served[-1]
 
     async def main():
         loop = asyncio.get_running_loop()
@@ -386,7 +391,7 @@ def test_a_unix_connection(run, tmp_path, given):
             await loop.create_unix_connection(Log, path)
         with pytest.raises(TypeError, match="family"):
             await loop.create_unix_connection(Log, path, family=0)
-        server = await loop.create_unix_server(Log, path)
+        server = await loop.create_unix_server(serves, path)
         with pytest.raises(ZeroDivisionError):  # and leaves no socket, which would be a warning
             await loop.create_unix_connection(lambda: 1 // 0, path)
         transport, protocol = await loop.create_unix_connection(Log, path)
@@ -395,6 +400,9 @@ def test_a_unix_connection(run, tmp_path, given):
         assert transport.get_extra_info("socket").family == socket.AF_UNIX
         transport.close()
         await protocol.lost
+        assert len(served) == 2  # the kernel has had both since they were connected
+        for each in served:
+            await each.lost
         server.close()
 
     run(main())
