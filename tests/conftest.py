@@ -18,7 +18,7 @@ from common import ON_FSTACK, open_fds
 from hypothesis import settings
 from loop.runner import Runner
 
-# A shell's background job ignores Ctrl-C, and so would every process that a test starts and ends so.
+# A shell's background job ignores Ctrl-C, as would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples each time, so that a failure is the change's; .ci/run looks at others as well,
