@@ -1,5 +1,6 @@
 """redis-server under the shim, with the configuration of examples/redis."""
 
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,8 @@ from programs import EXAMPLES, FULL, either_stack, need, running, until
 from shim import Instance
 
 pytestmark = either_stack
-COUNT = 20000 if FULL else 2000
+# Redis's four threads spin for each other: beside other work it answers 80 a second, natively too.
+COUNT = 20000 if FULL else 400
 
 
 def redis_server(address: str, folder: Path) -> tuple[int, list[str]]:
@@ -52,13 +54,21 @@ def test_bgsave(redis: int, instance: Instance, tmp_path: Path) -> None:
         where = ("-h", instance.mirror, "-p", str(redis))
         return completed(need("redis-cli"), *where, *words, env=under, check=True).stdout
 
+    def sets() -> int:
+        return int(re.search(r"cmdstat_set:calls=(\d+)", ask("info", "commandstats"))[1])  # type: ignore[index]
+
     bench = [need("redis-benchmark"), "-h", instance.mirror, "-p", str(redis)]
-    bench += ["-q", "-n", str(5 * COUNT), "-t", "set,get"]
-    with subprocess.Popen(bench, env=under, stdout=subprocess.PIPE, text=True) as load:
-        for _ in range(3):
-            assert "started" in ask("bgsave")
-            until(lambda: "rdb_bgsave_in_progress:0" in ask("info", "persistence"))
-        assert load.stdout
-        assert load.stdout.read().count("requests per second") == 2
+    with subprocess.Popen([*bench, "-l", "-q", "-t", "set"], env=under, stdout=-3) as load:
+        try:
+            until(lambda: "cmdstat_set:" in ask("info", "commandstats"))
+            for _ in range(3):
+                assert "started" in ask("bgsave")
+                until(lambda: "rdb_bgsave_in_progress:0" in ask("info", "persistence"))
+                more = sets() + 100
+                until(lambda n=more: sets() > n)
+        finally:
+            ended = load.poll()
+            load.terminate()
+    assert ended is None, "the load met an error"
     assert "rdb_last_bgsave_status:ok" in ask("info", "persistence")
     assert (tmp_path / "dump.rdb").exists()
