@@ -29,7 +29,7 @@ def on_fstack(delays: list[int]) -> Iterator[list[Place]]:
     pkt_tx_delay (µs), and direct on F-Stack's CPU. Raises Failed with what is missing."""
     from fstack import net
 
-    if reason := net.missing() or net.missing_direct():
+    if reason := net.missing():
         raise Failed(reason)
 
     def place(name: str, loop: str, veth: net.Net, inside: int | None, **more: Any) -> Place:
