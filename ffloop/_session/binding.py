@@ -416,10 +416,9 @@ class Client:
         value = ffi.new("unsigned char[]", room)
         length = ffi.new("uint32_t *", room)
         self._check(self._wait(lib.ffl_client_getsockopt, handle, level, name, value, length))
-        got = bytes(ffi.buffer(value, min(length[0], room)))
         if size:
-            return got
-        return int.from_bytes(got, "little", signed=True) if len(got) == 4 else got[0]
+            return bytes(ffi.buffer(value, min(length[0], room)))
+        return int.from_bytes(ffi.buffer(value, room), "little", signed=True)
 
     def setsockopt(self, handle: int, level: int, name: int, value: Any) -> None:
         packed = struct.pack("=i", value) if isinstance(value, int) else bytes(value)

@@ -67,7 +67,9 @@ def outcome(sock: Any, level: int, name: int, value: int | bytes | None) -> Any:
     """What setting it says, and what reading it gives then."""
     said = None if value is None else failure(sock.setsockopt, level, name, value)
     got = failure(sock.getsockopt, level, name, 20)
-    return said, len(got) if (level, name) in OWN and type(got) is bytes else got
+    if (level, name) in OWN:
+        return said, len(got) if type(got) is bytes else got
+    return said, got, failure(sock.getsockopt, level, name)
 
 
 def differences(ours: Any, kernels: Any) -> dict[Any, Any]:
