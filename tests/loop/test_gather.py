@@ -1,10 +1,17 @@
-"""The writes of one callback to one transport: all but the first may wait for its end."""
+"""The writes of one callback to one transport: all but the first may wait for its end.
+
+In direct mode those of many callbacks wait for the end of the iteration.
+"""
 
 import asyncio
+import contextlib
 import os
 import socket
+import time
 
 import pytest
+
+import ffloop
 
 from .util import Log, pair
 
@@ -13,6 +20,23 @@ PIECES = (b"head ", b"body ", b"tail.")
 
 def submitted():
     return asyncio.get_running_loop().ffloop_stats()["submitted"]
+
+
+@contextlib.asynccontextmanager
+async def crowd():
+    """Connections to each of which a callback has just written, as those of a busy server: their
+    clients and servers."""
+    loop = asyncio.get_running_loop()
+    async with contextlib.AsyncExitStack() as stack:
+        pairs = [await stack.enter_async_context(pair()) for _ in range(8)]
+        for client, _server in pairs:
+            loop.call_soon(client.transport.write, b"first ")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        yield pairs
+
+
+alone_or_not = pytest.mark.parametrize("around", [contextlib.nullcontext, crowd])
 
 
 class InPieces(Log):
@@ -94,10 +118,11 @@ FOLLOWING = {
 }
 
 
+@alone_or_not
 @pytest.mark.parametrize("following", FOLLOWING)
-def test_the_end_stays_behind(run_std, following):
+def test_the_end_stays_behind(run_std, following, around):
     async def main():
-        async with pair() as (client, server):
+        async with pair() as (client, server), around():
             for piece in PIECES:
                 client.transport.write(piece)
             FOLLOWING[following](client.transport)
@@ -107,12 +132,13 @@ def test_the_end_stays_behind(run_std, following):
     run_std(main())
 
 
-def test_other_ways_of_writing_stay_behind(run_std, tmp_path):
+@alone_or_not
+def test_other_ways_of_writing_stay_behind(run_std, tmp_path, around):
     path = tmp_path / "file"
     path.write_bytes(b"file ")
 
     async def main():
-        async with pair() as (client, server):
+        async with pair() as (client, server), around():
             transport, expected = client.transport, bytearray()
             ways = (bytearray, memoryview, lambda data: [data, b"x" * 100_000])
             for way in ways:
@@ -159,9 +185,10 @@ def test_who_takes_the_descriptor_comes_behind(run_ff, way):
     run_ff(main())
 
 
-def test_nothing_is_unsent_when_that_is_asked(run_std):
+@alone_or_not
+def test_nothing_is_unsent_when_that_is_asked(run_std, around):
     async def main():
-        async with pair() as (client, server):
+        async with pair() as (client, server), around():
             for piece in PIECES:
                 client.transport.write(piece)
                 assert client.transport.get_write_buffer_size() == 0
@@ -170,9 +197,10 @@ def test_nothing_is_unsent_when_that_is_asked(run_std):
     run_std(main())
 
 
-def test_a_callback_that_raises_has_written(run_std):
+@alone_or_not
+def test_a_callback_that_raises_has_written(run_std, around):
     async def main():
-        async with pair() as (client, server):
+        async with pair() as (client, server), around():
 
             def fail():
                 for piece in PIECES:
@@ -225,3 +253,89 @@ def test_a_fork_has_nothing_to_send(run_ff):
             assert await server.got(15) == b"head body tail."
 
     run_ff(main())
+
+
+# ---- many callbacks write ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_direct(monkeypatch):
+    monkeypatch.setenv("FFLOOP_INSTANCE", "direct")
+    return ffloop.run
+
+
+def test_many_send_at_the_end_of_the_iteration(run_direct):
+    """Unless they take long: on a busy machine more than one round may be needed."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with crowd() as pairs:
+            seen, rounds = [], 0
+            while seen[-2:] != [0, len(pairs)]:
+                rounds += 1
+                assert rounds < 1000
+                before = submitted()
+                for client, _server in pairs:
+                    loop.call_soon(client.transport.write, b"second ")
+                loop.call_soon(lambda before=before: seen.append(submitted() - before))
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                seen.append(submitted() - before)
+            for _client, server in pairs:
+                data = await server.got(6 + 7 * rounds)
+                assert data == b"first " + b"second " * rounds
+
+    run_direct(main())
+
+
+def test_a_long_callback_keeps_no_other_ones_data(run_direct):
+    """Those before it have had their share of the time: the writes leave when it ends."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with crowd() as pairs:
+            before, seen = submitted(), []
+            for client, _server in pairs:
+                loop.call_soon(client.transport.write, b"second ")
+            loop.call_soon(time.sleep, 0.002)
+            loop.call_soon(lambda: seen.append(submitted() - before))
+            await asyncio.sleep(0)
+            assert seen == [len(pairs)]
+
+    run_direct(main())
+
+
+def test_what_one_callback_writes_waits_among_many(run_direct):
+    """Until somebody takes the descriptor."""
+
+    async def main():
+        async with crowd() as ((client, server), *_others):
+            before = submitted()
+            client.transport.write(b"second ")
+            client.transport.write(b"third")
+            assert submitted() == before
+            client.transport.get_extra_info("socket").fileno()
+            assert submitted() == before + 1
+            assert await server.got(18) == b"first second third"
+
+    run_direct(main())
+
+
+def test_who_is_paused_writes_to_another(run_std):
+    """What one is told while the others' writes are sent comes behind them."""
+
+    async def main():
+        async with crowd() as ((one, of_one), (two, of_two), *_others):
+
+            class Tells(asyncio.Protocol):
+                def pause_writing(self):
+                    one.transport.write(b"third")
+
+            two.transport.set_protocol(Tells())
+            one.transport.write(b"second ")
+            two.transport.write(b"x" * 10_000_000)
+            assert await of_one.got(18) == b"first second third"
+            assert len(await of_two.got(10_000_006)) == 10_000_006
+            two.transport.set_protocol(two)
+
+    run_std(main())

@@ -1,57 +1,84 @@
 /*
- * gather.c - the writes of one callback to one stream go out together, when the callback ends.
+ * gather.c - writes wait a little for those that follow.
  *
  * Callers: transfer.c keeps what is written, iteration.c and dispatcher.c say where callbacks end;
  * life.c and _loop/transport.py send what is kept before anything that must come behind it.
  *
- * Many protocols write an answer in pieces, each of which would be a system call, or an entry and a
- * wake. A stream's first write of a callback waits only where the callback that wrote before it
- * wrote more than once.
+ * Two rules. Many protocols write an answer in pieces, each of which would be a system call, or an
+ * entry and a wake: a stream's first write of a callback waits for the callback's end where the
+ * callback that wrote before it wrote more than once. And in direct mode, while many callbacks of
+ * an iteration write, the writes wait for the iteration's end, or LONGEST: the kernel's calls come
+ * in a row, and wake a peer on another CPU once, not each time.
  *
- * Invariant: a thread keeps pieces of one stream, which has no backlog, and only while a callback
- * runs.
+ * Invariant: what is kept is of streams without a backlog, in the order of their first writes, and
+ * only while callbacks run.
  */
 #include "stream.h"
 
-#define MOST 64 /* pieces, as many as one call sends */
+#define MOST 64         /* streams; and pieces per stream, as many as one call sends */
+#define MANY 4          /* callbacks of an iteration that write */
+#define LASTS 8         /* iterations for which many remain: not each of them writes */
+#define LONGEST 1000000 /* ns */
 
 static _Thread_local struct {
-    PyObject *stream, *pieces; /* NULL, or a list of bytes */
-    Py_ssize_t bytes;
+    PyObject *streams[MOST]; /* from `next` to `n`: those with kept writes */
+    int next, n;
     unsigned callback; /* the number of that which runs */
+    int writers;       /* callbacks of this iteration that wrote, in direct mode */
+    int many;          /* above 0: MANY wrote in one of the last iterations */
     bool runs;
+    int64_t since; /* when a callback first ended with writes kept; 0: not yet */
 } kept;
 
 static PyObject *name_write_rest;
 
-static int send_kept(void)
+static int send_kept(PyObject *stream)
 {
-    PyObject *stream = kept.stream, *pieces = kept.pieces, *sent, *r = NULL;
-    Py_ssize_t bytes = kept.bytes;
-    kept.stream = kept.pieces = NULL;
-    kept.bytes = 0;
-    if (!stream_fields(stream)->sending) /* lost, and the bytes with it */
+    struct stream *s = stream_fields(stream);
+    PyObject *pieces = s->kept, *sent, *r = NULL;
+    Py_ssize_t bytes = s->kept_bytes;
+    s->kept = NULL;
+    if (!s->sending) /* lost, and the bytes with it */
         sent = PyLong_FromSsize_t(bytes);
     else
-        sent = stream_send_pieces(stream, pieces);
-    if (sent && PyLong_AsSsize_t(sent) != bytes)
-        r = PyObject_CallMethodObjArgs(stream, name_write_rest, pieces, sent, NULL);
-    else if (sent)
+        sent =
+            PyList_Check(pieces) ? stream_send_pieces(stream, pieces) : stream_send(stream, pieces);
+    if (sent && PyLong_AsSsize_t(sent) != bytes) {
+        PyObject *list = PyList_Check(pieces) ? Py_NewRef(pieces) : Py_BuildValue("[O]", pieces);
+        if (list)
+            r = PyObject_CallMethodObjArgs(stream, name_write_rest, list, sent, NULL);
+        Py_XDECREF(list);
+    } else if (sent) {
         r = Py_NewRef(Py_None);
+    }
     Py_XDECREF(sent);
     Py_DECREF(pieces);
     Py_DECREF(stream);
     return hot_done(r);
 }
 
-int gather_flush(void)
+/* Sends all; of several exceptions the first stays. */
+static int send_all(void)
 {
-    return kept.stream ? send_kept() : 0;
+    PyObject *type = NULL, *value = NULL, *trace = NULL;
+    PyErr_Fetch(&type, &value, &trace);
+    while (kept.next < kept.n)
+        if (send_kept(kept.streams[kept.next++]) < 0) {
+            if (type)
+                PyErr_Clear();
+            else
+                PyErr_Fetch(&type, &value, &trace);
+        }
+    kept.next = kept.n = 0;
+    kept.since = 0;
+    if (type)
+        PyErr_Restore(type, value, trace);
+    return type ? -1 : 0;
 }
 
-int gather_make_way(const PyObject *stream)
+int gather_flush(void)
 {
-    return kept.stream && kept.stream != stream ? send_kept() : 0;
+    return kept.n ? send_all() : 0;
 }
 
 bool gather_wants(struct stream *s)
@@ -62,48 +89,76 @@ bool gather_wants(struct stream *s)
         s->wrote_in = kept.callback;
         s->gathers = s->writes > 1;
         s->writes = 0;
+        kept.writers += !s->c;
     }
     s->writes += s->writes < 2;
-    return s->gathers || s->writes > 1;
+    return s->gathers || s->writes > 1 || (kept.many > 0 && !s->c);
+}
+
+static int keep_first(PyObject *stream, struct stream *s, PyObject *data)
+{
+    if (kept.n == MOST && send_all() < 0)
+        return -1;
+    kept.streams[kept.n++] = Py_NewRef(stream);
+    s->kept = Py_NewRef(data);
+    s->kept_bytes = 0;
+    return 0;
+}
+
+static int keep_more(struct stream *s, PyObject *data)
+{
+    if (PyList_Check(s->kept))
+        return PyList_Append(s->kept, data);
+    PyObject *list = Py_BuildValue("[OO]", s->kept, data);
+    if (list) {
+        Py_DECREF(s->kept);
+        s->kept = list;
+    }
+    return list ? 0 : -1;
 }
 
 int gather_keep(PyObject *stream, PyObject *data, Py_ssize_t size)
 {
-    if (!kept.pieces) {
-        if (!(kept.pieces = PyList_New(0)))
-            return -1;
-        kept.stream = Py_NewRef(stream);
-    }
-    if (PyList_Append(kept.pieces, data) < 0)
+    struct stream *s = stream_fields(stream);
+    int rc = s->kept ? keep_more(s, data) : keep_first(stream, s, data);
+    if (rc < 0)
         return -1;
-    kept.bytes += size;
-    bool full = kept.bytes > stream_fields(stream)->high_water || PyList_Size(kept.pieces) == MOST;
-    return full ? send_kept() : 0;
+    s->kept_bytes += size;
+    bool full =
+        s->kept_bytes > s->high_water || (PyList_Check(s->kept) && PyList_Size(s->kept) == MOST);
+    return full ? send_all() : 0;
+}
+
+/* May what is kept wait for the iteration's end? */
+static bool may_wait(void)
+{
+    if (!kept.many)
+        return false;
+    int64_t now = ffl_now_ns();
+    if (!kept.since)
+        kept.since = now;
+    return now - kept.since < LONGEST;
 }
 
 int gather_next(void)
 {
     kept.callback++;
-    return gather_flush();
+    return kept.n && !may_wait() ? send_all() : 0;
 }
 
 int gather_begin(void)
 {
     kept.runs = true;
-    return gather_next();
+    kept.many = kept.writers >= MANY ? LASTS : kept.many - (kept.many > 0);
+    kept.writers = 0;
+    kept.callback++;
+    return gather_flush();
 }
 
 int gather_end(int rc)
 {
-    PyObject *type, *value, *trace;
     kept.runs = false;
-    if (!kept.stream)
-        return rc;
-    PyErr_Fetch(&type, &value, &trace);
-    int sent = send_kept();
-    if (rc < 0)
-        PyErr_Restore(type, value, trace);
-    return rc < 0 ? rc : sent;
+    return kept.n && send_all() < 0 ? -1 : rc;
 }
 
 int gather_exec(void)

@@ -32,9 +32,12 @@ struct stream {
     char bulk;      /* direct mode: the last recv brought BULK bytes or more */
     char receiving; /* data goes to the protocol at once: begun, not paused, not closing */
     char sending;   /* write() needs no backlog: there is none, no end of file, not closed */
-    char gathers,
-        writes; /* gather.c: the last callback that wrote wrote several times; writes (2: or */
-    unsigned wrote_in; /* more) of the callback of this number */
+    /* gather.c's */
+    PyObject *kept; /* NULL, bytes, or a list of them */
+    Py_ssize_t kept_bytes;
+    char gathers; /* the last callback that wrote wrote several times */
+    char writes;  /* of the callback of this number; 2: or more */
+    unsigned wrote_in;
 };
 #define STREAM_REFS (offsetof(struct stream, high_water) / sizeof(PyObject *))
 
@@ -76,9 +79,8 @@ int feed_serves(PyObject *protocol);
  * an exception. */
 int feed_reader(PyObject *protocol, const char *data, size_t len);
 
-/* gather.c. Sends what is kept, or what is kept of another stream. 0 or -1. */
+/* gather.c. Sends what is kept. 0 or -1. */
 int gather_flush(void);
-int gather_make_way(const PyObject *stream);
 /* Is the write that the stream is about to make to be kept? */
 bool gather_wants(struct stream *s);
 int gather_keep(PyObject *stream, PyObject *data, Py_ssize_t size);

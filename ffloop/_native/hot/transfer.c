@@ -248,7 +248,8 @@ PyObject *stream_write(PyObject *self, PyObject *data)
     struct stream *s = stream_fields(self);
     char *bytes;
     Py_ssize_t len;
-    if (gather_make_way(self) < 0)
+    bool keep = gather_wants(s);
+    if (!keep && gather_flush() < 0)
         return NULL;
     if (!s->sending || !PyBytes_CheckExact(data) || *s->thread != PyThread_get_thread_ident())
         return write_slow(self, data);
@@ -256,7 +257,7 @@ PyObject *stream_write(PyObject *self, PyObject *data)
         return NULL;
     if (!len)
         return Py_NewRef(Py_None);
-    if (gather_wants(s))
+    if (keep)
         return gather_keep(self, data, len) < 0 ? NULL : Py_NewRef(Py_None);
     int64_t sent = send_now(s, bytes, (size_t)len);
     if (sent == len)
