@@ -1,5 +1,5 @@
 /*
- * harness.h - the C tests' harness: one executable a file, one process a case.
+ * harness.h - the C tests' harness: one executable per file, one process per case.
  *
  * Use: TEST(name) { ... CHECK(...); } and nothing else; harness.c has main. `executable CASE [ARG]`
  * runs one case and exits 0 when it passed; test_native.py runs each as a pytest case. A case that

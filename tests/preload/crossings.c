@@ -475,7 +475,7 @@ CASE(churning)
     CHECK(close(churn.pipe[0]) == 0 && close(churn.l) == 0);
 }
 
-/* ---- FF_THREAD_SOCKET=1: a session a thread ------------------------------------------------- */
+/* ---- FF_THREAD_SOCKET=1: a session per thread ----------------------------------------------- */
 
 static struct {
     int ends[2], epfd, fresh, shared;
