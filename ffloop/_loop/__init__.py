@@ -1,0 +1,1 @@
+"""The event loop: its selector, transports, listeners and sock_ calls."""

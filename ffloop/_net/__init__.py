@@ -1,0 +1,1 @@
+"""Sockets of the stack, kernel sockets that are promoted or inherited, and readiness."""
