@@ -26,7 +26,7 @@ from ..errors import ConfigError
 from . import worker
 from .asyncio_private import READ_SIZE, SelectorLoop, Server, failure, logger, typed_as
 from .pipes import ReadPipeTransport, WritePipeTransport
-from .serving import Binding
+from .serving import Binding, check_given, check_tls
 from .tls import SSLProtocol
 from .transport import SocketTransport
 
@@ -370,8 +370,9 @@ class Loop(SelectorLoop):
         """As asyncio's. Addresses that the router gives to the stack are served there; with
         `dual_listen` (default: the loop's option) the same port is served on the kernel too, at
         the wildcard address or else on loopback."""
-        _check_tls(ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
+        check_tls(ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
         if host is None and port is None:
+            check_given(sock)
             sockets = self._given_to_serve(sock)
         elif sock is not None:
             raise ValueError("host/port and sock can not be specified at the same time")
@@ -448,12 +449,6 @@ class Loop(SelectorLoop):
             self._stop_serving(sock)
 
     def _given_to_serve(self, sock: Any) -> list[Any]:
-        if sock is None:
-            raise ValueError("Neither host/port nor sock were specified")
-        if isinstance(sock, ssl_module.SSLSocket):
-            raise TypeError("Socket cannot be of type SSLSocket")
-        if sock.type != socket.SOCK_STREAM:
-            raise ValueError(f"A Stream Socket was expected, got {sock!r}")
         return [sock]
 
     async def _addresses(self, host: Any, port: Any, family: int, flags: int) -> list[Any]:
@@ -481,15 +476,6 @@ def _kind(config: configuration.Config) -> tuple[Any, Any]:
     if direct:
         return importlib.import_module("ffloop._loop.direct_loop").DirectLoop, None
     return importlib.import_module("ffloop._loop.session_loop").SessionLoop, client
-
-
-def _check_tls(ssl: Any, handshake_timeout: float | None, shutdown_timeout: float | None) -> None:
-    if isinstance(ssl, bool):
-        raise TypeError("ssl argument must be an SSLContext or None")
-    if handshake_timeout is not None and ssl is None:
-        raise ValueError("ssl_handshake_timeout is only meaningful with ssl")
-    if shutdown_timeout is not None and ssl is None:
-        raise ValueError("ssl_shutdown_timeout is only meaningful with ssl")
 
 
 def to_offset(file: Any, offset: int) -> None:

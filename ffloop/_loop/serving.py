@@ -1,7 +1,8 @@
-"""The sockets of create_server."""
+"""The arguments and the sockets of create_server."""
 
 import errno
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -103,3 +104,25 @@ def bind_sockets(infos: list[Any], how: Binding, maker: Maker | None = None) -> 
             sock.close()
         raise
     return sockets
+
+
+def check_given(sock: Any) -> None:
+    """Raises TypeError, ValueError as asyncio where `sock` cannot be served."""
+    if sock is None:
+        raise ValueError("Neither host/port nor sock were specified")
+    if isinstance(sock, ssl.SSLSocket):
+        raise TypeError("Socket cannot be of type SSLSocket")
+    if sock.type != socket.SOCK_STREAM:
+        raise ValueError(f"A Stream Socket was expected, got {sock!r}")
+
+
+def check_tls(
+    context: Any, handshake_timeout: float | None, shutdown_timeout: float | None
+) -> None:
+    """Raises TypeError, ValueError as asyncio where the arguments do not go together."""
+    if isinstance(context, bool):
+        raise TypeError("ssl argument must be an SSLContext or None")
+    if handshake_timeout is not None and context is None:
+        raise ValueError("ssl_handshake_timeout is only meaningful with ssl")
+    if shutdown_timeout is not None and context is None:
+        raise ValueError("ssl_shutdown_timeout is only meaningful with ssl")

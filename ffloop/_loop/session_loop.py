@@ -293,12 +293,11 @@ class SessionLoop(SockCalls, Loop):
         )
 
     def _given_to_serve(self, sock: Any) -> list[Any]:
-        given = super()._given_to_serve(sock)
         stack = stack_socket(sock)
         if stack is None:
             return self._inherited.to_serve(self, sock)
         stack._ep().nodelay = True
-        return given
+        return [sock]
 
     def _accept_at(self, sock: Any, *how: Any) -> bool:
         stack = stack_socket(sock)
