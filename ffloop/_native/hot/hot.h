@@ -1,11 +1,18 @@
 /*
- * hot.h - the compiled half of the Python face: what its parts share.
+ * hot.h - the compiled half of ffloop/_loop: what its parts share.
  *
- * Stream (stream.c) is the base class of stream transports. Dispatcher (dispatcher.c) waits for a batch of
- * events and hands it out; direct.c does so without a session. Tls (tls.c) stands between a stream and its
- * protocol. Scheduler (scheduler.c, iteration.c) queues and runs the loop's callbacks, which are handles
- * (handle.c), some of them in a heap of timers (timers.c). pipe.c serves pipes. The plain cases are here, all others in Python.
- * The limited API of Python 3.11: one wheel serves every later version.
+ * scheduler.c  Scheduler: a loop's callbacks           iteration.c  its iterations
+ * handle.c     Handle and TimerHandle                  timers.c     the heap of timers
+ * queue.c      the handles that are to run             context.c    contexts, entered and left
+ * dispatcher.c Dispatcher: a batch of a session's events, handed out
+ * direct.c     the same without a session              acceptor.c   direct mode's listeners
+ * stream.c     Stream: stream transports' base class   transfer.c   its reads and writes
+ * life.c       how a connection begins and ends        gather.c     a callback's writes go together
+ * feed.c       data for asyncio's streams              tls.c        Tls: under SSLProtocol
+ * pipe.c       transports of pipes                     page.c       direct mode's stats page
+ *
+ * The plain cases are here, all others in Python. The limited API of Python 3.11: one wheel serves
+ * every later version.
  */
 #ifndef FFL_HOT_H
 #define FFL_HOT_H
