@@ -158,6 +158,43 @@ CASE(name_of_a_peer_that_has_gone)
     saw("getpeername", rc);
 }
 
+CASE(asked_before_it_is_connected_after_a_fork)
+{
+    connected();
+    int fresh = socket(AF_INET, SOCK_STREAM, 0);
+    struct pollfd p = {.fd = fresh, .events = POLLIN};
+    pid_t child = fork();
+    if (child == 0)
+        _exit(0);
+    NEED(child > 0 && waitpid(child, NULL, 0) == child);
+    for (int i = 0; i < 2; i++) {
+        saw("poll", poll(&p, 1, 0));
+        printf("%x\n", p.revents);
+        NEED(write(client, "x", 1) == 1 &&
+             recv(server, buffer, 1, 0) == 1); /* time for an answer */
+    }
+}
+
+/* Who reads no more: the peer's bytes are refused when sending has ended, too. */
+CASE(shut_down_in_two_steps)
+{
+    signal(SIGPIPE, SIG_IGN);
+    for (int first = SHUT_RD; first <= SHUT_WR; first++) {
+        connected();
+        NEED(shutdown(server, first) == 0 && shutdown(server, SHUT_WR - first) == 0);
+        saw("recv", recv(client, buffer, 1, 0));
+        writes_until_told(client);
+    }
+    connected();
+    NEED(shutdown(server, SHUT_RD) == 0);
+    goes(client, true);
+    begins();
+    ssize_t n = 0;
+    while (n == 0 && !lasted(5000))
+        n = recv(server, buffer, 1, 0);
+    saw("recv", n);
+}
+
 CASE(name_of_a_peer_when_both_have_ended)
 {
     struct sockaddr_in a;

@@ -97,7 +97,8 @@ void sock_arm(struct sock *s, uint32_t want)
 
 bool sock_unseen(struct sock *s, uint32_t want)
 {
-    if (!sock_live(s) || s->state == SOCK_LISTENING || s->seen == s->session->shares ||
+    bool receives = s->type == SOCK_DGRAM || s->state > SOCK_LISTENING;
+    if (!sock_live(s) || !receives || s->seen == s->session->shares ||
         !(want & (EPOLLIN | EPOLLRDNORM | EPOLLRDHUP)))
         return false;
     s->seen = s->session->shares;

@@ -105,13 +105,16 @@ static bool too_early(struct sock *s, size_t total)
     return !over && !s->shut_rd && sock_queued(s) < total + (size_t)(off > 0 ? off : 0);
 }
 
-/* Has the program shut the reading side, and is nothing there? */
+/* Has the program shut the reading side, and is nothing there, no error either? */
 static bool reads_no_more(struct sock *s)
 {
+    struct ffl_pending p = {0};
     if (ffl_likely(!s->shut_rd))
         return false;
+    (void)sock_look(s);
     ffl_client_reap(s->session->c);
-    return !sock_queued(s) && !(sock_look(s) && sock_queued(s));
+    (void)ffl_client_pending(s->session->c, s->h, &p); /* -EBADF: none */
+    return !p.bytes && !p.error;
 }
 
 static ssize_t recv_stream(struct sock *s, const struct iovec *iov, size_t n, int flags)

@@ -111,7 +111,8 @@ int sock_disconnect(struct sock *s)
  * end of the stream: it is told when sending ends too, or for the other processes' sake. */
 static int shut_stack(struct sock *s, int how)
 {
-    if (s->type == SOCK_STREAM && how == SHUT_RD && !sock_shared(s))
+    bool ends = how != SHUT_RD || ffl_client_state(s->session->c, s->h) & FFL_ST_SHUT_WR;
+    if (s->type == SOCK_STREAM && !ends && !sock_shared(s))
         return 0;
     if (s->type == SOCK_STREAM && how == SHUT_WR && s->shut_rd)
         how = SHUT_RDWR;
