@@ -6,7 +6,15 @@ They are the same from Python 3.11 to 3.15, but for arguments that newer version
 import asyncio
 import socket
 import sys
-from asyncio import base_events, constants, format_helpers, transports, trsock, unix_events
+from asyncio import (
+    base_events,
+    constants,
+    format_helpers,
+    selector_events,
+    transports,
+    trsock,
+    unix_events,
+)
 from asyncio.log import logger as logger
 from collections import deque
 from collections.abc import Callable
@@ -18,6 +26,7 @@ Server: Any = base_events.Server
 TransportSocket: Any = trsock.TransportSocket
 FlowControl = transports._FlowControlMixin
 UnixReadPipe: Any = unix_events._UnixReadPipeTransport  # type: ignore[attr-defined]
+SelectorDatagram: Any = selector_events._SelectorDatagramTransport  # type: ignore[attr-defined]
 UnixWritePipe: Any = unix_events._UnixWritePipeTransport  # type: ignore[attr-defined]
 
 LOG_LOST_WRITES: int = constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
@@ -25,9 +34,10 @@ ACCEPT_RETRY_DELAY: int = constants.ACCEPT_RETRY_DELAY
 SENDFILE_FALLBACK: Any = constants._SendfileMode.FALLBACK
 SENDFILE_TRY_NATIVE: Any = constants._SendfileMode.TRY_NATIVE
 set_nodelay: Callable[[Any], None] = base_events._set_nodelay  # type: ignore[attr-defined]
+check_no_ssl: Callable[[Any], None] = base_events._check_ssl_socket  # type: ignore[attr-defined]
 
-# Bytes that a read of asyncio's own transports of UDP sockets and pipes makes room for: the largest
-# datagram, a whole pipe. malloc maps asyncio's max_size, 256 KiB, anew for each read.
+# Bytes that a read of asyncio's own transports of pipes makes room for: a whole pipe. malloc maps
+# asyncio's max_size, 256 KiB, anew for each read.
 READ_SIZE = 65536
 
 # Python 3.13: create_server(keep_alive=), and an address that is not local is skipped.
@@ -58,8 +68,14 @@ if TYPE_CHECKING:
 
         # Of the compiled Scheduler.
         _batches: Any
+        _watchers: Any
         _forever: bool
         _wake_fd: int
+
+        def _wait_readable(self, fd: int) -> Any: ...
+        def _wait_writable(self, fd: int) -> Any: ...
+        def _give_up(self, fd: int, waiter: Any) -> None: ...
+        def _watched(self, fd: int, events: int) -> None: ...
 
         _ready: deque[Any]
         _selector: Any

@@ -7,7 +7,6 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Unpack
 
 from .._session.address import is_literal, numeric
@@ -33,11 +32,6 @@ _PLAIN = {
     **dict.fromkeys(("local_addr", "interleave", "happy_eyeballs_delay")),
     **dict.fromkeys(("family", "proto", "flags", "all_errors"), 0),
 }
-
-
-def _settle(future: "asyncio.Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 class DirectLoop(Loop):
@@ -106,28 +100,19 @@ class DirectLoop(Loop):
     # ---- transports ----
 
     def _ensure_fd_no_transport(self, fd: Any, **more: Any) -> None:
-        if self._transports or not isinstance(fd, int):  # asyncio's own: few, of a weak dictionary
+        # asyncio's own transports: few, of a weak dictionary
+        if self._transports or not isinstance(fd, int | socket.socket):
             super()._ensure_fd_no_transport(fd, **more)
         number = fd if isinstance(fd, int) else fd.fileno()
         owner = self._batches.owner(number) if self._batches is not None else None
         if isinstance(owner, SocketTransport):
             raise RuntimeError(f"File descriptor {fd!r} is used by transport {owner!r}")
-        if isinstance(owner, asyncio.Future):  # of sock_connect
-            self._batches.forget(number, owner)
-            handle = self._add_writer(number, _settle, owner)
-            owner.add_done_callback(partial(self._sock_write_done, number, handle=handle))
-
-    def _connects(self, sock: Any, address: Any) -> bool:
-        """Is nobody else told of the descriptor, and nobody to be asked for the address?"""
-        if self._debug or type(sock) is not socket.socket or not is_literal(sock.family, address):
-            return False
-        fd = sock.fileno()
-        return self._batches.owner(fd) is None and not self._selector.watches(fd)
 
     async def sock_connect(self, sock: Any, address: Any) -> None:
         """As asyncio's. Raises OSError, and ValueError in debug mode for a blocking socket."""
         self._check_closed()
-        if self._connects(sock, address):
+        self._check_plain(sock)
+        if is_literal(sock.family, address):
             await self._connect(sock, address)
         else:
             await super().sock_connect(sock, address)
@@ -138,12 +123,7 @@ class DirectLoop(Loop):
             return
         except (BlockingIOError, InterruptedError):
             pass
-        fd, batches, connected = sock.fileno(), self._batches, self.create_future()
-        try:
-            batches.writable(fd, connected)
-            await connected
-        finally:
-            batches.forget(fd, connected)
+        await self._until_ready(self._wait_writable, sock)
         if err := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             raise OSError(err, f"Connect call failed {address}")
 

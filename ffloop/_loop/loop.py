@@ -15,7 +15,6 @@ import socket
 import ssl as ssl_module
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, Unpack, cast
 
 from .._session import choice, configuration
@@ -24,7 +23,9 @@ from .._session.hot import Handle
 from .._session.options import LoopOptions
 from ..errors import ConfigError
 from . import worker
-from .asyncio_private import READ_SIZE, SelectorLoop, Server, failure, logger, typed_as
+from .asyncio_private import Server, failure, logger, typed_as
+from .kernel_datagram import KernelDatagramTransport
+from .kernel_sock_calls import KernelSockCalls
 from .pipes import ReadPipeTransport, WritePipeTransport
 from .serving import Binding, check_given, check_tls
 from .tls import SSLProtocol
@@ -45,7 +46,7 @@ class LoopLag(NamedTuple):
     iterations: dict[float, int]
 
 
-class Loop(SelectorLoop):
+class Loop(KernelSockCalls):
     """An event loop. Its TCP and UDP are the kernel's, in its own thread (direct mode); or, where
     an ffloop instance is named or runs at its usual place, that instance's.
 
@@ -105,8 +106,8 @@ class Loop(SelectorLoop):
 
     def _begin(self, poller: Any) -> None:
         # The rest of __init__, with the selector that the subclass has made.
+        self._poller = self._watchers = poller
         super().__init__(poller)
-        self._poller = poller
         self._batches, self._wake_fd = poller.batch, poller.wake_fd
 
     def run_forever(self) -> None:
@@ -165,45 +166,12 @@ class Loop(SelectorLoop):
     # ---- events ----
 
     def _process_events(self, event_list: Any) -> None:
-        if event_list:
-            super()._process_events(event_list)
+        for fd, events in event_list:
+            self._watched(fd, events)
         poller = self._poller
         if poller.pending:  # in debug mode; else the Scheduler hands the batch out
             for taken in poller.take_batch():
                 self._ready.append(Handle(poller.dispatch_one, taken, self, contextvars.Context()))
-
-    def _add_reader(self, fd: Any, *args: Any, **more: Any) -> Any:
-        return self._watch(fd, EVENT_READ, *args, **more)
-
-    def _add_writer(self, fd: Any, *args: Any, **more: Any) -> Any:
-        return self._watch(fd, EVENT_WRITE, *args, **more)
-
-    def _remove_reader(self, fd: Any, **more: Any) -> bool:
-        return self._unwatch(fd, EVENT_READ)
-
-    def _remove_writer(self, fd: Any, **more: Any) -> bool:
-        return self._unwatch(fd, EVENT_WRITE)
-
-    def _watch(
-        self,
-        fd: Any,
-        event: int,
-        callback: Any,
-        *args: Any,
-        context: contextvars.Context | None = None,
-    ) -> Any:
-        self._check_closed()
-        handle = Handle(callback, args, self, context)
-        was = self._selector.set_handle(fd, event, handle)
-        if was is not None:
-            was.cancel()
-        return handle
-
-    def _unwatch(self, fd: Any, event: int) -> bool:
-        was = None if self._closed else self._selector.take_handle(fd, event)
-        if was is not None:
-            was.cancel()
-        return was is not None
 
     # The rare ways of the compiled Scheduler.
 
@@ -220,11 +188,13 @@ class Loop(SelectorLoop):
 
     # ---- transports ----
 
-    def _make_datagram_transport(self, sock: Any, *args: Any, **more: Any) -> Any:
-        transport = super()._make_datagram_transport(sock, *args, **more)
-        if sock.family != socket.AF_UNIX:  # whose datagrams may be larger
-            transport.max_size = READ_SIZE
-        return transport
+    def _make_datagram_transport(
+        self, sock: Any, protocol: Any, address: Any = None, waiter: Any = None, extra: Any = None
+    ) -> Any:
+        if not KernelDatagramTransport.serves(sock):
+            return super()._make_datagram_transport(sock, protocol, address, waiter, extra)
+        self._ensure_fd_no_transport(sock)
+        return KernelDatagramTransport(self, sock, protocol, address, waiter, extra)
 
     def _make_read_pipe_transport(self, *args: Any, **more: Any) -> Any:
         return ReadPipeTransport(self, *args, **more)

@@ -4,7 +4,6 @@ events together. A wait gives the last batch's buffers back, so none begins befo
 
 import os
 import select
-import selectors
 from collections.abc import Callable
 
 from .._session.binding import (
@@ -40,14 +39,12 @@ class Poller(BasePoller):
 
     def attach(self, session: Session) -> None:
         """Waits on this session from now on."""
-        epoll = self._selector
+        epoll = self._epoll
         bell, end = session.client.fds()
         epoll.register(bell, select.EPOLLIN | select.EPOLLET)
         epoll.register(end, select.EPOLLIN | select.EPOLLRDHUP)
         self._session = session
-        self.batch = Dispatcher(
-            session, self._dispatch, epoll.fileno(), self._longest, self._fd_to_key
-        )
+        self.batch = Dispatcher(session, self._dispatch, epoll.fileno(), self._longest)
 
     def detach(self) -> None:
         """Kernel descriptors only, until the next attach. Drops what is left of a batch."""
@@ -56,31 +53,18 @@ class Poller(BasePoller):
             return
         self.batch.close()
         self.batch = None
-        epoll = self._selector
         for fd in session.fds():
-            epoll.unregister(fd)
-
-    def forget(self, fd: int) -> selectors.SelectorKey | None:
-        """Unregisters a descriptor that the library is about to close: its key."""
-        try:
-            return self.unregister(fd)
-        except KeyError:
-            return None
+            self._epoll.unregister(fd)
 
     def renew(self) -> None:
         """In a forked child: makes new descriptors, since the parent goes on with the old ones."""
-        inherited = self._selector
-        self._selector = select.epoll()
-        inherited.close()
+        self._epoll.close()
+        self._epoll = select.epoll()
         wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         os.dup2(wake, self.wake_fd, inheritable=False)
         os.close(wake)
-        self._selector.register(self.wake_fd, select.EPOLLIN | select.EPOLLET)
-        for key in list(self.get_map().values()):
-            events = (key.events & selectors.EVENT_READ and select.EPOLLIN) | (
-                key.events & selectors.EVENT_WRITE and select.EPOLLOUT
-            )
-            self._selector.register(key.fd, events)
+        self._epoll.register(self.wake_fd, select.EPOLLIN | select.EPOLLET)
+        self.move(self._epoll.fileno())
 
     def close(self) -> None:
         super().close()
@@ -90,7 +74,7 @@ class Poller(BasePoller):
         if not count or self._session is None:
             return []
         events = decode_events(self._session.events[: count * EVENT_SIZE])
-        return self._keyed((fd, mask) for kind, fd, mask, _ in events if kind == EV_FD)
+        return [(fd, mask) for kind, fd, mask, _ in events if kind == EV_FD]
 
     # ---- dispatch ----
 

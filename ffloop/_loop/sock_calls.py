@@ -1,4 +1,4 @@
-"""loop.sock_* for stack sockets; kernel sockets go to asyncio's own.
+"""loop.sock_* for stack sockets; kernel sockets go to KernelSockCalls.
 
 Each makes the non-blocking call again whenever the socket becomes ready. A cancelled call has taken
 no data, which is copied out only when it is returned. All raise OSError as the C library's calls
@@ -8,7 +8,6 @@ do, ConnectionResetError also where the session is lost.
 import asyncio
 import contextvars
 import socket
-import ssl
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -21,12 +20,12 @@ from .._session.carrying import StaysOnKernel
 from .._session.hot import Handle
 from .._session.routing import Router
 from .._session.session import Session, stands_for
-from .asyncio_private import SelectorLoop
+from .kernel_sock_calls import KernelSockCalls
 
 _T = TypeVar("_T")
 
 
-class SockCalls(SelectorLoop):
+class SockCalls(KernelSockCalls):
     """A base class of SessionLoop, which has the session and the router."""
 
     _router: Router
@@ -36,10 +35,7 @@ class SockCalls(SelectorLoop):
         raise NotImplementedError
 
     def _check_sock(self, sock: Any) -> StackSocket | None:
-        if isinstance(sock, ssl.SSLSocket):
-            raise TypeError("Socket cannot be of type SSLSocket")
-        if self._debug and sock.gettimeout() != 0:
-            raise ValueError("the socket must be non-blocking")
+        self._check_plain(sock)
         return stack_socket(sock)
 
     def _check_reader(self, sock: Any) -> StackSocket | None:

@@ -33,6 +33,7 @@ def _load() -> Any:
 
 if TYPE_CHECKING:
     from .._native._hot import Acceptor as Acceptor
+    from .._native._hot import Datagrams as Datagrams
     from .._native._hot import Dispatcher as Dispatcher
     from .._native._hot import Handle as Handle
     from .._native._hot import PipeReader as PipeReader
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from .._native._hot import Scheduler as Scheduler
     from .._native._hot import Stream as Stream
     from .._native._hot import Tls as Tls
+    from .._native._hot import Watchers as Watchers
 else:
     _hot = _load()
     Acceptor = _hot.Acceptor  # of a listening descriptor, in direct mode
@@ -47,6 +49,8 @@ else:
     Tls = _hot.Tls  # what stands before asyncio's SSLProtocol
     Dispatcher = _hot.Dispatcher  # waits for a batch and hands it out
     Scheduler = _hot.Scheduler  # the loop's call_soon, timers and _run_once
+    Watchers = _hot.Watchers  # the base class of its selector
     Handle = _hot.Handle
     PipeReader = _hot.PipeReader  # in front of asyncio's transports of pipes
     PipeWriter = _hot.PipeWriter
+    Datagrams = _hot.Datagrams  # and of kernel datagram sockets

@@ -48,9 +48,9 @@ class LoopSelector(Protocol):
     """A loop's selector, which has descriptors of the session's sockets."""
 
     def forget(self, fd: int) -> Any:
-        """Unregisters a descriptor that is about to be closed: its key, or None."""
+        """Watches a descriptor no more that is about to be closed: for restore(), or None."""
 
-    def register(self, fileobj: Any, events: int, data: Any = None) -> Any: ...
+    def restore(self, fd: int, watching: Any) -> None: ...
 
 
 class User(Protocol):
@@ -313,10 +313,10 @@ class Session:
         on with that."""
         self.descriptors.pop(fd, None)
         self.stand_ins.discard(fd)
-        held = [(selector, key) for selector in self.selectors if (key := selector.forget(fd))]
+        held = [(selector, was) for selector in self.selectors if (was := selector.forget(fd))]
         yield
-        for selector, key in held:
-            selector.register(key.fd, key.events, key.data)
+        for selector, was in held:
+            selector.restore(fd, was)
 
     # ---- events ----
 

@@ -426,3 +426,65 @@ def test_contexts(run_std):
 
     seen = run_std(main())
     assert seen == {"made": "maker", "received": ["maker", "received 1"], "lost": "sender"}
+
+
+@pytest.mark.parametrize("kind", ["ipv4", "ipv6", "unix", "unix without a name", "abstract"])
+def test_whom_a_datagram_of_the_kernels_is_from(run_std, tmp_path, kind):
+    """As recvfrom() of the socket module has it; and an answer goes there."""
+    family = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}.get(kind, socket.AF_UNIX)
+    names = {
+        "unix": str(tmp_path / "client"),
+        "abstract": f"\0{tmp_path}",
+        "unix without a name": "",
+    }
+    name = names.get(kind, (HOST if kind == "ipv4" else V6, 0))
+
+    async def main():
+        with (
+            socket.socket(family, socket.SOCK_DGRAM) as client,
+            socket.socket(family, socket.SOCK_DGRAM) as plain,
+        ):
+            plain.bind(str(tmp_path / "plain") if family == socket.AF_UNIX else name)
+            sock = socket.socket(family, socket.SOCK_DGRAM)
+            sock.bind(str(tmp_path / "server") if family == socket.AF_UNIX else name)
+            if name:
+                client.bind(name)
+            client.settimeout(10)
+            async with endpoint(lambda: Box(echo=bool(name)), sock=sock) as (transport, box):
+                for to in (sock, plain):
+                    client.sendto(b"hello", to.getsockname())
+                await until(lambda: box.got)
+                assert box.got == [plain.recvfrom(10)]
+                if name:
+                    assert client.recv(10) == b"hello"
+                assert "read=polling" in repr(transport)
+
+    run_std(main())
+
+
+def test_a_burst_of_the_kernels(run_std):
+    """What comes after an exception, an error or close() in the middle of it."""
+
+    class Picky(Box):
+        def datagram_received(self, data, addr):
+            super().datagram_received(data, addr)
+            if data == b"3":
+                raise LookupError
+            if data == b"5":
+                self.transport.close()
+
+    async def main():
+        loop, reported = asyncio.get_running_loop(), []
+        loop.set_exception_handler(lambda _, context: reported.append(context["exception"]))
+        sock = socket.socket(type=socket.SOCK_DGRAM)
+        sock.bind((HOST, 0))
+        with socket.socket(type=socket.SOCK_DGRAM) as client, sock.dup() as dup:
+            async with endpoint(Picky, sock=sock) as (_, box):
+                for n in range(8):
+                    client.sendto(b"%d" % n, dup.getsockname())
+                await box.lost
+            assert [data for data, _ in box.got] == [b"%d" % n for n in range(6)]
+            assert [type(exc) for exc in reported] == [LookupError]
+            assert dup.recv(10) == b"6"
+
+    run_std(main())

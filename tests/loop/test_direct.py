@@ -603,3 +603,99 @@ def test_a_loop_that_closes_while_a_socket_connects(run):
         del connecting
         gc.collect()
         assert sock.fileno() >= 0
+
+
+# ---- waiting for a socket -----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def quiet_pair():
+    """Two sockets that are connected and do not block."""
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    far.setblocking(False)
+    with near, far:
+        yield near, far
+
+
+async def waiting_recv(sock):
+    """A task that waits in sock_recv."""
+    task = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(sock, 10))
+    await asyncio.sleep(0)
+    return task
+
+
+def test_a_socket_is_waited_for_again_both_ways_and_in_a_transport(run):
+    """One entry of the epoll serves one wait after the other, and then the transport."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        with quiet_pair() as (near, far):
+            for message in (b"1", b"2", b"3"):
+                receiving = await waiting_recv(far)
+                near.send(message)
+                assert await receiving == message
+            receiving = await waiting_recv(far)
+            payload = bytes(2_000_000)
+            sending = asyncio.ensure_future(loop.sock_sendall(far, payload))
+            near.send(b"4")
+            assert await receiving == b"4"
+            got = 0
+            while got < len(payload):
+                got += len(await loop.sock_recv(near, 1 << 20))
+            await sending
+            transport, protocol = await loop.create_connection(Log, sock=far)
+            near.send(b"5")
+            assert await protocol.got(1) == b"5"
+            transport.abort()
+            await protocol.lost
+
+    run(main())
+
+
+def test_a_wait_that_was_given_up_wakes_nobody(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        with quiet_pair() as (near, far):
+            receiving = await waiting_recv(far)
+            receiving.cancel()
+            await asyncio.wait([receiving])
+            near.send(b"x")
+            events = loop.ffloop_stats()["reaped"]
+            await asyncio.sleep(0.001)  # a wait of the loop's
+            assert loop.ffloop_stats()["reaped"] == events
+            assert await loop.sock_recv(far, 10) == b"x"
+
+    run(main())
+
+
+@pytest.mark.parametrize("becomes", ["a socket", "a reader", "a transport"])
+def test_a_number_whose_socket_was_closed_while_one_waited(run, becomes):
+    """It is watched for the file that has it now, and the old wait's end leaves it so."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        near, far = socket.socketpair()
+        far.setblocking(False)
+        held, receiving = far.dup(), await waiting_recv(far)
+        number = far.fileno()
+        far.close()
+        with near, held, quiet_pair() as (other, new):
+            assert number in (other.fileno(), new.fileno())
+            if number == other.fileno():
+                other, new = new, other
+            if becomes == "a socket":
+                heard = await waiting_recv(new)
+            elif becomes == "a reader":
+                heard = loop.create_future()
+                loop.add_reader(new, lambda: heard.done() or heard.set_result(new.recv(10)))
+            else:
+                transport, protocol = await loop.create_connection(Log, sock=new)
+                heard = asyncio.ensure_future(protocol.got(1))
+            receiving.cancel()
+            await asyncio.wait([receiving])
+            other.send(b"x")
+            assert await heard == b"x"
+            loop.remove_reader(number) if becomes != "a transport" else transport.abort()
+
+    run(main())

@@ -2,8 +2,8 @@
  * direct.c - direct mode: a loop whose sockets are the application's own, in its own epoll.
  *
  * Callers: dispatcher.c, acceptor.c, transfer.c, life.c. A table has the owner (a stream, an
- * acceptor, a future) of each descriptor that one of these watches; all others in the epoll are the
- * selector's. The epoll is level-triggered and has only the events that are wanted now, so that a
+ * acceptor) of each descriptor that one of these watches; all others in the epoll are the selector's
+ * (watchers.c). The epoll is level-triggered and has only the events that are wanted now, so that a
  * paused socket does not keep the loop awake: a request is epoll_wait, recv, send. A socket is read
  * only when its own event is handed out, so the data of one that an earlier callback paused or
  * closed stays in the kernel.
@@ -121,7 +121,10 @@ int direct_watch(Dispatcher *dispatcher, int fd, unsigned events, unsigned befor
     if (fd >= d->size && grow(d, fd) < 0)
         return -1;
     int op = !before ? EPOLL_CTL_ADD : events ? EPOLL_CTL_MOD : EPOLL_CTL_DEL;
-    if (epoll_ctl(dispatcher->epfd, op, fd, &e) < 0 && op != EPOLL_CTL_DEL) {
+    int rc = epoll_ctl(dispatcher->epfd, op, fd, &e);
+    if (rc < 0 && op == EPOLL_CTL_ADD && errno == EEXIST) /* the selector's, disarmed */
+        rc = epoll_ctl(dispatcher->epfd, EPOLL_CTL_MOD, fd, &e);
+    if (rc < 0 && op != EPOLL_CTL_DEL) {
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
@@ -132,12 +135,6 @@ int direct_watch(Dispatcher *dispatcher, int fd, unsigned events, unsigned befor
         Py_XDECREF(was);
     }
     return 0;
-}
-
-int direct_forget(Dispatcher *dispatcher, int fd, const PyObject *owner)
-{
-    struct direct *d = dispatcher->direct;
-    return d && owner_of(d, fd) == owner ? direct_watch(dispatcher, fd, 0, EPOLLOUT, NULL) : 0;
 }
 
 PyObject *direct_owner(Dispatcher *dispatcher, int fd)
@@ -235,11 +232,6 @@ static int stream_ready(Dispatcher *d, PyObject *self, unsigned events)
     return rc;
 }
 
-static int future_ready(Dispatcher *d, PyObject *future, int fd)
-{
-    return direct_forget(d, fd, future) < 0 ? -1 : stream_tell_waiter(future);
-}
-
 int direct_dispatch(Dispatcher *dispatcher, int fd, unsigned events)
 {
     struct direct *d = dispatcher->direct;
@@ -247,9 +239,7 @@ int direct_dispatch(Dispatcher *dispatcher, int fd, unsigned events)
     if (!owner) /* closed by an earlier callback */
         return 0;
     Py_INCREF(owner);
-    int rc = acceptor_is(owner) ? acceptor_ready(owner)
-             : stream_of(owner) ? stream_ready(dispatcher, owner, events)
-                                : future_ready(dispatcher, owner, fd);
+    int rc = acceptor_is(owner) ? acceptor_ready(owner) : stream_ready(dispatcher, owner, events);
     Py_DECREF(owner);
     return rc;
 }

@@ -71,17 +71,16 @@ static int take_buffer(PyObject *ring, const char *name, Py_buffer *to)
 
 static int dispatcher_init(PyObject *self, PyObject *args, PyObject *kw)
 {
-    static char *names[] = {"ring", "other", "epfd", "longest_ns", "keys", NULL};
+    static char *names[] = {"ring", "other", "epfd", "longest_ns", NULL};
     Dispatcher *d = (Dispatcher *)self;
-    PyObject *ring, *other, *keys, *address = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "OOiLO!", names, &ring, &other, &d->epfd,
-                                     &d->longest_ns, &PyDict_Type, &keys))
+    PyObject *ring, *other, *address = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "OOiL", names, &ring, &other, &d->epfd,
+                                     &d->longest_ns))
         return -1;
     dispatcher_release(d);
     d->thread = PyThread_get_thread_ident();
     hot_set_ref(&d->ring, ring);
     hot_set_ref(&d->other, other);
-    hot_set_ref(&d->keys, keys);
     if (ring == Py_None) {
         if (!(d->direct = direct_new()))
             return -1;
@@ -113,7 +112,6 @@ static int dispatcher_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(d->receivers);
     Py_VISIT(d->orphans);
     Py_VISIT(d->other);
-    Py_VISIT(d->keys);
     Py_VISIT(Py_TYPE(self));
     return d->direct ? direct_traverse(d->direct, visit, arg) : 0;
 }
@@ -126,7 +124,6 @@ static int dispatcher_clear(PyObject *self)
     Py_CLEAR(d->receivers);
     Py_CLEAR(d->orphans);
     Py_CLEAR(d->other);
-    Py_CLEAR(d->keys);
     return 0;
 }
 
@@ -325,26 +322,6 @@ static PyObject *py_owner(PyObject *self, PyObject *fd)
     return direct_owner((Dispatcher *)self, (int)number);
 }
 
-static PyObject *py_writable(PyObject *self, PyObject *args)
-{
-    PyObject *future;
-    int fd;
-    if (!PyArg_ParseTuple(args, "iO", &fd, &future) ||
-        direct_watch((Dispatcher *)self, fd, EPOLLOUT, 0, future) < 0)
-        return NULL;
-    return Py_NewRef(Py_None);
-}
-
-static PyObject *py_forget(PyObject *self, PyObject *args)
-{
-    PyObject *owner;
-    int fd;
-    if (!PyArg_ParseTuple(args, "iO", &fd, &owner) ||
-        direct_forget((Dispatcher *)self, fd, owner) < 0)
-        return NULL;
-    return Py_NewRef(Py_None);
-}
-
 static PyObject *py_counters(PyObject *self, PyObject *unused)
 {
     return direct_counters((Dispatcher *)self);
@@ -378,11 +355,7 @@ static PyMethodDef dispatcher_methods[] = {
     {"others", py_others, METH_NOARGS, "Direct mode: [(fd, epoll events)] of the selector's."},
     {"take", py_batch, METH_NOARGS, "Direct mode: the batch's [(fd, epoll events)], taken."},
     {"dispatch", py_dispatch, METH_VARARGS, "Direct mode: hands out one event, (fd, events)."},
-    {"owner", py_owner, METH_O, "Direct mode: a Stream, an Acceptor, a Future, or None."},
-    {"writable", py_writable, METH_VARARGS,
-     "Direct mode: sets the future's result when the descriptor is writable, (fd, future). Raises "
-     "OSError."},
-    {"forget", py_forget, METH_VARARGS, "Direct mode: not any more, (fd, future)."},
+    {"owner", py_owner, METH_O, "Direct mode: a Stream, an Acceptor, or None."},
     {"counters", py_counters, METH_NOARGS, "Direct mode: the counters, by name."},
     {"own", py_own, METH_NOARGS, "Direct mode: from now on this thread runs the loop."},
     {"is_own", py_is_own, METH_NOARGS, "Direct mode: whether this thread runs the loop."},

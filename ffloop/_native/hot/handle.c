@@ -31,7 +31,7 @@ struct kind {
 };
 
 static struct kind handles, timers;
-static PyObject *name_run, *name_when, *name_cancelled, *name_scheduled, *name_failed;
+static PyObject *name_run, *name_when, *name_cancelled, *name_scheduled, *name_failed, *name_cancel;
 
 static struct timer *timer_fields(PyObject *self)
 {
@@ -115,12 +115,26 @@ static int fill(struct handle *h, PyObject *loop, PyObject *const *args, Py_ssiz
     return 0;
 }
 
+/* By asyncio's own __init__, which notes in debug mode where it was made. */
+static PyObject *new_traced(struct handle *h, PyObject *self)
+{
+    PyObject *made = PyObject_CallFunctionObjArgs((PyObject *)handles.type, h->callback, h->args,
+                                                  h->loop, h->context, NULL);
+    Py_DECREF(self);
+    return made;
+}
+
 PyObject *handle_new(PyObject *loop, PyObject *const *args, Py_ssize_t n, PyObject *context)
 {
     PyObject *self = take_spare(&handles);
     if (self && fill(fields(self), loop, args, n, context) < 0)
         Py_CLEAR(self);
-    return self;
+    return self && scheduler_debug(loop) ? new_traced(fields(self), self) : self;
+}
+
+bool handle_is(PyObject *object)
+{
+    return Py_TYPE(object) == handles.type;
 }
 
 PyObject *timer_new(PyObject *loop, double when, PyObject *const *args, Py_ssize_t n,
@@ -163,6 +177,11 @@ static PyObject *py_cancel_timer(PyObject *self, PyObject *unused)
     if (!t->handle.cancelled && t->scheduled && t->handle.loop)
         scheduler_timer_cancelled(t->handle.loop);
     return py_cancel(self, unused);
+}
+
+int handle_cancel(PyObject *handle)
+{
+    return hot_done(PyObject_CallMethodObjArgs(handle, name_cancel, NULL));
 }
 
 /* ---- running ------------------------------------------------------------------------------- */
@@ -318,6 +337,7 @@ int handle_exec(PyObject *module)
         {&name_cancelled, "_cancelled"},
         {&name_scheduled, "_scheduled"},
         {&name_failed, "_failed"},
+        {&name_cancel, "cancel"},
     };
     if (hot_intern_all(names, FFL_COUNT(names)) < 0 || choose_place() < 0)
         return -1;

@@ -9,7 +9,9 @@
  * stream.c     Stream: stream transports' base class   transfer.c   its reads and writes
  * life.c       how a connection begins and ends        gather.c     a callback's writes go together
  * feed.c       data for asyncio's streams              tls.c        Tls: under SSLProtocol
- * pipe.c       transports of pipes                     page.c       direct mode's stats page
+ * watchers.c   Watchers: who is told of a descriptor   watching.c   add_reader() and the like
+ * pipe.c       transports of pipes                     datagram.c   of kernel datagram sockets
+ * page.c       direct mode's stats page
  *
  * The plain cases are here, all others in Python. The limited API of Python 3.11: one wheel serves
  * every later version.
@@ -46,7 +48,6 @@ typedef struct {
     PyObject *receivers;       /* of that Client: {handle: Stream or another endpoint} */
     PyObject *orphans;         /* of that Client: the handles to close */
     PyObject *other;           /* other(kind, handle, arg, off) takes every event but plain data */
-    PyObject *keys;            /* of the selector: {descriptor: its SelectorKey} */
     int epfd;
     long long longest_ns; /* no wait is longer; < 0: no limit */
     int index, count;     /* the next event, and how many the batch has */
@@ -66,6 +67,9 @@ struct hot_name {
 int hot_intern_all(const struct hot_name *names, size_t n);
 /* module.name, as a new reference in *to. */
 int hot_import(PyObject **to, const char *module, const char *name);
+/* function(self, ...), with arguments as METH_FASTCALL | METH_KEYWORDS gives them. */
+PyObject *hot_forward(PyObject *function, PyObject *self, PyObject *const *args, Py_ssize_t n,
+                      PyObject *keys);
 /* tp_dealloc of this module's types: `clear` drops the object's references. */
 void hot_dealloc(PyObject *self, inquiry clear);
 /* Makes the type and adds it to the module: a borrowed reference, or NULL. */
@@ -129,15 +133,13 @@ int direct_kernel_events(const Dispatcher *d, kernel_event_fn *fn, void *arg);
 PyObject *direct_others(Dispatcher *d); /* [(descriptor, epoll events)] that are the selector's */
 PyObject *
 direct_batch(Dispatcher *d); /* [(descriptor, epoll events)] of the batch, which is taken */
-/* A Stream, an Acceptor, the Future of a wait until it is writable, or None: a new reference. */
+/* A Stream, an Acceptor or None: a new reference. */
 PyObject *direct_owner(Dispatcher *d, int fd);
 PyObject *direct_counters(Dispatcher *d);
 struct ffl_lag *direct_lag(const struct direct *d); /* or NULL */
 /* Gives the descriptor's events to the owner from now on (0: none); `before`: the events until now. 0, or
  * -1 with an exception. */
 int direct_watch(Dispatcher *d, int fd, unsigned events, unsigned before, PyObject *owner);
-/* Ends that, if `owner` is the descriptor's owner still. */
-int direct_forget(Dispatcher *d, int fd, const PyObject *owner);
 void direct_accepted(Dispatcher *d);
 void direct_sent(Dispatcher *d, size_t bytes);
 void direct_received(Dispatcher *d, size_t bytes);
@@ -155,10 +157,18 @@ int acceptor_ready(PyObject *acceptor); /* accepts the connections that have com
 
 bool tls_is(PyObject *protocol); /* a Tls takes data as a plain protocol does */
 
+/* pipe.c, and for datagram.c: asyncio's own transports. Is the attribute false? */
+bool transport_lacks(PyObject *self, PyObject *name);
+int transport_fd(PyObject *self, PyObject *name); /* the attribute; -1 with an exception */
+char *transport_room(PyObject *self); /* dispatcher_room() of its loop; NULL: it has none */
+/* type.method, which a class in front of it hides. 0 or -1. */
+int transport_method(PyObject **to, const char *module, const char *type, PyObject *method);
+
 int direct_exec(void);
 int tls_exec(PyObject *module);
 int acceptor_exec(PyObject *module);
 int pipe_exec(PyObject *module);
+int datagram_exec(PyObject *module);
 int stream_exec(PyObject *module);
 int dispatcher_exec(PyObject *module);
 

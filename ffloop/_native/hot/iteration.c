@@ -12,16 +12,16 @@
  */
 #include "queue.h"
 #include "scheduler.h"
+#include "watchers.h"
 
 #include <math.h>
-#include <sys/epoll.h>
 
 #define AT_ONCE 100        /* iterations, then the interpreter has a look: other threads, tracing */
 #define LONGEST_S 86400.0  /* as asyncio's MAXIMUM_SELECT_TIMEOUT */
 #define MOST_SKIPS 16      /* iterations that do not ask for events, between two that do */
 #define LONGEST_SKIP 50000 /* ns from a wait on */
 
-static PyObject *name_run_once, *name_poll, *name_remove_reader, *name_remove_writer;
+static PyObject *name_run_once, *name_poll;
 
 /* Where there are timers: the loop's time. It may be the application's own code, so the timers are taken
  * back after it. */
@@ -71,34 +71,11 @@ static int poll_loop(Scheduler *s, int64_t ns)
     return hot_done(r);
 }
 
-/* Queues the handle of add_reader() or add_writer(), or None, as asyncio's _process_events. */
-static int queue_watcher(Scheduler *s, PyObject *fd, PyObject *handle, PyObject *remove)
-{
-    if (handle == Py_None)
-        return 0;
-    int off = handle_cancelled(handle);
-    if (off)
-        return off < 0 ? -1 : hot_done(PyObject_CallMethodObjArgs((PyObject *)s, remove, fd, NULL));
-    return queue_append(s->ready, handle);
-}
-
-/* A descriptor of the selector's. Its key is (fileobj, fd, events, (reader, writer)). */
+/* A descriptor of the selector's. */
 static int kernel_ready(void *scheduler, int fd, unsigned events)
 {
-    Scheduler *s = scheduler;
-    PyObject *number = PyLong_FromLong(fd);
-    PyObject *key =
-        number ? PyDict_GetItemWithError(((Dispatcher *)s->batches)->keys, number) : NULL;
-    PyObject *handles = key ? PyTuple_GetItem(key, 3) : NULL;
-    int rc = PyErr_Occurred() ? -1 : 0;
-    Py_XINCREF(handles);
-    if (handles && events & ~(unsigned)EPOLLOUT)
-        rc = queue_watcher(s, number, PyTuple_GetItem(handles, 0), name_remove_reader);
-    if (rc == 0 && handles && events & ~(unsigned)EPOLLIN)
-        rc = queue_watcher(s, number, PyTuple_GetItem(handles, 1), name_remove_writer);
-    Py_XDECREF(handles);
-    Py_XDECREF(number);
-    return rc;
+    const Scheduler *s = scheduler;
+    return watchers_ready(s->watchers, fd, events, s->ready);
 }
 
 /* The number of iterations that will not ask for events: none after one that slept or `found` some. */
@@ -243,8 +220,6 @@ int iteration_exec(void)
     const struct hot_name names[] = {
         {&name_run_once, "_run_once"},
         {&name_poll, "_poll"},
-        {&name_remove_reader, "_remove_reader"},
-        {&name_remove_writer, "_remove_writer"},
     };
     return hot_intern_all(names, FFL_COUNT(names));
 }

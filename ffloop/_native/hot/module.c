@@ -33,6 +33,25 @@ int hot_import(PyObject **to, const char *module, const char *name)
     return *to ? 0 : -1;
 }
 
+PyObject *hot_forward(PyObject *function, PyObject *self, PyObject *const *args, Py_ssize_t n,
+                      PyObject *keys)
+{
+    PyObject *all = PyTuple_New(n + 1), *kw = PyDict_New(), *r = NULL;
+    if (!all || !kw)
+        goto out;
+    PyTuple_SetItem(all, 0, Py_NewRef(self));
+    for (Py_ssize_t i = 0; i < n; i++)
+        PyTuple_SetItem(all, i + 1, Py_NewRef(args[i]));
+    for (Py_ssize_t i = 0; keys && i < PyTuple_Size(keys); i++)
+        if (PyDict_SetItem(kw, PyTuple_GetItem(keys, i), args[n + i]) < 0)
+            goto out;
+    r = PyObject_Call(function, all, kw);
+out:
+    Py_XDECREF(all);
+    Py_XDECREF(kw);
+    return r;
+}
+
 void hot_dealloc(PyObject *self, inquiry clear)
 {
     PyTypeObject *type = Py_TYPE(self);
@@ -93,7 +112,8 @@ PyObject *hot_take_exception(void)
 static int module_exec(PyObject *module)
 {
     if (context_exec() < 0 || stream_exec(module) < 0 || dispatcher_exec(module) < 0 ||
-        direct_exec() < 0 || acceptor_exec(module) < 0 || pipe_exec(module) < 0)
+        direct_exec() < 0 || acceptor_exec(module) < 0 || pipe_exec(module) < 0 ||
+        datagram_exec(module) < 0)
         return -1;
     return tls_exec(module) < 0 ? -1 : scheduler_exec(module);
 }

@@ -13,9 +13,9 @@ static PyObject *read_ready_slow, *write_slow; /* asyncio's */
 static PyObject *name_read_ready, *name_write, *name_fileno, *name_protocol, *name_loop,
     *name_batches, *name_buffer, *name_closing, *name_conn_lost, *name_data_received;
 
-static int descriptor_of(PyObject *self)
+int transport_fd(PyObject *self, PyObject *name)
 {
-    PyObject *number = PyObject_GetAttr(self, name_fileno);
+    PyObject *number = PyObject_GetAttr(self, name);
     long fd = number ? PyLong_AsLong(number) : -1;
     Py_XDECREF(number);
     return (int)fd;
@@ -35,8 +35,7 @@ static int deliver(PyObject *protocol, const char *data, size_t len)
     return rc;
 }
 
-/* The transport's loop's; NULL: it has none. */
-static char *room_of(PyObject *self)
+char *transport_room(PyObject *self)
 {
     PyObject *loop = PyObject_GetAttr(self, name_loop);
     PyObject *batches = loop ? PyObject_GetAttr(loop, name_batches) : NULL;
@@ -50,8 +49,8 @@ static char *room_of(PyObject *self)
 
 static PyObject *read_ready(PyObject *self, PyObject *unused)
 {
-    char *room = room_of(self);
-    int fd = room ? descriptor_of(self) : -1;
+    char *room = transport_room(self);
+    int fd = room ? transport_fd(self, name_fileno) : -1;
     if (PyErr_Occurred())
         return NULL;
     ssize_t got = room ? read(fd, room, DISPATCHER_ROOM) : 0;
@@ -65,7 +64,7 @@ static PyObject *read_ready(PyObject *self, PyObject *unused)
 
 /* ---- writing ------------------------------------------------------------------------------- */
 
-static bool is_false(PyObject *self, PyObject *name)
+bool transport_lacks(PyObject *self, PyObject *name)
 {
     PyObject *value = PyObject_GetAttr(self, name);
     bool no = value && PyObject_Not(value) == 1;
@@ -75,8 +74,8 @@ static bool is_false(PyObject *self, PyObject *name)
 
 static bool writes_at_once(PyObject *self, PyObject *data)
 {
-    return PyBytes_CheckExact(data) && PyBytes_Size(data) && is_false(self, name_buffer) &&
-           is_false(self, name_closing) && is_false(self, name_conn_lost);
+    return PyBytes_CheckExact(data) && PyBytes_Size(data) && transport_lacks(self, name_buffer) &&
+           transport_lacks(self, name_closing) && transport_lacks(self, name_conn_lost);
 }
 
 /* memoryview(data)[from:] */
@@ -91,7 +90,7 @@ static PyObject *rest_of(PyObject *data, Py_ssize_t from)
 static PyObject *pipe_write(PyObject *self, PyObject *data)
 {
     ssize_t sent = 0;
-    int fd = writes_at_once(self, data) ? descriptor_of(self) : -1;
+    int fd = writes_at_once(self, data) ? transport_fd(self, name_fileno) : -1;
     if (PyErr_Occurred())
         return NULL;
     if (fd >= 0)
@@ -125,11 +124,10 @@ static PyType_Slot writer_slots[] = {{Py_tp_methods, writer_methods}, {0, NULL}}
 static PyType_Spec reader_spec = SPEC("PipeReader", reader_slots);
 static PyType_Spec writer_spec = SPEC("PipeWriter", writer_slots);
 
-/* asyncio's own method, which a subclass's `type` stands before. */
-static int find_slow(PyObject **to, const char *type, PyObject *method)
+int transport_method(PyObject **to, const char *module, const char *type, PyObject *method)
 {
     PyObject *found = NULL;
-    if (hot_import(&found, "asyncio.unix_events", type) < 0)
+    if (hot_import(&found, module, type) < 0)
         return -1;
     Py_XDECREF(*to);
     *to = PyObject_GetAttr(found, method);
@@ -151,9 +149,10 @@ int pipe_exec(PyObject *module)
         {&name_conn_lost, "_conn_lost"},
         {&name_data_received, "data_received"},
     };
+    const char *from = "asyncio.unix_events";
     if (hot_intern_all(names, FFL_COUNT(names)) < 0 ||
-        find_slow(&read_ready_slow, "_UnixReadPipeTransport", name_read_ready) < 0 ||
-        find_slow(&write_slow, "_UnixWritePipeTransport", name_write) < 0)
+        transport_method(&read_ready_slow, from, "_UnixReadPipeTransport", name_read_ready) < 0 ||
+        transport_method(&write_slow, from, "_UnixWritePipeTransport", name_write) < 0)
         return -1;
     return hot_add_type(module, "PipeReader", &reader_spec, NULL) &&
                    hot_add_type(module, "PipeWriter", &writer_spec, NULL)

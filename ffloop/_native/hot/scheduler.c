@@ -7,6 +7,7 @@
  */
 #include "scheduler.h"
 #include "queue.h"
+#include "watchers.h"
 
 #include <unistd.h>
 
@@ -38,6 +39,7 @@ static int scheduler_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(s->ready);
     Py_VISIT(s->listed);
     Py_VISIT(s->batches);
+    Py_VISIT(s->watchers);
     Py_VISIT(Py_TYPE(self));
     return timers_traverse(&s->timers, visit, arg);
 }
@@ -48,6 +50,7 @@ static int scheduler_clear(PyObject *self)
     Py_CLEAR(s->ready);
     Py_CLEAR(s->listed);
     Py_CLEAR(s->batches);
+    Py_CLEAR(s->watchers);
     timers_clear(&s->timers);
     return 0;
 }
@@ -62,21 +65,8 @@ static void scheduler_dealloc(PyObject *self)
 PyObject *scheduler_asyncio(PyObject *method, PyObject *self, PyObject *const *args, Py_ssize_t n,
                             PyObject *keys)
 {
-    PyObject *all = PyTuple_New(n + 1), *kw = PyDict_New(), *f = NULL, *r = NULL;
-    if (!all || !kw)
-        goto out;
-    PyTuple_SetItem(all, 0, Py_NewRef(self));
-    for (Py_ssize_t i = 0; i < n; i++)
-        PyTuple_SetItem(all, i + 1, Py_NewRef(args[i]));
-    for (Py_ssize_t i = 0; keys && i < PyTuple_Size(keys); i++)
-        if (PyDict_SetItem(kw, PyTuple_GetItem(keys, i), args[n + i]) < 0)
-            goto out;
-    f = PyObject_GetAttr(base, method);
-    if (f)
-        r = PyObject_Call(f, all, kw);
-out:
-    Py_XDECREF(all);
-    Py_XDECREF(kw);
+    PyObject *f = PyObject_GetAttr(base, method);
+    PyObject *r = f ? hot_forward(f, self, args, n, keys) : NULL;
     Py_XDECREF(f);
     return r;
 }
@@ -316,6 +306,7 @@ static PyMemberDef scheduler_members[] = {
     {"_clock_resolution", T_DOUBLE, offsetof(Scheduler, resolution), 0, NULL},
     {"_wake_fd", T_INT, offsetof(Scheduler, wake_fd), 0, "an eventfd that ends a wait, or -1"},
     {"_batches", T_OBJECT, offsetof(Scheduler, batches), 0, "the session's Dispatcher, or None"},
+    {"_watchers", T_OBJECT, offsetof(Scheduler, watchers), 0, "the selector, a Watchers"},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -330,6 +321,17 @@ static PyMethodDef scheduler_methods[] = {
     {"get_debug", get_debug, METH_NOARGS, "As asyncio's."},
     {"_timer_handle_cancelled", timer_handle_cancelled, METH_O, NULL},
     {"_write_to_self", write_to_self, METH_NOARGS, NULL},
+    {"_add_reader", WITH_CONTEXT(scheduler_add_reader), "As asyncio's."},
+    {"_add_writer", WITH_CONTEXT(scheduler_add_writer), "As asyncio's."},
+    {"_remove_reader", scheduler_remove_reader, METH_O, "As asyncio's."},
+    {"_remove_writer", scheduler_remove_writer, METH_O, "As asyncio's."},
+    {"_wait_readable", scheduler_wait_readable, METH_O,
+     "A Future that is done once the descriptor is readable."},
+    {"_wait_writable", scheduler_wait_writable, METH_O,
+     "A Future that is done once the descriptor is writable."},
+    {"_give_up", scheduler_give_up, METH_VARARGS, "(fd, future): that is not waited for any more."},
+    {"_watched", scheduler_watched, METH_VARARGS,
+     "An event of epoll's, (fd, events), for those who watch the descriptor."},
     {"_run_once", scheduler_run_once, METH_NOARGS, "One iteration of the loop."},
     {"_lag", scheduler_lag, METH_NOARGS, "The iterations' work: seconds, and a histogram."},
     {NULL, NULL, 0, NULL},
@@ -363,8 +365,8 @@ int scheduler_exec(PyObject *module)
         {&name_loop, "loop"},
     };
     if (hot_intern_all(names, FFL_COUNT(names)) < 0 || iteration_exec() < 0 ||
-        handle_exec(module) < 0 || queue_exec(module) < 0 ||
-        hot_import(&base, "asyncio.base_events", "BaseEventLoop") < 0 ||
+        watching_exec() < 0 || watchers_exec(module) < 0 || handle_exec(module) < 0 ||
+        queue_exec(module) < 0 || hot_import(&base, "asyncio.base_events", "BaseEventLoop") < 0 ||
         hot_import(&future_type, "asyncio", "Future") < 0)
         return -1;
     if (!no_args && !(no_args = PyTuple_New(0)))

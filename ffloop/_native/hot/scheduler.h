@@ -13,9 +13,10 @@
 
 typedef struct {
     PyObject_HEAD
-    PyObject *ready;   /* queue.h */
-    PyObject *listed;  /* the timers while asyncio's own code has them, or NULL */
-    PyObject *batches; /* the session's Dispatcher, or None */
+    PyObject *ready;    /* queue.h */
+    PyObject *listed;   /* the timers while asyncio's own code has them, or NULL */
+    PyObject *batches;  /* the session's Dispatcher, or None */
+    PyObject *watchers; /* the selector, a Watchers */
     struct timers timers;
     Py_ssize_t cancelled; /* timers that were cancelled and are still there */
     double resolution;    /* of the clock, seconds */
@@ -48,6 +49,16 @@ PyObject *scheduler_asyncio(PyObject *method, PyObject *self, PyObject *const *a
 PyObject *scheduler_run_once(PyObject *self, PyObject *unused);
 PyObject *scheduler_lag(PyObject *self, PyObject *unused);
 int iteration_exec(void);
+/* watching.c */
+PyObject *scheduler_add_reader(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *keys);
+PyObject *scheduler_add_writer(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *keys);
+PyObject *scheduler_remove_reader(PyObject *self, PyObject *file);
+PyObject *scheduler_remove_writer(PyObject *self, PyObject *file);
+PyObject *scheduler_wait_readable(PyObject *self, PyObject *file);
+PyObject *scheduler_wait_writable(PyObject *self, PyObject *file);
+PyObject *scheduler_give_up(PyObject *self, PyObject *args);
+PyObject *scheduler_watched(PyObject *self, PyObject *args);
+int watching_exec(void);
 
 int scheduler_exec(PyObject *module);
 

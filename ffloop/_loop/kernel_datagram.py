@@ -1,0 +1,24 @@
+"""The transport of kernel datagram sockets: asyncio's own, with its usual ways compiled
+(_native/hot/datagram.c)."""
+
+import socket
+from typing import Any
+
+from .._session.hot import Datagrams
+from .asyncio_private import SelectorDatagram
+
+_FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+
+
+class KernelDatagramTransport(Datagrams, SelectorDatagram):  # type: ignore[misc]
+    """A kernel datagram socket. Made by the loop, never by the user."""
+
+    def __init__(self, loop: Any, sock: Any, *args: Any) -> None:
+        super().__init__(loop, sock, *args)
+        self._family = sock.family
+        self._connected = bool(self._extra["peername"])
+
+    @staticmethod
+    def serves(sock: Any) -> bool:
+        """Is it of a family whose addresses are known, and of the plain socket class?"""
+        return type(sock) is socket.socket and sock.family in _FAMILIES
