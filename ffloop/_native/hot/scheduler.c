@@ -12,9 +12,9 @@
 #include <unistd.h>
 
 static PyObject *base; /* asyncio.BaseEventLoop */
-static PyObject *future_type, *no_args, *scheduler_call_at;
+static PyObject *future_type, *task_type, *no_args, *scheduler_call_at;
 static PyObject *name_call_soon, *name_call_soon_threadsafe, *name_call_at, *name_call_later,
-    *name_time, *name_context, *name_loop;
+    *name_time, *name_context, *name_loop, *name_create_task;
 
 /* ---- memory -------------------------------------------------------------------------------- */
 
@@ -40,6 +40,7 @@ static int scheduler_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(s->listed);
     Py_VISIT(s->batches);
     Py_VISIT(s->watchers);
+    Py_VISIT(s->task_factory);
     Py_VISIT(Py_TYPE(self));
     return timers_traverse(&s->timers, visit, arg);
 }
@@ -51,6 +52,7 @@ static int scheduler_clear(PyObject *self)
     Py_CLEAR(s->listed);
     Py_CLEAR(s->batches);
     Py_CLEAR(s->watchers);
+    Py_CLEAR(s->task_factory);
     timers_clear(&s->timers);
     return 0;
 }
@@ -214,6 +216,29 @@ static PyObject *create_future(PyObject *self, PyObject *unused)
     return future;
 }
 
+/* Task(coro, loop=self, **named) */
+static PyObject *new_task(PyObject *self, PyObject *coro, PyObject *const *named, PyObject *keys)
+{
+    PyObject *one = PyTuple_Pack(1, coro), *kw = PyDict_New(), *task = NULL;
+    int rc = one && kw ? PyDict_SetItem(kw, name_loop, self) : -1;
+    for (Py_ssize_t i = 0; rc == 0 && keys && i < PyTuple_Size(keys); i++)
+        rc = PyDict_SetItem(kw, PyTuple_GetItem(keys, i), named[i]);
+    if (rc == 0)
+        task = PyObject_Call(task_type, one, kw);
+    Py_XDECREF(one);
+    Py_XDECREF(kw);
+    return task;
+}
+
+static PyObject *create_task(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *keys)
+{
+    const Scheduler *s = (Scheduler *)self;
+    bool made = s->task_factory && s->task_factory != Py_None;
+    if (made || s->debug || s->closed || n != 1)
+        return scheduler_asyncio(name_create_task, self, args, n, keys);
+    return new_task(self, args[0], args + n, keys);
+}
+
 /* Every Task and Future asks when it is made. */
 static PyObject *get_debug(PyObject *self, PyObject *unused)
 {
@@ -306,6 +331,7 @@ static PyMemberDef scheduler_members[] = {
     {"_clock_resolution", T_DOUBLE, offsetof(Scheduler, resolution), 0, NULL},
     {"_wake_fd", T_INT, offsetof(Scheduler, wake_fd), 0, "an eventfd that ends a wait, or -1"},
     {"_batches", T_OBJECT, offsetof(Scheduler, batches), 0, "the session's Dispatcher, or None"},
+    {"_task_factory", T_OBJECT, offsetof(Scheduler, task_factory), 0, "as asyncio's, or None"},
     {"_watchers", T_OBJECT, offsetof(Scheduler, watchers), 0, "the selector, a Watchers"},
     {NULL, 0, 0, 0, NULL},
 };
@@ -318,6 +344,7 @@ static PyMethodDef scheduler_methods[] = {
     {"call_later", WITH_CONTEXT(call_later), "As asyncio's."},
     {"time", scheduler_time, METH_NOARGS, "Seconds of the monotonic clock."},
     {"create_future", create_future, METH_NOARGS, "A Future of this loop."},
+    {"create_task", WITH_CONTEXT(create_task), "As asyncio's."},
     {"get_debug", get_debug, METH_NOARGS, "As asyncio's."},
     {"_timer_handle_cancelled", timer_handle_cancelled, METH_O, NULL},
     {"_write_to_self", write_to_self, METH_NOARGS, NULL},
@@ -362,12 +389,13 @@ int scheduler_exec(PyObject *module)
         {&name_call_soon, "call_soon"}, {&name_call_soon_threadsafe, "call_soon_threadsafe"},
         {&name_call_at, "call_at"},     {&name_call_later, "call_later"},
         {&name_time, "time"},           {&name_context, "context"},
-        {&name_loop, "loop"},
+        {&name_loop, "loop"},           {&name_create_task, "create_task"},
     };
     if (hot_intern_all(names, FFL_COUNT(names)) < 0 || iteration_exec() < 0 ||
         watching_exec() < 0 || watchers_exec(module) < 0 || handle_exec(module) < 0 ||
         queue_exec(module) < 0 || hot_import(&base, "asyncio.base_events", "BaseEventLoop") < 0 ||
-        hot_import(&future_type, "asyncio", "Future") < 0)
+        hot_import(&future_type, "asyncio", "Future") < 0 ||
+        hot_import(&task_type, "asyncio", "Task") < 0)
         return -1;
     if (!no_args && !(no_args = PyTuple_New(0)))
         return -1;

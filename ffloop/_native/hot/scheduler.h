@@ -13,10 +13,11 @@
 
 typedef struct {
     PyObject_HEAD
-    PyObject *ready;    /* queue.h */
-    PyObject *listed;   /* the timers while asyncio's own code has them, or NULL */
-    PyObject *batches;  /* the session's Dispatcher, or None */
-    PyObject *watchers; /* the selector, a Watchers */
+    PyObject *ready;        /* queue.h */
+    PyObject *listed;       /* the timers while asyncio's own code has them, or NULL */
+    PyObject *batches;      /* the session's Dispatcher, or None */
+    PyObject *watchers;     /* the selector, a Watchers */
+    PyObject *task_factory; /* asyncio's _task_factory, or NULL */
     struct timers timers;
     Py_ssize_t cancelled; /* timers that were cancelled and are still there */
     double resolution;    /* of the clock, seconds */
