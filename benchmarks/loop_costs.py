@@ -14,10 +14,12 @@ import json
 import math
 import os
 import resource
+import signal
 import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -198,6 +200,32 @@ async def udp_echo(loop: asyncio.AbstractEventLoop, count: int) -> None:
     served.close()
 
 
+async def udp_bursts(loop: asyncio.AbstractEventLoop, count: int) -> None:
+    """20 datagrams at once; both ends are in this loop."""
+    left = 0
+
+    class Counts(asyncio.DatagramProtocol):
+        def datagram_received(self, data: bytes, source: Any) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                turn.set()
+
+    turn = asyncio.Event()
+    served, _ = await loop.create_datagram_endpoint(Counts, local_addr=("127.0.0.1", 0))
+    sends, _ = await loop.create_datagram_endpoint(
+        asyncio.DatagramProtocol, remote_addr=served.get_extra_info("sockname")
+    )
+    for _ in range(count // 20):
+        left = 20
+        turn.clear()
+        for _ in range(20):
+            sends.sendto(b"x" * 100)
+        await turn.wait()
+    sends.close()
+    served.close()
+
+
 async def add_reader(loop: asyncio.AbstractEventLoop, count: int) -> None:
     """A byte through a socket pair, for a callback of add_reader()."""
     near, far = socket.socketpair()
@@ -221,6 +249,35 @@ async def add_and_remove_reader(loop: asyncio.AbstractEventLoop, count: int) -> 
         for _ in range(count):
             loop.add_reader(far, print)
             loop.remove_reader(far)
+
+
+async def add_writer(loop: asyncio.AbstractEventLoop, count: int) -> None:
+    """A callback of add_writer() on a socket that stays writable."""
+    near, far = socket.socketpair()
+    done, left = loop.create_future(), count
+
+    def writable() -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            loop.remove_writer(near)
+            done.set_result(None)
+
+    with near, far:
+        loop.add_writer(near, writable)
+        await done
+
+
+async def sock_accept(loop: asyncio.AbstractEventLoop, count: int) -> None:
+    """A sock_accept() that waits, and the sock_connect() that it waits for."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        for _ in range(count):
+            with socket.socket() as sock:
+                sock.setblocking(False)
+                accepting = loop.create_task(loop.sock_accept(listener))
+                await loop.sock_connect(sock, listener.getsockname())
+                (await accepting)[0].close()
 
 
 async def sock_calls_echo(loop: asyncio.AbstractEventLoop, count: int) -> None:
@@ -276,6 +333,59 @@ async def pipe_512(loop: asyncio.AbstractEventLoop, count: int) -> None:
     reading.close()
 
 
+async def unix_connections(loop: asyncio.AbstractEventLoop, count: int) -> None:
+    """As new_connections, over a unix socket."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/socket"
+        server = await loop.create_unix_server(_Echo, path)
+        for _ in range(count):
+            done: asyncio.Future[None] = loop.create_future()
+            await loop.create_unix_connection(lambda done=done: _Asks(done, 16, 1), path)  # type: ignore[misc]
+            await done
+        server.close()
+
+
+async def events(loop: asyncio.AbstractEventLoop, count: int) -> None:
+    """Two tasks that wait for each other by asyncio.Event."""
+    near, far = asyncio.Event(), asyncio.Event()
+
+    async def other() -> None:
+        for _ in range(count):
+            await near.wait()
+            near.clear()
+            far.set()
+
+    task = loop.create_task(other())
+    for _ in range(count):
+        near.set()
+        await far.wait()
+        far.clear()
+    await task
+
+
+async def gathered(loop: asyncio.AbstractEventLoop, count: int) -> None:
+    async def nothing() -> None:
+        pass
+
+    for _ in range(count // 100):
+        await asyncio.gather(*(nothing() for _ in range(100)))
+
+
+async def signals(loop: asyncio.AbstractEventLoop, count: int) -> None:
+    """A callback of add_signal_handler() per signal."""
+    done, left = loop.create_future(), count
+
+    def caught() -> None:
+        nonlocal left
+        left -= 1
+        os.kill(os.getpid(), signal.SIGUSR1) if left else done.set_result(None)
+
+    loop.add_signal_handler(signal.SIGUSR1, caught)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    await done
+    loop.remove_signal_handler(signal.SIGUSR1)
+
+
 async def bulk_stream_64_kib(loop: asyncio.AbstractEventLoop, count: int) -> None:
     """Pieces of 64 KiB from one end to the other, with flow control; both ends are in this loop."""
     done: asyncio.Future[None] = loop.create_future()
@@ -321,9 +431,12 @@ ROWS: dict[str, tuple[Row, int]] = {
     "echo of 1 KiB": (echo_1_kib, 20_000),
     "streams echo of 1 KiB": (streams_echo_1_kib, 20_000),
     "UDP echo of 100 bytes": (udp_echo, 20_000),
+    "UDP, 20 at once": (udp_bursts, 40_000),
     "add_reader": (add_reader, 50_000),
+    "add_writer": (add_writer, 100_000),
     "add_reader, remove_reader": (add_and_remove_reader, 30_000),
     "sock_sendall, sock_recv": (sock_calls_echo, 10_000),
+    "sock_accept, sock_connect": (sock_accept, 3_000),
     "pipe, 512 bytes": (pipe_512, 20_000),
     "run_in_executor": (in_the_executor, 5_000),
     "getaddrinfo of a name": (getaddrinfo_of_a_name, 1_000),
@@ -331,6 +444,10 @@ ROWS: dict[str, tuple[Row, int]] = {
     "wait_for": (tasks_with_a_timeout, 20_000),
     "bulk stream of 64 KiB": (bulk_stream_64_kib, 10_000),
     "connect, ask, close": (new_connections, 3_000),
+    "the same, unix": (unix_connections, 3_000),
+    "Event": (events, 20_000),
+    "gather": (gathered, 50_000),
+    "signal": (signals, 10_000),
 }
 
 
