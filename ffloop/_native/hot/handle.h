@@ -15,8 +15,8 @@ PyObject *handle_new(PyObject *loop, PyObject *const *args, Py_ssize_t n, PyObje
 PyObject *timer_new(PyObject *loop, double when, PyObject *const *args, Py_ssize_t n,
                     PyObject *context);
 
-bool handle_is(PyObject *object); /* one that handle_new() has made */
-int handle_cancel(PyObject *handle);    /* any Handle. 0 or -1 */
+bool handle_is(PyObject *object);    /* one that handle_new() has made */
+int handle_cancel(PyObject *handle); /* any Handle. 0 or -1 */
 
 /* Runs any Handle, asyncio's own too, unless it was cancelled. A callback's exception goes to
  * loop._failed(handle, exception). 0, or -1 with an exception that ends the program. */
