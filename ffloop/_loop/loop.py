@@ -189,12 +189,19 @@ class Loop(KernelSockCalls):
     # ---- transports ----
 
     def _make_datagram_transport(
-        self, sock: Any, protocol: Any, address: Any = None, waiter: Any = None, extra: Any = None
+        self,
+        sock: Any,
+        protocol: Any,
+        address: Any = None,
+        waiter: Any = None,
+        extra: Any = None,
+        **more: Any,
     ) -> Any:
+        how = (sock, protocol, address, waiter, extra)
         if not KernelDatagramTransport.serves(sock):
-            return super()._make_datagram_transport(sock, protocol, address, waiter, extra)
+            return super()._make_datagram_transport(*how, **more)
         self._ensure_fd_no_transport(sock)
-        return KernelDatagramTransport(self, sock, protocol, address, waiter, extra)
+        return KernelDatagramTransport(self, *how, **more)
 
     def _make_read_pipe_transport(self, *args: Any, **more: Any) -> Any:
         return ReadPipeTransport(self, *args, **more)

@@ -23,7 +23,8 @@ static PyObject *add(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObje
         return PyErr_Format(PyExc_TypeError, "a descriptor and a callback are needed");
     if (check_open(s) < 0)
         return NULL;
-    PyObject *handle = handle_new(self, args + 1, n - 1, keys ? args[n] : Py_None);
+    PyObject *context = keys && PyTuple_Size(keys) ? args[n] : Py_None;
+    PyObject *handle = handle_new(self, args + 1, n - 1, context);
     if (handle && watchers_set(s->watchers, args[0], side, handle) < 0)
         Py_CLEAR(handle);
     return handle;
