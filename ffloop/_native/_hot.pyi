@@ -176,6 +176,7 @@ class Scheduler:
     _wake_fd: int
     _batches: Dispatcher | None
     _watchers: Watchers
+    _task_factory: Any
     _forever: bool
     def _lag(self) -> tuple[float, list[tuple[float, int]]]: ...
     def call_soon(
