@@ -22,6 +22,7 @@
  * offer.c     connections that wait for the application's accept()
  * ticket.c    sockets for processes to come
  * handover.c  listeners of one address, kept listeners
+ * start.c     an instance's start and end
  * serve.c     the iteration and the sleep
  * stats.c     the stats pages
  * drain.c     the graceful end
@@ -471,6 +472,10 @@ void answer_post(struct ffl_session *s, struct ffl_entry q, int32_t res, uint32_
 int control_entry(struct ffl_session *s, struct ffl_entry e, const char **why);
 void control_connected(struct endpoint *e);
 void control_close(struct endpoint *e, bool abort);
+
+/* start.c */
+/* Closes every socket; the sessions themselves go with the instance. */
+void sessions_close(struct ffl_instance *in);
 
 /* drain.c */
 /* Stops the listeners, a slice per session and iteration. True: there are more. */

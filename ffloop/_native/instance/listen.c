@@ -2,7 +2,7 @@
  * listen.c - the instance's unix socket, and the control epoll, which has every descriptor that
  * wakes the instance.
  *
- * Callers: serve.c. admit.c takes the peers that connect.
+ * Callers: start.c. admit.c takes the peers that connect.
  */
 #include "internal.h"
 

@@ -1,7 +1,7 @@
 /*
  * lost.c - survives the loss of a segment's pages.
  *
- * Callers: serve.c. Seals keep a segment's size, not its pages: the application can punch holes. A
+ * Callers: start.c. Seals keep a segment's size, not its pages: the application can punch holes. A
  * page comes back as zeros; but where the system has no free huge page, access to a lost huge page
  * is a SIGBUS. The handler maps private zeros in place of the segment, so that the access goes on,
  * and marks the session, which the next iteration ends. For one instance per process.

@@ -1,7 +1,7 @@
 /*
  * rights.c - the application's rights, where a stack's sockets are the kernel's.
  *
- * Callers: serve.c, session.c, control.c, accept.c. An instance may have rights that its
+ * Callers: start.c, session.c, control.c, accept.c. An instance may have rights that its
  * applications lack. So it drops its network capabilities, and takes up, per call, those that the
  * application has (root) or a rule of the policy gives: the kernel decides. Each socket is given to
  * the application's user, since the kernel shares a port (SO_REUSEPORT) among one user's sockets;
