@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 
 static void pair(int s[2])
 {
@@ -139,6 +140,25 @@ TEST(message_longer_than_room)
     while (n > 0) /* ours, whatever the message was */
         close(got[--n]);
     CHECK_EQ(test_open_fds(), before);
+    unpair(s);
+}
+
+/* Who lacks descriptors is told so, not that the peer is false. */
+TEST(no_descriptor_for_the_message)
+{
+    int s[2], got[3], n = 3;
+    char data[16];
+    struct rlimit before, none;
+    pair(s);
+    send_many(s[0], 3, 8);
+    CHECK_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+    int lowest = dup(s[1]);
+    close(lowest); /* it is free, and no lower one */
+    none = (struct rlimit){(rlim_t)lowest, before.rlim_max};
+    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+    CHECK_EQ(ffl_msg_recv(s[1], data, sizeof(data), got, &n), -EMFILE);
+    CHECK_EQ(n, 0);
+    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
     unpair(s);
 }
 

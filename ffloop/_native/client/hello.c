@@ -139,7 +139,7 @@ int client_shake_hands(int s, const struct ffl_hello *h, struct ffl_reply *r, in
         for (int i = 0; i < n; i++)
             close(fds[i]);
         snprintf(why, whylen, "the handshake failed: %s",
-                 rc == 0 ? "the peer closed the connection" : strerror(-rc));
+                 rc == 0 ? "the peer closed the connection" : ffl_strerror(-rc));
         return rc == 0 ? -ECONNREFUSED : rc;
     }
     client_clean(r->stack, sizeof(r->stack));

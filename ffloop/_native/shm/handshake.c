@@ -90,5 +90,7 @@ int ffl_msg_recv(int sock, void *data, size_t len, int *fds, int *nfds)
     int got = take_fds(&msg, fds, room);
     if (nfds)
         *nfds = got;
+    if (msg.msg_flags & MSG_CTRUNC && got < room)
+        return -EMFILE; /* the message had more, for which this process has no room */
     return msg.msg_flags & (MSG_CTRUNC | MSG_TRUNC) ? -EPROTO : (int)n;
 }
