@@ -20,6 +20,7 @@ from .control import build, parse
 from .endpoint import Endpoint
 
 _WHEN_ASKED = -2
+_OPTION_MAX = 1024  # bytes: as socket.socket.getsockopt's
 # MSG_ flags that a socket without blocking calls, SIGPIPE and descriptors in messages heeds by
 # itself. MSG_MORE is a hint to TCP (the instance gathers what is sent together), not to UDP.
 _HEEDED = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
@@ -185,6 +186,8 @@ class StackSocket:
         no such option."""
         endpoint = self._ep()
         endpoint.check()
+        if not 0 <= buflen <= _OPTION_MAX:
+            raise OSError("getsockopt buflen out of range")
         if level == socket.SOL_SOCKET and not buflen:
             if optname == socket.SO_TYPE:
                 return int(self.type)
@@ -325,6 +328,8 @@ class StackSocket:
         self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /
     ) -> tuple[bytes, list[Any], int, Any]:
         """As socket.socket's."""
+        if ancbufsize < 0:
+            raise ValueError("invalid ancillary data buffer length")
         client, handle = self._looked()
         _allow(flags, _RECV_FLAGS)
         data, control, told, source = client.recvmsg(handle, bufsize, flags)
@@ -426,8 +431,11 @@ class StackSocket:
 
     def detach(self) -> int:
         """Gives the socket up without closing it. Returns for a connection a kernel socket's
-        descriptor, for any other socket a number that `ffloop.socket(fileno=...)` takes."""
-        endpoint = self._ep()
+        descriptor, for any other socket a number that `ffloop.socket(fileno=...)` takes; -1 once
+        closed."""
+        endpoint = self._endpoint
+        if endpoint is None:
+            return -1
         if not self._borrowed and may_leave(endpoint):
             taken, _ = endpoint.open_session().ask(hand_over, endpoint)
             self.close()

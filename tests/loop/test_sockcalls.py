@@ -218,6 +218,9 @@ def test_shape(run_ff):
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 0
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
         assert len(sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)) == 8
+        for size in (-1, 1025):
+            with pytest.raises(OSError, match="buflen out of range"):
+                sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, size)
         with pytest.raises(TypeError):
             pickle.dumps(sock)
         with pytest.raises(OverflowError):
@@ -229,6 +232,7 @@ def test_shape(run_ff):
         assert again.family == socket.AF_INET6
         again.close()
         again.close()
+        assert again.detach() == -1
         with pytest.raises(OSError) as caught:
             again.getsockname()
         assert caught.value.errno == errno.EBADF
@@ -369,6 +373,9 @@ def test_recvmsg(run, no_leaks):
             loop.add_reader(sock, lambda: readable.done() or readable.set_result(None))
             await readable
             loop.remove_reader(sock)
+            for sizes in ((-1, 0), (4, -1)):
+                with pytest.raises(ValueError, match=r"negative|invalid"):
+                    sock.recvmsg(*sizes)
             assert sock.recvmsg(4) == (b"0123", [], 0, None)
             first, second = bytearray(3), bytearray(10)
             assert sock.recvmsg_into([first, second]) == (6, [], 0, None)
