@@ -300,12 +300,16 @@ class StackSocket:
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
         """The next bytes, `bufsize` at most; b"" at the end of the stream. Raises
         BlockingIOError."""
+        if bufsize == 0:  # socket.socket asks the kernel for nothing
+            return b""
         client, handle = self._looked()
         _allow(flags, _RECV_FLAGS)
         return client.recv(handle, bufsize, flags)
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         """As recv, into a writable buffer. Returns the number of bytes."""
+        if not nbytes and not memoryview(buffer).nbytes:
+            return 0
         client, handle = self._looked()
         _allow(flags, _RECV_FLAGS)
         return client.recv_into(handle, buffer, nbytes, flags)

@@ -368,6 +368,7 @@ def test_recvmsg(run, no_leaks):
         sock, peer = await connected(run)
         loop = asyncio.get_running_loop()
         with sock:
+            assert (sock.recv(0), sock.recv_into(bytearray())) == (b"", 0)  # at once
             peer.transport.write(b"0123456789")
             readable = loop.create_future()
             loop.add_reader(sock, lambda: readable.done() or readable.set_result(None))
