@@ -12,8 +12,8 @@
 #include <sys/stat.h>
 
 #define STRANGER 54321
-#define LINGER_S 5
-#define AT_ONCE_NS (FFL_NS_PER_SEC * TEST_SLOW / 2)
+#define LINGER_S 60
+#define AT_ONCE_NS (LINGER_S * FFL_NS_PER_SEC / 2)
 
 static void as_user(uid_t uid)
 {

@@ -412,7 +412,7 @@ static struct ffl_client *attach(void)
 {
     struct ffl_client *c;
     char why[256];
-    struct ffl_client_opts o = {.path = lab.path, .timeout_ms = 5000};
+    struct ffl_client_opts o = {.path = lab.path, .timeout_ms = 60000};
     int rc = ffl_client_attach(&c, &o, why, sizeof(why));
     if (rc < 0)
         FAIL("attach: %s", why);
@@ -474,7 +474,7 @@ static void leave_some(bool reaped, bool detach)
         CHECK_EQ(ffl_client_accepting(first, h, 0, 0), 0);
         CHECK_EQ(ffl_client_close(first, h, false), 0);
     }
-    for (int64_t until = ffl_now_ns() + 20 * FFL_NS_PER_SEC; bytes < PEERS * 8;) {
+    for (int64_t until = ffl_now_ns() + 60 * FFL_NS_PER_SEC; bytes < PEERS * 8;) {
         if (ffl_now_ns() > until)
             FAIL("%d connections and %zu bytes came", accepts, bytes);
         int n = ffl_client_wait(second, ev, 64, -1, FFL_NS_PER_SEC / 100);

@@ -104,7 +104,7 @@ void step(int64_t ns, int n)
 static void *attach_thread(void *arg)
 {
     char why[256];
-    struct ffl_client_opts o = {.path = lab.path, .timeout_ms = 5000};
+    struct ffl_client_opts o = {.path = lab.path, .timeout_ms = 60000};
     int rc = ffl_client_attach(arg, &o, why, sizeof(why));
     if (rc < 0)
         FAIL("attach: %s", why);
@@ -515,7 +515,7 @@ void neighbour_end(struct neighbour *n)
 
 void lab_settled(int fds)
 {
-    int64_t until = ffl_now_ns() + 10 * FFL_NS_PER_SEC;
+    int64_t until = ffl_now_ns() + 60 * FFL_NS_PER_SEC;
     while (test_open_fds() != fds && ffl_now_ns() < until)
         (void)sched_yield();
     CHECK_EQ(test_open_fds(), fds);

@@ -19,7 +19,7 @@ struct fake {
 static void *fake_attach(void *arg)
 {
     struct fake *f = arg;
-    struct ffl_client_opts o = {.path = lab.path, .timeout_ms = 2000};
+    struct ffl_client_opts o = {.path = lab.path, .timeout_ms = 60000};
     f->rc = ffl_client_attach(&f->c, &o, f->why, sizeof(f->why));
     return NULL;
 }

@@ -73,7 +73,7 @@ static __attribute__((unused)) int pump(void)
     return n;
 }
 
-/* Waits as an instance does: on the descriptor, or until the deadline. False after 5 s. */
+/* Waits as an instance does: on the descriptor, or until the deadline. False after `until`. */
 static __attribute__((unused)) bool net_wait(int64_t until)
 {
     int64_t now = ffl_now_ns(), next = ops->deadline ? ops->deadline(st) : INT64_MAX;
@@ -101,7 +101,7 @@ static __attribute__((unused)) bool await_or_not(struct watch *w, unsigned filte
 
 #define await(w, filter)                                                                           \
     do {                                                                                           \
-        if (!await_or_not(w, filter, 5 * FFL_NS_PER_SEC))                                          \
+        if (!await_or_not(w, filter, 60 * FFL_NS_PER_SEC))                                         \
             FAIL("no %s event for %s", (filter) == FFL_READ ? "READ" : "WRITE", #w);               \
     } while (0)
 

@@ -346,7 +346,7 @@ TEST(transfer_by_edges)
         }
         if (got == total)
             break;
-        for (int64_t until = ffl_now_ns() + 5 * FFL_NS_PER_SEC; !(a.ready & FFL_WRITE || b.ready);)
+        for (int64_t until = ffl_now_ns() + 60 * FFL_NS_PER_SEC; !(a.ready & FFL_WRITE || b.ready);)
             if (pump() == 0 && !net_wait(until))
                 FAIL("no event after %llu bytes of %llu sent", (unsigned long long)got,
                      (unsigned long long)sent);
@@ -401,7 +401,7 @@ TEST(reset_on_unread_data)
     await(&b, FFL_READ);
     CHECK_EQ(ops->close(st, b.fd), 0);
     CHECK_EQ(take_soon(&a, buf, sizeof(buf)), -ECONNRESET);
-    CHECK(a.eof || await_or_not(&a, FFL_READ | FFL_WRITE, FFL_NS_PER_SEC));
+    CHECK(a.eof || await_or_not(&a, FFL_READ | FFL_WRITE, 60 * FFL_NS_PER_SEC));
     CHECK_EQ(take(a.fd, buf, sizeof(buf)), 0); /* the error is told once */
     CHECK_EQ(put(a.fd, "x", 1), -EPIPE);
     net_end(a.fd);
@@ -708,7 +708,7 @@ TEST(connected_datagrams)
     CHECK_EQ(ops->close(st, fa), 0);
     CHECK_EQ(put(fb, "anybody", 7), 7);
     while (!(get_int(fb, SOL_SOCKET, SO_ERROR) == ECONNREFUSED))
-        CHECK(await_or_not(&b, FFL_READ | FFL_WRITE, 5 * FFL_NS_PER_SEC));
+        CHECK(await_or_not(&b, FFL_READ | FFL_WRITE, 60 * FFL_NS_PER_SEC));
     CHECK_EQ(ops->connect(st, fb, &none), 0);
     CHECK_EQ(put(fb, "x", 1), -EDESTADDRREQ);
     net_end(b.fd, c.fd);

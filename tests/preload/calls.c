@@ -61,7 +61,7 @@ CASE(poll_chk)
     arrives("x");
     p[0] = (struct pollfd){.fd = server, .events = POLLIN};
     p[1] = (struct pollfd){.fd = client, .events = POLLIN};
-    saw("poll", poll(p, n, 1000));
+    saw("poll", poll(p, n, 60000));
     printf("%d %d\n", p[0].revents, p[1].revents);
 }
 
@@ -69,7 +69,7 @@ CASE(ppoll_chk)
 {
     struct pollfd p[2];
     volatile nfds_t n = 2;
-    struct timespec t = soon(1000);
+    struct timespec t = soon(60000);
     connected();
     arrives("x");
     p[0] = (struct pollfd){.fd = server, .events = POLLIN};
@@ -243,7 +243,7 @@ CASE(vectors)
     m = (struct msghdr){.msg_iov = out, .msg_iovlen = 2};
     saw("sendmsg", sendmsg(server, &m, MSG_NOSIGNAL));
     struct pollfd p = {.fd = client, .events = POLLIN};
-    NEED(poll(&p, 1, 5000) == 1);
+    NEED(poll(&p, 1, 60000) == 1);
     saw("readv", readv(client, in, 2));
     printf("%.3s %.4s\n", a, b);
 }
@@ -280,7 +280,7 @@ CASE(splices)
     NEED(pipe(p) == 0 && write(p[1], "through a pipe", 14) == 14);
     saw("splice", splice(p[0], NULL, client, NULL, 14, 0));
     struct pollfd in = {.fd = server, .events = POLLIN};
-    NEED(poll(&in, 1, 5000) == 1);
+    NEED(poll(&in, 1, 60000) == 1);
     saw("splice", splice(server, NULL, p[1], NULL, 14, SPLICE_F_NONBLOCK));
     heard(client, 0);
     saw("read", read(p[0], buffer, sizeof(buffer)));
@@ -323,7 +323,7 @@ CASE(pselect_mask)
 {
     sigset_t open;
     fd_set in;
-    struct timespec t = soon(5000);
+    struct timespec t = soon(60000);
     connected();
     pending(&open);
     FD_ZERO(&in);
@@ -370,7 +370,7 @@ CASE(masks_of_calls_that_do_not_wait)
 
 static void *closes_soon(void *unused)
 {
-    usleep(50000);
+    usleep(200000);
     close(server);
     return unused;
 }
@@ -381,7 +381,7 @@ CASE(polled_until_it_is_closed)
     connected();
     struct pollfd p = {.fd = server, .events = POLLIN};
     NEED(pthread_create(&t, NULL, closes_soon, NULL) == 0);
-    saw("poll", poll(&p, 1, 300));
+    saw("poll", poll(&p, 1, 500));
     printf("%x\n", (unsigned)p.revents);
     NEED(pthread_join(t, NULL) == 0);
 }
@@ -390,7 +390,7 @@ CASE(ppoll_mask)
 {
     sigset_t open;
     struct pollfd p = {.events = POLLIN};
-    struct timespec t = soon(5000);
+    struct timespec t = soon(60000);
     connected();
     pending(&open);
     p.fd = server;
@@ -422,7 +422,7 @@ CASE(epoll_pwait2_mask)
 {
     sigset_t open;
     struct epoll_event ev;
-    struct timespec t = soon(5000);
+    struct timespec t = soon(60000);
     connected();
     int ep = watching();
     pending(&open);
@@ -672,7 +672,7 @@ CASE(number_ready)
     saw("epoll_pwait", syscall(SYS_epoll_pwait, ep, &ev, 1, 1000, NULL, 8));
     printf("%x %u\n", ev.events, ev.data.u32);
     saw("epoll_pwait2", syscall(SYS_epoll_pwait2, ep, &ev, 1, &t, NULL, 8));
-    t = soon(1000);
+    t = soon(60000);
     saw("ppoll", syscall(SYS_ppoll, &p, 1, &t, NULL, 8));
     fd_set in;
     FD_ZERO(&in);
@@ -685,7 +685,7 @@ CASE(number_ready)
         size_t size;
     } six = {&open, 8};
     FD_SET(server, &in);
-    t = soon(5000);
+    t = soon(60000);
     saw("pselect6", syscall(SYS_pselect6, server + 1, &in, NULL, NULL, &t, &six));
     printf("%d signals\n", (int)signals);
     saw("dup", syscall(SYS_dup, server) >= 0);

@@ -95,7 +95,7 @@ static inline void until_queued(int bytes) /* at `server` */
     struct pollfd p = {.fd = server, .events = POLLIN};
     int queued = 0;
     while (queued < bytes) {
-        NEED(poll(&p, 1, 5000) == 1);
+        NEED(poll(&p, 1, 60000) == 1);
         NEED(ioctl(server, FIONREAD, &queued) == 0);
     }
 }

@@ -227,7 +227,7 @@ CASE(a_child_connects_it_and_the_parent_polls)
     server = accept(listener, NULL, NULL);
     NEED(write(server, "back", 4) == 4);
     struct pollfd p = {.fd = client, .events = POLLIN};
-    saw("poll", poll(&p, 1, 5000));
+    saw("poll", poll(&p, 1, 60000));
     printf("%x\n", (unsigned)p.revents);
     heard(client, 4);
 }
@@ -237,7 +237,7 @@ static void serves(int fd)
     struct pollfd p = {.fd = fd, .events = POLLIN};
     listener = fd;
     client = connects();
-    saw("poll", poll(&p, 1, 5000));
+    saw("poll", poll(&p, 1, 60000));
     server = accept(fd, NULL, NULL);
     NEED(write(client, "hello", 5) == 5);
     heard(server, 5);
@@ -290,13 +290,13 @@ static void until_it_sleeps(pid_t pid)
 
 static bool woken(int n)
 {
-    return n == 1 && !lasted(4000);
+    return n == 1 && !lasted(50000);
 }
 
 static bool by_poll(int fd)
 {
     struct pollfd p = {.fd = fd, .events = POLLIN};
-    return woken(poll(&p, 1, 5000));
+    return woken(poll(&p, 1, 60000));
 }
 
 static bool by_select(int fd)
@@ -313,7 +313,7 @@ static bool by_epoll(int fd)
     int ep = epoll_create1(0);
     struct epoll_event ev = {.events = EPOLLIN};
     NEED(epoll_ctl(ep, EPOLL_CTL_ADD, fd, &ev) == 0);
-    return woken(epoll_wait(ep, &ev, 1, 5000));
+    return woken(epoll_wait(ep, &ev, 1, 60000));
 }
 
 static void waits(bool (*how)(int fd), bool listens)

@@ -208,7 +208,7 @@ CASE(shutdown_ends_an_accept)
 static void *polls(void *arg)
 {
     struct pollfd p = {.fd = fd_of(arg), .events = POLLIN};
-    CHECK(poll(&p, 1, 10000) == 1);
+    CHECK(poll(&p, 1, 60000) == 1);
     return result(p.revents);
 }
 
@@ -312,7 +312,7 @@ static void *waits_for_bell(void *arg)
     struct waits *w = arg;
     struct epoll_event ev;
     int n;
-    while ((n = epoll_wait(w->epfd, &ev, 1, 10000)) == 1 && ev.data.fd != w->bell)
+    while ((n = epoll_wait(w->epfd, &ev, 1, 60000)) == 1 && ev.data.fd != w->bell)
         ;
     return result(n);
 }

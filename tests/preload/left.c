@@ -218,7 +218,7 @@ static long in_moved(struct scene *s)
 {
     struct epoll_event got = {0};
     (void)s;
-    return epoll_wait(moved, &got, 1, 5000) == 1 ? (long)got.data.u32 : -1;
+    return epoll_wait(moved, &got, 1, 60000) == 1 ? (long)got.data.u32 : -1;
 }
 
 /* An epoll is itself, whatever number it has, and whoever has the number that it had. */
@@ -233,7 +233,7 @@ CASE(epoll_by_another_number)
     moved = dup(ep);
     CHECK(moved >= 0 && close(ep) == 0);
     CHECK(send(scene.peer, "w", 1, 0) == 1);
-    CHECK(epoll_wait(moved, &got, 1, 5000) == 1 && got.data.u32 == 7);
+    CHECK(epoll_wait(moved, &got, 1, 60000) == 1 && got.data.u32 == 7);
     CHECK(recv(scene.fd, &got, 1, 0) == 1);
     int other = epoll_create1(0);
     CHECK(other == ep);
@@ -247,7 +247,7 @@ CASE(epoll_by_another_number)
     CHECK(epoll_wait(other, &got, 1, 0) == 0);
     int one = accept(scene.l, NULL, NULL);
     CHECK(send(one, "y", 1, 0) == 1);
-    CHECK(epoll_wait(other, &got, 1, 5000) == 1);
+    CHECK(epoll_wait(other, &got, 1, 60000) == 1);
     CHECK(close(moved) == 0 && close(other) == 0 && close(one) == 0 && close(beside) == 0);
 }
 

@@ -195,8 +195,8 @@ CASE(readiness)
     saw("to write", select(server + 1, &set, nowhere, NULL, NULL));
     saw("epoll_ctl", epoll_ctl(ep, EPOLL_CTL_ADD, server, nowhere));
     NEED(epoll_ctl(ep, EPOLL_CTL_ADD, server, &(struct epoll_event){.events = EPOLLIN}) == 0);
-    saw("epoll_wait", epoll_wait(ep, nowhere, 4, 1000));
-    saw("poll after all", poll(&p, 1, 1000));
+    saw("epoll_wait", epoll_wait(ep, nowhere, 4, 60000));
+    saw("poll after all", poll(&p, 1, 60000));
 }
 
 CASE(events_beyond_the_first)
@@ -207,10 +207,10 @@ CASE(events_beyond_the_first)
     last = (struct epoll_event *)((char *)nowhere - sizeof(*last));
     NEED(epoll_ctl(ep, EPOLL_CTL_ADD, server, &ev) == 0);
     NEED(epoll_ctl(ep, EPOLL_CTL_ADD, client, &ev) == 0);
-    saw("both", epoll_wait(ep, last - 1, 2, 1000));
-    saw("one finds room", epoll_wait(ep, last, 2, 1000));
-    saw("none", epoll_wait(ep, nowhere, 2, 1000));
-    saw("both", epoll_wait(ep, last - 1, 2, 1000));
+    saw("both", epoll_wait(ep, last - 1, 2, 60000));
+    saw("one finds room", epoll_wait(ep, last, 2, 60000));
+    saw("none", epoll_wait(ep, nowhere, 2, 60000));
+    saw("both", epoll_wait(ep, last - 1, 2, 60000));
 }
 
 CASE(by_number)

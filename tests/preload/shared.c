@@ -170,7 +170,7 @@ static void told_of_a_reset(int fd)
     struct pollfd p = {.fd = fd};
     struct linger now = {1, 0};
     NEED(setsockopt(client, SOL_SOCKET, SO_LINGER, &now, sizeof(now)) == 0 && close(client) == 0);
-    NEED(poll(&p, 1, 5000) == 1);
+    NEED(poll(&p, 1, 60000) == 1);
 }
 
 static void uses(int fd)
@@ -178,7 +178,7 @@ static void uses(int fd)
     saw("the child's recv", recv(fd, buffer, 1, MSG_DONTWAIT));
     saw("its send", send(fd, "x", 1, MSG_NOSIGNAL));
     struct pollfd p = {.fd = fd, .events = POLLOUT};
-    NEED(poll(&p, 1, 5000) == 1);
+    NEED(poll(&p, 1, 60000) == 1);
     printf("%x\n", (unsigned)p.revents);
 }
 
@@ -270,7 +270,7 @@ static int epoll_of_server(void)
 static void *waits_in_epoll(void *ep)
 {
     struct epoll_event ev;
-    saw("epoll_wait", epoll_wait(*(int *)ep, &ev, 1, 10000));
+    saw("epoll_wait", epoll_wait(*(int *)ep, &ev, 1, 60000));
     return NULL;
 }
 
@@ -397,7 +397,7 @@ static void writer_beside_a_reader(short events)
     for (unsigned i = 0; i < ROUNDS; i++) {
         struct pollfd p = {.fd = server, .events = events};
         NEED(write(client, &i, sizeof(i)) == sizeof(i));
-        NEED(poll(&p, 1, 1000) == 1 && write(server, "x", 1) == 1);
+        NEED(poll(&p, 1, 60000) == 1 && write(server, "x", 1) == 1);
         NEED(read(client, buffer, 1) == 1);
     }
     ends(reader);

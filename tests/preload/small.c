@@ -69,12 +69,12 @@ static void wait_for(void)
     fd_set set;
     FD_ZERO(&set);
     FD_SET(server, &set);
-    NEED(poll(&p, 1, 100) == 1 && select(server + 1, NULL, &set, NULL, &zero) == 1);
+    NEED(poll(&p, 1, 60000) == 1 && select(server + 1, NULL, &set, NULL, &zero) == 1);
     p.events = POLLIN;
     NEED(poll(&p, 1, 10) == 0);
     int ep = epoll_create1(0);
     struct epoll_event ev = {.events = EPOLLOUT};
-    NEED(epoll_ctl(ep, EPOLL_CTL_ADD, server, &ev) == 0 && epoll_wait(ep, &ev, 1, 100) == 1);
+    NEED(epoll_ctl(ep, EPOLL_CTL_ADD, server, &ev) == 0 && epoll_wait(ep, &ev, 1, 60000) == 1);
     close(ep);
 }
 

@@ -61,7 +61,7 @@ static void buffered(int how, size_t room)
     if (how == _IOFBF)
         saw("not sent yet", poll(&p, 1, 20));
     else
-        saw("sent", poll(&p, 1, 1000));
+        saw("sent", poll(&p, 1, 60000));
     saw("fflush", fflush(f));
     heard(server, 13);
     NEED(write(server, "an answer\n", 10) == 10);
@@ -131,7 +131,7 @@ CASE(errors_stay_with_the_stream)
     FILE *f = stream(client, "r+");
     NEED(setsockopt(server, SOL_SOCKET, SO_LINGER, &now, sizeof(now)) == 0 && close(server) == 0);
     struct pollfd p = {.fd = client};
-    NEED(poll(&p, 1, 5000) == 1);
+    NEED(poll(&p, 1, 60000) == 1);
     saw("fprintf", fprintf(f, "lost"));
     saw("fflush", fflush(f));
     printf("error %d\n", ferror(f) != 0);
