@@ -3,7 +3,7 @@
  *
  * Callers: listen.c (peers that connect), ticket.c (peers that a ticket brings in). A peer is a
  * connected SOCK_SEQPACKET socket, whose user the kernel names. A peer that may not attach is told
- * why, and never read. The others have 5 seconds for their hello; their requests are charged to
+ * why, and never read. The others have a minute for their hello; their requests are charged to
  * their user (ledger.h). A silent peer never delays the instance.
  */
 #include "internal.h"
@@ -15,7 +15,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
-#define HELLO_NS (5 * FFL_NS_PER_SEC)
+#define HELLO_NS (60 * FFL_NS_PER_SEC) /* an application may not run for a while */
 
 struct pending {               /* a peer whose hello is not read yet */
     TAILQ_ENTRY(pending) link; /* the oldest first */
