@@ -94,7 +94,7 @@ class Session:
         self.generation = 0
         self.closed = False
         self._client: Client | None = None
-        self._lost = ""  # why, once it was
+        self._lost = ""  # why the last generation was
         self._word, self.word_address = new_word()  # the owner's thread, for the compiled half
         self._loop = None if loop is None else weakref.ref(loop)
         self.run_by_this_thread()
@@ -206,7 +206,6 @@ class Session:
         self._client = client
         client.quiet(not self.of_loop)
         self._pid = client.pid
-        self._lost = ""
         self.generation += 1
 
     @property
@@ -248,7 +247,7 @@ class Session:
         client = self._client
         if client is not None and client.detached:
             return gone(client.reason())
-        return gone(self._lost or "it was closed")
+        return gone((not self.closed and self._lost) or "it was closed")
 
     def close(self) -> None:
         """Ends the session. Idempotent. The instance still sends submitted data."""

@@ -428,12 +428,14 @@ def test_everybody_learns_of_the_end(instance, caplog, how, why):
                 assert isinstance(each, ffloop.InstanceError)
                 assert each.errno == errno.ECONNRESET
                 assert why in str(each)
-            for sock in (waits, reads, full):
-                sock.close()
             if how is not break_the_protocol:
                 await asyncio.to_thread(process.wait)
                 await asyncio.to_thread(instance)
             await until(lambda: loop._session.attached)
+            for sock in (waits, reads, full):
+                with pytest.raises(ffloop.InstanceError, match=why):  # also from now on
+                    sock.recv(1)
+                sock.close()
             await until(lambda: served._sock._ep().live)
             assert served.fileno() == number
             peer, _ = await loop.create_connection(Log, *served.getsockname())
