@@ -23,8 +23,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples each time, so that a failure is the change's; .ci/run looks at others as well,
 # and prints the seed: pytest --hypothesis-profile fresh --hypothesis-seed=SEED
-settings.register_profile("repeatable", derandomize=True)
-settings.register_profile("fresh", derandomize=False, database=None, print_blob=True)
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("fresh", derandomize=False, deadline=None, database=None, print_blob=True)
 settings.load_profile("repeatable")
 
 # ffloop's loops: in direct mode, and by ring to an instance of the test's own. What a test says of
