@@ -39,7 +39,7 @@ class DirectLoop(Loop):
 
     def __init__(self, **options: Unpack[LoopOptions]) -> None:
         pin(self._config.cpu())
-        poller = KernelPoller()
+        poller = KernelPoller(self._config.spin_us)
         try:
             self._begin(poller)
         except BaseException:

@@ -65,9 +65,9 @@ class BasePoller(Watchers):
 class KernelPoller(BasePoller):
     """Of a loop in direct mode."""
 
-    def __init__(self) -> None:
+    def __init__(self, spin_us: int) -> None:
         super().__init__()
-        self.batch = Dispatcher(None, None, self._epoll.fileno(), -1)
+        self.batch = Dispatcher(None, None, self._epoll.fileno(), -1, spin_us)
 
     def kernel_events(self, count: int) -> Ready:
         return self.batch.others() if count else []

@@ -28,6 +28,11 @@ from .util import Log, pair, serve
 RESET = struct.pack("=ii", 1, 0)
 
 
+class Echo(Log):
+    def data_received(self, data):
+        self.transport.write(data)
+
+
 def children(pid):
     task = pathlib.Path(f"/proc/{pid}/task/{pid}/children")
     return [int(child) for child in task.read_text().split()] if task.exists() else []
@@ -159,7 +164,7 @@ async def serve():
 @pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
 @pytest.mark.parametrize("served", [BY_PROTOCOL, BY_STREAMS], ids=["protocol", "streams"])
 def test_a_request_is_three_calls(tmp_path, served):
-    """epoll_wait, recv, send: no more."""
+    """epoll_wait, recv, send: no more, but for spinning."""
     program = f"""
 import asyncio, ffloop, sys
 {served}
@@ -167,7 +172,7 @@ async def main():
     server = await serve()
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
-ffloop.run(main(), instance="direct")
+ffloop.run(main(), instance="direct", spin_us=0)
 """
     trace = tmp_path / "trace"
     command = ["strace", "-f", "-o", trace, sys.executable, "-P", "-c", program]
@@ -406,6 +411,25 @@ def test_a_unix_connection(run, tmp_path, given):
         server.close()
 
     run(main())
+
+
+@pytest.mark.parametrize("spin_us", [0, "forever", 50], ids=str)
+def test_it_spins_as_it_is_told(run, spin_us):
+    async def main():
+        async with pair(Echo) as (client, _server):
+            for number in range(1, 101):
+                client.transport.write(b"x")
+                await client.got(number)
+            return asyncio.get_running_loop().ffloop_stats()
+
+    stats = run(main(), spin_us=spin_us)
+    if spin_us == 0:
+        assert stats["spins"] == 0
+    elif spin_us == "forever":
+        assert stats["sleeps"] == 0
+        assert stats["spin_hits"] > 0
+    else:
+        assert 0 < stats["spins"] <= stats["sleeps"] + stats["spin_hits"]
 
 
 def test_an_idle_loop_sleeps(run):

@@ -1,5 +1,5 @@
-/* spin.c - whether to spin: only while events come closer together than the limit;
- * when to yield. */
+/* spin.c - whether to spin: only while events come closer together than the limit, or while
+ * spinning finds something; when to yield. */
 #include "harness.h"
 
 #include "spin.h"
@@ -88,4 +88,71 @@ TEST(auto_depends_on_the_machine)
     struct ffl_spin s;
     ffl_spin_init(&s, FFL_SPIN_AUTO);
     CHECK_EQ(s.limit_ns, ffl_cpu_count() >= 3 ? 50 * US : 0);
+}
+
+/* ---- trying -------------------------------------------------------------------------------- */
+
+struct looked {
+    unsigned looks;
+    bool finds;
+};
+
+static bool look(void *arg, bool yields)
+{
+    struct looked *l = arg;
+    CHECK(!yields);
+    l->looks++;
+    return l->finds;
+}
+
+/* How many of `sleeps` spin first, when every spin ends so. */
+static int spins_of(struct ffl_try *t, int sleeps, bool finds)
+{
+    int n = 0;
+    for (int i = 0; i < sleeps; i++) {
+        struct looked l = {0, finds};
+        int64_t left = -1;
+        CHECK_EQ(ffl_try_spin(t, &left, look, &l), finds && l.looks);
+        CHECK_EQ(left, -1);
+        n += l.looks > 0;
+    }
+    return n;
+}
+
+TEST(who_finds_nothing_tries_ever_less)
+{
+    struct ffl_try t;
+    ffl_try_init(&t, 1);
+    CHECK_EQ(spins_of(&t, 1 + 1 + 1 + 3 + 1 + 7 + 1, false), 4); /* at once; after 1, 3 and 7 */
+    CHECK(spins_of(&t, 6400, false) <= 6400 / 64 + 3);
+    CHECK(spins_of(&t, 200, true) > 80); /* and again, ever more, once that finds something */
+    CHECK_EQ(spins_of(&t, 100, true), 100);
+}
+
+TEST(who_may_not_spin_does_not_look)
+{
+    struct ffl_try t;
+    ffl_try_init(&t, 0);
+    CHECK_EQ(spins_of(&t, 100, true), 0);
+    ffl_try_init(&t, 1);
+    int64_t none = 0;
+    struct looked l = {0, true};
+    CHECK(!ffl_try_spin(&t, &none, look, &l)); /* it will not sleep */
+    CHECK_EQ(l.looks, 0);
+}
+
+TEST(a_spin_is_part_of_the_sleep)
+{
+    struct ffl_try t;
+    struct looked l = {0, false};
+    int64_t left = 3600 * FFL_NS_PER_SEC, short_one = 1;
+    ffl_try_init(&t, 100);
+    CHECK(!ffl_try_spin(&t, &left, look, &l));
+    CHECK(left <= 3600 * FFL_NS_PER_SEC - 100 * US);
+    ffl_try_init(&t, FFL_SPIN_FOREVER);
+    for (int i = 0; i < 3; i++) { /* it tries each time */
+        CHECK(!ffl_try_spin(&t, &short_one, look, &l));
+        CHECK_EQ(short_one, 0);
+        short_one = 1;
+    }
 }

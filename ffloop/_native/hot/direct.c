@@ -25,6 +25,7 @@ struct direct {
     PyObject **owners; /* by descriptor */
     int size;
     int others; /* how many events of the selector's descriptors stand at the end of `events` */
+    struct ffl_try spin;
     struct direct_counters n;
     struct ffl_instance_page *page; /* page.c, and its descriptor; or NULL */
     int page_fd;
@@ -33,7 +34,7 @@ struct direct {
 
 static PyObject *name_on_writable;
 
-struct direct *direct_new(void)
+struct direct *direct_new(int64_t spin_us)
 {
     struct direct *d = malloc(sizeof(*d));
     if (!d) {
@@ -41,6 +42,7 @@ struct direct *direct_new(void)
         return NULL;
     }
     memset(d, 0, offsetof(struct direct, events));
+    ffl_try_init(&d->spin, spin_us);
     d->page = page_open(&d->page_fd);
     return d;
 }
@@ -160,16 +162,41 @@ static void sort_out(Dispatcher *dispatcher, int n, int wake_fd)
     }
 }
 
+struct look {
+    struct direct *d;
+    int epfd, n;
+};
+
+static bool look(void *arg, bool yields)
+{
+    struct look *l = arg;
+    (void)yields;
+    /* Half of the array: the selector's events move to its other end. */
+    l->n = ffl_epoll_wait(l->epfd, l->d->events, BATCH / 2, 0);
+    return l->n != 0;
+}
+
+/* Events, or -1 with errno. Spins first where that has been paying. */
+static int wait_for_events(Dispatcher *dispatcher, int64_t timeout_ns)
+{
+    struct direct *d = dispatcher->direct;
+    struct look l = {d, dispatcher->epfd, 0};
+    bool spins = timeout_ns && d->spin.limit_ns && !d->spin.left;
+    bool hit = ffl_try_spin(&d->spin, &timeout_ns, look, &l);
+    d->n.spins += spins;
+    d->n.spin_hits += hit;
+    d->n.sleeps += timeout_ns && !hit;
+    if (d->page)
+        page_note(d->page, dispatcher->waits, &d->n);
+    return hit ? l.n : ffl_epoll_wait(l.epfd, d->events, BATCH / 2, timeout_ns);
+}
+
 int direct_wait(Dispatcher *dispatcher, int64_t timeout_ns, int wake_fd)
 {
     struct direct *d = dispatcher->direct;
     dispatcher->index = dispatcher->count = d->others = 0;
-    d->n.sleeps += timeout_ns != 0;
-    if (d->page)
-        page_note(d->page, dispatcher->waits, &d->n);
-    /* Half of the array: the selector's events move to its other end. */
     PyThreadState *thread = timeout_ns ? PyEval_SaveThread() : NULL;
-    int n = ffl_epoll_wait(dispatcher->epfd, d->events, BATCH / 2, timeout_ns);
+    int n = wait_for_events(dispatcher, timeout_ns);
     if (thread)
         PyEval_RestoreThread(thread);
     if (n < 0 && errno != EINTR) {
@@ -257,10 +284,10 @@ PyObject *direct_counters(Dispatcher *dispatcher)
     struct direct_counters n = {0};
     if (dispatcher->direct)
         n = dispatcher->direct->n;
-    return Py_BuildValue("{sKsKsKsKsKsKsKsI}", "waits", dispatcher->waits, "sleeps", n.sleeps,
-                         "reaped", n.events, "submitted", n.sends, "accepts", n.accepts,
-                         "bytes_received", n.bytes_received, "bytes_sent", n.bytes_sent,
-                         "app_sockets", n.sockets);
+    return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsI}", "waits", dispatcher->waits, "sleeps", n.sleeps,
+                         "spins", n.spins, "spin_hits", n.spin_hits, "reaped", n.events,
+                         "submitted", n.sends, "accepts", n.accepts, "bytes_received",
+                         n.bytes_received, "bytes_sent", n.bytes_sent, "app_sockets", n.sockets);
 }
 
 int direct_exec(void)

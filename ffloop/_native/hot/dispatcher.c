@@ -71,18 +71,19 @@ static int take_buffer(PyObject *ring, const char *name, Py_buffer *to)
 
 static int dispatcher_init(PyObject *self, PyObject *args, PyObject *kw)
 {
-    static char *names[] = {"ring", "other", "epfd", "longest_ns", NULL};
+    static char *names[] = {"ring", "other", "epfd", "longest_ns", "spin_us", NULL};
     Dispatcher *d = (Dispatcher *)self;
     PyObject *ring, *other, *address = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "OOiL", names, &ring, &other, &d->epfd,
-                                     &d->longest_ns))
+    long long spin_us = 0; /* in direct mode */
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "OOiL|L", names, &ring, &other, &d->epfd,
+                                     &d->longest_ns, &spin_us))
         return -1;
     dispatcher_release(d);
     d->thread = PyThread_get_thread_ident();
     hot_set_ref(&d->ring, ring);
     hot_set_ref(&d->other, other);
     if (ring == Py_None) {
-        if (!(d->direct = direct_new()))
+        if (!(d->direct = direct_new(spin_us)))
             return -1;
         d->lag = direct_lag(d->direct);
         return 0;

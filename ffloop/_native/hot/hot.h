@@ -113,7 +113,7 @@ char *dispatcher_room(Dispatcher *d);
 extern PyTypeObject *dispatcher_type;
 
 struct direct_counters {
-    uint64_t sleeps, events, accepts, bytes_received, sends, bytes_sent;
+    uint64_t sleeps, spins, spin_hits, events, accepts, bytes_received, sends, bytes_sent;
     uint32_t sockets;
 };
 struct ffl_instance_page;
@@ -123,7 +123,7 @@ void page_note(struct ffl_instance_page *page, uint64_t waits, const struct dire
 struct ffl_lag *page_lag(struct ffl_instance_page *page); /* NULL without a page */
 
 /* Direct mode (direct.c). */
-struct direct *direct_new(void);
+struct direct *direct_new(int64_t spin_us);
 void direct_free(struct direct *d);
 int direct_traverse(const struct direct *d, visitproc visit, void *arg);
 int direct_wait(Dispatcher *d, int64_t timeout_ns, int wake_fd); /* as dispatcher_wait */

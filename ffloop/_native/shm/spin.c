@@ -8,6 +8,7 @@
 #define SKIP_IDLE 15
 #define VAIN 8 /* yields that bring nothing and raise `skip` by one */
 #define SKIP_LONG 1023
+#define SKIP_VAIN 63 /* sleeps between two spins that find nothing */
 
 void ffl_spin_init(struct ffl_spin *s, int64_t limit_us)
 {
@@ -51,6 +52,18 @@ static bool yield_once(struct ffl_idle *i, ffl_came_fn *came, void *arg)
     return hit;
 }
 
+static bool spin(int64_t until, ffl_came_fn *came, void *arg)
+{
+    do
+        for (int k = 0; k < 16; k++) {
+            if (came(arg, false))
+                return true;
+            ffl_cpu_relax();
+        }
+    while (ffl_now_ns() < until);
+    return false;
+}
+
 bool ffl_idle(struct ffl_idle *i, int64_t most_ns, bool may_spin, ffl_came_fn *came, void *arg,
               enum ffl_idled *how)
 {
@@ -65,12 +78,34 @@ bool ffl_idle(struct ffl_idle *i, int64_t most_ns, bool may_spin, ffl_came_fn *c
         most_ns = SLICE_NS;
     if (until > now + most_ns)
         until = now + most_ns;
-    do
-        for (int k = 0; k < 16; k++) {
-            if (came(arg, false))
-                return true;
-            ffl_cpu_relax();
-        }
-    while (ffl_now_ns() < until);
-    return false;
+    return spin(until, came, arg);
+}
+
+void ffl_try_init(struct ffl_try *t, int64_t limit_us)
+{
+    if (limit_us == FFL_SPIN_AUTO)
+        limit_us = ffl_cpu_count() >= 2 ? AUTO_LIMIT_US : 0;
+    *t = (struct ffl_try){.limit_ns = limit_us < 0 ? INT64_MAX : limit_us * 1000};
+}
+
+bool ffl_try_spin(struct ffl_try *t, int64_t *left_ns, ffl_came_fn *came, void *arg)
+{
+    if (!t->limit_ns || !*left_ns)
+        return false;
+    if (t->left) {
+        t->left--;
+        return false;
+    }
+    int64_t most = *left_ns < 0 || *left_ns > t->limit_ns ? t->limit_ns : *left_ns;
+    int64_t began = ffl_now_ns();
+    bool hit = spin(most == INT64_MAX ? most : began + most, came, arg);
+    if (hit)
+        t->skip /= 2;
+    else if (t->skip < SKIP_VAIN)
+        t->skip = 2 * t->skip + 1;
+    if (t->limit_ns != INT64_MAX)
+        t->left = t->skip;
+    int64_t took = hit || *left_ns < 0 ? 0 : ffl_now_ns() - began;
+    *left_ns = *left_ns > took || *left_ns < 0 ? *left_ns - took : 0;
+    return hit;
 }

@@ -1,13 +1,17 @@
 /*
- * spin.h - whether to look at the ring a little longer before sleeping.
+ * spin.h - whether to look a little longer before sleeping.
  *
- * Callers: client/sleep.c, instance/serve.c; each side has a state of its own. Spinning pays while
+ * Callers: client/sleep.c, instance/serve.c, hot/direct.c; each has a state of its own. Spinning pays while
  * events come closer together than the limit. The gap is an exponentially weighted mean: one long
  * pause does not end spinning, and one burst does not begin it.
  *
  * A side that does not spin yields its CPU once before it sleeps: where the other side, or the
  * requests' sender, waits for this CPU, entries then come several at a time, without a wake. A side
  * yields less often where that brings nothing, and hardly ever where another process keeps the CPU.
+ *
+ * In direct mode the gap says little: most of it may be the time that the sleep and the wake take. So
+ * the loop tries: it spins, and after a spin that found nothing sleeps at once the next times, ever
+ * more of them.
  */
 #ifndef FFL_SPIN_H
 #define FFL_SPIN_H
@@ -78,5 +82,16 @@ enum ffl_idled { FFL_IDLED_NOT, FFL_IDLED_YIELD, FFL_IDLED_SPIN };
 typedef bool ffl_came_fn(void *arg, bool yields);
 bool ffl_idle(struct ffl_idle *i, int64_t most_ns, bool may_spin, ffl_came_fn *came, void *arg,
               enum ffl_idled *how);
+
+struct ffl_try {
+    int64_t limit_ns;    /* 0: never; INT64_MAX: until something comes */
+    unsigned skip, left; /* sleeps without a spin; how many of them are still to come */
+};
+
+/* As ffl_spin_init; auto: 50 us where there are two CPUs or more. */
+void ffl_try_init(struct ffl_try *t, int64_t limit_us);
+/* Before a sleep of *left_ns (negative: without end), which it shortens by the time that it took.
+ * True: work has come. */
+bool ffl_try_spin(struct ffl_try *t, int64_t *left_ns, ffl_came_fn *came, void *arg);
 
 #endif
