@@ -159,6 +159,10 @@ CASE(a_child_shuts_it_down)
     connected();
     by_a_child(server, shuts_down);
     heard(client, 1); /* its end */
+    struct pollfd p = {.fd = server, .events = POLLIN | POLLOUT | POLLRDHUP};
+    NEED(poll(&p, 1, 5000) == 1);
+    printf("%x\n", (unsigned)p.revents);
+    saw("nothing has come", recv(server, buffer, 1, MSG_DONTWAIT));
     saw("the parent's send", send(server, "x", 1, MSG_NOSIGNAL));
     NEED(write(client, "hello", 5) == 5);
     heard(server, 5);

@@ -297,6 +297,10 @@ static int dispatch(struct ffl_client *c, struct ffl_entry e)
             on_fail(c, s, e.arg < 0 ? -e.arg : EIO,
                     s->type == SOCK_STREAM && e.flags & FFL_F_SENDING);
         return 0;
+    case FFL_OP_SHUTDOWN:
+        s->shut_wr = true;
+        client_sock_tell(s, FFL_WATCH_ALL);
+        return 0;
     case FFL_OP_CLOSED:
         if (!s->closing)
             return -EPROTO;

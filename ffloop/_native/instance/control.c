@@ -234,7 +234,7 @@ static int op_send(struct endpoint *e, struct ffl_entry q)
     struct tx_slot *slot = &s->tx[ffl_buf_slot(p, q.buf)];
     if (slot->outstanding)
         return -EPROTO;
-    if (e->failed || e->send_error ||
+    if (e->failed || e->send_error || e->shut_wr ||
         e->fd < 0) { /* the error was reported; later sends are dropped */
         session_tx_release(s, q.buf);
         return 0;

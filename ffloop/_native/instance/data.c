@@ -445,10 +445,17 @@ static int send_stream(struct endpoint *e)
 static void tell_of_shutdown(struct endpoint *e)
 {
     struct endpoint *m;
-    if (e->group)
-        LIST_FOREACH(m, &e->group->members, member)
-    if (m != e && !m->dgram && !m->closing)
-        data_fail_sends(m, EPIPE);
+    if (!e->group)
+        return;
+    LIST_FOREACH(m, &e->group->members, member)
+    {
+        if (m == e || m->dgram || m->closing || m->shut_wr)
+            continue;
+        m->shut_wr = true;
+        data_drop_tx(m);
+        session_post(m->s, (struct ffl_entry){
+                               .op = FFL_OP_SHUTDOWN, .handle = m->handle, .buf = FFL_NO_BUF});
+    }
 }
 
 /* Sends queued buffers until the stack takes no more; then does a shutdown or close that waits. */

@@ -47,7 +47,7 @@ enum ffl_op {
                         * say when a connection waits (OFFER), if nothing is accepted ahead */
     FFL_OP_DISARM,     /* stop reading ahead */
     FFL_OP_SEND,       /* buf, arg = bytes in buf (with FFL_F_ADDR the ffl_addr is counted too) */
-    FFL_OP_SHUTDOWN,   /* arg = SHUT_*; takes effect after the sends before it */
+    FFL_OP_SHUTDOWN,   /* arg = SHUT_*, after the sends before it / another reference's SHUT_WR */
     FFL_OP_CLOSE,      /* after the sends before it, or at once with FFL_F_ABORT; arg = bytes of the
                         * stream that the application took, modulo 2^32: where it left some, the
                         * close is a reset / - */
