@@ -12,9 +12,17 @@ import select
 import selectors
 from typing import Any
 
+from .._session.configuration import SPIN_FOREVER
 from .._session.hot import Dispatcher, Watchers
 
 Ready = list[tuple[int, int]]  # (descriptor, epoll events)
+
+_SIGNAL_CHECK_NS = 50_000_000  # a spin without end still lets Python look at its signals
+
+
+def longest_wait(spin_us: int) -> int:
+    """In ns; -1: without a limit."""
+    return _SIGNAL_CHECK_NS if spin_us == SPIN_FOREVER else -1
 
 
 class BasePoller(Watchers):
@@ -67,7 +75,7 @@ class KernelPoller(BasePoller):
 
     def __init__(self, spin_us: int) -> None:
         super().__init__()
-        self.batch = Dispatcher(None, None, self._epoll.fileno(), -1, spin_us)
+        self.batch = Dispatcher(None, None, self._epoll.fileno(), longest_wait(spin_us), spin_us)
 
     def kernel_events(self, count: int) -> Ready:
         return self.batch.others() if count else []

@@ -6,6 +6,7 @@ stack.
 """
 
 import asyncio
+import contextlib
 import contextvars
 import importlib
 import itertools
@@ -139,7 +140,8 @@ class Loop(KernelSockCalls):
         except ValueError:  # another thread's loop: the main one has them
             return
         if before not in (-1, self._csock.fileno()):  # the program's own, or another loop's
-            signal.set_wakeup_fd(before)
+            with contextlib.suppress(OSError, ValueError):  # it is closed by now, or blocks
+                signal.set_wakeup_fd(before, warn_on_full_buffer=False)
 
     def _own_thread(self) -> None:
         """The loop's sockets are this thread's."""

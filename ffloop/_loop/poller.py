@@ -15,12 +15,9 @@ from .._session.binding import (
     Receiver,
     decode_events,
 )
-from .._session.configuration import SPIN_FOREVER
 from .._session.hot import Dispatcher
 from .._session.session import Session
-from .kernel_poller import BasePoller, Ready
-
-_SIGNAL_CHECK_NS = 50_000_000  # a spin without end still lets Python look at its signals
+from .kernel_poller import BasePoller, Ready, longest_wait
 
 
 def _never(code: int) -> None: ...
@@ -33,7 +30,7 @@ class Poller(BasePoller):
         super().__init__()
         self._session: Session | None = None
         self._on_lost = on_lost
-        self._longest = _SIGNAL_CHECK_NS if spin_us == SPIN_FOREVER else -1  # of one wait
+        self._longest = longest_wait(spin_us)
         session.selectors.add(self)
         self.attach(session)
 

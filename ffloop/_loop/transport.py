@@ -206,7 +206,17 @@ class SocketTransport(Stream):
         self._tell_writable(False)
         if not self._protocol_paused:  # who only writes would never look up
             self._protocol_paused = True
-            self._protocol.pause_writing()
+            try:
+                self._protocol.pause_writing()
+            except Exception as failure:  # as asyncio's _maybe_pause_protocol()
+                self._loop.call_exception_handler(
+                    {
+                        "message": "protocol.pause_writing() failed",
+                        "exception": failure,
+                        "transport": self,
+                        "protocol": self._protocol,
+                    }
+                )
 
     def on_writable(self) -> None:
         if self._backlog is not None and self._write_context is not None:

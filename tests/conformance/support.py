@@ -238,8 +238,10 @@ def document() -> str:
             [(f"`{n}`", t) for n, t in transport_rows(asyncio.DatagramTransport, datagram)],
         ),
         "",
-        "Of several writes in one callback all but the first may leave when the callback ends: a "
-        "callback that ends the process by `os._exit` ends them too.",
+        "Of several writes in one callback all but the first may leave when the callback ends. "
+        "While many callbacks of an iteration write (direct mode), all of them leave when it ends, "
+        "as with uvloop, or a millisecond later when the callback ends that runs then. A callback "
+        "that ends the process by `os._exit` ends what has not left.",
         "",
         "Servers are `asyncio.Server` itself, over the stack's listeners; TLS is asyncio's own.",
         "",

@@ -488,3 +488,53 @@ def test_a_burst_of_the_kernels(run_std):
             assert dup.recv(10) == b"6"
 
     run_std(main())
+
+
+def test_who_pauses_in_a_burst_gets_no_more(run_std):
+    """By a unix socket, which is the kernel's with an instance too."""
+    got = []
+
+    class Pauses(asyncio.DatagramProtocol):
+        def connection_made(self, transport):
+            self.transport = transport
+
+        def datagram_received(self, data, addr):
+            got.append(data)
+            self.transport.pause_reading()
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        transport, _ = await loop.create_datagram_endpoint(Pauses, sock=ours)
+        if not hasattr(transport, "pause_reading"):
+            transport.close()
+            theirs.close()
+            pytest.skip("asyncio's datagram transports cannot pause before Python 3.11.3")
+        with theirs:
+            for number in range(3):
+                theirs.send(b"%d" % number)
+            for expected in ([b"0"], [b"0", b"1"], [b"0", b"1", b"2"]):
+                await until(lambda expected=expected: got == expected)
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                assert got == expected
+                transport.resume_reading()
+        transport.close()
+
+    run_std(main())
+
+
+def test_an_endpoint_with_an_address_sends_to_no_other(run_std):
+    """One that may broadcast is not connected."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_datagram_endpoint(
+            Box, remote_addr=(HOST, 9), allow_broadcast=True
+        )
+        transport.sendto(b"x", (HOST, 9))
+        with pytest.raises(ValueError, match="Invalid address"):
+            transport.sendto(b"x", (HOST, 10))
+        transport.close()
+
+    run_std(main())

@@ -432,6 +432,51 @@ def test_it_spins_as_it_is_told(run, spin_us):
         assert 0 < stats["spins"] <= stats["sleeps"] + stats["spin_hits"]
 
 
+def test_a_spin_without_end_hears_signals(run):
+    """Also where the program has a wake-up descriptor of its own."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        heard = loop.create_future()
+        before = signal.signal(
+            signal.SIGALRM, lambda *_: loop.call_soon_threadsafe(heard.set_result, None)
+        )
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        await heard
+        signal.signal(signal.SIGALRM, before)
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        signal.set_wakeup_fd(ours.fileno())
+        try:
+            run(main(), spin_us="forever")
+        finally:
+            assert signal.set_wakeup_fd(-1) == ours.fileno()
+
+
+def test_a_closed_wake_up_descriptor_of_the_programs_own(run):
+    ours, theirs = socket.socketpair()
+    with theirs:
+        ours.setblocking(False)
+        signal.set_wakeup_fd(ours.fileno())
+        ours.close()
+        try:
+            run(asyncio.sleep(0))
+        finally:
+            signal.set_wakeup_fd(-1)
+
+
+def test_a_task_is_this_loops(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        coroutine = asyncio.sleep(0)
+        with contextlib.closing(coroutine), pytest.raises(TypeError):
+            loop.create_task(coroutine, loop=loop)
+
+    run(main())
+
+
 def test_an_idle_loop_sleeps(run):
     async def main():
         loop = asyncio.get_running_loop()

@@ -602,3 +602,37 @@ def test_a_stopped_instance_does_not_hold_up_a_first_recv(monkeypatch):
                 assert await receiving == b"bytes"
 
     ffloop.run(main(), timeout_ms=60_000)
+
+
+def test_who_waits_on_a_closed_socket_can_be_cancelled(run_ff):
+    """A reader and a writer: what is left of the one is not the other's error (asyncio logs it)."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            ours.setblocking(False)
+            waiting = [
+                asyncio.create_task(loop.sock_recv(ours, 9)),
+                asyncio.create_task(loop.sock_sendall(ours, b"x" * 10_000_000)),
+            ]
+            await asyncio.sleep(0)
+            ours.close()
+            for task in waiting:
+                task.cancel()
+            await asyncio.wait(waiting)
+            assert [task.cancelled() for task in waiting] == [True, True]
+
+    run_ff(main())
+
+
+@pytest.mark.parametrize("number", [10**9, 2**31 - 1])
+def test_a_descriptor_that_is_not_there(run_std, number):
+    async def main():
+        loop = asyncio.get_running_loop()
+        for add in (loop.add_reader, loop.add_writer):
+            with pytest.raises(OSError) as caught:
+                add(number, print)
+            assert caught.value.errno == errno.EBADF
+
+    run_std(main())

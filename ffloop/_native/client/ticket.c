@@ -214,8 +214,8 @@ int ffl_client_import(struct ffl_client *c, const struct ffl_ticket *t, uint32_t
         return rc;
     }
     s->listener = rc & FFL_IMPORT_LISTENER;
-    s->shut_wr = rc & FFL_IMPORT_SHUT_WR;
-    s->acc_flags = FFL_F_ARM_NEW | FFL_F_OFFER; /* as in the shim's listen */
+    s->shut_wr |= (rc & FFL_IMPORT_SHUT_WR) != 0; /* or SHUTDOWN was reaped with the answer */
+    s->acc_flags = FFL_F_ARM_NEW | FFL_F_OFFER;   /* as in the shim's listen */
     if (!(rc & FFL_IMPORT_CONNECTING))
         s->connecting = false;
     return h;

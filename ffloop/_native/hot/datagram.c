@@ -16,8 +16,8 @@
 
 static PyObject *read_ready_slow, *sendto_slow; /* asyncio's */
 static PyObject *name_read_ready, *name_sendto, *name_sock_fd, *name_protocol, *name_closing,
-    *name_conn_lost, *name_buffer, *name_connected, *name_family, *name_datagram_received,
-    *name_error_received;
+    *name_conn_lost, *name_buffer, *name_connected, *name_family, *name_paused, *name_address,
+    *name_datagram_received, *name_error_received;
 
 union address {
     struct sockaddr any;
@@ -113,8 +113,10 @@ static PyObject *read_ready(PyObject *self, PyObject *unused)
         return PyErr_Occurred() ? NULL : PyObject_CallFunctionObjArgs(read_ready_slow, self, NULL);
     int fd = transport_fd(self, name_sock_fd);
     int more = transport_lacks(self, name_conn_lost);
-    for (int left = MOST; more > 0 && left > 0 && transport_lacks(self, name_closing); left--)
-        more = read_one(self, fd, room);
+    for (int left = MOST; more > 0 && left > 0; left--)
+        more = transport_lacks(self, name_closing) && transport_lacks(self, name_paused)
+                   ? read_one(self, fd, room)
+                   : 0;
     return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
@@ -122,8 +124,9 @@ static PyObject *read_ready(PyObject *self, PyObject *unused)
 
 static int ip_address(PyObject *host, int family, void *to)
 {
-    const char *text = PyUnicode_Check(host) ? PyUnicode_AsUTF8AndSize(host, NULL) : NULL;
-    return text ? inet_pton(family, text, to) : 0;
+    Py_ssize_t size = 0;
+    const char *text = PyUnicode_Check(host) ? PyUnicode_AsUTF8AndSize(host, &size) : NULL;
+    return text && strlen(text) == (size_t)size ? inet_pton(family, text, to) : 0;
 }
 
 /* The tuple's number at i, where it is one and not above `most`; else -1. */
@@ -182,7 +185,8 @@ static ssize_t send_now(PyObject *self, PyObject *data, PyObject *address)
     socklen_t len = 0;
     errno = EAGAIN;
     if (transport_lacks(self, name_connected)) {
-        int family = address == Py_None ? 0 : transport_fd(self, name_family);
+        bool quick = address != Py_None && transport_lacks(self, name_address);
+        int family = quick ? transport_fd(self, name_family) : 0;
         if (family == AF_INET || family == AF_INET6)
             len = ip_sockaddr(address, family, &to);
         else if (family == AF_UNIX)
@@ -246,6 +250,8 @@ int datagram_exec(PyObject *module)
         {&name_buffer, "_buffer"},
         {&name_connected, "_connected"},
         {&name_family, "_family"},
+        {&name_paused, "_paused"},
+        {&name_address, "_address"},
         {&name_datagram_received, "datagram_received"},
         {&name_error_received, "error_received"},
     };

@@ -182,6 +182,8 @@ static int kernel_events(const struct ffl_event *ev, int n, int wake_fd, bool *w
 int dispatcher_wait(Dispatcher *d, int64_t timeout_ns, int wake_fd)
 {
     d->waits++;
+    if (d->longest_ns >= 0 && (timeout_ns < 0 || timeout_ns > d->longest_ns))
+        timeout_ns = d->longest_ns;
     if (d->direct)
         return direct_wait(d, timeout_ns, wake_fd);
     if (!d->c) {
@@ -192,8 +194,6 @@ int dispatcher_wait(Dispatcher *d, int64_t timeout_ns, int wake_fd)
         return -1;
     struct ffl_event *ev = d->events.buf;
     int room = (int)((size_t)d->events.len / sizeof(*ev));
-    if (d->longest_ns >= 0 && (timeout_ns < 0 || timeout_ns > d->longest_ns))
-        timeout_ns = d->longest_ns;
     d->index = d->count = 0;
     /* A call that does not wait costs less than giving up the interpreter's lock. */
     PyThreadState *thread = timeout_ns ? PyEval_SaveThread() : NULL;

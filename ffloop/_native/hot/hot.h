@@ -151,6 +151,7 @@ int stream_read(Dispatcher *d, PyObject *self);
 int gather_begin(void);
 int gather_next(void);
 int gather_end(int rc);
+int gather_flush(void); /* sends what is kept. 0 or -1 */
 
 bool acceptor_is(PyObject *owner);
 int acceptor_ready(PyObject *acceptor); /* accepts the connections that have come */

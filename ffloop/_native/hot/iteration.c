@@ -98,6 +98,8 @@ static int serve_events(Scheduler *s, int64_t ns)
 {
     PyObject *batches = s->batches;
     Dispatcher *d = (Dispatcher *)batches;
+    if (gather_flush() < 0) /* written by what ran before the wait */
+        return -1;
     if (!batches || !PyObject_TypeCheck(batches, dispatcher_type) || d->queued)
         return poll_loop(s, ns);
     Py_INCREF(batches); /* what is called may end the session */

@@ -234,6 +234,11 @@ static PyObject *create_task(PyObject *self, PyObject *const *args, Py_ssize_t n
 {
     const Scheduler *s = (Scheduler *)self;
     bool made = s->task_factory && s->task_factory != Py_None;
+    for (Py_ssize_t i = 0; !made && keys && i < PyTuple_Size(keys); i++) {
+        PyObject *key = PyTuple_GetItem(keys, i);
+        made = PyUnicode_CompareWithASCIIString(key, "name") != 0 &&
+               PyUnicode_CompareWithASCIIString(key, "context") != 0;
+    }
     if (made || s->debug || s->closed || n != 1)
         return scheduler_asyncio(name_create_task, self, args, n, keys);
     return new_task(self, args[0], args + n, keys);

@@ -79,9 +79,7 @@ int feed_serves(PyObject *protocol);
  * an exception. */
 int feed_reader(PyObject *protocol, const char *data, size_t len);
 
-/* gather.c. Sends what is kept. 0 or -1. */
-int gather_flush(void);
-/* Is the write that the stream is about to make to be kept? */
+/* gather.c. Is the write that the stream is about to make to be kept? */
 bool gather_wants(struct stream *s);
 int gather_keep(PyObject *stream, PyObject *data, Py_ssize_t size);
 

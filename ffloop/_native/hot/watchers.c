@@ -12,6 +12,7 @@
 #include "stream.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/epoll.h>
 
 struct watched {
@@ -77,13 +78,11 @@ static int change(const Watchers *w, int fd, struct watched *e, unsigned events)
     if (rc == 0) {
         e->entered = true;
         e->armed = events;
-    } else {
-        PyErr_SetFromErrno(PyExc_OSError);
     }
     return rc;
 }
 
-/* Makes the epoll look for what is wanted. 0; -1 with an exception. */
+/* Makes the epoll look for what is wanted. 0; -1 with errno. */
 static int arm(const Watchers *w, int fd, struct watched *e)
 {
     unsigned events = wanted(e);
@@ -97,13 +96,27 @@ static int arm(const Watchers *w, int fd, struct watched *e)
     return 0;
 }
 
+/* The same where somebody leaves: who stays watches a file that is gone where that fails. */
+static void rearm(const Watchers *w, int fd)
+{
+    struct watched *e = find(w, fd);
+    if (e && arm(w, fd, e) < 0) {
+        e->entered = false;
+        e->armed = 0;
+    }
+}
+
 /* ---- who ----------------------------------------------------------------------------------- */
 
 int watchers_set(PyObject *self, PyObject *file, enum side side, PyObject *who)
 {
     Watchers *w = (Watchers *)self;
     int fd = PyObject_AsFileDescriptor(file);
-    if (fd < 0 || (fd >= w->size && grow(w, fd) < 0))
+    if (fd < 0)
+        return -1;
+    if (fd >= w->size && fcntl(fd, F_GETFD) < 0)
+        return hot_done(PyErr_SetFromErrno(PyExc_OSError));
+    if (fd >= w->size && grow(w, fd) < 0)
         return -1;
     struct watched *e = &w->table[fd];
     PyObject *was = e->who[side], *of = e->file;
@@ -111,6 +124,7 @@ int watchers_set(PyObject *self, PyObject *file, enum side side, PyObject *who)
     if (was)
         e->armed = 0; /* the number may be of another file */
     if (arm(w, fd, e) < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
         e->who[side] = was;
         Py_DECREF(who);
         return -1;
@@ -163,9 +177,8 @@ static int take(Watchers *w, int fd, enum side side)
     if (!e || !e->who[side])
         return 0;
     PyObject *file, *was = take_out(e, side, &file);
-    int rc = arm(w, fd, e);
-    if (rc == 0 && lasts(was))
-        rc = handle_cancel(was);
+    rearm(w, fd);
+    int rc = lasts(was) ? handle_cancel(was) : 0;
     Py_DECREF(was);
     Py_XDECREF(file);
     return rc < 0 ? -1 : 1;
@@ -191,9 +204,10 @@ int watchers_give_up(PyObject *self, int fd, const PyObject *waiter, bool closed
 }
 
 /* Who is to be told, as a new reference; a waiter and a Handle that was cancelled leave their place. */
-static PyObject *pick(struct watched *e, enum side side)
+static PyObject *pick(const Watchers *w, int fd, enum side side)
 {
-    PyObject *who = e->who[side], *file;
+    struct watched *e = find(w, fd);
+    PyObject *who = e ? e->who[side] : NULL, *file;
     if (!who || (lasts(who) && !handle_cancelled(who)))
         return Py_XNewRef(who);
     who = take_out(e, side, &file);
@@ -218,12 +232,11 @@ int watchers_ready(PyObject *self, int fd, unsigned events, PyObject *queue)
         return 0;
     if (e->armed & EPOLLONESHOT)
         e->armed = 0;
-    PyObject *reader = events & ~(unsigned)EPOLLOUT ? pick(e, READER) : NULL;
-    PyObject *writer = events & ~(unsigned)EPOLLIN ? pick(e, WRITER) : NULL;
-    int rc = arm(w, fd, e);
-    if (tell(reader, queue) < 0 || tell(writer, queue) < 0)
-        rc = -1;
-    return rc;
+    PyObject *reader = events & ~(unsigned)EPOLLOUT ? pick(w, fd, READER) : NULL;
+    PyObject *writer = events & ~(unsigned)EPOLLIN ? pick(w, fd, WRITER) : NULL;
+    rearm(w, fd);
+    int rc = tell(reader, queue);
+    return tell(writer, queue) < 0 ? -1 : rc;
 }
 
 /* ---- the type ------------------------------------------------------------------------------ */
@@ -295,9 +308,8 @@ static PyObject *py_forget(PyObject *self, PyObject *number)
         return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
     struct watched was = *e;
     e->file = e->who[READER] = e->who[WRITER] = NULL;
-    PyObject *held = arm(w, (int)fd, e) < 0 ? NULL
-                                            : Py_BuildValue("(OO)", or_none(was.who[READER]),
-                                                            or_none(was.who[WRITER]));
+    rearm(w, (int)fd);
+    PyObject *held = Py_BuildValue("(OO)", or_none(was.who[READER]), or_none(was.who[WRITER]));
     Py_XDECREF(was.file);
     Py_XDECREF(was.who[READER]);
     Py_XDECREF(was.who[WRITER]);
@@ -325,6 +337,8 @@ static PyObject *py_move(PyObject *self, PyObject *number)
         w->table[fd].entered = false;
         rc = arm(w, fd, &w->table[fd]);
     }
+    if (rc < 0 && !PyErr_Occurred())
+        PyErr_SetFromErrno(PyExc_OSError);
     return rc < 0 ? NULL : Py_NewRef(Py_None);
 }
 

@@ -68,7 +68,7 @@ static int op_listen(struct endpoint *e, struct ffl_entry q)
     if (rc >= 0 && (q.flags & FFL_F_NODELAY)) /* accepted sockets inherit it */
         (void)OPS(in)->setsockopt(ST(in), e->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     if (rc >= 0)
-        rc = rc ? 0 : OPS(in)->listen(ST(in), e->fd, q.arg);
+        rc = OPS(in)->listen(ST(in), e->fd, q.arg); /* of a shared one too: its backlog may be 0 */
     if (rc == 0 && !e->listener) {
         e->listener = true;
         rc = group_place(e);
@@ -121,6 +121,8 @@ static int op_connect(struct endpoint *e, struct ffl_entry q)
     if (rc == 0 || rc == -EINPROGRESS) {
         e->rx_done = e->eof_hint = e->fin = false;
         e->failed = e->send_error = 0;
+        e->shut = -1;
+        e->shut_wr &= e->dgram;
         e->readable = e->dgram; /* datagrams that came before are still there */
         group_connecting(e, rc == -EINPROGRESS);
         if (e->group)

@@ -64,6 +64,7 @@ static void take_over(struct endpoint *e, int fd, struct group *g)
 {
     struct ffl_instance *in = e->s->in;
     (void)OPS(in)->close(ST(in), e->fd); /* only bound: nothing is lost */
+    burden_end(in, e->s->account, &e->settings);
     e->fd = fd;
     e->readable = true; /* connections may wait there */
     group_join(e, g);
