@@ -1,9 +1,9 @@
 /*
- * window.c - preloaded (behind the shim, where that is preloaded too): a signal comes when a call has
- * begun and does not sleep yet.
+ * window.c - preloaded (behind the shim, where that is preloaded too): a signal comes when a call
+ * has begun and does not sleep yet.
  *
- * `armed`: the signal that the next sleep raises first, or 0. Without help from the handler it would
- * then sleep as if there had been none.
+ * `armed`: the signal that the next sleep raises first, or 0. Without help from the handler it
+ * would then sleep as if there had been none.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>

@@ -137,8 +137,8 @@ TEST(sleeping_commits)
     pair_free(p);
 }
 
-/* What found the ring full follows, in order, when there is room; and a sleeper waits for that, once
- * the queue stays as long as it is. */
+/* What found the ring full follows, in order, when there is room; and a sleeper waits for that,
+ * once the queue stays as long as it is. */
 TEST(what_finds_no_room_follows)
 {
     struct pair *p = pair_new(SLOTS);

@@ -548,7 +548,7 @@ TEST(slices_count_connections_given_back)
     raw_finish(&bad);
 }
 
-/* ---- what one call of the stack does for many sockets ----------------------------------------- */
+/* ---- what one call of the stack does for many sockets ---------------------------------------- */
 
 static int takes_all(void *st, int fd, int level, int name, const void *val, uint32_t len)
 {
@@ -644,7 +644,7 @@ TEST(slices_few_receive_one_datagram)
     nothing_is_charged();
 }
 
-/* ---- lists that an application does not choose ------------------------------------------------ */
+/* ---- lists that an application does not choose ----------------------------------------------- */
 
 #define REFERENCES 20u
 

@@ -293,8 +293,8 @@ static unsigned segments(void)
     return info[152 / sizeof(*info)];
 }
 
-/* The kernel may send what it holds back after 200 ms, which a busy machine may need between the two:
- * it is enough to have seen them once in one segment. */
+/* The kernel may send what it holds back after 200 ms, which a busy machine may need between the
+ * two: it is enough to have seen them once in one segment. */
 CASE(more_of_a_stream)
 {
     int old;
@@ -337,7 +337,7 @@ CASE(what_comes_when_reading_was_shut)
 
 /* ---- back to what it was --------------------------------------------------------------------- */
 
-/* ---- asked once, without waiting ---------------------------------------------------------------- */
+/* ---- asked once, without waiting ------------------------------------------------------------- */
 
 static int receiver(void)
 {
@@ -385,7 +385,7 @@ CASE(accepts_all_that_wait)
     saw("accepted", n);
 }
 
-/* ---- an error after a part ------------------------------------------------------------------------ */
+/* ---- an error after a part ------------------------------------------------------------------- */
 
 CASE(reset_after_a_part)
 {

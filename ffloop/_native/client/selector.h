@@ -26,7 +26,8 @@ void ffl_selector_forget(struct ffl_selector *s, int fd); /* before the socket i
 /* Watches number fd for `events` (epoll's bits) in place of earlier ones; 0: ends the watch. */
 int ffl_selector_set(struct ffl_selector *s, int fd, uint32_t events);
 /* Waits, timeout_ns at most (-1: for ever), and fills `max` pairs at most: a number and its events.
- * 0 also after FFL_LOOK_NS, for the caller may have missed a signal: wait again. -EINTR: a signal. */
+ * 0 also after FFL_LOOK_NS, for the caller may have missed a signal: wait again. -EINTR: a
+ * signal. */
 int ffl_selector_poll(struct ffl_selector *s, int *pairs, int max, int64_t timeout_ns);
 /* A descriptor that polls readable when ffl_selector_poll may have events. */
 int ffl_selector_fd(struct ffl_selector *s);

@@ -1,9 +1,11 @@
 /*
- * acceptor.c - direct mode: accepts a listening descriptor's connections and makes their transports.
+ * acceptor.c - direct mode: accepts a listening descriptor's connections and makes their
+ * transports.
  *
  * Callers: direct.c; _loop/direct.py makes Acceptors. No Python frame runs between accept4 and the
- * protocol's factory. Each connection has a context of its own, a copy of the one in which serving began.
- * TLS, debug mode and errors are the listener's, in Python (_accepted, _accept_failed, _begin_failed, _failed).
+ * protocol's factory. Each connection has a context of its own, a copy of the one in which serving
+ * began. TLS, debug mode and errors are the listener's, in Python (_accepted, _accept_failed,
+ * _begin_failed, _failed).
  */
 #include "context.h"
 #include "scheduler.h"
@@ -110,8 +112,8 @@ bool acceptor_is(PyObject *owner)
     return Py_TYPE(owner) == acceptor_type;
 }
 
-/* As many accepts as the last wake found connections, so that one that comes alone costs no second accept
- * in vain; twice as many while each wait brings some. The rest comes with the next wait. */
+/* As many accepts as the last wake found connections, so that one that comes alone costs no second
+ * accept in vain; twice as many while each wait brings some. The rest comes with the next wait. */
 int acceptor_ready(PyObject *self)
 {
     Acceptor *a = (Acceptor *)self;

@@ -1,8 +1,8 @@
 /*
  * context.h - contextvars from C: a callback's context is entered without a call of its run().
  *
- * The interpreter's own functions, under its names and rules. They are public, but not of the limited API,
- * so that they are found by name.
+ * The interpreter's own functions, under its names and rules. They are public, but not of the
+ * limited API, so that they are found by name.
  */
 #ifndef FFL_CONTEXT_H
 #define FFL_CONTEXT_H

@@ -1,8 +1,9 @@
 /*
  * datagram.c - Datagrams: what asyncio's transport of kernel datagram sockets does most often.
  *
- * A base class, without fields, in front of asyncio's own (_loop/kernel_datagram.py), whose attributes it reads;
- * as pipe.c. Several datagrams are read per event, as by uvloop, until the socket is empty.
+ * A base class, without fields, in front of asyncio's own (_loop/kernel_datagram.py), whose
+ * attributes it reads; as pipe.c. Several datagrams are read per event, as by uvloop, until the
+ * socket is empty.
  */
 #include "stream.h"
 

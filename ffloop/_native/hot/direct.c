@@ -2,11 +2,11 @@
  * direct.c - direct mode: a loop whose sockets are the application's own, in its own epoll.
  *
  * Callers: dispatcher.c, acceptor.c, transfer.c, life.c. A table has the owner (a stream, an
- * acceptor) of each descriptor that one of these watches; all others in the epoll are the selector's
- * (watchers.c). The epoll is level-triggered and has only the events that are wanted now, so that a
- * paused socket does not keep the loop awake: a request is epoll_wait, recv, send. A socket is read
- * only when its own event is handed out, so the data of one that an earlier callback paused or
- * closed stays in the kernel.
+ * acceptor) of each descriptor that one of these watches; all others in the epoll are the
+ * selector's (watchers.c). The epoll is level-triggered and has only the events that are wanted
+ * now, so that a paused socket does not keep the loop awake: a request is epoll_wait, recv, send. A
+ * socket is read only when its own event is handed out, so the data of one that an earlier callback
+ * paused or closed stays in the kernel.
  *
  * Invariant: an owner is in the table exactly while its descriptor is in the epoll. The table's
  * reference keeps a transport alive that nothing else refers to.
@@ -176,7 +176,7 @@ static bool look(void *arg, bool yields)
     return l->n != 0;
 }
 
-/* Events, or -1 with errno. Spins first where that has been paying. */
+/* Events, or -1 with errno. Spins first, where that has been paying or is tried again. */
 static int wait_for_events(Dispatcher *dispatcher, int64_t timeout_ns)
 {
     struct direct *d = dispatcher->direct;

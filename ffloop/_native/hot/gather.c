@@ -7,8 +7,9 @@
  * Two rules. Many protocols write an answer in pieces, each of which would be a system call, or an
  * entry and a wake: a stream's first write of a callback waits for the callback's end where the
  * callback that wrote before it wrote more than once. And in direct mode, while many callbacks of
- * an iteration write, the writes wait for the iteration's end, or for that of the callback which runs
- * LONGEST later: the kernel's calls come in a row, and wake a peer on another CPU once, not each time.
+ * an iteration write, the writes wait for the iteration's end, or for that of the callback which
+ * runs LONGEST later: the kernel's calls come in a row, and wake a peer on another CPU once, not
+ * each time.
  *
  * Invariant: what is kept is of streams without a backlog, in the order of their first writes, and
  * only while callbacks run.

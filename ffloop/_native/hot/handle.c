@@ -1,9 +1,9 @@
 /*
  * handle.c - Handle and TimerHandle. See handle.h.
  *
- * A subclass in C cannot traverse or free the slots of a base class made in Python. So the fields stand in
- * their place, or behind them where a Python's base class has others; descriptors of the same names hide
- * them. Freed handles are kept for use again: most live for one iteration.
+ * A subclass in C cannot traverse or free the slots of a base class made in Python. So the fields
+ * stand in their place, or behind them where a Python's base class has others; descriptors of the
+ * same names hide them. Freed handles are kept for use again: most live for one iteration.
  */
 #include "context.h"
 #include "handle.h"
@@ -314,8 +314,8 @@ static PyType_Spec timer_spec = {
     .slots = timer_slots,
 };
 
-/* Behind the object's head, unless the base classes' weak references, which a Python from 3.12 on has before
- * it, are elsewhere than in the fields' gap. */
+/* Behind the object's head, unless the base classes' weak references, which a Python from 3.12 on
+ * has before it, are elsewhere than in the fields' gap. */
 static int choose_place(void)
 {
     PyObject *base = NULL;

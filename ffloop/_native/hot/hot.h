@@ -28,8 +28,9 @@
 
 #include <stdbool.h>
 
-/* Headers from 3.12 on return None, True and False without counting a reference, which 3.11 would miss.
- * A module built with one version runs on the others, so every reference is counted (Py_NewRef). */
+/* Headers from 3.12 on return None, True and False without counting a reference, which 3.11 would
+ * miss. A module built with one version runs on the others, so every reference is counted
+ * (Py_NewRef). */
 #undef Py_RETURN_NONE
 #undef Py_RETURN_TRUE
 #undef Py_RETURN_FALSE
@@ -74,9 +75,9 @@ PyObject *hot_forward(PyObject *function, PyObject *self, PyObject *const *args,
 void hot_dealloc(PyObject *self, inquiry clear);
 /* Makes the type and adds it to the module: a borrowed reference, or NULL. */
 PyObject *hot_add_type(PyObject *module, const char *name, PyType_Spec *spec, PyObject *bases);
-/* The same for a subclass of a class made in Python (from.base_name), whose own slots stay empty: the
- * fields, `size` bytes, stand at *at, or behind the slots where that is 0; it is set to the place, from
- * which the offsets of members count. */
+/* The same for a subclass of a class made in Python (from.base_name), whose own slots stay empty:
+ * the fields, `size` bytes, stand at *at, or behind the slots where that is 0; it is set to the
+ * place, from which the offsets of members count. */
 int hot_add_subtype(PyObject *module, const char *name, PyType_Spec *spec, const char *from,
                     const char *base_name, PyMemberDef *members, size_t size, Py_ssize_t *at,
                     PyTypeObject **out);
@@ -98,8 +99,8 @@ int hot_fault(PyObject *self, PyObject *name);
 /* Waits for a batch (see ffl_client_wait). The number of its events when kernel descriptors other
  * than wake_fd are among them, else 0; -1 with an exception. */
 int dispatcher_wait(Dispatcher *d, int64_t timeout_ns, int wake_fd);
-/* Calls fn(arg, descriptor, epoll events) for each of the selector's descriptors among the `n` events that
- * dispatcher_wait returned, until it returns -1. */
+/* Calls fn(arg, descriptor, epoll events) for each of the selector's descriptors among the `n`
+ * events that dispatcher_wait returned, until it returns -1. */
 typedef int kernel_event_fn(void *arg, int fd, unsigned events);
 int dispatcher_kernel_events(const Dispatcher *d, int n, kernel_event_fn *fn, void *arg);
 /* An iteration has worked for `ns`, which is of the bucket `i`. */
@@ -107,8 +108,8 @@ void dispatcher_show_lag(Dispatcher *d, int i, int64_t ns);
 /* Hands out the events from index on. 0, or -1 with an exception: what is left stays. */
 int dispatcher_hand_out(Dispatcher *d);
 #define DISPATCHER_ROOM (256 * 1024) /* bytes per recv, as asyncio's */
-/* DISPATCHER_ROOM bytes of memory for data on its way to a plain protocol, or NULL with an exception. Any
- * callback may overwrite them. */
+/* DISPATCHER_ROOM bytes of memory for data on its way to a plain protocol, or NULL with an
+ * exception. Any callback may overwrite them. */
 char *dispatcher_room(Dispatcher *d);
 extern PyTypeObject *dispatcher_type;
 
@@ -137,8 +138,8 @@ direct_batch(Dispatcher *d); /* [(descriptor, epoll events)] of the batch, which
 PyObject *direct_owner(Dispatcher *d, int fd);
 PyObject *direct_counters(Dispatcher *d);
 struct ffl_lag *direct_lag(const struct direct *d); /* or NULL */
-/* Gives the descriptor's events to the owner from now on (0: none); `before`: the events until now. 0, or
- * -1 with an exception. */
+/* Gives the descriptor's events to the owner from now on (0: none); `before`: the events until now.
+ * 0, or -1 with an exception. */
 int direct_watch(Dispatcher *d, int fd, unsigned events, unsigned before, PyObject *owner);
 void direct_accepted(Dispatcher *d);
 void direct_sent(Dispatcher *d, size_t bytes);
@@ -146,8 +147,8 @@ void direct_received(Dispatcher *d, size_t bytes);
 /* One recv, or several of a bulk stream, and their data, end or error handed on. */
 int stream_read(Dispatcher *d, PyObject *self);
 
-/* gather.c: a loop's callbacks begin, one has ended and another begins, they end with `rc`. What they have
- * written goes out. 0, or -1 with an exception. */
+/* gather.c: a loop's callbacks begin, one has ended and another begins, they end with `rc`. What
+ * they have written goes out. 0, or -1 with an exception. */
 int gather_begin(void);
 int gather_next(void);
 int gather_end(int rc);

@@ -1,14 +1,15 @@
 /*
  * iteration.c - a Scheduler's iterations (_run_once). See scheduler.h.
  *
- * The order is uvloop's: wait for events and hand them out, queue the timers that are due, run the handles
- * queued up to here. What events schedule runs before the next wait. While callbacks are queued, ever fewer
- * iterations ask for events while none is found. The loop does the rare cases in Python: _poll (no session,
- * or events that have handles in the queue since debug mode), _failed (a callback raised).
+ * The order is uvloop's: wait for events and hand them out, queue the timers that are due, run the
+ * handles queued up to here. What events schedule runs before the next wait. While callbacks are
+ * queued, ever fewer iterations ask for events while none is found. The loop does the rare cases in
+ * Python: _poll (no session, or events that have handles in the queue since debug mode), _failed (a
+ * callback raised).
  *
- * Waking from another thread: `awake` is lowered before the last look at the queue, and the interpreter's
- * lock is held from there to the wait. So a handle that another thread appends before is seen, and for one
- * that it appends later it writes to the wake descriptor.
+ * Waking from another thread: `awake` is lowered before the last look at the queue, and the
+ * interpreter's lock is held from there to the wait. So a handle that another thread appends before
+ * is seen, and for one that it appends later it writes to the wake descriptor.
  */
 #include "queue.h"
 #include "scheduler.h"
@@ -23,8 +24,8 @@
 
 static PyObject *name_run_once, *name_poll;
 
-/* Where there are timers: the loop's time. It may be the application's own code, so the timers are taken
- * back after it. */
+/* Where there are timers: the loop's time. It may be the application's own code, so the timers are
+ * taken back after it. */
 static int timers_at(Scheduler *s, double *at)
 {
     if (!s->timers.n && !s->listed)
@@ -78,7 +79,8 @@ static int kernel_ready(void *scheduler, int fd, unsigned events)
     return watchers_ready(s->watchers, fd, events, s->ready);
 }
 
-/* The number of iterations that will not ask for events: none after one that slept or `found` some. */
+/* The number of iterations that will not ask for events: none after one that slept or `found`
+ * some. */
 static void plan_skips(Scheduler *s, bool found)
 {
     int most = found ? 0 : !s->skips ? 1 : 2 * s->skips;
@@ -141,9 +143,9 @@ static int run_ready(Scheduler *s)
     return rc;
 }
 
-/* The lag: from when an iteration knew its events until the next one asks, which is how long an event that
- * came just after had to wait. The clock is read once per iteration, and once more where it slept. `more`:
- * an iteration follows. */
+/* The lag: from when an iteration knew its events until the next one asks, which is how long an
+ * event that came just after had to wait. The clock is read once per iteration, and once more where
+ * it slept. `more`: an iteration follows. */
 static void note_lag(Scheduler *s, bool more)
 {
     int64_t end = ffl_now_ns(), lag = end - s->woke_ns;

@@ -1,6 +1,7 @@
 /*
- * page.c - the stats page of a loop in direct mode: the header of an instance's page (shm/stats.h) in a sealed
- * memfd, which `ffloop stat` reads as it reads an instance's, also where the process is stopped.
+ * page.c - the stats page of a loop in direct mode: the header of an instance's page (shm/stats.h)
+ * in a sealed memfd, which `ffloop stat` reads as it reads an instance's, also where the process is
+ * stopped.
  *
  * Caller: direct.c. A loop works without a page, too (memfd_create denied, no descriptor left).
  */

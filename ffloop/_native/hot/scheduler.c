@@ -1,9 +1,9 @@
 /*
  * scheduler.c - Scheduler: queues a loop's callbacks. See scheduler.h.
  *
- * A base class of ffloop's loops, in front of asyncio.SelectorEventLoop, whose flags and queues (_closed,
- * _debug, _stopping, _ready, _scheduled, ...) are fields here, under the same names. A loop in debug mode
- * uses asyncio's own methods.
+ * A base class of ffloop's loops, in front of asyncio.SelectorEventLoop, whose flags and queues
+ * (_closed, _debug, _stopping, _ready, _scheduled, ...) are fields here, under the same names. A
+ * loop in debug mode uses asyncio's own methods.
  */
 #include "scheduler.h"
 #include "queue.h"
@@ -106,7 +106,8 @@ static PyObject *write_to_self(PyObject *self, PyObject *unused)
     Scheduler *s = (Scheduler *)self;
     uint64_t one = 1;
     if (s->wake_fd >= 0 && write(s->wake_fd, &one, sizeof(one)) < 0) {
-        /* EAGAIN: the counter, which nobody reads, is full. The write has woken the epoll all the same. */
+        /* EAGAIN: the counter, which nobody reads, is full. The write has woken the epoll all the
+         * same. */
     }
     return Py_NewRef(Py_None);
 }

@@ -1,6 +1,6 @@
 /*
- * scheduler.h - Scheduler, the compiled base class of ffloop's loops. scheduler.c has the type and queues
- * callbacks, iteration.c runs them.
+ * scheduler.h - Scheduler, the compiled base class of ffloop's loops. scheduler.c has the type and
+ * queues callbacks, iteration.c runs them.
  */
 #ifndef FFL_SCHEDULER_H
 #define FFL_SCHEDULER_H

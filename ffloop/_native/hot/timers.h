@@ -1,6 +1,6 @@
 /*
- * timers.h - a heap of TimerHandles, the earliest first. asyncio's own code, which a loop in debug mode
- * uses, keeps them in a list instead: timers_give and timers_take move them there and back.
+ * timers.h - a heap of TimerHandles, the earliest first. asyncio's own code, which a loop in debug
+ * mode uses, keeps them in a list instead: timers_give and timers_take move them there and back.
  *
  * Caller: scheduler.c, iteration.c. 0 or -1 with an exception.
  */
@@ -22,8 +22,8 @@ struct timers {
 int timers_push(struct timers *t, PyObject *timer, double when);
 /* Takes the earliest out: a new reference, marked as not scheduled. There is one. */
 PyObject *timers_pop(struct timers *t);
-/* Takes cancelled timers out: those at the head, or all where they are many. *cancelled: how many are in
- * the heap. */
+/* Takes cancelled timers out: those at the head, or all where they are many. *cancelled: how many
+ * are in the heap. */
 int timers_tidy(struct timers *t, Py_ssize_t *cancelled);
 
 PyObject *timers_give(struct timers *t);           /* all of them: a new list in heapq's order */

@@ -1,10 +1,10 @@
 /*
  * watchers.c - who is told when a descriptor is ready. See watchers.h.
  *
- * Where only waiters wait, the epoll's entry is a one-shot: after its event it stays there, disarmed, so that
- * a wait costs one call of epoll_ctl. The number may be of another file by then, and a file that was closed
- * may be open under another number. So a change that does not find the entry as it was makes it anew, and
- * nothing that is disarmed wakes anybody.
+ * Where only waiters wait, the epoll's entry is a one-shot: after its event it stays there,
+ * disarmed, so that a wait costs one call of epoll_ctl. The number may be of another file by then,
+ * and a file that was closed may be open under another number. So a change that does not find the
+ * entry as it was makes it anew, and nothing that is disarmed wakes anybody.
  */
 #include "watchers.h"
 #include "handle.h"
@@ -136,7 +136,8 @@ int watchers_set(PyObject *self, PyObject *file, enum side side, PyObject *who)
     return rc;
 }
 
-/* The descriptor under which an object was watched, which is closed by now; -1 with an exception. */
+/* The descriptor under which an object was watched, which is closed by now; -1 with an
+ * exception. */
 static int find_closed(const Watchers *w, const PyObject *file)
 {
     for (int fd = 0; fd < w->size; fd++)
@@ -203,7 +204,8 @@ int watchers_give_up(PyObject *self, int fd, const PyObject *waiter, bool closed
     return rc < 0 ? -1 : 0;
 }
 
-/* Who is to be told, as a new reference; a waiter and a Handle that was cancelled leave their place. */
+/* Who is to be told, as a new reference; a waiter and a Handle that was cancelled leave their
+ * place. */
 static PyObject *pick(const Watchers *w, int fd, enum side side)
 {
     struct watched *e = find(w, fd);

@@ -1,8 +1,9 @@
 /*
  * watchers.h - Watchers: who is told when a descriptor is ready.
  *
- * A descriptor has a reader and a writer, each of them a Handle, which is queued as long as the descriptor is
- * ready, or a waiter, a Future that is told once. The base class of the loops' selectors (kernel_poller.py).
+ * A descriptor has a reader and a writer, each of them a Handle, which is queued as long as the
+ * descriptor is ready, or a waiter, a Future that is told once. The base class of the loops'
+ * selectors (kernel_poller.py).
  */
 #ifndef FFL_WATCHERS_H
 #define FFL_WATCHERS_H
@@ -11,8 +12,8 @@
 
 enum side { READER, WRITER };
 
-/* Puts `who` in its place from now on; a Handle that was there is cancelled. `file`: a descriptor, or an
- * object that has one. 0; -1 with an exception, and all is as it was. */
+/* Puts `who` in its place from now on; a Handle that was there is cancelled. `file`: a descriptor,
+ * or an object that has one. 0; -1 with an exception, and all is as it was. */
 int watchers_set(PyObject *self, PyObject *file, enum side side, PyObject *who);
 /* Ends that, and cancels a Handle. 1; 0: there was none; -1 with an exception. */
 int watchers_take(PyObject *self, PyObject *file, enum side side);

@@ -2,7 +2,7 @@
  * burden.c - memberships and filters: work of the stack that no slice can cut.
  *
  * Callers: control.c, endpoint.c, group.c. A close leaves each group, and each time a list of all
- * memberships is walked (0.5 s of 12,000); a datagram for a group passes the filters of all its
+ * memberships is walked (0.5 s for 12,000); a datagram for a group passes the filters of all its
  * sockets. So their number is limited, per user. They are charged to the user of the socket, until
  * its last reference is closed.
  */
@@ -49,7 +49,7 @@ void burden_settle(struct endpoint *e, const struct ffl_option *o, uint32_t filt
         return;
     }
     s->memberships += joins;
-    if (leaves && s->memberships) { /* a source of several, with its group: stays charged */
+    if (leaves && s->memberships) { /* of a group's several sources one; the rest at the close */
         s->memberships--;
         ledger_discharge(l, payer(e), CHARGE_MEMBERSHIP, 1);
     }

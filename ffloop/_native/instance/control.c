@@ -236,8 +236,8 @@ static int op_send(struct endpoint *e, struct ffl_entry q)
     struct tx_slot *slot = &s->tx[ffl_buf_slot(p, q.buf)];
     if (slot->outstanding)
         return -EPROTO;
-    if (e->failed || e->send_error || e->shut_wr ||
-        e->fd < 0) { /* the error was reported; later sends are dropped */
+    /* The error was reported, or sending shut down: what comes later is dropped. */
+    if (e->failed || e->send_error || e->shut_wr || e->fd < 0) {
         session_tx_release(s, q.buf);
         return 0;
     }

@@ -4,9 +4,9 @@
  *
  * Callers: admit.c, control.c, listen.c, serve.c, start.c. A ticket is a unix connection. Its
  * holder may attach through it, and import or drop each reference once; a process that knows its
- * key exports references to it. The ticket ends, with its references, when the connection's last descriptor is
- * closed. References are charged to the exporter's user, those of a SHARE when they are made: at
- * their import, or when the session closes their socket.
+ * key exports references to it. The ticket ends, with its references, when the connection's last
+ * descriptor is closed. References are charged to the exporter's user, those of a SHARE when they
+ * are made: at their import, or when the session closes their socket.
  */
 #include "internal.h"
 

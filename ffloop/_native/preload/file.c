@@ -109,8 +109,8 @@ static bool would_block(int pipe, short events, bool nonblock)
     return true;
 }
 
-/* Writes what the pipe has room for: as splice, it waits for the first byte only. A pipe that can be
- * written takes a page. */
+/* Writes what the pipe has room for: as splice, it waits for the first byte only. A pipe that can
+ * be written takes a page. */
 static ssize_t fill_pipe(int pipe, const char *data, size_t len)
 {
     int waiting = 0, all = real.fcntl(pipe, F_GETPIPE_SZ);

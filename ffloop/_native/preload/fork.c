@@ -140,7 +140,8 @@ static bool is_fork(unsigned long flags)
     return looks() && (!(flags & CLONE_VM) || (flags & CLONE_VFORK)) && !(flags & CLONE_THREAD);
 }
 
-/* Memory is not shared, nor are descriptors where the child closes those of the parent's sessions. */
+/* Memory is not shared, nor are descriptors where the child closes those of the parent's
+ * sessions. */
 static unsigned long not_shared(unsigned long flags)
 {
     unsigned long files = options.per_thread || session_first() ? CLONE_FILES : 0;

@@ -236,7 +236,8 @@ static int look(struct set *p)
     return n;
 }
 
-/* Numbers that another thread has closed meanwhile, or used again: the kernel says what they are. */
+/* Numbers that another thread has closed meanwhile, or used again: the kernel says what they
+ * are. */
 static void ask_anew(struct set *p)
 {
     for (nfds_t i = 0; i < p->n; i++) {

@@ -240,8 +240,9 @@ int sock_wait(struct sock *s, int64_t until);
 /* Asks the instance once for what may wait there: data after a fork, connections beyond those that
  * were accepted ahead. True: look again. */
 bool sock_look(struct sock *s);
-/* Is it unknown what waits at the instance for s, which receives, since another process got a reference,
- * and does `want` (epoll's bits) ask? Then s is armed, and after a catch-up what waits is here. */
+/* Is it unknown what waits at the instance for s, which receives, since another process got a
+ * reference, and does `want` (epoll's bits) ask? Then s is armed, and after a catch-up what waits
+ * is here. */
 bool sock_unseen(struct sock *s, uint32_t want);
 void sock_rearm(struct sock *s); /* s has changed state: arms it for its watches, and tells them */
 /* The socket stays a kernel socket; its epoll registrations move there. */

@@ -135,8 +135,8 @@ MAKES(tmpfile, (void), ())
 MAKES(tmpfile64, (void), ())
 MAKES(popen, (const char *command, const char *mode), (command, mode))
 
-/* The C library keeps the number: it makes the new descriptor, by a call of its own, in place of the
- * old. */
+/* The C library keeps the number: it makes the new descriptor, by a call of its own, in place of
+ * the old. */
 static FILE *remade(FILE *f, int was)
 {
     if (was >= 0)
@@ -158,7 +158,7 @@ API FILE *freopen64(const char *path, const char *mode, FILE *f)
     return remade(real.freopen64(path, mode, f), was);
 }
 
-/* ---- perror: the C library's writes to a copy of the descriptor ------------------------------- */
+/* ---- perror: the C library's writes to a copy of the descriptor ------------------------------ */
 
 API void perror(const char *what)
 {

@@ -80,8 +80,9 @@ int ffl_unix_addr(const char *path, struct sockaddr_un *sa, socklen_t *len);
 /*
  * Sends or receives one message with descriptors (received CLOEXEC). Never waits, whatever the
  * socket's O_NONBLOCK says: another process may share that flag. Returns the message's bytes or
- * -errno (-EPROTO: it was cut; -EMFILE: this process may have no more descriptors). recv: *nfds is the room for descriptors, then their count; the
- * caller closes them also after an error. Descriptors beyond the room are closed.
+ * -errno (-EPROTO: it was cut; -EMFILE: this process may have no more descriptors). recv: *nfds is
+ * the room for descriptors, then their count; the caller closes them also after an error.
+ * Descriptors beyond the room are closed.
  */
 int ffl_msg_send(int sock, const void *data, size_t len, const int *fds, int nfds);
 int ffl_msg_recv(int sock, void *data, size_t len, int *fds, int *nfds);

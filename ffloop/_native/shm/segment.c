@@ -65,8 +65,8 @@ void ffl_geo_default(struct ffl_geo *geo, uint32_t max_sockets, uint32_t pool_ki
     geo->ring_size[FFL_TXFREE] = pow2_at_least(ffl_pool_total(&geo->tx));
 }
 
-/* Buffers begin in the middle of a page: AMD's `rep movsb`, which the kernel and libc copy by, takes
- * ten times as long where the target is up to 20 bytes ahead of its source, modulo 4096. The
+/* Buffers begin in the middle of a page: AMD's `rep movsb`, which the kernel and libc copy by,
+ * takes ten times as long where the target is up to 20 bytes ahead of its source, modulo 4096. The
  * kernel's own data begins with a page, a large block of malloc's soon behind its start. */
 #define PAGE 4096
 #define MIDDLE (PAGE / 2)

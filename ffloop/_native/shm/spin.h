@@ -1,17 +1,17 @@
 /*
  * spin.h - whether to look a little longer before sleeping.
  *
- * Callers: client/sleep.c, instance/serve.c, hot/direct.c; each has a state of its own. Spinning pays while
- * events come closer together than the limit. The gap is an exponentially weighted mean: one long
- * pause does not end spinning, and one burst does not begin it.
+ * Callers: client/sleep.c, instance/serve.c, hot/direct.c; each has a state of its own. Spinning
+ * pays while events come closer together than the limit. The gap is an exponentially weighted mean:
+ * one long pause does not end spinning, and one burst does not begin it.
  *
  * A side that does not spin yields its CPU once before it sleeps: where the other side, or the
  * requests' sender, waits for this CPU, entries then come several at a time, without a wake. A side
  * yields less often where that brings nothing, and hardly ever where another process keeps the CPU.
  *
- * In direct mode the gap says little: most of it may be the time that the sleep and the wake take. So
- * the loop tries: it spins, and after a spin that found nothing sleeps at once the next times, ever
- * more of them.
+ * In direct mode the gap says little: most of it may be the time that the sleep and the wake take.
+ * So the loop tries: it spins, and after a spin that found nothing sleeps at once the next times,
+ * ever more of them.
  */
 #ifndef FFL_SPIN_H
 #define FFL_SPIN_H

@@ -73,9 +73,9 @@ struct ffl_stack_ops {
     int (*connect)(void *st, int fd, const struct ffl_addr *a); /* 0 or -EINPROGRESS: then WRITE
                                                                    and SO_ERROR tell */
     /* to, from: an address, or NULL. flags: 0 or MSG_MORE, a hint for streams (F-Stack ignores it).
-     * ctl: control messages, or NULL; recv gives all that the
-     * socket's options ask for, ctl->len 0 for none. *msg_flags out: MSG_TRUNC where the data was
-     * cut, MSG_CTRUNC where control messages were. */
+     * ctl: control messages, or NULL; recv gives all that the socket's options ask for, ctl->len 0
+     * for none. *msg_flags out: MSG_TRUNC where the data was cut, MSG_CTRUNC where control messages
+     * were. */
     int (*send)(void *st, int fd, const struct iovec *iov, int n, const struct ffl_addr *to,
                 const struct ffl_ctl *ctl, int flags);
     int (*recv)(void *st, int fd, const struct iovec *iov, int n, struct ffl_addr *from,
