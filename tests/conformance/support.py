@@ -133,29 +133,10 @@ def loop_rows() -> list[tuple[str, str, str]]:
     return [(name, where(hooks), note) for name, (hooks, note) in SOCKETS.items()]
 
 
-def transport_rows(kind: type, ours: type | None) -> list[tuple[str, str]]:
+def transport_rows(kind: type, ours: type) -> list[tuple[str, str]]:
     """(method, whose code) of a transport class of asyncio's and the one that is ffloop's."""
-    rows = []
-    for name in public(kind):
-        if ours is None:
-            rows.append((name, "asyncio's, on the kernel"))
-        else:
-            rows.append((name, "ffloop's" if is_ours(ours, name) else "asyncio's, inherited"))
-    return rows
-
-
-def our_transport(kind: type) -> type | None:
-    """The transport of this kind that stack sockets get."""
-    import ffloop._loop.session_loop  # noqa: F401
-
-    found: list[type] = []
-    todo = [kind]
-    while todo:
-        for cls in todo.pop().__subclasses__():
-            todo.append(cls)
-            if cls.__module__.startswith("ffloop"):
-                found.append(cls)
-    return max(found, key=lambda cls: len(cls.__mro__), default=None)
+    whose = {True: "ffloop's", False: "asyncio's, inherited"}
+    return [(name, whose[is_ours(ours, name)]) for name in public(kind)]
 
 
 def socket_missing() -> list[str]:
@@ -202,7 +183,9 @@ def exceptions() -> list[tuple[str, str, str]]:
 def document() -> str:
     counts = json.loads(COUNTS.read_text())
     newest = [version for version in counts if version.startswith("3.12.")][-1]
-    datagram = our_transport(asyncio.DatagramTransport)
+    from ffloop._loop.datagram import DatagramTransport
+    from ffloop._loop.stream import StreamTransport
+
     lines = [
         "# What of asyncio runs where",
         "",
@@ -227,15 +210,15 @@ def document() -> str:
         "",
         *_table(
             ("stream transport", "code"),
-            [
-                (f"`{n}`", t)
-                for n, t in transport_rows(asyncio.Transport, our_transport(asyncio.Transport))
-            ],
+            [(f"`{n}`", t) for n, t in transport_rows(asyncio.Transport, StreamTransport)],
         ),
         "",
         *_table(
             ("datagram transport", "code"),
-            [(f"`{n}`", t) for n, t in transport_rows(asyncio.DatagramTransport, datagram)],
+            [
+                (f"`{n}`", t)
+                for n, t in transport_rows(asyncio.DatagramTransport, DatagramTransport)
+            ],
         ),
         "",
         "Of several writes in one callback all but the first may leave when the callback ends. "
