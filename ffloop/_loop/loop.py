@@ -190,20 +190,11 @@ class Loop(KernelSockCalls):
 
     # ---- transports ----
 
-    def _make_datagram_transport(
-        self,
-        sock: Any,
-        protocol: Any,
-        address: Any = None,
-        waiter: Any = None,
-        extra: Any = None,
-        **more: Any,
-    ) -> Any:
-        how = (sock, protocol, address, waiter, extra)
+    def _make_datagram_transport(self, sock: Any, *args: Any, **more: Any) -> Any:
         if not KernelDatagramTransport.serves(sock):
-            return super()._make_datagram_transport(*how, **more)
+            return super()._make_datagram_transport(sock, *args, **more)
         self._ensure_fd_no_transport(sock)
-        return KernelDatagramTransport(self, *how, **more)
+        return KernelDatagramTransport(self, sock, *args, **more)
 
     def _make_read_pipe_transport(self, *args: Any, **more: Any) -> Any:
         return ReadPipeTransport(self, *args, **more)

@@ -181,10 +181,7 @@ static int wait_for_events(Dispatcher *dispatcher, int64_t timeout_ns)
 {
     struct direct *d = dispatcher->direct;
     struct look l = {d, dispatcher->epfd, 0};
-    bool spins = timeout_ns && d->spin.limit_ns && !d->spin.left;
     bool hit = ffl_try_spin(&d->spin, &timeout_ns, look, &l);
-    d->n.spins += spins;
-    d->n.spin_hits += hit;
     d->n.sleeps += timeout_ns && !hit;
     if (d->page)
         page_note(d->page, dispatcher->waits, &d->n);
@@ -282,10 +279,13 @@ int direct_dispatch_next(Dispatcher *dispatcher)
 PyObject *direct_counters(Dispatcher *dispatcher)
 {
     struct direct_counters n = {0};
-    if (dispatcher->direct)
+    struct ffl_try spin = {0};
+    if (dispatcher->direct) {
         n = dispatcher->direct->n;
+        spin = dispatcher->direct->spin;
+    }
     return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsI}", "waits", dispatcher->waits, "sleeps", n.sleeps,
-                         "spins", n.spins, "spin_hits", n.spin_hits, "reaped", n.events,
+                         "spins", spin.spins, "spin_hits", spin.hits, "reaped", n.events,
                          "submitted", n.sends, "accepts", n.accepts, "bytes_received",
                          n.bytes_received, "bytes_sent", n.bytes_sent, "app_sockets", n.sockets);
 }

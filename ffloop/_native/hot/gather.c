@@ -31,8 +31,6 @@ static _Thread_local struct {
     int64_t since; /* when a callback first ended with writes kept; 0: not yet */
 } kept;
 
-static PyObject *name_write_rest;
-
 static int send_kept(PyObject *stream)
 {
     struct stream *s = stream_fields(stream);
@@ -44,14 +42,10 @@ static int send_kept(PyObject *stream)
     else
         sent =
             PyList_Check(pieces) ? stream_send_pieces(stream, pieces) : stream_send(stream, pieces);
-    if (sent && PyLong_AsSsize_t(sent) != bytes) {
-        PyObject *list = PyList_Check(pieces) ? Py_NewRef(pieces) : Py_BuildValue("[O]", pieces);
-        if (list)
-            r = PyObject_CallMethodObjArgs(stream, name_write_rest, list, sent, NULL);
-        Py_XDECREF(list);
-    } else if (sent) {
+    if (sent && PyLong_AsSsize_t(sent) != bytes)
+        r = stream_write_rest(stream, pieces, sent);
+    else if (sent)
         r = Py_NewRef(Py_None);
-    }
     Py_XDECREF(sent);
     Py_DECREF(pieces);
     Py_DECREF(stream);
@@ -160,10 +154,4 @@ int gather_end(int rc)
 {
     kept.runs = false;
     return kept.n && send_all() < 0 ? -1 : rc;
-}
-
-int gather_exec(void)
-{
-    const struct hot_name names[] = {{&name_write_rest, "_write_rest"}};
-    return hot_intern_all(names, FFL_COUNT(names));
 }

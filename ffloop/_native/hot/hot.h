@@ -114,7 +114,7 @@ char *dispatcher_room(Dispatcher *d);
 extern PyTypeObject *dispatcher_type;
 
 struct direct_counters {
-    uint64_t sleeps, spins, spin_hits, events, accepts, bytes_received, sends, bytes_sent;
+    uint64_t sleeps, events, accepts, bytes_received, sends, bytes_sent;
     uint32_t sockets;
 };
 struct ffl_instance_page;

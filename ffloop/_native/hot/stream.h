@@ -87,6 +87,8 @@ int gather_keep(PyObject *stream, PyObject *data, Py_ssize_t size);
 PyObject *stream_write(PyObject *self, PyObject *data);
 PyObject *stream_send(PyObject *self, PyObject *data);
 PyObject *stream_send_pieces(PyObject *self, PyObject *list);
+/* What was not sent of bytes, or of a list of them, becomes the backlog; `sent`: or -errno. */
+PyObject *stream_write_rest(PyObject *self, PyObject *pieces, PyObject *sent);
 PyObject *stream_begin(PyObject *self, PyObject *const *args, Py_ssize_t n);
 PyObject *stream_end(PyObject *self, PyObject *const *args, Py_ssize_t n);
 PyObject *stream_close(PyObject *self, PyObject *unused);
@@ -100,6 +102,5 @@ PyObject *stream_tell_writable(PyObject *self, PyObject *wanted);
 int transfer_exec(void);
 int life_exec(void);
 int feed_exec(void);
-int gather_exec(void);
 
 #endif

@@ -243,6 +243,14 @@ static PyObject *write_slow(PyObject *self, PyObject *data)
     return gather_flush() < 0 ? NULL : call_two(self, name_write_slow, data, NULL);
 }
 
+PyObject *stream_write_rest(PyObject *self, PyObject *pieces, PyObject *sent)
+{
+    PyObject *list = PyList_Check(pieces) ? Py_NewRef(pieces) : Py_BuildValue("[O]", pieces);
+    PyObject *r = list ? call_two(self, name_write_rest, list, sent) : NULL;
+    Py_XDECREF(list);
+    return r;
+}
+
 PyObject *stream_write(PyObject *self, PyObject *data)
 {
     struct stream *s = stream_fields(self);
@@ -262,9 +270,8 @@ PyObject *stream_write(PyObject *self, PyObject *data)
     int64_t sent = send_now(s, bytes, (size_t)len);
     if (sent == len)
         return Py_NewRef(Py_None);
-    PyObject *n = PyLong_FromLongLong(sent), *pieces = Py_BuildValue("[O]", data);
-    PyObject *r = n && pieces ? call_two(self, name_write_rest, pieces, n) : NULL;
-    Py_XDECREF(pieces);
+    PyObject *n = PyLong_FromLongLong(sent);
+    PyObject *r = n ? stream_write_rest(self, data, n) : NULL;
     Py_XDECREF(n);
     return r;
 }

@@ -98,7 +98,9 @@ bool ffl_try_spin(struct ffl_try *t, int64_t *left_ns, ffl_came_fn *came, void *
     }
     int64_t most = *left_ns < 0 || *left_ns > t->limit_ns ? t->limit_ns : *left_ns;
     int64_t began = ffl_now_ns();
+    t->spins++;
     bool hit = spin(most == INT64_MAX ? most : began + most, came, arg);
+    t->hits += hit;
     if (hit)
         t->skip /= 2;
     else if (t->skip < SKIP_VAIN)

@@ -86,6 +86,7 @@ bool ffl_idle(struct ffl_idle *i, int64_t most_ns, bool may_spin, ffl_came_fn *c
 struct ffl_try {
     int64_t limit_ns;    /* 0: never; INT64_MAX: until something comes */
     unsigned skip, left; /* sleeps without a spin; how many of them are still to come */
+    uint64_t spins, hits;
 };
 
 /* As ffl_spin_init; auto: 50 us where there are two CPUs or more. */
