@@ -138,6 +138,37 @@ TEST(refused_send_after_the_end)
     finish();
 }
 
+/* A shutdown that waited for a connect that failed is not the next connect's. */
+TEST(a_new_connect_begins_with_both_sides_open)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(at);
+    int nobody = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0); /* has the port, and refuses */
+    CHECK_EQ(bind(nobody, (struct sockaddr *)&at, len), 0);
+    CHECK_EQ(getsockname(nobody, (struct sockaddr *)&at, &len), 0);
+    connected(false);
+    raw_connect(&r, 1, "127.0.0.1", ntohs(at.sin_port));
+    raw_op(&r, FFL_OP_SHUTDOWN, 1, SHUT_WR, 0);
+    CHECK_EQ(raw_expect(&r, FFL_OP_CONNECT, 1).arg, -ECONNREFUSED);
+    close(nobody);
+    CHECK_EQ(getsockname(listener, (struct sockaddr *)&at, &len), 0);
+    struct ffl_addr to = addr4("127.0.0.1", ntohs(at.sin_port));
+    raw_put(&r,
+            (struct ffl_entry){
+                .op = FFL_OP_CONNECT, .tag = 2, .handle = 1, .buf = raw_arg(&r, &to, sizeof(to))});
+    struct ffl_entry e = raw_expect(&r, FFL_OP_CONNECT, 1);
+    CHECK_EQ(e.arg, 0);
+    raw_give(&r, e.buf);
+    raw_send(&r, 1, "x", 1);
+    iterations(3);
+    char byte[2];
+    int other = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    CHECK_EQ(recv(other, byte, sizeof(byte), MSG_DONTWAIT), 1);
+    CHECK_EQ(recv(other, byte, sizeof(byte), MSG_DONTWAIT), -1); /* and not the end */
+    close(other);
+    finish();
+}
+
 /* A read ends at an urgent byte, which is no end of what is there. */
 TEST(behind_an_urgent_byte)
 {

@@ -2,7 +2,11 @@
  * and what one leaves the next one gets. */
 #include "lab.h"
 
+#include "internal.h"
+
 #include <errno.h>
+#include <linux/filter.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <string.h>
 
@@ -13,15 +17,20 @@ static void sim_lab(void)
     quiet();
 }
 
+static void listens(struct raw *r, uint32_t handle, int backlog)
+{
+    raw_op(r, FFL_OP_LISTEN, handle, backlog, 0);
+    struct ffl_entry e = raw_expect(r, FFL_OP_LISTEN, handle);
+    CHECK_EQ(e.arg, 0);
+    raw_give(r, e.buf);
+}
+
 static void listen_at_port(struct raw *r, uint32_t handle, int port, uint32_t credits, bool shared)
 {
     CHECK_EQ(raw_bind(r, handle, "10.0.0.1", port, shared), shared ? 0 : -EADDRINUSE);
     if (!shared)
         return;
-    raw_op(r, FFL_OP_LISTEN, handle, 64, 0);
-    struct ffl_entry e = raw_expect(r, FFL_OP_LISTEN, handle);
-    CHECK_EQ(e.arg, 0);
-    raw_give(r, e.buf);
+    listens(r, handle, 64);
     raw_op(r, FFL_OP_ARM, handle, (int32_t)credits, FFL_F_ARM_NEW);
     iterations(2);
 }
@@ -404,6 +413,65 @@ TEST(it_is_not_kept_in_a_drain)
     ffl_instance_drain(lab.in);
     CHECK(iterate() < 0 || iterate() < 0);
     lab_stop();
+}
+
+/* As in the kernel: the backlog is that of the last listen(), whichever process called it. */
+TEST(a_process_listens_anew)
+{
+    struct raw a, b;
+    struct tcp_info info;
+    socklen_t len = sizeof(info);
+    lab_defaults("host");
+    lab_start("");
+    raw_attach(&a);
+    raw_attach(&b);
+    CHECK_EQ(raw_bind(&a, 0, "127.0.0.1", 0, true), 0);
+    listens(&a, 0, 64);
+    struct endpoint *e = TAILQ_FIRST(&lab.in->sessions)->table[0];
+    CHECK_EQ(raw_bind(&b, 3, "127.0.0.1", ntohs(e->group->at.port_be), true), 0);
+    static const int backlogs[] = {5, 0, 9};
+    for (size_t i = 0; i < FFL_COUNT(backlogs); i++) {
+        listens(i % 2 ? &a : &b, i % 2 ? 0 : 3, backlogs[i]);
+        CHECK_EQ(getsockopt(e->fd, IPPROTO_TCP, TCP_INFO, &info, &len), 0);
+        CHECK_EQ(info.tcpi_sacked, backlogs[i]); /* a listener's: its backlog */
+    }
+    raw_gone(&a);
+    iterations(3);
+    raw_finish(&b);
+}
+
+static int filters(void *st, int fd, int level, int name, const void *val, uint32_t len)
+{
+    return name == SO_ATTACH_FILTER ? 0 : ffl_sim_ops.setsockopt(st, fd, level, name, val, len);
+}
+
+/* The socket that a listener had before it shared another's is closed, and its filter with it. */
+TEST(a_listener_with_a_filter_shares)
+{
+    struct raw a, b;
+    struct ffl_stack_ops stack = ffl_sim_ops;
+    struct {
+        struct ffl_filter f;
+        struct sock_filter code;
+    } all = {{.level = SOL_SOCKET, .name = SO_ATTACH_FILTER, .len = 1}, {.code = BPF_RET}};
+    stack.setsockopt = filters;
+    lab_defaults("sim");
+    lab.o.stack = &stack;
+    lab_start_manual("");
+    raw_attach(&a);
+    raw_attach(&b);
+    listen_at(&a, 0, 8, true);
+    CHECK_EQ(raw_bind(&b, 3, "10.0.0.1", 80, true), 0);
+    raw_put(&b,
+            (struct ffl_entry){
+                .op = FFL_OP_FILTER, .tag = 1, .handle = 3, .buf = raw_arg(&b, &all, sizeof(all))});
+    CHECK_EQ(raw_expect(&b, FFL_OP_FILTER, 3).arg, 0);
+    CHECK_EQ(lab.in->ledger.n[CHARGE_FILTER], 1);
+    listens(&b, 3, 64);
+    CHECK_EQ(lab.in->ledger.n[CHARGE_FILTER], 0);
+    raw_gone(&a);
+    iterations(3);
+    raw_finish(&b);
 }
 
 /* ---- the client ---------------------------------------------------------------------------- */

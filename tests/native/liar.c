@@ -205,37 +205,51 @@ static void *import_thread(void *arg)
     return NULL;
 }
 
-/* The answer to an import, and the end of the connect that was under way, in one batch. */
-TEST(client_imports_a_connect_that_has_ended)
+/* An import is answered with these flags, and another completion comes in the same batch. */
+static void imported(struct fake *f, int flags, enum ffl_op op)
 {
-    struct fake f;
     struct ffl_ring sq;
-    struct ffl_event ev[8];
     uint64_t one = 1;
-    bool writable = false;
-    fake_session(&f);
-    ffl_segment_ring(&f.map, FFL_SQ, &sq);
-    CHECK_EQ(pthread_create(&f.thread, NULL, import_thread, &f), 0);
+    fake_session(f);
+    ffl_segment_ring(&f->map, FFL_SQ, &sq);
+    CHECK_EQ(pthread_create(&f->thread, NULL, import_thread, f), 0);
     while (ffl_ring_avail(&sq) == 0)
         (void)sched_yield();
     struct ffl_entry q = ffl_ring_get_entry(&sq);
     CHECK_EQ(q.op, FFL_OP_IMPORT);
-    ffl_ring_put_entry(&f.cq, (struct ffl_entry){.op = FFL_OP_IMPORT,
-                                                 .tag = q.tag,
-                                                 .handle = q.handle,
-                                                 .arg = FFL_IMPORT_CONNECTING,
-                                                 .buf = FFL_NO_BUF});
+    ffl_ring_put_entry(&f->cq, (struct ffl_entry){.op = FFL_OP_IMPORT,
+                                                  .tag = q.tag,
+                                                  .handle = q.handle,
+                                                  .arg = flags,
+                                                  .buf = FFL_NO_BUF});
     ffl_ring_put_entry(
-        &f.cq, (struct ffl_entry){.op = FFL_OP_CONNECT, .handle = q.handle, .buf = FFL_NO_BUF});
-    ffl_ring_commit(&f.cq);
-    CHECK_EQ(write(f.bells[0], &one, sizeof(one)), sizeof(one));
-    pthread_join(f.thread, NULL);
-    CHECK_EQ(f.rc, (int)q.handle);
+        &f->cq, (struct ffl_entry){.op = (uint8_t)op, .handle = q.handle, .buf = FFL_NO_BUF});
+    ffl_ring_commit(&f->cq);
+    CHECK_EQ(write(f->bells[0], &one, sizeof(one)), sizeof(one));
+    pthread_join(f->thread, NULL);
+    CHECK_EQ(f->rc, (int)q.handle);
+}
+
+TEST(client_imports_a_connect_that_has_ended)
+{
+    struct fake f;
+    struct ffl_event ev[8];
+    bool writable = false;
+    imported(&f, FFL_IMPORT_CONNECTING, FFL_OP_CONNECT);
     (void)ffl_client_want(f.c, f.rc, FFL_WRITE);
     int n = ffl_client_wait(f.c, ev, 8, -1, 0);
     for (int i = 0; i < n; i++)
         writable |= ev[i].kind == FFL_EV_WRITABLE;
     CHECK(writable);
+    fake_end(&f);
+}
+
+/* Another process shut the sending side down just after the import. */
+TEST(client_imports_what_is_shut_down)
+{
+    struct fake f;
+    imported(&f, 0, FFL_OP_SHUTDOWN);
+    CHECK_EQ(ffl_client_send(f.c, f.rc, "x", 1), -EPIPE);
     fake_end(&f);
 }
 
