@@ -38,6 +38,8 @@ def test_compares_the_loops(tmp_path: pathlib.Path, load: str) -> None:
     assert done.returncode == 0, done.stderr
     told = json.loads(out.read_text())
     assert told["machine"]["load"] == load
+    # (an empty name where /proc has none)
+    assert told["machine"]["congestion_control"] in done.stdout.partition("\n")[0]
     results = told["results"]
     assert [(r["app"], r["loop"]) for r in results] == [
         (app, loop)

@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import pathlib
 import platform
 import resource
 import shutil
@@ -29,6 +30,9 @@ _RING = {
     "nop_sleep": "client and instance, two CPUs, both sleep",
     "nop_sleep_one_cpu": "client and instance, one CPU, both sleep",
 }
+
+
+_CONGESTION = pathlib.Path("/proc/sys/net/ipv4/tcp_congestion_control")
 
 
 # ---- can it be measured? -------------------------------------------------------------------------
@@ -92,7 +96,8 @@ def main(args: argparse.Namespace, places: Any = None, base: str = "uvloop") -> 
 
 
 def machine(load: str) -> dict[str, Any]:
-    """The versions and the machine that the figures depend on."""
+    """The versions and the machine that the figures depend on. (With TCP's congestion control bbr,
+    its pacing decides the figures of large bodies, on loopback too.)"""
     versions = {}
     for package in ("ffloop", "uvloop", "rloop", "aiohttp"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -103,6 +108,7 @@ def machine(load: str) -> dict[str, Any]:
         "machine": platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "load_before": os.getloadavg()[0],
+        "congestion_control": _CONGESTION.read_text().strip() if _CONGESTION.exists() else "",
         "load": load,
         "packages": versions,
     }
@@ -160,7 +166,8 @@ def _report(args: argparse.Namespace, done: dict[str, Any], base: str) -> None:
     about, results = done["machine"], done["results"]
     console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 130)
     title = f"Python {about['python']}, {about['cores']} cores, load {about['load_before']:.2f}"
-    console.print(f"{title}, {about['machine']}, Linux {about['kernel']}")
+    kernel = f"Linux {about['kernel']} {about['congestion_control']}".rstrip()
+    console.print(f"{title}, {about['machine']}, {kernel}")
     if args.idle is not None:
         console.print(_idle_table(results))
     elif results:
