@@ -45,8 +45,9 @@ if(NOT FFL_DPDK_FOUND)
   message(FATAL_ERROR "pkg-config does not find libdpdk: install DPDK's development files (Debian: "
                       "libdpdk-dev pkg-config)")
 endif()
+separate_arguments(first UNIX_COMMAND "${CMAKE_C_COMPILER_ARG1}") # CC="ccache gcc"
 execute_process(
-  COMMAND ${CMAKE_C_COMPILER} -shared -o ${CMAKE_BINARY_DIR}/position.so
+  COMMAND ${CMAKE_C_COMPILER} ${first} -shared -o ${CMAKE_BINARY_DIR}/position.so
           -Wl,--unresolved-symbols=ignore-all -Wl,--version-script=${CMAKE_CURRENT_SOURCE_DIR}/stack/module.map
           -Wl,--whole-archive ${FFL_FF_LIBRARY} -Wl,--no-whole-archive
   RESULT_VARIABLE not_pic OUTPUT_QUIET ERROR_QUIET)
