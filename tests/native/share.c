@@ -208,3 +208,132 @@ TEST(nothing_more_is_read_ahead)
     iterations(3);
     raw_finish(&r);
 }
+
+/* ---- the end of a stream that two processes send to ------------------------------------------ */
+
+enum { EACH = 4096, SENDS = 12 }; /* in all, more than the stack takes */
+
+/* A connection of `parent` and, by handle 0, `child`'s; `first` is drained first. */
+static uint32_t two_senders(struct raw *parent, struct raw *child, bool child_first, int *peer)
+{
+    struct ffl_ticket t;
+    lab_defaults("sim");
+    lab_start_manual("window=1000");
+    if (child_first)
+        raw_attach(child);
+    raw_attach(parent);
+    if (!child_first)
+        raw_attach(child);
+    raw_listen(parent, 0, "10.0.0.1", 80, 8, 0);
+    uint32_t h = raw_accepted(parent, 0, 80, peer);
+    CHECK(lab_ticket(&t));
+    share(parent, &t);
+    CHECK_EQ(import(child, &t, h, 0), 0);
+    close(t.fd);
+    iterations(3);
+    return h;
+}
+
+static void sends_much(struct raw *r, uint32_t handle)
+{
+    static const uint8_t much[EACH];
+    for (int i = 0; i < SENDS; i++)
+        raw_send(r, handle, much, sizeof(much));
+}
+
+/* The peer reads all that was sent, and then the end. */
+static void arrives_before_the_end(int peer, size_t wanted)
+{
+    static uint8_t got[65536];
+    size_t n = 0;
+    int k = -EAGAIN;
+    for (int i = 0; i < 1000 && k != 0; i++) {
+        while ((k = sim_take(peer, got, sizeof(got))) > 0)
+            n += (size_t)k;
+        iterations(1);
+    }
+    CHECK_EQ(k, 0);
+    CHECK_EQ(n, wanted);
+}
+
+static void ends_after_both(bool child_first)
+{
+    struct raw parent, child;
+    int peer;
+    uint32_t h = two_senders(&parent, &child, child_first, &peer);
+    sends_much(&parent, h); /* none of it executed yet */
+    sends_much(&child, 0);
+    raw_op(&child, FFL_OP_SHUTDOWN, 0, SHUT_WR, 0);
+    raw_op(&child, FFL_OP_CLOSE, 0, 0, 0);
+    (void)raw_expect(&parent, FFL_OP_SHUTDOWN, h);
+    arrives_before_the_end(peer, 2 * SENDS * EACH);
+    (void)raw_expect(&child, FFL_OP_CLOSED, 0);
+    CHECK_EQ(sim_put(peer, "hello", 5), 5); /* the parent reads on */
+    raw_op(&parent, FFL_OP_ARM, h, 0, 0);
+    raw_give(&parent, raw_expect(&parent, FFL_OP_RECV, h).buf);
+    sim_shut(peer);
+    raw_gone(&parent);
+    iterations(3);
+    raw_finish(&child);
+}
+
+TEST(the_end_comes_after_what_another_process_sent)
+{
+    ends_after_both(false);
+}
+
+TEST(the_end_comes_after_what_another_process_is_yet_to_be_drained_of)
+{
+    ends_after_both(true);
+}
+
+TEST(the_end_comes_after_what_a_gone_process_left)
+{
+    struct raw parent, child;
+    int peer;
+    uint32_t h = two_senders(&parent, &child, false, &peer);
+    sends_much(&parent, h);
+    raw_gone(&parent);
+    raw_op(&child, FFL_OP_SHUTDOWN, 0, SHUT_WR, 0);
+    arrives_before_the_end(peer, SENDS * EACH);
+    sim_shut(peer);
+    raw_finish(&child);
+}
+
+/* Closed at once, so that what it had is dropped: it holds up nobody. */
+TEST(the_end_does_not_wait_for_what_was_dropped)
+{
+    struct raw parent, child;
+    int peer;
+    uint32_t h = two_senders(&parent, &child, false, &peer);
+    sends_much(&parent, h);
+    raw_op(&child, FFL_OP_SHUTDOWN, 0, SHUT_RDWR, 0);
+    (void)raw_expect(&parent, FFL_OP_SHUTDOWN, h);
+    raw_op(&parent, FFL_OP_CLOSE, h, 0, FFL_F_ABORT);
+    (void)raw_expect(&parent, FFL_OP_CLOSED, h);
+    arrives_before_the_end(peer, 1000); /* what the stack had */
+    sim_shut(peer);
+    raw_gone(&parent);
+    iterations(3);
+    raw_finish(&child);
+}
+
+/* The connection's reference is in a ticket when its other one shuts it down. */
+TEST(what_is_in_a_ticket_is_shut_down_too)
+{
+    struct raw r;
+    struct ffl_ticket t;
+    int peer;
+    raw_server(&r, "", 0);
+    uint32_t h = raw_accepted(&r, 0, 80, &peer);
+    CHECK(lab_ticket(&t));
+    raw_export(&r, h, &t);
+    raw_op(&r, FFL_OP_SHUTDOWN, h, SHUT_WR, 0);
+    iterations(2);
+    CHECK_EQ(import(&r, &t, h, 1), FFL_IMPORT_SHUT_WR);
+    arrives_before_the_end(peer, 0);
+    sim_shut(peer);
+    close(t.fd);
+    iterations(3);
+    raw_finish(&r);
+}

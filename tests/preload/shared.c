@@ -57,21 +57,34 @@ static pid_t child_that_waits(void)
     return pid;
 }
 
-/* What was closed before the fork is not the child's, though its bytes are still on their way. */
-CASE(closed_before_the_fork)
+static char much[1 << 20];
+
+static size_t sends_as_much_as_it_can(void)
 {
-    static char much[1 << 20];
     size_t n = 0;
     ssize_t k;
-    connected();
     NEED(fcntl(server, F_SETFL, O_NONBLOCK) == 0);
     while ((k = write(server, much, sizeof(much))) > 0)
         n += (size_t)k;
-    close(server);
-    pid_t pid = child_that_waits();
+    return n;
+}
+
+static void all_is_heard(size_t n)
+{
+    ssize_t k;
     while ((k = read(client, much, sizeof(much))) > 0)
         n -= (size_t)k;
     saw("all of it, and the end", k < 0 ? k : (long)n);
+}
+
+/* What was closed before the fork is not the child's, though its bytes are still on their way. */
+CASE(closed_before_the_fork)
+{
+    connected();
+    size_t n = sends_as_much_as_it_can();
+    close(server);
+    pid_t pid = child_that_waits();
+    all_is_heard(n);
     close(held);
     ends(pid);
 }
@@ -166,6 +179,55 @@ CASE(a_child_shuts_it_down)
     saw("the parent's send", send(server, "x", 1, MSG_NOSIGNAL));
     NEED(write(client, "hello", 5) == 5);
     heard(server, 5);
+}
+
+CASE(a_child_shuts_it_down_behind_the_parents_bytes)
+{
+    connected();
+    size_t n = sends_as_much_as_it_can();
+    by_a_child(server, shuts_down);
+    saw("the parent's send", send(server, "x", 1, MSG_NOSIGNAL));
+    all_is_heard(n);
+}
+
+/* The child has had it since before they were sent; the parent ends before they are read. */
+CASE(a_child_shuts_it_down_behind_a_gone_process_s_bytes)
+{
+    size_t n;
+    int go[2], sent[2];
+    connected();
+    NEED(pipe(go) == 0 && pipe(sent) == 0);
+    pid_t pid = fork(), sender = pid ? fork() : 0;
+    if (pid == 0) {
+        NEED(read(go[0], buffer, 1) == 1);
+        shuts_down(server);
+        _exit(0);
+    }
+    if (sender == 0) {
+        n = sends_as_much_as_it_can();
+        _exit(write(sent[1], &n, sizeof(n)) != sizeof(n));
+    }
+    ends(sender);
+    NEED(read(sent[0], &n, sizeof(n)) == sizeof(n) && write(go[1], "x", 1) == 1);
+    ends(pid);
+    all_is_heard(n);
+}
+
+/* Received over a unix socket, in the same process or another. */
+CASE(what_was_passed_is_shut_down_behind_its_senders_bytes)
+{
+    int two[2], got;
+    connected();
+    NEED(socketpair(AF_UNIX, SOCK_STREAM, 0, two) == 0);
+    NEED(sendmsg(two[0], with_fd(server), 0) == 1);
+    size_t n = sends_as_much_as_it_can();
+    struct msghdr *m = with_fd(-1);
+    NEED(recvmsg(two[1], m, 0) == 1);
+    memcpy(&got, CMSG_DATA(CMSG_FIRSTHDR(m)), sizeof(got));
+    shuts_down(got);
+    close(got);
+    saw("the sender's send", send(server, "x", 1, MSG_NOSIGNAL));
+    all_is_heard(n);
 }
 
 /* Until `fd` has been told of its peer's reset, which no call takes. */

@@ -125,8 +125,10 @@ static int op_connect(struct endpoint *e, struct ffl_entry q)
         e->shut_wr &= e->dgram;
         e->readable = e->dgram; /* datagrams that came before are still there */
         group_connecting(e, rc == -EINPROGRESS);
-        if (e->group)
+        if (e->group) {
             e->group->connect_error = 0;
+            e->group->shut_wr &= e->dgram;
+        }
         data_unwritable(e, e->connecting);
         e->connect_tag = q.tag;
         int bad_watch = watch(e, FFL_READ | FFL_WRITE);
@@ -237,7 +239,7 @@ static int op_send(struct endpoint *e, struct ffl_entry q)
     if (slot->outstanding)
         return -EPROTO;
     /* The error was reported, or sending shut down: what comes later is dropped. */
-    if (e->failed || e->send_error || e->shut_wr || e->fd < 0) {
+    if (e->failed || e->send_error || (e->shut_wr && e->shut < 0) || e->fd < 0) {
         session_tx_release(s, q.buf);
         return 0;
     }
@@ -254,10 +256,7 @@ static int op_shutdown(struct endpoint *e, struct ffl_entry q)
 {
     if (q.arg < SHUT_RD || q.arg > SHUT_RDWR)
         return -EPROTO;
-    e->shut = (int8_t)(e->shut >= 0 && e->shut != q.arg ? SHUT_RDWR : q.arg);
-    e->shut_wr |= q.arg != SHUT_RD;
-    if (!e->connecting)
-        endpoint_ready(e);
+    shutdown_ask(e, q.arg);
     return 0;
 }
 

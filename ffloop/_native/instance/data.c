@@ -346,6 +346,8 @@ void data_drop_tx(struct endpoint *e)
 {
     while (e->tx_head != FFL_NO_BUF)
         tx_pop(e);
+    if (e->shut >= 0)
+        endpoint_ready(e);
 }
 
 /* Gathers the queue's head into iov; returns the count and the bytes. *more: are they to wait for
@@ -441,23 +443,6 @@ static int send_stream(struct endpoint *e)
     return (size_t)sent < bytes ? -EAGAIN : 0;
 }
 
-/* The other processes that have the socket cannot send any more either. */
-static void tell_of_shutdown(struct endpoint *e)
-{
-    struct endpoint *m;
-    if (!e->group)
-        return;
-    LIST_FOREACH(m, &e->group->members, member)
-    {
-        if (m == e || m->dgram || m->closing || m->shut_wr)
-            continue;
-        m->shut_wr = true;
-        data_drop_tx(m);
-        session_post(m->s, (struct ffl_entry){
-                               .op = FFL_OP_SHUTDOWN, .handle = m->handle, .buf = FFL_NO_BUF});
-    }
-}
-
 /* Sends queued buffers until the stack takes no more; then does a shutdown or close that waits. */
 void data_flush(struct endpoint *e)
 {
@@ -475,15 +460,8 @@ void data_flush(struct endpoint *e)
     }
     if (e->tx_head != FFL_NO_BUF)
         return;
-    if (e->shut >= 0 && !e->failed) {
-        int rc = OPS(in)->shutdown(ST(in), e->fd, e->shut);
-        if (rc < 0 && rc != -ENOTCONN)
-            ffl_log(FFL_LOG_INFO, "session %u: shutdown: %s", e->s->id, strerror(-rc));
-        e->shut_rd |= e->shut != SHUT_WR;
-        if (e->shut != SHUT_RD)
-            tell_of_shutdown(e);
-        e->shut = -1;
-    }
+    if (e->shut >= 0 && !shutdown_waits(e))
+        shutdown_now(e);
     if (e->closing)
         endpoint_close(e);
 }
@@ -541,7 +519,8 @@ bool data_pump(struct endpoint *e)
         data_flush(e);
     if (e->dead)
         return false;
-    bool more = e->reports || (e->tx_head != FFL_NO_BUF && !e->unwritable && !e->connecting);
+    bool sends = e->tx_head != FFL_NO_BUF && !e->unwritable && !e->connecting;
+    bool more = e->reports || sends || (e->shut >= 0 && shutdown_waits(e));
     if (e->listener)
         return accept_pump(e) || more;
     return pump_rx(e) || more;

@@ -184,10 +184,12 @@ void endpoint_close(struct endpoint *e)
     handover_keep(e);
     bool reset = e->fd >= 0 && ends_in_a_reset(e);
     ticket_keep(e);
+    data_drop_tx(e);
+    if (e->shut >= 0 && e->fd >= 0 && !e->connecting && group_shared(e))
+        shutdown_now(e);
     if (!e->group)
         burden_end(in, s->account, &e->settings);
     group_leave(e);
-    data_drop_tx(e);
     endpoint_close_fd(e, reset);
     leave_queue(e);
     timers_cancel(&in->timers, &e->timer);

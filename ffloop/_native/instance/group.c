@@ -106,6 +106,7 @@ struct group *group_of(struct endpoint *e)
     g->account = ledger_hold(&e->s->in->ledger, e->s->uid); /* it exists */
     g->dgram = e->dgram;
     g->settings = e->settings;
+    g->shut_wr = e->shut_wr;
     g->in = e->s->in;
     LIST_INIT(&g->members);
     STAILQ_INIT(&g->bytes);

@@ -15,6 +15,7 @@
  * control.c   the operations of the SQ
  * answer.c    arguments and answers of operations
  * data.c      the receive and transmit pumps
+ * shutdown.c  shutdowns
  * report.c    the error queue
  * burden.c    memberships and filters
  * accept.c    the accept pump
@@ -106,8 +107,10 @@ struct endpoint { /* one session's reference to one stack socket */
     bool reset;     /* its close is a reset: received data was not read */
     bool returned;  /* closed before its program knew of it (FFL_F_RETURN) */
     bool touched; /* its application may know of it: an operation named it, or it was read ahead */
-    int8_t shut;  /* pending SHUT_* after the queue, or -1 */
-    bool shut_wr; /* its program has shut down the sending side */
+    /* Pending SHUT_*, or -1: after the queue and what comes before this position of the SQ. */
+    int8_t shut;
+    uint32_t shut_at;
+    bool shut_wr;    /* the sending side is shut down */
     uint32_t armed;  /* == its session's `arming`: it is armed (endpoint_armed) */
     uint32_t closed; /* closing: in->next_serial when the application closed it */
     bool in_ready, in_stalled, dead;
@@ -134,6 +137,7 @@ struct group {
     struct settings settings;
     unsigned connecting; /* members that wait for a connect's end */
     int connect_error;   /* of the last connect: the stack tells it once */
+    bool shut_wr;        /* the sending side is shut down */
     unsigned refs;       /* references: each may take bytes and connections given back */
     unsigned uses;       /* refs, and connections that were accepted from it */
     LIST_HEAD(, endpoint) members;
@@ -159,7 +163,7 @@ struct held {
     uint32_t handle;         /* the exporting session's */
     int fd;
     int failed, send_error; /* as the endpoint's */
-    bool listener, dgram, connecting, shut_wr, mark;
+    bool listener, dgram, connecting, mark;
 };
 TAILQ_HEAD(held_list, held);
 
@@ -351,6 +355,12 @@ uint32_t group_take(struct endpoint *e, void *to, uint32_t room, uint8_t *flags)
 /* A connection that was given back, charged to l's session. -EMFILE: the session's quota is used
  * up. */
 int group_accept(struct endpoint *l, struct ffl_addr *peer, struct group **unread);
+
+/* shutdown.c */
+void shutdown_ask(struct endpoint *e, int how); /* the application's SHUTDOWN */
+bool shutdown_waits(const struct endpoint *e);  /* for entries that are to be executed before it */
+/* e's sends are sent, or dropped: its pending shutdown is done, or waits for other references'. */
+void shutdown_now(struct endpoint *e);
 
 /* offer.c */
 void offer_start(struct group *g);

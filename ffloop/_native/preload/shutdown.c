@@ -116,7 +116,10 @@ static int shut_stack(struct sock *s, int how)
         return 0;
     if (s->type == SOCK_STREAM && how == SHUT_WR && s->shut_rd)
         how = SHUT_RDWR;
-    return ffl_client_shutdown(s->session->c, s->h, how);
+    int rc = ffl_client_shutdown(s->session->c, s->h, how);
+    if (rc == 0 && sock_shared(s))            /* who is told of it finds it done */
+        (void)ffl_client_ping(s->session->c); /* fails: the session is lost */
+    return rc;
 }
 
 static int shut(struct sock *s, int how)

@@ -1,0 +1,77 @@
+/*
+ * shutdown.c - shutdown of a stack socket, which is for all its references.
+ *
+ * Callers: control.c, data.c, endpoint.c. What any of the processes sent before goes before a
+ * stream's end: the shutdown waits in each reference for the sends of that one, and the last one
+ * tells the stack.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+
+static int8_t both(int8_t how, int other)
+{
+    return (int8_t)(how >= 0 && how != other ? SHUT_RDWR : other);
+}
+
+bool shutdown_waits(const struct endpoint *e)
+{
+    const struct ffl_session *s = e->s;
+    if (s->dying || s->dead)
+        return false;
+    return (int32_t)(e->shut_at - s->ch.in.head) > 0 || s->rest_at < s->rest_n;
+}
+
+/* The other processes can send no more either. */
+static void tell(struct endpoint *m)
+{
+    m->shut_wr = true;
+    m->shut = both(m->shut, SHUT_WR);
+    m->shut_at = m->s->ch.in.head;
+    if (ffl_ring_avail(&m->s->ch.in) > 0) /* < 0: its next drain ends the session */
+        m->shut_at = m->s->ch.in.tail;
+    endpoint_ready(m);
+    if (!m->closing)
+        session_post(m->s, (struct ffl_entry){
+                               .op = FFL_OP_SHUTDOWN, .handle = m->handle, .buf = FFL_NO_BUF});
+    session_commit(m->s); /* before the asker hears of more */
+}
+
+void shutdown_ask(struct endpoint *e, int how)
+{
+    struct endpoint *m;
+    e->shut = both(e->shut, how);
+    e->shut_at = e->s->ch.in.head;
+    if (!e->connecting)
+        endpoint_ready(e);
+    if (how == SHUT_RD)
+        return;
+    e->shut_wr = true;
+    if (!e->group)
+        return;
+    e->group->shut_wr = true;
+    LIST_FOREACH(m, &e->group->members, member)
+    if (!m->dgram && !m->shut_wr)
+        tell(m);
+}
+
+void shutdown_now(struct endpoint *e)
+{
+    struct ffl_instance *in = e->s->in;
+    struct endpoint *m;
+    int8_t how = e->shut;
+    e->shut = -1;
+    for (m = e->group && how != SHUT_RD ? LIST_FIRST(&e->group->members) : NULL; m;
+         m = LIST_NEXT(m, member)) {
+        if (m->shut == SHUT_WR || m->shut == SHUT_RDWR) {
+            m->shut = both(m->shut, how);
+            return;
+        }
+    }
+    int rc = OPS(in)->shutdown(ST(in), e->fd, how);
+    if (rc < 0 && rc != -ENOTCONN)
+        ffl_log(FFL_LOG_INFO, "session %u: shutdown: %s", e->s->id, strerror(-rc));
+    e->shut_rd |= how != SHUT_WR;
+}
