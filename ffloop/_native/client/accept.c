@@ -203,5 +203,7 @@ int ffl_client_take(struct ffl_client *c, int h)
     client_look(c);
     while (rc >= 0 && !l->acc_head && (l->offered || !l->asking)) /* offered meanwhile */
         rc = client_call(c, take(l), NULL, 0);
+    if (rc == -ETIMEDOUT) /* no error of accept's: the answer, when it comes, makes it readable */
+        rc = 0;
     return rc < 0 ? rc : l->acc_head ? 0 : -EAGAIN;
 }

@@ -6,6 +6,8 @@
  */
 #include "internal.h"
 
+#include "limit.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -77,9 +79,8 @@ uint32_t client_arg(struct ffl_client *c, const void *data, size_t len)
 /* Spins for the answer, then sleeps until the doorbell, the time-out or the session's end. */
 static int wait_answer(struct ffl_client *c)
 {
-    int64_t now = ffl_now_ns();
-    int64_t until = now + c->timeout_ms * 1000000LL;
-    int64_t spin = now + (ffl_cpu_count() >= 3 && !c->driver ? SPIN_CALL_NS : 0);
+    struct ffl_limit limit = ffl_limit(c->timeout_ms);
+    int64_t spin = limit.looked_ns + (ffl_cpu_count() >= 3 && !c->driver ? SPIN_CALL_NS : 0);
     struct ffl_event none[2];
     for (;;) {
         client_reap(c);
@@ -87,14 +88,13 @@ static int wait_answer(struct ffl_client *c)
             return c->call.res;
         if (c->detached)
             return -c->detached;
-        now = ffl_now_ns();
-        if (now >= until)
+        int64_t left = ffl_limit_left(&limit);
+        if (left == 0)
             return -ETIMEDOUT;
-        if (now < spin) {
+        if (limit.looked_ns < spin)
             ffl_cpu_relax();
-            continue;
-        }
-        client_sleep(c, none, 0, c->own_epfd, until - now, false);
+        else
+            client_sleep(c, none, 0, c->own_epfd, left, false);
     }
 }
 

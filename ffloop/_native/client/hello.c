@@ -5,6 +5,7 @@
  */
 #include "internal.h"
 
+#include "limit.h"
 #include "place.h"
 
 #include <errno.h>
@@ -22,30 +23,29 @@ int client_limit_ms(int timeout_ms)
 
 struct readable {
     int fd;
-    int64_t until;
+    struct ffl_limit limit;
 };
 
 static bool is_readable(void *arg)
 {
-    const struct readable *r = arg;
+    struct readable *r = arg;
     struct pollfd p = {.fd = r->fd, .events = POLLIN};
-    return poll(&p, 1, 0) != 0 || ffl_now_ns() >= r->until;
+    return poll(&p, 1, 0) != 0 || ffl_limit_left(&r->limit) == 0;
 }
 
 static int wait_readable(int fd, int timeout_ms, const struct ffl_driver *driver)
 {
     struct pollfd p = {.fd = fd, .events = POLLIN};
-    int64_t until = ffl_now_ns() + timeout_ms * 1000000LL;
+    struct readable r = {fd, ffl_limit(timeout_ms)};
     if (driver)
-        driver->run(driver->arg, is_readable, &(struct readable){fd, until});
+        driver->run(driver->arg, is_readable, &r);
     for (;;) {
-        int64_t left = until - ffl_now_ns();
-        int n = poll(&p, 1, left > 0 ? (int)((left + 999999) / 1000000) : 0);
+        int left_ms = ffl_limit_left_ms(&r.limit), n = poll(&p, 1, left_ms);
         if (n > 0)
             return 0;
-        if (n == 0)
+        if (n == 0 && left_ms == 0)
             return -ETIMEDOUT;
-        if (errno != EINTR)
+        if (n < 0 && errno != EINTR)
             return -errno;
     }
 }
@@ -53,8 +53,8 @@ static int wait_readable(int fd, int timeout_ms, const struct ffl_driver *driver
 /* connect() with a time-out: it waits while a stopped instance's backlog is full. */
 static int connect_within(int s, const struct sockaddr_un *sa, socklen_t len, int timeout_ms)
 {
-    int64_t until = ffl_now_ns() + client_limit_ms(timeout_ms) * 1000000LL, left;
-    while ((left = until - ffl_now_ns()) > 0) {
+    struct ffl_limit limit = ffl_limit(client_limit_ms(timeout_ms));
+    for (int64_t left; (left = ffl_limit_left(&limit)) > 0;) {
         int64_t us = left / 1000 + 1; /* 0 would be for ever */
         struct timeval tv = {.tv_sec = us / 1000000, .tv_usec = us % 1000000};
         if (setsockopt(s, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv)) < 0)

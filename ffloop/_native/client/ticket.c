@@ -7,6 +7,8 @@
  */
 #include "internal.h"
 
+#include "limit.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -39,10 +41,13 @@ int ffl_client_ticket(const struct ffl_client_opts *o, struct ffl_ticket *out, c
 static int tell(int ticket, const struct ffl_ticket_msg *m, const int *fds, int nfds)
 {
     struct pollfd p = {.fd = ticket, .events = POLLOUT};
-    int rc;
-    while ((rc = ffl_msg_send(ticket, m, sizeof(*m), fds, nfds)) == -EAGAIN)
-        if (poll(&p, 1, TELL_TIMEOUT_MS) == 0)
+    struct ffl_limit limit = ffl_limit(TELL_TIMEOUT_MS);
+    int rc, left_ms;
+    while ((rc = ffl_msg_send(ticket, m, sizeof(*m), fds, nfds)) == -EAGAIN) {
+        if ((left_ms = ffl_limit_left_ms(&limit)) == 0)
             return -ETIMEDOUT;
+        (void)poll(&p, 1, left_ms); /* fails: the next try says it */
+    }
     return rc;
 }
 

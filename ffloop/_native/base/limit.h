@@ -1,0 +1,40 @@
+/*
+ * limit.h - the time limit of a wait for another process, which runs only while this one looks.
+ *
+ * Callers: client/. Of the time between two looks FFL_LOOK_NS counts at most. So a process that was
+ * stopped, or whose machine stood still (as a virtual one does while it moves), has not waited
+ * meanwhile: it looks again before it gives up, and loses no socket. The sleeps between the looks
+ * are no longer than ffl_limit_left says.
+ */
+#ifndef FFL_LIMIT_H
+#define FFL_LIMIT_H
+
+#include "base.h"
+
+struct ffl_limit {
+    int64_t left_ns, looked_ns;
+};
+
+static inline struct ffl_limit ffl_limit(int64_t ms)
+{
+    return (struct ffl_limit){.left_ns = ms * 1000000, .looked_ns = ffl_now_ns()};
+}
+
+/* A look: for how long the next sleep may last; 0: the limit is reached. */
+static inline int64_t ffl_limit_left(struct ffl_limit *l)
+{
+    int64_t now = ffl_now_ns(), past = now - l->looked_ns;
+    l->looked_ns = now;
+    l->left_ns -= past < FFL_LOOK_NS ? past : FFL_LOOK_NS;
+    if (l->left_ns <= 0)
+        return 0;
+    return l->left_ns < FFL_LOOK_NS ? l->left_ns : FFL_LOOK_NS;
+}
+
+/* The same in milliseconds, rounded up, for poll(2). */
+static inline int ffl_limit_left_ms(struct ffl_limit *l)
+{
+    return (int)((ffl_limit_left(l) + 999999) / 1000000);
+}
+
+#endif
