@@ -90,6 +90,7 @@ SETTINGS = _table()  # by variable
 LOOP: int = lib.FFL_SETTING_LOOP  # bits of Setting.users
 SHIM: int = lib.FFL_SETTING_SHIM
 _OF_LOOPS = [(name, row.argument) for name, row in SETTINGS.items() if row.argument]
+_RAW = frozenset(os.fsencode(name) for name, _ in _OF_LOOPS)
 
 STACKS = SETTINGS["FFLOOP_STACK"].words
 KERNEL_SOCKETS = SETTINGS["FFLOOP_KERNEL_SOCKETS"].words
@@ -132,6 +133,11 @@ def environment() -> MutableMapping[str, str]:
 def load(environ: Mapping[str, str] | None = None, **arguments: Any) -> Config:
     """Merges arguments (None: not given) over the environment. Raises ConfigError."""
     environ = environment() if environ is None else environ
+    # os.environ raises and catches an exception for each name that it lacks; its dictionary of
+    # bytes, the same in each Python, says at once that it lacks all.
+    raw = getattr(environ, "_data", None)
+    if isinstance(raw, dict) and _RAW.isdisjoint(raw):
+        environ = {}
     given: list[tuple[str, str, str]] = []
     for variable, argument in _OF_LOOPS:
         chosen = arguments.pop(argument, None)

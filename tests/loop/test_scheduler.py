@@ -1,7 +1,9 @@
 """call_soon, handles, timers, wake-ups. ffloop's are compiled, and must be asyncio's."""
 
 import asyncio
+import contextlib
 import contextvars
+import functools
 import gc
 import socket
 import threading
@@ -519,3 +521,53 @@ def test_methods_of_ones_own_stay():
     finally:
         loop.close()
     assert loop.create_future().get_loop() is loop
+
+
+def test_the_collector_passes_by_what_a_running_loop_will_call(run_ff):
+    """What it will call is alive. Afterwards, and once the loop stops, handles are collected."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        soon, later = loop.call_soon(print), loop.call_later(60, print)
+        assert not gc.is_tracked(soon)
+        assert not gc.is_tracked(later)
+        at_once = loop.call_later(0, print)
+        await asyncio.sleep(0.001)
+        assert gc.is_tracked(soon)
+        assert gc.is_tracked(at_once)
+        reads = loop.add_reader(near, print)
+        assert reads is None or gc.is_tracked(reads)
+        return later, loop.call_soon(print)
+
+    near, far = socket.socketpair()
+    with near, far, contextlib.closing(ffloop.new_event_loop()) as loop:
+        assert all(map(gc.is_tracked, loop.run_until_complete(main())))
+        assert gc.is_tracked(loop.call_later(60, print))
+        assert all(map(gc.is_tracked, loop._scheduled))
+
+
+def test_a_loop_with_timers_that_nobody_closed_is_collected(run_ff, warned):
+    """And what its timers and callbacks refer to, though they refer to each other."""
+
+    class Kept:
+        pass
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        for call in (loop.call_soon, functools.partial(loop.call_later, 60)):
+            kept = Kept()
+            kept.handle, kept.loop = call(print, kept), loop
+            refs.append(weakref.ref(kept))
+        loop.stop()
+
+    refs: list[weakref.ref] = []
+    loop = ffloop.new_event_loop()
+    task = loop.create_task(main())
+    loop.run_forever()
+    loop.call_later(60, print, task)
+    refs.append(weakref.ref(loop))
+    del loop, task
+    gc.collect()
+    warned.clear()
+    gc.collect()
+    assert [ref() for ref in refs] == [None] * 3

@@ -27,6 +27,8 @@ struct direct {
     int others; /* how many events of the selector's descriptors stand at the end of `events` */
     struct ffl_try spin;
     struct direct_counters n;
+    bool shown;                     /* the page was asked for */
+    struct ffl_lag lag;             /* until then */
     struct ffl_instance_page *page; /* page.c, and its descriptor; or NULL */
     int page_fd;
     struct epoll_event events[BATCH]; /* of the batch from 0 on, the others from the end */
@@ -43,8 +45,27 @@ struct direct *direct_new(int64_t spin_us)
     }
     memset(d, 0, offsetof(struct direct, events));
     ffl_try_init(&d->spin, spin_us);
-    d->page = page_open(&d->page_fd);
     return d;
+}
+
+/* Opens the page, with the first socket or before the first sleep: a loop that does its work at
+ * once and is closed has none. */
+static void show(Dispatcher *dispatcher)
+{
+    struct direct *d = dispatcher->direct;
+    if (d->shown)
+        return;
+    d->shown = true;
+    d->page = page_open(&d->page_fd);
+    struct ffl_lag *lag = page_lag(d->page);
+    if (lag)
+        *lag = d->lag;
+    dispatcher->lag = lag;
+}
+
+struct ffl_lag *direct_lag(struct direct *d)
+{
+    return &d->lag;
 }
 
 void direct_free(struct direct *d)
@@ -65,11 +86,6 @@ int direct_traverse(const struct direct *d, visitproc visit, void *arg)
     for (int i = 0; i < d->size; i++)
         Py_VISIT(d->owners[i]);
     return 0;
-}
-
-struct ffl_lag *direct_lag(const struct direct *d)
-{
-    return page_lag(d->page);
 }
 
 void direct_accepted(Dispatcher *d)
@@ -120,6 +136,7 @@ int direct_watch(Dispatcher *dispatcher, int fd, unsigned events, unsigned befor
     struct epoll_event e = {.events = events, .data.u64 = (uint32_t)fd};
     if (!d) /* the loop is closed */
         return 0;
+    show(dispatcher);
     if (fd >= d->size && grow(d, fd) < 0)
         return -1;
     int op = !before ? EPOLL_CTL_ADD : events ? EPOLL_CTL_MOD : EPOLL_CTL_DEL;
@@ -192,6 +209,8 @@ int direct_wait(Dispatcher *dispatcher, int64_t timeout_ns, int wake_fd)
 {
     struct direct *d = dispatcher->direct;
     dispatcher->index = dispatcher->count = d->others = 0;
+    if (timeout_ns)
+        show(dispatcher);
     PyThreadState *thread = timeout_ns ? PyEval_SaveThread() : NULL;
     int n = wait_for_events(dispatcher, timeout_ns);
     if (thread)

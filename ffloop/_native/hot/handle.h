@@ -16,6 +16,11 @@ PyObject *timer_new(PyObject *loop, double when, PyObject *const *args, Py_ssize
                     PyObject *context);
 
 bool handle_is(PyObject *object);    /* one that handle_new() has made */
+void handle_track(PyObject *handle); /* any object: the garbage collector looks at it */
+/* It is run soon: what it refers to comes into the cache. */
+void handle_fetch(PyObject *handle);
+/* Drops the reference of a loop that has run it, or will not. */
+void handle_drop(PyObject *handle);
 int handle_cancel(PyObject *handle); /* any Handle. 0 or -1 */
 
 /* Runs any Handle, asyncio's own too, unless it was cancelled. A callback's exception goes to

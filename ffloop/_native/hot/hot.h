@@ -137,7 +137,7 @@ direct_batch(Dispatcher *d); /* [(descriptor, epoll events)] of the batch, which
 /* A Stream, an Acceptor or None: a new reference. */
 PyObject *direct_owner(Dispatcher *d, int fd);
 PyObject *direct_counters(Dispatcher *d);
-struct ffl_lag *direct_lag(const struct direct *d); /* or NULL */
+struct ffl_lag *direct_lag(struct direct *d); /* until there is a page */
 /* Gives the descriptor's events to the owner from now on (0: none); `before`: the events until now.
  * 0, or -1 with an exception. */
 int direct_watch(Dispatcher *d, int fd, unsigned events, unsigned before, PyObject *owner);

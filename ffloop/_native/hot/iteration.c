@@ -122,7 +122,10 @@ static int queue_due_timers(Scheduler *s)
         int off = timer ? handle_cancelled(timer) : -1;
         s->cancelled -= off > 0;
         rc = off ? off < 0 ? -1 : 0 : queue_append(s->ready, timer);
-        Py_XDECREF(timer);
+        if (off == 0)
+            Py_DECREF(timer);
+        else if (timer)
+            handle_drop(timer);
     }
     return rc;
 }
@@ -132,11 +135,12 @@ static int run_ready(Scheduler *s)
 {
     int rc = 0;
     for (Py_ssize_t n = queue_size(s->ready); rc == 0 && n > 0; n--) {
+        queue_fetch(s->ready);
         PyObject *handle = queue_popleft(s->ready);
         if (!handle)
             break; /* a callback took it */
         rc = handle_run(handle, (PyObject *)s);
-        Py_DECREF(handle);
+        handle_drop(handle);
         if (rc == 0)
             rc = gather_next();
     }

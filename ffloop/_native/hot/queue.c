@@ -1,7 +1,9 @@
 /* queue.c - a circular array of references that grows. See queue.h. */
 #include "queue.h"
+#include "handle.h"
 
 #define FIRST_ROOM 64
+#define FETCH 8 /* places from an item to the one that is fetched, its callback half as many */
 #define KEPT_ROOM 4096 /* an empty queue keeps so many places at most */
 
 typedef struct {
@@ -69,6 +71,22 @@ PyObject *queue_popleft(PyObject *queue)
     return item;
 }
 
+void queue_fetch(PyObject *queue)
+{
+    Queue *q = (Queue *)queue;
+    if (q->size <= FETCH)
+        return;
+    __builtin_prefetch(*slot(q, FETCH));
+    handle_fetch(*slot(q, FETCH / 2));
+}
+
+void queue_track(PyObject *queue)
+{
+    Queue *q = (Queue *)queue;
+    for (size_t i = 0; i < q->size; i++)
+        handle_track(*slot(q, i));
+}
+
 static int queue_traverse(PyObject *self, visitproc visit, void *arg)
 {
     Queue *q = (Queue *)self;
@@ -82,7 +100,7 @@ static int queue_clear(PyObject *self)
 {
     PyObject *item;
     while ((item = queue_popleft(self)))
-        Py_DECREF(item);
+        handle_drop(item);
     return 0;
 }
 
@@ -106,7 +124,9 @@ static PyObject *py_append(PyObject *self, PyObject *item)
 static PyObject *py_popleft(PyObject *self, PyObject *unused)
 {
     PyObject *item = queue_popleft(self);
-    if (!item)
+    if (item)
+        handle_track(item);
+    else
         PyErr_SetString(PyExc_IndexError, "pop from an empty queue");
     return item;
 }
@@ -123,7 +143,9 @@ static PyObject *py_item(PyObject *self, Py_ssize_t i)
         PyErr_SetString(PyExc_IndexError, "queue index out of range");
         return NULL;
     }
-    return Py_NewRef(*slot((Queue *)self, (size_t)i));
+    PyObject *item = *slot((Queue *)self, (size_t)i);
+    handle_track(item);
+    return Py_NewRef(item);
 }
 
 static PyMethodDef queue_methods[] = {

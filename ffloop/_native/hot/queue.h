@@ -15,6 +15,9 @@ int queue_append(PyObject *queue, PyObject *item);
 /* The first item, as a new reference; NULL without an exception: the queue is empty. */
 PyObject *queue_popleft(PyObject *queue);
 Py_ssize_t queue_size(PyObject *queue);
+/* The first item is about to be run: those behind it come into the cache. */
+void queue_fetch(PyObject *queue);
+void queue_track(PyObject *queue); /* handle_track of all items */
 
 int queue_exec(PyObject *module);
 

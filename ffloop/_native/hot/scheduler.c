@@ -256,6 +256,11 @@ bool scheduler_debug(PyObject *loop)
     return ((Scheduler *)loop)->debug;
 }
 
+bool scheduler_runs(PyObject *loop)
+{
+    return ((Scheduler *)loop)->forever;
+}
+
 void scheduler_timer_cancelled(PyObject *loop)
 {
     ((Scheduler *)loop)->cancelled++;
@@ -282,6 +287,18 @@ static int set_flag(PyObject *self, PyObject *value, void *offset)
     if (on >= 0)
         *((char *)self + (size_t)offset) = (char)on;
     return on < 0 ? -1 : 0;
+}
+
+/* A loop that does not run may be garbage, with all that it is to call. */
+static int set_forever(PyObject *self, PyObject *value, void *offset)
+{
+    Scheduler *s = (Scheduler *)self;
+    int rc = set_flag(self, value, offset);
+    if (!s->forever) {
+        queue_track(s->ready);
+        timers_track(&s->timers);
+    }
+    return rc;
 }
 
 static PyObject *get_ready(PyObject *self, void *unused)
@@ -326,7 +343,7 @@ static PyGetSetDef scheduler_getset[] = {
     FLAG("_closed", closed),
     FLAG("_debug", debug),
     FLAG("_stopping", stopping),
-    FLAG("_forever", forever),
+    {"_forever", get_flag, set_forever, NULL, (void *)offsetof(Scheduler, forever)},
     {"_ready", get_ready, set_ready, NULL, NULL},
     {"_scheduled", get_timers, set_timers, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},

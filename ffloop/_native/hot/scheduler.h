@@ -37,6 +37,7 @@ typedef struct {
 
 /* `loop` is a Scheduler. */
 bool scheduler_debug(PyObject *loop);
+bool scheduler_runs(PyObject *loop);            /* in run_forever */
 void scheduler_timer_cancelled(PyObject *loop); /* counts a cancelled timer in the loop's heap */
 /* Takes the timers back from asyncio's own code. 0 or -1. */
 int scheduler_own_timers(Scheduler *s);

@@ -49,6 +49,8 @@ int timers_push(struct timers *t, PyObject *timer, double when)
 PyObject *timers_pop(struct timers *t)
 {
     PyObject *first = t->heap[0].timer;
+    for (Py_ssize_t i = 1; i < t->n && i < 3; i++)
+        __builtin_prefetch(t->heap[i].timer); /* one of them is the next */
     if (--t->n)
         sift_down(t, 0, t->heap[t->n]);
     else if (t->room > KEPT_ROOM)
@@ -89,7 +91,7 @@ int timers_tidy(struct timers *t, Py_ssize_t *cancelled)
         PyObject *first = timers_pop(t);
         if (!first)
             return -1;
-        Py_DECREF(first);
+        handle_drop(first);
         (*cancelled)--;
     }
     return off < 0 ? -1 : 0;
@@ -98,6 +100,7 @@ int timers_tidy(struct timers *t, Py_ssize_t *cancelled)
 PyObject *timers_give(struct timers *t)
 {
     PyObject *list = PyList_New(t->n);
+    timers_track(t);
     for (Py_ssize_t i = 0; list && i < t->n; i++)
         PyList_SetItem(list, i, t->heap[i].timer);
     if (list)
@@ -120,6 +123,12 @@ int timers_take(struct timers *t, PyObject *list)
     return PyList_SetSlice(list, 0, PyList_Size(list), NULL);
 }
 
+void timers_track(const struct timers *t)
+{
+    for (Py_ssize_t i = 0; i < t->n; i++)
+        handle_track(t->heap[i].timer);
+}
+
 int timers_traverse(const struct timers *t, visitproc visit, void *arg)
 {
     for (Py_ssize_t i = 0; i < t->n; i++)
@@ -132,6 +141,6 @@ void timers_clear(struct timers *t)
     struct timers was = *t;
     *t = (struct timers){0};
     for (Py_ssize_t i = 0; i < was.n; i++)
-        Py_DECREF(was.heap[i].timer);
+        handle_drop(was.heap[i].timer);
     PyMem_Free(was.heap);
 }

@@ -29,6 +29,7 @@ int timers_tidy(struct timers *t, Py_ssize_t *cancelled);
 PyObject *timers_give(struct timers *t);           /* all of them: a new list in heapq's order */
 int timers_take(struct timers *t, PyObject *list); /* empties the list */
 
+void timers_track(const struct timers *t); /* handle_track of all */
 int timers_traverse(const struct timers *t, visitproc visit, void *arg);
 void timers_clear(struct timers *t);
 

@@ -25,6 +25,8 @@ static PyObject *add(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObje
         return NULL;
     PyObject *context = keys && PyTuple_Size(keys) ? args[n] : Py_None;
     PyObject *handle = handle_new(self, args + 1, n - 1, context);
+    if (handle)
+        handle_track(handle); /* it outlives the run of the loop */
     if (handle && watchers_set(s->watchers, args[0], side, handle) < 0)
         Py_CLEAR(handle);
     return handle;
