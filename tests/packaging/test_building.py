@@ -39,6 +39,15 @@ def test_another_c_library_is_named(tmp_path: Path) -> None:
     assert "musl" in said
 
 
+def test_an_interpreter_without_the_limited_api_is_named(tmp_path: Path) -> None:
+    """scikit-build-core names no component of a free-threaded Python."""
+    said = refused(
+        tmp_path, "-DSKBUILD=2", "-DSKBUILD_PROJECT_VERSION_FULL=0", "-DSKBUILD_SABI_COMPONENT="
+    )
+    assert "needs a CPython with the GIL" in said
+    assert "free-threaded" in said
+
+
 def test_no_fstack_is_named(tmp_path: Path) -> None:
     said = refused(tmp_path, "-DFFL_FSTACK=ON", f"-DFF_PATH={tmp_path}")
     assert f"FF_PATH='{tmp_path}' has no lib/libfstack.a" in said
