@@ -4,6 +4,9 @@
 
 #include "spin.h"
 
+#include <limits.h>
+#include <sys/stat.h>
+
 #define US 1000
 
 TEST(never)
@@ -88,6 +91,50 @@ TEST(auto_depends_on_the_machine)
     struct ffl_spin s;
     ffl_spin_init(&s, FFL_SPIN_AUTO);
     CHECK_EQ(s.limit_ns, ffl_cpu_count() >= 3 ? 50 * US : 0);
+}
+
+/* ---- CPUs ------------------------------------------------------------------------------------ */
+
+static void put_file(const char *path, const char *text)
+{
+    FILE *f = fopen(path, "we");
+    CHECK(f && fputs(text, f) >= 0 && fclose(f) == 0);
+}
+
+/* In the working folder, which is the test's own. */
+static void put_cgroup(const char *dir, const char *file, const char *text)
+{
+    char path[100];
+    snprintf(path, sizeof(path), "%s/%s", dir, file);
+    put_file(path, text);
+}
+
+TEST(a_cgroups_quota_counts)
+{
+    char top[] = "cgroup-XXXXXX", sub[64], deep[64], v1[64], list[64];
+    CHECK(mkdtemp(top));
+    snprintf(sub, sizeof(sub), "%s/a", top);
+    snprintf(deep, sizeof(deep), "%s/a/b", top);
+    snprintf(v1, sizeof(v1), "%s/cpu", top);
+    snprintf(list, sizeof(list), "%s/list", top);
+    CHECK(mkdir(sub, 0700) == 0 && mkdir(deep, 0700) == 0 && mkdir(v1, 0700) == 0);
+    CHECK_EQ(ffl_cpu_quota(list, top), INT_MAX); /* no cgroups */
+    put_file(list, "4:cpuset:/a\n1:name=systemd:/\n0::/a/b\n");
+    CHECK_EQ(ffl_cpu_quota(list, top), INT_MAX);
+    put_cgroup(deep, "cpu.max", "max 100000\n");
+    CHECK_EQ(ffl_cpu_quota(list, top), INT_MAX);
+    put_cgroup(sub, "cpu.max", "350000 100000\n"); /* of the one above */
+    CHECK_EQ(ffl_cpu_quota(list, top), 3);
+    put_cgroup(deep, "cpu.max", "20000 100000\n");
+    CHECK_EQ(ffl_cpu_quota(list, top), 1);
+    put_file(list, "2:cpuacct,cpu:/not/seen/in/here\n0::/\n"); /* the first version of cgroups */
+    CHECK_EQ(ffl_cpu_quota(list, top), INT_MAX);
+    put_cgroup(v1, "cpu.cfs_period_us", "50000\n");
+    put_cgroup(v1, "cpu.cfs_quota_us", "-1\n");
+    CHECK_EQ(ffl_cpu_quota(list, top), INT_MAX);
+    put_cgroup(v1, "cpu.cfs_quota_us", "100000\n");
+    CHECK_EQ(ffl_cpu_quota(list, top), 2);
+    CHECK(ffl_cpu_count() >= 1);
 }
 
 /* ---- trying -------------------------------------------------------------------------------- */

@@ -1,11 +1,10 @@
-/* base.c - the clock, the log, words for errors, the number of CPUs. See base.h. */
+/* base.c - the clock, the log, words for errors. See base.h. */
 #include "base.h"
 
 #include "calls.h"
 
 #include <errno.h>
 #include <poll.h>
-#include <sched.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -190,13 +189,4 @@ const char *ffl_strerror(int err)
     default:
         return strerror(err);
     }
-}
-
-int ffl_cpu_count(void)
-{
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof(set), &set) == 0)
-        return CPU_COUNT(&set);
-    long n = sysconf(_SC_NPROCESSORS_ONLN);
-    return n > 0 ? (int)n : 1;
 }
