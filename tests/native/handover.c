@@ -474,6 +474,64 @@ TEST(a_listener_with_a_filter_shares)
     raw_finish(&b);
 }
 
+static int left; /* connections in the backlog of the listener that was closed last */
+
+static int noting_close(void *st, int fd)
+{
+    int n = ffl_sim_ops.backlog(st, fd);
+    left = n < 0 ? left : n;
+    return ffl_sim_ops.close(st, fd);
+}
+
+/* In a drain too: who waits in the backlog is let go a few at a time, by whoever has it last. */
+static void drained(int64_t keep_ns)
+{
+    enum { MANY = 100 };
+    struct raw a, b;
+    int peer[MANY];
+    struct ffl_stack_ops stack = ffl_sim_ops;
+    stack.close = noting_close;
+    lab_defaults("sim");
+    lab.o.stack = &stack;
+    lab.o.keep_ns = keep_ns;
+    lab_start_manual("");
+    quiet();
+    raw_attach(&a);
+    raw_attach(&b);
+    listen_at(&a, 0, 0, true);
+    CHECK_EQ(raw_bind(&b, 3, "10.0.0.1", 80, true), 0);
+    listens(&b, 3, MANY);
+    dial(peer, MANY);
+    if (keep_ns) {
+        raw_gone(&a);
+        iterations(3);
+        raw_gone(&b);
+        iterations(3);
+        CHECK(!TAILQ_EMPTY(&lab.in->kept));
+    }
+    left = -1;
+    ffl_instance_drain(lab.in);
+    while (iterate() >= 0)
+        ;
+    CHECK(left >= 0 && left < MANY / 4);
+    if (!keep_ns) {
+        raw_gone(&a);
+        raw_gone(&b);
+    }
+    shut(peer, MANY);
+    lab_stop();
+}
+
+TEST(a_shared_listener_is_drained)
+{
+    drained(0);
+}
+
+TEST(a_kept_listener_is_drained)
+{
+    drained(3600 * FFL_NS_PER_SEC);
+}
+
 /* ---- the client ---------------------------------------------------------------------------- */
 
 static struct ffl_client *attach(void)

@@ -335,3 +335,22 @@ TEST(notify)
     CHECK_EQ(notify_open(), -ENOENT);
     notify_send("READY=1");
 }
+
+/* A peer that says nothing does not keep it, whoever it is: it may try again as often as it likes. */
+TEST(embedded_does_not_wait_for_who_is_silent)
+{
+    struct raw r;
+    lab_defaults("sim");
+    lab.o.embedded = true;
+    lab_start_manual("");
+    raw_attach(&r);
+    int silent = lab_dial();
+    iterations(3);
+    CHECK_EQ(lab.in->ledger.n[CHARGE_PENDING], 1);
+    raw_gone(&r);
+    while (iterate() >= 0)
+        ;
+    CHECK_EQ(lab.in->ledger.n[CHARGE_PENDING], 1);
+    close(silent);
+    lab_stop();
+}

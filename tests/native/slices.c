@@ -588,6 +588,7 @@ static void start_lenient(void)
     lenient = ffl_sim_ops;
     lenient.setsockopt = takes_all;
     lab.o.stack = &lenient;
+    lab.o.user_memberships = 3;
     lab_start_manual("");
     raw_attach(&bad);
     for (uint32_t h = 0; h < 2; h++)
@@ -608,7 +609,6 @@ static void nothing_is_charged(void)
 TEST(slices_memberships_are_few)
 {
     start_lenient();
-    lab.in->ledger.user_limit[CHARGE_MEMBERSHIP] = 3;
     for (uint32_t i = 0; i < 3; i++)
         CHECK_EQ(member(i % 2, IPV6_JOIN_GROUP), 0);
     CHECK_EQ(member(1, IPV6_JOIN_GROUP), -ENOBUFS);
@@ -628,6 +628,9 @@ TEST(slices_filters_are_short)
     CHECK_EQ(filter(1, 60), -ENOMEM); /* the old one stays */
     CHECK_EQ(filter(1, 10), 0);       /* in its place */
     CHECK_EQ(filter(0, 40), 0);
+    struct ffl_optarg off = {.level = SOL_SOCKET, .name = SO_DETACH_FILTER, .len = sizeof(int)};
+    CHECK_EQ(answer_of(FFL_OP_SETSOCKOPT, 0, &off, sizeof(off)), 0);
+    CHECK_EQ(filter(1, 90), 0); /* what the first has given back */
     nothing_is_charged();
 }
 

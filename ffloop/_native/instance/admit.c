@@ -176,6 +176,8 @@ void admit_peer(struct ffl_instance *in, int sock, bool brought)
     note_pending(in);
     if (!brought && !ffl_policy_admits(&in->o.policy, sock, cred.uid, cred.gid))
         turn_away(p);
+    else
+        in->empty_since = 0; /* embedded: it has time for its hello */
     if (ctl_add(in, sock, p->deaf ? EPOLLRDHUP : EPOLLIN | EPOLLRDHUP, &p->src) < 0)
         leave(p);
 }

@@ -38,6 +38,14 @@ int burden_charge(struct endpoint *e, const struct ffl_option *o, uint32_t filte
     return ledger_charge(l, payer(e), CHARGE_FILTER, filter) < 0 ? -ENOMEM : 0;
 }
 
+/* own: of SO_ATTACH_FILTER; else of the reuseport group. */
+static void replace_filter(struct endpoint *e, bool own, uint32_t cost)
+{
+    uint32_t *old = &group_settings(e)->filter[own];
+    ledger_discharge(&e->s->in->ledger, payer(e), CHARGE_FILTER, *old);
+    *old = cost;
+}
+
 void burden_settle(struct endpoint *e, const struct ffl_option *o, uint32_t filter, bool done)
 {
     struct ledger *l = &e->s->in->ledger;
@@ -49,19 +57,19 @@ void burden_settle(struct endpoint *e, const struct ffl_option *o, uint32_t filt
         return;
     }
     s->memberships += joins;
+    if (o && o->flags & FFL_OPTION_DETACH)
+        replace_filter(e, o->name == SO_DETACH_FILTER, 0);
     if (leaves && s->memberships) { /* of a group's several sources one; the rest at the close */
         s->memberships--;
         ledger_discharge(l, payer(e), CHARGE_MEMBERSHIP, 1);
     }
-    if (filter) {
-        uint32_t *old = &s->filter[o->name == SO_ATTACH_FILTER];
-        ledger_discharge(l, payer(e), CHARGE_FILTER, *old);
-        *old = filter;
-    }
+    if (filter)
+        replace_filter(e, o->name == SO_ATTACH_FILTER, filter);
 }
 
-void burden_end(struct ffl_instance *in, struct account *a, const struct settings *s)
+void burden_end(struct ffl_instance *in, struct account *a, struct settings *s)
 {
     ledger_discharge(&in->ledger, a, CHARGE_MEMBERSHIP, s->memberships);
     ledger_discharge(&in->ledger, a, CHARGE_FILTER, (uint64_t)s->filter[0] + s->filter[1]);
+    s->memberships = s->filter[0] = s->filter[1] = 0;
 }

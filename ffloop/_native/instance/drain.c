@@ -23,6 +23,7 @@ static bool stop_listener(struct endpoint *e)
         return false;
     slice_spend_call(&e->s->in->slice, 0);
     endpoint_close_fd(e, false);
+    group_leave(e); /* the last of those that share it has its backlog to clear */
     e->open_error = ESHUTDOWN;
     e->armed = 0;
     data_fail(e, ESHUTDOWN);
@@ -39,7 +40,6 @@ static void begin(struct ffl_instance *in, int64_t now)
     notify_send("STOPPING=1\nSTATUS=draining: %u sessions, %u sockets", ffl_instance_sessions(in),
                 ffl_instance_sockets(in));
     listen_close(in);
-    handover_end(in);
     struct ffl_session *s;
     TAILQ_FOREACH(s, &in->sessions, link)
     if (!s->ended && !s->dying && !s->dead)
@@ -68,11 +68,12 @@ static bool stop_some(struct ffl_session *s)
 bool drain_listeners(struct ffl_instance *in, int64_t now)
 {
     struct ffl_session *s;
-    bool more = false;
+    bool more;
     if (atomic_load_explicit(&in->end_asked, memory_order_relaxed) != END_DRAIN)
         return false;
     if (!in->draining)
         begin(in, now);
+    more = handover_end(in);
     TAILQ_FOREACH(s, &in->sessions, link)
     more |= stop_some(s);
     return more;

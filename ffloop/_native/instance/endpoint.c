@@ -187,8 +187,7 @@ void endpoint_close(struct endpoint *e)
     data_drop_tx(e);
     if (e->shut >= 0 && e->fd >= 0 && !e->connecting && group_shared(e))
         shutdown_now(e);
-    if (!e->group)
-        burden_end(in, s->account, &e->settings);
+    burden_end(in, s->account, &e->settings);
     group_leave(e);
     endpoint_close_fd(e, reset);
     leave_queue(e);

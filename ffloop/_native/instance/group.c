@@ -85,6 +85,7 @@ bool groups_forget(struct ffl_instance *in)
 void group_join(struct endpoint *e, struct group *g)
 {
     e->group = group_ref(g);
+    e->settings = (struct settings){0}; /* the group's count */
     g->connecting += e->connecting;
     LIST_INSERT_HEAD(&g->members, e, member);
 }

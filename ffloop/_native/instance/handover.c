@@ -162,11 +162,14 @@ void handover_keep(struct endpoint *e)
                    e->s->id, (long long)(in->o.keep_ns / FFL_NS_PER_SEC));
 }
 
-void handover_end(struct ffl_instance *in)
+bool handover_end(struct ffl_instance *in)
 {
     struct kept *k;
-    while ((k = TAILQ_FIRST(&in->kept)))
+    while ((k = TAILQ_FIRST(&in->kept)) && !slice_over(&in->slice) && backlog_clear(in, k->fd)) {
+        slice_spend_call(&in->slice, 0);
         end_kept(k);
+    }
+    return k;
 }
 
 /* ---- completions that an application never saw --------------------------------------------- */

@@ -25,16 +25,17 @@ struct ffl_instance_opts {
     int64_t sq_poll_us; /* stacks that poll: how long each iteration may look at the SQs */
     bool huge;          /* sessions on huge pages, while there are any */
     unsigned max_sessions;
-    uint32_t max_sockets;     /* per session */
-    uint32_t pool_kib;        /* of buffers, per session and side */
-    uint32_t rx_cap;          /* bytes read ahead, per socket */
-    uint32_t entries;         /* slots of a session's SQ and of its CQ: a power of two */
-    unsigned user_sessions;   /* per user; 0: the user's share of max_sessions (ledger.h) */
-    int64_t slice_ns;         /* of each iteration, per session; 0: the stack's default */
-    int64_t drain_ns;         /* how long a drain may take */
-    int64_t keep_ns;          /* how long a kept listener stays */
-    struct ffl_policy policy; /* users that may attach, ports that they may bind */
-    int mode;                 /* of the unix socket's path; -1: the policy's */
+    uint32_t max_sockets;      /* per session */
+    uint32_t pool_kib;         /* of buffers, per session and side */
+    uint32_t rx_cap;           /* bytes read ahead, per socket */
+    uint32_t entries;          /* slots of a session's SQ and of its CQ: a power of two */
+    unsigned user_sessions;    /* per user; 0: the user's share of max_sessions (ledger.h) */
+    unsigned user_memberships; /* of multicast groups, per user */
+    int64_t slice_ns;          /* of each iteration, per session; 0: the stack's default */
+    int64_t drain_ns;          /* how long a drain may take */
+    int64_t keep_ns;           /* how long a kept listener stays */
+    struct ffl_policy policy;  /* users that may attach, ports that they may bind */
+    int mode;                  /* of the unix socket's path; -1: the policy's */
 };
 
 void ffl_instance_opts_default(struct ffl_instance_opts *o);

@@ -326,7 +326,7 @@ int ticket_import(struct ffl_session *s, uint32_t handle, const struct ffl_impor
 /* group.c */
 struct group *group_of(struct endpoint *e); /* made when there is none; NULL: no memory */
 void group_join(struct endpoint *e, struct group *g);
-void group_leave(struct endpoint *e);               /* it is closed */
+void group_leave(struct endpoint *e);               /* its descriptor is, or will be, closed */
 void group_connecting(struct endpoint *e, bool on); /* e->connecting, and the group's count */
 struct group *group_ref(struct group *g);
 void group_unref(struct ffl_instance *in, struct group *g); /* NULL is none */
@@ -389,7 +389,8 @@ void handover_unseen(struct ffl_session *s);
 /* Before `e` is closed: keeps its listener for a while if `e` is the last reference. */
 void handover_keep(struct endpoint *e);
 bool handover_keeps(const struct endpoint *e); /* will it, as far as the charges allow? */
-void handover_end(struct ffl_instance *in);    /* closes the kept listeners */
+/* Closes the kept listeners, for a slice. True: there are more. */
+bool handover_end(struct ffl_instance *in);
 
 /* session.c */
 /* Takes sock over on success. -EDQUOT: too many sessions, of all or of the user. */
@@ -450,7 +451,7 @@ uint32_t burden_of_filter(const struct sock_filter *code, uint32_t n); /* instru
 int burden_charge(struct endpoint *e, const struct ffl_option *o, uint32_t filter);
 /* After it: has it been done? */
 void burden_settle(struct endpoint *e, const struct ffl_option *o, uint32_t filter, bool done);
-void burden_end(struct ffl_instance *in, struct account *a, const struct settings *s);
+void burden_end(struct ffl_instance *in, struct account *a, struct settings *s); /* of all */
 
 /* interrupt.c */
 int bell_ring(int fd); /* 0 or -errno; -EINTR when the write would have waited */

@@ -238,6 +238,8 @@ static const struct row rows[] = {
     {"max-sessions", "N", set_unsigned, AT(max_sessions), 1, 65536, "(default 64)"},
     {"user-sessions", "N", set_unsigned, AT(user_sessions), 1, 65536,
      "of one user (default: three quarters where others are admitted, else all)"},
+    {"user-memberships", "N", set_unsigned, AT(user_memberships), 1, 1 << 20,
+     "of multicast groups, of one user; the kernel walks all of them at each close (default 1024)"},
     {"max-sockets", "N", set_unsigned, AT(max_sockets), 16, 1 << 20, "per session (default 65536)"},
     {"pool-kib", "N", set_unsigned, AT(pool_kib), 1024, 400 * 1024,
      "buffers per session and side (default 131072)"},

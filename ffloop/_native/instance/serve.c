@@ -104,13 +104,12 @@ static void answer_looks(struct ffl_instance *in)
 
 /* ---- the end of an iteration --------------------------------------------------------------- */
 
-/* Embedded: ends when there has been no session for a while. */
+/* Embedded: ends when there has been no session for a while, since the last peer came. */
 static bool embedded_over(struct ffl_instance *in, int64_t now)
 {
     if (!in->o.embedded)
         return false;
-    if (in->ledger.n[CHARGE_SESSION] || in->ledger.n[CHARGE_DYING] ||
-        in->ledger.n[CHARGE_PENDING] || in->ledger.n[CHARGE_TICKET]) {
+    if (in->ledger.n[CHARGE_SESSION] || in->ledger.n[CHARGE_DYING] || in->ledger.n[CHARGE_TICKET]) {
         in->empty_since = 0;
         return false;
     }

@@ -28,6 +28,7 @@ void ffl_instance_opts_default(struct ffl_instance_opts *o)
         .sq_poll_us = 20,
         .max_sessions = 64,
         .max_sockets = 65536,
+        .user_memberships = 1024,
         .pool_kib = 128 * 1024,
         .rx_cap = 256 * 1024,
         .entries = 4096,
@@ -40,7 +41,6 @@ void ffl_instance_opts_default(struct ffl_instance_opts *o)
 #define TICKETS_MAX 4096
 #define KEPT_MAX 1024
 #define USER_KEPT 64
-#define USER_MEMBERSHIPS 1024
 #define USER_FILTER 131072 /* instructions */
 #define PORT_MOST 16384
 /* Descriptors of this process: memory, bells, unix socket, pidfd; and a spare. */
@@ -77,7 +77,7 @@ static void set_limits(struct ffl_instance *in)
     l->user_limit[CHARGE_KEPT] = USER_KEPT;
     l->limit[CHARGE_SOCKET] = sockets_limit(in);
     l->limit[CHARGE_MEMBERSHIP] = l->limit[CHARGE_FILTER] = INT64_MAX;
-    l->user_limit[CHARGE_MEMBERSHIP] = USER_MEMBERSHIPS;
+    l->user_limit[CHARGE_MEMBERSHIP] = in->o.user_memberships;
     l->user_limit[CHARGE_FILTER] = USER_FILTER;
     in->port_most = PORT_MOST;
     l->limit[CHARGE_BYTES] = 2 * pool;
@@ -183,8 +183,8 @@ void sessions_close(struct ffl_instance *in)
         while ((e = TAILQ_FIRST(&s->endpoints)))
             endpoint_close(e);
     }
-    handover_end(in);
     slice_endless(in);
+    (void)handover_end(in);
     (void)groups_forget(in);
     endpoint_bury(in);
 }

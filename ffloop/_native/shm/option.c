@@ -185,8 +185,8 @@ static const struct ffl_option table[] = {
     /* the program itself crosses the ring (FFL_OP_FILTER), not its address */
     SOCK(SO_ATTACH_FILTER, W | NARROW | FFL_OPTION_CARRY, PROGRAM, NO),
     SOCK(SO_ATTACH_REUSEPORT_CBPF, W | NARROW, PROGRAM, NO),
-    SOCK(SO_DETACH_FILTER, W, INT, NO),
-    SOCK(SO_DETACH_REUSEPORT_BPF, W, INT, NO),
+    SOCK(SO_DETACH_FILTER, W | FFL_OPTION_DETACH, INT, NO),
+    SOCK(SO_DETACH_REUSEPORT_BPF, W | FFL_OPTION_DETACH, INT, NO),
     SOCK(SO_LOCK_FILTER, RW, BOOL, NO), /* after the filter */
     /* descriptors of the caller's process: the instance would use its own */
     SOCK(SO_ATTACH_BPF, NARROW, INT, NO),

@@ -34,10 +34,11 @@ enum ffl_option_kind {
 #define FFL_OPTION_STAMP 0x40u /* asks for control messages, which a stream gets, too */
 /* Concerns the calls, not the connection: the application's side applies it. */
 #define FFL_OPTION_LOCAL 0x80u
-#define FFL_OPTION_REPORT 0x100u /* asks for reports in the error queue */
-#define FFL_OPTION_ASKS 0x200u   /* getsockopt reads the value, too: it says what is asked */
-#define FFL_OPTION_JOIN 0x400u   /* a membership of a multicast group more; */
-#define FFL_OPTION_LEAVE 0x800u  /* and one less */
+#define FFL_OPTION_REPORT 0x100u  /* asks for reports in the error queue */
+#define FFL_OPTION_ASKS 0x200u    /* getsockopt reads the value, too: it says what is asked */
+#define FFL_OPTION_JOIN 0x400u    /* a membership of a multicast group more; */
+#define FFL_OPTION_LEAVE 0x800u   /* and one less */
+#define FFL_OPTION_DETACH 0x1000u /* takes a filter off */
 
 /* How F-Stack's value is made: FreeBSD's level and name are in the row. */
 enum ffl_option_bsd {
