@@ -44,13 +44,15 @@ def _ctrl_c() -> Iterator[int]:
     reads, writes = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(writes)
     before = signal.getsignal(signal.SIGINT)
-    if sys.stdout.isatty() and before is signal.default_int_handler:
+    quiet = sys.stdout.isatty() and before is signal.default_int_handler
+    if quiet:
         signal.signal(signal.SIGINT, lambda *_: None)
     try:
         yield reads
     finally:
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGINT, before)
+        if quiet:
+            signal.signal(signal.SIGINT, before)
         os.close(reads)
         os.close(writes)
 

@@ -46,6 +46,11 @@ class DirectTransport(SocketTransport):
     def _passed_on(self, call: Callable[[], None]) -> bool:
         return self._loop is not None and self._loop._pass_on(call)
 
+    def pause_reading(self) -> None:
+        super().pause_reading()
+        if self._paused:  # out of the epoll, and so out of the table of owners
+            self._loop._transports[self._handle] = self
+
     def on_error(self, code: int) -> None:
         self._run(self._fatal_error, self._unsendable or error(code), READ_FAILED)
 

@@ -100,7 +100,7 @@ class DirectLoop(Loop):
     # ---- transports ----
 
     def _ensure_fd_no_transport(self, fd: Any, **more: Any) -> None:
-        # asyncio's own transports: few, of a weak dictionary
+        # asyncio's own transports, and those that were paused: few, of a weak dictionary
         if self._transports or not isinstance(fd, int | socket.socket):
             super()._ensure_fd_no_transport(fd, **more)
         number = fd if isinstance(fd, int) else fd.fileno()
@@ -187,14 +187,15 @@ class DirectLoop(Loop):
     ) -> Any:
         if not isinstance(transp, DirectTransport):
             return await super()._sendfile_native(transp, file, offset, count, **more)
-        # As asyncio's, whose transports are in a table by descriptor.
         reading = transp.is_reading()
         transp.pause_reading()
         await transp._make_empty_waiter()
+        self._transports.pop(transp._sock_fd, None)
         try:
             return await self.sock_sendfile(transp._socket(), file, offset, count, fallback=False)
         finally:
             transp._reset_empty_waiter()
+            self._transports[transp._sock_fd] = transp
             if reading:
                 transp.resume_reading()
 

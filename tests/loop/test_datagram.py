@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import contextvars
+import ctypes
 import errno
 import gc
 import os
 import signal
 import socket
+import struct
 import sys
 import warnings
 
@@ -465,6 +467,26 @@ def test_whom_a_datagram_of_the_kernels_is_from(run_std, tmp_path, kind):
                 if name:
                     assert client.recv(10) == b"hello"
                 assert "read=polling" in repr(transport)
+
+    run_std(main())
+
+
+def test_a_unix_path_as_long_as_there_is_room(run_std, tmp_path, monkeypatch):
+    """It has no NUL at its end: the kernel says that it is a byte longer than the structure."""
+    monkeypatch.chdir(tmp_path)
+    path = b"p" * 108
+
+    async def main():
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        sock.bind("server")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+            name = struct.pack("H", socket.AF_UNIX) + path
+            assert ctypes.CDLL(None).bind(client.fileno(), name, len(name)) == 0
+            async with endpoint(sock=sock) as (_, box):
+                for n in range(3):
+                    client.sendto(b"%d" % n, "server")
+                await until(lambda: len(box.got) == 3)
+                assert box.got == [(b"%d" % n, path.decode()) for n in range(3)]
 
     run_std(main())
 

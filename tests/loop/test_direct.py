@@ -270,11 +270,14 @@ def test_a_file_is_sent_by_the_kernel(run, tmp_path):
     run(main())
 
 
-def test_descriptors_of_transports_are_not_watched(run):
+@pytest.mark.parametrize("paused", [False, True])
+def test_descriptors_of_transports_are_not_watched(run, paused):
     async def main():
         loop = asyncio.get_running_loop()
         async with pair() as (client, _):
             fd = client.transport.get_extra_info("socket").fileno()
+            if paused:
+                client.transport.pause_reading()
             for call in (loop.add_reader, loop.add_writer):
                 with pytest.raises(RuntimeError, match="is used by transport"):
                     call(fd, print)

@@ -249,6 +249,15 @@ def test_top_ends(running, key, window):
     os.close(controller)
 
 
+def test_top_leaves_a_handler_that_is_not_pythons(monkeypatch):
+    """Of an embedding program, say: Python knows it as None, and could not set it again."""
+    from ffloop._cli import top
+
+    monkeypatch.setattr(signal, "getsignal", lambda _: None)
+    with top._ctrl_c():
+        pass
+
+
 def test_top_into_a_pipe(running):
     """Every screen, below each other."""
     words = ("top", "--instance", running, "--interval", "0.01", "--count", "2")

@@ -44,6 +44,8 @@ static int tell_error(PyObject *self)
 static PyObject *unix_address(const struct sockaddr_un *un, socklen_t len)
 {
     size_t head = offsetof(struct sockaddr_un, sun_path), size = len > head ? len - head : 0;
+    if (size > sizeof(un->sun_path)) /* of a path without room for its NUL the kernel counts one */
+        size = sizeof(un->sun_path);
     if (size && !un->sun_path[0])
         return PyBytes_FromStringAndSize(un->sun_path, (Py_ssize_t)size);
     return PyUnicode_DecodeFSDefaultAndSize(un->sun_path, (Py_ssize_t)strnlen(un->sun_path, size));
