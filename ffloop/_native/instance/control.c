@@ -98,6 +98,7 @@ void control_connected(struct endpoint *e)
     data_unwritable(e, false);
     if (err) {
         e->failed = err;
+        e->shut = -1; /* it was of this connect, not of a later one */
         stats_state(e);
         data_drop_tx(e);
         answer_post(e->s, q, -err, FFL_NO_BUF);
