@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define PATH 1024
+#define PATH 512 /* of a cgroup; longer ones are passed by (a caller's stack may be small) */
 
 /* The file's first bytes as a text; false: there is no such file. */
 static bool read_text(const char *path, char *to, size_t size)
@@ -26,11 +26,13 @@ static bool read_text(const char *path, char *to, size_t size)
 /* What the cgroup in `dir` leaves, in whole CPUs; INT_MAX: there is no limit, or no such file. */
 static int quota_at(const char *dir)
 {
-    char path[PATH + 32], text[64];
-    long long quota = -1, period = 0;
+    char path[PATH + 32], text[64], *end = text;
+    long long quota = 0, period = 0;
     snprintf(path, sizeof(path), "%s/cpu.max", dir); /* "max 100000" is no limit */
-    if (read_text(path, text, sizeof(text)))
-        (void)sscanf(text, "%lld %lld", &quota, &period);
+    if (read_text(path, text, sizeof(text))) {
+        quota = strtoll(text, &end, 10);
+        period = strtoll(end, NULL, 10);
+    }
     snprintf(path, sizeof(path), "%s/cpu.cfs_quota_us", dir);
     if (read_text(path, text, sizeof(text)))
         quota = atoll(text);
@@ -42,17 +44,15 @@ static int quota_at(const char *dir)
     return quota < period ? 1 : (int)(quota / period);
 }
 
-/* The least that the cgroup and those above it leave. In a container those are not there. */
-static int quota_below(const char *root, const char *group)
+/* The least that the cgroup in `dir` and those above it leave, down to the tree's root, the first
+ * `root` bytes of it. In a container those above are not there. Overwrites dir. */
+static int quota_below(char *dir, size_t root)
 {
-    char dir[PATH];
-    int least = INT_MAX, n = snprintf(dir, sizeof(dir), "%s%s", root, group);
-    if (n < 0 || n >= (int)sizeof(dir))
-        return INT_MAX;
+    int least = INT_MAX;
     for (;;) {
         int quota = quota_at(dir);
         least = quota < least ? quota : least;
-        char *slash = strrchr(dir + strlen(root), '/');
+        char *slash = strrchr(dir + root, '/');
         if (!slash)
             return least;
         *slash = '\0';
@@ -67,24 +67,37 @@ static bool names_cpu(const char *controllers)
     return false;
 }
 
+/* What a line of /proc/self/cgroup leaves: "1:cpu,cpuacct:/group", or "0::/group". */
+static int quota_of(char *line, const char *root)
+{
+    char path[PATH], *controllers = strchr(line, ':');
+    char *group = controllers ? strchr(++controllers, ':') : NULL;
+    if (!group)
+        return INT_MAX;
+    *group++ = '\0';
+    if (*controllers && !names_cpu(controllers))
+        return INT_MAX;
+    /* The first version of cgroups has a tree per controller. */
+    int n = snprintf(path, sizeof(path), "%s%s%s", root, *controllers ? "/cpu" : "", group);
+    return n < (int)sizeof(path) ? quota_below(path, (size_t)n - strlen(group)) : INT_MAX;
+}
+
 int ffl_cpu_quota(const char *list, const char *root)
 {
-    char text[4096], path[PATH], *rest = NULL;
-    int least = INT_MAX;
-    if (!read_text(list, text, sizeof(text)))
-        return INT_MAX;
-    for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
-        char *controllers = strchr(line, ':'), *group = controllers;
-        if (!controllers || !(group = strchr(++controllers, ':')))
-            continue;
-        *group++ = '\0';
-        if (*controllers && !names_cpu(controllers))
-            continue;
-        /* The first version of cgroups has a tree per controller. */
-        snprintf(path, sizeof(path), "%s%s", root, *controllers ? "/cpu" : "");
-        int quota = quota_below(path, group);
+    char line[PATH];
+    int fd = open(list, O_RDONLY | O_CLOEXEC), least = INT_MAX;
+    ssize_t n;
+    for (off_t at = 0; fd >= 0 && (n = pread(fd, line, sizeof(line) - 1, at)) > 0; at += n) {
+        line[n] = '\0';
+        char *end = strchr(line, '\n');
+        if (end) {
+            *end = '\0';
+            n = end - line + 1;
+        }
+        int quota = quota_of(line, root);
         least = quota < least ? quota : least;
     }
+    ffl_close(&fd, NULL);
     return least;
 }
 
