@@ -337,3 +337,70 @@ TEST(what_is_in_a_ticket_is_shut_down_too)
     iterations(3);
     raw_finish(&r);
 }
+
+/* ---- some of a session's sockets ------------------------------------------------------------- */
+
+static void mark(const struct ffl_ticket *t, const uint32_t *handles, uint32_t n)
+{
+    CHECK_EQ(ffl_ticket_send(t->fd, FFL_TICKET_MARK, handles, n), 0);
+    CHECK_EQ(ffl_ticket_send(t->fd, FFL_TICKET_SWEEP, NULL, 0), 0);
+    iterations(2);
+}
+
+/* Those that are not marked stay the parent's alone, and close with it. */
+TEST(what_is_not_marked_goes)
+{
+    struct raw parent, child;
+    struct ffl_ticket t;
+    family(&parent, &child, &t);
+    mark(&t, (uint32_t[]){3, 7, 9}, 3);
+    CHECK_EQ(references(), N);
+    close_it(&parent, 3);
+    close_it(&parent, 4);
+    CHECK_EQ(references(), N - 1); /* the parent's 3 is the ticket's now */
+    CHECK_EQ(import(&child, &t, 4, 0), -ENOENT);
+    CHECK_EQ(import(&child, &t, 5, 1), -ENOENT);
+    CHECK_EQ(import(&child, &t, 3, 2), 0);
+    mark(&t, (uint32_t[]){9, 3}, 2); /* by the program after the exec: 7 was closed, */
+    CHECK_EQ(import(&child, &t, 7, 3), -ENOENT);
+    CHECK_EQ(import(&child, &t, 9, 4), 0);
+    CHECK_EQ(import(&child, &t, 3, 5), -ENOENT); /* and nothing comes twice */
+    end(&parent, &child, &t, true);
+}
+
+/* The socket is closed between the marks and the sweep. */
+TEST(what_is_marked_and_closed_stays)
+{
+    struct raw parent, child;
+    struct ffl_ticket t;
+    family(&parent, &child, &t);
+    CHECK_EQ(ffl_ticket_send(t.fd, FFL_TICKET_MARK, (uint32_t[]){6}, 1), 0);
+    iterations(2);
+    close_it(&parent, 6);
+    close_it(&parent, 8);
+    CHECK_EQ(ffl_ticket_send(t.fd, FFL_TICKET_SWEEP, NULL, 0), 0);
+    iterations(2);
+    CHECK_EQ(references(), N - 1);
+    CHECK_EQ(import(&child, &t, 6, 0), 0);
+    CHECK_EQ(import(&child, &t, 8, 1), -ENOENT);
+    end(&parent, &child, &t, true);
+}
+
+TEST(sockets_stay_armed)
+{
+    struct raw r;
+    struct ffl_ticket t;
+    int peer;
+    raw_server(&r, "", FFL_F_ARM_NEW);
+    uint32_t h = raw_accepted(&r, 0, 80, &peer);
+    CHECK(lab_ticket(&t));
+    struct ffl_import x = {.key = t.key, .ticket = t.id};
+    raw_put(&r, (struct ffl_entry){
+                    .op = FFL_OP_SHARE, .flags = FFL_F_ARMED, .buf = raw_arg(&r, &x, sizeof(x))});
+    CHECK_EQ(sim_put(peer, "hello", 5), 5);
+    raw_give(&r, raw_expect(&r, FFL_OP_RECV, h).buf);
+    sim_shut(peer);
+    close(t.fd);
+    iterations(3);
+    raw_finish(&r);
+}

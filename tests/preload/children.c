@@ -402,6 +402,53 @@ CASE(many_after_exec)
     NEED(false);
 }
 
+/* Two descriptors that a program after an exec has, and a connection that it has not. */
+static void some_after_exec(void)
+{
+    connected();
+    NEED(dup2(client, FIRST) >= 0 && dup2(server, FIRST + 1) >= 0);
+    NEED(close(client) == 0 && close(server) == 0 && close(listener) == 0);
+    connected();
+    NEED(fcntl(server, F_SETFD, FD_CLOEXEC) == 0 && fcntl(client, F_SETFD, FD_CLOEXEC) == 0);
+}
+
+static char *const two[] = {"children", "pairs", "2", "", NULL};
+
+CASE(some_after_a_childs_exec)
+{
+    some_after_exec();
+    NEED(write(client, "before", 6) == 6);
+    pid_t pid = fork();
+    if (pid == 0) {
+        saw("no such program", execv("/no/such/program", two));
+        heard(server, 6); /* the child has what it had */
+        saw("nor this", execv("/no/such/program", two));
+        execv("/proc/self/exe", two);
+        _exit(9);
+    }
+    ends(pid);
+    pairs(2);
+    close(server);
+    heard(client, 1);
+}
+
+CASE(some_after_a_spawn)
+{
+    pid_t pid;
+    some_after_exec();
+    for (int i = 0; i < 3; i++) {
+        NEED(posix_spawn(&pid, "/proc/self/exe", NULL, NULL, two, environ) == 0);
+        ends(pid);
+        pairs(2);
+    }
+    NEED(posix_spawn(&pid, "/bin/cat", NULL, NULL, (char *[]){"cat", "/no/such/file", NULL},
+                     environ) == 0);
+    close(server); /* it is not the other program's */
+    heard(client, 1);
+    NEED(waitpid(pid, NULL, 0) == pid);
+    pairs(2);
+}
+
 CASE(a_grandchild_has_it)
 {
     connected();

@@ -156,7 +156,7 @@ int ffl_client_give_back(struct ffl_client *c, int h)
 }
 
 /* Submits an operation that names the ticket. 0 or -errno. */
-static int submit_ticket(struct ffl_client *c, enum ffl_op op, uint32_t handle,
+static int submit_ticket(struct ffl_client *c, enum ffl_op op, uint8_t flags, uint32_t handle,
                          const struct ffl_ticket *t)
 {
     struct ffl_import x = {.key = t->key, .ticket = t->id};
@@ -165,22 +165,34 @@ static int submit_ticket(struct ffl_client *c, enum ffl_op op, uint32_t handle,
         buf = client_arg(c, &x, sizeof(x));
     if (buf == FFL_NO_BUF)
         return c->detached ? -c->detached : -ENOBUFS;
-    client_submit(c, (struct ffl_entry){.op = (uint8_t)op, .handle = handle, .buf = buf});
+    client_submit(
+        c, (struct ffl_entry){.op = (uint8_t)op, .flags = flags, .handle = handle, .buf = buf});
     return 0;
 }
 
 int ffl_client_export(struct ffl_client *c, int h, const struct ffl_ticket *t)
 {
-    return submit_ticket(c, FFL_OP_EXPORT, (uint32_t)h, t);
+    return submit_ticket(c, FFL_OP_EXPORT, 0, (uint32_t)h, t);
 }
 
 int ffl_client_share(struct ffl_client *c, const struct ffl_ticket *t)
 {
-    int rc = submit_ticket(c, FFL_OP_SHARE, 0, t);
+    int rc = submit_ticket(c, FFL_OP_SHARE, 0, 0, t);
     if (rc == 0)
         rc = ffl_client_ping(c); /* what was read ahead until then is here */
     c->arming++;
     return rc;
+}
+
+int ffl_client_share_some(struct ffl_client *c, const struct ffl_ticket *t, const uint32_t *handles,
+                          uint32_t n)
+{
+    int rc = submit_ticket(c, FFL_OP_SHARE, FFL_F_ARMED, 0, t);
+    if (rc == 0)
+        rc = ffl_client_ping(c); /* the marks are for what the ticket has */
+    if (rc == 0)
+        rc = ffl_ticket_send(t->fd, FFL_TICKET_MARK, handles, n);
+    return rc < 0 ? rc : ffl_ticket_send(t->fd, FFL_TICKET_SWEEP, NULL, 0);
 }
 
 bool ffl_client_holds_bytes(const struct ffl_client *c)

@@ -413,7 +413,8 @@ static int op_share(struct ffl_session *s, struct ffl_entry q, const char **why)
     struct ffl_import x;
     if (answer_arg(s, q, &x, sizeof(x)) < 0)
         return bad(why, "SHARE with a bad buffer");
-    s->arming += s->arming == UINT32_MAX ? 2 : 1; /* nothing is armed now */
+    if (!(q.flags & FFL_F_ARMED)) /* else nothing is armed now */
+        s->arming += s->arming == UINT32_MAX ? 2 : 1;
     int rc = ticket_share(s, &x);
     if (rc == -EPROTO)
         return bad(why, "SHARE with a wrong key");

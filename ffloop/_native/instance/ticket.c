@@ -31,7 +31,8 @@ struct ticket {
     LIST_ENTRY(ticket) share;
     struct ffl_session *of; /* the session that has shared all its sockets; NULL: none, or ended */
     uint32_t at;            /* in->next_serial when it did */
-    uint8_t *gone;          /* of these, by handle: a bit: imported or dropped */
+    uint8_t *gone;          /* of these, by handle, a bit: imported or dropped; */
+    uint8_t *marked;        /* and likewise */
 };
 
 /* ---- tickets ------------------------------------------------------------------------------- */
@@ -94,11 +95,26 @@ static struct held *held_at(const struct ticket *t, uint32_t handle)
     return h;
 }
 
+static size_t bitmap(const struct ffl_session *s)
+{
+    return 2 * (size_t)s->n / 8 + 1;
+}
+
+static void set_bit(const struct ticket *t, uint8_t *bits, uint32_t handle)
+{
+    if (t->of && handle < 2 * t->of->n)
+        bits[handle / 8] |= (uint8_t)(1u << handle % 8);
+}
+
+static bool has_bit(const uint8_t *bits, uint32_t handle)
+{
+    return bits[handle / 8] & 1u << handle % 8;
+}
+
 /* `handle`'s reference is imported or dropped: once. */
 static void note_gone(struct ticket *t, uint32_t handle)
 {
-    if (t->of && handle < 2 * t->of->n)
-        t->gone[handle / 8] |= (uint8_t)(1u << handle % 8);
+    set_bit(t, t->gone, handle);
 }
 
 static void take_out(struct held *h)
@@ -154,7 +170,7 @@ static void unshare(struct ticket *t)
         LIST_REMOVE(t, share);
     t->of = NULL;
     free(t->gone);
-    t->gone = NULL;
+    t->gone = t->marked = NULL;
 }
 
 static void ticket_end(struct ticket *t)
@@ -193,6 +209,10 @@ static void sweep(struct ticket *t)
         else
             h->mark = false;
     }
+    for (size_t i = 0; t->of && i < bitmap(t->of); i++) {
+        t->gone[i] |= (uint8_t)~t->marked[i];
+        t->marked[i] = 0;
+    }
 }
 
 static int act(struct ticket *t, const struct ffl_ticket_msg *m)
@@ -200,6 +220,8 @@ static int act(struct ticket *t, const struct ffl_ticket_msg *m)
     uint32_t n = m->n <= FFL_COUNT(m->handles) ? m->n : 0;
     for (uint32_t i = 0; i < n; i++) {
         struct held *h = held_at(t, m->handles[i]);
+        if (m->what == FFL_TICKET_MARK)
+            set_bit(t, t->marked, m->handles[i]);
         if (h && m->what == FFL_TICKET_MARK)
             h->mark = true;
         else if (h && m->what == FFL_TICKET_DROP)
@@ -260,7 +282,8 @@ static int hold(struct ticket *t, struct endpoint *e)
                        .send_error = e->send_error,
                        .listener = e->group->listens,
                        .dgram = e->dgram,
-                       .connecting = e->group->connecting};
+                       .connecting = e->group->connecting,
+                       .mark = t->of == s && has_bit(t->marked, e->handle)};
     LIST_INSERT_HEAD(held_list(t, h->handle), h, key);
     TAILQ_INSERT_HEAD(&t->held, h, all);
     return 0;
@@ -281,10 +304,11 @@ int ticket_share(struct ffl_session *s, const struct ffl_import *x)
     int rc = find(s->in, x, &t);
     if (rc == 0 && t->of)
         rc = -EBUSY;
-    if (rc == 0 && !(t->gone = calloc(2 * (size_t)s->n / 8 + 1, 1)))
+    if (rc == 0 && !(t->gone = calloc(2, bitmap(s))))
         rc = -ENOMEM;
     if (rc < 0)
         return rc;
+    t->marked = t->gone + bitmap(s);
     t->of = s;
     t->at = ++s->in->next_serial;
     LIST_INSERT_HEAD(&s->shares, t, share);
@@ -301,7 +325,7 @@ static bool before(uint32_t serial, uint32_t other)
 static bool has(const struct ticket *t, const struct endpoint *e)
 {
     return before(e->serial, t->at) && !(e->closing && before(e->closed, t->at)) && e->fd >= 0 &&
-           !e->returned && !(t->gone[e->handle / 8] & 1u << e->handle % 8);
+           !e->returned && !has_bit(t->gone, e->handle);
 }
 
 bool ticket_shares(const struct endpoint *e)

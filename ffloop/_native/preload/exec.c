@@ -40,19 +40,32 @@ static void list_heir(int fd, struct node *n, void *arg)
     if (n->kind != NODE_SOCK || n->cloexec || !s->session ||
         (!s->spawned && real.fcntl(fd, F_GETFD) & FD_CLOEXEC))
         return;
-    sock_current(s);
-    if (s->session)
-        sock_list_add(&x->l, s, fd);
+    sock_list_add(&x->l, s, fd);
     x->moved |= s->spawned;
+}
+
+/* The session of a parent that has all the sockets, where none is imported yet: the program after
+ * an exec can have the parent's ticket. NULL: there is none. */
+static struct session *parents(const struct sock_list *l)
+{
+    struct session *of = l->n ? l->m[0].s->session : NULL;
+    for (size_t i = 1; i < l->n; i++)
+        if (l->m[i].s->session != of)
+            return NULL;
+    return of && of->inherited && of->ticket.fd >= 0 ? of : NULL;
 }
 
 /* The session of the first socket that is attached: only its sockets go along. NULL: none is. */
 static struct session *one_session(const struct sock_list *l)
 {
-    size_t i = 0;
-    while (i < l->n && ffl_client_detached(l->m[i].s->session->c))
-        i++;
-    return i < l->n ? l->m[i].s->session : NULL;
+    struct session *of = NULL;
+    for (size_t i = 0; i < l->n; i++) {
+        struct sock *s = l->m[i].s;
+        sock_current(s);
+        if (!of && s->session && !ffl_client_detached(s->session->c))
+            of = s->session;
+    }
+    return of;
 }
 
 static int by_inode(const void *a, const void *b)
@@ -95,6 +108,7 @@ static int write_testament(const struct session *session, const struct sock_list
 
 struct carry { /* what an exec or spawn takes along */
     struct ffl_ticket t;
+    bool parents; /* the ticket is */
     int testament;
     char **envp;
     char var[100];
@@ -151,8 +165,8 @@ static char **environment(struct carry *c, int index, bool moved, char *const en
     return all;
 }
 
-/* Prepares an exec or a spawn: the environment for it. Unlocked before and after. */
-static char *const *carry_begin(struct carry *c, char *const envp[])
+/* Prepares an exec, or a `spawn`: the environment for it. Unlocked before and after. */
+static char *const *carry_begin(struct carry *c, char *const envp[], bool spawn)
 {
     *c = (struct carry){.t.fd = -1, .testament = -1};
     if (!started || tls.inside)
@@ -161,9 +175,12 @@ static char *const *carry_begin(struct carry *c, char *const envp[])
     lock();
     struct heirs x = {.moved = false};
     fd_each(list_heir, &x);
-    struct session *session = one_session(&x.l);
+    struct session *session = spawn ? NULL : parents(&x.l);
+    c->parents = session;
     if (session)
-        c->t = proc_export(session, &x.l, false);
+        c->t = session->ticket;
+    else if ((session = one_session(&x.l)))
+        c->t = proc_export(session, &x.l);
     if (c->t.fd >= 0)
         c->testament = write_testament(session, &x.l);
     if (c->t.fd >= 0 && c->testament < 0)
@@ -184,35 +201,42 @@ static void carry_end(struct carry *c)
     if (c->t.fd < 0)
         return;
     lock();
-    fd_ours_close(c->t.fd);
+    if (c->parents) {
+        (void)real.fcntl(c->t.fd, F_SETFD, FD_CLOEXEC); /* cannot fail: open */
+    } else {
+        fd_ours_close(c->t.fd);
+        proc_exported();
+    }
     fd_ours_close(c->testament); /* negative: none */
-    proc_exported();
     unlock();
     free(c->envp);
     errno = saved;
 }
 
-#define CARRIES(name, params, args)                                                                \
+#define CARRIES(name, spawn, params, args)                                                         \
     API int name params                                                                            \
     {                                                                                              \
         real_start();                                                                              \
         struct carry c;                                                                            \
-        envp = carry_begin(&c, envp);                                                              \
+        envp = carry_begin(&c, envp, spawn);                                                       \
         int rc = real.name args;                                                                   \
         carry_end(&c);                                                                             \
         return rc;                                                                                 \
     }
 
-CARRIES(execve, (const char *path, char *const argv[], char *const envp[]), (path, argv, envp))
-CARRIES(execvpe, (const char *file, char *const argv[], char *const envp[]), (file, argv, envp))
-CARRIES(fexecve, (int fd, char *const argv[], char *const envp[]), (fd, argv, envp))
-CARRIES(execveat, (int dir, const char *path, char *const argv[], char *const envp[], int flags),
+CARRIES(execve, false, (const char *path, char *const argv[], char *const envp[]),
+        (path, argv, envp))
+CARRIES(execvpe, false, (const char *file, char *const argv[], char *const envp[]),
+        (file, argv, envp))
+CARRIES(fexecve, false, (int fd, char *const argv[], char *const envp[]), (fd, argv, envp))
+CARRIES(execveat, false,
+        (int dir, const char *path, char *const argv[], char *const envp[], int flags),
         (dir, path, argv, envp, flags))
-CARRIES(posix_spawn,
+CARRIES(posix_spawn, true,
         (pid_t * pid, const char *path, const posix_spawn_file_actions_t *actions,
          const posix_spawnattr_t *attr, char *const argv[], char *const envp[]),
         (pid, path, actions, attr, argv, envp))
-CARRIES(posix_spawnp,
+CARRIES(posix_spawnp, true,
         (pid_t * pid, const char *file, const posix_spawn_file_actions_t *actions,
          const posix_spawnattr_t *attr, char *const argv[], char *const envp[]),
         (pid, file, actions, attr, argv, envp))

@@ -39,7 +39,7 @@ static void before_fork(void)
     fd_each(look_at, &listeners);
     for (struct session *session = session_first(); session; session = session->next)
         if (session->socks && !ffl_client_detached(session->c))
-            session->ticket = proc_export(session, &listeners, true);
+            session->ticket = proc_export_all(session, &listeners);
     free(listeners.m);
     alloc_before_fork();
 }

@@ -56,7 +56,7 @@ static int seal(struct sock *s)
     char room[CMSG_SPACE(sizeof(int))] = {0};
     int ends[2], type = SOCK_SEQPACKET | SOCK_CLOEXEC | (s->nonblock ? SOCK_NONBLOCK : 0);
     struct sock_list one = {&(struct member){s, -1}, 1, 1};
-    e.t = proc_export(s->session, &one, false);
+    e.t = proc_export(s->session, &one);
     proc_exported();
     int rc = e.t.fd < 0 ? -ENETDOWN : real.socketpair(AF_UNIX, type, 0, ends) < 0 ? -errno : 0;
     if (rc == 0) {

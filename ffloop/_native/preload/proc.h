@@ -27,10 +27,11 @@ struct sock_list {
 };
 void sock_list_add(struct sock_list *l, struct sock *s, int fd); /* reports that memory lacks */
 
-/* A ticket with references to those of the sockets that are the session's; `all`: and to all its
- * others, its listeners being among the sockets. fd -1: there is none (reported). Then
- * proc_exported. Locked. */
-struct ffl_ticket proc_export(struct session *session, const struct sock_list *l, bool all);
+/* A ticket with references to those of the sockets that are the session's, fd -1: there is none
+ * (reported). Then proc_exported. Locked. */
+struct ffl_ticket proc_export(struct session *session, const struct sock_list *l);
+/* The same with references to all sockets of the session, whose listeners are given. */
+struct ffl_ticket proc_export_all(struct session *session, const struct sock_list *listeners);
 void proc_exported(void);   /* waiting calls read ahead again */
 void proc_import_all(void); /* imports the inherited sockets that are not imported yet. Locked */
 

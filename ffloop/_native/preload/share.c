@@ -15,9 +15,10 @@
 
 struct portrait sock_portrait(const struct sock *s)
 {
+    struct ffl_client *c = s->session->c; /* NULL: after an exec, and not imported yet */
     return (struct portrait){.rcvtimeo = s->rcvtimeo,
                              .sndtimeo = s->sndtimeo,
-                             .own = ffl_client_own(s->session->c, s->h),
+                             .own = c ? ffl_client_own(c, s->h) : s->own,
                              .handle = s->h,
                              .domain = s->domain,
                              .type = s->type,
@@ -167,39 +168,83 @@ static void give_back_one(int fd, struct node *n, void *session)
     (void)fd;
 }
 
-static int export_one(struct sock *s, const struct ffl_ticket *t)
-{
-    give_back(s);
-    s->shared = true;
-    return ffl_client_export(s->session->c, s->h, t);
-}
-
-struct ffl_ticket proc_export(struct session *session, const struct sock_list *l, bool all)
+static struct ffl_ticket new_ticket(struct session *session)
 {
     char why[256];
     struct ffl_ticket t = {.fd = -1};
     int rc = session_ticket(session, &t, why, sizeof(why));
-    if (rc < 0) {
-        report("another process will not have this one's sockets: %s", why);
-        return (struct ffl_ticket){.fd = -1};
+    if (rc == 0)
+        return t;
+    report("another process will not have this one's sockets: %s", why);
+    return (struct ffl_ticket){.fd = -1};
+}
+
+/* After a ping, references to the disarmed sockets: of listeners at once, since they end the
+ * accepting ahead; `others`: with the handles' room, of the others too, by one operation. */
+static int put_in(struct session *session, const struct sock_list *l, const struct ffl_ticket *t,
+                  uint32_t *others)
+{
+    struct ffl_client *c = session->c;
+    uint32_t n = 0;
+    bool some = false;
+    int rc = 0;
+    for (size_t i = 0; i < l->n && rc == 0; i++) {
+        struct sock *s = l->m[i].s;
+        if (s->session != session)
+            continue;
+        give_back(s);
+        s->shared = true;
+        if (others)
+            others[n++] = (uint32_t)s->h;
+        if (!others || s->state == SOCK_LISTENING)
+            rc = ffl_client_export(c, s->h, t);
+        else
+            some = true;
     }
+    return rc == 0 && some ? ffl_client_share_some(c, t, others, n) : rc;
+}
+
+static void disarm_all(const struct session *session, const struct sock_list *l)
+{
     for (size_t i = 0; i < l->n; i++)
         if (l->m[i].s->session == session)
             disarm(l->m[i].s);
-    rc = all ? ffl_client_share(session->c, &t)
-             : ffl_client_ping(session->c); /* nothing more is read ahead */
-    if (all)
-        session->shares++;
-    if (all && ffl_client_holds_bytes(session->c))
-        fd_each(give_back_one, session);
-    for (size_t i = 0; i < l->n && rc == 0; i++)
-        if (l->m[i].s->session == session)
-            rc = export_one(l->m[i].s, &t);
-    if (rc == 0)
-        rc = ffl_client_ping(session->c);
+}
+
+static struct ffl_ticket told(struct ffl_ticket t, int rc)
+{
     if (rc < 0)
         report("another process will not have all of this one's sockets: %s", strerror(-rc));
     return t;
+}
+
+struct ffl_ticket proc_export(struct session *session, const struct sock_list *l)
+{
+    struct ffl_ticket t = new_ticket(session);
+    if (t.fd < 0)
+        return t;
+    disarm_all(session, l);
+    int rc = ffl_client_ping(session->c); /* nothing more is read ahead */
+    uint32_t *handles = l->n > 1 ? malloc(l->n * sizeof(*handles)) : NULL; /* ENOMEM: one by one */
+    if (rc == 0)
+        rc = put_in(session, l, &t, handles);
+    free(handles);
+    return told(t, rc < 0 ? rc : ffl_client_ping(session->c));
+}
+
+struct ffl_ticket proc_export_all(struct session *session, const struct sock_list *listeners)
+{
+    struct ffl_ticket t = new_ticket(session);
+    if (t.fd < 0)
+        return t;
+    disarm_all(session, listeners);
+    int rc = ffl_client_share(session->c, &t);
+    session->shares++;
+    if (ffl_client_holds_bytes(session->c))
+        fd_each(give_back_one, session);
+    if (rc == 0)
+        rc = put_in(session, listeners, &t, NULL);
+    return told(t, rc < 0 ? rc : ffl_client_ping(session->c));
 }
 
 static void rearm_waited(int fd, struct node *n, void *arg)
@@ -252,7 +297,7 @@ void sock_learn(struct sock *s)
         return;
     struct ffl_client *c = s->session->c;
     struct sock_list one = {&(struct member){s, -1}, 1, 1};
-    struct ffl_ticket t = proc_export(s->session, &one, false);
+    struct ffl_ticket t = proc_export(s->session, &one);
     int h =
         t.fd < 0 ? t.fd : ffl_client_import(c, &t, (uint32_t)s->h, s->domain, s->type, s->proto);
     fd_ours_close(t.fd);

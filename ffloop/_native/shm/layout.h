@@ -15,7 +15,7 @@
 #include <stdatomic.h>
 
 #define FFL_MAGIC 0x436b636f534c4646ULL /* "FFLSockC" */
-#define FFL_ABI_VERSION 8u
+#define FFL_ABI_VERSION 9u
 
 /* ---- entries ------------------------------------------------------------------------------- */
 
@@ -61,7 +61,7 @@ enum ffl_op {
     FFL_OP_UNREAD, /* buf, arg = bytes: read ahead and given back, for the next reader / - */
     FFL_OP_EXPORT, /* buf: ffl_import (its handle says nothing): a reference for a ticket / - */
     FFL_OP_SHARE,  /* of no handle; buf as EXPORT: references to all sockets of the session for a
-                    * ticket, and nothing more is read ahead / - */
+                    * ticket, and nothing more is read ahead, unless FFL_F_ARMED / - */
     FFL_OP_IMPORT, /* open `handle` (application's range), buf: ffl_import / FFL_IMPORT_* */
     FFL_OP_TAKE, /* listener: one connection, now; arg = accepts to add / after its ACCEPT, where it
                     * has a tag: enum ffl_take */
@@ -81,6 +81,7 @@ enum ffl_op {
 #define FFL_F_LOOK 0x01u    /* NOP: to be answered when the stack was looked at */
 #define FFL_F_ALONE 0x01u   /* ARM, TAKE: one of the endpoints with it is told of a connection */
 #define FFL_F_OFFER 0x02u   /* ARM, TAKE: nothing is accepted ahead */
+#define FFL_F_ARMED 0x01u   /* SHARE: the sockets stay armed */
 #define FFL_F_TRUNC 0x10u   /* RECV, UNREAD of a datagram: it was cut to the buffer */
 #define FFL_F_RETURN 0x20u  /* CLOSE: accepted ahead; back to the listener's other references */
 #define FFL_F_CTL                                                                                  \
