@@ -128,9 +128,9 @@ def transport_of(
     extra = {} if extra is None else extra
     for name, ask in (("sockname", sock.getsockname), ("peername", sock.getpeername)):
         try:
-            extra.setdefault(name, ask())
+            extra[name] = extra[name] if name in extra else ask()
         except OSError:
-            extra.setdefault(name, None)
+            extra[name] = None
     return DirectTransport(
         loop,
         protocol,

@@ -34,6 +34,9 @@ _PLAIN = {
 }
 
 
+_STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+
+
 class DirectLoop(Loop):
     """The Loop that `ffloop.Loop()` makes where there is no instance."""
 
@@ -123,7 +126,17 @@ class DirectLoop(Loop):
             return
         except (BlockingIOError, InterruptedError):
             pass
-        await self._until_ready(self._wait_writable, sock)
+        self._ensure_fd_no_transport(sock)
+        await self._until_connected(sock, address)
+
+    async def _until_connected(self, sock: socket.socket, address: Any) -> None:
+        fd = sock.fileno()
+        waiter = self._wait_writable(fd)
+        try:
+            await waiter
+        except BaseException:
+            self._give_up(fd, waiter)
+            raise
         if err := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             raise OSError(err, f"Connect call failed {address}")
 
@@ -133,35 +146,43 @@ class DirectLoop(Loop):
     ) -> Any:
         """As asyncio's."""
         known = None if self._debug else numeric(host, port)
-        if known is None or not how.items() <= _PLAIN.items():
+        if known is None or (how and not how.items() <= _PLAIN.items()):
             return await super().create_connection(protocol_factory, host, port, **how)
         family, address = known
-        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        sock = socket.socket(family, _STREAM, socket.IPPROTO_TCP)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return await self._connected(sock, address, protocol_factory)
+        # getpeername()'s answer, but for an address that has other spellings or means another
+        as_given = family == socket.AF_INET and host != "0.0.0.0"
+        extra = {"peername": address} if as_given else None
+        return await self._connected(sock, address, protocol_factory, extra)
 
     @typed_as(asyncio.SelectorEventLoop.create_unix_connection)
     async def create_unix_connection(
         self, protocol_factory: Any, path: Any = None, **how: Any
     ) -> Any:
         """As asyncio's."""
-        if self._debug or path is None or not how.items() <= _PLAIN_UNIX.items():
+        if self._debug or path is None or (how and not how.items() <= _PLAIN_UNIX.items()):
             return await super().create_unix_connection(protocol_factory, path, **how)
         address = os.fspath(path)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        return await self._connected(sock, address, protocol_factory)
+        sock = socket.socket(socket.AF_UNIX, _STREAM)
+        return await self._connected(sock, address, protocol_factory, None)
 
-    async def _connected(self, sock: socket.socket, address: Any, protocol_factory: Any) -> Any:
-        """Connects the socket: (its transport, its protocol)."""
+    async def _connected(
+        self, sock: socket.socket, address: Any, protocol_factory: Any, extra: Any
+    ) -> Any:
+        """Connects a new socket, which does not block: (its transport, its protocol)."""
         try:
-            sock.setblocking(False)
-            await self._connect(sock, address)
+            try:
+                sock.connect(address)
+            except (BlockingIOError, InterruptedError):
+                await self._until_connected(sock, address)
+                self._hand_over(sock)
             protocol = protocol_factory()
         except BaseException:
             sock.close()
             raise
         waiter = self.create_future()
-        transport = transport_of(self, sock, protocol, None, None, None)
+        transport = transport_of(self, sock, protocol, extra, None, None)
         self.call_soon(transport.begin, waiter)
         try:
             await waiter

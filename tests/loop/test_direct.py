@@ -23,7 +23,7 @@ from common.processes import completed
 import ffloop
 from ffloop._session import stats_page
 
-from .util import Log, pair, serve
+from .util import HOST, Log, pair, serve
 
 RESET = struct.pack("=ii", 1, 0)
 
@@ -193,6 +193,46 @@ ffloop.run(main(), instance="direct", spin_us=0)
     asked = words[words.index('"ask 1"') : words.index('"ask 3"')]
     calls = re.findall(r"^(\w+)\(", asked, flags=re.M)
     assert calls == ["sendto", "epoll_wait", "recvfrom"] * 2
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
+def test_a_connection_is_three_calls_of_epoll_ctl(tmp_path):
+    """To be told of the connection, then of its data, and of no more; none fails."""
+    with socket.create_server((HOST, 0)) as listener:
+        program = f"""
+import asyncio, ffloop
+async def main():
+    for _ in range(3):
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_connection(asyncio.Protocol, *{listener.getsockname()})
+        transport.close()
+        await asyncio.sleep(0.001)
+ffloop.run(main(), instance="direct")
+"""
+        trace = tmp_path / "trace"
+        command = ["strace", "-o", trace, sys.executable, "-P", "-c", program]
+        subprocess.run(command, capture_output=True, check=False)
+    if not trace.exists() or "exited with 0" not in (words := trace.read_text()):
+        pytest.skip("strace may not trace here")
+    last = words[words.rindex("connect(") :]
+    fd = re.match(r"connect\((\d+)", last)[1]
+    calls = re.findall(rf"^epoll_ctl\(\d+, EPOLL_CTL_(\w+), {fd}, .*= (.*)", last, flags=re.M)
+    assert calls == [("ADD", "0"), ("MOD", "0"), ("DEL", "0")]
+
+
+def test_the_peer_of_the_wildcard(run):
+    """Connecting to 0.0.0.0 leads to 127.0.0.1."""
+
+    async def main():
+        async with serve() as (_, (_, port)):
+            transport, client = await asyncio.get_running_loop().create_connection(
+                Log, "0.0.0.0", port
+            )
+            assert transport.get_extra_info("peername") == ("127.0.0.1", port)
+            transport.close()
+            await client.lost
+
+    run(main())
 
 
 def test_a_reset_while_paused_is_told_on_resume(run):

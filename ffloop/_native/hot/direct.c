@@ -24,6 +24,7 @@
 struct direct {
     PyObject **owners; /* by descriptor */
     int size;
+    int taken;  /* a descriptor that has an entry in the epoll, but no owner yet; or -1 */
     int others; /* how many events of the selector's descriptors stand at the end of `events` */
     struct ffl_try spin;
     struct direct_counters n;
@@ -45,6 +46,7 @@ struct direct *direct_new(int64_t spin_us)
     }
     memset(d, 0, offsetof(struct direct, events));
     ffl_try_init(&d->spin, spin_us);
+    d->taken = -1;
     return d;
 }
 
@@ -139,10 +141,15 @@ int direct_watch(Dispatcher *dispatcher, int fd, unsigned events, unsigned befor
     show(dispatcher);
     if (fd >= d->size && grow(d, fd) < 0)
         return -1;
-    int op = !before ? EPOLL_CTL_ADD : events ? EPOLL_CTL_MOD : EPOLL_CTL_DEL;
+    bool entered = before || d->taken == fd;
+    int op = !entered ? EPOLL_CTL_ADD : events ? EPOLL_CTL_MOD : EPOLL_CTL_DEL;
     int rc = epoll_ctl(dispatcher->epfd, op, fd, &e);
     if (rc < 0 && op == EPOLL_CTL_ADD && errno == EEXIST) /* the selector's, disarmed */
         rc = epoll_ctl(dispatcher->epfd, EPOLL_CTL_MOD, fd, &e);
+    else if (rc < 0 && !before && errno == ENOENT)
+        rc = epoll_ctl(dispatcher->epfd, EPOLL_CTL_ADD, fd, &e);
+    if (d->taken == fd)
+        d->taken = -1;
     if (rc < 0 && op != EPOLL_CTL_DEL) {
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
@@ -154,6 +161,12 @@ int direct_watch(Dispatcher *dispatcher, int fd, unsigned events, unsigned befor
         Py_XDECREF(was);
     }
     return 0;
+}
+
+void direct_take_over(Dispatcher *dispatcher, int fd)
+{
+    if (dispatcher->direct)
+        dispatcher->direct->taken = fd;
 }
 
 PyObject *direct_owner(Dispatcher *dispatcher, int fd)

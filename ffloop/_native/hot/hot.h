@@ -141,6 +141,7 @@ struct ffl_lag *direct_lag(struct direct *d); /* until there is a page */
 /* Gives the descriptor's events to the owner from now on (0: none); `before`: the events until now.
  * 0, or -1 with an exception. */
 int direct_watch(Dispatcher *d, int fd, unsigned events, unsigned before, PyObject *owner);
+void direct_take_over(Dispatcher *d, int fd); /* the epoll has an entry that nobody needs */
 void direct_accepted(Dispatcher *d);
 void direct_sent(Dispatcher *d, size_t bytes);
 void direct_received(Dispatcher *d, size_t bytes);

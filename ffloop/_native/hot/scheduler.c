@@ -379,6 +379,8 @@ static PyMethodDef scheduler_methods[] = {
      "A Future that is done once the descriptor is readable."},
     {"_wait_writable", scheduler_wait_writable, METH_O,
      "A Future that is done once the descriptor is writable."},
+    {"_hand_over", scheduler_hand_over, METH_O,
+     "Direct mode: a transport takes on a descriptor that was waited for."},
     {"_give_up", scheduler_give_up, METH_VARARGS, "(fd, future): that is not waited for any more."},
     {"_watched", scheduler_watched, METH_VARARGS,
      "An event of epoll's, (fd, events), for those who watch the descriptor."},

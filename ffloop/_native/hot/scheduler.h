@@ -58,6 +58,7 @@ PyObject *scheduler_remove_reader(PyObject *self, PyObject *file);
 PyObject *scheduler_remove_writer(PyObject *self, PyObject *file);
 PyObject *scheduler_wait_readable(PyObject *self, PyObject *file);
 PyObject *scheduler_wait_writable(PyObject *self, PyObject *file);
+PyObject *scheduler_hand_over(PyObject *self, PyObject *file);
 PyObject *scheduler_give_up(PyObject *self, PyObject *args);
 PyObject *scheduler_watched(PyObject *self, PyObject *args);
 int watching_exec(void);

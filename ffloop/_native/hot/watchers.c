@@ -204,6 +204,16 @@ int watchers_give_up(PyObject *self, int fd, const PyObject *waiter, bool closed
     return rc < 0 ? -1 : 0;
 }
 
+bool watchers_hand_over(PyObject *self, int fd)
+{
+    struct watched *e = find((Watchers *)self, fd);
+    if (!e || watches(e) || !e->entered)
+        return false;
+    e->entered = false;
+    e->armed = 0;
+    return true;
+}
+
 /* Who is to be told, as a new reference; a waiter and a Handle that was cancelled leave their
  * place. */
 static PyObject *pick(const Watchers *w, int fd, enum side side)

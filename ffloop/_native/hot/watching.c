@@ -60,6 +60,18 @@ PyObject *scheduler_add_writer(PyObject *self, PyObject *const *args, Py_ssize_t
     return add(self, args, n, keys, WRITER);
 }
 
+PyObject *scheduler_hand_over(PyObject *self, PyObject *file)
+{
+    const Scheduler *s = (Scheduler *)self;
+    int fd = PyObject_AsFileDescriptor(file);
+    if (fd < 0)
+        return NULL;
+    if (!s->closed && s->batches && Py_TYPE(s->batches) == dispatcher_type &&
+        watchers_hand_over(s->watchers, fd))
+        direct_take_over((Dispatcher *)s->batches, fd);
+    return Py_NewRef(Py_None);
+}
+
 PyObject *scheduler_remove_reader(PyObject *self, PyObject *file)
 {
     return take(self, file, READER);
