@@ -3,8 +3,8 @@
  *
  * Callers: client/. Of the time between two looks FFL_LOOK_NS counts at most. So a process that was
  * stopped, or whose machine stood still (as a virtual one does while it moves), has not waited
- * meanwhile: it looks again before it gives up, and loses no socket. The sleeps between the looks
- * are no longer than ffl_limit_left says.
+ * meanwhile: it looks again before it gives up, and loses no socket. No sleep between two looks may be
+ * longer than that.
  */
 #ifndef FFL_LIMIT_H
 #define FFL_LIMIT_H
@@ -20,21 +20,20 @@ static inline struct ffl_limit ffl_limit(int64_t ms)
     return (struct ffl_limit){.left_ns = ms * 1000000, .looked_ns = ffl_now_ns()};
 }
 
-/* A look: for how long the next sleep may last; 0: the limit is reached. */
+/* A look: what is left, or 0. */
 static inline int64_t ffl_limit_left(struct ffl_limit *l)
 {
     int64_t now = ffl_now_ns(), past = now - l->looked_ns;
     l->looked_ns = now;
     l->left_ns -= past < FFL_LOOK_NS ? past : FFL_LOOK_NS;
-    if (l->left_ns <= 0)
-        return 0;
-    return l->left_ns < FFL_LOOK_NS ? l->left_ns : FFL_LOOK_NS;
+    return l->left_ns > 0 ? l->left_ns : 0;
 }
 
-/* The same in milliseconds, rounded up, for poll(2). */
-static inline int ffl_limit_left_ms(struct ffl_limit *l)
+/* A look: for how many milliseconds the next sleep may last; 0: nothing is left. */
+static inline int ffl_limit_sleep_ms(struct ffl_limit *l)
 {
-    return (int)((ffl_limit_left(l) + 999999) / 1000000);
+    int64_t left = ffl_limit_left(l);
+    return (int)(((left < FFL_LOOK_NS ? left : FFL_LOOK_NS) + 999999) / 1000000);
 }
 
 #endif

@@ -40,10 +40,10 @@ static int wait_readable(int fd, int timeout_ms, const struct ffl_driver *driver
     if (driver)
         driver->run(driver->arg, is_readable, &r);
     for (;;) {
-        int left_ms = ffl_limit_left_ms(&r.limit), n = poll(&p, 1, left_ms);
+        int ms = ffl_limit_sleep_ms(&r.limit), n = poll(&p, 1, ms);
         if (n > 0)
             return 0;
-        if (n == 0 && left_ms == 0)
+        if (n == 0 && ms == 0)
             return -ETIMEDOUT;
         if (n < 0 && errno != EINTR)
             return -errno;
@@ -54,9 +54,8 @@ static int wait_readable(int fd, int timeout_ms, const struct ffl_driver *driver
 static int connect_within(int s, const struct sockaddr_un *sa, socklen_t len, int timeout_ms)
 {
     struct ffl_limit limit = ffl_limit(client_limit_ms(timeout_ms));
-    for (int64_t left; (left = ffl_limit_left(&limit)) > 0;) {
-        int64_t us = left / 1000 + 1; /* 0 would be for ever */
-        struct timeval tv = {.tv_sec = us / 1000000, .tv_usec = us % 1000000};
+    for (int ms; (ms = ffl_limit_sleep_ms(&limit)) > 0;) {
+        struct timeval tv = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
         if (setsockopt(s, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv)) < 0)
             return -errno;
         if (connect(s, (const struct sockaddr *)sa, len) == 0)

@@ -42,11 +42,11 @@ static int tell(int ticket, const struct ffl_ticket_msg *m, const int *fds, int 
 {
     struct pollfd p = {.fd = ticket, .events = POLLOUT};
     struct ffl_limit limit = ffl_limit(TELL_TIMEOUT_MS);
-    int rc, left_ms;
+    int rc, ms;
     while ((rc = ffl_msg_send(ticket, m, sizeof(*m), fds, nfds)) == -EAGAIN) {
-        if ((left_ms = ffl_limit_left_ms(&limit)) == 0)
+        if ((ms = ffl_limit_sleep_ms(&limit)) == 0)
             return -ETIMEDOUT;
-        (void)poll(&p, 1, left_ms); /* fails: the next try says it */
+        (void)poll(&p, 1, ms); /* fails: the next try says it */
     }
     return rc;
 }
