@@ -322,16 +322,18 @@ TEST(slices_stay_over)
 #define ENTRIES (SLICE_NS / SLICE_ENTRY_NS) /* of the cheapest */
 #define CALLS (SLICE_NS / SLICE_CALL_NS)
 
-/* Iterates until nothing is left: no iteration does more than `most` of it. */
+/* Iterates until nothing is left: no iteration does more than `most` of it, and none but the last
+ * says that it may sleep. */
 static void falls(uint64_t (*left)(void), uint64_t most)
 {
     uint64_t before = left(), now;
     CHECK(before > 2 * most); /* else nothing is shown */
     for (int i = 0; before; before = now, i++) {
         CHECK(i < 100000);
-        (void)iterate();
+        int64_t next = iterate();
         now = left();
         CHECK(before - now <= most);
+        CHECK(next == 0 || now == 0);
     }
 }
 

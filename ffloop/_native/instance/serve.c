@@ -52,8 +52,9 @@ static bool serve_sessions(struct ffl_instance *in)
         if (!s->ended && !s->dying && !s->dead) {
             if (ffl_channel_pending(&s->ch, FFL_WAIT_FREE) && data_rxfree(s) < 0)
                 session_kill(s, "a receive buffer came back that was not out");
-            if (s->ch.over.n <= OVER_LIMIT)
-                work |= session_drain(s, INT32_MAX) > 0;
+            if (s->ch.over.n <= OVER_LIMIT) /* an entry that is to come again is work, too */
+                work |=
+                    session_drain(s, INT32_MAX) > 0 || ffl_channel_pending(&s->ch, FFL_WAIT_QUEUE);
         }
         if (!s->dead)
             work |= pump_ready(s);
