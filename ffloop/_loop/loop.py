@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, Unpack, cast
 
 from .._session import choice, configuration
 from .._session.address import look_up_literal
-from .._session.hot import Handle
 from .._session.options import LoopOptions
 from ..errors import ConfigError
 from . import worker
@@ -173,7 +172,7 @@ class Loop(KernelSockCalls):
         poller = self._poller
         if poller.pending:  # in debug mode; else the Scheduler hands the batch out
             for taken in poller.take_batch():
-                self._ready.append(Handle(poller.dispatch_one, taken, self, contextvars.Context()))
+                self._queue_event(contextvars.Context(), poller.dispatch_one, *taken)
 
     # The rare ways of the compiled Scheduler.
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import ffloop
 
-from .util import HOST, Log, serve, until
+from .util import HOST, Log, pair, serve, until
 
 VAR: contextvars.ContextVar[str] = contextvars.ContextVar("VAR", default="none")
 
@@ -571,3 +571,23 @@ def test_a_loop_with_timers_that_nobody_closed_is_collected(run_ff, warned):
     warned.clear()
     gc.collect()
     assert [ref() for ref in refs] == [None] * 3
+
+
+def test_an_event_in_debug_mode_walks_no_stack(run_ff, monkeypatch):
+    """What comes from the network was made nowhere in the program."""
+    made = []
+
+    def walk(frame):
+        made.append(frame.f_code.co_name)
+        return []
+
+    async def main():
+        asyncio.get_running_loop().set_debug(True)
+        async with pair() as (client, served):
+            client.transport.write(b"x")
+            await served.got(1)
+
+    monkeypatch.setattr(asyncio.format_helpers, "extract_stack", walk)
+    run_ff(main())
+    assert made
+    assert "_process_events" not in made

@@ -163,11 +163,15 @@ static PyObject *new_traced(struct handle *h, PyObject *self)
     return made;
 }
 
-PyObject *handle_new(PyObject *loop, PyObject *const *args, Py_ssize_t n, PyObject *context)
+PyObject *handle_untraced(PyObject *loop, PyObject *const *args, Py_ssize_t n, PyObject *context)
 {
     PyObject *self = take_spare(&handles);
-    if (self)
-        self = filled(self, loop, args, n, context);
+    return self ? filled(self, loop, args, n, context) : NULL;
+}
+
+PyObject *handle_new(PyObject *loop, PyObject *const *args, Py_ssize_t n, PyObject *context)
+{
+    PyObject *self = handle_untraced(loop, args, n, context);
     return self && scheduler_debug(loop) ? new_traced(fields(self), self) : self;
 }
 

@@ -11,6 +11,8 @@
 
 /* args[0](*args[1:n]) later, in `context` (Py_None: a copy of the current one). A new reference. */
 PyObject *handle_new(PyObject *loop, PyObject *const *args, Py_ssize_t n, PyObject *context);
+/* The same without a note, in debug mode, of where it was made. */
+PyObject *handle_untraced(PyObject *loop, PyObject *const *args, Py_ssize_t n, PyObject *context);
 /* The same at `when`, in seconds of the loop's clock. */
 PyObject *timer_new(PyObject *loop, double when, PyObject *const *args, Py_ssize_t n,
                     PyObject *context);

@@ -101,6 +101,17 @@ static PyObject *call_soon(PyObject *self, PyObject *const *args, Py_ssize_t n, 
     return handle;
 }
 
+/* (context, callback, *args) */
+static PyObject *queue_event(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    if (n < 2)
+        return PyErr_Format(PyExc_TypeError, "a context and a callback are needed");
+    PyObject *handle = handle_untraced(self, args + 1, n - 1, args[0]);
+    int rc = handle ? queue_append(((Scheduler *)self)->ready, handle) : -1;
+    Py_XDECREF(handle);
+    return rc < 0 ? NULL : Py_NewRef(Py_None);
+}
+
 static PyObject *write_to_self(PyObject *self, PyObject *unused)
 {
     Scheduler *s = (Scheduler *)self;
@@ -370,6 +381,8 @@ static PyMethodDef scheduler_methods[] = {
     {"create_task", WITH_CONTEXT(create_task), "As asyncio's."},
     {"get_debug", get_debug, METH_NOARGS, "As asyncio's."},
     {"_timer_handle_cancelled", timer_handle_cancelled, METH_O, NULL},
+    {"_queue_event", (PyCFunction)(void (*)(void))queue_event, METH_FASTCALL,
+     "(context, callback, *args): for what comes from nowhere in the program."},
     {"_write_to_self", write_to_self, METH_NOARGS, NULL},
     {"_add_reader", WITH_CONTEXT(scheduler_add_reader), "As asyncio's."},
     {"_add_writer", WITH_CONTEXT(scheduler_add_writer), "As asyncio's."},
