@@ -145,6 +145,8 @@ static void references(void)
                 (struct ffl_entry){.op = FFL_OP_UNREAD, .arg = 1, .buf = raw_arg(&bad, "x", 1)});
     }
     settle();
+    plain(FFL_OP_SHUTDOWN, many / 2, SHUT_WR, 0); /* each reference is told, and has its turn */
+    settle();
     for (uint32_t h = 1; h < many; h++)
         plain(FFL_OP_CLOSE, h, 0, FFL_F_ABORT);
     settle();
@@ -198,6 +200,62 @@ static void churn(void)
         if (i % 64 == 63)
             settle();
     }
+}
+
+/* Listeners at one port of as many addresses. */
+static void one_port(void)
+{
+    for (uint32_t h = 0; h < many; h++) {
+        char ip[32];
+        snprintf(ip, sizeof(ip), "127.%u.%u.%u", 1 + h / 62500, h / 250 % 250, 1 + h % 250);
+        struct ffl_addr a = addr4(ip, 33334);
+        open_socket(h, SOCK_STREAM);
+        with_block(FFL_OP_BIND, h, &a, sizeof(a));
+        plain(FFL_OP_LISTEN, h, 1, 0);
+    }
+}
+
+/* A listener with so many references, each of which asks for connections. */
+static void askers(void)
+{
+    struct ffl_addr a = addr4(lab.o.stack->kernel ? "127.0.0.1" : "10.0.0.3", 33335);
+    CHECK(lab_ticket(&ticket));
+    struct ffl_import x = {.key = ticket.key, .ticket = ticket.id};
+    open_socket(0, SOCK_STREAM);
+    with_block(FFL_OP_BIND, 0, &a, sizeof(a));
+    plain(FFL_OP_LISTEN, 0, 64, 0);
+    for (uint32_t h = 1; h < many; h++) {
+        with_block(FFL_OP_EXPORT, 0, &x, sizeof(x));
+        with_block(FFL_OP_IMPORT, h, &x, sizeof(x));
+    }
+    for (int i = 0; i < 5; i++) {
+        for (uint32_t h = 1; h < many; h++)
+            plain(FFL_OP_ARM, h, 0, i % 2 ? FFL_F_ALONE : 0);
+        open_socket(many + (uint32_t)i, SOCK_STREAM);
+        with_block(FFL_OP_CONNECT, many + (uint32_t)i, &a, sizeof(a));
+        settle();
+    }
+}
+
+/* So many tickets share a socket that is closed at last. */
+static void sharers(void)
+{
+    static struct ffl_ticket t[3000];
+    uint32_t n = 0, most = many / 8 < 3000 ? many / 8 : 3000;
+    for (uint32_t h = 0; h < 64; h++)
+        open_socket(h, SOCK_STREAM);
+    while (n < most && lab_ticket(&t[n])) {
+        struct ffl_import x = {.key = t[n].key, .ticket = t[n].id};
+        with_block(FFL_OP_SHARE, 0, &x, sizeof(x));
+        n++;
+    }
+    CHECK_EQ(n, most);
+    settle();
+    for (uint32_t h = 0; h < 16; h++)
+        plain(FFL_OP_CLOSE, h, 0, FFL_F_ABORT);
+    settle();
+    while (n)
+        close(t[--n].fd);
 }
 
 /* ---- how they are told apart ----------------------------------------------------------------- */
@@ -294,6 +352,26 @@ TEST(slices_datagrams)
 TEST(slices_datagrams_host)
 {
     attack("host", datagrams);
+}
+TEST(slices_one_port)
+{
+    attack("host", one_port);
+}
+TEST(slices_askers)
+{
+    attack("sim", askers);
+}
+TEST(slices_askers_host)
+{
+    attack("host", askers);
+}
+TEST(slices_sharers)
+{
+    attack("sim", sharers);
+}
+TEST(slices_sharers_host)
+{
+    attack("host", sharers);
 }
 TEST(slices_churn)
 {

@@ -13,6 +13,7 @@
 
 #define OVER_LIMIT 1024 /* completions queued privately; beyond it the SQ waits */
 #define STACK_EVENTS 128
+#define EVENTS_SLICES 10        /* so much of an iteration for taking them, at most */
 #define CTL_PERIOD_NS 1000000LL /* between a busy instance's looks at its control epoll */
 #define EMPTY_PERIOD_NS 100000000LL
 #define STUFFED_NS 1000000LL /* between looks while the CQ is full: only sends go on */
@@ -65,17 +66,30 @@ static bool serve_sessions(struct ffl_instance *in)
 
 /* ---- polling the stack --------------------------------------------------------------------- */
 
-static bool poll_stack(struct ffl_instance *in)
+/* All of them, in slices: a session with many sockets, or references to one, has many events at
+ * once, and another's are behind them. False: there were none. */
+static bool take_events(struct ffl_instance *in)
 {
     struct ffl_stack_event ev[STACK_EVENTS];
-    int n = OPS(in)->poll(ST(in), ev, FFL_COUNT(ev));
-    if (n < 0) {
-        ffl_log(FFL_LOG_ERROR, "stack %s: poll: %s", OPS(in)->name, strerror(-n));
-        return false;
-    }
-    for (int i = 0; i < n; i++)
-        data_event(ev[i].udata, &ev[i]);
-    if (n == 0)
+    bool any = false;
+    int n;
+    slice_open(&in->slice, EVENTS_SLICES * in->o.slice_ns);
+    do {
+        n = OPS(in)->poll(ST(in), ev, FFL_COUNT(ev));
+        if (n < 0)
+            ffl_log(FFL_LOG_ERROR, "stack %s: poll: %s", OPS(in)->name, strerror(-n));
+        for (int i = 0; i < n; i++) {
+            data_event(ev[i].udata, &ev[i]);
+            slice_spend(&in->slice, SLICE_ENTRY_NS);
+        }
+        any |= n > 0;
+    } while (n == FFL_COUNT(ev) && !slice_over(&in->slice));
+    return any;
+}
+
+static bool poll_stack(struct ffl_instance *in)
+{
+    if (!take_events(in))
         return false;
     struct ffl_session *s;
     TAILQ_FOREACH(s, &in->sessions, link)
