@@ -15,7 +15,7 @@ from typing import Any, Self
 from .._session.address import unset
 from .._session.binding import READ, WRITE, Client, addresses
 from .._session.session import Session, stands_for
-from ..errors import error
+from ..errors import InstanceGone, error
 
 _ONE = (1).to_bytes(8, "little")
 
@@ -313,7 +313,8 @@ class Endpoint:
 
     def _want_room(self) -> None:
         if self.writers and self.live:
-            self.client().want(self.handle, WRITE)
+            with contextlib.suppress(InstanceGone):  # found before the loop has: lose() calls them
+                self.client().want(self.handle, WRITE)
         elif self.writers:  # to try, as after a reset
             self.call_writers()
 

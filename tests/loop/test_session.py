@@ -1,6 +1,7 @@
 """Who may use a loop's session, and its end: every way to lose it, whoever waits on it."""
 
 import asyncio
+import contextlib
 import errno
 import gc
 import logging
@@ -445,6 +446,33 @@ def test_everybody_learns_of_the_end(instance, caplog, how, why):
     ffloop.run(main(), instance=instance.path)
     assert why in caplog.text
     assert "listening again on" in caplog.text
+
+
+def test_a_writer_finds_the_end_before_the_loop_does(instance):
+    """Its callback's own send does; then it is called once more, as after a reset."""
+    process = instance()
+
+    async def main():
+        loop, calls, reported = asyncio.get_running_loop(), [], []
+        loop.set_exception_handler(lambda _, context: reported.append(context))
+        with socket.create_server((HOST, 0)) as listener, ffloop.socket() as sock:
+            await loop.sock_connect(sock, listener.getsockname())
+
+            def send():
+                calls.append(sock)
+                kill(process, loop._session)
+                process.wait()
+                with pytest.raises(ffloop.InstanceGone):
+                    while True:
+                        with contextlib.suppress(BlockingIOError):
+                            sock.send(b"x")
+
+            loop.add_writer(sock, send)
+            await until(lambda: len(calls) > 1)
+            loop.remove_writer(sock)
+            assert not reported
+
+    ffloop.run(main(), instance=instance.path, reconnect=False)
 
 
 @pytest.mark.parametrize("how", ["silent", "stopped"])
