@@ -8,6 +8,7 @@
 #include "../../ffloop/_native/instance/internal.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -104,6 +105,106 @@ static void scribble_quietly(struct raw *r, uint64_t *seed)
 TEST(r7_scribbled_memory)
 {
     fuzz(test_arg ? (uint64_t)atoll(test_arg) : 2, 1500 / TEST_SLOW, scribble_quietly);
+}
+
+/* ---- memory that changes at any moment ------------------------------------------------------- */
+
+struct scribbler {
+    _Atomic int stop;
+    _Atomic uint32_t *words; /* a mapping of its own */
+    uint32_t n;
+    uint64_t seed;
+};
+
+static void *scribbles(void *arg)
+{
+    struct scribbler *s = arg;
+    while (!atomic_load(&s->stop)) {
+        uint32_t x = test_random(&s->seed);
+        uint32_t n = x % 4 ? sizeof(struct ffl_segment) / 4 : s->n; /* most often the words */
+        _Atomic uint32_t *w = s->words + test_random(&s->seed) % n;
+        uint32_t was = atomic_load(w);
+        atomic_store(w, x % 5 == 0   ? test_random(&s->seed)
+                        : x % 5 == 1 ? was + x / 64 % 9 - 4
+                                     : was ^ 1u << x / 64 % 32);
+        for (uint32_t pause = x / 64 % 4096; pause > 0; pause--)
+            ffl_cpu_relax();
+    }
+    return NULL;
+}
+
+/* Calls that no answer of the instance's is needed for, or that end in time without one. */
+static void use(struct ffl_client *c, const struct ffl_addr *to, uint64_t *seed)
+{
+    static char buf[20000];
+    struct ffl_event ev[16];
+    struct ffl_addr from;
+    int flags, h = (int)(test_random(seed) % 4);
+    switch (test_random(seed) % 8) {
+    case 0:
+        h = ffl_client_socket(c, AF_INET, test_random(seed) % 2 ? SOCK_STREAM : SOCK_DGRAM, 0, 0);
+        (void)ffl_client_connect(c, h, to);
+        break;
+    case 1:
+        (void)ffl_client_send(c, h, buf, 1 + test_random(seed) % sizeof(buf));
+        break;
+    case 2:
+        (void)ffl_client_recv(c, h, buf, sizeof(buf), 0, &from, &flags);
+        break;
+    case 3:
+        (void)ffl_client_sendto(c, h, buf, test_random(seed) % 1000, to);
+        break;
+    case 4:
+        (void)ffl_client_close(c, h, test_random(seed) % 2);
+        break;
+    case 5:
+        (void)ffl_client_want(c, h, FFL_WRITE);
+        break;
+    default:
+        for (int n = ffl_client_wait(c, ev, 16, -1, 100000), i = 0; i < n; i++)
+            CHECK(ev[i].kind != FFL_EV_DATA || !ev[i].off ||
+                  (ev[i].off <= ffl_client_size(c) && ev[i].arg <= ffl_client_size(c) - ev[i].off));
+    }
+}
+
+/* While both sides work, and between any two of their instructions: neither side breaks, whichever
+ * finds the lie, and the neighbour does not notice. */
+TEST(r7_memory_scribbled_at_any_moment)
+{
+    struct ffl_client *other, *c;
+    char why[256];
+    uint64_t seed = test_arg ? (uint64_t)atoll(test_arg) : 7;
+    int ended = 0;
+    lab_defaults("host");
+    lab.o.pool_kib = 1024;
+    lab_start("");
+    quiet();
+    lab_run();
+    struct ffl_client_opts o = {.path = lab.path, .timeout_ms = 60000};
+    struct ffl_addr nobody = addr4("127.0.0.1", 1);
+    CHECK_EQ(ffl_client_attach(&other, &o, why, sizeof(why)), 0);
+    for (int i = 0; i < 100 / TEST_SLOW; i++) {
+        struct scribbler s = {.seed = seed + (uint64_t)i};
+        pthread_t thread;
+        CHECK_EQ(ffl_client_attach(&c, &o, why, sizeof(why)), 0);
+        s.n = ffl_client_size(c) / 4;
+        s.words = mmap(NULL, 4ul * s.n, PROT_READ | PROT_WRITE, MAP_SHARED, ffl_client_memfd(c), 0);
+        CHECK(s.words != MAP_FAILED);
+        CHECK_EQ(pthread_create(&thread, NULL, scribbles, &s), 0);
+        for (int k = 0; k < 200 && !ffl_client_detached(c); k++)
+            use(c, &nobody, &seed);
+        atomic_store(&s.stop, 1);
+        pthread_join(thread, NULL);
+        ended += ffl_client_detached(c) != 0;
+        ffl_client_detach(c);
+        munmap(s.words, 4ul * s.n);
+        CHECK_EQ(ffl_client_ping(other), 0);
+    }
+    CHECK(ended > 0);
+    ffl_client_detach(other);
+    while (lab_sessions() > 0 || atomic_load(&lab.in->page->sockets) > 0)
+        (void)poll(NULL, 0, 1); /* the case has a time limit */
+    lab_stop();
 }
 
 /* ---- memory that is taken away -------------------------------------------------------------- */
