@@ -54,7 +54,10 @@ def listing() -> dict[str, Any]:
 
 def run(loop: str, module: str, cls: str, test: str) -> dict[str, Any]:
     import loops
+    from test import support
 
+    # As `python -m test --timeout` raises them: what they bound is a hang.
+    support.LOOPBACK_TIMEOUT = support.SHORT_TIMEOUT = 60.0
     record = loops.substitute(loop)
     loaded = importlib.import_module(f"test.test_asyncio.{module}")
     suite = unittest.TestSuite([getattr(loaded, cls)(test)])

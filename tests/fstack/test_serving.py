@@ -30,7 +30,9 @@ def test_aiohttp_under_load(fstack):
     """The unmodified example, 64 connections: every request is answered."""
     pytest.importorskip("aiohttp")
     with net.example("aiohttp_server.py", fstack, PORT), net.within(fstack.net.peer):
-        said = net.run("wrk", "-t1", "-c64", f"-d{SECONDS}s", f"http://{net.STACK}:{PORT}/")
+        said = net.run(
+            "wrk", "-t1", "-c64", f"-d{SECONDS}s", "--timeout", "60s", f"http://{net.STACK}:{PORT}/"
+        )
     assert "Socket errors" not in said, said
     assert "Non-2xx" not in said, said
     assert int(re.search(r"(\d+) requests in", said)[1]) > SECONDS * 100, said

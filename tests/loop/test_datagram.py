@@ -458,7 +458,7 @@ def test_whom_a_datagram_of_the_kernels_is_from(run_std, tmp_path, kind):
             sock.bind(str(tmp_path / "server") if family == socket.AF_UNIX else name)
             if name:
                 client.bind(name)
-            client.settimeout(10)
+            client.settimeout(60)
             async with endpoint(lambda: Box(echo=bool(name)), sock=sock) as (transport, box):
                 for to in (sock, plain):
                     client.sendto(b"hello", to.getsockname())

@@ -205,7 +205,7 @@ def test_a_stopped_instance_answers_at_once(instance, capsys):
             out = capsys.readouterr().out
             assert "stopped" in out
             assert str(os.getpid()) in out
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60
         instance.send_signal(signal.SIGCONT)
         assert loop.instance.pid == instance.pid
 
@@ -446,7 +446,7 @@ def test_a_page_without_an_end(page, table):
         began = time.monotonic()
         with pytest.raises(InstanceNotFound, match="is not an ffloop instance"):
             stats_page.read(pid)
-        assert time.monotonic() - began < 10  # (0.01; hours before)
+        assert time.monotonic() - began < 60  # (0.01; hours before)
 
 
 _TRICKS = [

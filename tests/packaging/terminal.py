@@ -78,7 +78,7 @@ class Job:
     def ask(self) -> None:
         for port in self.new_ports():
             path = "metrics" if "--metrics" in self.line else ""
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=30) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=60) as answer:
                 print(f"port {port}: {answer.status}", flush=True)
 
     def interrupt(self) -> None:

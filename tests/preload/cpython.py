@@ -71,6 +71,7 @@ def each(suite: unittest.TestSuite) -> list[unittest.TestCase]:
 def main() -> None:
     module, out, how, *named = sys.argv[1:]
     support.use_resources = []  # no network but this machine's, as `python -m test` has it
+    support.LOOPBACK_TIMEOUT = support.SHORT_TIMEOUT = 60.0  # as its --timeout raises them
     recorder = Recorder(out)
     tests = [
         test

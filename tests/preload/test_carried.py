@@ -164,7 +164,7 @@ def results(shared_instance: Instance) -> dict[str, dict[str, list[Any]]]:
             instance=shared_instance.path, kernel_sockets="adopt"
         )
     ) as runner:
-        looped = runner.run(asyncio.wait_for(by_the_loop(), 40))
+        looped = runner.run(asyncio.wait_for(by_the_loop(), 120))
     return {"shim": plain(shared_instance.environment()), "loop": looped}
 
 

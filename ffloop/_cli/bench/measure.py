@@ -163,7 +163,9 @@ def _command(wrk: bool, where: Server, connections: int, seconds: float) -> list
     host, port = where.place.host, str(where.port)
     traffic = APPS[where.app].traffic
     if wrk and traffic in ("http", "https"):
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"]
+        # (Its own time-out is 2 s: on a busy machine a late answer is no error.)
+        duration = f"-d{max(1, round(seconds))}s"
+        command = ["wrk", "-t1", f"-c{connections}", duration, "--timeout", "60s"]
         return [*command, "-s", str(_HERE / "report.lua"), f"{traffic}://{host}:{port}/"]
     program = str(_program("ffloop-load"))
     return [program, traffic, host, port, str(connections), str(seconds), str(where.size)]
