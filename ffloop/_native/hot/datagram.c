@@ -3,7 +3,8 @@
  *
  * A base class, without fields, in front of asyncio's own (_loop/kernel_datagram.py), whose
  * attributes it reads; as pipe.c. Several datagrams are read per event, as by uvloop, until the
- * socket is empty.
+ * socket is empty; where that found one, the next events' first ones only, without a call that
+ * finds nothing. What is left makes another event.
  */
 #include "stream.h"
 
@@ -13,7 +14,12 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-#define MOST 32 /* datagrams per event: then other sockets have their turn */
+#define MOST 32  /* datagrams per event: then other sockets have their turn */
+#define SINGLE 7 /* events of which one datagram is read, after one that brought no more */
+
+/* By descriptor: how many such events are to come. Sockets that share a place mislead each other
+ * by a call. */
+static unsigned char singles[256];
 
 static PyObject *read_ready_slow, *sendto_slow; /* asyncio's */
 static PyObject *name_read_ready, *name_sendto, *name_sock_fd, *name_protocol, *name_closing,
@@ -114,12 +120,16 @@ static PyObject *read_ready(PyObject *self, PyObject *unused)
     char *room = transport_room(self);
     if (!room)
         return PyErr_Occurred() ? NULL : PyObject_CallFunctionObjArgs(read_ready_slow, self, NULL);
-    int fd = transport_fd(self, name_sock_fd);
-    int more = transport_lacks(self, name_conn_lost);
-    for (int left = MOST; more > 0 && left > 0; left--)
+    int fd = transport_fd(self, name_sock_fd), taken = 0;
+    unsigned char *single = &singles[fd & 255];
+    int more = transport_lacks(self, name_conn_lost), most = *single ? 1 : MOST;
+    while (more > 0 && taken < most) {
         more = transport_lacks(self, name_closing) && transport_lacks(self, name_paused)
                    ? read_one(self, fd, room)
                    : 0;
+        taken += more > 0;
+    }
+    *single = *single ? *single - 1 : taken < 2 ? SINGLE : 0;
     return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 

@@ -275,12 +275,13 @@ static int dispatch_next(Dispatcher *d)
 
 int dispatcher_hand_out(Dispatcher *d)
 {
+    struct gather *kept = gather_here();
     int rc = 0;
     Py_INCREF((PyObject *)d);
     while (rc == 0 && d->index < d->count) {
         rc = d->direct ? direct_dispatch_next(d) : dispatch_next(d);
         if (rc == 0)
-            rc = gather_next();
+            rc = gather_next(kept);
     }
     Py_DECREF((PyObject *)d);
     return rc;

@@ -21,7 +21,7 @@
 #define LASTS 8         /* iterations for which many remain: not each of them writes */
 #define LONGEST 1000000 /* ns */
 
-static _Thread_local struct {
+struct gather {
     PyObject *streams[MOST]; /* from `next` to `n`: those with kept writes */
     int next, n;
     unsigned callback; /* the number of that which runs */
@@ -29,7 +29,14 @@ static _Thread_local struct {
     int many;          /* above 0: MANY wrote in one of the last iterations */
     bool runs;
     int64_t since; /* when a callback first ended with writes kept; 0: not yet */
-} kept;
+};
+
+static _Thread_local struct gather here;
+
+struct gather *gather_here(void)
+{
+    return &here;
+}
 
 static int send_kept(PyObject *stream)
 {
@@ -53,19 +60,19 @@ static int send_kept(PyObject *stream)
 }
 
 /* Sends all; of several exceptions the first stays. */
-static int send_all(void)
+static int send_all(struct gather *kept)
 {
     PyObject *type = NULL, *value = NULL, *trace = NULL;
     PyErr_Fetch(&type, &value, &trace);
-    while (kept.next < kept.n)
-        if (send_kept(kept.streams[kept.next++]) < 0) {
+    while (kept->next < kept->n)
+        if (send_kept(kept->streams[kept->next++]) < 0) {
             if (type)
                 PyErr_Clear();
             else
                 PyErr_Fetch(&type, &value, &trace);
         }
-    kept.next = kept.n = 0;
-    kept.since = 0;
+    kept->next = kept->n = 0;
+    kept->since = 0;
     if (type)
         PyErr_Restore(type, value, trace);
     return type ? -1 : 0;
@@ -73,28 +80,30 @@ static int send_all(void)
 
 int gather_flush(void)
 {
-    return kept.n ? send_all() : 0;
+    return here.n ? send_all(&here) : 0;
 }
 
 bool gather_wants(struct stream *s)
 {
-    if (!kept.runs)
+    struct gather *kept = &here;
+    if (!kept->runs)
         return false;
-    if (s->wrote_in != kept.callback) {
-        s->wrote_in = kept.callback;
+    if (s->wrote_in != kept->callback) {
+        s->wrote_in = kept->callback;
         s->gathers = s->writes > 1;
         s->writes = 0;
-        kept.writers += !s->c;
+        kept->writers += !s->c;
     }
     s->writes += s->writes < 2;
-    return s->gathers || s->writes > 1 || (kept.many > 0 && !s->c);
+    return s->gathers || s->writes > 1 || (kept->many > 0 && !s->c);
 }
 
 static int keep_first(PyObject *stream, struct stream *s, PyObject *data)
 {
-    if (kept.n == MOST && send_all() < 0)
+    struct gather *kept = &here;
+    if (kept->n == MOST && send_all(kept) < 0)
         return -1;
-    kept.streams[kept.n++] = Py_NewRef(stream);
+    kept->streams[kept->n++] = Py_NewRef(stream);
     s->kept = Py_NewRef(data);
     s->kept_bytes = 0;
     return 0;
@@ -121,37 +130,37 @@ int gather_keep(PyObject *stream, PyObject *data, Py_ssize_t size)
     s->kept_bytes += size;
     bool full =
         s->kept_bytes > s->high_water || (PyList_Check(s->kept) && PyList_Size(s->kept) == MOST);
-    return full ? send_all() : 0;
+    return full ? send_all(&here) : 0;
 }
 
 /* May what is kept wait for the iteration's end? */
-static bool may_wait(void)
+static bool may_wait(struct gather *kept)
 {
-    if (!kept.many)
+    if (!kept->many)
         return false;
     int64_t now = ffl_now_ns();
-    if (!kept.since)
-        kept.since = now;
-    return now - kept.since < LONGEST;
+    if (!kept->since)
+        kept->since = now;
+    return now - kept->since < LONGEST;
 }
 
-int gather_next(void)
+int gather_next(struct gather *kept)
 {
-    kept.callback++;
-    return kept.n && !may_wait() ? send_all() : 0;
+    kept->callback++;
+    return kept->n && !may_wait(kept) ? send_all(kept) : 0;
 }
 
-int gather_begin(void)
+int gather_begin(struct gather *kept)
 {
-    kept.runs = true;
-    kept.many = kept.writers >= MANY ? LASTS : kept.many - (kept.many > 0);
-    kept.writers = 0;
-    kept.callback++;
-    return gather_flush();
+    kept->runs = true;
+    kept->many = kept->writers >= MANY ? LASTS : kept->many - (kept->many > 0);
+    kept->writers = 0;
+    kept->callback++;
+    return kept->n ? send_all(kept) : 0;
 }
 
-int gather_end(int rc)
+int gather_end(struct gather *kept, int rc)
 {
-    kept.runs = false;
-    return kept.n && send_all() < 0 ? -1 : rc;
+    kept->runs = false;
+    return kept->n && send_all(kept) < 0 ? -1 : rc;
 }

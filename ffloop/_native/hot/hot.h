@@ -150,9 +150,11 @@ int stream_read(Dispatcher *d, PyObject *self);
 
 /* gather.c: a loop's callbacks begin, one has ended and another begins, they end with `rc`. What
  * they have written goes out. 0, or -1 with an exception. */
-int gather_begin(void);
-int gather_next(void);
-int gather_end(int rc);
+struct gather; /* what is kept in this thread */
+struct gather *gather_here(void);
+int gather_begin(struct gather *kept);
+int gather_next(struct gather *kept);
+int gather_end(struct gather *kept, int rc);
 int gather_flush(void); /* sends what is kept. 0 or -1 */
 
 bool acceptor_is(PyObject *owner);

@@ -131,7 +131,7 @@ static int queue_due_timers(Scheduler *s)
 }
 
 /* Runs the handles that are queued now, not those that they queue. */
-static int run_ready(Scheduler *s)
+static int run_ready(Scheduler *s, struct gather *kept)
 {
     int rc = 0;
     for (Py_ssize_t n = queue_size(s->ready); rc == 0 && n > 0; n--) {
@@ -142,7 +142,7 @@ static int run_ready(Scheduler *s)
         rc = handle_run(handle, (PyObject *)s);
         handle_drop(handle);
         if (rc == 0)
-            rc = gather_next();
+            rc = gather_next(kept);
     }
     return rc;
 }
@@ -176,14 +176,15 @@ static int ask_for_events(Scheduler *s)
 
 static int iterate(Scheduler *s)
 {
-    int rc = gather_begin();
+    struct gather *kept = gather_here();
+    int rc = gather_begin(kept);
     if (s->skipping)
         s->left--;
     else if (rc == 0)
         rc = ask_for_events(s);
     if (rc == 0)
         rc = queue_due_timers(s);
-    return gather_end(rc == 0 ? run_ready(s) : rc);
+    return gather_end(kept, rc == 0 ? run_ready(s, kept) : rc);
 }
 
 /* (seconds of work, [(seconds, iterations that worked for less and at least half of it), ...]) */

@@ -5,13 +5,14 @@
  * read. Data that has come goes to the protocol, and what the pipe takes at once is written; all
  * else, an end and an error too, is left to asyncio's method, which meets it again.
  */
+#include "scheduler.h"
 #include "stream.h"
 
 #include <unistd.h>
 
 static PyObject *read_ready_slow, *write_slow; /* asyncio's */
 static PyObject *name_read_ready, *name_write, *name_fileno, *name_protocol, *name_loop,
-    *name_batches, *name_buffer, *name_closing, *name_conn_lost, *name_data_received;
+    *name_buffer, *name_closing, *name_data_received;
 
 int transport_fd(PyObject *self, PyObject *name)
 {
@@ -38,11 +39,10 @@ static int deliver(PyObject *protocol, const char *data, size_t len)
 char *transport_room(PyObject *self)
 {
     PyObject *loop = PyObject_GetAttr(self, name_loop);
-    PyObject *batches = loop ? PyObject_GetAttr(loop, name_batches) : NULL;
+    PyObject *batches = loop && scheduler_is(loop) ? ((Scheduler *)loop)->batches : NULL;
     char *room = NULL;
     if (batches && PyObject_TypeCheck(batches, dispatcher_type))
         room = dispatcher_room((Dispatcher *)batches);
-    Py_XDECREF(batches);
     Py_XDECREF(loop);
     return room;
 }
@@ -72,10 +72,11 @@ bool transport_lacks(PyObject *self, PyObject *name)
     return no;
 }
 
+/* One that has lost its pipe closes. */
 static bool writes_at_once(PyObject *self, PyObject *data)
 {
     return PyBytes_CheckExact(data) && PyBytes_Size(data) && transport_lacks(self, name_buffer) &&
-           transport_lacks(self, name_closing) && transport_lacks(self, name_conn_lost);
+           transport_lacks(self, name_closing);
 }
 
 /* memoryview(data)[from:] */
@@ -143,10 +144,8 @@ int pipe_exec(PyObject *module)
         {&name_fileno, "_fileno"},
         {&name_protocol, "_protocol"},
         {&name_loop, "_loop"},
-        {&name_batches, "_batches"},
         {&name_buffer, "_buffer"},
         {&name_closing, "_closing"},
-        {&name_conn_lost, "_conn_lost"},
         {&name_data_received, "data_received"},
     };
     const char *from = "asyncio.unix_events";

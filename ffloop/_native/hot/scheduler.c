@@ -11,6 +11,7 @@
 
 #include <unistd.h>
 
+static PyTypeObject *scheduler_type;
 static PyObject *base; /* asyncio.BaseEventLoop */
 static PyObject *future_type, *task_type, *no_args, *scheduler_call_at;
 static PyObject *name_call_soon, *name_call_soon_threadsafe, *name_call_at, *name_call_later,
@@ -262,6 +263,11 @@ static PyObject *get_debug(PyObject *self, PyObject *unused)
     return PyBool_FromLong(((Scheduler *)self)->debug);
 }
 
+bool scheduler_is(PyObject *loop)
+{
+    return PyObject_TypeCheck(loop, scheduler_type);
+}
+
 bool scheduler_debug(PyObject *loop)
 {
     return ((Scheduler *)loop)->debug;
@@ -440,6 +446,7 @@ int scheduler_exec(PyObject *module)
     PyObject *type = hot_add_type(module, "Scheduler", &scheduler_spec, NULL);
     if (!type)
         return -1;
+    scheduler_type = (PyTypeObject *)type;
     Py_XDECREF(scheduler_call_at);
     scheduler_call_at = PyObject_GetAttr(type, name_call_at);
     return scheduler_call_at ? 0 : -1;

@@ -35,6 +35,7 @@ typedef struct {
                                 without asking */
 } Scheduler;
 
+bool scheduler_is(PyObject *loop); /* any object */
 /* `loop` is a Scheduler. */
 bool scheduler_debug(PyObject *loop);
 bool scheduler_runs(PyObject *loop);            /* in run_forever */
