@@ -745,6 +745,42 @@ def multicast_by_an_interface_that_was_set_first():
 
 
 @case
+def multicast_ends_with_the_membership():
+    """Of a group that was joined before the socket had an address."""
+    seen = []
+    for source in (b"", socket.inet_aton("127.0.0.1")):
+        join, leave = (39, 40) if source else (socket.IP_ADD_MEMBERSHIP, socket.IP_DROP_MEMBERSHIP)
+        a, b = socket.socket(type=UDP), socket.socket(type=UDP)
+        group = socket.inet_aton("224.0.2.20") + socket.inet_aton("127.0.0.1")
+        a.setsockopt(IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+        b.setsockopt(IP, join, group + source)
+        b.bind(("", 0))
+        port = b.getsockname()[1]
+        for data in (b"one", b"two"):
+            a.sendto(data, ("224.0.2.20", port))
+            a.sendto(b"direct", ("127.0.0.1", port))
+            seen.append(b.recv(10).decode())
+            if data == b"one":
+                seen.append(b.recv(10).decode())
+                b.setsockopt(IP, leave, group + source)
+    return seen
+
+
+@case
+def nobodys_address_is_none():
+    """AF_UNSPEC as the receiver's family: of an IPv6 socket the peer, if there is one."""
+    nobody = buf(28)
+    seen = []
+    for family in (socket.AF_INET, socket.AF_INET6):
+        a, b = joined(family)
+        lone = bound(family)
+        for s in (a, lone, socket.socket(family, UDP)):
+            seen.append(c("sendto", s.fileno(), buf(b"x"), 1, 0, nobody, len(nobody)))
+        seen.append(attempt(b.recv, 10, 0 if seen[-3] == 1 else socket.MSG_DONTWAIT))
+    return seen
+
+
+@case
 def connected_elsewhere_after_a_send():
     """What was sent goes to whom it was sent, with the options of that moment."""
     a, b = two()

@@ -290,6 +290,12 @@ def oob_without_any():
 
 
 @case
+def oob_of_a_listener():
+    with listener() as s:
+        return c("recv", s.fileno(), buf(1), 1, socket.MSG_OOB)
+
+
+@case
 def errqueue_empty():
     with pair() as (_, b):
         return c("recv", b.fileno(), buf(1), 1, socket.MSG_ERRQUEUE)
@@ -333,6 +339,21 @@ def sendmsg_recvmsg():
         m.flags = 0x5555
         got = c("recvmsg", b.fileno(), ctypes.byref(m), 0)
         return [n, got, p.raw.decode(), q.raw[:2].decode(), m.namelen, m.controllen, m.flags]
+
+
+@case
+def recvmsg_of_nothing():
+    """Without a piece, and with empty ones: nothing there, data, the end."""
+    seen = []
+    with pair() as (a, b):
+        for step in (lambda: None, lambda: a.send(b"x"), a.close):
+            step()
+            wait(b, seconds=60 if seen else 0)
+            seen += [
+                c("recvmsg", b.fileno(), ctypes.byref(message(*pieces)), socket.MSG_DONTWAIT)
+                for pieces in ((), (buf(0),), (buf(0), buf(0)))
+            ]
+    return seen
 
 
 @case

@@ -284,6 +284,63 @@ def connect_after_refused():
                 attempt(s.connect, server.getsockname())]  # fmt: skip
 
 
+def name_after_refused(s, waits):
+    """Whether it has an address, and a port, before and after the program is told."""
+    s.setblocking(waits)
+    to = ("::1" if s.family == socket.AF_INET6 else "127.0.0.1", free_port())
+    attempt(s.connect, to)
+    wait(s, select.POLLOUT)
+    names = [s.getsockname()]
+    attempt(s.connect, to)
+    return [[name[0], name[1] > 0] for name in (*names, s.getsockname())]
+
+
+@case
+def names_after_refused():
+    seen = []
+    for family, own in (
+        (socket.AF_INET, ("127.0.0.1", "0.0.0.0", "")),
+        (socket.AF_INET6, ("::1", "::", "")),
+    ):
+        for address in own:
+            for waits in (True, False):
+                with socket.socket(family) as s:
+                    if address:
+                        s.bind((address, 0))
+                    seen.append(name_after_refused(s, waits))
+    return seen
+
+
+@case
+def listen_after_refused():
+    seen = []
+    for waits in (True, False):
+        with socket.socket() as s, socket.socket() as client:
+            s.setblocking(waits)
+            to = ("127.0.0.1", free_port())
+            attempt(s.connect, to)
+            wait(s, select.POLLOUT)
+            seen.append([attempt(s.connect, to), attempt(s.listen)])
+            client.connect(("127.0.0.1", s.getsockname()[1]))
+            wait(s)
+            seen.append(attempt(lambda: s.accept()[0].close()))
+    return seen
+
+
+@case
+def bind_after_refused():
+    seen = []
+    for port in (None, 0):
+        with socket.socket() as s:
+            s.setblocking(False)
+            if port is not None:
+                s.bind(("127.0.0.1", port))
+            attempt(s.connect, ("127.0.0.1", free_port()))
+            wait(s, select.POLLOUT)
+            seen.append(attempt(s.bind, ("127.0.0.1", 0)))
+    return seen
+
+
 @case
 def connect_twice():
     with pair() as (a, _):
@@ -300,6 +357,22 @@ def connect_wrong_family():
 def connect_short_address():
     with socket.socket() as s:
         return c("connect", s.fileno(), buf(b"\x02\x00\x00\x00"), 4)
+
+
+@case
+def addresses_of_another_family():
+    """Of sockets that are bound, listen, connect, are connected: longer and shorter ones."""
+    four = struct.pack("=HH4s8x", socket.AF_INET, 0, socket.inet_aton("127.0.0.1"))
+    six = struct.pack("=HHI16sI", socket.AF_INET6, 0, 0, socket.inet_pton(10, "::1"), 0)
+    seen = []
+    for family, other in ((socket.AF_INET, six), (socket.AF_INET6, four)):
+        with pair(family) as (a, b), listener(family) as s, socket.socket(family) as t:
+            t.bind((s.getsockname()[0], 0))
+            for address in (other, other[:15], other[:2], other[:1]):
+                for x in (a, b, s, t):
+                    seen.append(c("bind", x.fileno(), buf(address), len(address)))
+                seen.append(c("connect", t.fileno(), buf(address), len(address)))
+    return seen
 
 
 @case
@@ -797,6 +870,17 @@ def ioctl_fionread():
         wait(b)
         fcntl.ioctl(b, termios.FIONREAD, n)
         return n[0]
+
+
+@case
+def ioctl_outq_gets_empty():
+    room = array.array("i", [-1])
+    with pair() as (a, _):
+        a.sendall(bytes(10000))
+        late = time.monotonic() + 60
+        while room[0] and time.monotonic() < late:
+            fcntl.ioctl(a, termios.TIOCOUTQ, room, True)
+        return room[0]
 
 
 @case

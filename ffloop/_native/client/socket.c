@@ -179,6 +179,16 @@ int ffl_client_bind(struct ffl_client *c, int h, const struct ffl_addr *a)
     return take_answer(s, client_call(c, e, &s->addresses, sizeof(s->addresses)));
 }
 
+/* Forgets a connection that has failed. */
+static void begin_anew(struct client_sock *s)
+{
+    s->connect_result = 0;
+    s->failed = s->unsendable = s->eof = s->eof_given = false;
+    s->shut_wr &= s->type == SOCK_DGRAM; /* a datagram socket stays shut */
+    if (s->type == SOCK_STREAM)          /* a datagram socket keeps its error, as the kernel's */
+        s->error = s->send_error = 0;
+}
+
 int ffl_client_listen(struct ffl_client *c, int h, int backlog, unsigned flags)
 {
     struct client_sock *s;
@@ -191,6 +201,8 @@ int ffl_client_listen(struct ffl_client *c, int h, int backlog, unsigned flags)
                           .arg = backlog,
                           .buf = FFL_NO_BUF};
     rc = take_answer(s, client_call(c, e, &s->addresses, sizeof(s->addresses)));
+    if (rc == 0 && !s->listener)
+        begin_anew(s);
     s->listener = rc == 0;
     s->acc_flags = (uint8_t)(flags & (FFL_F_ARM_NEW | FFL_F_OFFER));
     return rc;
@@ -208,6 +220,7 @@ int ffl_client_connect_result(struct ffl_client *c, int h)
     s->connect_told = true;
     if (!s->failed && !s->connect_result)
         return 0;
+    s->names_known = false; /* the stack has forgotten the address that it chose */
     int err = s->error;
     s->error = 0;
     return err ? -err : -ECONNABORTED;
@@ -230,11 +243,8 @@ int ffl_client_connect(struct ffl_client *c, int h, const struct ffl_addr *a)
         return rc;
     s->connecting = true;
     s->give_connect = false;
-    s->connect_result = 0;
-    s->names_known = s->failed = s->unsendable = s->eof = s->eof_given = false;
-    s->shut_wr &= s->type == SOCK_DGRAM; /* a datagram socket stays shut */
-    if (s->type == SOCK_STREAM)          /* a datagram socket keeps its error, as the kernel's */
-        s->error = s->send_error = 0;
+    s->names_known = false;
+    begin_anew(s);
     client_submit(c, e);
     return -EINPROGRESS;
 }

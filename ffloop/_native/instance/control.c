@@ -58,6 +58,16 @@ static int watch(struct endpoint *e, unsigned filters)
     return rc;
 }
 
+/* Forgets a connection that has failed. */
+static void begin_anew(struct endpoint *e)
+{
+    e->rx_done = e->eof_hint = e->fin = false;
+    e->failed = e->send_error = 0;
+    e->shut = -1;
+    e->shut_wr &= e->dgram;
+    e->readable = e->dgram; /* datagrams that came before are still there */
+}
+
 static int op_listen(struct endpoint *e, struct ffl_entry q)
 {
     struct ffl_instance *in = e->s->in;
@@ -70,6 +80,7 @@ static int op_listen(struct endpoint *e, struct ffl_entry q)
     if (rc >= 0)
         rc = OPS(in)->listen(ST(in), e->fd, q.arg); /* of a shared one too: its backlog may be 0 */
     if (rc == 0 && !e->listener) {
+        begin_anew(e);
         e->listener = true;
         rc = group_place(e);
         if (rc == 0)
@@ -101,7 +112,9 @@ void control_connected(struct endpoint *e)
         e->shut = -1; /* it was of this connect, not of a later one */
         stats_state(e);
         data_drop_tx(e);
-        answer_post(e->s, q, -err, FFL_NO_BUF);
+        answer_post(e->s, q, -err, answer_addresses(e));
+        if (OPS(in)->kernel) /* then it is as before: may listen, and connect again */
+            (void)OPS(in)->connect(ST(in), e->fd, &(struct ffl_addr){.family = AF_UNSPEC});
         return;
     }
     answer_post(e->s, q, 0, answer_addresses(e));
@@ -120,11 +133,7 @@ static int op_connect(struct endpoint *e, struct ffl_entry q)
     }
     int rc = e->fd < 0 ? -e->open_error : OPS(in)->connect(ST(in), e->fd, &a);
     if (rc == 0 || rc == -EINPROGRESS) {
-        e->rx_done = e->eof_hint = e->fin = false;
-        e->failed = e->send_error = 0;
-        e->shut = -1;
-        e->shut_wr &= e->dgram;
-        e->readable = e->dgram; /* datagrams that came before are still there */
+        begin_anew(e);
         group_connecting(e, rc == -EINPROGRESS);
         if (e->group) {
             e->group->connect_error = 0;

@@ -59,10 +59,8 @@ static int connect_start(struct sock *s, int fd, const struct sockaddr *sa, sock
     struct ffl_addr a;
     if (len < 2)
         return -EINVAL;
-    if (sa->sa_family != s->domain)
-        return -EAFNOSUPPORT;
     if (!sock_addr_in(&a, s->domain, sa, len))
-        return -EINVAL;
+        return sock_addr_bad(s->domain, len);
     int rc = sock_place(s, fd, &a, false);
     if (rc <= 0)
         return rc < 0 ? rc : -ENOTSOCK; /* the caller makes the kernel's call */

@@ -256,8 +256,7 @@ static int address(const struct sock *s, const struct sockaddr *sa, socklen_t le
     if (sock_addr_in(to, s->domain, sa, len))
         return 0;
     if (s->domain != AF_INET6 || !sock_addr_in(to, AF_INET, sa, len))
-        return len < (s->domain == AF_INET6 ? 24 : sizeof(struct sockaddr_in)) ? -EINVAL
-                                                                               : -EAFNOSUPPORT;
+        return sock_addr_bad(s->domain, len);
     *to = ffl_addr_mapped(to);
     return 0;
 }
@@ -275,6 +274,14 @@ static int place(struct sock *s, int fd, const struct ffl_addr *to)
     return rc < 0 ? rc : 1;
 }
 
+/* An IPv6 socket takes an address of family AF_UNSPEC for none. */
+static bool nobody(const struct sock *s, const struct msghdr *m)
+{
+    sa_family_t family;
+    return s->domain == AF_INET6 && m->msg_namelen >= sizeof(family) &&
+           user_copy(&family, m->msg_name, sizeof(family)) && family == AF_UNSPEC;
+}
+
 static ssize_t to_kernel(int fd, const struct msghdr *m, int flags)
 {
     unlock();
@@ -288,8 +295,9 @@ ssize_t dgram_sendmsg(struct sock *s, int fd, const struct msghdr *m, int flags)
     int rc = control_get(&d.ctl, m);
     if (rc < 0)
         return leave(rc);
-    rc = m->msg_name ? address(s, m->msg_name, m->msg_namelen, &d.addr) : s->session ? 1 : 0;
-    if (rc == 0 && m->msg_name)
+    bool to = m->msg_name && !nobody(s, m);
+    rc = to ? address(s, m->msg_name, m->msg_namelen, &d.addr) : s->session ? 1 : 0;
+    if (rc == 0 && to)
         rc = place(s, fd, &d.addr);
     if (rc < 0)
         return leave(rc);

@@ -251,6 +251,7 @@ API int ioctl(int fd, unsigned long what, ...)
     case SIOCOUTQNSD:
         if (s->state == SOCK_LISTENING)
             return (int)leave(-EINVAL);
+        ffl_client_reap(s->session->c);
         return (int)leave(give_int(arg, (int)ffl_client_unsent(s->session->c, s->h)));
     case SIOCATMARK:
         return (int)leave(s->type == SOCK_DGRAM ? -ENOTTY : give_int(arg, 0));

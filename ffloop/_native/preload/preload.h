@@ -224,6 +224,7 @@ void sock_free(struct sock *s); /* s has no descriptor and no waiting call left 
 int sock_place(struct sock *s, int fd, const struct ffl_addr *a, bool binds);
 /* False: no address of this family. */
 bool sock_addr_in(struct ffl_addr *a, int domain, const struct sockaddr *sa, socklen_t len);
+int sock_addr_bad(int domain, socklen_t len); /* the kernel's -errno for such an address */
 /* Into the program's memory: 0 or -errno (-EFAULT for a bad pointer). */
 int sock_addr_out(const struct ffl_addr *a, int domain, struct sockaddr *sa, socklen_t *len);
 void sock_tell(struct sock *s); /* tells all watches of s */

@@ -45,7 +45,7 @@ static int64_t take(struct sock *s, const struct iovec *iov, size_t n, size_t sk
             continue;
         }
         size_t want = iov[i].iov_len - skip;
-        if (!want && (n > 1 || got))
+        if (!want && n > 1)
             continue;
         int64_t r = ffl_client_recv(s->session->c, s->h, (char *)iov[i].iov_base + skip, want, 0,
                                     NULL, NULL);
@@ -119,11 +119,16 @@ static bool reads_no_more(struct sock *s)
 
 static ssize_t recv_stream(struct sock *s, const struct iovec *iov, size_t n, int flags)
 {
+    static const struct iovec nothing;
     int64_t until = no_wait(s, flags) ? 0 : until_of(s->rcvtimeo);
     int rc = sock_connected(s, flags, until, -ENOTCONN);
     if (ffl_unlikely(rc < 0))
         return rc;
     size_t got = 0, total = total_of(iov, n);
+    if (!total) { /* asks all the same */
+        iov = &nothing;
+        n = 1;
+    }
     bool all = flags & MSG_WAITALL, peeks = flags & MSG_PEEK;
     for (;;) {
         if (reads_no_more(s))
@@ -160,7 +165,9 @@ ssize_t sock_recv(struct sock *s, const struct iovec *iov, size_t n, int flags)
         struct ffl_dgram d;
         return dgram_recv(s, iov, n, flags, &d);
     }
-    return flags & MSG_OOB ? -EINVAL : recv_stream(s, iov, n, flags);
+    if (flags & MSG_OOB)
+        return s->state == SOCK_LISTENING ? -ENOTCONN : -EINVAL;
+    return recv_stream(s, iov, n, flags);
 }
 
 static ssize_t recv_iov(struct sock *s, const struct iovec *iov, size_t n, int flags)

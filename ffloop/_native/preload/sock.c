@@ -6,6 +6,7 @@
  */
 #include "preload.h"
 #include "ff_syscall.h"
+#include "option.h"
 
 #include <fcntl.h>
 #include <linux/sockios.h>
@@ -21,6 +22,12 @@ bool sock_addr_in(struct ffl_addr *a, int domain, const struct sockaddr *sa, soc
 {
     ffl_addr_from_sockaddr(a, sa, len);
     return a->family == domain;
+}
+
+int sock_addr_bad(int domain, socklen_t len)
+{
+    socklen_t least = domain == AF_INET6 ? 24 : sizeof(struct sockaddr_in); /* 24: no scope */
+    return len < least ? -EINVAL : -EAFNOSUPPORT;
 }
 
 /* As the kernel: cuts the address to *len, and sets *len to its full length. */
@@ -166,6 +173,17 @@ int sock_to_kernel(struct sock *s, int fd)
     return rc;
 }
 
+/* The placeholder leaves the multicast groups that the program joined: its memberships would
+ * outlive those of the stack socket. */
+static void leave_groups(const struct sock *s, int fd)
+{
+    for (const struct option *p = s->opts; p; p = p->next) {
+        const struct ffl_option *o = ffl_option_find(p->level, p->name);
+        if (o && o->flags & FFL_OPTION_JOIN) /* the next row of the table is its opposite */
+            (void)real.setsockopt(fd, p->level, o[1].name, p->data, p->len); /* has left since */
+    }
+}
+
 static bool carried(int type, int proto)
 {
     return (type == SOCK_STREAM && (!proto || proto == IPPROTO_TCP)) ||
@@ -266,6 +284,7 @@ int sock_place(struct sock *s, int fd, const struct ffl_addr *a, bool binds)
         (void)ffl_client_close(session->c, h, true); /* cannot fail: open */
         return rc < 0 ? rc : sock_to_kernel(s, fd);
     }
+    leave_groups(s, fd);
     drop_options(s);
     sock_on_stack(s, session, h);
     s->state = SOCK_BOUND;
@@ -291,6 +310,15 @@ void sock_place_early(struct sock *s, int fd)
         (void)sock_place(s, fd, &any, false); /* else parent and child each place it */
 }
 
+/* Can it still be bound? A connection that has ended has given its port back, unless bind() gave it
+ * that. */
+static bool bindable(struct sock *s)
+{
+    if (s->state <= SOCK_BOUND)
+        return true;
+    return s->state != SOCK_LISTENING && sock_pending_connect(s) == 0 && sock_over(s);
+}
+
 API int bind(int fd, const struct sockaddr *sa, socklen_t len)
 {
     real_start();
@@ -307,14 +335,12 @@ API int bind(int fd, const struct sockaddr *sa, socklen_t len)
     if (s->domain == AF_INET && len >= sizeof(*forgot) && sa->sa_family == AF_UNSPEC &&
         forgot->sin_addr.s_addr == INADDR_ANY)
         forgot->sin_family = AF_INET;
-    if (!sock_addr_in(&a, s->domain, sa, len) || s->state > SOCK_BOUND) {
-        int rc = s->session ? -EINVAL : 0;
-        if (rc)
-            return (int)leave(rc);
-        unlock();
-        return real.bind(fd, sa, len);
-    }
-    int rc = sock_place(s, fd, &a, true);
+    bool fits = sock_addr_in(&a, s->domain, sa, len);
+    int rc = bindable(s) ? 0 : -EINVAL;
+    if (!fits)
+        rc = s->session ? sock_addr_bad(s->domain, len) : 0;
+    else if (rc == 0)
+        rc = sock_place(s, fd, &a, true);
     if (rc == 0) {
         unlock();
         return real.bind(fd, sa, len);

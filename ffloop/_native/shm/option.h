@@ -37,7 +37,7 @@ enum ffl_option_kind {
 #define FFL_OPTION_REPORT 0x100u  /* asks for reports in the error queue */
 #define FFL_OPTION_ASKS 0x200u    /* getsockopt reads the value, too: it says what is asked */
 #define FFL_OPTION_JOIN 0x400u    /* a membership of a multicast group more; */
-#define FFL_OPTION_LEAVE 0x800u   /* and one less */
+#define FFL_OPTION_LEAVE 0x800u   /* and one less: in the row after its JOIN */
 #define FFL_OPTION_DETACH 0x1000u /* takes a filter off */
 
 /* How F-Stack's value is made: FreeBSD's level and name are in the row. */

@@ -164,10 +164,7 @@ static int host_connect(void *st, int fd, const struct ffl_addr *a)
     int rc = ffl_addr_to_sockaddr(a, &ss, &len);
     if (rc < 0)
         return rc;
-    rc = connect(fd, (struct sockaddr *)&ss, len) < 0 ? -errno : 0;
-    if (rc == -ECONNABORTED) /* an earlier connect failed: the kernel says so once, then tries */
-        rc = connect(fd, (struct sockaddr *)&ss, len) < 0 ? -errno : 0;
-    return rc;
+    return connect(fd, (struct sockaddr *)&ss, len) < 0 ? -errno : 0;
 }
 
 static int host_send(void *st, int fd, const struct iovec *iov, int n, const struct ffl_addr *to,
