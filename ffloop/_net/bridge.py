@@ -98,8 +98,9 @@ class Link:
         """Called in a forked child, which lacks the thread."""
         self._kernel.close()
 
-    def pump(self) -> bool:
-        """Moves bytes both ways while it can. False: the connection is over."""
+    def pump(self, fd: int = -1, events: int = 0) -> bool:
+        """Moves bytes both ways while it can; fd has these events. False: the connection is
+        over."""
         ways = self._inward, self._outward
         try:
             for way in ways:
@@ -110,9 +111,15 @@ class Link:
         if all(way.ended and not way.full for way in ways):
             self._end(failed=False)
             return False
-        for fd, to, of in zip(self.fds, ways, reversed(ways), strict=True):
-            reads, writes = not (of.ended or of.full), to.full
-            self.bridge.ready.set(fd, reads * select.EPOLLIN | writes * select.EPOLLOUT)
+        for each, to, of in zip(self.fds, ways, reversed(ways), strict=True):
+            reads, writes, read = not (of.ended or of.full), to.full, of.ended and not of.full
+            if each == fd and read and events & select.EPOLLHUP:  # a reset after the end
+                self._end(failed=True)
+                return False
+            asks = reads * select.EPOLLIN | writes * select.EPOLLOUT
+            if read and not (each == fd and events & select.EPOLLERR):  # else what there is stays
+                asks |= select.EPOLLERR
+            self.bridge.ready.set(each, asks)
         return True
 
     def _end(self, *, failed: bool) -> None:
@@ -190,8 +197,8 @@ class _Bridge:
         for link in self._links.values():
             link.forked()
 
-    def _pump(self, link: Link) -> None:
-        if link.fds[0] in self._links and not link.pump():
+    def _pump(self, link: Link, fd: int = -1, events: int = 0) -> None:
+        if link.fds[0] in self._links and not link.pump(fd, events):
             for fd in link.fds:
                 del self._links[fd]
 
@@ -208,13 +215,13 @@ class _Bridge:
         self._session.close()
 
     def _once(self) -> None:
-        for fd, _ in self.ready.poll(None, 64):
+        for fd, events in self.ready.poll(None, 64):
             if fd == self._wake:
                 os.eventfd_read(self._wake)
                 while not self._jobs.empty():
                     self._jobs.get()()
             elif (link := self._links.get(fd)) is not None:
-                self._pump(link)
+                self._pump(link, fd, events)
 
     def _over(self) -> bool:
         with _lock:

@@ -125,6 +125,20 @@ def use_reset(sock, peer):
         sock.recv(1)
 
 
+def use_reset_after_the_end(sock, peer):
+    """A pool's look at an idle connection finds it; and no send is in vain."""
+    sock.settimeout(60)
+    peer.shutdown(socket.SHUT_WR)
+    assert sock.recv(1) == b""
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
+    peer.close()
+    poll = select.poll()
+    poll.register(sock, 0)
+    assert poll.poll(60_000) == [(sock.fileno(), select.POLLERR | select.POLLHUP)]
+    with pytest.raises(BrokenPipeError):
+        sock.send(b"x")
+
+
 def use_options(sock, peer):
     names = sock.getsockname(), sock.getpeername()
     sock.setblocking(True)
