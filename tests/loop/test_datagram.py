@@ -446,7 +446,7 @@ def test_whom_a_datagram_of_the_kernels_is_from(run_std, tmp_path, kind):
         "abstract": f"\0{tmp_path}",
         "unix without a name": "",
     }
-    name = names.get(kind, (HOST if kind == "ipv4" else V6, 0))
+    name = names.get(kind, ("127.0.0.1" if kind == "ipv4" else V6, 0))
 
     async def main():
         with (
@@ -506,7 +506,7 @@ def test_a_burst_of_the_kernels(run_std):
         loop, reported = asyncio.get_running_loop(), []
         loop.set_exception_handler(lambda _, context: reported.append(context["exception"]))
         sock = socket.socket(type=socket.SOCK_DGRAM)
-        sock.bind((HOST, 0))
+        sock.bind(("127.0.0.1", 0))
         with socket.socket(type=socket.SOCK_DGRAM) as client, sock.dup() as dup:
             async with endpoint(Picky, sock=sock) as (_, box):
                 for n in range(8):
