@@ -228,6 +228,43 @@ TEST(r6_lingering_is_bounded)
     raw_finish(&r);
 }
 
+static int entered;
+
+/* A stack whose loop ends after a few iterations, with 1. */
+static int few_run(void *st, ffl_iterate_fn iterate, void *arg)
+{
+    entered++;
+    for (int i = 0; i < 5; i++)
+        if (iterate(arg) < 0)
+            return 0;
+    return 1;
+}
+
+/* A stack that polls gathers packets for a delay: its loop is entered again, which sends them, when
+ * the application sleeps after what it sent; once. */
+TEST(r6_a_polling_stack_sends_for_who_sleeps)
+{
+    struct raw r;
+    int peer;
+    hooked = ffl_sim_ops;
+    hooked.run = few_run;
+    lab_defaults("sim");
+    lab.o.stack = &hooked;
+    raw_server(&r, "", FFL_F_ARM_NEW);
+    lab.in->o.sq_poll_us = 0;
+    uint32_t h = raw_accepted(&r, 0, 80, &peer);
+    raw_send(&r, h, "x", 1);
+    CHECK_EQ(ffl_instance_run(lab.in), 1);
+    CHECK_EQ(entered, 1); /* it may send more at once */
+    ffl_wait_raise(&r.map.seg->waits.app, FFL_WAIT_QUEUE);
+    CHECK_EQ(ffl_instance_run(lab.in), 1);
+    CHECK_EQ(entered, 3);
+    CHECK_EQ(ffl_instance_run(lab.in), 1);
+    CHECK_EQ(entered, 4); /* nothing was sent since */
+    sim_shut(peer);
+    raw_finish(&r);
+}
+
 static int slow_reads;
 
 static int slow_recv(void *st, int fd, const struct iovec *iov, int n, struct ffl_addr *from,

@@ -414,6 +414,7 @@ static int send_dgram(struct endpoint *e)
     int n = ffl_ctl_check(&ctl);
     if (n == 0)
         n = OPS(in)->send(ST(in), e->fd, &iov, 1, skip ? &to : NULL, ctl.len ? &ctl : NULL, 0);
+    in->unsent |= n > 0;
     slice_spend_call(&in->slice, n > 0 ? (size_t)n : 0);
     if (n == -EAGAIN || n == -EINTR)
         return n;
@@ -436,6 +437,7 @@ static int send_stream(struct endpoint *e)
     bool more;
     int n = gather(e, iov, &bytes, &more);
     int sent = bytes ? OPS(in)->send(ST(in), e->fd, iov, n, NULL, NULL, more ? MSG_MORE : 0) : 0;
+    in->unsent |= sent > 0;
     slice_spend_call(&in->slice, sent > 0 ? (size_t)sent : 0);
     if (sent < 0)
         return sent;

@@ -262,6 +262,8 @@ struct ffl_instance {
     atomic_int end_asked; /* enum end_kind, by a signal handler too */
     int64_t drain_due;
     bool had_session, stack_quiet, draining, looking;
+    bool unsent;  /* a stack that polls: packets may wait for its transmit delay */
+    bool flushes; /* its loop was left to send them */
     struct path path;
 };
 

@@ -296,10 +296,33 @@ static void sleep_for(struct ffl_instance *in, int64_t timeout_ns)
     lower_waits(in);
 }
 
+/*
+ * An iteration of a stack that polls. When all applications sleep after what they have sent, nothing
+ * joins their packets in the transmit delay but the peers' next: the loop is left and entered again,
+ * which sends them.
+ */
+static int64_t polling_turn(void *p)
+{
+    struct ffl_instance *in = p;
+    int64_t next = ffl_instance_iterate(in);
+    in->flushes = next >= 0 && in->unsent && all_asleep(in);
+    in->unsent &= !in->flushes;
+    return in->flushes ? -1 : next;
+}
+
+static int run_polling(struct ffl_instance *in)
+{
+    int rc;
+    do
+        rc = OPS(in)->run(ST(in), polling_turn, in);
+    while (rc == 0 && in->flushes);
+    return rc;
+}
+
 int ffl_instance_run(struct ffl_instance *in)
 {
     if (OPS(in)->run)
-        return OPS(in)->run(ST(in), ffl_instance_iterate, in);
+        return run_polling(in);
     for (;;) {
         int64_t next = ffl_instance_iterate(in);
         if (next < 0)
