@@ -178,6 +178,30 @@ CASE(into_the_same_process)
     heard(client, 1);
 }
 
+static int connects_and_says(void)
+{
+    int fds[2];
+    struct sockaddr_in a;
+    socklen_t len = sizeof(a);
+    take_all(fds, 2);
+    NEED(getsockname(fds[1], (struct sockaddr *)&a, &len) == 0);
+    return connect(fds[0], (struct sockaddr *)&a, len) < 0 || write(fds[0], "child", 5) != 5;
+}
+
+/* A socket that neither is bound nor connected yet: what the receiver does is done to the sender's. */
+CASE(before_it_is_connected)
+{
+    pid_t pid = receiver(connects_and_says);
+    listens();
+    client = socket(AF_INET, SOCK_STREAM, 0);
+    send_all((int[]){client, listener}, 2, "both");
+    ends(pid);
+    server = accept(listener, NULL, NULL);
+    heard(server, 5);
+    saw("write", write(client, "parent", 6));
+    heard(server, 6);
+}
+
 int main(int argc, char **argv)
 {
     return run_case(argc, argv);

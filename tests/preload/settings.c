@@ -205,6 +205,20 @@ CASE(sends_without_a_copy)
     saw("quiet", poll(&p, 1, 0));
 }
 
+CASE(an_accepted_socket_has_its_listeners_time_outs)
+{
+    struct timeval short_one = {0, 50000}, long_one = {77, 0}, t;
+    socklen_t len = sizeof(t);
+    listens();
+    NEED(setsockopt(listener, SOL_SOCKET, SO_RCVTIMEO, &short_one, len) == 0);
+    NEED(setsockopt(listener, SOL_SOCKET, SO_SNDTIMEO, &long_one, len) == 0);
+    client = connects();
+    server = accept(listener, NULL, NULL);
+    NEED(getsockopt(server, SOL_SOCKET, SO_SNDTIMEO, &t, &len) == 0);
+    saw("to send", t.tv_sec);
+    saw("recv", recv(server, buffer, 1, 0));
+}
+
 int main(int argc, char **argv)
 {
     return run_case(argc, argv);

@@ -262,6 +262,37 @@ CASE(a_child_has_what_was_reset)
     by_a_child(server, uses);
 }
 
+static int datagrams(void)
+{
+    struct sockaddr_in a = anywhere();
+    int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    NEED(bind(fd, (struct sockaddr *)&a, sizeof(a)) == 0);
+    return fd;
+}
+
+static void connects_to_client(int fd)
+{
+    struct sockaddr_in a = where(client);
+    NEED(connect(fd, (struct sockaddr *)&a, sizeof(a)) == 0);
+}
+
+CASE(a_child_connects_a_datagram_socket)
+{
+    struct sockaddr_in a;
+    socklen_t len = sizeof(a);
+    connected();
+    server = datagrams();
+    client = datagrams();
+    by_a_child(server, connects_to_client);
+    saw("send", send(server, "hello", 5, 0));
+    heard(client, 5);
+    saw("getpeername", getpeername(server, (struct sockaddr *)&a, &len));
+    saw("its port", a.sin_port == where(client).sin_port);
+    a = where(server);
+    NEED(connect(client, (struct sockaddr *)&a, sizeof(a)) == 0 && send(client, "you", 3, 0) == 3);
+    heard(server, 3);
+}
+
 static void writes_and_closes(int fd)
 {
     NEED(write(fd, "first ", 6) == 6 && close(fd) == 0);

@@ -574,6 +574,19 @@ CASE(opened_fast_by_sendmsg)
     opened_fast(true);
 }
 
+/* A connection that is shut down on both sides, and then reset: the reset is told, once. */
+CASE(reset_after_both_sides_were_shut_down)
+{
+    connected();
+    struct pollfd p = {.fd = server, .events = POLLIN};
+    NEED(shutdown(server, SHUT_RDWR) == 0);
+    goes(client, true);
+    while (!(p.revents & POLLERR))
+        NEED(poll(&p, 1, 60000) == 1);
+    saw("recv", recv(server, buffer, 1, MSG_DONTWAIT));
+    saw("recv", recv(server, buffer, 1, MSG_DONTWAIT));
+}
+
 int main(int argc, char **argv)
 {
     return run_case(argc, argv);

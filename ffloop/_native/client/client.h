@@ -326,6 +326,7 @@ unsigned ffl_client_ready(const struct ffl_client *c, int h);
 struct ffl_pending {
     uint32_t bytes, accepts, room;
     int eof, error; /* 1: the peer sends no more; errno > 0, not cleared */
+    int send_error; /* likewise, of sends alone */
 };
 int ffl_client_pending(const struct ffl_client *c, int h, struct ffl_pending *out);
 

@@ -115,7 +115,10 @@ int ffl_client_pending(const struct ffl_client *c, int h, struct ffl_pending *ou
     const struct client_sock *s = client_sock(c, h);
     if (!s)
         return -EBADF;
-    *out = (struct ffl_pending){.accepts = s->acc_n + s->offered, .eof = s->eof, .error = s->error};
+    *out = (struct ffl_pending){.accepts = s->acc_n + s->offered,
+                                .eof = s->eof,
+                                .error = s->error,
+                                .send_error = s->send_error};
     for (const struct rx_item *it = s->rx_head; it; it = it->next)
         out->bytes += it->len - ffl_front_bytes(it->flags);
     uint64_t limit = tx_share(c, s);

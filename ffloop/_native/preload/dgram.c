@@ -218,7 +218,7 @@ static ssize_t send_to(struct sock *s, const struct iovec *iov, size_t n, int fl
 {
     if (flags & MSG_OOB)
         return -EOPNOTSUPP;
-    if (!d->addr.family && s->state != SOCK_CONNECTED)
+    if (!d->addr.family && !sock_has_peer(s))
         return -EDESTADDRREQ;
     if (d->addr.family && !d->addr.port_be)
         return -EINVAL;

@@ -27,7 +27,7 @@ static void look_at(int fd, struct node *n, void *listeners)
         return;
     if (!s->session)
         sock_place_early(s, fd);
-    if (s->state == SOCK_LISTENING && s->session)
+    if (fd_node(fd) == n && s->state == SOCK_LISTENING && s->session)
         sock_list_add(listeners, s, fd);
 }
 

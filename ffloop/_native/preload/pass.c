@@ -88,7 +88,12 @@ static bool is_plain(void *place, void *arg)
 static bool replace(void *place, void *arg)
 {
     struct sealed *e = arg;
-    struct sock *s = sock_enter_stack(fd_at(place));
+    struct sock *s = sock_enter(fd_at(place));
+    if (s) {
+        sock_place_early(s, fd_at(place));
+        unlock();
+        s = sock_enter_stack(fd_at(place));
+    }
     if (!s)
         return true; /* no stack socket */
     int fd = e->n < MOST_FDS ? seal(s) : -EINVAL;

@@ -415,14 +415,16 @@ int proc_import(struct sock *s);
 /* Before a call on s: imports s, and learns whether another process has made it listen or
  * connect. */
 void sock_learn(struct sock *s);
+/* Is s connected? Another process may have connected a datagram socket. */
+bool sock_has_peer(struct sock *s);
 static inline void sock_current(struct sock *s)
 {
     if (s->session &&
         ffl_unlikely(s->session->inherited || (s->state == SOCK_BOUND && sock_shared(s))))
         sock_learn(s);
 }
-/* Before a fork: places a fresh socket, where every route leads to the stack, so that parent and
- * child share one stack socket. */
+/* Before another process gets a fresh socket: places it, where every route leads to the stack, so
+ * that both share one stack socket. s may be gone. */
 void sock_place_early(struct sock *s, int fd);
 void proc_disown(struct sock *s); /* closed before it was imported */
 void proc_disowns(bool begin);    /* around many proc_disown: tells the instance of all at once */

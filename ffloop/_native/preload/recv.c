@@ -105,16 +105,21 @@ static bool too_early(struct sock *s, size_t total)
     return !over && !s->shut_rd && sock_queued(s) < total + (size_t)(off > 0 ? off : 0);
 }
 
-/* Has the program shut the reading side, and is nothing there, no error either? */
-static bool reads_no_more(struct sock *s)
+/* Has the program shut the reading side, and is nothing there? *err: or 0; a reset that came before
+ * the peer's end. */
+static bool reads_no_more(struct sock *s, int *err)
 {
+    struct ffl_client *c = s->session->c;
     struct ffl_pending p = {0};
     if (ffl_likely(!s->shut_rd))
         return false;
     (void)sock_look(s);
-    ffl_client_reap(s->session->c);
-    (void)ffl_client_pending(s->session->c, s->h, &p); /* -EBADF: none */
-    return !p.bytes && !p.error;
+    ffl_client_reap(c);
+    (void)ffl_client_pending(c, s->h, &p); /* -EBADF: none */
+    if (p.bytes || p.error)
+        return false;
+    *err = p.send_error == ECONNRESET ? ffl_client_take_error(c, s->h) : 0;
+    return true;
 }
 
 static ssize_t recv_stream(struct sock *s, const struct iovec *iov, size_t n, int flags)
@@ -131,8 +136,9 @@ static ssize_t recv_stream(struct sock *s, const struct iovec *iov, size_t n, in
     }
     bool all = flags & MSG_WAITALL, peeks = flags & MSG_PEEK;
     for (;;) {
-        if (reads_no_more(s))
-            return (ssize_t)got;
+        int err;
+        if (reads_no_more(s, &err))
+            return err ? sock_partly(s, got, -err) : (ssize_t)got;
         bool early = peeks && all && !no_wait(s, flags) && too_early(s, total);
         int64_t r = early                          ? -EAGAIN
                     : peeks                        ? peek(s, iov, n, total, flags)

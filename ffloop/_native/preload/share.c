@@ -288,13 +288,9 @@ static void state_of(struct sock *s)
         sock_rearm(s);
 }
 
-/* Of a bound stream: takes a new reference, which begins with the socket's present state. */
-void sock_learn(struct sock *s)
+/* Takes a new reference, which begins with the socket's present state. */
+static void renew(struct sock *s)
 {
-    if (s->session->inherited)
-        (void)proc_import(s); /* reports */
-    if (!s->session || s->state != SOCK_BOUND || s->type != SOCK_STREAM)
-        return;
     struct ffl_client *c = s->session->c;
     struct sock_list one = {&(struct member){s, -1}, 1, 1};
     struct ffl_ticket t = proc_export(s->session, &one);
@@ -308,6 +304,21 @@ void sock_learn(struct sock *s)
     s->h = h;
     (void)ffl_client_watch(c, h, &s->node.source);
     state_of(s);
+}
+
+void sock_learn(struct sock *s)
+{
+    if (s->session->inherited)
+        (void)proc_import(s); /* reports */
+    if (s->session && s->state == SOCK_BOUND && s->type == SOCK_STREAM)
+        renew(s);
+}
+
+bool sock_has_peer(struct sock *s)
+{
+    if (s->type == SOCK_DGRAM && s->state == SOCK_BOUND && sock_live(s) && sock_shared(s))
+        renew(s);
+    return s->state == SOCK_CONNECTED;
 }
 
 void proc_leave(struct sock *s)

@@ -307,7 +307,7 @@ void sock_place_early(struct sock *s, int fd)
         return;
     const struct session *session = session_get(place_instance(s, NULL), &rc);
     if (session && (s->force_stack || ffl_route_all(&options.routes, session->stack)))
-        (void)sock_place(s, fd, &any, false); /* else parent and child each place it */
+        (void)sock_place(s, fd, &any, false); /* else each process places it */
 }
 
 /* Can it still be bound? A connection that has ended has given its port back, unless bind() gave it
@@ -411,6 +411,8 @@ static int accept_now(struct sock *l, struct ffl_addresses *addresses, int flags
             rc = ffl_client_accept(c, l->h, addresses);
         if (rc >= 0) {
             s->state = SOCK_CONNECTED;
+            s->rcvtimeo = l->rcvtimeo;
+            s->sndtimeo = l->sndtimeo;
             s->node.cloexec = flags & SOCK_CLOEXEC;
             sock_on_stack(s, l->session, rc);
             return fd;
@@ -479,7 +481,7 @@ static int name_of(struct sock *s, bool peer, struct sockaddr *sa, socklen_t *le
     struct ffl_addresses addresses;
     if (peer)
         ffl_client_reap(s->session->c); /* the peer may have reset */
-    if (peer && (sock_pending_connect(s) < 0 || s->state != SOCK_CONNECTED || sock_over(s)))
+    if (peer && (sock_pending_connect(s) < 0 || !sock_has_peer(s) || sock_over(s)))
         return -ENOTCONN;
     int rc = ffl_client_addresses(s->session->c, s->h, &addresses);
     if (rc == 0 && peer && !addresses.peer.port_be)
