@@ -420,6 +420,24 @@ async def new_connections(loop: asyncio.AbstractEventLoop, count: int) -> None:
     server.close()
 
 
+async def streams_connections(loop: asyncio.AbstractEventLoop, count: int) -> None:
+    """As new_connections, by streams."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.read(100))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    address = server.sockets[0].getsockname()
+    for _ in range(count):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"x" * 16)
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    server.close()
+
+
 ROWS: dict[str, tuple[Row, int]] = {
     "call_soon": (call_soon, 300_000),
     "call_soon, 3 arguments": (call_soon_with_arguments, 300_000),
@@ -445,6 +463,7 @@ ROWS: dict[str, tuple[Row, int]] = {
     "bulk stream of 64 KiB": (bulk_stream_64_kib, 10_000),
     "connect, ask, close": (new_connections, 3_000),
     "the same, unix": (unix_connections, 3_000),
+    "the same, streams": (streams_connections, 2_000),
     "Event": (events, 20_000),
     "gather": (gathered, 50_000),
     "signal": (signals, 10_000),
