@@ -1,5 +1,4 @@
-/* spin.c - whether to spin: only while events come closer together than the limit, or while
- * spinning finds something; when to yield. */
+/* spin.c - whether to spin: only while spinning finds something; when to yield. */
 #include "harness.h"
 
 #include "spin.h"
@@ -8,55 +7,6 @@
 #include <sys/stat.h>
 
 #define US 1000
-
-TEST(never)
-{
-    struct ffl_spin s;
-    ffl_spin_init(&s, 0);
-    for (int i = 0; i < 100; i++)
-        ffl_spin_hit(&s, s.last_ns + 10);
-    CHECK_EQ(ffl_spin_until(&s, 12345), 12345);
-}
-
-TEST(for_ever)
-{
-    struct ffl_spin s;
-    ffl_spin_init(&s, FFL_SPIN_FOREVER);
-    CHECK_EQ(ffl_spin_until(&s, 1), INT64_MAX);
-}
-
-TEST(only_while_events_are_close)
-{
-    struct ffl_spin s;
-    ffl_spin_init(&s, 50);
-    int64_t now = s.last_ns;
-    CHECK_EQ(ffl_spin_until(&s, now), now); /* not before it has seen any */
-    for (int i = 0; i < 100; i++)
-        ffl_spin_hit(&s, now += 10 * US);
-    CHECK_EQ(ffl_spin_until(&s, now), now + 50 * US);
-    for (int i = 0; i < 100; i++)
-        ffl_spin_hit(&s, now += 200 * US);
-    CHECK_EQ(ffl_spin_until(&s, now), now);
-}
-
-TEST(one_pause_does_not_turn_it_off_one_burst_not_on)
-{
-    struct ffl_spin s;
-    ffl_spin_init(&s, 50);
-    int64_t now = s.last_ns;
-    ffl_spin_hit(&s, now += 1 * US);
-    ffl_spin_hit(&s, now += 1 * US);
-    CHECK_EQ(ffl_spin_until(&s, now), now);
-    for (int i = 0; i < 100; i++)
-        ffl_spin_hit(&s, now += 1 * US);
-    CHECK(ffl_spin_until(&s, now) > now);
-    ffl_spin_hit(&s, now += 10000000 * (int64_t)US); /* ten seconds of nothing */
-    ffl_spin_hit(&s, now += 1 * US);
-    ffl_spin_hit(&s, now += 1 * US);
-    ffl_spin_hit(&s, now += 1 * US);
-    ffl_spin_hit(&s, now += 1 * US);
-    CHECK(ffl_spin_until(&s, now) > now); /* a few events later it spins again */
-}
 
 /* How many of `sleeps` yield first, when every yield ends so. */
 static int yields_of(struct ffl_yield *y, int sleeps, int64_t took_ns, bool came)
@@ -85,12 +35,11 @@ TEST(yields_as_long_as_it_brings_something)
     CHECK(yields_of(&y, 1600, US, false) <= 100);
 }
 
-/* Two CPUs or fewer: a spinning side only keeps its peer from running. */
 TEST(auto_depends_on_the_machine)
 {
     struct ffl_spin s;
     ffl_spin_init(&s, FFL_SPIN_AUTO);
-    CHECK_EQ(s.limit_ns, ffl_cpu_count() >= 3 ? 50 * US : 0);
+    CHECK_EQ(s.limit_ns, ffl_cpu_count() >= 2 ? 50 * US : 0);
 }
 
 /* ---- CPUs ------------------------------------------------------------------------------------ */
@@ -137,69 +86,126 @@ TEST(a_cgroups_quota_counts)
     CHECK(ffl_cpu_count() >= 1);
 }
 
-/* ---- trying -------------------------------------------------------------------------------- */
+/* ---- spinning ------------------------------------------------------------------------------ */
 
 struct looked {
-    unsigned looks;
+    unsigned looks, whole;
+    int64_t whole_ns; /* how long a whole look keeps the CPU away */
     bool finds;
 };
 
-static bool look(void *arg, bool yields)
+static bool look(void *arg, bool whole)
 {
     struct looked *l = arg;
-    CHECK(!yields);
     l->looks++;
-    return l->finds;
+    l->whole += whole;
+    for (int64_t until = whole && l->whole_ns ? ffl_now_ns() + l->whole_ns : 0;
+         until && ffl_now_ns() < until;)
+        continue;
+    return l->finds && (whole || !l->whole_ns);
 }
 
 /* How many of `sleeps` spin first, when every spin ends so. */
-static int spins_of(struct ffl_try *t, int sleeps, bool finds)
+static int spins_of(struct ffl_spin *s, int sleeps, bool finds)
 {
     int n = 0;
     for (int i = 0; i < sleeps; i++) {
-        struct looked l = {0, finds};
+        struct looked l = {.finds = finds};
         int64_t left = -1;
-        CHECK_EQ(ffl_try_spin(t, &left, look, &l), finds && l.looks);
+        CHECK_EQ(ffl_spin_try(s, &left, look, &l), finds && l.looks);
         CHECK_EQ(left, -1);
         n += l.looks > 0;
     }
     return n;
 }
 
-TEST(who_finds_nothing_tries_ever_less)
+TEST(who_finds_nothing_spins_ever_less)
 {
-    struct ffl_try t;
-    ffl_try_init(&t, 1);
-    CHECK_EQ(spins_of(&t, 1 + 1 + 1 + 3 + 1 + 7 + 1, false), 4); /* at once; after 1, 3 and 7 */
-    CHECK(spins_of(&t, 6400, false) <= 6400 / 64 + 3);
-    CHECK(spins_of(&t, 200, true) > 80); /* and again, ever more, once that finds something */
-    CHECK_EQ(spins_of(&t, 100, true), 100);
+    struct ffl_spin s;
+    ffl_spin_init(&s, 1);
+    CHECK_EQ(spins_of(&s, 1 + 1 + 1 + 3 + 1 + 7 + 1, false), 4); /* at once; after 1, 3 and 7 */
+    CHECK(spins_of(&s, 6400, false) <= 6400 / 64 + 3);
+    CHECK_EQ(s.hits, 0);
+    int found = spins_of(&s, 200, true); /* and again, ever more, once that finds something */
+    CHECK(found > 80);
+    CHECK_EQ(spins_of(&s, 100, true), 100);
+    CHECK_EQ(s.hits, (uint64_t)found + 100);
 }
 
 TEST(who_may_not_spin_does_not_look)
 {
-    struct ffl_try t;
-    ffl_try_init(&t, 0);
-    CHECK_EQ(spins_of(&t, 100, true), 0);
-    ffl_try_init(&t, 1);
+    struct ffl_spin s;
+    ffl_spin_init(&s, 0);
+    CHECK_EQ(spins_of(&s, 100, true), 0);
+    ffl_spin_init(&s, 1);
     int64_t none = 0;
-    struct looked l = {0, true};
-    CHECK(!ffl_try_spin(&t, &none, look, &l)); /* it will not sleep */
+    struct looked l = {.finds = true};
+    CHECK(!ffl_spin_try(&s, &none, look, &l)); /* it will not sleep */
     CHECK_EQ(l.looks, 0);
 }
 
 TEST(a_spin_is_part_of_the_sleep)
 {
-    struct ffl_try t;
-    struct looked l = {0, false};
+    struct ffl_spin s;
+    struct looked l = {0};
     int64_t left = 3600 * FFL_NS_PER_SEC, short_one = 1;
-    ffl_try_init(&t, 100);
-    CHECK(!ffl_try_spin(&t, &left, look, &l));
+    ffl_spin_init(&s, 100);
+    CHECK(!ffl_spin_try(&s, &left, look, &l));
     CHECK(left <= 3600 * FFL_NS_PER_SEC - 100 * US);
-    ffl_try_init(&t, FFL_SPIN_FOREVER);
+    CHECK(l.whole > 0 && l.whole < l.looks);
+    ffl_spin_init(&s, FFL_SPIN_FOREVER);
     for (int i = 0; i < 3; i++) { /* it tries each time */
-        CHECK(!ffl_try_spin(&t, &short_one, look, &l));
+        CHECK(!ffl_spin_try(&s, &short_one, look, &l));
         CHECK_EQ(short_one, 0);
         short_one = 1;
     }
+}
+
+/* A neighbour that takes the CPU for whole time slices: spins become rare, whatever they find. */
+TEST(who_loses_the_cpu_spins_hardly_ever)
+{
+    struct ffl_spin s;
+    ffl_spin_init(&s, 50);
+    int spins = 0;
+    for (int i = 0; i < 2500; i++) {
+        struct looked l = {.finds = true, .whole_ns = 1100 * US};
+        int64_t left = -1;
+        (void)ffl_spin_try(&s, &left, look, &l);
+        spins += l.looks > 0;
+    }
+    CHECK_EQ(spins, 5); /* at once, after 127, 255, 511 and 1023 sleeps */
+    CHECK_EQ(s.hits, 5);
+    CHECK(spins_of(&s, 5000, true) <= 5); /* what it finds at once says nothing of the neighbour */
+    struct looked alone = {.finds = true, .whole_ns = 1};
+    for (int i = 0; i < 1024 + 512 + 256 + 128 + 64; i++) {
+        int64_t left = -1;
+        (void)ffl_spin_try(&s, &left, look, &alone);
+    }
+    CHECK(s.skip < 63); /* it is alone again */
+}
+
+/* ---- spinning or yielding -------------------------------------------------------------------- */
+
+/* One call that finds nothing: does it spin (1), yield (0) or neither (-1)? */
+static int idles(struct ffl_idle *i, unsigned found)
+{
+    struct looked l = {0};
+    int64_t left = -1;
+    i->found += found;
+    CHECK(!ffl_idle(i, true, &left, look, &l));
+    CHECK_EQ(i->found, 0);
+    return l.looks > 1 ? 1 : l.whole == 1 ? 0 : -1;
+}
+
+TEST(who_finds_several_at_a_time_yields)
+{
+    struct ffl_idle i = {0};
+    ffl_spin_init(&i.spin, 1);
+    CHECK_EQ(idles(&i, 3), 0);
+    CHECK_EQ(idles(&i, 100), 0);
+    CHECK_EQ(i.spin.spins, 0);
+    CHECK_EQ(idles(&i, 1), 1);
+    CHECK_EQ(idles(&i, 1), 0); /* it has found nothing: not at once again */
+    ffl_spin_init(&i.spin, 0);
+    CHECK_EQ(idles(&i, 1), 0); /* never */
 }

@@ -1,6 +1,5 @@
 """The modes with F-Stack's names: several instances, threads, CPUs, type flags, both stacks."""
 
-import contextlib
 import os
 import socket
 import subprocess
@@ -137,32 +136,17 @@ sys.stdin.read()
 """
 
 
-@contextlib.contextmanager
-def apart(instance: int, program: int) -> Iterator[None]:
-    """On a CPU each: a side that shares the other's does not spin."""
-    before = os.sched_getaffinity(instance)
-    cpus = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(instance, cpus[:1])
-    os.sched_setaffinity(program, cpus[-1:])
-    yield
-    os.sched_setaffinity(instance, before)
-
-
 two_cpus = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU")
 
 
 @two_cpus
 @pytest.mark.parametrize(("limit", "spins"), [("0", False), ("10000000", True), ("forever", True)])
 def test_spin(instance: Instance, limit: str, spins: bool) -> None:
-    """FFLOOP_SPIN_US: it looks at the rings before it sleeps; `ffloop stat` has both counts. (Ten
-    seconds: however busy the machine is, requests come closer together.)"""
+    """FFLOOP_SPIN_US: it looks at the rings before it sleeps; `ffloop stat` has both counts."""
     process = start(ECHO, instance.address, **instance.environment(FFLOOP_SPIN_US=limit))
     assert process.stdout
     port = int(process.stdout.readline())
-    with (
-        apart(instance.process.pid, process.pid),
-        socket.create_connection((instance.address, port)) as peer,
-    ):
+    with socket.create_connection((instance.address, port)) as peer:
         for _ in range(50):
             peer.sendall(b"some")
             assert peer.recv(100) == b"some"

@@ -71,10 +71,7 @@ void ffl_close(int *fd, void (*how)(int fd));
 /* strerror of a positive errno; where a limit of the process may be its cause, names the limit. */
 const char *ffl_strerror(int err);
 
-/*
- * Number of CPUs that this process may use, by its affinity and its cgroups' quota. With fewer than
- * three, a side that spins keeps the other side from running (shm/spin.c).
- */
+/* Number of CPUs that this process may use, by its affinity and its cgroups' quota. */
 int ffl_cpu_count(void);
 /* The quota alone, in whole CPUs, or INT_MAX; list: as /proc/self/cgroup, root: as
  * /sys/fs/cgroup. */

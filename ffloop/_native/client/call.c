@@ -13,8 +13,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SPIN_CALL_NS 20000 /* an awake instance usually answers within this time */
-
 int client_ring(int bell)
 {
     uint64_t one = 1;
@@ -76,11 +74,10 @@ uint32_t client_arg(struct ffl_client *c, const void *data, size_t len)
     return buf;
 }
 
-/* Spins for the answer, then sleeps until the doorbell, the time-out or the session's end. */
+/* Sleeps until the doorbell, the time-out or the session's end. */
 static int wait_answer(struct ffl_client *c)
 {
     struct ffl_limit limit = ffl_limit(c->timeout_ms);
-    int64_t spin = limit.looked_ns + (ffl_cpu_count() >= 3 && !c->driver ? SPIN_CALL_NS : 0);
     struct ffl_event none[2];
     for (;;) {
         client_reap(c);
@@ -91,10 +88,7 @@ static int wait_answer(struct ffl_client *c)
         int64_t left = ffl_limit_left(&limit);
         if (left == 0)
             return -ETIMEDOUT;
-        if (limit.looked_ns < spin)
-            ffl_cpu_relax();
-        else
-            client_sleep(c, none, 0, c->own_epfd, left, false);
+        client_sleep(c, none, 0, c->own_epfd, left, false);
     }
 }
 

@@ -6,6 +6,7 @@
 #include "internal.h"
 
 #include <sched.h>
+#include <string.h>
 
 #define EACH_ATTACHED(c, first)                                                                    \
     for (struct ffl_client *c = (first); c; c = c->beside)                                         \
@@ -34,30 +35,27 @@ static bool attached(const struct ffl_client *first)
     return false;
 }
 
-static bool shares_core(struct ffl_client *first)
+/* A stack that polls sends what it has gathered when its applications sleep. */
+static bool stack_polls(struct ffl_client *first)
 {
-    uint32_t cpu = (uint32_t)sched_getcpu();
     EACH_ATTACHED(c, first)
-    if (atomic_load_explicit(&c->map.seg->inst.cpu, memory_order_relaxed) == cpu)
+    if (strcmp(c->stack, "fstack") == 0)
         return true;
     return false;
 }
 
 /* Spins or yields. `came` may change the list. */
-static bool idle(struct ffl_idle *i, struct ffl_client *const *first, int64_t most_ns,
+static bool idle(struct ffl_idle *i, struct ffl_client *const *first, int64_t *left_ns,
                  ffl_came_fn *came, void *arg)
 {
-    enum ffl_idled how;
-    int64_t limit = i->spin.limit_ns;
-    bool may_spin = limit < 0 || (limit > 0 && !shares_core(*first));
-    bool hit = ffl_idle(i, most_ns, may_spin, came, arg, &how);
-    EACH_ATTACHED(c, how == FFL_IDLED_SPIN ? *first : NULL)
+    struct ffl_spin before = i->spin;
+    bool may_spin = !i->spin.by_default || !stack_polls(*first);
+    bool hit = ffl_idle(i, may_spin, left_ns, came, arg);
+    EACH_ATTACHED(c, i->spin.spins != before.spins ? *first : NULL)
     {
         ffl_stat_add(&c->map.seg->app.spins, 1);
-        ffl_stat_add(&c->map.seg->app.spin_hits, hit);
+        ffl_stat_add(&c->map.seg->app.spin_hits, i->spin.hits - before.hits);
     }
-    if (hit && limit)
-        ffl_spin_hit(&i->spin, ffl_now_ns());
     return hit;
 }
 
@@ -80,21 +78,13 @@ bool ffl_sleep_doze(struct ffl_client *first)
 bool ffl_sleep_prepare(struct ffl_sleeper *s, struct ffl_client *const *first, int64_t *left_ns,
                        ffl_came_fn *came, void *arg)
 {
-    int64_t began = ffl_now_ns();
     s->whole = false;
     if (!attached(*first))
         return true;
-    if (idle(&s->idle, first, *left_ns, came, arg) || !ffl_sleep_doze(*first))
+    if (idle(&s->idle, first, left_ns, came, arg) || !ffl_sleep_doze(*first))
         return false;
-    uint32_t cpu = (uint32_t)sched_getcpu();
     EACH_ATTACHED(c, *first)
-    {
-        ffl_stat_add(&c->map.seg->app.sleeps, 1);
-        atomic_store_explicit(&c->map.seg->app.cpu, cpu, memory_order_relaxed);
-    }
-    int64_t spent = ffl_now_ns() - began;
-    if (*left_ns >= 0)
-        *left_ns = *left_ns > spent ? *left_ns - spent : 0;
+    ffl_stat_add(&c->map.seg->app.sleeps, 1);
     s->whole = *left_ns < 0 || *left_ns > FFL_LOOK_NS;
     if (s->whole)
         *left_ns = FFL_LOOK_NS;
@@ -126,11 +116,21 @@ void ffl_sleep_rouse(struct ffl_client *first)
 
 /* ---- one client ------------------------------------------------------------------------------ */
 
-static bool came(void *arg, bool yields)
+struct look {
+    struct ffl_client *c;
+    struct epoll_event *ev;
+    int max, epfd;
+    int n; /* kernel events, or -1 with errno */
+};
+
+static bool came(void *arg, bool whole)
 {
-    if (yields)
+    struct look *l = arg;
+    if (whole) {
         (void)sched_yield(); /* cannot fail */
-    return client_pending(arg);
+        l->n = ffl_epoll_wait(l->epfd, l->ev, l->max, 0);
+    }
+    return l->n || client_pending(l->c);
 }
 
 int ffl_client_sleep(struct ffl_client *c, struct epoll_event *ev, int max, int epfd,
@@ -139,11 +139,14 @@ int ffl_client_sleep(struct ffl_client *c, struct epoll_event *ev, int max, int 
     if (c->driver && timeout_ns && !c->detached)
         return client_drive_until(c, ev, max, epfd, timeout_ns);
     int64_t left = timeout_ns;
-    bool sleeps = timeout_ns && ffl_sleep_prepare(&c->sleeper, &c, &left, came, c);
-    int n = sleeps || looks ? ffl_epoll_wait(epfd, ev, max, sleeps ? left : 0) : 0, err = errno;
+    struct look l = {c, ev, max, epfd, 0};
+    bool sleeps = timeout_ns && ffl_sleep_prepare(&c->sleeper, &c, &left, came, &l);
+    if (!l.n && (sleeps || looks))
+        l.n = ffl_epoll_wait(epfd, ev, max, sleeps ? left : 0);
+    int err = errno;
     if (sleeps)
-        ffl_sleep_woken(&c->sleeper, c, n == 0);
+        ffl_sleep_woken(&c->sleeper, c, l.n == 0);
     if (timeout_ns)
         ffl_sleep_rouse(c);
-    return n < 0 ? -err : n;
+    return l.n < 0 ? -err : l.n;
 }

@@ -26,7 +26,7 @@ struct direct {
     int size;
     int taken;  /* a descriptor that has an entry in the epoll, but no owner yet; or -1 */
     int others; /* how many events of the selector's descriptors stand at the end of `events` */
-    struct ffl_try spin;
+    struct ffl_spin spin;
     struct direct_counters n;
     bool shown;                     /* the page was asked for */
     struct ffl_lag lag;             /* until then */
@@ -45,7 +45,7 @@ struct direct *direct_new(int64_t spin_us)
         return NULL;
     }
     memset(d, 0, offsetof(struct direct, events));
-    ffl_try_init(&d->spin, spin_us);
+    ffl_spin_init(&d->spin, spin_us);
     d->taken = -1;
     return d;
 }
@@ -197,10 +197,10 @@ struct look {
     int epfd, n;
 };
 
-static bool look(void *arg, bool yields)
+static bool look(void *arg, bool whole)
 {
     struct look *l = arg;
-    (void)yields;
+    (void)whole; /* a peer that waits for this CPU is the kernel's to place */
     /* Half of the array: the selector's events move to its other end. */
     l->n = ffl_epoll_wait(l->epfd, l->d->events, BATCH / 2, 0);
     return l->n != 0;
@@ -211,7 +211,7 @@ static int wait_for_events(Dispatcher *dispatcher, int64_t timeout_ns)
 {
     struct direct *d = dispatcher->direct;
     struct look l = {d, dispatcher->epfd, 0};
-    bool hit = ffl_try_spin(&d->spin, &timeout_ns, look, &l);
+    bool hit = ffl_spin_try(&d->spin, &timeout_ns, look, &l);
     d->n.sleeps += timeout_ns && !hit;
     if (d->page)
         page_note(d->page, dispatcher->waits, &d->n);
@@ -311,7 +311,7 @@ int direct_dispatch_next(Dispatcher *dispatcher)
 PyObject *direct_counters(Dispatcher *dispatcher)
 {
     struct direct_counters n = {0};
-    struct ffl_try spin = {0};
+    struct ffl_spin spin = {0};
     if (dispatcher->direct) {
         n = dispatcher->direct->n;
         spin = dispatcher->direct->spin;

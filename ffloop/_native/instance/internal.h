@@ -253,8 +253,7 @@ struct ffl_instance {
     struct ffl_stat_session *stat_sessions;
     struct ffl_stat_socket *stat_sockets;
     struct ffl_ids stat_ids; /* slots of stat_sockets */
-    struct ffl_spin spin;
-    struct ffl_yield yield;
+    struct ffl_idle idle;
     struct endpoint_list graveyard;
     struct slice slice;   /* of the session at work */
     int64_t ctl_due;      /* when to look at the control epoll even if busy */

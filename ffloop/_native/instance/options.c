@@ -230,7 +230,7 @@ static const struct row rows[] = {
      "take over a listening SOCK_SEQPACKET socket instead"},
     {"embedded", NULL, set_true, AT(embedded), 0, 0, "detach at once, end with the last session"},
     {"spin", "US", set_int64, AT(spin_us), -1, 1000000,
-     "spin limit in microseconds; 0 never, -1 for ever (default: adaptive)"},
+     "spin limit in microseconds; 0 never, -1 for ever (default: 50 while that pays)"},
     {"sq-poll", "US", set_int64, AT(sq_poll_us), 0, 1000,
      "stacks that poll: look at the SQs for so long per iteration (default 20)"},
     {"slice", "US", set_microseconds, AT(slice_ns), 10, 1000000,

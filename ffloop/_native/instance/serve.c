@@ -41,6 +41,14 @@ static bool pump_ready(struct ffl_session *s)
     return !session_stuffed(s);
 }
 
+/* True: there was work; an entry that is to come again is work, too. */
+static bool drained(struct ffl_session *s)
+{
+    int n = session_drain(s, INT32_MAX);
+    s->in->idle.found += n > 0 ? (unsigned)n : 0;
+    return n > 0 || ffl_channel_pending(&s->ch, FFL_WAIT_QUEUE);
+}
+
 static bool serve_sessions(struct ffl_instance *in)
 {
     bool work = false;
@@ -53,9 +61,8 @@ static bool serve_sessions(struct ffl_instance *in)
         if (!s->ended && !s->dying && !s->dead) {
             if (ffl_channel_pending(&s->ch, FFL_WAIT_FREE) && data_rxfree(s) < 0)
                 session_kill(s, "a receive buffer came back that was not out");
-            if (s->ch.over.n <= OVER_LIMIT) /* an entry that is to come again is work, too */
-                work |=
-                    session_drain(s, INT32_MAX) > 0 || ffl_channel_pending(&s->ch, FFL_WAIT_QUEUE);
+            if (s->ch.over.n <= OVER_LIMIT)
+                work |= drained(s);
         }
         if (!s->dead)
             work |= pump_ready(s);
@@ -83,6 +90,7 @@ static bool take_events(struct ffl_instance *in)
             slice_spend(&in->slice, SLICE_ENTRY_NS);
         }
         any |= n > 0;
+        in->idle.found += n > 0 ? (unsigned)n : 0;
     } while (n == FFL_COUNT(ev) && !slice_over(&in->slice));
     return any;
 }
@@ -158,17 +166,12 @@ static int64_t next_due(struct ffl_instance *in, int64_t now)
     return due > now ? due - now : 0;
 }
 
-/* Stores this side's CPU, so that an application on the same CPU does not spin, and the stats
- * pages' present values. */
+/* Stores the stats pages' present values. */
 static void take_notes(struct ffl_instance *in, int64_t now)
 {
-    uint32_t cpu = (uint32_t)sched_getcpu();
     struct ffl_session *s;
     TAILQ_FOREACH(s, &in->sessions, link)
-    {
-        atomic_store_explicit(&s->map.seg->inst.cpu, cpu, memory_order_relaxed);
-        atomic_store_explicit(&s->st->rx_free, s->rx.free_bytes, memory_order_relaxed);
-    }
+    atomic_store_explicit(&s->st->rx_free, s->rx.free_bytes, memory_order_relaxed);
     atomic_store_explicit(&in->page->heartbeat, now, memory_order_relaxed);
 }
 
@@ -205,6 +208,17 @@ static void linger_on_sqs(struct ffl_instance *in, int64_t now)
             ffl_cpu_relax();
 }
 
+/* True: there were events. */
+static bool look_at_control(struct ffl_instance *in, int64_t now)
+{
+    bool told = ctl_wait(in, 0) > 0;
+    in->ctl_due = now + CTL_PERIOD_NS;
+    take_notes(in, now);
+    slice_begin(in);
+    timers_run(&in->timers, now, in->slice.end);
+    return told;
+}
+
 int64_t ffl_instance_iterate(void *p)
 {
     struct ffl_instance *in = p;
@@ -218,15 +232,8 @@ int64_t ffl_instance_iterate(void *p)
     int64_t now = ffl_now_ns();
     if (OPS(in)->run && !in->o.direct && !TAILQ_EMPTY(&in->sessions) && in->o.sq_poll_us)
         linger_on_sqs(in, now);
-    if (work)
-        ffl_spin_hit(&in->spin, now);
-    if (now >= in->ctl_due) {
-        (void)ctl_wait(in, 0);
-        in->ctl_due = now + CTL_PERIOD_NS;
-        take_notes(in, now);
-        slice_begin(in);
-        timers_run(&in->timers, now, in->slice.end);
-    }
+    if (now >= in->ctl_due)
+        (void)look_at_control(in, now);
     slice_begin(in);
     work |= tickets_close(in);
     work |= groups_forget(in);
@@ -250,17 +257,27 @@ static void lower_waits(struct ffl_instance *in)
         ffl_channel_rouse(&s->ch);
 }
 
+static bool serves(const struct ffl_session *s)
+{
+    return !s->dying && !s->dead;
+}
+
+/* What the session's part of a sleep is woken by; a full CQ holds the SQ back. */
+static uint32_t wait_bits(const struct ffl_session *s)
+{
+    return (s->ch.over.n > OVER_LIMIT ? 0 : FFL_WAIT_QUEUE) |
+           (!TAILQ_EMPTY(&s->stalled) ? FFL_WAIT_FREE : 0);
+}
+
 /* Raises each session's wait word. False: an entry is there. */
 static bool raise_waits(struct ffl_instance *in)
 {
     struct ffl_session *s;
     TAILQ_FOREACH(s, &in->sessions, link)
     {
-        if (s->dying || s->dead)
+        if (!serves(s))
             continue;
-        bool full = s->ch.over.n > OVER_LIMIT;
-        int rc = ffl_channel_doze(&s->ch, (full ? 0 : FFL_WAIT_QUEUE) |
-                                              (!TAILQ_EMPTY(&s->stalled) ? FFL_WAIT_FREE : 0));
+        int rc = ffl_channel_doze(&s->ch, wait_bits(s));
         session_committed(s, rc);
         if (rc <= 0)
             return false;
@@ -273,17 +290,38 @@ static void count_late(struct ffl_instance *in)
 {
     const struct ffl_session *s;
     TAILQ_FOREACH(s, &in->sessions, link)
-    if (!s->dying && !s->dead && ffl_channel_pending(&s->ch, FFL_WAIT_QUEUE))
+    if (serves(s) && ffl_channel_pending(&s->ch, FFL_WAIT_QUEUE))
         ffl_stat_add(&in->page->late_looks, 1);
+}
+
+/* Has a session what this side would be woken for? */
+static bool submitted(const struct ffl_instance *in)
+{
+    const struct ffl_session *s;
+    TAILQ_FOREACH(s, &in->sessions, link)
+    if (serves(s) && ffl_channel_pending(&s->ch, wait_bits(s)))
+        return true;
+    return false;
+}
+
+static bool came(void *arg, bool whole)
+{
+    struct ffl_instance *in = arg;
+    if (!whole)
+        return submitted(in);
+    (void)sched_yield(); /* cannot fail */
+    int64_t now = ffl_now_ns();
+    bool told = now >= in->ctl_due && look_at_control(in, now);
+    return poll_stack(in) || told || submitted(in);
 }
 
 static void sleep_for(struct ffl_instance *in, int64_t timeout_ns)
 {
-    if (ffl_yield_due(&in->yield)) {
-        int64_t took = ffl_yield();
-        ffl_yield_done(&in->yield, took, serve_sessions(in));
-        return; /* time has passed, even if nothing came */
-    }
+    struct ffl_session *s;
+    TAILQ_FOREACH(s, &in->sessions, link)
+    session_commit(s); /* what the iteration's end has posted */
+    if (ffl_idle(&in->idle, true, &timeout_ns, came, in))
+        return;
     if (raise_waits(in)) {
         ffl_stat_add(&in->page->sleeps, 1);
         in->stack_quiet = in->src_stack.owner != NULL; /* unless ctl_wait hears of it */
@@ -329,11 +367,6 @@ int ffl_instance_run(struct ffl_instance *in)
             return 0;
         if (next == 0)
             continue;
-        int64_t now = ffl_now_ns();
-        if (in->spin.limit_ns && now < ffl_spin_until(&in->spin, in->spin.last_ns)) {
-            ffl_cpu_relax();
-            continue;
-        }
         sleep_for(in, next);
     }
 }

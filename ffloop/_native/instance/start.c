@@ -121,7 +121,7 @@ int ffl_instance_start(struct ffl_instance **out, const struct ffl_instance_opts
     TAILQ_INIT(&in->kept);
     if (!o->slice_ns)
         in->o.slice_ns = o->stack->run ? POLLING_SLICE_NS : SLICE_NS;
-    ffl_spin_init(&in->spin, o->spin_us);
+    ffl_spin_init(&in->idle.spin, o->spin_us);
     int rc = ffl_calls_check(why, whylen);
     if (rc == 0 && getrandom(in->held_key, sizeof(in->held_key), 0) != sizeof(in->held_key))
         rc = -EIO;

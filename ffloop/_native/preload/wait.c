@@ -319,14 +319,14 @@ struct look {
     bool restarts;
 };
 
-static bool came(void *arg, bool yields)
+static bool came(void *arg, bool whole)
 {
     const struct look *l = arg;
     tls.call->frame = __builtin_frame_address(0);
     tls.call->away = true;
     pass();
-    if (yields || tls.locked) /* another thread may need the lock */
-        (void)sched_yield();  /* cannot fail */
+    if (whole || tls.locked) /* another thread may need the lock */
+        (void)sched_yield(); /* cannot fail */
     take();
     tls.call->away = false;
     session_reap();
@@ -338,7 +338,6 @@ int sleep_begin(struct waiter *w, struct ffl_poll *p, int64_t *left_ns, bool res
     struct call *k = tls.call;
     struct look look = {p, restarts};
     unsigned exports = session_list()->exports;
-    w->sleeper.idle.spin.last_ns = ffl_now_ns(); /* a gap is how long a wait takes */
     bool sleeps = ffl_sleep_prepare(&w->sleeper, &session_list()->clients, left_ns, came, &look);
     if (!sleeps)
         session_reap();
@@ -380,8 +379,6 @@ void sleep_end(struct waiter *w, bool timed_out)
         if (--l->sleepers == 0)
             ffl_sleep_rouse(l->clients);
     }
-    if (w->sleeper.idle.spin.limit_ns)
-        ffl_spin_hit(&w->sleeper.idle.spin, ffl_now_ns());
     session_reap();
     errno = saved;
 }

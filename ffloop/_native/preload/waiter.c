@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <sys/eventfd.h>
 
+#define LONGEST_SPIN_US 50
+
 static char mark_bell, mark_wake;
 
 static int add(int epfd, int fd, uint32_t events, void *mark)
@@ -22,7 +24,9 @@ int waiter_open(struct waiter *w, int epfd)
     *w = (struct waiter){.epfd = epfd, .wake_fd = -1};
     if (epfd < 0)
         return epfd;
-    ffl_spin_init(&w->sleeper.idle.spin, options.spin_us);
+    /* Not longer: a call that waits looks at the kernel's descriptors, and signals, after it. */
+    bool longer = options.spin_us > LONGEST_SPIN_US || options.spin_us == FFL_SPIN_FOREVER;
+    ffl_spin_init(&w->sleeper.idle.spin, longer ? LONGEST_SPIN_US : options.spin_us);
     w->wake_fd = fd_ours(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (w->wake_fd >= 0)
         return 0;

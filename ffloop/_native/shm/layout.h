@@ -201,7 +201,6 @@ struct ffl_app_stats {
     _Atomic uint64_t spins, spin_hits;
     _Atomic uint64_t sq_full, pool_empty;
     _Atomic uint64_t bytes_sent, bytes_received;
-    _Atomic uint32_t cpu; /* on which the application last slept or woke */
     _Atomic uint32_t sockets;
     _Atomic uint64_t late_looks; /* after FFL_LOOK_NS, that found unannounced entries */
 };
@@ -215,7 +214,6 @@ struct ffl_inst_stats {
     _Atomic uint64_t accepts;
     /* Bytes of transmit buffers of unwritable sockets: the stack takes none. */
     _Atomic uint64_t tx_unwritable;
-    _Atomic uint32_t cpu;
     _Atomic uint32_t sockets;
 };
 
