@@ -35,18 +35,11 @@ static bool pump_ready(struct ffl_session *s)
         TAILQ_REMOVE(&s->ready, e, queue);
         e->in_ready = false;
         slice_spend(&s->in->slice, SLICE_ENTRY_NS);
+        s->in->idle.found++;
         if (data_pump(e))
             endpoint_ready(e);
     } while (e != last && !slice_over(&s->in->slice));
     return !session_stuffed(s);
-}
-
-/* True: there was work; an entry that is to come again is work, too. */
-static bool drained(struct ffl_session *s)
-{
-    int n = session_drain(s, INT32_MAX);
-    s->in->idle.found += n > 0 ? (unsigned)n : 0;
-    return n > 0 || ffl_channel_pending(&s->ch, FFL_WAIT_QUEUE);
 }
 
 static bool serve_sessions(struct ffl_instance *in)
@@ -61,8 +54,9 @@ static bool serve_sessions(struct ffl_instance *in)
         if (!s->ended && !s->dying && !s->dead) {
             if (ffl_channel_pending(&s->ch, FFL_WAIT_FREE) && data_rxfree(s) < 0)
                 session_kill(s, "a receive buffer came back that was not out");
-            if (s->ch.over.n <= OVER_LIMIT)
-                work |= drained(s);
+            if (s->ch.over.n <= OVER_LIMIT) /* an entry that is to come again is work, too */
+                work |=
+                    session_drain(s, INT32_MAX) > 0 || ffl_channel_pending(&s->ch, FFL_WAIT_QUEUE);
         }
         if (!s->dead)
             work |= pump_ready(s);
@@ -90,7 +84,6 @@ static bool take_events(struct ffl_instance *in)
             slice_spend(&in->slice, SLICE_ENTRY_NS);
         }
         any |= n > 0;
-        in->idle.found += n > 0 ? (unsigned)n : 0;
     } while (n == FFL_COUNT(ev) && !slice_over(&in->slice));
     return any;
 }
