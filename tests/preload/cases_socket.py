@@ -104,6 +104,25 @@ def bind_reuseport():
 
 
 @case
+def bind_reuseport_to_an_interface():
+    """Of two listeners, one of them at an interface, one gets a connection."""
+    seen = []
+    for first in (True, False):
+        with socket.socket() as a, socket.socket() as b, socket.socket() as client:
+            for x, at in ((a, first), (b, not first)):
+                x.setblocking(False)
+                x.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                if at:
+                    x.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo\0")
+                x.bind(("0.0.0.0", a.getsockname()[1]))
+                x.listen()
+            client.connect(("127.0.0.1", a.getsockname()[1]))
+            ready, _, _ = select.select([a, b], [], [], 60)
+            seen.append([x in ready for x in (a, b)])
+    return seen
+
+
+@case
 def bind_short_address():
     with socket.socket() as s:
         return c("bind", s.fileno(), buf(b"\x02\x00\x00\x00"), 4)

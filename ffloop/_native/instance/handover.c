@@ -11,6 +11,7 @@
 
 #include "addr.h"
 
+#include <asm/socket.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <stdlib.h>
@@ -48,13 +49,29 @@ int handover_may_bind(const struct endpoint *e, const struct ffl_addr *a)
 
 /* ---- sharing a listener -------------------------------------------------------------------- */
 
+/* The index of the interface that a socket is bound to (SO_BINDTODEVICE), or 0. */
+static int device(const struct ffl_instance *in, int fd)
+{
+    int index = 0;
+    uint32_t len = sizeof(index);
+    return OPS(in)->getsockopt(ST(in), fd, SOL_SOCKET, SO_BINDTOIFINDEX, &index, &len) < 0 ? 0
+                                                                                           : index;
+}
+
+/* The stack socket of a listener without an application, or of one with some. */
+static int listener_fd(const struct group *g)
+{
+    return g->kept ? g->kept->fd : LIST_FIRST(&g->members)->fd;
+}
+
 /* The listener of e's user that `e`, bound to `local`, is to share; or NULL. */
 static struct group *find(const struct endpoint *e, const struct ffl_addr *local)
 {
     struct group *g = group_at(e->s->in, local->port_be, false);
     for (; g; g = group_next(g))
         if (g->account == e->s->account && g->shares && ffl_addr_same(&g->at, local) &&
-            g->only == endpoint_v6only(e, local) && (g->kept || !LIST_EMPTY(&g->members)))
+            g->only == endpoint_v6only(e, local) && (g->kept || !LIST_EMPTY(&g->members)) &&
+            device(e->s->in, listener_fd(g)) == device(e->s->in, e->fd))
             return endpoint_option(e, SOL_SOCKET, SO_REUSEPORT) ? g : NULL;
     return NULL;
 }
