@@ -591,3 +591,33 @@ def test_an_event_in_debug_mode_walks_no_stack(run_ff, monkeypatch):
     run_ff(main())
     assert made
     assert "_process_events" not in made
+
+
+@pytest.mark.parametrize("pipe", [False, True])
+def test_what_waits_at_a_new_reader_comes_before_later_callbacks(run, pipe):
+    """...though a loop that has long found no event may ask less often."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        order: list[str] = []
+        reads, writes = socket.socketpair()
+        with contextlib.closing(writes):
+            writes.send(b"x")
+            for _ in range(100):
+                await asyncio.sleep(0)
+            if pipe:
+                end = open(reads.detach(), "rb", buffering=0)
+                transport, log = await loop.connect_read_pipe(Log, end)
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                assert log.data == b"x"
+                transport.close()
+                return
+            reads.setblocking(False)
+            with contextlib.closing(reads):
+                loop.add_reader(reads, lambda: (loop.remove_reader(reads), order.append("reader")))
+                loop.call_soon(loop.call_soon, order.append, "later")
+                await until(lambda: len(order) == 2)
+                assert order == ["reader", "later"]
+
+    run(main())

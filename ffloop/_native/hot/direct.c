@@ -157,6 +157,7 @@ int direct_watch(Dispatcher *dispatcher, int fd, unsigned events, unsigned befor
     if (!before || !events) {
         PyObject *was = d->owners[fd];
         d->owners[fd] = events ? Py_NewRef(owner) : NULL;
+        dispatcher->added |= events != 0;
         d->n.sockets += events ? 1 : -1u;
         Py_XDECREF(was);
     }

@@ -56,6 +56,7 @@ typedef struct {
     int queued; /* handles of debug mode in the loop's queue that will dispatch one event each */
     unsigned long thread; /* direct mode: the thread that runs the loop */
     uint64_t waits;
+    bool added;          /* direct mode: a socket is watched that was not at the last wait */
     struct ffl_lag *lag; /* in the session's segment or the page, for others to read; or NULL */
 } Dispatcher;
 

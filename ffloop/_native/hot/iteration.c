@@ -80,7 +80,7 @@ static int kernel_ready(void *scheduler, int fd, unsigned events)
 }
 
 /* The number of iterations that will not ask for events: none after one that slept or `found`
- * some. */
+ * some, nor once something more is watched. */
 static void plan_skips(Scheduler *s, bool found)
 {
     int most = found ? 0 : !s->skips ? 1 : 2 * s->skips;
@@ -89,6 +89,7 @@ static void plan_skips(Scheduler *s, bool found)
 
 static int wait_batch(Scheduler *s, Dispatcher *d, int64_t ns)
 {
+    d->added = false;
     int rc = dispatcher_wait(d, ns, s->wake_fd);
     awake_again(s, ns);
     plan_skips(s, ns != 0 || rc > 0 || d->count);
@@ -153,7 +154,10 @@ static int run_ready(Scheduler *s, struct gather *kept)
 static void note_lag(Scheduler *s, bool more)
 {
     int64_t end = ffl_now_ns(), lag = end - s->woke_ns;
-    s->skipping = more && s->left > 0 && queue_size(s->ready) && lag < LONGEST_SKIP;
+    bool has_batches = s->batches && Py_TYPE(s->batches) == dispatcher_type;
+    Dispatcher *d = has_batches ? (Dispatcher *)s->batches : NULL;
+    s->skipping =
+        more && s->left > 0 && queue_size(s->ready) && lag < LONGEST_SKIP && !(d && d->added);
     if (s->skipping)
         return;
     uint64_t us = (uint64_t)lag >> 10;
@@ -162,8 +166,8 @@ static void note_lag(Scheduler *s, bool more)
         i = FFL_LAGS - 1;
     s->lags[i]++;
     s->lag_ns += lag;
-    if (s->batches && Py_TYPE(s->batches) == dispatcher_type)
-        dispatcher_show_lag((Dispatcher *)s->batches, i, lag);
+    if (d)
+        dispatcher_show_lag(d, i, lag);
     s->woke_ns = end;
 }
 

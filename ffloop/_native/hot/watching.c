@@ -29,6 +29,7 @@ static PyObject *add(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObje
         handle_track(handle); /* it outlives the run of the loop */
     if (handle && watchers_set(s->watchers, args[0], side, handle) < 0)
         Py_CLEAR(handle);
+    s->left = 0; /* what waits there comes before what is queued from now on */
     return handle;
 }
 
