@@ -5,6 +5,7 @@ import contextlib
 import contextvars
 import functools
 import gc
+import os
 import socket
 import threading
 import time
@@ -606,7 +607,7 @@ def test_what_waits_at_a_new_reader_comes_before_later_callbacks(run, pipe):
             for _ in range(100):
                 await asyncio.sleep(0)
             if pipe:
-                end = open(reads.detach(), "rb", buffering=0)
+                end = os.fdopen(reads.detach(), "rb", buffering=0)
                 transport, log = await loop.connect_read_pipe(Log, end)
                 for _ in range(3):
                     await asyncio.sleep(0)
