@@ -622,3 +622,32 @@ def test_what_waits_at_a_new_reader_comes_before_later_callbacks(run, pipe):
                 assert order == ["reader", "later"]
 
     run(main())
+
+
+@pytest.mark.skipif(
+    not hasattr(asyncio.events, "_ThreadSafeHandle"), reason="this asyncio's handles have no lock"
+)
+def test_who_cancels_in_another_thread_waits_for_the_callback(run_std):
+    async def main():
+        loop = asyncio.get_running_loop()
+        runs, cancelled = threading.Event(), threading.Event()
+        early: list[bool] = []
+
+        def callback():
+            runs.set()
+            early.append(cancelled.wait(0.05))
+
+        def cancel():
+            runs.wait()
+            handle.cancel()
+            cancelled.set()
+
+        thread = threading.Thread(target=cancel)
+        handle = loop.call_soon_threadsafe(callback)
+        thread.start()
+        await until(cancelled.is_set)
+        thread.join()
+        assert early == [False]
+        assert handle.cancelled()
+
+    run_std(main())

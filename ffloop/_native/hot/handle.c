@@ -35,6 +35,7 @@ struct kind {
 };
 
 static struct kind handles, timers;
+static PyObject *with_lock; /* asyncio's handle of call_soon_threadsafe; NULL before Python 3.14 */
 static PyObject *name_run, *name_when, *name_cancelled, *name_scheduled, *name_failed, *name_cancel;
 
 static struct timer *timer_fields(PyObject *self)
@@ -173,6 +174,19 @@ PyObject *handle_new(PyObject *loop, PyObject *const *args, Py_ssize_t n, PyObje
 {
     PyObject *self = handle_untraced(loop, args, n, context);
     return self && scheduler_debug(loop) ? new_traced(fields(self), self) : self;
+}
+
+PyObject *handle_for_threads(PyObject *loop, PyObject *const *args, Py_ssize_t n, PyObject *context)
+{
+    if (!with_lock)
+        return handle_new(loop, args, n, context);
+    PyObject *rest = PyTuple_New(n - 1), *made = NULL;
+    for (Py_ssize_t i = 1; rest && i < n; i++)
+        PyTuple_SetItem(rest, i - 1, Py_NewRef(args[i]));
+    if (rest)
+        made = PyObject_CallFunctionObjArgs(with_lock, args[0], rest, loop, context, NULL);
+    Py_XDECREF(rest);
+    return made;
 }
 
 bool handle_is(PyObject *object)
@@ -370,6 +384,17 @@ static int choose_place(void)
     return PyErr_Occurred() ? -1 : 0;
 }
 
+static int find_with_lock(void)
+{
+    PyObject *events = PyImport_ImportModule("asyncio.events");
+    if (!events)
+        return -1;
+    with_lock = PyObject_GetAttrString(events, "_ThreadSafeHandle");
+    Py_DECREF(events);
+    PyErr_Clear(); /* before 3.14 there is none */
+    return 0;
+}
+
 int handle_exec(PyObject *module)
 {
     const struct hot_name names[] = {
@@ -380,7 +405,7 @@ int handle_exec(PyObject *module)
         {&name_failed, "_failed"},
         {&name_cancel, "cancel"},
     };
-    if (hot_intern_all(names, FFL_COUNT(names)) < 0 || choose_place() < 0)
+    if (hot_intern_all(names, FFL_COUNT(names)) < 0 || choose_place() < 0 || find_with_lock() < 0)
         return -1;
     if (hot_add_subtype(module, "Handle", &handle_spec, "asyncio.events", "Handle", handle_members,
                         sizeof(struct handle), &handles.at, &handles.type) < 0)

@@ -131,7 +131,7 @@ static PyObject *call_soon_threadsafe(PyObject *self, PyObject *const *args, Py_
     PyObject *context;
     if (!plain(s, args, n, 1, keys, &context))
         return scheduler_asyncio(name_call_soon_threadsafe, self, args, n, keys);
-    PyObject *handle = handle_new(self, args, n, context);
+    PyObject *handle = handle_for_threads(self, args, n, context);
     if (handle && queue_append(s->ready, handle) < 0)
         Py_CLEAR(handle);
     if (handle && !s->awake) {
