@@ -127,7 +127,7 @@ def on_fstack_direct(
     """The same with the F-Stack of this process."""
     from fstack import net
 
-    for name, value in fstack_direct.environ.items():
+    for name, value in net.DIRECT_ENVIRON.items():
         monkeypatch.setenv(name, value)
     _with_addresses(monkeypatch, request.module)
     with net.within(fstack_direct.net.peer):

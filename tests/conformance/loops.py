@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-LOOPS = ("asyncio", "uvloop", "ffloop")
+LOOPS = ("asyncio", "uvloop", "ffloop", "direct", "fstack", "fstack-direct")
 
 
 def maker(name: str) -> tuple[Callable[[], asyncio.AbstractEventLoop], type]:
@@ -44,6 +44,11 @@ def maker(name: str) -> tuple[Callable[[], asyncio.AbstractEventLoop], type]:
         from ffloop._loop.direct_loop import DirectLoop
 
         return (lambda: ffloop.new_event_loop(instance="direct")), DirectLoop
+    if name in ("fstack", "fstack-direct"):  # FFLOOP_INSTANCE and its like say where F-Stack is
+        import ffloop
+        from ffloop._loop.session_loop import SessionLoop
+
+        return ffloop.new_event_loop, SessionLoop
     raise ValueError(f"unknown loop {name!r}; one of {', '.join(LOOPS)}")
 
 
@@ -74,7 +79,7 @@ def _count_submitted(record: Record) -> None:
 def substitute(name: str) -> Record:
     make, kind = maker(name)
     record = Record()
-    if name in ("ffloop", "direct"):
+    if name not in ("asyncio", "uvloop"):
         _count_submitted(record)
 
     def new_loop(selector: Any = None) -> asyncio.AbstractEventLoop:

@@ -8,9 +8,12 @@ import json
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 import pytest
+from common import ON_FSTACK
 
 
 def _load(name: str) -> ModuleType:
@@ -26,7 +29,7 @@ def _load(name: str) -> ModuleType:
 
 
 run = _load("run")
-LOOPS = ("direct", "ffloop")  # in direct mode, and by ring
+LOOPS = ("direct", "ffloop", *ON_FSTACK)  # in direct mode, and by ring
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -42,6 +45,42 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("shipped", cases)
 
 
+@pytest.fixture(scope="module")
+def own_net() -> Iterator[Any]:
+    """A net for the processes that have F-Stack in themselves."""
+    from fstack import net
+
+    if reason := net.missing():
+        pytest.skip(reason)
+    made = net.Net()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def at_home(
+    loop: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """On F-Stack the tests' processes run in its namespace. Their addresses are loopback's, which
+    stay on the kernel: it shows the loop beside F-Stack, not F-Stack."""
+    if loop not in ON_FSTACK:
+        yield
+        return
+    from fstack import net
+
+    if loop == "fstack":
+        instance = request.getfixturevalue("fstack")
+        here, environ = instance.net, {"FFLOOP_INSTANCE": instance.path, "FFLOOP_STACK": "fstack"}
+    else:
+        here, environ = request.getfixturevalue("own_net"), net.DIRECT_ENVIRON
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    with net.within(here.stack):
+        net.run("ip", "link", "set", "lo", "up")
+        yield
+
+
+@pytest.mark.usefixtures("at_home")
 @pytest.mark.parametrize("loop", LOOPS)
 def test_the_loop_can_be_made(loop: str) -> None:
     assert not run.probe(loop)
@@ -49,9 +88,10 @@ def test_the_loop_can_be_made(loop: str) -> None:
 
 @functools.cache
 def results(loop: str, module: str) -> dict[object, object]:
-    """A whole module at once, two processes at a time: its first case pays, the others look up."""
+    """A whole module at once: its first case pays, the others look up."""
     tests = [test for test in run.suite().tests if test.module == module]
-    return {result.test: result for result in run.run_all(loop, tests, parallel=2)}
+    parallel = 1 if loop == "fstack-direct" else 2  # F-Stack has one process at its interface
+    return {result.test: result for result in run.run_all(loop, tests, parallel=parallel)}
 
 
 @functools.cache
@@ -60,6 +100,7 @@ def expected(loop: str) -> dict[str, str]:
     return found
 
 
+@pytest.mark.usefixtures("at_home")
 @pytest.mark.timeout(1200)
 def test_functional(loop: str, shipped: object) -> None:
     result = results(loop, shipped.module)[shipped]  # type: ignore[attr-defined]

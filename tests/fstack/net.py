@@ -242,14 +242,14 @@ class Instance:
 
 
 DIRECT: Any = {"stack": "fstack", "instance": "direct", "fstack": shlex.join(SHORT_FORM)}
+DIRECT_ENVIRON = {f"FFLOOP_{name.upper()}": value for name, value in DIRECT.items()}
 
 
 class Direct:
-    """F-Stack in this very process, in a Net: `environ` is what makes loops use it."""
+    """F-Stack in this very process, in a Net: DIRECT_ENVIRON makes loops use it."""
 
     def __init__(self, net: Net) -> None:
         self.net = net
-        self.environ = {f"FFLOOP_{name.upper()}": value for name, value in DIRECT.items()}
         with within(net.stack):  # where its packet socket stays
             ffloop.new_event_loop(**DIRECT).close()
 
