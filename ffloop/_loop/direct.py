@@ -35,7 +35,7 @@ class DirectTransport(SocketTransport):
 
     _sendfile_compatible = SENDFILE_TRY_NATIVE
 
-    __slots__ = ()
+    __slots__ = ("_reads_on",)  # is it to read once the sendfile under way has ended?
 
     # ---- where the bytes are ----
 
@@ -47,9 +47,27 @@ class DirectTransport(SocketTransport):
         return self._loop is not None and self._loop._pass_on(call)
 
     def pause_reading(self) -> None:
+        if self._flushing is not None:
+            self._reads_on = False
+            return
         super().pause_reading()
-        if self._paused:  # out of the epoll, and so out of the table of owners
-            self._loop._transports[self._handle] = self
+        if self._paused and not self._closing:
+            self._own_unwatched()
+
+    def resume_reading(self) -> None:
+        if self._flushing is not None:
+            self._reads_on = True
+        else:
+            super().resume_reading()
+
+    def _kept_open(self) -> None:
+        super()._kept_open()
+        if not self._closing:
+            self._own_unwatched()
+
+    def _own_unwatched(self) -> None:
+        """Its descriptor, out of the epoll and so out of the table of owners, is still its own."""
+        self._loop._transports[self._handle] = self
 
     def on_error(self, code: int) -> None:
         self._run(self._fatal_error, self._unsendable or error(code), READ_FAILED)
@@ -68,7 +86,10 @@ class DirectTransport(SocketTransport):
     def _make_empty_waiter(self) -> "asyncio.Future[None]":
         if self._flushing is not None:
             raise RuntimeError("Empty waiter is already set")
+        reads = self.is_reading()
+        self.pause_reading()
         self._send_kept()
+        self._reads_on = reads
         self._flushing = self._loop.create_future()
         self._sending = False
         if self._backlog is None:
@@ -78,6 +99,10 @@ class DirectTransport(SocketTransport):
     def _reset_empty_waiter(self) -> None:
         self._flushing = None
         self._sending = self._backlog is None and not (self._conn_lost or self._eof)
+        if self._reads_on:
+            self.resume_reading()
+        elif not self._closing:
+            self._own_unwatched()
 
     def _write_slow(self, data: Any) -> None:
         if self._flushing is not None:

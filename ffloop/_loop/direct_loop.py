@@ -34,7 +34,16 @@ _PLAIN = {
 }
 
 
-_STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+_Socket = socket.socket  # others put classes of their own in its place, which know fewer types
+
+
+def _new_stream(family: int, protocol: int = 0) -> socket.socket:
+    """A socket that does not block."""
+    if socket.socket is _Socket:
+        return _Socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, protocol)
+    sock = socket.socket(family, socket.SOCK_STREAM, protocol)
+    sock.setblocking(False)
+    return sock
 
 
 class DirectLoop(Loop):
@@ -126,10 +135,10 @@ class DirectLoop(Loop):
             return
         except (BlockingIOError, InterruptedError):
             pass
-        self._ensure_fd_no_transport(sock)
         await self._until_connected(sock, address)
 
     async def _until_connected(self, sock: socket.socket, address: Any) -> None:
+        self._ensure_fd_no_transport(sock)
         fd = sock.fileno()
         waiter = self._wait_writable(fd)
         try:
@@ -149,12 +158,9 @@ class DirectLoop(Loop):
         if known is None or (how and not how.items() <= _PLAIN.items()):
             return await super().create_connection(protocol_factory, host, port, **how)
         family, address = known
-        sock = socket.socket(family, _STREAM, socket.IPPROTO_TCP)
+        sock = _new_stream(family, socket.IPPROTO_TCP)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # getpeername()'s answer, but for an address that has other spellings or means another
-        as_given = family == socket.AF_INET and host != "0.0.0.0"
-        extra = {"peername": address} if as_given else None
-        return await self._connected(sock, address, protocol_factory, extra)
+        return await self._connected(sock, address, protocol_factory)
 
     @typed_as(asyncio.SelectorEventLoop.create_unix_connection)
     async def create_unix_connection(
@@ -164,12 +170,10 @@ class DirectLoop(Loop):
         if self._debug or path is None or (how and not how.items() <= _PLAIN_UNIX.items()):
             return await super().create_unix_connection(protocol_factory, path, **how)
         address = os.fspath(path)
-        sock = socket.socket(socket.AF_UNIX, _STREAM)
-        return await self._connected(sock, address, protocol_factory, None)
+        sock = _new_stream(socket.AF_UNIX)
+        return await self._connected(sock, address, protocol_factory)
 
-    async def _connected(
-        self, sock: socket.socket, address: Any, protocol_factory: Any, extra: Any
-    ) -> Any:
+    async def _connected(self, sock: socket.socket, address: Any, protocol_factory: Any) -> Any:
         """Connects a new socket, which does not block: (its transport, its protocol)."""
         try:
             try:
@@ -182,7 +186,7 @@ class DirectLoop(Loop):
             sock.close()
             raise
         waiter = self.create_future()
-        transport = transport_of(self, sock, protocol, extra, None, None)
+        transport = transport_of(self, sock, protocol, None, None, None)
         self.call_soon(transport.begin, waiter)
         try:
             await waiter
@@ -208,17 +212,13 @@ class DirectLoop(Loop):
     ) -> Any:
         if not isinstance(transp, DirectTransport):
             return await super()._sendfile_native(transp, file, offset, count, **more)
-        reading = transp.is_reading()
-        transp.pause_reading()
-        await transp._make_empty_waiter()
-        self._transports.pop(transp._sock_fd, None)
+        waiter = transp._make_empty_waiter()
         try:
+            await waiter
+            self._transports.pop(transp._sock_fd, None)
             return await self.sock_sendfile(transp._socket(), file, offset, count, fallback=False)
         finally:
             transp._reset_empty_waiter()
-            self._transports[transp._sock_fd] = transp
-            if reading:
-                transp.resume_reading()
 
     # ---- servers ----
 

@@ -135,8 +135,7 @@ def load(environ: Mapping[str, str] | None = None, **arguments: Any) -> Config:
     environ = environment() if environ is None else environ
     # os.environ raises and catches an exception for each name that it lacks; its dictionary of
     # bytes, the same in each Python, says at once that it lacks all.
-    raw = getattr(environ, "_data", None)
-    if isinstance(raw, dict) and _RAW.isdisjoint(raw):
+    if environ is os.environ and _RAW.isdisjoint(getattr(environ, "_data", _RAW)):
         environ = {}
     given: list[tuple[str, str, str]] = []
     for variable, argument in _OF_LOOPS:

@@ -28,6 +28,10 @@ from .util import HOST, Log, pair, serve
 RESET = struct.pack("=ii", 1, 0)
 
 
+# asyncio and direct mode: what is of the kernel's descriptors.
+KERNELS = pytest.mark.parametrize("run_std", ["asyncio", "direct"], indirect=True)
+
+
 class Echo(Log):
     def data_received(self, data):
         self.transport.write(data)
@@ -211,9 +215,10 @@ ffloop.run(main(), instance="direct")
 """
         trace = tmp_path / "trace"
         command = ["strace", "-o", trace, sys.executable, "-P", "-c", program]
-        subprocess.run(command, capture_output=True, check=False)
-    if not trace.exists() or "exited with 0" not in (words := trace.read_text()):
+        done = subprocess.run(command, capture_output=True, check=False)
+    if not trace.exists() or "connect(" not in (words := trace.read_text()):
         pytest.skip("strace may not trace here")
+    assert done.returncode == 0, done.stderr
     last = words[words.rindex("connect(") :]
     fd = re.match(r"connect\((\d+)", last)[1]
     calls = re.findall(rf"^epoll_ctl\(\d+, EPOLL_CTL_(\w+), {fd}, .*= (.*)", last, flags=re.M)
@@ -310,19 +315,102 @@ def test_a_file_is_sent_by_the_kernel(run, tmp_path):
     run(main())
 
 
-@pytest.mark.parametrize("paused", [False, True])
-def test_descriptors_of_transports_are_not_watched(run, paused):
+@KERNELS
+@pytest.mark.parametrize("reads_on", [False, True])
+def test_reading_is_paused_and_resumed_while_a_file_is_sent(run_std, tmp_path, reads_on):
+    """Both count from when it has been sent, and neither holds it up."""
+    (tmp_path / "file").write_bytes(bytes(3_000_000))
+
     async def main():
         loop = asyncio.get_running_loop()
-        async with pair() as (client, _):
-            fd = client.transport.get_extra_info("socket").fileno()
-            if paused:
+        async with pair() as (client, server):
+            server.transport.pause_reading()
+            with (tmp_path / "file").open("rb") as file:
+                sending = loop.create_task(loop.sendfile(client.transport, file, fallback=False))
+                for _ in range(10):
+                    await asyncio.sleep(0)
                 client.transport.pause_reading()
+                if reads_on:
+                    client.transport.resume_reading()
+                server.transport.resume_reading()
+                assert await sending == 3_000_000
+            await server.got(3_000_000)
+            if not reads_on:
+                client.transport.resume_reading()
+            server.transport.write(b"answer")
+            assert await client.got(6) == b"answer"
+
+    run_std(main())
+
+
+def test_a_pause_comes_after_the_end(run):
+    async def main():
+        async with pair() as (client, _):
+            client.transport.pause_reading()
+            client.transport.close()
+            await client.lost
+            client.transport.pause_reading()
+            client.transport.resume_reading()
+
+    run(main())
+
+
+@KERNELS
+def test_a_connection_does_not_take_a_transports_number(run_std):
+    """A program closed a descriptor that a transport has: the next connection says so."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with pair() as (client, server):
+            fd = client.transport.get_extra_info("socket").fileno()
+            kept = os.dup(fd)
+            address = client.transport.get_extra_info("peername")
+            os.close(fd)
+            with pytest.raises(RuntimeError, match="is used by transport"):
+                await loop.create_connection(Log, *address)
+            os.dup2(kept, fd, inheritable=False)
+            os.close(kept)
+
+    run_std(main())
+
+
+def test_a_socket_class_that_knows_plain_types_only(run_std, monkeypatch):
+    """What programs put in socket.socket's place, for a proxy, say, is asked as asyncio asks."""
+
+    class Proxied(socket.socket):
+        def __init__(self, family=socket.AF_INET, type=socket.SOCK_STREAM, proto=0, fileno=None):
+            if type >= socket.SOCK_NONBLOCK:
+                raise ValueError(f"Socket type must be stream or datagram, not {type}")
+            super().__init__(family, type, proto, fileno)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with serve() as (_, address):
+            monkeypatch.setattr(socket, "socket", Proxied)
+            transport, log = await loop.create_connection(Log, *address)
+            transport.close()
+            await log.lost
+
+    run_std(main())
+
+
+@pytest.mark.parametrize("how", ["watched", "paused", "half closed"])
+def test_descriptors_of_transports_are_not_watched(run_std, how):
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with pair() as (client, server):
+            fd = client.transport.get_extra_info("socket").fileno()
+            if how == "paused":
+                client.transport.pause_reading()
+            elif how == "half closed":
+                client.keep_open = True
+                server.transport.write_eof()
+                await client.eof
             for call in (loop.add_reader, loop.add_writer):
                 with pytest.raises(RuntimeError, match="is used by transport"):
                     call(fd, print)
 
-    run(main())
+    run_std(main())
 
 
 def test_another_threads_write_is_an_error(run):

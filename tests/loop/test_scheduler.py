@@ -536,8 +536,12 @@ def test_the_collector_passes_by_what_a_running_loop_will_call(run_ff):
         await asyncio.sleep(0.001)
         assert gc.is_tracked(soon)
         assert gc.is_tracked(at_once)
-        reads = loop.add_reader(near, print)
-        assert reads is None or gc.is_tracked(reads)
+        assert gc.is_tracked(loop._add_reader(near, print))
+        timers = [loop.call_later(60, print) for _ in range(300)]
+        for timer in timers[::2] + timers[1:60:2]:  # so many that the heap is tidied
+            timer.cancel()
+        await asyncio.sleep(0.001)
+        assert not any(map(gc.is_tracked, timers[61::2]))
         return later, loop.call_soon(print)
 
     near, far = socket.socketpair()
@@ -592,6 +596,35 @@ def test_an_event_in_debug_mode_walks_no_stack(run_ff, monkeypatch):
     run_ff(main())
     assert made
     assert "_process_events" not in made
+
+
+def test_what_waits_at_a_socket_comes_before_later_callbacks(run):
+    """A new connection's, and that of one that is read again; it has a backlog to send."""
+
+    async def main():
+        async def idle(n):
+            for _ in range(n):
+                await asyncio.sleep(0)
+
+        loop = asyncio.get_running_loop()
+        near, far = socket.socketpair()
+        with far:
+            far.send(b"1")
+            await idle(100)
+            transport, log = await loop.create_connection(Log, sock=near)
+            await idle(3)
+            assert log.data == b"1"
+            transport.write(bytes(10_000_000))
+            transport.pause_reading()
+            far.send(b"2")
+            await idle(100)
+            transport.resume_reading()
+            await idle(3)
+            assert log.data == b"12"
+            transport.abort()
+            await log.lost
+
+    run(main())
 
 
 @pytest.mark.parametrize("pipe", [False, True])

@@ -8,8 +8,9 @@
  * socket is read only when its own event is handed out, so the data of one that an earlier callback
  * paused or closed stays in the kernel.
  *
- * Invariant: an owner is in the table exactly while its descriptor is in the epoll. The table's
- * reference keeps a transport alive that nothing else refers to.
+ * Invariant: an owner is in the table while its descriptor is in the epoll (but for a connection
+ * that is handed over, until its transport begins). The table's reference keeps a transport alive
+ * that nothing else refers to.
  */
 #include "stream.h"
 
@@ -154,10 +155,10 @@ int direct_watch(Dispatcher *dispatcher, int fd, unsigned events, unsigned befor
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
+    dispatcher->added |= (events & ~before) != 0;
     if (!before || !events) {
         PyObject *was = d->owners[fd];
         d->owners[fd] = events ? Py_NewRef(owner) : NULL;
-        dispatcher->added |= events != 0;
         d->n.sockets += events ? 1 : -1u;
         Py_XDECREF(was);
     }

@@ -56,8 +56,9 @@ typedef struct {
     int queued; /* handles of debug mode in the loop's queue that will dispatch one event each */
     unsigned long thread; /* direct mode: the thread that runs the loop */
     uint64_t waits;
-    bool added;          /* direct mode: a socket is watched that was not at the last wait */
-    struct ffl_lag *lag; /* in the session's segment or the page, for others to read; or NULL */
+    bool added;          /* direct mode: more is wanted of a socket than at the last wait */
+    struct ffl_lag *lag; /* in the session's segment or the page, for others to read (or direct.c's
+                            own, until there is a page); or NULL */
 } Dispatcher;
 
 /* Replaces a counted reference (Py_XSETREF is not in the limited API). */

@@ -79,8 +79,8 @@ static int kernel_ready(void *scheduler, int fd, unsigned events)
     return watchers_ready(s->watchers, fd, events, s->ready);
 }
 
-/* The number of iterations that will not ask for events: none after one that slept or `found`
- * some, nor once something more is watched. */
+/* The number of iterations that will not ask for events, unless more is watched meanwhile: none
+ * after one that slept or `found` some. */
 static void plan_skips(Scheduler *s, bool found)
 {
     int most = found ? 0 : !s->skips ? 1 : 2 * s->skips;

@@ -38,6 +38,7 @@ static int add(struct timers *t, PyObject *timer, double when)
         t->room = room;
     }
     sift_up(t->heap, t->n++, 0, (struct timer_at){when, Py_NewRef(timer)});
+    t->untracked |= !PyObject_GC_IsTracked(timer);
     return 0;
 }
 
@@ -60,23 +61,41 @@ PyObject *timers_pop(struct timers *t)
     return first;
 }
 
+/* Takes the cancelled timers out, *n, into `gone`. The others are in no order then. */
+static int sift_out(struct timers *t, PyObject **gone, Py_ssize_t *n)
+{
+    Py_ssize_t kept = 0;
+    int rc = 0;
+    for (Py_ssize_t i = 0; i < t->n; i++) {
+        struct timer_at e = t->heap[i];
+        int off = rc == 0 ? handle_cancelled(e.timer) : 0;
+        if (off > 0) {
+            gone[(*n)++] = e.timer;
+            off = timer_set_scheduled(e.timer, false);
+        } else {
+            t->heap[kept++] = e;
+        }
+        rc = off < 0 ? -1 : rc;
+    }
+    t->n = kept;
+    return rc;
+}
+
 /* Drops cancelled timers, then orders the others. */
 static int rebuild(struct timers *t)
 {
-    struct timers kept = {0};
-    int rc = 0;
-    for (Py_ssize_t i = 0; rc == 0 && i < t->n; i++) {
-        PyObject *timer = t->heap[i].timer;
-        rc = handle_cancelled(timer);
-        if (rc > 0)
-            rc = timer_set_scheduled(timer, false);
-        else if (rc == 0)
-            rc = add(&kept, timer, t->heap[i].when);
+    PyObject **gone = PyMem_Malloc((size_t)t->n * sizeof(*gone));
+    if (!gone) {
+        PyErr_NoMemory();
+        return -1;
     }
-    struct timers was = *t;
-    if (rc == 0)
-        *t = kept;
-    timers_clear(rc == 0 ? &was : &kept);
+    Py_ssize_t n = 0;
+    int rc = sift_out(t, gone, &n);
+    for (Py_ssize_t i = t->n / 2; i-- > 0;)
+        sift_down(t, i, t->heap[i]);
+    while (n > 0) /* what that frees may add timers */
+        handle_drop(gone[--n]);
+    PyMem_Free(gone);
     return rc;
 }
 
@@ -123,10 +142,11 @@ int timers_take(struct timers *t, PyObject *list)
     return PyList_SetSlice(list, 0, PyList_Size(list), NULL);
 }
 
-void timers_track(const struct timers *t)
+void timers_track(struct timers *t)
 {
-    for (Py_ssize_t i = 0; i < t->n; i++)
+    for (Py_ssize_t i = 0; t->untracked && i < t->n; i++)
         handle_track(t->heap[i].timer);
+    t->untracked = false;
 }
 
 int timers_traverse(const struct timers *t, visitproc visit, void *arg)

@@ -17,6 +17,7 @@ struct timer_at {
 struct timers {
     struct timer_at *heap;
     Py_ssize_t n, room;
+    bool untracked; /* there may be some that the garbage collector does not look at */
 };
 
 int timers_push(struct timers *t, PyObject *timer, double when);
@@ -29,7 +30,7 @@ int timers_tidy(struct timers *t, Py_ssize_t *cancelled);
 PyObject *timers_give(struct timers *t);           /* all of them: a new list in heapq's order */
 int timers_take(struct timers *t, PyObject *list); /* empties the list */
 
-void timers_track(const struct timers *t); /* handle_track of all */
+void timers_track(struct timers *t); /* handle_track of all */
 int timers_traverse(const struct timers *t, visitproc visit, void *arg);
 void timers_clear(struct timers *t);
 

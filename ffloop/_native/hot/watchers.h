@@ -17,9 +17,10 @@ enum side { READER, WRITER };
 int watchers_set(PyObject *self, PyObject *file, enum side side, PyObject *who);
 /* Ends that, and cancels a Handle. 1; 0: there was none; -1 with an exception. */
 int watchers_take(PyObject *self, PyObject *file, enum side side);
-/* Ends a wait that nobody was told of; `closed`: the number is of another file. 0 or -1. */
-/* Another takes the descriptor on, which nobody watches: does the epoll have an entry for it? */
+/* Another takes the descriptor on, which nobody watches, and its entry in the epoll, which is
+ * forgotten here: is there one? */
 bool watchers_hand_over(PyObject *watchers, int fd);
+/* Ends a wait that nobody was told of; `closed`: the number is of another file. 0 or -1. */
 int watchers_give_up(PyObject *self, int fd, const PyObject *waiter, bool closed);
 /* Queues the Handles that an event of epoll's is for, and tells the waiters. 0 or -1. */
 int watchers_ready(PyObject *self, int fd, unsigned events, PyObject *queue);

@@ -48,6 +48,7 @@ static PyObject *wait_for(PyObject *self, PyObject *file, enum side side)
         check_open(s) < 0 ? NULL : PyObject_CallMethodObjArgs(self, name_create_future, NULL);
     if (waiter && watchers_set(s->watchers, file, side, waiter) < 0)
         Py_CLEAR(waiter);
+    s->left = 0;
     return waiter;
 }
 
