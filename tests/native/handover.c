@@ -440,6 +440,35 @@ TEST(a_process_listens_anew)
     raw_finish(&b);
 }
 
+/* Bound, it was refused elsewhere, and was watched for that: it is then told of connections. */
+TEST(a_listener_that_was_refused_shares)
+{
+    struct ffl_addr nobody = addr4("10.9.9.9", 80);
+    struct raw a, b;
+    int peer[1];
+    sim_lab();
+    raw_attach(&a);
+    raw_attach(&b);
+    listen_at(&a, 0, 8, true);
+    CHECK_EQ(raw_bind(&b, 3, "10.0.0.1", 80, true), 0);
+    raw_put(&b, (struct ffl_entry){.op = FFL_OP_CONNECT,
+                                   .tag = 1,
+                                   .handle = 3,
+                                   .buf = raw_arg(&b, &nobody, sizeof(nobody))});
+    struct ffl_entry e = raw_expect(&b, FFL_OP_CONNECT, 3);
+    CHECK_EQ(e.arg, -ECONNREFUSED);
+    raw_give(&b, e.buf);
+    listens(&b, 3, 64);
+    raw_op(&b, FFL_OP_ARM, 3, 8, FFL_F_ARM_NEW);
+    iterations(2);
+    raw_gone(&a);
+    iterations(3);
+    dial(peer, 1);
+    (void)take_accept(&b, 3);
+    shut(peer, 1);
+    raw_finish(&b);
+}
+
 static int filters(void *st, int fd, int level, int name, const void *val, uint32_t len)
 {
     return name == SO_ATTACH_FILTER ? 0 : ffl_sim_ops.setsockopt(st, fd, level, name, val, len);

@@ -2,9 +2,10 @@
  * handover.c - listeners of one address: an application is replaced while its port stays open.
  *
  * Callers: the other files of instance/. With SO_REUSEPORT on both, a user's second listener
- * at an address, in any session, becomes a second reference to the first listener's stack socket:
- * with one backlog, no connection is lost when either closes. (The kernel has a backlog per socket,
- * and resets those of a socket that closes.) Users are kept apart here, since to the stack all
+ * at an address, and on the same interface if they are bound to one, becomes, in any session, a
+ * second reference to the first listener's stack socket: with one backlog, no connection is lost
+ * when either closes. (The kernel has a backlog per socket, and resets those of a socket that
+ * closes.) Users are kept apart here, since to the stack all
  * sockets may be the instance's user's.
  */
 #include "internal.h"
@@ -83,6 +84,7 @@ static void take_over(struct endpoint *e, int fd, struct group *g)
     (void)OPS(in)->close(ST(in), e->fd); /* only bound: nothing is lost */
     burden_end(in, e->s->account, &e->settings);
     e->fd = fd;
+    e->watched = false; /* of the old one, for a connect that failed */
     e->readable = true; /* connections may wait there */
     group_join(e, g);
 }
