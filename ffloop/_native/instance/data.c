@@ -477,7 +477,11 @@ static void take_error(struct endpoint *e)
     struct ffl_instance *in = e->s->in;
     int err = 0;
     uint32_t len = sizeof(err);
-    if (OPS(in)->getsockopt(ST(in), e->fd, SOL_SOCKET, SO_ERROR, &err, &len) == 0 && err)
+    if (OPS(in)->getsockopt(ST(in), e->fd, SOL_SOCKET, SO_ERROR, &err, &len) < 0 || !err)
+        return;
+    if (e->group && e->group->connecting) /* of the connect that another reference waits for */
+        e->group->connect_error = err;
+    else
         data_fail_sends(e, e->fin ? EPIPE : err);
 }
 
