@@ -4,6 +4,8 @@
  */
 #include "lab.h"
 
+#include "../../ffloop/_native/instance/internal.h"
+
 #include <errno.h>
 #include <string.h>
 
@@ -138,28 +140,72 @@ TEST(refused_send_after_the_end)
     finish();
 }
 
-/* A shutdown that waited for a connect that failed is not the next connect's. */
-TEST(a_new_connect_begins_with_both_sides_open)
+/* Handle 2 becomes a second reference to the socket of `handle`. */
+static void share_it(uint32_t handle)
+{
+    struct ffl_ticket t;
+    CHECK(lab_ticket(&t));
+    raw_export(&r, handle, &t);
+    struct ffl_import x = {.key = t.key, .ticket = t.id, .handle = handle};
+    raw_put(&r, (struct ffl_entry){
+                    .op = FFL_OP_IMPORT, .handle = 2, .buf = raw_arg(&r, &x, sizeof(x))});
+    CHECK(raw_expect(&r, FFL_OP_IMPORT, 2).arg >= 0);
+    close(t.fd);
+}
+
+/* What one reference has asked for holds for all, whichever of them told the stack. */
+TEST(a_shutdown_is_not_the_peers_end)
+{
+    connected(true);
+    share_it(0);
+    raw_op(&r, FFL_OP_SHUTDOWN, 0, SHUT_RDWR, 0);
+    raw_send(&r, 2, "x", 1); /* the end waits for it */
+    CHECK_EQ(raw_expect(&r, FFL_OP_SHUTDOWN, 2).arg, 0);
+    iterations(4);
+    struct endpoint **table = TAILQ_FIRST(&lab.in->sessions)->table;
+    CHECK(table[0]->rx_done || table[0]->eof_hint); /* it was told */
+    CHECK(!table[0]->fin && !table[2]->fin);
+    finish();
+}
+
+static struct sockaddr_in address_of(int fd)
+{
+    struct sockaddr_in at;
+    socklen_t len = sizeof(at);
+    CHECK_EQ(getsockname(fd, (struct sockaddr *)&at, &len), 0);
+    return at;
+}
+
+/* A shutdown that waited for a connect that failed is not the next connect's;
+ * `sender`, the socket's only reference or another one, sends. */
+static void connects_anew(uint32_t sender)
 {
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t len = sizeof(at);
     int nobody = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0); /* has the port, and refuses */
-    CHECK_EQ(bind(nobody, (struct sockaddr *)&at, len), 0);
-    CHECK_EQ(getsockname(nobody, (struct sockaddr *)&at, &len), 0);
+    CHECK_EQ(bind(nobody, (struct sockaddr *)&at, sizeof(at)), 0);
     connected(false);
-    raw_connect(&r, 1, "127.0.0.1", ntohs(at.sin_port));
+    raw_socket(&r, 1, SOCK_STREAM);
+    if (sender != 1)
+        share_it(1);
+    struct ffl_addr to = addr4("127.0.0.1", ntohs(address_of(nobody).sin_port));
+    raw_put(&r,
+            (struct ffl_entry){
+                .op = FFL_OP_CONNECT, .tag = 1, .handle = 1, .buf = raw_arg(&r, &to, sizeof(to))});
     raw_op(&r, FFL_OP_SHUTDOWN, 1, SHUT_WR, 0);
-    CHECK_EQ(raw_expect(&r, FFL_OP_CONNECT, 1).arg, -ECONNREFUSED);
+    if (sender != 1)
+        (void)raw_expect(&r, FFL_OP_SHUTDOWN, sender);
+    struct ffl_entry e = raw_expect(&r, FFL_OP_CONNECT, 1);
+    CHECK_EQ(e.arg, -ECONNREFUSED);
+    raw_give(&r, e.buf);
     close(nobody);
-    CHECK_EQ(getsockname(listener, (struct sockaddr *)&at, &len), 0);
-    struct ffl_addr to = addr4("127.0.0.1", ntohs(at.sin_port));
+    to = addr4("127.0.0.1", ntohs(address_of(listener).sin_port));
     raw_put(&r,
             (struct ffl_entry){
                 .op = FFL_OP_CONNECT, .tag = 2, .handle = 1, .buf = raw_arg(&r, &to, sizeof(to))});
-    struct ffl_entry e = raw_expect(&r, FFL_OP_CONNECT, 1);
+    e = raw_expect(&r, FFL_OP_CONNECT, 1);
     CHECK_EQ(e.arg, 0);
     raw_give(&r, e.buf);
-    raw_send(&r, 1, "x", 1);
+    raw_send(&r, sender, "x", 1);
     iterations(3);
     char byte[2];
     int other = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
@@ -167,6 +213,16 @@ TEST(a_new_connect_begins_with_both_sides_open)
     CHECK_EQ(recv(other, byte, sizeof(byte), MSG_DONTWAIT), -1); /* and not the end */
     close(other);
     finish();
+}
+
+TEST(a_new_connect_begins_with_both_sides_open)
+{
+    connects_anew(1);
+}
+
+TEST(a_new_connect_begins_with_both_sides_open_for_all)
+{
+    connects_anew(2);
 }
 
 /* A read ends at an urgent byte, which is no end of what is there. */

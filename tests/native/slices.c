@@ -515,6 +515,54 @@ TEST(slices_count_datagrams_before_an_option)
     lab_stop();
 }
 
+static uint64_t shutdowns(void)
+{
+    uint64_t n = bad_waiting();
+    for (uint32_t h = 0; h < many; h++)
+        n += TAILQ_FIRST(&lab.in->sessions)->table[h]->shut >= 0;
+    return n;
+}
+
+/* Each is a call of the stack, besides the entry that asks for it. */
+TEST(slices_count_shutdowns)
+{
+    start_lab("sim");
+    many = 4 * CALLS;
+    raw_attach(&bad);
+    for (uint32_t h = 0; h < many; h++)
+        open_socket(h, SOCK_STREAM);
+    settle();
+    for (uint32_t h = 0; h < many; h++)
+        raw_op(&bad, FFL_OP_SHUTDOWN, h, SHUT_RD, 0);
+    falls(shutdowns, CALLS);
+    raw_gone(&bad);
+    lab_stop();
+}
+
+/* Whom a shutdown is told to is paid for by who asked: its next entries wait. */
+TEST(slices_count_those_that_a_shutdown_tells)
+{
+    enum { BEHIND = 8 }; /* too few for a look at the clock */
+    start_lab("sim");
+    raw_attach(&bad);
+    CHECK(lab_ticket(&ticket));
+    struct ffl_import x = {.key = ticket.key, .ticket = ticket.id};
+    open_socket(0, SOCK_STREAM);
+    for (uint32_t h = 1; h <= ENTRIES; h++) {
+        with_block(FFL_OP_EXPORT, 0, &x, sizeof(x));
+        with_block(FFL_OP_IMPORT, h, &x, sizeof(x));
+    }
+    settle();
+    raw_op(&bad, FFL_OP_SHUTDOWN, 0, SHUT_WR, 0);
+    for (int i = 0; i < BEHIND; i++)
+        raw_op(&bad, FFL_OP_NOP, 0, 0, 0);
+    (void)iterate();
+    CHECK_EQ(bad_waiting(), BEHIND);
+    settle();
+    all_gone(0);
+    lab_stop();
+}
+
 static uint64_t sockets(void)
 {
     return ffl_instance_sockets(lab.in);

@@ -63,9 +63,14 @@ static void begin_anew(struct endpoint *e)
 {
     e->rx_done = e->eof_hint = e->fin = false;
     e->failed = e->send_error = 0;
-    e->shut = -1;
-    e->shut_wr &= e->dgram;
+    shutdown_set(e, -1);
     e->readable = e->dgram; /* datagrams that came before are still there */
+    if (e->group) {
+        e->group->connect_error = 0;
+        e->group->shut = -1;
+    }
+    if (!e->dgram)
+        group_settings(e)->shut_wr = group_settings(e)->shut_rd = false;
 }
 
 static int op_listen(struct endpoint *e, struct ffl_entry q)
@@ -109,7 +114,7 @@ void control_connected(struct endpoint *e)
     data_unwritable(e, false);
     if (err) {
         e->failed = err;
-        e->shut = -1; /* it was of this connect, not of a later one */
+        shutdown_set(e, -1); /* it was of this connect, not of a later one */
         stats_state(e);
         data_drop_tx(e);
         answer_post(e->s, q, -err, answer_addresses(e));
@@ -135,10 +140,6 @@ static int op_connect(struct endpoint *e, struct ffl_entry q)
     if (rc == 0 || rc == -EINPROGRESS) {
         begin_anew(e);
         group_connecting(e, rc == -EINPROGRESS);
-        if (e->group) {
-            e->group->connect_error = 0;
-            e->group->shut_wr &= e->dgram;
-        }
         data_unwritable(e, e->connecting);
         e->connect_tag = q.tag;
         int bad_watch = watch(e, FFL_READ | FFL_WRITE);
@@ -249,7 +250,8 @@ static int op_send(struct endpoint *e, struct ffl_entry q)
     if (slot->outstanding)
         return -EPROTO;
     /* The error was reported, or sending shut down: what comes later is dropped. */
-    if (e->failed || e->send_error || (e->shut_wr && e->shut < 0) || e->fd < 0) {
+    if (e->failed || e->send_error || (group_settings(e)->shut_wr && !e->dgram && e->shut < 0) ||
+        e->fd < 0) {
         session_tx_release(s, q.buf);
         return 0;
     }

@@ -508,7 +508,7 @@ void data_event(struct endpoint *e, const struct ffl_stack_event *ev)
     }
     if (ev->error && !e->dgram && !e->listener)
         take_error(e);
-    else if (ev->eof && !e->shut_rd)
+    else if (ev->eof && !group_settings(e)->shut_rd)
         e->fin = true;
     if (ev->eof && !e->rx_done)
         e->eof_hint = e->readable = true;

@@ -87,6 +87,7 @@ void group_join(struct endpoint *e, struct group *g)
     e->group = group_ref(g);
     e->settings = (struct settings){0}; /* the group's count */
     g->connecting += e->connecting;
+    g->shutting += shutdown_sending(e->shut);
     LIST_INSERT_HEAD(&g->members, e, member);
 }
 
@@ -107,7 +108,7 @@ struct group *group_of(struct endpoint *e)
     g->account = ledger_hold(&e->s->in->ledger, e->s->uid); /* it exists */
     g->dgram = e->dgram;
     g->settings = e->settings;
-    g->shut_wr = e->shut_wr;
+    g->shut = -1;
     g->in = e->s->in;
     LIST_INIT(&g->members);
     STAILQ_INIT(&g->bytes);
@@ -128,6 +129,7 @@ void group_leave(struct endpoint *e)
     offer_leave(e);
     LIST_REMOVE(e, member);
     g->connecting -= e->connecting;
+    g->shutting -= shutdown_sending(e->shut);
     e->group = NULL;
     offer_renew(g);
     group_unref(e->s->in, g);

@@ -65,11 +65,14 @@ struct src {
     void *owner;
 };
 
-/* What a stack socket's options ask for, whichever of its references they were set through. */
+/* What a stack socket's options ask for, and which of its sides are shut down, whichever of its
+ * references that was done through. */
 struct settings {
     bool stamped;   /* bytes come with control messages; or datagrams, several as one */
     bool reporting; /* reports in the error queue */
     uint32_t memberships, filter[2]; /* charged for them (burden.c) */
+    bool shut_wr;                    /* the sending side is shut down */
+    bool shut_rd; /* the stack was told to read no more: its end is not the peer's */
 };
 
 struct endpoint { /* one session's reference to one stack socket */
@@ -97,7 +100,6 @@ struct endpoint { /* one session's reference to one stack socket */
     bool dgram, listener;
     bool arm_new, readable, rx_big, rx_done;
     bool eof_hint, fin; /* the stack has seen the end; the peer ended the stream, not by a reset */
-    bool shut_rd;       /* the stack was told to read no more: its end is not the peer's */
     bool connecting, unwritable; /* unwritable: the stack takes no more for now (data_unwritable) */
     bool watched, closing;
     struct settings settings; /* without a group; see group_settings */
@@ -110,7 +112,6 @@ struct endpoint { /* one session's reference to one stack socket */
     /* Pending SHUT_*, or -1: after the queue and what comes before this position of the SQ. */
     int8_t shut;
     uint32_t shut_at;
-    bool shut_wr;    /* the sending side is shut down */
     uint32_t armed;  /* == its session's `arming`: it is armed (endpoint_armed) */
     uint32_t closed; /* closing: in->next_serial when the application closed it */
     bool in_ready, in_stalled, dead;
@@ -137,9 +138,10 @@ struct group {
     struct settings settings;
     unsigned connecting; /* members that wait for a connect's end */
     int connect_error;   /* of the last connect: the stack tells it once */
-    bool shut_wr;        /* the sending side is shut down */
-    unsigned refs;       /* references: each may take bytes and connections given back */
-    unsigned uses;       /* refs, and connections that were accepted from it */
+    unsigned shutting;   /* members whose pending shutdown ends the sending side */
+    int8_t shut;   /* what the others' have asked for, or -1: the last one's tells the stack */
+    unsigned refs; /* references: each may take bytes and connections given back */
+    unsigned uses; /* refs, and connections that were accepted from it */
     LIST_HEAD(, endpoint) members;
     TAILQ_HEAD(, endpoint) askers;
     uint32_t came;    /* counts up when connections come; begins at 1 */
@@ -359,7 +361,12 @@ int group_accept(struct endpoint *l, struct ffl_addr *peer, struct group **unrea
 
 /* shutdown.c */
 void shutdown_ask(struct endpoint *e, int how); /* the application's SHUTDOWN */
-bool shutdown_waits(const struct endpoint *e);  /* for entries that are to be executed before it */
+void shutdown_set(struct endpoint *e, int how); /* the pending one, or -1: none */
+static inline bool shutdown_sending(int how)
+{
+    return how == SHUT_WR || how == SHUT_RDWR;
+}
+bool shutdown_waits(const struct endpoint *e); /* for entries that are to be executed before it */
 /* e's sends are sent, or dropped: its pending shutdown is done, or waits for other references'. */
 void shutdown_now(struct endpoint *e);
 

@@ -16,6 +16,16 @@ static int8_t both(int8_t how, int other)
     return (int8_t)(how >= 0 && how != other ? SHUT_RDWR : other);
 }
 
+void shutdown_set(struct endpoint *e, int how)
+{
+    if (e->group)
+        e->group->shutting += (unsigned)shutdown_sending(how) - shutdown_sending(e->shut);
+    e->shut = (int8_t)how;
+}
+
+/* For a session over its limit, too, whose SQ rests until its application reaps: a send() that has
+ * returned is never dropped, so a stopped process's bytes hold up the end until it goes on or is
+ * gone. (Natively they would be in the socket.) */
 bool shutdown_waits(const struct endpoint *e)
 {
     const struct ffl_session *s = e->s;
@@ -27,8 +37,7 @@ bool shutdown_waits(const struct endpoint *e)
 /* The other processes can send no more either. */
 static void tell(struct endpoint *m)
 {
-    m->shut_wr = true;
-    m->shut = both(m->shut, SHUT_WR);
+    shutdown_set(m, both(m->shut, SHUT_WR));
     m->shut_at = m->s->ch.in.head;
     if (ffl_ring_avail(&m->s->ch.in) > 0) /* < 0: its next drain ends the session */
         m->shut_at = m->s->ch.in.tail;
@@ -42,36 +51,40 @@ static void tell(struct endpoint *m)
 void shutdown_ask(struct endpoint *e, int how)
 {
     struct endpoint *m;
-    e->shut = both(e->shut, how);
+    bool told = group_settings(e)->shut_wr;
+    shutdown_set(e, both(e->shut, how));
     e->shut_at = e->s->ch.in.head;
     if (!e->connecting)
         endpoint_ready(e);
     if (how == SHUT_RD)
         return;
-    e->shut_wr = true;
-    if (!e->group)
+    group_settings(e)->shut_wr = true;
+    if (!e->group || e->dgram || told)
         return;
-    e->group->shut_wr = true;
     LIST_FOREACH(m, &e->group->members, member)
-    if (!m->dgram && !m->shut_wr)
+    {
+        if (m == e)
+            continue;
+        slice_spend(&e->s->in->slice, SLICE_ENTRY_NS);
         tell(m);
+    }
 }
 
 void shutdown_now(struct endpoint *e)
 {
     struct ffl_instance *in = e->s->in;
-    struct endpoint *m;
+    struct group *g = e->group;
     int8_t how = e->shut;
-    e->shut = -1;
-    for (m = e->group && how != SHUT_RD ? LIST_FIRST(&e->group->members) : NULL; m;
-         m = LIST_NEXT(m, member)) {
-        if (m->shut == SHUT_WR || m->shut == SHUT_RDWR) {
-            m->shut = both(m->shut, how);
+    shutdown_set(e, -1);
+    if (g && how != SHUT_RD) {
+        how = g->shut = both(g->shut, how);
+        if (g->shutting)
             return;
-        }
+        g->shut = -1;
     }
+    slice_spend_call(&in->slice, 0);
     int rc = OPS(in)->shutdown(ST(in), e->fd, how);
     if (rc < 0 && rc != -ENOTCONN)
         ffl_log(FFL_LOG_INFO, "session %u: shutdown: %s", e->s->id, strerror(-rc));
-    e->shut_rd |= how != SHUT_WR;
+    group_settings(e)->shut_rd |= how != SHUT_WR;
 }

@@ -387,13 +387,13 @@ int ticket_import(struct ffl_session *s, uint32_t handle, const struct ffl_impor
         return -ENOMEM;
     }
     e->listener = h->listener;
-    e->shut_wr = h->group->shut_wr;
     e->connecting = h->connecting;
     e->watched = true;
     e->readable = true; /* data may have come meanwhile */
     group_join(e, h->group);
     int flags = (h->listener ? FFL_IMPORT_LISTENER : 0) |
-                (h->connecting ? FFL_IMPORT_CONNECTING : 0) | (e->shut_wr ? FFL_IMPORT_SHUT_WR : 0);
+                (h->connecting ? FFL_IMPORT_CONNECTING : 0) |
+                (e->group->settings.shut_wr ? FFL_IMPORT_SHUT_WR : 0);
     int failed = h->failed, send_error = h->send_error;
     take_out(h);
     free_held(in, h);
