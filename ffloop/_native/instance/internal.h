@@ -262,6 +262,7 @@ struct ffl_instance {
     int64_t empty_since;  /* embedded: no session since; 0: there are sessions */
     atomic_int end_asked; /* enum end_kind, by a signal handler too */
     int64_t drain_due;
+    int poll_error; /* of the stack's last poll: -errno or 0 */
     bool had_session, stack_quiet, draining, looking;
     bool unsent;  /* a stack that polls: packets may wait for its transmit delay */
     bool flushes; /* its loop was left to send them */

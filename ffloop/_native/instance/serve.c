@@ -77,8 +77,9 @@ static bool take_events(struct ffl_instance *in)
     slice_open(&in->slice, EVENTS_SLICES * in->o.slice_ns);
     do {
         n = OPS(in)->poll(ST(in), ev, FFL_COUNT(ev));
-        if (n < 0)
+        if (n < 0 && n != in->poll_error) /* else each iteration would say so */
             ffl_log(FFL_LOG_ERROR, "stack %s: poll: %s", OPS(in)->name, strerror(-n));
+        in->poll_error = n < 0 ? n : 0;
         for (int i = 0; i < n; i++) {
             data_event(ev[i].udata, &ev[i]);
             slice_spend(&in->slice, SLICE_ENTRY_NS);
@@ -328,9 +329,9 @@ static void sleep_for(struct ffl_instance *in, int64_t timeout_ns)
 }
 
 /*
- * An iteration of a stack that polls. When all applications sleep after what they have sent, nothing
- * joins their packets in the transmit delay but the peers' next: the loop is left and entered again,
- * which sends them.
+ * An iteration of a stack that polls. When all applications sleep after what they have sent,
+ * nothing joins their packets in the transmit delay but the peers' next: the loop is left and
+ * entered again, which sends them.
  */
 static int64_t polling_turn(void *p)
 {

@@ -64,7 +64,7 @@ void ffl_yield_done(struct ffl_yield *y, int64_t took_ns, bool came);
 struct ffl_idle { /* of one sleeper */
     struct ffl_spin spin;
     struct ffl_yield yield;
-    unsigned found; /* since the last call, by the caller: events, sockets with work */
+    unsigned found; /* since the last call, by the caller: events, or turns of ready sockets */
 };
 
 /* Before a sleep, with the wait word still down so that the other side does not ring: spins where
