@@ -593,6 +593,30 @@ TEST(slices_count_a_death)
     lab_stop();
 }
 
+/* What a sweep costs ends the slice of the control messages: the next one waits. */
+TEST(slices_count_a_sweep)
+{
+    start_lab("sim");
+    raw_attach(&bad);
+    CHECK(lab_ticket(&ticket));
+    struct ffl_import x = {.key = ticket.key, .ticket = ticket.id};
+    for (uint32_t h = 0; h < ENTRIES; h++) {
+        open_socket(h, SOCK_STREAM);
+        with_block(FFL_OP_EXPORT, h, &x, sizeof(x));
+    }
+    settle();
+    const uint32_t none = 0;
+    CHECK_EQ(ffl_ticket_send(ticket.fd, FFL_TICKET_SWEEP, &none, 0), 0);
+    CHECK_EQ(ffl_ticket_send(ticket.fd, FFL_TICKET_SWEEP + 1, &none, 0), 0); /* ends the ticket */
+    while (TAILQ_EMPTY(&lab.in->dropped))
+        (void)iterate();
+    CHECK_EQ(lab.in->ledger.n[CHARGE_TICKET], 1);
+    while (lab.in->ledger.n[CHARGE_TICKET])
+        (void)iterate();
+    all_gone(0);
+    lab_stop();
+}
+
 /* ---- what a listener's close resets ---------------------------------------------------------- */
 
 static int listener;

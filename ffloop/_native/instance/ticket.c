@@ -31,8 +31,8 @@ struct ticket {
     LIST_ENTRY(ticket) share;
     struct ffl_session *of; /* the session that has shared all its sockets; NULL: none, or ended */
     uint32_t at;            /* in->next_serial when it did */
-    uint8_t *gone;          /* of these, by handle, a bit: imported or dropped; */
-    uint8_t *marked;        /* and likewise */
+    uint64_t *gone;         /* of these, by handle, a bit: imported or dropped; */
+    uint64_t *marked;       /* and likewise */
 };
 
 /* ---- tickets ------------------------------------------------------------------------------- */
@@ -95,20 +95,21 @@ static struct held *held_at(const struct ticket *t, uint32_t handle)
     return h;
 }
 
+/* Words of a bit for each handle. */
 static size_t bitmap(const struct ffl_session *s)
 {
-    return 2 * (size_t)s->n / 8 + 1;
+    return 2 * (size_t)s->n / 64 + 1;
 }
 
-static void set_bit(const struct ticket *t, uint8_t *bits, uint32_t handle)
+static void set_bit(const struct ticket *t, uint64_t *bits, uint32_t handle)
 {
     if (t->of && handle < 2 * t->of->n)
-        bits[handle / 8] |= (uint8_t)(1u << handle % 8);
+        bits[handle / 64] |= UINT64_C(1) << handle % 64;
 }
 
-static bool has_bit(const uint8_t *bits, uint32_t handle)
+static bool has_bit(const uint64_t *bits, uint32_t handle)
 {
-    return bits[handle / 8] & 1u << handle % 8;
+    return bits[handle / 64] >> handle % 64 & 1;
 }
 
 /* `handle`'s reference is imported or dropped: once. */
@@ -202,15 +203,18 @@ void tickets_end(struct ffl_instance *in)
 static void sweep(struct ticket *t)
 {
     struct held *h = TAILQ_FIRST(&t->held), *next;
+    size_t n = t->of ? bitmap(t->of) : 0;
+    slice_spend_call(&t->in->slice, 2 * n * sizeof(*t->gone));
     for (; h; h = next) {
         next = TAILQ_NEXT(h, all);
+        slice_spend(&t->in->slice, SLICE_ENTRY_NS);
         if (!h->mark)
             drop_held(h);
         else
             h->mark = false;
     }
-    for (size_t i = 0; t->of && i < bitmap(t->of); i++) {
-        t->gone[i] |= (uint8_t)~t->marked[i];
+    for (size_t i = 0; i < n; i++) {
+        t->gone[i] |= ~t->marked[i];
         t->marked[i] = 0;
     }
 }
@@ -238,6 +242,8 @@ void ticket_event(struct ticket *t)
 {
     struct ffl_ticket_msg m;
     for (int i = 0; i < MSGS_AT_ONCE; i++) { /* messages left cause another event */
+        if (i && slice_over(&t->in->slice))
+            return;
         int fd = -1, n = closer_busy() ? -EPROTO : closer_recv(t->sock, &m, sizeof(m), &fd);
         if (n == -EAGAIN)
             return;
@@ -304,7 +310,7 @@ int ticket_share(struct ffl_session *s, const struct ffl_import *x)
     int rc = find(s->in, x, &t);
     if (rc == 0 && t->of)
         rc = -EBUSY;
-    if (rc == 0 && !(t->gone = calloc(2, bitmap(s))))
+    if (rc == 0 && !(t->gone = calloc(2 * bitmap(s), sizeof(*t->gone))))
         rc = -ENOMEM;
     if (rc < 0)
         return rc;
