@@ -402,17 +402,61 @@ CASE(many_after_exec)
     NEED(false);
 }
 
-/* Two descriptors that a program after an exec has, and a connection that it has not. */
-static void some_after_exec(void)
+/* Two descriptors that a program after an exec has. */
+static void all_after_exec(void)
 {
     connected();
     NEED(dup2(client, FIRST) >= 0 && dup2(server, FIRST + 1) >= 0);
     NEED(close(client) == 0 && close(server) == 0 && close(listener) == 0);
+}
+
+/* A connection that it has not. */
+static void connected_until_exec(void)
+{
     connected();
     NEED(fcntl(server, F_SETFD, FD_CLOEXEC) == 0 && fcntl(client, F_SETFD, FD_CLOEXEC) == 0);
 }
 
+static void some_after_exec(void)
+{
+    all_after_exec();
+    connected_until_exec();
+}
+
 static char *const two[] = {"children", "pairs", "2", "", NULL};
+
+CASE(all_after_a_childs_exec)
+{
+    all_after_exec();
+    pid_t pid = fork();
+    if (pid == 0) {
+        saw("no such program", execv("/no/such/program", two));
+        saw("nor this", execv("/no/such/program", two));
+        execv("/proc/self/exe", two);
+        _exit(9);
+    }
+    ends(pid);
+    pairs(2);
+}
+
+CASE(a_program_without_the_shim_holds_no_others)
+{
+    int in[2];
+    connected_until_exec();
+    NEED(pipe2(in, O_CLOEXEC) == 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        dup2(in[0], 0);
+        execle("/bin/cat", "cat", (char *)0, (char *[]){"LD_PRELOAD=", NULL});
+        _exit(9);
+    }
+    close(server); /* the listener is the child's too */
+    struct pollfd p = {.fd = client, .events = POLLIN};
+    NEED(poll(&p, 1, 60000) == 1);
+    heard(client, 1);
+    close(in[1]);
+    ends(pid);
+}
 
 CASE(some_after_a_childs_exec)
 {

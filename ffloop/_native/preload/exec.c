@@ -29,7 +29,8 @@ struct heir {          /* a descriptor, and its socket */
 
 struct heirs {
     struct sock_list l;
-    bool moved; /* some get other numbers: a spawn's file actions name them */
+    bool moved;  /* some get other numbers: a spawn's file actions name them */
+    bool others; /* an inherited ticket has sockets that end at the exec */
 };
 
 /* Lists the descriptors of sockets that stay open. */
@@ -37,18 +38,23 @@ static void list_heir(int fd, struct node *n, void *arg)
 {
     struct heirs *x = arg;
     struct sock *s = (struct sock *)n;
-    if (n->kind != NODE_SOCK || n->cloexec || !s->session ||
-        (!s->spawned && real.fcntl(fd, F_GETFD) & FD_CLOEXEC))
+    if (n->kind != NODE_SOCK || !s->session)
         return;
+    if (n->cloexec || (!s->spawned && real.fcntl(fd, F_GETFD) & FD_CLOEXEC)) {
+        x->others |= s->session->inherited;
+        return;
+    }
     sock_list_add(&x->l, s, fd);
     x->moved |= s->spawned;
 }
 
 /* The session of a parent that has all the sockets, where none is imported yet: the program after
- * an exec can have the parent's ticket. NULL: there is none. */
-static struct session *parents(const struct sock_list *l)
+ * an exec can have the parent's ticket, if that has no others (a program without the shim would
+ * hold them). NULL: there is none. */
+static struct session *parents(const struct heirs *x)
 {
-    struct session *of = l->n ? l->m[0].s->session : NULL;
+    const struct sock_list *l = &x->l;
+    struct session *of = l->n && !x->others ? l->m[0].s->session : NULL;
     for (size_t i = 1; i < l->n; i++)
         if (l->m[i].s->session != of)
             return NULL;
@@ -108,7 +114,6 @@ static int write_testament(const struct session *session, const struct sock_list
 
 struct carry { /* what an exec or spawn takes along */
     struct ffl_ticket t;
-    bool parents; /* the ticket is */
     int testament;
     char **envp;
     char var[100];
@@ -175,11 +180,12 @@ static char *const *carry_begin(struct carry *c, char *const envp[], bool spawn)
     lock();
     struct heirs x = {.moved = false};
     fd_each(list_heir, &x);
-    struct session *session = spawn ? NULL : parents(&x.l);
-    c->parents = session;
-    if (session)
+    struct session *session = spawn ? NULL : parents(&x);
+    if (session) { /* a descriptor of its own: another thread may close the session's */
         c->t = session->ticket;
-    else if ((session = one_session(&x.l)))
+        c->t.fd = fd_ours(real.dup(c->t.fd));
+    }
+    if (c->t.fd < 0 && (session = one_session(&x.l)))
         c->t = proc_export(session, &x.l);
     if (c->t.fd >= 0)
         c->testament = write_testament(session, &x.l);
@@ -201,12 +207,8 @@ static void carry_end(struct carry *c)
     if (c->t.fd < 0)
         return;
     lock();
-    if (c->parents) {
-        (void)real.fcntl(c->t.fd, F_SETFD, FD_CLOEXEC); /* cannot fail: open */
-    } else {
-        fd_ours_close(c->t.fd);
-        proc_exported();
-    }
+    fd_ours_close(c->t.fd);
+    proc_exported();
     fd_ours_close(c->testament); /* negative: none */
     unlock();
     free(c->envp);
