@@ -5,8 +5,9 @@
  */
 #include "internal.h"
 
+#include "route.h"
+
 #include <sched.h>
-#include <string.h>
 
 #define EACH_ATTACHED(c, first)                                                                    \
     for (struct ffl_client *c = (first); c; c = c->beside)                                         \
@@ -39,7 +40,7 @@ static bool attached(const struct ffl_client *first)
 static bool stack_polls(struct ffl_client *first)
 {
     EACH_ATTACHED(c, first)
-    if (strcmp(c->stack, "fstack") == 0)
+    if (ffl_route_polls(c->stack))
         return true;
     return false;
 }

@@ -121,13 +121,18 @@ int ffl_route_parse(struct ffl_route *r, const char *source, const char *text, c
     return 0;
 }
 
+bool ffl_route_polls(const char *stack)
+{
+    return strcmp(stack, "fstack") == 0;
+}
+
 bool ffl_route_on_stack(const struct ffl_route *r, const char *stack, const struct ffl_addr *a)
 {
     const struct ffl_addr plain = ffl_addr_plain(a);
     for (unsigned i = 0; i < r->n; i++)
         if (ffl_addr_within(&plain, &r->rule[i].net, r->rule[i].bits))
             return r->rule[i].stack;
-    return strcmp(stack, "fstack") != 0 || !ffl_addr_loopback(&plain);
+    return !ffl_route_polls(stack) || !ffl_addr_loopback(&plain);
 }
 
 bool ffl_route_all(const struct ffl_route *r, const char *stack)
@@ -135,7 +140,7 @@ bool ffl_route_all(const struct ffl_route *r, const char *stack)
     for (unsigned i = 0; i < r->n; i++)
         if (!r->rule[i].stack)
             return false;
-    return strcmp(stack, "fstack") != 0;
+    return !ffl_route_polls(stack);
 }
 
 bool ffl_route_same_kernel(const char *stack)

@@ -33,6 +33,8 @@ bool ffl_route_on_stack(const struct ffl_route *r, const char *stack, const stru
 /* Is every address the stack's? */
 bool ffl_route_all(const struct ffl_route *r, const char *stack);
 
+/* Does this stack poll (F-Stack)? Then loopback is the kernel's. */
+bool ffl_route_polls(const char *stack);
 /* Is this stack the application's own kernel? Else the stack has ports and addresses of its own. */
 bool ffl_route_same_kernel(const char *stack);
 
