@@ -356,6 +356,26 @@ TEST(r6_idle_means_asleep)
     lab_stop();
 }
 
+/* Running: the loop's waits have been in vain, its calls have not. */
+TEST(r6_calls_spin_whatever_waits_find)
+{
+    struct ffl_client *c;
+    char why[256];
+    lab_defaults("host");
+    lab_start("");
+    lab_run();
+    struct ffl_client_opts o = {.path = lab.path, .timeout_ms = 60000, .spin_us = 50};
+    CHECK_EQ(ffl_client_attach(&c, &o, why, sizeof(why)), 0);
+    c->sleeper.idle.spin.left = 1000;
+    c->sleeper.idle.found = 1;
+    for (int i = 0; i < 900 && !atomic_load(&c->map.seg->app.spins); i++)
+        CHECK_EQ(ffl_client_ping(c), 0);
+    CHECK(atomic_load(&c->map.seg->app.spins) > 0);
+    CHECK_EQ(c->sleeper.idle.found, 1);
+    ffl_client_detach(c);
+    lab_stop();
+}
+
 /* ---- a doorbell that is lost ----------------------------------------------------------------- */
 
 static int deaf(int fd)

@@ -248,6 +248,7 @@ int ffl_client_attach(struct ffl_client **out, const struct ffl_client_opts *o, 
         c->inst_pid = r.pid;
         memcpy(c->stack, r.stack, sizeof(c->stack) - 1);
         ffl_spin_init(&c->sleeper.idle.spin, o->spin_us);
+        c->caller = c->sleeper;
         rc = set_up(c, fds[0]);
     }
     if (rc >= 0 && o->place_fd)

@@ -149,8 +149,8 @@ struct ffl_client {
     uint32_t batch_n, batch_addresses_n;
     struct call call;
     uint16_t next_tag;
-    struct ffl_sleeper sleeper;
-    struct ffl_client *beside; /* the next client in a sleeper's list */
+    struct ffl_sleeper sleeper, caller; /* of waits, and of calls: an idle loop's calls spin, too */
+    struct ffl_client *beside;          /* the next client in a sleeper's list */
     int64_t fd_checked;
     int64_t looked; /* when client_look last checked that the instance lives */
     const struct ffl_driver *driver;

@@ -140,13 +140,14 @@ int ffl_client_sleep(struct ffl_client *c, struct epoll_event *ev, int max, int 
     if (c->driver && timeout_ns && !c->detached)
         return client_drive_until(c, ev, max, epfd, timeout_ns);
     int64_t left = timeout_ns;
+    struct ffl_sleeper *s = c->call.tag ? &c->caller : &c->sleeper;
     struct look l = {c, ev, max, epfd, 0};
-    bool sleeps = timeout_ns && ffl_sleep_prepare(&c->sleeper, &c, &left, came, &l);
+    bool sleeps = timeout_ns && ffl_sleep_prepare(s, &c, &left, came, &l);
     if (!l.n && (sleeps || looks))
         l.n = ffl_epoll_wait(epfd, ev, max, sleeps ? left : 0);
     int err = errno;
     if (sleeps)
-        ffl_sleep_woken(&c->sleeper, c, l.n == 0);
+        ffl_sleep_woken(s, c, l.n == 0);
     if (timeout_ns)
         ffl_sleep_rouse(c);
     return l.n < 0 ? -err : l.n;
