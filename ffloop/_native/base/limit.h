@@ -3,8 +3,8 @@
  *
  * Callers: client/. Of the time between two looks FFL_LOOK_NS counts at most. So a process that was
  * stopped, or whose machine stood still (as a virtual one does while it moves), has not waited
- * meanwhile: it looks again before it gives up, and loses no socket. No sleep between two looks may be
- * longer than that.
+ * meanwhile: it looks again before it gives up, and loses no socket. No sleep between two looks may
+ * be longer than that.
  */
 #ifndef FFL_LIMIT_H
 #define FFL_LIMIT_H

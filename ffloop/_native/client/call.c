@@ -74,7 +74,7 @@ uint32_t client_arg(struct ffl_client *c, const void *data, size_t len)
     return buf;
 }
 
-/* Sleeps until the doorbell, the time-out or the session's end. */
+/* Until the answer, the time-out or the session's end: spins, yields, sleeps (client.h). */
 static int wait_answer(struct ffl_client *c)
 {
     struct ffl_limit limit = ffl_limit(c->timeout_ms);

@@ -241,7 +241,8 @@ int ffl_client_export(struct ffl_client *c, int h, const struct ffl_ticket *t);
  * read ahead. Waits. 0 or -errno. */
 int ffl_client_share(struct ffl_client *c, const struct ffl_ticket *t);
 /* Puts references to these n sockets into a ticket that has no others: each is disarmed, what was
- * read ahead is given back, and of listeners a reference is there by an export. Waits. 0 or -errno. */
+ * read ahead is given back, and of listeners a reference is there by an export. Waits. 0 or
+ * -errno. */
 int ffl_client_share_some(struct ffl_client *c, const struct ffl_ticket *t, const uint32_t *handles,
                           uint32_t n);
 bool ffl_client_holds_bytes(const struct ffl_client *c); /* false: nothing is to be given back */

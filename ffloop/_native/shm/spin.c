@@ -2,7 +2,7 @@
 #include "spin.h"
 
 #define AUTO_LIMIT_US 50
-#define LOOKS 32 /* quick ones, a microsecond or less, between two whole ones */
+#define LOOKS 32 /* quick ones, between two whole ones */
 #define FEW 2
 #define LONG_NS 1000000 /* a time slice is longer, the other side's work shorter */
 #define SKIP_LONG 1023

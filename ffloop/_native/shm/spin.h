@@ -9,9 +9,10 @@
  * Application, instance and the requests' sender are three, on two CPUs perhaps. So a side that
  * spins at the rings lets whoever waits for its CPU run first, again and again; and a side that
  * does not spin yields once before it sleeps. Where another one waited, entries then come several
- * at a time, without a wake, which costs less than finding each at once: a side that finds several
- * does not spin. It yields less often where that brings nothing, and spins or yields hardly ever
- * where another process keeps the CPU for whole time slices.
+ * at a time, without a wake, which costs less than finding each at once: a side that finds several,
+ * not having slept, does not spin (the shim does not count). It yields less often where that brings
+ * nothing, and spins or yields hardly ever where another process keeps the CPU for whole time
+ * slices.
  */
 #ifndef FFL_SPIN_H
 #define FFL_SPIN_H
@@ -36,8 +37,8 @@ struct ffl_spin {
 
 /* limit_us: microseconds, FFL_SPIN_FOREVER or FFL_SPIN_AUTO. */
 void ffl_spin_init(struct ffl_spin *s, int64_t limit_us);
-/* Before a sleep of *left_ns (negative: without end), which it shortens by the time that it took.
- * True: work has come. */
+/* Before a sleep of *left_ns (negative: without end). True: work has come. False: *left_ns is less
+ * by the time that it took. */
 bool ffl_spin_try(struct ffl_spin *s, int64_t *left_ns, ffl_came_fn *came, void *arg);
 
 /* ---- yielding ------------------------------------------------------------------------------ */
@@ -64,12 +65,12 @@ void ffl_yield_done(struct ffl_yield *y, int64_t took_ns, bool came);
 struct ffl_idle { /* of one sleeper */
     struct ffl_spin spin;
     struct ffl_yield yield;
-    unsigned found; /* since the last call, by the caller: events, or turns of ready sockets */
+    unsigned found; /* by the caller, without a sleep: events, or turns of ready sockets */
 };
 
 /* Before a sleep, with the wait word still down so that the other side does not ring: spins where
- * that is allowed and the last wait found one thing or two, or yields (a whole look), or neither,
- * and shortens the sleep as ffl_spin_try. True: work has come. */
+ * that is allowed and `found` is two at most, or yields (a whole look), or neither.
+ * True: work has come. *left_ns as in ffl_spin_try. */
 bool ffl_idle(struct ffl_idle *i, bool may_spin, int64_t *left_ns, ffl_came_fn *came, void *arg);
 
 #endif
