@@ -57,7 +57,8 @@ static void looked(int n)
 static int hour_in(void *(*call)(void *))
 {
     pthread_t t;
-    looks = done = 0;
+    looks = 0;
+    done = false;
     CHECK_EQ(pthread_create(&t, NULL, call, NULL), 0);
     looked(4);
     added += HOUR_NS;

@@ -56,11 +56,11 @@ int ffl_ticket_send(int fd, enum ffl_ticket_what what, const uint32_t *handles, 
     do {
         struct ffl_ticket_msg m = {.what = what};
         m.n = n < FFL_COUNT(m.handles) ? n : (uint32_t)FFL_COUNT(m.handles);
-        memcpy(m.handles, handles, m.n * sizeof(*handles));
+        for (uint32_t i = 0; i < m.n; i++)
+            m.handles[i] = *handles++;
         int rc = tell(fd, &m, NULL, 0);
         if (rc < 0)
             return rc;
-        handles += m.n;
         n -= m.n;
     } while (n);
     return 0;
