@@ -34,16 +34,9 @@ _PLAIN = {
 }
 
 
-_Socket = socket.socket  # others put classes of their own in its place, which know fewer types
-
-
-def _new_stream(family: int, protocol: int = 0) -> socket.socket:
-    """A socket that does not block."""
-    if socket.socket is _Socket:
-        return _Socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, protocol)
-    sock = socket.socket(family, socket.SOCK_STREAM, protocol)
-    sock.setblocking(False)
-    return sock
+_STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+# The library's own class: programs put others in its place, before this module's import or after.
+_Socket = next((k for k in socket.socket.__mro__ if k.__module__ == "socket"), socket.socket)
 
 
 class DirectLoop(Loop):
@@ -112,7 +105,7 @@ class DirectLoop(Loop):
     # ---- transports ----
 
     def _ensure_fd_no_transport(self, fd: Any, **more: Any) -> None:
-        # asyncio's own transports, and those that were paused: few, of a weak dictionary
+        # asyncio's own transports, and those that do not read: few, of a weak dictionary
         if self._transports or not isinstance(fd, int | socket.socket):
             super()._ensure_fd_no_transport(fd, **more)
         number = fd if isinstance(fd, int) else fd.fileno()
@@ -135,10 +128,10 @@ class DirectLoop(Loop):
             return
         except (BlockingIOError, InterruptedError):
             pass
+        self._ensure_fd_no_transport(sock)
         await self._until_connected(sock, address)
 
     async def _until_connected(self, sock: socket.socket, address: Any) -> None:
-        self._ensure_fd_no_transport(sock)
         fd = sock.fileno()
         waiter = self._wait_writable(fd)
         try:
@@ -155,10 +148,11 @@ class DirectLoop(Loop):
     ) -> Any:
         """As asyncio's."""
         known = None if self._debug else numeric(host, port)
-        if known is None or (how and not how.items() <= _PLAIN.items()):
+        plain = socket.socket is _Socket and (not how or how.items() <= _PLAIN.items())
+        if known is None or not plain:
             return await super().create_connection(protocol_factory, host, port, **how)
         family, address = known
-        sock = _new_stream(family, socket.IPPROTO_TCP)
+        sock = _Socket(family, _STREAM, socket.IPPROTO_TCP)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return await self._connected(sock, address, protocol_factory)
 
@@ -167,15 +161,17 @@ class DirectLoop(Loop):
         self, protocol_factory: Any, path: Any = None, **how: Any
     ) -> Any:
         """As asyncio's."""
-        if self._debug or path is None or (how and not how.items() <= _PLAIN_UNIX.items()):
+        plain = socket.socket is _Socket and (not how or how.items() <= _PLAIN_UNIX.items())
+        if self._debug or path is None or not plain:
             return await super().create_unix_connection(protocol_factory, path, **how)
         address = os.fspath(path)
-        sock = _new_stream(socket.AF_UNIX)
+        sock = _Socket(socket.AF_UNIX, _STREAM)
         return await self._connected(sock, address, protocol_factory)
 
     async def _connected(self, sock: socket.socket, address: Any, protocol_factory: Any) -> Any:
         """Connects a new socket, which does not block: (its transport, its protocol)."""
         try:
+            self._ensure_fd_no_transport(sock)
             try:
                 sock.connect(address)
             except (BlockingIOError, InterruptedError):
@@ -247,7 +243,7 @@ def _has_its_own_way(sock: Any) -> bool:
     """Whether the application's socket class overrides a method that a descriptor's use would pass
     by: then transport and listener are asyncio's, which call it."""
     kind = type(sock)
-    return kind is not socket.socket and any(
-        getattr(kind, name, None) is not getattr(socket.socket, name)
+    return kind is not _Socket and any(
+        getattr(kind, name, None) is not getattr(_Socket, name)
         for name in ("accept", "recv", "recv_into", "send", "sendmsg", "shutdown")
     )

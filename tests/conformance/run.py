@@ -203,7 +203,9 @@ def table(results: dict[str, list[Result]]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--loop", action="append", help="asyncio, uvloop or ffloop; may repeat")
+    parser.add_argument(
+        "--loop", action="append", help="asyncio, uvloop, ffloop (by ring) or direct; may repeat"
+    )
     parser.add_argument("--parallel", type=int, default=2, help="processes at a time")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds a test")
     parser.add_argument("--json", type=pathlib.Path, help="write every result to this file")

@@ -70,6 +70,7 @@ def at_home(
 
     if loop == "fstack":
         instance = request.getfixturevalue("fstack")
+        instance.revive()
         here, environ = instance.net, {"FFLOOP_INSTANCE": instance.path, "FFLOOP_STACK": "fstack"}
     else:
         here, environ = request.getfixturevalue("own_net"), net.DIRECT_ENVIRON

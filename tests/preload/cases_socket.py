@@ -123,6 +123,23 @@ def bind_reuseport_to_an_interface():
 
 
 @case
+def listen_of_what_is_connected():
+    """It does not join a listener at its address: it goes on."""
+    with socket.socket() as a, socket.socket() as b, socket.create_server(("", 0)) as peer:
+        for x in (a, b):
+            x.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            x.bind(("127.0.0.1", a.getsockname()[1]))
+            if x is a:
+                a.listen()
+        b.connect(("127.0.0.1", peer.getsockname()[1]))
+        listened = c("listen", b.fileno(), 1)
+        accepted, _ = peer.accept()
+        with accepted:
+            b.sendall(b"on")
+            return listened, accepted.recv(2).decode()
+
+
+@case
 def bind_short_address():
     with socket.socket() as s:
         return c("bind", s.fileno(), buf(b"\x02\x00\x00\x00"), 4)

@@ -278,7 +278,8 @@ int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epf
     bool due = now - c->fd_checked >= FD_PERIOD_NS;
     int room = due ? max - max / 4 : max; /* of a busy ring a quarter is left for kernel events */
     int n = gather(c, ev, room), fds;
-    c->sleeper.idle.found += (unsigned)n; /* not what comes later: three connections do spin */
+    /* What a sleep ends with does not count: with three connections a spin pays still. */
+    c->sleeper.idle.found += (unsigned)n;
     if (n == 0 && timeout_ns != 0 && !more(c)) {
         fds = client_sleep(c, ev, room, epfd, timeout_ns, due);
         if (due) /* client_sleep has asked epfd */

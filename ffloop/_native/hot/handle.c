@@ -35,7 +35,7 @@ struct kind {
 };
 
 static struct kind handles, timers;
-static PyObject *with_lock; /* asyncio's handle of call_soon_threadsafe; NULL before Python 3.14 */
+static PyObject *with_lock; /* asyncio's handle of call_soon_threadsafe; NULL: it has none */
 static PyObject *name_run, *name_when, *name_cancelled, *name_scheduled, *name_failed, *name_cancel;
 
 static struct timer *timer_fields(PyObject *self)
@@ -391,7 +391,7 @@ static int find_with_lock(void)
         return -1;
     with_lock = PyObject_GetAttrString(events, "_ThreadSafeHandle");
     Py_DECREF(events);
-    PyErr_Clear(); /* before 3.14 there is none */
+    PyErr_Clear(); /* there is none before Python 3.14.10 */
     return 0;
 }
 

@@ -2,7 +2,7 @@
 #include "timers.h"
 
 #define FIRST_ROOM 64
-#define KEPT_ROOM 4096 /* an empty heap keeps so many places at most */
+#define KEPT_ROOM 4096 /* a heap keeps so many places, whatever is in it */
 #define TIDY_FROM 100  /* timers; below, only cancelled ones at the head are taken out */
 
 /* Puts e at place i, or above it, not above `top`. */
@@ -81,6 +81,18 @@ static int sift_out(struct timers *t, PyObject **gone, Py_ssize_t *n)
     return rc;
 }
 
+/* Gives room back that a heap which was large does not need. */
+static void shrink(struct timers *t)
+{
+    Py_ssize_t room = 2 * t->n < KEPT_ROOM ? KEPT_ROOM : 2 * t->n;
+    struct timer_at *heap =
+        t->room > 2 * room ? PyMem_Realloc(t->heap, (size_t)room * sizeof(*heap)) : NULL;
+    if (heap) {
+        t->heap = heap;
+        t->room = room;
+    }
+}
+
 /* Drops cancelled timers, then orders the others. */
 static int rebuild(struct timers *t)
 {
@@ -93,6 +105,7 @@ static int rebuild(struct timers *t)
     int rc = sift_out(t, gone, &n);
     for (Py_ssize_t i = t->n / 2; i-- > 0;)
         sift_down(t, i, t->heap[i]);
+    shrink(t);
     while (n > 0) /* what that frees may add timers */
         handle_drop(gone[--n]);
     PyMem_Free(gone);

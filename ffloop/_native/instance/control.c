@@ -58,7 +58,8 @@ static int watch(struct endpoint *e, unsigned filters)
     return rc;
 }
 
-/* Forgets a connection that has failed. */
+/* Forgets a connection that has failed. (Another process that was told of its shutdown goes on
+ * refusing to send, until it connects itself.) */
 static void begin_anew(struct endpoint *e)
 {
     e->rx_done = e->eof_hint = e->fin = false;

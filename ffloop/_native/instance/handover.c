@@ -105,9 +105,11 @@ static void drop_kept(struct kept *k)
 int handover_share(struct endpoint *e)
 {
     struct ffl_instance *in = e->s->in;
-    struct ffl_addr local;
+    struct ffl_addr local, peer;
     if (e->group || OPS(in)->sockname(ST(in), e->fd, false, &local) < 0 || !local.port_be)
-        return 0;                          /* not bound: listen binds it, or fails */
+        return 0; /* not bound: listen binds it, or fails */
+    if (e->connecting || OPS(in)->sockname(ST(in), e->fd, true, &peer) >= 0)
+        return 0;                          /* it has a peer, or will: listen fails */
     int rc = handover_may_bind(e, &local); /* a listener may have begun since e's bind */
     struct group *g = rc == 0 ? find(e, &local) : NULL;
     if (!g)
