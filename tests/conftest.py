@@ -61,8 +61,7 @@ def run_ff(request: pytest.FixtureRequest) -> Iterator[Runner]:
     yield from _run_with(request)
 
 
-@pytest.fixture(scope="session")
-def fstack_net() -> Iterator[Any]:
+def _net() -> Iterator[Any]:
     """fstack.net.Net, or a skip that says what is missing."""
     from fstack import net
 
@@ -71,6 +70,11 @@ def fstack_net() -> Iterator[Any]:
     made = net.Net()
     yield made
     made.close()
+
+
+fstack_net = pytest.fixture(scope="session", name="fstack_net")(_net)
+# For processes of a test that have F-Stack in themselves.
+fstack_own_net = pytest.fixture(scope="module", name="fstack_own_net")(_net)
 
 
 @pytest.fixture(scope="session")
@@ -86,13 +90,10 @@ def fstack(fstack_net: Any) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def fstack_direct() -> Iterator[Any]:
     """A fstack.net.Direct: F-Stack in this process, from now on."""
-    from fstack import net
+    for made in _net():
+        from fstack import net
 
-    if reason := net.missing():
-        pytest.skip(reason)
-    made = net.Net()
-    yield net.Direct(made)
-    made.close()
+        yield net.Direct(made)
 
 
 @pytest.fixture(params=(*WAYS, *ON_FSTACK[:1]))

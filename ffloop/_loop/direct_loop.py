@@ -122,25 +122,17 @@ class DirectLoop(Loop):
         else:
             await super().sock_connect(sock, address)
 
-    async def _connect(self, sock: socket.socket, address: Any) -> None:
+    async def _connect(self, sock: socket.socket, address: Any) -> bool:
+        """Whether it waited for the connection: the epoll has an entry of the descriptor's then."""
         try:
             sock.connect(address)
-            return
+            return False
         except (BlockingIOError, InterruptedError):
             pass
-        self._ensure_fd_no_transport(sock)
-        await self._until_connected(sock, address)
-
-    async def _until_connected(self, sock: socket.socket, address: Any) -> None:
-        fd = sock.fileno()
-        waiter = self._wait_writable(fd)
-        try:
-            await waiter
-        except BaseException:
-            self._give_up(fd, waiter)
-            raise
+        await self._until_ready(self._wait_writable, sock)
         if err := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             raise OSError(err, f"Connect call failed {address}")
+        return True
 
     @typed_as(asyncio.SelectorEventLoop.create_connection)
     async def create_connection(
@@ -171,12 +163,10 @@ class DirectLoop(Loop):
     async def _connected(self, sock: socket.socket, address: Any, protocol_factory: Any) -> Any:
         """Connects a new socket, which does not block: (its transport, its protocol)."""
         try:
-            self._ensure_fd_no_transport(sock)
-            try:
-                sock.connect(address)
-            except (BlockingIOError, InterruptedError):
-                await self._until_connected(sock, address)
+            if await self._connect(sock, address):
                 self._hand_over(sock)
+            else:
+                self._ensure_fd_no_transport(sock)
             protocol = protocol_factory()
         except BaseException:
             sock.close()

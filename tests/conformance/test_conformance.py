@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any
 
 import pytest
 from common import ON_FSTACK
@@ -45,18 +44,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("shipped", cases)
 
 
-@pytest.fixture(scope="module")
-def own_net() -> Iterator[Any]:
-    """A net for the processes that have F-Stack in themselves."""
-    from fstack import net
-
-    if reason := net.missing():
-        pytest.skip(reason)
-    made = net.Net()
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def at_home(
     loop: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
@@ -73,7 +60,7 @@ def at_home(
         instance.revive()
         here, environ = instance.net, {"FFLOOP_INSTANCE": instance.path, "FFLOOP_STACK": "fstack"}
     else:
-        here, environ = request.getfixturevalue("own_net"), net.DIRECT_ENVIRON
+        here, environ = request.getfixturevalue("fstack_own_net"), net.DIRECT_ENVIRON
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     with net.within(here.stack):
