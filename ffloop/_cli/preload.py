@@ -75,7 +75,10 @@ def _find(program: str) -> str:
     if path is None:
         what = "cannot be executed" if os.path.exists(program) else "no such program"
         raise Refused(f"{program}: {what}")
-    if os.stat(path).st_mode & (stat.S_ISUID | stat.S_ISGID):
+    made = os.stat(path)
+    if (made.st_mode & stat.S_ISUID and made.st_uid != os.getuid()) or (
+        made.st_mode & stat.S_ISGID and made.st_gid != os.getgid()
+    ):
         raise Refused(f"{path} changes its user or group: the dynamic linker preloads nothing")
     return path
 

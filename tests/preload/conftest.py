@@ -1,6 +1,7 @@
 """Instances for the tests of the shim."""
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,3 +37,11 @@ def instance(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Instanc
         yield instance
         if instance.process.poll() is None:
             instance.drained()
+
+
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """A folder within reach of the users that servers become."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)

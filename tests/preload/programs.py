@@ -77,8 +77,10 @@ def children(pid: int) -> list[int]:
 class Load:
     """Threads that ask for a page, a new connection each time; `failed` has what went wrong."""
 
-    def __init__(self, address: str, port: int, page: bytes, threads: int = 4) -> None:
-        self.address, self.port, self.page = address, port, page
+    def __init__(
+        self, address: str, port: int, page: bytes, threads: int = 4, path: str = "/"
+    ) -> None:
+        self.address, self.port, self.page, self.path = address, port, page, path
         self.answered = 0
         self.failed: list[str] = []
         self._over = threading.Event()
@@ -87,7 +89,7 @@ class Load:
     def _run(self) -> None:
         while not self._over.is_set():
             try:
-                assert get(self.address, self.port) == self.page
+                assert get(self.address, self.port, self.path) == self.page
                 self.answered += 1
             except Exception as exc:
                 self.failed.append(repr(exc))

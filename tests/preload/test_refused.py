@@ -64,3 +64,15 @@ def test_is_started_by_force(build, source: str, flags: list[str]) -> None:
 
 def test_nothing_against_programs_in_c(build) -> None:
     assert preload("--", build(PROGRAM)) == (0, "ran\n", "")
+
+
+def test_a_program_that_would_change_its_user(build) -> None:
+    """Of one that is its user's already (exim, started by root) the linker preloads."""
+    program = build(PROGRAM)
+    os.chmod(program, 0o6755)
+    assert preload("--", program) == (0, "ran\n", "")
+    if os.geteuid() == 0:
+        os.chown(program, 54321, 54321)
+        os.chmod(program, 0o4755)
+        status, output, errors = preload("--", program)
+        assert (status, output) == (1, "") and "changes its user" in errors
