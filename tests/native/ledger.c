@@ -95,13 +95,15 @@ TEST(timers_fire_in_order)
         }
     for (int i = 0; i < TIMERS; i += 3, cancelled++)
         timers_cancel(&ts, &n[i].t);
-    CHECK(timers_due(&ts) >= 0);
-    timers_run(&ts, 499, INT64_MAX);
+    CHECK(timers_sleep(&ts) >= 0);
+    timers_look(&ts, 499);
+    timers_run(&ts, INT64_MAX);
     for (int i = 0; i < TIMERS; i++)
         CHECK_EQ(n[i].fired, i % 3 && n[i].t.due <= 499);
-    timers_run(&ts, 1000, INT64_MAX);
+    timers_look(&ts, 1000);
+    timers_run(&ts, INT64_MAX);
     CHECK_EQ(fired, TIMERS - cancelled);
-    CHECK_EQ(timers_due(&ts), INT64_MAX);
+    CHECK_EQ(timers_sleep(&ts), INT64_MAX);
 }
 
 /* ---- in an instance -------------------------------------------------------------------------- */

@@ -1,10 +1,10 @@
 /*
  * limit.h - the time limit of a wait for another process, which runs only while this one looks.
  *
- * Callers: client/. Of the time between two looks FFL_LOOK_NS counts at most. So a process that was
- * stopped, or whose machine stood still (as a virtual one does while it moves), has not waited
- * meanwhile: it looks again before it gives up, and loses no socket. No sleep between two looks may
- * be longer than that.
+ * Callers: client/, instance/ (timers.h). Of the time between two looks FFL_LOOK_NS counts at most.
+ * So a process that was stopped, or whose machine stood still (as a virtual one does while it
+ * moves), has not waited meanwhile: it looks again before it gives up, and loses no socket. No
+ * sleep between two looks may be longer than that.
  */
 #ifndef FFL_LIMIT_H
 #define FFL_LIMIT_H
@@ -15,6 +15,14 @@ struct ffl_limit {
     int64_t left_ns, looked_ns;
 };
 
+/* The time that counts since the last look, at *looked; this is the next look. */
+static inline int64_t ffl_counted(int64_t *looked, int64_t now)
+{
+    int64_t past = now - *looked;
+    *looked = now;
+    return past < FFL_LOOK_NS ? past : FFL_LOOK_NS;
+}
+
 static inline struct ffl_limit ffl_limit(int64_t ms)
 {
     return (struct ffl_limit){.left_ns = ms * 1000000, .looked_ns = ffl_now_ns()};
@@ -23,9 +31,7 @@ static inline struct ffl_limit ffl_limit(int64_t ms)
 /* A look: what is left, or 0. */
 static inline int64_t ffl_limit_left(struct ffl_limit *l)
 {
-    int64_t now = ffl_now_ns(), past = now - l->looked_ns;
-    l->looked_ns = now;
-    l->left_ns -= past < FFL_LOOK_NS ? past : FFL_LOOK_NS;
+    l->left_ns -= ffl_counted(&l->looked_ns, ffl_now_ns());
     return l->left_ns > 0 ? l->left_ns : 0;
 }
 

@@ -57,7 +57,7 @@ void data_accept_later(struct endpoint *l, int err)
     ffl_log_within(&l->s->account->log, FFL_LOG_WARNING,
                    "session %u: accept: %s; trying again in a second", l->s->id, strerror(err));
     l->readable = true;
-    endpoint_timer(l, ffl_now_ns() + ACCEPT_RETRY_NS);
+    endpoint_timer(l, ACCEPT_RETRY_NS);
 }
 
 /* A connection, charged to l's session; or -errno. */

@@ -172,7 +172,7 @@ void admit_peer(struct ffl_instance *in, int sock, bool brought)
                           .cred = cred,
                           .sock = sock};
     TAILQ_INSERT_TAIL(&in->pending, p, link);
-    timers_set(&in->timers, &p->timer, ffl_now_ns() + HELLO_NS);
+    timers_set(&in->timers, &p->timer, HELLO_NS);
     note_pending(in);
     if (!brought && !ffl_policy_admits(&in->o.policy, sock, cred.uid, cred.gid))
         turn_away(p);

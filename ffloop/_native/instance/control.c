@@ -295,7 +295,7 @@ void control_close(struct endpoint *e, bool abort)
     if (e->tx_head == FFL_NO_BUF)
         endpoint_close(e);
     else
-        endpoint_timer(e, ffl_now_ns() + LINGER_NS);
+        endpoint_timer(e, LINGER_NS);
 }
 
 static int set_option(struct endpoint *e, const struct ffl_option *o, const struct ffl_optarg *arg,

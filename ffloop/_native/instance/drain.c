@@ -30,10 +30,10 @@ static bool stop_listener(struct endpoint *e)
     return true;
 }
 
-static void begin(struct ffl_instance *in, int64_t now)
+static void begin(struct ffl_instance *in)
 {
     in->draining = true;
-    in->drain_due = now + in->o.drain_ns;
+    in->drain_due = in->timers.now + in->o.drain_ns;
     ffl_log(FFL_LOG_WARNING, "draining: %u sessions, %u sockets, at most %lld s",
             ffl_instance_sessions(in), ffl_instance_sockets(in),
             (long long)(in->o.drain_ns / FFL_NS_PER_SEC));
@@ -65,14 +65,14 @@ static bool stop_some(struct ffl_session *s)
     return s->sweep && !s->dead && !session_stuffed(s);
 }
 
-bool drain_listeners(struct ffl_instance *in, int64_t now)
+bool drain_listeners(struct ffl_instance *in)
 {
     struct ffl_session *s;
     bool more;
     if (atomic_load_explicit(&in->end_asked, memory_order_relaxed) != END_DRAIN)
         return false;
     if (!in->draining)
-        begin(in, now);
+        begin(in);
     more = handover_end(in);
     TAILQ_FOREACH(s, &in->sessions, link)
     more |= stop_some(s);
@@ -91,11 +91,11 @@ static void send_the_rest(struct ffl_session *s)
     }
 }
 
-bool drain_over(struct ffl_instance *in, int64_t now)
+bool drain_over(struct ffl_instance *in)
 {
     unsigned left = ffl_instance_sockets(in);
     struct ffl_session *s;
-    if (left && now < in->drain_due)
+    if (left && in->timers.now < in->drain_due)
         return false;
     slice_endless(in); /* nothing waits behind the last iteration */
     TAILQ_FOREACH(s, &in->sessions, link)

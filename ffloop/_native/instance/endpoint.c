@@ -96,9 +96,9 @@ void endpoint_stall(struct endpoint *e)
     TAILQ_INSERT_TAIL(&e->s->stalled, e, queue);
 }
 
-void endpoint_timer(struct endpoint *e, int64_t due)
+void endpoint_timer(struct endpoint *e, int64_t ns)
 {
-    timers_set(&e->s->in->timers, &e->timer, due);
+    timers_set(&e->s->in->timers, &e->timer, ns);
 }
 
 int endpoint_handle(struct ffl_session *s)

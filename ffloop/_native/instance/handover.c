@@ -138,7 +138,7 @@ static void on_timer(struct timer *t)
     if (backlog_clear(k->in, k->fd))
         end_kept(k);
     else
-        timers_set(&k->in->timers, t, t->due);
+        timers_set(&k->in->timers, t, 0);
 }
 
 /* Charges a socket and a kept listener, or nothing. */
@@ -177,7 +177,7 @@ void handover_keep(struct endpoint *e)
     *k = (struct kept){.timer = {.fire = on_timer}, .in = in, .group = group_ref(g), .fd = fd};
     g->kept = k;
     TAILQ_INSERT_TAIL(&in->kept, k, link);
-    timers_set(&in->timers, &k->timer, ffl_now_ns() + in->o.keep_ns);
+    timers_set(&in->timers, &k->timer, in->o.keep_ns);
     atomic_fetch_add_explicit(&in->page->sockets, 1, memory_order_relaxed);
     ffl_log_within(&e->s->account->log, FFL_LOG_INFO, "session %u: its listener is kept for %lld s",
                    e->s->id, (long long)(in->o.keep_ns / FFL_NS_PER_SEC));

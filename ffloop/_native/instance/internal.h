@@ -257,12 +257,13 @@ struct ffl_instance {
     struct ffl_ids stat_ids; /* slots of stat_sockets */
     struct ffl_idle idle;
     struct endpoint_list graveyard;
-    struct slice slice;   /* of the session at work */
-    int64_t ctl_due;      /* when to look at the control epoll even if busy */
-    int64_t empty_since;  /* embedded: no session since; 0: there are sessions */
+    struct slice slice; /* of the session at work */
+    int64_t ctl_due;    /* when to look at the control epoll even if busy */
+    /* Embedded: no session since, on the timers' clock; 0: there are sessions. */
+    int64_t empty_since;
     atomic_int end_asked; /* enum end_kind, by a signal handler too */
-    int64_t drain_due;
-    int poll_error; /* of the stack's last poll: -errno or 0 */
+    int64_t drain_due;    /* on the timers' clock */
+    int poll_error;       /* of the stack's last poll: -errno or 0 */
     bool had_session, stack_quiet, draining, looking;
     bool unsent;  /* a stack that polls: packets may wait for its transmit delay */
     bool flushes; /* its loop was left to send them */
@@ -449,7 +450,7 @@ static inline bool endpoint_armed(const struct endpoint *e)
 /* Into the ready list, to be pumped; into the stalled list, until a receive buffer comes back. */
 void endpoint_ready(struct endpoint *e);
 void endpoint_stall(struct endpoint *e);
-void endpoint_timer(struct endpoint *e, int64_t due);
+void endpoint_timer(struct endpoint *e, int64_t ns); /* from now on */
 void endpoint_bury(struct ffl_instance *in);
 
 /* burden.c */
@@ -499,8 +500,8 @@ void sessions_close(struct ffl_instance *in);
 
 /* drain.c */
 /* Stops the listeners, a slice per session and iteration. True: there are more. */
-bool drain_listeners(struct ffl_instance *in, int64_t now);
-bool drain_over(struct ffl_instance *in, int64_t now); /* true: this iteration is the last */
+bool drain_listeners(struct ffl_instance *in);
+bool drain_over(struct ffl_instance *in); /* true: this iteration is the last */
 
 /* stats.c */
 int stats_open(struct ffl_instance *in, char *why, size_t whylen);

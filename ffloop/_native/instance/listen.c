@@ -118,7 +118,7 @@ static void accept_later(struct ffl_instance *in)
 {
     listen_for(in, 0);
     in->accept_timer.fire = accept_again;
-    timers_set(&in->timers, &in->accept_timer, ffl_now_ns() + ACCEPT_AGAIN_NS);
+    timers_set(&in->timers, &in->accept_timer, ACCEPT_AGAIN_NS);
 }
 
 static int accept_one(const struct ffl_instance *in)
@@ -194,6 +194,7 @@ int ctl_wait(struct ffl_instance *in, int64_t timeout_ns)
 {
     struct epoll_event ev[64];
     int n = ffl_epoll_wait(in->ctl, ev, FFL_COUNT(ev), timeout_ns);
+    timers_look(&in->timers, ffl_now_ns());
     slice_begin(in);
     for (int i = 0; i < n; i++) {
         if (i && slice_over(&in->slice)) { /* the other events are told again */

@@ -111,7 +111,7 @@ static void tell_alone(struct group *g)
     if (e->alone && e->seen != g->came && ffl_channel_peer_sleeps(&e->s->ch)) {
         tell(e);
         g->told = e;
-        timers_set(&g->in->timers, &g->slow, ffl_now_ns() + SLOW_NS);
+        timers_set(&g->in->timers, &g->slow, SLOW_NS);
         return;
     }
     tell_all(g, true);

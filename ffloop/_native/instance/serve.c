@@ -122,8 +122,9 @@ static void answer_looks(struct ffl_instance *in)
 /* ---- the end of an iteration --------------------------------------------------------------- */
 
 /* Embedded: ends when there has been no session for a while, since the last peer came. */
-static bool embedded_over(struct ffl_instance *in, int64_t now)
+static bool embedded_over(struct ffl_instance *in)
 {
+    int64_t now = in->timers.now;
     if (!in->o.embedded)
         return false;
     if (in->ledger.n[CHARGE_SESSION] || in->ledger.n[CHARGE_DYING] || in->ledger.n[CHARGE_TICKET]) {
@@ -136,28 +137,31 @@ static bool embedded_over(struct ffl_instance *in, int64_t now)
 }
 
 /* At the end of an iteration: was it the last? */
-static bool over(struct ffl_instance *in, int64_t now)
+static bool over(struct ffl_instance *in)
 {
     return atomic_load_explicit(&in->end_asked, memory_order_relaxed) == END_NOW ||
-           embedded_over(in, now) || (in->draining && drain_over(in, now));
+           embedded_over(in) || (in->draining && drain_over(in));
 }
 
-static int64_t next_due(struct ffl_instance *in, int64_t now)
+static int64_t sooner(int64_t ns, int64_t other)
 {
-    int64_t due = INT64_MAX;
-    if (OPS(in)->deadline)
-        due = OPS(in)->deadline(ST(in));
-    if (timers_due(&in->timers) < due)
-        due = timers_due(&in->timers);
-    if (!TAILQ_EMPTY(&in->sessions) && now + FFL_LOOK_NS < due)
-        due = now + FFL_LOOK_NS;
-    if (in->empty_since && now + EMPTY_PERIOD_NS < due)
-        due = now + EMPTY_PERIOD_NS;
-    if (in->draining && in->drain_due < due)
-        due = in->drain_due;
-    if (due == INT64_MAX)
-        return due;
-    return due > now ? due - now : 0;
+    return ns < other ? ns : other;
+}
+
+/* For how long the instance may sleep. */
+static int64_t may_sleep(struct ffl_instance *in, int64_t now)
+{
+    int64_t ns = timers_sleep(&in->timers);
+    int64_t deadline = OPS(in)->deadline ? OPS(in)->deadline(ST(in)) : INT64_MAX;
+    if (deadline < INT64_MAX)
+        ns = sooner(ns, deadline - now);
+    if (!TAILQ_EMPTY(&in->sessions))
+        ns = sooner(ns, FFL_LOOK_NS);
+    if (in->empty_since)
+        ns = sooner(ns, EMPTY_PERIOD_NS);
+    if (in->draining)
+        ns = sooner(ns, in->drain_due - in->timers.now);
+    return ns > 0 ? ns : 0;
 }
 
 /* Stores the stats pages' present values. */
@@ -209,7 +213,7 @@ static bool look_at_control(struct ffl_instance *in, int64_t now)
     in->ctl_due = now + CTL_PERIOD_NS;
     take_notes(in, now);
     slice_begin(in);
-    timers_run(&in->timers, now, in->slice.end);
+    timers_run(&in->timers, in->slice.end);
     return told;
 }
 
@@ -224,6 +228,7 @@ int64_t ffl_instance_iterate(void *p)
     if (ffl_unlikely(in->looking))
         answer_looks(in);
     int64_t now = ffl_now_ns();
+    timers_look(&in->timers, now);
     if (OPS(in)->run && !in->o.direct && !TAILQ_EMPTY(&in->sessions) && in->o.sq_poll_us)
         linger_on_sqs(in, now);
     if (now >= in->ctl_due)
@@ -231,14 +236,14 @@ int64_t ffl_instance_iterate(void *p)
     slice_begin(in);
     work |= tickets_close(in);
     work |= groups_forget(in);
-    work |= drain_listeners(in, now);
+    work |= drain_listeners(in);
     endpoint_bury(in);
     work |= session_reap(in);
-    if (over(in, now)) {
+    if (over(in)) {
         sessions_close(in); /* while the stack can still tell their peers */
         return -1;
     }
-    return work ? 0 : sessions_due(in, next_due(in, now));
+    return work ? 0 : sessions_due(in, may_sleep(in, now));
 }
 
 /* ---- the sleep ----------------------------------------------------------------------------- */

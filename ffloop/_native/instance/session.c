@@ -378,7 +378,7 @@ static void leave(struct endpoint *e)
         e->reset = !group_return(e);
     control_close(e, e->s->dead);
     if (!e->dead)
-        endpoint_timer(e, ffl_now_ns() + DYING_LINGER_NS);
+        endpoint_timer(e, DYING_LINGER_NS);
 }
 
 #define RELEASE_BYTES (2u << 20) /* of memory at once */

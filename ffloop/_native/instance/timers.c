@@ -57,17 +57,17 @@ void timers_cancel(struct timers *ts, struct timer *t)
     t->set = false;
 }
 
-void timers_set(struct timers *ts, struct timer *t, int64_t due)
+void timers_set(struct timers *ts, struct timer *t, int64_t ns)
 {
     timers_cancel(ts, t);
-    t->due = due;
+    t->due = ts->now + ns;
     t->set = true;
     ts->first = meld(ts->first, t);
 }
 
-void timers_run(struct timers *ts, int64_t now, int64_t until)
+void timers_run(struct timers *ts, int64_t until)
 {
-    while (timers_due(ts) <= now) {
+    while (ts->first && ts->first->due <= ts->now) {
         struct timer *t = ts->first;
         timers_cancel(ts, t);
         t->fire(t);
