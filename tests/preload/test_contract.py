@@ -3,12 +3,14 @@
 Each program here is one kind of promise; cases.h says how they are built up.
 """
 
+import os
 import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from building import Build
 from programs import need
 from shim import Instance
 
@@ -57,3 +59,27 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 @pytest.mark.parametrize(("program", "case"), [(p, c) for p in PROGRAMS for c in cases(p)])
 def test_same(built, instance: Instance, program: str, case: str) -> None:
     instance.same(built(program), case)
+
+
+def run_time(compiler: str, name: str) -> str:
+    """A sanitizer's library of this compiler; skips where there is none."""
+    command = [compiler, f"-print-file-name={name}"]
+    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    if not os.path.isabs(found):
+        pytest.skip(f"{compiler} has no {name}")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("program", "case"), [(p, c) for p in ("storm", "leaving") for c in cases(p)]
+)
+def test_address_sanitizer(
+    built, instance: Instance, build: Build, program: str, case: str
+) -> None:
+    """Handlers that interrupt the program's malloc, and calls that are left, with the shim's own
+    memory under AddressSanitizer."""
+    shim = build("address", "ff_syscall") / "libff_syscall.so"
+    environment = instance.environment(ASAN_OPTIONS="detect_leaks=0:use_sigaltstack=0")
+    environment["LD_PRELOAD"] = f"{run_time(need('cc'), 'libasan.so')}:{shim}"
+    done = subprocess.run([built(program), case], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

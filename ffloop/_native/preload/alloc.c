@@ -5,7 +5,8 @@
  * interrupts the program's malloc, so the shim cannot use the C library's. Blocks are powers of two
  * in pieces of mapped memory; freed blocks are kept by size; a large block is a mapping of its own.
  * The lock is held `inside`, for a few instructions, and signal handlers are put off then
- * (signal.c).
+ * (signal.c). AddressSanitizer's malloc takes no handlers either: in its build this one stays, and
+ * poisons what is not in use.
  */
 #include "preload.h"
 
@@ -27,6 +28,38 @@ static struct head *free_blocks[MOST + 1];
 static char *piece;
 static size_t left; /* bytes of the piece */
 static atomic_flag taken = ATOMIC_FLAG_INIT;
+
+/* ---- AddressSanitizer ------------------------------------------------------------------------ */
+
+#ifdef FFL_POISONS
+#include <sanitizer/asan_interface.h>
+
+#define REST 64 /* freed blocks of a size that are not used again yet */
+
+static struct head *resting[MOST + 1][REST];
+static unsigned freed[MOST + 1];
+
+/* Puts a freed block to rest; one that has rested comes back, or NULL. */
+static struct head *rested(struct head *h, unsigned k)
+{
+    struct head **place = &resting[k][freed[k]++ % REST], *was = *place;
+    *place = h;
+    if (was)
+        ASAN_UNPOISON_MEMORY_REGION(was, sizeof(*was));
+    return was;
+}
+#else
+#define ASAN_POISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
+#define ASAN_UNPOISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
+
+static struct head *rested(struct head *h, unsigned k)
+{
+    (void)k;
+    return h;
+}
+#endif
+
+/* ---- blocks ---------------------------------------------------------------------------------- */
 
 static bool enter(void)
 {
@@ -72,8 +105,10 @@ static struct head *carve(size_t size)
             return NULL;
         piece = fresh;
         left = PIECE;
+        ASAN_POISON_MEMORY_REGION(piece, PIECE);
     }
     struct head *h = (struct head *)piece;
+    ASAN_UNPOISON_MEMORY_REGION(h, sizeof(*h));
     piece += size;
     left -= size;
     return h;
@@ -112,14 +147,15 @@ void *malloc(size_t n)
         return NULL;
     }
     h->size = size;
+    ASAN_UNPOISON_MEMORY_REGION(h + 1, n);
     return h + 1;
 }
 
 void free(void *p)
 {
-    struct head *h = (struct head *)p - 1;
     if (!p)
         return;
+    struct head *h = (struct head *)p - 1;
     if (h->size > (size_t)1 << MOST) {
         int saved = errno;
         (void)munmap(h, h->size); /* cannot fail: mapped by malloc */
@@ -127,9 +163,12 @@ void free(void *p)
         return;
     }
     unsigned k = class_of(h->size);
+    ASAN_POISON_MEMORY_REGION(h, h->size);
     bool was = enter();
-    h->next = free_blocks[k];
-    free_blocks[k] = h;
+    if ((h = rested(h, k))) {
+        h->next = free_blocks[k];
+        free_blocks[k] = h;
+    }
     go(was);
 }
 
@@ -149,6 +188,7 @@ void *realloc(void *p, size_t n)
     if (!p)
         return malloc(n);
     size_t has = ((struct head *)p - 1)->size - sizeof(struct head);
+    ASAN_UNPOISON_MEMORY_REGION(p, n <= has ? n : has);
     if (n <= has)
         return p;
     void *fresh = malloc(n);

@@ -98,7 +98,7 @@ static inline void signals_come(void)
 #ifdef FFL_OWN_MEMORY
 void alloc_before_fork(void); /* alloc.c */
 void alloc_after_fork(void);
-#else /* built with a sanitizer, which looks after the C library's malloc */
+#else /* built with ThreadSanitizer, which looks after the C library's malloc */
 static inline void alloc_before_fork(void)
 {
 }
