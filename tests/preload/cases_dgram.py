@@ -12,7 +12,20 @@ import threading
 import time
 
 from lib import *  # noqa: F403
-from lib import MMsgHdr, MsgHdr, attempt, buf, c, case, epoll_names, iov, main, pair, wait
+from lib import (
+    MMsgHdr,
+    MsgHdr,
+    attempt,
+    buf,
+    c,
+    case,
+    epoll_names,
+    free_port,
+    iov,
+    main,
+    pair,
+    wait,
+)
 
 UDP = socket.SOCK_DGRAM
 IP_PKTINFO = 8
@@ -896,6 +909,22 @@ def wants_the_error_queue_when_connected():
     data, told, flags, source = a.recvmsg(10, 500, socket.MSG_ERRQUEUE)
     return [first, data.decode(), [(level, kind) for level, kind, _ in told],
             flags & socket.MSG_ERRQUEUE, source[1] == port]  # fmt: skip
+
+
+@case
+def refused_when_the_send_returns():
+    """Nobody is there, at this machine: the next call says so, whichever it is."""
+    dead = ("127.0.0.1", free_port())
+    a, b = bound(), bound()
+    a.setsockopt(IP, IP_RECVERR, 1)
+    a.setblocking(False)
+    b.setblocking(False)
+    seen = [attempt(a.sendto, b"x", dead) for _ in range(3)]
+    seen += [attempt(a.recv, 10), len(a.recvmsg(10, 500, socket.MSG_ERRQUEUE)[1])]
+    b.connect(dead)
+    seen += [b.send(b"y"), attempt(b.recv, 10)]
+    seen += [b.send(b"z"), b.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)]
+    return [*seen, attempt(b.recv, 10)]
 
 
 if __name__ == "__main__":

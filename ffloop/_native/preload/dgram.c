@@ -30,6 +30,23 @@ void dgram_settle(struct sock *s)
         s->late_error = ffl_client_take_error(c, s->h);
 }
 
+/* One that nobody at this machine takes has failed when its send returns. By ring it is on its way
+ * then: the next call that does not wait asks, once. */
+bool dgram_ask(struct sock *s)
+{
+    bool doubts = s->doubts;
+    s->doubts = false;
+    return doubts && ffl_client_catch_up(s->session->c) == 0;
+}
+
+static bool to_itself(const struct sock *s, const struct ffl_addr *to)
+{
+    struct ffl_addresses a;
+    if (to->family)
+        return ffl_addr_loopback(to);
+    return ffl_client_addresses(s->session->c, s->h, &a) == 0 && ffl_addr_loopback(&a.peer);
+}
+
 /* ---- receive ------------------------------------------------------------------------------- */
 
 static bool scatter(const struct iovec *iov, size_t n, const char *data, size_t len)
@@ -100,8 +117,10 @@ static void note_stamp(struct sock *s, const struct ffl_dgram *d)
 ssize_t dgram_recv(struct sock *s, const struct iovec *iov, size_t n, int flags,
                    struct ffl_dgram *d)
 {
-    if (flags & MSG_ERRQUEUE)
-        return (ssize_t)take(s, iov, n, flags, d);
+    if (flags & MSG_ERRQUEUE) {
+        int64_t len = take(s, iov, n, flags, d);
+        return (ssize_t)(len == -EAGAIN && dgram_ask(s) ? take(s, iov, n, flags, d) : len);
+    }
     bool wait = !no_wait(s, flags);
     int64_t until = until_of(wait ? s->rcvtimeo : 0);
     for (;;) {
@@ -116,7 +135,7 @@ ssize_t dgram_recv(struct sock *s, const struct iovec *iov, size_t n, int flags,
             return (ssize_t)len;
         if (wait && s->shut_rd)
             return 0;
-        int rc = wait ? sock_wait(s, until) : sock_look(s) ? 0 : -EAGAIN;
+        int rc = wait ? sock_wait(s, until) : sock_look(s) || dgram_ask(s) ? 0 : -EAGAIN;
         if (rc < 0)
             return rc;
     }
@@ -166,6 +185,8 @@ static ssize_t send_one(struct sock *s, const struct iovec *iov, size_t n, int f
     bool wait = !no_wait(s, flags);
     int64_t until = until_of(wait ? s->sndtimeo : 0);
     d->len = total_of(iov, n);
+    if (ffl_unlikely(s->reports))
+        (void)dgram_ask(s);         /* told below */
     ffl_client_reap(s->session->c); /* for an error of the last datagram */
     dgram_settle(s);
     if (ffl_unlikely(s->late_error)) {
@@ -175,6 +196,8 @@ static ssize_t send_one(struct sock *s, const struct iovec *iov, size_t n, int f
     }
     for (;;) {
         int64_t sent = give(s, iov, n, d);
+        if (sent >= 0)
+            s->doubts = to_itself(s, &d->addr);
         if (sent != -EAGAIN)
             return (ssize_t)sent;
         ffl_client_want_room(s->session->c, s->h);

@@ -136,6 +136,8 @@ API int setsockopt(int fd, int level, int name, const void *val, socklen_t len)
         if (rc > 0)
             rc = 0;
     }
+    const struct ffl_option *row = rc == 0 ? ffl_option_find(level, name) : NULL;
+    s->reports |= row && row->flags & FFL_OPTION_REPORT;
     return (int)leave(rc);
 }
 
@@ -158,7 +160,7 @@ static int get_option(struct sock *s, int level, int name, void *val, socklen_t 
         struct timeval tv = {us / 1000000, us % 1000000};
         return give_option(val, len, room, &tv, sizeof(tv));
     }
-    if (level == SOL_SOCKET && name == SO_ERROR)
+    if (level == SOL_SOCKET && name == SO_ERROR && !dgram_ask(s))
         ffl_client_reap(s->session->c);
     if (s->type == SOCK_DGRAM)
         dgram_settle(s);

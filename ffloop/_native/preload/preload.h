@@ -171,6 +171,8 @@ struct sock {
     bool async;  /* O_ASYNC (async.c) */
     int bell[2]; /* O_ASYNC on the stack: a socket pair, the placeholder is a copy of [1]; or -1 */
     bool reports_pri;   /* SO_SELECT_ERR_QUEUE */
+    bool reports;       /* the program asked for reports in the error queue */
+    bool doubts;        /* has the last datagram, to this machine, failed? */
     struct ffl_own own; /* of the client; not imported yet */
     int late_error;     /* errno of an unconnected socket's failed datagram, for the next send */
     bool stamps;        /* the program has asked when datagrams came (SIOCGSTAMP) */
@@ -386,6 +388,7 @@ ssize_t dgram_recv(struct sock *s, const struct iovec *iov, size_t n, int flags,
                    struct ffl_dgram *d); /* the sender's address, control messages and flags */
 /* An unconnected socket's error is not for SO_ERROR or poll, but for the next send. */
 void dgram_settle(struct sock *s);
+bool dgram_ask(struct sock *s); /* does the last datagram's failure come now? True: look again */
 /* When the last datagram came, ns; notes the time of each from now on. -ENOENT: none has come. */
 int64_t dgram_stamp(struct sock *s);
 ssize_t dgram_send(struct sock *s, const struct iovec *iov, size_t n, int flags);
