@@ -29,8 +29,8 @@ struct heir {          /* a descriptor, and its socket */
 
 struct heirs {
     struct sock_list l;
-    bool moved;  /* some get other numbers: a spawn's file actions name them */
-    bool others; /* an inherited ticket has sockets that end at the exec */
+    struct sock_list others; /* that end at the exec, in an inherited ticket */
+    bool moved;              /* some get other numbers: a spawn's file actions name them */
 };
 
 /* Lists the descriptors of sockets that stay open. */
@@ -41,24 +41,35 @@ static void list_heir(int fd, struct node *n, void *arg)
     if (n->kind != NODE_SOCK || !s->session)
         return;
     if (n->cloexec || (!s->spawned && real.fcntl(fd, F_GETFD) & FD_CLOEXEC)) {
-        x->others |= s->session->inherited;
+        if (s->session->inherited)
+            sock_list_add(&x->others, s, fd);
         return;
     }
     sock_list_add(&x->l, s, fd);
     x->moved |= s->spawned;
 }
 
+static bool all_of(const struct sock_list *l, const struct session *of)
+{
+    for (size_t i = 0; i < l->n; i++)
+        if (l->m[i].s->session != of)
+            return false;
+    return true;
+}
+
 /* The session of a parent that has all the sockets, where none is imported yet: the program after
- * an exec can have the parent's ticket, if that has no others (a program without the shim would
- * hold them). NULL: there is none. */
+ * an exec can have the parent's ticket. A program without the shim would hold the others that are
+ * in it: if they are fewer, they are imported. NULL: there is none. */
 static struct session *parents(const struct heirs *x)
 {
-    const struct sock_list *l = &x->l;
-    struct session *of = l->n && !x->others ? l->m[0].s->session : NULL;
-    for (size_t i = 1; i < l->n; i++)
-        if (l->m[i].s->session != of)
-            return NULL;
-    return of && of->inherited && of->ticket.fd >= 0 ? of : NULL;
+    const struct sock_list *l = &x->l, *others = &x->others;
+    struct session *of = l->n > others->n ? l->m[0].s->session : NULL;
+    if (!of || !of->inherited || of->ticket.fd < 0 || !all_of(l, of) || !all_of(others, of))
+        return NULL;
+    for (size_t i = 0; i < others->n; i++)
+        if (others->m[i].s->session == of)     /* it may have several descriptors */
+            (void)proc_import(others->m[i].s); /* reports */
+    return of;
 }
 
 /* The session of the first socket that is attached: only its sockets go along. NULL: none is. */
@@ -195,6 +206,7 @@ static char *const *carry_begin(struct carry *c, char *const envp[], bool spawn)
     if (c->testament >= 0)
         c->envp = environment(c, session->index, x.moved, envp);
     free(x.l.m);
+    free(x.others.m);
     unlock();
     return c->envp ? c->envp : envp;
 }
