@@ -7,9 +7,14 @@
 
 #include "../../ffloop/_native/instance/internal.h"
 
+#include <linux/capability.h>
 #include <signal.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define STRANGER 54321
 #define LINGER_S 60
@@ -345,6 +350,81 @@ TEST(rights_of_an_instance_without_any)
     raw_finish(&other);
     as_user(0);
     close(l);
+}
+
+/* A process of this number, which calls `run`; -1: the kernel has no such call, or refuses it. */
+static pid_t fork_as(pid_t pid, void (*run)(void *arg), void *arg)
+{
+    struct {
+        uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls;
+        uint64_t set_tid, set_tid_size, cgroup;
+    } a = {.exit_signal = SIGCHLD, .set_tid = (uintptr_t)&pid, .set_tid_size = 1};
+    long rc = syscall(SYS_clone3, &a, sizeof(a));
+    if (rc == 0) {
+        run(arg);
+        _exit(0);
+    }
+    return rc < 0 ? -1 : (pid_t)rc;
+}
+
+/* Takes up all capabilities that the instance, this test's process, may have; says so, and waits. */
+static void with_all_rights(void *arg)
+{
+    struct __user_cap_header_struct h = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct d[2];
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+    CHECK_EQ(syscall(SYS_capget, &h, d), 0);
+    for (int i = 0; i < 2; i++)
+        d[i].effective = d[i].permitted;
+    CHECK_EQ(syscall(SYS_capset, &h, d), 0);
+    CHECK_EQ(ffl_msg_send(*(const int *)arg, "c", 1, NULL, 0), 1);
+    for (;;)
+        (void)pause();
+}
+
+/* A peer leaves its connection to another process and ends; a process with more rights gets its
+ * number. */
+TEST(rights_are_not_a_successors)
+{
+    int fds[2], sock, n = 1, peerpid;
+    socklen_t len = sizeof(peerpid);
+    char c;
+    if (geteuid() != 0)
+        return;
+    lab_defaults("host");
+    lab_start("");
+    quiet();
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, fds), 0);
+    pid_t pid = fork();
+    if (pid == 0) { /* without a capability, before it connects */
+        struct __user_cap_header_struct h = {.version = _LINUX_CAPABILITY_VERSION_3};
+        struct __user_cap_data_struct none[2] = {0};
+        if (syscall(SYS_capset, &h, none) == 0 && (sock = lab_dial()) >= 0)
+            (void)ffl_msg_send(fds[1], "c", 1, &sock, 1);
+        _exit(0);
+    }
+    CHECK_EQ(waitpid(pid, NULL, 0), pid);
+    CHECK_EQ(ffl_msg_recv(fds[0], &c, 1, &sock, &n), 1);
+    pid_t other = fork_as(pid, with_all_rights, &fds[1]);
+    bool told = getsockopt(sock, SOL_SOCKET, 77 /* SO_PEERPIDFD */, &peerpid, &len) == 0;
+    if (other == pid && told) { /* Linux 6.5: else the two cannot be told apart */
+        close(peerpid);
+        CHECK_EQ(recv(fds[0], &c, 1, 0), 1);
+        CHECK_EQ(ffl_msg_send(sock, &attach, sizeof(attach), NULL, 0), sizeof(attach));
+        const struct ffl_session *s;
+        while (!(s = TAILQ_FIRST(&lab.in->sessions))) /* it ends soon: its process has */
+            (void)iterate();
+        CHECK_EQ(s->caps, 0);
+    }
+    if (other > 0) {
+        CHECK_EQ(kill(other, SIGKILL), 0);
+        CHECK_EQ(waitpid(other, NULL, 0), other);
+    }
+    close(sock);
+    close(fds[0]);
+    close(fds[1]);
+    iterations(3);
+    lab_stop();
 }
 
 /* ---- the handshake ------------------------------------------------------------------------- */

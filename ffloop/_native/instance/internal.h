@@ -303,8 +303,8 @@ int closer_recv(int sock, void *data, size_t len, int *fd);
 
 /* rights.c */
 void rights_start(struct ffl_instance *in);
-/* The network capabilities that the peer itself has. */
-uint64_t rights_of(const struct ffl_instance *in, const struct ucred *cred);
+/* The network capabilities that the session's process itself has; its pidfd is open. */
+uint64_t rights_of(const struct ffl_session *s);
 void rights_own(struct ffl_session *s, int fd); /* gives a new socket to the session's user */
 int rights_bind(struct endpoint *e, const struct ffl_addr *a);
 int rights_setsockopt(struct endpoint *e, const struct ffl_optarg *o);

@@ -12,6 +12,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <linux/capability.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -73,20 +74,22 @@ static bool foreign_root(int pid)
 }
 
 /* Only root counts: another process may have got a capability by an exec since it connected. Root
- * of an unseen PID namespace (pid 0) has no rights, as a container's root may be reduced. */
-uint64_t rights_of(const struct ffl_instance *in, const struct ucred *cred)
+ * of an unseen PID namespace (pid 0) has no rights, as a container's root may be reduced. Nor has a
+ * process that has ended: its number may be another's by now. */
+uint64_t rights_of(const struct ffl_session *s)
 {
     char path[64], line[256];
     unsigned long long caps = 0;
-    if (!in->o.stack->kernel || cred->uid != 0 || foreign_root((int)cred->pid))
+    if (!s->in->o.stack->kernel || s->uid != 0 || foreign_root((int)s->pid))
         return 0;
-    snprintf(path, sizeof(path), "/proc/%d/status", (int)cred->pid);
+    snprintf(path, sizeof(path), "/proc/%d/status", (int)s->pid);
     FILE *f = fopen(path, "re");
     while (f && fgets(line, sizeof(line), f))
         (void)sscanf(line, "CapEff: %llx", &caps); /* other lines leave it alone */
     if (f)
         (void)fclose(f);
-    return caps & LENT;
+    struct pollfd end = {.fd = s->pidfd, .events = POLLIN};
+    return s->pidfd >= 0 && poll(&end, 1, 0) == 0 ? caps & LENT : 0;
 }
 
 void rights_own(struct ffl_session *s, int fd)

@@ -110,6 +110,17 @@ void session_tx_release(struct ffl_session *s, uint32_t buf)
 
 /* ---- a session's life ---------------------------------------------------------------------- */
 
+/* The socket's pidfd (Linux 6.5) is the peer's in every PID namespace; pid 0: the peer's namespace
+ * is not seen from here. */
+static int pidfd_of(int sock, pid_t pid)
+{
+    int fd = -1;
+    socklen_t len = sizeof(fd);
+    if (getsockopt(sock, SOL_SOCKET, SO_PEERPIDFD, &fd, &len) == 0)
+        return fd;
+    return pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+}
+
 static int session_alloc(struct ffl_session *s, const struct ffl_hello *h)
 {
     const struct ffl_instance_opts *o = &s->in->o;
@@ -138,24 +149,14 @@ static int session_alloc(struct ffl_session *s, const struct ffl_hello *h)
     s->tx = calloc(ffl_pool_total(&geo.tx), sizeof(*s->tx));
     if (!s->table || !s->rx_owner || !s->rx_handle || !s->tx)
         return -ENOMEM;
-    s->caps = rights_of(s->in, &(struct ucred){.pid = s->pid, .uid = s->uid});
+    s->pidfd = pidfd_of(s->sock, s->pid);
+    s->caps = rights_of(s);
     s->app_bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     s->inst_bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (s->app_bell < 0 || s->inst_bell < 0)
         return -errno;
     ffl_channel_open(&s->ch, &s->map, FFL_SIDE_INST, s->app_bell, bell_ring);
     return 0;
-}
-
-/* The socket's pidfd (Linux 6.5) is the peer's in every PID namespace; pid 0: the peer's namespace
- * is not seen from here. */
-static int pidfd_of(int sock, pid_t pid)
-{
-    int fd = -1;
-    socklen_t len = sizeof(fd);
-    if (getsockopt(sock, SOL_SOCKET, SO_PEERPIDFD, &fd, &len) == 0)
-        return fd;
-    return pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
 }
 
 static int session_watch(struct ffl_session *s)
@@ -167,7 +168,6 @@ static int session_watch(struct ffl_session *s)
     if (rc == 0)
         rc = ctl_add(s->in, s->inst_bell, EPOLLIN | EPOLLET, &s->src_bell);
     /* A child forked without exec keeps the socket open, so the process's end counts too. */
-    s->pidfd = pidfd_of(s->sock, s->pid);
     if (rc == 0 && s->pidfd >= 0)
         rc = ctl_add(s->in, s->pidfd, EPOLLIN, &s->src_pid);
     return rc;
