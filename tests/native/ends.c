@@ -187,10 +187,7 @@ static void connects_anew(uint32_t sender)
     raw_socket(&r, 1, SOCK_STREAM);
     if (sender != 1)
         share_it(1);
-    struct ffl_addr to = addr4("127.0.0.1", ntohs(address_of(nobody).sin_port));
-    raw_put(&r,
-            (struct ffl_entry){
-                .op = FFL_OP_CONNECT, .tag = 1, .handle = 1, .buf = raw_arg(&r, &to, sizeof(to))});
+    raw_at(&r, FFL_OP_CONNECT, 1, "127.0.0.1", ntohs(address_of(nobody).sin_port));
     raw_op(&r, FFL_OP_SHUTDOWN, 1, SHUT_WR, 0);
     if (sender != 1)
         (void)raw_expect(&r, FFL_OP_SHUTDOWN, sender);
@@ -198,10 +195,7 @@ static void connects_anew(uint32_t sender)
     CHECK_EQ(e.arg, -ECONNREFUSED);
     raw_give(&r, e.buf);
     close(nobody);
-    to = addr4("127.0.0.1", ntohs(address_of(listener).sin_port));
-    raw_put(&r,
-            (struct ffl_entry){
-                .op = FFL_OP_CONNECT, .tag = 2, .handle = 1, .buf = raw_arg(&r, &to, sizeof(to))});
+    raw_at(&r, FFL_OP_CONNECT, 1, "127.0.0.1", ntohs(address_of(listener).sin_port));
     e = raw_expect(&r, FFL_OP_CONNECT, 1);
     CHECK_EQ(e.arg, 0);
     raw_give(&r, e.buf);
@@ -254,11 +248,8 @@ TEST(datagram_before_connect)
     peer = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     CHECK_EQ(bind(peer, (struct sockaddr *)&at, len), 0);
     CHECK_EQ(getsockname(peer, (struct sockaddr *)&at, &len), 0);
-    struct ffl_addr any = addr4("127.0.0.1", 0), theirs = addr4("127.0.0.1", ntohs(at.sin_port));
     raw_socket(&r, 0, SOCK_DGRAM);
-    raw_put(&r,
-            (struct ffl_entry){
-                .op = FFL_OP_BIND, .handle = 0, .tag = 1, .buf = raw_arg(&r, &any, sizeof(any))});
+    raw_at(&r, FFL_OP_BIND, 0, "127.0.0.1", 0);
     struct ffl_entry e = raw_expect(&r, FFL_OP_BIND, 0);
     const struct ffl_addresses *addresses = raw_rx(&r, e.buf);
     to = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = addresses->local.port_be};
@@ -266,10 +257,7 @@ TEST(datagram_before_connect)
     raw_give(&r, e.buf);
     CHECK_EQ(sendto(peer, "hello", 5, 0, (struct sockaddr *)&to, sizeof(to)), 5);
     iterations(4);
-    raw_put(&r, (struct ffl_entry){.op = FFL_OP_CONNECT,
-                                   .handle = 0,
-                                   .tag = 2,
-                                   .buf = raw_arg(&r, &theirs, sizeof(theirs))});
+    raw_at(&r, FFL_OP_CONNECT, 0, "127.0.0.1", ntohs(at.sin_port));
     e = raw_expect(&r, FFL_OP_CONNECT, 0);
     raw_give(&r, e.buf);
     raw_op(&r, FFL_OP_ARM, 0, 0, 0);
@@ -308,14 +296,11 @@ TEST(close_with_all_read)
 /* Accepted ahead, and the listener closes: as for the kernel, nobody has accepted it. */
 TEST(connections_that_nobody_accepted)
 {
-    struct ffl_addr any = addr4("127.0.0.1", 0);
     lab_defaults("host");
     lab_start("");
     raw_attach(&r);
     raw_socket(&r, 0, SOCK_STREAM);
-    raw_put(&r,
-            (struct ffl_entry){
-                .op = FFL_OP_BIND, .handle = 0, .tag = 1, .buf = raw_arg(&r, &any, sizeof(any))});
+    raw_at(&r, FFL_OP_BIND, 0, "127.0.0.1", 0);
     struct ffl_entry e = raw_expect(&r, FFL_OP_BIND, 0);
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     at.sin_port = ((const struct ffl_addresses *)raw_rx(&r, e.buf))->local.port_be;

@@ -443,7 +443,6 @@ TEST(a_process_listens_anew)
 /* Bound, it was refused elsewhere, and was watched for that: it is then told of connections. */
 TEST(a_listener_that_was_refused_shares)
 {
-    struct ffl_addr nobody = addr4("10.9.9.9", 80);
     struct raw a, b;
     int peer[1];
     sim_lab();
@@ -451,10 +450,7 @@ TEST(a_listener_that_was_refused_shares)
     raw_attach(&b);
     listen_at(&a, 0, 8, true);
     CHECK_EQ(raw_bind(&b, 3, "10.0.0.1", 80, true), 0);
-    raw_put(&b, (struct ffl_entry){.op = FFL_OP_CONNECT,
-                                   .tag = 1,
-                                   .handle = 3,
-                                   .buf = raw_arg(&b, &nobody, sizeof(nobody))});
+    raw_at(&b, FFL_OP_CONNECT, 3, "10.9.9.9", 80);
     struct ffl_entry e = raw_expect(&b, FFL_OP_CONNECT, 3);
     CHECK_EQ(e.arg, -ECONNREFUSED);
     raw_give(&b, e.buf);

@@ -318,7 +318,7 @@ void raw_socket(struct raw *r, uint32_t handle, int type)
     raw_op(r, FFL_OP_SOCKET, handle, AF_INET | type << 8, 0);
 }
 
-static void with_addr(struct raw *r, enum ffl_op op, uint32_t handle, const char *ip, int port)
+void raw_at(struct raw *r, enum ffl_op op, uint32_t handle, const char *ip, int port)
 {
     struct ffl_addr a = addr4(ip, port);
     raw_put(r,
@@ -330,7 +330,7 @@ void raw_listen(struct raw *r, uint32_t handle, const char *ip, int port, uint32
                 uint8_t flags)
 {
     raw_socket(r, handle, SOCK_STREAM);
-    with_addr(r, FFL_OP_BIND, handle, ip, port);
+    raw_at(r, FFL_OP_BIND, handle, ip, port);
     struct ffl_entry e = raw_expect(r, FFL_OP_BIND, handle);
     CHECK_EQ(e.arg, 0);
     raw_give(r, e.buf);
@@ -346,7 +346,7 @@ void raw_listen(struct raw *r, uint32_t handle, const char *ip, int port, uint32
 void raw_connect(struct raw *r, uint32_t handle, const char *ip, int port)
 {
     raw_socket(r, handle, SOCK_STREAM);
-    with_addr(r, FFL_OP_CONNECT, handle, ip, port);
+    raw_at(r, FFL_OP_CONNECT, handle, ip, port);
 }
 
 int raw_connected(struct raw *r, int *listener)
@@ -445,7 +445,6 @@ void sim_shut(int fd)
 
 int raw_bind(struct raw *r, uint32_t h, const char *ip, int port, bool share)
 {
-    struct ffl_addr a = addr4(ip, port);
     struct ffl_optarg o = {.level = SOL_SOCKET, .name = SO_REUSEPORT, .len = sizeof(int)};
     memcpy(o.data, &(int){share}, sizeof(int));
     raw_socket(r, h, SOCK_STREAM);
@@ -453,8 +452,7 @@ int raw_bind(struct raw *r, uint32_t h, const char *ip, int port, bool share)
             (struct ffl_entry){
                 .op = FFL_OP_SETSOCKOPT, .handle = h, .tag = 1, .buf = raw_arg(r, &o, sizeof(o))});
     CHECK_EQ(raw_expect(r, FFL_OP_SETSOCKOPT, h).arg, 0);
-    raw_put(r, (struct ffl_entry){
-                   .op = FFL_OP_BIND, .handle = h, .tag = 2, .buf = raw_arg(r, &a, sizeof(a))});
+    raw_at(r, FFL_OP_BIND, h, ip, port);
     struct ffl_entry e = raw_expect(r, FFL_OP_BIND, h);
     raw_give(r, e.buf);
     return e.arg;

@@ -94,6 +94,8 @@ void raw_socket(struct raw *r, uint32_t handle, int type);
 void raw_listen(struct raw *r, uint32_t handle, const char *ip, int port, uint32_t credits,
                 uint8_t flags);
 void raw_connect(struct raw *r, uint32_t handle, const char *ip, int port);
+/* BIND or CONNECT of a socket that is open. */
+void raw_at(struct raw *r, enum ffl_op op, uint32_t handle, const char *ip, int port);
 void raw_send(struct raw *r, uint32_t handle, const void *data, size_t len);
 void raw_op(struct raw *r, enum ffl_op op, uint32_t handle, int32_t arg, uint8_t flags);
 

@@ -842,8 +842,7 @@ TEST(a_shut_datagram_socket_ends_once)
     raw_attach(&r);
     raw_socket(&r, 0, SOCK_DGRAM);
     struct ffl_addr a = addr4("10.0.0.1", 53);
-    raw_put(&r, (struct ffl_entry){
-                    .op = FFL_OP_BIND, .handle = 0, .tag = 1, .buf = raw_arg(&r, &a, sizeof(a))});
+    raw_at(&r, FFL_OP_BIND, 0, "10.0.0.1", 53);
     raw_give(&r, raw_expect(&r, FFL_OP_BIND, 0).buf);
     raw_op(&r, FFL_OP_ARM, 0, 0, 0);
     raw_op(&r, FFL_OP_SHUTDOWN, 0, SHUT_RD, 0);

@@ -93,9 +93,7 @@ TEST(port_policy_is_kept)
     quiet();
     raw_attach(&r);
     raw_socket(&r, 0, SOCK_STREAM);
-    struct ffl_addr a = addr4("10.0.0.1", 8081);
-    raw_put(&r, (struct ffl_entry){
-                    .op = FFL_OP_BIND, .handle = 0, .tag = 1, .buf = raw_arg(&r, &a, sizeof(a))});
+    raw_at(&r, FFL_OP_BIND, 0, "10.0.0.1", 8081);
     CHECK_EQ(raw_expect(&r, FFL_OP_BIND, 0).arg, -EPERM);
     raw_listen(&r, 1, "10.0.0.1", 8080, 4, 0); /* this one it may */
     raw_finish(&r);

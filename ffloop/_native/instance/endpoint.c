@@ -101,6 +101,16 @@ void endpoint_timer(struct endpoint *e, int64_t ns)
     timers_set(&e->s->in->timers, &e->timer, ns);
 }
 
+int endpoint_watch(struct endpoint *e, unsigned filters)
+{
+    struct ffl_instance *in = e->s->in;
+    if (e->watched)
+        return 0;
+    int rc = OPS(in)->watch(ST(in), e->fd, filters, e);
+    e->watched = rc == 0;
+    return rc;
+}
+
 int endpoint_handle(struct ffl_session *s)
 {
     return ffl_ids_take(&s->ids);

@@ -13,8 +13,11 @@
  * endpoint.c  an endpoint's life
  * lost.c      survives the loss of a segment's pages
  * control.c   the operations of the SQ
+ * connect.c   of these BIND, LISTEN, CONNECT
  * answer.c    arguments and answers of operations
- * data.c      the receive and transmit pumps
+ * data.c      events and errors of endpoints, their pump
+ * receive.c   the receive pump
+ * transmit.c  the transmit pump
  * shutdown.c  shutdowns
  * report.c    the error queue
  * burden.c    memberships and filters
@@ -451,6 +454,8 @@ static inline bool endpoint_armed(const struct endpoint *e)
 void endpoint_ready(struct endpoint *e);
 void endpoint_stall(struct endpoint *e);
 void endpoint_timer(struct endpoint *e, int64_t ns); /* from now on */
+/* Registers for events, once: a refused connect may be tried again. */
+int endpoint_watch(struct endpoint *e, unsigned filters);
 void endpoint_bury(struct ffl_instance *in);
 
 /* burden.c */
@@ -488,10 +493,16 @@ uint32_t answer_put(struct ffl_session *s, const void *data, size_t len);
 uint32_t answer_addresses(struct endpoint *e); /* answer_put of the socket's addresses */
 void answer_post(struct ffl_session *s, struct ffl_entry q, int32_t res, uint32_t buf);
 
+/* connect.c: operations, as control.c's; and a connect's end, which it answers: sends queued
+ * meanwhile may go. */
+int connect_bind(struct endpoint *e, struct ffl_entry q);
+int connect_listen(struct endpoint *e, struct ffl_entry q);
+int connect_begin(struct endpoint *e, struct ffl_entry q);
+void connect_ended(struct endpoint *e);
+
 /* control.c: executes one SQ entry. 0; FFL_CHANNEL_LATER: nothing is done, the slice is over; or
  * -EPROTO with a reason when the session must end. */
 int control_entry(struct ffl_session *s, struct ffl_entry e, const char **why);
-void control_connected(struct endpoint *e);
 void control_close(struct endpoint *e, bool abort);
 
 /* start.c */
@@ -526,25 +537,36 @@ static inline void stats_queued(struct endpoint *e, uint32_t more, uint32_t less
 
 /* data.c */
 void data_event(struct endpoint *e, const struct ffl_stack_event *ev);
+bool data_pump(struct endpoint *e); /* true: there is more to do next iteration */
+void data_fail(struct endpoint *e, int err);
+/* A stream's sends fail from now on; received data, and its end, are still read. */
+void data_fail_sends(struct endpoint *e, int err);
+void data_dgram_error(struct endpoint *e, int rc); /* tells of it: the socket goes on */
+
+/* receive.c */
+bool data_receive(struct endpoint *e);  /* true: there is more to do next iteration */
+int data_rxfree(struct ffl_session *s); /* takes receive buffers back; count or -EPROTO */
+
+/* transmit.c */
+void data_queue(struct endpoint *e, uint32_t buf); /* at the tail of e's sends */
+/* Sends what the stack takes of the queue; then does a shutdown or close that waits for it. */
+void data_flush(struct endpoint *e);
+void data_drop_tx(struct endpoint *e);
+/* The stack takes no more of its bytes, or does again. */
+void data_unwritable(struct endpoint *e, bool on);
+
+/* accept.c */
 bool accept_pump(struct endpoint *l); /* data_pump of a listener */
-bool data_pump(struct endpoint *e);   /* true: there is more to do next iteration */
 int data_accept(struct endpoint *l);  /* one connection for `l`: 0 or -errno */
+/* A shortage that may end: `l` is looked at again in a second, as asyncio does. */
+void data_accept_later(struct endpoint *l, int err);
 /* Before the last reference to a listener is closed: resets the connections that wait there, for a
  * slice; the close would reset all at once. False: there are more. */
 bool backlog_clear(struct ffl_instance *in, int fd);
 bool endpoint_clear(const struct endpoint *e); /* the same, if `e` is such a reference */
-/* A shortage that may end: `l` is looked at again in a second, as asyncio does. */
-void data_accept_later(struct endpoint *l, int err);
-void data_flush(struct endpoint *e);
-bool report_pump(struct endpoint *e); /* report.c. True: there were reports */
-void data_drop_tx(struct endpoint *e);
-void data_queue(struct endpoint *e, uint32_t buf); /* at the tail of e's sends */
-void data_unwritable(struct endpoint *e,
-                     bool on); /* the stack takes no more of its bytes, or does again */
-void data_fail(struct endpoint *e, int err);
-/* A stream's sends fail from now on; received data, and its end, are still read. */
-void data_fail_sends(struct endpoint *e, int err);
-int data_rxfree(struct ffl_session *s); /* takes receive buffers back; count or -EPROTO */
+
+/* report.c */
+bool report_pump(struct endpoint *e); /* true: there were reports */
 
 #define WHOLE_SLICES 8 /* of more sessions each gets less, so that an iteration does not grow */
 

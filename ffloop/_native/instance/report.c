@@ -1,10 +1,10 @@
 /*
  * report.c - moves a socket's error queue to the application.
  *
- * Callers: data.c. The stack says that there are reports by an event with `error`; for a socket
- * whose options ask for reports, the error queue is looked at before each send, too, since a report
- * of an earlier datagram would fail it. A report that finds no buffer is dropped, as the kernel
- * does without memory.
+ * Callers: data.c, receive.c, transmit.c. The stack says that there are reports by an event with
+ * `error`; for a socket whose options ask for reports, the error queue is looked at before each
+ * send, too, since a report of an earlier datagram would fail it. A report that finds no buffer is
+ * dropped, as the kernel does without memory.
  */
 #include "internal.h"
 

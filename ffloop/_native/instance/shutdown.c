@@ -1,7 +1,7 @@
 /*
  * shutdown.c - shutdown of a stack socket, which is for all its references.
  *
- * Callers: control.c, data.c, endpoint.c. What any of the processes sent before goes before a
+ * Callers: control.c, endpoint.c, transmit.c. What any of the processes sent before goes before a
  * stream's end: the shutdown waits in each reference for the sends of that one, and the last one
  * tells the stack.
  */
