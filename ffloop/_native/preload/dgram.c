@@ -39,9 +39,12 @@ bool dgram_ask(struct sock *s)
     return doubts && ffl_client_catch_up(s->session->c) == 0;
 }
 
-static bool to_itself(const struct sock *s, const struct ffl_addr *to)
+/* May a datagram to this machine fail so? Others than connected sockets hear of it by a report. */
+static bool may_fail(const struct sock *s, const struct ffl_addr *to)
 {
     struct ffl_addresses a;
+    if (!s->reports && s->state != SOCK_CONNECTED)
+        return false;
     if (to->family)
         return ffl_addr_loopback(to);
     return ffl_client_addresses(s->session->c, s->h, &a) == 0 && ffl_addr_loopback(&a.peer);
@@ -197,7 +200,7 @@ static ssize_t send_one(struct sock *s, const struct iovec *iov, size_t n, int f
     for (;;) {
         int64_t sent = give(s, iov, n, d);
         if (sent >= 0)
-            s->doubts = to_itself(s, &d->addr);
+            s->doubts = may_fail(s, &d->addr);
         if (sent != -EAGAIN)
             return (ssize_t)sent;
         ffl_client_want_room(s->session->c, s->h);
