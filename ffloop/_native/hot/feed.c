@@ -30,14 +30,12 @@ int feed_serves(PyObject *protocol)
     return rc > 0 ? is_original(reader_type, name_feed_data, feed_data) : rc;
 }
 
-/* The protocol's reader as a new reference; NULL without an exception: it has gone, or is a
- * subclass. */
-static PyObject *reader_of(PyObject *protocol)
+PyObject *feed_reader_of(PyObject *protocol)
 {
     PyObject *weak = PyObject_GetAttr(protocol, name_reader);
     PyObject *reader = is_set(weak) ? PyObject_CallNoArgs(weak) : NULL;
     Py_XDECREF(weak);
-    if (reader && Py_TYPE(reader) != reader_type)
+    if (reader && !streams_is_reader(reader))
         Py_CLEAR(reader);
     return reader;
 }
@@ -81,7 +79,7 @@ static int wake(PyObject *reader)
 
 int feed_reader(PyObject *protocol, const char *data, size_t len)
 {
-    PyObject *reader = reader_of(protocol);
+    PyObject *reader = feed_reader_of(protocol);
     if (!reader)
         return PyErr_Occurred() ? -1 : 0;
     PyObject *buffer = PyObject_GetAttr(reader, name_buffer);

@@ -13,9 +13,9 @@
 
 static PyTypeObject *scheduler_type;
 static PyObject *base; /* asyncio.BaseEventLoop */
-static PyObject *future_type, *task_type, *no_args, *scheduler_call_at;
+static PyObject *future_type, *task_type, *no_args, *scheduler_call_at, *scheduler_create_future;
 static PyObject *name_call_soon, *name_call_soon_threadsafe, *name_call_at, *name_call_later,
-    *name_time, *name_context, *name_loop, *name_create_task;
+    *name_time, *name_context, *name_loop, *name_create_task, *name_create_future;
 
 /* ---- memory -------------------------------------------------------------------------------- */
 
@@ -42,6 +42,7 @@ static int scheduler_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(s->batches);
     Py_VISIT(s->watchers);
     Py_VISIT(s->task_factory);
+    Py_VISIT(s->named);
     Py_VISIT(Py_TYPE(self));
     return timers_traverse(&s->timers, visit, arg);
 }
@@ -54,6 +55,7 @@ static int scheduler_clear(PyObject *self)
     Py_CLEAR(s->batches);
     Py_CLEAR(s->watchers);
     Py_CLEAR(s->task_factory);
+    Py_CLEAR(s->named);
     timers_clear(&s->timers);
     return 0;
 }
@@ -186,29 +188,31 @@ int scheduler_now(Scheduler *s, double *out)
     return rc;
 }
 
-/* Whether call_at is this class's: 1; 0: a subclass overrides it; -1 with an exception. */
-static int own_call_at(Scheduler *s)
+/* Looks which methods are this class's, and not a subclass's. 1; -1 with an exception. */
+static int own_methods(Scheduler *s)
 {
     PyTypeObject *type = Py_TYPE((PyObject *)s);
-    if (type != s->looked_up) {
-        PyObject *found = PyObject_GetAttr((PyObject *)type, name_call_at);
-        if (!found)
-            return -1;
-        s->own_call_at = found == scheduler_call_at;
+    if (type == s->looked_up)
+        return 1;
+    PyObject *call_at = PyObject_GetAttr((PyObject *)type, name_call_at);
+    PyObject *future = call_at ? PyObject_GetAttr((PyObject *)type, name_create_future) : NULL;
+    s->own_call_at = call_at == scheduler_call_at;
+    s->own_create_future = future == scheduler_create_future;
+    if (future)
         s->looked_up = type;
-        Py_DECREF(found);
-    }
-    return s->own_call_at;
+    Py_XDECREF(call_at);
+    Py_XDECREF(future);
+    return future ? 1 : -1;
 }
 
 static PyObject *call_later(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *keys)
 {
     PyObject *context;
     double delay, at;
-    int own = own_call_at((Scheduler *)self);
-    if (own < 0)
+    if (own_methods((Scheduler *)self) < 0)
         return NULL;
-    if (!own || !plain((Scheduler *)self, args, n, 2, keys, &context) || !PyNumber_Check(args[0]))
+    if (!((Scheduler *)self)->own_call_at ||
+        !plain((Scheduler *)self, args, n, 2, keys, &context) || !PyNumber_Check(args[0]))
         return scheduler_asyncio(name_call_later, self, args, n, keys);
     if (get_time(args[0], &delay) < 0 || scheduler_now((Scheduler *)self, &at) < 0)
         return NULL;
@@ -222,11 +226,25 @@ static PyObject *scheduler_time(PyObject *self, PyObject *unused)
 
 static PyObject *create_future(PyObject *self, PyObject *unused)
 {
-    PyObject *kw = PyDict_New(), *future = NULL;
-    if (kw && PyDict_SetItem(kw, name_loop, self) == 0)
-        future = PyObject_Call(future_type, no_args, kw);
-    Py_XDECREF(kw);
+    Scheduler *s = (Scheduler *)self;
+    PyObject *named = s->named ? Py_NewRef(s->named) : PyDict_New(), *future = NULL;
+    if (named && (s->named || PyDict_SetItem(named, name_loop, self) == 0)) {
+        if (s->forever && !s->named)
+            s->named = Py_NewRef(named);
+        future = PyObject_Call(future_type, no_args, named);
+    }
+    Py_XDECREF(named);
     return future;
+}
+
+PyObject *scheduler_future(PyObject *loop)
+{
+    int own = scheduler_is(loop) ? own_methods((Scheduler *)loop) : 0;
+    if (own < 0)
+        return NULL;
+    return own && ((Scheduler *)loop)->own_create_future
+               ? create_future(loop, NULL)
+               : PyObject_CallMethodObjArgs(loop, name_create_future, NULL);
 }
 
 /* Task(coro, loop=self, **named) */
@@ -312,6 +330,7 @@ static int set_forever(PyObject *self, PyObject *value, void *offset)
     Scheduler *s = (Scheduler *)self;
     int rc = set_flag(self, value, offset);
     if (!s->forever) {
+        Py_CLEAR(s->named);
         queue_track(s->ready);
         timers_track(&s->timers);
     }
@@ -430,10 +449,15 @@ static PyType_Spec scheduler_spec = {
 int scheduler_exec(PyObject *module)
 {
     const struct hot_name names[] = {
-        {&name_call_soon, "call_soon"}, {&name_call_soon_threadsafe, "call_soon_threadsafe"},
-        {&name_call_at, "call_at"},     {&name_call_later, "call_later"},
-        {&name_time, "time"},           {&name_context, "context"},
-        {&name_loop, "loop"},           {&name_create_task, "create_task"},
+        {&name_call_soon, "call_soon"},
+        {&name_call_soon_threadsafe, "call_soon_threadsafe"},
+        {&name_call_at, "call_at"},
+        {&name_call_later, "call_later"},
+        {&name_time, "time"},
+        {&name_context, "context"},
+        {&name_loop, "loop"},
+        {&name_create_task, "create_task"},
+        {&name_create_future, "create_future"},
     };
     if (hot_intern_all(names, FFL_COUNT(names)) < 0 || iteration_exec() < 0 ||
         watching_exec() < 0 || watchers_exec(module) < 0 || handle_exec(module) < 0 ||
@@ -448,6 +472,8 @@ int scheduler_exec(PyObject *module)
         return -1;
     scheduler_type = (PyTypeObject *)type;
     Py_XDECREF(scheduler_call_at);
+    Py_XDECREF(scheduler_create_future);
     scheduler_call_at = PyObject_GetAttr(type, name_call_at);
-    return scheduler_call_at ? 0 : -1;
+    scheduler_create_future = PyObject_GetAttr(type, name_create_future);
+    return scheduler_call_at && scheduler_create_future ? 0 : -1;
 }

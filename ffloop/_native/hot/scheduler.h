@@ -18,16 +18,17 @@ typedef struct {
     PyObject *batches;      /* the session's Dispatcher, or None */
     PyObject *watchers;     /* the selector, a Watchers */
     PyObject *task_factory; /* asyncio's _task_factory, or NULL */
+    PyObject *named;        /* {"loop": self}, for Futures, while it runs; or NULL */
     struct timers timers;
     Py_ssize_t cancelled; /* timers that were cancelled and are still there */
     double resolution;    /* of the clock, seconds */
     int wake_fd;          /* an eventfd, or -1 */
     char closed, debug, stopping, awake;
     char forever; /* run_forever calls: _run_once may do several iterations */
-    char own_call_at;
+    char own_call_at, own_create_future;
     char skipping;   /* the next iteration does not ask for events */
     int skips, left; /* iterations without asking, after the last that asked; those to come */
-    PyTypeObject *looked_up; /* the class that own_call_at is of; never followed */
+    PyTypeObject *looked_up; /* the class that own_... are of; never followed */
     int64_t woke_ns;         /* when events were last asked for */
     int64_t lag_ns;          /* the work of all iterations */
     uint64_t
@@ -35,7 +36,8 @@ typedef struct {
                                 without asking */
 } Scheduler;
 
-bool scheduler_is(PyObject *loop); /* any object */
+bool scheduler_is(PyObject *loop);          /* any object */
+PyObject *scheduler_future(PyObject *loop); /* its create_future(); any loop */
 /* `loop` is a Scheduler. */
 bool scheduler_debug(PyObject *loop);
 bool scheduler_runs(PyObject *loop);            /* in run_forever */

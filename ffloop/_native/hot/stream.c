@@ -290,7 +290,7 @@ int stream_exec(PyObject *module)
         {&name_buffer_updated, "buffer_updated"},
     };
     if (hot_intern_all(names, FFL_COUNT(names)) < 0 || transfer_exec() < 0 || life_exec() < 0 ||
-        feed_exec() < 0 ||
+        feed_exec() < 0 || streams_exec(module) < 0 ||
         hot_import(&buffered_protocol, "asyncio.protocols", "BufferedProtocol") < 0)
         return -1;
     return hot_add_subtype(module, "Stream", &stream_spec, "asyncio.transports",

@@ -1,7 +1,7 @@
 /*
  * stream.h - Stream, the compiled base class of stream transports. stream.c has the type,
  * transfer.c reads and writes, gather.c joins writes, life.c begins and ends connections, feed.c
- * feeds asyncio's streams.
+ * feeds asyncio's streams, streams.c is their read() and drain().
  */
 #ifndef FFL_STREAM_H
 #define FFL_STREAM_H
@@ -28,10 +28,11 @@ struct stream {
     char protocol_paused, protocol_connected;
     char open, begun, paused, closing, eof; /* begun: connection_made was called */
     char feeds;                             /* the protocol is one of asyncio's streams: feed.c */
-    char lends;     /* the protocol is a Tls, which copies its data at once: it is lent memory */
-    char bulk;      /* direct mode: the last recv brought BULK bytes or more */
-    char receiving; /* data goes to the protocol at once: begun, not paused, not closing */
-    char sending;   /* write() needs no backlog: there is none, no end of file, not closed */
+    PyObject *reading; /* the Call that waits for its data, or NULL: streams.c's, not counted */
+    char lends;        /* the protocol is a Tls, which copies its data at once: it is lent memory */
+    char bulk;         /* direct mode: the last recv brought BULK bytes or more */
+    char receiving;    /* data goes to the protocol at once: begun, not paused, not closing */
+    char sending;      /* write() needs no backlog: there is none, no end of file, not closed */
     /* gather.c's */
     PyObject *kept; /* NULL, bytes, or a list of them */
     Py_ssize_t kept_bytes;
@@ -78,6 +79,17 @@ int feed_serves(PyObject *protocol);
 /* Does the work of its data_received: 1; 0: nothing is done, data_received is to be called; -1 with
  * an exception. */
 int feed_reader(PyObject *protocol, const char *data, size_t len);
+/* The protocol's reader as a new reference; NULL without an exception: it has gone, or is of an
+ * application's class. */
+PyObject *feed_reader_of(PyObject *protocol);
+
+/* streams.c. From now on the read() of the protocol's reader is compiled, and the drain() of its
+ * writer, if it has one. 0 or -1. */
+int streams_adopt(PyObject *protocol);
+/* Ends the read() that waits: 1; 0: nothing is done, the data is the reader's; -1 with an exception.
+ */
+int streams_give(PyObject *call, const char *data, size_t len);
+bool streams_is_reader(PyObject *reader); /* of asyncio's class, or of ours */
 
 /* gather.c. Is the write that the stream is about to make to be kept? */
 bool gather_wants(struct stream *s);
@@ -102,5 +114,6 @@ PyObject *stream_tell_writable(PyObject *self, PyObject *wanted);
 int transfer_exec(void);
 int life_exec(void);
 int feed_exec(void);
+int streams_exec(PyObject *module);
 
 #endif
