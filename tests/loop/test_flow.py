@@ -4,10 +4,13 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
 
 import pytest
+
+import ffloop
 
 from .util import Log, pair, serve, until
 
@@ -291,3 +294,30 @@ def test_closed_by_another_callback_of_the_batch(run_ff):
             assert sum(bool(p.data) for p in protocols) == 1
 
     run_ff(main())
+
+
+def test_large_writes_do_not_run_ahead_of_the_instance():
+    """One sleeps for it, and the next ones not again for an instance that does nothing."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as peers:
+            transports = []
+            for _ in range(12):
+                transport, _ = await loop.create_connection(Log, *listener.getsockname())
+                transports.append(transport)
+                peers.enter_context(listener.accept()[0])
+            pid = loop.instance.pid
+            os.kill(pid, signal.SIGSTOP)
+            sleeps = [loop.ffloop_stats()["sleeps"]]
+            for transport in transports:
+                transport.write(bytes(MB))
+                sleeps.append(loop.ffloop_stats()["sleeps"])
+            os.kill(pid, signal.SIGCONT)
+            assert sleeps[3] == sleeps[0]
+            assert sleeps[-1] > sleeps[0]
+            assert not any(transport.get_write_buffer_size() for transport in transports)
+            for transport in transports:
+                transport.abort()
+
+    ffloop.run(main(), instance="spawn")

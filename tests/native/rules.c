@@ -7,6 +7,10 @@
  */
 #include "lab.h"
 
+#include "../../ffloop/_native/client/internal.h"
+
+#include <sched.h>
+
 #define NOBUF FFL_NO_BUF
 
 static uint8_t pattern(uint64_t i)
@@ -690,6 +694,111 @@ TEST(r3_a_body_and_its_head_are_one_send)
     ffl_client_detach(c);
     iterations(3);
     lab_stop();
+}
+
+/* The peer reads the beginning of a large answer while the rest is copied, and a congestion control
+ * measures the rate by it; an answer of one buffer and its head is one send. */
+TEST(r3_a_large_answer_begins_with_a_send_of_its_own)
+{
+    static const struct {
+        uint32_t size, sends;
+    } answers[] = {{BODY, 2}, {65536 + 100, 1}, {1000, 1}};
+    static uint8_t data[BODY];
+    struct ffl_sim_counts before, after;
+    struct ffl_event ev[64];
+    struct ffl_addr a = addr4("10.0.0.9", 90);
+    struct ffl_client *c = usual_pool("window=4000000");
+    int l = sim_listen("10.0.0.9", 90), h = ffl_client_socket(c, AF_INET, SOCK_STREAM, 0, 0);
+    CHECK_EQ(ffl_client_connect(c, h, &a), -EINPROGRESS);
+    CHECK_EQ(ffl_client_push(c, h, true), 0);
+    iterations(3);
+    int peer = sim_answer(l);
+    for (size_t i = 0; i < FFL_COUNT(answers); i++) {
+        CHECK_EQ(sim_put(peer, "x", 1), 1);
+        iterations(3);
+        CHECK(ffl_client_wait(c, ev, 64, -1, 0) > 0);
+        ffl_sim_count(sim, &before);
+        CHECK_EQ(ffl_client_send(c, h, data, answers[i].size), answers[i].size);
+        iterations(3);
+        ffl_sim_count(sim, &after);
+        CHECK_EQ(after.sends - before.sends, answers[i].sends);
+    }
+    ffl_client_detach(c);
+    iterations(3);
+    lab_stop();
+}
+
+/* Bodies to as many sockets as it takes until a further one had better wait. */
+static void write_ahead(struct ffl_client *c, const int *h, int n)
+{
+    static uint8_t data[BODY];
+    int i = 0;
+    for (; !ffl_client_ahead(c, BODY); i++) {
+        CHECK(i < n);
+        CHECK_EQ(ffl_client_send(c, h[i], data, BODY), BODY);
+    }
+    CHECK(i > 1);
+    CHECK(!ffl_client_ahead(c, 1000));
+}
+
+static void *iterate_once_it_sleeps(void *client)
+{
+    struct ffl_client *c = client;
+    while (!(atomic_load(&c->map.seg->waits.app) & FFL_WAIT_FREE))
+        (void)sched_yield();
+    iterations(10);
+    return NULL;
+}
+
+TEST(r3_a_large_write_lets_the_instance_catch_up)
+{
+    enum { N = 32 };
+    int h[N];
+    pthread_t t;
+    struct ffl_client *c = usual_pool("window=4000000");
+    connect_all(c, h, N);
+    write_ahead(c, h, N);
+    CHECK_EQ(pthread_create(&t, NULL, iterate_once_it_sleeps, c), 0);
+    ffl_client_pace(c, 3600 * FFL_NS_PER_SEC);
+    CHECK_EQ(pthread_join(t, NULL), 0);
+    CHECK(!ffl_client_ahead(c, BODY));
+    CHECK_EQ(atomic_load(&c->map.seg->waits.app), 0);
+    ffl_client_detach(c);
+    iterations(3);
+    lab_stop();
+}
+
+/* Slow peers' bytes are not waited for, nor, for a while, an instance that does nothing. */
+TEST(r3_a_large_write_waits_for_nobody_else)
+{
+    enum { N = 32 };
+    int h[N];
+    struct ffl_client *c = usual_pool("window=20000");
+    connect_all(c, h, N);
+    write_ahead(c, h, N);
+    ffl_client_pace(c, 1);
+    CHECK(c->paces_from);
+    c->paces_from = INT64_MAX; /* a machine may stand still */
+    CHECK(!ffl_client_ahead(c, BODY));
+    c->paces_from = 0;
+    CHECK(ffl_client_ahead(c, BODY));
+    iterations(3);
+    CHECK(!ffl_client_ahead(c, BODY));
+    ffl_client_detach(c);
+    iterations(3);
+    lab_stop();
+}
+
+TEST(r9_a_large_write_does_not_wait_for_a_lost_instance)
+{
+    enum { N = 32 };
+    int h[N];
+    struct ffl_client *c = usual_pool("window=4000000");
+    connect_all(c, h, N);
+    write_ahead(c, h, N);
+    lab_stop();
+    ffl_client_pace(c, 3600 * FFL_NS_PER_SEC);
+    ffl_client_detach(c);
 }
 
 /* However many readers are slow, who has nothing unsent can send something:

@@ -15,6 +15,8 @@
 
 #define BULK_FROM 16384 /* bytes: such a write takes 64 KiB buffers, a smaller write pages */
 #define COMMIT_EVERY (256 * 1024) /* bytes of a large write: the instance works on them meanwhile */
+#define AHEAD (4 * 1024 * 1024)   /* bytes on their way that stay in the processors' caches */
+#define UNPACED_NS (100 * 1000000LL)
 
 /*
  * Large writes go round robin when half of the pool is on its way to the stack: beyond it a
@@ -46,11 +48,17 @@ static uint64_t tx_share(const struct ffl_client *c, const struct client_sock *s
     return s->tx_limit && s->tx_limit < share ? s->tx_limit : share;
 }
 
+/* Bytes that the stack has not taken, but for those of unwritable sockets. */
+static int64_t on_the_way(const struct ffl_client *c)
+{
+    uint64_t blocked = tx_unwritable(c), used = c->tx.total_bytes - c->tx.free_bytes;
+    return used > blocked ? (int64_t)(used - blocked) : 0;
+}
+
 /* The bytes of large writes that may be submitted now; none when <= 0. */
 int64_t tx_room(const struct ffl_client *c)
 {
-    uint64_t blocked = tx_unwritable(c), used = c->tx.total_bytes - c->tx.free_bytes;
-    return tx_window(c) - (int64_t)(used > blocked ? used - blocked : 0);
+    return tx_window(c) - on_the_way(c);
 }
 
 bool tx_half_free(const struct ffl_client *c)
@@ -131,6 +139,44 @@ uint32_t ffl_client_unsent(const struct ffl_client *c, int h)
 {
     const struct client_sock *s = client_sock(c, h);
     return s ? s->tx_out : 0;
+}
+
+/* ---- pacing -------------------------------------------------------------------------------- */
+
+bool ffl_client_ahead(struct ffl_client *c, size_t len)
+{
+    if (ffl_likely(len < BULK_FROM || on_the_way(c) < AHEAD) || c->detached || c->driver)
+        return false;
+    client_reap(c);
+    return on_the_way(c) >= AHEAD && ffl_now_ns() >= c->paces_from;
+}
+
+/* True: it slept for returned buffers, or need not. False: the session has ended. */
+static bool sleep_for_room(struct ffl_client *c, int64_t left_ns)
+{
+    struct epoll_event ev[2];
+    int n = 0;
+    if (ffl_channel_doze(&c->ch, FFL_WAIT_FREE) > 0 && on_the_way(c) > AHEAD / 2) {
+        ffl_stat_add(&c->map.seg->app.sleeps, 1);
+        n = ffl_epoll_wait(c->own_epfd, ev, FFL_COUNT(ev), left_ns);
+    }
+    ffl_sleep_rouse(c);
+    while (n > 0)
+        if (ev[--n].data.fd == c->sock)
+            return false; /* the next wait tells why */
+    return true;
+}
+
+/* An instance that took nothing in that time will not be waited for again soon. */
+void ffl_client_pace(struct ffl_client *c, int64_t most_ns)
+{
+    int64_t began = ffl_now_ns(), left = most_ns, before = on_the_way(c);
+    while (on_the_way(c) > AHEAD / 2 && left > 0 && sleep_for_room(c, left)) {
+        client_reap(c);
+        left = most_ns - (ffl_now_ns() - began);
+    }
+    if (on_the_way(c) >= before)
+        c->paces_from = ffl_now_ns() + UNPACED_NS;
 }
 
 /* ---- submitting ---------------------------------------------------------------------------- */

@@ -10,9 +10,10 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-#define GATHER 64      /* pieces per system call */
-#define BULK (1 << 15) /* bytes of one recv; the next one is likely to bring as many */
-#define MOST_BULK 16   /* recvs per event */
+#define GATHER 64            /* pieces per system call */
+#define BULK (1 << 15)       /* bytes of one recv; the next one is likely to bring as many */
+#define MOST_BULK 16         /* recvs per event */
+#define LONGEST_PACE 1000000 /* ns */
 
 static PyObject *name_write_slow, *name_write_rest, *name_fault, *name_on_error, *name_fill_failed,
     *name_update_failed;
@@ -219,11 +220,24 @@ int stream_read(Dispatcher *d, PyObject *self)
 
 /* ---- writing ------------------------------------------------------------------------------- */
 
+/* A large write waits where the instance has much to do yet, as one of the kernel's takes its time:
+ * what is written meanwhile would only leave the caches. */
+static void let_catch_up(struct ffl_client *c, size_t len)
+{
+    if (!ffl_client_ahead(c, len))
+        return;
+    PyThreadState *thread = PyEval_SaveThread();
+    ffl_client_pace(c, LONGEST_PACE);
+    PyEval_RestoreThread(thread);
+}
+
 /* The bytes taken, or -errno. */
 static int64_t send_now(struct stream *s, const void *data, size_t len)
 {
-    if (s->c)
+    if (s->c) {
+        let_catch_up(s->c, len);
         return ffl_client_send(s->c, s->handle, data, len);
+    }
     ssize_t sent = send(s->handle, data, len, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent < 0)
         return errno == EINTR ? -EAGAIN : -errno;
@@ -291,8 +305,13 @@ PyObject *stream_send(PyObject *self, PyObject *data)
 /* sendmsg, or ffl_client_sendv. */
 static int64_t send_pieces(struct stream *s, struct iovec *iov, int n)
 {
-    if (s->c)
+    if (s->c) {
+        size_t len = 0;
+        for (int i = 0; i < n; i++)
+            len += iov[i].iov_len;
+        let_catch_up(s->c, len);
         return ffl_client_sendv(s->c, s->handle, iov, n, 0);
+    }
     struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)n};
     ssize_t sent = sendmsg(s->handle, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent < 0)

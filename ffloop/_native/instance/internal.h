@@ -97,6 +97,7 @@ struct endpoint { /* one session's reference to one stack socket */
     uint32_t tx_head, tx_tail; /* queued transmit buffers, through session->tx[].next */
     uint32_t tx_off;           /* bytes of the head already sent */
     uint32_t tx_outstanding;   /* bytes of the queue's buffers */
+    bool tx_begins;            /* nothing was sent since the last receive */
     struct group *group;       /* that its stack socket's references share, or NULL */
     struct group *from;        /* the group of the listener that accepted it, or NULL */
     uint16_t connect_tag;

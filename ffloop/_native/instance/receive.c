@@ -34,6 +34,7 @@ static void post_data(struct endpoint *e, uint32_t buf, uint32_t len, uint8_t fl
     ffl_stat_add(&s->map.seg->inst.bytes_in, bytes);
     ffl_stat_add(&e->st->bytes_in, bytes);
     e->rx_posted += bytes;
+    e->tx_begins = true;
     stats_outstanding(e);
     session_post(s, (struct ffl_entry){.op = FFL_OP_RECV,
                                        .flags = flags,

@@ -14,6 +14,9 @@
 #define GATHER 64 /* buffers in one send, */
 /* And bytes, a body of 1 MiB and its head: bounds the time of one copy. */
 #define GATHER_BYTES (1088u * 1024)
+/* A large answer begins with a send of its own. A congestion control that measures the rate (BBR)
+ * does so by such a burst, which its own pacing does not stretch. */
+#define FIRST_BYTES (64u * 1024)
 #define SENDS_PER_ITERATION 4
 
 /* Adds `bytes` (wrapped round: subtracts) to the session's bytes that wait for the stack. */
@@ -80,9 +83,11 @@ static int gather(struct endpoint *e, struct iovec *iov, size_t *bytes, bool *mo
     const struct ffl_pool_geo *p = &s->map.geo.tx;
     int n = 0;
     uint32_t off = e->tx_off;
+    bool first = e->tx_begins && e->tx_outstanding > 2 * FIRST_BYTES;
+    size_t most = first ? FIRST_BYTES : GATHER_BYTES;
     *bytes = 0;
     *more = false;
-    for (uint32_t b = e->tx_head; b != FFL_NO_BUF && n < GATHER && *bytes < GATHER_BYTES; off = 0) {
+    for (uint32_t b = e->tx_head; b != FFL_NO_BUF && n < GATHER && *bytes < most; off = 0) {
         const struct tx_slot *t = &s->tx[ffl_buf_slot(p, b)];
         bool waits = t->flags & FFL_F_MORE;
         if (n && waits && !*more)
@@ -158,6 +163,7 @@ static int send_stream(struct endpoint *e)
     size_t bytes;
     bool more;
     int n = gather(e, iov, &bytes, &more);
+    e->tx_begins = false;
     int sent = bytes ? OPS(in)->send(ST(in), e->fd, iov, n, NULL, NULL, more ? MSG_MORE : 0) : 0;
     in->unsent |= sent > 0;
     slice_spend_call(&in->slice, sent > 0 ? (size_t)sent : 0);
