@@ -149,7 +149,10 @@ class DirectTransport(SocketTransport):
 def transport_of(
     loop: Any, sock: socket.socket, protocol: Any, extra: Any, server: Any, context: Any
 ) -> DirectTransport:
-    """A transport for a connected socket of the application's, which it closes."""
+    """A transport for a connected socket of the application's, which it closes. Raises RuntimeError
+    for a closed loop, AttributeError for what is no protocol."""
+    loop._check_closed()
+    _ = protocol.connection_made
     extra = {} if extra is None else extra
     for name, ask in (("sockname", sock.getsockname), ("peername", sock.getpeername)):
         try:

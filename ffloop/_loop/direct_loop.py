@@ -168,11 +168,11 @@ class DirectLoop(Loop):
             else:
                 self._ensure_fd_no_transport(sock)
             protocol = protocol_factory()
+            transport = transport_of(self, sock, protocol, None, None, None)
         except BaseException:
             sock.close()
             raise
         waiter = self.create_future()
-        transport = transport_of(self, sock, protocol, None, None, None)
         self.call_soon(transport.begin, waiter)
         try:
             await waiter
@@ -217,6 +217,7 @@ class DirectLoop(Loop):
     def _accept_at(self, sock: Any, *how: Any) -> bool:
         if _has_its_own_way(sock):
             return False
+        self._check_closed()
         self._listeners[sock] = DirectListener(self, sock, *how)
         return True
 

@@ -242,7 +242,9 @@ class Loop(KernelSockCalls):
         """As asyncio's newest: bytes that a server's StreamReader has read ahead belong to the
         handshake."""
         if not isinstance(sslcontext, ssl_module.SSLContext):
-            raise TypeError(f"sslcontext must be an ssl.SSLContext, got {sslcontext!r}")
+            raise TypeError(
+                f"sslcontext is expected to be an instance of ssl.SSLContext, got {sslcontext!r}"
+            )
         if not getattr(transport, "_start_tls_compatible", False):
             raise TypeError(f"transport {transport!r} is not supported by start_tls()")
         waiter = self.create_future()

@@ -137,6 +137,7 @@ class SessionLoop(SockCalls, Loop):
         if stack is None:
             return super()._make_socket_transport(sock, protocol, waiter, **how)
         self._own_session(stack)
+        _ = protocol.connection_made  # AttributeError for what is no protocol, as asyncio
         extra, server, context = map(how.get, ("extra", "server", "context"))
         transport = StreamTransport(self, stack._ep(), protocol, extra, server, context)
         transport.own(sock, stack)

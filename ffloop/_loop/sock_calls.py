@@ -7,6 +7,7 @@ do, ConnectionResetError also where the session is lost.
 
 import asyncio
 import contextvars
+import errno
 import socket
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -23,6 +24,9 @@ from .._session.session import Session, stands_for
 from .kernel_sock_calls import KernelSockCalls
 
 _T = TypeVar("_T")
+
+# Errors that end a connect which is under way; others are the call's, and have its words.
+_CONNECT_ENDS = (errno.ECONNREFUSED, errno.ETIMEDOUT, errno.EHOSTUNREACH)
 
 
 class SockCalls(KernelSockCalls):
@@ -241,9 +245,9 @@ class SockCalls(KernelSockCalls):
         try:
             await fut
         except OSError as exc:
-            if isinstance(exc, ConnectionResetError):
-                raise
-            raise OSError(exc.errno, f"Connect call failed {address}") from None
+            if exc.errno in _CONNECT_ENDS and endpoint.kind == socket.SOCK_STREAM:
+                raise OSError(exc.errno, f"Connect call failed {address}") from None
+            raise
         finally:
             del fut  # no cycle through the traceback of its exception
 

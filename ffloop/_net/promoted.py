@@ -257,13 +257,13 @@ def can_promote(sock: Any) -> bool:
 
 
 def inet_family(sock: Any, kind: int = socket.SOCK_STREAM) -> int | None:
-    """AF_INET or AF_INET6 of a kernel socket of this kind, None for any other. The kernel is asked:
-    objects made of a descriptor often say AF_UNIX (uvicorn --fd does)."""
+    """AF_INET or AF_INET6 of a kernel socket of this kind, None for any other object. The kernel is
+    asked: objects made of a descriptor often say AF_UNIX (uvicorn --fd does)."""
     try:
         if _option(sock, socket.SO_TYPE) != kind:
             return None
         family = _option(sock, socket.SO_DOMAIN)
-    except OSError:
+    except (OSError, AttributeError):
         return None
     return family if family in (socket.AF_INET, socket.AF_INET6) else None
 

@@ -25,7 +25,7 @@ def look_up_literal(
         return None
     if isinstance(host, str) and ":" not in host and host.strip(_OF_IPV4):
         return None
-    numeric = flags | socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    numeric = int(flags) | int(socket.AI_NUMERICHOST | socket.AI_NUMERICSERV)
     try:
         return socket.getaddrinfo(host, port, family, kind, proto, numeric)
     except socket.gaierror:

@@ -108,10 +108,31 @@ static void rearm(const Watchers *w, int fd)
 
 /* ---- who ----------------------------------------------------------------------------------- */
 
+/* The descriptor's number; -1 with an exception, in the words of the selectors module. */
+static int number_of(PyObject *file)
+{
+    int fd = PyObject_AsFileDescriptor(file);
+    if (fd >= 0 ||
+        !(PyErr_ExceptionMatches(PyExc_AttributeError) || PyErr_ExceptionMatches(PyExc_TypeError) ||
+          PyErr_ExceptionMatches(PyExc_ValueError)))
+        return fd;
+    PyErr_Clear();
+    PyObject *number =
+        PyLong_Check(file) ? Py_NewRef(file) : PyObject_CallMethod(file, "fileno", NULL);
+    bool negative = number && PyLong_Check(number);
+    PyErr_Clear();
+    if (negative)
+        PyErr_Format(PyExc_ValueError, "Invalid file descriptor: %S", number);
+    else
+        PyErr_Format(PyExc_ValueError, "Invalid file object: %R", file);
+    Py_XDECREF(number);
+    return -1;
+}
+
 int watchers_set(PyObject *self, PyObject *file, enum side side, PyObject *who)
 {
     Watchers *w = (Watchers *)self;
-    int fd = PyObject_AsFileDescriptor(file);
+    int fd = number_of(file);
     if (fd < 0)
         return -1;
     if (fd >= w->size && fcntl(fd, F_GETFD) < 0)
@@ -136,8 +157,7 @@ int watchers_set(PyObject *self, PyObject *file, enum side side, PyObject *who)
     return rc;
 }
 
-/* The descriptor under which an object was watched, which is closed by now; -1 with an
- * exception. */
+/* The descriptor under which an object was watched, which is closed by now; -1. */
 static int find_closed(const Watchers *w, const PyObject *file)
 {
     for (int fd = 0; fd < w->size; fd++)
@@ -146,16 +166,12 @@ static int find_closed(const Watchers *w, const PyObject *file)
     return -1;
 }
 
-/* The descriptor's number; -1 with a ValueError. */
-static int number_of(const Watchers *w, PyObject *file)
+/* As number_of, for what was watched. */
+static int watched_number(const Watchers *w, PyObject *file)
 {
-    int fd = PyObject_AsFileDescriptor(file);
-    if (fd < 0) {
+    int fd = number_of(file);
+    if (fd < 0 && (fd = find_closed(w, file)) >= 0)
         PyErr_Clear();
-        fd = find_closed(w, file);
-    }
-    if (fd < 0)
-        PyErr_Format(PyExc_ValueError, "Invalid file object: %R", file);
     return fd;
 }
 
@@ -187,7 +203,7 @@ static int take(Watchers *w, int fd, enum side side)
 
 int watchers_take(PyObject *self, PyObject *file, enum side side)
 {
-    int fd = number_of((Watchers *)self, file);
+    int fd = watched_number((Watchers *)self, file);
     return fd < 0 ? -1 : take((Watchers *)self, fd, side);
 }
 
