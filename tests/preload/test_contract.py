@@ -30,6 +30,7 @@ PROGRAMS = (
     "prefork",
     "idle",
     "leaving",
+    "confined",
 )
 FLAGS = ["-Wall", "-Wextra", "-Werror", "-O2", "-D_FORTIFY_SOURCE=2", "-pthread"]
 
@@ -83,3 +84,13 @@ def test_address_sanitizer(
     environment["LD_PRELOAD"] = f"{run_time(need('cc'), 'libasan.so')}:{shim}"
     done = subprocess.run([built(program), case], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_confined_process_hears_of_the_end_of_its_instance(built, instance: Instance) -> None:
+    with subprocess.Popen(
+        built("confined"), env=instance.environment(), stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout and process.stdout.readline() == b"ready\n"
+        instance.process.kill()
+        instance.process.wait()
+        assert process.wait() == 0

@@ -158,3 +158,35 @@ def test_exim(tmp_path: Path, shared_folder: Path) -> None:
         return [exim, "-C", str(conf), "-bdf", "-q1h"]
 
     same(None, tmp_path / "log", command, talk)
+
+
+@as_root
+def test_ssh(tmp_path: Path) -> None:
+    """Commands with much input, several clients at once. Whom the server does not know yet talks to
+    a process that has forbidden itself most system calls."""
+    sshd, ssh, keygen = need("sshd"), need("ssh"), need("ssh-keygen")
+    Path("/run/sshd").mkdir(exist_ok=True)
+    for name in ("host", "user"):
+        subprocess.run([keygen, "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name], check=True)
+    text = "some text\n" * 30000
+
+    def command(port: int) -> list[str]:
+        conf = tmp_path / "sshd.conf"
+        conf.write_text(
+            f"ListenAddress {HERE}:{port}\nHostKey {tmp_path}/host\nPidFile none\nUsePAM no\n"
+            f"AuthorizedKeysFile {tmp_path}/user.pub\nStrictModes no\nPermitRootLogin yes\n"
+        )
+        return [sshd, "-D", "-e", "-f", str(conf)]
+
+    def talk(server: Server) -> Any:
+        words = [ssh, "-F", "none", "-p", str(server.port), "-i", str(tmp_path / "user"), "-q"]
+        for option in ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "BatchMode=yes"):
+            words += ["-o", option]
+
+        def client(number: int) -> Any:
+            done = server.client(*words, HERE, f"cat; exit {number}", input=text)
+            return done.returncode, done.stdout == text, done.stderr
+
+        return at_once(4, client)
+
+    same(None, tmp_path / "log", command, talk)

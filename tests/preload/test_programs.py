@@ -289,7 +289,6 @@ def test_command_uses_the_named_one(instance: Instance) -> None:
     ("words", "said"),
     [
         (["--", "no-such-program"], "no such program"),
-        (["--", "/usr/bin/passwd"], "preloads nothing"),
         (["--stack", "fstack", "--", "true"], "ffloop instance --stack fstack"),
         (["--instance", "/nowhere", "--", "true"], "/nowhere"),
     ],

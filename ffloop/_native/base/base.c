@@ -29,6 +29,15 @@ int ffl_epoll_wait(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns
     return n;
 }
 
+bool ffl_confined;
+
+bool ffl_poll_one(int fd, short events, int64_t timeout_ns)
+{
+    struct pollfd p = {.fd = fd, .events = events};
+    struct timespec ts = {timeout_ns / FFL_NS_PER_SEC, timeout_ns % FFL_NS_PER_SEC};
+    return ppoll(&p, 1, timeout_ns < 0 ? NULL : &ts, NULL) > 0;
+}
+
 static int log_fd = 2;
 static enum ffl_log_level log_level = FFL_LOG_WARNING;
 static const char *const level_names[] = {"error", "warning", "info", "debug"};

@@ -32,6 +32,12 @@ int64_t ffl_now_ns(void);
 struct epoll_event;
 int ffl_epoll_wait(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns);
 
+/* The process has forbidden itself system calls (the shim's confined.c): a sleep takes ppoll and
+ * read alone. */
+extern bool ffl_confined;
+/* Waits, as ffl_epoll_wait, until one descriptor has `events`: true; or false. */
+bool ffl_poll_one(int fd, short events, int64_t timeout_ns);
+
 /* A pause hint for spin loops. */
 static inline void ffl_cpu_relax(void)
 {

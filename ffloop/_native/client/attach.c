@@ -364,7 +364,7 @@ void ffl_client_lost(struct ffl_client *c)
     char last[sizeof(c->why)] = "the instance ended";
     char said[sizeof(last)];
     client_reap(c); /* completions from before its end */
-    int n = ffl_msg_recv(c->sock, said, sizeof(said) - 1, NULL, NULL);
+    int n = ffl_confined ? 0 : ffl_msg_recv(c->sock, said, sizeof(said) - 1, NULL, NULL);
     if (n > 0) {
         said[n] = '\0';
         client_clean(said, sizeof(said));

@@ -6,10 +6,9 @@
  */
 #include "internal.h"
 
-#include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 /* ---- receive buffers ----------------------------------------------------------------------- */
@@ -399,8 +398,7 @@ void client_look(struct ffl_client *c)
     if (c->detached || now - c->looked < FFL_LOOK_NS)
         return;
     c->looked = now;
-    char byte;
-    if (recv(c->sock, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 || errno == ECONNRESET)
+    if (ffl_poll_one(c->sock, POLLIN | POLLRDHUP, 0))
         ffl_client_lost(c);
 }
 

@@ -7,7 +7,9 @@
 
 #include "route.h"
 
+#include <poll.h>
 #include <sched.h>
+#include <unistd.h>
 
 #define EACH_ATTACHED(c, first)                                                                    \
     for (struct ffl_client *c = (first); c; c = c->beside)                                         \
@@ -127,11 +129,30 @@ struct look {
 static bool came(void *arg, bool whole)
 {
     struct look *l = arg;
-    if (whole) {
+    if (whole && !ffl_confined) {
         (void)sched_yield(); /* cannot fail */
         l->n = ffl_epoll_wait(l->epfd, l->ev, l->max, 0);
     }
     return l->n || client_pending(l->c);
+}
+
+/* Without epfd, whose events take epoll_wait: on the doorbell, then a look at the session socket. */
+static int confined_wait(const struct ffl_client *c, struct epoll_event *ev, int64_t timeout_ns)
+{
+    uint64_t rung;
+    if (ffl_poll_one(c->app_bell, POLLIN, timeout_ns))
+        (void)!read(c->app_bell, &rung, sizeof(rung)); /* EAGAIN: another thread has */
+    if (!ffl_poll_one(c->sock, POLLIN | POLLRDHUP, 0))
+        return 0;
+    *ev = (struct epoll_event){.events = EPOLLIN, .data.fd = c->sock};
+    return 1;
+}
+
+static int wait_for_events(struct ffl_client *c, struct epoll_event *ev, int max, int epfd,
+                           int64_t timeout_ns)
+{
+    return ffl_unlikely(ffl_confined) ? confined_wait(c, ev, timeout_ns)
+                                      : ffl_epoll_wait(epfd, ev, max, timeout_ns);
 }
 
 int ffl_client_sleep(struct ffl_client *c, struct epoll_event *ev, int max, int epfd,
@@ -144,7 +165,7 @@ int ffl_client_sleep(struct ffl_client *c, struct epoll_event *ev, int max, int 
     struct look l = {c, ev, max, epfd, 0};
     bool sleeps = timeout_ns && ffl_sleep_prepare(s, &c, &left, came, &l);
     if (!l.n && (sleeps || looks))
-        l.n = ffl_epoll_wait(epfd, ev, max, sleeps ? left : 0);
+        l.n = wait_for_events(c, ev, max, epfd, sleeps ? left : 0);
     int err = errno;
     if (sleeps)
         ffl_sleep_woken(s, c, l.n == 0);

@@ -154,8 +154,10 @@ int sock_wait(struct sock *s, int64_t until)
         if (!rc)
             continue;
         struct epoll_event ev[8];
-        int n = real_epoll(w->epfd, ev, FFL_COUNT(ev), left, NULL), err = errno;
+        int n = waiter_wait(w, ev, FFL_COUNT(ev), left), err = errno;
         sleep_end(w, n == 0);
+        if (ffl_unlikely(ffl_confined))
+            waiter_drain(w);
         for (int i = 0; i < n; i++)
             beside |= !waiter_event(w, &ev[i]);
         if (n < 0 && err != EINTR)
@@ -170,9 +172,9 @@ int sock_wait(struct sock *s, int64_t until)
 
 struct set { /* a call's descriptors */
     struct pollfd *fds;
-    nfds_t n;
-    struct call *k; /* a hold per descriptor; node NULL: the kernel's */
-    bool unseen;    /* of a socket: not known what waits at the instance */
+    nfds_t n, stacks; /* the kernel has nothing of the first `stacks` */
+    struct call *k;   /* a hold per descriptor; node NULL: the kernel's */
+    bool unseen;      /* of a socket: not known what waits at the instance */
 };
 
 /* The node that has f's readiness; NULL: the kernel has it. */
@@ -208,6 +210,8 @@ static void watch(struct set *p)
         kernel[i].revents = 0;
         if (n && n->kind == NODE_SOCK)
             kernel[i].fd = ((struct sock *)n)->kernel_fd; /* the kernel's listener, or -1 */
+        if (p->stacks == i && kernel[i].fd < 0)
+            p->stacks++;
         if (n)
             (void)call_hold(p->k, n, FFL_WATCH_ALL);
         else
@@ -272,7 +276,9 @@ static int poll_loop(struct set *p, int64_t timeout_ns, const sigset_t *mask)
         if (!sleeps)
             continue;
         struct timespec ts = {left / FFL_NS_PER_SEC, left % FFL_NS_PER_SEC};
-        int k = real.ppoll(kernel, p->n + 1, left < 0 ? NULL : &ts, mask), err = errno;
+        /* No more than needed: a process may have a limit of 1 (RLIMIT_NOFILE). */
+        int k = real.ppoll(kernel + p->stacks, p->n + 1 - p->stacks, left < 0 ? NULL : &ts, mask);
+        int err = errno;
         sleep_end(w, k == 0);
         if (k < 0)
             return -err;

@@ -435,6 +435,8 @@ void proc_disowns(bool begin);    /* around many proc_disown: tells the instance
  * sockets. */
 ssize_t pass_send(int to, const struct msghdr *m, int flags);
 void pass_received(const struct msghdr *m, int flags);
+/* prctl or seccomp, by number, with five arguments (confined.c). */
+long proc_confine(long number, const long *a);
 void proc_end(void); /* the process is about to end: proc_leave for all */
 /* syscall(2) with a number of fork, vfork or clone. Not *known: the kernel's call. */
 long fork_by_number(long number, const long *a, bool *known);

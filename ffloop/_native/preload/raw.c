@@ -212,6 +212,10 @@ static long by_number(long number, const long *a, bool *known)
     case SYS_rt_sigprocmask:
         tls.faults = FAULTS_UNKNOWN;
         break;
+    case SYS_prctl:
+    case SYS_seccomp:
+        *known = true;
+        return proc_confine(number, a);
     case SYS_exit_group:
         proc_end();
         break;

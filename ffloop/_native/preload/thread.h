@@ -205,7 +205,10 @@ void calls_rearm(void); /* share.c: reads ahead again for the calls that wait. L
 /* Deals with the shim's own events (a doorbell, a wake, a session's end). False: the program's
  * event. Locked. */
 bool waiter_event(struct waiter *w, const struct epoll_event *ev);
-void waiter_drain(struct waiter *w); /* takes the events of a thread's own waiter */
+/* Of a thread's own waiter: takes its events, locked; sleeps and takes them, or -1 with errno. In a
+ * confined process the sleep takes none (0); waiter_drain follows. */
+void waiter_drain(struct waiter *w);
+int waiter_wait(struct waiter *w, struct epoll_event *ev, int max, int64_t timeout_ns);
 /* User data of a doorbell or a wake, of this process or its parent? */
 bool waiter_mark(uint64_t data);
 /* epoll_pwait with a time-out in ns; < 0: for ever. */

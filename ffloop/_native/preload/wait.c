@@ -325,8 +325,8 @@ static bool came(void *arg, bool whole)
     tls.call->frame = __builtin_frame_address(0);
     tls.call->away = true;
     pass();
-    if (whole || tls.locked) /* another thread may need the lock */
-        (void)sched_yield(); /* cannot fail */
+    if ((whole || tls.locked) && !ffl_confined) /* another thread may need the lock */
+        (void)sched_yield();                    /* cannot fail */
     take();
     tls.call->away = false;
     session_reap();

@@ -6,6 +6,7 @@
 #include "preload.h"
 #include "calls.h"
 
+#include <poll.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 
@@ -101,24 +102,58 @@ bool waiter_event(struct waiter *w, const struct epoll_event *ev)
         if (ffl_client_detached(session->c) == 0)
             ffl_client_lost(session->c); /* tells the watches of its sockets */
         tell_end(session);
-        (void)real.epoll_ctl(w->epfd, EPOLL_CTL_DEL, ffl_client_session_fd(session->c), NULL);
+        if (!ffl_confined)
+            (void)real.epoll_ctl(w->epfd, EPOLL_CTL_DEL, ffl_client_session_fd(session->c), NULL);
         return true;
     }
     return false;
 }
 
+static void hush(int bell)
+{
+    uint64_t rung;
+    (void)!real.read(bell, &rung, sizeof(rung)); /* EAGAIN: it has not rung */
+}
+
+/* The kernel's epoll is ready until the bells in it are hushed. */
+static void drain_confined(struct waiter *w)
+{
+    hush(w->wake_fd);
+    for (struct session *session = session_first(); session; session = session->next) {
+        struct epoll_event end = {.data.ptr = session};
+        if (ffl_client_detached(session->c))
+            continue;
+        hush(ffl_client_doorbell_fd(session->c));
+        if (ffl_poll_one(ffl_client_session_fd(session->c), POLLIN | POLLRDHUP, 0))
+            (void)waiter_event(w, &end);
+    }
+}
+
 void waiter_drain(struct waiter *w)
 {
     struct epoll_event ev[8];
+    if (ffl_unlikely(ffl_confined)) {
+        drain_confined(w);
+        return;
+    }
     int n = real_epoll(w->epfd, ev, FFL_COUNT(ev), 0, NULL);
     for (int i = 0; i < n; i++)
         (void)waiter_event(w, &ev[i]);
 }
 
+int waiter_wait(struct waiter *w, struct epoll_event *ev, int max, int64_t timeout_ns)
+{
+    if (ffl_likely(!ffl_confined))
+        return real_epoll(w->epfd, ev, max, timeout_ns, NULL);
+    struct pollfd p = {.fd = w->epfd, .events = POLLIN};
+    struct timespec ts = {timeout_ns / FFL_NS_PER_SEC, timeout_ns % FFL_NS_PER_SEC};
+    return real.ppoll(&p, 1, timeout_ns < 0 ? NULL : &ts, NULL) < 0 ? -1 : 0;
+}
+
 int real_epoll(int epfd, struct epoll_event *ev, int max, int64_t timeout_ns, const sigset_t *mask)
 {
     static _Atomic bool no_pwait2;
-    if (timeout_ns > 0 && !atomic_load(&no_pwait2)) {
+    if (timeout_ns > 0 && !ffl_confined && !atomic_load(&no_pwait2)) {
         struct timespec ts = {timeout_ns / FFL_NS_PER_SEC, timeout_ns % FFL_NS_PER_SEC};
         int n = real.epoll_pwait2(epfd, ev, max, &ts, mask);
         if (n >= 0 || !ffl_lacks(errno))
