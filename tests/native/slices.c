@@ -799,6 +799,45 @@ TEST(slices_few_receive_one_datagram)
     nothing_is_charged();
 }
 
+/* A datagram of one byte, without an error or with this one. */
+static void sends(uint32_t h, const struct ffl_addr *to, int err)
+{
+    struct {
+        struct ffl_addr to;
+        char byte;
+    } d = {*to, 'x'};
+    raw_put(&bad, (struct ffl_entry){.op = FFL_OP_SEND,
+                                     .flags = FFL_F_ADDR,
+                                     .handle = h,
+                                     .arg = sizeof(*to) + 1,
+                                     .buf = raw_arg(&bad, &d, sizeof(*to) + 1)});
+    if (err)
+        CHECK_EQ(raw_expect(&bad, FFL_OP_ERROR, h).arg, err);
+    else
+        raw_nothing(&bad);
+}
+
+/* What may be for all sockets at a port goes only where few are: one call of the stack serves all. */
+TEST(slices_broadcasts_are_for_few)
+{
+    struct ffl_addr a = addr4("10.0.0.3", 9), group = addr4("224.1.1.1", 9);
+    struct ffl_optarg o = {.level = SOL_SOCKET, .name = SO_BROADCAST, .len = sizeof(int)};
+    memcpy(o.data, &(int){1}, sizeof(int));
+    start_lenient();
+    lab.in->cast_most = 2;
+    CHECK_EQ(answer_of(FFL_OP_BIND, 0, &a, sizeof(a)), 0);
+    sends(0, &group, 0);
+    struct ffl_addr b = addr4("10.0.0.4", 9);
+    CHECK_EQ(answer_of(FFL_OP_BIND, 1, &b, sizeof(b)), 0);
+    sends(0, &b, 0);
+    sends(0, &group, -ENOBUFS);
+    CHECK_EQ(answer_of(FFL_OP_SETSOCKOPT, 0, &o, sizeof(o)), 0);
+    sends(0, &b, -ENOBUFS); /* perhaps a broadcast address */
+    group.port_be = htons(10);
+    sends(0, &group, 0);
+    nothing_is_charged();
+}
+
 /* ---- lists that an application does not choose ----------------------------------------------- */
 
 #define REFERENCES 20u

@@ -1,12 +1,13 @@
 /*
- * burden.c - memberships and filters: work of the stack that no slice can cut.
+ * burden.c - memberships, filters, broadcasts: work of the stack that no slice can cut.
  *
- * Callers: control.c, endpoint.c, group.c. A close leaves each group, and each time a list of all
+ * Callers: control.c, endpoint.c, group.c, transmit.c. A close leaves each group, and each time a list of all
  * memberships is walked (0.5 s for 12,000); a datagram for a group passes the filters of all its
  * sockets. So their number is limited, per user. They are charged to the user of the socket, until
  * its last reference is closed.
  */
 #include "internal.h"
+#include "addr.h"
 #include "option.h"
 
 #include <errno.h>
@@ -65,6 +66,19 @@ void burden_settle(struct endpoint *e, const struct ffl_option *o, uint32_t filt
     }
     if (filter)
         replace_filter(e, o->name == SO_ATTACH_FILTER, filter);
+}
+
+bool burden_may_send(struct endpoint *e, const struct ffl_addr *to)
+{
+    struct ffl_instance *in = e->s->in;
+    const struct settings *s = group_settings(e);
+    uint32_t n = 0;
+    if (!(to ? s->broadcasts || ffl_addr_multicast(to) : s->casts))
+        return true;
+    const struct group *g = group_at(in, to ? to->port_be : s->cast_be, true);
+    for (; g && n < in->cast_most; g = group_next(g))
+        n++;
+    return n < in->cast_most;
 }
 
 void burden_end(struct ffl_instance *in, struct account *a, struct settings *s)

@@ -75,7 +75,10 @@ struct settings {
     bool reporting; /* reports in the error queue */
     uint32_t memberships, filter[2]; /* charged for them (burden.c) */
     bool shut_wr;                    /* the sending side is shut down */
-    bool shut_rd; /* the stack was told to read no more: its end is not the peer's */
+    bool shut_rd;    /* the stack was told to read no more: its end is not the peer's */
+    bool broadcasts; /* SO_BROADCAST */
+    bool casts;      /* connected to what may be the address of many sockets, at this port: */
+    uint16_t cast_be;
 };
 
 struct endpoint { /* one session's reference to one stack socket */
@@ -247,7 +250,8 @@ struct ffl_instance {
     TAILQ_HEAD(, pending) pending;                  /* peers whose hello is not read yet */
     TAILQ_HEAD(session_list, ffl_session) sessions; /* the oldest first */
     uint32_t next_id, next_serial, next_ticket;
-    uint32_t port_most; /* datagram sockets of one user at one port: one broadcast is for all */
+    uint32_t port_most; /* datagram sockets of one user at one port */
+    uint32_t cast_most; /* and of all users, where a broadcast or multicast goes there */
     LIST_HEAD(ticket_list, ticket) tickets[TICKET_LISTS]; /* by id */
     LIST_HEAD(held_heads, held) held[HELD_LISTS];         /* ticket.c */
     uint64_t held_key[2];       /* random: applications choose handles, and may not choose lists */
@@ -467,6 +471,9 @@ uint32_t burden_of_filter(const struct sock_filter *code, uint32_t n); /* instru
 int burden_charge(struct endpoint *e, const struct ffl_option *o, uint32_t filter);
 /* After it: has it been done? */
 void burden_settle(struct endpoint *e, const struct ffl_option *o, uint32_t filter, bool done);
+/* May e send to `to` (NULL: where it is connected)? A broadcast or multicast is for all sockets at
+ * the port, in one call of the stack: not where there are many. */
+bool burden_may_send(struct endpoint *e, const struct ffl_addr *to);
 void burden_end(struct ffl_instance *in, struct account *a, struct settings *s); /* of all */
 
 /* interrupt.c */

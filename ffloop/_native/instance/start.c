@@ -43,6 +43,7 @@ void ffl_instance_opts_default(struct ffl_instance_opts *o)
 #define USER_KEPT 64
 #define USER_FILTER 131072 /* instructions */
 #define PORT_MOST 16384
+#define CAST_MOST 1024 /* a broadcast takes a microsecond per socket */
 /* Descriptors of this process: memory, bells, unix socket, pidfd; and a spare. */
 #define SESSION_FDS 6
 
@@ -80,6 +81,7 @@ static void set_limits(struct ffl_instance *in)
     l->user_limit[CHARGE_MEMBERSHIP] = in->o.user_memberships;
     l->user_limit[CHARGE_FILTER] = USER_FILTER;
     in->port_most = PORT_MOST;
+    in->cast_most = CAST_MOST;
     l->limit[CHARGE_BYTES] = 2 * pool;
     l->user_limit[CHARGE_BYTES] = pool / 2; /* bytes given back come out of receive pools */
 }

@@ -92,6 +92,12 @@ void ffl_addr_set_loopback(struct ffl_addr *a)
     memcpy(a->ip, a->family == AF_INET ? four : six, sizeof(a->ip));
 }
 
+bool ffl_addr_multicast(const struct ffl_addr *a)
+{
+    struct ffl_addr p = ffl_addr_plain(a);
+    return p.family == AF_INET ? p.ip[0] >> 4 == 14 : p.ip[0] == 0xff;
+}
+
 bool ffl_addr_loopback(const struct ffl_addr *a)
 {
     static const uint8_t six[16] = {[15] = 1};

@@ -26,6 +26,7 @@ void ffl_addr_set_loopback(struct ffl_addr *a); /* 127.0.0.1 or ::1, by its fami
 
 bool ffl_addr_wildcard(const struct ffl_addr *a);
 bool ffl_addr_loopback(const struct ffl_addr *a);                          /* mapped too */
+bool ffl_addr_multicast(const struct ffl_addr *a);                         /* mapped too */
 bool ffl_addr_same_ip(const struct ffl_addr *a, const struct ffl_addr *b); /* and family */
 bool ffl_addr_same(const struct ffl_addr *a, const struct ffl_addr *b); /* port and scope as well */
 /* Do the first `bits` of two addresses of one family agree? */
