@@ -15,6 +15,7 @@
 
 #define BULK_FROM 16384 /* bytes: such a write takes 64 KiB buffers, a smaller write pages */
 #define COMMIT_EVERY (256 * 1024) /* bytes of a large write: the instance works on them meanwhile */
+#define PACED_FROM (128 * 1024)   /* bytes: an answer of 64 KiB is not worth a wake */
 #define AHEAD (4 * 1024 * 1024)   /* bytes on their way that stay in the processors' caches */
 #define UNPACED_NS (100 * 1000000LL)
 
@@ -145,7 +146,7 @@ uint32_t ffl_client_unsent(const struct ffl_client *c, int h)
 
 bool ffl_client_ahead(struct ffl_client *c, size_t len)
 {
-    if (ffl_likely(len < BULK_FROM || on_the_way(c) < AHEAD) || c->detached || c->driver)
+    if (ffl_likely(len < PACED_FROM || on_the_way(c) < AHEAD) || c->detached || c->driver)
         return false;
     client_reap(c);
     return on_the_way(c) >= AHEAD && ffl_now_ns() >= c->paces_from;
