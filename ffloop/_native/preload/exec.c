@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -345,15 +346,20 @@ static void add_close(int fd, void *arg)
         c->rc = posix_spawn_file_actions_addclose(c->actions, fd);
 }
 
-/* Closes the descriptors one by one. */
+/* Closes the descriptors one by one. A program may have some beyond its limit, which addclose does
+ * not take: the limit is as high as it may be meanwhile. */
 API int posix_spawn_file_actions_addclosefrom_np(posix_spawn_file_actions_t *actions, int low)
 {
     real_start();
     struct closefrom c = {actions, low, 0};
     bool listed = false;
-    if (started && !tls.inside) {
+    struct rlimit64 was;
+    if (started && !tls.inside && real.prlimit64(0, RLIMIT_NOFILE, NULL, &was) == 0) {
+        struct rlimit64 most = {was.rlim_max, was.rlim_max};
         lock();
+        (void)real.prlimit64(0, RLIMIT_NOFILE, &most, NULL); /* fails: as it was */
         listed = each_open(add_close, &c);
+        (void)real.prlimit64(0, RLIMIT_NOFILE, &was, NULL);
         unlock();
     }
     return listed ? c.rc : real.posix_spawn_file_actions_addclosefrom_np(actions, low);
