@@ -101,6 +101,20 @@ TEST(wait_word)
     CHECK(!ffl_wait_take(&word, FFL_WAIT_QUEUE));
 }
 
+TEST(wait_word_of_a_side_that_spins)
+{
+    _Atomic uint32_t word = 0;
+    ffl_wait_spin(&word, true);
+    CHECK(!ffl_wait_take(&word, FFL_WAIT_FREE));
+    CHECK_EQ(word, FFL_WAIT_SPINS); /* nothing that it spins for */
+    CHECK(!ffl_wait_take(&word, FFL_WAIT_QUEUE));
+    CHECK_EQ(word, 0);
+    ffl_wait_raise(&word, FFL_WAIT_QUEUE); /* another thread sleeps */
+    ffl_wait_spin(&word, true);
+    ffl_wait_spin(&word, false);
+    CHECK(ffl_wait_take(&word, FFL_WAIT_QUEUE));
+}
+
 /* Nothing is visible before the commit, and all of it after: entries, and buffers given back. */
 TEST(commit_shows_all)
 {
@@ -266,6 +280,8 @@ static bool sleep_once(struct litmus *l, uint32_t round, uint64_t *seed)
     (void)meet(l, round, seed);
     for (uint32_t n = test_random(seed) % 256; n > 0; n--)
         atomic_signal_fence(memory_order_seq_cst);
+    if (round % 2)
+        ffl_wait_spin(ch->waits, true);
     bool saw = ffl_channel_doze(ch, room ? 0 : FFL_WAIT_QUEUE | FFL_WAIT_FREE) == 0;
     for (uint32_t spins = 0; atomic_load_explicit(&l->done, memory_order_acquire) != round; spins++)
         if (spins > 2000)
@@ -350,6 +366,11 @@ struct side {
 
 static void sleep_on(struct side *s)
 {
+    if (s->got % 2) {
+        ffl_wait_spin(s->ch->waits, true);
+        if (ffl_channel_pending(s->ch, FFL_WAIT_QUEUE))
+            ffl_wait_spin(s->ch->waits, false);
+    }
     if (ffl_channel_doze(s->ch, FFL_WAIT_QUEUE)) {
         struct pollfd p = {.fd = s->bell, .events = POLLIN};
         int n;

@@ -192,7 +192,7 @@ static int idles(struct ffl_idle *i, unsigned found)
     struct looked l = {0};
     int64_t left = -1;
     i->found += found;
-    CHECK(!ffl_idle(i, true, &left, look, &l));
+    CHECK(!ffl_idle(i, &left, look, &l));
     CHECK_EQ(i->found, 0);
     return l.looks > 1 ? 1 : l.whole == 1 ? 0 : -1;
 }

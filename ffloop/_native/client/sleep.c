@@ -38,13 +38,12 @@ static bool attached(const struct ffl_client *first)
     return false;
 }
 
-/* A stack that polls sends what it has gathered when its applications sleep. */
-static bool stack_polls(struct ffl_client *first)
+/* A stack that polls sends what it has gathered when its applications sleep or spin. */
+static void tell_of_spin(struct ffl_client *first, bool begins)
 {
     EACH_ATTACHED(c, first)
     if (ffl_route_polls(c->stack))
-        return true;
-    return false;
+        ffl_wait_spin(c->ch.waits, begins);
 }
 
 /* Spins or yields. `came` may change the list. */
@@ -52,8 +51,10 @@ static bool idle(struct ffl_idle *i, struct ffl_client *const *first, int64_t *l
                  ffl_came_fn *came, void *arg)
 {
     struct ffl_spin before = i->spin;
-    bool may_spin = !i->spin.by_default || !stack_polls(*first);
-    bool hit = ffl_idle(i, may_spin, left_ns, came, arg);
+    tell_of_spin(*first, true);
+    bool hit = ffl_idle(i, left_ns, came, arg);
+    if (hit) /* else the sleep says more */
+        tell_of_spin(*first, false);
     EACH_ATTACHED(c, i->spin.spins != before.spins ? *first : NULL)
     {
         ffl_stat_add(&c->map.seg->app.spins, 1);

@@ -319,7 +319,7 @@ static void sleep_for(struct ffl_instance *in, int64_t timeout_ns)
     struct ffl_session *s;
     TAILQ_FOREACH(s, &in->sessions, link)
     session_commit(s); /* what the iteration's end has posted */
-    if (ffl_idle(&in->idle, true, &timeout_ns, came, in))
+    if (ffl_idle(&in->idle, &timeout_ns, came, in))
         return;
     if (raise_waits(in)) {
         ffl_stat_add(&in->page->sleeps, 1);

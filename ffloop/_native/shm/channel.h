@@ -49,6 +49,9 @@ void ffl_channel_close(struct ffl_channel *ch);
 static inline bool ffl_wait_take(_Atomic uint32_t *word, uint32_t bits)
 {
     uint32_t w = atomic_load_explicit(word, memory_order_seq_cst); /* R3 */
+    if (w == FFL_WAIT_SPINS && bits & FFL_WAIT_QUEUE) /* by now it may sleep: no plain store */
+        atomic_compare_exchange_strong_explicit(word, &w, 0, memory_order_seq_cst,
+                                                memory_order_seq_cst);
     if (ffl_likely((w & bits) == 0))
         return false;
     atomic_store_explicit(word, 0, memory_order_relaxed); /* the sleeper stores it anew each time */
@@ -58,6 +61,14 @@ static inline bool ffl_wait_take(_Atomic uint32_t *word, uint32_t bits)
 static inline void ffl_wait_raise(_Atomic uint32_t *word, uint32_t bits)
 {
     atomic_store_explicit(word, bits, memory_order_seq_cst); /* R3: look at the rings after this */
+}
+
+/* Before and after a spin: says it to the other side, unless another thread sleeps. */
+static inline void ffl_wait_spin(_Atomic uint32_t *word, bool begins)
+{
+    uint32_t was = begins ? 0 : FFL_WAIT_SPINS;
+    atomic_compare_exchange_strong_explicit(word, &was, begins ? FFL_WAIT_SPINS : 0,
+                                            memory_order_relaxed, memory_order_relaxed);
 }
 
 static inline void ffl_wait_lower(_Atomic uint32_t *word)

@@ -187,6 +187,7 @@ struct ffl_ring_ctl {
 /* Buffers came back: tx-free (application; tx_unwritable too), rx-free (instance). */
 #define FFL_WAIT_FREE 2u
 #define FFL_WAIT_SPACE 4u /* room: in the SQ (application), in the CQ (instance) */
+#define FFL_WAIT_SPINS 8u /* alone in the word: it spins for the CQ, and needs no doorbell */
 
 struct ffl_waits {
     _Alignas(FFL_CACHELINE) _Atomic uint32_t app;

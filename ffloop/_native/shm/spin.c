@@ -20,11 +20,9 @@ static void shorten(int64_t *left_ns, int64_t took)
 
 void ffl_spin_init(struct ffl_spin *s, int64_t limit_us)
 {
-    bool by_default = limit_us == FFL_SPIN_AUTO;
-    if (by_default)
+    if (limit_us == FFL_SPIN_AUTO)
         limit_us = ffl_cpu_count() >= 2 ? AUTO_LIMIT_US : 0;
-    *s = (struct ffl_spin){.limit_ns = limit_us < 0 ? INT64_MAX : limit_us * 1000,
-                           .by_default = by_default};
+    *s = (struct ffl_spin){.limit_ns = limit_us < 0 ? INT64_MAX : limit_us * 1000};
 }
 
 struct spun {
@@ -103,10 +101,10 @@ void ffl_yield_done(struct ffl_yield *y, int64_t took_ns, bool came)
 
 /* ---- both ---------------------------------------------------------------------------------- */
 
-bool ffl_idle(struct ffl_idle *i, bool may_spin, int64_t *left_ns, ffl_came_fn *came, void *arg)
+bool ffl_idle(struct ffl_idle *i, int64_t *left_ns, ffl_came_fn *came, void *arg)
 {
     uint64_t spins = i->spin.spins;
-    may_spin &= i->found <= FEW;
+    bool may_spin = i->found <= FEW;
     i->found = 0;
     bool hit = may_spin && ffl_spin_try(&i->spin, left_ns, came, arg);
     if (i->spin.spins != spins || !ffl_yield_due(&i->yield))

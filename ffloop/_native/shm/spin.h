@@ -32,7 +32,6 @@ struct ffl_spin {
     int64_t limit_ns;    /* 0: never; INT64_MAX: until something comes */
     unsigned skip, left; /* sleeps without a spin; how many of them are still to come */
     uint64_t spins, hits;
-    bool by_default; /* FFL_SPIN_AUTO */
 };
 
 /* limit_us: microseconds, FFL_SPIN_FOREVER or FFL_SPIN_AUTO. */
@@ -68,9 +67,9 @@ struct ffl_idle { /* of one sleeper */
     unsigned found; /* by the caller, without a sleep: events, or turns of ready sockets */
 };
 
-/* Before a sleep, with the wait word still down so that the other side does not ring: spins where
- * that is allowed and `found` is two at most, or yields (a whole look), or neither.
+/* Before a sleep, with the wait word not yet raised so that the other side does not ring: spins where
+ * `found` is two at most, or yields (a whole look), or neither.
  * True: work has come. *left_ns as in ffl_spin_try. */
-bool ffl_idle(struct ffl_idle *i, bool may_spin, int64_t *left_ns, ffl_came_fn *came, void *arg);
+bool ffl_idle(struct ffl_idle *i, int64_t *left_ns, ffl_came_fn *came, void *arg);
 
 #endif
