@@ -270,10 +270,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "sim" in getattr(item, "fixturenames", ()):  # it waits for the compiler
             item.add_marker(pytest.mark.timeout(600))
         how = _on_fstack(item)
-        if folder not in ("loop", "frameworks") or not how:
+        if folder not in ("loop", "frameworks", "preload") or not how:
             continue
         module = f"{folder}/{item.path.name}"
-        name = f"{module}::{item.name.partition('[')[0]}"
+        test, _, case = item.name.partition("[")
+        if folder == "preload":
+            test = f"{test}[{case}".replace("-fstack]", "]")
+        name = f"{module}::{test}"
         for prefix in ("", "direct: ") if how == "fstack-direct" else ("",):
             if reason := exceptions.get(f"{prefix}{module}"):
                 item.add_marker(pytest.mark.skip(reason=f"not on F-Stack: {reason}"))

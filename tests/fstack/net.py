@@ -41,6 +41,7 @@ from ffloop._session.discovery import executable
 PEER, PEER6 = "10.97.0.1", "fd97::1"
 STACKS, STACK6 = [f"10.97.0.{n}" for n in range(2, 6)], "fd97::2"
 STACK = STACKS[0]
+SILENT = "10.97.0.9"  # nobody's
 MIRROR = {a: a.replace("10.97.0.", "10.97.1.") for a in STACKS}
 MIRROR6 = "fd97:1::2"
 # What loop.util's names of addresses are on F-Stack.

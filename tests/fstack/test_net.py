@@ -25,12 +25,15 @@ def excepted(folder):
             yield module.partition("/")[2], test, reason
 
 
-@pytest.mark.parametrize("folder", ["loop", "frameworks"])
+@pytest.mark.parametrize("folder", ["loop", "frameworks", "preload"])
 def test_exceptions_name_tests(request, folder):
     """Each line of exceptions.txt is about a test that there is."""
     folder = request.path.parent.parent / folder
     for module, test, reason in excepted(folder):
-        assert f"def {test}" in (folder / module).read_text(), (module, test)
+        function, _, case = test.partition("[")
+        program = case.partition("-")[0]
+        assert f"def {function}" in (folder / module).read_text(), (module, test)
+        assert not case or list(folder.glob(f"*{program}.*")), (module, test)
         assert len(reason) > 10, (module, test)
 
 

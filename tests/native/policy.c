@@ -66,6 +66,31 @@ TEST(a_rule_means_what_it_says)
     }
 }
 
+TEST(all_is_the_stacks)
+{
+    static const struct {
+        const char *rules, *stack;
+        bool all;
+    } cases[] = {
+        {"", "host", true},
+        {"10.0.0.0/8=kernel", "host", false},
+        {"10.0.0.0/8=stack", "host", true},
+        {"", "fstack", false}, /* loopback is the kernel's */
+        {"127.0.0.0/8=stack", "fstack", false},
+        {"127.0.0.1=stack,::1=stack", "fstack", false},
+        {"127.0.0.0/8=stack,::1=stack", "fstack", true},
+        {"0.0.0.0/0=stack,::/0=stack", "fstack", true},
+        {"0.0.0.0/0=stack,::/0=stack,10.0.0.5=kernel", "fstack", false},
+    };
+    char why[FFL_SETTING_WHY];
+    for (size_t i = 0; i < FFL_COUNT(cases); i++) {
+        struct ffl_route r;
+        CHECK_EQ(ffl_route_parse(&r, "routes", cases[i].rules, why, sizeof(why)), 0);
+        if (ffl_route_all(&r, cases[i].stack) != cases[i].all)
+            FAIL("'%s' on %s", cases[i].rules, cases[i].stack);
+    }
+}
+
 TEST(a_malformed_rule_is_named_and_why)
 {
     static const struct {

@@ -1,11 +1,13 @@
 """Instances for the tests of the shim."""
 
 import contextlib
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from programs import need
 from shim import Instance, OnFStack
 
 
@@ -45,3 +47,21 @@ def shared_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library of mirror.c."""
+    out = tmp_path_factory.mktemp("mirror") / "mirror.so"
+    flags = ["-Wall", "-Wextra", "-Werror", "-O2", "-shared", "-fPIC"]
+    source = Path(__file__).with_name("mirror.c")
+    subprocess.run([need("cc"), *flags, source, "-o", out], check=True)
+    return out
+
+
+@pytest.fixture
+def at_loopback(request: pytest.FixtureRequest, instance: Instance) -> Instance:
+    """The instance, for programs that have both ends of their connections at loopback addresses."""
+    if isinstance(instance, OnFStack):
+        instance.loopback = request.getfixturevalue("mirror")
+    return instance

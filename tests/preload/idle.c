@@ -1,6 +1,7 @@
 /* idle.c - many connections that say nothing at first are all heard; see test_contract.py. */
 #include "cases.h"
 
+#include <arpa/inet.h>
 #include <pthread.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -26,14 +27,16 @@ static int many(int most)
 
 /* ---- the clients ----------------------------------------------------------------------------- */
 
-/* Another program, natively: `idle clients PORT N`. They end in a reset,
- * and leave the ports free. */
+/* Another program, natively: `idle clients PORT N`, to the address in SERVER, if any. They end in a
+ * reset, and leave the ports free. */
 static int clients(int port, int n)
 {
     char byte;
     static const struct linger reset = {1, 0};
     struct sockaddr_in a = anywhere();
     a.sin_port = htons((uint16_t)port);
+    if (getenv("SERVER"))
+        NEED(inet_pton(AF_INET, getenv("SERVER"), &a.sin_addr) == 1);
     (void)many(n);
     fds = calloc((size_t)n, sizeof(*fds));
     for (int i = 0; i < n; i++) {

@@ -13,6 +13,8 @@ from common.processes import completed
 import ffloop
 from ffloop._session import stats_page
 
+# For programs on F-Stack: where kernel sockets reach the stack, and where nobody answers.
+PLACES = ("SERVER", "SILENT")
 NATIVE = Path(ffloop.__path__[0], "_native")
 
 
@@ -50,15 +52,16 @@ class Instance:
 
     def same(self, *command: str | Path) -> None:
         """The program does well natively, and the same under the shim, on the stack."""
+        accepts = self.stats().totals["accepts"]
         shimmed = self.environment()
-        plain = {k: v for k, v in shimmed.items() if k != "LD_PRELOAD"}
+        plain = {k: v for k, v in shimmed.items() if k not in ("LD_PRELOAD", *PLACES)}
         seen = []
         for environment in (plain, shimmed):
             done = subprocess.run(command, env=environment, capture_output=True, text=True)
             seen.append((done.returncode, done.stdout, done.stderr))
         assert seen[0][0] == 0, seen[0]
         assert seen[1] == seen[0]
-        assert self.stats().totals["accepts"], "not on the stack"
+        assert self.stats().totals["accepts"] > accepts, "not on the stack"
 
     def holds(self, port: int) -> int:
         """How many of this kernel's TCP sockets at a local port are this instance's."""
@@ -89,13 +92,25 @@ class Instance:
 
 
 class OnFStack(Instance):
-    """The session's instance on the real F-Stack (fstack/net.py); `stop` leaves it running."""
+    """The session's instance on the real F-Stack (fstack/net.py); `stop` leaves it running. With
+    `loopback`, the library built from mirror.c, programs find each other at loopback addresses."""
+
+    loopback: Path | None = None
 
     def __init__(self, fstack: Any) -> None:
         from fstack import net
 
         self.fstack, self.path, self.process = fstack, fstack.path, fstack.process
         self.address, self.mirror, self.peer = net.STACK, net.MIRROR[net.STACK], net.PEER
+        self.places = dict(zip(PLACES, (net.STACK, net.SILENT), strict=True))
+
+    def environment(self, **more: str) -> dict[str, str]:
+        environment = super().environment(**more)
+        if self.loopback is None:
+            return environment
+        libraries = f"{self.loopback}:{environment['LD_PRELOAD']}"
+        routes = "0.0.0.0/0=stack,::/0=stack"
+        return {**environment, **self.places, "FFLOOP_ROUTES": routes, "LD_PRELOAD": libraries}
 
     def stop(self) -> None:
         self.fstack.revive()

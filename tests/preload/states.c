@@ -1,6 +1,7 @@
 /* states.c - what became of a socket is known to every call that asks; see test_contract.py. */
 #include "cases.h"
 
+#include <arpa/inet.h>
 #include <netinet/tcp.h>
 
 /* ---- the peer has gone ----------------------------------------------------------------------- */
@@ -494,6 +495,21 @@ CASE(options_outlive_a_connection)
     saw("accept", accept(listener, NULL, NULL) >= 0);
 }
 
+/* Servers set options of what they have accepted, gone or not. */
+CASE(options_of_a_connection_that_was_reset)
+{
+    int n = 4;
+    uint8_t state = 0;
+    socklen_t len = sizeof(state);
+    connected();
+    goes(client, true);
+    struct pollfd p = {.fd = server};
+    NEED(poll(&p, 1, 60000) == 1);
+    saw("TCP_KEEPCNT", setsockopt(server, IPPROTO_TCP, TCP_KEEPCNT, &n, sizeof(n)));
+    saw("TCP_INFO", getsockopt(server, IPPROTO_TCP, TCP_INFO, &state, &len));
+    printf("%d\n", state == TCP_CLOSE);
+}
+
 CASE(dissolved_before_it_was_connected)
 {
     struct sockaddr none = {.sa_family = AF_UNSPEC};
@@ -505,10 +521,18 @@ CASE(dissolved_before_it_was_connected)
     saw("accept", accept(listener, NULL, NULL) >= 0);
 }
 
-/* A connect that nothing answers: its listener has no room for one more. */
+/* A connect that nothing answers: to the address in SILENT, or to a listener that has no room for
+ * one more. (F-Stack answers whether there is room or not.) */
 static int stuck(void)
 {
     struct sockaddr_in a = anywhere();
+    if (getenv("SILENT")) {
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+        a.sin_port = htons(9);
+        NEED(inet_pton(AF_INET, getenv("SILENT"), &a.sin_addr) == 1);
+        NEED(connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0 && errno == EINPROGRESS);
+        return fd;
+    }
     listener = socket(AF_INET, SOCK_STREAM, 0);
     NEED(bind(listener, (struct sockaddr *)&a, sizeof(a)) == 0 && listen(listener, 0) == 0);
     a = where(listener);

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from building import Build
-from programs import need
+from programs import either_stack, need
 from shim import Instance
 
 HERE = Path(__file__).parent
@@ -57,9 +57,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return build
 
 
+@either_stack
 @pytest.mark.parametrize(("program", "case"), [(p, c) for p in PROGRAMS for c in cases(p)])
-def test_same(built, instance: Instance, program: str, case: str) -> None:
-    instance.same(built(program), case)
+def test_same(built, at_loopback: Instance, program: str, case: str) -> None:
+    at_loopback.same(built(program), case)
 
 
 def run_time(compiler: str, name: str) -> str:

@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from common import ON_FSTACK
 from common.processes import completed
+from shim import Instance
 
 HERE = Path(__file__).parent
 MODULES = sorted(HERE.glob("cases_*.py"))
@@ -54,15 +56,23 @@ def results(shim_environment: dict[str, str]):
     return of
 
 
+CASES = [pytest.param(p, n, id=f"{p.stem[6:]}-{n}") for p in MODULES for n in names(p)]
+
+
 @pytest.mark.timeout(2 * LIMIT)
-@pytest.mark.parametrize(
-    ("path", "name"),
-    [pytest.param(p, n, id=f"{p.stem[6:]}-{n}") for p in MODULES for n in names(p)],
-)
+@pytest.mark.parametrize(("path", "name"), CASES)
 def test_same(results, path: Path, name: str) -> None:
     native, shimmed = results(path, False)[name], results(path, True)[name]
     assert not str(native).startswith(("status", "no result")), native
     assert shimmed == native
+
+
+@pytest.mark.parametrize("instance", ["fstack"], indirect=True)
+@pytest.mark.parametrize(("path", "name"), CASES if ON_FSTACK else [])
+def test_same_on_fstack(results, at_loopback: Instance, path: Path, name: str) -> None:
+    """Each in a process of its own."""
+    seen = run(path, at_loopback.environment(), name)
+    assert seen.get(name, seen.get("")) == results(path, False)[name]
 
 
 def test_enough_cases() -> None:

@@ -177,9 +177,8 @@ static bool read_dgram(struct endpoint *e)
             data_dgram_error(e, n);
         return n != -EAGAIN;
     }
-    if (n == 0 &&
-        !d.from.family) { /* no sender: the socket is shut down, and would return 0 for ever */
-        end_of_stream(e);
+    if (n == 0 && !d.from.family) { /* no sender: it is shut down, and F-Stack says so for ever */
+        e->readable = false;
         return false;
     }
     post_dgram(e, &d, (uint32_t)n, msg_flags);

@@ -135,12 +135,23 @@ bool ffl_route_on_stack(const struct ffl_route *r, const char *stack, const stru
     return !ffl_route_polls(stack) || !ffl_addr_loopback(&plain);
 }
 
+/* Is all of loopback the stack's by rule? */
+static bool has_loopback(const struct ffl_route *r, const struct ffl_addr *a, unsigned bits)
+{
+    for (unsigned i = 0; i < r->n; i++)
+        if (r->rule[i].bits <= bits && ffl_addr_within(a, &r->rule[i].net, r->rule[i].bits))
+            return true;
+    return false;
+}
+
 bool ffl_route_all(const struct ffl_route *r, const char *stack)
 {
+    static const struct ffl_addr four = {.family = AF_INET, .ip = {127, [3] = 1}};
+    static const struct ffl_addr six = {.family = AF_INET6, .ip = {[15] = 1}};
     for (unsigned i = 0; i < r->n; i++)
         if (!r->rule[i].stack)
             return false;
-    return !ffl_route_polls(stack);
+    return !ffl_route_polls(stack) || (has_loopback(r, &four, 8) && has_loopback(r, &six, 128));
 }
 
 bool ffl_route_same_kernel(const char *stack)

@@ -321,7 +321,10 @@ static int fstack_connect(void *st, int fd, const struct ffl_addr *a)
         rc = bind_late(st, fd);
     if (rc < 0)
         return rc;
-    return ff_connect(fd, (struct linux_sockaddr *)&ss, len) < 0 ? fstack_fail() : 0;
+    if (ff_connect(fd, (struct linux_sockaddr *)&ss, len) == 0 ||
+        (a->family == AF_UNSPEC && errno == EAFNOSUPPORT)) /* which has dissolved it */
+        return 0;
+    return fstack_fail();
 }
 
 static int fstack_shutdown(void *st, int fd, int how)
@@ -354,6 +357,11 @@ static int fstack_listen(void *st, int fd, int backlog)
     int rc = bind_late(f, fd);
     if (rc == 0)
         rc = fstack_sockname(st, fd, false, &a);
+    if (rc == 0 && a.family == AF_INET && !a.port_be) { /* without bind */
+        rc = fstack_bind(st, fd, &a);
+        if (rc == 0)
+            rc = fstack_sockname(st, fd, false, &a);
+    }
     if (rc < 0)
         return rc;
     struct fstack_listener l = listener(fd, &a);
@@ -361,7 +369,7 @@ static int fstack_listen(void *st, int fd, int backlog)
         return -EADDRINUSE;
     if (ff_listen(fd, backlog) < 0)
         return fstack_fail();
-    /* After a listen without bind it has an address only now. */
+    /* After a listen without bind an IPv6 socket has an address only now. */
     rc = fstack_sockname(st, fd, false, &l.a);
     return rc < 0 ? rc : fstack_ports_add(&f->ports, &l);
 }

@@ -6,6 +6,7 @@
  */
 #include "fstack_sock.h"
 
+#include <errno.h>
 #include <netinet/in.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -76,6 +77,18 @@ static void ctl_translate(struct ffl_ctl *to, const void *from, size_t len, bool
     }
 }
 
+/* FreeBSD's sockets take no address once they are connected, Linux's do. */
+static bool is_peer(int fd, const struct ffl_addr *to)
+{
+    struct sockaddr_storage ss = {0};
+    struct ffl_addr peer;
+    socklen_t len = sizeof(ss);
+    if (ff_getpeername(fd, (struct linux_sockaddr *)&ss, &len) < 0)
+        return false;
+    ffl_addr_from_sockaddr(&peer, &ss, sizeof(ss));
+    return ffl_addr_same(&peer, to);
+}
+
 static int send_dgram(int fd, const struct iovec *iov, const struct ffl_addr *to,
                       const struct ffl_ctl *ctl)
 {
@@ -92,6 +105,8 @@ static int send_dgram(int fd, const struct iovec *iov, const struct ffl_addr *to
     }
     if (!ctl) {
         ssize_t sent = ff_sendto(fd, iov->iov_base, iov->iov_len, 0, msg.msg_name, msg.msg_namelen);
+        if (sent < 0 && errno == EISCONN && is_peer(fd, to))
+            sent = ff_write(fd, iov->iov_base, iov->iov_len);
         return sent < 0 ? fstack_fail() : (int)sent;
     }
     _Alignas(8) uint8_t data[sizeof(bsd.data)];
@@ -100,6 +115,11 @@ static int send_dgram(int fd, const struct iovec *iov, const struct ffl_addr *to
     msg.msg_control = bsd.len ? data : NULL;
     msg.msg_controllen = bsd.len;
     ssize_t sent = ff_sendmsg(fd, &msg, 0);
+    if (sent < 0 && errno == EISCONN && to && is_peer(fd, to)) {
+        msg.msg_name = NULL;
+        msg.msg_namelen = 0;
+        sent = ff_sendmsg(fd, &msg, 0);
+    }
     return sent < 0 ? fstack_fail() : (int)sent;
 }
 

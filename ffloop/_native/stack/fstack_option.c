@@ -7,6 +7,7 @@
 #include "fstack_sock.h"
 #include "option.h"
 
+#include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stddef.h>
@@ -39,20 +40,27 @@ static int linux_errno(int bsd)
     return bsd > 0 && bsd <= ff_ERANGE ? bsd : EIO; /* 1 to 34 are the same, but for EDEADLK */
 }
 
+/* Has a call failed since FreeBSD has dropped the connection's block, and its options with it?
+ * Linux takes them still. */
+static bool is_over(int level)
+{
+    return level == IPPROTO_TCP && errno == ECONNRESET;
+}
+
 /* FreeBSD's struct tcp_info was modelled on Linux's and begins alike, but numbers the states
- * otherwise and counts windows in other units. */
+ * otherwise and counts windows in other units. A socket of Linux's never says TIME_WAIT. */
 static int tcp_info(int fd, const struct ffl_option *o, void *val, uint32_t *len)
 {
     static const uint8_t states[] = {
         TCP_CLOSE,     TCP_LISTEN,  TCP_SYN_SENT, TCP_SYN_RECV,  TCP_ESTABLISHED, TCP_CLOSE_WAIT,
-        TCP_FIN_WAIT1, TCP_CLOSING, TCP_LAST_ACK, TCP_FIN_WAIT2, TCP_TIME_WAIT,
+        TCP_FIN_WAIT1, TCP_CLOSING, TCP_LAST_ACK, TCP_FIN_WAIT2, TCP_CLOSE,
     };
     union {
         struct tcp_info linux_one;
         uint8_t room[512]; /* FreeBSD's is longer */
     } u = {.room = {0}};
     socklen_t n = sizeof(u);
-    if (ff_getsockopt_freebsd(fd, o->bsd_level, o->bsd_name, &u, &n) < 0)
+    if (ff_getsockopt_freebsd(fd, o->bsd_level, o->bsd_name, &u, &n) < 0 && !is_over(o->bsd_level))
         return fstack_fail();
     struct tcp_info *t = &u.linux_one;
     uint32_t mss = t->tcpi_snd_mss ? t->tcpi_snd_mss : 1,
@@ -67,7 +75,9 @@ static int tcp_info(int fd, const struct ffl_option *o, void *val, uint32_t *len
 
 static int set_bsd(int fd, int level, int name, const void *val, uint32_t len)
 {
-    return ff_setsockopt_freebsd(fd, level, name, val, len) < 0 ? fstack_fail() : 0;
+    if (ff_setsockopt_freebsd(fd, level, name, val, len) < 0 && !is_over(level))
+        return fstack_fail();
+    return 0;
 }
 
 static int get_bsd(int fd, int level, int name, void *val, uint32_t *len)
@@ -122,13 +132,15 @@ int fstack_getsockopt(void *st, int fd, int level, int name, void *val, uint32_t
     if (rc < 0 && family)
         rc = get_bsd(fd, IPPROTO_IPV6, o->bsd_name, val, len);
     int v;
-    if (rc < 0 || *len != sizeof(v))
+    if (rc < 0 || *len < sizeof(v))
         return rc;
     memcpy(&v, val, sizeof(v));
     if (o->bsd == FFL_BSD_ERRNO)
         v = v ? linux_errno(v) : 0;
-    else if (o->kind == FFL_OPTION_BOOL)
+    else if (o->kind == FFL_OPTION_BOOL || (level == SOL_SOCKET && name == SO_LINGER))
         v = v != 0; /* FreeBSD gives the flag's bit */
+    else if (o->kind == FFL_OPTION_HALVED)
+        v = v > INT32_MAX / 2 ? INT32_MAX : 2 * v;
     else if (family && v < 0)
         v = 0; /* FreeBSD's "never set" */
     memcpy(val, &v, sizeof(v));
