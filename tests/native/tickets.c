@@ -55,6 +55,42 @@ TEST(ticket_with_kept_copies)
     neighbour_end(&n);
 }
 
+/* A session's connection brings somebody in as a ticket's does, and nothing else but a rest. */
+TEST(a_session_brings_somebody)
+{
+    const struct ffl_hello h = {
+        .magic = FFL_MAGIC, .version = FFL_ABI_VERSION, .kind = FFL_HELLO_TICKET};
+    struct ffl_ticket_msg drop = {.what = FFL_TICKET_DROP};
+    struct neighbour n;
+    lab_start("clock=manual");
+    neighbour_start(&n);
+    int null = open("/dev/null", O_RDONLY | O_CLOEXEC), fds = test_open_fds();
+    for (int with = 0; with < 2; with++) { /* a descriptor */
+        struct ffl_reply r;
+        struct raw s;
+        int ends[2];
+        raw_attach(&s);
+        bring(&(struct ffl_ticket){.fd = s.sock}, ends);
+        close(ends[1]);
+        CHECK_EQ(ffl_msg_send(ends[0], &h, sizeof(h), NULL, 0), sizeof(h));
+        iterations(3);
+        CHECK_EQ(ffl_msg_recv(ends[0], &r, sizeof(r), NULL, NULL), sizeof(r));
+        CHECK_EQ(r.status, FFL_REPLY_OK);
+        CHECK_EQ(lab.in->ledger.n[CHARGE_TICKET], 1);
+        CHECK_EQ(lab_sessions(), 2);
+        CHECK_EQ(ffl_msg_send(s.sock, &drop, sizeof(drop), &null, with), sizeof(drop));
+        iterations(5);
+        CHECK_EQ(lab_sessions(), 1);
+        close(ends[0]);
+        iterations(3);
+        CHECK_EQ(lab.in->ledger.n[CHARGE_TICKET], 0);
+        raw_gone(&s);
+        lab_settled(fds);
+    }
+    close(null);
+    neighbour_end(&n);
+}
+
 /* O_NONBLOCK is the file's: of a socket that we have too, we can clear it. */
 TEST(ticket_with_a_socket_that_blocks)
 {

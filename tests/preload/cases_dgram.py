@@ -416,6 +416,13 @@ def no_listening():
 
 
 @case
+def outq_of_datagrams():
+    a, _ = two()
+    asked = (termios.TIOCOUTQ, 0x894B)  # SIOCOUTQ, and SIOCOUTQNSD, which is TCP's
+    return [attempt(fcntl.ioctl, a.fileno(), what, bytes(4)) for what in asked]
+
+
+@case
 def fionread():
     a, b = two()
 
@@ -823,6 +830,15 @@ def could_not_be_sent():
     seen = [wait(a, select.POLLIN | select.POLLOUT), attempt(a.recv, 9)]
     seen += [a.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), wait(a, select.POLLIN, 0)]
     return [*seen, attempt(a.sendto, b"x", ("255.255.255.255", 9))]
+
+
+@case
+def the_first_could_not_be_sent():
+    """Its call says so, and so do those after it until one is sent."""
+    a = bound()
+    there = bound().getsockname()
+    nobody = ("255.255.255.255", 9)  # not without SO_BROADCAST
+    return [attempt(a.sendto, b"x", to) for to in (nobody, nobody, there, there)]
 
 
 @case

@@ -557,6 +557,17 @@ def interrupted_with_restart_and_timeout():
 
 
 @case
+def interrupted_in_part():
+    """A handler, also one with SA_RESTART, ends a call that has something to return."""
+    with pair() as (a, b), alarms() as seen:
+        a.sendall(b"abc")
+        peeked = c("recv", b.fileno(), buf(10), 10, socket.MSG_WAITALL | socket.MSG_PEEK)
+        got = c("recv", b.fileno(), buf(10), 10, socket.MSG_WAITALL)
+        sent = c("send", a.fileno(), buf(1 << 26), 1 << 26, 0)
+        return [peeked, got, 0 < sent < 1 << 26, bool(seen)]
+
+
+@case
 def interrupted_accept():
     with listener() as s, alarms(restart=False) as seen:
         return [c("accept", s.fileno(), None, None), bool(seen)]
@@ -682,6 +693,18 @@ def splice_into_a_pipe():
         a.sendall(b"spliced")
         wait(b)
         return [splice(b.fileno(), w, 4), os.read(r, 10).decode(), b.recv(10).decode()]
+
+
+@case
+def sendfile_into_a_pipe():
+    """The kernel splices; a socket is no file for another one."""
+    r, w = os.pipe()
+    os.set_blocking(w, False)
+    with pair() as (a, b):
+        a.sendall(b"spliced")
+        wait(b)
+        sent = c("sendfile", w, b.fileno(), None, 4)
+        return [sent, os.read(r, 10).decode(), c("sendfile", a.fileno(), b.fileno(), None, 1)]
 
 
 @case

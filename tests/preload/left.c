@@ -212,6 +212,30 @@ CASE(closed_beside_a_reader)
     CHECK(recv(scene.peer, &b, 1, 0) == 0); /* and then it is closed */
 }
 
+static long in_poll_of_a_number(struct scene *s)
+{
+    struct pollfd p = {.fd = s->fd, .events = POLLIN};
+    return poll(&p, 1, 60000) == 1 ? p.revents : -1;
+}
+
+/* A woken poll asks the number anew, also where its socket goes on. */
+CASE(closed_beside_a_poll)
+{
+    pthread_t t;
+    void *result;
+    char b;
+    open_scene(&scene);
+    int copy = dup(scene.fd);
+    scene.call = in_poll_of_a_number;
+    CHECK(pthread_create(&t, NULL, makes_the_call, &scene) == 0);
+    wait_asleep(&scene);
+    CHECK(close(scene.fd) == 0);
+    CHECK(send(scene.peer, "x", 1, 0) == 1);
+    CHECK(pthread_join(t, &result) == 0);
+    CHECK_EQ((intptr_t)result, POLLNVAL);
+    CHECK(recv(copy, &b, 1, 0) == 1 && close(copy) == 0);
+}
+
 static int moved;
 
 static long in_moved(struct scene *s)

@@ -6,6 +6,7 @@
  */
 #include "cases.h"
 
+#include <pthread.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
@@ -198,6 +199,79 @@ CASE(takes_every_number)
         _exit(write(client, "y", 1) != 1);
     ends(pid);
     heard(server, 1);
+}
+
+/* ---- no number is free ------------------------------------------------------------------------ */
+
+static void takes_the_rest(void)
+{
+    struct rlimit few;
+    NEED(getrlimit(RLIMIT_NOFILE, &few) == 0);
+    few.rlim_cur = 32; /* the hard limit stays */
+    NEED(setrlimit(RLIMIT_NOFILE, &few) == 0);
+    while (fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 0) >= 0)
+        ;
+    NEED(errno == EMFILE);
+}
+
+static void *waits(void *unused)
+{
+    saw("recv", recv(server, buffer, 1, 0));
+    return unused;
+}
+
+CASE(waits_at_the_limit)
+{
+    pthread_t t;
+    connected();
+    takes_the_rest();
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(write(client, "x", 1) != 1);
+    NEED(pthread_create(&t, NULL, waits, NULL) == 0 && pthread_join(t, NULL) == 0);
+    ends(pid);
+    saw("dup", dup(STDIN_FILENO));
+}
+
+CASE(an_epoll_at_the_limit)
+{
+    struct epoll_event ev = {.events = EPOLLIN};
+    connected();
+    int ep = epoll_create1(0);
+    takes_the_rest();
+    saw("epoll_ctl", epoll_ctl(ep, EPOLL_CTL_ADD, server, &ev));
+    arrives("x");
+    saw("epoll_wait", epoll_wait(ep, &ev, 1, 60000));
+    saw("dup", dup(STDIN_FILENO));
+}
+
+CASE(execs_at_the_limit)
+{
+    connected();
+    takes_the_rest();
+    pid_t pid = fork();
+    if (pid == 0) {
+        dup2(client, STDOUT_FILENO);
+        execl("/bin/echo", "echo", "after", NULL);
+        _exit(1);
+    }
+    ends(pid);
+    heard(server, 6);
+}
+
+CASE(passes_at_the_limit)
+{
+    int two[2];
+    NEED(socketpair(AF_UNIX, SOCK_STREAM, 0, two) == 0);
+    connected();
+    takes_the_rest();
+    saw("sendmsg", sendmsg(two[0], with_fd(client), 0));
+    close(client);
+    struct msghdr *m = with_fd(-1);
+    saw("recvmsg", recvmsg(two[1], m, 0));
+    memcpy(&client, CMSG_DATA(CMSG_FIRSTHDR(m)), sizeof(int));
+    saw("write", write(client, "passed", 6));
+    heard(server, 6);
 }
 
 int main(int argc, char **argv)

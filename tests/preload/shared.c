@@ -436,6 +436,29 @@ CASE(a_thread_reads_while_another_forks)
     beside_a_thread(reads, NULL, forks_and_writes);
 }
 
+static void forks_twice_and_writes(void)
+{
+    for (int i = 0; i < 2; i++) {
+        pid_t pid = fork();
+        if (pid == 0)
+            _exit(0);
+        ends(pid);
+    }
+    NEED(write(client, "hello", 5) == 5);
+}
+
+/* The reader spins, or sleeps, or has been woken, at each of the forks. */
+CASE(a_thread_reads_while_another_forks_twice)
+{
+    for (int i = 0; i < 20; i++) {
+        connected();
+        beside_a_thread(reads, NULL, forks_twice_and_writes);
+        close(client);
+        close(server);
+        close(listener);
+    }
+}
+
 static void *forks_at_once(void *unused)
 {
     pid_t pid = fork();

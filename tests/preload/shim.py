@@ -50,10 +50,10 @@ class Instance:
             **more,
         }
 
-    def same(self, *command: str | Path) -> None:
+    def same(self, *command: str | Path, **more: str) -> None:
         """The program does well natively, and the same under the shim, on the stack."""
         accepts = self.stats().totals["accepts"]
-        shimmed = self.environment()
+        shimmed = self.environment(**more)
         plain = {k: v for k, v in shimmed.items() if k not in ("LD_PRELOAD", *PLACES)}
         seen = []
         for environment in (plain, shimmed):

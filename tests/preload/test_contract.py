@@ -57,6 +57,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return build
 
 
+@pytest.mark.parametrize(
+    "case", ["some_after_a_childs_exec", "a_grandchild_has_it", "takes_its_descriptors_away"]
+)
+def test_children_of_one_thread(built, instance: Instance, case: str) -> None:
+    instance.same(built("children"), case, FF_THREAD_SOCKET="1")
+
+
 @either_stack
 @pytest.mark.parametrize(("program", "case"), [(p, c) for p in PROGRAMS for c in cases(p)])
 def test_same(built, at_loopback: Instance, program: str, case: str) -> None:

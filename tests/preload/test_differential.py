@@ -40,8 +40,8 @@ def results(shim_environment: dict[str, str]):
     plain = {k: v for k, v in shim_environment.items() if k != "LD_PRELOAD"}
 
     @functools.cache
-    def of(path: Path, shim: bool) -> dict[str, object]:
-        environment = shim_environment if shim else plain
+    def of(path: Path, shim: bool, **more: str) -> dict[str, object]:
+        environment = {**(shim_environment if shim else plain), **more}
         todo, all_seen = names(path), {}
         while todo:
             seen = run(path, environment, *todo)
@@ -73,6 +73,16 @@ def test_same_on_fstack(results, at_loopback: Instance, path: Path, name: str) -
     """Each in a process of its own."""
     seen = run(path, at_loopback.environment(), name)
     assert seen.get(name, seen.get("")) == results(path, False)[name]
+
+
+FORKED = HERE / "cases_forked.py"
+
+
+@pytest.mark.timeout(2 * LIMIT)
+@pytest.mark.parametrize("name", sorted({*names(FORKED)} - {"the_parent_waits_meanwhile"}))
+def test_same_with_a_session_per_thread(results, name: str) -> None:
+    """All but the one whose threads share an epoll."""
+    assert results(FORKED, True, FF_THREAD_SOCKET="1")[name] == results(FORKED, False)[name]
 
 
 def test_enough_cases() -> None:

@@ -416,7 +416,8 @@ int session_new(struct ffl_instance *in, int sock, const struct ffl_hello *h,
                 const struct ucred *cred, struct account *a, struct ffl_session **out);
 void session_kill(struct ffl_session *s, const char *why);      /* a bad entry */
 void session_last_word(struct ffl_session *s, const char *why); /* to its application's log */
-void session_end(struct ffl_session *s);                        /* its application is gone */
+void session_event(struct ffl_session *s); /* its application says something, or is gone */
+void session_end(struct ffl_session *s);   /* its application is gone */
 /* Works on the sessions that end, a slice each, and frees those that are done. True: there is
  * more. */
 bool session_reap(struct ffl_instance *in);

@@ -170,6 +170,8 @@ static void ctl_event(struct ffl_instance *in, const struct src *src)
         admit_event(src->owner);
         break;
     case SRC_SESSION:
+        session_event(src->owner);
+        break;
     case SRC_PIDFD:
         session_end(src->owner);
         break;

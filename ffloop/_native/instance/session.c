@@ -289,27 +289,45 @@ void session_kill(struct ffl_session *s, const char *why)
     session_last_word(s, why);
 }
 
+#define LAST_MSGS 16
 #define REST_MOST (1u << 20) /* entries; more than it has buffers and sockets for */
 
-/* Takes the application's last message, if there is one: a memfd that can change no more, so that
- * reading it never waits. */
-static void take_rest(struct ffl_session *s)
+/* Takes a memfd that can change no more, so that reading it never waits. */
+static void take_rest(struct ffl_session *s, int fd, const struct ffl_rest *r, bool whole)
 {
-    struct ffl_rest r;
     struct stat st;
-    int fd = -1, got = s->sock < 0 ? 0 : closer_recv(s->sock, &r, sizeof(r), &fd);
-    if (fd < 0)
-        return;
     int seals = fcntl(fd, F_GET_SEALS);
-    if (got != sizeof(r) || r.magic != FFL_MAGIC || r.n > REST_MOST || seals < 0 ||
+    if (!whole || s->rest >= 0 || r->magic != FFL_MAGIC || r->n > REST_MOST || seals < 0 ||
         (seals & FFL_REST_SEALS) != FFL_REST_SEALS || fstat(fd, &st) < 0 ||
-        (size_t)st.st_size != r.n * sizeof(struct ffl_entry)) {
+        (size_t)st.st_size != r->n * sizeof(struct ffl_entry)) {
         closer_close(fd);
         session_kill(s, "what it leaves behind is not a rest");
         return;
     }
     s->rest = fd;
-    s->rest_n = r.n;
+    s->rest_n = r->n;
+}
+
+/* Takes a message of the application's, if there is one. False: it is the last. */
+static bool take_message(struct ffl_session *s)
+{
+    union {
+        struct ffl_rest rest;
+        struct ffl_ticket_msg brings;
+    } m;
+    int fd = -1, got = s->sock < 0 ? 0 : closer_recv(s->sock, &m, sizeof(m), &fd);
+    bool brings = got == sizeof(m.brings) && m.brings.what == FFL_TICKET_CONNECT && fd >= 0;
+    if (brings)
+        admit_peer(s->in, fd, true);
+    else if (fd >= 0)
+        take_rest(s, fd, &m.rest, got == sizeof(m.rest));
+    return brings;
+}
+
+void session_event(struct ffl_session *s)
+{
+    if (!closer_busy() && !take_message(s)) /* busy: told again */
+        session_end(s);
 }
 
 /* Entries that the application committed before its end will be executed, as a process's writes
@@ -322,7 +340,8 @@ void session_end(struct ffl_session *s)
     s->sweep = NULL;
     int n = ffl_ring_avail(&s->ch.in);
     s->last = n > 0 ? (unsigned)n : 0;
-    take_rest(s);
+    for (int i = 0; i < LAST_MSGS && take_message(s); i++)
+        ;
     disconnect(s);
     ffl_log_within(&s->account->log, FFL_LOG_INFO, "session %u (pid %d) detached, %u sockets open",
                    s->id, (int)s->pid, s->open);

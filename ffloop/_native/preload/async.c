@@ -59,7 +59,11 @@ static int start(void)
     if (asked)
         return 0;
     struct epoll_shadow *ep = epoll_new();
-    int rc = ep ? waiter_open(&ep->w, fd_ours(real.epoll_create1(EPOLL_CLOEXEC))) : -ENOMEM;
+    bool more = false;
+    int rc;
+    do
+        rc = ep ? waiter_open(&ep->w, fd_ours(real.epoll_create1(EPOLL_CLOEXEC))) : -ENOMEM;
+    while (room_for(&more, rc));
     if (rc == 0) {
         ep->opened = true;
         ep->poll.wake_fd = ep->w.wake_fd;
@@ -93,8 +97,13 @@ static int make_bell(struct sock *s, int fd)
     int ends[2], flags = real.fcntl(fd, F_GETFL);
     struct f_owner_ex owner;
     struct stat st;
-    if (real.socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
-        return -errno;
+    bool more = false;
+    int rc;
+    do
+        rc = real.socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0 ? -errno : 0;
+    while (room_for(&more, rc));
+    if (rc < 0)
+        return rc;
     if (real.fcntl(fd, F_GETOWN_EX, &owner) == 0)
         (void)real.fcntl(ends[1], F_SETOWN_EX, &owner); /* ESRCH: the owner has ended */
     (void)real.fcntl(ends[1], F_SETSIG, real.fcntl(fd, F_GETSIG));

@@ -36,7 +36,7 @@ static int connect_wait(struct sock *s, int late)
 {
     int64_t until = until_of(s->sndtimeo);
     while (sock_pending_connect(s) < 0) {
-        int rc = sock_wait(s, until);
+        int rc = sock_wait(s, until, false);
         if (rc < 0)
             return rc == -EAGAIN ? late : rc;
     }

@@ -138,7 +138,7 @@ ssize_t dgram_recv(struct sock *s, const struct iovec *iov, size_t n, int flags,
             return (ssize_t)len;
         if (wait && s->shut_rd)
             return 0;
-        int rc = wait ? sock_wait(s, until) : sock_look(s) || dgram_ask(s) ? 0 : -EAGAIN;
+        int rc = wait ? sock_wait(s, until, false) : sock_look(s) || dgram_ask(s) ? 0 : -EAGAIN;
         if (rc < 0)
             return rc;
     }
@@ -182,6 +182,28 @@ static int64_t give(struct sock *s, const struct iovec *iov, size_t n, struct ff
     return rc;
 }
 
+/* The errno of an unconnected socket's last datagram, once; or 0. */
+static int last_error(struct sock *s)
+{
+    ffl_client_reap(s->session->c);
+    dgram_settle(s);
+    int err = s->late_error;
+    s->late_error = 0;
+    s->untried |= err != 0;
+    return err;
+}
+
+/* Where a socket's first datagram fails (no route, a broadcast that is not allowed), or the one
+ * before it has failed, its own call says so; otherwise the next one does. */
+static ssize_t sent_or_not(struct sock *s, ssize_t sent)
+{
+    if (ffl_likely(!s->untried) || sent < 0 || s->state == SOCK_CONNECTED)
+        return sent;
+    int err = ffl_client_ping(s->session->c) == 0 ? last_error(s) : 0; /* fails: detached */
+    s->untried = err != 0;
+    return err ? -err : sent;
+}
+
 static ssize_t send_one(struct sock *s, const struct iovec *iov, size_t n, int flags,
                         struct ffl_dgram *d)
 {
@@ -189,22 +211,18 @@ static ssize_t send_one(struct sock *s, const struct iovec *iov, size_t n, int f
     int64_t until = until_of(wait ? s->sndtimeo : 0);
     d->len = total_of(iov, n);
     if (ffl_unlikely(s->reports))
-        (void)dgram_ask(s);         /* told below */
-    ffl_client_reap(s->session->c); /* for an error of the last datagram */
-    dgram_settle(s);
-    if (ffl_unlikely(s->late_error)) {
-        int err = s->late_error;
-        s->late_error = 0;
+        (void)dgram_ask(s); /* told below */
+    int err = last_error(s);
+    if (ffl_unlikely(err))
         return -err;
-    }
     for (;;) {
         int64_t sent = give(s, iov, n, d);
         if (sent >= 0)
             s->doubts = may_fail(s, &d->addr);
         if (sent != -EAGAIN)
-            return (ssize_t)sent;
+            return sent_or_not(s, (ssize_t)sent);
         ffl_client_want_room(s->session->c, s->h);
-        int slept = wait ? sock_wait(s, until) : -EAGAIN;
+        int slept = wait ? sock_wait(s, until, false) : -EAGAIN;
         if (slept < 0)
             return slept;
     }
@@ -349,7 +367,7 @@ int dgram_connect(struct sock *s, int fd, const struct sockaddr *sa, socklen_t l
         return rc;
     s->state = SOCK_CONNECTING; /* waits for the instance's answer, not for a packet */
     while (sock_pending_connect(s) < 0)
-        if ((rc = sock_wait(s, -1)) < 0 && rc != -EINTR)
+        if ((rc = sock_wait(s, -1, false)) < 0 && rc != -EINTR)
             return rc;
     rc = ffl_client_connect_result(s->session->c, s->h);
     rc = rc == -EAGAIN ? 0 : rc; /* of a datagram socket: it has connected */

@@ -94,7 +94,11 @@ static int by_inode(const void *a, const void *b)
 
 static int write_all(const char *name, const void *data, size_t size)
 {
-    int fd = fd_ours(real.memfd_create(name, 0));
+    bool more = false;
+    int fd;
+    do
+        fd = fd_ours(real.memfd_create(name, 0));
+    while (room_for(&more, fd));
     size_t done = 0;
     ssize_t k = 1;
     while (fd >= 0 && done < size &&

@@ -79,10 +79,21 @@ bool node_mine(struct node *n)
             report("FF_THREAD_SOCKET=1: a socket or an epoll belongs to another thread (EXDEV)");
         return false;
     }
-    table_lock();
-    atomic_store_explicit(&n->owner, -me, memory_order_relaxed);
+    table_lock(); /* of several threads one imports an inherited socket */
+    owner = atomic_load_explicit(&n->owner, memory_order_relaxed);
+    bool inherited = n->kind == NODE_SOCK && ((struct sock *)n)->session;
+    if (owner <= 0)
+        atomic_store_explicit(&n->owner, inherited ? me : -me, memory_order_relaxed);
     table_unlock();
-    return true;
+    return owner <= 0;
+}
+
+void node_inherited(struct node *n)
+{
+    if (!options.per_thread)
+        return;
+    bool stays = n->kind == NODE_EPOLL && n->owner > 0; /* it has stack sockets */
+    atomic_store_explicit(&n->owner, stays ? self() : -self(), memory_order_relaxed);
 }
 
 void node_placed(struct node *n)

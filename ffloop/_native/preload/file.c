@@ -58,13 +58,25 @@ static ssize_t copy_file(int out, int in, off64_t *at, size_t count, char *data)
     return (ssize_t)sent;
 }
 
-API ssize_t sendfile64(int out, int in, off64_t *offset, size_t count)
+/* From a stack socket: to a pipe only, as splice. */
+static ssize_t sendfile_to(int out, int in, const off64_t *offset, size_t count)
 {
-    real_start();
-    if (on_stack(in)) {
+    struct stat st;
+    if (fstat(out, &st) < 0)
+        return -1;
+    if (offset || !S_ISFIFO(st.st_mode)) {
         errno = offset ? ESPIPE : EINVAL;
         return -1;
     }
+    bool nonblock = real.fcntl(out, F_GETFL) & O_NONBLOCK;
+    return splice(in, NULL, out, NULL, count, nonblock ? SPLICE_F_NONBLOCK : 0);
+}
+
+API ssize_t sendfile64(int out, int in, off64_t *offset, size_t count)
+{
+    real_start();
+    if (on_stack(in))
+        return sendfile_to(out, in, offset, count);
     if (!on_stack(out))
         return real.sendfile64(out, in, offset, count);
     off64_t at = 0;
@@ -163,7 +175,7 @@ static ssize_t from_pipe(int in, int out, size_t len, unsigned flags, char *data
             break;
         if (s->nonblock)
             return leave(-EAGAIN);
-        int rc = sock_wait(s, until_of(s->sndtimeo));
+        int rc = sock_wait(s, until_of(s->sndtimeo), false);
         if (rc < 0)
             return leave(rc);
         unlock();

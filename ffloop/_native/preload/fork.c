@@ -13,7 +13,6 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -59,8 +58,7 @@ static void inherit(int fd, struct node *n, void *arg)
 {
     struct sock *s = (struct sock *)n;
     (void)arg;
-    if (n->owner)
-        n->owner = 0; /* the child has one thread; */
+    node_inherited(n);
     if (n->held)
         n->held = 0; /* the other threads' calls are the parent's */
     if (n->kind != NODE_OURS)
@@ -80,6 +78,7 @@ static void inherit(int fd, struct node *n, void *arg)
 static void fork_child(void)
 {
     alloc_after_fork();
+    limit_forked();
     async_forked();
     session_forked();
     fd_forked(inherit);
@@ -102,11 +101,6 @@ static pid_t forked(pid_t pid)
     pid == 0 ? fork_child() : fork_parent();
     errno = saved;
     return pid;
-}
-
-static bool looks(void)
-{
-    return started && !tls.inside;
 }
 
 API pid_t _Fork(void)
@@ -197,109 +191,6 @@ long fork_by_number(long number, const long *a, bool *known)
     if (number == SYS_clone3)
         return forked((pid_t)real.syscall(number, &c, size));
     return forked((pid_t)real.syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0)); /* fork, vfork */
-}
-
-/* ---- a process that may open no descriptors -------------------------------------------------- */
-
-/* Before a low limit of descriptors: imports the inherited sockets,
- * and makes the thread's waiter. */
-static void fewer(const struct rlimit64 *most)
-{
-    if (!most || !looks() || most->rlim_cur > 64)
-        return;
-    lock();
-    proc_import_all();
-    (void)waiter_mine(); /* -EMFILE: none is free already */
-    unlock();
-}
-
-/* ---- a process with less memory -------------------------------------------------------------- */
-
-/* A limit of address space is for the program's memory: the kernel's limit is higher,
- * by what the shim has mapped. */
-#define RECORDS ((rlim64_t)16 << 20) /* bytes: the shim's own, to come */
-static rlim64_t lent;
-
-static rlim64_t higher(rlim64_t limit, rlim64_t by)
-{
-    return limit >= RLIM64_INFINITY - by ? RLIM64_INFINITY : limit + by;
-}
-
-static rlim64_t mapped(void)
-{
-    rlim64_t n = RECORDS;
-    lock();
-    for (const struct session *s = session_first(); s; s = s->next)
-        n += ffl_client_size(s->c);
-    unlock();
-    return n;
-}
-
-static int limit_space(pid_t pid, const struct rlimit64 *to, struct rlimit64 *was)
-{
-    struct rlimit64 asked;
-    if (!user_copy(&asked, to, sizeof(asked)))
-        return real.prlimit64(pid, RLIMIT_AS, to, was);
-    rlim64_t by = mapped();
-    struct rlimit64 with = {higher(asked.rlim_cur, by), higher(asked.rlim_max, by)};
-    int rc = real.prlimit64(pid, RLIMIT_AS, &with, was);
-    if (rc < 0) { /* the process may not have that */
-        by = 0;
-        rc = real.prlimit64(pid, RLIMIT_AS, &asked, was);
-    }
-    if (rc == 0)
-        lent = by;
-    return rc;
-}
-
-static void take_off(struct rlimit64 *l, rlim64_t by)
-{
-    l->rlim_cur -= l->rlim_cur == RLIM64_INFINITY ? 0 : by;
-    l->rlim_max -= l->rlim_max == RLIM64_INFINITY ? 0 : by;
-}
-
-/* ---- limits ---------------------------------------------------------------------------------- */
-
-API int prlimit64(pid_t pid, enum __rlimit_resource what, const struct rlimit64 *to,
-                  struct rlimit64 *was)
-{
-    real_start();
-    bool mine = looks() && (pid == 0 || pid == getpid());
-    rlim64_t by = lent;
-    if (mine && what == RLIMIT_NOFILE)
-        fewer(to);
-    int rc = mine && what == RLIMIT_AS && to ? limit_space(pid, to, was)
-                                             : real.prlimit64(pid, what, to, was);
-    if (rc == 0 && mine && what == RLIMIT_AS && was)
-        take_off(was, by);
-    return rc;
-}
-
-API int setrlimit64(__rlimit_resource_t what, const struct rlimit64 *to)
-{
-    return prlimit64(0, what, to, NULL);
-}
-
-API int getrlimit64(__rlimit_resource_t what, struct rlimit64 *to)
-{
-    return prlimit64(0, what, NULL, to);
-}
-
-_Static_assert(sizeof(struct rlimit) == sizeof(struct rlimit64), "64-bit only");
-
-API int prlimit(pid_t pid, enum __rlimit_resource what, const struct rlimit *to, struct rlimit *was)
-{
-    return prlimit64(pid, what, (const struct rlimit64 *)to, (struct rlimit64 *)was);
-}
-
-API int setrlimit(__rlimit_resource_t what, const struct rlimit *to)
-{
-    return prlimit64(0, what, (const struct rlimit64 *)to, NULL);
-}
-
-API int getrlimit(__rlimit_resource_t what, struct rlimit *to)
-{
-    return prlimit64(0, what, NULL, (struct rlimit64 *)to);
 }
 
 void fork_start(void)

@@ -251,6 +251,8 @@ API int ioctl(int fd, unsigned long what, ...)
         return (int)leave(rc);
     case SIOCOUTQ:
     case SIOCOUTQNSD:
+        if (what == SIOCOUTQNSD && s->type == SOCK_DGRAM)
+            return (int)leave(-ENOTTY);
         if (s->state == SOCK_LISTENING)
             return (int)leave(-EINVAL);
         ffl_client_reap(s->session->c);

@@ -58,7 +58,11 @@ static int seal(struct sock *s)
     struct sock_list one = {&(struct member){s, -1}, 1, 1};
     e.t = proc_export(s->session, &one);
     proc_exported();
-    int rc = e.t.fd < 0 ? -ENETDOWN : real.socketpair(AF_UNIX, type, 0, ends) < 0 ? -errno : 0;
+    bool more = false;
+    int rc;
+    do
+        rc = e.t.fd < 0 ? -ENETDOWN : real.socketpair(AF_UNIX, type, 0, ends) < 0 ? -errno : 0;
+    while (room_for(&more, rc));
     if (rc == 0) {
         struct iovec v = {&e, sizeof(e)};
         struct msghdr m = {
@@ -148,7 +152,10 @@ static bool open_envelope(int fd, struct envelope *e)
     if (real.recv(fd, e, sizeof(*e), MSG_PEEK | MSG_DONTWAIT) != sizeof(*e) ||
         memcmp(e->magic, MAGIC, sizeof(e->magic)) != 0)
         return false;
+    bool more = false;
+    (void)room_for(&more, -EMFILE); /* cut, the message would be lost */
     ssize_t n = real.recvmsg(fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    (void)room_for(&more, 0);
     const struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&m) : NULL;
     if (!c || c->cmsg_type != SCM_RIGHTS || c->cmsg_len != CMSG_LEN(sizeof(int)))
         return false;
@@ -160,9 +167,13 @@ static bool received(void *place, void *peeked)
 {
     struct envelope e;
     int fd = fd_made(fd_at(place));
-    if (peeked || !started || !open_envelope(fd, &e))
+    if (peeked || !started)
         return true;
     lock();
+    if (!open_envelope(fd, &e)) {
+        unlock();
+        return true;
+    }
     e.t.fd = fd_ours(e.t.fd);
     struct session *session = session_inherit(&e.t, e.index);
     if (session) {

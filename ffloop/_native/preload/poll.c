@@ -135,14 +135,14 @@ static void wait_for(struct call *k, struct sock *s)
         h->beside = s->kernel_fd; /* ENOMEM: the stack's listener only */
 }
 
-int sock_wait(struct sock *s, int64_t until)
+int sock_wait(struct sock *s, int64_t until, bool part)
 {
     int rc;
     struct call *k = call_open(0, &rc);
     if (!k)
         return rc;
     struct waiter *w = tls.waiter;
-    bool restarts = until < 0; /* as the kernel: not with a time-out */
+    bool restarts = until < 0 && !part; /* as the kernel: not with a time-out */
     bool beside = false;
     wait_for(k, s);
     while (!k->set.head && !beside) {
@@ -284,6 +284,7 @@ static int poll_loop(struct set *p, int64_t timeout_ns, const sigset_t *mask)
             return -err;
         if (kernel[p->n].revents)
             waiter_drain(w);
+        ask_anew(p);
         if ((n = look(p)))
             return n;
     }

@@ -18,6 +18,7 @@
  * made.c    calls that make other descriptors        stdio.c   the C library's streams
  * user.c    the program's memory                     control.c control messages
  * move.c    descriptors that become other files    signal.c  handlers, put off
+ * limit.c   limits of descriptors and of memory
  *
  * A socket begins as a kernel socket. At bind, listen or connect it is placed: put on the stack
  * (sock->session) or left to the kernel. A stack socket's descriptor is a placeholder, so that
@@ -105,6 +106,8 @@ static inline struct node *fd_node(int fd)
  * process is reported. Locked. */
 bool node_mine(struct node *n);
 void node_placed(struct node *n); /* the node belongs to the calling thread from now on */
+/* In the child: the node is its one thread's; a socket, until another thread uses it first. */
+void node_inherited(struct node *n);
 /* FF_THREAD_SOCKET: is the node an epoll without stack sockets, which any thread may use? */
 static inline bool node_shared(const struct node *n)
 {
@@ -142,6 +145,10 @@ static inline void move_fd(struct move *m, int *fd)
     }
 }
 bool fd_ours_moved(int from, int to); /* false: it has no owner that could be told. Locked */
+/* Descriptors of the shim's where the program has as many as it may: the soft limit becomes the hard
+ * one for a second try. `do rc = ...; while (room_for(&more, rc));` with `more` false at first. */
+bool room_for(bool *more, int rc);
+void limit_forked(void);
 /* Calls f for each descriptor with a node (FF_THREAD_SOCKET: of the calling thread). Locked. */
 void fd_each(void (*f)(int fd, struct node *n, void *arg), void *arg);
 void fd_become(const struct node *n, int file); /* makes n's descriptors copies of `file` */
@@ -175,6 +182,7 @@ struct sock {
     bool doubts;        /* has the last datagram, to this machine, failed? */
     struct ffl_own own; /* of the client; not imported yet */
     int late_error;     /* errno of an unconnected socket's failed datagram, for the next send */
+    bool untried;       /* a datagram socket's next datagram may fail: its send asks at once */
     bool stamps;        /* the program has asked when datagrams came (SIOCGSTAMP) */
     int64_t stamp;      /* when the last datagram came, ns; 0: none has come; or STAMP_UNKNOWN */
     bool named;         /* bound to a port */
@@ -237,9 +245,10 @@ uint32_t sock_ask(struct ffl_source *source, const struct ffl_watch *w); /* a so
 void sock_arm(struct sock *s, uint32_t want);
 /* Connections accepted ahead of accept(), where no other process shares the listener. */
 #define SOCK_WINDOW 16
-/* Sleeps until s has changed, `until` (ns, -1: never) or a signal. Locked before and after.
- * 0: look again; -EAGAIN: the time is over; -EINTR; another -errno. */
-int sock_wait(struct sock *s, int64_t until);
+/* Sleeps until s has changed, `until` (ns, -1: never) or a signal. `part`: the call has something to
+ * return, so any handler ends it. Locked before and after. 0: look again; -EAGAIN: the time is
+ * over; -EINTR; another -errno. */
+int sock_wait(struct sock *s, int64_t until, bool part);
 /* Asks the instance once for what may wait there: data after a fork, connections beyond those that
  * were accepted ahead. True: look again. */
 bool sock_look(struct sock *s);

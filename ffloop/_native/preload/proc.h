@@ -6,6 +6,12 @@
 
 #include "preload.h"
 
+/* Is a call the program's? */
+static inline bool looks(void)
+{
+    return started && !tls.inside;
+}
+
 struct portrait { /* a socket, for the process that has its ticket */
     int64_t rcvtimeo, sndtimeo;
     struct ffl_own own;

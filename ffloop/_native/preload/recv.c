@@ -20,7 +20,7 @@ int sock_connected(struct sock *s, int flags, int64_t until, int otherwise)
         }
         if (sock_pending_connect(s) == 0)
             break;
-        int rc = no_wait(s, flags) ? -EAGAIN : sock_wait(s, until);
+        int rc = no_wait(s, flags) ? -EAGAIN : sock_wait(s, until, false);
         if (rc < 0)
             return rc;
     }
@@ -157,7 +157,7 @@ static ssize_t recv_stream(struct sock *s, const struct iovec *iov, size_t n, in
             continue;
         if (no_wait(s, flags))
             return got ? (ssize_t)got : -EAGAIN;
-        if ((rc = sock_wait(s, until)) >= 0)
+        if ((rc = sock_wait(s, until, got || (early && sock_queued(s)))) >= 0)
             continue;
         if (early && (r = peek(s, iov, n, total, flags)) > 0)
             return (ssize_t)r;

@@ -64,7 +64,7 @@ static ssize_t send_stream(struct sock *s, const struct iovec *iov, size_t n, in
         if (no_wait(s, flags))
             return sent ? (ssize_t)sent : -EAGAIN;
         ffl_client_want_room(s->session->c, s->h);
-        if ((rc = sock_wait(s, until)) < 0)
+        if ((rc = sock_wait(s, until, sent)) < 0)
             return sent ? (ssize_t)sent : rc;
     }
 }

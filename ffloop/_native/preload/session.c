@@ -48,28 +48,48 @@ static struct ffl_client_opts attach_options(const char *path)
                                     .copy = user_copy};
 }
 
-/* Was the process refused by the instance of `ffloop preload`, which admits its own user? A process
- * that has become another user attaches through the inherited ticket: o->via is set. */
-static bool refused(int rc, struct ffl_client_opts *o)
-{
-    if ((rc != -EPERM && rc != -EACCES) || !kept.path || strcmp(o->path, kept.path) != 0)
-        return false;
-    o->via = &kept.ticket;
-    return true;
-}
-
-static int attach_at(struct session *session, char *why, size_t whylen)
+/* A process that does not reach the instance, since it has become another user, or changed its root,
+ * attaches through a ticket that it has inherited. Returns rc where that is not the matter. */
+static int attach_via(struct session *session, int index, int rc, char *why, size_t whylen)
 {
     struct ffl_client_opts o = attach_options(session->path);
-    int rc = ffl_client_attach(&session->c, &o, why, whylen);
-    return refused(rc, &o) ? ffl_client_attach(&session->c, &o, why, whylen) : rc;
+    if (o.via || (rc != -EPERM && rc != -EACCES && rc != -ENOENT))
+        return rc;
+    pthread_mutex_lock(&inheriting); /* meanwhile no ticket ends */
+    for (const struct session *s = inherited; s && !o.via; s = s->next)
+        if (s->index == index && s->ticket.fd >= 0)
+            o.via = &s->ticket;
+    if (!o.via && kept.path && strcmp(o.path, kept.path) == 0)
+        o.via = &kept.ticket;
+    if (o.via)
+        rc = ffl_client_attach(&session->c, &o, why, whylen);
+    pthread_mutex_unlock(&inheriting);
+    return rc;
+}
+
+static int attach_at(struct session *session, int index, char *why, size_t whylen)
+{
+    struct ffl_client_opts o = attach_options(session->path);
+    bool more = false;
+    int rc;
+    do {
+        rc = ffl_client_attach(&session->c, &o, why, whylen);
+        rc = attach_via(session, index, rc, why, whylen);
+    } while (room_for(&more, rc));
+    return rc;
 }
 
 int session_ticket(const struct session *session, struct ffl_ticket *out, char *why, size_t whylen)
 {
+    const struct ffl_ticket own = {.fd = ffl_client_session_fd(session->c)};
     struct ffl_client_opts o = attach_options(session->path);
-    int rc = ffl_client_ticket(&o, out, why, whylen);
-    return refused(rc, &o) ? ffl_client_ticket(&o, out, why, whylen) : rc;
+    bool more = false;
+    int rc;
+    o.via = &own; /* the path: another user, or behind a chroot, does not reach it */
+    do
+        rc = ffl_client_ticket(&o, out, why, whylen);
+    while (room_for(&more, rc));
+    return rc;
 }
 
 static int attach(struct session *session, int index, char *why, size_t whylen)
@@ -84,7 +104,7 @@ static int attach(struct session *session, int index, char *why, size_t whylen)
             snprintf(why, whylen, "the path of the instance's socket is too long");
             return place;
         }
-        rc = attach_at(session, why, whylen);
+        rc = attach_at(session, index, why, whylen);
     }
     if (rc < 0)
         return rc;
@@ -267,6 +287,6 @@ void session_forked(void)
     l->first = NULL;
     l->clients = NULL;
     l->generation++;
-    l->sleepers = 0; /* the parent's threads */
+    l->sleepers = l->spinners = 0; /* the parent's threads */
     calls_forked();
 }

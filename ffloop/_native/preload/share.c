@@ -175,7 +175,7 @@ static struct ffl_ticket new_ticket(struct session *session)
     int rc = session_ticket(session, &t, why, sizeof(why));
     if (rc == 0)
         return t;
-    report("another process will not have this one's sockets: %s", why);
+    report("another process will not have this one's sockets: %s", why[0] ? why : strerror(-rc));
     return (struct ffl_ticket){.fd = -1};
 }
 
@@ -265,8 +265,8 @@ void calls_rearm(void)
 void proc_exported(void)
 {
     session_list()->exports++;
-    if (session_list()->sleepers)
-        calls_rearm();
+    if (session_list()->sleepers || session_list()->spinners)
+        calls_rearm(); /* after each export: a second one would find them disarmed */
 }
 
 static void state_of(struct sock *s)

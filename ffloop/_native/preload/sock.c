@@ -294,6 +294,7 @@ int sock_place(struct sock *s, int fd, const struct ffl_addr *a, bool binds)
         /* Data comes without a connection: a call that does not wait sees it. */
         (void)ffl_client_arm(session->c, h, 0); /* cannot fail: open */
         sock_tell(s);
+        s->untried = true;
     }
     return 1;
 }
@@ -447,7 +448,7 @@ static int do_accept(int fd, struct sockaddr *sa, socklen_t *len, int flags)
             return (int)leave(rc);
         if (s->nonblock && sock_look(s))
             continue;
-        if (s->nonblock || (rc = sock_wait(s, until)) < 0)
+        if (s->nonblock || (rc = sock_wait(s, until, false)) < 0)
             break;
     }
     int bad = rc >= 0 && sa ? sock_addr_out(&addresses.peer, s->domain, sa, len) : 0;

@@ -34,6 +34,7 @@ struct session_list {
     struct ffl_client *clients; /* of these sessions */
     unsigned generation;        /* changes when a session begins, and in a forked child */
     unsigned sleepers;          /* threads that sleep */
+    unsigned spinners;          /* threads that spin before they sleep */
     unsigned exports;           /* how often sockets were disarmed, for another process */
 };
 
@@ -173,6 +174,7 @@ struct call {
     struct ffl_poll *on;        /* the poll that it sleeps on */
     struct ffl_poll *reads;     /* of epoll_wait: the epoll's poll, whose ready list it will read */
     bool away;                  /* waits, without the lock */
+    bool spins;                 /* is one of the list's spinners */
     const char *frame;          /* where on the stack it waits */
 };
 

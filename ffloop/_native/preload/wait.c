@@ -65,6 +65,12 @@ void call_release(struct call *k, struct hold *h)
         node_put(h->node);
 }
 
+static void stops_spinning(struct call *k)
+{
+    session_list()->spinners -= k->spins;
+    k->spins = false;
+}
+
 static void call_end(void)
 {
     struct call *k = tls.call;
@@ -78,6 +84,7 @@ static void call_end(void)
         k->on = NULL;
         tls.asleep = NULL;
     }
+    stops_spinning(k);
     if (k->reads) {
         k->reads->waits--;
         k->reads->served -= k->reads->served > 0;
@@ -185,6 +192,7 @@ void calls_forked(void)
 {
     for (struct call *k = tls.call; k; k = k->outer) {
         k->n = 0; /* each node's `held` is 0 already (fork.c) */
+        k->spins = false;
         k->on = k->reads = NULL;
         k->plain = NULL;
     }
@@ -338,7 +346,10 @@ int sleep_begin(struct waiter *w, struct ffl_poll *p, int64_t *left_ns, bool res
     struct call *k = tls.call;
     struct look look = {p, restarts};
     unsigned exports = session_list()->exports;
+    session_list()->spinners++;
+    k->spins = true;
     bool sleeps = ffl_sleep_prepare(&w->sleeper, &session_list()->clients, left_ns, came, &look);
+    stops_spinning(k);
     if (!sleeps)
         session_reap();
     if (ffl_unlikely(session_list()->exports != exports)) { /* while this thread spun */

@@ -47,7 +47,11 @@ int waiter_mine(void)
     if (tls.waiter)
         return 0;
     struct waiter *w = malloc(sizeof(*w));
-    int rc = w ? waiter_open(w, fd_ours(real.epoll_create1(EPOLL_CLOEXEC))) : -ENOMEM;
+    bool more = false;
+    int rc;
+    do
+        rc = w ? waiter_open(w, fd_ours(real.epoll_create1(EPOLL_CLOEXEC))) : -ENOMEM;
+    while (room_for(&more, rc));
     if (rc < 0) {
         free(w);
         return rc;

@@ -2,8 +2,8 @@
  * handshake.h - the messages on an instance's unix socket (SOCK_SEQPACKET).
  *
  * Callers: client/, instance/. One hello, one reply. After an attach each side sends at most one
- * last message, the instance its reason and the application its rest; the socket's end says that
- * the other side is gone. A reply to an attach carries three descriptors: the memfd, the
+ * last message, the instance its reason and the application its rest, which may bring others in
+ * before (FFL_TICKET_CONNECT); the socket's end says that the other side is gone. A reply to an attach carries three descriptors: the memfd, the
  * application's doorbell, the instance's doorbell.
  */
 #ifndef FFL_HANDSHAKE_H
@@ -58,7 +58,8 @@ struct ffl_rest {
  * may not exist yet. Its holder sends these messages; there are no replies.
  */
 enum ffl_ticket_what {
-    FFL_TICKET_CONNECT, /* brings one end of a socketpair; a holder of the other end may attach */
+    FFL_TICKET_CONNECT, /* brings one end of a socketpair; a holder of the other end may attach. A
+                           session's application may send this too */
     FFL_TICKET_DROP,    /* these handles are not wanted */
     FFL_TICKET_MARK,    /* these handles are wanted; SWEEP then drops the others */
     FFL_TICKET_SWEEP
