@@ -939,7 +939,7 @@ static int shut_recv(void *st, int fd, const struct iovec *iov, int n, struct ff
     return 0;
 }
 
-TEST(a_shut_datagram_socket_ends_once)
+TEST(a_shut_datagram_socket_has_no_end)
 {
     struct ffl_stack_ops shut;
     struct raw r;
@@ -958,9 +958,8 @@ TEST(a_shut_datagram_socket_ends_once)
     int from = ffl_sim_ops.socket(sim, AF_INET, SOCK_DGRAM, 0);
     struct iovec iov = {.iov_base = "x", .iov_len = 1};
     CHECK_EQ(ffl_sim_ops.send(sim, from, &iov, 1, &a, NULL, 0), 1);
-    struct ffl_entry e = raw_expect(&r, FFL_OP_RECV, 0);
-    CHECK(e.arg == 0 && e.buf == FFL_NO_BUF);
-    raw_nothing(&r);
+    iterations(3);
+    raw_nothing(&r); /* recv() without waiting is EAGAIN, as the kernel's */
     CHECK_EQ(reads, 1);
     sim_shut(from);
     raw_finish(&r);
