@@ -356,19 +356,42 @@ CASE(selects_a_listener)
     waits(by_select, true);
 }
 
-CASE(polls_after_exec)
+/* This program anew, in a child that has `server`: what it does there first. */
+static pid_t first_after_exec(const char *what)
 {
     char number[16];
     connected();
     snprintf(number, sizeof(number), "%d", server);
     pid_t pid = fork();
     if (pid == 0) {
-        execl("/proc/self/exe", "children", "polls", number, (char *)0);
+        execl("/proc/self/exe", "children", what, number, (char *)0);
         _exit(9);
     }
+    return pid;
+}
+
+CASE(polls_after_exec)
+{
+    pid_t pid = first_after_exec("polls");
     until_it_sleeps(pid);
     NEED(write(client, "x", 1) == 1);
     ends(pid);
+}
+
+static int vforks(int fd)
+{
+    int status = 0;
+    pid_t pid = vfork();
+    if (pid == 0)
+        _exit(write(fd, "done", 4) != 4);
+    NEED(pid > 0 && waitpid(pid, &status, 0) == pid);
+    return status;
+}
+
+CASE(vforks_after_exec)
+{
+    ends(first_after_exec("vforks"));
+    heard(client, 4);
 }
 
 /* `children pairs N`: N descriptors, two per connection, that were there before the exec. */
@@ -554,7 +577,7 @@ int main(int argc, char **argv)
         return pairs(atoi(argv[2]));
     if (argc == 3) {
         begins();
-        return !by_poll(atoi(argv[2]));
+        return strcmp(argv[1], "vforks") == 0 ? vforks(atoi(argv[2])) : !by_poll(atoi(argv[2]));
     }
     return run_case(argc, argv);
 }

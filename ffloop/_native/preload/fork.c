@@ -87,11 +87,11 @@ static void fork_child(void)
 
 /* ---- the ways to fork ------------------------------------------------------------------------ */
 
-/* For a fork that runs no fork handlers. */
+/* For a fork that runs no fork handlers. The client's is last: before_fork may attach. */
 static void begins(void)
 {
-    ffl_client_before_fork();
     before_fork();
+    ffl_client_before_fork();
 }
 
 static pid_t forked(pid_t pid)
