@@ -334,7 +334,7 @@ TEST(notify)
     notify_send("READY=1");
 }
 
-/* A peer that says nothing does not keep it, whoever it is: it may try again as often as it likes. */
+/* A peer that says nothing does not keep it, whoever it is and however often it comes. */
 TEST(embedded_does_not_wait_for_who_is_silent)
 {
     struct raw r;

@@ -817,7 +817,7 @@ static void sends(uint32_t h, const struct ffl_addr *to, int err)
         raw_nothing(&bad);
 }
 
-/* What may be for all sockets at a port goes only where few are: one call of the stack serves all. */
+/* What may be for all sockets at a port goes only where few are: one call of the stack for all. */
 TEST(slices_broadcasts_are_for_few)
 {
     struct ffl_addr a = addr4("10.0.0.3", 9), group = addr4("224.1.1.1", 9);

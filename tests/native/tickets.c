@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <linux/sockios.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 
 /* Somebody whom a ticket brings in, and the end that the instance has: we keep a copy. */
 static void bring(const struct ffl_ticket *t, int ends[2])
@@ -89,6 +90,47 @@ TEST(a_session_brings_somebody)
     }
     close(null);
     neighbour_end(&n);
+}
+
+/* What comes while the instance has no descriptor for it is lost, and no more than that; nor is it
+ * the end that there is nothing to read. */
+TEST(without_a_descriptor_nobody_comes)
+{
+    struct rlimit all, none;
+    struct ffl_ticket t;
+    struct raw s;
+    int ends[2], other[2];
+    char c;
+    lab_start("clock=manual");
+    CHECK(lab_ticket(&t));
+    raw_attach(&s);
+    int fds = test_open_fds();
+    const struct ffl_ticket_msg m = {.what = FFL_TICKET_CONNECT};
+    for (int i = 0; i < 2; i++) {
+        int via = i ? t.fd : s.sock;
+        CHECK_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
+        CHECK_EQ(ffl_msg_send(via, &m, sizeof(m), &ends[1], 1), sizeof(m));
+        close(ends[1]);
+        CHECK_EQ(getrlimit(RLIMIT_NOFILE, &all), 0);
+        none = (struct rlimit){.rlim_cur = 3, .rlim_max = all.rlim_max};
+        CHECK_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+        iterations(3);
+        CHECK_EQ(setrlimit(RLIMIT_NOFILE, &all), 0);
+        CHECK_EQ(recv(ends[0], &c, 1, 0), 0); /* its end */
+        close(ends[0]);
+        bring(&(struct ffl_ticket){.fd = via}, other); /* the next one comes */
+        CHECK_EQ(lab.in->ledger.n[CHARGE_PENDING], 1);
+        close(other[0]);
+        close(other[1]);
+        iterations(3);
+        lab_settled(fds);
+    }
+    session_event(TAILQ_FIRST(&lab.in->sessions));
+    iterations(3);
+    CHECK_EQ(lab_sessions(), 1);
+    CHECK_EQ(lab.in->ledger.n[CHARGE_TICKET], 1);
+    close(t.fd);
+    raw_finish(&s);
 }
 
 /* O_NONBLOCK is the file's: of a socket that we have too, we can clear it. */

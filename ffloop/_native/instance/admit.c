@@ -182,6 +182,12 @@ void admit_peer(struct ffl_instance *in, int sock, bool brought)
         leave(p);
 }
 
+void admit_lost(struct account *a)
+{
+    ffl_log_within(&a->log, FFL_LOG_WARNING, "what a process of user %u has sent is lost: %s",
+                   (unsigned)a->uid, ffl_strerror(EMFILE));
+}
+
 /* ---- peers' hellos ------------------------------------------------------------------------- */
 
 /* Opens a ticket; takes the socket over on success. */

@@ -1,8 +1,8 @@
 /*
  * burden.c - memberships, filters, broadcasts: work of the stack that no slice can cut.
  *
- * Callers: control.c, endpoint.c, group.c, transmit.c. A close leaves each group, and each time a list of all
- * memberships is walked (0.5 s for 12,000); a datagram for a group passes the filters of all its
+ * Callers: control.c, endpoint.c, group.c, transmit.c. A close leaves each group, and each time a
+ * list of all memberships is walked (0.5 s for 12,000); a datagram for a group passes the filters of all its
  * sockets. So their number is limited, per user. They are charged to the user of the socket, until
  * its last reference is closed.
  */

@@ -298,6 +298,7 @@ void path_leave(struct ffl_instance *in); /* if the instance has it */
 void admit_peer(struct ffl_instance *in, int sock, bool brought);
 void admit_not(struct ffl_instance *in, int sock, const char *why); /* sends `why`, and closes */
 void admit_event(struct pending *p);
+void admit_lost(struct account *a);                  /* closer_recv had no descriptor: logs it */
 bool admit_make_room(struct ffl_instance *in);       /* false: no peer is waiting */
 void admit_sweep(struct ffl_instance *in, bool all); /* frees the peers that are done, or all */
 
@@ -306,7 +307,8 @@ void closer_close(int fd); /* takes it, and returns at once */
 bool closer_busy(void);    /* many descriptors wait to be closed: no new peer is heard */
 /* Closes a socket in whose queue a peer's descriptors may wait: at once if the queue is empty. */
 void closer_drop(int sock);
-/* ffl_msg_recv for a message with one descriptor at most: *fd, or -1. More are -EPROTO. */
+/* ffl_msg_recv for a message with one descriptor at most: *fd, or -1. More are -EPROTO; -EMFILE:
+ * the message is gone. */
 int closer_recv(int sock, void *data, size_t len, int *fd);
 
 /* rights.c */

@@ -111,14 +111,15 @@ void session_tx_release(struct ffl_session *s, uint32_t buf)
 /* ---- a session's life ---------------------------------------------------------------------- */
 
 /* The socket's pidfd (Linux 6.5) is the peer's in every PID namespace; pid 0: the peer's namespace
- * is not seen from here. */
+ * is not seen from here. Where the kernel knows it and has none, the peer has ended, and its number
+ * may be another's. */
 static int pidfd_of(int sock, pid_t pid)
 {
     int fd = -1;
     socklen_t len = sizeof(fd);
     if (getsockopt(sock, SOL_SOCKET, SO_PEERPIDFD, &fd, &len) == 0)
         return fd;
-    return pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+    return errno == ENOPROTOOPT && pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
 }
 
 static int session_alloc(struct ffl_session *s, const struct ffl_hello *h)
@@ -308,25 +309,31 @@ static void take_rest(struct ffl_session *s, int fd, const struct ffl_rest *r, b
     s->rest_n = r->n;
 }
 
-/* Takes a message of the application's, if there is one. False: it is the last. */
-static bool take_message(struct ffl_session *s)
+/* Takes a message of the application's. 1: there was one; 0: there is none; -1: it is the last. */
+static int take_message(struct ffl_session *s)
 {
     union {
         struct ffl_rest rest;
         struct ffl_ticket_msg brings;
     } m;
     int fd = -1, got = s->sock < 0 ? 0 : closer_recv(s->sock, &m, sizeof(m), &fd);
+    if (got == -EAGAIN)
+        return 0;
+    if (got == -EMFILE) {
+        admit_lost(s->account);
+        return 1;
+    }
     bool brings = got == sizeof(m.brings) && m.brings.what == FFL_TICKET_CONNECT && fd >= 0;
     if (brings)
         admit_peer(s->in, fd, true);
     else if (fd >= 0)
         take_rest(s, fd, &m.rest, got == sizeof(m.rest));
-    return brings;
+    return brings ? 1 : -1;
 }
 
 void session_event(struct ffl_session *s)
 {
-    if (!closer_busy() && !take_message(s)) /* busy: told again */
+    if (!closer_busy() && take_message(s) < 0) /* busy: told again */
         session_end(s);
 }
 
@@ -340,7 +347,7 @@ void session_end(struct ffl_session *s)
     s->sweep = NULL;
     int n = ffl_ring_avail(&s->ch.in);
     s->last = n > 0 ? (unsigned)n : 0;
-    for (int i = 0; i < LAST_MSGS && take_message(s); i++)
+    for (int i = 0; i < LAST_MSGS && take_message(s) > 0; i++)
         ;
     disconnect(s);
     ffl_log_within(&s->account->log, FFL_LOG_INFO, "session %u (pid %d) detached, %u sockets open",

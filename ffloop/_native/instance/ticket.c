@@ -247,6 +247,10 @@ void ticket_event(struct ticket *t)
         int fd = -1, n = closer_busy() ? -EPROTO : closer_recv(t->sock, &m, sizeof(m), &fd);
         if (n == -EAGAIN)
             return;
+        if (n == -EMFILE) {
+            admit_lost(t->account);
+            continue;
+        }
         bool brings = n == sizeof(m) && m.what == FFL_TICKET_CONNECT;
         if (fd >= 0 && brings)
             admit_peer(t->in, fd, true);
