@@ -817,25 +817,47 @@ static void sends(uint32_t h, const struct ffl_addr *to, int err)
         raw_nothing(&bad);
 }
 
-/* What may be for all sockets at a port goes only where few are: one call of the stack for all. */
+/* One broadcast or multicast is for all sockets at a port that have its address or none, in one
+ * call of the stack: a user has few of them. A datagram for one is sent however many there are. */
 TEST(slices_broadcasts_are_for_few)
 {
-    struct ffl_addr a = addr4("10.0.0.3", 9), group = addr4("224.1.1.1", 9);
-    struct ffl_optarg o = {.level = SOL_SOCKET, .name = SO_BROADCAST, .len = sizeof(int)};
-    memcpy(o.data, &(int){1}, sizeof(int));
-    start_lenient();
+    static const char *const for_all[] = {"0.0.0.0", "224.1.1.1", "255.255.255.255"};
+    struct ffl_optarg reuse = {.level = SOL_SOCKET, .name = SO_REUSEADDR, .len = sizeof(int)},
+                      may = reuse;
+    memcpy(reuse.data, &(int){1}, sizeof(int));
+    memcpy(may.data, &(int){1}, sizeof(int));
+    may.name = SO_BROADCAST;
+    start_lab("host");
     lab.in->cast_most = 2;
+    raw_attach(&bad);
+    for (uint32_t h = 0; h < 10; h++) {
+        open_socket(h, SOCK_DGRAM);
+        CHECK_EQ(answer_of(FFL_OP_SETSOCKOPT, h, &reuse, ffl_optarg_bytes(reuse.len)), 0);
+    }
+    struct ffl_addr a = addr4("0.0.0.0", 0);
     CHECK_EQ(answer_of(FFL_OP_BIND, 0, &a, sizeof(a)), 0);
-    sends(0, &group, 0);
-    struct ffl_addr b = addr4("10.0.0.4", 9);
-    CHECK_EQ(answer_of(FFL_OP_BIND, 1, &b, sizeof(b)), 0);
-    sends(0, &b, 0);
-    sends(0, &group, -ENOBUFS);
-    CHECK_EQ(answer_of(FFL_OP_SETSOCKOPT, 0, &o, sizeof(o)), 0);
-    sends(0, &b, -ENOBUFS); /* perhaps a broadcast address */
-    group.port_be = htons(10);
-    sends(0, &group, 0);
-    nothing_is_charged();
+    int port = ntohs(TAILQ_FIRST(&lab.in->sessions)->table[0]->group->at.port_be);
+    a = addr4("224.1.1.1", port);
+    CHECK_EQ(answer_of(FFL_OP_BIND, 1, &a, sizeof(a)), 0);
+    for (size_t i = 0; i < FFL_COUNT(for_all); i++) {
+        a = addr4(for_all[i], port);
+        CHECK_EQ(answer_of(FFL_OP_BIND, 2, &a, sizeof(a)), -ENOBUFS);
+    }
+    a = addr4("127.255.255.255", port); /* loopback's broadcasts */
+    CHECK_EQ(answer_of(FFL_OP_BIND, 2, &a, sizeof(a)), -ENOBUFS);
+    a = addr4("127.0.0.1", port);
+    for (uint32_t h = 2; h < 10; h++)
+        CHECK_EQ(answer_of(FFL_OP_BIND, h, &a, sizeof(a)), 0);
+    CHECK_EQ(answer_of(FFL_OP_SETSOCKOPT, 9, &may, ffl_optarg_bytes(may.len)), 0);
+    sends(9, &a, 0);
+    for (uint32_t h = 0; h < 2; h++)
+        plain(FFL_OP_CLOSE, h, 0, 0);
+    settle();
+    a = addr4("0.0.0.0", port);
+    open_socket(0, SOCK_DGRAM);
+    CHECK_EQ(answer_of(FFL_OP_SETSOCKOPT, 0, &reuse, ffl_optarg_bytes(reuse.len)), 0);
+    CHECK_EQ(answer_of(FFL_OP_BIND, 0, &a, sizeof(a)), 0);
+    raw_finish(&bad);
 }
 
 /* ---- lists that an application does not choose ----------------------------------------------- */

@@ -5,7 +5,6 @@
  * may connect again, or listen.
  */
 #include "internal.h"
-#include "addr.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -127,13 +126,9 @@ int connect_begin(struct endpoint *e, struct ffl_entry q)
         }
     }
     stats_state(e);
-    if (rc == 0 && e->dgram) {
-        struct settings *s = group_settings(e);
-        s->casts = s->broadcasts || ffl_addr_multicast(&a);
-        s->cast_be = a.port_be;
+    if (rc == 0 && e->dgram)
         rc = group_place(e); /* the connect may have given it a port */
-    }
-    if (!e->connecting) /* else data_event answers */
+    if (!e->connecting)      /* else data_event answers */
         answer_post(e->s, q, rc, rc < 0 ? FFL_NO_BUF : answer_addresses(e));
     return 0;
 }

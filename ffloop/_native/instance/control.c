@@ -175,8 +175,6 @@ static int set_option(struct endpoint *e, const struct ffl_option *o, const stru
     rc = rights_setsockopt(e, arg);
     burden_settle(e, o, filter, rc == 0);
     if (rc == 0 && o) {
-        if (o->level == SOL_SOCKET && o->name == SO_BROADCAST)
-            group_settings(e)->broadcasts = true; /* also when it is turned off: a connect stays */
         group_settings(e)->stamped |= (o->flags & FFL_OPTION_STAMP) != 0;
         group_settings(e)->reporting |= (o->flags & FFL_OPTION_REPORT) != 0;
     }

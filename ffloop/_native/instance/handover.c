@@ -39,13 +39,15 @@ int handover_may_bind(const struct endpoint *e, const struct ffl_addr *a)
 {
     bool only = endpoint_v6only(e, a);
     struct group *g = a->port_be ? group_at(e->s->in, a->port_be, e->dgram) : NULL;
-    uint32_t own = 0;
+    uint32_t own = 0, beside = 0;
     for (; g; g = group_next(g))
-        if (g->account == e->s->account)
+        if (g->account == e->s->account) {
             own++;
-        else if (ffl_addr_overlap(&g->at, g->only, a, only))
+            beside += burden_beside(&g->at, a);
+        } else if (ffl_addr_overlap(&g->at, g->only, a, only)) {
             return -EADDRINUSE;
-    return e->dgram && own >= e->s->in->port_most ? -ENOBUFS : 0;
+        }
+    return e->dgram ? burden_bind(e->s->in, a, own, beside) : 0;
 }
 
 /* ---- sharing a listener -------------------------------------------------------------------- */

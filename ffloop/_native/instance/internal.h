@@ -75,10 +75,7 @@ struct settings {
     bool reporting; /* reports in the error queue */
     uint32_t memberships, filter[2]; /* charged for them (burden.c) */
     bool shut_wr;                    /* the sending side is shut down */
-    bool shut_rd;    /* the stack was told to read no more: its end is not the peer's */
-    bool broadcasts; /* SO_BROADCAST */
-    bool casts;      /* connected to what may be the address of many sockets, at this port: */
-    uint16_t cast_be;
+    bool shut_rd; /* the stack was told to read no more: its end is not the peer's */
 };
 
 struct endpoint { /* one session's reference to one stack socket */
@@ -251,7 +248,7 @@ struct ffl_instance {
     TAILQ_HEAD(session_list, ffl_session) sessions; /* the oldest first */
     uint32_t next_id, next_serial, next_ticket;
     uint32_t port_most; /* datagram sockets of one user at one port */
-    uint32_t cast_most; /* and of all users, where a broadcast or multicast goes there */
+    uint32_t cast_most; /* of them those that one broadcast or multicast may be for */
     LIST_HEAD(ticket_list, ticket) tickets[TICKET_LISTS]; /* by id */
     LIST_HEAD(held_heads, held) held[HELD_LISTS];         /* ticket.c */
     uint64_t held_key[2];       /* random: applications choose handles, and may not choose lists */
@@ -399,7 +396,7 @@ int offer_take(struct endpoint *l, bool again);
 /* Does a socket of e's user listen, or receive, where `e` is to be bound? */
 bool handover_ours(const struct endpoint *e, const struct ffl_addr *a);
 /* 0; -EADDRINUSE: at `a` another user's socket of this instance listens or receives; -ENOBUFS:
- * e's user has port_most sockets at the port. */
+ * e's user has port_most sockets at the port, or cast_most where one datagram is for all. */
 int handover_may_bind(const struct endpoint *e, const struct ffl_addr *a);
 /* Before `e` listens: 1 when it now shares an earlier listener, 0 when it is the first, or
  * -errno. */
@@ -474,9 +471,11 @@ uint32_t burden_of_filter(const struct sock_filter *code, uint32_t n); /* instru
 int burden_charge(struct endpoint *e, const struct ffl_option *o, uint32_t filter);
 /* After it: has it been done? */
 void burden_settle(struct endpoint *e, const struct ffl_option *o, uint32_t filter, bool done);
-/* May e send to `to` (NULL: where it is connected)? A broadcast or multicast is for all sockets at
- * the port, in one call of the stack: not where there are many. */
-bool burden_may_send(struct endpoint *e, const struct ffl_addr *to);
+/* May what is sent to all sockets at `a` be for one at `at` of the same port, too? */
+bool burden_beside(const struct ffl_addr *at, const struct ffl_addr *a);
+/* May a user that has `own` datagram sockets at the port, some of them `beside` it, bind one to
+ * `a`? 0 or -ENOBUFS. */
+int burden_bind(struct ffl_instance *in, const struct ffl_addr *a, uint32_t own, uint32_t beside);
 void burden_end(struct ffl_instance *in, struct account *a, struct settings *s); /* of all */
 
 /* interrupt.c */

@@ -43,7 +43,7 @@ void ffl_instance_opts_default(struct ffl_instance_opts *o)
 #define USER_KEPT 64
 #define USER_FILTER 131072 /* instructions */
 #define PORT_MOST 16384
-#define CAST_MOST 1024 /* a broadcast takes a microsecond per socket */
+#define CAST_MOST 1024 /* a broadcast takes a microsecond for each */
 /* Descriptors of this process: memory, bells, unix socket, pidfd; and a spare. */
 #define SESSION_FDS 6
 

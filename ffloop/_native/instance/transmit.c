@@ -139,8 +139,6 @@ static int send_dgram(struct endpoint *e)
     if (group_settings(e)->reporting)
         (void)report_pump(e);
     int n = ffl_ctl_check(&ctl);
-    if (n == 0 && !burden_may_send(e, skip ? &to : NULL))
-        n = -ENOBUFS;
     if (n == 0)
         n = OPS(in)->send(ST(in), e->fd, &iov, 1, skip ? &to : NULL, ctl.len ? &ctl : NULL, 0);
     in->unsent |= n > 0;
