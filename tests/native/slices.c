@@ -11,6 +11,7 @@
 #include "lab.h"
 
 #include "../../ffloop/_native/instance/internal.h"
+#include "option.h"
 
 #include <linux/filter.h>
 #include <sys/resource.h>
@@ -857,6 +858,20 @@ TEST(slices_broadcasts_are_for_few)
     open_socket(0, SOCK_DGRAM);
     CHECK_EQ(answer_of(FFL_OP_SETSOCKOPT, 0, &reuse, ffl_optarg_bytes(reuse.len)), 0);
     CHECK_EQ(answer_of(FFL_OP_BIND, 0, &a, sizeof(a)), 0);
+    raw_finish(&bad);
+}
+
+/* Where there are several users the looks at a bind have no way around them: a port that the stack
+ * chooses is not the only one that it may. */
+TEST(slices_ports_are_not_narrowed)
+{
+    struct ffl_optarg o = {.level = IPPROTO_IP, .name = IP_LOCAL_PORT_RANGE, .len = sizeof(int)};
+    memcpy(o.data, &(uint32_t){40000u << 16 | 40000u}, sizeof(int));
+    start_lab("host");
+    raw_attach(&bad);
+    lab.in->ledger.shared = true;
+    open_socket(0, SOCK_DGRAM);
+    CHECK_EQ(answer_of(FFL_OP_SETSOCKOPT, 0, &o, ffl_optarg_bytes(o.len)), -ENOPROTOOPT);
     raw_finish(&bad);
 }
 

@@ -169,6 +169,9 @@ static int set_option(struct endpoint *e, const struct ffl_option *o, const stru
 {
     if (e->tx_head != FFL_NO_BUF && !e->unwritable && !e->connecting)
         data_flush(e); /* the option is for later sends */
+    bool range = o && o->level == IPPROTO_IP && o->name == IP_LOCAL_PORT_RANGE;
+    if (range && e->dgram && e->s->in->ledger.shared)
+        return -ENOPROTOOPT; /* with SO_REUSEADDR the stack gives it a port that another user has */
     int rc = e->fd < 0 ? -e->open_error : burden_charge(e, o, filter);
     if (rc < 0)
         return rc;

@@ -58,9 +58,6 @@
 #ifndef IP_RECVERR_RFC4884
 #define IP_RECVERR_RFC4884 26
 #endif
-#ifndef IP_LOCAL_PORT_RANGE
-#define IP_LOCAL_PORT_RANGE 51
-#endif
 #ifndef IP_PROTOCOL
 #define IP_PROTOCOL 52
 #endif

@@ -8,8 +8,13 @@
 #ifndef FFL_OPTION_H
 #define FFL_OPTION_H
 
+#include <netinet/in.h>
 #include <stdbool.h>
 #include <stdint.h>
+
+#ifndef IP_LOCAL_PORT_RANGE
+#define IP_LOCAL_PORT_RANGE 51
+#endif
 
 /* The value's type: how to read it from one socket and set it on another. */
 enum ffl_option_kind {
