@@ -79,7 +79,7 @@ class SessionLoop(SockCalls, Loop):
 
     def ffloop_stats(self) -> dict[str, int]:
         """As Loop's: of the session (client.h, struct ffl_session_stats)."""
-        return {"waits": self._batches.waits} | self._live_session().client.stats()
+        return self._live_session().client.stats() | {"waits": self._batches.waits}
 
     def __repr__(self) -> str:
         client = self._session.client if self._session.attached else None

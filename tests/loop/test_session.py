@@ -448,6 +448,19 @@ def test_everybody_learns_of_the_end(instance, caplog, how, why):
     assert "listening again on" in caplog.text
 
 
+def test_the_counters_of_a_lost_session(instance):
+    process = instance()
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        process.kill()
+        await until(lambda: not loop._session.attached)
+        with pytest.raises(ffloop.InstanceGone, match="the instance ended"):
+            loop.ffloop_stats()
+
+    ffloop.run(main(), instance=instance.path, reconnect=False)
+
+
 def test_a_writer_finds_the_end_before_the_loop_does(instance):
     """Its callback's own send does; then it is called once more, as after a reset."""
     process = instance()

@@ -789,6 +789,33 @@ TEST(r3_a_large_write_waits_for_nobody_else)
     lab_stop();
 }
 
+/* Nor, for a while, where a sleep took far too long; nor without end between two waits. */
+TEST(r3_large_writes_wait_for_so_long)
+{
+    enum { N = 32 };
+    int h[N];
+    struct ffl_event ev[64];
+    struct ffl_client *c = usual_pool("window=4000000");
+    connect_all(c, h, N);
+    write_ahead(c, h, N);
+    int64_t most = ffl_client_ahead(c, BODY);
+    ffl_client_paced(c, most);
+    CHECK_EQ(ffl_client_ahead(c, BODY), most);
+    CHECK_EQ(c->paces_from, 0);
+    for (int i = 0; i < 100; i++)
+        ffl_client_paced(c, most);
+    CHECK_EQ(ffl_client_ahead(c, BODY), 0);
+    CHECK(ffl_client_wait(c, ev, 64, -1, 0) >= 0);
+    CHECK_EQ(ffl_client_ahead(c, BODY), most);
+    ffl_client_paced(c, 5 * most);
+    CHECK(c->paces_from);
+    c->paces_from = INT64_MAX; /* a machine may stand still */
+    CHECK_EQ(ffl_client_ahead(c, BODY), 0);
+    ffl_client_detach(c);
+    iterations(3);
+    lab_stop();
+}
+
 TEST(r9_a_large_write_does_not_wait_for_a_lost_instance)
 {
     enum { N = 32 };

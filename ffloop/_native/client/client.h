@@ -368,10 +368,14 @@ void ffl_client_zerocopy(struct ffl_client *c, int h);
 int64_t ffl_client_sendv(struct ffl_client *c, int h, const struct iovec *iov, int n,
                          unsigned flags);
 /* Before a large write of a caller that may sleep for a moment: is so much on its way to the stack
- * that the bytes would leave the processors' caches before the instance comes to them? */
-bool ffl_client_ahead(struct ffl_client *c, size_t len);
+ * that the bytes would leave the processors' caches before the instance comes to them? For how
+ * long it may sleep, ns; 0: not at all. */
+int64_t ffl_client_ahead(struct ffl_client *c, size_t len);
 /* Then: sleeps until the instance has caught up, `most_ns` at most. */
 void ffl_client_pace(struct ffl_client *c, int64_t most_ns);
+/* Then: this took `ns`, with all that the caller did for it. Where that is far too long, large
+ * writes do not sleep for a while. */
+void ffl_client_paced(struct ffl_client *c, int64_t ns);
 /* The socket's bytes in the transmit pool: submitted, not yet taken by the stack. */
 uint32_t ffl_client_unsent(const struct ffl_client *c, int h);
 

@@ -144,6 +144,7 @@ struct ffl_client {
     int64_t round_granted;  /* bytes of the window that this round has granted */
     uint64_t tx_unwritable; /* the instance's counter when writers were last woken */
     int64_t paces_from;     /* until then large writes do not wait for the instance */
+    int64_t paced_ns;       /* for which they have waited in this round */
     struct rx_item **batch; /* data handed out by the last wait */
     uint32_t *batch_addresses;
     struct client_sock **batch_sock;

@@ -17,7 +17,9 @@
 #define COMMIT_EVERY (256 * 1024) /* bytes of a large write: the instance works on them meanwhile */
 #define PACED_FROM (128 * 1024)   /* bytes: an answer of 64 KiB is not worth a wake */
 #define AHEAD (4 * 1024 * 1024)   /* bytes on their way that stay in the processors' caches */
-#define UNPACED_NS (100 * 1000000LL)
+#define PACE_NS 1000000LL         /* of one write, at most */
+#define ROUND_PACE_NS (10 * PACE_NS) /* of those between two waits: other connections wait, too */
+#define UNPACED_NS (100 * PACE_NS)
 
 /*
  * Large writes go round robin when half of the pool is on its way to the stack: beyond it a
@@ -144,12 +146,13 @@ uint32_t ffl_client_unsent(const struct ffl_client *c, int h)
 
 /* ---- pacing -------------------------------------------------------------------------------- */
 
-bool ffl_client_ahead(struct ffl_client *c, size_t len)
+int64_t ffl_client_ahead(struct ffl_client *c, size_t len)
 {
-    if (ffl_likely(len < PACED_FROM || on_the_way(c) < AHEAD) || c->detached || c->driver)
-        return false;
+    if (ffl_likely(len < PACED_FROM || on_the_way(c) < AHEAD) || c->detached || c->driver ||
+        c->paced_ns >= ROUND_PACE_NS)
+        return 0;
     client_reap(c);
-    return on_the_way(c) >= AHEAD && ffl_now_ns() >= c->paces_from;
+    return on_the_way(c) >= AHEAD && ffl_now_ns() >= c->paces_from ? PACE_NS : 0;
 }
 
 /* True: it slept for returned buffers, or need not. False: the session has ended. */
@@ -168,6 +171,11 @@ static bool sleep_for_room(struct ffl_client *c, int64_t left_ns)
     return true;
 }
 
+static void pace_later(struct ffl_client *c)
+{
+    c->paces_from = ffl_now_ns() + UNPACED_NS;
+}
+
 /* An instance that took nothing in that time will not be waited for again soon. */
 void ffl_client_pace(struct ffl_client *c, int64_t most_ns)
 {
@@ -177,7 +185,14 @@ void ffl_client_pace(struct ffl_client *c, int64_t most_ns)
         left = most_ns - (ffl_now_ns() - began);
     }
     if (on_the_way(c) >= before)
-        c->paces_from = ffl_now_ns() + UNPACED_NS;
+        pace_later(c);
+}
+
+void ffl_client_paced(struct ffl_client *c, int64_t ns)
+{
+    c->paced_ns += ns;
+    if (ns >= 2 * PACE_NS)
+        pace_later(c);
 }
 
 /* ---- submitting ---------------------------------------------------------------------------- */

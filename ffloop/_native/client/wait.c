@@ -260,6 +260,7 @@ void client_round(struct ffl_client *c)
 {
     c->round++;
     c->round_granted = 0;
+    c->paced_ns = 0;
     if (c->bulk_waiters && tx_half_free(c)) /* woken sockets left room */
         client_wake_writers(c);
 }

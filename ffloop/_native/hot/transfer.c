@@ -10,10 +10,9 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-#define GATHER 64            /* pieces per system call */
-#define BULK (1 << 15)       /* bytes of one recv; the next one is likely to bring as many */
-#define MOST_BULK 16         /* recvs per event */
-#define LONGEST_PACE 1000000 /* ns */
+#define GATHER 64      /* pieces per system call */
+#define BULK (1 << 15) /* bytes of one recv; the next one is likely to bring as many */
+#define MOST_BULK 16   /* recvs per event */
 
 static PyObject *name_write_slow, *name_write_rest, *name_fault, *name_on_error, *name_fill_failed,
     *name_update_failed;
@@ -221,14 +220,18 @@ int stream_read(Dispatcher *d, PyObject *self)
 /* ---- writing ------------------------------------------------------------------------------- */
 
 /* A large write waits where the instance has much to do yet, as one of the kernel's takes its time:
- * what is written meanwhile would only leave the caches. */
+ * what is written meanwhile would only leave the caches. A busy thread keeps the interpreter's lock
+ * for longer (sys.setswitchinterval). */
 static void let_catch_up(struct ffl_client *c, size_t len)
 {
-    if (!ffl_client_ahead(c, len))
+    int64_t most = ffl_client_ahead(c, len);
+    if (!most)
         return;
+    int64_t began = ffl_now_ns();
     PyThreadState *thread = PyEval_SaveThread();
-    ffl_client_pace(c, LONGEST_PACE);
+    ffl_client_pace(c, most);
     PyEval_RestoreThread(thread);
+    ffl_client_paced(c, ffl_now_ns() - began);
 }
 
 /* The bytes taken, or -errno. */
