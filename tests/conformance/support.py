@@ -206,6 +206,10 @@ def document() -> str:
         + ", ".join(f"`{name}`" for name in SCHEDULING)
         + ".",
         "",
+        "`read(n)` of a connection's `StreamReader`, and up to Python 3.12 `drain()` of a server's "
+        "`StreamWriter`, give compiled coroutines: `asyncio.iscoroutine()` of one is true, "
+        "`inspect.iscoroutine()` false.",
+        "",
         "## Transports of stack sockets",
         "",
         *_table(

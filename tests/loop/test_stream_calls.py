@@ -5,8 +5,12 @@ import collections.abc
 import gc
 import inspect
 import socket
+import subprocess
+import sys
 
 import pytest
+
+import ffloop
 
 
 async def until(true):
@@ -69,32 +73,131 @@ def test_read_gives_what_is_there_and_no_more_than_asked_for(opened):
     opened(use)
 
 
-def test_what_comes_to_a_waiting_reader_that_is_cancelled_is_the_next_ones(opened):
-    """The data of both connections comes with one wait: the reader is cancelled after it has been
-    told of its own, and before its task runs."""
+async def told(reader, peer, data):
+    """A task that reads, whose data has come while it has not run yet."""
+    task = asyncio.ensure_future(reader.read(100))
+    await until(lambda: reader._waiter is not None)
+    waiter = reader._waiter
+    peer.send(data)
+    await until(waiter.done)
+    assert not task.done()
+    assert reader._waiter is None
+    return task
+
+
+def test_the_compiled_ones_are_used(opened):
+    async def use(reader, writer, peer):
+        loop = asyncio.get_running_loop()
+        compiled = isinstance(loop, ffloop.Loop) and not loop.get_debug()
+        calls = [reader.read(1), writer.drain()]
+        named = [type(call).__name__ for call in calls]
+        for call in calls:
+            call.close()
+        writers = compiled and sys.version_info < (3, 13)
+        assert named == [
+            "Call" if compiled else "coroutine",
+            "Call" if writers else "coroutine",
+        ]
+
+    opened(use)
+
+
+@pytest.mark.parametrize("how", ["read", "readexactly", "readline"])
+def test_what_comes_to_a_waiting_reader_that_is_cancelled_is_the_next_ones(opened, how):
+    async def use(reader, writer, peer):
+        task = await told(reader, peer, b"line\n")
+        task.cancel()
+        call = {"read": (100,), "readexactly": (5,), "readline": ()}[how]
+        assert await asyncio.wait_for(getattr(reader, how)(*call), 60) == b"line\n"
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        peer.send(b"second")
+        got = b""
+        while len(got) < 6:
+            got += await reader.read(4)
+        assert got == b"second"
+
+    opened(use)
+
+
+def test_the_end_after_data_is_not_there_before_the_data_is_taken(opened):
+    async def use(reader, writer, peer):
+        task = await told(reader, peer, b"data")
+        reader.feed_eof()
+        assert not reader.at_eof()
+        assert await task == b"data"
+        assert reader.at_eof()
+        assert await reader.read(5) == b""
+
+    opened(use)
+
+
+def test_another_protocols_data_is_its_readers(opened):
+    async def use(reader, writer, peer):
+        def another():
+            new = asyncio.StreamReader()
+            writer.transport.set_protocol(asyncio.StreamReaderProtocol(new))
+            return new
+
+        olds = [asyncio.ensure_future(reader.read(100))]
+        await until(lambda: reader._waiter is not None)
+        new = another()
+        peer.send(b"first")
+        assert await new.read(100) == b"first"
+        olds[0].cancel()
+        await asyncio.wait(olds)
+        olds.append(asyncio.ensure_future(reader.read(100)))
+        await until(lambda: reader._waiter is not None)
+        peer.send(b"second")
+        assert await new.read(100) == b"second"
+        olds[1].cancel()
+        await asyncio.wait(olds)
+        assert all(old.cancelled() for old in olds)
+
+    opened(use)
+
+
+def test_drain_waits_for_the_writers_own_protocol(opened):
+    async def use(reader, writer, peer):
+        loop = asyncio.get_running_loop()
+        transport, old = writer.transport, writer.transport.get_protocol()
+        transport.set_write_buffer_limits(high=0)
+        writer.write(b"x" * 16_000_000)
+        assert old._paused
+        new = asyncio.StreamReaderProtocol(asyncio.StreamReader())
+        new.pause_writing()
+        transport.set_protocol(new)
+        left = 16_000_000
+        while left:
+            left -= len(await loop.sock_recv(peer, 1_000_000))
+        await until(lambda: not new._paused)
+        task = asyncio.ensure_future(writer.drain())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert not task.done()
+        old.resume_writing()
+        await task
+
+    opened(use)
+
+
+def test_a_waiter_that_is_done_already_is_no_result(opened):
+    """The loop's create_future() is the application's."""
 
     async def use(reader, writer, peer):
-        ours, theirs = socket.socketpair()
-
-        class Cancels(asyncio.Protocol):
-            def data_received(self, data):
-                waits.cancel()
-
         loop = asyncio.get_running_loop()
-        with theirs:
-            transport, _ = await loop.connect_accepted_socket(Cancels, ours)
-            waits = asyncio.ensure_future(reader.read(10))
-            await until(lambda: reader._waiter is not None)
-            peer.send(b"first")
-            theirs.send(b"x")
-            with pytest.raises(asyncio.CancelledError):
-                await waits
-            peer.send(b"second")
-            got = b""
-            while len(got) < 11:
-                got += await reader.read(4)
-            assert got == b"firstsecond"
-            transport.close()
+
+        class Done:
+            def create_future(self):
+                future = loop.create_future()
+                future.set_result(7)
+                reader._buffer.extend(b"data")
+                return future
+
+        reader._loop = Done()
+        assert await reader.read(10) == b"data"
+        reader._loop = loop
+        assert reader._waiter is None
 
     opened(use)
 
@@ -222,6 +325,61 @@ def test_they_are_coroutines(opened, of):
     opened(use)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_cannot_be_thrown_is_refused_and_ends_nothing(opened):
+    async def use(reader, writer, peer):
+        call = reader.read(5)
+        many = (KeyError, None, None, None)
+        for wrong in ((), (7,), (KeyError("a"), "b"), (KeyError, None, "no traceback"), many):
+            with pytest.raises(TypeError):
+                call.throw(*wrong)
+        peer.send(b"data")
+        assert await call == b"data"
+
+    opened(use)
+
+
+@pytest.mark.parametrize("of", ["read", "drain"])
+@pytest.mark.parametrize("how", ["send", "throw", "close"])
+def test_one_that_runs_is_not_entered_again(opened, of, how):
+    """What a call calls (a loop's create_future(), a transport's is_closing()) calls it."""
+    again = {"send": (None,), "throw": (KeyError(),), "close": ()}[how]
+    raised = []
+
+    async def use(reader, writer, peer):
+        def enter():
+            with pytest.raises(ValueError, match="coroutine already executing") as caught:
+                getattr(call, how)(*again)
+            raised.append(caught.value)
+            gc.collect()
+
+        class Loop:
+            def create_future(self):
+                enter()
+                return loop.create_future()
+
+        class Transport:
+            def is_closing(self):
+                enter()
+                return False
+
+        loop, transport = asyncio.get_running_loop(), writer._transport
+        if of == "read":
+            reader._loop = Loop()
+            call = reader.read(5)
+            peer.send(b"data")
+            assert await call == b"data"
+            reader._loop = loop
+        else:
+            writer._transport = Transport()
+            call = writer.drain()
+            assert await call is None
+            writer._transport = transport
+        assert len(raised) == 1
+
+    opened(use)
+
+
 def test_one_that_waits_ends_with_whoever_awaits_it(opened):
     async def use(reader, writer, peer):
         async def wrapped():
@@ -263,6 +421,53 @@ def test_the_applications_own_methods_stay(opened, monkeypatch):
         await writer.drain()
 
     opened(use)
+
+
+PATCHED = """
+import asyncio, functools, sys
+called = []
+owner = getattr(asyncio, sys.argv[1])
+original = getattr(owner, sys.argv[2])
+def patched(*args, **named):
+    called.append(1)
+    return original(*args, **named)
+if sys.argv[3] == "wraps":
+    functools.update_wrapper(patched, original)
+setattr(owner, sys.argv[2], patched)
+import ffloop
+
+async def main():
+    async def serve(reader, writer):
+        done.set_result(await reader.read(100))
+        await writer.drain()
+        writer.close()
+    done = asyncio.get_running_loop().create_future()
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        await asyncio.sleep(0)
+        writer.write(b"data")
+        assert await done == b"data"
+        writer.close()
+        await writer.wait_closed()
+
+ffloop.run(main())
+assert called
+"""
+
+
+@pytest.mark.parametrize("kind", ["wraps", "plain"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "StreamReader.read",
+        "StreamReader.feed_data",
+        "StreamReaderProtocol.data_received",
+        "StreamWriter.drain",
+    ],
+)
+def test_what_was_patched_before_ffloop_came_is_called(method, kind):
+    command = [sys.executable, "-P", "-c", PATCHED, *method.split("."), kind]
+    subprocess.run(command, check=True, timeout=60)
 
 
 def test_reader_and_writer_are_still_asyncios(opened):

@@ -14,8 +14,6 @@ static int call_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(c->of);
     Py_VISIT(c->n);
     Py_VISIT(c->awaited);
-    Py_VISIT(c->waiter);
-    Py_VISIT(c->transport);
     Py_VISIT(Py_TYPE(self));
     return 0;
 }
@@ -24,12 +22,9 @@ static int call_clear(PyObject *self)
 {
     Call *c = (Call *)self;
     c->state = DONE;
-    streams_forget_transport(c);
     Py_CLEAR(c->of);
     Py_CLEAR(c->n);
     Py_CLEAR(c->awaited);
-    Py_CLEAR(c->waiter);
-    Py_CLEAR(c->given);
     return 0;
 }
 
@@ -41,20 +36,41 @@ PyObject *call_new(const struct kind *kind, PyObject *of, PyObject *n)
     c->kind = kind;
     c->of = Py_NewRef(of);
     c->n = Py_XNewRef(n);
-    c->awaited = c->waiter = c->transport = c->given = NULL;
+    c->awaited = NULL;
     c->state = NEW;
+    c->running = false;
     PyObject_GC_Track((PyObject *)c);
     return (PyObject *)c;
+}
+
+/* Sends to what is awaited. */
+static PySendResult go_on(Call *c, PyObject *value, PyObject **result)
+{
+    PyObject *awaited = Py_NewRef(c->awaited);
+    PySendResult r = PyIter_Send(awaited, value, result);
+    Py_DECREF(awaited);
+    return r != PYGEN_NEXT && c->state == WAITS ? streams_end_read(c, r, result) : r;
 }
 
 static PySendResult begin(Call *c, PyObject **result)
 {
     int rc = c->kind->begin(c, result);
-    if (rc != PLAIN_NOT)
-        return (PySendResult)rc;
-    c->awaited = PyObject_CallFunctionObjArgs(c->kind->original, c->of, c->n, NULL);
-    c->state = ASYNCIO;
-    return c->awaited ? PyIter_Send(c->awaited, Py_None, result) : PYGEN_ERROR;
+    if (rc == PLAIN_NOT) {
+        c->awaited = PyObject_CallFunctionObjArgs(c->kind->original, c->of, c->n, NULL);
+        c->state = ASYNCIO;
+        rc = c->awaited ? PYGEN_NEXT : PYGEN_ERROR;
+    }
+    return rc == PYGEN_NEXT ? go_on(c, Py_None, result) : (PySendResult)rc;
+}
+
+/* From here on until `running` is false again nobody else sends to it, or closes it: what it calls
+ * may try. */
+static bool enter(Call *c)
+{
+    if (!c->running)
+        return c->running = true;
+    PyErr_SetString(PyExc_ValueError, "coroutine already executing");
+    return false;
 }
 
 static PySendResult call_send(PyObject *self, PyObject *value, PyObject **result)
@@ -62,18 +78,17 @@ static PySendResult call_send(PyObject *self, PyObject *value, PyObject **result
     Call *c = (Call *)self;
     PySendResult r = PYGEN_ERROR;
     *result = NULL;
-    if (c->state == DONE) {
-        PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
-    } else if (c->state != NEW) {
-        r = PyIter_Send(c->awaited, value, result);
-        if (r != PYGEN_NEXT && c->state == WAITS)
-            r = streams_end_read(c, r, result);
-    } else if (value != Py_None) {
+    if (c->state == NEW && value != Py_None) {
         PyErr_SetString(PyExc_TypeError, "can't send non-None value to a just-started coroutine");
         return r;
-    } else {
-        r = begin(c, result);
     }
+    if (!enter(c))
+        return r;
+    if (c->state == DONE)
+        PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
+    else
+        r = c->state == NEW ? begin(c, result) : go_on(c, value, result);
+    c->running = false;
     if (r != PYGEN_NEXT)
         call_clear(self);
     return r;
@@ -106,6 +121,23 @@ static int leave(Call *c)
     return rc;
 }
 
+/* Can throw() be given that? If not, an exception is set. */
+static bool can_throw(PyObject *const *args, Py_ssize_t n)
+{
+    const char *why = NULL;
+    if (n < 1 || n > 3)
+        why = "throw() takes one to three arguments";
+    else if (!(PyExceptionInstance_Check(args[0]) || PyExceptionClass_Check(args[0])))
+        why = "exceptions must be classes or instances deriving from BaseException";
+    else if (n > 2 && args[2] != Py_None && !PyTraceBack_Check(args[2]))
+        why = "throw() third argument must be a traceback object";
+    else if (n > 1 && args[1] != Py_None && PyExceptionInstance_Check(args[0]))
+        why = "instance exception may not have a separate value";
+    if (why)
+        PyErr_SetString(PyExc_TypeError, why);
+    return !why;
+}
+
 /* Raises what throw() was given. */
 static void raise_given(PyObject *const *args, Py_ssize_t n)
 {
@@ -124,18 +156,19 @@ static void raise_given(PyObject *const *args, Py_ssize_t n)
 static PyObject *call_throw(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     Call *c = (Call *)self;
-    if (n < 1 || !(PyExceptionInstance_Check(args[0]) || PyExceptionClass_Check(args[0])))
-        return PyErr_Format(PyExc_TypeError, "throw() takes an exception");
-    if (c->state == DONE)
-        return PyErr_Format(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
-    if (c->state != ASYNCIO) {
-        if (leave(c) == 0)
-            raise_given(args, n);
+    PyObject *r = NULL;
+    if (!can_throw(args, n) || !enter(c))
         return NULL;
+    if (c->state == DONE) {
+        PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
+    } else if (c->state == ASYNCIO) {
+        PyObject *throw = PyObject_GetAttr(c->awaited, name_throw);
+        r = throw ? hot_forward(throw, args[0], args + 1, n - 1, NULL) : NULL;
+        Py_XDECREF(throw);
+    } else if (leave(c) == 0) {
+        raise_given(args, n);
     }
-    PyObject *throw = PyObject_GetAttr(c->awaited, name_throw);
-    PyObject *r = throw ? hot_forward(throw, args[0], args + 1, n - 1, NULL) : NULL;
-    Py_XDECREF(throw);
+    c->running = false;
     if (!r)
         call_clear(self);
     return r;
@@ -144,8 +177,12 @@ static PyObject *call_throw(PyObject *self, PyObject *const *args, Py_ssize_t n)
 static PyObject *call_close(PyObject *self, PyObject *unused)
 {
     Call *c = (Call *)self;
+    if (!enter(c))
+        return NULL;
     int rc = c->state == ASYNCIO ? hot_call(c->awaited, name_close, NULL) : 0;
-    return leave(c) < 0 || rc < 0 ? NULL : Py_NewRef(Py_None);
+    rc = leave(c) < 0 || rc < 0 ? -1 : 0;
+    c->running = false;
+    return rc < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 /* One that was never awaited is warned of, as a coroutine; its object may not be touched then. */

@@ -13,6 +13,7 @@ enum { PLAIN_NOT = 2 };                   /* beside a PySendResult's values */
 typedef struct call Call;
 struct kind {
     PyObject *original; /* asyncio's function */
+    /* A PySendResult, or PLAIN_NOT; PYGEN_NEXT: `awaited` is set, and nothing sent to it yet. */
     int (*begin)(Call *c, PyObject **result);
     const char *name, *qualname;
 };
@@ -20,12 +21,10 @@ struct kind {
 struct call {
     PyObject_HEAD
     const struct kind *kind;
-    PyObject *of, *n;    /* the reader or writer; read()'s argument or NULL */
-    PyObject *awaited;   /* WAITS: the waiter's iterator; ASYNCIO: asyncio's coroutine */
-    PyObject *waiter;    /* WAITS: the reader's, a Future */
-    PyObject *transport; /* WAITS: which knows this Call meanwhile (`reading`), or NULL */
-    PyObject *given;     /* bytes that came while it waited, which the reader's buffer never had */
+    PyObject *of, *n;  /* the reader or writer; read()'s argument or NULL */
+    PyObject *awaited; /* WAITS: the waiter's iterator; ASYNCIO: asyncio's coroutine */
     enum state state;
+    bool running;
 };
 
 PyObject *call_new(const struct kind *kind, PyObject *of, PyObject *n);
@@ -34,6 +33,5 @@ int call_exec(PyObject *module);
 /* streams.c */
 PySendResult streams_end_read(Call *c, PySendResult r, PyObject **result);
 int streams_stop_waiting(Call *c);
-void streams_forget_transport(Call *c);
 
 #endif

@@ -11,23 +11,63 @@
 #include <string.h>
 
 static PyTypeObject *protocol_type, *reader_type;
-static PyObject *data_received, *feed_data; /* as asyncio has them */
-static PyObject *name_data_received, *name_feed_data, *name_reader, *name_buffer, *name_waiter,
-    *name_eof, *name_limit;
+static PyObject *name_reader, *name_buffer, *name_waiter, *name_eof, *name_limit;
+static struct original originals[] = {
+    {&protocol_type, "StreamReaderProtocol.data_received", NULL, NULL},
+    {&reader_type, "StreamReader.feed_data", NULL, NULL},
+    {&reader_type, "StreamReader._wakeup_waiter", NULL, NULL},
+};
 
-static int is_original(PyTypeObject *type, PyObject *name, PyObject *original)
+/* Is it a function that the module defines by that name, and nobody's wrapper? -1 with an
+ * exception. */
+static int is_of(PyObject *module, PyObject *found, const char *qualname)
 {
-    PyObject *found = PyObject_GetAttr((PyObject *)type, name);
-    Py_XDECREF(found);
-    return found ? found == original : -1;
+    static PyObject *function_type;
+    if (!function_type && hot_import(&function_type, "types", "FunctionType") < 0)
+        return -1;
+    if ((PyObject *)Py_TYPE(found) != function_type || PyObject_HasAttrString(found, "__wrapped__"))
+        return 0;
+    PyObject *globals = PyObject_GetAttrString(found, "__globals__");
+    PyObject *name = globals ? PyObject_GetAttrString(found, "__qualname__") : NULL;
+    int rc = !name ? -1
+                   : globals == PyModule_GetDict(module) &&
+                         PyUnicode_CompareWithASCIIString(name, qualname) == 0;
+    Py_XDECREF(globals);
+    Py_XDECREF(name);
+    return rc;
+}
+
+int feed_find(struct original *all, size_t n)
+{
+    PyObject *module = PyImport_ImportModule("asyncio.streams");
+    int rc = module ? 0 : -1;
+    for (struct original *o = all; rc >= 0 && o < all + n; o++) {
+        if (!o->name && !(o->name = PyUnicode_InternFromString(strchr(o->qualname, '.') + 1)))
+            rc = -1;
+        PyObject *found = rc < 0 ? NULL : PyObject_GetAttr((PyObject *)*o->type, o->name);
+        rc = found ? is_of(module, found, o->qualname) : -1;
+        Py_XDECREF(o->function);
+        o->function = rc > 0 ? Py_NewRef(found) : NULL;
+        Py_XDECREF(found);
+    }
+    Py_XDECREF(module);
+    return rc < 0 ? -1 : 0;
+}
+
+int feed_unchanged(const struct original *all, size_t n)
+{
+    for (const struct original *o = all; o < all + n; o++) {
+        PyObject *found = PyObject_GetAttr((PyObject *)*o->type, o->name);
+        Py_XDECREF(found);
+        if (found != o->function || !found)
+            return found ? 0 : -1;
+    }
+    return 1;
 }
 
 int feed_serves(PyObject *protocol)
 {
-    if (Py_TYPE(protocol) != protocol_type)
-        return 0;
-    int rc = is_original(protocol_type, name_data_received, data_received);
-    return rc > 0 ? is_original(reader_type, name_feed_data, feed_data) : rc;
+    return Py_TYPE(protocol) == protocol_type ? feed_unchanged(originals, FFL_COUNT(originals)) : 0;
 }
 
 PyObject *feed_reader_of(PyObject *protocol)
@@ -40,19 +80,14 @@ PyObject *feed_reader_of(PyObject *protocol)
     return reader;
 }
 
-/* Do len bytes more leave the reader below the size at which it pauses its transport? -1 with an
- * exception. */
-static int has_room(PyObject *reader, PyObject *buffer, size_t len)
+/* Do len bytes more leave the reader below the size at which it pauses its transport? */
+static bool has_room(PyObject *attributes, PyObject *buffer, size_t len)
 {
-    PyObject *limit = PyObject_GetAttr(reader, name_limit);
-    PyObject *eof = limit ? PyObject_GetAttr(reader, name_eof) : NULL;
-    double most = eof ? PyFloat_AsDouble(limit) : -1; /* the limit may exceed a Py_ssize_t */
-    int rc = PyErr_Occurred()  ? -1
-             : eof != Py_False ? 0
-                               : (double)PyByteArray_Size(buffer) + (double)len <= 2 * most;
-    Py_XDECREF(limit);
-    Py_XDECREF(eof);
-    return rc;
+    PyObject *limit = feed_get(attributes, name_limit);
+    double most = limit ? PyFloat_AsDouble(limit) : -1; /* it may exceed a Py_ssize_t */
+    PyErr_Clear();
+    return feed_get(attributes, name_eof) == Py_False &&
+           (double)PyByteArray_Size(buffer) + (double)len <= 2 * most;
 }
 
 static int append(PyObject *buffer, const char *data, size_t len)
@@ -64,38 +99,35 @@ static int append(PyObject *buffer, const char *data, size_t len)
     return 0;
 }
 
-static int wake(PyObject *reader)
+static int wake(PyObject *attributes)
 {
-    PyObject *waiter = PyObject_GetAttr(reader, name_waiter);
-    int rc = waiter ? 0 : -1;
-    if (is_set(waiter)) {
-        rc = PyObject_SetAttr(reader, name_waiter, Py_None);
-        if (rc == 0)
-            rc = stream_tell_waiter(waiter);
-    }
-    Py_XDECREF(waiter);
+    PyObject *waiter = feed_get(attributes, name_waiter);
+    if (!waiter || waiter == Py_None)
+        return PyErr_Occurred() ? -1 : 0;
+    Py_INCREF(waiter);
+    int rc = PyDict_SetItem(attributes, name_waiter, Py_None);
+    if (rc == 0)
+        rc = stream_tell_waiter(waiter);
+    Py_DECREF(waiter);
     return rc;
 }
 
 int feed_reader(PyObject *protocol, const char *data, size_t len)
 {
     PyObject *reader = feed_reader_of(protocol);
-    if (!reader)
-        return PyErr_Occurred() ? -1 : 0;
-    PyObject *buffer = PyObject_GetAttr(reader, name_buffer);
-    int rc = !buffer ? -1 : PyByteArray_CheckExact(buffer) ? has_room(reader, buffer, len) : 0;
-    if (rc > 0)
-        rc = append(buffer, data, len) < 0 || wake(reader) < 0 ? -1 : 1;
-    Py_XDECREF(buffer);
-    Py_DECREF(reader);
+    PyObject *attributes = reader ? PyObject_GenericGetDict(reader, NULL) : NULL;
+    PyObject *buffer = attributes ? feed_get(attributes, name_buffer) : NULL;
+    int rc = PyErr_Occurred() ? -1 : 0;
+    if (buffer && PyByteArray_CheckExact(buffer) && has_room(attributes, buffer, len))
+        rc = append(buffer, data, len) < 0 || wake(attributes) < 0 ? -1 : 1;
+    Py_XDECREF(attributes);
+    Py_XDECREF(reader);
     return rc;
 }
 
 int feed_exec(void)
 {
     const struct hot_name names[] = {
-        {&name_data_received, "data_received"},
-        {&name_feed_data, "feed_data"},
         {&name_reader, "_stream_reader_wr"},
         {&name_buffer, "_buffer"},
         {&name_waiter, "_waiter"},
@@ -106,9 +138,5 @@ int feed_exec(void)
         hot_import((PyObject **)&protocol_type, "asyncio.streams", "StreamReaderProtocol") < 0 ||
         hot_import((PyObject **)&reader_type, "asyncio.streams", "StreamReader") < 0)
         return -1;
-    Py_XDECREF(data_received);
-    Py_XDECREF(feed_data);
-    data_received = PyObject_GetAttr((PyObject *)protocol_type, name_data_received);
-    feed_data = PyObject_GetAttr((PyObject *)reader_type, name_feed_data);
-    return data_received && feed_data ? 0 : -1;
+    return feed_find(originals, FFL_COUNT(originals));
 }

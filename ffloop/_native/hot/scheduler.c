@@ -188,12 +188,12 @@ int scheduler_now(Scheduler *s, double *out)
     return rc;
 }
 
-/* Looks which methods are this class's, and not a subclass's. 1; -1 with an exception. */
+/* Looks which methods are this class's, and not a subclass's. 0 or -1. */
 static int own_methods(Scheduler *s)
 {
     PyTypeObject *type = Py_TYPE((PyObject *)s);
     if (type == s->looked_up)
-        return 1;
+        return 0;
     PyObject *call_at = PyObject_GetAttr((PyObject *)type, name_call_at);
     PyObject *future = call_at ? PyObject_GetAttr((PyObject *)type, name_create_future) : NULL;
     s->own_call_at = call_at == scheduler_call_at;
@@ -202,7 +202,7 @@ static int own_methods(Scheduler *s)
         s->looked_up = type;
     Py_XDECREF(call_at);
     Py_XDECREF(future);
-    return future ? 1 : -1;
+    return future ? 0 : -1;
 }
 
 static PyObject *call_later(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *keys)
@@ -239,10 +239,10 @@ static PyObject *create_future(PyObject *self, PyObject *unused)
 
 PyObject *scheduler_future(PyObject *loop)
 {
-    int own = scheduler_is(loop) ? own_methods((Scheduler *)loop) : 0;
-    if (own < 0)
+    bool is = scheduler_is(loop);
+    if (is && own_methods((Scheduler *)loop) < 0)
         return NULL;
-    return own && ((Scheduler *)loop)->own_create_future
+    return is && ((Scheduler *)loop)->own_create_future
                ? create_future(loop, NULL)
                : PyObject_CallMethodObjArgs(loop, name_create_future, NULL);
 }

@@ -28,11 +28,10 @@ struct stream {
     char protocol_paused, protocol_connected;
     char open, begun, paused, closing, eof; /* begun: connection_made was called */
     char feeds;                             /* the protocol is one of asyncio's streams: feed.c */
-    PyObject *reading; /* the Call that waits for its data, or NULL: streams.c's, not counted */
-    char lends;        /* the protocol is a Tls, which copies its data at once: it is lent memory */
-    char bulk;         /* direct mode: the last recv brought BULK bytes or more */
-    char receiving;    /* data goes to the protocol at once: begun, not paused, not closing */
-    char sending;      /* write() needs no backlog: there is none, no end of file, not closed */
+    char lends;     /* the protocol is a Tls, which copies its data at once: it is lent memory */
+    char bulk;      /* direct mode: the last recv brought BULK bytes or more */
+    char receiving; /* data goes to the protocol at once: begun, not paused, not closing */
+    char sending;   /* write() needs no backlog: there is none, no end of file, not closed */
     /* gather.c's */
     PyObject *kept; /* NULL, bytes, or a list of them */
     Py_ssize_t kept_bytes;
@@ -82,13 +81,25 @@ int feed_reader(PyObject *protocol, const char *data, size_t len);
 /* The protocol's reader as a new reference; NULL without an exception: it has gone, or is of an
  * application's class. */
 PyObject *feed_reader_of(PyObject *protocol);
+/* A method of asyncio's streams. */
+struct original {
+    PyTypeObject **type;
+    const char *qualname;
+    PyObject *name, *function; /* NULL: it was changed before this module came */
+};
+int feed_find(struct original *all, size_t n); /* looks them up: 0 or -1 */
+/* Does the class have all of them as asyncio has? -1 with an exception. */
+int feed_unchanged(const struct original *all, size_t n);
+/* An attribute of a reader or writer, whose classes have none of that name: borrowed, NULL if there
+ * is none. */
+static inline PyObject *feed_get(PyObject *attributes, PyObject *name)
+{
+    return PyDict_GetItemWithError(attributes, name);
+}
 
 /* streams.c. From now on the read() of the protocol's reader is compiled, and the drain() of its
  * writer, if it has one. 0 or -1. */
 int streams_adopt(PyObject *protocol);
-/* Ends the read() that waits: 1; 0: nothing is done, the data is the reader's; -1 with an exception.
- */
-int streams_give(PyObject *call, const char *data, size_t len);
 bool streams_is_reader(PyObject *reader); /* of asyncio's class, or of ours */
 
 /* gather.c. Is the write that the stream is about to make to be kept? */

@@ -66,9 +66,7 @@ static int hand_over(PyObject *self, PyObject *given)
 int stream_deliver(PyObject *self, const char *data, size_t len)
 {
     struct stream *s = stream_fields(self);
-    int fed = s->feeds && s->reading ? streams_give(s->reading, data, len) : 0;
-    if (s->feeds && !fed)
-        fed = feed_reader(s->protocol, data, len);
+    int fed = s->feeds ? feed_reader(s->protocol, data, len) : 0;
     if (fed)
         return fed > 0 ? 0 : hot_fault(self, name_fault);
     return hand_over(self, s->lends
