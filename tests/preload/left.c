@@ -215,18 +215,24 @@ CASE(closed_beside_a_reader)
 static long in_poll_of_a_number(struct scene *s)
 {
     struct pollfd p = {.fd = s->fd, .events = POLLIN};
-    return poll(&p, 1, 60000) == 1 ? p.revents : -1;
+    return poll(&p, 1, -1) == 1 ? p.revents : -1;
+}
+
+static long in_poll_of_two(struct scene *s)
+{
+    struct pollfd p[] = {{.fd = s->fd, .events = POLLIN}, {.fd = s->l, .events = POLLIN}};
+    return poll(p, 2, -1) == 1 ? p[0].revents : -1;
 }
 
 /* A woken poll asks the number anew, also where its socket goes on. */
-CASE(closed_beside_a_poll)
+static void closed_beside(long (*call)(struct scene *))
 {
     pthread_t t;
     void *result;
     char b;
     open_scene(&scene);
     int copy = dup(scene.fd);
-    scene.call = in_poll_of_a_number;
+    scene.call = call;
     CHECK(pthread_create(&t, NULL, makes_the_call, &scene) == 0);
     wait_asleep(&scene);
     CHECK(close(scene.fd) == 0);
@@ -234,6 +240,16 @@ CASE(closed_beside_a_poll)
     CHECK(pthread_join(t, &result) == 0);
     CHECK_EQ((intptr_t)result, POLLNVAL);
     CHECK(recv(copy, &b, 1, 0) == 1 && close(copy) == 0);
+}
+
+CASE(closed_beside_a_poll)
+{
+    closed_beside(in_poll_of_a_number);
+}
+
+CASE(closed_beside_a_poll_of_two)
+{
+    closed_beside(in_poll_of_two);
 }
 
 static int moved;

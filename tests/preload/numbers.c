@@ -201,7 +201,7 @@ CASE(takes_every_number)
     heard(server, 1);
 }
 
-/* ---- no number is free ------------------------------------------------------------------------ */
+/* ---- no number is free ----------------------------------------------------------------------- */
 
 static void takes_the_rest(void)
 {
@@ -243,6 +243,26 @@ CASE(an_epoll_at_the_limit)
     arrives("x");
     saw("epoll_wait", epoll_wait(ep, &ev, 1, 60000));
     saw("dup", dup(STDIN_FILENO));
+}
+
+/* With a descriptor of the kernel's in it. */
+CASE(inherits_an_epoll_at_the_limit)
+{
+    struct epoll_event ev = {.events = EPOLLIN};
+    NEED(pipe(two) == 0);
+    connected();
+    int ep = epoll_create1(0);
+    NEED(epoll_ctl(ep, EPOLL_CTL_ADD, two[0], &ev) == 0);
+    NEED(epoll_ctl(ep, EPOLL_CTL_ADD, server, &ev) == 0);
+    takes_the_rest();
+    arrives("x");
+    pid_t pid = fork();
+    if (pid == 0) {
+        saw("epoll_wait", epoll_wait(ep, &ev, 1, 60000));
+        saw("dup", dup(STDIN_FILENO));
+        _exit(0);
+    }
+    ends(pid);
 }
 
 CASE(execs_at_the_limit)

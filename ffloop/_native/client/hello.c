@@ -71,7 +71,7 @@ int client_connect(const struct ffl_client_opts *o, char *why, size_t whylen)
     if (o->via) {
         int s = client_connect_via(o->via->fd);
         if (s < 0)
-            snprintf(why, whylen, "the instance is gone: %s", strerror(-s));
+            snprintf(why, whylen, "the instance is out of reach: %s", strerror(-s));
         return s;
     }
     const char *path = o->path;

@@ -85,7 +85,7 @@ int epoll_private(struct epoll_shadow *ep, int epfd)
         ep->inherited = ep->foreign = false;
         ep->w.epfd = fresh; /* for dual_follow; epoll_open sets it */
         fd_each(beside, ep);
-    } else {
+    } else if (rc != -EMFILE) {
         report("the registrations of an inherited epoll cannot be read from /proc: %s",
                strerror(-rc));
     }

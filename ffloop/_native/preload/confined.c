@@ -13,6 +13,10 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
+#ifndef SECCOMP_FILTER_FLAG_NEW_LISTENER
+#define SECCOMP_FILTER_FLAG_NEW_LISTENER (1UL << 3)
+#endif
+
 static void make_ready(void)
 {
     lock();
@@ -28,9 +32,11 @@ long proc_confine(long number, const long *a)
     if (filters && started && !tls.inside)
         make_ready();
     long rc = real.syscall(number, a[0], a[1], a[2], a[3], a[4]);
-    if (filters && rc >= 0)
+    /* Else a number is a thread's (SECCOMP_FILTER_FLAG_TSYNC), and there is no filter. */
+    bool listens = number == SYS_seccomp && a[1] & SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    if (filters && (rc == 0 || (listens && rc > 0)))
         ffl_confined = true;
-    return number == SYS_seccomp && rc > 0 ? fd_made((int)rc) : rc; /* a listener's descriptor */
+    return listens && rc > 0 ? fd_made((int)rc) : rc;
 }
 
 API int prctl(int what, ...)

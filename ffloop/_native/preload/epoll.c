@@ -91,12 +91,13 @@ int epoll_open(struct epoll_shadow *ep, int epfd)
 {
     if (ep->opened)
         return 0;
-    int rc = ep->inherited && !ep->plain ? epoll_private(ep, epfd) : 0;
     bool more = false;
-    if (rc == 0)
-        do
+    int rc;
+    do {
+        rc = ep->inherited && !ep->plain ? epoll_private(ep, epfd) : 0; /* once: no longer so */
+        if (rc == 0)
             rc = waiter_open(&ep->w, fd_ours(real.dup(epfd))); /* the program may close epfd */
-        while (room_for(&more, rc));
+    } while (room_for(&more, rc));
     ep->poll.wake_fd = ep->w.wake_fd;
     ep->opened = rc == 0;
     return rc;

@@ -357,13 +357,12 @@ API int posix_spawn_file_actions_addclosefrom_np(posix_spawn_file_actions_t *act
     real_start();
     struct closefrom c = {actions, low, 0};
     bool listed = false;
-    struct rlimit64 was;
-    if (started && !tls.inside && real.prlimit64(0, RLIMIT_NOFILE, NULL, &was) == 0) {
-        struct rlimit64 most = {was.rlim_max, was.rlim_max};
+    if (started && !tls.inside) {
+        bool more = false;
         lock();
-        (void)real.prlimit64(0, RLIMIT_NOFILE, &most, NULL); /* fails: as it was */
+        (void)room_for(&more, -EMFILE);
         listed = each_open(add_close, &c);
-        (void)real.prlimit64(0, RLIMIT_NOFILE, &was, NULL);
+        (void)room_for(&more, 0);
         unlock();
     }
     return listed ? c.rc : real.posix_spawn_file_actions_addclosefrom_np(actions, low);

@@ -66,26 +66,35 @@ static int self(void)
     return tls.id;
 }
 
+/* Is the node, which no thread has placed, an inherited socket, for the thread that imports it? */
+static bool imported(struct node *n)
+{
+    return n->kind == NODE_SOCK && ((struct sock *)n)->session;
+}
+
 bool node_mine(struct node *n)
 {
     if (!options.per_thread)
         return true;
     int me = self(), owner = atomic_load_explicit(&n->owner, memory_order_relaxed);
-    if (ffl_likely(owner == me || owner == -me))
+    if (ffl_likely(owner == me || (owner == -me && !imported(n))))
         return true;
-    if (owner > 0) {
+    if (owner <= 0) {
+        table_lock(); /* of several threads one imports an inherited socket */
+        owner = atomic_load_explicit(&n->owner, memory_order_relaxed);
+        if (owner <= 0) {
+            owner = imported(n) ? me : -me;
+            atomic_store_explicit(&n->owner, owner, memory_order_relaxed);
+        }
+        table_unlock();
+    }
+    if (owner > 0 && owner != me) {
         static _Atomic bool told;
         if (!atomic_exchange(&told, true))
             report("FF_THREAD_SOCKET=1: a socket or an epoll belongs to another thread (EXDEV)");
         return false;
     }
-    table_lock(); /* of several threads one imports an inherited socket */
-    owner = atomic_load_explicit(&n->owner, memory_order_relaxed);
-    bool inherited = n->kind == NODE_SOCK && ((struct sock *)n)->session;
-    if (owner <= 0)
-        atomic_store_explicit(&n->owner, inherited ? me : -me, memory_order_relaxed);
-    table_unlock();
-    return owner <= 0;
+    return true;
 }
 
 void node_inherited(struct node *n)

@@ -9,27 +9,28 @@
 
 /* ---- a process with few descriptors ----------------------------------------------------------- */
 
-/* Held while the kernel's limit is not the program's, which is `own_limit`: FF_THREAD_SOCKET has no
- * other lock. */
-static pthread_mutex_t room = PTHREAD_MUTEX_INITIALIZER;
+/* Held while the kernel's limit is not the program's, which is `own_limit`: FF_THREAD_SOCKET has
+ * no other lock. */
+static pthread_mutex_t room = PTHREAD_ERRORCHECK_MUTEX_INITIALIZER_NP;
 static struct rlimit64 own_limit;
+static _Atomic bool raised;
 
 bool room_for(bool *more, int rc)
 {
     if (*more) {
         (void)real.prlimit64(0, RLIMIT_NOFILE, &own_limit, NULL); /* cannot fail: lower */
-        *more = false;
+        *more = raised = false;
         pthread_mutex_unlock(&room);
         return false;
     }
-    if (rc != -EMFILE || ffl_confined)
-        return false;
-    pthread_mutex_lock(&room);
+    if (rc != -EMFILE || ffl_confined || pthread_mutex_lock(&room) != 0)
+        return false; /* EDEADLK: this thread has raised it already */
     struct rlimit64 to;
     *more = real.prlimit64(0, RLIMIT_NOFILE, NULL, &own_limit) == 0 &&
             own_limit.rlim_cur < own_limit.rlim_max;
     to.rlim_cur = to.rlim_max = own_limit.rlim_max;
-    *more = *more && real.prlimit64(0, RLIMIT_NOFILE, &to, NULL) == 0;
+    raised = *more; /* before it is so: another thread may fork meanwhile */
+    raised = *more = *more && real.prlimit64(0, RLIMIT_NOFILE, &to, NULL) == 0;
     if (!*more)
         pthread_mutex_unlock(&room);
     return *more;
@@ -37,7 +38,10 @@ bool room_for(bool *more, int rc)
 
 void limit_forked(void)
 {
-    room = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER; /* FF_THREAD_SOCKET: perhaps another's */
+    if (raised) /* FF_THREAD_SOCKET: by another thread */
+        (void)real.prlimit64(0, RLIMIT_NOFILE, &own_limit, NULL);
+    raised = false;
+    room = (pthread_mutex_t)PTHREAD_ERRORCHECK_MUTEX_INITIALIZER_NP;
 }
 
 static int limit_files(pid_t pid, const struct rlimit64 *to, struct rlimit64 *was)

@@ -250,6 +250,8 @@ static void ask_anew(struct set *p)
             continue;
         ffl_watch_del(&h->w);
         p->k->kernel[i].fd = p->fds[i].fd;
+        if (i < p->stacks)
+            p->stacks = i;
     }
 }
 

@@ -145,8 +145,8 @@ static inline void move_fd(struct move *m, int *fd)
     }
 }
 bool fd_ours_moved(int from, int to); /* false: it has no owner that could be told. Locked */
-/* Descriptors of the shim's where the program has as many as it may: the soft limit becomes the hard
- * one for a second try. `do rc = ...; while (room_for(&more, rc));` with `more` false at first. */
+/* Descriptors of the shim's where the program has as many as it may: the soft limit becomes the
+ * hard one for a second try. `do rc = ...; while (room_for(&more, rc));` with `more` false at first. */
 bool room_for(bool *more, int rc);
 void limit_forked(void);
 /* Calls f for each descriptor with a node (FF_THREAD_SOCKET: of the calling thread). Locked. */
@@ -245,8 +245,8 @@ uint32_t sock_ask(struct ffl_source *source, const struct ffl_watch *w); /* a so
 void sock_arm(struct sock *s, uint32_t want);
 /* Connections accepted ahead of accept(), where no other process shares the listener. */
 #define SOCK_WINDOW 16
-/* Sleeps until s has changed, `until` (ns, -1: never) or a signal. `part`: the call has something to
- * return, so any handler ends it. Locked before and after. 0: look again; -EAGAIN: the time is
+/* Sleeps until s has changed, `until` (ns, -1: never) or a signal. `part`: the call has something
+ * to return, so any handler ends it. Locked before and after. 0: look again; -EAGAIN: the time is
  * over; -EINTR; another -errno. */
 int sock_wait(struct sock *s, int64_t until, bool part);
 /* Asks the instance once for what may wait there: data after a fork, connections beyond those that

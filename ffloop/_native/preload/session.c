@@ -48,8 +48,8 @@ static struct ffl_client_opts attach_options(const char *path)
                                     .copy = user_copy};
 }
 
-/* A process that does not reach the instance, since it has become another user, or changed its root,
- * attaches through a ticket that it has inherited. Returns rc where that is not the matter. */
+/* A process that does not reach the instance, since it has become another user, or changed its
+ * root, attaches through a ticket that it has inherited. Returns rc where that is not the matter. */
 static int attach_via(struct session *session, int index, int rc, char *why, size_t whylen)
 {
     struct ffl_client_opts o = attach_options(session->path);

@@ -2,9 +2,10 @@
  * handshake.h - the messages on an instance's unix socket (SOCK_SEQPACKET).
  *
  * Callers: client/, instance/. One hello, one reply. After an attach each side sends at most one
- * last message, the instance its reason and the application its rest, which may bring others in
- * before (FFL_TICKET_CONNECT); the socket's end says that the other side is gone. A reply to an attach carries three descriptors: the memfd, the
- * application's doorbell, the instance's doorbell.
+ * last message, the instance its reason and the application its rest; the socket's end says that
+ * the other side is gone. Before its rest an application may bring others in (FFL_TICKET_CONNECT).
+ * A reply to an attach carries three descriptors: the memfd, the application's doorbell, the
+ * instance's doorbell.
  */
 #ifndef FFL_HANDSHAKE_H
 #define FFL_HANDSHAKE_H
