@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 
 #define OF_A_THREAD(name) CASE(name) /* for FF_THREAD_SOCKET=1 */
 
@@ -525,6 +526,39 @@ OF_A_THREAD(own_sockets_only)
     CHECK(recv(mine.ends[1], &byte, 1, 0) == 1 && byte == 'x');
     CHECK(close(mine.ends[0]) == 0 && close(mine.ends[1]) == 0);
     CHECK(close(mine.epfd) == 0 && close(mine.shared) == 0);
+}
+
+static pthread_barrier_t both;
+
+static void *takes_it(void *arg)
+{
+    char byte;
+    pthread_barrier_wait(&both);
+    (void)arg;
+    return result(recv(mine.ends[1], &byte, 1, MSG_DONTWAIT));
+}
+
+/* In a child two threads use an inherited socket at once: it is one's. */
+OF_A_THREAD(inherited_by_one)
+{
+    enum { CHILDREN = 100 };
+    int status;
+    pair(SOCK_STREAM, &mine.ends[0], &mine.ends[1]);
+    CHECK(pthread_barrier_init(&both, NULL, 2) == 0);
+    for (int i = 0; i < CHILDREN; i++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            CHECK(dup2(open("/dev/null", O_WRONLY), STDERR_FILENO) == STDERR_FILENO);
+            pthread_t t = start(takes_it, NULL);
+            intptr_t here = (intptr_t)takes_it(NULL), there = end(t);
+            _exit((here == -EAGAIN) + (there == -EAGAIN) != 1);
+        }
+        CHECK(waitpid(pid, &status, 0) == pid);
+        CHECK_EQ(status, 0);
+    }
+    CHECK(pthread_barrier_init(&both, NULL, 1) == 0);
+    CHECK(end(start(takes_it, NULL)) != -EAGAIN);
+    CHECK(close(mine.ends[0]) == 0 && close(mine.ends[1]) == 0);
 }
 
 /* ---- EPOLLEXCLUSIVE -------------------------------------------------------------------------- */

@@ -66,24 +66,18 @@ static int self(void)
     return tls.id;
 }
 
-/* Is the node, which no thread has placed, an inherited socket, for the thread that imports it? */
-static bool imported(struct node *n)
-{
-    return n->kind == NODE_SOCK && ((struct sock *)n)->session;
-}
-
 bool node_mine(struct node *n)
 {
     if (!options.per_thread)
         return true;
     int me = self(), owner = atomic_load_explicit(&n->owner, memory_order_relaxed);
-    if (ffl_likely(owner == me || (owner == -me && !imported(n))))
+    if (ffl_likely(owner == me || owner == -me))
         return true;
     if (owner <= 0) {
         table_lock(); /* of several threads one imports an inherited socket */
         owner = atomic_load_explicit(&n->owner, memory_order_relaxed);
         if (owner <= 0) {
-            owner = imported(n) ? me : -me;
+            owner = owner == NODE_INHERITED ? me : -me;
             atomic_store_explicit(&n->owner, owner, memory_order_relaxed);
         }
         table_unlock();
@@ -102,7 +96,9 @@ void node_inherited(struct node *n)
     if (!options.per_thread)
         return;
     bool stays = n->kind == NODE_EPOLL && n->owner > 0; /* it has stack sockets */
-    atomic_store_explicit(&n->owner, stays ? self() : -self(), memory_order_relaxed);
+    bool socket = n->kind == NODE_SOCK && ((struct sock *)n)->session;
+    int owner = stays ? self() : socket ? NODE_INHERITED : -self();
+    atomic_store_explicit(&n->owner, owner, memory_order_relaxed);
 }
 
 void node_placed(struct node *n)
@@ -179,7 +175,8 @@ void fd_drop(int fd)
 static bool reaches(const struct node *n)
 {
     int owner = n->owner;
-    return abs(owner) == self() || owner == NODE_LEFT || n->kind == NODE_OURS;
+    return abs(owner) == self() || owner == NODE_LEFT || owner == NODE_INHERITED ||
+           n->kind == NODE_OURS;
 }
 
 #define AHEAD 8 /* nodes: a pass over thousands of them mostly waits for memory */

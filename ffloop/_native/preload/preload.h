@@ -84,10 +84,12 @@ struct node {
     ino_t ino;    /* of a socket's placeholder */
     struct ffl_source source;
     /* FF_THREAD_SOCKET: n: placed by thread n; -n: not placed, last used by thread n; 0: not used
-     * yet; NODE_LEFT: its thread has ended, and any thread may close the node */
+     * yet; NODE_LEFT: its thread has ended, and any thread may close the node; NODE_INHERITED: a
+     * socket of the parent's, the first thread's that uses it */
     _Atomic int owner;
 };
 #define NODE_LEFT INT32_MAX
+#define NODE_INHERITED (-INT32_MAX)
 
 #define FD_CHUNK 1024
 #define FD_CHUNKS 1024

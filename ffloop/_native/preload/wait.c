@@ -220,7 +220,8 @@ static void leave_behind(int fd, struct node *n, void *unused)
 {
     (void)fd;
     (void)unused;
-    n->owner = n->owner > 0 ? NODE_LEFT : 0;
+    if (n->owner != NODE_INHERITED)
+        n->owner = n->owner > 0 ? NODE_LEFT : 0;
 }
 
 /* Natively a thread's end closes no sockets: a session that has some stays. */
