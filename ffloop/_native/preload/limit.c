@@ -19,7 +19,8 @@ bool room_for(bool *more, int rc)
 {
     if (*more) {
         (void)real.prlimit64(0, RLIMIT_NOFILE, &own_limit, NULL); /* cannot fail: lower */
-        *more = raised = false;
+        raised = false;
+        *more = false;
         pthread_mutex_unlock(&room);
         return false;
     }
@@ -30,7 +31,8 @@ bool room_for(bool *more, int rc)
             own_limit.rlim_cur < own_limit.rlim_max;
     to.rlim_cur = to.rlim_max = own_limit.rlim_max;
     raised = *more; /* before it is so: another thread may fork meanwhile */
-    raised = *more = *more && real.prlimit64(0, RLIMIT_NOFILE, &to, NULL) == 0;
+    *more = *more && real.prlimit64(0, RLIMIT_NOFILE, &to, NULL) == 0;
+    raised = *more;
     if (!*more)
         pthread_mutex_unlock(&room);
     return *more;
