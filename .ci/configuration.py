@@ -39,8 +39,9 @@ has none of the machine's.
 OPTIONS = """
 ## Socket options
 
-Options that are set on a stack socket are the stack's to take or to refuse (ENOPROTOOPT; EPERM where
-the application lacks the right). Options that were set before the stack took a socket's place (by the
+Options that are set on a stack socket are the stack's to take or to refuse (ENOPROTOOPT, as for
+IP_LOCAL_PORT_RANGE of a datagram socket where several users are admitted; EPERM where the
+application lacks the right). Options that were set before the stack took a socket's place (by the
 shim at bind, listen or connect; by `sock_connect`; by `create_server(sock=)` and
 `create_datagram_endpoint(sock=)`) go along. Where the stack refuses one of these:
 
