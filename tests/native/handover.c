@@ -595,6 +595,29 @@ static int kernel_dial(const struct ffl_addr *a, const char *text)
     return fd;
 }
 
+/* The instance's ENOBUFS is not "done, but there was no buffer for the addresses". */
+TEST(a_refused_bind_is_told)
+{
+    struct ffl_addresses addresses;
+    struct ffl_addr any = addr4("0.0.0.0", 0);
+    int h[2];
+    lab_defaults("host");
+    lab_start("");
+    lab.in->port_most = 1;
+    lab_run();
+    struct ffl_client *c = attach();
+    for (int i = 0; i < 2; i++)
+        h[i] = ffl_client_socket(c, AF_INET, SOCK_DGRAM, 0, 0);
+    CHECK_EQ(ffl_client_bind(c, h[0], &any), 0);
+    CHECK_EQ(ffl_client_addresses(c, h[0], &addresses), 0);
+    CHECK_EQ(ffl_client_bind(c, h[1], &addresses.local), -ENOBUFS);
+    CHECK_EQ(ffl_client_addresses(c, h[1], &addresses), 0);
+    CHECK_EQ(addresses.local.port_be, 0);
+    CHECK_EQ(ffl_client_bind(c, h[1], &any), 0);
+    ffl_client_detach(c);
+    lab_stop();
+}
+
 #define PEERS 8
 
 /* Eight connections, each with a word, that one client has accepted ahead and never handed on. */

@@ -158,13 +158,14 @@ static int submit_addr(struct ffl_client *c, struct ffl_entry *e, const struct f
     return e->buf == FFL_NO_BUF ? -ENOBUFS : 0;
 }
 
-/* The result of an operation that answers with the socket's addresses. -ENOBUFS: done, but the
- * instance had no buffer for the addresses; ffl_client_addresses asks for them. */
-static int take_answer(struct client_sock *s, int rc)
+/* The result of an operation that answers with the socket's addresses. An instance that did it and
+ * had no buffer for them is asked for them by ffl_client_addresses. */
+static int take_answer(struct ffl_client *c, struct client_sock *s, int rc)
 {
-    if (rc == 0 || rc == -ENOBUFS)
-        s->names_known = rc == 0;
-    return rc == -ENOBUFS ? 0 : rc;
+    bool unnamed = rc == -ENOBUFS && c->call.done && c->call.res >= 0;
+    if (rc == 0 || unnamed)
+        s->names_known = !unnamed;
+    return unnamed ? 0 : rc;
 }
 
 int ffl_client_bind(struct ffl_client *c, int h, const struct ffl_addr *a)
@@ -176,7 +177,7 @@ int ffl_client_bind(struct ffl_client *c, int h, const struct ffl_addr *a)
         rc = submit_addr(c, &e, a);
     if (rc < 0)
         return rc;
-    return take_answer(s, client_call(c, e, &s->addresses, sizeof(s->addresses)));
+    return take_answer(c, s, client_call(c, e, &s->addresses, sizeof(s->addresses)));
 }
 
 /* Forgets a connection that has failed. */
@@ -200,7 +201,7 @@ int ffl_client_listen(struct ffl_client *c, int h, int backlog, unsigned flags)
                           .handle = (uint32_t)h,
                           .arg = backlog,
                           .buf = FFL_NO_BUF};
-    rc = take_answer(s, client_call(c, e, &s->addresses, sizeof(s->addresses)));
+    rc = take_answer(c, s, client_call(c, e, &s->addresses, sizeof(s->addresses)));
     if (rc == 0 && !s->listener)
         begin_anew(s);
     s->listener = rc == 0;

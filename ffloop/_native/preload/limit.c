@@ -6,6 +6,7 @@
 #include "proc.h"
 
 #include <sys/resource.h>
+#include <unistd.h>
 
 /* ---- a process with few descriptors ----------------------------------------------------------- */
 
