@@ -5,7 +5,7 @@
  */
 #include "lab.h"
 
-#include "../../ffloop/_native/instance/internal.h"
+#include "../../ffloop/_native/instance/peers.h"
 
 #include <linux/capability.h>
 #include <signal.h>

@@ -8,7 +8,8 @@
 #include "harness.h"
 
 #include "../../ffloop/_native/client/internal.h"
-#include "../../ffloop/_native/instance/internal.h"
+#include "../../ffloop/_native/instance/peers.h"
+#include "../../ffloop/_native/instance/session.h"
 
 #include <errno.h>
 #include <poll.h>

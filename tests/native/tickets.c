@@ -3,7 +3,7 @@
  */
 #include "lab.h"
 
-#include "../../ffloop/_native/instance/internal.h"
+#include "../../ffloop/_native/instance/session.h"
 
 #include <fcntl.h>
 #include <linux/sockios.h>

@@ -4,7 +4,12 @@
  *
  * Callers: data.c, for a listener in its session's ready list.
  */
-#include "internal.h"
+#include "endpoint.h"
+#include "group.h"
+#include "life.h"
+#include "peers.h"
+#include "pump.h"
+#include "session.h"
 
 #include <errno.h>
 #include <string.h>

@@ -6,7 +6,9 @@
  * why, and never read. The others have a minute for their hello; their requests are charged to
  * their user (ledger.h). A silent peer never delays the instance.
  */
-#include "internal.h"
+#include "group.h"
+#include "peers.h"
+#include "session.h"
 
 #include <errno.h>
 #include <stdio.h>

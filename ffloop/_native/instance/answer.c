@@ -3,7 +3,8 @@
  *
  * Callers: control.c; accept.c and report.c for what they tell beside an entry.
  */
-#include "internal.h"
+#include "endpoint.h"
+#include "session.h"
 #include "option.h"
 
 #include <errno.h>

@@ -8,7 +8,8 @@
  * port that are bound to its address or to none, in one call (10 ms for 12,000): they are of one
  * user, as no other may bind there (handover.c), and few.
  */
-#include "internal.h"
+#include "endpoint.h"
+#include "group.h"
 #include "addr.h"
 #include "option.h"
 

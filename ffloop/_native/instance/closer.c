@@ -6,7 +6,7 @@
  * the descriptors in its queue. One thread per process, made when a hostile peer first causes such
  * a close. A close that waits is interrupted (interrupt.c): the file is closed all the same.
  */
-#include "internal.h"
+#include "peers.h"
 
 #include <errno.h>
 #include <pthread.h>

@@ -4,7 +4,12 @@
  * Callers: control.c; data.c, when a connect has ended. A socket whose connect failed is as new: it
  * may connect again, or listen.
  */
-#include "internal.h"
+#include "endpoint.h"
+#include "group.h"
+#include "life.h"
+#include "peers.h"
+#include "pump.h"
+#include "session.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

@@ -5,7 +5,12 @@
  * SHUTDOWN or CLOSE go first. An entry that no correct client writes (an unknown op, a handle that
  * is not open, a buffer out of range or used twice) is -EPROTO and ends the session.
  */
-#include "internal.h"
+#include "endpoint.h"
+#include "group.h"
+#include "life.h"
+#include "peers.h"
+#include "pump.h"
+#include "session.h"
 #include "option.h"
 
 #include <errno.h>

@@ -5,7 +5,11 @@
  * session's ready list is pumped. It leaves the list when the stack, the application's credit or
  * the pool has no more to give; an event, an ARM or SEND, or a returned buffer puts it back.
  */
-#include "internal.h"
+#include "endpoint.h"
+#include "group.h"
+#include "life.h"
+#include "pump.h"
+#include "session.h"
 
 #include <errno.h>
 #include <sys/socket.h>

@@ -5,7 +5,12 @@
  * successor may have its path. Listeners accept their backlog, then fail with ESHUTDOWN, which
  * tells the application; connections go on until they close or the time is up.
  */
-#include "internal.h"
+#include "endpoint.h"
+#include "group.h"
+#include "life.h"
+#include "peers.h"
+#include "pump.h"
+#include "session.h"
 
 #include "notify.h"
 

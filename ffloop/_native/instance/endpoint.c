@@ -3,7 +3,11 @@
  *
  * Callers: the other files of instance/. The lists that an endpoint is in, and when: internal.h.
  */
-#include "internal.h"
+#include "endpoint.h"
+#include "group.h"
+#include "life.h"
+#include "pump.h"
+#include "session.h"
 
 #include <errno.h>
 #include <netinet/in.h>

@@ -6,7 +6,9 @@
  * the giver's user: bytes as CHARGE_BYTES, a connection as CHARGE_SOCKET. A connection keeps its
  * listener's group, for its return.
  */
-#include "internal.h"
+#include "endpoint.h"
+#include "group.h"
+#include "pump.h"
 
 #include <errno.h>
 #include <netinet/in.h>

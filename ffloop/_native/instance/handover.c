@@ -8,7 +8,10 @@
  * closes.) Users are kept apart here, since to the stack all
  * sockets may be the instance's user's.
  */
-#include "internal.h"
+#include "endpoint.h"
+#include "group.h"
+#include "pump.h"
+#include "session.h"
 
 #include "addr.h"
 

@@ -5,7 +5,7 @@
  * the counter: the instance's write would wait for ever. So a periodic timer's signal interrupts
  * such a call if it waits. The timer is per thread, the signal's action per process.
  */
-#include "internal.h"
+#include "peers.h"
 
 #include <errno.h>
 #include <signal.h>

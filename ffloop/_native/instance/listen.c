@@ -4,7 +4,9 @@
  *
  * Callers: start.c. admit.c takes the peers that connect.
  */
-#include "internal.h"
+#include "group.h"
+#include "peers.h"
+#include "session.h"
 
 #include <errno.h>
 #include <fcntl.h>

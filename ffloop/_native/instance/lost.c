@@ -6,7 +6,7 @@
  * is a SIGBUS. The handler maps private zeros in place of the segment, so that the access goes on,
  * and marks the session, which the next iteration ends. For one instance per process.
  */
-#include "internal.h"
+#include "peers.h"
 
 #include <signal.h>
 #include <sys/mman.h>

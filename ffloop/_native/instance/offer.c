@@ -7,7 +7,10 @@
  * of a connection, but of the sleepers in accept() or with EPOLLEXCLUSIVE only one; if that sleeper
  * does not take it in 2 ms, the others are told.
  */
-#include "internal.h"
+#include "endpoint.h"
+#include "group.h"
+#include "pump.h"
+#include "session.h"
 
 #include <errno.h>
 

@@ -7,7 +7,7 @@
  * this user may enter, gets group and mode there, listens, and is then renamed: no other user can
  * swap it meanwhile.
  */
-#include "internal.h"
+#include "peers.h"
 
 #include "place.h"
 

@@ -4,7 +4,11 @@
  * Callers: data.c, serve.c (buffers that come back). What another reference had read ahead comes
  * before what the stack has.
  */
-#include "internal.h"
+#include "endpoint.h"
+#include "group.h"
+#include "life.h"
+#include "pump.h"
+#include "session.h"
 
 #include <errno.h>
 #include <netinet/in.h>

@@ -6,7 +6,8 @@
  * send, too, since a report of an earlier datagram would fail it. A report that finds no buffer is
  * dropped, as the kernel does without memory.
  */
-#include "internal.h"
+#include "pump.h"
+#include "session.h"
 
 #include <sys/socket.h>
 

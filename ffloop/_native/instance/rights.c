@@ -7,7 +7,9 @@
  * the application's user, since the kernel shares a port (SO_REUSEPORT) among one user's sockets;
  * where that is not allowed, the port must be free.
  */
-#include "internal.h"
+#include "endpoint.h"
+#include "group.h"
+#include "peers.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

@@ -6,7 +6,12 @@
  * stack's poll. A stack with a loop of its own (ops->run) calls the iteration, which then looks at
  * the SQs for a bounded time more: else the stack's transmit delay would hold up each answer.
  */
-#include "internal.h"
+#include "endpoint.h"
+#include "group.h"
+#include "life.h"
+#include "peers.h"
+#include "pump.h"
+#include "session.h"
 
 #include <sched.h>
 #include <string.h>

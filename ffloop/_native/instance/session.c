@@ -6,7 +6,12 @@
  * Completions that find the CQ full wait in a private queue; meanwhile the pumps post nothing for
  * the session, so that operations under way bound the queue.
  */
-#include "internal.h"
+#include "endpoint.h"
+#include "group.h"
+#include "life.h"
+#include "peers.h"
+#include "pump.h"
+#include "session.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -5,7 +5,10 @@
  * stream's end: the shutdown waits in each reference for the sends of that one, and the last one
  * tells the stack.
  */
-#include "internal.h"
+#include "endpoint.h"
+#include "group.h"
+#include "pump.h"
+#include "session.h"
 
 #include <errno.h>
 #include <string.h>

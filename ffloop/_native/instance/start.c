@@ -3,7 +3,11 @@
  *
  * Callers: instance.h's.
  */
-#include "internal.h"
+#include "endpoint.h"
+#include "group.h"
+#include "life.h"
+#include "peers.h"
+#include "session.h"
 #include "calls.h"
 
 #include <errno.h>

@@ -4,7 +4,7 @@
  *
  * Callers: the other files of instance/. Sessions and sockets without a slot write to a dummy slot.
  */
-#include "internal.h"
+#include "life.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

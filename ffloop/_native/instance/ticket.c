@@ -8,7 +8,10 @@
  * descriptor is closed. References are charged to the exporter's user, those of a SHARE when they
  * are made: at their import, or when the session closes their socket.
  */
-#include "internal.h"
+#include "endpoint.h"
+#include "group.h"
+#include "peers.h"
+#include "pump.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -4,7 +4,11 @@
  * Callers: control.c, data.c, drain.c, endpoint.c, shutdown.c. A shutdown or a close that waits for
  * the queue follows its last byte.
  */
-#include "internal.h"
+#include "endpoint.h"
+#include "group.h"
+#include "life.h"
+#include "pump.h"
+#include "session.h"
 #include "option.h"
 
 #include <errno.h>
