@@ -1,7 +1,8 @@
 /*
  * endpoint.h - endpoints, and what the options of their sockets cost.
  *
- * Callers: sessions, pumps and tickets. Each reference to a stack socket is charged before it is made.
+ * Callers: sessions, pumps and tickets. Each reference to a stack socket is charged before it is
+ * made.
  */
 #ifndef FFL_INSTANCE_ENDPOINT_H
 #define FFL_INSTANCE_ENDPOINT_H

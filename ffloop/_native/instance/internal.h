@@ -3,27 +3,27 @@
  *
  * Who declares what:
  * peers.h     listen.c (the unix socket, the control epoll), path.c (the socket's place in the file
- *             system), admit.c (admission, the handshake), closer.c (closes received descriptors, on a
- *             thread of its own), rights.c (applications' rights, where a socket is the kernel's),
- *             interrupt.c (ends system calls that a peer can make wait), lost.c (survives the loss of
- *             a segment's pages)
- * session.h   session.c (life, completions), control.c (the operations of the SQ), connect.c (of these
- *             BIND, LISTEN, CONNECT), answer.c (their arguments and answers)
+ *             system), admit.c (admission, the handshake), closer.c (closes received descriptors,
+ *             on a thread of its own), rights.c (applications' rights, where a socket is the
+ *             kernel's), interrupt.c (ends system calls that a peer can make wait), lost.c
+ *             (survives the loss of a segment's pages)
+ * session.h   session.c (life, completions), control.c (the operations of the SQ), connect.c (of
+ *             these BIND, LISTEN, CONNECT), answer.c (their arguments and answers)
  * endpoint.h  endpoint.c (life), burden.c (memberships and filters)
- * group.h     group.c (sockets that several processes have; sockets by address), offer.c (connections
- *             that wait for the application's accept), handover.c (listeners of one address, kept
- *             listeners), ticket.c (sockets for processes to come)
- * pump.h      data.c (events and errors), receive.c, transmit.c, shutdown.c, accept.c, report.c (the
- *             error queue)
+ * group.h     group.c (sockets that several processes have; sockets by address), offer.c
+ *             (connections that wait for the application's accept), handover.c (listeners of one
+ *             address, kept listeners), ticket.c (sockets for processes to come)
+ * pump.h      data.c (events and errors), receive.c, transmit.c, shutdown.c, accept.c, report.c
+ *             (the error queue)
  * life.h      start.c (start and end), drain.c (the graceful end), stats.c (the stats pages)
  * On their own: ledger.h (each user's account), timers.h, slice.h, policy.h (users that may attach,
  * ports that they may bind), notify.h (messages to the service manager); serve.c, the iteration and
  * the sleep, is what instance.h promises.
  *
- * Invariants: an endpoint is in its session's table under its handle until CLOSED is posted, then in
- * the graveyard until the iteration ends (the stack's events of this iteration may still name it).
- * Shared memory is copied, and the copy checked, before it is used. All of it is on one thread, but
- * where a header says otherwise.
+ * Invariants: an endpoint is in its session's table under its handle until CLOSED is posted, then
+ * in the graveyard until the iteration ends (the stack's events of this iteration may still name
+ * it). Shared memory is copied, and the copy checked, before it is used. All of it is on one
+ * thread, but where a header says otherwise.
  */
 #ifndef FFL_INSTANCE_INTERNAL_H
 #define FFL_INSTANCE_INTERNAL_H

@@ -1,5 +1,6 @@
 /*
- * peers.h - who comes to the instance: its unix socket, admission, rights, descriptors that peers send.
+ * peers.h - who comes to the instance: its unix socket, admission, rights, descriptors that peers
+ * send.
  *
  * A peer is hostile: no call here waits for one.
  */

@@ -1,8 +1,8 @@
 /*
  * pump.h - what moves between the stack and the rings: bytes, connections, shutdowns, errors.
  *
- * Callers: the iteration, with the session's slice open; a pump that is cut short says that there is
- * more.
+ * Callers: the iteration, with the session's slice open; a pump that is cut short says that there
+ * is more.
  */
 #ifndef FFL_INSTANCE_PUMP_H
 #define FFL_INSTANCE_PUMP_H

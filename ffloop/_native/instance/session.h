@@ -1,8 +1,8 @@
 /*
  * session.h - sessions, and the operations that applications submit.
  *
- * Callers: the iteration (serve.c), the pumps and the control epoll. A session that is killed or has
- * ended stays until session_reap.
+ * Callers: the iteration (serve.c), the pumps and the control epoll. A session that is killed or
+ * has ended stays until session_reap.
  */
 #ifndef FFL_INSTANCE_SESSION_H
 #define FFL_INSTANCE_SESSION_H
