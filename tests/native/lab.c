@@ -438,6 +438,17 @@ int sim_take(int fd, void *p, size_t n)
     return ffl_sim_ops.recv(sim, fd, &iov, 1, NULL, NULL, NULL);
 }
 
+int sim_drain(int fd, uint64_t *at)
+{
+    uint8_t buf[5000];
+    int n;
+    while ((n = sim_take(fd, buf, sizeof(buf))) > 0)
+        for (int i = 0; i < n; i++, (*at)++)
+            if (buf[i] != pattern(*at))
+                FAIL("byte %llu of the stream differs", (unsigned long long)*at);
+    return n;
+}
+
 void sim_shut(int fd)
 {
     CHECK_EQ(ffl_sim_ops.close(sim, fd), 0);

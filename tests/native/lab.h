@@ -1,7 +1,7 @@
 /*
  * lab.h - an instance in the test's own process, and applications to put to it.
  *
- * Callers: rules.c, hostile.c, faults.c. Two ways to run it:
+ * Callers: most tests of this folder. Two ways to run it:
  *   stepped   the test's thread calls iterate(); with the sim's manual clock all is deterministic.
  *             The application is a `struct raw`: it writes the rings itself, so it can also lie.
  *   running   ffl_instance_run in a thread of its own, for the client library, whose calls wait.
@@ -99,6 +99,12 @@ void raw_at(struct raw *r, enum ffl_op op, uint32_t handle, const char *ip, int 
 void raw_send(struct raw *r, uint32_t handle, const void *data, size_t len);
 void raw_op(struct raw *r, enum ffl_op op, uint32_t handle, int32_t arg, uint8_t flags);
 
+/* Byte i of a stream that shows where a byte is missing or doubled. */
+static inline uint8_t pattern(uint64_t i)
+{
+    return (uint8_t)(i * 167 + i / 256 * 13 + i / 65536 * 7);
+}
+
 /* ---- an honest neighbour ------------------------------------------------------------------- */
 
 struct neighbour {
@@ -128,6 +134,8 @@ int sim_answer(int fd); /* accepts; fails when nobody waits */
 int sim_put(int fd, const void *p, size_t n);
 int sim_take(int fd, void *p, size_t n);
 void sim_shut(int fd); /* closes */
+/* Reads what is there; checks it against the pattern from *at on. Last result of recv. */
+int sim_drain(int fd, uint64_t *at);
 
 /* A stream socket with SO_REUSEPORT as `share`, bound: 0 or -errno. */
 int raw_bind(struct raw *r, uint32_t h, const char *ip, int port, bool share);
