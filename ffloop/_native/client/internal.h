@@ -71,7 +71,7 @@ struct client_sock {
     bool give_connect, give_error;
     bool connected;    /* a stream: connect succeeded, or it was accepted */
     bool connect_told; /* the result of the last connect was told */
-    bool returning;    /* client_sock_return: until nothing more is read ahead */
+    bool returning;    /* given back: until nothing more is read ahead */
     int connect_result;
     int error;       /* pending, > 0 */
     bool failed;     /* after an error: nothing more comes */
@@ -231,13 +231,10 @@ static inline void client_sock_tell(struct client_sock *s, uint32_t what)
 /* socket.c */
 /* A new socket, nothing submitted yet: its handle or -errno. */
 int client_sock_open(struct ffl_client *c, int domain, int type, int proto);
-/* Gives an accepted, unused socket, with the data read ahead, to a session that shares the
- * listener, or resets it. After a round trip the socket is in c->settled, for client_sock_settle to
- * close. */
-void client_sock_return(struct ffl_client *c, struct client_sock *s);
+/* ffl_client_return for all that l accepted ahead; after a round trip each socket is in c->settled,
+ * for client_sock_settle to close. */
+void client_sock_return_queue(struct ffl_client *c, struct client_sock *l);
 void client_sock_settle(struct ffl_client *c);
-void client_sock_return_queue(struct ffl_client *c,
-                              struct client_sock *l); /* all that l accepted ahead */
 /* The open socket of handle h, of an attached client: 0 or -errno. */
 int client_find(const struct ffl_client *c, int h, struct client_sock **s);
 struct client_sock *client_sock_new(struct ffl_client *c, uint32_t handle);
@@ -282,8 +279,6 @@ uint64_t tx_unwritable(const struct ffl_client *c);
 void tx_wait(struct ffl_client *c, struct client_sock *s);
 
 /* wait.c */
-/* A wait begins: grants of large writes are counted in waits. */
-void client_round(struct ffl_client *c);
 bool client_pending(struct ffl_client *c);
 uint32_t client_wait_bits(const struct ffl_client *c);
 /* ffl_client_sleep; gives FD events, and takes those of the doorbell and the session socket

@@ -254,7 +254,7 @@ static int on_answer(struct ffl_client *c, struct client_sock *s, struct ffl_ent
     if (e.op == FFL_OP_SOCKET && e.arg < 0 && s)
         s->open_error = -e.arg;
     if (e.buf != FFL_NO_BUF)
-        client_release_buf(c, e.buf); /* the call timed out; or client_sock_return's */
+        client_release_buf(c, e.buf); /* the call timed out; or was sock_return's */
     if (e.op == FFL_OP_ADDRESSES && s && s->returning) {
         s->returning = false; /* closed after the reap, since closing may reap */
         s->acc_next = c->settled;

@@ -301,7 +301,10 @@ static void submit_close(struct ffl_client *c, struct client_sock *s, unsigned f
                                         .buf = FFL_NO_BUF});
 }
 
-void client_sock_return(struct ffl_client *c, struct client_sock *s)
+/* Gives an accepted, unused socket, with the data read ahead, to a session that shares the
+ * listener, or resets it. After a round trip the socket is in c->settled, for client_sock_settle to
+ * close. */
+static void sock_return(struct ffl_client *c, struct client_sock *s)
 {
     if (!s->armed || c->detached) { /* nothing was read ahead */
         submit_close(c, s, FFL_F_ABORT | FFL_F_RETURN);
@@ -328,7 +331,7 @@ void client_sock_return_queue(struct ffl_client *c, struct client_sock *l)
         struct client_sock *a = l->acc_head;
         l->acc_head = a->acc_next;
         a->acc_next = NULL;
-        client_sock_return(c, a);
+        sock_return(c, a);
     }
     l->acc_tail = NULL;
     l->acc_n = 0;
@@ -339,7 +342,7 @@ int ffl_client_return(struct ffl_client *c, int h)
     struct client_sock *s = client_sock(c, h);
     if (!s)
         return -EBADF;
-    client_sock_return(c, s);
+    sock_return(c, s);
     return 0;
 }
 

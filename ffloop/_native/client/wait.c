@@ -238,11 +238,21 @@ void ffl_client_quiet(struct ffl_client *c, bool on)
     c->quiet = on;
 }
 
+/* A wait begins: grants of large writes are counted in waits. */
+static void begin_round(struct ffl_client *c)
+{
+    c->round++;
+    c->round_granted = 0;
+    c->paced_ns = 0;
+    if (c->bulk_waiters && tx_half_free(c)) /* woken sockets left room */
+        client_wake_writers(c);
+}
+
 void ffl_client_reap(struct ffl_client *c)
 {
     client_drive(c);
     if (!c->detached)
-        client_round(c);
+        begin_round(c);
     client_reap(c);
 }
 
@@ -256,15 +266,6 @@ static int gather(struct ffl_client *c, struct ffl_event *ev, int max)
     return n;
 }
 
-void client_round(struct ffl_client *c)
-{
-    c->round++;
-    c->round_granted = 0;
-    c->paced_ns = 0;
-    if (c->bulk_waiters && tx_half_free(c)) /* woken sockets left room */
-        client_wake_writers(c);
-}
-
 int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epfd,
                     int64_t timeout_ns)
 {
@@ -274,7 +275,7 @@ int ffl_client_wait(struct ffl_client *c, struct ffl_event *ev, int max, int epf
         epfd = c->own_epfd;
     batch_release(c);
     client_drive(c);
-    client_round(c);
+    begin_round(c);
     int64_t now = ffl_now_ns();
     bool due = now - c->fd_checked >= FD_PERIOD_NS;
     int room = due ? max - max / 4 : max; /* of a busy ring a quarter is left for kernel events */

@@ -259,8 +259,6 @@ bool sock_look(struct sock *s);
  * is here. */
 bool sock_unseen(struct sock *s, uint32_t want);
 void sock_rearm(struct sock *s); /* s has changed state: arms it for its watches, and tells them */
-/* The socket stays a kernel socket; its epoll registrations move there. */
-int sock_to_kernel(struct sock *s, int fd);
 /* Bytes that recv would return now. */
 static inline size_t sock_queued(const struct sock *s)
 {

@@ -148,7 +148,8 @@ static void drop_copy(int fd, struct node *n, void *arg)
         fd_drop(fd);
 }
 
-int sock_to_kernel(struct sock *s, int fd)
+/* The socket stays a kernel socket; its epoll registrations move there. */
+static int sock_to_kernel(struct sock *s, int fd)
 {
     struct ffl_watch *next;
     int rc = 0;
