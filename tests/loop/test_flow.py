@@ -131,6 +131,36 @@ def test_writelines(run):
     run(main())
 
 
+FIRST = 64 * 1024  # what a large answer begins with, a send of its own
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (2 * FIRST + 1,),
+        (FIRST, FIRST, 1),
+        (FIRST - 1, 1, FIRST + 1),
+        (FIRST - 1, 2, FIRST),
+        (60, 300_000),
+        (60, 0, FIRST - 60, 0, 100_000),
+        (*range(1, 63), 300_000),
+    ],
+)
+def test_a_large_answer_is_whole(run, sizes):
+    """Wherever its first send ends in its pieces."""
+
+    async def main():
+        async with pair() as (client, server):
+            pieces = [bytes([i + 1]) * size for i, size in enumerate(sizes)]
+            client.transport.writelines(pieces)
+            assert await server.got(sum(sizes)) == b"".join(pieces)
+            for piece in pieces:
+                client.transport.write(piece)
+            assert await server.got(2 * sum(sizes)) == 2 * b"".join(pieces)
+
+    run(main())
+
+
 def test_many_small_writes_keep_their_order(run):
     async def main():
         async with pair() as (client, server):

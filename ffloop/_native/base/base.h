@@ -24,6 +24,10 @@
  * not stall it. */
 #define FFL_LOOK_NS FFL_NS_PER_SEC
 
+/* An answer of more than twice as many begins with a send of so many. A congestion control that
+ * measures the rate (BBR) does so by such a burst, which its own pacing does not stretch. */
+#define FFL_FIRST_BYTES (64u * 1024)
+
 /* CLOCK_MONOTONIC in nanoseconds (vDSO: about 25 ns, no system call). */
 int64_t ffl_now_ns(void);
 

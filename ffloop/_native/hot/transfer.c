@@ -232,19 +232,56 @@ static void let_catch_up(struct ffl_client *c, size_t len)
     ffl_client_paced(c, ffl_now_ns() - began);
 }
 
-/* The bytes taken, or -errno. */
-static int64_t send_now(struct stream *s, const void *data, size_t len)
+static ssize_t send_iov(int fd, struct iovec *iov, int n)
 {
-    if (s->c) {
-        let_catch_up(s->c, len);
-        return ffl_client_send(s->c, s->handle, data, len);
-    }
-    ssize_t sent = send(s->handle, data, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)n};
+    return sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+/* The first FFL_FIRST_BYTES by themselves, then the rest. Changes iov. */
+static ssize_t send_in_two(int fd, struct iovec *iov, int n)
+{
+    size_t left = FFL_FIRST_BYTES;
+    int cut = 0;
+    while (iov[cut].iov_len < left)
+        left -= iov[cut++].iov_len;
+    size_t len = iov[cut].iov_len;
+    iov[cut].iov_len = left;
+    ssize_t sent = send_iov(fd, iov, cut + 1);
+    if (sent < (ssize_t)FFL_FIRST_BYTES)
+        return sent;
+    iov[cut].iov_base = (char *)iov[cut].iov_base + left;
+    iov[cut].iov_len = len - left;
+    ssize_t more = send_iov(fd, iov + cut, n - cut);
+    if (more < 0) /* an error is told once: now */
+        return errno == EAGAIN || errno == EINTR ? sent : more;
+    return sent + more;
+}
+
+/* To the kernel: the bytes taken, or -errno. Changes iov. */
+static int64_t send_direct(const struct stream *s, struct iovec *iov, int n, size_t len)
+{
+    ssize_t sent;
+    if (len > 2 * FFL_FIRST_BYTES)
+        sent = send_in_two(s->handle, iov, n);
+    else if (n == 1)
+        sent = send(s->handle, iov->iov_base, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+    else
+        sent = send_iov(s->handle, iov, n);
     if (sent < 0)
         return errno == EINTR ? -EAGAIN : -errno;
     if (s->dispatcher)
         direct_sent((Dispatcher *)s->dispatcher, (size_t)sent);
     return sent;
+}
+
+/* The bytes taken, or -errno. Changes iov. */
+static int64_t send_now(struct stream *s, struct iovec *iov, int n, size_t len)
+{
+    if (!s->c)
+        return send_direct(s, iov, n, len);
+    let_catch_up(s->c, len);
+    return ffl_client_sendv(s->c, s->handle, iov, n, 0);
 }
 
 static PyObject *call_two(PyObject *self, PyObject *name, PyObject *a, PyObject *b)
@@ -284,7 +321,8 @@ PyObject *stream_write(PyObject *self, PyObject *data)
         return Py_NewRef(Py_None);
     if (keep)
         return gather_keep(self, data, len) < 0 ? NULL : Py_NewRef(Py_None);
-    int64_t sent = send_now(s, bytes, (size_t)len);
+    struct iovec iov = {bytes, (size_t)len};
+    int64_t sent = send_now(s, &iov, 1, (size_t)len);
     if (sent == len)
         return Py_NewRef(Py_None);
     PyObject *n = PyLong_FromLongLong(sent);
@@ -298,28 +336,10 @@ PyObject *stream_send(PyObject *self, PyObject *data)
     Py_buffer view;
     if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0)
         return NULL;
-    int64_t sent = send_now(stream_fields(self), view.buf, (size_t)view.len);
+    struct iovec iov = {view.buf, (size_t)view.len};
+    int64_t sent = send_now(stream_fields(self), &iov, 1, (size_t)view.len);
     PyBuffer_Release(&view);
     return PyLong_FromLongLong(sent);
-}
-
-/* sendmsg, or ffl_client_sendv. */
-static int64_t send_pieces(struct stream *s, struct iovec *iov, int n)
-{
-    if (s->c) {
-        size_t len = 0;
-        for (int i = 0; i < n; i++)
-            len += iov[i].iov_len;
-        let_catch_up(s->c, len);
-        return ffl_client_sendv(s->c, s->handle, iov, n, 0);
-    }
-    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)n};
-    ssize_t sent = sendmsg(s->handle, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (sent < 0)
-        return errno == EINTR ? -EAGAIN : -errno;
-    if (s->dispatcher)
-        direct_sent((Dispatcher *)s->dispatcher, (size_t)sent);
-    return sent;
 }
 
 /* _send_pieces(list): sends its first GATHER pieces; the bytes taken, or -errno. */
@@ -328,13 +348,16 @@ PyObject *stream_send_pieces(PyObject *self, PyObject *list)
     Py_buffer views[GATHER];
     struct iovec iov[GATHER];
     int n = 0, rc = 0;
+    size_t len = 0;
     Py_ssize_t size = PyList_Size(list);
     for (; rc == 0 && n < size && n < GATHER; n += rc == 0) {
         rc = PyObject_GetBuffer(PyList_GetItem(list, n), &views[n], PyBUF_SIMPLE);
-        if (rc == 0)
+        if (rc == 0) {
             iov[n] = (struct iovec){.iov_base = views[n].buf, .iov_len = (size_t)views[n].len};
+            len += iov[n].iov_len;
+        }
     }
-    int64_t sent = rc == 0 && size >= 0 ? send_pieces(stream_fields(self), iov, n) : 0;
+    int64_t sent = rc == 0 && size >= 0 ? send_now(stream_fields(self), iov, n, len) : 0;
     while (n > 0)
         PyBuffer_Release(&views[--n]);
     return rc < 0 || size < 0 ? NULL : PyLong_FromLongLong(sent);

@@ -18,9 +18,6 @@
 #define GATHER 64 /* buffers in one send, */
 /* And bytes, a body of 1 MiB and its head: bounds the time of one copy. */
 #define GATHER_BYTES (1088u * 1024)
-/* A large answer begins with a send of its own. A congestion control that measures the rate (BBR)
- * does so by such a burst, which its own pacing does not stretch. */
-#define FIRST_BYTES (64u * 1024)
 #define SENDS_PER_ITERATION 4
 
 /* Adds `bytes` (wrapped round: subtracts) to the session's bytes that wait for the stack. */
@@ -87,8 +84,8 @@ static int gather(struct endpoint *e, struct iovec *iov, size_t *bytes, bool *mo
     const struct ffl_pool_geo *p = &s->map.geo.tx;
     int n = 0;
     uint32_t off = e->tx_off;
-    bool first = e->tx_begins && e->tx_outstanding > 2 * FIRST_BYTES;
-    size_t most = first ? FIRST_BYTES : GATHER_BYTES;
+    bool first = e->tx_begins && e->tx_outstanding > 2 * FFL_FIRST_BYTES;
+    size_t most = first ? FFL_FIRST_BYTES : GATHER_BYTES;
     *bytes = 0;
     *more = false;
     for (uint32_t b = e->tx_head; b != FFL_NO_BUF && n < GATHER && *bytes < most; off = 0) {
