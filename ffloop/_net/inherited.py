@@ -224,14 +224,18 @@ class Inherited:
         if not transport and not self._apart and self._policy != "error":
             return
         who = f" ({type(owner).__module__}.{type(owner).__qualname__})" if transport else ""
-        number = fd if isinstance(fd, int) else fd.fileno()
+        try:
+            number = fd if isinstance(fd, int) else fd.fileno()
+            is_socket = stat.S_ISSOCK(os.fstat(number).st_mode)
+        except (AttributeError, OSError, TypeError, ValueError):
+            return  # it is no descriptor: the loop says so
         if stands_for(number) is not None:
             if transport:
                 raise RuntimeError(
                     f"a library's own transport{who} on the descriptor of a stack socket, which "
                     "shows readiness and carries no data: let the loop make the transport"
                 )
-        elif stat.S_ISSOCK(os.fstat(number).st_mode):
+        elif is_socket:
             self._watched_kernel(number, who)
 
     def _watched_kernel(self, number: int, who: str) -> None:

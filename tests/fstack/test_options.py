@@ -58,6 +58,42 @@ def test_what_it_has_not(on_fstack):
             assert refused.value.errno == errno.ENOPROTOOPT
 
 
+def test_a_buffer_is_bounded_and_never_refused(on_fstack):
+    """FreeBSD would take a buffer of a byte, and refuse one of 16 MiB."""
+    import ffloop
+
+    with ffloop.socket() as sock:
+        for name, least in ((socket.SO_SNDBUF, 4608), (socket.SO_RCVBUF, 2304)):
+            for size in (0, 1):
+                sock.setsockopt(socket.SOL_SOCKET, name, size)
+                assert sock.getsockopt(socket.SOL_SOCKET, name) == least
+            for size in (1 << 24, 1 << 30, -1):
+                sock.setsockopt(socket.SOL_SOCKET, name, size)
+                assert sock.getsockopt(socket.SOL_SOCKET, name) >= 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("level", "name", "values"),
+    [
+        (TCP, socket.TCP_KEEPIDLE, (0, -1, 32768)),
+        (TCP, socket.TCP_KEEPINTVL, (0, -1, 32768)),
+        (TCP, socket.TCP_KEEPCNT, (0, -1, 128)),
+        (IP, socket.IP_TTL, (0, 256)),
+    ],
+)
+def test_what_linux_refuses(on_fstack, level, name, values):
+    import ffloop
+
+    for sock in (ffloop.socket(), socket.socket()):
+        with sock:
+            before = sock.getsockopt(level, name)
+            for value in values:
+                with pytest.raises(OSError) as refused:
+                    sock.setsockopt(level, name, value)
+                assert refused.value.errno == errno.EINVAL
+            assert sock.getsockopt(level, name) == before
+
+
 def test_congestion_control(on_fstack):
     import ffloop
 

@@ -129,7 +129,7 @@ def test_a_closed_loop_serves_nothing(run_ff):
     left, right = socket.socketpair()
     left.setblocking(False)
     listener = socket.socket()
-    listener.bind((HOST, 0))
+    listener.bind(("127.0.0.1", 0))
     calls = [loop.create_server(asyncio.Protocol, sock=listener)]
     if not run_ff.by_ring:  # there asyncio's own transport serves a unix socket
         calls.append(loop.connect_accepted_socket(asyncio.Protocol, left))

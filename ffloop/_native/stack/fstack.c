@@ -27,6 +27,7 @@
 
 #define BSD_SOL_SOCKET 0xffff
 #define BSD_SO_REUSEPORT_LB 0x10000
+#define BSD_SO_BROADCAST 0x20
 #define BSD_SO_TYPE 0x1008
 #define BSD_SO_LISTENQLEN 0x1012
 #define BSD_IPV6_V6ONLY 27
@@ -312,11 +313,23 @@ static int fstack_backlog(void *st, int fd)
     return bsd_option(fd, BSD_SO_LISTENQLEN);
 }
 
+int fstack_refused(int fd, const struct ffl_addr *to)
+{
+    static const uint8_t broadcast[] = {255, 255, 255, 255};
+    if (to->family != AF_INET || memcmp(to->ip, broadcast, sizeof(broadcast)) != 0)
+        return 0;
+    if (is_stream(fd))
+        return -ENETUNREACH;
+    return bsd_option(fd, BSD_SO_BROADCAST) ? 0 : -EACCES;
+}
+
 static int fstack_connect(void *st, int fd, const struct ffl_addr *a)
 {
     struct sockaddr_storage ss;
     uint32_t len;
     int rc = ffl_addr_to_sockaddr(a, &ss, &len);
+    if (rc == 0)
+        rc = fstack_refused(fd, a);
     if (rc == 0)
         rc = bind_late(st, fd);
     if (rc < 0)

@@ -98,6 +98,8 @@ static int send_dgram(int fd, const struct iovec *iov, const struct ffl_addr *to
     if (to) {
         uint32_t len;
         int rc = ffl_addr_to_sockaddr(to, &ss, &len);
+        if (rc == 0)
+            rc = fstack_refused(fd, to);
         if (rc < 0)
             return rc;
         msg.msg_name = &ss;

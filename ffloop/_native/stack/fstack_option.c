@@ -8,6 +8,7 @@
 #include "option.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stddef.h>
@@ -80,6 +81,44 @@ static int set_bsd(int fd, int level, int name, const void *val, uint32_t len)
     return 0;
 }
 
+/* Linux bounds a buffer's size, and refuses none. */
+static int set_size(int fd, const struct ffl_option *o, const void *val, uint32_t len)
+{
+    int v, rc, least = o->name == SO_SNDBUF ? 2304 : 1152;
+    if (len < sizeof(v))
+        return -EINVAL;
+    memcpy(&v, val, sizeof(v));
+    if (v < 0)
+        v = INT_MAX; /* to Linux it is without a sign */
+    else if (v < least)
+        v = least;
+    while ((rc = set_bsd(fd, o->bsd_level, o->bsd_name, &v, sizeof(v))) == -ENOBUFS &&
+           v / 2 > least)
+        v /= 2; /* more than kern.ipc.maxsockbuf */
+    return rc;
+}
+
+/* Values that Linux refuses, and FreeBSD takes for something else. */
+static bool is_out_of_range(const struct ffl_option *o, const void *val, uint32_t len)
+{
+    static const struct {
+        int level, name, least, most;
+    } ranges[] = {
+        {IPPROTO_TCP, TCP_KEEPIDLE, 1, 32767},
+        {IPPROTO_TCP, TCP_KEEPINTVL, 1, 32767},
+        {IPPROTO_TCP, TCP_KEEPCNT, 1, 127},
+        {IPPROTO_IP, IP_TTL, 1, 255},
+    };
+    int v;
+    if (len < sizeof(v))
+        return false;
+    memcpy(&v, val, sizeof(v));
+    for (size_t i = 0; i < FFL_COUNT(ranges); i++)
+        if (o->level == ranges[i].level && o->name == ranges[i].name)
+            return v < ranges[i].least || v > ranges[i].most;
+    return false;
+}
+
 static int get_bsd(int fd, int level, int name, void *val, uint32_t *len)
 {
     socklen_t n = *len;
@@ -112,8 +151,12 @@ int fstack_setsockopt(void *st, int fd, int level, int name, const void *val, ui
     const struct ffl_option *o = known(level, name, FFL_OPTION_SET);
     if (!o)
         return -ENOPROTOOPT;
+    if (is_out_of_range(o, val, len))
+        return -EINVAL;
     if (o->bsd == FFL_BSD_SOURCE)
         return set_source(fd, o, val, len);
+    if (o->kind == FFL_OPTION_HALVED)
+        return set_size(fd, o, val, len);
     if (o->bsd != FFL_BSD_FAMILY)
         return set_bsd(fd, o->bsd_level, o->bsd_name, val, len);
     int rc = set_bsd(fd, IPPROTO_IP, o->bsd_name, val, len);

@@ -16,6 +16,10 @@ static inline int fstack_fail(void)
     return errno > 0 ? -errno : -EIO;
 }
 
+/* fstack.c: 0, or Linux's error for this destination: FreeBSD sends to 255.255.255.255 by way of its
+ * gateway, without SO_BROADCAST too. */
+int fstack_refused(int fd, const struct ffl_addr *to);
+
 /* fstack_data.c: ffl_stack_ops.send, .recv */
 int fstack_send(void *st, int fd, const struct iovec *iov, int n, const struct ffl_addr *to,
                 const struct ffl_ctl *ctl, int flags);
