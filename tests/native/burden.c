@@ -166,6 +166,37 @@ TEST(broadcasts_are_for_few)
     raw_finish(&bad);
 }
 
+/* A connected socket has an address, and gets no broadcast: a server has one for each client. */
+TEST(a_peer_each_is_not_for_all)
+{
+    struct ffl_optarg reuse = {.level = SOL_SOCKET, .name = SO_REUSEADDR, .len = sizeof(int)};
+    struct ffl_addr peer = addr4("127.0.0.1", 9), none = {.family = AF_UNSPEC};
+    memcpy(reuse.data, &(int){1}, sizeof(int));
+    start_lab("host");
+    lab.in->cast_most = 2;
+    raw_attach(&bad);
+    struct ffl_addr a = addr4("0.0.0.0", 0);
+    for (uint32_t h = 0; h < 6; h++) {
+        open_socket(h, SOCK_DGRAM);
+        CHECK_EQ(answer_of(FFL_OP_SETSOCKOPT, h, &reuse, ffl_optarg_bytes(reuse.len)), 0);
+        CHECK_EQ(answer_of(FFL_OP_BIND, h, &a, sizeof(a)), 0);
+        a.port_be = TAILQ_FIRST(&lab.in->sessions)->table[0]->group->at.port_be;
+        if (h < 4)
+            CHECK_EQ(answer_of(FFL_OP_CONNECT, h, &peer, sizeof(peer)), 0);
+    }
+    open_socket(6, SOCK_DGRAM);
+    CHECK_EQ(answer_of(FFL_OP_SETSOCKOPT, 6, &reuse, ffl_optarg_bytes(reuse.len)), 0);
+    CHECK_EQ(answer_of(FFL_OP_BIND, 6, &a, sizeof(a)), -ENOBUFS);
+    CHECK_EQ(answer_of(FFL_OP_CONNECT, 1, &none, sizeof(none)), -ENOBUFS); /* were for all again */
+    CHECK_EQ(answer_of(FFL_OP_CONNECT, 1, &peer, sizeof(peer)), 0);
+    CHECK_EQ(answer_of(FFL_OP_CONNECT, 4, &none, sizeof(none)), 0); /* changes nothing */
+    plain(FFL_OP_CLOSE, 4, 0, 0);
+    settle();
+    CHECK_EQ(answer_of(FFL_OP_CONNECT, 1, &none, sizeof(none)), 0);
+    CHECK_EQ(answer_of(FFL_OP_BIND, 6, &a, sizeof(a)), -ENOBUFS);
+    raw_finish(&bad);
+}
+
 /* Where there are several users the looks at a bind have no way around them: a port that the stack
  * chooses is not the only one that it may. */
 TEST(ports_are_not_narrowed)

@@ -118,7 +118,9 @@ int connect_begin(struct endpoint *e, struct ffl_entry q)
         answer_post(e->s, q, -EALREADY, FFL_NO_BUF);
         return 0;
     }
-    int rc = e->fd < 0 ? -e->open_error : OPS(in)->connect(ST(in), e->fd, &a);
+    int rc = e->fd < 0 ? -e->open_error : a.family ? 0 : handover_may_dissolve(e);
+    if (rc == 0)
+        rc = OPS(in)->connect(ST(in), e->fd, &a);
     if (rc == 0 || rc == -EINPROGRESS) {
         begin_anew(e);
         group_connecting(e, rc == -EINPROGRESS);
@@ -132,7 +134,7 @@ int connect_begin(struct endpoint *e, struct ffl_entry q)
     }
     stats_state(e);
     if (rc == 0 && e->dgram)
-        rc = group_place(e); /* the connect may have given it a port */
+        rc = group_place(e); /* the connect may have given it an address, or taken it */
     if (!e->connecting)      /* else data_event answers */
         answer_post(e->s, q, rc, rc < 0 ? FFL_NO_BUF : answer_addresses(e));
     return 0;

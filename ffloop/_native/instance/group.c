@@ -150,11 +150,17 @@ int group_place(struct endpoint *e)
     struct group *g = group_of(e);
     if (!g)
         return -ENOMEM;
-    if (g->placed || OPS(in)->sockname(ST(in), e->fd, false, &g->at) < 0 || !g->at.port_be)
+    if (OPS(in)->sockname(ST(in), e->fd, false, &g->now) < 0 ||
+        (g->placed && g->at.port_be == g->now.port_be))
         return 0;
+    if (g->placed)
+        LIST_REMOVE(g, place);
+    g->placed = g->now.port_be;
+    if (!g->placed)
+        return 0;
+    g->at = g->now;
     g->only = endpoint_v6only(e, &g->at);
     g->shares = endpoint_option(e, SOL_SOCKET, SO_REUSEPORT);
-    g->placed = true;
     LIST_INSERT_HEAD(places_of(in, g->at.port_be, g->dgram), g, place);
     return 0;
 }

@@ -22,7 +22,8 @@ static inline struct settings *group_settings(struct endpoint *e)
 {
     return e->group ? &e->group->settings : &e->settings;
 }
-/* The socket listens, or receives: group_at finds it from now on. 0 or -ENOMEM. */
+/* The socket listens, or receives, or its address has changed: group_at finds it at its port from
+ * now on, or no more. 0 or -ENOMEM. */
 int group_place(struct endpoint *e);
 /* The first group of that kind at the port. group_next: the next after g. */
 struct group *group_at(const struct ffl_instance *in, uint16_t port_be, bool dgram);
@@ -61,6 +62,8 @@ bool handover_ours(const struct endpoint *e, const struct ffl_addr *a);
 /* 0; -EADDRINUSE: at `a` another user's socket of this instance listens or receives; -ENOBUFS:
  * e's user has port_most sockets at the port, or cast_most where one datagram is for all. */
 int handover_may_bind(const struct endpoint *e, const struct ffl_addr *a);
+/* May connect(AF_UNSPEC) give `e` the address again to which it was bound? As above. */
+int handover_may_dissolve(const struct endpoint *e);
 /* Before `e` listens: 1 when it now shares an earlier listener, 0 when it is the first, or
  * -errno. */
 int handover_share(struct endpoint *e);

@@ -44,13 +44,22 @@ int handover_may_bind(const struct endpoint *e, const struct ffl_addr *a)
     struct group *g = a->port_be ? group_at(e->s->in, a->port_be, e->dgram) : NULL;
     uint32_t own = 0, beside = 0;
     for (; g; g = group_next(g))
-        if (g->account == e->s->account) {
+        if (g == e->group) {
+            continue;
+        } else if (g->account == e->s->account) {
             own++;
-            beside += burden_beside(&g->at, a);
+            beside += burden_beside(&g->now, a);
         } else if (ffl_addr_overlap(&g->at, g->only, a, only)) {
             return -EADDRINUSE;
         }
     return e->dgram ? burden_bind(e->s->in, a, own, beside) : 0;
+}
+
+int handover_may_dissolve(const struct endpoint *e)
+{
+    const struct group *g = e->group;
+    bool widens = e->dgram && g && g->placed && !ffl_addr_same(&g->at, &g->now);
+    return widens ? handover_may_bind(e, &g->at) : 0;
 }
 
 /* ---- sharing a listener -------------------------------------------------------------------- */
