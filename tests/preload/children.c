@@ -2,6 +2,7 @@
 #include "cases.h"
 
 #include <linux/sched.h>
+#include <pthread.h>
 #include <sched.h>
 #include <sys/resource.h>
 
@@ -569,6 +570,44 @@ CASE(takes_its_descriptors_away)
 CASE(takes_its_descriptors_away_by_prlimit)
 {
     without_descriptors(by_prlimit);
+}
+
+static void *forks(void *unused)
+{
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(0);
+    ends(pid);
+    return unused;
+}
+
+/* In a child without free descriptors one thread uses an inherited epoll for the first time, which
+ * takes a while, and another forks. */
+CASE(two_threads_without_descriptors)
+{
+    enum { CHILDREN = 20, PIPES = 400 };
+    struct epoll_event ev = {.events = EPOLLIN};
+    int epfd = epoll_create1(0), two[2];
+    NEED(setrlimit(RLIMIT_NOFILE, &(struct rlimit){1000, 2000}) == 0);
+    for (int i = 0; i < PIPES; i++)
+        NEED(pipe(two) == 0 && epoll_ctl(epfd, EPOLL_CTL_ADD, two[0], &ev) == 0);
+    connected();
+    NEED(epoll_ctl(epfd, EPOLL_CTL_ADD, server, &ev) == 0);
+    for (int i = 0; i < CHILDREN; i++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            pthread_t t;
+            while (dup(epfd) >= 0)
+                ;
+            NEED(pthread_create(&t, NULL, forks, NULL) == 0);
+            NEED(epoll_wait(epfd, &ev, 1, 0) == 0);
+            NEED(pthread_join(t, NULL) == 0);
+            _exit(0);
+        }
+        ends(pid);
+    }
+    NEED(write(client, "x", 1) == 1);
+    heard(server, 1);
 }
 
 int main(int argc, char **argv)

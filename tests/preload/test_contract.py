@@ -58,7 +58,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.mark.parametrize(
-    "case", ["some_after_a_childs_exec", "a_grandchild_has_it", "takes_its_descriptors_away"]
+    "case",
+    [
+        "some_after_a_childs_exec",
+        "a_grandchild_has_it",
+        "takes_its_descriptors_away",
+        "two_threads_without_descriptors",
+    ],
 )
 def test_children_of_one_thread(built, instance: Instance, case: str) -> None:
     instance.same(built("children"), case, FF_THREAD_SOCKET="1")

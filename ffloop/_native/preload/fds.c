@@ -43,16 +43,15 @@ static _Atomic(struct node *) *slot(int fd)
 
 /* ---- the thread that owns a node ------------------------------------------------------------- */
 
-/* FF_THREAD_SOCKET: held to look at all nodes, and to drop a node or take it over. */
 static pthread_mutex_t table = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 
-static void table_lock(void)
+void table_lock(void)
 {
     if (options.per_thread)
         pthread_mutex_lock(&table);
 }
 
-static void table_unlock(void)
+void table_unlock(void)
 {
     if (options.per_thread)
         pthread_mutex_unlock(&table);

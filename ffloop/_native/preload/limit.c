@@ -10,9 +10,8 @@
 
 /* ---- a process with few descriptors ----------------------------------------------------------- */
 
-/* Held while the kernel's limit is not the program's, which is `own_limit`: FF_THREAD_SOCKET has
- * no other lock. */
-static pthread_mutex_t room = PTHREAD_ERRORCHECK_MUTEX_INITIALIZER_NP;
+/* raised: the kernel's limit is not the program's, which is `own_limit`. With the lock, and with the
+ * table's in FF_THREAD_SOCKET, which has no other. */
 static struct rlimit64 own_limit;
 static _Atomic bool raised;
 
@@ -20,22 +19,21 @@ bool room_for(bool *more, int rc)
 {
     if (*more) {
         (void)real.prlimit64(0, RLIMIT_NOFILE, &own_limit, NULL); /* cannot fail: lower */
-        raised = false;
-        *more = false;
-        pthread_mutex_unlock(&room);
+        raised = *more = false;
+        table_unlock();
         return false;
     }
-    if (rc != -EMFILE || ffl_confined || pthread_mutex_lock(&room) != 0)
-        return false; /* EDEADLK: this thread has raised it already */
-    struct rlimit64 to;
-    *more = real.prlimit64(0, RLIMIT_NOFILE, NULL, &own_limit) == 0 &&
-            own_limit.rlim_cur < own_limit.rlim_max;
-    to.rlim_cur = to.rlim_max = own_limit.rlim_max;
-    raised = *more; /* before it is so: another thread may fork meanwhile */
-    *more = *more && real.prlimit64(0, RLIMIT_NOFILE, &to, NULL) == 0;
-    raised = *more;
+    if (rc != -EMFILE || ffl_confined)
+        return false;
+    table_lock();
+    if (!raised && real.prlimit64(0, RLIMIT_NOFILE, NULL, &own_limit) == 0 &&
+        own_limit.rlim_cur < own_limit.rlim_max) {
+        const struct rlimit64 to = {own_limit.rlim_max, own_limit.rlim_max};
+        raised = true; /* before it is so: another thread may fork meanwhile */
+        raised = *more = real.prlimit64(0, RLIMIT_NOFILE, &to, NULL) == 0;
+    }
     if (!*more)
-        pthread_mutex_unlock(&room);
+        table_unlock();
     return *more;
 }
 
@@ -44,7 +42,6 @@ void limit_forked(void)
     if (raised) /* FF_THREAD_SOCKET: by another thread */
         (void)real.prlimit64(0, RLIMIT_NOFILE, &own_limit, NULL);
     raised = false;
-    room = (pthread_mutex_t)PTHREAD_ERRORCHECK_MUTEX_INITIALIZER_NP;
 }
 
 static int limit_files(pid_t pid, const struct rlimit64 *to, struct rlimit64 *was)
@@ -56,9 +53,9 @@ static int limit_files(pid_t pid, const struct rlimit64 *to, struct rlimit64 *wa
         proc_import_all();
         (void)waiter_mine(); /* -EMFILE: none is free already */
     }
-    pthread_mutex_lock(&room);
+    table_lock();
     int rc = real.prlimit64(pid, RLIMIT_NOFILE, to, was) < 0 ? -errno : 0;
-    pthread_mutex_unlock(&room);
+    table_unlock();
     return (int)leave(rc);
 }
 

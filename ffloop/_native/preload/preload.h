@@ -150,6 +150,10 @@ bool fd_ours_moved(int from, int to); /* false: it has no owner that could be to
 /* Descriptors of the shim's where the program has as many as it may: the soft limit becomes the
  * hard one for a second try. `do rc = ...; while (room_for(&more, rc));` with `more` false at first. */
 bool room_for(bool *more, int rc);
+/* FF_THREAD_SOCKET: held to look at all nodes, to drop a node or take it over, and from a room_for
+ * that is true to the next. Recursive. */
+void table_lock(void);
+void table_unlock(void);
 void limit_forked(void);
 /* Calls f for each descriptor with a node (FF_THREAD_SOCKET: of the calling thread). Locked. */
 void fd_each(void (*f)(int fd, struct node *n, void *arg), void *arg);
