@@ -350,8 +350,15 @@ static void add_close(int fd, void *arg)
         c->rc = posix_spawn_file_actions_addclose(c->actions, fd);
 }
 
+static int last(int low)
+{
+    int most = (int)sysconf(_SC_OPEN_MAX) - 1;
+    return most > low ? most : low;
+}
+
 /* Closes the descriptors one by one. A program may have some beyond its limit, which addclose does
- * not take: the limit is as high as it may be meanwhile. */
+ * not take: the limit is as high as it may be meanwhile. Beyond the hard limit there is nothing of
+ * the shim's that the child needs: the last number that there may be is closed with all above. */
 API int posix_spawn_file_actions_addclosefrom_np(posix_spawn_file_actions_t *actions, int low)
 {
     real_start();
@@ -362,6 +369,8 @@ API int posix_spawn_file_actions_addclosefrom_np(posix_spawn_file_actions_t *act
         lock();
         (void)room_for(&more, -EMFILE);
         listed = each_open(add_close, &c);
+        if (c.rc == EBADF)
+            c.rc = real.posix_spawn_file_actions_addclosefrom_np(actions, last(low));
         (void)room_for(&more, 0);
         unlock();
     }
