@@ -206,7 +206,7 @@ def document() -> str:
         + ", ".join(f"`{name}`" for name in SCHEDULING)
         + ".",
         "",
-        "`read(n)` of a connection's `StreamReader`, and up to Python 3.12 `drain()` of a server's "
+        "`read(n)` of a connection's `StreamReader`, and `drain()` of a server's "
         "`StreamWriter`, give compiled coroutines: `asyncio.iscoroutine()` of one is true, "
         "`inspect.iscoroutine()` false.",
         "",

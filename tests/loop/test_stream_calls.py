@@ -7,6 +7,7 @@ import inspect
 import socket
 import subprocess
 import sys
+import traceback
 
 import pytest
 
@@ -93,11 +94,7 @@ def test_the_compiled_ones_are_used(opened):
         named = [type(call).__name__ for call in calls]
         for call in calls:
             call.close()
-        writers = compiled and sys.version_info < (3, 13)
-        assert named == [
-            "Call" if compiled else "coroutine",
-            "Call" if writers else "coroutine",
-        ]
+        assert named == ["Call" if compiled else "coroutine"] * 2
 
     opened(use)
 
@@ -461,6 +458,7 @@ assert called
     [
         "StreamReader.read",
         "StreamReader.feed_data",
+        "StreamReaderProtocol.connection_made",
         "StreamReaderProtocol.data_received",
         "StreamWriter.drain",
     ],
@@ -479,5 +477,27 @@ def test_reader_and_writer_are_still_asyncios(opened):
         assert await asyncio.StreamWriter.drain(writer) is None
         peer.send(b"data")
         assert await asyncio.StreamReader.read(reader, 4) == b"data"
+        assert writer.transport.get_protocol()._client_connected_cb.__name__ == "<lambda>"
 
     opened(use)
+
+
+def test_what_a_servers_callback_raises_is_told(run):
+    def broken(reader, writer):
+        writer.close()
+        raise ZeroDivisionError
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        told = loop.create_future()
+        loop.set_exception_handler(lambda loop, context: told.set_result(context["exception"]))
+        async with await asyncio.start_server(broken, "127.0.0.1", 0) as server:
+            with socket.socket() as peer:
+                peer.setblocking(False)
+                await loop.sock_connect(peer, server.sockets[0].getsockname()[:2])
+                exc = await told
+                assert isinstance(exc, ZeroDivisionError)
+                assert traceback.extract_tb(exc.__traceback__)[-1].name == "broken"
+                assert await loop.sock_recv(peer, 1) == b""
+
+    run(main())

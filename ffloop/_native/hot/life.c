@@ -89,11 +89,11 @@ PyObject *stream_begin(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct stream *s = stream_fields(self);
     PyObject *type, *value, *trace;
-    int rc = hot_call(s->protocol, name_connection_made, self);
+    int rc = s->feeds && !scheduler_debug(s->loop)
+                 ? streams_begin(s->protocol, self)
+                 : hot_call(s->protocol, name_connection_made, self);
     PyErr_Fetch(&type, &value, &trace);
     s->begun = 1;
-    if (s->feeds && !type && !scheduler_debug(s->loop) && streams_adopt(s->protocol) < 0)
-        return NULL;
     if (!s->closing && !s->paused)
         rc = s->dispatcher ? resume(self) : hot_call(self, name_resume, NULL);
     else

@@ -97,9 +97,9 @@ static inline PyObject *feed_get(PyObject *attributes, PyObject *name)
     return PyDict_GetItemWithError(attributes, name);
 }
 
-/* streams.c. From now on the read() of the protocol's reader is compiled, and the drain() of its
- * writer, if it has one. 0 or -1. */
-int streams_adopt(PyObject *protocol);
+/* streams.c. protocol.connection_made(transport); the read() of the protocol's reader is compiled
+ * then, and the drain() of a server's writer. 0 or -1. */
+int streams_begin(PyObject *protocol, PyObject *transport);
 bool streams_is_reader(PyObject *reader); /* of asyncio's class, or of ours */
 
 /* gather.c. Is the write that the stream is about to make to be kept? */

@@ -2,11 +2,11 @@
  * streams.c - asyncio's StreamReader.read() and StreamWriter.drain(), compiled.
  *
  * Callers: life.c, when a connection of asyncio's streams begins; feed.c, which asks whose a reader
- * is; call.c. The connection's reader, and its writer where the protocol knows it (streams_adopt),
- * get a subclass each whose read() or drain() gives a Call: a coroutine in C for what is plain. It
- * looks at the stream when it is first awaited; whatever is not plain (an exception, a stream that
- * is paused or closing, read() without a limit) is asyncio's own coroutine's, which it passes
- * everything to. Classes with changed methods are left alone.
+ * is; call.c. The connection's reader, and a server's writer (streams_begin), get a subclass each
+ * whose read() or drain() gives a Call: a coroutine in C for what is plain. It looks at the stream
+ * when it is first awaited; whatever is not plain (an exception, a stream that is paused or closing,
+ * read() without a limit) is asyncio's own coroutine's, which it passes everything to. Classes with
+ * changed methods are left alone.
  */
 #include "call.h"
 #include "scheduler.h"
@@ -14,7 +14,8 @@
 static PyTypeObject *reader_type, *writer_type, *fast_reader, *fast_writer;
 static PyTypeObject *protocol_type;
 static PyObject *name_exception, *name_buffer, *name_eof, *name_waiter, *name_paused, *name_loop,
-    *name_maybe_resume, *name_reader, *name_transport, *name_class, *name_writer, *name_protocol;
+    *name_maybe_resume, *name_reader, *name_transport, *name_class, *name_protocol,
+    *name_connection_made, *name_connected;
 static struct original originals[] = {
     {&reader_type, "StreamReader.read", NULL, NULL},
     {&writer_type, "StreamWriter.drain", NULL, NULL},
@@ -22,6 +23,7 @@ static struct original originals[] = {
     {&reader_type, "StreamReader._maybe_resume_transport", NULL, NULL},
     {&reader_type, "StreamReader.exception", NULL, NULL},
     {&protocol_type, "FlowControlMixin._drain_helper", NULL, NULL},
+    {&protocol_type, "StreamReaderProtocol.connection_made", NULL, NULL},
 };
 
 /* ---- what they do -------------------------------------------------------------------------- */
@@ -157,29 +159,61 @@ static int adopt(PyObject *self, const PyTypeObject *type, PyTypeObject *fast)
     return Py_TYPE(self) == type ? PyObject_SetAttr(self, name_class, (PyObject *)fast) : 0;
 }
 
-/* The protocol's writer, a new reference; NULL without an exception: from Python 3.13 on it does not
- * know it. */
-static PyObject *writer_of(PyObject *protocol)
+/* client_connected_cb(reader, writer): nobody else is told of the writer. */
+static PyObject *connected(PyObject *callback, PyObject *streams)
 {
-    PyObject *writer = PyObject_GetAttr(protocol, name_writer);
-    if (!writer && PyErr_ExceptionMatches(PyExc_AttributeError))
-        PyErr_Clear();
-    return writer;
+    PyObject *writer = PyTuple_Size(streams) == 2 ? PyTuple_GetItem(streams, 1) : NULL;
+    if (writer && adopt(writer, writer_type, fast_writer) < 0)
+        return NULL;
+    return PyObject_Call(callback, streams, NULL);
 }
 
-int streams_adopt(PyObject *protocol)
+static PyMethodDef connected_method = {"client_connected_cb", connected, METH_VARARGS, NULL};
+
+/* protocol.connection_made(transport), in which the protocol's callback is the one above. */
+static int begin_server(PyObject *protocol, PyObject *transport, PyObject *callback)
+{
+    PyObject *ours = PyCFunction_New(&connected_method, callback), *type, *value, *trace;
+    int rc = ours ? PyObject_SetAttr(protocol, name_connected, ours) : -1;
+    Py_XDECREF(ours);
+    if (rc < 0)
+        return -1;
+    rc = hot_call(protocol, name_connection_made, transport);
+    PyErr_Fetch(&type, &value, &trace);
+    if (PyObject_SetAttr(protocol, name_connected, callback) == 0) {
+        PyErr_Restore(type, value, trace);
+        return rc;
+    }
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(trace);
+    return -1;
+}
+
+static int begin_plain(PyObject *protocol, PyObject *transport)
+{
+    PyObject *reader = feed_reader_of(protocol), *callback = NULL;
+    int rc = reader ? adopt(reader, reader_type, fast_reader) : PyErr_Occurred() ? -1 : 0;
+    Py_XDECREF(reader);
+    if (rc == 0)
+        callback = PyObject_GetAttr(protocol, name_connected);
+    if (!callback)
+        return -1;
+    rc = callback != Py_None ? begin_server(protocol, transport, callback)
+                             : hot_call(protocol, name_connection_made, transport);
+    Py_DECREF(callback);
+    return rc;
+}
+
+int streams_begin(PyObject *protocol, PyObject *transport)
 {
     int rc = feed_unchanged(originals, FFL_COUNT(originals));
-    if (rc <= 0)
-        return rc;
-    PyObject *reader = feed_reader_of(protocol);
-    PyObject *writer = PyErr_Occurred() ? NULL : writer_of(protocol);
-    rc = reader ? adopt(reader, reader_type, fast_reader) : 0;
-    if (rc == 0 && writer)
-        rc = adopt(writer, writer_type, fast_writer);
-    Py_XDECREF(writer);
-    Py_XDECREF(reader);
-    return PyErr_Occurred() ? -1 : rc;
+    Py_INCREF(protocol);
+    if (rc >= 0)
+        rc = rc ? begin_plain(protocol, transport)
+                : hot_call(protocol, name_connection_made, transport);
+    Py_DECREF(protocol);
+    return rc;
 }
 
 bool streams_is_reader(PyObject *reader)
@@ -217,8 +251,9 @@ int streams_exec(PyObject *module)
         {&name_reader, "_reader"},
         {&name_transport, "_transport"},
         {&name_class, "__class__"},
-        {&name_writer, "_stream_writer"},
         {&name_protocol, "_protocol"},
+        {&name_connection_made, "connection_made"},
+        {&name_connected, "_client_connected_cb"},
     };
     if (hot_intern_all(names, FFL_COUNT(names)) < 0 ||
         hot_import((PyObject **)&reader_type, "asyncio.streams", "StreamReader") < 0 ||
