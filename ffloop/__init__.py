@@ -65,8 +65,8 @@ __all__ = [
     "socket",
 ]
 
-# Where a name is, for those that are loaded when they are asked for: the command line, and whoever
-# needs an exception only, do not pay for asyncio and the compiled core. (Exceptions: see below.)
+# The modules of the names that are loaded on first use, so that the command line, and a program
+# that needs an exception only, do not pay for asyncio and the compiled core. (Exceptions: below.)
 _PLACES = {
     "FFLoopPolicy": "._loop.policy",
     "FFSelector": ".selectors",

@@ -178,7 +178,7 @@ class StreamTransport(SocketTransport):
         super()._kept_open()
         if not self._closing:
             self._stop_reading()
-            self._defer(self.on_eof)  # who resumes reading reads the end again, as the kernel's
+            self._defer(self.on_eof)  # read again when reading resumes, as the kernel's
 
     def on_error(self, code: int) -> None:
         if not self._receiving:

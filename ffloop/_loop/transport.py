@@ -204,7 +204,7 @@ class SocketTransport(Stream):
         self._backlog = self._write_context = None
         self._sending = False
         self._tell_writable(False)
-        if not self._protocol_paused:  # who only writes would never look up
+        if not self._protocol_paused:  # a task that only writes would never learn
             self._protocol_paused = True
             try:
                 self._protocol.pause_writing()

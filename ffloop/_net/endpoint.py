@@ -196,7 +196,7 @@ class Endpoint:
         fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
             if self.live:
-                self.client().mirror(self.handle, fd)
+                self.client().placeholder(self.handle, fd)
             else:
                 os.write(fd, _ONE)  # the next call says why
         except BaseException:
@@ -388,7 +388,7 @@ class Endpoint:
         if self._descriptor >= 0:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._descriptor, 8)
-            self.client().mirror(handle, self._descriptor)
+            self.client().placeholder(handle, self._descriptor)
 
     def _renew_descriptors(self) -> None:
         # The parent goes on with those that a fork has shared out.

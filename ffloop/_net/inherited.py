@@ -206,7 +206,7 @@ class Inherited:
 
     def bypassed(self) -> bool:
         """Whether the caller's caller is a library that would use a socket's descriptor itself:
-        its connections stay on the kernel, or it would read from what only mirrors readiness."""
+        its connections stay on the kernel, or it would read from what only shows readiness."""
         library = sys._getframe(2).f_globals.get("__name__", "").partition(".")[0]
         if library not in _BYPASSES:
             return False

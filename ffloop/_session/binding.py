@@ -404,9 +404,9 @@ class Client:
     def take_error(self, handle: int) -> int:
         return abs(int(lib.ffl_client_take_error(self.c, handle)))
 
-    def mirror(self, handle: int, fd: int) -> None:
+    def placeholder(self, handle: int, fd: int) -> None:
         """The eventfd `fd`, which stays the caller's, is readable while something waits."""
-        self._check(lib.ffl_client_mirror(self.c, handle, fd))
+        self._check(lib.ffl_client_placeholder(self.c, handle, fd))
 
     def getsockopt(self, handle: int, level: int, name: int, size: int = 0) -> int | bytes:
         """As socket.getsockopt: an int, or `size` bytes."""

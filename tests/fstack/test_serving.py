@@ -94,7 +94,7 @@ def test_large_bodies_are_exact(on_fstack, tls, host, secure):
 
 @pytest.mark.timeout(SECONDS * 3 + 60)
 def test_short_connections(fstack):
-    """1,000 a second, each with one request; none is lost."""
+    """1,000 per second, each with one request; none is lost."""
     pytest.importorskip("aiohttp")
     total = 1000 * SECONDS
     request = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"

@@ -27,7 +27,7 @@ static struct session {
     struct ffl_map map; /* the instance's */
     struct ffl_ring sq, cq, rxfree, txfree;
     struct ffl_pool rx;
-    int bells[2], peer, mirror;
+    int bells[2], peer, placeholder;
     struct ffl_reply reply;
     int nfds;
     bool open[HANDLES], listener[HANDLES], dgram[HANDLES]; /* as the instance has it */
@@ -86,7 +86,7 @@ static bool begin(struct input *in)
     ffl_segment_ring(&s.map, FFL_TXFREE, &s.txfree);
     for (int i = 0; i < 2; i++)
         CHECK((s.bells[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) >= 0);
-    CHECK((s.mirror = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) >= 0);
+    CHECK((s.placeholder = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) >= 0);
     s.reply = (struct ffl_reply){.magic = FFL_MAGIC, .version = FFL_ABI_VERSION, .stack = "fuzz"};
     s.nfds = FFL_ATTACH_FDS;
     uint32_t k = take(in, 1);
@@ -115,7 +115,7 @@ static void end(void)
         close(s.bells[i]);
     if (s.peer >= 0)
         close(s.peer);
-    close(s.mirror);
+    close(s.placeholder);
 }
 
 /* ---- the instance -------------------------------------------------------------------------- */
@@ -437,7 +437,7 @@ static void call(struct input *in)
             ffl_client_want_room(c, h);
         break;
     case 16:
-        (void)ffl_client_mirror(c, h, s.mirror);
+        (void)ffl_client_placeholder(c, h, s.placeholder);
         break;
     case 17:
         (void)ffl_client_shutdown(c, h, (int)(k / 32 % 3));

@@ -266,7 +266,7 @@ static int dial(const struct ffl_addr *a)
     return fd;
 }
 
-static void talk(struct ffl_client *c, int h, int peer, int mirror)
+static void talk(struct ffl_client *c, int h, int peer, int placeholder)
 {
     static char text[200000];
     struct iovec iov[2] = {{text, 100}, {text, sizeof(text) - 100}};
@@ -274,7 +274,7 @@ static void talk(struct ffl_client *c, int h, int peer, int mirror)
     uint32_t len = sizeof(on);
     may_fail(ffl_client_setsockopt(c, h, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)));
     may_fail(ffl_client_getsockopt(c, h, IPPROTO_TCP, TCP_NODELAY, &on, &len));
-    may_fail(ffl_client_mirror(c, h, mirror));
+    may_fail(ffl_client_placeholder(c, h, placeholder));
     may_fail(ffl_client_push(c, h, true));
     ssize_t n = send(peer, text, 50000, MSG_NOSIGNAL);
     if (event(c, FFL_EV_DATA) > 0)
@@ -308,7 +308,7 @@ static bool client(const char *path)
             FAIL("attach: %d without a reason", rc);
         return false;
     }
-    int mirror = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int placeholder = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int l = ffl_client_socket(c, AF_INET, SOCK_STREAM, 0, 0), peer = -1, h;
     may_fail(l);
     may_fail(ffl_client_bind(c, l, &a));
@@ -317,13 +317,13 @@ static bool client(const char *path)
     rc = ffl_client_addresses(c, l, &addresses);
     may_fail(rc);
     if (rc == 0 && (peer = dial(&addresses.local)) >= 0 && (h = event(c, FFL_EV_ACCEPT)) >= 0) {
-        talk(c, h, peer, mirror);
+        talk(c, h, peer, placeholder);
         may_fail(ffl_client_close(c, h, false));
         (void)event(c, FFL_EV_CLOSED);
     }
     may_fail(ffl_client_close(c, l, false));
     ffl_client_detach(c);
-    close(mirror);
+    close(placeholder);
     if (peer >= 0)
         close(peer);
     return true;

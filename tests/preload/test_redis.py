@@ -12,7 +12,8 @@ from programs import EXAMPLES, FULL, either_stack, need, running, until
 from shim import Instance
 
 pytestmark = either_stack
-# Redis's four threads spin for each other: beside other work it answers 80 a second, natively too.
+# Redis's four threads spin for each other: beside other work it answers 80 requests per second,
+# natively too.
 COUNT = 20000 if FULL else 400
 
 

@@ -173,7 +173,7 @@ int ffl_client_accept(struct ffl_client *c, int h, struct ffl_addresses *address
         s->addresses_buf = FFL_NO_BUF;
         client_commit(c);
     }
-    mirror_update(l);
+    placeholder_update(l);
     return (int)s->handle;
 }
 

@@ -1,5 +1,5 @@
 /*
- * arm.c - readiness of a socket, and reading ahead: on, off, once, mirrored by an eventfd.
+ * arm.c - readiness of a socket, and reading ahead: on, off, once, shown by a placeholder.
  *
  * Callers: client.h's users; reap.c and wait.c, which tell of changes.
  */
@@ -97,7 +97,7 @@ int ffl_client_push(struct ffl_client *c, int h, bool on)
             client_sock_tell(s, CLIENT_SOCK_READ);
         return 0;
     }
-    if (client_armed(s) && s->mirror < 0) { /* a mirrored socket stays armed, for its eventfd */
+    if (client_armed(s) && s->placeholder < 0) { /* it stays armed for its placeholder */
         s->armed = 0;
         client_submit(c, client_entry(FFL_OP_DISARM, s->handle));
     }
@@ -128,15 +128,15 @@ int ffl_client_want(struct ffl_client *c, int h, unsigned filters)
     return 0;
 }
 
-int ffl_client_mirror(struct ffl_client *c, int h, int fd)
+int ffl_client_placeholder(struct ffl_client *c, int h, int fd)
 {
     struct client_sock *s;
     int rc = client_find(c, h, &s);
     if (rc < 0)
         return rc;
-    s->mirror = fd;
-    s->mirrored = false;
+    s->placeholder = fd;
+    s->shows = false;
     client_sock_arm(c, s);
-    mirror_update(s);
+    placeholder_update(s);
     return 0;
 }

@@ -3,8 +3,8 @@
  *
  * Callers: the cffi module (ffloop/_session/binding.py), hot/ and the shim. One thread at a time
  * uses a client; the shim adds its own lock. Unless its comment says "waits", a call never blocks:
- * it touches memory, rings the doorbell of an instance that sleeps, writes a mirror, and once per
- * second looks whether the instance lives. Calls that wait take at most the session's time-out
+ * it touches memory, rings the doorbell of an instance that sleeps, writes a placeholder, and looks
+ * once per second whether the instance lives. Calls that wait take at most the session's time-out
  * (ffl_client_opts.timeout_ms) and return at once when the instance dies. Returns: a count or
  * handle, 0, or -errno in Linux's numbers. A detached client: ffl_client_detached's.
  *
@@ -399,7 +399,7 @@ void ffl_client_set_error(struct ffl_client *c, int h, int err); /* errno > 0, f
 /* From now on the caller's eventfd (non-blocking, value 0) is readable while data, EOF, an accepted
  * socket or an error waits; the socket stays armed. The caller closes the eventfd, after the
  * socket. 0 or -errno. */
-int ffl_client_mirror(struct ffl_client *c, int h, int fd);
+int ffl_client_placeholder(struct ffl_client *c, int h, int fd);
 
 /* A NOP round trip through the instance. Waits. 0 or -errno. */
 int ffl_client_ping(struct ffl_client *c);

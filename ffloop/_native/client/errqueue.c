@@ -183,7 +183,7 @@ int64_t client_take_report(struct ffl_client *c, struct client_sock *s, struct f
         return -EAGAIN;
     int64_t n = s->beside->reports ? take_report(c, s, d) : take_zerocopy(s, d);
     d->flags |= MSG_ERRQUEUE;
-    mirror_update(s);
+    placeholder_update(s);
     return n;
 }
 
@@ -194,5 +194,5 @@ void ffl_client_zerocopy(struct ffl_client *c, int h)
         return;
     s->beside->own.numbered++;
     client_sock_tell(s, FFL_WATCH_ALL);
-    mirror_update(s);
+    placeholder_update(s);
 }

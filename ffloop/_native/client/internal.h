@@ -64,7 +64,7 @@ struct client_sock {
     uint32_t handle, serial;
     uint32_t armed; /* == the client's `arming`: reads ahead (client_armed); 0: never did */
     uint8_t domain, type, proto;
-    bool listener, connecting, push, mirrored;
+    bool listener, connecting, push, shows; /* shows: the placeholder is readable */
     bool eof, eof_given, shut_wr, closing;
     bool silent; /* the source is the caller's: no events for wait.c */
     bool want_r, want_w, waiting_w;
@@ -97,7 +97,7 @@ struct client_sock {
     uint32_t addresses_buf; /* an accepted socket's addresses, not handed out yet */
     bool names_known;
     struct ffl_addresses addresses;
-    int mirror;                   /* the caller's eventfd, or -1 */
+    int placeholder;              /* the caller's eventfd, or -1 */
     struct client_beside *beside; /* or NULL */
 };
 
@@ -213,7 +213,7 @@ void client_release_buf(struct ffl_client *c, uint32_t buf);
 void client_wake_writers(struct ffl_client *c);
 void client_evacuate(struct ffl_client *c, struct client_sock *s);
 bool client_crowded(const struct ffl_client *c); /* over half of the receive pool is outstanding */
-void mirror_update(struct client_sock *s);
+void placeholder_update(struct client_sock *s);
 
 static inline bool client_armed(const struct client_sock *s)
 {

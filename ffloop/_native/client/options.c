@@ -220,7 +220,7 @@ int ffl_client_take_error(struct ffl_client *c, int h)
         client_look(c);
     int err = s->error ? s->error : s->send_error ? s->send_error : s->open_error;
     s->error = s->send_error = 0;
-    mirror_update(s);
+    placeholder_update(s);
     return err;
 }
 

@@ -74,16 +74,17 @@ void client_evacuate(struct ffl_client *c, struct client_sock *s)
 
 /* ---- readiness ----------------------------------------------------------------------------- */
 
-/* The mirror, an eventfd, is readable while the socket is. */
-void mirror_update(struct client_sock *s)
+/* The placeholder, an eventfd, is readable while the socket is. */
+void placeholder_update(struct client_sock *s)
 {
     bool now = rx_readable(s) || client_reports(s);
     uint64_t word = 1;
-    if (s->mirror < 0 || now == s->mirrored)
+    if (s->placeholder < 0 || now == s->shows)
         return;
-    ssize_t n = now ? write(s->mirror, &word, sizeof(word)) : read(s->mirror, &word, sizeof(word));
-    (void)n; /* cannot fail: the counter is 0 or 1, and `mirrored` says which */
-    s->mirrored = now;
+    ssize_t n = now ? write(s->placeholder, &word, sizeof(word))
+                    : read(s->placeholder, &word, sizeof(word));
+    (void)n; /* cannot fail: the counter is 0 or 1, and `shows` says which */
+    s->shows = now;
 }
 
 /* ---- completions --------------------------------------------------------------------------- */
@@ -133,7 +134,7 @@ static int on_recv(struct ffl_client *c, struct client_sock *s, struct ffl_entry
             client_evacuate(c, s);
     }
     client_sock_tell(s, s->eof ? FFL_WATCH_ALL : CLIENT_SOCK_READ);
-    mirror_update(s);
+    placeholder_update(s);
     return 0;
 }
 
@@ -147,7 +148,7 @@ static int on_report(struct ffl_client *c, struct client_sock *s, struct ffl_ent
                       e.flags);
     client_release_buf(c, e.buf);
     client_sock_tell(s, FFL_WATCH_ALL);
-    mirror_update(s);
+    placeholder_update(s);
     return 0;
 }
 
@@ -193,7 +194,7 @@ static int on_accept(struct ffl_client *c, struct client_sock *l, struct ffl_ent
         return 0;
     }
     client_sock_tell(l, CLIENT_SOCK_READ);
-    mirror_update(l);
+    placeholder_update(l);
     return 0;
 }
 
@@ -212,7 +213,7 @@ static void on_fail(struct ffl_client *c, struct client_sock *s, int err, bool s
     }
     if (!s->waits)
         client_sock_tell(s, FFL_WATCH_ALL);
-    mirror_update(s);
+    placeholder_update(s);
 }
 
 static int on_connect(struct ffl_client *c, struct client_sock *s, struct ffl_entry e)
@@ -281,13 +282,13 @@ static int dispatch(struct ffl_client *c, struct ffl_entry e)
         if (!s->listener)
             return -EPROTO;
         client_sock_offered(c, s, e.arg);
-        mirror_update(s);
+        placeholder_update(s);
         return 0;
     case FFL_OP_TAKE:
         if (!s->listener)
             return -EPROTO;
         client_sock_took(s, e.arg);
-        mirror_update(s);
+        placeholder_update(s);
         return on_answer(c, s, e);
     case FFL_OP_CONNECT:
         return on_connect(c, s, e);

@@ -21,7 +21,7 @@ int client_take_error(struct client_sock *s)
     s->give_error = false;
     if (s->failed)
         s->eof = true; /* as Linux: the error once, then end of stream */
-    mirror_update(s);
+    placeholder_update(s);
     return -err;
 }
 
@@ -179,7 +179,7 @@ int64_t ffl_client_recvmsg(struct ffl_client *c, int h, struct ffl_dgram *d, int
     if (ffl_unlikely(s->beside != NULL) && s->type == SOCK_STREAM)
         ffl_client_control(c, h, &d->ctl);
     client_commit(c);
-    mirror_update(s);
+    placeholder_update(s);
     return n;
 }
 

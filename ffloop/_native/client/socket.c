@@ -24,8 +24,11 @@ struct client_sock *client_sock_new(struct ffl_client *c, uint32_t handle)
         return NULL;
     if (++c->serial == 0)
         c->serial = 1;
-    *s = (struct client_sock){
-        .c = c, .handle = handle, .serial = c->serial, .addresses_buf = FFL_NO_BUF, .mirror = -1};
+    *s = (struct client_sock){.c = c,
+                              .handle = handle,
+                              .serial = c->serial,
+                              .addresses_buf = FFL_NO_BUF,
+                              .placeholder = -1};
     s->own.ask = client_sock_ask;
     s->source = &s->own;
     s->batch.events = FFL_WATCH_ALL;
@@ -287,7 +290,7 @@ static void submit_close(struct ffl_client *c, struct client_sock *s, unsigned f
     unwatch(s);
     s->source = &s->own; /* the caller may free its source */
     s->give_connect = s->give_error = s->want_r = s->want_w = s->push = false;
-    s->mirror = -1;
+    s->placeholder = -1;
     drop_rx(c, s);
     if (c->detached) {
         if (!s->given)

@@ -41,7 +41,7 @@ int ffl_client_unread(struct ffl_client *c, int h)
     if (!s->rx_tail)
         s->rx_tail = s->given;
     s->given = NULL;
-    mirror_update(s);
+    placeholder_update(s);
     if (s->push)
         client_sock_tell(s, CLIENT_SOCK_READ);
     return 0;
@@ -148,7 +148,7 @@ static int sock_events(struct ffl_client *c, struct client_sock *s, struct ffl_e
     }
     if (s->push) {
         n += push_events(c, s, ev + n, max - n, more);
-        mirror_update(s);
+        placeholder_update(s);
         return n;
     }
     if (s->want_r && rx_readable(s)) {

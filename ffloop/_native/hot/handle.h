@@ -13,8 +13,8 @@
 PyObject *handle_new(PyObject *loop, PyObject *const *args, Py_ssize_t n, PyObject *context);
 /* The same without a note, in debug mode, of where it was made. */
 PyObject *handle_untraced(PyObject *loop, PyObject *const *args, Py_ssize_t n, PyObject *context);
-/* The same for call_soon_threadsafe: who cancels it in another thread waits while it runs, where
- * asyncio's own do (Python 3.14). */
+/* The same for call_soon_threadsafe: a cancel in another thread waits while the Handle runs, where
+ * asyncio's does (Python 3.14). */
 PyObject *handle_for_threads(PyObject *loop, PyObject *const *args, Py_ssize_t n,
                              PyObject *context);
 /* The same at `when`, in seconds of the loop's clock. */

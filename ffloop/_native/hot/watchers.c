@@ -1,5 +1,5 @@
 /*
- * watchers.c - who is told when a descriptor is ready. See watchers.h.
+ * watchers.c - the Handles and waiters that are told when a descriptor is ready. See watchers.h.
  *
  * Where only waiters wait, the epoll's entry is a one-shot: after its event it stays there,
  * disarmed, so that a wait costs one call of epoll_ctl. The number may be of another file by then,
@@ -96,7 +96,8 @@ static int arm(const Watchers *w, int fd, struct watched *e)
     return 0;
 }
 
-/* The same where somebody leaves: who stays watches a file that is gone where that fails. */
+/* The same after one watch of two has gone. Where it fails, the other one watches a file that is
+ * gone. */
 static void rearm(const Watchers *w, int fd)
 {
     struct watched *e = find(w, fd);
@@ -106,7 +107,7 @@ static void rearm(const Watchers *w, int fd)
     }
 }
 
-/* ---- who ----------------------------------------------------------------------------------- */
+/* ---- readers and writers ------------------------------------------------------------------- */
 
 /* The descriptor's number; -1 with an exception, in the words of the selectors module. */
 static int number_of(PyObject *file)
@@ -230,8 +231,8 @@ bool watchers_hand_over(PyObject *self, int fd)
     return true;
 }
 
-/* Who is to be told, as a new reference; a waiter and a Handle that was cancelled leave their
- * place. */
+/* The Handle or waiter that is to be told, as a new reference; a waiter and a Handle that was
+ * cancelled leave their place. */
 static PyObject *pick(const Watchers *w, int fd, enum side side)
 {
     struct watched *e = find(w, fd);

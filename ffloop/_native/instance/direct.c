@@ -21,7 +21,7 @@ static void submit(void *arg)
     (void)ffl_instance_iterate(d->in); /* < 0 only after a stop: not asked for here */
 }
 
-static int64_t turn(void *arg)
+static int64_t one_iteration(void *arg)
 {
     struct direct *d = arg;
     int64_t next = ffl_instance_iterate(d->in);
@@ -33,7 +33,7 @@ static void run(void *arg, bool (*enough)(void *caller), void *caller)
     struct direct *d = arg;
     d->enough = enough;
     d->caller = caller;
-    (void)OPS(d->in)->run(ST(d->in), turn, d); /* its iterations report errors */
+    (void)OPS(d->in)->run(ST(d->in), one_iteration, d); /* its iterations report errors */
 }
 
 int ffl_direct_open(struct ffl_driver *out, const struct ffl_stack_ops *stack,

@@ -117,7 +117,7 @@ static int shut_stack(struct sock *s, int how)
     if (s->type == SOCK_STREAM && how == SHUT_WR && s->shut_rd)
         how = SHUT_RDWR;
     int rc = ffl_client_shutdown(s->session->c, s->h, how);
-    if (rc == 0 && sock_shared(s))            /* who is told of it finds it done */
+    if (rc == 0 && sock_shared(s))            /* done before the call returns, for the sharers */
         (void)ffl_client_ping(s->session->c); /* fails: the session is lost */
     return rc;
 }

@@ -3,16 +3,16 @@
  *
  * Callers: client/sleep.c, instance/serve.c, hot/direct.c; each has a state of its own. A sleep and
  * its wake take longer than most answers, so a spin of some ten us pays where something comes
- * within that time. Nothing but trying tells: a side spins, and after a spin that found nothing
- * sleeps at once the next times, ever more of them.
+ * within that time. Only trying tells: a side spins, and after a spin that found nothing its next
+ * sleeps come without one: one sleep, then 3, 7, up to 63.
  *
- * Application, instance and the requests' sender are three, on two CPUs perhaps. So a side that
- * spins at the rings lets whoever waits for its CPU run first, again and again; and a side that
- * does not spin yields once before it sleeps. Where another one waited, entries then come several
- * at a time, without a wake, which costs less than finding each at once: a side that finds several,
- * not having slept, does not spin (the shim does not count). It yields less often where that brings
- * nothing, and spins or yields hardly ever where another process keeps the CPU for whole time
- * slices.
+ * Application, instance and the requests' sender are three processes, perhaps on two CPUs. So a
+ * side that spins at the rings yields its CPU every few looks, and a side that does not spin yields
+ * once before it sleeps. Where another process waited for the CPU, entries then come several at a
+ * time and without a wake, which costs less than finding each at once: a side that finds several
+ * without a sleep does not spin (the shim does not count them). Where yielding brings nothing it is
+ * done less often, and where another process keeps the CPU for whole time slices a side hardly ever
+ * spins or yields.
  */
 #ifndef FFL_SPIN_H
 #define FFL_SPIN_H
