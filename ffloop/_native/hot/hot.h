@@ -10,7 +10,7 @@
  * life.c       how a connection begins and ends        gather.c     a callback's writes go together
  * feed.c       data for asyncio's streams              streams.c    their read() and drain()
  * call.c       coroutines in C, for those              tls.c        Tls: under SSLProtocol
- * watchers.c   Watchers: who is told of a descriptor   watching.c   add_reader() and the like
+ * watchers.c   Watchers: descriptors that are watched    watching.c   add_reader() and the like
  * pipe.c       transports of pipes                     datagram.c   of kernel datagram sockets
  * page.c       direct mode's stats page
  *
