@@ -1,7 +1,7 @@
 /*
  * net.h - a stack under test, whichever it is, and small helpers over the seam.
  *
- * Callers: seam.c, sim.c. A `struct watch` is the udata of a socket: readiness that poll reported
+ * Callers: seam.c, sim.c, load.c. A `struct watch` is the udata of a socket: readiness that poll reported
  * is kept in it until await takes it, so that no edge is lost between two waits.
  */
 #ifndef FFL_TEST_NET_H
@@ -37,6 +37,18 @@ static __attribute__((unused)) void net_start(const char *name, int argc, char *
     int rc = ops->start(&st, &o, why, sizeof(why));
     if (rc < 0)
         FAIL("start: %d %s", rc, why);
+}
+
+/* The sim, with options in one string, separated by blanks. */
+static __attribute__((unused)) void sim_start(const char *options)
+{
+    static char text[512];
+    static char *argv[32];
+    int argc = 0;
+    snprintf(text, sizeof(text), "%s", options);
+    for (char *p = strtok(text, " "); p; p = strtok(NULL, " "))
+        argv[argc++] = p;
+    net_start("sim", argc, argv);
 }
 
 static __attribute__((unused)) void net_stop(void)

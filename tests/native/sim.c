@@ -1,5 +1,5 @@
 /*
- * sim.c - what only the sim stack has: its clock, its options, its load source, determinism.
+ * sim.c - what only the sim stack has: its clock, its options, determinism. Its load: load.c.
  *
  * The seam's own semantics are in seam.c, for every stack.
  */
@@ -8,18 +8,6 @@
 #include "sim.h"
 
 #define MS 1000000LL
-
-/* Starts with options in one string, separated by blanks. */
-static void start(const char *options)
-{
-    static char text[512];
-    static char *argv[32];
-    int argc = 0;
-    snprintf(text, sizeof(text), "%s", options);
-    for (char *p = strtok(text, " "); p; p = strtok(NULL, " "))
-        argv[argc++] = p;
-    net_start("sim", argc, argv);
-}
 
 static int try_start(const char *options, char *why, size_t len)
 {
@@ -81,7 +69,7 @@ TEST(malformed_options)
 
 TEST(clock_moves_only_when_told)
 {
-    start("clock=manual latency=1000000");
+    sim_start("clock=manual latency=1000000");
     CHECK_EQ(ffl_sim_now(st), FFL_NS_PER_SEC);
     pump();
     CHECK_EQ(ffl_sim_now(st), FFL_NS_PER_SEC);
@@ -93,7 +81,7 @@ TEST(clock_moves_only_when_told)
 
 TEST(latency_is_one_way)
 {
-    start("clock=manual latency=1000000");
+    sim_start("clock=manual latency=1000000");
     struct watch l, a, b;
     struct ffl_addr at = v4("10.1.2.3", 80), peer;
     listener(&l, &at, 8);
@@ -128,7 +116,7 @@ TEST(latency_is_one_way)
 
 TEST(window_opens_after_the_latency)
 {
-    start("clock=manual latency=1000000 window=1000");
+    sim_start("clock=manual latency=1000000 window=1000");
     struct watch l, a, b;
     struct ffl_addr at = v4("10.0.0.1", 80), peer;
     static char buf[4000];
@@ -156,7 +144,7 @@ TEST(window_opens_after_the_latency)
 /* What came before a reset and was not read belongs to no later connection of the socket. */
 TEST(a_connection_tried_again_begins_empty)
 {
-    start("clock=manual window=1000");
+    sim_start("clock=manual window=1000");
     struct watch l, a, b;
     struct ffl_addr at = v4("10.0.0.1", 80), peer;
     struct linger reset = {.l_onoff = 1};
@@ -180,7 +168,7 @@ TEST(a_connection_tried_again_begins_empty)
 /* The WRITE event is owed to a send that fell short, and to no other. */
 TEST(no_write_event_without_a_short_send)
 {
-    start("clock=manual window=1000");
+    sim_start("clock=manual window=1000");
     struct watch a, b;
     connected(&a, &b);
     static char buf[1000];
@@ -204,7 +192,7 @@ TEST(no_write_event_without_a_short_send)
 
 TEST(order_on_the_wire)
 {
-    start("clock=manual latency=500");
+    sim_start("clock=manual latency=500");
     struct watch l, a, b;
     struct ffl_addr at = v4("10.0.0.1", 80), peer;
     listener(&l, &at, 8);
@@ -230,7 +218,7 @@ TEST(order_on_the_wire)
 
 TEST(blackhole_never_answers)
 {
-    start("clock=manual latency=1000 blackhole=192.0.2.1 blackhole=2001:db8::1");
+    sim_start("clock=manual latency=1000 blackhole=192.0.2.1 blackhole=2001:db8::1");
     struct watch a, b;
     struct ffl_addr four = v4("192.0.2.1", 80), six = v6("2001:db8::1", 80);
     dial(&a, &four);
@@ -246,7 +234,7 @@ TEST(blackhole_never_answers)
 
 TEST(no_route_to_what_is_not_local)
 {
-    start("local=10.0.0.1");
+    sim_start("local=10.0.0.1");
     int fd = sock(AF_INET, SOCK_STREAM);
     struct ffl_addr away = v4("10.0.0.2", 80);
     CHECK_EQ(ops->connect(st, fd, &away), -ENETUNREACH);
@@ -256,7 +244,7 @@ TEST(no_route_to_what_is_not_local)
 /* One more than the backlog is taken, as on Linux; the rest connect when there is room. */
 TEST(backlog)
 {
-    start("clock=manual");
+    sim_start("clock=manual");
     struct watch l, a[5], b[5];
     struct ffl_addr at = v4("10.0.0.1", 80), peer;
     listener(&l, &at, 1);
@@ -282,7 +270,7 @@ TEST(backlog)
 
 TEST(waiting_connects_are_refused_with_the_listener)
 {
-    start("clock=manual");
+    sim_start("clock=manual");
     struct watch l, a[4];
     struct ffl_addr at = v4("10.0.0.1", 80);
     listener(&l, &at, 0);
@@ -300,7 +288,7 @@ TEST(waiting_connects_are_refused_with_the_listener)
 
 TEST(out_of_descriptors)
 {
-    start("clock=manual max_sockets=3");
+    sim_start("clock=manual max_sockets=3");
     struct watch l, a;
     struct ffl_addr at = v4("10.0.0.1", 80), peer;
     listener(&l, &at, 8);
@@ -316,7 +304,7 @@ TEST(out_of_descriptors)
 
 TEST(reuse_port_takes_turns)
 {
-    start("clock=manual");
+    sim_start("clock=manual");
     struct watch l[3], a[9];
     struct ffl_addr at = v4("0.0.0.0", 80), to = v4("10.9.9.9", 80);
     for (int i = 0; i < 3; i++) {
@@ -342,7 +330,7 @@ TEST(reuse_port_takes_turns)
 /* A specific address wins over the wildcard. */
 TEST(best_listener)
 {
-    start("clock=manual");
+    sim_start("clock=manual");
     struct watch any, one, a;
     struct ffl_addr w = v4("0.0.0.0", 80), s = v4("10.0.0.1", 80), to = v4("10.0.0.1", 80);
     int f1 = sock(AF_INET, SOCK_STREAM), f2 = sock(AF_INET, SOCK_STREAM);
@@ -367,7 +355,7 @@ TEST(stop_in_the_middle)
 {
     for (int latency = 0; latency < 2; latency++)
         for (int steps = 0; steps < 8; steps++) {
-            start(latency ? "clock=manual latency=10" : "clock=manual");
+            sim_start(latency ? "clock=manual latency=10" : "clock=manual");
             struct watch l, a[4];
             struct ffl_addr at = v4("10.0.0.1", 80), peer;
             int got = -1;
@@ -392,7 +380,7 @@ TEST(stop_in_the_middle)
 
 TEST(nothing_stays_in_memory)
 {
-    start("clock=manual latency=3");
+    sim_start("clock=manual latency=3");
     struct ffl_sim_counts n;
     uint64_t seed = 8;
     struct watch l;
@@ -442,7 +430,7 @@ TEST(nothing_stays_in_memory)
 
 static uint64_t trace(void)
 {
-    start("clock=manual latency=100 window=5000");
+    sim_start("clock=manual latency=100 window=5000");
     struct watch l, a[8], b[8];
     struct ffl_addr at = v4("10.0.0.1", 80), peer;
     static char buf[3000];
@@ -475,7 +463,7 @@ TEST(the_same_calls_give_the_same_events)
 
 TEST(datagrams_are_dropped_when_the_queue_is_full)
 {
-    start("clock=manual window=4000");
+    sim_start("clock=manual window=4000");
     struct watch b;
     struct ffl_addr at = v4("10.0.0.1", 53);
     int fa = sock(AF_INET, SOCK_DGRAM), fb = sock(AF_INET, SOCK_DGRAM);
@@ -492,248 +480,4 @@ TEST(datagrams_are_dropped_when_the_queue_is_full)
     CHECK_EQ(ops->send(st, fa, &iov, 1, &at, NULL, 0), 1000);
     CHECK_EQ(take(fb, buf, sizeof(buf)), 1000); /* there is room again */
     net_end(fa, fb);
-}
-
-/* ---- the load source ----------------------------------------------------------------------- */
-
-struct server {
-    struct watch l, conn[256];
-    int n;
-};
-
-static struct ffl_sim_load_counts load(void)
-{
-    struct ffl_sim_load_counts n;
-    ffl_sim_load_count(st, &n);
-    return n;
-}
-
-/* A server of the load, stepped until `requests` were answered or nothing happens any more. */
-static void serve(struct server *s, uint32_t response, bool echo, int iterations)
-{
-    static uint8_t buf[1 << 20];
-    struct ffl_addr peer;
-    for (int t = 0; t < iterations; t++) {
-        pump();
-        int fd;
-        while (s->n < 256 && (fd = ops->accept(st, s->l.fd, &peer)) >= 0)
-            watch(&s->conn[s->n++], fd);
-        bool moved = false;
-        for (int i = 0; i < s->n; i++) {
-            struct watch *c = &s->conn[i];
-            if (c->fd < 0)
-                continue;
-            int rc = take(c->fd, buf, sizeof(buf));
-            moved |= rc > 0;
-            if (rc == 0) {
-                CHECK_EQ(ops->close(st, c->fd), 0);
-                c->fd = -1;
-            } else if (rc > 0 && echo) {
-                for (int done = 0, w; done < rc; done += w)
-                    if ((w = put(c->fd, buf + done, (size_t)(rc - done))) < 0)
-                        FAIL("echo of %d bytes stopped at %d: %d", rc, done, w);
-            } else if (rc > 0) {
-                CHECK_EQ(put(c->fd, buf, response), response);
-            }
-        }
-        if (load().finished && !moved)
-            return;
-        ffl_sim_advance(st, 1000);
-    }
-}
-
-static char report_path[64];
-
-static void end_server(struct server *s)
-{
-    struct ffl_sim_counts n;
-    for (int i = 0; i < s->n; i++)
-        if (s->conn[i].fd >= 0)
-            CHECK_EQ(ops->close(st, s->conn[i].fd), 0);
-    CHECK_EQ(ops->close(st, s->l.fd), 0);
-    ffl_sim_advance(st, 1000000000);
-    ffl_sim_count(st, &n);
-    CHECK_EQ(n.fds, 0);
-    CHECK_EQ(n.sockets, 0);
-    net_stop();
-    unlink(report_path);
-}
-
-static void load_start(struct server *s, const char *options)
-{
-    char text[400];
-    snprintf(report_path, sizeof(report_path), "ffl-test-sim-%d.json", (int)getpid());
-    snprintf(text, sizeof(text), "clock=manual load=80 report=%s %s", report_path, options);
-    unlink(report_path);
-    start(text);
-    struct ffl_addr at = v4("0.0.0.0", 80);
-    CHECK(!load().started);
-    memset(s, 0, sizeof(*s));
-    listener(&s->l, &at, 1024);
-    CHECK(load().started);
-}
-
-static void check_report(const char *want)
-{
-    char text[1024] = "";
-    FILE *f = fopen(report_path, "r");
-    CHECK(f);
-    CHECK(fgets(text, sizeof(text), f));
-    CHECK(fgets(text + strlen(text), 100, f) == NULL); /* one line */
-    fclose(f);
-    unlink(report_path);
-    if (!strstr(text, want))
-        FAIL("no '%s' in %s", want, text);
-    CHECK(text[0] == '{' && text[strlen(text) - 1] == '\n');
-}
-
-TEST(load_closed_loop)
-{
-    struct server s;
-    load_start(&s, "connections=10 requests=1000");
-    serve(&s, 602, false, 100000);
-    CHECK(load().finished);
-    CHECK_EQ(load().requests, 1000);
-    CHECK_EQ(load().bytes_in, 1000 * 602);
-    CHECK(load().bytes_out >= 1000 * 86 && load().bytes_out <= 1010 * 86);
-    CHECK_EQ(load().surplus + load().broken + load().mismatches, 0);
-    CHECK_EQ(s.n, 10);
-    check_report("\"requests\": 1000,");
-    end_server(&s);
-}
-
-TEST(load_with_latency_measures_it)
-{
-    struct server s;
-    load_start(&s, "connections=3 requests=60 latency=10000");
-    serve(&s, 602, false, 100000);
-    char text[1024];
-    FILE *f = fopen(report_path, "r");
-    CHECK(f && fgets(text, sizeof(text), f));
-    fclose(f);
-    double p50 = 0;
-    const char *p = strstr(text, "\"p50_us\": ");
-    CHECK(p && sscanf(p, "\"p50_us\": %lf", &p50) == 1);
-    if (p50 < 19 || p50 > 23)
-        FAIL("two ways of 10 us take %f us", p50);
-    end_server(&s);
-}
-
-TEST(load_duration)
-{
-    struct server s;
-    load_start(&s, "connections=2 duration_ms=5");
-    serve(&s, 602, false, 100000);
-    CHECK(load().finished);
-    CHECK(load().requests > 1000 && load().requests < 12000);
-    check_report("\"seconds\": 0.005");
-    end_server(&s);
-}
-
-/* Echo, content checked; a request of many windows goes in pieces. */
-TEST(load_verify)
-{
-    struct server s;
-    load_start(&s, "connections=4 requests=40 request_bytes=300001 response_bytes=300001 verify=1");
-    serve(&s, 0, true, 100000);
-    CHECK_EQ(load().requests, 40);
-    CHECK_EQ(load().mismatches, 0);
-    check_report("\"mismatches\": 0,");
-    end_server(&s);
-}
-
-TEST(load_verify_sees_a_wrong_byte)
-{
-    struct server s;
-    uint8_t buf[100];
-    struct ffl_addr peer;
-    load_start(&s, "connections=2 requests=4 request_bytes=100 response_bytes=100 verify=1");
-    int a = ops->accept(st, s.l.fd, &peer), b = ops->accept(st, s.l.fd, &peer);
-    CHECK_EQ(take(a, buf, 100), 100);
-    buf[57] ^= 1;
-    CHECK_EQ(put(a, buf, 100), 100);
-    CHECK_EQ(load().mismatches, 1);
-    CHECK_EQ(take(a, buf, 100), 100);
-    CHECK_EQ(put(b, buf, 100), 100); /* one connection's data given to the other */
-    CHECK(load().mismatches > 50);
-    CHECK_EQ(ops->close(st, a), 0);
-    CHECK_EQ(ops->close(st, b), 0);
-    end_server(&s);
-}
-
-TEST(load_request_file)
-{
-    struct server s;
-    char path[64], options[128], buf[64];
-    struct ffl_addr peer;
-    snprintf(path, sizeof(path), "ffl-test-request-%d", (int)getpid());
-    FILE *f = fopen(path, "w");
-    CHECK(f);
-    fputs("GET / HTTP/1.1\r\n\r\n", f);
-    fclose(f);
-    snprintf(options, sizeof(options), "connections=1 requests=5 request_file=%s response_bytes=3",
-             path);
-    load_start(&s, options);
-    unlink(path);
-    int fd = ops->accept(st, s.l.fd, &peer);
-    for (int i = 0; i < 5; i++) {
-        CHECK_EQ(take(fd, buf, sizeof(buf)), 18);
-        CHECK(memcmp(buf, "GET / HTTP/1.1\r\n\r\n", 18) == 0);
-        CHECK_EQ(put(fd, "yes", 3), 3);
-    }
-    CHECK_EQ(take(fd, buf, sizeof(buf)), 0);
-    CHECK_EQ(ops->close(st, fd), 0);
-    check_report("\"requests\": 5,");
-    end_server(&s);
-}
-
-TEST(load_counts_surplus_and_broken)
-{
-    struct server s;
-    struct ffl_addr peer;
-    char buf[1000] = {0};
-    load_start(&s, "connections=2 requests=10");
-    int a = ops->accept(st, s.l.fd, &peer), b = ops->accept(st, s.l.fd, &peer);
-    CHECK_EQ(put(a, buf, 700), 700);
-    CHECK_EQ(load().requests, 1);
-    CHECK_EQ(load().surplus, 98);
-    CHECK_EQ(ops->close(st, b), 0);
-    CHECK_EQ(load().broken, 1);
-    CHECK_EQ(load().open, 1);
-    ffl_sim_advance(st, 2 * MS);
-    CHECK_EQ(load().open, 2); /* it came again */
-    CHECK_EQ(ops->close(st, a), 0);
-    end_server(&s);
-}
-
-TEST(load_new_connections)
-{
-    struct server s;
-    load_start(&s, "connections=3 requests=200 per_connection=1");
-    serve(&s, 602, false, 100000);
-    CHECK_EQ(load().requests, 200);
-    CHECK_EQ(load().broken, 0);
-    CHECK(s.n >= 200);
-    end_server(&s);
-}
-
-/* The listener goes and comes back: the load waits for it. */
-TEST(load_survives_its_server)
-{
-    struct server s;
-    struct ffl_addr at = v4("0.0.0.0", 80);
-    load_start(&s, "connections=5 requests=100 latency=100");
-    serve(&s, 602, false, 3);
-    for (int i = 0; i < s.n; i++)
-        CHECK_EQ(ops->close(st, s.conn[i].fd), 0);
-    CHECK_EQ(ops->close(st, s.l.fd), 0);
-    ffl_sim_advance(st, 10 * MS);
-    CHECK_EQ(load().open, 0);
-    CHECK(!load().finished);
-    memset(&s, 0, sizeof(s));
-    listener(&s.l, &at, 64);
-    serve(&s, 602, false, 100000);
-    CHECK(load().finished);
-    CHECK_EQ(load().requests, 100);
-    end_server(&s);
 }
