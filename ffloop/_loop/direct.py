@@ -5,7 +5,6 @@ before a callback may take it: data that arrives while reading is paused stays i
 its end or error is seen when reading is resumed, as with asyncio.
 """
 
-import asyncio
 import errno
 import os
 import socket
@@ -18,7 +17,6 @@ from ..errors import error
 from .accepting import Accepting
 from .asyncio_private import (
     ACCEPT_RETRY_DELAY,
-    SENDFILE_TRY_NATIVE,
     TransportSocket,
     set_nodelay,
 )
@@ -33,9 +31,7 @@ FROM_ANOTHER_THREAD = (
 class DirectTransport(SocketTransport):
     """A connected stream socket of the kernel's."""
 
-    _sendfile_compatible = SENDFILE_TRY_NATIVE
-
-    __slots__ = ("_reads_on",)  # is it to read once the sendfile under way has ended?
+    __slots__ = ()
 
     # ---- where the bytes are ----
 
@@ -47,18 +43,9 @@ class DirectTransport(SocketTransport):
         return self._loop is not None and self._loop._pass_on(call)
 
     def pause_reading(self) -> None:
-        if self._flushing is not None:
-            self._reads_on = False
-            return
         super().pause_reading()
-        if self._paused and not self._closing:
+        if self._paused and not self._closing and self._flushing is None:
             self._own_unwatched()
-
-    def resume_reading(self) -> None:
-        if self._flushing is not None:
-            self._reads_on = True
-        else:
-            super().resume_reading()
 
     def _kept_open(self) -> None:
         super()._kept_open()
@@ -75,51 +62,15 @@ class DirectTransport(SocketTransport):
     def _shutdown(self) -> None:
         self._socket().shutdown(socket.SHUT_WR)
 
-    # ---- sendfile ----
-
-    # asyncio's own sendfile takes the descriptor for its time, and waits until nothing is queued.
-
-    @property
-    def _sock_fd(self) -> int:
-        return self._handle
-
-    def _make_empty_waiter(self) -> "asyncio.Future[None]":
-        if self._flushing is not None:
-            raise RuntimeError("Empty waiter is already set")
-        reads = self.is_reading()
-        self.pause_reading()
-        self._send_kept()
-        self._reads_on = reads
-        self._flushing = self._loop.create_future()
-        self._sending = False
-        if self._backlog is None:
-            self._flushing.set_result(None)
-        return self._flushing
-
-    def _reset_empty_waiter(self) -> None:
-        self._flushing = None
-        self._sending = self._backlog is None and not (self._conn_lost or self._eof)
-        if self._reads_on:
-            self.resume_reading()
-        elif not self._closing:
-            self._own_unwatched()
-
-    def _write_slow(self, data: Any) -> None:
-        if self._flushing is not None:
-            raise RuntimeError("unable to write; sendfile is in progress")
-        super()._write_slow(data)
-
-    def _flushed(self) -> None:
-        super()._flushed()
-        self._flush_told()
-
-    def _flush_told(self) -> None:
-        waiter = self._flushing
-        if waiter is not None and not waiter.done():
-            if self._open:
-                waiter.set_result(None)
-            else:
-                waiter.set_exception(ConnectionError("Connection is closed by peer"))
+    async def _send_file(self, file: Any, offset: int, count: int | None) -> int:
+        self._loop._transports.pop(self._handle, None)  # sock_sendfile() waits with the descriptor
+        try:
+            sock = self._socket()
+            sent = await self._loop.sock_sendfile(sock, file, offset, count, fallback=False)
+            return int(sent)
+        finally:
+            if self._paused and not self._closing:
+                self._own_unwatched()
 
     # ---- names ----
 

@@ -16,7 +16,7 @@ from .._session.native import ffi
 from .._session.options import LoopOptions
 from . import worker
 from .asyncio_private import set_nodelay, typed_as
-from .direct import FROM_ANOTHER_THREAD, DirectListener, DirectTransport, transport_of
+from .direct import FROM_ANOTHER_THREAD, DirectListener, transport_of
 from .kernel_poller import KernelPoller
 from .loop import Loop, pin
 from .serving import Binding, bind_sockets
@@ -192,19 +192,6 @@ class DirectLoop(Loop):
         transport = transport_of(self, sock, protocol, extra, server, context)
         self.call_soon(transport.begin, waiter, context=context)
         return transport
-
-    async def _sendfile_native(
-        self, transp: Any, file: Any, offset: int, count: Any, **more: Any
-    ) -> Any:
-        if not isinstance(transp, DirectTransport):
-            return await super()._sendfile_native(transp, file, offset, count, **more)
-        waiter = transp._make_empty_waiter()
-        try:
-            await waiter
-            self._transports.pop(transp._sock_fd, None)
-            return await self.sock_sendfile(transp._socket(), file, offset, count, fallback=False)
-        finally:
-            transp._reset_empty_waiter()
 
     # ---- servers ----
 

@@ -278,6 +278,14 @@ class Loop(KernelSockCalls):
             del waiter  # its exception has this frame
         return tls._app_transport
 
+    async def _sendfile_native(
+        self, transp: Any, file: Any, offset: int, count: Any, **more: Any
+    ) -> Any:
+        if not isinstance(transp, SocketTransport):
+            return await super()._sendfile_native(transp, file, offset, count, **more)
+        async with transp.flushed():
+            return await transp._send_file(file, offset, count)
+
     async def _sendfile_fallback(
         self, transp: Any, file: Any, offset: int, *args: Any, **more: Any
     ) -> Any:

@@ -8,6 +8,7 @@ do, ConnectionResetError also where the session is lost.
 import asyncio
 import contextvars
 import errno
+import functools
 import socket
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ from .._session.hot import Handle
 from .._session.routing import Router
 from .._session.session import Session, stands_for
 from .kernel_sock_calls import KernelSockCalls
+from .sendfile import send_file
 
 _T = TypeVar("_T")
 
@@ -251,9 +253,9 @@ class SockCalls(KernelSockCalls):
         finally:
             del fut  # no cycle through the traceback of its exception
 
-    async def _sock_sendfile_native(self, sock: Any, file: Any, *args: Any, **more: Any) -> Any:
-        if stack_socket(sock) is not None:
-            raise asyncio.SendfileNotAvailableError(
-                f"syscall sendfile is not available for socket {sock!r} and file {file!r}"
-            )
-        return await super()._sock_sendfile_native(sock, file, *args, **more)
+    async def _sock_sendfile_native(
+        self, sock: Any, file: Any, offset: int, count: int | None, **more: Any
+    ) -> Any:
+        if stack_socket(sock) is None:
+            return await super()._sock_sendfile_native(sock, file, offset, count, **more)
+        return await send_file(file, offset, count, functools.partial(self.sock_sendall, sock))

@@ -15,14 +15,12 @@ from .._net.endpoint import Endpoint
 from .._net.sockets import StackSocket
 from .._session.binding import raw_push, raw_untake
 from ..errors import error
-from .asyncio_private import SENDFILE_FALLBACK
-from .transport import READ_FAILED, Socket, SocketTransport
+from .sendfile import send_file
+from .transport import EAGAIN, READ_FAILED, Socket, SocketTransport, after
 
 
 class StreamTransport(SocketTransport):
     """A TCP connection on the stack of a session."""
-
-    _sendfile_compatible = SENDFILE_FALLBACK
 
     __slots__ = ("_c", "_deferred", "_endpoint", "_mm", "_owner")
 
@@ -95,6 +93,22 @@ class StreamTransport(SocketTransport):
     def _shutdown(self) -> None:
         if self._endpoint.live:
             self._endpoint.client().shutdown(self._handle, 1)
+
+    async def _send_file(self, file: Any, offset: int, count: int | None) -> int:
+        self._loop._check_sendfile_params(self.get_extra_info("socket"), file, offset, count)
+        return await send_file(file, offset, count, self._send_piece)
+
+    async def _send_piece(self, data: bytes) -> None:
+        rest: list[Any] = [data]
+        while rest:
+            if self._conn_lost:
+                raise ConnectionError("Connection is closed by peer")
+            sent = self._send(rest[0])
+            if sent < 0 and sent != EAGAIN:
+                raise self._ended() or error(-sent)
+            rest = after(rest, max(sent, 0))
+            if rest:
+                await self._until_writable()
 
     def _release(self, abort: bool) -> None:
         endpoint = self._endpoint

@@ -10,22 +10,24 @@ backlog, and begins and ends connections; all else is here.
 """
 
 import asyncio
+import contextlib
 import contextvars
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from .._session.hot import Stream
 from ..errors import error
 from .asyncio_private import (
     LOG_LOST_WRITES,
+    SENDFILE_TRY_NATIVE,
     TransportSocket,
     logger,
     transport_repr,
 )
 from .backlog import Backlog
 
-_EAGAIN = -11
+EAGAIN = -11
 _JOIN = 64 * 1024  # bytes: writelines() joins what is not more
 _GATHER = 64  # pieces of one system call
 READ_FAILED = "Fatal read error on socket transport"
@@ -43,9 +45,11 @@ class SocketTransport(Stream):
     """
 
     _start_tls_compatible = True
+    _sendfile_compatible = SENDFILE_TRY_NATIVE
     max_size = 256 * 1024
 
-    __slots__ = ("__dict__", "__weakref__")
+    # _reads_on: is it to read once the sendfile under way has ended?
+    __slots__ = ("__dict__", "__weakref__", "_reads_on")
 
     if TYPE_CHECKING:  # of asyncio's base class
 
@@ -71,6 +75,11 @@ class SocketTransport(Stream):
 
     def _shutdown(self) -> None:
         """Sends the end of the stream."""
+        raise NotImplementedError
+
+    async def _send_file(self, file: Any, offset: int, count: int | None) -> int:
+        """Sends as sendfile(2), while nobody else writes. Returns the number of bytes. Raises
+        SendfileNotAvailableError for what is no regular file."""
         raise NotImplementedError
 
     def _release(self, abort: bool) -> None:
@@ -118,6 +127,9 @@ class SocketTransport(Stream):
             self._fatal_error(self._unsendable, _WRITE_FAILED)
 
     def pause_reading(self) -> None:
+        if self._flushing is not None:
+            self._reads_on = False
+            return
         if self._closing or self._paused:
             return
         self._enter()
@@ -129,6 +141,9 @@ class SocketTransport(Stream):
             logger.debug("%r pauses reading", self)
 
     def resume_reading(self) -> None:
+        if self._flushing is not None:
+            self._reads_on = True
+            return
         if self._closing or not self._paused:
             return
         self._enter()
@@ -150,6 +165,8 @@ class SocketTransport(Stream):
             )
         if self._eof:
             raise RuntimeError("Cannot call write() after write_eof()")
+        if self._flushing is not None:
+            raise RuntimeError("unable to write; sendfile is in progress")
         if not data:
             return
         if self._conn_lost:
@@ -170,10 +187,10 @@ class SocketTransport(Stream):
 
     def _write_rest(self, chunks: list[Any], sent: int) -> None:
         # So many bytes of the chunks were sent, not all; or -errno. The compiled half calls it too.
-        if sent < 0 and sent != _EAGAIN:
+        if sent < 0 and sent != EAGAIN:
             self._sending_failed(sent)
         else:
-            self._keep(_after(chunks, max(sent, 0)))
+            self._keep(after(chunks, max(sent, 0)))
 
     def _keep(self, chunks: list[Any]) -> None:
         # The caller may change what is not bytes after we return.
@@ -221,6 +238,8 @@ class SocketTransport(Stream):
     def on_writable(self) -> None:
         if self._backlog is not None and self._write_context is not None:
             self._write_context.run(self._flush)
+        else:
+            self._flush_told()
 
     def _flush(self) -> None:
         backlog = self._backlog
@@ -231,7 +250,7 @@ class SocketTransport(Stream):
                 sent = self._send(data)
                 if sent == size:
                     continue
-                if sent < 0 and sent != _EAGAIN:
+                if sent < 0 and sent != EAGAIN:
                     self._sending_failed(sent)
                     return
                 backlog.put_back(memoryview(data)[sent:] if sent > 0 else data)
@@ -253,7 +272,8 @@ class SocketTransport(Stream):
         elif self._eof:
             self._shutdown()
         else:
-            self._sending = True
+            self._sending = self._flushing is None
+        self._flush_told()
 
     def writelines(self, list_of_data: Iterable[Any]) -> None:
         if self._eof:
@@ -281,7 +301,7 @@ class SocketTransport(Stream):
         self._enter()
         self._eof = True
         self._sending = False
-        if self._backlog is None:
+        if self._backlog is None and self._unsendable is None:
             self._shutdown()
 
     def can_write_eof(self) -> bool:
@@ -290,6 +310,46 @@ class SocketTransport(Stream):
     def get_write_buffer_size(self) -> int:
         self._send_kept()
         return self._backlog.size if self._backlog is not None else 0
+
+    # ---- sendfile ----
+
+    @contextlib.asynccontextmanager
+    async def flushed(self) -> AsyncIterator[None]:
+        """While it lasts, nothing is queued, write() is refused and nothing is read."""
+        if self._flushing is not None:
+            raise RuntimeError("Empty waiter is already set")
+        reads = self.is_reading()
+        self.pause_reading()
+        self._send_kept()
+        self._reads_on = reads
+        self._flushing = self._loop.create_future()
+        self._sending = False
+        try:
+            if self._backlog is not None:
+                await self._flushing
+            yield
+        finally:
+            self._flushing = None
+            self._sending = self._backlog is None and not (self._conn_lost or self._eof)
+            if self._reads_on:
+                self.resume_reading()
+
+    async def _until_writable(self) -> None:
+        """Within flushed(). Raises ConnectionError where the connection ends."""
+        self._flushing = self._loop.create_future()
+        self._tell_writable(True)
+        try:
+            await self._flushing
+        finally:
+            self._tell_writable(False)
+
+    def _flush_told(self) -> None:
+        waiter = self._flushing
+        if waiter is not None and not waiter.done():
+            if self._open:
+                waiter.set_result(None)
+            else:
+                waiter.set_exception(ConnectionError("Connection is closed by peer"))
 
     # ---- closing ----
 
@@ -381,7 +441,7 @@ def _flat(data: Any) -> Any:
     return view.cast("B") if view.c_contiguous else view.tobytes()
 
 
-def _after(chunks: list[Any], sent: int) -> list[Any]:
+def after(chunks: list[Any], sent: int) -> list[Any]:
     """The chunks without their first bytes; the first chunk is a view where it was cut."""
     for i, chunk in enumerate(chunks):
         if sent < len(chunk):

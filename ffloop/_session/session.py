@@ -321,9 +321,9 @@ class Session:
 
     def fds(self) -> list[int]:
         """The client's descriptors that an epoll has; none in a forked child, where they are
-        closed, or after the end."""
+        closed, or after the end, and where the collector has closed the client first."""
         client = self._client
-        return [] if client is None or self.forked else list(client.fds())
+        return [] if client is None or client.c is None or self.forked else list(client.fds())
 
     # (For the compiled dispatcher.)
 

@@ -42,7 +42,7 @@ SOCKETS: dict[str, tuple[tuple[str, ...], str]] = {
     "start_tls": (_TRANSPORT, "asyncio's own TLS over the stack's transports"),
     "sendfile": (
         ("_sendfile_fallback", "_sock_sendfile_native", "_sendfile_native"),
-        "the fallback: reads and writes, from its offset",
+        "of a regular file; of others the fallback: reads and writes, from its offset",
     ),
     "sock_accept": (("sock_accept",), ""),
     "sock_connect": (
@@ -56,7 +56,7 @@ SOCKETS: dict[str, tuple[tuple[str, ...], str]] = {
     "sock_sendall": (("sock_sendall",), ""),
     "sock_sendfile": (
         ("sock_sendfile", "_sock_sendfile_native"),
-        "the fallback; `fallback=False` raises SendfileNotAvailableError",
+        "as `sendfile`",
     ),
     "sock_sendto": (("sock_sendto",), ""),
     "add_reader": (

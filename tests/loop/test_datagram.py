@@ -180,6 +180,15 @@ def test_options(run, no_leaks):
     run(main())
 
 
+def test_to_port_0(run_std):
+    async def main():
+        async with endpoint(local_addr=(HOST, 0)) as (transport, box):
+            transport.sendto(b"x", (HOST, 0))
+            assert [exc.errno for exc in box.errors] == [errno.EINVAL]
+
+    run_std(main())
+
+
 def test_refused(run_std, no_leaks):
     """A connected socket hears of the port that nobody has, and lives on."""
 

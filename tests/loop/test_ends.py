@@ -13,7 +13,7 @@ import pytest
 import ffloop
 
 from . import util
-from .util import Log, until
+from .util import Log, until, until_told
 
 RESET = struct.pack("ii", 1, 0)
 ANSWER = b"HTTP/1.0 413 too large\r\n\r\n" + b"x" * 5000
@@ -60,6 +60,15 @@ def in_state(port, state):
     """Is a socket of this kernel in this state, at the other end of the port on 127.0.0.1?"""
     rows = pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]
     return any(row.split()[2:4] == [f"0100007F:{port:04X}", state] for row in rows)
+
+
+async def known(transport):
+    """Waits until a reset has come."""
+    sock = transport.get_extra_info("socket")
+    await until_told(lambda: sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == b"\7")
+    if stack := getattr(transport, "_endpoint", None):
+        for _ in range(2):  # an iteration of the instance's lies between the answers
+            stack.client().ping()
 
 
 def test_the_end_comes_with_the_connection():
@@ -195,6 +204,36 @@ def test_a_stream_reader_gets_the_answer(run):
         writer.close()
 
     run(main())
+
+
+def test_write_eof_of_a_connection_that_was_reset(run_std):
+    """Who reads nothing is told by write_eof(), as by shutdown(2)."""
+
+    async def main():
+        transport, protocol, peer = await connected(Log)
+        transport.pause_reading()
+        reset(peer)
+        await known(transport)
+        with pytest.raises(OSError, match="not connected") as caught:
+            transport.write_eof()
+        assert caught.value.errno == errno.ENOTCONN
+        transport.abort()
+        await protocol.lost
+
+    run_std(main())
+
+
+def test_write_eof_after_a_write_that_failed(run_std):
+    """The connection's end, which is near, says so."""
+
+    async def main():
+        transport, protocol, peer = await connected(Log)
+        reset(peer)
+        transport.write(b"x")
+        transport.write_eof()
+        await protocol.lost
+
+    run_std(main())
 
 
 def test_sock_recv_and_then_send(run_std):

@@ -383,7 +383,7 @@ ENDS = [
 
 
 @pytest.mark.parametrize(("how", "why"), ENDS)
-def test_everybody_learns_of_the_end(instance, caplog, how, why):
+def test_everybody_learns_of_the_end(instance, caplog, how, why, tmp_path):
     """Transports, calls that wait, readers, writers and a listener: in one way, with the reason."""
     caplog.set_level(logging.INFO, logger="ffloop")
     process = instance()
@@ -391,7 +391,8 @@ def test_everybody_learns_of_the_end(instance, caplog, how, why):
     async def main():
         loop = asyncio.get_running_loop()
         told = []
-        with socket.create_server((HOST, 0)) as listener:
+        with socket.create_server((HOST, 0)) as listener, (tmp_path / "file").open("wb+") as file:
+            file.truncate(64 << 20)  # more than the kernel's buffers
             address = listener.getsockname()
             server = await loop.create_server(Log, HOST, 0)
             served = server.sockets[0]
@@ -402,6 +403,9 @@ def test_everybody_learns_of_the_end(instance, caplog, how, why):
             for sock in (waits, reads, full):
                 await loop.sock_connect(sock, address)
             waiting = asyncio.create_task(loop.sock_recv(waits, 1))
+            sends, _ = await loop.create_connection(Log, *address)
+            sending = asyncio.create_task(loop.sendfile(sends, file))
+            await until(lambda: sends._flushing is not None)
             with pytest.raises(BlockingIOError):
                 while True:
                     full.send(b"x" * 65536)
@@ -424,6 +428,8 @@ def test_everybody_learns_of_the_end(instance, caplog, how, why):
             await until(lambda: len(told) == 2)
             with pytest.raises(ConnectionResetError, match=why):
                 await waiting
+            with pytest.raises(ConnectionError):
+                await sending
             assert sorted(what for what, _ in told) == ["reader", "writer"]
             for each in (exc, *(each for _, each in told)):
                 assert isinstance(each, ffloop.InstanceError)
@@ -661,6 +667,13 @@ def test_a_closed_connections_number_is_another_files(run_ff):
         theirs.close()
 
     run_ff(main())
+
+
+def test_a_loop_whose_client_was_collected_first():
+    """Of a cycle that is garbage the collector ends any object first."""
+    loop = ffloop.new_event_loop(instance="spawn")
+    loop._session.client.__del__()
+    loop.close()
 
 
 def test_a_session_that_outlives_the_interpreters_modules():

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import io
 import os
 import pickle
 import select
@@ -87,7 +88,7 @@ def test_refused(run):
     run(main())
 
 
-def test_sendfile_falls_back(run_std, tmp_path):
+def test_sendfile(run_std, tmp_path):
     path = tmp_path / "file"
     path.write_bytes(os.urandom(500_000))
 
@@ -97,19 +98,41 @@ def test_sendfile_falls_back(run_std, tmp_path):
         async with serve(lambda: made.append(Log()) or made[-1]) as (_, addr):
             with make(run_std) as sock, path.open("rb") as file:
                 await loop.sock_connect(sock, addr)
-                assert await loop.sock_sendfile(sock, file) == 500_000
-                if run_std.by_ring:
-                    with pytest.raises(asyncio.SendfileNotAvailableError):
-                        await loop.sock_sendfile(sock, file, fallback=False)
+                assert await loop.sock_sendfile(sock, file, fallback=False) == 500_000
+                assert file.tell() == 500_000
+                memory = io.BytesIO(b"no file")
+                with pytest.raises(asyncio.SendfileNotAvailableError, match="regular file"):
+                    await loop.sock_sendfile(sock, memory, fallback=False)
             await until(lambda: made)
             assert await made[0].got(500_000) == path.read_bytes()
             transport, protocol = await loop.create_connection(Log, *addr)
             with path.open("rb") as file:
-                assert await loop.sendfile(transport, file, 100, 1000) == 1000
+                assert await loop.sendfile(transport, file, 100, 1000, fallback=False) == 1000
+                assert file.tell() == 1100
+            with pytest.raises(asyncio.SendfileNotAvailableError, match="regular file"):
+                await loop.sendfile(transport, memory, fallback=False)
             await until(lambda: len(made) == 2)
             assert await made[1].got(1000) == path.read_bytes()[100:1100]
             transport.abort()
             await protocol.lost
+
+    run_std(main())
+
+
+def test_one_file_is_sent_to_several(run_std, tmp_path):
+    """Each call has an offset of its own: an open file that is served to all."""
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(2_000_000))
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with pair() as one, pair() as other:
+            with path.open("rb") as file:
+                calls = (loop.sendfile(client.transport, file) for client, _ in (one, other))
+                assert await asyncio.gather(*calls) == [2_000_000] * 2
+            for _, server in (one, other):
+                same = await server.got(2_000_000) == path.read_bytes()
+                assert same  # without a diff
 
     run_std(main())
 

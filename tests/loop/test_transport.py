@@ -5,6 +5,7 @@ import contextlib
 import contextvars
 import gc
 import inspect
+import io
 import socket
 import sys
 import warnings
@@ -401,19 +402,18 @@ def test_ten_thousand_connections(run_ff, no_leaks):
 
 
 @pytest.mark.ring
-def test_sendfile_leaves_flow_control_as_it_is(run_ff, tmp_path):
-    """The rest of a file still waits when sendfile is done: the protocol is told to pause before it
-    is told to resume."""
-    (tmp_path / "file").write_bytes(b"x" * 16_000)  # one chunk of asyncio's, more than the cap
+def test_sendfile_leaves_flow_control_as_it_is(run_ff):
+    """The rest of what is no file still waits when sendfile is done: the protocol is told to pause
+    before it is told to resume."""
+    data = io.BytesIO(b"x" * 16_000)  # one chunk of asyncio's, more than the cap
     source = inspect.getsource(asyncio.BaseEventLoop._sendfile_fallback)
     waits_first = source.index(".write(") < source.index(".drain(")  # newer ones do
 
     async def main():
         async with pair() as (client, server):
             client.transport.set_write_buffer_limits(0)
-            with (tmp_path / "file").open("rb") as file:
-                # With a count it returns right after the last write.
-                await asyncio.get_running_loop().sendfile(client.transport, file, 0, 16_000)
+            # With a count it returns right after the last write.
+            await asyncio.get_running_loop().sendfile(client.transport, data, 0, 16_000)
             rest = [] if waits_first else ["pause"]
             assert client.calls == ["made", *rest]
             await server.got(16_000)

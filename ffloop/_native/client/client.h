@@ -379,7 +379,8 @@ void ffl_client_paced(struct ffl_client *c, int64_t ns);
 /* The socket's bytes in the transmit pool: submitted, not yet taken by the stack. */
 uint32_t ffl_client_unsent(const struct ffl_client *c, int h);
 
-int ffl_client_shutdown(struct ffl_client *c, int h, int how); /* after the sends before it */
+/* After the sends before it. -ENOTCONN: the connection has failed. */
+int ffl_client_shutdown(struct ffl_client *c, int h, int how);
 /* The caller took `bytes` of a stream but will not use them: a close resets,
  * as with unread bytes. */
 void ffl_client_untake(struct ffl_client *c, int h, uint32_t bytes);

@@ -379,6 +379,8 @@ int64_t ffl_client_sendmsg(struct ffl_client *c, int h, const struct ffl_dgram *
         return rc;
     if (d->len > 65507 || d->len + front > ffl_class_size(2))
         return -EMSGSIZE;
+    if (d->addr.family && !d->addr.port_be)
+        return -EINVAL;
     uint32_t buf = tx_whole(c, s, d->len + front);
     if (buf == FFL_NO_BUF) {
         tx_wait(c, s);
@@ -417,6 +419,8 @@ int ffl_client_shutdown(struct ffl_client *c, int h, int how)
         return -EBADF;
     if (how < SHUT_RD || how > SHUT_RDWR)
         return -EINVAL;
+    if (s->type == SOCK_STREAM && (s->failed || s->unsendable)) /* the peer has reset */
+        return -ENOTCONN;
     if (how != SHUT_RD)
         s->shut_wr = true;
     client_submit(c,

@@ -215,10 +215,12 @@ static int close_descriptor(struct stream *s)
 static int release(PyObject *self, struct stream *s, PyObject *abort)
 {
     s->open = 0;
-    if (!s->dispatcher)
-        return hot_call(self, name_release, abort);
-    if (watch(self, false, false) < 0 || close_descriptor(s) < 0)
+    if (!s->dispatcher) {
+        if (hot_call(self, name_release, abort) < 0)
+            return -1;
+    } else if (watch(self, false, false) < 0 || close_descriptor(s) < 0) {
         return -1;
+    }
     return is_set(s->flushing) ? hot_call(self, name_flush_told, NULL) : 0;
 }
 

@@ -264,8 +264,6 @@ static ssize_t send_to(struct sock *s, const struct iovec *iov, size_t n, int fl
         return -EOPNOTSUPP;
     if (!d->addr.family && !sock_has_peer(s))
         return -EDESTADDRREQ;
-    if (d->addr.family && !d->addr.port_be)
-        return -EINVAL;
     int rc = d->addr.family ? mismatch(s, &d->addr) : 0;
     if (rc < 0)
         return rc;

@@ -1,0 +1,45 @@
+"""sendfile for stack sockets, whose bytes go through shared memory.
+
+As sendfile(2): the file is read at an offset of the call's own, in the loop's thread, so that
+several calls may send one file; its position is set when all is sent.
+"""
+
+import asyncio
+import io
+import os
+import stat
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+_PIECE = 256 * 1024  # bytes that are sent before the loop's other callbacks have their turn
+
+
+async def send_file(
+    file: Any, offset: int, count: int | None, send: Callable[[bytes], Awaitable[None]]
+) -> int:
+    """Returns the number of bytes that were sent: `count`, or fewer at the file's end. Raises
+    SendfileNotAvailableError for what is no regular file."""
+    fd = _regular(file)
+    sent = 0
+    try:
+        while size := _PIECE if count is None else min(_PIECE, count - sent):
+            data = os.pread(fd, size, offset + sent)
+            if not data:
+                break
+            await send(data)
+            sent += len(data)
+            await asyncio.sleep(0)
+    finally:
+        if sent:
+            os.lseek(fd, offset + sent, os.SEEK_SET)
+    return sent
+
+
+def _regular(file: Any) -> int:
+    try:
+        fd: int = file.fileno()
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd
+    except (AttributeError, io.UnsupportedOperation, OSError):
+        pass
+    raise asyncio.SendfileNotAvailableError("not a regular file")
