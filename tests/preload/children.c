@@ -4,6 +4,7 @@
 #include <linux/sched.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <sys/resource.h>
 
 /* ---- the ways to make one -------------------------------------------------------------------- */
@@ -606,6 +607,45 @@ CASE(two_threads_without_descriptors)
         }
         ends(pid);
     }
+    NEED(write(client, "x", 1) == 1);
+    heard(server, 1);
+}
+
+static atomic_bool over;
+
+static void *closes_from(void *unused)
+{
+    posix_spawn_file_actions_t a;
+    while (!over) {
+        NEED(posix_spawn_file_actions_init(&a) == 0);
+        NEED(posix_spawn_file_actions_addclosefrom_np(&a, 3) == 0);
+        NEED(posix_spawn_file_actions_destroy(&a) == 0);
+    }
+    return unused;
+}
+
+/* While one thread prepares spawns that close all descriptors, which may be beyond the limit,
+ * another one's children and the process itself have the limit that was set. */
+CASE(the_limit_beside_a_closefrom)
+{
+    enum { CHILDREN = 200, LIMIT = 200 };
+    struct rlimit r = {LIMIT, 1000};
+    pthread_t t;
+    connected();
+    NEED(setrlimit(RLIMIT_NOFILE, &r) == 0);
+    NEED(pthread_create(&t, NULL, closes_from, NULL) == 0);
+    for (int i = 0; i < CHILDREN; i++) {
+        int status;
+        pid_t pid = fork();
+        NEED(pid >= 0);
+        if (pid == 0)
+            _exit(getrlimit(RLIMIT_NOFILE, &r) != 0 || r.rlim_cur != LIMIT ||
+                  fcntl(0, F_DUPFD, LIMIT) >= 0);
+        NEED(waitpid(pid, &status, 0) == pid && status == 0);
+        NEED(getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_cur == LIMIT);
+    }
+    over = true;
+    NEED(pthread_join(t, NULL) == 0);
     NEED(write(client, "x", 1) == 1);
     heard(server, 1);
 }

@@ -22,7 +22,7 @@
 #define ALLOW(call) DO(JEQ, SYS_##call, 0, 1), RETURN(ALLOW)
 
 /* Any other call ends the process; there may be no descriptor above 0 for poll, either. */
-static void confine(bool by_number)
+static void confine(bool by_number, unsigned flags)
 {
     struct sock_filter code[] = {
         LOAD(nr),      ALLOW(read),          ALLOW(write),
@@ -40,7 +40,7 @@ static void confine(bool by_number)
     CHECK(setrlimit(RLIMIT_NOFILE, &one) == 0);
     CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
     if (by_number)
-        CHECK(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) == 0);
+        CHECK(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &filter) == 0);
     else
         CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0);
 }
@@ -80,7 +80,7 @@ static void serve(bool polls, bool by_number)
     pid_t pid = fork();
     CHECK(pid >= 0);
     if (pid == 0) {
-        confine(by_number);
+        confine(by_number, 0);
         echo(fd, ROUNDS + 1, polls);
         _exit(0);
     }
@@ -111,6 +111,62 @@ CASE(filtered_by_number)
     serve(true, true);
 }
 
+static struct beside {
+    int fd;
+    _Atomic pid_t tid;
+} beside;
+
+enum { WORDS = 50 };
+
+static void *echoes(void *polls)
+{
+    beside.tid = (pid_t)syscall(SYS_gettid);
+    echo(beside.fd, WORDS, polls);
+    return NULL;
+}
+
+/* One thread forbids all threads, while another waits for the connection's data. */
+static void with_thread(bool polls)
+{
+    int peer, status, ready[2];
+    char b[4];
+    CHECK(pipe(ready) == 0);
+    pair(SOCK_STREAM, &peer, &beside.fd);
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        pthread_t t;
+        b[0] = 0;
+        CHECK(pthread_create(&t, NULL, echoes, polls ? &beside : NULL) == 0);
+        while (!beside.tid)
+            ;
+        until_asleep(beside.tid);
+        confine(true, SECCOMP_FILTER_FLAG_TSYNC);
+        CHECK(write(ready[1], b, 1) == 1);
+        CHECK(pthread_join(t, NULL) == 0);
+        echo(beside.fd, WORDS, polls);
+        _exit(0);
+    }
+    CHECK(close(ready[1]) == 0 && read(ready[0], b, 1) == 1);
+    for (int i = 0; i < 2 * WORDS; i++) {
+        CHECK(send(peer, "word", 4, 0) == 4);
+        CHECK(recv(peer, b, 4, MSG_WAITALL) == 4 && memcmp(b, "word", 4) == 0);
+    }
+    CHECK(waitpid(pid, &status, 0) == pid);
+    CHECK_EQ(status, 0);
+    CHECK(close(beside.fd) == 0 && close(peer) == 0 && close(ready[0]) == 0);
+}
+
+CASE(reads_in_a_thread)
+{
+    with_thread(false);
+}
+
+CASE(polls_in_a_thread)
+{
+    with_thread(true);
+}
+
 /* A filter that was refused changes nothing. */
 CASE(refused)
 {
@@ -131,7 +187,7 @@ static void alone(void)
     int peer, fd;
     char b;
     pair(SOCK_STREAM, &peer, &fd);
-    confine(false);
+    confine(false, 0);
     CHECK(write(1, "ready\n", 6) == 6);
     CHECK(read(fd, &b, 1) == -1 && errno == ECONNRESET);
     CHECK(write(fd, &b, 1) == -1);

@@ -64,6 +64,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         "a_grandchild_has_it",
         "takes_its_descriptors_away",
         "two_threads_without_descriptors",
+        "the_limit_beside_a_closefrom",
     ],
 )
 def test_children_of_one_thread(built, instance: Instance, case: str) -> None:
