@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from common.processes import completed
+from programs import need
 from shim import Instance, python
 
 import ffloop
@@ -439,6 +440,7 @@ instance.stop()
 @pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace of its own: root")
 def test_a_listener_of_one_interface(tmp_path: Path) -> None:
     """It is in the instance, and who comes over another interface is refused."""
+    need("ip")
     done = completed("unshare", "-n", sys.executable, "-P", "-c", INTERFACE, PATH, tmp_path)
     assert done.stderr == ""
     assert done.stdout == "shim b'v0\\x00' 1 True\nloop PromotedSocket 1 True\n"

@@ -128,7 +128,7 @@ if not os.fork():
     try:
         listener.accept()
     except OSError as e:
-        print(errno.errorcode[e.errno], poller.poll(0))
+        print(errno.errorcode[e.errno], poller.poll(0), flush=True)
     os._exit(0)
 os.wait()
 """

@@ -27,6 +27,14 @@ typedef jmp_buf place_type;
 #endif
 #define EXPECT_FAULT(place) (tls.fault = &(place), COME_BACK(place) != 0)
 
+/* Of a function that is come back to: a fault leaves nothing in the registers that a call may
+ * change. GCC would see that the function changes few, and keep its callers' values in the others. */
+#if __has_attribute(noipa)
+#define COMES_BACK __attribute__((noipa))
+#else
+#define COMES_BACK __attribute__((noinline))
+#endif
+
 void user_fault(void)
 {
     if (tls.fault)
@@ -69,7 +77,7 @@ static void block_again(unsigned long faults)
 
 /* ---- access ---------------------------------------------------------------------------------- */
 
-__attribute__((noinline)) static bool copy(void *to, const void *from, size_t n)
+COMES_BACK static bool copy(void *to, const void *from, size_t n)
 {
     place_type place;
     if (EXPECT_FAULT(place)) {
@@ -105,7 +113,7 @@ __attribute__((noinline)) static void touch(const char *p, size_t n, bool writes
     }
 }
 
-__attribute__((noinline)) static size_t touched(const void *p, size_t n, bool writes)
+COMES_BACK static size_t touched(const void *p, size_t n, bool writes)
 {
     place_type place;
     volatile size_t at = 0;
