@@ -6,6 +6,9 @@
 #include "context.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -238,6 +241,15 @@ static ssize_t send_iov(int fd, struct iovec *iov, int n)
     return sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
+/* Others than BBR only pay for the second call. */
+static bool measures_rate(int fd)
+{
+    char name[16] = "";
+    socklen_t len = sizeof(name);
+    return getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, &len) == 0 &&
+           strncmp(name, "bbr", 3) == 0;
+}
+
 /* The first FFL_FIRST_BYTES by themselves, then the rest. Changes iov. */
 static ssize_t send_in_two(int fd, struct iovec *iov, int n)
 {
@@ -262,7 +274,7 @@ static ssize_t send_in_two(int fd, struct iovec *iov, int n)
 static int64_t send_direct(const struct stream *s, struct iovec *iov, int n, size_t len)
 {
     ssize_t sent;
-    if (len > 2 * FFL_FIRST_BYTES)
+    if (len > 2 * FFL_FIRST_BYTES && measures_rate(s->handle))
         sent = send_in_two(s->handle, iov, n);
     else if (n == 1)
         sent = send(s->handle, iov->iov_base, len, MSG_NOSIGNAL | MSG_DONTWAIT);
