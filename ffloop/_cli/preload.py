@@ -39,6 +39,7 @@ def main(args: argparse.Namespace) -> int:
     _check(path, args.force)
     config = configuration.load(instance=args.instance, stack=args.stack)
     environ = dict(os.environ)
+    environ.pop("_FFLOOP_NETNS", None)  # of a shim that this runs under: ours is the program's
     before = environ.get("LD_PRELOAD")
     environ["LD_PRELOAD"] = f"{library()}:{before}" if before else library()
     environ.update(_found(config))

@@ -722,6 +722,27 @@ CASE(number_older)
 
 #define OTHER(call) __typeof__(&call) other = (__typeof__(&call))dlsym(RTLD_DEFAULT, "__" #call)
 
+CASE(reserved_port)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET};
+    int l = socket(AF_INET, SOCK_STREAM, 0);
+    saw("bindresvport", bindresvport(l, &a)); /* takes root */
+    a = where(l);
+    printf("%d\n", a.sin_port && ntohs(a.sin_port) < 1024);
+    NEED(listen(l, 1) == 0);
+    a = where(l);
+    client = socket(AF_INET, SOCK_STREAM, 0);
+    saw("bindresvport", bindresvport(client, NULL));
+    saw("bindresvport", bindresvport(client, NULL));
+    NEED(connect(client, (struct sockaddr *)&a, sizeof(a)) == 0);
+    socklen_t len = sizeof(a);
+    server = accept(l, (struct sockaddr *)&a, &len);
+    printf("%d\n", ntohs(a.sin_port) < 1024);
+    arrives("x");
+    a.sin_family = AF_INET6;
+    saw("bindresvport", bindresvport(l, &a));
+}
+
 CASE(other_names)
 {
     connected();

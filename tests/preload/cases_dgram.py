@@ -183,6 +183,22 @@ def connect_fails():
 
 
 @case
+def connect_fails_unbound():
+    """It has a port then."""
+    a, b = socket.socket(type=UDP), bound()
+    got = [attempt(a.connect, ("255.255.255.255", 9)), a.getsockname()[1] != 0]
+    return [*got, a.sendto(b"x", b.getsockname()), attempt(a.bind, ("127.0.0.1", 0))]
+
+
+@case
+def connected_elsewhere_fails():
+    """It stays connected to its peer."""
+    a, b = joined()
+    got = [attempt(a.connect, ("255.255.255.255", 9)), a.getpeername() == b.getsockname()]
+    return [*got, a.send(b"x"), b.recv(10).decode()]
+
+
+@case
 def port_zero():
     a = bound()
     return attempt(a.sendto, b"x", ("127.0.0.1", 0))

@@ -330,5 +330,36 @@ def subprocess_pipes_still_work():
                               check=False).stdout.decode()  # fmt: skip
 
 
+CLONE_NEWNET, CLONE_NEWUSER = 0x40000000, 0x10000000
+
+
+def reaches(address):
+    """Can a new stream, and a new datagram socket, reach it?"""
+    with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram:
+        return [attempt(stream.connect, address), attempt(datagram.sendto, b"x", address)]
+
+
+@case
+def in_another_network_namespace():
+    """New sockets are that namespace's, also after an exec; old ones stay what they are."""
+    with pair() as (a, b), listener() as server:
+        address = server.getsockname()
+        r, w = os.pipe()
+
+        def work():
+            got = [reaches(address), c("unshare", CLONE_NEWUSER | CLONE_NEWNET)]
+            got += [reaches(address), a.send(b"x")]
+            os.write(w, repr(got).encode())
+            os.dup2(w, 1)
+            code = f"import socket; print(socket.socket().connect_ex({address}))"
+            os.execve(sys.executable, [sys.executable, "-c", code], dict(os.environ))
+
+        pid = child(work)
+        os.close(w)
+        status = join(pid)
+        with open(r) as out:
+            return [out.read(), status, b.recv(1).decode()]
+
+
 if __name__ == "__main__":
     main()

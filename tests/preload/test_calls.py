@@ -28,7 +28,7 @@ EXPORTED = """
     splice poll ppoll select pselect epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait
     epoll_pwait2 vfork _Fork clone setrlimit prlimit posix_spawn posix_spawnp execl execle execlp
     execv execve execveat execvp execvpe fexecve _exit _Exit __read_chk __recv_chk __recvfrom_chk
-    __poll_chk __ppoll_chk kqueue kevent syscall
+    __poll_chk __ppoll_chk kqueue kevent syscall bindresvport
 """
 # What makes a descriptor, and streams.
 MAKERS = """

@@ -376,9 +376,9 @@ int dgram_connect(struct sock *s, int fd, const struct sockaddr *sa, socklen_t l
                              0); /* a program that only sends learns of ECONNREFUSED, too */
         return 0;
     }
-    struct ffl_addresses addresses;
-    s->state = SOCK_BOUND;
-    s->named &=
-        ffl_client_addresses(s->session->c, s->h, &addresses) == 0 && addresses.local.port_be;
+    struct ffl_addresses now; /* one that fails has given it a port, and leaves it its peer */
+    bool known = ffl_client_addresses(s->session->c, s->h, &now) == 0;
+    s->state = known && now.peer.port_be ? SOCK_CONNECTED : SOCK_BOUND;
+    s->named = known && now.local.port_be;
     return rc;
 }

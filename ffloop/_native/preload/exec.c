@@ -149,7 +149,8 @@ static char *brought[64];
 
 static void keep_environment(void)
 {
-    static const char *const names[] = {"LD_PRELOAD=", "FFLOOP_", "FF_", KEEP "="};
+    static const char *const names[] = {"LD_PRELOAD=", "FFLOOP_", "FF_", KEEP "=",
+                                        FFL_HOME_NETNS "="};
     size_t n = 0;
     for (char **e = environ; e && *e && n < FFL_COUNT(brought); e++)
         for (size_t i = 0; i < FFL_COUNT(names); i++)

@@ -4,14 +4,20 @@
  * Callers: sock.c, session.c, share.c. Of several instances (choice.h) a process uses number
  * FF_PROC_ID. With FF_THREAD_SOCKET the process's n-th thread uses the n-th instance from there;
  * with FF_MULTI_SC listeners at one address are spread over all instances, and each child of a fork
- * takes one listener.
+ * takes one listener. None of them has sockets of a network namespace that the program enters.
  */
 #include "preload.h"
 #include "choice.h"
 
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+#ifndef SO_NETNS_COOKIE
+#define SO_NETNS_COOKIE 71
+#endif
 
 /* ---- instances ----------------------------------------------------------------------------- */
 
@@ -102,4 +108,37 @@ void place_imported(const struct sock *s)
         return;
     mine = s->session->index;
     pin(options.proc_id + s->ordinal);
+}
+
+/* ---- network namespaces ---------------------------------------------------------------------- */
+
+static uint64_t home; /* that in which the first program under the shim started; 0: not known */
+
+static uint64_t netns_of(int fd)
+{
+    uint64_t cookie = 0;
+    socklen_t len = sizeof(cookie);
+    int rc = real.getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &len);
+    return rc < 0 ? 0 : cookie; /* before Linux 5.14 */
+}
+
+bool place_elsewhere(int fd)
+{
+    uint64_t here = home ? netns_of(fd) : 0;
+    return here && here != home;
+}
+
+void place_start(void)
+{
+    char text[24];
+    const char *v = secure_getenv(FFL_HOME_NETNS);
+    if (v) {
+        home = strtoull(v, NULL, 10);
+        return;
+    }
+    int fd = real.socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    home = netns_of(fd);
+    real.close(fd);
+    snprintf(text, sizeof(text), "%llu", (unsigned long long)home);
+    (void)setenv(FFL_HOME_NETNS, text, true); /* ENOMEM: the next program takes its own */
 }

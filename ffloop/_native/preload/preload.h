@@ -421,7 +421,12 @@ int dgram_connect(struct sock *s, int fd, const struct sockaddr *sa, socklen_t l
 int place_instance(struct sock *s, const struct ffl_addr *a);
 void place_attached(bool first); /* a session has begun; `first`: of the list. Pins the thread */
 void place_imported(const struct sock *s); /* FF_MULTI_SC: the child uses the listener's instance */
+/* Is fd, a fresh kernel socket, in another network namespace than the program was started in? Then
+ * its addresses are not the stack's. */
+bool place_elsewhere(int fd);
+#define FFL_HOME_NETNS "_FFLOOP_NETNS" /* says to programs after an exec which it was */
 
+void place_start(void);
 void stdio_start(void);
 void signal_start(void);
 void signal_exec(bool begins); /* a program after exec ignores what this one does */

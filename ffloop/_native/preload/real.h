@@ -7,6 +7,7 @@
 #ifndef FFL_PRELOAD_REAL_H
 #define FFL_PRELOAD_REAL_H
 
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
@@ -27,6 +28,7 @@ int close_range(unsigned first, unsigned last, int flags); /* in glibc's headers
 #define REAL_CALLS(X)                                                                              \
     X(int, socket, (int, int, int))                                                                \
     X(int, bind, (int, const struct sockaddr *, socklen_t))                                        \
+    X(int, bindresvport, (int, struct sockaddr_in *))                                              \
     X(int, listen, (int, int))                                                                     \
     X(int, accept, (int, struct sockaddr *, socklen_t *))                                          \
     X(int, accept4, (int, struct sockaddr *, socklen_t *, int))                                    \

@@ -201,6 +201,8 @@ API int socket(int domain, int type, int proto)
     (void)fd_made(fd);
     if ((domain != AF_INET && domain != AF_INET6) || !carried(plain & 0xf, proto))
         return fd;
+    if (!(type & SOCK_FSTACK) && place_elsewhere(fd))
+        return fd;
     lock();
     struct sock *s = sock_new(domain, plain, proto);
     int rc = s ? fd_set_node(fd, &s->node) : -ENOMEM;

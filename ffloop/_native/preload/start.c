@@ -144,6 +144,7 @@ __attribute__((constructor)) static void start(void)
     (void)fstat(STDERR_FILENO, &error_output); /* closed: st_ino stays 0 */
     read_options();
     open_log();
+    place_start();
     wait_start();
     stdio_start();
     signal_start();
