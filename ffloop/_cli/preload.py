@@ -6,6 +6,7 @@ import fcntl
 import os
 import shlex
 import shutil
+import socket
 import stat
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from ..errors import InstanceNotFound
 from .arguments import Refused
 from .elf import obstacle
 
+_SO_NETNS_COOKIE = 71
 _KEEP_FROM = 200  # above the descriptors that programs use
 
 
@@ -39,7 +41,7 @@ def main(args: argparse.Namespace) -> int:
     _check(path, args.force)
     config = configuration.load(instance=args.instance, stack=args.stack)
     environ = dict(os.environ)
-    environ.pop("_FFLOOP_NETNS", None)  # of a shim that this runs under: ours is the program's
+    environ["_FFLOOP_NETNS"] = _namespace()  # a shim that this runs under may have another
     before = environ.get("LD_PRELOAD")
     environ["LD_PRELOAD"] = f"{library()}:{before}" if before else library()
     environ.update(_found(config))
@@ -47,6 +49,15 @@ def main(args: argparse.Namespace) -> int:
         os.execve(path, [args.program, *args.rest], environ)
     except OSError as exc:
         raise Refused(f"{args.program}: {exc.strerror}") from None
+
+
+def _namespace() -> str:
+    """The network namespace, as the shim's place.c names it. By the program's start: it may take
+    its environment for one piece of memory, so the shim adds nothing to it. 0: not known."""
+    with socket.socket(socket.AF_UNIX) as sock, contextlib.suppress(OSError):  # before Linux 5.14
+        cookie = sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        return str(int.from_bytes(cookie, sys.byteorder))
+    return "0"
 
 
 def _flags(cflags: bool, libs: bool) -> str:

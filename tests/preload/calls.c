@@ -802,5 +802,7 @@ int main(int argc, char **argv)
 {
     if (argc == 3 && strcmp(argv[1], "say") == 0)
         return say(atoi(argv[2]));
+    first_argv = argv;
+    first_environ = environ; /* that of the start: setenv makes another */
     return run_case(argc, argv);
 }

@@ -285,6 +285,22 @@ def test_command_uses_the_named_one(instance: Instance) -> None:
     assert done.stdout == f"{instance.path}\n"
 
 
+@pytest.mark.parametrize("given", ["", "0", "1"])
+def test_command_names_the_network_namespace(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    """That of the program's start, whatever a shim above it says."""
+    monkeypatch.setenv("_FFLOOP_NETNS", given)
+    code = "import os; print(os.environ['_FFLOOP_NETNS'])"
+    done = command("--instance", instance.path, "--", sys.executable, "-c", code)
+    with socket.socket(socket.AF_UNIX) as sock:
+        try:
+            cookie = sock.getsockopt(socket.SOL_SOCKET, 71, 8)  # SO_NETNS_COOKIE
+        except OSError:
+            cookie = bytes(8)
+    assert done.stdout == f"{int.from_bytes(cookie, sys.byteorder)}\n"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

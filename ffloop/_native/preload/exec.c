@@ -131,8 +131,7 @@ static int write_testament(const struct session *session, const struct sock_list
 struct carry { /* what an exec or spawn takes along */
     struct ffl_ticket t;
     int testament;
-    char **envp;
-    char var[100];
+    char var[100], home[40];
 };
 
 static int count(char *const envp[])
@@ -149,8 +148,7 @@ static char *brought[64];
 
 static void keep_environment(void)
 {
-    static const char *const names[] = {"LD_PRELOAD=", "FFLOOP_", "FF_", KEEP "=",
-                                        FFL_HOME_NETNS "="};
+    static const char *const names[] = {"LD_PRELOAD=", "FFLOOP_", "FF_", KEEP "="};
     size_t n = 0;
     for (char **e = environ; e && *e && n < FFL_COUNT(brought); e++)
         for (size_t i = 0; i < FFL_COUNT(names); i++)
@@ -167,28 +165,44 @@ static bool has_name(char *const envp[], const char *entry)
     return false;
 }
 
-/* envp with the shim's variables, and that which names ticket and testament. */
-static char **environment(struct carry *c, int index, bool moved, char *const envp[])
+/* Adds the shim's variables to the n of `all`, and that which names ticket and testament: how many
+ * there are then. */
+static int inherited(struct carry *c, int index, bool moved, char **all, int n)
 {
-    int n = count(envp);
-    char **all = malloc(((size_t)n + FFL_COUNT(brought) + 2) * sizeof(*all));
-    if (!all)
-        return NULL;
     snprintf(c->var, sizeof(c->var), ENV "=%d:%u:%llu:%d:%d:%d", c->t.fd, c->t.id,
              (unsigned long long)c->t.key, index, c->testament, moved);
-    memcpy(all, envp, (size_t)n * sizeof(*envp));
+    all[n] = NULL;
     for (char **b = brought; b < brought + FFL_COUNT(brought) && *b; b++)
-        if (!has_name(envp, *b))
+        if (!has_name(all, *b)) {
             all[n++] = *b;
-    all[n] = c->var;
-    all[n + 1] = NULL;
+            all[n] = NULL;
+        }
+    all[n++] = c->var;
     (void)real.fcntl(c->t.fd, F_SETFD, 0); /* cannot fail: both are open */
     (void)real.fcntl(c->testament, F_SETFD, 0);
-    return all;
+    return n;
 }
 
-/* Prepares an exec, or a `spawn`: the environment for it. Unlocked before and after. */
-static char *const *carry_begin(struct carry *c, char *const envp[], bool spawn)
+/* `all`, with room for envp and BESIDE entries, becomes the environment for an exec. */
+#define BESIDE (FFL_COUNT(brought) + 3)
+static void environment(struct carry *c, int index, bool moved, char *const envp[], char **all)
+{
+    int n = count(envp);
+    for (int i = 0; i < n; i++)
+        all[i] = envp[i];
+    if (place_home() && !has_name(envp, FFL_HOME_NETNS "=")) {
+        snprintf(c->home, sizeof(c->home), FFL_HOME_NETNS "=%llu",
+                 (unsigned long long)place_home());
+        all[n++] = c->home;
+    }
+    if (c->testament >= 0)
+        n = inherited(c, index, moved, all, n);
+    all[n] = NULL;
+}
+
+/* Prepares an exec, or a `spawn`: the environment for it, envp or `all`. Unlocked before and
+ * after. */
+static char *const *carry_begin(struct carry *c, char *const envp[], char **all, bool spawn)
 {
     *c = (struct carry){.t.fd = -1, .testament = -1};
     if (!started || tls.inside)
@@ -209,12 +223,11 @@ static char *const *carry_begin(struct carry *c, char *const envp[], bool spawn)
     if (c->t.fd >= 0 && c->testament < 0)
         report("a program after exec will not have this one's sockets: %s",
                strerror(-c->testament));
-    if (c->testament >= 0)
-        c->envp = environment(c, session->index, x.moved, envp);
+    environment(c, session ? session->index : 0, x.moved, envp, all);
     free(x.l.m);
     free(x.others.m);
     unlock();
-    return c->envp ? c->envp : envp;
+    return all;
 }
 
 static void carry_end(struct carry *c)
@@ -229,7 +242,6 @@ static void carry_end(struct carry *c)
     proc_exported();
     fd_ours_close(c->testament); /* negative: none */
     unlock();
-    free(c->envp);
     errno = saved;
 }
 
@@ -238,7 +250,8 @@ static void carry_end(struct carry *c)
     {                                                                                              \
         real_start();                                                                              \
         struct carry c;                                                                            \
-        envp = carry_begin(&c, envp, spawn);                                                       \
+        char *all[(size_t)count(envp) + BESIDE]; /* no malloc: the program may be a handler */     \
+        envp = carry_begin(&c, envp, all, spawn);                                                  \
         int rc = real.name args;                                                                   \
         carry_end(&c);                                                                             \
         return rc;                                                                                 \

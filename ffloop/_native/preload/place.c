@@ -10,7 +10,6 @@
 #include "choice.h"
 
 #include <sched.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -124,21 +123,20 @@ static uint64_t netns_of(int fd)
 
 bool place_elsewhere(int fd)
 {
-    uint64_t here = home ? netns_of(fd) : 0;
+    uint64_t here = home && !ffl_confined ? netns_of(fd) : 0; /* a filter may kill for it */
     return here && here != home;
+}
+
+uint64_t place_home(void)
+{
+    return home;
 }
 
 void place_start(void)
 {
-    char text[24];
     const char *v = secure_getenv(FFL_HOME_NETNS);
-    if (v) {
-        home = strtoull(v, NULL, 10);
-        return;
-    }
-    int fd = real.socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    home = netns_of(fd);
-    real.close(fd);
-    snprintf(text, sizeof(text), "%llu", (unsigned long long)home);
-    (void)setenv(FFL_HOME_NETNS, text, true); /* ENOMEM: the next program takes its own */
+    int fd = v ? -1 : real.socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    home = v ? strtoull(v, NULL, 10) : netns_of(fd);
+    if (fd >= 0)
+        real.close(fd);
 }

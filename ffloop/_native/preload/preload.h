@@ -424,7 +424,8 @@ void place_imported(const struct sock *s); /* FF_MULTI_SC: the child uses the li
 /* Is fd, a fresh kernel socket, in another network namespace than the program was started in? Then
  * its addresses are not the stack's. */
 bool place_elsewhere(int fd);
-#define FFL_HOME_NETNS "_FFLOOP_NETNS" /* says to programs after an exec which it was */
+#define FFL_HOME_NETNS "_FFLOOP_NETNS" /* says to programs after an exec which it was: */
+uint64_t place_home(void);             /* 0: not known */
 
 void place_start(void);
 void stdio_start(void);
