@@ -743,6 +743,25 @@ CASE(reserved_port)
     saw("bindresvport", bindresvport(l, &a));
 }
 
+static char **first_argv, **first_environ;
+
+/* As programs that set their title do: arguments and environment are one piece. */
+CASE(title)
+{
+    char *end = first_argv[0];
+    for (char **p = first_argv; *p && *p == end; p++)
+        end += strlen(*p) + 1;
+    for (char **p = first_environ; *p; p++) {
+        NEED(*p == end);
+        end += strlen(*p) + 1;
+    }
+    environ = NULL;
+    memset(first_argv[0], 0, (size_t)(end - first_argv[0]));
+    connected();
+    arrives("x");
+    heard(server, 1);
+}
+
 CASE(other_names)
 {
     connected();
