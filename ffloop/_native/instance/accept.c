@@ -71,18 +71,20 @@ static int take_connection(struct endpoint *l, struct ffl_addresses *addresses,
 {
     struct ffl_session *s = l->s;
     struct ffl_instance *in = s->in;
-    if (group_has_connection(l))
-        return group_accept(l, &addresses->peer, unread);
-    int fd = session_charge(s);
+    bool returned = group_has_connection(l);
+    int fd = returned ? group_accept(l, &addresses->peer, unread) : session_charge(s);
     if (fd < 0)
         return fd;
-    fd = OPS(in)->accept(ST(in), l->fd, &addresses->peer);
-    if (fd < 0) {
-        session_discharge(s);
-        return fd;
+    if (!returned) {
+        fd = OPS(in)->accept(ST(in), l->fd, &addresses->peer);
+        if (fd < 0) {
+            session_discharge(s);
+            return fd;
+        }
+        rights_own(s, fd);
     }
-    l->group->waiting = 0; /* the next connection is to be counted anew */
-    rights_own(s, fd);
+    l->group->waiting = 0; /* those that are left are offered anew */
+    l->group->came++;
     return fd;
 }
 
