@@ -741,6 +741,13 @@ CASE(reserved_port)
     arrives("x");
     a.sin_family = AF_INET6;
     saw("bindresvport", bindresvport(l, &a));
+    for (int i = 0; i < 2; i++) { /* it goes on after the last, though that is free again */
+        listener = socket(AF_INET, SOCK_STREAM, 0);
+        saw("bindresvport", bindresvport(listener, NULL));
+        printf("%d\n", where(listener).sin_port != a.sin_port);
+        a = where(listener);
+        close(listener);
+    }
 }
 
 static char **first_argv, **first_environ;

@@ -22,12 +22,14 @@ API int bindresvport(int fd, struct sockaddr_in *at)
         errno = EAFNOSUPPORT;
         return -1;
     }
-    int start = FIRST - LOW + getpid() % (END - FIRST); /* as the C library: not all from one */
-    int rc = -1;
+    static _Atomic int next; /* as the C library: on from the last; 0: not all from one */
+    int start = (next ? next : FIRST + getpid() % (END - FIRST)) - LOW, rc = -1;
     errno = EADDRINUSE;
     for (int i = 0; i < END - LOW && rc < 0 && errno == EADDRINUSE; i++) {
         a->sin_port = htons((uint16_t)(LOW + (start + i) % (END - LOW)));
         rc = bind(fd, (const struct sockaddr *)a, sizeof(*a));
     }
+    if (rc == 0)
+        next = ntohs(a->sin_port) + 1;
     return rc;
 }
