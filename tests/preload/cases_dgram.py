@@ -205,6 +205,16 @@ def port_zero():
 
 
 @case
+def port_zero_with_more():
+    """It begins no datagram; in one that has begun, the address is the first call's."""
+    a, b = two()
+    nowhere, there = ("127.0.0.1", 0), b.getsockname()
+    got = [attempt(a.sendto, b"x", socket.MSG_MORE, nowhere), a.sendto(b"good", there)]
+    got += [b.recv(10).decode(), a.sendto(b"y", socket.MSG_MORE, there)]
+    return [*got, attempt(a.sendto, b"z", nowhere), b.recv(10).decode()]
+
+
+@case
 def empty_datagram():
     a, b = two()
     n = a.sendto(b"", b.getsockname())

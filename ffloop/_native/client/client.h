@@ -357,6 +357,8 @@ struct ffl_dgram {
 /* With MSG_ERRQUEUE: the next report of the error queue, or -EAGAIN. */
 int64_t ffl_client_recvmsg(struct ffl_client *c, int h, struct ffl_dgram *d, int flags);
 int64_t ffl_client_sendmsg(struct ffl_client *c, int h, const struct ffl_dgram *d);
+/* Before that, of the datagram's address and control messages alone: 0 or its -errno. */
+int ffl_client_sendable(const struct ffl_dgram *d);
 int64_t ffl_client_sendto(struct ffl_client *c, int h, const void *data, size_t len,
                           const struct ffl_addr *to);
 /* The control messages of a stream's last receive. */

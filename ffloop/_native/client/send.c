@@ -367,6 +367,11 @@ static uint32_t tx_whole(struct ffl_client *c, struct client_sock *s, size_t byt
     return buf;
 }
 
+int ffl_client_sendable(const struct ffl_dgram *d)
+{
+    return d->addr.family && !d->addr.port_be ? -EINVAL : ffl_ctl_check(&d->ctl);
+}
+
 int64_t ffl_client_sendmsg(struct ffl_client *c, int h, const struct ffl_dgram *d)
 {
     struct client_sock *s;
@@ -375,12 +380,10 @@ int64_t ffl_client_sendmsg(struct ffl_client *c, int h, const struct ffl_dgram *
         return rc;
     uint8_t flags = (d->addr.family ? FFL_F_ADDR : 0) | (d->ctl.len ? FFL_F_CTL : 0);
     uint32_t front = ffl_front_bytes(flags);
-    if ((rc = ffl_ctl_check(&d->ctl)) < 0)
-        return rc;
     if (d->len > 65507 || d->len + front > ffl_class_size(2))
         return -EMSGSIZE;
-    if (d->addr.family && !d->addr.port_be)
-        return -EINVAL;
+    if ((rc = ffl_client_sendable(d)) < 0)
+        return rc;
     uint32_t buf = tx_whole(c, s, d->len + front);
     if (buf == FFL_NO_BUF) {
         tx_wait(c, s);

@@ -228,11 +228,14 @@ static ssize_t send_one(struct sock *s, const struct iovec *iov, size_t n, int f
     }
 }
 
-/* Adds to the datagram that MSG_MORE has begun; without MSG_MORE, sends it. A failure drops all of
- * it. */
+/* Adds to the datagram that MSG_MORE has begun, whose address stays; without MSG_MORE, sends it. A
+ * failure drops all of it. */
 static ssize_t send_more(struct sock *s, const struct iovec *iov, size_t n, int flags,
                          const struct ffl_dgram *d)
 {
+    int bad = s->cork ? 0 : ffl_client_sendable(d);
+    if (bad < 0)
+        return bad;
     struct cork *k = s->cork ? s->cork : malloc(sizeof(*k));
     size_t total = total_of(iov, n);
     if (!k)
@@ -262,9 +265,9 @@ static ssize_t send_to(struct sock *s, const struct iovec *iov, size_t n, int fl
 {
     if (flags & MSG_OOB)
         return -EOPNOTSUPP;
-    if (!d->addr.family && !sock_has_peer(s))
+    if (!d->addr.family && !s->cork && !sock_has_peer(s))
         return -EDESTADDRREQ;
-    int rc = d->addr.family ? mismatch(s, &d->addr) : 0;
+    int rc = d->addr.family && !s->cork ? mismatch(s, &d->addr) : 0;
     if (rc < 0)
         return rc;
     if (total_of(iov, n) > SENDABLE)
