@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from common.ports import unused_port
 from common.processes import completed
+from programs import need
 from shim import Instance, python
 
 from ffloop._session import stats_page
@@ -348,6 +349,17 @@ for _ in range(2):
     fd = c.syscall(setup, 4, params)
     print(fd >= 0 or errno.errorcode[ctypes.get_errno()])
 """
+
+
+def test_another_network_namespace(instance: Instance) -> None:
+    """Its sockets are the kernel's, which the log says once; so it is after an exec without any."""
+    need("unshare")
+    code = "import socket; [socket.socket().connect_ex(('127.0.0.1', 1)) for _ in range(2)]"
+    words = ["unshare", "-rn", sys.executable, "-c", code]
+    if completed(*words).returncode:
+        pytest.skip("this user may not make namespaces")
+    done = completed(*words, env=instance.environment(FFLOOP_LOG="info"))
+    assert done.stderr.count("in another network namespace") == done.stderr.count("\n") == 1
 
 
 def test_io_uring_is_not_there(instance: Instance) -> None:

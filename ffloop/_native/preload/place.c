@@ -124,7 +124,13 @@ static uint64_t netns_of(int fd)
 bool place_elsewhere(int fd)
 {
     uint64_t here = home && !ffl_confined ? netns_of(fd) : 0; /* a filter may kill for it */
-    return here && here != home;
+    static _Atomic bool said;
+    if (!here || here == home)
+        return false;
+    if (!atomic_exchange(&said, true))
+        ffl_log(FFL_LOG_INFO, "in another network namespace than that of the start: its sockets "
+                              "are the kernel's");
+    return true;
 }
 
 uint64_t place_home(void)
