@@ -7,6 +7,7 @@ find nothing at all.
 
 import asyncio
 import re
+import signal
 import subprocess
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from building import Build, placed
 from common.processes import completed
 from programs import need
-from shim import NATIVE, Instance
+from shim import NATIVE, Instance, python
 
 HERE = Path(__file__).parent
 NATIVE_RUN, PLAIN, TSAN = "native", "plain", "tsan"
@@ -174,3 +175,49 @@ def test_left(programs: Programs, instance: Instance, case: str, kind: str) -> N
     """A thread that is cancelled in a call, or jumps out of one, leaves nothing behind there."""
     done = run(programs.command("left", kind, case), instance, ONE_LOCK)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# With as many descriptors as it may have, a thread attaches, which waits for a stopped instance;
+# another closes a socket meanwhile, then lets the instance go on.
+FULL = """
+import errno, os, resource, signal, socket, sys, threading
+
+def first():
+    with socket.socket() as s:
+        made.set()
+        full.wait()
+        print(errno.errorcode[s.connect_ex(("127.0.0.1", 1))], flush=True)
+
+made, full = threading.Event(), threading.Event()
+thread = threading.Thread(target=first)
+thread.start()
+made.wait()
+mine = socket.socket()
+limits = os.open("/proc/self/limits", os.O_RDONLY)
+
+def soft():
+    line = next(x for x in os.pread(limits, 4096, 0).splitlines() if x.startswith(b"Max open"))
+    return int(line.split()[3])
+
+free = os.dup(0)
+os.close(free)
+resource.setrlimit(resource.RLIMIT_NOFILE, (free, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+full.set()
+while soft() == free:
+    pass
+mine.close()
+print("closed", resource.getrlimit(resource.RLIMIT_NOFILE)[0] == free, flush=True)
+os.kill(int(sys.argv[1]), signal.SIGCONT)
+thread.join()
+print(soft() == free)
+"""
+
+
+def test_an_attach_at_the_limit_holds_up_nobody(instance: Instance) -> None:
+    instance.process.send_signal(signal.SIGSTOP)
+    try:
+        done = python(FULL, str(instance.process.pid), env=instance.environment(**PER_THREAD))
+    finally:
+        instance.process.send_signal(signal.SIGCONT)
+    assert done.stderr == ""
+    assert done.stdout == "closed True\nECONNREFUSED\nTrue\n"

@@ -59,7 +59,7 @@ static int start(void)
     if (asked)
         return 0;
     struct epoll_shadow *ep = epoll_new();
-    bool more = false;
+    struct room more = {0};
     int rc;
     do
         rc = ep ? waiter_open(&ep->w, fd_ours(real.epoll_create1(EPOLL_CLOEXEC))) : -ENOMEM;
@@ -97,7 +97,7 @@ static int make_bell(struct sock *s, int fd)
     int ends[2], flags = real.fcntl(fd, F_GETFL);
     struct f_owner_ex owner;
     struct stat st;
-    bool more = false;
+    struct room more = {0};
     int rc;
     do
         rc = real.socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0 ? -errno : 0;

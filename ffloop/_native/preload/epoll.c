@@ -91,7 +91,7 @@ int epoll_open(struct epoll_shadow *ep, int epfd)
 {
     if (ep->opened)
         return 0;
-    bool more = false;
+    struct room more = {0};
     int rc;
     do {
         rc = ep->inherited && !ep->plain ? epoll_private(ep, epfd) : 0; /* once: no longer so */

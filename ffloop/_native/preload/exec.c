@@ -94,7 +94,7 @@ static int by_inode(const void *a, const void *b)
 
 static int write_all(const char *name, const void *data, size_t size)
 {
-    bool more = false;
+    struct room more = {0};
     int fd;
     do
         fd = fd_ours(real.memfd_create(name, 0));
@@ -379,7 +379,7 @@ API int posix_spawn_file_actions_addclosefrom_np(posix_spawn_file_actions_t *act
     struct closefrom c = {actions, low, 0};
     bool listed = false;
     if (started && !tls.inside) {
-        bool more = false;
+        struct room more = {0};
         lock();
         (void)room_for(&more, -EMFILE);
         listed = each_open(add_close, &c);

@@ -10,38 +10,47 @@
 
 /* ---- a process with few descriptors ----------------------------------------------------------- */
 
-/* raised: the kernel's limit is not the program's, which is `own_limit`. With the lock, and with the
- * table's in FF_THREAD_SOCKET, which has no other. */
+/* Of those for whom the kernel's limit is the highest meanwhile, the last brings back the program's,
+ * `own_limit`. With the lock, and with the table's in FF_THREAD_SOCKET, which has no other. */
 static struct rlimit64 own_limit;
-static _Atomic bool raised;
+static _Atomic int raisers;
 
-bool room_for(bool *more, int rc)
+static bool raise_limit(void)
 {
-    if (*more) {
-        (void)real.prlimit64(0, RLIMIT_NOFILE, &own_limit, NULL); /* cannot fail: lower */
-        raised = *more = false;
-        table_unlock();
+    if (raisers)
+        return ++raisers;
+    if (real.prlimit64(0, RLIMIT_NOFILE, NULL, &own_limit) < 0 ||
+        own_limit.rlim_cur >= own_limit.rlim_max)
         return false;
-    }
-    if (rc != -EMFILE || ffl_confined)
+    const struct rlimit64 to = {own_limit.rlim_max, own_limit.rlim_max};
+    raisers = 1; /* before it is so: another thread may fork meanwhile */
+    raisers = real.prlimit64(0, RLIMIT_NOFILE, &to, NULL) == 0;
+    return raisers;
+}
+
+bool room_for(struct room *more, int rc)
+{
+    if (!more->raised && (rc != -EMFILE || ffl_confined))
         return false;
+    if (!more->raised)
+        (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &more->cancel); /* cannot fail */
     table_lock();
-    if (!raised && real.prlimit64(0, RLIMIT_NOFILE, NULL, &own_limit) == 0 &&
-        own_limit.rlim_cur < own_limit.rlim_max) {
-        const struct rlimit64 to = {own_limit.rlim_max, own_limit.rlim_max};
-        raised = true; /* before it is so: another thread may fork meanwhile */
-        raised = *more = real.prlimit64(0, RLIMIT_NOFILE, &to, NULL) == 0;
-    }
-    if (!*more)
-        table_unlock();
-    return *more;
+    bool was = more->raised;
+    more->raised = !was && raise_limit();
+    if (was && raisers == 1)
+        (void)real.prlimit64(0, RLIMIT_NOFILE, &own_limit, NULL); /* cannot fail: lower */
+    raisers -= was;
+    table_unlock();
+    if (!more->raised)
+        (void)pthread_setcancelstate(more->cancel, NULL);
+    return more->raised;
 }
 
 void limit_forked(void)
 {
-    if (raised) /* FF_THREAD_SOCKET: by another thread */
+    if (raisers) /* FF_THREAD_SOCKET: other threads */
         (void)real.prlimit64(0, RLIMIT_NOFILE, &own_limit, NULL);
-    raised = false;
+    raisers = 0;
 }
 
 static int limit_files(pid_t pid, const struct rlimit64 *to, struct rlimit64 *was)
@@ -55,6 +64,10 @@ static int limit_files(pid_t pid, const struct rlimit64 *to, struct rlimit64 *wa
     }
     table_lock();
     int rc = real.prlimit64(pid, RLIMIT_NOFILE, to, was) < 0 ? -errno : 0;
+    if (rc == 0 && raisers && was)
+        *was = own_limit;
+    if (rc == 0 && raisers && to)
+        own_limit = *to;
     table_unlock();
     return (int)leave(rc);
 }

@@ -58,7 +58,7 @@ static int seal(struct sock *s)
     struct sock_list one = {&(struct member){s, -1}, 1, 1};
     e.t = proc_export(s->session, &one);
     proc_exported();
-    bool more = false;
+    struct room more = {0};
     int rc;
     do
         rc = e.t.fd < 0 ? -ENETDOWN : real.socketpair(AF_UNIX, type, 0, ends) < 0 ? -errno : 0;
@@ -152,7 +152,7 @@ static bool open_envelope(int fd, struct envelope *e)
     if (real.recv(fd, e, sizeof(*e), MSG_PEEK | MSG_DONTWAIT) != sizeof(*e) ||
         memcmp(e->magic, MAGIC, sizeof(e->magic)) != 0)
         return false;
-    bool more = false;
+    struct room more = {0};
     (void)room_for(&more, -EMFILE); /* cut, the message would be lost */
     ssize_t n = real.recvmsg(fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     (void)room_for(&more, 0);

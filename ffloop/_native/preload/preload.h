@@ -148,10 +148,14 @@ static inline void move_fd(struct move *m, int *fd)
 }
 bool fd_ours_moved(int from, int to); /* false: it has no owner that could be told. Locked */
 /* Descriptors of the shim's where the program has as many as it may: the soft limit becomes the
- * hard one for a second try. `do rc = ...; while (room_for(&more, rc));` with `more` false at first. */
-bool room_for(bool *more, int rc);
-/* FF_THREAD_SOCKET: held to look at all nodes, to drop a node or take it over, and from a room_for
- * that is true to the next. Recursive. */
+ * hard one for a second try. `do rc = ...; while (room_for(&more, rc));`, with `more` {0} at first.
+ * Meanwhile the thread cannot be cancelled. */
+struct room {
+    bool raised;
+    int cancel; /* as it was */
+};
+bool room_for(struct room *more, int rc);
+/* FF_THREAD_SOCKET: held to look at all nodes, and to drop a node or take it over. Recursive. */
 void table_lock(void);
 void table_unlock(void);
 void limit_forked(void);

@@ -70,7 +70,7 @@ static int attach_via(struct session *session, int index, int rc, char *why, siz
 static int attach_at(struct session *session, int index, char *why, size_t whylen)
 {
     struct ffl_client_opts o = attach_options(session->path);
-    bool more = false;
+    struct room more = {0};
     int rc;
     do {
         rc = ffl_client_attach(&session->c, &o, why, whylen);
@@ -83,7 +83,7 @@ int session_ticket(const struct session *session, struct ffl_ticket *out, char *
 {
     const struct ffl_ticket own = {.fd = ffl_client_session_fd(session->c)};
     struct ffl_client_opts o = attach_options(session->path);
-    bool more = false;
+    struct room more = {0};
     int rc;
     o.via = &own; /* the path: another user, or behind a chroot, does not reach it */
     do

@@ -47,7 +47,7 @@ int waiter_mine(void)
     if (tls.waiter)
         return 0;
     struct waiter *w = malloc(sizeof(*w));
-    bool more = false;
+    struct room more = {0};
     int rc;
     do
         rc = w ? waiter_open(w, fd_ours(real.epoll_create1(EPOLL_CLOEXEC))) : -ENOMEM;
