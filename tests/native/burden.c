@@ -4,6 +4,7 @@
  */
 #include "attacker.h"
 
+#include "addr.h"
 #include "option.h"
 
 #include <linux/filter.h>
@@ -195,6 +196,89 @@ TEST(a_peer_each_is_not_for_all)
     CHECK_EQ(answer_of(FFL_OP_CONNECT, 1, &none, sizeof(none)), 0);
     CHECK_EQ(answer_of(FFL_OP_BIND, 6, &a, sizeof(a)), -ENOBUFS);
     raw_finish(&bad);
+}
+
+static void counts_at(uint16_t port_be, int32_t answer)
+{
+    struct ffl_addr a = addr4("127.0.0.1", ntohs(port_be));
+    lab.in->port_most = 1;
+    CHECK_EQ(answer_of(FFL_OP_BIND, 1, &a, sizeof(a)), answer);
+    for (uint32_t h = 0; h < 2; h++)
+        plain(FFL_OP_CLOSE, h, 0, 0);
+    settle();
+    raw_finish(&bad);
+}
+
+static struct group *group0(void)
+{
+    return TAILQ_FIRST(&lab.in->sessions)->table[0]->group;
+}
+
+static uint16_t port0(void)
+{
+    struct ffl_addr a;
+    int fd = TAILQ_FIRST(&lab.in->sessions)->table[0]->fd;
+    CHECK_EQ(OPS(lab.in)->sockname(ST(lab.in), fd, false, &a), 0);
+    CHECK(a.port_be);
+    return a.port_be;
+}
+
+static void start_two(void)
+{
+    start_lab("host");
+    raw_attach(&bad);
+    for (uint32_t h = 0; h < 2; h++)
+        open_socket(h, SOCK_DGRAM);
+}
+
+/* A port that the stack gave is known, by whichever way the socket came to it. */
+TEST(a_send_after_a_dissolve_has_a_port)
+{
+    struct ffl_addr peer = addr4("127.0.0.1", 9), none = {.family = AF_UNSPEC};
+    start_two();
+    CHECK_EQ(answer_of(FFL_OP_CONNECT, 0, &peer, sizeof(peer)), 0);
+    CHECK_EQ(answer_of(FFL_OP_CONNECT, 0, &none, sizeof(none)), 0);
+    sends(0, &peer, 0);
+    counts_at(port0(), -ENOBUFS);
+}
+
+TEST(a_connect_that_fails_gives_a_port)
+{
+    struct ffl_addr all = addr4("255.255.255.255", 9);
+    start_two();
+    CHECK_EQ(answer_of(FFL_OP_CONNECT, 0, &all, sizeof(all)), -EACCES);
+    counts_at(port0(), -ENOBUFS);
+}
+
+/* FreeBSD's: a peer is given up before the next is tried, and with it the socket's own address. */
+static struct ffl_addr own;
+
+static int connects(void *st, int fd, const struct ffl_addr *to)
+{
+    own = addr4(to->family ? "10.0.0.3" : "0.0.0.0", 9);
+    return 0;
+}
+
+static int is_at(void *st, int fd, bool peer, struct ffl_addr *a)
+{
+    *a = own;
+    return 0;
+}
+
+TEST(a_peer_is_given_up_for_another)
+{
+    struct ffl_addr peer = addr4("10.0.0.2", 9), none = {.family = AF_UNSPEC};
+    start_lenient();
+    lenient.connect = connects;
+    lenient.sockname = is_at;
+    CHECK_EQ(answer_of(FFL_OP_CONNECT, 0, &peer, sizeof(peer)), 0);
+    CHECK(!ffl_addr_wildcard(&group0()->at));
+    CHECK_EQ(answer_of(FFL_OP_CONNECT, 0, &none, sizeof(none)), 0);
+    CHECK(ffl_addr_wildcard(&group0()->at)); /* wider than it was placed */
+    CHECK_EQ(answer_of(FFL_OP_CONNECT, 0, &peer, sizeof(peer)), 0);
+    lab.in->cast_most = 0;
+    CHECK_EQ(answer_of(FFL_OP_CONNECT, 0, &peer, sizeof(peer)), -ENOBUFS);
+    nothing_is_charged();
 }
 
 /* Where there are several users the looks at a bind have no way around them: a port that the stack

@@ -381,7 +381,7 @@ void ffl_client_paced(struct ffl_client *c, int64_t ns);
 /* The socket's bytes in the transmit pool: submitted, not yet taken by the stack. */
 uint32_t ffl_client_unsent(const struct ffl_client *c, int h);
 
-/* After the sends before it. -ENOTCONN: the connection has failed. */
+/* After the sends before it. -ENOTCONN: the connection, or a send of it, has failed. */
 int ffl_client_shutdown(struct ffl_client *c, int h, int how);
 /* The caller took `bytes` of a stream but will not use them: a close resets,
  * as with unread bytes. */

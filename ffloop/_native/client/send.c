@@ -422,7 +422,7 @@ int ffl_client_shutdown(struct ffl_client *c, int h, int how)
         return -EBADF;
     if (how < SHUT_RD || how > SHUT_RDWR)
         return -EINVAL;
-    if (s->type == SOCK_STREAM && (s->failed || s->unsendable)) /* the peer has reset */
+    if (s->type == SOCK_STREAM && (s->failed || s->unsendable)) /* as after a reset */
         return -ENOTCONN;
     if (how != SHUT_RD)
         s->shut_wr = true;

@@ -118,7 +118,9 @@ int connect_begin(struct endpoint *e, struct ffl_entry q)
         answer_post(e->s, q, -EALREADY, FFL_NO_BUF);
         return 0;
     }
-    int rc = e->fd < 0 ? -e->open_error : a.family ? 0 : handover_may_dissolve(e);
+    int rc = e->fd < 0 ? -e->open_error : 0;
+    if (rc == 0 && (!a.family || !OPS(in)->kernel)) /* FreeBSD's dissolves the old one first */
+        rc = handover_may_dissolve(e);
     if (rc == 0)
         rc = OPS(in)->connect(ST(in), e->fd, &a);
     if (rc == 0 || rc == -EINPROGRESS) {
@@ -133,9 +135,11 @@ int connect_begin(struct endpoint *e, struct ffl_entry q)
         }
     }
     stats_state(e);
-    if (rc == 0 && e->dgram)
-        rc = group_place(e); /* the connect may have given it an address, or taken it */
-    if (!e->connecting)      /* else data_event answers */
+    if (e->dgram && e->fd >= 0 && !e->connecting) {
+        int placed = group_place(e); /* one that fails may have given it an address, or taken it */
+        rc = rc < 0 ? rc : placed;
+    }
+    if (!e->connecting) /* else data_event answers */
         answer_post(e->s, q, rc, rc < 0 ? FFL_NO_BUF : answer_addresses(e));
     return 0;
 }

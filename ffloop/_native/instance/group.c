@@ -10,6 +10,8 @@
 #include "group.h"
 #include "pump.h"
 
+#include "addr.h"
+
 #include <errno.h>
 #include <netinet/in.h>
 #include <stdlib.h>
@@ -151,7 +153,8 @@ int group_place(struct endpoint *e)
     if (!g)
         return -ENOMEM;
     if (OPS(in)->sockname(ST(in), e->fd, false, &g->now) < 0 ||
-        (g->placed && g->at.port_be == g->now.port_be))
+        (g->placed && g->at.port_be == g->now.port_be &&
+         (ffl_addr_wildcard(&g->at) || !ffl_addr_wildcard(&g->now))))
         return 0;
     if (g->placed)
         LIST_REMOVE(g, place);

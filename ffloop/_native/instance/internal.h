@@ -124,7 +124,7 @@ struct group {
     LIST_ENTRY(group) place; /* in in->places, once the socket listens or receives datagrams */
     struct account *account;
     struct ffl_addr at;
-    struct ffl_addr now;      /* a connected datagram socket has an address, where `at` has none */
+    struct ffl_addr now; /* when it was last placed: a peer gives an address, where `at` has none */
     bool dgram, only, shares; /* only, shares: its IPV6_V6ONLY and SO_REUSEPORT */
     bool placed;
     bool listens;

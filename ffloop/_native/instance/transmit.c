@@ -150,7 +150,8 @@ static int send_dgram(struct endpoint *e)
         data_dgram_error(e, n);
     else
         tx_sent(e, (size_t)n);
-    if (!e->group && group_place(e) < 0) /* its first datagram gave it a port */
+    bool placed = e->group && e->group->placed;
+    if (!placed && group_place(e) < 0) /* the datagram gave it a port */
         data_fail(e, ENOMEM);
     if (e->tx_head != FFL_NO_BUF)
         tx_pop(e);
