@@ -159,6 +159,56 @@ CASE(name_of_a_peer_that_has_gone)
     saw("getpeername", rc);
 }
 
+/* Asked once, without waiting, when the peer's close has returned; `inherits`: of the listener. */
+static bool knows_of_a_reset(int how, bool inherits)
+{
+    struct sockaddr_in a;
+    socklen_t len = sizeof(a);
+    client = connects();
+    server = accept(listener, NULL, NULL);
+    NEED(server >= 0);
+    if (inherits)
+        NEED(close(server) == 0);
+    else
+        goes(client, true);
+    int fd = inherits ? client : server;
+    struct pollfd p = {.fd = fd, .events = POLLIN | POLLOUT};
+    bool known;
+    if (how == 0)
+        known = getpeername(fd, (struct sockaddr *)&a, &len) < 0 && errno == ENOTCONN;
+    else if (how == 1)
+        known = recv(fd, buffer, 1, MSG_DONTWAIT) < 0 && errno == ECONNRESET;
+    else if (how == 2)
+        known = asks(5, fd);
+    else if (how == 3)
+        known = poll(&p, 1, 0) == 1 && p.revents & POLLERR;
+    else
+        known = send(fd, "x", 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno == ECONNRESET;
+    NEED(close(fd) == 0);
+    return known;
+}
+
+CASE(reset_when_close_has_returned)
+{
+    int known[5] = {0};
+    listens();
+    for (int i = 0; i < 500; i++)
+        known[i % 5] += knows_of_a_reset(i % 5, false);
+    for (int how = 0; how < 5; how++)
+        printf("%d ", known[how]);
+}
+
+CASE(linger_of_a_listener)
+{
+    struct linger now = {1, 0};
+    int known = 0;
+    listens();
+    NEED(setsockopt(listener, SOL_SOCKET, SO_LINGER, &now, sizeof(now)) == 0);
+    for (int i = 0; i < 100; i++)
+        known += knows_of_a_reset(i % 5, true);
+    printf("%d\n", known);
+}
+
 CASE(asked_before_it_is_connected_after_a_fork)
 {
     connected();
@@ -596,6 +646,61 @@ CASE(opened_fast_by_sendto)
 CASE(opened_fast_by_sendmsg)
 {
     opened_fast(true);
+}
+
+/* ---- what a pipe keeps ----------------------------------------------------------------------- */
+
+/* The pipe keeps what the socket does not take. */
+static void spliced_into(const char *what, int fd)
+{
+    int p[2], left = -1;
+    NEED(pipe(p) == 0 && write(p[1], "abc", 3) == 3);
+    signals = 0;
+    saw(what, splice(p[0], NULL, fd, NULL, 3, 0));
+    NEED(ioctl(p[0], FIONREAD, &left) == 0 && read(p[0], buffer, (size_t)left) == left);
+    printf("  keeps %d, SIGPIPE %d\n", left, signals);
+    saw("  empty", splice(p[0], NULL, fd, NULL, 3, SPLICE_F_NONBLOCK));
+    NEED(close(p[1]) == 0);
+    saw("  ended", splice(p[0], NULL, fd, NULL, 3, 0));
+}
+
+CASE(spliced_into_what_does_not_send)
+{
+    struct sigaction on = {.sa_handler = count};
+    struct sockaddr none = {.sa_family = AF_UNSPEC};
+    NEED(sigaction(SIGPIPE, &on, NULL) == 0);
+    connected();
+    spliced_into("listener", listener);
+    struct sockaddr_in a = anywhere();
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    NEED(bind(fd, (struct sockaddr *)&a, sizeof(a)) == 0);
+    spliced_into("bound", fd);
+    NEED(shutdown(client, SHUT_WR) == 0);
+    spliced_into("shut down", client);
+    NEED(connect(client, &none, sizeof(none)) == 0);
+    spliced_into("dissolved", client);
+    connected();
+    goes(server, true);
+    struct pollfd p = {.fd = client};
+    NEED(poll(&p, 1, 60000) == 1);
+    spliced_into("reset", client);
+    spliced_into("told of it", client);
+    connected();
+    a = where(listener);
+    fd = socket(AF_INET, SOCK_STREAM, 0);
+    NEED(close(listener) == 0 && connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0);
+    spliced_into("refused", fd);
+    spliced_into("datagrams", receiver());
+}
+
+CASE(spliced_while_connecting)
+{
+    int p[2], left = -1, fd = stuck();
+    NEED(pipe(p) == 0 && write(p[1], "abc", 3) == 3);
+    saw("splice", splice(p[0], NULL, fd, NULL, 3, 0));
+    NEED(ioctl(p[0], FIONREAD, &left) == 0);
+    printf("keeps %d\n", left);
+    connected(); /* a test looks for a connection */
 }
 
 /* A connection that is shut down on both sides, and then reset: the reset is told, once. */

@@ -279,6 +279,14 @@ static ssize_t send_to(struct sock *s, const struct iovec *iov, size_t n, int fl
     return sent;
 }
 
+int dgram_may_send(struct sock *s)
+{
+    if (!sock_has_peer(s))
+        return -EDESTADDRREQ;
+    int err = last_error(s);
+    return err ? -err : (int)ffl_client_sendv(s->session->c, s->h, NULL, 0, 0);
+}
+
 ssize_t dgram_send(struct sock *s, const struct iovec *iov, size_t n, int flags)
 {
     struct ffl_dgram d;

@@ -158,32 +158,61 @@ static ssize_t to_pipe(int in, int out, size_t len, unsigned flags, char *data)
     return put;
 }
 
-/* Pipe to socket: reads no more from the pipe than the socket has room for. */
+/* Waits as splice does until the pipe has bytes: 1; 0 at its end; or -1. */
+static int await_bytes(int pipe, bool nonblock)
+{
+    struct pollfd p = {.fd = pipe, .events = POLLIN};
+    int n = real.poll(&p, 1, 0);
+    if (ffl_likely(p.revents & POLLIN))
+        return 1;
+    if (real.read(pipe, NULL, 0) < 0) /* not open for reading */
+        return -1;
+    if (n == 0 && (nonblock || real.fcntl(pipe, F_GETFL) & O_NONBLOCK)) {
+        errno = EAGAIN;
+        return -1;
+    }
+    call_begins();
+    while (n == 0 || (n < 0 && errno == EINTR && !interrupted(true)))
+        n = real.poll(&p, 1, -1);
+    return n < 0 ? -1 : (p.revents & POLLIN) != 0;
+}
+
+/* Bytes that the socket has room for; as sending, waits for the first. Or -errno. */
+static int64_t await_room(struct sock *s)
+{
+    struct ffl_pending p;
+    int64_t until = until_of(s->sndtimeo);
+    int rc;
+    while ((rc = s->type == SOCK_DGRAM ? dgram_may_send(s) : (int)sock_send(s, NULL, 0, 0)) == 0) {
+        (void)ffl_client_pending(s->session->c, s->h, &p); /* cannot fail: open */
+        if (p.room)
+            return p.room;
+        ffl_client_want_room(s->session->c, s->h);
+        if ((rc = s->nonblock ? -EAGAIN : sock_wait(s, until, false)) < 0)
+            break;
+    }
+    return rc;
+}
+
+/* Pipe to socket: reads no more from the pipe than the socket has room for, and nothing where
+ * sending fails. */
 static ssize_t from_pipe(int in, int out, size_t len, unsigned flags, char *data)
 {
-    struct ffl_pending p = {0};
-    struct sock *s;
-    if (would_block(in, POLLIN, flags & SPLICE_F_NONBLOCK))
+    int there = await_bytes(in, flags & SPLICE_F_NONBLOCK);
+    if (there <= 0)
+        return there;
+    struct sock *s = sock_enter_stack(out);
+    if (!s) {
+        errno = EBADF; /* closed by another thread */
         return -1;
-    for (;;) {
-        if (!(s = sock_enter_stack(out))) {
-            errno = EBADF;
-            return -1;
-        }
-        (void)ffl_client_pending(s->session->c, s->h, &p); /* cannot fail: open */
-        if (p.room || sock_poll(s, EPOLLOUT) & (EPOLLERR | EPOLLHUP))
-            break;
-        if (s->nonblock)
-            return leave(-EAGAIN);
-        int rc = sock_wait(s, until_of(s->sndtimeo), false);
-        if (rc < 0)
-            return leave(rc);
-        unlock();
     }
+    int64_t room = await_room(s);
+    if (room < 0)
+        return sock_sent((ssize_t)room, 0);
     unlock();
     size_t want = len < CHUNK ? len : CHUNK;
-    if (p.room && want > p.room)
-        want = p.room;
+    if (want > (size_t)room)
+        want = (size_t)room;
     ssize_t got = real.read(in, data, want);
     int more = flags & SPLICE_F_MORE ? MSG_MORE : 0;
     return got <= 0 ? got : send_part(out, data, (size_t)got, more);

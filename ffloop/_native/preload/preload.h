@@ -408,6 +408,7 @@ void dgram_settle(struct sock *s);
 bool dgram_ask(struct sock *s); /* does the last datagram's failure come now? True: look again */
 /* When the last datagram came, ns; notes the time of each from now on. -ENOENT: none has come. */
 int64_t dgram_stamp(struct sock *s);
+int dgram_may_send(struct sock *s); /* 0, or the -errno of a datagram sent now, which it takes */
 ssize_t dgram_send(struct sock *s, const struct iovec *iov, size_t n, int flags);
 /* sendmsg(2) on a datagram socket, with an address or not: unlocks, sets errno. */
 ssize_t dgram_sendmsg(struct sock *s, int fd, const struct msghdr *m, int flags);

@@ -101,6 +101,8 @@ void sock_free(struct sock *s)
         (void)ffl_client_close(s->session->c, s->h, s->abort); /* cannot fail: open */
         if (s->state == SOCK_LISTENING)
             settle(s->session->c);
+        else if (s->abort && s->state == SOCK_CONNECTED && s->type == SOCK_STREAM)
+            (void)ffl_client_catch_up(s->session->c); /* a peer in this process knows; or: lost */
         session_put(s->session);
     }
     if (s->kernel_fd >= 0)
@@ -417,6 +419,7 @@ static int accept_now(struct sock *l, struct ffl_addresses *addresses, int flags
             s->state = SOCK_CONNECTED;
             s->rcvtimeo = l->rcvtimeo;
             s->sndtimeo = l->sndtimeo;
+            s->abort = l->abort;
             s->node.cloexec = flags & SOCK_CLOEXEC;
             sock_on_stack(s, l->session, rc);
             return fd;
