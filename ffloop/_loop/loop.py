@@ -283,7 +283,7 @@ class Loop(KernelSockCalls):
     ) -> Any:
         if not isinstance(transp, SocketTransport):
             return await super()._sendfile_native(transp, file, offset, count, **more)
-        async with transp.flushed():
+        async with transp._alone():
             return await transp._send_file(file, offset, count)
 
     async def _sendfile_fallback(

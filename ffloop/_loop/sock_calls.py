@@ -256,6 +256,8 @@ class SockCalls(KernelSockCalls):
     async def _sock_sendfile_native(
         self, sock: Any, file: Any, offset: int, count: int | None, **more: Any
     ) -> Any:
-        if stack_socket(sock) is None:
+        stack = stack_socket(sock)
+        if stack is None:
             return await super()._sock_sendfile_native(sock, file, offset, count, **more)
-        return await send_file(file, offset, count, functools.partial(self.sock_sendall, sock))
+        send = functools.partial(self._until, stack, WRITE, stack.send)
+        return await send_file(file, offset, count, send)

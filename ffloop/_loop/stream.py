@@ -16,7 +16,7 @@ from .._net.sockets import StackSocket
 from .._session.binding import raw_push, raw_untake
 from ..errors import error
 from .sendfile import send_file
-from .transport import EAGAIN, READ_FAILED, Socket, SocketTransport, after
+from .transport import CLOSED, EAGAIN, READ_FAILED, Socket, SocketTransport
 
 
 class StreamTransport(SocketTransport):
@@ -96,19 +96,26 @@ class StreamTransport(SocketTransport):
 
     async def _send_file(self, file: Any, offset: int, count: int | None) -> int:
         self._loop._check_sendfile_params(self.get_extra_info("socket"), file, offset, count)
-        return await send_file(file, offset, count, self._send_piece)
+        return await send_file(file, offset, count, self._send_some)
 
-    async def _send_piece(self, data: bytes) -> None:
-        rest: list[Any] = [data]
-        while rest:
-            if self._conn_lost:
-                raise ConnectionError("Connection is closed by peer")
-            sent = self._send(rest[0])
-            if sent < 0 and sent != EAGAIN:
+    async def _send_some(self, data: memoryview) -> int:
+        while not self._conn_lost:
+            sent = self._send(data)
+            if sent > 0:
+                return sent
+            if sent != EAGAIN:
                 raise self._ended() or error(-sent)
-            rest = after(rest, max(sent, 0))
-            if rest:
-                await self._until_writable()
+            await self._until_writable()
+        raise self._unsendable or ConnectionError(CLOSED)
+
+    async def _until_writable(self) -> None:
+        """Raises the reason, a ConnectionError, where the connection ends."""
+        self._flushing = self._loop.create_future()
+        self._tell_writable(True)
+        try:
+            await self._flushing
+        finally:
+            self._tell_writable(False)
 
     def _release(self, abort: bool) -> None:
         endpoint = self._endpoint
@@ -225,6 +232,7 @@ class StreamTransport(SocketTransport):
     def on_lost(self, exc: OSError) -> None:
         self._c = None
         self._receiving = self._sending = False
+        self._unsendable = exc
         self._run(self._force_close, exc)
         self._detach()
         self._endpoint.lose()

@@ -30,6 +30,7 @@ from .backlog import Backlog
 EAGAIN = -11
 _JOIN = 64 * 1024  # bytes: writelines() joins what is not more
 _GATHER = 64  # pieces of one system call
+CLOSED = "Connection is closed by peer"
 READ_FAILED = "Fatal read error on socket transport"
 _WRITE_FAILED = "Fatal write error on socket transport"
 _DATA_FAILED = "Fatal error: protocol.data_received() call failed."
@@ -79,7 +80,7 @@ class SocketTransport(Stream):
 
     async def _send_file(self, file: Any, offset: int, count: int | None) -> int:
         """Sends as sendfile(2), while nobody else writes. Returns the number of bytes. Raises
-        SendfileNotAvailableError for what is no regular file."""
+        SendfileNotAvailableError where that cannot be."""
         raise NotImplementedError
 
     def _release(self, abort: bool) -> None:
@@ -314,8 +315,9 @@ class SocketTransport(Stream):
     # ---- sendfile ----
 
     @contextlib.asynccontextmanager
-    async def flushed(self) -> AsyncIterator[None]:
+    async def _alone(self) -> AsyncIterator[None]:
         """While it lasts, nothing is queued, write() is refused and nothing is read."""
+        self._enter()
         if self._flushing is not None:
             raise RuntimeError("Empty waiter is already set")
         reads = self.is_reading()
@@ -325,23 +327,17 @@ class SocketTransport(Stream):
         self._flushing = self._loop.create_future()
         self._sending = False
         try:
-            if self._backlog is not None:
-                await self._flushing
+            if self._backlog is None:
+                self._flushing.set_result(None)
+            await self._flushing
             yield
         finally:
             self._flushing = None
-            self._sending = self._backlog is None and not (self._conn_lost or self._eof)
+            self._sending = self._backlog is None and not (
+                self._conn_lost or self._eof or self._unsendable
+            )
             if self._reads_on:
                 self.resume_reading()
-
-    async def _until_writable(self) -> None:
-        """Within flushed(). Raises ConnectionError where the connection ends."""
-        self._flushing = self._loop.create_future()
-        self._tell_writable(True)
-        try:
-            await self._flushing
-        finally:
-            self._tell_writable(False)
 
     def _flush_told(self) -> None:
         waiter = self._flushing
@@ -349,7 +345,7 @@ class SocketTransport(Stream):
             if self._open:
                 waiter.set_result(None)
             else:
-                waiter.set_exception(ConnectionError("Connection is closed by peer"))
+                waiter.set_exception(self._unsendable or ConnectionError(CLOSED))
 
     # ---- closing ----
 

@@ -315,6 +315,32 @@ def test_a_file_is_sent_by_the_kernel(run, tmp_path):
     run(main())
 
 
+def test_a_sendfile_whose_connection_ends_logs_nothing(run, tmp_path):
+    """Also where asyncio, as we, leaves it waiting."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        told = []
+        loop.set_exception_handler(lambda _, context: told.append(context))
+        async with pair() as (client, server):
+            server.transport.pause_reading()
+            with (tmp_path / "file").open("wb+") as file:
+                file.truncate(64 << 20)
+                sending = loop.create_task(loop.sendfile(client.transport, file, fallback=False))
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                client.transport.abort()
+                await client.lost
+                sending.cancel()
+                await asyncio.wait([sending])
+            del sending
+            gc.collect()
+            await asyncio.sleep(0)
+            assert told == []
+
+    run(main())
+
+
 @KERNELS
 @pytest.mark.parametrize("reads_on", [False, True])
 def test_reading_is_paused_and_resumed_while_a_file_is_sent(run_std, tmp_path, reads_on):

@@ -126,6 +126,26 @@ def test_a_write_from_another_thread_is_refused(run_ff, backlog):
     run_ff(main())
 
 
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_file_from_another_thread_is_refused(run_ff, tmp_path, paused):
+    (tmp_path / "file").write_bytes(b"bytes")
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with pair() as (client, server):
+            if paused:
+                client.transport.pause_reading()
+            with (tmp_path / "file").open("rb") as file:
+                send = lambda: asyncio.run(loop.sendfile(client.transport, file))  # noqa: E731
+                exc = await in_thread(send)
+            assert isinstance(exc, RuntimeError)
+            assert "call_soon_threadsafe" in str(exc)
+            client.transport.write(b"a")
+            assert await server.got(1) == b"a"
+
+    run_ff(main())
+
+
 def test_a_datagram_from_another_thread_is_refused(run_ff):
     """And the transport lives on."""
 
@@ -405,7 +425,7 @@ def test_everybody_learns_of_the_end(instance, caplog, how, why, tmp_path):
             waiting = asyncio.create_task(loop.sock_recv(waits, 1))
             sends, _ = await loop.create_connection(Log, *address)
             sending = asyncio.create_task(loop.sendfile(sends, file))
-            await until(lambda: sends._flushing is not None)
+            await until(lambda: sends._flushing is not None and not sends._flushing.done())
             with pytest.raises(BlockingIOError):
                 while True:
                     full.send(b"x" * 65536)
@@ -428,7 +448,7 @@ def test_everybody_learns_of_the_end(instance, caplog, how, why, tmp_path):
             await until(lambda: len(told) == 2)
             with pytest.raises(ConnectionResetError, match=why):
                 await waiting
-            with pytest.raises(ConnectionError):
+            with pytest.raises(ffloop.InstanceError, match=why):
                 await sending
             assert sorted(what for what, _ in told) == ["reader", "writer"]
             for each in (exc, *(each for _, each in told)):

@@ -13,7 +13,7 @@ import pytest
 
 import ffloop
 
-from .util import HOST, Log, pair, serve, until
+from .util import HOST, PEER, Log, pair, serve, until
 
 
 def make(run, kind=socket.SOCK_STREAM):
@@ -133,6 +133,63 @@ def test_one_file_is_sent_to_several(run_std, tmp_path):
             for _, server in (one, other):
                 same = await server.got(2_000_000) == path.read_bytes()
                 assert same  # without a diff
+
+    run_std(main())
+
+
+@pytest.mark.ring
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("by_transport", [False, True])
+def test_a_sendfile_that_is_cancelled(run_ff, tmp_path, by_transport, closed):
+    """The file's position says what was sent. The file may have been closed meanwhile."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        with (
+            socket.create_server((PEER, 0)) as listener,
+            (tmp_path / "file").open("wb+") as file,
+            (tmp_path / "file").open("rb") as own,
+        ):
+            file.truncate(64 << 20)  # more than the buffers
+            transport, _ = await loop.create_connection(Log, *listener.getsockname())
+            one = listener.accept()[0]
+            sock = ffloop.socket()
+            await loop.sock_connect(sock, listener.getsockname())
+            other = listener.accept()[0]
+            call = loop.sendfile(transport, own) if by_transport else loop.sock_sendfile(sock, own)
+            sending = asyncio.create_task(call)
+            peer = one if by_transport else other
+            await asyncio.to_thread(peer.recv, 1, socket.MSG_PEEK)
+            number = os.dup(own.fileno())
+            if closed:
+                own.close()
+            sending.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await sending
+            position = os.lseek(number, 0, os.SEEK_CUR)
+            os.close(number)
+            transport.close()
+            sock.close()
+            with one, other:
+                assert 0 < position == await asyncio.to_thread(size_of, peer)
+
+    def size_of(peer):
+        size = 0
+        while data := peer.recv(1 << 20):
+            size += len(data)
+        return size
+
+    run_ff(main())
+
+
+def test_sendfile_of_what_cannot_be_read(run_std, tmp_path):
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with pair() as (client, _):
+            with (tmp_path / "file").open("wb", buffering=0) as file:
+                file.write(b"bytes")
+                with pytest.raises(io.UnsupportedOperation, match="read"):
+                    await loop.sendfile(client.transport, file)
 
     run_std(main())
 
