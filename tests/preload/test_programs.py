@@ -301,6 +301,10 @@ def test_command_names_the_network_namespace(
     assert done.stdout == f"{int.from_bytes(cookie, sys.byteorder)}\n"
 
 
+def test_an_empty_environment_stays_so(instance: Instance) -> None:
+    assert completed(need("env"), "-i", need("env"), env=instance.environment()).stdout == ""
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -165,6 +165,14 @@ static bool has_name(char *const envp[], const char *entry)
     return false;
 }
 
+static bool brings(char *const envp[])
+{
+    for (char **b = brought; b < brought + FFL_COUNT(brought) && *b; b++)
+        if (has_name(envp, *b))
+            return true;
+    return false;
+}
+
 /* Adds the shim's variables to the n of `all`, and that which names ticket and testament: how many
  * there are then. */
 static int inherited(struct carry *c, int index, bool moved, char **all, int n)
@@ -190,7 +198,8 @@ static void environment(struct carry *c, int index, bool moved, char *const envp
     int n = count(envp);
     for (int i = 0; i < n; i++)
         all[i] = envp[i];
-    if (place_home() && !has_name(envp, FFL_HOME_NETNS "=")) {
+    bool shimmed = c->testament >= 0 || brings(envp); /* else the next program's is its own */
+    if (shimmed && place_home() && !has_name(envp, FFL_HOME_NETNS "=")) {
         snprintf(c->home, sizeof(c->home), FFL_HOME_NETNS "=%llu",
                  (unsigned long long)place_home());
         all[n++] = c->home;
