@@ -341,7 +341,7 @@ def test_a_sendfile_whose_connection_ends_logs_nothing(run, tmp_path):
     run(main())
 
 
-@KERNELS
+@pytest.mark.parametrize("run_std", ["asyncio", "direct", "ring"], indirect=True)
 @pytest.mark.parametrize("reads_on", [False, True])
 def test_reading_is_paused_and_resumed_while_a_file_is_sent(run_std, tmp_path, reads_on):
     """Both count from when it has been sent, and neither holds it up."""
