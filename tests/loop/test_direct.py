@@ -200,6 +200,46 @@ ffloop.run(main(), instance="direct", spin_us=0)
 
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
+def test_bbr_measures_by_the_first_send_alone(tmp_path):
+    """What waits behind it is flushed whole."""
+    with socket.create_server((HOST, 0)) as listener, socket.socket() as probe:
+        try:
+            probe.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bbr")
+        except OSError:
+            pytest.skip("the kernel has no bbr")
+        program = f"""
+import asyncio, ffloop, socket
+async def main():
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_connection(asyncio.Protocol, *{listener.getsockname()})
+    sock = transport.get_extra_info("socket")
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bbr")
+    transport.write(bytes(64 << 20))
+    transport.close()
+    await loop.create_future()
+ffloop.run(main(), instance="direct")
+"""
+        trace = tmp_path / "trace"
+        command = ["strace", "-s0", "-o", trace, sys.executable, "-P", "-c", program]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            listener.settimeout(60)
+            try:
+                peer, _ = listener.accept()
+            except TimeoutError:
+                pytest.skip("strace may not trace here")
+            with peer:
+                while peer.recv(1 << 20):
+                    pass
+            for child in children(process.pid):
+                os.kill(child, signal.SIGKILL)
+    words = trace.read_text()
+    assert words.count('TCP_CONGESTION, "') == 2  # the program's, and one look
+    sends = re.findall(r"^send(?:msg|to)\(.* = (-?\d+)", words, flags=re.M)
+    assert int(sends[0]) == 64 * 1024
+    assert len(sends) > 3
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
 def test_a_connection_is_three_calls_of_epoll_ctl(tmp_path):
     """To be told of the connection, then of its data, and of no more; none fails."""
     with socket.create_server((HOST, 0)) as listener:

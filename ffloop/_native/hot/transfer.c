@@ -270,11 +270,11 @@ static ssize_t send_in_two(int fd, struct iovec *iov, int n)
     return sent + more;
 }
 
-/* To the kernel: the bytes taken, or -errno. Changes iov. */
+/* To the kernel: the bytes taken, or -errno. Changes iov. No answer begins where others wait. */
 static int64_t send_direct(const struct stream *s, struct iovec *iov, int n, size_t len)
 {
     ssize_t sent;
-    if (len > 2 * FFL_FIRST_BYTES && measures_rate(s->handle))
+    if (s->sending && len > 2 * FFL_FIRST_BYTES && measures_rate(s->handle))
         sent = send_in_two(s->handle, iov, n);
     else if (n == 1)
         sent = send(s->handle, iov->iov_base, len, MSG_NOSIGNAL | MSG_DONTWAIT);
