@@ -664,6 +664,29 @@ static void spliced_into(const char *what, int fd)
     saw("  ended", splice(p[0], NULL, fd, NULL, 3, 0));
 }
 
+/* What is no longer in the pipe has been sent, also where the sockets have little room. */
+CASE(spliced_without_room)
+{
+    enum { MANY = 40 };
+    static char block[65536];
+    int p[2], fds[MANY], left;
+    long in = 0, out = 0;
+    NEED(pipe(p) == 0 && fcntl(p[1], F_SETFL, O_NONBLOCK) == 0);
+    listens();
+    for (int i = 0; i < MANY; i++) {
+        fds[i] = connects();
+        NEED(accept(listener, NULL, NULL) >= 0 && fcntl(fds[i], F_SETFL, O_NONBLOCK) == 0);
+    }
+    for (int i = 0; i < 10 * MANY; i++) {
+        ssize_t n = write(p[1], block, sizeof(block));
+        in += n > 0 ? n : 0;
+        n = splice(p[0], NULL, fds[i % MANY], NULL, sizeof(block), SPLICE_F_NONBLOCK);
+        out += n > 0 ? n : 0;
+    }
+    NEED(ioctl(p[0], FIONREAD, &left) == 0);
+    printf("%d\n", in == out + left);
+}
+
 CASE(spliced_into_what_does_not_send)
 {
     struct sigaction on = {.sa_handler = count};

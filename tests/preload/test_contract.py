@@ -71,6 +71,10 @@ def test_children_of_one_thread(built, instance: Instance, case: str) -> None:
     instance.same(built("children"), case, FF_THREAD_SOCKET="1")
 
 
+def test_splice_with_a_small_pool(built, instance: Instance) -> None:
+    instance.same(built("states"), "spliced_without_room", FFLOOP_POOL_KIB="64")
+
+
 @either_stack
 @pytest.mark.parametrize(("program", "case"), [(p, c) for p in PROGRAMS for c in cases(p)])
 def test_same(built, at_loopback: Instance, program: str, case: str) -> None:

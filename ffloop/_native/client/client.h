@@ -369,6 +369,11 @@ void ffl_client_zerocopy(struct ffl_client *c, int h);
  * FFL_F_MORE. */
 int64_t ffl_client_sendv(struct ffl_client *c, int h, const struct iovec *iov, int n,
                          unsigned flags);
+/* Sends what `fill` writes to the transmit buffer that it is given, of `len` bytes or less: its result,
+ * where it is 0 or -errno nothing is sent. Else as ffl_client_send: -EAGAIN comes before `fill`. */
+int64_t ffl_client_send_from(struct ffl_client *c, int h, size_t len,
+                             int64_t (*fill)(void *to, size_t len, void *arg), void *arg,
+                             unsigned flags);
 /* Before a large write of a caller that may sleep for a moment: is so much on its way to the stack
  * that the bytes would leave the processors' caches before the instance comes to them? For how
  * long it may sleep, ns; 0: not at all. */

@@ -351,6 +351,31 @@ int64_t ffl_client_sendv(struct ffl_client *c, int h, const struct iovec *iov, i
     return left == len && len ? -EAGAIN : (int64_t)(len - left);
 }
 
+int64_t ffl_client_send_from(struct ffl_client *c, int h, size_t len,
+                             int64_t (*fill)(void *to, size_t len, void *arg), void *arg,
+                             unsigned flags)
+{
+    struct client_sock *s;
+    int rc = send_check(c, h, &s);
+    if (rc < 0)
+        return rc;
+    uint32_t buf = tx_get(c, s, want_for(len), true);
+    s->tx_left = buf == FFL_NO_BUF ? len : 0;
+    if (buf == FFL_NO_BUF) {
+        tx_wait(c, s);
+        return -EAGAIN;
+    }
+    uint32_t room = ffl_buf_size(buf);
+    int64_t n =
+        fill((char *)c->map.seg + ffl_buf_off(&c->tx.geo, buf), room < len ? room : len, arg);
+    if (n > 0)
+        put_send(c, s, buf, (uint32_t)n, (uint8_t)flags);
+    else
+        (void)ffl_pool_put(&c->tx, buf); /* cannot fail: just taken */
+    client_commit(c);
+    return n;
+}
+
 int64_t ffl_client_send(struct ffl_client *c, int h, const void *data, size_t len)
 {
     return ffl_client_sendv(c, h, &(struct iovec){(void *)(uintptr_t)data, len}, 1, 0);

@@ -281,7 +281,7 @@ static ssize_t send_to(struct sock *s, const struct iovec *iov, size_t n, int fl
 
 int dgram_may_send(struct sock *s)
 {
-    if (!sock_has_peer(s))
+    if (!s->cork && !sock_has_peer(s))
         return -EDESTADDRREQ;
     int err = last_error(s);
     return err ? -err : (int)ffl_client_sendv(s->session->c, s->h, NULL, 0, 0);

@@ -162,60 +162,71 @@ static ssize_t to_pipe(int in, int out, size_t len, unsigned flags, char *data)
 static int await_bytes(int pipe, bool nonblock)
 {
     struct pollfd p = {.fd = pipe, .events = POLLIN};
+    call_begins();
     int n = real.poll(&p, 1, 0);
     if (ffl_likely(p.revents & POLLIN))
         return 1;
     if (real.read(pipe, NULL, 0) < 0) /* not open for reading */
         return -1;
-    if (n == 0 && (nonblock || real.fcntl(pipe, F_GETFL) & O_NONBLOCK)) {
+    if (n <= 0 && (nonblock || real.fcntl(pipe, F_GETFL) & O_NONBLOCK)) {
         errno = EAGAIN;
         return -1;
     }
-    call_begins();
     while (n == 0 || (n < 0 && errno == EINTR && !interrupted(true)))
         n = real.poll(&p, 1, -1);
     return n < 0 ? -1 : (p.revents & POLLIN) != 0;
 }
 
-/* Bytes that the socket has room for; as sending, waits for the first. Or -errno. */
-static int64_t await_room(struct sock *s)
+/* 0: there is nothing any more. */
+static int64_t read_pipe(void *to, size_t len, void *pipe)
 {
-    struct ffl_pending p;
+    struct pollfd p = {.fd = *(const int *)pipe, .events = POLLIN};
+    ssize_t got = real.poll(&p, 1, 0) == 1 && p.revents & POLLIN ? real.read(p.fd, to, len) : 0;
+    return got < 0 ? -errno : got;
+}
+
+/* What the pipe has, sent as by send(2); 0 if it has nothing. A datagram comes by way of `data`. */
+static ssize_t send_piped(struct sock *s, int pipe, size_t len, int flags, char *data)
+{
+    if (s->type == SOCK_DGRAM) {
+        int rc = dgram_may_send(s);
+        int64_t got = rc < 0 ? rc : read_pipe(data, len, &pipe);
+        struct iovec iov = {data, got > 0 ? (size_t)got : 0};
+        return got <= 0 ? (ssize_t)got : sock_send(s, &iov, 1, flags);
+    }
     int64_t until = until_of(s->sndtimeo);
-    int rc;
-    while ((rc = s->type == SOCK_DGRAM ? dgram_may_send(s) : (int)sock_send(s, NULL, 0, 0)) == 0) {
-        (void)ffl_client_pending(s->session->c, s->h, &p); /* cannot fail: open */
-        if (p.room)
-            return p.room;
-        ffl_client_want_room(s->session->c, s->h);
-        if ((rc = s->nonblock ? -EAGAIN : sock_wait(s, until, false)) < 0)
-            break;
+    ssize_t rc = sock_send(s, NULL, 0, 0); /* an error comes before the pipe is read */
+    while (rc == 0) {
+        int64_t sent = ffl_client_send_from(s->session->c, s->h, len, read_pipe, &pipe,
+                                            flags & MSG_MORE ? FFL_F_MORE : 0);
+        if (sent != -EAGAIN)
+            return (ssize_t)sent;
+        rc = s->nonblock ? -EAGAIN : sock_wait(s, until, false);
+        if (rc == 0)
+            rc = sock_send(s, NULL, 0, 0);
     }
     return rc;
 }
 
-/* Pipe to socket: reads no more from the pipe than the socket has room for, and nothing where
- * sending fails. */
+/* Pipe to socket: takes from the pipe what the socket takes, and nothing where sending fails. */
 static ssize_t from_pipe(int in, int out, size_t len, unsigned flags, char *data)
 {
-    int there = await_bytes(in, flags & SPLICE_F_NONBLOCK);
-    if (there <= 0)
-        return there;
-    struct sock *s = sock_enter_stack(out);
-    if (!s) {
-        errno = EBADF; /* closed by another thread */
-        return -1;
-    }
-    int64_t room = await_room(s);
-    if (room < 0)
-        return sock_sent((ssize_t)room, 0);
-    unlock();
-    size_t want = len < CHUNK ? len : CHUNK;
-    if (want > (size_t)room)
-        want = (size_t)room;
-    ssize_t got = real.read(in, data, want);
     int more = flags & SPLICE_F_MORE ? MSG_MORE : 0;
-    return got <= 0 ? got : send_part(out, data, (size_t)got, more);
+    for (;;) {
+        int there = await_bytes(in, flags & SPLICE_F_NONBLOCK);
+        if (there <= 0)
+            return there;
+        struct sock *s = sock_enter_stack(out);
+        if (!s) {
+            errno = EBADF; /* closed by another thread */
+            return -1;
+        }
+        bool dgram = s->type == SOCK_DGRAM; /* no SIGPIPE */
+        ssize_t n = send_piped(s, in, len < CHUNK ? len : CHUNK, more, data);
+        n = dgram ? leave(n) : sock_sent(n, 0);
+        if (n != 0) /* else another reader has emptied the pipe */
+            return n;
+    }
 }
 
 API ssize_t splice(int in, off64_t *in_at, int out, off64_t *out_at, size_t len, unsigned flags)
