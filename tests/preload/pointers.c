@@ -257,6 +257,14 @@ CASE(files)
     saw("its offset", sendfile(client, some_file(), constant, 4));
 }
 
+CASE(environments)
+{
+    char *bad[] = {"A=b", nowhere, NULL}, *args[] = {"true", NULL};
+    pages();
+    saw("nowhere", execve("/bin/true", args, nowhere));
+    saw("an entry", execve("/bin/true", args, bad));
+}
+
 CASE(children)
 {
     pages();

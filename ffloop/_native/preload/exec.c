@@ -134,12 +134,20 @@ struct carry { /* what an exec or spawn takes along */
     char var[100], home[40];
 };
 
+/* The entries of an environment; -1: a bad pointer, with which the exec fails. */
 static int count(char *const envp[])
 {
-    int n = 0;
-    while (envp && envp[n])
-        n++;
-    return n;
+    char *entry, first;
+    if (!started || tls.inside || !envp)
+        return 0;
+    for (int n = 0;; n++) {
+        if (!user_copy(&entry, envp + n, sizeof(entry)))
+            return -1;
+        if (!entry)
+            return n;
+        if (!user_copy(&first, entry, 1))
+            return -1;
+    }
 }
 
 /* The shim's variables, as they were at the start. They go along with the sockets, even when a
@@ -191,11 +199,11 @@ static int inherited(struct carry *c, int index, bool moved, char **all, int n)
     return n;
 }
 
-/* `all`, with room for envp and BESIDE entries, becomes the environment for an exec. */
+/* `all`, with room for envp's n entries and BESIDE, becomes the environment for an exec. */
 #define BESIDE (FFL_COUNT(brought) + 3)
-static void environment(struct carry *c, int index, bool moved, char *const envp[], char **all)
+static void environment(struct carry *c, int index, bool moved, char *const envp[], int n,
+                        char **all)
 {
-    int n = count(envp);
     for (int i = 0; i < n; i++)
         all[i] = envp[i];
     bool shimmed = c->testament >= 0 || brings(envp); /* else the next program's is its own */
@@ -211,10 +219,10 @@ static void environment(struct carry *c, int index, bool moved, char *const envp
 
 /* Prepares an exec, or a `spawn`: the environment for it, envp or `all`. Unlocked before and
  * after. */
-static char *const *carry_begin(struct carry *c, char *const envp[], char **all, bool spawn)
+static char *const *carry_begin(struct carry *c, char *const envp[], int n, char **all, bool spawn)
 {
     *c = (struct carry){.t.fd = -1, .testament = -1};
-    if (!started || tls.inside)
+    if (!started || tls.inside || n < 0)
         return envp;
     signal_exec(true);
     lock();
@@ -232,7 +240,7 @@ static char *const *carry_begin(struct carry *c, char *const envp[], char **all,
     if (c->t.fd >= 0 && c->testament < 0)
         report("a program after exec will not have this one's sockets: %s",
                strerror(-c->testament));
-    environment(c, session ? session->index : 0, x.moved, envp, all);
+    environment(c, session ? session->index : 0, x.moved, envp, n, all);
     free(x.l.m);
     free(x.others.m);
     unlock();
@@ -259,8 +267,9 @@ static void carry_end(struct carry *c)
     {                                                                                              \
         real_start();                                                                              \
         struct carry c;                                                                            \
-        char *all[(size_t)count(envp) + BESIDE]; /* no malloc: the program may be a handler */     \
-        envp = carry_begin(&c, envp, all, spawn);                                                  \
+        int n = count(envp);                                                                       \
+        char *all[n < 0 ? 1 : (size_t)n + BESIDE]; /* no malloc: it may be a handler */            \
+        envp = carry_begin(&c, envp, n, all, spawn);                                               \
         int rc = real.name args;                                                                   \
         carry_end(&c);                                                                             \
         return rc;                                                                                 \
