@@ -57,6 +57,12 @@ void table_unlock(void)
         pthread_mutex_unlock(&table);
 }
 
+void table_forked(void)
+{
+    table_unlock(); /* fails: the thread that has locked it had another number */
+    table = (pthread_mutex_t)PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+}
+
 static int self(void)
 {
     static _Atomic int threads;

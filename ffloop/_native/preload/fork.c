@@ -40,12 +40,14 @@ static void before_fork(void)
         if (session->socks && !ffl_client_detached(session->c))
             session->ticket = proc_export_all(session, &listeners);
     free(listeners.m);
+    table_lock(); /* the limit is raised, or not, in the kernel's copy and in the memory's */
     alloc_before_fork();
 }
 
 static void fork_parent(void)
 {
     alloc_after_fork();
+    table_unlock();
     for (struct session *session = session_first(); session; session = session->next) {
         fd_ours_close(session->ticket.fd);
         session->ticket.fd = -1;
@@ -78,6 +80,7 @@ static void inherit(int fd, struct node *n, void *arg)
 static void fork_child(void)
 {
     alloc_after_fork();
+    table_forked();
     limit_forked();
     async_forked();
     session_forked();

@@ -158,6 +158,7 @@ bool room_for(struct room *more, int rc);
 /* FF_THREAD_SOCKET: held to look at all nodes, and to drop a node or take it over. Recursive. */
 void table_lock(void);
 void table_unlock(void);
+void table_forked(void);
 void limit_forked(void);
 /* Calls f for each descriptor with a node (FF_THREAD_SOCKET: of the calling thread). Locked. */
 void fd_each(void (*f)(int fd, struct node *n, void *arg), void *arg);
