@@ -42,7 +42,9 @@ SOCKETS: dict[str, tuple[tuple[str, ...], str]] = {
     "start_tls": (_TRANSPORT, "asyncio's own TLS over the stack's transports"),
     "sendfile": (
         ("_sendfile_fallback", "_sock_sendfile_native", "_sendfile_native"),
-        "of a regular file; of others the fallback: reads and writes, from its offset",
+        "reads a regular file at the call's own offset; anything else, and TLS, goes through"
+        " asyncio's fallback. In direct mode one that waits goes on waiting after `abort()` or `close()`, as"
+        " asyncio's, until it is cancelled",
     ),
     "sock_accept": (("sock_accept",), ""),
     "sock_connect": (
