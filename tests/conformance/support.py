@@ -43,8 +43,8 @@ SOCKETS: dict[str, tuple[tuple[str, ...], str]] = {
     "sendfile": (
         ("_sendfile_fallback", "_sock_sendfile_native", "_sendfile_native"),
         "reads a regular file at the call's own offset; anything else, and TLS, goes through"
-        " asyncio's fallback. In direct mode one that waits goes on waiting after `abort()` or `close()`, as"
-        " asyncio's, until it is cancelled",
+        " asyncio's fallback. In direct mode one that waits goes on waiting after `abort()` or"
+        " `close()`, as asyncio's, until it is cancelled",
     ),
     "sock_accept": (("sock_accept",), ""),
     "sock_connect": (
