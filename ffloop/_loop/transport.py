@@ -191,7 +191,7 @@ class SocketTransport(Stream):
         if sent < 0 and sent != EAGAIN:
             self._sending_failed(sent)
         else:
-            self._keep(after(chunks, max(sent, 0)))
+            self._keep(_after(chunks, max(sent, 0)))
 
     def _keep(self, chunks: list[Any]) -> None:
         # The caller may change what is not bytes after we return.
@@ -437,7 +437,7 @@ def _flat(data: Any) -> Any:
     return view.cast("B") if view.c_contiguous else view.tobytes()
 
 
-def after(chunks: list[Any], sent: int) -> list[Any]:
+def _after(chunks: list[Any], sent: int) -> list[Any]:
     """The chunks without their first bytes; the first chunk is a view where it was cut."""
     for i, chunk in enumerate(chunks):
         if sent < len(chunk):

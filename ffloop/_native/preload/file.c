@@ -195,15 +195,14 @@ static ssize_t send_piped(struct sock *s, int pipe, size_t len, int flags, char 
         return got <= 0 ? (ssize_t)got : sock_send(s, &iov, 1, flags);
     }
     int64_t until = until_of(s->sndtimeo);
-    ssize_t rc = sock_send(s, NULL, 0, 0); /* an error comes before the pipe is read */
-    while (rc == 0) {
+    ssize_t rc;
+    while ((rc = sock_send(s, NULL, 0, 0)) == 0) { /* an error comes before the pipe is read */
         int64_t sent = ffl_client_send_from(s->session->c, s->h, len, read_pipe, &pipe,
                                             flags & MSG_MORE ? FFL_F_MORE : 0);
         if (sent != -EAGAIN)
             return (ssize_t)sent;
-        rc = s->nonblock ? -EAGAIN : sock_wait(s, until, false);
-        if (rc == 0)
-            rc = sock_send(s, NULL, 0, 0);
+        if ((rc = s->nonblock ? -EAGAIN : sock_wait(s, until, false)) < 0)
+            break;
     }
     return rc;
 }
