@@ -22,7 +22,13 @@ from .arguments import Refused
 from .program import is_part, log_to_stderr, search_here
 
 _LOOPBACK, _BACKLOG = "127.0.0.1", 2048
-_CANNOT_LISTEN = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM)
+# Of an address that cannot be served at, what to do.
+_CANNOT_LISTEN = {
+    errno.EADDRINUSE: "; choose another --port",
+    errno.EADDRNOTAVAIL: "; --host takes an address of this machine's",
+    errno.EACCES: "; a port below 1024 takes root: choose another --port",
+    errno.EPERM: "",
+}
 
 
 def prepare(args: argparse.Namespace, shared: bool) -> None:
@@ -31,20 +37,23 @@ def prepare(args: argparse.Namespace, shared: bool) -> None:
     kernel drops the accept queue of a listener that is closed. Raises Refused."""
     args.socks = None
     host = _LOOPBACK if args.host is None else args.host
-    what = f"{host}:{args.port}"
+    what, to_do = f"{host}:{args.port}", _CANNOT_LISTEN
     try:
         if args.uds is not None:
-            what = f"--uds {args.uds}"
+            what, to_do = f"--uds {args.uds}", {}
             args.socks = [_unix(args.uds)]
         elif args.fd is not None:
-            what = f"--fd {args.fd}"
+            what, to_do = f"--fd {args.fd}", {}
             args.socks = [socket.socket(fileno=args.fd)]
             if args.socks[0].type != socket.SOCK_STREAM:
                 raise OSError(0, "not a stream socket")
         elif shared:
             args.socks = _bound(host, args.port)
+        else:
+            _addresses(host, args.port)  # a name without one is told before the app is loaded
     except (OSError, UnicodeError) as exc:
-        raise Refused(f"{what}: {_why(exc)}") from None
+        number = getattr(exc, "errno", None) or 0
+        raise Refused(f"{what}: {_why(exc)}{to_do.get(number, '')}") from None
 
 
 def _why(exc: OSError | UnicodeError) -> str:
@@ -53,12 +62,16 @@ def _why(exc: OSError | UnicodeError) -> str:
     return os.strerror(number) if number > 0 else getattr(exc, "strerror", None) or str(exc)
 
 
-def _bound(host: str, port: int) -> list[socket.socket]:
+def _addresses(host: str, port: int) -> list[tuple[int, tuple[str, int]]]:
     flags = socket.AI_PASSIVE  # an empty host: every address
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
+    return [(family, (str(address[0]), port)) for family, _, _, _, address in found]
+
+
+def _bound(host: str, port: int) -> list[socket.socket]:
     return [
-        socket.create_server(address[:2], family=family, backlog=_BACKLOG)
-        for family, _, _, _, address in found
+        socket.create_server(address, family=family, backlog=_BACKLOG)
+        for family, address in _addresses(host, port)
     ]
 
 
@@ -118,8 +131,6 @@ def _tls(args: argparse.Namespace) -> ssl.SSLContext | None:
     """The server's context; None without --ssl-certfile. Raises Refused before the app is loaded,
     also for ASGI, where uvicorn makes a context of its own."""
     if args.ssl_certfile is None:
-        if args.ssl_keyfile is not None:
-            raise Refused("--ssl-keyfile without --ssl-certfile")
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
@@ -190,7 +201,7 @@ def _serve_aiohttp(
     except OSError as exc:
         if exc.errno not in _CANNOT_LISTEN:
             raise
-        raise Refused(exc.strerror or str(exc)) from None
+        raise Refused(f"{exc.strerror}{_CANNOT_LISTEN[exc.errno]}") from None
     return 0
 
 

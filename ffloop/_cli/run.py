@@ -33,6 +33,8 @@ def main(args: argparse.Namespace) -> int:
         _refuse_options_of_apps(args)
     if args.reload_dir and not args.reload:
         args.parser.error("--reload-dir without --reload")
+    if args.ssl_keyfile and not args.ssl_certfile:
+        args.parser.error("--ssl-keyfile without --ssl-certfile")
     if args.reload and args.workers is None:
         args.workers, args.grace = 1, 0.0
     if args.workers is not None and args.port == 0 and is_app:

@@ -253,16 +253,19 @@ def read(pid: int, sockets: bool = True) -> Instance:
     Raises InstanceDenied for another user's, InstanceNotFound when there is none, VersionMismatch
     for one of another ffloop.
     """
+    what = "process"
     try:
         owner = os.stat(f"/proc/{pid}").st_uid
-        if _stat(pid)[0] != _COMM and (loops := _loops_of(pid)):
+        if _stat(pid)[0] == _COMM:
+            what = "the ffloop instance with pid"
+        elif loops := _loops_of(pid):
             return loops
         with _mapped(_open_page(pid), "struct ffl_instance_page", _MOST_PAGE) as page:
             return _read(pid, owner, page, sockets)
     except PermissionError:
         raise InstanceDenied(
             13,
-            f"the ffloop instance with pid {pid} is {user(owner)}'s: only "
+            f"{what} {pid} is {user(owner)}'s: only "
             f"{' and '.join(dict.fromkeys([user(owner), 'root']))} may look at it",
         ) from None
     except FileNotFoundError:

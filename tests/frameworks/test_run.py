@@ -476,7 +476,9 @@ def test_a_script_that_fails(tmp_path):
         (["--fd=3", "--uds=x", "asgi:app"], 2, "not allowed with"),
         (["--ssl-certfile=/no/such", "asgi:app"], 1, "/no/such: No such file"),
         (["--ssl-certfile=asgi.py", "aio:app"], 1, "asgi.py: no certificate and key in PEM form"),
-        (["--ssl-keyfile=asgi.py", "aio:app"], 1, "without --ssl-certfile"),
+        (["--ssl-keyfile=asgi.py", "aio:app"], 2, "without --ssl-certfile"),
+        (["--host=no.such.invalid", "aio:app"], 1, "ffloop run: no.such.invalid:8000: "),
+        (["--host=192.0.2.1", "aio:app"], 1, "an address of this machine's"),
         (["--log-config=/no/such", "asgi:app"], 1, "--log-config /no/such: No such file"),
         (["--log-config=asgi.py", "asgi:app"], 1, "File contains no section headers. file: Posix"),
     ],
@@ -680,4 +682,5 @@ def test_a_port_in_use_is_told(apps, target):
     assert done.returncode != 0
     assert "in use" in done.stderr
     assert "Traceback" not in done.stderr
-    assert shared.stderr == f"ffloop run: 127.0.0.1:{port}: Address already in use\n"
+    said = f"127.0.0.1:{port}: Address already in use; choose another --port"
+    assert shared.stderr == f"ffloop run: {said}\n"

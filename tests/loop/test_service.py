@@ -294,6 +294,9 @@ def test_something_else_is_there(tmp_path):
     status, said = refused_start("--socket", str(tmp_path))
     assert status == 1
     assert f"cannot listen on '{tmp_path}': File exists (and is no socket" in said
+    status, said = refused_start("--socket", f"{tmp_path}/none/instance.sock")
+    assert status == 1
+    assert "No such file or directory (make its directory" in said
 
 
 # ---- the log ----

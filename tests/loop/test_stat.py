@@ -377,11 +377,17 @@ def test_another_users_instance_is_refused(instance):
                 stats_page.read(instance.pid)
             except InstanceDenied as exc:
                 os.write(write, str(exc.strerror).encode())
+            try:
+                stats_page.read(os.getppid())
+            except InstanceDenied as exc:
+                os.write(write, str(exc.strerror).encode())
         finally:
             os._exit(0)
     os.close(write)
     with open(read) as said:
-        assert f"pid {instance.pid} is root's: only root may look" in said.read()
+        words = said.read()
+    assert f"the ffloop instance with pid {instance.pid} is root's: only root may look" in words
+    assert f"process {os.getpid()} is root's: only root may look" in words
     os.waitpid(pid, 0)
 
 

@@ -142,6 +142,7 @@ def test_mistakes(options: list[str], status: int, words: str) -> None:
         ("uvloop", "--loops asyncio,ffloop"),
         ("aiohttp", "--apps raw,ring"),
         ("matplotlib", "pip install 'ffloop[bench]'"),
+        ("rloop", "pip install rloop"),
     ],
 )
 def test_what_is_not_installed(tmp_path: pathlib.Path, package: str, words: str) -> None:
@@ -151,7 +152,8 @@ def test_what_is_not_installed(tmp_path: pathlib.Path, package: str, words: str)
         "from ffloop._cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     python = (sys.executable, "-P", "-c", code, "bench")
-    done = bench("--chart", tmp_path / "chart.png", command=python)
+    loops = ("--loops", "asyncio,rloop") if package == "rloop" else ()
+    done = bench("--chart", tmp_path / "chart.png", *loops, command=python)
     assert done.returncode == 2
     assert f"{package} is not installed" in done.stderr
     assert words in done.stderr

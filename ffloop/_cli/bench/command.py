@@ -49,7 +49,8 @@ def _missing(args: argparse.Namespace) -> str | None:
     }
     for package, (words, other) in wanted.items():
         if package in words and importlib.util.find_spec(package) is None:
-            return f"{package} is not installed: pip install 'ffloop[bench]'{other}"
+            from_where = "rloop" if package == "rloop" else "'ffloop[bench]'"
+            return f"{package} is not installed: pip install {from_where}{other}"
     tls = "tls" in args.apps
     for program, needed in (("wrk", args.load == "wrk" or tls), ("openssl", tls)):
         if needed and shutil.which(program) is None:

@@ -44,6 +44,8 @@ static int open_path(struct ffl_instance *in, char *why, size_t whylen)
         snprintf(why, whylen, "cannot listen on '%s': %s%s", in->o.path, strerror(-rc),
                  rc == -EADDRINUSE ? " (another instance runs there; choose another --socket)"
                  : rc == -EEXIST   ? " (and is no socket; choose another --socket)"
+                 : rc == -ENOENT   ? " (make its directory, or choose another --socket)"
+                 : rc == -EACCES   ? " (choose another --socket)"
                                    : "");
     if (rc < 0)
         close(s);

@@ -31,7 +31,8 @@ struct host {
 static int host_start(void **st, const struct ffl_stack_opts *opts, char *why, size_t whylen)
 {
     if (opts->argc > 0) {
-        snprintf(why, whylen, "the host stack has no option '%s'", opts->argv[0]);
+        snprintf(why, whylen, "the host stack has no option '%s' (F-Stack has: --stack fstack)",
+                 opts->argv[0]);
         return -EINVAL;
     }
     struct host *h = calloc(1, sizeof(*h));
