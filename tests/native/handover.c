@@ -109,9 +109,51 @@ TEST(who_takes_it_has_it)
     raw_finish(&b);
 }
 
-/* Of those for whom one is enough one that sleeps is told, then the others;
+/* Asks anew as a loop does: takes at once what it is told of. Counts its connections. */
+static void serve(struct raw *r, int *won)
+{
+    struct ffl_entry e;
+    while (raw_next(r, &e)) {
+        if (e.op == FFL_OP_OFFER)
+            raw_op(r, FFL_OP_TAKE, e.handle, 0, FFL_F_ALONE | FFL_F_ARM_NEW);
+        if (e.op == FFL_OP_ACCEPT) {
+            won[e.handle]++;
+            raw_give(r, e.buf);
+        }
+    }
+}
+
+/* Though none of them sleeps, one is told, by round robin. */
+TEST(those_that_are_awake_get_equal_parts)
+{
+    enum { EACH = 10, N = 4 * EACH };
+    struct raw a, b;
+    int peer[N], won[4] = {0};
+    sim_lab();
+    raw_attach(&a);
+    raw_attach(&b);
+    for (uint32_t h = 0; h < 4; h++) {
+        listen_at(h < 2 ? &a : &b, h, 0, true);
+        raw_op(h < 2 ? &a : &b, FFL_OP_ARM, h, N, FFL_F_ALONE | FFL_F_ARM_NEW);
+    }
+    for (int i = 0; i < N; i++) {
+        dial(peer + i, 1);
+        for (int k = 0; k < 2; k++, iterations(2)) {
+            serve(&a, won);
+            serve(&b, won);
+        }
+    }
+    for (int h = 0; h < 4; h++)
+        CHECK_EQ(won[h], EACH);
+    shut(peer, N);
+    raw_gone(&a);
+    iterations(3);
+    raw_finish(&b);
+}
+
+/* Of those for whom one is enough one that sleeps or spins is told, then the others;
  * and when that one goes, too. */
-TEST(one_that_sleeps_is_told)
+static void one_is_told(uint32_t how)
 {
     for (int goes = 0; goes < 2; goes++) {
         struct raw a, b;
@@ -125,9 +167,10 @@ TEST(one_that_sleeps_is_told)
         raw_op(&a, FFL_OP_DISARM, 1, 0, 0);
         take(&a, 0, FFL_TAKE_NONE, FFL_F_ALONE);
         take(&b, 3, FFL_TAKE_NONE, FFL_F_ALONE);
-        ffl_wait_raise(&b.map.seg->waits.app, FFL_WAIT_QUEUE);
+        ffl_wait_raise(&b.map.seg->waits.app, how);
         peer[0] = sim_dial("10.0.0.1", 80);
         (void)raw_expect(&b, FFL_OP_OFFER, 3);
+        CHECK(!raw_avail(&a));
         if (goes)
             raw_gone(&b);
         while (!raw_avail(&a)) /* it does not come for it */
@@ -140,6 +183,16 @@ TEST(one_that_sleeps_is_told)
         iterations(3);
         raw_finish(&a);
     }
+}
+
+TEST(one_that_sleeps_is_told)
+{
+    one_is_told(FFL_WAIT_QUEUE);
+}
+
+TEST(one_that_spins_is_told)
+{
+    one_is_told(FFL_WAIT_SPINS);
 }
 
 /* Of one that has not accepted yet everything stays in the backlog,

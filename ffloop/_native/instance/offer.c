@@ -4,8 +4,8 @@
  * Callers: accept.c, control.c, group.c. Where several processes have a listener, or the
  * application has not accepted yet (FFL_F_OFFER), a process gets a connection only by accept()
  * (FFL_OP_TAKE): a busy process keeps none from the others. As in the kernel, all pollers are told
- * of a connection, but of the sleepers in accept() or with EPOLLEXCLUSIVE only one; if that sleeper
- * does not take it in 2 ms, the others are told.
+ * of a connection, but of those in accept() or with EPOLLEXCLUSIVE, and of loops, only one, by round
+ * robin; if it does not take it in 2 ms, the others are told.
  */
 #include "endpoint.h"
 #include "group.h"
@@ -106,18 +106,24 @@ void offer_ask(struct endpoint *l, bool alone)
     ask(l, false);
 }
 
-/* Tells one asker that sleeps; where none sleeps, all askers, since that wakes no process. */
-static void tell_alone(struct group *g)
+/* Tells one asker: the first that sleeps or spins, else the first. */
+static void tell_one(struct group *g)
 {
-    struct endpoint *e;
+    struct endpoint *e, *first = NULL;
     TAILQ_FOREACH(e, &g->askers, asking)
-    if (e->alone && e->seen != g->came && ffl_channel_peer_sleeps(&e->s->ch)) {
-        tell(e);
-        g->told = e;
-        timers_set(&g->in->timers, &g->slow, SLOW_NS);
-        return;
+    {
+        if (!e->alone || e->seen == g->came)
+            continue;
+        if (ffl_channel_peer_waits(&e->s->ch))
+            break;
+        first = first ? first : e;
     }
-    tell_all(g, true);
+    e = e ? e : first;
+    if (!e)
+        return;
+    tell(e);
+    g->told = e;
+    timers_set(&g->in->timers, &g->slow, SLOW_NS);
 }
 
 bool offer_alone(const struct endpoint *l)
@@ -132,7 +138,7 @@ void offer_tell(struct endpoint *l)
         return;
     tell_all(g, false);
     if (!g->told)
-        tell_alone(g);
+        tell_one(g);
 }
 
 int offer_take(struct endpoint *l, bool again)

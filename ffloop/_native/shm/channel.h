@@ -109,10 +109,12 @@ static inline void ffl_channel_touch(struct ffl_channel *ch, uint32_t bits)
     ch->fresh |= bits;
 }
 
-/* Does the other side sleep until an entry comes? The answer may be stale on return. */
-static inline bool ffl_channel_peer_sleeps(const struct ffl_channel *ch)
+/* Does the other side sleep, or say that it spins, until an entry comes? The answer may be stale on
+ * return. */
+static inline bool ffl_channel_peer_waits(const struct ffl_channel *ch)
 {
-    return atomic_load_explicit(ch->peer_waits, memory_order_relaxed) & FFL_WAIT_QUEUE;
+    return atomic_load_explicit(ch->peer_waits, memory_order_relaxed) &
+           (FFL_WAIT_QUEUE | FFL_WAIT_SPINS);
 }
 
 /* In a long batch: lets the other side begin if it is awake. A commit must still end the batch. */
