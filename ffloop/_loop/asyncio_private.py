@@ -32,7 +32,6 @@ UnixWritePipe: Any = unix_events._UnixWritePipeTransport  # type: ignore[attr-de
 LOG_LOST_WRITES: int = constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
 ACCEPT_RETRY_DELAY: int = constants.ACCEPT_RETRY_DELAY
 SENDFILE_TRY_NATIVE: Any = constants._SendfileMode.TRY_NATIVE
-set_nodelay: Callable[[Any], None] = base_events._set_nodelay  # type: ignore[attr-defined]
 check_no_ssl: Callable[[Any], None] = base_events._check_ssl_socket  # type: ignore[attr-defined]
 
 # Bytes that a read of asyncio's own transports of pipes makes room for: a whole pipe. malloc maps

@@ -18,9 +18,8 @@ from .accepting import Accepting
 from .asyncio_private import (
     ACCEPT_RETRY_DELAY,
     TransportSocket,
-    set_nodelay,
 )
-from .transport import READ_FAILED, Socket, SocketTransport
+from .transport import READ_FAILED, Socket, SocketTransport, set_nodelay
 
 FROM_ANOTHER_THREAD = (
     "a transport is used by the thread that runs its loop: from another one, call "

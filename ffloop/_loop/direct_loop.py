@@ -15,12 +15,12 @@ from .._session.log import log
 from .._session.native import ffi
 from .._session.options import LoopOptions
 from . import worker
-from .asyncio_private import set_nodelay, typed_as
+from .asyncio_private import typed_as
 from .direct import FROM_ANOTHER_THREAD, DirectListener, transport_of
 from .kernel_poller import KernelPoller
 from .loop import Loop, pin
 from .serving import Binding, bind_sockets
-from .transport import SocketTransport
+from .transport import SocketTransport, set_nodelay
 
 # Options that change nothing: of create_unix_connection with a path, and of create_connection with
 # a numeric address.

@@ -29,7 +29,7 @@ from .kernel_sock_calls import KernelSockCalls
 from .pipes import ReadPipeTransport, WritePipeTransport
 from .serving import Binding, check_given, check_tls
 from .tls import SSLProtocol
-from .transport import SocketTransport
+from .transport import SocketTransport, set_nodelay
 
 if TYPE_CHECKING:
     from .._net.sockets import StackSocket
@@ -226,6 +226,10 @@ class Loop(KernelSockCalls):
         )
         self._make_socket_transport(rawsock, tls, **more)
         return tls._app_transport
+
+    def _make_socket_transport(self, sock: Any, *args: Any, **how: Any) -> Any:
+        set_nodelay(sock)
+        return super()._make_socket_transport(sock, *args, **how)
 
     @typed_as(asyncio.SelectorEventLoop.start_tls)
     async def start_tls(

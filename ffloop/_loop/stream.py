@@ -140,7 +140,7 @@ class StreamTransport(SocketTransport):
             # Paused by another callback of this batch: kept, in order. Closing: dropped.
             self._on_bytes(self._mm[off : off + size])
             return
-        if self._buffer_updated is not None:
+        if self._buffered:
             self._run(self._fill, self._endpoint.client().memory, off, off + size)
             return
         self._on_bytes(self._mm[off : off + size])
@@ -148,11 +148,11 @@ class StreamTransport(SocketTransport):
     def _on_bytes(self, data: bytes) -> None:
         if not self._receiving:
             self._defer(self._on_bytes, data)
-        elif self._buffer_updated is not None:
+        elif self._buffered:
             self._run(self._fill, memoryview(data), 0, len(data))
         else:
             try:
-                self._run(self._deliver, data)
+                self._run(self._protocol.data_received, data)
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as exc:
@@ -162,12 +162,12 @@ class StreamTransport(SocketTransport):
         # A BufferedProtocol: as many get_buffer/buffer_updated rounds as the data needs. If it
         # pauses, or becomes a plain protocol in between, the rest goes that way.
         while off < end and not self._conn_lost:
-            if not self._receiving or self._buffer_updated is None:
+            if not self._receiving or not self._buffered:
                 rest = bytes(memory[off:end])
                 if not self._receiving:
                     self._defer(self._on_bytes, rest, first=True)
                 else:
-                    self._deliver(rest)
+                    self._protocol.data_received(rest)
                 return
             what = "get_buffer"
             try:

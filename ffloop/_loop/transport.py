@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import contextvars
 import os
+import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -427,6 +428,13 @@ class Socket(TransportSocket):  # type: ignore[misc]
     def shutdown(self, how: int) -> None:
         Stream._send_kept()
         super().shutdown(how)
+
+
+def set_nodelay(sock: Any) -> None:
+    """Of any TCP socket, as uvloop; asyncio leaves out those that were made without a protocol."""
+    tcp = sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM
+    if tcp and sock.proto in (0, socket.IPPROTO_TCP):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _flat(data: Any) -> Any:

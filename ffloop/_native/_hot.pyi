@@ -102,8 +102,7 @@ class Stream(transports._FlowControlMixin, asyncio.Transport):
     _protocol_paused: bool
     _receiving: bool
     _sending: bool
-    _deliver: Any
-    _buffer_updated: Any
+    _buffered: bool
     _context: Context | None
     _handle: int
     def __init__(

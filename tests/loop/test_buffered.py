@@ -117,3 +117,57 @@ def test_buffered_gives_way_to_plain_in_the_middle(run_ff):
             server.lost.set_result(None)
 
     run_ff(main())
+
+
+def test_a_protocol_without_methods_for_data(run_std):
+    class Deaf(asyncio.BaseProtocol):
+        def __init__(self):
+            self.lost = asyncio.get_running_loop().create_future()
+
+        def connection_lost(self, exc):
+            self.lost.set_result(exc)
+
+    async def main():
+        async with pair(Deaf) as (client, server):
+            client.transport.write(b"x")
+            assert type(await server.lost) is AttributeError
+
+    run_std(main())
+    message = "Fatal error: protocol.data_received() call failed."
+    assert [e["message"] for e in run_std.errors] == [message]
+    run_std.errors.clear()
+
+
+def test_a_protocol_of_no_class_is_buffered_by_its_methods(run_ff):
+    """As by uvloop."""
+
+    class Plain(asyncio.BaseProtocol):
+        __init__, connection_made = Buffered.__init__, Buffered.connection_made
+        get_buffer, buffer_updated = Buffered.get_buffer, Buffered.buffer_updated
+        eof_received, connection_lost = Buffered.eof_received, Buffered.connection_lost
+
+    async def main():
+        async with pair(Plain) as (client, server):
+            client.transport.write(b"x" * 5000)
+            await until(lambda: server.data == b"x" * 5000)
+
+    run_ff(main())
+
+
+def test_methods_that_are_replaced_meanwhile(run_std):
+    class Steps(Log):
+        def data_received(self, data):
+            super().data_received(data)
+            self.data_received = self.second
+
+        def second(self, data):
+            super().data_received(data.upper())
+
+    async def main():
+        async with pair(Steps) as (client, server):
+            client.transport.write(b"one")
+            await server.got(3)
+            client.transport.write(b"two")
+            assert await server.got(6) == b"oneTWO"
+
+    run_std(main())

@@ -265,6 +265,33 @@ def test_extra_info(run):
     run(main())
 
 
+def test_no_delay_of_sockets_that_were_made_without_a_protocol(run_ff):
+    """As by uvloop."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        accepted = loop.create_future()
+
+        class Accepted(asyncio.Protocol):
+            def connection_made(self, transport):
+                accepted.set_result(transport)
+
+        listening = socket.socket()
+        listening.bind((HOST, 0))
+        server = await loop.create_server(Accepted, sock=listening)
+        sock = socket.socket()
+        sock.setblocking(False)
+        await loop.sock_connect(sock, server.sockets[0].getsockname())
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=sock)
+        for end in transport, await accepted:
+            option = end.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert option == 1
+            end.close()
+        server.close()
+
+    run_ff(main())
+
+
 def test_the_socket_of_a_connection_that_is_lost(run_std):
     """Asked for the first time after the end, say in a task that begins late: a closed one."""
 

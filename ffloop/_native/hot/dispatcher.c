@@ -258,7 +258,7 @@ static int dispatch(Dispatcher *d, struct ffl_event e)
     const struct stream *s = to ? stream_of(to) : NULL;
     if (!s)
         return PyErr_Occurred() ? -1 : long_way(d->other, &e);
-    if (!s->receiving || !s->context || !s->deliver)
+    if (!s->receiving || !s->context || s->buffered)
         return long_way(d->other, &e);
     if ((Py_ssize_t)e.off + (Py_ssize_t)e.arg > d->segment.len) {
         PyErr_SetString(PyExc_SystemError, "an event beyond the segment");

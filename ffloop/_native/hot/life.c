@@ -194,10 +194,7 @@ int stream_eof(PyObject *self, struct stream *s)
 {
     if (is_set(s->unsendable))
         return hot_call(self, name_on_eof, NULL);
-    PyObject *read_eof = PyObject_GetAttr(self, name_read_eof);
-    PyObject *r = read_eof ? stream_run(s, read_eof, NULL) : NULL;
-    Py_XDECREF(read_eof);
-    return hot_done(r);
+    return hot_done(stream_run(s, self, name_read_eof, NULL));
 }
 
 /* Closes the descriptor, or the application's socket object. */

@@ -16,7 +16,6 @@
 static PyTypeObject *stream_type;
 Py_ssize_t stream_at;
 static PyObject *buffered_protocol;
-static PyObject *name_deliver, *name_get_buffer, *name_buffer_updated;
 
 struct stream *stream_of(PyObject *self)
 {
@@ -34,13 +33,6 @@ static int stream_traverse(PyObject *self, visitproc visit, void *arg)
     return 0;
 }
 
-static void forget_protocol(struct stream *s)
-{
-    Py_CLEAR(s->deliver);
-    Py_CLEAR(s->get_buffer);
-    Py_CLEAR(s->buffer_updated);
-}
-
 static int stream_clear(PyObject *self)
 {
     PyObject **refs = &stream_fields(self)->loop;
@@ -56,32 +48,27 @@ static void stream_dealloc(PyObject *self)
 
 /* ---- the protocol -------------------------------------------------------------------------- */
 
-static int method_of(PyObject *protocol, PyObject *name, PyObject **out)
+/* asyncio asks for the class, uvloop for the methods. */
+static int is_buffered(PyObject *protocol)
 {
-    PyObject *method = PyObject_GetAttr(protocol, name);
-    if (!method && PyErr_ExceptionMatches(PyExc_AttributeError))
-        PyErr_Clear();
-    *out = method;
-    return PyErr_Occurred() ? -1 : 0;
+    int rc = PyObject_IsInstance(protocol, buffered_protocol);
+    if (rc || PyObject_HasAttrString(protocol, "data_received"))
+        return rc;
+    return PyObject_HasAttrString(protocol, "get_buffer");
 }
 
 static int choose_protocol(struct stream *s, PyObject *protocol)
 {
-    s->lends = tls_is(protocol);
-    int buffered = s->lends ? 0 : PyObject_IsInstance(protocol, buffered_protocol);
-    if (buffered < 0)
+    int lends = tls_is(protocol);
+    int buffered = lends ? 0 : is_buffered(protocol);
+    int feeds = buffered ? 0 : feed_serves(protocol);
+    if (buffered < 0 || feeds < 0)
         return -1;
     hot_set_ref(&s->protocol, protocol);
-    forget_protocol(s);
-    s->feeds = 0;
-    if (!buffered) {
-        int feeds = feed_serves(protocol);
-        s->feeds = feeds > 0;
-        return feeds < 0 ? -1 : method_of(protocol, name_deliver, &s->deliver);
-    }
-    if (method_of(protocol, name_get_buffer, &s->get_buffer) < 0)
-        return -1;
-    return method_of(protocol, name_buffer_updated, &s->buffer_updated);
+    s->lends = lends != 0;
+    s->buffered = buffered > 0;
+    s->feeds = feeds > 0;
+    return 0;
 }
 
 static PyObject *set_protocol(PyObject *self, PyObject *protocol)
@@ -189,7 +176,6 @@ void stream_detach(struct stream *s)
 {
     s->c = NULL;
     s->receiving = s->sending = 0;
-    forget_protocol(s);
     Py_CLEAR(s->context);
 }
 
@@ -230,8 +216,7 @@ static PyMemberDef stream_members[] = {
     FIELD("_protocol_paused", T_BOOL, protocol_paused),
     FIELD("_receiving", T_BOOL, receiving),
     FIELD("_sending", T_BOOL, sending),
-    FIELD("_deliver", T_OBJECT, deliver),
-    FIELD("_buffer_updated", T_OBJECT, buffer_updated),
+    FIELD("_buffered", T_BOOL, buffered),
     FIELD("_context", T_OBJECT, context),
     FIELD("_handle", T_INT, handle),
     {NULL, 0, 0, 0, NULL},
@@ -284,13 +269,7 @@ static PyType_Spec stream_spec = {
 
 int stream_exec(PyObject *module)
 {
-    const struct hot_name names[] = {
-        {&name_deliver, "data_received"},
-        {&name_get_buffer, "get_buffer"},
-        {&name_buffer_updated, "buffer_updated"},
-    };
-    if (hot_intern_all(names, FFL_COUNT(names)) < 0 || transfer_exec() < 0 || life_exec() < 0 ||
-        feed_exec() < 0 || streams_exec(module) < 0 ||
+    if (transfer_exec() < 0 || life_exec() < 0 || feed_exec() < 0 || streams_exec(module) < 0 ||
         hot_import(&buffered_protocol, "asyncio.protocols", "BufferedProtocol") < 0)
         return -1;
     return hot_add_subtype(module, "Stream", &stream_spec, "asyncio.transports",

@@ -11,11 +11,10 @@
 /* The fields, behind the base class's own (stream_of). NULL and None both mean that there is none
  * (is_set): Python sees NULL as None. */
 struct stream {
-    PyObject *loop, *protocol, *extra, *server;      /* under asyncio's names */
-    PyObject *dispatcher;                            /* direct mode: the loop's */
-    PyObject *context;                               /* of reading callbacks */
-    PyObject *lasting;                               /* from Python 3.15 on: of all callbacks */
-    PyObject *deliver, *get_buffer, *buffer_updated; /* the protocol's; NULL where it has none */
+    PyObject *loop, *protocol, *extra, *server; /* under asyncio's names */
+    PyObject *dispatcher;                       /* direct mode: the loop's */
+    PyObject *context;                          /* of reading callbacks */
+    PyObject *lasting;                          /* from Python 3.15 on: of all callbacks */
     PyObject *backlog, *write_context;
     PyObject *unsendable;                     /* why sending failed, while reading goes on */
     PyObject *sock, *bound, *peer, *flushing; /* direct mode: direct.py's */
@@ -27,7 +26,8 @@ struct stream {
     int conn_lost;
     char protocol_paused, protocol_connected;
     char open, begun, paused, closing, eof; /* begun: connection_made was called */
-    char feeds;                             /* the protocol is one of asyncio's streams: feed.c */
+    char buffered;  /* the protocol gives its buffers: get_buffer() and buffer_updated() */
+    char feeds;     /* the protocol is one of asyncio's streams: feed.c */
     char lends;     /* the protocol is a Tls, which copies its data at once: it is lent memory */
     char bulk;      /* direct mode: the last recv brought BULK bytes or more */
     char receiving; /* data goes to the protocol at once: begun, not paused, not closing */
@@ -61,8 +61,8 @@ struct accepted {
 };
 /* A transport that owns the descriptor, of a subclass without an __init__ of its own. */
 PyObject *stream_new(PyTypeObject *type, PyObject *protocol, const struct accepted *from);
-/* context.run(callback, a), as a new reference. The callback may replace both. */
-PyObject *stream_run(struct stream *s, PyObject *callback, PyObject *a);
+/* context.run(of.name, a), as a new reference. The callback may replace all of them. */
+PyObject *stream_run(struct stream *s, PyObject *of, PyObject *name, PyObject *a);
 /* The answer of a BufferedProtocol's get_buffer(), a new reference or NULL, as *room. 0; -1 with an
  * exception. */
 int stream_room(PyObject *given, Py_buffer *room);

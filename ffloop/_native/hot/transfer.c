@@ -18,7 +18,7 @@
 #define MOST_BULK 16   /* recvs per event */
 
 static PyObject *name_write_slow, *name_write_rest, *name_fault, *name_on_error, *name_fill_failed,
-    *name_update_failed;
+    *name_update_failed, *name_data_received, *name_get_buffer, *name_buffer_updated;
 
 /* ---- reading ------------------------------------------------------------------------------- */
 
@@ -39,14 +39,14 @@ int hot_fault(PyObject *self, PyObject *name)
     return rc;
 }
 
-PyObject *stream_run(struct stream *s, PyObject *callback, PyObject *a)
+PyObject *stream_run(struct stream *s, PyObject *of, PyObject *name, PyObject *a)
 {
     PyObject *context = Py_NewRef(s->context);
-    Py_INCREF(callback);
+    Py_INCREF(of);
     PyObject *r = NULL;
     if (context_enter(context) == 0)
-        r = context_leave(context, PyObject_CallFunctionObjArgs(callback, a, NULL));
-    Py_DECREF(callback);
+        r = context_leave(context, PyObject_CallMethodObjArgs(of, name, a, NULL));
+    Py_DECREF(of);
     Py_DECREF(context);
     return r;
 }
@@ -58,7 +58,7 @@ static int hand_over(PyObject *self, PyObject *given)
     if (!given)
         return -1;
     Py_INCREF(self);
-    PyObject *r = stream_run(s, s->deliver, given);
+    PyObject *r = stream_run(s, s->protocol, name_data_received, given);
     Py_DECREF(given);
     int rc = r ? 0 : hot_fault(self, name_fault);
     Py_XDECREF(r);
@@ -110,7 +110,7 @@ int stream_room(PyObject *given, Py_buffer *room)
 static int get_buffer(struct stream *s, Py_buffer *room)
 {
     PyObject *hint = PyLong_FromLong(-1);
-    int rc = stream_room(hint ? stream_run(s, s->get_buffer, hint) : NULL, room);
+    int rc = stream_room(hint ? stream_run(s, s->protocol, name_get_buffer, hint) : NULL, room);
     Py_XDECREF(hint);
     return rc;
 }
@@ -123,7 +123,7 @@ static int read_into(Dispatcher *d, PyObject *self)
     if (get_buffer(s, &room) < 0)
         return hot_fault(self, name_fill_failed);
     /* get_buffer() may have paused or closed it */
-    if (!s->receiving || s->handle < 0 || !s->buffer_updated) {
+    if (!s->receiving || s->handle < 0 || !s->buffered) {
         PyBuffer_Release(&room);
         return 0;
     }
@@ -134,7 +134,7 @@ static int read_into(Dispatcher *d, PyObject *self)
         return no_data(self, got, err);
     direct_received(d, (size_t)got);
     PyObject *n = PyLong_FromSsize_t(got);
-    PyObject *r = n ? stream_run(s, s->buffer_updated, n) : NULL;
+    PyObject *r = n ? stream_run(s, s->protocol, name_buffer_updated, n) : NULL;
     Py_XDECREF(n);
     Py_XDECREF(r);
     return r ? 0 : hot_fault(self, name_update_failed);
@@ -183,7 +183,7 @@ static int read_bulk(Dispatcher *d, PyObject *self, size_t size)
 static size_t bulk_size(const struct stream *s)
 {
     int n = 0;
-    if (!s->bulk || !s->receiving || !s->deliver || s->feeds || s->lends || s->handle < 0 ||
+    if (!s->bulk || !s->receiving || s->buffered || s->feeds || s->lends || s->handle < 0 ||
         ioctl(s->handle, FIONREAD, &n) < 0 || n < BULK)
         return 0;
     return (size_t)n < DISPATCHER_ROOM ? (size_t)n : DISPATCHER_ROOM;
@@ -206,14 +206,8 @@ static int read_plain(Dispatcher *d, PyObject *self)
 
 int stream_read(Dispatcher *d, PyObject *self)
 {
-    struct stream *s = stream_fields(self);
-    int rc = 0;
     Py_INCREF(self);
-    if (s->buffer_updated && s->get_buffer) {
-        rc = read_into(d, self);
-    } else if (s->deliver) {
-        rc = read_plain(d, self);
-    }
+    int rc = stream_fields(self)->buffered ? read_into(d, self) : read_plain(d, self);
     Py_DECREF(self);
     return rc;
 }
@@ -384,6 +378,9 @@ int transfer_exec(void)
         {&name_fill_failed, "_fill_failed"},
         {&name_update_failed, "_update_failed"},
         {&name_on_error, "on_error"},
+        {&name_data_received, "data_received"},
+        {&name_get_buffer, "get_buffer"},
+        {&name_buffer_updated, "buffer_updated"},
     };
     return hot_intern_all(names, FFL_COUNT(names));
 }
