@@ -3,7 +3,8 @@
 `python benchmarks/loop_costs.py` compares asyncio, uvloop and rloop (those that are installed) and
 ffloop in one run: five rounds per row, in each of which every loop does the row in a process of its
 own. A figure is the median of the process's CPU nanoseconds per operation; the one beside it is the
-speed in times uvloop's (more is better).
+speed in times uvloop's (more is better). A loop that fails a row, or does not end it, has `nan`
+there, and a line on standard error.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 LOOPS = ("asyncio", "uvloop", "rloop", "ffloop")
-LIMIT = 60.0  # seconds for one row of one loop
+LIMIT = 30.0  # seconds for one row of one loop; most take less than two
 Row = Callable[[asyncio.AbstractEventLoop, int], Coroutine[Any, Any, None]]
 
 
@@ -489,13 +490,31 @@ def measure(name: str, row: str) -> float:
 
 
 def in_a_process(name: str, row: str) -> float:
-    """As measure(); nan where the loop has not the row, or does not end it, as rloop 0.5.0 its
-    echo of streams."""
+    """As measure(); nan, and a line that says why, where the loop has not the row or does not end
+    it, as rloop 0.5.0 its rows of streams."""
     command = [sys.executable, "-P", __file__, "--one", name, row]
     try:
-        return float(json.loads(subprocess.check_output(command, timeout=LIMIT)))
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
-        return math.nan
+        ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT)
+        return float(json.loads(ran.stdout))
+    except subprocess.CalledProcessError as exc:
+        why = exc.stderr.strip().split("\n")[-1]
+    except subprocess.TimeoutExpired:
+        why = f"not done after {LIMIT:.0f} s"
+    print(f"{row}: {name}: {why}", file=sys.stderr, flush=True)
+    return math.nan
+
+
+def medians(row: str, loops: list[str], rounds: int) -> dict[str, float]:
+    """By loop; nan for one that failed, which is not asked again."""
+    seen: dict[str, list[float]] = {name: [] for name in loops}
+    failed: set[str] = set()
+    for _ in range(rounds):
+        for name in loops:
+            if name not in failed:
+                seen[name].append(in_a_process(name, row))
+            if math.isnan(seen[name][-1]):
+                failed.add(name)
+    return {name: math.nan if name in failed else statistics.median(seen[name]) for name in loops}
 
 
 def main() -> None:
@@ -508,15 +527,12 @@ def main() -> None:
         print(json.dumps(measure(*args.one)))
         return
     loops = [name for name in LOOPS if importlib.util.find_spec(name)]
-    print(f"{'ns of CPU':26}" + "".join(f"{name:>18}" for name in loops))
+    print(f"{'ns of CPU':26}" + "".join(f"{name:>18}" for name in loops), flush=True)
     for row in args.rows:
-        seen: dict[str, list[float]] = {name: [] for name in loops}
-        for _ in range(args.rounds):
-            for name in loops:
-                seen[name].append(in_a_process(name, row))
-        medians = {name: statistics.median(values) for name, values in seen.items()}
-        bar = medians.get("uvloop", medians["asyncio"])
-        print(f"{row:26}" + "".join(f"{v:10.0f} {bar / v:6.2f}x" for v in medians.values()))
+        taken = medians(row, loops, args.rounds)
+        bar = taken.get("uvloop", taken["asyncio"])
+        figures = "".join(f"{v:10.0f} {bar / v:6.2f}x" for v in taken.values())
+        print(f"{row:26}" + figures, flush=True)
 
 
 if __name__ == "__main__":

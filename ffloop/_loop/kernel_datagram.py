@@ -13,9 +13,8 @@ _FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 class KernelDatagramTransport(Datagrams, SelectorDatagram):  # type: ignore[misc]
     """A kernel datagram socket. Made by the loop, never by the user."""
 
-    _paused = False  # older releases of asyncio cannot pause it
-
     def __init__(self, loop: Any, sock: Any, *args: Any, **more: Any) -> None:
+        self._paused = False  # older releases of asyncio cannot pause it
         super().__init__(loop, sock, *args, **more)
         self._family = sock.family
         self._connected = bool(self._extra["peername"])

@@ -709,6 +709,41 @@ async def connected(protocol):
         transport.abort()
 
 
+def test_what_a_watcher_schedules_runs_before_the_next_wait(run):
+    async def main():
+        loop, left, done = asyncio.get_running_loop(), 20, asyncio.Event()
+        near, far = socket.socketpair()
+
+        def readable():
+            nonlocal left
+            left -= len(far.recv(1))
+            loop.call_soon(near.send, b"x") if left else done.set()
+
+        with near, far:
+            loop.add_reader(far, readable)
+            near.send(b"x")
+            before = loop.ffloop_stats()["waits"]
+            await done.wait()
+            assert loop.ffloop_stats()["waits"] - before <= 22
+            loop.remove_reader(far)
+
+    run(main())
+
+
+def test_a_thread_gets_on_beside_a_loop_that_always_has_an_event(run):
+    async def main():
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+        near, far = socket.socketpair()
+        with near, far:
+            loop.add_writer(near, int)
+            steps = loop.run_in_executor(None, lambda: [time.sleep(0) for _ in range(100)])
+            steps.add_done_callback(lambda _: done.set())
+            await done.wait()
+            loop.remove_writer(near)
+
+    run(main())
+
+
 def test_events_come_before_what_is_queued(run):
     """As with uvloop: a callback's answer is read before the callbacks that it has queued run."""
 

@@ -2,7 +2,7 @@
  * datagram.c - Datagrams: what asyncio's transport of kernel datagram sockets does most often.
  *
  * A base class, without fields, in front of asyncio's own (_loop/kernel_datagram.py), whose
- * attributes it reads; as pipe.c. Several datagrams are read per event, as by uvloop, until the
+ * instances' dictionaries it reads; as pipe.c. Several datagrams are read per event, as by uvloop, until the
  * socket is empty; where that found one, the next events' first ones only, without a call that
  * finds nothing. What is left makes another event.
  */
@@ -34,11 +34,11 @@ union address {
 };
 
 /* protocol.error_received() with what the system call failed with. 0 or -1. */
-static int tell_error(PyObject *self)
+static int tell_error(PyObject *attributes)
 {
     PyErr_SetFromErrno(PyExc_OSError);
     PyObject *exc = hot_take_exception();
-    PyObject *protocol = exc ? PyObject_GetAttr(self, name_protocol) : NULL;
+    PyObject *protocol = exc ? Py_XNewRef(feed_get(attributes, name_protocol)) : NULL;
     int rc = protocol ? hot_call(protocol, name_error_received, exc) : -1;
     Py_XDECREF(protocol);
     Py_XDECREF(exc);
@@ -91,10 +91,10 @@ static PyObject *address_of(const union address *a, socklen_t len)
     return made;
 }
 
-static int deliver(PyObject *self, const char *data, ssize_t size, PyObject *from)
+static int deliver(PyObject *attributes, const char *data, ssize_t size, PyObject *from)
 {
     PyObject *bytes = from ? PyBytes_FromStringAndSize(data, size) : NULL;
-    PyObject *protocol = bytes ? PyObject_GetAttr(self, name_protocol) : NULL, *r = NULL;
+    PyObject *protocol = bytes ? Py_XNewRef(feed_get(attributes, name_protocol)) : NULL, *r = NULL;
     if (protocol)
         r = PyObject_CallMethodObjArgs(protocol, name_datagram_received, bytes, from, NULL);
     Py_XDECREF(protocol);
@@ -104,33 +104,43 @@ static int deliver(PyObject *self, const char *data, ssize_t size, PyObject *fro
 }
 
 /* 1: a datagram or an error was there; 0: nothing is; -1 with an exception. */
-static int read_one(PyObject *self, int fd, char *room)
+static int read_one(PyObject *attributes, int fd, char *room)
 {
     union address from;
     socklen_t len = sizeof(from);
     ssize_t got = recvfrom(fd, room, DISPATCHER_ROOM, MSG_DONTWAIT, &from.any, &len);
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return 0;
-    int rc = got < 0 ? tell_error(self) : deliver(self, room, got, address_of(&from, len));
+    int rc =
+        got < 0 ? tell_error(attributes) : deliver(attributes, room, got, address_of(&from, len));
     return rc < 0 ? -1 : 1;
+}
+
+/* 1: what was there is read; -1 with an exception. */
+static int read_all(PyObject *attributes, char *room)
+{
+    int fd = transport_number(attributes, name_sock_fd), taken = 0;
+    unsigned char *single = &singles[fd & 255];
+    int more = transport_lacks(attributes, name_conn_lost), most = *single ? 1 : MOST;
+    while (more > 0 && taken < most) {
+        more = transport_lacks(attributes, name_closing) && transport_lacks(attributes, name_paused)
+                   ? read_one(attributes, fd, room)
+                   : 0;
+        taken += more > 0;
+    }
+    *single = *single ? *single - 1 : taken < 2 ? SINGLE : 0;
+    return PyErr_Occurred() ? -1 : 1;
 }
 
 static PyObject *read_ready(PyObject *self, PyObject *unused)
 {
     char *room = transport_room(self);
-    if (!room)
-        return PyErr_Occurred() ? NULL : PyObject_CallFunctionObjArgs(read_ready_slow, self, NULL);
-    int fd = transport_fd(self, name_sock_fd), taken = 0;
-    unsigned char *single = &singles[fd & 255];
-    int more = transport_lacks(self, name_conn_lost), most = *single ? 1 : MOST;
-    while (more > 0 && taken < most) {
-        more = transport_lacks(self, name_closing) && transport_lacks(self, name_paused)
-                   ? read_one(self, fd, room)
-                   : 0;
-        taken += more > 0;
-    }
-    *single = *single ? *single - 1 : taken < 2 ? SINGLE : 0;
-    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    PyObject *attributes = room ? PyObject_GenericGetDict(self, NULL) : NULL;
+    int rc = attributes ? read_all(attributes, room) : PyErr_Occurred() ? -1 : 0;
+    Py_XDECREF(attributes);
+    if (rc == 0)
+        return PyObject_CallFunctionObjArgs(read_ready_slow, self, NULL);
+    return rc < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 /* ---- writing ------------------------------------------------------------------------------- */
@@ -192,14 +202,14 @@ static socklen_t unix_sockaddr(PyObject *path, union address *to)
 }
 
 /* -1 with errno; EAGAIN: asyncio's own sendto() is to do it. */
-static ssize_t send_now(PyObject *self, PyObject *data, PyObject *address)
+static ssize_t send_now(PyObject *attributes, PyObject *data, PyObject *address)
 {
     union address to = {0};
     socklen_t len = 0;
     errno = EAGAIN;
-    if (transport_lacks(self, name_connected)) {
-        bool quick = address != Py_None && transport_lacks(self, name_address);
-        int family = quick ? transport_fd(self, name_family) : 0;
+    if (transport_lacks(attributes, name_connected)) {
+        bool quick = address != Py_None && transport_lacks(attributes, name_address);
+        int family = quick ? transport_number(attributes, name_family) : 0;
         if (family == AF_INET || family == AF_INET6)
             len = ip_sockaddr(address, family, &to);
         else if (family == AF_UNIX)
@@ -211,28 +221,42 @@ static ssize_t send_now(PyObject *self, PyObject *data, PyObject *address)
     } else if (address != Py_None) {
         return -1;
     }
-    return sendto(transport_fd(self, name_sock_fd), PyBytes_AsString(data),
+    return sendto(transport_number(attributes, name_sock_fd), PyBytes_AsString(data),
                   (size_t)PyBytes_Size(data), MSG_DONTWAIT, len ? &to.any : NULL, len);
 }
 
-static bool sends_at_once(PyObject *self, PyObject *data)
+static bool sends_at_once(PyObject *attributes, PyObject *data)
 {
-    return PyBytes_CheckExact(data) && PyBytes_Size(data) && transport_lacks(self, name_buffer) &&
-           transport_lacks(self, name_conn_lost);
+    return PyBytes_CheckExact(data) && PyBytes_Size(data) &&
+           transport_lacks(attributes, name_buffer) && transport_lacks(attributes, name_conn_lost);
+}
+
+/* 1: sent, or the protocol is told of the error; 0: asyncio's is to do it; -1 with an exception. */
+static int send_plain(PyObject *attributes, PyObject *data, PyObject *address)
+{
+    if (!sends_at_once(attributes, data))
+        return PyErr_Occurred() ? -1 : 0;
+    if (send_now(attributes, data, address) >= 0)
+        return 1;
+    if (PyErr_Occurred())
+        return -1;
+    if (errno == EAGAIN || errno == EINTR)
+        return 0;
+    return tell_error(attributes) < 0 ? -1 : 1;
 }
 
 static PyObject *datagram_sendto(PyObject *self, PyObject *const *args, Py_ssize_t n,
                                  PyObject *keys)
 {
-    if (keys || n < 1 || n > 2 || !sends_at_once(self, args[0]))
-        return PyErr_Occurred() ? NULL : hot_forward(sendto_slow, self, args, n, keys);
-    if (send_now(self, args[0], n > 1 ? args[1] : Py_None) >= 0)
-        return Py_NewRef(Py_None);
-    if (PyErr_Occurred())
-        return NULL;
-    if (errno == EAGAIN || errno == EINTR)
+    int rc = 0;
+    if (!keys && (n == 1 || n == 2)) {
+        PyObject *attributes = PyObject_GenericGetDict(self, NULL);
+        rc = attributes ? send_plain(attributes, args[0], n > 1 ? args[1] : Py_None) : -1;
+        Py_XDECREF(attributes);
+    }
+    if (rc == 0)
         return hot_forward(sendto_slow, self, args, n, keys);
-    return tell_error(self) < 0 ? NULL : Py_NewRef(Py_None);
+    return rc < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 /* ---- the type ------------------------------------------------------------------------------ */

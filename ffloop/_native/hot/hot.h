@@ -165,9 +165,10 @@ int acceptor_ready(PyObject *acceptor); /* accepts the connections that have com
 
 bool tls_is(PyObject *protocol); /* a Tls takes data as a plain protocol does */
 
-/* pipe.c, and for datagram.c: asyncio's own transports. Is the attribute false? */
-bool transport_lacks(PyObject *self, PyObject *name);
-int transport_fd(PyObject *self, PyObject *name); /* the attribute; -1 with an exception */
+/* pipe.c, and for datagram.c: asyncio's own transports, by their dictionaries. Is the attribute
+ * there and false? */
+bool transport_lacks(PyObject *attributes, PyObject *name);
+int transport_number(PyObject *attributes, PyObject *name); /* -1: it is none, or not there */
 char *transport_room(PyObject *self); /* dispatcher_room() of its loop; NULL: it has none */
 /* type.method, which a class in front of it hides. 0 or -1. */
 int transport_method(PyObject **to, const char *module, const char *type, PyObject *method);

@@ -80,11 +80,12 @@ static int kernel_ready(void *scheduler, int fd, unsigned events)
 }
 
 /* The number of iterations that will not ask for events, unless more is watched meanwhile: none
- * after one that slept or `found` some. */
-static void plan_skips(Scheduler *s, bool found)
+ * after one that slept or `found` some, but one for what the `queued` handles of events schedule. */
+static void plan_skips(Scheduler *s, bool found, bool queued)
 {
     int most = found ? 0 : !s->skips ? 1 : 2 * s->skips;
     s->skips = s->left = most < MOST_SKIPS ? most : MOST_SKIPS;
+    s->left += queued;
 }
 
 static int wait_batch(Scheduler *s, Dispatcher *d, int64_t ns)
@@ -92,7 +93,7 @@ static int wait_batch(Scheduler *s, Dispatcher *d, int64_t ns)
     d->added = false;
     int rc = dispatcher_wait(d, ns, s->wake_fd);
     awake_again(s, ns);
-    plan_skips(s, ns != 0 || rc > 0 || d->count);
+    plan_skips(s, ns != 0 || rc > 0 || d->count, rc > 0);
     return rc > 0 ? dispatcher_kernel_events(d, rc, kernel_ready, s) : rc;
 }
 

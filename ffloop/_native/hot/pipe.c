@@ -1,8 +1,8 @@
 /*
  * pipe.c - PipeReader and PipeWriter: what asyncio's transports of pipes do most often.
  *
- * Base classes, without fields, in front of asyncio's own (_loop/pipes.py), whose attributes they
- * read. Data that has come goes to the protocol, and what the pipe takes at once is written; all
+ * Base classes, without fields, in front of asyncio's own (_loop/pipes.py), whose instances'
+ * dictionaries they read. Data that has come goes to the protocol, and what the pipe takes at once is written; all
  * else, an end and an error too, is left to asyncio's method, which meets it again.
  */
 #include "scheduler.h"
@@ -14,12 +14,27 @@ static PyObject *read_ready_slow, *write_slow; /* asyncio's */
 static PyObject *name_read_ready, *name_write, *name_fileno, *name_protocol, *name_loop,
     *name_buffer, *name_closing, *name_data_received;
 
-int transport_fd(PyObject *self, PyObject *name)
+int transport_number(PyObject *attributes, PyObject *name)
 {
-    PyObject *number = PyObject_GetAttr(self, name);
-    long fd = number ? PyLong_AsLong(number) : -1;
-    Py_XDECREF(number);
-    return (int)fd;
+    PyObject *number = feed_get(attributes, name);
+    return number ? (int)PyLong_AsLong(number) : -1;
+}
+
+bool transport_lacks(PyObject *attributes, PyObject *name)
+{
+    PyObject *value = feed_get(attributes, name);
+    return value && PyObject_Not(value) == 1;
+}
+
+char *transport_room(PyObject *self)
+{
+    PyObject *loop = PyObject_GetAttr(self, name_loop);
+    PyObject *batches = loop && scheduler_is(loop) ? ((Scheduler *)loop)->batches : NULL;
+    char *room = NULL;
+    if (batches && PyObject_TypeCheck(batches, dispatcher_type))
+        room = dispatcher_room((Dispatcher *)batches);
+    Py_XDECREF(loop);
+    return room;
 }
 
 /* ---- reading ------------------------------------------------------------------------------- */
@@ -36,47 +51,45 @@ static int deliver(PyObject *protocol, const char *data, size_t len)
     return rc;
 }
 
-char *transport_room(PyObject *self)
+/* 1: delivered; 0: asyncio's is to look; -1 with an exception. */
+static int read_some(PyObject *attributes, char *room)
 {
-    PyObject *loop = PyObject_GetAttr(self, name_loop);
-    PyObject *batches = loop && scheduler_is(loop) ? ((Scheduler *)loop)->batches : NULL;
-    char *room = NULL;
-    if (batches && PyObject_TypeCheck(batches, dispatcher_type))
-        room = dispatcher_room((Dispatcher *)batches);
-    Py_XDECREF(loop);
-    return room;
+    int fd = transport_number(attributes, name_fileno);
+    ssize_t got = fd >= 0 ? read(fd, room, DISPATCHER_ROOM) : 0;
+    PyObject *protocol = got > 0 ? feed_get(attributes, name_protocol) : NULL;
+    if (!protocol)
+        return PyErr_Occurred() ? -1 : 0;
+    Py_INCREF(protocol);
+    int rc = deliver(protocol, room, (size_t)got);
+    Py_DECREF(protocol);
+    return rc < 0 ? -1 : 1;
 }
 
 static PyObject *read_ready(PyObject *self, PyObject *unused)
 {
     char *room = transport_room(self);
-    int fd = room ? transport_fd(self, name_fileno) : -1;
-    if (PyErr_Occurred())
-        return NULL;
-    ssize_t got = room ? read(fd, room, DISPATCHER_ROOM) : 0;
-    if (got <= 0)
+    PyObject *attributes = room ? PyObject_GenericGetDict(self, NULL) : NULL;
+    int rc = attributes ? read_some(attributes, room) : PyErr_Occurred() ? -1 : 0;
+    Py_XDECREF(attributes);
+    if (rc == 0)
         return PyObject_CallFunctionObjArgs(read_ready_slow, self, NULL);
-    PyObject *protocol = PyObject_GetAttr(self, name_protocol);
-    int rc = protocol ? deliver(protocol, room, (size_t)got) : -1;
-    Py_XDECREF(protocol);
     return rc < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 /* ---- writing ------------------------------------------------------------------------------- */
 
-bool transport_lacks(PyObject *self, PyObject *name)
+/* How many bytes the pipe took; 0: asyncio's is to try; -1 with an exception. One that has lost its
+ * pipe closes. */
+static ssize_t write_some(PyObject *attributes, PyObject *data)
 {
-    PyObject *value = PyObject_GetAttr(self, name);
-    bool no = value && PyObject_Not(value) == 1;
-    Py_XDECREF(value);
-    return no;
-}
-
-/* One that has lost its pipe closes. */
-static bool writes_at_once(PyObject *self, PyObject *data)
-{
-    return PyBytes_CheckExact(data) && PyBytes_Size(data) && transport_lacks(self, name_buffer) &&
-           transport_lacks(self, name_closing);
+    bool plain = PyBytes_CheckExact(data) && PyBytes_Size(data) &&
+                 transport_lacks(attributes, name_buffer) &&
+                 transport_lacks(attributes, name_closing);
+    int fd = plain ? transport_number(attributes, name_fileno) : -1;
+    if (PyErr_Occurred())
+        return -1;
+    ssize_t sent = fd >= 0 ? write(fd, PyBytes_AsString(data), (size_t)PyBytes_Size(data)) : 0;
+    return sent > 0 ? sent : 0;
 }
 
 /* memoryview(data)[from:] */
@@ -90,13 +103,12 @@ static PyObject *rest_of(PyObject *data, Py_ssize_t from)
 
 static PyObject *pipe_write(PyObject *self, PyObject *data)
 {
-    ssize_t sent = 0;
-    int fd = writes_at_once(self, data) ? transport_fd(self, name_fileno) : -1;
-    if (PyErr_Occurred())
+    PyObject *attributes = PyObject_GenericGetDict(self, NULL);
+    ssize_t sent = attributes ? write_some(attributes, data) : -1;
+    Py_XDECREF(attributes);
+    if (sent < 0)
         return NULL;
-    if (fd >= 0)
-        sent = write(fd, PyBytes_AsString(data), (size_t)PyBytes_Size(data));
-    if (fd >= 0 && sent == PyBytes_Size(data))
+    if (sent > 0 && sent == PyBytes_Size(data))
         return Py_NewRef(Py_None);
     PyObject *rest = sent > 0 ? rest_of(data, sent) : Py_NewRef(data);
     PyObject *done = rest ? PyObject_CallFunctionObjArgs(write_slow, self, rest, NULL) : NULL;
