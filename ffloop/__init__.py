@@ -3,6 +3,10 @@
 `ffloop.run(main())` runs a coroutine; `ffloop.new_event_loop` is a loop factory for
 `asyncio.Runner`, uvicorn, anyio and pytest-asyncio; `ffloop.install()` sets the policy, where
 Python has policies.
+
+A loop's TCP and UDP are on the kernel, in its own thread (direct mode), unless an instance runs or
+is named; `LoopOptions` has the options, `loop.instance` says which it is. The commands: `ffloop
+--help`, ffloop(1).
 """
 
 import importlib as _importlib
@@ -35,7 +39,7 @@ if TYPE_CHECKING:
         StackUnavailable,
         VersionMismatch,
     )
-    from .kqueue import *  # noqa: F403  # the KQ_ constants, as they were spelt once
+    from .kqueue import *  # noqa: F403  # the KQ_ constants, here too
     from .kqueue import Kqueue, kevent
     from .selectors import FFSelector
 

@@ -54,11 +54,30 @@ def build() -> argparse.ArgumentParser:
         usage="ffloop preload [OPTIONS] -- PROGRAM [ARGS...]",
         description="Finds the instance (or starts an embedded one that lasts as long as the "
         "program and its children), sets LD_PRELOAD and FFLOOP_INSTANCE, and becomes the program. "
-        "docs/preload.md lists the variables that say more.",
+        "libff_syscall(7) lists the variables that say more.",
     )
-    command("stat", "what runs: instances, sessions, sockets; once", _stat)
-    command("top", "the same, live, with rates", _top)
-    command("doctor", "what this machine has and lacks for each stack, and how to mend it", _doctor)
+    command(
+        "stat",
+        "what runs: instances, sessions, sockets; once",
+        _stat,
+        description="Shows the instances, their sessions and sockets, and the loops in direct mode "
+        "that this user may look at. It reads their memory: a stopped one is shown, too.",
+    )
+    command(
+        "top",
+        "the same, live, with rates",
+        _top,
+        description="Shows the instances, their sessions and sockets, and the loops in direct mode "
+        "that this user may look at, live, with rates; `q` ends it.",
+    )
+    command(
+        "doctor",
+        "what this machine has and lacks for each stack, and how to mend it",
+        _doctor,
+        description="Says for each stack what is there, what is missing and how to mend it: "
+        "`lacks` keeps a stack from running (exit status 1), `warn` will get in the way, `note` "
+        "could be better.",
+    )
     command(
         "bench",
         "compare asyncio, uvloop and ffloop on this machine",
@@ -216,7 +235,11 @@ def _stat(parser: argparse.ArgumentParser) -> None:
 def _top(parser: argparse.ArgumentParser) -> None:
     _shown(parser)
     parser.add_argument(
-        "--interval", type=arguments.seconds(), default=1.0, metavar="SECONDS", help="(1)"
+        "--interval",
+        type=arguments.seconds(),
+        default=1.0,
+        metavar="SECONDS",
+        help="between two looks (1)",
     )
     parser.add_argument("--count", type=arguments.whole(1), metavar="N", help="end after N screens")
 
