@@ -110,6 +110,25 @@ def pair(family: int = socket.AF_INET) -> Iterator[tuple[socket.socket, socket.s
             yield client, accepted
 
 
+def bound(family: int = socket.AF_INET) -> socket.socket:
+    """A datagram socket at a port of loopback."""
+    s = socket.socket(family, socket.SOCK_DGRAM)
+    s.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0))
+    return s
+
+
+def two(family: int = socket.AF_INET) -> tuple[socket.socket, socket.socket]:
+    return bound(family), bound(family)
+
+
+def joined(family: int = socket.AF_INET) -> tuple[socket.socket, socket.socket]:
+    """Two datagram sockets that are connected to each other."""
+    a, b = two(family)
+    a.connect(b.getsockname())
+    b.connect(a.getsockname())
+    return a, b
+
+
 def wait(s: Any, events: int = select.POLLIN, seconds: float = 60) -> list[str]:
     """Polls until something of `events` (or an error) is there; its names."""
     poller = select.poll()
@@ -132,6 +151,11 @@ def poll_names(value: int) -> list[str]:
 
 def epoll_names(value: int) -> list[str]:
     return bits(value, EPOLL)
+
+
+def events(ep: select.epoll, timeout: float = 60) -> list[list[str]]:
+    """By their names, those of one wait."""
+    return [epoll_names(e) for _, e in ep.poll(timeout)]
 
 
 def fill(s: socket.socket) -> int:
@@ -158,6 +182,22 @@ def drain(s: socket.socket, total: int) -> int:
     while got < total:
         got += len(s.recv(1 << 20))
     return got
+
+
+def reader(s: socket.socket, total: int, out: list[bytes]) -> None:
+    """Receives `total` bytes, or to the end, into `out`."""
+    got = bytearray()
+    while len(got) < total:
+        data = s.recv(65536)
+        if not data:
+            break
+        got += data
+    out.append(bytes(got))
+
+
+def pattern(n: int) -> bytes:
+    """`n` bytes or a few more."""
+    return bytes(i * 7 & 0xFF for i in range(251)) * (n // 251 + 1)
 
 
 def reset(s: socket.socket) -> None:
