@@ -74,6 +74,26 @@ def test_read_gives_what_is_there_and_no_more_than_asked_for(opened):
     opened(use)
 
 
+def test_attributes_that_were_set_in_another_order(opened):
+    async def use(reader, writer, peer):
+        for of in (reader, writer):
+            attributes = dict(of.__dict__)
+            for name in attributes:
+                delattr(of, name)
+            for name in reversed(attributes):
+                setattr(of, name, attributes[name])
+        for data in (b"1", b"22"):
+            task = asyncio.ensure_future(reader.read(100))
+            await until(lambda: reader._waiter is not None)
+            peer.send(data)
+            assert await task == data
+            writer.write(data)
+            await writer.drain()
+            assert await asyncio.get_running_loop().sock_recv(peer, 100) == data
+
+    opened(use)
+
+
 async def told(reader, peer, data):
     """A task that reads, whose data has come while it has not run yet."""
     task = asyncio.ensure_future(reader.read(100))

@@ -5,7 +5,11 @@
  */
 #include "call.h"
 
+#define SPARE 256 /* freed ones that are kept: most live for one read() or drain() */
+
 static PyTypeObject *call_type;
+static PyObject *spare[SPARE]; /* untracked, all references NULL */
+static int spares;
 static PyObject *name_throw, *name_close;
 
 static int call_traverse(PyObject *self, visitproc visit, void *arg)
@@ -30,7 +34,8 @@ static int call_clear(PyObject *self)
 
 PyObject *call_new(const struct kind *kind, PyObject *of, PyObject *n)
 {
-    Call *c = PyObject_GC_New(Call, call_type);
+    Call *c = spares ? (Call *)PyObject_Init(spare[--spares], call_type)
+                     : PyObject_GC_New(Call, call_type);
     if (!c)
         return NULL;
     c->kind = kind;
@@ -186,20 +191,31 @@ static PyObject *call_close(PyObject *self, PyObject *unused)
 }
 
 /* One that was never awaited is warned of, as a coroutine; its object may not be touched then. */
-static void call_dealloc(PyObject *self)
+static void leave_freed(Call *c)
 {
-    Call *c = (Call *)self;
     const char *name = c->kind->qualname;
     bool forgotten = c->state == NEW;
     PyObject *type, *value, *trace;
-    PyObject_GC_UnTrack(self);
     PyErr_Fetch(&type, &value, &trace);
     if (leave(c) < 0 ||
         (forgotten &&
          PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "coroutine '%s' was never awaited", name) < 0))
         PyErr_WriteUnraisable(NULL);
     PyErr_Restore(type, value, trace);
-    hot_dealloc(self, call_clear);
+}
+
+static void call_dealloc(PyObject *self)
+{
+    Call *c = (Call *)self;
+    PyObject_GC_UnTrack(self);
+    if (c->state != DONE)
+        leave_freed(c);
+    if (spares < SPARE) {
+        Py_DECREF((PyObject *)call_type); /* an instance's reference */
+        spare[spares++] = self;
+    } else {
+        hot_dealloc(self, call_clear);
+    }
 }
 
 static PyObject *call_name(PyObject *self, void *qualified)

@@ -11,7 +11,8 @@
 #include <string.h>
 
 static PyTypeObject *protocol_type, *reader_type;
-static PyObject *name_reader, *name_buffer, *name_waiter, *name_eof, *name_limit;
+static PyObject *name_reader;
+PyObject *feed_names[READER_NAMES];
 static struct original originals[] = {
     {&protocol_type, "StreamReaderProtocol.data_received", NULL, NULL},
     {&reader_type, "StreamReader.feed_data", NULL, NULL},
@@ -80,14 +81,25 @@ PyObject *feed_reader_of(PyObject *protocol)
     return reader;
 }
 
-/* Do len bytes more leave the reader below the size at which it pauses its transport? */
-static bool has_room(PyObject *attributes, PyObject *buffer, size_t len)
+void feed_get_all(PyObject *attributes, PyObject *const *names, size_t n, PyObject **found)
 {
-    PyObject *limit = feed_get(attributes, name_limit);
-    double most = limit ? PyFloat_AsDouble(limit) : -1; /* it may exceed a Py_ssize_t */
+    PyObject *key, *value;
+    Py_ssize_t at = 0;
+    size_t i = 0;
+    while (i < n && PyDict_Next(attributes, &at, &key, &value) && key == names[i])
+        found[i++] = value;
+    for (; i < n; i++)
+        found[i] = feed_get(attributes, names[i]);
+}
+
+/* Do len bytes more leave the reader below the size at which it pauses its transport? */
+static bool has_room(PyObject *const *of, size_t len)
+{
+    bool is = of[LIMIT] && (PyLong_CheckExact(of[LIMIT]) || PyFloat_CheckExact(of[LIMIT]));
+    double most = is ? PyFloat_AsDouble(of[LIMIT]) : -1; /* it may exceed a Py_ssize_t */
     PyErr_Clear();
-    return feed_get(attributes, name_eof) == Py_False &&
-           (double)PyByteArray_Size(buffer) + (double)len <= 2 * most;
+    return of[EOF_FED] == Py_False && of[BUFFER] && PyByteArray_CheckExact(of[BUFFER]) &&
+           (double)PyByteArray_Size(of[BUFFER]) + (double)len <= 2 * most;
 }
 
 static int append(PyObject *buffer, const char *data, size_t len)
@@ -99,13 +111,12 @@ static int append(PyObject *buffer, const char *data, size_t len)
     return 0;
 }
 
-static int wake(PyObject *attributes)
+static int wake(PyObject *attributes, PyObject *waiter)
 {
-    PyObject *waiter = feed_get(attributes, name_waiter);
-    if (!waiter || waiter == Py_None)
-        return PyErr_Occurred() ? -1 : 0;
+    if (!is_set(waiter))
+        return 0;
     Py_INCREF(waiter);
-    int rc = PyDict_SetItem(attributes, name_waiter, Py_None);
+    int rc = PyDict_SetItem(attributes, feed_names[WAITER], Py_None);
     if (rc == 0)
         rc = stream_tell_waiter(waiter);
     Py_DECREF(waiter);
@@ -116,10 +127,12 @@ int feed_reader(PyObject *protocol, const char *data, size_t len)
 {
     PyObject *reader = feed_reader_of(protocol);
     PyObject *attributes = reader ? PyObject_GenericGetDict(reader, NULL) : NULL;
-    PyObject *buffer = attributes ? feed_get(attributes, name_buffer) : NULL;
+    PyObject *of[WAITER + 1] = {NULL};
+    if (attributes)
+        feed_get_all(attributes, feed_names, FFL_COUNT(of), of);
     int rc = PyErr_Occurred() ? -1 : 0;
-    if (buffer && PyByteArray_CheckExact(buffer) && has_room(attributes, buffer, len))
-        rc = append(buffer, data, len) < 0 || wake(attributes) < 0 ? -1 : 1;
+    if (rc == 0 && has_room(of, len))
+        rc = append(of[BUFFER], data, len) < 0 || wake(attributes, of[WAITER]) < 0 ? -1 : 1;
     Py_XDECREF(attributes);
     Py_XDECREF(reader);
     return rc;
@@ -128,11 +141,11 @@ int feed_reader(PyObject *protocol, const char *data, size_t len)
 int feed_exec(void)
 {
     const struct hot_name names[] = {
-        {&name_reader, "_stream_reader_wr"},
-        {&name_buffer, "_buffer"},
-        {&name_waiter, "_waiter"},
-        {&name_eof, "_eof"},
-        {&name_limit, "_limit"},
+        {&name_reader, "_stream_reader_wr"},    {&feed_names[LIMIT], "_limit"},
+        {&feed_names[LOOP], "_loop"},           {&feed_names[BUFFER], "_buffer"},
+        {&feed_names[EOF_FED], "_eof"},         {&feed_names[WAITER], "_waiter"},
+        {&feed_names[EXCEPTION], "_exception"}, {&feed_names[TRANSPORT], "_transport"},
+        {&feed_names[PAUSED], "_paused"},
     };
     if (hot_intern_all(names, FFL_COUNT(names)) < 0 ||
         hot_import((PyObject **)&protocol_type, "asyncio.streams", "StreamReaderProtocol") < 0 ||

@@ -13,9 +13,10 @@
 
 static PyTypeObject *reader_type, *writer_type, *fast_reader, *fast_writer;
 static PyTypeObject *protocol_type;
-static PyObject *name_exception, *name_buffer, *name_eof, *name_waiter, *name_paused, *name_loop,
-    *name_maybe_resume, *name_reader, *name_transport, *name_class, *name_protocol,
-    *name_connection_made, *name_connected;
+static PyObject *name_maybe_resume, *name_class, *name_connection_made, *name_connected;
+/* A writer's attributes, as feed_names. */
+enum { WRITER_TRANSPORT, WRITER_PROTOCOL, WRITER_READER, WRITER_NAMES };
+static PyObject *writer_names[WRITER_NAMES];
 static struct original originals[] = {
     {&reader_type, "StreamReader.read", NULL, NULL},
     {&writer_type, "StreamWriter.drain", NULL, NULL},
@@ -43,25 +44,24 @@ static PyObject *take_bytes(PyObject *buffer, Py_ssize_t most)
 /* The end of read(): what the buffer has. */
 static PySendResult give(Call *c, PyObject *attributes, PyObject **result)
 {
-    PyObject *buffer = feed_get(attributes, name_buffer);
+    PyObject *buffer = feed_get(attributes, feed_names[BUFFER]);
     if (!buffer || !PyByteArray_CheckExact(buffer)) {
         if (!PyErr_Occurred())
             PyErr_SetString(PyExc_TypeError, "the buffer of a StreamReader is a bytearray");
         return PYGEN_ERROR;
     }
     *result = take_bytes(buffer, PyLong_AsSsize_t(c->n));
-    if (*result && feed_get(attributes, name_paused) != Py_False &&
+    if (*result && feed_get(attributes, feed_names[PAUSED]) != Py_False &&
         hot_call(c->of, name_maybe_resume, NULL) < 0)
         Py_CLEAR(*result);
     return *result ? PYGEN_RETURN : PYGEN_ERROR;
 }
 
-static int begin_waiting(Call *c, PyObject *attributes)
+static int begin_waiting(Call *c, PyObject *attributes, PyObject *loop)
 {
-    PyObject *loop = feed_get(attributes, name_loop);
     PyObject *waiter = loop ? scheduler_future(loop) : NULL;
     c->awaited = waiter ? PyObject_GetIter(waiter) : NULL;
-    bool waits = c->awaited && PyDict_SetItem(attributes, name_waiter, waiter) == 0;
+    bool waits = c->awaited && PyDict_SetItem(attributes, feed_names[WAITER], waiter) == 0;
     Py_XDECREF(waiter);
     if (!waits)
         return PYGEN_ERROR;
@@ -71,19 +71,16 @@ static int begin_waiting(Call *c, PyObject *attributes)
 
 static int begin_read(Call *c, PyObject **result)
 {
-    PyObject *attributes = PyObject_GenericGetDict(c->of, NULL);
-    PyObject *buffer = attributes ? feed_get(attributes, name_buffer) : NULL;
+    PyObject *attributes = PyObject_GenericGetDict(c->of, NULL), *of[READER_NAMES];
     int rc = PLAIN_NOT;
     if (!attributes)
         return PYGEN_ERROR;
-    if (buffer && PyByteArray_CheckExact(buffer) &&
-        feed_get(attributes, name_exception) == Py_None) {
-        if (PyByteArray_Size(buffer))
+    feed_get_all(attributes, feed_names, READER_NAMES, of);
+    if (of[BUFFER] && PyByteArray_CheckExact(of[BUFFER]) && of[EXCEPTION] == Py_None) {
+        if (PyByteArray_Size(of[BUFFER]))
             rc = (int)give(c, attributes, result);
-        else if (feed_get(attributes, name_eof) == Py_False &&
-                 feed_get(attributes, name_waiter) == Py_None &&
-                 feed_get(attributes, name_paused) == Py_False)
-            rc = begin_waiting(c, attributes);
+        else if (of[EOF_FED] == Py_False && of[WAITER] == Py_None && of[PAUSED] == Py_False)
+            rc = begin_waiting(c, attributes, of[LOOP]);
     }
     Py_DECREF(attributes);
     return rc;
@@ -97,7 +94,7 @@ PySendResult streams_end_read(Call *c, PySendResult r, PyObject **result)
         Py_CLEAR(*result);
     PyErr_Fetch(&type, &value, &trace);
     attributes = PyObject_GenericGetDict(c->of, NULL);
-    if (attributes && PyDict_SetItem(attributes, name_waiter, Py_None) == 0) {
+    if (attributes && PyDict_SetItem(attributes, feed_names[WAITER], Py_None) == 0) {
         PyErr_Restore(type, value, trace);
     } else {
         Py_XDECREF(type);
@@ -115,14 +112,15 @@ PySendResult streams_end_read(Call *c, PySendResult r, PyObject **result)
 static int begin_drain(Call *c, PyObject **result)
 {
     PyObject *attributes = PyObject_GenericGetDict(c->of, NULL), *of_reader = NULL;
-    PyObject *reader = attributes ? feed_get(attributes, name_reader) : NULL;
-    PyObject *transport = reader ? feed_get(attributes, name_transport) : NULL;
-    const struct stream *s = transport ? stream_of(transport) : NULL;
+    PyObject *of[WRITER_NAMES] = {NULL};
+    if (attributes)
+        feed_get_all(attributes, writer_names, WRITER_NAMES, of);
+    const struct stream *s = of[WRITER_TRANSPORT] ? stream_of(of[WRITER_TRANSPORT]) : NULL;
     bool plain = s && s->feeds && s->open && !s->closing && !s->protocol_paused &&
-                 feed_get(attributes, name_protocol) == s->protocol;
-    if (plain && Py_TYPE(reader) == fast_reader)
-        of_reader = PyObject_GenericGetDict(reader, NULL);
-    if (of_reader && feed_get(of_reader, name_exception) == Py_None)
+                 of[WRITER_PROTOCOL] == s->protocol && of[WRITER_READER];
+    if (plain && Py_TYPE(of[WRITER_READER]) == fast_reader)
+        of_reader = PyObject_GenericGetDict(of[WRITER_READER], NULL);
+    if (of_reader && feed_get(of_reader, feed_names[EXCEPTION]) == Py_None)
         *result = Py_NewRef(Py_None);
     Py_XDECREF(of_reader);
     Py_XDECREF(attributes);
@@ -134,7 +132,7 @@ static struct kind drain_kind = {NULL, begin_drain, "drain", "StreamWriter.drain
 
 int streams_stop_waiting(Call *c)
 {
-    return PyObject_SetAttr(c->of, name_waiter, Py_None);
+    return PyObject_SetAttr(c->of, feed_names[WAITER], Py_None);
 }
 
 /* ---- the streams --------------------------------------------------------------------------- */
@@ -241,17 +239,11 @@ static PyMethodDef drain_method = {"drain", writer_drain, METH_NOARGS, "As async
 int streams_exec(PyObject *module)
 {
     const struct hot_name names[] = {
-        {&name_exception, "_exception"},
-        {&name_buffer, "_buffer"},
-        {&name_eof, "_eof"},
-        {&name_waiter, "_waiter"},
-        {&name_paused, "_paused"},
-        {&name_loop, "_loop"},
+        {&writer_names[WRITER_TRANSPORT], "_transport"},
+        {&writer_names[WRITER_PROTOCOL], "_protocol"},
+        {&writer_names[WRITER_READER], "_reader"},
         {&name_maybe_resume, "_maybe_resume_transport"},
-        {&name_reader, "_reader"},
-        {&name_transport, "_transport"},
         {&name_class, "__class__"},
-        {&name_protocol, "_protocol"},
         {&name_connection_made, "connection_made"},
         {&name_connected, "_client_connected_cb"},
     };
