@@ -404,3 +404,35 @@ TEST(sockets_stay_armed)
     iterations(3);
     raw_finish(&r);
 }
+
+/* A kept listener whose time is up leaves the connections to a child that has it. */
+TEST(a_kept_listener_is_a_childs)
+{
+    enum { MANY = 40 };
+    struct raw parent, child;
+    struct ffl_ticket t;
+    int peer[MANY];
+    lab_defaults("sim");
+    lab.o.keep_ns = 1;
+    lab_start_manual("");
+    raw_attach(&parent);
+    raw_attach(&child);
+    CHECK_EQ(raw_bind(&parent, 0, "10.0.0.1", 80, true), 0);
+    raw_op(&parent, FFL_OP_LISTEN, 0, MANY, 0);
+    CHECK_EQ(raw_expect(&parent, FFL_OP_LISTEN, 0).arg, 0);
+    CHECK(lab_ticket(&t));
+    share(&parent, &t);
+    for (int i = 0; i < MANY; i++)
+        peer[i] = sim_dial("10.0.0.1", 80);
+    raw_gone(&parent); /* it ends, and is kept, before the child has imported anything */
+    iterations(5);
+    CHECK_EQ(import(&child, &t, 0, 1), FFL_IMPORT_LISTENER);
+    while (!TAILQ_EMPTY(&lab.in->kept))
+        iterations(1);
+    raw_op(&child, FFL_OP_ARM, 1, MANY, 0);
+    for (int i = 0; i < MANY; i++)
+        raw_give(&child, raw_expect(&child, FFL_OP_ACCEPT, 1).buf);
+    for (int i = 0; i < MANY; i++)
+        sim_shut(peer[i]);
+    end(&parent, &child, &t, false);
+}

@@ -631,6 +631,28 @@ def a_first_socket_in_the_child():
 
 
 @case
+def the_parent_connects_and_the_child_reads():
+    """Who has connected a socket after the fork, and asks for nothing, takes no data."""
+    with listener() as server, socket.socket() as s, Answer() as go, Answer() as theirs:
+
+        def work():
+            theirs.tell(attempt(s.recv, 100, socket.MSG_DONTWAIT))
+            go.get()
+            with select.epoll() as ep:
+                ep.register(s, IN)
+                theirs.tell([events(ep)[0][1], s.recv(100)])
+
+        pid = child(work)
+        out = [theirs.get()]
+        s.connect(server.getsockname())
+        with server.accept()[0] as peer:
+            peer.sendall(b"for the child")
+            s.getpeername()
+            go.tell("")
+            return [*out, theirs.get(), join(pid)]
+
+
+@case
 def datagrams():
     with socket.socket(type=socket.SOCK_DGRAM) as s, select.epoll() as ep:
         s.bind(("127.0.0.1", 0))

@@ -146,10 +146,16 @@ static void end_kept(struct kept *k)
     drop_kept(k);
 }
 
+/* What waits is for a forked process's reference, where there is one. */
+static bool clear(const struct kept *k)
+{
+    return k->group->refs > 1 || backlog_clear(k->in, k->fd);
+}
+
 static void on_timer(struct timer *t)
 {
     struct kept *k = ffl_container_of(t, struct kept, timer);
-    if (backlog_clear(k->in, k->fd))
+    if (clear(k))
         end_kept(k);
     else
         timers_set(&k->in->timers, t, 0);
@@ -200,7 +206,7 @@ void handover_keep(struct endpoint *e)
 bool handover_end(struct ffl_instance *in)
 {
     struct kept *k;
-    while ((k = TAILQ_FIRST(&in->kept)) && !slice_over(&in->slice) && backlog_clear(in, k->fd)) {
+    while ((k = TAILQ_FIRST(&in->kept)) && !slice_over(&in->slice) && clear(k)) {
         slice_spend_call(&in->slice, 0);
         end_kept(k);
     }

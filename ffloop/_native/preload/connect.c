@@ -68,7 +68,7 @@ static int connect_start(struct sock *s, int fd, const struct sockaddr *sa, sock
     if (rc != -EINPROGRESS)
         return rc;
     s->state = SOCK_CONNECTING;
-    (void)ffl_client_arm(s->session->c, s->h, 0); /* a program that only writes learns of the end */
+    sock_arm(s, 0); /* a program that only writes learns of the end */
     sock_rearm(s);
     if (s->nonblock && !refused_at_once(s, &a))
         return -EINPROGRESS;
