@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .._net.endpoint import Endpoint
 from .._net.sockets import StackSocket
 from .._session.binding import PEER, READ, WRITE
-from ..errors import error
+from ..errors import InstanceGone, error
 from .asyncio_private import (
     LOG_LOST_WRITES,
     PY313,
@@ -88,7 +88,10 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
 
     def _want(self, filters: int) -> None:
         if self._endpoint.live:
-            self._endpoint.client().want(self._handle, filters)
+            try:
+                self._endpoint.client().want(self._handle, filters)
+            except InstanceGone:  # just now: on_lost() follows
+                pass
 
     # ---- reading ----
 

@@ -5,6 +5,7 @@ does both, and the loop takes the result. Whatever an attempt fails with, the ne
 listener that cannot have its address back is tried again by itself; all else goes on without it.
 """
 
+import contextlib
 import threading
 import weakref
 from typing import Any
@@ -13,7 +14,7 @@ from .._session import discovery
 from .._session.binding import Client
 from .._session.log import log
 from .._session.session import Session
-from ..errors import InstanceError
+from ..errors import InstanceError, InstanceGone
 from .listener import Listener
 
 _FIRST, _MOST = 0.02, 2.0  # seconds between attempts
@@ -92,14 +93,15 @@ class Reattach:
 
     def _restored(self, listener: Listener, result: int | Exception, delay: float) -> None:
         loop = self._loop()
-        if loop is None or not self._session.attached:
+        if loop is None or self._session.ended:
             return  # the next attachment sees to it
         if listener not in loop._serving():
             if isinstance(result, int):
                 self._session.client.close_socket(result)
             return
         if isinstance(result, int):
-            listener.resume(result)
+            with contextlib.suppress(InstanceGone):  # likewise
+                listener.resume(result)
             return
         delay = _next(delay)
         log.warning(

@@ -514,6 +514,41 @@ def test_a_writer_finds_the_end_before_the_loop_does(instance):
     ffloop.run(main(), instance=instance.path, reconnect=False)
 
 
+@pytest.mark.parametrize("kind", ["datagram", "stream", "accepted"])
+def test_a_protocol_finds_the_end_before_the_loop_does(instance, kind):
+    """In connection_made: whoever makes the transport waits no longer, and it is lost as others."""
+    process = instance()
+
+    async def main():
+        loop, reported = asyncio.get_running_loop(), []
+        loop.set_exception_handler(lambda _, context: reported.append(context))
+        lost = loop.create_future()
+
+        class Finds(asyncio.BaseProtocol):
+            def connection_made(self, transport):
+                kill(process, loop._session)
+                process.wait()
+                with pytest.raises(ffloop.InstanceGone):
+                    loop._session.client.ping()
+
+            def connection_lost(self, exc):
+                lost.set_result(exc)
+
+        with socket.create_server((HOST, 0)) as listener, contextlib.ExitStack() as peers:
+            if kind == "datagram":
+                await loop.create_datagram_endpoint(Finds, (HOST, 0))
+            elif kind == "stream":
+                with contextlib.suppress(ffloop.InstanceGone):
+                    await loop.create_connection(Finds, *listener.getsockname())
+            else:
+                server = await loop.create_server(Finds, HOST, 0)
+                peers.enter_context(socket.create_connection(server.sockets[0].getsockname()))
+            assert isinstance(await lost, ffloop.InstanceGone)
+            assert not reported
+
+    ffloop.run(main(), instance=instance.path, reconnect=False)
+
+
 @pytest.mark.parametrize("how", ["silent", "stopped"])
 def test_attaching_again_does_not_hold_the_loop(instance, how):
     process = instance()
@@ -617,6 +652,42 @@ def test_attaching_goes_on_after_any_exception(instance, monkeypatch):
         await until(lambda: not left and loop._session.attached)
 
     ffloop.run(main(), instance=instance.path)
+
+
+def test_the_next_instance_ends_at_once(instance, monkeypatch):
+    """After the listener had its address there, before the loop has heard of it."""
+    from ffloop._loop import reattach
+
+    process, real = instance(), reattach.Listener.again
+    ended, reported = [], []
+
+    def again(listener, client):
+        handle = real(listener, client)
+        if not ended:
+            ended.append(client.instance_pid)
+            os.kill(client.instance_pid, signal.SIGKILL)
+            with pytest.raises(ffloop.InstanceGone):
+                while True:
+                    client.ping()
+        return handle
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: reported.append(context))
+        monkeypatch.setattr(reattach.Listener, "again", again)
+        server = await loop.create_server(Log, HOST, 0)
+        served = server.sockets[0]
+        process.kill()
+        await asyncio.to_thread(process.wait)
+        await asyncio.to_thread((await asyncio.to_thread(instance)).wait)
+        await asyncio.to_thread(instance)
+        await until(lambda: served._sock._ep().live)
+        peer, _ = await loop.create_connection(Log, *served.getsockname())
+        peer.abort()
+        server.close()
+
+    ffloop.run(main(), instance=instance.path)
+    assert ended and not reported
 
 
 def test_attach_keeps_its_time_limit_in_connect(tmp_path):
