@@ -134,13 +134,7 @@ static int read_all(PyObject *attributes, char *room)
 
 static PyObject *read_ready(PyObject *self, PyObject *unused)
 {
-    char *room = transport_room(self);
-    PyObject *attributes = room ? PyObject_GenericGetDict(self, NULL) : NULL;
-    int rc = attributes ? read_all(attributes, room) : PyErr_Occurred() ? -1 : 0;
-    Py_XDECREF(attributes);
-    if (rc == 0)
-        return PyObject_CallFunctionObjArgs(read_ready_slow, self, NULL);
-    return rc < 0 ? NULL : Py_NewRef(Py_None);
+    return transport_read(self, read_all, read_ready_slow);
 }
 
 /* ---- writing ------------------------------------------------------------------------------- */

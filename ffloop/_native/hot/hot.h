@@ -169,7 +169,10 @@ bool tls_is(PyObject *protocol); /* a Tls takes data as a plain protocol does */
  * there and false? */
 bool transport_lacks(PyObject *attributes, PyObject *name);
 int transport_number(PyObject *attributes, PyObject *name); /* -1: it is none, or not there */
-char *transport_room(PyObject *self); /* dispatcher_room() of its loop; NULL: it has none */
+/* A transport's _read_ready: `read` gets its attributes and its loop's dispatcher_room(), and returns
+ * 1; 0: `slow`, asyncio's, is to look; -1 with an exception. */
+PyObject *transport_read(PyObject *self, int (*read)(PyObject *attributes, char *room),
+                         PyObject *slow);
 /* type.method, which a class in front of it hides. 0 or -1. */
 int transport_method(PyObject **to, const char *module, const char *type, PyObject *method);
 

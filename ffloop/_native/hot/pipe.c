@@ -26,7 +26,8 @@ bool transport_lacks(PyObject *attributes, PyObject *name)
     return value && PyObject_Not(value) == 1;
 }
 
-char *transport_room(PyObject *self)
+/* NULL: its loop has none, or an exception. */
+static char *room_of(PyObject *self)
 {
     PyObject *loop = PyObject_GetAttr(self, name_loop);
     PyObject *batches = loop && scheduler_is(loop) ? ((Scheduler *)loop)->batches : NULL;
@@ -35,6 +36,18 @@ char *transport_room(PyObject *self)
         room = dispatcher_room((Dispatcher *)batches);
     Py_XDECREF(loop);
     return room;
+}
+
+PyObject *transport_read(PyObject *self, int (*read)(PyObject *attributes, char *room),
+                         PyObject *slow)
+{
+    char *room = room_of(self);
+    PyObject *attributes = room ? PyObject_GenericGetDict(self, NULL) : NULL;
+    int rc = attributes ? read(attributes, room) : PyErr_Occurred() ? -1 : 0;
+    Py_XDECREF(attributes);
+    if (rc == 0)
+        return PyObject_CallFunctionObjArgs(slow, self, NULL);
+    return rc < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 /* ---- reading ------------------------------------------------------------------------------- */
@@ -67,13 +80,7 @@ static int read_some(PyObject *attributes, char *room)
 
 static PyObject *read_ready(PyObject *self, PyObject *unused)
 {
-    char *room = transport_room(self);
-    PyObject *attributes = room ? PyObject_GenericGetDict(self, NULL) : NULL;
-    int rc = attributes ? read_some(attributes, room) : PyErr_Occurred() ? -1 : 0;
-    Py_XDECREF(attributes);
-    if (rc == 0)
-        return PyObject_CallFunctionObjArgs(read_ready_slow, self, NULL);
-    return rc < 0 ? NULL : Py_NewRef(Py_None);
+    return transport_read(self, read_some, read_ready_slow);
 }
 
 /* ---- writing ------------------------------------------------------------------------------- */
