@@ -123,19 +123,34 @@ static void serve(struct raw *r, int *won)
     }
 }
 
+/* Loops that are awake: handles 0 and 1 of `a`, 2 and 3 of `b`. */
+static void four_loops(struct raw *a, struct raw *b, int32_t credits)
+{
+    sim_lab();
+    raw_attach(a);
+    raw_attach(b);
+    for (uint32_t h = 0; h < 4; h++) {
+        listen_at(h < 2 ? a : b, h, 0, true);
+        raw_op(h < 2 ? a : b, FFL_OP_ARM, h, credits, FFL_F_ALONE | FFL_F_ARM_NEW);
+    }
+    iterations(2);
+}
+
+static void end_two(struct raw *a, struct raw *b, const int *peer, int n)
+{
+    shut(peer, n);
+    raw_gone(a);
+    iterations(3);
+    raw_finish(b);
+}
+
 /* Though none of them sleeps, one is told, by round robin. */
 TEST(those_that_are_awake_get_equal_parts)
 {
     enum { EACH = 10, N = 4 * EACH };
     struct raw a, b;
     int peer[N], won[4] = {0};
-    sim_lab();
-    raw_attach(&a);
-    raw_attach(&b);
-    for (uint32_t h = 0; h < 4; h++) {
-        listen_at(h < 2 ? &a : &b, h, 0, true);
-        raw_op(h < 2 ? &a : &b, FFL_OP_ARM, h, N, FFL_F_ALONE | FFL_F_ARM_NEW);
-    }
+    four_loops(&a, &b, N);
     for (int i = 0; i < N; i++) {
         dial(peer + i, 1);
         for (int k = 0; k < 2; k++, iterations(2)) {
@@ -145,10 +160,26 @@ TEST(those_that_are_awake_get_equal_parts)
     }
     for (int h = 0; h < 4; h++)
         CHECK_EQ(won[h], EACH);
-    shut(peer, N);
-    raw_gone(&a);
-    iterations(3);
-    raw_finish(&b);
+    end_two(&a, &b, peer, N);
+}
+
+/* So many are told as connections wait: one that is busy delays only its own. */
+TEST(each_connection_tells_one)
+{
+    struct raw a, b;
+    int peer[3];
+    four_loops(&a, &b, 8);
+    dial(peer, 2);
+    (void)raw_expect(&a, FFL_OP_OFFER, 0);
+    (void)raw_expect(&a, FFL_OP_OFFER, 1);
+    dial(peer + 2, 1);
+    CHECK(!raw_avail(&a));
+    (void)raw_expect(&b, FFL_OP_OFFER, 2);
+    CHECK(!raw_avail(&b));
+    while (!raw_avail(&b)) /* nobody comes for them */
+        iterations(1);
+    (void)raw_expect(&b, FFL_OP_OFFER, 3);
+    end_two(&a, &b, peer, 3);
 }
 
 /* Of those for whom one is enough one that sleeps or spins is told, then the others;

@@ -108,8 +108,9 @@ struct endpoint { /* one session's reference to one stack socket */
     uint32_t closed; /* closing: in->next_serial when the application closed it */
     bool in_ready, in_stalled, dead;
     bool offers; /* a listener: nothing is accepted ahead, even for the only reference */
-    /* A listener: it is to be told of a connection; of those alone, one is told. */
-    bool asks, alone;
+    /* A listener: it is to be told of a connection; of those alone, one per connection is told;
+     * it was, and is counted in its group's `told`. */
+    bool asks, alone, told;
     uint32_t seen; /* its group's `came` when it was last told of, or took, a connection */
 };
 TAILQ_HEAD(endpoint_list, endpoint);
@@ -139,9 +140,8 @@ struct group {
     TAILQ_HEAD(, endpoint) askers;
     uint32_t came;    /* counts up when connections come; begins at 1 */
     uint32_t waiting; /* the stack's connections at the last count; 0 after an accept */
-    /* The asker that is alone, was told of a connection and has not taken it. */
-    struct endpoint *told;
-    struct timer slow; /* when it fires, the other askers are told */
+    unsigned told;     /* members that were told alone, and have not taken a connection yet */
+    struct timer slow; /* of the first of them: when it fires, the other askers are told */
     struct ffl_instance *in;
     struct back_list bytes, connections; /* given back */
     struct kept *kept;

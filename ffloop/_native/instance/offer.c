@@ -4,8 +4,8 @@
  * Callers: accept.c, control.c, group.c. Where several processes have a listener, or the
  * application has not accepted yet (FFL_F_OFFER), a process gets a connection only by accept()
  * (FFL_OP_TAKE): a busy process keeps none from the others. As in the kernel, all pollers are told
- * of a connection, but of those in accept() or with EPOLLEXCLUSIVE, and of loops, only one, by round
- * robin; if it does not take it in 2 ms, the others are told.
+ * of a connection, but of those in accept() or with EPOLLEXCLUSIVE, and of loops, one per connection
+ * that waits, by round robin; if one does not take it in 2 ms, the others are told.
  */
 #include "endpoint.h"
 #include "group.h"
@@ -24,16 +24,20 @@ void offer_renew(struct group *g)
         endpoint_ready(e); /* pumps the whole group */
 }
 
+static uint32_t connections(const struct endpoint *l)
+{
+    return l->group->waiting + group_has_connection(l);
+}
+
 static void tell(struct endpoint *e)
 {
     TAILQ_REMOVE(&e->group->askers, e, asking);
     e->asks = false;
     e->seen = e->group->came;
-    session_post(e->s,
-                 (struct ffl_entry){.op = FFL_OP_OFFER,
-                                    .handle = e->handle,
-                                    .arg = (int32_t)e->group->waiting + group_has_connection(e),
-                                    .buf = FFL_NO_BUF});
+    session_post(e->s, (struct ffl_entry){.op = FFL_OP_OFFER,
+                                          .handle = e->handle,
+                                          .arg = (int32_t)connections(e),
+                                          .buf = FFL_NO_BUF});
 }
 
 static void tell_all(struct group *g, bool alone)
@@ -59,12 +63,13 @@ static bool waits(struct endpoint *l)
     return l->readable || group_has_connection(l);
 }
 
-/* The asker that was told has not taken the connection. */
+/* An asker that was told has not taken the connection. (It may still, and is then counted off for
+ * another that was told meanwhile: who takes one looks whether more wait.) */
 static void on_slow(struct timer *t)
 {
     struct group *g = ffl_container_of(t, struct group, slow);
     struct endpoint *l = TAILQ_FIRST(&g->askers);
-    g->told = NULL;
+    g->told = 0;
     if (l && waits(l))
         tell_all(g, true);
 }
@@ -82,11 +87,12 @@ void offer_leave(struct endpoint *l)
     if (l->asks)
         TAILQ_REMOVE(&g->askers, l, asking);
     l->asks = false;
-    if (g->told == l) {
+    if (!l->told)
+        return;
+    l->told = false;
+    if (g->told && --g->told == 0)
         timers_cancel(&g->in->timers, &g->slow);
-        g->told = NULL;
-        offer_renew(g);
-    }
+    offer_renew(g);
 }
 
 /* first: `l` got no connection the last time. */
@@ -106,24 +112,19 @@ void offer_ask(struct endpoint *l, bool alone)
     ask(l, false);
 }
 
-/* Tells one asker: the first that sleeps or spins, else the first. */
-static void tell_one(struct group *g)
+/* Tells an asker for each connection that waits: of those that sleep or spin, or do not. */
+static void tell_alone(struct group *g, bool idle)
 {
-    struct endpoint *e, *first = NULL;
-    TAILQ_FOREACH(e, &g->askers, asking)
-    {
-        if (!e->alone || e->seen == g->came)
+    struct endpoint *e, *next;
+    for (e = TAILQ_FIRST(&g->askers); e && g->told < connections(e); e = next) {
+        next = TAILQ_NEXT(e, asking);
+        if (!e->alone || e->seen == g->came || ffl_channel_peer_waits(&e->s->ch) != idle)
             continue;
-        if (ffl_channel_peer_waits(&e->s->ch))
-            break;
-        first = first ? first : e;
+        tell(e);
+        e->told = true;
+        if (g->told++ == 0)
+            timers_set(&g->in->timers, &g->slow, SLOW_NS);
     }
-    e = e ? e : first;
-    if (!e)
-        return;
-    tell(e);
-    g->told = e;
-    timers_set(&g->in->timers, &g->slow, SLOW_NS);
 }
 
 bool offer_alone(const struct endpoint *l)
@@ -137,8 +138,8 @@ void offer_tell(struct endpoint *l)
     if (TAILQ_EMPTY(&g->askers) || !waits(l))
         return;
     tell_all(g, false);
-    if (!g->told)
-        tell_one(g);
+    tell_alone(g, true);
+    tell_alone(g, false);
 }
 
 int offer_take(struct endpoint *l, bool again)
