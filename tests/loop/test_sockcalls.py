@@ -152,10 +152,10 @@ def test_a_sendfile_that_is_cancelled(run_ff, tmp_path, by_transport, closed):
         ):
             file.truncate(64 << 20)  # more than the buffers
             transport, _ = await loop.create_connection(Log, *listener.getsockname())
-            one = listener.accept()[0]
+            one, _ = await asyncio.to_thread(listener.accept)
             sock = ffloop.socket()
             await loop.sock_connect(sock, listener.getsockname())
-            other = listener.accept()[0]
+            other, _ = await asyncio.to_thread(listener.accept)
             call = loop.sendfile(transport, own) if by_transport else loop.sock_sendfile(sock, own)
             sending = asyncio.create_task(call)
             peer = one if by_transport else other
