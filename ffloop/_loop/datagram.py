@@ -147,9 +147,9 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
     def on_connect(self, code: int) -> None:
         pass
 
-    def on_lost(self, exc: OSError) -> None:
+    def on_lost(self) -> None:
+        self._force_close(self._endpoint.open_session().gone())
         self._endpoint.lose()
-        self._force_close(exc)
 
     def on_detach(self) -> None:
         pass

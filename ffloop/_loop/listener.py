@@ -80,7 +80,7 @@ class Listener(Accepting):
         if self.endpoint.accepting and self.endpoint.live:
             self.start()
 
-    def on_lost(self, exc: OSError) -> None:
+    def on_lost(self) -> None:
         self.endpoint.lose()
 
     def on_detach(self) -> None: ...

@@ -133,7 +133,8 @@ class SockCalls(KernelSockCalls):
             try:
                 return call(*args)
             except (BlockingIOError, InterruptedError):
-                await self._ready_for(stack, filters)
+                pass
+            await self._ready_for(stack, filters)
 
     async def sock_recv(self, sock: Any, n: int) -> bytes:
         """The next bytes of a stream, `n` at most; b"" at its end."""

@@ -229,11 +229,11 @@ class StreamTransport(SocketTransport):
     def on_accept(self, handle: int, off: int) -> None: ...
     def on_readable(self) -> None: ...
 
-    def on_lost(self, exc: OSError) -> None:
+    def on_lost(self) -> None:
         self._c = None
         self._receiving = self._sending = False
-        self._unsendable = exc
-        self._run(self._force_close, exc)
+        self._unsendable = self._ended()
+        self._run(self._force_close, self._ended())
         self._detach()
         self._endpoint.lose()
 

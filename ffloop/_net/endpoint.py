@@ -164,7 +164,7 @@ class Endpoint:
         self.session, self._was_of = None, session
         session.close_socket(self.handle, self.generation, abort)
         self.close_descriptor(session)
-        self._wake(cancel=True)
+        self._wake()
         self.writers = None
 
     def abandon(self) -> None:
@@ -281,7 +281,8 @@ class Endpoint:
     def connecting(self, fut: "asyncio.Future[None]") -> None:
         self._connecting = fut
 
-    def _wake(self, cancel: bool = False, exc: BaseException | None = None) -> None:
+    def _wake(self) -> None:
+        # The session has ended, or the socket is closed.
         waiting = [*(self._readers or ()), *(self._writers or ())]
         if self._connecting is not None:
             waiting.append(self._connecting)
@@ -289,10 +290,10 @@ class Endpoint:
         for fut in waiting:
             if fut.done() or fut.get_loop().is_closed():
                 continue
-            if cancel:
+            if self.session is None:
                 fut.cancel()
             else:
-                _settle(fut, exc)
+                fut.set_exception(self.session.gone())
 
     def set_writer(self, fd: int, handle: asyncio.Handle, loop: asyncio.AbstractEventLoop) -> None:
         """For loop.add_writer: called once per iteration of the loop while the socket is
@@ -399,13 +400,12 @@ class Endpoint:
                 os.dup2(fresh, fd, inheritable=False)
         os.close(fresh)
 
-    def on_lost(self, exc: OSError) -> None:
-        self._wake(exc=exc)
+    def on_lost(self) -> None:
+        self._wake()
         self.lose()
 
     def on_detach(self) -> None:
-        session = self.session
-        self._wake(exc=session.gone() if session is not None else None)
+        self._wake()
 
 
 def _settle(fut: "asyncio.Future[None]", exc: BaseException | None = None) -> None:

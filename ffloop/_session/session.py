@@ -219,31 +219,38 @@ class Session:
         if client is not None and client.detached:
             self.lost()
 
-    def lost(self) -> InstanceGone:
+    def lost(self) -> None:
         """The client is detached: tells every socket, in one way."""
         client = self._client
         if client is None:
-            return self.gone()
+            return
         self._lost = client.reason()
         log.warning("the session with the instance at %s is lost: %s", client.path, self._lost)
-        exc = self.gone()
         self._client = None
         receivers = list(self.receivers.values())
         self.receivers.clear()
         try:
             for receiver in receivers:
-                receiver.on_lost(exc)
+                self._tell(receiver)
         finally:
             self._lose_users()
             client.close()
-        return exc
+
+    def _tell(self, receiver: Receiver) -> None:
+        # What goes wrong with one of them (its descriptor was closed by its number) is not to keep
+        # the others from learning of it.
+        try:
+            receiver.on_lost()
+        except Exception as exc:
+            log.error("%r could not be told that its session is lost", receiver, exc_info=exc)
 
     def _lose_users(self) -> None:
         for user in list(self.users):
             user.lose(self)
 
     def gone(self) -> InstanceGone:
-        """The exception for a call on a session that has ended."""
+        """A new exception for a call on a session that has ended: each that raises one adds its
+        traceback."""
         client = self._client
         if client is not None and client.detached:
             return gone(client.reason())

@@ -381,6 +381,39 @@ def test_a_sendfile_whose_connection_ends_logs_nothing(run, tmp_path):
     run(main())
 
 
+@pytest.mark.parametrize("run_ff", ["direct"], indirect=True)
+def test_a_sendfile_is_told_also_where_the_socket_cannot_be_closed(run_ff, tmp_path):
+    """It waits for what was written before it. What close() raises is reported."""
+    (tmp_path / "file").write_bytes(b"bytes")
+
+    class Stuck(socket.socket):
+        def close(self):
+            super().close()
+            raise OSError("not today")
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        told = []
+        loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
+        with socket.create_server((HOST, 0)) as listener:
+            sock = Stuck()
+            sock.setblocking(False)
+            await loop.sock_connect(sock, listener.getsockname())
+            transport, protocol = await loop.create_connection(Log, sock=sock)
+            transport.write(bytes(32 << 20))
+            with (tmp_path / "file").open("rb") as file:
+                sending = loop.create_task(loop.sendfile(transport, file))
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                transport.abort()
+                with pytest.raises(ConnectionError):
+                    await sending
+            await protocol.lost
+        assert [str(exc) for exc in told] == ["not today"]
+
+    run_ff(main())
+
+
 @pytest.mark.parametrize("run_std", ["asyncio", "direct", "ring"], indirect=True)
 @pytest.mark.parametrize("reads_on", [False, True])
 def test_reading_is_paused_and_resumed_while_a_file_is_sent(run_std, tmp_path, reads_on):

@@ -57,6 +57,27 @@ def test_many_connections_at_once(run, no_leaks):
     run(main())
 
 
+def test_a_callback_that_replaces_itself(run_std):
+    """What it leaves in the protocol stays there."""
+
+    async def main():
+        seen = asyncio.get_running_loop().create_future()
+
+        def connected(reader, writer):
+            writer.transport.get_protocol()._client_connected_cb = None
+            seen.set_result(writer)
+
+        async with await asyncio.start_server(connected, HOST, 0) as server:
+            with socket.create_connection(server.sockets[0].getsockname()):
+                writer = await seen
+                await asyncio.sleep(0)
+                assert writer.transport.get_protocol()._client_connected_cb is None
+                writer.close()
+                await writer.wait_closed()
+
+    run_std(main())
+
+
 @pytest.mark.parametrize("size", [1, 65536, 5_000_000])
 def test_bytes_are_exact_both_ways(run, size):
     async def main():

@@ -195,13 +195,12 @@ static void leave_freed(Call *c)
 {
     const char *name = c->kind->qualname;
     bool forgotten = c->state == NEW;
-    PyObject *type, *value, *trace;
-    PyErr_Fetch(&type, &value, &trace);
+    struct hot_exception was = hot_put_by();
     if (leave(c) < 0 ||
         (forgotten &&
          PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "coroutine '%s' was never awaited", name) < 0))
         PyErr_WriteUnraisable(NULL);
-    PyErr_Restore(type, value, trace);
+    hot_set_again(was, 0);
 }
 
 static void call_dealloc(PyObject *self)

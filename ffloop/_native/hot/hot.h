@@ -87,6 +87,14 @@ int hot_add_subtype(PyObject *module, const char *name, PyType_Spec *spec, const
 /* Takes the exception that is set, as an object; NULL when it is one that ends the program
  * (KeyboardInterrupt, SystemExit), which stays set. */
 PyObject *hot_take_exception(void);
+/* The exception that is set, if any, is put by while something else is done... */
+struct hot_exception {
+    PyObject *type, *value, *trace;
+};
+struct hot_exception hot_put_by(void);
+/* ...which has returned `rc`: 0: the exception is set again; -1: it gives way to the new one. 0, or
+ * -1 with an exception. */
+int hot_set_again(struct hot_exception was, int rc);
 
 /* The fields of a Stream (stream.h); NULL for any other object. */
 struct stream *stream_of(PyObject *self);

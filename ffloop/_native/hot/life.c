@@ -88,11 +88,10 @@ int stream_tell_waiter(PyObject *waiter)
 PyObject *stream_begin(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct stream *s = stream_fields(self);
-    PyObject *type, *value, *trace;
     int rc = s->feeds && !scheduler_debug(s->loop)
                  ? streams_begin(s->protocol, self)
                  : hot_call(s->protocol, name_connection_made, self);
-    PyErr_Fetch(&type, &value, &trace);
+    struct hot_exception made = hot_put_by();
     s->begun = 1;
     if (!s->closing && !s->paused)
         rc = s->dispatcher ? resume(self) : hot_call(self, name_resume, NULL);
@@ -100,14 +99,7 @@ PyObject *stream_begin(PyObject *self, PyObject *const *args, Py_ssize_t n)
         rc = 0;
     if (rc == 0 && n > 0 && args[0] != Py_None)
         rc = stream_tell_waiter(args[0]);
-    if (rc == 0) {
-        PyErr_Restore(type, value, trace);
-        return type ? NULL : Py_NewRef(Py_None);
-    }
-    Py_XDECREF(type);
-    Py_XDECREF(value);
-    Py_XDECREF(trace);
-    return NULL;
+    return none_or_error(hot_set_again(made, rc));
 }
 
 /* ---- the end ------------------------------------------------------------------------------- */
@@ -212,13 +204,11 @@ static int close_descriptor(struct stream *s)
 static int release(PyObject *self, struct stream *s, PyObject *abort)
 {
     s->open = 0;
-    if (!s->dispatcher) {
-        if (hot_call(self, name_release, abort) < 0)
-            return -1;
-    } else if (watch(self, false, false) < 0 || close_descriptor(s) < 0) {
+    if (is_set(s->flushing) && hot_call(self, name_flush_told, NULL) < 0)
         return -1;
-    }
-    return is_set(s->flushing) ? hot_call(self, name_flush_told, NULL) : 0;
+    if (!s->dispatcher)
+        return hot_call(self, name_release, abort);
+    return watch(self, false, false) < 0 ? -1 : close_descriptor(s);
 }
 
 static int let_go(PyObject *self, struct stream *s, PyObject *abort)
@@ -239,18 +229,10 @@ static int let_go(PyObject *self, struct stream *s, PyObject *abort)
 PyObject *stream_end(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct stream *s = stream_fields(self);
-    PyObject *type, *value, *trace;
-    int rc = s->protocol_connected ? hot_call(s->protocol, name_connection_lost, args[0]) : 0;
-    PyErr_Fetch(&type, &value, &trace);
-    int let = let_go(self, s, n > 1 ? args[1] : Py_False);
-    if (let == 0) {
-        PyErr_Restore(type, value, trace);
-        return none_or_error(rc);
-    }
-    Py_XDECREF(type);
-    Py_XDECREF(value);
-    Py_XDECREF(trace);
-    return NULL;
+    if (s->protocol_connected)
+        hot_call(s->protocol, name_connection_lost, args[0]);
+    struct hot_exception lost = hot_put_by();
+    return none_or_error(hot_set_again(lost, let_go(self, s, n > 1 ? args[1] : Py_False)));
 }
 
 /* A transport that was collected without close(), perhaps in another thread. */
@@ -269,11 +251,10 @@ void stream_finalize(PyObject *self)
     struct stream *s = stream_fields(self);
     if (!s->open)
         return;
-    PyObject *type, *value, *trace;
-    PyErr_Fetch(&type, &value, &trace);
+    struct hot_exception was = hot_put_by();
     if (abandon(self, s) < 0)
         PyErr_WriteUnraisable(self);
-    PyErr_Restore(type, value, trace);
+    hot_set_again(was, 0);
 }
 
 /* ---- state ---------------------------------------------------------------------------------- */

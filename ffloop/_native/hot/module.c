@@ -109,6 +109,25 @@ PyObject *hot_take_exception(void)
     return value;
 }
 
+struct hot_exception hot_put_by(void)
+{
+    struct hot_exception was;
+    PyErr_Fetch(&was.type, &was.value, &was.trace);
+    return was;
+}
+
+int hot_set_again(struct hot_exception was, int rc)
+{
+    if (rc == 0) {
+        PyErr_Restore(was.type, was.value, was.trace);
+        return was.type ? -1 : 0;
+    }
+    Py_XDECREF(was.type);
+    Py_XDECREF(was.value);
+    Py_XDECREF(was.trace);
+    return -1;
+}
+
 static int module_exec(PyObject *module)
 {
     if (context_exec() < 0 || stream_exec(module) < 0 || dispatcher_exec(module) < 0 ||

@@ -89,19 +89,13 @@ static int begin_read(Call *c, PyObject **result)
 /* The waiter is done: `r` says how. */
 PySendResult streams_end_read(Call *c, PySendResult r, PyObject **result)
 {
-    PyObject *type, *value, *trace, *attributes;
     if (r == PYGEN_RETURN)
         Py_CLEAR(*result);
-    PyErr_Fetch(&type, &value, &trace);
-    attributes = PyObject_GenericGetDict(c->of, NULL);
-    if (attributes && PyDict_SetItem(attributes, feed_names[WAITER], Py_None) == 0) {
-        PyErr_Restore(type, value, trace);
-    } else {
-        Py_XDECREF(type);
-        Py_XDECREF(value);
-        Py_XDECREF(trace);
+    struct hot_exception was = hot_put_by();
+    PyObject *attributes = PyObject_GenericGetDict(c->of, NULL);
+    int rc = attributes ? PyDict_SetItem(attributes, feed_names[WAITER], Py_None) : -1;
+    if (hot_set_again(was, rc) < 0)
         r = PYGEN_ERROR;
-    }
     if (r == PYGEN_RETURN)
         r = give(c, attributes, result);
     Py_XDECREF(attributes);
@@ -168,24 +162,27 @@ static PyObject *connected(PyObject *callback, PyObject *streams)
 
 static PyMethodDef connected_method = {"client_connected_cb", connected, METH_VARARGS, NULL};
 
+/* Who was called may have set another one, which stays. */
+static int replace_callback(PyObject *protocol, const PyObject *from, PyObject *to)
+{
+    PyObject *now = PyObject_GetAttr(protocol, name_connected);
+    int rc = !now ? -1 : now == from ? PyObject_SetAttr(protocol, name_connected, to) : 0;
+    Py_XDECREF(now);
+    return rc;
+}
+
 /* protocol.connection_made(transport), in which the protocol's callback is the one above. */
 static int begin_server(PyObject *protocol, PyObject *transport, PyObject *callback)
 {
-    PyObject *ours = PyCFunction_New(&connected_method, callback), *type, *value, *trace;
+    PyObject *ours = PyCFunction_New(&connected_method, callback);
     int rc = ours ? PyObject_SetAttr(protocol, name_connected, ours) : -1;
-    Py_XDECREF(ours);
-    if (rc < 0)
-        return -1;
-    rc = hot_call(protocol, name_connection_made, transport);
-    PyErr_Fetch(&type, &value, &trace);
-    if (PyObject_SetAttr(protocol, name_connected, callback) == 0) {
-        PyErr_Restore(type, value, trace);
-        return rc;
+    if (rc == 0) {
+        hot_call(protocol, name_connection_made, transport);
+        struct hot_exception made = hot_put_by();
+        rc = hot_set_again(made, replace_callback(protocol, ours, callback));
     }
-    Py_XDECREF(type);
-    Py_XDECREF(value);
-    Py_XDECREF(trace);
-    return -1;
+    Py_XDECREF(ours);
+    return rc;
 }
 
 static int begin_plain(PyObject *protocol, PyObject *transport)
