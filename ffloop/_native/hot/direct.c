@@ -197,18 +197,14 @@ static void sort_out(Dispatcher *dispatcher, int n, int wake_fd)
 struct look {
     struct direct *d;
     int epfd, n;
-    PyThreadState *thread; /* while the interpreter's lock is given up */
 };
 
-/* Events that are there already do not cost giving up the lock. */
 static bool look(void *arg, bool whole)
 {
     struct look *l = arg;
     (void)whole; /* a peer that waits for this CPU is the kernel's to place */
     /* Half of the array: the selector's events move to its other end. */
     l->n = ffl_epoll_wait(l->epfd, l->d->events, BATCH / 2, 0);
-    if (!l->n && !l->thread)
-        l->thread = PyEval_SaveThread();
     return l->n != 0;
 }
 
@@ -216,18 +212,12 @@ static bool look(void *arg, bool whole)
 static int wait_for_events(Dispatcher *dispatcher, int64_t timeout_ns)
 {
     struct direct *d = dispatcher->direct;
-    struct look l = {d, dispatcher->epfd, 0, NULL};
+    struct look l = {d, dispatcher->epfd, 0};
     bool hit = ffl_spin_try(&d->spin, &timeout_ns, look, &l);
     d->n.sleeps += timeout_ns && !hit;
     if (d->page)
         page_note(d->page, dispatcher->waits, &d->n);
-    if (!hit && timeout_ns && !l.thread)
-        l.thread = PyEval_SaveThread();
-    if (!hit)
-        l.n = ffl_epoll_wait(l.epfd, d->events, BATCH / 2, timeout_ns);
-    if (l.thread)
-        PyEval_RestoreThread(l.thread);
-    return l.n;
+    return hit ? l.n : ffl_epoll_wait(l.epfd, d->events, BATCH / 2, timeout_ns);
 }
 
 int direct_wait(Dispatcher *dispatcher, int64_t timeout_ns, int wake_fd)
@@ -236,7 +226,11 @@ int direct_wait(Dispatcher *dispatcher, int64_t timeout_ns, int wake_fd)
     dispatcher->index = dispatcher->count = d->others = 0;
     if (timeout_ns)
         show(dispatcher);
+    /* For events that are there already, too: threads that wait for the lock get it nowhere else. */
+    PyThreadState *thread = timeout_ns ? PyEval_SaveThread() : NULL;
     int n = wait_for_events(dispatcher, timeout_ns);
+    if (thread)
+        PyEval_RestoreThread(thread);
     if (n < 0 && errno != EINTR) {
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
