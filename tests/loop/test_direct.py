@@ -764,7 +764,7 @@ def test_what_a_watcher_schedules_runs_before_the_next_wait(run):
 
 
 def test_a_thread_gets_on_beside_a_loop_that_always_has_an_event(run):
-    """The loop gives up the interpreter's lock by itself: nobody asks it to within the minutes set here."""
+    """The loop gives the lock up by itself: in the minutes set here nobody asks it to."""
 
     async def main():
         loop, done = asyncio.get_running_loop(), asyncio.Event()
