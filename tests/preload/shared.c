@@ -528,6 +528,115 @@ CASE(asks_for_room_beside_a_reader)
     writer_beside_a_reader(POLLOUT);
 }
 
+static void writes_one(int fd)
+{
+    NEED(send(fd, "x", 1, MSG_NOSIGNAL) == 1);
+}
+
+/* A child's send meets an error, and the child has gone: its parent, which reads nothing, is told. */
+static void told_after_a_childs_send(int fd)
+{
+    by_a_child(fd, writes_one);
+    int err = 0;
+    socklen_t len = sizeof(err);
+    begins();
+    while (!err && !lasted(60000))
+        NEED(getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &len) == 0);
+    printf("%s\n", strerrorname_np(err));
+}
+
+CASE(a_childs_send_meets_a_reset)
+{
+    connected();
+    close(server);
+    told_after_a_childs_send(client);
+    saw("send", send(client, "x", 1, MSG_NOSIGNAL));
+}
+
+CASE(a_childs_datagram_is_refused)
+{
+    connected(); /* a test looks for a connection */
+    int u = socket(AF_INET, SOCK_DGRAM, 0), v = socket(AF_INET, SOCK_DGRAM, 0);
+    struct sockaddr_in a = anywhere();
+    NEED(bind(u, (struct sockaddr *)&a, sizeof(a)) == 0);
+    a = where(u);
+    NEED(connect(v, (struct sockaddr *)&a, sizeof(a)) == 0 && close(u) == 0);
+    told_after_a_childs_send(v);
+}
+
+/* The error of a dissolved connection is told also where a child has had the connection. */
+CASE(dissolved_beside_a_child)
+{
+    struct sockaddr none = {.sa_family = AF_UNSPEC};
+    struct pollfd p = {.events = POLLIN | POLLOUT};
+    int err;
+    socklen_t len = sizeof(err);
+    connected();
+    p.fd = client;
+    pid_t pid = child_that_waits();
+    NEED(connect(client, &none, sizeof(none)) == 0);
+    saw("poll", poll(&p, 1, 0));
+    printf("%#x\n", (unsigned)p.revents);
+    NEED(getsockopt(client, SOL_SOCKET, SO_ERROR, &err, &len) == 0);
+    printf("%s\n", strerrorname_np(err));
+    close(held);
+    ends(pid);
+}
+
+static void nothing(int fd)
+{
+    (void)fd;
+}
+
+static void early_then_reset(void)
+{
+    struct linger now = {1, 0};
+    struct pollfd p = {.events = POLLIN};
+    connected();
+    p.fd = server;
+    arrives("early");
+    NEED(setsockopt(client, SOL_SOCKET, SO_LINGER, &now, sizeof(now)) == 0 && close(client) == 0);
+    while (!(p.revents & POLLHUP))
+        NEED(poll(&p, 1, 60000) == 1);
+}
+
+/* What came before a reset is read, and then the reset, though a fork was in between. */
+CASE(early_bytes_then_a_reset_and_a_fork)
+{
+    early_then_reset();
+    by_a_child(server, nothing);
+    saw("recv", recv(server, buffer, sizeof(buffer), 0));
+    saw("recv", recv(server, buffer, sizeof(buffer), 0));
+    saw("recv", recv(server, buffer, sizeof(buffer), 0));
+}
+
+static void reads_early(int fd)
+{
+    saw("recv", recv(fd, buffer, sizeof(buffer), 0));
+    saw("recv", recv(fd, buffer, sizeof(buffer), 0));
+}
+
+CASE(early_bytes_then_a_reset_are_the_childs)
+{
+    early_then_reset();
+    by_a_child(server, reads_early);
+}
+
+CASE(datagrams_before_a_shutdown_and_a_fork)
+{
+    connected(); /* a test looks for a connection */
+    struct sockaddr_in a = anywhere();
+    int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    NEED(bind(fd, (struct sockaddr *)&a, sizeof(a)) == 0);
+    a = where(fd);
+    NEED(connect(fd, (struct sockaddr *)&a, sizeof(a)) == 0 && send(fd, "x", 1, 0) == 1);
+    NEED(poll(&p, 1, 60000) == 1 && shutdown(fd, SHUT_RD) == 0);
+    by_a_child(fd, nothing);
+    saw("recv", recv(fd, buffer, sizeof(buffer), 0));
+    saw("recv", recv(fd, buffer, sizeof(buffer), 0));
+}
+
 int main(int argc, char **argv)
 {
     return run_case(argc, argv);

@@ -739,6 +739,50 @@ CASE(reset_after_both_sides_were_shut_down)
     saw("recv", recv(server, buffer, 1, MSG_DONTWAIT));
 }
 
+static void shut_unconnected(int fd, int how)
+{
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET};
+    struct pollfd p = {.fd = fd, .events = POLLIN | POLLOUT | POLLRDHUP};
+    int ep = epoll_create1(0);
+    NEED(epoll_ctl(ep, EPOLL_CTL_ADD, fd, &ev) == 0);
+    saw("epoll_wait", epoll_wait(ep, &ev, 1, 0));
+    saw("shutdown", shutdown(fd, how));
+    ev.events = 0;
+    saw("epoll_wait", epoll_wait(ep, &ev, 1, 0));
+    NEED(poll(&p, 1, 0) == 1);
+    printf("%#x %#x\n", ev.events, (unsigned)p.revents);
+    saw("recv", recv(fd, buffer, 1, 0));
+    saw("send", send(fd, "x", 1, MSG_NOSIGNAL));
+    close(fd);
+    close(ep);
+}
+
+CASE(shut_down_before_it_is_connected)
+{
+    connected(); /* a test looks for a connection */
+    for (int how = SHUT_RD; how <= SHUT_RDWR; how++) {
+        struct sockaddr_in a = anywhere();
+        shut_unconnected(socket(AF_INET, SOCK_STREAM, 0), how);
+        int fd = socket(AF_INET, SOCK_STREAM, 0);
+        NEED(bind(fd, (struct sockaddr *)&a, sizeof(a)) == 0);
+        shut_unconnected(fd, how);
+    }
+    saw("shutdown", shutdown(listener, SHUT_RD));
+    shut_unconnected(listener, SHUT_RDWR);
+}
+
+CASE(shut_down_before_a_datagram_begins)
+{
+    connected(); /* a test looks for a connection */
+    struct sockaddr_in a = anywhere();
+    int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    NEED(bind(fd, (struct sockaddr *)&a, sizeof(a)) == 0);
+    a = where(fd);
+    NEED(connect(fd, (struct sockaddr *)&a, sizeof(a)) == 0 && shutdown(fd, SHUT_WR) == 0);
+    saw("send", send(fd, "x", 1, MSG_MORE));
+    saw("send", send(fd, "x", 1, 0));
+}
+
 int main(int argc, char **argv)
 {
     return run_case(argc, argv);

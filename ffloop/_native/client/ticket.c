@@ -125,7 +125,13 @@ int client_give_back(struct ffl_client *c, struct client_sock *s)
         ;
     if (rc < 0)
         return rc;
-    s->eof = false; /* the instance completes the end again, after the data */
+    s->eof = false; /* the instance completes the end again, after the data; or the error */
+    if (s->failed && s->type == SOCK_STREAM) {
+        s->failed = false;
+        s->unsendable = true;
+        s->send_error = s->error ? s->error : s->send_error;
+        s->error = 0;
+    }
     return 0;
 }
 

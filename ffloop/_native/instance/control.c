@@ -77,10 +77,10 @@ static int op_unread(struct endpoint *e, struct ffl_entry q)
         (q.flags & FFL_F_CTL && !e->dgram))
         return -EPROTO;
     e->rx_posted -= (uint32_t)q.arg - ffl_front_bytes(q.flags);
-    int rc = e->failed
-                 ? 0
-                 : group_unread(e, session_buf(s, p, q.buf), (uint32_t)q.arg,
-                                q.flags & (FFL_F_ADDR | FFL_F_TRUNC | FFL_F_CTL | FFL_F_CTL_CUT));
+    bool lacks = e->failed == ENOBUFS; /* bytes before these are lost: the stream ends there */
+    int rc = lacks ? 0
+                   : group_unread(e, session_buf(s, p, q.buf), (uint32_t)q.arg,
+                                  q.flags & (FFL_F_ADDR | FFL_F_TRUNC | FFL_F_CTL | FFL_F_CTL_CUT));
     session_tx_release(s, q.buf);
     slice_spend_call(&s->in->slice, (uint32_t)q.arg);
     if (rc < 0)

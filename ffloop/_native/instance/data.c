@@ -27,7 +27,7 @@ void data_fail(struct endpoint *e, int err)
                      .op = FFL_OP_ERROR, .handle = e->handle, .arg = -err, .buf = FFL_NO_BUF});
 }
 
-void data_fail_sends(struct endpoint *e, int err)
+static void fail_sends(struct endpoint *e, int err)
 {
     if (e->send_error || e->failed)
         return;
@@ -44,6 +44,15 @@ void data_fail_sends(struct endpoint *e, int err)
     endpoint_ready(e);
 }
 
+void data_fail_sends(struct endpoint *e, int err)
+{
+    struct endpoint *m;
+    fail_sends(e, err);
+    if (e->group)
+        LIST_FOREACH(m, &e->group->members, member)
+    fail_sends(m, err);
+}
+
 void data_dgram_error(struct endpoint *e, int rc)
 {
     session_post(e->s, (struct ffl_entry){
@@ -52,8 +61,19 @@ void data_dgram_error(struct endpoint *e, int rc)
 
 /* ---- events of the stack ------------------------------------------------------------------- */
 
-/* A stream is in error, which the stack reports once. The reader hears of the error after the bytes
- * before it, and not at all after the end. */
+static void dgram_failed(struct endpoint *e, int err)
+{
+    struct endpoint *m;
+    if (!e->group) {
+        data_dgram_error(e, -err);
+        return;
+    }
+    LIST_FOREACH(m, &e->group->members, member)
+    data_dgram_error(m, -err);
+}
+
+/* An error, which the stack reports once, for all references. A stream's reader hears of it after
+ * the bytes before it, and not at all after the end. */
 static void take_error(struct endpoint *e)
 {
     struct ffl_instance *in = e->s->in;
@@ -61,7 +81,9 @@ static void take_error(struct endpoint *e)
     uint32_t len = sizeof(err);
     if (OPS(in)->getsockopt(ST(in), e->fd, SOL_SOCKET, SO_ERROR, &err, &len) < 0 || !err)
         return;
-    if (e->group && e->group->connecting) /* of the connect that another reference waits for */
+    if (e->dgram)
+        dgram_failed(e, err);
+    else if (e->group && e->group->connecting) /* of the connect that another reference waits for */
         e->group->connect_error = err;
     else
         data_fail_sends(e, e->fin ? EPIPE : err);
@@ -88,7 +110,7 @@ void data_event(struct endpoint *e, const struct ffl_stack_event *ev)
         if (e->failed)
             return;
     }
-    if (ev->error && !e->dgram && !e->listener)
+    if (ev->error && !e->listener && !(e->dgram && group_settings(e)->reporting))
         take_error(e);
     else if (ev->eof && !group_settings(e)->shut_rd)
         e->fin = true;

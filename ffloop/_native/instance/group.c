@@ -228,6 +228,9 @@ int group_unread(struct endpoint *e, const void *data, uint32_t len, uint8_t fla
     memcpy(b->data, data, len);
     e->rx_done = false; /* the end was behind these bytes: the stack tells it again */
     e->readable = e->eof_hint = true;
+    if (e->failed) /* and so was the error: told again after them */
+        e->send_error = e->failed;
+    e->failed = 0;
     give(g, b);
     return 0;
 }

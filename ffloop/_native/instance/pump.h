@@ -13,7 +13,8 @@
 void data_event(struct endpoint *e, const struct ffl_stack_event *ev);
 bool data_pump(struct endpoint *e); /* true: there is more to do next iteration */
 void data_fail(struct endpoint *e, int err);
-/* A stream's sends fail from now on; received data, and its end, are still read. */
+/* A stream's sends fail from now on, by any reference; received data, and its end, are still
+ * read. */
 void data_fail_sends(struct endpoint *e, int err);
 void data_dgram_error(struct endpoint *e, int rc); /* tells of it: the socket goes on */
 

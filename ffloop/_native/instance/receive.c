@@ -107,8 +107,11 @@ static bool read_stream(struct endpoint *e)
         end_of_stream(e);
     else if (n == -EAGAIN || n == -EINTR)
         e->readable = n == -EINTR;
-    else
+    else {
         data_fail(e, -n);
+        if (n != -ENOTCONN) /* the stack tells it once: the other references cannot send either */
+            data_fail_sends(e, -n);
+    }
     return false;
 }
 

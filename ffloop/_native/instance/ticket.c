@@ -407,7 +407,9 @@ int ticket_import(struct ffl_session *s, uint32_t handle, const struct ffl_impor
     int flags = (h->listener ? FFL_IMPORT_LISTENER : 0) |
                 (h->connecting ? FFL_IMPORT_CONNECTING : 0) |
                 (e->group->settings.shut_wr ? FFL_IMPORT_SHUT_WR : 0);
-    int failed = h->failed, send_error = h->send_error;
+    /* An error is told after bytes that were given back. */
+    int send_error = h->failed ? h->failed : h->send_error;
+    int failed = group_has_bytes(e) ? 0 : h->failed;
     take_out(h);
     free_held(in, h);
     rc = OPS(in)->watch(ST(in), e->fd, e->listener ? FFL_READ : FFL_READ | FFL_WRITE, e);

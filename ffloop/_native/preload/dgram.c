@@ -136,8 +136,11 @@ ssize_t dgram_recv(struct sock *s, const struct iovec *iov, size_t n, int flags,
             note_stamp(s, d);
         if (len != -EAGAIN)
             return (ssize_t)len;
-        if (wait && s->shut_rd)
+        if (wait && s->shut_rd) {
+            if (sock_look(s))
+                continue;
             return 0;
+        }
         int rc = wait ? sock_wait(s, until, false) : sock_look(s) || dgram_ask(s) ? 0 : -EAGAIN;
         if (rc < 0)
             return rc;
@@ -233,7 +236,8 @@ static ssize_t send_one(struct sock *s, const struct iovec *iov, size_t n, int f
 static ssize_t send_more(struct sock *s, const struct iovec *iov, size_t n, int flags,
                          const struct ffl_dgram *d)
 {
-    int bad = s->cork ? 0 : ffl_client_sendable(d);
+    bool shut = ffl_client_state(s->session->c, s->h) & FFL_ST_SHUT_WR;
+    int bad = s->cork ? 0 : shut ? -EPIPE : ffl_client_sendable(d);
     if (bad < 0)
         return bad;
     struct cork *k = s->cork ? s->cork : malloc(sizeof(*k));

@@ -40,8 +40,10 @@ uint32_t sock_poll(struct sock *s, uint32_t want)
         return dgram_poll(s, want);
     if (s->lost)
         return 0; /* else a server calls accept without end */
+    uint32_t unused = EPOLLOUT | EPOLLWRNORM | EPOLLHUP | /* neither listening nor connected */
+                      (s->shut_rd ? EPOLLIN | EPOLLRDNORM | EPOLLRDHUP : 0u);
     if (!sock_live(s))
-        return EPOLLOUT | EPOLLWRNORM | EPOLLHUP; /* neither listening nor connected */
+        return unused;
     unsigned st = ffl_client_state(s->session->c, s->h);
     if (st & FFL_ST_CONNECTING)
         return 0;
@@ -51,7 +53,7 @@ uint32_t sock_poll(struct sock *s, uint32_t want)
         return st & FFL_ST_READ ? EPOLLIN | EPOLLRDNORM : 0;
     }
     if (s->state == SOCK_BOUND)
-        return EPOLLOUT | EPOLLWRNORM | EPOLLHUP | (st & FFL_ST_ERROR ? EPOLLERR : 0);
+        return unused | (st & FFL_ST_ERROR ? EPOLLERR : 0);
     uint32_t got = st & (FFL_ST_ERROR | FFL_ST_REPORT) ? EPOLLERR : 0;
     bool over = s->shut_rd || st & (FFL_ST_EOF | FFL_ST_FAILED);
     if (st & FFL_ST_READ || over)

@@ -126,9 +126,9 @@ static ssize_t recv_stream(struct sock *s, const struct iovec *iov, size_t n, in
 {
     static const struct iovec nothing;
     int64_t until = no_wait(s, flags) ? 0 : until_of(s->rcvtimeo);
-    int rc = sock_connected(s, flags, until, -ENOTCONN);
+    int rc = sock_connected(s, flags, until, s->shut_rd ? -ESHUTDOWN : -ENOTCONN);
     if (ffl_unlikely(rc < 0))
-        return rc;
+        return rc == -ESHUTDOWN ? 0 : rc;
     size_t got = 0, total = total_of(iov, n);
     if (!total) { /* asks all the same */
         iov = &nothing;

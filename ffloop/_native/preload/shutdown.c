@@ -50,7 +50,8 @@ static int start_again(struct sock *s, bool abort)
     if (bound)
         (void)ffl_client_bind(c, h, &addresses.local); /* EADDRINUSE: unbound */
     s->state = SOCK_BOUND;
-    s->shut_rd = false;
+    s->shut_rd = s->shared = false;
+    s->born = s->seen = s->session->shares; /* nobody else has this one */
     return 0;
 }
 
@@ -131,8 +132,10 @@ static int shut(struct sock *s, int how)
     if (s->type == SOCK_STREAM && s->state == SOCK_CONNECTING && sock_pending_connect(s) < 0)
         return give_up(s);
     ffl_client_reap(s->session->c); /* the peer may have reset */
-    if (s->state == SOCK_CONNECTED ? sock_over(s) : s->type == SOCK_STREAM)
+    if (s->state == SOCK_CONNECTED ? sock_over(s) : s->type == SOCK_STREAM) {
+        s->shut_rd |= how != SHUT_WR;
         return -ENOTCONN;
+    }
     int rc = shut_stack(s, how);
     if (rc == 0 && how != SHUT_WR)
         s->shut_rd = true;
@@ -144,10 +147,12 @@ static int shut(struct sock *s, int how)
 API int shutdown(int fd, int how)
 {
     real_start();
-    struct sock *s = sock_enter_stack(fd);
+    struct sock *s = sock_enter(fd);
     if (!s)
         return real.shutdown(fd, how);
-    int rc = shut(s, how);
+    int rc = s->session ? shut(s, how) : real.shutdown(fd, how) < 0 ? -errno : 0;
+    if (!s->session && s->type == SOCK_STREAM) /* ENOTCONN, but it reads no more */
+        s->shut_rd |= how == SHUT_RD || how == SHUT_RDWR;
     sock_tell(s);
     return (int)leave(rc);
 }
