@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tracemalloc  # noqa: F401  pytest imports it for a warning: not amid another's import
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -59,6 +59,15 @@ def run_std(request: pytest.FixtureRequest) -> Iterator[Runner]:
 @pytest.fixture(params=(*WAYS, *ON_FSTACK))
 def run_ff(request: pytest.FixtureRequest) -> Iterator[Runner]:
     yield from _run_with(request)
+
+
+@pytest.fixture
+def run_direct(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """ffloop.run in direct mode."""
+    import ffloop
+
+    monkeypatch.setenv("FFLOOP_INSTANCE", "direct")
+    return ffloop.run
 
 
 def _net() -> Iterator[Any]:

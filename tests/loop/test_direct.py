@@ -42,17 +42,7 @@ def children(pid):
     return [int(child) for child in task.read_text().split()] if task.exists() else []
 
 
-@pytest.fixture
-def run(monkeypatch):
-    monkeypatch.setenv("FFLOOP_INSTANCE", "direct")
-
-    def run_one(main, **options):
-        return ffloop.run(main, **options)
-
-    return run_one
-
-
-def test_it_says_so(run, caplog):
+def test_it_says_so(run_direct, caplog):
     async def main():
         loop = asyncio.get_running_loop()
         assert isinstance(loop, ffloop.Loop)
@@ -61,7 +51,7 @@ def test_it_says_so(run, caplog):
         assert ffloop.instance() == loop.instance
 
     with caplog.at_level("DEBUG", "ffloop"):
-        run(main())
+        run_direct(main())
     (said,) = (line for line in caplog.records if line.name == "ffloop")
     assert said.getMessage() == "using this kernel's sockets directly (stack host)"
     assert said.levelname == "DEBUG"  # a default that changes nothing; asyncio's says its selector
@@ -84,7 +74,7 @@ def test_nothing_else_is_there(monkeypatch):
     ffloop.run(main())
 
 
-def test_sockets_are_the_applications_own(run):
+def test_sockets_are_the_applications_own(run_direct):
     async def main():
         loop = asyncio.get_running_loop()
         sock = ffloop.socket()
@@ -98,7 +88,7 @@ def test_sockets_are_the_applications_own(run):
             assert type(server.sockets[0]._sock) is socket.socket
             transport.abort()
 
-    run(main())
+    run_direct(main())
 
 
 class Counted(socket.socket):
@@ -121,7 +111,7 @@ class Counted(socket.socket):
         return super().send(*args)
 
 
-def test_what_a_class_of_its_own_does_is_done(run, tmp_path):
+def test_what_a_class_of_its_own_does_is_done(run_direct, tmp_path):
     file = tmp_path / "sent"
     file.write_bytes(b"x" * 1000)
 
@@ -145,7 +135,7 @@ def test_what_a_class_of_its_own_does_is_done(run, tmp_path):
         assert client.passed["recv"] > 0
         assert client.passed["send"] > 0
 
-    run(main())
+    run_direct(main())
 
 
 BY_PROTOCOL = """
@@ -155,6 +145,8 @@ class Echo(asyncio.Protocol):
 async def serve():
     return await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0)
 """
+
+
 BY_STREAMS = """
 async def echo(reader, writer):
     while data := await reader.read(100):
@@ -265,7 +257,7 @@ ffloop.run(main(), instance="direct")
     assert calls == [("ADD", "0"), ("MOD", "0"), ("DEL", "0")]
 
 
-def test_the_peer_of_the_wildcard(run):
+def test_the_peer_of_the_wildcard(run_direct):
     """Connecting to 0.0.0.0 leads to 127.0.0.1."""
 
     async def main():
@@ -277,10 +269,10 @@ def test_the_peer_of_the_wildcard(run):
             transport.close()
             await client.lost
 
-    run(main())
+    run_direct(main())
 
 
-def test_a_reset_while_paused_is_told_on_resume(run):
+def test_a_reset_while_paused_is_told_on_resume(run_direct):
     async def main():
         async with serve() as (_, addr):
             pass
@@ -300,10 +292,10 @@ def test_a_reset_while_paused_is_told_on_resume(run):
             protocol.transport.resume_reading()
             assert isinstance(await protocol.lost, ConnectionResetError)
 
-    run(main())
+    run_direct(main())
 
 
-def test_who_only_writes_is_paused_when_that_fails(run):
+def test_who_only_writes_is_paused_when_that_fails(run_direct):
     """Reading goes on until the end is found; drain() waits for it, and then raises."""
 
     async def main():
@@ -319,132 +311,10 @@ def test_who_only_writes_is_paused_when_that_fails(run):
         def connection_made(self, transport):
             transport.abort()
 
-    run(main())
+    run_direct(main())
 
 
-def test_pieces_go_out_in_order(run):
-    """More pieces than one call takes, and more bytes than the kernel does."""
-
-    async def main():
-        async with pair() as (client, server):
-            pieces = [bytes([i % 251]) * 40_000 for i in range(200)]
-            client.transport.writelines([bytearray(pieces[0]), *map(memoryview, pieces[1:])])
-            assert client.transport.get_write_buffer_size() > 0
-            assert await server.got(200 * 40_000) == b"".join(pieces)
-
-    run(main())
-
-
-def test_a_file_is_sent_by_the_kernel(run, tmp_path):
-    (tmp_path / "file").write_bytes(os.urandom(3_000_000))
-
-    async def main():
-        loop = asyncio.get_running_loop()
-        async with pair() as (client, server):
-            client.transport.write(b"head")
-            with (tmp_path / "file").open("rb") as file:
-                sending = loop.create_task(loop.sendfile(client.transport, file, fallback=False))
-                await asyncio.sleep(0)
-                with pytest.raises(RuntimeError, match="sendfile is in progress"):
-                    client.transport.write(b"within")
-                assert await sending == 3_000_000
-            client.transport.write(b"tail")
-            expected = b"head" + (tmp_path / "file").read_bytes() + b"tail"
-            assert await server.got(len(expected)) == expected
-
-    run(main())
-
-
-def test_a_sendfile_whose_connection_ends_logs_nothing(run, tmp_path):
-    """Also where asyncio, as we, leaves it waiting."""
-
-    async def main():
-        loop = asyncio.get_running_loop()
-        told = []
-        loop.set_exception_handler(lambda _, context: told.append(context))
-        async with pair() as (client, server):
-            server.transport.pause_reading()
-            with (tmp_path / "file").open("wb+") as file:
-                file.truncate(64 << 20)
-                sending = loop.create_task(loop.sendfile(client.transport, file, fallback=False))
-                for _ in range(10):
-                    await asyncio.sleep(0)
-                client.transport.abort()
-                await client.lost
-                sending.cancel()
-                await asyncio.wait([sending])
-            del sending
-            gc.collect()
-            await asyncio.sleep(0)
-            assert told == []
-
-    run(main())
-
-
-@pytest.mark.parametrize("run_ff", ["direct"], indirect=True)
-def test_a_sendfile_is_told_also_where_the_socket_cannot_be_closed(run_ff, tmp_path):
-    """It waits for what was written before it. What close() raises is reported."""
-    (tmp_path / "file").write_bytes(b"bytes")
-
-    class Stuck(socket.socket):
-        def close(self):
-            super().close()
-            raise OSError("not today")
-
-    async def main():
-        loop = asyncio.get_running_loop()
-        told = []
-        loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
-        with socket.create_server((HOST, 0)) as listener:
-            sock = Stuck()
-            sock.setblocking(False)
-            await loop.sock_connect(sock, listener.getsockname())
-            transport, protocol = await loop.create_connection(Log, sock=sock)
-            transport.write(bytes(32 << 20))
-            with (tmp_path / "file").open("rb") as file:
-                sending = loop.create_task(loop.sendfile(transport, file))
-                for _ in range(10):
-                    await asyncio.sleep(0)
-                transport.abort()
-                with pytest.raises(ConnectionError):
-                    await sending
-            await protocol.lost
-        assert [str(exc) for exc in told] == ["not today"]
-
-    run_ff(main())
-
-
-@pytest.mark.parametrize("run_std", ["asyncio", "direct", "ring"], indirect=True)
-@pytest.mark.parametrize("reads_on", [False, True])
-def test_reading_is_paused_and_resumed_while_a_file_is_sent(run_std, tmp_path, reads_on):
-    """Both count from when it has been sent, and neither holds it up."""
-    (tmp_path / "file").write_bytes(bytes(3_000_000))
-
-    async def main():
-        loop = asyncio.get_running_loop()
-        async with pair() as (client, server):
-            server.transport.pause_reading()
-            with (tmp_path / "file").open("rb") as file:
-                sending = loop.create_task(loop.sendfile(client.transport, file, fallback=False))
-                for _ in range(10):
-                    await asyncio.sleep(0)
-                client.transport.pause_reading()
-                if reads_on:
-                    client.transport.resume_reading()
-                server.transport.resume_reading()
-                assert await sending == 3_000_000
-            if isinstance(loop, ffloop.Loop):  # asyncio reads on in either case
-                assert client.transport.is_reading() is reads_on
-            await server.got(3_000_000)
-            if not reads_on:
-                client.transport.resume_reading()
-            server.transport.write(b"answer")
-            assert await client.got(6) == b"answer"
-
-    run_std(main())
-
-
-def test_a_pause_comes_after_the_end(run):
+def test_a_pause_comes_after_the_end(run_direct):
     async def main():
         async with pair() as (client, _):
             client.transport.pause_reading()
@@ -453,7 +323,7 @@ def test_a_pause_comes_after_the_end(run):
             client.transport.pause_reading()
             client.transport.resume_reading()
 
-    run(main())
+    run_direct(main())
 
 
 @KERNELS
@@ -524,7 +394,7 @@ def test_descriptors_of_transports_are_not_watched(run_std, how):
     run_std(main())
 
 
-def test_another_threads_write_is_an_error(run):
+def test_another_threads_write_is_an_error(run_direct):
     async def main():
         loop = asyncio.get_running_loop()
         async with pair() as (client, server):
@@ -533,10 +403,10 @@ def test_another_threads_write_is_an_error(run):
             await loop.run_in_executor(None, client.transport.close)
             assert await server.lost is None
 
-    run(main())
+    run_direct(main())
 
 
-def test_twenty_loops_in_twenty_threads(run, no_leaks):
+def test_twenty_loops_in_twenty_threads(run_direct, no_leaks):
     async def main():
         async with pair() as (client, server):
             for i in range(50):
@@ -547,7 +417,7 @@ def test_twenty_loops_in_twenty_threads(run, no_leaks):
 
     def one():
         try:
-            run(main())
+            run_direct(main())
         except BaseException as exc:
             failed.append(exc)
 
@@ -560,7 +430,7 @@ def test_twenty_loops_in_twenty_threads(run, no_leaks):
     gc.collect()
 
 
-def test_stat_shows_it(run):
+def test_stat_shows_it(run_direct):
     """Also of a process that is stopped."""
     program = """
 import asyncio, ffloop
@@ -611,7 +481,7 @@ ffloop.run(main(), instance="direct")
 
 
 @pytest.mark.skipif(sys.version_info < (3, 13), reason="asyncio does so from Python 3.13 on")
-def test_a_unix_servers_file_goes_with_it(run, tmp_path):
+def test_a_unix_servers_file_goes_with_it(run_direct, tmp_path):
     path = tmp_path / "sock"
 
     async def main():
@@ -620,11 +490,11 @@ def test_a_unix_servers_file_goes_with_it(run, tmp_path):
         server.close()
         assert not path.exists()
 
-    run(main())
+    run_direct(main())
 
 
 @pytest.mark.parametrize("given", [str, os.fsencode, pathlib.Path])
-def test_a_unix_connection(run, tmp_path, given):
+def test_a_unix_connection(run_direct, tmp_path, given):
     path = given(tmp_path / "sock")
     served = []
 
@@ -652,11 +522,11 @@ def test_a_unix_connection(run, tmp_path, given):
             await each.lost
         server.close()
 
-    run(main())
+    run_direct(main())
 
 
 @pytest.mark.parametrize("spin_us", [0, "forever", 50], ids=str)
-def test_it_spins_as_it_is_told(run, spin_us):
+def test_it_spins_as_it_is_told(run_direct, spin_us):
     async def main():
         async with pair(Echo) as (client, _server):
             for number in range(1, 101):
@@ -664,7 +534,7 @@ def test_it_spins_as_it_is_told(run, spin_us):
                 await client.got(number)
             return asyncio.get_running_loop().ffloop_stats()
 
-    stats = run(main(), spin_us=spin_us)
+    stats = run_direct(main(), spin_us=spin_us)
     if spin_us == 0:
         assert stats["spins"] == 0
     elif spin_us == "forever":
@@ -674,7 +544,7 @@ def test_it_spins_as_it_is_told(run, spin_us):
         assert 0 < stats["spins"] <= stats["sleeps"] + stats["spin_hits"]
 
 
-def test_a_spin_without_end_hears_signals(run):
+def test_a_spin_without_end_hears_signals(run_direct):
     """Also where the program has a wake-up descriptor of its own."""
 
     async def main():
@@ -692,34 +562,34 @@ def test_a_spin_without_end_hears_signals(run):
         ours.setblocking(False)
         signal.set_wakeup_fd(ours.fileno())
         try:
-            run(main(), spin_us="forever")
+            run_direct(main(), spin_us="forever")
         finally:
             assert signal.set_wakeup_fd(-1) == ours.fileno()
 
 
-def test_a_closed_wake_up_descriptor_of_the_programs_own(run):
+def test_a_closed_wake_up_descriptor_of_the_programs_own(run_direct):
     ours, theirs = socket.socketpair()
     with theirs:
         ours.setblocking(False)
         signal.set_wakeup_fd(ours.fileno())
         ours.close()
         try:
-            run(asyncio.sleep(0))
+            run_direct(asyncio.sleep(0))
         finally:
             signal.set_wakeup_fd(-1)
 
 
-def test_a_task_is_this_loops(run):
+def test_a_task_is_this_loops(run_direct):
     async def main():
         loop = asyncio.get_running_loop()
         coroutine = asyncio.sleep(0)
         with contextlib.closing(coroutine), pytest.raises(TypeError):
             loop.create_task(coroutine, loop=loop)
 
-    run(main())
+    run_direct(main())
 
 
-def test_an_idle_loop_sleeps(run):
+def test_an_idle_loop_sleeps(run_direct):
     async def main():
         loop = asyncio.get_running_loop()
         async with pair(), serve(Log):
@@ -727,328 +597,4 @@ def test_an_idle_loop_sleeps(run):
             await asyncio.sleep(0.05)
             assert loop.ffloop_stats()["waits"] - before <= 3
 
-    run(main())
-
-
-@contextlib.asynccontextmanager
-async def connected(protocol):
-    """A transport of one end of a pair of sockets, and the other end."""
-    mine, theirs = socket.socketpair()
-    with theirs:
-        transport, _ = await asyncio.get_running_loop().create_connection(
-            lambda: protocol, sock=mine
-        )
-        yield transport, theirs
-        transport.abort()
-
-
-def test_what_a_watcher_schedules_runs_before_the_next_wait(run):
-    async def main():
-        loop, left, done = asyncio.get_running_loop(), 20, asyncio.Event()
-        near, far = socket.socketpair()
-
-        def readable():
-            nonlocal left
-            left -= len(far.recv(1))
-            loop.call_soon(near.send, b"x") if left else done.set()
-
-        with near, far:
-            loop.add_reader(far, readable)
-            near.send(b"x")
-            before = loop.ffloop_stats()["waits"]
-            await done.wait()
-            assert loop.ffloop_stats()["waits"] - before <= 22
-            loop.remove_reader(far)
-
-    run(main())
-
-
-def test_a_thread_gets_on_beside_a_loop_that_always_has_an_event(run):
-    """The loop gives the lock up by itself: in the minutes set here nobody asks it to."""
-
-    async def main():
-        loop, done = asyncio.get_running_loop(), asyncio.Event()
-        near, far = socket.socketpair()
-        with near, far:
-            loop.add_writer(near, int)
-            steps = loop.run_in_executor(None, lambda: [time.sleep(0) for _ in range(100)])
-            steps.add_done_callback(lambda _: done.set())
-            await done.wait()
-            loop.remove_writer(near)
-
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(600)
-    try:
-        run(main())
-    finally:
-        sys.setswitchinterval(interval)
-
-
-def test_events_come_before_what_is_queued(run):
-    """As with uvloop: a callback's answer is read before the callbacks that it has queued run."""
-
-    async def main():
-        loop, done = asyncio.get_running_loop(), asyncio.Event()
-        calls: list[object] = []
-
-        class Notes(asyncio.Protocol):
-            def data_received(self, data):
-                calls.append(data)
-                if data == b"first":
-                    loop.call_soon(queued)
-
-        def queued():
-            calls.append("queued")
-            peer.send(b"second")
-            loop.call_soon(lambda: (calls.append("later"), done.set()))
-
-        async with connected(Notes()) as (_, peer):
-            peer.send(b"first")
-            await done.wait()
-        assert calls == [b"first", "queued", b"second", "later"]
-
-    run(main())
-
-
-def test_the_end_of_a_bulk_stream_is_not_in_its_datas_turn(run):
-    async def main():
-        loop, ended = asyncio.get_running_loop(), asyncio.Event()
-        calls: list[str] = []
-
-        class Notes(asyncio.Protocol):
-            def data_received(self, data):
-                calls.append("data")
-                loop.call_soon(calls.append, "turn")
-
-            def eof_received(self):
-                calls.append("eof")
-                ended.set()
-
-        async with connected(Notes()) as (_, peer):
-            peer.sendall(bytes(64 * 1024))
-            while "turn" not in calls:
-                await asyncio.sleep(0)
-            peer.sendall(bytes(64 * 1024))
-            peer.shutdown(socket.SHUT_WR)
-            await ended.wait()
-        assert calls[-2:] == ["turn", "eof"]
-
-    run(main())
-
-
-def test_a_bulk_stream_is_paused_by_its_data(run):
-    """Whoever pauses while much is there gets no more until he resumes."""
-
-    async def main():
-        pieces: list[int] = []
-
-        class Pauses(asyncio.Protocol):
-            def connection_made(self, transport):
-                self.transport = transport
-
-            def data_received(self, data):
-                pieces.append(len(data))
-                self.transport.pause_reading()
-
-        loop = asyncio.get_running_loop()
-        with listener() as server:
-            transport, _ = await loop.create_connection(Pauses, *server.getsockname())
-            peer = server.accept()[0]
-        with peer:
-            peer.setblocking(False)
-            sent = 0
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    sent += peer.send(bytes(1 << 20))
-            while sum(pieces) < sent:
-                seen = len(pieces)
-                transport.resume_reading()
-                while len(pieces) == seen:
-                    await asyncio.sleep(0)
-                await asyncio.sleep(0)
-                assert len(pieces) == seen + 1
-            transport.abort()
-
-    run(main())
-
-
-@contextlib.contextmanager
-def listener():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield server
-
-
-def client():
-    sock = socket.socket()
-    sock.setblocking(False)
-    return sock
-
-
-@pytest.mark.parametrize("when", ["before", "meanwhile"])
-def test_a_socket_that_connects_may_be_watched(run, when):
-    """By the selector, which has the descriptor then: one epoll takes it once."""
-
-    async def main():
-        loop, readable = asyncio.get_running_loop(), asyncio.Event()
-        with listener() as server, client() as sock:
-            if when == "before":
-                loop.add_reader(sock, lambda: None)
-            connecting = asyncio.ensure_future(loop.sock_connect(sock, server.getsockname()))
-            watching = asyncio.ensure_future(watch(loop, sock, readable))
-            await asyncio.gather(connecting, watching)
-            with server.accept()[0] as accepted:
-                accepted.send(b"x")
-                await readable.wait()
-            assert loop.remove_reader(sock) and not loop.remove_writer(sock)
-
-    async def watch(loop, sock, readable):
-        loop.add_reader(sock, readable.set)
-        assert loop._selector.get_key(sock)
-
-    run(main())
-
-
-def test_a_connect_that_is_cancelled_or_refused_leaves_nothing(run):
-    async def main():
-        loop = asyncio.get_running_loop()
-        with listener() as server:
-            address = server.getsockname()
-            with client() as sock:
-                connecting = asyncio.ensure_future(loop.sock_connect(sock, address))
-                loop.call_soon(connecting.cancel)
-                with pytest.raises(asyncio.CancelledError):
-                    await connecting
-                assert loop._batches.owner(sock.fileno()) is None
-                loop.add_writer(sock, lambda: None)
-                assert loop.remove_writer(sock)
-        with client() as sock:
-            with pytest.raises(ConnectionRefusedError, match="Connect call failed"):
-                await loop.sock_connect(sock, address)
-            assert loop._batches.owner(sock.fileno()) is None
-        with client() as sock, pytest.raises(ConnectionRefusedError):  # a name, which is looked up
-            await loop.sock_connect(sock, ("localhost", address[1]))
-
-    run(main())
-
-
-def test_a_factory_that_raises_leaves_no_connection(run):
-    async def main():
-        def broken():
-            raise LookupError
-
-        with listener() as server:
-            with pytest.raises(LookupError):
-                await asyncio.get_running_loop().create_connection(broken, *server.getsockname())
-            with server.accept()[0] as accepted:
-                assert accepted.recv(1) == b""
-
-    run(main())
-
-
-def test_a_loop_that_closes_while_a_socket_connects(run):
-    loop = ffloop.new_event_loop()
-    with listener() as server, client() as sock:
-        connecting = loop.create_task(loop.sock_connect(sock, server.getsockname()))
-        loop.call_soon(loop.stop)
-        loop.run_forever()
-        loop.close()
-        assert not connecting.done()
-        del connecting
-        gc.collect()
-        assert sock.fileno() >= 0
-
-
-# ---- waiting for a socket -----------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def quiet_pair():
-    """Two sockets that are connected and do not block."""
-    near, far = socket.socketpair()
-    near.setblocking(False)
-    far.setblocking(False)
-    with near, far:
-        yield near, far
-
-
-async def waiting_recv(sock):
-    """A task that waits in sock_recv."""
-    task = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(sock, 10))
-    await asyncio.sleep(0)
-    return task
-
-
-def test_a_socket_is_waited_for_again_both_ways_and_in_a_transport(run):
-    """One entry of the epoll serves one wait after the other, and then the transport."""
-
-    async def main():
-        loop = asyncio.get_running_loop()
-        with quiet_pair() as (near, far):
-            for message in (b"1", b"2", b"3"):
-                receiving = await waiting_recv(far)
-                near.send(message)
-                assert await receiving == message
-            receiving = await waiting_recv(far)
-            payload = bytes(2_000_000)
-            sending = asyncio.ensure_future(loop.sock_sendall(far, payload))
-            near.send(b"4")
-            assert await receiving == b"4"
-            got = 0
-            while got < len(payload):
-                got += len(await loop.sock_recv(near, 1 << 20))
-            await sending
-            transport, protocol = await loop.create_connection(Log, sock=far)
-            near.send(b"5")
-            assert await protocol.got(1) == b"5"
-            transport.abort()
-            await protocol.lost
-
-    run(main())
-
-
-def test_a_wait_that_was_given_up_wakes_nobody(run):
-    async def main():
-        loop = asyncio.get_running_loop()
-        with quiet_pair() as (near, far):
-            receiving = await waiting_recv(far)
-            receiving.cancel()
-            await asyncio.wait([receiving])
-            near.send(b"x")
-            events = loop.ffloop_stats()["reaped"]
-            await asyncio.sleep(0.001)  # a wait of the loop's
-            assert loop.ffloop_stats()["reaped"] == events
-            assert await loop.sock_recv(far, 10) == b"x"
-
-    run(main())
-
-
-@pytest.mark.parametrize("becomes", ["a socket", "a reader", "a transport"])
-def test_a_number_whose_socket_was_closed_while_one_waited(run, becomes):
-    """It is watched for the file that has it now, and the old wait's end leaves it so."""
-
-    async def main():
-        loop = asyncio.get_running_loop()
-        near, far = socket.socketpair()
-        far.setblocking(False)
-        held, receiving = far.dup(), await waiting_recv(far)
-        number = far.fileno()
-        far.close()
-        with near, held, quiet_pair() as (other, new):
-            assert number in (other.fileno(), new.fileno())
-            if number == other.fileno():
-                other, new = new, other
-            if becomes == "a socket":
-                heard = await waiting_recv(new)
-            elif becomes == "a reader":
-                heard = loop.create_future()
-                loop.add_reader(new, lambda: heard.done() or heard.set_result(new.recv(10)))
-            else:
-                transport, protocol = await loop.create_connection(Log, sock=new)
-                heard = asyncio.ensure_future(protocol.got(1))
-            receiving.cancel()
-            await asyncio.wait([receiving])
-            other.send(b"x")
-            assert await heard == b"x"
-            loop.remove_reader(number) if becomes != "a transport" else transport.abort()
-
-    run(main())
+    run_direct(main())

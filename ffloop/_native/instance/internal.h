@@ -138,8 +138,8 @@ struct group {
     unsigned uses; /* refs, and connections that were accepted from it */
     LIST_HEAD(, endpoint) members;
     TAILQ_HEAD(, endpoint) askers;
-    uint32_t came;    /* counts up when connections come; begins at 1 */
-    uint32_t waiting; /* the stack's connections at the last count; 0 after an accept */
+    uint32_t came;     /* counts up when connections come; begins at 1 */
+    uint32_t waiting;  /* the stack's connections at the last count; 0 after an accept */
     unsigned told;     /* members that were told alone, and have not taken a connection yet */
     struct timer slow; /* of the first of them: when it fires, the other askers are told */
     struct ffl_instance *in;
