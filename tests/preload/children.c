@@ -583,7 +583,7 @@ static void *forks(void *unused)
 }
 
 /* In a child without free descriptors one thread uses an inherited epoll for the first time, which
- * takes a while, and another forks. */
+ * takes a while, and another forks. What either reads ahead is the parent's. */
 CASE(two_threads_without_descriptors)
 {
     enum { CHILDREN = 20, PIPES = 400 };
@@ -594,6 +594,7 @@ CASE(two_threads_without_descriptors)
         NEED(pipe(two) == 0 && epoll_ctl(epfd, EPOLL_CTL_ADD, two[0], &ev) == 0);
     connected();
     NEED(epoll_ctl(epfd, EPOLL_CTL_ADD, server, &ev) == 0);
+    NEED(write(client, "x", 1) == 1);
     for (int i = 0; i < CHILDREN; i++) {
         pid_t pid = fork();
         if (pid == 0) {
@@ -601,14 +602,34 @@ CASE(two_threads_without_descriptors)
             while (dup(epfd) >= 0)
                 ;
             NEED(pthread_create(&t, NULL, forks, NULL) == 0);
-            NEED(epoll_wait(epfd, &ev, 1, 0) == 0);
+            NEED(epoll_wait(epfd, &ev, 1, 0) >= 0);
             NEED(pthread_join(t, NULL) == 0);
             _exit(0);
         }
         ends(pid);
     }
-    NEED(write(client, "x", 1) == 1);
     heard(server, 1);
+}
+
+static void *reads_one(void *unused)
+{
+    NEED(read(server, buffer, 1) == 1);
+    return unused;
+}
+
+CASE(a_thread_of_a_child_reads_a_part)
+{
+    connected();
+    NEED(write(client, "abc", 3) == 3);
+    pid_t pid = fork();
+    if (pid == 0) {
+        pthread_t t;
+        NEED(pthread_create(&t, NULL, reads_one, NULL) == 0 && pthread_join(t, NULL) == 0);
+        _exit(0);
+    }
+    ends(pid);
+    close(client);
+    heard(server, 2);
 }
 
 static atomic_bool over;

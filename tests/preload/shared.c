@@ -146,6 +146,42 @@ CASE(read_by_the_child)
     heard(server, 5);
 }
 
+/* A child reads the first of the bytes that are there, and has no more of the socket, at its end or by
+ * `ends` == false: the parent reads the rest, then what came later, then the end. */
+static void read_in_part(bool ends)
+{
+    enum { ROUNDS = 40 };
+    for (int i = 0; i < ROUNDS; i++) {
+        int go[2];
+        connected();
+        NEED(socketpair(AF_UNIX, SOCK_STREAM, 0, go) == 0 && write(client, "abc", 3) == 3);
+        pid_t pid = fork();
+        if (pid == 0) {
+            close(client);
+            NEED(read(server, buffer, 1) == 1 && read(go[0], buffer, 1) == 1);
+            NEED(ends || (close(server) == 0 && write(go[0], "x", 1) == 1));
+            _exit(!ends && read(go[0], buffer, 1) != 1);
+        }
+        NEED(write(client, "d", 1) == 1 && write(go[1], "x", 1) == 1);
+        NEED(ends ? waitpid(pid, NULL, 0) == pid : read(go[1], buffer, 1) == 1);
+        close(client);
+        NEED(recv(server, buffer, 3, MSG_WAITALL) == 3 && memcmp(buffer, "bcd", 3) == 0);
+        NEED(read(server, buffer, 1) == 0);
+        NEED(ends || (write(go[1], "x", 1) == 1 && waitpid(pid, NULL, 0) == pid));
+        close(server), close(listener), close(go[0]), close(go[1]);
+    }
+}
+
+CASE(read_in_part_by_a_child_that_ends)
+{
+    read_in_part(true);
+}
+
+CASE(read_in_part_by_a_child_that_closes)
+{
+    read_in_part(false);
+}
+
 /* A process that closes thousands of its parent's sockets has little to say about each. */
 CASE(closes_all)
 {
@@ -160,6 +196,25 @@ CASE(closes_all)
     ends(pid);
     close(server);
     heard(client, 1);
+}
+
+/* Many closes that reset: each peer knows when the call has returned. */
+CASE(resets_all)
+{
+    enum { CONNECTIONS = 100 };
+    static const struct linger reset = {1, 0};
+    int clients[CONNECTIONS], resets = 0;
+    listens();
+    NEED(setsockopt(listener, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)) == 0);
+    for (int i = 0; i < CONNECTIONS; i++) { /* the clients' numbers are the lower ones */
+        clients[i] = connects();
+        NEED(clients[i] < 500 && (server = accept(listener, NULL, NULL)) >= 0);
+        NEED(dup2(server, 500 + i) == 500 + i && close(server) == 0);
+    }
+    NEED(close_range(500, ~0U, 0) == 0);
+    for (int i = 0; i < CONNECTIONS; i++)
+        resets += recv(clients[i], buffer, 1, MSG_DONTWAIT) < 0 && errno == ECONNRESET;
+    saw("all", resets == CONNECTIONS);
 }
 
 static void shuts_down(int fd)

@@ -64,6 +64,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         "a_grandchild_has_it",
         "takes_its_descriptors_away",
         "two_threads_without_descriptors",
+        "a_thread_of_a_child_reads_a_part",
         "the_limit_beside_a_closefrom",
     ],
 )

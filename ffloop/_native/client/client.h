@@ -229,8 +229,9 @@ int ffl_client_ticket(const struct ffl_client_opts *o, struct ffl_ticket *out, c
                       size_t whylen);
 int ffl_ticket_send(int fd, enum ffl_ticket_what what, const uint32_t *handles, uint32_t n);
 /* Before an export: disarm stops reading (or accepting) ahead (false: the socket did not); after a
- * ping, give_back returns the unread rest to the instance (-ENOBUFS: no buffer for it; it stays).
- * The next recv or accept that finds nothing arms the socket again. */
+ * ping, give_back returns the unread rest to the instance: 1; 0: there is none; or -ENOBUFS: no
+ * buffer for it, it stays. Another process gets it in order after one more ping (of an accepted
+ * socket's data: after two). The next recv or accept that finds nothing arms the socket again. */
 bool ffl_client_disarm(struct ffl_client *c, int h);
 int ffl_client_give_back(struct ffl_client *c, int h);
 /* Puts a reference to the socket into a ticket. 0, -ENOBUFS, or a lost session's -errno; other

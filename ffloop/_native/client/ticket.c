@@ -146,10 +146,11 @@ static size_t queued(const struct client_sock *s)
 int ffl_client_give_back(struct ffl_client *c, int h)
 {
     struct client_sock *s = client_sock(c, h);
-    if (s && s->listener)
+    bool accepted = s && s->acc_head;
+    if (accepted)
         client_sock_return_queue(c, s);
     if (!s || c->detached || !s->rx_head)
-        return 0;
+        return accepted;
     size_t all = queued(s), had = SIZE_MAX;
     int rc = client_give_back(c, s);
     while (rc == -ENOBUFS && queued(s) < had && ffl_client_ping(c) == 0) {
@@ -158,7 +159,7 @@ int ffl_client_give_back(struct ffl_client *c, int h)
     }
     if (rc == -ENOBUFS && queued(s) < all) /* the rest would come in the wrong order */
         client_lose(c, ENOBUFS, "no buffer to give received bytes back in");
-    return rc;
+    return rc < 0 ? rc : 1;
 }
 
 /* Submits an operation that names the ticket. 0 or -errno. */

@@ -100,8 +100,9 @@ void node_inherited(struct node *n)
 {
     if (!options.per_thread)
         return;
-    bool stays = n->kind == NODE_EPOLL && n->owner > 0; /* it has stack sockets */
     bool socket = n->kind == NODE_SOCK && ((struct sock *)n)->session;
+    bool stays = socket ? n->source.watches != NULL              /* it is in an epoll, */
+                        : n->kind == NODE_EPOLL && n->owner > 0; /* which has stack sockets */
     int owner = stays ? self() : socket ? NODE_INHERITED : -self();
     atomic_store_explicit(&n->owner, owner, memory_order_relaxed);
 }
@@ -176,9 +177,10 @@ void fd_drop(int fd)
     replace(fd, NULL);
 }
 
-/* May the calling thread look at the node? */
-static bool reaches(const struct node *n)
+bool node_reaches(const struct node *n)
 {
+    if (!options.per_thread)
+        return true;
     int owner = n->owner;
     return abs(owner) == self() || owner == NODE_LEFT || owner == NODE_INHERITED ||
            n->kind == NODE_OURS;
@@ -194,7 +196,7 @@ static void each(void (*f)(int fd, struct node *n, void *arg), void *arg, bool a
             struct node *n = atomic_load_explicit(&chunk[k], memory_order_relaxed);
             if (k + AHEAD < FD_CHUNK)
                 __builtin_prefetch(atomic_load_explicit(&chunk[k + AHEAD], memory_order_relaxed));
-            if (n && (all || reaches(n)))
+            if (n && (all || node_reaches(n)))
                 f(i * FD_CHUNK + k, n, arg);
         }
     }
@@ -210,7 +212,7 @@ void fd_hidden(struct node *n)
 void fd_each(void (*f)(int fd, struct node *n, void *arg), void *arg)
 {
     table_lock();
-    each(f, arg, !options.per_thread);
+    each(f, arg, false);
     if (hidden)
         f(-1, hidden, arg);
     table_unlock();
@@ -353,11 +355,11 @@ static int close_all(unsigned first, unsigned last, int flags)
     struct range r = {.first = first, .last = last};
     int rc = 0;
     lock();
-    proc_disowns(true);
+    proc_closes(true);
     table_lock();
     each(close_in, &r, true);
     table_unlock();
-    proc_disowns(false);
+    proc_closes(false);
     for (int i = 0; i <= r.cuts && rc == 0; i++) {
         unsigned end = i < r.cuts ? (unsigned)r.cut[i] - 1 : last;
         if (first <= end)

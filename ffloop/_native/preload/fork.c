@@ -56,15 +56,31 @@ static void fork_parent(void)
     unlock();
 }
 
+/* FF_THREAD_SOCKET: the socket is another thread's, or is for another one to import. */
+static bool others(const struct sock *s)
+{
+    return options.per_thread && s->node.kind == NODE_SOCK && s->session &&
+           (!s->session->inherited || !node_reaches(&s->node));
+}
+
+static void forgo(struct sock *s)
+{
+    if (s->session->inherited)
+        session_put(s->session);
+    s->session = NULL;
+}
+
 static void inherit(int fd, struct node *n, void *arg)
 {
     struct sock *s = (struct sock *)n;
     (void)arg;
-    node_inherited(n);
+    if (others(s))
+        forgo(s);
     if (n->held)
         n->held = 0; /* the other threads' calls are the parent's */
     if (n->kind != NODE_OURS)
         source_forked(&n->source);
+    node_inherited(n);
     if (n->kind == NODE_EPOLL && ((struct epoll_shadow *)n)->kq.ops) {
         ((struct epoll_shadow *)n)->inherited = true;
         fd_drop(fd);
@@ -73,8 +89,6 @@ static void inherit(int fd, struct node *n, void *arg)
     }
     if (n->kind == NODE_EPOLL)
         epoll_forked((struct epoll_shadow *)n);
-    if (options.per_thread && n->kind == NODE_SOCK && s->session && !s->session->inherited)
-        s->session = NULL; /* another thread's */
 }
 
 static void fork_child(void)

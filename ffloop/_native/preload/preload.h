@@ -107,8 +107,10 @@ static inline struct node *fd_node(int fd)
 /* May the calling thread touch the node? Without FF_THREAD_SOCKET: true. The first refusal of the
  * process is reported. Locked. */
 bool node_mine(struct node *n);
-void node_placed(struct node *n); /* the node belongs to the calling thread from now on */
-/* In the child: the node is its one thread's; a socket, until another thread uses it first. */
+bool node_reaches(const struct node *n); /* may it look at the node? */
+void node_placed(struct node *n);        /* the node belongs to the calling thread from now on */
+/* In the child: the node is its one thread's; a socket without an epoll, until another thread uses
+ * it first. */
 void node_inherited(struct node *n);
 /* FF_THREAD_SOCKET: is the node an epoll without stack sockets, which any thread may use? */
 static inline bool node_shared(const struct node *n)
@@ -455,18 +457,20 @@ static inline void sock_current(struct sock *s)
  * that both share one stack socket. s may be gone. */
 void sock_place_early(struct sock *s, int fd);
 void proc_disown(struct sock *s); /* closed before it was imported */
-void proc_disowns(bool begin);    /* around many proc_disown: tells the instance of all at once */
+/* s has no descriptor left: gives what was read ahead back to the processes that share it, and
+ * closes it. */
+void proc_leave(struct sock *s);
+void proc_closes(bool many); /* around many of both: the instance is told, and asked, once */
 /* SCM_RIGHTS (pass.c): real.sendmsg that passes stack sockets; recvmsg's descriptors become
  * sockets. */
 ssize_t pass_send(int to, const struct msghdr *m, int flags);
 void pass_received(const struct msghdr *m, int flags);
 /* prctl or seccomp, by number, with five arguments (confined.c). */
 long proc_confine(long number, const long *a);
-void proc_end(void); /* the process is about to end: proc_leave for all */
+void proc_end(void);       /* the process is about to end: proc_leave_all */
+void proc_leave_all(void); /* gives back what the calling thread's sessions have read ahead */
 /* syscall(2) with a number of fork, vfork or clone. Not *known: the kernel's call. */
 long fork_by_number(long number, const long *a, bool *known);
-/* `s` closes: gives what was read ahead back to the processes that share s. */
-void proc_leave(struct sock *s);
 void sock_on_stack(struct sock *s, struct session *session, int h);
 
 static inline bool timespec_bad(const struct timespec *ts)

@@ -78,36 +78,30 @@ int proc_import(struct sock *s)
     return 0;
 }
 
-/* Handles in one ticket whose references are not wanted, to be told in one message. */
+/* While many descriptors are closed: handles in one ticket whose references are not wanted, to be
+ * told in one message; and are there closes that the instance is to have done? */
 static __thread struct {
-    bool gathers;
+    bool many, settles;
     int ticket;
     uint32_t n, handles[FFL_COUNT(((struct ffl_ticket_msg *)0)->handles)];
-} disowned;
+} closes;
 
 static void tell_disowned(void)
 {
-    if (disowned.n) /* fails: the ticket has ended */
-        (void)ffl_ticket_send(disowned.ticket, FFL_TICKET_DROP, disowned.handles, disowned.n);
-    disowned.n = 0;
-}
-
-void proc_disowns(bool begin)
-{
-    disowned.gathers = begin;
-    if (!begin)
-        tell_disowned();
+    if (closes.n) /* fails: the ticket has ended */
+        (void)ffl_ticket_send(closes.ticket, FFL_TICKET_DROP, closes.handles, closes.n);
+    closes.n = 0;
 }
 
 void proc_disown(struct sock *s)
 {
     struct session *session = s->session;
     s->session = NULL;
-    if (disowned.ticket != session->ticket.fd || disowned.n == FFL_COUNT(disowned.handles))
+    if (closes.ticket != session->ticket.fd || closes.n == FFL_COUNT(closes.handles))
         tell_disowned();
-    disowned.ticket = session->ticket.fd;
-    disowned.handles[disowned.n++] = (uint32_t)s->h;
-    if (!disowned.gathers || session->socks == 1) /* the last closes the ticket */
+    closes.ticket = session->ticket.fd;
+    closes.handles[closes.n++] = (uint32_t)s->h;
+    if (!closes.many || session->socks == 1) /* the last closes the ticket */
         tell_disowned();
     session_put(session);
 }
@@ -321,31 +315,84 @@ bool sock_has_peer(struct sock *s)
     return s->state == SOCK_CONNECTED;
 }
 
+static void settle(struct ffl_client *c, int round_trips)
+{
+    if (round_trips < 2 || ffl_client_ping(c) == 0)
+        (void)ffl_client_catch_up(c); /* a peer in this process knows; fails: the session is lost */
+}
+
+/* Before other processes, or the next calls, can tell: what was read ahead is back (one round
+ * trip), a peer is reset (one), and connections accepted ahead have gone to a session that shares
+ * the listener, or are reset (one for those on their way here, one for their return). */
 void proc_leave(struct sock *s)
 {
-    if (sock_shared(s) && ffl_client_disarm(s->session->c, s->h) &&
-        ffl_client_ping(s->session->c) == 0)
-        (void)ffl_client_give_back(s->session->c,
-                                   s->h); /* fails: the session is lost, and the socket with it */
+    struct session *session = s->session;
+    struct ffl_client *c = session->c;
+    bool gave = sock_shared(s) && ffl_client_disarm(c, s->h) && ffl_client_ping(c) == 0 &&
+                ffl_client_give_back(c, s->h) > 0; /* fails: the session is lost */
+    bool listens = s->state == SOCK_LISTENING;
+    bool settles =
+        gave || listens || (s->abort && s->state == SOCK_CONNECTED && s->type == SOCK_STREAM);
+    (void)ffl_client_close(c, s->h, s->abort); /* cannot fail: open */
+    if (closes.many && !session->ended)
+        closes.settles |= settles;
+    else if (settles)
+        settle(c, listens ? 2 : 1);
+    session_put(session);
+}
+
+void proc_closes(bool many)
+{
+    closes.many = many;
+    if (many)
+        return;
+    tell_disowned();
+    for (struct session *session = session_first(); session && closes.settles;
+         session = session->next)
+        settle(session->c, 2);
+    closes.settles = false;
 }
 
 /* ---- the end ------------------------------------------------------------------------------- */
 
-static void pause_shared(int fd, struct node *n, void *session)
+struct leaving {
+    const struct session *session;
+    bool gave; /* something back */
+};
+
+static void pause_shared(int fd, struct node *n, void *arg)
 {
+    const struct leaving *l = arg;
     const struct sock *s = (struct sock *)n;
-    if (n->kind == NODE_SOCK && s->session == session && sock_shared(s))
+    if (n->kind == NODE_SOCK && s->session == l->session && sock_shared(s))
         (void)ffl_client_disarm(s->session->c, s->h);
     (void)fd;
 }
 
-static void return_shared(int fd, struct node *n, void *session)
+static void return_shared(int fd, struct node *n, void *arg)
 {
+    struct leaving *l = arg;
     const struct sock *s = (struct sock *)n;
-    if (n->kind == NODE_SOCK && s->session == session && sock_shared(s))
-        (void)ffl_client_give_back(s->session->c,
-                                   s->h); /* fails: the session is lost, and the socket with it */
+    if (n->kind == NODE_SOCK && s->session == l->session && sock_shared(s))
+        l->gave |= ffl_client_give_back(s->session->c, s->h) > 0; /* fails: as in proc_leave */
     (void)fd;
+}
+
+static void leave_session(const struct session *session)
+{
+    struct leaving l = {.session = session};
+    fd_each(pause_shared, &l);
+    /* what was done, to closed sockets too, is done before others hear of the end */
+    if (ffl_client_ping(session->c) == 0)
+        fd_each(return_shared, &l);
+    if (l.gave)
+        settle(session->c, 2);
+}
+
+void proc_leave_all(void)
+{
+    for (struct session *session = session_first(); session; session = session->next)
+        leave_session(session);
 }
 
 void proc_end(void)
@@ -353,12 +400,7 @@ void proc_end(void)
     if (!started || tls.inside || !session_first())
         return;
     lock();
-    for (struct session *session = session_first(); session; session = session->next) {
-        fd_each(pause_shared, session);
-        /* what the process did, to closed sockets too, is done before others hear of its end */
-        if (ffl_client_ping(session->c) == 0)
-            fd_each(return_shared, session);
-    }
+    proc_leave_all();
     unlock();
 }
 

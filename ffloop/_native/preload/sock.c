@@ -82,29 +82,14 @@ static void drop_options(struct sock *s)
     s->opts_end = &s->opts;
 }
 
-/* After a listener's close, connections accepted ahead go to a session that shares the listener, or
- * are reset: one round trip for those on their way here, one for their return. */
-static void settle(struct ffl_client *c)
-{
-    if (ffl_client_ping(c) == 0)
-        (void)ffl_client_ping(c); /* fails: the session is lost */
-}
-
 void sock_free(struct sock *s)
 {
     while (s->node.source.watches) /* epolls' only: a waiting call would hold the node */
         epoll_forget(watch_item(s->node.source.watches));
-    if (s->session && s->session->inherited) {
+    if (s->session && s->session->inherited)
         proc_disown(s);
-    } else if (s->session) {
+    else if (s->session)
         proc_leave(s);
-        (void)ffl_client_close(s->session->c, s->h, s->abort); /* cannot fail: open */
-        if (s->state == SOCK_LISTENING)
-            settle(s->session->c);
-        else if (s->abort && s->state == SOCK_CONNECTED && s->type == SOCK_STREAM)
-            (void)ffl_client_catch_up(s->session->c); /* a peer in this process knows; or: lost */
-        session_put(s->session);
-    }
     if (s->kernel_fd >= 0)
         fd_ours_close(s->kernel_fd);
     async_free(s);

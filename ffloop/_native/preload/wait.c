@@ -224,15 +224,18 @@ static void leave_behind(int fd, struct node *n, void *unused)
         n->owner = n->owner > 0 ? NODE_LEFT : 0;
 }
 
-/* Natively a thread's end closes no sockets: a session that has some stays. */
+/* Natively a thread's end closes no sockets: a session that has some stays. What it has read ahead
+ * is the other processes', as at a process's end. */
 static void thread_gone(void *unused)
 {
     (void)unused;
     take();
     free_calls();
     drop_waiter();
-    if (options.per_thread)
+    if (options.per_thread) {
+        proc_leave_all();
         fd_each(leave_behind, NULL);
+    }
     session_ended(&tls.sessions);
     pass();
 }
