@@ -179,7 +179,7 @@ class Loop(KernelSockCalls):
     def _poll(self, wait_ns: int) -> None:
         self._process_events(self._poller.select(None if wait_ns < 0 else wait_ns / 1e9))
 
-    def _failed(self, handle: Any, exc: BaseException) -> None:
+    def _failed(self, exc: BaseException, handle: Any) -> None:
         self.call_exception_handler(failure(handle, exc))
 
     @property

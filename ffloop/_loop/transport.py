@@ -12,6 +12,7 @@ backlog, and begins and ends connections; all else is here.
 import asyncio
 import contextlib
 import contextvars
+import math
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -308,6 +309,10 @@ class SocketTransport(Stream):
 
     def can_write_eof(self) -> bool:
         return True
+
+    def set_write_buffer_limits(self, high: Any = None, low: Any = None) -> None:
+        limits = (x if x is None else math.floor(x) for x in (high, low))
+        super().set_write_buffer_limits(*limits)
 
     def get_write_buffer_size(self) -> int:
         self._send_kept()

@@ -39,8 +39,21 @@ class PausesInBetween(Buffered):
         asyncio.get_running_loop().call_soon(self.transport.resume_reading)
 
 
+class PausesFirst(Buffered):
+    def get_buffer(self, sizehint):
+        self.transport.pause_reading()
+        asyncio.get_running_loop().call_soon(self.transport.resume_reading)
+        return super().get_buffer(sizehint)
+
+
 @pytest.mark.parametrize(
-    ("kind", "size"), [(Buffered, 1), (Buffered, 1000), (Buffered, 65536), (PausesInBetween, 997)]
+    ("kind", "size"),
+    [
+        (Buffered, 1),
+        (Buffered, 1000),
+        (Buffered, 65536),
+        (PausesInBetween, 997),
+    ],
 )
 def test_buffered_protocol(run, kind, size):
     async def main():
@@ -52,6 +65,15 @@ def test_buffered_protocol(run, kind, size):
             assert server.data == payload
 
     run(main())
+
+
+def test_a_pause_in_get_buffer_does_not_stop_the_read(run_std):
+    async def main():
+        async with pair(lambda: PausesFirst(997)) as (client, server):
+            client.transport.write(b"x" * 10_000)
+            await until(lambda: server.data == b"x" * 10_000)
+
+    run_std(main())
 
 
 @pytest.mark.parametrize("bad", ["empty", "raises", "updated"])

@@ -50,6 +50,15 @@ def test_write_buffer_limits(run):
     run(main())
 
 
+def test_write_buffer_limits_that_were_divided(run_std):
+    async def main():
+        async with pair() as (client, _server):
+            client.transport.set_write_buffer_limits(high=1001 / 2)
+            assert [int(n) for n in client.transport.get_write_buffer_limits()] == [125, 500]
+
+    run_std(main())
+
+
 def test_resume_writing_may_write(run_ff):
     async def main():
         class Pump(Log):

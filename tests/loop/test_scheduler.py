@@ -7,6 +7,7 @@ import functools
 import gc
 import os
 import socket
+import sys
 import threading
 import time
 import weakref
@@ -682,5 +683,47 @@ def test_who_cancels_in_another_thread_waits_for_the_callback(run_std):
         thread.join()
         assert early == [False]
         assert handle.cancelled()
+
+    run_std(main())
+
+
+def test_what_a_callback_raised_is_being_handled(run):
+    """logging.exception() in the loop's exception handler prints it."""
+    seen = []
+
+    class Raises(asyncio.Protocol):
+        def data_received(self, data):
+            raise ValueError("data")
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: seen.append(str(sys.exc_info()[1])))
+        loop.call_soon(lambda: 1 / 0)
+        async with pair(Raises) as (client, _):
+            client.transport.write(b"x")
+            await client.lost
+        loop.call_soon(lambda: seen.append(sys.exc_info()[1]))
+        await asyncio.sleep(0)
+
+    run(main())
+    assert seen == ["division by zero", "data", None]
+
+
+def test_an_error_received_is_being_handled(run_std):
+    async def main():
+        loop = asyncio.get_running_loop()
+        seen = loop.create_future()
+
+        class Told(asyncio.DatagramProtocol):
+            def error_received(self, exc):
+                seen.set_result(sys.exc_info()[1] is exc)
+
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as gone:
+            gone.bind((HOST, 0))
+            address = gone.getsockname()
+        transport, _ = await loop.create_datagram_endpoint(Told, remote_addr=address)
+        transport.sendto(b"x")
+        assert await seen
+        transport.close()
 
     run_std(main())

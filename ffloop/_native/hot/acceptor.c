@@ -39,13 +39,8 @@ static PyTypeObject *acceptor_type;
 /* listener.name(exc, protocol, transport) with the exception that is set. */
 static int tell_listener(Acceptor *a, PyObject *name, PyObject *protocol, PyObject *transport)
 {
-    PyObject *exc = hot_take_exception();
-    if (!exc)
-        return -1;
-    PyObject *r = PyObject_CallMethodObjArgs(a->listener, name, exc, protocol ? protocol : Py_None,
-                                             transport ? transport : Py_None, NULL);
-    Py_DECREF(exc);
-    return hot_done(r);
+    return hot_fault(a->listener, name, protocol ? protocol : Py_None,
+                     transport ? transport : Py_None);
 }
 
 /* In the connection's context: the protocol and its transport, which owns the descriptor. */

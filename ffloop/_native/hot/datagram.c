@@ -36,12 +36,14 @@ union address {
 /* protocol.error_received() with what the system call failed with. 0 or -1. */
 static int tell_error(PyObject *attributes)
 {
+    int err = errno;
+    PyObject *protocol = Py_XNewRef(feed_get(attributes, name_protocol));
+    if (!protocol)
+        return -1;
+    errno = err;
     PyErr_SetFromErrno(PyExc_OSError);
-    PyObject *exc = hot_take_exception();
-    PyObject *protocol = exc ? Py_XNewRef(feed_get(attributes, name_protocol)) : NULL;
-    int rc = protocol ? hot_call(protocol, name_error_received, exc) : -1;
-    Py_XDECREF(protocol);
-    Py_XDECREF(exc);
+    int rc = hot_fault(protocol, name_error_received, NULL, NULL);
+    Py_DECREF(protocol);
     return rc;
 }
 

@@ -265,10 +265,7 @@ static int run_other(PyObject *handle)
 
 int handle_failed(PyObject *handle, PyObject *loop)
 {
-    PyObject *exc = hot_take_exception();
-    PyObject *r = exc ? PyObject_CallMethodObjArgs(loop, name_failed, handle, exc, NULL) : NULL;
-    Py_XDECREF(exc);
-    return hot_done(r);
+    return hot_fault(loop, name_failed, handle, NULL);
 }
 
 int handle_run(PyObject *handle, PyObject *loop)

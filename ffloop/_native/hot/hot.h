@@ -84,9 +84,6 @@ PyObject *hot_add_type(PyObject *module, const char *name, PyType_Spec *spec, Py
 int hot_add_subtype(PyObject *module, const char *name, PyType_Spec *spec, const char *from,
                     const char *base_name, PyMemberDef *members, size_t size, Py_ssize_t *at,
                     PyTypeObject **out);
-/* Takes the exception that is set, as an object; NULL when it is one that ends the program
- * (KeyboardInterrupt, SystemExit), which stays set. */
-PyObject *hot_take_exception(void);
 /* The exception that is set, if any, is put by while something else is done... */
 struct hot_exception {
     PyObject *type, *value, *trace;
@@ -104,8 +101,9 @@ int stream_deliver(PyObject *self, const char *data, size_t len);
 int hot_done(PyObject *result);
 /* self.name(a): 0 or -1. a may be NULL. */
 int hot_call(PyObject *self, PyObject *name, PyObject *a);
-/* self.name(exc) with the exception that is set. */
-int hot_fault(PyObject *self, PyObject *name);
+/* `except BaseException as exc: self.name(exc, a, b)` for the exception that is set; a and b may be
+ * NULL. 0 or -1. Those that end the program (KeyboardInterrupt, SystemExit) stay set. */
+int hot_fault(PyObject *self, PyObject *name, PyObject *a, PyObject *b);
 
 /* Waits for a batch (see ffl_client_wait). The number of its events when kernel descriptors other
  * than wake_fd are among them, else 0; -1 with an exception. */

@@ -172,7 +172,7 @@ PyObject *stream_read_eof(PyObject *self, PyObject *unused)
     int keep_open = r ? PyObject_IsTrue(r) : -1;
     Py_XDECREF(r);
     if (keep_open < 0)
-        return none_or_error(hot_fault(self, name_eof_failed));
+        return none_or_error(hot_fault(self, name_eof_failed, NULL, NULL));
     if (!keep_open)
         return stream_close(self, NULL);
     s->receiving = 0; /* only writing goes on */
@@ -238,12 +238,15 @@ PyObject *stream_end(PyObject *self, PyObject *const *args, Py_ssize_t n)
 /* A transport that was collected without close(), perhaps in another thread. */
 static int abandon(PyObject *self, struct stream *s)
 {
+    PyObject *text = PyObject_Repr(self);
     s->open = 0; /* first: a warning may be an error */
-    if ((s->dispatcher ? close_descriptor(s) : hot_call(self, name_abandon, NULL)) < 0)
-        return -1;
-    if (is_set(s->server) && Py_Version >= 0x030d0000 && hot_call(s->server, name_detach, self) < 0)
-        return -1;
-    return PyErr_ResourceWarning(self, 1, "unclosed transport %R", self);
+    int rc = s->dispatcher ? close_descriptor(s) : hot_call(self, name_abandon, NULL);
+    if (rc == 0 && is_set(s->server) && Py_Version >= 0x030d0000)
+        rc = hot_call(s->server, name_detach, self);
+    if (rc == 0 && text)
+        rc = PyErr_ResourceWarning(self, 1, "unclosed transport %U", text);
+    Py_XDECREF(text);
+    return text ? rc : -1;
 }
 
 void stream_finalize(PyObject *self)

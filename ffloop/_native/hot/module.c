@@ -95,7 +95,8 @@ int hot_add_subtype(PyObject *module, const char *name, PyType_Spec *spec, const
     return *out ? 0 : -1;
 }
 
-PyObject *hot_take_exception(void)
+/* As an object; NULL for one that is to end the program, which stays set. */
+static PyObject *take_exception(void)
 {
     if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt) || PyErr_ExceptionMatches(PyExc_SystemExit))
         return NULL;
@@ -126,6 +127,22 @@ int hot_set_again(struct hot_exception was, int rc)
     Py_XDECREF(was.value);
     Py_XDECREF(was.trace);
     return -1;
+}
+
+int hot_fault(PyObject *self, PyObject *name, PyObject *a, PyObject *b)
+{
+    PyObject *exc = take_exception();
+    if (!exc)
+        return -1;
+    PyObject *outer = PyErr_GetHandledException();
+    PyErr_SetHandledException(exc); /* what sys.exc_info() is to say */
+    Py_INCREF(self);
+    PyObject *r = PyObject_CallMethodObjArgs(self, name, exc, a, b, NULL);
+    Py_DECREF(self);
+    PyErr_SetHandledException(outer);
+    Py_XDECREF(outer);
+    Py_DECREF(exc);
+    return hot_done(r);
 }
 
 static int module_exec(PyObject *module)

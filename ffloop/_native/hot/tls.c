@@ -89,12 +89,7 @@ static PyObject *tls_use(PyObject *self, PyObject *args)
 /* Ends the connection with the exception that is set, as asyncio's SSLProtocol does. */
 static int fatal(PyObject *self)
 {
-    PyObject *exc = hot_take_exception();
-    PyObject *r =
-        exc ? PyObject_CallMethodObjArgs(self, name_fatal_error, exc, message, NULL) : NULL;
-    Py_XDECREF(exc);
-    Py_XDECREF(r);
-    return r ? 0 : -1;
+    return hot_fault(self, name_fatal_error, message, NULL);
 }
 
 /* The number in a new reference, which is dropped; -1 with an exception, also for NULL. */

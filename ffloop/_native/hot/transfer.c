@@ -31,14 +31,6 @@ int hot_call(PyObject *self, PyObject *name, PyObject *a)
     return r ? 0 : -1;
 }
 
-int hot_fault(PyObject *self, PyObject *name)
-{
-    PyObject *exc = hot_take_exception();
-    int rc = exc ? hot_call(self, name, exc) : -1;
-    Py_XDECREF(exc);
-    return rc;
-}
-
 PyObject *stream_run(struct stream *s, PyObject *of, PyObject *name, PyObject *a)
 {
     PyObject *context = Py_NewRef(s->context);
@@ -60,7 +52,7 @@ static int hand_over(PyObject *self, PyObject *given)
     Py_INCREF(self);
     PyObject *r = stream_run(s, s->protocol, name_data_received, given);
     Py_DECREF(given);
-    int rc = r ? 0 : hot_fault(self, name_fault);
+    int rc = r ? 0 : hot_fault(self, name_fault, NULL, NULL);
     Py_XDECREF(r);
     Py_DECREF(self);
     return rc;
@@ -71,7 +63,7 @@ int stream_deliver(PyObject *self, const char *data, size_t len)
     struct stream *s = stream_fields(self);
     int fed = s->feeds ? feed_reader(s->protocol, data, len) : 0;
     if (fed)
-        return fed > 0 ? 0 : hot_fault(self, name_fault);
+        return fed > 0 ? 0 : hot_fault(self, name_fault, NULL, NULL);
     return hand_over(self, s->lends
                                ? PyMemoryView_FromMemory((char *)data, (Py_ssize_t)len, PyBUF_READ)
                                : PyBytes_FromStringAndSize(data, (Py_ssize_t)len));
@@ -121,9 +113,9 @@ static int read_into(Dispatcher *d, PyObject *self)
     struct stream *s = stream_fields(self);
     Py_buffer room;
     if (get_buffer(s, &room) < 0)
-        return hot_fault(self, name_fill_failed);
-    /* get_buffer() may have paused or closed it */
-    if (!s->receiving || s->handle < 0 || !s->buffered) {
+        return hot_fault(self, name_fill_failed, NULL, NULL);
+    /* get_buffer() may have closed it; what it gave before a pause is filled */
+    if (s->closing || s->handle < 0 || !s->buffered) {
         PyBuffer_Release(&room);
         return 0;
     }
@@ -137,7 +129,7 @@ static int read_into(Dispatcher *d, PyObject *self)
     PyObject *r = n ? stream_run(s, s->protocol, name_buffer_updated, n) : NULL;
     Py_XDECREF(n);
     Py_XDECREF(r);
-    return r ? 0 : hot_fault(self, name_update_failed);
+    return r ? 0 : hot_fault(self, name_update_failed, NULL, NULL);
 }
 
 static void note_received(Dispatcher *d, struct stream *s, size_t got)
