@@ -664,6 +664,10 @@ CASE(the_limit_beside_a_closefrom)
                   fcntl(0, F_DUPFD, LIMIT) >= 0);
         NEED(waitpid(pid, &status, 0) == pid && status == 0);
         NEED(getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_cur == LIMIT);
+        for (int k = 1; k >= 0; k--) { /* what is set, and what was, in one place */
+            r = (struct rlimit){LIMIT - k, 1000};
+            NEED(prlimit(0, RLIMIT_NOFILE, &r, &r) == 0 && r.rlim_cur == LIMIT - !k);
+        }
     }
     over = true;
     NEED(pthread_join(t, NULL) == 0);

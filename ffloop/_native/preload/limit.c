@@ -15,6 +15,12 @@
 static struct rlimit64 own_limit;
 static _Atomic int raisers;
 
+static bool lift(void)
+{
+    const struct rlimit64 to = {own_limit.rlim_max, own_limit.rlim_max};
+    return real.prlimit64(0, RLIMIT_NOFILE, &to, NULL) == 0;
+}
+
 static bool raise_limit(void)
 {
     if (raisers)
@@ -22,9 +28,8 @@ static bool raise_limit(void)
     if (real.prlimit64(0, RLIMIT_NOFILE, NULL, &own_limit) < 0 ||
         own_limit.rlim_cur >= own_limit.rlim_max)
         return false;
-    const struct rlimit64 to = {own_limit.rlim_max, own_limit.rlim_max};
     raisers = 1; /* before it is so: another thread may fork meanwhile */
-    raisers = real.prlimit64(0, RLIMIT_NOFILE, &to, NULL) == 0;
+    raisers = lift();
     return raisers;
 }
 
@@ -55,10 +60,10 @@ void limit_forked(void)
 
 static int limit_files(pid_t pid, const struct rlimit64 *to, struct rlimit64 *was)
 {
-    struct rlimit64 most;
-    bool few = to && user_copy(&most, to, sizeof(most)) && most.rlim_cur <= 64;
+    struct rlimit64 asked = {0};
+    bool sets = to && user_copy(&asked, to, sizeof(asked)); /* a copy: `to` may be `was` */
     lock();
-    if (few) { /* what needs descriptors is done before */
+    if (sets && asked.rlim_cur <= 64) { /* what needs descriptors is done before */
         proc_import_all();
         (void)waiter_mine(); /* -EMFILE: none is free already */
     }
@@ -66,8 +71,10 @@ static int limit_files(pid_t pid, const struct rlimit64 *to, struct rlimit64 *wa
     int rc = real.prlimit64(pid, RLIMIT_NOFILE, to, was) < 0 ? -errno : 0;
     if (rc == 0 && raisers && was)
         *was = own_limit;
-    if (rc == 0 && raisers && to)
-        own_limit = *to;
+    if (rc == 0 && raisers && sets) {
+        own_limit = asked;
+        (void)lift(); /* for the raisers; cannot fail: as high as the hard limit that is set */
+    }
     table_unlock();
     return (int)leave(rc);
 }
