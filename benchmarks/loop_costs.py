@@ -26,7 +26,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 LOOPS = ("asyncio", "uvloop", "rloop", "ffloop")
-LIMIT = 30.0  # seconds for one row of one loop; most take less than two
+LIMIT = 60.0  # seconds for one row of one loop; most take less than two
 Row = Callable[[asyncio.AbstractEventLoop, int], Coroutine[Any, Any, None]]
 
 
