@@ -62,6 +62,11 @@ class SSLProtocol(Tls, _Protocol):  # type: ignore[misc]
         self.max_size = _Protocol.max_size
         return super().get_buffer(n)
 
+    def _set_app_protocol(self, app_protocol: Any) -> None:
+        super()._set_app_protocol(app_protocol)
+        if not hasattr(app_protocol, "data_received"):  # as without TLS: by its methods
+            self._app_protocol_is_buffer = hasattr(app_protocol, "get_buffer")
+
     def _get_app_transport(self) -> Any:
         if not self._app_transport_created:
             self._app_transport = SSLTransport(self._loop, self)

@@ -160,7 +160,8 @@ def test_a_protocol_without_methods_for_data(run_std):
     run_std.errors.clear()
 
 
-def test_a_protocol_of_no_class_is_buffered_by_its_methods(run_ff):
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+def test_a_protocol_of_no_class_is_buffered_by_its_methods(run_ff, tls, secure):
     """As by uvloop."""
 
     class Plain(asyncio.BaseProtocol):
@@ -169,7 +170,8 @@ def test_a_protocol_of_no_class_is_buffered_by_its_methods(run_ff):
         eof_received, connection_lost = Buffered.eof_received, Buffered.connection_lost
 
     async def main():
-        async with pair(Plain) as (client, server):
+        contexts = dict(zip(("ssl_server", "ssl_client"), tls, strict=True)) if secure else {}
+        async with pair(Plain, **contexts) as (client, server):
             client.transport.write(b"x" * 5000)
             await until(lambda: server.data == b"x" * 5000)
 
