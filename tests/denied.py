@@ -15,8 +15,11 @@ NUMBERS = {  # x86_64, and the numbers of the architectures that came later
     "accept4": (288, 242),
     "epoll_pwait2": (441, 441),
     "eventfd2": (290, 19),
+    "getrandom": (318, 278),
     "memfd_create": (319, 279),
     "pidfd_open": (434, 434),
+    "recvmsg": (47, 212),
+    "sendmsg": (46, 211),
 }
 EPERM = 1
 _NO_NEW_PRIVS, _SECCOMP, _FILTER = 38, 22, 2  # prctl

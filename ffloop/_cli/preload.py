@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import fcntl
 import os
+import resource
 import shlex
 import shutil
 import socket
@@ -76,7 +77,8 @@ def _found(config: configuration.Config) -> dict[str, str]:
         if not client.embedded:
             return {"FFLOOP_INSTANCE": config.instance or client.path}
         fd = keep_alive(client.path)
-        kept = fcntl.fcntl(fd, fcntl.F_DUPFD, _KEEP_FROM)  # inherited: children keep it too
+        high = min(_KEEP_FROM, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+        kept = fcntl.fcntl(fd, fcntl.F_DUPFD, high)  # inherited: children keep it too
         os.close(fd)
         inode = os.fstat(kept).st_ino  # identifies it, should the program take its number
         return {"FFLOOP_INSTANCE": client.path, "_FFLOOP_KEEP": f"{kept}:{inode}:{client.path}"}

@@ -244,6 +244,22 @@ TEST(client_imports_a_connect_that_has_ended)
     fake_end(&f);
 }
 
+/* The session is lost while a connect is under way: the connect's result is that. */
+TEST(client_connects_as_its_session_ends)
+{
+    struct fake f;
+    struct ffl_addr a = addr4("10.0.0.1", 80);
+    quiet();
+    fake_session(&f);
+    CHECK_EQ(ffl_client_socket(f.c, AF_INET, SOCK_STREAM, 0, 0), 0);
+    CHECK_EQ(ffl_client_connect(f.c, 0, &a), -EINPROGRESS);
+    CHECK_EQ(ffl_client_connect_result(f.c, 0), -EALREADY);
+    ffl_ring_put_entry(&f.cq, (struct ffl_entry){.op = FFL_OP_NONE, .buf = FFL_NO_BUF});
+    ffl_ring_commit(&f.cq);
+    CHECK_EQ(ffl_client_connect_result(f.c, 0), -EPROTO);
+    fake_end(&f);
+}
+
 /* Another process shut the sending side down just after the import. */
 TEST(client_imports_what_is_shut_down)
 {
@@ -275,6 +291,8 @@ static const struct completion_lie {
      false},
     {"names in a buffer out of range", {.op = FFL_OP_CONNECT, .buf = 0x2fffffff}, false},
     {"an answer in a buffer out of range", {.op = FFL_OP_ADDRESSES, .buf = 0x2fffffff}, false},
+    {"an error that is none", {.op = FFL_OP_ERROR, .arg = -4096, .buf = FFL_NO_BUF}, false},
+    {"the least error", {.op = FFL_OP_CONNECT, .arg = INT32_MIN, .buf = FFL_NO_BUF}, false},
     {"the end of a socket that was not closed", {.op = FFL_OP_CLOSED, .buf = FFL_NO_BUF}, false},
 };
 

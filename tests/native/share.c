@@ -405,6 +405,41 @@ TEST(sockets_stay_armed)
     raw_finish(&r);
 }
 
+/* As after weeks of a thousand connections per second. */
+TEST(an_old_socket_is_shared)
+{
+    struct raw parent, child;
+    struct ffl_ticket t, later;
+    family(&parent, &child, &t);
+    lab.in->next_serial += 3ull << 30;
+    CHECK(lab_ticket(&later));
+    share(&parent, &later);
+    CHECK_EQ(import(&child, &later, 7, 0), 0);
+    close(later.fd);
+    end(&parent, &child, &t, true);
+}
+
+/* After 2^32 sockets, too, a buffer that comes back is its socket's. */
+TEST(a_late_sockets_buffers_are_counted)
+{
+    struct raw r;
+    int peer;
+    lab_defaults("sim");
+    raw_server(&r, "", FFL_F_ARM_NEW);
+    lab.in->next_serial = UINT32_MAX;
+    uint32_t h = raw_accepted(&r, 0, 80, &peer);
+    const struct endpoint *e = TAILQ_FIRST(&lab.in->sessions)->table[h];
+    CHECK(e->st->serial);
+    CHECK_EQ(sim_put(peer, "hello", 5), 5);
+    uint32_t buf = raw_expect(&r, FFL_OP_RECV, h).buf;
+    CHECK(e->rx_outstanding > 0);
+    raw_give(&r, buf);
+    iterations(2);
+    CHECK_EQ(e->rx_outstanding, 0);
+    sim_shut(peer);
+    raw_finish(&r);
+}
+
 /* A kept listener whose time is up leaves the connections to a child that has it. */
 TEST(a_kept_listener_is_a_childs)
 {

@@ -66,6 +66,13 @@ def test_nothing_against_programs_in_c(build) -> None:
     assert preload("--", build(PROGRAM)) == (0, "ran\n", "")
 
 
+def test_few_descriptors() -> None:
+    """The one that keeps an embedded instance up is among those that the limit leaves."""
+    start = 'ulimit -n 64 && exec "$0" "$@"'
+    done = completed("sh", "-c", start, FFLOOP, "preload", "--", "echo", "ran", env=ENVIRONMENT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "")
+
+
 def test_a_program_that_would_change_its_user(build) -> None:
     """Of one that is its user's already (exim, started by root) the linker preloads."""
     program = build(PROGRAM)

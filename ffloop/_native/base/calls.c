@@ -9,6 +9,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -39,6 +40,24 @@ static int try_accept(void)
     return accept4(-1, NULL, NULL, SOCK_CLOEXEC);
 }
 
+static int try_sendmsg(void)
+{
+    return (int)sendmsg(-1, &(struct msghdr){0}, 0);
+}
+
+static int try_recvmsg(void)
+{
+    return (int)recvmsg(-1, &(struct msghdr){0}, 0);
+}
+
+static int try_random(void)
+{
+    char byte;
+    errno = 0; /* it makes no descriptor: without an error, too, it ends as one that fails */
+    (void)!getrandom(&byte, sizeof(byte), 0);
+    return -1;
+}
+
 static int try_pidfd(void)
 {
     return (int)syscall(SYS_pidfd_open, getpid(), 0);
@@ -58,6 +77,9 @@ static const struct {
     [FFL_CALL_MEMFD] = {"memfd_create", NULL, try_memfd},
     [FFL_CALL_EVENTFD] = {"eventfd2", NULL, try_eventfd},
     [FFL_CALL_ACCEPT] = {"accept4", NULL, try_accept},
+    [FFL_CALL_SENDMSG] = {"sendmsg", NULL, try_sendmsg},
+    [FFL_CALL_RECVMSG] = {"recvmsg", NULL, try_recvmsg},
+    [FFL_CALL_RANDOM] = {"getrandom", NULL, try_random},
     [FFL_CALL_PIDFD] = {"pidfd_open", "a session lives on with its process's children", try_pidfd},
     [FFL_CALL_PWAIT] = {"epoll_pwait2", "waits are in whole milliseconds", try_pwait},
 };

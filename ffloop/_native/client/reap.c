@@ -264,8 +264,12 @@ static int on_answer(struct ffl_client *c, struct client_sock *s, struct ffl_ent
     return 0;
 }
 
+#define ERRNO_MOST 4095 /* the kernel's: a program may have a table of errors */
+
 static int dispatch(struct ffl_client *c, struct ffl_entry e)
 {
+    if (e.arg < -ERRNO_MOST)
+        return -EPROTO;
     if (e.op == FFL_OP_NOP)
         return on_answer(c, NULL, e);
     struct client_sock *s = e.handle < 2 * c->n ? c->table[e.handle] : NULL;

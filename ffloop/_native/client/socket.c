@@ -217,8 +217,10 @@ int ffl_client_connect_result(struct ffl_client *c, int h)
     struct client_sock *s = client_sock(c, h);
     if (s && s->connecting)
         client_look(c);
-    if (!s || s->connecting)
-        return s ? -EALREADY : -EBADF;
+    if (!s)
+        return -EBADF;
+    if (s->connecting)
+        return c->detached ? -c->detached : -EALREADY;
     if (s->connect_told || !(s->connected || s->connect_result))
         return s->connected ? -EISCONN : -EAGAIN;
     s->connect_told = true;

@@ -74,9 +74,10 @@ struct endpoint { /* one session's reference to one stack socket */
     LIST_ENTRY(endpoint) member;  /* of its group */
     TAILQ_ENTRY(endpoint) asking; /* in its group's askers */
     struct timer timer;
+    uint64_t serial; /* tells the buffers of a reused handle apart; from 1 */
+    uint64_t closed; /* closing: in->next_serial when the application closed it */
     uint32_t handle;
-    uint32_t serial; /* tells the buffers of a reused handle apart */
-    int fd;          /* -1: open_error says why */
+    int fd; /* -1: open_error says why */
     int open_error;
     uint32_t credits;          /* listener: accepts that the application has room for */
     uint32_t rx_outstanding;   /* bytes of the receive pool with the application */
@@ -104,8 +105,7 @@ struct endpoint { /* one session's reference to one stack socket */
     /* Pending SHUT_*, or -1: after the queue and what comes before this position of the SQ. */
     int8_t shut;
     uint32_t shut_at;
-    uint32_t armed;  /* == its session's `arming`: it is armed (endpoint_armed) */
-    uint32_t closed; /* closing: in->next_serial when the application closed it */
+    uint32_t armed; /* == its session's `arming`: it is armed (endpoint_armed) */
     bool in_ready, in_stalled, dead;
     bool offers; /* a listener: nothing is accepted ahead, even for the only reference */
     /* A listener: it is to be told of a connection; of those alone, one per connection is told;
@@ -185,7 +185,7 @@ struct ffl_session {
     struct ffl_map map;
     struct ffl_channel ch;
     struct ffl_pool rx;
-    uint32_t *rx_owner; /* by slot: serial of the endpoint */
+    uint64_t *rx_owner; /* by slot: serial of the endpoint, or 0 */
     uint32_t *rx_handle;
     struct tx_slot *tx;
     struct endpoint **table; /* by handle: [0, n) the application's, [n, 2n) the instance's */
@@ -235,7 +235,8 @@ struct ffl_instance {
     struct ledger ledger;
     TAILQ_HEAD(, pending) pending;                  /* peers whose hello is not read yet */
     TAILQ_HEAD(session_list, ffl_session) sessions; /* the oldest first */
-    uint32_t next_id, next_serial, next_ticket;
+    uint64_t next_serial; /* sockets in all, which a long life counts beyond 32 bits */
+    uint32_t next_id, next_ticket;
     uint32_t port_most; /* datagram sockets of one user at one port */
     uint32_t cast_most; /* of them those that one broadcast or multicast may be for */
     LIST_HEAD(ticket_list, ticket) tickets[TICKET_LISTS]; /* by id */

@@ -130,7 +130,8 @@ void stats_socket(struct endpoint *e)
     e->st = &in->stat_sockets[slot];
     *e->st = (struct ffl_stat_socket){
         .session = e->s->id, .handle = e->handle, .type = e->dgram ? SOCK_DGRAM : SOCK_STREAM};
-    atomic_store_explicit(&e->st->serial, e->serial, memory_order_release);
+    uint32_t serial = (uint32_t)(e->serial % UINT32_MAX) + 1; /* never 0 */
+    atomic_store_explicit(&e->st->serial, serial, memory_order_release);
 }
 
 static const char *text(const struct ffl_addr *a, char *to, size_t len)

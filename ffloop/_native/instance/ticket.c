@@ -33,7 +33,7 @@ struct ticket {
     struct held_list held;
     LIST_ENTRY(ticket) share;
     struct ffl_session *of; /* the session that has shared all its sockets; NULL: none, or ended */
-    uint32_t at;            /* in->next_serial when it did */
+    uint64_t at;            /* in->next_serial when it did */
     uint64_t *gone;         /* of these, by handle, a bit: imported or dropped; */
     uint64_t *marked;       /* and likewise */
 };
@@ -328,17 +328,12 @@ int ticket_share(struct ffl_session *s, const struct ffl_import *x)
     return 0;
 }
 
-static bool before(uint32_t serial, uint32_t other)
-{
-    return (int32_t)(serial - other) < 0;
-}
-
 /* Was e open, and its program's, when its session shared its sockets, and is the reference still
  * there? */
 static bool has(const struct ticket *t, const struct endpoint *e)
 {
-    return before(e->serial, t->at) && !(e->closing && before(e->closed, t->at)) && e->fd >= 0 &&
-           !e->returned && !has_bit(t->gone, e->handle);
+    return e->serial < t->at && !(e->closing && e->closed < t->at) && e->fd >= 0 && !e->returned &&
+           !has_bit(t->gone, e->handle);
 }
 
 bool ticket_shares(const struct endpoint *e)
