@@ -145,8 +145,17 @@ def load(environ: Mapping[str, str] | None = None, **arguments: Any) -> Config:
         elif text := environ.get(variable):
             given.append((variable, variable, text))
     if arguments:
-        raise TypeError(f"unknown option {', '.join(sorted(arguments))}")
+        raise TypeError(_unknown(sorted(arguments)))
     return _config(*given)
+
+
+def _unknown(options: list[str]) -> str:
+    import difflib  # for this sentence alone
+
+    known = [argument for _, argument in _OF_LOOPS]
+    near = [name for one in options for name in difflib.get_close_matches(one, known, 1, 0.7)]
+    hint = f"did you mean {', '.join(near)}?" if near else "ffloop.LoopOptions has all"
+    return f"unknown option {', '.join(options)}: {hint}"
 
 
 @functools.lru_cache(maxsize=64)

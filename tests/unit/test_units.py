@@ -120,8 +120,17 @@ def test_an_embedded_instance_that_cannot_start():
 
 
 def test_config_unknown():
-    with pytest.raises(TypeError, match="colour"):
+    with pytest.raises(TypeError, match=r"unknown option colour: ffloop\.LoopOptions has all"):
         configuration.load({}, colour="blue")
+    with pytest.raises(TypeError, match=r"unknown option stak: did you mean stack\?"):
+        configuration.load({}, stak="host")
+
+
+def test_a_path_that_is_too_long():
+    path = "/" + "x" * 200
+    with pytest.raises(ffloop.InstanceError, match="File name too long") as caught:
+        ffloop.new_event_loop(instance=path)
+    assert str(caught.value).count(path) == 1
 
 
 @pytest.mark.parametrize(

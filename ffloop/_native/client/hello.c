@@ -79,7 +79,7 @@ int client_connect(const struct ffl_client_opts *o, char *why, size_t whylen)
     socklen_t len;
     int rc = ffl_unix_addr(path, &sa, &len);
     if (rc < 0) {
-        snprintf(why, whylen, "'%s' is not a usable socket path: %s", path, strerror(-rc));
+        snprintf(why, whylen, "cannot reach an instance at '%s': %s", path, strerror(-rc));
         return rc;
     }
     uid_t owner;
