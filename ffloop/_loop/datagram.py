@@ -168,7 +168,7 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
             if addr not in (None, self._address):
                 raise ValueError(f"Invalid address: must be None or {self._address}")
             addr = self._address
-        if self._conn_lost and self._address:
+        if self._conn_lost and (self._address or not self._open):
             if self._conn_lost >= LOG_LOST_WRITES:
                 logger.warning("socket.send() raised exception.")
             self._conn_lost += 1

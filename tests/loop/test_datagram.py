@@ -271,6 +271,21 @@ def test_close_abort_and_misuse(run_std, no_leaks):
     run_std(main())
 
 
+def test_a_send_to_an_address_after_the_end(run_ff):
+    """Nothing happens, as by uvloop and with TCP."""
+
+    async def main():
+        transport, box = await asyncio.get_running_loop().create_datagram_endpoint(
+            Box, local_addr=(HOST, 0)
+        )
+        address = transport.get_extra_info("sockname")
+        transport.close()
+        await box.lost
+        transport.sendto(b"late", address)
+
+    run_ff(main())
+
+
 def test_a_protocol_that_raises(run_std, no_leaks):
     """It is reported, and the endpoint lives on."""
 
