@@ -395,6 +395,14 @@ def break_the_protocol(process, session):
         client.ping()
 
 
+async def connects(made, address):
+    """A connection comes at `address`, whose server puts its protocols into `made`; both end."""
+    peer, _ = await asyncio.get_running_loop().create_connection(Log, *address)
+    await until(lambda: made)
+    peer.abort()
+    await made[-1].lost
+
+
 ENDS = [
     (kill, "the instance ended"),
     (stop, "the instance was stopped"),
@@ -410,11 +418,11 @@ def test_everybody_learns_of_the_end(instance, caplog, how, why, tmp_path):
 
     async def main():
         loop = asyncio.get_running_loop()
-        told = []
+        told, made = [], []
         with socket.create_server((HOST, 0)) as listener, (tmp_path / "file").open("wb+") as file:
             file.truncate(64 << 20)  # more than the kernel's buffers
             address = listener.getsockname()
-            server = await loop.create_server(Log, HOST, 0)
+            server = await loop.create_server(lambda: made.append(Log()) or made[-1], HOST, 0)
             served = server.sockets[0]
             number = served.fileno()
             transport, protocol = await loop.create_connection(Log, *address)
@@ -465,8 +473,7 @@ def test_everybody_learns_of_the_end(instance, caplog, how, why, tmp_path):
                 sock.close()
             await until(lambda: served._sock._ep().live)
             assert served.fileno() == number
-            peer, _ = await loop.create_connection(Log, *served.getsockname())
-            peer.abort()
+            await connects(made, served.getsockname())
             server.close()
 
     ffloop.run(main(), instance=instance.path)
@@ -659,7 +666,7 @@ def test_the_next_instance_ends_at_once(instance, monkeypatch):
     from ffloop._loop import reattach
 
     process, real = instance(), reattach.Listener.again
-    ended, reported = [], []
+    ended, reported, made = [], [], []
 
     def again(listener, client):
         handle = real(listener, client)
@@ -675,15 +682,14 @@ def test_the_next_instance_ends_at_once(instance, monkeypatch):
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: reported.append(context))
         monkeypatch.setattr(reattach.Listener, "again", again)
-        server = await loop.create_server(Log, HOST, 0)
+        server = await loop.create_server(lambda: made.append(Log()) or made[-1], HOST, 0)
         served = server.sockets[0]
         process.kill()
         await asyncio.to_thread(process.wait)
         await asyncio.to_thread((await asyncio.to_thread(instance)).wait)
         await asyncio.to_thread(instance)
         await until(lambda: served._sock._ep().live)
-        peer, _ = await loop.create_connection(Log, *served.getsockname())
-        peer.abort()
+        await connects(made, served.getsockname())
         server.close()
 
     ffloop.run(main(), instance=instance.path)
