@@ -94,6 +94,21 @@ def test_what_linux_refuses(on_fstack, level, name, values):
             assert sock.getsockopt(level, name) == before
 
 
+@pytest.mark.parametrize("name", [socket.IP_TTL, socket.IP_MULTICAST_TTL])
+def test_minus_one_is_the_default(on_fstack, name):
+    import ffloop
+
+    for sock in (ffloop.socket(type=socket.SOCK_DGRAM), socket.socket(type=socket.SOCK_DGRAM)):
+        with sock:
+            default = sock.getsockopt(IP, name)
+            sock.setsockopt(IP, name, 9)
+            sock.setsockopt(IP, name, -1)
+            assert sock.getsockopt(IP, name) == default
+            with pytest.raises(OSError) as refused:
+                sock.setsockopt(IP, name, -2)
+            assert refused.value.errno == errno.EINVAL
+
+
 def test_congestion_control(on_fstack):
     import ffloop
 

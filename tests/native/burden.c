@@ -262,7 +262,7 @@ static int connects(void *st, int fd, const struct ffl_addr *to)
 static int is_at(void *st, int fd, bool peer, struct ffl_addr *a)
 {
     *a = own;
-    return 0;
+    return peer && ffl_addr_wildcard(&own) ? -ENOTCONN : 0;
 }
 
 TEST(a_peer_is_given_up_for_another)
@@ -273,6 +273,10 @@ TEST(a_peer_is_given_up_for_another)
     lenient.sockname = is_at;
     CHECK_EQ(answer_of(FFL_OP_CONNECT, 0, &peer, sizeof(peer)), 0);
     CHECK(!ffl_addr_wildcard(&group0()->at));
+    lab.in->cast_most = 0;
+    CHECK_EQ(answer_of(FFL_OP_CONNECT, 0, &none, sizeof(none)), -ENOBUFS);
+    CHECK_EQ(answer_of(FFL_OP_CONNECT, 0, &peer, sizeof(peer)), -ENOBUFS);
+    lab.in->cast_most = 1;
     CHECK_EQ(answer_of(FFL_OP_CONNECT, 0, &none, sizeof(none)), 0);
     CHECK(ffl_addr_wildcard(&group0()->at)); /* wider than it was placed */
     CHECK_EQ(answer_of(FFL_OP_CONNECT, 0, &peer, sizeof(peer)), 0);

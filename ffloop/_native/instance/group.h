@@ -62,7 +62,8 @@ bool handover_ours(const struct endpoint *e, const struct ffl_addr *a);
 /* 0; -EADDRINUSE: at `a` another user's socket of this instance listens or receives; -ENOBUFS:
  * e's user has port_most sockets at the port, or cast_most where one datagram is for all. */
 int handover_may_bind(const struct endpoint *e, const struct ffl_addr *a);
-/* May connect(AF_UNSPEC) give `e` the address again to which it was bound? As above. */
+/* May connect(AF_UNSPEC) give `e` the address again to which it was bound (FreeBSD's: all)? As
+ * above. */
 int handover_may_dissolve(const struct endpoint *e);
 /* Before `e` listens: 1 when it now shares an earlier listener, 0 when it is the first, or
  * -errno. */

@@ -57,9 +57,18 @@ int handover_may_bind(const struct endpoint *e, const struct ffl_addr *a)
 
 int handover_may_dissolve(const struct endpoint *e)
 {
+    struct ffl_instance *in = e->s->in;
     const struct group *g = e->group;
-    bool widens = e->dgram && g && g->placed && !ffl_addr_same(&g->at, &g->now);
-    return widens ? handover_may_bind(e, &g->at) : 0;
+    struct ffl_addr peer, then;
+    if (!e->dgram || !g || !g->placed)
+        return 0;
+    then = g->at;
+    if (!OPS(in)->kernel) { /* FreeBSD's forgets the address that it was bound to, too */
+        if (OPS(in)->sockname(ST(in), e->fd, true, &peer) < 0)
+            return 0;
+        memset(then.ip, 0, sizeof(then.ip));
+    }
+    return ffl_addr_same(&then, &g->now) ? 0 : handover_may_bind(e, &then);
 }
 
 /* ---- sharing a listener -------------------------------------------------------------------- */

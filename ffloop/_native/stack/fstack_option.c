@@ -119,6 +119,21 @@ static bool is_out_of_range(const struct ffl_option *o, const void *val, uint32_
     return false;
 }
 
+/* Linux's -1 of IPv4's hop limits, which FreeBSD does not know: *value is the default. */
+static bool wants_default(const struct ffl_option *o, const void *val, uint32_t len, int *value)
+{
+    static const int sysctl[] = {4, 2, 0, 3}; /* net.inet.ip.ttl, FreeBSD's numbers */
+    size_t n = sizeof(*value);
+    bool one = o->name == IP_MULTICAST_TTL;
+    if (o->level != IPPROTO_IP || (o->name != IP_TTL && !one) || len < n)
+        return false;
+    memcpy(value, val, n);
+    if (*value != -1)
+        return false;
+    *value = 1; /* of multicast */
+    return one || ff_sysctl(sysctl, FFL_COUNT(sysctl), value, &n, NULL, 0) == 0;
+}
+
 static int get_bsd(int fd, int level, int name, void *val, uint32_t *len)
 {
     socklen_t n = *len;
@@ -151,6 +166,11 @@ int fstack_setsockopt(void *st, int fd, int level, int name, const void *val, ui
     const struct ffl_option *o = known(level, name, FFL_OPTION_SET);
     if (!o)
         return -ENOPROTOOPT;
+    int value;
+    if (wants_default(o, val, len, &value)) {
+        val = &value;
+        len = sizeof(value);
+    }
     if (is_out_of_range(o, val, len))
         return -EINVAL;
     if (o->bsd == FFL_BSD_SOURCE)
