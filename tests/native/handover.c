@@ -343,6 +343,58 @@ TEST(what_an_application_never_heard_of_by_slices)
     never_heard_of(1);
 }
 
+/* What came before the close, and nobody has read, is the next one's. */
+static void given_back_with_bytes(bool gone)
+{
+    struct raw a, b;
+    int peer[1];
+    uint8_t got[8];
+    sim_lab();
+    raw_attach(&a);
+    raw_attach(&b);
+    CHECK_EQ(raw_bind(&a, 0, "10.0.0.1", 80, true), 0);
+    listens(&a, 0, 64);
+    raw_op(&a, FFL_OP_ARM, 0, 8, 0); /* nothing is read ahead */
+    dial(peer, 1);
+    for (int i = 0; i < 100 && !raw_avail(&a); i++)
+        iterations(1);
+    struct ffl_entry e = {0};
+    if (!gone)
+        e = raw_expect(&a, FFL_OP_ACCEPT, 0);
+    CHECK_EQ(sim_put(peer[0], "hello", 5), 5);
+    iterations(3);
+    listen_at(&b, 0, 8, true);
+    if (gone) {
+        raw_gone(&a);
+    } else {
+        raw_op(&a, FFL_OP_CLOSE, (uint32_t)e.arg, 0, FFL_F_ABORT | FFL_F_RETURN);
+        raw_op(&a, FFL_OP_CLOSE, 0, 0, 0);
+    }
+    uint32_t h = take_accept(&b, 0);
+    e = raw_expect(&b, FFL_OP_RECV, h);
+    CHECK_EQ(e.arg, 5);
+    CHECK_EQ(memcmp(raw_rx(&b, e.buf), "hello", 5), 0);
+    raw_give(&b, e.buf);
+    raw_send(&b, h, "answer", 6);
+    iterations(8);
+    CHECK_EQ(sim_take(peer[0], got, sizeof(got)), 6);
+    shut(peer, 1);
+    if (!gone)
+        raw_gone(&a);
+    iterations(8);
+    raw_finish(&b);
+}
+
+TEST(what_came_before_the_close_of_one_that_ends)
+{
+    given_back_with_bytes(true);
+}
+
+TEST(what_came_before_the_close_of_one_that_is_given_back)
+{
+    given_back_with_bytes(false);
+}
+
 /* What it has seen it may have answered: nobody else gets that. */
 TEST(what_an_application_has_taken_over)
 {

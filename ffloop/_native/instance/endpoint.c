@@ -170,7 +170,7 @@ bool fd_unread(struct ffl_instance *in, int fd)
 
 static bool ends_in_a_reset(const struct endpoint *e)
 {
-    return !e->dgram && !e->listener && !group_shared(e) &&
+    return !e->dgram && !e->listener && !e->given && !group_shared(e) &&
            (e->reset || group_has_bytes(e) ||
             (!e->rx_done && !e->failed && fd_unread(e->s->in, e->fd)));
 }

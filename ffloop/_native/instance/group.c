@@ -257,6 +257,7 @@ bool group_return(struct endpoint *e)
     b->fd = fd;
     (void)OPS(in)->sockname(ST(in), e->fd, true, &b->peer);
     b->unread = e->group ? group_ref(e->group) : NULL;
+    e->given = true;
     give(g, b);
     return true;
 }

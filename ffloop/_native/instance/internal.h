@@ -101,6 +101,7 @@ struct endpoint { /* one session's reference to one stack socket */
     int send_error; /* of a stream's sends alone: received data is still read; or 0 */
     bool reset;     /* its close is a reset: received data was not read */
     bool returned;  /* closed before its program knew of it (FFL_F_RETURN) */
+    bool given;     /* its listener's other references have it (group_return) */
     bool touched; /* its application may know of it: an operation named it, or it was read ahead */
     /* Pending SHUT_*, or -1: after the queue and what comes before this position of the SQ. */
     int8_t shut;
