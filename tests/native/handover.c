@@ -110,17 +110,20 @@ TEST(who_takes_it_has_it)
 }
 
 /* Asks anew as a loop does: takes at once what it is told of. Counts its connections. */
-static void serve(struct raw *r, int *won)
+static uint32_t serve(struct raw *r, int *won)
 {
     struct ffl_entry e;
+    uint32_t last = 0;
     while (raw_next(r, &e)) {
         if (e.op == FFL_OP_OFFER)
             raw_op(r, FFL_OP_TAKE, e.handle, 0, FFL_F_ALONE | FFL_F_ARM_NEW);
         if (e.op == FFL_OP_ACCEPT) {
             won[e.handle]++;
+            last = (uint32_t)e.arg;
             raw_give(r, e.buf);
         }
     }
+    return last;
 }
 
 /* Loops that are awake: handles 0 and 1 of `a`, 2 and 3 of `b`. */
@@ -134,6 +137,38 @@ static void four_loops(struct raw *a, struct raw *b, int32_t credits)
         raw_op(h < 2 ? a : b, FFL_OP_ARM, h, credits, FFL_F_ALONE | FFL_F_ARM_NEW);
     }
     iterations(2);
+}
+
+/* A loop that could not take what it was told of (no descriptor, its quota used up) is told again,
+ * and by then it may: it has asked once, and does not ask again. */
+TEST(a_shortage_passes)
+{
+    struct raw r;
+    int peer[3], won[2] = {0};
+    uint32_t last = 0;
+    sim_lab();
+    raw_attach_sized(&r, 2, 64); /* and two that are accepted */
+    for (uint32_t h = 0; h < 2; h++) {
+        listen_at(&r, h, 0, true);
+        raw_op(&r, FFL_OP_ARM, h, 4, FFL_F_ALONE | FFL_F_ARM_NEW);
+    }
+    iterations(2);
+    dial(peer, 3);
+    while (won[0] + won[1] < 2) {
+        uint32_t new = serve(&r, won);
+        last = new ? new : last;
+        iterations(1);
+    }
+    for (int i = 0; i < 10; i++, iterations(1))
+        (void)serve(&r, won);
+    CHECK_EQ(won[0] + won[1], 2);
+    raw_op(&r, FFL_OP_CLOSE, last, 0, FFL_F_ABORT);
+    while (won[0] + won[1] < 3) { /* in a second */
+        (void)serve(&r, won);
+        iterations(1);
+    }
+    shut(peer, 3);
+    raw_finish(&r);
 }
 
 static void end_two(struct raw *a, struct raw *b, const int *peer, int n)

@@ -41,6 +41,8 @@ static void endpoint_due(struct timer *t)
 {
     struct endpoint *e = ffl_container_of(t, struct endpoint, timer);
     if (!e->closing) {
+        if (e->listener && e->group) /* data_accept_later() */
+            offer_again(e);
         endpoint_ready(e);
         return;
     }

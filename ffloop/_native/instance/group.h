@@ -48,6 +48,8 @@ void offer_start(struct group *g);
 void offer_renew(struct group *g); /* after a connection came or a reference went */
 /* `l` asks to be told of the next connection that waits. */
 void offer_ask(struct endpoint *l, bool alone);
+/* It could not take what it was told of, and takes it that it still asks. */
+void offer_again(struct endpoint *l);
 void offer_leave(struct endpoint *l); /* it asks no more */
 /* Tells the askers, if a connection waits. */
 void offer_tell(struct endpoint *l);

@@ -112,6 +112,14 @@ void offer_ask(struct endpoint *l, bool alone)
     ask(l, false);
 }
 
+void offer_again(struct endpoint *l)
+{
+    if (l->asks || !endpoint_armed(l))
+        return;
+    l->seen = l->group->came - 1; /* also of what it was told of */
+    ask(l, true);
+}
+
 /* Tells an asker for each connection that waits: of those that sleep or spin, or do not. */
 static void tell_alone(struct group *g, bool idle)
 {
