@@ -287,6 +287,28 @@ TEST(the_end_comes_after_what_another_process_is_yet_to_be_drained_of)
     ends_after_both(true);
 }
 
+/* It takes no completions, so that its SQ rests; but another's end does not wait for it. */
+TEST(the_end_comes_after_what_a_stopped_process_sent)
+{
+    struct raw parent, child;
+    int peer;
+    uint32_t h = two_senders(&parent, &child, false, &peer);
+    const struct ffl_session *s = TAILQ_FIRST(&lab.in->sessions);
+    while (s->ch.over.n <= 1024) {
+        raw_op(&parent, FFL_OP_NOP, 0, 0, 0);
+        iterations(1);
+    }
+    sends_much(&parent, h);
+    iterations(3);
+    CHECK_EQ(ffl_ring_room(&parent.sq, parent.sq.size), (int)parent.sq.size - SENDS);
+    raw_op(&child, FFL_OP_SHUTDOWN, 0, SHUT_WR, 0);
+    arrives_before_the_end(peer, SENDS * EACH);
+    sim_shut(peer);
+    raw_gone(&parent);
+    iterations(3);
+    raw_finish(&child);
+}
+
 TEST(the_end_comes_after_what_a_gone_process_left)
 {
     struct raw parent, child;

@@ -200,6 +200,7 @@ struct ffl_session {
     unsigned nsockets;          /* of CHARGE_SOCKET */
     unsigned last;              /* ended: committed entries, not yet executed */
     uint32_t rest_at, rest_n;   /* entries of the rest: executed; in all */
+    uint32_t awaited;           /* position of the SQ up to which another's shutdown waits */
     uint64_t released;          /* ended: bytes of the segment, from its start on */
     uint64_t tx_unwritable;     /* the sum of tx_outstanding of unwritable endpoints */
     uint32_t arming;            /* changes when all endpoints are disarmed at once; never 0 */

@@ -47,6 +47,16 @@ static bool pump_ready(struct ffl_session *s)
     return !session_stuffed(s);
 }
 
+/* How many entries may be executed. Past the limit only those that another process's shutdown waits
+ * for, once: they were in the SQ when it was asked for. */
+static int may_drain(const struct ffl_session *s)
+{
+    if (s->ch.over.n <= OVER_LIMIT)
+        return INT32_MAX;
+    int32_t owed = (int32_t)(s->awaited - s->ch.in.head);
+    return owed > 0 && s->ch.over.n <= OVER_LIMIT + s->ch.in.size ? owed : 0;
+}
+
 static bool serve_sessions(struct ffl_instance *in)
 {
     bool work = false;
@@ -59,9 +69,9 @@ static bool serve_sessions(struct ffl_instance *in)
         if (!s->ended && !s->dying && !s->dead) {
             if (ffl_channel_pending(&s->ch, FFL_WAIT_FREE) && data_rxfree(s) < 0)
                 session_kill(s, "a receive buffer came back that was not out");
-            if (s->ch.over.n <= OVER_LIMIT) /* an entry that is to come again is work, too */
-                work |=
-                    session_drain(s, INT32_MAX) > 0 || ffl_channel_pending(&s->ch, FFL_WAIT_QUEUE);
+            int most = may_drain(s);
+            if (most) /* an entry that is to come again is work, too */
+                work |= session_drain(s, most) > 0 || ffl_channel_pending(&s->ch, FFL_WAIT_QUEUE);
         }
         if (!s->dead)
             work |= pump_ready(s);

@@ -26,9 +26,7 @@ void shutdown_set(struct endpoint *e, int how)
     e->shut = (int8_t)how;
 }
 
-/* For a session over its limit, too, whose SQ rests until its application reaps: a send() that has
- * returned is never dropped, so a stopped process's bytes hold up the end until it goes on or is
- * gone. (Natively they would be in the socket.) */
+/* A send() that has returned is never dropped, nor behind the end. */
 bool shutdown_waits(const struct endpoint *e)
 {
     const struct ffl_session *s = e->s;
@@ -43,7 +41,7 @@ static void tell(struct endpoint *m)
     shutdown_set(m, both(m->shut, SHUT_WR));
     m->shut_at = m->s->ch.in.head;
     if (ffl_ring_avail(&m->s->ch.in) > 0) /* < 0: its next drain ends the session */
-        m->shut_at = m->s->ch.in.tail;
+        m->shut_at = m->s->awaited = m->s->ch.in.tail;
     endpoint_ready(m);
     if (!m->closing)
         session_post(m->s, (struct ffl_entry){
