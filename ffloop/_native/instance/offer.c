@@ -114,7 +114,7 @@ void offer_ask(struct endpoint *l, bool alone)
 
 void offer_again(struct endpoint *l)
 {
-    if (l->asks || !endpoint_armed(l))
+    if (l->asks || l->failed || !endpoint_armed(l))
         return;
     l->seen = l->group->came - 1; /* also of what it was told of */
     ask(l, true);
