@@ -435,6 +435,50 @@ def epoll_nested_by_edges(ep, a, b):
 
 
 @with_epoll
+def epoll_nested_with_a_pipe(ep, a, b):
+    """What is ready in the inner one, of the kernel's and of the stack's, is one event."""
+    r, w = os.pipe()
+    seen = []
+    ep.register(b, IN)
+    ep.register(r, IN)
+    a.sendall(b"x")
+    os.write(w, b"x")
+    ep.poll(60)
+    b.recv(1)
+    for how in (IN, IN | ET, IN | ONESHOT):
+        with select.epoll() as outer:
+            a.sendall(b"x")
+            wait(b)
+            outer.register(ep, how)
+            seen += [got(outer.poll(60), {"ep": ep}) for _ in range(1 + (how == IN))]
+            seen.append(outer.poll(0) if how != IN else [])
+            b.recv(1)
+    return seen
+
+
+@with_epoll
+def epoll_nested_one_shot_with_a_pipe(ep, a, b):
+    """Spent by an event of the one kind, it is spent for the other."""
+    r, w = os.pipe()
+    ep.register(b, IN)
+    ep.register(r, IN)
+    seen = []
+    for first, second in ((a.fileno(), w), (w, a.fileno())):
+        with select.epoll() as outer:
+            outer.register(ep, IN | ONESHOT)
+            os.write(first, b"x")
+            seen.append(got(outer.poll(60), {"ep": ep}))
+            os.write(second, b"x")
+            wait(b)
+            seen.append(outer.poll(0))
+            outer.modify(ep, IN | ONESHOT)
+            seen += [got(outer.poll(60), {"ep": ep}), outer.poll(0)]
+            b.recv(1)
+            os.read(r, 1)
+    return seen
+
+
+@with_epoll
 def epoll_nested_added_first(ep, a, b):
     with select.epoll() as outer:
         outer.register(ep, IN)

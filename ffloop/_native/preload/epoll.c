@@ -35,6 +35,11 @@ void epoll_kick(struct epoll_shadow *ep)
 
 void epoll_forget(struct item *it)
 {
+    struct item **p = &watch_epoll(&it->w)->inner;
+    while (*p && *p != it)
+        p = &(*p)->inner;
+    if (*p)
+        *p = it->inner;
     dual_follow(it, EPOLL_CTL_DEL);
     ffl_watch_del(&it->w);
     free(it);
@@ -116,6 +121,10 @@ static int add(struct epoll_shadow *ep, int epfd, struct item *model, const stru
     it->w.events = ev->events | EPOLLERR | EPOLLHUP;
     it->w.data = ev->data.u64;
     ffl_watch_add(&ep->poll, model->w.source, &it->w);
+    if (watch_node(&it->w)->kind == NODE_EPOLL) {
+        it->inner = ep->inner;
+        ep->inner = it;
+    }
     dual_follow(it, EPOLL_CTL_ADD);
     epoll_begin(it);
     if (ep->plain && !ep->observed && waiter_bells(&ep->w) == 0)
@@ -341,6 +350,39 @@ static int sleep_once(struct epoll_shadow *ep, struct call *k, struct epoll_even
     return n;
 }
 
+static struct epoll_event *event_of(const struct item *it, struct epoll_event *ev, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (ev[i].data.u64 == it->w.data)
+            return &ev[i];
+    return NULL;
+}
+
+/* A registration of an epoll is the kernel's and the shim's: it has one event, and a one-shot one is
+ * spent on both sides. Of n events the first `kernels` are the kernel's. How many are left. */
+static int join_halves(struct epoll_shadow *ep, struct epoll_event *ev, int kernels, int n)
+{
+    for (struct item *it = ep->inner; it; it = it->inner) {
+        const struct epoll_event *kernel = event_of(it, ev, kernels);
+        struct epoll_event *ours = event_of(it, ev + kernels, n - kernels);
+        struct epoll_event spent = {.events = EPOLLONESHOT, .data.u64 = it->w.data};
+        if (it->w.events & EPOLLONESHOT && kernel)
+            it->w.events &= FFL_WATCH_FLAGS;
+        else if (it->w.events & EPOLLONESHOT && ours)
+            (void)real.epoll_ctl(ep->w.epfd, EPOLL_CTL_MOD, it->fd, &spent); /* or it is closed */
+        if (kernel && ours)
+            *ours = ev[--n];
+    }
+    return n;
+}
+
+/* Adds the events of stack sockets to n events of the kernel's. */
+static int harvest(struct epoll_shadow *ep, struct epoll_event *ev, int n, int max)
+{
+    int all = n + ffl_poll_harvest(&ep->poll, ev + n, max - n);
+    return ffl_unlikely(ep->inner != NULL) ? join_halves(ep, ev, n, all) : all;
+}
+
 /* Opens the call, which holds the epoll even if another thread closes it. */
 static struct call *wait_call(struct epoll_shadow *ep)
 {
@@ -379,17 +421,17 @@ static int wait_in(struct epoll_shadow *ep, struct call *k, struct epoll_event *
         n = 0;
         if (ep->kernel > 0 && now - ep->checked >= KERNEL_PERIOD_NS && ep->poll.head)
             n = kernel_now(ep, ep->w.epfd, ev, kernels_part(ep, max));
-        n += ffl_poll_harvest(&ep->poll, ev + n, max - n);
+        n = harvest(ep, ev, n, max);
         if (n > 0)
             break;
         int64_t left = until < 0 ? -1 : until - now;
         if (until >= 0 && left <= 0)
-            return kernel_now(ep, ep->w.epfd, ev, max);
+            return harvest(ep, ev, kernel_now(ep, ep->w.epfd, ev, max), max);
         n = sleep_once(ep, k, ev, max, left, mask);
         if (n < 0)
             return n;
         if (n > 0) {
-            n += ffl_poll_harvest(&ep->poll, ev + n, max - n);
+            n = harvest(ep, ev, n, max);
             break;
         }
         now = ffl_now_ns();

@@ -228,6 +228,7 @@ static inline bool sock_shared(const struct sock *s)
 
 struct item { /* an epoll's registration of a socket, or of an epoll */
     struct ffl_watch w;
+    struct item *inner; /* of an epoll: the next such */
     int fd;
     bool writes; /* a kqueue's EVFILT_WRITE */
 };
@@ -296,6 +297,7 @@ int dual_accept(struct sock *s, struct sockaddr *sa, socklen_t *len, int flags);
 struct epoll_shadow {
     struct node node;
     struct ffl_poll poll; /* of its stack sockets' watches */
+    struct item *inner;   /* the registrations of epolls in it */
     struct waiter w;
     _Atomic int kernel;   /* kernel descriptors in it (a hint) */
     int plain;            /* threads in the kernel's own wait, begun without stack sockets */
