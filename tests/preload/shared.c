@@ -692,6 +692,30 @@ CASE(datagrams_before_a_shutdown_and_a_fork)
     saw("recv", recv(fd, buffer, sizeof(buffer), 0));
 }
 
+static struct sockaddr_in to_whom;
+
+static void sends_there(int fd)
+{
+    NEED(sendto(fd, "x", 1, 0, (struct sockaddr *)&to_whom, sizeof(to_whom)) == 1);
+}
+
+/* A socket that has lost its address gets one from whichever process sends first. */
+CASE(a_child_gives_a_dissolved_socket_its_address)
+{
+    connected(); /* a test looks for a connection */
+    struct sockaddr none = {.sa_family = AF_UNSPEC};
+    struct sockaddr_in a = anywhere();
+    int u = socket(AF_INET, SOCK_DGRAM, 0), v = socket(AF_INET, SOCK_DGRAM, 0);
+    NEED(bind(u, (struct sockaddr *)&a, sizeof(a)) == 0);
+    to_whom = where(u);
+    NEED(connect(v, (struct sockaddr *)&to_whom, sizeof(to_whom)) == 0);
+    NEED(connect(v, &none, sizeof(none)) == 0);
+    by_a_child(v, sends_there);
+    sends_there(v);
+    saw("recv", recv(u, buffer, sizeof(buffer), 0));
+    saw("recv", recv(u, buffer, sizeof(buffer), 0));
+}
+
 int main(int argc, char **argv)
 {
     return run_case(argc, argv);

@@ -783,6 +783,42 @@ CASE(shut_down_before_a_datagram_begins)
     saw("send", send(fd, "x", 1, 0));
 }
 
+/* What has just come is not taken for the end of the stream. */
+CASE(peeked_at_in_pieces)
+{
+    char first[2], second[3];
+    struct iovec v[] = {{first, sizeof(first)}, {second, sizeof(second)}};
+    struct msghdr m = {.msg_iov = v, .msg_iovlen = 2};
+    connected();
+    ssize_t n;
+    begins();
+    NEED(write(client, "what comes", 10) == 10);
+    while ((n = recvmsg(server, &m, MSG_PEEK | MSG_DONTWAIT)) < 0 && !lasted(60000))
+        NEED(errno == EAGAIN);
+    saw("some", n > 0);
+    until_queued(10);
+    saw("recvmsg", recvmsg(server, &m, MSG_PEEK));
+    printf("%.2s%.3s\n", first, second);
+    saw("recv", recv(server, NULL, 4, MSG_PEEK | MSG_TRUNC));
+}
+
+/* FIONREAD asks for bytes, and leaves an error to the next call. */
+CASE(asked_for_bytes_after_a_refusal)
+{
+    connected(); /* a test looks for a connection */
+    int u = socket(AF_INET, SOCK_DGRAM, 0), v = socket(AF_INET, SOCK_DGRAM, 0), n, err = 0;
+    socklen_t len = sizeof(err);
+    struct sockaddr_in a = anywhere();
+    struct pollfd p = {.fd = v};
+    NEED(bind(u, (struct sockaddr *)&a, sizeof(a)) == 0);
+    a = where(u);
+    NEED(connect(v, (struct sockaddr *)&a, sizeof(a)) == 0 && close(u) == 0);
+    NEED(send(v, "x", 1, 0) == 1 && poll(&p, 1, 60000) == 1);
+    saw("FIONREAD", ioctl(v, FIONREAD, &n));
+    NEED(getsockopt(v, SOL_SOCKET, SO_ERROR, &err, &len) == 0);
+    printf("%d %s\n", n, strerrorname_np(err));
+}
+
 int main(int argc, char **argv)
 {
     return run_case(argc, argv);

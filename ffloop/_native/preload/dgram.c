@@ -327,8 +327,8 @@ static int place(struct sock *s, int fd, const struct ffl_addr *to)
     if (rc <= 0 || s->state == SOCK_CONNECTED || s->named)
         return rc;
     rc = ffl_client_bind(s->session->c, s->h, &any);
-    s->named = rc == 0;
-    return rc < 0 ? rc : 1;
+    s->named = rc == 0 || rc == -EINVAL; /* another process that has it did so */
+    return s->named ? 1 : rc;
 }
 
 /* An IPv6 socket takes an address of family AF_UNSPEC for none. */

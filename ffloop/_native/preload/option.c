@@ -190,6 +190,8 @@ static int dgram_next(struct sock *s)
 {
     struct iovec none = {.iov_base = NULL};
     struct ffl_dgram d;
+    if (!sock_queued(s)) /* an error is for another call */
+        return 0;
     ssize_t n = dgram_recv(s, &none, 1, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT, &d);
     return n < 0 ? 0 : (int)n;
 }

@@ -64,7 +64,10 @@ static int64_t peek(struct sock *s, const struct iovec *iov, size_t n, size_t to
     struct ffl_client *c = s->session->c;
     if (n == 1 && !(flags & MSG_TRUNC))
         return ffl_client_recv(c, s->h, iov->iov_base, iov->iov_len, MSG_PEEK, NULL, NULL);
+    ffl_client_reap(c);
     size_t have = sock_queued(s), size = total < have ? total : have;
+    if (!have && total) /* what comes now is not taken for the end */
+        size = 1;
     char *all = malloc(size ? size : 1);
     if (!all)
         return -ENOMEM;
