@@ -1,6 +1,6 @@
 """An aiohttp client on ffloop: `python examples/aiohttp_client.py http://localhost:8080/`.
 
-Needs `pip install ffloop aiohttp`.
+Needs `pip install . aiohttp`, in a checkout.
 """
 
 import sys

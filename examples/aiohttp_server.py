@@ -1,7 +1,7 @@
 """An aiohttp app on ffloop: `python examples/aiohttp_server.py`, then `curl localhost:8080/you`.
 
 The app is aiohttp's own hello world; only the last lines choose the loop.
-Needs `pip install ffloop aiohttp`.
+Needs `pip install . aiohttp`, in a checkout.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """anyio's asyncio backend on ffloop: an echo server and a client. `python examples/anyio_echo.py`.
 
-Needs `pip install ffloop anyio`.
+Needs `pip install . anyio`, in a checkout.
 """
 
 import anyio

@@ -5,8 +5,8 @@
     uvicorn --loop ffloop:new_event_loop fastapi_app:app
     gunicorn -k ffloop.workers.UvicornWorker fastapi_app:app
 
-Then `curl localhost:8000/items/3`. Needs `pip install ffloop fastapi uvicorn`; the last one
-`pip install gunicorn uvicorn-worker` too.
+Then `curl localhost:8000/items/3`. Needs `pip install . fastapi uvicorn`, in a checkout; the last
+one `pip install gunicorn uvicorn-worker` too.
 """
 
 import asyncio

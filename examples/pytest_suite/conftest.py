@@ -1,6 +1,6 @@
 """Runs a whole pytest-asyncio suite on ffloop, its tests unchanged.
 
-`pytest examples/pytest_suite`. Needs `pip install ffloop pytest pytest-asyncio`.
+`pytest examples/pytest_suite`. Needs `pip install . pytest pytest-asyncio`, in a checkout.
 """
 
 from collections.abc import Callable

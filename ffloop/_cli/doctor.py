@@ -236,11 +236,11 @@ def built(machine: Machine) -> Iterator[Finding]:
         path = discovery.executable()
         done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10)
     except (InstanceError, OSError, subprocess.TimeoutExpired) as exc:
-        mend = "reinstall: pip install --force-reinstall ffloop"
+        mend = "reinstall ffloop with `pip install --force-reinstall`"
         yield Finding("all", "executable", "fail", str(exc), mend)
         return
     if done.returncode != 0:
-        mend = "reinstall: pip install --force-reinstall ffloop"
+        mend = "reinstall ffloop with `pip install --force-reinstall`"
         yield Finding("all", "executable", "fail", done.stderr.strip()[:200], mend)
         return
     yield Finding("all", "executable", "ok", path)
