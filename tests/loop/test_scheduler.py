@@ -727,3 +727,29 @@ def test_an_error_received_is_being_handled(run_std):
         transport.close()
 
     run_std(main())
+
+
+def test_what_was_being_handled_outside_is_not_inside_afterwards(run_std):
+    """A coroutine that is stepped while its caller handles an exception, as an eager task."""
+
+    async def main():
+        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+            asyncio.DatagramProtocol, remote_addr=(HOST, 9)
+        )
+
+        async def told_of_an_error():
+            transport.sendto(bytes(70_000))
+            await asyncio.sleep(0)
+            return sys.exc_info()[1]
+
+        steps = told_of_an_error()
+        try:
+            raise KeyError
+        except KeyError:
+            steps.send(None)
+        with pytest.raises(StopIteration) as end:
+            steps.send(None)
+        assert end.value.value is None
+        transport.close()
+
+    run_std(main())

@@ -2,9 +2,9 @@
  * datagram.c - Datagrams: what asyncio's transport of kernel datagram sockets does most often.
  *
  * A base class, without fields, in front of asyncio's own (_loop/kernel_datagram.py), whose
- * instances' dictionaries it reads; as pipe.c. Several datagrams are read per event, as by uvloop, until the
- * socket is empty; where that found one, the next events' first ones only, without a call that
- * finds nothing. What is left makes another event.
+ * instances' dictionaries it reads; as pipe.c. Several datagrams are read per event, as by uvloop,
+ * until the socket is empty; where that found one, the next events' first ones only, without a call
+ * that finds nothing. What is left makes another event.
  */
 #include "stream.h"
 
@@ -38,8 +38,10 @@ static int tell_error(PyObject *attributes)
 {
     int err = errno;
     PyObject *protocol = Py_XNewRef(feed_get(attributes, name_protocol));
-    if (!protocol)
+    if (!protocol) {
+        PyErr_SetObject(PyExc_AttributeError, name_protocol);
         return -1;
+    }
     errno = err;
     PyErr_SetFromErrno(PyExc_OSError);
     int rc = hot_fault(protocol, name_error_received, NULL, NULL);

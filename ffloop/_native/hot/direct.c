@@ -226,7 +226,7 @@ int direct_wait(Dispatcher *dispatcher, int64_t timeout_ns, int wake_fd)
     dispatcher->index = dispatcher->count = d->others = 0;
     if (timeout_ns)
         show(dispatcher);
-    /* For events that are there already, too: threads that wait for the lock get it nowhere else. */
+    /* For events that are there already, too: other threads get the lock nowhere else. */
     PyThreadState *thread = timeout_ns ? PyEval_SaveThread() : NULL;
     int n = wait_for_events(dispatcher, timeout_ns);
     if (thread)

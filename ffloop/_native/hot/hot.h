@@ -175,8 +175,8 @@ bool tls_is(PyObject *protocol); /* a Tls takes data as a plain protocol does */
  * there and false? */
 bool transport_lacks(PyObject *attributes, PyObject *name);
 int transport_number(PyObject *attributes, PyObject *name); /* -1: it is none, or not there */
-/* A transport's _read_ready: `read` gets its attributes and its loop's dispatcher_room(), and returns
- * 1; 0: `slow`, asyncio's, is to look; -1 with an exception. */
+/* A transport's _read_ready: `read` gets its attributes and its loop's dispatcher_room(), and
+ * returns 1; 0: `slow`, asyncio's, is to look; -1 with an exception. */
 PyObject *transport_read(PyObject *self, int (*read)(PyObject *attributes, char *room),
                          PyObject *slow);
 /* type.method, which a class in front of it hides. 0 or -1. */

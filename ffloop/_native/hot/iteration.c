@@ -80,7 +80,7 @@ static int kernel_ready(void *scheduler, int fd, unsigned events)
 }
 
 /* The number of iterations that will not ask for events, unless more is watched meanwhile: none
- * after one that slept or `found` some, but one for what the `queued` handles of events schedule. */
+ * after one that slept or `found` some, but one for what the events' `queued` handles schedule. */
 static void plan_skips(Scheduler *s, bool found, bool queued)
 {
     int most = found ? 0 : !s->skips ? 1 : 2 * s->skips;

@@ -239,6 +239,8 @@ PyObject *stream_end(PyObject *self, PyObject *const *args, Py_ssize_t n)
 static int abandon(PyObject *self, struct stream *s)
 {
     PyObject *text = PyObject_Repr(self);
+    if (!text)
+        PyErr_WriteUnraisable(self);
     s->open = 0; /* first: a warning may be an error */
     int rc = s->dispatcher ? close_descriptor(s) : hot_call(self, name_abandon, NULL);
     if (rc == 0 && is_set(s->server) && Py_Version >= 0x030d0000)
@@ -246,7 +248,7 @@ static int abandon(PyObject *self, struct stream *s)
     if (rc == 0 && text)
         rc = PyErr_ResourceWarning(self, 1, "unclosed transport %U", text);
     Py_XDECREF(text);
-    return text ? rc : -1;
+    return rc;
 }
 
 void stream_finalize(PyObject *self)

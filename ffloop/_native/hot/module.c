@@ -129,18 +129,31 @@ int hot_set_again(struct hot_exception was, int rc)
     return -1;
 }
 
+/* The exception that this frame or coroutine handles, and none that an outer one does. It handles
+ * none afterwards. */
+static PyObject *handled_here(void)
+{
+    PyObject *handled = PyErr_GetHandledException();
+    PyErr_SetHandledException(NULL);
+    PyObject *outer = PyErr_GetHandledException();
+    if (outer == handled)
+        Py_CLEAR(handled);
+    Py_XDECREF(outer);
+    return handled;
+}
+
 int hot_fault(PyObject *self, PyObject *name, PyObject *a, PyObject *b)
 {
     PyObject *exc = take_exception();
     if (!exc)
         return -1;
-    PyObject *outer = PyErr_GetHandledException();
+    PyObject *own = handled_here();
     PyErr_SetHandledException(exc); /* what sys.exc_info() is to say */
     Py_INCREF(self);
     PyObject *r = PyObject_CallMethodObjArgs(self, name, exc, a, b, NULL);
     Py_DECREF(self);
-    PyErr_SetHandledException(outer);
-    Py_XDECREF(outer);
+    PyErr_SetHandledException(own);
+    Py_XDECREF(own);
     Py_DECREF(exc);
     return hot_done(r);
 }

@@ -2,8 +2,8 @@
  * pipe.c - PipeReader and PipeWriter: what asyncio's transports of pipes do most often.
  *
  * Base classes, without fields, in front of asyncio's own (_loop/pipes.py), whose instances'
- * dictionaries they read. Data that has come goes to the protocol, and what the pipe takes at once is written; all
- * else, an end and an error too, is left to asyncio's method, which meets it again.
+ * dictionaries they read. Data that has come goes to the protocol, and what the pipe takes at once
+ * is written; all else, an end and an error too, is left to asyncio's method, which meets it again.
  */
 #include "scheduler.h"
 #include "stream.h"

@@ -4,9 +4,9 @@
  * Callers: life.c, when a connection of asyncio's streams begins; feed.c, which asks whose a reader
  * is; call.c. The connection's reader, and a server's writer (streams_begin), get a subclass each
  * whose read() or drain() gives a Call: a coroutine in C for what is plain. It looks at the stream
- * when it is first awaited; whatever is not plain (an exception, a stream that is paused or closing,
- * read() without a limit) is asyncio's own coroutine's, which it passes everything to. Classes with
- * changed methods are left alone.
+ * when it is first awaited; whatever is not plain (an exception, a stream that is paused or
+ * closing, read() without a limit) is asyncio's own coroutine's, which it passes everything to.
+ * Classes with changed methods are left alone.
  */
 #include "call.h"
 #include "scheduler.h"
