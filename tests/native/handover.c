@@ -10,6 +10,7 @@
 #include <linux/filter.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <pthread.h>
 #include <string.h>
 
 static void sim_lab(void)
@@ -63,14 +64,16 @@ static void shut(const int *peer, int n)
         sim_shut(peer[i]);
 }
 
-static void take(struct raw *r, uint32_t handle, enum ffl_take what, uint8_t flags)
+static uint32_t take(struct raw *r, uint32_t handle, enum ffl_take what, uint8_t flags)
 {
+    uint32_t taken = 0;
     raw_put(r,
             (struct ffl_entry){
                 .op = FFL_OP_TAKE, .flags = flags, .tag = 7, .handle = handle, .buf = FFL_NO_BUF});
     if (what != FFL_TAKE_NONE)
-        (void)take_accept(r, handle);
+        taken = take_accept(r, handle);
     CHECK_EQ(raw_expect(r, FFL_OP_TAKE, handle).arg, what);
+    return taken;
 }
 
 /* Each is told; nobody has a connection before it takes it. */
@@ -154,18 +157,18 @@ TEST(a_shortage_passes)
     }
     iterations(2);
     dial(peer, 3);
-    while (won[0] + won[1] < 2) {
+    for (int i = 0; won[0] + won[1] < 2; i++, iterations(1)) {
+        CHECK(i < 1000);
         uint32_t new = serve(&r, won);
         last = new ? new : last;
-        iterations(1);
     }
     for (int i = 0; i < 10; i++, iterations(1))
         (void)serve(&r, won);
     CHECK_EQ(won[0] + won[1], 2);
     raw_op(&r, FFL_OP_CLOSE, last, 0, FFL_F_ABORT);
-    while (won[0] + won[1] < 3) { /* in a second */
+    for (int64_t end = ffl_now_ns() + 60 * FFL_NS_PER_SEC; won[0] + won[1] < 3; iterations(1)) {
+        CHECK(ffl_now_ns() < end); /* in a second */
         (void)serve(&r, won);
-        iterations(1);
     }
     shut(peer, 3);
     raw_finish(&r);
@@ -259,6 +262,51 @@ TEST(one_that_sleeps_is_told)
 TEST(one_that_spins_is_told)
 {
     one_is_told(FFL_WAIT_SPINS);
+}
+
+static _Atomic uint32_t *_Atomic dozes_at; /* NULL: no more */
+
+static void *falls_asleep(void *arg)
+{
+    _Atomic uint32_t *word;
+    (void)arg;
+    while ((word = atomic_load(&dozes_at))) {
+        atomic_store(word, FFL_WAIT_SPINS);
+        atomic_store(word, 0);
+    }
+    return NULL;
+}
+
+/* One that is awake at the instance's first look, and sleeps at the next one, is told all the same. */
+TEST(one_that_falls_asleep_is_told)
+{
+    enum { ROUNDS = 100000 };
+    struct raw a, b;
+    int peer[1];
+    pthread_t t;
+    sim_lab();
+    raw_attach(&a);
+    raw_attach(&b);
+    listen_at(&a, 0, 8, true);
+    listen_at(&b, 3, 0, true); /* one more that has it, and asks for nothing */
+    raw_op(&b, FFL_OP_DISARM, 3, 0, 0);
+    atomic_store(&dozes_at, &a.map.seg->waits.app);
+    CHECK_EQ(pthread_create(&t, NULL, falls_asleep, NULL), 0);
+    for (int i = 0; i < ROUNDS; i++) {
+        take(&a, 0, FFL_TAKE_NONE, FFL_F_ALONE);
+        peer[0] = sim_dial("10.0.0.1", 80);
+        (void)raw_expect(&a, FFL_OP_OFFER, 0);
+        uint32_t h = take(&a, 0, FFL_TAKE_LAST, FFL_F_ALONE);
+        raw_op(&a, FFL_OP_CLOSE, h, 0, FFL_F_ABORT);
+        raw_op(&a, FFL_OP_ARM, 0, 1, 0);
+        (void)raw_expect(&a, FFL_OP_CLOSED, h);
+        shut(peer, 1);
+    }
+    atomic_store(&dozes_at, NULL);
+    CHECK_EQ(pthread_join(t, NULL), 0);
+    raw_gone(&b);
+    iterations(3);
+    raw_finish(&a);
 }
 
 /* Of one that has not accepted yet everything stays in the backlog,

@@ -4,8 +4,8 @@
  * Callers: accept.c, control.c, group.c. Where several processes have a listener, or the
  * application has not accepted yet (FFL_F_OFFER), a process gets a connection only by accept()
  * (FFL_OP_TAKE): a busy process keeps none from the others. As in the kernel, all pollers are told
- * of a connection, but of those in accept() or with EPOLLEXCLUSIVE, and of loops, one per connection
- * that waits, by round robin; if one does not take it in 2 ms, the others are told.
+ * of a connection, but of those in accept() or with EPOLLEXCLUSIVE, and of loops, one per
+ * connection that waits, by round robin; if one does not take it in 2 ms, the others are told.
  */
 #include "endpoint.h"
 #include "group.h"
@@ -120,13 +120,13 @@ void offer_again(struct endpoint *l)
     ask(l, true);
 }
 
-/* Tells an asker for each connection that waits: of those that sleep or spin, or do not. */
+/* Tells an asker for each connection that waits: of those that sleep or spin, or of all. */
 static void tell_alone(struct group *g, bool idle)
 {
     struct endpoint *e, *next;
     for (e = TAILQ_FIRST(&g->askers); e && g->told < connections(e); e = next) {
         next = TAILQ_NEXT(e, asking);
-        if (!e->alone || e->seen == g->came || ffl_channel_peer_waits(&e->s->ch) != idle)
+        if (!e->alone || e->seen == g->came || (idle && !ffl_channel_peer_waits(&e->s->ch)))
             continue;
         tell(e);
         e->told = true;
@@ -147,7 +147,7 @@ void offer_tell(struct endpoint *l)
         return;
     tell_all(g, false);
     tell_alone(g, true);
-    tell_alone(g, false);
+    tell_alone(g, false); /* whoever is left: one may have fallen asleep since it was looked at */
 }
 
 int offer_take(struct endpoint *l, bool again)
