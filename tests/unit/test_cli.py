@@ -158,7 +158,8 @@ except BaseException:
 def test_ctrl_c_while_an_app_is_imported(tmp_path, workers):
     """It is not for what the app imports."""
     (tmp_path / "app.py").write_text(IMPORTS)
-    command = [sys.executable, "-m", "ffloop", "run", "--port=0", *workers, "app:app"]
+    address = "--host=127.8.6.1"  # whose port nobody has
+    command = [sys.executable, "-m", "ffloop", "run", address, *workers, "app:app"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=-1, stderr=-1, text=True) as process:
         for _ in workers * 2 or [""]:
             assert process.stdout.readline() == "imports\n"
