@@ -26,7 +26,7 @@ _LOOPBACK, _BACKLOG = "127.0.0.1", 2048
 _CANNOT_LISTEN = {
     errno.EADDRINUSE: "; choose another --port",
     errno.EADDRNOTAVAIL: "; --host takes an address of this machine's",
-    errno.EACCES: "; a port below 1024 takes root: choose another --port",
+    errno.EACCES: "; a port below 1024 takes CAP_NET_BIND_SERVICE, or an instance's --ports",
     errno.EPERM: "",
 }
 
@@ -199,9 +199,12 @@ def _serve_aiohttp(
     try:
         web.run_app(app, host=host, port=port, sock=args.socks, ssl_context=tls, loop=loop)
     except OSError as exc:
-        if exc.errno not in _CANNOT_LISTEN:
+        number = exc.errno
+        if number is None and str(exc).startswith("could not bind on any address"):  # 3.13's
+            number = errno.EADDRNOTAVAIL
+        if number not in _CANNOT_LISTEN:
             raise
-        raise Refused(f"{exc.strerror}{_CANNOT_LISTEN[exc.errno]}") from None
+        raise Refused(f"{exc.strerror or exc}{_CANNOT_LISTEN[number]}") from None
     return 0
 
 

@@ -33,7 +33,7 @@ def main(args: argparse.Namespace) -> int:
         _refuse_options_of_apps(args)
     if args.reload_dir and not args.reload:
         args.parser.error("--reload-dir without --reload")
-    if args.ssl_keyfile and not args.ssl_certfile:
+    if args.ssl_keyfile is not None and args.ssl_certfile is None:
         args.parser.error("--ssl-keyfile without --ssl-certfile")
     if args.reload and args.workers is None:
         args.workers, args.grace = 1, 0.0

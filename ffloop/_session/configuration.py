@@ -153,7 +153,8 @@ def _unknown(options: list[str]) -> str:
     import difflib  # for this sentence alone
 
     known = [argument for _, argument in _OF_LOOPS]
-    near = [name for one in options for name in difflib.get_close_matches(one, known, 1, 0.7)]
+    found = [difflib.get_close_matches(one, known, 1, 0.7) for one in options]
+    near = dict.fromkeys(name for names in found for name in names)
     hint = f"did you mean {', '.join(near)}?" if near else "ffloop.LoopOptions has all"
     return f"unknown option {', '.join(options)}: {hint}"
 

@@ -124,6 +124,8 @@ def test_config_unknown():
         configuration.load({}, colour="blue")
     with pytest.raises(TypeError, match=r"unknown option stak: did you mean stack\?"):
         configuration.load({}, stak="host")
+    with pytest.raises(TypeError, match=r"unknown option stacc, stak: did you mean stack\?"):
+        configuration.load({}, stacc="host", stak="host")
 
 
 def test_a_path_that_is_too_long():
