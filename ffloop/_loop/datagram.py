@@ -106,6 +106,8 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
                 data, source = self._endpoint.client().recvfrom(self._handle, _LARGEST)
             except (BlockingIOError, InterruptedError):
                 break
+            except InstanceGone:
+                return  # on_lost() follows
             except OSError as exc:
                 self._tell("error_received", exc)
             else:
@@ -188,6 +190,8 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
             self._endpoint.client().sendto(self._handle, self._endpoint.family, data, to)
         except (BlockingIOError, InterruptedError):
             return False
+        except InstanceGone:
+            pass  # on_lost() follows
         except OSError as exc:
             self._protocol.error_received(exc)
         except (SystemExit, KeyboardInterrupt):

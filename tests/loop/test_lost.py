@@ -98,3 +98,40 @@ def test_what_fails_with_one_is_not_the_others(instance, caplog):
 
     ffloop.run(main(), instance=path)
     assert "could not be told that its session is lost" in caplog.text
+
+
+@pytest.mark.parametrize("sends", [False, True])
+def test_a_datagram_endpoint_that_finds_the_end(instance, sends):
+    """It is told of it once, by connection_lost."""
+    path, process = instance
+
+    class Ends(asyncio.DatagramProtocol):
+        def connection_made(self, transport):
+            self.transport = transport
+
+        def datagram_received(self, data, address):
+            process.kill()
+            process.wait()
+            with pytest.raises(ffloop.InstanceGone):
+                while sends:
+                    self.transport._endpoint.client().ping()
+            self.transport.sendto(data, address)
+
+        def error_received(self, exc):
+            told.append(exc)
+
+        def connection_lost(self, exc):
+            lost.set_result(exc)
+
+    async def main():
+        nonlocal lost
+        loop = asyncio.get_running_loop()
+        lost = loop.create_future()
+        transport, _ = await loop.create_datagram_endpoint(Ends, (HOST, 0))
+        with socket.socket(type=socket.SOCK_DGRAM) as peer:
+            peer.sendto(b"data", transport.get_extra_info("sockname"))
+            assert isinstance(await lost, ffloop.InstanceGone)
+
+    told, lost = [], None
+    ffloop.run(main(), instance=path, reconnect=False)
+    assert told == []
