@@ -52,10 +52,9 @@ def typed_as(overridden: _F) -> Callable[[Callable[..., Any]], _F]:
 
 def failure(handle: Any, exc: BaseException) -> dict[str, Any]:
     """The exception handler's context for a handle whose callback raised, as Handle._run's."""
-    callback = getattr(handle, "_callback", None)
-    if callback is None:  # the dispatcher, or cancelled by that very callback
+    if not hasattr(handle, "_callback"):  # the dispatcher
         return {"message": "Exception in the event loop's sockets", "exception": exc}
-    source = format_helpers._format_callback_source(callback, handle._args)
+    source = format_helpers._format_callback_source(handle._callback, handle._args)
     return {"message": f"Exception in callback {source}", "exception": exc, "handle": handle}
 
 

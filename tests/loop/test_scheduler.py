@@ -162,6 +162,31 @@ def test_a_callback_that_raises(run_std):
     assert all("broken" in e["message"] for e in reported)
 
 
+def test_a_callback_that_cancels_itself_and_raises(run_std):
+    async def main():
+        loop = asyncio.get_running_loop()
+
+        def cancelled(*which):
+            handles[which[0]].cancel()
+            raise LookupError
+
+        def removed():
+            loop.remove_reader(ours)
+            raise LookupError
+
+        handles = [loop.call_soon(cancelled, 0), loop.call_later(0, cancelled, 1)]
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            theirs.send(b"1")
+            loop.add_reader(ours, removed)
+            await until(lambda: len(run_std.errors) == 3)
+
+    run_std(main())
+    reported, run_std.errors = run_std.errors, []
+    assert {e["message"] for e in reported} == {"Exception in callback None()"}
+    assert all(isinstance(e["handle"], asyncio.Handle) for e in reported)
+
+
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
 def test_an_exception_that_ends_the_program(run_std, kind):
     """It leaves run_forever; what was queued behind it runs on the next one, in order."""
