@@ -15,6 +15,7 @@ import contextvars
 import math
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -311,7 +312,7 @@ class SocketTransport(Stream):
         return True
 
     def set_write_buffer_limits(self, high: Any = None, low: Any = None) -> None:
-        limits = (x if x is None else math.floor(x) for x in (high, low))
+        limits = (x if x is None else math.floor(min(x, sys.maxsize)) for x in (high, low))
         super().set_write_buffer_limits(*limits)
 
     def get_write_buffer_size(self) -> int:

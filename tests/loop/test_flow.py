@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
@@ -55,6 +56,16 @@ def test_write_buffer_limits_that_were_divided(run_std):
         async with pair() as (client, _server):
             client.transport.set_write_buffer_limits(high=1001 / 2)
             assert [int(n) for n in client.transport.get_write_buffer_limits()] == [125, 500]
+
+    run_std(main())
+
+
+def test_a_write_buffer_without_a_limit(run_std):
+    async def main():
+        async with pair() as (client, _server):
+            client.transport.set_write_buffer_limits(math.inf, 0)
+            low, high = client.transport.get_write_buffer_limits()
+            assert low == 0 and high >= sys.maxsize
 
     run_std(main())
 
