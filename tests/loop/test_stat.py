@@ -215,7 +215,7 @@ def test_as_a_command(instance):
     with contextlib.closing(ffloop.new_event_loop()):
         for args in (["stat"], ["top", "--count", "1", "--interval", "0.01"]):
             command = (ffloop_command, *args, "--instance", str(instance.pid))
-            done = completed(*command, env={**os.environ, "TERM": "dumb"})
+            done = completed(*command, env={**os.environ, "TERM": "dumb", "COLUMNS": "400"})
             assert done.returncode == 0, done.stderr
             for word in ("Instances", "Sessions", "Rings", instance.path, str(os.getpid())):
                 assert word in done.stdout
