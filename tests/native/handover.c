@@ -277,7 +277,7 @@ static void *falls_asleep(void *arg)
     return NULL;
 }
 
-/* One that is awake at the instance's first look, and sleeps at the next one, is told all the same. */
+/* One that is awake at the instance's first look, and asleep at the next one, is told, too. */
 TEST(one_that_falls_asleep_is_told)
 {
     enum { ROUNDS = 100000 };

@@ -668,6 +668,8 @@ CASE(the_limit_beside_a_closefrom)
             r = (struct rlimit){LIMIT - k, 1000};
             NEED(prlimit(0, RLIMIT_NOFILE, &r, &r) == 0 && r.rlim_cur == LIMIT - !k);
         }
+        r = (struct rlimit){1001, 1000};
+        NEED(setrlimit(RLIMIT_NOFILE, &r) < 0 && errno == EINVAL);
     }
     over = true;
     NEED(pthread_join(t, NULL) == 0);

@@ -146,8 +146,8 @@ CASE(read_by_the_child)
     heard(server, 5);
 }
 
-/* A child reads the first of the bytes that are there, and has no more of the socket, at its end or by
- * `ends` == false: the parent reads the rest, then what came later, then the end. */
+/* A child reads the first of the bytes that are there, and has no more of the socket, at its end or
+ * by `ends` == false: the parent reads the rest, then what came later, then the end. */
 static void read_in_part(bool ends)
 {
     enum { ROUNDS = 40 };
@@ -588,7 +588,8 @@ static void writes_one(int fd)
     NEED(send(fd, "x", 1, MSG_NOSIGNAL) == 1);
 }
 
-/* A child's send meets an error, and the child has gone: its parent, which reads nothing, is told. */
+/* A child's send meets an error, and the child has gone: its parent, which reads nothing, hears of
+ * it. */
 static void told_after_a_childs_send(int fd)
 {
     by_a_child(fd, writes_one);

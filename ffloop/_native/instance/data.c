@@ -48,9 +48,12 @@ void data_fail_sends(struct endpoint *e, int err)
 {
     struct endpoint *m;
     fail_sends(e, err);
-    if (e->group)
-        LIST_FOREACH(m, &e->group->members, member)
-    fail_sends(m, err);
+    if (!e->group)
+        return;
+    LIST_FOREACH(m, &e->group->members, member)
+    {
+        fail_sends(m, err);
+    }
 }
 
 void data_dgram_error(struct endpoint *e, int rc)
@@ -69,7 +72,9 @@ static void dgram_failed(struct endpoint *e, int err)
         return;
     }
     LIST_FOREACH(m, &e->group->members, member)
-    data_dgram_error(m, -err);
+    {
+        data_dgram_error(m, -err);
+    }
 }
 
 /* An error, which the stack reports once, for all references. A stream's reader hears of it after

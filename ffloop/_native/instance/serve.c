@@ -49,11 +49,13 @@ static bool pump_ready(struct ffl_session *s)
 
 /* How many entries may be executed. Past the limit only those that another process's shutdown waits
  * for, once: they were in the SQ when it was asked for. */
-static int may_drain(const struct ffl_session *s)
+static int may_drain(struct ffl_session *s)
 {
+    int32_t owed = (int32_t)(s->awaited - s->ch.in.head);
+    if (owed < 0) /* done: a position far behind would be one ahead */
+        s->awaited = s->ch.in.head;
     if (s->ch.over.n <= OVER_LIMIT)
         return INT32_MAX;
-    int32_t owed = (int32_t)(s->awaited - s->ch.in.head);
     return owed > 0 && s->ch.over.n <= OVER_LIMIT + s->ch.in.size ? owed : 0;
 }
 

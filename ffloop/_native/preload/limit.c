@@ -8,18 +8,13 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-/* ---- a process with few descriptors ----------------------------------------------------------- */
+/* ---- a process with few descriptors ---------------------------------------------------------- */
 
-/* Of those for whom the kernel's limit is the highest meanwhile, the last brings back the program's,
- * `own_limit`. With the lock, and with the table's in FF_THREAD_SOCKET, which has no other. */
+/* Of those for whom the kernel's limit is the highest meanwhile, the last brings back the
+ * program's, `own_limit`. With the lock, and with the table's in FF_THREAD_SOCKET, which has no
+ * other. */
 static struct rlimit64 own_limit;
 static _Atomic int raisers;
-
-static bool lift(void)
-{
-    const struct rlimit64 to = {own_limit.rlim_max, own_limit.rlim_max};
-    return real.prlimit64(0, RLIMIT_NOFILE, &to, NULL) == 0;
-}
 
 static bool raise_limit(void)
 {
@@ -28,8 +23,9 @@ static bool raise_limit(void)
     if (real.prlimit64(0, RLIMIT_NOFILE, NULL, &own_limit) < 0 ||
         own_limit.rlim_cur >= own_limit.rlim_max)
         return false;
+    const struct rlimit64 most = {own_limit.rlim_max, own_limit.rlim_max};
     raisers = 1; /* before it is so: another thread may fork meanwhile */
-    raisers = lift();
+    raisers = real.prlimit64(0, RLIMIT_NOFILE, &most, NULL) == 0;
     return raisers;
 }
 
@@ -67,14 +63,15 @@ static int limit_files(pid_t pid, const struct rlimit64 *to, struct rlimit64 *wa
         proc_import_all();
         (void)waiter_mine(); /* -EMFILE: none is free already */
     }
+    bool valid = asked.rlim_cur <= asked.rlim_max; /* else the kernel refuses it */
     table_lock();
-    int rc = real.prlimit64(pid, RLIMIT_NOFILE, to, was) < 0 ? -errno : 0;
+    bool keep = sets && raisers && valid; /* the kernel's limit the highest, for the raisers */
+    const struct rlimit64 most = {asked.rlim_max, asked.rlim_max};
+    int rc = real.prlimit64(pid, RLIMIT_NOFILE, keep ? &most : to, was) < 0 ? -errno : 0;
     if (rc == 0 && raisers && was)
         *was = own_limit;
-    if (rc == 0 && raisers && sets) {
+    if (rc == 0 && keep)
         own_limit = asked;
-        (void)lift(); /* for the raisers; cannot fail: as high as the hard limit that is set */
-    }
     table_unlock();
     return (int)leave(rc);
 }

@@ -462,7 +462,9 @@ void proc_disown(struct sock *s); /* closed before it was imported */
 /* s has no descriptor left: gives what was read ahead back to the processes that share it, and
  * closes it. */
 void proc_leave(struct sock *s);
-void proc_closes(bool many); /* around many of both: the instance is told, and asked, once */
+/* Around many of both: the instance is told once, and asked once for all resets and listeners; for
+ * each shared socket that is read ahead it is asked by itself. */
+void proc_closes(bool many);
 /* SCM_RIGHTS (pass.c): real.sendmsg that passes stack sockets; recvmsg's descriptors become
  * sockets. */
 ssize_t pass_send(int to, const struct msghdr *m, int flags);
