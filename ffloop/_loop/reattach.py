@@ -5,7 +5,6 @@ does both, and the loop takes the result. Whatever an attempt fails with, the ne
 listener that cannot have its address back is tried again by itself; all else goes on without it.
 """
 
-import contextlib
 import threading
 import weakref
 from typing import Any
@@ -14,7 +13,7 @@ from .._session import discovery
 from .._session.binding import Client
 from .._session.log import log
 from .._session.session import Session
-from ..errors import InstanceError, InstanceGone
+from ..errors import InstanceError
 from .listener import Listener
 
 _FIRST, _MOST = 0.02, 2.0  # seconds between attempts
@@ -100,8 +99,7 @@ class Reattach:
                 self._session.client.close_socket(result)
             return
         if isinstance(result, int):
-            with contextlib.suppress(InstanceGone):  # likewise
-                listener.resume(result)
+            listener.resume(result)
             return
         delay = _next(delay)
         log.warning(
