@@ -1,10 +1,12 @@
 """Readiness: epoll over stack and kernel descriptors."""
 
 import ctypes
+import itertools
 import os
 import select
 import signal
 import socket
+import struct
 import threading
 import time
 
@@ -476,6 +478,67 @@ def epoll_nested_one_shot_with_a_pipe(ep, a, b):
             b.recv(1)
             os.read(r, 1)
     return seen
+
+
+def same_data(outer, fd, how):
+    """Registers fd with the user data 0, as others."""
+    return c("epoll_ctl", outer.fileno(), 1, fd, struct.pack("=IQ", how, 0))
+
+
+@with_epoll
+def epoll_nested_with_the_data_of_others(ep, a, b):
+    """An edge is told once, and at all."""
+    r, w = os.pipe()
+    seen = []
+    ep.register(b, IN)
+    ep.register(r, IN)
+    os.write(w, b"x")
+    for how, both in itertools.product((IN, IN | ET, IN | ONESHOT), (False, True)):
+        with pair() as (x, y), select.epoll() as outer:
+            same_data(outer, ep.fileno(), how)
+            same_data(outer, y.fileno(), IN | ET)
+            for sender, reader in [(x, y), (a, b)][: 1 + both]:
+                sender.sendall(b"x")
+                wait(reader)
+            seen += [len(outer.poll(60)), len(outer.poll(0))]
+            drain(b, both)
+    return seen
+
+
+@with_epoll
+def epoll_nested_one_shot_with_the_data_of_a_pipe(ep, a, b):
+    r, w = os.pipe()
+    ep.register(b, IN)
+    seen = []
+    for first, second in ((w, a.fileno()), (a.fileno(), w)):
+        with select.epoll() as outer:
+            for fd, how in ((ep.fileno(), IN | ONESHOT), (r, IN | ONESHOT)):
+                same_data(outer, fd, how)
+            for fd in (first, second):
+                os.write(fd, b"x")
+                wait(b if fd == a.fileno() else r)
+                seen += [len(outer.poll(60)), len(outer.poll(0))]
+            b.recv(1)
+            os.read(r, 1)
+    return seen
+
+
+@with_epoll
+def epoll_nested_kept_by_a_copy(ep, a, b):
+    """The number it was registered with is closed, and used again."""
+    r, w = os.pipe()
+    ep.register(r, IN)
+    with select.epoll() as outer:
+        number = os.dup(ep.fileno())
+        outer.register(number, IN)
+        os.dup2(w, number)
+        before = outer.poll(0)
+        os.write(w, b"x")
+        told = got(outer.poll(60), {"copy": number})
+        os.read(r, 1)
+        after = outer.poll(0)
+        os.close(number)
+        return [before, told, after]
 
 
 @with_epoll

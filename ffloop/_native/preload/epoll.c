@@ -17,11 +17,18 @@
     (EPOLLIN | EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLWAKEUP | EPOLLET | EPOLLEXCLUSIVE)
 #define KERNEL_PERIOD_NS 50000 /* while stack sockets are ready, the kernel is asked this often */
 
+/* marks + fd: the kernel's user data of an epoll in an epoll. Never touched. */
+static char marks[FD_CHUNK * FD_CHUNKS];
+
 static uint32_t ask(struct ffl_source *source, const struct ffl_watch *w)
 {
     struct epoll_shadow *ep = ffl_container_of(source, struct epoll_shadow, node.source);
-    (void)w;
-    return ffl_poll_ready(&ep->poll) ? EPOLLIN | EPOLLRDNORM : 0;
+    static const struct timespec zero;
+    struct pollfd kernel = {.fd = ep->w.epfd, .events = POLLIN};
+    bool ready = ffl_poll_ready(&ep->poll);
+    if (!ready && ep->opened && !w->poll->passing) /* a waiting call asks the kernel itself */
+        ready = real.ppoll(&kernel, 1, &zero, NULL) > 0;
+    return ready ? EPOLLIN | EPOLLRDNORM : 0;
 }
 
 void epoll_kick(struct epoll_shadow *ep)
@@ -192,6 +199,19 @@ void epoll_observe(struct epoll_shadow *ep)
     (void)real.epoll_ctl(ep->w.epfd, EPOLL_CTL_DEL, ep->w.wake_fd, NULL); /* ENOENT: not yet in */
 }
 
+/* An epoll in an epoll has its events from its watch alone, which asks the kernel too. In the
+ * kernel it is for the kernel's edges, which tell the watch, and to find loops. */
+static int inner_ctl(struct epoll_shadow *ep, int epfd, int op, int fd,
+                     const struct epoll_event *ev)
+{
+    struct epoll_event mark = {.events = EPOLLIN | EPOLLET, .data.ptr = marks + fd};
+    if (op == EPOLL_CTL_MOD)
+        return 0;
+    if (op == EPOLL_CTL_ADD)
+        mark.events |= ev->events & EPOLLEXCLUSIVE; /* EINVAL */
+    return kernel_ctl(ep, epfd, op, fd, &mark);
+}
+
 int epoll_register(struct epoll_shadow *ep, int epfd, int op, struct item *model,
                    struct epoll_event *ev)
 {
@@ -200,12 +220,12 @@ int epoll_register(struct epoll_shadow *ep, int epfd, int op, struct item *model
     if (!node_mine(&ep->node) || !node_mine(n))
         return -EXDEV;
     model->w.source = &n->source;
-    if (n->kind == NODE_EPOLL) { /* in the kernel too: for kernel descriptors, and to find loops */
+    if (n->kind == NODE_EPOLL) {
         struct epoll_shadow *inner = (struct epoll_shadow *)n;
-        if ((rc = epoll_use(inner, model->fd)) < 0)
+        if ((rc = epoll_open(inner, model->fd)) < 0)
             return rc;
         epoll_observe(inner);
-        rc = kernel_ctl(ep, epfd, op, model->fd, ev);
+        rc = inner_ctl(ep, epfd, op, model->fd, ev);
     } else {
         struct sock *s = (struct sock *)n;
         if (op != EPOLL_CTL_DEL)
@@ -285,12 +305,24 @@ API int epoll_create1(int flags)
 
 /* ---- waiting ------------------------------------------------------------------------------- */
 
+/* Is it an edge of an epoll in ep? Tells its watch. */
+static bool inner_event(struct epoll_shadow *ep, const struct epoll_event *ev)
+{
+    uintptr_t fd = (uintptr_t)ev->data.u64 - (uintptr_t)marks;
+    if (fd >= sizeof(marks))
+        return false;
+    for (struct item *it = ep->inner; it; it = it->inner)
+        if (it->fd == (int)fd)
+            ffl_watch_tell(&it->w);
+    return true;
+}
+
 /* Takes the shim's own events out of the kernel's: how many are left. Locked. */
 static int strip(struct epoll_shadow *ep, struct epoll_event *ev, int n)
 {
     int kept = 0;
     for (int i = 0; i < n; i++)
-        if (!waiter_event(&ep->w, &ev[i]))
+        if (!waiter_event(&ep->w, &ev[i]) && !inner_event(ep, &ev[i]))
             ev[kept++] = ev[i];
     return kept;
 }
@@ -350,39 +382,6 @@ static int sleep_once(struct epoll_shadow *ep, struct call *k, struct epoll_even
     return n;
 }
 
-static struct epoll_event *event_of(const struct item *it, struct epoll_event *ev, int n)
-{
-    for (int i = 0; i < n; i++)
-        if (ev[i].data.u64 == it->w.data)
-            return &ev[i];
-    return NULL;
-}
-
-/* A registration of an epoll is the kernel's and the shim's: it has one event, and a one-shot one is
- * spent on both sides. Of n events the first `kernels` are the kernel's. How many are left. */
-static int join_halves(struct epoll_shadow *ep, struct epoll_event *ev, int kernels, int n)
-{
-    for (struct item *it = ep->inner; it; it = it->inner) {
-        const struct epoll_event *kernel = event_of(it, ev, kernels);
-        struct epoll_event *ours = event_of(it, ev + kernels, n - kernels);
-        struct epoll_event spent = {.events = EPOLLONESHOT, .data.u64 = it->w.data};
-        if (it->w.events & EPOLLONESHOT && kernel)
-            it->w.events &= FFL_WATCH_FLAGS;
-        else if (it->w.events & EPOLLONESHOT && ours)
-            (void)real.epoll_ctl(ep->w.epfd, EPOLL_CTL_MOD, it->fd, &spent); /* or it is closed */
-        if (kernel && ours)
-            *ours = ev[--n];
-    }
-    return n;
-}
-
-/* Adds the events of stack sockets to n events of the kernel's. */
-static int harvest(struct epoll_shadow *ep, struct epoll_event *ev, int n, int max)
-{
-    int all = n + ffl_poll_harvest(&ep->poll, ev + n, max - n);
-    return ffl_unlikely(ep->inner != NULL) ? join_halves(ep, ev, n, all) : all;
-}
-
 /* Opens the call, which holds the epoll even if another thread closes it. */
 static struct call *wait_call(struct epoll_shadow *ep)
 {
@@ -419,19 +418,22 @@ static int wait_in(struct epoll_shadow *ep, struct call *k, struct epoll_event *
         }
         session_reap();
         n = 0;
-        if (ep->kernel > 0 && now - ep->checked >= KERNEL_PERIOD_NS && ep->poll.head)
+        if (ep->kernel > 0 && ep->poll.head &&
+            (ep->inner || now - ep->checked >= KERNEL_PERIOD_NS)) /* inner: else an edge twice */
             n = kernel_now(ep, ep->w.epfd, ev, kernels_part(ep, max));
-        n = harvest(ep, ev, n, max);
+        n += ffl_poll_harvest(&ep->poll, ev + n, max - n);
         if (n > 0)
             break;
         int64_t left = until < 0 ? -1 : until - now;
-        if (until >= 0 && left <= 0)
-            return harvest(ep, ev, kernel_now(ep, ep->w.epfd, ev, max), max);
+        if (until >= 0 && left <= 0) {
+            n = kernel_now(ep, ep->w.epfd, ev, max);
+            return n + ffl_poll_harvest(&ep->poll, ev + n, max - n);
+        }
         n = sleep_once(ep, k, ev, max, left, mask);
         if (n < 0)
             return n;
         if (n > 0) {
-            n = harvest(ep, ev, n, max);
+            n += ffl_poll_harvest(&ep->poll, ev + n, max - n);
             break;
         }
         now = ffl_now_ns();
