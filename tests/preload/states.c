@@ -771,6 +771,36 @@ CASE(shut_down_before_it_is_connected)
     shut_unconnected(listener, SHUT_RDWR);
 }
 
+/* What connect() makes of it, and connect(AF_UNSPEC) before that. */
+static void connects_after(int how, bool bound, bool dissolved)
+{
+    struct sockaddr none = {.sa_family = AF_UNSPEC};
+    struct sockaddr_in a = anywhere(), to = where(listener);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    struct pollfd p = {.fd = fd, .events = POLLIN | POLLOUT | POLLRDHUP};
+    NEED(!bound || bind(fd, (struct sockaddr *)&a, sizeof(a)) == 0);
+    saw("shutdown", shutdown(fd, how));
+    if (dissolved)
+        saw("dissolved", connect(fd, &none, sizeof(none)));
+    NEED(poll(&p, 1, 0) == 1);
+    printf("%#x\n", (unsigned)p.revents);
+    saw("connect", connect(fd, (struct sockaddr *)&to, sizeof(to)));
+    NEED(poll(&p, 1, 0) == 1);
+    printf("%#x\n", (unsigned)p.revents);
+    saw("send", send(fd, "x", 1, MSG_NOSIGNAL));
+    NEED(close(accept(listener, NULL, NULL)) == 0 && close(fd) == 0);
+}
+
+CASE(shut_down_and_then_connected)
+{
+    connected(); /* a test looks for a connection */
+    for (int bound = 0; bound < 2; bound++) {
+        connects_after(SHUT_RD, bound, false);
+        for (int how = SHUT_RD; how <= SHUT_RDWR; how++)
+            connects_after(how, bound, true);
+    }
+}
+
 CASE(shut_down_before_a_datagram_begins)
 {
     connected(); /* a test looks for a connection */

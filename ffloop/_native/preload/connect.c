@@ -87,6 +87,8 @@ API int connect(int fd, const struct sockaddr *sa, socklen_t len)
         return (int)leave(bad);
     sa = (const struct sockaddr *)&copy;
     if (!s->session && (len < 2 || (sa->sa_family != s->domain && s->type == SOCK_STREAM))) {
+        if (len >= 2 && sa->sa_family == AF_UNSPEC)
+            s->shut_rd = false; /* the kernel's call succeeds */
         unlock();
         return real.connect(fd, sa, len);
     }

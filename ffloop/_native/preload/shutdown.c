@@ -100,8 +100,10 @@ int sock_disconnect(struct sock *s)
 {
     if (s->state == SOCK_LISTENING)
         return stop_listening(s);
-    if (s->state < SOCK_CONNECTING)
+    if (s->state < SOCK_CONNECTING) {
+        s->shut_rd = false;
         return 0;
+    }
     int rc = give_up(s);
     if (rc == 0)
         sock_tell(s);
