@@ -2,8 +2,8 @@
  * app.h - an application over the client library, beside an instance that runs (lab_run) or is
  * another process.
  *
- * Callers: faults.c, heavy.c, handed.c. Its peers are the kernel's sockets. Nothing here waits longer
- * than a minute.
+ * Callers: faults.c, heavy.c, handed.c. Its peers are the kernel's sockets. Nothing here waits
+ * longer than a minute.
  */
 #ifndef FFL_TEST_APP_H
 #define FFL_TEST_APP_H

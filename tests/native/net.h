@@ -1,8 +1,8 @@
 /*
  * net.h - a stack under test, whichever it is, and small helpers over the seam.
  *
- * Callers: seam.c, sim.c, load.c. A `struct watch` is the udata of a socket: readiness that poll reported
- * is kept in it until await takes it, so that no edge is lost between two waits.
+ * Callers: seam.c, sim.c, load.c. A `struct watch` is the udata of a socket: readiness that poll
+ * reported is kept in it until await takes it, so that no edge is lost between two waits.
  */
 #ifndef FFL_TEST_NET_H
 #define FFL_TEST_NET_H

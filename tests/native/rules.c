@@ -1,6 +1,6 @@
 /*
- * rules.c - rules 1, 2 and 4 of docs/architecture.md: order, receive, full rings. 3: sends.c; 5 and 6:
- * wake.c; 7: hostile.c and those that it names; 8 and 9: faults.c; the heavy cases: heavy.c.
+ * rules.c - rules 1, 2 and 4 of docs/architecture.md: order, receive, full rings. 3: sends.c; 5 and
+ * 6: wake.c; 7: hostile.c and those that it names; 8 and 9: faults.c; the heavy cases: heavy.c.
  *
  * Each case fails when its rule is broken in the instance or the client: that was tried, rule by
  * rule, by breaking it. All of them are stepped.

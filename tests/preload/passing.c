@@ -188,7 +188,8 @@ static int connects_and_says(void)
     return connect(fds[0], (struct sockaddr *)&a, len) < 0 || write(fds[0], "child", 5) != 5;
 }
 
-/* A socket that neither is bound nor connected yet: what the receiver does is done to the sender's. */
+/* A socket that neither is bound nor connected yet: what the receiver does is done to the
+ * sender's. */
 CASE(before_it_is_connected)
 {
     pid_t pid = receiver(connects_and_says);

@@ -67,8 +67,8 @@ struct ffl_idle { /* of one sleeper */
     unsigned found; /* by the caller, without a sleep: events, or turns of ready sockets */
 };
 
-/* Before a sleep, with the wait word not yet raised so that the other side does not ring: spins where
- * `found` is two at most, or yields (a whole look), or neither.
+/* Before a sleep, with the wait word not yet raised so that the other side does not ring: spins
+ * where `found` is two at most, or yields (a whole look), or neither.
  * True: work has come. *left_ns as in ffl_spin_try. */
 bool ffl_idle(struct ffl_idle *i, int64_t *left_ns, ffl_came_fn *came, void *arg);
 
