@@ -371,7 +371,8 @@ void ffl_client_zerocopy(struct ffl_client *c, int h);
 int64_t ffl_client_sendv(struct ffl_client *c, int h, const struct iovec *iov, int n,
                          unsigned flags);
 /* Sends what `fill` writes to the transmit buffer that it is given, of `len` bytes or less: its
- * result, where it is 0 or -errno nothing is sent. Else as ffl_client_send: -EAGAIN comes before `fill`. */
+ * result, where it is 0 or -errno nothing is sent. Else as ffl_client_send: -EAGAIN comes before
+ * `fill`. */
 int64_t ffl_client_send_from(struct ffl_client *c, int h, size_t len,
                              int64_t (*fill)(void *to, size_t len, void *arg), void *arg,
                              unsigned flags);

@@ -137,7 +137,8 @@ static bool came(void *arg, bool whole)
     return l->n || client_pending(l->c);
 }
 
-/* Without epfd, whose events take epoll_wait: on the doorbell, then a look at the session socket. */
+/* Without epfd, whose events take epoll_wait: on the doorbell, then a look at the session
+ * socket. */
 static int confined_wait(const struct ffl_client *c, struct epoll_event *ev, int64_t timeout_ns)
 {
     uint64_t rung;

@@ -49,7 +49,8 @@ static struct ffl_client_opts attach_options(const char *path)
 }
 
 /* A process that does not reach the instance, since it has become another user, or changed its
- * root, attaches through a ticket that it has inherited. Returns rc where that is not the matter. */
+ * root, attaches through a ticket that it has inherited. Returns rc where that is not the
+ * matter. */
 static int attach_via(struct session *session, int index, int rc, char *why, size_t whylen)
 {
     struct ffl_client_opts o = attach_options(session->path);

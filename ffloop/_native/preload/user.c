@@ -28,7 +28,8 @@ typedef jmp_buf place_type;
 #define EXPECT_FAULT(place) (tls.fault = &(place), COME_BACK(place) != 0)
 
 /* Of a function that is come back to: a fault leaves nothing in the registers that a call may
- * change. GCC would see that the function changes few, and keep its callers' values in the others. */
+ * change. GCC would see that the function changes few, and keep its callers' values in the
+ * others. */
 #if __has_attribute(noipa)
 #define COMES_BACK __attribute__((noipa))
 #else

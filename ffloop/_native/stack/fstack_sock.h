@@ -16,8 +16,8 @@ static inline int fstack_fail(void)
     return errno > 0 ? -errno : -EIO;
 }
 
-/* fstack.c: 0, or Linux's error for this destination: FreeBSD sends to 255.255.255.255 by way of its
- * gateway, without SO_BROADCAST too. */
+/* fstack.c: 0, or Linux's error for this destination: FreeBSD sends to 255.255.255.255 by way of
+ * its gateway, without SO_BROADCAST too. */
 int fstack_refused(int fd, const struct ffl_addr *to);
 
 /* fstack_data.c: ffl_stack_ops.send, .recv */
